@@ -1,0 +1,71 @@
+# Everything is one `make` away on a fresh machine: run and test do their own
+# set-up (scripts/setup), which installs what is missing where it may.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# How long each fuzz target runs, and which benchmarks.
+FUZZTIME ?= 10m
+BENCH ?= .
+# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000".
+ARGS ?=
+
+CACHE := .cache
+LINT_VERSION := v2.6.0
+LINT := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
+
+# What envelope/*.pb.go are made with; `make proto` holds them to it.
+PROTOC_VERSION := 3.21.12
+PROTOC_GEN_GO_VERSION := v1.36.12
+PROTOC_GEN_VTPROTO_VERSION := v0.6.0
+
+.PHONY: help setup setup-go run build test lint fuzz bench soak proto clean
+
+help: ## Show what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building and testing need (CI=true: a missing part is an error)
+	@scripts/setup test
+
+setup-go:
+	@scripts/setup build
+
+run: build ## Build and run the server with its defaults; ARGS="--http …" adds flags
+	./imgo $(ARGS)
+
+build: setup-go ## Build ./imgo
+	go build -o imgo .
+
+test: setup ## Vet, then every test with the race detector; under 10 minutes on 2 cores
+	@scripts/test
+
+lint: setup-go $(LINT) ## Lint, the import rules of the design included
+	$(LINT) run ./...
+
+# Kept out of go.mod: a tool's dependencies are not the server's.
+$(LINT):
+	@mkdir -p $(CACHE)/bin
+	GOBIN="$$PWD/$(CACHE)/bin" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv $(CACHE)/bin/golangci-lint $@
+
+fuzz: setup-go ## Run every fuzz target for FUZZTIME (10m)
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+bench: setup-go ## Run the benchmarks; BENCH=name for some of them
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
+
+soak: setup-go ## The long forms of the tests that kill -9 the server
+	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak' ./...
+
+proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc $(PROTOC_VERSION)
+	@version="$$(protoc --version 2>/dev/null || true)"; [ "$$version" = "libprotoc $(PROTOC_VERSION)" ] || \
+		{ echo "make proto needs protoc $(PROTOC_VERSION) (there is: $${version:-none}); Debian 12: apt-get install protobuf-compiler" >&2; exit 1; }
+	@mkdir -p $(CACHE)/bin
+	GOBIN="$$PWD/$(CACHE)/bin" go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	GOBIN="$$PWD/$(CACHE)/bin" go install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@$(PROTOC_GEN_VTPROTO_VERSION)
+	PATH="$$PWD/$(CACHE)/bin:$$PATH" go generate ./envelope
+
+clean: ## Remove what was built and downloaded here, never data
+	rm -rf imgo $(CACHE) coverage.out
+	go clean -testcache

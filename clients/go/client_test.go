@@ -1,0 +1,440 @@
+package imgoclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	imgoclient "imgo/clients/go"
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// overBoth runs a test on each transport.
+func overBoth(t *testing.T, test func(t *testing.T, s *server)) {
+	for _, network := range []string{"tcp", "ws"} {
+		t.Run(network, func(t *testing.T) { test(t, newServer(t, network)) })
+	}
+}
+
+func TestReceivesAndAcknowledges(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		sessions := make(chan imgoclient.Session, 1)
+		r := start(t, s, func(cfg *imgoclient.Config) {
+			cfg.Device, cfg.Key, cfg.Platform = "laptop", "k", "test"
+			cfg.Rooms, cfg.Accepts = []string{"b", "a"}, []int32{1000}
+			cfg.OnConnect = func(session imgoclient.Session) { sessions <- session }
+		})
+		p := s.welcome()
+		want := auth{Token: "secret", Device: "laptop", Key: "k", Platform: "test", Ack: true, Rooms: []string{"a", "b"}, Accepts: []int32{1000}}
+		if diff := cmp.Diff(want, p.auth); diff != "" {
+			t.Errorf("auth: %s", diff)
+		}
+		if diff := cmp.Diff(imgoclient.Session{ID: "test-1", Heartbeat: time.Minute, Pending: 3}, <-sessions); diff != "" {
+			t.Errorf("session: %s", diff)
+		}
+		p.push(1, 2)
+		p.send(1001, 0, 0, "not kept")
+		p.push(3)
+		r.expect(1, 2, 0, 3)
+		if diff := cmp.Diff([]uint64{1, 2, 3}, p.expectAcks(3)); diff != "" {
+			t.Errorf("acks: %s", diff)
+		}
+		r.stop()
+	})
+}
+
+func TestBatchedPackets(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		r := start(t, s, nil)
+		p := s.welcome()
+		var batch []byte
+		for id := uint64(1); id <= 3; id++ {
+			batch = transport.AppendPacket(batch, 2, transport.HeaderV2, transport.OpMessage, 0, id, fmt.Append(nil, id))
+		}
+		if err := p.write(batch); err != nil { // several packets in one write
+			t.Fatal(err)
+		}
+		inner := transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpMessage, 0, 4, []byte("4"))
+		p.send(transport.OpRaw, 0, 0, string(inner))
+		r.expect(1, 2, 3, 4)
+		p.expectAcks(4)
+		r.stop()
+	})
+}
+
+func TestReconnectsAndDropsWhatItHad(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		r := start(t, s, nil)
+		p := s.welcome()
+		p.push(1, 2)
+		r.expect(1, 2)
+		p.close() // the acknowledgements are lost
+		p = s.welcome()
+		p.push(1, 2, 3)
+		r.expect(3)
+		ids := p.expectAcks(3)
+		slices.Sort(ids)
+		if diff := cmp.Diff([]uint64{1, 2, 3}, ids); diff != "" {
+			t.Errorf("acks: %s", diff)
+		}
+		r.nothing()
+		if err := <-r.lost; err == nil {
+			t.Error("the loss has no error")
+		}
+		r.stop()
+	})
+}
+
+func TestAcknowledgesOverTheNextConnection(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.AckDelay = time.Hour })
+	p := s.welcome()
+	p.push(7)
+	r.expect(7)
+	p.close()
+	p = s.welcome()
+	eventually(t, "the client is connected", func() bool { return r.Send(context.Background(), nil) == nil })
+	p.expect(transport.OpSend)
+	r.cancel() // the delay ends with the client
+	if diff := cmp.Diff([]uint64{7}, p.expectAcks(1)); diff != "" {
+		t.Errorf("acks: %s", diff)
+	}
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatIsNotHandledIsNotAcknowledged(t *testing.T) {
+	s := newServer(t, "tcp")
+	var failing atomic.Bool
+	failing.Store(true)
+	var calls atomic.Int32
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		handle := cfg.OnMessage
+		cfg.OnMessage = func(ctx context.Context, m imgoclient.Message) error {
+			calls.Add(1)
+			if m.ID == 1 && failing.Load() {
+				return errHandling
+			}
+			return handle(ctx, m)
+		}
+	})
+	p := s.welcome()
+	p.push(1, 2)
+	r.expect(2)
+	if diff := cmp.Diff([]uint64{2}, p.expectAcks(1)); diff != "" {
+		t.Errorf("acks: %s", diff)
+	}
+	failing.Store(false)
+	p.close()
+	p = s.welcome()
+	p.push(1)
+	r.expect(1)
+	p.expectAcks(1)
+	if n := calls.Load(); n != 3 {
+		t.Errorf("%d calls, want 3", n)
+	}
+	r.stop()
+}
+
+func TestNoAck(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.NoAck = true })
+	p := s.welcome()
+	if !p.auth.Ack {
+		t.Error("the server would acknowledge by itself")
+	}
+	p.push(1, 1)
+	r.expect(1)
+	if err := r.Send(context.Background(), []byte("up")); err != nil {
+		t.Fatal(err)
+	}
+	if up := p.expect(transport.OpSend); string(up.Body) != "up" { // and no ack before it
+		t.Errorf("sent %q", up.Body)
+	}
+	r.stop()
+}
+
+func TestCloseCodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		body string
+		back bool
+	}{
+		"shutdown":          {`{"code":3001,"reason":"shutting down","reconnect":true}`, true},
+		"slow":              {`{"code":3002,"reason":"too slow"}`, true},
+		"kicked":            {`{"code":3506,"reason":"kicked","reconnect":false}`, false},
+		"kicked by code":    {`{"code":3506,"reason":"kicked"}`, false},
+		"the word counts":   {`{"code":3999,"reason":"x","reconnect":true}`, true},
+		"token is not good": {`{"code":3501,"reason":"who are you?","reconnect":false}`, false},
+		"unreadable":        {`<html>`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, when := range []string{"at auth", "later"} {
+				t.Run(when, func(t *testing.T) {
+					s := newServer(t, "tcp")
+					r := start(t, s, nil)
+					p := s.accept()
+					if when == "later" {
+						p.send(transport.OpAuthReply, 1, 0, `{}`)
+					}
+					p.send(transport.OpDisconnect, 0, 0, test.body)
+					if test.back {
+						s.welcome()
+						r.stop()
+						return
+					}
+					var refused *imgoclient.CloseError
+					if err := r.wait(); !errors.As(err, &refused) || refused.Reconnect || refused.Code < 3500 {
+						t.Errorf("Run returned %v", err)
+					}
+					s.none(30 * time.Millisecond)
+				})
+			}
+		})
+	}
+}
+
+func TestWebSocketCloseCode(t *testing.T) {
+	// A server that can only say it in the close frame.
+	s := newServer(t, "ws")
+	r := start(t, s, nil)
+	p := s.welcome()
+	p.closeWith(3503, "revoked")
+	var refused *imgoclient.CloseError
+	if err := r.wait(); !errors.As(err, &refused) || refused.Code != int(envelope.CloseTokenRevoked) || refused.Reason != "revoked" {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestExpiredTokenIsReplacedOnce(t *testing.T) {
+	const expired = `{"code":3502,"reason":"token expired","reconnect":false}`
+	s := newServer(t, "tcp")
+	var tokens atomic.Int32
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.TokenSource = func(context.Context) (string, error) {
+			return fmt.Sprintf("token-%d", tokens.Add(1)), nil
+		}
+	})
+	s.accept().send(transport.OpDisconnect, 0, 0, expired)
+	p := s.welcome()
+	if p.auth.Token != "token-2" {
+		t.Errorf("came back with %s", p.auth.Token)
+	}
+	p.send(transport.OpDisconnect, 0, 0, expired)
+	s.accept().send(transport.OpDisconnect, 0, 0, expired)
+	var refused *imgoclient.CloseError
+	if err := r.wait(); !errors.As(err, &refused) || refused.Code != 3502 {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+func TestRooms(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.Rooms = []string{"a"} })
+	p := s.welcome()
+	ctx := context.Background()
+	answers := make(chan error, 1)
+	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
+	p.expect(transport.OpSend)
+
+	go func() { answers <- r.Join(ctx, "b") }()
+	join := p.expect(transport.OpJoinRoom)
+	p.send(transport.OpJoinRoomReply, join.Seq, 0, "")
+	if err := <-answers; err != nil || string(join.Body) != "b" {
+		t.Errorf("join %q: %v", join.Body, err)
+	}
+	go func() { answers <- r.Leave(ctx, "a") }()
+	leave := p.expect(transport.OpLeaveRoom)
+	p.send(transport.OpLeaveRoomReply, leave.Seq, 0, "")
+	if err := <-answers; err != nil {
+		t.Errorf("leave: %v", err)
+	}
+	if err := r.Join(ctx, ""); !errors.Is(err, envelope.ErrInvalid) {
+		t.Errorf("join nothing: %v", err)
+	}
+	p.close()
+	p = s.welcome()
+	if diff := cmp.Diff([]string{"b"}, p.auth.Rooms); diff != "" {
+		t.Errorf("rooms after a reconnect: %s", diff)
+	}
+	// Comet refuses a room too many by closing.
+	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
+	p.expect(transport.OpSend)
+	go func() { answers <- r.Join(ctx, "c") }()
+	p.expect(transport.OpJoinRoom)
+	p.send(transport.OpDisconnect, 0, 0, `{"code":3500,"reason":"room: a session may be in at most 1","reconnect":false}`)
+	var refused *imgoclient.CloseError
+	if err := <-answers; !errors.Is(err, imgoclient.ErrNotConnected) || !errors.As(err, &refused) {
+		t.Errorf("join: %v", err)
+	}
+	if err := r.wait(); !errors.As(err, &refused) {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+func TestHeartbeatAndSilence(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) { cfg.CallTimeout = 50 * time.Millisecond })
+	p := s.accept()
+	p.send(transport.OpAuthReply, 1, 0, `{"heartbeat":0.02}`)
+	for range 3 {
+		beat, err := p.read()
+		if err != nil || beat.Op != transport.OpHeartbeat || beat.Seq == 0 {
+			t.Fatalf("got %+v, %v, want a heartbeat", beat, err)
+		}
+		p.send(transport.OpHeartbeatReply, beat.Seq, 0, "")
+	}
+	s.welcome() // the first connection has fallen silent: a new one is made
+	r.stop()
+}
+
+// TestSlowHandler: a full queue stops the reading, and nothing is lost or
+// declared dead.
+func TestSlowHandler(t *testing.T) {
+	s := newServer(t, "tcp")
+	gate := make(chan struct{})
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		handle := cfg.OnMessage
+		cfg.Queue = 1
+		cfg.OnMessage = func(ctx context.Context, m imgoclient.Message) error {
+			select {
+			case <-gate:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			return handle(ctx, m)
+		}
+	})
+	p := s.welcome()
+	var ids []uint64
+	for id := range uint64(20) {
+		ids = append(ids, id+1)
+	}
+	p.push(ids...)
+	close(gate)
+	r.expect(ids...)
+	p.expectAcks(len(ids))
+	r.stop()
+}
+
+// TestStopWhileBusy: Run waits for the message under way and lets go of those
+// behind it, so that a second Run gets them again.
+func TestStopWhileBusy(t *testing.T) {
+	s := newServer(t, "tcp")
+	entered := make(chan struct{}, 10)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		handle := cfg.OnMessage
+		cfg.OnMessage = func(ctx context.Context, m imgoclient.Message) error {
+			entered <- struct{}{}
+			if m.ID == 1 {
+				<-ctx.Done() // and is handled all the same
+			}
+			return handle(ctx, m)
+		}
+	})
+	p := s.welcome()
+	p.push(1, 2, 3)
+	<-entered
+	r.cancel()
+	if diff := cmp.Diff([]uint64{1}, p.expectAcks(1)); diff != "" {
+		t.Errorf("acks: %s", diff)
+	}
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	r.expect(1)
+	r.nothing()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { r.result <- r.Run(ctx) }()
+	p = s.welcome()
+	if err := r.Run(ctx); !errors.Is(err, imgoclient.ErrRunning) {
+		t.Errorf("a second Run at the same time: %v", err)
+	}
+	p.push(1, 2, 3)
+	r.expect(2, 3)
+	p.expectAcks(3)
+	cancel()
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServerThatIsNotThere(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	for _, address := range []string{address, "ws://" + address} {
+		r := start(t, &server{t: t, address: address}, nil)
+		for range 3 {
+			if err := <-r.lost; err == nil || !strings.Contains(err.Error(), "connect") {
+				t.Errorf("lost: %v", err)
+			}
+		}
+		if err := r.Send(context.Background(), nil); !errors.Is(err, imgoclient.ErrNotConnected) {
+			t.Errorf("send: %v", err)
+		}
+		r.stop()
+	}
+}
+
+// TestGarbage: a server that does not speak the protocol is left and tried
+// again, and no amount of it is taken.
+func TestGarbage(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, nil)
+	p := s.welcome()
+	if err := p.write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	var bad *transport.ProtocolError
+	if err := <-r.lost; !errors.As(err, &bad) {
+		t.Errorf("lost: %v", err)
+	}
+	s.welcome()
+	r.stop()
+}
+
+func TestBadConfig(t *testing.T) {
+	good := imgoclient.Config{Address: "h:1", Token: "t", OnMessage: func(context.Context, imgoclient.Message) error { return nil }}
+	for name, test := range map[string]struct {
+		change func(*imgoclient.Config)
+		want   string
+	}{
+		"no port":        {func(c *imgoclient.Config) { c.Address = "host" }, "no port"},
+		"scheme":         {func(c *imgoclient.Config) { c.Address = "ftp://h:1" }, "scheme"},
+		"no host":        {func(c *imgoclient.Config) { c.Address = "ws://" }, "WebSocket"},
+		"no token":       {func(c *imgoclient.Config) { c.Token = "" }, "Token"},
+		"no handler":     {func(c *imgoclient.Config) { c.OnMessage = nil }, "OnMessage"},
+		"room":           {func(c *imgoclient.Config) { c.Rooms = []string{"a\n"} }, "room"},
+		"device too big": {func(c *imgoclient.Config) { c.Device = strings.Repeat("x", 129) }, "Device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := good
+			test.change(&cfg)
+			if _, err := imgoclient.New(cfg); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an error about %s", err, test.want)
+			}
+		})
+	}
+	for _, address := range []string{"h:1", "tcp://h:1", "tls://h:1", "ws://h:1", "wss://h/sub", "[::1]:8080"} {
+		cfg := good
+		cfg.Address = address
+		if _, err := imgoclient.New(cfg); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}

@@ -1,0 +1,329 @@
+package imgoclient_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/goleak"
+
+	imgoclient "imgo/clients/go"
+	"imgo/transport"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait of these tests: far above what is needed.
+const patience = 10 * time.Second
+
+// server is a scripted server: each test plays comet by hand on the
+// connections that it accepts.
+type server struct {
+	t        *testing.T
+	address  string
+	accepted chan *peer
+}
+
+// peer is the server's end of one connection.
+type peer struct {
+	t     *testing.T
+	read  func() (transport.Packet, error)
+	write func([]byte) error
+	close func()
+	// closeWith sends a close frame (WebSocket only).
+	closeWith func(code int, reason string)
+	auth      auth
+}
+
+// auth is the body of an auth packet.
+type auth struct {
+	Token    string   `json:"token"`
+	Device   string   `json:"device"`
+	Key      string   `json:"key"`
+	Platform string   `json:"platform"`
+	Ack      bool     `json:"ack"`
+	Rooms    []string `json:"rooms"`
+	Accepts  []int32  `json:"accepts"`
+}
+
+// newServer serves "tcp" or "ws".
+func newServer(t *testing.T, network string) *server {
+	t.Helper()
+	s := &server{t: t, accepted: make(chan *peer, 16)}
+	if network == "ws" {
+		s.serveWS()
+		return s
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.address = listener.Addr().String()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			r := bufio.NewReader(conn)
+			var header [transport.HeaderV2]byte
+			s.accepted <- &peer{
+				t: t,
+				read: func() (transport.Packet, error) {
+					if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+						return transport.Packet{}, err
+					}
+					return transport.ReadPacket(r, &header, 1<<20)
+				},
+				write: func(b []byte) error { _, err := conn.Write(b); return err },
+				close: func() { conn.Close() },
+			}
+		}
+	}()
+	t.Cleanup(func() { listener.Close(); <-done })
+	return s
+}
+
+func (s *server) serveWS() {
+	ctx, cancel := context.WithCancel(context.Background())
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/sub" {
+			http.NotFound(w, r)
+			return
+		}
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			s.t.Error(err)
+			return
+		}
+		over := make(chan struct{})
+		s.accepted <- &peer{
+			t: s.t,
+			read: func() (transport.Packet, error) {
+				ctx, cancel := context.WithTimeout(ctx, patience)
+				defer cancel()
+				_, data, err := conn.Read(ctx)
+				if err != nil {
+					return transport.Packet{}, err
+				}
+				p, _, err := transport.DecodePacket(data, 1<<20)
+				return p, err
+			},
+			write: func(b []byte) error { return conn.Write(ctx, websocket.MessageBinary, b) },
+			close: func() { conn.CloseNow(); close(over) },
+			closeWith: func(code int, reason string) {
+				if err := conn.Close(websocket.StatusCode(code), reason); err != nil {
+					s.t.Logf("server: close: %v", err)
+				}
+				close(over)
+			},
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+			conn.CloseNow()
+		}
+	}))
+	s.address = strings.Replace(web.URL, "http://", "ws://", 1)
+	s.t.Cleanup(func() { cancel(); web.Close() })
+}
+
+// accept waits for the next connection and its auth packet.
+func (s *server) accept() *peer {
+	s.t.Helper()
+	select {
+	case p := <-s.accepted:
+		packet := p.expect(transport.OpAuth)
+		if packet.Version != 2 {
+			s.t.Errorf("the auth packet has version %d", packet.Version)
+		}
+		if err := json.Unmarshal(packet.Body, &p.auth); err != nil {
+			s.t.Fatalf("auth body %q: %v", packet.Body, err)
+		}
+		return p
+	case <-time.After(patience):
+		s.t.Fatal("nobody connected")
+		return nil
+	}
+}
+
+// welcome accepts the next connection and its token.
+func (s *server) welcome() *peer {
+	s.t.Helper()
+	p := s.accept()
+	p.send(transport.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"pending":3}`)
+	return p
+}
+
+// none says that nobody connects any more.
+func (s *server) none(within time.Duration) {
+	s.t.Helper()
+	select {
+	case <-s.accepted:
+		s.t.Error("the client came back")
+	case <-time.After(within):
+	}
+}
+
+func (p *peer) send(op, seq int32, id uint64, body string) {
+	p.t.Helper()
+	if err := p.write(transport.AppendPacket(nil, 2, transport.HeaderV2, op, seq, id, []byte(body))); err != nil {
+		p.t.Fatalf("server: send op %d: %v", op, err)
+	}
+}
+
+// push sends kept messages whose bodies are their ids.
+func (p *peer) push(ids ...uint64) {
+	p.t.Helper()
+	for _, id := range ids {
+		p.send(transport.OpMessage, 0, id, fmt.Sprint(id))
+	}
+}
+
+// expect reads packets until one has the operation; heartbeats go unanswered.
+func (p *peer) expect(op int32) transport.Packet {
+	p.t.Helper()
+	for {
+		packet, err := p.read()
+		if err != nil {
+			p.t.Fatalf("server: wait for op %d: %v", op, err)
+		}
+		if packet.Op == op {
+			return packet
+		}
+		if packet.Op != transport.OpHeartbeat {
+			p.t.Fatalf("server: got op %d, want %d", packet.Op, op)
+		}
+	}
+}
+
+// expectAcks reads acknowledgements until it has had n ids, and answers those
+// that ask for it.
+func (p *peer) expectAcks(n int) []uint64 {
+	p.t.Helper()
+	var ids []uint64
+	for len(ids) < n {
+		packet := p.expect(transport.OpAck)
+		if len(packet.Body)%8 != 0 {
+			p.t.Fatalf("server: ack body of %d bytes", len(packet.Body))
+		}
+		for b := packet.Body; len(b) > 0; b = b[8:] {
+			ids = append(ids, binary.BigEndian.Uint64(b))
+		}
+		if packet.Seq != 0 {
+			p.send(transport.OpAckReply, packet.Seq, 0, "")
+		}
+	}
+	return ids
+}
+
+// running is a client that runs.
+type running struct {
+	*imgoclient.Client
+	t        *testing.T
+	messages chan imgoclient.Message
+	lost     chan error
+	cancel   context.CancelFunc
+	result   chan error
+}
+
+// start runs a client against s; change may change its configuration.
+func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
+	t.Helper()
+	r := &running{
+		t: t, messages: make(chan imgoclient.Message, 1000), lost: make(chan error, 100), result: make(chan error, 1),
+	}
+	cfg := imgoclient.Config{
+		Address:    s.address,
+		Token:      "secret",
+		MinBackoff: time.Millisecond,
+		MaxBackoff: 10 * time.Millisecond,
+		AckDelay:   time.Millisecond,
+		OnMessage: func(_ context.Context, m imgoclient.Message) error {
+			r.messages <- m
+			return nil
+		},
+		OnDisconnect: func(err error, _ time.Duration) { r.lost <- err },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	client, err := imgoclient.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Client = client
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	go func() { r.result <- client.Run(ctx) }()
+	t.Cleanup(cancel)
+	return r
+}
+
+func (r *running) expect(ids ...uint64) {
+	r.t.Helper()
+	for _, id := range ids {
+		select {
+		case m := <-r.messages:
+			if m.ID != id || m.Kept() && string(m.Body) != fmt.Sprint(id) {
+				r.t.Fatalf("got message %d %q, want %d", m.ID, m.Body, id)
+			}
+		case <-time.After(patience):
+			r.t.Fatalf("message %d did not come", id)
+		}
+	}
+}
+
+func (r *running) nothing() {
+	r.t.Helper()
+	select {
+	case m := <-r.messages:
+		r.t.Errorf("message %d came", m.ID)
+	default:
+	}
+}
+
+// wait is how Run ended.
+func (r *running) wait() error {
+	r.t.Helper()
+	select {
+	case err := <-r.result:
+		return err
+	case <-time.After(patience):
+		r.t.Fatal("Run did not return")
+		return nil
+	}
+}
+
+// stop ends the client by its context; p, if not nil, answers its last acks.
+func (r *running) stop() {
+	r.t.Helper()
+	r.cancel()
+	if err := r.wait(); err != nil {
+		r.t.Errorf("Run: %v", err)
+	}
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not in time: " + what)
+		}
+	}
+}
+
+var errHandling = errors.New("cannot handle this now")

@@ -1,0 +1,390 @@
+package imgoclient
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"imgo/transport"
+)
+
+const (
+	// ackBatch is how many ids one packet acknowledges: 4 KiB, well under
+	// every server's body limit.
+	ackBatch = 500
+	// farewell bounds the wait, at the end, for the server to have the last
+	// acknowledgements.
+	farewell = 2 * time.Second
+	// defaultHeartbeat is for a server that does not name one.
+	defaultHeartbeat = time.Minute
+)
+
+// roomChange is a room to join or to leave.
+type roomChange struct {
+	room string
+	join bool
+}
+
+// session is one connection that the server has accepted. serve owns it;
+// changeRoom and send may be called from anywhere while it runs.
+type session struct {
+	client *Client
+	wire   wire
+	info   Session
+	rooms  map[string]struct{} // what the auth packet named
+
+	failed chan struct{} // closed when err is set
+	once   sync.Once
+	err    error
+
+	mu      sync.Mutex
+	seq     int32
+	answers map[int32]chan transport.Packet
+}
+
+// connect dials and authenticates.
+func (c *Client) connect(ctx context.Context) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
+	defer cancel()
+	token := c.cfg.Token
+	if c.cfg.TokenSource != nil {
+		var err error
+		if token, err = c.cfg.TokenSource(ctx); err != nil {
+			return nil, fmt.Errorf("get a token: %w", err)
+		}
+	}
+	c.mu.Lock()
+	rooms := maps.Clone(c.rooms)
+	c.mu.Unlock()
+	auth, err := json.Marshal(struct {
+		Token    string   `json:"token"`
+		Device   string   `json:"device,omitempty"`
+		Key      string   `json:"key,omitempty"`
+		Platform string   `json:"platform,omitempty"`
+		Ack      bool     `json:"ack"`
+		Rooms    []string `json:"rooms,omitempty"`
+		Accepts  []int32  `json:"accepts,omitempty"`
+	}{token, c.cfg.Device, c.cfg.Key, c.cfg.Platform, true, slices.Sorted(maps.Keys(rooms)), c.cfg.Accepts})
+	if err != nil {
+		return nil, fmt.Errorf("write the auth packet: %w", err)
+	}
+	w, err := c.target.dial(ctx, c.cfg.MaxBody)
+	if err != nil {
+		return nil, err
+	}
+	// The handshake ends early when ctx does.
+	stop := context.AfterFunc(ctx, w.close)
+	info, err := handshake(ctx, w, auth)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return &session{
+		client:  c,
+		wire:    w,
+		info:    info,
+		rooms:   rooms,
+		failed:  make(chan struct{}),
+		seq:     1,
+		answers: map[int32]chan transport.Packet{},
+	}, nil
+}
+
+// handshake says who we are and waits for the server's word.
+func handshake(ctx context.Context, w wire, auth []byte) (Session, error) {
+	deadline, _ := ctx.Deadline()
+	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, transport.OpAuth, 1, 0, auth)
+	if err := w.write(deadline, packet); err != nil {
+		return Session{}, fmt.Errorf("send the auth packet: %w", err)
+	}
+	for {
+		p, err := w.read(deadline)
+		if err != nil {
+			return Session{}, fmt.Errorf("wait for the auth reply: %w", ended(err))
+		}
+		switch p.Op {
+		case transport.OpAuthReply:
+			return readInfo(p.Body)
+		case transport.OpDisconnect:
+			return Session{}, readClose(p.Body)
+		}
+		// Nothing else means anything before the auth reply.
+	}
+}
+
+// readInfo reads the body of the auth reply.
+func readInfo(body []byte) (Session, error) {
+	var reply struct {
+		Session   string  `json:"session"`
+		Heartbeat float64 `json:"heartbeat"` // seconds
+		Pending   int     `json:"pending"`
+	}
+	if len(body) > 0 {
+		if err := json.Unmarshal(body, &reply); err != nil {
+			return Session{}, fmt.Errorf("read the auth reply: %w", err)
+		}
+	}
+	info := Session{ID: reply.Session, Heartbeat: defaultHeartbeat, Pending: reply.Pending}
+	if s := reply.Heartbeat; s > 0 && s < time.Hour.Seconds()*24 {
+		info.Heartbeat = max(time.Duration(s*float64(time.Second)), 10*time.Millisecond)
+	}
+	return info, nil
+}
+
+// readClose reads the body of op 6. The server's own word on reconnecting
+// counts; without one the code's range does.
+func readClose(body []byte) *CloseError {
+	var says struct {
+		Code      int    `json:"code"`
+		Reason    string `json:"reason"`
+		Reconnect *bool  `json:"reconnect"`
+	}
+	if err := json.Unmarshal(body, &says); err != nil {
+		return &CloseError{Reason: "no reason that can be read", Reconnect: true}
+	}
+	reconnect := says.Code < 3500 || says.Code > 3999
+	if says.Reconnect != nil {
+		reconnect = *says.Reconnect
+	}
+	if says.Reason == "" {
+		says.Reason = "no reason given"
+	}
+	return &CloseError{Code: says.Code, Reason: says.Reason, Reconnect: reconnect}
+}
+
+// ended says in words that the stream is over.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("the server ended the connection: %w", err)
+	}
+	return err
+}
+
+// serve runs the session until it fails, which is its error, or ctx is done.
+func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) error {
+	var reading sync.WaitGroup
+	reading.Go(func() { s.fail(s.receive(queue)) })
+	defer reading.Wait()
+	defer s.wire.close()
+
+	if s.client.cfg.OnConnect != nil {
+		s.client.cfg.OnConnect(s.info)
+	}
+	for _, change := range late {
+		if err := s.write(roomOp(change.join), s.nextSeq(), []byte(change.room)); err != nil {
+			s.fail(err)
+		}
+	}
+	heartbeat := time.NewTicker(s.info.Heartbeat)
+	defer heartbeat.Stop()
+	var gathered <-chan time.Time // not nil while more acknowledgements may join the first
+	due := s.client.inbox.due
+	s.client.inbox.begin()
+	for {
+		select {
+		case <-s.failed:
+			return s.err
+		case <-ctx.Done():
+			// The message under way is acknowledged, if its handling succeeds.
+			queue.wait()
+			s.farewell()
+			return nil
+		case <-heartbeat.C:
+			if err := s.write(transport.OpHeartbeat, s.nextSeq(), nil); err != nil {
+				s.fail(err)
+			}
+		case <-due:
+			due, gathered = nil, time.After(s.client.cfg.AckDelay)
+		case <-gathered:
+			due, gathered = s.client.inbox.due, nil
+			if _, err := s.sendAcks(0); err != nil {
+				s.fail(err)
+			}
+		}
+	}
+}
+
+// fail ends the session with its first error.
+func (s *session) fail(err error) {
+	s.once.Do(func() {
+		s.err = err
+		close(s.failed)
+	})
+}
+
+// receive reads until the connection ends; its error is never nil.
+func (s *session) receive(queue *queue) error {
+	for {
+		// The server answers every heartbeat: silence for longer than that is
+		// the end. Time spent in the queue below does not count.
+		p, err := s.wire.read(time.Now().Add(s.info.Heartbeat + s.client.cfg.CallTimeout))
+		if err != nil {
+			return fmt.Errorf("receive: %w", ended(err))
+		}
+		if p.Op != transport.OpRaw {
+			if err := s.dispatch(p, queue); err != nil {
+				return err
+			}
+			continue
+		}
+		for rest := p.Body; len(rest) > 0; {
+			var inner transport.Packet
+			if inner, rest, err = transport.DecodePacket(rest, s.client.cfg.MaxBody); err != nil {
+				return fmt.Errorf("receive a batch: %w", err)
+			}
+			if err := s.dispatch(inner, queue); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// dispatch gives a packet to whom it is for.
+func (s *session) dispatch(p transport.Packet, queue *queue) error {
+	switch {
+	case p.Op == transport.OpDisconnect:
+		return readClose(p.Body)
+	case p.Op == transport.OpMessage || p.Op >= 1000:
+		if p.ID != 0 && !s.client.inbox.take(p.ID) {
+			return nil
+		}
+		queue.put(Message{ID: p.ID, Op: p.Op, Body: p.Body}, s.failed)
+	case p.Seq != 0:
+		s.mu.Lock()
+		answer, ok := s.answers[p.Seq]
+		delete(s.answers, p.Seq)
+		s.mu.Unlock()
+		if ok {
+			answer <- p // has room for its one packet
+		}
+	}
+	return nil
+}
+
+// sendAcks writes what is due; with seq not 0 the last packet asks for an
+// answer. sent says whether there was anything.
+func (s *session) sendAcks(seq int32) (sent bool, err error) {
+	for {
+		ids, all := s.client.inbox.takeAcks(ackBatch)
+		if len(ids) == 0 {
+			return sent, nil
+		}
+		body := make([]byte, 0, 8*len(ids))
+		for _, id := range ids {
+			body = binary.BigEndian.AppendUint64(body, id)
+		}
+		ask := int32(0)
+		if all {
+			ask = seq
+		}
+		if err := s.write(transport.OpAck, ask, body); err != nil {
+			s.client.inbox.giveBack(ids)
+			return sent, err
+		}
+		sent = true
+		if all {
+			return sent, nil
+		}
+	}
+}
+
+// farewell sends the last acknowledgements and waits until the server says
+// that it has them: closing at once could make the kernel throw them away.
+func (s *session) farewell() {
+	seq, answer := s.expect()
+	defer s.forget(seq)
+	if sent, err := s.sendAcks(seq); err != nil || !sent {
+		return // they come again with the next session
+	}
+	timeout := time.NewTimer(farewell)
+	defer timeout.Stop()
+	select {
+	case <-answer:
+	case <-s.failed:
+	case <-timeout.C:
+	}
+}
+
+// write sends one packet.
+func (s *session) write(op, seq int32, body []byte) error {
+	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, op, seq, 0, body)
+	if err := s.wire.write(time.Now().Add(s.client.cfg.CallTimeout), packet); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}
+
+// nextSeq numbers a packet; never 0, which asks for no answer.
+func (s *session) nextSeq() int32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seq++; s.seq <= 0 {
+		s.seq = 1
+	}
+	return s.seq
+}
+
+// expect numbers a packet whose answer is waited for.
+func (s *session) expect() (int32, chan transport.Packet) {
+	seq := s.nextSeq()
+	answer := make(chan transport.Packet, 1)
+	s.mu.Lock()
+	s.answers[seq] = answer
+	s.mu.Unlock()
+	return seq, answer
+}
+
+func (s *session) forget(seq int32) {
+	s.mu.Lock()
+	delete(s.answers, seq)
+	s.mu.Unlock()
+}
+
+func roomOp(join bool) int32 {
+	if join {
+		return transport.OpJoinRoom
+	}
+	return transport.OpLeaveRoom
+}
+
+// changeRoom tells the server and waits for its answer.
+func (s *session) changeRoom(ctx context.Context, change roomChange) error {
+	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.CallTimeout)
+	defer cancel()
+	seq, answer := s.expect()
+	defer s.forget(seq)
+	if err := s.write(roomOp(change.join), seq, []byte(change.room)); err != nil {
+		s.fail(err)
+		return err
+	}
+	select {
+	case <-answer:
+		return nil
+	case <-s.failed:
+		return fmt.Errorf("wait for the answer about room %q: %w: %w", change.room, ErrNotConnected, s.err)
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the answer about room %q: %w", change.room, ctx.Err())
+	}
+}
+
+// send writes an upstream message.
+func (s *session) send(ctx context.Context, body []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.write(transport.OpSend, 0, body); err != nil {
+		s.fail(err)
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,495 @@
+/**
+ * A client for the imgo push server, for browsers and Node: ES modules, no
+ * dependencies.
+ *
+ * It keeps one WebSocket to the server (JSON frames, protocol version 2),
+ * comes back by itself when that is lost, hands every message to the `message`
+ * listeners in order, and acknowledges a kept message once they are done with
+ * it. A kept message that the server sends again is recognised by its id.
+ *
+ * It never throws out of a socket's event: what goes wrong is an `error`
+ * event, a rejected promise, or both. imgo.d.ts documents every option and
+ * event.
+ */
+import { Inbox } from './inbox.js';
+import { ImgoError, Op, TOKEN_EXPIRED, VERSION, checkedRoom, deferred, reconnects, textOf } from './protocol.js';
+
+export { ImgoError, Op, compareIds, reconnects } from './protocol.js';
+
+const DEFAULTS = {
+  backoffBase: 500,
+  backoffCap: 30_000,
+  stableAfter: 10_000, // live for so long: the next loss starts from backoffBase again
+  connectTimeout: 10_000, // for token, socket and auth reply together
+  heartbeatTimeout: 10_000, // silence after a heartbeat: the connection is dead
+  requestTimeout: 10_000, // for the reply to join, leave and send
+  ackDelay: 50,
+  ackBatch: 500, // ids a frame: 12 KiB, well under the server's 64 KiB a body
+  seenLimit: 4096,
+  inboxLimit: 10_000,
+};
+const DEFAULT_HEARTBEAT = 60_000; // for a server that does not name one
+const MAX_HEARTBEAT = 24 * 3600; // seconds; a timer of 25 days and more would fire at once
+const MAX_CALLS = 1000; // join, leave and send calls that wait for an answer
+
+/** One client of one user. Methods may be called at any time, from any event. */
+export class ImgoClient {
+  #options;
+  #WebSocket;
+  #token;
+  #listeners = new Map(); // event -> Set of functions
+  #rooms;
+  #inbox;
+
+  #state = 'idle';
+  #wanted = false; // between connect() and close() or a final refusal
+  #link = null; // this attempt's socket, and what is known of it
+  #turn = 0; // grows with every attempt: a late answer to an old one is void
+  #attempt = 0; // attempts since the last stable connection
+  #tokenRenewed = false; // a fresh token was asked for since the last auth reply
+  #seq = 0;
+  #ready = null; // what connect() returned and has not been settled
+  #info = null;
+  #unwatch = null; // takes the listeners on window and document away
+  #timers = new Map(); // name -> timer
+  #requests = new Map(); // seq -> call that the server has not answered
+  #waiters = []; // join and leave calls that the next auth will carry out
+
+  constructor(options) {
+    if (typeof options?.url !== 'string' || !/^wss?:\/\//i.test(options.url)) {
+      throw new ImgoError('invalid', 'url must be a WebSocket address such as ws://host:8090/sub');
+    }
+    if (typeof options.token !== 'string' && typeof options.getToken !== 'function') {
+      throw new ImgoError('invalid', 'token (a string) or getToken (a function) is needed');
+    }
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    if (typeof this.#WebSocket !== 'function') {
+      const mend = 'pass one as the WebSocket option (in Node 20 for instance that of the ws package)';
+      throw new ImgoError('unsupported', `there is no WebSocket here: ${mend}`);
+    }
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
+    this.#token = options.token ?? null;
+    this.#rooms = new Set((options.rooms ?? []).map(checkedRoom));
+    const storageKey = options.storageKey ?? `imgo:seen:${options.url}:${options.device ?? ''}`;
+    this.#inbox = new Inbox(this.#options, storageKey, {
+      listeners: () => [...(this.#listeners.get('message') ?? [])],
+      live: () => this.#state === 'live',
+      sendAcks: (ids) => this.#write(Op.ack, ids, 0),
+      error: (error) => this.#emitError(error),
+    });
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get info() {
+    return this.#info;
+  }
+
+  get rooms() {
+    return [...this.#rooms];
+  }
+
+  get lastId() {
+    return this.#inbox.lastId;
+  }
+
+  get counts() {
+    return this.#inbox.counts;
+  }
+
+  on(event, listener) {
+    let set = this.#listeners.get(event);
+    if (!set) this.#listeners.set(event, (set = new Set()));
+    set.add(listener);
+    if (event === 'message') this.#inbox.pump(); // messages wait for the first listener
+    return () => this.off(event, listener);
+  }
+
+  off(event, listener) {
+    this.#listeners.get(event)?.delete(listener);
+  }
+
+  connect() {
+    if (this.#state === 'live') return Promise.resolve(this.#info);
+    if (!this.#ready) {
+      this.#ready = deferred();
+      this.#ready.promise.catch(() => {}); // the error is an event too: nobody has to take the promise
+    }
+    const { promise } = this.#ready;
+    if (!this.#wanted) {
+      this.#wanted = true;
+      this.#attempt = 0;
+      this.#tokenRenewed = false;
+      this.#watchBrowser();
+      this.#dial();
+    } else if (this.#state === 'waiting') {
+      this.#dial();
+    }
+    return promise;
+  }
+
+  close() {
+    if (this.#wanted) this.#finish(new ImgoError('closed', 'close() was called'), false);
+  }
+
+  async join(room) {
+    this.#rooms.add(checkedRoom(room));
+    if (this.#wanted) await this.#call(Op.joinRoom, Op.joinRoomReply, room, room);
+  }
+
+  async leave(room) {
+    this.#rooms.delete(checkedRoom(room));
+    if (this.#wanted) await this.#call(Op.leaveRoom, Op.leaveRoomReply, room, room);
+  }
+
+  async send(body, { op = Op.send } = {}) {
+    if (op !== Op.send && !(Number.isInteger(op) && op >= 1000)) {
+      throw new ImgoError('invalid', 'op must be 4 or a whole number from 1000');
+    }
+    if (JSON.stringify(body) === undefined) throw new ImgoError('invalid', 'body must be a JSON value');
+    if (this.#state !== 'live') {
+      throw new ImgoError('not_live', `cannot send while ${this.#state}: wait for the state to be live`);
+    }
+    await this.#call(op, op, body, null);
+  }
+
+  forget() {
+    this.#inbox.forget();
+  }
+
+  // ------------------------------------------------------------ connection
+
+  #dial() {
+    const turn = ++this.#turn;
+    this.#stopTimer('retry');
+    this.#startTimer('connect', this.#options.connectTimeout, () => {
+      this.#lost(0, `no answer within ${this.#options.connectTimeout} ms`);
+    });
+    this.#setState('connecting', { attempt: this.#attempt });
+    if (turn !== this.#turn) return; // a listener called close()
+    if (this.#token !== null) {
+      this.#open(turn);
+      return;
+    }
+    const taken = (token) => {
+      if (turn !== this.#turn) return;
+      if (typeof token !== 'string' || token === '') {
+        this.#finish(new ImgoError('token', 'getToken() must give a string that is not empty'), true);
+        return;
+      }
+      this.#token = token;
+      this.#open(turn);
+    };
+    const failed = (cause) => {
+      if (turn !== this.#turn) return;
+      const error = new ImgoError('token', `getToken() failed: ${textOf(cause)}`, { cause });
+      if (cause?.final === true) {
+        this.#finish(error, true);
+        return;
+      }
+      this.#emitError(error);
+      if (turn === this.#turn) this.#lost(0, error.message);
+    };
+    Promise.resolve().then(() => this.#options.getToken()).then(taken, failed);
+  }
+
+  #open(turn) {
+    const { url, device, platform, accepts } = this.#options;
+    let ws;
+    try {
+      ws = new this.#WebSocket(url);
+    } catch (cause) {
+      // A bad address, or ws:// from an https page: the next try would fail too.
+      this.#finish(new ImgoError('invalid', `cannot open ${url}: ${textOf(cause)}`, { cause }), true);
+      return;
+    }
+    const link = { ws, authed: false, failure: '' };
+    this.#link = link;
+    const current = () => this.#link === link && turn === this.#turn;
+    ws.onopen = () => {
+      if (!current()) return;
+      const body = { token: this.#token, ack: true };
+      if (device) body.device = device;
+      if (platform) body.platform = platform;
+      if (accepts) body.accepts = accepts;
+      if (this.#rooms.size > 0) body.rooms = [...this.#rooms];
+      this.#write(Op.auth, body, this.#nextSeq());
+    };
+    ws.onmessage = (event) => {
+      if (current()) this.#receive(link, event.data);
+    };
+    ws.onerror = (event) => {
+      link.failure = event?.message || event?.error?.message || ''; // browsers do not say
+    };
+    ws.onclose = (event) => {
+      if (!current()) return;
+      const silent = link.authed ? 'the connection was lost' : 'the server cannot be reached';
+      this.#lost(event?.code ?? 1006, event?.reason || link.failure || silent);
+    };
+  }
+
+  #live(link, body) {
+    if (link.authed) return;
+    link.authed = true;
+    this.#stopTimer('connect');
+    this.#tokenRenewed = false;
+    const seconds = Number(body?.heartbeat);
+    this.#info = Object.freeze({
+      session: String(body?.session ?? ''),
+      user: String(body?.user ?? ''),
+      heartbeat: seconds > 0 && seconds < MAX_HEARTBEAT ? seconds * 1000 : DEFAULT_HEARTBEAT,
+      pending: Number(body?.pending) || 0,
+    });
+    this.#startTimer('stable', this.#options.stableAfter, () => {
+      this.#attempt = 0;
+    });
+    this.#startTimer('heartbeat', this.#info.heartbeat, () => this.#beat());
+    const ready = this.#ready;
+    this.#ready = null;
+    for (const waiter of this.#waiters.splice(0)) waiter.resolve(); // the auth named its room, or left it out
+    this.#setState('live', this.#info);
+    ready?.resolve(this.#info);
+    if (this.#link === link) this.#inbox.flush(); // what the connection before could not send
+  }
+
+  /** The connection, or this attempt at one, has ended: decides what comes next. */
+  #lost(code, reason, reconnect = reconnects(code)) {
+    this.#drop();
+    if (!this.#wanted) return;
+    if (code === TOKEN_EXPIRED && typeof this.#options.getToken === 'function' && !this.#tokenRenewed) {
+      this.#tokenRenewed = true; // a second refusal of a token this fresh is final
+      this.#token = null;
+      this.#state = 'connecting';
+      const turn = this.#turn;
+      this.#emit('disconnect', { code, reason, reconnect: true, retryInMs: 0 });
+      if (this.#wanted && turn === this.#turn) this.#dial();
+      return;
+    }
+    if (!reconnect) {
+      const message = `the server refused: ${reason || `close code ${code}`}`;
+      this.#finish(new ImgoError('refused', message, { closeCode: code }), true);
+      return;
+    }
+    // Full jitter: the clients of a server that went away come back spread
+    // over the whole window instead of together.
+    const { backoffBase, backoffCap } = this.#options;
+    const window = Math.min(backoffCap, backoffBase * 2 ** this.#attempt);
+    // A browser that knows it is offline wakes us with its online event. The
+    // timer runs all the same, as loopback needs no network.
+    const offline = globalThis.navigator?.onLine === false;
+    const retryInMs = offline ? backoffCap : Math.floor(Math.random() * window);
+    this.#attempt++;
+    this.#startTimer('retry', retryInMs, () => this.#dial());
+    this.#setState('waiting', { attempt: this.#attempt, retryInMs, code, reason });
+    this.#emit('disconnect', { code, reason, reconnect: true, retryInMs });
+  }
+
+  /** Ends for good: by close(), or because trying again would not help. */
+  #finish(error, failed) {
+    this.#inbox.flush();
+    this.#wanted = false;
+    this.#drop();
+    this.#stopTimer('retry');
+    this.#unwatch?.();
+    this.#unwatch = null;
+    this.#inbox.discard();
+    if (failed && typeof this.#options.getToken === 'function') this.#token = null;
+    const ready = this.#ready;
+    this.#ready = null;
+    const waiters = this.#waiters.splice(0);
+    const code = error.closeCode ?? 0;
+    this.#setState('closed', { code, reason: error.message, failed });
+    if (failed) {
+      this.#emit('disconnect', { code, reason: error.message, reconnect: false, retryInMs: 0 });
+      this.#emitError(error);
+    }
+    for (const waiter of waiters) {
+      // A room that the server may have refused must not fail the next auth.
+      if (failed && waiter.op === Op.joinRoom) this.#rooms.delete(waiter.room);
+      waiter.reject(error);
+    }
+    ready?.reject(error);
+  }
+
+  /** Lets go of the socket and of everything that waits for it. */
+  #drop() {
+    this.#turn++;
+    for (const name of ['connect', 'stable', 'heartbeat', 'watchdog']) this.#stopTimer(name);
+    const link = this.#link;
+    this.#link = null;
+    if (link) {
+      const { ws } = link;
+      ws.onopen = ws.onmessage = ws.onclose = null;
+      ws.onerror = () => {}; // some implementations throw an error that nobody listens to
+      try {
+        ws.close();
+      } catch {
+        // It never opened: there is nothing to end.
+      }
+    }
+    for (const call of this.#requests.values()) {
+      clearTimeout(call.timer);
+      if (call.room !== null) this.#waiters.push(call);
+      else call.reject(new ImgoError('lost', 'the connection was lost before the server answered'));
+    }
+    this.#requests.clear();
+    this.#inbox.save();
+  }
+
+  #beat() {
+    this.#write(Op.heartbeat, undefined, this.#nextSeq());
+    this.#startTimer('heartbeat', this.#info.heartbeat, () => this.#beat());
+    if (this.#timers.has('watchdog')) return; // one is running: it must not be pushed back
+    const timeout = Math.min(this.#options.heartbeatTimeout, this.#info.heartbeat);
+    this.#startTimer('watchdog', timeout, () => {
+      this.#lost(0, `no sign of the server for ${timeout} ms after a heartbeat`);
+    });
+  }
+
+  /** A browser tells when its network or its user comes back; Node does not. */
+  #watchBrowser() {
+    const undo = [];
+    const listen = (target, event, listener) => {
+      if (typeof target?.addEventListener !== 'function') return;
+      target.addEventListener(event, listener);
+      undo.push(() => target.removeEventListener(event, listener));
+    };
+    const check = () => {
+      if (this.#state === 'live') this.#beat(); // after a laptop's sleep a socket may be dead and silent
+    };
+    const wake = () => {
+      if (this.#state === 'waiting') this.#dial();
+      else check();
+    };
+    const { document } = globalThis;
+    listen(globalThis, 'online', wake);
+    listen(globalThis, 'offline', check);
+    listen(globalThis, 'pagehide', () => this.#inbox.flush());
+    listen(document, 'visibilitychange', () => {
+      if (document.visibilityState === 'visible') wake();
+      else this.#inbox.flush(); // a phone may never run this page again
+    });
+    this.#unwatch = () => undo.forEach((f) => f());
+  }
+
+  // ---------------------------------------------------------------- frames
+
+  #write(op, body, seq) {
+    const ws = this.#link?.ws;
+    if (!ws || ws.readyState !== 1) return false;
+    try {
+      ws.send(JSON.stringify({ ver: VERSION, op, seq, body }));
+      return true;
+    } catch (cause) {
+      this.#emitError(new ImgoError('lost', `cannot write to the socket: ${textOf(cause)}`, { cause }));
+      return false;
+    }
+  }
+
+  #nextSeq() {
+    this.#seq = (this.#seq % 0x7fffffff) + 1; // an int32; 0 would ask for no reply
+    return this.#seq;
+  }
+
+  #receive(link, data) {
+    this.#stopTimer('watchdog'); // whatever it is, the server lives
+    let frames;
+    try {
+      if (typeof data !== 'string') throw new Error('a binary frame where text was expected');
+      frames = JSON.parse(data);
+      if (!Array.isArray(frames)) throw new Error('a frame that is not an array');
+    } catch (cause) {
+      const error = new ImgoError('protocol', `the server does not speak the protocol: ${textOf(cause)}`, { cause });
+      this.#emitError(error);
+      if (this.#link === link) this.#lost(0, error.message);
+      return;
+    }
+    for (const frame of frames) {
+      if (this.#link !== link) return; // closed or replaced by a listener
+      if (frame !== null && typeof frame === 'object') this.#take(link, frame);
+    }
+  }
+
+  #take(link, { op, seq, id, body }) {
+    if (op === Op.authReply) {
+      this.#live(link, body);
+    } else if (op === Op.disconnect) {
+      const says = typeof body?.reconnect === 'boolean' ? body.reconnect : undefined;
+      this.#lost(Number(body?.code) || 0, String(body?.reason ?? ''), says);
+    } else if (!link.authed) {
+      return; // nothing else may come before the auth reply
+    } else if (seq > 0) {
+      const call = this.#requests.get(seq); // a push has the sequence 0
+      if (op !== call?.reply) return;
+      this.#requests.delete(seq);
+      clearTimeout(call.timer);
+      call.resolve();
+    } else if (op === Op.message || op >= 1000) {
+      if (!this.#inbox.take(op, id, body)) this.#lost(0, 'the message listeners are too slow');
+    }
+  }
+
+  /** Asks the server and resolves with its answer. A room's call waits for the next auth instead. */
+  #call(op, reply, body, room) {
+    if (this.#requests.size + this.#waiters.length >= MAX_CALLS) {
+      throw new ImgoError('too_many', `${MAX_CALLS} calls wait for an answer already`);
+    }
+    const call = { op, reply, room, timer: null, ...deferred() };
+    const seq = this.#nextSeq();
+    if (this.#state === 'live' && this.#write(op, body, seq)) {
+      const { requestTimeout } = this.#options;
+      call.timer = setTimeout(() => {
+        this.#requests.delete(seq);
+        const what = room === null ? 'the message' : `the room ${room}`;
+        call.reject(new ImgoError('timeout', `no answer about ${what} within ${requestTimeout} ms`));
+      }, requestTimeout);
+      this.#requests.set(seq, call);
+    } else if (room !== null) {
+      this.#waiters.push(call);
+    } else {
+      call.reject(new ImgoError('lost', 'the connection was lost while sending'));
+    }
+    return call.promise;
+  }
+
+  // ------------------------------------------------------- events and timers
+
+  #setState(state, detail) {
+    this.#state = state;
+    this.#emit('state', { state, ...detail });
+  }
+
+  #emit(event, value) {
+    for (const listener of [...(this.#listeners.get(event) ?? [])]) {
+      try {
+        listener(value);
+      } catch (cause) {
+        const error = new ImgoError('handler', `a listener of ${event} failed: ${textOf(cause)}`, { cause });
+        if (event === 'error') globalThis.console?.error(error);
+        else this.#emitError(error);
+      }
+    }
+  }
+
+  #emitError(error) {
+    if (this.#listeners.get('error')?.size > 0) this.#emit('error', error);
+    else globalThis.console?.error(error); // an error nobody listens to must not vanish
+  }
+
+  #startTimer(name, ms, f) {
+    this.#stopTimer(name);
+    const run = () => {
+      this.#timers.delete(name);
+      f();
+    };
+    this.#timers.set(name, setTimeout(run, ms));
+  }
+
+  #stopTimer(name) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+}

@@ -1,0 +1,278 @@
+package commands
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+
+	imgoclient "imgo/clients/go"
+	"imgo/envelope"
+)
+
+const (
+	// listenTTL is how long a token lives that listen makes for itself.
+	listenTTL = 24 * time.Hour
+	// renewBefore is how long before its end such a token is replaced.
+	renewBefore = time.Minute
+	// goodbye bounds what listen does after it was told to stop.
+	goodbye = 2 * time.Second
+)
+
+func listenCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "listen",
+		Usage:     "connect as a user and print the messages that come",
+		ArgsUsage: " ",
+		Description: "imgo listen --user 123                 (makes itself a token)\n" +
+			"imgo listen --token TOKEN --device phone\n" +
+			"imgo listen --user 123 --room lobby --json\n" +
+			"imgo listen --token TOKEN --connect wss://push.example.com/sub\n\n" +
+			"Messages go to standard output, one a line, and are acknowledged once printed; the\n" +
+			"rest goes to standard error. A lost connection is made again. Ctrl-C ends it.",
+		Flags: withAPI(
+			&cli.StringFlag{Name: "user", Usage: "as this `user`, with a token that is made through the API and revoked at the end"},
+			&cli.StringFlag{Name: "token", Usage: "with this `token`"},
+			&cli.StringFlag{Name: "connect", Usage: "where clients connect: `host:port`, tls://host:port, ws://host:port/sub or wss://…", DefaultText: "what the server's API says, else its host and the default port"},
+			&cli.BoolFlag{Name: "ws", Usage: "over WebSocket, where --connect is not given", DisableDefaultText: true},
+			&cli.StringFlag{Name: "device", Usage: "as this `device`, which gets what others have read already"},
+			&cli.StringSliceFlag{Name: "room", Usage: "join this `room`; may be given several times"},
+			&cli.IntSliceFlag{Name: "op", Usage: "accept this operation, a `number` of 1000 and above too; may be given several times"},
+			&cli.IntFlag{Name: "count", Usage: "end after `n` messages", DefaultText: "never"},
+			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing: the messages come again the next time", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "json", Usage: "print each message as a JSON object with id, op and body", DisableDefaultText: true},
+		),
+		Action: listen,
+	}
+}
+
+func listen(c *cli.Context) error {
+	user, text := c.String("user"), c.String("token")
+	switch {
+	case (user == "") == (text == ""):
+		return usage(c, "as whom? Write --user 123 or --token TOKEN, and not both")
+	case c.Args().Present():
+		return usage(c, "%q is too much", c.Args().First())
+	case c.IsSet("count") && c.Int("count") < 1:
+		return usage(c, "--count must be at least 1")
+	case c.Bool("ws") && c.IsSet("connect"):
+		return usage(c, "--ws is for where --connect is not given: write --connect ws://host:port/sub")
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	address, err := a.clientAddress(c)
+	if err != nil {
+		return err
+	}
+	// The context of the listening ends with the command's or by --count.
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	l := &listener{c: c, cancel: cancel, left: c.Int("count")}
+	cfg := imgoclient.Config{
+		Address: address, Token: text, Device: c.String("device"), Rooms: c.StringSlice("room"), Platform: "cli",
+		NoAck: c.Bool("no-ack"), OnMessage: l.message,
+		OnConnect: func(s imgoclient.Session) {
+			l.note("connected to %s; %s waiting; Ctrl-C ends", address, count(s.Pending, "message"))
+		},
+		OnDisconnect: func(err error, retryIn time.Duration) {
+			l.note("%v; trying again in %s", err, retryIn.Round(10*time.Millisecond))
+		},
+	}
+	for _, op := range c.IntSlice("op") {
+		if op < 1000 || op > 1<<31-1 {
+			return usage(c, "--op %d: the operations to accept are 1000 and above", op)
+		}
+		cfg.Accepts = append(cfg.Accepts, int32(op))
+	}
+	if user != "" {
+		own := &ownToken{api: a, user: user}
+		if _, err := own.current(ctx); err != nil {
+			return err
+		}
+		defer own.revoke()
+		cfg.TokenSource = own.current
+	}
+	client, err := imgoclient.New(cfg)
+	if err != nil {
+		return usage(c, "%s", err)
+	}
+	return l.outcome(client.Run(ctx))
+}
+
+// listener prints what comes. message is called for one message at a time.
+type listener struct {
+	c      *cli.Context
+	cancel context.CancelFunc
+	left   int // 0: without end
+	failed error
+}
+
+// note tells the person, not the program.
+func (l *listener) note(format string, args ...any) {
+	fmt.Fprintf(l.c.App.ErrWriter, format+"\n", args...)
+}
+
+// message prints one message; what cannot be printed is not acknowledged.
+func (l *listener) message(_ context.Context, m imgoclient.Message) error {
+	if err := l.print(m); err != nil {
+		l.failed = err
+		l.cancel()
+		return err
+	}
+	if l.left > 0 {
+		if l.left--; l.left == 0 {
+			l.cancel()
+		}
+	}
+	return nil
+}
+
+func (l *listener) print(m imgoclient.Message) error {
+	if !l.c.Bool("json") {
+		if utf8.Valid(m.Body) {
+			return printLine(l.c, string(m.Body))
+		}
+		return printLine(l.c, "base64:"+base64.StdEncoding.EncodeToString(m.Body))
+	}
+	shown := struct {
+		ID   string `json:"id,omitempty"`
+		Op   int32  `json:"op"`
+		Body any    `json:"body"`
+	}{Op: m.Op}
+	if m.Kept() {
+		shown.ID = strconv.FormatUint(m.ID, 10)
+	}
+	// As JSON frames have it: JSON as it is, text as a string, else base64.
+	switch {
+	case json.Valid(m.Body):
+		shown.Body = json.RawMessage(m.Body)
+	case utf8.Valid(m.Body):
+		shown.Body = string(m.Body)
+	default:
+		shown.Body = map[string][]byte{"base64": m.Body}
+	}
+	line, err := json.Marshal(shown)
+	if err != nil {
+		return fmt.Errorf("write the message as JSON: %w", err)
+	}
+	return printLine(l.c, string(line))
+}
+
+// outcome is how the command ends.
+func (l *listener) outcome(err error) error {
+	var closed *imgoclient.CloseError
+	switch {
+	case l.failed != nil:
+		return l.failed
+	case !errors.As(err, &closed):
+		return err
+	}
+	switch envelope.CloseCode(closed.Code) {
+	case envelope.CloseAuthFailed, envelope.CloseTokenExpired, envelope.CloseTokenRevoked:
+		return fmt.Errorf("%w; make a new token with: imgo token new --user USER", err)
+	}
+	return err
+}
+
+// ownToken is the token that listen makes for itself. Safe for concurrent use.
+type ownToken struct {
+	api  *api
+	user string
+
+	mu   sync.Mutex
+	made token
+}
+
+// current is the token while it lasts, else a new one.
+func (o *ownToken) current(ctx context.Context) (string, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.made.Token != "" && time.Now().Add(renewBefore).Before(time.UnixMilli(o.made.ExpiresMS)) {
+		return o.made.Token, nil
+	}
+	made, _, err := o.api.newToken(ctx, tokenRequest{User: o.user, TTL: listenTTL.String()})
+	if err != nil {
+		return "", err
+	}
+	o.made = made
+	return made.Token, nil
+}
+
+// revoke takes the token back. Nothing hangs on it: it expires by itself.
+func (o *ownToken) revoke() {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	_, _, _ = o.api.revoke(ctx, o.made.Token, "", false)
+}
+
+// clientAddress is where to connect: --connect, or what the API says of its
+// nodes, or the default port of the server's host.
+func (a *api) clientAddress(c *cli.Context) (string, error) {
+	if c.IsSet("connect") {
+		return c.String("connect"), nil
+	}
+	network := "tcp"
+	if c.Bool("ws") {
+		network = "ws"
+	}
+	var answer struct {
+		Nodes []node `json:"nodes"`
+	}
+	ctx, cancel := context.WithTimeout(c.Context, 5*time.Second)
+	defer cancel()
+	_, err := a.get(ctx, "/v1/nodes", &answer)
+	if err == nil {
+		for _, n := range answer.Nodes {
+			if address := n.Clients[network]; address != "" {
+				return a.reachable(network, address), nil
+			}
+		}
+		return "", fmt.Errorf("no node of %s says where %s clients connect: name it with --connect", a.server, network)
+	}
+	if c.IsSet("user") {
+		return "", err // the token could not be made either
+	}
+	// A token alone may come from somewhere where the API cannot be reached.
+	address := net.JoinHostPort(a.server.Hostname(), "8080")
+	if network == "ws" {
+		address = "ws://" + net.JoinHostPort(a.server.Hostname(), "8090") + "/sub"
+	}
+	fmt.Fprintf(c.App.ErrWriter, "%v; connecting to %s (another one: --connect)\n", err, address)
+	return address, nil
+}
+
+// reachable makes an address to listen on one to connect to: ":8080" is on
+// the server's host.
+func (a *api) reachable(network, address string) string {
+	scheme, rest, ok := strings.Cut(address, "://")
+	if !ok {
+		scheme, rest = network, address
+	}
+	rest, path, _ := strings.Cut(rest, "/")
+	if host, port, err := net.SplitHostPort(rest); err == nil {
+		ip, err := netip.ParseAddr(host)
+		if host == "" || err == nil && ip.IsUnspecified() {
+			rest = net.JoinHostPort(a.server.Hostname(), port)
+		}
+	}
+	if scheme == "tcp" {
+		return rest
+	}
+	if path == "" && (scheme == "ws" || scheme == "wss") {
+		path = "sub"
+	}
+	return strings.TrimSuffix(scheme+"://"+rest+"/"+path, "/")
+}

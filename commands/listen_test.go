@@ -1,0 +1,241 @@
+package commands_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
+
+	"imgo/commands"
+	"imgo/transport"
+)
+
+// comet is a scripted comet on TCP: every connection gets the messages that
+// are left, and what it acknowledges is noted.
+type comet struct {
+	t        *testing.T
+	listener net.Listener
+
+	mu       sync.Mutex
+	auths    []map[string]any
+	acked    int
+	messages [][]byte // packets to send to the next connection
+	refuse   string   // the body of op 6 for the next connections; empty: none
+	dropOnce bool     // the first connection ends after its messages
+	done     sync.WaitGroup
+}
+
+func newComet(t *testing.T, messages ...[]byte) *comet {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &comet{t: t, listener: listener, messages: messages}
+	c.done.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			c.done.Go(func() { c.serve(conn) })
+		}
+	})
+	t.Cleanup(func() { listener.Close(); c.done.Wait() })
+	return c
+}
+
+func (c *comet) serve(conn net.Conn) {
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	var header [transport.HeaderV2]byte
+	write := func(op, seq int32, id uint64, body []byte) {
+		// An error means that the client has gone, which the read below sees.
+		_, _ = conn.Write(transport.AppendPacket(nil, 2, transport.HeaderV2, op, seq, id, body))
+	}
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return
+		}
+		p, err := transport.ReadPacket(r, &header, 1<<20)
+		if err != nil {
+			return
+		}
+		switch p.Op {
+		case transport.OpAuth:
+			auth := map[string]any{}
+			if err := json.Unmarshal(p.Body, &auth); err != nil {
+				c.t.Error(err)
+			}
+			c.mu.Lock()
+			c.auths = append(c.auths, auth)
+			refuse, messages, drop := c.refuse, c.messages, c.dropOnce
+			c.messages, c.dropOnce = nil, false
+			c.mu.Unlock()
+			if refuse != "" {
+				write(transport.OpDisconnect, 0, 0, []byte(refuse))
+				return
+			}
+			write(transport.OpAuthReply, p.Seq, 0, []byte(`{"session":"s","heartbeat":60,"pending":2}`))
+			for _, m := range messages {
+				_, _ = conn.Write(m)
+			}
+			if drop {
+				c.mu.Lock()
+				c.messages = messages
+				c.mu.Unlock()
+				return
+			}
+		case transport.OpAck:
+			c.mu.Lock()
+			c.acked += len(p.Body) / 8
+			c.mu.Unlock()
+			if p.Seq != 0 {
+				write(transport.OpAckReply, p.Seq, 0, nil)
+			}
+		}
+	}
+}
+
+func (c *comet) state() (acked int, auths []map[string]any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.acked, c.auths
+}
+
+func message(id uint64, body string) []byte {
+	return transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpMessage, 0, id, []byte(body))
+}
+
+// apiFor is an API that makes tokens and says where c is.
+func apiFor(t *testing.T, c *comet) *server {
+	return newServer(t, map[string]answer{
+		"GET /v1/nodes":          {200, `{"nodes":[{"name":"n","clients":{"tcp":"` + c.listener.Addr().String() + `"}}]}`},
+		"POST /v1/tokens":        {201, `{"token":"own","user":"123","expires_ms":99999999999999}`},
+		"POST /v1/tokens/revoke": {200, `{"revoked":1}`},
+	})
+}
+
+func TestListenAsAUser(t *testing.T) {
+	c := newComet(t, message(1, `{"test":1}`), message(2, "plain"), message(0, "\xff"))
+	s := apiFor(t, c)
+	r := imgo(t, s, "", "listen", "--user", "123", "--count", "3", "--device", "phone", "--room", "lobby", "--op", "1000")
+	r.want(t, 0, "{\"test\":1}\nplain\nbase64:/w==\n")
+	if !strings.Contains(r.stderr, "connected to "+c.listener.Addr().String()) || !strings.Contains(r.stderr, "2 messages waiting") {
+		t.Errorf("stderr %q", r.stderr)
+	}
+	acked, auths := c.state()
+	if acked != 2 {
+		t.Errorf("%d messages acknowledged, want 2", acked)
+	}
+	want := []map[string]any{{"token": "own", "device": "phone", "platform": "cli", "ack": true, "rooms": []any{"lobby"}, "accepts": []any{1000.0}}}
+	if diff := cmp.Diff(want, auths); diff != "" {
+		t.Errorf("auth: %s", diff)
+	}
+	last := s.requests[len(s.requests)-1]
+	if diff := cmp.Diff(map[string]any{"token": "own", "close": false}, last.Body); diff != "" || last.Path != "/v1/tokens/revoke" {
+		t.Errorf("its token was not revoked: %v", last)
+	}
+}
+
+func TestListenAsJSON(t *testing.T) {
+	c := newComet(t, message(281474976710657, `{"a": 1}`), message(2, "plain"), message(0, "\xff"))
+	imgo(t, apiFor(t, c), "", "listen", "--token", "t", "--count", "3", "--json").want(t, 0,
+		`{"id":"281474976710657","op":5,"body":{"a":1}}`+"\n"+`{"id":"2","op":5,"body":"plain"}`+"\n"+`{"op":5,"body":{"base64":"/w=="}}`+"\n")
+}
+
+func TestListenReconnectsAndPrintsOnce(t *testing.T) {
+	c := newComet(t, message(1, "one"), message(2, "two"))
+	c.dropOnce = true
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	out, err := io.Pipe()
+	var stderr bytes.Buffer
+	result := make(chan error, 1)
+	go func() {
+		result <- commands.Run(ctx, commands.Options{
+			Stdin: strings.NewReader(""), Stdout: err, Stderr: &stderr, Serve: func(*cli.Context) error { return nil },
+		}, []string{"imgo", "listen", "--token", "t", "--connect", c.listener.Addr().String()})
+	}()
+	lines := bufio.NewScanner(out)
+	for _, want := range []string{"one", "two"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("got %q, want %q", lines.Text(), want)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if acked, auths := c.state(); len(auths) == 2 && acked >= 2 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it did not come back and acknowledge")
+		}
+	}
+	cancel() // as Ctrl-C does
+	if err := <-result; commands.ExitCode(err) != 0 {
+		t.Errorf("interrupted: %v", err)
+	}
+	err.Close()
+	if lines.Scan() {
+		t.Errorf("printed again: %q", lines.Text())
+	}
+	if text := stderr.String(); !strings.Contains(text, "trying again in") || strings.Count(text, "connected to") != 2 {
+		t.Errorf("stderr %q", text)
+	}
+}
+
+func TestListenNoAck(t *testing.T) {
+	c := newComet(t, message(1, "one"))
+	imgo(t, apiFor(t, c), "", "listen", "--token", "t", "--no-ack", "--count", "1").want(t, 0, "one\n")
+	if acked, _ := c.state(); acked != 0 {
+		t.Errorf("%d messages acknowledged", acked)
+	}
+}
+
+func TestListenRefused(t *testing.T) {
+	c := newComet(t)
+	c.refuse = `{"code":3501,"reason":"the token is not known","reconnect":false}`
+	imgo(t, apiFor(t, c), "", "listen", "--token", "t").
+		wantError(t, 1, "the token is not known (3501)", "imgo token new")
+}
+
+func TestListenWithoutAnAPI(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := listener.Addr().String()
+	listener.Close()
+	imgo(t, nil, "", "listen", "--user", "123", "--server", closed).wantError(t, 1, "is imgo running?")
+	// A token needs no API where --connect says where to go.
+	c := newComet(t, message(1, "one"))
+	imgo(t, nil, "", "listen", "--token", "t", "--count", "1", "--server", closed, "--connect", c.listener.Addr().String()).want(t, 0, "one\n")
+}
+
+func TestListenAddresses(t *testing.T) {
+	// The host of an address that means "every interface" is the server's.
+	c := newComet(t, message(1, "one"))
+	_, port, err := net.SplitHostPort(c.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := apiFor(t, c)
+	for _, address := range []string{":" + port, "0.0.0.0:" + port, "[::]:" + port, "tcp://:" + port} {
+		c.mu.Lock()
+		c.messages = [][]byte{message(1, "one")}
+		c.mu.Unlock()
+		s.answers["GET /v1/nodes"] = answer{200, `{"nodes":[{"name":"l"},{"name":"n","clients":{"tcp":"` + address + `"}}]}`}
+		imgo(t, s, "", "listen", "--token", "t", "--count", "1").want(t, 0, "one\n")
+	}
+	s.answers["GET /v1/nodes"] = answer{200, `{"nodes":[]}`}
+	imgo(t, s, "", "listen", "--token", "t").wantError(t, 1, "--connect")
+}

@@ -1,0 +1,359 @@
+package commands
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+)
+
+// maxInput bounds a message or a list of users that is read from a file or
+// from standard input, in bytes: more than any server's request limit.
+const maxInput = 64 << 20
+
+// pushRequest is the body of POST /v1/push.
+type pushRequest struct {
+	User       string   `json:"user,omitempty"`
+	Users      []string `json:"users,omitempty"`
+	Keys       []string `json:"keys,omitempty"`
+	Room       string   `json:"room,omitempty"`
+	All        bool     `json:"all,omitempty"`
+	BodyText   *string  `json:"body_text,omitempty"`
+	BodyBase64 *string  `json:"body_base64,omitempty"`
+	Op         int      `json:"op,omitempty"`
+	Kept       *bool    `json:"kept,omitempty"`
+	TTL        string   `json:"ttl,omitempty"`
+}
+
+// userResult is what a push did for one user.
+type userResult struct {
+	ID        string `json:"id"`
+	User      string `json:"user"`
+	Sessions  int    `json:"sessions"`
+	Duplicate bool   `json:"duplicate"`
+}
+
+// pushAnswer is its answer: for one user its fields, for several results.
+type pushAnswer struct {
+	userResult
+	Results []userResult `json:"results"`
+}
+
+func pushCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "push",
+		Usage:     "push a message to users, a room or everyone",
+		ArgsUsage: "MESSAGE | --file FILE | --stdin",
+		Description: "imgo push --user 123 '{\"test\":1}'\n" +
+			"imgo push --users 1,2,3 --ttl 1h hello\n" +
+			"imgo push --users-file users.txt --file message.json\n" +
+			"imgo push --room lobby hello\n" +
+			"imgo push --all --not-kept 'maintenance at noon'\n" +
+			"tail -f events.log | imgo push --user 123 --stdin\n\n" +
+			"A push to users is kept: it waits until every device has acknowledged it, or its\n" +
+			"ttl is over. With --not-kept, and to rooms, sessions and everyone, it reaches who\n" +
+			"is connected now. The message arrives byte for byte.",
+		Flags: withAPI(
+			&cli.StringSliceFlag{Name: "user", Usage: "to this `user`; may be given several times"},
+			&cli.StringSliceFlag{Name: "users", Usage: "to these users: `a,b,c`"},
+			&cli.StringFlag{Name: "users-file", Usage: "to the users in this `file`, one a line"},
+			&cli.StringFlag{Name: "room", Usage: "to the members of this `room`"},
+			&cli.BoolFlag{Name: "all", Usage: "to everyone who is connected", DisableDefaultText: true},
+			&cli.StringSliceFlag{Name: "key", Usage: "to the session of this `key`; may be given several times"},
+			&cli.StringFlag{Name: "file", Usage: "the message is in this `file`"},
+			&cli.BoolFlag{Name: "stdin", Usage: "the messages come on standard input, one a line; empty lines are skipped", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "not-kept", Usage: "only to who is connected now", DisableDefaultText: true},
+			&cli.DurationFlag{Name: "ttl", Usage: "how long a kept message waits: a `duration` such as 1h", DefaultText: "the server's kept.ttl"},
+			&cli.IntFlag{Name: "op", Usage: "the message's operation, a `number`: 5, or 1000 and above", Value: 5},
+			&cli.StringFlag{Name: "idempotency-key", Usage: "pushing again with the same `key` within 24 h does nothing; with --stdin the line's number is added"},
+			jsonFlag(),
+		),
+		Action: push,
+	}
+}
+
+func push(c *cli.Context) error {
+	request, err := pushTarget(c)
+	if err != nil {
+		return err
+	}
+	sources := 0
+	for _, is := range []bool{c.Args().Present(), c.IsSet("file"), c.Bool("stdin")} {
+		if is {
+			sources++
+		}
+	}
+	switch {
+	case sources == 0:
+		return usage(c, "what is the message? Write it behind the flags, or give --file or --stdin")
+	case sources > 1:
+		return usage(c, "one of MESSAGE, --file and --stdin, not several")
+	case c.Args().Len() > 1:
+		return usage(c, "the message is in %d pieces: put it in quotes, like '{\"test\":1}'", c.Args().Len())
+	}
+	if err := pushOptions(c, request); err != nil {
+		return err
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	p := pusher{c: c, api: a, request: *request, key: c.String("idempotency-key")}
+	switch {
+	case c.Bool("stdin"):
+		return p.lines(c.Context, c.App.Reader)
+	case c.IsSet("file"):
+		message, err := readFile(c.String("file"), c.App.Reader)
+		if err != nil {
+			return err
+		}
+		return p.one(c.Context, message)
+	}
+	return p.one(c.Context, []byte(c.Args().First()))
+}
+
+// pushTarget reads whom the push is for.
+func pushTarget(c *cli.Context) (*pushRequest, error) {
+	users := c.StringSlice("user")
+	for _, list := range c.StringSlice("users") {
+		for user := range strings.SplitSeq(list, ",") {
+			if user = strings.TrimSpace(user); user != "" {
+				users = append(users, user)
+			}
+		}
+	}
+	if file := c.String("users-file"); file != "" {
+		data, err := readFile(file, c.App.Reader)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimSpace(line); line != "" {
+				users = append(users, line)
+			}
+		}
+		if len(users) == 0 {
+			return nil, usage(c, "%s names no user", file)
+		}
+	}
+	request := &pushRequest{Keys: c.StringSlice("key"), Room: c.String("room"), All: c.Bool("all")}
+	if len(users) == 1 {
+		request.User = users[0]
+	} else {
+		request.Users = users
+	}
+	kinds := 0
+	for _, is := range []bool{len(users) > 0, len(request.Keys) > 0, c.IsSet("room"), request.All} {
+		if is {
+			kinds++
+		}
+	}
+	switch {
+	case kinds == 0:
+		return nil, usage(c, "to whom? Write --user 123, --users a,b, --room lobby or --all")
+	case kinds > 1:
+		return nil, usage(c, "a push goes to users, to a room, to sessions or to everyone, not to several of them")
+	}
+	return request, nil
+}
+
+// pushOptions reads how it is pushed.
+func pushOptions(c *cli.Context, request *pushRequest) error {
+	toUsers := request.User != "" || len(request.Users) > 0
+	kept := toUsers && !c.Bool("not-kept")
+	request.Kept = &kept
+	if op := c.Int("op"); c.IsSet("op") {
+		if op != 5 && op < 1000 {
+			return usage(c, "--op %d is the protocol's own: use 5, or 1000 and above", op)
+		}
+		request.Op = op
+	}
+	if !c.IsSet("ttl") {
+		return nil
+	}
+	switch ttl := c.Duration("ttl"); {
+	case !kept:
+		return usage(c, "--ttl is for messages that are kept, and this one is not")
+	case ttl <= 0:
+		return usage(c, "--ttl must be more than 0")
+	default:
+		request.TTL = ttl.String()
+	}
+	return nil
+}
+
+// readFile reads a file, or standard input where it is called "-".
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	from := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("read the file: %w", err)
+		}
+		defer f.Close()
+		from = f
+	}
+	data, err := io.ReadAll(io.LimitReader(from, maxInput+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the file: %w", err)
+	case len(data) > maxInput:
+		return nil, fmt.Errorf("%s is larger than %d MiB", name, maxInput>>20)
+	}
+	return data, nil
+}
+
+// pusher pushes messages that go the same way.
+type pusher struct {
+	c       *cli.Context
+	api     *api
+	request pushRequest
+	key     string
+}
+
+// push pushes one message.
+func (p *pusher) push(ctx context.Context, message []byte, key string) (*pushAnswer, []byte, error) {
+	request := p.request
+	if utf8.Valid(message) {
+		text := string(message)
+		request.BodyText = &text
+	} else {
+		text := base64.StdEncoding.EncodeToString(message)
+		request.BodyBase64 = &text
+	}
+	var header http.Header
+	if key != "" {
+		header = http.Header{"Idempotency-Key": {key}}
+	}
+	answer := &pushAnswer{}
+	raw, err := p.api.post(ctx, "/v1/push", request, answer, header)
+	if err != nil {
+		return nil, nil, fmt.Errorf("push: %w", err)
+	}
+	return answer, raw, nil
+}
+
+// one pushes the only message and says what became of it.
+func (p *pusher) one(ctx context.Context, message []byte) error {
+	answer, raw, err := p.push(ctx, message, p.key)
+	if err != nil {
+		return err
+	}
+	if p.c.Bool("json") {
+		return printLine(p.c, string(raw))
+	}
+	return printLine(p.c, p.describe(answer))
+}
+
+// lines pushes every line of r as it comes, in order, and counts them. The
+// first that fails ends it: those behind it must not overtake it.
+func (p *pusher) lines(ctx context.Context, r io.Reader) error {
+	began := time.Now()
+	reader := bufio.NewReader(r)
+	accepted := 0
+	for number := 1; ; number++ {
+		line, err := readLine(ctx, reader)
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
+			return fmt.Errorf("line %d: %w; %s accepted before it", number, err, count(accepted, "message"))
+		}
+		if len(line) > 0 {
+			key := p.key
+			if key != "" {
+				key = fmt.Sprintf("%s-%d", key, number)
+			}
+			_, raw, err := p.push(ctx, line, key)
+			if err != nil {
+				return fmt.Errorf("line %d: %w; %s accepted before it", number, err, count(accepted, "message"))
+			}
+			accepted++
+			if p.c.Bool("json") {
+				if err := printLine(p.c, string(raw)); err != nil {
+					return err
+				}
+			}
+		}
+		if last {
+			break
+		}
+	}
+	summary := fmt.Sprintf("%s accepted in %s", count(accepted, "message"), time.Since(began).Round(time.Millisecond))
+	if p.c.Bool("json") {
+		fmt.Fprintln(p.c.App.ErrWriter, summary)
+		return nil
+	}
+	return printLine(p.c, summary)
+}
+
+// readLine reads up to a line break, which is left out.
+func readLine(ctx context.Context, r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		if ctx.Err() != nil {
+			return nil, errors.New("interrupted")
+		}
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > maxInput:
+			return nil, fmt.Errorf("it is longer than %d MiB", maxInput>>20)
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case err != nil && !errors.Is(err, io.EOF):
+			return nil, fmt.Errorf("read standard input: %w", err)
+		}
+		line = []byte(strings.TrimRight(string(line), "\r\n"))
+		return line, err
+	}
+}
+
+// describe says to a person what a push did.
+func (p *pusher) describe(answer *pushAnswer) string {
+	kept := *p.request.Kept
+	switch {
+	case len(answer.Results) > 0:
+		online, duplicates := 0, 0
+		for _, result := range answer.Results {
+			if result.Sessions > 0 {
+				online++
+			}
+			if result.Duplicate {
+				duplicates++
+			}
+		}
+		text := fmt.Sprintf("to %s: %d connected with %s", count(len(answer.Results), "user"), online, count(answer.Sessions, "session"))
+		if kept {
+			text = "kept " + text + "; the others get it when they connect"
+		}
+		if duplicates > 0 {
+			text += fmt.Sprintf("; %s had it already (same idempotency key)", count(duplicates, "user"))
+		}
+		return text
+	case p.request.User != "" && answer.Duplicate:
+		return fmt.Sprintf("nothing done: user %s had it already (same idempotency key), as message %s", p.request.User, answer.ID)
+	case p.request.User != "" && kept && answer.Sessions == 0:
+		return fmt.Sprintf("message %s is kept: user %s is not connected and gets it when they are", answer.ID, p.request.User)
+	case p.request.User != "" && kept:
+		return fmt.Sprintf("message %s is on its way to %s of user %s", answer.ID, count(answer.Sessions, "session"), p.request.User)
+	case answer.Duplicate:
+		return "nothing done: it was pushed already (same idempotency key)"
+	case p.request.Room != "":
+		// Which of the comets have members is theirs to know: there is no count.
+		return "on its way to whoever is in room " + p.request.Room
+	case p.request.All:
+		return "on its way to everyone who is connected"
+	case answer.Sessions == 0:
+		return "nobody is there: the message reached no session"
+	}
+	return "on its way to " + count(answer.Sessions, "session")
+}

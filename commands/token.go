@@ -1,0 +1,169 @@
+package commands
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+// token is the answer of POST /v1/tokens.
+type token struct {
+	Token     string `json:"token"`
+	User      string `json:"user"`
+	ExpiresMS int64  `json:"expires_ms"`
+}
+
+// tokenRequest is its body.
+type tokenRequest struct {
+	User   string `json:"user"`
+	TTL    string `json:"ttl,omitempty"`
+	Token  string `json:"token,omitempty"`
+	Single bool   `json:"single,omitempty"`
+}
+
+// newToken makes a token.
+func (a *api) newToken(ctx context.Context, request tokenRequest) (token, []byte, error) {
+	var made token
+	answer, err := a.post(ctx, "/v1/tokens", request, &made, nil)
+	if err != nil {
+		return token{}, nil, fmt.Errorf("make a token: %w", err)
+	}
+	return made, answer, nil
+}
+
+// revoke takes back a token, or all of a user's (the other one is empty).
+func (a *api) revoke(ctx context.Context, token, user string, closeSessions bool) (int, []byte, error) {
+	request := map[string]any{"close": closeSessions}
+	if token != "" {
+		request["token"] = token
+	} else {
+		request["user"] = user
+	}
+	var result struct {
+		Revoked int `json:"revoked"`
+	}
+	answer, err := a.post(ctx, "/v1/tokens/revoke", request, &result, nil)
+	if err != nil {
+		return 0, nil, fmt.Errorf("revoke: %w", err)
+	}
+	return result.Revoked, answer, nil
+}
+
+func tokenCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "token",
+		Usage: "make or revoke the tokens that clients connect with",
+		Subcommands: []*cli.Command{
+			{
+				Name:  "new",
+				Usage: "make a token for a user and print it",
+				Description: "imgo token new --user 123\n" +
+					"imgo token new --user 123 --ttl 24h --json\n" +
+					"TOKEN=$(imgo token new --user 123)\n\n" +
+					"It is shown this once: the server keeps only its hash.",
+				Flags: withAPI(
+					&cli.StringFlag{Name: "user", Usage: "whose token; a `name` of 1 to 128 bytes"},
+					&cli.DurationFlag{Name: "ttl", Usage: "how long it is good for: a `duration` such as 24h", DefaultText: "for ever"},
+					&cli.StringFlag{Name: "token", Usage: "use this `text` as the token", DefaultText: "the server makes one"},
+					&cli.BoolFlag{Name: "single", Usage: "revoke the user's other tokens", DisableDefaultText: true},
+					jsonFlag(),
+				),
+				Action: tokenNew,
+			},
+			{
+				Name:      "revoke",
+				Usage:     "take a token, or all tokens of a user, back",
+				ArgsUsage: "TOKEN | --user USER",
+				Description: "imgo token revoke TOKEN\n" +
+					"imgo token revoke --user 123\n" +
+					"imgo token revoke --user 123 --close=false    (whoever is connected stays)",
+				Flags: withAPI(
+					&cli.StringFlag{Name: "user", Usage: "all tokens of this `user`"},
+					&cli.BoolFlag{Name: "close", Usage: "close the user's sessions too", Value: true},
+					jsonFlag(),
+				),
+				Action: tokenRevoke,
+			},
+		},
+	}
+}
+
+func tokenNew(c *cli.Context) error {
+	user := c.String("user")
+	switch {
+	case user == "" && c.Args().Len() == 1:
+		return usage(c, "whose token? Write --user %s", c.Args().First())
+	case user == "":
+		return usage(c, "whose token? Write --user 123")
+	case c.Args().Present():
+		return usage(c, "%q is too much", c.Args().First())
+	case c.Duration("ttl") < 0 || c.IsSet("ttl") && c.Duration("ttl") == 0:
+		return usage(c, "--ttl must be more than 0; leave it out for a token that does not expire")
+	}
+	request := tokenRequest{User: user, Token: c.String("token"), Single: c.Bool("single")}
+	if ttl := c.Duration("ttl"); ttl > 0 {
+		request.TTL = ttl.String()
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	made, answer, err := a.newToken(c.Context, request)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printLine(c, string(answer))
+	}
+	expires := "it does not expire"
+	if made.ExpiresMS != 0 {
+		expires = "it expires at " + localTime(made.ExpiresMS)
+	}
+	fmt.Fprintf(c.App.ErrWriter, "a token for user %s; %s; connect with: imgo listen --token TOKEN\n", made.User, expires)
+	return printLine(c, made.Token)
+}
+
+func tokenRevoke(c *cli.Context) error {
+	text, user := c.Args().First(), c.String("user")
+	switch {
+	case c.Args().Len() > 1:
+		return usage(c, "one token at a time: %q is too much", c.Args().Get(1))
+	case (text == "") == (user == ""):
+		return usage(c, "name a token, or a user with --user, and not both")
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	n, answer, err := a.revoke(c.Context, text, user, c.Bool("close"))
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printLine(c, string(answer))
+	}
+	return printLine(c, "revoked "+count(n, "token"))
+}
+
+// printLine prints what a program may read.
+func printLine(c *cli.Context, line string) error {
+	if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// localTime shows a time of the API to a person.
+func localTime(ms int64) string { return time.UnixMilli(ms).Format(time.RFC3339) }
+
+// count is n things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

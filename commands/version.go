@@ -1,0 +1,51 @@
+package commands
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Version is what this executable was built of: the module's version where
+// the build knows it (a tag, by `go install` or a build in the repository),
+// else "dev", and the revision.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "dev"
+	}
+	version := info.Main.Version
+	if version == "" || version == "(devel)" {
+		version = "dev"
+	}
+	revision, modified := "", ""
+	for _, setting := range info.Settings {
+		switch setting.Key {
+		case "vcs.revision":
+			revision = setting.Value[:min(12, len(setting.Value))]
+		case "vcs.modified":
+			if setting.Value == "true" {
+				modified = "+changes"
+			}
+		}
+	}
+	if version == "dev" && revision != "" {
+		version += "-" + revision + modified
+	}
+	return version
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "print the version",
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usage(c, "%q is too much", c.Args().First())
+			}
+			return printLine(c, fmt.Sprintf("imgo %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH))
+		},
+	}
+}

@@ -1,0 +1,221 @@
+package console_test
+
+import (
+	"encoding/json"
+	"strconv"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// flow walks through the page as a person does who tries a server: connect,
+// push, go offline, come back to what was kept. All it needs is the address of
+// a page; user must be new to the server.
+func flow(t *testing.T, s screen, base, user string) {
+	t.Helper()
+	b := open(t, s)
+	b.visit(base)
+	if title := eval[string](b, "document.title"); title != "imgo" {
+		t.Errorf("the title is %q, want imgo", title)
+	}
+	b.state("idle")
+	if nameless := eval[[]string](b, `[...document.querySelectorAll('input, textarea, button')]
+		.filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel).map((e) => e.id)`); len(nameless) > 0 {
+		t.Errorf("controls without a name for a screen reader: %q", nameless)
+	}
+	b.shot("empty")
+
+	b.click("#connect")
+	b.says("#connect-error", "Enter a user.")
+	if id := eval[string](b, "document.activeElement.id"); id != "user" {
+		t.Errorf("after an error the focus is on %q, want the wrong field", id)
+	}
+	b.enter("#user", user)
+	b.click("#connect")
+	b.state("live")
+
+	b.push(`{"text":"Hello, `+user+`"}`, "Kept as")
+	first := b.arrives("{\n  \"text\": \"Hello, " + user + "\"\n}")
+	if !first[0].Kept || first[0].ID == "" {
+		t.Errorf("a kept push is shown as %+v", first[0])
+	}
+	b.click(".switch")
+	b.push("just a text", "Sent")
+	if m := b.arrives("just a text"); m[0].Kept || m[0].ID != "" {
+		t.Errorf("a push that is not kept is shown as %+v", m[0])
+	}
+	b.click(".switch")
+	markup := `<img src=x onerror="document.title='broken'"><b>bold</b>`
+	b.push(markup, "Kept as")
+	b.arrives(markup)
+
+	b.click(".rooms summary")
+	b.enter("#room", "lobby")
+	b.click("#join")
+	b.says("#list", "Joined the room lobby")
+	b.click(`.segments label:has([value="room"])`)
+	b.push(`"to the room"`, "Sent")
+	b.arrives("to the room")
+	b.click(`.segments label:has([value="all"])`)
+	b.push(`"to everyone"`, "Sent")
+	b.arrives("to everyone")
+	b.click(".rooms summary")
+	b.shot("live")
+
+	b.click("#toggle")
+	b.state("offline")
+	b.click(`.segments label:has([value="user"])`)
+	before := b.messages()
+	for _, text := range []string{"one", "two", "three"} {
+		b.push(`"`+text+`"`, "Kept as")
+	}
+	if after := b.messages(); len(after) != len(before) {
+		t.Errorf("messages arrive while offline: %+v", after[len(before):])
+	}
+	b.shot("offline")
+
+	b.click("#toggle")
+	b.state("live")
+	b.says("#list", "kept messages were waiting")
+	b.arrives("one", "two", "three")
+	b.shot("back")
+
+	b.click("#toggle")
+	b.state("offline")
+	b.click("#toggle")
+	b.state("live")
+	b.push(`"the last"`, "Kept as")
+	b.arrives("one", "two", "three", "the last")
+	b.checkOnce()
+
+	b.visit(base)
+	if got := eval[string](b, "document.getElementById('user').value"); got != user {
+		t.Errorf("after a reload the user is %q, want %q", got, user)
+	}
+	b.do("press Enter in the user's field", chromedp.Focus(chromedp.CSS("#user")), chromedp.KeyEvent(kb.Enter))
+	b.state("live")
+	b.push(`"after the reload"`, "Kept as")
+	b.arrives("after the reload")
+	b.checkOnce()
+	if title := eval[string](b, "document.title"); title != "imgo" {
+		t.Errorf("a message changed the page: its title is %q", title)
+	}
+	b.checkProblems()
+}
+
+// checkOnce fails unless every kept message is there once and in the order of
+// the ids.
+func (b *tab) checkOnce() {
+	b.Helper()
+	var last uint64
+	for _, m := range b.messages() {
+		if !m.Kept {
+			continue
+		}
+		id, err := strconv.ParseUint(m.ID, 10, 64)
+		if err != nil {
+			b.Errorf("message %+v: %v", m, err)
+		}
+		if id <= last {
+			b.Errorf("message %+v comes after id %d", m, last)
+		}
+		last = id
+	}
+}
+
+func TestBrowserDesktop(t *testing.T) { flow(t, desktop, newScripted(t).URL, "ana") }
+
+func TestBrowserPhone(t *testing.T) { flow(t, phone, newScripted(t).URL, "ben") }
+
+// TestBrowserProblems shows what the page says when things go wrong.
+func TestBrowserProblems(t *testing.T) {
+	s := newScripted(t)
+	s.apiKey = "secret"
+	dark := phone
+	dark.dark = true
+	b := open(t, dark)
+	b.expected = []string{"401", "ERR_CONNECTION_REFUSED", "WebSocket connection to", "net::ERR"}
+	b.visit(s.URL + "/?user=ana&device=laptop")
+
+	b.click("#connect")
+	b.says("#connect-error", "asks for an API key")
+	b.shot("key")
+	b.enter("#key", "wrong")
+	b.click("#connect")
+	b.says("#connect-error", "does not know this API key")
+	b.enter("#key", "secret")
+	b.click("#connect")
+	b.state("live")
+	b.push(`{"n":9007199254740993}`, "Kept as")
+	b.push(" ", "Write a message.")
+
+	s.flood(300)
+	b.arrives("298", "299", "300")
+	if n := eval[int](b, "document.querySelectorAll('#list > li').length"); n != 200 {
+		t.Errorf("the page shows %d entries, want 200", n)
+	}
+	b.says("#count", "301")
+	b.shot("flood")
+	b.click("#clear")
+	b.says("#empty", "No messages yet")
+
+	// A lost connection: the page is back by itself, and nothing comes twice.
+	b.push(`"before"`, "Kept as")
+	b.arrives("before")
+	s.drop()
+	b.says("#list", "Connection lost")
+	b.state("live")
+	b.push(`"after"`, "Kept as")
+	b.arrives("before", "after")
+
+	// The server goes: the page says so and keeps trying.
+	s.stop()
+	b.state("waiting")
+	b.says("#connect-error", "connection was lost")
+	b.push(`"nobody hears this"`, "cannot be reached")
+	b.says("#state", "Retrying in")
+	b.shot("waiting")
+
+	b.click("#toggle")
+	b.state("offline")
+	b.click("#leave")
+	b.state("idle")
+	b.checkProblems()
+}
+
+// TestBrowserRefused shows a refusal for good, in the words of its code.
+func TestBrowserRefused(t *testing.T) {
+	s := newScripted(t)
+	body, err := json.Marshal(map[string]any{"code": 3504, "reason": "too many sessions", "reconnect": false})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.close = frame{Ver: 2, Op: 6, Body: body}
+	b := open(t, desktop)
+	b.visit(s.URL)
+	b.enter("#user", "ana")
+	b.click("#connect")
+	b.state("refused")
+	b.says("#connect-error", "as many sessions as the server allows")
+	b.shot("refused")
+	b.checkProblems()
+}
+
+// TestBrowserNamesBelieved connects to servers that take the token for the
+// name of the user, whether they make tokens or not.
+func TestBrowserNamesBelieved(t *testing.T) {
+	b := open(t, desktop)
+	b.expected = []string{"404"}
+	for _, noTokens := range []bool{false, true} {
+		s := newScripted(t)
+		s.believes, s.noTokens = true, noTokens
+		b.visit(s.URL)
+		b.enter("#user", "ana")
+		b.click("#connect")
+		b.state("live")
+		b.push(`"hello"`, "Kept as")
+		b.arrives("hello")
+	}
+	b.checkProblems()
+}

@@ -1,0 +1,297 @@
+package console_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// patience bounds every wait for the page; a loaded machine needs seconds.
+const patience = 20 * time.Second
+
+// tab is one page of a browser of its own.
+type tab struct {
+	*testing.T
+	ctx   context.Context
+	shots string // folder of the screenshots
+	name  string // their first part
+	n     int    // how many there are
+
+	// expected are parts of complaints of the browser that a test provokes.
+	expected []string
+	mu       sync.Mutex
+	problems []string // complaints: exceptions, errors on the console, a forbidden load
+}
+
+// screen is what the page is looked at with.
+type screen struct {
+	name          string
+	width, height int64
+	scale         float64
+	mobile, dark  bool
+}
+
+var (
+	desktop = screen{name: "desktop", width: 1280, height: 800, scale: 1}
+	phone   = screen{name: "phone", width: 390, height: 844, scale: 2, mobile: true}
+)
+
+// open starts Chromium with an empty profile and one tab.
+func open(t *testing.T, s screen) *tab {
+	t.Helper()
+	opts := []chromedp.ExecAllocatorOption{
+		// Without UserDataDir the allocator makes an empty profile and removes
+		// it when the browser has ended.
+		chromedp.ExecPath(chromium(t)), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.WindowSize(int(s.width), int(s.height)),
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
+	t.Cleanup(cancel)
+	ctx, _ = chromedp.NewContext(ctx)
+	b := &tab{T: t, ctx: ctx, shots: screenshotDir(t), name: s.name}
+
+	// The first Run starts the browser, which ends with that Run's context.
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("start %s: %v", chromium(t), err)
+	}
+	complaints := chromedp.Console(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { b.listen(complaints) })
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Logf("end the browser: %v", err)
+		}
+		wg.Wait()
+	})
+
+	scheme := "light"
+	if s.dark {
+		scheme = "dark"
+		b.name += "-dark"
+	}
+	viewport := []chromedp.EmulateViewportOption{chromedp.EmulateScale(s.scale)}
+	if s.mobile {
+		viewport = append(viewport, chromedp.EmulateMobile, chromedp.EmulateTouch, chromedp.EmulatePortrait)
+	}
+	b.do("set the screen", chromedp.EmulateViewport(s.width, s.height, viewport...),
+		chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+			_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+			})
+			return err
+		}))
+	return b
+}
+
+// chromium finds the browser, or skips; where CI=true it must be there.
+func chromium(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	const missing = "the browser test needs Chromium (Debian: apt-get install chromium), and there is none"
+	if os.Getenv("CI") == "true" {
+		t.Fatal(missing)
+	}
+	t.Skip(missing)
+	return ""
+}
+
+// screenshotDir is IMGO_SCREENSHOT_DIR, to look at them, or a folder that goes
+// with the test.
+func screenshotDir(t *testing.T) string {
+	t.Helper()
+	dir := os.Getenv("IMGO_SCREENSHOT_DIR")
+	if dir == "" {
+		return t.TempDir()
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		t.Fatalf("make the screenshot folder: %v", err)
+	}
+	return dir
+}
+
+// listen notes what the page's scripts and its policy complain about, until
+// the browser ends.
+func (b *tab) listen(messages func(yield func(chromedp.ConsoleMessage, error) bool)) {
+	for m, err := range messages {
+		if err != nil {
+			return
+		}
+		if m.Type == chromedp.ConsoleError || m.IsException() {
+			b.mu.Lock()
+			b.problems = append(b.problems, fmt.Sprintf("%s (%s:%d)", m.Text, m.URL, m.Line+1))
+			b.mu.Unlock()
+		}
+	}
+}
+
+// checkProblems fails for every complaint that the test did not provoke.
+func (b *tab) checkProblems() {
+	b.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.problems {
+		if !slices.ContainsFunc(b.expected, func(part string) bool { return strings.Contains(p, part) }) {
+			b.Errorf("the browser complains: %s", p)
+		}
+	}
+}
+
+func (b *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.Fatalf("%s: %v", what, err)
+	}
+}
+
+// run runs an action that gives a value.
+func run[V any](b *tab, what string, action chromedp.Action[V]) V {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	v, err := chromedp.Run(ctx, action)
+	if err != nil {
+		b.Fatalf("%s: %v", what, err)
+	}
+	return v
+}
+
+// eval runs an expression in the page.
+func eval[V any](b *tab, expression string) V {
+	b.Helper()
+	return run(b, "evaluate "+expression, chromedp.Evaluate[V](expression))
+}
+
+func (b *tab) visit(url string) {
+	b.Helper()
+	b.do("open "+url, chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("#connect-form")))
+}
+
+func (b *tab) click(selector string) {
+	b.Helper()
+	b.do("click "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
+}
+
+// enter replaces what is in a field, key by key as a person does.
+func (b *tab) enter(selector, text string) {
+	b.Helper()
+	b.do("focus "+selector, chromedp.Focus(chromedp.CSS(selector), chromedp.NodeVisible))
+	eval[bool](b, fmt.Sprintf("(document.querySelector(%q).select(), true)", selector))
+	b.do("type into "+selector, chromedp.KeyEvent(kb.Backspace), chromedp.KeyEvent(text))
+}
+
+// until waits for a condition on the page.
+func (b *tab) until(what string, condition func() bool) {
+	b.Helper()
+	for end := time.Now().Add(patience); !condition(); {
+		if time.Now().After(end) {
+			b.shot("failed")
+			b.Fatalf("waited %s in vain: %s\nthe page says:\n%s", patience, what, eval[string](b, "document.body.innerText"))
+		}
+		select {
+		case <-b.ctx.Done():
+			b.Fatalf("%s: %v", what, b.ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// says waits until an element shows a text.
+func (b *tab) says(selector, part string) {
+	b.Helper()
+	b.until(fmt.Sprintf("%s says %q", selector, part), func() bool {
+		return strings.Contains(eval[string](b, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector)), part)
+	})
+}
+
+// state waits until the page shows a state of the connection.
+func (b *tab) state(want string) {
+	b.Helper()
+	b.until("the state is "+want, func() bool {
+		return eval[string](b, "document.getElementById('state').dataset.state") == want
+	})
+}
+
+// shown is one message on the page.
+type shown struct {
+	ID   string
+	Kept bool
+	Text string
+}
+
+// messages are what the page shows, oldest first.
+func (b *tab) messages() []shown {
+	b.Helper()
+	list := eval[[]shown](b, `[...document.querySelectorAll('#list .message')].map((li) => ({
+		ID: li.dataset.id ?? '', Kept: li.querySelector('.mark').textContent === 'kept',
+		Text: li.querySelector('.body').textContent,
+	}))`)
+	slices.Reverse(list)
+	return list
+}
+
+// arrives waits until the newest messages have these texts.
+func (b *tab) arrives(texts ...string) []shown {
+	b.Helper()
+	var list []shown
+	b.until(fmt.Sprintf("the newest messages are %q", texts), func() bool {
+		list = b.messages()
+		if len(list) < len(texts) {
+			return false
+		}
+		list = list[len(list)-len(texts):]
+		return slices.EqualFunc(list, texts, func(m shown, text string) bool { return m.Text == text })
+	})
+	return list
+}
+
+// push sends a message with the page's own form and waits for its outcome.
+func (b *tab) push(text, outcome string) {
+	b.Helper()
+	eval[string](b, "document.getElementById('push-result').textContent = ''")
+	b.enter("#body", text)
+	b.click("#push")
+	b.says("#push-result", outcome)
+}
+
+// shot saves what is on the screen, and checks that nothing sticks out of it.
+func (b *tab) shot(step string) {
+	b.Helper()
+	b.n++
+	// A picture shows the page at rest and from its top: marks of fresh
+	// messages fade, and clicks have scrolled.
+	eval[bool](b, `(scrollTo(0, 0), document.getAnimations().forEach((a) => {
+		if (a.effect.getTiming().iterations !== Infinity) a.finish();
+	}), true)`)
+	png := run(b, "take a screenshot", chromedp.CaptureScreenshot())
+	name := filepath.Join(b.shots, fmt.Sprintf("%s-%02d-%s.png", b.name, b.n, step))
+	if err := os.WriteFile(name, png, 0o600); err != nil {
+		b.Fatalf("save the screenshot: %v", err)
+	}
+	if wide := eval[int](b, "document.documentElement.scrollWidth - innerWidth"); wide > 0 {
+		b.Errorf("%s: the page is %d pixels wider than the screen", name, wide)
+	}
+}

@@ -1,0 +1,28 @@
+package envelope
+
+// CloseCode is why the server ends a client's connection: the code of op 6
+// and of the WebSocket close frame (docs/protocol.md). Its range says what a
+// client should do: 3000–3499 reconnect with backoff, 3500–3999 do not.
+type CloseCode int32
+
+// The close codes.
+const (
+	CloseShutdown         CloseCode = 3001
+	CloseSlow             CloseCode = 3002
+	CloseReplacedByLimit  CloseCode = 3003
+	CloseStaleHeartbeat   CloseCode = 3004
+	CloseOverload         CloseCode = 3005
+	CloseBadPacket        CloseCode = 3500
+	CloseAuthFailed       CloseCode = 3501
+	CloseTokenExpired     CloseCode = 3502
+	CloseTokenRevoked     CloseCode = 3503
+	CloseTooManySessions  CloseCode = 3504
+	CloseReplacedByKey    CloseCode = 3505
+	CloseKicked           CloseCode = 3506
+	CloseTooLarge         CloseCode = 3507
+	CloseForbiddenOrigin  CloseCode = 3508
+	CloseHandshakeTimeout CloseCode = 3509
+)
+
+// Reconnect says whether a client should come back by itself.
+func (c CloseCode) Reconnect() bool { return c >= 3000 && c < 3500 }

@@ -1,0 +1,93 @@
+package envelope
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is the identity of an Error: it survives a hop from node to node, and
+// the HTTP API shows it as error.code.
+type Code string
+
+// The codes. Each has a sentinel below for errors.Is.
+const (
+	CodeInvalid      Code = "invalid"       // the caller's input; Field says where
+	CodeUnauthorized Code = "unauthorized"  // token unknown, forged or missing
+	CodeExpired      Code = "token_expired" // token was good once
+	CodeRevoked      Code = "token_revoked" // token was taken back
+	CodeTooMany      Code = "too_many"      // a limit the operator set: sessions a user …
+	CodeRateLimited  Code = "rate_limited"  // too often; try later
+	CodeNotFound     Code = "not_found"     // no such user, room, token …
+	CodeTooLarge     Code = "too_large"     // body over its bound
+	CodeDiskFull     Code = "disk_full"     // less than the reserve is left
+	CodeUnavailable  Code = "unavailable"   // try again: starting, stopping, owner moved
+	CodeNotReady     Code = "not_ready"     // the owner has not applied that far yet
+	CodeOutOfRange   Code = "out_of_range"  // offset no longer (or not yet) in the log
+	CodeClosed       Code = "closed"        // used after Close
+	CodeInternal     Code = "internal"      // a bug or a broken disk
+)
+
+// Sentinels for errors.Is; compared by code alone.
+var (
+	ErrInvalid      = &Error{Code: CodeInvalid}
+	ErrUnauthorized = &Error{Code: CodeUnauthorized}
+	ErrExpired      = &Error{Code: CodeExpired}
+	ErrRevoked      = &Error{Code: CodeRevoked}
+	ErrTooMany      = &Error{Code: CodeTooMany}
+	ErrRateLimited  = &Error{Code: CodeRateLimited}
+	ErrNotFound     = &Error{Code: CodeNotFound}
+	ErrTooLarge     = &Error{Code: CodeTooLarge}
+	ErrDiskFull     = &Error{Code: CodeDiskFull}
+	ErrUnavailable  = &Error{Code: CodeUnavailable}
+	ErrNotReady     = &Error{Code: CodeNotReady}
+	ErrOutOfRange   = &Error{Code: CodeOutOfRange}
+	ErrClosed       = &Error{Code: CodeClosed}
+	ErrInternal     = &Error{Code: CodeInternal}
+)
+
+// Error is an error with an identity. Message is for a person and says the
+// mend where there is one; Field names the offending input, if any.
+type Error struct {
+	Code    Code
+	Field   string
+	Message string
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Field != "" && e.Message != "":
+		return fmt.Sprintf("%s %s", e.Field, e.Message)
+	case e.Message != "":
+		return e.Message
+	}
+	return string(e.Code)
+}
+
+// Is makes errors.Is compare errors of this type by code alone.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// Errorf makes an Error of a code with a formatted message.
+func Errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Invalid makes the error for a caller's bad input in field.
+func Invalid(field, message string) *Error {
+	return &Error{Code: CodeInvalid, Field: field, Message: message}
+}
+
+// CodeOf is the code of the first Error in err's chain, CodeInternal where
+// there is none, and "" for nil.
+func CodeOf(err error) Code {
+	var e *Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e):
+		return e.Code
+	}
+	return CodeInternal
+}

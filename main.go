@@ -1,0 +1,47 @@
+// Command imgo is a push server: clients connect to it, callers push to users,
+// and what is kept waits until it is acknowledged. Alone it serves; with a
+// command it talks to a running server. This file only joins the command line
+// (package commands) to the server (package roles).
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"imgo/commands"
+	"imgo/roles"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal begins an orderly end; with the handler gone, a second
+	// one ends the process at once.
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "imgo:", err)
+	}
+	os.Exit(commands.ExitCode(err))
+}
+
+// run runs one command line until it is done or ctx is. It prints no error.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	flags := roles.NewFlags(os.Environ())
+	return commands.Run(ctx, commands.Options{
+		Stdin:    stdin,
+		Stdout:   stdout,
+		Stderr:   stderr,
+		Flags:    flags.CLI(false),
+		AllFlags: flags.CLI(true),
+		Extra:    []*cli.Command{flags.ConfigCommand()},
+		Serve: flags.Serve(func(ctx context.Context, cfg roles.Config) error {
+			return roles.Run(ctx, cfg, roles.RunOptions{Stdout: stdout, Stderr: stderr, Version: commands.Version()})
+		}),
+	}, args)
+}

@@ -1,0 +1,85 @@
+package roles
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/pprof"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// adminMux puts the API, the page and what operators look at on one listener.
+func (n *Node) adminMux(api, page http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", api)
+	mux.Handle("/1/", api)
+	mux.Handle("/goim/", api)
+	mux.Handle("/", page)
+	mux.HandleFunc("/healthz", n.healthz)
+	mux.HandleFunc("/readyz", n.readyz)
+	mux.Handle("/metrics", promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}))
+	debug := http.NewServeMux()
+	debug.HandleFunc("/debug/pprof/", pprof.Index)
+	debug.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	debug.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.Handle("/debug/pprof/", onlyHere(debug))
+	return mux
+}
+
+// onlyHere lets only callers of this host through, and no proxy's: a profile
+// shows memory and costs time.
+func onlyHere(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		ip := net.ParseIP(host)
+		if ip == nil || !ip.IsLoopback() || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
+			http.Error(w, "profiles are for callers on the same host, without a proxy", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the caller may be gone: nobody to tell
+}
+
+// healthz says that the process is alive.
+func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "node": n.name, "version": n.opts.Version})
+}
+
+// readyz says of each live role whether it is ready, and of the disk whether
+// pushes are taken; a full disk alone does not make the node unready, since
+// clients, deliveries and acknowledgements go on.
+func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
+	roles := make(map[string]string)
+	for _, s := range n.stages() {
+		if s.ready == nil {
+			continue
+		}
+		roles[s.name] = "ok"
+		if err := s.ready(); err != nil {
+			roles[s.name] = err.Error()
+		}
+	}
+	disk := "ok"
+	if err := n.db.DiskOK(); err != nil {
+		disk = err.Error()
+	}
+	status, reason := http.StatusOK, ""
+	if err := n.ready(); err != nil {
+		status, reason = http.StatusServiceUnavailable, err.Error()
+	}
+	reply := map[string]any{"ready": status == http.StatusOK, "roles": roles, "disk": disk}
+	if reason != "" {
+		reply["reason"] = reason
+	}
+	writeJSON(w, status, reply)
+}

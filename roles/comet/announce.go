@@ -1,0 +1,130 @@
+package comet
+
+import (
+	"context"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+)
+
+// announceChunk is how many sessions one announcement carries at most.
+const announceChunk = 1000
+
+// announcer tells logic, and through it the owners of this comet's users, that
+// comet lives and whom it holds. Run by one goroutine; online is for any.
+type announcer struct {
+	comet *Comet
+	// told: the epoch of the owner that knows a partition's sessions.
+	told   map[uint32]uint64
+	failed bool
+	counts atomic.Pointer[roomCounts]
+}
+
+// roomCounts are the sessions of each room: on all comets, and those that this
+// comet had reported when it was told.
+type roomCounts struct{ total, reported map[string]uint32 }
+
+// online is how many sessions are in room: on other comets as of the last
+// announcement, here as of now.
+func (a *announcer) online(room string) uint32 {
+	here := a.comet.table.roomSize(room)
+	counts := a.counts.Load()
+	if counts == nil {
+		return here
+	}
+	total, reported := counts.total[room], counts.reported[room]
+	if total <= reported {
+		return here
+	}
+	return total - reported + here
+}
+
+func (a *announcer) run(stop <-chan struct{}) {
+	ticker := time.NewTicker(a.comet.cfg.AnnounceInterval)
+	defer ticker.Stop()
+	for {
+		a.announce()
+		select {
+		case <-ticker.C:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// announce reports the counts, and the sessions of those partitions whose
+// owner's memory is another one than was told last: it starts empty.
+func (a *announcer) announce() {
+	req := &envelope.AnnounceRequest{
+		Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation,
+		Rooms: a.comet.table.roomSizes(), Partitions: a.comet.table.partitionSizes(),
+	}
+	reply, ok := a.call(req)
+	if !ok {
+		return
+	}
+	a.counts.Store(&roomCounts{total: reply.GetRooms(), reported: req.Rooms})
+	maps.DeleteFunc(a.told, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
+	news := map[uint32]uint64{}
+	for p, epoch := range reply.GetEpochs() {
+		if told, ok := a.told[p]; req.Partitions[p] > 0 && (!ok || told != epoch) {
+			news[p] = epoch
+		}
+	}
+	if len(news) > 0 && !a.comet.cfg.Without.has(NoAnnounce) {
+		a.announceSessions(req, news)
+	}
+}
+
+// announceSessions sends the sessions of the partitions in news, a chunk with
+// each request. A partition whose owner changes again meanwhile is left to the
+// next time.
+func (a *announcer) announceSessions(req *envelope.AnnounceRequest, news map[uint32]uint64) {
+	for sessions := a.sessionsOf(news); len(sessions) > 0; {
+		n := min(len(sessions), announceChunk)
+		req.Sessions = sessions[:n]
+		sessions = sessions[n:]
+		reply, ok := a.call(req)
+		if !ok {
+			return
+		}
+		for p, epoch := range reply.GetEpochs() {
+			if news[p] != epoch {
+				delete(news, p)
+			}
+		}
+	}
+	maps.Copy(a.told, news)
+}
+
+func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.Session {
+	var list []*envelope.Session
+	a.comet.table.each(func(s *session) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, ok := partitions[s.partition]; ok && s.state == stateLive {
+			list = append(list, s.describe())
+		}
+	})
+	return list
+}
+
+// call makes one announcement; failures are logged when they begin and end.
+func (a *announcer) call(req *envelope.AnnounceRequest) (*envelope.AnnounceReply, bool) {
+	ctx, cancel := context.WithTimeout(a.comet.calls, a.comet.cfg.CallTimeout)
+	defer cancel()
+	reply, err := a.comet.logic.Announce(ctx, req)
+	switch {
+	case err != nil:
+		a.comet.metrics.callErrors.WithLabelValues("announce").Inc()
+		if !a.failed && ctx.Err() != context.Canceled {
+			a.comet.log.Warn().Err(err).Msg("logic does not take announcements, trying again until it does")
+		}
+	case a.failed:
+		a.comet.log.Info().Msg("logic takes announcements again")
+	}
+	a.failed = err != nil
+	return reply, err == nil
+}

@@ -1,0 +1,158 @@
+package comet_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// since returns the announcements from the n-th on.
+func (l *fakeLogic) since(n int) []*envelope.AnnounceRequest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*envelope.AnnounceRequest(nil), l.announced[n:]...)
+}
+
+// TestAnnounce: every interval the counts; the sessions of a partition when
+// its owner's memory is another one, and only then.
+func TestAnnounce(t *testing.T) {
+	for _, without := range []comet.Rules{0, comet.NoAnnounce} {
+		synctest.Test(t, func(t *testing.T) {
+			epochs := map[uint32]uint64{1: 10, 2: 10, 9: 99}
+			logic := &fakeLogic{}
+			logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+				reply, err := admit(r)
+				reply.Partition, reply.Floor = 1, 5
+				if r.Token > "u1" {
+					reply.Partition = 2
+				}
+				return reply, err
+			}
+			logic.announce = func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+				return &envelope.AnnounceReply{Epochs: epochs}, nil
+			}
+			s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval, cfg.Without = time.Second, without })
+			for i := range 4 {
+				s.dialPipe(pipe.Options{}).login(fmt.Sprint("u", i), `,"device":"d","rooms":["r"],"accepts":[1000]`)
+				s.push(s.backlog(i, 0, uint64(7+i), false))
+			}
+			time.Sleep(2500 * time.Millisecond)
+			// announced counts how often each user's session was.
+			announced := func(from int) map[string]int {
+				users := map[string]int{}
+				for _, r := range logic.since(from) {
+					if r.Comet != "c1" || r.Incarnation == 0 {
+						t.Fatalf("announced %v", r)
+					}
+					for _, session := range r.Sessions {
+						users[session.User]++
+					}
+				}
+				return users
+			}
+			last := logic.since(0)[len(logic.since(0))-1]
+			if fmt.Sprint(last.Rooms, last.Partitions) != "map[r:4] map[1:2 2:2]" {
+				t.Fatalf("counts %v %v", last.Rooms, last.Partitions)
+			}
+			want := "map[u0:1 u1:1 u2:1 u3:1]"
+			if without != 0 {
+				want = "map[]"
+			}
+			if got := announced(0); fmt.Sprint(got) != want {
+				t.Fatalf("announced %v, want %v", got, want)
+			}
+			// Partition 2 gets another owner.
+			from := len(logic.since(0))
+			epochs = map[uint32]uint64{1: 10, 2: 11}
+			time.Sleep(3 * time.Second)
+			if without == 0 {
+				want = "map[u2:1 u3:1]"
+			}
+			if got := announced(from); fmt.Sprint(got) != want {
+				t.Fatalf("announced %v to the new owner, want %v", got, want)
+			}
+			if without != 0 {
+				return
+			}
+			for _, r := range logic.since(from) {
+				for _, got := range r.Sessions {
+					if got.User == "u2" && (got.Last != 9 || got.Floor != 5 || got.Device != "d" || got.Key == "" || fmt.Sprint(got.Rooms, got.Accepts) != "[r] [1000]") {
+						t.Fatalf("announced %v", got)
+					}
+				}
+			}
+			// An owner that is not heard of is not told.
+			from, epochs = len(logic.since(0)), map[uint32]uint64{1: 10}
+			time.Sleep(3 * time.Second)
+			if got := announced(from); len(got) != 0 {
+				t.Fatalf("announced %v to nobody", got)
+			}
+		})
+	}
+}
+
+// TestAnnounceInChunks: many sessions take several announcements.
+func TestAnnounceInChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var epoch atomic.Uint64
+		logic := &fakeLogic{announce: func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			return &envelope.AnnounceReply{Epochs: map[uint32]uint64{7: epoch.Load()}}, nil
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
+		const n = 1500
+		for i := range n {
+			c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
+			c.send(1, transport.OpAuth, 1, fmt.Sprint("u", i))
+		}
+		time.Sleep(1500 * time.Millisecond)
+		from := len(logic.since(0))
+		epoch.Store(1)
+		time.Sleep(time.Second)
+		seen := map[uint64]bool{}
+		chunks := 0
+		for _, r := range logic.since(from) {
+			if len(r.Sessions) > 1000 {
+				t.Fatalf("%d sessions in one announcement", len(r.Sessions))
+			}
+			if len(r.Sessions) > 0 {
+				chunks++
+			}
+			for _, session := range r.Sessions {
+				seen[session.Address.Session] = true
+			}
+		}
+		if len(seen) != n || chunks != 2 {
+			t.Fatalf("%d sessions in %d announcements", len(seen), chunks)
+		}
+	})
+}
+
+// TestOnline: goim's heartbeat counts the room on all comets.
+func TestOnline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			return &envelope.AnnounceReply{Rooms: map[string]uint32{"live://1": r.Rooms["live://1"] + 40}}, nil
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
+		join := func() *client {
+			c := s.dialPipe(pipe.Options{})
+			c.send(1, transport.OpAuth, 1, `{"mid":1,"room_id":"live://1"}`)
+			c.expect(transport.OpAuthReply, 0, "")
+			return c
+		}
+		c := join()
+		time.Sleep(1500 * time.Millisecond)
+		c.send(1, transport.OpHeartbeat, 1, "")
+		c.expect(transport.OpHeartbeatReply, 0, "\x00\x00\x00\x29")
+		join() // here it counts at once
+		c.send(1, transport.OpHeartbeat, 1, "")
+		c.expect(transport.OpHeartbeatReply, 0, "\x00\x00\x00\x2a")
+	})
+}

@@ -1,0 +1,198 @@
+package comet_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// autoAcked connects the first session as a client that does not acknowledge.
+func autoAcked(s *server, o pipe.Options) *client {
+	c := s.dialPipe(o)
+	c.send(1, transport.OpAuth, 1, "ann")
+	c.receive()
+	s.push(s.backlog(0, 0, 0, false))
+	return c
+}
+
+// TestAutoAck: a kept message is acknowledged for a client that does not do
+// so itself when the client's end has all of its bytes, and not before.
+func TestAutoAck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := autoAcked(s, pipe.Options{})
+		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1), s.live(0, transport.OpMessage, "live"))
+		time.Sleep(10 * time.Second)
+		c.send(1, transport.OpHeartbeat, 2, "") // no proof: it may not have read
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); len(ids) != 0 {
+			t.Fatalf("acknowledged %v that nobody has read", ids)
+		}
+		c.receive()
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); len(ids) != 0 {
+			t.Fatalf("acknowledged %v though the two were one write", ids)
+		}
+		c.receive()
+		c.receive()
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1 2]" {
+			t.Fatalf("acknowledged %v, want [1 2]", ids)
+		}
+		if a := s.logic.acks[0]; a.User != "ann" || a.Device != "" {
+			t.Fatalf("acknowledged for %v", a)
+		}
+	})
+}
+
+// TestAutoAckAtTheEnd: what had arrived when the connection ended is
+// acknowledged, and only that.
+func TestAutoAckAtTheEnd(t *testing.T) {
+	for _, read := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := start(t, &fakeLogic{}, nil)
+			c := autoAcked(s, pipe.Options{})
+			s.push(s.kept(0, 1, 0))
+			synctest.Wait()
+			s.push(s.kept(0, 2, 1))
+			synctest.Wait()
+			for range read {
+				c.receive()
+			}
+			_ = c.Close()
+			time.Sleep(time.Second)
+			want := []uint64{1, 2}[:read]
+			if ids := s.logic.acked(); !slices.Equal(ids, want) {
+				t.Fatalf("acknowledged %v, want %v", ids, want)
+			}
+			if gone := s.logic.gone(); len(gone) != 1 || gone[0].User != "ann" {
+				t.Fatalf("detached %v", gone)
+			}
+		})
+	}
+}
+
+// TestAutoAckUnknowable: where nobody can know what arrived, a later packet of
+// the client stands for it.
+func TestAutoAckUnknowable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := autoAcked(s, pipe.Options{NoUnacked: true})
+		s.push(s.kept(0, 1, 0))
+		c.receive()
+		time.Sleep(time.Minute)
+		if ids := s.logic.acked(); len(ids) != 0 {
+			t.Fatalf("acknowledged %v before a packet came", ids)
+		}
+		c.send(1, transport.OpHeartbeat, 2, "")
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1]" {
+			t.Fatalf("acknowledged %v, want [1]", ids)
+		}
+		s.push(s.kept(0, 2, 1))
+		synctest.Wait()
+		_ = c.Close()
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1]" {
+			t.Fatalf("acknowledged %v, want [1]", ids)
+		}
+	})
+}
+
+// TestNoAutoAck: for a client that acknowledges nobody else does.
+func TestNoAutoAck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.connected(0, "ann", 0)
+		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1))
+		c.receive()
+		c.receive()
+		time.Sleep(time.Minute)
+		c.send(2, transport.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x02")
+		time.Sleep(time.Second)
+		if ids := s.logic.acked(); fmt.Sprint(ids) != "[2]" {
+			t.Fatalf("acknowledged %v, want [2]", ids)
+		}
+	})
+}
+
+// TestAutoAckOverTCP: over a real socket the kernel says it.
+func TestAutoAckOverTCP(t *testing.T) {
+	s := start(t, &fakeLogic{}, listening)
+	for i, c := range []*client{s.dialTCP(), s.dialWS(false)} {
+		c.send(1, transport.OpAuth, 1, "ann")
+		c.receive()
+		s.push(s.backlog(i, 0, 0, false), s.kept(i, 1, 0))
+		c.receive()
+		eventually(t, "the message is acknowledged", func() bool { return len(s.logic.acked()) == i+1 })
+	}
+}
+
+// TestAckBatches: acknowledgements are gathered, sent again while logic does
+// not take them, and bounded: the oldest are lost first.
+func TestAckBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := true
+		logic := &fakeLogic{}
+		logic.ack = func(*envelope.AckRequest) error {
+			if down {
+				return envelope.ErrUnavailable
+			}
+			return nil
+		}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.AckQueue, cfg.AckBatch = 50, 20 })
+		c := s.connected(0, "ann", 0)
+		for id := range 100 {
+			c.send(2, transport.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", id+1))
+		}
+		time.Sleep(time.Second)
+		if n := s.metric("imgo_comet_lost_total", "queue=ack"); n < 30 || n > 50 {
+			t.Fatalf("%v ids were lost", n)
+		}
+		down = false
+		time.Sleep(5 * time.Second)
+		ids := logic.acked()
+		if len(ids) < 50 || ids[len(ids)-1] != 100 || !slices.IsSorted(ids) {
+			t.Fatalf("acknowledged %v", ids)
+		}
+		if logic.ackCalls > 5 {
+			t.Fatalf("%d ids took %d calls", len(ids), logic.ackCalls)
+		}
+	})
+}
+
+// TestAckRefused: what one client acknowledged must not cost the others in
+// the same call.
+func TestAckRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{}
+		logic.ack = func(r *envelope.AckRequest) error {
+			for _, a := range r.Acks {
+				if a.User == "eve" {
+					return envelope.Invalid("acks", "are not hers")
+				}
+			}
+			return nil
+		}
+		s := start(t, logic, nil)
+		for i, user := range []string{"ann", "eve", "bob"} {
+			s.connected(i, user, 0).send(2, transport.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", i+1))
+		}
+		time.Sleep(time.Second)
+		ids := logic.acked()
+		slices.Sort(ids) // three clients' packets come in any order
+		if fmt.Sprint(ids) != "[1 3]" {
+			t.Fatalf("acknowledged %v, want [1 3]", ids)
+		}
+		if n := s.metric("imgo_comet_lost_total", "queue=ack"); n != 1 {
+			t.Fatalf("%v ids were lost, want 1", n)
+		}
+	})
+}

@@ -1,0 +1,317 @@
+// Package comet is the role that holds client connections, over TCP and
+// WebSocket, and writes to them.
+//
+// It owns each connection from accept to close: the handshake, the protocol
+// of every generation of client, heartbeats, rooms, limits, the queue of what
+// waits to be written, and comet's rule of the delivery design (deliver.go):
+// a session sees each kept message once and in order, whatever happens between
+// the log and here, and asks for what it misses. It knows only logic, which it
+// asks who a client is and tells what arrived and who left.
+//
+// It guarantees that a client, however slow or hostile, costs a bounded amount
+// of memory and nobody else's time, and that a client that is closed is told
+// why where that can be sent. It stores nothing: what a comet that dies held
+// is in its users' mailboxes.
+//
+// An idle connection costs one goroutine, which reads, and its session struct.
+// A goroutine that writes exists only while there is something to write.
+package comet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/tcp"
+	"imgo/transport/ws"
+)
+
+// Logic is what comet calls. Every call has a deadline; errors carry an
+// envelope.Code. Safe for concurrent use.
+type Logic interface {
+	// Connect says who a client is. The session's first backlog comes through
+	// Push, before or after the reply.
+	Connect(context.Context, *envelope.ConnectRequest) (*envelope.ConnectReply, error)
+	// CatchUp asks for what is pending for a session; the answer is a Backlog
+	// that comes through Push.
+	CatchUp(context.Context, *envelope.CatchUpRequest) error
+	// Ack returns when the acknowledgements are durable.
+	Ack(context.Context, *envelope.AckRequest) error
+	Detach(context.Context, *envelope.DetachRequest) error
+	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
+}
+
+// phase is where a Comet is in its life.
+type phase uint8
+
+const (
+	phaseNew phase = iota
+	phaseRunning
+	phaseStopping
+	phaseStopped
+)
+
+// Comet holds clients. Its methods are safe for concurrent use.
+type Comet struct {
+	cfg         Config
+	logic       Logic
+	log         zerolog.Logger
+	metrics     *metrics
+	table       *table
+	gate        *gate
+	connectRate *rate.Limiter // nil: no bound
+	queues      queues
+	askers      *askers
+	announcer   *announcer
+	acks        *batcher[*envelope.Ack]
+	detaches    *batcher[*envelope.Detached]
+	tcp         *tcp.Listener // nil: off
+	ws          *ws.Listener  // nil: off
+
+	epoch       time.Time // start of comet's clock, which no step of the wall clock moves
+	incarnation uint64    // of this start
+	nextID      atomic.Uint64
+
+	// calls is the context of calls to logic but for the last acks and
+	// detachments, which outlive it a little.
+	calls     context.Context
+	stopCalls context.CancelFunc
+
+	mu         sync.Mutex
+	phase      phase
+	handshakes map[transport.Conn]struct{} // that wait for their auth packet
+	serving    sync.WaitGroup              // connections
+}
+
+// New makes a Comet and binds its listeners; clients are let in by Run. reg
+// may be nil.
+func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer) (*Comet, error) {
+	cfg.fill()
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("comet's configuration: %w", err)
+	}
+	// A window over the session's bound could only be written in part.
+	cfg.CatchUpBytes = min(cfg.CatchUpBytes, cfg.PendingBytes)
+	c := &Comet{
+		cfg: cfg, logic: logic, log: log, table: newTable(),
+		gate:  newGate(cfg.MaxConnections, cfg.MaxConnsPerIP),
+		epoch: time.Now(), handshakes: map[transport.Conn]struct{}{},
+	}
+	// Session ids are unique over restarts: the high half is this start's.
+	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1
+	c.nextID.Store(c.incarnation << 32)
+	c.calls, c.stopCalls = context.WithCancel(context.Background())
+	if cfg.ConnectRate > 0 {
+		c.connectRate = rate.NewLimiter(rate.Limit(cfg.ConnectRate), max(cfg.ConnectBurst, 1))
+	}
+	c.askers = &askers{comet: c}
+	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
+	c.acks = c.newAcks()
+	c.detaches = c.newDetaches()
+	var err error
+	if c.metrics, err = newMetrics(reg, c.acks.queued, c.detaches.queued); err != nil {
+		return nil, err
+	}
+	if err := c.listen(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// listen binds what the configuration turns on.
+func (c *Comet) listen() (err error) {
+	// What a connection may take from the end of Run's context to its own.
+	grace := c.cfg.DrainTimeout + c.cfg.CallTimeout + 2*closeTimeout
+	refused := func(reason string) { c.metrics.refused.WithLabelValues(refusedByListens + reason).Inc() }
+	if c.cfg.TCPAddr != "" {
+		if c.tcp, err = tcp.Listen(tcp.Config{
+			Addr: c.cfg.TCPAddr, MaxBody: c.cfg.MaxBody, TLS: c.cfg.TCPTLS,
+			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Log: c.log,
+		}); err != nil {
+			return fmt.Errorf("bind TCP for clients: %w", err)
+		}
+	}
+	if c.cfg.WSAddr != "" {
+		if c.ws, err = ws.Listen(ws.Config{
+			Addr: c.cfg.WSAddr, Origins: c.cfg.WSOrigins, MaxBody: c.cfg.MaxBody, TLS: c.cfg.WSTLS,
+			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Log: c.log,
+		}); err != nil {
+			return fmt.Errorf("bind WebSocket for clients: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Comet) newAcks() *batcher[*envelope.Ack] {
+	return newBatcher(&batcher[*envelope.Ack]{
+		name: "ack", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
+		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
+		weight: func(a *envelope.Ack) int { return len(a.Ids) },
+		send: func(ctx context.Context, acks []*envelope.Ack) error {
+			return c.logic.Ack(ctx, &envelope.AckRequest{Acks: mergeAcks(acks)})
+		},
+		failed: func() { c.metrics.callErrors.WithLabelValues("ack").Inc() },
+		lost:   func(n int) { c.metrics.lost.WithLabelValues("ack").Add(float64(n)) },
+	})
+}
+
+func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
+	return newBatcher(&batcher[*envelope.Detached]{
+		name: "detach", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
+		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
+		weight: func(*envelope.Detached) int { return 1 },
+		send: func(ctx context.Context, sessions []*envelope.Detached) error {
+			return c.logic.Detach(ctx, &envelope.DetachRequest{Sessions: sessions})
+		},
+		failed: func() { c.metrics.callErrors.WithLabelValues("detach").Inc() },
+		lost:   func(n int) { c.metrics.lost.WithLabelValues("detach").Add(float64(n)) },
+	})
+}
+
+// mergeAcks puts the ids of each user's device together, in order.
+func mergeAcks(acks []*envelope.Ack) []*envelope.Ack {
+	type owner struct{ user, device string }
+	merged := make([]*envelope.Ack, 0, len(acks))
+	at := make(map[owner]int, len(acks))
+	for _, a := range acks {
+		o := owner{a.User, a.Device}
+		i, ok := at[o]
+		if !ok {
+			at[o] = len(merged)
+			merged = append(merged, &envelope.Ack{User: a.User, Device: a.Device, Ids: a.Ids})
+			continue
+		}
+		// A new slice: the batch is sent again as it was if this call fails.
+		ids := merged[i].Ids
+		merged[i].Ids = append(ids[:len(ids):len(ids)], a.Ids...)
+	}
+	return merged
+}
+
+// TCPAddr is where TCP clients connect; nil: nowhere.
+func (c *Comet) TCPAddr() net.Addr {
+	if c.tcp == nil {
+		return nil
+	}
+	return c.tcp.Addr()
+}
+
+// WSAddr is where WebSocket clients connect; nil: nowhere.
+func (c *Comet) WSAddr() net.Addr {
+	if c.ws == nil {
+		return nil
+	}
+	return c.ws.Addr()
+}
+
+// Sessions counts the authenticated sessions.
+func (c *Comet) Sessions() int { return int(c.table.live.Load()) }
+
+// Ready says why clients are not being let in; nil: they are.
+func (c *Comet) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.phase {
+	case phaseRunning:
+		return nil
+	case phaseNew:
+		return envelope.Errorf(envelope.CodeUnavailable, "comet is starting")
+	}
+	return envelope.Errorf(envelope.CodeUnavailable, "comet is stopping")
+}
+
+// Close gives the ports back; only for a Comet whose Run is never called.
+func (c *Comet) Close() {
+	c.mu.Lock()
+	c.phase = phaseStopped
+	c.mu.Unlock()
+	c.stopCalls()
+	if c.tcp != nil {
+		_ = c.tcp.Close()
+	}
+	if c.ws != nil {
+		_ = c.ws.Close()
+	}
+}
+
+// now is comet's clock: the time since it was made.
+func (c *Comet) now() time.Duration { return time.Since(c.epoch) }
+
+// Run lets clients in until ctx is done, or a port fails, and then drains:
+// no new clients, op 6 {3001} to every session at the drain rate, what arrived
+// and who left told to logic. It returns when all of that is done and no
+// goroutine of this comet is left; a Comet runs once.
+func (c *Comet) Run(ctx context.Context) error {
+	c.mu.Lock()
+	if c.phase != phaseNew {
+		c.mu.Unlock()
+		return errors.New("comet was run before")
+	}
+	c.phase = phaseRunning
+	c.mu.Unlock()
+
+	listening, stopListening := context.WithCancel(ctx)
+	defer stopListening()
+	var listeners sync.WaitGroup
+	failed := make(chan error, 2)
+	listen := func(run func(context.Context, func(transport.Conn)) error) {
+		listeners.Go(func() {
+			if err := run(listening, c.accepted); err != nil {
+				failed <- err
+			}
+		})
+	}
+	if c.tcp != nil {
+		listen(c.tcp.Run)
+	}
+	if c.ws != nil {
+		listen(c.ws.Run)
+	}
+
+	stop := make(chan struct{})
+	var background sync.WaitGroup
+	background.Go(func() { c.sweep(stop) })
+	background.Go(func() { c.announcer.run(stop) })
+	// Acks and detachments are sent to the very end, by a context of their own.
+	last, stopLast := context.WithCancel(context.Background())
+	defer stopLast()
+	stopBatches := make(chan struct{})
+	var batches sync.WaitGroup
+	batches.Go(func() { c.acks.run(last, stopBatches) })
+	batches.Go(func() { c.detaches.run(last, stopBatches) })
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	// The order: no new connections; those that are here leave, while catch-ups
+	// and heartbeats go on; nobody is here, so nothing is left to sweep, ask or
+	// announce; what they acknowledged and that they left.
+	stopListening()
+	c.drain()
+	listeners.Wait()
+	close(stop)
+	c.stopCalls()
+	c.askers.stop()
+	background.Wait()
+	timer := time.AfterFunc(c.cfg.CallTimeout, stopLast)
+	defer timer.Stop()
+	close(stopBatches)
+	batches.Wait()
+	return err
+}

@@ -1,0 +1,226 @@
+package comet
+
+import (
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// This file is comet's rule of the delivery design: what a session does with
+// a kept message, a backlog and a nudge. Between the log and here any of them
+// may be missing, late, doubled or out of order.
+
+// deliver gives the session a message; prev is the id of the user's pending
+// message before a kept one, room says that it is for a room's members. It
+// never blocks.
+func (s *session) deliver(m *transport.Message, prev uint64, room bool, t *tally) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kind := kindLive
+	if m.ID() != 0 {
+		kind = kindKept
+	}
+	if s.state > stateLive {
+		t[kind][outGone]++
+		return
+	}
+	if kind == kindKept {
+		t[kind][s.deliverKept(m, prev)]++
+		return
+	}
+	if !s.wants(m.Op(), room) {
+		t[kind][outFiltered]++
+		return
+	}
+	b := m.Frame(s.form)
+	if !s.fits(len(b)) {
+		t[kind][outDropped]++
+		return
+	}
+	s.enqueue(b, 0)
+	t[kind][outWritten]++
+}
+
+// deliverKept applies the rule and says what came of the message. Holds mu.
+func (s *session) deliverKept(m *transport.Message, prev uint64) (outcome int) {
+	id, without := m.ID(), s.comet.cfg.Without
+	switch {
+	case id <= s.last && !without.has(NoDuplicate):
+		return outDuplicate
+	case s.behind:
+		s.seen = max(s.seen, id)
+		s.maybeAsk()
+		return outBehind
+	case prev > s.last && !without.has(NoPrev):
+		s.fallBehind(id)
+		return outBehind
+	case !s.wants(m.Op(), false):
+		// It stays in the mailbox for a session that accepts it; this one has
+		// dealt with it.
+		s.last = max(s.last, id)
+		return outFiltered
+	}
+	b := m.Frame(s.form)
+	if !s.fits(len(b)) || s.tooUnsettled() {
+		s.fallBehind(id)
+		return outBehind
+	}
+	s.writeKept(b, id)
+	return outWritten
+}
+
+// writeKept queues a kept message. Holds mu.
+func (s *session) writeKept(b []byte, id uint64) {
+	s.last = max(s.last, id)
+	s.enqueue(b, id)
+}
+
+// tooUnsettled says whether so much of what was written has not arrived that
+// no more kept messages are to be written. Holds mu.
+func (s *session) tooUnsettled() bool {
+	if len(s.unsettled) < maxUnsettled {
+		return false
+	}
+	s.settle(false)
+	return len(s.unsettled) >= maxUnsettled
+}
+
+// fallBehind is for a live session that misses something up to id. Holds mu.
+func (s *session) fallBehind(id uint64) {
+	s.setBehind(true)
+	s.seen = max(s.seen, id)
+	s.ask, s.askAt, s.fails, s.again = askNone, 0, 0, 0
+	s.maybeAsk()
+}
+
+// setBehind keeps the count of those that are. Holds mu.
+func (s *session) setBehind(behind bool) {
+	if s.behind != behind {
+		s.behind = behind
+		n := int64(1)
+		if !behind {
+			n = -1
+		}
+		s.comet.metrics.behind.Add(n)
+	}
+}
+
+// nudge tells the session the newest id that is still pending for it.
+func (s *session) nudge(newest uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state > stateLive || newest <= s.last {
+		return
+	}
+	if !s.behind {
+		s.fallBehind(newest)
+		return
+	}
+	s.seen = max(s.seen, newest)
+	s.maybeAsk()
+}
+
+// backlog is the answer to a catch-up: what is pending after b.After, in
+// order. As much of it as the queue has room for is written; the rest is asked
+// for again when that has drained, like the next window of an answer that has
+// more, so that a slow client sets its own pace.
+func (s *session) backlog(b *envelope.Backlog, t *tally) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state > stateLive {
+		t[kindBacklog][outGone]++
+		return
+	}
+	if b.GetAfter() > s.last {
+		// Not an answer to anything that this session asked: what lies between
+		// last and After would be lost.
+		t[kindBacklog][outBehind] += uint32(len(b.GetMessages()))
+		return
+	}
+	before := s.last
+	whole := s.writeBacklog(b.GetMessages(), t)
+	if whole && !b.GetMore() {
+		s.last = max(s.last, b.GetUpTo())
+		if s.seen <= s.last || s.comet.cfg.Without.has(NoSeen) {
+			s.setBehind(false)
+		}
+	}
+	// An answer that was asked for again may come twice; the second must not
+	// make for two catch-ups at a time.
+	if progress := s.last > before; progress || b.GetAfter() == s.askedAfter {
+		s.ask, s.again = askNone, 0
+		s.pace(progress)
+	}
+	s.maybeAsk()
+}
+
+// writeBacklog queues messages after last and says whether all had room. Holds mu.
+func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool) {
+	for _, k := range messages {
+		id := k.GetId()
+		switch {
+		case id <= s.last:
+			t[kindBacklog][outDuplicate]++
+			continue
+		case !s.wants(k.GetOp(), false):
+			s.last = id
+			t[kindBacklog][outFiltered]++
+			continue
+		}
+		b := transport.NewMessage(k.GetOp(), id, k.GetBody()).Frame(s.form)
+		if !s.fits(len(b)) || s.tooUnsettled() {
+			t[kindBacklog][outBehind]++
+			return false
+		}
+		s.writeKept(b, id)
+		t[kindBacklog][outWritten]++
+	}
+	return true
+}
+
+// Pauses before a catch-up that follows one without progress: the owner's
+// mailbox is not as far as what passed by, or logic failed.
+const (
+	firstAskPause = 20 * time.Millisecond
+	lastAskPause  = time.Second
+)
+
+// pace sets when the next catch-up may be asked: at once after one that made
+// progress and after the first that made none, then ever later. Holds mu.
+func (s *session) pace(progress bool) {
+	if progress {
+		s.fails, s.askAt = 0, 0
+		return
+	}
+	if s.fails > 0 {
+		s.askAt = s.comet.now() + min(firstAskPause<<min(s.fails-1, 6), lastAskPause)
+	}
+	s.fails = min(s.fails+1, 10)
+}
+
+// maybeAsk asks for a catch-up if the session needs one, none is under way,
+// and all that was queued has gone out. Otherwise whoever removes the last
+// obstacle calls it again: the writer as it ends, a backlog, the sweep. Holds mu.
+func (s *session) maybeAsk() {
+	if !s.behind || s.state != stateLive {
+		return
+	}
+	s.markBusy()
+	if s.ask != askNone || s.writing || s.queue != nil || s.tooUnsettled() || s.comet.now() < s.askAt {
+		return
+	}
+	s.ask = askQueued
+	s.comet.askers.add(s)
+}
+
+// askAgain forgets a catch-up whose answer is late. Holds mu.
+func (s *session) askAgain() {
+	timeout := s.comet.cfg.CatchUpTimeout << min(s.again, 2)
+	if s.ask != askSent || s.comet.now()-s.askedAt < timeout || s.comet.cfg.Without.has(NoAskAgain) {
+		return
+	}
+	s.ask = askNone
+	s.again = min(s.again+1, 10)
+	s.comet.metrics.catchUps.WithLabelValues("again").Inc()
+}

@@ -1,0 +1,100 @@
+package comet
+
+import (
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// drainStep is how often the drain closes the next few sessions.
+const drainStep = 10 * time.Millisecond
+
+// stopping says whether the comet drains or has.
+func (c *Comet) stopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.phase >= phaseStopping
+}
+
+// startHandshake notes a connection that has not authenticated; false: it is
+// too late for that. endHandshake ends it and says whether it is by now.
+func (c *Comet) startHandshake(conn transport.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase >= phaseStopping {
+		return false
+	}
+	c.handshakes[conn] = struct{}{}
+	// Under mu, so that it cannot undo the drain's deadline.
+	_ = conn.SetReadDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
+	return true
+}
+
+func (c *Comet) endHandshake(conn transport.Conn) (stopping bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.handshakes, conn)
+	return c.phase >= phaseStopping
+}
+
+// drain ends every connection: those that have not authenticated at once, the
+// sessions at the drain rate, so that their clients come back elsewhere one
+// after another, or faster where that would take longer than DrainTimeout.
+func (c *Comet) drain() {
+	c.mu.Lock()
+	c.phase = phaseStopping
+	for conn := range c.handshakes {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	c.mu.Unlock()
+
+	gone := make(chan struct{})
+	var sessions []*session
+	c.table.each(func(s *session) { sessions = append(sessions, s) })
+	c.log.Info().Int("sessions", len(sessions)).Msg("comet is draining")
+	c.closePaced(sessions)
+	// Those that were connecting when the drain began are in the table by now,
+	// or are turned away.
+	go func() {
+		c.serving.Wait()
+		close(gone)
+	}()
+	deadline := time.After(c.cfg.CallTimeout + 2*closeTimeout)
+	for {
+		c.table.each(func(s *session) { s.close(envelope.CloseShutdown, "the server is stopping") })
+		select {
+		case <-gone:
+			c.stopped()
+			return
+		case <-deadline:
+			// A call of logic hangs beyond its deadline; nothing else can.
+			c.stopCalls()
+			deadline = nil
+		case <-time.After(drainStep):
+		}
+	}
+}
+
+// stopped turns away whatever comes from now on.
+func (c *Comet) stopped() {
+	c.mu.Lock()
+	c.phase = phaseStopped
+	c.mu.Unlock()
+}
+
+// closePaced closes sessions in even steps.
+func (c *Comet) closePaced(sessions []*session) {
+	perSecond := max(c.cfg.DrainRate, float64(len(sessions))/c.cfg.DrainTimeout.Seconds())
+	started, closed := time.Now(), 0
+	for {
+		due := min(int(perSecond*(time.Since(started)+drainStep).Seconds())+1, len(sessions))
+		for ; closed < due; closed++ {
+			sessions[closed].close(envelope.CloseShutdown, "the server is stopping")
+		}
+		if closed == len(sessions) {
+			return
+		}
+		time.Sleep(drainStep)
+	}
+}

@@ -1,0 +1,126 @@
+package comet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// TestDrain: at shutdown the sessions are closed at the drain rate with 3001,
+// what they acknowledged and that they left is told to logic, and whoever
+// comes late is turned away.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.DrainRate, cfg.AckInterval = 10, time.Hour })
+		clients := make([]*client, 20)
+		for i := range clients {
+			clients[i] = s.connected(i, fmt.Sprint("u", i), 0)
+			clients[i].send(2, transport.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x01")
+		}
+		waiting := s.dialPipe(pipe.Options{}) // has not authenticated
+		synctest.Wait()
+
+		began := time.Now()
+		done := make(chan error)
+		go func() { done <- s.stop() }()
+		synctest.Wait()
+		if err := s.Ready(); !errors.Is(err, envelope.ErrUnavailable) {
+			t.Fatalf("Ready while it drains: %v", err)
+		}
+		waiting.closedWith(envelope.CloseShutdown)
+		late := s.dialPipe(pipe.Options{})
+		late.closedWith(envelope.CloseShutdown)
+		time.Sleep(time.Second)
+		if n := s.Sessions(); n < 8 || n > 10 {
+			t.Fatalf("%d of 20 sessions are left after 1 s at 10 a second", n)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 1800*time.Millisecond || took > 3*time.Second {
+			t.Fatalf("20 sessions at 10 a second took %s", took)
+		}
+		for _, c := range clients {
+			c.closedWith(envelope.CloseShutdown)
+		}
+		if acks, gone := logic.acked(), logic.gone(); len(acks) != 20 || len(gone) != 20 {
+			t.Fatalf("%d ids acknowledged, %d sessions detached, want 20 of each", len(acks), len(gone))
+		}
+		err := s.Push(context.Background(), &envelope.PushRequest{})
+		if !errors.Is(err, envelope.ErrUnavailable) {
+			t.Fatalf("Push after the end: %v", err)
+		}
+	})
+}
+
+// TestDrainIsBounded: neither clients that do not read nor a logic that does
+// not answer hold the shutdown up for long, and the rate gives way.
+func TestDrainIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{}
+		s := start(t, logic, func(cfg *comet.Config) {
+			cfg.DrainRate, cfg.DrainTimeout, cfg.WriteTimeout = 1, 4*time.Second, time.Hour
+		})
+		for i := range 20 {
+			c := s.dialPipe(pipe.Options{Buffer: 512})
+			c.login("ann", "")
+			s.push(s.live(i, transport.OpMessage, string(make([]byte, 4<<10))))
+		}
+		logic.connect = func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			time.Sleep(5 * time.Second)
+			return nil, envelope.ErrUnavailable
+		}
+		logic.ack = func(*envelope.AckRequest) error { return envelope.ErrUnavailable }
+		s.dialPipe(pipe.Options{}).send(2, transport.OpAuth, 1, "late")
+		synctest.Wait()
+		began := time.Now()
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Fatalf("the drain took %s", took)
+		}
+		if n := len(logic.gone()); n != 20 {
+			t.Fatalf("%d sessions were detached", n)
+		}
+	})
+}
+
+// TestRunTwice: a Comet runs once.
+func TestRunTwice(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	if err := s.Run(context.Background()); err == nil {
+		t.Fatal("a second Run worked")
+	}
+}
+
+// TestDetachReason: logic is told why a session ended, each one once.
+func TestDetachReason(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	left, kicked := s.connected(0, "ann", 0), s.connected(1, "bob", 0)
+	_ = left.Close()
+	s.push(s.kick(1, envelope.CloseKicked, "go away"), s.kick(1, envelope.CloseKicked, "twice"))
+	kicked.closedWith(envelope.CloseKicked)
+	eventually(t, "both are detached", func() bool { return len(s.logic.gone()) == 2 })
+	reasons := map[string]string{}
+	for _, d := range s.logic.gone() {
+		reasons[d.User] = d.Reason
+	}
+	if reasons["ann"] != "closed by the client" || reasons["bob"] != "go away" {
+		t.Fatalf("reasons %v", reasons)
+	}
+	// What is still on its way to them is nobody's.
+	s.push(s.kept(0, 5, 0), s.live(0, 5, "x"), s.backlog(1, 0, 9, false, 9), s.nudge(1, 9), s.kick(0, 3506, ""))
+	if n := s.metric("imgo_comet_messages_total", "outcome=gone"); n != 3 {
+		t.Fatalf("%v were counted as gone", n)
+	}
+}

@@ -1,0 +1,153 @@
+package comet
+
+import (
+	"encoding/json"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// activate makes a session live: the auth reply goes out first, then what was
+// held meanwhile. A session that was closed while logic was asked stays so,
+// and is detached like any other as it ends.
+func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
+	c := s.comet
+	s.mu.Lock()
+	s.user, s.name, s.partition = reply.GetUser(), reply.GetKey(), reply.GetPartition()
+	if reply.GetDevice() != "" {
+		s.device = reply.GetDevice()
+	}
+	s.expires, s.floor = reply.GetExpiresMs(), reply.GetFloor()
+	s.mu.Unlock()
+
+	c.table.live.Add(1)
+	c.table.countPartition(s.partition, 1)
+	c.metrics.sessions.WithLabelValues(s.gen.String()).Inc()
+	for _, room := range rooms {
+		s.join(room)
+	}
+	if s.key != "" {
+		if older := c.table.claimKey(userKey{s.user, s.key}, s); older != nil {
+			older.close(envelope.CloseReplacedByKey, "a newer session has the same key")
+		}
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != stateConnecting {
+		return
+	}
+	held := s.queue
+	s.queue = nil
+	s.state = stateLive
+	s.enqueue(s.authReply(seq, reply), 0)
+	if held != nil {
+		s.queue.frames = append(s.queue.frames, held.frames...)
+		c.queues.put(held)
+	}
+	s.heard.Store(int64(c.now()))
+	if s.ask == askSent {
+		s.askedAt = c.now()
+	}
+	s.maybeAsk()
+	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
+		Str("generation", s.gen.String()).Str("remote", remoteString(s.conn)).Msg("session connected")
+}
+
+// authReply is op 8: empty, or for version 2 what the client is to know.
+func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
+	if s.gen != genV2 {
+		return transport.EncodeReply(s.form, s.version, transport.OpAuthReply, seq, 0, nil)
+	}
+	body, err := json.Marshal(struct {
+		Session   string  `json:"session"`
+		User      string  `json:"user"`
+		Heartbeat float64 `json:"heartbeat"` // seconds
+		Pending   uint32  `json:"pending"`
+	}{s.publicName(), reply.GetUser(), s.comet.cfg.Heartbeat.Seconds(), reply.GetPending()})
+	if err != nil { // strings and finite numbers always can be
+		s.comet.log.Error().Err(err).Uint64("session", s.id).Msg("encode auth reply")
+	}
+	return transport.EncodeReply(s.form, transport.Version2, transport.OpAuthReply, seq, 0, body)
+}
+
+// finish ends the session, once, when nothing is read any more: out of the
+// table first, so that nothing else arrives, then the rest of what was queued
+// (for a client that may still read it), then logic is told what arrived and
+// that the session is gone.
+func (s *session) finish(grace time.Duration) {
+	c := s.comet
+	c.table.remove(s)
+	authenticated := s.user != "" // set by this goroutine
+	if authenticated {
+		c.table.live.Add(-1)
+		c.table.countPartition(s.partition, -1)
+		c.metrics.sessions.WithLabelValues(s.gen.String()).Dec()
+		for _, room := range s.rooms {
+			c.table.leave(room, s)
+		}
+		if s.key != "" {
+			c.table.releaseKey(userKey{s.user, s.key}, s)
+		}
+	}
+
+	s.mu.Lock()
+	switch s.state {
+	case stateConnecting:
+		s.state = stateEnded
+		s.discard()
+	case stateLive:
+		s.state = stateEnded
+	case stateClosing:
+		grace = closeTimeout
+	}
+	s.setBehind(false)
+	s.mu.Unlock()
+	s.awaitWriter(grace)
+
+	s.mu.Lock()
+	s.settle(false)
+	code, reason := s.code, s.reason
+	s.mu.Unlock()
+	_ = s.conn.Close(code, reason)
+	s.awaitWriter(-1)
+	c.metrics.ended(code)
+	if !authenticated {
+		return
+	}
+	if reason == "" {
+		reason = "closed by the client"
+	}
+	// The client may be back in a moment: let logic know what it has by then.
+	c.acks.flush()
+	c.detaches.add(&envelope.Detached{Session: s.address(), User: s.user, Device: s.device, Reason: reason}, false)
+	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
+		Int32("code", int32(code)).Str("reason", reason).Msg("session ended")
+}
+
+// awaitWriter waits for the writer, if there is one, for at most d; negative:
+// for as long as it takes, which is not long once the connection is closed.
+func (s *session) awaitWriter(d time.Duration) {
+	gone := s.writerEnd()
+	if gone == nil || d == 0 {
+		return
+	}
+	if d < 0 {
+		<-gone
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-timer.C:
+	}
+}
+
+// acknowledge tells logic, in a batch with others, that kept messages have
+// arrived; by says who said so. The session's mu may be held.
+func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
+	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
+	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids}, false)
+}

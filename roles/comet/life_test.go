@@ -1,0 +1,317 @@
+package comet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+func TestAuthBody(t *testing.T) {
+	type want struct {
+		token, mid, device, key, platform, generation string
+		rooms, accepts                                string
+	}
+	for _, test := range []struct {
+		name    string
+		version int16
+		text    bool
+		body    string
+		want    want
+		reason  string // of the refusal, or what it contains
+	}{
+		{name: "bytes", version: 1, body: "tok", want: want{token: "tok", generation: "imgo"}},
+		{name: "a JSON string", version: 1, body: `"t\u006fk"`, want: want{token: "tok", generation: "imgo"}},
+		{name: "quotes around bytes that are not JSON", version: 1, body: "\"a\tc\"", want: want{token: "a\tc", generation: "imgo"}},
+		{name: "a number", version: 1, body: "42", want: want{token: "42", generation: "imgo"}},
+		{name: "a broken object", version: 1, body: `{"mid":1`, want: want{token: `{"mid":1`, generation: "imgo"}},
+		{name: "an array", version: 1, body: `["x"]`, want: want{token: `["x"]`, generation: "imgo"}},
+		{name: "empty", version: 1, body: "", want: want{generation: "imgo"}},
+		{name: "version 2 with a bare token", version: 2, body: "tok", want: want{token: "tok", generation: "v2"}},
+		{name: "all keys", version: 2, body: `{"token":"t","device":"d","ack":true,"rooms":["a","b","a"],"accepts":[3,1,3],"platform":"ios","key":"k","mid":7,"other":{}}`,
+			want: want{token: "t", mid: "7", device: "d", key: "k", platform: "ios", generation: "v2", rooms: "[a b]", accepts: "[1 3]"}},
+		{name: "goim", version: 1, body: `{"mid":9223372036854775807,"key":"","room_id":"","platform":"","accepts":null}`, want: want{mid: "9223372036854775807", generation: "goim"}},
+		{name: "a mid that is a string", version: 1, body: `{"mid":"ann","room_id":"live://1"}`, want: want{mid: "ann", generation: "goim", rooms: "[live://1]"}},
+		{name: "a negative mid", version: 1, body: `{"mid":-1}`, want: want{mid: "-1", generation: "goim"}},
+		{name: "no mid: not goim", version: 1, body: `{"token":"t"}`, want: want{token: "t", generation: "imgo"}},
+		{name: "text: a string", version: 1, text: true, body: `"tok"`, want: want{token: "tok", generation: "imgo"}},
+		{name: "text: no body", version: 1, text: true, want: want{generation: "imgo"}},
+		{name: "text: never goim", version: 1, text: true, body: `{"mid":5}`, want: want{mid: "5", generation: "imgo"}},
+		{name: "text: version 2", version: 2, text: true, body: `{"token":"t","ack":true}`, want: want{token: "t", generation: "v2"}},
+
+		{name: "token is a number", version: 2, body: `{"token":5}`, reason: "auth token must be a string"},
+		{name: "mid is a fraction", version: 1, body: `{"mid":1.5}`, reason: "auth mid must be a 64-bit integer or a string"},
+		{name: "mid overflows", version: 1, body: `{"mid":9223372036854775808}`, reason: "auth mid must be"},
+		{name: "accepts are strings", version: 1, body: `{"mid":1,"accepts":["1"]}`, reason: "auth accepts must be an array of 32-bit integers"},
+		{name: "rooms is a string", version: 2, body: `{"rooms":"a"}`, reason: "auth rooms must be an array of strings"},
+		{name: "ack is a string", version: 2, body: `{"ack":"yes"}`, reason: "auth ack must be true or false"},
+		{name: "a device with a control character", version: 2, body: `{"device":"a\u0000"}`, reason: "auth device has the control character U+0000"},
+		{name: "a long key", version: 2, body: `{"key":"` + strings.Repeat("k", 129) + `"}`, reason: "auth key is 129 bytes long"},
+		{name: "an empty room", version: 2, body: `{"rooms":[""]}`, reason: "auth rooms must not be empty"},
+		{name: "too many rooms", version: 2, body: `{"rooms":["1","2","3","4"]}`, reason: "auth rooms are more than the 3"},
+		{name: "a token that is not UTF-8", version: 1, body: "\xff\xfe", reason: "auth body is not valid UTF-8"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxRooms = 3 })
+			c := s.dialPipe(pipe.Options{Text: test.text})
+
+			c.send(test.version, transport.OpAuth, 1, test.body)
+			p := c.receive()
+			if test.reason != "" {
+				if p.Op != transport.OpDisconnect || !strings.Contains(string(p.Body), test.reason) || !strings.Contains(string(p.Body), `"code":3500`) {
+					t.Fatalf("got op %d %s, want %q", p.Op, p.Body, test.reason)
+				}
+				c.wantEnd(envelope.CloseBadPacket)
+				if n := s.metric("imgo_comet_bad_packets_total", "kind=auth_body"); n != 1 {
+					t.Fatalf("counted %v times", n)
+				}
+				return
+			}
+			r := s.logic.connects[0]
+			list := func(v any, n int) string {
+				if n == 0 {
+					return ""
+				}
+				return fmt.Sprint(v)
+			}
+			got := want{r.Token, r.Mid, r.Device, r.Key, r.Platform, r.Generation, list(r.Rooms, len(r.Rooms)), list(r.Accepts, len(r.Accepts))}
+			if p.Op != transport.OpAuthReply || got != test.want {
+				t.Fatalf("op %d; logic was asked\n%+v, want\n%+v", p.Op, got, test.want)
+			}
+		})
+	}
+}
+
+func TestAuthRefused(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		code envelope.CloseCode
+		says string
+	}{
+		{envelope.Errorf(envelope.CodeUnauthorized, "no such token"), 3501, "no such token"},
+		{fmt.Errorf("check: %w", envelope.ErrExpired), 3502, "token_expired"},
+		{envelope.ErrRevoked, 3503, "token_revoked"},
+		{envelope.Errorf(envelope.CodeTooMany, "8 sessions are allowed"), 3504, "8 sessions are allowed"},
+		{envelope.Invalid("user", "is too long"), 3500, "user is too long"},
+		{envelope.Errorf(envelope.CodeUnavailable, "owner 10.0.0.7 moved"), 3005, "cannot take"},
+		{errors.New("open /secret: bad"), 3005, "cannot take"},
+		{context.DeadlineExceeded, 3005, "cannot take"},
+	} {
+		for _, o := range []struct {
+			version int16
+			text    bool
+		}{{1, false}, {2, false}, {1, true}, {2, true}} {
+			logic := &fakeLogic{connect: func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, test.err }}
+			s := start(t, logic, nil)
+			c := s.dialPipe(pipe.Options{Text: o.text})
+			c.send(o.version, transport.OpAuth, 1, `"x"`)
+			p := c.receive()
+			if p.Op != transport.OpDisconnect || p.Version != o.version || !strings.Contains(string(p.Body), test.says) ||
+				!strings.Contains(string(p.Body), fmt.Sprintf(`{"code":%d,`, test.code)) {
+				t.Errorf("%v: got op %d version %d %s", test.err, p.Op, p.Version, p.Body)
+			}
+			c.wantEnd(test.code)
+			if s.Sessions() != 0 || len(logic.gone()) != 0 {
+				t.Errorf("%v: %d sessions, detached %v", test.err, s.Sessions(), logic.gone())
+			}
+		}
+	}
+}
+
+// TestFirstPacket: what may come before auth.
+func TestFirstPacket(t *testing.T) {
+	t.Run("binary: a few packets are ignored", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		for range 16 {
+			c.send(1, transport.OpHeartbeat, 9, "x")
+		}
+		c.send(1, transport.OpAuth, 1, "ann")
+		c.expect(transport.OpAuthReply, 0, "")
+	})
+	t.Run("and then no more", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		for range 17 {
+			c.send(1, 99, 9, "x")
+		}
+		c.closedWith(envelope.CloseBadPacket)
+	})
+	t.Run("nor many bytes", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.send(1, 99, 9, strings.Repeat("x", 20<<10))
+		c.closedWith(envelope.CloseBadPacket)
+	})
+	t.Run("version 2 is strict", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.send(2, transport.OpHeartbeat, 9, "")
+		c.closedWith(envelope.CloseBadPacket)
+	})
+	t.Run("text is strict", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{Text: true})
+		c.send(1, transport.OpHeartbeat, 9, "")
+		c.closedWith(envelope.CloseBadPacket)
+	})
+}
+
+func TestHandshakeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		silent, trickle := s.dialPipe(pipe.Options{}), s.dialPipe(pipe.Options{})
+		for range 6 { // a byte a second buys no time
+			time.Sleep(time.Second)
+			_ = trickle.Send([]byte{0})
+		}
+		silent.closedWith(envelope.CloseHandshakeTimeout)
+		trickle.closedWith(envelope.CloseHandshakeTimeout)
+		if n := s.metric("imgo_comet_refused_total", "reason=handshake_timeout"); n != 2 {
+			t.Fatalf("counted %v times", n)
+		}
+	})
+}
+
+func TestHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil) // 60 s, 8 min
+		silent, beats, pings := s.connected(0, "a", 0), s.connected(1, "b", 0), s.connected(2, "c", 0)
+		old := s.dialPipe(pipe.Options{})
+		old.send(1, transport.OpAuth, 1, "d")
+		old.receive()
+		for range 16 { // 8 min less 0 s
+			time.Sleep(30 * time.Second)
+			beats.send(2, transport.OpHeartbeat, 1, "")
+			beats.receive()
+			pings.pipe.Ping()
+			old.pipe.Ping() // does not count
+		}
+		silent.closedWith(envelope.CloseStaleHeartbeat)
+		if n := s.Sessions(); n != 3 {
+			t.Fatalf("%d sessions after 8 minutes, want 3", n)
+		}
+		time.Sleep(2 * time.Second)
+		old.closedWith(envelope.CloseStaleHeartbeat)
+		time.Sleep(150 * time.Second)
+		beats.closedWith(envelope.CloseStaleHeartbeat)
+		pings.closedWith(envelope.CloseStaleHeartbeat)
+	})
+}
+
+func TestCloseExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			reply, err := admit(r)
+			reply.ExpiresMs = time.Now().Add(30 * time.Second).UnixMilli()
+			return reply, err
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.CloseExpired = true })
+		c := s.connected(0, "ann", 0)
+		time.Sleep(29 * time.Second)
+		if s.Sessions() != 1 {
+			t.Fatal("closed too soon")
+		}
+		time.Sleep(3 * time.Second)
+		c.closedWith(envelope.CloseTokenExpired)
+	})
+}
+
+// TestKeyReplaced: a user's second session with the same key closes the first;
+// another user's does not.
+func TestKeyReplaced(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	dial := func(user string) *client {
+		c := s.dialPipe(pipe.Options{})
+		c.login(user, `,"key":"k"`)
+		return c
+	}
+	first, other := dial("ann"), dial("bob")
+	second := dial("ann")
+	first.closedWith(envelope.CloseReplacedByKey)
+	eventually(t, "the first is detached", func() bool { return len(s.logic.gone()) == 1 })
+	third := dial("ann")
+	second.closedWith(envelope.CloseReplacedByKey)
+	s.push(s.live(1, transport.OpMessage, "1"), s.live(3, transport.OpMessage, "2"))
+	other.expect(transport.OpMessage, 0, "1")
+	third.expect(transport.OpMessage, 0, "2")
+}
+
+// TestKickWhileConnecting: a session that is closed while logic is asked gets
+// op 6 in place of the auth reply, and is detached.
+func TestKickWhileConnecting(t *testing.T) {
+	var s *server
+	logic := &fakeLogic{}
+	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+		s.push(s.backlog(0, 0, 3, false, 3), s.kick(0, envelope.CloseReplacedByLimit, "too many"))
+		return admit(r)
+	}
+	s = start(t, logic, nil)
+	c := s.dialPipe(pipe.Options{})
+	c.send(2, transport.OpAuth, 1, `{"token":"ann"}`)
+	c.closedWith(envelope.CloseReplacedByLimit)
+	eventually(t, "the session is detached", func() bool { return len(logic.gone()) == 1 })
+	if d := logic.gone()[0]; d.User != "ann" || d.Session.Session != logic.session(0) || d.Session.Comet != "c1" {
+		t.Fatalf("detached %v", d)
+	}
+	if s.Sessions() != 0 {
+		t.Fatalf("%d sessions", s.Sessions())
+	}
+}
+
+// TestRooms: counts and members, and what a client that leaves leaves.
+func TestRooms(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	var clients []*client
+	for i, rooms := range []string{`["a","b"]`, `["b"]`, `[]`} {
+		c := s.dialPipe(pipe.Options{Remote: netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:99", i))})
+		c.login(fmt.Sprint("u", i), `,"device":"d","platform":"web","rooms":`+rooms)
+		clients = append(clients, c)
+	}
+	ask := func(room string, limit uint32) *envelope.RoomsReply {
+		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{Room: room, MaxMembers: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	if got := ask("", 0); fmt.Sprint(got.Counts) != "map[a:1 b:2]" || got.Sessions != 3 {
+		t.Fatalf("rooms %v", got)
+	}
+	if got := ask("b", 1); fmt.Sprint(got.Counts) != "map[b:2]" || len(got.Members) != 1 {
+		t.Fatalf("room b %v", got)
+	}
+	m := ask("a", 0).Members[0]
+	if m.User != "u0" || m.Device != "d" || m.Platform != "web" || m.Remote != "192.0.2.0:99" || m.Generation != "v2" ||
+		m.Transport != "pipe" || fmt.Sprint(m.Rooms) != "[a b]" || m.Address.Session != s.logic.session(0) || m.SinceMs == 0 {
+		t.Fatalf("member %v", m)
+	}
+	// Changing the room leaves all others.
+	clients[0].send(2, transport.OpChangeRoom, 1, "c")
+	clients[0].expect(transport.OpChangeRoomReply, 0, "c")
+	_ = clients[1].Close()
+	eventually(t, "the room is gone with its members", func() bool { return fmt.Sprint(ask("", 0).Counts) == "map[c:1]" })
+}
+
+// TestHalfClose: a client that ends its side still gets its answers.
+func TestHalfClose(t *testing.T) {
+	s := start(t, &fakeLogic{}, listening)
+	c := s.dialTCP()
+	c.send(1, transport.OpAuth, 1, "ann")
+	c.send(1, transport.OpSend, 2, "hi")
+	if err := c.End(); err != nil {
+		t.Fatal(err)
+	}
+	c.expect(transport.OpAuthReply, 0, "")
+	c.expect(transport.OpMessage, 0, "hi")
+	c.wantEnd(0)
+}

@@ -1,0 +1,149 @@
+package comet
+
+import (
+	"fmt"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imgo/envelope"
+)
+
+// What was delivered, and what became of it: the labels of
+// imgo_comet_messages_total.
+const (
+	kindKept    = iota // a kept message as it was pushed
+	kindBacklog        // a kept message in the answer to a catch-up
+	kindLive           // a message that is not kept
+	kindReply          // a reply to a packet
+	kinds
+)
+
+const (
+	outWritten   = iota // queued for the session's socket
+	outDuplicate        // the session had it
+	outBehind           // left to a catch-up
+	outDropped          // no room in the session's queue
+	outFiltered         // the session does not accept the operation
+	outGone             // no such session here any more
+	outcomes
+)
+
+var (
+	kindNames    = [kinds]string{"kept", "backlog", "live", "reply"}
+	outcomeNames = [outcomes]string{"written", "duplicate", "behind", "dropped", "filtered", "gone"}
+)
+
+// tally counts outcomes without touching what all processors share; its owner
+// hands it to metrics.add at the end of a call.
+type tally [kinds][outcomes]uint32
+
+// metrics are a comet's counters. Safe for concurrent use.
+type metrics struct {
+	connections  *prometheus.GaugeVec // transport
+	sessions     *prometheus.GaugeVec // generation
+	refused      *prometheus.CounterVec
+	connects     *prometheus.HistogramVec // outcome
+	closed       *prometheus.CounterVec   // code
+	badPackets   *prometheus.CounterVec   // kind
+	packets      *prometheus.CounterVec   // op
+	messages     [kinds][outcomes]prometheus.Counter
+	catchUps     *prometheus.CounterVec // outcome
+	acks         *prometheus.CounterVec // by
+	lost         *prometheus.CounterVec // queue
+	callErrors   *prometheus.CounterVec // call
+	push         prometheus.Histogram
+	delivery     prometheus.Histogram
+	throttled    prometheus.Counter
+	pendingBytes atomic.Int64
+	behind       atomic.Int64
+	writers      atomic.Int64
+}
+
+func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, labels)
+	}
+	gaugeFunc := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, f)
+	}
+	loaded := func(v *atomic.Int64) func() float64 { return func() float64 { return float64(v.Load()) } }
+	seconds := prometheus.ExponentialBuckets(0.0001, 2.5, 14)
+	m := &metrics{
+		connections: gauge("connections", "Client connections, authenticated or not.", "transport"),
+		sessions:    gauge("sessions", "Authenticated sessions.", "generation"),
+		refused:     counter("refused_total", "Connections refused before or while they authenticated.", "reason"),
+		connects: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "imgo_comet_connect_seconds", Buckets: seconds,
+			Help: "From a complete auth packet to its answer.",
+		}, []string{"outcome"}),
+		closed:     counter("closed_total", "Sessions that ended, by close code; 0: the client closed.", "code"),
+		badPackets: counter("bad_packets_total", "What clients sent against the protocol.", "kind"),
+		packets:    counter("packets_total", "Packets from clients.", "op"),
+		catchUps:   counter("catch_ups_total", "Catch-ups asked for, failed, and asked again for want of an answer.", "outcome"),
+		acks:       counter("acks_total", "Acknowledged message ids, by the client or by its TCP.", "by"),
+		lost:       counter("lost_total", "Ids and sessions that logic was not told of because it took none for too long.", "queue"),
+		callErrors: counter("call_errors_total", "Calls of logic that failed.", "call"),
+		push: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "imgo_comet_push_seconds", Buckets: seconds,
+			Help: "How long a batch of deliveries took to be queued for its sessions.",
+		}),
+		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "imgo_comet_delivery_seconds", Buckets: seconds,
+			Help: "From when a message was accepted to when it was queued for its sessions.",
+		}),
+		throttled: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "imgo_comet_throttled_packets_total",
+			Help: "Packets that were read late because their session sends too many.",
+		}),
+	}
+	messages := counter("messages_total", "Messages for sessions, by kind and outcome.", "kind", "outcome")
+	for k := range kinds {
+		for o := range outcomes {
+			m.messages[k][o] = messages.WithLabelValues(kindNames[k], outcomeNames[o])
+		}
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.connections, m.sessions, m.refused, m.connects, m.closed, m.badPackets, m.packets, messages,
+		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled,
+		gaugeFunc("pending_bytes", "Bytes queued for sessions.", loaded(&m.pendingBytes)),
+		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
+		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", loaded(&m.writers)),
+		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
+		gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue),
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register comet's metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// add hands a call's outcomes over.
+func (m *metrics) add(t *tally) {
+	for k := range t {
+		for o, n := range t[k] {
+			if n > 0 {
+				m.messages[k][o].Add(float64(n))
+			}
+		}
+	}
+}
+
+func (m *metrics) count(kind, outcome int) { m.messages[kind][outcome].Inc() }
+
+// ended counts a session's end. Codes that a kick invented share one label.
+func (m *metrics) ended(code envelope.CloseCode) {
+	label := "other"
+	if code == 0 || (code >= 3001 && code <= 3005) || (code >= 3500 && code <= 3509) {
+		label = strconv.Itoa(int(code))
+	}
+	m.closed.WithLabelValues(label).Inc()
+}

@@ -1,0 +1,324 @@
+package comet
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// testReply is what imgo 2016 answered op 254.
+const testReply = `{"test":"come on"}`
+
+// handle acts on one packet of an authenticated session, as the server of its
+// client's generation did. Only the reader calls it.
+func (s *session) handle(p transport.Packet) {
+	switch p.Op {
+	case transport.OpHeartbeat:
+		s.countPacket("heartbeat")
+		s.reply(p, transport.OpHeartbeatReply, s.heartbeatBody())
+		return
+	case transport.OpAuth:
+		s.bad("second_auth", "auth was sent twice")
+		return
+	}
+	if s.gen == genImgo {
+		s.handleImgo(p)
+		return
+	}
+	switch p.Op {
+	case transport.OpChangeRoom:
+		s.changeRoom(p)
+	case transport.OpSubscribe:
+		s.subscribe(p, transport.OpSubscribeReply, insert)
+	case transport.OpUnsubscribe:
+		s.subscribe(p, transport.OpUnsubscribeReply, remove)
+	default:
+		if s.gen != genV2 || !s.handleV2(p) {
+			s.upstream(p)
+		}
+	}
+}
+
+// handleImgo is imgo 2016's: op 4 is echoed as op 5, op 254 answered, and
+// anything else ends the connection.
+func (s *session) handleImgo(p transport.Packet) {
+	switch p.Op {
+	case transport.OpSend:
+		s.countPacket("send")
+		s.reply(p, transport.OpMessage, p.Body)
+	case transport.OpTest:
+		s.countPacket("test")
+		s.reply(p, transport.OpTestReply, []byte(testReply))
+	default:
+		s.bad("unknown_op", fmt.Sprintf("operation %d is unknown", p.Op))
+	}
+}
+
+// handleV2 is for the operations that only version 2 has; false: not one.
+func (s *session) handleV2(p transport.Packet) bool {
+	switch p.Op {
+	case transport.OpAck:
+		s.ackPacket(p)
+	case transport.OpJoinRoom:
+		s.joinRoom(p)
+	case transport.OpLeaveRoom:
+		s.leaveRoom(p)
+	default:
+		return false
+	}
+	return true
+}
+
+// upstream is for op 4 and every operation that comet does not know: a message
+// to the business system. goim answered with the same operation and no body.
+// The way there comes later; until then it is counted and answered.
+func (s *session) upstream(p transport.Packet) {
+	op := "upstream"
+	if p.Op == transport.OpSend {
+		op = "send"
+	}
+	s.countPacket(op)
+	s.reply(p, p.Op, nil)
+}
+
+// reply answers packet p. A client that sends and does not read must not cost
+// more than the session's bound: over it replies are dropped and counted.
+func (s *session) reply(p transport.Packet, op int32, body []byte) {
+	version := p.Version
+	if s.gen == genV2 {
+		version = transport.Version2
+	}
+	b := transport.EncodeReply(s.form, version, op, p.Seq, 0, body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.state != stateLive:
+	case !s.fits(len(b)):
+		s.comet.metrics.count(kindReply, outDropped)
+	default:
+		s.enqueue(b, 0)
+		s.comet.metrics.count(kindReply, outWritten)
+	}
+}
+
+func (s *session) countPacket(op string) { s.comet.metrics.packets.WithLabelValues(op).Inc() }
+
+// bad closes a session whose client sent what the protocol does not allow.
+func (s *session) bad(kind, reason string) {
+	s.comet.metrics.badPackets.WithLabelValues(kind).Inc()
+	s.close(envelope.CloseBadPacket, reason)
+}
+
+// heartbeatBody is goim's room count, and nothing for the others.
+func (s *session) heartbeatBody() []byte {
+	if s.gen != genGoim {
+		return nil
+	}
+	online := uint32(0)
+	if len(s.rooms) > 0 { // only this goroutine changes rooms
+		online = min(s.comet.announcer.online(s.rooms[0]), math.MaxInt32)
+	}
+	return binary.BigEndian.AppendUint32(nil, online)
+}
+
+// text is a body that names something: its bytes, or the string in a JSON
+// frame, where an absent body and {} are empty as they are in server frames.
+func (s *session) text(body []byte) (string, error) {
+	if !s.form.JSON() {
+		return string(body), nil
+	}
+	if len(body) == 0 || string(body) == "{}" {
+		return "", nil
+	}
+	var name string
+	if json.Unmarshal(body, &name) != nil {
+		return "", envelope.Invalid("body", "must be a string")
+	}
+	return name, nil
+}
+
+// room is the room that a packet names; empty is an error unless allowed.
+func (s *session) room(p transport.Packet, empty bool) (string, bool) {
+	s.countPacket("room")
+	room, err := s.text(p.Body)
+	if err == nil && !(empty && room == "") {
+		err = envelope.CheckName("room", room)
+	}
+	if err != nil {
+		s.bad("bad_room", err.Error())
+		return "", false
+	}
+	return room, true
+}
+
+// changeRoom puts the session into one room only, or into none.
+func (s *session) changeRoom(p transport.Packet) {
+	room, ok := s.room(p, true)
+	if !ok {
+		return
+	}
+	for _, old := range slices.Clone(s.rooms) {
+		if old != room {
+			s.leave(old)
+		}
+	}
+	if room != "" {
+		s.join(room)
+	}
+	s.reply(p, transport.OpChangeRoomReply, p.Body)
+}
+
+func (s *session) joinRoom(p transport.Packet) {
+	room, ok := s.room(p, false)
+	if !ok {
+		return
+	}
+	if limit := s.comet.cfg.MaxRooms; len(s.rooms) >= limit && !slices.Contains(s.rooms, room) {
+		s.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
+		return
+	}
+	s.join(room)
+	s.reply(p, transport.OpJoinRoomReply, p.Body)
+}
+
+func (s *session) leaveRoom(p transport.Packet) {
+	if room, ok := s.room(p, false); ok {
+		s.leave(room)
+		s.reply(p, transport.OpLeaveRoomReply, p.Body)
+	}
+}
+
+// join and leave are the reader's; others read rooms under mu.
+
+func (s *session) join(room string) {
+	if slices.Contains(s.rooms, room) {
+		return
+	}
+	s.comet.table.join(room, s)
+	s.mu.Lock()
+	s.rooms = append(s.rooms, room)
+	s.mu.Unlock()
+}
+
+func (s *session) leave(room string) {
+	i := slices.Index(s.rooms, room)
+	if i < 0 {
+		return
+	}
+	s.comet.table.leave(room, s)
+	s.mu.Lock()
+	s.rooms = slices.Delete(s.rooms, i, i+1)
+	s.mu.Unlock()
+}
+
+// subscribe changes which operations the session accepts. goim took a list it
+// could not read for an empty one; version 2 is told.
+func (s *session) subscribe(p transport.Packet, replyOp int32, change func([]int32, int32) []int32) {
+	s.countPacket("subscribe")
+	ops, err := s.operations(p.Body)
+	if err != nil && s.gen == genV2 {
+		s.bad("bad_operations", err.Error())
+		return
+	}
+	s.mu.Lock()
+	accepts := slices.Clone(s.accepts)
+	s.mu.Unlock()
+	for _, op := range ops {
+		if accepts = change(accepts, op); len(accepts) > maxAccepts {
+			s.bad("too_many_operations", fmt.Sprintf("operations: a session may accept at most %d", maxAccepts))
+			return
+		}
+	}
+	s.mu.Lock()
+	s.accepts = accepts
+	s.mu.Unlock()
+	s.reply(p, replyOp, p.Body)
+}
+
+// operations reads comma-separated operations; a JSON frame may also have them
+// in an array.
+func (s *session) operations(body []byte) ([]int32, error) {
+	var ops []int32
+	if s.form.JSON() && json.Unmarshal(body, &ops) == nil {
+		return ops, nil
+	}
+	list, err := s.text(body)
+	if err != nil || list == "" {
+		return nil, err
+	}
+	for item := range strings.SplitSeq(list, ",") {
+		op, err := strconv.ParseInt(strings.TrimSpace(item), 10, 32)
+		if err != nil {
+			return nil, envelope.Invalid("operations", "must be 32-bit integers separated by commas")
+		}
+		ops = append(ops, int32(op))
+	}
+	return ops, nil
+}
+
+// remove takes v out of a sorted list.
+func remove(list []int32, v int32) []int32 {
+	if i, ok := slices.BinarySearch(list, v); ok {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
+}
+
+// ackPacket takes the client's acknowledgements. The answer, if one is asked
+// for, says that comet has them; they are durable a moment later, and a
+// message whose ack was lost on the way comes again at the next session.
+func (s *session) ackPacket(p transport.Packet) {
+	s.countPacket("ack")
+	ids, err := s.ackIDs(p.Body)
+	if err != nil {
+		s.bad("bad_ack", err.Error())
+		return
+	}
+	if len(ids) > 0 {
+		s.comet.acknowledge(s, ids, "client")
+	}
+	if p.Seq != 0 {
+		s.reply(p, transport.OpAckReply, nil)
+	}
+}
+
+func (s *session) ackIDs(body []byte) ([]uint64, error) {
+	if !s.form.JSON() {
+		if len(body) == 0 || len(body)%8 != 0 {
+			return nil, envelope.Invalid("ack body", fmt.Sprintf("is %d bytes long, not one or more ids of 8", len(body)))
+		}
+		ids := make([]uint64, 0, len(body)/8)
+		for ; len(body) > 0; body = body[8:] {
+			ids = append(ids, binary.BigEndian.Uint64(body))
+		}
+		return ids, nil
+	}
+	var list []string
+	if json.Unmarshal(body, &list) != nil {
+		return nil, envelope.Invalid("ack body", "must be an array of decimal strings")
+	}
+	ids := make([]uint64, len(list))
+	for i, text := range list {
+		var err error
+		if ids[i], err = strconv.ParseUint(text, 10, 64); err != nil {
+			return nil, envelope.Invalid("ack body", fmt.Sprintf("has an id that is not one: %.32q", text))
+		}
+	}
+	return ids, nil
+}
+
+// quote is text as a JSON string; what is not UTF-8 in it is replaced.
+func quote(text string) string {
+	b, err := json.Marshal(text)
+	if err != nil { // a string always can be
+		return `""`
+	}
+	return string(b)
+}

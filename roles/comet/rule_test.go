@@ -1,0 +1,196 @@
+package comet_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// drainPipe reads all that the server has written, by id.
+func (c *client) drainPipe() []uint64 {
+	c.t.Helper()
+	ids := []uint64{}
+	for {
+		synctest.Wait()
+		if c.pipe.Unread() == 0 {
+			return ids
+		}
+		ids = append(ids, c.receive().ID)
+	}
+}
+
+// afters lists from where catch-ups were asked.
+func (l *fakeLogic) afters() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := []uint64{}
+	for _, r := range l.catchUps {
+		list = append(list, r.After)
+	}
+	return list
+}
+
+// TestRule is comet's rule, a step after another; time stands still, so
+// nothing is asked again.
+func TestRule(t *testing.T) {
+	type push func(*server) *envelope.Delivery
+	kept := func(id, prev uint64) push {
+		return func(s *server) *envelope.Delivery { return s.kept(0, id, prev) }
+	}
+	backlog := func(after, upTo uint64, more bool, ids ...uint64) push {
+		return func(s *server) *envelope.Delivery { return s.backlog(0, after, upTo, more, ids...) }
+	}
+	nudge := func(newest uint64) push {
+		return func(s *server) *envelope.Delivery { return s.nudge(0, newest) }
+	}
+	other := func(id uint64, op int32) push {
+		return func(s *server) *envelope.Delivery {
+			d := s.kept(0, id, 0)
+			d.Op = op
+			return d
+		}
+	}
+	live := backlog(0, 10, false)
+	for _, test := range []struct {
+		name    string
+		without comet.Rules
+		pushes  []push
+		ids     []uint64 // written
+		afters  []uint64 // catch-ups asked
+	}{
+		{name: "a new session is behind until its backlog came", pushes: []push{kept(11, 0)}},
+		{name: "the first backlog is written in order", pushes: []push{backlog(0, 9, false, 3, 5, 9), kept(10, 9)}, ids: []uint64{3, 5, 9, 10}},
+		{name: "what passed by while behind is asked for", pushes: []push{kept(11, 9), backlog(0, 9, false, 9)}, ids: []uint64{9}, afters: []uint64{9}},
+		{name: "and ends the wait once it was reached", pushes: []push{kept(11, 9), backlog(0, 9, false, 9), backlog(9, 12, false, 11), kept(13, 11)}, ids: []uint64{9, 11, 13}, afters: []uint64{9}},
+		{name: "live: written", pushes: []push{live, kept(11, 0), kept(12, 11)}, ids: []uint64{11, 12}},
+		{name: "an id that was written is a duplicate", pushes: []push{live, kept(11, 0), kept(11, 0), kept(9, 0)}, ids: []uint64{11}},
+		{name: "a gap puts it behind", pushes: []push{live, kept(12, 11), kept(13, 12)}, afters: []uint64{10}},
+		{name: "and is filled", pushes: []push{live, kept(12, 11), backlog(10, 13, false, 11, 12), kept(14, 12)}, ids: []uint64{11, 12, 14}, afters: []uint64{10}},
+		{name: "a nudge that is not news", pushes: []push{live, kept(11, 0), nudge(11), nudge(3)}, ids: []uint64{11}},
+		{name: "a nudge with news puts it behind", pushes: []push{live, nudge(11), kept(12, 11), backlog(10, 12, false, 11, 12)}, ids: []uint64{11, 12}, afters: []uint64{10}},
+		{name: "more: the next window is asked for", pushes: []push{backlog(0, 20, true, 1, 2), backlog(2, 20, true, 3, 4), backlog(4, 20, false), kept(21, 0)}, ids: []uint64{1, 2, 3, 4, 21}, afters: []uint64{2, 4}},
+		{name: "an answer that came twice", pushes: []push{backlog(0, 20, true, 1, 2), backlog(0, 20, true, 1, 2)}, ids: []uint64{1, 2}, afters: []uint64{2}},
+		{name: "an old answer does no harm", pushes: []push{live, kept(11, 0), backlog(0, 9, false, 4, 5), kept(12, 11)}, ids: []uint64{11, 12}},
+		{name: "an answer from a place where it never was", pushes: []push{live, backlog(15, 20, false, 17), kept(18, 17)}, afters: []uint64{10}},
+		{name: "what it does not accept is passed over", pushes: []push{live, other(11, 1000), kept(12, 11)}, ids: []uint64{12}},
+
+		{name: "without prev", without: comet.NoPrev, pushes: []push{live, kept(12, 11)}, ids: []uint64{12}},
+		{name: "without duplicate", without: comet.NoDuplicate, pushes: []push{live, kept(11, 0), kept(11, 0)}, ids: []uint64{11, 11}},
+		{name: "without behind-first", without: comet.NoBehindFirst, pushes: []push{kept(11, 0)}, ids: []uint64{11}},
+		{name: "without seen", without: comet.NoSeen, pushes: []push{kept(11, 9), backlog(0, 9, false, 9), kept(12, 0)}, ids: []uint64{9, 12}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.Without = test.without })
+				c := s.dialPipe(pipe.Options{})
+				c.login("ann", `,"ack":true`)
+				ids := []uint64{}
+				for _, p := range test.pushes {
+					s.push(p(s))
+					ids = append(ids, c.drainPipe()...)
+				}
+				if fmt.Sprint(ids) != fmt.Sprint(append([]uint64{}, test.ids...)) {
+					t.Errorf("written: %v, want %v", ids, test.ids)
+				}
+				if got := s.logic.afters(); fmt.Sprint(got) != fmt.Sprint(append([]uint64{}, test.afters...)) {
+					t.Errorf("catch-ups asked after %v, want %v", got, test.afters)
+				}
+			})
+		})
+	}
+}
+
+// TestHeldUntilAuthReply: what router sends between Attach and the auth reply
+// is kept back, and follows it.
+func TestHeldUntilAuthReply(t *testing.T) {
+	var s *server
+	logic := &fakeLogic{}
+	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+		s.push(s.backlog(0, 0, 5, false, 4, 5), s.kept(0, 6, 5), s.live(0, transport.OpMessage, "live"), s.live(0, 1000, "other"))
+		return admit(r)
+	}
+	s = start(t, logic, nil)
+	c := s.dialPipe(pipe.Options{})
+	c.login("ann", `,"ack":true`)
+	for _, id := range []uint64{4, 5, 6} {
+		c.expect(transport.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
+	}
+	c.expect(transport.OpMessage, 0, "live")
+}
+
+// TestAskAgain: an answer that does not come is asked for again, ever later;
+// an error is not waited out.
+func TestAskAgain(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		without comet.Rules
+		fail    int // this many calls fail
+		within  time.Duration
+		asked   int
+	}{
+		{name: "answers that do not come", within: 15 * time.Second, asked: 3}, // at 2, 6 and 14 s
+		{name: "errors", fail: 3, within: 3 * time.Second, asked: 4},           // at 2 s and three soon after
+		{name: "without ask-again", without: comet.NoAskAgain, within: time.Hour, asked: 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failed := 0
+				logic := &fakeLogic{catchUp: func(*envelope.CatchUpRequest) error {
+					if failed++; failed <= test.fail {
+						return envelope.ErrUnavailable
+					}
+					return nil
+				}}
+				s := start(t, logic, func(cfg *comet.Config) {
+					cfg.Without, cfg.CatchUpMessages, cfg.CatchUpBytes = test.without, 7, 700
+					cfg.Heartbeat = 2 * time.Hour
+				})
+				c := s.dialPipe(pipe.Options{})
+				c.login("ann", `,"device":"phone"`)
+				time.Sleep(test.within)
+				synctest.Wait()
+				if n := logic.asked(); n != test.asked {
+					t.Fatalf("asked %d times in %s, want %d", n, test.within, test.asked)
+				}
+				if test.asked == 0 {
+					return
+				}
+				if r := logic.lastAsked(); r.User != "ann" || r.Device != "phone" || r.After != 0 || r.MaxMessages != 7 || r.MaxBytes != 700 ||
+					r.To.Comet != "c1" || r.To.Session != logic.session(0) {
+					t.Fatalf("asked %v", r)
+				}
+			})
+		})
+	}
+}
+
+// TestAnswerWithoutProgress: an owner that is not as far as what passed by is
+// asked again at once, and then not in a loop.
+func TestAnswerWithoutProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *server
+		logic := &fakeLogic{}
+		logic.catchUp = func(r *envelope.CatchUpRequest) error {
+			s.push(s.backlog(0, r.After, 10, false))
+			return nil
+		}
+		s = start(t, logic, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.login("ann", "")
+		s.push(s.backlog(0, 0, 10, false), s.kept(0, 12, 11))
+		time.Sleep(10 * time.Second)
+		if n := logic.asked(); n < 5 || n > 40 {
+			t.Fatalf("asked %d times in 10 s", n)
+		}
+		s.push(s.backlog(0, 10, 12, false, 11, 12), s.kept(0, 13, 12))
+		if ids := c.drainPipe(); fmt.Sprint(ids) != "[11 12 13]" {
+			t.Fatalf("written: %v", ids)
+		}
+	})
+}

@@ -1,0 +1,226 @@
+package comet
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// state is where a session is in its life; it only grows.
+type state uint8
+
+const (
+	stateConnecting state = iota // logic was asked; what arrives is held
+	stateLive                    // authenticated
+	stateClosing                 // op 6 is on its way, then the connection closes
+	stateEnded                   // the client or the network ended it
+)
+
+// askState is where a session's catch-up is.
+type askState uint8
+
+const (
+	askNone   askState = iota
+	askQueued          // waits for a goroutine to call logic
+	askSent            // logic was called, the answer comes as a delivery
+)
+
+// closeTimeout bounds a goodbye: from the decision to close a session to the
+// end of its connection, whatever the client does.
+const closeTimeout = 5 * time.Second
+
+// session is one client connection, from its auth packet to its end.
+//
+// One goroutine reads from the connection and owns the session's life (serve,
+// finish); only it changes rooms and the table. A second one writes and exists
+// only while there is something to write. Everything below mu is guarded by
+// mu, which nobody holds while reading, writing or calling logic. An idle
+// session has no buffers: what it costs is this struct and the reader's stack.
+type session struct {
+	comet *Comet
+	conn  transport.Conn
+	id    uint64
+
+	// Fixed before the session is in the table.
+	gen      generation
+	form     transport.Form
+	version  int16 // of the auth packet
+	acks     bool  // the client acknowledges
+	platform string
+	key      string // as the client chose it; empty: it did not
+	since    int64  // Unix milliseconds
+	heard    atomic.Int64
+
+	mu     sync.Mutex
+	state  state
+	busy   bool // is in its shard's busy list
+	behind bool
+	ask    askState
+	fails  uint8 // catch-ups in a row that failed, or that brought nothing
+	again  uint8 // catch-ups in a row that got no answer
+	// writing says that a writer exists; queue is what it has not taken yet,
+	// pending counts the bytes of both.
+	writing    bool
+	queue      *queue
+	pending    int
+	writerGone chan struct{} // closed by the writer as it ends, where somebody waits
+
+	code   envelope.CloseCode // why the server closed it; 0: it did not
+	reason string
+
+	user      string
+	device    string
+	name      string // session key as the server calls it
+	partition uint32
+	expires   int64 // Unix milliseconds; 0: never
+	floor     uint64
+	rooms     []string
+	accepts   []int32 // sorted
+
+	last       uint64        // highest kept id written
+	seen       uint64        // highest kept id that passed by
+	askedAfter uint64        // last, when the catch-up under way was asked for
+	askAt      time.Duration // comet's clock: not to be asked before
+	askedAt    time.Duration // comet's clock: when it was
+
+	unsettled []mark // kept messages written, not known to have arrived
+}
+
+// mark says that a kept message has arrived once the client's TCP has
+// acknowledged the stream up to position end.
+type mark struct {
+	id  uint64
+	end int64
+}
+
+// maxUnsettled bounds a session's marks. A client whose TCP acknowledges so
+// little falls behind, and is fed again once it does.
+const maxUnsettled = 4096
+
+// insert adds v to a sorted list, once.
+func insert(list []int32, v int32) []int32 {
+	i, ok := slices.BinarySearch(list, v)
+	if ok {
+		return list
+	}
+	return slices.Insert(list, i, v)
+}
+
+// publicName names the session to callers and to its client.
+func (s *session) publicName() string { return fmt.Sprintf("%s-%x", s.comet.cfg.Name, s.id) }
+
+func (s *session) address() *envelope.Address {
+	return &envelope.Address{Comet: s.comet.cfg.Name, Session: s.id}
+}
+
+// describe is the session as router remembers it. Holds mu.
+func (s *session) describe() *envelope.Session {
+	return &envelope.Session{
+		Address: s.address(), User: s.user, Device: s.device, Key: s.name, Platform: s.platform,
+		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Network(),
+		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
+		Last: s.last, Floor: s.floor,
+	}
+}
+
+func remoteString(conn transport.Conn) string {
+	if remote := conn.Remote(); remote.IsValid() {
+		return remote.String()
+	}
+	return ""
+}
+
+// wants says whether a message of operation op is for this session. goim sent
+// a room's messages to every member; elsewhere an operation of 1000 and above
+// goes to those who accept it. Holds mu.
+func (s *session) wants(op int32, room bool) bool {
+	if op < 1000 || room && s.gen == genGoim {
+		return true
+	}
+	_, ok := slices.BinarySearch(s.accepts, op)
+	return ok
+}
+
+// close ends the session with a reason that the client is told in op 6 after
+// what is already queued for it. Closing twice does nothing.
+func (s *session) close(code envelope.CloseCode, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state > stateLive {
+		return
+	}
+	if s.state == stateConnecting {
+		s.discard() // it was held for a client that is not to get it
+	}
+	s.state, s.code, s.reason = stateClosing, code, reason
+	s.enqueue(encodeDisconnect(s.form, s.version, code, reason), 0)
+	// Ends the reader, and with it the session, where the goodbye does not
+	// get through.
+	_ = s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+}
+
+// fail ends the session for an error of its connection. Holds mu.
+func (s *session) fail(code envelope.CloseCode, reason string) {
+	if s.code == 0 && s.state <= stateLive {
+		s.code, s.reason = code, reason
+	}
+	if s.state <= stateLive {
+		s.state = stateEnded
+	}
+	s.discard()
+	s.settle(false)
+}
+
+// markBusy has the sweep look at the session. Holds mu.
+func (s *session) markBusy() {
+	if s.busy || s.state > stateLive {
+		return
+	}
+	s.busy = true
+	sh := s.comet.table.shard(s.id)
+	sh.busyMu.Lock()
+	sh.busy = append(sh.busy, s)
+	sh.busyMu.Unlock()
+}
+
+// settle acknowledges for a client that does not: the kept messages whose
+// bytes its TCP has acknowledged. Where nobody can know that, a packet that
+// arrived after they were written stands for it. Holds mu.
+func (s *session) settle(packet bool) {
+	if len(s.unsettled) == 0 {
+		return
+	}
+	// Written first: bytes written in between then count as unacknowledged.
+	arrived := s.conn.Written()
+	if unacked, ok := s.conn.Unacked(); ok {
+		arrived -= unacked
+	} else if !packet {
+		return
+	}
+	n := 0
+	for n < len(s.unsettled) && s.unsettled[n].end <= arrived {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	ids := make([]uint64, n)
+	for i, m := range s.unsettled[:n] {
+		ids[i] = m.id
+	}
+	if s.unsettled = s.unsettled[n:]; len(s.unsettled) == 0 {
+		s.unsettled = nil
+	}
+	s.comet.acknowledge(s, ids, "tcp")
+}
+
+// encodeDisconnect makes op 6.
+func encodeDisconnect(form transport.Form, version int16, code envelope.CloseCode, reason string) []byte {
+	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t}`, code, quote(reason), code.Reconnect())
+	return transport.EncodeReply(form, version, transport.OpDisconnect, 0, 0, []byte(body))
+}

@@ -1,0 +1,464 @@
+package comet_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+	"imgo/transport/transporttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var nopLog = zerolog.Nop()
+
+// fakeLogic is a Logic that takes everybody whose token is not "bad", as the
+// user that the token names, and remembers what it was called with. A test
+// replaces the parts it is about.
+type fakeLogic struct {
+	connect  func(*envelope.ConnectRequest) (*envelope.ConnectReply, error)
+	catchUp  func(*envelope.CatchUpRequest) error
+	ack      func(*envelope.AckRequest) error
+	announce func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
+
+	mu        sync.Mutex
+	connects  []*envelope.ConnectRequest
+	catchUps  []*envelope.CatchUpRequest
+	acks      []*envelope.Ack
+	ackCalls  int
+	detached  []*envelope.Detached
+	announced []*envelope.AnnounceRequest
+}
+
+func (l *fakeLogic) Connect(_ context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	l.mu.Lock()
+	l.connects = append(l.connects, r)
+	l.mu.Unlock()
+	if l.connect != nil {
+		return l.connect(r)
+	}
+	return admit(r)
+}
+
+// admit is what fakeLogic answers by itself.
+func admit(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	if r.Token == "bad" {
+		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+	}
+	user := r.Token
+	if user == "" {
+		user = r.Mid
+	}
+	key := r.Key
+	if key == "" {
+		key = fmt.Sprintf("%s-%x", r.Comet, r.Session)
+	}
+	return &envelope.ConnectReply{User: user, Key: key, Device: r.Device, Partition: 7}, nil
+}
+
+func (l *fakeLogic) CatchUp(_ context.Context, r *envelope.CatchUpRequest) error {
+	l.mu.Lock()
+	l.catchUps = append(l.catchUps, r)
+	l.mu.Unlock()
+	if l.catchUp != nil {
+		return l.catchUp(r)
+	}
+	return nil
+}
+
+func (l *fakeLogic) Ack(_ context.Context, r *envelope.AckRequest) error {
+	if l.ack != nil {
+		if err := l.ack(r); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ackCalls++
+	l.acks = append(l.acks, r.Acks...)
+	return nil
+}
+
+func (l *fakeLogic) Detach(_ context.Context, r *envelope.DetachRequest) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.detached = append(l.detached, r.Sessions...)
+	return nil
+}
+
+func (l *fakeLogic) Announce(_ context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	l.mu.Lock()
+	l.announced = append(l.announced, proto.Clone(r).(*envelope.AnnounceRequest))
+	l.mu.Unlock()
+	if l.announce != nil {
+		return l.announce(r)
+	}
+	return &envelope.AnnounceReply{}, nil
+}
+
+// session is the id of the n-th session that connected, from 0.
+func (l *fakeLogic) session(n int) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connects[n].Session
+}
+
+func (l *fakeLogic) asked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.catchUps)
+}
+
+func (l *fakeLogic) lastAsked() *envelope.CatchUpRequest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.catchUps[len(l.catchUps)-1]
+}
+
+// acked lists the acknowledged ids in order.
+func (l *fakeLogic) acked() []uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []uint64
+	for _, a := range l.acks {
+		ids = append(ids, a.Ids...)
+	}
+	return ids
+}
+
+func (l *fakeLogic) gone() []*envelope.Detached {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*envelope.Detached(nil), l.detached...)
+}
+
+// server is a running Comet.
+type server struct {
+	*comet.Comet
+	t       *testing.T
+	logic   *fakeLogic
+	metrics *prometheus.Registry
+	stop    func() error // once; it returns what Run did
+}
+
+// start runs a comet until the test ends. change may be nil.
+func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
+	t.Helper()
+	cfg := comet.DefaultConfig()
+	cfg.Name = "c1"
+	cfg.AckInterval = 5 * time.Millisecond
+	cfg.AnnounceInterval = 10 * time.Millisecond
+	if change != nil {
+		change(&cfg)
+	}
+	s := &server{t: t, logic: logic, metrics: prometheus.NewRegistry()}
+	var err error
+	if s.Comet, err = comet.New(cfg, logic, nopLog, s.metrics); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	s.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	eventually(t, "the comet runs", func() bool { return s.Ready() == nil })
+	return s
+}
+
+// listening turns both listeners on.
+func listening(cfg *comet.Config) { cfg.TCPAddr, cfg.WSAddr = "127.0.0.1:0", "127.0.0.1:0" }
+
+// metric sums a counter or gauge over the labels that match, "name=value".
+func (s *server) metric(name string, labels ...string) float64 {
+	s.t.Helper()
+	families, err := s.metrics.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	metrics:
+		for _, m := range f.GetMetric() {
+			have := map[string]bool{}
+			for _, l := range m.GetLabel() {
+				have[l.GetName()+"="+l.GetValue()] = true
+			}
+			for _, want := range labels {
+				if !have[want] {
+					continue metrics
+				}
+			}
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+// push pushes deliveries in one call.
+func (s *server) push(deliveries ...*envelope.Delivery) {
+	s.t.Helper()
+	if err := s.Push(context.Background(), &envelope.PushRequest{Deliveries: deliveries}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// kept is a kept message for the n-th session.
+func (s *server) kept(n int, id, prev uint64) *envelope.Delivery {
+	return &envelope.Delivery{
+		Id: id, Op: transport.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id), TimeMs: time.Now().UnixMilli(),
+		To: []*envelope.Target{{Session: s.logic.session(n), Prev: prev}},
+	}
+}
+
+// live is a message for the n-th session that is not kept.
+func (s *server) live(n int, op int32, body string) *envelope.Delivery {
+	return &envelope.Delivery{Op: op, Body: []byte(body), To: []*envelope.Target{{Session: s.logic.session(n)}}}
+}
+
+// backlog is an answer for the n-th session.
+func (s *server) backlog(n int, after, upTo uint64, more bool, ids ...uint64) *envelope.Delivery {
+	b := &envelope.Backlog{To: &envelope.Address{Comet: "c1", Session: s.logic.session(n)}, After: after, UpTo: upTo, More: more}
+	for _, id := range ids {
+		b.Messages = append(b.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id)})
+	}
+	return &envelope.Delivery{Backlog: b}
+}
+
+func (s *server) nudge(n int, newest uint64) *envelope.Delivery {
+	return &envelope.Delivery{Nudge: &envelope.Nudge{To: []*envelope.NudgeTarget{
+		{To: &envelope.Address{Comet: "c1", Session: s.logic.session(n)}, Newest: newest},
+	}}}
+}
+
+func (s *server) kick(n int, code envelope.CloseCode, reason string) *envelope.Delivery {
+	return &envelope.Delivery{Kick: &envelope.Kick{
+		To: []*envelope.Address{{Comet: "c1", Session: s.logic.session(n)}}, Code: int32(code), Reason: reason,
+	}}
+}
+
+// client is a raw client.
+type client struct {
+	transporttest.Client
+	t    *testing.T
+	text bool
+	pipe *pipe.Client // where it is one
+}
+
+// dialPipe connects in memory.
+func (s *server) dialPipe(o pipe.Options) *client {
+	s.t.Helper()
+	end, conn := pipe.New(o)
+	s.Serve(conn)
+	s.t.Cleanup(func() { _ = end.Close() })
+	return &client{Client: &transporttest.Pipe{Client: end, Text: o.Text}, t: s.t, text: o.Text, pipe: end}
+}
+
+func (s *server) dialTCP() *client {
+	s.t.Helper()
+	return &client{Client: &transporttest.Stream{Conn: dial(s.t, s.TCPAddr())}, t: s.t}
+}
+
+func (s *server) dialWS(text bool) *client {
+	s.t.Helper()
+	ws, resp, err := transporttest.Upgrade(dial(s.t, s.WSAddr()), "/sub")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != 101 {
+		s.t.Fatalf("upgrade answered %s", resp.Status)
+	}
+	ws.Text = text
+	return &client{Client: ws, t: s.t, text: text}
+}
+
+func dial(t *testing.T, addr net.Addr) net.Conn {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", addr.String(), transporttest.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func stream(conn net.Conn) transporttest.Client { return &transporttest.Stream{Conn: conn} }
+
+// dialHost connects to addr's port on another host; nil: it has none.
+func dialHost(t *testing.T, host string, addr net.Addr) net.Conn {
+	t.Helper()
+	port := fmt.Sprint(addr.(*net.TCPAddr).Port)
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, port), transporttest.Patience)
+	if err != nil {
+		return nil
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// wire puts a packet together from hex digits, spaces ignored, and a body.
+func wire(header, body string) string {
+	b, err := hex.DecodeString(strings.ReplaceAll(header, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return string(b) + body
+}
+
+// put sends one frame: a binary packet or a JSON object.
+func (c *client) put(frame string) {
+	c.t.Helper()
+	if err := c.Send(c.Frame([]byte(frame))); err != nil {
+		c.t.Fatalf("sending %q: %v", frame, err)
+	}
+}
+
+// want reads one frame and compares its bytes.
+func (c *client) want(frame string) {
+	c.t.Helper()
+	b, err := c.Next()
+	if err != nil {
+		c.t.Fatalf("waiting for %q: %v", frame, err)
+	}
+	if !bytes.Equal(b, []byte(frame)) {
+		c.t.Fatalf("got  %q\nwant %q", b, frame)
+	}
+}
+
+// wantEnd expects nothing but the end of the connection; where a WebSocket or
+// a pipe says a code, it has to be this one.
+func (c *client) wantEnd(code envelope.CloseCode) {
+	c.t.Helper()
+	b, err := c.Next()
+	var closed *transporttest.Closed
+	switch {
+	case err == nil:
+		c.t.Fatalf("got %q, want the end of the connection", b)
+	case errors.As(err, &closed):
+		if closed.Code != code {
+			c.t.Fatalf("closed with %d %q, want %d", closed.Code, closed.Reason, code)
+		}
+	case !errors.Is(err, io.EOF):
+		c.t.Fatalf("the connection ended with %v", err)
+	}
+}
+
+// send sends a packet in the client's form; a text body is JSON.
+func (c *client) send(version int16, op, seq int32, body string) {
+	c.t.Helper()
+	if !c.text {
+		c.put(string(transport.AppendPacket(nil, version, transport.HeaderV1, op, seq, 0, []byte(body))))
+		return
+	}
+	frame := fmt.Sprintf(`{"ver":%d,"op":%d,"seq":%d`, version, op, seq)
+	if body != "" {
+		frame += `,"body":` + body
+	}
+	c.put(frame + "}")
+}
+
+// receive reads one packet. Of a text frame the body is its JSON.
+func (c *client) receive() transport.Packet {
+	c.t.Helper()
+	p, err := c.next()
+	if err != nil {
+		c.t.Fatalf("waiting for a packet: %v", err)
+	}
+	return p
+}
+
+func (c *client) next() (transport.Packet, error) {
+	b, err := c.Next()
+	if err != nil {
+		return transport.Packet{}, err
+	}
+	if c.text {
+		return parseFrame(b)
+	}
+	p, rest, err := transport.DecodePacket(b, 1<<30)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%d bytes after a packet", len(rest))
+	}
+	return p, err
+}
+
+// parseFrame reads a server's text frame of one object.
+func parseFrame(b []byte) (transport.Packet, error) {
+	b = bytes.TrimSuffix(bytes.TrimPrefix(b, []byte("[")), []byte("]"))
+	return transport.ParseJSON(b)
+}
+
+// expect reads one packet and checks its operation, id and body.
+func (c *client) expect(op int32, id uint64, body string) transport.Packet {
+	c.t.Helper()
+	p := c.receive()
+	if p.Op != op || p.ID != id || string(p.Body) != body {
+		c.t.Fatalf("got op %d id %d body %.80q, want op %d id %d body %.80q", p.Op, p.ID, p.Body, op, id, body)
+	}
+	return p
+}
+
+// closedWith reads op 6 and the end.
+func (c *client) closedWith(code envelope.CloseCode) {
+	c.t.Helper()
+	p := c.receive()
+	prefix := fmt.Sprintf(`{"code":%d,"reason":"`, code)
+	suffix := fmt.Sprintf(`","reconnect":%t}`, code < 3500)
+	if p.Op != transport.OpDisconnect || !strings.HasPrefix(string(p.Body), prefix) || !strings.HasSuffix(string(p.Body), suffix) {
+		c.t.Fatalf("got op %d body %q, want op 6 with code %d", p.Op, p.Body, code)
+	}
+	c.wantEnd(code)
+}
+
+// login authenticates a version-2 client; what may be "" or more members of
+// the auth object, each with a comma before it.
+func (c *client) login(user, more string) {
+	c.t.Helper()
+	c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q%s}`, user, more))
+	if p := c.receive(); p.Op != transport.OpAuthReply || p.Version != 2 {
+		c.t.Fatalf("auth was answered with %+v %s", p, p.Body)
+	}
+}
+
+// connected is a version-2 client on a pipe that acknowledges, live up to id
+// upTo: the n-th session of the server.
+func (s *server) connected(n int, user string, upTo uint64) *client {
+	s.t.Helper()
+	c := s.dialPipe(pipe.Options{})
+	c.login(user, `,"ack":true`)
+	s.push(s.backlog(n, 0, upTo, false))
+	return c
+}
+
+// eventually polls cond.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	transporttest.Eventually(t, what, cond)
+}

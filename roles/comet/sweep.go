@@ -1,0 +1,89 @@
+package comet
+
+import (
+	"time"
+
+	"imgo/envelope"
+)
+
+// Bounds of the sweep's tick, and how many ticks it takes to look once at
+// every session's heartbeat.
+const (
+	minTick        = 5 * time.Millisecond
+	maxTick        = 100 * time.Millisecond
+	heartbeatTicks = 10
+)
+
+// sweepTick is a fifth of the shortest thing that the sweep has to notice.
+func sweepTick(cfg *Config) time.Duration {
+	shortest := min(cfg.CatchUpTimeout, cfg.Heartbeat/2, cfg.HeartbeatV1/4)
+	return min(max(shortest/5, minTick), maxTick)
+}
+
+// sweep is comet's one clock: in place of timers for each session it looks at
+// the sessions that have something under way every tick, and at the heartbeat
+// and the token of a tenth of all.
+func (c *Comet) sweep(stop <-chan struct{}) {
+	ticker := time.NewTicker(sweepTick(&c.cfg))
+	defer ticker.Stop()
+	next := 0
+	for {
+		select {
+		case <-ticker.C:
+		case <-stop:
+			return
+		}
+		for i := range c.table.shards {
+			c.table.shards[i].sweepBusy()
+		}
+		for range (shardCount + heartbeatTicks - 1) / heartbeatTicks {
+			c.table.shards[next].each(c.checkAlive)
+			next = (next + 1) % shardCount
+		}
+	}
+}
+
+// sweepBusy looks at the sessions that are behind, or wait for their client's
+// TCP; those that still do mark themselves again.
+func (sh *shard) sweepBusy() {
+	sh.busyMu.Lock()
+	busy := sh.busy
+	sh.busy = nil
+	sh.busyMu.Unlock()
+	for _, s := range busy {
+		s.mu.Lock()
+		s.busy = false
+		if s.state <= stateLive {
+			s.settle(false)
+			s.askAgain()
+			s.maybeAsk()
+			if len(s.unsettled) > 0 || s.behind {
+				s.markBusy()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// checkAlive closes a session that gave no sign of life for too long, or whose
+// token has ended.
+func (c *Comet) checkAlive(s *session) {
+	quiet, limit := c.now()-time.Duration(s.heard.Load()), c.cfg.HeartbeatV1
+	if s.gen == genV2 {
+		// Pings count for these clients.
+		quiet, limit = min(quiet, time.Since(s.conn.LastSign())), c.cfg.Heartbeat*5/2
+	}
+	if quiet > limit {
+		s.close(envelope.CloseStaleHeartbeat, "no heartbeat for too long")
+		return
+	}
+	if !c.cfg.CloseExpired {
+		return
+	}
+	s.mu.Lock()
+	expired := s.expires > 0 && time.Now().UnixMilli() >= s.expires
+	s.mu.Unlock()
+	if expired {
+		s.close(envelope.CloseTokenExpired, "the token has expired")
+	}
+}

@@ -1,0 +1,195 @@
+package comet
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+)
+
+// shardCount is how many locks the tables are spread over; a power of two.
+const shardCount = 64
+
+// table is who is connected: sessions by id, the members of each room, the
+// sessions that a client named, how many there are of each partition.
+//
+// Locks are ordered: a shard's, then a session's, then the leaves (busyMu and
+// the queues of Comet). No lock is held while a socket is written to or logic
+// is called, so nobody can hold one for longer than a walk over memory.
+type table struct {
+	seed   maphash.Seed
+	shards [shardCount]shard
+	rooms  [shardCount]roomShard
+
+	keysMu sync.Mutex
+	keys   map[userKey]*session
+
+	partitionsMu sync.Mutex
+	partitions   map[uint32]uint32
+
+	live atomic.Int64 // authenticated sessions
+}
+
+type shard struct {
+	mu       sync.RWMutex
+	sessions map[uint64]*session
+
+	busyMu sync.Mutex
+	busy   []*session // that the sweep is to look at; each at most once
+}
+
+type roomShard struct {
+	mu    sync.RWMutex
+	rooms map[string]map[*session]struct{}
+}
+
+// userKey is a session key as its user's client chose it.
+type userKey struct{ user, key string }
+
+func newTable() *table {
+	t := &table{seed: maphash.MakeSeed(), keys: map[userKey]*session{}, partitions: map[uint32]uint32{}}
+	for i := range shardCount {
+		t.shards[i].sessions = map[uint64]*session{}
+		t.rooms[i].rooms = map[string]map[*session]struct{}{}
+	}
+	return t
+}
+
+func (t *table) shard(id uint64) *shard { return &t.shards[id%shardCount] }
+
+func (t *table) room(name string) *roomShard {
+	return &t.rooms[maphash.String(t.seed, name)%shardCount]
+}
+
+func (t *table) insert(s *session) {
+	sh := t.shard(s.id)
+	sh.mu.Lock()
+	sh.sessions[s.id] = s
+	sh.mu.Unlock()
+}
+
+func (t *table) remove(s *session) {
+	sh := t.shard(s.id)
+	sh.mu.Lock()
+	delete(sh.sessions, s.id)
+	sh.mu.Unlock()
+}
+
+// find is nil where the session is not here.
+func (t *table) find(id uint64) *session {
+	sh := t.shard(id)
+	sh.mu.RLock()
+	s := sh.sessions[id]
+	sh.mu.RUnlock()
+	return s
+}
+
+// each calls f for every session; f must not wait for anything.
+func (t *table) each(f func(*session)) {
+	for i := range t.shards {
+		t.shards[i].each(f)
+	}
+}
+
+func (sh *shard) each(f func(*session)) {
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	for _, s := range sh.sessions {
+		f(s)
+	}
+}
+
+func (t *table) join(room string, s *session) {
+	rs := t.room(room)
+	rs.mu.Lock()
+	members := rs.rooms[room]
+	if members == nil {
+		members = map[*session]struct{}{}
+		rs.rooms[room] = members
+	}
+	members[s] = struct{}{}
+	rs.mu.Unlock()
+}
+
+func (t *table) leave(room string, s *session) {
+	rs := t.room(room)
+	rs.mu.Lock()
+	members := rs.rooms[room]
+	delete(members, s)
+	if len(members) == 0 {
+		delete(rs.rooms, room)
+	}
+	rs.mu.Unlock()
+}
+
+// members calls f for every session in room; f must not wait for anything.
+func (t *table) members(room string, f func(*session)) {
+	rs := t.room(room)
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	for s := range rs.rooms[room] {
+		f(s)
+	}
+}
+
+func (t *table) roomSize(room string) uint32 {
+	rs := t.room(room)
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	return uint32(len(rs.rooms[room]))
+}
+
+// roomSizes counts the sessions of every room.
+func (t *table) roomSizes() map[string]uint32 {
+	sizes := map[string]uint32{}
+	for i := range t.rooms {
+		rs := &t.rooms[i]
+		rs.mu.RLock()
+		for room, members := range rs.rooms {
+			sizes[room] = uint32(len(members))
+		}
+		rs.mu.RUnlock()
+	}
+	return sizes
+}
+
+// claimKey makes s the session that its user calls key and returns the one
+// that was, if any.
+func (t *table) claimKey(k userKey, s *session) *session {
+	t.keysMu.Lock()
+	defer t.keysMu.Unlock()
+	older := t.keys[k]
+	t.keys[k] = s
+	return older
+}
+
+// releaseKey forgets s's key, unless a newer session has it by now.
+func (t *table) releaseKey(k userKey, s *session) {
+	t.keysMu.Lock()
+	defer t.keysMu.Unlock()
+	if t.keys[k] == s {
+		delete(t.keys, k)
+	}
+}
+
+// countPartition adds delta sessions to partition's count.
+func (t *table) countPartition(partition uint32, delta int) {
+	t.partitionsMu.Lock()
+	defer t.partitionsMu.Unlock()
+	n := int(t.partitions[partition]) + delta
+	if n == 0 {
+		delete(t.partitions, partition)
+		return
+	}
+	t.partitions[partition] = uint32(n)
+}
+
+// partitionSizes copies the sessions' counts of each partition.
+func (t *table) partitionSizes() map[uint32]uint32 {
+	t.partitionsMu.Lock()
+	defer t.partitionsMu.Unlock()
+	sizes := make(map[uint32]uint32, len(t.partitions))
+	for p, n := range t.partitions {
+		sizes[p] = n
+	}
+	return sizes
+}

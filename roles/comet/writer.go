@@ -1,0 +1,213 @@
+package comet
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"imgo/envelope"
+)
+
+// writeChunk is how many bytes go into one Write where frames are small: much
+// for a system call, little for a slow client's timeout.
+const writeChunk = 16 << 10
+
+// maxPooledFrames bounds the queues that are kept for reuse.
+const maxPooledFrames = 1024
+
+// frame is one encoded frame on its way to the socket; id is the kept
+// message's, or 0. Its bytes are shared with other sessions.
+type frame struct {
+	bytes []byte
+	id    uint64
+}
+
+// queue is what waits for a session's writer, and the room in which the writer
+// gathers it. Queues are pooled: an idle session has none.
+type queue struct {
+	frames []frame
+	batch  [][]byte
+}
+
+// queues is a pool of empty queues.
+type queues struct{ pool sync.Pool }
+
+func (p *queues) take() *queue {
+	if q, ok := p.pool.Get().(*queue); ok {
+		return q
+	}
+	return &queue{}
+}
+
+func (p *queues) put(q *queue) {
+	if cap(q.frames) > maxPooledFrames {
+		return
+	}
+	clear(q.frames)
+	clear(q.batch[:cap(q.batch)])
+	q.frames, q.batch = q.frames[:0], q.batch[:0]
+	p.pool.Put(q)
+}
+
+// fits says whether a frame of n bytes may wait in the session's queue; one
+// that is larger than the bound may when nothing else does. Holds mu.
+func (s *session) fits(n int) bool {
+	return s.pending == 0 || s.pending+n <= s.comet.cfg.PendingBytes
+}
+
+// enqueue queues a frame whatever its size and sees that there is a writer;
+// while the session is connecting the frame is held. Holds mu.
+func (s *session) enqueue(b []byte, id uint64) {
+	if s.queue == nil {
+		s.queue = s.comet.queues.take()
+	}
+	s.queue.frames = append(s.queue.frames, frame{b, id})
+	s.account(len(b))
+	s.startWriter()
+}
+
+// account adds n bytes to what is pending. Holds mu.
+func (s *session) account(n int) {
+	s.pending += n
+	s.comet.metrics.pendingBytes.Add(int64(n))
+}
+
+// startWriter starts a writer where one is needed. finish waits for it. Holds mu.
+func (s *session) startWriter() {
+	if s.writing || s.queue == nil || s.state == stateConnecting {
+		return
+	}
+	s.writing = true
+	s.comet.metrics.writers.Add(1)
+	go s.write()
+}
+
+// discard drops what no writer has taken yet. Holds mu.
+func (s *session) discard() {
+	if s.queue == nil {
+		return
+	}
+	n := 0
+	for _, f := range s.queue.frames {
+		n += len(f.bytes)
+	}
+	s.account(-n)
+	s.comet.queues.put(s.queue)
+	s.queue = nil
+}
+
+// write empties the queue into the connection and ends. It closes a connection
+// that took nothing for too long, and one that the server has said goodbye to.
+func (s *session) write() {
+	for {
+		s.mu.Lock()
+		q := s.queue
+		if q == nil {
+			s.endWriter()
+			closing, code, reason := s.state == stateClosing, s.code, s.reason
+			s.mu.Unlock()
+			if closing {
+				_ = s.conn.Close(code, reason)
+			}
+			return
+		}
+		s.queue = nil
+		s.mu.Unlock()
+
+		err := s.writeOut(q)
+		s.comet.queues.put(q)
+		if err != nil {
+			s.giveUp(err)
+			return
+		}
+	}
+}
+
+// endWriter ends the writer's part. Holds mu.
+func (s *session) endWriter() {
+	s.writing = false
+	s.comet.metrics.writers.Add(-1)
+	s.settle(false)
+	if s.writerGone != nil {
+		close(s.writerGone)
+		s.writerGone = nil
+	}
+	s.maybeAsk()
+}
+
+// writeOut writes q, a chunk at a time.
+func (s *session) writeOut(q *queue) error {
+	frames := q.frames
+	for len(frames) > 0 {
+		n, size := 0, 0
+		q.batch = q.batch[:0]
+		for n < len(frames) && (n == 0 || size+len(frames[n].bytes) <= writeChunk) {
+			q.batch = append(q.batch, frames[n].bytes)
+			size += len(frames[n].bytes)
+			n++
+		}
+		err := s.conn.Write(time.Now().Add(s.comet.cfg.WriteTimeout), q.batch...)
+		s.mu.Lock()
+		s.account(-size)
+		if err == nil {
+			s.wrote(frames[:n])
+		}
+		s.mu.Unlock()
+		frames = frames[n:]
+		if err != nil {
+			s.mu.Lock()
+			for _, f := range frames {
+				s.account(-len(f.bytes))
+			}
+			s.mu.Unlock()
+			return err
+		}
+	}
+	return nil
+}
+
+// wrote notes which kept messages are in the kernel now, for a session whose
+// client does not acknowledge. Holds mu.
+func (s *session) wrote(frames []frame) {
+	if s.acks {
+		return
+	}
+	s.settle(false)
+	end := s.conn.Written()
+	for _, f := range frames {
+		if f.id != 0 {
+			s.unsettled = append(s.unsettled, mark{f.id, end})
+		}
+	}
+	if len(s.unsettled) > 0 {
+		s.markBusy()
+	}
+}
+
+// giveUp ends the connection after a write failed.
+func (s *session) giveUp(err error) {
+	code, reason := envelope.CloseCode(0), ""
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		code, reason = envelope.CloseSlow, "the connection took nothing for too long"
+	}
+	s.mu.Lock()
+	s.fail(code, reason)
+	code, reason = s.code, s.reason
+	s.endWriter()
+	s.mu.Unlock()
+	_ = s.conn.Close(code, reason)
+}
+
+// writerEnd is closed when the writer has ended; nil: there is none.
+func (s *session) writerEnd() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.writing {
+		return nil
+	}
+	if s.writerGone == nil {
+		s.writerGone = make(chan struct{})
+	}
+	return s.writerGone
+}

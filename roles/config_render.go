@@ -1,0 +1,151 @@
+package roles
+
+import (
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+)
+
+// Redacted stands where a secret was.
+const Redacted = "(secret)"
+
+// header begins config.example.toml.
+const header = `# imgo: every setting, with its default.
+#
+# Start with this file:  imgo --config imgo.toml
+# Check it:              imgo config check --config imgo.toml
+# What is in effect:     imgo config show --config imgo.toml
+#
+# A flag weighs more than an environment variable, which weighs more than this
+# file; what nobody says has the default below. Every key has a flag and a
+# variable: [comet] tcp is --comet-tcp and IMGO_COMET_TCP. Shorter ones are
+# noted. Durations are written "500ms", "5s", "8m", "168h" or "7d", sizes
+# "64KiB", "16MiB" or "2GiB". A key that imgo does not know is an error.
+`
+
+// Example is config.example.toml: every key with its default, its unit and
+// what it means. Loading it changes nothing.
+func Example() []byte {
+	cfg := Default()
+	var b strings.Builder
+	b.WriteString(header)
+	for _, s := range sections() {
+		if s.name != "" {
+			fmt.Fprintf(&b, "\n# %s\n[%s]\n", s.doc, s.name)
+		}
+		for _, key := range s.keys {
+			b.WriteString("\n")
+			for line := range strings.SplitSeq(key.Doc, "\n") {
+				b.WriteString("# " + line + "\n")
+			}
+			if note := key.note(); note != "" {
+				b.WriteString("# " + note + "\n")
+			}
+			fmt.Fprintf(&b, "%s = %s\n", key.short(), tomlValue(key.field(&cfg), false))
+			if key.Name == "http.api_keys" {
+				b.WriteString("# api_keys = [{ name = \"backend\", key = \"…\", rate = 0 }]\n")
+			}
+		}
+	}
+	return []byte(b.String())
+}
+
+// note is the line on a key's unit, bounds and short flag.
+func (k *Key) note() string {
+	var notes []string
+	switch {
+	case len(k.Choices) > 0:
+		notes = append(notes, "One of: "+strings.Join(k.Choices, ", ")+".")
+	case k.Unit != "" && k.min != "" && k.max != "":
+		notes = append(notes, fmt.Sprintf("Unit: %s, %s to %s.", k.Unit, k.min, k.max))
+	case k.Unit != "" && k.min != "" && k.min != "0":
+		notes = append(notes, fmt.Sprintf("Unit: %s, at least %s.", k.Unit, k.min))
+	case k.Unit != "":
+		notes = append(notes, "Unit: "+k.Unit+".")
+	}
+	if len(k.Flags) > 1 {
+		notes = append(notes, fmt.Sprintf("Also --%s, %s.", k.Flags[0], k.Envs[1]))
+	}
+	return strings.Join(notes, " ")
+}
+
+// short is the key's name within its section.
+func (k *Key) short() string { return k.Name[strings.LastIndex(k.Name, ".")+1:] }
+
+// Show writes the settings that are in effect as TOML, each with a note where
+// it came from unless it is the default. Secrets are redacted.
+func (cfg *Config) Show() []byte {
+	var b strings.Builder
+	b.WriteString("# What is in effect: flags > environment > file > defaults. Secrets are not shown.\n")
+	for _, s := range sections() {
+		if s.name != "" {
+			fmt.Fprintf(&b, "\n[%s]\n", s.name)
+		}
+		for _, key := range s.keys {
+			line := fmt.Sprintf("%s = %s", key.short(), tomlValue(key.field(cfg), key.Secret))
+			if origin := cfg.Origin(key.Name); origin != "default" {
+				line += "  # " + origin
+			}
+			b.WriteString(line + "\n")
+		}
+	}
+	return []byte(b.String())
+}
+
+// tomlValue writes a value as TOML; of a secret that is set, only that it is.
+func tomlValue(value reflect.Value, secret bool) string {
+	switch x := value.Interface().(type) {
+	case Duration:
+		return tomlString(x.String())
+	case ByteSize:
+		return tomlString(x.String())
+	case string:
+		if secret && x != "" {
+			return tomlString(Redacted)
+		}
+		return tomlString(x)
+	case []string:
+		items := make([]string, len(x))
+		for i, item := range x {
+			items[i] = tomlString(item)
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	case []APIKey:
+		items := make([]string, len(x))
+		for i, key := range x {
+			shown := key.Key
+			if secret {
+				shown = Redacted
+			}
+			items[i] = fmt.Sprintf("{ name = %s, key = %s, rate = %s }", tomlString(key.Name), tomlString(shown), formatFloat(key.Rate))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	case float64:
+		return formatFloat(x)
+	}
+	return fmt.Sprint(value.Interface())
+}
+
+// formatFloat writes whole numbers without a point; TOML reads both.
+func formatFloat(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
+
+// tomlString quotes a basic string: TOML's escapes are a subset of JSON's
+// plus control characters, which \u covers.
+func tomlString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

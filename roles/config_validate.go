@@ -1,0 +1,365 @@
+package roles
+
+import (
+	"encoding"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imgo/envelope"
+)
+
+// Validate checks every value and every combination that is known to be
+// wrong. Its error is a *ConfigError with all that was found; each names the
+// key, where its value came from and the mend. Load has called it.
+func (cfg *Config) Validate() error {
+	v := validation{cfg: cfg}
+	for _, key := range Keys() {
+		v.bounds(&key)
+	}
+	v.node()
+	comet := v.comet()
+	http := v.http()
+	v.auth(comet, http)
+	v.kept()
+	v.delivery()
+	return v.found.err()
+}
+
+// validation gathers what is wrong with cfg.
+type validation struct {
+	cfg   *Config
+	found problems
+}
+
+// refuse notes a problem of a key.
+func (v *validation) refuse(key, text, mend string) {
+	where := v.cfg.Origin(key)
+	if where == "default" {
+		where = ""
+	}
+	v.found.add(where, key, text, mend)
+}
+
+// bounds checks a value against its key's choices, min and max.
+func (v *validation) bounds(key *Key) {
+	value := key.field(v.cfg)
+	if len(key.Choices) > 0 && !slices.Contains(key.Choices, value.String()) {
+		v.refuse(key.Name, fmt.Sprintf("is %q", value.String()), "choose one of "+strings.Join(key.Choices, ", "))
+		return
+	}
+	n, ok := number(value)
+	if !ok {
+		return
+	}
+	low, high := 0.0, math.MaxFloat64
+	if key.min != "" {
+		low = key.bound(key.min)
+	}
+	if key.max != "" {
+		high = key.bound(key.max)
+	}
+	// Written so that NaN is out of bounds too.
+	if !(n >= low && n <= high) {
+		mend := "it must be at least " + key.min
+		switch {
+		case key.min == "" && key.max == "":
+			mend = "it must not be negative"
+		case key.max != "" && key.min != "":
+			mend = fmt.Sprintf("it must be from %s to %s", key.min, key.max)
+		}
+		v.refuse(key.Name, fmt.Sprintf("is %v", value.Interface()), mend)
+	}
+}
+
+// number is a value that has an order, as a float.
+func number(value reflect.Value) (float64, bool) {
+	switch x := value.Interface().(type) {
+	case Duration:
+		return float64(x.Duration), true
+	case ByteSize:
+		return float64(x), true
+	case int:
+		return float64(x), true
+	case float64:
+		return x, true
+	}
+	return 0, false
+}
+
+// bound reads a min or max tag, which is written as a value of the key is. A
+// tag that cannot be read is a bound that nothing meets: every start shows it.
+func (k *Key) bound(tag string) float64 {
+	value := reflect.New(k.kind)
+	if u, ok := value.Interface().(encoding.TextUnmarshaler); ok {
+		if err := u.UnmarshalText([]byte(tag)); err != nil {
+			return math.NaN()
+		}
+		n, _ := number(value.Elem())
+		return n
+	}
+	n, err := strconv.ParseFloat(tag, 64)
+	if err != nil {
+		return math.NaN()
+	}
+	return n
+}
+
+// node checks what is at the top of the file, and the cluster.
+func (v *validation) node() {
+	cfg := v.cfg
+	if len(cfg.Roles) == 0 {
+		v.refuse("roles", "names no role", "write --roles=comet,logic, or leave it out")
+	}
+	for i, role := range cfg.Roles {
+		switch {
+		case !slices.Contains(allRoles(), role):
+			v.refuse("roles", fmt.Sprintf("has %q, which is no role", role), "choose from "+strings.Join(allRoles(), ", "))
+		case slices.Contains(cfg.Roles[:i], role):
+			v.refuse("roles", fmt.Sprintf("names %s twice", role), "name it once")
+		}
+	}
+	if id := cfg.NodeID; len(id) > maxNodeID || strings.ContainsFunc(id, func(r rune) bool { return !nodeIDRune(r) }) {
+		v.refuse("node_id", fmt.Sprintf("is %q", id), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxNodeID))
+	}
+	if cfg.DataDir == "" {
+		v.refuse("data_dir", "is empty", "name a folder, such as --data-dir ./imgo-data")
+	}
+	if len(cfg.Cluster.Join) > 0 {
+		v.refuse("cluster.join", "names other nodes, but this release runs as one node",
+			"clustering comes with the next release: leave it out for now")
+	}
+}
+
+// listener is an address that was checked.
+type listener struct {
+	key, flag string
+	host      string
+	port      int
+	loopback  bool
+	on        bool
+}
+
+// listenAddress checks host:port of a key.
+func (v *validation) listenAddress(key, flag, address, example string) listener {
+	l := listener{key: key, flag: flag}
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		v.refuse(key, fmt.Sprintf("is %q, which is no address", address),
+			fmt.Sprintf("write host:port, such as %s (IPv6: [::1]:8080)", example))
+		return l
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		v.refuse(key, fmt.Sprintf("has the port %q", portText), "a port is a number from 0 (any that is free) to 65535")
+		return l
+	}
+	l.host, l.port, l.on = host, int(port), true
+	l.loopback = isLoopback(host)
+	return l
+}
+
+// isLoopback says whether only this machine can reach the host. A name other
+// than localhost is not trusted to be: it may resolve to anything.
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// comet checks where clients connect and gives the listeners that are on.
+func (v *validation) comet() []listener {
+	c := &v.cfg.Comet
+	var on []listener
+	if c.TCP != "" {
+		on = append(on, v.listenAddress("comet.tcp", "--tcp", c.TCP, ":8080"))
+	}
+	if c.WS != "" {
+		on = append(on, v.listenAddress("comet.ws", "--ws", c.WS, ":8090"))
+	}
+	if len(on) == 0 {
+		v.refuse("comet.tcp", "and comet.ws are both off, so no client could connect", "leave one of them on")
+	}
+	v.certificate("comet", c.TLSCert, c.TLSKey)
+	for _, pattern := range c.WSOrigins {
+		switch _, err := path.Match(pattern, ""); {
+		case strings.Contains(pattern, "://"):
+			v.refuse("comet.ws_origins", fmt.Sprintf("has %q", pattern), "write only the host, such as example.com or *.example.com")
+		case err != nil || pattern == "":
+			v.refuse("comet.ws_origins", fmt.Sprintf("has %q, which is no pattern", pattern), "write a host such as example.com or *.example.com")
+		}
+	}
+	return on
+}
+
+// certificate checks the pair of files of a section.
+func (v *validation) certificate(section, cert, key string) {
+	switch {
+	case cert != "" && key == "":
+		v.refuse(section+".tls_cert", "is given without "+section+".tls_key", "give both")
+	case cert == "" && key != "":
+		v.refuse(section+".tls_key", "is given without "+section+".tls_cert", "give both")
+	}
+	v.readable(section+".tls_cert", cert)
+	v.readable(section+".tls_key", key)
+}
+
+// readable checks a file that a key names, if it names one.
+func (v *validation) readable(key, file string) {
+	if file == "" {
+		return
+	}
+	if err := checkReadable(file); err != nil {
+		v.refuse(key, err.Error(), "")
+	}
+}
+
+// minAPIKey is the least length of an API key: long enough not to be guessed.
+const minAPIKey = 16
+
+// http checks the API side.
+func (v *validation) http() listener {
+	h := &v.cfg.HTTP
+	l := v.listenAddress("http.listen", "--http", h.Listen, "127.0.0.1:7172")
+	if l.on && !l.loopback && len(h.APIKeys) == 0 {
+		v.refuse("http.listen", fmt.Sprintf("is %s, beyond loopback, and there is no API key: anybody who can reach it could push", h.Listen),
+			fmt.Sprintf("give a key (IMGO_HTTP_API_KEYS=backend:SECRET, or [[http.api_keys]] in the file), or listen on 127.0.0.1:%d", l.port))
+	}
+	v.certificate("http", h.TLSCert, h.TLSKey)
+	names, keys := map[string]bool{}, map[string]bool{}
+	for _, key := range h.APIKeys {
+		// The key itself is never repeated in an error.
+		switch {
+		case key.Name == "":
+			v.refuse("http.api_keys", "has a key without a name", "name it after its caller: it is what logs and limits show")
+		case strings.Contains(key.Name, "/") || envelope.CheckName("name", key.Name) != nil:
+			v.refuse("http.api_keys", fmt.Sprintf("has the name %q", key.Name), fmt.Sprintf("use up to %d bytes without a slash or control characters", envelope.MaxNameBytes))
+		case names[key.Name]:
+			v.refuse("http.api_keys", fmt.Sprintf("has two keys named %q", key.Name), "give each its own name")
+		}
+		switch {
+		case len(key.Key) < minAPIKey:
+			v.refuse("http.api_keys", fmt.Sprintf("%q has a key of %d bytes", key.Name, len(key.Key)),
+				fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 16", minAPIKey))
+		case strings.ContainsFunc(key.Key, func(r rune) bool { return r <= ' ' || r > '~' }):
+			v.refuse("http.api_keys", fmt.Sprintf("%q has a key with spaces or other letters than ASCII", key.Name), "use letters, digits and signs only")
+		case keys[key.Key]:
+			v.refuse("http.api_keys", fmt.Sprintf("%q has the same key as another", key.Name), "give each caller its own")
+		}
+		if !(key.Rate >= 0 && key.Rate <= math.MaxInt32) {
+			v.refuse("http.api_keys", fmt.Sprintf("%q has the rate %v", key.Name, key.Rate), "it is requests a second; 0 is no limit")
+		}
+		names[key.Name], keys[key.Key] = true, true
+	}
+	v.distinct()
+	return l
+}
+
+// distinct refuses two listeners on one port.
+func (v *validation) distinct() {
+	type place struct{ key, host, port string }
+	var used []place
+	for _, at := range []struct{ key, address string }{
+		{"comet.tcp", v.cfg.Comet.TCP}, {"comet.ws", v.cfg.Comet.WS}, {"http.listen", v.cfg.HTTP.Listen},
+	} {
+		host, port, err := net.SplitHostPort(at.address)
+		if err != nil || port == "0" {
+			continue
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+			host = ""
+		}
+		for _, other := range used {
+			if other.port == port && (other.host == host || other.host == "" || host == "") {
+				v.refuse(at.key, fmt.Sprintf("has the port %s, which %s has already", port, other.key), "give each its own port")
+			}
+		}
+		used = append(used, place{at.key, host, port})
+	}
+}
+
+// minJWTSecret is what HS256 needs to be as strong as its hash (RFC 7518, 3.2).
+const minJWTSecret = 32
+
+// auth checks who may be whom.
+func (v *validation) auth(comet []listener, http listener) {
+	a := &v.cfg.Auth
+	if a.Mode == "none" {
+		v.open(append(slices.Clone(comet), http))
+		if a.JWTSecret != "" || a.JWTPublicKey != "" || a.JWKSFile != "" || a.JWKSURL != "" {
+			v.refuse("auth.mode", "is none, but JWT keys are given, which would check nothing", "set it to token, or leave the keys out")
+		}
+	}
+	if n := len(a.JWTSecret); n > 0 && n < minJWTSecret {
+		v.refuse("auth.jwt_secret", fmt.Sprintf("has %d bytes", n), fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minJWTSecret))
+	}
+	v.readable("auth.jwt_public_key", a.JWTPublicKey)
+	v.readable("auth.jwks_file", a.JWKSFile)
+	if a.JWKSURL != "" {
+		u, err := url.Parse(a.JWKSURL)
+		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+			v.refuse("auth.jwks_url", fmt.Sprintf("is %q, which is no web address", a.JWKSURL), "write https://…")
+		} else if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+			v.refuse("auth.jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")
+		}
+	}
+	if a.UserClaim == "" {
+		v.refuse("auth.user_claim", "is empty", `use "sub", or name another claim`)
+	}
+}
+
+// open refuses auth.mode none on an address that others can reach.
+func (v *validation) open(listeners []listener) {
+	var beyond, mend []string
+	for _, l := range listeners {
+		if l.on && !l.loopback {
+			beyond = append(beyond, l.key)
+			mend = append(mend, fmt.Sprintf("%s 127.0.0.1:%d", l.flag, l.port))
+		}
+	}
+	if len(beyond) > 0 {
+		v.refuse("auth.mode", fmt.Sprintf("is none, so anybody could be anybody, while %s can be reached from beyond this machine", strings.Join(beyond, " and ")),
+			fmt.Sprintf("add %s, or use tokens (auth.mode = \"token\")", strings.Join(mend, " ")))
+	}
+}
+
+// kept checks that what waits can also be rebuilt.
+func (v *validation) kept() {
+	k := &v.cfg.Kept
+	if k.TTL.Duration > k.MaxTTL.Duration {
+		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", k.TTL, k.MaxTTL), "lower it, or raise kept.max_ttl")
+	}
+	if k.Retention.Duration < k.MaxTTL.Duration {
+		v.refuse("kept.retention", fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", k.Retention, k.MaxTTL),
+			"raise it, or lower kept.max_ttl")
+	}
+	if k.Retention.Duration < k.IdempotencyTTL.Duration {
+		v.refuse("kept.idempotency_ttl", fmt.Sprintf("is %s, longer than kept.retention (%s)", k.IdempotencyTTL, k.Retention), "lower it, or raise kept.retention")
+	}
+}
+
+// delivery checks what only makes sense together.
+func (v *validation) delivery() {
+	cfg := v.cfg
+	if p := cfg.Limits.PendingBytes; p < cfg.Protocol.MaxBody {
+		v.refuse("limits.pending_bytes", fmt.Sprintf("is %s, less than one packet (protocol.max_body is %s)", p, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
+	}
+	if b := cfg.HTTP.BodyLimit; b < cfg.Protocol.MaxBody {
+		v.refuse("http.body_limit", fmt.Sprintf("is %s, less than one message (protocol.max_body is %s)", b, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
+	}
+	if d := cfg.Delivery; d.WatchAfter.Duration < d.AckInterval.Duration {
+		v.refuse("delivery.watch_after", fmt.Sprintf("is %s, shorter than delivery.ack_interval (%s): every message would look lost", d.WatchAfter, d.AckInterval), "raise it, or lower delivery.ack_interval")
+	}
+	if m := cfg.Live.MaxBytes; m < cfg.Protocol.MaxBody {
+		v.refuse("live.max_bytes", fmt.Sprintf("is %s, less than one message (protocol.max_body is %s)", m, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
+	}
+}

@@ -1,0 +1,90 @@
+package roles_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"imgo/roles"
+)
+
+func TestWhatIsRefused(t *testing.T) {
+	key := "backend:0123456789abcdef"
+	for name, test := range map[string]struct {
+		flags map[string][]string
+		want  []string
+	}{
+		"http beyond loopback": {map[string][]string{"http.listen": {"0.0.0.0:7172"}}, []string{"--http:", "http.listen", "beyond loopback", "IMGO_HTTP_API_KEYS", "127.0.0.1:7172"}},
+		"http everywhere":      {map[string][]string{"http.listen": {":7172"}}, []string{"http.listen", "API key"}},
+		"http by name":         {map[string][]string{"http.listen": {"myhost:7172"}}, []string{"http.listen", "API key"}},
+		"none beyond loopback": {map[string][]string{"auth.mode": {"none"}}, []string{"--auth-mode:", "auth.mode", "comet.tcp and comet.ws", "--tcp 127.0.0.1:8080 --ws 127.0.0.1:8090"}},
+		"none and http":        {map[string][]string{"auth.mode": {"none"}, "comet.tcp": {"[::1]:1"}, "comet.ws": {"off"}, "http.listen": {":9"}, "http.api_keys": {key}}, []string{"auth.mode", "http.listen", "--http 127.0.0.1:9"}},
+		"none with JWT":        {map[string][]string{"auth.mode": {"none"}, "comet.tcp": {"localhost:1"}, "comet.ws": {"off"}, "auth.jwt_secret": {"0123456789abcdef0123456789abcdef"}}, []string{"auth.mode", "JWT"}},
+		"unknown mode":         {map[string][]string{"auth.mode": {"maybe"}}, []string{"auth.mode", `"maybe"`, "token, none"}},
+		"no port":              {map[string][]string{"comet.tcp": {"127.0.0.1"}}, []string{"comet.tcp", "host:port"}},
+		"port too large":       {map[string][]string{"comet.ws": {":70000"}}, []string{"comet.ws", "65535"}},
+		"port negative":        {map[string][]string{"comet.ws": {":-1"}}, []string{"comet.ws", "65535"}},
+		"same port":            {map[string][]string{"comet.tcp": {":9000"}, "comet.ws": {"127.0.0.1:9000"}}, []string{"comet.ws", "9000", "comet.tcp"}},
+		"both off":             {map[string][]string{"comet.tcp": {"off"}, "comet.ws": {"off"}}, []string{"comet.tcp", "off"}},
+		"retention":            {map[string][]string{"kept.retention": {"24h"}}, []string{"kept.retention", "kept.max_ttl (168h)", "raise it"}},
+		"ttl":                  {map[string][]string{"kept.ttl": {"200h"}}, []string{"kept.ttl", "kept.max_ttl"}},
+		"idempotency":          {map[string][]string{"kept.idempotency_ttl": {"300h"}}, []string{"kept.idempotency_ttl", "kept.retention"}},
+		"unknown role":         {map[string][]string{"roles": {"comet,logik"}}, []string{"roles", `"logik"`, "comet, logic, router, job"}},
+		"role twice":           {map[string][]string{"roles": {"comet", "comet"}}, []string{"roles", "twice"}},
+		"no role":              {map[string][]string{"roles": {","}}, []string{"roles", "no role"}},
+		"cluster":              {map[string][]string{"cluster.join": {"10.0.0.1"}}, []string{"cluster.join", "next release"}},
+		"node id":              {map[string][]string{"node_id": {"a b"}}, []string{"node_id", `"a b"`}},
+		"data dir":             {map[string][]string{"data_dir": {" "}}, []string{"data_dir", "empty"}},
+		"level":                {map[string][]string{"logging.level": {"loud"}}, []string{"logging.level", "debug, info, warn, error"}},
+		"negative":             {map[string][]string{"limits.connections": {"-1"}}, []string{"limits.connections", "-1"}},
+		"not a number":         {map[string][]string{"limits.connect_rate": {"NaN"}}, []string{"limits.connect_rate"}},
+		"not an integer":       {map[string][]string{"limits.connections": {"many"}}, []string{"--limits-connections:", `"many"`, "whole number"}},
+		"bounds":               {map[string][]string{"protocol.max_body": {"2MiB"}}, []string{"protocol.max_body", "from 1KiB to 1MiB"}},
+		"zero heartbeat":       {map[string][]string{"protocol.heartbeat": {"0s"}}, []string{"protocol.heartbeat", "from 1s"}},
+		"policy":               {map[string][]string{"limits.sessions_policy": {"newest"}}, []string{"refuse, close_oldest"}},
+		"pending":              {map[string][]string{"limits.pending_bytes": {"32KiB"}}, []string{"limits.pending_bytes", "protocol.max_body"}},
+		"half a pair":          {map[string][]string{"http.tls_key": {"config.go"}}, []string{"http.tls_key", "http.tls_cert"}},
+		"no certificate":       {map[string][]string{"comet.tls_cert": {"none.pem"}, "comet.tls_key": {"none.pem"}}, []string{"comet.tls_cert", "none.pem", "no such file"}},
+		"folder for a file":    {map[string][]string{"auth.jwks_file": {"."}}, []string{"auth.jwks_file", "folder"}},
+		"short secret":         {map[string][]string{"auth.jwt_secret": {"hush"}}, []string{"auth.jwt_secret", "4 bytes", "openssl"}},
+		"http JWKS":            {map[string][]string{"auth.jwks_url": {"http://example.com/jwks"}}, []string{"auth.jwks_url", "https"}},
+		"no JWKS address":      {map[string][]string{"auth.jwks_url": {"example.com"}}, []string{"auth.jwks_url"}},
+		"no claim":             {map[string][]string{"auth.user_claim": {""}}, []string{"auth.user_claim"}},
+		"origin with scheme":   {map[string][]string{"comet.ws_origins": {"https://example.com"}}, []string{"comet.ws_origins", "only the host"}},
+		"origin pattern":       {map[string][]string{"comet.ws_origins": {"[x"}}, []string{"comet.ws_origins"}},
+		"short api key":        {map[string][]string{"http.api_keys": {"a:short"}}, []string{"http.api_keys", `"a"`, "5 bytes", "openssl"}},
+		"api key twice":        {map[string][]string{"http.api_keys": {key + "," + key}}, []string{"http.api_keys", "two keys"}},
+		"same api key":         {map[string][]string{"http.api_keys": {key, "b:0123456789abcdef"}}, []string{"http.api_keys", "same key"}},
+		"api key's rate":       {map[string][]string{"http.api_keys": {key + ":fast"}}, []string{"--http-api-keys:", "rate"}},
+		"negative rate":        {map[string][]string{"http.api_keys": {key + ":-1"}}, []string{"http.api_keys", "rate"}},
+		"api key's name":       {map[string][]string{"http.api_keys": {"a/b:0123456789abcdef"}}, []string{"http.api_keys", "slash"}},
+		"everything at once":   {map[string][]string{"roles": {"x"}, "comet.tcp": {"y"}, "kept.ttl": {"9000h"}}, []string{"3 problems", "roles", "comet.tcp", "kept.ttl"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := roles.Load(roles.Sources{Flags: test.flags})
+			wantProblem(t, err, test.want...)
+		})
+	}
+}
+
+func TestWhatIsAccepted(t *testing.T) {
+	pem := filepath.Join(t.TempDir(), "x.pem")
+	if err := os.WriteFile(pem, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, flags := range map[string]map[string][]string{
+		"http beyond loopback with a key": {"http.listen": {"0.0.0.0:7172"}, "http.api_keys": {"backend:0123456789abcdef"}},
+		"none on loopback":                {"auth.mode": {"none"}, "comet.tcp": {"127.0.0.1:8080"}, "comet.ws": {"[::1]:8090"}},
+		"IPv6":                            {"comet.tcp": {"[::]:8080"}, "http.listen": {"[::1]:7172"}},
+		"any free port":                   {"comet.tcp": {"127.0.0.1:0"}, "comet.ws": {"127.0.0.1:0"}, "http.listen": {"127.0.0.1:0"}},
+		"ws off":                          {"comet.ws": {"off"}},
+		"TLS":                             {"comet.tls_cert": {pem}, "comet.tls_key": {pem}, "http.tls_cert": {pem}, "http.tls_key": {pem}},
+		"router alone":                    {"roles": {"router"}},
+		"JWKS on loopback":                {"auth.jwks_url": {"http://127.0.0.1:1/jwks"}},
+		"same port, other addresses":      {"comet.tcp": {"127.0.0.1:9000"}, "comet.ws": {"127.0.0.2:9000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			load(t, roles.Sources{Flags: flags})
+		})
+	}
+}

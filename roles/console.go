@@ -1,0 +1,102 @@
+package roles
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// newLogger makes the node's logger: lines for a person on a terminal, JSON
+// for a machine elsewhere.
+func newLogger(cfg Logging, opts RunOptions) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(cfg.Level)
+	if err != nil {
+		return zerolog.Logger{}, fmt.Errorf("logging.level: %w", err)
+	}
+	var w io.Writer = opts.Stderr
+	if humane(cfg, opts) {
+		w = zerolog.ConsoleWriter{Out: opts.Stderr, TimeFormat: time.TimeOnly, NoColor: !opts.Terminal, FieldsExclude: []string{"node"}}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+}
+
+func humane(cfg Logging, opts RunOptions) bool {
+	return cfg.Format == "console" || cfg.Format != "json" && opts.Terminal
+}
+
+// announceStart says what runs where, which roles were added and why, and
+// what to try next: in words on a terminal, in one line elsewhere.
+func (n *Node) announceStart() {
+	added := n.cfg.EmbeddedRoles()
+	took := time.Since(n.started).Round(time.Millisecond)
+	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.listener.Addr().String())
+	for name, a := range map[string]net.Addr{"tcp": n.TCPAddr(), "ws": n.WSAddr()} {
+		if a != nil {
+			e = e.Str(name, a.String())
+		}
+	}
+	e.Str("data", n.cfg.DataDir).Dur("took", took).Msg("imgo is ready")
+	if len(added) > 0 {
+		n.log.Info().Strs("added", added).Msg("these roles run in this process too: no cluster.join names a node that could supply them")
+	}
+	if !humane(n.cfg.Logging, n.opts) {
+		return
+	}
+	_, _ = io.WriteString(n.opts.Stdout, n.banner())
+}
+
+func (n *Node) banner() string {
+	var b strings.Builder
+	line := func(what, where, note string) {
+		fmt.Fprintf(&b, "  %-8s %-28s %s\n", what, where, note)
+	}
+	fmt.Fprintf(&b, "\nimgo %s is ready (node %s)\n\n", n.opts.Version, n.name)
+	clients := n.clientAddresses()
+	if a := clients["tcp"]; a != "" {
+		line("TCP", a, "clients")
+	}
+	if a := clients["ws"]; a != "" {
+		scheme := "ws"
+		if n.cfg.Comet.TLSCert != "" && n.cfg.Comet.WSTLS {
+			scheme = "wss"
+		}
+		line("WS", scheme+"://"+hostOr(a, "localhost")+"/sub", "clients")
+	}
+	scheme := "http"
+	if n.cfg.HTTP.TLSCert != "" {
+		scheme = "https"
+	}
+	home := scheme + "://" + hostOr(n.listener.Addr().String(), "localhost")
+	line("HTTP", home+"/", "push API /v1, a page to try it, /metrics, /readyz")
+	line("data", n.cfg.DataDir, "kept messages, mailboxes, tokens")
+	line("roles", strings.Join(allRoles(), " "), "")
+	if added := n.cfg.EmbeddedRoles(); len(added) > 0 {
+		verb := "was"
+		if len(added) > 1 {
+			verb = "were"
+		}
+		line("", "", fmt.Sprintf("%s %s added: nothing is joined that could supply it", strings.Join(added, " and "), verb))
+	}
+	server := ""
+	if n.cfg.HTTP.Listen != Default().HTTP.Listen {
+		server = " --server " + home
+	}
+	fmt.Fprintf(&b, "\nTry it, in two more terminals:\n\n    imgo listen%s --user 123\n    imgo push%s --user 123 '{\"test\":1}'\n\n", server, server)
+	return b.String()
+}
+
+// hostOr fills in a host where an address has none, or means every one.
+func hostOr(addr, host string) string {
+	h, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(h); h == "" || ip != nil && ip.IsUnspecified() {
+		h = host
+	}
+	return net.JoinHostPort(h, port)
+}

@@ -1,0 +1,229 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Flags are the command line's side of the settings: a flag for every Key,
+// and --config. One Flags gathers what all commands of one run were given; it
+// is for one goroutine.
+type Flags struct {
+	environ []string
+	file    string
+	texts   map[string][]string
+}
+
+// NewFlags makes Flags over an environment as os.Environ gives it.
+func NewFlags(environ []string) *Flags {
+	return &Flags{environ: environ, texts: map[string][]string{}}
+}
+
+// text is one flag's cli.Generic: it only remembers what was written, so that
+// one table reads flags and environment alike and the order of precedence is
+// in one place. Set is called once for each time the flag is given.
+type text struct {
+	record func(string) error
+	bool   bool
+	shown  string
+}
+
+func (t *text) Set(value string) error { return t.record(value) }
+func (t *text) String() string         { return t.shown }
+
+// IsBoolFlag lets --flag stand for --flag=true (package flag looks for it).
+func (t *text) IsBoolFlag() bool { return t.bool }
+
+// CLI makes the flags. With all, every key's short and long flags are shown,
+// by section; without, only the common ones are, and the rest work unseen.
+func (f *Flags) CLI(all bool) []cli.Flag {
+	flags := []cli.Flag{&cli.GenericFlag{
+		Name:     "config",
+		Usage:    "the settings `file` (TOML); make one with: imgo config init [$" + ConfigEnv + "]",
+		Category: shownIn(all, ""),
+		Value: &text{record: func(value string) error {
+			if value == "" {
+				return errors.New("names no file")
+			}
+			f.file = value
+			return nil
+		}},
+	}}
+	defaults := Default()
+	for _, key := range Keys() {
+		for i, name := range key.Flags {
+			flags = append(flags, &cli.GenericFlag{
+				Name:        name,
+				Usage:       key.usage(),
+				Category:    shownIn(all, key.section),
+				DefaultText: key.defaultText(&defaults),
+				// Only the first name is shown: the other is in the file's comment.
+				Hidden: i > 0 || !all && !key.Common,
+				Value: &text{
+					bool: key.isBool(),
+					record: func(value string) error {
+						f.texts[key.Name] = append(f.texts[key.Name], value)
+						return nil
+					},
+				},
+			})
+		}
+	}
+	return flags
+}
+
+func shownIn(all bool, section string) string {
+	if !all {
+		return ""
+	}
+	if section == "" {
+		return "this node"
+	}
+	return "[" + section + "]"
+}
+
+// usage is the key's line in the help, with what a value looks like (the
+// library shows it behind the flag's name) and the key's variable.
+func (k *Key) usage() string {
+	return fmt.Sprintf("%s [`%s`, $%s]", strings.ReplaceAll(k.Doc, "\n", " "), k.placeholder(), k.Envs[0])
+}
+
+// placeholder stands for the value in the help.
+func (k *Key) placeholder() string {
+	switch {
+	case k.isList():
+		return "a,b"
+	case len(k.Choices) > 0:
+		return strings.Join(k.Choices, "|")
+	case k.isBool():
+		return "true|false"
+	case k.kind.Kind() == reflect.Int || k.kind.Kind() == reflect.Float64:
+		return "n"
+	}
+	switch word := strings.Trim(strings.SplitN(k.Unit+" ", " ", 2)[0], ","); word {
+	case "address", "folder", "duration", "size":
+		return word
+	case "PEM", "JSON":
+		return "file"
+	case "https://":
+		return "url"
+	}
+	return "text"
+}
+
+// defaultText is what the help shows as the default; empty: nothing.
+func (k *Key) defaultText(defaults *Config) string {
+	switch value := k.field(defaults).Interface().(type) {
+	case []string:
+		return strings.Join(value, ",")
+	case []APIKey:
+		return ""
+	default:
+		return strings.Trim(tomlValue(k.field(defaults), k.Secret), `"`)
+	}
+}
+
+// Load puts the settings together from what the flags were given, the
+// environment, and the file that --config or IMGO_CONFIG names.
+func (f *Flags) Load() (Config, error) {
+	file := f.file
+	if file == "" {
+		file = environment(f.environ)[ConfigEnv]
+	}
+	return Load(Sources{Flags: f.texts, Environ: f.environ, File: file})
+}
+
+// ConfigCommand is `imgo config`: init, check and show.
+func (f *Flags) ConfigCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "config",
+		Usage: "make, check or show the settings",
+		Description: "Every setting has a key in the file, a flag and an environment variable.\n" +
+			"`imgo serve --help` shows the flags, `imgo config init` the whole file.",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "init",
+				Usage:     "print the settings file with every default, or write it to FILE",
+				ArgsUsage: "[FILE]",
+				Flags:     []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "replace FILE where it exists", DisableDefaultText: true}},
+				Action: func(c *cli.Context) error {
+					return initConfig(c.App.Writer, c.Args().First(), c.Bool("force"))
+				},
+			},
+			{
+				Name:  "check",
+				Usage: "say whether imgo would start with these settings",
+				Flags: f.CLI(true),
+				Action: func(c *cli.Context) error {
+					cfg, err := f.Load()
+					if err != nil {
+						return err
+					}
+					for _, warning := range cfg.Warnings() {
+						fmt.Fprintln(c.App.ErrWriter, "warning: "+warning)
+					}
+					_, err = fmt.Fprintln(c.App.Writer, "the settings are good")
+					return err
+				},
+			},
+			{
+				Name:  "show",
+				Usage: "print the settings in effect and where each came from, without secrets",
+				Flags: f.CLI(true),
+				Action: func(c *cli.Context) error {
+					cfg, err := f.Load()
+					if err != nil {
+						return err
+					}
+					_, err = c.App.Writer.Write(cfg.Show())
+					return err
+				},
+			},
+		},
+	}
+}
+
+// initConfig writes the example to the file, or to out where none is named.
+func initConfig(out io.Writer, file string, force bool) error {
+	if file == "" {
+		_, err := out.Write(Example())
+		return err
+	}
+	// 0600: secrets will be put into it.
+	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if force {
+		mode = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	}
+	f, err := os.OpenFile(file, mode, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s exists already: give --force to replace it", file)
+	}
+	if err != nil {
+		return fmt.Errorf("make the settings file: %w", err)
+	}
+	_, err = f.Write(Example())
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	_, err = fmt.Fprintf(out, "wrote %s; start with it: imgo --config %s\n", file, file)
+	return err
+}
+
+// Serve makes the action of `imgo` and `imgo serve`: load the settings, then
+// run with them.
+func (f *Flags) Serve(run func(context.Context, Config) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		cfg, err := f.Load()
+		if err != nil {
+			return err
+		}
+		return run(c.Context, cfg)
+	}
+}

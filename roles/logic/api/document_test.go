@@ -1,0 +1,271 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pb33f/go-yaml"
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	validatorerrors "github.com/pb33f/libopenapi-validator/errors"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/api"
+)
+
+var update = flag.Bool("update", false, "write openapi.json anew from openapi.yaml")
+
+// document is the OpenAPI document, read once for all tests.
+var document = sync.OnceValues(func() (*openapi, error) {
+	raw, err := os.ReadFile("openapi.json")
+	if err != nil {
+		return nil, err
+	}
+	doc, err := libopenapi.NewDocument(raw)
+	if err != nil {
+		return nil, err
+	}
+	model, err := doc.BuildV3Model()
+	if err != nil {
+		return nil, err
+	}
+	v, errs := validator.NewValidator(doc)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return &openapi{model: &model.Model, validator: v}, nil
+})
+
+type openapi struct {
+	model     *v3.Document
+	validator validator.Validator
+}
+
+// checkAgainstDocument holds an answer of a real handler against the document,
+// and the request, too, where it was accepted. Every test that asks /v1 does.
+func checkAgainstDocument(t testing.TB, method, target string, headers []string, body string, a answer) {
+	t.Helper()
+	doc, err := document()
+	if err != nil {
+		t.Fatal("read the OpenAPI document:", err)
+	}
+	request := func() *http.Request {
+		r := httptest.NewRequest(method, target, strings.NewReader(body))
+		for _, header := range headers {
+			name, value, _ := strings.Cut(header, ": ")
+			r.Header.Add(name, value)
+		}
+		if body != "" {
+			r.Header.Set("Content-Type", "application/json")
+		}
+		return r
+	}
+	if a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed || method == http.MethodHead || a.status >= 300 && a.status < 400 {
+		return // no operation of the document
+	}
+	if a.status < 300 {
+		if ok, errs := doc.validator.ValidateHttpRequest(request()); !ok {
+			t.Errorf("%s %s was accepted, but the document says: %s\n%s", method, target, explain(errs), body)
+		}
+	}
+	response := &http.Response{StatusCode: a.status, Header: a.header, Body: io.NopCloser(strings.NewReader(a.body))}
+	if ok, errs := doc.validator.ValidateHttpResponse(request(), response); !ok {
+		t.Errorf("%s %s answered %d, which is not as the document says: %s\n%s", method, target, a.status, explain(errs), a.body)
+	}
+}
+
+// explain is what the validator found, in one text.
+func explain(errs []*validatorerrors.ValidationError) string {
+	var b strings.Builder
+	for _, e := range errs {
+		b.WriteString("\n  " + e.Message + ": " + e.Reason)
+		for _, s := range e.SchemaValidationErrors {
+			b.WriteString("\n    " + s.Reason + " at " + s.FieldPath)
+		}
+	}
+	return b.String()
+}
+
+// TestOpenAPIJSON holds openapi.json against openapi.yaml, and both against
+// what is served; with -update it makes the first from the second.
+func TestOpenAPIJSON(t *testing.T) {
+	written, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fromYAML any
+	if err := yaml.Unmarshal(written, &fromYAML); err != nil {
+		t.Fatal("read openapi.yaml:", err)
+	}
+	if *update {
+		var b bytes.Buffer
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", " ")
+		if err := encoder.Encode(fromYAML); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile("openapi.json", b.Bytes(), 0o644); err != nil { //nolint:gosec // a source file
+			t.Fatal(err)
+		}
+		t.Skip("openapi.json is written; run the tests again, since the binary has the old one embedded")
+	}
+
+	h := newHarness(t, api.Config{Keys: []api.Key{{Name: "a", Key: "secret"}}}, nil)
+	served := h.do("GET", "/v1/openapi.json", "")
+	if served.status != 200 || served.header.Get("Content-Type") != "application/json" {
+		t.Fatalf("GET /v1/openapi.json without a key answered %d, %s", served.status, served.header.Get("Content-Type"))
+	}
+	var got, want any
+	if err := json.Unmarshal([]byte(served.body), &got); err != nil {
+		t.Fatal(err)
+	}
+	normal, err := json.Marshal(fromYAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(normal, &want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error("openapi.json is not openapi.yaml: go test ./roles/logic/api -run TestOpenAPIJSON -update")
+	}
+	if y := h.do("GET", "/v1/openapi.yaml", ""); y.status != 200 || y.body != string(written) {
+		t.Errorf("GET /v1/openapi.yaml answered %d with another document", y.status)
+	}
+}
+
+func TestOpenAPIDocumentIsValid(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, errs := doc.validator.ValidateDocument(); !ok {
+		t.Error("the document breaks OpenAPI 3.1:", explain(errs))
+	}
+}
+
+// TestOpenAPIRoutes: each route is in the document and the other way round.
+func TestOpenAPIRoutes(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string][]string{}
+	for path, item := range doc.model.Paths.PathItems.FromOldest() {
+		for method := range item.GetOperations().FromOldest() {
+			described[path] = append(described[path], strings.ToUpper(method))
+		}
+		sort.Strings(described[path])
+	}
+	if routes := newHarness(t, api.Config{}, nil).api.Routes(); !reflect.DeepEqual(routes, described) {
+		t.Errorf("the API has %v\nthe document describes %v", routes, described)
+	}
+}
+
+// goodRequests is an accepted request for each operation of the document.
+var goodRequests = map[string]struct{ method, target, body string }{
+	"push":            {"POST", "/v1/push", `{"user":"alice","body":1}`},
+	"pushBatch":       {"POST", "/v1/push/batch", `[{"user":"alice","body":1},{"nonsense":1}]`},
+	"usersOnline":     {"GET", "/v1/users?ids=alice,bob", ""},
+	"usersOnlineList": {"POST", "/v1/users/online", `{"users":["alice"]}`},
+	"user":            {"GET", "/v1/users/alice", ""},
+	"kick":            {"POST", "/v1/users/alice/kick", `{"device":"phone"}`},
+	"rooms":           {"GET", "/v1/rooms", ""},
+	"room":            {"GET", "/v1/rooms/lobby", ""},
+	"newToken":        {"POST", "/v1/tokens", `{"user":"alice","ttl":"1h"}`},
+	"revokeTokens":    {"POST", "/v1/tokens/revoke", `{"user":"alice"}`},
+	"stats":           {"GET", "/v1/stats", ""},
+	"nodes":           {"GET", "/v1/nodes", ""},
+	"events":          {"GET", "/v1/events?after=1", ""},
+	"openapiJSON":     {"GET", "/v1/openapi.json", ""},
+	"openapiYAML":     {"GET", "/v1/openapi.yaml", ""},
+}
+
+// TestOpenAPIAnswers gets from the real handlers every status that the document
+// has for every operation, and no status comes that it has not.
+func TestOpenAPIAnswers(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, item := range doc.model.Paths.PathItems.FromOldest() {
+		for _, op := range item.GetOperations().FromOldest() {
+			good, ok := goodRequests[op.OperationId]
+			if !ok {
+				t.Errorf("no request for the operation %s", op.OperationId)
+				continue
+			}
+			for status := range op.Responses.Codes.FromOldest() {
+				t.Run(op.OperationId+"/"+status, func(t *testing.T) {
+					answer := provoke(t, status, good.method, good.target, good.body)
+					if strconv.Itoa(answer.status) != status {
+						t.Errorf("%s %s answered %d, not %s: %s", good.method, path, answer.status, status, answer.body)
+					}
+				})
+			}
+		}
+	}
+}
+
+// provoke makes a good request such that it is answered with the status.
+func provoke(t *testing.T, status, method, target, body string) answer {
+	t.Helper()
+	service := &fakeService{}
+	cfg := api.Config{MaxBody: 1000}
+	fails := func(code envelope.Code) answer {
+		service.err = &envelope.Error{Code: code, Message: "as the test wants it"}
+		return newHarness(t, cfg, service).do(method, target, body)
+	}
+	switch status {
+	case "400":
+		if method == "GET" {
+			return newHarness(t, cfg, service).do(method, strings.Split(target, "?")[0]+"?nonsense=1", "")
+		}
+		return newHarness(t, cfg, service).do(method, target, `{"nonsense":1}`)
+	case "401", "429":
+		cfg.Keys = []api.Key{{Name: "backend", Key: "secret", Rate: 1, Burst: 1}}
+		h := newHarness(t, cfg, service)
+		if status == "401" {
+			return h.do(method, target, body)
+		}
+		h.do(method, target, body, "X-API-Key: secret")
+		return h.do(method, target, body, "X-API-Key: secret")
+	case "403":
+		return newHarness(t, cfg, service).do(method, target, body, "Origin: https://evil.example", "Sec-Fetch-Site: cross-site")
+	case "404":
+		return fails(envelope.CodeNotFound)
+	case "405":
+		return newHarness(t, cfg, service).do("PATCH", target, body)
+	case "413":
+		return newHarness(t, cfg, service).do(method, target, `{"user":"`+strings.Repeat("x", 2000)+`"}`)
+	case "500":
+		service.nodes = func() []logic.NodeInfo { panic("as the test wants it") }
+		service.events = func(uint64, int) []logic.Event { panic("as the test wants it") }
+		service.err = errors.New("a secret of the server")
+		a := newHarness(t, cfg, service).do(method, target, body)
+		if strings.Contains(a.body, "secret") || strings.Contains(a.body, "as the test") {
+			t.Errorf("the answer tells what is the server's: %s", a.body)
+		}
+		return a
+	case "503":
+		return fails(envelope.CodeUnavailable)
+	case "507":
+		return fails(envelope.CodeDiskFull)
+	}
+	return newHarness(t, cfg, service).do(method, target, body)
+}

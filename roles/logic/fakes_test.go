@@ -1,0 +1,496 @@
+package logic_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+// fakeRouter answers from a small table, like the owner of its partitions. A
+// func field, when set, answers instead.
+type fakeRouter struct {
+	attach   func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error)
+	detach   func(context.Context, *envelope.DetachRequest) error
+	catchUp  func(context.Context, *envelope.CatchUpRequest) (*envelope.Backlog, error)
+	lookup   func(context.Context, *envelope.LookupRequest) (*envelope.LookupReply, error)
+	announce func(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
+	user     func(context.Context, *envelope.UserRequest) (*envelope.UserReply, error)
+	take     func(context.Context, *envelope.TakeRequest) (*envelope.TakeReply, error)
+	claim    func(context.Context, *envelope.ClaimRequest) (*envelope.ClaimReply, error)
+	forget   func(context.Context, *envelope.ForgetRequest) (*envelope.ForgetReply, error)
+
+	mu        sync.Mutex
+	sessions  map[string][]*envelope.Session // by user
+	applied   map[[2]string]uint64           // user, key → id
+	claims    map[string]uint64              // key → id
+	lookups   []*envelope.LookupRequest
+	attached  []*envelope.AttachRequest
+	detached  []*envelope.DetachRequest
+	announced []*envelope.AnnounceRequest
+}
+
+func newFakeRouter() *fakeRouter {
+	return &fakeRouter{
+		sessions: make(map[string][]*envelope.Session), applied: make(map[[2]string]uint64), claims: make(map[string]uint64),
+	}
+}
+
+func (r *fakeRouter) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
+	r.mu.Lock()
+	r.attached = append(r.attached, req)
+	r.mu.Unlock()
+	if r.attach != nil {
+		return r.attach(ctx, req)
+	}
+	return &envelope.AttachReply{Backlog: &envelope.Backlog{To: req.Session.Address}}, nil
+}
+
+func (r *fakeRouter) Detach(ctx context.Context, req *envelope.DetachRequest) error {
+	r.mu.Lock()
+	r.detached = append(r.detached, req)
+	r.mu.Unlock()
+	if r.detach != nil {
+		return r.detach(ctx, req)
+	}
+	return nil
+}
+
+func (r *fakeRouter) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*envelope.Backlog, error) {
+	if r.catchUp != nil {
+		return r.catchUp(ctx, req)
+	}
+	return &envelope.Backlog{To: req.To, After: req.After}, nil
+}
+
+func (r *fakeRouter) Lookup(ctx context.Context, req *envelope.LookupRequest) (*envelope.LookupReply, error) {
+	r.mu.Lock()
+	r.lookups = append(r.lookups, req)
+	r.mu.Unlock()
+	if r.lookup != nil {
+		return r.lookup(ctx, req)
+	}
+	return r.table(req), nil
+}
+
+// table answers a Lookup from what the fake holds.
+func (r *fakeRouter) table(req *envelope.LookupRequest) *envelope.LookupReply {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reply := &envelope.LookupReply{}
+	for _, user := range req.Users {
+		u := &envelope.UserSessions{User: user}
+		for _, s := range r.sessions[user] {
+			if req.Full {
+				u.Full = append(u.Full, s)
+			} else {
+				u.Sessions = append(u.Sessions, s.Address)
+			}
+		}
+		if req.IdempotencyKey != "" {
+			u.AppliedId = r.applied[[2]string{user, req.IdempotencyKey}]
+		}
+		reply.Users = append(reply.Users, u)
+	}
+	for _, sessions := range r.sessions {
+		for _, s := range sessions {
+			if slices.Contains(req.Keys, s.Key) {
+				reply.Keyed = append(reply.Keyed, s)
+			}
+		}
+	}
+	return reply
+}
+
+func (r *fakeRouter) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	r.mu.Lock()
+	r.announced = append(r.announced, req)
+	r.mu.Unlock()
+	if r.announce != nil {
+		return r.announce(ctx, req)
+	}
+	return &envelope.AnnounceReply{}, nil
+}
+
+func (r *fakeRouter) User(ctx context.Context, req *envelope.UserRequest) (*envelope.UserReply, error) {
+	if r.user != nil {
+		return r.user(ctx, req)
+	}
+	return &envelope.UserReply{}, nil
+}
+
+func (r *fakeRouter) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
+	if r.take != nil {
+		return r.take(ctx, req)
+	}
+	return &envelope.TakeReply{}, nil
+}
+
+func (r *fakeRouter) Claim(ctx context.Context, req *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+	if r.claim != nil {
+		return r.claim(ctx, req)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &envelope.ClaimReply{Won: r.claims[req.Key] == req.Id}, nil
+}
+
+func (r *fakeRouter) Forget(ctx context.Context, req *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
+	if r.forget != nil {
+		return r.forget(ctx, req)
+	}
+	return &envelope.ForgetReply{}, nil
+}
+
+// apply does with a kept record what its owner would.
+func (r *fakeRouter) apply(rec *envelope.Record, id uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := rec.Push; p != nil && p.IdempotencyKey != "" {
+		for _, user := range p.Users {
+			if k := [2]string{user, p.IdempotencyKey}; r.applied[k] == 0 {
+				r.applied[k] = id
+			}
+		}
+	}
+	if c := rec.Claim; c != nil && r.claims[c.Key] == 0 {
+		r.claims[c.Key] = id
+	}
+}
+
+func (r *fakeRouter) connect(user, device, comet string, session uint64, key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sessions[user] = append(r.sessions[user], &envelope.Session{
+		Address: &envelope.Address{Comet: comet, Session: session}, User: user, Device: device, Key: key,
+	})
+}
+
+func (r *fakeRouter) asked() []*envelope.LookupRequest {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.lookups)
+}
+
+// fakeRouters: partition p belongs to routers[p mod n].
+type fakeRouters struct {
+	partitions int32
+	routers    []*fakeRouter
+	owner      func(int32) (logic.Router, error)
+}
+
+func (f *fakeRouters) Owner(p int32) (logic.Router, error) {
+	if f.owner != nil {
+		return f.owner(p)
+	}
+	if len(f.routers) == 0 {
+		return nil, envelope.Errorf(envelope.CodeUnavailable, "no router")
+	}
+	return f.routers[int(p)%len(f.routers)], nil
+}
+
+func (f *fakeRouters) All() []logic.Router {
+	var all []logic.Router
+	for _, r := range f.routers {
+		all = append(all, r)
+	}
+	return all
+}
+
+func (f *fakeRouters) Partitions() int32 { return f.partitions }
+
+// fakeLog is either topic: it holds what was appended, in order.
+type fakeLog struct {
+	partitions int32
+	// fail refuses an append; essential says that it was AppendEssential.
+	fail func(essential bool) error
+	// applied is told of each entry once it has its offset.
+	applied func(envelope.Entry)
+
+	mu      sync.Mutex
+	next    map[int32]int64
+	entries []envelope.Entry
+	calls   int
+}
+
+const generation = 3
+
+func (f *fakeLog) Partitions() int32  { return f.partitions }
+func (f *fakeLog) Generation() uint16 { return generation }
+
+func (f *fakeLog) append(entries []envelope.Entry, essential bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	if f.fail != nil {
+		if err := f.fail(essential); err != nil {
+			return err
+		}
+	}
+	if f.next == nil {
+		f.next = make(map[int32]int64)
+	}
+	for i := range entries {
+		e := &entries[i]
+		if e.Partition < 0 || e.Partition >= f.partitions {
+			return errors.New("no such partition")
+		}
+		e.Offset = f.next[e.Partition]
+		f.next[e.Partition]++
+		f.entries = append(f.entries, *e)
+		if f.applied != nil {
+			f.applied(*e)
+		}
+	}
+	return nil
+}
+
+func (f *fakeLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f.append(entries, false)
+}
+
+func (f *fakeLog) AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	entries := []envelope.Entry{{Partition: partition, Value: value}}
+	err := f.append(entries, true)
+	return entries[0].Offset, err
+}
+
+func (f *fakeLog) all() []envelope.Entry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.entries)
+}
+
+// fakeComets are comets that answer Rooms.
+type fakeComets map[string]logic.Comet
+
+func (f fakeComets) All() map[string]logic.Comet { return f }
+
+type fakeComet func(context.Context, *envelope.RoomsRequest) (*envelope.RoomsReply, error)
+
+func (f fakeComet) Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
+	return f(ctx, r)
+}
+
+// fakeTokens is the token store in memory.
+type fakeTokens struct {
+	lookupErr error
+
+	mu      sync.Mutex
+	tokens  map[[32]byte]fakeToken
+	lookups int
+}
+
+type fakeToken struct {
+	user      string
+	expiresMS int64
+}
+
+func (f *fakeTokens) Put(_ context.Context, hash [32]byte, user string, expiresMS, _ int64, single bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for h, t := range f.tokens {
+		if single && t.user == user {
+			delete(f.tokens, h)
+		}
+	}
+	f.tokens[hash] = fakeToken{user, expiresMS}
+	return nil
+}
+
+func (f *fakeTokens) Lookup(_ context.Context, hash [32]byte) (string, int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lookups++
+	if f.lookupErr != nil {
+		return "", 0, f.lookupErr
+	}
+	t, ok := f.tokens[hash]
+	if !ok {
+		return "", 0, envelope.ErrNotFound
+	}
+	return t.user, t.expiresMS, nil
+}
+
+func (f *fakeTokens) Revoke(_ context.Context, hash [32]byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.tokens[hash]; !ok {
+		return envelope.ErrNotFound
+	}
+	delete(f.tokens, hash)
+	return nil
+}
+
+func (f *fakeTokens) RevokeUser(_ context.Context, user string) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for h, t := range f.tokens {
+		if t.user == user {
+			delete(f.tokens, h)
+			n++
+		}
+	}
+	return n, nil
+}
+
+// world is a logic among fakes. Kept records are applied by their owner as
+// soon as they are appended, unless lag is set.
+type world struct {
+	*logic.Logic
+	t       testing.TB
+	routers *fakeRouters
+	kept    *fakeLog
+	live    *fakeLog
+	comets  fakeComets
+	tokens  *fakeTokens
+	clock   *clock
+
+	registry *prometheus.Registry
+}
+
+// clock is a wall clock that only the test moves.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) Add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+type option func(*logic.Config, *world)
+
+func newWorld(t testing.TB, options ...option) *world {
+	t.Helper()
+	w := &world{
+		t:       t,
+		routers: &fakeRouters{partitions: 8, routers: []*fakeRouter{newFakeRouter(), newFakeRouter()}},
+		kept:    &fakeLog{partitions: 8},
+		live:    &fakeLog{partitions: 4},
+		comets:  fakeComets{},
+		tokens:  &fakeTokens{tokens: make(map[[32]byte]fakeToken)},
+		clock:   &clock{now: time.UnixMilli(1_800_000_000_000)},
+
+		registry: prometheus.NewRegistry(),
+	}
+	w.kept.applied = w.apply
+	cfg := logic.DefaultConfig()
+	cfg.CallTimeout = 2 * time.Second
+	cfg.LookupTimeout = 50 * time.Millisecond
+	cfg.CometTimeout = 50 * time.Millisecond
+	for _, o := range options {
+		o(&cfg, w)
+	}
+	deps := w.deps()
+	deps.Metrics = w.registry
+	l, err := logic.New(cfg, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Logic = l
+	return w
+}
+
+func (w *world) deps() logic.Deps {
+	return logic.Deps{
+		Routers: w.routers, Kept: w.kept, Live: w.live, Comets: w.comets, Tokens: w.tokens,
+		Log: zerolog.Nop(), Now: w.clock.Now,
+	}
+}
+
+func (w *world) apply(e envelope.Entry) {
+	rec := &envelope.Record{}
+	if err := rec.UnmarshalVT(e.Value); err != nil {
+		w.t.Error(err)
+	}
+	w.routers.routers[int(e.Partition)%len(w.routers.routers)].apply(rec, envelope.ID(generation, e.Offset))
+}
+
+// owner is the fake that owns a user.
+func (w *world) owner(user string) *fakeRouter {
+	return w.routers.routers[int(envelope.Partition(user, int(w.kept.partitions)))%len(w.routers.routers)]
+}
+
+func (w *world) connect(user, device, comet string, session uint64) {
+	w.owner(user).connect(user, device, comet, session, logic.SessionName(comet, session))
+}
+
+func (w *world) records() []*envelope.Record {
+	var out []*envelope.Record
+	for _, e := range w.kept.all() {
+		rec := &envelope.Record{}
+		if err := rec.UnmarshalVT(e.Value); err != nil {
+			w.t.Fatal(err)
+		}
+		out = append(out, rec)
+	}
+	return out
+}
+
+func (w *world) envelopes() []*envelope.Envelope {
+	var out []*envelope.Envelope
+	for _, e := range w.live.all() {
+		env := &envelope.Envelope{}
+		if err := env.UnmarshalVT(e.Value); err != nil {
+			w.t.Fatal(err)
+		}
+		out = append(out, env)
+	}
+	return out
+}
+
+func (w *world) push(c logic.PushCommand) *logic.PushResult {
+	w.t.Helper()
+	if c.Op == 0 {
+		c.Op = 5
+	}
+	result, err := w.Push(w.t.Context(), &c)
+	if err != nil {
+		w.t.Fatalf("push: %v", err)
+	}
+	return result
+}
+
+// field is the Field of the *envelope.Error in err.
+func field(err error) string {
+	var e *envelope.Error
+	if errors.As(err, &e) {
+		return e.Field
+	}
+	return ""
+}
+
+// eventually polls a condition.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !is() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

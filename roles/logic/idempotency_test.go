@@ -1,0 +1,177 @@
+package logic_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+func TestKeptIdempotencyAgain(t *testing.T) {
+	w := newWorld(t)
+	w.connect("ann", "", "c1", 1)
+	c := logic.PushCommand{Users: []string{"ann", "bob"}, Kept: true, IdempotencyKey: "api/k1"}
+	first := w.push(c)
+	second := w.push(c)
+	if first.Duplicate || first.Sessions != 1 || !second.Duplicate || second.Sessions != 0 {
+		t.Errorf("first %+v, second %+v", first, second)
+	}
+	for i, u := range second.Users {
+		if !u.Duplicate || u.ID != first.Users[i].ID || u.ID == 0 {
+			t.Errorf("second for %s: %+v, first %+v", u.User, u, first.Users[i])
+		}
+	}
+	appended := len(w.records())
+	// Only who was not reached yet is appended.
+	third := w.push(logic.PushCommand{Users: []string{"ann", "carl"}, Kept: true, IdempotencyKey: "api/k1"})
+	if third.Duplicate || !third.Users[0].Duplicate || third.Users[1].Duplicate || third.Users[1].ID == 0 {
+		t.Errorf("third %+v", third)
+	}
+	records := w.records()[appended:]
+	if len(records) != 1 || len(records[0].Push.Users) != 1 || records[0].Push.Users[0] != "carl" || records[0].Push.IdempotencyKey != "api/k1" {
+		t.Errorf("third appended %v", records)
+	}
+	// Another key is another message.
+	c.IdempotencyKey = "api/k2"
+	if other := w.push(c); other.Duplicate || other.Users[0].ID == first.Users[0].ID {
+		t.Errorf("another key: %+v", other)
+	}
+}
+
+// Two pushes with one key at the same time are both appended, but both answers
+// have the one id that the owner let count.
+func TestKeptIdempotencySideBySide(t *testing.T) {
+	w := newWorld(t)
+	const callers = 16
+	var wg sync.WaitGroup
+	results := make([]*logic.PushResult, callers)
+	for i := range callers {
+		wg.Go(func() {
+			results[i] = w.push(logic.PushCommand{Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"})
+		})
+	}
+	wg.Wait()
+	firsts := 0
+	for _, r := range results {
+		if !r.Duplicate {
+			firsts++
+		}
+		if r.Users[0].ID != results[0].Users[0].ID {
+			t.Errorf("two ids: %+v and %+v", r.Users[0], results[0].Users[0])
+		}
+	}
+	if firsts != 1 {
+		t.Errorf("%d pushes were first", firsts)
+	}
+}
+
+// The owner applies later than the log answers: the answer waits for it.
+func TestKeptIdempotencyWaitsForTheOwner(t *testing.T) {
+	w := newWorld(t)
+	var asked atomic.Int32
+	owner := w.owner("ann")
+	owner.lookup = func(_ context.Context, r *envelope.LookupRequest) (*envelope.LookupReply, error) {
+		reply := owner.table(r)
+		if asked.Add(1) < 4 {
+			reply.Users[0].AppliedId = 0
+		}
+		return reply, nil
+	}
+	got := w.push(logic.PushCommand{Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"})
+	if asked.Load() != 4 || got.Duplicate || got.Users[0].ID == 0 {
+		t.Errorf("asked %d times: %+v", asked.Load(), got)
+	}
+}
+
+func TestLiveIdempotency(t *testing.T) {
+	for name, c := range map[string]logic.PushCommand{
+		"users": {Users: []string{"ann", "nobody"}},
+		"keys":  {Keys: []string{"c1-1"}},
+		"room":  {Room: "r"},
+		"all":   {All: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.connect("ann", "", "c1", 1)
+			c.IdempotencyKey = "api/k"
+			first, second := w.push(c), w.push(c)
+			if first.Duplicate || !second.Duplicate || second.Sessions != 0 {
+				t.Errorf("first %+v, second %+v", first, second)
+			}
+			for _, u := range second.Users {
+				if !u.Duplicate {
+					t.Errorf("second: %+v", u)
+				}
+			}
+			if n := len(w.envelopes()); n != 1 {
+				t.Errorf("%d envelopes", n)
+			}
+			if n := w.records(); len(n) != 2 || n[0].Claim.Key != "api/k" || len(n[0].Id) != 12 {
+				t.Errorf("claims %v", n)
+			}
+			if p := w.kept.all()[0].Partition; p != envelope.Partition("api/k", 8) {
+				t.Errorf("the claim is in partition %d", p)
+			}
+		})
+	}
+}
+
+func TestLiveIdempotencySideBySide(t *testing.T) {
+	w := newWorld(t)
+	var wg sync.WaitGroup
+	var won atomic.Int32
+	for range 32 {
+		wg.Go(func() {
+			if !w.push(logic.PushCommand{All: true, IdempotencyKey: "k"}).Duplicate {
+				won.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 || len(w.envelopes()) != 1 {
+		t.Errorf("%d claims won, %d envelopes", won.Load(), len(w.envelopes()))
+	}
+}
+
+// A push that won its key and then failed is not a duplicate of itself.
+func TestLiveIdempotencyAfterAFailure(t *testing.T) {
+	w := newWorld(t, func(c *logic.Config, _ *world) { c.CallTimeout = 100 * time.Millisecond })
+	c := logic.PushCommand{Op: 5, All: true, IdempotencyKey: "k"}
+	broken := errors.New("broken")
+	w.live.fail = func(bool) error { return broken }
+	if _, err := w.Push(t.Context(), &c); !errors.Is(err, broken) {
+		t.Fatalf("got %v", err)
+	}
+	w.live.fail = nil
+	if got := w.push(c); got.Duplicate {
+		t.Error("the repetition is a duplicate of a push that nobody got")
+	}
+	if got := w.push(c); !got.Duplicate {
+		t.Error("the second repetition is not a duplicate")
+	}
+
+	// The same when the owner did not say in time who won.
+	c.IdempotencyKey = "k2"
+	for _, r := range w.routers.routers {
+		r.claim = func(context.Context, *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+			return nil, envelope.ErrNotReady
+		}
+	}
+	if _, err := w.Push(t.Context(), &c); !errors.Is(err, envelope.ErrNotReady) {
+		t.Fatalf("got %v", err)
+	}
+	for _, r := range w.routers.routers {
+		r.claim = nil
+	}
+	if got := w.push(c); got.Duplicate {
+		t.Error("the repetition lost against its own claim")
+	}
+	if n := len(w.envelopes()); n != 2 {
+		t.Errorf("%d envelopes for 2 keys", n)
+	}
+}

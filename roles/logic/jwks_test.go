@@ -1,0 +1,222 @@
+package logic_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+func jwk(kid string, key *rsa.PublicKey) map[string]any {
+	raw := base64.RawURLEncoding.EncodeToString
+	return map[string]any{
+		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": raw(key.N.Bytes()), "e": raw(big.NewInt(int64(key.E)).Bytes()),
+	}
+}
+
+func jwks(t testing.TB, keys ...map[string]any) []byte {
+	t.Helper()
+	data, err := json.Marshal(map[string]any{"keys": keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestJWKSFile(t *testing.T) {
+	k := makeKeys(t)
+	raw := base64.RawURLEncoding.EncodeToString
+	point, err := k.ec.PublicKey.Bytes() // 4, x, y
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := jwk("enc", &k.rsaOther.PublicKey)
+	other["use"] = "enc"
+	wrongAlg := jwk("rs512", &k.rsaOther.PublicKey)
+	wrongAlg["alg"] = "RS512"
+	set := jwks(t, jwk("one", &k.rsa.PublicKey), other, wrongAlg,
+		map[string]any{"kty": "EC", "crv": "P-256", "kid": "ec", "x": raw(point[1:33]), "y": raw(point[33:])},
+		map[string]any{"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": raw(k.ed.Public().(ed25519.PublicKey))},
+		map[string]any{"kty": "oct", "kid": "shared", "k": raw([]byte(secret)), "alg": "HS256"},
+		map[string]any{"kty": "new", "kid": "unheard of"},
+	)
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSFile = write(t, "", set) }))
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	for name, token := range map[string]string{
+		"wrong kid":            sign(t, jwt.SigningMethodRS256, k.rsa, "two", claims),
+		"no kid":               sign(t, jwt.SigningMethodRS256, k.rsa, "", claims),
+		"path as kid":          sign(t, jwt.SigningMethodRS256, k.rsa, "../../etc/passwd", claims),
+		"kid of another key":   sign(t, jwt.SigningMethodRS256, k.rsa, "ec", claims),
+		"wrong key":            sign(t, jwt.SigningMethodRS256, k.rsaOther, "one", claims),
+		"key for encryption":   sign(t, jwt.SigningMethodRS256, k.rsaOther, "enc", claims),
+		"key for another alg":  sign(t, jwt.SigningMethodRS512, k.rsaOther, "rs512", claims),
+		"HS256 with the N":     sign(t, jwt.SigningMethodHS256, k.rsa.N.Bytes(), "one", claims),
+		"ES256 with other key": sign(t, jwt.SigningMethodHS256, []byte(secret), "ec", claims),
+	} {
+		t.Run(name, func(t *testing.T) { wantRefused(t, w, token, envelope.ErrUnauthorized) })
+	}
+	number := jwt.NewWithClaims(jwt.SigningMethodRS256, claims)
+	number.Header["kid"] = 1
+	text, err := number.SignedString(k.rsa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefused(t, w, text, envelope.ErrUnauthorized)
+	wantUser(t, w, sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), "ann")
+	wantUser(t, w, sign(t, jwt.SigningMethodES256, k.ec, "ec", claims), "ann")
+	wantUser(t, w, sign(t, jwt.SigningMethodEdDSA, k.ed, "ed", claims), "ann")
+	wantUser(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), "ann")
+}
+
+// A JWKS is rewritten: the new key is good at once, the old one no longer, a
+// set that cannot be read changes nothing.
+func TestJWKSFileRotation(t *testing.T) {
+	k := makeKeys(t)
+	path := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSFile = path }))
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
+	two := sign(t, jwt.SigningMethodRS256, k.rsaOther, "two", claims)
+	wantRefused(t, w, two, envelope.ErrUnauthorized)
+	wantUser(t, w, one, "ann")
+
+	good := func(token string) func() bool {
+		return func() bool { _, err := w.Connect(t.Context(), connectRequest(token)); return err == nil }
+	}
+	write(t, path, []byte(`{"keys":[`)) // caught in the middle of being written
+	eventually(t, "the half-written file was looked at", func() bool {
+		_, _ = w.Connect(t.Context(), connectRequest(two)) // refused, and makes it look
+		return gather(t, w.registry)["imgo_logic_key_reloads_total failed"] > 0
+	})
+	wantUser(t, w, one, "ann")
+	// Without Run: an unknown kid is what makes it look.
+	write(t, path, jwks(t, jwk("two", &k.rsaOther.PublicKey)))
+	eventually(t, "the new key is good", good(two))
+	if good(one)() {
+		t.Error("the old key is still good")
+	}
+
+	// With Run the file is looked at also when no token asks for it.
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- w.Run(ctx) }()
+	defer func() { cancel(); <-ran }()
+	write(t, path, jwks(t, jwk("one", &k.rsa.PublicKey)))
+	eventually(t, "the key that was removed is refused", func() bool { return !good(two)() })
+}
+
+func TestJWKSURL(t *testing.T) {
+	k := makeKeys(t)
+	var set atomic.Pointer[[]byte]
+	publish := func(data []byte) { set.Store(&data) }
+	var fetches atomic.Int32
+	var down atomic.Bool
+	down.Store(true)
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		fetches.Add(1)
+		if down.Load() {
+			http.Error(rw, "down", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = rw.Write(*set.Load()) // a client that left is its own affair
+	}))
+	defer server.Close()
+	raw := base64.RawURLEncoding.EncodeToString
+	publish(jwks(t, jwk("one", &k.rsa.PublicKey),
+		map[string]any{"kty": "oct", "kid": "shared", "k": raw([]byte(secret))})) // which a fetched set must not have
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
+
+	// Down: nobody is told that the token is bad.
+	wantRefused(t, w, one, envelope.ErrUnavailable)
+	if n := fetches.Load(); n != 1 {
+		t.Errorf("%d fetches for two tokens", n)
+	}
+	// Up, as a logic that starts now finds it.
+	down.Store(false)
+	w = newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- w.Run(ctx) }()
+	defer func() { cancel(); <-ran }()
+	eventually(t, "ready", func() bool { return w.Ready() == nil })
+	// A flood of unknown key names does not become a flood of fetches.
+	for range 50 {
+		if _, err := w.Connect(t.Context(), connectRequest(sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims))); !errors.Is(err, envelope.ErrUnauthorized) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if n := fetches.Load(); n != 2 {
+		t.Errorf("%d fetches", n)
+	}
+	wantUser(t, w, one, "ann")
+}
+
+func TestJWKSURLFollowsNoRedirectAway(t *testing.T) {
+	server := httptest.NewServer(http.RedirectHandler("http://192.0.2.1/keys", http.StatusFound))
+	defer server.Close()
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
+	wantRefused(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnavailable)
+}
+
+func TestKeyFilesThatAreRefused(t *testing.T) {
+	k := makeKeys(t)
+	weak := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 1023), E: 65537}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k.ec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		data []byte
+		set  bool
+		want string
+	}{
+		"empty":        {nil, false, "no PEM block"},
+		"text":         {[]byte("hello"), false, "no PEM block"},
+		"private key":  {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), false, "public key only"},
+		"broken":       {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), false, "PUBLIC KEY"},
+		"another kind": {pem.EncodeToMemory(&pem.Block{Type: "DH PARAMETERS"}), false, "DH PARAMETERS"},
+		"weak RSA":     {publicPEM(t, weak), false, "1024 bits"},
+		"P-384":        {publicPEM(t, &p384.PublicKey), false, "P-384"},
+		"large":        {make([]byte, 1<<20+1), false, "more than"},
+		"set: text":    {[]byte("hello"), true, "decode the JWKS"},
+		"set: no key":  {[]byte(`{"keys":[]}`), true, "no usable key"},
+		"set: weak":    {jwks(t, jwk("k", weak)), true, "1024 bits"},
+		"set: many":    {[]byte(`{"keys":[` + strings.Repeat(`{},`, 300) + `{}]}`), true, "301 keys"},
+	} {
+		cfg := logic.DefaultConfig()
+		path := write(t, "", test.data)
+		if test.set {
+			cfg.JWT.JWKSFile = path
+		} else {
+			cfg.JWT.PublicKeyFiles = []string{path}
+		}
+		if _, err := logic.New(cfg, newWorld(t).deps()); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

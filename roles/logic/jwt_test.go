@@ -1,0 +1,312 @@
+package logic_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+const secret = "0123456789abcdef0123456789abcdef"
+
+// keys are made once: RSA takes its time.
+type testKeys struct {
+	rsa, rsaOther *rsa.PrivateKey
+	ec            *ecdsa.PrivateKey
+	ed            ed25519.PrivateKey
+}
+
+func makeKeys(t testing.TB) testKeys {
+	t.Helper()
+	var k testKeys
+	var err error
+	must := func() {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.rsa, err = rsa.GenerateKey(rand.Reader, 2048)
+	must()
+	k.rsaOther, err = rsa.GenerateKey(rand.Reader, 2048)
+	must()
+	k.ec, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must()
+	_, k.ed, err = ed25519.GenerateKey(rand.Reader)
+	must()
+	return k
+}
+
+func publicPEM(t testing.TB, key crypto.PublicKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+}
+
+func write(t testing.TB, path string, data []byte) string {
+	t.Helper()
+	if path == "" {
+		path = filepath.Join(t.TempDir(), "keys")
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func sign(t testing.TB, method jwt.SigningMethod, key any, kid string, claims jwt.MapClaims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(method, claims)
+	if kid != "" {
+		token.Header["kid"] = kid
+	}
+	text, err := token.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func withJWT(change func(*logic.JWTConfig)) option {
+	return func(c *logic.Config, _ *world) { change(&c.JWT) }
+}
+
+// at is a time from the world's now.
+func at(w *world, d time.Duration) int64 { return w.clock.Now().Add(d).Unix() }
+
+func wantUser(t *testing.T, w *world, token, user string) *envelope.ConnectReply {
+	t.Helper()
+	reply, err := w.Connect(t.Context(), connectRequest(token))
+	if err != nil || reply.User != user {
+		t.Errorf("%v, %v, want user %s", reply, err, user)
+	}
+	return reply
+}
+
+func wantRefused(t *testing.T, w *world, token string, want error) {
+	t.Helper()
+	// Twice: the second answer may come from what was remembered of the first.
+	for range 2 {
+		_, err := w.Connect(t.Context(), connectRequest(token))
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		for part := range strings.SplitSeq(token, ".") {
+			if err != nil && part != "" && strings.Contains(err.Error(), part) {
+				t.Errorf("the error has a part of the token in it: %v", err)
+			}
+		}
+	}
+	if n := len(w.routers.routers[0].attached) + len(w.routers.routers[1].attached); n != 0 {
+		t.Errorf("%d sessions were attached", n)
+	}
+}
+
+func TestJWTAlgorithms(t *testing.T) {
+	k := makeKeys(t)
+	pems := [][]byte{publicPEM(t, &k.rsa.PublicKey), publicPEM(t, &k.ec.PublicKey), publicPEM(t, k.ed.Public())}
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+		c.Secret = secret
+		for _, p := range pems {
+			c.PublicKeyFiles = append(c.PublicKeyFiles, write(t, "", p))
+		}
+	}))
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	for _, token := range []string{
+		sign(t, jwt.SigningMethodHS256, []byte(secret), "", claims),
+		sign(t, jwt.SigningMethodRS256, k.rsa, "any kid", claims), // no set, so a kid means nothing
+		sign(t, jwt.SigningMethodES256, k.ec, "", claims),
+		sign(t, jwt.SigningMethodEdDSA, k.ed, "", claims),
+	} {
+		reply := wantUser(t, w, token, "ann")
+		if want := w.clock.Now().Add(time.Hour + 10*time.Second).UnixMilli(); reply.GetExpiresMs()/1000 != want/1000 {
+			t.Errorf("expires %d, want %d", reply.GetExpiresMs(), want)
+		}
+	}
+	// An opaque token is none the worse for it, and none may look like a JWT.
+	if _, err := w.NewToken(t.Context(), "bob", 0, "opaque", false); err != nil {
+		t.Fatal(err)
+	}
+	wantUser(t, w, "opaque", "bob")
+	if _, err := w.NewToken(t.Context(), "bob", 0, "eyJ.x.y", false); field(err) != "token" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestJWTAttacks(t *testing.T) {
+	k := makeKeys(t)
+	rsaPEM := publicPEM(t, &k.rsa.PublicKey)
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+		c.PublicKeyFiles = []string{write(t, "", rsaPEM)}
+		c.Issuer, c.Audience = "https://id.example.com", []string{"push", "chat"}
+	}))
+	claims := func(change func(jwt.MapClaims)) jwt.MapClaims {
+		c := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour), "iss": "https://id.example.com", "aud": []string{"chat", "other"}}
+		change(c)
+		return c
+	}
+	good := claims(func(jwt.MapClaims) {})
+	rs := func(c jwt.MapClaims) string { return sign(t, jwt.SigningMethodRS256, k.rsa, "", c) }
+	goodToken := rs(good)
+	parts := strings.Split(goodToken, ".")
+	none := sign(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, "", good)
+	raw := base64.RawURLEncoding.EncodeToString
+	critical := jwt.NewWithClaims(jwt.SigningMethodRS256, good)
+	critical.Header["crit"] = []string{"b64"}
+	criticalToken, err := critical.SignedString(k.rsa)
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, token string
+		want        error
+	}{
+		{"alg none", none, envelope.ErrUnauthorized},
+		{"alg None", raw([]byte(`{"alg":"None"}`)) + "." + parts[1] + ".", envelope.ErrUnauthorized},
+		{"alg none with the signature", raw([]byte(`{"alg":"none"}`)) + "." + parts[1] + "." + parts[2], envelope.ErrUnauthorized},
+		{"no alg", raw([]byte(`{"typ":"JWT"}`)) + "." + parts[1] + "." + parts[2], envelope.ErrUnauthorized},
+		{"HS256 with the public key", sign(t, jwt.SigningMethodHS256, rsaPEM, "", good), envelope.ErrUnauthorized},
+		{"HS256 with the key's bytes", sign(t, jwt.SigningMethodHS256, k.rsa.N.Bytes(), "", good), envelope.ErrUnauthorized},
+		{"HS256 with nothing", sign(t, jwt.SigningMethodHS256, []byte{}, "", good), envelope.ErrUnauthorized},
+		{"RS512 with the right key", sign(t, jwt.SigningMethodRS512, k.rsa, "", good), envelope.ErrUnauthorized},
+		{"PS256 with the right key", sign(t, jwt.SigningMethodPS256, k.rsa, "", good), envelope.ErrUnauthorized},
+		{"ES256", sign(t, jwt.SigningMethodES256, k.ec, "", good), envelope.ErrUnauthorized},
+		{"wrong key", sign(t, jwt.SigningMethodRS256, small, "", good), envelope.ErrUnauthorized},
+		{"other claims, same signature", parts[0] + "." + raw([]byte(`{"sub":"root"}`)) + "." + parts[2], envelope.ErrUnauthorized},
+		{"no signature", parts[0] + "." + parts[1] + ".", envelope.ErrUnauthorized},
+		{"crit", criticalToken, envelope.ErrUnauthorized},
+		{"expired", rs(claims(func(c jwt.MapClaims) { c["exp"] = at(w, -time.Minute) })), envelope.ErrExpired},
+		{"exp 0", rs(claims(func(c jwt.MapClaims) { c["exp"] = 0 })), envelope.ErrExpired},
+		{"exp as text", rs(claims(func(c jwt.MapClaims) { c["exp"] = "tomorrow" })), envelope.ErrUnauthorized},
+		{"exp null", rs(claims(func(c jwt.MapClaims) { c["exp"] = nil })), envelope.ErrUnauthorized},
+		{"not yet valid", rs(claims(func(c jwt.MapClaims) { c["nbf"] = at(w, time.Minute) })), envelope.ErrUnauthorized},
+		{"missing sub", rs(claims(func(c jwt.MapClaims) { delete(c, "sub") })), envelope.ErrUnauthorized},
+		{"sub null", rs(claims(func(c jwt.MapClaims) { c["sub"] = nil })), envelope.ErrUnauthorized},
+		{"sub empty", rs(claims(func(c jwt.MapClaims) { c["sub"] = "" })), envelope.ErrUnauthorized},
+		{"sub long", rs(claims(func(c jwt.MapClaims) { c["sub"] = strings.Repeat("x", 129) })), envelope.ErrUnauthorized},
+		{"sub with a control character", rs(claims(func(c jwt.MapClaims) { c["sub"] = "a\u0000b" })), envelope.ErrUnauthorized},
+		{"sub an object", rs(claims(func(c jwt.MapClaims) { c["sub"] = map[string]any{"id": 1} })), envelope.ErrUnauthorized},
+		{"sub 1.5", rs(claims(func(c jwt.MapClaims) { c["sub"] = 1.5 })), envelope.ErrUnauthorized},
+		{"wrong issuer", rs(claims(func(c jwt.MapClaims) { c["iss"] = "https://id.example.org" })), envelope.ErrUnauthorized},
+		{"no issuer", rs(claims(func(c jwt.MapClaims) { delete(c, "iss") })), envelope.ErrUnauthorized},
+		{"wrong audience", rs(claims(func(c jwt.MapClaims) { c["aud"] = "mail" })), envelope.ErrUnauthorized},
+		{"no audience", rs(claims(func(c jwt.MapClaims) { delete(c, "aud") })), envelope.ErrUnauthorized},
+		{"100 KB", rs(claims(func(c jwt.MapClaims) { c["pad"] = strings.Repeat("x", 100<<10) })), envelope.ErrUnauthorized},
+		{"two parts", parts[0] + "." + parts[1], envelope.ErrUnauthorized},
+		{"four parts", goodToken + ".x", envelope.ErrUnauthorized},
+		{"not base64", "eyJ!.!.!", envelope.ErrUnauthorized},
+		{"deep claims", parts[0] + "." + raw([]byte(strings.Repeat(`[`, 5000))) + "." + parts[2], envelope.ErrUnauthorized},
+		{"dots", "ey" + strings.Repeat(".", 5000), envelope.ErrUnauthorized},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { wantRefused(t, w, test.token, test.want) })
+	}
+	if w.tokens.lookups > 6 { // two tries of each that does not look like a JWT
+		t.Errorf("%d JWTs were looked up as opaque tokens", w.tokens.lookups)
+	}
+	wantUser(t, w, goodToken, "ann")
+}
+
+func TestJWTClaims(t *testing.T) {
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+		c.Secret, c.UserClaim, c.DeviceClaim = secret, "uid", "dev"
+	}))
+	token := func(c jwt.MapClaims) string { return sign(t, jwt.SigningMethodHS256, []byte(secret), "", c) }
+	wantUser(t, w, token(jwt.MapClaims{"uid": "ann"}), "ann")
+	wantUser(t, w, token(jwt.MapClaims{"uid": -12}), "-12")
+	wantUser(t, w, token(jwt.MapClaims{"uid": json.Number("9007199254740993")}), "9007199254740993")
+
+	bound := token(jwt.MapClaims{"uid": "ann", "dev": "phone"})
+	if reply := wantUser(t, w, bound, "ann"); reply.GetDevice() != "phone" {
+		t.Errorf("device %q", reply.GetDevice())
+	}
+	req := connectRequest(bound)
+	req.Device = "phone"
+	if reply, err := w.Connect(t.Context(), req); err != nil || reply.Device != "phone" {
+		t.Errorf("%v, %v", reply, err)
+	}
+	req.Device = "laptop"
+	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
+		t.Errorf("another device: %v", err)
+	}
+	// Within the leeway a token is good, and its session does not end at once.
+	reply := wantUser(t, w, token(jwt.MapClaims{"uid": "ann", "exp": at(w, -5*time.Second)}), "ann")
+	if reply.GetExpiresMs() <= w.clock.Now().UnixMilli() {
+		t.Errorf("ended %d ms ago", w.clock.Now().UnixMilli()-reply.GetExpiresMs())
+	}
+	wantUser(t, w, token(jwt.MapClaims{"uid": "ann", "nbf": at(w, 5*time.Second)}), "ann")
+}
+
+func TestJWTRequireExpiry(t *testing.T) {
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.Secret, c.RequireExpiry = secret, true }))
+	wantRefused(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnauthorized)
+}
+
+// What is remembered of a refused token ends with the reason for it.
+func TestJWTNotYetValidBecomesValid(t *testing.T) {
+	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.Secret = secret }))
+	token := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "nbf": at(w, time.Minute)})
+	wantRefused(t, w, token, envelope.ErrUnauthorized)
+	w.clock.Add(time.Minute)
+	wantUser(t, w, token, "ann")
+}
+
+// FuzzAuthToken: no token but a signed one is anybody's, none crashes, and no
+// error repeats it.
+func FuzzAuthToken(f *testing.F) {
+	k := makeKeys(f)
+	w := newWorld(f, withJWT(func(c *logic.JWTConfig) {
+		c.PublicKeyFiles = []string{write(f, "", publicPEM(f, &k.rsa.PublicKey)), write(f, "", publicPEM(f, &k.ec.PublicKey))}
+		c.Secret, c.DeviceClaim = secret, "dev"
+	}))
+	signed := make(map[string]bool)
+	for _, token := range []string{
+		sign(f, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}),
+		sign(f, jwt.SigningMethodES256, k.ec, "kid", jwt.MapClaims{"sub": 7, "dev": "d", "nbf": at(w, -time.Hour)}),
+	} {
+		signed[token] = true
+		f.Add(token)
+		f.Add(token + "x")
+		f.Add(strings.Replace(token, ".", "..", 1))
+	}
+	f.Add("")
+	f.Add("imgo_token")
+	f.Add(sign(f, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, "", jwt.MapClaims{"sub": "ann"}))
+	f.Add("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjFlNDAwfQ.x")
+	f.Fuzz(func(t *testing.T, token string) {
+		user, err := w.CheckToken(t.Context(), token)
+		switch {
+		case err == nil && !signed[token]:
+			t.Errorf("%q is %s's", token, user)
+		case err != nil && user != "":
+			t.Errorf("user %q and %v", user, err)
+		case err != nil && len(token) > 40 && strings.Contains(err.Error(), token):
+			t.Errorf("the error repeats the token: %v", err)
+		case err != nil && !errors.Is(err, envelope.ErrUnauthorized) && !errors.Is(err, envelope.ErrExpired):
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -1,0 +1,110 @@
+package logic
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imgo/envelope"
+)
+
+// The kinds of a push, as metrics and Stats name them.
+const (
+	kindKept  = "kept"
+	kindUsers = "users"
+	kindKeys  = "keys"
+	kindRoom  = "room"
+	kindAll   = "all"
+	kindNone  = "none" // a push that names no target, or several
+)
+
+// metrics are logic's, all of them with bounded labels.
+type metrics struct {
+	pushes      *prometheus.CounterVec
+	pushSeconds *prometheus.HistogramVec
+	connects    *prometheus.CounterVec
+	authSeconds prometheus.Histogram
+	acks        *prometheus.CounterVec
+	catchUps    *prometheus.CounterVec
+	kicks       prometheus.Counter
+	events      *prometheus.CounterVec
+	keyReloads  *prometheus.CounterVec
+	unlooked    prometheus.Counter
+
+	// accepted counts pushes by kind for Stats.
+	accepted map[string]*atomic.Uint64
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	seconds := []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	m := &metrics{
+		pushes: counter("imgo_logic_pushes_total",
+			"Pushes by kind (kept, users, keys, room, all) and outcome (accepted, duplicate, or the error's code).", "kind", "outcome"),
+		pushSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "imgo_logic_push_seconds", Help: "How long an accepted push took, until the log had it.", Buckets: seconds,
+		}, []string{"kept"}),
+		connects: counter("imgo_logic_connects_total", "Connects by outcome (accepted, or the error's code).", "outcome"),
+		authSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "imgo_logic_auth_seconds", Help: "How long a token's check took.", Buckets: seconds,
+		}),
+		acks:     counter("imgo_logic_acks_total", "Message ids that comets sent acknowledgements of, by outcome.", "outcome"),
+		catchUps: counter("imgo_logic_catch_ups_total", "Catch-ups of sessions by outcome.", "outcome"),
+		kicks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "imgo_logic_kicks_total", Help: "Sessions that were told to close.",
+		}),
+		events:     counter("imgo_logic_events_total", "Events by kind.", "kind"),
+		keyReloads: counter("imgo_logic_key_reloads_total", "Readings of keys for JWTs that brought new ones (changed) or failed.", "outcome"),
+		unlooked: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "imgo_logic_unlooked_users_total", Help: "Users of kept pushes whose owner did not say in time how many sessions they have.",
+		}),
+		accepted: make(map[string]*atomic.Uint64),
+	}
+	for _, kind := range []string{kindKept, kindUsers, kindKeys, kindRoom, kindAll} {
+		m.accepted[kind] = new(atomic.Uint64)
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.events, m.keyReloads, m.unlooked,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// outcome names how an operation ended.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "accepted"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	}
+	return string(envelope.CodeOf(err))
+}
+
+func (m *metrics) pushed(kind string, kept bool, result *PushResult, err error, took time.Duration) {
+	how := outcome(err)
+	if err == nil && result.Duplicate {
+		how = "duplicate"
+	}
+	m.pushes.WithLabelValues(kind, how).Inc()
+	if err != nil {
+		return
+	}
+	m.accepted[kind].Add(1)
+	label := "false"
+	if kept {
+		label = "true"
+	}
+	m.pushSeconds.WithLabelValues(label).Observe(took.Seconds())
+}

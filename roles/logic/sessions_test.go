@@ -1,0 +1,433 @@
+package logic_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+func connectRequest(token string) *envelope.ConnectRequest {
+	return &envelope.ConnectRequest{Comet: "c1", Session: 0x2a, Token: token}
+}
+
+func noAuth(c *logic.Config, _ *world) { c.AuthMode = logic.AuthNone }
+
+func TestConnect(t *testing.T) {
+	w := newWorld(t)
+	made, err := w.NewToken(t.Context(), "ann", time.Hour, "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := w.owner("ann")
+	owner.attach = func(_ context.Context, r *envelope.AttachRequest) (*envelope.AttachReply, error) {
+		return &envelope.AttachReply{
+			Backlog: &envelope.Backlog{Messages: []*envelope.Kept{{Id: 9, Body: []byte("old")}}, UpTo: 12},
+			Pending: 4, Floor: 11,
+			Kicks: []*envelope.Kick{{To: []*envelope.Address{{Comet: "c9", Session: 1}}, Code: 3003, Reason: "too many"}},
+		}, nil
+	}
+	req := connectRequest(made.Token)
+	req.Device, req.Platform, req.Address, req.Generation, req.Transport = "phone", "ios", "192.0.2.1:5", "v2", "tcp"
+	req.Accepts, req.Rooms = []int32{1000}, []string{"r1"}
+	reply, err := w.Connect(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply.User != "ann" || reply.Key != "c1-2a" || reply.ExpiresMs != made.ExpiresMS || reply.Device != "phone" ||
+		reply.Partition != uint32(envelope.Partition("ann", 8)) || reply.Floor != 11 || reply.Pending != 4 {
+		t.Errorf("reply %v", reply)
+	}
+	s := owner.attached[0].Session
+	if s.User != "ann" || s.Device != "phone" || s.Key != "c1-2a" || s.Address.Session != 0x2a || s.Remote != "192.0.2.1:5" ||
+		s.Generation != "v2" || s.Transport != "tcp" || s.Platform != "ios" || s.SinceMs != w.clock.Now().UnixMilli() ||
+		len(s.Accepts) != 1 || len(s.Rooms) != 1 {
+		t.Errorf("attached %v", s)
+	}
+	var kicks, backlogs int
+	for _, e := range w.envelopes() {
+		if e.Kick != nil && e.Kick.Code == 3003 && e.Kick.To[0].Comet == "c9" {
+			kicks++
+		}
+		if b := e.Backlog; b != nil && b.To.Comet == "c1" && b.To.Session == 0x2a && b.UpTo == 12 && string(b.Messages[0].Body) == "old" {
+			backlogs++
+		}
+	}
+	if kicks != 1 || backlogs != 1 {
+		t.Errorf("%d kicks, %d backlogs", kicks, backlogs)
+	}
+}
+
+func TestConnectSendsAnEmptyBacklog(t *testing.T) {
+	w := newWorld(t, noAuth)
+	if _, err := w.Connect(t.Context(), connectRequest("ann")); err != nil {
+		t.Fatal(err)
+	}
+	if e := w.envelopes(); len(e) != 1 || e[0].Backlog == nil {
+		t.Errorf("envelopes %v", e)
+	}
+}
+
+func TestConnectStandsWhenTheBacklogIsNotThrown(t *testing.T) {
+	w := newWorld(t, noAuth)
+	w.live.fail = func(bool) error { return errors.New("broken") }
+	if _, err := w.Connect(t.Context(), connectRequest("ann")); err != nil {
+		t.Errorf("comet would have asked again: %v", err)
+	}
+}
+
+func TestConnectWithoutAuth(t *testing.T) {
+	w := newWorld(t, noAuth)
+	for _, test := range []struct{ token, mid, user string }{
+		{"ann", "", "ann"}, {"ann", "7", "7"}, {"", "-1", "-1"}, {"", "", ""}, {"a\x00b", "", ""}, {strings.Repeat("x", 129), "", ""},
+	} {
+		req := connectRequest(test.token)
+		req.Mid, req.Key = test.mid, "my key"
+		reply, err := w.Connect(t.Context(), req)
+		if test.user == "" {
+			if !errors.Is(err, envelope.ErrUnauthorized) {
+				t.Errorf("%+v: %v", test, err)
+			}
+			continue
+		}
+		if err != nil || reply.User != test.user || reply.Key != "my key" || reply.ExpiresMs != 0 {
+			t.Errorf("%+v: %v, %v", test, reply, err)
+		}
+	}
+}
+
+func TestConnectBelievesNoMidWithAuth(t *testing.T) {
+	w := newWorld(t)
+	req := connectRequest("")
+	req.Mid = "7"
+	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestConnectOpaqueTokens(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.NewToken(t.Context(), "ann", time.Minute, "mine", false); err != nil {
+		t.Fatal(err)
+	}
+	try := func(token string, want error) {
+		t.Helper()
+		_, err := w.Connect(t.Context(), connectRequest(token))
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		if err != nil && token != "" && strings.Contains(err.Error(), token) {
+			t.Errorf("the error has the token in it: %v", err)
+		}
+	}
+	try("mine", nil)
+	try("yours-is-unknown", envelope.ErrUnauthorized)
+	before := w.tokens.lookups
+	try(strings.Repeat("x", 100<<10), envelope.ErrUnauthorized)
+	if w.tokens.lookups != before {
+		t.Error("a token of 100 KB was looked up")
+	}
+	w.clock.Add(time.Minute)
+	try("mine", envelope.ErrExpired)
+	for _, err := range []error{envelope.ErrExpired, envelope.ErrRevoked} {
+		w.tokens.lookupErr = fmt.Errorf("token store: %w", err)
+		try("mine", err)
+	}
+	w.tokens.lookupErr = errors.New("broken disk")
+	if _, err := w.Connect(t.Context(), connectRequest("mine")); errors.Is(err, envelope.ErrUnauthorized) || err == nil {
+		t.Errorf("a broken store says the token is bad: %v", err)
+	}
+}
+
+func TestConnectRefusesBadFields(t *testing.T) {
+	w := newWorld(t, noAuth)
+	bad := strings.Repeat("x", 129)
+	for want, change := range map[string]func(*envelope.ConnectRequest){
+		"session":  func(r *envelope.ConnectRequest) { r.Session = 0 },
+		"device":   func(r *envelope.ConnectRequest) { r.Device = bad },
+		"key":      func(r *envelope.ConnectRequest) { r.Key = "\x01" },
+		"platform": func(r *envelope.ConnectRequest) { r.Platform = bad },
+		"rooms[1]": func(r *envelope.ConnectRequest) { r.Rooms = []string{"ok", ""} },
+	} {
+		req := connectRequest("ann")
+		change(req)
+		if _, err := w.Connect(t.Context(), req); field(err) != want || !errors.Is(err, envelope.ErrInvalid) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// A token that is revoked between its check and the registration of its
+// session: the revocation found no session to close.
+func TestConnectChecksTheTokenAgainAfterAttach(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.NewToken(t.Context(), "ann", 0, "mine", false); err != nil {
+		t.Fatal(err)
+	}
+	owner := w.owner("ann")
+	owner.attach = func(ctx context.Context, r *envelope.AttachRequest) (*envelope.AttachReply, error) {
+		if _, err := w.RevokeUser(ctx, "ann", true); err != nil {
+			t.Error(err)
+		}
+		return &envelope.AttachReply{Backlog: &envelope.Backlog{}}, nil
+	}
+	if _, err := w.Connect(t.Context(), connectRequest("mine")); !errors.Is(err, envelope.ErrUnauthorized) {
+		t.Errorf("got %v", err)
+	}
+	if len(owner.detached) != 1 || owner.detached[0].Sessions[0].Session.Session != 0x2a {
+		t.Errorf("detached %v", owner.detached)
+	}
+	if len(w.envelopes()) != 0 {
+		t.Error("a backlog was thrown to a refused session")
+	}
+}
+
+func TestConnectPassesTheOwnersRefusal(t *testing.T) {
+	w := newWorld(t, noAuth)
+	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
+		return nil, envelope.Errorf(envelope.CodeTooMany, "user has 64 sessions")
+	}
+	if _, err := w.Connect(t.Context(), connectRequest("ann")); !errors.Is(err, envelope.ErrTooMany) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestConnectWaitsForAnOwner(t *testing.T) {
+	w := newWorld(t, noAuth)
+	var tries atomic.Int32
+	w.routers.owner = func(int32) (logic.Router, error) {
+		if tries.Add(1) < 3 {
+			return nil, envelope.ErrUnavailable
+		}
+		return w.routers.routers[0], nil
+	}
+	if _, err := w.Connect(t.Context(), connectRequest("ann")); err != nil || tries.Load() != 3 {
+		t.Errorf("%v after %d tries", err, tries.Load())
+	}
+}
+
+func TestCatchUp(t *testing.T) {
+	w := newWorld(t)
+	w.owner("ann").catchUp = func(_ context.Context, r *envelope.CatchUpRequest) (*envelope.Backlog, error) {
+		return &envelope.Backlog{After: r.After, UpTo: 90, More: true, Messages: []*envelope.Kept{{Id: 80}}}, nil
+	}
+	to := &envelope.Address{Comet: "c1", Session: 5}
+	if err := w.CatchUp(t.Context(), &envelope.CatchUpRequest{To: to, User: "ann", After: 70}); err != nil {
+		t.Fatal(err)
+	}
+	b := w.envelopes()[0].Backlog
+	if b.To.Session != 5 || b.After != 70 || b.UpTo != 90 || !b.More || len(b.Messages) != 1 {
+		t.Errorf("backlog %v", b)
+	}
+	if err := w.CatchUp(t.Context(), &envelope.CatchUpRequest{User: "ann"}); !errors.Is(err, envelope.ErrInvalid) {
+		t.Errorf("without an address: %v", err)
+	}
+	w.live.fail = func(bool) error { return errors.New("broken") }
+	if err := w.CatchUp(t.Context(), &envelope.CatchUpRequest{To: to, User: "ann"}); err == nil {
+		t.Error("no error though nothing was thrown")
+	}
+}
+
+func TestAckGroupsByPartition(t *testing.T) {
+	w := newWorld(t)
+	w.kept.fail = func(essential bool) error {
+		if !essential {
+			return envelope.ErrDiskFull // acks pass all the same
+		}
+		return nil
+	}
+	req := &envelope.AckRequest{Acks: []*envelope.Ack{{User: ""}, {User: "x"}}}
+	for _, user := range users(100) {
+		req.Acks = append(req.Acks, &envelope.Ack{User: user, Device: "d", Ids: []uint64{1, 2}}, &envelope.Ack{User: user, UpTo: 9})
+	}
+	if err := w.Ack(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	entries := w.kept.all()
+	if len(entries) != 8 {
+		t.Errorf("%d records for 8 partitions", len(entries))
+	}
+	n := 0
+	for i, rec := range w.records() {
+		if len(rec.Id) != 12 || rec.TimeMs == 0 {
+			t.Errorf("record %v", rec)
+		}
+		for _, a := range rec.Acks.Acks {
+			n++
+			if envelope.Partition(a.User, 8) != entries[i].Partition {
+				t.Errorf("%s is in partition %d", a.User, entries[i].Partition)
+			}
+		}
+	}
+	if n != 200 {
+		t.Errorf("%d acks", n)
+	}
+	broken := errors.New("broken")
+	w.kept.fail = func(bool) error { return broken }
+	if err := w.Ack(t.Context(), req); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAckIsCutToRecords(t *testing.T) {
+	w := newWorld(t)
+	ids := make([]uint64, 100_000)
+	for i := range ids {
+		ids[i] = envelope.ID(generation, int64(i))
+	}
+	if err := w.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: ids, UpTo: 3}}}); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for i, rec := range w.records() {
+		if size := len(w.kept.all()[i].Value); size > 260<<10 {
+			t.Errorf("a record of %d bytes", size)
+		}
+		for _, a := range rec.Acks.Acks {
+			n += len(a.Ids)
+		}
+	}
+	if n != len(ids) {
+		t.Errorf("%d ids of %d", n, len(ids))
+	}
+}
+
+func TestDetachGroupsByOwner(t *testing.T) {
+	w := newWorld(t)
+	req := &envelope.DetachRequest{}
+	for i, user := range users(50) {
+		req.Sessions = append(req.Sessions, &envelope.Detached{Session: &envelope.Address{Comet: "c1", Session: uint64(i) + 1}, User: user})
+	}
+	if err := w.Detach(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, r := range w.routers.routers {
+		if len(r.detached) != 1 {
+			t.Errorf("%d calls to one owner", len(r.detached))
+		}
+		for _, d := range r.detached[0].Sessions {
+			n++
+			if w.owner(d.User) != r {
+				t.Errorf("%s was detached at another's owner", d.User)
+			}
+		}
+	}
+	if n != 50 {
+		t.Errorf("%d detached", n)
+	}
+	// One owner that fails does not keep the other from hearing it.
+	broken := errors.New("broken")
+	w.routers.routers[0].detach = func(context.Context, *envelope.DetachRequest) error { return broken }
+	if err := w.Detach(t.Context(), req); !errors.Is(err, broken) || len(w.routers.routers[1].detached) != 2 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnnounce(t *testing.T) {
+	w := newWorld(t)
+	for i, r := range w.routers.routers {
+		r.announce = func(_ context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+			req.Rooms["scribble"] = 1 // on a map of its own
+			reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: map[string]uint32{"r": uint32(5 + i)}}
+			for p := range uint32(8) { // also of partitions that it does not own
+				reply.Epochs[p] = uint64(100 + i)
+			}
+			return reply, nil
+		}
+	}
+	req := &envelope.AnnounceRequest{
+		Comet: "c1", Incarnation: 77, Rooms: map[string]uint32{"r": 2},
+		Partitions: map[uint32]uint32{0: 4, 1: 5, 3: 6, 99: 1},
+		Sessions:   []*envelope.Session{{User: "ann"}, {User: "bob"}, {User: "carl"}},
+	}
+	reply, err := w.Announce(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessions := 0
+	for i, r := range w.routers.routers {
+		got := r.announced[0]
+		if got.Comet != "c1" || got.Incarnation != 77 || got.Rooms["r"] != 2 {
+			t.Errorf("announced %v", got)
+		}
+		for p := range got.Partitions {
+			if int(p)%2 != i {
+				t.Errorf("router %d was told of partition %d", i, p)
+			}
+		}
+		for _, s := range got.Sessions {
+			sessions++
+			if w.owner(s.User) != r {
+				t.Errorf("%s was announced to another's owner", s.User)
+			}
+		}
+	}
+	if sessions != 3 || len(req.Rooms) != 1 {
+		t.Errorf("%d sessions announced, rooms %v", sessions, req.Rooms)
+	}
+	for p := range uint32(8) {
+		if reply.Epochs[p] != uint64(100+p%2) {
+			t.Errorf("epoch of partition %d is %d", p, reply.Epochs[p])
+		}
+	}
+	if reply.Rooms["r"] != 6 {
+		t.Errorf("rooms %v", reply.Rooms)
+	}
+
+	// A router that fails is missing in the answer; with none there is an error.
+	failing := func(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+		return nil, envelope.ErrUnavailable
+	}
+	alive := &envelope.AnnounceRequest{Comet: "c1", Incarnation: 77, Rooms: req.Rooms, Partitions: req.Partitions}
+	w.routers.routers[0].announce = failing
+	if reply, err = w.Announce(t.Context(), alive); err != nil || len(reply.Epochs) != 4 || reply.Epochs[1] != 101 {
+		t.Errorf("%v, %v", reply, err)
+	}
+	// With sessions it is an error: some of them are not in the table.
+	if _, err = w.Announce(t.Context(), req); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	w.routers.routers[1].announce = failing
+	if _, err = w.Announce(t.Context(), alive); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Sessions go to their owners alone: to another router the counts that come
+// with every chunk of them would look like three announcements that differ.
+func TestAnnounceSessionsToTheirOwnersAlone(t *testing.T) {
+	w := newWorld(t)
+	req := &envelope.AnnounceRequest{Comet: "c1", Partitions: map[uint32]uint32{0: 1, 1: 1}, Sessions: []*envelope.Session{{User: "ann"}}}
+	if _, err := w.Announce(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range w.routers.routers {
+		if want := w.owner("ann") == r; (len(r.announced) == 1) != want {
+			t.Errorf("announced %d times, owner: %v", len(r.announced), want)
+		}
+	}
+	w.routers.owner = func(int32) (logic.Router, error) { return nil, envelope.ErrUnavailable }
+	if _, err := w.Announce(t.Context(), req); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("without an owner: %v", err)
+	}
+}
+
+// Every router hears that the comet is alive, also one with none of its users.
+func TestAnnounceReachesRoutersWithoutUsers(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.Announce(t.Context(), &envelope.AnnounceRequest{Comet: "c1", Incarnation: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range w.routers.routers {
+		if len(r.announced) != 1 {
+			t.Errorf("router %d heard %d announcements", i, len(r.announced))
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package logic_test
+
+import (
+	"bytes"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+func TestNewToken(t *testing.T) {
+	w := newWorld(t)
+	shape := regexp.MustCompile(`^imgo_[A-Za-z0-9_-]{43}$`)
+	seen := make(map[string]bool)
+	for range 100 {
+		made, err := w.NewToken(t.Context(), "ann", 0, "", false)
+		if err != nil || !shape.MatchString(made.Token) || seen[made.Token] || made.ExpiresMS != 0 || made.User != "ann" {
+			t.Fatalf("%+v, %v", made, err)
+		}
+		seen[made.Token] = true
+	}
+	made, err := w.NewToken(t.Context(), "ann", time.Hour, "my own", false)
+	if err != nil || made.Token != "my own" || made.ExpiresMS != w.clock.Now().Add(time.Hour).UnixMilli() {
+		t.Errorf("%+v, %v", made, err)
+	}
+	if user, err := w.CheckToken(t.Context(), "my own"); err != nil || user != "ann" {
+		t.Errorf("%s, %v", user, err)
+	}
+	for _, test := range []struct {
+		user, token string
+		ttl         time.Duration
+		field       string
+	}{
+		{"", "t", 0, "user"},
+		{"ann", "t", -1, "ttl"},
+		{"ann", strings.Repeat("x", 8<<10+1), 0, "token"},
+		{"ann", `"quoted"`, 0, "token"},
+		{"ann", "a\nb", 0, "token"},
+		{"ann", "\xff", 0, "token"},
+	} {
+		if _, err := w.NewToken(t.Context(), test.user, test.ttl, test.token, false); field(err) != test.field {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+}
+
+func TestRevokeToken(t *testing.T) {
+	for _, closing := range []bool{false, true} {
+		w := newWorld(t)
+		w.connect("ann", "", "c1", 1)
+		w.connect("ann", "", "c2", 2)
+		if _, err := w.NewToken(t.Context(), "ann", 0, "mine", false); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := w.RevokeToken(t.Context(), "mine", closing); err != nil || n != 1 {
+			t.Errorf("%d, %v", n, err)
+		}
+		if _, err := w.CheckToken(t.Context(), "mine"); !errors.Is(err, envelope.ErrUnauthorized) {
+			t.Errorf("still good: %v", err)
+		}
+		kicked := 0
+		for _, e := range w.envelopes() {
+			if e.Kick.Code != 3503 {
+				t.Errorf("code %d", e.Kick.Code)
+			}
+			kicked += len(e.Kick.To)
+		}
+		if want := map[bool]int{true: 2}[closing]; kicked != want {
+			t.Errorf("%d kicked, want %d", kicked, want)
+		}
+		for _, token := range []string{"mine", "", "unknown", strings.Repeat("x", 9<<10)} {
+			if n, err := w.RevokeToken(t.Context(), token, closing); !errors.Is(err, envelope.ErrNotFound) || n != 0 {
+				t.Errorf("%d, %v", n, err)
+			}
+		}
+	}
+}
+
+func TestRevokeUser(t *testing.T) {
+	w := newWorld(t)
+	w.connect("ann", "", "c1", 1)
+	for _, token := range []string{"a", "b"} {
+		if _, err := w.NewToken(t.Context(), "ann", 0, token, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := w.RevokeUser(t.Context(), "ann", true); err != nil || n != 2 {
+		t.Errorf("%d, %v", n, err)
+	}
+	if e := w.envelopes(); len(e) != 1 || e[0].Kick.Code != 3503 {
+		t.Errorf("envelopes %v", e)
+	}
+	// Nothing to take back is no error, and the sessions are closed again.
+	if n, err := w.RevokeUser(t.Context(), "ann", true); err != nil || n != 0 || len(w.envelopes()) != 2 {
+		t.Errorf("%d, %v", n, err)
+	}
+	w.live.fail = func(bool) error { return errors.New("broken") }
+	if _, err := w.RevokeUser(t.Context(), "ann", true); err == nil {
+		t.Error("no error though the sessions stay open")
+	}
+	if _, err := w.RevokeUser(t.Context(), "", false); field(err) != "user" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Nothing that logic logs has a token in it, good or bad.
+func TestTokensAreNotLogged(t *testing.T) {
+	var log bytes.Buffer
+	w := newWorld(t)
+	deps := w.deps()
+	deps.Log = zerolog.New(&log).Level(zerolog.TraceLevel)
+	cfg := logic.DefaultConfig()
+	cfg.JWT.Secret = secret
+	l, err := logic.New(cfg, deps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.live.fail = func(bool) error { return errors.New("broken") } // something to log
+	if _, err := l.NewToken(t.Context(), "ann", 0, "opaque-token", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range []string{"opaque-token", "opaque-token-unknown", "eyJopaque-token.x.y"} {
+		_, _ = l.Connect(t.Context(), connectRequest(token)) // good and bad ones
+	}
+	if !strings.Contains(log.String(), "backlog") {
+		t.Errorf("nothing was logged: %s", log.String())
+	}
+	if strings.Contains(log.String(), "opaque-token") {
+		t.Errorf("logged: %s", log.String())
+	}
+}

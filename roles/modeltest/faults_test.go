@@ -1,0 +1,259 @@
+package modeltest_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/roles/job"
+	"imgo/roles/logic"
+	"imgo/roles/router"
+	"imgo/store"
+)
+
+// dice are random numbers for many goroutines.
+type dice struct {
+	mu  sync.Mutex
+	rng *rand.Rand
+}
+
+func newDice(seed uint64) *dice { return &dice{rng: rand.New(rand.NewPCG(seed, 7))} }
+
+func (d *dice) float() float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rng.Float64()
+}
+
+func (d *dice) n(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rng.IntN(n)
+}
+
+// rates are how often each fault happens.
+type rates struct {
+	drop, double, late, retry float64
+	lateMax                   time.Duration
+}
+
+// faults are on until the world settles.
+type faults struct {
+	dice *dice
+	off  atomic.Bool
+	rates
+}
+
+func (f *faults) hit(p float64) bool { return !f.off.Load() && f.dice.float() < p }
+
+// doublingLog is the kept log whose producer retries appends that had worked.
+type doublingLog struct {
+	*store.Log
+	f *faults
+}
+
+func (l doublingLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
+	if err := l.Log.AppendMany(ctx, entries); err != nil {
+		return err
+	}
+	if l.f.hit(l.f.retry) {
+		again := make([]envelope.Entry, len(entries))
+		copy(again, entries)
+		return l.Log.AppendMany(ctx, again)
+	}
+	return nil
+}
+
+// place is a router that comes and goes, with its disk or without.
+type place struct {
+	mu sync.RWMutex
+	r  *router.Router // nil: it is down
+}
+
+func (p *place) get() (*router.Router, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.r == nil {
+		return nil, envelope.Errorf(envelope.CodeUnavailable, "router is down")
+	}
+	return p.r, nil
+}
+
+// view is which router somebody believes to own the partitions.
+type view struct {
+	places []*place
+	which  atomic.Int32
+}
+
+func (v *view) owner() (*router.Router, error) { return v.places[v.which.Load()].get() }
+
+// routers is a view as logic sees it.
+type routers struct {
+	*view
+	partitions int32
+}
+
+func (v routers) Owner(int32) (logic.Router, error) {
+	r, err := v.owner()
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (v routers) All() []logic.Router {
+	if r, err := v.owner(); err == nil {
+		return []logic.Router{r}
+	}
+	return nil
+}
+
+func (v routers) Partitions() int32 { return v.partitions }
+
+// owners is a view as job sees it.
+type owners struct{ *view }
+
+func (v owners) Owner(int32) (job.Router, error) {
+	r, err := v.owner()
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// node is a comet that may be hung, and the logic that it talks to.
+type node struct {
+	name  string
+	comet *comet.Comet
+	logic *logic.Logic
+	view  *view
+	hung  atomic.Bool
+}
+
+// errHung is what a call to or from a hung comet ends in.
+var errHung = envelope.Errorf(envelope.CodeUnavailable, "comet is hung")
+
+// link is the way from job to a comet: it drops, doubles, delays and so
+// reorders what goes over it.
+type link struct {
+	n *node
+	f *faults
+	g *sync.WaitGroup
+}
+
+func (l link) Push(ctx context.Context, req *envelope.PushRequest) error {
+	if l.n.hung.Load() {
+		return errHung
+	}
+	for _, d := range req.Deliveries {
+		one := &envelope.PushRequest{Deliveries: []*envelope.Delivery{d}}
+		copies := 1
+		if l.f.hit(l.f.double) {
+			copies = 2
+		}
+		for range copies {
+			switch {
+			case l.f.hit(l.f.drop):
+			case l.f.hit(l.f.late):
+				pause := time.Duration(l.f.dice.n(int(l.f.lateMax)))
+				l.g.Go(func() {
+					time.Sleep(pause)
+					if !l.n.hung.Load() {
+						_ = l.n.comet.Push(context.Background(), one)
+					}
+				})
+			default:
+				if err := l.n.comet.Push(ctx, one); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// upstream is the way from a comet to its logic.
+type upstream struct{ n *node }
+
+func (u upstream) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Connect(ctx, r)
+}
+
+func (u upstream) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error {
+	if u.n.hung.Load() {
+		return errHung
+	}
+	return u.n.logic.CatchUp(ctx, r)
+}
+
+func (u upstream) Ack(ctx context.Context, r *envelope.AckRequest) error {
+	if u.n.hung.Load() {
+		return errHung
+	}
+	return u.n.logic.Ack(ctx, r)
+}
+
+func (u upstream) Detach(ctx context.Context, r *envelope.DetachRequest) error {
+	if u.n.hung.Load() {
+		return errHung
+	}
+	return u.n.logic.Detach(ctx, r)
+}
+
+func (u upstream) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Announce(ctx, r)
+}
+
+// comets are both comets, as jobs and logics see them.
+type comets struct {
+	nodes []*node
+	f     *faults
+	g     *sync.WaitGroup
+}
+
+func (c comets) Comet(name string) job.Comet {
+	for _, n := range c.nodes {
+		if n.name == name {
+			return link{n, c.f, c.g}
+		}
+	}
+	return nil
+}
+
+func (c comets) Names(string) []string { return []string{c.nodes[0].name, c.nodes[1].name} }
+
+func (c comets) All() map[string]logic.Comet { return nil }
+
+// positions are where the jobs have come to, stored now and then.
+type positions struct {
+	mu   sync.Mutex
+	dice *dice
+	next map[string]int64
+}
+
+func key(t job.Topic, p int32) string { return string(t) + string(rune('0'+p)) }
+
+func (p *positions) Load(t job.Topic, partition int32) (int64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next[key(t, partition)], true
+}
+
+func (p *positions) Store(t job.Topic, partition int32, next int64) {
+	if p.dice.float() > 0.3 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next[key(t, partition)] = max(p.next[key(t, partition)], next)
+}

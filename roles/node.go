@@ -1,0 +1,401 @@
+package roles
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/rs/zerolog"
+
+	"imgo/console"
+	"imgo/roles/comet"
+	"imgo/roles/job"
+	"imgo/roles/logic"
+	"imgo/roles/logic/api"
+	"imgo/roles/router"
+	"imgo/store"
+	"imgo/transport"
+)
+
+// RunOptions are what a node is given beside its settings.
+type RunOptions struct {
+	// Stdout is where a person at a terminal is told what runs where; Stderr
+	// is where the log goes. Nil: nowhere.
+	Stdout, Stderr io.Writer
+	// Version is what the node calls itself.
+	Version string
+	// Terminal says that Stderr is a terminal, for logging.format = "auto".
+	Terminal bool
+	// FreeBytes says how much of the data folder's file system is free, in
+	// bytes; nil: ask the operating system. Tests fill disks with it.
+	FreeBytes func(dir string) (int64, error)
+}
+
+// Node is a running mix of roles: New binds every address and opens the data
+// folder, Run serves until its context is done and everything has drained.
+type Node struct {
+	cfg     Config
+	opts    RunOptions
+	name    string
+	log     zerolog.Logger
+	started time.Time
+	metrics *prometheus.Registry
+
+	db       *store.DB
+	kept     *store.Log
+	live     *store.LiveLog
+	router   *router.Router
+	job      *job.Job
+	logic    *logic.Logic
+	comet    *comet.Comet
+	listener net.Listener
+	server   *http.Server
+
+	serving atomic.Bool // every stage has started and none is to stop
+}
+
+// Run makes a node and runs it until ctx is done.
+func Run(ctx context.Context, cfg Config, opts RunOptions) error {
+	n, err := New(ctx, cfg, opts)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}
+
+// New opens the data folder and binds every address. What it has opened is
+// closed again when it fails. The settings must come from Load (or Default)
+// and have passed Validate.
+func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) {
+	if opts.Stdout == nil {
+		opts.Stdout = io.Discard
+	}
+	if opts.Stderr == nil {
+		opts.Stderr = io.Discard
+	}
+	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry()}
+	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
+		return nil, err
+	}
+	n.log = n.log.With().Str("node", n.name).Logger()
+	for _, w := range cfg.Warnings() {
+		n.log.Warn().Msg(w)
+	}
+	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_node_start_seconds", Help: "When the node started, Unix seconds.",
+			ConstLabels: prometheus.Labels{"version": opts.Version}}, func() float64 { return float64(n.started.Unix()) }))
+	defer func() {
+		if err != nil {
+			n.closeStore()
+			if n.listener != nil {
+				_ = n.listener.Close()
+			}
+		}
+	}()
+	// The cheap things that go wrong for people come first: a port in use is
+	// said before a log is read.
+	if n.listener, err = net.Listen("tcp", cfg.HTTP.Listen); err != nil {
+		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
+	}
+	if err = n.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err = n.wire(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
+
+// nodeName is the setting, or the host's name.
+func nodeName(id string) string {
+	if id == "" {
+		id, _ = os.Hostname()
+		id = strings.Trim(notName.ReplaceAllString(id, "-"), "-")
+	}
+	if id == "" {
+		return "imgo"
+	}
+	return id[:min(len(id), 64)]
+}
+
+func mendListen(err error, flag string) string {
+	if strings.Contains(err.Error(), "address already in use") {
+		return fmt.Sprintf("; another process (perhaps another imgo) has it: stop that one or choose another address with %s", flag)
+	}
+	return ""
+}
+
+func (n *Node) openStore(ctx context.Context) error {
+	reserve := int64(n.cfg.Disk.Reserve)
+	if reserve == 0 {
+		reserve = -1
+	}
+	var err error
+	n.db, err = store.Open(store.Options{
+		Dir: n.cfg.DataDir, Reserve: reserve, Log: n.log, Metrics: n.metrics, FreeBytes: n.opts.FreeBytes,
+	})
+	if err != nil {
+		return err
+	}
+	n.kept, err = store.OpenLog(n.db, store.LogOptions{
+		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration,
+	})
+	if err != nil {
+		return err
+	}
+	n.live, err = store.NewLiveLog(store.LiveOptions{
+		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: int(n.cfg.Live.MaxBytes),
+		Retention: n.cfg.Live.Retention.Duration, Metrics: n.metrics,
+	})
+	return err
+}
+
+func (n *Node) closeStore() {
+	var err error
+	if n.live != nil {
+		err = n.live.Close()
+	}
+	if n.kept != nil {
+		err = errors.Join(err, n.kept.Close())
+	}
+	if n.db != nil {
+		err = errors.Join(err, n.db.Close())
+	}
+	if err != nil {
+		n.log.Error().Err(err).Msg("the data folder was not closed cleanly")
+	}
+}
+
+// wire makes the roles and gives each the others that it calls: here, and
+// only here, is decided that they live in one process.
+func (n *Node) wire(ctx context.Context) error {
+	here := &neighbours{name: n.name}
+	var err error
+	n.router, err = router.New(n.routerConfig(), router.Deps{
+		Kept: n.kept, Live: n.live, Store: store.NewMailboxes(n.db), Log: n.log, Metrics: n.metrics,
+		Events: func(kind, user, detail string) { n.logic.Report(kind, user, detail) },
+	})
+	if err != nil {
+		return err
+	}
+	here.router = n.router
+	n.logic, err = logic.New(n.logicConfig(), logic.Deps{
+		Routers: owners{here, n.kept.Partitions()}, Kept: n.kept, Live: n.live, Comets: here,
+		Tokens: store.NewTokens(n.db), Log: n.log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
+		Kept: n.kept, Live: n.live, Owners: here, Comets: here, Log: n.log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	cometConfig, err := n.cometConfig()
+	if err != nil {
+		return err
+	}
+	n.comet, err = comet.New(cometConfig, n.logic, n.log, n.metrics)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, mendListen(err, "--tcp or --ws"))
+	}
+	here.comet = n.comet
+	return n.wireHTTP()
+}
+
+func (n *Node) routerConfig() router.Config {
+	c, d := router.DefaultConfig(), n.cfg.Delivery
+	c.MailboxLength = n.cfg.Kept.MailboxLength
+	c.DeviceExpiry = n.cfg.Kept.DeviceExpiry.Duration
+	c.IdempotencyTTL = n.cfg.Kept.IdempotencyTTL.Duration
+	c.SessionsPerUser = n.cfg.Limits.SessionsPerUser
+	c.SessionsPolicy = router.Policy(n.cfg.Limits.SessionsPolicy)
+	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, int(d.CatchUpBytes)
+	c.WatchInterval, c.WatchAfter = d.WatchInterval.Duration, d.WatchAfter.Duration
+	c.CometTimeout = 3 * d.AnnounceInterval.Duration
+	return c
+}
+
+func (n *Node) logicConfig() logic.Config {
+	c, a := logic.DefaultConfig(), n.cfg.Auth
+	c.DefaultTTL, c.MaxTTL = n.cfg.Kept.TTL.Duration, n.cfg.Kept.MaxTTL.Duration
+	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, int(n.cfg.Protocol.MaxBody)
+	c.AuthMode = a.Mode
+	c.JWT.Secret, c.JWT.JWKSFile, c.JWT.JWKSURL = a.JWTSecret, a.JWKSFile, a.JWKSURL
+	if a.JWTPublicKey != "" {
+		c.JWT.PublicKeyFiles = []string{a.JWTPublicKey}
+	}
+	c.JWT.Issuer, c.JWT.Audience, c.JWT.UserClaim = a.Issuer, a.Audience, a.UserClaim
+	return c
+}
+
+// unlimited turns a setting's 0 (no limit) into comet's -1.
+func unlimited[T int | float64](v T) T {
+	if v == 0 {
+		return -1
+	}
+	return v
+}
+
+func (n *Node) cometConfig() (comet.Config, error) {
+	c, p, l, d := comet.DefaultConfig(), n.cfg.Protocol, n.cfg.Limits, n.cfg.Delivery
+	c.Name = n.name
+	c.TCPAddr, c.WSAddr, c.WSOrigins = addressOrOff(n.cfg.Comet.TCP), addressOrOff(n.cfg.Comet.WS), n.cfg.Comet.WSOrigins
+	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout.Duration, p.Heartbeat.Duration, p.HeartbeatV1.Duration
+	c.MaxBody = int(p.MaxBody)
+	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
+	c.ConnectRate, c.ConnectBurst = unlimited(l.ConnectRate), l.ConnectBurst
+	c.UpstreamRate, c.UpstreamBurst = unlimited(l.UpstreamRate), l.UpstreamBurst
+	c.MaxRooms, c.PendingBytes, c.WriteTimeout = l.RoomsPerSession, int(l.PendingBytes), l.SlowTimeout.Duration
+	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout.Duration, d.CatchUpMessages, int(d.CatchUpBytes)
+	c.AckInterval, c.AnnounceInterval = d.AckInterval.Duration, d.AnnounceInterval.Duration
+	c.CloseExpired = n.cfg.Auth.CloseExpired
+	c.DrainTimeout = n.cfg.Shutdown.Timeout.Duration / 2
+	c.DrainRate = float64(n.cfg.Shutdown.DrainRate)
+	if c.DrainRate == 0 {
+		c.DrainRate = 1e9
+	}
+	if n.cfg.Comet.TLSCert == "" {
+		return c, nil
+	}
+	cert, err := transport.ReloadingTLS(n.cfg.Comet.TLSCert, n.cfg.Comet.TLSKey, n.log)
+	if err != nil {
+		return c, fmt.Errorf("comet.tls_cert and comet.tls_key: %w", err)
+	}
+	if n.cfg.Comet.TCPTLS {
+		c.TCPTLS = cert
+	}
+	if n.cfg.Comet.WSTLS {
+		c.WSTLS = cert
+	}
+	return c, nil
+}
+
+func addressOrOff(a string) string {
+	if a == "off" {
+		return ""
+	}
+	return a
+}
+
+func (n *Node) wireHTTP() error {
+	keys := make([]api.Key, len(n.cfg.HTTP.APIKeys))
+	for i, k := range n.cfg.HTTP.APIKeys {
+		keys[i] = api.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
+	}
+	a, err := api.New(api.Config{
+		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers,
+	}, service{n.logic, n}, n.log, n.metrics)
+	if err != nil {
+		return err
+	}
+	page := console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
+	n.server = api.NewServer(n.adminMux(a.Handler(), page), n.log)
+	if n.cfg.HTTP.TLSCert != "" {
+		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
+		if err != nil {
+			return fmt.Errorf("http.tls_cert and http.tls_key: %w", err)
+		}
+		cert.NextProtos = []string{"h2", "http/1.1"}
+		n.listener = tls.NewListener(n.listener, cert)
+		n.server.TLSConfig = cert
+	}
+	return nil
+}
+
+// HTTPAddr, TCPAddr and WSAddr are where the node listens; nil: it does not.
+func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
+
+// TCPAddr is where TCP clients connect; nil: nowhere.
+func (n *Node) TCPAddr() net.Addr { return n.comet.TCPAddr() }
+
+// WSAddr is where WebSocket clients connect; nil: nowhere.
+func (n *Node) WSAddr() net.Addr { return n.comet.WSAddr() }
+
+// service is logic with what only the node knows.
+type service struct {
+	*logic.Logic
+	n *Node
+}
+
+// Nodes is this node: it is alone.
+func (s service) Nodes(context.Context) []logic.NodeInfo { return []logic.NodeInfo{s.n.info()} }
+
+func (n *Node) info() logic.NodeInfo {
+	return logic.NodeInfo{
+		Name: n.name, Roles: allRoles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
+		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: n.comet.Sessions(), Clients: n.clientAddresses(),
+	}
+}
+
+// clientAddresses are where clients connect, by transport.
+func (n *Node) clientAddresses() map[string]string {
+	out := make(map[string]string, 2)
+	for name, a := range map[string]net.Addr{"tcp": n.comet.TCPAddr(), "ws": n.comet.WSAddr()} {
+		if a == nil {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a.String())
+		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+			// Every address of this host: the caller knows one of them.
+			host = ""
+		}
+		out[name] = net.JoinHostPort(host, port)
+	}
+	return out
+}
+
+// neighbours are the roles of this process as the other roles see them.
+type neighbours struct {
+	name   string
+	router *router.Router
+	comet  *comet.Comet
+}
+
+// Owner is the router of this process: it owns every partition.
+func (h *neighbours) Owner(int32) (job.Router, error) { return h.router, nil }
+
+// Comet is the comet of this process.
+func (h *neighbours) Comet(name string) job.Comet {
+	if name != h.name {
+		return nil
+	}
+	return h.comet
+}
+
+// Names is the comet of this process, whatever the room.
+func (h *neighbours) Names(string) []string { return []string{h.name} }
+
+// All is the comet of this process.
+func (h *neighbours) All() map[string]logic.Comet { return map[string]logic.Comet{h.name: h.comet} }
+
+// owners are the routers as logic sees them.
+type owners struct {
+	here       *neighbours
+	partitions int32
+}
+
+// Owner is the router of this process.
+func (o owners) Owner(int32) (logic.Router, error) { return o.here.router, nil }
+
+// All is the router of this process.
+func (o owners) All() []logic.Router { return []logic.Router{o.here.router} }
+
+// Partitions is how many partitions there are.
+func (o owners) Partitions() int32 { return o.partitions }
+
+var _ comet.Logic = (*logic.Logic)(nil)

@@ -1,0 +1,521 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+// appendDevice puts a device record into the kept log and says its id.
+func (p *partition) appendDevice(ctx context.Context, d *envelope.Device) (uint64, error) {
+	rec := envelope.Record{Id: envelope.NewRecordID(), TimeMs: p.r.now().UnixMilli(), Device: d}
+	value, err := rec.MarshalVT()
+	if err != nil {
+		return 0, fmt.Errorf("encode device of user %q: %w", d.User, err)
+	}
+	offset, err := p.r.kept.AppendEssential(ctx, p.index, value)
+	if err != nil {
+		return 0, fmt.Errorf("append device of user %q: %w", d.User, err)
+	}
+	return envelope.ID(p.r.kept.Generation(), offset), nil
+}
+
+// ensureDevice makes a device known, through the log, and waits until it is.
+// A device that is known but was not seen for long is noted as seen.
+func (p *partition) ensureDevice(ctx context.Context, user, device string) error {
+	now := p.r.now()
+	p.mu.Lock()
+	m, err := p.mailbox(user, now)
+	if err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	d := m.device(device)
+	known := d != nil
+	fresh := known && d.SeenMS > now.Add(-seenEvery).UnixMilli()
+	p.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	id, err := p.appendDevice(ctx, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli()})
+	if err != nil || known {
+		return err
+	}
+	return p.wait(ctx, id)
+}
+
+// Attach registers a session, makes its device known and reads the first
+// window of what is pending for it: in this order, so that a message between
+// two of the steps is in the window or delivered, or both, and never neither.
+func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	s := req.GetSession()
+	if s.GetAddress() == nil {
+		return nil, envelope.Invalid("session.address", "is missing")
+	}
+	if err := envelope.CheckName("session.user", s.User); err != nil {
+		return nil, err
+	}
+	p := r.partition(s.User)
+	reply := &envelope.AttachReply{}
+	if err := p.enter(s, reply); err != nil {
+		return nil, err
+	}
+	if err := p.ensureDevice(ctx, s.User, s.Device); err != nil {
+		p.leave(s.Address, s.User)
+		return nil, err
+	}
+	backlog, pending, floor, err := p.backlog(&envelope.CatchUpRequest{
+		To: s.Address, User: s.User, Device: s.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
+	})
+	if err != nil {
+		p.leave(s.Address, s.User)
+		return nil, err
+	}
+	reply.Backlog, reply.Pending, reply.Floor = backlog, uint32(pending), floor
+	return reply, nil
+}
+
+// enter puts a session into the table, within the limit of its user, and
+// notes which ones it pushes out.
+func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) error {
+	cfg := p.r.cfg
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m, err := p.mailbox(s.User, p.r.now())
+	if err != nil {
+		return err
+	}
+	if s.Key != "" {
+		for i := 0; i < len(m.sessions); i++ {
+			if o := m.sessions[i]; o.Key == s.Key && !same(o.Address, s.Address) {
+				reply.Kicks = append(reply.Kicks, &envelope.Kick{
+					To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
+				})
+				p.removeSession(m, o.Address)
+				i--
+			}
+		}
+	}
+	if limit := cfg.SessionsPerUser; limit > 0 && len(m.sessions) >= limit {
+		if cfg.SessionsPolicy == RefuseNewest {
+			return envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(m.sessions), limit)
+		}
+		for len(m.sessions) >= limit {
+			o := m.sessions[0]
+			reply.Kicks = append(reply.Kicks, &envelope.Kick{
+				To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByLimit),
+				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
+			})
+			p.removeSession(m, o.Address)
+		}
+	}
+	p.addSession(m, &session{Session: s})
+	return nil
+}
+
+func same(a, b *envelope.Address) bool { return a.Session == b.Session && a.Comet == b.Comet }
+
+func (p *partition) leave(a *envelope.Address, user string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if m := p.users[user]; m != nil {
+		p.removeSession(m, a)
+	}
+}
+
+// Detach takes sessions out of the table: each by its own address, so that a
+// late one never takes out a newer session.
+func (r *Router) Detach(_ context.Context, req *envelope.DetachRequest) error {
+	now := r.now()
+	for _, d := range req.Sessions {
+		if d.GetSession() == nil || d.User == "" {
+			continue
+		}
+		p := r.partition(d.User)
+		p.mu.Lock()
+		if m := p.users[d.User]; m != nil && p.removeSession(m, d.Session) != nil {
+			if dev := m.device(d.Device); dev != nil {
+				dev.SeenMS = now.UnixMilli()
+				m.metaChanged, m.dirty = true, true
+				p.touch(m, 64)
+			}
+		}
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// CatchUp answers what is pending for a session after an id, a window at a
+// time, and what position that is true for. It waits until the owner has
+// applied what made the session's device known.
+func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*envelope.Backlog, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	if req.GetTo() == nil {
+		return nil, envelope.Invalid("to", "is missing")
+	}
+	if err := envelope.CheckName("user", req.User); err != nil {
+		return nil, err
+	}
+	p := r.partition(req.User)
+	if err := p.wait(ctx, req.Floor); err != nil {
+		return nil, err
+	}
+	b, _, _, err := p.backlog(req)
+	if errors.Is(err, envelope.ErrNotReady) {
+		// This owner does not know the device though it has applied all that
+		// it should: the record is gone (retention) or was never written.
+		if err := p.ensureDevice(ctx, req.User, req.Device); err != nil {
+			return nil, err
+		}
+		b, _, _, err = p.backlog(req)
+	}
+	return b, err
+}
+
+func orDefault(v uint32, def int) int {
+	if v == 0 {
+		return def
+	}
+	return int(v)
+}
+
+// backlog reads one window for a session.
+func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, pending int, floor uint64, err error) {
+	now := p.r.now()
+	p.mu.Lock()
+	m, err := p.mailbox(req.User, now)
+	if err != nil {
+		p.mu.Unlock()
+		return nil, 0, 0, err
+	}
+	d := m.device(req.Device)
+	if d == nil {
+		p.mu.Unlock()
+		return nil, 0, 0, envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
+	}
+	mask := uint64(1) << d.Bit
+	floor = d.Since
+	window, more := m.window(mask, req.After, now.UnixMilli(),
+		orDefault(req.MaxMessages, p.r.cfg.WindowMessages), orDefault(req.MaxBytes, p.r.cfg.WindowBytes))
+	pending = m.pending(mask)
+	b = &envelope.Backlog{To: req.To, UpTo: p.appliedID(), More: more, After: req.After}
+	// Copies: the entries change once the lock is gone.
+	bodies := make([]*store.MailboxBody, len(window))
+	var absent []store.MailboxEntry
+	for i, e := range window {
+		b.Messages = append(b.Messages, &envelope.Kept{Id: e.ID, TimeMs: e.TimeMS})
+		if bodies[i] = e.body; e.body == nil {
+			absent = append(absent, e.MailboxEntry)
+		}
+	}
+	p.mu.Unlock()
+
+	if len(absent) > 0 {
+		read, err := p.r.store.Bodies(p.index, req.User, absent)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		for i := range bodies {
+			if bodies[i] == nil {
+				bodies[i], read = read[0], read[1:]
+			}
+		}
+	}
+	// A body that is gone now was acknowledged or has expired meanwhile.
+	kept := b.Messages[:0]
+	for i, k := range b.Messages {
+		if bodies[i] == nil {
+			p.lostBody(req.User, k.Id)
+			continue
+		}
+		k.Op, k.Body = bodies[i].Op, bodies[i].Body
+		kept = append(kept, k)
+	}
+	b.Messages = kept
+	p.r.metrics.backlog.Add(float64(len(kept)))
+	return b, pending, floor, nil
+}
+
+// lostBody is called for a message whose body the store did not have: either
+// it was acknowledged since its entry was read, which is fine, or the body is
+// lost, which must not keep the session behind for ever: the message is
+// dropped, and that is said.
+func (p *partition) lostBody(user string, id uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.users[user]
+	if m == nil {
+		return
+	}
+	e := m.find(id)
+	if e == nil || e.body != nil || e.ExpiresMS <= p.r.now().UnixMilli()+1000 {
+		return
+	}
+	m.forget(e)
+	m.entries = slices.DeleteFunc(m.entries, func(o *entry) bool { return o == e })
+	m.meta.Dropped++
+	m.metaChanged = true
+	p.touch(m, 0)
+	p.r.metrics.dropped.Inc()
+	p.r.log.Error().Str("user", user).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
+	p.r.event("message_lost", user, fmt.Sprintf("body of message %d is not in the store", id))
+}
+
+// Lookup says which sessions users and session keys have.
+func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*envelope.LookupReply, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	reply := &envelope.LookupReply{Users: make([]*envelope.UserSessions, 0, len(req.Users))}
+	for _, user := range req.Users {
+		us := &envelope.UserSessions{User: user}
+		p := r.partition(user)
+		p.mu.Lock()
+		m := p.users[user]
+		if m != nil {
+			for _, s := range m.sessions {
+				if req.Full {
+					us.Full = append(us.Full, s.Session)
+				} else {
+					us.Sessions = append(us.Sessions, s.Address)
+				}
+			}
+		}
+		if req.IdempotencyKey != "" {
+			if m != nil {
+				us.AppliedId = m.used[req.IdempotencyKey]
+			}
+			if us.AppliedId == 0 {
+				var err error
+				if us.AppliedId, _, err = r.store.Used(p.index, user, req.IdempotencyKey); err != nil {
+					p.mu.Unlock()
+					return nil, err
+				}
+			}
+		}
+		p.mu.Unlock()
+		reply.Users = append(reply.Users, us)
+	}
+	for _, key := range req.Keys {
+		for _, p := range r.partitions {
+			p.mu.Lock()
+			for _, m := range p.keys[key] {
+				for _, s := range m.sessions {
+					if s.Key == key {
+						reply.Keyed = append(reply.Keyed, s.Session)
+					}
+				}
+			}
+			p.mu.Unlock()
+		}
+	}
+	return reply, nil
+}
+
+// Announce is a comet's sign of life: see envelope.AnnounceRequest.
+func (r *Router) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	if err := envelope.CheckName("comet", req.Comet); err != nil {
+		return nil, err
+	}
+	return r.announce(req, r.now()), nil
+}
+
+// Forget drops what is remembered of a comet's sessions, as the 2016 API's
+// /1/server/del asks; a comet that is alive announces them again.
+func (r *Router) Forget(_ context.Context, req *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
+	r.peersMu.Lock()
+	if p := r.peers[req.Comet]; p != nil {
+		p.drops++
+		p.rooms = nil
+	}
+	r.peersMu.Unlock()
+	return &envelope.ForgetReply{Sessions: uint32(r.dropComet(req.Comet, nil))}, nil
+}
+
+// User says what is known of a user.
+func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope.UserReply, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	p := r.partition(req.User)
+	now := r.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m, err := p.mailbox(req.User, now)
+	if err != nil {
+		return nil, err
+	}
+	m.expire(now, r.cfg.DeviceExpiry)
+	p.touch(m, 0)
+	reply := &envelope.UserReply{Pending: uint32(len(m.entries)), Dropped: m.meta.Dropped}
+	for _, s := range m.sessions {
+		reply.Sessions = append(reply.Sessions, s.Session)
+	}
+	for _, d := range m.meta.Devices {
+		reply.Devices = append(reply.Devices, &envelope.DeviceInfo{Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(m.pending(1 << d.Bit))})
+		reply.LastSeenMs = max(reply.LastSeenMs, d.SeenMS)
+	}
+	if n := len(m.entries); n > 0 {
+		reply.OldestId, reply.NewestId = m.entries[0].ID, m.entries[n-1].ID
+	}
+	return reply, nil
+}
+
+// Take reads what waits on a user's default cursor and acknowledges it, as
+// the 2016 store's /1/msg/get does. It answers once the acknowledgement is in
+// the log.
+func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	if err := envelope.CheckName("user", req.User); err != nil {
+		return nil, err
+	}
+	p := r.partition(req.User)
+	limit := orDefault(req.MaxMessages, r.cfg.MailboxLength)
+	now := r.now()
+	p.mu.Lock()
+	m, err := p.mailbox(req.User, now)
+	if err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
+	var mask uint64
+	if d := m.device(""); d != nil {
+		mask = 1 << d.Bit
+	}
+	var copies []store.MailboxEntry
+	var bodies []*store.MailboxBody
+	for _, e := range m.entries {
+		if len(copies) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > now.UnixMilli() {
+			copies, bodies = append(copies, e.MailboxEntry), append(bodies, e.body)
+		}
+	}
+	p.mu.Unlock()
+	stored, err := r.store.Bodies(p.index, req.User, copies)
+	if err != nil {
+		return nil, err
+	}
+	reply := &envelope.TakeReply{}
+	ack := &envelope.Ack{User: req.User}
+	for i, e := range copies {
+		body := bodies[i]
+		if body == nil {
+			body = stored[i]
+		}
+		if body != nil {
+			reply.Messages = append(reply.Messages, &envelope.Kept{Id: e.ID, Op: body.Op, Body: body.Body, TimeMs: e.TimeMS})
+			ack.Ids = append(ack.Ids, e.ID)
+		}
+	}
+	if len(ack.Ids) == 0 {
+		return reply, nil
+	}
+	rec := envelope.Record{Id: envelope.NewRecordID(), TimeMs: now.UnixMilli(), Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}}
+	value, err := rec.MarshalVT()
+	if err != nil {
+		return nil, fmt.Errorf("encode acknowledgement of user %q: %w", req.User, err)
+	}
+	offset, err := r.kept.AppendEssential(ctx, p.index, value)
+	if err != nil {
+		return nil, fmt.Errorf("append acknowledgement of user %q: %w", req.User, err)
+	}
+	return reply, p.wait(ctx, envelope.ID(r.kept.Generation(), offset))
+}
+
+// Claim says whether the claim record with an id was the first of its key.
+func (r *Router) Claim(ctx context.Context, req *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+	p, err := r.indexed(ctx, req.Partition)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.wait(ctx, req.Id); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id, _, err := p.claimed(req.Key)
+	return &envelope.ClaimReply{Won: err == nil && id == req.Id}, err
+}
+
+func (r *Router) indexed(ctx context.Context, partition uint32) (*partition, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	if partition >= uint32(len(r.partitions)) {
+		return nil, envelope.Invalid("partition", fmt.Sprintf("is %d, there are %d", partition, len(r.partitions)))
+	}
+	return r.partitions[partition], nil
+}
+
+// Resolve says who is to get each record of a batch, as of its place in the
+// log: the sessions whose device still waits for it, and for each the id of
+// the message that is pending before it. It answers once it has applied the
+// last of them.
+func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
+	p, err := r.indexed(ctx, req.Partition)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(req.Items); n > 0 && !r.cfg.Without.Applied {
+		if err := p.wait(ctx, req.Items[n-1].Id); err != nil {
+			return nil, err
+		}
+	}
+	reply := &envelope.ResolveReply{Items: make([]*envelope.Resolved, len(req.Items))}
+	now := r.now().UnixMilli()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, item := range req.Items {
+		res := &envelope.Resolved{}
+		reply.Items[i] = res
+		for _, user := range item.Users {
+			// A user who is not in memory has no session.
+			m := p.users[user]
+			if m == nil || len(m.sessions) == 0 {
+				continue
+			}
+			e := m.find(item.Id)
+			if e == nil || e.ExpiresMS <= now {
+				if r.cfg.Without.Applied && e == nil && item.Id > p.appliedID() {
+					res.To = append(res.To, blind(m, item.Id)...)
+				}
+				continue // void, expired, or every device has it
+			}
+			for _, s := range m.sessions {
+				d := m.device(s.Device)
+				if d == nil || e.Waiting&(1<<d.Bit) == 0 {
+					continue
+				}
+				res.To = append(res.To, &envelope.ResolvedTarget{
+					Comet: s.Address.Comet, Session: s.Address.Session, Prev: m.prev(1<<d.Bit, item.Id),
+				})
+			}
+		}
+	}
+	return reply, nil
+}
+
+// blind is what an owner would say that answers for a record that it has not
+// applied: everyone, after the newest message that it knows of. Only a test
+// asks for it (Without.Applied).
+func blind(m *mailbox, id uint64) (out []*envelope.ResolvedTarget) {
+	for _, s := range m.sessions {
+		out = append(out, &envelope.ResolvedTarget{
+			Comet: s.Address.Comet, Session: s.Address.Session, Prev: m.prev(^uint64(0), id),
+		})
+	}
+	return out
+}

@@ -1,0 +1,204 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+// flushSoon asks for a flush before the interval is over.
+func (r *Router) flushSoon() {
+	select {
+	case r.flushNow <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Router) flushLoop(ctx context.Context) error {
+	tick := time.NewTicker(r.cfg.FlushInterval)
+	defer tick.Stop()
+	for {
+		everything := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.flushNow:
+			everything = true
+		}
+		for _, p := range r.partitions {
+			begin := time.Now()
+			err := p.flush(everything)
+			r.metrics.flush.Observe(time.Since(begin).Seconds())
+			if err != nil {
+				r.log.Error().Err(err).Int32("partition", p.index).Msg("mailboxes were not written; trying again")
+			}
+		}
+	}
+}
+
+// idleRecords is how far the stored position may lag while nothing else is to
+// be written: applying them again after a restart is quicker than a synced
+// commit for each flush.
+const idleRecords = 10_000
+
+// flush writes behind what changed. Messages that came after the flush before
+// are left for the next one unless everything is asked for, and the position
+// stays before them: most of them are acknowledged by then and never touch
+// the disk. What a record did is written at once with the entries that it
+// changed, though the position may still be before that record: it is applied
+// again after a restart and changes nothing (see mailbox).
+func (p *partition) flush(everything bool) error {
+	p.flushMu.Lock()
+	defer p.flushMu.Unlock()
+
+	p.mu.Lock()
+	upTo := p.seenNext
+	if everything || p.dirtyBytes > p.r.cfg.FlushBytes {
+		upTo = p.next
+	}
+	p.seenNext = p.next
+	clean := len(p.dirty) == 0 && len(p.claims) == 0
+	if upTo == 0 || upTo == p.storedNext && clean || clean && !everything && upTo-p.storedNext < idleRecords {
+		p.evict()
+		p.mu.Unlock()
+		return nil
+	}
+	position := envelope.ID(p.r.kept.Generation(), upTo-1)
+	b := p.r.store.Batch(p.index)
+	now := p.r.now()
+	written, rest := p.gather(b, position, now)
+	claims := p.claims
+	p.claims = make(map[string]uint64)
+	p.flushing = claims
+	p.dirty = rest
+	p.dirtyBytes = 0
+	p.mu.Unlock()
+
+	for key, id := range claims {
+		b.Use("", key, id, now.Add(p.r.cfg.IdempotencyTTL))
+	}
+	err := b.Commit(position)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flushing = nil
+	if err != nil {
+		for _, w := range written {
+			w.undo()
+			p.dirty[w.m] = struct{}{}
+		}
+		for key, id := range claims {
+			p.claims[key] = id
+		}
+		return err
+	}
+	p.storedNext = upTo
+	for _, w := range written {
+		w.done()
+	}
+	p.evict()
+	return nil
+}
+
+// written is what a flush took from one mailbox, to be kept in memory until
+// the store has it.
+type written struct {
+	m       *mailbox
+	fresh   []*entry // bodies that the store has after the flush
+	changed []*entry
+	gone    []*entry
+	used    map[string]uint64
+	meta    bool
+}
+
+// gather puts the changes up to the position into the batch; rest are the
+// mailboxes that stay dirty. The caller holds mu.
+func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time) (out []written, rest map[*mailbox]struct{}) {
+	rest = make(map[*mailbox]struct{})
+	shared := make(map[uint64]bool)
+	for m := range p.dirty {
+		w := written{m: m, gone: m.gone, used: m.used, meta: m.metaChanged}
+		later := false
+		for _, e := range m.entries {
+			switch {
+			case !e.changed:
+				continue
+			case !e.stored && e.ID > position:
+				later = true
+				continue
+			}
+			b.PutEntry(m.user, &e.MailboxEntry)
+			if !e.stored {
+				if !e.Shared || !shared[e.ID] {
+					b.PutBody(m.user, &e.MailboxEntry, *e.body)
+					shared[e.ID] = e.Shared
+				}
+				w.fresh = append(w.fresh, e)
+				w.meta = true
+				e.stored = true
+			}
+			e.changed = false
+			w.changed = append(w.changed, e)
+		}
+		for _, e := range m.gone {
+			b.Delete(m.user, &e.MailboxEntry)
+		}
+		for key, id := range m.used {
+			b.Use(m.user, key, id, now.Add(p.r.cfg.IdempotencyTTL))
+		}
+		if w.meta {
+			b.PutMeta(m.user, &m.meta, now.Add(p.r.cfg.DeviceExpiry+24*time.Hour))
+		}
+		m.gone, m.metaChanged, m.dirty = nil, false, later
+		if later {
+			rest[m] = struct{}{}
+		}
+		out = append(out, w)
+	}
+	return out, rest
+}
+
+// done lets go of what the store has now. The caller holds the partition's mu.
+func (w *written) done() {
+	for _, e := range w.fresh {
+		e.body = nil
+	}
+	for key := range w.used {
+		delete(w.m.used, key)
+	}
+}
+
+// undo marks everything as not written.
+func (w *written) undo() {
+	for _, e := range w.fresh {
+		e.stored = false
+	}
+	for _, e := range w.changed {
+		e.changed = true
+	}
+	w.m.gone = append(w.gone, w.m.gone...)
+	w.m.metaChanged = w.m.metaChanged || w.meta
+	w.m.dirty = true
+}
+
+// evict lets go of mailboxes that nobody uses. The caller holds mu.
+func (p *partition) evict() {
+	over := len(p.users) - p.online - p.r.cfg.IdleMailboxes
+	if over <= 0 {
+		return
+	}
+	for user, m := range p.users {
+		if over <= 0 {
+			return
+		}
+		if _, dirty := p.dirty[m]; dirty || len(m.sessions) > 0 || m.dirty || len(m.used) > 0 {
+			continue
+		}
+		delete(p.users, user)
+		delete(p.watching, m)
+		over--
+	}
+}

@@ -1,0 +1,317 @@
+package router
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sort"
+	"time"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+// maxDevices is how many cursors a mailbox has room for: a bit each.
+const maxDevices = 64
+
+// entry is one pending message of one user.
+type entry struct {
+	store.MailboxEntry
+	// body is held until it was written to the store; nil: read it there.
+	body *store.MailboxBody
+	// stored says that the store has the entry (perhaps in an older state).
+	stored bool
+	// changed says that the store's state is older than this one.
+	changed bool
+}
+
+// mailbox is one user in memory: the devices, the pending messages without
+// the bodies that the store has, and the user's sessions. It is a pure state
+// machine over the kept log's records, in their order: applying a record a
+// second time over what it (and records after it) did leaves the same state,
+// which is what lets the store's position lag behind the store's data.
+//
+// A mailbox is guarded by its partition's mutex.
+type mailbox struct {
+	user    string
+	meta    store.MailboxMeta
+	entries []*entry // in the order of their ids
+	// gone are stored entries that were deleted since the last flush.
+	gone []*entry
+	// used are idempotency keys that the store does not have yet.
+	used map[string]uint64
+
+	metaChanged bool
+	dirty       bool
+	sessions    []*session
+}
+
+func (m *mailbox) device(name string) *store.MailboxDevice {
+	for i := range m.meta.Devices {
+		if m.meta.Devices[i].Name == name {
+			return &m.meta.Devices[i]
+		}
+	}
+	return nil
+}
+
+// find is the entry with an id, or nil.
+func (m *mailbox) find(id uint64) *entry {
+	i := m.search(id)
+	if i < len(m.entries) && m.entries[i].ID == id {
+		return m.entries[i]
+	}
+	return nil
+}
+
+func (m *mailbox) search(id uint64) int {
+	return sort.Search(len(m.entries), func(i int) bool { return m.entries[i].ID >= id })
+}
+
+// bound is what limits a mailbox.
+type bound struct {
+	length  int
+	dropped func(user string, n int)
+}
+
+// push adds the message of a record. Nothing happens to one that is there.
+func (m *mailbox) push(id uint64, timeMS, expiresMS int64, body *store.MailboxBody, shared bool, b bound) {
+	i := m.search(id)
+	if i < len(m.entries) && m.entries[i].ID == id {
+		return
+	}
+	e := &entry{body: body}
+	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(body.Body))
+	for _, d := range m.meta.Devices {
+		if d.Since < id {
+			e.Waiting |= 1 << d.Bit
+		}
+	}
+	e.Unclaimed = e.Waiting == 0
+	// Message times are unique and growing within a user, so that an old
+	// client may page by them.
+	m.meta.LastMS = max(m.meta.LastMS+1, timeMS)
+	e.TimeMS = m.meta.LastMS
+	e.changed = true
+	m.entries = slices.Insert(m.entries, i, e)
+	if over := len(m.entries) - b.length; over > 0 {
+		for _, old := range m.entries[:over] {
+			m.forget(old)
+		}
+		m.entries = slices.Delete(m.entries, 0, over)
+		m.meta.Dropped += uint64(over)
+		b.dropped(m.user, over)
+	}
+	m.dirty = true
+}
+
+// forget notes that the store is to lose an entry.
+func (m *mailbox) forget(e *entry) {
+	if e.stored {
+		m.gone = append(m.gone, e)
+	}
+	m.dirty = true
+}
+
+// attach makes a device known by the record id, or refreshes when it was
+// seen. A new device starts with what no device has acknowledged; the first
+// one takes over what waited for anybody.
+func (m *mailbox) attach(id uint64, name string, seenMS int64) {
+	d := m.device(name)
+	if d == nil {
+		bit, ok := m.freeBit()
+		if !ok {
+			bit = m.dropOldestDevice()
+		}
+		m.meta.Devices = append(m.meta.Devices, store.MailboxDevice{Name: name, Bit: bit, Since: id})
+		d = &m.meta.Devices[len(m.meta.Devices)-1]
+	}
+	d.SeenMS = max(d.SeenMS, seenMS)
+	m.metaChanged, m.dirty = true, true
+	if d.Since != id {
+		return
+	}
+	for _, e := range m.entries {
+		if e.ID < id && (e.Unclaimed || !e.Acked) && e.Waiting&(1<<d.Bit) == 0 {
+			e.Unclaimed, e.changed = false, true
+			e.Waiting |= 1 << d.Bit
+		}
+	}
+}
+
+func (m *mailbox) freeBit() (uint8, bool) {
+	var taken uint64
+	for _, d := range m.meta.Devices {
+		taken |= 1 << d.Bit
+	}
+	free := bits.TrailingZeros64(^taken)
+	return uint8(free), free < maxDevices
+}
+
+// dropOldestDevice forgets the device that was not seen for longest and says
+// which bit is free now.
+func (m *mailbox) dropOldestDevice() uint8 {
+	oldest := slices.MinFunc(m.meta.Devices, func(a, b store.MailboxDevice) int { return int(a.SeenMS - b.SeenMS) })
+	m.dropDevice(oldest.Name)
+	return oldest.Bit
+}
+
+func (m *mailbox) dropDevice(name string) {
+	d := m.device(name)
+	if d == nil {
+		return
+	}
+	bit := d.Bit
+	m.meta.Devices = slices.DeleteFunc(m.meta.Devices, func(o store.MailboxDevice) bool { return o.Name == name })
+	m.metaChanged, m.dirty = true, true
+	m.clear(bit, 0, math.MaxUint64)
+}
+
+// ack takes a device's acknowledgement, by the record at, of ids and of
+// everything up to upTo. It says how many messages it was the last one to
+// wait for.
+func (m *mailbox) ack(at uint64, name string, ids []uint64, upTo uint64) (deleted int) {
+	d := m.device(name)
+	// A device that became known only later (at is applied again) had nothing
+	// to acknowledge then.
+	if d == nil || d.Since > at {
+		// The default cursor of a user whom nobody has seen: what was read
+		// there is read (2016's /1/msg/get). Any other unknown device has
+		// nothing to acknowledge.
+		if name != "" {
+			return 0
+		}
+		before := len(m.entries)
+		m.entries = slices.DeleteFunc(m.entries, func(e *entry) bool {
+			if !e.Unclaimed || (e.ID > upTo && !slices.Contains(ids, e.ID)) {
+				return false
+			}
+			m.forget(e)
+			return true
+		})
+		return before - len(m.entries)
+	}
+	if upTo > 0 {
+		deleted = m.clear(d.Bit, 0, upTo)
+	}
+	for _, id := range ids {
+		deleted += m.clear(d.Bit, id, id)
+	}
+	return deleted
+}
+
+// clear takes a device's bit off the entries with first ≤ id ≤ last and drops
+// those that nobody waits for any more.
+func (m *mailbox) clear(bit uint8, first, last uint64) (deleted int) {
+	mask := uint64(1) << bit
+	from, to := m.search(first), len(m.entries)
+	if last < math.MaxUint64 {
+		to = m.search(last + 1)
+	}
+	keep := m.entries[:from]
+	for _, e := range m.entries[from:to] {
+		if e.Waiting&mask != 0 {
+			e.Waiting &^= mask
+			e.Acked, e.changed = true, true
+			m.dirty = true
+			if e.Waiting == 0 {
+				m.forget(e)
+				deleted++
+				continue
+			}
+		}
+		keep = append(keep, e)
+	}
+	if deleted > 0 {
+		rest := m.entries[to:]
+		end := len(keep) + len(rest)
+		keep = append(keep, rest...)
+		clear(m.entries[end:])
+		m.entries = keep
+	}
+	return deleted
+}
+
+// expire drops the messages whose time is over, and the devices that were not
+// seen for deviceExpiry and have no session now.
+func (m *mailbox) expire(now time.Time, deviceExpiry time.Duration) (messages int) {
+	nowMS := now.UnixMilli()
+	before := len(m.entries)
+	m.entries = slices.DeleteFunc(m.entries, func(e *entry) bool {
+		if e.ExpiresMS > nowMS {
+			return false
+		}
+		m.forget(e)
+		return true
+	})
+	limit := now.Add(-deviceExpiry).UnixMilli()
+	for i := len(m.meta.Devices) - 1; i >= 0; i-- {
+		if d := m.meta.Devices[i]; d.SeenMS < limit && !m.connected(d.Name) {
+			m.dropDevice(d.Name)
+		}
+	}
+	return before - len(m.entries)
+}
+
+func (m *mailbox) connected(device string) bool {
+	return slices.ContainsFunc(m.sessions, func(s *session) bool { return s.Device == device })
+}
+
+// prev is the id of the message pending for a device before id; 0: none.
+func (m *mailbox) prev(mask uint64, id uint64) uint64 {
+	for i := m.search(id) - 1; i >= 0; i-- {
+		if m.entries[i].Waiting&mask != 0 {
+			return m.entries[i].ID
+		}
+	}
+	return 0
+}
+
+// newest is the newest message pending for a device that was pushed before
+// deadline (Unix milliseconds), and whether there is one.
+func (m *mailbox) newest(mask uint64, deadline int64) (uint64, bool) {
+	for i := len(m.entries) - 1; i >= 0; i-- {
+		if e := m.entries[i]; e.Waiting&mask != 0 && e.TimeMS <= deadline {
+			return e.ID, true
+		}
+	}
+	return 0, false
+}
+
+// pending counts the messages that wait for a device.
+func (m *mailbox) pending(mask uint64) (n int) {
+	for _, e := range m.entries {
+		if e.Waiting&mask != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// window is what is pending for a device after an id, in order, at most max
+// messages and bytes (but one message always), and whether there is more.
+func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int) (out []*entry, more bool) {
+	size := 0
+	for _, e := range m.entries[m.search(after+1):] {
+		if e.Waiting&mask == 0 || e.ExpiresMS <= nowMS {
+			continue
+		}
+		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size) > maxBytes) {
+			return out, true
+		}
+		out = append(out, e)
+		size += int(e.Size)
+	}
+	return out, false
+}
+
+// removeSession takes the session with an address out; nil: there is none.
+func (m *mailbox) removeSession(a *envelope.Address) *session {
+	for i, s := range m.sessions {
+		if s.Address.Session == a.Session && s.Address.Comet == a.Comet {
+			m.sessions = slices.Delete(m.sessions, i, i+1)
+			return s
+		}
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+package router
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	sessions prometheus.Gauge
+	applied  *prometheus.CounterVec
+	acked    prometheus.Counter
+	expired  prometheus.Counter
+	dropped  prometheus.Counter
+	void     prometheus.Counter
+	skipped  prometheus.Counter
+	buried   prometheus.Counter
+	nudges   prometheus.Counter
+	unthrown prometheus.Counter
+	backlog  prometheus.Counter
+	flush    prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	if reg == nil {
+		reg = prometheus.NewRegistry()
+	}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "imgo_router_" + name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	m := &metrics{
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
+		applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
+			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
+		acked:    counter("acked_messages_total", "Messages that their last device acknowledged."),
+		expired:  counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
+		dropped:  counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
+		void:     counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
+		skipped:  counter("skipped_records_total", "Records that left the log before they were applied."),
+		buried:   counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
+		nudges:   counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
+		unthrown: counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
+		backlog:  counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
+		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
+			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
+	}
+	reg.MustRegister(m.sessions, m.applied, m.flush)
+	return m
+}

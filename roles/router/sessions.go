@@ -1,0 +1,199 @@
+package router
+
+import (
+	"time"
+
+	"imgo/envelope"
+)
+
+// session is one client connection as its owner remembers it.
+type session struct {
+	*envelope.Session
+	// What the watch last told, when, and how long it waits before it tells
+	// the same again.
+	nudged   uint64
+	nudgedAt time.Time
+	backoff  time.Duration
+}
+
+// comets is a partition's view of which sessions are on which comet; it is
+// guarded by the partition's mutex.
+type comets map[string]map[uint64]*mailbox
+
+func (c comets) add(s *session, m *mailbox) {
+	of := c[s.Address.Comet]
+	if of == nil {
+		of = make(map[uint64]*mailbox)
+		c[s.Address.Comet] = of
+	}
+	of[s.Address.Session] = m
+}
+
+func (c comets) remove(a *envelope.Address) {
+	if of := c[a.Comet]; of != nil {
+		delete(of, a.Session)
+		if len(of) == 0 {
+			delete(c, a.Comet)
+		}
+	}
+}
+
+// peer is what router knows of a comet as a whole.
+type peer struct {
+	incarnation uint64
+	seen        time.Time
+	// drops counts how often the comet's sessions were dropped: it is part of
+	// the epoch, so that a comet that was thought dead announces them again.
+	drops uint64
+	rooms map[string]uint32
+	// odd counts announcements in a row whose number of sessions differed
+	// from the table's, by partition.
+	odd map[uint32]mismatch
+}
+
+type mismatch struct {
+	want, have uint32
+	times      int
+}
+
+// oddLimit is how many announcements in a row may differ in the same way
+// before the table is taken to be wrong: one may merely cross a connect.
+const oddLimit = 3
+
+// epoch is what a comet compares to know whether this router still has the
+// sessions that it announced.
+func (r *Router) epoch(p *peer) uint64 { return r.started + p.drops }
+
+// Announce is a comet's sign of life; it carries sessions that the router
+// does not have yet, and is answered with the epochs to compare.
+func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelope.AnnounceReply {
+	r.peersMu.Lock()
+	p := r.peers[req.Comet]
+	if p == nil {
+		p = &peer{incarnation: req.Incarnation, odd: make(map[uint32]mismatch)}
+		r.peers[req.Comet] = p
+	}
+	restarted := p.incarnation != req.Incarnation
+	if restarted {
+		p.incarnation = req.Incarnation
+		p.drops++
+	}
+	p.seen = now
+	if req.Rooms != nil {
+		p.rooms = req.Rooms
+	}
+	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64, len(r.partitions)), Rooms: make(map[string]uint32, len(req.Rooms))}
+	for room := range req.Rooms {
+		var n uint32
+		for _, o := range r.peers {
+			n += o.rooms[room]
+		}
+		reply.Rooms[room] = n
+	}
+	r.peersMu.Unlock()
+
+	if restarted {
+		r.dropComet(req.Comet, func(id uint64) bool { return uint32(id>>32) != uint32(req.Incarnation) })
+	}
+	for _, s := range req.Sessions {
+		r.register(s, now)
+	}
+	if len(req.Sessions) == 0 {
+		r.compare(req, p)
+	}
+	r.peersMu.Lock()
+	epoch := r.epoch(p)
+	r.peersMu.Unlock()
+	for i := range r.partitions {
+		reply.Epochs[uint32(i)] = epoch
+	}
+	return reply
+}
+
+// compare drops a comet's sessions when its count differs from the table's
+// for several announcements in the same way: it then announces them again.
+func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
+	drop := false
+	for i, part := range r.partitions {
+		part.mu.Lock()
+		have := uint32(len(part.comets[req.Comet]))
+		part.mu.Unlock()
+		want := req.Partitions[uint32(i)]
+		r.peersMu.Lock()
+		last := p.odd[uint32(i)]
+		switch {
+		case want == have:
+			delete(p.odd, uint32(i))
+		case last.want == want && last.have == have && last.times+1 >= oddLimit:
+			delete(p.odd, uint32(i))
+			drop = true
+		case last.want == want && last.have == have:
+			p.odd[uint32(i)] = mismatch{want, have, last.times + 1}
+		default:
+			p.odd[uint32(i)] = mismatch{want, have, 1}
+		}
+		r.peersMu.Unlock()
+	}
+	if drop {
+		r.peersMu.Lock()
+		p.drops++
+		r.peersMu.Unlock()
+		n := r.dropComet(req.Comet, nil)
+		r.log.Warn().Str("comet", req.Comet).Int("sessions", n).
+			Msg("the comet counts other sessions than the table has: asking it to announce them again")
+	}
+}
+
+// register puts an announced session into the table.
+func (r *Router) register(s *envelope.Session, now time.Time) {
+	if s.GetAddress() == nil || s.User == "" {
+		return
+	}
+	part := r.partition(s.User)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	m, err := part.mailbox(s.User, now)
+	if err != nil {
+		r.log.Error().Err(err).Str("user", s.User).Msg("an announced session is not in the table")
+		return
+	}
+	part.addSession(m, &session{Session: s})
+}
+
+// dropComet forgets a comet's sessions (those that which names, or all).
+func (r *Router) dropComet(comet string, which func(id uint64) bool) (n int) {
+	for _, part := range r.partitions {
+		part.mu.Lock()
+		for id, m := range part.comets[comet] {
+			if which == nil || which(id) {
+				part.removeSession(m, &envelope.Address{Comet: comet, Session: id})
+				n++
+			}
+		}
+		part.mu.Unlock()
+	}
+	return n
+}
+
+// bury drops the sessions of comets that gave no sign of life for
+// CometTimeout.
+func (r *Router) bury(now time.Time) {
+	var dead []string
+	r.peersMu.Lock()
+	for name, p := range r.peers {
+		if now.Sub(p.seen) > r.cfg.CometTimeout {
+			dead = append(dead, name)
+			p.drops++
+			// Keep the drops: the comet may come back in the same incarnation.
+			p.rooms, p.seen = nil, now
+		}
+	}
+	r.peersMu.Unlock()
+	for _, name := range dead {
+		if n := r.dropComet(name, nil); n > 0 {
+			r.metrics.buried.Add(float64(n))
+			r.log.Warn().Str("comet", name).Int("sessions", n).Dur("silent", r.cfg.CometTimeout).
+				Msg("comet is silent: its sessions left the table")
+		}
+	}
+}

@@ -1,0 +1,427 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+func TestOpenMakesTheDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	db := openDB(t, store.Options{Dir: dir})
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Fatalf("directory: %v, %v; want mode 0700", info, err)
+	}
+	if db.Dir() != dir {
+		t.Fatalf("Dir = %q, want %q", db.Dir(), dir)
+	}
+	if err := errors.Join(db.Close(), db.Close()); err != nil {
+		t.Fatalf("Close twice: %v", err)
+	}
+	if _, err := store.OpenLog(db, store.LogOptions{}); !errors.Is(err, envelope.ErrClosed) {
+		t.Fatalf("OpenLog after Close: %v, want closed", err)
+	}
+	if err := db.Run(t.Context()); err != nil {
+		t.Fatalf("Run after Close: %v", err)
+	}
+}
+
+func TestOpenRefusals(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used := t.TempDir()
+	openDB(t, store.Options{Dir: used})
+	readOnly := t.TempDir()
+	if err := os.Chmod(readOnly, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, dir string
+		want      []string
+	}{
+		{"no name", "", []string{"data_dir"}},
+		{"a file", file, []string{file, "--data-dir"}},
+		{"under a file", filepath.Join(file, "x"), []string{file, "--data-dir"}},
+		{"in use", used, []string{used, "in use", fmt.Sprintf("process %d", os.Getpid()), "--data-dir"}},
+		{"not writable", readOnly, []string{readOnly, "not writable", "chown"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if test.dir == readOnly && os.Geteuid() == 0 {
+				t.Skip("root may write everywhere")
+			}
+			db, err := store.Open(store.Options{Dir: test.dir, Log: zerolog.Nop()})
+			if err == nil {
+				_ = db.Close()
+				t.Fatal("no error")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v: want it to say %q", err, want)
+				}
+			}
+		})
+	}
+	if free := openAgain(t, used); free == nil {
+		t.Error("a directory in use was opened")
+	}
+}
+
+func openAgain(t *testing.T, dir string) error {
+	t.Helper()
+	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
+	if err == nil {
+		_ = db.Close()
+	}
+	return err
+}
+
+// disk is a disk that tests fill.
+type disk struct{ free atomic.Int64 }
+
+func (d *disk) bytes(string) (int64, error) { return d.free.Load(), nil }
+
+func TestNearlyFullDisk(t *testing.T) {
+	const reserve = 1 << 20
+	var d disk
+	d.free.Store(reserve)
+	reg := prometheus.NewRegistry()
+	dir := t.TempDir()
+	db := openDB(t, store.Options{Dir: dir, Reserve: reserve, FreeBytes: d.bytes, DiskInterval: time.Millisecond, Metrics: reg})
+	l := openLog(t, db, store.LogOptions{})
+	run(t, l)
+	run(t, db)
+	ctx := t.Context()
+	tokens := store.NewTokens(db)
+
+	push := func() error { _, err := l.Append(ctx, 0, []byte("push")); return err }
+	ack := func() error { _, err := l.AppendEssential(ctx, 0, []byte("ack")); return err }
+	check := func(free int64, pushes, acks bool) {
+		t.Helper()
+		d.free.Store(free)
+		eventually(t, "the free bytes are seen", func() bool {
+			return gauge(t, reg, "imgo_store_disk_free_bytes") == float64(free)
+		})
+		for _, test := range []struct {
+			what string
+			err  error
+			ok   bool
+		}{
+			{"DiskOK", db.DiskOK(), pushes},
+			{"Append", push(), pushes},
+			{"AppendMany", l.AppendMany(ctx, make([]envelope.Entry, 1)), pushes},
+			{"Tokens.Put", tokens.Put(ctx, store.TokenHash{1}, "u", 0, 0, false), pushes},
+			{"AppendEssential", ack(), acks},
+			{"Tokens.RevokeUser", func() error { _, err := tokens.RevokeUser(ctx, "u"); return err }(), acks},
+		} {
+			if test.ok != (test.err == nil) {
+				t.Errorf("%d bytes free: %s: %v", free, test.what, test.err)
+			}
+			if test.err == nil {
+				continue
+			}
+			if !errors.Is(test.err, envelope.ErrDiskFull) {
+				t.Errorf("%d bytes free: %s: %v, want disk full", free, test.what, test.err)
+			}
+			for _, want := range []string{dir, strconv.FormatInt(free, 10), strconv.Itoa(reserve)} {
+				if !strings.Contains(test.err.Error(), want) {
+					t.Errorf("%v: want it to say %q", test.err, want)
+				}
+			}
+		}
+		if entries, err := l.Read(ctx, 0, 0, 1); err != nil || len(entries) != 1 {
+			t.Errorf("%d bytes free: Read: %v, %v", free, entries, err)
+		}
+	}
+	check(reserve, true, true)
+	check(reserve-1, false, true)
+	check(reserve/4, false, true)
+	check(reserve/4-1, false, false)
+	check(0, false, false)
+	check(2*reserve, true, true) // recovery needs no hand
+}
+
+func TestDiskIsAskedWithoutRun(t *testing.T) {
+	var d disk
+	d.free.Store(math.MaxInt64)
+	db := openDB(t, store.Options{InMemory: true, Reserve: 100, FreeBytes: d.bytes})
+	if err := db.DiskOK(); err != nil {
+		t.Fatalf("DiskOK: %v", err)
+	}
+	d.free.Store(99)
+	eventually(t, "the disk is full", func() bool { return errors.Is(db.DiskOK(), envelope.ErrDiskFull) })
+}
+
+func TestOpenOnAFullDisk(t *testing.T) {
+	var d disk
+	_, err := store.Open(store.Options{Dir: t.TempDir(), FreeBytes: d.bytes, Log: zerolog.Nop()})
+	if !errors.Is(err, envelope.ErrDiskFull) {
+		t.Fatalf("Open on a full disk: %v", err)
+	}
+}
+
+func TestNoReserve(t *testing.T) {
+	var d disk
+	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: -1, FreeBytes: d.bytes})
+	if err := db.DiskOK(); err != nil {
+		t.Fatalf("DiskOK without a reserve: %v", err)
+	}
+}
+
+func TestRunEndsWithContextOrClose(t *testing.T) {
+	db := openDB(t, store.Options{Dir: t.TempDir(), GCInterval: time.Millisecond})
+	stop := run(t, db)
+	time.Sleep(10 * time.Millisecond) // let it collect a few times; nothing depends on it
+	if err := stop(); err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- db.Run(context.Background()) }()
+	if err := db.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+}
+
+// filled makes a directory as a kill -9 leaves it, with entries in tables and
+// in a write-ahead log, and says how many entries it has.
+func filled(t *testing.T) (dir string, n int) {
+	t.Helper()
+	work := t.TempDir()
+	for range 3 {
+		db := openDB(t, store.Options{Dir: work})
+		l := openLog(t, db, store.LogOptions{Partitions: 1})
+		stop := run(t, l)
+		for range 20 {
+			if _, err := l.Append(t.Context(), 0, numberedValue(n)); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		dir = copyDir(t, work) // before Close writes the memtable to a table
+		if err := errors.Join(stop(), l.Close(), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, n
+}
+
+func numberedValue(i int) []byte { return fmt.Appendf(nil, "%d:%s", i, strings.Repeat("z", i)) }
+
+// lostEntries opens a directory and reads everything. nil means that all n
+// entries are there; an error must be one that refuses, not a smaller log.
+func lostEntries(t *testing.T, dir string, n int) error {
+	t.Helper()
+	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}()
+	l, err := store.OpenLog(db, store.LogOptions{Partitions: 1})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	_, end, err := l.Bounds(t.Context(), 0)
+	if err != nil {
+		return err
+	}
+	for i := int64(0); i < end; {
+		entries, err := l.Read(t.Context(), 0, i, 1<<20)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !bytes.Equal(e.Value, numberedValue(int(i))) {
+				t.Errorf("offset %d: wrong value %.20q", i, e.Value)
+			}
+			i++
+		}
+	}
+	if int(end) != n {
+		t.Errorf("%d of %d entries are left, and no error says so", end, n)
+	}
+	return nil
+}
+
+func TestKilledDirectoryIsWhole(t *testing.T) {
+	dir, n := filled(t)
+	for range 2 {
+		if err := lostEntries(t, dir, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFlippedBytes flips bits all over every file: each time either nothing is
+// lost or the damage is an error that says what to do.
+func TestFlippedBytes(t *testing.T) {
+	golden, n := filled(t)
+	files, err := os.ReadDir(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples := 8
+	if testing.Short() {
+		samples = 3
+	}
+	kinds := map[string]int{}
+	for _, f := range files {
+		whole, err := os.ReadFile(filepath.Join(golden, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := len(bytes.TrimRight(whole, "\x00"))
+		for i := range samples {
+			at := i * used / samples
+			if i == samples-1 {
+				at = used - 1
+			}
+			if used == 0 || i > used {
+				break
+			}
+			dir := copyDir(t, golden)
+			broken := bytes.Clone(whole)
+			broken[at] ^= 1 << (i % 8)
+			if err := os.WriteFile(filepath.Join(dir, f.Name()), broken, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := lostEntries(t, dir, n)
+			if err != nil && !strings.Contains(err.Error(), "back-up") {
+				t.Errorf("%s byte %d of %d: %v: it does not say what to do", f.Name(), at, used, err)
+			}
+			if err != nil {
+				kinds[filepath.Ext(f.Name())]++
+			}
+			if t.Failed() {
+				t.Fatalf("with bit %d of byte %d of %d in %s flipped", i%8, at, used, f.Name())
+			}
+		}
+	}
+	for _, kind := range []string{".sst", ".mem", ""} { // "": MANIFEST and FORMAT
+		if kinds[kind] == 0 {
+			t.Errorf("no damage in %q files was found", kind)
+		}
+	}
+}
+
+func TestMissingAndCutFiles(t *testing.T) {
+	golden, n := filled(t)
+	files, err := os.ReadDir(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := map[string]bool{"MANIFEST": true, ".sst": true}
+	for _, f := range files {
+		kind := f.Name()
+		if ext := filepath.Ext(kind); ext != "" {
+			kind = ext
+		}
+		for name, cut := range map[string]func(path string) error{
+			"missing": os.Remove,
+			"empty":   func(path string) error { return os.Truncate(path, 0) },
+			"short":   func(path string) error { return os.Truncate(path, 7) },
+		} {
+			if kind == ".mem" && name != "short" {
+				continue // no process can tell: its newest entries were in no other file
+			}
+			dir := copyDir(t, golden)
+			if err := cut(filepath.Join(dir, f.Name())); err != nil {
+				t.Fatal(err)
+			}
+			err := lostEntries(t, dir, n)
+			if refused[kind] && (err == nil || !strings.Contains(err.Error(), "back-up") || !strings.Contains(err.Error(), f.Name())) {
+				t.Errorf("%s %s: %v; want it refused by name", f.Name(), name, err)
+			}
+			if t.Failed() {
+				t.Fatalf("with %s %s", f.Name(), name)
+			}
+		}
+	}
+}
+
+func TestRefusalChangesNothing(t *testing.T) {
+	dir, _ := filled(t)
+	manifest := filepath.Join(dir, "MANIFEST")
+	b, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(manifest); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := openAgain(t, dir); !errors.Is(err, store.ErrCorrupt) {
+			t.Fatalf("Open without its MANIFEST: %v", err)
+		}
+	}
+	if err := os.WriteFile(manifest, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := openAgain(t, dir); err != nil {
+		t.Fatalf("Open with its MANIFEST again: %v", err)
+	}
+}
+
+func TestEmptiedDatabaseIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, store.Options{Dir: dir})
+	if err := errors.Join(db.LoseFormat(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := openAgain(t, dir); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("Open: %v, want corrupt", err)
+	}
+}
+
+func TestUnfinishedDirectoryIsFinished(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, store.Options{Dir: dir})
+	if err := errors.Join(db.Close(), os.Remove(filepath.Join(dir, "FORMAT"))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // as killed between the record and the file, then as it should be
+		if err := openAgain(t, dir); err != nil {
+			t.Fatalf("Open: %v", err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "FORMAT")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFilesOfNoBytes(t *testing.T) {
+	dir, n := filled(t)
+	for _, name := range []string{"00099.mem", "000099.vlog"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lostEntries(t, dir, n); err != nil {
+		t.Fatalf("files that a crash left empty: %v", err)
+	}
+}

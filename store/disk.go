@@ -1,0 +1,81 @@
+package store
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+)
+
+// diskCache is how long one answer of the file system serves the writers.
+const diskCache = 50 * time.Millisecond
+
+// disk knows how much room is left, cheaply enough to be asked before every
+// append. It may be used by many goroutines at once.
+type disk struct {
+	dir     string
+	reserve int64 // bytes; ≤ 0: none
+	ask     func(dir string) (int64, error)
+
+	started time.Time
+	free    atomic.Int64 // bytes, as of the last poll
+	asked   atomic.Int64 // when that was, nanoseconds since started
+}
+
+func newDisk(opt Options) (*disk, error) {
+	d := &disk{dir: opt.Dir, reserve: opt.Reserve, ask: opt.FreeBytes, started: time.Now()}
+	if d.ask == nil && !opt.InMemory {
+		d.ask = freeBytes
+	}
+	if d.ask == nil {
+		return d, nil
+	}
+	free, err := d.ask(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("ask how much of the disk under %s is free: %w", d.dir, err)
+	}
+	d.free.Store(free)
+	return d, nil
+}
+
+// poll asks the file system now. When that fails the last answer stands: a
+// hiccup of statfs is no reason to refuse pushes, nor to forget a full disk.
+func (d *disk) poll() {
+	if d.ask == nil {
+		return
+	}
+	d.asked.Store(int64(time.Since(d.started)))
+	if free, err := d.ask(d.dir); err == nil {
+		d.free.Store(free)
+	}
+}
+
+// left is the free bytes, at most diskCache old.
+func (d *disk) left() int64 {
+	now, asked := int64(time.Since(d.started)), d.asked.Load()
+	// The swap lets one caller ask; the others go on with the last answer.
+	if now-asked > int64(diskCache) && d.asked.CompareAndSwap(asked, now) {
+		d.poll()
+	}
+	return d.free.Load()
+}
+
+// ok refuses while less than the reserve is free.
+func (d *disk) ok() error { return d.check(d.reserve, "pushes are") }
+
+// essential refuses while less than a quarter of the reserve is free.
+func (d *disk) essential() error { return d.check(d.reserve/4, "every write is") }
+
+func (d *disk) check(floor int64, what string) error {
+	if d.reserve <= 0 {
+		return nil
+	}
+	free := d.left()
+	if free >= floor {
+		return nil
+	}
+	return envelope.Errorf(envelope.CodeDiskFull,
+		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (reserve %d): %s refused until there is room; delete something, or lower the reserve",
+		d.dir, free>>20, free, floor, d.reserve, what)
+}

@@ -1,0 +1,70 @@
+package store
+
+import (
+	"context"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Commits counts the transactions that the log has committed.
+func (l *Log) Commits() uint64 { return l.commits.Load() }
+
+// Trim deletes what is older than the retention now.
+func (l *Log) Trim(ctx context.Context) error { return l.trim(ctx) }
+
+// FailCommits makes the next n commits fail with err, before anything is
+// written. It must be called before Run.
+func (l *Log) FailCommits(n int, err error) {
+	l.commit = func(b *batch) error {
+		if n--; n >= 0 {
+			return err
+		}
+		return l.write(b)
+	}
+}
+
+// ErrBroken is the error after which nothing is written any more.
+var ErrBroken = errBroken
+
+// BreakDisk makes the DB behave as after a commit that failed half done.
+func (db *DB) BreakDisk(err error) error { return db.committed(err) }
+
+// Overwrite changes the stored form of a log entry behind the log's back; nil
+// deletes it.
+func (db *DB) Overwrite(partition int32, offset int64, change func(stored []byte) []byte) error {
+	key := appendLogKey(nil, partition, offset)
+	return db.update(func(txn *badger.Txn) error {
+		item, err := txn.Get(key)
+		if err != nil {
+			return err
+		}
+		stored, err := item.ValueCopy(nil)
+		if err != nil {
+			return err
+		}
+		if stored = change(stored); stored == nil {
+			return txn.Delete(key)
+		}
+		return txn.Set(key, stored)
+	})
+}
+
+// LoseFormat deletes the database's first record.
+func (db *DB) LoseFormat() error {
+	return db.update(func(txn *badger.Txn) error { return txn.Delete(keyFormat) })
+}
+
+// WALEntrySize is the size of the write-ahead log's entry that b begins with.
+func WALEntrySize(b []byte) int {
+	e, _, _ := readWALEntry(b)
+	return e.size
+}
+
+// Codecs for fuzzing.
+var (
+	AppendLogEntry = appendLogEntry
+	DecodeLogEntry = decodeLogEntry
+	Seal           = seal
+	Unseal         = unseal
+	WALDamage      = walDamage
+)

@@ -1,0 +1,252 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imgo/envelope"
+	"imgo/store"
+	"imgo/store/logtest"
+)
+
+func newLive(t testing.TB, opt store.LiveOptions) *store.LiveLog {
+	t.Helper()
+	l, err := store.NewLiveLog(opt)
+	if err != nil {
+		t.Fatalf("NewLiveLog: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return l
+}
+
+func TestLiveLogConforms(t *testing.T) {
+	logtest.Run(t, func(t *testing.T) logtest.Log {
+		l := newLive(t, store.LiveOptions{})
+		run(t, l)
+		return l
+	}, logtest.Options{
+		Close: func(t *testing.T, l logtest.Log) {
+			if err := l.(*store.LiveLog).Close(); err != nil {
+				t.Fatalf("Close: %v", err)
+			}
+		},
+	})
+}
+
+func TestLiveOptions(t *testing.T) {
+	if l := newLive(t, store.LiveOptions{}); l.Partitions() != store.DefaultLivePartitions || l.Generation() != 1 {
+		t.Fatalf("defaults: %d partitions, generation %d", l.Partitions(), l.Generation())
+	}
+	if _, err := store.NewLiveLog(store.LiveOptions{Partitions: -1}); err == nil {
+		t.Fatal("-1 partitions: no error")
+	}
+}
+
+func TestFullLiveLogDropsTheOldest(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	// Room for ten entries of 100 bytes.
+	l := newLive(t, store.LiveOptions{Partitions: 2, MaxBytes: 10 * (100 + 64), Metrics: reg})
+	ctx := t.Context()
+	for i := range 25 {
+		if i == 8 { // a reader has been given the first 8
+			if entries, err := l.Read(ctx, 0, 0, 1<<20); err != nil || len(entries) != 8 {
+				t.Fatalf("Read: %d entries, %v", len(entries), err)
+			}
+		}
+		if _, err := l.Append(ctx, 0, fmt.Appendf(nil, "%-100d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin, end, err := l.Bounds(ctx, 0)
+	if err != nil || begin != 15 || end != 25 {
+		t.Fatalf("Bounds: %d to %d, %v; want 15 to 25", begin, end, err)
+	}
+	if n := l.Dropped(); n != 7 {
+		t.Fatalf("%d were dropped unread, want 7", n)
+	}
+	for name, want := range map[string]float64{
+		"imgo_store_live_dropped_total": 15,
+		"imgo_store_live_entries":       10,
+		"imgo_store_live_size_bytes":    1640,
+		"imgo_store_live_end_offset":    25,
+	} {
+		if got := gauge(t, reg, name); got != want {
+			t.Errorf("%s = %v, want %v", name, got, want)
+		}
+	}
+	for _, from := range []int64{0, 8, 14} {
+		if _, err := l.Read(ctx, 0, from, 1); !errors.Is(err, envelope.ErrOutOfRange) {
+			t.Fatalf("Read from %d: %v, want out of range", from, err)
+		}
+	}
+	entries, err := l.Read(ctx, 0, 15, 1<<20)
+	if err != nil || len(entries) != 10 || string(entries[0].Value[:2]) != "15" {
+		t.Fatalf("Read from 15: %v, %v", entries, err)
+	}
+	if begin, end, _ := l.Bounds(ctx, 1); begin != 0 || end != 0 {
+		t.Fatalf("the other partition: %d to %d", begin, end)
+	}
+	// One that is larger than all there is room for still passes through.
+	if _, err := l.Append(ctx, 0, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := l.Read(ctx, 0, 25, 1); err != nil || len(entries[0].Value) != 1<<20 {
+		t.Fatalf("Read of a large one: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if families, err := reg.Gather(); err != nil || len(families) != 0 {
+		t.Errorf("%d metrics are left after Close, %v", len(families), err)
+	}
+}
+
+func TestLiveLogAges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, Retention: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		bounds := func() (begin, end int64) {
+			t.Helper()
+			synctest.Wait()
+			begin, end, err := l.Bounds(ctx, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return begin, end
+		}
+		// One a second: at any time those of the last minute are there, and
+		// those of more than a step before it are not.
+		for i := range int64(300) {
+			if _, err := l.Append(ctx, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			begin, end := bounds()
+			if age := end - begin; age < min(i+1, 60) || age > 60+60/8+2 {
+				t.Fatalf("after %d s: %d to %d", i+1, begin, end)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if begin, end := bounds(); begin != 300 || end != 300 {
+			t.Fatalf("in the end: %d to %d", begin, end)
+		}
+		if n := l.Dropped(); n != 0 {
+			t.Fatalf("%d count as dropped, but they aged", n)
+		}
+		if offset, err := l.Append(ctx, 0, nil); err != nil || offset != 300 {
+			t.Fatalf("Append: %d, %v; want 300", offset, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatalf("Run: %v", err)
+		}
+		if _, err := l.Append(t.Context(), 0, nil); !errors.Is(err, envelope.ErrClosed) {
+			t.Fatalf("Append after Run: %v, want closed", err)
+		}
+		if err := l.AppendMany(t.Context(), make([]envelope.Entry, 1)); !errors.Is(err, envelope.ErrClosed) {
+			t.Fatalf("AppendMany after Run: %v, want closed", err)
+		}
+	})
+}
+
+func TestLiveLogWithoutAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := store.NewLiveLog(store.LiveOptions{Retention: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		if _, err := l.Append(ctx, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if l.Dropped() != 0 {
+			t.Fatal("something was dropped")
+		}
+	})
+}
+
+// TestSlowReaderLosesOnly itself: it is told, and goes on at begin.
+func TestSlowReaderIsTold(t *testing.T) {
+	l := newLive(t, store.LiveOptions{Partitions: 1, MaxBytes: 20 * 64})
+	const n = 20_000
+	var group sync.WaitGroup
+	group.Go(func() {
+		for i := range n {
+			if _, err := l.Append(t.Context(), 0, nil); err != nil {
+				t.Errorf("Append %d: %v", i, err)
+				return
+			}
+		}
+	})
+	got, lost := int64(0), int64(0)
+	for from := int64(0); from < n; {
+		entries, err := l.Read(t.Context(), 0, from, 1)
+		if errors.Is(err, envelope.ErrOutOfRange) {
+			begin, _, err := l.Bounds(t.Context(), 0)
+			if err != nil || begin <= from {
+				t.Fatalf("Bounds: begin %d, %v, after %d was out of range", begin, err, from)
+			}
+			lost += begin - from
+			from = begin
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entries[0].Offset != from {
+			t.Fatalf("offset %d, want %d", entries[0].Offset, from)
+		}
+		got += int64(len(entries))
+		from += int64(len(entries))
+	}
+	group.Wait()
+	if got+lost != n || uint64(lost) != l.Dropped() {
+		t.Fatalf("%d read and %d lost of %d; %d count as dropped", got, lost, n, l.Dropped())
+	}
+}
+
+// BenchmarkLiveAppendAndRead appends and lets a reader that waits read it.
+func BenchmarkLiveAppendAndRead(b *testing.B) {
+	l := newLive(b, store.LiveOptions{Partitions: 1})
+	value := make([]byte, 200)
+	ctx := context.Background()
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for from := int64(0); err == nil && from < int64(b.N); {
+			var entries []envelope.Entry
+			entries, err = l.Read(ctx, 0, from, 1<<20)
+			from += int64(len(entries))
+		}
+		done <- err
+	}()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.Append(ctx, 0, value); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil && !errors.Is(err, envelope.ErrOutOfRange) {
+		b.Fatal(err)
+	}
+}

@@ -1,0 +1,72 @@
+package store
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// logMetrics are a Log's metrics. Bounds are read when they are asked for, so
+// that appending does not pay for them.
+type logMetrics struct {
+	log           *Log
+	appendSeconds prometheus.Histogram
+	commitRecords prometheus.Histogram
+
+	begin, end, entries, tailBytes, queue *prometheus.Desc
+}
+
+func newLogMetrics(l *Log) *logMetrics {
+	partition := []string{"partition"}
+	return &logMetrics{
+		log: l,
+		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "imgo_store_log_append_seconds",
+			Help:    "Time from a call to append to the kept log until its records were synced.",
+			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 16), // to 4 s
+		}),
+		commitRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "imgo_store_log_commit_records",
+			Help:    "Records that shared one synced transaction of the kept log.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 15), // to 16,384
+		}),
+		begin:     prometheus.NewDesc("imgo_store_log_begin_offset", "The oldest offset that the kept log still has.", partition, nil),
+		end:       prometheus.NewDesc("imgo_store_log_end_offset", "The next offset of the kept log.", partition, nil),
+		entries:   prometheus.NewDesc("imgo_store_log_entries", "Entries that the kept log has.", partition, nil),
+		tailBytes: prometheus.NewDesc("imgo_store_log_tail_size_bytes", "Bytes of the kept log's newest entries in memory.", partition, nil),
+		queue:     prometheus.NewDesc("imgo_store_log_queue_requests", "Appends that wait for the next commit of the kept log.", nil, nil),
+	}
+}
+
+func (m *logMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.appendSeconds, m.commitRecords, m}
+}
+
+// Describe implements prometheus.Collector.
+func (m *logMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.begin, m.end, m.entries, m.tailBytes, m.queue} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *logMetrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	m.log.mu.Lock()
+	queued := len(m.log.queue)
+	m.log.mu.Unlock()
+	gauge(m.queue, float64(queued))
+	for i := range m.log.parts {
+		t := &m.log.parts[i]
+		t.mu.Lock()
+		begin, end, bytes := t.begin, t.end, t.bytes
+		t.mu.Unlock()
+		p := strconv.Itoa(i)
+		gauge(m.begin, float64(begin), p)
+		gauge(m.end, float64(end), p)
+		gauge(m.entries, float64(end-begin), p)
+		gauge(m.tailBytes, float64(bytes), p)
+	}
+}

@@ -1,0 +1,684 @@
+package store_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/store"
+	"imgo/store/logtest"
+)
+
+func TestLogConforms(t *testing.T) {
+	type opened struct {
+		db  *store.DB
+		dir string
+	}
+	logs := map[logtest.Log]opened{}
+	open := func(t *testing.T, dir string) logtest.Log {
+		// A small tail, so that reads are answered from the disk as well.
+		db := openDB(t, store.Options{Dir: dir})
+		l := openLog(t, db, store.LogOptions{Partitions: 3, TailBytes: 4 << 10})
+		run(t, l)
+		logs[l] = opened{db, dir}
+		return l
+	}
+	logtest.Run(t, func(t *testing.T) logtest.Log { return open(t, t.TempDir()) }, logtest.Options{
+		Reopen: func(t *testing.T, l logtest.Log) logtest.Log {
+			if err := errors.Join(l.(*store.Log).Close(), logs[l].db.Close()); err != nil {
+				t.Fatalf("close: %v", err)
+			}
+			return open(t, logs[l].dir)
+		},
+		Close: func(t *testing.T, l logtest.Log) {
+			if err := l.(*store.Log).Close(); err != nil {
+				t.Fatalf("Close: %v", err)
+			}
+		},
+	})
+}
+
+func TestLogInMemoryConforms(t *testing.T) {
+	logtest.Run(t, func(t *testing.T) logtest.Log {
+		l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 4})
+		run(t, l)
+		return l
+	}, logtest.Options{})
+}
+
+func TestLogShapeIsKept(t *testing.T) {
+	db := openDB(t, store.Options{InMemory: true})
+	l := openLog(t, db, store.LogOptions{Partitions: 7, Generation: 3})
+	if l.Partitions() != 7 || l.Generation() != 3 {
+		t.Fatalf("%d partitions, generation %d", l.Partitions(), l.Generation())
+	}
+	again := openLog(t, db, store.LogOptions{})
+	if again.Partitions() != 7 || again.Generation() != 3 {
+		t.Fatalf("%d partitions, generation %d", again.Partitions(), again.Generation())
+	}
+	for _, test := range []struct {
+		opt  store.LogOptions
+		want string
+	}{
+		{store.LogOptions{Partitions: 8}, "set partitions to 7"},
+		{store.LogOptions{Partitions: -1}, "-1 partitions"},
+		{store.LogOptions{Generation: 4}, "set the generation to 3"},
+	} {
+		if _, err := store.OpenLog(db, test.opt); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("OpenLog(%+v): %v, want it to say %q", test.opt, err, test.want)
+		}
+	}
+	fresh := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{})
+	if fresh.Partitions() != store.DefaultLogPartitions || fresh.Generation() != 1 {
+		t.Fatalf("defaults: %d partitions, generation %d", fresh.Partitions(), fresh.Generation())
+	}
+}
+
+// TestKillNine kills a process that appends, again and again, over the same
+// directory: everything that it was told of is there, without a gap.
+func TestKillNine(t *testing.T) {
+	dir := t.TempDir()
+	type place struct {
+		partition int32
+		offset    int64
+	}
+	acked := map[place]string{}
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for round := range rounds {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childDir+"="+dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewReader(out)
+		for n := 0; ; n++ {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				break // what the kill cut off was never said
+			}
+			var at place
+			var value string
+			if _, err := fmt.Sscan(line, &at.partition, &at.offset, &value); err != nil {
+				t.Fatalf("child said %q: %v", line, err)
+			}
+			if old, ok := acked[at]; ok {
+				t.Fatalf("%+v was given to %q and to %q", at, old, value)
+			}
+			acked[at] = value
+			if n == 500*(round+1) {
+				_ = cmd.Process.Kill()
+			}
+		}
+		_ = cmd.Wait()
+		if len(acked) == 0 {
+			t.Fatalf("the child appended nothing: %s", stderr.String())
+		}
+		db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
+		if err != nil {
+			t.Fatalf("open after kill -9: %v", err)
+		}
+		l, err := store.OpenLog(db, store.LogOptions{})
+		if err != nil {
+			t.Fatalf("open the log after kill -9: %v", err)
+		}
+		found := 0
+		for p := range l.Partitions() {
+			for at, e := range readAll(t, l, p) {
+				if want, ok := acked[place{p, int64(at)}]; ok {
+					found++
+					if string(e.Value) != want {
+						t.Fatalf("partition %d offset %d: %q, want %q", p, at, e.Value, want)
+					}
+				}
+			}
+		}
+		if found != len(acked) {
+			t.Fatalf("round %d: %d of %d acknowledged records are there", round, found, len(acked))
+		}
+		if err := errors.Join(l.Close(), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// readAll reads a partition from 0; offsets are indexes.
+func readAll(t testing.TB, l *store.Log, partition int32) (all []envelope.Entry) {
+	t.Helper()
+	_, end, err := l.Bounds(t.Context(), partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for int64(len(all)) < end {
+		entries, err := l.Read(t.Context(), partition, int64(len(all)), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Offset != int64(len(all)) {
+				t.Fatalf("partition %d: offset %d at %d", partition, e.Offset, len(all))
+			}
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+func TestAppendsShareATransaction(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg}), store.LogOptions{})
+	const callers = 64
+	var group sync.WaitGroup
+	for i := range callers {
+		group.Go(func() {
+			if _, err := l.Append(t.Context(), int32(i%16), []byte("x")); err != nil {
+				t.Errorf("Append: %v", err)
+			}
+		})
+	}
+	// Nothing is committed before Run: all wait in the queue.
+	eventually(t, "all are queued", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == callers })
+	run(t, l)
+	group.Wait()
+	if n := l.Commits(); n != 1 {
+		t.Fatalf("%d appends took %d transactions, want 1", callers, n)
+	}
+	for name, want := range map[string]uint64{"imgo_store_log_append_seconds": callers, "imgo_store_log_commit_records": 1} {
+		if got := samples(t, reg, name); got != want {
+			t.Errorf("%s has %d samples, want %d", name, got, want)
+		}
+	}
+}
+
+// gauge reads a metric without labels, or the sum over its labels.
+func gauge(t testing.TB, reg *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatalf("Gather: %v", err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// samples counts what a histogram has seen.
+func samples(t testing.TB, reg *prometheus.Registry, name string) (n uint64) {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatalf("Gather: %v", err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
+}
+
+func TestLargeGroupIsSplit(t *testing.T) {
+	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 2, QueueBytes: 1 << 20})
+	run(t, l)
+	// Larger than a transaction, and than the queue.
+	entries := make([]envelope.Entry, 40)
+	for i := range entries {
+		entries[i] = envelope.Entry{Partition: int32(i % 2), Value: bytes.Repeat([]byte{byte(i)}, 200<<10)}
+	}
+	if err := l.AppendMany(t.Context(), entries); err != nil {
+		t.Fatalf("AppendMany: %v", err)
+	}
+	if n := l.Commits(); n < 2 {
+		t.Fatalf("%d transactions for 8 MB, want several", n)
+	}
+	many := make([]envelope.Entry, 60_000)
+	for i := range many {
+		many[i].Value = []byte("y")
+	}
+	if err := l.AppendMany(t.Context(), many); err != nil {
+		t.Fatalf("AppendMany of many small ones: %v", err)
+	}
+	for p := range int32(2) {
+		for i, e := range readAll(t, l, p)[:20] {
+			if want := byte(2*i) + byte(p); len(e.Value) != 200<<10 || e.Value[0] != want {
+				t.Fatalf("partition %d offset %d: entry %d, want %d", p, i, e.Value[0], want)
+			}
+		}
+	}
+	if _, err := l.Append(t.Context(), 0, make([]byte, store.MaxRecordBytes)); err != nil {
+		t.Fatalf("Append of the largest record: %v", err)
+	}
+	if _, err := l.Append(t.Context(), 0, make([]byte, store.MaxRecordBytes+1)); !errors.Is(err, envelope.ErrTooLarge) {
+		t.Fatalf("Append of one more byte: %v, want too large", err)
+	}
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	// Without Run nothing leaves the queue.
+	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{QueueBytes: 1000})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	errs := make(chan error, 10)
+	for range cap(errs) {
+		go func() {
+			_, err := l.Append(ctx, 0, make([]byte, 300))
+			errs <- err
+		}()
+	}
+	full := 0
+	for range cap(errs) {
+		err := <-errs
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Append: %v, want it to wait", err)
+		}
+		if strings.Contains(err.Error(), "room in its queue") {
+			full++
+		}
+	}
+	if want := cap(errs) - 1000/364; full != want {
+		t.Fatalf("%d appends waited for room, want %d", full, want)
+	}
+	// What its callers gave up on is appended all the same, in order.
+	run(t, l)
+	offset, err := l.Append(t.Context(), 0, []byte("after"))
+	if err != nil || offset != 2 {
+		t.Fatalf("Append: offset %d, %v; want 2", offset, err)
+	}
+}
+
+func TestFailedCommitFailsItsCallers(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{Partitions: 2})
+	boom := errors.New("boom")
+	l.FailCommits(1, boom)
+	var group sync.WaitGroup
+	var failed atomic.Int32
+	for i := range 10 {
+		group.Go(func() {
+			if _, err := l.Append(t.Context(), int32(i%2), []byte("lost")); errors.Is(err, boom) {
+				failed.Add(1)
+			}
+		})
+	}
+	// An 11th call of two parts is in the same group.
+	group.Go(func() {
+		if err := l.AppendMany(t.Context(), make([]envelope.Entry, 2)); errors.Is(err, boom) {
+			failed.Add(1)
+		}
+	})
+	eventually(t, "all are queued", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == 11 })
+	run(t, l)
+	group.Wait()
+	if failed.Load() != 11 {
+		t.Fatalf("%d of 11 failed", failed.Load())
+	}
+	for p := range int32(2) {
+		if _, end, err := l.Bounds(t.Context(), p); err != nil || end != 0 {
+			t.Fatalf("partition %d ends at %d, %v: a failed commit must not show", p, end, err)
+		}
+		offset, err := l.Append(t.Context(), p, []byte("kept"))
+		if err != nil || offset != 0 {
+			t.Fatalf("Append: offset %d, %v; want 0", offset, err)
+		}
+		if got := readAll(t, l, p); string(got[0].Value) != "kept" {
+			t.Fatalf("offset 0: %q", got[0].Value)
+		}
+	}
+}
+
+func TestBrokenDiskEndsTheLog(t *testing.T) {
+	db := openDB(t, store.Options{InMemory: true})
+	l := openLog(t, db, store.LogOptions{})
+	stop := run(t, l)
+	if _, err := l.Append(t.Context(), 0, []byte("good")); err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	_ = db.BreakDisk(errors.New("sync: input/output error"))
+	for range 2 {
+		_, err := l.Append(t.Context(), 0, []byte("bad"))
+		if !errors.Is(err, store.ErrBroken) || !strings.Contains(err.Error(), "input/output") {
+			t.Fatalf("Append on a broken disk: %v", err)
+		}
+	}
+	if err := stop(); !errors.Is(err, store.ErrBroken) {
+		t.Fatalf("Run: %v, want it to end with the error", err)
+	}
+}
+
+func TestRunDrainsTheQueue(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{})
+	const n = 20
+	errs := make(chan error, n)
+	for range n {
+		go func() {
+			_, err := l.Append(context.Background(), 0, []byte("x"))
+			errs <- err
+		}()
+	}
+	eventually(t, "all are queued", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == n })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Run(ctx); err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Fatalf("queued Append: %v", err)
+		}
+	}
+	if _, err := l.Append(t.Context(), 0, nil); !errors.Is(err, envelope.ErrClosed) {
+		t.Fatalf("Append after Run: %v, want closed", err)
+	}
+}
+
+func TestCloseWithoutRunFailsTheQueue(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{QueueBytes: 100})
+	errs := make(chan error, 5)
+	for range cap(errs) { // most of them wait for room
+		go func() {
+			_, err := l.Append(context.Background(), 0, []byte("x"))
+			errs <- err
+		}()
+	}
+	eventually(t, "one is queued", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == 1 })
+	if err := l.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	for range cap(errs) {
+		if err := <-errs; !errors.Is(err, envelope.ErrClosed) {
+			t.Fatalf("Append: %v, want closed", err)
+		}
+	}
+	if err := l.Run(t.Context()); err != nil {
+		t.Fatalf("Run after Close: %v", err)
+	}
+}
+
+// clock is a clock that tests set.
+type clock struct{ ms atomic.Int64 }
+
+func (c *clock) now() time.Time           { return time.UnixMilli(c.ms.Load()) }
+func (c *clock) advance(by time.Duration) { c.ms.Add(by.Milliseconds()) }
+
+func TestRetention(t *testing.T) {
+	dir := t.TempDir()
+	var c clock
+	c.ms.Store(1_700_000_000_000)
+	opt := store.LogOptions{Partitions: 2, Retention: time.Hour, Now: c.now, TailBytes: 100}
+	open := func() (*store.DB, *store.Log) {
+		db := openDB(t, store.Options{Dir: dir})
+		l := openLog(t, db, opt)
+		run(t, l)
+		return db, l
+	}
+	want := func(l *store.Log, begin, end int64) {
+		t.Helper()
+		b, e, err := l.Bounds(t.Context(), 0)
+		if err != nil || b != begin || e != end {
+			t.Fatalf("Bounds: %d to %d, %v; want %d to %d", b, e, err, begin, end)
+		}
+	}
+	db, l := open()
+	add := func(n int) {
+		t.Helper()
+		entries := make([]envelope.Entry, n)
+		for i := range entries {
+			entries[i].Value = []byte("value")
+		}
+		if err := l.AppendMany(t.Context(), entries); err != nil {
+			t.Fatalf("AppendMany: %v", err)
+		}
+	}
+	trim := func() {
+		t.Helper()
+		if err := l.Trim(t.Context()); err != nil {
+			t.Fatalf("Trim: %v", err)
+		}
+	}
+	add(5000) // more than one transaction deletes
+	c.advance(40 * time.Minute)
+	add(10)
+	trim()
+	want(l, 0, 5010)
+	c.advance(21 * time.Minute)
+	trim()
+	want(l, 5000, 5010)
+	if _, err := l.Read(t.Context(), 0, 4999, 1); !errors.Is(err, envelope.ErrOutOfRange) {
+		t.Fatalf("Read of a trimmed offset: %v, want out of range", err)
+	}
+	if entries, err := l.Read(t.Context(), 0, 5000, 1); err != nil || entries[0].Offset != 5000 {
+		t.Fatalf("Read from begin: %v, %v", entries, err)
+	}
+	reopen := func() {
+		t.Helper()
+		if err := errors.Join(l.Close(), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		db, l = open()
+	}
+	reopen()
+	want(l, 5000, 5010)
+	c.advance(2 * time.Hour)
+	trim()
+	want(l, 5010, 5010)
+	// The end survives although nothing is left that shows it.
+	reopen()
+	want(l, 5010, 5010)
+	add(1)
+	want(l, 5010, 5011)
+	if _, err := l.Read(t.Context(), 0, 0, 1); !errors.Is(err, envelope.ErrOutOfRange) {
+		t.Fatalf("Read from 0: %v, want out of range", err)
+	}
+}
+
+func TestRunTrims(t *testing.T) {
+	var c clock
+	c.ms.Store(1_700_000_000_000)
+	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
+		Retention: time.Hour, TrimInterval: time.Millisecond, Now: c.now,
+	})
+	run(t, l)
+	if _, err := l.Append(t.Context(), 3, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Hour + time.Second)
+	eventually(t, "the entry is trimmed", func() bool {
+		begin, _, err := l.Bounds(t.Context(), 3)
+		return err == nil && begin == 1
+	})
+}
+
+// TestReadersWhileTrimming reads from the beginning while it is trimmed away:
+// an entry or out of range, never damage.
+func TestReadersWhileTrimming(t *testing.T) {
+	var c clock
+	c.ms.Store(1_700_000_000_000)
+	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
+		Retention: time.Second, Now: c.now, TailBytes: 1,
+	})
+	run(t, l)
+	for range 50 {
+		if err := l.AppendMany(t.Context(), make([]envelope.Entry, 20)); err != nil {
+			t.Fatal(err)
+		}
+		c.advance(time.Second)
+	}
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for from := int64(0); from < 900; {
+				entries, err := l.Read(t.Context(), 0, from, 1<<10)
+				if errors.Is(err, envelope.ErrOutOfRange) {
+					if from, _, err = l.Bounds(t.Context(), 0); err != nil {
+						t.Errorf("Bounds: %v", err)
+						return
+					}
+					continue
+				}
+				if err != nil {
+					t.Errorf("Read from %d: %v", from, err)
+					return
+				}
+				from = entries[len(entries)-1].Offset + 1
+			}
+		})
+	}
+	if err := l.Trim(t.Context()); err != nil {
+		t.Errorf("Trim: %v", err)
+	}
+	group.Wait()
+}
+
+func TestDamagedEntryIsNeverSkipped(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(stored []byte) []byte
+	}{
+		{"bit", func(b []byte) []byte { b[len(b)/2] ^= 4; return b }},
+		{"cut", func(b []byte) []byte { return b[:3] }},
+		{"empty", func(b []byte) []byte { return b[:0] }},
+		{"zeros", func(b []byte) []byte { clear(b); return b }},
+		{"missing", func([]byte) []byte { return nil }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			db := openDB(t, store.Options{InMemory: true})
+			l := openLog(t, db, store.LogOptions{TailBytes: 1})
+			run(t, l)
+			for i := range 10 {
+				if _, err := l.Append(t.Context(), 2, fmt.Appendf(nil, "value %d", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := db.Overwrite(2, 5, test.change); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := l.Read(t.Context(), 2, 0, 1<<20)
+			if err != nil || len(entries) != 5 {
+				t.Fatalf("Read before the damage: %d entries, %v; want 5", len(entries), err)
+			}
+			_, err = l.Read(t.Context(), 2, 5, 1<<20)
+			if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "partition 2 offset 5") {
+				t.Fatalf("Read of the damage: %v", err)
+			}
+			if entries, err := l.Read(t.Context(), 2, 6, 1<<20); err != nil || entries[0].Offset != 6 {
+				t.Fatalf("Read behind the damage: %v, %v", entries, err)
+			}
+		})
+	}
+	t.Run("ends are checked on opening", func(t *testing.T) {
+		for _, offset := range []int64{0, 9} {
+			db := openDB(t, store.Options{InMemory: true})
+			l := openLog(t, db, store.LogOptions{})
+			run(t, l)
+			if err := l.AppendMany(t.Context(), make([]envelope.Entry, 10)); err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Overwrite(0, offset, func(b []byte) []byte { b[2] ^= 1; return b }); err != nil {
+				t.Fatal(err)
+			}
+			_, err := store.OpenLog(db, store.LogOptions{})
+			if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "back-up") {
+				t.Fatalf("OpenLog with offset %d damaged: %v", offset, err)
+			}
+		}
+	})
+}
+
+func TestEntriesAreBoundToTheirPlace(t *testing.T) {
+	stored := store.AppendLogEntry(nil, 3, 7, 1234, []byte("record"))
+	if ms, record, err := store.DecodeLogEntry(stored, 3, 7); err != nil || ms != 1234 || string(record) != "record" {
+		t.Fatalf("decode: %d %q %v", ms, record, err)
+	}
+	for _, at := range [][2]int64{{3, 8}, {4, 7}} {
+		if _, _, err := store.DecodeLogEntry(stored, int32(at[0]), at[1]); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("decode at partition %d offset %d: %v, want corrupt", at[0], at[1], err)
+		}
+	}
+}
+
+func TestLogMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	db := openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg})
+	l := openLog(t, db, store.LogOptions{Partitions: 2})
+	run(t, l)
+	if err := l.AppendMany(t.Context(), []envelope.Entry{{}, {}, {Partition: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]float64{
+		"imgo_store_log_end_offset":   3,
+		"imgo_store_log_begin_offset": 0,
+		"imgo_store_log_entries":      3,
+	} {
+		if got := gauge(t, reg, name); got != want {
+			t.Errorf("%s = %v, want %v", name, got, want)
+		}
+	}
+	if gauge(t, reg, "imgo_store_disk_free_bytes") <= 0 {
+		t.Error("imgo_store_disk_free_bytes is not above 0")
+	}
+	if _, err := store.OpenLog(db, store.LogOptions{}); err == nil {
+		t.Error("a second log with the same registry: no error")
+	}
+	if err := errors.Join(l.Close(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if families, err := reg.Gather(); err != nil || len(families) != 0 {
+		t.Errorf("%d metrics are left after Close, %v", len(families), err)
+	}
+}
+
+// BenchmarkLogAppend64 has 64 callers append 200 bytes each.
+func BenchmarkLogAppend64(b *testing.B) {
+	l := openLog(b, openDB(b, store.Options{Dir: b.TempDir()}), store.LogOptions{})
+	run(b, l)
+	value := bytes.Repeat([]byte("x"), 200)
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var group sync.WaitGroup
+	b.ResetTimer()
+	for g := range 64 {
+		group.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := l.Append(context.Background(), int32(g%16), value); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	b.ReportMetric(float64(b.N)/float64(l.Commits()), "records/commit")
+}

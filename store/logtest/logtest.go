@@ -1,0 +1,485 @@
+// Package logtest is the conformance suite of imgo's log: what every
+// implementation, in memory, in Badger or on Kafka, must do the same. It is
+// for tests; it owns no log itself and knows none.
+package logtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+)
+
+// Log is what is tested: the log as its callers see it.
+type Log interface {
+	Partitions() int32
+	Generation() uint16
+	Append(ctx context.Context, partition int32, value []byte) (offset int64, err error)
+	AppendMany(ctx context.Context, entries []envelope.Entry) error
+	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
+	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
+}
+
+// Options say what an implementation can do.
+type Options struct {
+	// MaxValue is the size of the largest value that is tried, in bytes; 0:
+	// 512 KiB.
+	MaxValue int
+	// Appends is how many records each of 64 appenders appends; 0: 100.
+	Appends int
+	// Reopen ends a log that open made, in good order, and opens what it kept
+	// once more; nil: nothing is kept.
+	Reopen func(t *testing.T, log Log) Log
+	// Close ends a log while it is read; nil: it cannot be.
+	Close func(t *testing.T, log Log)
+}
+
+// patience bounds every wait.
+const patience = 30 * time.Second
+
+// Run tests the logs that open makes. Each must be empty, be ready to be
+// appended to, and have at least 3 partitions; open cleans up by t.Cleanup.
+func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
+	if opt.MaxValue == 0 {
+		opt.MaxValue = 512 << 10
+	}
+	if opt.Appends == 0 {
+		opt.Appends = 100
+	}
+	tests := []struct {
+		name string
+		run  func(t *testing.T, l Log, opt Options)
+	}{
+		{"Shape", testShape},
+		{"OrderAndContiguousOffsets", testOrder},
+		{"ReadFromTheMiddle", testMiddle},
+		{"MaxBytes", testMaxBytes},
+		{"ConcurrentAppenders", testConcurrent},
+		{"BlockingReads", testBlocking},
+		{"BlockedReadIsCancelled", testCancel},
+		{"AppendMany", testAppendMany},
+		{"AppendManyOfOneOrderWithAppend", testMixed},
+		{"OutOfRange", testOutOfRange},
+		{"NoSuchPartition", testNoPartition},
+		{"PartitionsAreApart", testApart},
+		{"LargeAndEmptyValues", testSizes},
+		{"CancelledAppend", testCancelledAppend},
+		{"FollowerSeesEverything", testFollow},
+		{"Reopen", testReopen},
+		{"CloseDuringBlockedRead", testClose},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { test.run(t, open(t), opt) })
+	}
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// fill appends n values to a partition and returns its end before them.
+func fill(t *testing.T, l Log, partition int32, n int, value func(i int) []byte) (first int64) {
+	t.Helper()
+	ctx := within(t)
+	_, first, err := l.Bounds(ctx, partition)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	for i := range n {
+		offset, err := l.Append(ctx, partition, value(i))
+		if err != nil {
+			t.Fatalf("Append %d: %v", i, err)
+		}
+		if want := first + int64(i); offset != want {
+			t.Fatalf("Append %d: offset %d, want %d", i, offset, want)
+		}
+	}
+	return first
+}
+
+func numbered(i int) []byte { return fmt.Appendf(nil, "value %d", i) }
+
+// readN reads n entries and checks that their offsets have no gap.
+func readN(t *testing.T, l Log, partition int32, from int64, n, maxBytes int) []envelope.Entry {
+	t.Helper()
+	ctx := within(t)
+	var all []envelope.Entry
+	for len(all) < n {
+		entries, err := l.Read(ctx, partition, from, maxBytes)
+		if err != nil {
+			t.Fatalf("Read partition %d from %d: %v", partition, from, err)
+		}
+		if len(entries) == 0 {
+			t.Fatalf("Read partition %d from %d: no entries and no error", partition, from)
+		}
+		for _, e := range entries {
+			if e.Partition != partition || e.Offset != from {
+				t.Fatalf("Read: partition %d offset %d, want %d %d", e.Partition, e.Offset, partition, from)
+			}
+			from++
+		}
+		all = append(all, entries...)
+	}
+	return all
+}
+
+func testShape(t *testing.T, l Log, _ Options) {
+	if n := l.Partitions(); n < 3 {
+		t.Fatalf("Partitions = %d, want at least 3", n)
+	}
+	if g := l.Generation(); g < 1 {
+		t.Fatalf("Generation = %d, want at least 1", g)
+	}
+	for p := range l.Partitions() {
+		begin, end, err := l.Bounds(within(t), p)
+		if err != nil || begin != end {
+			t.Fatalf("Bounds of empty partition %d: %d to %d, %v", p, begin, end, err)
+		}
+	}
+}
+
+func testOrder(t *testing.T, l Log, _ Options) {
+	const n = 50
+	first := fill(t, l, 1, n, numbered)
+	for i, e := range readN(t, l, 1, first, n, 1<<20) {
+		if !bytes.Equal(e.Value, numbered(i)) {
+			t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
+		}
+	}
+	begin, end, err := l.Bounds(within(t), 1)
+	if err != nil || begin != first || end != first+n {
+		t.Fatalf("Bounds: %d to %d, %v; want %d to %d", begin, end, err, first, first+n)
+	}
+}
+
+func testMiddle(t *testing.T, l Log, _ Options) {
+	const n = 30
+	first := fill(t, l, 0, n, numbered)
+	for _, at := range []int{0, 1, 17, n - 1} {
+		entries := readN(t, l, 0, first+int64(at), n-at, 1<<20)
+		if want := numbered(at); !bytes.Equal(entries[0].Value, want) {
+			t.Fatalf("from %d: %q, want %q", at, entries[0].Value, want)
+		}
+	}
+}
+
+func testMaxBytes(t *testing.T, l Log, _ Options) {
+	first := fill(t, l, 0, 10, func(int) []byte { return make([]byte, 1000) })
+	for _, max := range []int{0, 1, 1000, 2500, 5000} {
+		entries, err := l.Read(within(t), 0, first, max)
+		if err != nil {
+			t.Fatalf("Read with %d bytes: %v", max, err)
+		}
+		// About: an implementation may round by one entry.
+		if n := len(entries); n < 1 || n > max/1000+1 {
+			t.Fatalf("Read with %d bytes: %d entries of 1000 bytes", max, n)
+		}
+	}
+}
+
+func testConcurrent(t *testing.T, l Log, opt Options) {
+	const appenders = 64
+	ctx := within(t)
+	type place struct {
+		partition int32
+		offset    int64
+	}
+	var mu sync.Mutex
+	at := map[place]string{}
+	var group sync.WaitGroup
+	for a := range appenders {
+		group.Go(func() {
+			last := map[int32]int64{}
+			for i := range opt.Appends {
+				partition := int32((a + i) % 3)
+				value := fmt.Sprintf("%d/%d", a, i)
+				offset, err := l.Append(ctx, partition, []byte(value))
+				if err != nil {
+					t.Errorf("Append: %v", err)
+					return
+				}
+				if before, ok := last[partition]; ok && offset <= before {
+					t.Errorf("appender %d: offset %d came after %d", a, offset, before)
+				}
+				last[partition] = offset
+				mu.Lock()
+				if other, ok := at[place{partition, offset}]; ok {
+					t.Errorf("partition %d offset %d was given to %q and to %q", partition, offset, other, value)
+				}
+				at[place{partition, offset}] = value
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	if t.Failed() {
+		return
+	}
+	total := 0
+	for partition := range int32(3) {
+		begin, end, err := l.Bounds(ctx, partition)
+		if err != nil {
+			t.Fatalf("Bounds: %v", err)
+		}
+		for _, e := range readN(t, l, partition, begin, int(end-begin), 1<<16) {
+			total++
+			if want := at[place{partition, e.Offset}]; string(e.Value) != want {
+				t.Fatalf("partition %d offset %d: %q, want %q", partition, e.Offset, e.Value, want)
+			}
+		}
+	}
+	if want := appenders * opt.Appends; total != want {
+		t.Fatalf("%d records are there, want %d", total, want)
+	}
+}
+
+func testBlocking(t *testing.T, l Log, _ Options) {
+	const readers = 8
+	ctx := within(t)
+	_, end, err := l.Bounds(ctx, 2)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	var group sync.WaitGroup
+	for range readers {
+		group.Go(func() {
+			entries, err := l.Read(ctx, 2, end, 1<<20)
+			if err != nil || len(entries) == 0 || string(entries[0].Value) != "awaited" {
+				t.Errorf("blocked Read: %v, %v", entries, err)
+			}
+		})
+	}
+	// One of another partition must not end the wait.
+	if _, err := l.Append(ctx, 1, []byte("other")); err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	if _, err := l.Append(ctx, 2, []byte("awaited")); err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	group.Wait()
+}
+
+func testCancel(t *testing.T, l Log, _ Options) {
+	_, end, err := l.Bounds(within(t), 0)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	ctx, cancel := context.WithCancel(within(t))
+	errs := make(chan error, 1)
+	go func() {
+		_, err := l.Read(ctx, 0, end, 1<<20)
+		errs <- err
+	}()
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled Read: %v, want context.Canceled", err)
+	}
+	ctx, cancel = context.WithTimeout(within(t), 10*time.Millisecond)
+	defer cancel()
+	if _, err := l.Read(ctx, 0, end, 1<<20); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Read past its deadline: %v, want context.DeadlineExceeded", err)
+	}
+}
+
+func testAppendMany(t *testing.T, l Log, _ Options) {
+	ctx := within(t)
+	const n = 300
+	entries := make([]envelope.Entry, n)
+	for i := range entries {
+		entries[i] = envelope.Entry{Partition: int32(i % 3), Offset: -1, Value: numbered(i)}
+	}
+	if err := l.AppendMany(ctx, entries); err != nil {
+		t.Fatalf("AppendMany: %v", err)
+	}
+	seen := map[int32]int64{}
+	for i, e := range entries {
+		if last, ok := seen[e.Partition]; ok && e.Offset != last+1 {
+			t.Fatalf("entry %d: offset %d after %d of the same partition", i, e.Offset, last)
+		}
+		seen[e.Partition] = e.Offset
+		got := readN(t, l, e.Partition, e.Offset, 1, 1)[0]
+		if !bytes.Equal(got.Value, numbered(i)) {
+			t.Fatalf("entry %d at offset %d: %q, want %q", i, e.Offset, got.Value, numbered(i))
+		}
+	}
+	if err := l.AppendMany(ctx, nil); err != nil {
+		t.Fatalf("AppendMany of nothing: %v", err)
+	}
+}
+
+func testMixed(t *testing.T, l Log, _ Options) {
+	ctx := within(t)
+	first := fill(t, l, 0, 1, numbered)
+	entries := []envelope.Entry{{Value: numbered(1)}, {Value: numbered(2)}}
+	if err := l.AppendMany(ctx, entries); err != nil {
+		t.Fatalf("AppendMany: %v", err)
+	}
+	if _, err := l.Append(ctx, 0, numbered(3)); err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	for i, e := range readN(t, l, 0, first, 4, 1<<20) {
+		if !bytes.Equal(e.Value, numbered(i)) {
+			t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
+		}
+	}
+}
+
+func testOutOfRange(t *testing.T, l Log, _ Options) {
+	ctx := within(t)
+	first := fill(t, l, 0, 3, numbered)
+	for _, from := range []int64{-1, first - 1, first + 4, first + 1000, 1 << 40} {
+		if _, err := l.Read(ctx, 0, from, 1<<20); !errors.Is(err, envelope.ErrOutOfRange) {
+			t.Fatalf("Read from %d of %d to %d: %v, want out of range", from, first, first+3, err)
+		}
+	}
+}
+
+func testNoPartition(t *testing.T, l Log, _ Options) {
+	ctx := within(t)
+	for _, p := range []int32{-1, l.Partitions(), 1 << 30} {
+		if _, err := l.Append(ctx, p, nil); err == nil {
+			t.Errorf("Append to partition %d: no error", p)
+		}
+		if err := l.AppendMany(ctx, []envelope.Entry{{Partition: 0}, {Partition: p}}); err == nil {
+			t.Errorf("AppendMany to partition %d: no error", p)
+		}
+		if _, err := l.Read(ctx, p, 0, 1); err == nil {
+			t.Errorf("Read of partition %d: no error", p)
+		}
+		if _, _, err := l.Bounds(ctx, p); err == nil {
+			t.Errorf("Bounds of partition %d: no error", p)
+		}
+	}
+}
+
+func testApart(t *testing.T, l Log, _ Options) {
+	for p := range l.Partitions() {
+		fill(t, l, p, int(p)+1, func(i int) []byte { return fmt.Appendf(nil, "%d:%d", p, i) })
+	}
+	for p := range l.Partitions() {
+		begin, end, err := l.Bounds(within(t), p)
+		if err != nil || end-begin != int64(p)+1 {
+			t.Fatalf("Bounds of partition %d: %d to %d, %v", p, begin, end, err)
+		}
+		for i, e := range readN(t, l, p, begin, int(p)+1, 1<<20) {
+			if want := fmt.Sprintf("%d:%d", p, i); string(e.Value) != want {
+				t.Fatalf("partition %d: %q, want %q", p, e.Value, want)
+			}
+		}
+	}
+}
+
+func testSizes(t *testing.T, l Log, opt Options) {
+	sizes := []int{0, 1, 0, 4 << 10, opt.MaxValue, 0, opt.MaxValue, 100}
+	value := func(i int) []byte { return bytes.Repeat([]byte{byte(i + 1)}, sizes[i]) }
+	first := fill(t, l, 1, len(sizes), value)
+	for i, e := range readN(t, l, 1, first, len(sizes), 1<<20) {
+		if !bytes.Equal(e.Value, value(i)) {
+			t.Fatalf("value %d of %d bytes came back with %d", i, sizes[i], len(e.Value))
+		}
+	}
+}
+
+func testCancelledAppend(t *testing.T, l Log, _ Options) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := l.Append(ctx, 0, []byte("x")); err != nil && !errors.Is(err, context.Canceled) {
+		t.Fatalf("Append with a cancelled context: %v", err)
+	}
+	// Whatever became of it, the log goes on without a gap.
+	begin, _, err := l.Bounds(within(t), 0)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	last, err := l.Append(within(t), 0, []byte("y"))
+	if err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	entries := readN(t, l, 0, begin, int(last-begin)+1, 1<<20)
+	if got := entries[len(entries)-1].Value; string(got) != "y" {
+		t.Fatalf("last entry: %q, want y", got)
+	}
+}
+
+func testFollow(t *testing.T, l Log, _ Options) {
+	const n = 500
+	_, first, err := l.Bounds(within(t), 0)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	var group sync.WaitGroup
+	group.Go(func() { fill(t, l, 0, n, numbered) })
+	for i, e := range readN(t, l, 0, first, n, 100) {
+		if !bytes.Equal(e.Value, numbered(i)) {
+			t.Errorf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
+			break
+		}
+	}
+	group.Wait()
+}
+
+func testReopen(t *testing.T, l Log, opt Options) {
+	if opt.Reopen == nil {
+		t.Skip("this log keeps nothing")
+	}
+	partitions, generation := l.Partitions(), l.Generation()
+	const n = 40
+	first := fill(t, l, 0, n, numbered)
+	for range 2 {
+		l = opt.Reopen(t, l)
+		if l.Partitions() != partitions || l.Generation() != generation {
+			t.Fatalf("reopened with %d partitions, generation %d; want %d, %d", l.Partitions(), l.Generation(), partitions, generation)
+		}
+		for i, e := range readN(t, l, 0, first, n, 1<<20) {
+			if !bytes.Equal(e.Value, numbered(i)) {
+				t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
+			}
+		}
+		for p := int32(1); p < partitions; p++ {
+			if begin, end, err := l.Bounds(within(t), p); err != nil || begin != end {
+				t.Fatalf("Bounds of partition %d: %d to %d, %v; want it empty", p, begin, end, err)
+			}
+		}
+	}
+	if after := fill(t, l, 0, 1, numbered); after != first+n {
+		t.Fatalf("the next offset is %d, want %d", after, first+n)
+	}
+}
+
+func testClose(t *testing.T, l Log, opt Options) {
+	if opt.Close == nil {
+		t.Skip("this log is not closed")
+	}
+	ctx := within(t)
+	_, end, err := l.Bounds(ctx, 0)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	errs := make(chan error, 4)
+	for range cap(errs) {
+		go func() {
+			_, err := l.Read(ctx, 0, end, 1<<20)
+			errs <- err
+		}()
+	}
+	opt.Close(t, l)
+	for range cap(errs) {
+		if err := <-errs; !errors.Is(err, envelope.ErrClosed) {
+			t.Fatalf("Read during Close: %v, want closed", err)
+		}
+	}
+	if _, err := l.Append(ctx, 0, nil); !errors.Is(err, envelope.ErrClosed) {
+		t.Fatalf("Append after Close: %v, want closed", err)
+	}
+	if _, err := l.Read(ctx, 0, end, 1); !errors.Is(err, envelope.ErrClosed) {
+		t.Fatalf("Read after Close: %v, want closed", err)
+	}
+}

@@ -1,0 +1,477 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Key prefixes of the mailboxes. Every key goes on with the partition (uint16
+// BE), so that a partition that moved away can be dropped by prefix. A user's
+// name ends with a 0 byte, which no name may contain (envelope.CheckName).
+const (
+	prefixUser     = 'U' // partition, user            → MailboxMeta
+	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
+	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
+	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key
+	prefixPosition = 'R' // partition                  → id of the last applied record
+)
+
+// mailboxFormat is the first byte of every mailbox value: a node that meets a
+// newer one refuses it instead of misreading it.
+const mailboxFormat = 1
+
+// MailboxDevice is one cursor of a user's mailbox.
+type MailboxDevice struct {
+	// Name is the device's; empty for the default cursor.
+	Name string
+	// Bit is its place in MailboxEntry.Waiting, 0 to 63.
+	Bit uint8
+	// Since is the id of the record that made the device known: it covers
+	// only messages after it, and those before that nobody had acknowledged.
+	Since uint64
+	// SeenMS is when the device was last connected, Unix milliseconds.
+	SeenMS int64
+}
+
+// MailboxMeta is what is stored of a user beside the messages.
+type MailboxMeta struct {
+	Devices []MailboxDevice
+	// LastMS is the largest message time given so far (2016's message ids,
+	// unique and growing within the user), Unix milliseconds.
+	LastMS int64
+	// Dropped counts messages that the bound on length cost.
+	Dropped uint64
+}
+
+// MailboxEntry is one pending message, without its body.
+type MailboxEntry struct {
+	ID        uint64
+	TimeMS    int64
+	ExpiresMS int64
+	// Waiting has the bit of every device that has yet to acknowledge.
+	Waiting uint64
+	// Acked: some device has acknowledged it, so later devices start without.
+	Acked bool
+	// Unclaimed: no device was known; it waits for the first one.
+	Unclaimed bool
+	// Shared: the body is stored once for all users of the record.
+	Shared bool
+	// Size is the body's, in bytes.
+	Size int32
+}
+
+// MailboxBody is a message's operation and body.
+type MailboxBody struct {
+	Op   int32
+	Body []byte
+}
+
+// Mailboxes persists what router knows of its users: a view of the kept log,
+// written behind it. It is safe for concurrent use; the order of commits of
+// one partition is its caller's to keep.
+type Mailboxes struct{ db *DB }
+
+// NewMailboxes is the mailboxes' view of db.
+func NewMailboxes(db *DB) *Mailboxes { return &Mailboxes{db: db} }
+
+func partitionKey(prefix byte, partition int32, extra int) []byte {
+	k := make([]byte, 3, 3+extra)
+	k[0] = prefix
+	binary.BigEndian.PutUint16(k[1:], uint16(partition))
+	return k
+}
+
+func userKey(partition int32, user string) []byte {
+	return append(partitionKey(prefixUser, partition, len(user)), user...)
+}
+
+// underUser is the key prefix of all that a user has under prefix.
+func underUser(prefix byte, partition int32, user string, extra int) []byte {
+	k := append(partitionKey(prefix, partition, len(user)+1+extra), user...)
+	return append(k, 0)
+}
+
+func idKey(prefix byte, partition int32, user string, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(underUser(prefix, partition, user, 8), id)
+}
+
+func bodyKey(partition int32, user string, e *MailboxEntry) []byte {
+	if e.Shared {
+		user = ""
+	}
+	return idKey(prefixBody, partition, user, e.ID)
+}
+
+// errMailboxShort is what a cut-off value decodes to.
+var errMailboxShort = errors.New("value is cut off")
+
+func appendMeta(b []byte, m *MailboxMeta) []byte {
+	b = append(b, mailboxFormat)
+	b = binary.AppendUvarint(b, uint64(m.LastMS))
+	b = binary.AppendUvarint(b, m.Dropped)
+	b = binary.AppendUvarint(b, uint64(len(m.Devices)))
+	for _, d := range m.Devices {
+		b = binary.AppendUvarint(b, uint64(len(d.Name)))
+		b = append(b, d.Name...)
+		b = append(b, d.Bit)
+		b = binary.AppendUvarint(b, d.Since)
+		b = binary.AppendUvarint(b, uint64(d.SeenMS))
+	}
+	return b
+}
+
+// cursor reads a value's fields in order; the first error sticks.
+type cursor struct {
+	b   []byte
+	err error
+}
+
+func newCursor(b []byte) *cursor {
+	c := &cursor{b: b}
+	if f := c.byte(); c.err == nil && f != mailboxFormat {
+		c.err = fmt.Errorf("format %d is not one that this version reads", f)
+	}
+	return c
+}
+
+func (c *cursor) byte() byte {
+	if len(c.b) == 0 {
+		c.fail()
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+func (c *cursor) fail() {
+	if c.err == nil {
+		c.err = errMailboxShort
+	}
+	c.b = nil
+}
+
+func (c *cursor) uint() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.fail()
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) bytes() []byte {
+	n := c.uint()
+	if n > uint64(len(c.b)) {
+		c.fail()
+		return nil
+	}
+	v := c.b[:n]
+	c.b = c.b[n:]
+	return v
+}
+
+func decodeMeta(b []byte) (*MailboxMeta, error) {
+	c := newCursor(b)
+	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint()}
+	for n := c.uint(); n > 0 && c.err == nil; n-- {
+		m.Devices = append(m.Devices, MailboxDevice{
+			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()),
+		})
+	}
+	return m, c.err
+}
+
+// The flags of a stored entry.
+const (
+	entryAcked     = 1 << 0
+	entryUnclaimed = 1 << 1
+	entryShared    = 1 << 2
+)
+
+func appendEntry(b []byte, e *MailboxEntry) []byte {
+	var flags byte
+	if e.Acked {
+		flags |= entryAcked
+	}
+	if e.Unclaimed {
+		flags |= entryUnclaimed
+	}
+	if e.Shared {
+		flags |= entryShared
+	}
+	b = append(b, mailboxFormat, flags)
+	b = binary.AppendUvarint(b, uint64(e.TimeMS))
+	b = binary.AppendUvarint(b, uint64(e.ExpiresMS))
+	b = binary.AppendUvarint(b, e.Waiting)
+	return binary.AppendUvarint(b, uint64(e.Size))
+}
+
+func decodeEntry(id uint64, b []byte) (MailboxEntry, error) {
+	c := newCursor(b)
+	flags := c.byte()
+	e := MailboxEntry{
+		ID: id, TimeMS: int64(c.uint()), ExpiresMS: int64(c.uint()), Waiting: c.uint(), Size: int32(c.uint()),
+		Acked: flags&entryAcked != 0, Unclaimed: flags&entryUnclaimed != 0, Shared: flags&entryShared != 0,
+	}
+	return e, c.err
+}
+
+// Load reads a user: the meta (nil when nothing is stored) and the entries in
+// the order of their ids. What has expired is left out. A value that does not
+// decode or fails its checksum is an error that names the user.
+func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxEntry, error) {
+	var meta *MailboxMeta
+	var entries []MailboxEntry
+	err := m.db.view(func(txn *badger.Txn) error {
+		item, err := txn.Get(userKey(partition, user))
+		switch {
+		case errors.Is(err, badger.ErrKeyNotFound):
+		case err != nil:
+			return err
+		default:
+			err := item.Value(func(v []byte) error {
+				raw, err := unseal(v)
+				if err == nil {
+					meta, err = decodeMeta(raw)
+				}
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("devices: %w", err)
+			}
+		}
+		prefix := underUser(prefixEntry, partition, user, 0)
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			k := it.Item().Key()
+			if len(k) != len(prefix)+8 {
+				return fmt.Errorf("entry key has %d bytes, want %d", len(k), len(prefix)+8)
+			}
+			id := binary.BigEndian.Uint64(k[len(prefix):])
+			err := it.Item().Value(func(v []byte) error {
+				raw, err := unseal(v)
+				if err != nil {
+					return err
+				}
+				e, err := decodeEntry(id, raw)
+				entries = append(entries, e)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("entry %d: %w", id, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("load mailbox of user %q in partition %d: %w", user, partition, err)
+	}
+	return meta, entries, nil
+}
+
+// Bodies reads the bodies of a user's stored entries, in their order; nil for
+// one that is gone (it was deleted or has expired meanwhile).
+func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry) ([]*MailboxBody, error) {
+	out := make([]*MailboxBody, len(entries))
+	err := m.db.view(func(txn *badger.Txn) error {
+		for i := range entries {
+			item, err := txn.Get(bodyKey(partition, user, &entries[i]))
+			if errors.Is(err, badger.ErrKeyNotFound) {
+				continue
+			}
+			if err == nil {
+				err = item.Value(func(v []byte) error {
+					raw, err := unseal(v)
+					if err != nil {
+						return err
+					}
+					c := newCursor(raw)
+					op := int32(c.uint())
+					if c.err != nil {
+						return c.err
+					}
+					out[i] = &MailboxBody{Op: op, Body: append([]byte(nil), c.b...)}
+					return nil
+				})
+			}
+			if err != nil {
+				return fmt.Errorf("body %d: %w", entries[i].ID, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read messages of user %q in partition %d: %w", user, partition, err)
+	}
+	return out, nil
+}
+
+// getUint reads one sealed 8-byte number; ok is false when there is none.
+func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
+	err = m.db.view(func(txn *badger.Txn) error {
+		item, err := txn.Get(key)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return item.Value(func(b []byte) error {
+			raw, err := unseal(b)
+			if err != nil {
+				return err
+			}
+			if len(raw) != 8 {
+				return errMailboxShort
+			}
+			v, ok = binary.BigEndian.Uint64(raw), true
+			return nil
+		})
+	})
+	return v, ok, err
+}
+
+// Used says which message used an idempotency key for a user (for a claim the
+// user is empty).
+func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
+	id, ok, err = m.getUint(append(underUser(prefixUsed, partition, user, len(key)), key...))
+	if err != nil {
+		err = fmt.Errorf("read idempotency key of user %q in partition %d: %w", user, partition, err)
+	}
+	return id, ok, err
+}
+
+// Position is the id of the last record that was applied to the partition;
+// ok is false for a partition that this disk knows nothing of.
+func (m *Mailboxes) Position(partition int32) (id uint64, ok bool, err error) {
+	id, ok, err = m.getUint(partitionKey(prefixPosition, partition, 0))
+	if err != nil {
+		err = fmt.Errorf("read position of partition %d: %w", partition, err)
+	}
+	return id, ok, err
+}
+
+// MailboxBatch gathers what changed in a partition. It is for one goroutine.
+type MailboxBatch struct {
+	db        *DB
+	partition int32
+	entries   []*badger.Entry // Value nil: delete
+}
+
+// Batch begins a batch of changes to a partition.
+func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
+	return &MailboxBatch{db: m.db, partition: partition}
+}
+
+// Len counts the changes.
+func (b *MailboxBatch) Len() int { return len(b.entries) }
+
+func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
+	e := badger.NewEntry(key, seal(nil, raw))
+	if !expires.IsZero() {
+		// Badger's clock has whole seconds: never early.
+		e.ExpiresAt = uint64(expires.Unix() + 1)
+	}
+	b.entries = append(b.entries, e)
+}
+
+func (b *MailboxBatch) del(key []byte) {
+	b.entries = append(b.entries, &badger.Entry{Key: key})
+}
+
+// PutMeta stores what is known of a user until expires.
+func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
+	b.set(userKey(b.partition, user), appendMeta(nil, m), expires)
+}
+
+// PutEntry stores a pending message's entry until the message expires.
+func (b *MailboxBatch) PutEntry(user string, e *MailboxEntry) {
+	b.set(idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS))
+}
+
+// PutBody stores a message's body until the message expires; once a record is
+// enough where the entry says Shared.
+func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
+	raw := make([]byte, 0, len(body.Body)+6)
+	raw = append(raw, mailboxFormat)
+	raw = binary.AppendUvarint(raw, uint64(uint32(body.Op)))
+	raw = append(raw, body.Body...)
+	b.set(bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS))
+}
+
+// Delete removes a message from a user's mailbox. A shared body stays until
+// it expires: other users' entries may still need it.
+func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
+	b.del(idKey(prefixEntry, b.partition, user, e.ID))
+	if !e.Shared {
+		b.del(bodyKey(b.partition, user, e))
+	}
+}
+
+// Use remembers until expires that id used an idempotency key for a user.
+func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
+	k := append(underUser(prefixUsed, b.partition, user, len(key)), key...)
+	b.set(k, binary.BigEndian.AppendUint64(nil, id), expires)
+}
+
+// Commit writes the batch, and with it that everything up to position has
+// been applied, in one synced transaction. A batch that is too large for one
+// is written in several, the position in the last: a crash between them makes
+// the records be applied again over what they had changed, which router's
+// rules allow for.
+func (b *MailboxBatch) Commit(position uint64) error {
+	if err := b.db.disk.essential(); err != nil {
+		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
+	}
+	b.set(partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
+	for rest := b.entries; len(rest) > 0; {
+		n := 0
+		err := b.db.update(func(txn *badger.Txn) error {
+			for n < len(rest) {
+				var err error
+				if e := rest[n]; e.Value == nil {
+					err = txn.Delete(e.Key)
+				} else {
+					err = txn.SetEntry(e)
+				}
+				if errors.Is(err, badger.ErrTxnTooBig) && n > 0 {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("commit batch of partition %d: %w", b.partition, err)
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// DropPartition removes all that is stored of a partition.
+func (m *Mailboxes) DropPartition(partition int32) error {
+	var prefixes [][]byte
+	for _, p := range []byte{prefixUser, prefixEntry, prefixBody, prefixUsed, prefixPosition} {
+		prefixes = append(prefixes, partitionKey(p, partition, 0))
+	}
+	m.db.mu.RLock()
+	defer m.db.mu.RUnlock()
+	if m.db.closed {
+		return errDBClosed()
+	}
+	if err := m.db.bdg.DropPrefix(prefixes...); err != nil {
+		return fmt.Errorf("drop partition %d: %w", partition, err)
+	}
+	return nil
+}

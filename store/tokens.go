@@ -1,0 +1,331 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"imgo/envelope"
+)
+
+const (
+	// MaxTokensPerUser bounds the tokens that one user has at a time.
+	MaxTokensPerUser = 1000
+
+	// tokenMemory is how long a token that was revoked or has expired is still
+	// told from one that never was.
+	tokenMemory = 24 * time.Hour
+
+	tokenFormat  = 1
+	tokenRevoked = 1 // flag
+	tokenHeader  = 1 + 1 + 8 + 8
+)
+
+// Keys: T h and the hash lead to the token: format, flags, created and expiry
+// (Unix milliseconds, int64 BE), user. T u, the user, a 0 byte (no name has
+// one) and the hash are there for each token that is good. Badger forgets both
+// when their time is over.
+var (
+	prefixToken     = []byte{'T', 'h'}
+	prefixTokenUser = []byte{'T', 'u'}
+)
+
+// TokenHash is the SHA-256 of a token. The token itself is never stored.
+type TokenHash = [32]byte
+
+// TokenInfo is what is known of a token that is good.
+type TokenInfo struct {
+	Hash      TokenHash
+	CreatedMS int64 // Unix milliseconds
+	ExpiresMS int64 // Unix milliseconds; 0: never
+}
+
+// Tokens keeps clients' opaque tokens, by their hashes. What a call that
+// writes reported as done survives a power loss.
+//
+// All methods may be called by many goroutines at once. A context is looked at
+// before the work begins.
+type Tokens struct {
+	db *DB
+	// mu is held by who reads, decides and writes.
+	mu sync.Mutex
+}
+
+// NewTokens are the tokens in db.
+func NewTokens(db *DB) *Tokens { return &Tokens{db: db} }
+
+// token is the stored form.
+type token struct {
+	user                 string
+	createdMS, expiresMS int64
+	revoked              bool
+}
+
+func (t token) expired(now time.Time) bool {
+	return t.expiresMS != 0 && t.expiresMS <= now.UnixMilli()
+}
+
+func (t token) seal() []byte {
+	flags := byte(0)
+	if t.revoked {
+		flags = tokenRevoked
+	}
+	b := append(make([]byte, 0, tokenHeader+len(t.user)), tokenFormat, flags)
+	b = binary.BigEndian.AppendUint64(b, uint64(t.createdMS))
+	b = binary.BigEndian.AppendUint64(b, uint64(t.expiresMS))
+	return seal(nil, append(b, t.user...))
+}
+
+func unsealToken(sealed []byte) (t token, err error) {
+	b, err := unseal(sealed)
+	if err != nil {
+		return t, err
+	}
+	if len(b) < tokenHeader || b[0] != tokenFormat {
+		return t, errors.New("the token has a format that this imgo does not read")
+	}
+	t.revoked = b[1]&tokenRevoked != 0
+	t.createdMS = int64(binary.BigEndian.Uint64(b[2:]))
+	t.expiresMS = int64(binary.BigEndian.Uint64(b[10:]))
+	t.user = string(b[tokenHeader:])
+	return t, nil
+}
+
+func tokenKey(hash TokenHash) []byte { return append(slices.Clip(prefixToken), hash[:]...) }
+
+func tokenUserPrefix(user string) []byte {
+	b := append(slices.Clip(prefixTokenUser), user...)
+	return append(b, 0)
+}
+
+func tokenUserKey(user string, hash TokenHash) []byte {
+	return append(tokenUserPrefix(user), hash[:]...)
+}
+
+// Put makes the token with a hash good for user until expiresMS (Unix
+// milliseconds; 0: for ever). A token that is there already is replaced, also
+// when it was another user's or revoked. single revokes all other tokens of
+// the user in the same step. The error is envelope.ErrInvalid for a bad user
+// name, envelope.ErrTooMany past MaxTokensPerUser, envelope.ErrDiskFull while
+// less than the reserve of the disk is free.
+func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS, createdMS int64, single bool) error {
+	if err := envelope.CheckName("user", user); err != nil {
+		return err
+	}
+	if err := errors.Join(ctx.Err(), s.db.DiskOK()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.db.update(func(txn *badger.Txn) error {
+		old, err := tokenAt(txn, hash)
+		switch {
+		case errors.Is(err, envelope.ErrUnauthorized):
+		case err != nil:
+			return err
+		case old.user != user:
+			if err := txn.Delete(tokenUserKey(old.user, hash)); err != nil {
+				return err
+			}
+		}
+		others, err := tokensOf(txn, user)
+		if err != nil {
+			return err
+		}
+		others = slices.DeleteFunc(others, func(h TokenHash) bool { return h == hash })
+		if single {
+			if _, err := revokeAll(txn, user, others); err != nil {
+				return err
+			}
+		} else if len(others) >= MaxTokensPerUser {
+			return envelope.Errorf(envelope.CodeTooMany, "user %q has %d tokens, the most that are allowed; revoke some", user, len(others))
+		}
+		return putToken(txn, hash, token{user: user, createdMS: createdMS, expiresMS: expiresMS})
+	})
+	return wrapToken("store a token", err)
+}
+
+// putToken writes a token that is not revoked.
+func putToken(txn *badger.Txn, hash TokenHash, t token) error {
+	e := badger.NewEntry(tokenKey(hash), t.seal())
+	index := badger.NewEntry(tokenUserKey(t.user, hash), seal(nil, nil))
+	if t.expiresMS != 0 {
+		// Badger counts in seconds; rounded up, so that it never forgets early.
+		e.ExpiresAt = uint64((max(0, t.expiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
+		index.ExpiresAt = uint64((max(1, t.expiresMS) + 999) / 1000)
+	}
+	return errors.Join(txn.SetEntry(e), txn.SetEntry(index))
+}
+
+// revokeAll marks tokens of a user as revoked and says how many were good. One
+// that has expired in the meantime stays an expired one.
+func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err error) {
+	now := time.Now()
+	for _, hash := range hashes {
+		t, err := tokenAt(txn, hash)
+		if err != nil {
+			return 0, err
+		}
+		if !t.expired(now) {
+			t.revoked = true
+			if err := txn.SetEntry(badger.NewEntry(tokenKey(hash), t.seal()).WithTTL(tokenMemory)); err != nil {
+				return 0, err
+			}
+			n++
+		}
+		if err := txn.Delete(tokenUserKey(user, hash)); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}
+
+// tokenAt reads a token; the error is envelope.ErrUnauthorized when there is
+// none.
+func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
+	item, err := txn.Get(tokenKey(hash))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return t, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+	}
+	if err != nil {
+		return t, err
+	}
+	err = item.Value(func(v []byte) error {
+		t, err = unsealToken(v)
+		return err
+	})
+	return t, err
+}
+
+// tokensOf lists the tokens of a user that are good, at most a few more than
+// MaxTokensPerUser.
+func tokensOf(txn *badger.Txn, user string) (hashes []TokenHash, err error) {
+	prefix := tokenUserPrefix(user)
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		key := it.Item().Key()
+		if len(key) != len(prefix)+len(TokenHash{}) {
+			return nil, fmt.Errorf("%w: %x is no key of a user's token", ErrCorrupt, key)
+		}
+		hashes = append(hashes, TokenHash(key[len(prefix):]))
+	}
+	return hashes, nil
+}
+
+// wrapToken says what was attempted where the error does not say enough.
+func wrapToken(what string, err error) error {
+	if err == nil || envelope.CodeOf(err) != envelope.CodeInternal {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Lookup is whose token has the hash and until when it is good (Unix
+// milliseconds; 0: for ever). The error is envelope.ErrUnauthorized for one
+// that is not known, envelope.ErrExpired and envelope.ErrRevoked for one that
+// was good once; after a day those are not known any more.
+func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (user string, expiresMS int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", 0, err
+	}
+	var t token
+	err = s.db.view(func(txn *badger.Txn) error {
+		t, err = tokenAt(txn, hash)
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", 0, wrapToken("look up a token", err)
+	case t.revoked:
+		return "", 0, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
+	case t.expired(time.Now()):
+		return "", 0, envelope.Errorf(envelope.CodeExpired, "the token has expired")
+	}
+	return t.user, t.expiresMS, nil
+}
+
+// Revoke takes a token back. The error is envelope.ErrNotFound when there is
+// none; revoking twice is no error.
+func (s *Tokens) Revoke(ctx context.Context, hash TokenHash) error {
+	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.db.update(func(txn *badger.Txn) error {
+		t, err := tokenAt(txn, hash)
+		switch {
+		case errors.Is(err, envelope.ErrUnauthorized):
+			return envelope.Errorf(envelope.CodeNotFound, "there is no such token")
+		case err != nil || t.revoked:
+			return err
+		}
+		_, err = revokeAll(txn, t.user, []TokenHash{hash})
+		return err
+	})
+	return wrapToken("revoke a token", err)
+}
+
+// RevokeUser takes back all tokens of a user and says how many were good.
+func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error) {
+	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err = s.db.update(func(txn *badger.Txn) error {
+		hashes, err := tokensOf(txn, user)
+		if err != nil {
+			return err
+		}
+		n, err = revokeAll(txn, user, hashes)
+		return err
+	})
+	if err != nil {
+		return 0, wrapToken(fmt.Sprintf("revoke the tokens of user %q", user), err)
+	}
+	return n, nil
+}
+
+// Count is how many tokens of a user are good.
+func (s *Tokens) Count(ctx context.Context, user string) (n int, err error) {
+	infos, err := s.ListByUser(ctx, user)
+	return len(infos), err
+}
+
+// ListByUser is the tokens of a user that are good, oldest first.
+func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var infos []TokenInfo
+	err := s.db.view(func(txn *badger.Txn) error {
+		hashes, err := tokensOf(txn, user)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		for _, hash := range hashes {
+			t, err := tokenAt(txn, hash)
+			if err != nil {
+				return err
+			}
+			if !t.revoked && !t.expired(now) {
+				infos = append(infos, TokenInfo{Hash: hash, CreatedMS: t.createdMS, ExpiresMS: t.expiresMS})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
+	}
+	slices.SortStableFunc(infos, func(a, b TokenInfo) int { return int(a.CreatedMS - b.CreatedMS) })
+	return infos, nil
+}

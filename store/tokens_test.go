@@ -1,0 +1,210 @@
+package store_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+func hashOf(token string) store.TokenHash { return sha256.Sum256([]byte(token)) }
+
+func TestTokens(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, store.Options{Dir: dir})
+	s := store.NewTokens(db)
+	ctx := t.Context()
+	now := time.Now().UnixMilli()
+	put := func(token, user string, expiresMS int64, single bool) {
+		t.Helper()
+		if err := s.Put(ctx, hashOf(token), user, expiresMS, now, single); err != nil {
+			t.Fatalf("Put %s: %v", token, err)
+		}
+	}
+	want := func(token, user string, err error) {
+		t.Helper()
+		got, _, gotErr := s.Lookup(ctx, hashOf(token))
+		if got != user || !errors.Is(gotErr, err) {
+			t.Fatalf("Lookup %s: %q, %v; want %q, %v", token, got, gotErr, user, err)
+		}
+	}
+	count := func(user string, n int) {
+		t.Helper()
+		got, err := s.Count(ctx, user)
+		if err != nil || got != n {
+			t.Fatalf("Count of %s: %d, %v; want %d", user, got, err, n)
+		}
+	}
+
+	want("never", "", envelope.ErrUnauthorized)
+	put("a", "ann", 0, false)
+	put("b", "ann", now+3_600_000, false)
+	put("c", "anna", 0, false) // a longer name must not share ann's tokens
+	want("a", "ann", nil)
+	want("b", "ann", nil)
+	count("ann", 2)
+	count("anna", 1)
+	if _, expires, err := s.Lookup(ctx, hashOf("b")); err != nil || expires != now+3_600_000 {
+		t.Fatalf("Lookup b: expires %d, %v", expires, err)
+	}
+
+	// One that has expired is told from one that never was.
+	put("old", "ann", now-1, false)
+	want("old", "", envelope.ErrExpired)
+	count("ann", 2)
+
+	// single: one token a user.
+	put("d", "ann", 0, true)
+	want("a", "", envelope.ErrRevoked)
+	want("b", "", envelope.ErrRevoked)
+	want("c", "anna", nil)
+	want("d", "ann", nil)
+	count("ann", 1)
+	put("d", "ann", 0, true) // the same again
+	want("d", "ann", nil)
+	count("ann", 1)
+
+	// A token that was taken back may be given again, also to another user.
+	put("a", "bob", 0, false)
+	want("a", "bob", nil)
+	put("d", "bob", 0, false)
+	want("d", "bob", nil)
+	count("ann", 0)
+	count("bob", 2)
+
+	for range 2 {
+		if err := s.Revoke(ctx, hashOf("a")); err != nil {
+			t.Fatalf("Revoke: %v", err)
+		}
+		want("a", "", envelope.ErrRevoked)
+	}
+	if err := s.Revoke(ctx, hashOf("never")); !errors.Is(err, envelope.ErrNotFound) {
+		t.Fatalf("Revoke of none: %v, want not found", err)
+	}
+	put("e", "bob", 0, false)
+	if n, err := s.RevokeUser(ctx, "bob"); err != nil || n != 2 {
+		t.Fatalf("RevokeUser: %d, %v; want 2", n, err)
+	}
+	want("d", "", envelope.ErrRevoked)
+	want("e", "", envelope.ErrRevoked)
+	if n, err := s.RevokeUser(ctx, "bob"); err != nil || n != 0 {
+		t.Fatalf("RevokeUser again: %d, %v; want 0", n, err)
+	}
+
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = store.NewTokens(openDB(t, store.Options{Dir: dir}))
+	want("c", "anna", nil)
+	want("e", "", envelope.ErrRevoked)
+	want("old", "", envelope.ErrExpired)
+	count("anna", 1)
+}
+
+func TestTokenInput(t *testing.T) {
+	db := openDB(t, store.Options{InMemory: true})
+	s := store.NewTokens(db)
+	for _, user := range []string{"", strings.Repeat("x", 129), "a\x00b", "\xff"} {
+		if err := s.Put(t.Context(), hashOf("a"), user, 0, 0, false); !errors.Is(err, envelope.ErrInvalid) {
+			t.Errorf("Put for user %q: %v, want invalid", user, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, lookup := s.Lookup(ctx, hashOf("a"))
+	_, revokeUser := s.RevokeUser(ctx, "a")
+	_, count := s.Count(ctx, "a")
+	for i, err := range []error{
+		s.Put(ctx, hashOf("a"), "u", 0, 0, false), lookup, revokeUser, count, s.Revoke(ctx, hashOf("a")),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("call %d with a cancelled context: %v", i, err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrClosed) {
+		t.Errorf("Lookup after Close: %v, want closed", err)
+	}
+}
+
+func TestTokensOfAUser(t *testing.T) {
+	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
+	ctx := t.Context()
+	const user = "u"
+	for i := range store.MaxTokensPerUser {
+		if err := s.Put(ctx, hashOf(fmt.Sprint(i)), user, 0, int64(i), false); err != nil {
+			t.Fatalf("Put %d: %v", i, err)
+		}
+	}
+	if err := s.Put(ctx, hashOf("one more"), user, 0, 0, false); !errors.Is(err, envelope.ErrTooMany) {
+		t.Fatalf("Put of one more: %v, want too many", err)
+	}
+	if err := s.Put(ctx, hashOf("7"), user, 0, 7, false); err != nil {
+		t.Fatalf("Put of one that is there: %v", err)
+	}
+	infos, err := s.ListByUser(ctx, user)
+	if err != nil || len(infos) != store.MaxTokensPerUser {
+		t.Fatalf("ListByUser: %d, %v", len(infos), err)
+	}
+	if !slices.IsSortedFunc(infos, func(a, b store.TokenInfo) int { return int(a.CreatedMS - b.CreatedMS) }) {
+		t.Fatal("ListByUser is not oldest first")
+	}
+	if infos[7].Hash != hashOf("7") {
+		t.Fatalf("ListByUser: %+v is the 8th", infos[7])
+	}
+	if n, err := s.RevokeUser(ctx, user); err != nil || n != store.MaxTokensPerUser {
+		t.Fatalf("RevokeUser: %d, %v", n, err)
+	}
+}
+
+func TestExpiredTokensVanish(t *testing.T) {
+	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
+	// Remembered for a day after its end, which is in about two seconds.
+	ends := time.Now().Add(2*time.Second - 24*time.Hour)
+	if err := s.Put(t.Context(), hashOf("a"), "u", ends.UnixMilli(), 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrExpired) {
+		t.Fatalf("Lookup: %v, want expired", err)
+	}
+	eventually(t, "the token is forgotten", func() bool {
+		_, _, err := s.Lookup(t.Context(), hashOf("a"))
+		return errors.Is(err, envelope.ErrUnauthorized)
+	})
+}
+
+// TestSingleTokenUnderContention gives one user single tokens from many
+// goroutines: in the end one is good.
+func TestSingleTokenUnderContention(t *testing.T) {
+	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			if err := s.Put(t.Context(), hashOf(fmt.Sprint(i)), "u", 0, 0, true); err != nil {
+				t.Errorf("Put: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	good := 0
+	for i := range 20 {
+		if _, _, err := s.Lookup(t.Context(), hashOf(fmt.Sprint(i))); err == nil {
+			good++
+		} else if !errors.Is(err, envelope.ErrRevoked) {
+			t.Errorf("Lookup %d: %v", i, err)
+		}
+	}
+	if n, err := s.Count(t.Context(), "u"); good != 1 || n != 1 || err != nil {
+		t.Fatalf("%d are good, %d counted, %v; want 1", good, n, err)
+	}
+}

@@ -1,0 +1,216 @@
+package socket_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+	"imgo/transport/transporttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is an accepted socket and the client of it, with TLS where it is asked for.
+func pair(t *testing.T, secure bool, cfg socket.Config) (*socket.Socket, net.Conn) {
+	t.Helper()
+	var clientTLS *tls.Config
+	if secure {
+		certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+		var err error
+		if cfg.TLS, err = transport.ReloadingTLS(certFile, keyFile, zerolog.Nop()); err != nil {
+			t.Fatal(err)
+		}
+		clientTLS = transporttest.ClientTLS(t, certFile)
+	}
+	cfg.Addr = "127.0.0.1:0"
+	a, err := socket.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", a.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Next(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Close()
+		s.Finish(10 * time.Millisecond)
+		a.Done(s)
+		a.Drain()
+		_ = a.Close()
+	})
+	_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+	if !secure {
+		return s, c
+	}
+	client := tls.Client(c, clientTLS)
+	var server sync.WaitGroup
+	server.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), transporttest.Patience)
+		defer cancel()
+		if err := s.Handshake(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	server.Wait()
+	return s, client
+}
+
+func head(dst []byte, n int) []byte { return binary.BigEndian.AppendUint32(dst, uint32(n)) }
+
+// Whatever the frames' sizes, copied together, gathered or cut into TLS
+// records, the same bytes arrive.
+func TestSendArrivesWhole(t *testing.T) {
+	sizes := []int{0, 1, 100, 4096, 16<<10 - 5, 16<<10 - 4, 16<<10 - 3, 16 << 10, 16<<10 + 1, 40000, 100000}
+	for _, secure := range []bool{false, true} {
+		s, c := pair(t, secure, socket.Config{})
+		rng := rand.New(rand.NewPCG(1, 2))
+		for round := range 60 {
+			h := socket.Head(head)
+			if round%2 == 0 {
+				h = nil
+			}
+			var frames [][]byte
+			var want []byte
+			for range 1 + rng.IntN(5) {
+				f := make([]byte, sizes[rng.IntN(len(sizes))])
+				for i := range f {
+					f[i] = byte(rng.Uint32())
+				}
+				frames = append(frames, f)
+				if h != nil {
+					want = h(want, len(f))
+				}
+				want = append(want, f...)
+			}
+			sent := make(chan error, 1)
+			before := s.Written()
+			go func() { sent <- s.Send(time.Now().Add(transporttest.Patience), frames, h) }()
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("TLS %v: %d frames, %d bytes arrived otherwise, %v", secure, len(frames), len(want), err)
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+			if n := s.Written() - before; n < int64(len(want)) || !secure && n != int64(len(want)) {
+				t.Fatalf("TLS %v: Written grew by %d for %d bytes", secure, n, len(want))
+			}
+		}
+	}
+}
+
+// Shut says goodbye once; its last bytes and the end arrive, and the socket is
+// of no more use.
+func TestShut(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		s, c := pair(t, secure, socket.Config{})
+		if !s.Shut([]byte("bye")) || s.Shut([]byte("again")) {
+			t.Error("not just the first Shut counted")
+		}
+		if b, err := io.ReadAll(c); string(b) != "bye" || err != nil {
+			t.Errorf("TLS %v: got %q, %v", secure, b, err)
+		}
+		if err := s.Send(time.Now().Add(time.Second), [][]byte{{1}}, nil); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Send: %v", err)
+		}
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Read: %v", err)
+		}
+		if err := s.SetReadDeadline(time.Now().Add(time.Hour)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("SetReadDeadline: %v", err)
+		}
+	}
+}
+
+// While a Send is stuck, urgent bytes and Shut come back at once; of the urgent
+// ones the newest goes behind the Send.
+func TestNobodyWaitsForASend(t *testing.T) {
+	s, c := pair(t, false, socket.Config{WriteBuffer: 8 << 10})
+	frame := make([]byte, 1<<20)
+	sent := make(chan error, 1)
+	go func() { sent <- s.Send(time.Now().Add(transporttest.Patience), [][]byte{frame}, nil) }()
+	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
+	time.Sleep(20 * time.Millisecond)
+	started := time.Now()
+	s.Urgent([]byte("old"))
+	s.Urgent([]byte("new"))
+	if d := time.Since(started); d > time.Second {
+		t.Errorf("Urgent took %s", d)
+	}
+	got := make([]byte, len(frame)+3)
+	if _, err := io.ReadFull(c, got); err != nil || string(got[len(frame):]) != "new" {
+		t.Errorf("behind the frame came %q, %v", got[len(frame):], err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+
+	go func() {
+		var err error
+		for err == nil {
+			err = s.Send(time.Now().Add(transporttest.Patience), [][]byte{frame}, nil)
+		}
+		sent <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	started = time.Now()
+	s.Shut([]byte("bye"))
+	if d := time.Since(started); d > 200*time.Millisecond {
+		t.Errorf("Shut took %s", d)
+	}
+	if err := <-sent; !errors.Is(err, net.ErrClosed) || time.Since(started) > 2*time.Second {
+		t.Errorf("the stuck Send ended with %v after %s", err, time.Since(started))
+	}
+}
+
+// Drain gives connections their time and then resets what is left.
+func TestDrain(t *testing.T) {
+	a, err := socket.Listen(socket.Config{Addr: "127.0.0.1:0", Grace: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", a.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := a.Next(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		defer a.Done(s)
+		_, err := s.Read(make([]byte, 1))
+		read <- err
+		s.Finish(time.Second)
+	}()
+	_ = a.Close()
+	if _, err := a.Next(context.Background()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Next on a closed port: %v", err)
+	}
+	a.Drain()
+	if err := <-read; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the read ended with %v", err)
+	}
+}

@@ -1,0 +1,241 @@
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// flatSize is up to how many bytes frames are copied together for one plain
+// write: below it a copy is cheaper than the kernel's gathering. It is also
+// the size of a TLS record.
+const flatSize = 16 << 10
+
+// past is a deadline that has passed whatever the clock says.
+var past = time.Unix(1, 0)
+
+// Head appends the transport's framing for a frame of n bytes to dst.
+type Head func(dst []byte, n int) []byte
+
+// Send writes frames, each after the framing that head (nil: none) gives it,
+// in as few system calls as it can, and returns when the kernel has them all
+// or deadline has passed (os.ErrDeadlineExceeded). frames are neither changed
+// nor kept. After an error the stream may be torn, and only Shut is of use.
+func (s *Socket) Send(deadline time.Time, frames [][]byte, head Head) error {
+	if !s.wmu.TryLock() { // an urgent write is at it: deadline bounds that too
+		if err := s.SetWriteDeadline(deadline); err != nil {
+			return err
+		}
+		s.wmu.Lock()
+	}
+	defer s.release()
+	if err := s.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	if s.torn {
+		return net.ErrClosed
+	}
+	size := 0
+	for _, f := range frames {
+		size += len(f)
+	}
+	switch {
+	case len(frames) == 1 && head == nil:
+		_, err := s.write(frames[0])
+		return err
+	case size <= flatSize || s.tls != nil:
+		return s.sendFlat(frames, head)
+	}
+	return s.sendVector(frames, head)
+}
+
+// sendFlat copies frames together and writes them, flatSize at a time. Holds wmu.
+func (s *Socket) sendFlat(frames [][]byte, head Head) error {
+	buf := s.acceptor.flat()
+	defer s.acceptor.putFlat(buf)
+	b := (*buf)[:0]
+	defer func() { *buf = b }()
+	for _, f := range frames {
+		if head != nil {
+			b = head(b, len(f))
+		}
+		for len(b)+len(f) > flatSize {
+			n := flatSize - len(b)
+			if n < 0 {
+				n = 0
+			}
+			b = append(b, f[:n]...)
+			if _, err := s.write(b); err != nil {
+				return err
+			}
+			b, f = b[:0], f[n:]
+		}
+		b = append(b, f...)
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	_, err := s.write(b)
+	return err
+}
+
+// sendVector gathers frames in the kernel (writev). Holds wmu.
+func (s *Socket) sendVector(frames [][]byte, head Head) error {
+	var heads []byte
+	vec := make(net.Buffers, 0, 2*len(frames))
+	if head != nil {
+		heads = make([]byte, 0, 16*len(frames)) // never grown: vec points into it
+	}
+	for _, f := range frames {
+		if head != nil {
+			start := len(heads)
+			heads = head(heads, len(f))
+			vec = append(vec, heads[start:])
+		}
+		vec = append(vec, f)
+	}
+	n, err := vec.WriteTo(s.tcp)
+	s.written.Add(n)
+	return s.wrote(n, err)
+}
+
+// write writes b whole, through TLS where there is TLS. Holds wmu.
+func (s *Socket) write(b []byte) (n int, err error) {
+	switch {
+	case s.torn:
+		return 0, net.ErrClosed
+	case s.tls != nil:
+		n, err = s.tls.Write(b)
+		if err != nil {
+			s.torn = true // TLS cannot go on after a failed write, whatever n is
+		}
+	default:
+		n, err = s.tcp.Write(b)
+		s.written.Add(int64(n))
+	}
+	return n, s.wrote(int64(n), err)
+}
+
+// wrote judges a write of n bytes that ended with err. Holds wmu. A deadline
+// before the first byte leaves the stream whole, so a goodbye may still go.
+func (s *Socket) wrote(n int64, err error) error {
+	if err == nil {
+		return nil
+	}
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.torn = true
+	}
+	if s.closing.Load() {
+		return net.ErrClosed
+	}
+	return fmt.Errorf("write to client: %w", err)
+}
+
+// Urgent sends b, a few bytes of framing such as a pong, without waiting for a
+// Send under way: that carries it at its end. Of several that wait only the
+// newest goes. b is kept until it is sent.
+func (s *Socket) Urgent(b []byte) {
+	s.pmu.Lock()
+	s.urgent = b
+	s.pending.Store(true)
+	s.pmu.Unlock()
+	if s.wmu.TryLock() {
+		_ = s.SetWriteDeadline(time.Now().Add(urgentTimeout))
+		s.release()
+	}
+}
+
+// release gives wmu back after doing what others left to its holder.
+func (s *Socket) release() {
+	for {
+		s.settle()
+		s.wmu.Unlock()
+		// Left between the two lines above: nobody else will see to it.
+		if !s.pending.Load() || !s.wmu.TryLock() {
+			return
+		}
+	}
+}
+
+// settle does what others left to the holder of wmu. Holds wmu.
+func (s *Socket) settle() {
+	if !s.pending.Load() {
+		return
+	}
+	s.pmu.Lock()
+	urgent, last, closing := s.urgent, s.last, s.closing.Load()
+	s.urgent, s.last = nil, nil
+	s.pending.Store(false)
+	s.pmu.Unlock()
+
+	if urgent != nil && !closing {
+		// A failure shows in torn, or is a pong that the peer had no room for.
+		_, _ = s.write(urgent)
+	}
+	if closing && !s.shut {
+		s.shut = true
+		s.farewell(last)
+	}
+}
+
+// farewell sends last, close_notify and FIN without waiting for room in the
+// kernel. Holds wmu.
+func (s *Socket) farewell(last []byte) {
+	if s.torn {
+		s.keepFinal()
+		return
+	}
+	if s.tls != nil {
+		// A reader that answers for TLS (key updates) may be stuck in a write
+		// and hold the TLS lock; it wakes with an error.
+		_ = s.tcp.SetWriteDeadline(past)
+		if len(last) > 0 {
+			_, err := s.tls.Write(last)
+			s.torn = err != nil
+		}
+		if err := s.tls.CloseWrite(); err != nil {
+			s.torn = true
+		}
+	} else if len(last) > 0 {
+		n, err := s.try(last)
+		s.torn = err != nil && n > 0
+	}
+	s.keepFinal()
+	_ = s.tcp.CloseWrite()
+}
+
+// try writes what the kernel takes of b at once. The caller is the only writer.
+func (s *Socket) try(b []byte) (int, error) {
+	// An expired deadline would fail the write before it is tried.
+	_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
+	n, err := tryWrite(s.tcp, b)
+	s.written.Add(int64(n))
+	if err == nil && n < len(b) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+// wire is the connection under TLS: it counts, and once the socket is closing
+// it never blocks.
+type wire struct{ s *Socket }
+
+func (w wire) Read(b []byte) (int, error) { return w.s.tcp.Read(b) }
+
+func (w wire) Write(b []byte) (int, error) {
+	if w.s.closing.Load() {
+		return w.s.try(b)
+	}
+	n, err := w.s.tcp.Write(b)
+	w.s.written.Add(int64(n))
+	return n, err
+}
+
+func (w wire) Close() error                       { return w.s.tcp.Close() }
+func (w wire) LocalAddr() net.Addr                { return w.s.tcp.LocalAddr() }
+func (w wire) RemoteAddr() net.Addr               { return w.s.tcp.RemoteAddr() }
+func (w wire) SetDeadline(t time.Time) error      { return w.s.SetDeadline(t) }
+func (w wire) SetReadDeadline(t time.Time) error  { return w.s.SetReadDeadline(t) }
+func (w wire) SetWriteDeadline(t time.Time) error { return w.s.SetWriteDeadline(t) }

@@ -1,0 +1,101 @@
+package transport_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"imgo/transport"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var formNames = map[transport.Form]string{
+	transport.FormImgo: "imgo", transport.FormGoim: "goim", transport.FormV2: "v2",
+	transport.FormImgoJSON: "imgo_json", transport.FormV2JSON: "v2_json",
+}
+
+// Each form has a golden file: clients in the field depend on every byte.
+func TestGolden(t *testing.T) {
+	bodies := []struct{ name, body string }{
+		{"empty", ""}, {"json", `{"test":1}`}, {"text", "hello\n\"wörld\""}, {"bytes", "\x00\xff\x10"},
+	}
+	for form := range transport.NumForms {
+		var out bytes.Buffer
+		line := func(name string, frame []byte) {
+			if form.JSON() {
+				fmt.Fprintf(&out, "%s: %s\n", name, frame)
+			} else {
+				fmt.Fprintf(&out, "%s: %s\n", name, hex.EncodeToString(frame))
+			}
+		}
+		for _, b := range bodies {
+			line("push not kept, "+b.name, transport.NewMessage(transport.OpMessage, 0, []byte(b.body)).Frame(form))
+			line("push kept, "+b.name, transport.NewMessage(1001, 1<<48|42, []byte(b.body)).Frame(form))
+			line("reply, "+b.name, transport.EncodeReply(form, 1, transport.OpAuthReply, 7, 0, []byte(b.body)))
+		}
+		line("reply with odd version and sequence", transport.EncodeReply(form, -3, transport.OpHeartbeatReply, -1, 0, nil))
+		line("reply of version 2", transport.EncodeReply(form, 2, transport.OpAuthReply, 1, 0, []byte(`{"heartbeat":60}`)))
+
+		file := filepath.Join("testdata", "golden", formNames[form]+".txt")
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(out.Bytes(), want) {
+			t.Errorf("%s: the encoding has changed:\n%swant:\n%s", file, out.Bytes(), want)
+		}
+	}
+}
+
+// A message is encoded once for each form, whoever asks and however many.
+func TestMessageIsEncodedOnce(t *testing.T) {
+	m := transport.NewMessage(transport.OpMessage, 7, bytes.Repeat([]byte("x"), 1000))
+	if m.Op() != transport.OpMessage || m.ID() != 7 || len(m.Body()) != 1000 {
+		t.Errorf("op %d, id %d, body of %d bytes", m.Op(), m.ID(), len(m.Body()))
+	}
+	const askers = 8
+	var frames [askers][transport.NumForms]*byte
+	var all sync.WaitGroup
+	for i := range askers {
+		all.Go(func() {
+			for form := range transport.NumForms {
+				frames[i][form] = &m.Frame(form)[0]
+			}
+		})
+	}
+	all.Wait()
+	for i := range askers {
+		if frames[i] != frames[0] {
+			t.Fatal("two connections got two encodings of one message")
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { m.Frame(transport.FormV2) }); n != 0 {
+		t.Errorf("asking again allocates %.0f times", n)
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	body := []byte(`{"from":"alice","text":"` + string(bytes.Repeat([]byte("x"), 200)) + `"}`)
+	for form := range transport.NumForms {
+		b.Run(formNames[form], func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				transport.NewMessage(transport.OpMessage, 7, body).Frame(form)
+			}
+		})
+	}
+}

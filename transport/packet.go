@@ -1,0 +1,168 @@
+package transport
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+
+	"imgo/envelope"
+)
+
+// Header lengths in bytes: version 1 (imgo 2016, goim) and version 2, which
+// adds the message id.
+const (
+	HeaderV1 = 16
+	HeaderV2 = 24
+)
+
+// DefaultMaxBody is the body limit, in bytes, where a configuration names none.
+const DefaultMaxBody = 64 << 10
+
+// Version2 is the version of a client that wants message ids.
+const Version2 int16 = 2
+
+// bodyStep is how much of a body is allocated before any of it has arrived:
+// a client that announces much and sends nothing must not cost much.
+const bodyStep = 4 << 10
+
+// Header is the fixed part of a packet, checked.
+type Header struct {
+	Version   int16
+	Op        int32
+	Seq       int32
+	HeaderLen int // HeaderV1 or HeaderV2
+	BodyLen   int // 0 … the limit given to ParseHeader
+}
+
+// ParseHeader decodes and checks the first HeaderV1 bytes of a packet; b must
+// have at least that many. maxBody bounds the announced body, in bytes. What
+// breaks the protocol is a *ProtocolError. The message id of a 24-byte header
+// follows the bytes looked at here.
+func ParseHeader(b []byte, maxBody int) (Header, error) {
+	_ = b[HeaderV1-1]
+	length := int32(binary.BigEndian.Uint32(b))
+	headerLen := int16(binary.BigEndian.Uint16(b[4:]))
+	h := Header{
+		Version:   int16(binary.BigEndian.Uint16(b[6:])),
+		Op:        int32(binary.BigEndian.Uint32(b[8:])),
+		Seq:       int32(binary.BigEndian.Uint32(b[12:])),
+		HeaderLen: int(headerLen),
+	}
+	switch {
+	case headerLen != HeaderV1 && headerLen != HeaderV2:
+		return h, badPacket("bad_header", "header length %d is neither %d nor %d", headerLen, HeaderV1, HeaderV2)
+	case length < int32(headerLen):
+		return h, badPacket("bad_length", "package length %d is under the header length %d", length, headerLen)
+	case int64(length)-int64(headerLen) > int64(maxBody):
+		return h, tooLarge("body of %d bytes is over the limit of %d", int64(length)-int64(headerLen), maxBody)
+	}
+	h.BodyLen = int(length) - int(headerLen)
+	return h, nil
+}
+
+// ReadPacket reads one packet from r: the header into buf, which the caller
+// keeps from call to call, then exactly the body into memory of its own, which
+// grows only as bytes arrive. It returns io.EOF where r ends before the packet,
+// io.ErrUnexpectedEOF where it ends within, a *ProtocolError for a header that
+// breaks the protocol, and r's other errors as they are.
+func ReadPacket(r io.Reader, buf *[HeaderV2]byte, maxBody int) (Packet, error) {
+	if _, err := io.ReadFull(r, buf[:HeaderV1]); err != nil {
+		return Packet{}, err
+	}
+	h, err := ParseHeader(buf[:HeaderV1], maxBody)
+	if err != nil {
+		return Packet{}, err
+	}
+	p := Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
+	if h.HeaderLen == HeaderV2 {
+		if _, err := io.ReadFull(r, buf[HeaderV1:]); err != nil {
+			return Packet{}, unexpected(err)
+		}
+		p.ID = binary.BigEndian.Uint64(buf[HeaderV1:])
+	}
+	if p.Body, err = readBody(r, h.BodyLen); err != nil {
+		return Packet{}, unexpected(err)
+	}
+	return p, nil
+}
+
+// readBody reads exactly n bytes; nil for none.
+func readBody(r io.Reader, n int) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	body := make([]byte, min(n, bodyStep))
+	for have := 0; ; {
+		if _, err := io.ReadFull(r, body[have:]); err != nil {
+			return nil, unexpected(err)
+		}
+		if have = len(body); have == n {
+			return body, nil
+		}
+		grown := make([]byte, min(n, 4*have))
+		copy(grown, body)
+		body = grown
+	}
+}
+
+// DecodePacket decodes the first packet of b and returns what follows it. The
+// packet's body is a part of b. An incomplete packet is io.ErrUnexpectedEOF,
+// an empty b io.EOF.
+func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
+	switch {
+	case len(b) == 0:
+		return Packet{}, nil, io.EOF
+	case len(b) < HeaderV1:
+		return Packet{}, nil, io.ErrUnexpectedEOF
+	}
+	h, err := ParseHeader(b, maxBody)
+	if err != nil {
+		return Packet{}, nil, err
+	}
+	end := h.HeaderLen + h.BodyLen
+	if len(b) < end {
+		return Packet{}, nil, io.ErrUnexpectedEOF
+	}
+	p = Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
+	if h.HeaderLen == HeaderV2 {
+		p.ID = binary.BigEndian.Uint64(b[HeaderV1:])
+	}
+	if h.BodyLen > 0 {
+		p.Body = b[h.HeaderLen:end:end]
+	}
+	return p, b[end:], nil
+}
+
+// AppendPacket appends one binary packet to dst. headerLen is HeaderV1, which
+// leaves id out, or HeaderV2. The body must be shorter than 2 GiB.
+func AppendPacket(dst []byte, version int16, headerLen int, op, seq int32, id uint64, body []byte) []byte {
+	if headerLen != HeaderV1 && headerLen != HeaderV2 || len(body) > math.MaxInt32-HeaderV2 {
+		panic(fmt.Sprintf("transport: packet with a header of %d and a body of %d bytes", headerLen, len(body)))
+	}
+	dst = binary.BigEndian.AppendUint32(dst, uint32(headerLen+len(body)))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(headerLen))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(version))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(op))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(seq))
+	if headerLen == HeaderV2 {
+		dst = binary.BigEndian.AppendUint64(dst, id)
+	}
+	return append(dst, body...)
+}
+
+func badPacket(kind, format string, args ...any) *ProtocolError {
+	return &ProtocolError{Code: envelope.CloseBadPacket, Kind: kind, Reason: fmt.Sprintf(format, args...)}
+}
+
+func tooLarge(format string, args ...any) *ProtocolError {
+	return &ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf(format, args...)}
+}
+
+// unexpected turns an end of stream within a packet into what it is.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

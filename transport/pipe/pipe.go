@@ -1,0 +1,143 @@
+// Package pipe is a client connection in memory, for tests: of whoever holds
+// transport.Conns, and of time itself (it works in a testing/synctest bubble).
+// It keeps Conn's whole contract, deadlines and bounds included, and it is
+// exact where a network is vague: what the client has not read is unacknowledged.
+// It starts no goroutine.
+package pipe
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+)
+
+// DefaultBuffer is how much each direction holds, in bytes.
+const DefaultBuffer = 64 << 10
+
+// Options of a pipe; the zero value is a client that speaks binary packets.
+type Options struct {
+	// Text makes the client speak JSON frames, each one message; without it
+	// both directions are streams of bytes, as on TCP.
+	Text bool
+	// MaxBody bounds the client's packet body, in bytes; 0 is 64 KiB.
+	MaxBody int
+	// Buffer bounds what each direction holds unread, in bytes, before writers
+	// block; 0 is DefaultBuffer. A text message over it may go alone.
+	Buffer int
+	// NoUnacked makes Unacked say that nobody can know.
+	NoUnacked bool
+	// Remote is the client's address; the zero value is 192.0.2.1:1024.
+	Remote netip.AddrPort
+}
+
+// New makes the two ends of a connection.
+func New(o Options) (*Client, transport.Conn) {
+	if o.MaxBody <= 0 {
+		o.MaxBody = transport.DefaultMaxBody
+	}
+	if o.Buffer <= 0 {
+		o.Buffer = DefaultBuffer
+	}
+	if !o.Remote.IsValid() {
+		o.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1024)
+	}
+	s := &conn{opts: o, up: newHalf(o.Buffer, o.Text), down: newHalf(o.Buffer, o.Text)}
+	s.sign()
+	return &Client{server: s}, s
+}
+
+// conn is the server's end.
+type conn struct {
+	opts Options
+	up   *half // client to server
+	down *half // server to client
+
+	header   [transport.HeaderV2]byte // ReadPacket's
+	text     atomic.Bool
+	torn     atomic.Bool
+	written  atomic.Int64
+	lastSign atomic.Int64 // nanoseconds since 1970
+	closed   atomic.Pointer[goodbye]
+}
+
+// goodbye is what Close was called with.
+type goodbye struct {
+	code   envelope.CloseCode
+	reason string
+}
+
+var _ transport.Conn = (*conn)(nil)
+
+func (c *conn) sign() { c.lastSign.Store(time.Now().UnixNano()) }
+
+func (c *conn) ReadPacket() (p transport.Packet, err error) {
+	if c.opts.Text {
+		var b []byte
+		if b, err = c.up.take(); err == nil {
+			if limit := transport.JSONLimit(c.opts.MaxBody); len(b) > limit {
+				return p, &transport.ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf("message of %d bytes is over the limit of %d", len(b), limit)}
+			}
+			c.text.Store(true)
+			p, err = transport.ParseJSON(b)
+		}
+	} else {
+		p, err = transport.ReadPacket(c.up, &c.header, c.opts.MaxBody)
+	}
+	if err != nil {
+		return transport.Packet{}, err
+	}
+	c.sign()
+	return p, nil
+}
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if c.closed.Load() != nil {
+		return net.ErrClosed
+	}
+	c.up.set(&c.up.read, t)
+	return nil
+}
+
+func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
+	if c.torn.Load() || c.closed.Load() != nil {
+		return net.ErrClosed
+	}
+	c.down.set(&c.down.write, deadline)
+	defer c.down.set(&c.down.write, time.Time{})
+	for i, f := range frames {
+		n, err := c.down.put(f)
+		c.written.Add(int64(n))
+		if err != nil {
+			c.torn.Store(n > 0 || i > 0)
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *conn) Text() bool             { return c.text.Load() }
+func (c *conn) Network() string        { return "pipe" }
+func (c *conn) Remote() netip.AddrPort { return c.opts.Remote }
+func (c *conn) Written() int64         { return c.written.Load() }
+func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
+
+func (c *conn) Unacked() (int64, bool) {
+	if c.opts.NoUnacked {
+		return 0, false
+	}
+	return c.down.queued(), true
+}
+
+func (c *conn) Close(code envelope.CloseCode, reason string) error {
+	if c.closed.CompareAndSwap(nil, &goodbye{code, reason}) {
+		c.up.end(net.ErrClosed, io.ErrClosedPipe, true)
+		c.down.end(io.EOF, net.ErrClosed, false)
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package tcp_test
+
+import (
+	"crypto/tls"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/transport"
+	"imgo/transport/tcp"
+	"imgo/transport/transporttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// listen binds a port of loopback, with short times.
+func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
+	t.Helper()
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 2 * time.Second
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = 200 * time.Millisecond
+	}
+	l, err := tcp.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func harness(server func(*testing.T) *tls.Config, client func(*testing.T) *tls.Config) transporttest.Harness {
+	h := transporttest.Harness{Network: "tcp", Pieces: true}
+	if server == nil {
+		h.Framing = func(int) int { return 0 }
+	}
+	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
+		cfg := tcp.Config{MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		var clientTLS *tls.Config
+		if server != nil {
+			cfg.TLS, clientTLS = server(t), client(t)
+		}
+		l := listen(t, cfg)
+		transporttest.Serve(t, l, handle)
+		return func() transporttest.Client {
+			return &transporttest.Stream{Conn: transporttest.Dial(t, l, clientTLS)}
+		}
+	}
+	return h
+}
+
+func TestConformance(t *testing.T) { transporttest.Run(t, harness(nil, nil)) }
+
+func TestConformanceTLS(t *testing.T) {
+	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+	transporttest.Run(t, harness(
+		func(t *testing.T) *tls.Config {
+			cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return cfg
+		},
+		func(t *testing.T) *tls.Config { return transporttest.ClientTLS(t, certFile) },
+	))
+}

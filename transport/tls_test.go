@@ -1,0 +1,123 @@
+package transport_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/transport"
+	"imgo/transport/transporttest"
+)
+
+// served is the common name of the certificate that a handshake with cfg shows.
+func served(t *testing.T, cfg *tls.Config) string {
+	t.Helper()
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	for _, c := range []net.Conn{near, far} {
+		_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+	}
+	var ends sync.WaitGroup
+	ends.Go(func() {
+		_ = tls.Server(far, cfg).Handshake()
+		_ = far.Close()
+	})
+	defer ends.Wait()
+	c := tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	// It is over for the client while the server still writes tickets.
+	_, _ = io.Copy(io.Discard, near)
+	return c.ConnectionState().PeerCertificates[0].Subject.CommonName
+}
+
+// lines is a log that is written and read at the same time.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), s)
+}
+
+func TestReloadingTLS(t *testing.T) { synctest.Test(t, testReloadingTLS) }
+
+func testReloadingTLS(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := transporttest.WriteCert(t, dir, "first")
+	var log lines
+	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.New(&log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.MinVersion != tls.VersionTLS12 {
+		t.Errorf("versions from %x are let in", cfg.MinVersion)
+	}
+	if got := served(t, cfg); got != "first" {
+		t.Fatalf("serves %q", got)
+	}
+
+	transporttest.WriteCert(t, dir, "second")
+	if got := served(t, cfg); got != "first" {
+		t.Errorf("serves %q: the files were looked at twice in a second", got)
+	}
+	time.Sleep(time.Second)
+	if got := served(t, cfg); got != "second" {
+		t.Fatalf("serves %q a second after the files changed", got)
+	}
+
+	if err := os.WriteFile(certFile, []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		time.Sleep(time.Second)
+		if got, n := served(t, cfg), log.count(`"level":"error"`); got != "second" || n != 1 {
+			t.Errorf("serves %q, %d errors logged for one broken file", got, n)
+		}
+	}
+
+	transporttest.WriteCert(t, dir, "third")
+	time.Sleep(time.Second)
+	if got := served(t, cfg); got != "third" {
+		t.Fatalf("serves %q a second after the files were mended", got)
+	}
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	if got, n := served(t, cfg), log.count(`"level":"error"`); got != "third" || n != 2 {
+		t.Errorf("serves %q, %d errors logged in all, after the key went missing", got, n)
+	}
+}
+
+func TestReloadingTLSWantsAGoodStart(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := transporttest.WriteCert(t, dir, "imgo")
+	missing := filepath.Join(dir, "missing.pem")
+	for _, pair := range [][2]string{{missing, keyFile}, {certFile, missing}, {keyFile, certFile}} {
+		if _, err := transport.ReloadingTLS(pair[0], pair[1], zerolog.Nop()); err == nil || !strings.Contains(err.Error(), pair[0]) {
+			t.Errorf("ReloadingTLS(%v): %v, want an error that names the file", pair, err)
+		}
+	}
+}

@@ -1,0 +1,230 @@
+package transporttest
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// Stream is a Client over TCP or TLS: packets follow one another.
+type Stream struct {
+	net.Conn
+	header [transport.HeaderV2]byte
+}
+
+// Frame adds nothing.
+func (s *Stream) Frame(payload []byte) []byte { return payload }
+
+// Send writes b within Patience.
+func (s *Stream) Send(b []byte) error {
+	_ = s.SetWriteDeadline(time.Now().Add(Patience))
+	_, err := s.Write(b)
+	return err
+}
+
+// Next reads one packet.
+func (s *Stream) Next() ([]byte, error) {
+	_ = s.SetReadDeadline(time.Now().Add(Patience))
+	if _, err := io.ReadFull(s, s.header[:4]); err != nil {
+		return nil, ended(err)
+	}
+	b := make([]byte, binary.BigEndian.Uint32(s.header[:]))
+	copy(b, s.header[:4])
+	_, err := io.ReadFull(s, b[4:])
+	return b, err
+}
+
+// End closes the writing side.
+func (s *Stream) End() error { return closeWrite(s.Conn) }
+
+// Reset ends the connection with a TCP reset.
+func (s *Stream) Reset() error {
+	_ = s.Conn.(*net.TCPConn).SetLinger(0)
+	return s.Close()
+}
+
+func closeWrite(c net.Conn) error {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return c.Close()
+}
+
+// ended makes a reset after the last byte an end too: which of the two a
+// client sees that goes on sending depends on time.
+func ended(err error) error {
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return io.EOF
+	}
+	return err
+}
+
+// WebSocket is a Client that speaks WebSocket by hand.
+type WebSocket struct {
+	net.Conn
+	r    *bufio.Reader
+	Text bool // Frame makes text messages
+}
+
+// Upgrade sends a WebSocket handshake for path on c and reads the answer.
+// Extra lines of header may be given, "Name: value".
+func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Response, error) {
+	req := "GET " + path + " HTTP/1.1\r\nHost: imgo.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	for _, h := range header {
+		req += h + "\r\n"
+	}
+	_ = c.SetDeadline(time.Now().Add(Patience))
+	if _, err := io.WriteString(c, req+"\r\n"); err != nil {
+		return nil, nil, fmt.Errorf("send upgrade: %w", err)
+	}
+	w := &WebSocket{Conn: c, r: bufio.NewReader(c)}
+	resp, err := http.ReadResponse(w.r, &http.Request{Method: http.MethodGet})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read answer to upgrade: %w", err)
+	}
+	return w, resp, nil
+}
+
+// RawFrame is a client's frame: first is its first byte (FIN, RSV, opcode).
+func RawFrame(first byte, masked bool, payload []byte) []byte {
+	b := []byte{first}
+	bit := byte(0)
+	if masked {
+		bit = 0x80
+	}
+	switch n := len(payload); {
+	case n <= 125:
+		b = append(b, bit|byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, bit|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, bit|127), uint64(n))
+	}
+	if !masked {
+		return append(b, payload...)
+	}
+	mask := [4]byte{0x12, 0x34, 0x56, 0x78}
+	b = append(b, mask[:]...)
+	for i, c := range payload {
+		b = append(b, c^mask[i%4])
+	}
+	return b
+}
+
+// Frame makes one message of one frame.
+func (w *WebSocket) Frame(payload []byte) []byte {
+	if w.Text {
+		return RawFrame(0x81, true, payload)
+	}
+	return RawFrame(0x82, true, payload)
+}
+
+// Send writes b within Patience.
+func (w *WebSocket) Send(b []byte) error {
+	_ = w.SetWriteDeadline(time.Now().Add(Patience))
+	_, err := w.Write(b)
+	return err
+}
+
+// ReadFrame reads one frame of any kind: its first byte and its payload.
+func (w *WebSocket) ReadFrame() (first byte, payload []byte, err error) {
+	_ = w.SetReadDeadline(time.Now().Add(Patience))
+	var h [8]byte
+	if _, err := io.ReadFull(w.r, h[:2]); err != nil {
+		return 0, nil, ended(err)
+	}
+	first = h[0]
+	n := uint64(h[1])
+	switch n { // a server's frames are not masked: bit 8 would make it > 127
+	case 126:
+		_, err = io.ReadFull(w.r, h[:2])
+		n = uint64(binary.BigEndian.Uint16(h[:]))
+	case 127:
+		_, err = io.ReadFull(w.r, h[:8])
+		n = binary.BigEndian.Uint64(h[:])
+	}
+	if err != nil || n > 64<<20 {
+		return 0, nil, fmt.Errorf("server frame of %d bytes: %w", n, err)
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(w.r, payload)
+	return first, payload, err
+}
+
+// Next reads one message; pongs are skipped, and a close frame is *Closed.
+func (w *WebSocket) Next() ([]byte, error) {
+	want := byte(0x82)
+	if w.Text {
+		want = 0x81
+	}
+	for {
+		first, payload, err := w.ReadFrame()
+		switch {
+		case err != nil:
+			return nil, err
+		case first == want:
+			return payload, nil
+		case first == 0x8a: // pong
+		case first == 0x88 && len(payload) >= 2:
+			return nil, &Closed{envelope.CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])}
+		case first == 0x88:
+			return nil, &Closed{}
+		default:
+			return nil, fmt.Errorf("a server frame begins with %#x, want %#x", first, want)
+		}
+	}
+}
+
+// End closes the writing side of the stream, with no close frame.
+func (w *WebSocket) End() error { return closeWrite(w.Conn) }
+
+// Pipe is a Client over a pipe.
+type Pipe struct {
+	*pipe.Client
+	Text   bool
+	header [transport.HeaderV2]byte
+}
+
+// Frame adds nothing.
+func (p *Pipe) Frame(payload []byte) []byte { return payload }
+
+// Send writes b within Patience.
+func (p *Pipe) Send(b []byte) error {
+	p.SetDeadline(time.Now().Add(Patience))
+	_, err := p.Write(b)
+	return err
+}
+
+// Next reads one packet or text message.
+func (p *Pipe) Next() ([]byte, error) {
+	p.SetDeadline(time.Now().Add(Patience))
+	var b []byte
+	var err error
+	if p.Text {
+		b, err = p.Client.Frame()
+	} else if _, err = io.ReadFull(p, p.header[:4]); err == nil {
+		b = make([]byte, binary.BigEndian.Uint32(p.header[:]))
+		copy(b, p.header[:4])
+		_, err = io.ReadFull(p, b[4:])
+	}
+	if err == io.EOF {
+		if code, reason, ok := p.Closed(); ok {
+			return nil, &Closed{code, reason}
+		}
+	}
+	return b, err
+}
+
+// End ends the client's side.
+func (p *Pipe) End() error { return p.Close() }

@@ -1,0 +1,47 @@
+package transporttest
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"testing"
+
+	"imgo/transport"
+)
+
+// Server is a listener of one of the network transports.
+type Server interface {
+	Addr() net.Addr
+	Run(ctx context.Context, handle func(transport.Conn)) error
+}
+
+// Serve runs s until the test ends and fails the test when Run does not come
+// back as it should.
+func Serve(t testing.TB, s Server, handle func(transport.Conn)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, handle) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// Dial connects to s, with TLS where cfg is not nil. The connection is closed
+// when the test ends.
+func Dial(t testing.TB, s Server, cfg *tls.Config) net.Conn {
+	t.Helper()
+	d := net.Dialer{Timeout: Patience}
+	c, err := d.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg != nil {
+		c = tls.Client(c, cfg)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}

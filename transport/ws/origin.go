@@ -1,0 +1,43 @@
+package ws
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+)
+
+// origins is an allow-list of browser origins, lower-case; empty allows all.
+type origins []string
+
+func parseOrigins(patterns []string) (origins, error) {
+	list := make(origins, len(patterns))
+	for i, p := range patterns {
+		list[i] = strings.TrimSuffix(strings.ToLower(strings.TrimSpace(p)), "/")
+		if _, err := path.Match(list[i], ""); err != nil || list[i] == "" {
+			return nil, fmt.Errorf("origin pattern %q is malformed: want a host or scheme://host, with * as a wildcard", p)
+		}
+	}
+	return list, nil
+}
+
+// check says why a request with this Origin header may not connect.
+func (o origins) check(header string) error {
+	if header == "" || len(o) == 0 {
+		return nil
+	}
+	u, err := url.Parse(strings.ToLower(header))
+	if err != nil || u.Host == "" {
+		return fmt.Errorf("origin %.100q is not allowed: it names no host", header)
+	}
+	for _, pattern := range o {
+		target := u.Host
+		if strings.Contains(pattern, "://") {
+			target = u.Scheme + "://" + u.Host
+		}
+		if ok, _ := path.Match(pattern, target); ok || pattern == "*" {
+			return nil
+		}
+	}
+	return fmt.Errorf("origin %.100q is not allowed here", header)
+}

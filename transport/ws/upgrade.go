@@ -1,0 +1,155 @@
+package ws
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+)
+
+// Reasons that Config.Refused is told, beside those of package socket.
+const (
+	refusedOrigin  = "origin"
+	refusedPath    = "path"
+	refusedMethod  = "method"
+	refusedUpgrade = "upgrade" // not a WebSocket handshake, or a broken one
+	refusedHTTP    = "http"    // no HTTP request in time, or none at all; TLS too
+)
+
+// Sizes of what the library keeps for each connection, in bytes. Longer reads
+// go past the buffer, and what the library writes is thrown away (see shim).
+const (
+	readBuffer  = 256
+	writeBuffer = 16
+)
+
+// upgrader is the HTTP side of a Listener: it turns a request into a
+// connection and leaves HTTP behind.
+type upgrader struct {
+	*Listener
+	handle func(transport.Conn)
+}
+
+func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	cfg := u.acceptor.Config()
+	pending := r.Context().Value(pendingKey{}).(*pendingConn)
+	pending.asked.Store(true)
+	refuse := func(reason string, status int, text string) {
+		cfg.Refused(reason)
+		http.Error(w, text, status)
+	}
+	switch {
+	case r.URL.Path != u.path:
+		refuse(refusedPath, http.StatusNotFound, "WebSocket is at "+u.path)
+		return
+	case r.Method != http.MethodGet:
+		w.Header().Set("Allow", http.MethodGet)
+		refuse(refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET")
+		return
+	}
+	if err := u.origins.check(r.Header.Get("Origin")); err != nil {
+		cfg.Log.Debug().Err(err).Str("remote", r.RemoteAddr).Msg("connection refused")
+		refuse(refusedOrigin, http.StatusForbidden, err.Error())
+		return
+	}
+
+	s := pending.Socket
+	c := newConn(s, u.maxBody)
+	h := &hijacker{ResponseWriter: w, shim: &c.shim}
+	lib, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // done above, strictly: the library lets in what names the request's own host
+		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     c.onPing,
+		OnPongReceived:     c.onPong,
+	})
+	if err != nil {
+		cfg.Refused(refusedUpgrade)
+		cfg.Log.Debug().Err(err).Str("remote", r.RemoteAddr).Msg("connection refused")
+		if h.hijacked { // net/http has let go of it
+			s.Abort()
+			u.acceptor.Done(s)
+		}
+		return
+	}
+	// What kind of message comes is not known yet; ReadPacket holds binary ones
+	// to the lower limit.
+	lib.SetReadLimit(int64(transport.JSONLimit(u.maxBody)))
+	c.lib = lib
+	// The handler returns and with it net/http frees all that it held.
+	go func() {
+		defer u.acceptor.Done(s)
+		defer c.finish(cfg.Linger)
+		u.handle(c)
+	}()
+}
+
+// hijacker hands the library a connection of ours with small buffers in place
+// of net/http's own.
+type hijacker struct {
+	http.ResponseWriter
+	shim     *shim
+	hijacked bool
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.hijacked = true
+	if p, ok := nc.(*pendingConn); !ok || p.Socket != h.shim.Socket {
+		return nil, nil, errors.New("net/http hands out another connection than it was given")
+	}
+	if n := brw.Reader.Buffered(); n > 0 { // sent before our answer
+		b, _ := brw.Reader.Peek(n)
+		h.shim.early = append([]byte(nil), b...)
+	}
+	return h.shim, bufio.NewReadWriter(bufio.NewReaderSize(h.shim, readBuffer), bufio.NewWriterSize(h.shim, writeBuffer)), nil
+}
+
+// shim is the connection as the library sees it. Reads pass; what the library
+// writes does not: it would put its own close frames (and pongs, behind a Write
+// under way) between ours. conn sends those itself. Only ending the connection
+// is left to conn too, for after the library gave up a client can still be told
+// why with op 6.
+type shim struct {
+	*socket.Socket
+	early []byte // read by net/http after the request
+	err   error  // what ended reading; the reader's
+}
+
+func (s *shim) Read(b []byte) (int, error) {
+	if len(s.early) > 0 {
+		n := copy(b, s.early)
+		if s.early = s.early[n:]; len(s.early) == 0 {
+			s.early = nil
+		}
+		return n, nil
+	}
+	n, err := s.Socket.Read(b)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
+
+func (s *shim) Write(b []byte) (int, error) { return len(b), nil }
+
+// Close is the library giving up, for one because a control frame trickled in
+// too slowly: the reader must come back.
+func (s *shim) Close() error {
+	_ = s.SetReadDeadline(time.Unix(1, 0))
+	return nil
+}
+
+// protocolError is a client's mistake in WebSocket framing or in packets.
+func protocolError(kind, reason string) *transport.ProtocolError {
+	return &transport.ProtocolError{Code: envelope.CloseBadPacket, Kind: kind, Reason: reason}
+}

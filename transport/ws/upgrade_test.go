@@ -1,0 +1,287 @@
+package ws_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/rs/zerolog"
+
+	"imgo/transport"
+	"imgo/transport/transporttest"
+	"imgo/transport/ws"
+)
+
+// echo answers every packet with its body as op 5.
+func echo(c transport.Conn) {
+	for {
+		p, err := c.ReadPacket()
+		if err != nil {
+			return
+		}
+		form := transport.FormGoim
+		if c.Text() {
+			form = transport.FormImgoJSON
+		}
+		b := transport.EncodeReply(form, p.Version, transport.OpMessage, p.Seq, 0, p.Body)
+		if c.Write(time.Now().Add(transporttest.Patience), b) != nil {
+			return
+		}
+	}
+}
+
+// ping sends a packet and wants its echo.
+func ping(t *testing.T, c *transporttest.WebSocket) {
+	t.Helper()
+	payload := transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 9, 0, []byte(`"ping"`))
+	if c.Text {
+		payload = []byte(`{"ver":1,"op":4,"seq":9,"body":"ping"}`)
+	}
+	if err := c.Send(c.Frame(payload)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.Next(); err != nil || !strings.Contains(string(b), `"ping"`) {
+		t.Fatalf("echo: %q, %v", b, err)
+	}
+}
+
+// counter counts what Config.Refused hears.
+type counter struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *counter) add(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]int{}
+	}
+	c.n[reason]++
+}
+
+func (c *counter) of(reason string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[reason]
+}
+
+func TestUpgradeIsRefused(t *testing.T) {
+	const hello = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	without := func(line string) string { return strings.Replace(hello, line+"\r\n", "", 1) }
+	var refused counter
+	l := listen(t, ws.Config{Refused: refused.add, HandshakeTimeout: 2 * time.Second})
+	transporttest.Serve(t, l, func(transport.Conn) { t.Error("a refused request reached the handler") })
+	for name, test := range map[string]struct {
+		request string
+		status  int
+		reason  string
+		header  string
+	}{
+		"wrong path":          {"GET /other HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"root":                {"GET / HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"below the path":      {"GET /sub/x HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"POST":                {"POST /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"HEAD":                {"HEAD /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"OPTIONS":             {"OPTIONS /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"no upgrade":          {"GET /sub HTTP/1.1\r\nHost: x\r\n\r\n", 426, "upgrade", "Upgrade"},
+		"no Connection":       {"GET /sub HTTP/1.1\r\n" + without("Connection: Upgrade"), 426, "upgrade", "Upgrade"},
+		"other upgrade":       {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "websocket", "h2c", 1), 426, "upgrade", "Upgrade"},
+		"no key":              {"GET /sub HTTP/1.1\r\n" + without("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400, "upgrade", ""},
+		"short key":           {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "dGhlIHNhbXBsZSBub25jZQ==", "AAAA", 1), 400, "upgrade", ""},
+		"old version":         {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "Version: 13", "Version: 8", 1), 400, "upgrade", "Sec-Websocket-Version"},
+		"HTTP 1.0":            {"GET /sub HTTP/1.0\r\n" + hello, 426, "upgrade", ""},
+		"no HTTP":             {"\x00\x00\x00\x10\x00\x10\x00\x01\x00\x00\x00\x07\x00\x00\x00\x00\r\n\r\n", 400, "http", ""},
+		"header without end":  {"GET /sub HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), 431, "http", ""},
+		"POST with long body": {"POST /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", 1000), 405, "method", "Allow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := refused.of(test.reason)
+			c := transporttest.Dial(t, l, nil)
+			_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+			if _, err := io.WriteString(c, test.request); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != test.status || test.header != "" && resp.Header.Get(test.header) == "" {
+				t.Errorf("%s %v, want status %d and a header %q", resp.Status, resp.Header, test.status, test.header)
+			}
+			if resp.StatusCode/100 == 4 && !resp.Close {
+				t.Error("the connection is kept for another request")
+			}
+			transporttest.Eventually(t, "counted as "+test.reason, func() bool { return refused.of(test.reason) == before+1 })
+		})
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	for _, test := range []struct {
+		allowed []string
+		origin  string
+		in      bool
+	}{
+		{nil, "https://evil.example", true},
+		{nil, "null", true},
+		{[]string{"https://*.example.com"}, "https://chat.example.com", true},
+		{[]string{"https://*.example.com"}, "HTTPS://Chat.Example.COM", true},
+		{[]string{"https://*.Example.com/"}, "https://a.b.example.com", true},
+		{[]string{"https://*.example.com"}, "http://chat.example.com", false},
+		{[]string{"https://*.example.com"}, "https://example.com", false},
+		{[]string{"https://*.example.com"}, "https://chat.example.com:8443", false},
+		{[]string{"https://*.example.com"}, "https://chat.example.com.evil.example", false},
+		{[]string{"https://*.example.com"}, "https://evil.example/.example.com", false},
+		{[]string{"chat.example.com"}, "http://chat.example.com", true},
+		{[]string{"localhost:*"}, "http://localhost:3000", true},
+		{[]string{"a.example", "b.example"}, "https://b.example", true},
+		{[]string{"a.example", "b.example"}, "https://c.example", false},
+		{[]string{"a.example"}, "", true},
+		{[]string{"a.example"}, "null", false},
+		{[]string{"a.example"}, "https://imgo.example", false}, // the request's own host is no exception
+		{[]string{"a.example"}, "%", false},
+		{[]string{"*"}, "https://c.example:99", true},
+	} {
+		var refused counter
+		l := listen(t, ws.Config{Origins: test.allowed, Refused: refused.add})
+		t.Run(strings.Join(test.allowed, ",")+" "+test.origin, func(t *testing.T) {
+			transporttest.Serve(t, l, echo)
+			var header []string
+			if test.origin != "" {
+				header = []string{"Origin: " + test.origin}
+			}
+			w, resp, err := transporttest.Upgrade(transporttest.Dial(t, l, nil), "/sub", header...)
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case test.in && resp.StatusCode != http.StatusSwitchingProtocols:
+				t.Errorf("refused with %s", resp.Status)
+			case test.in:
+				ping(t, w)
+			case resp.StatusCode != http.StatusForbidden || refused.of("origin") != 1:
+				t.Errorf("answered with %s and %d counted, want 403 and 1", resp.Status, refused.of("origin"))
+			default:
+				if b, _ := io.ReadAll(resp.Body); !strings.Contains(string(b), "is not allowed") {
+					t.Errorf("refused with the text %q", b)
+				}
+			}
+		})
+	}
+	for _, bad := range []string{"", "https://[", "a[b"} {
+		if _, err := ws.Listen(ws.Config{Addr: "127.0.0.1:0", Origins: []string{bad}}); err == nil {
+			t.Errorf("the origin pattern %q was taken", bad)
+		}
+	}
+}
+
+// A client that dribbles its request, or says nothing at all, is gone after
+// the handshake timeout.
+func TestSlowlorisOnTheUpgrade(t *testing.T) {
+	var refused counter
+	l := listen(t, ws.Config{HandshakeTimeout: 150 * time.Millisecond, Refused: refused.add})
+	transporttest.Serve(t, l, func(transport.Conn) { t.Error("half a request reached the handler") })
+	silent := transporttest.Dial(t, l, nil)
+	slow := transporttest.Dial(t, l, nil)
+	var dribble sync.WaitGroup
+	dribble.Go(func() {
+		for _, b := range []byte("GET /sub HTTP/1.1\r\nHost: " + strings.Repeat("x", 5000)) {
+			if _, err := slow.Write([]byte{b}); err != nil {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		t.Error("the server took it all")
+	})
+	_ = silent.SetReadDeadline(time.Now().Add(transporttest.Patience))
+	if _, err := silent.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("a silent client: %v, want its end", err)
+	}
+	dribble.Wait()
+	transporttest.Eventually(t, "both are counted", func() bool { return refused.of("http") == 2 })
+}
+
+// A client may send its first message in one go with its request.
+func TestMessageRightBehindTheRequest(t *testing.T) {
+	l := listen(t, ws.Config{})
+	transporttest.Serve(t, l, echo)
+	c := transporttest.Dial(t, l, nil)
+	_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+	request := "GET /sub?token=x HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+	long := `{"op":4,"seq":1,"body":"` + strings.Repeat("x", 2000) + `"}`
+	if _, err := c.Write(append([]byte(request), transporttest.RawFrame(0x81, true, []byte(long))...)); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", resp, err)
+	}
+	if resp.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" { // RFC 6455, 1.3
+		t.Errorf("answered with %v", resp.Header)
+	}
+	if ext := resp.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
+		t.Errorf("agreed to %q", ext)
+	}
+	b := make([]byte, 2000)
+	if n, err := io.ReadAtLeast(r, b, 100); err != nil || !strings.Contains(string(b[:n]), `"seq":1,"body":"xxxx`) {
+		t.Errorf("echo: %q, %v", b[:n], err)
+	}
+}
+
+// The library's own client gets on with the server, over TLS too.
+func TestLibraryClient(t *testing.T) {
+	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, scheme := range []string{"ws", "wss"} {
+		conf := ws.Config{}
+		if scheme == "wss" {
+			conf.TLS = cfg
+		}
+		l := listen(t, conf)
+		transporttest.Serve(t, l, func(c transport.Conn) {
+			echo(c)
+			_ = c.Close(3001, "bye")
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), transporttest.Patience)
+		defer cancel()
+		web := &http.Transport{TLSClientConfig: transporttest.ClientTLS(t, certFile), ForceAttemptHTTP2: true}
+		c, _, err := websocket.Dial(ctx, scheme+"://"+l.Addr().String()+"/sub", &websocket.DialOptions{
+			HTTPClient: &http.Client{Transport: web}, CompressionMode: websocket.CompressionContextTakeover,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadLimit(1 << 20)
+		big := `{"op":4,"seq":2,"body":"` + strings.Repeat("y", 100000) + `"}`
+		for _, text := range []string{`{"op":4,"seq":1,"body":"x"}`, big} {
+			if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+			typ, b, err := c.Read(ctx)
+			if err != nil || typ != websocket.MessageText || len(b) < len(text) {
+				t.Fatalf("echo: %v %.100q %v", typ, b, err)
+			}
+		}
+		if err := c.Write(ctx, websocket.MessageText, []byte("no JSON")); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = c.Read(ctx)
+		var closed websocket.CloseError
+		if !errors.As(err, &closed) || closed.Code != 3001 || closed.Reason != "bye" {
+			t.Errorf("the end: %v, want 3001 bye", err)
+		}
+		_ = c.CloseNow()
+		web.CloseIdleConnections()
+	}
+}

@@ -1,0 +1,85 @@
+package ws_test
+
+import (
+	"crypto/tls"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/transport"
+	"imgo/transport/transporttest"
+	"imgo/transport/ws"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// listen binds a port of loopback, with short times.
+func listen(t *testing.T, cfg ws.Config) *ws.Listener {
+	t.Helper()
+	if cfg.Addr == "" {
+		cfg.Addr = "127.0.0.1:0"
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 2 * time.Second
+	}
+	if cfg.Linger == 0 {
+		cfg.Linger = 200 * time.Millisecond
+	}
+	l, err := ws.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// dial connects to l and upgrades.
+func dial(t *testing.T, l *ws.Listener, cfg *tls.Config, text bool, header ...string) *transporttest.WebSocket {
+	t.Helper()
+	w, resp, err := transporttest.Upgrade(transporttest.Dial(t, l, cfg), "/sub?from=test", header...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %s", resp.Status)
+	}
+	w.Text = text
+	return w
+}
+
+func harness(text, secure bool) transporttest.Harness {
+	h := transporttest.Harness{Network: "ws", Text: text, Pieces: true, CloseCodes: true}
+	if !secure {
+		h.Framing = func(n int) int {
+			switch {
+			case n <= 125:
+				return 2
+			case n <= 0xffff:
+				return 4
+			}
+			return 10
+		}
+	}
+	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
+		cfg := ws.Config{MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		var clientTLS *tls.Config
+		if secure {
+			certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+			var err error
+			if cfg.TLS, err = transport.ReloadingTLS(certFile, keyFile, zerolog.Nop()); err != nil {
+				t.Fatal(err)
+			}
+			clientTLS = transporttest.ClientTLS(t, certFile)
+		}
+		l := listen(t, cfg)
+		transporttest.Serve(t, l, handle)
+		return func() transporttest.Client { return dial(t, l, clientTLS, text) }
+	}
+	return h
+}
+
+func TestConformanceBinary(t *testing.T) { transporttest.Run(t, harness(false, false)) }
+func TestConformanceText(t *testing.T)   { transporttest.Run(t, harness(true, false)) }
+func TestConformanceTLS(t *testing.T)    { transporttest.Run(t, harness(false, true)) }
