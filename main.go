@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/mattn/go-isatty"
 	"github.com/urfave/cli/v2"
 
 	"imgo/commands"
@@ -41,7 +42,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		AllFlags: flags.CLI(true),
 		Extra:    []*cli.Command{flags.ConfigCommand()},
 		Serve: flags.Serve(func(ctx context.Context, cfg roles.Config) error {
-			return roles.Run(ctx, cfg, roles.RunOptions{Stdout: stdout, Stderr: stderr, Version: commands.Version()})
+			return roles.Run(ctx, cfg, roles.RunOptions{
+				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Terminal: isTerminal(stderr),
+			})
 		}),
 	}, args)
+}
+
+// isTerminal says whether a person reads w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
 }

@@ -15,6 +15,7 @@ import (
 func flow(t *testing.T, s screen, base, user string) {
 	t.Helper()
 	b := open(t, s)
+	b.name += "-" + user
 	b.visit(base)
 	if title := eval[string](b, "document.title"); title != "imgo" {
 		t.Errorf("the title is %q, want imgo", title)

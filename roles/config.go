@@ -234,18 +234,18 @@ func Default() Config {
 }
 
 // HasRole says whether the settings name the role.
-func (c *Config) HasRole(role string) bool { return slices.Contains(c.Roles, role) }
+func (cfg *Config) HasRole(role string) bool { return slices.Contains(cfg.Roles, role) }
 
 // EmbeddedRoles are the roles that the settings do not name and that run in
 // this process all the same, since no other node can supply them.
-func (c *Config) EmbeddedRoles() []string {
-	return slices.DeleteFunc(allRoles(), c.HasRole)
+func (cfg *Config) EmbeddedRoles() []string {
+	return slices.DeleteFunc(allRoles(), cfg.HasRole)
 }
 
 // Origin says where the value of a key ("comet.tcp") came from: "default",
 // "file:line" of a file, an environment variable or a flag.
-func (c *Config) Origin(key string) string {
-	if origin, ok := c.origins[key]; ok {
+func (cfg *Config) Origin(key string) string {
+	if origin, ok := cfg.origins[key]; ok {
 		return origin
 	}
 	return "default"
@@ -253,13 +253,13 @@ func (c *Config) Origin(key string) string {
 
 // Warnings are remarks about the settings that do not stop a start, for the
 // caller to log.
-func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
+func (cfg *Config) Warnings() []string { return slices.Clone(cfg.warnings) }
 
 // setOrigin notes where a key's value came from.
-func (c *Config) setOrigin(key, origin string) {
-	c.origins = maps.Clone(c.origins)
-	if c.origins == nil {
-		c.origins = map[string]string{}
+func (cfg *Config) setOrigin(key, origin string) {
+	cfg.origins = maps.Clone(cfg.origins)
+	if cfg.origins == nil {
+		cfg.origins = map[string]string{}
 	}
-	c.origins[key] = origin
+	cfg.origins[key] = origin
 }

@@ -31,22 +31,21 @@ func humane(cfg Logging, opts RunOptions) bool {
 // announceStart says what runs where, which roles were added and why, and
 // what to try next: in words on a terminal, in one line elsewhere.
 func (n *Node) announceStart() {
+	if humane(n.cfg.Logging, n.opts) {
+		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // nobody may be reading
+		return
+	}
 	added := n.cfg.EmbeddedRoles()
-	took := time.Since(n.started).Round(time.Millisecond)
 	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.listener.Addr().String())
 	for name, a := range map[string]net.Addr{"tcp": n.TCPAddr(), "ws": n.WSAddr()} {
 		if a != nil {
 			e = e.Str(name, a.String())
 		}
 	}
-	e.Str("data", n.cfg.DataDir).Dur("took", took).Msg("imgo is ready")
+	e.Str("data", n.cfg.DataDir).Dur("took", time.Since(n.started)).Msg("imgo is ready")
 	if len(added) > 0 {
 		n.log.Info().Strs("added", added).Msg("these roles run in this process too: no cluster.join names a node that could supply them")
 	}
-	if !humane(n.cfg.Logging, n.opts) {
-		return
-	}
-	_, _ = io.WriteString(n.opts.Stdout, n.banner())
 }
 
 func (n *Node) banner() string {
@@ -60,9 +59,9 @@ func (n *Node) banner() string {
 		line("TCP", a, "clients")
 	}
 	if a := clients["ws"]; a != "" {
-		scheme := "ws"
-		if n.cfg.Comet.TLSCert != "" && n.cfg.Comet.WSTLS {
-			scheme = "wss"
+		scheme, a, ok := strings.Cut(a, "://")
+		if !ok {
+			scheme, a = "ws", clients["ws"]
 		}
 		line("WS", scheme+"://"+hostOr(a, "localhost")+"/sub", "clients")
 	}

@@ -356,6 +356,9 @@ func (n *Node) clientAddresses() map[string]string {
 		}
 		out[name] = net.JoinHostPort(host, port)
 	}
+	if n.cfg.Comet.TLSCert != "" && n.cfg.Comet.WSTLS && out["ws"] != "" {
+		out["ws"] = "wss://" + out["ws"]
+	}
 	return out
 }
 

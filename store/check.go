@@ -88,6 +88,13 @@ func checkFiles(dir string, log zerolog.Logger) (known bool, err error) {
 			return false, fail(filepath.Base(table.NewFilename(id, dir)), err)
 		}
 	}
+	keys, err := badger.OpenKeyRegistry(badger.KeyRegistryOptions{Dir: dir, ReadOnly: true})
+	if err == nil {
+		err = keys.Close()
+	}
+	if err != nil {
+		return false, fail(badger.KeyRegistryFileName, fmt.Errorf("%w: %w", ErrCorrupt, err))
+	}
 	for _, name := range logs {
 		if err := checkWAL(filepath.Join(dir, name), log); err != nil {
 			return false, fail(name, err)

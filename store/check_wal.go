@@ -20,6 +20,7 @@ import (
 // transaction's version in decimal.
 const (
 	walHeader    = 20
+	walKeyID     = 8 // bytes at its beginning: which key encrypts the file; 0: none
 	walTxn       = 1 << 6
 	walTxnEnd    = 1 << 7
 	walMaxKey    = 1 << 16
@@ -107,6 +108,9 @@ func checkWAL(path string, log zerolog.Logger) (err error) {
 func walDamage(data []byte) error {
 	if len(data) < walHeader {
 		return fmt.Errorf("%w: the file has %d bytes, less than its header", ErrCorrupt, len(data))
+	}
+	if !allZero(data[:walKeyID]) {
+		return fmt.Errorf("%w: the header names a key of encryption, and there are none", ErrCorrupt)
 	}
 	kept, bad, version := walEnd(data)
 	damaged := fmt.Errorf("%w: the entry at byte %d is unreadable, and what was written after it is not", ErrCorrupt, bad)

@@ -88,6 +88,9 @@ type DB struct {
 	// broken is the error of a commit that may have been half done.
 	broken atomic.Pointer[error]
 
+	// logOpen: two Logs would assign the same offsets.
+	logOpen atomic.Bool
+
 	stop    chan struct{} // closed by Close; ends Run
 	running sync.WaitGroup
 }

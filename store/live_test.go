@@ -185,7 +185,7 @@ func TestLiveLogWithoutAge(t *testing.T) {
 	})
 }
 
-// TestSlowReaderLosesOnly itself: it is told, and goes on at begin.
+// TestSlowReaderIsTold has a reader that is too slow go on at begin.
 func TestSlowReaderIsTold(t *testing.T) {
 	l := newLive(t, store.LiveOptions{Partitions: 1, MaxBytes: 20 * 64})
 	const n = 20_000
@@ -225,28 +225,47 @@ func TestSlowReaderIsTold(t *testing.T) {
 	}
 }
 
-// BenchmarkLiveAppendAndRead appends and lets a reader that waits read it.
-func BenchmarkLiveAppendAndRead(b *testing.B) {
+// BenchmarkLiveAppend appends with nobody waiting.
+func BenchmarkLiveAppend(b *testing.B) {
 	l := newLive(b, store.LiveOptions{Partitions: 1})
 	value := make([]byte, 200)
-	ctx := context.Background()
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for from := int64(0); err == nil && from < int64(b.N); {
-			var entries []envelope.Entry
-			entries, err = l.Read(ctx, 0, from, 1<<20)
-			from += int64(len(entries))
-		}
-		done <- err
-	}()
 	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := l.Append(ctx, 0, value); err != nil {
+	for range b.N {
+		if _, err := l.Append(context.Background(), 0, value); err != nil {
 			b.Fatal(err)
 		}
 	}
-	if err := <-done; err != nil && !errors.Is(err, envelope.ErrOutOfRange) {
-		b.Fatal(err)
+}
+
+// BenchmarkLiveWake is the whole way of one entry to a reader that waits for
+// it, and of the answer back: two appends and two wakes.
+func BenchmarkLiveWake(b *testing.B) {
+	l := newLive(b, store.LiveOptions{Partitions: 2})
+	ctx := context.Background()
+	var group sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for side := range int32(2) {
+		group.Go(func() {
+			for i := range int64(b.N) {
+				if side == 0 {
+					if _, err := l.Append(ctx, 0, nil); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+				if _, err := l.Read(ctx, 1-side, i, 1); err != nil {
+					b.Error(err)
+					return
+				}
+				if side == 1 {
+					if _, err := l.Append(ctx, 1, nil); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+		})
 	}
+	group.Wait()
 }

@@ -75,6 +75,7 @@ type Log struct {
 	queue  []*request
 	closed error         // why appends are refused; nil: they are not
 	queued chan struct{} // has one when the queue may have something
+	pool   sync.Pool     // of *request that nobody has
 
 	running atomic.Bool
 	stop    chan struct{} // closed by Close; ends Run
@@ -101,9 +102,8 @@ type request struct {
 	done    chan struct{} // has one when the request is dealt with
 }
 
-var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
-
-// OpenLog opens the kept log in db, or makes it. It checks that the ends of
+// OpenLog opens the kept log in db, or makes it; it can be open once at a time.
+// It checks that the ends of
 // every partition are there and whole; entries between them are checked as
 // they are read.
 func OpenLog(db *DB, opt LogOptions) (*Log, error) {
@@ -126,20 +126,29 @@ func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 		db: db, opt: opt, log: db.log,
 		room:    semaphore.NewWeighted(opt.QueueBytes),
 		queued:  make(chan struct{}, 1),
+		pool:    sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }},
 		stop:    make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
-	if err := l.load(); err != nil {
-		return nil, fmt.Errorf("open the kept log in %s: %w", db.dir, err)
+	if !db.logOpen.CompareAndSwap(false, true) {
+		return nil, fmt.Errorf("open the kept log in %s: it is open already", db.dir)
 	}
-	l.batch = newBatch(db, l.parts)
-	l.commit = l.write
-	l.watch = newLogMetrics(l)
-	var err error
-	if l.meter, err = newMeter(db.opt.Metrics, l.watch.collectors()...); err != nil {
+	if err := l.open(); err != nil {
+		db.logOpen.Store(false)
 		return nil, fmt.Errorf("open the kept log in %s: %w", db.dir, err)
 	}
 	return l, nil
+}
+
+func (l *Log) open() (err error) {
+	if err := l.load(); err != nil {
+		return err
+	}
+	l.batch = newBatch(l.db, l.parts)
+	l.commit = l.write
+	l.watch = newLogMetrics(l)
+	l.meter, err = newMeter(l.db.opt.Metrics, l.watch.collectors()...)
+	return err
 }
 
 // Partitions is how many there are.
@@ -172,14 +181,14 @@ func (l *Log) AppendEssential(ctx context.Context, partition int32, value []byte
 }
 
 func (l *Log) appendOne(ctx context.Context, partition int32, value []byte) (int64, error) {
-	r := requests.Get().(*request)
+	r := l.pool.Get().(*request)
 	r.one[0] = envelope.Entry{Partition: partition, Value: value}
 	r.entries = r.one[:]
 	if err := l.do(ctx, r); err != nil {
 		return 0, err
 	}
 	offset := r.one[0].Offset
-	r.recycle()
+	l.recycle(r)
 	return offset, nil
 }
 
@@ -193,7 +202,7 @@ func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	if len(entries) == 0 {
 		return ctx.Err()
 	}
-	r := requests.Get().(*request)
+	r := l.pool.Get().(*request)
 	// A copy: the caller may be gone by the time offsets are assigned.
 	r.entries = append([]envelope.Entry(nil), entries...)
 	if err := l.do(ctx, r); err != nil {
@@ -202,14 +211,14 @@ func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	for i := range entries {
 		entries[i].Offset = r.entries[i].Offset
 	}
-	r.recycle()
+	l.recycle(r)
 	return nil
 }
 
 // recycle gives back a request that the committer is done with.
-func (r *request) recycle() {
+func (l *Log) recycle(r *request) {
 	r.entries, r.one[0], r.err = nil, envelope.Entry{}, nil
-	requests.Put(r)
+	l.pool.Put(r)
 }
 
 // do takes a request through the queue and waits for it.
@@ -362,5 +371,7 @@ func (l *Log) Close() error {
 		<-l.stopped
 	}
 	l.fail(errLogClosed())
-	return l.meter.close()
+	err := l.meter.close()
+	l.db.logOpen.Store(false)
+	return err
 }

@@ -1,13 +1,9 @@
 package store_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,9 +61,18 @@ func TestLogShapeIsKept(t *testing.T) {
 	if l.Partitions() != 7 || l.Generation() != 3 {
 		t.Fatalf("%d partitions, generation %d", l.Partitions(), l.Generation())
 	}
+	if _, err := store.OpenLog(db, store.LogOptions{}); err == nil || !strings.Contains(err.Error(), "open already") {
+		t.Fatalf("OpenLog of an open log: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	again := openLog(t, db, store.LogOptions{})
 	if again.Partitions() != 7 || again.Generation() != 3 {
 		t.Fatalf("%d partitions, generation %d", again.Partitions(), again.Generation())
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		opt  store.LogOptions
@@ -84,82 +89,6 @@ func TestLogShapeIsKept(t *testing.T) {
 	fresh := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{})
 	if fresh.Partitions() != store.DefaultLogPartitions || fresh.Generation() != 1 {
 		t.Fatalf("defaults: %d partitions, generation %d", fresh.Partitions(), fresh.Generation())
-	}
-}
-
-// TestKillNine kills a process that appends, again and again, over the same
-// directory: everything that it was told of is there, without a gap.
-func TestKillNine(t *testing.T) {
-	dir := t.TempDir()
-	type place struct {
-		partition int32
-		offset    int64
-	}
-	acked := map[place]string{}
-	rounds := 4
-	if testing.Short() {
-		rounds = 2
-	}
-	for round := range rounds {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childDir+"="+dir)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewReader(out)
-		for n := 0; ; n++ {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				break // what the kill cut off was never said
-			}
-			var at place
-			var value string
-			if _, err := fmt.Sscan(line, &at.partition, &at.offset, &value); err != nil {
-				t.Fatalf("child said %q: %v", line, err)
-			}
-			if old, ok := acked[at]; ok {
-				t.Fatalf("%+v was given to %q and to %q", at, old, value)
-			}
-			acked[at] = value
-			if n == 500*(round+1) {
-				_ = cmd.Process.Kill()
-			}
-		}
-		_ = cmd.Wait()
-		if len(acked) == 0 {
-			t.Fatalf("the child appended nothing: %s", stderr.String())
-		}
-		db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
-		if err != nil {
-			t.Fatalf("open after kill -9: %v", err)
-		}
-		l, err := store.OpenLog(db, store.LogOptions{})
-		if err != nil {
-			t.Fatalf("open the log after kill -9: %v", err)
-		}
-		found := 0
-		for p := range l.Partitions() {
-			for at, e := range readAll(t, l, p) {
-				if want, ok := acked[place{p, int64(at)}]; ok {
-					found++
-					if string(e.Value) != want {
-						t.Fatalf("partition %d offset %d: %q, want %q", p, at, e.Value, want)
-					}
-				}
-			}
-		}
-		if found != len(acked) {
-			t.Fatalf("round %d: %d of %d acknowledged records are there", round, found, len(acked))
-		}
-		if err := errors.Join(l.Close(), db.Close()); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -424,209 +353,6 @@ func TestCloseWithoutRunFailsTheQueue(t *testing.T) {
 	}
 }
 
-// clock is a clock that tests set.
-type clock struct{ ms atomic.Int64 }
-
-func (c *clock) now() time.Time           { return time.UnixMilli(c.ms.Load()) }
-func (c *clock) advance(by time.Duration) { c.ms.Add(by.Milliseconds()) }
-
-func TestRetention(t *testing.T) {
-	dir := t.TempDir()
-	var c clock
-	c.ms.Store(1_700_000_000_000)
-	opt := store.LogOptions{Partitions: 2, Retention: time.Hour, Now: c.now, TailBytes: 100}
-	open := func() (*store.DB, *store.Log) {
-		db := openDB(t, store.Options{Dir: dir})
-		l := openLog(t, db, opt)
-		run(t, l)
-		return db, l
-	}
-	want := func(l *store.Log, begin, end int64) {
-		t.Helper()
-		b, e, err := l.Bounds(t.Context(), 0)
-		if err != nil || b != begin || e != end {
-			t.Fatalf("Bounds: %d to %d, %v; want %d to %d", b, e, err, begin, end)
-		}
-	}
-	db, l := open()
-	add := func(n int) {
-		t.Helper()
-		entries := make([]envelope.Entry, n)
-		for i := range entries {
-			entries[i].Value = []byte("value")
-		}
-		if err := l.AppendMany(t.Context(), entries); err != nil {
-			t.Fatalf("AppendMany: %v", err)
-		}
-	}
-	trim := func() {
-		t.Helper()
-		if err := l.Trim(t.Context()); err != nil {
-			t.Fatalf("Trim: %v", err)
-		}
-	}
-	add(5000) // more than one transaction deletes
-	c.advance(40 * time.Minute)
-	add(10)
-	trim()
-	want(l, 0, 5010)
-	c.advance(21 * time.Minute)
-	trim()
-	want(l, 5000, 5010)
-	if _, err := l.Read(t.Context(), 0, 4999, 1); !errors.Is(err, envelope.ErrOutOfRange) {
-		t.Fatalf("Read of a trimmed offset: %v, want out of range", err)
-	}
-	if entries, err := l.Read(t.Context(), 0, 5000, 1); err != nil || entries[0].Offset != 5000 {
-		t.Fatalf("Read from begin: %v, %v", entries, err)
-	}
-	reopen := func() {
-		t.Helper()
-		if err := errors.Join(l.Close(), db.Close()); err != nil {
-			t.Fatal(err)
-		}
-		db, l = open()
-	}
-	reopen()
-	want(l, 5000, 5010)
-	c.advance(2 * time.Hour)
-	trim()
-	want(l, 5010, 5010)
-	// The end survives although nothing is left that shows it.
-	reopen()
-	want(l, 5010, 5010)
-	add(1)
-	want(l, 5010, 5011)
-	if _, err := l.Read(t.Context(), 0, 0, 1); !errors.Is(err, envelope.ErrOutOfRange) {
-		t.Fatalf("Read from 0: %v, want out of range", err)
-	}
-}
-
-func TestRunTrims(t *testing.T) {
-	var c clock
-	c.ms.Store(1_700_000_000_000)
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
-		Retention: time.Hour, TrimInterval: time.Millisecond, Now: c.now,
-	})
-	run(t, l)
-	if _, err := l.Append(t.Context(), 3, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	c.advance(time.Hour + time.Second)
-	eventually(t, "the entry is trimmed", func() bool {
-		begin, _, err := l.Bounds(t.Context(), 3)
-		return err == nil && begin == 1
-	})
-}
-
-// TestReadersWhileTrimming reads from the beginning while it is trimmed away:
-// an entry or out of range, never damage.
-func TestReadersWhileTrimming(t *testing.T) {
-	var c clock
-	c.ms.Store(1_700_000_000_000)
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{
-		Retention: time.Second, Now: c.now, TailBytes: 1,
-	})
-	run(t, l)
-	for range 50 {
-		if err := l.AppendMany(t.Context(), make([]envelope.Entry, 20)); err != nil {
-			t.Fatal(err)
-		}
-		c.advance(time.Second)
-	}
-	var group sync.WaitGroup
-	for range 4 {
-		group.Go(func() {
-			for from := int64(0); from < 900; {
-				entries, err := l.Read(t.Context(), 0, from, 1<<10)
-				if errors.Is(err, envelope.ErrOutOfRange) {
-					if from, _, err = l.Bounds(t.Context(), 0); err != nil {
-						t.Errorf("Bounds: %v", err)
-						return
-					}
-					continue
-				}
-				if err != nil {
-					t.Errorf("Read from %d: %v", from, err)
-					return
-				}
-				from = entries[len(entries)-1].Offset + 1
-			}
-		})
-	}
-	if err := l.Trim(t.Context()); err != nil {
-		t.Errorf("Trim: %v", err)
-	}
-	group.Wait()
-}
-
-func TestDamagedEntryIsNeverSkipped(t *testing.T) {
-	tests := []struct {
-		name   string
-		change func(stored []byte) []byte
-	}{
-		{"bit", func(b []byte) []byte { b[len(b)/2] ^= 4; return b }},
-		{"cut", func(b []byte) []byte { return b[:3] }},
-		{"empty", func(b []byte) []byte { return b[:0] }},
-		{"zeros", func(b []byte) []byte { clear(b); return b }},
-		{"missing", func([]byte) []byte { return nil }},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			db := openDB(t, store.Options{InMemory: true})
-			l := openLog(t, db, store.LogOptions{TailBytes: 1})
-			run(t, l)
-			for i := range 10 {
-				if _, err := l.Append(t.Context(), 2, fmt.Appendf(nil, "value %d", i)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := db.Overwrite(2, 5, test.change); err != nil {
-				t.Fatal(err)
-			}
-			entries, err := l.Read(t.Context(), 2, 0, 1<<20)
-			if err != nil || len(entries) != 5 {
-				t.Fatalf("Read before the damage: %d entries, %v; want 5", len(entries), err)
-			}
-			_, err = l.Read(t.Context(), 2, 5, 1<<20)
-			if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "partition 2 offset 5") {
-				t.Fatalf("Read of the damage: %v", err)
-			}
-			if entries, err := l.Read(t.Context(), 2, 6, 1<<20); err != nil || entries[0].Offset != 6 {
-				t.Fatalf("Read behind the damage: %v, %v", entries, err)
-			}
-		})
-	}
-	t.Run("ends are checked on opening", func(t *testing.T) {
-		for _, offset := range []int64{0, 9} {
-			db := openDB(t, store.Options{InMemory: true})
-			l := openLog(t, db, store.LogOptions{})
-			run(t, l)
-			if err := l.AppendMany(t.Context(), make([]envelope.Entry, 10)); err != nil {
-				t.Fatal(err)
-			}
-			if err := db.Overwrite(0, offset, func(b []byte) []byte { b[2] ^= 1; return b }); err != nil {
-				t.Fatal(err)
-			}
-			_, err := store.OpenLog(db, store.LogOptions{})
-			if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), "back-up") {
-				t.Fatalf("OpenLog with offset %d damaged: %v", offset, err)
-			}
-		}
-	})
-}
-
-func TestEntriesAreBoundToTheirPlace(t *testing.T) {
-	stored := store.AppendLogEntry(nil, 3, 7, 1234, []byte("record"))
-	if ms, record, err := store.DecodeLogEntry(stored, 3, 7); err != nil || ms != 1234 || string(record) != "record" {
-		t.Fatalf("decode: %d %q %v", ms, record, err)
-	}
-	for _, at := range [][2]int64{{3, 8}, {4, 7}} {
-		if _, _, err := store.DecodeLogEntry(stored, int32(at[0]), at[1]); !errors.Is(err, store.ErrCorrupt) {
-			t.Errorf("decode at partition %d offset %d: %v, want corrupt", at[0], at[1], err)
-		}
-	}
-}
-
 func TestLogMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	db := openDB(t, store.Options{Dir: t.TempDir(), Metrics: reg})
@@ -647,8 +373,8 @@ func TestLogMetrics(t *testing.T) {
 	if gauge(t, reg, "imgo_store_disk_free_bytes") <= 0 {
 		t.Error("imgo_store_disk_free_bytes is not above 0")
 	}
-	if _, err := store.OpenLog(db, store.LogOptions{}); err == nil {
-		t.Error("a second log with the same registry: no error")
+	if _, err := store.Open(store.Options{InMemory: true, Metrics: reg, Log: zerolog.Nop()}); err == nil {
+		t.Error("a second store with the same registry: no error")
 	}
 	if err := errors.Join(l.Close(), db.Close()); err != nil {
 		t.Fatal(err)

@@ -465,12 +465,7 @@ func (m *Mailboxes) DropPartition(partition int32) error {
 	for _, p := range []byte{prefixUser, prefixEntry, prefixBody, prefixUsed, prefixPosition} {
 		prefixes = append(prefixes, partitionKey(p, partition, 0))
 	}
-	m.db.mu.RLock()
-	defer m.db.mu.RUnlock()
-	if m.db.closed {
-		return errDBClosed()
-	}
-	if err := m.db.bdg.DropPrefix(prefixes...); err != nil {
+	if err := m.db.dropPrefix(prefixes...); err != nil {
 		return fmt.Errorf("drop partition %d: %w", partition, err)
 	}
 	return nil

@@ -98,7 +98,9 @@ func openLog(t testing.TB, db *store.DB, opt store.LogOptions) *store.Log {
 }
 
 // runner is anything with a Run.
-type runner interface{ Run(ctx context.Context) error }
+type runner interface {
+	Run(ctx context.Context) error
+}
 
 // run runs r until the returned function is called, or the test ends.
 func run(t testing.TB, r runner) (stop func() error) {

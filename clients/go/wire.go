@@ -137,7 +137,7 @@ func (t target) dialWS(ctx context.Context, maxBody int) (wire, error) {
 		options.HTTPClient = &http.Client{Transport: transport}
 		idle = transport.CloseIdleConnections
 	}
-	conn, response, err := websocket.Dial(ctx, t.address, options)
+	conn, response, err := websocket.Dial(ctx, t.address, options) //nolint:bodyclose // the library says that it need not be closed
 	if err != nil {
 		idle()
 		if response != nil && response.StatusCode != http.StatusSwitchingProtocols {

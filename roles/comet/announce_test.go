@@ -25,7 +25,8 @@ func (l *fakeLogic) since(n int) []*envelope.AnnounceRequest {
 func TestAnnounce(t *testing.T) {
 	for _, without := range []comet.Rules{0, comet.NoAnnounce} {
 		synctest.Test(t, func(t *testing.T) {
-			epochs := map[uint32]uint64{1: 10, 2: 10, 9: 99}
+			var epochs atomic.Pointer[map[uint32]uint64]
+			epochs.Store(&map[uint32]uint64{1: 10, 2: 10, 9: 99})
 			logic := &fakeLogic{}
 			logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 				reply, err := admit(r)
@@ -36,7 +37,7 @@ func TestAnnounce(t *testing.T) {
 				return reply, err
 			}
 			logic.announce = func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-				return &envelope.AnnounceReply{Epochs: epochs}, nil
+				return &envelope.AnnounceReply{Epochs: *epochs.Load()}, nil
 			}
 			s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval, cfg.Without = time.Second, without })
 			for i := range 4 {
@@ -70,7 +71,7 @@ func TestAnnounce(t *testing.T) {
 			}
 			// Partition 2 gets another owner.
 			from := len(logic.since(0))
-			epochs = map[uint32]uint64{1: 10, 2: 11}
+			epochs.Store(&map[uint32]uint64{1: 10, 2: 11})
 			time.Sleep(3 * time.Second)
 			if without == 0 {
 				want = "map[u2:1 u3:1]"
@@ -89,7 +90,8 @@ func TestAnnounce(t *testing.T) {
 				}
 			}
 			// An owner that is not heard of is not told.
-			from, epochs = len(logic.since(0)), map[uint32]uint64{1: 10}
+			from = len(logic.since(0))
+			epochs.Store(&map[uint32]uint64{1: 10})
 			time.Sleep(3 * time.Second)
 			if got := announced(from); len(got) != 0 {
 				t.Fatalf("announced %v to nobody", got)

@@ -3,6 +3,7 @@ package comet_test
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,7 @@ func TestAutoAck(t *testing.T) {
 		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1 2]" {
 			t.Fatalf("acknowledged %v, want [1 2]", ids)
 		}
-		if a := s.logic.acks[0]; a.User != "ann" || a.Device != "" {
+		if a := s.logic.firstAck(); a.User != "ann" || a.Device != "" {
 			t.Fatalf("acknowledged for %v", a)
 		}
 	})
@@ -139,10 +140,10 @@ func TestAutoAckOverTCP(t *testing.T) {
 // not take them, and bounded: the oldest are lost first.
 func TestAckBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := true
+		var up atomic.Bool
 		logic := &fakeLogic{}
 		logic.ack = func(*envelope.AckRequest) error {
-			if down {
+			if !up.Load() {
 				return envelope.ErrUnavailable
 			}
 			return nil
@@ -156,14 +157,14 @@ func TestAckBatches(t *testing.T) {
 		if n := s.metric("imgo_comet_lost_total", "queue=ack"); n < 30 || n > 50 {
 			t.Fatalf("%v ids were lost", n)
 		}
-		down = false
+		up.Store(true)
 		time.Sleep(5 * time.Second)
 		ids := logic.acked()
 		if len(ids) < 50 || ids[len(ids)-1] != 100 || !slices.IsSorted(ids) {
 			t.Fatalf("acknowledged %v", ids)
 		}
-		if logic.ackCalls > 5 {
-			t.Fatalf("%d ids took %d calls", len(ids), logic.ackCalls)
+		if n := logic.ackCount(); n > 5 {
+			t.Fatalf("%d ids took %d calls", len(ids), n)
 		}
 	})
 }

@@ -140,6 +140,9 @@ func (s *session) backlog(b *envelope.Backlog, t *tally) {
 	}
 	before := s.last
 	whole := s.writeBacklog(b.GetMessages(), t)
+	if n := len(b.GetMessages()); !whole && !s.behind {
+		s.fallBehind(b.GetMessages()[n-1].GetId())
+	}
 	if whole && !b.GetMore() {
 		s.last = max(s.last, b.GetUpTo())
 		if s.seen <= s.last || s.comet.cfg.Without.has(NoSeen) {

@@ -66,7 +66,16 @@ func TestDrain(t *testing.T) {
 // not answer hold the shutdown up for long, and the rate gives way.
 func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		logic := &fakeLogic{}
+		logic := &fakeLogic{
+			connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+				if r.Token != "late" {
+					return admit(r)
+				}
+				time.Sleep(5 * time.Second)
+				return nil, envelope.ErrUnavailable
+			},
+			ack: func(*envelope.AckRequest) error { return envelope.ErrUnavailable },
+		}
 		s := start(t, logic, func(cfg *comet.Config) {
 			cfg.DrainRate, cfg.DrainTimeout, cfg.WriteTimeout = 1, 4*time.Second, time.Hour
 		})
@@ -75,11 +84,6 @@ func TestDrainIsBounded(t *testing.T) {
 			c.login("ann", "")
 			s.push(s.live(i, transport.OpMessage, string(make([]byte, 4<<10))))
 		}
-		logic.connect = func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-			time.Sleep(5 * time.Second)
-			return nil, envelope.ErrUnavailable
-		}
-		logic.ack = func(*envelope.AckRequest) error { return envelope.ErrUnavailable }
 		s.dialPipe(pipe.Options{}).send(2, transport.OpAuth, 1, "late")
 		synctest.Wait()
 		began := time.Now()

@@ -19,7 +19,7 @@ func TestGoldenImgoTCP(t *testing.T) {
 	// Auth: the raw token in quotes; the reply echoes version and sequence.
 	c.put(wire("00000015 0010 0001 00000007 00000003", `"tok"`))
 	c.want(wire("00000010 0010 0001 00000008 00000003", ""))
-	if got := s.logic.connects[0]; got.Token != "tok" || got.Generation != "imgo" || got.Transport != "tcp" || got.Address == "" {
+	if got := s.logic.connected(0); got.Token != "tok" || got.Generation != "imgo" || got.Transport != "tcp" || got.Address == "" {
 		t.Fatalf("logic was asked %v", got)
 	}
 	s.push(s.backlog(0, 0, 0, false))
@@ -53,7 +53,7 @@ func TestGoldenImgoTCPPlainToken(t *testing.T) {
 		if token[0] == '"' {
 			want = token[1:]
 		}
-		if got := s.logic.connects[i].Token; got != want {
+		if got := s.logic.connected(i).Token; got != want {
 			t.Errorf("token %q arrived as %q", token, got)
 		}
 	}
@@ -64,7 +64,7 @@ func TestGoldenImgoJSON(t *testing.T) {
 	c := s.dialWS(true)
 	c.put(`{"ver":1,"op":7,"seq":1,"body":"tok"}`)
 	c.want(`[{"ver":1,"op":8,"seq":1,"body":{}}]`)
-	if got := s.logic.connects[0]; got.Token != "tok" || got.Generation != "imgo" || got.Transport != "ws" {
+	if got := s.logic.connected(0); got.Token != "tok" || got.Generation != "imgo" || got.Transport != "ws" {
 		t.Fatalf("logic was asked %v", got)
 	}
 	c.put(`{"ver":1,"op":2,"seq":2,"body":{}}`)
@@ -90,7 +90,7 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	auth := `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}`
 	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000002", 16+len(auth)), auth))
 	c.want(wire("00000010 0010 0001 00000008 00000002", ""))
-	got := s.logic.connects[0]
+	got := s.logic.connected(0)
 	if got.Mid != "123" || got.Key != "k-1" || got.Platform != "web" || got.Generation != "goim" ||
 		fmt.Sprint(got.Rooms, got.Accepts) != "[live://1000] [1000 1001]" {
 		t.Fatalf("logic was asked %v", got)
@@ -181,10 +181,10 @@ func TestGoldenV2Binary(t *testing.T) {
 			eventually(t, "the acks arrive", func() bool {
 				return fmt.Sprint(logic.acked()) == fmt.Sprint([]uint64{1<<48 | 7, 1<<48 | 8, 1<<48 | 9})
 			})
-			logic.mu.Lock()
-			if a := logic.acks[0]; a.User != "ann" || a.Device != "phone" {
+			if a := logic.firstAck(); a.User != "ann" || a.Device != "phone" {
 				t.Errorf("acknowledged for %v", a)
 			}
+			logic.mu.Lock()
 			logic.acks = nil
 			logic.mu.Unlock()
 			// Rooms.

@@ -76,7 +76,7 @@ func TestAuthBody(t *testing.T) {
 				}
 				return
 			}
-			r := s.logic.connects[0]
+			r := s.logic.connected(0)
 			list := func(v any, n int) string {
 				if n == 0 {
 					return ""

@@ -133,7 +133,7 @@ func TestUpstreamRate(t *testing.T) {
 // TestBadPackets: each ends the session with a reason, is counted, and does
 // nothing to the client beside it.
 func TestBadPackets(t *testing.T) {
-	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxBody, cfg.MaxRooms = 1000, 2 })
+	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxRooms = 2 })
 	beside := s.dialPipe(pipe.Options{})
 	beside.login("beside", "")
 	many := make([]string, 1001)
@@ -174,7 +174,7 @@ func TestBadPackets(t *testing.T) {
 		}, 3500, "too_many_operations", "at most 1000"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := s.dialPipe(pipe.Options{Text: test.text})
+			c := s.dialPipe(pipe.Options{Text: test.text, MaxBody: 1000})
 			c.login("ann", "")
 			before := s.metric("imgo_comet_bad_packets_total", "kind="+test.kind)
 			for _, frame := range test.frames {

@@ -81,7 +81,7 @@ func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64)
 			Name: "imgo_comet_connect_seconds", Buckets: seconds,
 			Help: "From a complete auth packet to its answer.",
 		}, []string{"outcome"}),
-		closed:     counter("closed_total", "Sessions that ended, by close code; 0: the client closed.", "code"),
+		closed:     counter("closed_total", "Connections that ended, by close code; 0: the client closed.", "code"),
 		badPackets: counter("bad_packets_total", "What clients sent against the protocol.", "kind"),
 		packets:    counter("packets_total", "Packets from clients.", "op"),
 		catchUps:   counter("catch_ups_total", "Catch-ups asked for, failed, and asked again for want of an answer.", "outcome"),

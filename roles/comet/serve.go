@@ -96,6 +96,21 @@ func (c *Comet) handshake(conn transport.Conn) *session {
 		c.refuse(conn, p, refusedStopping, envelope.CloseShutdown, "the server is stopping")
 		return nil
 	}
+	// On a stack of its own: logic's calls go deep, and this goroutine's stack
+	// stays as long as the connection does.
+	var s *session
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s = c.authenticate(conn, p)
+	}()
+	<-done
+	return s
+}
+
+// authenticate makes a session of an auth packet; nil: it was refused before
+// there was one.
+func (c *Comet) authenticate(conn transport.Conn, p transport.Packet) *session {
 	c.metrics.packets.WithLabelValues("auth").Inc()
 	auth, err := parseAuth(p.Body, c.cfg.MaxRooms)
 	if err != nil {

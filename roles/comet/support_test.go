@@ -113,11 +113,30 @@ func (l *fakeLogic) Announce(_ context.Context, r *envelope.AnnounceRequest) (*e
 	return &envelope.AnnounceReply{}, nil
 }
 
-// session is the id of the n-th session that connected, from 0.
-func (l *fakeLogic) session(n int) uint64 {
+// connected is what the n-th session connected with.
+func (l *fakeLogic) connected(n int) *envelope.ConnectRequest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.connects[n].Session
+	return l.connects[n]
+}
+
+// ackCount counts the calls of Ack that worked.
+func (l *fakeLogic) ackCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ackCalls
+}
+
+// firstAck is for whom the first acknowledgement was.
+func (l *fakeLogic) firstAck() *envelope.Ack {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acks[0]
+}
+
+// session is the id of the n-th session that connected, from 0.
+func (l *fakeLogic) session(n int) uint64 {
+	return l.connected(n).Session
 }
 
 func (l *fakeLogic) asked() int {

@@ -32,7 +32,7 @@ func (l *Logic) authenticate(ctx context.Context, token, mid string) (identity, 
 	start := time.Now()
 	defer func() { l.metrics.authSeconds.Observe(time.Since(start).Seconds()) }()
 	if l.cfg.AuthMode == AuthNone {
-		return believe(token, mid)
+		return l.believe(ctx, token, mid)
 	}
 	switch {
 	case token == "":
@@ -45,10 +45,16 @@ func (l *Logic) authenticate(ctx context.Context, token, mid string) (identity, 
 	return l.opaque(ctx, sha256.Sum256([]byte(token)))
 }
 
-// believe takes the client's word for who it is (AuthNone).
-func believe(token, mid string) (identity, error) {
+// believe takes the client's word for who it is (AuthNone): goim's mid, or
+// else the token, unless it is one that this server made, which stands for
+// its user here too.
+func (l *Logic) believe(ctx context.Context, token, mid string) (identity, error) {
 	user := mid
 	if user == "" {
+		id, err := l.opaque(ctx, sha256.Sum256([]byte(token)))
+		if !errors.Is(err, envelope.ErrUnauthorized) {
+			return id, err
+		}
 		user = token
 	}
 	if err := envelope.CheckName("user", user); err != nil {

@@ -39,6 +39,8 @@ func (d *dice) n(n int) int {
 type rates struct {
 	drop, double, late, retry float64
 	lateMax                   time.Duration
+	// lag is how often a router reads the log late, by up to lateMax.
+	lag float64
 }
 
 // faults are on until the world settles.
@@ -66,6 +68,22 @@ func (l doublingLog) AppendMany(ctx context.Context, entries []envelope.Entry) e
 		return l.Log.AppendMany(ctx, again)
 	}
 	return nil
+}
+
+// laggingLog is the kept log as a router reads it that is not up to date.
+type laggingLog struct {
+	doublingLog
+}
+
+func (l laggingLog) Read(ctx context.Context, p int32, from int64, maxBytes int) ([]envelope.Entry, error) {
+	entries, err := l.doublingLog.Read(ctx, p, from, maxBytes)
+	if l.f.hit(l.f.lag) {
+		select {
+		case <-time.After(time.Duration(l.f.dice.n(int(l.f.lateMax)))):
+		case <-ctx.Done():
+		}
+	}
+	return entries, err
 }
 
 // place is a router that comes and goes, with its disk or without.

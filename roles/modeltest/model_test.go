@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var everything = rates{drop: 0.05, double: 0.05, late: 0.2, retry: 0.1, lateMax: 20 * time.Millisecond}
+var everything = rates{drop: 0.05, double: 0.05, late: 0.2, retry: 0.1, lateMax: 20 * time.Millisecond, lag: 0.2}
 
 // runs is how many schedules are tried; IMGO_MODEL_RUNS asks for more.
 func runs(t *testing.T, def int) int {
@@ -45,7 +45,6 @@ func TestInvariantsHold(t *testing.T) {
 // rules withstand break an invariant. The faults are those that the rule is
 // there for, so that few runs are enough.
 func TestEachRuleIsNeeded(t *testing.T) {
-	reorder := rates{late: 0.5, lateMax: 20 * time.Millisecond}
 	for _, c := range []struct {
 		rule string
 		plan plan
@@ -55,7 +54,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		{"ask-again", plan{cometWithout: comet.NoAskAgain, rates: rates{drop: 0.3}, calm: true}},
 		{"announce", plan{cometWithout: comet.NoAnnounce, calm: true}},
 		{"watch", plan{routerWithout: router.Without{Watch: true}, rates: rates{drop: 0.5}, calm: true}},
-		{"applied", plan{routerWithout: router.Without{Applied: true}, rates: reorder, calm: true}},
+		{"applied", plan{routerWithout: router.Without{Applied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true}},
 		{"record-id", plan{routerWithout: router.Without{RecordID: true}, rates: rates{retry: 0.3}}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -94,7 +94,7 @@ func (w *world) routerUp(i int) {
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
 	cfg.WindowMessages, cfg.DedupeWarm, cfg.Without = 3, 1000, w.p.routerWithout
-	r, err := router.New(cfg, router.Deps{Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
+	r, err := router.New(cfg, router.Deps{Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
 	w.must(err)
 	stop := w.spawn(r.Run)
 	pl := w.places[i]

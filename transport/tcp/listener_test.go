@@ -330,3 +330,39 @@ func TestUnackedAtTheEnd(t *testing.T) {
 		t.Errorf("unacknowledged: %d before the reset, %d after it (%v), %d after Close", n.before, n.after, n.err, n.closed)
 	}
 }
+
+// Whoever counts connections by Admit and Released comes out even, whether a
+// connection got to its handler or not, by the time Run returns.
+func TestReleasedFollowsAdmit(t *testing.T) {
+	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var admitted, released atomic.Int32
+	l := listen(t, tcp.Config{
+		TLS:      cfg,
+		Grace:    100 * time.Millisecond,
+		Admit:    func(netip.Addr) error { admitted.Add(1); return nil },
+		Released: func(netip.Addr) { released.Add(1) },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx, echo) }()
+	for range 3 {
+		ping(t, &transporttest.Stream{Conn: transporttest.Dial(t, l, transporttest.ClientTLS(t, certFile))})
+		if err := (&transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}).Send([]byte("no TLS at all")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transporttest.Eventually(t, "all six are admitted", func() bool { return admitted.Load() == 6 })
+	transporttest.Eventually(t, "those without TLS are released", func() bool { return released.Load() == 3 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := released.Load(); n != 6 {
+		t.Errorf("%d of 6 are released after Run", n)
+	}
+}

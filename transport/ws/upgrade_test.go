@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -284,4 +286,28 @@ func TestLibraryClient(t *testing.T) {
 		_ = c.CloseNow()
 		web.CloseIdleConnections()
 	}
+}
+
+// Whoever counts connections by Admit and Released comes out even, whether a
+// connection was upgraded or not.
+func TestReleasedFollowsAdmit(t *testing.T) {
+	var admitted, released atomic.Int32
+	l := listen(t, ws.Config{
+		Admit:    func(netip.Addr) error { admitted.Add(1); return nil },
+		Released: func(netip.Addr) { released.Add(1) },
+	})
+	transporttest.Serve(t, l, echo)
+	c := dial(t, l, nil, true)
+	ping(t, c)
+	for _, request := range []string{"nonsense\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""} {
+		plain := transporttest.Dial(t, l, nil)
+		if _, err := io.WriteString(plain, request); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, io.LimitReader(plain, int64(len(request))))
+		_ = plain.Close()
+	}
+	transporttest.Eventually(t, "all but one are released", func() bool { return admitted.Load() == 4 && released.Load() == 3 })
+	_ = c.Close()
+	transporttest.Eventually(t, "the last is released", func() bool { return released.Load() == 4 })
 }

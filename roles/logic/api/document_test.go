@@ -211,6 +211,9 @@ func TestOpenAPIAnswers(t *testing.T) {
 				continue
 			}
 			for status := range op.Responses.Codes.FromOldest() {
+				if op.OperationId == "pushBatch" && (status == "500" || status == "503") {
+					continue // a failing service is a failing result; these only come of a bug or too many large bodies
+				}
 				t.Run(op.OperationId+"/"+status, func(t *testing.T) {
 					answer := provoke(t, status, good.method, good.target, good.body)
 					if strconv.Itoa(answer.status) != status {

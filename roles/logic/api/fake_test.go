@@ -129,7 +129,9 @@ func (f *fakeService) Take(_ context.Context, user string, after int64, limit in
 	return &envelope.TakeReply{}, nil
 }
 
-func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) { return f.rooms, f.note("rooms") }
+func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) {
+	return f.rooms, f.note("rooms")
+}
 
 func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelope.Session, int, error) {
 	if err := f.note("room " + room); err != nil {

@@ -149,18 +149,18 @@ func (a *Acceptor) admit(tcp *net.TCPConn) *Socket {
 	return s
 }
 
-// Done says that the goroutine that ran s is at its end.
+// Done says, once, that the goroutine that ran s is at its end. Drain returns
+// only after Released has heard of it.
 func (a *Acceptor) Done(s *Socket) {
+	if a.cfg.Released != nil {
+		a.cfg.Released(s.remote.Addr())
+	}
 	a.mu.Lock()
-	_, open := a.open[s]
 	delete(a.open, s)
 	if len(a.open) == 0 {
 		a.none.Broadcast()
 	}
 	a.mu.Unlock()
-	if open && a.cfg.Released != nil {
-		a.cfg.Released(s.remote.Addr())
-	}
 }
 
 // Drain waits until no socket is open, and resets those that still are after

@@ -1,0 +1,60 @@
+package comet_test
+
+import (
+	"testing"
+
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// FuzzAuthBody: whatever an auth body is, the client gets an auth reply or
+// op 6, and what logic is asked is valid.
+func FuzzAuthBody(f *testing.F) {
+	for _, body := range []string{
+		"tok", `"tok"`, `"to\u006b`, "{}", `{"mid":1,"key":"k","room_id":"live://1","platform":"web","accepts":[1000]}`,
+		`{"token":"t","device":"d","ack":true,"rooms":["a","b"],"mid":"m"}`, `{"mid":1e400}`, `{"accepts":[99999999999]}`, "null", "[[[[", "\xff",
+	} {
+		f.Add(int16(1), body)
+		f.Add(int16(2), body)
+	}
+	f.Fuzz(func(t *testing.T, version int16, body string) {
+		if len(body) > transport.DefaultMaxBody {
+			return
+		}
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.send(version, transport.OpAuth, 1, body)
+		p := c.receive()
+		switch p.Op {
+		case transport.OpAuthReply:
+			if _, err := s.logic.connected(0).MarshalVT(); err != nil {
+				t.Fatal(err)
+			}
+		case transport.OpDisconnect:
+			c.wantEnd(3500)
+		default:
+			t.Fatalf("auth was answered with op %d", p.Op)
+		}
+	})
+}
+
+// FuzzStream: whatever bytes follow auth, the session ends when the client
+// leaves, and leaves nothing behind.
+func FuzzStream(f *testing.F) {
+	f.Add(int16(2), []byte(wire("00000018 0010 0002 00000012 00000005 0001000000000007", "")))
+	f.Add(int16(2), []byte(wire("00000012 0010 0002 00000014 00000005", "r1")+wire("00000012 0010 0002 00000016 00000005", "r1")))
+	f.Add(int16(1), []byte(wire("00000014 0010 0001 0000000e 00000005", "1000")+wire("00000010 0010 0001 0000000c 00000005", "")))
+	f.Add(int16(1), []byte(wire("ffffffff 0010 0001 0000000e 00000005", "")))
+	f.Fuzz(func(t *testing.T, version int16, b []byte) {
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate = -1 })
+		c := s.dialPipe(pipe.Options{Buffer: 1 << 20})
+		c.send(version, transport.OpAuth, 1, `{"mid":1}`)
+		c.receive()
+		_ = c.Send(b) // fails where the server has closed already
+		_ = c.Close()
+		eventually(t, "the session is gone", func() bool {
+			return s.Sessions() == 0 && len(s.logic.gone()) == 1 && s.metric("imgo_comet_pending_bytes") == 0
+		})
+	})
+}

@@ -1,0 +1,91 @@
+package store_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"imgo/store"
+)
+
+// TestKillNine kills a process that appends, again and again, over the same
+// directory: everything that it was told of is there, without a gap.
+func TestKillNine(t *testing.T) {
+	dir := t.TempDir()
+	type place struct {
+		partition int32
+		offset    int64
+	}
+	acked := map[place]string{}
+	rounds := 4
+	if testing.Short() {
+		rounds = 2
+	}
+	for round := range rounds {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childDir+"="+dir)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewReader(out)
+		for n := 0; ; n++ {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				break // what the kill cut off was never said
+			}
+			var at place
+			var value string
+			if _, err := fmt.Sscan(line, &at.partition, &at.offset, &value); err != nil {
+				t.Fatalf("child said %q: %v", line, err)
+			}
+			if old, ok := acked[at]; ok {
+				t.Fatalf("%+v was given to %q and to %q", at, old, value)
+			}
+			acked[at] = value
+			if n == 500*(round+1) {
+				_ = cmd.Process.Kill()
+			}
+		}
+		_ = cmd.Wait()
+		if len(acked) == 0 {
+			t.Fatalf("the child appended nothing: %s", stderr.String())
+		}
+		db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
+		if err != nil {
+			t.Fatalf("open after kill -9: %v", err)
+		}
+		l, err := store.OpenLog(db, store.LogOptions{})
+		if err != nil {
+			t.Fatalf("open the log after kill -9: %v", err)
+		}
+		found := 0
+		for p := range l.Partitions() {
+			for at, e := range readAll(t, l, p) {
+				if want, ok := acked[place{p, int64(at)}]; ok {
+					found++
+					if string(e.Value) != want {
+						t.Fatalf("partition %d offset %d: %q, want %q", p, at, e.Value, want)
+					}
+				}
+			}
+		}
+		if found != len(acked) {
+			t.Fatalf("round %d: %d of %d acknowledged records are there", round, found, len(acked))
+		}
+		if err := errors.Join(l.Close(), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
