@@ -56,7 +56,7 @@ func (n *Node) banner() string {
 	fmt.Fprintf(&b, "\nimgo %s is ready (node %s)\n\n", n.opts.Version, n.name)
 	clients := n.clientAddresses()
 	if a := clients["tcp"]; a != "" {
-		line("TCP", a, "clients")
+		line("TCP", strings.TrimPrefix(a, "tls://"), "clients")
 	}
 	if a := clients["ws"]; a != "" {
 		scheme, a, ok := strings.Cut(a, "://")

@@ -105,7 +105,7 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 	}()
 	// The cheap things that go wrong for people come first: a port in use is
 	// said before a log is read.
-	if n.listener, err = net.Listen("tcp", cfg.HTTP.Listen); err != nil {
+	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
 	}
 	if err = n.openStore(ctx); err != nil {
@@ -254,7 +254,7 @@ func unlimited[T int | float64](v T) T {
 func (n *Node) cometConfig() (comet.Config, error) {
 	c, p, l, d := comet.DefaultConfig(), n.cfg.Protocol, n.cfg.Limits, n.cfg.Delivery
 	c.Name = n.name
-	c.TCPAddr, c.WSAddr, c.WSOrigins = addressOrOff(n.cfg.Comet.TCP), addressOrOff(n.cfg.Comet.WS), n.cfg.Comet.WSOrigins
+	c.TCPAddr, c.WSAddr, c.WSOrigins = n.cfg.Comet.TCP, n.cfg.Comet.WS, n.cfg.Comet.WSOrigins
 	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout.Duration, p.Heartbeat.Duration, p.HeartbeatV1.Duration
 	c.MaxBody = int(p.MaxBody)
 	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
@@ -285,13 +285,6 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	return c, nil
 }
 
-func addressOrOff(a string) string {
-	if a == "off" {
-		return ""
-	}
-	return a
-}
-
 func (n *Node) wireHTTP() error {
 	keys := make([]api.Key, len(n.cfg.HTTP.APIKeys))
 	for i, k := range n.cfg.HTTP.APIKeys {
@@ -317,7 +310,7 @@ func (n *Node) wireHTTP() error {
 	return nil
 }
 
-// HTTPAddr, TCPAddr and WSAddr are where the node listens; nil: it does not.
+// HTTPAddr is where the API, the page and the admin side are.
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
 
 // TCPAddr is where TCP clients connect; nil: nowhere.
@@ -356,8 +349,13 @@ func (n *Node) clientAddresses() map[string]string {
 		}
 		out[name] = net.JoinHostPort(host, port)
 	}
-	if n.cfg.Comet.TLSCert != "" && n.cfg.Comet.WSTLS && out["ws"] != "" {
-		out["ws"] = "wss://" + out["ws"]
+	if n.cfg.Comet.TLSCert != "" {
+		if n.cfg.Comet.WSTLS && out["ws"] != "" {
+			out["ws"] = "wss://" + out["ws"]
+		}
+		if n.cfg.Comet.TCPTLS && out["tcp"] != "" {
+			out["tcp"] = "tls://" + out["tcp"]
+		}
 	}
 	return out
 }

@@ -45,3 +45,30 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	reg.MustRegister(m.sessions, m.applied, m.flush)
 	return m
 }
+
+// sizes are what the mailboxes in memory hold, counted when they are scraped.
+func (r *Router) sizes(reg prometheus.Registerer) {
+	if reg == nil {
+		return
+	}
+	gauge := func(name, help string, count func(*partition) int) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_router_" + name, Help: help}, func() float64 {
+			n := 0
+			for _, p := range r.partitions {
+				p.mu.Lock()
+				n += count(p)
+				p.mu.Unlock()
+			}
+			return float64(n)
+		}))
+	}
+	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.users) })
+	gauge("mailbox_messages", "Messages that wait in the mailboxes in memory.", func(p *partition) (n int) {
+		for _, m := range p.users {
+			n += len(m.entries)
+		}
+		return n
+	})
+	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.", func(p *partition) int { return p.dirtyBytes })
+	gauge("unwritten_records", "Records of the kept log that were applied and not written behind yet.", func(p *partition) int { return int(p.next - p.storedNext) })
+}

@@ -105,6 +105,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	for i := range d.Kept.Partitions() {
 		r.partitions = append(r.partitions, newPartition(r, i))
 	}
+	r.sizes(d.Metrics)
 	return r, nil
 }
 

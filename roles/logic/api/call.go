@@ -231,10 +231,7 @@ func appendProblem(b []byte, p *problem) []byte {
 
 // appendString appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
 func appendString(b []byte, s string) []byte {
-	b, err := jsontext.AppendQuote(b, s)
-	if err != nil {
-		b, _ = jsontext.AppendQuote(b, strings.ToValidUTF8(s, "\ufffd"))
-	}
+	b, _ = jsontext.AppendQuote(b, s) // its error only tells of that
 	return b
 }
 

@@ -210,9 +210,9 @@ func TestAncestorBug16_BroadcastBodyIsNotJSON(t *testing.T) {
 func TestImgoServerDel(t *testing.T) {
 	comets := map[string]int{"1": 3, "comet-a": 7, "comet-b": 1}
 	for server, want := range map[string][]string{
-		"1":          {"1"},
+		"1":         {"1"},
 		"538802085": {"538802085", "comet-a"}, // as /1/count?type=server shows it
-		"5":          {"5"},
+		"5":         {"5"},
 	} {
 		h := newHarness(t, api.Config{}, &fakeService{comets: comets})
 		if a := h.do("POST", "/1/server/del?server="+server, ""); a.body != `{"ret":1}` {

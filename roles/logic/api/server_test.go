@@ -63,6 +63,7 @@ func TestHundredMegabytes(t *testing.T) {
 	for _, announced := range []bool{true, false} {
 		for _, path := range []string{"/v1/push", "/v1/push/batch", "/1/push?uid=1", "/goim/push/mids?mids=1&operation=5"} {
 			t.Run(fmt.Sprint(path, " announced ", announced), func(t *testing.T) {
+				t.Parallel() // each waits half a second for the server to let go
 				h := newHarness(t, api.Config{}, nil)
 				address := serve(t, h)
 				body := &endless{limit: size}
