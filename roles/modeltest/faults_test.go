@@ -259,7 +259,7 @@ type positions struct {
 	next map[string]int64
 }
 
-func key(t job.Topic, p int32) string { return string(t) + string(rune('0'+p)) }
+func key(t job.Topic, p int32) string { return string(t) + string('0'+p) }
 
 func (p *positions) Load(t job.Topic, partition int32) (int64, bool) {
 	p.mu.Lock()

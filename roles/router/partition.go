@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -256,6 +257,9 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 		return p.applyPush(id, &rec, now)
 	case rec.Acks != nil:
 		for _, a := range rec.Acks.Acks {
+			if !storable(a.User) {
+				continue
+			}
 			m, err := p.mailbox(a.User, now)
 			if err != nil {
 				return err
@@ -264,7 +268,7 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 			p.touch(m, 32)
 		}
 		p.r.metrics.applied.WithLabelValues("acks").Inc()
-	case rec.Device != nil:
+	case rec.Device != nil && storable(rec.Device.User):
 		m, err := p.mailbox(rec.Device.User, now)
 		if err != nil {
 			return err
@@ -287,6 +291,12 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 	return nil
 }
 
+// storable says whether a user of a record can be a key of the store. Logic
+// lets no other through; a record that has one all the same is not from it.
+func storable(user string) bool {
+	return user != "" && len(user) <= envelope.MaxNameBytes && strings.IndexByte(user, 0) < 0
+}
+
 func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) error {
 	push := rec.Push
 	p.r.metrics.applied.WithLabelValues("push").Inc()
@@ -297,6 +307,9 @@ func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) er
 	body := &store.MailboxBody{Op: push.Op, Body: push.Body}
 	shared := len(push.Users) > 1
 	for _, user := range push.Users {
+		if !storable(user) {
+			continue
+		}
 		m, err := p.mailbox(user, now)
 		if err != nil {
 			return err

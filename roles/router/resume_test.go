@@ -29,13 +29,12 @@ func TestResumedIsRebuilt(t *testing.T) {
 			users := []string{"u1", "u2", "u3"}
 			devices := []string{"", "phone", "laptop"}
 			var ids []uint64
-			var last uint64
 			for step := range 300 {
 				user := users[rng.IntN(len(users))]
 				switch rng.IntN(10) {
 				case 0, 1, 2, 3:
-					last = w.push(user, fmt.Sprint(step))
-					ids = append(ids, last)
+					id := w.push(user, fmt.Sprint(step))
+					ids = append(ids, id)
 				case 4, 5, 6:
 					ack := &envelope.Ack{User: user, Device: devices[rng.IntN(3)]}
 					for range rng.IntN(6) {
@@ -43,10 +42,10 @@ func TestResumedIsRebuilt(t *testing.T) {
 							ack.Ids = append(ack.Ids, ids[max(0, len(ids)-1-rng.IntN(30))])
 						}
 					}
-					last = w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
+					w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
 				case 7:
 					if step > 20 {
-						last = w.append(user, &envelope.Record{Device: &envelope.Device{
+						w.append(user, &envelope.Record{Device: &envelope.Device{
 							User: user, Device: devices[rng.IntN(3)], SeenMs: w.clock.now().UnixMilli()}})
 					}
 				case 8:

@@ -1,0 +1,111 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+)
+
+// Kinds of child processes. A child takes one JSON object a line on standard
+// input, answers each with one on standard output, and ends with its input.
+const (
+	childHold   = "hold"   // holds client connections
+	childWriter = "writer" // the limit of a broadcast: plain writes
+	childHTTP   = "http"   // the limit of a push: a bare net/http server
+)
+
+// runChild is the main of a child.
+func runChild(kind string, in io.Reader, out io.Writer) error {
+	var err error
+	switch dec, enc := json.NewDecoder(in), json.NewEncoder(out); kind {
+	case childHold:
+		err = holdMain(dec, enc)
+	case childWriter:
+		err = writerMain(dec, enc)
+	case childHTTP:
+		err = httpMain(dec, enc)
+	default:
+		return errors.New("there is no such kind")
+	}
+	if errors.Is(err, io.EOF) {
+		return nil // the parent has ended it
+	}
+	return err
+}
+
+// child is a running child process, as its parent has it. It is for one
+// goroutine.
+type child struct {
+	kind string
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	enc  *json.Encoder
+	dec  *json.Decoder
+}
+
+// spawn starts a child.
+func (b *bench) spawn(kind string) (*child, error) {
+	c := &child{kind: kind, cmd: exec.Command(b.self, "child", kind)} //nolint:noctx // it ends with its standard input
+	c.cmd.Stderr = os.Stderr
+	var err error
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("start bench child %s: %w", kind, err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start bench child %s: %w", kind, err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start bench child %s: %w", kind, err)
+	}
+	c.enc, c.dec = json.NewEncoder(c.in), json.NewDecoder(out)
+	return c, nil
+}
+
+// ask sends a request and reads the answer to it; a child that takes longer
+// than timeout is killed.
+func (c *child) ask(timeout time.Duration, request, reply any) error {
+	if err := c.tell(request); err != nil {
+		return err
+	}
+	return c.answer(timeout, reply)
+}
+
+func (c *child) tell(request any) error {
+	if err := c.enc.Encode(request); err != nil {
+		return fmt.Errorf("tell bench child %s: %w", c.kind, err)
+	}
+	return nil
+}
+
+func (c *child) answer(timeout time.Duration, reply any) error {
+	late := time.AfterFunc(timeout, func() { _ = c.cmd.Process.Kill() })
+	err := c.dec.Decode(reply)
+	switch {
+	case err == nil:
+		late.Stop()
+		return nil
+	case !late.Stop():
+		return fmt.Errorf("bench child %s did not answer within %s", c.kind, timeout)
+	}
+	return fmt.Errorf("bench child %s: %w", c.kind, err)
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// stop ends the child.
+func (c *child) stop() error {
+	_ = c.in.Close() // an error means that it is gone already, and Wait says how
+	kill := time.AfterFunc(stopTimeout, func() { _ = c.cmd.Process.Kill() })
+	defer kill.Stop()
+	if err := c.cmd.Wait(); err != nil {
+		return fmt.Errorf("bench child %s: %w", c.kind, err)
+	}
+	return nil
+}

@@ -1,0 +1,304 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// figure is one number, measured in each run.
+type figure struct {
+	Scenario string `json:"scenario"`
+	Name     string `json:"name"`
+	Unit     string `json:"unit"`
+	// Limit: it is what the machine could do, not what imgo does.
+	Limit  bool      `json:"limit,omitempty"`
+	Runs   []float64 `json:"runs"`
+	Min    float64   `json:"min"`
+	Median float64   `json:"median"`
+	Max    float64   `json:"max"`
+}
+
+// report is all that an invocation measured.
+type report struct {
+	Date    time.Time `json:"date"`
+	Seconds float64   `json:"seconds"`
+	Commit  string    `json:"commit"`
+	Changed bool      `json:"uncommitted_changes"`
+	Machine machine   `json:"machine"`
+	Options struct {
+		Runs       int     `json:"runs"`
+		Duration   float64 `json:"duration_seconds"`
+		Conns      int     `json:"conns"`
+		Callers    int     `json:"callers"`
+		Users      int     `json:"users"`
+		Rate       int     `json:"rate"`
+		Broadcasts int     `json:"broadcasts"`
+		Profiled   bool    `json:"profiled,omitempty"`
+	} `json:"options"`
+	Figures []*figure `json:"figures"`
+	// Notes are what went otherwise than it should have.
+	Notes []string `json:"notes,omitempty"`
+}
+
+func newReport(ctx context.Context, o *options) *report {
+	r := &report{Date: time.Now().UTC().Truncate(time.Second), Machine: describeMachine()}
+	r.Options.Runs, r.Options.Duration, r.Options.Conns = o.runs, o.duration.Seconds(), o.conns
+	r.Options.Callers, r.Options.Users, r.Options.Rate = o.callers, o.users, o.rate
+	r.Options.Broadcasts, r.Options.Profiled = o.broadcast, o.profile != ""
+	r.Commit = "unknown"
+	// Without git, or outside of a repository, the commit is not known.
+	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
+		r.Commit = strings.TrimSpace(string(out))
+		out, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output()
+		r.Changed = err == nil && len(out) > 0
+	}
+	return r
+}
+
+// recorder puts figures into a report.
+type recorder struct {
+	report   *report
+	scenario string
+}
+
+// add notes a figure of this run.
+func (r *recorder) add(name, unit string, value float64) { r.put(name, unit, value, false) }
+
+// limit notes what the machine could do.
+func (r *recorder) limit(name, unit string, value float64) { r.put(name, unit, value, true) }
+
+func (r *recorder) put(name, unit string, value float64, limit bool) {
+	for _, f := range r.report.Figures {
+		if f.Scenario == r.scenario && f.Name == name && f.Unit == unit {
+			f.Runs = append(f.Runs, value)
+			return
+		}
+	}
+	f := &figure{Scenario: r.scenario, Name: name, Unit: unit, Limit: limit, Runs: []float64{value}}
+	// The figures of one scenario stay together whatever the order of runs.
+	at := len(r.report.Figures)
+	for i, other := range r.report.Figures {
+		if other.Scenario == r.scenario {
+			at = i + 1
+		}
+	}
+	r.report.Figures = slices.Insert(r.report.Figures, at, f)
+}
+
+// others notes how much of the machine was busy with what is not ours.
+func (r *recorder) others(share float64) {
+	r.limit("the machine, busy with something else", "%", 100*share)
+}
+
+func (r *recorder) note(format string, args ...any) {
+	r.report.Notes = append(r.report.Notes, r.scenario+": "+fmt.Sprintf(format, args...))
+}
+
+// percentiles notes p50, p99 and max of durations, which it sorts.
+func (r *recorder) percentiles(name string, all []time.Duration, limit bool) {
+	slices.Sort(all)
+	r.put(name+", p50", "ms", ms(quantile(all, 0.50)), limit)
+	r.put(name+", p99", "ms", ms(quantile(all, 0.99)), limit)
+	r.put(name+", max", "ms", ms(quantile(all, 1)), limit)
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// quantile is the smallest of the sorted values that share q of them does not
+// exceed; 0 of none.
+func quantile[T any](sorted []T, q float64) (v T) {
+	if len(sorted) == 0 {
+		return v
+	}
+	i := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
+
+// median is the middle value, or the mean of the middle two.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n == 0 {
+		return 0
+	}
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// finish works out what follows from the runs.
+func (r *report) finish() {
+	r.Seconds = math.Round(time.Since(r.Date).Seconds())
+	for _, f := range r.Figures {
+		f.Min, f.Median, f.Max = slices.Min(f.Runs), median(f.Runs), slices.Max(f.Runs)
+	}
+}
+
+// table is the report for a reader.
+func (r *report) table() string {
+	var b strings.Builder
+	changed := ""
+	if r.Changed {
+		changed = " with uncommitted changes"
+	}
+	fmt.Fprintf(&b, "imgo at %s%s, %s, %.0f s\n", r.Commit, changed, r.Date.Format("2006-01-02 15:04 MST"), r.Seconds)
+	fmt.Fprintf(&b, "%s\n", r.Machine)
+	fmt.Fprintf(&b, "%d connections, %d callers, %d user ids, %d pushes/s, %d broadcasts/s, %g s a measurement\n",
+		r.Options.Conns, r.Options.Callers, r.Options.Users, r.Options.Rate, r.Options.Broadcasts, r.Options.Duration)
+	if r.Options.Profiled {
+		fmt.Fprintln(&b, "Profiles were taken: the figures are worse for it.")
+	}
+	rows := [][]string{{"figure", "unit", "min", "median", "max", "runs"}}
+	scenario := ""
+	for _, f := range r.Figures {
+		if f.Scenario != scenario {
+			scenario = f.Scenario
+			rows = append(rows, []string{scenario})
+		}
+		name := "  " + f.Name
+		if f.Limit {
+			name = "  | " + f.Name
+		}
+		rows = append(rows, []string{name, f.Unit, digits(f.Min), digits(f.Median), digits(f.Max), strconv.Itoa(len(f.Runs))})
+	}
+	align(&b, rows)
+	fmt.Fprintln(&b, "| is the machine's own limit, measured in the same run.")
+	for _, note := range r.Notes {
+		fmt.Fprintln(&b, "Note:", note)
+	}
+	return b.String()
+}
+
+// align writes rows as columns, numbers to the right; a row of one cell is a
+// heading.
+func align(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			if len(row) > 1 {
+				widths[i] = max(widths[i], len([]rune(cell)))
+			}
+		}
+	}
+	for _, row := range rows {
+		if len(row) == 1 {
+			fmt.Fprintf(b, "\n%s\n", row[0])
+			continue
+		}
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if i < 2 {
+				b.WriteString(cell + pad + "  ")
+			} else {
+				b.WriteString(pad + cell + "  ")
+			}
+		}
+		fmt.Fprintln(b)
+	}
+	fmt.Fprintln(b)
+}
+
+// digits writes a number with three digits that mean something.
+func digits(v float64) string {
+	a := math.Abs(v)
+	switch {
+	case a >= 1000:
+		round := math.Pow(10, math.Floor(math.Log10(a))-2)
+		return grouped(int64(math.Round(v/round) * round))
+	case a >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case a >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	case a >= 1:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	case a == 0:
+		return "0"
+	}
+	return strconv.FormatFloat(v, 'f', 3, 64)
+}
+
+// grouped writes 1234567 as 1,234,567.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	from := 0
+	if n < 0 {
+		from = 1
+	}
+	for i := len(s) - 3; i > from; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// write prints the report, and stores it where the options say.
+func (b *bench) write(r *report, stdout io.Writer) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the report: %w", err)
+	}
+	data = append(data, '\n')
+	table := r.table()
+	var errs []error
+	if b.json == "-" {
+		_, err = stdout.Write(data)
+	} else {
+		_, err = io.WriteString(stdout, table)
+	}
+	errs = append(errs, err)
+	if b.json != "" && b.json != "-" {
+		errs = append(errs, os.WriteFile(b.json, data, 0o644))
+	}
+	if b.out != "" {
+		name := filepath.Join(b.out, r.Date.Format("2006-01-02-150405")+"-"+r.Commit)
+		errs = append(errs, os.MkdirAll(b.out, 0o755), os.WriteFile(name+".json", data, 0o644), os.WriteFile(name+".txt", []byte(table), 0o644))
+		fmt.Fprintf(b.log, "written: %s.txt and .json\n", name)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
+
+// machine is what the figures were measured on.
+type machine struct {
+	CPU    string `json:"cpu"`
+	Cores  int    `json:"cores"`
+	Memory int64  `json:"memory_bytes"`
+	Kernel string `json:"kernel"`
+	Go     string `json:"go"`
+	Load   string `json:"load_average_before"`
+}
+
+func (m machine) String() string {
+	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s, load %s", m.CPU, m.Cores, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.Load)
+}
+
+// describeMachine leaves out what cannot be read.
+func describeMachine() machine {
+	m := machine{CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version()}
+	for line := range strings.Lines(slurp("/proc/cpuinfo")) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			m.CPU = strings.TrimSpace(value)
+			break
+		}
+	}
+	m.Memory = kiloField(slurp("/proc/meminfo"), "MemTotal")
+	m.Kernel = strings.TrimSpace(slurp("/proc/sys/kernel/osrelease"))
+	if load := strings.Fields(slurp("/proc/loadavg")); len(load) > 2 {
+		m.Load = strings.Join(load[:3], " ")
+	}
+	return m
+}

@@ -1,0 +1,217 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// startTimeout bounds a start of imgo.
+	startTimeout = 20 * time.Second
+	// stopTimeout is how long imgo has to end before it is killed.
+	stopTimeout = 10 * time.Second
+	// scrapeTimeout bounds a question to imgo's admin side.
+	scrapeTimeout = 20 * time.Second
+)
+
+// server is a running imgo.
+type server struct {
+	cmd    *exec.Cmd
+	dir    string // working directory; the data is in imgo-data below it
+	tcp    string
+	ws     string
+	http   string
+	log    bytes.Buffer // what it printed; to be read after exited
+	exited chan struct{}
+	err    error // how it ended
+}
+
+// freePorts finds n ports of loopback that nobody uses. Until they are used
+// somebody else might take them: then the start fails and says so.
+func freePorts(n int) ([]string, error) {
+	var all []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		// Closed at the end, so that no port is found twice.
+		defer l.Close()
+		all = append(all, l.Addr().String())
+	}
+	return all, nil
+}
+
+// exec starts imgo in an empty directory and does not wait for it.
+func (b *bench) exec(args ...string) (*server, error) {
+	dir, err := os.MkdirTemp(b.tmp, "server-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for imgo: %w", err)
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], exited: make(chan struct{})}
+	// Settings of whoever runs the bench must not reach what it measures.
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "IMGO_") {
+			env = append(env, v)
+		}
+	}
+	s.cmd = exec.Command(b.imgo, append([]string{ //nolint:noctx // it is ended by stop
+		"serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, "--auth-mode", "none", "--log-level", "warn",
+	}, args...)...)
+	s.cmd.Dir, s.cmd.Env = dir, env
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", b.imgo, err)
+	}
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.exited)
+	}()
+	return s, nil
+}
+
+// serve starts imgo and waits until it is ready.
+func (b *bench) serve(ctx context.Context, args ...string) (*server, error) {
+	s, err := b.exec(args...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		if _, err = s.get(ctx, "/readyz"); err == nil {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("wait until imgo is ready: %w", err), s.stop())
+		case <-s.exited:
+			return nil, fmt.Errorf("imgo ended as it started: %w\n%s", s.err, s.log.String())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// stop ends imgo and removes its data.
+func (s *server) stop() error {
+	// An error means that it is gone already; exited says how.
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	var err error
+	select {
+	case <-s.exited:
+	case <-time.After(stopTimeout):
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+		err = fmt.Errorf("imgo did not end within %s", stopTimeout)
+	}
+	if s.err != nil && err == nil {
+		err = fmt.Errorf("imgo: %w\n%s", s.err, s.log.String())
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+func (s *server) pid() int { return s.cmd.Process.Pid }
+
+// get asks imgo's admin side.
+func (s *server) get(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", path, err)
+	}
+	req.Close = true // an idle connection would be one more to count
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %.200s", resp.Status, data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", path, err)
+	}
+	return data, nil
+}
+
+// metrics are the values of the metrics without labels.
+func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
+	data, err := s.get(ctx, "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]float64)
+	for line := range strings.Lines(string(data)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || strings.HasPrefix(name, "#") {
+			continue
+		}
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			all[name] = v
+		}
+	}
+	return all, nil
+}
+
+// collect has imgo collect its garbage.
+func (s *server) collect(ctx context.Context) error {
+	_, err := s.get(ctx, "/debug/pprof/heap?gc=1")
+	return err
+}
+
+// profileCPU profiles imgo for about d beside what runs meanwhile; wait
+// returns when the profile is written. Without -profile it does nothing.
+func (b *bench) profileCPU(ctx context.Context, s *server, name string, d time.Duration) (wait func() error) {
+	if b.profile == "" {
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- b.saveProfile(ctx, s, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), name+".cpu.pprof")
+	}()
+	return func() error { return <-done }
+}
+
+// profileHeap stores what is in imgo's memory.
+func (b *bench) profileHeap(ctx context.Context, s *server, name string) error {
+	if b.profile == "" {
+		return nil
+	}
+	return errors.Join(
+		b.saveProfile(ctx, s, "/debug/pprof/heap?gc=1", name+".heap.pprof"),
+		b.saveProfile(ctx, s, "/debug/pprof/goroutine?debug=1", name+".goroutines.txt"),
+	)
+}
+
+func (b *bench) saveProfile(ctx context.Context, s *server, path, name string) error {
+	data, err := s.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(b.profile, name), data, 0o644); err != nil {
+		return fmt.Errorf("write a profile: %w", err)
+	}
+	return nil
+}

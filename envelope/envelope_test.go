@@ -1,0 +1,222 @@
+package envelope_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"imgo/envelope"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew: only for a new format")
+
+// wire is what the generated messages have.
+type wire interface {
+	proto.Message
+	MarshalVT() ([]byte, error)
+	UnmarshalVT([]byte) error
+}
+
+var recordID = []byte("0123456789ab")
+
+// samples is one message of each kind that lies in a log.
+func samples() map[string]wire {
+	address := &envelope.Address{Comet: "c1", Session: 0x1_0000_0002}
+	return map[string]wire{
+		"record_push": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Push: &envelope.Push{
+			Users: []string{"123", "ünï"}, Op: 5, Body: []byte(`{"test":1}`), ExpiresMs: 1700600000000, IdempotencyKey: "caller/k"}},
+		"record_acks": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Acks: &envelope.Acks{Acks: []*envelope.Ack{
+			{User: "123", Device: "phone", Ids: []uint64{1 << 48, 1<<48 | 7}}, {User: "4", UpTo: 1<<48 | 9}}}},
+		"record_device": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Device: &envelope.Device{User: "123", Device: "phone", SeenMs: 1700000000000}},
+		"record_claim":  &envelope.Record{Id: recordID, TimeMs: 1700000000000, Claim: &envelope.Claim{Key: "caller/k"}},
+		"envelope_message": &envelope.Envelope{TimeMs: 1700000000000, Message: &envelope.Message{
+			Op: 1000, Body: []byte("x"), To: []*envelope.Address{address}}},
+		"envelope_room":    &envelope.Envelope{TimeMs: 1700000000000, Message: &envelope.Message{Op: 5, Body: []byte("x"), Room: "live://1"}},
+		"envelope_all":     &envelope.Envelope{TimeMs: 1700000000000, Message: &envelope.Message{Op: 5, Body: []byte("x"), All: true}},
+		"envelope_backlog": &envelope.Envelope{Backlog: &envelope.Backlog{To: address, Messages: []*envelope.Kept{{Id: 1 << 48, Op: 5, Body: []byte("x"), TimeMs: 1}}, UpTo: 1 << 48, More: true, After: 3}},
+		"envelope_kick":    &envelope.Envelope{Kick: &envelope.Kick{To: []*envelope.Address{address}, Code: 3506, Reason: "kicked"}},
+		"envelope_nudge":   &envelope.Envelope{Nudge: &envelope.Nudge{To: []*envelope.NudgeTarget{{To: address, Newest: 1 << 48}}}},
+	}
+}
+
+// What lies in logs today is read tomorrow: the bytes never change.
+func TestGolden(t *testing.T) {
+	for name, m := range samples() {
+		t.Run(name, func(t *testing.T) {
+			got, err := m.MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join("testdata", name+".hex")
+			if *update {
+				if err := os.WriteFile(file, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := hex.DecodeString(strings.TrimSpace(string(text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("encodes to\n%x, the golden file has\n%x", got, want)
+			}
+			back := m.ProtoReflect().New().Interface().(wire)
+			if err := back.UnmarshalVT(want); err != nil {
+				t.Fatal(err)
+			}
+			if !proto.Equal(m, back) {
+				t.Errorf("decodes to %v, want %v", back, m)
+			}
+		})
+	}
+}
+
+func TestID(t *testing.T) {
+	for _, c := range []struct {
+		generation uint16
+		offset     int64
+		id         uint64
+	}{
+		{1, 0, 281474976710656},
+		{1, 1, 281474976710657},
+		{2, 0, 562949953421312},
+		{1<<16 - 1, envelope.MaxOffset, 1<<64 - 1},
+	} {
+		if got := envelope.ID(c.generation, c.offset); got != c.id {
+			t.Errorf("ID(%d, %d) = %d, want %d", c.generation, c.offset, got, c.id)
+		}
+		if g, o := envelope.SplitID(c.id); g != c.generation || o != c.offset {
+			t.Errorf("SplitID(%d) = %d, %d", c.id, g, o)
+		}
+	}
+	if envelope.ID(2, 0) <= envelope.ID(1, envelope.MaxOffset) {
+		t.Error("ids must grow over generations")
+	}
+}
+
+// The hash is for ever: another one would scatter the mailboxes.
+func TestPartition(t *testing.T) {
+	for _, c := range []struct {
+		key  string
+		n    int
+		want int32
+	}{
+		{"123", 8, 5}, {"123456", 8, 2}, {"", 8, 1}, {"ünï", 64, 9}, {"u1", 1, 0},
+	} {
+		if got := envelope.Partition(c.key, c.n); got != c.want {
+			t.Errorf("Partition(%q, %d) = %d, want %d", c.key, c.n, got, c.want)
+		}
+	}
+}
+
+func TestRecordIDsDiffer(t *testing.T) {
+	seen := map[string]bool{}
+	for range 10000 {
+		id := envelope.NewRecordID()
+		if len(id) != 12 || seen[string(id)] {
+			t.Fatalf("id %x has %d bytes or came before", id, len(id))
+		}
+		seen[string(id)] = true
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for name, want := range map[string]string{
+		"":                       "user must not be empty",
+		"123":                    "",
+		"-1":                     "",
+		"a b":                    "",
+		"ünï/code:@":             "",
+		strings.Repeat("x", 128): "",
+		strings.Repeat("x", 129): "user is 129 bytes long, at most 128 are allowed",
+		"a\x00b":                 "user has the control character U+0000",
+		"a\nb":                   "user has the control character U+000A",
+		"a\x7f":                  "user has the control character U+007F",
+		"a\u0085":                "user has the control character U+0085",
+		"a\xff":                  "user is not valid UTF-8",
+	} {
+		err := envelope.CheckName("user", name)
+		if got := fmt.Sprint(err); err == nil && want != "" || err != nil && got != want {
+			t.Errorf("CheckName(%q) = %v, want %q", name, err, want)
+		}
+		if err != nil {
+			var e *envelope.Error
+			if !errors.Is(err, envelope.ErrInvalid) || !errors.As(err, &e) || e.Field != "user" {
+				t.Errorf("CheckName(%q) does not name its field: %#v", name, err)
+			}
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	err := fmt.Errorf("push: %w", envelope.Errorf(envelope.CodeDiskFull, "%d bytes are free", 7))
+	if !errors.Is(err, envelope.ErrDiskFull) || errors.Is(err, envelope.ErrInvalid) {
+		t.Error("errors are told apart by their code")
+	}
+	for want, err := range map[envelope.Code]error{
+		"":                    nil,
+		envelope.CodeDiskFull: err,
+		envelope.CodeInternal: errors.New("x"),
+		envelope.CodeNotFound: envelope.ErrNotFound,
+		envelope.CodeTooLarge: errors.Join(errors.New("x"), envelope.ErrTooLarge),
+		envelope.CodeNotReady: envelope.ErrNotReady,
+	} {
+		if got := envelope.CodeOf(err); got != want {
+			t.Errorf("CodeOf(%v) = %q, want %q", err, got, want)
+		}
+	}
+	if got := envelope.ErrClosed.Error(); got != "closed" {
+		t.Errorf("a sentinel says %q", got)
+	}
+}
+
+func TestCloseCodes(t *testing.T) {
+	for code, again := range map[envelope.CloseCode]bool{
+		envelope.CloseShutdown: true, envelope.CloseSlow: true, envelope.CloseReplacedByLimit: true,
+		envelope.CloseStaleHeartbeat: true, envelope.CloseOverload: true,
+		envelope.CloseBadPacket: false, envelope.CloseAuthFailed: false, envelope.CloseHandshakeTimeout: false, 1000: false,
+	} {
+		if code.Reconnect() != again {
+			t.Errorf("%d: reconnect is %v", code, !again)
+		}
+	}
+}
+
+// FuzzRecord: no bytes of a log may crash who reads them, and what decodes
+// encodes to something that decodes to the same.
+func FuzzRecord(f *testing.F) {
+	for _, m := range samples() {
+		b, err := m.MarshalVT()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, m := range []wire{&envelope.Record{}, &envelope.Envelope{}} {
+			if m.UnmarshalVT(b) != nil {
+				continue
+			}
+			again, err := m.MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			back := m.ProtoReflect().New().Interface().(wire)
+			if err := back.UnmarshalVT(again); err != nil || !proto.Equal(m, back) {
+				t.Fatalf("%v became %v (%v)", m, back, err)
+			}
+		}
+	})
+}

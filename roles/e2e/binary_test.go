@@ -1,0 +1,192 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// binary is the real executable, built once for all tests.
+var binary struct {
+	once sync.Once
+	dir  string
+	path string
+	err  error
+}
+
+// imgoBinary builds the executable.
+func imgoBinary(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds the executable; not with -short")
+	}
+	binary.once.Do(func() {
+		if binary.dir, binary.err = os.MkdirTemp("", "imgo-e2e-"); binary.err != nil {
+			return
+		}
+		binary.path = filepath.Join(binary.dir, "imgo")
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary.path, "imgo").CombinedOutput(); err != nil {
+			binary.err = fmt.Errorf("build imgo: %w\n%s", err, out)
+		}
+	})
+	if binary.err != nil {
+		t.Fatal(binary.err)
+	}
+	return binary.path
+}
+
+// process is a run of the executable.
+type process struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	out     tail // standard output
+	log     tail // standard error
+	done    chan struct{}
+	err     error // once done is closed
+	node    *node // where it serves, once it is ready
+	tcp, ws string
+}
+
+// environment is what a user's shell has, without what the one that runs the
+// tests may have set for imgo.
+func environment(more ...string) []string {
+	var env []string
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "IMGO_") {
+			env = append(env, v)
+		}
+	}
+	return append(env, more...)
+}
+
+// run starts the executable in a folder. It is killed when the test ends, if
+// it still runs then.
+func run(t *testing.T, dir string, env []string, args ...string) *process {
+	t.Helper()
+	return launch(t, dir, env, imgoBinary(t), args...)
+}
+
+func launch(t *testing.T, dir string, env []string, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env = dir, environment(env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
+	p.cmd.WaitDelay = patience
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		if p.node != nil {
+			p.node.http.CloseIdleConnections()
+		}
+		if t.Failed() {
+			t.Logf("%s %s\n%s%s", filepath.Base(name), strings.Join(args, " "), &p.out, &p.log)
+		}
+	})
+	return p
+}
+
+// free are the flags of a server that takes whatever ports are free.
+func free(more ...string) []string {
+	return append([]string{"--tcp", "127.0.0.1:0", "--ws", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"}, more...)
+}
+
+// serve starts a server in a folder and waits until it is ready.
+func serve(t *testing.T, dir string, args ...string) *process {
+	t.Helper()
+	p := run(t, dir, nil, args...)
+	p.ready()
+	return p
+}
+
+// ready waits until a server is, and reads from its log where it listens.
+func (p *process) ready() {
+	p.t.Helper()
+	var line struct{ Message, HTTP, TCP, WS string }
+	eventually(p.t, "the server is ready", func() bool {
+		select {
+		case <-p.done:
+			p.t.Fatalf("the server ended: %v\n%s", p.err, &p.log)
+		default:
+		}
+		for text := range strings.Lines(p.log.String()) {
+			if json.Unmarshal([]byte(text), &line) == nil && strings.HasSuffix(line.Message, "is ready") {
+				return true
+			}
+		}
+		return false
+	})
+	p.tcp, p.ws = line.TCP, line.WS
+	p.node = &node{base: "http://" + line.HTTP, http: &http.Client{Transport: &http.Transport{}}}
+}
+
+// exit waits for the process and returns its exit code.
+func (p *process) exit() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s does not end", p.cmd)
+	}
+	var exit *exec.ExitError
+	switch {
+	case p.err == nil:
+		return 0
+	case errors.As(p.err, &exit):
+		return exit.ExitCode()
+	}
+	p.t.Fatal(p.err)
+	return -1
+}
+
+// signal sends a signal.
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// stop ends a server in order.
+func (p *process) stop() {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	if code := p.exit(); code != 0 {
+		p.t.Fatalf("the server ended with exit code %d:\n%s", code, &p.log)
+	}
+}
+
+// imgo runs one command to its end, which must be exit code 0, and returns
+// what it printed.
+func imgo(t *testing.T, env []string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, imgoBinary(t), args...)
+	cmd.Env = environment(env...)
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("imgo %s: %v\n%s%s", strings.Join(args, " "), err, out.String(), stderr.String())
+	}
+	return out.String()
+}

@@ -1,0 +1,301 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	imgoclient "imgo/clients/go"
+	"imgo/transport"
+	"imgo/transport/transporttest"
+)
+
+// client is a raw client, which sends what no library would.
+type client struct {
+	transporttest.Client
+	t    *testing.T
+	text bool
+}
+
+// dial connects to an address until the test ends.
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// tcp connects over TCP.
+func (n *node) tcp(t *testing.T) *client {
+	t.Helper()
+	return tcpTo(t, n.TCPAddr().String())
+}
+
+func tcpTo(t *testing.T, addr string) *client {
+	t.Helper()
+	return &client{Client: &transporttest.Stream{Conn: dial(t, addr)}, t: t}
+}
+
+// ws connects over WebSocket.
+func (n *node) ws(t *testing.T, text bool) *client {
+	t.Helper()
+	return wsTo(t, n.WSAddr().String(), text)
+}
+
+func wsTo(t *testing.T, addr string, text bool) *client {
+	t.Helper()
+	ws, response, err := transporttest.Upgrade(dial(t, addr), "/sub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != 101 {
+		t.Fatalf("the upgrade was answered %s", response.Status)
+	}
+	ws.Text = text
+	return &client{Client: ws, t: t, text: text}
+}
+
+// dialAs connects over "tcp", "ws" (binary) or "text" (JSON on WebSocket).
+func (n *node) dialAs(t *testing.T, transport string) *client {
+	t.Helper()
+	if transport == "tcp" {
+		return n.tcp(t)
+	}
+	return n.ws(t, transport == "text")
+}
+
+// wire puts a packet together from hex digits, spaces ignored, and a body.
+func wire(header, body string) string {
+	b, err := hex.DecodeString(strings.ReplaceAll(header, " ", ""))
+	if err != nil {
+		panic(err)
+	}
+	return string(b) + body
+}
+
+// packet is a packet of a client with the short header.
+func packet(version int16, op, seq int32, body string) string {
+	return string(transport.AppendPacket(nil, version, transport.HeaderV1, op, seq, 0, []byte(body)))
+}
+
+// put sends one frame: a binary packet or a JSON object.
+func (c *client) put(frame string) {
+	c.t.Helper()
+	c.raw(string(c.Frame([]byte(frame))))
+}
+
+// raw puts bytes on the wire.
+func (c *client) raw(b string) {
+	c.t.Helper()
+	if err := c.Send([]byte(b)); err != nil {
+		c.t.Fatalf("sending %.100q: %v", b, err)
+	}
+}
+
+// want reads one frame and compares its bytes.
+func (c *client) want(frame string) {
+	c.t.Helper()
+	b, err := c.Next()
+	if err != nil {
+		c.t.Fatalf("waiting for %q: %v", frame, err)
+	}
+	if string(b) != frame {
+		c.t.Fatalf("got  %q\nwant %q", b, frame)
+	}
+}
+
+// send sends a packet in the client's form; a text body is JSON.
+func (c *client) send(version int16, op, seq int32, body string) {
+	c.t.Helper()
+	c.put(c.encode(version, op, seq, body))
+}
+
+func (c *client) encode(version int16, op, seq int32, body string) string {
+	if !c.text {
+		return packet(version, op, seq, body)
+	}
+	frame := fmt.Sprintf(`{"ver":%d,"op":%d,"seq":%d`, version, op, seq)
+	if body != "" {
+		frame += `,"body":` + body
+	}
+	return frame + "}"
+}
+
+// next reads one packet. Of a text frame the body is its JSON.
+func (c *client) next() (transport.Packet, error) {
+	b, err := c.Next()
+	if err != nil {
+		return transport.Packet{}, err
+	}
+	if !c.text {
+		p, rest, err := transport.DecodePacket(b, 1<<30)
+		if err == nil && len(rest) > 0 {
+			err = fmt.Errorf("%d bytes after a packet", len(rest))
+		}
+		return p, err
+	}
+	inner, ok := strings.CutPrefix(string(b), "[")
+	inner, end := strings.CutSuffix(inner, "]")
+	if !ok || !end {
+		return transport.Packet{}, fmt.Errorf("server frame %.100q is no array", b)
+	}
+	p, err := transport.ParseJSON([]byte(inner))
+	if err == nil {
+		var id struct {
+			ID uint64 `json:"id,string"`
+		}
+		if err = decodeJSON(inner, &id); err == nil {
+			p.ID = id.ID
+		}
+	}
+	return p, err
+}
+
+// receive reads one packet.
+func (c *client) receive() transport.Packet {
+	c.t.Helper()
+	p, err := c.next()
+	if err != nil {
+		c.t.Fatalf("waiting for a packet: %v", err)
+	}
+	return p
+}
+
+// expect reads one packet and checks its operation and body.
+func (c *client) expect(op int32, body string) transport.Packet {
+	c.t.Helper()
+	p := c.receive()
+	if p.Op != op || string(p.Body) != body {
+		c.t.Fatalf("got op %d body %.200q, want op %d body %.200q", p.Op, p.Body, op, body)
+	}
+	return p
+}
+
+// closedWith reads op 6, which must have the code and say what it is to say,
+// and then the end.
+func (c *client) closedWith(code int, says string) {
+	c.t.Helper()
+	p := c.receive()
+	body := string(p.Body)
+	if p.Op != transport.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,"reason":"`, code)) ||
+		!strings.HasSuffix(body, fmt.Sprintf(`","reconnect":%t}`, code < 3500)) || !strings.Contains(body, says) {
+		c.t.Fatalf("got op %d body %.300q, want op 6 with code %d and %q", p.Op, body, code, says)
+	}
+	c.wantEnd(code)
+}
+
+// wantEnd expects nothing but the end; where a WebSocket says a code, it has
+// to be this one.
+func (c *client) wantEnd(code int) {
+	c.t.Helper()
+	b, err := c.Next()
+	var closed *transporttest.Closed
+	switch {
+	case err == nil:
+		c.t.Fatalf("got %q, want the end of the connection", b)
+	case errors.As(err, &closed):
+		if int(closed.Code) != code {
+			c.t.Fatalf("closed with %d %q, want %d", closed.Code, closed.Reason, code)
+		}
+	case !errors.Is(err, io.EOF):
+		c.t.Fatalf("the connection ended with %v", err)
+	}
+}
+
+// login authenticates a client of a generation: "imgo", "goim" (whose users
+// are numbers) or "v2", where more may be further members of the auth object,
+// each with a comma before it.
+func (c *client) login(generation, token, more string) {
+	c.t.Helper()
+	version, body := int16(1), fmt.Sprintf("%q", token)
+	switch generation {
+	case "goim":
+		body = fmt.Sprintf(`{"mid":%s%s}`, token, more)
+	case "v2":
+		version, body = 2, fmt.Sprintf(`{"token":%q%s}`, token, more)
+	}
+	c.send(version, transport.OpAuth, 1, body)
+	if p := c.receive(); p.Op != transport.OpAuthReply || p.Version != version {
+		c.t.Fatalf("auth was answered with %+v %s", p, p.Body)
+	}
+}
+
+// ack acknowledges a message of version 2.
+func (c *client) ack(id uint64) {
+	c.t.Helper()
+	if c.text {
+		c.send(2, transport.OpAck, 0, fmt.Sprintf(`["%d"]`, id))
+		return
+	}
+	c.send(2, transport.OpAck, 0, wire(fmt.Sprintf("%016x", id), ""))
+}
+
+// witness is a healthy client that is connected all the while something bad
+// happens to the node.
+type witness struct {
+	n        *node
+	messages chan string
+	sent     int
+}
+
+// witness connects one until the test ends. Losing its connection fails the
+// test.
+func (n *node) witness(t *testing.T) *witness {
+	t.Helper()
+	w := &witness{n: n, messages: make(chan string, 100)}
+	connected := make(chan struct{}, 100)
+	c, err := imgoclient.New(imgoclient.Config{
+		Address: n.TCPAddr().String(), Token: "witness", Device: "d",
+		OnConnect: func(imgoclient.Session) { connected <- struct{}{} },
+		OnMessage: func(_ context.Context, m imgoclient.Message) error {
+			w.messages <- string(m.Body)
+			return nil
+		},
+		OnDisconnect: func(err error, _ time.Duration) { t.Errorf("the witness lost its connection: %v", err) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the witness ended with: %v", err)
+		}
+	})
+	select {
+	case <-connected:
+	case <-time.After(patience):
+		t.Fatal("the witness does not get in")
+	}
+	return w
+}
+
+// fine checks that the witness goes on receiving: one push, one message, and
+// nothing beside it.
+func (w *witness) fine(t *testing.T) {
+	t.Helper()
+	w.sent++
+	body := fmt.Sprintf(`{"n":%d}`, w.sent)
+	w.n.push(t, "witness", body)
+	select {
+	case got := <-w.messages:
+		if got != body {
+			t.Fatalf("the witness received %.200q, want %q", got, body)
+		}
+	case <-time.After(patience):
+		t.Fatal("the witness receives nothing any more")
+	}
+}

@@ -1,0 +1,314 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/roles"
+)
+
+// patience bounds every wait: far more than anything takes that works.
+const patience = 20 * time.Second
+
+// node is a whole node that runs in this process until its test ends.
+type node struct {
+	*roles.Node
+	cfg  roles.Config
+	base string // of its HTTP side, "http://127.0.0.1:1234"
+	http *http.Client
+	log  *tail
+	stop func() error // once; it returns what Run did
+}
+
+// settings are a node's for tests: every port free, a folder of its own, and
+// everybody is believed to be who they say.
+func settings(t *testing.T) roles.Config {
+	cfg := roles.Default()
+	cfg.NodeID = "n1"
+	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Auth.Mode = "none"
+	return cfg
+}
+
+// start runs a node; change may be nil.
+func start(t *testing.T, change func(*roles.Config)) *node {
+	t.Helper()
+	cfg := settings(t)
+	if change != nil {
+		change(&cfg)
+	}
+	return startWith(t, cfg, roles.RunOptions{})
+}
+
+func startWith(t *testing.T, cfg roles.Config, opts roles.RunOptions) *node {
+	t.Helper()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	n := &node{cfg: cfg, log: &tail{}, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}}
+	opts.Stderr, opts.Version = n.log, "e2e"
+	var err error
+	if n.Node, err = roles.New(t.Context(), cfg, opts); err != nil {
+		t.Fatal(err)
+	}
+	n.base = "http://" + n.HTTPAddr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	n.stop = sync.OnceValue(func() error {
+		n.http.CloseIdleConnections()
+		cancel()
+		return <-done
+	})
+	t.Cleanup(func() {
+		if err := n.stop(); err != nil {
+			t.Errorf("the node ended with: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the node's log:\n%s", n.log)
+		}
+	})
+	eventually(t, "the node is ready", func() bool { return n.call(t, "GET", "/readyz", "").status == 200 })
+	return n
+}
+
+// again stops the node and starts another with the same folder and ports.
+func (n *node) again(t *testing.T) *node {
+	t.Helper()
+	cfg := n.cfg
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.TCPAddr().String(), n.WSAddr().String(), n.HTTPAddr().String()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	return startWith(t, cfg, roles.RunOptions{})
+}
+
+// tail keeps the last part of a log. Safe for concurrent use.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (l *tail) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.b = append(l.b, p...); len(l.b) > 1<<20 {
+		l.b = append([]byte(nil), l.b[len(l.b)-1<<16:]...)
+	}
+	return len(p), nil
+}
+
+func (l *tail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
+}
+
+// eventually polls cond until it holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
+
+// answer is an HTTP answer.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// call makes one HTTP call; header are "Name: value".
+func (n *node) call(t testing.TB, method, path, body string, header ...string) answer {
+	t.Helper()
+	a, err := n.try(method, path, strings.NewReader(body), header...)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return a
+}
+
+// try is call for any goroutine and any body.
+func (n *node) try(method, path string, body io.Reader, header ...string) (answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, n.base+path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Set(name, value)
+	}
+	response, err := n.http.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(text)}, err
+}
+
+// want checks the status, and that the body has every part.
+func (a answer) want(t testing.TB, status int, parts ...string) {
+	t.Helper()
+	if a.status != status {
+		t.Fatalf("answered %d %.500s, want %d", a.status, a.body, status)
+	}
+	for _, part := range parts {
+		if !strings.Contains(a.body, part) {
+			t.Fatalf("answered %.500s, want %q in it", a.body, part)
+		}
+	}
+}
+
+// is checks the status and the whole body.
+func (a answer) is(t testing.TB, status int, body string) {
+	t.Helper()
+	if a.status != status || strings.TrimSuffix(a.body, "\n") != body {
+		t.Fatalf("answered %d %.500s, want %d %s", a.status, a.body, status, body)
+	}
+}
+
+// decode reads the answer's JSON.
+func (a answer) decode(t testing.TB, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.body), into); err != nil {
+		t.Fatalf("answer %.500s: %v", a.body, err)
+	}
+}
+
+// push pushes a kept message to a user and returns its id.
+func (n *node) push(t testing.TB, user, body string) uint64 {
+	t.Helper()
+	id, err := n.tryPush(user, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// tryPush is push for any goroutine.
+func (n *node) tryPush(user, body string) (uint64, error) {
+	request, err := json.Marshal(map[string]any{"user": user, "body_text": body})
+	if err != nil {
+		return 0, err
+	}
+	a, err := n.try("POST", "/v1/push", bytes.NewReader(request))
+	if err != nil {
+		return 0, err
+	}
+	var accepted struct{ ID string }
+	if a.status != 202 || json.Unmarshal([]byte(a.body), &accepted) != nil {
+		return 0, fmt.Errorf("the push was answered %d %.500s", a.status, a.body)
+	}
+	return strconv.ParseUint(accepted.ID, 10, 64)
+}
+
+// state is GET /v1/users/{user}.
+type state struct {
+	Online   bool
+	Pending  int
+	Sessions []struct{ Name, Key, Device, Generation, Transport string }
+	Devices  []struct {
+		Device  string
+		Pending int
+	}
+}
+
+func (n *node) user(t testing.TB, user string) (s state) {
+	t.Helper()
+	a := n.call(t, "GET", "/v1/users/"+user, "")
+	a.want(t, 200)
+	a.decode(t, &s)
+	return s
+}
+
+// metric sums what /metrics shows under a name, of the series that have all
+// the labels (`name="value"`).
+func (n *node) metric(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
+	a := n.call(t, "GET", "/metrics", "")
+	a.want(t, 200)
+	sum := 0.0
+series:
+	for line := range strings.Lines(a.body) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		for _, label := range labels {
+			if !strings.Contains(rest, label) {
+				continue series
+			}
+		}
+		fields := strings.Fields(rest)
+		value, err := strconv.ParseFloat(fields[len(fields)-1], 64)
+		if err != nil {
+			t.Fatalf("/metrics has the line %q", line)
+		}
+		sum += value
+	}
+	return sum
+}
+
+// counter is one counter in /metrics.
+type counter struct {
+	name   string
+	labels []string
+}
+
+func (c counter) String() string { return c.name + "{" + strings.Join(c.labels, ",") + "}" }
+
+// grows notes what the counters show and returns a check that each of them
+// has grown by one since.
+func (n *node) grows(t *testing.T, counters ...counter) func() {
+	t.Helper()
+	before := make([]float64, len(counters))
+	for i, c := range counters {
+		before[i] = n.metric(t, c.name, c.labels...)
+	}
+	return func() {
+		t.Helper()
+		for i, c := range counters {
+			eventually(t, c.String()+" has moved", func() bool { return n.metric(t, c.name, c.labels...) > before[i] })
+			if now := n.metric(t, c.name, c.labels...); now != before[i]+1 {
+				t.Errorf("%s went from %v to %v", c, before[i], now)
+			}
+		}
+	}
+}
+
+// badPacket and closed are comet's counters of what clients do wrong.
+func badPacket(kind string) counter {
+	return counter{"imgo_comet_bad_packets_total", []string{fmt.Sprintf("kind=%q", kind)}}
+}
+
+func closed(code int) counter {
+	return counter{"imgo_comet_closed_total", []string{fmt.Sprintf(`code="%d"`, code)}}
+}
+
+func refused(reason string) counter {
+	return counter{"imgo_comet_refused_total", []string{fmt.Sprintf("reason=%q", reason)}}
+}
+
+// problem is the API's counter of what callers do wrong.
+func problem(code, field string) counter {
+	return counter{"imgo_logic_http_problems_total", []string{fmt.Sprintf("code=%q", code), fmt.Sprintf("field=%q", field)}}
+}
+
+func decodeJSON(text string, into any) error { return json.Unmarshal([]byte(text), into) }
