@@ -85,8 +85,8 @@ func TestSlowloris(t *testing.T) {
 		slow("packet over TCP", early, late, tcp, func(*client) string { return packet(1, transport.OpAuth, 1, long) }, 3509)
 		slow("frame", early, late, ws, func(c *client) string { return string(c.Frame([]byte(packet(1, transport.OpAuth, 1, long)))) }, 3509)
 		slow("fragments", early, late, ws, func(*client) string {
-			return strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000)[6:] // never a message
-		}, 3500)
+			return string(transporttest.RawFrame(2, true, nil)) + strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000) // never a message
+		}, 3509)
 		slow("upgrade", early, late, func(t *testing.T) *client { return tcpTo(t, n.WSAddr().String()) },
 			func(*client) string { return "GET /sub HTTP/1.1\r\nHost: x\r\nX-Long: " + long }, 0)
 		// A session that begins a packet and never ends it has given no sign
@@ -110,8 +110,8 @@ func TestSlowloris(t *testing.T) {
 		})
 	})
 	moved()
-	if now := n.metric(t, "imgo_comet_refused_total", `reason="handshake_timeout"`); now != handshakes+2 {
-		t.Errorf("handshake_timeout went from %v to %v, want 2 more", handshakes, now)
+	if now := n.metric(t, "imgo_comet_refused_total", `reason="handshake_timeout"`); now != handshakes+3 {
+		t.Errorf("handshake_timeout went from %v to %v, want 3 more", handshakes, now)
 	}
 	if now := n.metric(t, "imgo_comet_closed_total", `code="3004"`); now != stale+2 {
 		t.Errorf("code 3004 went from %v to %v, want 2 more", stale, now)

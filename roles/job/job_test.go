@@ -340,7 +340,9 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 	w.kept.addRaw(0, []byte{0xff})
 	w.kept.add(t, 0, push("1", "u"))
 	w.kept.begin = 3
-	w.run(func(_ *job.Config, d *job.Deps) { d.Positions = &memory{next: map[string]int64{"kept0": 0, "kept1": 3}} })
+	w.run(func(_ *job.Config, d *job.Deps) {
+		d.Positions = &memory{next: map[string]int64{"kept0": 0, "kept1": 3}}
+	})
 	w.eventually("a", "1/1<1")
 	if n := w.counter("imgo_job_skipped_deliveries_total", "trimmed"); n != 3 {
 		t.Errorf("%v trimmed", n)

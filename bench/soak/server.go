@@ -1,0 +1,223 @@
+package soak
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// startLimit bounds a start, and stopLimit an orderly end: the server's own
+// shutdown.timeout is 15 s.
+const (
+	startLimit = 30 * time.Second
+	stopLimit  = 20 * time.Second
+)
+
+// Build builds the server into dir and returns the program's path; race adds
+// the race detector.
+func Build(ctx context.Context, dir string, race bool) (string, error) {
+	binary := filepath.Join(dir, "imgo")
+	args := []string{"build", "-o", binary}
+	if race {
+		args = append(args, "-race")
+	}
+	if out, err := exec.CommandContext(ctx, "go", append(args, "imgo")...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the server: %w\n%s", err, out)
+	}
+	return binary, nil
+}
+
+// server is one imgo after another on one data folder, at the same addresses.
+// start, kill, stop and exited are for one goroutine; the rest for any.
+type server struct {
+	binary, dir   string
+	tcp, ws, http string // host:port
+
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when the process has ended
+	log    *os.File
+	client *http.Client
+	// run counts the processes; a device that is online says in which.
+	run atomic.Int64
+}
+
+func newServer(binary, dir string, rng *rand.Rand) (*server, error) {
+	ports, err := freePorts(rng, 3)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "server.log"))
+	if err != nil {
+		return nil, fmt.Errorf("make the server's log: %w", err)
+	}
+	return &server{
+		binary: binary, dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], log: log,
+		client: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+	}, nil
+}
+
+// freePorts finds ports that stay free while nobody listens on them: below the
+// range that the system gives out for connections. From within it, a client
+// that connects while the server is down could be given the very port that it
+// connects to, meet itself there, and keep the server out.
+func freePorts(rng *rand.Rand, n int) ([]string, error) {
+	var ports []string
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rng.IntN(20_000))
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		if ports = append(ports, address); len(ports) == n {
+			return ports, nil
+		}
+	}
+	return nil, errors.New("no free ports between 10000 and 30000")
+}
+
+// start starts a process; it does not wait until that is ready.
+func (s *server) start() error {
+	s.cmd = exec.Command(s.binary, //nolint:noctx // it is to outlive every context but Run's, whose end kills it
+		"--data-dir", filepath.Join(s.dir, "data"), "--node-id", "soak",
+		"--tcp", s.tcp, "--ws", s.ws, "--http", s.http, "--log-format", "json",
+		// No limit may drop what the judge then calls lost.
+		"--kept-mailbox-length", "1000000",
+		// A slow client is behind sooner than it would be.
+		"--limits-pending-bytes", "32KiB")
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "IMGO_") {
+			s.cmd.Env = append(s.cmd.Env, v)
+		}
+	}
+	s.run.Add(1)
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		return fmt.Errorf("start the server: %w", err)
+	}
+	ended, cmd := make(chan struct{}), s.cmd
+	s.ended = ended
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // its verdict is in cmd.ProcessState
+	}()
+	return nil
+}
+
+// wait waits until the server is ready.
+func (s *server) wait(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("the server was not ready within %s", startLimit))
+	defer cancel()
+	for {
+		if s.ready(ctx) {
+			return nil
+		}
+		select {
+		case <-s.ended:
+			return fmt.Errorf("the server ended by itself: %s", s.cmd.ProcessState)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (s *server) ready(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode == http.StatusOK
+}
+
+// kill is kill -9. It is an error when the process had ended by itself before.
+func (s *server) kill() error {
+	if s.cmd == nil {
+		return nil
+	}
+	select {
+	case <-s.ended:
+		state := s.cmd.ProcessState
+		s.cmd = nil
+		return fmt.Errorf("the server had ended by itself: %s", state)
+	default:
+	}
+	err := s.cmd.Process.Kill()
+	<-s.ended
+	state := s.cmd.ProcessState
+	s.cmd = nil
+	if err != nil {
+		return fmt.Errorf("kill the server: %w (%s)", err, state)
+	}
+	return nil
+}
+
+// term asks the server to end; see stop.
+func (s *server) term() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("send SIGTERM: %w", err)
+	}
+	return nil
+}
+
+// stop ends the server by SIGTERM, which must be an orderly end in time.
+func (s *server) stop() error {
+	if err := s.term(); err != nil {
+		return err
+	}
+	select {
+	case <-s.ended:
+		state := s.cmd.ProcessState
+		s.cmd = nil
+		if !state.Success() {
+			return fmt.Errorf("the server ended with %s after SIGTERM", state)
+		}
+		return nil
+	case <-time.After(stopLimit):
+		return errors.Join(fmt.Errorf("the server did not end within %s of SIGTERM", stopLimit), s.kill())
+	}
+}
+
+// close ends what is left.
+func (s *server) close() {
+	_ = s.kill()
+	s.client.CloseIdleConnections()
+	_ = s.log.Close()
+}
+
+// complaints are lines of the server's log that no kill explains.
+func (s *server) complaints() []string {
+	data, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var found []string
+	for line := range bytes.Lines(data) {
+		for _, bad := range []string{"panic", "fatal error", "DATA RACE", `"level":"error"`, `"level":"fatal"`} {
+			if bytes.Contains(line, []byte(bad)) {
+				found = append(found, strings.TrimSpace(string(line)))
+				break
+			}
+		}
+	}
+	return found
+}

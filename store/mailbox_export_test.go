@@ -1,0 +1,31 @@
+package store
+
+import "github.com/dgraph-io/badger/v4"
+
+// DecodeMailbox decodes a value as each kind that mailboxes store.
+func DecodeMailbox(b []byte) (meta *MailboxMeta, entry MailboxEntry, errs [2]error) {
+	meta, errs[0] = decodeMeta(b)
+	entry, errs[1] = decodeEntry(1, b)
+	return meta, entry, errs
+}
+
+// EncodeMailbox encodes both kinds.
+func EncodeMailbox(m *MailboxMeta, e *MailboxEntry) (meta, entry []byte) {
+	return appendMeta(nil, m), appendEntry(nil, e)
+}
+
+// BreakMailboxEntry flips a bit of a stored entry.
+func BreakMailboxEntry(m *Mailboxes, partition int32, user string, id uint64) error {
+	return m.db.update(func(txn *badger.Txn) error {
+		item, err := txn.Get(idKey(prefixEntry, partition, user, id))
+		if err != nil {
+			return err
+		}
+		v, err := item.ValueCopy(nil)
+		if err != nil {
+			return err
+		}
+		v[3] ^= 1
+		return txn.Set(item.KeyCopy(nil), v)
+	})
+}

@@ -1,0 +1,195 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"imgo/store"
+)
+
+func openMailboxes(t *testing.T, dir string) (*store.Mailboxes, func()) {
+	t.Helper()
+	db, err := store.Open(store.Options{Dir: dir, Reserve: -1, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := false
+	stop := func() {
+		if !closed {
+			closed = true
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(stop)
+	return store.NewMailboxes(db), stop
+}
+
+func entryAt(id uint64, expires time.Time) store.MailboxEntry {
+	return store.MailboxEntry{ID: id, TimeMS: int64(id), ExpiresMS: expires.UnixMilli(), Waiting: 1<<63 | 1, Acked: id%2 == 0, Size: 3}
+}
+
+func TestMailboxSurvivesAReopen(t *testing.T) {
+	dir := t.TempDir()
+	m, stop := openMailboxes(t, dir)
+	hour := time.Now().Add(time.Hour)
+	meta := &store.MailboxMeta{LastMS: 7, Dropped: 3, Devices: []store.MailboxDevice{
+		{Name: "", Bit: 0, Since: 1, SeenMS: 2}, {Name: "ünï", Bit: 63, Since: 1 << 50, SeenMS: 1 << 40}}}
+	one, two, shared := entryAt(1, hour), entryAt(2, hour), entryAt(3, hour)
+	shared.Shared, shared.Unclaimed = true, true
+	b := m.Batch(1)
+	b.PutMeta("u", meta, hour)
+	for _, e := range []*store.MailboxEntry{&one, &two, &shared} {
+		b.PutEntry("u", e)
+		b.PutBody("u", e, store.MailboxBody{Op: -5, Body: []byte(fmt.Sprint("b", e.ID))})
+	}
+	b.PutEntry("v", &shared)
+	b.PutEntry("u2", &one) // a user whose name begins like another's
+	b.Use("u", "key", 9, hour)
+	b.Use("", "claim", 10, hour)
+	if err := b.Commit(77); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	m, _ = openMailboxes(t, dir)
+
+	gotMeta, entries, err := m.Load(1, "u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(meta, gotMeta); diff != "" {
+		t.Errorf("meta: %s", diff)
+	}
+	if diff := cmp.Diff([]store.MailboxEntry{one, two, shared}, entries); diff != "" {
+		t.Errorf("entries: %s", diff)
+	}
+	bodies, err := m.Bodies(1, "u", append(entries, entryAt(4, hour)))
+	if err != nil || len(bodies) != 4 || string(bodies[0].Body) != "b1" || bodies[0].Op != -5 || bodies[3] != nil {
+		t.Errorf("bodies: %v, %v", bodies, err)
+	}
+	if bodies, err := m.Bodies(1, "v", []store.MailboxEntry{shared}); err != nil || string(bodies[0].Body) != "b3" {
+		t.Errorf("the shared body: %v, %v", bodies, err)
+	}
+	for _, c := range []struct {
+		partition int32
+		user, key string
+		id        uint64
+	}{{1, "u", "key", 9}, {1, "", "claim", 10}, {1, "u", "claim", 0}, {2, "u", "key", 0}} {
+		id, ok, err := m.Used(c.partition, c.user, c.key)
+		if err != nil || id != c.id || ok != (c.id != 0) {
+			t.Errorf("Used(%d, %q, %q) = %d, %v, %v", c.partition, c.user, c.key, id, ok, err)
+		}
+	}
+	if pos, ok, err := m.Position(1); pos != 77 || !ok || err != nil {
+		t.Errorf("position %d, %v, %v", pos, ok, err)
+	}
+	if _, ok, err := m.Position(2); ok || err != nil {
+		t.Errorf("a position of a partition that was never written: %v, %v", ok, err)
+	}
+
+	b = m.Batch(1)
+	b.Delete("u", &one)
+	b.Delete("u", &shared)
+	if err := b.Commit(78); err != nil {
+		t.Fatal(err)
+	}
+	if _, entries, _ := m.Load(1, "u"); len(entries) != 1 || entries[0].ID != 2 {
+		t.Errorf("after the deletion: %v", entries)
+	}
+	if bodies, err := m.Bodies(1, "v", []store.MailboxEntry{shared}); err != nil || bodies[0] == nil {
+		t.Errorf("the shared body went with another user's entry: %v", err)
+	}
+	if err := m.DropPartition(1); err != nil {
+		t.Fatal(err)
+	}
+	if meta, entries, err := m.Load(1, "u"); meta != nil || len(entries) != 0 || err != nil {
+		t.Errorf("after the drop: %v, %v, %v", meta, entries, err)
+	}
+}
+
+func TestMailboxEntriesExpire(t *testing.T) {
+	m, _ := openMailboxes(t, t.TempDir())
+	gone, here := entryAt(1, time.Now().Add(-3*time.Second)), entryAt(2, time.Now().Add(time.Hour))
+	b := m.Batch(0)
+	b.PutEntry("u", &gone)
+	b.PutEntry("u", &here)
+	if err := b.Commit(1); err != nil {
+		t.Fatal(err)
+	}
+	if _, entries, err := m.Load(0, "u"); err != nil || len(entries) != 1 || entries[0].ID != 2 {
+		t.Errorf("entries: %v, %v", entries, err)
+	}
+}
+
+// A batch that is larger than Badger's transactions is written whole.
+func TestMailboxBatchOfAnySize(t *testing.T) {
+	m, _ := openMailboxes(t, t.TempDir())
+	b := m.Batch(0)
+	hour := time.Now().Add(time.Hour)
+	for id := uint64(1); id <= 60_000; id++ {
+		e := entryAt(id, hour)
+		b.PutEntry("u", &e)
+	}
+	big := entryAt(1, hour)
+	for range 10 {
+		b.PutBody("u", &big, store.MailboxBody{Op: 5, Body: make([]byte, 500<<10)})
+	}
+	if err := b.Commit(60_000); err != nil {
+		t.Fatal(err)
+	}
+	if _, entries, err := m.Load(0, "u"); err != nil || len(entries) != 60_000 {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	if pos, _, _ := m.Position(0); pos != 60_000 {
+		t.Fatalf("position %d", pos)
+	}
+}
+
+func TestMailboxSaysWhatIsBroken(t *testing.T) {
+	m, _ := openMailboxes(t, t.TempDir())
+	e := entryAt(5, time.Now().Add(time.Hour))
+	b := m.Batch(3)
+	b.PutEntry("123", &e)
+	if err := b.Commit(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.BreakMailboxEntry(m, 3, "123", 5); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := m.Load(3, "123")
+	if !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), `"123"`) || !strings.Contains(err.Error(), "partition 3") {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// FuzzMailboxValue: no stored bytes crash a reader, and what decodes encodes
+// to what decodes to the same.
+func FuzzMailboxValue(f *testing.F) {
+	meta, entry := store.EncodeMailbox(&store.MailboxMeta{LastMS: 1, Devices: []store.MailboxDevice{{Name: "d", Bit: 3, Since: 1 << 48}}},
+		&store.MailboxEntry{TimeMS: 1, ExpiresMS: 2, Waiting: 3, Acked: true, Size: 4})
+	f.Add(meta)
+	f.Add(entry)
+	f.Add([]byte{1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		meta, entry, errs := store.DecodeMailbox(b)
+		if errs[0] == nil {
+			again, _ := store.EncodeMailbox(meta, &entry)
+			if back, _, e := store.DecodeMailbox(again); e[0] != nil || !cmp.Equal(meta, back) {
+				t.Fatalf("meta %v became %v (%v)", meta, back, e[0])
+			}
+		}
+		if errs[1] == nil {
+			_, again := store.EncodeMailbox(&store.MailboxMeta{}, &entry)
+			if _, back, e := store.DecodeMailbox(again); e[1] != nil || !cmp.Equal(entry, back) {
+				t.Fatalf("entry %v became %v (%v)", entry, back, e[1])
+			}
+		}
+	})
+}
