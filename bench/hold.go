@@ -169,7 +169,7 @@ func (h *holder) dial(addr netip.AddrPort, user int) (c *held, err error) {
 			return nil, fmt.Errorf("set up a socket: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
+	if err := connectTo(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
 	c = &held{fd: fd, stream: stream{ws: h.req.Kind == kindWS}}
@@ -190,9 +190,9 @@ func (h *holder) hello(c *held, user int) error {
 		}
 		have := 0
 		for !bytes.Contains(buf[:have], []byte("\r\n\r\n")) {
-			n, err := unix.Read(c.fd, buf[have:])
-			if n <= 0 {
-				return fmt.Errorf("upgrade: %w", endOf(err))
+			n, err := readSome(c.fd, buf[have:])
+			if err != nil {
+				return fmt.Errorf("upgrade: %w", err)
 			}
 			have += n
 		}
@@ -210,9 +210,9 @@ func (h *holder) hello(c *held, user int) error {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	for welcome := false; !welcome; {
-		n, err := unix.Read(c.fd, buf)
-		if n <= 0 {
-			return fmt.Errorf("authenticate: %w", endOf(err))
+		n, err := readSome(c.fd, buf)
+		if err != nil {
+			return fmt.Errorf("authenticate: %w", err)
 		}
 		var refused []byte
 		err = c.stream.feed(buf[:n], func(p transport.Packet) {
@@ -233,12 +233,33 @@ func (h *holder) hello(c *held, user int) error {
 	return nil
 }
 
-// endOf is why a read brought nothing.
-func endOf(err error) error {
-	if err == nil {
-		return errClosed
+// connectTo connects a blocking socket. A socket with timeouts is interrupted
+// by the runtime's signals, and its connect goes on by itself then.
+func connectTo(fd int, to unix.Sockaddr) error {
+	err := unix.Connect(fd, to)
+	for errors.Is(err, unix.EINTR) || errors.Is(err, unix.EALREADY) {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		_, _ = unix.Poll(ready, int(connectTimeout.Milliseconds())) // what came of it, connect says
+		err = unix.Connect(fd, to)
+	}
+	if errors.Is(err, unix.EISCONN) {
+		return nil
 	}
 	return err
+}
+
+// readSome reads at least a byte from a blocking socket.
+func readSome(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil && n == 0:
+			return 0, errClosed
+		}
+		return n, err
+	}
 }
 
 // writeAll writes to a blocking socket.

@@ -49,19 +49,19 @@ func main() {
 
 // options are the command line.
 type options struct {
-	runs      int
-	scenarios []string
-	duration  time.Duration
-	conns     int
-	callers   int
-	users     int
-	rate      int
-	broadcast int
-	imgo      string
-	dir       string
-	out       string
-	json      string
-	profile   string
+	runs       int
+	scenarios  []string
+	duration   time.Duration
+	conns      int
+	callers    int
+	users      int
+	rate       int
+	broadcasts int
+	imgo       string
+	dir        string
+	out        string
+	json       string
+	profile    string
 }
 
 // scenario measures one thing, once, into r.
@@ -97,7 +97,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.callers, "callers", 64, "concurrent HTTP callers of throughput")
 	f.IntVar(&o.users, "users", 10_000, "user ids that throughput pushes to")
 	f.IntVar(&o.rate, "rate", 250, "pushes a second of latency")
-	f.IntVar(&o.broadcast, "broadcasts", 15, "broadcasts a second of broadcast")
+	f.IntVar(&o.broadcasts, "broadcasts", 15, "broadcasts a second of broadcast")
 	f.StringVar(&o.imgo, "imgo", "", "the imgo `executable` to measure; empty: build the one of this module")
 	f.StringVar(&o.dir, "dir", "", "where temporary data directories are made, on the `disk` to measure; empty: the system's place")
 	f.StringVar(&o.out, "out", "", "`folder` to write the dated table and JSON to; empty: nowhere")
@@ -121,7 +121,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("argument %q is not understood", f.Arg(0))
 	}
-	for name, n := range map[string]int{"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate, "broadcasts": o.broadcast} {
+	for name, n := range map[string]int{"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate, "broadcasts": o.broadcasts} {
 		if n < 1 {
 			return nil, fmt.Errorf("-%s must be at least 1", name)
 		}

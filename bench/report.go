@@ -58,7 +58,7 @@ func newReport(ctx context.Context, o *options) *report {
 	r := &report{Date: time.Now().UTC().Truncate(time.Second), Machine: describeMachine()}
 	r.Options.Runs, r.Options.Duration, r.Options.Conns = o.runs, o.duration.Seconds(), o.conns
 	r.Options.Callers, r.Options.Users, r.Options.Rate = o.callers, o.users, o.rate
-	r.Options.Broadcasts, r.Options.Profiled = o.broadcast, o.profile != ""
+	r.Options.Broadcasts, r.Options.Profiled = o.broadcasts, o.profile != ""
 	r.Commit = "unknown"
 	// Without git, or outside of a repository, the commit is not known.
 	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {

@@ -119,7 +119,7 @@ func TestOpenAPIJSON(t *testing.T) {
 		if err := encoder.Encode(fromYAML); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile("openapi.json", b.Bytes(), 0o644); err != nil { //nolint:gosec // a source file
+		if err := os.WriteFile("openapi.json", b.Bytes(), 0o644); err != nil { // a source file
 			t.Fatal(err)
 		}
 		t.Skip("openapi.json is written; run the tests again, since the binary has the old one embedded")

@@ -166,7 +166,7 @@ func (a *API) goimPushKeys(c *call) error {
 		return c.goimResult(nil)
 	}
 	// goim said -400 for every error of this one.
-	if err := a.goimDo(c, &logic.PushCommand{Keys: keys, Op: int32(op), Body: body}); err != nil { //nolint:gosec // 32 bits
+	if err := a.goimDo(c, &logic.PushCommand{Keys: keys, Op: int32(op), Body: body}); err != nil { // 32 bits
 		return c.goimRefuse(err)
 	}
 	return c.goimResult(nil)
@@ -195,7 +195,7 @@ func (a *API) goimPushMids(c *call) error {
 	if len(users) == 0 {
 		return c.goimResult(nil)
 	}
-	if err := a.goimDo(c, &logic.PushCommand{Users: users, Op: int32(op), Body: body, Kept: true}); err != nil { //nolint:gosec // 32 bits
+	if err := a.goimDo(c, &logic.PushCommand{Users: users, Op: int32(op), Body: body, Kept: true}); err != nil { // 32 bits
 		return err
 	}
 	return c.goimResult(nil)
@@ -216,7 +216,7 @@ func (a *API) goimPushRoom(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.goimDo(c, &logic.PushCommand{Room: goimRoom(kind, room), Op: int32(op), Body: body}); err != nil { //nolint:gosec // 32 bits
+	if err := a.goimDo(c, &logic.PushCommand{Room: goimRoom(kind, room), Op: int32(op), Body: body}); err != nil { // 32 bits
 		return err
 	}
 	return c.goimResult(nil)
@@ -237,7 +237,7 @@ func (a *API) goimPushAll(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.goimDo(c, &logic.PushCommand{All: true, Op: int32(op), Body: body}); err != nil { //nolint:gosec // 32 bits
+	if err := a.goimDo(c, &logic.PushCommand{All: true, Op: int32(op), Body: body}); err != nil { // 32 bits
 		return err
 	}
 	return c.goimResult(nil)

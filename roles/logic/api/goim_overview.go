@@ -70,7 +70,7 @@ func (a *API) goimOnlineTop(c *call) error {
 	return c.goimResult(tops)
 }
 
-func count32(n uint32) int32 { return int32(min(n, math.MaxInt32)) } //nolint:gosec // min
+func count32(n uint32) int32 { return int32(min(n, math.MaxInt32)) } // min
 
 // goimOnlineRoom answers GET /goim/online/room?type=&rooms=&rooms=.
 func (a *API) goimOnlineRoom(c *call) error {
@@ -131,7 +131,7 @@ func (a *API) goimNodesWeighted(c *call) error {
 	cfg := a.cfg.Goim
 	reply := goimWeighted{
 		Domain: cfg.Domain, TCPPort: port32(cfg.TCPPort), WSPort: port32(cfg.WSPort), WSSPort: port32(cfg.WSSPort),
-		Heartbeat:    int32(min(cfg.Heartbeat/time.Second, math.MaxInt32)), //nolint:gosec // min
+		Heartbeat:    int32(min(cfg.Heartbeat/time.Second, math.MaxInt32)), // min
 		Backoff:      goimBackoff{MaxDelay: 300, BaseDelay: 3, Factor: 1.8, Jitter: 0.3},
 		HeartbeatMax: port32(cfg.HeartbeatMax),
 	}
@@ -153,8 +153,12 @@ func (a *API) goimNodesWeighted(c *call) error {
 		if reply.TCPPort == 0 {
 			reply.TCPPort = portOf(n.Clients["tcp"])
 		}
-		if reply.WSPort == 0 {
-			reply.WSPort = portOf(n.Clients["ws"])
+		port := &reply.WSPort
+		if strings.HasPrefix(n.Clients["ws"], "wss://") {
+			port = &reply.WSSPort
+		}
+		if *port == 0 {
+			*port = portOf(n.Clients["ws"])
 		}
 		if host := clientHost(n, transport); host != "" && len(reply.Nodes) < goimMaxNodes && !slices.Contains(reply.Nodes, host) {
 			reply.Nodes = append(reply.Nodes, host)
@@ -215,7 +219,7 @@ func (a *API) comets(c *call) []logic.NodeInfo {
 // are "every address of this machine", which nobody else can connect to.
 func clientHost(n logic.NodeInfo, transport string) string {
 	for _, address := range []string{n.Clients[transport], n.Address} {
-		host, _, err := net.SplitHostPort(address)
+		host, _, err := net.SplitHostPort(bare(address))
 		if ip := net.ParseIP(host); err == nil && host != "" && (ip == nil || !ip.IsUnspecified()) {
 			return host
 		}
@@ -231,9 +235,17 @@ func askedHost(r *http.Request) string {
 	return r.Host
 }
 
+// bare is an address without its scheme (tls://, wss://), if it has one.
+func bare(address string) string {
+	if _, rest, ok := strings.Cut(address, "://"); ok {
+		return rest
+	}
+	return address
+}
+
 // portOf is the port of host:port, 0 without one.
 func portOf(address string) int32 {
-	_, text, err := net.SplitHostPort(address)
+	_, text, err := net.SplitHostPort(bare(address))
 	if err != nil {
 		return 0
 	}
@@ -241,7 +253,7 @@ func portOf(address string) int32 {
 	if err != nil {
 		return 0
 	}
-	return int32(n) //nolint:gosec // 16 bits
+	return int32(n) // 16 bits
 }
 
-func port32(n int) int32 { return int32(max(0, min(n, math.MaxInt32))) } //nolint:gosec // min
+func port32(n int) int32 { return int32(max(0, min(n, math.MaxInt32))) } // min

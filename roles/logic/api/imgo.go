@@ -202,7 +202,7 @@ func (a *API) imgoCount(c *call) error {
 		}
 		list := make([]imgoServerCount, 0, len(comets))
 		for name, n := range comets {
-			list = append(list, imgoServerCount{Server: serverNumber(name), Count: int32(min(n, math.MaxInt32))}) //nolint:gosec // min
+			list = append(list, imgoServerCount{Server: serverNumber(name), Count: int32(min(n, math.MaxInt32))}) // min
 		}
 		slices.SortFunc(list, func(x, y imgoServerCount) int { return cmp.Compare(x.Server, y.Server) })
 		reply.Data = list
@@ -235,10 +235,10 @@ func (a *API) imgoRoomCounts(c *call) ([]imgoRoomCount, error) {
 		if err != nil || id == imgoNoRoom || strconv.FormatInt(id, 10) != name {
 			continue
 		}
-		list = append(list, imgoRoomCount{RoomID: int32(id), Count: int32(min(n, math.MaxInt32))}) //nolint:gosec // min
+		list = append(list, imgoRoomCount{RoomID: int32(id), Count: int32(min(n, math.MaxInt32))}) // min
 	}
 	if roomless > 0 {
-		list = append(list, imgoRoomCount{RoomID: imgoNoRoom, Count: int32(min(roomless, math.MaxInt32))}) //nolint:gosec // min
+		list = append(list, imgoRoomCount{RoomID: imgoNoRoom, Count: int32(min(roomless, math.MaxInt32))}) // min
 	}
 	slices.SortFunc(list, func(x, y imgoRoomCount) int { return cmp.Compare(x.RoomID, y.RoomID) })
 	return list, nil
@@ -253,7 +253,7 @@ func serverNumber(comet string) int32 {
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(comet))           // never fails
-	return int32(h.Sum32() & math.MaxInt32) //nolint:gosec // 31 bits
+	return int32(h.Sum32() & math.MaxInt32) // 31 bits
 }
 
 // imgoServerDel answers POST /1/server/del?server=: forget the sessions of a

@@ -56,11 +56,11 @@ func (a *API) events(c *call) error {
 	if err != nil {
 		return err
 	}
-	list := a.service.Events(uint64(after), int(limit)) //nolint:gosec // number bounds it from 0
+	list := a.service.Events(uint64(after), int(limit)) // number bounds it from 0
 	if list == nil {
 		list = []logic.Event{}
 	}
-	last := uint64(after) //nolint:gosec // likewise
+	last := uint64(after) // likewise
 	if len(list) > 0 {
 		last = list[len(list)-1].Seq
 	}

@@ -53,7 +53,7 @@ func (p *pushRequest) field(d *decoder, name string) (err error) {
 	case "op":
 		var op int64
 		op, err = d.integer(math.MinInt32, math.MaxInt32)
-		p.op = int32(op) //nolint:gosec // bounded by integer
+		p.op = int32(op) // bounded by integer
 	case "kept":
 		var kept bool
 		kept, err = d.boolean()

@@ -208,7 +208,7 @@ func (k *kickRequest) field(d *decoder, name string) (err error) {
 	case "code":
 		var code int64
 		code, err = d.integer(3000, 4999)
-		k.filter.Code = envelope.CloseCode(min(code, math.MaxInt16)) //nolint:gosec // bounded by integer
+		k.filter.Code = envelope.CloseCode(min(code, math.MaxInt16)) // bounded by integer
 	default:
 		return errUnknownField
 	}

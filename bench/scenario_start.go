@@ -1,0 +1,154 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"imgo/transport"
+)
+
+// startsPerRun is how many times one run starts imgo.
+const startsPerRun = 3
+
+// retryPause is how long what imgo does not take yet waits. It is short: it is
+// a part of what is measured.
+const retryPause = 200 * time.Microsecond
+
+// start measures from the execution of imgo in an empty directory to the
+// first delivery to a client that listens.
+func (b *bench) start(ctx context.Context, r *recorder) error {
+	for range startsPerRun {
+		if err := b.startOnce(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	begun := time.Now()
+	s, err := b.exec()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	c, err := connectEarly(ctx, s.tcp, userID(0))
+	if err != nil {
+		return fmt.Errorf("connect to imgo as it starts: %w", err)
+	}
+	defer c.close()
+	connected := time.Since(begun)
+	if err := pushEarly(ctx, s.http); err != nil {
+		return fmt.Errorf("push as imgo starts: %w", err)
+	}
+	accepted := time.Since(begun)
+	if err := c.conn.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
+		return fmt.Errorf("wait for the delivery: %w", err)
+	}
+	for {
+		p, err := c.next()
+		if err != nil {
+			return fmt.Errorf("wait for the delivery: %w", err)
+		}
+		if p.Op == transport.OpMessage {
+			break
+		}
+	}
+	delivered := time.Since(begun)
+	r.add("a client is connected", "ms", ms(connected))
+	r.add("the first kept push is accepted", "ms", ms(accepted))
+	r.add("the first push is delivered", "ms", ms(delivered))
+	return nil
+}
+
+// client is one version-2 TCP client, for one reader.
+type client struct {
+	conn   net.Conn
+	r      *bufio.Reader
+	header [transport.HeaderV2]byte
+}
+
+func (c *client) close() { _ = c.conn.Close() }
+
+func (c *client) next() (transport.Packet, error) {
+	return transport.ReadPacket(c.r, &c.header, maxBody)
+}
+
+// connect connects a client that acknowledges and waits for the auth reply.
+func connect(ctx context.Context, addr, user string) (*client, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
+	if err := c.authenticate(user); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *client) authenticate(user string) error {
+	auth, err := json.Marshal(map[string]any{"token": user, "ack": true})
+	if err != nil {
+		return fmt.Errorf("encode the auth body: %w", err)
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	if _, err := c.conn.Write(request(kindTCP, transport.OpAuth, auth)); err != nil {
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	p, err := c.next()
+	if err != nil {
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	if p.Op != transport.OpAuthReply {
+		return fmt.Errorf("authenticate: the answer is operation %d: %.200s", p.Op, p.Body)
+	}
+	return c.conn.SetDeadline(time.Time{})
+}
+
+// connectEarly connects as soon as the server lets it.
+func connectEarly(ctx context.Context, addr, user string) (*client, error) {
+	for {
+		c, err := connect(ctx, addr, user)
+		if err == nil || ctx.Err() != nil {
+			return c, err
+		}
+		sleep(ctx, retryPause)
+	}
+}
+
+// pushEarly pushes to user 0 as soon as the server accepts it.
+func pushEarly(ctx context.Context, addr string) error {
+	for {
+		err := pushOnce(ctx, addr)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		sleep(ctx, retryPause)
+	}
+}
+
+func pushOnce(ctx context.Context, addr string) error {
+	caller, err := dialCaller(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer caller.close()
+	ok, why, err := caller.do(pushCall(true).bytes)
+	if err == nil && !ok {
+		err = errors.New(why)
+	}
+	return err
+}

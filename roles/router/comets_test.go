@@ -1,0 +1,177 @@
+package router_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+)
+
+func (w *world) announce(comet string, incarnation uint64, partitions map[uint32]uint32, sessions ...*envelope.Session) *envelope.AnnounceReply {
+	w.t.Helper()
+	reply, err := w.r.Announce(context.Background(), &envelope.AnnounceRequest{
+		Comet: comet, Incarnation: incarnation, Sessions: sessions, Partitions: partitions, Rooms: map[string]uint32{"r": 1}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return reply
+}
+
+func (w *world) online(user string) int {
+	l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{user}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(l.Users[0].Sessions)
+}
+
+func TestSilentCometLosesItsSessions(t *testing.T) {
+	w := newWorld(t, nil)
+	s := session("c", 1<<32|1, "u", "")
+	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
+	first := w.announce("c", 1, counts).Epochs
+	w.attach(s)
+	w.attach(session("d", 2<<32|1, "u", ""))
+	for range 8 {
+		w.clock.add(time.Second)
+		w.announce("d", 2, counts)
+	}
+	eventually(t, "the silent comet's session leaves", func() bool { return w.online("u") == 1 })
+	// It was only hung: the epoch tells it to announce its sessions again.
+	second := w.announce("c", 1, counts).Epochs
+	if first[0] == second[0] {
+		t.Fatal("the epoch must change when sessions were dropped")
+	}
+	w.announce("c", 1, counts, s)
+	if n := w.online("u"); n != 2 {
+		t.Fatalf("%d sessions", n)
+	}
+	if third := w.announce("c", 1, counts).Epochs; third[0] != second[0] {
+		t.Fatal("the epoch must stay while nothing is dropped")
+	}
+}
+
+func TestRestartedCometAndRouter(t *testing.T) {
+	w := newWorld(t, nil)
+	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
+	before := w.announce("c", 1, counts).Epochs[0]
+	w.attach(session("c", 1<<32|1, "u", ""))
+	w.announce("c", 2, nil)
+	if n := w.online("u"); n != 0 {
+		t.Fatalf("%d sessions of a comet that started again", n)
+	}
+	w.clock.add(time.Second)
+	w.restart()
+	if after := w.announce("c", 2, counts).Epochs[0]; after == before {
+		t.Fatal("a router that started again must have another epoch")
+	}
+}
+
+func TestCountsThatDifferAreMended(t *testing.T) {
+	w := newWorld(t, nil)
+	w.attach(session("c", 1<<32|1, "u", "")) // the comet knows nothing of it
+	epoch := w.announce("c", 1, nil).Epochs[0]
+	for range 5 {
+		w.announce("c", 1, nil)
+	}
+	if got := w.announce("c", 1, nil).Epochs[0]; got == epoch || w.online("u") != 0 {
+		t.Fatalf("the ghost is still there: epoch %d then %d, %d sessions", epoch, got, w.online("u"))
+	}
+}
+
+func TestRoomTotals(t *testing.T) {
+	w := newWorld(t, nil)
+	w.announce("c", 1, nil)
+	if got := w.announce("d", 1, nil).Rooms["r"]; got != 2 {
+		t.Fatalf("%d in the room on two comets", got)
+	}
+}
+
+func (w *world) nudges() (n int, newest uint64) {
+	w.live.mu.Lock()
+	defer w.live.mu.Unlock()
+	for _, e := range w.live.parts[0] {
+		var env envelope.Envelope
+		if err := env.UnmarshalVT(e.Value); err != nil {
+			w.t.Error(err)
+		}
+		for _, to := range env.Nudge.GetTo() {
+			n++
+			newest = to.Newest
+		}
+	}
+	return n, newest
+}
+
+func TestWatch(t *testing.T) {
+	w := newWorld(t, nil)
+	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
+	w.attach(session("c", 1, "u", "d"))
+	a := w.push("u", "a")
+	b := w.push("u", "b")
+	w.applied("u", b)
+	w.clock.add(w.cfg.WatchAfter - 10*time.Millisecond)
+	w.announce("c", 1, counts)
+	if n, _ := w.nudges(); n != 0 {
+		t.Fatal("told too early")
+	}
+	w.clock.add(time.Second)
+	w.announce("c", 1, counts)
+	eventually(t, "the comet is told of the newest", func() bool { _, id := w.nudges(); return id == b })
+	// Told again at growing intervals only.
+	for range 60 {
+		w.clock.add(time.Second)
+		w.announce("c", 1, counts)
+	}
+	eventually(t, "told again", func() bool { n, _ := w.nudges(); return n > 1 })
+	w.ack("u", "d", a, b)
+	n, _ := w.nudges()
+	w.clock.add(time.Hour)
+	w.announce("c", 1, counts)
+	if m, _ := w.nudges(); m > n {
+		t.Fatal("told of what was acknowledged")
+	}
+}
+
+func TestTake(t *testing.T) {
+	w := newWorld(t, nil)
+	w.push("u", "a")
+	w.applied("u", w.push("u", "b"))
+	take := func(after int64) *envelope.TakeReply {
+		reply, err := w.r.Take(context.Background(), &envelope.TakeRequest{User: "u", AfterMs: after})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	first := take(0)
+	if len(first.Messages) != 2 || first.Messages[0].TimeMs >= first.Messages[1].TimeMs {
+		t.Fatalf("first: %v", first)
+	}
+	if again := take(0); len(again.Messages) != 0 {
+		t.Fatalf("again: %v", again)
+	}
+	w.applied("u", w.push("u", "c"))
+	if next := take(first.Messages[1].TimeMs); len(next.Messages) != 1 || string(next.Messages[0].Body) != "c" {
+		t.Fatalf("next: %v", next)
+	}
+}
+
+func TestUnreadableRecordIsSkippedAndSaid(t *testing.T) {
+	w := newWorld(t, nil)
+	s := session("c", 1, "u", "d")
+	w.attach(s)
+	if _, err := w.kept.Append(context.Background(), envelope.Partition("u", 2), []byte{0xff, 0xff}); err != nil {
+		t.Fatal(err)
+	}
+	w.applied("u", w.push("u", "a"))
+	if got := bodies(w.attach(s).Backlog); got != "a" {
+		t.Fatalf("pending %q", got)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.events) != 1 {
+		t.Fatalf("events: %q", w.events)
+	}
+}

@@ -1,0 +1,260 @@
+package router_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/envelope"
+	"imgo/roles/router"
+	"imgo/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// memLog is a topic in memory that keeps everything.
+type memLog struct {
+	mu      sync.Mutex
+	parts   [][]envelope.Entry
+	grown   chan struct{}
+	appends int
+	fail    error
+}
+
+func newMemLog(partitions int) *memLog {
+	return &memLog{parts: make([][]envelope.Entry, partitions), grown: make(chan struct{})}
+}
+
+func (l *memLog) Partitions() int32  { return int32(len(l.parts)) }
+func (l *memLog) Generation() uint16 { return 1 }
+
+func (l *memLog) Append(_ context.Context, p int32, v []byte) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail != nil {
+		return 0, l.fail
+	}
+	off := int64(len(l.parts[p]))
+	l.parts[p] = append(l.parts[p], envelope.Entry{Partition: p, Offset: off, Value: v})
+	l.appends++
+	close(l.grown)
+	l.grown = make(chan struct{})
+	return off, nil
+}
+
+func (l *memLog) AppendEssential(ctx context.Context, p int32, v []byte) (int64, error) {
+	return l.Append(ctx, p, v)
+}
+
+func (l *memLog) Read(ctx context.Context, p int32, from int64, _ int) ([]envelope.Entry, error) {
+	for {
+		l.mu.Lock()
+		got, grown := l.parts[p][from:], l.grown
+		l.mu.Unlock()
+		if len(got) > 0 {
+			return got, nil
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (l *memLog) Bounds(_ context.Context, p int32) (int64, int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return 0, int64(len(l.parts[p])), nil
+}
+
+// clock is a wall clock that a test moves.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// world is one router with all it stands on.
+type world struct {
+	t          *testing.T
+	cfg        router.Config
+	dir        string
+	kept, live *memLog
+	clock      *clock
+	db         *store.DB
+	r          *router.Router
+	stop       func()
+
+	mu     sync.Mutex
+	events []string
+}
+
+func newWorld(t *testing.T, change func(*router.Config)) *world {
+	cfg := router.DefaultConfig()
+	cfg.FlushInterval = time.Hour
+	cfg.WatchInterval = 5 * time.Millisecond
+	if change != nil {
+		change(&cfg)
+	}
+	w := &world{t: t, cfg: cfg, dir: t.TempDir(), kept: newMemLog(2), live: newMemLog(1), clock: &clock{t: time.Now()}}
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	db, err := store.Open(store.Options{Dir: w.dir, Reserve: -1, Log: zerolog.Nop()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := router.New(w.cfg, router.Deps{
+		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(), Now: w.clock.now,
+		Events: func(kind, user, _ string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.events = append(w.events, kind+" "+user)
+		},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	w.db, w.r = db, r
+	eventually(w.t, "the router has found its place", func() bool { return r.Ready() == nil })
+	w.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("router ended with %v", err)
+		}
+		if err := db.Close(); err != nil {
+			w.t.Errorf("close store: %v", err)
+		}
+		w.stop = func() {}
+	}
+}
+
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.start()
+}
+
+// eventually polls a condition, for at most ten seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func (w *world) append(user string, rec *envelope.Record) uint64 {
+	w.t.Helper()
+	if rec.Id == nil {
+		rec.Id = envelope.NewRecordID()
+	}
+	rec.TimeMs = w.clock.now().UnixMilli()
+	v, err := rec.MarshalVT()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	off, err := w.kept.Append(context.Background(), envelope.Partition(user, 2), v)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return envelope.ID(1, off)
+}
+
+func (w *world) push(user, body string) uint64 {
+	w.t.Helper()
+	return w.append(user, &envelope.Record{Push: &envelope.Push{
+		Users: []string{user}, Op: 5, Body: []byte(body), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli(),
+	}})
+}
+
+func (w *world) ack(user, device string, ids ...uint64) {
+	w.t.Helper()
+	id := w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: user, Device: device, Ids: ids}}}})
+	w.applied(user, id)
+}
+
+// applied waits until the router has applied a record.
+func (w *world) applied(user string, id uint64) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := w.r.Resolve(ctx, &envelope.ResolveRequest{Partition: uint32(envelope.Partition(user, 2)), Items: []*envelope.ResolveItem{{Id: id}}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func session(comet string, id uint64, user, device string) *envelope.Session {
+	return &envelope.Session{Address: &envelope.Address{Comet: comet, Session: id}, User: user, Device: device}
+}
+
+func (w *world) attach(s *envelope.Session) *envelope.AttachReply {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	reply, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return reply
+}
+
+func (w *world) detach(s *envelope.Session) {
+	w.t.Helper()
+	if err := w.r.Detach(context.Background(), &envelope.DetachRequest{Sessions: []*envelope.Detached{{Session: s.Address, User: s.User, Device: s.Device}}}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func bodies(b *envelope.Backlog) string {
+	out := ""
+	for _, m := range b.Messages {
+		out += string(m.Body)
+	}
+	return out
+}
+
+func (w *world) resolve(user string, id uint64) string {
+	w.t.Helper()
+	reply, err := w.r.Resolve(context.Background(), &envelope.ResolveRequest{
+		Partition: uint32(envelope.Partition(user, 2)), Items: []*envelope.ResolveItem{{Id: id, Users: []string{user}}},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := ""
+	for _, to := range reply.Items[0].To {
+		_, prev := envelope.SplitID(to.Prev)
+		if to.Prev == 0 {
+			prev = -1
+		}
+		out += fmt.Sprintf("%s/%d prev %d;", to.Comet, to.Session, prev)
+	}
+	return out
+}
