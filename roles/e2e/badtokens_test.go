@@ -157,7 +157,7 @@ func TestBadTokens(t *testing.T) {
 		{"opaque, revoked", "revoked-2", 3503, "token_revoked", "revoked"},
 		{"expired", forge(t, hs, with(claims{"exp": now - 3600}), hs256([]byte(secret))), 3502, "token_expired", "expired"},
 		{"RSA, expired", forge(t, k1, with(claims{"exp": now - 3600}), rs256(t, key)), 3502, "token_expired", "expired"},
-		{"not yet valid", forge(t, hs, with(claims{"nbf": now + 3600}), hs256([]byte(secret))), 3501, "unauthorized", "nbf"},
+		{"not yet valid", forge(t, hs, with(claims{"nbf": now + 3600}), hs256([]byte(secret))), 3501, "unauthorized", "not valid yet"},
 		{"alg none", forge(t, claims{"alg": "none", "typ": "JWT"}, good, none), 3501, "unauthorized", "alg"},
 		{"alg None with a signature", forge(t, claims{"alg": "None"}, good, hs256([]byte(secret))), 3501, "unauthorized", "alg"},
 		{"no alg", forge(t, claims{"typ": "JWT"}, good, hs256([]byte(secret))), 3501, "unauthorized", ""},

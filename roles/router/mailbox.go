@@ -23,6 +23,9 @@ type entry struct {
 	stored bool
 	// changed says that the store's state is older than this one.
 	changed bool
+	// at is when the message was applied here, Unix milliseconds; 0: before
+	// the mailbox was read from the store.
+	at int64
 }
 
 // mailbox is one user in memory: the devices, the pending messages without
@@ -74,13 +77,14 @@ type bound struct {
 	dropped func(user string, n int)
 }
 
-// push adds the message of a record. Nothing happens to one that is there.
-func (m *mailbox) push(id uint64, timeMS, expiresMS int64, body *store.MailboxBody, shared bool, b bound) {
+// push adds the message of a record, at the time at (Unix milliseconds).
+// Nothing happens to one that is there.
+func (m *mailbox) push(id uint64, at, timeMS, expiresMS int64, body *store.MailboxBody, shared bool, b bound) {
 	i := m.search(id)
 	if i < len(m.entries) && m.entries[i].ID == id {
 		return
 	}
-	e := &entry{body: body}
+	e := &entry{body: body, at: at}
 	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(body.Body))
 	for _, d := range m.meta.Devices {
 		if d.Since < id {
@@ -267,11 +271,11 @@ func (m *mailbox) prev(mask uint64, id uint64) uint64 {
 	return 0
 }
 
-// newest is the newest message pending for a device that was pushed before
+// newest is the newest message pending for a device that was applied by the
 // deadline (Unix milliseconds), and whether there is one.
 func (m *mailbox) newest(mask uint64, deadline int64) (uint64, bool) {
 	for i := len(m.entries) - 1; i >= 0; i-- {
-		if e := m.entries[i]; e.Waiting&mask != 0 && e.TimeMS <= deadline {
+		if e := m.entries[i]; e.Waiting&mask != 0 && e.at <= deadline {
 			return e.ID, true
 		}
 	}

@@ -330,7 +330,7 @@ func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) er
 				m.used[push.IdempotencyKey] = id
 			}
 		}
-		m.push(id, rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
+		m.push(id, now.UnixMilli(), rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
 		p.touch(m, 64+len(push.Body))
 	}
 	return nil
