@@ -232,6 +232,9 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 		item, err := txn.Get(userKey(partition, user))
 		switch {
 		case errors.Is(err, badger.ErrKeyNotFound):
+			// No meta, no entries: see PutMeta. An iterator costs ten times
+			// what a missing key does, and most users have nothing.
+			return nil
 		case err != nil:
 			return err
 		default:
@@ -362,7 +365,10 @@ func (m *Mailboxes) Position(partition int32) (id uint64, ok bool, err error) {
 type MailboxBatch struct {
 	db        *DB
 	partition int32
-	entries   []*badger.Entry // Value nil: delete
+	// metas are written first: an entry without its user's meta would not be
+	// found, should a crash come between the parts of a large batch.
+	metas   []*badger.Entry
+	entries []*badger.Entry // Value nil: delete
 }
 
 // Batch begins a batch of changes to a partition.
@@ -371,24 +377,29 @@ func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
 }
 
 // Len counts the changes.
-func (b *MailboxBatch) Len() int { return len(b.entries) }
+func (b *MailboxBatch) Len() int { return len(b.metas) + len(b.entries) }
 
 func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
+	b.entries = append(b.entries, sealed(key, raw, expires))
+}
+
+func sealed(key, raw []byte, expires time.Time) *badger.Entry {
 	e := badger.NewEntry(key, seal(nil, raw))
 	if !expires.IsZero() {
 		// Badger's clock has whole seconds: never early.
 		e.ExpiresAt = uint64(expires.Unix() + 1)
 	}
-	b.entries = append(b.entries, e)
+	return e
 }
 
 func (b *MailboxBatch) del(key []byte) {
 	b.entries = append(b.entries, &badger.Entry{Key: key})
 }
 
-// PutMeta stores what is known of a user until expires.
+// PutMeta stores what is known of a user until expires, which must be after
+// the user's last message expires: a user without meta has no messages.
 func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
-	b.set(userKey(b.partition, user), appendMeta(nil, m), expires)
+	b.metas = append(b.metas, sealed(userKey(b.partition, user), appendMeta(nil, m), expires))
 }
 
 // PutEntry stores a pending message's entry until the message expires.
@@ -431,7 +442,7 @@ func (b *MailboxBatch) Commit(position uint64) error {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
 	}
 	b.set(partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
-	for rest := b.entries; len(rest) > 0; {
+	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
 		err := b.db.update(func(txn *badger.Txn) error {
 			for n < len(rest) {

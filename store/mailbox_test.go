@@ -118,6 +118,7 @@ func TestMailboxEntriesExpire(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	gone, here := entryAt(1, time.Now().Add(-3*time.Second)), entryAt(2, time.Now().Add(time.Hour))
 	b := m.Batch(0)
+	b.PutMeta("u", &store.MailboxMeta{}, time.Now().Add(time.Hour))
 	b.PutEntry("u", &gone)
 	b.PutEntry("u", &here)
 	if err := b.Commit(1); err != nil {
@@ -133,6 +134,7 @@ func TestMailboxBatchOfAnySize(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	b := m.Batch(0)
 	hour := time.Now().Add(time.Hour)
+	b.PutMeta("u", &store.MailboxMeta{}, hour)
 	for id := uint64(1); id <= 60_000; id++ {
 		e := entryAt(id, hour)
 		b.PutEntry("u", &e)
@@ -156,6 +158,7 @@ func TestMailboxSaysWhatIsBroken(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	e := entryAt(5, time.Now().Add(time.Hour))
 	b := m.Batch(3)
+	b.PutMeta("123", &store.MailboxMeta{}, time.Now().Add(time.Hour))
 	b.PutEntry("123", &e)
 	if err := b.Commit(1); err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func (s *server) start() error {
 		// No limit may drop what the judge then calls lost.
 		"--kept-mailbox-length", "1000000",
 		// A slow client is behind sooner than it would be.
-		"--limits-pending-bytes", "32KiB")
+		"--limits-pending-bytes", "64KiB")
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "IMGO_") {
@@ -149,7 +149,12 @@ func (s *server) ready(ctx context.Context) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// kill is kill -9. It is an error when the process had ended by itself before.
+// endedError is that the server had ended before it was killed.
+type endedError struct{ state *os.ProcessState }
+
+func (e *endedError) Error() string { return "the server had ended by itself: " + e.state.String() }
+
+// kill is kill -9; an *endedError when there was nothing to kill.
 func (s *server) kill() error {
 	if s.cmd == nil {
 		return nil
@@ -158,7 +163,7 @@ func (s *server) kill() error {
 	case <-s.ended:
 		state := s.cmd.ProcessState
 		s.cmd = nil
-		return fmt.Errorf("the server had ended by itself: %s", state)
+		return &endedError{state}
 	default:
 	}
 	err := s.cmd.Process.Kill()

@@ -150,7 +150,7 @@ func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time
 			b.Use(m.user, key, id, now.Add(p.r.cfg.IdempotencyTTL))
 		}
 		if w.meta {
-			b.PutMeta(m.user, &m.meta, now.Add(p.r.cfg.DeviceExpiry+24*time.Hour))
+			b.PutMeta(m.user, &m.meta, m.lasts(now.Add(p.r.cfg.DeviceExpiry)).Add(24*time.Hour))
 		}
 		m.gone, m.metaChanged, m.dirty = nil, false, later
 		if later {
@@ -159,6 +159,16 @@ func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time
 		out = append(out, w)
 	}
 	return out, rest
+}
+
+// lasts is when the last of the mailbox's messages expires, at least until.
+func (m *mailbox) lasts(until time.Time) time.Time {
+	for _, e := range m.entries {
+		if t := time.UnixMilli(e.ExpiresMS); t.After(until) {
+			until = t
+		}
+	}
+	return until
 }
 
 // done lets go of what the store has now. The caller holds the partition's mu.

@@ -1,0 +1,176 @@
+package soak
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// caller is a business system: it pushes, one push after another.
+type caller struct {
+	r   *run
+	rng *rand.Rand
+	// last is a push with an idempotency key that was accepted.
+	last *push
+}
+
+// push is one push and whatever comes of it.
+type push struct {
+	number uint64
+	body   *pushBody
+	users  []string // of a kept push
+	key    string
+}
+
+// run pushes until stop is closed. A push with a key is repeated until it is
+// accepted, whatever happens to the server meanwhile; ctx ends that too.
+func (c *caller) run(ctx context.Context, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(c.rng.Int64N(int64(c.r.cfg.Pace)))):
+		}
+		if c.last != nil && c.rng.IntN(30) == 0 {
+			c.again(ctx)
+			continue
+		}
+		c.push(ctx, stop, c.next())
+	}
+}
+
+// next chooses a push.
+func (c *caller) next() *push {
+	p := &push{number: c.r.count.pushes.Add(1), body: &pushBody{}}
+	p.body.Body = message{N: p.number, Pad: strings.Repeat("x", c.rng.IntN(200))}
+	if c.rng.IntN(50) == 0 {
+		p.body.Body.Pad = strings.Repeat("x", 8<<10)
+	}
+	if c.rng.IntN(100) < 40 {
+		p.key = fmt.Sprintf("key-%d", p.number)
+	}
+	no := false
+	switch dice := c.rng.IntN(1000); {
+	case dice < 1:
+		p.body.All = true
+		c.r.h.TriedLive(p.number)
+	case dice < 40:
+		room := c.r.rooms[c.rng.IntN(len(c.r.rooms))]
+		p.body.Room = room.name
+		c.r.h.TriedLive(p.number, room.users...)
+	case dice < 100:
+		p.body.User, p.body.Kept = c.user(), &no
+		c.r.h.TriedLive(p.number, p.body.User)
+	case dice < 180:
+		for len(p.users) < 2+c.rng.IntN(4) {
+			if u := c.user(); !slices.Contains(p.users, u) {
+				p.users = append(p.users, u)
+			}
+		}
+		p.body.Users = p.users
+	case dice < 280 && c.r.cfg.Slow > 0: // for those who read slowly
+		p.users = []string{c.r.users[c.rng.IntN(c.r.cfg.Slow)].name}
+		p.body.User = p.users[0]
+		p.body.Body.Pad = strings.Repeat("x", 4<<10)
+	default:
+		p.users = []string{c.user()}
+		p.body.User = p.users[0]
+	}
+	c.r.h.Tried(p.number, p.users...)
+	return p
+}
+
+func (c *caller) user() string { return c.r.users[c.rng.IntN(len(c.r.users))].name }
+
+// push sends a push until it has its answer: again and again with a key, once
+// without. That nobody listens is no answer: nothing was sent.
+func (c *caller) push(ctx context.Context, stop <-chan struct{}, p *push) {
+	count := &c.r.count
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+		began := time.Now()
+		results, err := c.r.api.push(ctx, p.body, p.key)
+		if err == nil {
+			count.accepted.Add(1)
+			c.r.acceptedAt(began)
+			c.accept(p, results)
+			return
+		}
+		var answer *statusError
+		switch {
+		case ctx.Err() != nil:
+			return
+		case unsent(err):
+			select {
+			case <-stop:
+				if p.key == "" {
+					return
+				}
+			default:
+			}
+		case errors.As(err, &answer) && answer.final():
+			c.r.h.Refused(p.number, p.users...)
+			c.r.problem("push %d was refused: %v", p.number, err)
+			return
+		case errors.As(err, &answer):
+			count.refused.Add(1)
+		default:
+			count.unanswered.Add(1)
+		}
+		if p.key == "" && !unsent(err) {
+			return
+		}
+		if !unsent(err) {
+			count.repeated.Add(1)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(c.rng.Int64N(int64(wait)))):
+		}
+	}
+}
+
+// accept notes an answer.
+func (c *caller) accept(p *push, results []pushed) {
+	if len(p.users) == 0 {
+		return
+	}
+	if len(results) != len(p.users) {
+		c.r.problem("push %d to %v was accepted with %d results", p.number, p.users, len(results))
+		return
+	}
+	for i, result := range results {
+		if result.User != p.users[i] {
+			c.r.problem("push %d to %v: result %d is of %q", p.number, p.users, i, result.User)
+			return
+		}
+		c.r.h.Accepted(p.number, result.User, result.id())
+	}
+	if p.key != "" {
+		c.last = p
+	}
+}
+
+// again repeats a push that was accepted: the server must know it, and say the
+// same ids.
+func (c *caller) again(ctx context.Context) {
+	p := c.last
+	c.last = nil
+	results, err := c.r.api.push(ctx, p.body, p.key)
+	if err != nil {
+		return
+	}
+	c.r.count.again.Add(1)
+	for _, result := range results {
+		c.r.h.Accepted(p.number, result.User, result.id())
+		if !result.Duplicate {
+			c.r.problem("push %d with key %s was accepted twice for %s: the second answer does not say duplicate", p.number, p.key, result.User)
+		}
+	}
+}

@@ -1,0 +1,335 @@
+package soak
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"imgo/bench/history"
+	"imgo/transport"
+)
+
+// kind is how a device connects.
+type kind int
+
+const (
+	kindTCP  kind = iota
+	kindWS        // binary messages
+	kindJSON      // text messages
+	kindAuto      // TCP, and it does not acknowledge: the server finds out by itself
+	kindSDK       // the Go client, by TCP
+	kindSDKWS
+	kinds
+)
+
+const (
+	dialLimit = 5 * time.Second
+	// silence is how long nothing may come: every heartbeat is answered.
+	silence = 20 * time.Second
+	beat    = 3 * time.Second
+	// minWait and maxWait bound the span of which a random part passes before
+	// a device connects again.
+	minWait, maxWait = 40 * time.Millisecond, 500 * time.Millisecond
+)
+
+// device is one device of one user for the whole run: it connects again by
+// itself, notes what it gets, and acknowledges that.
+type device struct {
+	r     *run
+	user  *account
+	name  string
+	kind  kind
+	rooms []string
+	rng   *rand.Rand // of the goroutine that runs the device
+	slow  bool
+	// ackDelay is how long acknowledgements are gathered, and forget how many
+	// of them are left out.
+	ackDelay time.Duration
+	forget   float64
+	falsify  falsifier // nil: what it notes is true
+
+	// known is closed when the server has first accepted the device.
+	known chan struct{}
+	once  sync.Once
+	// online is the number of the process that it is connected to; 0: none.
+	online atomic.Int64
+	// away says that it is offline of its own will.
+	away atomic.Bool
+	// pending is what the server last said was waiting for it.
+	pending atomic.Int64
+}
+
+func (d *device) String() string { return d.user.name + "/" + d.name }
+
+// accepted notes that the server knows the device.
+func (d *device) accepted(pending int) {
+	d.pending.Store(int64(pending))
+	d.online.Store(d.r.server.run.Load())
+	d.once.Do(func() {
+		d.r.h.Device(d.user.name, d.name)
+		close(d.known)
+	})
+}
+
+// note notes a message.
+func (d *device) note(s *history.Session, id uint64, body []byte) {
+	number, err := numberOf(body)
+	if err != nil {
+		d.r.problem("%s got a message that nobody pushed: %v", d, err)
+		return
+	}
+	if id != 0 {
+		d.r.count.received.Add(1)
+	}
+	if d.falsify != nil && id != 0 {
+		d.falsify(s, id, number)
+		return
+	}
+	s.Got(id, number)
+}
+
+// stay is how long the next session is to last; 0: as long as it can.
+func (d *device) stay() time.Duration {
+	if d.r.isCalm() {
+		return 0
+	}
+	return d.r.cfg.Stay/4 + rand.N(2*d.r.cfg.Stay)
+}
+
+// pause waits a while of the device's own will, or until all is calm.
+func (d *device) pause(ctx context.Context, most time.Duration) {
+	d.away.Store(true)
+	defer d.away.Store(false)
+	timer := time.NewTimer(time.Duration(d.rng.Int64N(int64(most))))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-d.r.calm:
+	case <-timer.C:
+	}
+}
+
+// run keeps the device connected, but for pauses, until ctx is done.
+func (d *device) run(ctx context.Context) {
+	if d.kind == kindSDK || d.kind == kindSDKWS {
+		d.runSDK(ctx)
+		return
+	}
+	span := minWait
+	for ctx.Err() == nil {
+		accepted, left, err := d.connect(ctx)
+		d.online.Store(0)
+		if err != nil && ctx.Err() == nil {
+			d.r.problem("%s: %v", d, err)
+		}
+		if left {
+			d.pause(ctx, d.r.cfg.Away)
+			continue
+		}
+		if accepted {
+			span = minWait
+		}
+		timer := time.NewTimer(time.Duration(d.rng.Int64N(int64(span))))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		span = min(2*span, maxWait)
+	}
+}
+
+func (d *device) dial(ctx context.Context) (wire, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	switch d.kind {
+	case kindWS, kindJSON:
+		return dialWS(ctx, d.r.server.ws, d.kind == kindJSON, d.slow)
+	default:
+		return dialTCP(ctx, d.r.server.tcp, d.slow)
+	}
+}
+
+// connect makes one connection and serves it to its end: accepted says that
+// the server took the device, left that the end was the device's own will. A
+// connection that breaks is no error; what the server should never do is.
+func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
+	w, err := d.dial(ctx)
+	if err != nil {
+		return false, false, nil //nolint:nilerr // nobody is there: that is what is tested
+	}
+	defer w.close()
+	defer context.AfterFunc(ctx, w.close)()
+	auth, err := json.Marshal(map[string]any{
+		"token": d.user.token, "device": d.name, "ack": d.kind != kindAuto, "rooms": d.rooms,
+	})
+	if err != nil {
+		return false, false, fmt.Errorf("write the auth body: %w", err)
+	}
+	if w.send(transport.Packet{Op: transport.OpAuth, Seq: 1, Body: auth}) != nil {
+		return false, false, nil
+	}
+	c := &connection{device: d, wire: w, due: make(chan struct{}, 1)}
+	err = c.serve()
+	return c.session != nil, c.leaving.Load(), err
+}
+
+// connection is one connection of a device.
+type connection struct {
+	*device
+	wire    wire
+	session *history.Session // nil until the server has accepted it
+	leaving atomic.Bool
+
+	mu   sync.Mutex
+	acks []uint64
+	due  chan struct{} // has a token when there is something in acks
+}
+
+// serve reads to the end.
+func (c *connection) serve() error {
+	var others sync.WaitGroup
+	done := make(chan struct{})
+	defer others.Wait()
+	defer close(done)
+	for {
+		packets, err := c.wire.receive(silence)
+		if err != nil {
+			return nil //nolint:nilerr // the connection is over: that is what is tested
+		}
+		for _, p := range packets {
+			switch {
+			case p.Op == transport.OpDisconnect:
+				return c.sentAway(p.Body)
+			case c.session == nil && p.Op != transport.OpAuthReply:
+				return fmt.Errorf("op %d came before the auth reply", p.Op)
+			case c.session == nil:
+				var reply struct {
+					Pending int `json:"pending"`
+				}
+				if err := json.Unmarshal(p.Body, &reply); err != nil {
+					return fmt.Errorf("read the auth reply %q: %w", p.Body, err)
+				}
+				c.session = c.r.h.Session(c.user.name, c.name)
+				c.accepted(reply.Pending)
+				others.Go(func() { c.write(done) })
+				if stay := c.stay(); stay > 0 {
+					defer time.AfterFunc(stay, c.leave).Stop()
+				}
+			case p.Op == transport.OpMessage:
+				c.note(c.session, p.ID, p.Body)
+				c.ack(p.ID)
+			}
+		}
+		if c.slow && !c.r.isCalm() {
+			time.Sleep(20*time.Millisecond + rand.N(40*time.Millisecond))
+		}
+	}
+}
+
+// sentAway judges an op 6: a server that ends says that the client is to come
+// back, and nothing else is a reason here.
+func (c *connection) sentAway(body []byte) error {
+	var says struct {
+		Code      int    `json:"code"`
+		Reason    string `json:"reason"`
+		Reconnect bool   `json:"reconnect"`
+	}
+	if err := json.Unmarshal(body, &says); err != nil {
+		return fmt.Errorf("read the body of op 6, %q: %w", body, err)
+	}
+	if !says.Reconnect {
+		return fmt.Errorf("the server sent it away for good: %s", body)
+	}
+	c.r.count.sentAway.Add(1)
+	return nil
+}
+
+// leave ends the connection from the device's side, in one of several ways.
+func (c *connection) leave() {
+	if c.r.isCalm() {
+		return
+	}
+	c.leaving.Store(true)
+	c.away.Store(true)
+	tcp, isTCP := c.wire.(*tcpWire)
+	switch {
+	case c.kind == kindAuto:
+		// What its kernel has is taken for delivered, so it reads that to the
+		// end.
+		tcp.closeWrite()
+	case isTCP && rand.N(2) == 0:
+		tcp.reset()
+	default:
+		c.wire.close()
+	}
+}
+
+// ack notes that a kept message is to be acknowledged.
+func (c *connection) ack(id uint64) {
+	if id == 0 || c.kind == kindAuto {
+		return
+	}
+	c.mu.Lock()
+	c.acks = append(c.acks, id)
+	c.mu.Unlock()
+	select {
+	case c.due <- struct{}{}:
+	default:
+	}
+}
+
+// write sends heartbeats and acknowledgements until done.
+func (c *connection) write(done <-chan struct{}) {
+	beats := time.NewTicker(beat/2 + rand.N(beat))
+	defer beats.Stop()
+	var gathered <-chan time.Time
+	due := c.due
+	for {
+		select {
+		case <-done:
+			return
+		case <-beats.C:
+			// A connection that cannot be written to is found out by reading.
+			_ = c.wire.send(transport.Packet{Op: transport.OpHeartbeat, Seq: 2})
+		case <-due:
+			delay := rand.N(c.ackDelay)
+			if c.r.isCalm() {
+				delay = time.Millisecond
+			}
+			due, gathered = nil, time.After(delay)
+		case <-gathered:
+			due, gathered = c.due, nil
+			c.sendAcks()
+		}
+	}
+}
+
+// ackBatch is how many ids one packet acknowledges.
+const ackBatch = 500
+
+func (c *connection) sendAcks() {
+	c.mu.Lock()
+	ids := c.acks
+	c.acks = nil
+	c.mu.Unlock()
+	if c.forget > 0 && !c.r.isCalm() {
+		kept := ids[:0]
+		for _, id := range ids {
+			if rand.Float64() >= c.forget {
+				kept = append(kept, id)
+			}
+		}
+		ids = kept
+	}
+	for len(ids) > 0 {
+		n := min(len(ids), ackBatch)
+		// Those that do not arrive come again with the next session.
+		_ = c.wire.send(transport.Packet{Op: transport.OpAck, Body: ackBody(c.kind == kindJSON, ids[:n])})
+		ids = ids[n:]
+	}
+}

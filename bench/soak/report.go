@@ -1,0 +1,91 @@
+package soak
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"imgo/bench/history"
+)
+
+// Report is what a run came to.
+type Report struct {
+	Seed    uint64
+	Elapsed time.Duration
+	// Kills are kill -9 in the middle of everything, of which Starting hit a
+	// server that started and Stopping one that stopped; Terms are restarts by
+	// SIGTERM.
+	Kills, Starting, Stopping, Terms int64
+	// Pushes were tried, of whatever kind. Accepted were answered so; Refused
+	// and Unanswered are tries that were not (an error of the server; no answer
+	// at all), Repeated those of them that were repeated with their key, and
+	// Again pushes that were repeated after they had been accepted.
+	Pushes                                         uint64
+	Accepted, Refused, Unanswered, Repeated, Again int64
+	// History counts the kept pushes by user, and what the devices got.
+	History history.Stats
+	Lost    int
+	// ToAccept is the longest time from a kill to the first accepted push, and
+	// ToReconnect that to the last device being online again: of Reconnects
+	// times; Unfinished times the next end came first.
+	ToAccept, ToReconnect  time.Duration
+	Reconnects, Unfinished int
+}
+
+func (r *run) report() *Report {
+	c := &r.count
+	rep := &Report{
+		Seed: r.cfg.Seed, Elapsed: time.Since(r.began),
+		Kills: c.kills.Load(), Starting: c.starting.Load(), Stopping: c.stopping.Load(), Terms: c.terms.Load(),
+		Pushes: c.pushes.Load(), Accepted: c.accepted.Load(), Refused: c.refused.Load(),
+		Unanswered: c.unanswered.Load(), Repeated: c.repeated.Load(), Again: c.again.Load(),
+		History: r.h.Stats(), Lost: len(r.h.Lost(0)),
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep.ToAccept, rep.ToReconnect, rep.Reconnects, rep.Unfinished = r.toAccept, r.toReconnect, r.reconnects, r.unfinished
+	return rep
+}
+
+// String is the report for a person.
+func (r *Report) String() string {
+	var b strings.Builder
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-22s %s\n", what, fmt.Sprintf(format, args...))
+	}
+	h := r.History
+	fmt.Fprintf(&b, "soak: %s, seed %d\n", r.Elapsed.Round(100*time.Millisecond), r.Seed)
+	line("kill -9", "%d (%d while starting, %d while stopping); SIGTERM: %d", r.Kills, r.Starting, r.Stopping, r.Terms)
+	line("pushes", "%d tried, %d accepted; answered with an error %d, not at all %d", r.Pushes, r.Accepted, r.Refused, r.Unanswered)
+	line("repeated with a key", "%d without an answer, %d after one", r.Repeated, r.Again)
+	line("kept, a user each", "%d tried, %d accepted", h.Tried, h.Accepted)
+	line("deliveries", "%d kept in %d sessions, of which %d dropped by id; %d not kept", h.Received, h.Sessions, h.Repeated, h.Live)
+	line("kill to first accepted", "%s at the most", r.ToAccept.Round(time.Millisecond))
+	line("kill to all connected", "%s at the most (%d times; %d times the next end came first)", r.ToReconnect.Round(time.Millisecond), r.Reconnects, r.Unfinished)
+	line("violations", "%d, and %d lost", h.Violations, r.Lost)
+	return b.String()
+}
+
+// tell says how things stand, every now and then.
+func (r *run) tell(ctx context.Context) {
+	ticker := time.NewTicker(r.cfg.Every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		online := 0
+		for _, d := range r.devices {
+			if d.online.Load() == r.server.run.Load() {
+				online++
+			}
+		}
+		h := r.h.Stats()
+		r.cfg.Progress("%4.0fs  kills %d/%d  terms %d/%d  accepted %d  unanswered %d  deliveries %d (%d again)  online %d/%d  violations %d",
+			time.Since(r.began).Seconds(), r.count.kills.Load(), r.cfg.Kills, r.count.terms.Load(), r.cfg.Terms,
+			r.count.accepted.Load(), r.count.unanswered.Load(), h.Received, h.Repeated, online, len(r.devices), h.Violations)
+	}
+}

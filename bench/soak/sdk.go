@@ -1,0 +1,61 @@
+package soak
+
+import (
+	"context"
+	"time"
+
+	"imgo/bench/history"
+	imgoclient "imgo/clients/go"
+)
+
+// runSDK runs a device that is the Go client. It drops by itself what it has
+// had, so all its connections are one session to the judge: handed out must be
+// every id once, in order.
+func (d *device) runSDK(ctx context.Context) {
+	var s *history.Session // made once the server has accepted the device
+	address := d.r.server.tcp
+	if d.kind == kindSDKWS {
+		address = "ws://" + d.r.server.ws
+	}
+	client, err := imgoclient.New(imgoclient.Config{
+		Address: address, Token: d.user.token, Device: d.name, Rooms: d.rooms,
+		MinBackoff: minWait, MaxBackoff: maxWait, ConnectTimeout: dialLimit, AckDelay: d.ackDelay,
+		OnMessage: func(_ context.Context, m imgoclient.Message) error {
+			d.note(s, m.ID, m.Body)
+			return nil
+		},
+		OnConnect: func(info imgoclient.Session) {
+			d.accepted(info.Pending)
+		},
+		OnDisconnect: func(error, time.Duration) { d.online.Store(0) },
+		// More than a run can make.
+		Remember: 1 << 20,
+	})
+	if err != nil {
+		d.r.problem("%s: %v", d, err)
+		return
+	}
+	s = d.r.h.Session(d.user.name, d.name)
+	for ctx.Err() == nil {
+		session, cancel := context.WithCancel(ctx)
+		var stop func() bool
+		if stay := d.stay(); stay > 0 {
+			stop = time.AfterFunc(stay, func() {
+				if !d.r.isCalm() {
+					d.away.Store(true)
+					cancel()
+				}
+			}).Stop
+		}
+		err := client.Run(session)
+		if stop != nil {
+			stop()
+		}
+		cancel()
+		d.online.Store(0)
+		if err != nil {
+			d.r.problem("%s: the client gave up: %v", d, err)
+		}
+		d.pause(ctx, d.r.cfg.Away)
+	}
+}

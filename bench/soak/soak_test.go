@@ -1,0 +1,111 @@
+package soak_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"imgo/bench/history"
+	"imgo/bench/soak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// number is what the environment says; SOAK_SEED=7 makes the choices of a run
+// that said it had seed 7.
+func number(t *testing.T, name string, def uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return def
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// full says whether `make soak` asks for the whole run.
+func full() bool { return os.Getenv("SOAK") != "" }
+
+// prepare builds the server and gives the run its folder.
+func prepare(t *testing.T, cfg soak.Config) soak.Config {
+	t.Helper()
+	var err error
+	if cfg.Binary, err = soak.Build(t.Context(), t.TempDir(), os.Getenv("SOAK_RACE") != ""); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Dir = t.TempDir()
+	if dir := os.Getenv("SOAK_DIR"); dir != "" { // stays for whoever looks for a cause
+		if cfg.Dir, err = os.MkdirTemp(dir, "soak"); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("data and log are in %s", cfg.Dir)
+	}
+	cfg.Seed = number(t, "SOAK_SEED", rand.Uint64N(1_000_000))
+	cfg.Progress = t.Logf
+	return cfg
+}
+
+// TestSoak kills the server again and again under load: nothing that was
+// accepted is lost, nothing comes twice, all is in order. SOAK=1 (`make soak`)
+// makes it the whole run, SOAK_KILLS asks for another number of kills.
+func TestSoak(t *testing.T) {
+	cfg := soak.Short()
+	if full() {
+		cfg = soak.Full()
+	}
+	cfg = prepare(t, cfg)
+	if kills := number(t, "SOAK_KILLS", 0); kills > 0 {
+		cfg.Limit = cfg.Limit * time.Duration(max(int(kills), cfg.Kills)) / time.Duration(cfg.Kills)
+		cfg.Terms = cfg.Terms * int(kills) / cfg.Kills
+		cfg.Kills = int(kills)
+	}
+	report, err := soak.Run(t.Context(), cfg)
+	t.Logf("%s", report)
+	if err != nil {
+		t.Fatalf("seed %d: %v", cfg.Seed, err)
+	}
+	if report.Accepted == 0 || report.History.Received == 0 {
+		t.Error("nothing was pushed")
+	}
+}
+
+// TestJudgeCanFail spoils what is noted of a run in which the server does all
+// right: the judge must find each of it.
+func TestJudgeCanFail(t *testing.T) {
+	if full() {
+		t.Skip("it is part of the short run")
+	}
+	cfg := soak.Short()
+	cfg.Users, cfg.Kills, cfg.Terms = 12, 1, 0
+	cfg.Settle = 2 * time.Second
+	for kind, spoil := range map[history.Kind]soak.Falsify{
+		history.KindLost:  {Lose: true},
+		history.KindAgain: {Repeat: true},
+		history.KindOrder: {Swap: true},
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			cfg := prepare(t, cfg)
+			cfg.Falsify = spoil
+			report, err := soak.Run(t.Context(), cfg)
+			t.Logf("%s", report)
+			var found history.Violations
+			if !errors.As(err, &found) {
+				t.Fatalf("the judge says %v", err)
+			}
+			for _, v := range found {
+				if v.Kind != kind {
+					t.Errorf("found %s, want %s alone", v, kind)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,366 @@
+package e2e_test
+
+import (
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"imgo/roles"
+	"imgo/transport"
+	"imgo/transport/transporttest"
+)
+
+// The ancestors' bugs, as a client and a caller would meet them: here those
+// that lost messages, sessions or connections.
+
+// Bug 1: a push to many was never stored for those who were offline.
+func TestAncestorBug01_MultiPushIsKeptForOfflineUsers(t *testing.T) {
+	n := start(t, nil)
+	on := n.tcp(t)
+	on.login("imgo", "1", "")
+	n.call(t, "POST", "/1/pushs", `{"m":{"a":1},"u":[1,2,3]}`).is(t, 200, `{"ret":1}`)
+	on.expect(5, `{"a":1}`)
+	for _, user := range []string{"2", "3"} {
+		c := n.tcp(t)
+		c.login("imgo", user, "")
+		c.expect(5, `{"a":1}`)
+	}
+}
+
+// Bug 3: the offline queue was deleted before it was delivered; what arrived
+// between read and delete was lost; the replay raced the registration.
+func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
+	n := start(t, nil)
+	var ids []uint64
+	for i := range 30 {
+		ids = append(ids, n.push(t, "ann", fmt.Sprint(i)))
+	}
+	// It is delivered, and not acknowledged: it is all there the next time.
+	for range 2 {
+		c := n.tcp(t)
+		c.login("v2", "ann", `,"ack":true`)
+		for i, id := range ids {
+			if p := c.expect(5, fmt.Sprint(i)); p.ID != id {
+				t.Fatalf("message %d has id %d, want %d", i, p.ID, id)
+			}
+		}
+		_ = c.Close()
+	}
+	// Acknowledged in part, also out of order: the rest comes again.
+	c := n.tcp(t)
+	c.login("v2", "ann", `,"ack":true`)
+	for i := range ids {
+		c.expect(5, fmt.Sprint(i))
+	}
+	for i, id := range ids {
+		if i%3 != 1 {
+			c.ack(id)
+		}
+	}
+	eventually(t, "the acknowledgements are taken", func() bool { return n.user(t, "ann").Pending == 10 })
+	_ = c.Close()
+	c = n.ws(t, true)
+	c.login("v2", "ann", `,"ack":true`)
+	for i, id := range ids {
+		if i%3 == 1 {
+			if p := c.expect(5, fmt.Sprint(i)); p.ID != id {
+				t.Fatalf("message %d has id %d, want %d", i, p.ID, id)
+			}
+			c.ack(id)
+		}
+	}
+	eventually(t, "nothing waits any more", func() bool { return n.user(t, "ann").Pending == 0 })
+}
+
+// Bug 3 once more: whatever is pushed while clients of each generation connect
+// and get what waited arrives too, once, in order.
+func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
+	n := start(t, nil)
+	rounds := 4
+	if testing.Short() {
+		rounds = 1
+	}
+	for round := range rounds {
+		for i, as := range []struct{ transport, generation string }{{"tcp", "v2"}, {"text", "v2"}, {"tcp", "imgo"}, {"text", "imgo"}, {"ws", "goim"}} {
+			user := fmt.Sprint(1000 + 10*round + i)
+			const before, during = 20, 40
+			for k := range before {
+				n.push(t, user, fmt.Sprint(k))
+			}
+			var pushing sync.WaitGroup
+			pushing.Go(func() {
+				for k := range during {
+					if _, err := n.tryPush(user, fmt.Sprint(before+k)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			time.Sleep(time.Duration(round) * 3 * time.Millisecond) // another moment each time
+			c := n.dialAs(t, as.transport)
+			more := ""
+			if as.generation == "v2" {
+				more = `,"ack":true`
+			}
+			c.login(as.generation, user, more)
+			for k := range before + during {
+				p := c.expect(5, fmt.Sprint(k))
+				if as.generation == "v2" {
+					c.ack(p.ID)
+				}
+			}
+			pushing.Wait()
+			c.send(1, transport.OpHeartbeat, 9, "")
+			if p := c.receive(); p.Op != transport.OpHeartbeatReply {
+				t.Fatalf("%s %s: after all messages: op %d %s", as.transport, as.generation, p.Op, p.Body)
+			}
+			eventually(t, "nothing waits any more", func() bool { return n.user(t, user).Pending == 0 })
+		}
+	}
+}
+
+// slowDial connects a client whose kernel takes little before it reads.
+func slowDial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10) })
+		if cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	conn, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// Bug 4: a full connection queue dropped silently, and the rest of the batch
+// with it.
+func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
+	n := start(t, func(cfg *roles.Config) { cfg.Limits.PendingBytes = 64 * roles.KiB })
+	conn := slowDial(t, n.TCPAddr().String())
+	slow := &client{Client: &transporttest.Stream{Conn: conn}, t: t}
+	slow.login("v2", "slow", `,"ack":true,"rooms":["r"]`)
+	other := n.tcp(t)
+	other.login("v2", "other", `,"rooms":["r"]`)
+
+	// More than any kernel holds for a client that reads nothing.
+	const rounds = 300
+	live := strings.Repeat("x", 32<<10)
+	for i := range rounds {
+		n.call(t, "POST", "/v1/push", `{"room":"r","body_text":"`+live+`"}`).want(t, 202)
+		if p := other.receive(); len(p.Body) != len(live) {
+			t.Fatalf("the other one got %d bytes", len(p.Body))
+		}
+		if i%10 == 0 {
+			n.call(t, "POST", "/v1/push", fmt.Sprintf(`{"users":["slow","other"],"body":%d}`, i)).want(t, 202)
+			other.expect(5, fmt.Sprint(i))
+		}
+	}
+	dropped := n.metric(t, "imgo_comet_messages_total", `kind="live"`, `outcome="dropped"`)
+	if dropped == 0 {
+		t.Fatal("nothing was dropped: the client is not slow enough for this test")
+	}
+	// It reads after all: the kept ones are all there, in order, and of the
+	// others as many as were not counted as dropped.
+	if err := conn.(*net.TCPConn).SetReadBuffer(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	lives := 0
+	for next := 0; next < rounds; {
+		p := slow.receive()
+		switch {
+		case p.ID == 0 && len(p.Body) == len(live):
+			lives++
+		case string(p.Body) == fmt.Sprint(next):
+			next += 10
+			slow.ack(p.ID)
+		default:
+			t.Fatalf("got id %d op %d %.60q, want %d", p.ID, p.Op, p.Body, next)
+		}
+	}
+	if lives != rounds-int(dropped) {
+		t.Errorf("%d of %d came through, %v are counted as dropped", lives, rounds, dropped)
+	}
+	eventually(t, "nothing waits for it", func() bool { return n.user(t, "slow").Pending == 0 })
+}
+
+// Bug 8: deleting a server dropped sessions of others too, for good.
+func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
+	n := start(t, nil)
+	c := n.tcp(t)
+	c.login("imgo", "7", "")
+	a := n.call(t, "GET", "/1/count?type=server", "")
+	var count struct {
+		Data []struct{ Server, Count int32 }
+		Ret  int
+	}
+	a.decode(t, &count)
+	if count.Ret != 1 || len(count.Data) != 1 || count.Data[0].Count != 1 {
+		t.Fatalf("/1/count: %s", a.body)
+	}
+	// Another server: nobody is gone.
+	n.call(t, "POST", fmt.Sprint("/1/server/del?server=", count.Data[0].Server+1), "").is(t, 200, `{"ret":1}`)
+	if !n.user(t, "7").Online {
+		t.Error("the user of another server is gone")
+	}
+	// This one, which lives: it says so, its sessions are back, and what is
+	// pushed meanwhile is not lost.
+	n.call(t, "POST", fmt.Sprint("/1/server/del?server=", count.Data[0].Server), "").is(t, 200, `{"ret":1}`)
+	n.call(t, "POST", "/1/push?uid=7", `"meanwhile"`).is(t, 200, `{"ret":1}`)
+	c.expect(5, `"meanwhile"`)
+	eventually(t, "the session is back", func() bool { return n.user(t, "7").Online })
+	n.call(t, "POST", "/1/push?uid=7", `"again"`).is(t, 200, `{"ret":1}`)
+	c.expect(5, `"again"`)
+}
+
+// Bug 9: identical messages in one millisecond became one.
+func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
+	n := start(t, func(cfg *roles.Config) { cfg.Auth.Mode = "token" })
+	n.call(t, "POST", "/1/admin/token/new", "uid=9&token=t9&expire=60", "Content-Type: application/x-www-form-urlencoded").is(t, 200, `{"ret":1}`)
+	const many = 40
+	for range 2 { // offline, and then connected
+		var pushing sync.WaitGroup
+		for range many {
+			pushing.Go(func() {
+				if a, err := n.try("POST", "/1/push?uid=9", strings.NewReader(`{"same":1}`)); err != nil || a.body != `{"ret":1}` {
+					t.Errorf("answered %s, %v", a.body, err)
+				}
+			})
+		}
+		pushing.Wait()
+	}
+	var got struct {
+		Data struct {
+			Msgs []struct {
+				Msg string
+				Mid int64
+			}
+		}
+		Ret int
+	}
+	n.call(t, "GET", "/1/msg/get?uid=9&mid=0&token=t9", "").decode(t, &got)
+	last := int64(0)
+	for _, m := range got.Data.Msgs {
+		if b, _ := base64.StdEncoding.DecodeString(m.Msg); string(b) != `{"same":1}` || m.Mid <= last {
+			t.Fatalf("message %q has mid %d after %d", b, m.Mid, last)
+		}
+		last = m.Mid
+	}
+	if len(got.Data.Msgs) != 2*many {
+		t.Errorf("%d messages, want %d", len(got.Data.Msgs), 2*many)
+	}
+	c := n.tcp(t)
+	c.login("v2", "t9", "")
+	var pushing sync.WaitGroup
+	for range many {
+		pushing.Go(func() {
+			if _, err := n.tryPush("9", "same"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ids := map[uint64]bool{}
+	for range many {
+		ids[c.expect(5, "same").ID] = true
+	}
+	pushing.Wait()
+	if len(ids) != many {
+		t.Errorf("%d ids for %d messages", len(ids), many)
+	}
+}
+
+// Bug 10: a late disconnect erased a newer session's mapping.
+func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
+	n := start(t, nil)
+	var older *client
+	for i := range 20 {
+		c := n.dialAs(t, []string{"tcp", "ws"}[i%2])
+		c.login("goim", "10", `,"key":"k10","room_id":"live://1"`)
+		if older != nil {
+			older.closedWith(3505, "same key")
+		}
+		// The older one's end may be heard of only now; the newer one has the
+		// key, the user and the room.
+		n.call(t, "POST", "/goim/push/keys?operation=5&keys=k10", fmt.Sprint("key ", i)).want(t, 200, `"code":0`)
+		c.expect(5, fmt.Sprint("key ", i))
+		n.call(t, "POST", "/v1/push", fmt.Sprintf(`{"user":"10","body_text":"user %d","kept":false}`, i)).want(t, 202, `"sessions":1`)
+		c.expect(5, fmt.Sprint("user ", i))
+		n.call(t, "POST", "/goim/push/room?operation=5&type=live&room=1", fmt.Sprint("room ", i)).want(t, 200, `"code":0`)
+		c.expect(5, fmt.Sprint("room ", i))
+		older = c
+	}
+	eventually(t, "one session is left", func() bool { return n.metric(t, "imgo_comet_sessions") == 1 })
+	if s := n.user(t, "10"); len(s.Sessions) != 1 || s.Sessions[0].Key != "k10" {
+		t.Errorf("the user has %+v", s.Sessions)
+	}
+}
+
+// Bug 13: one accept error ended an accept loop for good. A server that may
+// open few files runs out of them, and gets over it.
+func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
+	imgo := imgoBinary(t)
+	p := launch(t, t.TempDir(), nil, "sh", append([]string{"-c", `ulimit -n 80 && exec "$@"`, "sh", imgo}, free("--auth-mode", "none")...)...)
+	p.ready()
+	n := p.node
+	here := tcpTo(t, p.tcp)
+	here.login("v2", "here", "")
+	push := func(body string) {
+		t.Helper()
+		n.push(t, "here", body) // over the connection that the caller has
+		here.expect(5, body)
+	}
+	push("before")
+	for _, addr := range []string{p.tcp, p.ws} {
+		var crowd []net.Conn
+		for range 150 { // the kernel takes those that the server cannot
+			conn, err := net.DialTimeout("tcp", addr, patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			crowd = append(crowd, conn)
+		}
+		push("among many")
+		late := make(chan error, 1)
+		go func() { // one of those that have to wait
+			conn, err := net.DialTimeout("tcp", addr, patience)
+			if err == nil {
+				_ = conn.SetDeadline(time.Now().Add(patience))
+				if addr == p.tcp {
+					_, err = io.WriteString(conn, packet(1, 7, 1, "late"))
+				} else {
+					_, err = io.WriteString(conn, "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+				}
+				if err == nil {
+					_, err = io.ReadFull(conn, make([]byte, 16))
+				}
+				_ = conn.Close()
+			}
+			late <- err
+		}()
+		time.Sleep(300 * time.Millisecond) // accept fails meanwhile
+		for _, conn := range crowd {
+			_ = conn.Close()
+		}
+		if err := <-late; err != nil {
+			t.Errorf("a client that had to wait at %s: %v", addr, err)
+		}
+	}
+	push("after")
+	c := wsTo(t, p.ws, true)
+	c.login("v2", "new", "")
+	if !strings.Contains(p.log.String(), "too many open files") {
+		t.Errorf("no accept failed; the log says\n%s", &p.log)
+	}
+	p.stop()
+}
