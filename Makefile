@@ -8,8 +8,10 @@ SHELL := /usr/bin/env bash
 # How long each fuzz target runs, and which benchmarks.
 FUZZTIME ?= 10m
 BENCH ?= .
-# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000".
+# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000", and `make bench`.
 ARGS ?=
+# RACE=-race gives `make soak` and its server the race detector.
+RACE ?=
 
 CACHE := .cache
 LINT_VERSION := v2.6.0
@@ -20,10 +22,10 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go run build test lint fuzz bench soak proto clean
+.PHONY: help setup setup-go run build test lint fuzz bench microbench soak proto clean
 
 help: ## Show what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building and testing need (CI=true: a missing part is an error)
 	@scripts/setup test
@@ -52,11 +54,14 @@ $(LINT):
 fuzz: setup-go ## Run every fuzz target for FUZZTIME (10m)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
 
-bench: setup-go ## Run the benchmarks; BENCH=name for some of them
+bench: setup-go ## Measure a real server, under 6 minutes; ARGS="-scenarios latency" for a part
+	go run ./bench -out bench/results $(ARGS)
+
+microbench: setup-go ## Run the benchmarks of single packages; BENCH=name for some of them
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
 
-soak: setup-go ## The long forms of the tests that kill -9 the server
-	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak' ./...
+soak: setup-go ## Kill -9 a real server 20 times under load, under 3 minutes; SOAK_KILLS=200 for more
+	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak$$' $(RACE) ./bench/soak
 
 proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc $(PROTOC_VERSION)
 	@version="$$(protoc --version 2>/dev/null || true)"; [ "$$version" = "libprotoc $(PROTOC_VERSION)" ] || \

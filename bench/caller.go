@@ -89,7 +89,11 @@ func dialCaller(ctx context.Context, addr string) (*caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", addr, err)
 	}
-	return &caller{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}, nil
+	return newCaller(conn), nil
+}
+
+func newCaller(conn net.Conn) *caller {
+	return &caller{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
 }
 
 func (c *caller) close() { _ = c.conn.Close() }

@@ -14,6 +14,8 @@ const (
 	settleStep = 500 * time.Millisecond
 	// settleMost bounds that: Go gives memory back slowly.
 	settleMost = 8 * time.Second
+	// connectProfile is how long connecting is profiled, where it is.
+	connectProfile = 4 * time.Second
 )
 
 // idle measures what connections cost that do nothing: resident bytes,
@@ -36,9 +38,10 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if kind == kindWS {
 		addr = s.ws
 	}
+	wait := b.profileCPU(ctx, s, "connect-"+kind, connectProfile)
 	h, err := b.hold(addr, kind, b.conns, true)
 	if err != nil {
-		return err
+		return errors.Join(err, wait())
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
 	cpuAfter, err := cpuOf(s.pid())
@@ -47,6 +50,9 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	}
 	rss, err := rssOf(s.pid())
 	if err != nil {
+		return err
+	}
+	if err := wait(); err != nil {
 		return err
 	}
 	after, err := s.settle(ctx)

@@ -8,8 +8,12 @@ import (
 	"time"
 )
 
-// warmLoad is how long callers call before they are measured.
-const warmLoad = time.Second
+const (
+	// warmLoad is how long callers call before they are measured.
+	warmLoad = time.Second
+	// quiet is how long nothing arrives before what was pushed has arrived.
+	quiet = 500 * time.Millisecond
+)
 
 // throughput measures how many pushes are accepted a second from many callers
 // at once, one push after another on each connection, and the server's CPU for
@@ -68,7 +72,7 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 		if err := b.loadServer(ctx, r, s, kind.name, kind.file, kind.kept); err != nil {
 			return err
 		}
-		after, err := h.await(drainPatience, func(holdStats) bool { return false })
+		after, err := h.await(quiet, func(holdStats) bool { return false })
 		if err != nil {
 			return err
 		}
@@ -86,7 +90,7 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 func (b *bench) loadServer(ctx context.Context, r *recorder, s *server, name, file string, kept bool) error {
 	wait := b.profileCPU(ctx, s, file, warmLoad+b.duration)
 	l, err := load(ctx, s.http, s.pid(), pushCall(kept), b.callers, b.users, warmLoad, b.duration)
-	if err := errors.Join(err, wait()); err != nil {
+	if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, file)); err != nil {
 		return err
 	}
 	b.loaded(r, name, l, false)

@@ -182,7 +182,7 @@ func (s *server) collect(ctx context.Context) error {
 }
 
 // profileCPU profiles imgo for about d beside what runs meanwhile; wait
-// returns when the profile is written. Without -profile it does nothing.
+// returns when the profile is written, and must be called. Without -profile it does nothing.
 func (b *bench) profileCPU(ctx context.Context, s *server, name string, d time.Duration) (wait func() error) {
 	if b.profile == "" {
 		return func() error { return nil }
@@ -203,6 +203,14 @@ func (b *bench) profileHeap(ctx context.Context, s *server, name string) error {
 		b.saveProfile(ctx, s, "/debug/pprof/heap?gc=1", name+".heap.pprof"),
 		b.saveProfile(ctx, s, "/debug/pprof/goroutine?debug=1", name+".goroutines.txt"),
 	)
+}
+
+// profileAllocs stores what imgo has allocated since it was started.
+func (b *bench) profileAllocs(ctx context.Context, s *server, name string) error {
+	if b.profile == "" {
+		return nil
+	}
+	return b.saveProfile(ctx, s, "/debug/pprof/allocs", name+".allocs.pprof")
 }
 
 func (b *bench) saveProfile(ctx context.Context, s *server, path, name string) error {

@@ -154,6 +154,8 @@ func (n *Node) ready() error {
 // serveHTTP serves the API until ctx is done, then lets requests under way
 // end.
 func (n *Node) serveHTTP(ctx context.Context) error {
+	fresh := newUntouched()
+	n.server.ConnState = fresh.note
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {
@@ -161,6 +163,7 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 		return fmt.Errorf("serve the HTTP API: %w", err)
 	case <-ctx.Done():
 	}
+	fresh.end()
 	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout.Duration/4)
 	defer cancel()
 	if err := n.server.Shutdown(grace); err != nil {

@@ -264,7 +264,9 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout.Duration, d.CatchUpMessages, int(d.CatchUpBytes)
 	c.AckInterval, c.AnnounceInterval = d.AckInterval.Duration, d.AnnounceInterval.Duration
 	c.CloseExpired = n.cfg.Auth.CloseExpired
-	c.DrainTimeout = n.cfg.Shutdown.Timeout.Duration / 2
+	// The others need time to stop, too: HTTP has a quarter (serveHTTP).
+	c.DrainTimeout = n.cfg.Shutdown.Timeout.Duration * 3 / 10
+	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
 	c.DrainRate = float64(n.cfg.Shutdown.DrainRate)
 	if c.DrainRate == 0 {
 		c.DrainRate = 1e9

@@ -17,16 +17,16 @@ const (
 	endTerm         // it stops in order
 )
 
-// plan is the order of the ends: as many kills as were asked for, of which one
-// in five hits a server that starts and one in ten one that stops.
+// plan is the order of the ends: as many kills as were asked for, of which
+// about one in four hits a server that starts and one in ten one that stops.
 func (r *run) plan() []end {
 	var plan []end
 	for left := r.cfg.Kills; left > 0; left-- {
 		switch n := r.cfg.Kills - left; {
-		case n%5 == 4 && left > 1:
+		case n%4 == 1 && left > 1:
 			plan = append(plan, endStarting)
 			left-- // it has two
-		case n%10 == 3:
+		case n%10 == 4:
 			plan = append(plan, endStopping)
 		default:
 			plan = append(plan, endKill)
@@ -88,7 +88,12 @@ func (r *run) end(ctx context.Context, how end) error {
 	switch how {
 	case endTerm:
 		r.count.terms.Add(1)
-		return r.server.stop()
+		began := time.Now()
+		err := r.server.stop()
+		r.mu.Lock()
+		r.toStop = max(r.toStop, time.Since(began))
+		r.mu.Unlock()
+		return err
 	case endStopping:
 		r.count.stopping.Add(1)
 		if err := r.server.term(); err != nil {
@@ -206,7 +211,10 @@ func (r *run) evidence(ctx context.Context) error {
 		}
 		seen[v.User] = true
 		state, err := r.api.user(ctx, v.User)
-		all = errors.Join(all, fmt.Errorf("the server says of %s: %+v %w", v.User, state, err))
+		if err == nil {
+			err = fmt.Errorf("the server says of %s: %+v", v.User, state)
+		}
+		all = errors.Join(all, err)
 	}
 	for _, d := range r.devices {
 		if seen[d.user.name] {

@@ -53,7 +53,7 @@ type Falsify struct {
 func Short() Config {
 	return Config{
 		Callers: 16, Users: 40, Rooms: 4, Slow: 2,
-		Kills: 5, Terms: 1,
+		Kills: 6, Terms: 1,
 		MinGap: 400 * time.Millisecond, MaxGap: 2 * time.Second,
 		Pace: 30 * time.Millisecond,
 		Stay: 4 * time.Second, Away: 2 * time.Second,

@@ -148,9 +148,9 @@ func (d *device) dial(ctx context.Context) (wire, error) {
 	defer cancel()
 	switch d.kind {
 	case kindWS, kindJSON:
-		return dialWS(ctx, d.r.server.ws, d.kind == kindJSON, d.slow)
+		return dialWS(ctx, d.r.server.ws, d.kind == kindJSON, d.slow && !d.r.isCalm())
 	default:
-		return dialTCP(ctx, d.r.server.tcp, d.slow)
+		return dialTCP(ctx, d.r.server.tcp, d.slow && !d.r.isCalm())
 	}
 }
 
@@ -193,7 +193,7 @@ type connection struct {
 // serve reads to the end.
 func (c *connection) serve() error {
 	var others sync.WaitGroup
-	done := make(chan struct{})
+	calm, done := c.r.isCalm(), make(chan struct{})
 	defer others.Wait()
 	defer close(done)
 	for {
@@ -225,7 +225,10 @@ func (c *connection) serve() error {
 				c.ack(p.ID)
 			}
 		}
-		if c.slow && !c.r.isCalm() {
+		if c.slow && !calm {
+			if c.r.isCalm() {
+				return nil // it comes back by a connection that is not narrow
+			}
 			time.Sleep(20*time.Millisecond + rand.N(40*time.Millisecond))
 		}
 	}

@@ -31,6 +31,8 @@ type Report struct {
 	// times; Unfinished times the next end came first.
 	ToAccept, ToReconnect  time.Duration
 	Reconnects, Unfinished int
+	// ToStop is the longest time from a SIGTERM to the end.
+	ToStop time.Duration
 }
 
 func (r *run) report() *Report {
@@ -44,7 +46,7 @@ func (r *run) report() *Report {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rep.ToAccept, rep.ToReconnect, rep.Reconnects, rep.Unfinished = r.toAccept, r.toReconnect, r.reconnects, r.unfinished
+	rep.ToAccept, rep.ToReconnect, rep.ToStop, rep.Reconnects, rep.Unfinished = r.toAccept, r.toReconnect, r.toStop, r.reconnects, r.unfinished
 	return rep
 }
 
@@ -63,6 +65,7 @@ func (r *Report) String() string {
 	line("deliveries", "%d kept in %d sessions, of which %d dropped by id; %d not kept", h.Received, h.Sessions, h.Repeated, h.Live)
 	line("kill to first accepted", "%s at the most", r.ToAccept.Round(time.Millisecond))
 	line("kill to all connected", "%s at the most (%d times; %d times the next end came first)", r.ToReconnect.Round(time.Millisecond), r.Reconnects, r.Unfinished)
+	line("SIGTERM to the end", "%s at the most", r.ToStop.Round(time.Millisecond))
 	line("violations", "%d, and %d lost", h.Violations, r.Lost)
 	return b.String()
 }

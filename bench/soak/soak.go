@@ -70,8 +70,9 @@ type run struct {
 	// killed is when the server was last killed, until a push that began later
 	// was accepted.
 	killed                 time.Time
-	toAccept, toReconnect  time.Duration
 	reconnects, unfinished int
+
+	toAccept, toReconnect, toStop time.Duration
 }
 
 // Run runs one soak. The error says what was wrong with the server, or why it
@@ -208,7 +209,7 @@ func (r *run) populate(ctx context.Context) error {
 		}
 		r.rooms = append(r.rooms, members)
 	}
-	false1 := falsifiers(r.cfg.Falsify)
+	spoilers := falsifiers(r.cfg.Falsify)
 	for i, u := range r.users {
 		for k, name := range []string{"phone", "laptop"} {
 			n := 2*i + k
@@ -226,8 +227,8 @@ func (r *run) populate(ctx context.Context) error {
 			case 1:
 				d.forget = 0.1
 			}
-			if raw := d.kind != kindSDK && d.kind != kindSDKWS; raw && !d.slow && len(false1) > 0 {
-				d.falsify, false1 = false1[0], false1[1:]
+			if raw := d.kind != kindSDK && d.kind != kindSDKWS; raw && !d.slow && len(spoilers) > 0 {
+				d.falsify, spoilers = spoilers[0], spoilers[1:]
 			}
 			for _, room := range r.rooms {
 				if slices.Contains(room.users, u.name) {

@@ -1,10 +1,12 @@
 package soak_test
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +16,37 @@ import (
 	"imgo/bench/soak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if built.dir != "" {
+			_ = os.RemoveAll(built.dir)
+		}
+		os.Exit(code)
+	}))
+}
+
+// built is the server, built once for all tests.
+var built struct {
+	sync.Once
+	dir, binary string
+	err         error
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	built.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "imgo-soak"); built.err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		defer cancel()
+		built.binary, built.err = soak.Build(ctx, built.dir, raceEnabled)
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.binary
+}
 
 // number is what the environment says; SOAK_SEED=7 makes the choices of a run
 // that said it had seed 7.
@@ -37,12 +69,9 @@ func full() bool { return os.Getenv("SOAK") != "" }
 // prepare builds the server and gives the run its folder.
 func prepare(t *testing.T, cfg soak.Config) soak.Config {
 	t.Helper()
-	var err error
-	if cfg.Binary, err = soak.Build(t.Context(), t.TempDir(), os.Getenv("SOAK_RACE") != ""); err != nil {
-		t.Fatal(err)
-	}
-	cfg.Dir = t.TempDir()
+	cfg.Binary, cfg.Dir = build(t), t.TempDir()
 	if dir := os.Getenv("SOAK_DIR"); dir != "" { // stays for whoever looks for a cause
+		var err error
 		if cfg.Dir, err = os.MkdirTemp(dir, "soak"); err != nil {
 			t.Fatal(err)
 		}
@@ -57,9 +86,10 @@ func prepare(t *testing.T, cfg soak.Config) soak.Config {
 // accepted is lost, nothing comes twice, all is in order. SOAK=1 (`make soak`)
 // makes it the whole run, SOAK_KILLS asks for another number of kills.
 func TestSoak(t *testing.T) {
-	cfg := soak.Short()
-	if full() {
-		cfg = soak.Full()
+	cfg := soak.Full()
+	if !full() {
+		t.Parallel()
+		cfg = soak.Short()
 	}
 	cfg = prepare(t, cfg)
 	if kills := number(t, "SOAK_KILLS", 0); kills > 0 {
@@ -83,6 +113,7 @@ func TestJudgeCanFail(t *testing.T) {
 	if full() {
 		t.Skip("it is part of the short run")
 	}
+	t.Parallel()
 	cfg := soak.Short()
 	cfg.Users, cfg.Kills, cfg.Terms = 12, 1, 0
 	cfg.Settle = 2 * time.Second

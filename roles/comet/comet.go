@@ -133,7 +133,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 // listen binds what the configuration turns on.
 func (c *Comet) listen() (err error) {
 	// What a connection may take from the end of Run's context to its own.
-	grace := c.cfg.DrainTimeout + c.cfg.CallTimeout + 2*closeTimeout
+	grace := c.cfg.DrainTimeout + c.cfg.CloseTimeout
 	refused := func(reason string) { c.metrics.refused.WithLabelValues(refusedByListens + reason).Inc() }
 	if c.cfg.TCPAddr != "" {
 		if c.tcp, err = tcp.Listen(tcp.Config{

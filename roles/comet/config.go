@@ -98,10 +98,15 @@ type Config struct {
 	AnnounceInterval time.Duration
 
 	// DrainRate is how many sessions a second are closed at shutdown, so that
-	// not all of them come back at once; DrainTimeout bounds the whole, and
-	// closes faster where the rate would take longer. Defaults 2,000 and 10 s.
+	// not all of them come back at once; DrainTimeout bounds that, and closes
+	// faster where the rate would take longer. What is still open CloseTimeout
+	// after it is reset. Defaults 2,000 and 10 s.
 	DrainRate    float64
 	DrainTimeout time.Duration
+	// CloseTimeout bounds a goodbye, at shutdown and at any other time: from
+	// the decision to close a session to the end of its connection, whatever
+	// the client does. Default 5 s.
+	CloseTimeout time.Duration
 
 	// CloseExpired closes a session when the token that opened it ends (3502).
 	// Off by default: a token is looked at when a client connects.
@@ -161,6 +166,7 @@ func DefaultConfig() Config {
 		AnnounceInterval: time.Second,
 		DrainRate:        2_000,
 		DrainTimeout:     10 * time.Second,
+		CloseTimeout:     5 * time.Second,
 	}
 }
 
@@ -190,6 +196,7 @@ func (cfg *Config) fill() {
 	orDefault(&cfg.AnnounceInterval, d.AnnounceInterval)
 	orDefault(&cfg.DrainRate, d.DrainRate)
 	orDefault(&cfg.DrainTimeout, d.DrainTimeout)
+	orDefault(&cfg.CloseTimeout, d.CloseTimeout)
 }
 
 func orDefault[T comparable](v *T, def T) {
@@ -227,5 +234,6 @@ func (cfg *Config) check() error {
 	positive("AnnounceInterval", float64(cfg.AnnounceInterval))
 	positive("DrainRate", cfg.DrainRate)
 	positive("DrainTimeout", float64(cfg.DrainTimeout))
+	positive("CloseTimeout", float64(cfg.CloseTimeout))
 	return errors.Join(errs...)
 }

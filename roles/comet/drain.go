@@ -60,7 +60,7 @@ func (c *Comet) drain() {
 		c.serving.Wait()
 		close(gone)
 	}()
-	deadline := time.After(c.cfg.CallTimeout + 2*closeTimeout)
+	deadline := time.After(c.cfg.CloseTimeout)
 	for {
 		c.table.each(func(s *session) { s.close(envelope.CloseShutdown, "the server is stopping") })
 		select {
@@ -68,7 +68,8 @@ func (c *Comet) drain() {
 			c.stopped()
 			return
 		case <-deadline:
-			// A call of logic hangs beyond its deadline; nothing else can.
+			// Their time is over, but for a client whom logic is being asked
+			// about: it is no longer waited for.
 			c.stopCalls()
 			deadline = nil
 		case <-time.After(drainStep):

@@ -82,7 +82,6 @@ func (s *session) finish(grace time.Duration) {
 	authenticated := s.user != "" // set by this goroutine
 	if authenticated {
 		c.table.live.Add(-1)
-		c.table.countPartition(s.partition, -1)
 		c.metrics.sessions.WithLabelValues(s.gen.String()).Dec()
 		for _, room := range s.rooms {
 			c.table.leave(room, s)
@@ -100,7 +99,7 @@ func (s *session) finish(grace time.Duration) {
 	case stateLive:
 		s.state = stateEnded
 	case stateClosing:
-		grace = closeTimeout
+		grace = max(time.Until(s.closeBy), 0)
 	}
 	s.setBehind(false)
 	s.mu.Unlock()
@@ -119,6 +118,9 @@ func (s *session) finish(grace time.Duration) {
 	if reason == "" {
 		reason = "closed by the client"
 	}
+	// Counted for its owner until the owner is told: counts that differ for
+	// longer would make it doubt all sessions of this comet.
+	c.table.countPartition(s.partition, -1)
 	// The client may be back in a moment: let logic know what it has by then.
 	c.acks.flush()
 	c.detaches.add(&envelope.Detached{Session: s.address(), User: s.user, Device: s.device, Reason: reason}, false)

@@ -30,10 +30,6 @@ const (
 	askSent            // logic was called, the answer comes as a delivery
 )
 
-// closeTimeout bounds a goodbye: from the decision to close a session to the
-// end of its connection, whatever the client does.
-const closeTimeout = 5 * time.Second
-
 // session is one client connection, from its auth packet to its end.
 //
 // One goroutine reads from the connection and owns the session's life (serve,
@@ -70,8 +66,9 @@ type session struct {
 	pending    int
 	writerGone chan struct{} // closed by the writer as it ends, where somebody waits
 
-	code   envelope.CloseCode // why the server closed it; 0: it did not
-	reason string
+	code    envelope.CloseCode // why the server closed it; 0: it did not
+	reason  string
+	closeBy time.Time // when its goodbye ends; zero: the server did not close it
 
 	user      string
 	device    string
@@ -161,7 +158,8 @@ func (s *session) close(code envelope.CloseCode, reason string) {
 	s.enqueue(encodeDisconnect(s.form, s.version, code, reason), 0)
 	// Ends the reader, and with it the session, where the goodbye does not
 	// get through.
-	_ = s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)
+	_ = s.conn.SetReadDeadline(s.closeBy)
 }
 
 // fail ends the session for an error of its connection. Holds mu.

@@ -53,6 +53,7 @@ func TestAncestorBug12_BroadcastToNobody(t *testing.T) {
 // Bug 14: no write deadlines, and a full channel blocked under the bucket's
 // lock: a client that reads nothing held everybody up.
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	n := start(t, func(cfg *roles.Config) {
 		cfg.Limits.SlowTimeout = roles.Duration{Duration: time.Second}
 		cfg.Limits.PendingBytes = 64 * roles.MiB
@@ -239,6 +240,7 @@ func TestAncestorBug18_OrderOfEachUser(t *testing.T) {
 
 // Bug 19: SIGTERM exited without cleaning up.
 func TestAncestorBug19_TermCleansUp(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	dir := t.TempDir()
 	args := free("--auth-mode", "none", "--data-dir", filepath.Join(dir, "data"))
 	p := serve(t, dir, args...)
@@ -262,7 +264,7 @@ func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	var accepted []string
 	var pushing sync.WaitGroup
 	pushing.Go(func() {
-		for i := 0; ; i++ {
+		for i := range 900 { // a mailbox has room for 1,000
 			body := fmt.Sprint("late ", i)
 			if _, err := p.node.tryPush("late", body); err != nil {
 				return

@@ -11,6 +11,7 @@ import (
 // TestDiskNearlyFull: with less free than the reserve, pushes are refused and
 // everything else goes on; with room again, so do they, with no restart.
 func TestDiskNearlyFull(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	const reserve = 64 << 20
 	var freeBytes atomic.Int64
 	freeBytes.Store(10 * reserve)

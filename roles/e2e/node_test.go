@@ -238,15 +238,23 @@ func (n *node) user(t testing.TB, user string) (s state) {
 	return s
 }
 
-// metric sums what /metrics shows under a name, of the series that have all
-// the labels (`name="value"`).
-func (n *node) metric(t testing.TB, name string, labels ...string) float64 {
+// snapshot is what /metrics shows at one time.
+type snapshot string
+
+func (n *node) metrics(t testing.TB) snapshot {
 	t.Helper()
 	a := n.call(t, "GET", "/metrics", "")
 	a.want(t, 200)
+	return snapshot(a.body)
+}
+
+// sum adds up what is there under a name, of the series that have all the
+// labels (`name="value"`).
+func (s snapshot) sum(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
 	sum := 0.0
 series:
-	for line := range strings.Lines(a.body) {
+	for line := range strings.Lines(string(s)) {
 		rest, ok := strings.CutPrefix(line, name)
 		if !ok || rest[0] != ' ' && rest[0] != '{' {
 			continue
@@ -266,6 +274,12 @@ series:
 	return sum
 }
 
+// metric is one sum as of now.
+func (n *node) metric(t testing.TB, name string, labels ...string) float64 {
+	t.Helper()
+	return n.metrics(t).sum(t, name, labels...)
+}
+
 // counter is one counter in /metrics.
 type counter struct {
 	name   string
@@ -278,16 +292,22 @@ func (c counter) String() string { return c.name + "{" + strings.Join(c.labels, 
 // has grown by one since.
 func (n *node) grows(t *testing.T, counters ...counter) func() {
 	t.Helper()
-	before := make([]float64, len(counters))
-	for i, c := range counters {
-		before[i] = n.metric(t, c.name, c.labels...)
-	}
+	before := n.metrics(t)
 	return func() {
 		t.Helper()
-		for i, c := range counters {
-			eventually(t, c.String()+" has moved", func() bool { return n.metric(t, c.name, c.labels...) > before[i] })
-			if now := n.metric(t, c.name, c.labels...); now != before[i]+1 {
-				t.Errorf("%s went from %v to %v", c, before[i], now)
+		var now snapshot
+		eventually(t, fmt.Sprint(counters, " have moved"), func() bool {
+			now = n.metrics(t)
+			for _, c := range counters {
+				if now.sum(t, c.name, c.labels...) <= before.sum(t, c.name, c.labels...) {
+					return false
+				}
+			}
+			return true
+		})
+		for _, c := range counters {
+			if was, is := before.sum(t, c.name, c.labels...), now.sum(t, c.name, c.labels...); is != was+1 {
+				t.Errorf("%s went from %v to %v", c, was, is)
 			}
 		}
 	}

@@ -39,6 +39,7 @@ func drip(t *testing.T, c io.Writer, b []byte, each time.Duration, ended <-chan 
 // not before auth, not within the upgrade, not within a packet or frame, and
 // not in a session either.
 func TestSlowloris(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	n := start(t, func(cfg *roles.Config) {
 		cfg.Protocol.HandshakeTimeout = roles.Duration{Duration: 700 * time.Millisecond}
 		cfg.Protocol.Heartbeat = roles.Duration{Duration: time.Second}

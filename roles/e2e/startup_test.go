@@ -33,6 +33,7 @@ func fails(t *testing.T, env []string, args []string, code int, says ...string) 
 
 // TestWrongSettings: exit code 2, where the setting is, and what to write.
 func TestWrongSettings(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	file := func(text string) string {
 		path := filepath.Join(t.TempDir(), "imgo.toml")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -75,6 +76,7 @@ func TestWrongSettings(t *testing.T) {
 
 // TestPortInUse: of each of the three listeners.
 func TestPortInUse(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +94,7 @@ func TestPortInUse(t *testing.T) {
 // written to. Permissions do not bind root, so that what is refused here is
 // what nobody can write to.
 func TestDataDirectoryRefused(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	dir := t.TempDir()
 	used := filepath.Join(dir, "used")
 	p := serve(t, dir, free("--data-dir", used)...)
@@ -147,6 +150,7 @@ func fingerprint(t *testing.T, dir string) map[string]string {
 // TestCorruptedFiles: a broken file is refused by name, with what to do, and
 // all files stay as they were; with the file restored, so is everything.
 func TestCorruptedFiles(t *testing.T) {
+	t.Parallel() // it waits more than it works
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	p := serve(t, dir, free("--data-dir", data)...)

@@ -10,7 +10,7 @@ import (
 )
 
 // Ancestors' bug 1: a push to many never stored anything for who was offline.
-func TestAncestorBug1MultiPushIsKeptForOfflineUsers(t *testing.T) {
+func TestAncestorBug01_MultiPushIsKeptForOfflineUsers(t *testing.T) {
 	w := newWorld(t)
 	w.connect("on", "", "c1", 1)
 	got := w.push(logic.PushCommand{Users: []string{"on", "off-1", "off-2"}, Kept: true})
@@ -28,7 +28,7 @@ func TestAncestorBug1MultiPushIsKeptForOfflineUsers(t *testing.T) {
 }
 
 // Ancestors' bug 2: HTTP said ok before the log had it.
-func TestAncestorBug2FailedAppendIsNotAccepted(t *testing.T) {
+func TestAncestorBug02_FailedAppendIsNotAccepted(t *testing.T) {
 	w := newWorld(t)
 	lost := errors.New("the broker did not acknowledge")
 	w.kept.fail = func(bool) error { return lost }
@@ -46,7 +46,7 @@ func TestAncestorBug2FailedAppendIsNotAccepted(t *testing.T) {
 }
 
 // Ancestors' bug 8: deleting a server dropped users' sessions on others too.
-func TestAncestorBug8ForgetNamesOneComet(t *testing.T) {
+func TestAncestorBug08_ForgetNamesOneComet(t *testing.T) {
 	w := newWorld(t)
 	for _, r := range w.routers.routers {
 		r.forget = forgetOnly(t, "c2")
@@ -57,7 +57,7 @@ func TestAncestorBug8ForgetNamesOneComet(t *testing.T) {
 }
 
 // Ancestors' bug 9: identical messages in one millisecond became one.
-func TestAncestorBug9IdenticalMessagesStayTwo(t *testing.T) {
+func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
 	w := newWorld(t) // whose clock stands still
 	c := logic.PushCommand{Users: []string{"ann"}, Kept: true, Body: []byte("same")}
 	first, second := w.push(c), w.push(c)
@@ -71,7 +71,7 @@ func TestAncestorBug9IdenticalMessagesStayTwo(t *testing.T) {
 }
 
 // Ancestors' bug 11: /1/push?uid=-1 killed the router.
-func TestAncestorBug11MinusOneIsAUser(t *testing.T) {
+func TestAncestorBug11_MinusOneIsAUser(t *testing.T) {
 	w := newWorld(t)
 	w.connect("-1", "", "c1", 1)
 	if got := w.push(logic.PushCommand{Users: []string{"-1"}, Kept: true}); got.Users[0].ID == 0 || got.Sessions != 1 {
@@ -83,7 +83,7 @@ func TestAncestorBug11MinusOneIsAUser(t *testing.T) {
 }
 
 // Ancestors' bug 12: a broadcast with no comets divided by zero.
-func TestAncestorBug12BroadcastWithoutComets(t *testing.T) {
+func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 	w := newWorld(t)
 	w.push(logic.PushCommand{All: true})
 	w.push(logic.PushCommand{Room: "r"})
@@ -96,7 +96,7 @@ func TestAncestorBug12BroadcastWithoutComets(t *testing.T) {
 }
 
 // Ancestors' bug 17: a token that was replaced by another stayed valid.
-func TestAncestorBug17ReplacedTokenIsInvalid(t *testing.T) {
+func TestAncestorBug17_ReplacedTokenIsInvalid(t *testing.T) {
 	w := newWorld(t)
 	for _, token := range []string{"old", "new"} {
 		if _, err := w.NewToken(t.Context(), "7", time.Hour, token, true); err != nil {

@@ -3,6 +3,7 @@ package logic
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +35,16 @@ type metrics struct {
 	keyReloads  *prometheus.CounterVec
 	unlooked    prometheus.Counter
 
-	// accepted counts pushes by kind for Stats.
-	accepted map[string]*atomic.Uint64
+	// accepted has what a push of each kind counts when all is well; to look
+	// it up by its labels each time would cost more than to count.
+	accepted map[string]*acceptedPushes
+}
+
+// acceptedPushes are the accepted pushes of one kind.
+type acceptedPushes struct {
+	total   atomic.Uint64 // for Stats
+	counter prometheus.Counter
+	seconds prometheus.Observer
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -63,10 +72,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		unlooked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_unlooked_users_total", Help: "Users of kept pushes whose owner did not say in time how many sessions they have.",
 		}),
-		accepted: make(map[string]*atomic.Uint64),
+		accepted: make(map[string]*acceptedPushes),
 	}
 	for _, kind := range []string{kindKept, kindUsers, kindKeys, kindRoom, kindAll} {
-		m.accepted[kind] = new(atomic.Uint64)
+		m.accepted[kind] = &acceptedPushes{
+			counter: m.pushes.WithLabelValues(kind, outcome(nil)),
+			seconds: m.pushSeconds.WithLabelValues(strconv.FormatBool(kind == kindKept)),
+		}
 	}
 	if reg == nil {
 		return m, nil
@@ -92,19 +104,17 @@ func outcome(err error) string {
 	return string(envelope.CodeOf(err))
 }
 
-func (m *metrics) pushed(kind string, kept bool, result *PushResult, err error, took time.Duration) {
-	how := outcome(err)
-	if err == nil && result.Duplicate {
-		how = "duplicate"
-	}
-	m.pushes.WithLabelValues(kind, how).Inc()
+func (m *metrics) pushed(kind string, result *PushResult, err error, took time.Duration) {
 	if err != nil {
+		m.pushes.WithLabelValues(kind, outcome(err)).Inc()
 		return
 	}
-	m.accepted[kind].Add(1)
-	label := "false"
-	if kept {
-		label = "true"
+	accepted := m.accepted[kind]
+	if result.Duplicate {
+		m.pushes.WithLabelValues(kind, "duplicate").Inc()
+	} else {
+		accepted.counter.Inc()
 	}
-	m.pushSeconds.WithLabelValues(label).Observe(took.Seconds())
+	accepted.total.Add(1)
+	accepted.seconds.Observe(took.Seconds())
 }

@@ -90,6 +90,13 @@ type sharing struct {
 // share groups users by owner, at most lookupChunk in one. Users whose
 // partition has no owner are left over, with the reason.
 func (l *Logic) share(users []string) (shares []sharing, left []string, reason error) {
+	if len(users) == 1 { // the most frequent question needs no grouping
+		r, err := l.routers.Owner(l.partition(users[0]))
+		if err != nil {
+			return nil, users, err
+		}
+		return []sharing{{router: r, users: users}}, nil, nil
+	}
 	type owner struct {
 		router Router
 		err    error
@@ -139,38 +146,53 @@ func (l *Logic) lookup(ctx context.Context, users []string, key string, full boo
 // error that will not pass wins over one that may.
 func (l *Logic) lookupOnce(ctx context.Context, users []string, key string, full bool, answers map[string]*envelope.UserSessions) (left []string, reason error) {
 	shares, left, reason := l.share(users)
+	if len(shares) == 1 {
+		reply, err := shares[0].ask(ctx, key, full)
+		return shares[0].settle(reply, err, answers, left, reason)
+	}
+	return askAll(ctx, shares, key, full, answers, left, reason)
+}
+
+// askAll asks several routers at once; its arguments and results are as of
+// settle.
+func askAll(ctx context.Context, shares []sharing, key string, full bool, answers map[string]*envelope.UserSessions, left []string, reason error) ([]string, error) {
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(parallelCalls)
 	for _, s := range shares {
-		ask := func() error {
-			reply, err := s.router.Lookup(ctx, &envelope.LookupRequest{Users: s.users, IdempotencyKey: key, Full: full})
+		g.Go(func() error {
+			reply, err := s.ask(ctx, key, full)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
-				left = append(left, s.users...)
-				if reason == nil || passing(reason) {
-					reason = err
-				}
-				return nil
-			}
-			for _, u := range reply.GetUsers() {
-				answers[u.GetUser()] = u
-			}
-			for _, user := range s.users {
-				if answers[user] == nil { // left out: nothing is known of the user
-					answers[user] = &envelope.UserSessions{User: user}
-				}
-			}
+			left, reason = s.settle(reply, err, answers, left, reason)
 			return nil
-		}
-		if len(shares) == 1 {
-			_ = ask() // the errors are in reason
-			break
-		}
-		g.Go(ask)
+		})
 	}
-	_ = g.Wait() // likewise
+	_ = g.Wait() // the errors are in reason
+	return left, reason
+}
+
+func (s *sharing) ask(ctx context.Context, key string, full bool) (*envelope.LookupReply, error) {
+	return s.router.Lookup(ctx, &envelope.LookupRequest{Users: s.users, IdempotencyKey: key, Full: full})
+}
+
+// settle puts a router's answer into answers; what it says of left and reason
+// replaces them.
+func (s *sharing) settle(reply *envelope.LookupReply, err error, answers map[string]*envelope.UserSessions, left []string, reason error) ([]string, error) {
+	if err != nil {
+		if reason == nil || passing(reason) {
+			reason = err
+		}
+		return append(left, s.users...), reason
+	}
+	for _, u := range reply.GetUsers() {
+		answers[u.GetUser()] = u
+	}
+	for _, user := range s.users {
+		if answers[user] == nil { // left out: nothing is known of the user
+			answers[user] = &envelope.UserSessions{User: user}
+		}
+	}
 	return left, reason
 }
 
@@ -232,6 +254,9 @@ const addressChunk = 1000
 // addressed makes the envelopes for addresses: those of one comet together,
 // each session once, at most addressChunk in one. fill puts in what is sent.
 func addressed(to []*envelope.Address, fill func([]*envelope.Address) *envelope.Envelope) []thrown {
+	if len(to) == 1 { // most pushes
+		return []thrown{{by: to[0].GetComet(), envelope: fill(to)}}
+	}
 	type session struct {
 		comet string
 		id    uint64

@@ -37,7 +37,7 @@ func (l *Logic) Push(ctx context.Context, c *PushCommand) (*PushResult, error) {
 	start := time.Now()
 	kind := kindOf(c)
 	result, err := l.push(ctx, kind, c)
-	l.metrics.pushed(kind, c.Kept, result, err, time.Since(start))
+	l.metrics.pushed(kind, result, err, time.Since(start))
 	return result, err
 }
 

@@ -27,12 +27,11 @@ func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, erro
 		return nil, err
 	}
 	result := &PushResult{Users: make([]UserResult, len(users))}
-	places := make(map[string]int, len(users)) // user → its result
+	place := places(users)
 	todo := make([]string, 0, len(users))
 	for i, user := range users {
 		u := found[user]
 		result.Users[i] = UserResult{User: user, Sessions: len(u.GetSessions()), Unknown: u == nil}
-		places[user] = i
 		if id := u.GetAppliedId(); id != 0 && c.IdempotencyKey != "" {
 			result.Users[i].ID, result.Users[i].Duplicate = id, true
 		} else {
@@ -48,12 +47,12 @@ func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, erro
 	}
 	for _, r := range records {
 		for _, user := range r.users {
-			result.Users[places[user]].ID = r.id
+			result.Users[place(user)].ID = r.id
 		}
 	}
 	if c.IdempotencyKey != "" {
 		l.settleKept(ctx, c.IdempotencyKey, todo, func(user string, applied uint64) {
-			if r := &result.Users[places[user]]; r.ID != applied {
+			if r := &result.Users[place(user)]; r.ID != applied {
 				r.ID, r.Duplicate = applied, true
 			}
 		})
@@ -66,6 +65,18 @@ func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, erro
 		}
 	}
 	return result, nil
+}
+
+// places says where each user is in a list that has each once.
+func places(users []string) func(user string) int {
+	if len(users) == 1 { // most pushes
+		return func(string) int { return 0 }
+	}
+	at := make(map[string]int, len(users))
+	for i, user := range users {
+		at[user] = i
+	}
+	return func(user string) int { return at[user] }
 }
 
 // lookupKept asks who is there, and with an idempotency key who has it already.
@@ -106,6 +117,29 @@ func (l *Logic) keptRecords(c *PushCommand, users []string) ([]keptRecord, error
 		ttl = l.cfg.DefaultTTL
 	}
 	now := l.now()
+	records := l.groupKept(c, users)
+	for i := range records {
+		record := &envelope.Record{
+			Id: envelope.NewRecordID(), TimeMs: now.UnixMilli(),
+			Push: &envelope.Push{
+				Users: records[i].users, Op: c.Op, Body: c.Body,
+				ExpiresMs: now.Add(ttl).UnixMilli(), IdempotencyKey: c.IdempotencyKey,
+			},
+		}
+		value, err := record.MarshalVT()
+		if err != nil {
+			return nil, fmt.Errorf("encode the push: %w", err)
+		}
+		records[i].entry.Value = value
+	}
+	return records, nil
+}
+
+// groupKept says which users share which record.
+func (l *Logic) groupKept(c *PushCommand, users []string) []keptRecord {
+	if len(users) == 1 { // most pushes
+		return []keptRecord{{users: users, entry: envelope.Entry{Partition: l.partition(users[0])}}}
+	}
 	// What a record weighs without its users; 64 covers ids, times and lengths.
 	base := len(c.Body) + len(c.IdempotencyKey) + 64
 	var records []keptRecord
@@ -123,21 +157,7 @@ func (l *Logic) keptRecords(c *PushCommand, users []string) ([]keptRecord, error
 		f.size += weight
 		open[p] = f
 	}
-	for i := range records {
-		record := &envelope.Record{
-			Id: envelope.NewRecordID(), TimeMs: now.UnixMilli(),
-			Push: &envelope.Push{
-				Users: records[i].users, Op: c.Op, Body: c.Body,
-				ExpiresMs: now.Add(ttl).UnixMilli(), IdempotencyKey: c.IdempotencyKey,
-			},
-		}
-		value, err := record.MarshalVT()
-		if err != nil {
-			return nil, fmt.Errorf("encode the push: %w", err)
-		}
-		records[i].entry.Value = value
-	}
-	return records, nil
+	return records
 }
 
 // appendKept appends records in one group and gives them their ids.

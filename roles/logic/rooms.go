@@ -160,7 +160,7 @@ func (l *Logic) Stats(ctx context.Context) (Stats, error) {
 		stats.Sessions += n
 	}
 	for kind, n := range l.metrics.accepted {
-		stats.Pushes[kind] = n.Load()
+		stats.Pushes[kind] = n.total.Load()
 	}
 	return stats, nil
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"imgo/envelope"
@@ -120,7 +121,8 @@ func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time
 	rest = make(map[*mailbox]struct{})
 	shared := make(map[uint64]bool)
 	for m := range p.dirty {
-		w := written{m: m, gone: m.gone, used: m.used, meta: m.metaChanged}
+		// A copy: keys that are used while this is written are for the next flush.
+		w := written{m: m, gone: m.gone, used: maps.Clone(m.used), meta: m.metaChanged}
 		later := false
 		for _, e := range m.entries {
 			switch {

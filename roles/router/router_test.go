@@ -197,6 +197,35 @@ func TestIdempotencyKeyPerUser(t *testing.T) {
 	}
 }
 
+// A key that is used while a flush is being written is still known after it.
+func TestIdempotencyKeyUsedDuringAFlush(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
+	ids := make(map[string]uint64)
+	var last uint64
+	for n := range 300 {
+		key := fmt.Sprint("key-", n)
+		last = w.append("u", &envelope.Record{Id: envelope.NewRecordID(), Push: &envelope.Push{
+			Users: []string{"u"}, Op: 5, Body: []byte(key), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli(), IdempotencyKey: key,
+		}})
+		ids[key] = last
+		w.applied("u", last)
+	}
+	for _, restart := range []bool{false, true} {
+		if restart {
+			w.restart()
+		}
+		for key, id := range ids {
+			l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{"u"}, IdempotencyKey: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Users[0].AppliedId; got != id {
+				t.Errorf("restart=%v: %s was used by %d, want %d", restart, key, got, id)
+			}
+		}
+	}
+}
+
 func TestClaims(t *testing.T) {
 	w := newWorld(t, nil)
 	claim := func(key string) bool {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,11 +15,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/pb33f/go-yaml"
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
-	validatorerrors "github.com/pb33f/libopenapi-validator/errors"
-	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+	"go.yaml.in/yaml/v3"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -35,25 +30,8 @@ var document = sync.OnceValues(func() (*openapi, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc, err := libopenapi.NewDocument(raw)
-	if err != nil {
-		return nil, err
-	}
-	model, err := doc.BuildV3Model()
-	if err != nil {
-		return nil, err
-	}
-	v, errs := validator.NewValidator(doc)
-	if len(errs) > 0 {
-		return nil, errs[0]
-	}
-	return &openapi{model: &model.Model, validator: v}, nil
+	return readOpenAPI(raw)
 })
-
-type openapi struct {
-	model     *v3.Document
-	validator validator.Validator
-}
 
 // checkAgainstDocument holds an answer of a real handler against the document,
 // and the request, too, where it was accepted. Every test that asks /v1 does.
@@ -63,41 +41,29 @@ func checkAgainstDocument(t testing.TB, method, target string, headers []string,
 	if err != nil {
 		t.Fatal("read the OpenAPI document:", err)
 	}
-	request := func() *http.Request {
-		r := httptest.NewRequest(method, target, strings.NewReader(body))
-		for _, header := range headers {
-			name, value, _ := strings.Cut(header, ": ")
-			r.Header.Add(name, value)
-		}
-		if body != "" {
-			r.Header.Set("Content-Type", "application/json")
-		}
-		return r
-	}
-	if a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed || method == http.MethodHead || a.status >= 300 && a.status < 400 {
+	if method == http.MethodHead || a.status >= 300 && a.status < 400 {
 		return // no operation of the document
 	}
-	if a.status < 300 {
-		if ok, errs := doc.validator.ValidateHttpRequest(request()); !ok {
-			t.Errorf("%s %s was accepted, but the document says: %s\n%s", method, target, explain(errs), body)
-		}
+	err = doc.check(newRequest(method, target, headers, body), body, a)
+	if a.status == http.StatusNotFound && errors.Is(err, errUndescribed) {
+		return // what is nowhere, the document need not have
 	}
-	response := &http.Response{StatusCode: a.status, Header: a.header, Body: io.NopCloser(strings.NewReader(a.body))}
-	if ok, errs := doc.validator.ValidateHttpResponse(request(), response); !ok {
-		t.Errorf("%s %s answered %d, which is not as the document says: %s\n%s", method, target, a.status, explain(errs), a.body)
+	if err != nil {
+		t.Errorf("%s %s %s\nanswered %d, which is not as the document says: %v\n%s", method, target, body, a.status, err, a.body)
 	}
 }
 
-// explain is what the validator found, in one text.
-func explain(errs []*validatorerrors.ValidationError) string {
-	var b strings.Builder
-	for _, e := range errs {
-		b.WriteString("\n  " + e.Message + ": " + e.Reason)
-		for _, s := range e.SchemaValidationErrors {
-			b.WriteString("\n    " + s.Reason + " at " + s.FieldPath)
-		}
+// newRequest is a request to hold against the document.
+func newRequest(method, target string, headers []string, body string) *http.Request {
+	r := httptest.NewRequest(method, target, nil)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
 	}
-	return b.String()
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json") // which the server does not look at
+	}
+	return r
 }
 
 // TestOpenAPIJSON holds openapi.json against openapi.yaml, and both against
@@ -150,12 +116,8 @@ func TestOpenAPIJSON(t *testing.T) {
 }
 
 func TestOpenAPIDocumentIsValid(t *testing.T) {
-	doc, err := document()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ok, errs := doc.validator.ValidateDocument(); !ok {
-		t.Error("the document breaks OpenAPI 3.1:", explain(errs))
+	if _, err := document(); err != nil {
+		t.Error("the document is unsound:", err)
 	}
 }
 
@@ -166,11 +128,9 @@ func TestOpenAPIRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	described := map[string][]string{}
-	for path, item := range doc.model.Paths.PathItems.FromOldest() {
-		for method := range item.GetOperations().FromOldest() {
-			described[path] = append(described[path], strings.ToUpper(method))
-		}
-		sort.Strings(described[path])
+	for _, op := range doc.operations {
+		described[op.path] = append(described[op.path], op.method)
+		sort.Strings(described[op.path])
 	}
 	if routes := newHarness(t, api.Config{}, nil).api.Routes(); !reflect.DeepEqual(routes, described) {
 		t.Errorf("the API has %v\nthe document describes %v", routes, described)
@@ -203,24 +163,22 @@ func TestOpenAPIAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, item := range doc.model.Paths.PathItems.FromOldest() {
-		for _, op := range item.GetOperations().FromOldest() {
-			good, ok := goodRequests[op.OperationId]
-			if !ok {
-				t.Errorf("no request for the operation %s", op.OperationId)
-				continue
+	for _, op := range doc.operations {
+		good, ok := goodRequests[op.OperationID]
+		if !ok {
+			t.Errorf("no request for the operation %s", op.OperationID)
+			continue
+		}
+		for status := range op.Responses {
+			if op.OperationID == "pushBatch" && (status == "500" || status == "503") {
+				continue // a failing service is a failing result; these only come of a bug or too many large bodies
 			}
-			for status := range op.Responses.Codes.FromOldest() {
-				if op.OperationId == "pushBatch" && (status == "500" || status == "503") {
-					continue // a failing service is a failing result; these only come of a bug or too many large bodies
+			t.Run(op.OperationID+"/"+status, func(t *testing.T) {
+				answer := provoke(t, status, good.method, good.target, good.body)
+				if strconv.Itoa(answer.status) != status {
+					t.Errorf("%s %s answered %d, not %s: %s", good.method, op.path, answer.status, status, answer.body)
 				}
-				t.Run(op.OperationId+"/"+status, func(t *testing.T) {
-					answer := provoke(t, status, good.method, good.target, good.body)
-					if strconv.Itoa(answer.status) != status {
-						t.Errorf("%s %s answered %d, not %s: %s", good.method, path, answer.status, status, answer.body)
-					}
-				})
-			}
+			})
 		}
 	}
 }

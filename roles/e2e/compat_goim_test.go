@@ -1,0 +1,130 @@
+package e2e_test
+
+import (
+	"fmt"
+	"testing"
+)
+
+// goimConversation is a goim v2 client's, the same on TCP and on binary
+// WebSocket, with a caller of goim's logic on the other side.
+func goimConversation(t *testing.T, n *node, dial func() *client) {
+	t.Helper()
+	c := dial()
+	// goim ignores what comes before auth.
+	c.put(wire("00000010 0010 0001 00000002 00000001", ""))
+	auth := `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}`
+	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000002", 16+len(auth)), auth))
+	c.want(wire("00000010 0010 0001 00000008 00000002", ""))
+	// A second member of the room, which accepts nothing.
+	silent := dial()
+	silent.login("goim", "124", `,"room_id":"live://1000"`)
+	c.put(wire("00000010 0010 0001 00000002 00000003", ""))
+	c.want(wire("00000014 0010 0001 00000003 00000003 00000002", ""))
+
+	// Every kind of push: who accepts the operation gets it, with version 1.
+	ok := func(path, body string) {
+		t.Helper()
+		n.call(t, "POST", "/goim/push/"+path, body).is(t, 200, `{"code":0,"message":""}`)
+	}
+	ok("mids?operation=1000&mids=123&mids=124", "mids")
+	c.want(wire("00000014 0010 0001 000003e8 00000000", "mids"))
+	ok("mids?operation=1002&mids=123", "not accepted")
+	ok("keys?operation=1001&keys=k-1&keys=other", "keys")
+	c.want(wire("00000014 0010 0001 000003e9 00000000", "keys"))
+	ok("keys?operation=1002&keys=k-1", "not accepted")
+	ok("all?operation=1000&speed=32", "all")
+	c.want(wire("00000013 0010 0001 000003e8 00000000", "all"))
+	ok("all?operation=1002&speed=32", "not accepted")
+	ok("room?operation=1002&type=live&room=1000", "room")
+	for _, member := range []*client{c, silent} { // a room's are not filtered
+		member.want(wire("00000014 0010 0001 000003ea 00000000", "room"))
+	}
+	ok("room?operation=1002&type=live&room=2000", "another room")
+	ok("mids?operation=5&mids=123", "\x00\xff")
+	c.want(wire("00000012 0010 0001 00000005 00000000", "\x00\xff"))
+
+	// What callers see.
+	n.call(t, "GET", "/goim/online/top?type=live&limit=10", "").is(t, 200, `{"code":0,"message":"","data":[{"room_id":"1000","count":2}]}`)
+	n.call(t, "GET", "/goim/online/room?type=live&rooms=1000&rooms=2000", "").is(t, 200, `{"code":0,"message":"","data":{"1000":2,"2000":0}}`)
+	n.call(t, "GET", "/goim/online/total", "").is(t, 200, `{"code":0,"message":"","data":{"conn_count":2,"ip_count":2}}`)
+	n.call(t, "GET", "/goim/nodes/weighted?platform=web", "").want(t, 200, `{"code":0,"message":"","data":{"domain":"127.0.0.1","tcp_port":`, `"heartbeat":240,"nodes":["127.0.0.1"]`)
+	n.call(t, "GET", "/goim/nodes/instances", "").want(t, 200, `"appid":"goim.comet","hostname":"n1"`)
+
+	// Change room, subscribe, unsubscribe, upstream.
+	c.put(wire("0000001b 0010 0001 0000000c 00000004", "live://2000"))
+	c.want(wire("0000001b 0010 0001 0000000d 00000004", "live://2000"))
+	ok("room?operation=1000&type=live&room=1000", "old")
+	silent.want(wire("00000013 0010 0001 000003e8 00000000", "old"))
+	ok("room?operation=1000&type=live&room=2000", "new")
+	c.want(wire("00000013 0010 0001 000003e8 00000000", "new"))
+	c.put(wire("00000019 0010 0001 0000000e 00000005", "1002,1003"))
+	c.want(wire("00000019 0010 0001 0000000f 00000005", "1002,1003"))
+	c.put(wire("00000014 0010 0001 00000010 00000006", "1000"))
+	c.want(wire("00000014 0010 0001 00000011 00000006", "1000"))
+	ok("keys?operation=1000&keys=k-1", "no more")
+	ok("keys?operation=1003&keys=k-1", "now")
+	c.want(wire("00000013 0010 0001 000003eb 00000000", "now"))
+	c.put(wire("00000012 0010 0001 00000004 00000008", "up"))
+	c.want(wire("00000010 0010 0001 00000004 00000008", ""))
+	c.put(wire("00000010 0010 0001 0000000c 00000009", ""))
+	c.want(wire("00000010 0010 0001 0000000d 00000009", ""))
+	c.put(wire("00000010 0010 0001 00000002 0000000a", ""))
+	c.want(wire("00000014 0010 0001 00000003 0000000a 00000000", ""))
+
+	// Away and back: what was pushed to the member waits, now, and a session
+	// that accepts it gets it.
+	_ = c.Close()
+	eventually(t, "it is away", func() bool { return !n.user(t, "123").Online })
+	ok("mids?operation=1000&mids=123", "waiting")
+	ok("keys?operation=1000&keys=k-1", "nobody")
+	ok("all?operation=5", "not for those who are away")
+	silent.want(wire("0000002a 0010 0001 00000005 00000000", "not for those who are away"))
+	c = dial()
+	auth = `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000]}`
+	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000001", 16+len(auth)), auth))
+	c.want(wire("00000010 0010 0001 00000008 00000001", ""))
+	c.want(wire("00000017 0010 0001 000003e8 00000000", "waiting"))
+	ok("mids?operation=1000&mids=123", "again")
+	c.want(wire("00000015 0010 0001 000003e8 00000000", "again"))
+
+	// A second auth ends it; the other one is still there.
+	c.put(wire("00000010 0010 0001 00000007 0000000b", ""))
+	body := `{"code":3500,"reason":"auth was sent twice","reconnect":false}`
+	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
+	c.wantEnd(3500)
+	eventually(t, "it has left the room", func() bool {
+		return n.call(t, "GET", "/goim/online/room?type=live&rooms=1000", "").body == `{"code":0,"message":"","data":{"1000":1}}`
+	})
+	silent.put(wire("00000010 0010 0001 00000002 00000004", ""))
+	silent.want(wire("00000014 0010 0001 00000003 00000004 00000001", ""))
+}
+
+func TestGoimTCP(t *testing.T) {
+	n := start(t, nil)
+	goimConversation(t, n, func() *client { return n.tcp(t) })
+}
+
+func TestGoimWebSocket(t *testing.T) {
+	n := start(t, nil)
+	goimConversation(t, n, func() *client { return n.ws(t, false) })
+}
+
+// TestGenerationsTogether: one user with a client of each generation on one
+// node; a push reaches all of them, each in its own form.
+func TestGenerationsTogether(t *testing.T) {
+	n := start(t, nil)
+	imgoTCP, imgoWS, goimTCP, goimWS, v2, v2JSON := n.tcp(t), n.ws(t, true), n.tcp(t), n.ws(t, false), n.tcp(t), n.ws(t, true)
+	imgoTCP.login("imgo", "7", "")
+	imgoWS.login("imgo", "7", "")
+	goimTCP.login("goim", "7", "")
+	goimWS.login("goim", "7", "")
+	v2.login("v2", "7", "")
+	v2JSON.login("v2", "7", `,"device":"d"`)
+	id := n.push(t, "7", `{"x":1}`)
+	imgoTCP.want(wire("00000017 0010 0000 00000005 00000000", `{"x":1}`))
+	imgoWS.want(`[{"ver":0,"op":5,"seq":0,"body":{"x":1}}]`)
+	goimTCP.want(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`))
+	goimWS.want(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`))
+	v2.want(wire(fmt.Sprintf("0000001f 0018 0002 00000005 00000000 %016x", id), `{"x":1}`))
+	v2JSON.want(fmt.Sprintf(`[{"ver":2,"op":5,"seq":0,"id":"%d","body":{"x":1}}]`, id))
+}

@@ -1,0 +1,92 @@
+package e2e_test
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/roles"
+	"imgo/transport/transporttest"
+)
+
+// stuckClient connects a client that reads nothing more, with more on its way
+// to it than any kernel takes.
+func (n *node) stuckClient(t *testing.T, user string) *client {
+	t.Helper()
+	c := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.TCPAddr().String())}, t: t}
+	c.login("v2", user, "")
+	body := fmt.Sprintf(`{"user":%q,"kept":false,"body_text":%q}`, user, strings.Repeat("x", 60<<10))
+	dropped := func() float64 { return n.metric(t, "imgo_comet_messages_total", `kind="live"`, `outcome="dropped"`) }
+	before := dropped()
+	eventually(t, "it is stuck", func() bool {
+		for range 10 {
+			n.call(t, "POST", "/v1/push", body).want(t, 202)
+		}
+		return dropped() >= before+20
+	})
+	return c
+}
+
+// TestStopDespiteStuckClients: clients and callers that read or send nothing
+// any more do not make the node miss its time to stop.
+func TestStopDespiteStuckClients(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	const limit = 3 * time.Second
+	n := start(t, func(cfg *roles.Config) { cfg.Shutdown.Timeout = roles.Duration{Duration: limit} })
+	healthy := n.tcp(t)
+	healthy.login("v2", "healthy", "")
+	n.stuckClient(t, "stuck")
+	gone := n.stuckClient(t, "gone")
+	if err := gone.End(); err != nil {
+		t.Fatal(err)
+	}
+	for addr, half := range map[string]string{
+		n.HTTPAddr().String(): "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user",
+		n.WSAddr().String():   "GET /sub HTTP/1.1\r\nHos",
+		n.TCPAddr().String():  "\x00\x00\x00",
+	} {
+		if _, err := io.WriteString(dial(t, addr), half); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.stop() }()
+	healthy.closedWith(3001, "stopping")
+	if err := <-stopped; err != nil {
+		t.Errorf("the node ended with: %v", err)
+	}
+	if took := time.Since(began); took > limit {
+		t.Errorf("it took %s, shutdown.timeout is %s", took, limit)
+	}
+}
+
+// TestClosingStuckClientIsFeltByNobody: while the goodbye of a client that
+// reads nothing is on its way, the owner of its user must not take the comet's
+// counts for wrong: it would forget the sessions of everybody else.
+func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	n := start(t, func(cfg *roles.Config) {
+		cfg.Delivery.AnnounceInterval = roles.Duration{Duration: 100 * time.Millisecond}
+	})
+	w := n.witness(t)
+	stuck := n.stuckClient(t, "stuck")
+	n.call(t, "POST", "/v1/users/stuck/kick", "").is(t, 200, `{"sessions":1}`)
+	if err := stuck.End(); err != nil { // and yet reads nothing
+		t.Fatal(err)
+	}
+	for range 20 {
+		n.call(t, "POST", "/v1/push", `{"user":"witness","body":0,"kept":false}`).want(t, 202, `"sessions":1`)
+		if got := <-w.messages; got != "0" {
+			t.Fatalf("the witness received %q", got)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.fine(t)
+	if strings.Contains(n.log.String(), "counts other sessions") {
+		t.Error("the owner distrusts the comet's counts")
+	}
+	eventually(t, "it is gone", func() bool { return !n.user(t, "stuck").Online })
+}

@@ -1,0 +1,86 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestFirstSteps are a new user's, in an empty folder, with the real command:
+// run, token, listen, push; stop the listener, push three, start it again.
+func TestFirstSteps(t *testing.T) {
+	t.Parallel() // it waits more than it works
+	dir := t.TempDir()
+	server := serve(t, dir, free()...)
+	if _, err := os.Stat(dir + "/imgo-data"); err != nil {
+		t.Errorf("where is the data? %v", err)
+	}
+	env := []string{"IMGO_SERVER=" + server.node.base}
+
+	token := strings.TrimSpace(imgo(t, env, "token", "new", "--user", "123"))
+	listen := func() *process {
+		t.Helper()
+		p := run(t, t.TempDir(), env, "listen", "--token", token)
+		eventually(t, "it listens", func() bool { return strings.Contains(p.log.String(), "connected to") })
+		return p
+	}
+	prints := func(p *process, want string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("it prints %q", want), func() bool { return len(p.out.String()) >= len(want) })
+		if got := p.out.String(); got != want {
+			t.Errorf("it prints %q, want %q", got, want)
+		}
+	}
+	interrupt := func(p *process) {
+		t.Helper()
+		p.signal(syscall.SIGINT)
+		if code := p.exit(); code != 0 {
+			t.Errorf("Ctrl-C ends listen with exit code %d", code)
+		}
+	}
+
+	listener := listen()
+	if out := imgo(t, env, "push", "--user", "123", `{"test":1}`); !strings.Contains(out, "1 session") {
+		t.Errorf("push says %q", out)
+	}
+	prints(listener, "{\"test\":1}\n")
+	interrupt(listener)
+	prints(listener, "{\"test\":1}\n")
+
+	eventually(t, "it is away", func() bool { return !server.node.user(t, "123").Online })
+	for i := range 3 {
+		if out := imgo(t, env, "push", "--user", "123", fmt.Sprintf(`{"test":%d}`, 2+i)); !strings.Contains(out, "is kept") {
+			t.Errorf("push says %q", out)
+		}
+	}
+	if out := imgo(t, env, "users", "show", "123"); !strings.Contains(out, "3") {
+		t.Errorf("users show says %q", out)
+	}
+	three := "{\"test\":2}\n{\"test\":3}\n{\"test\":4}\n"
+	listener = listen()
+	prints(listener, three)
+	imgo(t, env, "push", "--user", "123", "last")
+	prints(listener, three+"last\n") // in order, and nothing came twice
+	interrupt(listener)
+	eventually(t, "nothing waits", func() bool { return server.node.user(t, "123").Pending == 0 })
+
+	// The server may stop and start in between.
+	imgo(t, env, "push", "--user", "123", "over the restart")
+	args := []string{
+		"--tcp", server.tcp, "--ws", server.ws, "--http", strings.TrimPrefix(server.node.base, "http://"), "--log-format", "json",
+	}
+	server.stop()
+	server = serve(t, dir, args...)
+	listener = listen() // the token is good still
+	prints(listener, "over the restart\n")
+	// And while somebody listens, who comes back by themselves.
+	server.stop()
+	server = serve(t, dir, args...)
+	eventually(t, "the listener is back", func() bool { return server.node.user(t, "123").Online })
+	imgo(t, env, "push", "--user", "123", "after it")
+	prints(listener, "over the restart\nafter it\n")
+	interrupt(listener)
+	server.stop()
+}

@@ -1,0 +1,54 @@
+package roles_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"imgo/roles"
+)
+
+// Connections that callers hold in reserve, with nothing sent, do not hold up
+// the end: net/http alone would wait seconds for them.
+func TestStopsWithConnectionsInReserve(t *testing.T) {
+	cfg := roles.Default()
+	cfg.DataDir = t.TempDir()
+	cfg.HTTP.Listen, cfg.Comet.TCP, cfg.Comet.WS = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n, err := roles.New(ctx, cfg, roles.RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- n.Run(ctx) }()
+	address := n.HTTPAddr().String()
+	reserve, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reserve.Close()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		// The one in reserve was accepted before this one is answered.
+		if resp, err := client.Get("http://" + address + "/readyz"); err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatal("the node was not ready within 10s")
+		}
+	}
+	began := time.Now()
+	cancel()
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > cfg.Shutdown.Timeout.Duration/8 {
+		t.Errorf("the node took %s to stop", took)
+	}
+}
