@@ -97,6 +97,9 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 			ConstLabels: prometheus.Labels{"version": opts.Version}}, func() float64 { return float64(n.started.Unix()) }))
 	defer func() {
 		if err != nil {
+			if n.comet != nil {
+				n.comet.Close()
+			}
 			n.closeStore()
 			if n.listener != nil {
 				_ = n.listener.Close()

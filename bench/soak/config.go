@@ -54,7 +54,7 @@ func Short() Config {
 	return Config{
 		Callers: 16, Users: 40, Rooms: 4, Slow: 2,
 		Kills: 6, Terms: 1,
-		MinGap: 400 * time.Millisecond, MaxGap: 2 * time.Second,
+		MinGap: 400 * time.Millisecond, MaxGap: 1500 * time.Millisecond,
 		Pace: 30 * time.Millisecond,
 		Stay: 4 * time.Second, Away: 2 * time.Second,
 		Settle: 30 * time.Second, Limit: 90 * time.Second,

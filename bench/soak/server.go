@@ -53,8 +53,8 @@ type server struct {
 	run atomic.Int64
 }
 
-func newServer(binary, dir string, rng *rand.Rand) (*server, error) {
-	ports, err := freePorts(rng, 3)
+func newServer(ctx context.Context, binary, dir string, rng *rand.Rand) (*server, error) {
+	ports, err := freePorts(ctx, rng, 3)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +72,11 @@ func newServer(binary, dir string, rng *rand.Rand) (*server, error) {
 // range that the system gives out for connections. From within it, a client
 // that connects while the server is down could be given the very port that it
 // connects to, meet itself there, and keep the server out.
-func freePorts(rng *rand.Rand, n int) ([]string, error) {
+func freePorts(ctx context.Context, rng *rand.Rand, n int) ([]string, error) {
 	var ports []string
 	for range 1000 {
 		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rng.IntN(20_000))
-		l, err := net.Listen("tcp", address)
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 		if err != nil {
 			continue
 		}

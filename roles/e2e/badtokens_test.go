@@ -141,7 +141,7 @@ func TestBadTokens(t *testing.T) {
 	}
 	time.Sleep(30 * time.Millisecond) // short-lived has expired
 
-	for _, test := range []struct {
+	for i, test := range []struct {
 		name    string
 		token   string
 		code    int
@@ -176,24 +176,22 @@ func TestBadTokens(t *testing.T) {
 		{"claims are no JSON", part(t, hs) + ".bm8." + "AAAA", 3501, "unauthorized", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			for _, as := range []string{"tcp", "text"} {
-				moved := n.grows(t, closed(test.code), refused("logic"),
-					counter{"imgo_logic_connects_total", []string{fmt.Sprintf("outcome=%q", test.outcome)}})
-				c := n.dialAs(t, as)
-				c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, test.token))
-				p := c.receive()
-				body := string(p.Body)
-				if p.Op != transport.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) || !strings.Contains(body, test.says) {
-					t.Fatalf("got op %d %s, want %d and %q", p.Op, body, test.code, test.says)
-				}
-				for piece := range strings.SplitSeq(test.token, ".") {
-					if len(piece) > 9 && strings.Contains(body, piece) {
-						t.Errorf("the answer has a part of the token in it: %s", body)
-					}
-				}
-				c.wantEnd(test.code)
-				moved()
+			moved := n.grows(t, closed(test.code), refused("logic"),
+				counter{"imgo_logic_connects_total", []string{fmt.Sprintf("outcome=%q", test.outcome)}})
+			c := n.dialAs(t, []string{"tcp", "text", "ws"}[i%3])
+			c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, test.token))
+			p := c.receive()
+			body := string(p.Body)
+			if p.Op != transport.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) || !strings.Contains(body, test.says) {
+				t.Fatalf("got op %d %s, want %d and %q", p.Op, body, test.code, test.says)
 			}
+			for piece := range strings.SplitSeq(test.token, ".") {
+				if len(piece) > 9 && strings.Contains(body, piece) {
+					t.Errorf("the answer has a part of the token in it: %s", body)
+				}
+			}
+			c.wantEnd(test.code)
+			moved()
 			n.call(t, "GET", "/1/msg/get?uid=1&mid=0&token="+test.token, "").want(t, 200, `"ret":6553`)
 			w.fine(t)
 		})

@@ -83,13 +83,13 @@ func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
 func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 	n := start(t, nil)
 	rounds := 4
-	if testing.Short() {
-		rounds = 1
+	if underRace {
+		rounds = 2
 	}
 	for round := range rounds {
 		for i, as := range []struct{ transport, generation string }{{"tcp", "v2"}, {"text", "v2"}, {"tcp", "imgo"}, {"text", "imgo"}, {"ws", "goim"}} {
 			user := fmt.Sprint(1000 + 10*round + i)
-			const before, during = 20, 40
+			const before, during = 20, 25
 			for k := range before {
 				n.push(t, user, fmt.Sprint(k))
 			}

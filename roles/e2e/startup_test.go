@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"imgo/roles"
 )
 
 // fails runs the server, which must not start, and checks how it ends: its
@@ -229,4 +231,25 @@ func TestCorruptedFiles(t *testing.T) {
 		t.Errorf("with all files restored: %+v", s)
 	}
 	p.stop()
+}
+
+// TestFailedStartGivesEverythingBack: a start that fails at its last step
+// leaves no port bound, no directory locked and no goroutine.
+func TestFailedStartGivesEverythingBack(t *testing.T) {
+	n := start(t, nil)
+	cfg := n.cfg
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.TCPAddr().String(), n.WSAddr().String(), n.HTTPAddr().String()
+	if err := n.stop(); err != nil {
+		t.Fatal(err)
+	}
+	broken := cfg
+	broken.HTTP.TLSCert = filepath.Join(t.TempDir(), "cert.pem")
+	broken.HTTP.TLSKey = broken.HTTP.TLSCert
+	if err := os.WriteFile(broken.HTTP.TLSCert, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := roles.New(t.Context(), broken, roles.RunOptions{}); err == nil || !strings.Contains(err.Error(), "http.tls_cert") {
+		t.Fatalf("New: %v", err)
+	}
+	startWith(t, cfg, roles.RunOptions{})
 }

@@ -106,6 +106,7 @@ type Job struct {
 	cfg     Config
 	d       Deps
 	log     zerolog.Logger
+	often   zerolog.Logger // for what may happen for every batch
 	metrics *metrics
 	readers []*reader
 
@@ -118,6 +119,9 @@ type Job struct {
 // New makes the role and fixes where it begins to read.
 func New(ctx context.Context, cfg Config, d Deps) (*Job, error) {
 	j := &Job{cfg: cfg, d: d, log: d.Log.With().Str("role", "job").Logger(), metrics: newMetrics(d.Metrics), senders: make(map[string]*sender)}
+	// A comet that is away fails every batch: a line a second says it, the
+	// metrics count it.
+	j.often = j.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Second})
 	add := func(topic Topic, log Log, carry func(context.Context, *reader, []envelope.Entry) error) error {
 		for p := range log.Partitions() {
 			r := &reader{j: j, topic: topic, log: log, partition: p, carry: carry}
@@ -247,7 +251,7 @@ func (r *reader) run(ctx context.Context) error {
 			}
 		}
 		r.j.metrics.retries.Inc()
-		r.j.log.Warn().Err(err).Str("topic", string(r.topic)).Int32("partition", r.partition).Msg("not carried yet; trying again")
+		r.j.often.Warn().Err(err).Str("topic", string(r.topic)).Int32("partition", r.partition).Msg("not carried yet; trying again")
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -129,7 +129,7 @@ func (s *sender) push(ctx context.Context, ds []*envelope.Delivery) {
 	defer cancel()
 	if err := c.Push(pctx, &envelope.PushRequest{Deliveries: ds}); err != nil && ctx.Err() == nil {
 		s.j.metrics.skipped.WithLabelValues("failed").Add(float64(len(ds)))
-		s.j.log.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(ds)).Msg("comet was not told: skipped")
+		s.j.often.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(ds)).Msg("comet was not told: skipped")
 	}
 }
 

@@ -68,6 +68,10 @@ type described struct {
 // content has the media types that a body may have.
 type content map[string]described
 
+// publishedSchema is the OpenAPI Initiative's own schema for documents
+// (Apache-2.0), https://spec.openapis.org/oas/3.1/schema/2022-10-07.
+const publishedSchema = "testdata/openapi-3.1.schema.json"
+
 // documentURL is what the document is called in errors of its schemas.
 const documentURL = "imgo:///openapi.json"
 
@@ -87,7 +91,7 @@ func readOpenAPI(raw []byte) (*openapi, error) {
 	if err := compiler.AddResource(documentURL, value); err != nil {
 		return nil, err
 	}
-	metaschema, err := compiler.Compile("testdata/openapi-3.1.schema.json") // https://spec.openapis.org/oas/3.1/schema/2022-10-07
+	metaschema, err := compiler.Compile(publishedSchema)
 	if err != nil {
 		return nil, err
 	}
