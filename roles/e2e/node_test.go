@@ -53,16 +53,22 @@ func start(t *testing.T, change func(*roles.Config)) *node {
 
 func startWith(t *testing.T, cfg roles.Config, opts roles.RunOptions) *node {
 	t.Helper()
+	return startOver(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
+}
+
+// startOver is startWith for a node that is called at scheme with client.
+func startOver(t *testing.T, cfg roles.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
+	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{cfg: cfg, log: &tail{}, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}}
+	n := &node{cfg: cfg, log: &tail{}, http: client}
 	opts.Stderr, opts.Version = n.log, "e2e"
 	var err error
 	if n.Node, err = roles.New(t.Context(), cfg, opts); err != nil {
 		t.Fatal(err)
 	}
-	n.base = "http://" + n.HTTPAddr().String()
+	n.base = scheme + n.HTTPAddr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
