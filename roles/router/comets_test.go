@@ -70,13 +70,29 @@ func TestRestartedCometAndRouter(t *testing.T) {
 
 func TestCountsThatDifferAreMended(t *testing.T) {
 	w := newWorld(t, nil)
-	w.attach(session("c", 1<<32|1, "u", "")) // the comet knows nothing of it
-	epoch := w.announce("c", 1, nil).Epochs[0]
-	for range 5 {
-		w.announce("c", 1, nil)
+	ghost, here := session("c", 1<<32|1, "u", ""), session("c", 1<<32|2, "u", "")
+	w.attach(ghost) // the comet knows nothing of it
+	w.attach(here)
+	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
+	epoch := w.announce("c", 1, counts).Epochs[0]
+	for range 20 {
+		e := w.announce("c", 1, counts).Epochs[0]
+		if n := w.online("u"); n == 0 {
+			t.Fatal("in doubt about one session, all went")
+		}
+		if e != epoch {
+			epoch = e
+			w.announce("c", 1, counts, here)
+		}
 	}
-	if got := w.announce("c", 1, nil).Epochs[0]; got == epoch || w.online("u") != 0 {
-		t.Fatalf("the ghost is still there: epoch %d then %d, %d sessions", epoch, got, w.online("u"))
+	l, _ := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{"u"}})
+	if got := l.Users[0].Sessions; len(got) != 1 || got[0].Session != here.Address.Session {
+		t.Fatalf("sessions at the end: %v", got)
+	}
+	for range 20 {
+		if e := w.announce("c", 1, counts).Epochs[0]; e != epoch {
+			t.Fatal("asked again though the counts agree")
+		}
 	}
 }
 

@@ -309,6 +309,16 @@ func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, ma
 	return out, false
 }
 
+// session is the session with an address; nil: there is none.
+func (m *mailbox) session(comet string, id uint64) *session {
+	for _, s := range m.sessions {
+		if s.Address.Session == id && s.Address.Comet == comet {
+			return s
+		}
+	}
+	return nil
+}
+
 // removeSession takes the session with an address out; nil: there is none.
 func (m *mailbox) removeSession(a *envelope.Address) *session {
 	for i, s := range m.sessions {

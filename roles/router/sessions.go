@@ -14,6 +14,9 @@ type session struct {
 	nudged   uint64
 	nudgedAt time.Time
 	backoff  time.Duration
+	// suspect: the comet counts other sessions than the table has; this one
+	// goes unless the comet announces it again.
+	suspect bool
 }
 
 // comets is a partition's view of which sessions are on which comet; it is
@@ -46,6 +49,9 @@ type peer struct {
 	// the epoch, so that a comet that was thought dead announces them again.
 	drops uint64
 	rooms map[string]uint32
+	// doubt counts the announcements since the comet was asked to announce
+	// its sessions again because its count differs; 0: it was not.
+	doubt int
 	// odd counts announcements in a row whose number of sessions differed
 	// from the table's, by partition.
 	odd map[uint32]mismatch
@@ -93,7 +99,7 @@ func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelop
 	r.peersMu.Unlock()
 
 	if restarted {
-		r.dropComet(req.Comet, func(id uint64) bool { return uint32(id>>32) != uint32(req.Incarnation) })
+		r.dropComet(req.Comet, func(s *session) bool { return uint32(s.Address.Session>>32) != uint32(req.Incarnation) })
 	}
 	for _, s := range req.Sessions {
 		r.register(s, now)
@@ -110,10 +116,48 @@ func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelop
 	return reply
 }
 
-// compare drops a comet's sessions when its count differs from the table's
-// for several announcements in the same way: it then announces them again.
+// compare finds out whether a comet's count differs from the table's for
+// several announcements in the same way. The comet is then asked to announce
+// its sessions again (the epoch changes); those that it has not named a few
+// announcements later are gone, and until then nobody looks offline.
 func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
-	drop := false
+	r.peersMu.Lock()
+	doubt := p.doubt
+	if doubt > 0 {
+		p.doubt++
+	}
+	if doubt > oddLimit {
+		p.doubt = 0
+	}
+	r.peersMu.Unlock()
+	if doubt > 0 {
+		if doubt > oddLimit {
+			n := r.dropComet(req.Comet, func(s *session) bool { return s.suspect })
+			r.log.Warn().Str("comet", req.Comet).Int("sessions", n).Msg("sessions that their comet did not announce again left the table")
+		}
+		return
+	}
+	if !r.odd(req, p) {
+		return
+	}
+	r.log.Warn().Str("comet", req.Comet).Msg("the comet counts other sessions than the table has: asking it to announce them again")
+	for _, part := range r.partitions {
+		part.mu.Lock()
+		for id, m := range part.comets[req.Comet] {
+			if s := m.session(req.Comet, id); s != nil {
+				s.suspect = true
+			}
+		}
+		part.mu.Unlock()
+	}
+	r.peersMu.Lock()
+	p.drops++
+	p.doubt = 1
+	r.peersMu.Unlock()
+}
+
+// odd says whether some partition's count has differed often enough.
+func (r *Router) odd(req *envelope.AnnounceRequest, p *peer) (odd bool) {
 	for i, part := range r.partitions {
 		part.mu.Lock()
 		have := uint32(len(part.comets[req.Comet]))
@@ -126,7 +170,7 @@ func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
 			delete(p.odd, uint32(i))
 		case last.want == want && last.have == have && last.times+1 >= oddLimit:
 			delete(p.odd, uint32(i))
-			drop = true
+			odd = true
 		case last.want == want && last.have == have:
 			p.odd[uint32(i)] = mismatch{want, have, last.times + 1}
 		default:
@@ -134,14 +178,7 @@ func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
 		}
 		r.peersMu.Unlock()
 	}
-	if drop {
-		r.peersMu.Lock()
-		p.drops++
-		r.peersMu.Unlock()
-		n := r.dropComet(req.Comet, nil)
-		r.log.Warn().Str("comet", req.Comet).Int("sessions", n).
-			Msg("the comet counts other sessions than the table has: asking it to announce them again")
-	}
+	return odd
 }
 
 // register puts an announced session into the table.
@@ -161,12 +198,12 @@ func (r *Router) register(s *envelope.Session, now time.Time) {
 }
 
 // dropComet forgets a comet's sessions (those that which names, or all).
-func (r *Router) dropComet(comet string, which func(id uint64) bool) (n int) {
+func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
 	for _, part := range r.partitions {
 		part.mu.Lock()
 		for id, m := range part.comets[comet] {
-			if which == nil || which(id) {
-				part.removeSession(m, &envelope.Address{Comet: comet, Session: id})
+			if s := m.session(comet, id); s != nil && (which == nil || which(s)) {
+				part.removeSession(m, s.Address)
 				n++
 			}
 		}
