@@ -1298,7 +1298,10 @@ type ConnectReply struct {
 	Pending uint32 `protobuf:"varint,6,opt,name=pending,proto3" json:"pending,omitempty"`
 	// device is the session's device: the one that it asked for, or the one that
 	// its token is bound to. Catch-ups, acks and detachments name this one.
-	Device        string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	Device string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	// backlog is the answer to the session's first catch-up when nothing is
+	// pending for it; a backlog with messages comes through the log.
+	Backlog       *Backlog `protobuf:"bytes,8,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1380,6 +1383,13 @@ func (x *ConnectReply) GetDevice() string {
 		return x.Device
 	}
 	return ""
+}
+
+func (x *ConnectReply) GetBacklog() *Backlog {
+	if x != nil {
+		return x.Backlog
+	}
+	return nil
 }
 
 type CatchUpRequest struct {
@@ -3197,7 +3207,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\ttransport\x18\n" +
 	" \x01(\tR\ttransport\x12\x18\n" +
 	"\aaccepts\x18\v \x03(\x05R\aaccepts\x12\x14\n" +
-	"\x05rooms\x18\f \x03(\tR\x05rooms\"\xb9\x01\n" +
+	"\x05rooms\x18\f \x03(\tR\x05rooms\"\xee\x01\n" +
 	"\fConnectReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1d\n" +
@@ -3206,7 +3216,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\tpartition\x18\x04 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05floor\x18\x05 \x01(\x04R\x05floor\x12\x18\n" +
 	"\apending\x18\x06 \x01(\rR\apending\x12\x16\n" +
-	"\x06device\x18\a \x01(\tR\x06device\"\xd3\x01\n" +
+	"\x06device\x18\a \x01(\tR\x06device\x123\n" +
+	"\abacklog\x18\b \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\"\xd3\x01\n" +
 	"\x0eCatchUpRequest\x12)\n" +
 	"\x02to\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -3438,36 +3449,37 @@ var file_envelope_proto_depIdxs = []int32{
 	10, // 17: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
 	11, // 18: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
 	12, // 19: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	7,  // 20: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	3,  // 21: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	22, // 22: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	7,  // 23: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	7,  // 24: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
-	23, // 25: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	47, // 26: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	48, // 27: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	49, // 28: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	50, // 29: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	23, // 30: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
-	10, // 31: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	11, // 32: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	30, // 33: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	23, // 34: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
-	7,  // 35: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	23, // 36: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
-	23, // 37: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
-	33, // 38: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	9,  // 39: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	39, // 40: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	41, // 41: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	42, // 42: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	51, // 43: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	23, // 44: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	10, // 20: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	7,  // 21: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	3,  // 22: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	22, // 23: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	7,  // 24: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	7,  // 25: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
+	23, // 26: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
+	47, // 27: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	48, // 28: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	49, // 29: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	50, // 30: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	23, // 31: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
+	10, // 32: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	11, // 33: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	30, // 34: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	23, // 35: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
+	7,  // 36: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	23, // 37: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
+	23, // 38: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
+	33, // 39: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	9,  // 40: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	39, // 41: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	41, // 42: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	42, // 43: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	51, // 44: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	23, // 45: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }

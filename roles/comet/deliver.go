@@ -128,6 +128,11 @@ func (s *session) nudge(newest uint64) {
 func (s *session) backlog(b *envelope.Backlog, t *tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.takeBacklog(b, t)
+}
+
+// takeBacklog is backlog; holds mu.
+func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 	if s.state > stateLive {
 		t[kindBacklog][outGone]++
 		return

@@ -50,6 +50,11 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	if s.ask == askSent {
 		s.askedAt = c.now()
 	}
+	if b := reply.GetBacklog(); b != nil {
+		var t tally
+		s.takeBacklog(b, &t)
+		c.metrics.add(&t)
+	}
 	s.maybeAsk()
 	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
 		Str("generation", s.gen.String()).Str("remote", remoteString(s.conn)).Msg("session connected")

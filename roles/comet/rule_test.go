@@ -124,6 +124,42 @@ func TestHeldUntilAuthReply(t *testing.T) {
 	c.expect(transport.OpMessage, 0, "live")
 }
 
+// TestBacklogInTheConnectReply: a session with nothing pending is live with
+// its auth reply, and asks nothing; unless something passed by meanwhile.
+func TestBacklogInTheConnectReply(t *testing.T) {
+	for _, passed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s *server
+				logic := &fakeLogic{}
+				logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+					if passed {
+						s.push(s.kept(0, 11, 0))
+					}
+					reply, err := admit(r)
+					reply.Backlog = &envelope.Backlog{UpTo: 10}
+					return reply, err
+				}
+				s = start(t, logic, nil)
+				c := s.dialPipe(pipe.Options{})
+				c.login("ann", `,"ack":true`)
+				want, afters := []uint64{12}, []uint64{}
+				if passed {
+					want, afters = []uint64{11, 12}, []uint64{10}
+					s.push(s.backlog(0, 10, 11, false, 11))
+				}
+				s.push(s.kept(0, 12, 11*uint64(len(want)-1)))
+				if got := c.drainPipe(); fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Errorf("written: %v, want %v", got, want)
+				}
+				if got := s.logic.afters(); fmt.Sprint(got) != fmt.Sprint(afters) {
+					t.Errorf("catch-ups asked after %v, want %v", got, afters)
+				}
+			})
+		})
+	}
+}
+
 // TestAskAgain: an answer that does not come is asked for again, ever later;
 // an error is not waited out.
 func TestAskAgain(t *testing.T) {

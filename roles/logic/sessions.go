@@ -63,11 +63,17 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 		l.undoAttach(ctx, partition, session)
 		return nil, err
 	}
-	l.throwAttached(ctx, session.GetAddress(), attached)
-	return &envelope.ConnectReply{
+	reply := &envelope.ConnectReply{
 		User: id.user, Key: key, ExpiresMs: id.expiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Device: device,
-	}, nil
+	}
+	if b := attached.GetBacklog(); b != nil && len(b.Messages) == 0 && !b.More {
+		// Nothing waits, which is what most clients find: the answer needs no
+		// way through the log.
+		reply.Backlog, attached.Backlog = b, nil
+	}
+	l.throwAttached(ctx, session.GetAddress(), attached)
+	return reply, nil
 }
 
 // SessionName is the server's own name for a session, as clients and callers
@@ -104,9 +110,9 @@ func (l *Logic) undoAttach(ctx context.Context, partition int32, s *envelope.Ses
 	}
 }
 
-// throwAttached sends what Attach answered: kicks first, then the backlog
-// (also an empty one: the session starts behind and waits for it). A failure
-// does not undo the connect: comet asks again for a backlog that does not come.
+// throwAttached sends what Attach answered: kicks first, then the backlog, if
+// there is one. A failure does not undo the connect: comet asks again for a
+// backlog that does not come.
 func (l *Logic) throwAttached(ctx context.Context, to *envelope.Address, r *envelope.AttachReply) {
 	var all []thrown
 	for _, kick := range r.GetKicks() {

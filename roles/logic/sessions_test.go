@@ -64,13 +64,24 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-func TestConnectSendsAnEmptyBacklog(t *testing.T) {
+// A session with nothing pending has its answer at once; one that has more
+// than the first window gets even an empty one through the log.
+func TestConnectAnswersAnEmptyBacklog(t *testing.T) {
 	w := newWorld(t, noAuth)
-	if _, err := w.Connect(t.Context(), connectRequest("ann")); err != nil {
-		t.Fatal(err)
-	}
-	if e := w.envelopes(); len(e) != 1 || e[0].Backlog == nil {
-		t.Errorf("envelopes %v", e)
+	for _, more := range []bool{false, true} {
+		w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
+			return &envelope.AttachReply{Backlog: &envelope.Backlog{UpTo: 12, More: more}}, nil
+		}
+		reply, err := w.Connect(t.Context(), connectRequest("ann"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b := reply.GetBacklog(); (b != nil) == more || !more && b.UpTo != 12 {
+			t.Errorf("more=%v: the reply has %v", more, b)
+		}
+		if e := w.envelopes(); (len(e) == 1) != more {
+			t.Errorf("more=%v: envelopes %v", more, e)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package logic_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"regexp"
 	"strings"
@@ -121,7 +122,11 @@ func TestTokensAreNotLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.live.fail = func(bool) error { return errors.New("broken") } // something to log
+	// Something to log: a backlog that cannot be thrown.
+	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
+		return &envelope.AttachReply{Backlog: &envelope.Backlog{Messages: []*envelope.Kept{{Id: 1}}}}, nil
+	}
+	w.live.fail = func(bool) error { return errors.New("broken") }
 	if _, err := l.NewToken(t.Context(), "ann", 0, "opaque-token", false); err != nil {
 		t.Fatal(err)
 	}
