@@ -300,7 +300,8 @@ func storable(user string) bool {
 func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) error {
 	push := rec.Push
 	p.r.metrics.applied.WithLabelValues("push").Inc()
-	if push.ExpiresMs <= now.UnixMilli() {
+	expired := push.ExpiresMs <= now.UnixMilli()
+	if expired && push.IdempotencyKey == "" {
 		p.r.metrics.expired.Add(float64(len(push.Users)))
 		return nil
 	}
@@ -314,26 +315,41 @@ func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) er
 		if err != nil {
 			return err
 		}
-		if push.IdempotencyKey != "" {
-			first, used, err := p.used(m, push.IdempotencyKey)
-			if err != nil {
-				return err
-			}
-			if used && first != id {
-				p.r.metrics.void.Inc()
-				continue
-			}
-			if !used {
-				if m.used == nil {
-					m.used = make(map[string]uint64, 1)
-				}
-				m.used[push.IdempotencyKey] = id
-			}
+		void, err := p.useKey(m, id, rec, now)
+		switch {
+		case err != nil:
+			return err
+		case void:
+			p.r.metrics.void.Inc()
+			continue
+		case expired:
+			p.r.metrics.expired.Inc()
+		default:
+			m.push(id, now.UnixMilli(), rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
 		}
-		m.push(id, now.UnixMilli(), rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
 		p.touch(m, 64+len(push.Body))
 	}
 	return nil
+}
+
+// useKey notes that a push used its idempotency key for a user, and says
+// whether another one had before. A key is remembered also of a push that came
+// too late to be delivered, but not of one from longer ago than keys are kept
+// (the log is being read back).
+func (p *partition) useKey(m *mailbox, id uint64, rec *envelope.Record, now time.Time) (void bool, err error) {
+	key := rec.Push.IdempotencyKey
+	if key == "" || now.Sub(time.UnixMilli(rec.TimeMs)) > p.r.cfg.IdempotencyTTL {
+		return false, nil
+	}
+	first, used, err := p.used(m, key)
+	if err != nil || used {
+		return used && first != id, err
+	}
+	if m.used == nil {
+		m.used = make(map[string]uint64, 1)
+	}
+	m.used[key] = id
+	return false, nil
 }
 
 // used says which message used an idempotency key for a user.

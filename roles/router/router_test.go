@@ -197,6 +197,22 @@ func TestIdempotencyKeyPerUser(t *testing.T) {
 	}
 }
 
+// A push that has expired by the time it is applied uses its key up, too: who
+// waits to hear what became of the key hears it.
+func TestIdempotencyKeyOfAnExpiredPush(t *testing.T) {
+	w := newWorld(t, nil)
+	id := w.append("u", &envelope.Record{Push: &envelope.Push{Users: []string{"u"}, Op: 5, Body: []byte("x"),
+		ExpiresMs: w.clock.now().UnixMilli(), IdempotencyKey: "k"}})
+	w.applied("u", id)
+	l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{"u"}, IdempotencyKey: "k"})
+	if err != nil || l.Users[0].AppliedId != id {
+		t.Fatalf("lookup: %v, %v", l, err)
+	}
+	if u, err := w.r.User(context.Background(), &envelope.UserRequest{User: "u"}); err != nil || u.Pending != 0 {
+		t.Fatalf("user: %v, %v", u, err)
+	}
+}
+
 // A key that is used while a flush is being written is still known after it.
 func TestIdempotencyKeyUsedDuringAFlush(t *testing.T) {
 	w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
