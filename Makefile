@@ -39,7 +39,7 @@ run: build ## Build and run the server with its defaults; ARGS="--http …" adds
 build: setup-go ## Build ./imgo
 	go build -o imgo .
 
-test: setup ## Vet, then every test with the race detector; under 10 minutes on 2 cores
+test: setup ## Every test, with go vet and the race detector; under 10 minutes on 2 cores
 	@scripts/test
 
 lint: setup-go $(LINT) ## Lint, the import rules of the design included
@@ -63,7 +63,7 @@ microbench: setup-go ## Run the benchmarks of single packages; BENCH=name for so
 soak: setup-go ## Kill -9 a real server 20 times under load, under 3 minutes; SOAK_KILLS=200 for more
 	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak$$' $(RACE) ./bench/soak
 
-proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc $(PROTOC_VERSION)
+proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc in the version that this file names
 	@version="$$(protoc --version 2>/dev/null || true)"; [ "$$version" = "libprotoc $(PROTOC_VERSION)" ] || \
 		{ echo "make proto needs protoc $(PROTOC_VERSION) (there is: $${version:-none}); Debian 12: apt-get install protobuf-compiler" >&2; exit 1; }
 	@mkdir -p $(CACHE)/bin
