@@ -111,6 +111,7 @@ type HTTP struct {
 	TLSKey    string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 	BodyLimit ByteSize `toml:"body_limit" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
 	MaxUsers  int      `toml:"max_users" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
+	Origins   []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages that may call an API without keys, beside its own page. With keys, the key decides."`
 	APIKeys   []APIKey `toml:"api_keys" secret:"true" unit:"name:key or name:key:rate, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it. rate is requests a second, 0: no limit."`
 }
 
@@ -131,6 +132,8 @@ type Auth struct {
 	Issuer       string   `toml:"issuer" doc:"The iss that a JWT must have. Empty: any."`
 	Audience     []string `toml:"audience" doc:"The aud of which a JWT must have one. Empty: any."`
 	UserClaim    string   `toml:"user_claim" doc:"The claim of a JWT that is the user id."`
+	DeviceClaim  string   `toml:"device_claim" doc:"The claim of a JWT that binds it to a device. Empty: none."`
+	Leeway       Duration `toml:"leeway" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
 	CloseExpired bool     `toml:"close_expired" doc:"Whether a session is closed when the token that opened it expires (3502).\nOtherwise a token is looked at only when a client connects."`
 }
 
@@ -206,8 +209,8 @@ func Default() Config {
 			PendingBytes:          256 * KiB,
 			SlowTimeout:           Duration{20 * time.Second},
 		},
-		HTTP: HTTP{Listen: "127.0.0.1:7172", BodyLimit: 16 * MiB, MaxUsers: 100_000, APIKeys: []APIKey{}},
-		Auth: Auth{Mode: "token", Audience: []string{}, UserClaim: "sub"},
+		HTTP: HTTP{Listen: "127.0.0.1:7172", BodyLimit: 16 * MiB, MaxUsers: 100_000, Origins: []string{}, APIKeys: []APIKey{}},
+		Auth: Auth{Mode: "token", Audience: []string{}, UserClaim: "sub", Leeway: Duration{10 * time.Second}},
 		Kept: Kept{
 			Partitions:     8,
 			Retention:      Duration{192 * time.Hour},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"path"
@@ -235,6 +236,11 @@ func (v *validation) http() listener {
 			fmt.Sprintf("give a key (IMGO_HTTP_API_KEYS=backend:SECRET, or [[http.api_keys]] in the file), or listen on 127.0.0.1:%d", l.port))
 	}
 	v.certificate("http", h.TLSCert, h.TLSKey)
+	for _, origin := range h.Origins {
+		if err := http.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
+			v.refuse("http.trusted_origins", fmt.Sprintf("has %q", origin), "write scheme and host, such as https://console.example.com")
+		}
+	}
 	names, keys := map[string]bool{}, map[string]bool{}
 	for _, key := range h.APIKeys {
 		// The key itself is never repeated in an error.

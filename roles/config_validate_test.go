@@ -25,6 +25,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"port too large":       {map[string][]string{"comet.ws": {":70000"}}, []string{"comet.ws", "65535"}},
 		"port negative":        {map[string][]string{"comet.ws": {":-1"}}, []string{"comet.ws", "65535"}},
 		"same port":            {map[string][]string{"comet.tcp": {":9000"}, "comet.ws": {"127.0.0.1:9000"}}, []string{"comet.ws", "9000", "comet.tcp"}},
+		"trusted origin":       {map[string][]string{"http.trusted_origins": {"console.example.com"}}, []string{"http.trusted_origins", "https://console.example.com"}},
 		"both off":             {map[string][]string{"comet.tcp": {"off"}, "comet.ws": {"off"}}, []string{"comet.tcp", "off"}},
 		"retention":            {map[string][]string{"kept.retention": {"24h"}}, []string{"kept.retention", "kept.max_ttl (168h)", "raise it"}},
 		"ttl":                  {map[string][]string{"kept.ttl": {"200h"}}, []string{"kept.ttl", "kept.max_ttl"}},

@@ -243,6 +243,7 @@ func (n *Node) logicConfig() logic.Config {
 		c.JWT.PublicKeyFiles = []string{a.JWTPublicKey}
 	}
 	c.JWT.Issuer, c.JWT.Audience, c.JWT.UserClaim = a.Issuer, a.Audience, a.UserClaim
+	c.JWT.DeviceClaim, c.JWT.Leeway = a.DeviceClaim, a.Leeway.Duration
 	return c
 }
 
@@ -296,7 +297,7 @@ func (n *Node) wireHTTP() error {
 		keys[i] = api.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
 	}
 	a, err := api.New(api.Config{
-		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers,
+		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
 	}, service{n.logic, n}, n.log, n.metrics)
 	if err != nil {
 		return err
