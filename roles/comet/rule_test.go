@@ -146,6 +146,7 @@ func TestBacklogInTheConnectReply(t *testing.T) {
 				want, afters := []uint64{12}, []uint64{}
 				if passed {
 					want, afters = []uint64{11, 12}, []uint64{10}
+					synctest.Wait() // it asks for what passed by
 					s.push(s.backlog(0, 10, 11, false, 11))
 				}
 				s.push(s.kept(0, 12, 11*uint64(len(want)-1)))
