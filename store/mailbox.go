@@ -376,9 +376,6 @@ func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
 	return &MailboxBatch{db: m.db, partition: partition}
 }
 
-// Len counts the changes.
-func (b *MailboxBatch) Len() int { return len(b.metas) + len(b.entries) }
-
 func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
 	b.entries = append(b.entries, sealed(key, raw, expires))
 }

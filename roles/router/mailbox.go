@@ -311,21 +311,18 @@ func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, ma
 
 // session is the session with an address; nil: there is none.
 func (m *mailbox) session(comet string, id uint64) *session {
-	for _, s := range m.sessions {
-		if s.Address.Session == id && s.Address.Comet == comet {
-			return s
-		}
+	i := slices.IndexFunc(m.sessions, func(s *session) bool { return s.Address.Session == id && s.Address.Comet == comet })
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return m.sessions[i]
 }
 
 // removeSession takes the session with an address out; nil: there is none.
 func (m *mailbox) removeSession(a *envelope.Address) *session {
-	for i, s := range m.sessions {
-		if s.Address.Session == a.Session && s.Address.Comet == a.Comet {
-			m.sessions = slices.Delete(m.sessions, i, i+1)
-			return s
-		}
+	s := m.session(a.Comet, a.Session)
+	if s != nil {
+		m.sessions = slices.DeleteFunc(m.sessions, func(o *session) bool { return o == s })
 	}
-	return nil
+	return s
 }

@@ -141,15 +141,7 @@ func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
 		return
 	}
 	r.log.Warn().Str("comet", req.Comet).Msg("the comet counts other sessions than the table has: asking it to announce them again")
-	for _, part := range r.partitions {
-		part.mu.Lock()
-		for id, m := range part.comets[req.Comet] {
-			if s := m.session(req.Comet, id); s != nil {
-				s.suspect = true
-			}
-		}
-		part.mu.Unlock()
-	}
+	r.sessionsOf(req.Comet, func(_ *partition, _ *mailbox, s *session) { s.suspect = true })
 	r.peersMu.Lock()
 	p.drops++
 	p.doubt = 1
@@ -197,18 +189,28 @@ func (r *Router) register(s *envelope.Session, now time.Time) {
 	part.addSession(m, &session{Session: s})
 }
 
-// dropComet forgets a comet's sessions (those that which names, or all).
-func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
+// sessionsOf calls do for each of a comet's sessions, with its partition's mu
+// held; do may remove the session.
+func (r *Router) sessionsOf(comet string, do func(*partition, *mailbox, *session)) {
 	for _, part := range r.partitions {
 		part.mu.Lock()
 		for id, m := range part.comets[comet] {
-			if s := m.session(comet, id); s != nil && (which == nil || which(s)) {
-				part.removeSession(m, s.Address)
-				n++
+			if s := m.session(comet, id); s != nil {
+				do(part, m, s)
 			}
 		}
 		part.mu.Unlock()
 	}
+}
+
+// dropComet forgets a comet's sessions (those that which names, or all).
+func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
+	r.sessionsOf(comet, func(part *partition, m *mailbox, s *session) {
+		if which == nil || which(s) {
+			part.removeSession(m, s.Address)
+			n++
+		}
+	})
 	return n
 }
 
