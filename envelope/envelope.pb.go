@@ -424,6 +424,7 @@ type Envelope struct {
 	Backlog       *Backlog               `protobuf:"bytes,11,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	Kick          *Kick                  `protobuf:"bytes,12,opt,name=kick,proto3" json:"kick,omitempty"`
 	Nudge         *Nudge                 `protobuf:"bytes,13,opt,name=nudge,proto3" json:"nudge,omitempty"`
+	Opened        *RoomOpened            `protobuf:"bytes,14,opt,name=opened,proto3" json:"opened,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -493,6 +494,77 @@ func (x *Envelope) GetNudge() *Nudge {
 	return nil
 }
 
+func (x *Envelope) GetOpened() *RoomOpened {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
+// RoomOpened says that a comet which had answered "nobody here is in the room"
+// (PushReply.empty_rooms) has a member now. It goes by the room's partition, so
+// that it comes before every message that is pushed after the join's answer.
+type RoomOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Comet string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`
+	Room  string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
+	// seq grows with every room that the comet opens; see PushReply.seq.
+	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomOpened) Reset() {
+	*x = RoomOpened{}
+	mi := &file_envelope_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomOpened) ProtoMessage() {}
+
+func (x *RoomOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
+func (*RoomOpened) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RoomOpened) GetComet() string {
+	if x != nil {
+		return x.Comet
+	}
+	return ""
+}
+
+func (x *RoomOpened) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *RoomOpened) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 // Address is one session.
 type Address struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -504,7 +576,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +588,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +601,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Address) GetComet() string {
@@ -560,7 +632,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +644,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +657,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Message) GetOp() int32 {
@@ -636,7 +708,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +720,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +733,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -710,7 +782,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +794,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +807,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -785,7 +857,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +869,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +882,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -844,7 +916,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +928,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +941,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -889,7 +961,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +973,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +986,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -941,7 +1013,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1025,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1038,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -974,6 +1046,62 @@ func (x *PushRequest) GetDeliveries() []*Delivery {
 		return x.Deliveries
 	}
 	return nil
+}
+
+// PushReply answers a PushRequest.
+type PushReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// empty_rooms are rooms of the request that nobody on the comet was in: job
+	// may leave the comet out for them until a RoomOpened with a higher seq.
+	EmptyRooms []string `protobuf:"bytes,1,rep,name=empty_rooms,json=emptyRooms,proto3" json:"empty_rooms,omitempty"`
+	// seq is the comet's latest RoomOpened.seq at the time of the answer.
+	Seq           uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushReply) Reset() {
+	*x = PushReply{}
+	mi := &file_envelope_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushReply) ProtoMessage() {}
+
+func (x *PushReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
+func (*PushReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PushReply) GetEmptyRooms() []string {
+	if x != nil {
+		return x.EmptyRooms
+	}
+	return nil
+}
+
+func (x *PushReply) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
 }
 
 // Delivery is one message, backlog, kick or nudge for sessions of one comet.
@@ -998,7 +1126,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1138,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1151,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -1107,7 +1235,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1247,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1260,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -1172,7 +1300,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1312,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1325,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConnectRequest) GetComet() string {
@@ -1308,7 +1436,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1448,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1461,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -1409,7 +1537,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1549,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1562,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -1495,7 +1623,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1635,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1648,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -1539,7 +1667,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1679,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1692,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -1586,7 +1714,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +1726,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +1739,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -1664,7 +1792,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1804,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1817,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Session) GetAddress() *Address {
@@ -1801,7 +1929,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +1941,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +1954,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -1877,7 +2005,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2017,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2030,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -1930,7 +2058,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2070,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2083,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AttachRequest) GetSession() *Session {
@@ -1992,7 +2120,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2132,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2145,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -2063,7 +2191,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2203,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2216,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -2129,7 +2257,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2269,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2282,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -2184,7 +2312,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2324,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2337,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -2249,7 +2377,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2389,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2402,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -2300,7 +2428,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2440,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2453,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UserReply) GetSessions() []*Session {
@@ -2388,7 +2516,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2528,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2541,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -2450,7 +2578,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2590,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2603,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -2508,7 +2636,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2648,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2661,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -2554,7 +2682,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2694,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2707,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -2612,7 +2740,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2752,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2765,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -2659,7 +2787,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2799,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2812,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -2711,7 +2839,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2851,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2864,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -2763,7 +2891,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2903,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2916,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -2807,7 +2935,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2947,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2960,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -2853,7 +2981,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +2993,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3006,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResolvedTarget) GetComet() string {
@@ -2913,7 +3041,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3053,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3066,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -2966,7 +3094,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3106,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3119,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -3025,7 +3153,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3037,7 +3165,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3050,7 +3178,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -3069,7 +3197,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3081,7 +3209,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3094,7 +3222,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -3102,6 +3230,435 @@ func (x *ForgetReply) GetSessions() uint32 {
 		return x.Sessions
 	}
 	return 0
+}
+
+// TokenChange is one entry of the tokens topic, which is compacted by the
+// token's hash: the newest one of a hash is what is true of it.
+type TokenChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is made by the producer (12 bytes): it finds its own change again.
+	Id            []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	User          string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	ExpiresMs     int64  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	CreatedMs     int64  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	Revoked       bool   `protobuf:"varint,6,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenChange) Reset() {
+	*x = TokenChange{}
+	mi := &file_envelope_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenChange) ProtoMessage() {}
+
+func (x *TokenChange) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
+func (*TokenChange) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *TokenChange) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *TokenChange) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *TokenChange) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *TokenChange) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *TokenChange) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *TokenChange) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+// NodeMeta is what a node tells the others by gossip; at most 512 bytes.
+type NodeMeta struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Roles []string               `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
+	// rpc is where the other nodes call it, host:port.
+	Rpc string `protobuf:"bytes,2,opt,name=rpc,proto3" json:"rpc,omitempty"`
+	// http is where its API is, host:port; empty: nowhere or loopback only.
+	Http string `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
+	// tcp and ws are what clients are told to connect to; empty: not told.
+	Tcp     string `protobuf:"bytes,4,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	Ws      string `protobuf:"bytes,5,opt,name=ws,proto3" json:"ws,omitempty"`
+	Weight  uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
+	Zone    string `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	StartMs int64  `protobuf:"varint,9,opt,name=start_ms,json=startMs,proto3" json:"start_ms,omitempty"`
+	// leaving: the node drains; nothing new is sent its way.
+	Leaving bool `protobuf:"varint,10,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// kept_partitions and live_partitions: nodes must agree on them.
+	KeptPartitions uint32 `protobuf:"varint,11,opt,name=kept_partitions,json=keptPartitions,proto3" json:"kept_partitions,omitempty"`
+	LivePartitions uint32 `protobuf:"varint,12,opt,name=live_partitions,json=livePartitions,proto3" json:"live_partitions,omitempty"`
+	Generation     uint32 `protobuf:"varint,13,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeMeta) Reset() {
+	*x = NodeMeta{}
+	mi := &file_envelope_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeMeta) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeMeta) ProtoMessage() {}
+
+func (x *NodeMeta) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
+func (*NodeMeta) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *NodeMeta) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *NodeMeta) GetRpc() string {
+	if x != nil {
+		return x.Rpc
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetHttp() string {
+	if x != nil {
+		return x.Http
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetTcp() string {
+	if x != nil {
+		return x.Tcp
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetWs() string {
+	if x != nil {
+		return x.Ws
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *NodeMeta) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeMeta) GetStartMs() int64 {
+	if x != nil {
+		return x.StartMs
+	}
+	return 0
+}
+
+func (x *NodeMeta) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *NodeMeta) GetKeptPartitions() uint32 {
+	if x != nil {
+		return x.KeptPartitions
+	}
+	return 0
+}
+
+func (x *NodeMeta) GetLivePartitions() uint32 {
+	if x != nil {
+		return x.LivePartitions
+	}
+	return 0
+}
+
+func (x *NodeMeta) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// StatusRequest asks a node how it is.
+type StatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRequest) Reset() {
+	*x = StatusRequest{}
+	mi := &file_envelope_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRequest) ProtoMessage() {}
+
+func (x *StatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
+func (*StatusRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{51}
+}
+
+type StatusReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ready bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	// reason says why it is not ready.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Sessions      uint32 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusReply) Reset() {
+	*x = StatusReply{}
+	mi := &file_envelope_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusReply) ProtoMessage() {}
+
+func (x *StatusReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
+func (*StatusReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *StatusReply) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *StatusReply) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *StatusReply) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+// Failure is an Error on its way from node to node.
+type Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_envelope_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Failure) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Failure) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Empty answers calls that have nothing to say.
+type Empty struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Empty) Reset() {
+	*x = Empty{}
+	mi := &file_envelope_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Empty) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Empty) ProtoMessage() {}
+
+func (x *Empty) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Empty.ProtoReflect.Descriptor instead.
+func (*Empty) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 var File_envelope_proto protoreflect.FileDescriptor
@@ -3136,14 +3693,20 @@ const file_envelope_proto_rawDesc = "" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
 	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\x19\n" +
 	"\x05Claim\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"\xe8\x01\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\x9e\x02\n" +
 	"\bEnvelope\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x123\n" +
 	"\amessage\x18\n" +
 	" \x01(\v2\x19.imgo.envelope.v1.MessageR\amessage\x123\n" +
 	"\abacklog\x18\v \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\f \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
-	"\x05nudge\x18\r \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\"9\n" +
+	"\x05nudge\x18\r \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x124\n" +
+	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\"H\n" +
+	"\n" +
+	"RoomOpened\x12\x14\n" +
+	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\tR\x04room\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"9\n" +
 	"\aAddress\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\"~\n" +
@@ -3176,7 +3739,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\vPushRequest\x12:\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.DeliveryR\n" +
-	"deliveries\"\xb7\x02\n" +
+	"deliveries\">\n" +
+	"\tPushReply\x12\x1f\n" +
+	"\vempty_rooms\x18\x01 \x03(\tR\n" +
+	"emptyRooms\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xb7\x02\n" +
 	"\bDelivery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -3359,7 +3926,43 @@ const file_envelope_proto_rawDesc = "" +
 	"\rForgetRequest\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\")\n" +
 	"\vForgetReply\x12\x1a\n" +
-	"\bsessions\x18\x01 \x01(\rR\bsessionsB\x0fZ\rimgo/envelopeb\x06proto3"
+	"\bsessions\x18\x01 \x01(\rR\bsessions\"\x9d\x01\n" +
+	"\vTokenChange\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\x12\x18\n" +
+	"\arevoked\x18\x06 \x01(\bR\arevoked\"\xd5\x02\n" +
+	"\bNodeMeta\x12\x14\n" +
+	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
+	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
+	"\x04http\x18\x03 \x01(\tR\x04http\x12\x10\n" +
+	"\x03tcp\x18\x04 \x01(\tR\x03tcp\x12\x0e\n" +
+	"\x02ws\x18\x05 \x01(\tR\x02ws\x12\x16\n" +
+	"\x06weight\x18\x06 \x01(\rR\x06weight\x12\x12\n" +
+	"\x04zone\x18\a \x01(\tR\x04zone\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12\x19\n" +
+	"\bstart_ms\x18\t \x01(\x03R\astartMs\x12\x18\n" +
+	"\aleaving\x18\n" +
+	" \x01(\bR\aleaving\x12'\n" +
+	"\x0fkept_partitions\x18\v \x01(\rR\x0ekeptPartitions\x12'\n" +
+	"\x0flive_partitions\x18\f \x01(\rR\x0elivePartitions\x12\x1e\n" +
+	"\n" +
+	"generation\x18\r \x01(\rR\n" +
+	"generation\"\x0f\n" +
+	"\rStatusRequest\"W\n" +
+	"\vStatusReply\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\"M\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\a\n" +
+	"\x05EmptyB\x0fZ\rimgo/envelopeb\x06proto3"
 
 var (
 	file_envelope_proto_rawDescOnce sync.Once
@@ -3373,7 +3976,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),          // 0: imgo.envelope.v1.Record
 	(*Push)(nil),            // 1: imgo.envelope.v1.Push
@@ -3382,51 +3985,59 @@ var file_envelope_proto_goTypes = []any{
 	(*Device)(nil),          // 4: imgo.envelope.v1.Device
 	(*Claim)(nil),           // 5: imgo.envelope.v1.Claim
 	(*Envelope)(nil),        // 6: imgo.envelope.v1.Envelope
-	(*Address)(nil),         // 7: imgo.envelope.v1.Address
-	(*Message)(nil),         // 8: imgo.envelope.v1.Message
-	(*Kept)(nil),            // 9: imgo.envelope.v1.Kept
-	(*Backlog)(nil),         // 10: imgo.envelope.v1.Backlog
-	(*Kick)(nil),            // 11: imgo.envelope.v1.Kick
-	(*Nudge)(nil),           // 12: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),     // 13: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),     // 14: imgo.envelope.v1.PushRequest
-	(*Delivery)(nil),        // 15: imgo.envelope.v1.Delivery
-	(*Target)(nil),          // 16: imgo.envelope.v1.Target
-	(*ConnectRequest)(nil),  // 17: imgo.envelope.v1.ConnectRequest
-	(*ConnectReply)(nil),    // 18: imgo.envelope.v1.ConnectReply
-	(*CatchUpRequest)(nil),  // 19: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),      // 20: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),   // 21: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),        // 22: imgo.envelope.v1.Detached
-	(*Session)(nil),         // 23: imgo.envelope.v1.Session
-	(*AnnounceRequest)(nil), // 24: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),   // 25: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),   // 26: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),     // 27: imgo.envelope.v1.AttachReply
-	(*LookupRequest)(nil),   // 28: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),     // 29: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),    // 30: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),     // 31: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),       // 32: imgo.envelope.v1.UserReply
-	(*DeviceInfo)(nil),      // 33: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),     // 34: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),       // 35: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),    // 36: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),      // 37: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),  // 38: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),     // 39: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),    // 40: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),        // 41: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),  // 42: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),    // 43: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),      // 44: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),   // 45: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),     // 46: imgo.envelope.v1.ForgetReply
-	nil,                     // 47: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 48: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 49: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 50: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 51: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*RoomOpened)(nil),      // 7: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),         // 8: imgo.envelope.v1.Address
+	(*Message)(nil),         // 9: imgo.envelope.v1.Message
+	(*Kept)(nil),            // 10: imgo.envelope.v1.Kept
+	(*Backlog)(nil),         // 11: imgo.envelope.v1.Backlog
+	(*Kick)(nil),            // 12: imgo.envelope.v1.Kick
+	(*Nudge)(nil),           // 13: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),     // 14: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),     // 15: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),       // 16: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),        // 17: imgo.envelope.v1.Delivery
+	(*Target)(nil),          // 18: imgo.envelope.v1.Target
+	(*ConnectRequest)(nil),  // 19: imgo.envelope.v1.ConnectRequest
+	(*ConnectReply)(nil),    // 20: imgo.envelope.v1.ConnectReply
+	(*CatchUpRequest)(nil),  // 21: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),      // 22: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),   // 23: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),        // 24: imgo.envelope.v1.Detached
+	(*Session)(nil),         // 25: imgo.envelope.v1.Session
+	(*AnnounceRequest)(nil), // 26: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),   // 27: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),   // 28: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),     // 29: imgo.envelope.v1.AttachReply
+	(*LookupRequest)(nil),   // 30: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),     // 31: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),    // 32: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),     // 33: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),       // 34: imgo.envelope.v1.UserReply
+	(*DeviceInfo)(nil),      // 35: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),     // 36: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),       // 37: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),    // 38: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),      // 39: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),  // 40: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),     // 41: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),    // 42: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),        // 43: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),  // 44: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),    // 45: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),      // 46: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),   // 47: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),     // 48: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),     // 49: imgo.envelope.v1.TokenChange
+	(*NodeMeta)(nil),        // 50: imgo.envelope.v1.NodeMeta
+	(*StatusRequest)(nil),   // 51: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),     // 52: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),         // 53: imgo.envelope.v1.Failure
+	(*Empty)(nil),           // 54: imgo.envelope.v1.Empty
+	nil,                     // 55: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                     // 56: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                     // 57: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                     // 58: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                     // 59: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -3434,52 +4045,53 @@ var file_envelope_proto_depIdxs = []int32{
 	4,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
 	5,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
 	3,  // 4: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	8,  // 5: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	10, // 6: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	11, // 7: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	12, // 8: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	7,  // 9: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	7,  // 10: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	9,  // 11: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	7,  // 12: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	13, // 13: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	7,  // 14: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	15, // 15: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	16, // 16: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	10, // 17: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	11, // 18: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	12, // 19: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	10, // 20: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	7,  // 21: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	3,  // 22: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	22, // 23: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	7,  // 24: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	7,  // 25: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
-	23, // 26: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	47, // 27: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	48, // 28: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	49, // 29: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	50, // 30: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	23, // 31: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
-	10, // 32: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	11, // 33: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	30, // 34: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	23, // 35: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
-	7,  // 36: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	23, // 37: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
-	23, // 38: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
-	33, // 39: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	9,  // 40: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	39, // 41: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	41, // 42: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	42, // 43: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	51, // 44: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	23, // 45: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	9,  // 5: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	11, // 6: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	12, // 7: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	13, // 8: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	7,  // 9: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	8,  // 10: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	8,  // 11: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	10, // 12: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	8,  // 13: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	14, // 14: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	8,  // 15: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	17, // 16: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	18, // 17: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	11, // 18: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	12, // 19: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	13, // 20: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	11, // 21: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	8,  // 22: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	3,  // 23: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	24, // 24: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	8,  // 25: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	8,  // 26: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
+	25, // 27: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
+	55, // 28: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	56, // 29: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	57, // 30: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	58, // 31: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	25, // 32: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
+	11, // 33: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	12, // 34: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	32, // 35: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	25, // 36: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
+	8,  // 37: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	25, // 38: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
+	25, // 39: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
+	35, // 40: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	10, // 41: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	41, // 42: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	43, // 43: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	44, // 44: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	59, // 45: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	25, // 46: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -3493,7 +4105,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
