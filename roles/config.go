@@ -43,7 +43,7 @@ func allRoles() []string { return []string{RoleComet, RoleLogic, RoleRouter, Rol
 //
 // A Config is plain data: it is not changed once Load has returned it.
 type Config struct {
-	Roles   []string `toml:"roles" common:"true" unit:"any of comet, logic, router, job" doc:"What this process runs. A role that is missing here and that no other node can supply\nis run in this process too, and a log line says so."`
+	Roles   []string `toml:"roles" common:"true" unit:"any of comet, logic, router, job" doc:"What this process runs. Without cluster.join, a role that is missing here is run in this\nprocess too, and a log line says so."`
 	NodeID  string   `toml:"node_id" common:"true" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The node's name: in logs, metrics and session names. Empty: the host's name."`
 	DataDir string   `toml:"data_dir" common:"true" unit:"folder" doc:"Where kept messages, mailboxes and tokens live. Made when missing; one process at a time."`
 
@@ -58,7 +58,8 @@ type Config struct {
 	Disk     Disk     `toml:"disk" doc:"The data folder's disk."`
 	Delivery Delivery `toml:"delivery" doc:"How messages find their way. The defaults suit nearly everyone."`
 	Shutdown Shutdown `toml:"shutdown" doc:"What happens on SIGTERM or Ctrl-C."`
-	Cluster  Cluster  `toml:"cluster" doc:"Other nodes."`
+	Cluster  Cluster  `toml:"cluster" doc:"Other nodes: who they are and how they are called. All of it is unused until join names one."`
+	Kafka    Kafka    `toml:"kafka" doc:"The log of a cluster."`
 
 	origins  map[string]string
 	warnings []string
@@ -177,11 +178,6 @@ type Shutdown struct {
 	DrainRate int      `toml:"drain_rate" unit:"connections a second" min:"1" doc:"How fast clients are sent away (3001), so that they do not all come back at once."`
 }
 
-// Cluster names other nodes.
-type Cluster struct {
-	Join []string `toml:"join" unit:"addresses" doc:"Nodes to join. Comes with the next release: until then only an empty list is accepted."`
-}
-
 // Default is the configuration of `imgo` without file, environment or flags:
 // what config.example.toml shows.
 func Default() Config {
@@ -232,7 +228,8 @@ func Default() Config {
 			AnnounceInterval: Duration{1 * time.Second},
 		},
 		Shutdown: Shutdown{Timeout: Duration{15 * time.Second}, DrainRate: 2_000},
-		Cluster:  Cluster{Join: []string{}},
+		Cluster:  defaultCluster(),
+		Kafka:    defaultKafka(),
 	}
 }
 
@@ -242,6 +239,9 @@ func (cfg *Config) HasRole(role string) bool { return slices.Contains(cfg.Roles,
 // EmbeddedRoles are the roles that the settings do not name and that run in
 // this process all the same, since no other node can supply them.
 func (cfg *Config) EmbeddedRoles() []string {
+	if cfg.Clustered() {
+		return nil
+	}
 	return slices.DeleteFunc(allRoles(), cfg.HasRole)
 }
 

@@ -100,7 +100,7 @@ func TestEveryKeyHasFlagVariableAndDoc(t *testing.T) {
 func TestEveryKeyCanBeSet(t *testing.T) {
 	values := map[string]string{
 		"roles": "job", "comet.tls_cert": "", "http.api_keys": "backend:0123456789abcdef:5",
-		"auth.mode": "none", "cluster.join": "",
+		"auth.mode": "none", "cluster.join": "", "kafka.brokers": "",
 	}
 	before := load(t, roles.Sources{})
 	for _, key := range roles.Keys() {

@@ -31,6 +31,7 @@ func (cfg *Config) Validate() error {
 	v.auth(comet, http)
 	v.kept()
 	v.delivery()
+	v.cluster()
 	return v.found.err()
 }
 
@@ -113,7 +114,7 @@ func (k *Key) bound(tag string) float64 {
 	return n
 }
 
-// node checks what is at the top of the file, and the cluster.
+// node checks what is at the top of the file.
 func (v *validation) node() {
 	cfg := v.cfg
 	if len(cfg.Roles) == 0 {
@@ -132,10 +133,6 @@ func (v *validation) node() {
 	}
 	if cfg.DataDir == "" {
 		v.refuse("data_dir", "is empty", "name a folder, such as --data-dir ./imgo-data")
-	}
-	if len(cfg.Cluster.Join) > 0 {
-		v.refuse("cluster.join", "names other nodes, but this release runs as one node",
-			"clustering comes with the next release: leave it out for now")
 	}
 }
 
@@ -181,6 +178,9 @@ func isLoopback(host string) bool {
 func (v *validation) comet() []listener {
 	c := &v.cfg.Comet
 	var on []listener
+	if !v.cfg.Runs(RoleComet) {
+		return nil
+	}
 	if c.TCP != "" {
 		on = append(on, v.listenAddress("comet.tcp", "--tcp", c.TCP, ":8080"))
 	}
@@ -270,12 +270,25 @@ func (v *validation) http() listener {
 	return l
 }
 
+// clusterOnly is an address that is only used in a cluster.
+func clusterOnly(cfg *Config, address string) string {
+	if !cfg.Clustered() {
+		return ""
+	}
+	return address
+}
+
 // distinct refuses two listeners on one port.
 func (v *validation) distinct() {
 	type place struct{ key, host, port string }
 	var used []place
+	tcp, ws := v.cfg.Comet.TCP, v.cfg.Comet.WS
+	if !v.cfg.Runs(RoleComet) {
+		tcp, ws = "", ""
+	}
 	for _, at := range []struct{ key, address string }{
-		{"comet.tcp", v.cfg.Comet.TCP}, {"comet.ws", v.cfg.Comet.WS}, {"http.listen", v.cfg.HTTP.Listen},
+		{"comet.tcp", tcp}, {"comet.ws", ws}, {"http.listen", v.cfg.HTTP.Listen},
+		{"cluster.rpc", clusterOnly(v.cfg, v.cfg.Cluster.RPC)}, {"cluster.gossip", clusterOnly(v.cfg, v.cfg.Cluster.Gossip)},
 	} {
 		host, port, err := net.SplitHostPort(at.address)
 		if err != nil || port == "0" {

@@ -1,6 +1,7 @@
 package roles_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -33,7 +34,21 @@ func TestWhatIsRefused(t *testing.T) {
 		"unknown role":         {map[string][]string{"roles": {"comet,logik"}}, []string{"roles", `"logik"`, "comet, logic, router, job"}},
 		"role twice":           {map[string][]string{"roles": {"comet", "comet"}}, []string{"roles", "twice"}},
 		"no role":              {map[string][]string{"roles": {","}}, []string{"roles", "no role"}},
-		"cluster":              {map[string][]string{"cluster.join": {"10.0.0.1"}}, []string{"cluster.join", "next release"}},
+		"join alone":           {map[string][]string{"cluster.join": {"10.0.0.1"}}, []string{"cluster.join", "no Kafka", "--kafka"}},
+		"kafka alone":          {map[string][]string{"kafka.brokers": {"10.0.0.9:9092"}}, []string{"kafka.brokers", "cluster.join is empty", "--join"}},
+		"no secret":            {clustered(nil), []string{"cluster.gossip", "beyond loopback", "IMGO_CLUSTER_SECRET"}},
+		"no secret for calls":  {clustered(map[string][]string{"cluster.gossip": {"127.0.0.1:7946"}}), []string{"cluster.rpc", "beyond loopback", "openssl"}},
+		"short cluster secret": {clustered(map[string][]string{"cluster.secret": {"hush"}}), []string{"cluster.secret", "4 bytes"}},
+		"no address to join":   {clustered(map[string][]string{"cluster.join": {"10.0.0.1:x"}}), []string{"cluster.join", `"10.0.0.1:x"`}},
+		"broker without port":  {clustered(map[string][]string{"kafka.brokers": {"10.0.0.9"}}), []string{"kafka.brokers", `"10.0.0.9"`, "9092"}},
+		"sasl without user":    {clustered(map[string][]string{"kafka.sasl": {"plain"}}), []string{"kafka.sasl", "kafka.user"}},
+		"user without sasl":    {clustered(map[string][]string{"kafka.user": {"a"}, "kafka.password": {"b"}}), []string{"kafka.sasl", "none"}},
+		"too many in sync":     {clustered(map[string][]string{"kafka.replication": {"1"}, "kafka.min_in_sync": {"2"}}), []string{"kafka.min_in_sync", "kafka.replication"}},
+		"tls files unused":     {clustered(map[string][]string{"kafka.tls_ca": {"config.go"}}), []string{"kafka.tls", "is off"}},
+		"ca alone":             {clustered(map[string][]string{"cluster.tls_ca": {"config.go"}}), []string{"cluster.tls_ca", "give both"}},
+		"advertised anywhere":  {clustered(map[string][]string{"cluster.rpc_address": {"0.0.0.0:7170"}}), []string{"cluster.rpc_address", "0.0.0.0:7170"}},
+		"ws scheme":            {clustered(map[string][]string{"cluster.ws_address": {"http://a:1"}}), []string{"cluster.ws_address", "ws://"}},
+		"one port twice":       {clustered(map[string][]string{"cluster.rpc": {":8080"}}), []string{"cluster.rpc", "8080", "comet.tcp"}},
 		"node id":              {map[string][]string{"node_id": {"a b"}}, []string{"node_id", `"a b"`}},
 		"data dir":             {map[string][]string{"data_dir": {" "}}, []string{"data_dir", "empty"}},
 		"level":                {map[string][]string{"logging.level": {"loud"}}, []string{"logging.level", "debug, info, warn, error"}},
@@ -86,6 +101,29 @@ func TestWhatIsAccepted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			load(t, roles.Sources{Flags: flags})
+		})
+	}
+}
+
+// clustered are settings that make a node one of several, and more.
+func clustered(more map[string][]string) map[string][]string {
+	all := map[string][]string{"cluster.join": {"10.0.0.1"}, "kafka.brokers": {"10.0.0.9:9092"}}
+	maps.Copy(all, more)
+	return all
+}
+
+func TestClusterSettingsThatAreFine(t *testing.T) {
+	for name, more := range map[string]map[string][]string{
+		"secret":         {"cluster.secret": {"0123456789abcdef"}},
+		"loopback":       {"cluster.gossip": {"127.0.0.1:0"}, "cluster.rpc": {"[::1]:0"}},
+		"a comet is off": {"cluster.secret": {"0123456789abcdef"}, "roles": {"router"}, "comet.tcp": {"off"}, "comet.ws": {"off"}},
+		"itself":         {"cluster.secret": {"0123456789abcdef"}, "cluster.join": {"127.0.0.1", "imgo.internal:7946", "[::1]:7000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := load(t, roles.Sources{Flags: clustered(more)})
+			if !cfg.Clustered() || len(cfg.EmbeddedRoles()) > 0 {
+				t.Errorf("clustered: %v, embedded: %v", cfg.Clustered(), cfg.EmbeddedRoles())
+			}
 		})
 	}
 }

@@ -84,6 +84,9 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 	if opts.Stderr == nil {
 		opts.Stderr = io.Discard
 	}
+	if cfg.Clustered() {
+		return nil, errors.New("cluster.join is set, but this build runs as one node: leave --join and --kafka out")
+	}
 	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry()}
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err

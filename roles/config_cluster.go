@@ -1,0 +1,169 @@
+package roles
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"imgo/envelope"
+)
+
+// Cluster is how this node finds the others and how they call it. It is used
+// once Join names somebody.
+type Cluster struct {
+	Join          []string `toml:"join" flag:"join" common:"true" unit:"addresses, host or host:port" doc:"Nodes to join; one that is up is enough, and a name may stand for many. This node itself may be\namong them: the first node of a cluster joins itself. Empty: no cluster, all in this process.\nNeeds kafka.brokers."`
+	Gossip        string   `toml:"gossip" flag:"gossip" unit:"address" doc:"Where nodes gossip (TCP and UDP): who is there. Beyond loopback only with a secret."`
+	GossipAddress string   `toml:"gossip_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: found out."`
+	RPC           string   `toml:"rpc" flag:"rpc" unit:"address" doc:"Where other nodes call this one (gRPC). Beyond loopback only with a secret or certificates."`
+	RPCAddress    string   `toml:"rpc_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: found out."`
+	Secret        string   `toml:"secret" secret:"true" unit:"at least 16 bytes, the same on every node" doc:"Encrypts gossip, and encrypts and authenticates calls where there are no certificates."`
+	TLSCert       string   `toml:"tls_cert" unit:"PEM file" doc:"This node's certificate for calls (mutual TLS); re-read when it changes. Empty: the secret does it."`
+	TLSKey        string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
+	TLSCA         string   `toml:"tls_ca" unit:"PEM file" doc:"Who signed the certificates of the other nodes."`
+	DeadAfter     Duration `toml:"dead_after" unit:"duration" min:"500ms" max:"1m" doc:"A node that does not answer is taken for dead after about this long."`
+	Zone          string   `toml:"zone" unit:"up to 32 bytes" doc:"Where this node is: clients are shown comets of their own zone first."`
+	Weight        int      `toml:"weight" min:"1" max:"1000" doc:"How many clients this comet should have in proportion to others."`
+	TCPAddress    string   `toml:"tcp_address" unit:"host:port" doc:"Where clients reach this comet over TCP: told to clients. Empty: not told."`
+	WSAddress     string   `toml:"ws_address" unit:"host:port, or ws:// or wss:// and that" doc:"Where clients reach this comet over WebSocket: told to clients. Empty: not told."`
+}
+
+// Kafka is the log of a cluster.
+type Kafka struct {
+	Brokers      []string `toml:"brokers" flag:"kafka" common:"true" unit:"addresses, host:port" doc:"Kafka, which carries everything between nodes. Needs cluster.join. Empty: the log is in this process."`
+	Prefix       string   `toml:"prefix" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"What the names of the topics, and of job's consumer group, begin with: one for each cluster of imgo."`
+	Replication  int      `toml:"replication" unit:"copies" min:"0" max:"15" doc:"Copies of each topic that is made. 0: 3, or as many as there are brokers."`
+	MinInSync    int      `toml:"min_in_sync" unit:"copies" min:"0" max:"15" doc:"Copies that must have a push before it is accepted. 0: 2 with three copies or more, else 1."`
+	Compression  string   `toml:"compression" choices:"none,gzip,snappy,lz4,zstd" doc:"How batches are compressed on the way to and in Kafka."`
+	WriteTimeout Duration `toml:"write_timeout" unit:"duration" min:"500ms" max:"5m" doc:"How long a push may wait for Kafka before it is refused."`
+	SASL         string   `toml:"sasl" choices:"none,plain,scram-sha-256,scram-sha-512" doc:"How imgo says who it is."`
+	User         string   `toml:"user" doc:"For sasl."`
+	Password     string   `toml:"password" secret:"true" doc:"For sasl."`
+	TLS          bool     `toml:"tls" doc:"Whether connections to Kafka use TLS."`
+	TLSCA        string   `toml:"tls_ca" unit:"PEM file" doc:"Who signed Kafka's certificates. Empty: the system's list."`
+	TLSCert      string   `toml:"tls_cert" unit:"PEM file" doc:"A certificate of imgo's own, where Kafka asks for one."`
+	TLSKey       string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
+}
+
+func defaultCluster() Cluster {
+	return Cluster{Join: []string{}, Gossip: ":7946", RPC: ":7170", DeadAfter: Duration{2 * time.Second}, Weight: 1}
+}
+
+func defaultKafka() Kafka {
+	return Kafka{Brokers: []string{}, Prefix: "imgo", Compression: "lz4", WriteTimeout: Duration{10 * time.Second}, SASL: "none"}
+}
+
+// Clustered says whether this node is one of several.
+func (cfg *Config) Clustered() bool { return len(cfg.Cluster.Join) > 0 }
+
+// minSecret is the least length of the cluster's secret: long enough not to be
+// guessed.
+const minSecret = 16
+
+// maxAdvertised bounds an advertised address: what a node says of itself has
+// to fit in 512 bytes of gossip.
+const maxAdvertised = 100
+
+// cluster checks how nodes find and trust one another.
+func (v *validation) cluster() {
+	c := &v.cfg.Cluster
+	switch {
+	case v.cfg.Clustered() && len(v.cfg.Kafka.Brokers) == 0:
+		v.refuse("cluster.join", "names other nodes, but there is no Kafka: what one node accepted the others would never see",
+			"name the brokers, such as --kafka 10.0.0.9:9092, or leave --join out to run alone")
+	case !v.cfg.Clustered() && len(v.cfg.Kafka.Brokers) > 0:
+		v.refuse("kafka.brokers", "names Kafka, but cluster.join is empty: this node would neither find others nor be found",
+			"name a node to join, or this node itself if it is the first (--join 127.0.0.1), or leave --kafka out to run alone")
+	}
+	if !v.cfg.Clustered() {
+		return
+	}
+	for _, address := range c.Join {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			host, port = strings.Trim(address, "[]"), "7946"
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /,") {
+			v.refuse("cluster.join", fmt.Sprintf("has %q, which is no address", address), "write host or host:port, such as 10.0.0.1 or imgo.internal:7946 (IPv6: [::1]:7946)")
+		}
+	}
+	gossip := v.listenAddress("cluster.gossip", "--gossip", c.Gossip, ":7946")
+	rpc := v.listenAddress("cluster.rpc", "--rpc", c.RPC, ":7170")
+	v.certificate("cluster", c.TLSCert, c.TLSKey)
+	v.readable("cluster.tls_ca", c.TLSCA)
+	if (c.TLSCert == "") != (c.TLSCA == "") {
+		v.refuse("cluster.tls_ca", "and cluster.tls_cert belong together: one shows who this node is, the other whom it believes", "give both")
+	}
+	const mend = "give every node the same secret (IMGO_CLUSTER_SECRET), such as the output of: openssl rand -hex 32"
+	if n := len(c.Secret); n > 0 && n < minSecret {
+		v.refuse("cluster.secret", fmt.Sprintf("has %d bytes", n), fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
+	}
+	if gossip.on && !gossip.loopback && c.Secret == "" {
+		v.refuse("cluster.gossip", fmt.Sprintf("is %s, beyond loopback, and there is no cluster.secret: anybody who can reach it could join", c.Gossip),
+			mend+", or gossip on 127.0.0.1:"+strconv.Itoa(gossip.port))
+	}
+	if rpc.on && !rpc.loopback && c.Secret == "" && c.TLSCert == "" {
+		v.refuse("cluster.rpc", fmt.Sprintf("is %s, beyond loopback, and there is neither cluster.secret nor a certificate: anybody who can reach it could push", c.RPC),
+			mend+", or listen on 127.0.0.1:"+strconv.Itoa(rpc.port))
+	}
+	v.advertised("cluster.gossip_address", c.GossipAddress)
+	v.advertised("cluster.rpc_address", c.RPCAddress)
+	v.advertised("cluster.tcp_address", c.TCPAddress)
+	ws := c.WSAddress
+	if scheme, rest, ok := strings.Cut(ws, "://"); ok {
+		ws, _, _ = strings.Cut(rest, "/")
+		if scheme != "ws" && scheme != "wss" {
+			v.refuse("cluster.ws_address", fmt.Sprintf("is %q", c.WSAddress), "write host:port, ws://host:port or wss://host:port")
+		}
+	}
+	v.advertised("cluster.ws_address", ws)
+	if len(c.Zone) > 32 || c.Zone != "" && envelope.CheckName("zone", c.Zone) != nil {
+		v.refuse("cluster.zone", fmt.Sprintf("is %q", c.Zone), "use up to 32 bytes without control characters")
+	}
+	v.kafka()
+}
+
+// advertised checks an address that others are told, if it is given.
+func (v *validation) advertised(key, address string) {
+	if address == "" {
+		return
+	}
+	host, port, err := net.SplitHostPort(address)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	ip := net.ParseIP(host)
+	if err != nil || perr != nil || n == 0 || host == "" || len(address) > maxAdvertised || ip != nil && ip.IsUnspecified() {
+		v.refuse(key, fmt.Sprintf("is %q, which others cannot connect to", address), "write the host and port by which they reach this node, such as 10.0.0.1:7170")
+	}
+}
+
+// kafka checks how the log is reached.
+func (v *validation) kafka() {
+	k := &v.cfg.Kafka
+	for _, address := range k.Brokers {
+		host, port, err := net.SplitHostPort(address)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" {
+			v.refuse("kafka.brokers", fmt.Sprintf("has %q, which is no address", address), "write host:port, such as 10.0.0.9:9092")
+		}
+	}
+	if k.Prefix == "" || len(k.Prefix) > maxNodeID || strings.ContainsFunc(k.Prefix, func(r rune) bool { return !nodeIDRune(r) }) {
+		v.refuse("kafka.prefix", fmt.Sprintf("is %q", k.Prefix), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxNodeID))
+	}
+	if k.Replication > 0 && k.MinInSync > k.Replication {
+		v.refuse("kafka.min_in_sync", fmt.Sprintf("is %d, more than the %d copies of kafka.replication: every push would be refused", k.MinInSync, k.Replication), "lower it")
+	}
+	if (k.SASL != "none") != (k.User != "" && k.Password != "") {
+		v.refuse("kafka.sasl", fmt.Sprintf("is %s, which does not go with kafka.user and kafka.password", k.SASL), "give all three, or none of them")
+	}
+	if !k.TLS && (k.TLSCA != "" || k.TLSCert != "") {
+		v.refuse("kafka.tls", "is off, but files for it are given", "set kafka.tls = true, or leave them out")
+	}
+	v.certificate("kafka", k.TLSCert, k.TLSKey)
+	v.readable("kafka.tls_ca", k.TLSCA)
+}
+
+// Runs says whether this process runs a role.
+func (cfg *Config) Runs(role string) bool {
+	return !cfg.Clustered() || slices.Contains(cfg.Roles, role)
+}
