@@ -1,0 +1,49 @@
+package roles
+
+import (
+	"imgo/roles/comet"
+	"imgo/roles/job"
+	"imgo/roles/logic"
+	"imgo/roles/router"
+)
+
+// neighbours are the roles of this process as the other roles see them.
+type neighbours struct {
+	name   string
+	router *router.Router
+	comet  *comet.Comet
+}
+
+// Owner is the router of this process: it owns every partition.
+func (h *neighbours) Owner(int32) (job.Router, error) { return h.router, nil }
+
+// Comet is the comet of this process.
+func (h *neighbours) Comet(name string) job.Comet {
+	if name != h.name {
+		return nil
+	}
+	return h.comet
+}
+
+// Names is the comet of this process, whatever the room.
+func (h *neighbours) Names(string) []string { return []string{h.name} }
+
+// All is the comet of this process.
+func (h *neighbours) All() map[string]logic.Comet { return map[string]logic.Comet{h.name: h.comet} }
+
+// owners are the routers as logic sees them.
+type owners struct {
+	here       *neighbours
+	partitions int32
+}
+
+// Owner is the router of this process.
+func (o owners) Owner(int32) (logic.Router, error) { return o.here.router, nil }
+
+// All is the router of this process.
+func (o owners) All() []logic.Router { return []logic.Router{o.here.router} }
+
+// Partitions is how many partitions there are.
+func (o owners) Partitions() int32 { return o.partitions }
+
+var _ comet.Logic = (*logic.Logic)(nil)

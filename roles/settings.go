@@ -1,0 +1,81 @@
+package roles
+
+import (
+	"fmt"
+
+	"imgo/roles/comet"
+	"imgo/roles/logic"
+	"imgo/roles/router"
+	"imgo/transport"
+)
+
+func (n *Node) routerConfig() router.Config {
+	c, d := router.DefaultConfig(), n.cfg.Delivery
+	c.MailboxLength = n.cfg.Kept.MailboxLength
+	c.DeviceExpiry = n.cfg.Kept.DeviceExpiry.Duration
+	c.IdempotencyTTL = n.cfg.Kept.IdempotencyTTL.Duration
+	c.SessionsPerUser = n.cfg.Limits.SessionsPerUser
+	c.SessionsPolicy = router.Policy(n.cfg.Limits.SessionsPolicy)
+	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, int(d.CatchUpBytes)
+	c.WatchInterval, c.WatchAfter = d.WatchInterval.Duration, d.WatchAfter.Duration
+	c.CometTimeout = 3 * d.AnnounceInterval.Duration
+	return c
+}
+
+func (n *Node) logicConfig() logic.Config {
+	c, a := logic.DefaultConfig(), n.cfg.Auth
+	c.DefaultTTL, c.MaxTTL = n.cfg.Kept.TTL.Duration, n.cfg.Kept.MaxTTL.Duration
+	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, int(n.cfg.Protocol.MaxBody)
+	c.AuthMode = a.Mode
+	c.JWT.Secret, c.JWT.JWKSFile, c.JWT.JWKSURL = a.JWTSecret, a.JWKSFile, a.JWKSURL
+	if a.JWTPublicKey != "" {
+		c.JWT.PublicKeyFiles = []string{a.JWTPublicKey}
+	}
+	c.JWT.Issuer, c.JWT.Audience, c.JWT.UserClaim = a.Issuer, a.Audience, a.UserClaim
+	c.JWT.DeviceClaim, c.JWT.Leeway = a.DeviceClaim, a.Leeway.Duration
+	return c
+}
+
+// unlimited turns a setting's 0 (no limit) into comet's -1.
+func unlimited[T int | float64](v T) T {
+	if v == 0 {
+		return -1
+	}
+	return v
+}
+
+func (n *Node) cometConfig() (comet.Config, error) {
+	c, p, l, d := comet.DefaultConfig(), n.cfg.Protocol, n.cfg.Limits, n.cfg.Delivery
+	c.Name = n.name
+	c.TCPAddr, c.WSAddr, c.WSOrigins = n.cfg.Comet.TCP, n.cfg.Comet.WS, n.cfg.Comet.WSOrigins
+	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout.Duration, p.Heartbeat.Duration, p.HeartbeatV1.Duration
+	c.MaxBody = int(p.MaxBody)
+	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
+	c.ConnectRate, c.ConnectBurst = unlimited(l.ConnectRate), l.ConnectBurst
+	c.UpstreamRate, c.UpstreamBurst = unlimited(l.UpstreamRate), l.UpstreamBurst
+	c.MaxRooms, c.PendingBytes, c.WriteTimeout = l.RoomsPerSession, int(l.PendingBytes), l.SlowTimeout.Duration
+	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout.Duration, d.CatchUpMessages, int(d.CatchUpBytes)
+	c.AckInterval, c.AnnounceInterval = d.AckInterval.Duration, d.AnnounceInterval.Duration
+	c.CloseExpired = n.cfg.Auth.CloseExpired
+	// The others need time to stop, too: HTTP has a quarter (serveHTTP).
+	c.DrainTimeout = n.cfg.Shutdown.Timeout.Duration * 3 / 10
+	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
+	c.DrainRate = float64(n.cfg.Shutdown.DrainRate)
+	if c.DrainRate == 0 {
+		c.DrainRate = 1e9
+	}
+	if n.cfg.Comet.TLSCert == "" {
+		return c, nil
+	}
+	cert, err := transport.ReloadingTLS(n.cfg.Comet.TLSCert, n.cfg.Comet.TLSKey, n.log)
+	if err != nil {
+		return c, fmt.Errorf("comet.tls_cert and comet.tls_key: %w", err)
+	}
+	if n.cfg.Comet.TCPTLS {
+		c.TCPTLS = cert
+	}
+	if n.cfg.Comet.WSTLS {
+		c.WSTLS = cert
+	}
+	return c, nil
+}
