@@ -70,8 +70,10 @@ func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
 		}
 	}
 	disk := "ok"
-	if err := n.db.DiskOK(); err != nil {
-		disk = err.Error()
+	if n.db != nil {
+		if err := n.db.DiskOK(); err != nil {
+			disk = err.Error()
+		}
 	}
 	status, reason := http.StatusOK, ""
 	if err := n.ready(); err != nil {

@@ -23,16 +23,25 @@ type stage struct {
 // away while there is still a logic to take their last acknowledgements, and
 // the log closes when nobody appends any more.
 func (n *Node) stages() []stage {
-	return []stage{
-		{name: "data folder", run: n.db.Run},
-		{name: "kept log", run: n.kept.Run},
-		{name: "live log", run: n.live.Run},
-		{name: RoleRouter, run: n.router.Run, ready: n.router.Ready},
-		{name: RoleJob, run: n.job.Run, ready: n.job.Ready},
-		{name: RoleLogic, run: n.logic.Run, ready: n.logic.Ready},
-		{name: "http", run: n.serveHTTP},
-		{name: RoleComet, run: n.comet.Run, ready: n.comet.Ready},
+	var all []stage
+	if n.db != nil {
+		all = append(all, stage{name: "data folder", run: n.db.Run})
 	}
+	all = append(all, stage{name: "kept log", run: n.kept.Run}, stage{name: "live log", run: n.live.Run})
+	if n.router != nil {
+		all = append(all, stage{name: RoleRouter, run: n.router.Run, ready: n.router.Ready})
+	}
+	if n.job != nil {
+		all = append(all, stage{name: RoleJob, run: n.job.Run, ready: n.job.Ready})
+	}
+	if n.logic != nil {
+		all = append(all, stage{name: RoleLogic, run: n.logic.Run, ready: n.logic.Ready})
+	}
+	all = append(all, stage{name: "http", run: n.serveHTTP})
+	if n.comet != nil {
+		all = append(all, stage{name: RoleComet, run: n.comet.Run, ready: n.comet.Ready})
+	}
+	return all
 }
 
 // startTimeout bounds how long a stage may take to be ready.

@@ -4,15 +4,11 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
-	"imgo/roles/router"
 )
 
-// neighbours are the roles of this process as the other roles see them.
-type neighbours struct {
-	name   string
-	router *router.Router
-	comet  *comet.Comet
-}
+// neighbours are the roles of a process that runs all of them, as each sees
+// the others: a call is a method call.
+type neighbours struct{ *Node }
 
 // Owner is the router of this process: it owns every partition.
 func (h *neighbours) Owner(int32) (job.Router, error) { return h.router, nil }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -52,9 +53,11 @@ type Node struct {
 	started time.Time
 	metrics *prometheus.Registry
 
-	db       *store.DB
-	kept     *store.Log
-	live     *store.LiveLog
+	// What the roles of this process need; nil: no role here needs it.
+	db   *store.DB
+	kept keptLog
+	live liveLog
+	// The roles; nil: another process's.
 	router   *router.Router
 	job      *job.Job
 	logic    *logic.Logic
@@ -185,42 +188,90 @@ func (n *Node) closeStore() {
 	}
 }
 
-// wire makes the roles and gives each the others that it calls: here, and
-// only here, is decided that they live in one process.
+// keptLog is the kept topic, whatever carries it.
+type keptLog interface {
+	logic.KeptLog
+	router.KeptLog
+	Run(ctx context.Context) error
+	Close() error
+}
+
+// liveLog is the live topic, whatever carries it.
+type liveLog interface {
+	logic.LiveLog
+	router.LiveLog
+	job.Log
+	Run(ctx context.Context) error
+	Close() error
+}
+
+// around is what the roles of this process call, wherever it is.
+type around struct {
+	routers logic.Routers
+	owners  job.Owners
+	rooms   logic.Comets
+	comets  job.Comets
+	logic   comet.Logic
+	tokens  logic.TokenStore
+}
+
+// wire makes the roles that this process runs and gives each the others that
+// it calls.
 func (n *Node) wire(ctx context.Context) error {
-	here := &neighbours{name: n.name}
+	here := &neighbours{n}
+	near := around{
+		routers: owners{here, n.kept.Partitions()}, owners: here, rooms: here, comets: here,
+		tokens: store.NewTokens(n.db),
+	}
 	var err error
-	n.router, err = router.New(n.routerConfig(), router.Deps{
-		Kept: n.kept, Live: n.live, Store: store.NewMailboxes(n.db), Log: n.log, Metrics: n.metrics,
-		Events: func(kind, user, detail string) { n.logic.Report(kind, user, detail) },
-	})
-	if err != nil {
-		return err
+	if n.cfg.Runs(RoleRouter) {
+		n.router, err = router.New(n.routerConfig(), router.Deps{
+			Kept: n.kept, Live: n.live, Store: store.NewMailboxes(n.db), Log: n.log, Metrics: n.metrics, Events: n.report,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	here.router = n.router
-	n.logic, err = logic.New(n.logicConfig(), logic.Deps{
-		Routers: owners{here, n.kept.Partitions()}, Kept: n.kept, Live: n.live, Comets: here,
-		Tokens: store.NewTokens(n.db), Log: n.log, Metrics: n.metrics,
-	})
-	if err != nil {
-		return err
+	if n.cfg.Runs(RoleLogic) {
+		n.logic, err = logic.New(n.logicConfig(), logic.Deps{
+			Routers: near.routers, Kept: n.kept, Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: n.metrics,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	n.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-		Kept: n.kept, Live: n.live, Owners: here, Comets: here, Log: n.log, Metrics: n.metrics,
-	})
-	if err != nil {
-		return err
+	if n.cfg.Runs(RoleJob) {
+		n.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
+			Kept: n.kept, Live: n.live, Owners: near.owners, Comets: near.comets, Log: n.log, Metrics: n.metrics,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	cometConfig, err := n.cometConfig()
-	if err != nil {
-		return err
+	if n.cfg.Runs(RoleComet) {
+		if near.logic == nil {
+			near.logic = n.logic
+		}
+		cometConfig, err := n.cometConfig()
+		if err != nil {
+			return err
+		}
+		n.comet, err = comet.New(cometConfig, near.logic, n.log, n.metrics)
+		if err != nil {
+			return fmt.Errorf("%w%s", err, mendListen(err, "--tcp or --ws"))
+		}
 	}
-	n.comet, err = comet.New(cometConfig, n.logic, n.log, n.metrics)
-	if err != nil {
-		return fmt.Errorf("%w%s", err, mendListen(err, "--tcp or --ws"))
-	}
-	here.comet = n.comet
 	return n.wireHTTP()
+}
+
+// report takes a router's event to the logic of this process, which shows it
+// in GET /v1/events, or to the log.
+func (n *Node) report(kind, user, detail string) {
+	if n.logic != nil {
+		n.logic.Report(kind, user, detail)
+		return
+	}
+	n.log.Warn().Str("event", kind).Str("user", user).Msg(detail)
 }
 
 func (n *Node) wireHTTP() error {
@@ -252,10 +303,20 @@ func (n *Node) wireHTTP() error {
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
 
 // TCPAddr is where TCP clients connect; nil: nowhere.
-func (n *Node) TCPAddr() net.Addr { return n.comet.TCPAddr() }
+func (n *Node) TCPAddr() net.Addr {
+	if n.comet == nil {
+		return nil
+	}
+	return n.comet.TCPAddr()
+}
 
 // WSAddr is where WebSocket clients connect; nil: nowhere.
-func (n *Node) WSAddr() net.Addr { return n.comet.WSAddr() }
+func (n *Node) WSAddr() net.Addr {
+	if n.comet == nil {
+		return nil
+	}
+	return n.comet.WSAddr()
+}
 
 // service is logic with what only the node knows.
 type service struct {
@@ -267,16 +328,25 @@ type service struct {
 func (s service) Nodes(context.Context) []logic.NodeInfo { return []logic.NodeInfo{s.n.info()} }
 
 func (n *Node) info() logic.NodeInfo {
-	return logic.NodeInfo{
-		Name: n.name, Roles: allRoles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
-		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: n.comet.Sessions(), Clients: n.clientAddresses(),
+	sessions := 0
+	if n.comet != nil {
+		sessions = n.comet.Sessions()
 	}
+	return logic.NodeInfo{
+		Name: n.name, Roles: n.roles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
+		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: sessions, Clients: n.clientAddresses(),
+	}
+}
+
+// roles are what this process runs, in the order in which they are shown.
+func (n *Node) roles() []string {
+	return slices.DeleteFunc(allRoles(), func(role string) bool { return !n.cfg.Runs(role) })
 }
 
 // clientAddresses are where clients connect, by transport.
 func (n *Node) clientAddresses() map[string]string {
 	out := make(map[string]string, 2)
-	for name, a := range map[string]net.Addr{"tcp": n.comet.TCPAddr(), "ws": n.comet.WSAddr()} {
+	for name, a := range map[string]net.Addr{"tcp": n.TCPAddr(), "ws": n.WSAddr()} {
 		if a == nil {
 			continue
 		}

@@ -61,7 +61,7 @@ func TestWrongSettings(t *testing.T) {
 		{"unknown flag", "", nil, []string{"--kept-tll", "1d"}, []string{"--kept-tll"}},
 		{"open to the world", "", nil, []string{"--http", "0.0.0.0:0"}, []string{"API key", "127.0.0.1"}},
 		{"auth none beyond loopback", "", nil, []string{"--auth-mode", "none", "--tcp", "0.0.0.0:0"}, []string{"anybody could be anybody", "--tcp 127.0.0.1:0"}},
-		{"other nodes", "", nil, []string{"--cluster-join", "10.0.0.1"}, []string{"cluster.join", "leave it out"}},
+		{"other nodes", "", nil, []string{"--cluster-join", "10.0.0.1"}, []string{"cluster.join", "leave --join out"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			args := append(free(), test.args...)
