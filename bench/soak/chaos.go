@@ -193,7 +193,7 @@ func (r *run) until(ctx context.Context, what string, so func() (bool, error)) e
 // settle waits until everything that was accepted has arrived everywhere.
 func (r *run) settle(ctx context.Context) error {
 	err := r.until(ctx, "everything that was accepted has arrived", func() (bool, error) {
-		return r.h.Stats().Violations > 0 || len(r.h.Lost(1)) == 0, nil
+		return len(r.h.Lost(1)) == 0, nil
 	})
 	if verdict := r.h.Verdict(); verdict != nil {
 		return errors.Join(err, verdict, r.evidence(ctx))
