@@ -1,0 +1,177 @@
+package members_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/cluster/members"
+	"imgo/envelope"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 30 * time.Second
+
+// node is a Members that runs.
+type node struct {
+	*members.Members
+	log  *lines
+	done chan struct{} // closed when Run has returned
+	err  error         // of Run, once done
+	stop func()        // ends Run and waits for it
+}
+
+// start starts a node; what is not set in o is for one on loopback.
+func start(t *testing.T, o members.Options) *node {
+	t.Helper()
+	n := &node{log: &lines{}, done: make(chan struct{})}
+	if o.Bind == "" {
+		o.Bind = "127.0.0.1:0"
+	}
+	o.Log = zerolog.New(n.log)
+	if o.RejoinInterval == 0 {
+		o.RejoinInterval = 200 * time.Millisecond
+	}
+	var err error
+	if n.Members, err = members.New(o); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(n.done)
+		n.err = n.Run(ctx)
+	}()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case <-n.done:
+		case <-time.After(patience):
+			t.Errorf("%s does not end", o.Name)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+// kill ends a node as kill -9 would.
+func (n *node) kill(t *testing.T) {
+	t.Helper()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+}
+
+func names(v *members.View) string {
+	var out []string
+	for _, n := range v.Nodes {
+		out = append(out, n.Name)
+	}
+	return strings.Join(out, " ")
+}
+
+// await waits until what a node knows is as it should be, by the channel that
+// says that there is something new, and says how long that took.
+func (n *node) await(t *testing.T, what string, ok func(*members.View) bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	bound := time.After(patience)
+	for {
+		v := n.Snapshot()
+		if ok(v) {
+			return time.Since(began)
+		}
+		select {
+		case <-v.Next():
+		case <-bound:
+			t.Fatalf("not %s: %s knows %q\n%s", what, n.Addr(), names(v), n.log)
+		}
+	}
+}
+
+// knows waits until a node knows exactly these.
+func (n *node) knows(t *testing.T, want ...string) time.Duration {
+	t.Helper()
+	slices.Sort(want)
+	return n.await(t, "all of "+fmt.Sprint(want), func(v *members.View) bool { return names(v) == strings.Join(want, " ") })
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// says waits until the log has a text.
+func (l *lines) says(t *testing.T, text string) {
+	t.Helper()
+	for began := time.Now(); !strings.Contains(l.String(), text); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatalf("the log does not say %q:\n%s", text, l)
+		}
+	}
+}
+
+// hosts is a resolver.
+type hosts struct {
+	mu    sync.Mutex
+	addrs map[string][]string
+}
+
+func (h *hosts) LookupHost(_ context.Context, host string) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a := h.addrs[host]; a != nil {
+		return a, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+func (h *hosts) set(host string, addrs ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addrs[host] = addrs
+}
+
+func meta(roles ...string) *envelope.NodeMeta { return &envelope.NodeMeta{Roles: roles} }
+
+// counters are the values of a counter by its label.
+func counters(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.Metric {
+			out[m.Label[0].GetValue()] = m.GetCounter().GetValue()
+		}
+	}
+	return out
+}

@@ -1,0 +1,114 @@
+package members
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// transport is memberlist's own, with streams that end when gossip does and
+// with partitions of the network for tests.
+type transport struct {
+	*memberlist.NetTransport
+	cut   func(address string) bool
+	ctx   context.Context // of dials
+	abort context.CancelFunc
+
+	mu    sync.Mutex
+	conns map[*stream]struct{}
+}
+
+// listen binds TCP and UDP to one port.
+func listen(ip net.IP, port int, logger *log.Logger, cut func(string) bool) (*transport, error) {
+	tries := 1
+	if port == 0 {
+		tries = 10 // the free TCP port may be a taken UDP port
+	}
+	var (
+		nt  *memberlist.NetTransport
+		err error
+	)
+	for range tries {
+		if nt, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: logger}); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &transport{NetTransport: nt, cut: cut, conns: make(map[*stream]struct{})}
+	t.ctx, t.abort = context.WithCancel(context.Background())
+	context.AfterFunc(t.ctx, t.closeStreams)
+	return t, nil
+}
+
+// WriteTo implements memberlist.Transport.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	return t.WriteToAddress(b, memberlist.Address{Addr: addr})
+}
+
+// WriteToAddress implements memberlist.NodeAwareTransport.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	if t.cut != nil && t.cut(a.Addr) {
+		return time.Now(), nil // lost, as packets are
+	}
+	return t.NetTransport.WriteToAddress(b, a)
+}
+
+// DialTimeout implements memberlist.Transport.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+// DialAddressTimeout implements memberlist.NodeAwareTransport.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	if t.cut != nil && t.cut(a.Addr) {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s is cut off", a.Addr)}
+	}
+	d := net.Dialer{Timeout: timeout}
+	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{Conn: c, t: t}
+	t.mu.Lock()
+	t.conns[s] = struct{}{}
+	t.mu.Unlock()
+	if t.ctx.Err() != nil { // closeStreams may have been before it
+		s.Close()
+	}
+	return s, nil
+}
+
+func (t *transport) closeStreams() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for s := range t.conns {
+		s.Conn.Close()
+	}
+}
+
+// Shutdown implements memberlist.Transport.
+func (t *transport) Shutdown() error {
+	t.abort()
+	return t.NetTransport.Shutdown()
+}
+
+// stream is a connection that this node made.
+type stream struct {
+	net.Conn
+	t *transport
+}
+
+// Close implements net.Conn.
+func (s *stream) Close() error {
+	s.t.mu.Lock()
+	delete(s.t.conns, s)
+	s.t.mu.Unlock()
+	return s.Conn.Close()
+}

@@ -1,0 +1,224 @@
+package rpc_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"imgo/cluster/rpc"
+	"imgo/envelope"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+// roles are all roles of a node: every call goes to handle.
+type roles struct {
+	handle func(ctx context.Context, method string, req proto.Message) (proto.Message, error)
+}
+
+func (r roles) services() rpc.Services {
+	return rpc.Services{Router: routerRole{r}, Logic: logicRole{r}, Comet: cometRole{r}, Status: statusRole{r}}
+}
+
+// reply is what handle answers, as the method's type.
+func reply[R proto.Message](ctx context.Context, r roles, method string, req proto.Message) (R, error) {
+	rep, err := r.handle(ctx, method, req)
+	if err != nil {
+		var none R
+		return none, err
+	}
+	return rep.(R), nil
+}
+
+func silent(ctx context.Context, r roles, method string, req proto.Message) error {
+	_, err := r.handle(ctx, method, req)
+	return err
+}
+
+type routerRole struct{ roles }
+
+func (r routerRole) Attach(ctx context.Context, q *envelope.AttachRequest) (*envelope.AttachReply, error) {
+	return reply[*envelope.AttachReply](ctx, r.roles, "Router.Attach", q)
+}
+func (r routerRole) Detach(ctx context.Context, q *envelope.DetachRequest) error {
+	return silent(ctx, r.roles, "Router.Detach", q)
+}
+func (r routerRole) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (*envelope.Backlog, error) {
+	return reply[*envelope.Backlog](ctx, r.roles, "Router.CatchUp", q)
+}
+func (r routerRole) Lookup(ctx context.Context, q *envelope.LookupRequest) (*envelope.LookupReply, error) {
+	return reply[*envelope.LookupReply](ctx, r.roles, "Router.Lookup", q)
+}
+func (r routerRole) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	return reply[*envelope.AnnounceReply](ctx, r.roles, "Router.Announce", q)
+}
+func (r routerRole) User(ctx context.Context, q *envelope.UserRequest) (*envelope.UserReply, error) {
+	return reply[*envelope.UserReply](ctx, r.roles, "Router.User", q)
+}
+func (r routerRole) Take(ctx context.Context, q *envelope.TakeRequest) (*envelope.TakeReply, error) {
+	return reply[*envelope.TakeReply](ctx, r.roles, "Router.Take", q)
+}
+func (r routerRole) Claim(ctx context.Context, q *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+	return reply[*envelope.ClaimReply](ctx, r.roles, "Router.Claim", q)
+}
+func (r routerRole) Forget(ctx context.Context, q *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
+	return reply[*envelope.ForgetReply](ctx, r.roles, "Router.Forget", q)
+}
+func (r routerRole) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
+	return reply[*envelope.ResolveReply](ctx, r.roles, "Router.Resolve", q)
+}
+
+type logicRole struct{ roles }
+
+func (r logicRole) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+	return reply[*envelope.ConnectReply](ctx, r.roles, "Logic.Connect", q)
+}
+func (r logicRole) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
+	return silent(ctx, r.roles, "Logic.CatchUp", q)
+}
+func (r logicRole) Ack(ctx context.Context, q *envelope.AckRequest) error {
+	return silent(ctx, r.roles, "Logic.Ack", q)
+}
+func (r logicRole) Detach(ctx context.Context, q *envelope.DetachRequest) error {
+	return silent(ctx, r.roles, "Logic.Detach", q)
+}
+func (r logicRole) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	return reply[*envelope.AnnounceReply](ctx, r.roles, "Logic.Announce", q)
+}
+func (r logicRole) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error {
+	return silent(ctx, r.roles, "Logic.RoomOpened", q)
+}
+
+type cometRole struct{ roles }
+
+func (r cometRole) Push(ctx context.Context, q *envelope.PushRequest) (*envelope.PushReply, error) {
+	return reply[*envelope.PushReply](ctx, r.roles, "Comet.Push", q)
+}
+func (r cometRole) Rooms(ctx context.Context, q *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
+	return reply[*envelope.RoomsReply](ctx, r.roles, "Comet.Rooms", q)
+}
+
+type statusRole struct{ roles }
+
+func (r statusRole) Status(ctx context.Context, q *envelope.StatusRequest) (*envelope.StatusReply, error) {
+	return reply[*envelope.StatusReply](ctx, r.roles, "Status.Status", q)
+}
+
+// ready is a status that answers.
+func ready(context.Context, string, proto.Message) (proto.Message, error) {
+	return &envelope.StatusReply{Ready: true}, nil
+}
+
+// serve starts a server; stop ends it and may be called twice.
+func serve(t testing.TB, o rpc.ServerOptions, s rpc.Services) (addr string, stop func()) {
+	t.Helper()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	server, err := rpc.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Register(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("server: %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("the server does not end")
+		}
+	})
+	t.Cleanup(stop)
+	return server.Addr().String(), stop
+}
+
+func newPool(t testing.TB, o rpc.PoolOptions) *rpc.Pool {
+	t.Helper()
+	pool, err := rpc.NewPool(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// askStatus calls until the answer is ok, and says how long that took.
+func askStatus(t testing.TB, peer *rpc.Peer) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("no answer: %v", err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// freeAddr is an address where nobody listens.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), text)
+}
+
+func (l *lines) logger() zerolog.Logger { return zerolog.New(l) }
+
+// waitFor waits until a line of the log has the text.
+func (l *lines) waitFor(t testing.TB, text string) {
+	t.Helper()
+	for began := time.Now(); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > patience {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			t.Fatalf("the log does not say %q:\n%s", text, l.b.String())
+		}
+	}
+}
