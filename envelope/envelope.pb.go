@@ -311,10 +311,14 @@ func (x *Ack) GetUpTo() uint64 {
 // Device makes a device (or, when empty, the default cursor) known to the
 // user's mailbox, or refreshes when it was last seen.
 type Device struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	SeenMs        int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	SeenMs int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	// since is the id of the record that made the device known, in a record that
+	// repeats what is known; 0: this may be that record. A reader from whose log
+	// that record has gone knows by it that the device was there from the start.
+	Since         uint64 `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +370,13 @@ func (x *Device) GetDevice() string {
 func (x *Device) GetSeenMs() int64 {
 	if x != nil {
 		return x.SeenMs
+	}
+	return 0
+}
+
+func (x *Device) GetSince() uint64 {
+	if x != nil {
+		return x.Since
 	}
 	return 0
 }
@@ -504,12 +515,16 @@ func (x *Envelope) GetOpened() *RoomOpened {
 // RoomOpened says that a comet which had answered "nobody here is in the room"
 // (PushReply.empty_rooms) has a member now. It goes by the room's partition, so
 // that it comes before every message that is pushed after the join's answer.
+// An empty room means every room, and goes by every partition: the comet has
+// started, or has forgotten what it denied.
 type RoomOpened struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Comet string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`
 	Room  string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
 	// seq grows with every room that the comet opens; see PushReply.seq.
-	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Seq uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	// incarnation is the comet's start that counts seq.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -561,6 +576,13 @@ func (x *RoomOpened) GetRoom() string {
 func (x *RoomOpened) GetSeq() uint64 {
 	if x != nil {
 		return x.Seq
+	}
+	return 0
+}
+
+func (x *RoomOpened) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -1054,8 +1076,12 @@ type PushReply struct {
 	// empty_rooms are rooms of the request that nobody on the comet was in: job
 	// may leave the comet out for them until a RoomOpened with a higher seq.
 	EmptyRooms []string `protobuf:"bytes,1,rep,name=empty_rooms,json=emptyRooms,proto3" json:"empty_rooms,omitempty"`
-	// seq is the comet's latest RoomOpened.seq at the time of the answer.
-	Seq           uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// seq is the comet's latest RoomOpened.seq from before it looked at the
+	// request: a RoomOpened with a higher one, of the same incarnation, is newer
+	// than all of empty_rooms.
+	Seq uint64 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// incarnation changes with every start of the comet.
+	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1126,13 @@ func (x *PushReply) GetEmptyRooms() []string {
 func (x *PushReply) GetSeq() uint64 {
 	if x != nil {
 		return x.Seq
+	}
+	return 0
+}
+
+func (x *PushReply) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -2672,10 +2705,13 @@ func (x *TakeReply) GetMessages() []*Kept {
 }
 
 type ClaimRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Id        uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Key       string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// record_id is the claim record's own (Record.id): a record that is in the
+	// log twice is one claim. Empty: compare id.
+	RecordId      []byte `protobuf:"bytes,4,opt,name=record_id,json=recordId,proto3" json:"record_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2729,6 +2765,13 @@ func (x *ClaimRequest) GetKey() string {
 		return x.Key
 	}
 	return ""
+}
+
+func (x *ClaimRequest) GetRecordId() []byte {
+	if x != nil {
+		return x.RecordId
+	}
+	return nil
 }
 
 type ClaimReply struct {
@@ -3687,11 +3730,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x13\n" +
-	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"M\n" +
+	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"c\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
-	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\x19\n" +
+	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\x12\x14\n" +
+	"\x05since\x18\x04 \x01(\x04R\x05since\"\x19\n" +
 	"\x05Claim\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"\x9e\x02\n" +
 	"\bEnvelope\x12\x17\n" +
@@ -3701,12 +3745,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\v \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\f \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
 	"\x05nudge\x18\r \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x124\n" +
-	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\"H\n" +
+	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\"j\n" +
 	"\n" +
 	"RoomOpened\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x12\n" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"9\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"9\n" +
 	"\aAddress\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\"~\n" +
@@ -3739,11 +3784,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\vPushRequest\x12:\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.DeliveryR\n" +
-	"deliveries\">\n" +
+	"deliveries\"`\n" +
 	"\tPushReply\x12\x1f\n" +
 	"\vempty_rooms\x18\x01 \x03(\tR\n" +
 	"emptyRooms\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xb7\x02\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xb7\x02\n" +
 	"\bDelivery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -3889,11 +3935,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\bafter_ms\x18\x02 \x01(\x03R\aafterMs\x12!\n" +
 	"\fmax_messages\x18\x03 \x01(\rR\vmaxMessages\"?\n" +
 	"\tTakeReply\x122\n" +
-	"\bmessages\x18\x01 \x03(\v2\x16.imgo.envelope.v1.KeptR\bmessages\"N\n" +
+	"\bmessages\x18\x01 \x03(\v2\x16.imgo.envelope.v1.KeptR\bmessages\"k\n" +
 	"\fClaimRequest\x12\x1c\n" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\"\x1e\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1b\n" +
+	"\trecord_id\x18\x04 \x01(\fR\brecordId\"\x1e\n" +
 	"\n" +
 	"ClaimReply\x12\x10\n" +
 	"\x03won\x18\x01 \x01(\bR\x03won\"c\n" +

@@ -16,7 +16,7 @@ const (
 	prefixUser     = 'U' // partition, user            → MailboxMeta
 	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
 	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
-	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key
+	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
 	prefixPosition = 'R' // partition                  → id of the last applied record
 )
 
@@ -35,6 +35,9 @@ type MailboxDevice struct {
 	Since uint64
 	// SeenMS is when the device was last connected, Unix milliseconds.
 	SeenMS int64
+	// NotedMS is when the newest record about the device was appended to the
+	// log, Unix milliseconds; 0: not known.
+	NotedMS int64
 }
 
 // MailboxMeta is what is stored of a user beside the messages.
@@ -121,6 +124,10 @@ func appendMeta(b []byte, m *MailboxMeta) []byte {
 		b = binary.AppendUvarint(b, d.Since)
 		b = binary.AppendUvarint(b, uint64(d.SeenMS))
 	}
+	// Last and one for each device: older versions neither write nor read it.
+	for _, d := range m.Devices {
+		b = binary.AppendUvarint(b, uint64(d.NotedMS))
+	}
 	return b
 }
 
@@ -183,6 +190,11 @@ func decodeMeta(b []byte) (*MailboxMeta, error) {
 		m.Devices = append(m.Devices, MailboxDevice{
 			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()),
 		})
+	}
+	if len(c.b) > 0 {
+		for i := range m.Devices {
+			m.Devices[i].NotedMS = int64(c.uint())
+		}
 	}
 	return m, c.err
 }
@@ -316,8 +328,8 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 	return out, nil
 }
 
-// getUint reads one sealed 8-byte number; ok is false when there is none.
-func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
+// get reads one sealed value; ok is false when there is none.
+func (m *Mailboxes) get(key []byte, read func(raw []byte) error) (ok bool, err error) {
 	err = m.db.view(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
 		if errors.Is(err, badger.ErrKeyNotFound) {
@@ -328,21 +340,29 @@ func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
 		}
 		return item.Value(func(b []byte) error {
 			raw, err := unseal(b)
-			if err != nil {
-				return err
+			if err == nil {
+				err = read(raw)
 			}
-			if len(raw) != 8 {
-				return errMailboxShort
-			}
-			v, ok = binary.BigEndian.Uint64(raw), true
-			return nil
+			ok = err == nil
+			return err
 		})
+	})
+	return ok, err
+}
+
+// getUint reads one sealed 8-byte number; ok is false when there is none.
+func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
+	ok, err = m.get(key, func(raw []byte) error {
+		if len(raw) != 8 {
+			return errMailboxShort
+		}
+		v = binary.BigEndian.Uint64(raw)
+		return nil
 	})
 	return v, ok, err
 }
 
-// Used says which message used an idempotency key for a user (for a claim the
-// user is empty).
+// Used says which message used an idempotency key for a user.
 func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
 	id, ok, err = m.getUint(append(underUser(prefixUsed, partition, user, len(key)), key...))
 	if err != nil {
@@ -463,18 +483,6 @@ func (b *MailboxBatch) Commit(position uint64) error {
 			return fmt.Errorf("commit batch of partition %d: %w", b.partition, err)
 		}
 		rest = rest[n:]
-	}
-	return nil
-}
-
-// DropPartition removes all that is stored of a partition.
-func (m *Mailboxes) DropPartition(partition int32) error {
-	var prefixes [][]byte
-	for _, p := range []byte{prefixUser, prefixEntry, prefixBody, prefixUsed, prefixPosition} {
-		prefixes = append(prefixes, partitionKey(p, partition, 0))
-	}
-	if err := m.db.dropPrefix(prefixes...); err != nil {
-		return fmt.Errorf("drop partition %d: %w", partition, err)
 	}
 	return nil
 }

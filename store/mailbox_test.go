@@ -53,7 +53,8 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 	b.PutEntry("v", &shared)
 	b.PutEntry("u2", &one) // a user whose name begins like another's
 	b.Use("u", "key", 9, hour)
-	b.Use("", "claim", 10, hour)
+	b.Claim("claim", store.MailboxClaim{ID: 10, Record: [12]byte{1, 2}}, hour)
+	b.Use("", "old claim", 11, hour) // as an older version wrote them
 	if err := b.Commit(77); err != nil {
 		t.Fatal(err)
 	}
@@ -81,10 +82,15 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 		partition int32
 		user, key string
 		id        uint64
-	}{{1, "u", "key", 9}, {1, "", "claim", 10}, {1, "u", "claim", 0}, {2, "u", "key", 0}} {
+	}{{1, "u", "key", 9}, {1, "u", "claim", 0}, {2, "u", "key", 0}} {
 		id, ok, err := m.Used(c.partition, c.user, c.key)
 		if err != nil || id != c.id || ok != (c.id != 0) {
 			t.Errorf("Used(%d, %q, %q) = %d, %v, %v", c.partition, c.user, c.key, id, ok, err)
+		}
+	}
+	for key, want := range map[string]store.MailboxClaim{"claim": {ID: 10, Record: [12]byte{1, 2}}, "old claim": {ID: 11}, "none": {}} {
+		if c, ok, err := m.Claimed(1, key); err != nil || c != want || ok != (want.ID != 0) {
+			t.Errorf("Claimed(1, %q) = %v, %v, %v", key, c, ok, err)
 		}
 	}
 	if pos, ok, err := m.Position(1); pos != 77 || !ok || err != nil {
@@ -106,7 +112,7 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 	if bodies, err := m.Bodies(1, "v", []store.MailboxEntry{shared}); err != nil || bodies[0] == nil {
 		t.Errorf("the shared body went with another user's entry: %v", err)
 	}
-	if err := m.DropPartition(1); err != nil {
+	if err := m.DropPartition(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	if meta, entries, err := m.Load(1, "u"); meta != nil || len(entries) != 0 || err != nil {

@@ -74,7 +74,7 @@ func BenchmarkBroadcast(b *testing.B) {
 	frames.Store(0)
 	b.ReportAllocs()
 	for n := int64(1); b.Loop(); n++ {
-		if err := c.Push(ctx, req); err != nil {
+		if _, err := c.Push(ctx, req); err != nil {
 			b.Fatal(err)
 		}
 		for frames.Load() < n*sessions {

@@ -107,7 +107,7 @@ func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	body := []byte(strings.Repeat("x", 60<<10))
 	for range 400 { // 24 MB: more than any socket buffer takes
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		err := s.Push(ctx, &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Op: 5, Body: body, Room: "r"}}})
+		_, err := s.Push(ctx, &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Op: 5, Body: body, Room: "r"}}})
 		cancel()
 		if err != nil {
 			t.Fatal(err)

@@ -50,6 +50,8 @@ type Logic interface {
 	Ack(context.Context, *envelope.AckRequest) error
 	Detach(context.Context, *envelope.DetachRequest) error
 	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
+	// RoomOpened returns when the live log has it.
+	RoomOpened(context.Context, *envelope.RoomOpened) error
 }
 
 // phase is where a Comet is in its life.
@@ -74,6 +76,7 @@ type Comet struct {
 	queues      queues
 	askers      *askers
 	announcer   *announcer
+	opener      *opener
 	acks        *batcher[*envelope.Ack]
 	detaches    *batcher[*envelope.Detached]
 	tcp         *tcp.Listener // nil: off
@@ -117,6 +120,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	}
 	c.askers = &askers{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
+	c.opener = newOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
 	var err error
@@ -286,6 +290,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { c.sweep(stop) })
 	background.Go(func() { c.announcer.run(stop) })
+	background.Go(func() { c.opener.run(stop) })
 	// Acks and detachments are sent to the very end, by a context of their own.
 	last, stopLast := context.WithCancel(context.Background())
 	defer stopLast()

@@ -53,6 +53,10 @@ type Config struct {
 
 	// MaxRooms bounds the rooms of a session. Default 32.
 	MaxRooms int
+	// DeniedRooms bounds the rooms without a member here that job is told of,
+	// so that their messages do not come here; past it all are forgotten.
+	// Default 100,000.
+	DeniedRooms int
 	// MaxConnections bounds the connections of this comet, authenticated or
 	// not. Default 250,000; negative: no bound.
 	MaxConnections int
@@ -150,6 +154,7 @@ func DefaultConfig() Config {
 		PendingBytes:     256 << 10,
 		WriteTimeout:     20 * time.Second,
 		MaxRooms:         32,
+		DeniedRooms:      100_000,
 		MaxConnections:   250_000,
 		MaxConnsPerIP:    20_000,
 		ConnectRate:      5_000,
@@ -180,6 +185,7 @@ func (cfg *Config) fill() {
 	orDefault(&cfg.PendingBytes, d.PendingBytes)
 	orDefault(&cfg.WriteTimeout, d.WriteTimeout)
 	orDefault(&cfg.MaxRooms, d.MaxRooms)
+	orDefault(&cfg.DeniedRooms, d.DeniedRooms)
 	orDefault(&cfg.MaxConnections, d.MaxConnections)
 	orDefault(&cfg.MaxConnsPerIP, d.MaxConnsPerIP)
 	orDefault(&cfg.ConnectRate, d.ConnectRate)
@@ -224,6 +230,7 @@ func (cfg *Config) check() error {
 	positive("PendingBytes", float64(cfg.PendingBytes))
 	positive("WriteTimeout", float64(cfg.WriteTimeout))
 	positive("MaxRooms", float64(cfg.MaxRooms))
+	positive("DeniedRooms", float64(cfg.DeniedRooms))
 	positive("AckInterval", float64(cfg.AckInterval))
 	positive("AckBatch", float64(cfg.AckBatch))
 	positive("AckQueue", float64(cfg.AckQueue))

@@ -55,7 +55,7 @@ func TestDrain(t *testing.T) {
 		if acks, gone := logic.acked(), logic.gone(); len(acks) != 20 || len(gone) != 20 {
 			t.Fatalf("%d ids acknowledged, %d sessions detached, want 20 of each", len(acks), len(gone))
 		}
-		err := s.Push(context.Background(), &envelope.PushRequest{})
+		_, err := s.Push(context.Background(), &envelope.PushRequest{})
 		if !errors.Is(err, envelope.ErrUnavailable) {
 			t.Fatalf("Push after the end: %v", err)
 		}

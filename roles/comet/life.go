@@ -24,8 +24,11 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	c.table.live.Add(1)
 	c.table.countPartition(s.partition, 1)
 	c.metrics.sessions.WithLabelValues(s.gen.String()).Inc()
+	until := c.joinBy()
 	for _, room := range rooms {
-		s.join(room)
+		if !s.join(room, until) {
+			break
+		}
 	}
 	if s.key != "" {
 		if older := c.table.claimKey(userKey{s.user, s.key}, s); older != nil {

@@ -59,6 +59,7 @@ type metrics struct {
 	pendingBytes atomic.Int64
 	behind       atomic.Int64
 	writers      atomic.Int64
+	denied       atomic.Int64
 }
 
 func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64) (*metrics, error) {
@@ -116,6 +117,7 @@ func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64)
 		gaugeFunc("pending_bytes", "Bytes queued for sessions.", loaded(&m.pendingBytes)),
 		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
 		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", loaded(&m.writers)),
+		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),
 		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
 		gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue),
 	} {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"imgo/envelope"
 	"imgo/transport"
@@ -169,8 +170,8 @@ func (s *session) changeRoom(p transport.Packet) {
 			s.leave(old)
 		}
 	}
-	if room != "" {
-		s.join(room)
+	if room != "" && !s.join(room, s.comet.joinBy()) {
+		return
 	}
 	s.reply(p, transport.OpChangeRoomReply, p.Body)
 }
@@ -184,8 +185,9 @@ func (s *session) joinRoom(p transport.Packet) {
 		s.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
 		return
 	}
-	s.join(room)
-	s.reply(p, transport.OpJoinRoomReply, p.Body)
+	if s.join(room, s.comet.joinBy()) {
+		s.reply(p, transport.OpJoinRoomReply, p.Body)
+	}
 }
 
 func (s *session) leaveRoom(p transport.Packet) {
@@ -197,14 +199,27 @@ func (s *session) leaveRoom(p transport.Packet) {
 
 // join and leave are the reader's; others read rooms under mu.
 
-func (s *session) join(room string) {
+// joinBy is how long a join that begins now may take.
+func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
+
+// join returns once every message that is pushed to the room from then on
+// reaches the session. Where that cannot be had in time the session is closed
+// (false), as one is whose connect fails: its client comes back, perhaps
+// elsewhere, and is never a member who misses messages without knowing it.
+func (s *session) join(room string, until time.Time) bool {
 	if slices.Contains(s.rooms, room) {
-		return
+		return true
 	}
 	s.comet.table.join(room, s)
 	s.mu.Lock()
 	s.rooms = append(s.rooms, room)
 	s.mu.Unlock()
+	if err := s.comet.opener.open(room, until); err != nil {
+		s.comet.log.Debug().Err(err).Uint64("session", s.id).Str("room", room).Msg("room could not be opened: session closed")
+		s.close(envelope.CloseOverload, "the room cannot be joined now")
+		return false
+	}
+	return true
 }
 
 func (s *session) leave(room string) {

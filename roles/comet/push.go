@@ -12,28 +12,33 @@ import (
 // Push gives deliveries to this comet's sessions, in order: what one caller
 // pushes in one call after another reaches each session in that order. It
 // never waits for a client. A session, or a room, that is not here is nobody's
-// error: it was, when the sender looked.
-func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) error {
+// error: it was, when the sender looked. The reply names the rooms that nobody
+// here is in; the caller may spare this comet those (rooms.go).
+func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("push to comet %s: %w", c.cfg.Name, err)
+		return nil, fmt.Errorf("push to comet %s: %w", c.cfg.Name, err)
 	}
 	c.mu.Lock()
 	stopped := c.phase == phaseStopped
 	c.mu.Unlock()
 	if stopped {
-		return envelope.Errorf(envelope.CodeUnavailable, "comet %s has stopped", c.cfg.Name)
+		return nil, envelope.Errorf(envelope.CodeUnavailable, "comet %s has stopped", c.cfg.Name)
 	}
 	started := time.Now()
 	var t tally
+	reply := &envelope.PushReply{Seq: c.opener.seq.Load(), Incarnation: c.incarnation}
 	for _, d := range req.GetDeliveries() {
-		c.pushOne(d, started, &t)
+		if c.pushOne(d, started, &t) {
+			reply.EmptyRooms = append(reply.EmptyRooms, d.GetRoom())
+		}
 	}
 	c.metrics.add(&t)
 	c.metrics.push.Observe(time.Since(started).Seconds())
-	return nil
+	return reply, nil
 }
 
-func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) {
+// pushOne says whether the delivery was for a room that is denied.
+func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) (denied bool) {
 	switch {
 	case d == nil:
 	case d.GetBacklog() != nil:
@@ -55,15 +60,17 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) {
 			}
 		}
 	default:
-		c.pushMessage(d, t)
+		denied = c.pushMessage(d, t)
 		if d.GetTimeMs() > 0 {
 			c.metrics.delivery.Observe(max(now.Sub(time.UnixMilli(d.GetTimeMs())).Seconds(), 0))
 		}
 	}
+	return denied
 }
 
-// pushMessage fans one message out. It is encoded once for each wire form.
-func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) {
+// pushMessage fans one message out and says whether it was for a room that is
+// denied. It is encoded once for each wire form.
+func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) (denied bool) {
 	id := d.GetId()
 	if d.GetAll() || d.GetRoom() != "" {
 		id = 0 // only named sessions have a mailbox that knows what came before
@@ -73,7 +80,8 @@ func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) {
 	case d.GetAll():
 		c.table.each(func(s *session) { s.deliver(m, 0, false, t) })
 	case d.GetRoom() != "":
-		c.table.members(d.GetRoom(), func(s *session) { s.deliver(m, 0, true, t) })
+		give := func(s *session) { s.deliver(m, 0, true, t) }
+		return c.table.members(d.GetRoom(), give) == 0 && c.opener.deny(d.GetRoom(), give)
 	default:
 		for _, to := range d.GetTo() {
 			if s := c.table.find(to.GetSession()); s != nil {
@@ -87,6 +95,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) {
 			t[kind][outGone]++
 		}
 	}
+	return false
 }
 
 // defaultMembers is how many members Rooms lists where the question has no bound.

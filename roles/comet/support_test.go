@@ -37,6 +37,7 @@ type fakeLogic struct {
 	catchUp  func(*envelope.CatchUpRequest) error
 	ack      func(*envelope.AckRequest) error
 	announce func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
+	opened   func(context.Context, *envelope.RoomOpened) error
 
 	mu        sync.Mutex
 	connects  []*envelope.ConnectRequest
@@ -111,6 +112,13 @@ func (l *fakeLogic) Announce(_ context.Context, r *envelope.AnnounceRequest) (*e
 		return l.announce(r)
 	}
 	return &envelope.AnnounceReply{}, nil
+}
+
+func (l *fakeLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
+	if l.opened != nil {
+		return l.opened(ctx, r)
+	}
+	return nil
 }
 
 // connected is what the n-th session connected with.
@@ -243,7 +251,7 @@ func (s *server) metric(name string, labels ...string) float64 {
 // push pushes deliveries in one call.
 func (s *server) push(deliveries ...*envelope.Delivery) {
 	s.t.Helper()
-	if err := s.Push(context.Background(), &envelope.PushRequest{Deliveries: deliveries}); err != nil {
+	if _, err := s.Push(context.Background(), &envelope.PushRequest{Deliveries: deliveries}); err != nil {
 		s.t.Fatal(err)
 	}
 }

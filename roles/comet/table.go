@@ -40,6 +40,8 @@ type shard struct {
 type roomShard struct {
 	mu    sync.RWMutex
 	rooms map[string]map[*session]struct{}
+	// denied are rooms that job was told nobody is in; see opener.
+	denied map[string]*opening
 }
 
 // userKey is a session key as its user's client chose it.
@@ -50,6 +52,7 @@ func newTable() *table {
 	for i := range shardCount {
 		t.shards[i].sessions = map[uint64]*session{}
 		t.rooms[i].rooms = map[string]map[*session]struct{}{}
+		t.rooms[i].denied = map[string]*opening{}
 	}
 	return t
 }
@@ -121,14 +124,16 @@ func (t *table) leave(room string, s *session) {
 	rs.mu.Unlock()
 }
 
-// members calls f for every session in room; f must not wait for anything.
-func (t *table) members(room string, f func(*session)) {
+// members calls f for every session in room and counts them; f must not wait
+// for anything.
+func (t *table) members(room string, f func(*session)) int {
 	rs := t.room(room)
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
 	for s := range rs.rooms[room] {
 		f(s)
 	}
+	return len(rs.rooms[room])
 }
 
 func (t *table) roomSize(room string) uint32 {

@@ -58,7 +58,7 @@ func (l *topic) Read(ctx context.Context, p int32, from int64, _ int) ([]envelop
 		l.mu.Lock()
 		begin, all, grown := l.begin, l.parts[p], l.grown
 		l.mu.Unlock()
-		if from < begin {
+		if from < begin || from > max(begin, int64(len(all))) {
 			return nil, envelope.ErrOutOfRange
 		}
 		if from < int64(len(all)) {
@@ -75,7 +75,7 @@ func (l *topic) Read(ctx context.Context, p int32, from int64, _ int) ([]envelop
 func (l *topic) Bounds(_ context.Context, p int32) (int64, int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.begin, int64(len(l.parts[p])), nil
+	return l.begin, max(l.begin, int64(len(l.parts[p]))), nil
 }
 
 // owner answers Resolve as the test says.
@@ -114,23 +114,52 @@ type comet struct {
 	mu    sync.Mutex
 	got   []string
 	block func(ctx context.Context) error
+	reply func(*envelope.PushRequest) *envelope.PushReply
+	heir  *comet // another one that took the name over
 }
 
-func (c *comet) Push(ctx context.Context, req *envelope.PushRequest) error {
+func (c *comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
 	if c.block != nil {
 		if err := c.block(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, d := range req.Deliveries {
 		c.got = append(c.got, describe(d))
 	}
-	return nil
+	reply := c.reply
+	c.mu.Unlock()
+	if reply == nil {
+		return &envelope.PushReply{}, nil
+	}
+	return reply(req), nil
+}
+
+func (c *comet) setReply(reply func(*envelope.PushRequest) *envelope.PushReply) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reply = reply
+}
+
+// newest is who has the comet's name.
+func (c *comet) newest() *comet {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heir != nil {
+		return c.heir
+	}
+	return c
+}
+
+func (c *comet) replace() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heir = &comet{}
 }
 
 func (c *comet) all() string {
+	c = c.newest()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return strings.Join(c.got, " ")
@@ -163,12 +192,12 @@ type comets map[string]*comet
 
 func (c comets) Comet(name string) job.Comet {
 	if x, ok := c[name]; ok {
-		return x
+		return x.newest()
 	}
 	return nil
 }
 
-func (c comets) Names(string) []string { return []string{"a", "b"} }
+func (c comets) Names() []string { return []string{"a", "b"} }
 
 type world struct {
 	t          *testing.T
@@ -281,34 +310,14 @@ func TestStartsAtTheEndOrWhereItWas(t *testing.T) {
 	w.eventually("a", "new/1<1")
 	w.stop()
 
-	p := &memory{next: map[string]int64{"kept0": 1, "kept1": 0, "live0": 0}}
+	g := newGroup(part(job.Kept, 0, 1), part(job.Kept, 1, 0), part(job.Live, 0, 0))
 	w.comets["a"], w.reg = &comet{}, prometheus.NewRegistry()
-	w.run(func(_ *job.Config, d *job.Deps) { d.Positions = p })
+	w.run(func(_ *job.Config, d *job.Deps) { d.Group = g })
 	w.eventually("a", "new/1<1")
 	w.stop()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.next["kept0"] != 2 {
-		t.Errorf("positions: %v", p.next)
+	if got := g.at(job.Kept, 0); got != 2 {
+		t.Errorf("the position is %d, want 2", got)
 	}
-}
-
-type memory struct {
-	mu   sync.Mutex
-	next map[string]int64
-}
-
-func (m *memory) Load(t job.Topic, p int32) (int64, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n, ok := m.next[fmt.Sprint(t, p)]
-	return n, ok
-}
-
-func (m *memory) Store(t job.Topic, p int32, next int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.next[fmt.Sprint(t, p)] = next
 }
 
 func TestAsksAnOwnerAgain(t *testing.T) {
@@ -341,7 +350,7 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 	w.kept.add(t, 0, push("1", "u"))
 	w.kept.begin = 3
 	w.run(func(_ *job.Config, d *job.Deps) {
-		d.Positions = &memory{next: map[string]int64{"kept0": 0, "kept1": 3}}
+		d.Group = newGroup(part(job.Kept, 0, 0), part(job.Kept, 1, 3))
 	})
 	w.eventually("a", "1/1<1")
 	if n := w.counter("imgo_job_skipped_deliveries_total", "trimmed"); n != 3 {

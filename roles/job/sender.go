@@ -3,27 +3,32 @@ package job
 import (
 	"context"
 	"sync"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"time"
 
 	"imgo/envelope"
 )
 
-// groups are a batch's deliveries by comet, in the order of the batch.
+// groups are a read's deliveries by comet, in the order of the partition.
 type groups struct {
 	order []string
 	of    map[string]*group
 }
 
 type group struct {
-	last uint64 // key of the newest delivery
-	ds   []*envelope.Delivery
+	last  uint64 // key of the newest delivery
+	items []item
+}
+
+// item is a delivery and, for a room's, who learns from the answer.
+type item struct {
+	d      *envelope.Delivery
+	denial *denial
 }
 
 func newGroups() *groups { return &groups{of: make(map[string]*group)} }
 
 // delivery is a comet's delivery for what key tells apart, made if it is new.
-// Keys come in the order of the batch.
+// Keys come in the order of the read.
 func (g *groups) delivery(comet string, key uint64, make func() *envelope.Delivery) *envelope.Delivery {
 	c := g.of[comet]
 	if c == nil {
@@ -31,21 +36,26 @@ func (g *groups) delivery(comet string, key uint64, make func() *envelope.Delive
 		g.of[comet] = c
 		g.order = append(g.order, comet)
 	}
-	if c.last != key || len(c.ds) == 0 {
+	if c.last != key || len(c.items) == 0 {
 		c.last = key
-		c.ds = append(c.ds, make())
+		c.items = append(c.items, item{d: make()})
 	}
-	return c.ds[len(c.ds)-1]
+	return c.items[len(c.items)-1].d
 }
 
-func (g *groups) send(j *Job) {
+// answers has e learn from what the comet answers to its newest delivery.
+func (g *groups) answers(comet string, e *denial) {
+	c := g.of[comet]
+	c.items[len(c.items)-1].denial = e
+}
+
+func (g *groups) send(j *Job, r *reader, s *span) {
 	for _, comet := range g.order {
-		ds := g.of[comet].ds
-		size := 0
-		for _, d := range ds {
-			size += deliverySize(d)
+		b := &batch{topic: r.topic, items: g.of[comet].items, span: s}
+		for _, it := range b.items {
+			b.size += deliverySize(it.d)
 		}
-		j.deliver(comet, size, ds...)
+		j.deliver(comet, b)
 	}
 }
 
@@ -60,6 +70,14 @@ func deliverySize(d *envelope.Delivery) int {
 	return n
 }
 
+// batch is what one read has for one comet.
+type batch struct {
+	topic Topic
+	items []item
+	size  int
+	span  *span
+}
+
 // sender tells one comet, in the order of its queue. The queue is bounded in
 // bytes; what does not fit is refused.
 type sender struct {
@@ -67,10 +85,10 @@ type sender struct {
 	comet string
 	wake  chan struct{}
 	gone  chan struct{}
-	once  sync.Once
 
 	mu    sync.Mutex
-	queue []*envelope.Delivery
+	ended bool
+	queue []*batch
 	bytes int
 }
 
@@ -78,16 +96,16 @@ func newSender(j *Job, comet string) *sender {
 	return &sender{j: j, comet: comet, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 }
 
-// put queues deliveries, all or (false) none.
-func (s *sender) put(size int, ds []*envelope.Delivery) bool {
+// put queues a batch, all of it or (false) nothing. It never waits.
+func (s *sender) put(b *batch) bool {
 	s.mu.Lock()
-	if s.bytes > 0 && s.bytes+size > s.j.cfg.QueueBytes {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.ended || s.bytes > 0 && s.bytes+b.size > s.j.cfg.QueueBytes {
 		return false
 	}
-	s.queue = append(s.queue, ds...)
-	s.bytes += size
-	s.mu.Unlock()
+	b.span.more()
+	s.queue = append(s.queue, b)
+	s.bytes += b.size
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -95,7 +113,31 @@ func (s *sender) put(size int, ds []*envelope.Delivery) bool {
 	return true
 }
 
-func (s *sender) end() { s.once.Do(func() { close(s.gone) }) }
+// take removes the next batches from the queue, about as much as limit bytes;
+// 0: all.
+func (s *sender) take(limit int) (batches []*batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, size := 0, 0
+	for n < len(s.queue) && (n == 0 || limit == 0 || size+s.queue[n].size <= limit) {
+		size += s.queue[n].size
+		n++
+	}
+	batches = s.queue[:n:n]
+	if s.queue = s.queue[n:]; len(s.queue) == 0 {
+		s.queue = nil
+	}
+	s.bytes -= size
+	return batches
+}
+
+// end drops the queue: the comet is gone. Called once.
+func (s *sender) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	close(s.gone)
+}
 
 func (s *sender) run(ctx context.Context) {
 	for {
@@ -103,54 +145,81 @@ func (s *sender) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.gone:
+			s.skip("gone", s.take(0))
 			return
 		case <-s.wake:
 		}
-		for {
-			s.mu.Lock()
-			ds := s.queue
-			s.queue, s.bytes = nil, 0
-			s.mu.Unlock()
-			if len(ds) == 0 {
+		for ctx.Err() == nil {
+			batches := s.take(s.j.cfg.PushBytes)
+			if len(batches) == 0 {
 				break
 			}
-			s.push(ctx, ds)
+			s.push(ctx, batches)
 		}
 	}
 }
 
-func (s *sender) push(ctx context.Context, ds []*envelope.Delivery) {
+// push tells the comet, once.
+func (s *sender) push(ctx context.Context, batches []*batch) {
 	c := s.j.d.Comets.Comet(s.comet)
 	if c == nil {
-		s.j.metrics.skipped.WithLabelValues("gone").Add(float64(len(ds)))
+		s.skip("gone", batches)
 		return
+	}
+	req := &envelope.PushRequest{}
+	for _, b := range batches {
+		for _, it := range b.items {
+			req.Deliveries = append(req.Deliveries, it.d)
+		}
 	}
 	pctx, cancel := context.WithTimeout(ctx, s.j.cfg.PushTimeout)
 	defer cancel()
-	if err := c.Push(pctx, &envelope.PushRequest{Deliveries: ds}); err != nil && ctx.Err() == nil {
-		s.j.metrics.skipped.WithLabelValues("failed").Add(float64(len(ds)))
-		s.j.often.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(ds)).Msg("comet was not told: skipped")
+	reply, err := c.Push(pctx, req)
+	switch {
+	case err == nil:
+		s.told(c, reply, batches)
+	case ctx.Err() != nil: // the job ends; the next one carries them again
+	default:
+		s.j.often.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(req.Deliveries)).Msg("comet was not told: skipped")
+		s.skip("failed", batches)
+		if pctx.Err() != nil {
+			// It hangs: what waits behind is as late already.
+			s.skip("failed", s.take(0))
+		}
 	}
 }
 
-type metrics struct {
-	carried *prometheus.CounterVec
-	skipped *prometheus.CounterVec
-	retries prometheus.Counter
+// told is for what the comet has answered to.
+func (s *sender) told(c Comet, reply *envelope.PushReply, batches []*batch) {
+	now := time.Now()
+	var empty map[string]struct{}
+	if n := len(reply.GetEmptyRooms()); n > 0 {
+		empty = make(map[string]struct{}, n)
+		for _, room := range reply.GetEmptyRooms() {
+			empty[room] = struct{}{}
+		}
+	}
+	for _, b := range batches {
+		age := s.j.metrics.age[b.topic]
+		for _, it := range b.items {
+			if it.d.TimeMs > 0 {
+				age.Observe(max(now.Sub(time.UnixMilli(it.d.TimeMs)).Seconds(), 0))
+			}
+			if it.denial == nil {
+				continue
+			}
+			if _, ok := empty[it.d.Room]; ok {
+				it.denial.learn(c, reply, it.d.Room)
+			}
+		}
+		b.span.done()
+	}
 }
 
-func newMetrics(reg prometheus.Registerer) *metrics {
-	if reg == nil {
-		reg = prometheus.NewRegistry()
+// skip gives batches up.
+func (s *sender) skip(reason string, batches []*batch) {
+	for _, b := range batches {
+		s.j.metrics.skipped.WithLabelValues(reason).Add(float64(len(b.items)))
+		b.span.done()
 	}
-	m := &metrics{
-		carried: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_carried_envelopes_total",
-			Help: "Records and envelopes that were read and carried on, by topic."}, []string{"topic"}),
-		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_job_skipped_deliveries_total",
-			Help: "Deliveries that were not carried, by reason: the comet is gone, slow or failed, the record was trimmed or unreadable."}, []string{"reason"}),
-		retries: prometheus.NewCounter(prometheus.CounterOpts{Name: "imgo_job_retries_total",
-			Help: "Batches that could not be carried at once and are tried again."}),
-	}
-	reg.MustRegister(m.carried, m.skipped, m.retries)
-	return m
 }

@@ -214,6 +214,8 @@ type fakeLog struct {
 	fail func(essential bool) error
 	// applied is told of each entry once it has its offset.
 	applied func(envelope.Entry)
+	// after is the answer to an append that the log took.
+	after func() error
 
 	mu      sync.Mutex
 	next    map[int32]int64
@@ -249,6 +251,9 @@ func (f *fakeLog) append(entries []envelope.Entry, essential bool) error {
 		if f.applied != nil {
 			f.applied(*e)
 		}
+	}
+	if f.after != nil {
+		return f.after()
 	}
 	return nil
 }

@@ -175,3 +175,29 @@ func TestLiveIdempotencyAfterAFailure(t *testing.T) {
 		t.Errorf("%d envelopes for 2 keys", n)
 	}
 }
+
+// A claim whose append failed, though the log had it, is not lost to the
+// repetition: it goes on with the same record.
+func TestLiveIdempotencyAfterALostAppend(t *testing.T) {
+	w := newWorld(t)
+	c := logic.PushCommand{Op: 5, All: true, IdempotencyKey: "k"}
+	w.kept.after = func() error { return envelope.ErrUnavailable }
+	if _, err := w.Push(t.Context(), &c); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Fatalf("got %v", err)
+	}
+	w.kept.after = nil
+	var asked []byte
+	for _, r := range w.routers.routers {
+		r.claim = func(_ context.Context, req *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+			asked = req.RecordId
+			return &envelope.ClaimReply{Won: true}, nil
+		}
+	}
+	if got := w.push(c); got.Duplicate {
+		t.Error("the repetition is a duplicate")
+	}
+	records := w.records()
+	if len(records) != 2 || string(records[0].Id) != string(records[1].Id) || string(asked) != string(records[0].Id) {
+		t.Errorf("records %v, asked for %x", records, asked)
+	}
+}

@@ -97,7 +97,7 @@ func (l *Logic) once(ctx context.Context, key string, result *PushResult, all []
 	if key == "" {
 		return l.throw(ctx, "throw the push", all...)
 	}
-	id, won, err := l.claim(ctx, key)
+	claim, won, err := l.claim(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -106,39 +106,51 @@ func (l *Logic) once(ctx context.Context, key string, result *PushResult, all []
 		return nil
 	}
 	if err := l.throw(ctx, "throw the push", all...); err != nil {
-		l.unsettled.put(key, id)
+		l.unsettled.put(key, claim)
 		return err
 	}
 	return nil
 }
 
+// claim is a claim record that this logic made.
+type claim struct {
+	record []byte // Record.id
+	id     uint64 // its place in the log; 0: not known, it may not be there
+}
+
 // claim takes an idempotency key for a push that has no mailbox to hold it:
 // the first claim in the log's order wins, wherever it was made.
-func (l *Logic) claim(ctx context.Context, key string) (id uint64, won bool, err error) {
+func (l *Logic) claim(ctx context.Context, key string) (c claim, won bool, err error) {
 	partition := l.partition(key)
-	id, mine := l.unsettled.take(key)
+	c, mine := l.unsettled.take(key)
 	if !mine {
-		record := &envelope.Record{Id: envelope.NewRecordID(), TimeMs: l.nowMS(), Claim: &envelope.Claim{Key: key}}
+		c.record = envelope.NewRecordID()
+	}
+	if c.id == 0 {
+		record := &envelope.Record{Id: c.record, TimeMs: l.nowMS(), Claim: &envelope.Claim{Key: key}}
 		value, err := record.MarshalVT()
 		if err != nil {
-			return 0, false, fmt.Errorf("encode the claim: %w", err)
+			return c, false, fmt.Errorf("encode the claim: %w", err)
 		}
 		entries := []envelope.Entry{{Partition: partition, Value: value}}
 		if err := l.kept.AppendMany(ctx, entries); err != nil {
-			return 0, false, appending("append the claim of the idempotency key", err)
+			// It may be in the log all the same: the repetition appends the
+			// same record, and two of them are one claim.
+			l.unsettled.put(key, c)
+			return c, false, appending("append the claim of the idempotency key", err)
 		}
-		id = envelope.ID(l.kept.Generation(), entries[0].Offset)
+		c.id = envelope.ID(l.kept.Generation(), entries[0].Offset)
 	}
 	err = l.askOwner(ctx, partition, "claim the idempotency key", func(owner Router) error {
-		reply, err := owner.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(partition), Id: id, Key: key})
+		reply, err := owner.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(partition), Id: c.id, Key: key, RecordId: c.record})
 		won = reply.GetWon()
 		return err
 	})
 	if err != nil {
-		l.unsettled.put(key, id)
-		return 0, false, err
+		l.unsettled.put(key, c)
+		return c, false, err
 	}
-	return id, won, nil
+	return c, won, nil
 }
 
 // maxUnsettled bounds the claims that are remembered.
@@ -150,33 +162,33 @@ const maxUnsettled = 10_000
 // repetition goes on with the first claim. The oldest is forgotten first.
 // Safe for concurrent use.
 type unsettled struct {
-	mu    sync.Mutex
-	ids   map[string]uint64
-	order []string
+	mu     sync.Mutex
+	claims map[string]claim
+	order  []string
 }
 
-func newUnsettled() *unsettled { return &unsettled{ids: make(map[string]uint64)} }
+func newUnsettled() *unsettled { return &unsettled{claims: make(map[string]claim)} }
 
-func (u *unsettled) put(key string, id uint64) {
+func (u *unsettled) put(key string, c claim) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, has := u.ids[key]; !has {
+	if _, has := u.claims[key]; !has {
 		if len(u.order) == maxUnsettled {
-			delete(u.ids, u.order[0])
+			delete(u.claims, u.order[0])
 			u.order = u.order[1:]
 		}
 		u.order = append(u.order, key)
 	}
-	u.ids[key] = id
+	u.claims[key] = c
 }
 
 // take gives a claim to one caller.
-func (u *unsettled) take(key string) (id uint64, ok bool) {
+func (u *unsettled) take(key string) (c claim, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if id, ok = u.ids[key]; ok {
-		delete(u.ids, key)
+	if c, ok = u.claims[key]; ok {
+		delete(u.claims, key)
 		u.order = slices.DeleteFunc(u.order, func(k string) bool { return k == key })
 	}
-	return id, ok
+	return c, ok
 }

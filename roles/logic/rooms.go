@@ -47,6 +47,36 @@ func (l *Logic) askComets(ctx context.Context, r *envelope.RoomsRequest) (map[st
 	return replies, nil
 }
 
+// RoomOpened throws on the live log that a comet is to get a room's messages
+// (docs/adr/0005-rooms.md): by the room's partition, so that it comes before
+// every message that is pushed to the room after this call has returned. An
+// empty room means all of them and goes by every partition. It may be repeated.
+func (l *Logic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
+	ctx, end, err := l.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if r.GetComet() == "" {
+		return envelope.Invalid("comet", "must not be empty")
+	}
+	const what = "throw that a room is open"
+	opened := &envelope.Envelope{Opened: r}
+	if r.GetRoom() != "" {
+		return l.throw(ctx, what, thrown{by: r.GetRoom(), envelope: opened})
+	}
+	opened.TimeMs = l.nowMS()
+	value, err := opened.MarshalVT()
+	if err != nil {
+		return fmt.Errorf("%s: encode the envelope: %w", what, err)
+	}
+	entries := make([]envelope.Entry, l.live.Partitions())
+	for p := range entries {
+		entries[p] = envelope.Entry{Partition: int32(p), Value: value}
+	}
+	return attempted(what, l.live.AppendMany(ctx, entries))
+}
+
 // Rooms counts the sessions in each room, over all comets that answered.
 func (l *Logic) Rooms(ctx context.Context) (map[string]uint32, error) {
 	ctx, end, err := l.begin(ctx)

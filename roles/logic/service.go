@@ -89,6 +89,12 @@ type NodeInfo struct {
 	Ready    bool              `json:"ready"`
 	Sessions int               `json:"sessions"`
 	Clients  map[string]string `json:"clients,omitempty"` // "tcp", "ws": where clients connect
+	// Weight is how many clients the node should have in proportion to others;
+	// 0: 1.
+	Weight int    `json:"weight,omitempty"`
+	Zone   string `json:"zone,omitempty"`
+	// Leaving says that the node drains: clients are sent elsewhere.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // Stats is what GET /v1/stats shows: of the whole server as logic can see it.

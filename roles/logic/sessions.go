@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"imgo/envelope"
 )
@@ -251,7 +252,14 @@ type mergedAnnounce struct {
 	reply   *envelope.AnnounceReply
 }
 
+// announceTime bounds one router's answer to an announcement, in which a comet
+// repeats itself anyway: a router that hangs must not make the others believe
+// that the comet is gone.
+const announceTime = time.Second
+
 func (l *Logic) announceTo(ctx context.Context, router Router, part *envelope.AnnounceRequest, into *mergedAnnounce) error {
+	ctx, cancel := context.WithTimeout(ctx, announceTime)
+	defer cancel()
 	reply, err := router.Announce(ctx, part)
 	if err != nil {
 		return err

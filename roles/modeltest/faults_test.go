@@ -163,9 +163,9 @@ type link struct {
 	g *sync.WaitGroup
 }
 
-func (l link) Push(ctx context.Context, req *envelope.PushRequest) error {
+func (l link) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
 	if l.n.hung.Load() {
-		return errHung
+		return nil, errHung
 	}
 	for _, d := range req.Deliveries {
 		one := &envelope.PushRequest{Deliveries: []*envelope.Delivery{d}}
@@ -181,17 +181,17 @@ func (l link) Push(ctx context.Context, req *envelope.PushRequest) error {
 				l.g.Go(func() {
 					time.Sleep(pause)
 					if !l.n.hung.Load() {
-						_ = l.n.comet.Push(context.Background(), one)
+						_, _ = l.n.comet.Push(context.Background(), one)
 					}
 				})
 			default:
-				if err := l.n.comet.Push(ctx, one); err != nil {
-					return err
+				if _, err := l.n.comet.Push(ctx, one); err != nil {
+					return nil, err
 				}
 			}
 		}
 	}
-	return nil
+	return &envelope.PushReply{}, nil // no rooms here: see rooms_test.go
 }
 
 // upstream is the way from a comet to its logic.
@@ -232,6 +232,13 @@ func (u upstream) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*e
 	return u.n.logic.Announce(ctx, r)
 }
 
+func (u upstream) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
+	if u.n.hung.Load() {
+		return errHung
+	}
+	return u.n.logic.RoomOpened(ctx, r)
+}
+
 // comets are both comets, as jobs and logics see them.
 type comets struct {
 	nodes []*node
@@ -248,30 +255,66 @@ func (c comets) Comet(name string) job.Comet {
 	return nil
 }
 
-func (c comets) Names(string) []string { return []string{c.nodes[0].name, c.nodes[1].name} }
+func (c comets) Names() []string { return []string{c.nodes[0].name, c.nodes[1].name} }
 
 func (c comets) All() map[string]logic.Comet { return nil }
 
-// positions are where the jobs have come to, stored now and then.
+// positions are where the jobs have come to, stored now and then. As a Group
+// they give every job all partitions, for as long as it lives: two jobs are
+// two that both think they own everything.
 type positions struct {
 	mu   sync.Mutex
 	dice *dice
-	next map[string]int64
+	next map[job.Part]int64 // of a Part without its Next
 }
 
-func key(t job.Topic, p int32) string { return string(t) + string('0'+p) }
+func newPositions(d *dice) *positions {
+	p := &positions{dice: d, next: make(map[job.Part]int64)}
+	for _, t := range []job.Topic{job.Kept, job.Live} {
+		for partition := range int32(2) {
+			p.next[job.Part{Topic: t, Partition: partition}] = 0
+		}
+	}
+	return p
+}
 
-func (p *positions) Load(t job.Topic, partition int32) (int64, bool) {
+// group is positions for one job.
+type group struct {
+	*positions
+	given bool
+}
+
+func (g *group) Next(ctx context.Context) (job.Assignment, error) {
+	if g.given {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	g.given = true
+	return g.positions, nil
+}
+
+func (p *positions) Done() <-chan struct{} { return nil }
+
+func (p *positions) Parts() (parts []job.Part) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.next[key(t, partition)], true
+	for part, next := range p.next {
+		part.Next = next
+		parts = append(parts, part)
+	}
+	return parts
 }
 
-func (p *positions) Store(t job.Topic, partition int32, next int64) {
+func (p *positions) Commit(_ context.Context, at []job.Part) error {
 	if p.dice.float() > 0.3 {
-		return
+		return envelope.ErrUnavailable
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.next[key(t, partition)] = max(p.next[key(t, partition)], next)
+	for _, part := range at {
+		next := part.Next
+		part.Next = 0
+		p.next[part] = max(p.next[part], next)
+	}
+	return nil
 }

@@ -55,6 +55,7 @@ type world struct {
 
 	places []*place
 	downs  []func() // stops the router of a place; nil: it is down
+	rings  []*ring  // of the places
 	nodes  []*node
 	comets comets
 	pos    *positions
@@ -94,7 +95,8 @@ func (w *world) routerUp(i int) {
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
 	cfg.WindowMessages, cfg.DedupeWarm, cfg.Without = 3, 1000, w.p.routerWithout
-	r, err := router.New(cfg, router.Deps{Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
+	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
+	r, err := router.New(cfg, router.Deps{Owned: w.rings[i].get, Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
 	w.must(err)
 	stop := w.spawn(r.Run)
 	pl := w.places[i]
@@ -120,7 +122,7 @@ func (w *world) jobUp() {
 	cfg := job.DefaultConfig()
 	cfg.ResolveTimeout, cfg.PushTimeout = 50*time.Millisecond, 50*time.Millisecond
 	j, err := job.New(w.ctx, cfg, job.Deps{
-		Kept: w.kept, Live: w.live, Owners: owners{v}, Comets: w.comets, Positions: w.pos, Log: zerolog.Nop()})
+		Kept: w.kept, Live: w.live, Owners: owners{v}, Comets: w.comets, Group: &group{positions: w.pos}, Log: zerolog.Nop()})
 	w.must(err)
 	w.jobs = append(w.jobs, w.spawn(j.Run))
 	w.views = append(w.views, v)
@@ -141,10 +143,11 @@ func newWorld(t *testing.T, p plan) *world {
 	stopKept, stopLive := w.spawn(kept.Run), w.spawn(w.live.Run)
 
 	w.places, w.downs = []*place{{}, {}}, make([]func(), 2)
+	w.rings = []*ring{newRing(0, 1), newRing(0, 1)}
 	for i := range w.places {
 		w.routerUp(i)
 	}
-	w.pos = &positions{dice: w.dice, next: make(map[string]int64)}
+	w.pos = newPositions(w.dice)
 	w.comets = comets{f: w.f, g: &w.late}
 	var stops []func()
 	for i := range 2 {
@@ -174,6 +177,9 @@ func newWorld(t *testing.T, p plan) *world {
 	}
 	t.Cleanup(func() {
 		w.f.off.Store(true)
+	for _, g := range w.rings {
+		g.set(0, 1)
+	}
 		for _, n := range w.nodes {
 			n.hung.Store(false)
 		}
@@ -237,6 +243,7 @@ func (w *world) fault() {
 	default:
 		all := append([]*view{w.nodes[0].view, w.nodes[1].view}, w.views...)
 		all[w.dice.n(len(all))].which.Store(int32(w.dice.n(2)))
+		w.rings[w.dice.n(2)].flip(int32(w.dice.n(2)))
 	}
 }
 

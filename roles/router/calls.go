@@ -37,11 +37,15 @@ func (p *partition) ensureDevice(ctx context.Context, user, device string) error
 	d := m.device(device)
 	known := d != nil
 	fresh := known && d.SeenMS > now.Add(-seenEvery).UnixMilli()
+	var since uint64
+	if known {
+		since = d.Since
+	}
 	p.mu.Unlock()
 	if fresh {
 		return nil
 	}
-	id, err := p.appendDevice(ctx, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli()})
+	id, err := p.appendDevice(ctx, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli(), Since: since})
 	if err != nil || known {
 		return err
 	}
@@ -52,9 +56,6 @@ func (p *partition) ensureDevice(ctx context.Context, user, device string) error
 // window of what is pending for it: in this order, so that a message between
 // two of the steps is in the window or delivered, or both, and never neither.
 func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
-	if err := r.running(ctx); err != nil {
-		return nil, err
-	}
 	s := req.GetSession()
 	if s.GetAddress() == nil {
 		return nil, envelope.Invalid("session.address", "is missing")
@@ -62,7 +63,10 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 	if err := envelope.CheckName("session.user", s.User); err != nil {
 		return nil, err
 	}
-	p := r.partition(s.User)
+	p, err := r.of(ctx, s.User)
+	if err != nil {
+		return nil, err
+	}
 	reply := &envelope.AttachReply{}
 	if err := p.enter(s, reply); err != nil {
 		return nil, err
@@ -92,13 +96,19 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 	if err != nil {
 		return err
 	}
+	if m.wasOusted(s.Address) {
+		// A call that is made again: it must not push out who came since.
+		return envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
+	}
+	// A call that is made again does not count against itself.
+	p.removeSession(m, s.Address)
 	if s.Key != "" {
 		for i := 0; i < len(m.sessions); i++ {
-			if o := m.sessions[i]; o.Key == s.Key && !same(o.Address, s.Address) {
+			if o := m.sessions[i]; o.Key == s.Key {
 				reply.Kicks = append(reply.Kicks, &envelope.Kick{
 					To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
 				})
-				p.removeSession(m, o.Address)
+				p.oust(m, o.Address)
 				i--
 			}
 		}
@@ -113,11 +123,27 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 				To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByLimit),
 				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
 			})
-			p.removeSession(m, o.Address)
+			p.oust(m, o.Address)
 		}
 	}
 	p.addSession(m, &session{Session: s})
 	return nil
+}
+
+// maxOusted is how many sessions that were pushed out a mailbox remembers.
+const maxOusted = 16
+
+// oust takes a session out for a newer one's sake. The caller holds mu.
+func (p *partition) oust(m *mailbox, a *envelope.Address) {
+	p.removeSession(m, a)
+	if len(m.ousted) >= maxOusted {
+		m.ousted = slices.Delete(m.ousted, 0, 1)
+	}
+	m.ousted = append(m.ousted, a)
+}
+
+func (m *mailbox) wasOusted(a *envelope.Address) bool {
+	return slices.ContainsFunc(m.ousted, func(o *envelope.Address) bool { return same(o, a) })
 }
 
 func same(a, b *envelope.Address) bool { return a.Session == b.Session && a.Comet == b.Comet }
@@ -131,14 +157,24 @@ func (p *partition) leave(a *envelope.Address, user string) {
 }
 
 // Detach takes sessions out of the table: each by its own address, so that a
-// late one never takes out a newer session.
-func (r *Router) Detach(_ context.Context, req *envelope.DetachRequest) error {
+// late one never takes out a newer session. Those of partitions that are not
+// owned here are an error; the others are out all the same.
+func (r *Router) Detach(ctx context.Context, req *envelope.DetachRequest) error {
+	if err := r.running(ctx); err != nil {
+		return err
+	}
 	now := r.now()
+	var failed error
 	for _, d := range req.Sessions {
 		if d.GetSession() == nil || d.User == "" {
 			continue
 		}
-		p := r.partition(d.User)
+		index := r.index(d.User)
+		p := (*r.table.Load())[index]
+		if p == nil {
+			failed = notOwned(index)
+			continue
+		}
 		p.mu.Lock()
 		if m := p.users[d.User]; m != nil && p.removeSession(m, d.Session) != nil {
 			if dev := m.device(d.Device); dev != nil {
@@ -147,25 +183,28 @@ func (r *Router) Detach(_ context.Context, req *envelope.DetachRequest) error {
 				p.touch(m, 64)
 			}
 		}
+		if p.gone {
+			failed = notOwned(index)
+		}
 		p.mu.Unlock()
 	}
-	return nil
+	return failed
 }
 
 // CatchUp answers what is pending for a session after an id, a window at a
 // time, and what position that is true for. It waits until the owner has
 // applied what made the session's device known.
 func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*envelope.Backlog, error) {
-	if err := r.running(ctx); err != nil {
-		return nil, err
-	}
 	if req.GetTo() == nil {
 		return nil, envelope.Invalid("to", "is missing")
 	}
 	if err := envelope.CheckName("user", req.User); err != nil {
 		return nil, err
 	}
-	p := r.partition(req.User)
+	p, err := r.of(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
 	if err := p.wait(ctx, req.Floor); err != nil {
 		return nil, err
 	}
@@ -278,8 +317,15 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 	reply := &envelope.LookupReply{Users: make([]*envelope.UserSessions, 0, len(req.Users))}
 	for _, user := range req.Users {
 		us := &envelope.UserSessions{User: user}
-		p := r.partition(user)
+		p, err := r.of(ctx, user)
+		if err != nil {
+			return nil, err
+		}
 		p.mu.Lock()
+		if err := p.here(); err != nil {
+			p.mu.Unlock()
+			return nil, err
+		}
 		m := p.users[user]
 		if m != nil {
 			for _, s := range m.sessions {
@@ -306,7 +352,7 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 		reply.Users = append(reply.Users, us)
 	}
 	for _, key := range req.Keys {
-		for _, p := range r.partitions {
+		for _, p := range r.local() {
 			p.mu.Lock()
 			for _, m := range p.keys[key] {
 				for _, s := range m.sessions {
@@ -346,10 +392,10 @@ func (r *Router) Forget(_ context.Context, req *envelope.ForgetRequest) (*envelo
 
 // User says what is known of a user.
 func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope.UserReply, error) {
-	if err := r.running(ctx); err != nil {
+	p, err := r.of(ctx, req.User)
+	if err != nil {
 		return nil, err
 	}
-	p := r.partition(req.User)
 	now := r.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -357,7 +403,7 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	m.expire(now, r.cfg.DeviceExpiry)
+	m.expire(now, p.deviceExpiry())
 	p.touch(m, 0)
 	reply := &envelope.UserReply{Pending: uint32(len(m.entries)), Dropped: m.meta.Dropped}
 	for _, s := range m.sessions {
@@ -377,13 +423,13 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 // the 2016 store's /1/msg/get does. It answers once the acknowledgement is in
 // the log.
 func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
-	if err := r.running(ctx); err != nil {
-		return nil, err
-	}
 	if err := envelope.CheckName("user", req.User); err != nil {
 		return nil, err
 	}
-	p := r.partition(req.User)
+	p, err := r.of(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
 	limit := orDefault(req.MaxMessages, r.cfg.MailboxLength)
 	now := r.now()
 	p.mu.Lock()

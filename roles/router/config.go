@@ -50,6 +50,17 @@ type Config struct {
 	// DedupeWarm is how many records before the stored position are read at
 	// start to know their ids again. 0 for a log that never doubles a record.
 	DedupeWarm int
+	// Retention is how long the kept log keeps a record; 0: for ever. Devices
+	// are put into the log again at about half of it, so that a rebuild knows
+	// those that were not seen for longer.
+	Retention time.Duration
+	// LoseAfter is how long a partition that belongs to another router now is
+	// still followed and answered for.
+	LoseAfter time.Duration
+	// CleanAfter is how long the mailboxes of a partition that belongs to
+	// another router stay on the disk: one that comes back within it resumes
+	// where it was. At least LoseAfter.
+	CleanAfter time.Duration
 	// Without leaves rules out, so that a test can prove what they are for.
 	// No setting reaches it.
 	Without Without
@@ -79,5 +90,7 @@ func DefaultConfig() Config {
 		FlushInterval:   500 * time.Millisecond,
 		FlushBytes:      8 << 20,
 		IdleMailboxes:   4096,
+		LoseAfter:       5 * time.Second,
+		CleanAfter:      time.Hour,
 	}
 }

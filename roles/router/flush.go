@@ -21,23 +21,39 @@ func (r *Router) flushLoop(ctx context.Context) error {
 	tick := time.NewTicker(r.cfg.FlushInterval)
 	defer tick.Stop()
 	for {
-		everything := false
+		urgent := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		case <-r.flushNow:
-			everything = true
+			urgent = true
 		}
-		for _, p := range r.partitions {
+		for _, p := range r.local() {
+			if urgent && !p.full() {
+				continue
+			}
 			begin := time.Now()
-			err := p.flush(everything)
+			err := p.flush(false)
 			r.metrics.flush.Observe(time.Since(begin).Seconds())
 			if err != nil {
 				r.log.Error().Err(err).Int32("partition", p.index).Msg("mailboxes were not written; trying again")
 			}
 		}
 	}
+}
+
+// full says whether more than FlushBytes wait to be written.
+func (p *partition) full() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dirtyBytes > p.r.cfg.FlushBytes
+}
+
+// owe notes that so many bytes more wait to be written. The caller holds mu.
+func (p *partition) owe(bytes int) {
+	p.dirtyBytes += bytes
+	p.r.unflushed.Add(int64(bytes))
 }
 
 // idleRecords is how far the stored position may lag while nothing else is to
@@ -56,6 +72,16 @@ func (p *partition) flush(everything bool) error {
 	defer p.flushMu.Unlock()
 
 	p.mu.Lock()
+	if p.users == nil {
+		// Gone, and what it had was written, or is read from the log again.
+		p.mu.Unlock()
+		return nil
+	}
+	if !everything && !p.gone && !p.isUp() && p.dirtyBytes <= p.r.cfg.FlushBytes {
+		// Most of what the log is read back for was acknowledged later in it.
+		p.mu.Unlock()
+		return nil
+	}
 	upTo := p.seenNext
 	if everything || p.dirtyBytes > p.r.cfg.FlushBytes {
 		upTo = p.next
@@ -72,14 +98,15 @@ func (p *partition) flush(everything bool) error {
 	now := p.r.now()
 	written, rest := p.gather(b, position, now)
 	claims := p.claims
-	p.claims = make(map[string]uint64)
+	p.claims = make(map[string]store.MailboxClaim)
+	p.rebuild.claims = p.rebuild.claims || len(claims) > 0
 	p.flushing = claims
 	p.dirty = rest
-	p.dirtyBytes = 0
+	p.owe(-p.dirtyBytes)
 	p.mu.Unlock()
 
-	for key, id := range claims {
-		b.Use("", key, id, now.Add(p.r.cfg.IdempotencyTTL))
+	for key, c := range claims {
+		b.Claim(key, c, now.Add(p.r.cfg.IdempotencyTTL))
 	}
 	err := b.Commit(position)
 
@@ -91,8 +118,8 @@ func (p *partition) flush(everything bool) error {
 			w.undo()
 			p.dirty[w.m] = struct{}{}
 		}
-		for key, id := range claims {
-			p.claims[key] = id
+		for key, c := range claims {
+			p.claims[key] = c
 		}
 		return err
 	}
@@ -148,6 +175,9 @@ func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time
 		for _, e := range m.gone {
 			b.Delete(m.user, &e.MailboxEntry)
 		}
+		if len(m.used) > 0 {
+			m.keyless = false
+		}
 		for key, id := range m.used {
 			b.Use(m.user, key, id, now.Add(p.r.cfg.IdempotencyTTL))
 		}
@@ -199,9 +229,10 @@ func (w *written) undo() {
 // evict lets go of mailboxes that nobody uses. The caller holds mu.
 func (p *partition) evict() {
 	over := len(p.users) - p.online - p.r.cfg.IdleMailboxes
-	if over <= 0 {
+	if over <= 0 || !p.isUp() && len(p.users) < rebuildUsers && p.rebuild.pushed < rebuildPushes {
 		return
 	}
+	p.rebuild.pushed = 0
 	for user, m := range p.users {
 		if over <= 0 {
 			return
@@ -211,6 +242,9 @@ func (p *partition) evict() {
 		}
 		delete(p.users, user)
 		delete(p.watching, m)
+		if p.rebuild.blank {
+			p.rebuild.stored[user] = struct{}{}
+		}
 		over--
 	}
 }

@@ -43,6 +43,10 @@ type mailbox struct {
 	gone []*entry
 	// used are idempotency keys that the store does not have yet.
 	used map[string]uint64
+	// keyless: the store has no idempotency key of the user.
+	keyless bool
+	// ousted are the last sessions that newer ones pushed out.
+	ousted []*envelope.Address
 
 	metaChanged bool
 	dirty       bool
@@ -118,19 +122,16 @@ func (m *mailbox) forget(e *entry) {
 }
 
 // attach makes a device known by the record id, or refreshes when it was
-// seen. A new device starts with what no device has acknowledged; the first
-// one takes over what waited for anybody.
-func (m *mailbox) attach(id uint64, name string, seenMS int64) {
-	d := m.device(name)
-	if d == nil {
-		bit, ok := m.freeBit()
-		if !ok {
-			bit = m.dropOldestDevice()
-		}
-		m.meta.Devices = append(m.meta.Devices, store.MailboxDevice{Name: name, Bit: bit, Since: id})
-		d = &m.meta.Devices[len(m.meta.Devices)-1]
+// seen: a device that is known keeps what it has. A new device starts with
+// what no device has acknowledged; the first one takes over what waited for
+// anybody. The record was appended at notedMS (Unix milliseconds).
+func (m *mailbox) attach(id uint64, name string, seenMS, notedMS int64) {
+	if m.device(name) == nil {
+		m.addDevice(name, id)
 	}
+	d := m.device(name)
 	d.SeenMS = max(d.SeenMS, seenMS)
+	d.NotedMS = max(d.NotedMS, notedMS)
 	m.metaChanged, m.dirty = true, true
 	if d.Since != id {
 		return
@@ -141,6 +142,16 @@ func (m *mailbox) attach(id uint64, name string, seenMS int64) {
 			e.Waiting |= 1 << d.Bit
 		}
 	}
+}
+
+// addDevice makes room for a device that is known since a record.
+func (m *mailbox) addDevice(name string, since uint64) {
+	bit, ok := m.freeBit()
+	if !ok {
+		bit = m.dropOldestDevice()
+	}
+	m.meta.Devices = append(m.meta.Devices, store.MailboxDevice{Name: name, Bit: bit, Since: since})
+	m.metaChanged, m.dirty = true, true
 }
 
 func (m *mailbox) freeBit() (uint8, bool) {
@@ -236,6 +247,9 @@ func (m *mailbox) clear(bit uint8, first, last uint64) (deleted int) {
 	return deleted
 }
 
+// never is a device expiry that no device reaches.
+const never = time.Duration(math.MaxInt64)
+
 // expire drops the messages whose time is over, and the devices that were not
 // seen for deviceExpiry and have no session now.
 func (m *mailbox) expire(now time.Time, deviceExpiry time.Duration) (messages int) {
@@ -248,6 +262,9 @@ func (m *mailbox) expire(now time.Time, deviceExpiry time.Duration) (messages in
 		m.forget(e)
 		return true
 	})
+	if deviceExpiry == never {
+		return before - len(m.entries)
+	}
 	limit := now.Add(-deviceExpiry).UnixMilli()
 	for i := len(m.meta.Devices) - 1; i >= 0; i-- {
 		if d := m.meta.Devices[i]; d.SeenMS < limit && !m.connected(d.Name) {

@@ -1,20 +1,25 @@
 package router
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
-	sessions prometheus.Gauge
-	applied  *prometheus.CounterVec
-	acked    prometheus.Counter
-	expired  prometheus.Counter
-	dropped  prometheus.Counter
-	void     prometheus.Counter
-	skipped  prometheus.Counter
-	buried   prometheus.Counter
-	nudges   prometheus.Counter
-	unthrown prometheus.Counter
-	backlog  prometheus.Counter
-	flush    prometheus.Histogram
+	sessions   prometheus.Gauge
+	applied    *prometheus.CounterVec
+	acked      prometheus.Counter
+	expired    prometheus.Counter
+	dropped    prometheus.Counter
+	void       prometheus.Counter
+	skipped    prometheus.Counter
+	buried     prometheus.Counter
+	nudges     prometheus.Counter
+	unthrown   prometheus.Counter
+	backlog    prometheus.Counter
+	remembered prometheus.Counter
+	flush      prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -30,15 +35,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
 		applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
 			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
-		acked:    counter("acked_messages_total", "Messages that their last device acknowledged."),
-		expired:  counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
-		dropped:  counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
-		void:     counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
-		skipped:  counter("skipped_records_total", "Records that left the log before they were applied."),
-		buried:   counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
-		nudges:   counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
-		unthrown: counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
-		backlog:  counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
+		acked:      counter("acked_messages_total", "Messages that their last device acknowledged."),
+		expired:    counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
+		dropped:    counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
+		void:       counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
+		skipped:    counter("skipped_records_total", "Records that left the log before they were applied."),
+		buried:     counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
+		nudges:     counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
+		unthrown:   counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
+		backlog:    counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
+		remembered: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
@@ -46,15 +52,41 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
+// lag says how far the partitions that are owned are behind the log, for a
+// log that knows its ends without asking anybody.
+type lag struct {
+	r   *Router
+	log interface{ End(partition int32) int64 }
+}
+
+var lagDesc = prometheus.NewDesc("imgo_router_lag_records", "Records of the kept log that were not applied yet.", []string{"partition"}, nil)
+
+func (l lag) Describe(ch chan<- *prometheus.Desc) { ch <- lagDesc }
+
+func (l lag) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range l.r.local() {
+		end := l.log.End(p.index)
+		p.mu.Lock()
+		next, ok := p.next, p.here() == nil && p.owned.Load()
+		p.mu.Unlock()
+		if ok && end >= 0 {
+			ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(max(0, end-next)), strconv.Itoa(int(p.index)))
+		}
+	}
+}
+
 // sizes are what the mailboxes in memory hold, counted when they are scraped.
 func (r *Router) sizes(reg prometheus.Registerer) {
 	if reg == nil {
 		return
 	}
+	if log, ok := r.kept.(interface{ End(partition int32) int64 }); ok {
+		reg.MustRegister(lag{r, log})
+	}
 	gauge := func(name, help string, count func(*partition) int) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_router_" + name, Help: help}, func() float64 {
 			n := 0
-			for _, p := range r.partitions {
+			for _, p := range r.local() {
 				p.mu.Lock()
 				n += count(p)
 				p.mu.Unlock()

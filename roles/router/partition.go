@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgo/envelope"
@@ -19,12 +19,29 @@ const readBytes = 1 << 20
 // to twice as many.
 const recent = 1 << 14
 
-// partition is the materialised view of one partition of the kept log.
+// partition is the materialised view of one partition of the kept log, from
+// when the router gains the partition until it has lost it.
 type partition struct {
 	r     *Router
 	index int32
+	// owned: it is not when the partition was lost a moment ago.
+	owned atomic.Bool
+	// gain is its part of the epoch.
+	gain atomic.Uint64
+	// stop ends live; after is closed when others are done with the store.
+	stop  context.CancelFunc
+	after <-chan struct{}
+	// up is closed when the partition has caught up, left when it is no longer
+	// here, done when it has written what it had.
+	up, left, done chan struct{}
 
 	mu sync.Mutex
+	// begun: it is known where to go on. Not before then may anything be read
+	// from the store: what was here before may still be writing.
+	begun, gone bool
+	// first and target are where the log was when the partition was gained:
+	// the first record to apply, and the end.
+	first, target int64
 	// next is the offset of the first record that was not applied yet.
 	next int64
 	// applied is closed and replaced when next grew.
@@ -38,9 +55,11 @@ type partition struct {
 	// known and before are the record ids that were applied lately.
 	known, before map[[12]byte]int64
 	// claims are idempotency keys of claims that the store does not have yet.
-	claims map[string]uint64
+	claims map[string]store.MailboxClaim
 	// flushing are the claims that are being written.
-	flushing map[string]uint64
+	flushing map[string]store.MailboxClaim
+	// rebuild is what helps to read the log back; empty once it was.
+	rebuild rebuild
 	// online counts the mailboxes that have a session.
 	online int
 	// dirtyBytes is about how much the next flush writes.
@@ -56,9 +75,10 @@ type partition struct {
 	storedNext int64
 }
 
-func newPartition(r *Router, index int32) *partition {
-	return &partition{
-		r: r, index: index,
+func newPartition(r *Router, index int32, gain uint64, after <-chan struct{}) *partition {
+	p := &partition{
+		r: r, index: index, after: after,
+		up: make(chan struct{}), left: make(chan struct{}), done: make(chan struct{}),
 		applied:  make(chan struct{}),
 		users:    make(map[string]*mailbox),
 		dirty:    make(map[*mailbox]struct{}),
@@ -67,8 +87,38 @@ func newPartition(r *Router, index int32) *partition {
 		keys:     make(map[string][]*mailbox),
 		known:    make(map[[12]byte]int64),
 		before:   make(map[[12]byte]int64),
-		claims:   make(map[string]uint64),
+		claims:   make(map[string]store.MailboxClaim),
 	}
+	p.gain.Store(gain)
+	p.owned.Store(true)
+	return p
+}
+
+// isUp says whether the partition was applied up to its target once.
+func (p *partition) isUp() bool { return isClosed(p.up) }
+
+// here is nil while the partition can be worked with. The caller holds mu.
+func (p *partition) here() error {
+	switch {
+	case p.gone:
+		return notOwned(p.index)
+	case !p.begun:
+		return envelope.Errorf(envelope.CodeNotReady, "partition %d is finding its place in the log", p.index)
+	}
+	return nil
+}
+
+// progress says how far the partition is, for a person.
+func (p *partition) progress() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.err != nil:
+		return fmt.Sprintf("partition %d: %v", p.index, p.err)
+	case !p.begun:
+		return fmt.Sprintf("partition %d: finding its place in the log", p.index)
+	}
+	return fmt.Sprintf("partition %d: %d of %d records", p.index, p.next-p.first, p.target-p.first)
 }
 
 // appliedID is the id of the last record that was applied; 0: none. The
@@ -84,44 +134,185 @@ func (p *partition) appliedID() uint64 {
 func (p *partition) wait(ctx context.Context, id uint64) error {
 	for {
 		p.mu.Lock()
-		done, ch, err := p.appliedID() >= id, p.applied, p.err
+		done, ch, err, gone := p.appliedID() >= id, p.applied, p.err, p.gone
 		p.mu.Unlock()
-		if done {
+		switch {
+		case gone:
+			return notOwned(p.index)
+		case done:
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return envelope.Errorf(envelope.CodeUnavailable, "partition %d does not go on: %v", p.index, err)
 		}
 		select {
 		case <-ch:
+		case <-p.left:
 		case <-ctx.Done():
 			return envelope.Errorf(envelope.CodeNotReady, "partition %d has not applied record %d yet: %v", p.index, id, ctx.Err())
 		}
 	}
 }
 
+// live is the partition's whole life: it follows the log until ctx is done,
+// writes what it has and is gone.
+func (p *partition) live(ctx context.Context) error {
+	defer close(p.done)
+	if p.after != nil {
+		<-p.after
+	}
+	err := p.follow(ctx)
+	if err == nil {
+		<-ctx.Done()
+	}
+	p.vanish()
+	if ferr := p.flush(true); ferr != nil {
+		p.r.log.Error().Err(ferr).Msg("the last changes were not written: they are read from the log again")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Whoever still holds the partition must not hold its mailboxes.
+	p.users, p.dirty, p.rebuild = nil, nil, rebuild{}
+	p.owe(-p.dirtyBytes)
+	p.known, p.before, p.claims, p.flushing = nil, nil, nil, nil
+	if err != nil {
+		return fmt.Errorf("router: %w", err)
+	}
+	return nil
+}
+
+// vanish makes every call from now on fail, and forgets the sessions.
+func (p *partition) vanish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = true
+	close(p.left)
+	for _, m := range p.users {
+		p.r.metrics.sessions.Sub(float64(len(m.sessions)))
+		m.sessions = nil
+	}
+	p.online, p.comets, p.keys, p.watching = 0, nil, nil, nil
+}
+
+// The pauses between tries of what the log or the store failed at.
+const firstPause, lastPause = 10 * time.Millisecond, time.Second
+
+// follow finds where to go on and follows the log until ctx is done or the log
+// is closed. Its error is one that trying again does not mend.
+func (p *partition) follow(ctx context.Context) error {
+	release, err := p.slot(ctx)
+	if err != nil {
+		return nil
+	}
+	defer release()
+	pause := firstPause
+	wait := func(err error) {
+		release() // others need not wait for this one's trouble
+		p.fail(err)
+		p.r.log.Error().Err(err).Int32("partition", p.index).Msg("the partition does not go on; trying again")
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, lastPause)
+	}
+	for tries := 1; ; tries++ {
+		err := p.start(ctx)
+		var past *pastEndError
+		switch {
+		case err == nil:
+		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
+			return nil
+		case !errors.As(err, new(logError)) && (!errors.As(err, &past) || tries >= pastEndTries):
+			return err
+		default:
+			wait(err)
+			continue
+		}
+		break
+	}
+	pause = firstPause
+	begin, told := time.Now(), time.Now()
+	for ctx.Err() == nil {
+		if p.caughtUp(begin) {
+			release()
+		} else if time.Since(told) > tellEvery {
+			told = time.Now()
+			p.r.log.Info().Dur("since", time.Since(begin)).Msg("reading the log back, " + p.progress())
+		}
+		p.mu.Lock()
+		next := p.next
+		p.mu.Unlock()
+		entries, err := p.read(ctx, next)
+		if err == nil {
+			err = p.apply(entries)
+		}
+		switch {
+		case err == nil:
+			pause = firstPause
+			p.fail(nil)
+			if err := p.ease(); err != nil {
+				wait(err)
+			}
+			continue
+		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
+			return nil
+		case errors.Is(err, envelope.ErrOutOfRange):
+			if p.skipGap(ctx, next) {
+				continue
+			}
+		}
+		wait(err)
+	}
+	return nil
+}
+
+// logError is an error of the log's, which may be mended by trying again.
+type logError struct{ error }
+
+func (e logError) Unwrap() error { return e.error }
+
+// pastEndError says that the store is ahead of the log.
+type pastEndError struct {
+	partition int32
+	next, end int64
+}
+
+// pastEndTries is how often it is looked whether a log that ended too early
+// still does: right after a change of leaders Kafka may say less than it has.
+const pastEndTries = 9
+
+func (e *pastEndError) Error() string {
+	return fmt.Sprintf("partition %d: the stored position %d is past the end of the log %d: the log lost records or is another one; "+
+		"restore it, or move the data directory away to rebuild the mailboxes from the log", e.partition, e.next, e.end)
+}
+
 // start finds where to go on.
 func (p *partition) start(ctx context.Context) error {
 	begin, end, err := p.r.kept.Bounds(ctx, p.index)
 	if err != nil {
-		return fmt.Errorf("find the bounds of partition %d: %w", p.index, err)
+		return logError{fmt.Errorf("find the bounds of partition %d: %w", p.index, err)}
 	}
 	id, ok, err := p.r.store.Position(p.index)
 	if err != nil {
 		return err
 	}
-	next := begin
+	blank := false
+	if !ok {
+		if blank, err = p.r.store.Empty(p.index); err != nil {
+			return err
+		}
+	}
+	next, again := begin, !ok
 	if ok {
 		_, offset := envelope.SplitID(id)
 		next = offset + 1
 		if next < begin {
 			p.r.log.Warn().Int32("partition", p.index).Int64("position", next).Int64("begin", begin).
 				Msg("the log no longer has the records after the stored position: going on from its beginning")
-			next = begin
+			next, again = begin, true
 		}
 		if next > end {
-			return fmt.Errorf("partition %d: the stored position %d is past the end of the log %d: the log lost records or is another one; "+
-				"restore it, or move the data directory away to rebuild the mailboxes from the log", p.index, next, end)
+			return &pastEndError{p.index, next, end}
 		}
 	}
 	if warm := max(begin, next-int64(p.r.cfg.DedupeWarm)); warm < next {
@@ -129,18 +320,30 @@ func (p *partition) start(ctx context.Context) error {
 			return err
 		}
 	}
+	var elders map[string][]elder
+	if again && begin > 0 {
+		if elders, err = p.findElders(ctx, begin, end); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.first, p.target = next, end
 	p.next, p.seenNext, p.storedNext = next, next, next
-	p.mu.Unlock()
+	p.rebuild = rebuild{blank: blank, elders: elders}
+	if blank {
+		p.rebuild.stored = make(map[string]struct{})
+	}
+	p.begun, p.err = true, nil
 	return nil
 }
 
 // warm reads the ids of records that were applied before the start.
 func (p *partition) warm(ctx context.Context, from, to int64) error {
 	for from < to {
-		entries, err := p.r.kept.Read(ctx, p.index, from, readBytes)
+		entries, err := p.read(ctx, from)
 		if err != nil {
-			return fmt.Errorf("read partition %d back from %d: %w", p.index, from, err)
+			return logError{fmt.Errorf("read partition %d back from %d: %w", p.index, from, err)}
 		}
 		for _, e := range entries {
 			if e.Offset >= to {
@@ -152,43 +355,6 @@ func (p *partition) warm(ctx context.Context, from, to int64) error {
 			}
 			from = e.Offset + 1
 		}
-	}
-	return nil
-}
-
-// run follows the log until ctx is done.
-func (p *partition) run(ctx context.Context) error {
-	const firstPause, lastPause = 10 * time.Millisecond, time.Second
-	pause := firstPause
-	for ctx.Err() == nil {
-		p.mu.Lock()
-		next := p.next
-		p.mu.Unlock()
-		entries, err := p.r.kept.Read(ctx, p.index, next, readBytes)
-		if err == nil {
-			err = p.apply(entries)
-		}
-		switch {
-		case err == nil:
-			pause = firstPause
-			p.fail(nil)
-			continue
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, envelope.ErrClosed):
-			return nil
-		case errors.Is(err, envelope.ErrOutOfRange):
-			if p.skipGap(ctx, next) {
-				continue
-			}
-		}
-		p.fail(err)
-		p.r.log.Error().Err(err).Int32("partition", p.index).Msg("the partition does not go on; trying again")
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
-		pause = min(2*pause, lastPause)
 	}
 	return nil
 }
@@ -212,270 +378,4 @@ func (p *partition) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
-}
-
-// apply takes records in their order.
-func (p *partition) apply(entries []envelope.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	now := p.r.now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var err error
-	for i := range entries {
-		if err = p.applyOne(&entries[i], now); err != nil {
-			break
-		}
-		p.next = entries[i].Offset + 1
-	}
-	close(p.applied)
-	p.applied = make(chan struct{})
-	if p.dirtyBytes > p.r.cfg.FlushBytes {
-		p.r.flushSoon()
-	}
-	return err
-}
-
-func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
-	var rec envelope.Record
-	if err := rec.UnmarshalVT(e.Value); err != nil {
-		// A record that nobody can read must not stop those after it; that it
-		// was there is said, counted and an event.
-		p.r.metrics.applied.WithLabelValues("unreadable").Inc()
-		p.r.log.Error().Err(err).Int32("partition", p.index).Int64("offset", e.Offset).Msg("record cannot be read: skipped")
-		p.r.event("record_unreadable", "", fmt.Sprintf("partition %d offset %d", p.index, e.Offset))
-		return nil
-	}
-	id := envelope.ID(p.r.kept.Generation(), e.Offset)
-	if p.void(rec.Id, e.Offset) {
-		p.r.metrics.applied.WithLabelValues("void").Inc()
-		return nil
-	}
-	switch {
-	case rec.Push != nil:
-		return p.applyPush(id, &rec, now)
-	case rec.Acks != nil:
-		for _, a := range rec.Acks.Acks {
-			if !storable(a.User) {
-				continue
-			}
-			m, err := p.mailbox(a.User, now)
-			if err != nil {
-				return err
-			}
-			p.r.metrics.acked.Add(float64(m.ack(id, a.Device, a.Ids, a.UpTo)))
-			p.touch(m, 32)
-		}
-		p.r.metrics.applied.WithLabelValues("acks").Inc()
-	case rec.Device != nil && storable(rec.Device.User):
-		m, err := p.mailbox(rec.Device.User, now)
-		if err != nil {
-			return err
-		}
-		m.attach(id, rec.Device.Device, rec.Device.SeenMs)
-		p.touch(m, 64)
-		p.r.metrics.applied.WithLabelValues("device").Inc()
-	case rec.Claim != nil:
-		if _, taken, err := p.claimed(rec.Claim.Key); err != nil {
-			return err
-		} else if !taken {
-			p.claims[rec.Claim.Key] = id
-			p.dirtyBytes += 64
-		}
-		p.r.metrics.applied.WithLabelValues("claim").Inc()
-	default:
-		// A kind of a newer version: it is for newer nodes.
-		p.r.metrics.applied.WithLabelValues("unknown").Inc()
-	}
-	return nil
-}
-
-// storable says whether a user of a record can be a key of the store. Logic
-// lets no other through; a record that has one all the same is not from it.
-func storable(user string) bool {
-	return user != "" && len(user) <= envelope.MaxNameBytes && strings.IndexByte(user, 0) < 0
-}
-
-func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) error {
-	push := rec.Push
-	p.r.metrics.applied.WithLabelValues("push").Inc()
-	expired := push.ExpiresMs <= now.UnixMilli()
-	if expired && push.IdempotencyKey == "" {
-		p.r.metrics.expired.Add(float64(len(push.Users)))
-		return nil
-	}
-	body := &store.MailboxBody{Op: push.Op, Body: push.Body}
-	shared := len(push.Users) > 1
-	for _, user := range push.Users {
-		if !storable(user) {
-			continue
-		}
-		m, err := p.mailbox(user, now)
-		if err != nil {
-			return err
-		}
-		void, err := p.useKey(m, id, rec, now)
-		switch {
-		case err != nil:
-			return err
-		case void:
-			p.r.metrics.void.Inc()
-			continue
-		case expired:
-			p.r.metrics.expired.Inc()
-		default:
-			m.push(id, now.UnixMilli(), rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
-		}
-		p.touch(m, 64+len(push.Body))
-	}
-	return nil
-}
-
-// useKey notes that a push used its idempotency key for a user, and says
-// whether another one had before. A key is remembered also of a push that came
-// too late to be delivered, but not of one from longer ago than keys are kept
-// (the log is being read back).
-func (p *partition) useKey(m *mailbox, id uint64, rec *envelope.Record, now time.Time) (void bool, err error) {
-	key := rec.Push.IdempotencyKey
-	if key == "" || now.Sub(time.UnixMilli(rec.TimeMs)) > p.r.cfg.IdempotencyTTL {
-		return false, nil
-	}
-	first, used, err := p.used(m, key)
-	if err != nil || used {
-		return used && first != id, err
-	}
-	if m.used == nil {
-		m.used = make(map[string]uint64, 1)
-	}
-	m.used[key] = id
-	return false, nil
-}
-
-// used says which message used an idempotency key for a user.
-func (p *partition) used(m *mailbox, key string) (uint64, bool, error) {
-	if id, ok := m.used[key]; ok {
-		return id, true, nil
-	}
-	return p.r.store.Used(p.index, m.user, key)
-}
-
-// claimed says which record claimed a key.
-func (p *partition) claimed(key string) (uint64, bool, error) {
-	if id, ok := p.claims[key]; ok {
-		return id, true, nil
-	}
-	if id, ok := p.flushing[key]; ok {
-		return id, true, nil
-	}
-	return p.r.store.Used(p.index, "", key)
-}
-
-// void remembers a record's id and says whether another record of the
-// partition had it.
-func (p *partition) void(recordID []byte, offset int64) bool {
-	if len(recordID) != 12 || p.r.cfg.Without.RecordID {
-		return false
-	}
-	id := [12]byte(recordID)
-	first, ok := p.known[id]
-	if !ok {
-		first, ok = p.before[id]
-	}
-	if ok {
-		return first != offset
-	}
-	if len(p.known) >= recent {
-		p.before, p.known = p.known, make(map[[12]byte]int64)
-	}
-	p.known[id] = offset
-	return false
-}
-
-// mailbox is a user's mailbox, read from the store if it is not in memory.
-// The caller holds mu.
-func (p *partition) mailbox(user string, now time.Time) (*mailbox, error) {
-	if m := p.users[user]; m != nil {
-		return m, nil
-	}
-	meta, entries, err := p.r.store.Load(p.index, user)
-	if err != nil {
-		return nil, err
-	}
-	m := &mailbox{user: user}
-	if meta != nil {
-		m.meta = *meta
-	}
-	if len(entries) > 0 {
-		block := make([]entry, len(entries))
-		m.entries = make([]*entry, len(entries))
-		for i := range entries {
-			block[i] = entry{MailboxEntry: entries[i], stored: true}
-			m.entries[i] = &block[i]
-		}
-	}
-	m.expire(now, p.r.cfg.DeviceExpiry)
-	p.users[user] = m
-	p.touch(m, 0)
-	return m, nil
-}
-
-// touch puts a mailbox where its state says that it belongs. The caller
-// holds mu.
-func (p *partition) touch(m *mailbox, size int) {
-	if m.dirty || len(m.used) > 0 {
-		p.dirty[m] = struct{}{}
-		p.dirtyBytes += size
-	}
-	if len(m.sessions) > 0 && len(m.entries) > 0 {
-		p.watching[m] = struct{}{}
-	}
-}
-
-// addSession and removeSession keep the partition's indexes of sessions. The
-// caller holds mu.
-func (p *partition) addSession(m *mailbox, s *session) {
-	p.removeSession(m, s.Address)
-	if len(m.sessions) == 0 {
-		p.online++
-	}
-	m.sessions = append(m.sessions, s)
-	p.comets.add(s, m)
-	if s.Key != "" {
-		p.keys[s.Key] = append(p.keys[s.Key], m)
-	}
-	p.r.metrics.sessions.Inc()
-	p.touch(m, 0)
-}
-
-func (p *partition) removeSession(m *mailbox, a *envelope.Address) *session {
-	s := m.removeSession(a)
-	if s == nil {
-		return nil
-	}
-	p.comets.remove(a)
-	p.removeKey(s.Key, m)
-	p.r.metrics.sessions.Dec()
-	if len(m.sessions) == 0 {
-		p.online--
-		delete(p.watching, m)
-	}
-	return s
-}
-
-func (p *partition) removeKey(key string, m *mailbox) {
-	of := p.keys[key]
-	for i := range of {
-		if of[i] == m {
-			of[i] = of[len(of)-1]
-			of[len(of)-1] = nil
-			of = of[:len(of)-1]
-			break
-		}
-	}
-	if len(of) == 0 {
-		delete(p.keys, key)
-	} else {
-		p.keys[key] = of
-	}
 }

@@ -7,7 +7,9 @@ import (
 	"imgo/envelope"
 )
 
-// Claim says whether the claim record with an id was the first of its key.
+// Claim says whether a claim record was the first of its key. Records are told
+// apart by their own ids where the request names it: the same record may be in
+// the log twice.
 func (r *Router) Claim(ctx context.Context, req *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
 	p, err := r.indexed(ctx, req.Partition)
 	if err != nil {
@@ -18,18 +20,22 @@ func (r *Router) Claim(ctx context.Context, req *envelope.ClaimRequest) (*envelo
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	id, _, err := p.claimed(req.Key)
-	return &envelope.ClaimReply{Won: err == nil && id == req.Id}, err
+	if err := p.here(); err != nil {
+		return nil, err
+	}
+	c, ok, err := p.claimed(req.Key)
+	if err != nil {
+		return nil, err
+	}
+	same := c.ID == req.Id || len(req.RecordId) == len(c.Record) && [12]byte(req.RecordId) == c.Record
+	return &envelope.ClaimReply{Won: ok && same}, nil
 }
 
 func (r *Router) indexed(ctx context.Context, partition uint32) (*partition, error) {
-	if err := r.running(ctx); err != nil {
-		return nil, err
+	if n := len(*r.table.Load()); partition >= uint32(n) {
+		return nil, envelope.Invalid("partition", fmt.Sprintf("is %d, there are %d", partition, n))
 	}
-	if partition >= uint32(len(r.partitions)) {
-		return nil, envelope.Invalid("partition", fmt.Sprintf("is %d, there are %d", partition, len(r.partitions)))
-	}
-	return r.partitions[partition], nil
+	return r.at(ctx, int32(partition))
 }
 
 // Resolve says who is to get each record of a batch, as of its place in the
@@ -50,6 +56,9 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 	now := r.now().UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.here(); err != nil {
+		return nil, err
+	}
 	for i, item := range req.Items {
 		res := &envelope.Resolved{}
 		reply.Items[i] = res

@@ -9,13 +9,22 @@
 // It answers who is to get a record only once it has applied that record, and
 // it watches: what is still pending after a while is told to the comets.
 //
-// It does not write to clients, check tokens or decide what a push means.
+// It is told which partitions it owns and follows the changes. Two routers
+// that both think they own a partition derive the same mailboxes from the same
+// log; neither harms the other.
+//
+// It does not write to clients, check tokens, decide what a push means or
+// decide who owns what.
 package router
 
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +35,9 @@ import (
 	"imgo/store"
 )
 
-// KeptLog is the kept topic, as router reads it and adds devices to it.
+// KeptLog is the kept topic, as router reads it and adds devices to it. If it
+// also has the method End(partition int32) int64, the cached end of a
+// partition (-1: not known), how far router is behind it is a metric.
 type KeptLog interface {
 	Partitions() int32
 	Generation() uint16
@@ -48,14 +59,21 @@ type Deps struct {
 	Store   *store.Mailboxes
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
+	// Owned says which partitions this router owns now, and gives a channel
+	// that is closed when that has changed; nil: all of them, for ever. It is
+	// called from one goroutine and must not block.
+	Owned func() ([]int32, <-chan struct{})
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	// Events is told what happened to a user's data; nil: nobody.
 	Events func(kind, user, detail string)
 }
 
-// Router is the role. Its methods are safe for concurrent use from New on;
-// they answer once Run has found where each partition goes on.
+// Router is the role. Its methods are safe for concurrent use from New on. A
+// call that concerns a partition waits, within its context, until that one was
+// applied up to where the log ended when it was gained (envelope.ErrNotReady
+// when it was not by then); for one that is not owned here it is answered with
+// envelope.ErrUnavailable: ask again whoever owns it then.
 type Router struct {
 	cfg     Config
 	kept    KeptLog
@@ -67,10 +85,15 @@ type Router struct {
 	event   func(kind, user, detail string)
 	bound   bound
 	// started tells this router's memory from that of one before it.
-	started    uint64
-	partitions []*partition
-	ready      chan struct{}
-	flushNow   chan struct{}
+	started  uint64
+	owned    func() ([]int32, <-chan struct{})
+	table    atomic.Pointer[[]*partition]
+	keeper   keeper
+	slots    chan struct{}
+	ready    chan struct{}
+	flushNow chan struct{}
+	// unflushed is about how many bytes wait to be written, of all partitions.
+	unflushed atomic.Int64
 
 	peersMu sync.Mutex
 	peers   map[string]*peer
@@ -88,6 +111,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics),
 		now: d.Now, event: d.Events,
+		owned: d.Owned, slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 		ready: make(chan struct{}), flushNow: make(chan struct{}, 1),
 		peers: make(map[string]*peer),
 	}
@@ -97,64 +121,104 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if r.event == nil {
 		r.event = func(string, string, string) {}
 	}
-	r.started = uint64(r.now().UnixNano())
+	r.started = rand.Uint64()
 	r.bound = bound{length: cfg.MailboxLength, dropped: func(user string, n int) {
 		r.metrics.dropped.Add(float64(n))
 		r.event("mailbox_dropped", user, fmt.Sprintf("%d oldest messages dropped: more than %d are waiting", n, cfg.MailboxLength))
 	}}
-	for i := range d.Kept.Partitions() {
-		r.partitions = append(r.partitions, newPartition(r, i))
+	if r.owned == nil {
+		all := make([]int32, d.Kept.Partitions())
+		for i := range all {
+			all[i] = int32(i)
+		}
+		r.owned = func() ([]int32, <-chan struct{}) { return all, nil }
 	}
+	none := make([]*partition, d.Kept.Partitions())
+	r.table.Store(&none)
+	r.keeper = newKeeper(len(none))
 	r.sizes(d.Metrics)
 	return r, nil
 }
 
-// Run follows the log until ctx is done, then writes what it has and returns.
+// Run follows the partitions that are owned until ctx is done, then writes
+// what it has and returns. From then on no call is answered.
 func (r *Router) Run(ctx context.Context) error {
-	for _, p := range r.partitions {
-		if err := p.start(ctx); err != nil {
-			return fmt.Errorf("router: %w", err)
-		}
-	}
-	close(r.ready)
 	g, gctx := errgroup.WithContext(ctx)
-	for _, p := range r.partitions {
-		g.Go(func() error { return p.run(gctx) })
-	}
+	g.Go(func() error { return r.keep(gctx, g) })
 	g.Go(func() error { return r.housekeep(gctx) })
+	g.Go(func() error { return r.remember(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
-	err := g.Wait()
-	for _, p := range r.partitions {
-		if ferr := p.flush(true); ferr != nil {
-			r.log.Error().Err(ferr).Msg("the last changes were not written: they are read from the log again")
-		}
-	}
-	return err
+	return g.Wait()
 }
 
-// Ready says why the router cannot serve, nil when it can.
+// Ready says why the router cannot serve, nil when it can: when each partition
+// that it owns was applied up to where the log ended when it was gained.
 func (r *Router) Ready() error {
 	select {
 	case <-r.ready:
 	default:
 		return envelope.Errorf(envelope.CodeUnavailable, "router is finding its place in the log")
 	}
-	for _, p := range r.partitions {
+	for _, p := range r.local() {
 		p.mu.Lock()
 		err := p.err
 		p.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("partition %d: %w", p.index, err)
 		}
+		if p.owned.Load() && !p.isUp() {
+			return envelope.Errorf(envelope.CodeNotReady, "%s", p.progress())
+		}
 	}
 	return nil
 }
 
-func (r *Router) partition(user string) *partition {
-	return r.partitions[envelope.Partition(user, len(r.partitions))]
+// at is a partition that is owned here, once it has caught up with the log.
+func (r *Router) at(ctx context.Context, index int32) (*partition, error) {
+	if err := r.running(ctx); err != nil {
+		return nil, err
+	}
+	p := (*r.table.Load())[index]
+	if p == nil {
+		return nil, notOwned(index)
+	}
+	if p.isUp() {
+		return p, nil
+	}
+	select {
+	case <-p.up:
+		return p, nil
+	case <-p.left:
+		return nil, notOwned(index)
+	case <-ctx.Done():
+		return nil, envelope.Errorf(envelope.CodeNotReady, "router reads the log back, %s: %v", p.progress(), ctx.Err())
+	}
 }
 
-// started waits until Run knows where the partitions go on.
+// of is the partition of a user: see at.
+func (r *Router) of(ctx context.Context, user string) (*partition, error) {
+	return r.at(ctx, r.index(user))
+}
+
+func (r *Router) index(user string) int32 { return envelope.Partition(user, len(*r.table.Load())) }
+
+// local are the partitions that are here: owned, or lost a moment ago.
+func (r *Router) local() []*partition {
+	var list []*partition
+	for _, p := range *r.table.Load() {
+		if p != nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// serving are the partitions that are owned and have caught up.
+func (r *Router) serving() []*partition {
+	return slices.DeleteFunc(r.local(), func(p *partition) bool { return !p.owned.Load() || !p.isUp() })
+}
+
+// running waits until Run knows which partitions are owned.
 func (r *Router) running(ctx context.Context) error {
 	select {
 	case <-r.ready:
@@ -187,7 +251,7 @@ func (r *Router) housekeep(ctx context.Context) error {
 			}
 		case <-expire.C:
 			now := r.now()
-			for _, p := range r.partitions {
+			for _, p := range r.serving() {
 				r.metrics.expired.Add(float64(p.expire(now)))
 			}
 			r.refresh(ctx, now)

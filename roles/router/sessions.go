@@ -68,6 +68,7 @@ const oddLimit = 3
 
 // epoch is what a comet compares to know whether this router still has the
 // sessions that it announced.
+// All that is added only grows.
 func (r *Router) epoch(p *peer) uint64 { return r.started + p.drops }
 
 // Announce is a comet's sign of life; it carries sessions that the router
@@ -88,7 +89,7 @@ func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelop
 	if req.Rooms != nil {
 		p.rooms = req.Rooms
 	}
-	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64, len(r.partitions)), Rooms: make(map[string]uint32, len(req.Rooms))}
+	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: make(map[string]uint32, len(req.Rooms))}
 	for room := range req.Rooms {
 		var n uint32
 		for _, o := range r.peers {
@@ -110,8 +111,15 @@ func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelop
 	r.peersMu.Lock()
 	epoch := r.epoch(p)
 	r.peersMu.Unlock()
-	for i := range r.partitions {
-		reply.Epochs[uint32(i)] = epoch
+	for _, p := range r.local() {
+		if !p.owned.Load() {
+			continue
+		}
+		p.mu.Lock()
+		if p.here() == nil {
+			reply.Epochs[uint32(p.index)] = epoch + p.gain.Load()
+		}
+		p.mu.Unlock()
 	}
 	return reply
 }
@@ -141,7 +149,7 @@ func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
 		return
 	}
 	r.log.Warn().Str("comet", req.Comet).Msg("the comet counts other sessions than the table has: asking it to announce them again")
-	r.sessionsOf(req.Comet, func(_ *partition, _ *mailbox, s *session) { s.suspect = true })
+	r.sessionsOf(req.Comet, func(part *partition, _ *mailbox, s *session) { s.suspect = part.owned.Load() })
 	r.peersMu.Lock()
 	p.drops++
 	p.doubt = 1
@@ -150,7 +158,11 @@ func (r *Router) compare(req *envelope.AnnounceRequest, p *peer) {
 
 // odd says whether some partition's count has differed often enough.
 func (r *Router) odd(req *envelope.AnnounceRequest, p *peer) (odd bool) {
-	for i, part := range r.partitions {
+	for _, part := range r.local() {
+		if !part.owned.Load() {
+			continue
+		}
+		i := part.index
 		part.mu.Lock()
 		have := uint32(len(part.comets[req.Comet]))
 		part.mu.Unlock()
@@ -173,14 +185,22 @@ func (r *Router) odd(req *envelope.AnnounceRequest, p *peer) (odd bool) {
 	return odd
 }
 
-// register puts an announced session into the table.
+// register puts an announced session into the table. One of a partition that
+// is not here, or has yet to find its place, is announced again: the comet is
+// told no epoch of that partition.
 func (r *Router) register(s *envelope.Session, now time.Time) {
 	if s.GetAddress() == nil || s.User == "" {
 		return
 	}
-	part := r.partition(s.User)
+	part := (*r.table.Load())[r.index(s.User)]
+	if part == nil {
+		return
+	}
 	part.mu.Lock()
 	defer part.mu.Unlock()
+	if part.here() != nil {
+		return
+	}
 	m, err := part.mailbox(s.User, now)
 	if err != nil {
 		r.log.Error().Err(err).Str("user", s.User).Msg("an announced session is not in the table")
@@ -192,7 +212,7 @@ func (r *Router) register(s *envelope.Session, now time.Time) {
 // sessionsOf calls do for each of a comet's sessions, with its partition's mu
 // held; do may remove the session.
 func (r *Router) sessionsOf(comet string, do func(*partition, *mailbox, *session)) {
-	for _, part := range r.partitions {
+	for _, part := range r.local() {
 		part.mu.Lock()
 		for id, m := range part.comets[comet] {
 			if s := m.session(comet, id); s != nil {
@@ -234,5 +254,53 @@ func (r *Router) bury(now time.Time) {
 			r.log.Warn().Str("comet", name).Int("sessions", n).Dur("silent", r.cfg.CometTimeout).
 				Msg("comet is silent: its sessions left the table")
 		}
+	}
+}
+
+// addSession and removeSession keep the partition's indexes of sessions. The
+// caller holds mu.
+func (p *partition) addSession(m *mailbox, s *session) {
+	p.removeSession(m, s.Address)
+	if len(m.sessions) == 0 {
+		p.online++
+	}
+	m.sessions = append(m.sessions, s)
+	p.comets.add(s, m)
+	if s.Key != "" {
+		p.keys[s.Key] = append(p.keys[s.Key], m)
+	}
+	p.r.metrics.sessions.Inc()
+	p.touch(m, 0)
+}
+
+func (p *partition) removeSession(m *mailbox, a *envelope.Address) *session {
+	s := m.removeSession(a)
+	if s == nil {
+		return nil
+	}
+	p.comets.remove(a)
+	p.removeKey(s.Key, m)
+	p.r.metrics.sessions.Dec()
+	if len(m.sessions) == 0 {
+		p.online--
+		delete(p.watching, m)
+	}
+	return s
+}
+
+func (p *partition) removeKey(key string, m *mailbox) {
+	of := p.keys[key]
+	for i := range of {
+		if of[i] == m {
+			of[i] = of[len(of)-1]
+			of[len(of)-1] = nil
+			of = of[:len(of)-1]
+			break
+		}
+	}
+	if len(of) == 0 {
+		delete(p.keys, key)
+	} else {
+		p.keys[key] = of
 	}
 }

@@ -16,7 +16,7 @@ const nudgesPerEnvelope = 500
 // the way (a hung or skipped comet, a dead job, a wrong owner) is found here.
 func (r *Router) watch(ctx context.Context, now time.Time) {
 	byComet := make(map[string][]*envelope.NudgeTarget)
-	for _, p := range r.partitions {
+	for _, p := range r.serving() {
 		p.mu.Lock()
 		for m := range p.watching {
 			if len(m.entries) == 0 || len(m.sessions) == 0 {
@@ -82,7 +82,7 @@ func (p *partition) expire(now time.Time) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, m := range p.users {
-		n += m.expire(now, p.r.cfg.DeviceExpiry)
+		n += m.expire(now, p.deviceExpiry())
 		p.touch(m, 0)
 	}
 	return n
@@ -95,7 +95,7 @@ const seenEvery = 24 * time.Hour
 // that every owner knows it.
 func (r *Router) refresh(ctx context.Context, now time.Time) {
 	limit := now.Add(-seenEvery).UnixMilli()
-	for _, p := range r.partitions {
+	for _, p := range r.serving() {
 		var stale []*envelope.Device
 		p.mu.Lock()
 		for _, m := range p.users {
@@ -104,7 +104,7 @@ func (r *Router) refresh(ctx context.Context, now time.Time) {
 				d := m.device(s.Device)
 				if d != nil && d.SeenMS < limit && bits.OnesCount64(told&(1<<d.Bit)) == 0 {
 					told |= 1 << d.Bit
-					stale = append(stale, &envelope.Device{User: m.user, Device: s.Device, SeenMs: now.UnixMilli()})
+					stale = append(stale, &envelope.Device{User: m.user, Device: s.Device, SeenMs: now.UnixMilli(), Since: d.Since})
 				}
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
@@ -17,17 +18,22 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// memLog is a topic in memory that keeps everything.
+// memLog is a topic in memory. It keeps everything but what a test trims.
 type memLog struct {
+	// chunk is how many records a read gives at most; 0: all there are.
+	chunk   int
 	mu      sync.Mutex
 	parts   [][]envelope.Entry
+	begins  map[int32]int64
+	stuck   map[int32]int64 // reads stop before this offset; 0: they do not
+	reads   map[int32]int
 	grown   chan struct{}
 	appends int
 	fail    error
 }
 
 func newMemLog(partitions int) *memLog {
-	return &memLog{parts: make([][]envelope.Entry, partitions), grown: make(chan struct{})}
+	return &memLog{parts: make([][]envelope.Entry, partitions), begins: make(map[int32]int64), stuck: make(map[int32]int64), reads: make(map[int32]int), grown: make(chan struct{})}
 }
 
 func (l *memLog) Partitions() int32  { return int32(len(l.parts)) }
@@ -54,7 +60,19 @@ func (l *memLog) AppendEssential(ctx context.Context, p int32, v []byte) (int64,
 func (l *memLog) Read(ctx context.Context, p int32, from int64, _ int) ([]envelope.Entry, error) {
 	for {
 		l.mu.Lock()
-		got, grown := l.parts[p][from:], l.grown
+		if from < l.begins[p] {
+			l.mu.Unlock()
+			return nil, envelope.ErrOutOfRange
+		}
+		end := int64(len(l.parts[p]))
+		if s := l.stuck[p]; s > 0 {
+			end = max(from, min(end, s))
+		}
+		if l.chunk > 0 {
+			end = min(end, from+int64(l.chunk))
+		}
+		got, grown := l.parts[p][from:end], l.grown
+		l.reads[p] += len(got)
 		l.mu.Unlock()
 		if len(got) > 0 {
 			return got, nil
@@ -70,7 +88,30 @@ func (l *memLog) Read(ctx context.Context, p int32, from int64, _ int) ([]envelo
 func (l *memLog) Bounds(_ context.Context, p int32) (int64, int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return 0, int64(len(l.parts[p])), nil
+	return l.begins[p], int64(len(l.parts[p])), nil
+}
+
+// End makes the log one whose lag is measured.
+func (l *memLog) End(p int32) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(len(l.parts[p]))
+}
+
+// trim forgets the records before an offset, as retention does.
+func (l *memLog) trim(p int32, begin int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begins[p] = begin
+}
+
+// stick makes reads stop before an offset; 0: no longer.
+func (l *memLog) stick(p int32, at int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stuck[p] = at
+	close(l.grown)
+	l.grown = make(chan struct{})
 }
 
 // clock is a wall clock that a test moves.
@@ -99,6 +140,8 @@ type world struct {
 	kept, live *memLog
 	clock      *clock
 	db         *store.DB
+	ring       *ring
+	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
 
@@ -107,13 +150,22 @@ type world struct {
 }
 
 func newWorld(t *testing.T, change func(*router.Config)) *world {
+	return newWorldOf(t, nil, nil, change)
+}
+
+// newWorldOf is a world with a given log, and a router that owns only what the
+// ring says; nil: a new log of 2 partitions, all of them.
+func newWorldOf(t *testing.T, kept *memLog, owned *ring, change func(*router.Config)) *world {
+	if kept == nil {
+		kept = newMemLog(2)
+	}
 	cfg := router.DefaultConfig()
 	cfg.FlushInterval = time.Hour
 	cfg.WatchInterval = 5 * time.Millisecond
 	if change != nil {
 		change(&cfg)
 	}
-	w := &world{t: t, cfg: cfg, dir: t.TempDir(), kept: newMemLog(2), live: newMemLog(1), clock: &clock{t: time.Now()}}
+	w := &world{t: t, cfg: cfg, dir: t.TempDir(), kept: kept, ring: owned, live: newMemLog(1), clock: &clock{t: time.Now()}}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
@@ -125,7 +177,13 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.reg = prometheus.NewRegistry()
+	var owned func() ([]int32, <-chan struct{})
+	if w.ring != nil {
+		owned = w.ring.get
+	}
 	r, err := router.New(w.cfg, router.Deps{
+		Owned: owned, Metrics: w.reg,
 		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(), Now: w.clock.now,
 		Events: func(kind, user, _ string) {
 			w.mu.Lock()

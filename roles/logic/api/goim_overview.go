@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -124,8 +125,57 @@ type goimBackoff struct {
 // goimMaxNodes is how many nodes goim's balancer named.
 const goimMaxNodes = 5
 
-// goimNodesWeighted answers GET /goim/nodes/weighted?platform=: the emptiest
-// comets first. goim gave domains to the platform "web" and addresses to the
+const (
+	// goimWeight is the weight that a goim comet had by default: here that of
+	// weight 1.
+	goimWeight = 10
+	// goimGain is how much more a comet of the client's region weighed.
+	goimGain = 1.6
+)
+
+// goimWeightOf is a comet's weight as goim computed it: what it is set to, and
+// what it lacks of its share of half of all connections.
+func goimWeightOf(fixed, total, conns, totalConns int, gain float64) int {
+	gained := float64(fixed) * gain
+	if totalConns <= 0 {
+		return fixed
+	}
+	share := gained / float64(total+int(gained)-fixed)
+	diff := share - float64(conns)/float64(totalConns)*0.5
+	missing := diff * float64(totalConns)
+	rounded := math.Floor(missing)
+	if rounded-missing < -0.5 {
+		rounded = math.Ceil(missing)
+	}
+	return max(1, min(int(gained+rounded), 1<<20))
+}
+
+// goimOrder sorts the comets that clients may go to, as goim did: the greatest
+// weight first. goim counted a client whom it had sent somewhere; here the
+// order of equals is left to chance.
+func goimOrder(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
+	comets = slices.DeleteFunc(comets, func(n logic.NodeInfo) bool { return !n.Ready || n.Leaving })
+	rand.Shuffle(len(comets), func(i, j int) { comets[i], comets[j] = comets[j], comets[i] })
+	total, conns := 0, 0
+	for _, n := range comets {
+		total += goimWeight * weightOf(n)
+		conns += n.Sessions
+	}
+	weights := make(map[string]int, len(comets))
+	for _, n := range comets {
+		gain := 1.0
+		if zone != "" && n.Zone == zone {
+			gain = goimGain
+		}
+		weights[n.Name] = goimWeightOf(goimWeight*weightOf(n), total, n.Sessions, conns, gain)
+	}
+	slices.SortStableFunc(comets, func(x, y logic.NodeInfo) int { return cmp.Compare(weights[y.Name], weights[x.Name]) })
+	return comets
+}
+
+// goimNodesWeighted answers GET /goim/nodes/weighted?platform=&zone=: the
+// comets with the greatest weight first. goim found the client's region by its
+// address; here the caller may name its zone. goim gave domains to the platform "web" and addresses to the
 // others; here both get where the comets say that their clients connect.
 func (a *API) goimNodesWeighted(c *call) error {
 	cfg := a.cfg.Goim
@@ -142,14 +192,7 @@ func (a *API) goimNodesWeighted(c *call) error {
 	if c.param("platform") == "web" {
 		transport = "ws"
 	}
-	comets := a.comets(c)
-	slices.SortStableFunc(comets, func(x, y logic.NodeInfo) int {
-		return cmp.Or(cmp.Compare(x.Sessions, y.Sessions), cmp.Compare(x.Name, y.Name))
-	})
-	for _, n := range comets {
-		if !n.Ready {
-			continue
-		}
+	for _, n := range goimOrder(a.comets(c), c.param("zone")) {
 		if reply.TCPPort == 0 {
 			reply.TCPPort = portOf(n.Clients["tcp"])
 		}
@@ -188,11 +231,11 @@ func (a *API) goimNodesInstances(c *call) error {
 	var list []goimInstance
 	for _, n := range a.comets(c) {
 		in := goimInstance{
-			AppID: "goim.comet", Hostname: n.Name, Addrs: []string{}, Version: n.Version,
+			Zone: n.Zone, AppID: "goim.comet", Hostname: n.Name, Addrs: []string{}, Version: n.Version,
 			LastTS: n.StartMS * int64(time.Millisecond),
 			Metadata: map[string]string{
 				"addrs": clientHost(n, "tcp"), "conn_count": strconv.Itoa(n.Sessions), "ip_count": strconv.Itoa(n.Sessions),
-				"offline": strconv.FormatBool(!n.Ready), "weight": "10",
+				"offline": strconv.FormatBool(!n.Ready || n.Leaving), "weight": strconv.Itoa(goimWeight * weightOf(n)),
 			},
 		}
 		if n.Address != "" {
@@ -235,11 +278,13 @@ func askedHost(r *http.Request) string {
 	return r.Host
 }
 
-// bare is an address without its scheme (tls://, wss://), if it has one.
+// bare is an address without its scheme (tls://, wss://) and path, if it has
+// them.
 func bare(address string) string {
 	if _, rest, ok := strings.Cut(address, "://"); ok {
-		return rest
+		address = rest
 	}
+	address, _, _ = strings.Cut(address, "/")
 	return address
 }
 

@@ -1,0 +1,209 @@
+package comet_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// openings notes what logic is told to write, and lets the test hold it back.
+type openings struct {
+	mu   sync.Mutex
+	all  []*envelope.RoomOpened
+	hold func(ctx context.Context, room string) error
+}
+
+func (o *openings) opened(ctx context.Context, r *envelope.RoomOpened) error {
+	o.mu.Lock()
+	o.all = append(o.all, r)
+	hold := o.hold
+	o.mu.Unlock()
+	if hold != nil {
+		return hold(ctx, r.Room)
+	}
+	return nil
+}
+
+// names are the rooms that were opened, in order; "" is all of them.
+func (o *openings) names() (names []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range o.all {
+		names = append(names, r.Room)
+	}
+	return names
+}
+
+func (o *openings) last() *envelope.RoomOpened {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all[len(o.all)-1]
+}
+
+func (s *server) pushRoom(rooms ...string) *envelope.PushReply {
+	s.t.Helper()
+	req := &envelope.PushRequest{}
+	for _, room := range rooms {
+		req.Deliveries = append(req.Deliveries, &envelope.Delivery{Op: transport.OpMessage, Body: []byte("m-" + room), Room: room})
+	}
+	reply, err := s.Push(context.Background(), req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return reply
+}
+
+func (c *client) join(room string) { c.send(2, transport.OpJoinRoom, 2, room) }
+
+func (s *server) client(user string) *client {
+	s.t.Helper()
+	c := s.dialPipe(pipe.Options{})
+	c.login(user, "")
+	return c
+}
+
+// Push names the rooms that nobody is in. Who joins one of them is answered
+// once logic has written that it is open, and so is who joins meanwhile; a
+// room that was not denied needs no word.
+func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
+	o := &openings{}
+	s := start(t, &fakeLogic{opened: o.opened}, nil)
+	ann, bob := s.client("ann"), s.client("bob")
+	ann.join("open")
+	ann.expect(transport.OpJoinRoomReply, 0, "open")
+
+	before := s.pushRoom("open", "x", "y")
+	if want := []string{"x", "y"}; !slices.Equal(before.EmptyRooms, want) || before.Incarnation == 0 {
+		t.Fatalf("answered %v, want %v", before, want)
+	}
+	ann.expect(transport.OpMessage, 0, "m-open")
+	if again := s.pushRoom("x"); !slices.Equal(again.EmptyRooms, []string{"x"}) || again.Seq != before.Seq || again.Incarnation != before.Incarnation {
+		t.Errorf("answered %v, then %v", before, again)
+	}
+
+	free := make(chan struct{})
+	o.mu.Lock()
+	o.hold = func(ctx context.Context, _ string) error {
+		select {
+		case <-free:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	}
+	o.mu.Unlock()
+	ann.join("x")
+	eventually(t, "the room is being opened", func() bool { return slices.Equal(o.names(), []string{"", "x"}) })
+	bob.join("x")
+	// Both are members, and whatever comes before the answer is theirs, too.
+	eventually(t, "both are in the room", func() bool {
+		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{})
+		return err == nil && reply.Counts["x"] == 2
+	})
+	if reply := s.pushRoom("x"); len(reply.EmptyRooms) > 0 {
+		t.Errorf("a room with members was denied: %v", reply)
+	}
+	ann.expect(transport.OpMessage, 0, "m-x")
+	bob.expect(transport.OpMessage, 0, "m-x")
+	s.push(s.live(0, transport.OpMessage, "mark"), s.live(1, transport.OpMessage, "mark"))
+	ann.expect(transport.OpMessage, 0, "mark") // and no answer before it
+	bob.expect(transport.OpMessage, 0, "mark")
+	close(free)
+	ann.expect(transport.OpJoinRoomReply, 0, "x")
+	bob.expect(transport.OpJoinRoomReply, 0, "x")
+
+	last := o.last()
+	if last.Comet != "c1" || last.Incarnation != before.Incarnation || last.Seq <= before.Seq {
+		t.Errorf("the room was opened by %v, after %v", last, before)
+	}
+	if got := o.names(); !slices.Equal(got, []string{"", "x"}) {
+		t.Errorf("opened %q", got)
+	}
+	if n := s.metric("imgo_comet_denied_rooms"); n != 1 {
+		t.Errorf("%v rooms are denied, want y alone", n)
+	}
+}
+
+// Until the log has it that what an earlier incarnation denied is void, no
+// join is answered.
+func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
+	free := make(chan struct{})
+	o := &openings{hold: func(ctx context.Context, _ string) error {
+		select {
+		case <-free:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	s := start(t, &fakeLogic{opened: o.opened}, nil)
+	c := s.client("ann")
+	c.join("x")
+	eventually(t, "the session is in the room", func() bool {
+		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{})
+		return err == nil && reply.Counts["x"] == 1
+	})
+	s.push(s.live(0, transport.OpMessage, "mark"))
+	c.expect(transport.OpMessage, 0, "mark")
+	close(free)
+	c.expect(transport.OpJoinRoomReply, 0, "x")
+}
+
+// A room that cannot be opened is not joined: the client is told to come back.
+func TestRoomThatCannotBeOpened(t *testing.T) {
+	o := &openings{}
+	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.CallTimeout = 100 * time.Millisecond })
+	eventually(t, "the start is known", func() bool { return len(o.names()) == 1 })
+	s.pushRoom("x")
+	o.mu.Lock()
+	o.hold = func(context.Context, string) error { return envelope.ErrUnavailable }
+	o.mu.Unlock()
+	c := s.client("ann")
+	c.join("x")
+	c.closedWith(envelope.CloseOverload)
+
+	c = s.dialPipe(pipe.Options{})
+	c.send(2, transport.OpAuth, 1, `{"token":"bob","rooms":["x"]}`)
+	c.closedWith(envelope.CloseOverload)
+
+	// The next one tries again.
+	o.mu.Lock()
+	o.hold = nil
+	o.mu.Unlock()
+	c = s.client("ann")
+	c.join("x")
+	c.expect(transport.OpJoinRoomReply, 0, "x")
+}
+
+// Past the bound everything that was denied is void, once the log has it.
+func TestDeniedRoomsAreBounded(t *testing.T) {
+	o := &openings{}
+	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.DeniedRooms = 3 })
+	first := s.pushRoom("r0", "r1", "r2")
+	if len(first.EmptyRooms) != 3 {
+		t.Fatalf("answered %v", first)
+	}
+	if reply := s.pushRoom("r3"); len(reply.EmptyRooms) > 0 {
+		t.Errorf("a room over the bound was denied: %v", reply)
+	}
+	eventually(t, "all is opened", func() bool { return slices.Equal(o.names(), []string{"", ""}) })
+	if last := o.last(); last.Seq <= first.Seq {
+		t.Errorf("opened by %v after %v", last, first)
+	}
+	if reply := s.pushRoom("r3"); !slices.Equal(reply.EmptyRooms, []string{"r3"}) {
+		t.Errorf("answered %v", reply)
+	}
+	c := s.client("ann")
+	c.join("r0") // not denied any more
+	c.expect(transport.OpJoinRoomReply, 0, "r0")
+	if got := fmt.Sprintf("%q", o.names()); got != `["" ""]` {
+		t.Errorf("opened %s", got)
+	}
+}
