@@ -5,8 +5,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"imgo/envelope"
 )
 
 // adminMux puts the API, the page and what operators look at on one listener.
@@ -18,7 +23,7 @@ func (n *Node) adminMux(api, page http.Handler) http.Handler {
 	mux.Handle("/", page)
 	mux.HandleFunc("/healthz", n.healthz)
 	mux.HandleFunc("/readyz", n.readyz)
-	mux.Handle("/metrics", promhttp.HandlerFor(n.metrics, promhttp.HandlerOpts{}))
+	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.GathererFunc(n.gather), promhttp.HandlerOpts{}))
 	debug := http.NewServeMux()
 	debug.HandleFunc("/debug/pprof/", pprof.Index)
 	debug.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -43,6 +48,24 @@ func onlyHere(h http.Handler) http.Handler {
 	})
 }
 
+// elsewhere answers what only a logic can, where none runs.
+func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
+	message := "this node does not run logic, which has the API and the page: ask a node that does"
+	if n.cluster != nil {
+		if addresses := n.cluster.peers.logicAddresses(); len(addresses) > 0 {
+			message += ", such as " + strings.Join(addresses, " or ")
+		}
+	}
+	writeJSON(w, http.StatusServiceUnavailable, map[string]any{"error": map[string]any{
+		"code": envelope.CodeUnavailable, "message": message,
+	}})
+}
+
+// gather reads the metrics of the node and of the roles of the moment.
+func (n *Node) gather() ([]*dto.MetricFamily, error) {
+	return prometheus.Gatherers{n.metrics, n.core.Load().metrics}.Gather()
+}
+
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -60,8 +83,8 @@ func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
 // clients, deliveries and acknowledgements go on.
 func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
 	roles := make(map[string]string)
-	for _, s := range n.stages() {
-		if s.ready == nil {
+	for _, s := range append(n.core.Load().stages(), n.stages()...) {
+		if s.ready == nil || s.name == coreStage {
 			continue
 		}
 		roles[s.name] = "ok"

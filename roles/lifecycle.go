@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -18,6 +19,9 @@ type stage struct {
 	ready func() error
 }
 
+// coreStage is what the core is called.
+const coreStage = "roles"
+
 // stages are a node's parts in the order in which they start. They stop in
 // the reverse order, each once the one after it is done: clients are sent
 // away while there is still a logic to take their last acknowledgements, and
@@ -27,16 +31,11 @@ func (n *Node) stages() []stage {
 	if n.db != nil {
 		all = append(all, stage{name: "data folder", run: n.db.Run})
 	}
-	all = append(all, stage{name: "kept log", run: n.kept.Run}, stage{name: "live log", run: n.live.Run})
-	if n.router != nil {
-		all = append(all, stage{name: RoleRouter, run: n.router.Run, ready: n.router.Ready})
+	all = append(all, stage{name: "live log", run: n.live.Run})
+	if n.cluster != nil {
+		all = append(all, n.cluster.stages()...)
 	}
-	if n.job != nil {
-		all = append(all, stage{name: RoleJob, run: n.job.Run, ready: n.job.Ready})
-	}
-	if n.logic != nil {
-		all = append(all, stage{name: RoleLogic, run: n.logic.Run, ready: n.logic.Ready})
-	}
+	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady})
 	all = append(all, stage{name: "http", run: n.serveHTTP})
 	if n.comet != nil {
 		all = append(all, stage{name: RoleComet, run: n.comet.Run, ready: n.comet.Ready})
@@ -50,48 +49,129 @@ const startTimeout = 5 * time.Minute
 // Run serves until ctx is done or a part fails, then stops everything in
 // order, within shutdown.timeout. The node is used up after it.
 func (n *Node) Run(ctx context.Context) error {
-	defer n.closeStore()
-	failed := make(chan error, len(n.stages()))
-	var running []*runningStage
-	var err error
-	for _, s := range n.stages() {
-		r := start(s, failed)
-		running = append(running, r)
-		if err = r.waitReady(ctx, failed); err != nil {
-			break
-		}
-	}
+	defer n.close()
+	r := newRunner(n.stages())
+	err := r.start(ctx)
 	if err == nil {
 		n.serving.Store(true)
 		n.announceStart()
 		select {
 		case <-ctx.Done():
 			n.log.Info().Msg("stopping: clients are told to come back, work under way is finished")
-		case err = <-failed:
+		case err = <-r.failed:
 			n.log.Error().Err(err).Msg("a part of the node failed: stopping")
+		case <-n.killed:
+			err = errKilled
 		}
 	}
 	n.serving.Store(false)
+	switch {
+	case errors.Is(err, errKilled):
+		r.cancel()
+	case n.cluster != nil:
+		n.cluster.leaving(n.log)
+	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
-	deadline := time.NewTimer(n.cfg.Shutdown.Timeout.Duration)
-	defer deadline.Stop()
-	for i := len(running) - 1; i >= 0; i-- {
-		running[i].cancel()
-		select {
-		case <-running[i].done:
-			if running[i].err != nil && err == nil {
-				err = running[i].err
-			}
-		case <-deadline.C:
-			return errors.Join(err, fmt.Errorf("%s did not stop within shutdown.timeout (%s)", running[i].name, n.cfg.Shutdown.Timeout))
-		}
-	}
-	if err == nil {
+	if err = r.stop(err, n.cfg.Shutdown.Timeout.Duration); err == nil {
 		n.log.Info().Msg("stopped")
 	}
 	return err
+}
+
+// runCore runs the core, until ctx is done.
+func (n *Node) runCore(ctx context.Context) error {
+	r := newRunner(n.core.Load().stages())
+	err := r.start(ctx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-r.failed:
+		}
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	// Run bounds it: what does not stop is its to say.
+	return r.stop(err, n.cfg.Shutdown.Timeout.Duration)
+}
+
+// coreReady says why the core cannot serve; nil: it can.
+func (n *Node) coreReady() error {
+	for _, s := range n.core.Load().stages() {
+		if s.ready != nil {
+			if err := s.ready(); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// runner runs stages.
+type runner struct {
+	stages  []stage
+	running []*runningStage
+	failed  chan error // has the errors of those that ended before they had to
+}
+
+func newRunner(stages []stage) *runner {
+	return &runner{stages: stages, failed: make(chan error, len(stages))}
+}
+
+// start starts the stages, each when the one before it is ready.
+func (r *runner) start(ctx context.Context) error {
+	for _, s := range r.stages {
+		running := start(s, r.failed)
+		r.running = append(r.running, running)
+		if err := running.waitReady(ctx, r.failed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cancel stops all stages at once; stop waits for them.
+func (r *runner) cancel() {
+	for _, s := range r.running {
+		s.cancel()
+	}
+}
+
+// stop stops what was started, in the reverse order. The error is err, or the
+// first of a stage, and says which stage was not done in time.
+func (r *runner) stop(err error, timeout time.Duration) error {
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	for _, s := range slices.Backward(r.running) {
+		s.cancel()
+		select {
+		case <-s.done:
+			if s.err != nil && err == nil {
+				err = s.err
+			}
+		case <-deadline.C:
+			return errors.Join(err, fmt.Errorf("%s did not stop within shutdown.timeout (%s)", s.name, timeout))
+		}
+	}
+	return err
+}
+
+var errKilled = errors.New("the node was killed")
+
+// Kill ends a node that runs in a cluster as its crash looks to everybody
+// else, for tests: gossip, calls, Kafka and clients are cut without a word.
+// Run returns soon after it with an error. What the node had not written to
+// its disk may be written all the same; only the end of a process shows what
+// happens without. It may be called once.
+func (n *Node) Kill() {
+	close(n.killed)
+	n.cluster.close(n.log)
+	if n.comet != nil {
+		n.comet.Close()
+	}
+	_ = n.listener.Close() // again by Run, which returns the error
 }
 
 type runningStage struct {
@@ -153,6 +233,9 @@ func (n *Node) ready() error {
 	for _, s := range n.stages() {
 		if s.ready != nil {
 			if err := s.ready(); err != nil {
+				if s.name == coreStage {
+					return err // which names the role
+				}
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
 		}

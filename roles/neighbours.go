@@ -8,10 +8,13 @@ import (
 
 // neighbours are the roles of a process that runs all of them, as each sees
 // the others: a call is a method call.
-type neighbours struct{ *Node }
+type neighbours struct {
+	*Node
+	core *core
+}
 
 // Owner is the router of this process: it owns every partition.
-func (h *neighbours) Owner(int32) (job.Router, error) { return h.router, nil }
+func (h *neighbours) Owner(int32) (job.Router, error) { return h.core.router, nil }
 
 // Comet is the comet of this process.
 func (h *neighbours) Comet(name string) job.Comet {
@@ -21,8 +24,8 @@ func (h *neighbours) Comet(name string) job.Comet {
 	return h.comet
 }
 
-// Names is the comet of this process, whatever the room.
-func (h *neighbours) Names(string) []string { return []string{h.name} }
+// Names is the comet of this process.
+func (h *neighbours) Names() []string { return []string{h.name} }
 
 // All is the comet of this process.
 func (h *neighbours) All() map[string]logic.Comet { return map[string]logic.Comet{h.name: h.comet} }
@@ -34,10 +37,10 @@ type owners struct {
 }
 
 // Owner is the router of this process.
-func (o owners) Owner(int32) (logic.Router, error) { return o.here.router, nil }
+func (o owners) Owner(int32) (logic.Router, error) { return o.here.core.router, nil }
 
 // All is the router of this process.
-func (o owners) All() []logic.Router { return []logic.Router{o.here.router} }
+func (o owners) All() []logic.Router { return []logic.Router{o.here.core.router} }
 
 // Partitions is how many partitions there are.
 func (o owners) Partitions() int32 { return o.partitions }

@@ -3,7 +3,6 @@ package roles
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -41,6 +40,8 @@ type RunOptions struct {
 	// FreeBytes says how much of the data folder's file system is free, in
 	// bytes; nil: ask the operating system. Tests fill disks with it.
 	FreeBytes func(dir string) (int64, error)
+	// Network is for tests of a cluster.
+	Network Network
 }
 
 // Node is a running mix of roles: New binds every address and opens the data
@@ -53,19 +54,16 @@ type Node struct {
 	started time.Time
 	metrics *prometheus.Registry
 
-	// What the roles of this process need; nil: no role here needs it.
-	db   *store.DB
-	kept keptLog
-	live liveLog
-	// The roles; nil: another process's.
-	router   *router.Router
-	job      *job.Job
-	logic    *logic.Logic
-	comet    *comet.Comet
+	db       *store.DB // nil: no role here needs it
+	live     liveLog
+	core     atomic.Pointer[core]
+	comet    *comet.Comet // nil: another process's
+	cluster  *cluster     // nil: this process is all there is
 	listener net.Listener
 	server   *http.Server
 
-	serving atomic.Bool // every stage has started and none is to stop
+	killed  chan struct{} // closed by Kill
+	serving atomic.Bool   // every stage has started and none is to stop
 }
 
 // Run makes a node and runs it until ctx is done.
@@ -87,12 +85,24 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 	if opts.Stderr == nil {
 		opts.Stderr = io.Discard
 	}
-	if cfg.Clustered() {
-		return nil, errors.New("cluster.join is set, but this build runs as one node: leave --join and --kafka out")
-	}
-	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry()}
+	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry(), killed: make(chan struct{})}
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	// The cheap things that go wrong for people come first: a port in use is
+	// said before a log is read.
+	if cfg.Clustered() {
+		if err = n.bindCluster(); err != nil {
+			return nil, err
+		}
+		if cfg.NodeID == "" || cfg.Origin("node_id") == "default" {
+			n.name = clusterName(n.name, n.cluster.server.Addr())
+		}
 	}
 	n.log = n.log.With().Str("node", n.name).Logger()
 	for _, w := range cfg.Warnings() {
@@ -101,29 +111,38 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_node_start_seconds", Help: "When the node started, Unix seconds.",
 			ConstLabels: prometheus.Labels{"version": opts.Version}}, func() float64 { return float64(n.started.Unix()) }))
-	defer func() {
-		if err != nil {
-			if n.comet != nil {
-				n.comet.Close()
-			}
-			n.closeStore()
-			if n.listener != nil {
-				_ = n.listener.Close()
-			}
-		}
-	}()
-	// The cheap things that go wrong for people come first: a port in use is
-	// said before a log is read.
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
 	}
-	if err = n.openStore(ctx); err != nil {
+	kept, err := n.open(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if err = n.wire(ctx); err != nil {
+	if err = n.wire(ctx, kept); err != nil {
 		return nil, err
 	}
-	return n, nil
+	if n.cluster != nil {
+		n.offer()
+		err = n.joinCluster()
+	}
+	return n, err
+}
+
+// close undoes what New has done.
+func (n *Node) close() {
+	if n.comet != nil {
+		n.comet.Close()
+	}
+	if n.cluster != nil {
+		n.cluster.close(n.log)
+	}
+	n.closeStore()
+	if n.cluster != nil && n.cluster.bus != nil {
+		n.cluster.bus.Close()
+	}
+	if n.listener != nil {
+		_ = n.listener.Close()
+	}
 }
 
 var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
@@ -147,44 +166,66 @@ func mendListen(err error, flag string) string {
 	return ""
 }
 
-func (n *Node) openStore(ctx context.Context) error {
+// open opens what holds data: the log, and the data folder where a role here
+// keeps something.
+func (n *Node) open(ctx context.Context) (keptLog, error) {
+	if n.cluster == nil {
+		if err := n.openStore(); err != nil {
+			return nil, err
+		}
+		return n.openLogs()
+	}
+	if n.cfg.Runs(RoleRouter) || n.cfg.Runs(RoleLogic) {
+		if err := n.openStore(); err != nil {
+			return nil, err
+		}
+	}
+	return n.openBus(ctx)
+}
+
+func (n *Node) openStore() (err error) {
 	reserve := int64(n.cfg.Disk.Reserve)
 	if reserve == 0 {
 		reserve = -1
 	}
-	var err error
 	n.db, err = store.Open(store.Options{
 		Dir: n.cfg.DataDir, Reserve: reserve, Log: n.log, Metrics: n.metrics, FreeBytes: n.opts.FreeBytes,
-	})
-	if err != nil {
-		return err
-	}
-	n.kept, err = store.OpenLog(n.db, store.LogOptions{
-		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration,
-	})
-	if err != nil {
-		return err
-	}
-	n.live, err = store.NewLiveLog(store.LiveOptions{
-		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: int(n.cfg.Live.MaxBytes),
-		Retention: n.cfg.Live.Retention.Duration, Metrics: n.metrics,
 	})
 	return err
 }
 
-func (n *Node) closeStore() {
-	var err error
-	if n.live != nil {
-		err = n.live.Close()
+// openLogs opens both topics in this process.
+func (n *Node) openLogs() (keptLog, error) {
+	live, err := store.NewLiveLog(store.LiveOptions{
+		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: int(n.cfg.Live.MaxBytes),
+		Retention: n.cfg.Live.Retention.Duration, Metrics: n.metrics,
+	})
+	if err != nil {
+		return nil, err
 	}
-	if n.kept != nil {
-		err = errors.Join(err, n.kept.Close())
+	n.live = live
+	return store.OpenLog(n.db, store.LogOptions{
+		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration,
+	})
+}
+
+// closeStore closes what open and wire have opened.
+func (n *Node) closeStore() {
+	if n.live != nil {
+		n.closed(n.live.Close())
+	}
+	if c := n.core.Load(); c != nil {
+		n.closed(c.kept.Close())
 	}
 	if n.db != nil {
-		err = errors.Join(err, n.db.Close())
+		n.closed(n.db.Close())
 	}
+}
+
+// closed says it when something was not closed as it should.
+func (n *Node) closed(err error) {
 	if err != nil {
-		n.log.Error().Err(err).Msg("the data folder was not closed cleanly")
+		n.log.Error().Err(err).Msg("the log or the data folder was not closed cleanly")
 	}
 }
 
@@ -205,52 +246,16 @@ type liveLog interface {
 	Close() error
 }
 
-// around is what the roles of this process call, wherever it is.
-type around struct {
-	routers logic.Routers
-	owners  job.Owners
-	rooms   logic.Comets
-	comets  job.Comets
-	logic   comet.Logic
-	tokens  logic.TokenStore
-}
-
-// wire makes the roles that this process runs and gives each the others that
-// it calls.
-func (n *Node) wire(ctx context.Context) error {
-	here := &neighbours{n}
-	near := around{
-		routers: owners{here, n.kept.Partitions()}, owners: here, rooms: here, comets: here,
-		tokens: store.NewTokens(n.db),
+// wire makes the roles that this process runs, and what callers see of them.
+func (n *Node) wire(ctx context.Context, kept keptLog) error {
+	c, near, err := n.newCore(ctx, kept)
+	if err != nil {
+		return err
 	}
-	var err error
-	if n.cfg.Runs(RoleRouter) {
-		n.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: n.kept, Live: n.live, Store: store.NewMailboxes(n.db), Log: n.log, Metrics: n.metrics, Events: n.report,
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if n.cfg.Runs(RoleLogic) {
-		n.logic, err = logic.New(n.logicConfig(), logic.Deps{
-			Routers: near.routers, Kept: n.kept, Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: n.metrics,
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if n.cfg.Runs(RoleJob) {
-		n.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-			Kept: n.kept, Live: n.live, Owners: near.owners, Comets: near.comets, Log: n.log, Metrics: n.metrics,
-		})
-		if err != nil {
-			return err
-		}
-	}
+	n.core.Store(c)
 	if n.cfg.Runs(RoleComet) {
 		if near.logic == nil {
-			near.logic = n.logic
+			near.logic = c.logic
 		}
 		cometConfig, err := n.cometConfig()
 		if err != nil {
@@ -264,29 +269,13 @@ func (n *Node) wire(ctx context.Context) error {
 	return n.wireHTTP()
 }
 
-// report takes a router's event to the logic of this process, which shows it
-// in GET /v1/events, or to the log.
-func (n *Node) report(kind, user, detail string) {
-	if n.logic != nil {
-		n.logic.Report(kind, user, detail)
-		return
-	}
-	n.log.Warn().Str("event", kind).Str("user", user).Msg(detail)
-}
-
 func (n *Node) wireHTTP() error {
-	keys := make([]api.Key, len(n.cfg.HTTP.APIKeys))
-	for i, k := range n.cfg.HTTP.APIKeys {
-		keys[i] = api.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
+	face := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().face.ServeHTTP(w, r) })
+	page := http.Handler(face)
+	if n.cfg.Runs(RoleLogic) {
+		page = console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
 	}
-	a, err := api.New(api.Config{
-		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
-	}, service{n.logic, n}, n.log, n.metrics)
-	if err != nil {
-		return err
-	}
-	page := console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
-	n.server = api.NewServer(n.adminMux(a.Handler(), page), n.log)
+	n.server = api.NewServer(n.adminMux(face, page), n.log)
 	if n.cfg.HTTP.TLSCert != "" {
 		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
 		if err != nil {
@@ -318,26 +307,6 @@ func (n *Node) WSAddr() net.Addr {
 	return n.comet.WSAddr()
 }
 
-// service is logic with what only the node knows.
-type service struct {
-	*logic.Logic
-	n *Node
-}
-
-// Nodes is this node: it is alone.
-func (s service) Nodes(context.Context) []logic.NodeInfo { return []logic.NodeInfo{s.n.info()} }
-
-func (n *Node) info() logic.NodeInfo {
-	sessions := 0
-	if n.comet != nil {
-		sessions = n.comet.Sessions()
-	}
-	return logic.NodeInfo{
-		Name: n.name, Roles: n.roles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
-		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: sessions, Clients: n.clientAddresses(),
-	}
-}
-
 // roles are what this process runs, in the order in which they are shown.
 func (n *Node) roles() []string {
 	return slices.DeleteFunc(allRoles(), func(role string) bool { return !n.cfg.Runs(role) })
@@ -357,14 +326,22 @@ func (n *Node) clientAddresses() map[string]string {
 		}
 		out[name] = net.JoinHostPort(host, port)
 	}
-	if n.cfg.Comet.TLSCert != "" {
-		if n.cfg.Comet.WSTLS && out["ws"] != "" {
-			out["ws"] = "wss://" + out["ws"]
-		}
-		if n.cfg.Comet.TCPTLS && out["tcp"] != "" {
-			out["tcp"] = "tls://" + out["tcp"]
-		}
+	for name, a := range out {
+		out[name] = n.clientScheme(name) + a
 	}
 	return out
 }
 
+// clientScheme is what the addresses of a transport begin with: nothing but
+// where it uses TLS.
+func (n *Node) clientScheme(transport string) string {
+	switch {
+	case n.cfg.Comet.TLSCert == "":
+		return ""
+	case transport == "ws" && n.cfg.Comet.WSTLS:
+		return "wss://"
+	case transport == "tcp" && n.cfg.Comet.TCPTLS:
+		return "tls://"
+	}
+	return ""
+}

@@ -1,0 +1,215 @@
+package roles
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"imgo/cluster/members"
+	"imgo/cluster/rpc"
+	"imgo/envelope"
+	"imgo/roles/job"
+	"imgo/roles/logic/tokenlog"
+)
+
+// cluster is what a node has to be one of several.
+type cluster struct {
+	server  *rpc.Server
+	pool    *rpc.Pool
+	peers   *peers
+	members *members.Members
+	meta    *envelope.NodeMeta
+	census  *census
+
+	bus    interface{ Close() } // nil: not open
+	tokens *tokenlog.Tokens     // nil: no logic here
+	group  job.Group            // nil: no job here
+}
+
+// Network lets tests cut nodes off from one another; both are asked at every
+// packet and connection, with the address at the other end.
+type Network struct {
+	// Gossip says whether nothing may go to a gossip address.
+	Gossip func(address string) bool
+	// Dial makes connections to where another node is called.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// bindCluster binds where other nodes call this one; the node's name may
+// depend on it.
+func (n *Node) bindCluster() (err error) {
+	c := &cluster{}
+	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey, CAFile: n.cfg.Cluster.TLSCA}
+	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log, Metrics: n.metrics}); err != nil {
+		return fmt.Errorf("%w%s", err, mendListen(err, "--rpc"))
+	}
+	n.cluster = c
+	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: n.log, Metrics: n.metrics, Dial: n.opts.Network.Dial})
+	return err
+}
+
+// clusterName is a node's name where none is set: the host's and what tells
+// the processes of one host apart, and the same at every start, since a
+// router's partitions go by it.
+func clusterName(host string, rpc net.Addr) string {
+	ip, port, _ := net.SplitHostPort(rpc.String())
+	if a := net.ParseIP(ip); a != nil && !a.IsUnspecified() {
+		port = notName.ReplaceAllString(ip, "-") + "-" + port
+	}
+	return host[:min(len(host), maxNodeID-1-len(port))] + "-" + port
+}
+
+// joinCluster makes this node known to the others. Everything that they are
+// told is bound by now.
+func (n *Node) joinCluster() (err error) {
+	c, cfg, clients, kept := n.cluster, n.cfg.Cluster, n.advertised(), n.core.Load().kept
+	meta := &envelope.NodeMeta{
+		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: short(n.opts.Version), StartMs: n.started.UnixMilli(),
+		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
+		Http: reachable(n.listener.Addr()), Tcp: clients["tcp"], Ws: clients["ws"],
+	}
+	// Four probes of a dead node fit into the time, and the word of it.
+	probe := max(cfg.DeadAfter.Duration/6, 50*time.Millisecond)
+	c.members, err = members.New(members.Options{
+		Name: n.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
+		ProbeInterval: probe, ProbeTimeout: probe / 2, GossipInterval: min(100*time.Millisecond, probe),
+		Log: n.log, Metrics: n.metrics, Cut: n.opts.Network.Gossip,
+	})
+	if err != nil {
+		return fmt.Errorf("%w%s", err, mendListen(err, "--gossip"))
+	}
+	meta.Rpc = cfg.RPCAddress
+	if meta.Rpc == "" {
+		if meta.Rpc = reachable(c.server.Addr()); meta.Rpc == "" {
+			host, _, _ := net.SplitHostPort(c.members.Advertised())
+			_, port, _ := net.SplitHostPort(c.server.Addr().String())
+			meta.Rpc = net.JoinHostPort(host, port)
+		}
+	}
+	c.meta, c.peers.members = meta, c.members
+	return c.members.UpdateMeta(meta)
+}
+
+// reachable is an address that others can use; "" for one that is everywhere
+// on this host.
+func reachable(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
+		return ""
+	}
+	return a.String()
+}
+
+// short keeps a version within what gossip has room for.
+func short(version string) string { return version[:min(len(version), 40)] }
+
+// offer gives the roles of this process to the other nodes, and to this one
+// where a call need not leave it.
+func (n *Node) offer() {
+	c, p, s := n.core.Load(), n.cluster.peers, rpc.Services{Status: n}
+	// A nil pointer must stay a nil interface.
+	if c.router != nil {
+		s.Router = c.router
+	}
+	if c.logic != nil {
+		s.Logic = c.logic
+	}
+	if n.comet != nil {
+		s.Comet = n.comet
+	}
+	p.router, p.logic, p.comet = s.Router, s.Logic, s.Comet
+	n.cluster.server.Register(s)
+}
+
+// stages are what has to run before the roles, and after them on the way down:
+// a node takes the others' calls and follows gossip to the end.
+func (c *cluster) stages() []stage {
+	all := []stage{
+		{name: "calls of other nodes", run: c.server.Run},
+		{name: "gossip", run: c.gossip, ready: c.joined},
+	}
+	if c.tokens != nil {
+		all = append(all, stage{name: "tokens", run: c.tokens.Run, ready: c.tokens.Ready})
+	}
+	return all
+}
+
+// leaveTime bounds how long the others are told that this node goes.
+const leaveTime = 2 * time.Second
+
+// gossip follows who is there until ctx is done, then says goodbye.
+func (c *cluster) gossip(ctx context.Context) error {
+	// The members go on until they have left.
+	mctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(mctx)
+	g.Go(func() error { return c.members.Run(gctx) })
+	g.Go(func() error { return c.peers.run(gctx) })
+	g.Go(func() error {
+		select {
+		case <-gctx.Done():
+			return nil
+		case <-ctx.Done():
+		}
+		lctx, cancel := context.WithTimeout(gctx, leaveTime)
+		defer cancel()
+		err := c.members.Leave(lctx)
+		stop()
+		if err != nil {
+			c.peers.log.Warn().Err(err).Msg("the other nodes were not told that this one goes: they find out by themselves")
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// joined says why the roles cannot start yet: until this node has seen itself
+// among the others nobody would be the owner of anything.
+func (c *cluster) joined() error {
+	if len(c.peers.now.Load().nodes) == 0 {
+		return envelope.Errorf(envelope.CodeUnavailable, "gossip has not begun")
+	}
+	return nil
+}
+
+// leaving tells the others that nothing new is to go to this node. It goes on
+// with what it has.
+func (c *cluster) leaving(log zerolog.Logger) {
+	meta := proto.CloneOf(c.meta)
+	meta.Leaving = true
+	if err := c.members.UpdateMeta(meta); err != nil {
+		log.Warn().Err(err).Msg("the other nodes were not told that this one is about to go")
+	}
+}
+
+// around are the roles of all nodes.
+func (c *cluster) around() around {
+	near := around{
+		routers: routersOf{c.peers}, owners: c.peers, rooms: c.peers, comets: c.peers, logic: logics{c.peers}, owned: c.peers.owned, group: c.group,
+	}
+	if c.tokens != nil {
+		near.tokens = c.tokens
+	}
+	return near
+}
+
+// close ends what New has begun.
+func (c *cluster) close(log zerolog.Logger) {
+	if c.members != nil {
+		if err := c.members.Close(); err != nil {
+			log.Warn().Err(err).Msg("gossip was not closed cleanly")
+		}
+	}
+	c.server.Close()
+	if c.pool != nil {
+		c.pool.Close()
+	}
+}
