@@ -177,9 +177,6 @@ func newWorld(t *testing.T, p plan) *world {
 	}
 	t.Cleanup(func() {
 		w.f.off.Store(true)
-	for _, g := range w.rings {
-		g.set(0, 1)
-	}
 		for _, n := range w.nodes {
 			n.hung.Store(false)
 		}
@@ -280,6 +277,10 @@ func (w *world) run() error {
 		}
 	}
 	w.f.off.Store(true)
+	// Both routers own everything again, and everybody asks the first.
+	for _, g := range w.rings {
+		g.set(0, 1)
+	}
 	for _, n := range w.nodes {
 		n.hung.Store(false)
 		n.view.which.Store(0)

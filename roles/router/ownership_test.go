@@ -286,7 +286,7 @@ func TestRebuildProgress(t *testing.T) {
 	for range 50 {
 		w.push(u, "x")
 	}
-	kept.chunk = 5
+	kept.inChunks(5)
 	kept.stick(1, 20)
 	g.set(0, 1)
 	eventually(t, "progress", func() bool {

@@ -105,6 +105,13 @@ func (l *memLog) trim(p int32, begin int64) {
 	l.begins[p] = begin
 }
 
+// inChunks bounds how many records a read gives.
+func (l *memLog) inChunks(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.chunk = n
+}
+
 // stick makes reads stop before an offset; 0: no longer.
 func (l *memLog) stick(p int32, at int64) {
 	l.mu.Lock()
