@@ -66,6 +66,11 @@ type Config struct {
 	// Address is host:port (TCP), or has a scheme: tcp://, tls:// (TLS on TCP),
 	// ws:// or wss:// (path /sub where it has none).
 	Address string
+	// Discover is where the server's API is ("https://push.example.com:7172",
+	// or with path and query: "…/v1/nodes/best?zone=eu"): it is asked before
+	// every attempt which nodes are best, and those are tried first. Where it
+	// does not answer, and after them, Address counts. Empty: only Address.
+	Discover string
 	// Token says who the user is. TokenSource, where given, is asked instead
 	// before every connection; it must honour its context.
 	Token       string
@@ -129,6 +134,10 @@ type CloseError struct {
 	Reason string
 	// Reconnect says whether coming back by itself is of use.
 	Reconnect bool
+	// Addresses are where else to connect, best first: a server that stops
+	// names others. The client goes there by itself, and to Config.Address
+	// when all of them fail.
+	Addresses []string
 }
 
 func (e *CloseError) Error() string {
@@ -138,9 +147,10 @@ func (e *CloseError) Error() string {
 // Client is one user's connection, made again whenever it is lost. Run is for
 // one goroutine; everything else may be called from anywhere at any time.
 type Client struct {
-	cfg    Config
-	target target
-	inbox  *inbox
+	cfg         Config
+	target      target
+	discoverURL string // Config.Discover, complete
+	inbox       *inbox
 
 	mu      sync.Mutex
 	running bool
@@ -175,6 +185,12 @@ func New(cfg Config) (*Client, error) {
 		}
 		rooms[room] = struct{}{}
 	}
+	discover := ""
+	if cfg.Discover != "" {
+		if discover, err = discoverURL(cfg.Discover, to); err != nil {
+			return nil, err
+		}
+	}
 	orDefault(&cfg.MinBackoff, 500*time.Millisecond)
 	orDefault(&cfg.MaxBackoff, 30*time.Second)
 	orDefault(&cfg.ConnectTimeout, 10*time.Second)
@@ -183,7 +199,7 @@ func New(cfg Config) (*Client, error) {
 	orDefault(&cfg.Queue, 256)
 	orDefault(&cfg.Remember, 8192)
 	orDefault(&cfg.MaxBody, 4<<20)
-	return &Client{cfg: cfg, target: to, inbox: newInbox(cfg.Remember, cfg.NoAck), rooms: rooms}, nil
+	return &Client{cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck), rooms: rooms}, nil
 }
 
 func orDefault[T int | time.Duration](value *T, def T) {
@@ -225,9 +241,11 @@ func (c *Client) Run(ctx context.Context) error {
 	defer close(queue.messages)
 
 	attempt, renewed := 0, false
+	route := &route{client: c}
 	for {
+		to := route.next(ctx)
 		began := time.Now()
-		accepted, err := c.connectOnce(ctx, queue)
+		accepted, err := c.connectOnce(ctx, to, queue)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -248,7 +266,11 @@ func (c *Client) Run(ctx context.Context) error {
 			}
 			renewed = true
 		}
-		attempt++
+		if route.ended(accepted, err) {
+			retryIn = c.backoff(0) // another address is not to be waited for
+		} else {
+			attempt++
+		}
 		if c.cfg.OnDisconnect != nil {
 			c.cfg.OnDisconnect(err, retryIn)
 		}
@@ -278,8 +300,8 @@ func (c *Client) backoff(attempt int) time.Duration {
 
 // connectOnce makes one connection and serves it to its end. accepted says
 // whether the server had accepted the token.
-func (c *Client) connectOnce(ctx context.Context, queue *queue) (accepted bool, err error) {
-	s, err := c.connect(ctx)
+func (c *Client) connectOnce(ctx context.Context, to target, queue *queue) (accepted bool, err error) {
+	s, err := c.connect(ctx, to)
 	if err != nil {
 		return false, err
 	}

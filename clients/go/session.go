@@ -50,7 +50,7 @@ type session struct {
 }
 
 // connect dials and authenticates.
-func (c *Client) connect(ctx context.Context) (*session, error) {
+func (c *Client) connect(ctx context.Context, to target) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
 	token := c.cfg.Token
@@ -75,7 +75,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write the auth packet: %w", err)
 	}
-	w, err := c.target.dial(ctx, c.cfg.MaxBody)
+	w, err := to.dial(ctx, c.cfg.MaxBody)
 	if err != nil {
 		return nil, err
 	}
@@ -145,9 +145,10 @@ func readInfo(body []byte) (Session, error) {
 // counts; without one the code's range does.
 func readClose(body []byte) *CloseError {
 	var says struct {
-		Code      int    `json:"code"`
-		Reason    string `json:"reason"`
-		Reconnect *bool  `json:"reconnect"`
+		Code      int      `json:"code"`
+		Reason    string   `json:"reason"`
+		Reconnect *bool    `json:"reconnect"`
+		Addresses []string `json:"addresses"`
 	}
 	if err := json.Unmarshal(body, &says); err != nil {
 		return &CloseError{Reason: "no reason that can be read", Reconnect: true}
@@ -159,7 +160,7 @@ func readClose(body []byte) *CloseError {
 	if says.Reason == "" {
 		says.Reason = "no reason given"
 	}
-	return &CloseError{Code: says.Code, Reason: says.Reason, Reconnect: reconnect}
+	return &CloseError{Code: says.Code, Reason: says.Reason, Reconnect: reconnect, Addresses: says.Addresses}
 }
 
 // ended says in words that the stream is over.

@@ -117,6 +117,17 @@ export interface ImgoStorage {
 export interface ImgoOptions {
   /** The server's WebSocket address: ws://host:8090/sub or wss://… */
   url: string;
+  /**
+   * The server's API, https://host:7172 or with path and query
+   * (…/v1/nodes/best?zone=eu): asked before every attempt which nodes are best,
+   * and those are tried first. Where it does not answer in time, and after
+   * them, url counts. Must be https where url is wss.
+   */
+  discover?: string;
+  /** The fetch for discover; the runtime's own unless given. */
+  fetch?: typeof fetch;
+  /** For the answer to discover, milliseconds (3000). */
+  discoverTimeout?: number;
   /** The client token. Without it getToken is asked before the first attempt. */
   token?: string;
   /**

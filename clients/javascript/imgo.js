@@ -13,6 +13,7 @@
  */
 import { Inbox } from './inbox.js';
 import { ImgoError, Op, TOKEN_EXPIRED, VERSION, checkedRoom, deferred, reconnects, textOf } from './protocol.js';
+import { ask, discoverUrl, routeTo } from './route.js';
 
 export { ImgoError, Op, compareIds, reconnects } from './protocol.js';
 
@@ -20,6 +21,7 @@ const DEFAULTS = {
   backoffBase: 500,
   backoffCap: 30_000,
   stableAfter: 10_000, // live for so long: the next loss starts from backoffBase again
+  discoverTimeout: 3000, // then the configured address is taken
   connectTimeout: 10_000, // for token, socket and auth reply together
   heartbeatTimeout: 10_000, // silence after a heartbeat: the connection is dead
   requestTimeout: 10_000, // for the reply to join, leave and send
@@ -43,6 +45,9 @@ export class ImgoClient {
 
   #state = 'idle';
   #wanted = false; // between connect() and close() or a final refusal
+  #discover = null; // asks where to connect
+  #asking = null; // aborts that question
+  #route = []; // where the next attempts go, the configured address last
   #link = null; // this attempt's socket, and what is known of it
   #turn = 0; // grows with every attempt: a late answer to an old one is void
   #attempt = 0; // attempts since the last stable connection
@@ -66,6 +71,12 @@ export class ImgoClient {
     if (typeof this.#WebSocket !== 'function') {
       const mend = 'pass one as the WebSocket option (in Node 20 for instance that of the ws package)';
       throw new ImgoError('unsupported', `there is no WebSocket here: ${mend}`);
+    }
+    if (options.discover !== undefined) {
+      const question = discoverUrl(options.discover, options.url);
+      const fetch = options.fetch ?? globalThis.fetch;
+      if (typeof fetch !== 'function') throw new ImgoError('unsupported', 'discover needs fetch: pass one as an option');
+      this.#discover = (signal) => ask(fetch, question, signal);
     }
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
@@ -123,6 +134,7 @@ export class ImgoClient {
       this.#wanted = true;
       this.#attempt = 0;
       this.#tokenRenewed = false;
+      this.#route = [];
       this.#watchBrowser();
       this.#dial();
     } else if (this.#state === 'waiting') {
@@ -171,7 +183,7 @@ export class ImgoClient {
     this.#setState('connecting', { attempt: this.#attempt });
     if (turn !== this.#turn) return; // a listener called close()
     if (this.#token !== null) {
-      this.#open(turn);
+      this.#choose(turn);
       return;
     }
     const taken = (token) => {
@@ -181,7 +193,7 @@ export class ImgoClient {
         return;
       }
       this.#token = token;
-      this.#open(turn);
+      this.#choose(turn);
     };
     const failed = (cause) => {
       if (turn !== this.#turn) return;
@@ -196,12 +208,40 @@ export class ImgoClient {
     Promise.resolve().then(() => this.#options.getToken()).then(taken, failed);
   }
 
+  /** Sees to it that there is an address to connect to, and connects. */
+  #choose(turn) {
+    const go = (addresses) => {
+      if (turn !== this.#turn || this.#link) return;
+      this.#stopTimer('discover');
+      this.#route = routeTo(addresses, this.#options.url);
+      this.#open(turn);
+    };
+    if (this.#route.length > 0) {
+      this.#open(turn);
+    } else if (!this.#discover) {
+      go([]);
+    } else {
+      const asking = new AbortController();
+      this.#asking = asking;
+      this.#startTimer('discover', this.#options.discoverTimeout, () => {
+        asking.abort();
+        go([]);
+      });
+      this.#discover(asking.signal).then(go, () => go([])); // without an answer the configured address counts
+    }
+  }
+
   #open(turn) {
-    const { url, device, platform, accepts } = this.#options;
+    const { device, platform, accepts } = this.#options;
+    const url = this.#route.shift();
     let ws;
     try {
       ws = new this.#WebSocket(url);
     } catch (cause) {
+      if (this.#route.length > 0) {
+        this.#lost(0, `cannot open ${url}: ${textOf(cause)}`);
+        return;
+      }
       // A bad address, or ws:// from an https page: the next try would fail too.
       this.#finish(new ImgoError('invalid', `cannot open ${url}: ${textOf(cause)}`, { cause }), true);
       return;
@@ -256,7 +296,8 @@ export class ImgoClient {
   }
 
   /** The connection, or this attempt at one, has ended: decides what comes next. */
-  #lost(code, reason, reconnect = reconnects(code)) {
+  #lost(code, reason, reconnect = reconnects(code), addresses = []) {
+    const accepted = this.#link?.authed === true;
     this.#drop();
     if (!this.#wanted) return;
     if (code === TOKEN_EXPIRED && typeof this.#options.getToken === 'function' && !this.#tokenRenewed) {
@@ -273,15 +314,21 @@ export class ImgoClient {
       this.#finish(new ImgoError('refused', message, { closeCode: code }), true);
       return;
     }
+    const sent = Array.isArray(addresses) && addresses.length > 0; // elsewhere, by the server
+    if (sent) this.#route = routeTo(addresses, this.#options.url);
+    else if (accepted) this.#route = [];
+    // Another address of the same round is not to be waited for. Servers that
+    // send clients to one another must not do so without end.
+    const next = !sent && this.#route.length > 0;
     // Full jitter: the clients of a server that went away come back spread
     // over the whole window instead of together.
     const { backoffBase, backoffCap } = this.#options;
-    const window = Math.min(backoffCap, backoffBase * 2 ** this.#attempt);
+    const window = Math.min(backoffCap, backoffBase * 2 ** (next ? 0 : this.#attempt));
     // A browser that knows it is offline wakes us with its online event. The
     // timer runs all the same, as loopback needs no network.
     const offline = globalThis.navigator?.onLine === false;
     const retryInMs = offline ? backoffCap : Math.floor(Math.random() * window);
-    this.#attempt++;
+    if (!next) this.#attempt++;
     this.#startTimer('retry', retryInMs, () => this.#dial());
     this.#setState('waiting', { attempt: this.#attempt, retryInMs, code, reason });
     this.#emit('disconnect', { code, reason, reconnect: true, retryInMs });
@@ -317,7 +364,9 @@ export class ImgoClient {
   /** Lets go of the socket and of everything that waits for it. */
   #drop() {
     this.#turn++;
-    for (const name of ['connect', 'stable', 'heartbeat', 'watchdog']) this.#stopTimer(name);
+    for (const name of ['connect', 'discover', 'stable', 'heartbeat', 'watchdog']) this.#stopTimer(name);
+    this.#asking?.abort();
+    this.#asking = null;
     const link = this.#link;
     this.#link = null;
     if (link) {
@@ -418,7 +467,7 @@ export class ImgoClient {
       this.#live(link, body);
     } else if (op === Op.disconnect) {
       const says = typeof body?.reconnect === 'boolean' ? body.reconnect : undefined;
-      this.#lost(Number(body?.code) || 0, String(body?.reason ?? ''), says);
+      this.#lost(Number(body?.code) || 0, String(body?.reason ?? ''), says, body?.addresses);
     } else if (!link.authed) {
       return; // nothing else may come before the auth reply
     } else if (seq > 0) {
