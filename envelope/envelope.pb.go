@@ -2031,7 +2031,9 @@ type AnnounceReply struct {
 	// has announced its sessions to another epoch announces them again.
 	Epochs map[uint32]uint64 `protobuf:"bytes,1,rep,name=epochs,proto3" json:"epochs,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// rooms: how many sessions all comets have in the rooms that were named.
-	Rooms         map[string]uint32 `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Rooms map[string]uint32 `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// partitions: how many the kept topic has; 0: not told.
+	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2078,6 +2080,13 @@ func (x *AnnounceReply) GetRooms() map[string]uint32 {
 		return x.Rooms
 	}
 	return nil
+}
+
+func (x *AnnounceReply) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
 }
 
 type AttachRequest struct {
@@ -3880,10 +3889,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\x1a=\n" +
 	"\x0fPartitionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x8b\x02\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xab\x02\n" +
 	"\rAnnounceReply\x12C\n" +
 	"\x06epochs\x18\x01 \x03(\v2+.imgo.envelope.v1.AnnounceReply.EpochsEntryR\x06epochs\x12@\n" +
-	"\x05rooms\x18\x02 \x03(\v2*.imgo.envelope.v1.AnnounceReply.RoomsEntryR\x05rooms\x1a9\n" +
+	"\x05rooms\x18\x02 \x03(\v2*.imgo.envelope.v1.AnnounceReply.RoomsEntryR\x05rooms\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x01(\rR\n" +
+	"partitions\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a8\n" +

@@ -65,6 +65,7 @@ func (a *announcer) announce() {
 	if !ok {
 		return
 	}
+	a.comet.table.repartition(int(reply.GetPartitions()))
 	a.counts.Store(&roomCounts{total: reply.GetRooms(), reported: req.Rooms})
 	maps.DeleteFunc(a.told, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
 	news := map[uint32]uint64{}
@@ -104,7 +105,7 @@ func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.Session
 	a.comet.table.each(func(s *session) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if _, ok := partitions[s.partition]; ok && s.state == stateLive {
+		if _, ok := partitions[a.comet.table.partitionOf(s)]; ok && s.state == stateLive {
 			list = append(list, s.describe())
 		}
 	})

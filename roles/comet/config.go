@@ -29,6 +29,11 @@ type Config struct {
 	// any. A request without an Origin is no browser's and always may.
 	WSOrigins []string
 
+	// Others are where clients of a transport ("tcp", "ws") may go instead, best
+	// first: the version-2 clients of a comet that stops are told the first
+	// five. It must not block; nil: nowhere is known. Safe for concurrent use.
+	Others func(transport string) []string
+
 	// HandshakeTimeout bounds accept (after the upgrade on WebSocket) to a
 	// complete auth packet. Default 5 s.
 	HandshakeTimeout time.Duration

@@ -62,7 +62,7 @@ func (c *Comet) drain() {
 	}()
 	deadline := time.After(c.cfg.CloseTimeout)
 	for {
-		c.table.each(func(s *session) { s.close(envelope.CloseShutdown, "the server is stopping") })
+		c.table.each(func(s *session) { s.shutDown() })
 		select {
 		case <-gone:
 			c.stopped()
@@ -74,6 +74,29 @@ func (c *Comet) drain() {
 			deadline = nil
 		case <-time.After(drainStep):
 		}
+	}
+}
+
+// maxOthers is how many other comets a client is told of.
+const maxOthers = 5
+
+// others are where a client may go from a comet that stops, if it understands
+// that. The clients of older generations get what they always got.
+func (c *Comet) others(gen generation, network string) []string {
+	if c.cfg.Others == nil || gen != genV2 {
+		return nil
+	}
+	others := c.cfg.Others(network)
+	return others[:min(len(others), maxOthers)]
+}
+
+// shutDown ends the session because the comet stops.
+func (s *session) shutDown() {
+	s.mu.Lock()
+	closed := s.state > stateLive
+	s.mu.Unlock()
+	if !closed {
+		s.closeFor(envelope.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Network()))
 	}
 }
 
@@ -91,7 +114,7 @@ func (c *Comet) closePaced(sessions []*session) {
 	for {
 		due := min(int(perSecond*(time.Since(started)+drainStep).Seconds())+1, len(sessions))
 		for ; closed < due; closed++ {
-			sessions[closed].close(envelope.CloseShutdown, "the server is stopping")
+			sessions[closed].shutDown()
 		}
 		if closed == len(sessions) {
 			return

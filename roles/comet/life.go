@@ -14,7 +14,7 @@ import (
 func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
 	c := s.comet
 	s.mu.Lock()
-	s.user, s.name, s.partition = reply.GetUser(), reply.GetKey(), reply.GetPartition()
+	s.user, s.name = reply.GetUser(), reply.GetKey()
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
 	}
@@ -22,7 +22,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	s.mu.Unlock()
 
 	c.table.live.Add(1)
-	c.table.countPartition(s.partition, 1)
+	c.table.place(s, reply.GetPartition())
 	c.metrics.sessions.WithLabelValues(s.gen.String()).Inc()
 	until := c.joinBy()
 	for _, room := range rooms {
@@ -128,7 +128,7 @@ func (s *session) finish(grace time.Duration) {
 	}
 	// Counted for its owner until the owner is told: counts that differ for
 	// longer would make it doubt all sessions of this comet.
-	c.table.countPartition(s.partition, -1)
+	c.table.unplace(s)
 	// The client may be back in a moment: let logic know what it has by then.
 	c.acks.flush()
 	c.detaches.add(&envelope.Detached{Session: s.address(), User: s.user, Device: s.device, Reason: reason}, false)

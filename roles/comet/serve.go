@@ -198,7 +198,11 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 		if gen != genV2 && version == 0 {
 			version = 1
 		}
-		_ = conn.Write(time.Now().Add(refuseTimeout), encodeDisconnect(form, version, code, reason))
+		var others []string
+		if code == envelope.CloseShutdown {
+			others = c.others(gen, conn.Network())
+		}
+		_ = conn.Write(time.Now().Add(refuseTimeout), encodeDisconnect(form, version, code, reason, others))
 	}
 	_ = conn.Close(code, reason)
 }

@@ -70,10 +70,12 @@ type session struct {
 	reason  string
 	closeBy time.Time // when its goodbye ends; zero: the server did not close it
 
-	user      string
-	device    string
-	name      string // session key as the server calls it
+	user   string
+	device string
+	name   string // session key as the server calls it
+	// partition and placed are guarded by the table's partitionsMu.
 	partition uint32
+	placed    bool
 	expires   int64 // Unix milliseconds; 0: never
 	floor     uint64
 	rooms     []string
@@ -145,7 +147,10 @@ func (s *session) wants(op int32, room bool) bool {
 
 // close ends the session with a reason that the client is told in op 6 after
 // what is already queued for it. Closing twice does nothing.
-func (s *session) close(code envelope.CloseCode, reason string) {
+func (s *session) close(code envelope.CloseCode, reason string) { s.closeFor(code, reason, nil) }
+
+// closeFor is close for a client that may go to others instead.
+func (s *session) closeFor(code envelope.CloseCode, reason string, others []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state > stateLive {
@@ -155,7 +160,7 @@ func (s *session) close(code envelope.CloseCode, reason string) {
 		s.discard() // it was held for a client that is not to get it
 	}
 	s.state, s.code, s.reason = stateClosing, code, reason
-	s.enqueue(encodeDisconnect(s.form, s.version, code, reason), 0)
+	s.enqueue(encodeDisconnect(s.form, s.version, code, reason, others), 0)
 	// Ends the reader, and with it the session, where the goodbye does not
 	// get through.
 	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)
@@ -217,8 +222,20 @@ func (s *session) settle(packet bool) {
 	s.comet.acknowledge(s, ids, "tcp")
 }
 
-// encodeDisconnect makes op 6.
-func encodeDisconnect(form transport.Form, version int16, code envelope.CloseCode, reason string) []byte {
-	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t}`, code, quote(reason), code.Reconnect())
+// encodeDisconnect makes op 6. others are where else the client may connect.
+func encodeDisconnect(form transport.Form, version int16, code envelope.CloseCode, reason string, others []string) []byte {
+	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
+	for i, address := range others {
+		if i == 0 {
+			body += `,"addresses":[`
+		} else {
+			body += ","
+		}
+		body += quote(address)
+	}
+	if len(others) > 0 {
+		body += "]"
+	}
+	body += "}"
 	return transport.EncodeReply(form, version, transport.OpDisconnect, 0, 0, []byte(body))
 }

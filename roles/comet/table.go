@@ -4,6 +4,8 @@ import (
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
+
+	"imgo/envelope"
 )
 
 // shardCount is how many locks the tables are spread over; a power of two.
@@ -25,6 +27,7 @@ type table struct {
 
 	partitionsMu sync.Mutex
 	partitions   map[uint32]uint32
+	of           int // how many partitions there are; 0: not known yet
 
 	live atomic.Int64 // authenticated sessions
 }
@@ -176,16 +179,59 @@ func (t *table) releaseKey(k userKey, s *session) {
 	}
 }
 
-// countPartition adds delta sessions to partition's count.
-func (t *table) countPartition(partition uint32, delta int) {
+// place counts a session for the partition of its user: the one that it was
+// told, unless the log has another number of partitions by now.
+func (t *table) place(s *session, told uint32) {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
-	n := int(t.partitions[partition]) + delta
-	if n == 0 {
-		delete(t.partitions, partition)
+	s.partition, s.placed = told, true
+	if t.of > 0 {
+		s.partition = uint32(envelope.Partition(s.user, t.of))
+	}
+	t.partitions[s.partition]++
+}
+
+// unplace undoes place.
+func (t *table) unplace(s *session) {
+	t.partitionsMu.Lock()
+	defer t.partitionsMu.Unlock()
+	t.uncount(s)
+	s.placed = false
+}
+
+func (t *table) uncount(s *session) {
+	if t.partitions[s.partition]--; t.partitions[s.partition] == 0 {
+		delete(t.partitions, s.partition)
+	}
+}
+
+// repartition counts all sessions anew when the log has another number of
+// partitions than it had.
+func (t *table) repartition(of int) {
+	t.partitionsMu.Lock()
+	if of <= 0 || of == t.of {
+		t.partitionsMu.Unlock()
 		return
 	}
-	t.partitions[partition] = uint32(n)
+	t.of = of
+	t.partitionsMu.Unlock()
+	// Who is placed from here on is placed rightly.
+	t.each(func(s *session) {
+		t.partitionsMu.Lock()
+		defer t.partitionsMu.Unlock()
+		if s.placed {
+			t.uncount(s)
+			s.partition = uint32(envelope.Partition(s.user, t.of))
+			t.partitions[s.partition]++
+		}
+	})
+}
+
+// partitionOf is the partition that a session is counted for.
+func (t *table) partitionOf(s *session) uint32 {
+	t.partitionsMu.Lock()
+	defer t.partitionsMu.Unlock()
+	return s.partition
 }
 
 // partitionSizes copies the sessions' counts of each partition.

@@ -215,7 +215,9 @@ func (l *Logic) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*env
 	if r.GetComet() == "" {
 		return nil, envelope.Invalid("comet", "must not be empty")
 	}
-	merged := &mergedAnnounce{reply: &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: make(map[string]uint32)}}
+	merged := &mergedAnnounce{reply: &envelope.AnnounceReply{
+		Epochs: make(map[uint32]uint64), Rooms: make(map[string]uint32), Partitions: uint32(l.kept.Partitions()),
+	}}
 	parts, err := l.splitAnnounce(r)
 	const what = "announce the comet"
 	if len(r.GetSessions()) > 0 {
