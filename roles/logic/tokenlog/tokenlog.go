@@ -135,6 +135,8 @@ func (t *Tokens) Ready() error {
 	switch {
 	case t.stopped:
 		return envelope.Errorf(envelope.CodeUnavailable, "the tokens topic is no longer read: the node is stopping")
+	case t.anew:
+		return envelope.Errorf(envelope.CodeNotReady, "the tokens topic was made anew and is about to be read from its beginning")
 	case t.target < 0:
 		return envelope.Errorf(envelope.CodeNotReady, "the tokens topic was not reached yet")
 	case !t.caughtUp:
@@ -153,6 +155,9 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (user string, expire
 	// Asked first: what is read between the two questions must not count.
 	ready := t.Ready()
 	token, err := t.view.Token(ctx, hash)
+	if ready == nil {
+		ready = t.Ready() // the view may have been cleared meanwhile
+	}
 	switch {
 	case err != nil:
 		return "", 0, err
@@ -172,7 +177,8 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (user string, expire
 // milliseconds; 0: for ever). A token that is there already is replaced, also
 // when it was another user's or revoked. single revokes all other tokens of the
 // user that were made before this one; when that fails the new token is there
-// all the same, and Put is to be repeated. The error is envelope.ErrInvalid for
+// all the same, and Put is to be repeated. After an error of the topic the
+// token may become good later, so its caller must give it to nobody. The error is envelope.ErrInvalid for
 // a bad user name and envelope.ErrTooMany past store.MaxTokensPerUser.
 func (t *Tokens) Put(ctx context.Context, hash [32]byte, user string, expiresMS, createdMS int64, single bool) error {
 	if err := envelope.CheckName("user", user); err != nil {
@@ -234,8 +240,8 @@ func (t *Tokens) Revoke(ctx context.Context, hash [32]byte) error {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
 	token, err := t.view.Token(ctx, hash)
-	if err == nil && token == nil {
-		// It may have been made on another node a moment ago.
+	if err == nil && (token == nil || !token.Good(time.Now())) {
+		// It may have been made, or made again, on another node a moment ago.
 		if err := t.sync(ctx); err != nil {
 			return err
 		}

@@ -1,0 +1,288 @@
+package tokenlog_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/tokenlog"
+	"imgo/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ logic.TokenStore = (*tokenlog.Tokens)(nil)
+
+const patience = 30 * time.Second
+
+// day is as long as a dead token is remembered.
+const day = 24 * time.Hour
+
+var errTopic = errors.New("the broker is on fire")
+
+func hashOf(token string) [32]byte { return sha256.Sum256([]byte(token)) }
+
+// record is an entry of a topic; a compacted one is gone.
+type record struct {
+	key, value []byte
+	gone       bool
+}
+
+// topic is a tokens topic in memory.
+type topic struct {
+	mu      sync.Mutex
+	first   int64 // the oldest offset there is
+	records []record
+	changed chan struct{} // closed at each change
+	follows []int64       // where each Follow began
+
+	putErr, followErr, endErr error
+	paused                    bool // nothing is read
+	twice                     bool // every entry is given again, and the one before it
+	breakAfter                int  // a Follow fails after so many entries; 0: never
+}
+
+func newTopic() *topic { return &topic{changed: make(chan struct{})} }
+
+// change changes the topic or its faults.
+func (p *topic) change(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *topic) Put(ctx context.Context, key, value []byte) (offset int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	p.change(func() {
+		if err = p.putErr; err == nil {
+			p.records = append(p.records, record{key: key, value: value})
+			offset = int64(len(p.records)) - 1
+		}
+	})
+	return offset, err
+}
+
+func (p *topic) End(context.Context) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int64(len(p.records)), p.endErr
+}
+
+func (p *topic) Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error {
+	p.mu.Lock()
+	p.follows = append(p.follows, from)
+	if from == 0 {
+		from = p.first
+	}
+	p.mu.Unlock()
+	give := func(at int64, r record) error {
+		if r.gone {
+			return nil
+		}
+		return fn(at, r.key, r.value)
+	}
+	for given := 0; ctx.Err() == nil; {
+		p.mu.Lock()
+		changed, err, end := p.changed, p.followErr, int64(len(p.records))
+		var r, before record
+		there := !p.paused && from < end
+		if there {
+			r = p.records[from]
+			before = r
+			if from > p.first {
+				before = p.records[from-1]
+			}
+		}
+		switch {
+		case err != nil:
+		case from < p.first || from > end:
+			err = envelope.ErrOutOfRange
+		case p.breakAfter > 0 && given >= p.breakAfter:
+			err = errTopic
+		}
+		twice := p.twice
+		p.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if !there {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := give(from, r); err != nil {
+			return err
+		}
+		if twice && from > 0 {
+			if err := errors.Join(give(from-1, before), give(from, r)); err != nil {
+				return err
+			}
+		}
+		from++
+		given++
+	}
+	return ctx.Err()
+}
+
+// compact drops what a later entry of the same key replaces; with removals the
+// removals too.
+func (p *topic) compact(removals bool) {
+	p.change(func() {
+		last := map[string]int{}
+		for i, r := range p.records {
+			last[string(r.key)] = i
+		}
+		for i := range p.records {
+			r := &p.records[i]
+			r.gone = r.gone || last[string(r.key)] != i || removals && r.value == nil
+		}
+	})
+}
+
+// removed are the keys that were removed, in order.
+func (p *topic) removed() (keys []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.records {
+		if r.value == nil {
+			keys = append(keys, string(r.key))
+		}
+	}
+	return keys
+}
+
+// keys are the keys of tokens with a hash, in the order of their first entry.
+func (p *topic) keys(token string) (keys []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hash, seen := hashOf(token), map[string]bool{}
+	for _, r := range p.records {
+		if k := string(r.key); len(k) == 44 && [32]byte(r.key[:32]) == hash && !seen[k] {
+			seen[k] = true
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func (p *topic) began() []int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]int64(nil), p.follows...)
+}
+
+// node is a Tokens that runs.
+type node struct {
+	*tokenlog.Tokens
+	view *store.SharedTokens
+	stop func()
+}
+
+// fast is a configuration for tests.
+func fast() tokenlog.Config {
+	return tokenlog.Config{Timeout: patience, Check: 5 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+}
+
+func openDB(t *testing.T, o store.Options) *store.DB {
+	t.Helper()
+	db, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func start(t *testing.T, cfg tokenlog.Config, p *topic, db *store.DB) *node {
+	t.Helper()
+	if db == nil {
+		db = openDB(t, store.Options{InMemory: true})
+	}
+	n := &node{view: store.NewSharedTokens(db)}
+	var err error
+	if n.Tokens, err = tokenlog.New(cfg, p, n.view, zerolog.Nop(), nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(patience):
+			t.Error("Run does not end")
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(began) > patience {
+			t.Fatalf("not: %s", what)
+		}
+	}
+}
+
+func (n *node) ready(t *testing.T) {
+	t.Helper()
+	until(t, "ready", func() bool { return n.Ready() == nil })
+}
+
+func (n *node) put(t *testing.T, token, user string, expiresMS int64, single bool) {
+	t.Helper()
+	if err := n.Put(t.Context(), hashOf(token), user, expiresMS, time.Now().UnixMilli(), single); err != nil {
+		t.Fatalf("Put %s: %v", token, err)
+	}
+}
+
+// says is what a node says of a token now: its user, or why it is nobody's.
+func (n *node) says(token string) string {
+	user, _, err := n.Lookup(context.Background(), hashOf(token))
+	if err != nil {
+		return "! " + string(envelope.CodeOf(err))
+	}
+	return user
+}
+
+const (
+	unknown  = "! " + string(envelope.CodeUnauthorized)
+	revoked  = "! " + string(envelope.CodeRevoked)
+	expired  = "! " + string(envelope.CodeExpired)
+	notReady = "! " + string(envelope.CodeNotReady)
+)
+
+// is fails unless a node says it at once.
+func (n *node) is(t *testing.T, token, want string) {
+	t.Helper()
+	if got := n.says(token); got != want {
+		t.Fatalf("%s is %q, want %q", token, got, want)
+	}
+}
+
+// becomes waits until a node says it.
+func (n *node) becomes(t *testing.T, token, want string) {
+	t.Helper()
+	until(t, token+" is "+want, func() bool { return n.says(token) == want })
+}
