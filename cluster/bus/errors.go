@@ -1,0 +1,113 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+
+	"github.com/segmentio/kafka-go"
+
+	"imgo/envelope"
+)
+
+func errClosed(what string) error {
+	return envelope.Errorf(envelope.CodeClosed, "%s was closed", what)
+}
+
+// setting is an error that only an operator can mend: trying again is no use.
+type setting struct{ text string }
+
+func (s *setting) Error() string { return s.text }
+
+func settingf(format string, args ...any) error {
+	return &setting{fmt.Sprintf(format, args...)}
+}
+
+// hopeless says whether an error at the start will not go away by itself.
+func hopeless(err error) bool {
+	var s *setting
+	if errors.As(err, &s) || untrusted(err) || errors.Is(err, context.Canceled) {
+		return true
+	}
+	if errors.Is(err, envelope.ErrClosed) {
+		return true
+	}
+	for _, e := range []kafka.Error{
+		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState,
+		kafka.TopicAuthorizationFailed, kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed,
+		kafka.InvalidReplicationFactor, kafka.InvalidPartitionNumber, kafka.InvalidConfiguration,
+		kafka.PolicyViolation, kafka.InvalidTopic, kafka.UnsupportedVersion,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// untrusted says whether TLS failed in a way that stays.
+func untrusted(err error) bool {
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	return errors.As(err, &verify) || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &unknown) || errors.As(err, &host)
+}
+
+// explain adds what an operator can do.
+func explain(err error) error {
+	var record tls.RecordHeaderError
+	var dns *net.DNSError
+	mend := ""
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kafka.SASLAuthenticationFailed):
+		mend = "the user or the password is wrong: check kafka.user and kafka.password"
+	case errors.Is(err, kafka.UnsupportedSASLMechanism):
+		mend = "this Kafka does not take that kind of login: check kafka.sasl"
+	case errors.Is(err, kafka.IllegalSASLState):
+		mend = "this Kafka wants no login, or another: check kafka.sasl and the broker's listener"
+	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.GroupAuthorizationFailed), errors.Is(err, kafka.ClusterAuthorizationFailed):
+		mend = "allow imgo's user (kafka.user) to create, describe, read and write topics, and to read groups, that begin with kafka.prefix"
+	case errors.As(err, &record):
+		mend = "the broker does not speak TLS there: check kafka.tls and the port"
+	case untrusted(err):
+		mend = "TLS failed: check kafka.tls_ca, that the certificate names the host in kafka.brokers, and kafka.tls_cert if Kafka asks for one"
+	case errors.As(err, &dns):
+		mend = "the name is not known: check kafka.brokers, and the broker's advertised.listeners"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		mend = "nothing listens there: check that Kafka runs, kafka.brokers, and the broker's advertised.listeners"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		mend = "the broker hangs up: check whether it wants TLS (kafka.tls) or a login (kafka.sasl)"
+	case errors.Is(err, context.DeadlineExceeded):
+		mend = "it does not answer: check kafka.brokers, firewalls, and the broker's advertised.listeners"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, mend)
+}
+
+// refused says whether an append was refused for good.
+func refused(err error) bool {
+	for _, e := range []kafka.Error{
+		kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed,
+		kafka.InvalidTopic, kafka.InvalidTimestamp, kafka.UnsupportedForMessageFormat, kafka.PolicyViolation,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// tooLarge says whether Kafka found a batch too large.
+func tooLarge(err error) bool {
+	return errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
+}

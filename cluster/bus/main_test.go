@@ -1,0 +1,63 @@
+package bus_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/cluster/bus"
+	"imgo/cluster/bus/kafkatest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait.
+const patience = 30 * time.Second
+
+// prefixes keeps the topics of tests apart.
+var prefixes atomic.Int64
+
+func prefix() string { return fmt.Sprintf("test%d-%d", time.Now().UnixMilli(), prefixes.Add(1)) }
+
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func options(brokers []string, prefix string) bus.Options {
+	return bus.Options{Brokers: brokers, Prefix: prefix, Compression: "lz4", Log: zerolog.Nop()}
+}
+
+// open opens a bus that is closed with the test.
+func open(t testing.TB, o bus.Options) *bus.Bus {
+	t.Helper()
+	b, err := bus.Open(within(t), o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return b
+}
+
+// kept opens a log of 3 partitions.
+func kept(t testing.TB, b *bus.Bus) *bus.Log {
+	t.Helper()
+	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Partitions: 3})
+	if err != nil {
+		t.Fatalf("Log: %v", err)
+	}
+	return l
+}
+
+func fake(t testing.TB) *kafkatest.Fake { return kafkatest.New(t, kafkatest.Options{}) }

@@ -1,0 +1,259 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// maxMessageBytes is the largest batch that topics we make take. maxBatchBytes
+// is how much we put into one, as it is counted by cost; needMessageBytes is
+// what that may come to when it does not compress.
+const (
+	maxMessageBytes  = 2 << 20
+	maxBatchBytes    = 1 << 20
+	needMessageBytes = maxBatchBytes + 64<<10
+)
+
+// spec is how a topic should be.
+type spec struct {
+	name         string // in full
+	partitions   int32  // 0: as it has; 16 for a new one
+	policy       string // cleanup.policy
+	retention    time.Duration
+	minRetention time.Duration
+	config       map[string]string
+}
+
+// defaultPartitions is how many a new topic gets where nobody says.
+const defaultPartitions = 16
+
+// ensure makes the topic or checks it, waits until each of its partitions has
+// a leader, and says how many there are.
+func (b *Bus) ensure(ctx context.Context, s spec) (int32, error) {
+	made := false
+	var partitions int32
+	err := b.try(ctx, func(ctx context.Context) error {
+		meta, err := b.ask(ctx, s.name)
+		if err != nil {
+			return err
+		}
+		if len(meta.Topics) != 1 {
+			return fmt.Errorf("asked for one topic, told of %d", len(meta.Topics))
+		}
+		t := meta.Topics[0]
+		switch {
+		case errors.Is(t.Error, kafka.UnknownTopicOrPartition) && !made:
+			if err := b.create(ctx, s, len(meta.Brokers)); err != nil {
+				return err
+			}
+			made = true
+			return errors.New("the topic was made and is not there yet")
+		case t.Error != nil:
+			return t.Error
+		}
+		for _, p := range t.Partitions {
+			if p.Error != nil || p.Leader.Host == "" {
+				return fmt.Errorf("partition %d has no leader (%v): check the brokers that hold it", p.ID, p.Error)
+			}
+		}
+		partitions = int32(len(t.Partitions))
+		return b.check(ctx, s, t)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("open the topic %s at %s: %w", s.name, strings.Join(b.o.Brokers, ", "), err)
+	}
+	return partitions, nil
+}
+
+// create makes the topic; that another node was faster is no error.
+func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
+	replication := b.o.Replication
+	if replication == 0 {
+		replication = min(3, max(1, brokers))
+	}
+	minInSync := b.o.MinInSync
+	if minInSync == 0 {
+		minInSync = min(2, max(1, replication-1))
+	}
+	if minInSync > replication {
+		return settingf("%d copies must have a record (kafka.min_in_sync), but there are only %d (kafka.replication, or as many as there are brokers): lower the one or raise the other", minInSync, replication)
+	}
+	config := map[string]string{
+		"cleanup.policy":      s.policy,
+		"min.insync.replicas": strconv.Itoa(minInSync),
+		"max.message.bytes":   strconv.Itoa(maxMessageBytes),
+		// A copy that misses records must not become the leader.
+		"unclean.leader.election.enable": "false",
+	}
+	if s.policy == "delete" {
+		config["retention.ms"] = "-1"
+		// By the brokers' clocks: a node whose own is wrong must not have
+		// records dropped early.
+		config["message.timestamp.type"] = "LogAppendTime"
+		if s.retention > 0 {
+			config["retention.ms"] = strconv.FormatInt(s.retention.Milliseconds(), 10)
+			// Kafka drops whole segments only.
+			segment := min(max(s.retention/8, time.Minute), 24*time.Hour)
+			config["segment.ms"] = strconv.FormatInt(segment.Milliseconds(), 10)
+		}
+	} else {
+		config["segment.ms"] = strconv.FormatInt((24 * time.Hour).Milliseconds(), 10)
+	}
+	maps.Copy(config, s.config)
+	topic := kafka.TopicConfig{Topic: s.name, NumPartitions: int(s.partitions), ReplicationFactor: replication}
+	if topic.NumPartitions == 0 {
+		topic.NumPartitions = defaultPartitions
+	}
+	for _, k := range slices.Sorted(maps.Keys(config)) {
+		topic.ConfigEntries = append(topic.ConfigEntries, kafka.ConfigEntry{ConfigName: k, ConfigValue: config[k]})
+	}
+	t := b.transport(time.Minute, s.name)
+	defer t.CloseIdleConnections()
+	// kafka-go would wait for the topic within this call, for as long as the
+	// context lets it.
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	res, err := b.client(callTimeout, t).CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
+	if err != nil {
+		return fmt.Errorf("make it: %w", err)
+	}
+	switch err := res.Errors[s.name]; {
+	case errors.Is(err, kafka.TopicAlreadyExists):
+	case errors.Is(err, kafka.InvalidReplicationFactor):
+		return fmt.Errorf("make it with %d copies: %w: there are %d brokers; set kafka.replication", replication, err, brokers)
+	case err != nil:
+		return fmt.Errorf("make it: %w", err)
+	default:
+		b.log.Info().Str("topic", s.name).Int("partitions", topic.NumPartitions).Int("copies", replication).
+			Int("min_in_sync", minInSync).Str("retention_ms", config["retention.ms"]).Msg("made the topic")
+	}
+	return nil
+}
+
+// check holds an existing topic to the settings.
+func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
+	config, err := b.describe(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	number := func(key string) int64 {
+		n, err := strconv.ParseInt(config[key], 10, 64)
+		if err != nil {
+			return -1 // Kafka's word for none
+		}
+		return n
+	}
+	var wrong []string
+	differs := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	alter := func(key string, value any) string {
+		return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v", b.o.Brokers[0], s.name, key, value)
+	}
+
+	if n := int32(len(t.Partitions)); s.partitions != 0 && n != s.partitions {
+		differs("it has %d partitions, the settings say %d: set the partitions to %d (they cannot be changed in place: what is where goes by their number)", n, s.partitions, n)
+	}
+	if policy := config["cleanup.policy"]; policy != s.policy {
+		differs("its cleanup.policy is %q, which would lose records; it must be %q: %s", policy, s.policy, alter("cleanup.policy", s.policy))
+	}
+	if s.policy == "delete" {
+		need := max(s.minRetention, s.retention)
+		switch ms := number("retention.ms"); {
+		case ms >= 0 && ms < s.minRetention.Milliseconds():
+			differs("it keeps records for %v (retention.ms), less than the %v that the longest ttl needs: %s",
+				time.Duration(ms)*time.Millisecond, s.minRetention, alter("retention.ms", need.Milliseconds()))
+		case ms >= 0 && ms < s.retention.Milliseconds(), ms >= 0 && s.retention == 0 && s.minRetention == 0:
+			want := "for ever"
+			if s.retention > 0 {
+				want = "for " + s.retention.String()
+			}
+			differs("it keeps records for %v (retention.ms), the settings say %s: change the settings, or %s",
+				time.Duration(ms)*time.Millisecond, want, alter("retention.ms", wantMS(s.retention)))
+		case s.retention > 0 && ms != s.retention.Milliseconds():
+			b.log.Warn().Str("topic", s.name).Int64("retention_ms", ms).Dur("setting", s.retention).Msg("the topic keeps records for longer than the settings say; left as it is")
+		}
+		if bytes := number("retention.bytes"); bytes >= 0 {
+			b.log.Warn().Str("topic", s.name).Int64("retention_bytes", bytes).Msg("the topic drops records by size too: some may go before their time")
+		}
+	}
+	copies := len(t.Partitions[0].Replicas)
+	for _, p := range t.Partitions {
+		copies = min(copies, len(p.Replicas))
+	}
+	if b.o.Replication > copies {
+		differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh", copies, b.o.Replication, copies)
+	}
+	minInSync := number("min.insync.replicas")
+	switch {
+	case minInSync > int64(copies):
+		differs("%d copies must have a record (min.insync.replicas), but there are only %d, so that every push would be refused: %s", minInSync, copies, alter("min.insync.replicas", max(1, copies-1)))
+	case b.o.MinInSync > 0 && minInSync != int64(b.o.MinInSync):
+		differs("its min.insync.replicas is %d, the settings say %d: set kafka.min_in_sync, or %s", minInSync, b.o.MinInSync, alter("min.insync.replicas", b.o.MinInSync))
+	}
+	if n := number("max.message.bytes"); n >= 0 && n < needMessageBytes {
+		differs("it takes batches of up to %d bytes (max.message.bytes), ours have up to %d: %s", n, needMessageBytes, alter("max.message.bytes", maxMessageBytes))
+	}
+	if len(wrong) > 0 {
+		return settingf("it is not as it must be: %s", strings.Join(wrong, "; also "))
+	}
+	return nil
+}
+
+// wantMS is the retention.ms of a retention; 0: for ever.
+func wantMS(d time.Duration) int64 {
+	if d == 0 {
+		return -1
+	}
+	return d.Milliseconds()
+}
+
+// describe gets a topic's configuration.
+func (b *Bus) describe(ctx context.Context, topic string) (map[string]string, error) {
+	t := b.transport(time.Minute, topic)
+	defer t.CloseIdleConnections()
+	res, err := b.client(callTimeout, t).DescribeConfigs(ctx, &kafka.DescribeConfigsRequest{
+		Resources: []kafka.DescribeConfigRequestResource{{ResourceType: kafka.ResourceTypeTopic, ResourceName: topic}},
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("ask for its settings: %w", err)
+	case len(res.Resources) != 1:
+		return nil, fmt.Errorf("ask for its settings: told of %d topics", len(res.Resources))
+	case res.Resources[0].Error != nil:
+		return nil, fmt.Errorf("ask for its settings: %w", res.Resources[0].Error)
+	}
+	config := map[string]string{}
+	for _, e := range res.Resources[0].ConfigEntries {
+		config[e.ConfigName] = e.ConfigValue
+	}
+	return config, nil
+}
+
+// newest is the highest generation of a topic that there is; 0: none.
+func (b *Bus) newest(ctx context.Context, name string) (uint16, error) {
+	var newest uint16
+	err := b.try(ctx, func(ctx context.Context) error {
+		meta, err := b.ask(ctx)
+		if err != nil {
+			return err
+		}
+		for _, t := range meta.Topics {
+			number, ok := strings.CutPrefix(t.Name, b.o.Prefix+"."+name+".")
+			if n, err := strconv.ParseUint(number, 10, 16); ok && err == nil && strconv.FormatUint(n, 10) == number {
+				newest = max(newest, uint16(n))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for the topics %s.%s.* at %s: %w", b.o.Prefix, name, strings.Join(b.o.Brokers, ", "), err)
+	}
+	return newest, nil
+}
