@@ -32,6 +32,21 @@ type node struct {
 	Ready    bool              `json:"ready"`
 	Sessions int               `json:"sessions"`
 	Clients  map[string]string `json:"clients"`
+	Address  string            `json:"address"`
+	Weight   int               `json:"weight"`
+	Zone     string            `json:"zone"`
+	Leaving  bool              `json:"leaving"`
+}
+
+// state says whether the node does its work.
+func (n node) state() string {
+	switch {
+	case n.Leaving:
+		return "leaving"
+	case !n.Ready:
+		return "no"
+	}
+	return "yes"
 }
 
 // question is a command that asks the API once and shows the answer: as the
@@ -231,19 +246,16 @@ func nodesCommand() *cli.Command {
 	list := question[nodes]{
 		path: fixed("/v1/nodes"),
 		write: func(w *tabwriter.Writer, answer *nodes) {
-			fmt.Fprintln(w, "NODE\tROLES\tREADY\tSESSIONS\tUP\tVERSION\tCLIENTS")
+			fmt.Fprintln(w, "NODE\tROLES\tREADY\tSESSIONS\tWEIGHT\tZONE\tUP\tVERSION\tADDRESS\tCLIENTS")
 			for _, n := range answer.Nodes {
 				var clients []string
 				for network, address := range n.Clients {
 					clients = append(clients, network+" "+address)
 				}
 				slices.Sort(clients)
-				ready := "yes"
-				if !n.Ready {
-					ready = "no"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.Name, strings.Join(n.Roles, ","), ready, n.Sessions,
-					time.Since(time.UnixMilli(n.StartMS)).Round(time.Second), orDash(n.Version), orDash(strings.Join(clients, ", ")))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", n.Name, orDash(strings.Join(n.Roles, ",")), n.state(), n.Sessions,
+					max(n.Weight, 1), orDash(n.Zone), time.Since(time.UnixMilli(n.StartMS)).Round(time.Second), orDash(n.Version),
+					orDash(n.Address), orDash(strings.Join(clients, ", ")))
 			}
 		},
 	}

@@ -16,7 +16,8 @@ func TestInspect(t *testing.T) {
 		"GET /v1/rooms?limit=5&prefix=live%2F": {200, `{"rooms":[],"total":0}`},
 		"GET /v1/rooms/lobby":                  {200, `{"room":"lobby","sessions":1,"members":[` + someone + `]}`},
 		"GET /v1/stats":                        {200, `{"sessions":3,"comets":{"b":1,"a":2},"rooms":4,"pushes":{"kept":10},"uptime_ms":90500}`},
-		"GET /v1/nodes":                        {200, `{"nodes":[{"name":"n","roles":["comet","logic"],"version":"v1","start_ms":1700000000000,"ready":true,"sessions":3,"clients":{"ws":":8090","tcp":":8080"}}]}`},
+		"GET /v1/nodes": {200, `{"nodes":[{"name":"n","roles":["comet","logic"],"version":"v1","start_ms":1700000000000,"ready":true,"sessions":3,"clients":{"ws":":8090","tcp":":8080"}},` +
+			`{"name":"m","roles":["comet"],"address":"10.0.0.1:7172","version":"v1","start_ms":1700000000000,"ready":true,"sessions":0,"weight":4,"zone":"z-1","leaving":true}]}`},
 	})
 	for _, test := range []struct{ args, want string }{
 		{"users show a/b", "user a/b is online, with 2 messages waiting and 3 dropped from a full mailbox\n" +
@@ -38,11 +39,12 @@ func TestInspect(t *testing.T) {
 		})
 	}
 	r := imgo(t, s, "", "nodes")
-	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090"} {
+	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090", "leaving", "  4       z-1   ", "10.0.0.1:7172  -\n"} {
 		if !strings.Contains(r.stdout, part) {
 			t.Errorf("nodes do not show %q:\n%s", part, r.stdout)
 		}
 	}
+	imgo(t, s, "", "nodes", "--json").want(t, 0, s.answers["GET /v1/nodes"].body+"\n")
 }
 
 func TestVersionAndHelp(t *testing.T) {
