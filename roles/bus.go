@@ -1,5 +1,3 @@
-//go:build busready
-
 package roles
 
 import (
@@ -38,7 +36,7 @@ func (n *Node) openBus(ctx context.Context) (keptLog, error) {
 	}
 	c.bus = b
 	kept, err := b.Log(ctx, bus.TopicOptions{
-		Name: "kept", Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration, MinRetention: n.cfg.Kept.MaxTTL.Duration,
+		Name: "kept", Numbered: true, Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration, MinRetention: n.cfg.Kept.MaxTTL.Duration,
 	})
 	if err != nil {
 		return nil, err

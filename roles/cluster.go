@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
+	"imgo/cluster/bus"
 	"imgo/cluster/members"
 	"imgo/cluster/rpc"
 	"imgo/envelope"
@@ -26,7 +27,7 @@ type cluster struct {
 	meta    *envelope.NodeMeta
 	census  *census
 
-	bus    interface{ Close() } // nil: not open
+	bus    *bus.Bus // nil: not open
 	tokens *tokenlog.Tokens     // nil: no logic here
 	group  job.Group            // nil: no job here
 }
@@ -93,6 +94,22 @@ func (n *Node) joinCluster() (err error) {
 	}
 	c.meta, c.peers.members = meta, c.members
 	return c.members.UpdateMeta(meta)
+}
+
+// GossipAddr is where this node gossips, host:port; "": it is alone.
+func (n *Node) GossipAddr() string {
+	if n.cluster == nil {
+		return ""
+	}
+	return n.cluster.members.Advertised()
+}
+
+// RPCAddr is where other nodes call this one, host:port; "": it is alone.
+func (n *Node) RPCAddr() string {
+	if n.cluster == nil {
+		return ""
+	}
+	return n.cluster.server.Addr().String()
 }
 
 // reachable is an address that others can use; "" for one that is everywhere

@@ -138,7 +138,7 @@ func (n *Node) close() {
 	}
 	n.closeStore()
 	if n.cluster != nil && n.cluster.bus != nil {
-		n.cluster.bus.Close()
+		n.closed(n.cluster.bus.Close())
 	}
 	if n.listener != nil {
 		_ = n.listener.Close()

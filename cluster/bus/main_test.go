@@ -61,3 +61,13 @@ func kept(t testing.TB, b *bus.Bus) *bus.Log {
 }
 
 func fake(t testing.TB) *kafkatest.Fake { return kafkatest.New(t, kafkatest.Options{}) }
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}

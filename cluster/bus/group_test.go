@@ -1,0 +1,178 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/cluster/bus"
+	"imgo/envelope"
+)
+
+// member follows a group until it is left, and remembers what it was given.
+type member struct {
+	g *bus.Group
+
+	mu    sync.Mutex
+	parts []bus.Part
+	now   *bus.Assignment
+	done  chan struct{}
+}
+
+func join(t *testing.T, b *bus.Bus, logs ...*bus.Log) *member {
+	t.Helper()
+	g, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: logs})
+	if err != nil {
+		t.Fatalf("Group: %v", err)
+	}
+	m := &member{g: g, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		for {
+			a, err := g.Next(context.Background())
+			if errors.Is(err, envelope.ErrClosed) {
+				return
+			}
+			if err != nil {
+				continue // the coordinator is being made
+			}
+			m.mu.Lock()
+			m.parts, m.now = a.Parts(), a
+			m.mu.Unlock()
+			<-a.Done()
+			m.mu.Lock()
+			m.parts = nil
+			m.mu.Unlock()
+		}
+	}()
+	t.Cleanup(m.leave)
+	return m
+}
+
+func (m *member) leave() {
+	_ = m.g.Close() // never fails
+	<-m.done
+}
+
+func (m *member) has() []bus.Part {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.parts
+}
+
+func (m *member) assignment() *bus.Assignment {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+func twoLogs(t *testing.T, b *bus.Bus) (kept, live *bus.Log) {
+	t.Helper()
+	for name, l := range map[string]**bus.Log{"kept": &kept, "live": &live} {
+		var err error
+		if *l, err = b.Log(within(t), bus.TopicOptions{Name: name, Partitions: 3}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return kept, live
+}
+
+func testGroup(t *testing.T, brokers []string) {
+	p := prefix()
+	b := open(t, options(brokers, p))
+	kept, live := twoLogs(t, b)
+	first := join(t, b, kept, live)
+	eventually(t, "all partitions", func() bool { return len(first.has()) == 6 })
+	for i, got := range first.has() {
+		want := bus.Part{Topic: "kept", Partition: int32(i % 3), Next: -1}
+		if i >= 3 {
+			want.Topic = "live"
+		}
+		if got != want {
+			t.Errorf("part %d is %+v, want %+v", i, got, want)
+		}
+	}
+	old := first.assignment()
+	if err := old.Commit(within(t), []bus.Part{{"kept", 0, 10}, {"kept", 1, 11}, {"live", 2, 12}}); err != nil {
+		t.Fatalf("Commit: %v", err)
+	}
+	if err := old.Commit(within(t), []bus.Part{{"kept", 7, 1}}); !errors.Is(err, envelope.ErrInvalid) {
+		t.Errorf("a position of a partition that is not ours: %v", err)
+	}
+
+	// A second process shares, with the positions of the first.
+	b2 := open(t, options(brokers, p))
+	kept2, live2 := twoLogs(t, b2)
+	second := join(t, b2, kept2, live2)
+	eventually(t, "shares", func() bool {
+		return len(first.has()) > 0 && len(first.has())+len(second.has()) == 6 && len(second.has()) > 1
+	})
+	next := map[bus.Part]int64{}
+	for _, p := range append(first.has(), second.has()...) {
+		next[bus.Part{Topic: p.Topic, Partition: p.Partition}] = p.Next
+	}
+	for part, want := range map[bus.Part]int64{
+		{Topic: "kept", Partition: 0}: 10, {Topic: "kept", Partition: 1}: 11, {Topic: "kept", Partition: 2}: -1,
+		{Topic: "live", Partition: 0}: -1, {Topic: "live", Partition: 2}: 12,
+	} {
+		if got, ok := next[part]; !ok || got != want {
+			t.Errorf("%+v goes on at %d, want %d", part, got, want)
+		}
+	}
+
+	// What the first has lost it cannot move, and what it has it can.
+	if err := old.Commit(within(t), []bus.Part{{"kept", 0, 1}}); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Errorf("a position of an assignment that is over: %v", err)
+	}
+	mine := first.has()[0]
+	mine.Next = 20
+	if err := first.assignment().Commit(within(t), []bus.Part{mine}); err != nil {
+		t.Errorf("Commit: %v", err)
+	}
+
+	// One that leaves is not waited for.
+	started := time.Now()
+	second.leave()
+	eventually(t, "the first has all again", func() bool { return len(first.has()) == 6 })
+	t.Logf("after a goodbye it took %v", time.Since(started).Round(time.Millisecond))
+	for _, p := range first.has() {
+		if p.Topic == mine.Topic && p.Partition == mine.Partition && p.Next != 20 {
+			t.Errorf("%+v goes on at %d, want 20", mine, p.Next)
+		}
+	}
+}
+
+func TestGroup(t *testing.T) { testGroup(t, fake(t).Brokers()) }
+
+// While Kafka is away nobody is given anything, and afterwards it goes on.
+func TestGroupWithoutKafka(t *testing.T) {
+	f := fake(t)
+	b := open(t, options(f.Brokers(), prefix()))
+	kept, live := twoLogs(t, b)
+	m := join(t, b, kept, live)
+	eventually(t, "all partitions", func() bool { return len(m.has()) == 6 })
+	if err := m.assignment().Commit(within(t), []bus.Part{{"kept", 0, 10}}); err != nil {
+		t.Fatal(err)
+	}
+	f.Stop()
+	eventually(t, "the assignment ends", func() bool { return len(m.has()) == 0 })
+	f.Resume()
+	eventually(t, "all partitions again", func() bool { return len(m.has()) == 6 })
+	if got := m.has()[0]; got != (bus.Part{Topic: "kept", Partition: 0, Next: 10}) {
+		t.Errorf("it goes on at %+v", got)
+	}
+}
+
+// A group that is closed while Kafka is away does not wait for it.
+func TestGroupClosesWithoutKafka(t *testing.T) {
+	f := fake(t)
+	b := open(t, options(f.Brokers(), prefix()))
+	kept, live := twoLogs(t, b)
+	m := join(t, b, kept, live)
+	eventually(t, "all partitions", func() bool { return len(m.has()) == 6 })
+	f.Stop()
+	m.leave()
+	f.Resume()
+}
