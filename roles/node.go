@@ -100,7 +100,7 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 		if err = n.bindCluster(); err != nil {
 			return nil, err
 		}
-		if cfg.NodeID == "" || cfg.Origin("node_id") == "default" {
+		if cfg.NodeID == "" || cfg.NodeID == hostNodeID() && cfg.Origin("node_id") == "default" {
 			n.name = clusterName(n.name, n.cluster.server.Addr())
 		}
 	}

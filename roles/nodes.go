@@ -122,7 +122,7 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 	m := node.Meta
 	info := logic.NodeInfo{
 		Name: node.Name, Roles: m.GetRoles(), Address: m.GetHttp(), Version: m.GetVersion(), StartMS: m.GetStartMs(),
-		Clients: make(map[string]string, 2),
+		Clients: make(map[string]string, 2), Weight: int(m.GetWeight()), Zone: m.GetZone(), Leaving: m.GetLeaving(),
 	}
 	for name, a := range map[string]string{"tcp": m.GetTcp(), "ws": m.GetWs()} {
 		if a != "" {

@@ -64,6 +64,9 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	if c.DrainRate == 0 {
 		c.DrainRate = 1e9
 	}
+	if n.cluster != nil {
+		c.Others = n.cluster.peers.otherComets(n.cfg.Cluster.Zone)
+	}
 	if n.cfg.Comet.TLSCert == "" {
 		return c, nil
 	}

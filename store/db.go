@@ -343,19 +343,6 @@ func (db *DB) update(fn func(txn *badger.Txn) error) (err error) {
 	return db.committed(txn.Commit())
 }
 
-// dropPrefix deletes all keys with any of the prefixes. Other writes wait for
-// it; it is meant for what is rare and large.
-func (db *DB) dropPrefix(prefixes ...[]byte) error {
-	db.mu.RLock()
-	defer db.mu.RUnlock()
-	if db.closed {
-		return errDBClosed()
-	}
-	db.writes.Lock()
-	defer db.writes.Unlock()
-	return db.bdg.DropPrefix(prefixes...)
-}
-
 // guarded calls fn, and makes a panic of Badger's over broken blocks an error.
 func guarded(txn *badger.Txn, fn func(txn *badger.Txn) error) (err error) {
 	defer recovered(&err)

@@ -64,7 +64,7 @@ func untrusted(err error) bool {
 func explain(err error) error {
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
-	mend := ""
+	var mend string
 	switch {
 	case err == nil:
 		return nil

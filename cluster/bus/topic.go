@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (b *Bus) ensure(ctx context.Context, s spec) (int32, error) {
 		}
 		for _, p := range t.Partitions {
 			if p.Error != nil || p.Leader.Host == "" {
-				return fmt.Errorf("partition %d has no leader (%v): check the brokers that hold it", p.ID, p.Error)
+				return fmt.Errorf("partition %d has no leader: check the brokers that hold it: %w", p.ID, cmp.Or(p.Error, error(kafka.LeaderNotAvailable)))
 			}
 		}
 		partitions = int32(len(t.Partitions))

@@ -257,7 +257,7 @@ func TestPanicIsAnError(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{Log: log.logger()}, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Comet.Push" {
 			var m map[string]int
-			m["x"] = 1
+			m["x"] = 1 //nolint:staticcheck // it is to panic
 		}
 		return &envelope.StatusReply{Ready: true}, nil
 	}}.services())

@@ -282,3 +282,23 @@ func (p *pushes) longestRefusal() time.Duration {
 	defer p.mu.Unlock()
 	return p.longest
 }
+
+// admitted connects once and says whether the server let the device in.
+func (d *device) admitted() error {
+	comets := d.w.of(roles.RoleComet)
+	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].TCPAddr().String(), 2*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true})
+	if err := send(c, transport.OpAuth, 1, auth); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	p, err := receive(c)
+	if err == nil && p.Op != transport.OpAuthReply {
+		err = fmt.Errorf("op %d: %s", p.Op, p.Body)
+	}
+	return err
+}
