@@ -107,7 +107,11 @@ func (t *Tokens) follow(parent context.Context) error {
 	}
 	entries := make(chan entry, queued)
 	var applying sync.WaitGroup
-	applying.Go(func() { cancel(t.apply(ctx, entries, next)) })
+	applying.Go(func() {
+		if err := t.apply(ctx, entries, next); err != nil {
+			cancel(err)
+		}
+	})
 	err = t.topic.Follow(ctx, next, func(offset int64, key, value []byte) error {
 		select {
 		case entries <- decode(offset, key, value):
@@ -116,10 +120,11 @@ func (t *Tokens) follow(parent context.Context) error {
 			return ctx.Err()
 		}
 	})
-	cause := context.Cause(ctx)
-	cancel(nil)
+	// What was read is applied although the topic has failed: one that fails
+	// after every few entries must not keep the node where it is.
+	close(entries)
 	applying.Wait()
-	if cause != nil {
+	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	if errors.Is(err, envelope.ErrOutOfRange) {
@@ -196,8 +201,8 @@ func decode(offset int64, key, value []byte) entry {
 	return e
 }
 
-// apply puts entries into the view, as many at a time as are there, until ctx
-// is done or the view fails.
+// apply puts entries into the view, as many at a time as are there, until they
+// end, ctx is done or the view fails.
 func (t *Tokens) apply(ctx context.Context, entries <-chan entry, next int64) error {
 	several := make([]store.TokenEntry, 0, batch)
 	for {
@@ -213,15 +218,20 @@ func (t *Tokens) apply(ctx context.Context, entries <-chan entry, next int64) er
 			}
 		}
 		select {
-		case e := <-entries:
+		case e, more := <-entries:
+			if !more {
+				return nil
+			}
 			take(e)
 		case <-ctx.Done():
 			return nil
 		}
 		for more := true; more && len(several) < batch; {
 			select {
-			case e := <-entries:
-				take(e)
+			case e, ok := <-entries:
+				if more = ok; ok {
+					take(e)
+				}
 			default:
 				more = false
 			}
