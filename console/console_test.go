@@ -46,6 +46,7 @@ func TestFiles(t *testing.T) {
 		"/console/client/imgo.js":     "text/javascript; charset=utf-8",
 		"/console/client/inbox.js":    "text/javascript; charset=utf-8",
 		"/console/client/protocol.js": "text/javascript; charset=utf-8",
+		"/console/client/route.js":    "text/javascript; charset=utf-8",
 	} {
 		t.Run(path, func(t *testing.T) {
 			resp := ask(t, http.MethodGet, path, nil)
