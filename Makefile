@@ -8,7 +8,7 @@ SHELL := /usr/bin/env bash
 # How long each fuzz target runs, and which benchmarks.
 FUZZTIME ?= 10m
 BENCH ?= .
-# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000", and `make bench`.
+# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000", and others.
 ARGS ?=
 # RACE=-race gives `make soak` and its server the race detector.
 RACE ?=
@@ -22,7 +22,7 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go run build test lint fuzz bench microbench soak proto clean
+.PHONY: help setup setup-go setup-kafka run build test lint fuzz bench microbench soak kafka proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,13 @@ microbench: setup-go ## Run the benchmarks of single packages; BENCH=name for so
 
 soak: setup-go ## Kill -9 a real server 20 times under load, under 3 minutes; SOAK_KILLS=200 for more
 	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak$$' $(RACE) ./bench/soak
+
+setup-kafka:
+	@scripts/setup kafka
+
+kafka: setup-kafka ## Run a real Apache Kafka on 127.0.0.1:9092 until Ctrl-C; ARGS="--brokers 3" for three
+	@mkdir -p $(CACHE)/bin && go build -o $(CACHE)/bin/kafka ./bench/kafka
+	@exec $(CACHE)/bin/kafka $(ARGS)
 
 proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc in the version that this file names
 	@version="$$(protoc --version 2>/dev/null || true)"; [ "$$version" = "libprotoc $(PROTOC_VERSION)" ] || \

@@ -1,0 +1,61 @@
+// Kafka runs a real Apache Kafka on this machine, from the jars of Maven
+// Central, until Ctrl-C: for trying a cluster out and for measuring. It needs
+// Java, and Maven the first time.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"imgo/cluster/bus/kafkatest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "kafka:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
+	brokers := flags.Int("brokers", 1, "how many: 1 on 127.0.0.1, or 3 on 127.0.0.1 to 127.0.0.3")
+	port := flags.Int("port", 9092, "the port; the two that follow are used as well")
+	dir := flags.String("dir", "", "folder for data and logs, which stay; empty: a temporary one, removed at the end")
+	memory := flags.String("memory", "512M", "heap of a broker")
+	fetch := flags.Bool("fetch", false, "fetch what is needed, and run nothing")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *brokers != 1 && *brokers != 3 {
+		return fmt.Errorf("-brokers %d: must be 1 or 3", *brokers)
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "kafka: "+format+"\n", args...) }
+	if *fetch {
+		_, err := kafkatest.Jars(ctx, say)
+		return err
+	}
+	var addresses []string
+	for i := range *brokers {
+		addresses = append(addresses, fmt.Sprintf("127.0.0.%d:%d", i+1, *port))
+	}
+	k, err := kafkatest.StartReal(ctx, kafkatest.RealOptions{Brokers: *brokers, Addresses: addresses, Dir: *dir, Memory: *memory, Say: say})
+	if err != nil {
+		return err
+	}
+	say("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
+	<-ctx.Done()
+	say("stopping")
+	if err := k.Stop(); err != nil {
+		_ = k.Close()
+		return err
+	}
+	return k.Close()
+}

@@ -1,0 +1,364 @@
+package kafkatest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/sasl"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"golang.org/x/sync/errgroup"
+)
+
+// startLimit bounds how long brokers may take until they serve.
+const startLimit = 90 * time.Second
+
+// RealOptions are a Real's; the zero value is one broker without login on a
+// free port.
+type RealOptions struct {
+	// Brokers is how many there are: 1 or 3; 0: one.
+	Brokers int
+	// Addresses are the brokers', host:port; the two ports that follow are used
+	// as well. nil: free ones of 127.0.0.1.
+	Addresses []string
+	// Dir is where data and logs are, and stay; "": a folder in the system's
+	// temporary one that is removed by Close.
+	Dir string
+	// Users may log in by PLAIN and SCRAM-SHA-512 (Mechanism does not matter),
+	// and nobody else; nil: everybody, without a login.
+	Users []User
+	// Memory is the heap of each broker, as java's -Xmx has it; "384M".
+	Memory string
+	// SessionTimeout is how long a broker that was killed is taken for alive;
+	// 0: 2 s, with three brokers 3 s.
+	SessionTimeout time.Duration
+	// Short trades throughput for a start that needs less of the processor, by
+	// half a second or more: for tests.
+	Short bool
+	// Say is told what goes on; nil: nobody is.
+	Say func(format string, args ...any)
+}
+
+// Real is Apache Kafka (KRaft, each process both broker and controller) in
+// processes of its own. Its methods are safe for concurrent use; they wait for
+// one another.
+type Real struct {
+	o       RealOptions
+	java    string
+	dir     string
+	brokers []*broker
+
+	mu sync.Mutex
+}
+
+// NewReal starts a Real that ends with the test. Where there is neither Java
+// nor Maven the test is skipped, with CI=true it fails.
+func NewReal(t testing.TB, o RealOptions) *Real {
+	t.Helper()
+	o.Short = true
+	if o.Say == nil {
+		o.Say = t.Logf
+	}
+	r, err := StartReal(context.Background(), o)
+	switch {
+	case errors.Is(err, ErrMissing) && os.Getenv("CI") != "true":
+		t.Skipf("skipped: %v", err)
+	case err != nil:
+		t.Fatalf("start a real Kafka: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Errorf("end the real Kafka: %v", err)
+		}
+	})
+	return r
+}
+
+// StartReal makes a Real and waits until it serves; its caller closes it. The
+// error is ErrMissing where Java or Maven are not there.
+func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
+	o.Brokers = max(1, o.Brokers)
+	if len(o.Addresses) > 0 && len(o.Addresses) != o.Brokers {
+		return nil, fmt.Errorf("start Kafka: %d addresses for %d brokers", len(o.Addresses), o.Brokers)
+	}
+	if o.Memory == "" {
+		o.Memory = "384M"
+	}
+	if o.SessionTimeout <= 0 {
+		o.SessionTimeout = 2 * time.Second
+		if o.Brokers > 1 {
+			o.SessionTimeout = 3 * time.Second
+		}
+	}
+	if o.Say == nil {
+		o.Say = func(string, ...any) {}
+	}
+	r = &Real{o: o, dir: o.Dir}
+	if r.java, err = exec.LookPath("java"); err != nil {
+		return nil, fmt.Errorf("%w: Java is not installed; scripts/setup kafka does it on Debian", ErrMissing)
+	}
+	jars, err := Jars(ctx, o.Say)
+	if err != nil {
+		return nil, err
+	}
+	if r.dir == "" {
+		if r.dir, err = os.MkdirTemp("", "imgo-kafka-"); err != nil {
+			return nil, fmt.Errorf("start Kafka: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Close())
+			r = nil
+		}
+	}()
+	if err := r.prepare(ctx, jars); err != nil {
+		return r, err
+	}
+	return r, r.Start(ctx)
+}
+
+// prepare gives each broker its addresses, settings and disk.
+func (r *Real) prepare(ctx context.Context, jars string) error {
+	for i := range r.o.Brokers {
+		b := &broker{number: i + 1, dir: filepath.Join(r.dir, fmt.Sprintf("broker-%d", i+1))}
+		b.args = []string{"-Xmx" + r.o.Memory, "-XX:+UseSerialGC"}
+		if r.o.Short {
+			b.args = append(b.args, "-XX:TieredStopAtLevel=1")
+		}
+		b.args = append(b.args, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+			"-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS", "-cp", filepath.Join(jars, "*"))
+		host, port := "127.0.0.1", 0
+		var err error
+		if len(r.o.Addresses) > 0 {
+			var p string
+			if host, p, err = net.SplitHostPort(r.o.Addresses[i]); err == nil {
+				port, err = strconv.Atoi(p)
+			}
+		} else {
+			port, err = freePorts(ctx, host, mathrand.IntN, 3)
+		}
+		if err != nil {
+			return fmt.Errorf("an address for broker %d: %w", b.number, err)
+		}
+		at := func(offset int) string { return net.JoinHostPort(host, strconv.Itoa(port+offset)) }
+		b.address, b.controller, b.internal = at(0), at(1), at(2)
+		r.brokers = append(r.brokers, b)
+	}
+	id, err := r.clusterID()
+	if err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for _, b := range r.brokers {
+		if err := b.configure(r.o, r.brokers); err != nil {
+			return err
+		}
+		g.Go(func() error { return b.format(ctx, r.java, id, r.o.Users) })
+	}
+	return g.Wait()
+}
+
+// clusterID is what binds disks to this Kafka: in the folder it stays the same.
+func (r *Real) clusterID() (string, error) {
+	path := filepath.Join(r.dir, "cluster.id")
+	if id, err := os.ReadFile(path); err == nil {
+		return string(id), nil
+	}
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	raw[0] &= 0x7f           // no leading dash, which would be an option
+	id := base64.RawURLEncoding.EncodeToString(raw[:])
+	if err := os.WriteFile(path, []byte(id), 0o644); err != nil {
+		return "", fmt.Errorf("name the cluster: %w", err)
+	}
+	return id, nil
+}
+
+// Count is how many brokers there are, running or not.
+func (r *Real) Count() int { return len(r.brokers) }
+
+// Brokers are their addresses.
+func (r *Real) Brokers() []string {
+	var out []string
+	for _, b := range r.brokers {
+		out = append(out, b.address)
+	}
+	return out
+}
+
+// Dir is where data and logs are.
+func (r *Real) Dir() string { return r.dir }
+
+// Start starts the brokers that do not run, and waits until all of them serve
+// and have what the others have.
+func (r *Real) Start(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for _, b := range r.brokers {
+		if b.running() {
+			continue
+		}
+		r.o.Say("starting broker %d at %s; its log is %s", b.number, b.address, b.logFile())
+		if err := b.start(r.java); err != nil {
+			return err
+		}
+	}
+	var last error
+	for {
+		err := r.serves(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		for _, b := range r.brokers {
+			if !b.running() {
+				return fmt.Errorf("broker %d ended: %s\n%s", b.number, b.cmd.ProcessState, b.last())
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for Kafka: %w (%w)", last, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// Stop ends all brokers in good order. What they have stays for Start.
+func (r *Real) Stop() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var g errgroup.Group
+	for _, b := range r.brokers {
+		g.Go(b.stop)
+	}
+	return g.Wait()
+}
+
+// Kill ends broker i, from 0, with SIGKILL.
+func (r *Real) Kill(i int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.brokers[i].kill()
+}
+
+// Close ends all brokers at once and removes what has no folder of its own.
+func (r *Real) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var err error
+	for _, b := range r.brokers {
+		err = errors.Join(err, b.kill())
+	}
+	if r.o.Dir == "" {
+		err = errors.Join(err, os.RemoveAll(r.dir))
+	}
+	return err
+}
+
+// probeTopic is what is appended to, to see whether Kafka serves.
+const probeTopic = "kafkatest-probe"
+
+// serves says what is still missing. An open port is not yet a broker.
+func (r *Real) serves(ctx context.Context) error {
+	var first *kafka.Conn
+	for _, b := range r.brokers {
+		c, err := r.dial(ctx, b.address)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if first == nil {
+			first = c
+		}
+		known, err := c.Brokers()
+		if err != nil {
+			return fmt.Errorf("ask %s for the brokers: %w", b.address, err)
+		}
+		if len(known) < len(r.brokers) {
+			return fmt.Errorf("%s knows of %d brokers of %d", b.address, len(known), len(r.brokers))
+		}
+	}
+	partitions, err := first.ReadPartitions()
+	if err != nil {
+		return fmt.Errorf("ask for the topics: %w", err)
+	}
+	probe := -1
+	for i, p := range partitions {
+		if p.Leader.Host == "" || p.Error != nil || len(p.Isr) < len(p.Replicas) {
+			return fmt.Errorf("partition %d of %s: %d of %d copies are in sync: %w", p.ID, p.Topic, len(p.Isr), len(p.Replicas), errors.Join(p.Error))
+		}
+		if p.Topic == probeTopic {
+			probe = i
+		}
+	}
+	if probe < 0 {
+		if err := r.create(ctx, first); err != nil {
+			return err
+		}
+		return errors.New("the topic to try was made and is not there yet")
+	}
+	leader := partitions[probe].Leader
+	c, err := r.dialer().DialPartition(ctx, "tcp", net.JoinHostPort(leader.Host, strconv.Itoa(leader.Port)), partitions[probe])
+	if err != nil {
+		return fmt.Errorf("reach the leader of %s: %w", probeTopic, err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.WriteMessages(kafka.Message{Value: []byte("x")}); err != nil {
+		return fmt.Errorf("append to %s: %w", probeTopic, err)
+	}
+	return nil
+}
+
+// create makes the topic to try; only the controller takes that.
+func (r *Real) create(ctx context.Context, c *kafka.Conn) error {
+	controller, err := c.Controller()
+	if err != nil {
+		return fmt.Errorf("ask for the controller: %w", err)
+	}
+	at, err := r.dial(ctx, net.JoinHostPort(controller.Host, strconv.Itoa(controller.Port)))
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	err = at.CreateTopics(kafka.TopicConfig{Topic: probeTopic, NumPartitions: 1, ReplicationFactor: len(r.brokers)})
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("make %s: %w", probeTopic, err)
+	}
+	return nil
+}
+
+func (r *Real) dialer() *kafka.Dialer {
+	var mechanism sasl.Mechanism
+	if i := slices.IndexFunc(r.o.Users, func(u User) bool { return u.Name != "" }); i >= 0 {
+		mechanism = plain.Mechanism{Username: r.o.Users[i].Name, Password: r.o.Users[i].Password}
+	}
+	return &kafka.Dialer{Timeout: 2 * time.Second, SASLMechanism: mechanism}
+}
+
+func (r *Real) dial(ctx context.Context, address string) (*kafka.Conn, error) {
+	c, err := r.dialer().DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("reach %s: %w", address, err)
+	}
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	return c, nil
+}
