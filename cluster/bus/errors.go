@@ -57,6 +57,11 @@ func untrusted(err error) bool {
 	var alert tls.AlertError
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
+	// What the other side found wrong; the type of such an alert is crypto/tls's own.
+	var remote *net.OpError
+	if errors.As(err, &remote) && remote.Op == "remote error" {
+		return true
+	}
 	return errors.As(err, &verify) || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &unknown) || errors.As(err, &host)
 }
 
@@ -87,7 +92,7 @@ func explain(err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		mend = "the broker hangs up: check whether it wants TLS (kafka.tls) or a login (kafka.sasl)"
 	case errors.Is(err, context.DeadlineExceeded):
-		mend = "it does not answer: check kafka.brokers, firewalls, and the broker's advertised.listeners"
+		mend = "it does not answer: check kafka.brokers, kafka.tls, firewalls, and the broker's advertised.listeners"
 	default:
 		return err
 	}

@@ -1,0 +1,339 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/cluster/bus"
+	"imgo/envelope"
+)
+
+// outages is a Kafka that a test can take away.
+type outages interface {
+	Brokers() []string
+	// away takes it away, and back brings it back.
+	away(t *testing.T)
+	back(t *testing.T)
+}
+
+// shortWrite is a write timeout for tests in which it passes.
+const shortWrite = time.Second
+
+// appended is what an appender said, and where it stands.
+type appended struct {
+	value  string
+	offset int64
+}
+
+// appendThrough appends from several callers to partition 1 while during runs,
+// and until each of them succeeded once after it. It returns what was reported
+// as appended.
+func appendThrough(t *testing.T, l *bus.Log, during func()) []appended {
+	t.Helper()
+	var mu sync.Mutex
+	var all []appended
+	over := make(chan struct{})
+	var group sync.WaitGroup
+	for caller := range 8 {
+		group.Go(func() {
+			ended := false
+			for i := 0; ; i++ {
+				select {
+				case <-over:
+					ended = true
+				default:
+				}
+				value := fmt.Sprintf("%d/%d", caller, i)
+				offset, err := l.Append(within(t), 1, []byte(value))
+				switch {
+				case err == nil:
+					mu.Lock()
+					all = append(all, appended{value, offset})
+					mu.Unlock()
+					if ended {
+						return
+					}
+				case !errors.Is(err, envelope.ErrUnavailable):
+					t.Errorf("Append: %v, want unavailable", err)
+					return
+				}
+			}
+		})
+	}
+	during()
+	close(over)
+	group.Wait()
+	return all
+}
+
+// hold reads partition 1 and checks that all that was reported is where it was
+// reported to be.
+func hold(t *testing.T, l *bus.Log, all []appended) {
+	t.Helper()
+	begin, end, err := l.Bounds(within(t), 1)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	at := map[int64]string{}
+	for from := begin; from < end; {
+		entries, err := l.Read(within(t), 1, from, 1<<20)
+		if err != nil {
+			t.Fatalf("Read from %d: %v", from, err)
+		}
+		for _, e := range entries {
+			at[e.Offset] = string(e.Value)
+		}
+		from = entries[len(entries)-1].Offset + 1
+	}
+	for _, a := range all {
+		if at[a.offset] != a.value {
+			t.Fatalf("offset %d has %q, but %q was reported there", a.offset, at[a.offset], a.value)
+		}
+	}
+}
+
+// testOutage takes Kafka away for longer than appends wait.
+func testOutage(t *testing.T, k outages) {
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = shortWrite
+	o.StartTimeout = patience
+	l := kept(t, open(t, o))
+	if _, err := l.Append(within(t), 1, []byte("before")); err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	// Whoever waits at the end of the log goes on waiting, and gets what comes.
+	_, end, err := l.Bounds(within(t), 1)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	read := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+	defer cancel()
+	go func() {
+		_, err := l.Read(ctx, 1, end, 1<<20)
+		read <- err
+	}()
+	k.away(t)
+	// Not by its own deadline, by the write timeout.
+	if _, err := l.Append(within(t), 1, []byte("away")); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Fatalf("Append while Kafka is away: %v, want unavailable", err)
+	}
+	if _, _, err := l.Bounds(within(t), 1); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Fatalf("Bounds while Kafka is away: %v, want unavailable", err)
+	}
+	all := appendThrough(t, l, func() { k.back(t) })
+	if err := <-read; err != nil {
+		t.Fatalf("Read that waited: %v", err)
+	}
+	all = append(all, appendThrough(t, l, func() {
+		k.away(t)
+		k.back(t)
+	})...)
+	hold(t, l, all)
+}
+
+type fakeOutage struct {
+	brokers []string
+	stop    func()
+	resume  func()
+}
+
+func (f *fakeOutage) Brokers() []string { return f.brokers }
+func (f *fakeOutage) away(*testing.T)   { f.stop() }
+func (f *fakeOutage) back(*testing.T)   { f.resume() }
+
+func TestAppendsGoOnAfterKafkaWasAway(t *testing.T) {
+	k := fake(t)
+	testOutage(t, &fakeOutage{k.Brokers(), k.Stop, k.Resume})
+}
+
+// TestAppendedTwiceIsReportedOnce loses the answers of appends that were made.
+func TestAppendedTwiceIsReportedOnce(t *testing.T) {
+	k := fake(t)
+	l := kept(t, open(t, options(k.Brokers(), prefix())))
+	hits := k.AppendTwice(l.Topic(), 2)
+	offset, err := l.Append(within(t), 0, []byte("again"))
+	if err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	if n := hits(); n != 2 {
+		t.Fatalf("%d answers were lost, want 2", n)
+	}
+	next, err := l.Append(within(t), 0, []byte("next"))
+	if err != nil {
+		t.Fatalf("Append: %v", err)
+	}
+	begin, end, err := l.Bounds(within(t), 0)
+	if err != nil {
+		t.Fatalf("Bounds: %v", err)
+	}
+	if end-begin != 4 || offset != 2 || next != 3 {
+		t.Fatalf("the log goes from %d to %d, reported were %d and %d; want 0 to 4, 2 and 3", begin, end, offset, next)
+	}
+	entries, err := l.Read(within(t), 0, begin, 1<<20)
+	if err != nil || len(entries) != 4 {
+		t.Fatalf("Read: %d entries, %v; want 4", len(entries), err)
+	}
+	for i, want := range []string{"again", "again", "again", "next"} {
+		if string(entries[i].Value) != want {
+			t.Fatalf("offset %d: %q, want %q", i, entries[i].Value, want)
+		}
+	}
+}
+
+func TestRefusedAppendsFailAndRecover(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = shortWrite
+	l := kept(t, open(t, o))
+	resume := k.RefuseAppends(l.Topic())
+	_, err := l.Append(within(t), 0, []byte("x"))
+	if !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "in-sync") {
+		t.Fatalf("Append: %v, want unavailable, and why", err)
+	}
+	entries := []envelope.Entry{{Partition: 0}, {Partition: 1}, {Partition: 2}}
+	if err := l.AppendMany(within(t), entries); !errors.Is(err, envelope.ErrUnavailable) {
+		t.Fatalf("AppendMany: %v, want unavailable", err)
+	}
+	resume()
+	if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+		t.Fatalf("Append after it: %v", err)
+	}
+}
+
+func TestCancelledAppendReturns(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = 2 * patience
+	l := kept(t, open(t, o))
+	resume := k.RefuseAppends(l.Topic())
+	ctx, cancel := context.WithCancel(within(t))
+	errs := make(chan error, 1)
+	go func() {
+		_, err := l.Append(ctx, 0, []byte("x"))
+		errs <- err
+	}()
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled Append: %v, want context.Canceled", err)
+	}
+	ctx, cancel = context.WithTimeout(within(t), 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.Append(ctx, 0, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Append past its deadline: %v, want context.DeadlineExceeded", err)
+	}
+	resume()
+}
+
+// TestQueueIsBounded fills the queue while Kafka is away.
+func TestQueueIsBounded(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = 2 * patience
+	b := open(t, o)
+	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	if err != nil {
+		t.Fatalf("Log: %v", err)
+	}
+	k.Stop()
+	full := func(err error) bool { return strings.Contains(err.Error(), "room in the queue") }
+	within := within(t)
+	queued := 0
+	for ; ; queued++ {
+		ctx, cancel := context.WithTimeout(within, 20*time.Millisecond)
+		_, err := l.Append(ctx, int32(queued%3), make([]byte, 200))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Append: %v, want deadline exceeded", err)
+		}
+		if full(err) {
+			break
+		}
+	}
+	// 200 bytes and 64 for each.
+	if queued != 3 {
+		t.Fatalf("%d records of 200 bytes were queued in 1000, want 3", queued)
+	}
+	// A call that is larger than the queue waits for all of it.
+	errs := make(chan error, 1)
+	go func() {
+		_, err := l.Append(within, 0, make([]byte, 5000))
+		errs <- err
+	}()
+	k.Resume()
+	if err := <-errs; err != nil {
+		t.Fatalf("Append of more than the queue takes: %v", err)
+	}
+	if _, err := l.Append(within, 0, make([]byte, 200)); err != nil {
+		t.Fatalf("Append after it: %v", err)
+	}
+}
+
+func TestQueueThatStaysFullRefuses(t *testing.T) {
+	k := fake(t)
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = shortWrite
+	l, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
+	if err != nil {
+		t.Fatalf("Log: %v", err)
+	}
+	resume := k.RefuseAppends(l.Topic())
+	defer resume()
+	var group sync.WaitGroup
+	for range 20 {
+		group.Go(func() {
+			if _, err := l.Append(within(t), 0, make([]byte, 800)); !errors.Is(err, envelope.ErrUnavailable) {
+				t.Errorf("Append: %v, want unavailable", err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestTooLargeRecordIsRefused(t *testing.T) {
+	l := kept(t, open(t, options(fake(t).Brokers(), prefix())))
+	if _, err := l.Append(within(t), 0, make([]byte, bus.MaxRecordBytes+1)); !errors.Is(err, envelope.ErrTooLarge) {
+		t.Fatalf("Append: %v, want too large", err)
+	}
+}
+
+func TestCompressionKinds(t *testing.T) { testCompressions(t, fake(t).Brokers()) }
+
+func testCompressions(t *testing.T, brokers []string) {
+	for _, kind := range []string{"", "none", "gzip", "snappy", "lz4", "zstd"} {
+		t.Run("kind "+kind, func(t *testing.T) {
+			o := options(brokers, prefix())
+			o.Compression = kind
+			l := kept(t, open(t, o))
+			entries := make([]envelope.Entry, 100)
+			for i := range entries {
+				entries[i].Value = []byte(strings.Repeat(fmt.Sprint(i), 100))
+			}
+			if err := l.AppendMany(within(t), entries); err != nil {
+				t.Fatalf("AppendMany: %v", err)
+			}
+			for n := 0; n < len(entries); {
+				got, err := l.Read(within(t), 0, int64(n), 1<<20)
+				if err != nil {
+					t.Fatalf("Read: %v", err)
+				}
+				for _, e := range got {
+					if string(e.Value) != string(entries[n].Value) {
+						t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, entries[n].Value)
+					}
+					n++
+				}
+			}
+		})
+	}
+	o := options(brokers, prefix())
+	o.Compression = "rar"
+	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), `"rar"`) {
+		t.Fatalf("Open with compression rar: %v, want an error that names it", err)
+	}
+}

@@ -1,0 +1,196 @@
+package bus_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"imgo/cluster/bus"
+	"imgo/cluster/bus/kafkatest"
+)
+
+func TestLogin(t *testing.T) {
+	k := kafkatest.New(t, kafkatest.Options{Users: []kafkatest.User{
+		{Mechanism: "PLAIN", Name: "imgo", Password: "the-right-one"},
+		{Mechanism: "SCRAM-SHA-256", Name: "imgo", Password: "the-right-one"},
+		{Mechanism: "SCRAM-SHA-512", Name: "imgo", Password: "the-right-one"},
+	}})
+	// Kafka answers a wrong password; this one would only hang up.
+	testLogin(t, k.Brokers(), func() func() {
+		return k.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.SASLAuthenticate}, TopLevel: true, Err: kerr.SaslAuthenticationFailed, Count: -1}).Remove
+	}, "plain", "scram-sha-256", "scram-sha-512")
+}
+
+// testLogin logs in rightly and wrongly; refuse has wrong logins refused until
+// what it returns is called.
+func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mechanisms ...string) {
+	for _, mechanism := range mechanisms {
+		t.Run(mechanism, func(t *testing.T) {
+			o := options(brokers, prefix())
+			o.StartTimeout = patience
+			o.SASL, o.User, o.Password = mechanism, "imgo", "the-right-one"
+			l := kept(t, open(t, o))
+			if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+				t.Fatalf("Append: %v", err)
+			}
+			if _, err := l.Read(within(t), 0, 0, 1); err != nil {
+				t.Fatalf("Read: %v", err)
+			}
+			undo := refuse()
+			defer undo()
+			for _, wrong := range []struct{ user, password string }{{"imgo", "not-the-one"}, {"nobody", "Not-This-One"}} {
+				o.User, o.Password = wrong.user, wrong.password
+				_, err := bus.Open(within(t), o)
+				refusedAtOnce(t, err, "kafka.user and kafka.password")
+				if err != nil && strings.Contains(err.Error(), wrong.password) {
+					t.Errorf("the error has the password: %v", err)
+				}
+			}
+		})
+	}
+	o := options(brokers, prefix())
+	o.SASL, o.User, o.Password = "kerberos", "imgo", "right"
+	_, err := bus.Open(within(t), o)
+	refusedAtOnce(t, err, `"kerberos"`)
+}
+
+// TestLoginThatIsMissing reports what to check, after it waited: a Kafka that
+// is about to be ready hangs up in the same way.
+func TestLoginThatIsMissing(t *testing.T) {
+	k := kafkatest.New(t, kafkatest.Options{Users: []kafkatest.User{{Mechanism: "PLAIN", Name: "imgo", Password: "the-right-one"}}})
+	o := options(k.Brokers(), prefix())
+	o.StartTimeout = 300 * time.Millisecond
+	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
+		t.Fatalf("Open without a login: %v, want an error that names kafka.sasl", err)
+	}
+}
+
+// refusedAtOnce checks that an error says what to mend, and that nobody waited
+// for it to go away.
+func refusedAtOnce(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("Open: %v, want an error with %q", err, want)
+	}
+	if strings.Contains(err.Error(), "gave up") {
+		t.Fatalf("Open waited for what stays as it is: %v", err)
+	}
+}
+
+// authority signs certificates.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{cert, key}
+}
+
+func (a *authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// sign makes a certificate for an address, or for a client.
+func (a *authority) sign(t *testing.T, ip string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.ParseIP(ip)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func TestTLS(t *testing.T) {
+	ours, theirs := newAuthority(t), newAuthority(t)
+	k := kafkatest.New(t, kafkatest.Options{TLS: &tls.Config{Certificates: []tls.Certificate{ours.sign(t, "127.0.0.1")}}})
+	mutual := kafkatest.New(t, kafkatest.Options{TLS: &tls.Config{
+		Certificates: []tls.Certificate{ours.sign(t, "127.0.0.1")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.pool(),
+	}})
+	elsewhere := kafkatest.New(t, kafkatest.Options{TLS: &tls.Config{Certificates: []tls.Certificate{ours.sign(t, "127.0.0.9")}}})
+	plain := fake(t)
+	for _, test := range []struct {
+		name string
+		k    *kafkatest.Fake
+		tls  *tls.Config
+		want string // in the error; "": none
+	}{
+		{"known authority", k, &tls.Config{RootCAs: ours.pool()}, ""},
+		{"unknown authority", k, &tls.Config{RootCAs: theirs.pool()}, "kafka.tls_ca"},
+		{"another host's certificate", elsewhere, &tls.Config{RootCAs: ours.pool()}, "names the host in kafka.brokers"},
+		{"mutual", mutual, &tls.Config{RootCAs: ours.pool(), Certificates: []tls.Certificate{ours.sign(t, "127.0.0.1")}}, ""},
+		{"mutual without a certificate", mutual, &tls.Config{RootCAs: ours.pool()}, "kafka.tls_cert"},
+		{"no TLS there", plain, &tls.Config{RootCAs: ours.pool()}, "kafka.tls"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := options(test.k.Brokers(), prefix())
+			o.StartTimeout = patience
+			if test.k == plain {
+				o.StartTimeout = time.Second // it may only hang up
+			}
+			o.TLS = test.tls
+			if test.want == "" {
+				l := kept(t, open(t, o))
+				if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
+					t.Fatalf("Append: %v", err)
+				}
+				return
+			}
+			_, err := bus.Open(within(t), o)
+			if test.k == plain {
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Fatalf("Open: %v, want an error with %q", err, test.want)
+				}
+				return
+			}
+			refusedAtOnce(t, err, test.want)
+		})
+	}
+	t.Run("TLS where it is not expected", func(t *testing.T) {
+		o := options(k.Brokers(), prefix())
+		o.StartTimeout = 300 * time.Millisecond
+		if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.tls") {
+			t.Fatalf("Open: %v, want an error that names kafka.tls", err)
+		}
+	})
+}

@@ -1,0 +1,85 @@
+package bus_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/cluster/bus"
+	"imgo/cluster/bus/kafkatest"
+)
+
+// TestRealKafka runs what must hold of every Kafka on Apache Kafka itself.
+func TestRealKafka(t *testing.T) {
+	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M"})
+	t.Run("Conformance", func(t *testing.T) { conform(t, k.Brokers(), 50) })
+	t.Run("MadeAtOnce", func(t *testing.T) { testMadeAtOnce(t, k.Brokers()) })
+	t.Run("Differs", func(t *testing.T) { testDiffers(t, k.Brokers()) })
+	t.Run("Numbered", func(t *testing.T) { testNumbered(t, k.Brokers()) })
+	t.Run("Compressions", func(t *testing.T) { testCompressions(t, k.Brokers()) })
+	t.Run("MoreCopiesThanBrokers", func(t *testing.T) {
+		o := options(k.Brokers(), prefix())
+		o.Replication = 3
+		_, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"})
+		if err == nil || !strings.Contains(err.Error(), "there are 1 brokers; set kafka.replication") {
+			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
+		}
+	})
+	t.Run("Outage", func(t *testing.T) { testOutage(t, &realOutage{k, k.Stop}) })
+}
+
+// realOutage takes a real Kafka away by stop.
+type realOutage struct {
+	*kafkatest.Real
+	stop func() error
+}
+
+func (r *realOutage) away(t *testing.T) {
+	if err := r.stop(); err != nil {
+		t.Fatalf("stop Kafka: %v", err)
+	}
+}
+
+func (r *realOutage) back(t *testing.T) {
+	if err := r.Start(context.Background()); err != nil {
+		t.Fatalf("start Kafka: %v", err)
+	}
+}
+
+// TestRealKafkaLosesABroker kills one of three: appends wait and none fails.
+func TestRealKafkaLosesABroker(t *testing.T) {
+	k := kafkatest.NewReal(t, kafkatest.RealOptions{Brokers: 3, Memory: "256M"})
+	o := options(k.Brokers(), prefix())
+	o.WriteTimeout = patience
+	l := kept(t, open(t, o))
+	all := appendThrough(t, l, func() {
+		if err := k.Kill(0); err != nil {
+			t.Errorf("kill a broker: %v", err)
+		}
+		// Until the others serve without it: who appends now waited for that.
+		for range 3 {
+			for p := range l.Partitions() {
+				if _, err := l.Append(within(t), p, []byte("x")); err != nil {
+					t.Errorf("Append without a broker: %v", err)
+				}
+			}
+		}
+	})
+	hold(t, l, all)
+}
+
+// TestRealKafkaLogin logs in at a Kafka that knows one user.
+func TestRealKafkaLogin(t *testing.T) {
+	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M", Users: []kafkatest.User{{Name: "imgo", Password: "the-right-one"}}})
+	testLogin(t, k.Brokers(), func() func() { return func() {} }, "plain", "scram-sha-512")
+	o := options(k.Brokers(), prefix())
+	o.SASL, o.User, o.Password = "scram-sha-256", "imgo", "right"
+	_, err := bus.Open(within(t), o)
+	refusedAtOnce(t, err, "check kafka.sasl")
+	o.SASL = ""
+	o.StartTimeout = time.Second
+	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {
+		t.Fatalf("Open without a login: %v, want an error that names kafka.sasl", err)
+	}
+}
