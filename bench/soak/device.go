@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/bench/history"
 	"imgo/transport"
+	"imgo/verify/history"
 )
 
 // kind is how a device connects.

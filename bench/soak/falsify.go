@@ -1,6 +1,6 @@
 package soak
 
-import "imgo/bench/history"
+import "imgo/verify/history"
 
 // falsifier notes a message instead of its device, not always truly. It is for
 // one goroutine.

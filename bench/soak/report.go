@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"imgo/bench/history"
+	"imgo/verify/history"
 )
 
 // Report is what a run came to.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
-	"imgo/bench/history"
 	imgoclient "imgo/clients/go"
+	"imgo/verify/history"
 )
 
 // runSDK runs a device that is the Go client. It drops by itself what it has

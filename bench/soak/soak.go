@@ -27,7 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/bench/history"
+	"imgo/verify/history"
 )
 
 // account is a user.

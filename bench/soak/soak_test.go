@@ -12,8 +12,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"imgo/bench/history"
 	"imgo/bench/soak"
+	"imgo/verify/history"
 )
 
 func TestMain(m *testing.M) {

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"testing"
 
-	"imgo/bench/history"
+	"imgo/verify/history"
 )
 
 // good is a history in which all is well: two devices of ann, one push lost on

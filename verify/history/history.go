@@ -121,6 +121,7 @@ type History struct {
 
 	bad        sync.Mutex
 	violations Violations
+	watch      func(Violation)
 
 	tried, accepted, sessions, received, repeated, liveReceived, broken atomic.Int64
 }
@@ -129,6 +130,11 @@ type History struct {
 func New() *History {
 	return &History{users: make(map[string]*user), live: make(map[uint64][]string)}
 }
+
+// Watch has found called with each violation as it is found, losses aside, by
+// whoever found it and one at a time. It must be called before anything else,
+// and found must not call the history.
+func (h *History) Watch(found func(Violation)) { h.watch = found }
 
 // user is what concerns one user; mu guards all of it, its devices' too.
 type user struct {
@@ -288,6 +294,9 @@ func (h *History) fail(v Violation) {
 	defer h.bad.Unlock()
 	if len(h.violations) < remembered {
 		h.violations = append(h.violations, v)
+	}
+	if h.watch != nil {
+		h.watch(v)
 	}
 }
 

@@ -79,6 +79,10 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	return true
 }
 
+// GotStranger says that a message arrived that nobody here pushed; detail says
+// what it was.
+func (s *Session) GotStranger(id uint64, detail string) { s.fail(KindStranger, 0, id, detail) }
+
 func (s *Session) gotLive(id, number uint64, to []string) (first bool) {
 	s.h.liveReceived.Add(1)
 	if id != 0 {
