@@ -66,9 +66,10 @@ func (n *Node) newCore(ctx context.Context, kept keptLog) (*core, around, error)
 }
 
 func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
+	bad := n.opts.Seeded
 	if n.cfg.Runs(RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: c.kept, Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Log: n.log, Metrics: c.metrics, Events: n.report,
+			Kept: bad.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Log: n.log, Metrics: c.metrics, Events: n.report,
 		})
 		if err != nil {
 			return err
@@ -76,7 +77,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 	}
 	if n.cfg.Runs(RoleJob) {
 		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: near.comets, Group: near.group, Log: n.log, Metrics: c.metrics,
+			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Group: near.group, Log: n.log, Metrics: c.metrics,
 		})
 		if err != nil {
 			return err
@@ -87,7 +88,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
-		Routers: near.routers, Kept: c.kept, Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: c.metrics,
+		Routers: near.routers, Kept: bad.logicLog(c.kept), Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: c.metrics,
 	})
 	if err != nil {
 		return err

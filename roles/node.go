@@ -42,6 +42,8 @@ type RunOptions struct {
 	FreeBytes func(dir string) (int64, error)
 	// Network is for tests of a cluster.
 	Network Network
+	// Seeded is for tests of what finds defects.
+	Seeded Seeded
 }
 
 // Node is a running mix of roles: New binds every address and opens the data

@@ -19,6 +19,7 @@ func (n *Node) routerConfig() router.Config {
 	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, int(d.CatchUpBytes)
 	c.WatchInterval, c.WatchAfter = d.WatchInterval.Duration, d.WatchAfter.Duration
 	c.CometTimeout = 3 * d.AnnounceInterval.Duration
+	c.Without = n.opts.Seeded.Router
 	return c
 }
 
@@ -57,6 +58,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout.Duration, d.CatchUpMessages, int(d.CatchUpBytes)
 	c.AckInterval, c.AnnounceInterval = d.AckInterval.Duration, d.AnnounceInterval.Duration
 	c.CloseExpired = n.cfg.Auth.CloseExpired
+	c.Without = n.opts.Seeded.Comet
 	// The others need time to stop, too: HTTP has a quarter (serveHTTP).
 	c.DrainTimeout = n.cfg.Shutdown.Timeout.Duration * 3 / 10
 	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)

@@ -1,0 +1,191 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// push is one push and whatever comes of it.
+type push struct {
+	number uint64
+	body   *pushBody
+	key    string
+	users  []string // of a kept push; nil: it is not kept
+	again  bool     // it is repeated once it was accepted
+}
+
+// chooser chooses pushes.
+type chooser struct {
+	v    *Verifier
+	dice *rand.Rand
+	n    uint64
+}
+
+// severalOf and againOf are how many pushes there are for one to several
+// users, and for one that is repeated after it was accepted.
+const (
+	severalOf = 20
+	againOf   = 50
+)
+
+func (c *chooser) next() *push {
+	c.n++
+	cfg := c.v.cfg
+	p := &push{number: c.n, body: &pushBody{Body: message{Run: c.v.prefix, N: c.n}}}
+	if cfg.Body > 0 {
+		p.body.Body.Pad = c.v.padding(cfg.Body/2 + c.dice.IntN(cfg.Body))
+	}
+	first := c.dice.IntN(cfg.Users)
+	if c.dice.Float64() < cfg.NotKept {
+		p.body.User, p.body.Kept = c.v.users[first].name, new(bool)
+		c.v.h.TriedLive(p.number, p.body.User)
+		return p
+	}
+	to := []int{first}
+	if c.dice.IntN(severalOf) == 0 {
+		for range min(4, cfg.Users-1) {
+			if another := c.dice.IntN(cfg.Users); !slices.Contains(to, another) {
+				to = append(to, another)
+			}
+		}
+	}
+	for _, i := range to {
+		p.users = append(p.users, c.v.users[i].name)
+	}
+	if p.body.User = p.users[0]; len(to) > 1 {
+		p.body.User, p.body.Users = "", p.users
+	}
+	if c.dice.Float64() >= cfg.Keyless {
+		p.key = fmt.Sprintf("%s%d", c.v.prefix, c.n)
+		p.again = c.dice.IntN(againOf) == 0
+	}
+	c.v.h.Tried(p.number, p.users...)
+	c.v.ledger.begin(p.number, to, cfg.Devices)
+	return p
+}
+
+// push begins pushes at the rate until ctx is done. wait waits for those that
+// are under way by then, no longer than Config.Settle.
+func (v *Verifier) push(ctx, work context.Context) (wait func()) {
+	choose := &chooser{v: v, dice: rand.New(rand.NewPCG(v.cfg.Seed, 1))}
+	// What could not be begun in time is not made up for later, but for a
+	// twentieth of a second's worth.
+	pace := rate.NewLimiter(rate.Limit(v.cfg.Rate), max(1, int(v.cfg.Rate/20)))
+	room := make(chan struct{}, v.cfg.Callers)
+	calls, cancel := context.WithCancel(work)
+	var flying sync.WaitGroup
+	for pace.Wait(ctx) == nil {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			continue
+		}
+		p := choose.next()
+		flying.Go(func() {
+			defer func() { <-room }()
+			v.one(calls, p)
+		})
+	}
+	return func() {
+		limit := time.AfterFunc(v.cfg.Settle, cancel)
+		flying.Wait()
+		limit.Stop()
+		cancel()
+	}
+}
+
+// one makes a push: again and again if it has a key or cannot have been done,
+// here and there, until it is accepted or given up.
+func (v *Verifier) one(ctx context.Context, p *push) {
+	kept, until := p.users != nil, v.now()+v.cfg.GiveUp
+	base, wait := v.api.next(), 10*time.Millisecond
+	for try := 1; ; try++ {
+		if kept {
+			v.ledger.attempt(p.number)
+		}
+		results, err := v.api.push(ctx, base, p.body, p.key)
+		if err == nil {
+			v.accepted(ctx, p, base, results)
+			return
+		}
+		v.ledger.count(func(c *counts) { c.refusals++ })
+		var answer *statusError
+		refused := errors.As(err, &answer)
+		switch {
+		case refused && answer.final():
+			v.problem("push %d is refused for good: %v", p.number, answer)
+			if kept {
+				v.h.Refused(p.number, p.users...)
+				v.ledger.end(p.number, false)
+			}
+			return
+		case p.key == "" && !unsent(err) && (!refused || answer.status != http.StatusTooManyRequests):
+			v.ended(p, false) // it may have been done
+			return
+		case ctx.Err() != nil || v.now() > until:
+			v.ended(p, true)
+			return
+		}
+		base = v.api.after(base)
+		if try%len(v.api.bases) == 0 {
+			_ = sleep(ctx, wait/2+rand.N(wait)) // the next try looks at ctx
+			wait = min(2*wait, 500*time.Millisecond)
+		}
+	}
+}
+
+func (v *Verifier) ended(p *push, abandoned bool) {
+	if p.users == nil {
+		v.ledger.count(func(c *counts) { c.live++ })
+		return
+	}
+	v.ledger.end(p.number, abandoned)
+}
+
+// accepted notes an answer.
+func (v *Verifier) accepted(ctx context.Context, p *push, base string, results []pushed) {
+	if p.users == nil {
+		v.ledger.count(func(c *counts) { c.live++; c.liveAccepted++ })
+		return
+	}
+	v.ledger.accept(p.number, base)
+	if !v.judge(p, base, results) || !p.again {
+		return
+	}
+	// The same push by another address: it must be known there, by the same id.
+	base = v.api.after(base)
+	results, err := v.api.push(ctx, base, p.body, p.key)
+	if err != nil {
+		return
+	}
+	v.judge(p, base, results)
+	for _, r := range results {
+		if !r.Duplicate {
+			v.problem("push %d was accepted before for %s, and %s does not say duplicate", p.number, r.User, base)
+		}
+	}
+}
+
+// judge tells the history what an answer says.
+func (v *Verifier) judge(p *push, base string, results []pushed) bool {
+	if len(results) != len(p.users) {
+		v.problem("push %d to %d users was accepted by %s with %d results", p.number, len(p.users), base, len(results))
+		return false
+	}
+	for i, r := range results {
+		if r.User != p.users[i] {
+			v.problem("push %d: result %d of %s is of %q, not %q", p.number, i, base, r.User, p.users[i])
+			return false
+		}
+		v.h.Accepted(p.number, r.User, r.id())
+	}
+	return true
+}
