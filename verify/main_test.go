@@ -74,7 +74,7 @@ func (l *logs) String() string {
 func few(n *roles.Node) verify.Config {
 	cfg := verify.DefaultConfig()
 	cfg.API = []string{"http://" + n.HTTPAddr().String()}
-	cfg.Users, cfg.Rate, cfg.Duration = 12, 200, 2*time.Second
+	cfg.Users, cfg.Rate, cfg.Duration = 20, 200, 1500*time.Millisecond
 	cfg.Settle, cfg.Linger = 30*time.Second, 300*time.Millisecond
 	cfg.Churn, cfg.Away = 0, 300*time.Millisecond
 	return cfg
