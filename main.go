@@ -38,6 +38,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Stdin:    stdin,
 		Stdout:   stdout,
 		Stderr:   stderr,
+		Terminal: isTerminal(stderr),
 		Flags:    flags.CLI(false),
 		AllFlags: flags.CLI(true),
 		Extra:    []*cli.Command{flags.ConfigCommand()},

@@ -1,6 +1,6 @@
 // Package commands is imgo's command line as its users see it: the commands
 // that talk to a running server through its HTTP API (token, push, listen,
-// users, rooms, nodes, stats), version, and the frame around all of them:
+// users, rooms, nodes, stats, verify), version, and the frame around all of them:
 // help that teaches, suggestions for slips, exit codes.
 //
 // It guarantees that what a script reads (a token, a message, JSON) is alone
@@ -34,6 +34,8 @@ const (
 type Options struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Terminal says that Stderr is a terminal.
+	Terminal bool
 	// Serve runs the server: imgo without a command, and imgo serve.
 	Serve cli.ActionFunc
 	// Flags are the server's flags: the first for imgo itself, where only the
@@ -105,7 +107,7 @@ func newApp(opts Options) *cli.App {
 	}
 	app.Commands = append([]*cli.Command{
 		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(), usersCommand(), roomsCommand(),
-		nodesCommand(), statsCommand(),
+		nodesCommand(), statsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, versionCommand())
 	for _, command := range app.Commands {
