@@ -123,19 +123,9 @@ func (l *ledger) accept(number uint64, by string) {
 	defer l.mu.Unlock()
 	now := l.now()
 	l.counts.accepted++
-	l.flying--
-	l.longestRefusal = max(l.longestRefusal, now-l.idle)
 	r := l.pushes[number]
 	r.accepted, r.by, r.ended = now, by, true
-	l.longestPush = max(l.longestPush, now-r.began)
-	for _, m := range l.marks {
-		if m.touches(l.idle, now) {
-			m.refusal = max(m.refusal, now-l.idle)
-		}
-		if m.touches(r.began, now) {
-			m.push = max(m.push, now-r.began)
-		}
-	}
+	l.answered(r, now)
 	l.idle = now
 	l.waits += int64(r.missing())
 	l.settled(r)
@@ -146,20 +136,30 @@ func (l *ledger) accept(number uint64, by string) {
 func (l *ledger) end(number uint64, abandoned bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flying--
 	l.counts.unanswered++
 	if abandoned {
 		l.counts.abandoned++
-		took := l.now() - l.pushes[number].began
-		l.longestPush = max(l.longestPush, took)
-		for _, m := range l.marks {
-			if m.touches(l.pushes[number].began, l.now()) {
-				m.push = max(m.push, took)
-			}
+	}
+	r := l.pushes[number]
+	r.ended = true
+	l.answered(r, l.now())
+	l.settled(r)
+}
+
+// answered notes how long a push took, which ends now, and for how long none
+// has been accepted. mu is held.
+func (l *ledger) answered(r *pushRecord, now time.Duration) {
+	l.flying--
+	push, refusal := now-r.began, now-l.idle
+	l.longestPush, l.longestRefusal = max(l.longestPush, push), max(l.longestRefusal, refusal)
+	for _, m := range l.marks {
+		if m.touches(r.began, now) {
+			m.push = max(m.push, push)
+		}
+		if m.touches(l.idle, now) {
+			m.refusal = max(m.refusal, refusal)
 		}
 	}
-	l.pushes[number].ended = true
-	l.settled(l.pushes[number])
 }
 
 // settled forgets old pushes of which nothing more is to come. mu is held.

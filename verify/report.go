@@ -142,7 +142,7 @@ type Pushes struct {
 	Refusals int64 `json:"refusals"`
 	// LongestRefusal is the longest time in which no kept push was accepted
 	// though there was one; LongestPush is how long one took at most, from its
-	// first call to the answer that it was accepted.
+	// first call to the answer that it was accepted, or until it was given up.
 	LongestRefusal Millis `json:"longest_refusal_ms"`
 	LongestPush    Millis `json:"longest_push_ms"`
 }

@@ -217,8 +217,13 @@ func New(cfg Config) (*Verifier, error) {
 	v.ledger = newLedger(v.now, cfg.Late)
 	v.phase.Store(PhaseConnecting)
 	v.h.Watch(v.offended)
+	v.h.Forget(pushesOfUser)
 	return v, nil
 }
+
+// pushesOfUser is how many pushes of each user the history remembers, beside
+// those that are not everywhere yet.
+const pushesOfUser = 500
 
 // now is how long the run has been going on.
 func (v *Verifier) now() time.Duration { return time.Since(v.began) }

@@ -17,7 +17,7 @@
 // It guarantees that whatever it is told is judged at once, but for losses:
 // those are the one verdict that more time may change, so they are asked for
 // (Lost). It talks to no server and keeps everything in memory, about 100
-// bytes for each push and 16 for each reception.
+// bytes for each push and 16 for each reception, unless it is told to Forget.
 package history
 
 import (
@@ -118,6 +118,8 @@ type History struct {
 	mu    sync.RWMutex
 	users map[string]*user
 	live  map[uint64][]string // pushes that are not kept, and whom they are for
+	lived []uint64            // their numbers, as they were tried
+	keep  int                 // as Forget was told; 0: for ever
 
 	bad        sync.Mutex
 	violations Violations
@@ -148,6 +150,10 @@ type user struct {
 	devices map[string]*device
 	// answered is the highest id that an answer has named.
 	answered uint64
+	// forgotten is the highest id that is remembered no more.
+	forgotten uint64
+	// forgetAt is how many pushes there must be before some are forgotten again.
+	forgetAt int
 }
 
 // push is a kept push as one user sees it.
@@ -214,6 +220,7 @@ func (h *History) Tried(number uint64, users ...string) {
 			p := &push{number: number, floor: u.answered}
 			u.pushes[number] = p
 			u.order = append(u.order, p)
+			u.forget()
 			h.tried.Add(1)
 		}
 		u.mu.Unlock()
@@ -226,6 +233,11 @@ func (h *History) TriedLive(number uint64, users ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.live[number] = users
+	h.lived = append(h.lived, number)
+	if most := liveFor * h.keep; most > 0 && len(h.lived) > most {
+		delete(h.live, h.lived[0])
+		h.lived = h.lived[1:]
+	}
 }
 
 // Accepted says that a kept push was answered: accepted for this user under
@@ -236,6 +248,8 @@ func (h *History) Accepted(number uint64, userName string, id uint64) {
 	defer u.mu.Unlock()
 	p := u.pushes[number]
 	switch {
+	case p == nil && id != 0 && id <= u.forgotten:
+		return // the answer came long after the push
 	case p == nil:
 		h.fail(Violation{KindStranger, userName, "", number, id, "accepted, but never tried"})
 		return

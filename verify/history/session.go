@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -44,6 +45,11 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	defer u.mu.Unlock()
 	p := u.pushes[number]
 	switch {
+	case p == nil && id != 0 && id <= u.forgotten:
+		// It was everywhere long ago. To come again is for another session.
+		s.arrive(number, id)
+		s.h.repeated.Add(1)
+		return false
 	case p == nil:
 		s.fail(KindStranger, number, id, "it was never tried for this user")
 		return false
@@ -55,6 +61,22 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	}
 	u.assign(p, id, d.name, fmt.Sprintf("session %d saw it as", s.n))
 
+	s.arrive(number, id)
+
+	at, again := slices.BinarySearch(d.ids, id)
+	if again {
+		s.h.repeated.Add(1)
+		return false
+	}
+	if at < len(d.ids) {
+		s.fail(KindOrder, number, id, fmt.Sprintf("session %d: the device first saw it after %d", s.n, d.ids[len(d.ids)-1]))
+	}
+	d.ids = slices.Insert(d.ids, at, id)
+	return true
+}
+
+// arrive judges an id by what the session had before.
+func (s *Session) arrive(number, id uint64) {
 	at, again := slices.BinarySearch(s.ids, id)
 	switch {
 	case again:
@@ -66,17 +88,9 @@ func (s *Session) Got(id, number uint64) (first bool) {
 		s.ids = slices.Insert(s.ids, at, id)
 	}
 	s.last = id
-
-	at, again = slices.BinarySearch(d.ids, id)
-	if again {
-		s.h.repeated.Add(1)
-		return false
+	if keep := s.h.keep; keep > 0 && len(s.ids) >= 2*keep {
+		s.ids = slices.Clone(s.ids[len(s.ids)-keep:])
 	}
-	if at < len(d.ids) {
-		s.fail(KindOrder, number, id, fmt.Sprintf("session %d: the device first saw it after %d", s.n, d.ids[len(d.ids)-1]))
-	}
-	d.ids = slices.Insert(d.ids, at, id)
-	return true
 }
 
 // GotStranger says that a message arrived that nobody here pushed; detail says
@@ -96,6 +110,11 @@ func (s *Session) gotLive(id, number uint64, to []string) (first bool) {
 		return false
 	}
 	s.lively[number] = struct{}{}
+	if keep := s.h.keep; keep > 0 && len(s.lively) >= 2*keep {
+		for _, old := range slices.Sorted(maps.Keys(s.lively))[:keep] {
+			delete(s.lively, old)
+		}
+	}
 	return true
 }
 
