@@ -15,9 +15,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/bench/history"
 	"imgo/roles"
 	"imgo/transport"
+	"imgo/verify/history"
 )
 
 // device is a device of a user: it is connected to some comet whenever there

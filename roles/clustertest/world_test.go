@@ -15,9 +15,9 @@ import (
 
 	"go.uber.org/goleak"
 
-	"imgo/bench/history"
 	"imgo/cluster/bus/kafkatest"
 	"imgo/roles"
+	"imgo/verify/history"
 )
 
 func TestMain(m *testing.M) {
