@@ -2,6 +2,7 @@ package members
 
 import (
 	"bytes"
+	"net"
 	"strings"
 	"time"
 
@@ -35,6 +36,9 @@ func (w *logWriter) Write(line []byte) (int, error) {
 		}
 	}
 	text = strings.TrimPrefix(text, "memberlist: ")
+	if strings.Contains(text, net.ErrClosed.Error()) {
+		level = zerolog.DebugLevel // memberlist goes on for a moment after its end
+	}
 	if otherSecret(text) {
 		w.refused.Error().Str("gossip", text).
 			Msg("gossip of a node with another cluster.secret (or without one) is refused: give all nodes of the cluster the same")
