@@ -81,12 +81,11 @@ type DB struct {
 	mu     sync.RWMutex
 	closed bool
 
-	// writes is held for reading by each transaction that writes, and for
-	// writing by dropPrefix, during which Badger refuses writes.
-	writes sync.RWMutex
-
 	// broken is the error of a commit that may have been half done.
 	broken atomic.Pointer[error]
+
+	// wal syncs commits; nil: Badger does, or there is nothing to sync.
+	wal *walSync
 
 	// logOpen: two Logs would assign the same offsets.
 	logOpen atomic.Bool
@@ -116,6 +115,7 @@ func Open(opt Options) (*DB, error) {
 		}
 	}
 	if err := db.open(); err != nil {
+		db.wal.close()
 		_ = db.meter.close()
 		_ = db.lock.release()
 		return nil, err
@@ -141,6 +141,11 @@ func (db *DB) open() error {
 		// Badger writes as soon as it is opened, and a write that the disk has
 		// no room for ends the process without a word.
 		if err := db.disk.essential(); err != nil {
+			return fmt.Errorf("open data directory %s: %w", db.dir, err)
+		}
+	}
+	if !db.opt.InMemory {
+		if db.wal, err = newWALSync(db.dir); err != nil {
 			return fmt.Errorf("open data directory %s: %w", db.dir, err)
 		}
 	}
@@ -191,7 +196,7 @@ func (db *DB) badgerOptions() badger.Options {
 	o := badger.DefaultOptions(dir)
 	o.InMemory = db.opt.InMemory
 	o.Logger = badgerLog{db.log}
-	o.SyncWrites = true
+	o.SyncWrites = db.wal == nil // see walSync
 	o.NumVersionsToKeep = 1
 	o.MetricsEnabled = false
 	o.DetectConflicts = false
@@ -321,17 +326,21 @@ func (db *DB) view(fn func(txn *badger.Txn) error) (err error) {
 // so nothing may be acknowledged until the directory was opened again.
 var errBroken = errors.New("the disk failed to make a write durable; restart imgo")
 
-// update runs fn in a transaction and commits it, synced. An error of fn
-// leaves everything as it was; one that wraps errBroken is the last. See DB
-// about conflicts: there is no detection.
-func (db *DB) update(fn func(txn *badger.Txn) error) (err error) {
+// update runs fn in a transaction and commits it; it is durable when update
+// returns. An error of fn leaves everything as it was; one that wraps errBroken
+// is the last. See DB about conflicts: there is no detection.
+func (db *DB) update(fn func(txn *badger.Txn) error) error { return db.write(fn, true) }
+
+// updateLater is update for what may be lost with the power, as a whole: it is
+// durable once any later update is.
+func (db *DB) updateLater(fn func(txn *badger.Txn) error) error { return db.write(fn, false) }
+
+func (db *DB) write(fn func(txn *badger.Txn) error, durable bool) error {
 	db.mu.RLock()
 	defer db.mu.RUnlock()
 	if db.closed {
 		return errDBClosed()
 	}
-	db.writes.RLock()
-	defer db.writes.RUnlock()
 	if broken := db.broken.Load(); broken != nil {
 		return *broken
 	}
@@ -340,7 +349,11 @@ func (db *DB) update(fn func(txn *badger.Txn) error) (err error) {
 	if err := guarded(txn, fn); err != nil {
 		return err
 	}
-	return db.committed(txn.Commit())
+	err := txn.Commit()
+	if err == nil && durable && db.wal != nil {
+		err = db.wal.sync()
+	}
+	return db.committed(err)
 }
 
 // guarded calls fn, and makes a panic of Badger's over broken blocks an error.
@@ -387,6 +400,7 @@ func (db *DB) Close() error {
 	close(db.stop)
 	db.running.Wait()
 	err := db.meter.close()
+	db.wal.close()
 	if cerr := db.bdg.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close data directory %s: %w", db.dir, cerr))
 	}

@@ -450,10 +450,10 @@ func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
 }
 
 // Commit writes the batch, and with it that everything up to position has
-// been applied, in one synced transaction. A batch that is too large for one
-// is written in several, the position in the last: a crash between them makes
-// the records be applied again over what they had changed, which router's
-// rules allow for.
+// been applied, in one transaction, which a loss of power may take back as a
+// whole. A batch that is too large for one is written in several, the position
+// in the last: a crash between them makes the records be applied again over
+// what they had changed, which router's rules allow for.
 func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.db.disk.essential(); err != nil {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
@@ -461,7 +461,7 @@ func (b *MailboxBatch) Commit(position uint64) error {
 	b.set(partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
-		err := b.db.update(func(txn *badger.Txn) error {
+		err := b.db.updateLater(func(txn *badger.Txn) error {
 			for n < len(rest) {
 				var err error
 				if e := rest[n]; e.Value == nil {

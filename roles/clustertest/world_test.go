@@ -23,12 +23,12 @@ import (
 func TestMain(m *testing.M) {
 	// The tests wait for timeouts more than they work: more at once than there
 	// are cores.
-	_ = flag.Set("test.parallel", "6")
+	_ = flag.Set("test.parallel", "3")
 	goleak.VerifyTestMain(m)
 }
 
 // patience bounds every wait: far more than anything takes that works.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // secret is what the nodes of a world share.
 const secret = "0123456789abcdef0123456789abcdef"
