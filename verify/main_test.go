@@ -20,6 +20,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // own, until the test ends. What takes seconds by default takes less here.
 func start(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) *roles.Node {
 	t.Helper()
+	n, _ := startUntil(t, seeded, change)
+	return n
+}
+
+// startUntil is start for a node that may be stopped before.
+func startUntil(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) (n *roles.Node, stop func()) {
+	t.Helper()
 	cfg := roles.Default()
 	cfg.NodeID = "n1"
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
@@ -33,14 +40,15 @@ func start(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) *roles
 		t.Fatal(err)
 	}
 	log := &logs{}
-	n, err := roles.New(t.Context(), cfg, roles.RunOptions{Stderr: log, Version: "test", Seeded: seeded})
+	var err error
+	n, err = roles.New(t.Context(), cfg, roles.RunOptions{Stderr: log, Version: "test", Seeded: seeded})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("the node ended with: %v", err)
@@ -49,7 +57,8 @@ func start(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) *roles
 			t.Logf("the node's log:\n%s", log)
 		}
 	})
-	return n
+	t.Cleanup(stop)
+	return n, stop
 }
 
 // logs is a log. Safe for concurrent use.

@@ -1,0 +1,332 @@
+package verify_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles"
+	"imgo/verify"
+	"imgo/verify/history"
+)
+
+// patience bounds every wait: far more than anything takes that works.
+const patience = 20 * time.Second
+
+// call calls a node's API.
+func call(t *testing.T, n *roles.Node, path, body string) (status int, answer string) {
+	t.Helper()
+	client := &http.Client{Timeout: patience}
+	defer client.CloseIdleConnections()
+	resp, err := client.Post("http://"+n.HTTPAddr().String()+path, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// eventually polls cond until it holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
+
+// during runs a verifier without an end, and does something while it pushes.
+func during(t *testing.T, cfg verify.Config, do func(v *verify.Verifier)) *verify.Report {
+	t.Helper()
+	cfg.Duration = 0
+	v, err := verify.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var report *verify.Report
+	var running sync.WaitGroup
+	running.Go(func() { report, err = v.Run(ctx) })
+	func() {
+		defer running.Wait()
+		defer cancel()
+		eventually(t, "deliveries", func() bool { return v.Progress().Received > 50 })
+		do(v)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", report)
+	return report
+}
+
+// TestRestartIsSeen stops a server under the run and starts it again: that
+// does no harm, and the report says for how long it was felt, by its mark.
+func TestRestartIsSeen(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "data")
+	seen, stop := startUntil(t, roles.Seeded{}, func(cfg *roles.Config) { cfg.DataDir = data })
+	tcp, ws, api := seen.TCPAddr().String(), seen.WSAddr().String(), seen.HTTPAddr().String()
+	again := func(cfg *roles.Config) {
+		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
+	}
+	cfg := few(seen)
+	cfg.Keyless = 0 // all are repeated until they are accepted
+	// Nobody is at the first address at any time.
+	cfg.API = []string{"http://127.0.0.1:1", "http://" + api}
+	const down = 500 * time.Millisecond
+	report := during(t, cfg, func(v *verify.Verifier) {
+		v.Mark("nothing")()
+		end := v.Mark("restart")
+		stop()
+		time.Sleep(down) // the fault itself
+		seen, stop = startUntil(t, roles.Seeded{}, again)
+		accepted := v.Progress().Accepted
+		eventually(t, "all is as before", func() bool {
+			p := v.Progress()
+			return p.Connected == p.Devices && p.Accepted > accepted+20
+		})
+		end()
+	})
+	if !report.OK || report.Pushes.Accepted != report.Pushes.Kept {
+		t.Errorf("a restart does harm: %d of %d accepted", report.Pushes.Accepted, report.Pushes.Kept)
+	}
+	if len(report.Marks) != 2 {
+		t.Fatalf("the marks are %+v", report.Marks)
+	}
+	quiet, restart := report.Marks[0], report.Marks[1]
+	for _, m := range []struct {
+		what          string
+		quiet, during verify.Millis
+	}{
+		{"refusal", quiet.LongestRefusal, restart.LongestRefusal},
+		{"push", quiet.LongestPush, restart.LongestPush},
+	} {
+		if time.Duration(m.during) < down || m.quiet >= m.during {
+			t.Errorf("the longest %s is %s while the server is down for more than %s, and before %s", m.what, m.during, down, m.quiet)
+		}
+	}
+	if restart.LongestDelivery <= 0 || restart.LongestRefusal != report.Pushes.LongestRefusal {
+		t.Errorf("the mark is %+v, of %+v", restart, report.Pushes)
+	}
+	if quiet.Reconnects != 0 || restart.Reconnects < int64(report.Devices) {
+		t.Errorf("%d of %d devices connected again, and %d before", restart.Reconnects, report.Devices, quiet.Reconnects)
+	}
+	if report.Pushes.Refusals == 0 || report.SentAway == 0 {
+		t.Errorf("%d refusals and %d goodbyes", report.Pushes.Refusals, report.SentAway)
+	}
+	// The run's tokens are gone.
+	if status, answer := call(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`); status != 200 || !strings.Contains(answer, `"revoked":0`) {
+		t.Errorf("its tokens: %d %s", status, answer)
+	}
+	nothingWaits(t, seen, report)
+}
+
+// nothingWaits waits until a run's last acknowledgements are applied: no
+// message waits for its users.
+func nothingWaits(t *testing.T, n *roles.Node, r *verify.Report) {
+	t.Helper()
+	client := &http.Client{Timeout: patience}
+	defer client.CloseIdleConnections()
+	for i := range r.Users {
+		eventually(t, fmt.Sprintf("nothing waits for user %d", i), func() bool {
+			resp, err := client.Get(fmt.Sprintf("http://%s/v1/users/%s%d", n.HTTPAddr(), r.Run, i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var state struct{ Pending int }
+			if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
+				t.Fatal(err)
+			}
+			return state.Pending == 0
+		})
+	}
+}
+
+// TestLate has every delivery be late.
+func TestLate(t *testing.T) {
+	t.Parallel()
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fails=%t", fails), func(t *testing.T) {
+			t.Parallel()
+			cfg := few(start(t, roles.Seeded{}, nil))
+			cfg.Late, cfg.LateFails, cfg.Duration = 1, fails, 300*time.Millisecond
+			report := run(t, cfg)
+			if report.Deliveries.Late == 0 || len(report.Late) == 0 || report.Late[0].User == "" || report.Late[0].Took <= 0 {
+				t.Errorf("late: %d, %+v", report.Deliveries.Late, report.Late)
+			}
+			if report.OK == fails || (report.Violations[verify.KindLate] > 0) != fails || (report.First != nil) != fails {
+				t.Errorf("OK %t, violations %v, first %+v", report.OK, report.Violations, report.First)
+			}
+		})
+	}
+}
+
+// TestStranger pushes to a user of the run behind its back.
+func TestStranger(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Seeded{}, nil)
+	cfg := few(n)
+	cfg.Prefix = "stranger-"
+	report := during(t, cfg, func(v *verify.Verifier) {
+		for _, body := range []string{`"hello"`, `{"verify":"stranger-","n":999999}`} {
+			if status, answer := call(t, n, "/v1/push", `{"user":"stranger-3","body":`+body+`}`); status != 202 {
+				t.Fatalf("%d %s", status, answer)
+			}
+		}
+		eventually(t, "both devices have both", func() bool { return v.Progress().Violations == 4 })
+	})
+	if report.OK || report.Violations[history.KindStranger] != 4 || report.First.User != "stranger-3" {
+		t.Errorf("violations %v, first %+v", report.Violations, report.First)
+	}
+}
+
+// TestSentAwayForGood has a user kicked: no device of a run gives a reason.
+func TestSentAwayForGood(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Seeded{}, nil)
+	cfg := few(n)
+	cfg.Prefix = "kicked-"
+	report := during(t, cfg, func(v *verify.Verifier) {
+		if status, answer := call(t, n, "/v1/users/kicked-3/kick", `{"device":"d1","reason":"test"}`); status >= 300 {
+			t.Fatalf("%d %s", status, answer)
+		}
+		eventually(t, "the kick is seen", func() bool { return v.Progress().Problems > 0 })
+	})
+	if report.OK || report.ProblemCount != 1 || !strings.Contains(report.Problems[0], "kicked-3/d1") || len(report.Violations) > 0 {
+		t.Errorf("problems %v, violations %v", report.Problems, report.Violations)
+	}
+	if !strings.Contains(report.String(), "PROBLEM") {
+		t.Errorf("the report is silent on it:\n%s", report)
+	}
+}
+
+// TestGivenAddresses connects to addresses as they are given.
+func TestGivenAddresses(t *testing.T) {
+	t.Parallel()
+	for name, addresses := range map[string]func(n *roles.Node) []string{
+		"TCP alone":       func(n *roles.Node) []string { return []string{n.TCPAddr().String()} },
+		"WebSocket alone": func(n *roles.Node) []string { return []string{"ws://" + n.WSAddr().String()} },
+		"one that is dead": func(n *roles.Node) []string {
+			return []string{"127.0.0.1:1", n.TCPAddr().String(), "ws://127.0.0.1:1/sub", "ws://" + n.WSAddr().String() + "/sub"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := start(t, roles.Seeded{}, nil)
+			cfg := few(n)
+			cfg.Clients, cfg.Duration = addresses(n), 300*time.Millisecond
+			if report := run(t, cfg); !report.OK || report.Deliveries.Received == 0 {
+				t.Errorf("received %d", report.Deliveries.Received)
+			}
+		})
+	}
+}
+
+// TestCannotBegin has what makes a run impossible: an error, which says why.
+func TestCannotBegin(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Seeded{}, func(cfg *roles.Config) {
+		cfg.HTTP.APIKeys = []roles.APIKey{{Name: "one", Key: "a-key-that-is-long-enough"}}
+	})
+	// Somebody who takes connections and says nothing.
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	for name, c := range map[string]struct {
+		change func(*verify.Config)
+		want   string
+	}{
+		"nobody at the API":     {func(cfg *verify.Config) { cfg.API = []string{"http://127.0.0.1:1"} }, "refused"},
+		"without the API key":   {func(cfg *verify.Config) { cfg.Key = "" }, "401"},
+		"with another API key":  {func(cfg *verify.Config) { cfg.Key, cfg.Clients = "wrong", []string{"127.0.0.1:1"} }, "is the API key right?"},
+		"nobody at the clients": {func(cfg *verify.Config) { cfg.Clients = []string{"127.0.0.1:1"} }, "refused"},
+		"somebody mute":         {func(cfg *verify.Config) { cfg.Clients = []string{mute.Addr().String()} }, "0 of 40 devices"},
+		"no user's name":        {func(cfg *verify.Config) { cfg.Prefix = "a\x00" }, "make a token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := few(n)
+			cfg.Key, cfg.ConnectTimeout = "a-key-that-is-long-enough", 500*time.Millisecond
+			c.change(&cfg)
+			v, err := verify.New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			report, err := v.Run(t.Context())
+			if err == nil || !strings.Contains(err.Error(), c.want) || report != nil {
+				t.Errorf("it ends with %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// TestCheck has what a Config must not have.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	good := verify.DefaultConfig()
+	good.API = []string{"127.0.0.1:7172"}
+	if _, err := verify.New(good); err != nil {
+		t.Fatal(err)
+	}
+	for field, change := range map[string]func(*verify.Config){
+		"API":            func(c *verify.Config) { c.API = nil },
+		"Users":          func(c *verify.Config) { c.Users = 0 },
+		"Devices":        func(c *verify.Config) { c.Devices = 65 },
+		"Rate":           func(c *verify.Config) { c.Rate = 0 },
+		"Callers":        func(c *verify.Config) { c.Callers = 0 },
+		"NotKept":        func(c *verify.Config) { c.NotKept = 1.1 },
+		"Keyless":        func(c *verify.Config) { c.Keyless = -1 },
+		"Body":           func(c *verify.Config) { c.Body = 1 << 20 },
+		"Churn":          func(c *verify.Config) { c.Churn = -1 },
+		"Away":           func(c *verify.Config) { c.Away = 0 },
+		"Duration":       func(c *verify.Config) { c.Duration = -1 },
+		"Settle":         func(c *verify.Config) { c.Settle = 0 },
+		"Linger":         func(c *verify.Config) { c.Linger = -1 },
+		"Late":           func(c *verify.Config) { c.Late = 0 },
+		"GiveUp":         func(c *verify.Config) { c.GiveUp = 0 },
+		"CallTimeout":    func(c *verify.Config) { c.CallTimeout = 0 },
+		"ConnectTimeout": func(c *verify.Config) { c.ConnectTimeout = 0 },
+		"ProgressEvery":  func(c *verify.Config) { c.ProgressEvery = 0 },
+		"Prefix":         func(c *verify.Config) { c.Prefix = strings.Repeat("x", 65) },
+	} {
+		cfg := good
+		change(&cfg)
+		_, err := verify.New(cfg)
+		var bad *envelope.Error
+		if !errors.As(err, &bad) || bad.Field != field {
+			t.Errorf("%s: the error is %v", field, err)
+		}
+	}
+	for _, address := range []string{"127.0.0.1", "http://127.0.0.1:8080", "ws://", "127.0.0.1:"} {
+		cfg := good
+		cfg.Clients = []string{address}
+		if _, err := verify.New(cfg); err == nil || !strings.Contains(err.Error(), "client address") {
+			t.Errorf("client address %q: the error is %v", address, err)
+		}
+	}
+	for _, address := range []string{"ftp://127.0.0.1:1", "http://", "::"} {
+		cfg := good
+		cfg.API = []string{address}
+		if _, err := verify.New(cfg); err == nil || !strings.Contains(err.Error(), "API address") {
+			t.Errorf("API address %q: the error is %v", address, err)
+		}
+	}
+}
