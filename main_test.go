@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"imgo/commands"
 	"imgo/roles"
+	"imgo/verify"
 )
 
 // imgo runs one command line.
@@ -142,5 +144,49 @@ func TestServesUntilTheContextEnds(t *testing.T) {
 	cancel()
 	if err := <-result; err != nil {
 		t.Errorf("run: %v\n%s", err, stderr.String())
+	}
+}
+
+// TestVerify runs imgo verify against the server, as an operator and as a
+// program read it.
+func TestVerify(t *testing.T) {
+	cfg := roles.Default()
+	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	node, err := roles.New(t.Context(), cfg, roles.RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	args := []string{"verify", "--server", node.HTTPAddr().String(), "--users", "5", "--duration", "300ms", "--settle", "20s"}
+	out, err := imgo(t, args...)
+	if commands.ExitCode(err) != commands.ExitDone || !strings.Contains(out, "\nOK ") {
+		t.Errorf("exit code %d, %v:\n%s", commands.ExitCode(err), err, out)
+	}
+	// One that takes longer than a nanosecond is late: that is found.
+	for _, form := range []string{"--json=false", "--json"} {
+		out, err = imgo(t, append(args, "--late", "1ns", "--late-fails", form)...)
+		if commands.ExitCode(err) != commands.ExitFailed || !strings.Contains(err.Error(), "violations") {
+			t.Errorf("%s: exit code %d, %v", form, commands.ExitCode(err), err)
+		}
+		if form != "--json" && (!strings.Contains(out, "VIOLATION    late: ") || !strings.Contains(out, "first        late: push ")) {
+			t.Errorf("the report is\n%s", out)
+		}
+	}
+	var report verify.Report
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	if report.OK || report.Users != 5 || report.Violations["late"] != report.Deliveries.Late || report.First == nil || report.First.Accepted == nil ||
+		report.Deliveries.P50 <= 0 || report.Deliveries.P50 > report.Deliveries.P99 || report.Deliveries.P99 > report.Deliveries.Max {
+		t.Errorf("the report is %s", out)
 	}
 }

@@ -1,0 +1,78 @@
+package commands_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestVerifyUsage has what imgo verify cannot be told: nothing is called, and
+// the error says what to write. (What it does is tested in package verify, and
+// with the whole command line in the main package.)
+func TestVerifyUsage(t *testing.T) {
+	s := newServer(t, nil)
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"an argument":      {[]string{"now"}, `"now" is too much`},
+		"no users":         {[]string{"--users", "0"}, "--users must be 1 to"},
+		"too many devices": {[]string{"--devices", "65"}, "--devices must be 1 to 64"},
+		"no rate":          {[]string{"--rate", "0"}, "--rate must be more than 0"},
+		"no number":        {[]string{"--rate", "NaN"}, "--rate must be more than 0"},
+		"no share":         {[]string{"--not-kept", "10"}, "--not-kept must be 0 to 1"},
+		"negative churn":   {[]string{"--churn", "-1"}, "--churn must be 0 to 60"},
+		"too large":        {[]string{"--size", "1000000"}, "--size must be 0 to"},
+		"before it began":  {[]string{"--duration", "-1s"}, "--duration must not be negative"},
+		"no time":          {[]string{"--settle", "0"}, "--settle must be more than 0"},
+		"never late":       {[]string{"--late", "0"}, "--late must be more than 0"},
+		"no unit":          {[]string{"--duration", "10"}, "duration"},
+		"an API address":   {[]string{"--server", "http://a:1,ftp://b"}, `"ftp://b" is no web address`},
+		"a client address": {[]string{"--connect", "10.0.0.1"}, `"10.0.0.1" has no port`},
+		"an unknown flag":  {[]string{"--user", "3"}, "did you mean --users?"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			imgo(t, s, "", append([]string{"verify"}, c.args...)...).wantError(t, 2, c.want, "see: imgo verify --help")
+		})
+	}
+	if len(s.requests) > 0 {
+		t.Errorf("the server was asked %+v", s.requests)
+	}
+}
+
+// TestVerifyCannot has servers that nothing can be verified of: exit code 1,
+// nothing on standard output, and the reason.
+func TestVerifyCannot(t *testing.T) {
+	nobody := answer{200, `{"nodes":[]}`}
+	for name, c := range map[string]struct {
+		answers map[string]answer
+		want    string
+	}{
+		"not imgo":              {nil, "answered 404"},
+		"no comet":              {map[string]answer{"GET /v1/nodes": nobody}, "no node says where clients connect"},
+		"an address of nothing": {map[string]answer{"GET /v1/nodes": {200, `{"nodes":[{"name":"n1","clients":{"tcp":"nowhere"}}]}`}}, "node n1"},
+		"no tokens": {map[string]answer{
+			"GET /v1/nodes":   {200, `{"nodes":[{"name":"n1","clients":{"tcp":":1"}}]}`},
+			"POST /v1/tokens": {401, `{"error":{"code":"unauthorized","message":"no key"}}`},
+		}, "is the API key right?"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// One user, so that the fake is asked by one at a time.
+			r := imgo(t, newServer(t, c.answers), "", "verify", "--users", "1")
+			r.wantError(t, 1, c.want, "--server, --connect")
+			if r.stdout != "" {
+				t.Errorf("stdout has %q", r.stdout)
+			}
+		})
+	}
+}
+
+// TestVerifyHelp: the help teaches by examples.
+func TestVerifyHelp(t *testing.T) {
+	r := imgo(t, nil, "", "verify", "--help")
+	r.want(t, 0, r.stdout)
+	for _, part := range []string{"imgo verify --users 1000", "--duration 0", "--server", "$IMGO_SERVER", "--late-fails", "--json", "Ctrl-C", "exit code 1"} {
+		if !strings.Contains(r.stdout, part) {
+			t.Errorf("the help does not have %q", part)
+		}
+	}
+}
