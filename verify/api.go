@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -24,7 +25,14 @@ type api struct {
 	timeout time.Duration
 	http    *http.Client
 	turn    atomic.Uint64
+
+	mu      sync.Mutex
+	shunned []time.Time // until when, by address
 }
+
+// shunFor is how long an address that did not answer is left alone, where
+// there are others.
+const shunFor = time.Second
 
 func newAPI(cfg Config) (*api, error) {
 	a := &api{key: cfg.Key, timeout: cfg.CallTimeout, http: newHTTP(nil, cfg.Callers)}
@@ -40,17 +48,37 @@ func newAPI(cfg Config) (*api, error) {
 			a.bases = append(a.bases, base)
 		}
 	}
+	a.shunned = make([]time.Time, len(a.bases))
 	return a, nil
 }
 
 func (a *api) close() { a.http.CloseIdleConnections() }
 
 // next is an address, another one each time.
-func (a *api) next() string { return a.bases[a.turn.Add(1)%uint64(len(a.bases))] }
+func (a *api) next() string { return a.from(int(a.turn.Add(1) % uint64(len(a.bases)))) }
 
 // after is the address after one.
-func (a *api) after(base string) string {
-	return a.bases[(slices.Index(a.bases, base)+1)%len(a.bases)]
+func (a *api) after(base string) string { return a.from(slices.Index(a.bases, base) + 1) }
+
+// from is the first address from an index on that is not shunned, or else the
+// one there.
+func (a *api) from(index int) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for i := range a.bases {
+		if at := (index + i) % len(a.bases); !now.Before(a.shunned[at]) {
+			return a.bases[at]
+		}
+	}
+	return a.bases[index%len(a.bases)]
+}
+
+// shun leaves an address alone for a while.
+func (a *api) shun(base string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.shunned[slices.Index(a.bases, base)] = time.Now().Add(shunFor)
 }
 
 // statusError is an answer that is not a success.
@@ -100,15 +128,16 @@ func (a *api) call(ctx context.Context, base, method, path, key string, body, in
 	}
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
-		// It may be sent again when the connection was lost before an answer.
 	}
 	resp, err := a.http.Do(req)
 	if err != nil {
+		a.shun(base)
 		return err
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
+		a.shun(base)
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	if resp.StatusCode >= 300 {

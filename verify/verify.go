@@ -49,8 +49,10 @@ type Config struct {
 	// Users are made up for the run, each with so many Devices: half of these
 	// connect by TCP and half by WebSocket where both are to be had.
 	Users, Devices int
-	// Rate is how many pushes a second are begun. While none is answered,
-	// Callers bounds those under way.
+	// Rate is how many pushes a second are begun. Callers bounds those under
+	// way, and so what waits while nobody answers; 0: as many as can be begun
+	// within CallTimeout, so that one address that hangs does not hold up the
+	// others, but at most 4,096.
 	Rate    float64
 	Callers int
 	// NotKept is the share of pushes that are not kept, and Keyless the share
@@ -97,7 +99,7 @@ type Config struct {
 // DefaultConfig are the defaults.
 func DefaultConfig() Config {
 	return Config{
-		Users: 100, Devices: 2, Rate: 100, Callers: 256, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
+		Users: 100, Devices: 2, Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
 		Duration: time.Minute, Settle: time.Minute, Linger: time.Second, Late: 30 * time.Second,
 		GiveUp: 2 * time.Minute, CallTimeout: 10 * time.Second, ConnectTimeout: time.Minute, ProgressEvery: time.Second,
 	}
@@ -125,8 +127,8 @@ func (c Config) Check() error {
 		return bad("Devices", "must be 1 to %d", maxDevices)
 	case !(c.Rate > 0 && c.Rate <= 1e6):
 		return bad("Rate", "must be more than 0 and at most 1,000,000")
-	case c.Callers < 1:
-		return bad("Callers", "must be at least 1")
+	case c.Callers < 0:
+		return bad("Callers", "must not be negative")
 	case !(c.NotKept >= 0 && c.NotKept <= 1):
 		return bad("NotKept", "must be 0 to 1")
 	case !(c.Keyless >= 0 && c.Keyless <= 1):
@@ -197,6 +199,9 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64N(1 << 53) // what a JSON number can carry
+	}
+	if cfg.Callers == 0 {
+		cfg.Callers = int(min(4096, 64+cfg.Rate*cfg.CallTimeout.Seconds()))
 	}
 	v := &Verifier{
 		cfg: cfg, prefix: cfg.Prefix, h: history.New(), began: time.Now(),

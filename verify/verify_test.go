@@ -217,6 +217,37 @@ func TestSentAwayForGood(t *testing.T) {
 	}
 }
 
+// TestHangingAddress has one address of the API take calls and say nothing: it
+// holds up those pushes that went there, and no others.
+func TestHangingAddress(t *testing.T) {
+	t.Parallel()
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	cfg := few(start(t, roles.Seeded{}, nil))
+	cfg.API = append(cfg.API, "http://"+mute.Addr().String())
+	cfg.CallTimeout = time.Second
+	report := run(t, cfg)
+	if !report.OK {
+		t.Error("it is not OK")
+	}
+	if p := report.Pushes; time.Duration(p.LongestPush) < cfg.CallTimeout || p.LongestRefusal >= p.LongestPush || p.Accepted+p.Unanswered != p.Kept {
+		t.Errorf("the pushes are %+v", p)
+	}
+}
+
+// TestHeartbeats has a server that closes whoever is silent for 2.5 s.
+func TestHeartbeats(t *testing.T) {
+	t.Parallel()
+	cfg := few(start(t, roles.Seeded{}, func(cfg *roles.Config) { cfg.Protocol.Heartbeat.Duration = time.Second }))
+	cfg.Rate, cfg.Duration = 5, 4*time.Second
+	if report := run(t, cfg); !report.OK || report.SentAway > 0 || report.Reconnects > 0 {
+		t.Errorf("%d devices were sent away, %d lost their connection", report.SentAway, report.Reconnects)
+	}
+}
+
 // TestGivenAddresses connects to addresses as they are given.
 func TestGivenAddresses(t *testing.T) {
 	t.Parallel()
@@ -291,7 +322,7 @@ func TestCheck(t *testing.T) {
 		"Users":          func(c *verify.Config) { c.Users = 0 },
 		"Devices":        func(c *verify.Config) { c.Devices = 65 },
 		"Rate":           func(c *verify.Config) { c.Rate = 0 },
-		"Callers":        func(c *verify.Config) { c.Callers = 0 },
+		"Callers":        func(c *verify.Config) { c.Callers = -1 },
 		"NotKept":        func(c *verify.Config) { c.NotKept = 1.1 },
 		"Keyless":        func(c *verify.Config) { c.Keyless = -1 },
 		"Body":           func(c *verify.Config) { c.Body = 1 << 20 },
