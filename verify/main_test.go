@@ -33,6 +33,7 @@ func startUntil(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) (
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Delivery.WatchInterval.Duration, cfg.Delivery.WatchAfter.Duration = 50*time.Millisecond, 200*time.Millisecond
 	cfg.Delivery.CatchUpTimeout.Duration, cfg.Delivery.AckInterval.Duration = 200*time.Millisecond, 5*time.Millisecond
+	cfg.Shutdown.Timeout.Duration = patience
 	if change != nil {
 		change(&cfg)
 	}
@@ -79,27 +80,64 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
-// few are the settings of a short run against a node.
+// patience bounds every wait: far more than anything takes that works.
+const patience = time.Minute
+
+// few are the settings of a short run against a node. How much is done, not
+// for how long, is what ends it: on a machine that is busy with other things
+// a server may take seconds for a push, and then pushes wait for one another.
 func few(n *roles.Node) verify.Config {
 	cfg := verify.DefaultConfig()
 	cfg.API = []string{"http://" + n.HTTPAddr().String()}
-	cfg.Users, cfg.Rate, cfg.Duration = 20, 200, 1500*time.Millisecond
-	cfg.Settle, cfg.Linger = 30*time.Second, 300*time.Millisecond
-	cfg.Churn, cfg.Away = 0, 300*time.Millisecond
+	cfg.Users, cfg.Rate, cfg.Callers, cfg.Duration = 20, 200, 16, 0
+	cfg.CallTimeout, cfg.ConnectTimeout, cfg.Settle, cfg.Linger = patience, patience, patience, 300*time.Millisecond
+	cfg.Churn, cfg.Away = 0, time.Second
 	return cfg
 }
 
-// run runs it.
-func run(t *testing.T, cfg verify.Config) *verify.Report {
+// during runs a verifier, does something while it pushes, and ends it.
+func during(t *testing.T, cfg verify.Config, do func(v *verify.Verifier)) *verify.Report {
 	t.Helper()
 	v, err := verify.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := v.Run(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	var report *verify.Report
+	var running sync.WaitGroup
+	running.Go(func() { report, err = v.Run(ctx) })
+	func() {
+		defer running.Wait()
+		defer cancel()
+		eventually(t, "deliveries", func() bool { return v.Progress().Received > 50 })
+		do(v)
+	}()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("\n%s", report)
 	return report
+}
+
+// until is a run that ends once enough has happened.
+func until(t *testing.T, cfg verify.Config, enough func(verify.Progress) bool) *verify.Report {
+	t.Helper()
+	return during(t, cfg, func(v *verify.Verifier) {
+		eventually(t, "enough has happened", func() bool { return enough(v.Progress()) })
+	})
+}
+
+// pushed is enough for most.
+func pushed(n int64) func(verify.Progress) bool {
+	return func(p verify.Progress) bool { return p.Accepted >= n }
+}
+
+// eventually polls cond until it holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
 }

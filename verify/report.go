@@ -39,8 +39,9 @@ func (m Millis) String() string { return short(time.Duration(m)) }
 type Progress struct {
 	Phase   string
 	Elapsed time.Duration
-	// Devices are all, Connected those that are connected.
-	Devices, Connected int64
+	// Devices are all, Connected those that are connected, Sessions all
+	// connections that there were.
+	Devices, Connected, Sessions int64
 	// Accepted are kept pushes, Refusals answers that were none, Received
 	// first deliveries of kept pushes to a device, Waiting those that are
 	// still to come, the oldest of them for Oldest.
@@ -72,7 +73,7 @@ func (p Progress) String() string {
 func (v *Verifier) Progress() Progress {
 	p := Progress{
 		Phase: v.phase.Load().(string), Elapsed: v.now(), Devices: int64(v.cfg.Users * v.cfg.Devices), Connected: v.connected.Load(),
-		Violations: v.h.Stats().Violations,
+		Violations: v.h.Stats().Violations, Sessions: v.h.Stats().Sessions,
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem

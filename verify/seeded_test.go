@@ -80,8 +80,8 @@ func TestFindsSeededFaults(t *testing.T) {
 			t.Run("without the fault", func(t *testing.T) {
 				t.Parallel()
 				cfg := few(start(t, c.around, nil))
-				cfg.Churn = c.churn
-				report := run(t, cfg)
+				cfg.Churn, cfg.Keyless = c.churn, 0.4
+				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
 				if !report.OK {
 					t.Error("it is not OK")
@@ -90,9 +90,9 @@ func TestFindsSeededFaults(t *testing.T) {
 			t.Run("with the fault", func(t *testing.T) {
 				t.Parallel()
 				cfg := few(start(t, both(c.around, c.fault), nil))
-				cfg.Churn = c.churn
+				cfg.Churn, cfg.Keyless = c.churn, 0.4
 				cfg.Settle = 2 * time.Second // what never comes is waited for this long
-				report := run(t, cfg)
+				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
 				found := slices.Collect(maps.Keys(report.Violations))
 				for _, kind := range c.want {
@@ -119,6 +119,12 @@ func TestFindsSeededFaults(t *testing.T) {
 			})
 		})
 	}
+}
+
+// enough is as much as each fault needs to show, by far: pushes, and where
+// devices come and go, sessions.
+func enough(churn float64) func(verify.Progress) bool {
+	return func(p verify.Progress) bool { return p.Accepted >= 250 && (churn == 0 || p.Sessions >= 3*p.Devices) }
 }
 
 // wellUsed says that a run did what it was to do.

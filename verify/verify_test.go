@@ -1,7 +1,6 @@
 package verify_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,9 +17,6 @@ import (
 	"imgo/verify"
 	"imgo/verify/history"
 )
-
-// patience bounds every wait: far more than anything takes that works.
-const patience = 20 * time.Second
 
 // call calls a node's API.
 func call(t *testing.T, n *roles.Node, path, body string) (status int, answer string) {
@@ -40,41 +35,6 @@ func call(t *testing.T, n *roles.Node, path, body string) (status int, answer st
 	return resp.StatusCode, string(text)
 }
 
-// eventually polls cond until it holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
-}
-
-// during runs a verifier without an end, and does something while it pushes.
-func during(t *testing.T, cfg verify.Config, do func(v *verify.Verifier)) *verify.Report {
-	t.Helper()
-	cfg.Duration = 0
-	v, err := verify.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var report *verify.Report
-	var running sync.WaitGroup
-	running.Go(func() { report, err = v.Run(ctx) })
-	func() {
-		defer running.Wait()
-		defer cancel()
-		eventually(t, "deliveries", func() bool { return v.Progress().Received > 50 })
-		do(v)
-	}()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("\n%s", report)
-	return report
-}
-
 // TestRestartIsSeen stops a server under the run and starts it again: that
 // does no harm, and the report says for how long it was felt, by its mark.
 func TestRestartIsSeen(t *testing.T) {
@@ -86,6 +46,7 @@ func TestRestartIsSeen(t *testing.T) {
 		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
 	}
 	cfg := few(seen)
+	cfg.CallTimeout = 10 * time.Second
 	cfg.Keyless = 0 // all are repeated until they are accepted
 	// Nobody is at the first address at any time.
 	cfg.API = []string{"http://127.0.0.1:1", "http://" + api}
@@ -166,8 +127,8 @@ func TestLate(t *testing.T) {
 		t.Run(fmt.Sprintf("fails=%t", fails), func(t *testing.T) {
 			t.Parallel()
 			cfg := few(start(t, roles.Seeded{}, nil))
-			cfg.Late, cfg.LateFails, cfg.Duration = 1, fails, 300*time.Millisecond
-			report := run(t, cfg)
+			cfg.Late, cfg.LateFails = 1, fails
+			report := until(t, cfg, pushed(50))
 			if report.Deliveries.Late == 0 || len(report.Late) == 0 || report.Late[0].User == "" || report.Late[0].Took <= 0 {
 				t.Errorf("late: %d, %+v", report.Deliveries.Late, report.Late)
 			}
@@ -228,8 +189,8 @@ func TestHangingAddress(t *testing.T) {
 	defer mute.Close()
 	cfg := few(start(t, roles.Seeded{}, nil))
 	cfg.API = append(cfg.API, "http://"+mute.Addr().String())
-	cfg.CallTimeout = time.Second
-	report := run(t, cfg)
+	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, time.Second
+	report := until(t, cfg, pushed(100))
 	if !report.OK {
 		t.Error("it is not OK")
 	}
@@ -238,12 +199,20 @@ func TestHangingAddress(t *testing.T) {
 	}
 }
 
-// TestHeartbeats has a server that closes whoever is silent for 2.5 s.
+// TestHeartbeats has a server that closes whoever is silent for 5 s.
 func TestHeartbeats(t *testing.T) {
 	t.Parallel()
-	cfg := few(start(t, roles.Seeded{}, func(cfg *roles.Config) { cfg.Protocol.Heartbeat.Duration = time.Second }))
-	cfg.Rate, cfg.Duration = 5, 4*time.Second
-	if report := run(t, cfg); !report.OK || report.SentAway > 0 || report.Reconnects > 0 {
+	cfg := few(start(t, roles.Seeded{}, func(cfg *roles.Config) { cfg.Protocol.Heartbeat.Duration = 2 * time.Second }))
+	cfg.Rate, cfg.Duration = 5, 6*time.Second
+	v, err := verify.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := v.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.OK || report.SentAway > 0 || report.Reconnects > 0 {
 		t.Errorf("%d devices were sent away, %d lost their connection", report.SentAway, report.Reconnects)
 	}
 }
@@ -262,8 +231,8 @@ func TestGivenAddresses(t *testing.T) {
 			t.Parallel()
 			n := start(t, roles.Seeded{}, nil)
 			cfg := few(n)
-			cfg.Clients, cfg.Duration = addresses(n), 300*time.Millisecond
-			if report := run(t, cfg); !report.OK || report.Deliveries.Received == 0 {
+			cfg.Clients = addresses(n)
+			if report := until(t, cfg, pushed(50)); !report.OK || report.Deliveries.Received == 0 {
 				t.Errorf("received %d", report.Deliveries.Received)
 			}
 		})
