@@ -143,8 +143,9 @@ type progressLine struct {
 func (l *progressLine) show(p verify.Progress) {
 	before, after := "", "\n"
 	if l.terminal {
-		// To the beginning of the line, and what is longer there is wiped out.
-		before, after = "\r", "\x1b[K"
+		// From the beginning of the line, of which the rest is wiped out; what
+		// does not fit is cut, since a second line would not be written over.
+		before, after = "\r\x1b[?7l", "\x1b[K\x1b[?7h"
 	}
 	fmt.Fprint(l.to, before, p, after)
 	l.shown = true

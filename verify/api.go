@@ -176,12 +176,12 @@ func (a *api) anywhere(ctx context.Context, method, path string, body, into any)
 	}
 }
 
-// newToken makes a token for a user.
-func (a *api) newToken(ctx context.Context, user string) (string, error) {
+// newToken makes a token for a user, which ends by itself if it is not revoked.
+func (a *api) newToken(ctx context.Context, user string, ttl time.Duration) (string, error) {
 	var answer struct {
 		Token string `json:"token"`
 	}
-	err := a.anywhere(ctx, http.MethodPost, "/v1/tokens", map[string]string{"user": user}, &answer)
+	err := a.anywhere(ctx, http.MethodPost, "/v1/tokens", map[string]string{"user": user, "ttl": ttl.String()}, &answer)
 	if err == nil && answer.Token == "" {
 		err = errors.New("the answer has none")
 	}

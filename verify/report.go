@@ -57,7 +57,7 @@ type Progress struct {
 
 // String is a line for a terminal.
 func (p Progress) String() string {
-	s := fmt.Sprintf("%6s %s: %d of %d connected, %d accepted, %d refused, %d received, %d waiting",
+	s := fmt.Sprintf("%s %s: %d/%d connected, %d accepted, %d refused, %d received, %d waiting",
 		p.Elapsed.Round(time.Second), p.Phase, p.Connected, p.Devices, p.Accepted, p.Refusals, p.Received, p.Waiting)
 	if p.Waiting > 0 && p.Oldest >= time.Second {
 		s += fmt.Sprintf(" (for %s)", short(p.Oldest))

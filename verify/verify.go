@@ -294,14 +294,27 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	return report, nil
 }
 
+// spareTTL is how much longer than the run its tokens live, and endlessTTL how
+// long those of a run without an end do: for one that is killed before it can
+// revoke them.
+const (
+	spareTTL   = time.Hour
+	endlessTTL = 30 * 24 * time.Hour
+)
+
 // enrol makes the users, their tokens and devices.
 func (v *Verifier) enrol(ctx context.Context) error {
 	v.users = make([]*account, v.cfg.Users)
 	for i := range v.users {
 		v.users[i] = &account{name: fmt.Sprintf("%s%d", v.prefix, i)}
 	}
+	ttl := spareTTL
+	if v.cfg.Duration == 0 {
+		ttl = endlessTTL
+	}
+	ttl += v.cfg.Duration + v.cfg.ConnectTimeout + 2*v.cfg.Settle
 	err := v.each(ctx, func(ctx context.Context, u *account) (err error) {
-		u.token, err = v.api.newToken(ctx, u.name)
+		u.token, err = v.api.newToken(ctx, u.name, ttl)
 		return err
 	})
 	if err != nil {
