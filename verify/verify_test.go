@@ -261,7 +261,7 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 		if err != nil {
 			return
 		}
-		answer, body := int32(transport.OpHeartbeatReply), ""
+		answer, body := transport.OpHeartbeatReply, ""
 		if p.Op == transport.OpAuth {
 			answer, body = transport.OpAuthReply, `{"session":"s","heartbeat":0.3}`
 		} else if p.Op == transport.OpHeartbeat {
