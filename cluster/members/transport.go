@@ -15,6 +15,7 @@ import (
 // with partitions of the network for tests.
 type transport struct {
 	*memberlist.NetTransport
+	ip    net.IP
 	cut   func(address string) bool
 	ctx   context.Context // of dials
 	abort context.CancelFunc
@@ -41,7 +42,7 @@ func listen(ip net.IP, port int, logger *log.Logger, cut func(string) bool) (*tr
 	if err != nil {
 		return nil, err
 	}
-	t := &transport{NetTransport: nt, cut: cut, conns: make(map[*stream]struct{})}
+	t := &transport{NetTransport: nt, ip: ip, cut: cut, conns: make(map[*stream]struct{})}
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	context.AfterFunc(t.ctx, t.closeStreams)
 	return t, nil
@@ -71,6 +72,11 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("%s is cut off", a.Addr)}
 	}
 	d := net.Dialer{Timeout: timeout}
+	if !t.ip.IsUnspecified() {
+		// From where packets come from as well: so that firewalls, and tests
+		// that cut gossip, know who speaks.
+		d.LocalAddr = &net.TCPAddr{IP: t.ip}
+	}
 	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
 	if err != nil {
 		return nil, err

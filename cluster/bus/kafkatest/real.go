@@ -118,6 +118,8 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 		if r.dir, err = os.MkdirTemp("", "imgo-kafka-"); err != nil {
 			return nil, fmt.Errorf("start Kafka: %w", err)
 		}
+	} else if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, fmt.Errorf("start Kafka: %w", err)
 	}
 	defer func() {
 		if err != nil {

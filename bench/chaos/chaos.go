@@ -1,0 +1,171 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"imgo/verify"
+)
+
+const (
+	// warmUp passes before the first fault.
+	warmUp = 5 * time.Second
+	// recoverLimit bounds how long after a fault all must be as before.
+	recoverLimit = 2 * time.Minute
+	// settleLimit bounds how long what was accepted may take at the end.
+	settleLimit = 3 * time.Minute
+)
+
+// chaos has verify run while things go wrong.
+func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error {
+	seed := s.seed
+	if seed == 0 {
+		seed = rand.Uint64N(1 << 53)
+	}
+	cfg := verify.DefaultConfig()
+	for _, address := range st.c.at("logic", httpPort) {
+		cfg.API = append(cfg.API, "http://"+address)
+	}
+	cfg.Clients = st.c.at("comet", tcpPort)
+	for _, address := range st.c.at("comet", wsPort) {
+		cfg.Clients = append(cfg.Clients, "ws://"+address+"/sub")
+	}
+	cfg.Users, cfg.Devices, cfg.Rate, cfg.Seed = s.users, 2, s.rate, seed
+	cfg.Duration, cfg.Settle = 0, settleLimit
+	cfg.ProgressEvery = 10 * time.Second
+	cfg.Progress = func(p verify.Progress) { st.say("%s", p) }
+	v, err := verify.New(cfg)
+	if err != nil {
+		return err
+	}
+	r := newReport(s, seed)
+	pushing, stop := context.WithCancel(ctx)
+	defer stop()
+	type outcome struct {
+		report *verify.Report
+		err    error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		report, err := v.Run(pushing)
+		done <- outcome{report, err}
+	}()
+	w := &world{c: st.c, kafka: st.kafka, rng: rand.New(rand.NewPCG(seed, 0)), scale: s.scale, say: st.say}
+	failed := st.torment(ctx, s, v, w, r, func() bool { return len(done) > 0 })
+	stop()
+	st.say("no more pushes: waiting for what is under way")
+	end := <-done
+	if end.err != nil {
+		return errors.Join(failed, end.err)
+	}
+	r.Verify = end.report
+	if failed != nil {
+		r.Failed = failed.Error()
+	}
+	for _, n := range st.c.nodes {
+		if failed == nil && !n.running() {
+			r.Failed = fmt.Sprintf("%s ended by itself: %s", n.name, n.cmd.ProcessState)
+		}
+	}
+	return errors.Join(r.write(ctx, s.out, stdout), r.verdict(), failed)
+}
+
+// torment has each fault happen once, and then any at random.
+func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w *world, r *report, over func() bool) error {
+	for v.Progress().Phase == verify.PhaseConnecting {
+		if over() {
+			return errors.New("verify ended before it began to push")
+		}
+		if err := w.pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	if err := w.pause(ctx, warmUp); err != nil {
+		return err
+	}
+	var able []fault
+	for _, f := range faults {
+		if s.faults != nil && !slices.Contains(s.faults, f.name) {
+			continue
+		}
+		if f.needs != nil {
+			if err := f.needs(w); err != nil {
+				st.say("%s is left out: it %v", f.name, err)
+				r.LeftOut = append(r.LeftOut, fmt.Sprintf("%s: %v", f.name, err))
+				continue
+			}
+		}
+		able = append(able, f)
+	}
+	for _, f := range able {
+		if err := st.once(ctx, v, w, f, f.name); err != nil {
+			return err
+		}
+		if err := w.pause(ctx, 3*time.Second); err != nil {
+			return err
+		}
+	}
+	if s.random <= 0 || len(able) == 0 {
+		return nil
+	}
+	st.say("at random, for %s", s.random)
+	for until := time.Now().Add(s.random); time.Now().Before(until); {
+		f := able[w.rng.IntN(len(able))]
+		if err := st.strike(ctx, v, w, f, f.name+atRandom); err != nil {
+			return err
+		}
+		if err := w.pause(ctx, time.Duration(w.rng.Int64N(int64(8*time.Second)))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// atRandom tells the faults that did not wait for the one before.
+const atRandom = ", at random"
+
+// once has a fault happen and waits until all is as it was before.
+func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
+	if err := st.strike(ctx, v, w, f, name); err != nil {
+		return err
+	}
+	mended := time.Now()
+	for {
+		p := v.Progress()
+		if p.Refusal < time.Second && (p.Waiting == 0 || p.Oldest < time.Second) && p.Connected >= p.Devices*9/10 {
+			st.say("%s: as before %s after its end", name, time.Since(mended).Round(100*time.Millisecond))
+			return nil
+		}
+		if time.Since(mended) > recoverLimit {
+			return fmt.Errorf("%s: %s after its end it is not as before: %s", name, recoverLimit, p)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// strike has a fault happen.
+func (st *stage) strike(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
+	st.say("%s", name)
+	end := v.Mark(name)
+	defer end()
+	if err := f.do(ctx, w); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	for _, n := range st.c.nodes {
+		if !n.running() {
+			return fmt.Errorf("%s: %s ended by itself: %s", name, n.name, n.cmd.ProcessState)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+)
+
+// brokers is the Kafka that a cluster runs on.
+type brokers interface {
+	// Stop ends all brokers in good order, and Start starts those that do not
+	// run and waits until they serve.
+	Stop() error
+	Start(ctx context.Context) error
+	// Kill ends one broker of several at once.
+	Kill(i int) error
+	// Count is how many there are.
+	Count() int
+}
+
+// world is what goes wrong.
+type world struct {
+	c     *cluster
+	kafka brokers
+	rng   *rand.Rand
+	// scale shortens every fault that takes time: 1 is as long as it should be.
+	scale float64
+	say   func(format string, args ...any)
+}
+
+// fault is one thing that goes wrong, and is mended again when do returns.
+type fault struct {
+	name string
+	// needs is why the fault cannot be had here; nil: it can.
+	needs func(w *world) error
+	do    func(ctx context.Context, w *world) error
+}
+
+// pause waits for a while of the full length d.
+func (w *world) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Duration(float64(d) * w.scale)):
+		return nil
+	}
+}
+
+// one is some node of a role.
+func (w *world) one(role string) *node {
+	nodes := w.c.of(role)
+	return nodes[w.rng.IntN(len(nodes))]
+}
+
+// killed ends a node at once, and starts it again after a while.
+func killed(role string, wipe bool) func(ctx context.Context, w *world) error {
+	return func(ctx context.Context, w *world) error {
+		n := w.one(role)
+		w.say("kill -9 of %s", n.name)
+		if err := n.kill(); err != nil {
+			return err
+		}
+		if wipe {
+			w.say("its disk is gone")
+			if err := n.wipe(); err != nil {
+				return err
+			}
+		}
+		if err := w.pause(ctx, 5*time.Second); err != nil {
+			return err
+		}
+		return w.again(ctx, n)
+	}
+}
+
+func (w *world) again(ctx context.Context, n *node) error {
+	if err := n.start(); err != nil {
+		return err
+	}
+	return n.ready(ctx)
+}
+
+// faults are all that can go wrong, in the order in which they are tried.
+var faults = []fault{
+	{name: "kill-comet", do: killed("comet", false)},
+	{name: "kill-logic", do: killed("logic", false)},
+	{name: "kill-job", do: killed("job", false)},
+	{name: "kill-router", do: killed("router", false)},
+	{name: "kill-router-lose-disk", do: killed("router", true)},
+	{name: "hang-comet", do: hang("comet", 30*time.Second)},
+	{name: "hang-router", do: hang("router", 10*time.Second)},
+	{name: "hang-job", do: hang("job", 10*time.Second)},
+	{name: "kafka-away", do: kafkaAway},
+	{name: "kill-broker", needs: func(w *world) error {
+		if w.kafka.Count() < 3 {
+			return errors.New("needs three brokers")
+		}
+		return nil
+	}, do: killBroker},
+	{name: "gossip-partition", needs: func(w *world) error {
+		if w.c.relay == nil {
+			return errors.New("gossip does not go through the relay")
+		}
+		return nil
+	}, do: partition},
+	{name: "routers-join-and-leave", do: joinAndLeave},
+	{name: "rolling-restart", do: rollingRestart},
+}
+
+// hang stops a process of a role where it is, and lets it go on.
+func hang(role string, d time.Duration) func(ctx context.Context, w *world) error {
+	return func(ctx context.Context, w *world) error {
+		n := w.one(role)
+		w.say("SIGSTOP of %s", n.name)
+		if err := n.signal(syscall.SIGSTOP); err != nil {
+			return err
+		}
+		err := w.pause(ctx, d)
+		return errors.Join(err, n.signal(syscall.SIGCONT))
+	}
+}
+
+func kafkaAway(ctx context.Context, w *world) error {
+	if err := w.kafka.Stop(); err != nil {
+		return err
+	}
+	err := w.pause(ctx, 20*time.Second)
+	return errors.Join(err, w.kafka.Start(ctx))
+}
+
+func killBroker(ctx context.Context, w *world) error {
+	i := w.rng.IntN(w.kafka.Count())
+	w.say("kill -9 of broker %d", i+1)
+	if err := w.kafka.Kill(i); err != nil {
+		return err
+	}
+	err := w.pause(ctx, 10*time.Second)
+	return errors.Join(err, w.kafka.Start(ctx))
+}
+
+// partition cuts the nodes into two halves with one of each role; only gossip
+// is cut.
+func partition(ctx context.Context, w *world) error {
+	var some, others []*node
+	for i, n := range w.c.nodes {
+		if i%2 == 0 {
+			some = append(some, n)
+		} else {
+			others = append(others, n)
+		}
+	}
+	w.c.relay.cut(some, others)
+	defer w.c.relay.mend()
+	return w.pause(ctx, 20*time.Second)
+}
+
+// joinAndLeave adds two routers, one after the other, and takes them away.
+func joinAndLeave(ctx context.Context, w *world) error {
+	was := len(w.c.nodes)
+	defer func() {
+		for _, n := range w.c.nodes[was:] {
+			_ = n.kill() // it ends here only after an error
+		}
+		w.c.nodes = w.c.nodes[:was]
+	}()
+	for i := range 2 {
+		n := w.c.node("router", w.c.o.each+1+i)
+		w.c.nodes = append(w.c.nodes, n)
+		if err := w.c.begin(ctx, n); err != nil {
+			return err
+		}
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+		if err := w.pause(ctx, 3*time.Second); err != nil {
+			return err
+		}
+	}
+	for _, n := range w.c.nodes[was:] {
+		if err := n.stop(); err != nil {
+			return err
+		}
+		if err := w.pause(ctx, 3*time.Second); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rollingRestart restarts every node, one after the other.
+func rollingRestart(ctx context.Context, w *world) error {
+	for _, n := range w.c.nodes {
+		if err := n.stop(); err != nil {
+			return err
+		}
+		if err := w.again(ctx, n); err != nil {
+			return fmt.Errorf("restart: %w", err)
+		}
+	}
+	return nil
+}

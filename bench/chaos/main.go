@@ -1,0 +1,223 @@
+//go:build linux
+
+// Command chaos runs a cluster of real imgo processes on a real Apache Kafka,
+// all on this machine, has verify connect clients and push to them, and breaks
+// one thing after the other, then at random: processes are killed and hung,
+// disks are lost, Kafka goes away, gossip is cut, nodes join and leave, all is
+// restarted. It ends with a verdict, and a table of how long pushes were
+// refused and how late deliveries were under each fault.
+//
+// It breaks processes from outside, by signals and their disks, and looks at
+// them as callers and clients do. Gossip goes through a relay of its own so
+// that it can be cut. It needs Linux, Java, and Maven the first time.
+//
+// With -serve it only runs the cluster, for trying it out; with -measure it
+// measures one that nothing happens to.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"imgo/bench/soak"
+	"imgo/cluster/bus/kafkatest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(1)
+	}
+}
+
+// settings are the command line.
+type settings struct {
+	serve, measure bool
+
+	faults  []string // nil: all
+	random  time.Duration
+	brokers int
+	scale   float64
+	users   int
+	rate    float64
+	seed    uint64
+
+	runs     int
+	messages int
+
+	net   string
+	imgo  string
+	race  bool
+	dir   string
+	keep  bool
+	out   string
+	each  int
+	short bool
+}
+
+func parse(args []string, stderr io.Writer) (*settings, error) {
+	var s settings
+	var names string
+	f := flag.NewFlagSet("chaos", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.BoolVar(&s.serve, "serve", false, "only run the cluster, until Ctrl-C")
+	f.BoolVar(&s.measure, "measure", false, "measure a cluster that nothing happens to")
+	f.StringVar(&names, "faults", "", "comma-separated `names` of faults, or none; empty: all")
+	f.DurationVar(&s.random, "random", 10*time.Minute, "how long faults happen at random after each has happened once")
+	f.IntVar(&s.brokers, "brokers", 1, "brokers of Kafka, 1 or 3")
+	f.Float64Var(&s.scale, "scale", 1, "how long faults last: 1 is 20 s for most")
+	f.IntVar(&s.users, "users", 1000, "users, with 2 devices each")
+	f.Float64Var(&s.rate, "rate", 100, "pushes a second")
+	f.Uint64Var(&s.seed, "seed", 0, "the `number` of an earlier run, for its choices; 0: any")
+	f.IntVar(&s.runs, "runs", 3, "how often -measure measures; the table has min, median and max")
+	f.IntVar(&s.messages, "messages", 1_000_000, "kept messages that -measure has a router with an empty disk read back")
+	f.StringVar(&s.net, "net", "127.0.0", "the first three numbers of all `addresses` of nodes")
+	f.StringVar(&s.imgo, "imgo", "", "the imgo `executable` to run; empty: build the one of this module")
+	f.BoolVar(&s.race, "race", false, "build it with the race detector")
+	f.StringVar(&s.dir, "dir", "", "`folder` for data and logs, which stay; empty: a temporary one, removed at the end")
+	f.BoolVar(&s.keep, "keep", false, "leave the temporary folder where it is")
+	f.StringVar(&s.out, "out", "", "`folder` to write the dated table and JSON to; empty: nowhere")
+	f.IntVar(&s.each, "each", 2, "nodes of each role")
+	f.Usage = func() {
+		fmt.Fprintln(stderr, "Usage: go run ./bench/chaos [flags]")
+		f.PrintDefaults()
+		fmt.Fprintln(stderr, "Faults:")
+		for _, one := range faults {
+			fmt.Fprintf(stderr, "  %s\n", one.name)
+		}
+	}
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("%q is too much", f.Arg(0))
+	}
+	switch {
+	case s.brokers != 1 && s.brokers != 3:
+		return nil, fmt.Errorf("-brokers %d: must be 1 or 3", s.brokers)
+	case s.scale <= 0 || s.scale > 10:
+		return nil, fmt.Errorf("-scale %v: must be more than 0 and at most 10", s.scale)
+	case s.users < 1 || s.rate <= 0 || s.runs < 1 || s.messages < 1:
+		return nil, errors.New("-users, -rate, -runs and -messages must be more than 0")
+	case s.each < 1 || s.each > 4:
+		return nil, fmt.Errorf("-each %d: must be 1 to 4", s.each)
+	case s.serve && s.measure:
+		return nil, errors.New("-serve or -measure, not both")
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		switch {
+		case name == "":
+		case name == "none":
+			s.faults = []string{}
+		case !slices.ContainsFunc(faults, func(f fault) bool { return f.name == name }):
+			return nil, fmt.Errorf("-faults: there is no %q; -help shows all", name)
+		default:
+			s.faults = append(s.faults, name)
+		}
+	}
+	return &s, nil
+}
+
+// stage is the cluster and its Kafka.
+type stage struct {
+	c     *cluster
+	kafka *kafkatest.Real
+	say   func(format string, args ...any)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	s, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	say := func(format string, args ...any) {
+		fmt.Fprintf(stderr, "chaos: %6s  %s\n", time.Since(began).Round(100*time.Millisecond), fmt.Sprintf(format, args...))
+	}
+	dir := s.dir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "imgo-chaos-"); err != nil {
+			return fmt.Errorf("make a folder: %w", err)
+		}
+		defer func() {
+			if s.keep || err != nil && ctx.Err() == nil {
+				say("data and logs are in %s", dir)
+				return
+			}
+			err = errors.Join(err, os.RemoveAll(dir))
+		}()
+	}
+	binary := s.imgo
+	if binary == "" {
+		say("building imgo")
+		if binary, err = soak.Build(ctx, dir, s.race); err != nil {
+			return err
+		}
+	}
+	st := &stage{say: say}
+	defer st.end()
+	if err := st.start(ctx, s, dir, binary); err != nil {
+		return err
+	}
+	switch {
+	case s.serve:
+		err = st.serve(ctx, stdout)
+	case s.measure:
+		err = st.measure(ctx, s, stdout)
+	default:
+		err = st.chaos(ctx, s, stdout)
+	}
+	if err != nil {
+		return err
+	}
+	say("stopping")
+	return errors.Join(st.c.stop(), st.kafka.Stop())
+}
+
+// start starts Kafka, then the nodes.
+func (st *stage) start(ctx context.Context, s *settings, dir, binary string) error {
+	addresses := make([]string, s.brokers)
+	for i := range addresses {
+		addresses[i] = fmt.Sprintf("%s.%d:9092", s.net, i+1)
+	}
+	var err error
+	st.kafka, err = kafkatest.StartReal(ctx, kafkatest.RealOptions{
+		Brokers: s.brokers, Addresses: addresses, Dir: filepath.Join(dir, "kafka"), Short: s.short, Say: st.say,
+	})
+	if err != nil {
+		return err
+	}
+	o := options{binary: binary, dir: filepath.Join(dir, "nodes"), net: s.net, brokers: st.kafka.Brokers(), prefix: "imgo", each: s.each, relayed: !s.serve && !s.measure}
+	if !s.serve {
+		// No limit may drop what would then be called lost.
+		o.args = []string{"--kept-mailbox-length", "1000000"}
+	}
+	st.c = newCluster(o)
+	st.say("starting %d nodes; their logs are in %s", len(st.c.nodes), o.dir)
+	return st.c.start(ctx)
+}
+
+// end ends what still runs.
+func (st *stage) end() {
+	if st.c != nil {
+		st.c.kill()
+	}
+	if st.kafka != nil {
+		_ = st.kafka.Close() // it is only to be gone
+	}
+}

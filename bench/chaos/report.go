@@ -1,0 +1,158 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"imgo/verify"
+)
+
+// report is what came of a run.
+type report struct {
+	Date    time.Time `json:"date"`
+	Commit  string    `json:"commit"`
+	Machine string    `json:"machine"`
+	Brokers int       `json:"brokers"`
+	Each    int       `json:"nodes_of_each_role"`
+	Users   int       `json:"users"`
+	Rate    float64   `json:"pushes_a_second"`
+	Scale   float64   `json:"scale"`
+	Random  float64   `json:"random_seconds"`
+	Seed    uint64    `json:"seed"`
+	LeftOut []string  `json:"left_out,omitempty"`
+	// Failed is why it ended before its time; "": it did not.
+	Failed string         `json:"failed,omitempty"`
+	Faults []faultRow     `json:"faults"`
+	Verify *verify.Report `json:"verify"`
+}
+
+// faultRow is a fault, each time that it happened.
+type faultRow struct {
+	Name  string `json:"name"`
+	Times int    `json:"times"`
+	// LongestRefusal is the longest time in which no push was accepted,
+	// LongestPush how long one push was tried, LongestDelivery from accepted
+	// to received, or from the moment that the device wanted to be connected
+	// again.
+	LongestRefusal  verify.Millis `json:"longest_refusal_ms"`
+	LongestPush     verify.Millis `json:"longest_push_ms"`
+	LongestDelivery verify.Millis `json:"longest_delivery_ms"`
+	Reconnects      int64         `json:"reconnects"`
+}
+
+func newReport(s *settings, seed uint64) *report {
+	return &report{
+		Date: time.Now().UTC().Truncate(time.Second), Machine: describeMachine(), Brokers: s.brokers, Each: s.each,
+		Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
+	}
+}
+
+// describeMachine says what was measured on.
+func describeMachine() string {
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(info)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
+}
+
+// commit is what is checked out; a mark says that files differ from it.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty=-changed", "--match", "").Output()
+	if err != nil {
+		return "unknown" // no git, or no repository
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// gather puts what happened several times together.
+func (r *report) gather() {
+	at := map[string]int{}
+	for _, m := range r.Verify.Marks {
+		i, ok := at[m.Name]
+		if !ok {
+			i = len(r.Faults)
+			at[m.Name] = i
+			r.Faults = append(r.Faults, faultRow{Name: m.Name})
+		}
+		f := &r.Faults[i]
+		f.Times++
+		f.LongestRefusal = max(f.LongestRefusal, m.LongestRefusal)
+		f.LongestPush = max(f.LongestPush, m.LongestPush)
+		f.LongestDelivery = max(f.LongestDelivery, m.LongestDelivery)
+		f.Reconnects += m.Reconnects
+	}
+}
+
+// verdict is the error of a run that found something.
+func (r *report) verdict() error {
+	if !r.Verify.OK {
+		return errors.New("verify found something: see the report")
+	}
+	return nil
+}
+
+// String is the report for a person.
+func (r *report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "imgo chaos %s, commit %s, seed %d\n", r.Date.Format("2006-01-02 15:04:05Z"), r.Commit, r.Seed)
+	fmt.Fprintf(&b, "%s; Kafka with %d brokers; %d nodes of each role; %d users × 2 devices; %v pushes a second; faults × %v\n\n",
+		r.Machine, r.Brokers, r.Each, r.Users, r.Rate, r.Scale)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "fault\ttimes\tno push accepted for\tlongest push\tlongest delivery\treconnects\n")
+	for _, f := range r.Faults {
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%d\n", f.Name, f.Times, f.LongestRefusal, f.LongestPush, f.LongestDelivery, f.Reconnects)
+	}
+	_ = t.Flush() // into memory
+	for _, l := range r.LeftOut {
+		fmt.Fprintf(&b, "left out: %s\n", l)
+	}
+	all := *r.Verify
+	all.Marks = nil // they are above
+	fmt.Fprintf(&b, "\n%s", all.String())
+	if r.Failed != "" {
+		fmt.Fprintf(&b, "FAILED       %s\n", r.Failed)
+	}
+	return b.String()
+}
+
+// write prints the report, and writes it to a folder if there is one.
+func (r *report) write(ctx context.Context, out string, stdout io.Writer) error {
+	r.gather()
+	r.Commit = commit(ctx)
+	fmt.Fprint(stdout, r)
+	return writeResult(out, "chaos", r.Date, r.Commit, r.String(), r)
+}
+
+// writeResult writes a dated table and its JSON.
+func writeResult(out, kind string, date time.Time, commit, text string, result any) error {
+	if out == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	base := filepath.Join(out, fmt.Sprintf("%s-%s-%s", date.Format("2006-01-02-150405"), kind, commit))
+	return errors.Join(os.WriteFile(base+".txt", []byte(text), 0o644), os.WriteFile(base+".json", append(data, '\n'), 0o644))
+}
