@@ -12,8 +12,8 @@
 //
 // It does not deduplicate: when an answer is lost the batch is sent again, and
 // its records may stand in the log twice, with the same bytes. Records carry
-// an id of their own (envelope.NewRecordID) by which readers void the second.
-// It does not look into records, and does not change or delete topics.
+// an id of their own (envelope.NewRecordID) by which readers void the second;
+// the offset that is reported is the first one's. It does not look into records, and does not change or delete topics.
 //
 // # About kafka-go
 //

@@ -121,7 +121,7 @@ func (b *Bus) newLog(name, topic string, partitions int32, queueBytes int64) *Lo
 	}
 	l.client = b.client(callTimeout, l.transport)
 	l.producer = newProducer(b, topic, l.transport, partitions, queueBytes)
-	l.producer.moved = l.moved
+	l.producer.moved, l.producer.end, l.producer.copies = l.moved, l.End, l.scan
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	return l
 }

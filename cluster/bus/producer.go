@@ -36,6 +36,11 @@ type producer struct {
 	meters  *meters
 	// moved is told how far a partition goes at least.
 	moved func(partition int32, end int64)
+	// copies reads a partition from one offset on to before another; nil:
+	// nobody asks where records are.
+	copies func(ctx context.Context, partition int32, from, before int64, fn func(offset int64, value []byte)) error
+	// end is how far a partition went at least, before a batch was tried.
+	end func(partition int32) int64
 
 	room  *semaphore.Weighted // the queue's bytes
 	total int64
@@ -248,23 +253,21 @@ func (q *queue) take() []item {
 func (p *producer) send(partition int32, batch []item) {
 	backoff := minBackoff
 	var last error
+	var from int64
+	if p.end != nil {
+		from = p.end(partition)
+	}
 	for {
 		if batch = p.expire(batch, last); len(batch) == 0 {
 			return
 		}
 		base, err := p.try(partition, batch)
 		switch {
+		case err == nil && last != nil && p.copies != nil:
+			p.first(partition, from, base, batch)
+			return
 		case err == nil:
-			p.moved(partition, base+int64(len(batch)))
-			p.meters.appendBatches.Inc()
-			bytes := 0
-			for i := range batch {
-				it := &batch[i]
-				bytes += len(it.key) + len(it.value)
-				it.r.offsets[it.at] = base + int64(i)
-				p.finish(it.r, nil)
-			}
-			p.meters.appendBytes.Add(float64(bytes))
+			p.appended(partition, base, batch, nil)
 			return
 		case tooLarge(err) && len(batch) > 1:
 			p.send(partition, batch[:len(batch)/2])
@@ -290,6 +293,68 @@ func (p *producer) send(partition int32, batch []item) {
 			return
 		}
 		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// appended notes that a batch is there from base on, but for records of which
+// an earlier copy is: readers go by the first one.
+func (p *producer) appended(partition int32, base int64, batch []item, earlier map[string]int64) {
+	p.moved(partition, base+int64(len(batch)))
+	p.meters.appendBatches.Inc()
+	bytes := 0
+	for i := range batch {
+		it := &batch[i]
+		bytes += len(it.key) + len(it.value)
+		offset, ok := earlier[string(it.value)]
+		if !ok {
+			offset = base + int64(i)
+		}
+		it.r.offsets[it.at] = offset
+		p.finish(it.r, nil)
+	}
+	p.meters.appendBytes.Add(float64(bytes))
+}
+
+// maxLookBack bounds how many records are looked at for earlier copies, where
+// it is not known how far the partition went before the first try.
+const maxLookBack = 100_000
+
+// first looks for copies of a batch that tries before the last one appended,
+// whose answers were lost, until nobody waits any more.
+func (p *producer) first(partition int32, from, base int64, batch []item) {
+	ours := make(map[string]bool, len(batch))
+	until := time.Time{}
+	for i := range batch {
+		ours[string(batch[i].value)] = true
+		if d := batch[i].r.deadline; d.After(until) {
+			until = d
+		}
+	}
+	from = max(from, base-maxLookBack)
+	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		earlier := make(map[string]int64)
+		err := p.copies(p.ctx, partition, from, base, func(offset int64, value []byte) {
+			if _, again := earlier[string(value)]; ours[string(value)] && !again {
+				earlier[string(value)] = offset
+			}
+		})
+		if err == nil {
+			p.appended(partition, base, batch, earlier)
+			return
+		}
+		err = fmt.Errorf("it was appended, but where first cannot be seen: %w", err)
+		for i := range batch {
+			batch[i].r.note(err)
+		}
+		select {
+		case <-time.After(backoff):
+		case <-p.ctx.Done():
+			until = time.Time{}
+		}
+		if time.Now().After(until) {
+			p.fail(batch, p.late(err))
+			return
+		}
 	}
 }
 

@@ -321,6 +321,29 @@ func (l *Log) get(ctx context.Context, partition int32, from int64, fn func(offs
 	return next, nil
 }
 
+// scan reads a partition from one offset on to before another, once.
+func (l *Log) scan(ctx context.Context, partition int32, from, before int64, fn func(offset int64, value []byte)) error {
+	for from < before {
+		next, err := l.get(ctx, partition, from, func(offset int64, _, value []byte) {
+			if offset < before {
+				fn(offset, value)
+			}
+		})
+		switch {
+		case errors.Is(err, kafka.OffsetOutOfRange): // trimmed meanwhile
+			begin, _, err := l.bounds(ctx, partition)
+			if err != nil {
+				return err
+			}
+			next = max(begin, from+1)
+		case err != nil:
+			return err
+		}
+		from = next
+	}
+	return nil
+}
+
 // readAll copies what kafka-go keeps in memory that it uses again, and frees
 // that.
 func readAll(b kafka.Bytes) ([]byte, error) {
