@@ -88,6 +88,30 @@ func TestKeptIdempotencyWaitsForTheOwner(t *testing.T) {
 	}
 }
 
+// An owner that does not say in time which message a key made: the answer must
+// not name one, since an earlier try of the caller may be in the log.
+func TestKeptIdempotencyRefusesWhatItDoesNotKnow(t *testing.T) {
+	w := newWorld(t)
+	owner := w.owner("ann")
+	owner.lookup = func(_ context.Context, r *envelope.LookupRequest) (*envelope.LookupReply, error) {
+		reply := owner.table(r)
+		reply.Users[0].AppliedId = 0
+		return reply, nil
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	got, err := w.Push(ctx, &logic.PushCommand{Op: 5, Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"})
+	if !errors.Is(err, envelope.ErrUnavailable) {
+		t.Fatalf("%+v, %v; want unavailable", got, err)
+	}
+	// Repeated once the owner knows: the same message.
+	owner.lookup = nil
+	again := w.push(logic.PushCommand{Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"})
+	if n := len(w.records()); n != 1 || !again.Duplicate || again.Users[0].ID == 0 {
+		t.Errorf("repeated: %+v, %d records", again, n)
+	}
+}
+
 func TestLiveIdempotency(t *testing.T) {
 	for name, c := range map[string]logic.PushCommand{
 		"users": {Users: []string{"ann", "nobody"}},

@@ -51,11 +51,14 @@ func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, erro
 		}
 	}
 	if c.IdempotencyKey != "" {
-		l.settleKept(ctx, c.IdempotencyKey, todo, func(user string, applied uint64) {
+		err := l.settleKept(ctx, c.IdempotencyKey, todo, func(user string, applied uint64) {
 			if r := &result.Users[place(user)]; r.ID != applied {
 				r.ID, r.Duplicate = applied, true
 			}
 		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	result.Duplicate = true
 	for _, u := range result.Users {
@@ -180,14 +183,16 @@ func (l *Logic) appendKept(ctx context.Context, records []keptRecord) error {
 
 // settleKept waits until the owners have applied a push with an idempotency
 // key to users and says which message the key made for each. Two pushes with
-// one key that run side by side are both in the log, and the owner voids the
-// later: only it can say which one that is. A user whose owner does not say in
-// time keeps the id that was appended, which is the message's unless another
-// push with this key was faster.
-func (l *Logic) settleKept(ctx context.Context, key string, users []string, applied func(user string, id uint64)) {
+// one key are both in the log when they ran side by side, or when the first
+// was appended after its caller had been told otherwise; the owner voids the
+// later: only it can say which one that is. When it does not say in time the
+// push is refused, although it is in the log: the id of the message is not
+// known, and repeating is safe.
+func (l *Logic) settleKept(ctx context.Context, key string, users []string, applied func(user string, id uint64)) error {
 	for wait := firstApplied; len(users) > 0; wait = min(2*wait, maxApplied) {
 		if !pause(ctx, wait) {
-			return
+			return envelope.Errorf(envelope.CodeUnavailable,
+				"the push is in the log, but the owner of user %q did not say in time which message its idempotency key made: repeat it with the same key", users[0])
 		}
 		found, err := l.lookup(ctx, users, key, false)
 		var left []string
@@ -198,10 +203,10 @@ func (l *Logic) settleKept(ctx context.Context, key string, users []string, appl
 				left = append(left, user)
 			}
 		}
-		if err != nil {
-			l.trouble(err, "cannot see which push used an idempotency key first")
-			return
+		if err != nil && len(left) > 0 {
+			return attempted("see which push used an idempotency key first", err)
 		}
 		users = left
 	}
+	return nil
 }
