@@ -642,12 +642,16 @@ func (x *Address) GetSession() uint64 {
 
 // Message is a push that is not kept: to sessions, to a room, or to all.
 type Message struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Op            int32                  `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
-	Body          []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
-	To            []*Address             `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
-	Room          string                 `protobuf:"bytes,4,opt,name=room,proto3" json:"room,omitempty"`
-	All           bool                   `protobuf:"varint,5,opt,name=all,proto3" json:"all,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Op    int32                  `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	Body  []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
+	To    []*Address             `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	Room  string                 `protobuf:"bytes,4,opt,name=room,proto3" json:"room,omitempty"`
+	All   bool                   `protobuf:"varint,5,opt,name=all,proto3" json:"all,omitempty"`
+	// id tells the entry from every other one, made by its producer: entries may
+	// stand in the log twice, and be carried twice when a job dies; see
+	// Delivery.live_id. Empty: of a version that had none.
+	Id            []byte `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -715,6 +719,13 @@ func (x *Message) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *Message) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
 }
 
 // Kept is a kept message on its way to a session.
@@ -1149,6 +1160,9 @@ type Delivery struct {
 	To   []*Target `protobuf:"bytes,5,rep,name=to,proto3" json:"to,omitempty"`
 	Room string    `protobuf:"bytes,6,opt,name=room,proto3" json:"room,omitempty"`
 	All  bool      `protobuf:"varint,7,opt,name=all,proto3" json:"all,omitempty"`
+	// live_id is Message.id: a comet gives each of them to its sessions once, as
+	// long as it remembers it.
+	LiveId []byte `protobuf:"bytes,8,opt,name=live_id,json=liveId,proto3" json:"live_id,omitempty"`
 	// Or one of these instead of a message.
 	Backlog       *Backlog `protobuf:"bytes,10,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	Kick          *Kick    `protobuf:"bytes,11,opt,name=kick,proto3" json:"kick,omitempty"`
@@ -1234,6 +1248,13 @@ func (x *Delivery) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *Delivery) GetLiveId() []byte {
+	if x != nil {
+		return x.LiveId
+	}
+	return nil
 }
 
 func (x *Delivery) GetBacklog() *Backlog {
@@ -3763,13 +3784,14 @@ const file_envelope_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"9\n" +
 	"\aAddress\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\"~\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"\x8e\x01\n" +
 	"\aMessage\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\x05R\x02op\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12)\n" +
 	"\x02to\x18\x03 \x03(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
 	"\x04room\x18\x04 \x01(\tR\x04room\x12\x10\n" +
-	"\x03all\x18\x05 \x01(\bR\x03all\"S\n" +
+	"\x03all\x18\x05 \x01(\bR\x03all\x12\x0e\n" +
+	"\x02id\x18\x06 \x01(\fR\x02id\"S\n" +
 	"\x04Kept\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -3798,7 +3820,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\vempty_rooms\x18\x01 \x03(\tR\n" +
 	"emptyRooms\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xb7\x02\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xd0\x02\n" +
 	"\bDelivery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -3806,7 +3828,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\x12(\n" +
 	"\x02to\x18\x05 \x03(\v2\x18.imgo.envelope.v1.TargetR\x02to\x12\x12\n" +
 	"\x04room\x18\x06 \x01(\tR\x04room\x12\x10\n" +
-	"\x03all\x18\a \x01(\bR\x03all\x123\n" +
+	"\x03all\x18\a \x01(\bR\x03all\x12\x17\n" +
+	"\alive_id\x18\b \x01(\fR\x06liveId\x123\n" +
 	"\abacklog\x18\n" +
 	" \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\v \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +

@@ -77,6 +77,7 @@ type Comet struct {
 	askers      *askers
 	announcer   *announcer
 	opener      *opener
+	recent      recent
 	acks        *batcher[*envelope.Ack]
 	detaches    *batcher[*envelope.Detached]
 	tcp         *tcp.Listener // nil: off

@@ -71,6 +71,10 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) (denied b
 // pushMessage fans one message out and says whether it was for a room that is
 // denied. It is encoded once for each wire form.
 func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) (denied bool) {
+	if len(d.GetLiveId()) > 0 && !c.recent.first(d.GetLiveId()) {
+		t[kindLive][outDuplicate]++
+		return false
+	}
 	id := d.GetId()
 	if d.GetAll() || d.GetRoom() != "" {
 		id = 0 // only named sessions have a mailbox that knows what came before

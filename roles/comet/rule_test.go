@@ -231,3 +231,23 @@ func TestAnswerWithoutProgress(t *testing.T) {
 		}
 	})
 }
+
+// TestNotKeptOnce: an entry of the live topic that a job carries again, or that
+// stands in the log twice, reaches a session once.
+func TestNotKeptOnce(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	c := s.dialPipe(pipe.Options{})
+	c.login("ann", "")
+	entry := func(id, body string) *envelope.Delivery {
+		d := s.live(0, transport.OpMessage, body)
+		d.LiveId = []byte(id)
+		return d
+	}
+	s.push(entry("1", "first"), entry("2", "second"), entry("1", "first"))
+	s.push(entry("2", "second"), entry("3", "third"))
+	// An entry that has no id is never taken for another.
+	s.push(entry("", "fourth"), entry("", "fourth"))
+	for _, want := range []string{"first", "second", "third", "fourth", "fourth"} {
+		c.expect(transport.OpMessage, 0, want)
+	}
+}

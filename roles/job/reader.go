@@ -299,7 +299,7 @@ func (j *Job) carryLive(_ context.Context, r *reader, s *span, entries []envelop
 func (j *Job) spread(out *groups, r *reader, key uint64, env *envelope.Envelope) {
 	m := env.Message
 	make := func() *envelope.Delivery {
-		return &envelope.Delivery{Op: m.Op, Body: m.Body, TimeMs: env.TimeMs, Room: m.Room, All: m.All}
+		return &envelope.Delivery{Op: m.Op, Body: m.Body, TimeMs: env.TimeMs, Room: m.Room, All: m.All, LiveId: m.Id}
 	}
 	switch {
 	case m.All:

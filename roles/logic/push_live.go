@@ -77,7 +77,7 @@ func (l *Logic) pushKeys(ctx context.Context, c *PushCommand) (*PushResult, erro
 // all is none of its business.
 func (l *Logic) pushOpen(ctx context.Context, c *PushCommand) (*PushResult, error) {
 	result := &PushResult{}
-	message := &envelope.Message{Op: c.Op, Body: c.Body, Room: c.Room, All: c.All}
+	message := &envelope.Message{Id: envelope.NewRecordID(), Op: c.Op, Body: c.Body, Room: c.Room, All: c.All}
 	all := []thrown{{by: c.Room, envelope: &envelope.Envelope{Message: message}}}
 	if err := l.once(ctx, c.IdempotencyKey, result, all); err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func (l *Logic) pushOpen(ctx context.Context, c *PushCommand) (*PushResult, erro
 
 func (l *Logic) toAddresses(c *PushCommand, to []*envelope.Address) []thrown {
 	return addressed(to, func(to []*envelope.Address) *envelope.Envelope {
-		return &envelope.Envelope{Message: &envelope.Message{Op: c.Op, Body: c.Body, To: to}}
+		return &envelope.Envelope{Message: &envelope.Message{Id: envelope.NewRecordID(), Op: c.Op, Body: c.Body, To: to}}
 	})
 }
 
