@@ -51,13 +51,20 @@ type GroupOptions struct {
 type Group struct {
 	bus    *Bus
 	id     string
+	topics []string
 	names  map[string]string // topic → the log's name
 	group  *kafka.ConsumerGroup
 	dialer *dialer
 	stop   sync.Once
 
-	mu   sync.Mutex
-	last *Assignment // the newest; nil: it is over
+	ctx    context.Context // of farewells, until Close
+	cancel context.CancelFunc
+	others sync.WaitGroup
+
+	mu     sync.Mutex
+	last   *Assignment // the newest; nil: it is over
+	member string      // who this was in the last generation; "": it has left
+	join   func()      // ends the farewell to it
 }
 
 // Part is a partition of a log, by the log's name, and a place in it.
@@ -83,17 +90,17 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	if o.Name == "" || len(o.Logs) == 0 {
 		return nil, errors.New("join a group: a name and at least one log must be given")
 	}
-	g := &Group{bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: newDialer()}
-	var topics []string
+	g := &Group{bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: newDialer(), join: func() {}}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for _, l := range o.Logs {
 		g.names[l.topic] = l.name
-		topics = append(topics, l.topic)
+		g.topics = append(g.topics, l.topic)
 	}
-	slices.Sort(topics)
+	slices.Sort(g.topics)
 	log := b.log.With().Str("group", g.id).Logger()
 	var err error
 	g.group, err = kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
-		ID: g.id, Brokers: b.o.Brokers, Topics: topics,
+		ID: g.id, Brokers: b.o.Brokers, Topics: g.topics,
 		Dialer: &kafka.Dialer{
 			ClientID: b.o.ClientID, Timeout: dialTimeout, DialFunc: g.dialer.dial, TLS: b.o.TLS, SASLMechanism: b.mechanism,
 		},
@@ -127,6 +134,9 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
+		if !errors.Is(err, kafka.RebalanceInProgress) { // then it stays who it is
+			g.farewell()
+		}
 		return nil, envelope.Errorf(envelope.CodeUnavailable, "join the group %s at %s: %v", g.id, strings.Join(g.bus.o.Brokers, ", "), explain(err))
 	}
 	a := &Assignment{of: g, gen: gen, done: make(chan struct{}), released: make(chan struct{})}
@@ -158,8 +168,48 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.last = a
+	g.join() // whoever it waits for is not in this generation
+	g.last, g.member = a, gen.MemberID
 	return a, nil
+}
+
+// farewell takes who this was in the last generation out of the group, as soon
+// as Kafka can be reached. After an error kafka-go joins as somebody new, and
+// says goodbye for the old one only once: when that is lost with the error, as
+// with a broker that is away, Kafka would have all wait for a member that
+// nobody is, for the length of a session.
+func (g *Group) farewell() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.member == "" || g.ctx.Err() != nil {
+		return
+	}
+	member := g.member
+	g.member = ""
+	var ctx context.Context
+	ctx, g.join = context.WithCancel(g.ctx)
+	g.others.Go(func() {
+		t := g.bus.transport(metadataTTL, g.topics...)
+		defer t.CloseIdleConnections()
+		client := g.bus.client(callTimeout, t)
+		for {
+			res, err := client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{GroupID: g.id, Members: []kafka.LeaveGroupRequestMember{{ID: member}}})
+			if err == nil && len(res.Members) == 1 {
+				err = res.Members[0].Error
+			}
+			if err == nil && res != nil {
+				err = res.Error
+			}
+			if err == nil || errors.Is(err, kafka.UnknownMemberId) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(rejoinPause / 2):
+			}
+		}
+	})
 }
 
 // release ends the newest assignment, if there is one.
@@ -217,7 +267,9 @@ func (a *Assignment) Commit(ctx context.Context, at []Part) error {
 // death, and ends its assignment. A second call waits for the first.
 func (g *Group) Close() error {
 	g.stop.Do(func() {
+		g.cancel()
 		g.release()
+		defer g.others.Wait()
 		left := make(chan struct{})
 		go func() {
 			defer close(left)

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"imgo/cluster/bus"
 	"imgo/envelope"
 )
@@ -156,9 +159,14 @@ func TestGroupWithoutKafka(t *testing.T) {
 	if err := m.assignment().Commit(within(t), []bus.Part{{"kept", 0, 10}}); err != nil {
 		t.Fatal(err)
 	}
+	goodbyes := f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, Observe: true, Count: -1})
 	f.Stop()
 	eventually(t, "the assignment ends", func() bool { return len(m.has()) == 0 })
 	f.Resume()
+	// Nobody waits for the member that it was before.
+	if err := goodbyes.Wait(within(t), 1); err != nil {
+		t.Fatalf("it has not left as who it was: %v", err)
+	}
 	eventually(t, "all partitions again", func() bool { return len(m.has()) == 6 })
 	if got := m.has()[0]; got != (bus.Part{Topic: "kept", Partition: 0, Next: 10}) {
 		t.Errorf("it goes on at %+v", got)
