@@ -90,6 +90,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	f.StringVar(&s.imgo, "imgo", "", "the imgo `executable` to run; empty: build the one of this module")
 	f.BoolVar(&s.race, "race", false, "build it with the race detector")
 	f.StringVar(&s.dir, "dir", "", "`folder` for data and logs, which stay; empty: a temporary one, removed at the end")
+	f.BoolVar(&s.short, "short", false, "a Kafka that needs less of the processor to start, and does less")
 	f.BoolVar(&s.keep, "keep", false, "leave the temporary folder where it is")
 	f.StringVar(&s.out, "out", "", "`folder` to write the dated table and JSON to; empty: nowhere")
 	f.IntVar(&s.each, "each", 2, "nodes of each role")

@@ -3,11 +3,330 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"imgo/verify"
 )
 
-func (st *stage) measure(context.Context, *settings, io.Writer) error {
-	return errors.New("not yet")
+const (
+	// measured is how long each measurement lasts.
+	measured = 10 * time.Second
+	// calm is the pushes a second at which the time to a receipt is measured.
+	calm = 250
+	// callers push at the same time where throughput is measured.
+	callers = 64
+	// everywhere users have one in every partition, all but certainly.
+	everywhere = 200
+	// body is what is pushed: about as large as a short notification.
+	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs","from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
+)
+
+// figure is one number, measured in each run.
+type figure struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit"`
+	Runs   []float64 `json:"runs"`
+	Min    float64   `json:"min"`
+	Median float64   `json:"median"`
+	Max    float64   `json:"max"`
+}
+
+// figures are all, in the order in which they were first added.
+type figures struct {
+	Date    time.Time `json:"date"`
+	Commit  string    `json:"commit"`
+	Machine string    `json:"machine"`
+	Brokers int       `json:"brokers"`
+	Each    int       `json:"nodes_of_each_role"`
+	Figures []*figure `json:"figures"`
+}
+
+func (f *figures) add(name, unit string, value float64) {
+	i := slices.IndexFunc(f.Figures, func(one *figure) bool { return one.Name == name })
+	if i < 0 {
+		i = len(f.Figures)
+		f.Figures = append(f.Figures, &figure{Name: name, Unit: unit})
+	}
+	f.Figures[i].Runs = append(f.Figures[i].Runs, value)
+}
+
+// String is the table.
+func (f *figures) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "imgo on Kafka %s, commit %s\n%s, which also run Kafka and the load; %d brokers; %d nodes of each role\n\n",
+		f.Date.Format("2006-01-02 15:04:05Z"), f.Commit, f.Machine, f.Brokers, f.Each)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\tmin\tmedian\tmax\t\n")
+	for _, one := range f.Figures {
+		fmt.Fprintf(t, "%s\t%.4g\t%.4g\t%.4g\t%s\n", one.Name, one.Min, one.Median, one.Max, one.Unit)
+	}
+	_ = t.Flush() // into memory
+	return b.String()
+}
+
+// measure measures a cluster that nothing happens to, but for routers that
+// lose their disks in the end.
+func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
+	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers, Each: s.each}
+	p := newPusher(st.c.at("logic", httpPort))
+	defer p.http.CloseIdleConnections()
+	for i := range s.runs {
+		st.say("run %d of %d: from a push to its receipt", i+1, s.runs)
+		if err := st.latency(ctx, f); err != nil {
+			return err
+		}
+		st.say("run %d of %d: pushes to users who are connected", i+1, s.runs)
+		if err := st.connected(ctx, s, f); err != nil {
+			return err
+		}
+		st.say("run %d of %d: pushes to users who are away", i+1, s.runs)
+		if err := st.away(ctx, f, p); err != nil {
+			return err
+		}
+	}
+	st.say("pushing until there are %d messages for users who are away; there are %d", s.messages, p.accepted.Load())
+	if err := p.push(ctx, func() bool { return p.accepted.Load() >= int64(s.messages) }); err != nil {
+		return err
+	}
+	for i := range s.runs {
+		st.say("run %d of %d: a router with an empty disk", i+1, s.runs)
+		if err := st.rebuild(ctx, f, p); err != nil {
+			return err
+		}
+	}
+	for _, one := range f.Figures {
+		sorted := slices.Sorted(slices.Values(one.Runs))
+		one.Min, one.Median, one.Max = sorted[0], sorted[len(sorted)/2], sorted[len(sorted)-1]
+	}
+	fmt.Fprint(stdout, f)
+	return writeResult(s.out, "cluster", f.Date, f.Commit, f.String(), f)
+}
+
+// verifyAt has verify push kept messages to devices for a while.
+func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers int) (*verify.Report, error) {
+	cfg := verify.DefaultConfig()
+	for _, address := range st.c.at("logic", httpPort) {
+		cfg.API = append(cfg.API, "http://"+address)
+	}
+	cfg.Clients = st.c.at("comet", tcpPort)
+	cfg.Users, cfg.Devices, cfg.Rate, cfg.Callers = users, 1, rate, callers
+	cfg.NotKept, cfg.Keyless, cfg.Churn, cfg.Body, cfg.Duration = 0, 1, 0, 150, measured
+	v, err := verify.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	r, err := v.Run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !r.OK {
+		return nil, fmt.Errorf("verify found something:\n%s", r)
+	}
+	return r, nil
+}
+
+// latency measures from an HTTP push to its receipt by a client.
+func (st *stage) latency(ctx context.Context, f *figures) error {
+	r, err := st.verifyAt(ctx, 200, calm, callers)
+	if err != nil {
+		return err
+	}
+	f.add(fmt.Sprintf("push to receipt, %d a second: p50", calm), "ms", ms(r.Deliveries.P50))
+	f.add(fmt.Sprintf("push to receipt, %d a second: p99", calm), "ms", ms(r.Deliveries.P99))
+	return nil
+}
+
+func ms(d verify.Millis) float64 { return float64(time.Duration(d).Microseconds()) / 1000 }
+
+// connected measures how many pushes are accepted, and what they cost, when
+// every user is connected and acknowledges.
+func (st *stage) connected(ctx context.Context, s *settings, f *figures) error {
+	before := st.cpu()
+	r, err := st.verifyAt(ctx, s.users, 1e6, callers)
+	if err != nil {
+		return err
+	}
+	const name = "kept pushes, users connected"
+	n := float64(r.Pushes.Accepted)
+	f.add(name+", 64 callers", "a second", n/time.Duration(r.Pushed).Seconds())
+	f.add(name+": push to receipt p50", "ms", ms(r.Deliveries.P50))
+	f.add(name+": push to receipt p99", "ms", ms(r.Deliveries.P99))
+	st.spent(f, name, before, n)
+	return nil
+}
+
+// away measures the same when nobody is connected.
+func (st *stage) away(ctx context.Context, f *figures, p *pusher) error {
+	before, was, began := st.cpu(), p.accepted.Load(), time.Now()
+	if err := p.push(ctx, func() bool { return time.Since(began) > measured }); err != nil {
+		return err
+	}
+	const name = "kept pushes, users away"
+	n := float64(p.accepted.Load() - was)
+	f.add(name+", 64 callers", "a second", n/time.Since(began).Seconds())
+	st.spent(f, name, before, n)
+	return nil
+}
+
+// cpu is what the nodes of each role have used so far.
+func (st *stage) cpu() map[string]time.Duration {
+	all := make(map[string]time.Duration)
+	for _, n := range st.c.nodes {
+		all[n.role] += n.cpu()
+	}
+	return all
+}
+
+// spent adds what each role has used for each of n messages.
+func (st *stage) spent(f *figures, name string, before map[string]time.Duration, n float64) {
+	now := st.cpu()
+	for _, role := range roleNames {
+		f.add(name+": CPU of "+role, "ms a message", float64((now[role]-before[role]).Microseconds())/1000/n)
+	}
+}
+
+// rebuild has one router alone, with an empty disk, read everything back: from
+// its start until the owner of every partition answers.
+func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
+	routers := st.c.of("router")
+	for _, n := range routers {
+		if err := n.stop(); err != nil {
+			return err
+		}
+		if err := n.wipe(); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if err := routers[0].start(); err != nil {
+		return err
+	}
+	if err := routers[0].ready(ctx); err != nil {
+		return err
+	}
+	ready := time.Since(began)
+	if err := p.answered(ctx); err != nil {
+		return err
+	}
+	const name = "one router, empty disk"
+	f.add(name+": ready", "s", ready.Seconds())
+	f.add(fmt.Sprintf("%s: %d messages read back, all partitions answer", name, p.accepted.Load()), "s", time.Since(began).Seconds())
+	f.add(name+": CPU", "s", routers[0].cpu().Seconds())
+	for _, n := range routers[1:] {
+		if err := n.start(); err != nil {
+			return err
+		}
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+	}
+	return p.answered(ctx)
+}
+
+// pusher pushes kept messages to users who are away.
+type pusher struct {
+	logics   []string
+	http     *http.Client
+	accepted atomic.Int64
+	n        atomic.Int64
+}
+
+func newPusher(logics []string) *pusher {
+	return &pusher{logics: logics, http: &http.Client{
+		Timeout:   20 * time.Second,
+		Transport: &http.Transport{MaxIdleConnsPerHost: callers},
+	}}
+}
+
+// awayUsers is how many users messages go to who are away: a mailbox has about
+// a hundred in the end.
+const awayUsers = 10_000
+
+// push pushes from all callers until enough says so.
+func (p *pusher) push(ctx context.Context, enough func() bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
+	for range callers {
+		all.Go(func() {
+			for ctx.Err() == nil && !enough() {
+				i := p.n.Add(1)
+				if err := p.one(ctx, i, fmt.Sprintf("away-%d", i%awayUsers), ""); err != nil {
+					cancel(err)
+					return
+				}
+				p.accepted.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return context.Cause(ctx)
+}
+
+func (p *pusher) one(ctx context.Context, i int64, user, key string) error {
+	text := fmt.Sprintf(`{"user":%q,"body":%s}`, user, body)
+	url := "http://" + p.logics[i%int64(len(p.logics))] + "/v1/push"
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(text))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return fmt.Errorf("push: %w", err)
+	}
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("push: %s answered %d: %s", url, resp.StatusCode, bytes.TrimSpace(answer))
+	}
+	return nil
+}
+
+// answered waits until the owner of every partition answers: a push with a key
+// is accepted only then.
+func (p *pusher) answered(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	round := p.n.Add(1)
+	errs := make([]error, everywhere)
+	var all sync.WaitGroup
+	for i := range everywhere {
+		all.Go(func() {
+			user := fmt.Sprintf("everywhere-%d", i)
+			for {
+				if errs[i] = p.one(ctx, int64(i), user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
+					return
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		})
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return fmt.Errorf("wait until every partition answers: %w", err)
+		}
+	}
+	return nil
 }
