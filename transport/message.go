@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 )
@@ -50,7 +51,7 @@ func (m *Message) Frame(f Form) []byte {
 
 // pushVersion is the version that each generation's own server put in pushes.
 func (f Form) pushVersion() int16 {
-	switch f {
+	switch f.plain() {
 	case FormGoim:
 		return 1
 	case FormV2, FormV2JSON:
@@ -63,16 +64,54 @@ func (f Form) pushVersion() int16 {
 // are what the client sent, echoed. The v2 forms carry id (0 for a packet that
 // is no kept message); the others leave it out.
 func EncodeReply(f Form, version int16, op, seq int32, id uint64, body []byte) []byte {
-	if f.JSON() {
-		b := make([]byte, 0, jsonOverhead+len(body))
+	plain := f.plain()
+	if plain.JSON() {
+		// The length of the frame is only known when it is encoded: its header
+		// goes into the room left before it.
+		room := 0
+		if f.framed() {
+			room = maxFrameHead
+		}
+		b := make([]byte, room, room+jsonOverhead+len(body))
 		b = append(b, '[')
-		b = AppendJSONObject(b, f == FormV2JSON, version, op, seq, id, body)
-		return append(b, ']')
+		b = AppendJSONObject(b, plain == FormV2JSON, version, op, seq, id, body)
+		b = append(b, ']')
+		if !f.framed() {
+			return b
+		}
+		var head [maxFrameHead]byte
+		h := AppendFrameHead(head[:0], true, len(b)-room)
+		b = b[room-len(h):]
+		copy(b, h)
+		return b
 	}
 	headerLen := HeaderV1
-	if f == FormV2 {
+	if plain == FormV2 {
 		headerLen = HeaderV2
 	}
-	b := make([]byte, 0, headerLen+len(body))
-	return AppendPacket(b, version, headerLen, op, seq, id, body)
+	n := headerLen + len(body)
+	if f.framed() {
+		b := AppendFrameHead(make([]byte, 0, maxFrameHead+n), false, n)
+		return AppendPacket(b, version, headerLen, op, seq, id, body)
+	}
+	return AppendPacket(make([]byte, 0, n), version, headerLen, op, seq, id, body)
+}
+
+// maxFrameHead is the longest header of a server's WebSocket frame, in bytes.
+const maxFrameHead = 10
+
+// AppendFrameHead appends the header of a server's WebSocket frame that is a
+// whole message, text or binary, of n bytes (RFC 6455, 5.2): not masked.
+func AppendFrameHead(dst []byte, text bool, n int) []byte {
+	first := byte(0x82)
+	if text {
+		first = 0x81
+	}
+	switch {
+	case n <= 125:
+		return append(dst, first, byte(n))
+	case n <= 0xffff:
+		return binary.BigEndian.AppendUint16(append(dst, first, 126), uint16(n))
+	}
+	return binary.BigEndian.AppendUint64(append(dst, first, 127), uint64(n))
 }

@@ -25,7 +25,7 @@ func TestGolden(t *testing.T) {
 	bodies := []struct{ name, body string }{
 		{"empty", ""}, {"json", `{"test":1}`}, {"text", "hello\n\"wörld\""}, {"bytes", "\x00\xff\x10"},
 	}
-	for form := range transport.NumForms {
+	for form, name := range formNames {
 		var out bytes.Buffer
 		line := func(name string, frame []byte) {
 			if form.JSON() {
@@ -42,7 +42,7 @@ func TestGolden(t *testing.T) {
 		line("reply with odd version and sequence", transport.EncodeReply(form, -3, transport.OpHeartbeatReply, -1, 0, nil))
 		line("reply of version 2", transport.EncodeReply(form, 2, transport.OpAuthReply, 1, 0, []byte(`{"heartbeat":60}`)))
 
-		file := filepath.Join("testdata", "golden", formNames[form]+".txt")
+		file := filepath.Join("testdata", "golden", name+".txt")
 		if *update {
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 				t.Fatal(err)
@@ -57,6 +57,23 @@ func TestGolden(t *testing.T) {
 		}
 		if !bytes.Equal(out.Bytes(), want) {
 			t.Errorf("%s: the encoding has changed:\n%swant:\n%s", file, out.Bytes(), want)
+		}
+	}
+}
+
+// A framed form is the plain one behind a frame's header, whatever its length.
+func TestFramed(t *testing.T) {
+	for form, name := range formNames {
+		if framed := form.Framed(); framed == form || framed.Framed() != framed || framed.JSON() != form.JSON() {
+			t.Errorf("%s framed is %d", name, framed)
+		}
+		for _, n := range []int{0, 1, 60, 109, 110, 125, 126, 200, 65000, 65535, 65536, 200000} {
+			body := bytes.Repeat([]byte("1"), n)
+			plain := transport.NewMessage(5, 9, body).Frame(form)
+			want := append(transport.AppendFrameHead(nil, form.JSON(), len(plain)), plain...)
+			if got := transport.NewMessage(5, 9, body).Frame(form.Framed()); !bytes.Equal(got, want) {
+				t.Errorf("%s, %d bytes: framed it begins with % x, want % x", name, n, got[:20], want[:20])
+			}
 		}
 	}
 }
@@ -90,8 +107,8 @@ func TestMessageIsEncodedOnce(t *testing.T) {
 
 func BenchmarkEncode(b *testing.B) {
 	body := []byte(`{"from":"alice","text":"` + string(bytes.Repeat([]byte("x"), 200)) + `"}`)
-	for form := range transport.NumForms {
-		b.Run(formNames[form], func(b *testing.B) {
+	for form, name := range formNames {
+		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				transport.NewMessage(transport.OpMessage, 7, body).Frame(form)

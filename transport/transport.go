@@ -8,6 +8,7 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -64,11 +65,22 @@ const (
 	FormV2                   // binary v2 header with the message id
 	FormImgoJSON             // JSON, pushes carry "ver":0 (imgo 2016)
 	FormV2JSON               // JSON, "ver":2 with "id"
-	NumForms
+	plainForms
+
+	// NumForms counts the forms, framed ones included.
+	NumForms = 2 * plainForms
 )
 
 // JSON says whether the form is a text form.
-func (f Form) JSON() bool { return f >= FormImgoJSON }
+func (f Form) JSON() bool { return f.plain() >= FormImgoJSON }
+
+// Framed is form f with the header of a WebSocket frame before each frame: what
+// a Pollable over WebSocket writes. A server's frames are not masked, so they
+// too are the same for every client and are encoded once.
+func (f Form) Framed() Form { return f.plain() + plainForms }
+
+func (f Form) framed() bool { return f >= plainForms }
+func (f Form) plain() Form  { return f % plainForms }
 
 // Conn is one client connection. ReadPacket is for one goroutine at a time,
 // Write for one at a time; the two may run together, and everything else may
@@ -109,6 +121,51 @@ type Conn interface {
 	// ReadPacket or Write under way returns. It never blocks for the peer,
 	// and a second call does nothing. Code 0 is a plain end (1000 on ws).
 	Close(code envelope.CloseCode, reason string) error
+}
+
+// ErrIdle is TryReadPacket's: no whole packet has arrived.
+var ErrIdle = errors.New("nothing has arrived")
+
+// Pollable is a Conn that costs neither a goroutine nor a buffer while nothing
+// happens on it: its owner is told when something does. Until Attach it is
+// used like any Conn. From then on its ReadPacket, SetReadDeadline excepted,
+// and Write are not for use, and it outlives the listener's handle function:
+// the owner ends it with Release.
+type Pollable interface {
+	Conn
+	// Attach sets whom the connection tells, also in place of another. Only
+	// whoever reads may call it.
+	Attach(Waker)
+	// TryReadPacket is ReadPacket for one who does not wait: ErrIdle.
+	TryReadPacket() (Packet, error)
+	// Park is what a reader does after ErrIdle: true says that it is to leave,
+	// and that Readable will be called, once; false that something has come
+	// meanwhile, and it is to try again.
+	Park() bool
+	// TryWrite hands frames, in the connection's form (framed on WebSocket), to
+	// the kernel without waiting. taken is how many frames are the connection's
+	// business now; left counts the bytes of these, and of earlier ones, that
+	// the kernel had no room for. Where left is not 0 Writable will be called,
+	// once, when it is, and until then nothing more is taken. After an error
+	// only Close is of use. Frames are not changed, and kept until they are out.
+	TryWrite(frames [][]byte) (taken, left int, err error)
+	// TryWriteOne is TryWrite of one frame.
+	TryWriteOne(frame []byte) (taken, left int, err error)
+	// Release is the last call, once nothing is read or written any more: it
+	// closes the connection if nobody has, gives the client a moment to take
+	// note, and frees it. It may take as long as the listener's Linger.
+	Release()
+}
+
+// Waker is told what happens on a Pollable. Both methods are called from a
+// goroutine that all connections share: they must not block. No lock is held,
+// so they may call the connection.
+type Waker interface {
+	// Readable: TryReadPacket has something to say. The caller of Park is the
+	// reader again, until the next Park.
+	Readable()
+	// Writable: all that was taken is in the kernel.
+	Writable()
 }
 
 // ProtocolError is what a client did wrong on the wire. Code is what op 6

@@ -1,6 +1,9 @@
 // Package tcp brings clients that speak binary packets over plain TCP or TLS.
-// It owns the port, the accept loop and each connection's goroutine; what the
-// packets mean is the handler's. A connection that idles holds no buffer.
+// It owns the port and the accept loop; what the packets mean is the handler's.
+//
+// Where there is epoll, connections without TLS are transport.Pollable: one that
+// idles costs neither a goroutine nor a buffer. Everywhere else, and with TLS,
+// each has its goroutine, and no buffer while it idles. Listen chooses.
 package tcp
 
 import (
@@ -48,7 +51,10 @@ type Config struct {
 	// Linger is how long a closed connection waits for the client to close its
 	// side too, so that the last packets are not lost to a reset. 0 is 1 s.
 	Linger time.Duration
-	Log    zerolog.Logger
+	// Goroutines leaves epoll unused where it could be used. It is for tests of
+	// the other way.
+	Goroutines bool
+	Log        zerolog.Logger
 }
 
 // Listener accepts connections on one port.
@@ -62,7 +68,7 @@ func Listen(cfg Config) (*Listener, error) {
 	a, err := socket.Listen(socket.Config{
 		Addr: cfg.Addr, TLS: cfg.TLS, Admit: cfg.Admit, Released: cfg.Released, Refused: cfg.Refused,
 		HandshakeTimeout: cfg.HandshakeTimeout, WriteBuffer: cfg.WriteBuffer,
-		Grace: cfg.Grace, Linger: cfg.Linger, Log: cfg.Log,
+		Grace: cfg.Grace, Linger: cfg.Linger, Goroutines: cfg.Goroutines, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -78,23 +84,20 @@ func Listen(cfg Config) (*Listener, error) {
 func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 
 // Close gives the port back; only for a Listener that is not Run.
-func (l *Listener) Close() error { return l.acceptor.Close() }
+func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run accepts connections until ctx is done and calls handle for each in a
-// goroutine of its own; the connection ends when handle returns. After ctx is
-// done it is the handlers' part to close their connections (they know what to
-// tell the client), but after Config.Grace Run resets what is left. It returns
-// when every handler has: nil after ctx, else why the port failed.
+// goroutine of its own; the connection ends when handle returns, but for a
+// Pollable that was attached. After ctx is done it is the handlers' part to
+// close their connections (they know what to tell the client), but after
+// Config.Grace Run resets what is left. It returns when every connection has
+// ended: nil after ctx, else why the port failed.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.acceptor.Close() })
 	defer stop()
 	var err error
-	for {
-		var s *socket.Socket
-		if s, err = l.acceptor.Next(ctx); err != nil {
-			break
-		}
-		go l.serve(ctx, s, handle)
+	for err == nil {
+		err = l.next(ctx, handle)
 	}
 	l.acceptor.Drain()
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, net.ErrClosed)) {
@@ -120,4 +123,13 @@ func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(tran
 	}
 	defer s.Finish(cfg.Linger)
 	handle(newConn(s, l.maxBody))
+}
+
+// nextSocket brings the next connection to handle, in a goroutine of its own.
+func (l *Listener) nextSocket(ctx context.Context, handle func(transport.Conn)) error {
+	s, err := l.acceptor.Next(ctx)
+	if err == nil {
+		go l.serve(ctx, s, handle)
+	}
+	return err
 }

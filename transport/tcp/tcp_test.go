@@ -34,13 +34,13 @@ func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
 	return l
 }
 
-func harness(server func(*testing.T) *tls.Config, client func(*testing.T) *tls.Config) transporttest.Harness {
+func harness(goroutines bool, server func(*testing.T) *tls.Config, client func(*testing.T) *tls.Config) transporttest.Harness {
 	h := transporttest.Harness{Network: "tcp", Pieces: true}
 	if server == nil {
 		h.Framing = func(int) int { return 0 }
 	}
 	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
-		cfg := tcp.Config{MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		cfg := tcp.Config{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
 		var clientTLS *tls.Config
 		if server != nil {
 			cfg.TLS, clientTLS = server(t), client(t)
@@ -54,11 +54,14 @@ func harness(server func(*testing.T) *tls.Config, client func(*testing.T) *tls.C
 	return h
 }
 
-func TestConformance(t *testing.T) { transporttest.Run(t, harness(nil, nil)) }
+// TestConformance is of epoll where there is one.
+func TestConformance(t *testing.T) { transporttest.Run(t, harness(false, nil, nil)) }
+
+func TestConformanceGoroutines(t *testing.T) { transporttest.Run(t, harness(true, nil, nil)) }
 
 func TestConformanceTLS(t *testing.T) {
 	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
-	transporttest.Run(t, harness(
+	transporttest.Run(t, harness(false,
 		func(t *testing.T) *tls.Config {
 			cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
 			if err != nil {

@@ -20,14 +20,12 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// The first byte of a whole, final frame of each kind, and the longest payload
+// The first byte of a control frame of each kind that is sent, and the longest payload
 // of a control frame (RFC 6455, 5.2 and 5.5).
 const (
-	frameText   = 0x81
-	frameBinary = 0x82
-	frameClose  = 0x88
-	framePong   = 0x8a
-	maxControl  = 125
+	frameClose = 0x88
+	framePong  = 0x8a
+	maxControl = 125
 )
 
 // Kinds of message a connection speaks; which, the first message says.
@@ -178,19 +176,8 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 	return c.shim.Send(deadline, frames, head)
 }
 
-func textHead(dst []byte, n int) []byte   { return frameHead(dst, frameText, n) }
-func binaryHead(dst []byte, n int) []byte { return frameHead(dst, frameBinary, n) }
-
-// frameHead appends the header of a server's frame: not masked, of n bytes.
-func frameHead(dst []byte, first byte, n int) []byte {
-	switch {
-	case n <= maxControl:
-		return append(dst, first, byte(n))
-	case n <= 0xffff:
-		return binary.BigEndian.AppendUint16(append(dst, first, 126), uint16(n))
-	}
-	return binary.BigEndian.AppendUint64(append(dst, first, 127), uint64(n))
-}
+func textHead(dst []byte, n int) []byte   { return transport.AppendFrameHead(dst, true, n) }
+func binaryHead(dst []byte, n int) []byte { return transport.AppendFrameHead(dst, false, n) }
 
 func (c *conn) Text() bool             { return c.form.Load() == formText }
 func (c *conn) Network() string        { return "ws" }
@@ -200,14 +187,19 @@ func (c *conn) Written() int64         { return c.shim.Written() }
 func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
 
 func (c *conn) Close(code envelope.CloseCode, reason string) error {
+	c.shim.Shut(closeFrame(code, reason))
+	return nil
+}
+
+// closeFrame is a whole close frame.
+func closeFrame(code envelope.CloseCode, reason string) []byte {
 	if code == 0 {
 		code = envelope.CloseCode(websocket.StatusNormalClosure)
 	}
 	reason = clip(reason, maxControl-2)
 	b := append(make([]byte, 0, 4+len(reason)), frameClose, byte(2+len(reason)))
 	b = binary.BigEndian.AppendUint16(b, uint16(code))
-	c.shim.Shut(append(b, reason...))
-	return nil
+	return append(b, reason...)
 }
 
 // finish frees the connection when its handler has returned.

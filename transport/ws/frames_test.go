@@ -245,8 +245,8 @@ func TestPingsAreSignsOfLife(t *testing.T) {
 	ping(t, c)
 }
 
-// A ping that arrives while a long Write is under way is answered behind it,
-// and neither waits for the other.
+// A ping that arrives while a long Write is under way is answered between two
+// of its frames or behind them, and neither waits for the other.
 func TestPingDuringWrite(t *testing.T) {
 	const frames = 6
 	started, goOn := make(chan struct{}), make(chan struct{})
@@ -284,13 +284,18 @@ func TestPingDuringWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-goOn
-	for range frames {
-		if first, payload, err := c.ReadFrame(); err != nil || first != 0x82 || len(payload) != 1<<18+16 {
+	pongs := 0
+	for range frames + 1 {
+		first, payload, err := c.ReadFrame()
+		switch {
+		case err == nil && first == 0x8a && string(payload) == "hello":
+			pongs++
+		case err != nil || first != 0x82 || len(payload) != 1<<18+16:
 			t.Fatalf("frame %#x of %d bytes, %v", first, len(payload), err)
 		}
 	}
-	if first, payload, err := c.ReadFrame(); err != nil || first != 0x8a || string(payload) != "hello" {
-		t.Errorf("after the write: %#x %q %v, want the pong", first, payload, err)
+	if pongs != 1 {
+		t.Errorf("%d pongs", pongs)
 	}
 }
 

@@ -1,13 +1,20 @@
 // Package ws brings clients that speak WebSocket: browsers above all, with
 // JSON in text messages or binary packets in binary ones.
 //
-// It owns the port, the HTTP upgrade and each connection's goroutine. The
+// It owns the port, the HTTP upgrade and the frames, and has two ways to run a
+// connection, of which Listen chooses one; one suite of tests holds both.
+//
+// With TLS, and where there is no epoll, a connection has a goroutine, and the
 // library github.com/coder/websocket does the handshake and reads: frames,
 // masks, fragments, control frames. Writing is done here, beside it, because a
 // message for many connections is encoded once and only needs a header of a
-// few bytes (see docs/adr/0002-websocket-library.md). Nothing of net/http
-// stays with a connection after the upgrade, and one that idles holds only a
-// read buffer of a few hundred bytes.
+// few bytes (docs/adr/0002-websocket-library.md). Nothing of net/http stays
+// with a connection after the upgrade, and one that idles holds only a read
+// buffer of a few hundred bytes.
+//
+// Elsewhere it is a transport.Pollable: one that idles costs neither a goroutine
+// nor a buffer, and the handshake and the frames of a client are read here too
+// (docs/adr/0006-fan-out.md).
 package ws
 
 import (
@@ -77,7 +84,10 @@ type Config struct {
 	// Linger is how long a closed connection waits for the client to close its
 	// side too, so that the close frame is not lost to a reset. 0 is 1 s.
 	Linger time.Duration
-	Log    zerolog.Logger
+	// Goroutines leaves epoll unused where it could be used. It is for tests of
+	// the other way.
+	Goroutines bool
+	Log        zerolog.Logger
 }
 
 // Listener accepts connections on one port.
@@ -102,7 +112,7 @@ func Listen(cfg Config) (*Listener, error) {
 	a, err := socket.Listen(socket.Config{
 		Addr: cfg.Addr, TLS: cfg.TLS, Admit: cfg.Admit, Released: cfg.Released, Refused: cfg.Refused,
 		HandshakeTimeout: cfg.HandshakeTimeout, WriteBuffer: cfg.WriteBuffer,
-		Grace: cfg.Grace, Linger: cfg.Linger, Log: cfg.Log,
+		Grace: cfg.Grace, Linger: cfg.Linger, Goroutines: cfg.Goroutines, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -121,14 +131,25 @@ func Listen(cfg Config) (*Listener, error) {
 func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 
 // Close gives the port back; only for a Listener that is not Run.
-func (l *Listener) Close() error { return l.acceptor.Close() }
+func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run upgrades connections until ctx is done and calls handle for each in a
-// goroutine of its own; the connection ends when handle returns. After ctx is
-// done it is the handlers' part to close their connections (they know what to
-// tell the client), but after Config.Grace Run resets what is left. It returns
-// when every handler has: nil after ctx, else why the port failed.
+// goroutine of its own; the connection ends when handle returns, but for a
+// Pollable that was attached. After ctx is done it is the handlers' part to
+// close their connections (they know what to tell the client), but after
+// Config.Grace Run resets what is left. It returns when every connection has
+// ended: nil after ctx, else why the port failed.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
+	err := l.run(ctx, handle)
+	l.acceptor.Drain()
+	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("accept WebSocket connections: %w", err)
+}
+
+// runHTTP has net/http read the requests.
+func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) error {
 	cfg := l.acceptor.Config()
 	srv := &http.Server{
 		Handler:           &upgrader{Listener: l, handle: handle},
@@ -154,12 +175,7 @@ func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	srv.SetKeepAlivesEnabled(false) // one request a connection
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	err := srv.Serve(&netListener{acceptor: l.acceptor, ctx: ctx})
-	l.acceptor.Drain()
-	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("accept WebSocket connections: %w", err)
+	return srv.Serve(&netListener{acceptor: l.acceptor, ctx: ctx})
 }
 
 // netListener gives net/http sockets.

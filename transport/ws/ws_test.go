@@ -49,7 +49,7 @@ func dial(t *testing.T, l *ws.Listener, cfg *tls.Config, text bool, header ...st
 	return w
 }
 
-func harness(text, secure bool) transporttest.Harness {
+func harness(text, secure, goroutines bool) transporttest.Harness {
 	h := transporttest.Harness{Network: "ws", Text: text, Pieces: true, CloseCodes: true}
 	if !secure {
 		h.Framing = func(n int) int {
@@ -63,7 +63,7 @@ func harness(text, secure bool) transporttest.Harness {
 		}
 	}
 	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
-		cfg := ws.Config{MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		cfg := ws.Config{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
 		var clientTLS *tls.Config
 		if secure {
 			certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
@@ -80,6 +80,12 @@ func harness(text, secure bool) transporttest.Harness {
 	return h
 }
 
-func TestConformanceBinary(t *testing.T) { transporttest.Run(t, harness(false, false)) }
-func TestConformanceText(t *testing.T)   { transporttest.Run(t, harness(true, false)) }
-func TestConformanceTLS(t *testing.T)    { transporttest.Run(t, harness(false, true)) }
+// The first two are of epoll where there is one.
+func TestConformanceBinary(t *testing.T) { transporttest.Run(t, harness(false, false, false)) }
+func TestConformanceText(t *testing.T)   { transporttest.Run(t, harness(true, false, false)) }
+
+func TestConformanceBinaryGoroutines(t *testing.T) {
+	transporttest.Run(t, harness(false, false, true))
+}
+func TestConformanceTextGoroutines(t *testing.T) { transporttest.Run(t, harness(true, false, true)) }
+func TestConformanceTLS(t *testing.T)            { transporttest.Run(t, harness(false, true, false)) }

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package socket
+
+// polling is nothing here: every connection has a goroutine.
+type polling struct{}
+
+func (a *Acceptor) poll() error { return nil }
+
+func (p *polling) closePort() {}
+func (p *polling) stop()      {}
+func (p *polling) abort()     {}

@@ -1,0 +1,151 @@
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a polled socket is registered for: edge-triggered, so that parking costs
+// no system call. Room for writing is added the first time that there is none.
+const (
+	pollRead  uint32 = unix.EPOLLIN | unix.EPOLLRDHUP | 1<<31 // EPOLLET
+	pollWrite uint32 = pollRead | unix.EPOLLOUT
+)
+
+// poller tells the sockets of one acceptor what happens on them. It is one
+// goroutine, which waits for the epoll in Go's own poller, so that no thread is
+// held while nothing happens.
+type poller struct {
+	file *os.File // of the epoll
+	fd   int
+	gone chan struct{} // closed when the goroutine has ended
+
+	mu    sync.Mutex
+	slots []slot
+	free  []uint32
+}
+
+// slot is where events find their socket. An event that was fetched before its
+// socket was closed finds another generation.
+type slot struct {
+	p   *Polled
+	gen uint32
+}
+
+func newPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make an epoll: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // or os would not poll it
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("make an epoll that does not block: %w", err)
+	}
+	return &poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), gone: make(chan struct{})}, nil
+}
+
+// start runs the poller's goroutine; close ends it and waits for it.
+func (po *poller) start() error {
+	raw, err := po.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("poll an epoll: %w", err)
+	}
+	go func() {
+		defer close(po.gone)
+		events := make([]unix.EpollEvent, 256)
+		sockets := make([]*Polled, 0, len(events))
+		for {
+			n := 0
+			err := raw.Read(func(fd uintptr) bool {
+				var err error
+				n, err = unix.EpollWait(int(fd), events, 0)
+				return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+			})
+			if err != nil || n < 0 { // only when it is closed
+				return
+			}
+			sockets = po.find(events[:n], sockets[:0])
+			for i, p := range sockets {
+				if p != nil {
+					p.event(events[i].Events)
+				}
+			}
+			clear(sockets)
+		}
+	}()
+	return nil
+}
+
+func (po *poller) close() {
+	_ = po.file.Close()
+	<-po.gone
+}
+
+// find appends the events' sockets to dst, nil for one that is gone.
+func (po *poller) find(events []unix.EpollEvent, dst []*Polled) []*Polled {
+	po.mu.Lock()
+	defer po.mu.Unlock()
+	for _, ev := range events {
+		sl := &po.slots[uint32(ev.Fd)] // the kernel keeps Fd and Pad for us
+		if sl.gen != uint32(ev.Pad) {
+			dst = append(dst, nil)
+			continue
+		}
+		dst = append(dst, sl.p)
+	}
+	return dst
+}
+
+// enter gives p its slot.
+func (po *poller) enter(p *Polled) {
+	po.mu.Lock()
+	defer po.mu.Unlock()
+	if n := len(po.free); n > 0 {
+		p.slot = po.free[n-1]
+		po.free = po.free[:n-1]
+	} else {
+		p.slot = uint32(len(po.slots))
+		po.slots = append(po.slots, slot{})
+	}
+	po.slots[p.slot].p = p
+}
+
+// leave takes it back, before p's descriptor is closed.
+func (po *poller) leave(p *Polled) {
+	po.mu.Lock()
+	defer po.mu.Unlock()
+	sl := &po.slots[p.slot]
+	sl.p = nil
+	sl.gen++
+	po.free = append(po.free, p.slot)
+}
+
+// watch has the kernel report events on p from now on, beginning with what is
+// so already. Closing the descriptor ends it.
+func (po *poller) watch(p *Polled, op int, events uint32) error {
+	po.mu.Lock()
+	gen := po.slots[p.slot].gen
+	po.mu.Unlock()
+	ev := unix.EpollEvent{Events: events, Fd: int32(p.slot), Pad: int32(gen)}
+	if err := unix.EpollCtl(po.fd, op, int(p.fd), &ev); err != nil {
+		return fmt.Errorf("watch a socket: %w", err)
+	}
+	return nil
+}
+
+// all lists the open sockets.
+func (po *poller) all() []*Polled {
+	po.mu.Lock()
+	defer po.mu.Unlock()
+	var list []*Polled
+	for _, sl := range po.slots {
+		if sl.p != nil {
+			list = append(list, sl.p)
+		}
+	}
+	return list
+}

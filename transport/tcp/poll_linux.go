@@ -1,0 +1,97 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+)
+
+// polled is a transport.Pollable over one socket.
+type polled struct {
+	*socket.Polled
+	l *Listener
+}
+
+var _ transport.Pollable = (*polled)(nil)
+
+// next brings the next connection to handle.
+func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error {
+	if !l.acceptor.Polls() {
+		return l.nextSocket(ctx, handle)
+	}
+	p, err := l.acceptor.NextPolled(ctx)
+	if err != nil {
+		return err
+	}
+	go func() {
+		c := &polled{p, l}
+		handle(c)
+		if !p.Attached() {
+			c.Release()
+		}
+	}()
+	return nil
+}
+
+func (c *polled) ReadPacket() (transport.Packet, error) {
+	for {
+		p, err := c.TryReadPacket()
+		if !errors.Is(err, transport.ErrIdle) {
+			return p, err
+		}
+		c.Wait()
+	}
+}
+
+func (c *polled) TryReadPacket() (transport.Packet, error) {
+	if err := c.Err(); err != nil {
+		return transport.Packet{}, err
+	}
+	for {
+		b := c.Buffered()
+		p, rest, err := transport.DecodePacket(b, c.l.maxBody)
+		switch {
+		case err == nil:
+			c.Take(len(b) - len(rest))
+			c.Sign()
+			if p.Body != nil {
+				p.Body = append([]byte(nil), p.Body...) // the buffer is not the packet's
+			}
+			return p, nil
+		case err != io.EOF && err != io.ErrUnexpectedEOF:
+			return transport.Packet{}, err
+		}
+		need := transport.HeaderV1
+		if len(b) >= need {
+			h, _ := transport.ParseHeader(b, c.l.maxBody) // DecodePacket found no fault in it
+			need = h.HeaderLen + h.BodyLen
+		}
+		if err := c.Fill(need); err != nil {
+			if err == io.EOF && len(b) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return transport.Packet{}, err
+		}
+	}
+}
+
+func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
+	return c.Send(deadline, frames, nil)
+}
+
+func (c *polled) Text() bool      { return false }
+func (c *polled) Network() string { return "tcp" }
+
+// Close says nothing of code and reason: packets have op 6 for that.
+func (c *polled) Close(envelope.CloseCode, string) error {
+	c.Shut(nil)
+	return nil
+}
+
+// Release is Pollable's.
+func (c *polled) Release() { c.Finish(c.l.acceptor.Config().Linger) }

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package tcp
+
+import (
+	"context"
+
+	"imgo/transport"
+)
+
+func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error {
+	return l.nextSocket(ctx, handle)
+}

@@ -1,0 +1,143 @@
+package ws
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha1" //nolint:gosec // what the protocol asks for
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+)
+
+// run chooses how connections are run.
+func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
+	if l.acceptor.Polls() {
+		return l.runPolled(ctx, handle)
+	}
+	return l.runHTTP(ctx, handle)
+}
+
+// refusal is why a request is no opening handshake.
+type refusal struct {
+	reason string // for Config.Refused
+	status int
+	text   string
+	header string // more lines
+}
+
+// upgrade does the opening handshake, within HandshakeTimeout; false: the
+// client was refused, and told so where that can be.
+func (c *polled) upgrade() bool {
+	cfg := c.l.acceptor.Config()
+	deadline := time.Now().Add(cfg.HandshakeTimeout)
+	_ = c.SetReadDeadline(deadline)
+	head, err := c.requestHead()
+	var no *refusal
+	switch {
+	case errors.Is(err, errHeaderTooLong):
+		no = &refusal{refusedHTTP, http.StatusRequestHeaderFieldsTooLarge, "the request is too long", ""}
+	case err != nil:
+		cfg.Refused(refusedHTTP)
+		return false
+	}
+	var accept string
+	if no == nil {
+		accept, no = c.l.shakeHands(head)
+	}
+	if no != nil {
+		cfg.Refused(no.reason)
+		cfg.Log.Debug().Str("why", no.text).Stringer("remote", c.Remote()).Msg("connection refused")
+		_ = c.Send(deadline, [][]byte{no.response()}, nil)
+		return false
+	}
+	c.Take(len(head))
+	if c.Send(deadline, [][]byte{fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", accept)}, nil) != nil {
+		cfg.Refused(socket.RefusedSocket)
+		return false
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	c.Sign()
+	return true
+}
+
+var errHeaderTooLong = errors.New("the request is too long")
+
+// requestHead reads up to the empty line that ends a request's header; what
+// follows stays.
+func (c *polled) requestHead() ([]byte, error) {
+	for {
+		b := c.Buffered()
+		if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 && i < maxHeader {
+			return b[:i+4], nil
+		}
+		if len(b) >= maxHeader {
+			return nil, errHeaderTooLong
+		}
+		if err := c.Fill(maxHeader); errors.Is(err, transport.ErrIdle) {
+			c.Wait()
+		} else if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// shakeHands judges a request: accept is what the answer is to say.
+func (l *Listener) shakeHands(head []byte) (accept string, no *refusal) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
+		return "", &refusal{refusedHTTP, http.StatusBadRequest, "this is no HTTP request", ""}
+	}
+	switch {
+	case r.URL.Path != l.path:
+		return "", &refusal{refusedPath, http.StatusNotFound, "WebSocket is at " + l.path, ""}
+	case r.Method != http.MethodGet:
+		return "", &refusal{refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET", "Allow: GET\r\n"}
+	}
+	if err := l.origins.check(r.Header.Get("Origin")); err != nil {
+		return "", &refusal{refusedOrigin, http.StatusForbidden, err.Error(), ""}
+	}
+	keys := r.Header.Values("Sec-WebSocket-Key")
+	switch {
+	case !r.ProtoAtLeast(1, 1) || !names(r.Header, "Connection", "upgrade") || !names(r.Header, "Upgrade", "websocket"):
+		return "", &refusal{refusedUpgrade, http.StatusUpgradeRequired, "here is nothing but WebSocket", "Upgrade: websocket\r\n"}
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "WebSocket is spoken in version 13", "Sec-WebSocket-Version: 13\r\n"}
+	case len(keys) != 1:
+		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "a handshake has one Sec-WebSocket-Key", ""}
+	}
+	key := strings.TrimSpace(keys[0])
+	if b, err := base64.StdEncoding.DecodeString(key); err != nil || len(b) != 16 {
+		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64", ""}
+	}
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455, 1.3
+	return base64.StdEncoding.EncodeToString(sum[:]), nil
+}
+
+// names says whether a header that is a list has token, in any case.
+func names(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for item := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(item), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// response is the answer to a request that is refused: the last.
+func (no *refusal) response() []byte {
+	connection := "close"
+	if no.status == http.StatusUpgradeRequired {
+		connection = "Upgrade, close"
+	}
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sConnection: %s\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n",
+		no.status, http.StatusText(no.status), no.header, connection, len(no.text)+1, no.text)
+}

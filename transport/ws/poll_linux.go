@@ -1,0 +1,212 @@
+package ws
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+)
+
+// polled is a transport.Pollable over one upgraded socket. The reader's fields
+// are those of whoever reads.
+type polled struct {
+	*socket.Polled
+	l    *Listener
+	form atomic.Uint32
+	part *message // the reader's: a message of which fragments are to come
+}
+
+// message is one of several fragments.
+type message struct {
+	text bool
+	b    []byte
+}
+
+var _ transport.Pollable = (*polled)(nil)
+
+// runPolled upgrades connections, each in a goroutine of its own that goes on
+// with handle, until ctx is done.
+func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.acceptor.Close() })
+	defer stop()
+	for {
+		p, err := l.acceptor.NextPolled(ctx)
+		if err != nil {
+			return err
+		}
+		go func() {
+			c := &polled{Polled: p, l: l}
+			if !c.upgrade() {
+				p.Finish(l.acceptor.Config().Linger)
+				return
+			}
+			handle(c)
+			if !p.Attached() {
+				c.Release()
+			}
+		}()
+	}
+}
+
+func (c *polled) ReadPacket() (transport.Packet, error) {
+	for {
+		p, err := c.TryReadPacket()
+		if !errors.Is(err, transport.ErrIdle) {
+			return p, err
+		}
+		c.Wait()
+	}
+}
+
+func (c *polled) TryReadPacket() (transport.Packet, error) {
+	if err := c.Err(); err != nil {
+		return transport.Packet{}, err
+	}
+	limit := transport.JSONLimit(c.l.maxBody)
+	for {
+		have := 0 // of the message, in fragments before this frame
+		if c.part != nil {
+			have = len(c.part.b)
+		}
+		f, need, err := parseFrame(c.Buffered())
+		if err == nil && f.data() {
+			err = c.begins(f)
+			if err == nil && f.size > limit-have {
+				err = &transport.ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
+			}
+		}
+		if err != nil {
+			return transport.Packet{}, err
+		}
+		if need > 0 {
+			if err := c.Fill(need); err != nil {
+				if err == io.EOF && (len(c.Buffered()) > 0 || c.part != nil) {
+					err = io.ErrUnexpectedEOF
+				}
+				return transport.Packet{}, err
+			}
+			continue
+		}
+		payload := c.Buffered()[f.head : f.head+f.size]
+		unmask(payload, f.mask)
+		c.Take(f.head + f.size)
+		if !f.data() {
+			if err := c.control(f.op, payload); err != nil {
+				return transport.Packet{}, err
+			}
+			continue
+		}
+		if p, done, err := c.data(f, payload); done || err != nil {
+			return p, err
+		}
+	}
+}
+
+// begins checks a data frame as soon as its header is there.
+func (c *polled) begins(f frame) error {
+	switch {
+	case f.op == opContinuation && c.part == nil:
+		return protocolError("bad_frame", "a continuation of nothing")
+	case f.op == opContinuation:
+		return nil
+	case c.part != nil:
+		return protocolError("bad_frame", "a message within a message")
+	}
+	form := formBinary
+	if f.op == opText {
+		form = formText
+	}
+	if !c.form.CompareAndSwap(formUnknown, form) && c.form.Load() != form {
+		return protocolError("mixed_forms", "text and binary messages on one connection")
+	}
+	return nil
+}
+
+// data takes a data frame; done: it was the end of a message.
+func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, err error) {
+	if !f.fin && c.part == nil {
+		c.part = &message{text: f.op == opText}
+	}
+	text := f.op == opText
+	if m := c.part; m != nil {
+		m.b = append(m.b, payload...)
+		if !f.fin {
+			return p, false, nil
+		}
+		payload, text, c.part = m.b, m.text, nil
+	} else {
+		payload = append([]byte(nil), payload...) // the buffer is not the packet's
+	}
+	if text {
+		p, err = transport.ParseJSON(payload)
+	} else {
+		p, err = c.packet(payload)
+	}
+	if err == nil {
+		c.Sign()
+	}
+	return p, true, err
+}
+
+// packet decodes a message that has to be exactly one packet.
+func (c *polled) packet(b []byte) (transport.Packet, error) {
+	p, rest, err := transport.DecodePacket(b, c.l.maxBody)
+	switch {
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return transport.Packet{}, protocolError("bad_length", "a binary message ends within its packet")
+	case err != nil:
+		return transport.Packet{}, err
+	case len(rest) > 0:
+		return transport.Packet{}, protocolError("bad_length", "a binary message has more than one packet")
+	}
+	return p, nil
+}
+
+// control takes a control frame. A close frame is answered and is the end.
+func (c *polled) control(op byte, payload []byte) error {
+	switch op {
+	case opPing:
+		c.Sign()
+		c.Urgent(append([]byte{framePong, byte(len(payload))}, payload...))
+	case opPong:
+		c.Sign()
+	case opClose:
+		if len(payload) > 0 {
+			if len(payload) == 1 || !closeCode(binary.BigEndian.Uint16(payload)) {
+				return protocolError("bad_frame", "a close frame with no valid code")
+			}
+			payload = payload[:2]
+		}
+		c.Shut(append([]byte{frameClose, byte(len(payload))}, payload...))
+		return io.EOF
+	}
+	return nil
+}
+
+func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
+	head := binaryHead
+	if c.Text() {
+		head = textHead
+	}
+	return c.Send(deadline, frames, head)
+}
+
+func (c *polled) Text() bool      { return c.form.Load() == formText }
+func (c *polled) Network() string { return "ws" }
+
+func (c *polled) Close(code envelope.CloseCode, reason string) error {
+	c.Shut(closeFrame(code, reason))
+	return nil
+}
+
+// Release is Pollable's.
+func (c *polled) Release() {
+	_ = c.Close(0, "")
+	c.Finish(c.l.acceptor.Config().Linger)
+}
