@@ -13,8 +13,11 @@
 // why where that can be sent. It stores nothing: what a comet that dies held
 // is in its users' mailboxes.
 //
-// An idle connection costs one goroutine, which reads, and its session struct.
-// A goroutine that writes exists only while there is something to write.
+// A connection that epoll waits for (transport.Pollable) costs its session
+// struct and no goroutine while it idles; one that has something to read borrows
+// a goroutine (readers.go), and what it is sent is written by whoever sends it,
+// without waiting (writer.go). Any other connection, TLS above all, has a
+// goroutine that reads, and one that writes while there is something to write.
 package comet
 
 import (
@@ -74,6 +77,8 @@ type Comet struct {
 	gate        *gate
 	connectRate *rate.Limiter // nil: no bound
 	queues      queues
+	readers     *readers
+	admission   *admission
 	askers      *askers
 	announcer   *announcer
 	opener      *opener
@@ -119,13 +124,15 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	if cfg.ConnectRate > 0 {
 		c.connectRate = rate.NewLimiter(rate.Limit(cfg.ConnectRate), max(cfg.ConnectBurst, 1))
 	}
+	c.readers = newReaders()
+	c.admission = newAdmission(c)
 	c.askers = &askers{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
 	c.opener = newOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
 	var err error
-	if c.metrics, err = newMetrics(reg, c.acks.queued, c.detaches.queued); err != nil {
+	if c.metrics, err = newMetrics(reg, c.table.pendingBytes, c.acks.queued, c.detaches.queued); err != nil {
 		return nil, err
 	}
 	if err := c.listen(); err != nil {
@@ -144,7 +151,7 @@ func (c *Comet) listen() (err error) {
 		if c.tcp, err = tcp.Listen(tcp.Config{
 			Addr: c.cfg.TCPAddr, MaxBody: c.cfg.MaxBody, TLS: c.cfg.TCPTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
-			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Log: c.log,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind TCP for clients: %w", err)
 		}
@@ -153,7 +160,7 @@ func (c *Comet) listen() (err error) {
 		if c.ws, err = ws.Listen(ws.Config{
 			Addr: c.cfg.WSAddr, Origins: c.cfg.WSOrigins, MaxBody: c.cfg.MaxBody, TLS: c.cfg.WSTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
-			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Log: c.log,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind WebSocket for clients: %w", err)
 		}
@@ -313,6 +320,8 @@ func (c *Comet) Run(ctx context.Context) error {
 	listeners.Wait()
 	close(stop)
 	c.stopCalls()
+	c.admission.stop()
+	c.readers.end()
 	c.askers.stop()
 	background.Wait()
 	timer := time.AfterFunc(c.cfg.CallTimeout, stopLast)

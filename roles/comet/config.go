@@ -121,6 +121,10 @@ type Config struct {
 	// Off by default: a token is looked at when a client connects.
 	CloseExpired bool
 
+	// Goroutines gives every connection a goroutine, also where epoll could wait
+	// for it. It is for tests and is never set from a configuration.
+	Goroutines bool
+
 	// Without leaves rules of the delivery design out. It is for tests that
 	// prove each rule needed and is never set from a configuration.
 	Without Rules

@@ -2,6 +2,7 @@ package comet
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -41,13 +42,14 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	if s.state != stateConnecting {
 		return
 	}
-	held := s.queue
-	s.queue = nil
 	s.state = stateLive
-	s.enqueue(s.authReply(seq, reply), 0)
-	if held != nil {
-		s.queue.frames = append(s.queue.frames, held.frames...)
-		c.queues.put(held)
+	welcome := s.authReply(seq, reply)
+	if held := s.queue; held != nil {
+		held.frames = slices.Insert(held.frames, 0, frame{bytes: welcome})
+		s.account(len(welcome))
+		s.startWriter()
+	} else {
+		s.enqueue(welcome, 0)
 	}
 	s.heard.Store(int64(c.now()))
 	if s.ask == askSent {

@@ -41,28 +41,27 @@ type tally [kinds][outcomes]uint32
 
 // metrics are a comet's counters. Safe for concurrent use.
 type metrics struct {
-	connections  *prometheus.GaugeVec // transport
-	sessions     *prometheus.GaugeVec // generation
-	refused      *prometheus.CounterVec
-	connects     *prometheus.HistogramVec // outcome
-	closed       *prometheus.CounterVec   // code
-	badPackets   *prometheus.CounterVec   // kind
-	packets      *prometheus.CounterVec   // op
-	messages     [kinds][outcomes]prometheus.Counter
-	catchUps     *prometheus.CounterVec // outcome
-	acks         *prometheus.CounterVec // by
-	lost         *prometheus.CounterVec // queue
-	callErrors   *prometheus.CounterVec // call
-	push         prometheus.Histogram
-	delivery     prometheus.Histogram
-	throttled    prometheus.Counter
-	pendingBytes atomic.Int64
-	behind       atomic.Int64
-	writers      atomic.Int64
-	denied       atomic.Int64
+	connections *prometheus.GaugeVec // transport
+	sessions    *prometheus.GaugeVec // generation
+	refused     *prometheus.CounterVec
+	connects    *prometheus.HistogramVec // outcome
+	closed      *prometheus.CounterVec   // code
+	badPackets  *prometheus.CounterVec   // kind
+	packets     *prometheus.CounterVec   // op
+	messages    [kinds][outcomes]prometheus.Counter
+	catchUps    *prometheus.CounterVec // outcome
+	acks        *prometheus.CounterVec // by
+	lost        *prometheus.CounterVec // queue
+	callErrors  *prometheus.CounterVec // call
+	push        prometheus.Histogram
+	delivery    prometheus.Histogram
+	throttled   prometheus.Counter
+	behind      atomic.Int64
+	writers     atomic.Int64
+	denied      atomic.Int64
 }
 
-func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue func() float64) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
 	}
@@ -114,7 +113,7 @@ func newMetrics(reg prometheus.Registerer, ackQueue, detachQueue func() float64)
 	for _, c := range []prometheus.Collector{
 		m.connections, m.sessions, m.refused, m.connects, m.closed, m.badPackets, m.packets, messages,
 		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled,
-		gaugeFunc("pending_bytes", "Bytes queued for sessions.", loaded(&m.pendingBytes)),
+		gaugeFunc("pending_bytes", "Bytes queued for sessions.", pendingBytes),
 		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
 		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", loaded(&m.writers)),
 		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),

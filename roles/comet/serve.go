@@ -33,18 +33,14 @@ const halfCloseTimeout = time.Second
 // is stopping, or has stopped, says so to the client and closes.
 func (c *Comet) Serve(conn transport.Conn) {
 	if c.begin(conn) {
-		go func() {
-			defer c.serving.Done()
-			c.serve(conn)
-		}()
+		go c.serve(conn)
 	}
 }
 
 // accepted is Serve for the listeners, which bring a goroutine and end the
-// connection when it returns.
+// connection when it returns, unless it is one that needs none.
 func (c *Comet) accepted(conn transport.Conn) {
 	if c.begin(conn) {
-		defer c.serving.Done()
 		c.serve(conn)
 	}
 }
@@ -63,106 +59,161 @@ func (c *Comet) begin(conn transport.Conn) bool {
 	return !late
 }
 
-// serve runs a connection from its first packet to its end.
+// serve begins with a connection and, where that takes a goroutine, goes on to
+// its end.
 func (c *Comet) serve(conn transport.Conn) {
-	defer func() { _ = conn.Close(0, "") }()
-	addr := conn.Remote().Addr()
-	connections := c.metrics.connections.WithLabelValues(conn.Network())
-	connections.Inc()
-	defer connections.Dec()
-	defer c.gate.left(addr)
-	if refused, reason := c.gate.enter(addr); refused != "" {
+	g := &guest{comet: c, conn: conn}
+	if poll, ok := conn.(transport.Pollable); ok {
+		poll.Attach(g)
+	}
+	c.metrics.connections.WithLabelValues(conn.Network()).Inc()
+	if refused, reason := c.gate.enter(conn.Remote().Addr()); refused != "" {
 		c.refuse(conn, transport.Packet{}, refused, envelope.CloseOverload, reason)
+		c.over(conn)
 		return
 	}
-	if s := c.handshake(conn); s != nil {
-		s.run()
-	}
-}
-
-// handshake waits for the auth packet and makes a session of it; nil: the
-// connection was refused.
-func (c *Comet) handshake(conn transport.Conn) *session {
 	if !c.startHandshake(conn) {
 		c.refuse(conn, transport.Packet{}, refusedStopping, envelope.CloseShutdown, "the server is stopping")
-		return nil
+		c.over(conn)
+		return
 	}
-	p, ok := c.firstPacket(conn)
-	stopping := c.endHandshake(conn)
-	switch {
-	case !ok:
-		return nil
-	case stopping:
-		c.refuse(conn, p, refusedStopping, envelope.CloseShutdown, "the server is stopping")
-		return nil
-	}
-	// On a stack of its own: logic's calls go deep, and this goroutine's stack
-	// stays as long as the connection does.
-	var s *session
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s = c.authenticate(conn, p)
-	}()
-	<-done
-	return s
+	g.read()
 }
 
-// authenticate makes a session of an auth packet; nil: it was refused before
-// there was one.
-func (c *Comet) authenticate(conn transport.Conn, p transport.Packet) *session {
+// over ends a connection that nobody reads any more: the last of it.
+func (c *Comet) over(conn transport.Conn) {
+	_ = conn.Close(0, "")
+	c.gate.left(conn.Remote().Addr())
+	c.metrics.connections.WithLabelValues(conn.Network()).Dec()
+	poll, ok := conn.(transport.Pollable)
+	if !ok {
+		c.serving.Done()
+		return
+	}
+	go func() { // for it may wait for the client to take note
+		defer c.serving.Done()
+		poll.Release()
+	}()
+}
+
+// next is the client's next packet. transport.ErrIdle says that the connection
+// is parked: whoever reads is to leave.
+func next(conn transport.Conn) (transport.Packet, error) {
+	poll, ok := conn.(transport.Pollable)
+	if !ok {
+		return conn.ReadPacket()
+	}
+	for {
+		p, err := poll.TryReadPacket()
+		if !errors.Is(err, transport.ErrIdle) || poll.Park() {
+			return p, err
+		}
+	}
+}
+
+// guest is a connection before it has a session.
+type guest struct {
+	comet        *Comet
+	conn         transport.Conn
+	last         transport.Packet // what it sent last, without the body
+	ignored      int
+	ignoredBytes int
+}
+
+// Readable and Writable make a guest a transport.Waker. Nobody waits to write
+// to a guest.
+func (g *guest) Readable() { g.comet.readers.run(g) }
+func (g *guest) Writable() {}
+
+// read reads until the auth packet, or refuses the connection. The deadline is
+// one for all: a client cannot buy time a byte at a time.
+func (g *guest) read() {
+	c := g.comet
+	for {
+		p, err := next(g.conn)
+		switch {
+		case errors.Is(err, transport.ErrIdle):
+			return
+		case err != nil:
+			c.endHandshake(g.conn)
+			c.firstFailed(g.conn, g.last, err)
+			c.over(g.conn)
+			return
+		case p.Op == transport.OpAuth:
+			g.knock(p)
+			return
+		}
+		g.last = p
+		g.last.Body = nil
+		c.metrics.packets.WithLabelValues("before_auth").Inc()
+		g.ignored++
+		g.ignoredBytes += len(p.Body)
+		if g.conn.Text() || p.Version == transport.Version2 || g.ignored > maxIgnored || g.ignoredBytes > maxIgnoredBytes {
+			c.metrics.badPackets.WithLabelValues("before_auth").Inc()
+			c.endHandshake(g.conn)
+			c.refuse(g.conn, p, refusedFirst, envelope.CloseBadPacket, "the first packet must be auth")
+			c.over(g.conn)
+			return
+		}
+	}
+}
+
+// knock has the client of an auth packet admitted. What becomes of it is the
+// admission's business, but for a connection that has a goroutine, this one:
+// it goes on with the session, to its end.
+func (g *guest) knock(p transport.Packet) {
+	c := g.comet
+	if c.endHandshake(g.conn) {
+		c.refuse(g.conn, p, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+		c.over(g.conn)
+		return
+	}
 	c.metrics.packets.WithLabelValues("auth").Inc()
 	auth, err := parseAuth(p.Body, c.cfg.MaxRooms)
 	if err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
-		c.refuse(conn, p, refusedAuthBody, envelope.CloseBadPacket, err.Error())
-		return nil
+		c.refuse(g.conn, p, refusedAuthBody, envelope.CloseBadPacket, err.Error())
+		c.over(g.conn)
+		return
 	}
-	started := time.Now()
-	if !c.mayConnect() {
-		c.refuse(conn, p, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
-		return nil
+	p.Body = nil
+	v := &arrival{conn: g.conn, packet: p, auth: auth, started: time.Now()}
+	_, poll := g.conn.(transport.Pollable)
+	if !poll {
+		v.done = make(chan struct{})
 	}
-	s := c.newSession(conn, p, &auth)
+	if !c.admission.add(v) {
+		c.refuseRate(v)
+		c.over(g.conn)
+		return
+	}
+	if poll {
+		return
+	}
+	<-v.done
+	if v.session == nil {
+		c.over(g.conn)
+		return
+	}
+	v.session.read()
+}
+
+// refuseRate is for a client whose turn would come too late.
+func (c *Comet) refuseRate(v *arrival) {
+	c.refuse(v.conn, v.packet, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
+}
+
+// authenticate makes a session of an arrival.
+func (c *Comet) authenticate(v *arrival) *session {
+	s := c.newSession(v.conn, v.packet, &v.auth)
+	if poll, ok := v.conn.(transport.Pollable); ok {
+		poll.Attach(s)
+	}
 	// First the table, then logic: what router sends from the moment that it
 	// knows the session finds it.
 	c.table.insert(s)
-	s.connect(p.Seq, &auth, started)
+	s.connect(v.packet.Seq, &v.auth, v.started)
 	return s
-}
-
-// mayConnect waits for this connection's turn.
-func (c *Comet) mayConnect() bool {
-	if c.connectRate == nil {
-		return true
-	}
-	ctx, cancel := context.WithTimeout(c.calls, c.cfg.HandshakeTimeout)
-	defer cancel()
-	return c.connectRate.Wait(ctx) == nil
-}
-
-// firstPacket reads until the auth packet, or refuses the connection. The
-// deadline is one for all: a client cannot buy time a byte at a time.
-func (c *Comet) firstPacket(conn transport.Conn) (p transport.Packet, ok bool) {
-	ignoredBytes := 0
-	for ignored := 0; ; ignored++ {
-		next, err := conn.ReadPacket()
-		if err != nil {
-			c.firstFailed(conn, p, err)
-			return p, false
-		}
-		p = next
-		if p.Op == transport.OpAuth {
-			return p, true
-		}
-		c.metrics.packets.WithLabelValues("before_auth").Inc()
-		ignoredBytes += len(p.Body)
-		if conn.Text() || p.Version == transport.Version2 || ignored >= maxIgnored || ignoredBytes > maxIgnoredBytes {
-			c.metrics.badPackets.WithLabelValues("before_auth").Inc()
-			c.refuse(conn, p, refusedFirst, envelope.CloseBadPacket, "the first packet must be auth")
-			return p, false
-		}
-	}
 }
 
 // firstFailed ends a connection that brought no auth packet; last is the last
@@ -202,21 +253,35 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 		if code == envelope.CloseShutdown {
 			others = c.others(gen, conn.Network())
 		}
-		_ = conn.Write(time.Now().Add(refuseTimeout), encodeDisconnect(form, version, code, reason, others))
+		b := encodeDisconnect(wireForm(conn, form), version, code, reason, others)
+		if poll, ok := conn.(transport.Pollable); ok {
+			_, _, _ = poll.TryWriteOne(b)
+		} else {
+			_ = conn.Write(time.Now().Add(refuseTimeout), b)
+		}
 	}
 	_ = conn.Close(code, reason)
+}
+
+// wireForm is what a client that speaks form is to be written in.
+func wireForm(conn transport.Conn, form transport.Form) transport.Form {
+	if _, ok := conn.(transport.Pollable); ok && conn.Network() == "ws" {
+		return form.Framed()
+	}
+	return form
 }
 
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
 	gen, form := identify(p, conn.Text(), auth)
 	s := &session{
 		comet: c, conn: conn, id: c.nextID.Add(1),
-		gen: gen, form: form, version: p.Version, acks: gen == genV2 && auth.acks,
+		gen: gen, form: wireForm(conn, form), version: p.Version, acks: gen == genV2 && auth.acks,
 		platform: auth.platform, key: auth.key, since: time.Now().UnixMilli(),
 		device: auth.device, accepts: auth.accepts,
 		// Connect answers with the first backlog.
 		ask: askSent, askedAt: c.now(),
 	}
+	_, s.direct = conn.(transport.Pollable)
 	if !c.cfg.Without.has(NoBehindFirst) {
 		s.setBehind(true)
 	}
@@ -277,30 +342,21 @@ func refusal(err error) (envelope.CloseCode, string) {
 	return code, e.Error()
 }
 
-// run reads until the connection ends, and ends the session.
-func (s *session) run() {
-	grace := time.Duration(0)
-	switch err := s.read(); {
-	case errors.Is(err, io.EOF):
-		grace = halfCloseTimeout
-	case err != nil:
-		var bad *transport.ProtocolError
-		if errors.As(err, &bad) {
-			s.comet.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
-			s.close(bad.Code, bad.Reason)
-		}
-	}
-	s.finish(grace)
-}
+// Readable has the session read.
+func (s *session) Readable() { s.comet.readers.run(s) }
 
-// read handles packets until the connection fails. A session that is closing
-// reads on, to nothing, so that the client gets its goodbye.
-func (s *session) read() error {
-	upstream := throttle{rate: s.comet.cfg.UpstreamRate, burst: s.comet.cfg.UpstreamBurst}
+// read handles packets until the connection is parked or has ended, which ends
+// the session too. A session that is closing reads on, to nothing, so that the
+// client gets its goodbye.
+func (s *session) read() {
 	for {
-		p, err := s.conn.ReadPacket()
-		if err != nil {
-			return err
+		p, err := next(s.conn)
+		switch {
+		case errors.Is(err, transport.ErrIdle):
+			return
+		case err != nil:
+			s.ended(err)
+			return
 		}
 		now := s.comet.now()
 		s.heard.Store(int64(now))
@@ -311,12 +367,27 @@ func (s *session) read() error {
 		if !live {
 			continue
 		}
-		if wait := upstream.take(now); wait > 0 {
+		if wait := s.throttle.take(now, s.comet.cfg.UpstreamRate, s.comet.cfg.UpstreamBurst); wait > 0 {
 			s.comet.metrics.throttled.Inc()
 			s.pause(wait)
 		}
 		s.handle(p)
 	}
+}
+
+// ended ends the session after reading failed with err.
+func (s *session) ended(err error) {
+	grace := time.Duration(0)
+	var bad *transport.ProtocolError
+	switch {
+	case errors.Is(err, io.EOF):
+		grace = halfCloseTimeout
+	case errors.As(err, &bad):
+		s.comet.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
+		s.close(bad.Code, bad.Reason)
+	}
+	s.finish(grace)
+	s.comet.over(s.conn)
 }
 
 // pause holds the reader back, but not a session that is being closed.
@@ -333,20 +404,18 @@ func (s *session) pause(d time.Duration) {
 	}
 }
 
-// throttle paces a session's packets; rate <= 0: it does not. It is a token
-// bucket kept as the time at which the bucket is full again.
-type throttle struct {
-	rate  float64
-	burst int
-	full  time.Duration
-}
+// throttle paces a session's packets: a token bucket, kept as the time at which
+// it is full again.
+type throttle time.Duration
 
-// take takes a token at time now and says how long to wait for it.
-func (t *throttle) take(now time.Duration) time.Duration {
-	if t.rate <= 0 {
+// take takes a token at time now and says how long to wait for it; rate <= 0:
+// not at all.
+func (t *throttle) take(now time.Duration, rate float64, burst int) time.Duration {
+	if rate <= 0 {
 		return 0
 	}
-	each := time.Duration(float64(time.Second) / t.rate)
-	t.full = max(t.full, now) + each
-	return t.full - now - each*time.Duration(max(t.burst, 1))
+	each := time.Duration(float64(time.Second) / rate)
+	full := max(time.Duration(*t), now) + each
+	*t = throttle(full)
+	return full - now - each*time.Duration(max(burst, 1))
 }

@@ -32,11 +32,11 @@ const (
 
 // session is one client connection, from its auth packet to its end.
 //
-// One goroutine reads from the connection and owns the session's life (serve,
-// finish); only it changes rooms and the table. A second one writes and exists
-// only while there is something to write. Everything below mu is guarded by
-// mu, which nobody holds while reading, writing or calling logic. An idle
-// session has no buffers: what it costs is this struct and the reader's stack.
+// One goroutine at a time reads from the connection and owns the session's life
+// (serve, finish); only it changes rooms and the table. Everything below mu is
+// guarded by mu, which nobody holds while reading, calling logic or waiting for
+// a client: writes under it are those of a connection that takes what it takes
+// at once (direct). An idle session has no buffers.
 type session struct {
 	comet *Comet
 	conn  transport.Conn
@@ -44,13 +44,15 @@ type session struct {
 
 	// Fixed before the session is in the table.
 	gen      generation
-	form     transport.Form
-	version  int16 // of the auth packet
-	acks     bool  // the client acknowledges
+	form     transport.Form // framed where the connection wants that
+	version  int16          // of the auth packet
+	acks     bool           // the client acknowledges
+	direct   bool           // conn is a transport.Pollable
 	platform string
 	key      string // as the client chose it; empty: it did not
 	since    int64  // Unix milliseconds
 	heard    atomic.Int64
+	throttle throttle // the reader's
 
 	mu     sync.Mutex
 	state  state
@@ -59,11 +61,14 @@ type session struct {
 	ask    askState
 	fails  uint8 // catch-ups in a row that failed, or that brought nothing
 	again  uint8 // catch-ups in a row that got no answer
-	// writing says that a writer exists; queue is what it has not taken yet,
-	// pending counts the bytes of both.
+	// writing says that a writer exists or, of a direct session, that the
+	// socket has no room; queue is what has not been taken yet, pending counts
+	// the bytes that are not in the kernel.
 	writing    bool
+	corked     bool // what is queued waits for flush
 	queue      *queue
 	pending    int
+	stuckAt    time.Duration // comet's clock: when the socket last had no room
 	writerGone chan struct{} // closed by the writer as it ends, where somebody waits
 
 	code    envelope.CloseCode // why the server closed it; 0: it did not

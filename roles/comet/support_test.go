@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -25,7 +26,14 @@ import (
 	"imgo/transport/transporttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// goroutines runs all tests with a goroutine for each connection: make test does
+// it both ways.
+var goroutines = flag.Bool("goroutines", false, "no epoll")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	goleak.VerifyTestMain(m)
+}
 
 var nopLog = zerolog.Nop()
 
@@ -192,6 +200,7 @@ func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
 	cfg.Name = "c1"
 	cfg.AckInterval = 5 * time.Millisecond
 	cfg.AnnounceInterval = 10 * time.Millisecond
+	cfg.Goroutines = *goroutines
 	if change != nil {
 		change(&cfg)
 	}

@@ -53,11 +53,14 @@ func (sh *shard) sweepBusy() {
 	for _, s := range busy {
 		s.mu.Lock()
 		s.busy = false
+		if s.state <= stateLive && s.stuck() {
+			s.closeSlow()
+		}
 		if s.state <= stateLive {
 			s.settle(false)
 			s.askAgain()
 			s.maybeAsk()
-			if len(s.unsettled) > 0 || s.behind {
+			if len(s.unsettled) > 0 || s.behind || s.direct && s.writing {
 				s.markBusy()
 			}
 		}

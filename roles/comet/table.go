@@ -38,6 +38,9 @@ type shard struct {
 
 	busyMu sync.Mutex
 	busy   []*session // that the sweep is to look at; each at most once
+
+	pendingBytes atomic.Int64 // of its sessions
+	_            [64]byte     // so that shards do not share a cache line
 }
 
 type roomShard struct {
@@ -64,6 +67,15 @@ func (t *table) shard(id uint64) *shard { return &t.shards[id%shardCount] }
 
 func (t *table) room(name string) *roomShard {
 	return &t.rooms[maphash.String(t.seed, name)%shardCount]
+}
+
+// pendingBytes sums the bytes that are queued for sessions.
+func (t *table) pendingBytes() float64 {
+	n := int64(0)
+	for i := range t.shards {
+		n += t.shards[i].pendingBytes.Load()
+	}
+	return float64(n)
 }
 
 func (t *table) insert(s *session) {

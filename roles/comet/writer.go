@@ -23,11 +23,15 @@ type frame struct {
 	id    uint64
 }
 
-// queue is what waits for a session's writer, and the room in which the writer
-// gathers it. Queues are pooled: an idle session has none.
+// queue is what waits to be written, and the room in which it is gathered.
+// Queues are pooled: an idle session has none. Of a direct session whose socket
+// has no room the first frames are the connection's already: left bytes of
+// these are not in the kernel yet.
 type queue struct {
 	frames []frame
 	batch  [][]byte
+	taken  int
+	left   int
 }
 
 // queues is a pool of empty queues.
@@ -46,7 +50,7 @@ func (p *queues) put(q *queue) {
 	}
 	clear(q.frames)
 	clear(q.batch[:cap(q.batch)])
-	q.frames, q.batch = q.frames[:0], q.batch[:0]
+	q.frames, q.batch, q.taken, q.left = q.frames[:0], q.batch[:0], 0, 0
 	p.pool.Put(q)
 }
 
@@ -56,9 +60,14 @@ func (s *session) fits(n int) bool {
 	return s.pending == 0 || s.pending+n <= s.comet.cfg.PendingBytes
 }
 
-// enqueue queues a frame whatever its size and sees that there is a writer;
-// while the session is connecting the frame is held. Holds mu.
+// enqueue sends a frame whatever its size: at once where that can be done
+// without waiting, else by way of the queue. While the session is connecting or
+// corked the frame is held. Holds mu.
 func (s *session) enqueue(b []byte, id uint64) {
+	if s.direct && s.queue == nil && !s.corked && s.state != stateConnecting {
+		s.writeOne(b, id)
+		return
+	}
 	if s.queue == nil {
 		s.queue = s.comet.queues.take()
 	}
@@ -70,12 +79,17 @@ func (s *session) enqueue(b []byte, id uint64) {
 // account adds n bytes to what is pending. Holds mu.
 func (s *session) account(n int) {
 	s.pending += n
-	s.comet.metrics.pendingBytes.Add(int64(n))
+	s.comet.table.shard(s.id).pendingBytes.Add(int64(n))
 }
 
-// startWriter starts a writer where one is needed. finish waits for it. Holds mu.
+// startWriter has what is queued written, if that can be now. finish waits for
+// it. Holds mu.
 func (s *session) startWriter() {
-	if s.writing || s.queue == nil || s.state == stateConnecting {
+	if s.writing || s.corked || s.queue == nil || s.state == stateConnecting {
+		return
+	}
+	if s.direct {
+		s.flush()
 		return
 	}
 	s.writing = true
@@ -88,13 +102,20 @@ func (s *session) discard() {
 	if s.queue == nil {
 		return
 	}
-	n := 0
-	for _, f := range s.queue.frames {
+	n := s.queue.left
+	for _, f := range s.queue.frames[s.queue.taken:] {
 		n += len(f.bytes)
 	}
 	s.account(-n)
 	s.comet.queues.put(s.queue)
 	s.queue = nil
+	if !s.direct {
+		return
+	}
+	if s.writing {
+		s.endBlock()
+	}
+	s.writerEnded()
 }
 
 // write empties the queue into the connection and ends. It closes a connection
@@ -129,11 +150,16 @@ func (s *session) endWriter() {
 	s.writing = false
 	s.comet.metrics.writers.Add(-1)
 	s.settle(false)
+	s.writerEnded()
+	s.maybeAsk()
+}
+
+// writerEnded tells who waits for that. Holds mu.
+func (s *session) writerEnded() {
 	if s.writerGone != nil {
 		close(s.writerGone)
 		s.writerGone = nil
 	}
-	s.maybeAsk()
 }
 
 // writeOut writes q, a chunk at a time.
@@ -170,7 +196,7 @@ func (s *session) writeOut(q *queue) error {
 // wrote notes which kept messages are in the kernel now, for a session whose
 // client does not acknowledge. Holds mu.
 func (s *session) wrote(frames []frame) {
-	if s.acks {
+	if s.acks || len(frames) == 0 {
 		return
 	}
 	s.settle(false)
@@ -183,6 +209,16 @@ func (s *session) wrote(frames []frame) {
 	if len(s.unsettled) > 0 {
 		s.markBusy()
 	}
+}
+
+// wroteID is wrote of one frame. Holds mu.
+func (s *session) wroteID(id uint64) {
+	if s.acks || id == 0 {
+		return
+	}
+	s.settle(false)
+	s.unsettled = append(s.unsettled, mark{id, s.conn.Written()})
+	s.markBusy()
 }
 
 // giveUp ends the connection after a write failed.

@@ -136,7 +136,12 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 	text := f.op == opText
 	if m := c.part; m != nil {
 		m.b = append(m.b, payload...)
-		if !f.fin {
+		switch {
+		case f.fin:
+		case !m.text && len(m.b) > transport.HeaderV2+c.l.maxBody:
+			_, err := c.packet(m.b) // which it cannot be any more
+			return p, true, err
+		default:
 			return p, false, nil
 		}
 		payload, text, c.part = m.b, m.text, nil

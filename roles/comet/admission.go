@@ -1,0 +1,141 @@
+package comet
+
+import (
+	"sync"
+	"time"
+
+	"imgo/transport"
+)
+
+// maxAdmitting is how many clients logic is asked about at a time. It bounds
+// what a reconnect of all clients at once costs in stacks; the others wait
+// their turn without a goroutine.
+const maxAdmitting = 256
+
+// admission lets clients in: in the order in which they came, at the connect
+// rate, a bounded number at a time. Who would have to wait for longer than the
+// handshake may take is told at once. Goroutines exist while there is a queue,
+// and a few beyond it.
+type admission struct {
+	comet *Comet
+
+	mu      sync.Mutex
+	queue   []*arrival
+	running int
+	idle    int
+	some    *sync.Cond
+	stopped bool
+	wg      sync.WaitGroup
+}
+
+// arrival is a client with a complete auth packet.
+type arrival struct {
+	conn    transport.Conn
+	packet  transport.Packet
+	auth    authBody
+	started time.Time
+	due     time.Time // its turn by the connect rate
+	// Of a connection that has a goroutine: done is closed when it is decided,
+	// and session is what came of it.
+	done    chan struct{}
+	session *session
+}
+
+func newAdmission(c *Comet) *admission {
+	a := &admission{comet: c}
+	a.some = sync.NewCond(&a.mu)
+	return a
+}
+
+// add queues an arrival; false: it would have to wait for too long, or the
+// comet has stopped.
+func (a *admission) add(v *arrival) bool {
+	c := a.comet
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopped || c.calls.Err() != nil {
+		return false
+	}
+	if c.connectRate != nil {
+		// Under mu, so that turns are in the order of the queue.
+		turn := c.connectRate.ReserveN(v.started, 1)
+		wait := turn.DelayFrom(v.started)
+		if wait > c.cfg.HandshakeTimeout {
+			turn.CancelAt(v.started)
+			return false
+		}
+		v.due = v.started.Add(wait)
+	}
+	a.queue = append(a.queue, v)
+	switch {
+	case a.idle > 0:
+		a.idle-- // here, or the next one would count on the same goroutine
+		a.some.Signal()
+	case a.running < maxAdmitting:
+		a.running++
+		a.wg.Add(1)
+		go a.work()
+	}
+	return true
+}
+
+func (a *admission) work() {
+	defer a.wg.Done()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		if len(a.queue) == 0 {
+			a.queue = nil
+			if a.stopped || a.idle >= idleReaders {
+				a.running--
+				return
+			}
+			a.idle++
+			a.some.Wait()
+			continue
+		}
+		v := a.queue[0]
+		a.queue[0] = nil
+		a.queue = a.queue[1:]
+		a.mu.Unlock()
+		a.admit(v)
+		a.mu.Lock()
+	}
+}
+
+// admit waits for an arrival's turn and makes a session of it.
+func (a *admission) admit(v *arrival) {
+	c := a.comet
+	turn := true
+	if wait := time.Until(v.due); wait > 0 {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-c.calls.Done():
+			turn = false
+		}
+		timer.Stop()
+	}
+	if turn {
+		v.session = c.authenticate(v)
+	} else {
+		c.refuseRate(v)
+	}
+	switch {
+	case v.done != nil:
+		close(v.done)
+	case v.session != nil:
+		c.readers.run(v.session)
+	default:
+		c.over(v.conn)
+	}
+}
+
+// stop ends the goroutines, when nobody comes any more.
+func (a *admission) stop() {
+	a.mu.Lock()
+	a.stopped = true
+	a.some.Broadcast()
+	a.mu.Unlock()
+	a.wg.Wait()
+}
