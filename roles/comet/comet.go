@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,7 @@ type Comet struct {
 	gate        *gate
 	connectRate *rate.Limiter // nil: no bound
 	queues      queues
+	lists       lists
 	readers     *readers
 	admission   *admission
 	askers      *askers
@@ -297,6 +299,12 @@ func (c *Comet) Run(ctx context.Context) error {
 	stop := make(chan struct{})
 	var background sync.WaitGroup
 	background.Go(func() { c.sweep(stop) })
+	if c.cfg.FlushInterval > 0 {
+		parts := runtime.GOMAXPROCS(0)
+		for i := range parts {
+			background.Go(func() { c.flushWindows(i, parts, stop) })
+		}
+	}
 	background.Go(func() { c.announcer.run(stop) })
 	background.Go(func() { c.opener.run(stop) })
 	// Acks and detachments are sent to the very end, by a context of their own.

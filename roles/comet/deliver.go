@@ -14,7 +14,8 @@ import (
 // deliver gives the session a message; prev is the id of the user's pending
 // message before a kept one, room says that it is for a room's members. It
 // never blocks.
-func (s *session) deliver(m *transport.Message, prev uint64, room bool, t *tally) {
+func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) {
+	t := &f.tally
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kind := kindLive
@@ -26,7 +27,7 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, t *tally
 		return
 	}
 	if kind == kindKept {
-		t[kind][s.deliverKept(m, prev)]++
+		t[kind][s.deliverKept(m, prev, f)]++
 		return
 	}
 	if !s.wants(m.Op(), room) {
@@ -38,12 +39,13 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, t *tally
 		t[kind][outDropped]++
 		return
 	}
+	s.hold(f)
 	s.enqueue(b, 0)
 	t[kind][outWritten]++
 }
 
 // deliverKept applies the rule and says what came of the message. Holds mu.
-func (s *session) deliverKept(m *transport.Message, prev uint64) (outcome int) {
+func (s *session) deliverKept(m *transport.Message, prev uint64, f *fan) (outcome int) {
 	id, without := m.ID(), s.comet.cfg.Without
 	switch {
 	case id <= s.last && !without.has(NoDuplicate):
@@ -66,6 +68,7 @@ func (s *session) deliverKept(m *transport.Message, prev uint64) (outcome int) {
 		s.fallBehind(id)
 		return outBehind
 	}
+	s.hold(f)
 	s.writeKept(b, id)
 	return outWritten
 }
@@ -144,7 +147,9 @@ func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 		return
 	}
 	before := s.last
+	s.corked = true // a window goes in as few writes as it can
 	whole := s.writeBacklog(b.GetMessages(), t)
+	s.uncork()
 	if n := len(b.GetMessages()); !whole && !s.behind {
 		s.fallBehind(b.GetMessages()[n-1].GetId())
 	}

@@ -112,6 +112,7 @@ func (s *session) finish(grace time.Duration) {
 		grace = max(time.Until(s.closeBy), 0)
 	}
 	s.setBehind(false)
+	s.uncork()
 	s.mu.Unlock()
 	s.awaitWriter(grace)
 

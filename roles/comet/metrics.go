@@ -39,6 +39,14 @@ var (
 // hands it to metrics.add at the end of a call.
 type tally [kinds][outcomes]uint32
 
+func (t *tally) add(other *tally) {
+	for k := range t {
+		for o := range t[k] {
+			t[k][o] += other[k][o]
+		}
+	}
+}
+
 // metrics are a comet's counters. Safe for concurrent use.
 type metrics struct {
 	connections *prometheus.GaugeVec // transport

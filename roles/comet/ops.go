@@ -105,6 +105,7 @@ func (s *session) reply(p transport.Packet, op int32, body []byte) {
 		s.comet.metrics.count(kindReply, outDropped)
 	default:
 		s.enqueue(b, 0)
+		s.uncork() // an answer is not held back, nor what comes before it
 		s.comet.metrics.count(kindReply, outWritten)
 	}
 }

@@ -25,27 +25,30 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 		return nil, envelope.Errorf(envelope.CodeUnavailable, "comet %s has stopped", c.cfg.Name)
 	}
 	started := time.Now()
-	var t tally
+	// A lone delivery is written as it comes; of several the frames for one
+	// session are gathered.
+	f := &fan{comet: c, cork: len(req.GetDeliveries()) > 1}
 	reply := &envelope.PushReply{Seq: c.opener.seq.Load(), Incarnation: c.incarnation}
 	for _, d := range req.GetDeliveries() {
-		if c.pushOne(d, started, &t) {
+		if c.pushOne(d, started, f) {
 			reply.EmptyRooms = append(reply.EmptyRooms, d.GetRoom())
 		}
 	}
-	c.metrics.add(&t)
+	f.flush()
+	c.metrics.add(&f.tally)
 	c.metrics.push.Observe(time.Since(started).Seconds())
 	return reply, nil
 }
 
 // pushOne says whether the delivery was for a room that is denied.
-func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) (denied bool) {
+func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fan) (denied bool) {
 	switch {
 	case d == nil:
 	case d.GetBacklog() != nil:
 		if s := c.table.find(d.GetBacklog().GetTo().GetSession()); s != nil {
-			s.backlog(d.GetBacklog(), t)
+			s.backlog(d.GetBacklog(), &f.tally)
 		} else {
-			t[kindBacklog][outGone]++
+			f.tally[kindBacklog][outGone]++
 		}
 	case d.GetKick() != nil:
 		for _, to := range d.GetKick().GetTo() {
@@ -60,7 +63,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) (denied b
 			}
 		}
 	default:
-		denied = c.pushMessage(d, t)
+		denied = c.pushMessage(d, f)
 		if d.GetTimeMs() > 0 {
 			c.metrics.delivery.Observe(max(now.Sub(time.UnixMilli(d.GetTimeMs())).Seconds(), 0))
 		}
@@ -70,9 +73,9 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, t *tally) (denied b
 
 // pushMessage fans one message out and says whether it was for a room that is
 // denied. It is encoded once for each wire form.
-func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) (denied bool) {
+func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
 	if len(d.GetLiveId()) > 0 && !c.recent.first(d.GetLiveId()) {
-		t[kindLive][outDuplicate]++
+		f.tally[kindLive][outDuplicate]++
 		return false
 	}
 	id := d.GetId()
@@ -80,26 +83,31 @@ func (c *Comet) pushMessage(d *envelope.Delivery, t *tally) (denied bool) {
 		id = 0 // only named sessions have a mailbox that knows what came before
 	}
 	m := transport.NewMessage(d.GetOp(), id, d.GetBody())
-	switch {
-	case d.GetAll():
-		c.table.each(func(s *session) { s.deliver(m, 0, false, t) })
-	case d.GetRoom() != "":
-		give := func(s *session) { s.deliver(m, 0, true, t) }
-		return c.table.members(d.GetRoom(), give) == 0 && c.opener.deny(d.GetRoom(), give)
-	default:
-		for _, to := range d.GetTo() {
-			if s := c.table.find(to.GetSession()); s != nil {
-				s.deliver(m, to.GetPrev(), false, t)
-				continue
+	if !d.GetAll() && d.GetRoom() == "" {
+		to := d.GetTo()
+		f.spread(len(to), func(i int, f *fan) {
+			if s := c.table.find(to[i].GetSession()); s != nil {
+				s.deliver(m, to[i].GetPrev(), false, f)
+				return
 			}
 			kind := kindLive
 			if id != 0 {
 				kind = kindKept
 			}
-			t[kind][outGone]++
-		}
+			f.tally[kind][outGone]++
+		})
+		return false
 	}
-	return false
+	l := c.lists.take()
+	defer c.lists.put(l)
+	switch {
+	case d.GetAll():
+		c.table.all(l)
+	case c.table.members(d.GetRoom(), l.add) == 0:
+		denied = c.opener.deny(d.GetRoom(), l.add)
+	}
+	f.give(l, m, !d.GetAll())
+	return denied
 }
 
 // defaultMembers is how many members Rooms lists where the question has no bound.

@@ -41,6 +41,7 @@ type session struct {
 	comet *Comet
 	conn  transport.Conn
 	id    uint64
+	at    int // place in its shard's list, guarded by the shard's mu
 
 	// Fixed before the session is in the table.
 	gen      generation
@@ -65,7 +66,8 @@ type session struct {
 	// socket has no room; queue is what has not been taken yet, pending counts
 	// the bytes that are not in the kernel.
 	writing    bool
-	corked     bool // what is queued waits for flush
+	corked     bool // what is queued waits for uncork
+	windowed   bool // is in its shard's window
 	queue      *queue
 	pending    int
 	stuckAt    time.Duration // comet's clock: when the socket last had no room
@@ -166,6 +168,7 @@ func (s *session) closeFor(code envelope.CloseCode, reason string, others []stri
 	}
 	s.state, s.code, s.reason = stateClosing, code, reason
 	s.enqueue(encodeDisconnect(s.form, s.version, code, reason, others), 0)
+	s.uncork()
 	// Ends the reader, and with it the session, where the goodbye does not
 	// get through.
 	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)

@@ -35,6 +35,11 @@ type table struct {
 type shard struct {
 	mu       sync.RWMutex
 	sessions map[uint64]*session
+	list     []*session // the same, to walk over
+
+	windowMu sync.Mutex
+	window   []*session // whose flush window is open; each at most once
+	spare    []*session // for the next window
 
 	busyMu sync.Mutex
 	busy   []*session // that the sweep is to look at; each at most once
@@ -82,6 +87,8 @@ func (t *table) insert(s *session) {
 	sh := t.shard(s.id)
 	sh.mu.Lock()
 	sh.sessions[s.id] = s
+	s.at = len(sh.list)
+	sh.list = append(sh.list, s)
 	sh.mu.Unlock()
 }
 
@@ -89,6 +96,11 @@ func (t *table) remove(s *session) {
 	sh := t.shard(s.id)
 	sh.mu.Lock()
 	delete(sh.sessions, s.id)
+	last := len(sh.list) - 1
+	sh.list[s.at] = sh.list[last]
+	sh.list[s.at].at = s.at
+	sh.list[last] = nil
+	sh.list = sh.list[:last]
 	sh.mu.Unlock()
 }
 
@@ -111,8 +123,18 @@ func (t *table) each(f func(*session)) {
 func (sh *shard) each(f func(*session)) {
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	for _, s := range sh.sessions {
+	for _, s := range sh.list {
 		f(s)
+	}
+}
+
+// all adds every session to l.
+func (t *table) all(l *list) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.RLock()
+		l.sessions = append(l.sessions, sh.list...)
+		sh.mu.RUnlock()
 	}
 }
 
