@@ -26,7 +26,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +78,7 @@ type Comet struct {
 	connectRate *rate.Limiter // nil: no bound
 	queues      queues
 	lists       lists
+	window      *window // nil: nothing is held back
 	readers     *readers
 	admission   *admission
 	askers      *askers
@@ -125,6 +125,9 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c.calls, c.stopCalls = context.WithCancel(context.Background())
 	if cfg.ConnectRate > 0 {
 		c.connectRate = rate.NewLimiter(rate.Limit(cfg.ConnectRate), max(cfg.ConnectBurst, 1))
+	}
+	if cfg.FlushInterval > 0 {
+		c.window = newWindow(c)
 	}
 	c.readers = newReaders()
 	c.admission = newAdmission(c)
@@ -299,11 +302,8 @@ func (c *Comet) Run(ctx context.Context) error {
 	stop := make(chan struct{})
 	var background sync.WaitGroup
 	background.Go(func() { c.sweep(stop) })
-	if c.cfg.FlushInterval > 0 {
-		parts := runtime.GOMAXPROCS(0)
-		for i := range parts {
-			background.Go(func() { c.flushWindows(i, parts, stop) })
-		}
+	if c.window != nil {
+		background.Go(func() { c.window.run(stop) })
 	}
 	background.Go(func() { c.announcer.run(stop) })
 	background.Go(func() { c.opener.run(stop) })

@@ -4,7 +4,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"imgo/transport"
 )
@@ -111,7 +110,7 @@ func (f *fan) flush() {
 // window ends, where there is one, or until the end of the Push. Holds mu.
 func (s *session) hold(f *fan) {
 	switch {
-	case s.comet.cfg.FlushInterval > 0:
+	case s.comet.window != nil:
 		s.corked = true
 		s.waitForWindow()
 	case f.cork && !s.corked:
@@ -124,58 +123,4 @@ func (s *session) hold(f *fan) {
 func (s *session) uncork() {
 	s.corked = false
 	s.startWriter()
-}
-
-// waitForWindow has the flush window of its shard end the session's wait. Holds mu.
-func (s *session) waitForWindow() {
-	if s.windowed {
-		return
-	}
-	s.windowed = true
-	sh := s.comet.table.shard(s.id)
-	sh.windowMu.Lock()
-	sh.window = append(sh.window, s)
-	sh.windowMu.Unlock()
-}
-
-// endWindow writes to those of the shard for which something came.
-func (sh *shard) endWindow() {
-	sh.windowMu.Lock()
-	sessions := sh.window
-	sh.window = sh.spare
-	sh.windowMu.Unlock()
-	for _, s := range sessions {
-		s.mu.Lock()
-		s.windowed = false
-		s.uncork()
-		s.mu.Unlock()
-	}
-	clear(sessions)
-	sh.spare = sessions[:0]
-}
-
-// minWindowTick is how often shards are looked at whose window has ended.
-const minWindowTick = 2 * time.Millisecond
-
-// flushWindows ends the windows of every parts-th shard, from the first on, one
-// after the other, each once an interval: the work is spread over it.
-func (c *Comet) flushWindows(first, parts int, stop <-chan struct{}) {
-	interval := c.cfg.FlushInterval
-	ticker := time.NewTicker(max(interval/shardCount, minWindowTick))
-	defer ticker.Stop()
-	begun, ended := time.Now(), 0
-	for {
-		select {
-		case <-ticker.C:
-		case <-stop:
-			return
-		}
-		due := int(int64(time.Since(begun)) * shardCount / int64(interval))
-		ended = max(ended, due-shardCount)
-		for ; ended < due; ended++ {
-			if i := ended % shardCount; i%parts == first {
-				c.table.shards[i].endWindow()
-			}
-		}
-	}
 }

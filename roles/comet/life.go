@@ -102,6 +102,7 @@ func (s *session) finish(grace time.Duration) {
 	}
 
 	s.mu.Lock()
+	s.catchUpNotes()
 	switch s.state {
 	case stateConnecting:
 		s.state = stateEnded

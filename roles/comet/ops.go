@@ -213,6 +213,7 @@ func (s *session) join(room string, until time.Time) bool {
 	}
 	s.comet.table.join(room, s)
 	s.mu.Lock()
+	s.catchUpNotes()
 	s.rooms = append(s.rooms, room)
 	s.mu.Unlock()
 	if err := s.comet.opener.open(room, until); err != nil {
@@ -230,6 +231,7 @@ func (s *session) leave(room string) {
 	}
 	s.comet.table.leave(room, s)
 	s.mu.Lock()
+	s.catchUpNotes()
 	s.rooms = slices.Delete(s.rooms, i, i+1)
 	s.mu.Unlock()
 }
@@ -253,6 +255,7 @@ func (s *session) subscribe(p transport.Packet, replyOp int32, change func([]int
 		}
 	}
 	s.mu.Lock()
+	s.catchUpNotes()
 	s.accepts = accepts
 	s.mu.Unlock()
 	s.reply(p, replyOp, p.Body)

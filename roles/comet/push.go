@@ -98,6 +98,9 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
 		})
 		return false
 	}
+	if c.window != nil {
+		return c.noteMessage(d, m)
+	}
 	l := c.lists.take()
 	defer c.lists.put(l)
 	switch {
@@ -108,6 +111,22 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
 	}
 	f.give(l, m, !d.GetAll())
 	return denied
+}
+
+// noteMessage is pushMessage of what is for many, where there is a flush window.
+func (c *Comet) noteMessage(d *envelope.Delivery, m *transport.Message) (denied bool) {
+	room := ""
+	if !d.GetAll() {
+		room = d.GetRoom()
+		if c.table.roomSize(room) == 0 {
+			some := false
+			if denied = c.opener.deny(room, func(*session) { some = true }); !some {
+				return denied
+			}
+		}
+	}
+	c.window.note(room, m)
+	return false
 }
 
 // defaultMembers is how many members Rooms lists where the question has no bound.

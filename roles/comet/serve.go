@@ -282,6 +282,11 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 		ask: askSent, askedAt: c.now(),
 	}
 	_, s.direct = conn.(transport.Pollable)
+	if w := c.window; w != nil {
+		w.mu.RLock()
+		s.noted = w.seq
+		w.mu.RUnlock()
+	}
 	if !c.cfg.Without.has(NoBehindFirst) {
 		s.setBehind(true)
 	}

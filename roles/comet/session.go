@@ -66,8 +66,9 @@ type session struct {
 	// socket has no room; queue is what has not been taken yet, pending counts
 	// the bytes that are not in the kernel.
 	writing    bool
-	corked     bool // what is queued waits for uncork
-	windowed   bool // is in its shard's window
+	corked     bool   // what is queued waits for uncork
+	windowed   bool   // is in its shard's window
+	noted      uint64 // up to where it has taken up the window's notes
 	queue      *queue
 	pending    int
 	stuckAt    time.Duration // comet's clock: when the socket last had no room
@@ -141,11 +142,14 @@ func remoteString(conn transport.Conn) string {
 	return ""
 }
 
+// firstAccepted is the first operation that only those get who accept it.
+const firstAccepted = 1000
+
 // wants says whether a message of operation op is for this session. goim sent
 // a room's messages to every member; elsewhere an operation of 1000 and above
 // goes to those who accept it. Holds mu.
 func (s *session) wants(op int32, room bool) bool {
-	if op < 1000 || room && s.gen == genGoim {
+	if op < firstAccepted || room && s.gen == genGoim {
 		return true
 	}
 	_, ok := slices.BinarySearch(s.accepts, op)
@@ -163,6 +167,7 @@ func (s *session) closeFor(code envelope.CloseCode, reason string, others []stri
 	if s.state > stateLive {
 		return
 	}
+	s.catchUpNotes()
 	if s.state == stateConnecting {
 		s.discard() // it was held for a client that is not to get it
 	}

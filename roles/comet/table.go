@@ -38,8 +38,7 @@ type shard struct {
 	list     []*session // the same, to walk over
 
 	windowMu sync.Mutex
-	window   []*session // whose flush window is open; each at most once
-	spare    []*session // for the next window
+	window   []*session // for whom something came in this flush window; each once
 
 	busyMu sync.Mutex
 	busy   []*session // that the sweep is to look at; each at most once
@@ -135,6 +134,18 @@ func (t *table) all(l *list) {
 		sh.mu.RLock()
 		l.sessions = append(l.sessions, sh.list...)
 		sh.mu.RUnlock()
+	}
+}
+
+// endWindow moves those for whom something came in the flush window to l.
+func (t *table) endWindow(l *list) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.windowMu.Lock()
+		l.sessions = append(l.sessions, sh.window...)
+		clear(sh.window)
+		sh.window = sh.window[:0]
+		sh.windowMu.Unlock()
 	}
 }
 

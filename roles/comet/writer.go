@@ -64,16 +64,22 @@ func (s *session) fits(n int) bool {
 // without waiting, else by way of the queue. While the session is connecting or
 // corked the frame is held. Holds mu.
 func (s *session) enqueue(b []byte, id uint64) {
+	s.catchUpNotes()
 	if s.direct && s.queue == nil && !s.corked && s.state != stateConnecting {
 		s.writeOne(b, id)
 		return
 	}
+	s.append(b, id)
+	s.startWriter()
+}
+
+// append queues a frame. Holds mu.
+func (s *session) append(b []byte, id uint64) {
 	if s.queue == nil {
 		s.queue = s.comet.queues.take()
 	}
 	s.queue.frames = append(s.queue.frames, frame{b, id})
 	s.account(len(b))
-	s.startWriter()
 }
 
 // account adds n bytes to what is pending. Holds mu.
