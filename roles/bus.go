@@ -14,7 +14,8 @@ import (
 	"imgo/store"
 )
 
-// busTimeout bounds how long Kafka is waited for at the start.
+// busTimeout bounds how long Kafka is waited for at the start: it may be
+// starting, too.
 const busTimeout = time.Minute
 
 // openBus opens both topics, the tokens and job's group on Kafka.
@@ -28,7 +29,7 @@ func (n *Node) openBus(ctx context.Context) (keptLog, error) {
 	}
 	b, err := bus.Open(ctx, bus.Options{
 		Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
-		Compression: k.Compression, WriteTimeout: k.WriteTimeout.Duration,
+		Compression: k.Compression, WriteTimeout: k.WriteTimeout.Duration, StartTimeout: busTimeout,
 		SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

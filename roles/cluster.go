@@ -27,9 +27,9 @@ type cluster struct {
 	meta    *envelope.NodeMeta
 	census  *census
 
-	bus    *bus.Bus // nil: not open
-	tokens *tokenlog.Tokens     // nil: no logic here
-	group  job.Group            // nil: no job here
+	bus    *bus.Bus         // nil: not open
+	tokens *tokenlog.Tokens // nil: no logic here
+	group  job.Group        // nil: no job here
 }
 
 // Network lets tests cut nodes off from one another; both are asked at every

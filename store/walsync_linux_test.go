@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -91,7 +90,7 @@ func TestDirtyPagesAreSeen(t *testing.T) {
 	if pages, _ := dirty(t, filepath.Dir(name)); pages != 0 {
 		t.Skip("this file system does not let go of pages")
 	}
-	copy(mapped, fmt.Sprint("changed through a mapping"))
+	copy(mapped, "changed through a mapping")
 	if pages, _ := dirty(t, filepath.Dir(name)); pages == 0 {
 		t.Error("a page that was changed through a mapping does not count")
 	}

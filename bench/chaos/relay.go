@@ -85,7 +85,8 @@ func (r *relay) streams(l net.Listener, ip, to string) {
 			if host, _, _ := net.SplitHostPort(c.RemoteAddr().String()); r.isCut(host, ip) {
 				return
 			}
-			d, err := net.DialTimeout("tcp", to, time.Second)
+			dialer := net.Dialer{Timeout: time.Second}
+			d, err := dialer.DialContext(context.Background(), "tcp", to)
 			if err != nil {
 				return
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,8 +21,8 @@ import (
 
 func TestMain(m *testing.M) {
 	// The tests wait for timeouts more than they work: more at once than there
-	// are cores.
-	_ = flag.Set("test.parallel", "3")
+	// are cores, unless each takes ten times as much.
+	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "2"}[underRace])
 	goleak.VerifyTestMain(m)
 }
 
@@ -390,12 +389,4 @@ func (w *world) settle() {
 	}
 	w.t.Logf("%d pushes accepted, %d received (%d again) in %d sessions; longest refusal %s; settled in %s",
 		s.Accepted, s.Received, s.Repeated, s.Sessions, w.pushes.longestRefusal().Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-}
-
-func names(prefix string, numbers ...int) []string {
-	out := make([]string, len(numbers))
-	for i, n := range numbers {
-		out[i] = fmt.Sprint(prefix, n)
-	}
-	return out
 }

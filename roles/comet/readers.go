@@ -41,7 +41,7 @@ func (rs *readers) work(r reader) {
 	defer rs.wg.Done()
 	for {
 		r.read()
-		r = nil
+		r = nil //nolint:wastedassign // it is not to be held while there is nothing to read
 		if rs.idle.Add(1) > idleReaders {
 			rs.idle.Add(-1)
 			return
