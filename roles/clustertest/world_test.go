@@ -108,6 +108,9 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.Auth.Mode = "none"
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), roles.Duration{Duration: 3 * time.Second}
+	if underRace {
+		cfg.Kafka.Compression = "none" // the race detector makes it all that they do
+	}
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
 	cfg.Delivery.WatchAfter = roles.Duration{Duration: time.Second}
