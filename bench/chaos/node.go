@@ -101,6 +101,8 @@ func (n *node) ready(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			// Go writes all goroutines to its log and ends: what it hangs on.
+			_ = n.signal(syscall.SIGQUIT)
 			return fmt.Errorf("%s was not ready within %s: its log is %s", n.name, startLimit, filepath.Join(n.dir, n.name+".log"))
 		case <-n.ended:
 			return fmt.Errorf("%s ended: %s; its log is %s", n.name, n.cmd.ProcessState, filepath.Join(n.dir, n.name+".log"))
