@@ -22,7 +22,7 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go setup-kafka run build test lint fuzz bench microbench soak kafka proto clean
+.PHONY: help setup setup-go setup-kafka run build test lint fuzz bench microbench soak kafka cluster chaos proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,14 @@ setup-kafka:
 kafka: setup-kafka ## Run a real Apache Kafka on 127.0.0.1:9092 until Ctrl-C; ARGS="--brokers 3" for three
 	@mkdir -p $(CACHE)/bin && go build -o $(CACHE)/bin/kafka ./bench/kafka
 	@exec $(CACHE)/bin/kafka $(ARGS)
+
+cluster: build setup-kafka ## Run a cluster on 127.0.0.x until Ctrl-C: Kafka, and two nodes of each role
+	@mkdir -p $(CACHE)/bin && go build -o $(CACHE)/bin/chaos ./bench/chaos
+	@exec $(CACHE)/bin/chaos -serve -imgo ./imgo $(ARGS)
+
+chaos: build setup-kafka ## Break such a cluster under load, for 20 minutes; ARGS="-brokers 3" for three brokers
+	@mkdir -p $(CACHE)/bin && go build -o $(CACHE)/bin/chaos ./bench/chaos
+	@exec $(CACHE)/bin/chaos -imgo ./imgo -out bench/results $(ARGS)
 
 proto: setup-go ## Generate envelope/*.pb.go anew; needs protoc in the version that this file names
 	@version="$$(protoc --version 2>/dev/null || true)"; [ "$$version" = "libprotoc $(PROTOC_VERSION)" ] || \
