@@ -54,8 +54,8 @@ $(LINT):
 fuzz: setup-go ## Run every fuzz target for FUZZTIME (10m)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
 
-bench: setup-go ## Measure a real server, under 6 minutes; ARGS="-scenarios latency" for a part
-	go run ./bench -out bench/results $(ARGS)
+bench: build ## Measure ./imgo and compare with the targets, under 10 minutes; ARGS="--scenarios latency" for a part
+	./imgo bench --out bench/results $(ARGS)
 
 microbench: setup-go ## Run the benchmarks of single packages; BENCH=name for some of them
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...

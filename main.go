@@ -15,6 +15,7 @@ import (
 	"github.com/mattn/go-isatty"
 	"github.com/urfave/cli/v2"
 
+	"imgo/bench"
 	"imgo/commands"
 	"imgo/roles"
 )
@@ -41,7 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Terminal: isTerminal(stderr),
 		Flags:    flags.CLI(false),
 		AllFlags: flags.CLI(true),
-		Extra:    []*cli.Command{flags.ConfigCommand()},
+		Extra:    []*cli.Command{flags.ConfigCommand(), bench.Command()},
 		Serve: flags.Serve(func(ctx context.Context, cfg roles.Config) error {
 			return roles.Run(ctx, cfg, roles.RunOptions{
 				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Terminal: isTerminal(stderr),

@@ -1,25 +1,38 @@
 //go:build linux
 
-package main
+package bench_test
 
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"imgo/transport"
+	"github.com/urfave/cli/v2"
+
+	"imgo/bench"
 )
+
+// app is the part of imgo that is tested.
+func app(stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name: "imgo", Commands: []*cli.Command{bench.Command()}, Writer: stdout, ErrWriter: stderr,
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+}
 
 // TestMain lets the test binary be the bench's child processes.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "child" {
-		if err := runChild(os.Args[2], os.Stdin, os.Stdout); err != nil {
+	if len(os.Args) == 4 && os.Args[1] == "bench" && os.Args[2] == "child" {
+		if err := app(os.Stdout, os.Stderr).Run(os.Args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -28,189 +41,164 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func build(t *testing.T) string {
+	t.Helper()
+	imgo := filepath.Join(t.TempDir(), "imgo")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", imgo, "imgo").CombinedOutput(); err != nil {
+		t.Fatalf("build imgo: %v\n%s", err, out)
+	}
+	return imgo
+}
+
+// report is what the test reads of the JSON.
+type report struct {
+	Figures []struct {
+		Scenario, Name string
+		Median         float64
+		Runs           []float64
+	}
+	Targets []struct {
+		Target string
+		Runs   int
+	}
+	Notes []string
+}
+
 // TestSmoke runs every scenario, small, on a real imgo.
 func TestSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and starts imgo")
 	}
-	var names []string
-	for _, s := range scenarios() {
-		names = append(names, s.name)
-	}
-	var out, log bytes.Buffer
-	dir := t.TempDir()
-	err := run(t.Context(), []string{
-		"-runs", "1", "-duration", "200ms", "-conns", "40", "-users", "40", "-callers", "4", "-rate", "50",
-		"-scenarios", strings.Join(names, ","), "-dir", dir, "-json", "-",
-	}, &out, &log)
+	imgo := build(t)
+	dir, out := t.TempDir(), t.TempDir()
+	var stdout, stderr bytes.Buffer
+	err := app(&stdout, &stderr).RunContext(t.Context(), []string{
+		"imgo", "bench", "--imgo", imgo, "--runs", "1", "--duration", "200ms", "--conns", "60", "--users", "40", "--callers", "4", "--rate", "50",
+		"--replayed", "50", "--stalled", "20", "--stall", "500ms", "--scenarios", strings.Join(allScenarios, ","),
+		"--dir", dir, "--out", out, "--json", filepath.Join(out, "r.json"),
+	})
 	if err != nil {
-		t.Fatalf("%v\n%s", err, log.String())
+		t.Fatalf("%v\n%s", err, stderr.String())
 	}
-	var r report
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+	data, err := os.ReadFile(filepath.Join(out, "r.json"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]*figure{}
+	var r report
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
 	for _, f := range r.Figures {
-		got[f.Scenario+"/"+f.Name] = f
+		got[f.Scenario+"/"+f.Name] = f.Median
 	}
-	for _, want := range []string{
-		"start/the first push is delivered", "latency/kept, push to receipt, p99", "latency/not kept, push to receipt, p50",
-		"latency/one write and fdatasync of 256 bytes, p50", "latency/bare HTTP server, push to answer, p50",
-		"throughput/kept, users away, accepted", "throughput/not kept, users connected, accepted",
-		"throughput/kept, users connected, accepted", "throughput/bare HTTP server, accepted",
-		"idle-tcp/goroutines a connection", "idle-ws/connected a second, with auth",
-		"broadcast-tcp/deliveries", "broadcast-ws/deliveries",
-	} {
-		if f := got[want]; f == nil || f.Median <= 0 {
-			t.Errorf("%s was not measured: %+v", want, f)
-		}
-	}
+	unmeasured := 0
 	for _, note := range r.Notes {
 		t.Log(note)
+		if strings.Contains(note, "not measured") {
+			unmeasured++
+		}
+	}
+	wanted := []string{
+		"start/the first push is delivered", "latency/kept, push to receipt, p99", "latency/not kept, push to receipt, p50",
+		"latency/one write and fdatasync of 256 bytes, p50", "latency/bare HTTP server, push to answer, p50",
+		"throughput/not kept, accepted", "throughput/kept, accepted", "throughput/bare HTTP server, accepted",
+		"idle-tcp/server CPU a connect, with auth", "idle-ws/connected a second, with auth", "idle-tls/connected a second, with auth",
+		"idle-wss/connected a second, with auth", "broadcast-tcp/deliveries", "broadcast-ws/deliveries", "broadcast-tls/deliveries",
+		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9 (upper end of its bucket)",
+		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest",
+		"room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
+		"storm/tcp, all are in after", "storm/ws, to be let in, p99", "stalled/p99 of the others, with over without",
+	}
+	if unmeasured == 0 {
+		wanted = append(wanted, "window/server CPU a message", "max-window/deliveries without a loss")
+	}
+	for _, want := range wanted {
+		if got[want] <= 0 {
+			t.Errorf("%s was not measured: %g", want, got[want])
+		}
+	}
+	if len(r.Targets) < 15 {
+		t.Errorf("%d targets were judged", len(r.Targets))
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("%d things are left in the temporary directory, %v", len(left), err)
 	}
-	if table := r.table(); !strings.Contains(table, "broadcast-ws\n") {
-		t.Errorf("the table has no broadcast:\n%s", table)
+	files, err := filepath.Glob(filepath.Join(out, "*-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var suffixes []string
+	for _, name := range files {
+		suffixes = append(suffixes, filepath.Ext(name))
+		if filepath.Ext(name) == ".svg" {
+			wellFormed(t, name)
+		}
+	}
+	for _, want := range []string{".txt", ".json", ".svg"} {
+		if !slices.Contains(suffixes, want) {
+			t.Errorf("no %s among %v", want, files)
+		}
+	}
+	for _, want := range []string{"\nbroadcast-ws\n", "\nTargets\n", "reached?"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("the table has no %q:\n%s", want, stdout.String())
+		}
+	}
+}
+
+var allScenarios = []string{
+	"idle-tcp", "idle-ws", "broadcast-tcp", "broadcast-ws", "window", "max", "max-window", "sizes", "room", "latency", "throughput",
+	"replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
+}
+
+// TestHelpNamesAll keeps the list above whole.
+func TestHelpNamesAll(t *testing.T) {
+	var stdout bytes.Buffer
+	if err := app(&stdout, io.Discard).Run([]string{"imgo", "bench", "--help"}); err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(stdout.String(), "Scenarios:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	var named []string
+	for line := range strings.Lines(list) {
+		if f := strings.Fields(line); len(f) > 1 {
+			named = append(named, f[0])
+		}
+	}
+	for _, name := range named {
+		if !slices.Contains(allScenarios, name) && name != "scale" {
+			t.Errorf("the smoke test does not run %s", name)
+		}
+	}
+	if len(named) < len(allScenarios) {
+		t.Errorf("the help names %v", named)
+	}
+}
+
+func wellFormed(t *testing.T, name string) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for d := xml.NewDecoder(f); ; {
+		if _, err := d.Token(); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
 	}
 }
 
 func TestOptionsRefused(t *testing.T) {
-	for _, args := range [][]string{{"-runs", "0"}, {"-scenarios", "nothing"}, {"-duration", "1ms"}, {"more"}} {
-		if _, err := parse(args, io.Discard); err == nil {
-			t.Errorf("%q was taken", args)
+	for _, args := range [][]string{{"--runs", "0"}, {"--scenarios", "nothing"}, {"--duration", "1ms"}, {"more"}, {"child", "nothing"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
+		err := app(io.Discard, io.Discard).Run(append([]string{"imgo", "bench"}, args...))
+		var coded interface{ ExitCode() int }
+		if err == nil || args[0] != "--imgo" && (!errors.As(err, &coded) || coded.ExitCode() != 2) {
+			t.Errorf("%q: %v", args, err)
 		}
-	}
-}
-
-// TestStream cuts a server's bytes at every place.
-func TestStream(t *testing.T) {
-	var packets []byte
-	for i, body := range []string{"one", "", strings.Repeat("long", 100)} {
-		packets = transport.AppendPacket(packets, 2, transport.HeaderV2, transport.OpMessage, 0, uint64(i+1), []byte(body))
-	}
-	frames := append([]byte{0x82, 126, byte(len(packets) >> 8), byte(len(packets))}, packets...)
-	frames = append(append(frames, 0x89, 0), frames...) // a ping between them
-	for _, tt := range []struct {
-		ws   bool
-		data []byte
-		want int
-	}{{false, packets, 3}, {true, frames, 6}} {
-		for cut := range len(tt.data) {
-			s := stream{ws: tt.ws}
-			var ids []uint64
-			for _, part := range [][]byte{tt.data[:cut], tt.data[cut:]} {
-				// The reader's buffer is used again.
-				buf := bytes.Clone(part)
-				if err := s.feed(buf, func(p transport.Packet) { ids = append(ids, p.ID) }); err != nil {
-					t.Fatalf("ws %t, cut at %d: %v", tt.ws, cut, err)
-				}
-				clear(buf)
-			}
-			if len(ids) != tt.want || ids[2] != 3 || s.rest != nil {
-				t.Fatalf("ws %t, cut at %d: ids %v, rest %q", tt.ws, cut, ids, s.rest)
-			}
-		}
-	}
-	s := stream{ws: true}
-	if err := s.feed([]byte{0x88, 0}, nil); err != errClosed {
-		t.Errorf("a close frame: %v", err)
-	}
-}
-
-func TestCallTemplate(t *testing.T) {
-	c := pushCall(false).clone()
-	c.to(1234)
-	c.stamp(987654321)
-	head, body, _ := bytes.Cut(c.bytes, []byte("\r\n\r\n"))
-	if want := fmt.Sprintf("Content-Length: %d", len(body)); !bytes.Contains(head, []byte(want)) {
-		t.Errorf("no %q in %q", want, head)
-	}
-	var push struct {
-		User string
-		Body json.RawMessage
-		Kept *bool
-	}
-	if err := json.Unmarshal(body, &push); err != nil {
-		t.Fatal(err)
-	}
-	if push.User != userID(1234) || push.Kept == nil || *push.Kept || len(push.Body) != bodySize ||
-		!bytes.HasPrefix(push.Body, []byte(`"0000000000987654321x`)) {
-		t.Errorf("the push is %s", body)
-	}
-}
-
-func TestCallerReadsAnswers(t *testing.T) {
-	client, server := net.Pipe()
-	defer server.Close()
-	go func() {
-		buf := make([]byte, 1<<10)
-		for _, answer := range []string{
-			"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\nX: y\r\n\r\n{}\n",
-			"HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 4\r\n\r\nfull",
-			"HTTP/1.1 202 Accepted\r\n\r\n",
-		} {
-			if _, err := server.Read(buf); err != nil {
-				return
-			}
-			if _, err := io.WriteString(server, answer); err != nil {
-				return
-			}
-		}
-	}()
-	c := newCaller(client)
-	defer c.close()
-	if ok, why, err := c.do([]byte("x")); !ok || why != "" || err != nil {
-		t.Errorf("accepted: %t, %q, %v", ok, why, err)
-	}
-	if ok, why, err := c.do([]byte("x")); ok || why != "HTTP/1.1 507 Insufficient Storage: full" || err != nil {
-		t.Errorf("refused: %t, %q, %v", ok, why, err)
-	}
-	if _, _, err := c.do([]byte("x")); err == nil {
-		t.Error("an answer without a length was understood")
-	}
-}
-
-func TestFigures(t *testing.T) {
-	sorted := []time.Duration{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
-	for q, want := range map[float64]time.Duration{0: 1, 0.5: 5, 0.99: 10, 1: 10} {
-		if got := quantile(sorted, q); got != want {
-			t.Errorf("quantile %g is %d, want %d", q, got, want)
-		}
-	}
-	if got := median([]float64{9, 1, 5}); got != 5 {
-		t.Errorf("the median of three is %g", got)
-	}
-	if got := median([]float64{9, 1}); got != 5 {
-		t.Errorf("the median of two is %g", got)
-	}
-	for v, want := range map[float64]string{0: "0", 0.1234: "0.123", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 1234.5: "1,230", 1234567: "1,230,000", -98765: "-98,800"} {
-		if got := digits(v); got != want {
-			t.Errorf("%g is written %s, want %s", v, got, want)
-		}
-	}
-}
-
-func TestProc(t *testing.T) {
-	rss, err := rssOf(os.Getpid())
-	if err != nil || rss < 1<<20 || rss > 1<<34 {
-		t.Errorf("resident memory %d, %v", rss, err)
-	}
-	before, err := cpuOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
-		if now, err := cpuOf(os.Getpid()); err != nil || now > before {
-			break
-		}
-	}
-	if now, err := cpuOf(os.Getpid()); err != nil || now <= before {
-		t.Errorf("CPU time does not grow: %s, %v", now, err)
-	}
-	if m := describeMachine(); m.Cores < 1 || m.Memory == 0 || m.Kernel == "" {
-		t.Errorf("the machine is %+v", m)
 	}
 }

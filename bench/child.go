@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"encoding/json"
@@ -10,6 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"imgo/bench/limit"
+	"imgo/bench/load"
 )
 
 // Kinds of child processes. A child takes one JSON object a line on standard
@@ -25,13 +28,13 @@ func runChild(kind string, in io.Reader, out io.Writer) error {
 	var err error
 	switch dec, enc := json.NewDecoder(in), json.NewEncoder(out); kind {
 	case childHold:
-		err = holdMain(dec, enc)
+		err = load.Hold(dec, enc)
 	case childWriter:
-		err = writerMain(dec, enc)
+		err = limit.Writer(dec, enc)
 	case childHTTP:
-		err = httpMain(dec, enc)
+		err = limit.HTTP(dec, enc)
 	default:
-		return errors.New("there is no such kind")
+		return usageError{fmt.Errorf("there is no child %q", kind)}
 	}
 	if errors.Is(err, io.EOF) {
 		return nil // the parent has ended it
@@ -51,7 +54,7 @@ type child struct {
 
 // spawn starts a child.
 func (b *bench) spawn(kind string) (*child, error) {
-	c := &child{kind: kind, cmd: exec.Command(b.self, "child", kind)} //nolint:noctx // it ends with its standard input
+	c := &child{kind: kind, cmd: exec.Command(b.self, "bench", "child", kind)} //nolint:noctx // it ends with its standard input
 	c.cmd.Stderr = os.Stderr
 	var err error
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
@@ -108,4 +111,17 @@ func (c *child) stop() error {
 		return fmt.Errorf("bench child %s: %w", c.kind, err)
 	}
 	return nil
+}
+
+// limit starts a limit that listens, and says where.
+func (b *bench) limit(kind string) (*child, string, error) {
+	c, err := b.spawn(kind)
+	if err != nil {
+		return nil, "", err
+	}
+	var a limit.Addr
+	if err := c.answer(statsTimeout, &a); err != nil {
+		return nil, "", errors.Join(err, c.stop())
+	}
+	return c, a.Addr, nil
 }

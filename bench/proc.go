@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"fmt"
@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tick is a clock tick of /proc: USER_HZ is 100 on every architecture that Go
@@ -38,26 +40,14 @@ func kiloField(text, name string) int64 {
 }
 
 // cpuOf is the CPU time that a live process has used, its own and the
-// kernel's for it, to a clock tick.
+// kernel's for it, to the nanosecond.
 func cpuOf(pid int) (time.Duration, error) {
-	name := fmt.Sprintf("/proc/%d/stat", pid)
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return 0, fmt.Errorf("read CPU time: %w", err)
+	// The kernel's MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED).
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		return 0, fmt.Errorf("read the CPU time of process %d: %w", pid, err)
 	}
-	// The command's name is in brackets and may have spaces; utime and stime
-	// are fields 14 and 15, the state after the bracket is field 3.
-	_, rest, _ := strings.Cut(string(data), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("read CPU time: %s has %d fields", name, len(fields))
-	}
-	user, err1 := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	if err1 != nil || err2 != nil {
-		return 0, fmt.Errorf("read CPU time: %s is not understood", name)
-	}
-	return time.Duration(user+system) * tick, nil
+	return time.Duration(ts.Nano()), nil
 }
 
 // rssOf is what a live process has in memory, in bytes.
@@ -119,4 +109,19 @@ func machineCPU() (busy, total time.Duration) {
 		}
 	}
 	return busy, total
+}
+
+// kernelMemory is what the kernel has for sockets' data (pages of TCP), and
+// for objects of all kinds (slab), in bytes, of the whole machine.
+func kernelMemory() (tcp, slab int64) {
+	for line := range strings.Lines(slurp("/proc/net/sockstat")) {
+		f := strings.Fields(line)
+		for i := range f {
+			if f[0] == "TCP:" && f[i] == "mem" && i+1 < len(f) {
+				pages, _ := strconv.ParseInt(f[i+1], 10, 64)
+				tcp = pages * int64(os.Getpagesize())
+			}
+		}
+	}
+	return tcp, kiloField(slurp("/proc/meminfo"), "Slab")
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"context"
@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imgo/bench/load"
 )
 
 // figure is one number, measured in each run.
@@ -32,6 +34,16 @@ type figure struct {
 	Max    float64   `json:"max"`
 }
 
+// series is a line of a plot, of one run.
+type series struct {
+	Scenario string    `json:"scenario"`
+	Name     string    `json:"name"`
+	XUnit    string    `json:"x_unit"`
+	YUnit    string    `json:"y_unit"`
+	X        []float64 `json:"x"`
+	Y        []float64 `json:"y"`
+}
+
 // report is all that an invocation measured.
 type report struct {
 	Date    time.Time `json:"date"`
@@ -39,6 +51,8 @@ type report struct {
 	Commit  string    `json:"commit"`
 	Changed bool      `json:"uncommitted_changes"`
 	Machine machine   `json:"machine"`
+	// Imgo is what the measured executable says it is.
+	Imgo    string `json:"imgo"`
 	Options struct {
 		Runs       int     `json:"runs"`
 		Duration   float64 `json:"duration_seconds"`
@@ -49,22 +63,27 @@ type report struct {
 		Broadcasts int     `json:"broadcasts"`
 		Profiled   bool    `json:"profiled,omitempty"`
 	} `json:"options"`
-	Figures []*figure `json:"figures"`
+	Verdicts []verdict `json:"targets"`
+	Figures  []*figure `json:"figures"`
+	Series   []series  `json:"series,omitempty"`
 	// Notes are what went otherwise than it should have.
 	Notes []string `json:"notes,omitempty"`
 }
 
-func newReport(ctx context.Context, o *options) *report {
+func newReport(ctx context.Context, b *bench) *report {
 	r := &report{Date: time.Now().UTC().Truncate(time.Second), Machine: describeMachine()}
-	r.Options.Runs, r.Options.Duration, r.Options.Conns = o.runs, o.duration.Seconds(), o.conns
-	r.Options.Callers, r.Options.Users, r.Options.Rate = o.callers, o.users, o.rate
-	r.Options.Broadcasts, r.Options.Profiled = o.broadcasts, o.profile != ""
-	r.Commit = "unknown"
+	r.Options.Runs, r.Options.Duration, r.Options.Conns = b.runs, b.duration.Seconds(), b.conns
+	r.Options.Callers, r.Options.Users, r.Options.Rate = b.callers, b.users, b.rate
+	r.Options.Broadcasts, r.Options.Profiled = b.broadcasts, b.profile != ""
+	r.Commit, r.Imgo = "unknown", b.imgo
 	// Without git, or outside of a repository, the commit is not known.
 	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
 		r.Commit = strings.TrimSpace(string(out))
 		out, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output()
 		r.Changed = err == nil && len(out) > 0
+	}
+	if out, err := exec.CommandContext(ctx, b.imgo, "version").Output(); err == nil {
+		r.Imgo = strings.TrimSpace(string(out))
 	}
 	return r
 }
@@ -73,6 +92,7 @@ func newReport(ctx context.Context, o *options) *report {
 type recorder struct {
 	report   *report
 	scenario string
+	say      func(format string, args ...any)
 }
 
 // add notes a figure of this run.
@@ -82,6 +102,10 @@ func (r *recorder) add(name, unit string, value float64) { r.put(name, unit, val
 func (r *recorder) limit(name, unit string, value float64) { r.put(name, unit, value, true) }
 
 func (r *recorder) put(name, unit string, value float64, limit bool) {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		r.note("%s is no number: %g", name, value)
+		return
+	}
 	for _, f := range r.report.Figures {
 		if f.Scenario == r.scenario && f.Name == name && f.Unit == unit {
 			f.Runs = append(f.Runs, value)
@@ -108,26 +132,35 @@ func (r *recorder) note(format string, args ...any) {
 	r.report.Notes = append(r.report.Notes, r.scenario+": "+fmt.Sprintf(format, args...))
 }
 
-// percentiles notes p50, p99 and max of durations, which it sorts.
-func (r *recorder) percentiles(name string, all []time.Duration, limit bool) {
-	slices.Sort(all)
-	r.put(name+", p50", "ms", ms(quantile(all, 0.50)), limit)
-	r.put(name+", p99", "ms", ms(quantile(all, 0.99)), limit)
-	r.put(name+", max", "ms", ms(quantile(all, 1)), limit)
+// percentiles notes p50, p99 and max of durations.
+func (r *recorder) percentiles(name string, all *load.Histogram, limit bool) {
+	r.put(name+", p50", "ms", ms(all.Quantile(0.50)), limit)
+	r.put(name+", p99", "ms", ms(all.Quantile(0.99)), limit)
+	r.put(name+", max", "ms", ms(all.Quantile(1)), limit)
+}
+
+// line notes a line of a plot; that of the last run stays.
+func (r *recorder) line(name, xUnit, yUnit string, x, y []float64) {
+	s := series{Scenario: r.scenario, Name: name, XUnit: xUnit, YUnit: yUnit, X: x, Y: y}
+	for i, old := range r.report.Series {
+		if old.Scenario == s.Scenario && old.Name == s.Name {
+			r.report.Series[i] = s
+			return
+		}
+	}
+	r.report.Series = append(r.report.Series, s)
+}
+
+// ratio is a over b; 0 where there is no b.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-
-// quantile is the smallest of the sorted values that share q of them does not
-// exceed; 0 of none.
-func quantile[T any](sorted []T, q float64) (v T) {
-	if len(sorted) == 0 {
-		return v
-	}
-	i := int(math.Ceil(q*float64(len(sorted)))) - 1
-	return sorted[min(max(i, 0), len(sorted)-1)]
-}
 
 // median is the middle value, or the mean of the middle two.
 func median(values []float64) float64 {
@@ -145,70 +178,7 @@ func (r *report) finish() {
 	for _, f := range r.Figures {
 		f.Min, f.Median, f.Max = slices.Min(f.Runs), median(f.Runs), slices.Max(f.Runs)
 	}
-}
-
-// table is the report for a reader.
-func (r *report) table() string {
-	var b strings.Builder
-	changed := ""
-	if r.Changed {
-		changed = " with uncommitted changes"
-	}
-	fmt.Fprintf(&b, "imgo at %s%s, %s, %.0f s\n", r.Commit, changed, r.Date.Format("2006-01-02 15:04 MST"), r.Seconds)
-	fmt.Fprintf(&b, "%s\n", r.Machine)
-	fmt.Fprintf(&b, "%d connections, %d callers, %d user ids, %d pushes/s, %d broadcasts/s, %g s a measurement\n",
-		r.Options.Conns, r.Options.Callers, r.Options.Users, r.Options.Rate, r.Options.Broadcasts, r.Options.Duration)
-	if r.Options.Profiled {
-		fmt.Fprintln(&b, "Profiles were taken: the figures are worse for it.")
-	}
-	rows := [][]string{{"figure", "unit", "min", "median", "max", "runs"}}
-	scenario := ""
-	for _, f := range r.Figures {
-		if f.Scenario != scenario {
-			scenario = f.Scenario
-			rows = append(rows, []string{scenario})
-		}
-		name := "  " + f.Name
-		if f.Limit {
-			name = "  | " + f.Name
-		}
-		rows = append(rows, []string{name, f.Unit, digits(f.Min), digits(f.Median), digits(f.Max), strconv.Itoa(len(f.Runs))})
-	}
-	align(&b, rows)
-	fmt.Fprintln(&b, "| is the machine's own limit, measured in the same run.")
-	for _, note := range r.Notes {
-		fmt.Fprintln(&b, "Note:", note)
-	}
-	return b.String()
-}
-
-// align writes rows as columns, numbers to the right; a row of one cell is a
-// heading.
-func align(b *strings.Builder, rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			if len(row) > 1 {
-				widths[i] = max(widths[i], len([]rune(cell)))
-			}
-		}
-	}
-	for _, row := range rows {
-		if len(row) == 1 {
-			fmt.Fprintf(b, "\n%s\n", row[0])
-			continue
-		}
-		for i, cell := range row {
-			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
-			if i < 2 {
-				b.WriteString(cell + pad + "  ")
-			} else {
-				b.WriteString(pad + cell + "  ")
-			}
-		}
-		fmt.Fprintln(b)
-	}
-	fmt.Fprintln(b)
+	r.Verdicts = r.judge(targets())
 }
 
 // digits writes a number with three digits that mean something.
@@ -264,7 +234,10 @@ func (b *bench) write(r *report, stdout io.Writer) error {
 	if b.out != "" {
 		name := filepath.Join(b.out, r.Date.Format("2006-01-02-150405")+"-"+r.Commit)
 		errs = append(errs, os.MkdirAll(b.out, 0o755), os.WriteFile(name+".json", data, 0o644), os.WriteFile(name+".txt", []byte(table), 0o644))
-		fmt.Fprintf(b.log, "written: %s.txt and .json\n", name)
+		for plot, svg := range r.plots() {
+			errs = append(errs, os.WriteFile(name+"-"+plot+".svg", svg, 0o644))
+		}
+		b.say("written: %s.txt, .json and plots", name)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the report: %w", err)

@@ -1,13 +1,19 @@
 //go:build linux
 
-package main
+package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 
+	"imgo/bench/limit"
+	"imgo/bench/load"
 	"imgo/transport"
 )
 
@@ -16,156 +22,347 @@ const (
 	warmBroadcasts = 5
 	// writeTimeout bounds the limit's work beyond the time that it should take.
 	writeTimeout = time.Minute
+	// drainPatience is how long nothing may arrive before what has not is
+	// taken for lost.
+	drainPatience = 3 * time.Second
+	// broadcastCallers is how many broadcasts may wait for their answer at once.
+	broadcastCallers = 4
+	// pauseFor is how long garbage is collected again and again under load.
+	pauseFor = 2 * time.Second
+	// flushWindow is the comet's setting of the scenarios with a window, and
+	// windowRate the broadcasts a second of window: 20 to a write.
+	flushWindow = 500 * time.Millisecond
+	windowRate  = 40
+	windowBatch = 20
 )
+
+// fanout is a running imgo with clients that a broadcast goes to.
+type fanout struct {
+	*server
+	*clients
+	b      *bench
+	wanted int64 // deliveries so far
+}
+
+// fanout starts imgo and connects clients, which do not acknowledge anything:
+// nothing is kept.
+func (b *bench) fanout(ctx context.Context, kind string, count int, o serverOptions) (_ *fanout, err error) {
+	s, err := b.serveFor(ctx, kind, o)
+	if err != nil {
+		return nil, err
+	}
+	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: count, Window: politeWindow})
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return &fanout{server: s, clients: h, b: b}, nil
+}
+
+func (f *fanout) stop() error { return errors.Join(f.clients.stop(), f.server.stop()) }
+
+// spread is what some broadcasts came to.
+type spread struct {
+	delivered, lost, closed int64
+	took                    time.Duration // from the first push to the last receipt
+	cpu                     time.Duration // the server's
+}
+
+// broadcast pushes times times to everyone and waits for all of it to arrive.
+func (f *fanout) broadcast(ctx context.Context, rate float64, times int, patience time.Duration) (sp spread, err error) {
+	was, err := f.stats()
+	if err != nil {
+		return sp, err
+	}
+	before, err := cpuOf(f.pid())
+	if err != nil {
+		return sp, err
+	}
+	begun := time.Now()
+	if _, err := load.Pace(ctx, f.http, load.AllCall(), broadcastCallers, 0, rate, times); err != nil {
+		return sp, fmt.Errorf("broadcast: %w", err)
+	}
+	want := int64(times) * int64(f.count)
+	got, err := f.await(patience, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	if err != nil {
+		return sp, err
+	}
+	sp.took = time.Since(begun)
+	after, err := cpuOf(f.pid())
+	if err != nil {
+		return sp, err
+	}
+	sp.cpu, sp.delivered = after-before, got.Packets-was.Packets
+	sp.lost, sp.closed = want-sp.delivered, got.Closed
+	if sp.delivered <= 0 {
+		return sp, errors.New("nothing was delivered")
+	}
+	return sp, nil
+}
 
 // broadcast measures the server's CPU for each delivery of pushes to everyone,
 // beside a thread that writes the same bytes to as many sockets at the same
-// rate.
-func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) error {
+// rate; and the pauses of garbage collections under that load.
+func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err error) {
 	times := max(1, int(b.duration.Seconds()*float64(b.broadcasts)))
-	every := time.Second / time.Duration(b.broadcasts)
-	cost, err := b.broadcastImgo(ctx, r, kind, times, every)
+	f, err := b.fanout(ctx, kind, b.conns, serverOptions{})
 	if err != nil {
 		return err
 	}
-	limit, err := b.broadcastLimit(r, kind, times, every)
+	defer func() {
+		if f != nil {
+			err = errors.Join(err, f.stop())
+		}
+	}()
+	sp, err := b.measured(ctx, r, f, kind, float64(b.broadcasts), times, drainPatience)
 	if err != nil {
 		return err
 	}
+	r.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
+	cost := us(sp.cpu) / float64(sp.delivered)
 	r.add("server CPU a delivery", "µs", cost)
-	r.limit("plain write(2), CPU a delivery", "µs", limit)
-	if limit > 0 {
-		r.add("server CPU over that of plain writes", "×", cost/limit)
+	if err := b.pauses(ctx, r, f); err != nil {
+		return err
 	}
+	err, f = f.stop(), nil
+	if err != nil {
+		return err
+	}
+	plain, err := b.plain(r, kind, b.conns, limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)})
+	if err != nil {
+		return err
+	}
+	r.limit("plain write(2), CPU a delivery", "µs", us(plain.cpu)/float64(plain.writes))
 	return nil
 }
 
-// broadcastImgo is imgo's CPU a delivery, in µs.
-func (b *bench) broadcastImgo(ctx context.Context, r *recorder, kind string, times int, every time.Duration) (cost float64, err error) {
-	s, err := b.serve(ctx)
-	if err != nil {
-		return 0, err
+// measured warms up, broadcasts under a CPU profile where one is wanted, and
+// notes what was lost.
+func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name string, rate float64, times int, patience time.Duration) (spread, error) {
+	if _, err := f.broadcast(ctx, rate, warmBroadcasts, patience); err != nil {
+		return spread{}, err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	addr := s.tcp
-	if kind == kindWS {
-		addr = s.ws
+	wait := b.profileCPU(ctx, f.server, "broadcast-"+name, b.duration)
+	sp, err := f.broadcast(ctx, rate, times, patience)
+	if err := errors.Join(err, wait()); err != nil {
+		return sp, err
 	}
-	h, err := b.hold(addr, kind, b.conns, true)
-	if err != nil {
-		return 0, err
+	if sp.lost != 0 || sp.closed > 0 {
+		r.note("%d deliveries were lost of %d; %d of %d clients were disconnected", sp.lost, sp.lost+sp.delivered, sp.closed, f.count)
 	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	caller, err := dialCaller(ctx, s.http)
-	if err != nil {
-		return 0, err
-	}
-	defer caller.close()
-	want := int64(0)
-	send := func(times int) error {
-		c := broadcastCall()
-		begun := time.Now()
-		for n := range times {
-			sleep(ctx, time.Until(begun.Add(time.Duration(n)*every)))
-			ok, why, err := caller.do(c.bytes)
-			if err == nil && !ok {
-				err = errors.New(why)
-			}
-			if err != nil {
-				return fmt.Errorf("broadcast: %w", err)
-			}
-			want += int64(b.conns)
-		}
-		return ctx.Err()
-	}
-	all := func(s holdStats) bool { return s.Packets >= want }
-	if err := send(warmBroadcasts); err != nil {
-		return 0, err
-	}
-	warm, err := h.await(drainPatience, all)
-	if err != nil {
-		return 0, err
-	}
-	before, err := cpuOf(s.pid())
-	if err != nil {
-		return 0, err
-	}
-	wait := b.profileCPU(ctx, s, "broadcast-"+kind, time.Duration(times)*every)
-	begun := time.Now()
-	if err := errors.Join(send(times), wait()); err != nil {
-		return 0, err
-	}
-	got, err := h.await(drainPatience, all)
-	if err != nil {
-		return 0, err
-	}
-	seconds := time.Since(begun).Seconds()
-	after, err := cpuOf(s.pid())
-	if err != nil {
-		return 0, err
-	}
-	if lost := want - got.Packets; lost != 0 || got.Closed > 0 {
-		r.note("of %d deliveries %d were lost; %d of %d clients were disconnected", want, lost, got.Closed, b.conns)
-	}
-	delivered := got.Packets - warm.Packets
-	if delivered <= 0 {
-		return 0, errors.New("nothing was delivered")
-	}
-	r.add("deliveries", "1/s", float64(delivered)/seconds)
-	return us(after-before) / float64(delivered), nil
+	return sp, nil
 }
 
-// broadcastLimit is the CPU of plain writes, in µs each.
-func (b *bench) broadcastLimit(r *recorder, kind string, times int, every time.Duration) (cost float64, err error) {
+// frame is what the clients of a kind receive n times: the bytes of n messages.
+func frame(kind string, n int) []byte {
+	p := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, transport.OpMessage, 0, 0, []byte("hi"))
+	if kind == load.WS || kind == load.WSS {
+		p = append([]byte{0x82, byte(len(p))}, p...)
+	}
+	return bytes.Repeat(p, n)
+}
+
+// written is what plain writes came to.
+type written struct {
+	writes int64
+	took   time.Duration // until all was read
+	cpu    time.Duration
+}
+
+// plain is the limit of a broadcast.
+func (b *bench) plain(r *recorder, kind string, count int, req limit.WriteRequest) (done written, err error) {
 	w, addr, err := b.limit(childWriter)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	defer func() { err = errors.Join(err, w.stop()) }()
-	ask := func(req writeRequest) (reply writeReply, err error) {
+	ask := func(req limit.WriteRequest) (reply limit.WriteReply, err error) {
 		err = w.ask(writeTimeout+time.Duration(req.Times)*req.Every, req, &reply)
 		if err == nil && reply.Error != "" {
 			err = errors.New(reply.Error)
 		}
 		return reply, err
 	}
-	// It accepts while the holders connect; the answer is read after that.
-	if err := w.tell(writeRequest{Accept: b.conns}); err != nil {
-		return 0, err
+	// It accepts while the clients connect; the answer is read after that.
+	if err := w.tell(limit.WriteRequest{Accept: count}); err != nil {
+		return done, err
 	}
-	h, err := b.hold(addr, kindRaw, b.conns, false)
+	h, err := b.hold(load.HoldRequest{Addr: addr, Kind: load.Raw, Count: count, Window: politeWindow})
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
-	var accepted writeReply
+	var accepted limit.WriteReply
 	if err := w.answer(writeTimeout, &accepted); err != nil {
-		return 0, err
+		return done, err
 	}
 	if accepted.Error != "" {
-		return 0, errors.New(accepted.Error)
+		return done, errors.New(accepted.Error)
 	}
-	payload := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, transport.OpMessage, 0, 0, []byte("hi"))
-	if kind == kindWS {
-		payload = append([]byte{0x82, byte(len(payload))}, payload...)
+	warm := req
+	warm.Times = min(warmBroadcasts, req.Times)
+	if _, err := ask(warm); err != nil {
+		return done, err
 	}
-	if _, err := ask(writeRequest{Times: warmBroadcasts, Every: every, Payload: payload}); err != nil {
-		return 0, err
+	size := int64(len(req.Payload)) * int64(count)
+	if _, err := h.await(drainPatience, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times) }); err != nil {
+		return done, err
 	}
 	before, err := cpuOf(w.pid())
 	if err != nil {
-		return 0, err
+		return done, err
 	}
-	done, err := ask(writeRequest{Times: times, Every: every, Payload: payload})
+	begun := time.Now()
+	reply, err := ask(req)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
 	after, err := cpuOf(w.pid())
 	if err != nil {
+		return done, err
+	}
+	if _, err := h.await(drainPatience, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times+req.Times) }); err != nil {
+		return done, err
+	}
+	if reply.Short > 0 && req.Every > 0 {
+		r.note("%d of %d plain writes found no room", reply.Short, reply.Writes)
+	}
+	return written{writes: reply.Writes, took: time.Since(begun), cpu: after - before}, nil
+}
+
+// pauses collects garbage under the broadcasts' load and notes how long the
+// world stood still for it.
+func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout) error {
+	const histogram = "go_sched_pauses_total_gc_seconds_bucket{le="
+	before, err := f.metrics(ctx)
+	if err != nil {
+		return err
+	}
+	until := min(pauseFor, b.duration)
+	done := make(chan error, 1)
+	go func() {
+		for begun := time.Now(); time.Since(begun) < until && ctx.Err() == nil; {
+			if err := f.collect(ctx); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	times := max(1, int(until.Seconds()*float64(b.broadcasts)))
+	_, err = f.broadcast(ctx, float64(b.broadcasts), times, drainPatience)
+	if err := errors.Join(err, <-done); err != nil {
+		return err
+	}
+	after, err := f.metrics(ctx)
+	if err != nil {
+		return err
+	}
+	counts := map[float64]float64{}
+	for name, n := range after {
+		if le, ok := strings.CutPrefix(name, histogram); ok {
+			if v, err := strconv.ParseFloat(strings.Trim(le, `"}`), 64); err == nil {
+				counts[v] = n - before[name]
+			}
+		}
+	}
+	if len(counts) > 0 {
+		r.add("GC pause, p99.9 (upper end of its bucket)", "ms", 1000*cumulated(counts, 0.999))
+		r.add("GC pause, p50 (upper end of its bucket)", "ms", 1000*cumulated(counts, 0.5))
+		return nil
+	}
+	// A binary without the histogram: the longest of its last 256 pauses.
+	r.add("GC pause, p99.9 (upper end of its bucket)", "ms", 1000*after[`go_gc_duration_seconds{quantile="1"}`])
+	r.note("this imgo has no go_sched_pauses_total_gc_seconds: the longest pause stands for the p99.9")
+	return nil
+}
+
+// cumulated is a quantile of a cumulative histogram: the least bound that
+// share q does not exceed.
+func cumulated(counts map[float64]float64, q float64) float64 {
+	total := 0.0
+	for _, n := range counts {
+		total = max(total, n)
+	}
+	least := math.Inf(1)
+	for bound, n := range counts {
+		if n >= q*total && bound < least {
+			least = bound
+		}
+	}
+	return least
+}
+
+// window is broadcast at 40/s where messages are held back to go in one write.
+func (b *bench) window(ctx context.Context, r *recorder) (err error) {
+	o, ok := b.windowed(r)
+	if !ok {
+		return nil
+	}
+	times := max(windowBatch, int(b.duration.Seconds()*windowRate)/windowBatch*windowBatch)
+	f, err := b.fanout(ctx, load.TCP, b.conns, o)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if f != nil {
+			err = errors.Join(err, f.stop())
+		}
+	}()
+	sp, err := b.measured(ctx, r, f, "window", windowRate, times, drainPatience)
+	if err != nil {
+		return err
+	}
+	err, f = f.stop(), nil
+	if err != nil {
+		return err
+	}
+	plain, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)})
+	if err != nil {
+		return err
+	}
+	r.add("deliveries", "1/s", float64(sp.delivered)/sp.took.Seconds())
+	r.add("server CPU a message", "µs", us(sp.cpu)/float64(sp.delivered))
+	r.limit("plain write(2) of 20 messages, CPU a message", "µs", us(plain.cpu)/float64(plain.writes*windowBatch))
+	return nil
+}
+
+// windowed are the options for a flush window; false where there is none.
+func (b *bench) windowed(r *recorder) (serverOptions, bool) {
+	if !b.knows("flush_interval") {
+		r.note("this imgo has no comet.flush_interval: not measured")
+		return serverOptions{}, false
+	}
+	return serverOptions{env: []string{"IMGO_COMET_FLUSH_INTERVAL=" + flushWindow.String()}}, true
+}
+
+// sizes measures whether a delivery costs more where there are more clients.
+func (b *bench) sizes(ctx context.Context, r *recorder) error {
+	var counts, costs []float64
+	for _, of := range []int{1_000, 5_000, 19_000} {
+		count := max(1, of*b.conns/10_000) // as they stand here with the default of --conns
+		cost, err := b.sizeOf(ctx, r, count)
+		if err != nil {
+			return err
+		}
+		r.add(fmt.Sprintf("server CPU a delivery, %s connections", grouped(int64(of))), "µs", cost)
+		counts, costs = append(counts, float64(count)), append(costs, cost)
+	}
+	least, most := math.Inf(1), 0.0
+	for _, c := range costs {
+		least, most = min(least, c), max(most, c)
+	}
+	r.add("the dearest over the cheapest", "×", most/least)
+	r.line("CPU a delivery", "connections", "µs", counts, costs)
+	return nil
+}
+
+func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost float64, err error) {
+	f, err := b.fanout(ctx, load.TCP, count, serverOptions{})
+	if err != nil {
 		return 0, err
 	}
-	if done.Short > 0 {
-		r.note("%d of %d plain writes found no room", done.Short, done.Writes)
-	}
-	return us(after-before) / float64(done.Writes), nil
+	defer func() { err = errors.Join(err, f.stop()) }()
+	times := max(1, int(b.duration.Seconds()*float64(b.broadcasts)))
+	sp, err := b.measured(ctx, r, f, fmt.Sprintf("sizes-%d", count), float64(b.broadcasts), times, drainPatience)
+	return us(sp.cpu) / float64(max(sp.delivered, 1)), err
 }

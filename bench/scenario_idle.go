@@ -1,27 +1,30 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"time"
+
+	"imgo/bench/load"
 )
 
 const (
 	// settleStep is how often a server's memory is looked at until it rests.
-	settleStep = 500 * time.Millisecond
+	settleStep = 400 * time.Millisecond
 	// settleMost bounds that: Go gives memory back slowly.
-	settleMost = 8 * time.Second
+	settleMost = 6 * time.Second
 	// connectProfile is how long connecting is profiled, where it is.
 	connectProfile = 4 * time.Second
 )
 
-// idle measures what connections cost that do nothing: resident bytes,
-// goroutines, and the CPU that connecting took.
+// idle measures what connections cost that do nothing: resident bytes, the
+// kernel's memory, goroutines, and the CPU that connecting took.
 func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) {
-	s, err := b.serve(ctx)
+	s, err := b.serveFor(ctx, kind, serverOptions{})
 	if err != nil {
 		return err
 	}
@@ -34,12 +37,9 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if err != nil {
 		return err
 	}
-	addr := s.tcp
-	if kind == kindWS {
-		addr = s.ws
-	}
+	tcp, slab := kernelMemory()
 	wait := b.profileCPU(ctx, s, "connect-"+kind, connectProfile)
-	h, err := b.hold(addr, kind, b.conns, true)
+	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true, Window: politeWindow})
 	if err != nil {
 		return errors.Join(err, wait())
 	}
@@ -59,6 +59,7 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if err != nil {
 		return err
 	}
+	tcpAfter, slabAfter := kernelMemory()
 	if err := b.profileHeap(ctx, s, "idle-"+kind); err != nil {
 		return err
 	}
@@ -66,17 +67,19 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if err != nil {
 		return err
 	}
-	if stats.Closed > 0 {
-		r.note("%d of %d clients were disconnected", stats.Closed, b.conns)
+	if stats.Closed > 0 || h.refused > 0 {
+		r.note("of %d clients %d were refused at first and %d disconnected", b.conns, h.refused, stats.Closed)
 	}
 	n := float64(b.conns)
 	r.add("resident memory a connection, settled", "bytes", (after.rss-before.rss)/n)
 	r.add("resident memory a connection, just connected", "bytes", (float64(rss)-before.rss)/n)
 	r.add("of it Go's heap in use, settled", "bytes", (after.heap-before.heap)/n)
 	r.add("of it Go's stacks in use, settled", "bytes", (after.stacks-before.stacks)/n)
+	r.add("kernel memory a connection, both ends, data", "bytes", float64(tcpAfter-tcp)/n)
+	r.add("kernel memory a connection, both ends, slab", "bytes", float64(slabAfter-slab)/n)
 	r.add("goroutines a connection", "", (after.goroutines-before.goroutines)/n)
 	r.add("resident memory without connections", "MiB", before.rss/(1<<20))
-	r.add("connected a second, with auth", "1/s", n/h.seconds)
+	r.add("connected a second, with auth", "1/s", n/h.took.Seconds())
 	r.add("server CPU a connect, with auth", "µs", us(cpuAfter-cpu)/n)
 	return nil
 }
@@ -95,7 +98,7 @@ func (s *server) settle(ctx context.Context) (f footprint, err error) {
 		if err := errors.Join(s.collect(ctx), s.collect(ctx)); err != nil {
 			return f, err
 		}
-		sleep(ctx, settleStep)
+		load.Sleep(ctx, settleStep)
 		rss, err := rssOf(s.pid())
 		if err != nil {
 			return f, err
@@ -116,4 +119,94 @@ func (s *server) settle(ctx context.Context) (f footprint, err error) {
 	}
 	f.heap, f.stacks, f.goroutines = m["go_memstats_heap_inuse_bytes"], m["go_memstats_stack_inuse_bytes"], m["go_goroutines"]
 	return f, nil
+}
+
+// storm has all clients connect in the same moment, as after a restart, and
+// measures how they are let in.
+func (b *bench) storm(ctx context.Context, r *recorder) error {
+	for _, kind := range []string{load.TCP, load.WS} {
+		if err := b.stormOf(ctx, r, kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err error) {
+	s, err := b.serve(ctx, serverOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	cpu, err := cpuOf(s.pid())
+	if err != nil {
+		return err
+	}
+	wait := b.profileCPU(ctx, s, "storm-"+kind, connectProfile)
+	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true})
+	if err := errors.Join(err, wait()); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.stop()) }()
+	after, err := cpuOf(s.pid())
+	if err != nil {
+		return err
+	}
+	// The connections before 5 % and after 95 % are the start and the stragglers.
+	n := float64(b.conns)
+	var grid []float64
+	from, to := -1, 0
+	for i, in := range h.admitted {
+		grid = append(grid, load.Step.Seconds()*float64(i+1))
+		if from < 0 && float64(in) >= 0.05*n {
+			from = i
+		}
+		if float64(in) <= 0.95*n {
+			to = i + 1
+		}
+	}
+	longest := 0
+	for i, still := max(from, 0)+1, 0; i < min(to, len(h.admitted)); i++ {
+		if still++; h.admitted[i] > h.admitted[i-1] {
+			still = 0
+		}
+		longest = max(longest, still)
+	}
+	r.add(kind+", all are in after", "s", h.took.Seconds())
+	r.add(kind+", to be let in, p50", "ms", ms(h.connects.Quantile(0.5)))
+	r.add(kind+", to be let in, p99", "ms", ms(h.connects.Quantile(0.99)))
+	r.add(kind+", longest pause of admission", "ms", ms(time.Duration(longest)*load.Step))
+	r.add(kind+", refused and tried again", "", float64(h.refused))
+	r.add(kind+", server CPU a connect, with auth", "µs", us(after-cpu)/n)
+	r.line("clients that are in, "+kind, "s", "clients", grid, floats(h.admitted))
+	return nil
+}
+
+func floats(values []int) []float64 {
+	all := make([]float64, len(values))
+	for i, v := range values {
+		all[i] = float64(v)
+	}
+	return all
+}
+
+// serveFor starts imgo for a kind of connections: those with TLS need a
+// certificate.
+func (b *bench) serveFor(ctx context.Context, kind string, o serverOptions) (*server, error) {
+	if kind == load.TLS || kind == load.WSS {
+		cert, key, err := b.certificate()
+		if err != nil {
+			return nil, fmt.Errorf("make a certificate: %w", err)
+		}
+		o.env = append(o.env, "IMGO_COMET_TLS_CERT="+cert, "IMGO_COMET_TLS_KEY="+key)
+	}
+	return b.serve(ctx, o)
+}
+
+// addr is where clients of a kind connect.
+func (s *server) addr(kind string) string {
+	if kind == load.WS || kind == load.WSS {
+		return s.ws
+	}
+	return s.tcp
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"net"
 	"time"
 
+	"imgo/bench/load"
 	"imgo/transport"
 )
 
@@ -36,12 +37,12 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	begun := time.Now()
-	s, err := b.exec()
+	s, err := b.exec(serverOptions{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	c, err := connectEarly(ctx, s.tcp, userID(0))
+	c, err := connectEarly(ctx, s.tcp, load.UserID(0))
 	if err != nil {
 		return fmt.Errorf("connect to imgo as it starts: %w", err)
 	}
@@ -75,12 +76,13 @@ type client struct {
 	conn   net.Conn
 	r      *bufio.Reader
 	header [transport.HeaderV2]byte
+	begun  time.Time // when it sent its auth packet
 }
 
 func (c *client) close() { _ = c.conn.Close() }
 
 func (c *client) next() (transport.Packet, error) {
-	return transport.ReadPacket(c.r, &c.header, maxBody)
+	return transport.ReadPacket(c.r, &c.header, load.MaxBody)
 }
 
 // connect connects a client that acknowledges and waits for the auth reply.
@@ -89,7 +91,7 @@ func connect(ctx context.Context, addr, user string) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 4<<10)}
+	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
 	if err := c.authenticate(user); err != nil {
 		c.close()
 		return nil, err
@@ -102,10 +104,11 @@ func (c *client) authenticate(user string) error {
 	if err != nil {
 		return fmt.Errorf("encode the auth body: %w", err)
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(startTimeout)); err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
-	if _, err := c.conn.Write(request(kindTCP, transport.OpAuth, auth)); err != nil {
+	c.begun = time.Now()
+	if _, err := c.conn.Write(load.Request(load.TCP, transport.OpAuth, auth)); err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	p, err := c.next()
@@ -125,7 +128,7 @@ func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 		if err == nil || ctx.Err() != nil {
 			return c, err
 		}
-		sleep(ctx, retryPause)
+		load.Sleep(ctx, retryPause)
 	}
 }
 
@@ -136,17 +139,18 @@ func pushEarly(ctx context.Context, addr string) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		sleep(ctx, retryPause)
+		load.Sleep(ctx, retryPause)
 	}
 }
 
 func pushOnce(ctx context.Context, addr string) error {
-	caller, err := dialCaller(ctx, addr)
+	caller, err := load.DialCaller(ctx, addr)
 	if err != nil {
 		return err
 	}
-	defer caller.close()
-	ok, why, err := caller.do(pushCall(true).bytes)
+	defer caller.Close()
+	call := load.PushCall(true)
+	ok, why, err := caller.Do(&call)
 	if err == nil && !ok {
 		err = errors.New(why)
 	}

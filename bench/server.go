@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package bench
 
 import (
 	"bytes"
@@ -56,8 +56,13 @@ func freePorts(n int) ([]string, error) {
 	return all, nil
 }
 
+// serverOptions are what a scenario sets beside the defaults.
+type serverOptions struct {
+	env []string // IMGO_SECTION_KEY=value
+}
+
 // exec starts imgo in an empty directory and does not wait for it.
-func (b *bench) exec(args ...string) (*server, error) {
+func (b *bench) exec(o serverOptions) (*server, error) {
 	dir, err := os.MkdirTemp(b.tmp, "server-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for imgo: %w", err)
@@ -74,10 +79,9 @@ func (b *bench) exec(args ...string) (*server, error) {
 			env = append(env, v)
 		}
 	}
-	s.cmd = exec.Command(b.imgo, append([]string{ //nolint:noctx // it is ended by stop
-		"serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, "--auth-mode", "none", "--log-level", "warn",
-	}, args...)...)
-	s.cmd.Dir, s.cmd.Env = dir, env
+	s.cmd = exec.Command(b.imgo, "serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, //nolint:noctx // it is ended by stop
+		"--auth-mode", "none", "--log-level", "warn")
+	s.cmd.Dir, s.cmd.Env = dir, append(env, o.env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -91,8 +95,8 @@ func (b *bench) exec(args ...string) (*server, error) {
 }
 
 // serve starts imgo and waits until it is ready.
-func (b *bench) serve(ctx context.Context, args ...string) (*server, error) {
-	s, err := b.exec(args...)
+func (b *bench) serve(ctx context.Context, o serverOptions) (*server, error) {
+	s, err := b.exec(o)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +160,7 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	return data, nil
 }
 
-// metrics are the values of the metrics without labels.
+// metrics are the values of the metrics, by name and labels as written.
 func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
 	data, err := s.get(ctx, "/metrics")
 	if err != nil {
@@ -164,12 +168,13 @@ func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
 	}
 	all := make(map[string]float64)
 	for line := range strings.Lines(string(data)) {
-		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || strings.HasPrefix(name, "#") {
+		line = strings.TrimSpace(line)
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if v, err := strconv.ParseFloat(value, 64); err == nil {
-			all[name] = v
+		if v, err := strconv.ParseFloat(line[at+1:], 64); err == nil {
+			all[line[:at]] = v
 		}
 	}
 	return all, nil

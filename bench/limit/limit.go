@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package limit
 
 import (
 	"encoding/json"
@@ -12,23 +12,20 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// This file is what the machine can do without imgo: the limits that imgo's
-// figures are read beside.
-
-// limitAddr is the first answer of a limit that listens.
-type limitAddr struct {
-	Addr  string `json:"addr"`
-	Error string `json:"error,omitempty"`
+// Addr is the first answer of a limit that listens.
+type Addr struct {
+	Addr string `json:"addr"`
 }
 
-// httpMain is a net/http server that reads each body and answers 202 with as
+// HTTP is a net/http server that reads each body and answers 202 with as
 // many bytes as imgo does.
-func httpMain(dec *json.Decoder, enc *json.Encoder) error {
+func HTTP(dec *json.Decoder, enc *json.Encoder) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -36,7 +33,7 @@ func httpMain(dec *json.Decoder, enc *json.Encoder) error {
 	answer := []byte(`{"id":"281474976710656","user":"u00000000","sessions":1,"duplicate":false}` + "\n")
 	length := strconv.Itoa(len(answer))
 	server := &http.Server{
-		ReadHeaderTimeout: callTimeout,
+		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				return
@@ -49,7 +46,7 @@ func httpMain(dec *json.Decoder, enc *json.Encoder) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
-	if err := enc.Encode(limitAddr{Addr: l.Addr().String()}); err != nil {
+	if err := enc.Encode(Addr{Addr: l.Addr().String()}); err != nil {
 		return err
 	}
 	var ignored struct{}
@@ -57,86 +54,127 @@ func httpMain(dec *json.Decoder, enc *json.Encoder) error {
 	return errors.Join(err, server.Close())
 }
 
-// httpLimit starts the bare HTTP server.
-func (b *bench) httpLimit() (*child, string, error) { return b.limit(childHTTP) }
-
-// limit starts a limit that listens.
-func (b *bench) limit(kind string) (*child, string, error) {
-	c, err := b.spawn(kind)
-	if err != nil {
-		return nil, "", err
-	}
-	var a limitAddr
-	if err := c.answer(statsTimeout, &a); err != nil {
-		return nil, "", errors.Join(err, c.stop())
-	}
-	return c, a.Addr, nil
-}
-
-// writeRequest is what the writer is told: accept, then write.
-type writeRequest struct {
+// WriteRequest is what Writer is told: accept, then write.
+type WriteRequest struct {
 	// Accept: wait until there are so many connections.
 	Accept int `json:"accept,omitempty"`
-	// Times: write Payload to all of them so often, one time each Every.
+	// Times: write Payload to all of them so often, one time each Every; 0: as
+	// fast as the sockets take it.
 	Times   int           `json:"times,omitempty"`
 	Every   time.Duration `json:"every,omitempty"`
 	Payload []byte        `json:"payload,omitempty"`
+	// Threads share the sockets; 0 is 1.
+	Threads int `json:"threads,omitempty"`
 }
 
-// writeReply answers it.
-type writeReply struct {
+// WriteReply answers it.
+type WriteReply struct {
 	Writes int64  `json:"writes"`
-	Short  int64  `json:"short"` // writes that the kernel did not take whole
+	Short  int64  `json:"short"` // writes that the kernel did not take whole at once
 	Error  string `json:"error,omitempty"`
 }
 
-// writerMain is the limit of a broadcast: one thread that writes the same
-// bytes to each accepted socket with write(2), and nothing else.
-func writerMain(dec *json.Decoder, enc *json.Encoder) error {
-	runtime.LockOSThread()
+// Writer is the limit of a broadcast: threads that write the same bytes to
+// each accepted socket with write(2), and nothing else. At a pace, what a
+// socket does not take is lost; without one, the thread waits for it.
+func Writer(dec *json.Decoder, enc *json.Encoder) error {
 	listener, addr, err := listenRaw()
 	if err != nil {
 		return err
 	}
-	if err := enc.Encode(limitAddr{Addr: addr}); err != nil {
+	if err := enc.Encode(Addr{Addr: addr}); err != nil {
 		return err
 	}
 	var fds []int
 	for {
-		var req writeRequest
+		var req WriteRequest
 		if err := dec.Decode(&req); err != nil {
 			return err
 		}
-		var reply writeReply
-		for len(fds) < req.Accept {
-			fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		for len(fds) < req.Accept && err == nil {
+			var fd int
+			fd, _, err = unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
+				err = nil
 				continue
 			}
 			if err == nil {
 				// As Go's net package, and so imgo, has it.
 				err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 			}
-			if err != nil {
-				reply.Error = fmt.Sprintf("accept: %v", err)
-				break
-			}
 			fds = append(fds, fd)
 		}
-		started := time.Now()
-		for n := range req.Times {
-			time.Sleep(time.Until(started.Add(time.Duration(n) * req.Every)))
-			for _, fd := range fds {
-				reply.Writes++
-				if n, err := unix.Write(fd, req.Payload); err != nil || n < len(req.Payload) {
-					reply.Short++
-				}
-			}
+		reply := WriteReply{}
+		if err != nil {
+			reply.Error = fmt.Sprintf("accept: %v", err)
+		} else {
+			reply = write(fds, &req)
 		}
 		if err := enc.Encode(reply); err != nil {
 			return err
 		}
 	}
+}
+
+// write carries a request out.
+func write(fds []int, req *WriteRequest) (sum WriteReply) {
+	threads := max(1, req.Threads)
+	replies := make([]WriteReply, threads)
+	var wg sync.WaitGroup
+	for i := range threads {
+		share := fds[len(fds)*i/threads : len(fds)*(i+1)/threads]
+		wg.Go(func() {
+			runtime.LockOSThread()
+			replies[i] = writeAll(share, req)
+		})
+	}
+	wg.Wait()
+	for _, r := range replies {
+		sum.Writes += r.Writes
+		sum.Short += r.Short
+		sum.Error += r.Error
+	}
+	return sum
+}
+
+func writeAll(fds []int, req *WriteRequest) (reply WriteReply) {
+	started := time.Now()
+	for n := range req.Times {
+		time.Sleep(time.Until(started.Add(time.Duration(n) * req.Every)))
+		for _, fd := range fds {
+			reply.Writes++
+			n, err := unix.Write(fd, req.Payload)
+			if err == nil && n == len(req.Payload) {
+				continue
+			}
+			reply.Short++
+			if req.Every > 0 {
+				continue
+			}
+			if err := writeRest(fd, req.Payload[max(n, 0):]); err != nil {
+				reply.Error = fmt.Sprintf("write: %v", err)
+				return reply
+			}
+		}
+	}
+	return reply
+}
+
+// writeRest waits until the socket has taken all of b.
+func writeRest(fd int, b []byte) error {
+	const patience = 10_000 // ms
+	for len(b) > 0 {
+		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, err := unix.Poll(ready, patience); err == nil && n == 0 {
+			return errors.New("the reader has stopped")
+		}
+		n, err := unix.Write(fd, b)
+		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		b = b[max(n, 0):]
+	}
+	return nil
 }
 
 // listenRaw is a listening socket outside of the runtime's poller.
@@ -162,10 +200,10 @@ func listenRaw() (fd int, addr string, err error) {
 	return fd, fmt.Sprintf("127.0.0.1:%d", in4.Port), nil
 }
 
-// syncs writes a little to a file and syncs it, again and again for d, and
+// Syncs writes a little to a file and syncs it, again and again for d, and
 // says how long each took: what no kept push can be faster than. The file has
 // its size from the start, like Badger's.
-func syncs(dir string, d time.Duration) (_ []time.Duration, err error) {
+func Syncs(dir string, d time.Duration) (_ []time.Duration, err error) {
 	f, err := os.CreateTemp(dir, "sync-")
 	if err != nil {
 		return nil, fmt.Errorf("make a file to sync: %w", err)

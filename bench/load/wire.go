@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package load
 
 import (
 	"encoding/binary"
@@ -11,27 +11,34 @@ import (
 	"imgo/transport"
 )
 
-// Kinds of connections that a holder makes.
+// Kinds of connections.
 const (
-	kindTCP = "tcp"
-	kindWS  = "ws"
-	kindRaw = "raw" // to the limit's writer: no protocol at all
+	TCP = "tcp"
+	WS  = "ws"
+	TLS = "tls" // TCP with TLS
+	WSS = "wss"
+	Raw = "raw" // to the limit's writer: no protocol at all
 )
 
-const maxBody = 1 << 20
+// MaxBody bounds a packet's body, in bytes.
+const MaxBody = 1 << 20
 
-// The header of a client's binary WebSocket frame of up to 125 bytes; its
-// mask is 0, so the payload follows as it is.
+// appendFrame appends a client's binary WebSocket frame of up to 65,535 bytes;
+// its mask is 0, so the payload follows as it is.
 func appendFrame(dst, payload []byte) []byte {
-	dst = append(dst, 0x82, 0x80|byte(len(payload)), 0, 0, 0, 0)
+	if n := len(payload); n < 126 {
+		dst = append(dst, 0x82, 0x80|byte(n), 0, 0, 0, 0)
+	} else {
+		dst = append(dst, 0x82, 0x80|126, byte(n>>8), byte(n), 0, 0, 0, 0)
+	}
 	return append(dst, payload...)
 }
 
-// request is a client's packet of version 2 for a kind of connection; body is
-// short.
-func request(kind string, op int32, body []byte) []byte {
+// Request is a client's packet of version 2 for a kind of connection; body has
+// up to 60,000 bytes.
+func Request(kind string, op int32, body []byte) []byte {
 	p := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, op, 0, 0, body)
-	if kind == kindWS {
+	if kind == WS || kind == WSS {
 		return appendFrame(nil, p)
 	}
 	return p
@@ -74,7 +81,7 @@ func (s *stream) feed(b []byte, packet func(transport.Packet)) error {
 // next takes the first packet or frame off b.
 func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 	if !s.ws {
-		p, rest, err := transport.DecodePacket(b, maxBody)
+		p, rest, err := transport.DecodePacket(b, MaxBody)
 		if err == nil {
 			packet(p)
 		}
@@ -87,9 +94,10 @@ func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 	switch op {
 	case 2:
 		for len(payload) > 0 {
-			p, more, err := transport.DecodePacket(payload, maxBody)
+			p, more, err := transport.DecodePacket(payload, MaxBody)
 			if err != nil {
-				return nil, fmt.Errorf("packet in a WebSocket message: %w", err)
+				// What a message ends within never comes: no stream goes on from here.
+				return nil, fmt.Errorf("packet in a WebSocket message of %d bytes: %v", len(payload), err) //nolint:errorlint // not to be taken for an unfinished frame
 			}
 			packet(p)
 			payload = more
@@ -106,19 +114,21 @@ func splitFrame(b []byte) (op byte, payload, rest []byte, err error) {
 		return 0, nil, nil, io.ErrUnexpectedEOF
 	}
 	n, head := uint64(b[1]), 2
-	switch n {
-	case 126:
+	switch {
+	case n == 126:
 		if len(b) < 4 {
 			return 0, nil, nil, io.ErrUnexpectedEOF
 		}
 		n, head = uint64(binary.BigEndian.Uint16(b[2:])), 4
-	case 127:
+	case n == 127:
 		if len(b) < 10 {
 			return 0, nil, nil, io.ErrUnexpectedEOF
 		}
 		n, head = binary.BigEndian.Uint64(b[2:]), 10
+	case n > 127:
+		return 0, nil, nil, errors.New("a WebSocket frame of a server with a mask")
 	}
-	if n > maxBody {
+	if n > MaxBody {
 		return 0, nil, nil, fmt.Errorf("a WebSocket frame of %d bytes", n)
 	}
 	if uint64(len(b)-head) < n {

@@ -1,0 +1,199 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"imgo/bench/load"
+)
+
+// scenario measures one thing, once, into r.
+type scenario struct {
+	name string
+	what string
+	// extra ones run only when they are named.
+	extra bool
+	// once: it takes long, and is run in the first run only.
+	once bool
+	run  func(*bench, context.Context, *recorder) error
+}
+
+// on is a scenario's method for a kind of connections.
+func on(kind string, run func(*bench, context.Context, *recorder, string) error) func(*bench, context.Context, *recorder) error {
+	return func(b *bench, ctx context.Context, r *recorder) error { return run(b, ctx, r, kind) }
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{name: "idle-tcp", what: "memory of an idle TCP connection, user and kernel; CPU a connect", run: on(load.TCP, (*bench).idle)},
+		{name: "idle-ws", what: "the same, WebSocket", run: on(load.WS, (*bench).idle)},
+		{name: "broadcast-tcp", what: "CPU a delivery to all TCP connections, beside plain writes; GC pauses", run: on(load.TCP, (*bench).broadcast)},
+		{name: "broadcast-ws", what: "the same, WebSocket", run: on(load.WS, (*bench).broadcast)},
+		{name: "window", what: "the same at 40/s with a flush window of 500 ms, beside one write of 20 messages", run: (*bench).window},
+		{name: "max", what: "the most deliveries a second without a loss, beside two raw writer threads", run: (*bench).most},
+		{name: "max-window", what: "the same with the flush window", run: (*bench).mostWindow},
+		{name: "sizes", what: "CPU a delivery at 1,000, 5,000 and 19,000 connections", run: (*bench).sizes},
+		{name: "room", what: "from push to receipt in a room of 10, at 40/s", run: (*bench).room},
+		{name: "latency", what: "from HTTP push to client receipt, beside a bare HTTP server and a sync of the disk", run: (*bench).latency},
+		{name: "throughput", what: "pushes accepted a second, and their CPU", run: (*bench).throughput},
+		{name: "replay", what: "reconnect and replay of 1,000 kept messages", run: (*bench).replay},
+		{name: "storm", what: "all clients connect at once: how they are let in", run: (*bench).storm},
+		{name: "start", what: "from `imgo` typed to the first delivery", run: (*bench).start},
+		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", once: true, run: (*bench).stalled},
+		{name: "idle-tls", what: "idle-tcp with TLS", extra: true, run: on(load.TLS, (*bench).idle)},
+		{name: "idle-wss", what: "idle-ws with TLS", extra: true, run: on(load.WSS, (*bench).idle)},
+		{name: "broadcast-tls", what: "broadcast-tcp with TLS", extra: true, run: on(load.TLS, (*bench).broadcast)},
+		{name: "broadcast-wss", what: "broadcast-ws with TLS", extra: true, run: on(load.WSS, (*bench).broadcast)},
+	}
+}
+
+// options are the command line.
+type options struct {
+	runs       int
+	budget     time.Duration
+	scenarios  []string
+	duration   time.Duration
+	conns      int
+	callers    int
+	users      int
+	rate       int
+	broadcasts int
+	replayed   int
+	sleepers   int
+	stall      time.Duration
+	imgo       string
+	dir        string
+	out        string
+	json       string
+	profile    string
+}
+
+// usageError is a command line that was not understood.
+type usageError struct{ error }
+
+// ExitCode is what a shell expects of one.
+func (usageError) ExitCode() int { return 2 }
+
+// check completes the options, and says what is wrong with them.
+func (o *options) check(names string) error {
+	for name, n := range map[string]int{
+		"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate,
+		"broadcasts": o.broadcasts, "replayed": o.replayed, "stalled": o.sleepers,
+	} {
+		if n < 1 {
+			return usageError{fmt.Errorf("--%s must be at least 1", name)}
+		}
+	}
+	if o.duration < 100*time.Millisecond || o.stall < 100*time.Millisecond {
+		return usageError{errors.New("--duration and --stall must be at least 100ms")}
+	}
+	var known []string
+	for _, s := range scenarios() {
+		known = append(known, s.name)
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case name == "":
+		case !slices.Contains(known, name):
+			return usageError{fmt.Errorf("scenario %q is not one of %s", name, strings.Join(known, ", "))}
+		default:
+			o.scenarios = append(o.scenarios, name)
+		}
+	}
+	if len(o.scenarios) == 0 {
+		for _, s := range scenarios() {
+			if !s.extra {
+				o.scenarios = append(o.scenarios, s.name)
+			}
+		}
+	}
+	return nil
+}
+
+// bench is one invocation.
+type bench struct {
+	*options
+	tmp  string // removed at the end
+	self string // this executable
+	log  io.Writer
+	// settings is the settings file of the imgo that is measured, with its
+	// defaults: what it knows of.
+	settings string
+	began    time.Time
+}
+
+// say tells whoever waits how far it is.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.log, "%5.0fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// run measures what the options ask for and prints the table.
+func run(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
+	b := &bench{options: o, log: stderr, began: time.Now()}
+	if b.self, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this executable: %w", err)
+	}
+	if b.imgo == "" {
+		b.imgo = b.self
+	}
+	if b.tmp, err = os.MkdirTemp(o.dir, "imgo-bench-"); err != nil {
+		return fmt.Errorf("make a temporary directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(b.tmp)) }()
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return fmt.Errorf("make the folder for profiles: %w", err)
+		}
+	}
+	out, err := exec.CommandContext(ctx, b.imgo, "config", "init").Output()
+	if err != nil {
+		return fmt.Errorf("ask %s for its settings: %w", b.imgo, err)
+	}
+	b.settings = string(out)
+	report := newReport(ctx, b)
+	slowest := time.Duration(0)
+	for n := range o.runs {
+		// A run that would not end in time is not begun.
+		if left := o.budget - time.Since(b.began); n > 0 && o.budget > 0 && slowest > left {
+			report.Notes = append(report.Notes, fmt.Sprintf("only %d of %d runs: there was no time for more", n, o.runs))
+			break
+		}
+		begun := time.Now()
+		if err := b.round(ctx, report, n); err != nil {
+			return err
+		}
+		slowest = max(slowest, time.Since(begun))
+	}
+	report.finish()
+	return b.write(report, stdout)
+}
+
+// round runs every scenario once.
+func (b *bench) round(ctx context.Context, report *report, n int) error {
+	for _, s := range scenarios() {
+		if !slices.Contains(b.scenarios, s.name) || s.once && n > 0 {
+			continue
+		}
+		b.say("run %d of %d: %s", n+1, b.runs, s.name)
+		r := &recorder{report: report, scenario: s.name, say: b.say}
+		meter := startMachine()
+		if err := s.run(b, ctx, r); err != nil {
+			return fmt.Errorf("run %d, %s: %w", n+1, s.name, err)
+		}
+		r.others(meter.others())
+	}
+	return nil
+}
+
+// knows says whether the imgo that is measured has a setting.
+func (b *bench) knows(key string) bool { return strings.Contains(b.settings, "\n"+key+" = ") }

@@ -1,0 +1,163 @@
+//go:build linux
+
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"syscall"
+	"time"
+
+	"imgo/bench/load"
+)
+
+const (
+	// spareFiles is what a process that holds clients opens beside them.
+	spareFiles = 100
+	// fewClients is how many are not worth a second process.
+	fewClients = 500
+	// holdTimeout bounds the connecting of all.
+	holdTimeout = 3 * time.Minute
+	// statsTimeout bounds a question to a child.
+	statsTimeout = 20 * time.Second
+	// politeWindow is how many connect at a time where it is not the matter.
+	politeWindow = 128
+)
+
+// clients are the processes that hold the clients of a scenario.
+type clients struct {
+	all []*child
+	// took is how long connecting took, of the slowest process.
+	took     time.Duration
+	refused  int64
+	connects load.Histogram
+	// admitted is how many were in at the end of each load.Step.
+	admitted []int
+	count    int
+}
+
+// share is how many clients one process holds: as many as the limit of open
+// files lets it, and no more than give every core one.
+func share(count int) int {
+	most := 1000
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spareFiles {
+		most = int(min(limit.Cur, 1<<20)) - spareFiles
+	}
+	even := (count + runtime.NumCPU() - 1) / runtime.NumCPU()
+	return min(most, max(even, fewClients))
+}
+
+// hold connects req.Count clients, users from req.First on, as the rest of
+// req has it; the window is shared among the processes.
+func (b *bench) hold(req load.HoldRequest) (_ *clients, err error) {
+	h := &clients{count: req.Count}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.stop())
+		}
+	}()
+	each := share(req.Count)
+	processes := (req.Count + each - 1) / each
+	for first := 0; first < req.Count; first += each {
+		c, err := b.spawn(childHold)
+		if err != nil {
+			return nil, err
+		}
+		h.all = append(h.all, c)
+	}
+	for i, c := range h.all {
+		part := req
+		part.First, part.Count = req.First+i*each, min(each, req.Count-i*each)
+		if req.Window > 0 {
+			part.Window = max(1, req.Window/processes)
+		}
+		if err := c.tell(part); err != nil {
+			return nil, err
+		}
+	}
+	for _, c := range h.all {
+		var s load.Stats
+		if err := c.answer(holdTimeout, &s); err != nil {
+			return nil, err
+		}
+		if s.Error != "" {
+			return nil, fmt.Errorf("connect %d %s clients: %s", req.Count, req.Kind, s.Error)
+		}
+		h.took = max(h.took, s.Took)
+		h.refused += s.Refused
+		h.connects.Merge(s.Connects)
+		h.admit(s.Admitted)
+	}
+	return h, nil
+}
+
+// admit adds a process's timeline; one that has ended goes on with its last value.
+func (h *clients) admit(line []int) {
+	n := max(len(line), len(h.admitted))
+	at := func(line []int, i int) int {
+		if len(line) == 0 {
+			return 0
+		}
+		return line[min(i, len(line)-1)]
+	}
+	sum := make([]int, n)
+	for i := range sum {
+		sum[i] = at(line, i) + at(h.admitted, i)
+	}
+	h.admitted = sum
+}
+
+// stats sums what all have counted; the latencies are those since the
+// question before.
+func (h *clients) stats() (sum load.Stats, err error) {
+	for _, c := range h.all {
+		if err := c.tell(struct{}{}); err != nil {
+			return sum, err
+		}
+	}
+	for _, c := range h.all {
+		var s load.Stats
+		if err := c.answer(statsTimeout, &s); err != nil {
+			return sum, err
+		}
+		sum.Packets += s.Packets
+		sum.Bytes += s.Bytes
+		sum.Closed += s.Closed
+		sum.Acks += s.Acks
+		sum.AcksLost += s.AcksLost
+		sum.Latency.Merge(s.Latency)
+	}
+	return sum, nil
+}
+
+// await waits until enough says that all has arrived that is to arrive, or for
+// patience without anything new. The latencies are all that came meanwhile.
+func (h *clients) await(patience time.Duration, enough func(load.Stats) bool) (load.Stats, error) {
+	last, since := int64(-1), time.Now()
+	var latency load.Histogram
+	for {
+		s, err := h.stats()
+		latency.Merge(s.Latency)
+		s.Latency = latency
+		if err != nil || enough(s) || s.Bytes+s.Closed == last && time.Since(since) > patience {
+			return s, err
+		}
+		if s.Bytes+s.Closed != last {
+			last, since = s.Bytes+s.Closed, time.Now()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (h *clients) stop() error {
+	for _, c := range h.all {
+		_ = c.in.Close() // they end side by side; an error shows below
+	}
+	var errs []error
+	for _, c := range h.all {
+		errs = append(errs, c.stop())
+	}
+	return errors.Join(errs...)
+}

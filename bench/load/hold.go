@@ -1,0 +1,556 @@
+//go:build linux
+
+package load
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imgo/transport"
+)
+
+const (
+	// connectTimeout bounds the beginning of all connections together.
+	connectTimeout = 2 * time.Minute
+	// beatEvery is how often each connection sends a heartbeat; 60 s is what
+	// the server asks for.
+	beatEvery = 45 * time.Second
+	// Step is the grid of a timeline.
+	Step = 50 * time.Millisecond
+	// stalledBuffer is the receive buffer of clients that never read, in bytes:
+	// what they do not take is the server's to keep.
+	stalledBuffer = 4 << 10
+)
+
+// HoldRequest is what Hold is told first: connect.
+type HoldRequest struct {
+	Addr  string `json:"addr"`
+	Kind  string `json:"kind"`
+	First int    `json:"first"` // number of the first user
+	Count int    `json:"count"`
+	// Window is how many connect at a time; 0: all at once.
+	Window int `json:"window"`
+	// Ack: the clients acknowledge what is kept.
+	Ack bool `json:"ack"`
+	// Stamped: messages carry the time (Stamp), and their latency counts.
+	Stamped bool `json:"stamped"`
+	// Stalled clients authenticate and never read again.
+	Stalled bool `json:"stalled"`
+	// Room is joined by all; empty: none.
+	Room string `json:"room,omitempty"`
+}
+
+// Stats is every answer of Hold: counts since its start.
+type Stats struct {
+	Error     string        `json:"error,omitempty"`
+	Connected int           `json:"connected"`
+	Took      time.Duration `json:"took"`    // that connecting took
+	Refused   int64         `json:"refused"` // connections that ended before they were in, and were tried again
+	Packets   int64         `json:"packets"` // pushed messages
+	Bytes     int64         `json:"bytes"`   // that arrived
+	Closed    int64         `json:"closed"`  // connections that ended
+	Acks      int64         `json:"acks"`
+	AcksLost  int64         `json:"acks_lost"` // the socket had no room
+	// Admitted is how many were in at the end of each Step since the start.
+	Admitted []int `json:"admitted,omitempty"`
+	// Connects is how long each took, in the first answer.
+	Connects Histogram `json:"connects"`
+	// Latency is that of stamped messages since the answer before.
+	Latency Histogram `json:"latency"`
+}
+
+// UserID is the id of the n-th user, always as long.
+func UserID(n int) string { return fmt.Sprintf("u%08d", n) }
+
+// StampSize is how many digits a stamp has.
+const StampSize = 19
+
+// Stamp is what a message begins with whose latency counts: the time, in Unix
+// nanoseconds. A JSON string's quote may stand before it.
+func Stamp(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }
+
+// stampOf is a body's stamp; false without one.
+func stampOf(body []byte) (int64, bool) {
+	if len(body) > 0 && body[0] == '"' {
+		body = body[1:]
+	}
+	if len(body) < StampSize {
+		return 0, false
+	}
+	n := int64(0)
+	for _, c := range body[:StampSize] {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	return n, true
+}
+
+// counts are what a holder has seen. The loop writes them, the answers read.
+type counts struct {
+	packets, bytes, closed, acks, acksLost, refused atomic.Int64
+}
+
+// Hold is the main of a process that holds connections: it takes a
+// HoldRequest, connects, answers with Stats, and after that answers every
+// object that it is given with Stats, until its input ends.
+func Hold(dec *json.Decoder, enc *json.Encoder) error {
+	var req HoldRequest
+	if err := dec.Decode(&req); err != nil {
+		return err
+	}
+	if req.Kind == TLS || req.Kind == WSS {
+		return holdTLS(req, dec, enc)
+	}
+	h, err := newHolder(req)
+	if err != nil {
+		return enc.Encode(Stats{Error: err.Error()})
+	}
+	asks, answers := make(chan struct{}, 1), make(chan Stats)
+	go func() {
+		runtime.LockOSThread()
+		answers <- h.connect()
+		h.loop(asks, answers)
+	}()
+	for {
+		stats := <-answers
+		if err := enc.Encode(stats); err != nil || stats.Error != "" {
+			return err
+		}
+		var next struct{}
+		if err := dec.Decode(&next); err != nil {
+			return err
+		}
+		asks <- next
+		// The loop may be asleep.
+		if _, err := unix.Write(h.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+			return fmt.Errorf("wake the loop: %w", err)
+		}
+	}
+}
+
+// Phases of a connection.
+const (
+	dialing = iota
+	upgrading
+	authenticating
+	live
+	gone
+)
+
+// held is one connection.
+type held struct {
+	fd     int
+	phase  uint8
+	begun  time.Duration // since the holder's start
+	stream stream
+}
+
+// holder holds client connections in one event loop. All of it is the loop's,
+// but for counts.
+type holder struct {
+	req     HoldRequest
+	to      *unix.SockaddrInet4
+	started time.Time
+	epoll   int
+	wake    int // an eventfd
+	conns   []*held
+	events  []unix.EpollEvent
+	buf     []byte
+	beats   beats
+	counts  counts
+
+	next, inflight, connected int
+	stats                     Stats
+	latency                   Histogram
+	failed                    error
+}
+
+func newHolder(req HoldRequest) (*holder, error) {
+	addr, err := netip.ParseAddrPort(req.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", req.Addr, err)
+	}
+	if req.Count < 1 {
+		return nil, errors.New("nothing to connect")
+	}
+	if req.Window < 1 {
+		req.Window = req.Count
+	}
+	h := &holder{
+		req: req, to: &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, started: time.Now(),
+		conns: make([]*held, req.Count), events: make([]unix.EpollEvent, 512), buf: make([]byte, 256<<10),
+	}
+	if h.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("make an epoll: %w", err)
+	}
+	if h.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, fmt.Errorf("make an eventfd: %w", err)
+	}
+	if err := unix.EpollCtl(h.epoll, unix.EPOLL_CTL_ADD, h.wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}); err != nil {
+		return nil, fmt.Errorf("watch an eventfd: %w", err)
+	}
+	h.beats = beats{h: h, packet: Request(req.Kind, transport.OpHeartbeat, nil)}
+	return h, nil
+}
+
+// connect makes all connections, at most Window at a time.
+func (h *holder) connect() Stats {
+	for h.connected < h.req.Count && h.failed == nil {
+		for h.next < h.req.Count && h.inflight < h.req.Window && h.failed == nil {
+			if err := h.dial(h.next); err != nil {
+				h.failed = err
+			}
+			h.next++
+		}
+		h.wait(int(Step.Milliseconds()))
+		if time.Since(h.started) > connectTimeout && h.failed == nil {
+			h.failed = fmt.Errorf("%d of %d were in after %s", h.connected, h.req.Count, connectTimeout)
+		}
+	}
+	h.stats.Connected, h.stats.Took = h.connected, time.Since(h.started)
+	if h.failed != nil {
+		h.stats.Error = h.failed.Error()
+	}
+	h.beats.next = time.Now().Add(beatEvery)
+	stats := h.answer()
+	h.stats = Stats{Connected: h.stats.Connected, Took: h.stats.Took}
+	return stats
+}
+
+// answer is what has been counted.
+func (h *holder) answer() Stats {
+	s := h.stats
+	c := &h.counts
+	s.Packets, s.Bytes, s.Closed, s.Refused = c.packets.Load(), c.bytes.Load(), c.closed.Load(), c.refused.Load()
+	s.Acks, s.AcksLost = c.acks.Load(), c.acksLost.Load()
+	s.Latency, h.latency = h.latency, Histogram{}
+	return s
+}
+
+// loop reads what comes until the process ends.
+func (h *holder) loop(asks <-chan struct{}, answers chan<- Stats) {
+	for {
+		h.wait(250)
+		select {
+		case <-asks:
+			answers <- h.answer()
+		default:
+		}
+		h.beats.send(time.Now())
+	}
+}
+
+// wait handles what happens within some milliseconds.
+func (h *holder) wait(ms int) {
+	n, err := unix.EpollWait(h.epoll, h.events, ms)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		h.failed = fmt.Errorf("wait for events: %w", err)
+		return
+	}
+	for i := range max(n, 0) {
+		ev := &h.events[i]
+		if ev.Fd < 0 {
+			_, _ = unix.Read(h.wake, h.buf[:8]) // it only wakes
+			continue
+		}
+		c := h.conns[ev.Fd]
+		switch {
+		case c.phase == live:
+			h.read(c)
+		case c.phase < live:
+			if err := h.advance(c, int(ev.Fd)); err != nil {
+				h.again(c, int(ev.Fd), err)
+			}
+		}
+	}
+}
+
+// dial begins the i-th connection.
+func (h *holder) dial(i int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket: %w", err)
+	}
+	err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err == nil {
+		// Ends with a reset: no TIME_WAIT is left for the next run.
+		err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	if err == nil && h.req.Stalled {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, stalledBuffer)
+	}
+	if err == nil {
+		if err = unix.Connect(fd, h.to); errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = unix.EpollCtl(h.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLOUT, Fd: int32(i)})
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return fmt.Errorf("connect to %s: %w", h.req.Addr, err)
+	}
+	begun := time.Since(h.started)
+	if old := h.conns[i]; old != nil {
+		begun = old.begun // one that is tried again has been waiting since
+	}
+	h.conns[i] = &held{fd: fd, begun: begun, stream: stream{ws: h.req.Kind == WS}}
+	h.inflight++
+	return nil
+}
+
+// again tries a connection anew that ended before it was in.
+func (h *holder) again(c *held, i int, err error) {
+	_ = unix.Close(c.fd)
+	c.phase = gone
+	h.inflight--
+	if n := h.counts.refused.Add(1); n > int64(h.req.Count) {
+		h.failed = fmt.Errorf("connection %d, after %d that were refused: %w", i, n-1, err)
+	} else if err := h.dial(i); err != nil {
+		h.failed = err
+	}
+}
+
+const upgrade = "GET /sub HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+// auth is the i-th client's first packet.
+func (r *HoldRequest) auth(i int) ([]byte, error) {
+	body := map[string]any{"token": UserID(r.First + i), "ack": r.Ack}
+	if r.Room != "" {
+		body["rooms"] = []string{r.Room}
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encode the auth body: %w", err)
+	}
+	return Request(r.Kind, transport.OpAuth, b), nil
+}
+
+// advance goes on with a connection that is not in yet and has an event.
+func (h *holder) advance(c *held, i int) error {
+	switch c.phase {
+	case dialing:
+		return h.dialed(c, i)
+	case upgrading:
+		n, err := readSome(c.fd, h.buf)
+		if err != nil || n == 0 {
+			return err
+		}
+		c.stream.rest = append(c.stream.rest, h.buf[:n]...)
+		head, rest, whole := bytes.Cut(c.stream.rest, []byte("\r\n\r\n"))
+		if !whole {
+			return nil
+		}
+		if !bytes.HasPrefix(head, []byte("HTTP/1.1 101")) {
+			return fmt.Errorf("upgrade: the answer is %.100q", head)
+		}
+		c.stream.rest = bytes.Clone(rest)
+		return h.authenticate(c, i)
+	}
+	n, err := readSome(c.fd, h.buf)
+	if err != nil || n == 0 {
+		return err
+	}
+	welcome, refused := false, []byte(nil)
+	err = c.stream.feed(h.buf[:n], func(p transport.Packet) {
+		switch p.Op {
+		case transport.OpAuthReply:
+			welcome = true
+		case transport.OpDisconnect:
+			refused = bytes.Clone(p.Body)
+		case transport.OpMessage:
+			h.counts.packets.Add(1)
+		}
+	})
+	switch {
+	case refused != nil:
+		return fmt.Errorf("authenticate: refused: %s", refused)
+	case err != nil:
+		return fmt.Errorf("authenticate: %w", err)
+	case welcome:
+		return h.admitted(c)
+	}
+	return nil
+}
+
+// dialed is for a socket that is connected, or is not going to be.
+func (h *holder) dialed(c *held, i int) error {
+	if code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
+		return fmt.Errorf("connect to %s: %w", h.req.Addr, errors.Join(err, unix.Errno(code)))
+	}
+	if err := unix.EpollCtl(h.epoll, unix.EPOLL_CTL_MOD, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}); err != nil {
+		return fmt.Errorf("watch connection %d: %w", i, err)
+	}
+	switch h.req.Kind {
+	case Raw:
+		return h.admitted(c)
+	case WS:
+		c.phase = upgrading
+		if _, err := unix.Write(c.fd, []byte(upgrade)); err != nil {
+			return fmt.Errorf("upgrade: %w", err)
+		}
+		return nil
+	}
+	return h.authenticate(c, i)
+}
+
+func (h *holder) authenticate(c *held, i int) error {
+	c.phase = authenticating
+	packet, err := h.req.auth(i)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Write(c.fd, packet); err != nil { // a new socket has room
+		return fmt.Errorf("authenticate: %w", err)
+	}
+	return nil
+}
+
+// admitted notes that a client is in.
+func (h *holder) admitted(c *held) error {
+	c.phase = live
+	h.inflight--
+	h.connected++
+	now := time.Since(h.started)
+	h.stats.Connects.Add(now - c.begun)
+	for len(h.stats.Admitted) <= int(now/Step) {
+		h.stats.Admitted = append(h.stats.Admitted, h.connected-1)
+	}
+	h.stats.Admitted[len(h.stats.Admitted)-1] = h.connected
+	if h.req.Stalled {
+		if err := unix.EpollCtl(h.epoll, unix.EPOLL_CTL_DEL, c.fd, nil); err != nil {
+			return fmt.Errorf("stall: %w", err)
+		}
+	}
+	return nil
+}
+
+// readSome reads what a socket has; 0 and no error when that is nothing yet.
+func readSome(fd int, b []byte) (int, error) {
+	n, err := unix.Read(fd, b)
+	switch {
+	case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, errClosed
+	}
+	return n, nil
+}
+
+// read takes what one connection has.
+func (h *holder) read(c *held) {
+	n, err := readSome(c.fd, h.buf)
+	if err != nil {
+		h.drop(c)
+		return
+	}
+	if n == 0 {
+		return
+	}
+	h.counts.bytes.Add(int64(n))
+	if h.req.Kind == Raw {
+		return
+	}
+	pushed, ids, err := h.take(&c.stream, h.buf[:n])
+	h.counts.packets.Add(pushed)
+	if err != nil {
+		h.drop(c)
+		return
+	}
+	const most = 8 * 1000 // bytes of ids in a packet
+	for len(ids) > 0 {
+		k := min(len(ids), most)
+		if _, err := unix.Write(c.fd, Request(h.req.Kind, transport.OpAck, ids[:k])); err != nil {
+			h.counts.acksLost.Add(int64(k / 8))
+		} else {
+			h.counts.acks.Add(int64(k / 8))
+		}
+		ids = ids[k:]
+	}
+}
+
+// take counts messages, and gathers the ids to acknowledge.
+func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error) {
+	if !s.ws && s.rest == nil && !h.req.Stamped && !h.req.Ack {
+		// The common case, at five million a second: only lengths and
+		// operations are looked at.
+		for len(b) >= transport.HeaderV2 {
+			size := int(binary.BigEndian.Uint32(b))
+			if size < transport.HeaderV2 || size > len(b) {
+				break
+			}
+			if binary.BigEndian.Uint32(b[8:]) == uint32(transport.OpMessage) {
+				pushed++
+			}
+			b = b[size:]
+		}
+		if len(b) == 0 {
+			return pushed, nil, nil
+		}
+	}
+	var now int64
+	if h.req.Stamped {
+		now = time.Now().UnixNano()
+	}
+	err = s.feed(b, func(p transport.Packet) {
+		if p.Op != transport.OpMessage {
+			return
+		}
+		pushed++
+		if h.req.Stamped {
+			if sent, ok := stampOf(p.Body); ok {
+				h.latency.Add(time.Duration(now - sent))
+			}
+		}
+		if h.req.Ack && p.ID != 0 {
+			ids = binary.BigEndian.AppendUint64(ids, p.ID)
+		}
+	})
+	return pushed, ids, err
+}
+
+func (h *holder) drop(c *held) {
+	c.phase = gone
+	h.counts.closed.Add(1)
+	_ = unix.Close(c.fd)
+}
+
+// beats sends heartbeats, those of all connections evenly spread.
+type beats struct {
+	h      *holder
+	packet []byte
+	next   time.Time
+	at     int
+}
+
+func (b *beats) send(now time.Time) {
+	if now.Before(b.next) || b.h.req.Kind == Raw {
+		return
+	}
+	const steps = 45
+	b.next = now.Add(beatEvery / steps)
+	for range len(b.h.conns)/steps + 1 {
+		c := b.h.conns[b.at%len(b.h.conns)]
+		b.at++
+		if c.phase == live {
+			// A full socket has had other signs of life.
+			_, _ = unix.Write(c.fd, b.packet)
+		}
+	}
+}

@@ -1,0 +1,243 @@
+//go:build linux
+
+package load
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/transport"
+)
+
+func packets(bodies ...string) []byte {
+	var b []byte
+	for i, body := range bodies {
+		b = transport.AppendPacket(b, 2, transport.HeaderV2, transport.OpMessage, 0, uint64(i+1), []byte(body))
+	}
+	return b
+}
+
+// framed is packets in a server's WebSocket frame.
+func framed(p []byte) []byte {
+	head := []byte{0x82, byte(len(p))}
+	switch {
+	case len(p) > 65535:
+		head = binary.BigEndian.AppendUint64([]byte{0x82, 127}, uint64(len(p)))
+	case len(p) > 125:
+		head = binary.BigEndian.AppendUint16([]byte{0x82, 126}, uint16(len(p)))
+	}
+	return append(head, p...)
+}
+
+// TestStream cuts a server's bytes at every place.
+func TestStream(t *testing.T) {
+	p := packets("one", "", strings.Repeat("long", 100))
+	frames := slices.Concat(framed(p), []byte{0x89, 0}, framed(p)) // a ping between them
+	for _, tt := range []struct {
+		ws   bool
+		data []byte
+		want int
+	}{{false, p, 3}, {true, frames, 6}} {
+		for cut := range len(tt.data) {
+			s := stream{ws: tt.ws}
+			var ids []uint64
+			for _, part := range [][]byte{tt.data[:cut], tt.data[cut:]} {
+				// The reader's buffer is used again.
+				buf := bytes.Clone(part)
+				if err := s.feed(buf, func(p transport.Packet) { ids = append(ids, p.ID) }); err != nil {
+					t.Fatalf("ws %t, cut at %d: %v", tt.ws, cut, err)
+				}
+				clear(buf)
+			}
+			if len(ids) != tt.want || ids[2] != 3 || s.rest != nil {
+				t.Fatalf("ws %t, cut at %d: ids %v, rest %q", tt.ws, cut, ids, s.rest)
+			}
+		}
+	}
+	for name, bad := range map[string][]byte{
+		"close": {0x88, 0}, "masked": {0x82, 0x81, 0, 0, 0, 0, 0}, "huge": {0x82, 127, 0xff, 0, 0, 0, 0, 0, 0, 0},
+		"half a packet": framed(p[:30]),
+	} {
+		s := stream{ws: true}
+		if err := s.feed(bad, func(transport.Packet) {}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// TestTake: the short way counts what the long way does.
+func TestTake(t *testing.T) {
+	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpHeartbeatReply, 0, 0, nil), packets("x"))
+	for range 500 {
+		var h holder
+		var s stream
+		var got int64
+		for rest := data; len(rest) > 0; {
+			n := 1 + rand.IntN(len(rest))
+			pushed, _, err := h.take(&s, bytes.Clone(rest[:n]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += pushed
+			rest = rest[n:]
+		}
+		if got != 4 || s.rest != nil {
+			t.Fatalf("%d messages, rest %q", got, s.rest)
+		}
+	}
+}
+
+// FuzzStream: whatever a server sends, in whatever pieces, nothing panics, and
+// the pieces make no difference.
+func FuzzStream(f *testing.F) {
+	f.Add(false, 3, packets("one", "two"))
+	f.Add(true, 7, framed(packets("one", strings.Repeat("x", 300))))
+	f.Add(true, 1, []byte{0x89, 1, 'x', 0x88, 0})
+	f.Fuzz(func(t *testing.T, ws bool, piece int, data []byte) {
+		read := func(piece int) (bodies []string, err error) {
+			s := stream{ws: ws}
+			for rest := data; len(rest) > 0 && err == nil; {
+				n := min(max(piece, 1), len(rest))
+				err = s.feed(bytes.Clone(rest[:n]), func(p transport.Packet) { bodies = append(bodies, string(p.Body)) })
+				rest = rest[n:]
+			}
+			return bodies, err
+		}
+		whole, err := read(len(data))
+		pieces, pieceErr := read(piece % 64)
+		if (err == nil) != (pieceErr == nil) || !slices.Equal(whole, pieces) {
+			t.Fatalf("whole: %q, %v; in pieces: %q, %v", whole, err, pieces, pieceErr)
+		}
+	})
+}
+
+func TestStamp(t *testing.T) {
+	now := time.Now()
+	for _, body := range []string{Stamp(now), `"` + Stamp(now) + `xxx"`} {
+		if got, ok := stampOf([]byte(body)); !ok || got != now.UnixNano() {
+			t.Errorf("the stamp of %s is %d, %t", body, got, ok)
+		}
+	}
+	for _, body := range []string{"", "hi", `"`, strings.Repeat("x", 30), "123456789012345678x"} {
+		if got, ok := stampOf([]byte(body)); ok {
+			t.Errorf("the stamp of %q is %d", body, got)
+		}
+	}
+}
+
+func TestCalls(t *testing.T) {
+	now := time.Now()
+	for name, tt := range map[string]struct {
+		call Call
+		want string
+	}{
+		"push":     {PushCall(false), `{"user":"u00001234","body":BODY,"kept":false}`},
+		"kept":     {PushCall(true), `{"user":"u00001234","body":BODY}`},
+		"everyone": {AllCall(), `{"all":true,"body_text":"hi"}`},
+		"stamped":  {StampedAllCall(1000), `{"all":true,"body":BODY}`},
+		"room":     {RoomCall("den"), `{"room":"den","body":BODY}`},
+	} {
+		c := tt.call.Clone()
+		c.To(1234)
+		c.Stamp(now)
+		head, body, _ := bytes.Cut(c.bytes, []byte("\r\n\r\n"))
+		if want := fmt.Sprintf("Content-Length: %d", len(body)); !bytes.Contains(head, []byte(want)) {
+			t.Errorf("%s: no %q in %q", name, want, head)
+		}
+		var push map[string]json.RawMessage
+		if err := json.Unmarshal(body, &push); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		text := string(push["body"])
+		if got := strings.Replace(string(body), text, "BODY", 1); text != "" && got != tt.want || text == "" && string(body) != tt.want {
+			t.Errorf("%s: the push is %s", name, body)
+		}
+		if at, ok := stampOf(push["body"]); (text != "") != ok || ok && at != now.UnixNano() {
+			t.Errorf("%s: the stamp is %d, %t", name, at, ok)
+		}
+		if size := map[string]int{"push": BodySize, "kept": BodySize, "stamped": 1000, "room": StampSize + 2}[name]; len(text) != size {
+			t.Errorf("%s: the body has %d bytes, want %d", name, len(text), size)
+		}
+	}
+	untouched, c := PushCall(true), PushCall(true)
+	other := c.Clone()
+	other.To(7)
+	if !bytes.Equal(untouched.bytes, c.bytes) {
+		t.Error("a clone shares its bytes")
+	}
+}
+
+func TestCallerReadsAnswers(t *testing.T) {
+	client, server := net.Pipe()
+	defer server.Close()
+	go func() {
+		buf := make([]byte, 4<<10)
+		for _, answer := range []string{
+			"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\nX: y\r\n\r\n{}\n",
+			"HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 4\r\n\r\nfull",
+			"HTTP/1.1 202 Accepted\r\n\r\n",
+		} {
+			if _, err := server.Read(buf); err != nil {
+				return
+			}
+			if _, err := io.WriteString(server, answer); err != nil {
+				return
+			}
+		}
+	}()
+	c, call := newCaller(client), AllCall()
+	defer c.Close()
+	if ok, why, err := c.Do(&call); !ok || why != "" || err != nil {
+		t.Errorf("accepted: %t, %q, %v", ok, why, err)
+	}
+	if ok, why, err := c.Do(&call); ok || why != "HTTP/1.1 507 Insufficient Storage: full" || err != nil {
+		t.Errorf("refused: %t, %q, %v", ok, why, err)
+	}
+	if _, _, err := c.Do(&call); err == nil {
+		t.Error("an answer without a length was understood")
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	for d := time.Duration(0); d < time.Hour; d = d*9/8 + 1 {
+		if up := valueOf(bucketOf(d)); up < d || up > d+d/128+1 {
+			t.Fatalf("%d counts as %d", d, up)
+		}
+		if bucketOf(d+1) < bucketOf(d) {
+			t.Fatalf("%d is in a lower bucket than %d", d+1, d)
+		}
+	}
+	var a, b Histogram
+	for d := range time.Duration(100) {
+		a.Add(d + 1)
+	}
+	b.Add(-5)
+	b.Add(time.Second)
+	a.Merge(b)
+	data, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h Histogram
+	if err := json.Unmarshal(data, &h); err != nil || h.N != 102 {
+		t.Fatalf("%d, %v", h.N, err)
+	}
+	for q, want := range map[float64]time.Duration{0: 0, 0.5: 50, 1: valueOf(bucketOf(time.Second))} {
+		if got := h.Quantile(q); got != want {
+			t.Errorf("quantile %g is %d, want %d", q, got, want)
+		}
+	}
+	var none Histogram
+	if none.Quantile(0.5) != 0 {
+		t.Error("of nothing there is a quantile")
+	}
+}

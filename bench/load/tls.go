@@ -1,0 +1,184 @@
+//go:build linux
+
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"imgo/transport"
+)
+
+// tlsWindow is how many connect at a time where the request does not say.
+const tlsWindow = 64
+
+// tlsHolder holds connections with TLS: crypto/tls wants a goroutine each, so
+// it costs more than a holder, though not the server. It sends no heartbeats:
+// it is for measurements under two minutes.
+type tlsHolder struct {
+	req     HoldRequest
+	counts  counts
+	mu      sync.Mutex
+	latency Histogram
+}
+
+func holdTLS(req HoldRequest, dec *json.Decoder, enc *json.Encoder) error {
+	h := &tlsHolder{req: req}
+	started := time.Now()
+	err := h.connect()
+	stats := Stats{Connected: req.Count, Took: time.Since(started)}
+	if err != nil {
+		stats.Error = err.Error()
+	}
+	for {
+		c := &h.counts
+		stats.Packets, stats.Bytes, stats.Closed = c.packets.Load(), c.bytes.Load(), c.closed.Load()
+		h.mu.Lock()
+		stats.Latency, h.latency = h.latency, Histogram{}
+		h.mu.Unlock()
+		if err := enc.Encode(stats); err != nil || stats.Error != "" {
+			return err
+		}
+		var next struct{}
+		if err := dec.Decode(&next); err != nil {
+			return err // and the connections end with the process
+		}
+	}
+}
+
+func (h *tlsHolder) connect() error {
+	window := h.req.Window
+	if window < 1 {
+		window = tlsWindow
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	turns := make(chan int)
+	var wg sync.WaitGroup
+	var once sync.Once
+	var failed error
+	for range min(window, h.req.Count) {
+		wg.Go(func() {
+			for i := range turns {
+				conn, s, err := h.dial(ctx, i)
+				if err != nil {
+					once.Do(func() { failed = fmt.Errorf("connection %d: %w", i, err) })
+					cancel()
+					continue
+				}
+				go h.read(conn, s)
+			}
+		})
+	}
+	for i := range h.req.Count {
+		turns <- i
+	}
+	close(turns)
+	wg.Wait()
+	return failed
+}
+
+func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err error) {
+	// The certificate is this run's own, and nobody else is on loopback.
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+	conn, err := dialer.DialContext(ctx, "tcp", h.req.Addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return nil, nil, fmt.Errorf("connect: %w", err)
+		}
+	}
+	s := &stream{ws: h.req.Kind == WSS}
+	r := bufio.NewReader(conn)
+	if s.ws {
+		if _, err := io.WriteString(conn, upgrade); err != nil {
+			return nil, nil, fmt.Errorf("upgrade: %w", err)
+		}
+		for first := true; ; first = false {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return nil, nil, fmt.Errorf("upgrade: %w", err)
+			}
+			if first && !strings.HasPrefix(line, "HTTP/1.1 101") {
+				return nil, nil, fmt.Errorf("upgrade: the answer is %.100q", line)
+			}
+			if strings.TrimSpace(line) == "" {
+				break
+			}
+		}
+	}
+	auth, err := h.req.auth(i)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := conn.Write(auth); err != nil {
+		return nil, nil, fmt.Errorf("authenticate: %w", err)
+	}
+	buf := make([]byte, 4096)
+	for welcome := false; !welcome; {
+		n, err := r.Read(buf)
+		if err != nil {
+			return nil, nil, fmt.Errorf("authenticate: %w", err)
+		}
+		var refused []byte
+		err = s.feed(buf[:n], func(p transport.Packet) {
+			welcome = welcome || p.Op == transport.OpAuthReply
+			if p.Op == transport.OpDisconnect {
+				refused = bytes.Clone(p.Body)
+			}
+		})
+		if refused != nil {
+			err = errors.New("refused: " + string(refused))
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("authenticate: %w", err)
+		}
+	}
+	return conn, s, conn.SetDeadline(time.Time{})
+}
+
+func (h *tlsHolder) read(conn net.Conn, s *stream) {
+	defer conn.Close()
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := conn.Read(buf)
+		if n > 0 {
+			h.counts.bytes.Add(int64(n))
+			now, pushed := time.Now().UnixNano(), int64(0)
+			feedErr := s.feed(buf[:n], func(p transport.Packet) {
+				if p.Op != transport.OpMessage {
+					return
+				}
+				pushed++
+				if sent, ok := stampOf(p.Body); ok && h.req.Stamped {
+					h.mu.Lock()
+					h.latency.Add(time.Duration(now - sent))
+					h.mu.Unlock()
+				}
+			})
+			h.counts.packets.Add(pushed)
+			err = errors.Join(err, feedErr)
+		}
+		if err != nil {
+			h.counts.closed.Add(1)
+			return
+		}
+	}
+}

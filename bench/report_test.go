@@ -1,0 +1,139 @@
+//go:build linux
+
+package bench
+
+import (
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFigures(t *testing.T) {
+	if got := median([]float64{9, 1, 5}); got != 5 {
+		t.Errorf("the median of three is %g", got)
+	}
+	if got := median([]float64{9, 1}); got != 5 {
+		t.Errorf("the median of two is %g", got)
+	}
+	for v, want := range map[float64]string{0: "0", 0.1234: "0.123", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 1234.5: "1,230", 1234567: "1,230,000", -98765: "-98,800"} {
+		if got := digits(v); got != want {
+			t.Errorf("%g is written %s, want %s", v, got, want)
+		}
+	}
+	counts := map[float64]float64{0.001: 90, 0.01: 99, 0.1: 100, math.Inf(1): 100}
+	for q, want := range map[float64]float64{0.5: 0.001, 0.95: 0.01, 0.999: 0.1} {
+		if got := cumulated(counts, q); got != want {
+			t.Errorf("quantile %g is %g, want %g", q, got, want)
+		}
+	}
+}
+
+// TestTargets judges by the median, within each run where a limit is beside it.
+func TestTargets(t *testing.T) {
+	r := &report{}
+	for _, run := range [][4]float64{{10, 8, 100, 3}, {30, 10, 90, 5}, {12, 10, 50, 4}} {
+		rec := &recorder{report: r, scenario: "s"}
+		rec.add("cost", "µs", run[0])
+		rec.limit("plain", "µs", run[1])
+		rec.add("rate", "1/s", run[2])
+		rec.add("bytes", "bytes", run[3])
+		rec.add("nonsense", "", math.NaN())
+	}
+	all := []target{
+		{name: "cost", of: "s/cost", limit: "s/plain", most: 1.25, overLimit: true},
+		{name: "cost, harder", of: "s/cost", limit: "s/plain", most: 1.2, overLimit: true},
+		{name: "rate", of: "s/rate", least: 90},
+		{name: "rate, harder", of: "s/rate", least: 1000},
+		{name: "bytes", of: "s/bytes", most: 4},
+		{name: "missing", of: "s/missing", most: 1},
+		{name: "not run", of: "other/x", most: 1},
+	}
+	r.finish()
+	r.Verdicts = r.judge(all)
+	want := []struct {
+		reached bool
+		share   float64
+	}{{true, 1}, {false, 0.96}, {true, 1}, {false, 0.09}, {true, 1}, {false, 0}}
+	if len(r.Verdicts) != len(want) || len(r.Notes) != 3 {
+		t.Fatalf("%d verdicts, notes %q", len(r.Verdicts), r.Notes)
+	}
+	for i, w := range want {
+		if v := r.Verdicts[i]; v.Reached != w.reached || math.Abs(v.Share-w.share) > 1e-9 {
+			t.Errorf("%s: reached %t, share %g, want %t, %g", v.Target, v.Reached, v.Share, w.reached, w.share)
+		}
+	}
+	if v := r.Verdicts[0]; *v.Ratio != [3]float64{1.2, 1.25, 3} || v.Limit != 10 || v.Measured != [3]float64{10, 12, 30} {
+		t.Errorf("the first is %+v", v)
+	}
+	table := r.table()
+	for _, want := range []string{
+		"3 of 6 targets fall short", "- cost, harder: 1.25 × limit, target ≤ 1.2 × limit", "- rate, harder: 90.0 1/s, target ≥ 1,000",
+		"- missing: not measured", "  | plain ", "\ns\n",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("the table has no %q:\n%s", want, table)
+		}
+	}
+	if len(r.plots()) != 1 {
+		t.Errorf("%d plots", len(r.plots()))
+	}
+}
+
+// TestTargetsAreMeasured: a target names a scenario that there is.
+func TestTargetsAreMeasured(t *testing.T) {
+	for _, tt := range targets() {
+		found := false
+		scenario, name, _ := strings.Cut(tt.of, "/")
+		for _, s := range scenarios() {
+			found = found || s.name == scenario && name != ""
+		}
+		if !found || (tt.most > 0) == (tt.least > 0) || tt.overLimit && tt.limit == "" {
+			t.Errorf("target %+v", tt)
+		}
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	var h clients
+	h.admit([]int{1, 3})
+	h.admit([]int{0, 2, 4, 7})
+	h.admit(nil)
+	if got := h.admitted; len(got) != 4 || got[0] != 1 || got[1] != 5 || got[2] != 7 || got[3] != 10 {
+		t.Errorf("admitted %v", got)
+	}
+}
+
+func TestShare(t *testing.T) {
+	for _, n := range []int{1, 499, 10_000, 200_000} {
+		if s := share(n); s < 1 || s > 1<<20 {
+			t.Errorf("of %d clients a process holds %d", n, s)
+		}
+	}
+}
+
+func TestProc(t *testing.T) {
+	rss, err := rssOf(os.Getpid())
+	if err != nil || rss < 1<<20 || rss > 1<<34 {
+		t.Errorf("resident memory %d, %v", rss, err)
+	}
+	before, err := cpuOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
+		if now, err := cpuOf(os.Getpid()); err != nil || now > before {
+			break
+		}
+	}
+	if now, err := cpuOf(os.Getpid()); err != nil || now <= before {
+		t.Errorf("CPU time does not grow: %s, %v", now, err)
+	}
+	if m := describeMachine(); m.Cores < 1 || m.Memory == 0 || m.Kernel == "" {
+		t.Errorf("the machine is %+v", m)
+	}
+	if _, slab := kernelMemory(); slab == 0 {
+		t.Error("the kernel has no slab")
+	}
+}

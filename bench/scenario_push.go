@@ -1,0 +1,213 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"imgo/bench/limit"
+	"imgo/bench/load"
+)
+
+const (
+	// listeners is how many users listen, each on a connection of its own.
+	listeners = 50
+	// pacedCallers bounds the calls under way at once: more than a rate of
+	// some hundred a second needs, so that a slow answer holds up no other.
+	pacedCallers = 16
+	// roomSize and roomRate are the room's members and messages a second.
+	roomSize = 10
+	roomRate = 40
+	// warmLoad is how long callers call before they are measured.
+	warmLoad = time.Second
+	// quiet is how long nothing arrives before what was pushed has arrived.
+	quiet = 500 * time.Millisecond
+)
+
+// latency measures from the write of an HTTP request to the read of its
+// message at the client, at a steady rate, and beside it a bare HTTP server's
+// answers at that rate and single syncs of the disk.
+func (b *bench) latency(ctx context.Context, r *recorder) (err error) {
+	s, err := b.serve(ctx, serverOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	h, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: listeners, Ack: true, Stamped: true, Window: politeWindow})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.stop()) }()
+	var p50 [2]time.Duration
+	for i, kind := range []struct {
+		name string
+		kept bool
+	}{{"kept", true}, {"not kept", false}} {
+		answers, receipts, err := b.paced(ctx, r, s, h, load.PushCall(kind.kept), listeners, float64(b.rate), "latency-"+kind.name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", kind.name, err)
+		}
+		r.percentiles(kind.name+", push to receipt", &receipts, false)
+		r.percentiles(kind.name+", push to answer", &answers, false)
+		p50[i] = receipts.Quantile(0.5)
+	}
+	web, addr, err := b.limit(childHTTP)
+	if err != nil {
+		return err
+	}
+	answers, err := load.Pace(ctx, addr, load.PushCall(false), pacedCallers, listeners, float64(b.rate), b.times(float64(b.rate)))
+	if err = errors.Join(err, web.stop()); err != nil {
+		return fmt.Errorf("bare HTTP: %w", err)
+	}
+	r.percentiles("bare HTTP server, push to answer", &answers, true)
+	syncs, err := limit.Syncs(b.tmp, min(b.duration, 2*time.Second))
+	if err != nil {
+		return err
+	}
+	var all load.Histogram
+	for _, d := range syncs {
+		all.Add(d)
+	}
+	r.percentiles("one write and fdatasync of 256 bytes", &all, true)
+	r.add("kept p50 less one sync", "ms", ms(p50[0]-all.Quantile(0.5)))
+	r.add("not kept p50 less bare HTTP", "ms", ms(p50[1]-answers.Quantile(0.5)))
+	return nil
+}
+
+// times is how many calls at a rate last as long as a measurement.
+func (b *bench) times(rate float64) int { return max(1, int(b.duration.Seconds()*rate)) }
+
+// paced pushes at a rate and gives out how long the answers and the receipts
+// took. Each push must reach all clients of h, or where users is more than 0
+// one of them.
+func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c load.Call, users int, rate float64, name string) (answers, receipts load.Histogram, err error) {
+	if _, err := load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
+		return answers, receipts, fmt.Errorf("warm up: %w", err)
+	}
+	was, err := h.await(quiet, func(load.Stats) bool { return false })
+	if err != nil {
+		return answers, receipts, err
+	}
+	wait := b.profileCPU(ctx, s, name, b.duration)
+	answers, err = load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate))
+	if err := errors.Join(err, wait()); err != nil {
+		return answers, receipts, err
+	}
+	want := int64(b.times(rate))
+	if users == 0 {
+		want *= int64(h.count)
+	}
+	got, err := h.await(drainPatience, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	if err != nil {
+		return answers, receipts, err
+	}
+	if n := got.Packets - was.Packets; n != want {
+		r.note("%s: %d messages arrived of %d", name, n, want)
+	}
+	return answers, got.Latency, nil
+}
+
+// room measures from push to receipt in a room, at a steady rate.
+func (b *bench) room(ctx context.Context, r *recorder) (err error) {
+	s, err := b.serve(ctx, serverOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	h, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: roomSize, Ack: true, Stamped: true, Room: "bench"})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.stop()) }()
+	_, receipts, err := b.paced(ctx, r, s, h, load.RoomCall("bench"), 0, roomRate, "room")
+	if err != nil {
+		return err
+	}
+	r.percentiles("push to receipt", &receipts, false)
+	return nil
+}
+
+// throughput measures how many pushes are accepted a second from many callers
+// at once, one push after another on each connection, and the server's CPU for
+// each: to users who are connected and acknowledge, not kept and kept; beside
+// it a bare HTTP server with the same requests.
+func (b *bench) throughput(ctx context.Context, r *recorder) error {
+	if err := b.loadConnected(ctx, r); err != nil {
+		return err
+	}
+	web, addr, err := b.limit(childHTTP)
+	if err != nil {
+		return err
+	}
+	err = b.flood(ctx, r, addr, web.pid(), true, "bare HTTP server", true)
+	return errors.Join(err, web.stop())
+}
+
+func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
+	s, err := b.serve(ctx, serverOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	h, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, Count: b.users, Ack: true, Window: politeWindow})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.stop()) }()
+	for _, kind := range []struct {
+		name, file string
+		kept       bool
+	}{
+		{"not kept", "throughput-not-kept", false},
+		{"kept", "throughput-kept", true},
+	} {
+		before, err := h.stats()
+		if err != nil {
+			return err
+		}
+		wait := b.profileCPU(ctx, s, kind.file, warmLoad+b.duration)
+		err = b.flood(ctx, r, s.http, s.pid(), kind.kept, kind.name, false)
+		if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, kind.file)); err != nil {
+			return err
+		}
+		after, err := h.await(quiet, func(load.Stats) bool { return false })
+		if err != nil {
+			return err
+		}
+		if after.Closed > before.Closed || after.AcksLost > before.AcksLost {
+			r.note("%s: %d clients were disconnected, %d acknowledgements had no room", kind.name,
+				after.Closed-before.Closed, after.AcksLost-before.AcksLost)
+		}
+	}
+	return nil
+}
+
+// flood loads a server with pushes and notes what that came to.
+func (b *bench) flood(ctx context.Context, r *recorder, addr string, pid int, kept bool, name string, limit bool) error {
+	var server, own [2]time.Duration
+	n := 0
+	mark := func() (err error) {
+		server[n], err = cpuOf(pid)
+		own[n], _ = ownCPU()
+		n++
+		return err
+	}
+	l, err := load.Flood(ctx, addr, load.PushCall(kept), b.callers, b.users, min(warmLoad, b.duration), b.duration, mark)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if l.Refused > 0 {
+		r.note("%s: %d pushes were refused, the first with %s", name, l.Refused, l.Why)
+	}
+	if l.Accepted == 0 {
+		return nil
+	}
+	r.put(name+", accepted", "pushes/s", float64(l.Accepted)/l.Seconds, limit)
+	r.put(name+", server CPU a push", "µs", us(server[1]-server[0])/float64(l.Accepted), limit)
+	r.put(name+", bench CPU a push", "µs", us(own[1]-own[0])/float64(l.Accepted), limit)
+	r.percentiles(name+", answer", &l.Answers, limit)
+	return nil
+}

@@ -1,0 +1,135 @@
+//go:build linux
+
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// targetMostWindow is the target of max-window, in deliveries a second.
+const targetMostWindow = 5_000_000
+
+// target is what a figure is to reach: of the issue of building imgo's fan-out
+// to its limit, for 2 cores with the load on the same machine and 10,000
+// connections.
+type target struct {
+	name string
+	// of is the figure, "scenario/name"; limit the machine's own figure beside
+	// it, where there is one.
+	of, limit string
+	// most or least is the bound: of the figure, or where overLimit says so of
+	// the figure over its limit.
+	most, least float64
+	overLimit   bool
+	// known is what others reach.
+	known string
+}
+
+func targets() []target {
+	return []target{
+		{name: "resident bytes, an idle TCP connection", of: "idle-tcp/resident memory a connection, settled", most: 2000, known: "goim 28,200"},
+		{name: "resident bytes, an idle WebSocket connection", of: "idle-ws/resident memory a connection, settled", most: 4500, known: "goim 30,400, Centrifugo 53,800"},
+		{name: "CPU a delivery, TCP, 15 broadcasts/s", of: "broadcast-tcp/server CPU a delivery", limit: "broadcast-tcp/plain write(2), CPU a delivery", most: 1.25, overLimit: true, known: "goim 2.5 × limit"},
+		{name: "CPU a delivery, WebSocket, 15 broadcasts/s", of: "broadcast-ws/server CPU a delivery", limit: "broadcast-ws/plain write(2), CPU a delivery", most: 1.35, overLimit: true, known: "goim 2.8, Centrifugo 2.6-4 × limit"},
+		{name: "CPU a message, 40/s, flush window 500 ms", of: "window/server CPU a message", limit: "window/plain write(2) of 20 messages, CPU a message", most: 1.25, overLimit: true, known: "goim 2.4, Centrifugo 7 × limit"},
+		{name: "deliveries a second without a loss", of: "max/deliveries without a loss", limit: "max/two raw writer threads, deliveries", least: 0.95, overLimit: true, known: "goim 180,000, Centrifugo 385,000"},
+		{name: "the same with the window", of: "max-window/deliveries without a loss", limit: "max-window/two raw writer threads, writes of 20 messages, deliveries", least: targetMostWindow, known: "goim 3,000,000, Centrifugo 1,340,000"},
+		{name: "push to receipt in a room of 10, 40/s, p50", of: "room/push to receipt, p50", most: 1, known: "goim 252 ms"},
+		{name: "CPU a connect with auth, TCP", of: "idle-tcp/server CPU a connect, with auth", most: 60, known: "goim 70, Centrifugo 124"},
+		{name: "CPU a connect with auth, WebSocket", of: "idle-ws/server CPU a connect, with auth", most: 75, known: "goim 87, Centrifugo 124"},
+		{name: "push to receipt, not kept, 250/s, p50", of: "latency/not kept, push to receipt, p50", limit: "latency/bare HTTP server, push to answer, p50", most: 0.25, known: "goim 0.9, Centrifugo 0.27"},
+		{name: "push to receipt, not kept, 250/s, p99", of: "latency/not kept, push to receipt, p99", limit: "latency/bare HTTP server, push to answer, p99", most: 0.5, known: "goim 1.5, Centrifugo 0.52"},
+		{name: "push to receipt, kept, p50 less a sync", of: "latency/kept p50 less one sync", limit: "latency/one write and fdatasync of 256 bytes, p50", most: 0.25},
+		{name: "pushes accepted, not kept, 64 callers", of: "throughput/not kept, accepted", limit: "throughput/bare HTTP server, accepted", least: 25_000, known: "goim 7,000, Centrifugo 19,500"},
+		{name: "pushes accepted, kept, 64 callers", of: "throughput/kept, accepted", limit: "throughput/bare HTTP server, accepted", least: 20_000},
+		{name: "reconnect and replay of 1,000, p50", of: "replay/auth to the last message, p50", most: 0.5, known: "Centrifugo 0.7"},
+		{name: "CPU of that", of: "replay/server CPU a replay", most: 0.5, known: "Centrifugo 1.0"},
+		{name: "GC pause under broadcasts, p99.9", of: "broadcast-tcp/GC pause, p99.9 (upper end of its bucket)", most: 1, known: "goim 504 ms at a million"},
+		{name: "CPU a delivery at 1,000 to 19,000, most over least", of: "sizes/the dearest over the cheapest", most: 1.1},
+		{name: "memory of clients that never read, over the setting", of: "stalled/memory that came with them, over what is allowed", most: 1},
+		{name: "p99 of the others, with them over without", of: "stalled/p99 of the others, with over without", most: 1.5},
+	}
+}
+
+// verdict is a target and what was measured. Values are min, median and max.
+type verdict struct {
+	Target   string     `json:"target"`
+	Bound    string     `json:"bound"`
+	Unit     string     `json:"unit"`
+	Measured [3]float64 `json:"measured"`
+	Limit    float64    `json:"limit,omitempty"` // its median
+	// Ratio is measured over limit, within each run.
+	Ratio   *[3]float64 `json:"ratio,omitempty"`
+	Known   string      `json:"known,omitempty"`
+	Runs    int         `json:"runs"` // 0: not measured
+	Reached bool        `json:"reached"`
+	// Share is how near it came: 1 at the bound, above it better.
+	Share float64 `json:"share"`
+}
+
+// figureOf finds "scenario/name".
+func (r *report) figureOf(of string) *figure {
+	scenario, name, _ := strings.Cut(of, "/")
+	for _, f := range r.Figures {
+		if f.Scenario == scenario && f.Name == name {
+			return f
+		}
+	}
+	return nil
+}
+
+// judge compares what was measured with targets, leaving out scenarios that
+// were not run.
+func (r *report) judge(all []target) (verdicts []verdict) {
+	ran := map[string]bool{}
+	for _, f := range r.Figures {
+		ran[f.Scenario] = true
+	}
+	for _, t := range all {
+		if scenario, _, _ := strings.Cut(t.of, "/"); !ran[scenario] {
+			continue
+		}
+		v := verdict{Target: t.name, Known: t.known, Bound: t.bound()}
+		if f := r.figureOf(t.of); f != nil {
+			v.Unit, v.Runs, v.Measured = f.Unit, len(f.Runs), [3]float64{f.Min, f.Median, f.Max}
+			judged := f.Median
+			if l := r.figureOf(t.limit); l != nil {
+				v.Limit = l.Median
+				var ratios []float64
+				for i := range min(len(f.Runs), len(l.Runs)) {
+					ratios = append(ratios, ratio(f.Runs[i], l.Runs[i]))
+				}
+				v.Ratio = &[3]float64{slices.Min(ratios), median(ratios), slices.Max(ratios)}
+				if t.overLimit {
+					judged = v.Ratio[1]
+				}
+			}
+			if t.least > 0 {
+				v.Share = judged / t.least
+			} else if v.Share = 1000; judged > 0 {
+				v.Share = min(v.Share, t.most/judged)
+			}
+			v.Reached = v.Share >= 1
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
+}
+
+// bound is the target as it is written.
+func (t *target) bound() string {
+	sign, n := "≤ ", t.most
+	if t.least > 0 {
+		sign, n = "≥ ", t.least
+	}
+	text := sign + grouped(int64(n))
+	if n < 1000 {
+		text = sign + fmt.Sprint(n)
+	}
+	if t.overLimit {
+		text += " × limit"
+	}
+	return text
+}
