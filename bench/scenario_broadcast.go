@@ -40,8 +40,7 @@ const (
 type fanout struct {
 	*server
 	*clients
-	b      *bench
-	wanted int64 // deliveries so far
+	b *bench
 }
 
 // fanout starts imgo and connects clients, which do not acknowledge anything:
