@@ -39,7 +39,7 @@ run: build ## Build and run the server with its defaults; ARGS="--http …" adds
 build: setup-go ## Build ./imgo
 	go build -o imgo .
 
-test: setup ## Every test, with go vet and the race detector; under 10 minutes on 2 cores
+test: setup ## Every test, with go vet and the race detector; about 15 minutes on 2 cores
 	@scripts/test
 
 lint: setup-go $(LINT) ## Lint, the import rules of the design included
