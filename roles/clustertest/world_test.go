@@ -114,7 +114,7 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
 	cfg.Delivery.WatchAfter = roles.Duration{Duration: time.Second}
-	cfg.Shutdown.DrainRate = 1000
+	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, roles.Duration{Duration: time.Minute}
 	cfg.Cluster.Join = []string{"127.0.0.1:1"} // nobody: the first one joins itself
 	w.mu.Lock()
 	for _, other := range w.nodes {
