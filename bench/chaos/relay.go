@@ -85,8 +85,7 @@ func (r *relay) streams(l net.Listener, ip, to string) {
 			if host, _, _ := net.SplitHostPort(c.RemoteAddr().String()); r.isCut(host, ip) {
 				return
 			}
-			dialer := net.Dialer{Timeout: time.Second}
-			d, err := dialer.DialContext(context.Background(), "tcp", to)
+			d, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", to)
 			if err != nil {
 				return
 			}

@@ -12,6 +12,7 @@ import (
 
 // TestRealKafka runs what must hold of every Kafka on Apache Kafka itself.
 func TestRealKafka(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M"})
 	t.Run("Conformance", func(t *testing.T) { conform(t, k.Brokers(), 50) })
 	t.Run("MadeAtOnce", func(t *testing.T) { testMadeAtOnce(t, k.Brokers()) })
@@ -49,6 +50,7 @@ func (r *realOutage) back(t *testing.T) {
 
 // TestRealKafkaLosesABroker kills one of three: appends wait and none fails.
 func TestRealKafkaLosesABroker(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Brokers: 3, Memory: "256M"})
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = patience
@@ -71,6 +73,7 @@ func TestRealKafkaLosesABroker(t *testing.T) {
 
 // TestRealKafkaLogin logs in at a Kafka that knows one user.
 func TestRealKafkaLogin(t *testing.T) {
+	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M", Users: []kafkatest.User{{Name: "imgo", Password: "the-right-one"}}})
 	testLogin(t, k.Brokers(), func() func() { return func() {} }, "plain", "scram-sha-512")
 	o := options(k.Brokers(), prefix())
