@@ -129,8 +129,9 @@ func kafkaAway(ctx context.Context, w *world) error {
 	if err := w.kafka.Stop(); err != nil {
 		return err
 	}
+	w.say("Kafka has stopped")
 	err := w.pause(ctx, 20*time.Second)
-	return errors.Join(err, w.kafka.Start(ctx))
+	return errors.Join(err, w.kafkaBack(ctx))
 }
 
 func killBroker(ctx context.Context, w *world) error {
@@ -140,7 +141,16 @@ func killBroker(ctx context.Context, w *world) error {
 		return err
 	}
 	err := w.pause(ctx, 10*time.Second)
-	return errors.Join(err, w.kafka.Start(ctx))
+	return errors.Join(err, w.kafkaBack(ctx))
+}
+
+// kafkaBack starts what does not run of Kafka.
+func (w *world) kafkaBack(ctx context.Context) error {
+	if err := w.kafka.Start(ctx); err != nil {
+		return err
+	}
+	w.say("Kafka serves again, with all brokers")
+	return nil
 }
 
 // partition cuts the nodes into two halves with one of each role; only gossip

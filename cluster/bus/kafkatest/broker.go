@@ -17,7 +17,7 @@ import (
 
 // stopLimit bounds an orderly end. Brokers that stop together may wait for one
 // another in vain.
-const stopLimit = 10 * time.Second
+const stopLimit = 5 * time.Second
 
 // broker is one process of Apache Kafka after another, on one disk. It is for
 // one goroutine at a time.
