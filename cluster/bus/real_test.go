@@ -14,7 +14,7 @@ import (
 func TestRealKafka(t *testing.T) {
 	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M"})
-	t.Run("Conformance", func(t *testing.T) { conform(t, k.Brokers(), 50) })
+	t.Run("Conformance", func(t *testing.T) { conform(t, k.Brokers(), 15) })
 	t.Run("MadeAtOnce", func(t *testing.T) { testMadeAtOnce(t, k.Brokers()) })
 	t.Run("Differs", func(t *testing.T) { testDiffers(t, k.Brokers()) })
 	t.Run("Numbered", func(t *testing.T) { testNumbered(t, k.Brokers()) })
@@ -27,6 +27,8 @@ func TestRealKafka(t *testing.T) {
 			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
 		}
 	})
+	t.Run("Group", func(t *testing.T) { testGroup(t, k.Brokers()) })
+	t.Run("Compacted", func(t *testing.T) { testCompacted(t, k.Brokers()) })
 	t.Run("Outage", func(t *testing.T) { testOutage(t, &realOutage{k, k.Stop}) })
 }
 
