@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -159,6 +160,8 @@ func TestGroupWithoutKafka(t *testing.T) {
 	if err := m.assignment().Commit(within(t), []bus.Part{{"kept", 0, 10}}); err != nil {
 		t.Fatal(err)
 	}
+	// The first goodbyes come while the coordinator is not ready for them.
+	f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, TopLevel: true, Err: kerr.CoordinatorLoadInProgress, Count: 2})
 	goodbyes := f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, Observe: true, Count: -1})
 	f.Stop()
 	eventually(t, "the assignment ends", func() bool { return len(m.has()) == 0 })
