@@ -19,6 +19,9 @@ const (
 	warmUp = 5 * time.Second
 	// recoverLimit bounds how long after a fault all must be as before.
 	recoverLimit = 2 * time.Minute
+	// steady is for how long all must be as before until the next fault: longer
+	// than it takes the owner's watch to find what a session has missed.
+	steady = 5 * time.Second
 	// settleLimit bounds how long what was accepted may take at the end.
 	settleLimit = 3 * time.Minute
 )
@@ -45,7 +48,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	if err != nil {
 		return err
 	}
-	r := newReport(s, seed)
+	r := newReport(ctx, s, seed)
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
 	type outcome struct {
@@ -74,7 +77,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 			r.Failed = fmt.Sprintf("%s ended by itself: %s", n.name, n.cmd.ProcessState)
 		}
 	}
-	return errors.Join(r.write(ctx, s.out, stdout), r.verdict(), failed)
+	return errors.Join(r.write(s.out, stdout), r.verdict(), failed)
 }
 
 // torment has each fault happen once, and then any at random.
@@ -108,9 +111,6 @@ func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w
 		if err := st.once(ctx, v, w, f, f.name); err != nil {
 			return err
 		}
-		if err := w.pause(ctx, 3*time.Second); err != nil {
-			return err
-		}
 	}
 	if s.random <= 0 || len(able) == 0 {
 		return nil
@@ -137,10 +137,14 @@ func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault
 		return err
 	}
 	mended := time.Now()
+	since := mended // it is as before
 	for {
 		p := v.Progress()
-		if p.Refusal < time.Second && (p.Waiting == 0 || p.Oldest < time.Second) && p.Connected >= p.Devices*9/10 {
-			st.say("%s: as before %s after its end", name, time.Since(mended).Round(100*time.Millisecond))
+		if p.Refusal > time.Second || p.Waiting > 0 && p.Oldest > time.Second || p.Connected < p.Devices*9/10 {
+			since = time.Now()
+		}
+		if time.Since(since) > max(steady/5, time.Duration(float64(steady)*w.scale)) {
+			st.say("%s: as before %s after its end", name, since.Sub(mended).Round(100*time.Millisecond))
 			return nil
 		}
 		if time.Since(mended) > recoverLimit {

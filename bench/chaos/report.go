@@ -52,9 +52,9 @@ type faultRow struct {
 	Reconnects      int64         `json:"reconnects"`
 }
 
-func newReport(s *settings, seed uint64) *report {
+func newReport(ctx context.Context, s *settings, seed uint64) *report {
 	return &report{
-		Date: time.Now().UTC().Truncate(time.Second), Machine: describeMachine(), Brokers: s.brokers, Each: s.each,
+		Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers, Each: s.each,
 		Users: s.users, Rate: s.rate, Scale: s.scale, Random: s.random.Seconds(), Seed: seed,
 	}
 }
@@ -134,9 +134,8 @@ func (r *report) String() string {
 }
 
 // write prints the report, and writes it to a folder if there is one.
-func (r *report) write(ctx context.Context, out string, stdout io.Writer) error {
+func (r *report) write(out string, stdout io.Writer) error {
 	r.gather()
-	r.Commit = commit(ctx)
 	fmt.Fprint(stdout, r)
 	return writeResult(out, "chaos", r.Date, r.Commit, r.String(), r)
 }
