@@ -49,6 +49,7 @@ func scenarios() []scenario {
 		{name: "storm", what: "all clients connect at once: how they are let in", run: (*bench).storm},
 		{name: "start", what: "from `imgo` typed to the first delivery", run: (*bench).start},
 		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", once: true, run: (*bench).stalled},
+		{name: "scale", what: "a cluster with many comets, on the Kafka of --kafka: what a connection and a delivery cost as it grows", extra: true, once: true, run: (*bench).scale},
 		{name: "idle-tls", what: "idle-tcp with TLS", extra: true, run: on(load.TLS, (*bench).idle)},
 		{name: "idle-wss", what: "idle-ws with TLS", extra: true, run: on(load.WSS, (*bench).idle)},
 		{name: "broadcast-tls", what: "broadcast-tcp with TLS", extra: true, run: on(load.TLS, (*bench).broadcast)},
@@ -70,6 +71,9 @@ type options struct {
 	replayed   int
 	sleepers   int
 	stall      time.Duration
+	kafka      string
+	comets     int
+	perComet   int
 	imgo       string
 	dir        string
 	out        string
@@ -88,6 +92,7 @@ func (o *options) check(names string) error {
 	for name, n := range map[string]int{
 		"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate,
 		"broadcasts": o.broadcasts, "replayed": o.replayed, "stalled": o.sleepers,
+		"comets": o.comets, "per-comet": o.perComet,
 	} {
 		if n < 1 {
 			return usageError{fmt.Errorf("--%s must be at least 1", name)}
@@ -95,6 +100,9 @@ func (o *options) check(names string) error {
 	}
 	if o.duration < 100*time.Millisecond || o.stall < 100*time.Millisecond {
 		return usageError{errors.New("--duration and --stall must be at least 100ms")}
+	}
+	if o.comets > 200 {
+		return usageError{errors.New("--comets must be at most 200: each has an address of 127.0.0.0/24")}
 	}
 	var known []string
 	for _, s := range scenarios() {

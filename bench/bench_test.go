@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/bench"
+	"imgo/cluster/bus/kafkatest"
 )
 
 // app is the part of imgo that is tested.
@@ -147,6 +148,46 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
+// TestScaleSmoke runs a small cluster on a fake Kafka.
+func TestScaleSmoke(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and starts imgo")
+	}
+	kafka, err := kafkatest.Start(kafkatest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kafka.Close()
+	dir := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	err = app(&stdout, &stderr).RunContext(t.Context(), []string{
+		"imgo", "bench", "--imgo", build(t), "--runs", "1", "--duration", "100ms", "--scenarios", "scale", "--kafka", kafka.Brokers()[0],
+		"--comets", "2", "--per-comet", "30", "--dir", dir, "--json", "-",
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	var r report
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		t.Fatal(err)
+	}
+	measured := map[string]bool{}
+	for _, f := range r.Figures {
+		measured[f.Name] = f.Median > 0
+	}
+	for _, want := range []string{
+		"2 comets, 60 connections, CPU of all nodes, a delivery", "1 comets, 30 connections, one broadcast reaches everyone, p50",
+		"all come back: everyone is in after",
+	} {
+		if !measured[want] {
+			t.Errorf("%q was not measured: %v", want, measured)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%d things are left in the temporary directory, %v", len(left), err)
+	}
+}
+
 var allScenarios = []string{
 	"idle-tcp", "idle-ws", "broadcast-tcp", "broadcast-ws", "window", "max", "max-window", "sizes", "room", "latency", "throughput",
 	"replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
@@ -194,7 +235,7 @@ func wellFormed(t *testing.T, name string) {
 }
 
 func TestOptionsRefused(t *testing.T) {
-	for _, args := range [][]string{{"--runs", "0"}, {"--scenarios", "nothing"}, {"--duration", "1ms"}, {"more"}, {"child", "nothing"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
+	for _, args := range [][]string{{"--runs", "0"}, {"--scenarios", "nothing"}, {"--duration", "1ms"}, {"more"}, {"child", "nothing"}, {"--comets", "201"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
 		err := app(io.Discard, io.Discard).Run(append([]string{"imgo", "bench"}, args...))
 		var coded interface{ ExitCode() int }
 		if err == nil || args[0] != "--imgo" && (!errors.As(err, &coded) || coded.ExitCode() != 2) {

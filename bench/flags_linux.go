@@ -37,6 +37,9 @@ func flags() []cli.Flag {
 		&cli.IntFlag{Name: "replayed", Value: 1000, Usage: "`number` of kept messages of replay"},
 		&cli.IntFlag{Name: "stalled", Value: 1000, Usage: "`number` of clients that never read in stalled, and as many that do"},
 		&cli.DurationFlag{Name: "stall", Value: time.Minute, Usage: "how much `time` stalled lasts"},
+		&cli.StringFlag{Name: "kafka", Usage: "`address` of the Kafka of scale"},
+		&cli.IntFlag{Name: "comets", Value: 11, Usage: "`number` of comets of scale"},
+		&cli.IntFlag{Name: "per-comet", Value: 18_500, Usage: "`number` of connections to each of them"},
 		&cli.StringFlag{Name: "imgo", Usage: "the imgo `executable` to measure; empty: this one"},
 		&cli.StringFlag{Name: "dir", Usage: "where temporary directories are made, on the disk to measure: a `folder`; empty: the system's place"},
 		&cli.StringFlag{Name: "out", Usage: "`folder` to write the dated table, JSON and plots to; empty: nowhere"},
@@ -53,6 +56,7 @@ func action(c *cli.Context) error {
 		runs: c.Int("runs"), budget: c.Duration("budget"), duration: c.Duration("duration"), conns: c.Int("conns"),
 		callers: c.Int("callers"), users: c.Int("users"), rate: c.Int("rate"), broadcasts: c.Int("broadcasts"),
 		replayed: c.Int("replayed"), sleepers: c.Int("stalled"), stall: c.Duration("stall"),
+		kafka: c.String("kafka"), comets: c.Int("comets"), perComet: c.Int("per-comet"),
 		imgo: c.String("imgo"), dir: c.String("dir"), out: c.String("out"), json: c.String("json"), profile: c.String("profile"),
 	}
 	if err := o.check(c.String("scenarios")); err != nil {

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"strings"
@@ -109,6 +110,14 @@ func TestShare(t *testing.T) {
 	for _, n := range []int{1, 499, 10_000, 200_000} {
 		if s := share(n); s < 1 || s > 1<<20 {
 			t.Errorf("of %d clients a process holds %d", n, s)
+		}
+	}
+}
+
+func TestSizesUpTo(t *testing.T) {
+	for most, want := range map[int]string{1: "[1]", 2: "[1 2]", 11: "[1 2 4 7 10 11]"} {
+		if got := fmt.Sprint(sizesUpTo(most)); got != want {
+			t.Errorf("up to %d: %s, want %s", most, got, want)
 		}
 	}
 }

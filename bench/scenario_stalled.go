@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"imgo/bench/load"
@@ -79,7 +80,7 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	r.add("resident memory with them, most", "MiB", most/(1<<20))
 	r.limit("what limits.pending_bytes allows them", "MiB", bound/(1<<20))
 	r.add("memory that came with them, over what is allowed", "×", (most-rest.rss)/bound)
-	r.add("stalled clients still connected at the end", "", m["imgo_comet_sessions"]-float64(b.sleepers))
+	r.add("stalled clients still connected at the end", "", sumOf(m, "imgo_comet_sessions")-float64(b.sleepers))
 	r.line("resident memory with clients that never read", "s", "MiB", seconds, mebi(rss))
 	return nil
 }
@@ -100,6 +101,16 @@ func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *c
 		r.note("of those who read %d deliveries were lost of %d, and %d disconnected", want-n, want, got.Closed)
 	}
 	return got.Latency, err
+}
+
+// sumOf is a metric over all its labels.
+func sumOf(metrics map[string]float64, name string) (sum float64) {
+	for key, v := range metrics {
+		if key == name || strings.HasPrefix(key, name+"{") {
+			sum += v
+		}
+	}
+	return sum
 }
 
 func mebi(bytes []float64) []float64 {

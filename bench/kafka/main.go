@@ -1,6 +1,7 @@
-// Kafka runs a real Apache Kafka on this machine, from the jars of Maven
-// Central, until Ctrl-C: for trying a cluster out and for measuring. It needs
-// Java, and Maven the first time.
+// Kafka runs a Kafka on this machine until Ctrl-C, for trying a cluster out and
+// for measuring: a real Apache Kafka, from the jars of Maven Central, which
+// needs Java, and Maven the first time; or, with -fake, one that keeps all in
+// memory, costs little and needs nothing.
 package main
 
 import (
@@ -30,6 +31,7 @@ func run(ctx context.Context, args []string) error {
 	port := flags.Int("port", 9092, "the port; the two that follow are used as well")
 	dir := flags.String("dir", "", "folder for data and logs, which stay; empty: a temporary one, removed at the end")
 	memory := flags.String("memory", "512M", "heap of a broker")
+	fake := flags.Bool("fake", false, "a fake in memory, with one broker")
 	fetch := flags.Bool("fetch", false, "fetch what is needed, and run nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -38,6 +40,16 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("-brokers %d: must be 1 or 3", *brokers)
 	}
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "kafka: "+format+"\n", args...) }
+	if *fake {
+		k, err := kafkatest.Start(kafkatest.Options{Ports: []int{*port}})
+		if err != nil {
+			return err
+		}
+		defer k.Close()
+		say("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
+		<-ctx.Done()
+		return nil
+	}
 	if *fetch {
 		_, err := kafkatest.Jars(ctx, say)
 		return err

@@ -25,6 +25,8 @@ const (
 	// beatEvery is how often each connection sends a heartbeat; 60 s is what
 	// the server asks for.
 	beatEvery = 45 * time.Second
+	// refusals is how often each connection, on average, may be refused.
+	refusals = 5
 	// Step is the grid of a timeline.
 	Step = 50 * time.Millisecond
 	// stalledBuffer is the receive buffer of clients that never read, in bytes:
@@ -317,7 +319,7 @@ func (h *holder) again(c *held, i int, err error) {
 	_ = unix.Close(c.fd)
 	c.phase = gone
 	h.inflight--
-	if n := h.counts.refused.Add(1); n > int64(h.req.Count) {
+	if n := h.counts.refused.Add(1); n > refusals*int64(h.req.Count) {
 		h.failed = fmt.Errorf("connection %d, after %d that were refused: %w", i, n-1, err)
 	} else if err := h.dial(i); err != nil {
 		h.failed = err

@@ -22,6 +22,8 @@ import (
 type Options struct {
 	// Brokers is how many there are; 0: one.
 	Brokers int
+	// Ports are the brokers' ports of 127.0.0.1, one each; nil: free ones.
+	Ports []int
 	// TLS is what it listens with; nil: plainly.
 	TLS *tls.Config
 	// Users may log in, and nobody else; nil: everybody, without a login.
@@ -68,6 +70,9 @@ func Start(o Options) (*Fake, error) {
 		kfake.NumBrokers(max(1, o.Brokers)), kfake.ListenFn(f.listen(o.TLS)),
 		kfake.GroupMinSessionTimeout(max(o.SessionTimeout, 100*time.Millisecond)),
 		kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
+	}
+	if len(o.Ports) > 0 {
+		opts = append(opts, kfake.Ports(o.Ports...))
 	}
 	if len(o.Users) > 0 {
 		opts = append(opts, kfake.EnableSASL())

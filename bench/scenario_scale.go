@@ -1,0 +1,327 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"imgo/bench/load"
+)
+
+const (
+	// scaleBroadcasts are measured at each size, one a pause.
+	scaleBroadcasts = 5
+	scalePause      = 200 * time.Millisecond
+	// scalePatience is how long a broadcast to many may make no progress.
+	scalePatience = 20 * time.Second
+	// scaleWindow is how many clients of one comet connect at a time.
+	scaleWindow = 256
+	// returnWindow is the same when all come back at once.
+	returnWindow = 4096
+)
+
+// scale runs a cluster of real processes (router, job, logic, and comets, each
+// on an address of its own of 127.0.0.0/8) on a Kafka that was started before,
+// fills one comet after another, and measures at each size what a connection
+// and a delivery cost, and how long one broadcast takes to reach everyone. In
+// the end all clients are gone in a moment, and come back in another.
+func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
+	if b.kafka == "" {
+		return usageError{errors.New("the scenario scale needs --kafka: the address of a Kafka (make scale starts one)")}
+	}
+	c := &scaled{b: b, prefix: fmt.Sprintf("bench-%d", time.Now().UnixNano())}
+	defer func() { err = errors.Join(err, c.stop()) }()
+	for _, role := range []string{"router", "job", "logic"} {
+		if _, err := c.start(ctx, role); err != nil {
+			return err
+		}
+	}
+	api := c.nodes[2]
+	for range b.comets {
+		s, err := c.start(ctx, "comet")
+		if err != nil {
+			return err
+		}
+		c.comets = append(c.comets, s)
+	}
+	for _, s := range c.nodes {
+		if err := s.ready(ctx); err != nil {
+			return err
+		}
+	}
+	base, err := c.memory(ctx)
+	if err != nil {
+		return err
+	}
+	tcp, slab := kernelMemory()
+	var at, user, kernel, cpu, reach []float64
+	for _, size := range sizesUpTo(b.comets) {
+		if err := c.fill(size); err != nil {
+			return err
+		}
+		n := float64(len(c.clients) * b.perComet)
+		m, err := c.memory(ctx)
+		if err != nil {
+			return err
+		}
+		tcpNow, slabNow := kernelMemory()
+		cost, took, err := c.broadcasts(ctx, r, api)
+		if err != nil {
+			return err
+		}
+		at = append(at, n)
+		user, kernel = append(user, (m-base)/n), append(kernel, float64(tcpNow-tcp+slabNow-slab)/n)
+		cpu, reach = append(cpu, cost), append(reach, ms(took))
+		name := fmt.Sprintf("%d comets, %s connections, ", size, grouped(int64(n)))
+		r.add(name+"resident memory of all nodes, a connection", "bytes", user[len(user)-1])
+		r.add(name+"kernel memory, both ends, a connection", "bytes", kernel[len(kernel)-1])
+		r.add(name+"CPU of all nodes, a delivery", "µs", cost)
+		r.add(name+"one broadcast reaches everyone, p50", "ms", ms(took))
+		r.say("%s%s bytes a connection, %s µs a delivery, everyone within %s ms", name, digits(user[len(user)-1]), digits(cost), digits(ms(took)))
+	}
+	r.line("resident bytes a connection", "connections", "bytes", at, user)
+	r.line("kernel bytes a connection, both ends", "connections", "bytes", at, kernel)
+	r.also("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
+	r.also("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
+	return c.comeBack(r)
+}
+
+// sizesUpTo are the numbers of comets that are measured.
+func sizesUpTo(most int) (sizes []int) {
+	for _, n := range []int{1, 2, 4, 7, 10, 20, 50} {
+		if n < most {
+			sizes = append(sizes, n)
+		}
+	}
+	return append(sizes, most)
+}
+
+// scaled is the cluster.
+type scaled struct {
+	b       *bench
+	prefix  string
+	nodes   []*server
+	comets  []*server
+	clients []*clients // of each comet that has some
+	join    string
+}
+
+// start starts a node of a role.
+func (c *scaled) start(ctx context.Context, role string) (*server, error) {
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	if c.join == "" {
+		c.join = ports[0]
+	}
+	o := serverOptions{env: []string{
+		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.b.kafka,
+		"IMGO_KAFKA_PREFIX=" + c.prefix, "IMGO_GOSSIP=" + ports[0], "IMGO_RPC=" + ports[1],
+	}}
+	if role == "comet" {
+		o.host = fmt.Sprintf("127.0.0.%d", 10+len(c.comets))
+	}
+	s, err := c.b.exec(o)
+	if err != nil {
+		return nil, err
+	}
+	c.nodes = append(c.nodes, s)
+	if len(c.nodes) == 1 {
+		return s, s.ready(ctx) // the others join it
+	}
+	return s, nil
+}
+
+func (c *scaled) stop() error {
+	var errs []error
+	for _, h := range c.clients {
+		errs = append(errs, h.stop())
+	}
+	for i := range c.nodes {
+		errs = append(errs, c.nodes[len(c.nodes)-1-i].stop())
+	}
+	return errors.Join(errs...)
+}
+
+// memory is what all nodes have in memory, in bytes, after a collection.
+func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
+	for _, s := range c.nodes {
+		if err := errors.Join(s.collect(ctx), s.collect(ctx)); err != nil {
+			return 0, err
+		}
+	}
+	load.Sleep(ctx, 2*settleStep)
+	for _, s := range c.nodes {
+		rss, err := rssOf(s.pid())
+		if err != nil {
+			return 0, err
+		}
+		sum += float64(rss)
+	}
+	return sum, nil
+}
+
+// hold connects the i-th comet's clients.
+func (c *scaled) hold(i, window int) (*clients, error) {
+	return c.b.hold(load.HoldRequest{Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Window: window})
+}
+
+// fill connects clients until so many comets have some.
+func (c *scaled) fill(size int) error {
+	for i := len(c.clients); i < size; i++ {
+		h, err := c.hold(i, scaleWindow)
+		if err != nil {
+			return fmt.Errorf("comet %d: %w", i+1, err)
+		}
+		c.clients = append(c.clients, h)
+		c.b.say("%s clients are in", grouped(int64((i+1)*c.b.perComet)))
+	}
+	return nil
+}
+
+// packets is what all clients have received.
+func (c *scaled) packets() (sum int64, err error) {
+	for _, h := range c.clients {
+		s, err := h.stats()
+		if err != nil {
+			return 0, err
+		}
+		sum += s.Packets
+	}
+	return sum, nil
+}
+
+func (c *scaled) cpu() (sum time.Duration, err error) {
+	for _, s := range c.nodes {
+		d, err := cpuOf(s.pid())
+		if err != nil {
+			return 0, err
+		}
+		sum += d
+	}
+	return sum, nil
+}
+
+// broadcasts pushes to everyone, waits until it has reached them, and again.
+// cost is the CPU of all nodes for each delivery, in µs.
+func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost float64, took time.Duration, err error) {
+	n := int64(len(c.clients) * c.b.perComet)
+	caller, err := load.DialCaller(ctx, api.http)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer caller.Close()
+	before, err := c.packets()
+	if err != nil {
+		return 0, 0, err
+	}
+	cpu, err := c.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	var all load.Histogram
+	call := load.AllCall()
+	for i := range int64(scaleBroadcasts) {
+		begun := time.Now()
+		if ok, why, err := caller.Do(&call); err != nil {
+			return 0, 0, err
+		} else if !ok {
+			return 0, 0, errors.New(why)
+		}
+		for last, since := int64(-1), begun; ; time.Sleep(5 * time.Millisecond) {
+			now, err := c.packets()
+			if err != nil {
+				return 0, 0, err
+			}
+			if now-before >= (i+1)*n {
+				break
+			}
+			if now != last {
+				last, since = now, time.Now()
+			}
+			if time.Since(since) > scalePatience {
+				return 0, 0, fmt.Errorf("broadcast %d of %d: %d deliveries of %d did not come", i+1, scaleBroadcasts, (i+1)*n-(now-before), n)
+			}
+		}
+		all.Add(time.Since(begun))
+		load.Sleep(ctx, min(scalePause, c.b.duration))
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return 0, 0, err
+	}
+	if got, err := c.packets(); err == nil && got-before > scaleBroadcasts*n {
+		r.note("%d deliveries came twice", got-before-scaleBroadcasts*n)
+	}
+	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
+}
+
+// comeBack ends all clients in a moment, and connects as many again in another.
+func (c *scaled) comeBack(r *recorder) error {
+	var errs []error
+	for _, h := range c.clients {
+		errs = append(errs, h.stop())
+	}
+	c.clients = nil
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	cpu, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	type answer struct {
+		h   *clients
+		err error
+	}
+	answers := make(chan answer)
+	for i := range c.comets {
+		go func() {
+			h, err := c.hold(i, returnWindow)
+			answers <- answer{h, err}
+		}()
+	}
+	var all clients
+	for range c.comets {
+		a := <-answers
+		if errs = append(errs, a.err); a.err != nil {
+			continue
+		}
+		c.clients = append(c.clients, a.h)
+		all.took = max(all.took, a.h.took)
+		all.refused += a.h.refused
+		all.connects.Merge(a.h.connects)
+		all.admit(a.h.admitted)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	after, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	n := float64(len(c.comets) * c.b.perComet)
+	r.add("all come back: everyone is in after", "s", all.took.Seconds())
+	r.add("all come back: to be let in, p50", "s", all.connects.Quantile(0.5).Seconds())
+	r.add("all come back: to be let in, p99", "s", all.connects.Quantile(0.99).Seconds())
+	r.add("all come back: refused and tried again", "", float64(all.refused))
+	r.add("all come back: CPU of all nodes a connect, the old session's end included", "µs", us(after-cpu)/n)
+	var grid []float64
+	for i := range all.admitted {
+		grid = append(grid, load.Step.Seconds()*float64(i+1))
+	}
+	r.also("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
+	return nil
+}
+
+// also notes a line for a plot of its own.
+func (r *recorder) also(plot, name, xUnit, yUnit string, x, y []float64) {
+	other := *r
+	other.scenario = strings.TrimSuffix(r.scenario+"/"+plot, "/")
+	other.line(name, xUnit, yUnit, x, y)
+}
