@@ -15,7 +15,7 @@ import (
 const (
 	// probes is how often the search halves: its answer is within 1/2^probes of
 	// the rate that it began with.
-	probes = 6
+	probes = 7
 	// probeGrace is how long after the last push its last receipt may be, beside
 	// the flush window. Longer: it did not keep up.
 	probeGrace = 300 * time.Millisecond
@@ -37,7 +37,7 @@ func (b *bench) most(ctx context.Context, r *recorder) error {
 	}
 	r.limit("one raw writer thread, deliveries", "1/s", one)
 	r.limit("two raw writer threads, deliveries", "1/s", two)
-	best, err := b.search(ctx, r, serverOptions{}, 0, 1.3*max(one, two)/float64(b.conns))
+	best, err := b.search(ctx, r, serverOptions{}, 0, 2*max(one, two)/float64(b.conns))
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 		return err
 	}
 	r.limit("two raw writer threads, writes of 20 messages, deliveries", "1/s", two)
-	best, err := b.search(ctx, r, o, flushWindow, max(1.3*two, 1.3*targetMostWindow)/float64(b.conns))
+	best, err := b.search(ctx, r, o, flushWindow, 2*max(two, targetMostWindow)/float64(b.conns))
 	if err != nil {
 		return err
 	}

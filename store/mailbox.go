@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -291,30 +292,38 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 	return meta, entries, nil
 }
 
+// manyBodies is from how many on bodies are read one after the other from
+// where they lie, instead of each by a search of its own.
+const manyBodies = 8
+
 // Bodies reads the bodies of a user's stored entries, in their order; nil for
-// one that is gone (it was deleted or has expired meanwhile).
+// one that is gone (it was deleted or has expired meanwhile). They share memory:
+// it is held as long as any of them is.
 func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry) ([]*MailboxBody, error) {
 	out := make([]*MailboxBody, len(entries))
+	all := bodies{held: make([]MailboxBody, 0, len(entries))}
+	for i := range entries {
+		all.room += int(entries[i].Size)
+	}
 	err := m.db.view(func(txn *badger.Txn) error {
+		var near *badger.Iterator
+		own := underUser(prefixBody, partition, user, 8) // with room for an id
+		if len(entries) >= manyBodies {
+			near = txn.NewIterator(badger.IteratorOptions{Prefix: own})
+			defer near.Close()
+		}
 		for i := range entries {
-			item, err := txn.Get(bodyKey(partition, user, &entries[i]))
-			if errors.Is(err, badger.ErrKeyNotFound) {
-				continue
+			var item *badger.Item
+			var err error
+			// A user's own bodies lie side by side, in the order of their ids;
+			// shared ones do not.
+			if near != nil && !entries[i].Shared {
+				item = seekBody(near, binary.BigEndian.AppendUint64(own, entries[i].ID))
+			} else if item, err = txn.Get(bodyKey(partition, user, &entries[i])); errors.Is(err, badger.ErrKeyNotFound) {
+				item, err = nil, nil
 			}
-			if err == nil {
-				err = item.Value(func(v []byte) error {
-					raw, err := unseal(v)
-					if err != nil {
-						return err
-					}
-					c := newCursor(raw)
-					op := int32(c.uint())
-					if c.err != nil {
-						return c.err
-					}
-					out[i] = &MailboxBody{Op: op, Body: append([]byte(nil), c.b...)}
-					return nil
-				})
+			if item != nil && err == nil {
+				out[i], err = all.read(item)
 			}
 			if err != nil {
 				return fmt.Errorf("body %d: %w", entries[i].ID, err)
@@ -326,6 +335,54 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 		return nil, fmt.Errorf("read messages of user %q in partition %d: %w", user, partition, err)
 	}
 	return out, nil
+}
+
+// seekBody is what is at key; nil for nothing. It looks next to where the
+// iterator is before it searches.
+func seekBody(it *badger.Iterator, key []byte) *badger.Item {
+	if it.Valid() {
+		it.Next()
+	}
+	if !it.Valid() || !bytes.Equal(it.Item().Key(), key) {
+		it.Seek(key)
+	}
+	if !it.Valid() || !bytes.Equal(it.Item().Key(), key) {
+		return nil
+	}
+	return it.Item()
+}
+
+// bodies are read into few pieces of memory.
+type bodies struct {
+	held []MailboxBody // of capacity for all: they must not move
+	text []byte
+	room int // how many bytes of text are to be expected
+}
+
+func (b *bodies) read(item *badger.Item) (body *MailboxBody, err error) {
+	err = item.Value(func(v []byte) error {
+		raw, err := unseal(v)
+		if err != nil {
+			return err
+		}
+		c := newCursor(raw)
+		op := int32(c.uint())
+		if c.err != nil {
+			return c.err
+		}
+		if b.text == nil {
+			b.text = make([]byte, 0, b.room)
+		}
+		if cap(b.text)-len(b.text) < len(c.b) { // an entry's size is not true
+			b.text = make([]byte, 0, len(c.b))
+		}
+		at := len(b.text)
+		b.text = append(b.text, c.b...)
+		b.held = append(b.held, MailboxBody{Op: op, Body: b.text[at:len(b.text):len(b.text)]})
+		body = &b.held[len(b.held)-1]
+		return nil
+	})
+	return body, err
 }
 
 // get reads one sealed value; ok is false when there is none.

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rs/zerolog"
 
 	"imgo/store"
@@ -201,4 +203,77 @@ func FuzzMailboxValue(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestManyBodies: many are read as one by one, whatever is gone, shared,
+// asked for twice or out of order.
+func TestManyBodies(t *testing.T) {
+	m, _ := openMailboxes(t, t.TempDir())
+	hour := time.Now().Add(time.Hour)
+	b := m.Batch(1)
+	var entries []store.MailboxEntry
+	for id := range uint64(300) {
+		e := entryAt(id+1, hour)
+		e.Shared = id%7 == 0
+		body := bytes.Repeat([]byte{byte(id)}, int(id)%50)
+		if e.Size = int32(len(body)); id%11 == 0 {
+			e.Size = 0 // not true, and no reason to fail
+		}
+		if id%5 != 0 {
+			b.PutBody("u", &e, store.MailboxBody{Op: int32(id), Body: body})
+		}
+		other := e
+		b.PutBody("v", &other, store.MailboxBody{Op: -1, Body: []byte("another user's")})
+		if e.Shared && id%5 != 0 {
+			b.PutBody("u", &e, store.MailboxBody{Op: int32(id), Body: body}) // the last word
+		}
+		entries = append(entries, e)
+	}
+	if err := b.Commit(1); err != nil {
+		t.Fatal(err)
+	}
+	entries = append(entries, entries[4], entries[200], entryAt(1000, hour), entries[3])
+	all, err := m.Bodies(1, "u", entries)
+	if err != nil || len(all) != len(entries) {
+		t.Fatalf("%d bodies, %v", len(all), err)
+	}
+	for i := range entries {
+		one, err := m.Bodies(1, "u", entries[i:i+1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(one[0], all[i], cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("body %d: %s", entries[i].ID, diff)
+		}
+	}
+	if all[6] == nil || all[6].Op != 6 || len(all[6].Body) != 6 || all[5] != nil {
+		t.Errorf("bodies 7 and 6 are %v and %v", all[6], all[5])
+	}
+	all[1].Body = append(all[1].Body, "more"...)
+	if string(all[2].Body) != "\x02\x02" {
+		t.Error("what is appended to a body goes into the next")
+	}
+}
+
+// BenchmarkBodies reads a thousand bodies of 100 bytes.
+func BenchmarkBodies(b *testing.B) {
+	db := openDB(b, store.Options{Dir: b.TempDir()})
+	m := store.NewMailboxes(db)
+	hour := time.Now().Add(time.Hour)
+	batch := m.Batch(1)
+	entries := make([]store.MailboxEntry, 1000)
+	for i := range entries {
+		entries[i] = entryAt(uint64(i+1), hour)
+		entries[i].Size = 100
+		batch.PutBody("u", &entries[i], store.MailboxBody{Op: 5, Body: bytes.Repeat([]byte("x"), 100)})
+	}
+	if err := batch.Commit(1); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if all, err := m.Bodies(1, "u", entries); err != nil || all[999] == nil {
+			b.Fatal(err)
+		}
+	}
 }
