@@ -61,7 +61,9 @@ func (a *askers) ask(s *session) {
 	c := a.comet
 	s.mu.Lock()
 	if s.state != stateLive || !s.behind {
-		s.ask = askNone
+		if s.behind {
+			s.ask = askNone
+		}
 		s.mu.Unlock()
 		return
 	}

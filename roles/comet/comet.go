@@ -90,6 +90,10 @@ type Comet struct {
 	tcp         *tcp.Listener // nil: off
 	ws          *ws.Listener  // nil: off
 
+	// What sessions share that have nothing of it; never written.
+	noRare    rare
+	noPursuit pursuit
+
 	epoch       time.Time // start of comet's clock, which no step of the wall clock moves
 	incarnation uint64    // of this start
 	nextID      atomic.Uint64

@@ -102,8 +102,10 @@ func (s *session) setBehind(behind bool) {
 	if s.behind != behind {
 		s.behind = behind
 		n := int64(1)
+		s.pursuit = &pursuit{}
 		if !behind {
 			n = -1
+			s.pursuit = &s.comet.noPursuit
 		}
 		s.comet.metrics.behind.Add(n)
 	}
@@ -161,7 +163,7 @@ func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 	}
 	// An answer that was asked for again may come twice; the second must not
 	// make for two catch-ups at a time.
-	if progress := s.last > before; progress || b.GetAfter() == s.askedAfter {
+	if progress := s.last > before; s.behind && (progress || b.GetAfter() == s.askedAfter) {
 		s.ask, s.again = askNone, 0
 		s.pace(progress)
 	}

@@ -76,7 +76,7 @@ func (s *session) block(q *queue, taken, left int) {
 		q.left = left
 		s.account(left)
 	}
-	s.stuckAt = s.comet.now()
+	q.stuckAt = s.comet.now()
 	if !s.writing {
 		s.writing = true
 		s.comet.metrics.writers.Add(1)
@@ -125,7 +125,7 @@ func (s *session) flushed() {
 
 // stuck says whether the socket has had no room for too long. Holds mu.
 func (s *session) stuck() bool {
-	return s.direct && s.writing && s.comet.now()-s.stuckAt >= s.comet.cfg.WriteTimeout
+	return s.direct && s.writing && s.comet.now()-s.queue.stuckAt >= s.comet.cfg.WriteTimeout
 }
 
 // writeFailed ends a session whose connection takes nothing more. Its reader

@@ -15,11 +15,20 @@ import (
 func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
 	c := s.comet
 	s.mu.Lock()
-	s.user, s.name = reply.GetUser(), reply.GetKey()
+	s.user = reply.GetUser()
+	if name := reply.GetKey(); name != s.publicName() {
+		s.own()
+		s.name = name
+	}
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
 	}
-	s.expires, s.floor = reply.GetExpiresMs(), reply.GetFloor()
+	s.floor = reply.GetFloor()
+	if expires := reply.GetExpiresMs(); expires != 0 {
+		s.own()
+		s.expires = expires
+	}
+	key := s.key
 	s.mu.Unlock()
 
 	c.table.live.Add(1)
@@ -31,8 +40,8 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 			break
 		}
 	}
-	if s.key != "" {
-		if older := c.table.claimKey(userKey{s.user, s.key}, s); older != nil {
+	if key != "" {
+		if older := c.table.claimKey(userKey{s.user, key}, s); older != nil {
 			older.close(envelope.CloseReplacedByKey, "a newer session has the same key")
 		}
 	}
@@ -93,11 +102,14 @@ func (s *session) finish(grace time.Duration) {
 	if authenticated {
 		c.table.live.Add(-1)
 		c.metrics.sessions.WithLabelValues(s.gen.String()).Dec()
-		for _, room := range s.rooms {
+		s.mu.Lock()
+		rooms, key := s.rooms, s.key
+		s.mu.Unlock()
+		for _, room := range rooms {
 			c.table.leave(room, s)
 		}
-		if s.key != "" {
-			c.table.releaseKey(userKey{s.user, s.key}, s)
+		if key != "" {
+			c.table.releaseKey(userKey{s.user, key}, s)
 		}
 	}
 

@@ -124,8 +124,8 @@ func (s *session) heartbeatBody() []byte {
 		return nil
 	}
 	online := uint32(0)
-	if len(s.rooms) > 0 { // only this goroutine changes rooms
-		online = min(s.comet.announcer.online(s.rooms[0]), math.MaxInt32)
+	if rooms := s.roomList(); len(rooms) > 0 {
+		online = min(s.comet.announcer.online(rooms[0]), math.MaxInt32)
 	}
 	return binary.BigEndian.AppendUint32(nil, online)
 }
@@ -166,7 +166,7 @@ func (s *session) changeRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	for _, old := range slices.Clone(s.rooms) {
+	for _, old := range slices.Clone(s.roomList()) {
 		if old != room {
 			s.leave(old)
 		}
@@ -182,7 +182,8 @@ func (s *session) joinRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	if limit := s.comet.cfg.MaxRooms; len(s.rooms) >= limit && !slices.Contains(s.rooms, room) {
+	rooms := s.roomList()
+	if limit := s.comet.cfg.MaxRooms; len(rooms) >= limit && !slices.Contains(rooms, room) {
 		s.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
 		return
 	}
@@ -200,6 +201,13 @@ func (s *session) leaveRoom(p transport.Packet) {
 
 // join and leave are the reader's; others read rooms under mu.
 
+// roomList is for the reader, who alone changes it.
+func (s *session) roomList() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rooms
+}
+
 // joinBy is how long a join that begins now may take.
 func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
 
@@ -208,12 +216,13 @@ func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
 // (false), as one is whose connect fails: its client comes back, perhaps
 // elsewhere, and is never a member who misses messages without knowing it.
 func (s *session) join(room string, until time.Time) bool {
-	if slices.Contains(s.rooms, room) {
+	if slices.Contains(s.roomList(), room) {
 		return true
 	}
 	s.comet.table.join(room, s)
 	s.mu.Lock()
 	s.catchUpNotes()
+	s.own()
 	s.rooms = append(s.rooms, room)
 	s.mu.Unlock()
 	if err := s.comet.opener.open(room, until); err != nil {
@@ -225,7 +234,7 @@ func (s *session) join(room string, until time.Time) bool {
 }
 
 func (s *session) leave(room string) {
-	i := slices.Index(s.rooms, room)
+	i := slices.Index(s.roomList(), room)
 	if i < 0 {
 		return
 	}
@@ -256,6 +265,7 @@ func (s *session) subscribe(p transport.Packet, replyOp int32, change func([]int
 	}
 	s.mu.Lock()
 	s.catchUpNotes()
+	s.own()
 	s.accepts = accepts
 	s.mu.Unlock()
 	s.reply(p, replyOp, p.Body)

@@ -274,12 +274,13 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
 	gen, form := identify(p, conn.Text(), auth)
 	s := &session{
-		comet: c, conn: conn, id: c.nextID.Add(1),
+		comet: c, conn: conn, id: c.nextID.Add(1), since: time.Now().UnixMilli(),
 		gen: gen, form: wireForm(conn, form), version: p.Version, acks: gen == genV2 && auth.acks,
-		platform: auth.platform, key: auth.key, since: time.Now().UnixMilli(),
-		device: auth.device, accepts: auth.accepts,
-		// Connect answers with the first backlog.
-		ask: askSent, askedAt: c.now(),
+		device: auth.device, rare: &c.noRare, pursuit: &c.noPursuit,
+	}
+	if auth.platform != "" || auth.key != "" || len(auth.accepts) > 0 {
+		s.own()
+		s.platform, s.key, s.accepts = auth.platform, auth.key, auth.accepts
 	}
 	_, s.direct = conn.(transport.Pollable)
 	if w := c.window; w != nil {
@@ -289,6 +290,7 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 	}
 	if !c.cfg.Without.has(NoBehindFirst) {
 		s.setBehind(true)
+		s.ask, s.askedAt = askSent, c.now() // Connect answers with the first backlog
 	}
 	s.heard.Store(int64(c.now()))
 	return s

@@ -37,21 +37,23 @@ const (
 // guarded by mu, which nobody holds while reading, calling logic or waiting for
 // a client: writes under it are those of a connection that takes what it takes
 // at once (direct). An idle session has no buffers.
+//
+// A comet has as many of these as clients, so what most of them do not need is
+// elsewhere: see rare and pursuit.
 type session struct {
 	comet *Comet
 	conn  transport.Conn
 	id    uint64
-	at    int // place in its shard's list, guarded by the shard's mu
 
 	// Fixed before the session is in the table.
-	gen      generation
-	form     transport.Form // framed where the connection wants that
-	version  int16          // of the auth packet
-	acks     bool           // the client acknowledges
-	direct   bool           // conn is a transport.Pollable
-	platform string
-	key      string // as the client chose it; empty: it did not
-	since    int64  // Unix milliseconds
+	since   int64          // Unix milliseconds
+	at      int32          // place in its shard's list, guarded by the shard's mu
+	version int16          // of the auth packet
+	gen     generation     //
+	form    transport.Form // framed where the connection wants that
+	acks    bool           // the client acknowledges
+	direct  bool           // conn is a transport.Pollable
+
 	heard    atomic.Int64
 	throttle throttle // the reader's
 
@@ -59,43 +61,64 @@ type session struct {
 	state  state
 	busy   bool // is in its shard's busy list
 	behind bool
-	ask    askState
-	fails  uint8 // catch-ups in a row that failed, or that brought nothing
-	again  uint8 // catch-ups in a row that got no answer
 	// writing says that a writer exists or, of a direct session, that the
 	// socket has no room; queue is what has not been taken yet, pending counts
 	// the bytes that are not in the kernel.
-	writing    bool
-	corked     bool   // what is queued waits for uncork
-	windowed   bool   // is in its shard's window
-	noted      uint64 // up to where it has taken up the window's notes
-	queue      *queue
-	pending    int
-	stuckAt    time.Duration // comet's clock: when the socket last had no room
-	writerGone chan struct{} // closed by the writer as it ends, where somebody waits
-
-	code    envelope.CloseCode // why the server closed it; 0: it did not
-	reason  string
-	closeBy time.Time // when its goodbye ends; zero: the server did not close it
+	writing  bool
+	corked   bool // what is queued waits for uncork
+	windowed bool // is in its shard's window
+	// partition and placed are guarded by the table's partitionsMu.
+	placed    bool
+	partition uint32
+	pending   int32
+	queue     *queue
 
 	user   string
 	device string
-	name   string // session key as the server calls it
-	// partition and placed are guarded by the table's partitionsMu.
-	partition uint32
-	placed    bool
-	expires   int64 // Unix milliseconds; 0: never
-	floor     uint64
-	rooms     []string
-	accepts   []int32 // sorted
+	floor  uint64
+	last   uint64 // highest kept id written
+	noted  uint64 // up to where it has taken up the window's notes
 
-	last       uint64        // highest kept id written
+	*rare
+	*pursuit
+}
+
+// rare is what few sessions have, or none for long. Those that have nothing of
+// it share the empty one of their comet: who writes calls own first.
+type rare struct {
+	platform string
+	key      string // as the client chose it; empty: it did not
+	name     string // session key as the server calls it; empty: publicName
+	expires  int64  // Unix milliseconds; 0: never
+	rooms    []string
+	accepts  []int32 // sorted
+
+	unsettled []mark // kept messages written, not known to have arrived
+
+	code       envelope.CloseCode // why the server closed it; 0: it did not
+	reason     string
+	closeBy    time.Time     // when its goodbye ends; zero: the server did not close it
+	writerGone chan struct{} // closed as the writer ends, where somebody waits
+}
+
+// own gives the session a rare of its own. Holds mu, or nobody else has the
+// session yet.
+func (s *session) own() {
+	if s.rare == &s.comet.noRare {
+		s.rare = &rare{}
+	}
+}
+
+// pursuit is how a session that is behind catches up. One that is not shares
+// the empty one of its comet.
+type pursuit struct {
+	ask        askState
+	fails      uint8         // catch-ups in a row that failed, or that brought nothing
+	again      uint8         // catch-ups in a row that got no answer
 	seen       uint64        // highest kept id that passed by
 	askedAfter uint64        // last, when the catch-up under way was asked for
 	askAt      time.Duration // comet's clock: not to be asked before
 	askedAt    time.Duration // comet's clock: when it was
-
-	unsettled []mark // kept messages written, not known to have arrived
 }
 
 // mark says that a kept message has arrived once the client's TCP has
@@ -121,6 +144,14 @@ func insert(list []int32, v int32) []int32 {
 // publicName names the session to callers and to its client.
 func (s *session) publicName() string { return fmt.Sprintf("%s-%x", s.comet.cfg.Name, s.id) }
 
+// keyName is the session's key as the server calls it. Holds mu.
+func (s *session) keyName() string {
+	if s.name != "" {
+		return s.name
+	}
+	return s.publicName()
+}
+
 func (s *session) address() *envelope.Address {
 	return &envelope.Address{Comet: s.comet.cfg.Name, Session: s.id}
 }
@@ -128,7 +159,7 @@ func (s *session) address() *envelope.Address {
 // describe is the session as router remembers it. Holds mu.
 func (s *session) describe() *envelope.Session {
 	return &envelope.Session{
-		Address: s.address(), User: s.user, Device: s.device, Key: s.name, Platform: s.platform,
+		Address: s.address(), User: s.user, Device: s.device, Key: s.keyName(), Platform: s.platform,
 		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Network(),
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
 		Last: s.last, Floor: s.floor,
@@ -171,6 +202,7 @@ func (s *session) closeFor(code envelope.CloseCode, reason string, others []stri
 	if s.state == stateConnecting {
 		s.discard() // it was held for a client that is not to get it
 	}
+	s.own()
 	s.state, s.code, s.reason = stateClosing, code, reason
 	s.enqueue(encodeDisconnect(s.form, s.version, code, reason, others), 0)
 	s.uncork()
@@ -183,6 +215,7 @@ func (s *session) closeFor(code envelope.CloseCode, reason string, others []stri
 // fail ends the session for an error of its connection. Holds mu.
 func (s *session) fail(code envelope.CloseCode, reason string) {
 	if s.code == 0 && s.state <= stateLive {
+		s.own()
 		s.code, s.reason = code, reason
 	}
 	if s.state <= stateLive {

@@ -86,7 +86,7 @@ func (t *table) insert(s *session) {
 	sh := t.shard(s.id)
 	sh.mu.Lock()
 	sh.sessions[s.id] = s
-	s.at = len(sh.list)
+	s.at = int32(len(sh.list))
 	sh.list = append(sh.list, s)
 	sh.mu.Unlock()
 }

@@ -32,6 +32,8 @@ type queue struct {
 	batch  [][]byte
 	taken  int
 	left   int
+	// stuckAt is comet's clock when the socket last had no room.
+	stuckAt time.Duration
 }
 
 // queues is a pool of empty queues.
@@ -57,7 +59,7 @@ func (p *queues) put(q *queue) {
 // fits says whether a frame of n bytes may wait in the session's queue; one
 // that is larger than the bound may when nothing else does. Holds mu.
 func (s *session) fits(n int) bool {
-	return s.pending == 0 || s.pending+n <= s.comet.cfg.PendingBytes
+	return s.pending == 0 || int(s.pending)+n <= s.comet.cfg.PendingBytes
 }
 
 // enqueue sends a frame whatever its size: at once where that can be done
@@ -84,7 +86,7 @@ func (s *session) append(b []byte, id uint64) {
 
 // account adds n bytes to what is pending. Holds mu.
 func (s *session) account(n int) {
-	s.pending += n
+	s.pending += int32(n)
 	s.comet.table.shard(s.id).pendingBytes.Add(int64(n))
 }
 
@@ -209,6 +211,7 @@ func (s *session) wrote(frames []frame) {
 	end := s.conn.Written()
 	for _, f := range frames {
 		if f.id != 0 {
+			s.own()
 			s.unsettled = append(s.unsettled, mark{f.id, end})
 		}
 	}
@@ -223,6 +226,7 @@ func (s *session) wroteID(id uint64) {
 		return
 	}
 	s.settle(false)
+	s.own()
 	s.unsettled = append(s.unsettled, mark{id, s.conn.Written()})
 	s.markBusy()
 }
@@ -249,6 +253,7 @@ func (s *session) writerEnd() <-chan struct{} {
 		return nil
 	}
 	if s.writerGone == nil {
+		s.own()
 		s.writerGone = make(chan struct{})
 	}
 	return s.writerGone

@@ -13,7 +13,7 @@ import (
 
 // polled is a transport.Pollable over one socket.
 type polled struct {
-	*socket.Polled
+	socket.Polled
 	l *Listener
 }
 
@@ -24,18 +24,22 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	if !l.acceptor.Polls() {
 		return l.nextSocket(ctx, handle)
 	}
-	p, err := l.acceptor.NextPolled(ctx)
-	if err != nil {
+	var c *polled
+	if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
+		c = &polled{l: l}
+		return &c.Polled
+	}); err != nil {
 		return err
 	}
-	go func() {
-		c := &polled{p, l}
-		handle(c)
-		if !p.Attached() {
-			c.Release()
-		}
-	}()
+	go c.serve(handle)
 	return nil
+}
+
+func (c *polled) serve(handle func(transport.Conn)) {
+	handle(c)
+	if !c.Attached() {
+		c.Release()
+	}
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) {
@@ -57,11 +61,11 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		p, rest, err := transport.DecodePacket(b, c.l.maxBody)
 		switch {
 		case err == nil:
-			c.Take(len(b) - len(rest))
 			c.Sign()
 			if p.Body != nil {
 				p.Body = append([]byte(nil), p.Body...) // the buffer is not the packet's
 			}
+			c.Take(len(b) - len(rest))
 			return p, nil
 		case err != io.EOF && err != io.ErrUnexpectedEOF:
 			return transport.Packet{}, err

@@ -16,7 +16,7 @@ import (
 // polled is a transport.Pollable over one upgraded socket. The reader's fields
 // are those of whoever reads.
 type polled struct {
-	*socket.Polled
+	socket.Polled
 	l    *Listener
 	form atomic.Uint32
 	part *message // the reader's: a message of which fragments are to come
@@ -36,21 +36,25 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 	stop := context.AfterFunc(ctx, func() { _ = l.acceptor.Close() })
 	defer stop()
 	for {
-		p, err := l.acceptor.NextPolled(ctx)
-		if err != nil {
+		var c *polled
+		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
+			c = &polled{l: l}
+			return &c.Polled
+		}); err != nil {
 			return err
 		}
-		go func() {
-			c := &polled{Polled: p, l: l}
-			if !c.upgrade() {
-				p.Finish(l.acceptor.Config().Linger)
-				return
-			}
-			handle(c)
-			if !p.Attached() {
-				c.Release()
-			}
-		}()
+		go c.serve(handle)
+	}
+}
+
+func (c *polled) serve(handle func(transport.Conn)) {
+	if !c.upgrade() {
+		c.Finish(c.l.acceptor.Config().Linger)
+		return
+	}
+	handle(c)
+	if !c.Attached() {
+		c.Release()
 	}
 }
 
@@ -95,14 +99,15 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		}
 		payload := c.Buffered()[f.head : f.head+f.size]
 		unmask(payload, f.mask)
-		c.Take(f.head + f.size)
-		if !f.data() {
-			if err := c.control(f.op, payload); err != nil {
-				return transport.Packet{}, err
-			}
-			continue
+		var p transport.Packet
+		done := false
+		if f.data() {
+			p, done, err = c.data(f, payload)
+		} else {
+			err = c.control(f.op, payload)
 		}
-		if p, done, err := c.data(f, payload); done || err != nil {
+		c.Take(f.head + f.size) // payload is no more
+		if done || err != nil {
 			return p, err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // inputSize is the buffer that a reader borrows, in bytes.
-const inputSize = 16 << 10
+const inputSize = 4 << 10
 
 // keptInput is up to how many bytes of an incomplete packet are copied out of
 // a borrowed buffer into one of their size, and back again.
@@ -43,8 +43,13 @@ func (p *Polled) Buffered() []byte {
 	return p.in.b[p.in.r:p.in.w]
 }
 
-// Take drops n bytes of Buffered, which are then good until the next Fill.
-func (p *Polled) Take(n int) { p.in.r += n }
+// Take drops n bytes of Buffered, of which nothing is good any more: the buffer
+// may be somebody else's. A reader may leave after any Take.
+func (p *Polled) Take(n int) {
+	if p.in.r += n; p.in.r == p.in.w {
+		p.Stow()
+	}
+}
 
 // Err is why nothing more is to be taken, whatever is buffered: it is closed
 // here, or the deadline has passed.
@@ -140,8 +145,7 @@ func (p *Polled) room(need int) *input {
 	return in
 }
 
-// Stow gives a borrowed buffer back and keeps what is in it. A reader that
-// leaves without having met ErrIdle calls it.
+// Stow gives a borrowed buffer back and keeps what is in it.
 func (p *Polled) Stow() {
 	in := p.in
 	if in == nil {

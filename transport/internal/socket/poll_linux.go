@@ -90,11 +90,12 @@ func (p *polling) abort() {
 	}
 }
 
-// NextPolled is Next for polled sockets, which Finish ends.
-func (a *Acceptor) NextPolled(ctx context.Context) (*Polled, error) {
+// NextPolled is Next for polled sockets, which Finish ends. into says where the
+// next one lives.
+func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
 	raw, err := a.port.SyscallConn()
 	if err != nil {
-		return nil, fmt.Errorf("accept: %w", err)
+		return fmt.Errorf("accept: %w", err)
 	}
 	retry := a.retry()
 	for {
@@ -110,38 +111,39 @@ func (a *Acceptor) NextPolled(ctx context.Context) (*Polled, error) {
 			if err == nil && acceptErr == nil {
 				_ = unix.Close(fd)
 			}
-			return nil, ctx.Err()
+			return ctx.Err()
 		case err != nil: // nothing else ends a wait
-			return nil, net.ErrClosed
+			return net.ErrClosed
 		case acceptErr == unix.EINTR || acceptErr == unix.ECONNABORTED:
 			continue
 		case acceptErr != nil:
 			if err := retry.failed(ctx, acceptErr); err != nil {
-				return nil, err
+				return err
 			}
 			continue
 		}
 		retry.worked()
-		if p := a.admitPolled(fd, from); p != nil {
-			return p, nil
+		if a.admitPolled(fd, from, into) {
+			return nil
 		}
 	}
 }
 
 // admitPolled makes a socket of an accepted descriptor, or refuses it.
-func (a *Acceptor) admitPolled(fd int, from unix.Sockaddr) *Polled {
+func (a *Acceptor) admitPolled(fd int, from unix.Sockaddr, into func() *Polled) bool {
 	remote := sourceOf(from)
 	if !a.admitted(remote) {
 		_ = unix.Close(fd)
-		return nil
+		return false
 	}
-	p := &Polled{acceptor: a, remote: remote, fd: int32(fd), final: -1}
+	p := into()
+	p.acceptor, p.remote, p.fd, p.final = a, remote, int32(fd), -1
 	p.Sign()
 	a.poller.enter(p)
 	a.mu.Lock()
 	a.count++
 	a.mu.Unlock()
-	return p
+	return true
 }
 
 // sourceOf is the peer's address as accept4 tells it.
