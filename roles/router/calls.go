@@ -104,11 +104,11 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 	p.removeSession(m, s.Address)
 	if s.Key != "" {
 		for i := 0; i < len(m.sessions); i++ {
-			if o := m.sessions[i]; o.Key == s.Key {
+			if o := m.sessions[i]; o.key() == s.Key {
 				reply.Kicks = append(reply.Kicks, &envelope.Kick{
-					To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
+					To: []*envelope.Address{o.address()}, Code: int32(envelope.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
 				})
-				p.oust(m, o.Address)
+				p.oust(m, o.address())
 				i--
 			}
 		}
@@ -120,13 +120,13 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 		for len(m.sessions) >= limit {
 			o := m.sessions[0]
 			reply.Kicks = append(reply.Kicks, &envelope.Kick{
-				To: []*envelope.Address{o.Address}, Code: int32(envelope.CloseReplacedByLimit),
+				To: []*envelope.Address{o.address()}, Code: int32(envelope.CloseReplacedByLimit),
 				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
 			})
-			p.oust(m, o.Address)
+			p.oust(m, o.address())
 		}
 	}
-	p.addSession(m, &session{Session: s})
+	p.addSession(m, s)
 	return nil
 }
 
@@ -330,9 +330,9 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 		if m != nil {
 			for _, s := range m.sessions {
 				if req.Full {
-					us.Full = append(us.Full, s.Session)
+					us.Full = append(us.Full, s.describe(user))
 				} else {
-					us.Sessions = append(us.Sessions, s.Address)
+					us.Sessions = append(us.Sessions, s.address())
 				}
 			}
 		}
@@ -354,10 +354,10 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 	for _, key := range req.Keys {
 		for _, p := range r.local() {
 			p.mu.Lock()
-			for _, m := range p.keys[key] {
+			for _, m := range p.withKey(key) {
 				for _, s := range m.sessions {
-					if s.Key == key {
-						reply.Keyed = append(reply.Keyed, s.Session)
+					if s.key() == key {
+						reply.Keyed = append(reply.Keyed, s.describe(m.user))
 					}
 				}
 			}
@@ -407,7 +407,7 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	p.touch(m, 0)
 	reply := &envelope.UserReply{Pending: uint32(len(m.entries)), Dropped: m.meta.Dropped}
 	for _, s := range m.sessions {
-		reply.Sessions = append(reply.Sessions, s.Session)
+		reply.Sessions = append(reply.Sessions, s.describe(m.user))
 	}
 	for _, d := range m.meta.Devices {
 		reply.Devices = append(reply.Devices, &envelope.DeviceInfo{Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(m.pending(1 << d.Bit))})

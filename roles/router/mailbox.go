@@ -275,7 +275,7 @@ func (m *mailbox) expire(now time.Time, deviceExpiry time.Duration) (messages in
 }
 
 func (m *mailbox) connected(device string) bool {
-	return slices.ContainsFunc(m.sessions, func(s *session) bool { return s.Device == device })
+	return slices.ContainsFunc(m.sessions, func(s *session) bool { return s.device == device })
 }
 
 // prev is the id of the message pending for a device before id; 0: none.
@@ -328,7 +328,7 @@ func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, ma
 
 // session is the session with an address; nil: there is none.
 func (m *mailbox) session(comet string, id uint64) *session {
-	i := slices.IndexFunc(m.sessions, func(s *session) bool { return s.Address.Session == id && s.Address.Comet == comet })
+	i := slices.IndexFunc(m.sessions, func(s *session) bool { return s.id == id && s.comet() == comet })
 	if i < 0 {
 		return nil
 	}

@@ -51,7 +51,7 @@ type partition struct {
 	// watching are the mailboxes that have a session and a message.
 	watching map[*mailbox]struct{}
 	comets   comets
-	keys     map[string][]*mailbox // session key → mailboxes with such a session
+	keys     map[string][]*mailbox // key that a client chose → mailboxes with such a session
 	// known and before are the record ids that were applied lately.
 	known, before map[[12]byte]int64
 	// claims are idempotency keys of claims that the store does not have yet.

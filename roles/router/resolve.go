@@ -76,12 +76,12 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 				continue // void, expired, or every device has it
 			}
 			for _, s := range m.sessions {
-				d := m.device(s.Device)
+				d := m.device(s.device)
 				if d == nil || e.Waiting&(1<<d.Bit) == 0 {
 					continue
 				}
 				res.To = append(res.To, &envelope.ResolvedTarget{
-					Comet: s.Address.Comet, Session: s.Address.Session, Prev: m.prev(1<<d.Bit, item.Id),
+					Comet: s.comet(), Session: s.id, Prev: m.prev(1<<d.Bit, item.Id),
 				})
 			}
 		}
@@ -95,7 +95,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 func blind(m *mailbox, id uint64) (out []*envelope.ResolvedTarget) {
 	for _, s := range m.sessions {
 		out = append(out, &envelope.ResolvedTarget{
-			Comet: s.Address.Comet, Session: s.Address.Session, Prev: m.prev(^uint64(0), id),
+			Comet: s.comet(), Session: s.id, Prev: m.prev(^uint64(0), id),
 		})
 	}
 	return out

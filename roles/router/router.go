@@ -84,6 +84,7 @@ type Router struct {
 	now     func() time.Time
 	event   func(kind, user, detail string)
 	bound   bound
+	kinds   kinds
 	// started tells this router's memory from that of one before it.
 	started  uint64
 	owned    func() ([]int32, <-chan struct{})

@@ -1,35 +1,23 @@
 package router
 
 import (
+	"slices"
 	"time"
 
 	"imgo/envelope"
 )
-
-// session is one client connection as its owner remembers it.
-type session struct {
-	*envelope.Session
-	// What the watch last told, when, and how long it waits before it tells
-	// the same again.
-	nudged   uint64
-	nudgedAt time.Time
-	backoff  time.Duration
-	// suspect: the comet counts other sessions than the table has; this one
-	// goes unless the comet announces it again.
-	suspect bool
-}
 
 // comets is a partition's view of which sessions are on which comet; it is
 // guarded by the partition's mutex.
 type comets map[string]map[uint64]*mailbox
 
 func (c comets) add(s *session, m *mailbox) {
-	of := c[s.Address.Comet]
+	of := c[s.comet()]
 	if of == nil {
 		of = make(map[uint64]*mailbox)
-		c[s.Address.Comet] = of
+		c[s.comet()] = of
 	}
-	of[s.Address.Session] = m
+	of[s.id] = m
 }
 
 func (c comets) remove(a *envelope.Address) {
@@ -100,7 +88,7 @@ func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelop
 	r.peersMu.Unlock()
 
 	if restarted {
-		r.dropComet(req.Comet, func(s *session) bool { return uint32(s.Address.Session>>32) != uint32(req.Incarnation) })
+		r.dropComet(req.Comet, func(s *session) bool { return uint32(s.id>>32) != uint32(req.Incarnation) })
 	}
 	for _, s := range req.Sessions {
 		r.register(s, now)
@@ -206,7 +194,7 @@ func (r *Router) register(s *envelope.Session, now time.Time) {
 		r.log.Error().Err(err).Str("user", s.User).Msg("an announced session is not in the table")
 		return
 	}
-	part.addSession(m, &session{Session: s})
+	part.addSession(m, s)
 }
 
 // sessionsOf calls do for each of a comet's sessions, with its partition's mu
@@ -227,7 +215,7 @@ func (r *Router) sessionsOf(comet string, do func(*partition, *mailbox, *session
 func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
 	r.sessionsOf(comet, func(part *partition, m *mailbox, s *session) {
 		if which == nil || which(s) {
-			part.removeSession(m, s.Address)
+			part.removeSession(m, s.address())
 			n++
 		}
 	})
@@ -259,15 +247,16 @@ func (r *Router) bury(now time.Time) {
 
 // addSession and removeSession keep the partition's indexes of sessions. The
 // caller holds mu.
-func (p *partition) addSession(m *mailbox, s *session) {
-	p.removeSession(m, s.Address)
+func (p *partition) addSession(m *mailbox, announced *envelope.Session) {
+	s := p.r.kinds.session(announced)
+	p.removeSession(m, announced.Address)
 	if len(m.sessions) == 0 {
 		p.online++
 	}
 	m.sessions = append(m.sessions, s)
 	p.comets.add(s, m)
-	if s.Key != "" {
-		p.keys[s.Key] = append(p.keys[s.Key], m)
+	if key := s.chosenKey(); key != "" {
+		p.keys[key] = append(p.keys[key], m)
 	}
 	p.r.metrics.sessions.Inc()
 	p.touch(m, 0)
@@ -279,13 +268,26 @@ func (p *partition) removeSession(m *mailbox, a *envelope.Address) *session {
 		return nil
 	}
 	p.comets.remove(a)
-	p.removeKey(s.Key, m)
+	if key := s.chosenKey(); key != "" {
+		p.removeKey(key, m)
+	}
 	p.r.metrics.sessions.Dec()
 	if len(m.sessions) == 0 {
 		p.online--
 		delete(p.watching, m)
 	}
 	return s
+}
+
+// withKey are the mailboxes with a session that has a key. The caller holds mu.
+func (p *partition) withKey(key string) []*mailbox {
+	found := p.keys[key]
+	if comet, id, ok := parseName(key); ok {
+		if m := p.comets[comet][id]; m != nil && !slices.Contains(found, m) {
+			found = append(slices.Clip(found), m)
+		}
+	}
+	return found
 }
 
 func (p *partition) removeKey(key string, m *mailbox) {

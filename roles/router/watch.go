@@ -25,7 +25,7 @@ func (r *Router) watch(ctx context.Context, now time.Time) {
 			}
 			deadline := now.Add(-r.cfg.WatchAfter).UnixMilli()
 			for _, s := range m.sessions {
-				d := m.device(s.Device)
+				d := m.device(s.device)
 				if d == nil {
 					continue
 				}
@@ -33,7 +33,7 @@ func (r *Router) watch(ctx context.Context, now time.Time) {
 				if !ok || !s.due(newest, now, r.cfg) {
 					continue
 				}
-				byComet[s.Address.Comet] = append(byComet[s.Address.Comet], &envelope.NudgeTarget{To: s.Address, Newest: newest})
+				byComet[s.comet()] = append(byComet[s.comet()], &envelope.NudgeTarget{To: s.address(), Newest: newest})
 			}
 		}
 		p.mu.Unlock()
@@ -51,15 +51,19 @@ func (r *Router) watch(ctx context.Context, now time.Time) {
 // due says whether a session is to be told of newest now, and notes that it
 // was: news at once, the same again at growing intervals.
 func (s *session) due(newest uint64, now time.Time, cfg Config) bool {
-	if newest == s.nudged {
-		if now.Sub(s.nudgedAt) < s.backoff {
+	if s.nudge == nil {
+		s.nudge = &nudged{}
+	}
+	n := s.nudge
+	if newest == n.newest {
+		if now.Sub(n.at) < n.backoff {
 			return false
 		}
-		s.backoff = min(2*s.backoff, cfg.WatchMax)
+		n.backoff = min(2*n.backoff, cfg.WatchMax)
 	} else {
-		s.nudged, s.backoff = newest, 2*cfg.WatchInterval
+		n.newest, n.backoff = newest, 2*cfg.WatchInterval
 	}
-	s.nudgedAt = now
+	n.at = now
 	return true
 }
 
@@ -101,10 +105,10 @@ func (r *Router) refresh(ctx context.Context, now time.Time) {
 		for _, m := range p.users {
 			var told uint64
 			for _, s := range m.sessions {
-				d := m.device(s.Device)
+				d := m.device(s.device)
 				if d != nil && d.SeenMS < limit && bits.OnesCount64(told&(1<<d.Bit)) == 0 {
 					told |= 1 << d.Bit
-					stale = append(stale, &envelope.Device{User: m.user, Device: s.Device, SeenMs: now.UnixMilli(), Since: d.Since})
+					stale = append(stale, &envelope.Device{User: m.user, Device: s.device, SeenMs: now.UnixMilli(), Since: d.Since})
 				}
 			}
 		}
