@@ -1,0 +1,223 @@
+package ws_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/transporttest"
+	"imgo/transport/ws"
+)
+
+// busy is the owner of a connection that is written to from all sides: it
+// queues what the socket has no room for, as comet does, and reads.
+type busy struct {
+	t    *testing.T
+	conn transport.Pollable
+	read chan struct{}
+
+	mu      sync.Mutex
+	blocked bool
+	queue   [][]byte
+	failed  error
+}
+
+func (b *busy) Readable() { b.read <- struct{}{} }
+
+func (b *busy) Writable() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.blocked = false
+	b.flush()
+}
+
+// flush writes what is queued. Holds mu.
+func (b *busy) flush() {
+	for len(b.queue) > 0 && !b.blocked && b.failed == nil {
+		taken, left, err := b.conn.TryWrite(b.queue)
+		b.queue, b.blocked, b.failed = b.queue[taken:], left > 0, err
+	}
+}
+
+func (b *busy) give(frame []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.blocked || len(b.queue) > 0 {
+		b.queue = append(b.queue, frame)
+		return
+	}
+	taken, left, err := b.conn.TryWriteOne(frame)
+	if taken == 0 && err == nil {
+		b.queue = append(b.queue, frame)
+	}
+	b.blocked, b.failed = left > 0, err
+}
+
+// reading reads to the end, as often as there is something, and answers nothing.
+func (b *busy) reading() error {
+	for {
+		_, err := b.conn.TryReadPacket()
+		switch {
+		case err == nil:
+		case err != transport.ErrIdle: //nolint:errorlint // it is never wrapped
+			return err
+		case b.conn.Park():
+			<-b.read
+		}
+	}
+}
+
+// TestFramesAreNeverTorn: broadcasts of all sizes, pongs, packets and a close
+// meet on one connection whose client reads in fits and starts: it gets whole
+// frames, those of each writer in order, every pong with the payload of a ping
+// that it sent, and nothing after the close frame.
+func TestFramesAreNeverTorn(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { tearAt(t, seed) })
+	}
+}
+
+// FuzzFramesAreNeverTorn is the same from seeds of the fuzzer's.
+func FuzzFramesAreNeverTorn(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(tearAt)
+}
+
+func tearAt(t *testing.T, seed uint64) {
+	const writers = 4
+	rng := rand.New(rand.NewPCG(seed, 7))
+	var ended sync.WaitGroup
+	owner := make(chan *busy, 1)
+	l := listen(t, ws.Config{WriteBuffer: 16 << 10, Linger: 50 * time.Millisecond})
+	transporttest.Serve(t, l, func(c transport.Conn) {
+		b := &busy{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1)}
+		b.conn.Attach(b)
+		owner <- b
+		_ = b.reading()
+		ended.Wait() // nobody writes any more
+		b.conn.Release()
+	})
+	c := dial(t, l, nil, false)
+	_ = c.Conn.(*net.TCPConn).SetReadBuffer(48 << 10) // so that the server's socket is full most of the time
+	b := <-owner
+	frames := 50 + rng.IntN(150)
+	sizes := []int{0, 1, 10, 100, 125, 126, 1000, 5000, 20000, 70000}
+	for w := range writers {
+		wrng := rand.New(rand.NewPCG(seed, uint64(w)+100))
+		ended.Go(func() {
+			for i := range frames {
+				body := make([]byte, 8+sizes[wrng.IntN(len(sizes))])
+				binary.BigEndian.PutUint32(body, uint32(w))
+				binary.BigEndian.PutUint32(body[4:], uint32(i))
+				fill(body[8:], byte(w+i))
+				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body))
+				if wrng.IntN(20) == 0 {
+					time.Sleep(time.Duration(wrng.IntN(2000)) * time.Microsecond)
+				}
+			}
+		})
+	}
+	// Every other time the close comes into the midst of it, else it comes when
+	// the client has everything.
+	var closed atomic.Bool
+	early, all := seed%2 == 0, make(chan struct{})
+	closeAfter := time.Duration(rng.IntN(300)) * time.Millisecond
+	ended.Go(func() {
+		if early {
+			time.Sleep(closeAfter)
+			closed.Store(true)
+		} else {
+			<-all
+		}
+		_ = b.conn.Close(envelope.CloseKicked, "enough")
+	})
+	var pings sync.WaitGroup
+	pings.Go(func() {
+		prng := rand.New(rand.NewPCG(seed, 55))
+		for i := range 300 {
+			frame := transporttest.RawFrame(0x89, true, fmt.Appendf(nil, "ping %d", i))
+			if prng.IntN(3) == 0 {
+				frame = append(frame, transporttest.RawFrame(0x82, true, transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 1, 0, nil))...)
+			}
+			cut := prng.IntN(len(frame))
+			if _, err := c.Write(frame[:cut]); err != nil {
+				return
+			}
+			if _, err := c.Write(frame[cut:]); err != nil {
+				return
+			}
+			time.Sleep(time.Duration(prng.IntN(400)) * time.Microsecond)
+		}
+	})
+	defer pings.Wait()
+	next := [writers]uint32{}
+	got := 0
+	defer func() {
+		if got < writers*frames { // it ended otherwise, or failed: let the writers go
+			close(all)
+		}
+	}()
+	lastPong := -1
+	for n := 0; ; n++ {
+		first, payload, err := c.ReadFrame()
+		if err != nil {
+			// The goodbye may have found no room: then the end is a reset, or a
+			// frame that is cut off. Before it there is no end.
+			if !closed.Load() || strings.Contains(err.Error(), "server frame") {
+				t.Fatalf("frame %d: %v", n, err)
+			}
+			return
+		}
+		switch first {
+		case 0x82:
+			p, rest, err := transport.DecodePacket(payload, 1<<20)
+			if err != nil || len(rest) > 0 || len(p.Body) < 8 {
+				t.Fatalf("frame %d: %v, %d bytes after the packet", n, err, len(rest))
+			}
+			w, i := binary.BigEndian.Uint32(p.Body), binary.BigEndian.Uint32(p.Body[4:])
+			want := make([]byte, len(p.Body)-8)
+			fill(want, byte(w+i))
+			if w >= writers || i != next[w] || !bytes.Equal(p.Body[8:], want) {
+				t.Fatalf("frame %d is number %d of writer %d, want %d; or its body is another", n, i, w, next[w])
+			}
+			next[w]++
+			if got++; got == writers*frames {
+				close(all)
+			}
+		case 0x8a:
+			var i int
+			if _, err := fmt.Sscanf(string(payload), "ping %d", &i); err != nil || i <= lastPong {
+				t.Fatalf("frame %d: pong %q after that of ping %d", n, payload, lastPong)
+			}
+			lastPong = i
+		case 0x88:
+			if string(payload[2:]) != "enough" {
+				t.Fatalf("closed with %q", payload)
+			}
+			if first, _, err := c.ReadFrame(); err == nil {
+				t.Fatalf("after the close frame comes %#x", first)
+			}
+			return
+		default:
+			t.Fatalf("frame %d begins with %#x", n, first)
+		}
+		if rng.IntN(10) == 0 {
+			time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond)
+		}
+	}
+}
+
+func fill(b []byte, with byte) {
+	for i := range b {
+		b[i] = with + byte(i)
+	}
+}
