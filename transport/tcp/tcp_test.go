@@ -2,6 +2,7 @@ package tcp_test
 
 import (
 	"crypto/tls"
+	"flag"
 	"testing"
 	"time"
 
@@ -13,7 +14,14 @@ import (
 	"imgo/transport/transporttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// goroutines runs all tests with a goroutine for each connection: make test does
+// it both ways.
+var goroutines = flag.Bool("goroutines", false, "no epoll")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	goleak.VerifyTestMain(m)
+}
 
 // listen binds a port of loopback, with short times.
 func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
@@ -27,6 +35,7 @@ func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
 	if cfg.Linger == 0 {
 		cfg.Linger = 200 * time.Millisecond
 	}
+	cfg.Goroutines = cfg.Goroutines || *goroutines
 	l, err := tcp.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)

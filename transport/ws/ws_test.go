@@ -2,6 +2,7 @@ package ws_test
 
 import (
 	"crypto/tls"
+	"flag"
 	"net/http"
 	"testing"
 	"time"
@@ -14,7 +15,14 @@ import (
 	"imgo/transport/ws"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// goroutines runs all tests with a goroutine for each connection: make test does
+// it both ways.
+var goroutines = flag.Bool("goroutines", false, "no epoll")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	goleak.VerifyTestMain(m)
+}
 
 // listen binds a port of loopback, with short times.
 func listen(t *testing.T, cfg ws.Config) *ws.Listener {
@@ -28,6 +36,7 @@ func listen(t *testing.T, cfg ws.Config) *ws.Listener {
 	if cfg.Linger == 0 {
 		cfg.Linger = 200 * time.Millisecond
 	}
+	cfg.Goroutines = cfg.Goroutines || *goroutines
 	l, err := ws.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -127,10 +127,10 @@ func (p *Polled) room(need int) *input {
 	switch {
 	case in == nil:
 		in = p.acceptor.borrow()
-	case in.w < len(in.b):
-	case in.r > 0:
+	case in.r > 0 && in.w > len(in.b)/2:
 		in.w = copy(in.b, in.b[in.r:in.w])
 		in.r = 0
+	case in.w < len(in.b):
 	case in.w <= keptInput:
 		small := in
 		in = p.acceptor.borrow()
