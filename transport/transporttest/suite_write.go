@@ -12,7 +12,7 @@ import (
 )
 
 // prompt is within what a call has to return that waits for nobody.
-const prompt = 2 * time.Second
+const prompt = 5 * time.Second
 
 func testCloseWhileWriting(t *testing.T, h Harness) {
 	type outcome struct {
