@@ -140,7 +140,9 @@ func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault
 	since := mended // it is as before
 	for {
 		p := v.Progress()
-		if p.Refusal > time.Second || p.Waiting > 0 && p.Oldest > time.Second || p.Connected < p.Devices*9/10 {
+		// Some messages always wait for a device that is away of its own will.
+		few := max(5, p.Devices/100)
+		if p.Refusal > time.Second || p.Waiting > few && p.Oldest > time.Second || p.Connected < p.Devices*9/10 {
 			since = time.Now()
 		}
 		if time.Since(since) > max(steady/5, time.Duration(float64(steady)*w.scale)) {
