@@ -32,7 +32,6 @@ type admission struct {
 type arrival struct {
 	conn    transport.Conn
 	packet  transport.Packet
-	auth    authBody
 	started time.Time
 	due     time.Time // its turn by the connect rate
 	// Of a connection that has a goroutine: done is closed when it is decided,

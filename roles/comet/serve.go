@@ -169,15 +169,7 @@ func (g *guest) knock(p transport.Packet) {
 		return
 	}
 	c.metrics.packets.WithLabelValues("auth").Inc()
-	auth, err := parseAuth(p.Body, c.cfg.MaxRooms)
-	if err != nil {
-		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
-		c.refuse(g.conn, p, refusedAuthBody, envelope.CloseBadPacket, err.Error())
-		c.over(g.conn)
-		return
-	}
-	p.Body = nil
-	v := &arrival{conn: g.conn, packet: p, auth: auth, started: time.Now()}
+	v := &arrival{conn: g.conn, packet: p, started: time.Now()}
 	_, poll := g.conn.(transport.Pollable)
 	if !poll {
 		v.done = make(chan struct{})
@@ -203,16 +195,24 @@ func (c *Comet) refuseRate(v *arrival) {
 	c.refuse(v.conn, v.packet, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
 }
 
-// authenticate makes a session of an arrival.
+// authenticate makes a session of an arrival; nil: it was refused before there
+// was one. It goes deep, which is why it is left to the admission's goroutines:
+// their stacks have grown.
 func (c *Comet) authenticate(v *arrival) *session {
-	s := c.newSession(v.conn, v.packet, &v.auth)
+	auth, err := parseAuth(v.packet.Body, c.cfg.MaxRooms)
+	if err != nil {
+		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
+		c.refuse(v.conn, v.packet, refusedAuthBody, envelope.CloseBadPacket, err.Error())
+		return nil
+	}
+	s := c.newSession(v.conn, v.packet, &auth)
 	if poll, ok := v.conn.(transport.Pollable); ok {
 		poll.Attach(s)
 	}
 	// First the table, then logic: what router sends from the moment that it
 	// knows the session finds it.
 	c.table.insert(s)
-	s.connect(v.packet.Seq, &v.auth, v.started)
+	s.connect(v.packet.Seq, &auth, v.started)
 	return s
 }
 

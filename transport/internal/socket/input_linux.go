@@ -13,7 +13,7 @@ import (
 )
 
 // inputSize is the buffer that a reader borrows, in bytes.
-const inputSize = 4 << 10
+const inputSize = 2 << 10
 
 // keptInput is up to how many bytes of an incomplete packet are copied out of
 // a borrowed buffer into one of their size, and back again.

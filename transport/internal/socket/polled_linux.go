@@ -307,7 +307,9 @@ func (p *Polled) farewell(last []byte) {
 		p.torn = err != nil || n > 0 && n < len(last)
 	}
 	p.keepFinal()
-	_ = unix.Shutdown(int(p.fd), unix.SHUT_WR)
+	if !p.gone { // else Finish, which does not wait then, is soon enough
+		_ = unix.Shutdown(int(p.fd), unix.SHUT_WR)
+	}
 }
 
 // Abort ends the connection at once with a reset; the reader finds it so and
