@@ -32,12 +32,10 @@ type refusal struct {
 	header string // more lines
 }
 
-// upgrade does the opening handshake, within HandshakeTimeout; false: the
-// client was refused, and told so where that can be.
-func (c *polled) upgrade() bool {
+// upgrade does the opening handshake, by the read deadline, which is deadline
+// or earlier; false: the client was refused, and told so where that can be.
+func (c *polled) upgrade(deadline time.Time) bool {
 	cfg := c.l.acceptor.Config()
-	deadline := time.Now().Add(cfg.HandshakeTimeout)
-	_ = c.SetReadDeadline(deadline)
 	head, err := c.requestHead()
 	var no *refusal
 	switch {
@@ -62,7 +60,6 @@ func (c *polled) upgrade() bool {
 		cfg.Refused(socket.RefusedSocket)
 		return false
 	}
-	_ = c.SetReadDeadline(time.Time{})
 	c.Sign()
 	return true
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,11 @@ var _ transport.Pollable = (*polled)(nil)
 // runPolled upgrades connections, each in a goroutine of its own that goes on
 // with handle, until ctx is done.
 func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.acceptor.Close() })
+	up := &upgrades{open: map[*polled]struct{}{}}
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.acceptor.Close()
+		up.stop()
+	})
 	defer stop()
 	for {
 		var c *polled
@@ -43,12 +48,51 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		}); err != nil {
 			return err
 		}
-		go c.serve(handle)
+		go c.serve(up, handle)
 	}
 }
 
-func (c *polled) serve(handle func(transport.Conn)) {
-	if !c.upgrade() {
+// upgrades are the connections whose handshake is under way. They end when no
+// more are accepted: nobody but us knows them yet.
+type upgrades struct {
+	mu      sync.Mutex
+	open    map[*polled]struct{}
+	stopped bool
+}
+
+// begin gives c until deadline, or no time at all.
+func (u *upgrades) begin(c *polled, deadline time.Time) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.stopped {
+		deadline = time.Unix(1, 0)
+	}
+	u.open[c] = struct{}{}
+	_ = c.SetReadDeadline(deadline)
+}
+
+func (u *upgrades) end(c *polled) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.open, c)
+	_ = c.SetReadDeadline(time.Time{})
+}
+
+func (u *upgrades) stop() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stopped = true
+	for c := range u.open {
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (c *polled) serve(up *upgrades, handle func(transport.Conn)) {
+	deadline := time.Now().Add(c.l.acceptor.Config().HandshakeTimeout)
+	up.begin(c, deadline)
+	ok := c.upgrade(deadline)
+	up.end(c)
+	if !ok {
 		c.Finish(c.l.acceptor.Config().Linger)
 		return
 	}

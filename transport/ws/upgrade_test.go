@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,6 +209,37 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 	}
 	dribble.Wait()
 	transporttest.Eventually(t, "both are counted", func() bool { return refused.of("http") == 2 })
+}
+
+// A handshake that is under way when the listener stops does not hold it up.
+func TestStopDuringTheUpgrade(t *testing.T) {
+	l := listen(t, ws.Config{HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx, echo) }()
+	c := dial(t, l, nil, false)
+	ping(t, c)
+	half := transporttest.Dial(t, l, nil)
+	if _, err := io.WriteString(half, "GET /sub HT"); err != nil {
+		t.Fatal(err)
+	}
+	up := dial(t, l, nil, false) // accepted after it
+	_ = up.Close()
+	cancel()
+	_ = half.SetReadDeadline(time.Now().Add(transporttest.Patience))
+	if _, err := half.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the half of a request: %v, want its end", err)
+	}
+	_ = c.Close()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(transporttest.Patience):
+		t.Error("Run goes on")
+	}
 }
 
 // A client may send its first message in one go with its request.

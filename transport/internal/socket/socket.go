@@ -1,8 +1,12 @@
 // Package socket is what the tcp and ws transports have in common below their
-// framing: one accepted TCP socket (plain or TLS) with gathered writes, exact
-// counts and an end that waits for nobody, and the accept loop that survives
-// every error. It owns file descriptors and their deadlines; it knows no
-// packets, and starts no goroutine: whoever accepts a socket runs it.
+// framing: accepted TCP sockets with gathered writes, exact counts and an end
+// that waits for nobody, and the accept loop that survives every error. It owns
+// file descriptors and their deadlines; it knows no packets.
+//
+// There are two kinds. A Socket (plain or TLS, everywhere) blocks in a goroutine
+// of whoever accepted it. A Polled (plain, on Linux) is watched by an epoll,
+// whose one goroutine for each Acceptor is the only one that is started here;
+// Drain waits for it. The Acceptor chooses when it binds its port.
 package socket
 
 import (
