@@ -32,11 +32,14 @@ type Record struct {
 	// reader that has applied it before makes the second one void.
 	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// time_ms is the producer's wall clock, Unix milliseconds.
-	TimeMs        int64   `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Push          *Push   `protobuf:"bytes,10,opt,name=push,proto3" json:"push,omitempty"`
-	Acks          *Acks   `protobuf:"bytes,11,opt,name=acks,proto3" json:"acks,omitempty"`
-	Device        *Device `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`
-	Claim         *Claim  `protobuf:"bytes,13,opt,name=claim,proto3" json:"claim,omitempty"` // reserved for: 14 recall, 15 delivery report
+	TimeMs int64   `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Push   *Push   `protobuf:"bytes,10,opt,name=push,proto3" json:"push,omitempty"`
+	Acks   *Acks   `protobuf:"bytes,11,opt,name=acks,proto3" json:"acks,omitempty"`
+	Device *Device `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`
+	Claim  *Claim  `protobuf:"bytes,13,opt,name=claim,proto3" json:"claim,omitempty"`
+	// reserved for: 14 recall, 15 delivery report
+	Fence         *Fence `protobuf:"bytes,16,opt,name=fence,proto3" json:"fence,omitempty"`
+	Moved         *Moved `protobuf:"bytes,17,opt,name=moved,proto3" json:"moved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,6 +112,20 @@ func (x *Record) GetDevice() *Device {
 func (x *Record) GetClaim() *Claim {
 	if x != nil {
 		return x.Claim
+	}
+	return nil
+}
+
+func (x *Record) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+func (x *Record) GetMoved() *Moved {
+	if x != nil {
+		return x.Moved
 	}
 	return nil
 }
@@ -381,6 +398,507 @@ func (x *Device) GetSince() uint64 {
 	return 0
 }
 
+// Fence ends a partition of a generation that another one, with more
+// partitions, follows: records behind the first fence are void.
+type Fence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fence) Reset() {
+	*x = Fence{}
+	mi := &file_envelope_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fence) ProtoMessage() {}
+
+func (x *Fence) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fence.ProtoReflect.Descriptor instead.
+func (*Fence) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{5}
+}
+
+// Moved carries what a partition of the generation before was when its fence
+// came to a partition of this one. It comes before every other kind of record,
+// and may come again (a mover that died, two that did not know of each other):
+// a reader that has it leaves it.
+type Moved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// from is the partition of the generation before.
+	From          uint32          `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	Mailboxes     []*MovedMailbox `protobuf:"bytes,2,rep,name=mailboxes,proto3" json:"mailboxes,omitempty"`
+	Keys          []*MovedKey     `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	Claims        []*MovedClaim   `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Moved) Reset() {
+	*x = Moved{}
+	mi := &file_envelope_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Moved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Moved) ProtoMessage() {}
+
+func (x *Moved) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Moved.ProtoReflect.Descriptor instead.
+func (*Moved) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Moved) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Moved) GetMailboxes() []*MovedMailbox {
+	if x != nil {
+		return x.Mailboxes
+	}
+	return nil
+}
+
+func (x *Moved) GetKeys() []*MovedKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Moved) GetClaims() []*MovedClaim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// MovedMailbox is a part of a user's mailbox; each part names all devices.
+type MovedMailbox struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	User     string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Devices  []*MovedDevice         `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
+	Messages []*MovedMessage        `protobuf:"bytes,3,rep,name=messages,proto3" json:"messages,omitempty"`
+	// last: the mailbox is complete; parts of it behind this one are void.
+	Last bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
+	// last_ms and dropped are the mailbox's largest message time and how many
+	// messages its bound cost.
+	LastMs        int64  `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
+	Dropped       uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedMailbox) Reset() {
+	*x = MovedMailbox{}
+	mi := &file_envelope_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedMailbox) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedMailbox) ProtoMessage() {}
+
+func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
+func (*MovedMailbox) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MovedMailbox) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MovedMailbox) GetDevices() []*MovedDevice {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *MovedMailbox) GetMessages() []*MovedMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *MovedMailbox) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *MovedMailbox) GetLastMs() int64 {
+	if x != nil {
+		return x.LastMs
+	}
+	return 0
+}
+
+func (x *MovedMailbox) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+type MovedDevice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Since         uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	SeenMs        int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedDevice) Reset() {
+	*x = MovedDevice{}
+	mi := &file_envelope_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedDevice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedDevice) ProtoMessage() {}
+
+func (x *MovedDevice) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
+func (*MovedDevice) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MovedDevice) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *MovedDevice) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *MovedDevice) GetSeenMs() int64 {
+	if x != nil {
+		return x.SeenMs
+	}
+	return 0
+}
+
+// MovedMessage is a pending message, with the id that it has always had.
+type MovedMessage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	TimeMs    int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs int64                  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Op        int32                  `protobuf:"varint,4,opt,name=op,proto3" json:"op,omitempty"`
+	Body      []byte                 `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
+	// waiting has a bit for each of MovedMailbox.devices, in their order, that
+	// has yet to acknowledge.
+	Waiting uint64 `protobuf:"varint,6,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// acked: some device has acknowledged it; unclaimed: no device was known.
+	Acked         bool `protobuf:"varint,7,opt,name=acked,proto3" json:"acked,omitempty"`
+	Unclaimed     bool `protobuf:"varint,8,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedMessage) Reset() {
+	*x = MovedMessage{}
+	mi := &file_envelope_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedMessage) ProtoMessage() {}
+
+func (x *MovedMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
+func (*MovedMessage) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MovedMessage) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MovedMessage) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *MovedMessage) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *MovedMessage) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *MovedMessage) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *MovedMessage) GetWaiting() uint64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *MovedMessage) GetAcked() bool {
+	if x != nil {
+		return x.Acked
+	}
+	return false
+}
+
+func (x *MovedMessage) GetUnclaimed() bool {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return false
+}
+
+// MovedKey is an idempotency key that a push used for a user.
+type MovedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Id            uint64                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedKey) Reset() {
+	*x = MovedKey{}
+	mi := &file_envelope_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedKey) ProtoMessage() {}
+
+func (x *MovedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
+func (*MovedKey) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MovedKey) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MovedKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *MovedKey) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MovedKey) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+// MovedClaim is an idempotency key that a claim took.
+type MovedClaim struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Record        []byte                 `protobuf:"bytes,3,opt,name=record,proto3" json:"record,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovedClaim) Reset() {
+	*x = MovedClaim{}
+	mi := &file_envelope_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovedClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovedClaim) ProtoMessage() {}
+
+func (x *MovedClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
+func (*MovedClaim) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MovedClaim) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *MovedClaim) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MovedClaim) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *MovedClaim) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
 // Claim takes an idempotency key for a push that is not kept in a mailbox;
 // the first claim of a key in the log's order wins.
 type Claim struct {
@@ -392,7 +910,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +922,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +935,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Claim) GetKey() string {
@@ -442,7 +960,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +972,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +985,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -531,7 +1049,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +1061,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +1074,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -598,7 +1116,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +1128,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +1141,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Address) GetComet() string {
@@ -658,7 +1176,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +1188,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +1201,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Message) GetOp() int32 {
@@ -741,7 +1259,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +1271,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1284,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -815,7 +1333,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1345,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1358,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -890,7 +1408,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1420,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1433,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -949,7 +1467,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1479,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1492,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -994,7 +1512,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1524,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1537,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -1046,7 +1564,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1576,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1589,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -1099,7 +1617,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1629,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1642,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -1173,7 +1691,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1703,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1716,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -1289,7 +1807,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1819,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1832,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -1354,7 +1872,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1884,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1897,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConnectRequest) GetComet() string {
@@ -1490,7 +2008,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +2020,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +2033,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -1591,7 +2109,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +2121,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +2134,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -1677,7 +2195,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +2207,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +2220,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -1721,7 +2239,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +2251,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +2264,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -1768,7 +2286,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2298,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2311,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -1846,7 +2364,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2376,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2389,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Session) GetAddress() *Address {
@@ -1983,7 +2501,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2513,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2526,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -2061,7 +2579,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2591,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2604,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -2121,7 +2639,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2651,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2664,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AttachRequest) GetSession() *Session {
@@ -2183,7 +2701,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2713,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2726,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -2254,7 +2772,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2784,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2797,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -2320,7 +2838,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2850,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2863,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -2375,7 +2893,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2905,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2918,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -2440,7 +2958,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2970,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2983,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -2491,7 +3009,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +3021,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +3034,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UserReply) GetSessions() []*Session {
@@ -2579,7 +3097,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +3109,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +3122,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -2641,7 +3159,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +3171,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +3184,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -2699,7 +3217,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +3229,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +3242,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -2748,7 +3266,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3278,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3291,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -2813,7 +3331,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +3343,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +3356,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -2860,7 +3378,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3390,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3403,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -2912,7 +3430,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3442,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3455,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -2964,7 +3482,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2976,7 +3494,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +3507,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -3008,7 +3526,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3020,7 +3538,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3033,7 +3551,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -3054,7 +3572,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3584,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3597,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ResolvedTarget) GetComet() string {
@@ -3114,7 +3632,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3644,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3657,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -3167,7 +3685,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3697,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3710,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -3226,7 +3744,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3238,7 +3756,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3251,7 +3769,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -3270,7 +3788,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3800,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3813,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -3322,7 +3840,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3852,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3865,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -3392,6 +3910,131 @@ func (x *TokenChange) GetRevoked() bool {
 	return false
 }
 
+// KeptPlan says that the kept topic gets more partitions: one of the next
+// generation follows the one of generation. The first plan for a generation
+// counts.
+type KeptPlan struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Generation     uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partitions     uint32                 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	NextPartitions uint32                 `protobuf:"varint,3,opt,name=next_partitions,json=nextPartitions,proto3" json:"next_partitions,omitempty"`
+	// time_ms is when it was asked for, Unix milliseconds, for people.
+	TimeMs        int64 `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptPlan) Reset() {
+	*x = KeptPlan{}
+	mi := &file_envelope_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptPlan) ProtoMessage() {}
+
+func (x *KeptPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
+func (*KeptPlan) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *KeptPlan) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *KeptPlan) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *KeptPlan) GetNextPartitions() uint32 {
+	if x != nil {
+		return x.NextPartitions
+	}
+	return 0
+}
+
+func (x *KeptPlan) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+// KeptMoved says that all of a partition of a generation has moved to the next.
+type KeptMoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptMoved) Reset() {
+	*x = KeptMoved{}
+	mi := &file_envelope_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptMoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptMoved) ProtoMessage() {}
+
+func (x *KeptMoved) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
+func (*KeptMoved) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *KeptMoved) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *KeptMoved) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
 // NodeMeta is what a node tells the others by gossip; at most 512 bytes.
 type NodeMeta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3419,7 +4062,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +4074,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +4087,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -3547,7 +4190,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +4202,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +4215,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 type StatusReply struct {
@@ -3587,7 +4230,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +4242,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +4255,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -3648,7 +4291,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +4303,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +4316,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Failure) GetCode() string {
@@ -3706,7 +4349,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +4361,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,14 +4374,14 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
 	"\n" +
-	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xea\x01\n" +
+	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xc8\x02\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12*\n" +
@@ -3746,7 +4389,9 @@ const file_envelope_proto_rawDesc = "" +
 	" \x01(\v2\x16.imgo.envelope.v1.PushR\x04push\x12*\n" +
 	"\x04acks\x18\v \x01(\v2\x16.imgo.envelope.v1.AcksR\x04acks\x120\n" +
 	"\x06device\x18\f \x01(\v2\x18.imgo.envelope.v1.DeviceR\x06device\x12-\n" +
-	"\x05claim\x18\r \x01(\v2\x17.imgo.envelope.v1.ClaimR\x05claim\"\x88\x01\n" +
+	"\x05claim\x18\r \x01(\v2\x17.imgo.envelope.v1.ClaimR\x05claim\x12-\n" +
+	"\x05fence\x18\x10 \x01(\v2\x17.imgo.envelope.v1.FenceR\x05fence\x12-\n" +
+	"\x05moved\x18\x11 \x01(\v2\x17.imgo.envelope.v1.MovedR\x05moved\"\x88\x01\n" +
 	"\x04Push\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -3765,7 +4410,47 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
 	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\x12\x14\n" +
-	"\x05since\x18\x04 \x01(\x04R\x05since\"\x19\n" +
+	"\x05since\x18\x04 \x01(\x04R\x05since\"\a\n" +
+	"\x05Fence\"\xbf\x01\n" +
+	"\x05Moved\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12<\n" +
+	"\tmailboxes\x18\x02 \x03(\v2\x1e.imgo.envelope.v1.MovedMailboxR\tmailboxes\x12.\n" +
+	"\x04keys\x18\x03 \x03(\v2\x1a.imgo.envelope.v1.MovedKeyR\x04keys\x124\n" +
+	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\xde\x01\n" +
+	"\fMovedMailbox\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x127\n" +
+	"\adevices\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.MovedDeviceR\adevices\x12:\n" +
+	"\bmessages\x18\x03 \x03(\v2\x1e.imgo.envelope.v1.MovedMessageR\bmessages\x12\x12\n" +
+	"\x04last\x18\x04 \x01(\bR\x04last\x12\x17\n" +
+	"\alast_ms\x18\x05 \x01(\x03R\x06lastMs\x12\x18\n" +
+	"\adropped\x18\x06 \x01(\x04R\adropped\"T\n" +
+	"\vMovedDevice\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
+	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\xc8\x01\n" +
+	"\fMovedMessage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\x12\x0e\n" +
+	"\x02op\x18\x04 \x01(\x05R\x02op\x12\x12\n" +
+	"\x04body\x18\x05 \x01(\fR\x04body\x12\x18\n" +
+	"\awaiting\x18\x06 \x01(\x04R\awaiting\x12\x14\n" +
+	"\x05acked\x18\a \x01(\bR\x05acked\x12\x1c\n" +
+	"\tunclaimed\x18\b \x01(\bR\tunclaimed\"_\n" +
+	"\bMovedKey\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\x04R\x02id\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\"e\n" +
+	"\n" +
+	"MovedClaim\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06record\x18\x03 \x01(\fR\x06record\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\"\x19\n" +
 	"\x05Claim\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"\x9e\x02\n" +
 	"\bEnvelope\x12\x17\n" +
@@ -4017,7 +4702,21 @@ const file_envelope_proto_rawDesc = "" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\x12\x18\n" +
-	"\arevoked\x18\x06 \x01(\bR\arevoked\"\xd5\x02\n" +
+	"\arevoked\x18\x06 \x01(\bR\arevoked\"\x8c\x01\n" +
+	"\bKeptPlan\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\rR\n" +
+	"partitions\x12'\n" +
+	"\x0fnext_partitions\x18\x03 \x01(\rR\x0enextPartitions\x12\x17\n" +
+	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\"I\n" +
+	"\tKeptMoved\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\"\xd5\x02\n" +
 	"\bNodeMeta\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
 	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
@@ -4058,122 +4757,138 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),          // 0: imgo.envelope.v1.Record
 	(*Push)(nil),            // 1: imgo.envelope.v1.Push
 	(*Acks)(nil),            // 2: imgo.envelope.v1.Acks
 	(*Ack)(nil),             // 3: imgo.envelope.v1.Ack
 	(*Device)(nil),          // 4: imgo.envelope.v1.Device
-	(*Claim)(nil),           // 5: imgo.envelope.v1.Claim
-	(*Envelope)(nil),        // 6: imgo.envelope.v1.Envelope
-	(*RoomOpened)(nil),      // 7: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),         // 8: imgo.envelope.v1.Address
-	(*Message)(nil),         // 9: imgo.envelope.v1.Message
-	(*Kept)(nil),            // 10: imgo.envelope.v1.Kept
-	(*Backlog)(nil),         // 11: imgo.envelope.v1.Backlog
-	(*Kick)(nil),            // 12: imgo.envelope.v1.Kick
-	(*Nudge)(nil),           // 13: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),     // 14: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),     // 15: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),       // 16: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),        // 17: imgo.envelope.v1.Delivery
-	(*Target)(nil),          // 18: imgo.envelope.v1.Target
-	(*ConnectRequest)(nil),  // 19: imgo.envelope.v1.ConnectRequest
-	(*ConnectReply)(nil),    // 20: imgo.envelope.v1.ConnectReply
-	(*CatchUpRequest)(nil),  // 21: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),      // 22: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),   // 23: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),        // 24: imgo.envelope.v1.Detached
-	(*Session)(nil),         // 25: imgo.envelope.v1.Session
-	(*AnnounceRequest)(nil), // 26: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),   // 27: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),   // 28: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),     // 29: imgo.envelope.v1.AttachReply
-	(*LookupRequest)(nil),   // 30: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),     // 31: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),    // 32: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),     // 33: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),       // 34: imgo.envelope.v1.UserReply
-	(*DeviceInfo)(nil),      // 35: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),     // 36: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),       // 37: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),    // 38: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),      // 39: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),  // 40: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),     // 41: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),    // 42: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),        // 43: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),  // 44: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),    // 45: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),      // 46: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),   // 47: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),     // 48: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),     // 49: imgo.envelope.v1.TokenChange
-	(*NodeMeta)(nil),        // 50: imgo.envelope.v1.NodeMeta
-	(*StatusRequest)(nil),   // 51: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),     // 52: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),         // 53: imgo.envelope.v1.Failure
-	(*Empty)(nil),           // 54: imgo.envelope.v1.Empty
-	nil,                     // 55: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 56: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 57: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 58: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 59: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Fence)(nil),           // 5: imgo.envelope.v1.Fence
+	(*Moved)(nil),           // 6: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),    // 7: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),     // 8: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),    // 9: imgo.envelope.v1.MovedMessage
+	(*MovedKey)(nil),        // 10: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),      // 11: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),           // 12: imgo.envelope.v1.Claim
+	(*Envelope)(nil),        // 13: imgo.envelope.v1.Envelope
+	(*RoomOpened)(nil),      // 14: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),         // 15: imgo.envelope.v1.Address
+	(*Message)(nil),         // 16: imgo.envelope.v1.Message
+	(*Kept)(nil),            // 17: imgo.envelope.v1.Kept
+	(*Backlog)(nil),         // 18: imgo.envelope.v1.Backlog
+	(*Kick)(nil),            // 19: imgo.envelope.v1.Kick
+	(*Nudge)(nil),           // 20: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),     // 21: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),     // 22: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),       // 23: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),        // 24: imgo.envelope.v1.Delivery
+	(*Target)(nil),          // 25: imgo.envelope.v1.Target
+	(*ConnectRequest)(nil),  // 26: imgo.envelope.v1.ConnectRequest
+	(*ConnectReply)(nil),    // 27: imgo.envelope.v1.ConnectReply
+	(*CatchUpRequest)(nil),  // 28: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),      // 29: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),   // 30: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),        // 31: imgo.envelope.v1.Detached
+	(*Session)(nil),         // 32: imgo.envelope.v1.Session
+	(*AnnounceRequest)(nil), // 33: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),   // 34: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),   // 35: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),     // 36: imgo.envelope.v1.AttachReply
+	(*LookupRequest)(nil),   // 37: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),     // 38: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),    // 39: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),     // 40: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),       // 41: imgo.envelope.v1.UserReply
+	(*DeviceInfo)(nil),      // 42: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),     // 43: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),       // 44: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),    // 45: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),      // 46: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),  // 47: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),     // 48: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),    // 49: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),        // 50: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),  // 51: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),    // 52: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),      // 53: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),   // 54: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),     // 55: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),     // 56: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),        // 57: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),       // 58: imgo.envelope.v1.KeptMoved
+	(*NodeMeta)(nil),        // 59: imgo.envelope.v1.NodeMeta
+	(*StatusRequest)(nil),   // 60: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),     // 61: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),         // 62: imgo.envelope.v1.Failure
+	(*Empty)(nil),           // 63: imgo.envelope.v1.Empty
+	nil,                     // 64: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                     // 65: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                     // 66: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                     // 67: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                     // 68: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
 	2,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
 	4,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	5,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	3,  // 4: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	9,  // 5: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	11, // 6: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	12, // 7: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	13, // 8: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	7,  // 9: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	8,  // 10: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	8,  // 11: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	10, // 12: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	8,  // 13: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	14, // 14: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	8,  // 15: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	17, // 16: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	18, // 17: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	11, // 18: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	12, // 19: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	13, // 20: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	11, // 21: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	8,  // 22: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	3,  // 23: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	24, // 24: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	8,  // 25: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	8,  // 26: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
-	25, // 27: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	55, // 28: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	56, // 29: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	57, // 30: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	58, // 31: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	25, // 32: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
-	11, // 33: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	12, // 34: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	32, // 35: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	25, // 36: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
-	8,  // 37: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	25, // 38: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
-	25, // 39: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
-	35, // 40: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	10, // 41: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	41, // 42: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	43, // 43: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	44, // 44: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	59, // 45: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	25, // 46: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	12, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	5,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	6,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	3,  // 6: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	7,  // 7: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	10, // 8: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	11, // 9: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	8,  // 10: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	9,  // 11: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	16, // 12: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	18, // 13: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	19, // 14: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	20, // 15: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	14, // 16: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	15, // 17: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	15, // 18: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	17, // 19: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	15, // 20: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	21, // 21: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	15, // 22: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	24, // 23: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	25, // 24: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	18, // 25: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	19, // 26: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	20, // 27: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	18, // 28: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	15, // 29: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	3,  // 30: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	31, // 31: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	15, // 32: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	15, // 33: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
+	32, // 34: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
+	64, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	65, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	66, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	67, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	32, // 39: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
+	18, // 40: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	19, // 41: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	39, // 42: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	32, // 43: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
+	15, // 44: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	32, // 45: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
+	32, // 46: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
+	42, // 47: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	17, // 48: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	48, // 49: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	50, // 50: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	51, // 51: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	68, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	32, // 53: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -4187,7 +4902,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   60,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -13,6 +13,10 @@ import (
 // Key prefixes of the mailboxes. Every key goes on with the partition (uint16
 // BE), so that a partition that moved away can be dropped by prefix. A user's
 // name ends with a 0 byte, which no name may contain (envelope.CheckName).
+//
+// Those are the keys of the log's first generation. In a later one, where a
+// partition is another one of the same number, the prefix is the lower case
+// letter and the generation (uint16 BE) comes before the partition.
 const (
 	prefixUser     = 'U' // partition, user            → MailboxMeta
 	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
@@ -49,6 +53,9 @@ type MailboxMeta struct {
 	LastMS int64
 	// Dropped counts messages that the bound on length cost.
 	Dropped uint64
+	// Moved is the id of the record that completed the mailbox's move from the
+	// log's generation before; 0: it did not come from there.
+	Moved uint64
 }
 
 // MailboxEntry is one pending message, without its body.
@@ -77,37 +84,52 @@ type MailboxBody struct {
 // Mailboxes persists what router knows of its users: a view of the kept log,
 // written behind it. It is safe for concurrent use; the order of commits of
 // one partition is its caller's to keep.
-type Mailboxes struct{ db *DB }
-
-// NewMailboxes is the mailboxes' view of db.
-func NewMailboxes(db *DB) *Mailboxes { return &Mailboxes{db: db} }
-
-func partitionKey(prefix byte, partition int32, extra int) []byte {
-	k := make([]byte, 3, 3+extra)
-	k[0] = prefix
-	binary.BigEndian.PutUint16(k[1:], uint16(partition))
-	return k
+type Mailboxes struct {
+	db *DB
+	space
 }
 
-func userKey(partition int32, user string) []byte {
-	return append(partitionKey(prefixUser, partition, len(user)), user...)
+// NewMailboxes is the mailboxes' view of db, for the log's first generation.
+func NewMailboxes(db *DB) *Mailboxes { return &Mailboxes{db, 1} }
+
+// Of is the mailboxes of a generation of the log, from 1.
+func (m *Mailboxes) Of(generation uint16) *Mailboxes { return &Mailboxes{m.db, space(generation)} }
+
+// space is where a generation's keys are: its number.
+type space uint16
+
+func (s space) partitionKey(prefix byte, partition int32, extra int) []byte {
+	k := make([]byte, 0, 5+extra)
+	if s > 1 {
+		k = binary.BigEndian.AppendUint16(append(k, later(prefix)), uint16(s))
+	} else {
+		k = append(k, prefix)
+	}
+	return binary.BigEndian.AppendUint16(k, uint16(partition))
+}
+
+// later is what a prefix is in the generations after the first.
+func later(prefix byte) byte { return prefix | 0x20 }
+
+func (s space) userKey(partition int32, user string) []byte {
+	return append(s.partitionKey(prefixUser, partition, len(user)), user...)
 }
 
 // underUser is the key prefix of all that a user has under prefix.
-func underUser(prefix byte, partition int32, user string, extra int) []byte {
-	k := append(partitionKey(prefix, partition, len(user)+1+extra), user...)
+func (s space) underUser(prefix byte, partition int32, user string, extra int) []byte {
+	k := append(s.partitionKey(prefix, partition, len(user)+1+extra), user...)
 	return append(k, 0)
 }
 
-func idKey(prefix byte, partition int32, user string, id uint64) []byte {
-	return binary.BigEndian.AppendUint64(underUser(prefix, partition, user, 8), id)
+func (s space) idKey(prefix byte, partition int32, user string, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(s.underUser(prefix, partition, user, 8), id)
 }
 
-func bodyKey(partition int32, user string, e *MailboxEntry) []byte {
+func (s space) bodyKey(partition int32, user string, e *MailboxEntry) []byte {
 	if e.Shared {
 		user = ""
 	}
-	return idKey(prefixBody, partition, user, e.ID)
+	return s.idKey(prefixBody, partition, user, e.ID)
 }
 
 // errMailboxShort is what a cut-off value decodes to.
@@ -128,6 +150,9 @@ func appendMeta(b []byte, m *MailboxMeta) []byte {
 	// Last and one for each device: older versions neither write nor read it.
 	for _, d := range m.Devices {
 		b = binary.AppendUvarint(b, uint64(d.NotedMS))
+	}
+	if m.Moved > 0 {
+		b = binary.AppendUvarint(b, m.Moved)
 	}
 	return b
 }
@@ -197,6 +222,9 @@ func decodeMeta(b []byte) (*MailboxMeta, error) {
 			m.Devices[i].NotedMS = int64(c.uint())
 		}
 	}
+	if len(c.b) > 0 {
+		m.Moved = c.uint()
+	}
 	return m, c.err
 }
 
@@ -242,7 +270,7 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 	var meta *MailboxMeta
 	var entries []MailboxEntry
 	err := m.db.view(func(txn *badger.Txn) error {
-		item, err := txn.Get(userKey(partition, user))
+		item, err := txn.Get(m.userKey(partition, user))
 		switch {
 		case errors.Is(err, badger.ErrKeyNotFound):
 			// No meta, no entries: see PutMeta. An iterator costs ten times
@@ -262,7 +290,7 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 				return fmt.Errorf("devices: %w", err)
 			}
 		}
-		prefix := underUser(prefixEntry, partition, user, 0)
+		prefix := m.underUser(prefixEntry, partition, user, 0)
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
 		defer it.Close()
 		for it.Rewind(); it.Valid(); it.Next() {
@@ -307,7 +335,7 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 	}
 	err := m.db.view(func(txn *badger.Txn) error {
 		var near *badger.Iterator
-		own := underUser(prefixBody, partition, user, 8) // with room for an id
+		own := m.underUser(prefixBody, partition, user, 8) // with room for an id
 		if len(entries) >= manyBodies {
 			near = txn.NewIterator(badger.IteratorOptions{Prefix: own})
 			defer near.Close()
@@ -319,7 +347,7 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 			// shared ones do not.
 			if near != nil && !entries[i].Shared {
 				item = seekBody(near, binary.BigEndian.AppendUint64(own, entries[i].ID))
-			} else if item, err = txn.Get(bodyKey(partition, user, &entries[i])); errors.Is(err, badger.ErrKeyNotFound) {
+			} else if item, err = txn.Get(m.bodyKey(partition, user, &entries[i])); errors.Is(err, badger.ErrKeyNotFound) {
 				item, err = nil, nil
 			}
 			if item != nil && err == nil {
@@ -421,7 +449,7 @@ func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
 
 // Used says which message used an idempotency key for a user.
 func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
-	id, ok, err = m.getUint(append(underUser(prefixUsed, partition, user, len(key)), key...))
+	id, ok, err = m.getUint(append(m.underUser(prefixUsed, partition, user, len(key)), key...))
 	if err != nil {
 		err = fmt.Errorf("read idempotency key of user %q in partition %d: %w", user, partition, err)
 	}
@@ -431,7 +459,7 @@ func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool,
 // Position is the id of the last record that was applied to the partition;
 // ok is false for a partition that this disk knows nothing of.
 func (m *Mailboxes) Position(partition int32) (id uint64, ok bool, err error) {
-	id, ok, err = m.getUint(partitionKey(prefixPosition, partition, 0))
+	id, ok, err = m.getUint(m.partitionKey(prefixPosition, partition, 0))
 	if err != nil {
 		err = fmt.Errorf("read position of partition %d: %w", partition, err)
 	}
@@ -440,7 +468,8 @@ func (m *Mailboxes) Position(partition int32) (id uint64, ok bool, err error) {
 
 // MailboxBatch gathers what changed in a partition. It is for one goroutine.
 type MailboxBatch struct {
-	db        *DB
+	db *DB
+	space
 	partition int32
 	// metas are written first: an entry without its user's meta would not be
 	// found, should a crash come between the parts of a large batch.
@@ -450,7 +479,7 @@ type MailboxBatch struct {
 
 // Batch begins a batch of changes to a partition.
 func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
-	return &MailboxBatch{db: m.db, partition: partition}
+	return &MailboxBatch{db: m.db, space: m.space, partition: partition}
 }
 
 func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
@@ -473,12 +502,12 @@ func (b *MailboxBatch) del(key []byte) {
 // PutMeta stores what is known of a user until expires, which must be after
 // the user's last message expires: a user without meta has no messages.
 func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
-	b.metas = append(b.metas, sealed(userKey(b.partition, user), appendMeta(nil, m), expires))
+	b.metas = append(b.metas, sealed(b.userKey(b.partition, user), appendMeta(nil, m), expires))
 }
 
 // PutEntry stores a pending message's entry until the message expires.
 func (b *MailboxBatch) PutEntry(user string, e *MailboxEntry) {
-	b.set(idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS))
+	b.set(b.idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS))
 }
 
 // PutBody stores a message's body until the message expires; once a record is
@@ -488,21 +517,21 @@ func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	raw = append(raw, mailboxFormat)
 	raw = binary.AppendUvarint(raw, uint64(uint32(body.Op)))
 	raw = append(raw, body.Body...)
-	b.set(bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS))
+	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS))
 }
 
 // Delete removes a message from a user's mailbox. A shared body stays until
 // it expires: other users' entries may still need it.
 func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
-	b.del(idKey(prefixEntry, b.partition, user, e.ID))
+	b.del(b.idKey(prefixEntry, b.partition, user, e.ID))
 	if !e.Shared {
-		b.del(bodyKey(b.partition, user, e))
+		b.del(b.bodyKey(b.partition, user, e))
 	}
 }
 
 // Use remembers until expires that id used an idempotency key for a user.
 func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
-	k := append(underUser(prefixUsed, b.partition, user, len(key)), key...)
+	k := append(b.underUser(prefixUsed, b.partition, user, len(key)), key...)
 	b.set(k, binary.BigEndian.AppendUint64(nil, id), expires)
 }
 
@@ -515,7 +544,7 @@ func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.db.disk.essential(); err != nil {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
 	}
-	b.set(partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
+	b.set(b.partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
 		err := b.db.updateLater(func(txn *badger.Txn) error {

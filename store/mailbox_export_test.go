@@ -17,7 +17,7 @@ func EncodeMailbox(m *MailboxMeta, e *MailboxEntry) (meta, entry []byte) {
 // BreakMailboxEntry flips a bit of a stored entry.
 func BreakMailboxEntry(m *Mailboxes, partition int32, user string, id uint64) error {
 	return m.db.update(func(txn *badger.Txn) error {
-		item, err := txn.Get(idKey(prefixEntry, partition, user, id))
+		item, err := txn.Get(m.idKey(prefixEntry, partition, user, id))
 		if err != nil {
 			return err
 		}

@@ -18,19 +18,19 @@ type MailboxClaim struct {
 	Record [12]byte
 }
 
-func claimKey(partition int32, key string) []byte {
-	return append(underUser(prefixUsed, partition, "", len(key)), key...)
+func (s space) claimKey(partition int32, key string) []byte {
+	return append(s.underUser(prefixUsed, partition, "", len(key)), key...)
 }
 
 // Claim remembers until expires which record claimed an idempotency key.
 func (b *MailboxBatch) Claim(key string, c MailboxClaim, expires time.Time) {
-	b.set(claimKey(b.partition, key), append(binary.BigEndian.AppendUint64(nil, c.ID), c.Record[:]...), expires)
+	b.set(b.claimKey(b.partition, key), append(binary.BigEndian.AppendUint64(nil, c.ID), c.Record[:]...), expires)
 }
 
 // Claimed says which record claimed an idempotency key; ok is false when none
 // did.
 func (m *Mailboxes) Claimed(partition int32, key string) (c MailboxClaim, ok bool, err error) {
-	ok, err = m.get(claimKey(partition, key), func(raw []byte) error {
+	ok, err = m.get(m.claimKey(partition, key), func(raw []byte) error {
 		if len(raw) != 8 && len(raw) != 8+len(c.Record) {
 			return errMailboxShort
 		}
@@ -46,9 +46,9 @@ func (m *Mailboxes) Claimed(partition int32, key string) (c MailboxClaim, ok boo
 
 // partitionPrefixes are the key prefixes of all that is stored of a partition;
 // the position's comes first.
-func partitionPrefixes(partition int32) (prefixes [][]byte) {
+func (s space) partitionPrefixes(partition int32) (prefixes [][]byte) {
 	for _, p := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed} {
-		prefixes = append(prefixes, partitionKey(p, partition, 0))
+		prefixes = append(prefixes, s.partitionKey(p, partition, 0))
 	}
 	return prefixes
 }
@@ -57,7 +57,7 @@ func partitionPrefixes(partition int32) (prefixes [][]byte) {
 func (m *Mailboxes) Empty(partition int32) (bool, error) {
 	empty := true
 	err := m.db.view(func(txn *badger.Txn) error {
-		for _, prefix := range partitionPrefixes(partition) {
+		for _, prefix := range m.partitionPrefixes(partition) {
 			it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 			it.Rewind()
 			empty = empty && !it.Valid()
@@ -81,8 +81,8 @@ type MailboxUser struct {
 // ("" for the first), in the order of their names, at most limit. None: there
 // are no more.
 func (m *Mailboxes) Users(partition int32, after string, limit int) (users []MailboxUser, err error) {
-	prefix := partitionKey(prefixUser, partition, 0)
-	last := userKey(partition, after)
+	prefix := m.partitionKey(prefixUser, partition, 0)
+	last := m.userKey(partition, after)
 	err = m.db.view(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: true, PrefetchSize: 64})
 		defer it.Close()
@@ -126,33 +126,44 @@ const dropChunk = 2000
 // The position goes first: what an interrupted drop leaves is a partition
 // without position, to be dropped again or read over from the log's beginning.
 func (m *Mailboxes) DropPartition(ctx context.Context, partition int32) error {
-	for _, prefix := range partitionPrefixes(partition) {
-		if err := m.dropPrefix(ctx, prefix); err != nil {
+	for _, prefix := range m.partitionPrefixes(partition) {
+		if err := m.db.dropPrefix(ctx, prefix); err != nil {
 			return fmt.Errorf("drop partition %d: %w", partition, err)
 		}
 	}
 	return nil
 }
 
-func (m *Mailboxes) dropPrefix(ctx context.Context, prefix []byte) error {
+func (db *DB) dropPrefix(ctx context.Context, prefix []byte) error {
+	_, err := db.dropRange(ctx, prefix, nil)
+	return err
+}
+
+// dropRange removes the keys with a prefix that come before until (nil: all),
+// in many small transactions, and says whether there were any.
+func (db *DB) dropRange(ctx context.Context, prefix, until []byte) (dropped bool, err error) {
 	from := prefix
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return dropped, err
 		}
 		var keys [][]byte
-		err := m.db.view(func(txn *badger.Txn) error {
+		err := db.view(func(txn *badger.Txn) error {
 			it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 			defer it.Close()
 			for it.Seek(from); it.Valid() && len(keys) < dropChunk; it.Next() {
-				keys = append(keys, it.Item().KeyCopy(nil))
+				key := it.Item().KeyCopy(nil)
+				if until != nil && bytes.Compare(key, until) >= 0 {
+					break
+				}
+				keys = append(keys, key)
 			}
 			return nil
 		})
 		if err != nil || len(keys) == 0 {
-			return err
+			return dropped, err
 		}
-		err = m.db.update(func(txn *badger.Txn) error {
+		err = db.update(func(txn *badger.Txn) error {
 			for _, key := range keys {
 				if err := txn.Delete(key); err != nil {
 					return err
@@ -161,8 +172,8 @@ func (m *Mailboxes) dropPrefix(ctx context.Context, prefix []byte) error {
 			return nil
 		})
 		if err != nil {
-			return err
+			return dropped, err
 		}
-		from = keys[len(keys)-1]
+		dropped, from = true, keys[len(keys)-1]
 	}
 }

@@ -274,7 +274,7 @@ func (s *SharedTokens) Clear(ctx context.Context) error {
 	err := s.db.update(func(txn *badger.Txn) error { return txn.Delete(keySharedAt) })
 	for _, prefix := range [][]byte{prefixShared, prefixSharedUser, prefixSharedKey, prefixSharedDue} {
 		if err == nil {
-			err = NewMailboxes(s.db).dropPrefix(ctx, prefix)
+			err = s.db.dropPrefix(ctx, prefix)
 		}
 	}
 	return wrapToken("clear the view of the tokens topic", err)
