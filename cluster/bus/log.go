@@ -35,6 +35,9 @@ type TopicOptions struct {
 	// Partitions is how many there must be; 0: as many as there are, 16 for a
 	// new topic.
 	Partitions int32
+	// Lenient has Partitions count only where the topic is made: one that is
+	// there may have another number.
+	Lenient bool
 	// Retention is how long records are kept; 0: for ever. A topic that keeps
 	// them for less is refused, one that keeps them for longer is taken.
 	Retention time.Duration
@@ -75,7 +78,7 @@ type Log struct {
 // how an existing topic differs from what it must be, and how to mend it.
 func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 	s := spec{
-		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, policy: "delete",
+		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, policy: "delete",
 		retention: o.Retention, minRetention: o.MinRetention, config: o.Config,
 	}
 	if o.Retention > 0 && o.Retention < o.MinRetention {

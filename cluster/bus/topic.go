@@ -27,6 +27,7 @@ const (
 type spec struct {
 	name         string // in full
 	partitions   int32  // 0: as it has; 16 for a new one
+	lenient      bool   // partitions is for a new one only
 	policy       string // cleanup.policy
 	retention    time.Duration
 	minRetention time.Duration
@@ -158,7 +159,7 @@ func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
 		return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v", b.o.Brokers[0], s.name, key, value)
 	}
 
-	if n := int32(len(t.Partitions)); s.partitions != 0 && n != s.partitions {
+	if n := int32(len(t.Partitions)); s.partitions != 0 && n != s.partitions && !s.lenient {
 		differs("it has %d partitions, the settings say %d: set the partitions to %d (they cannot be changed in place: what is where goes by their number)", n, s.partitions, n)
 	}
 	if policy := config["cleanup.policy"]; policy != s.policy {

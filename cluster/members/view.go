@@ -193,7 +193,7 @@ func mismatch(self *envelope.NodeMeta, n Node) string {
 	if differs == nil {
 		return ""
 	}
-	return fmt.Sprintf("node %s (%s) has another log: %s; give all nodes the same [kafka] settings and restart those that differ",
+	return fmt.Sprintf("node %s (%s) has another log: %s; give all nodes the same [kafka] settings and restart those that differ (while the kept topic gets more partitions they differ for a moment)",
 		n.Name, n.Addr, strings.Join(differs, "; "))
 }
 

@@ -2,8 +2,10 @@ package rpc
 
 import (
 	"context"
+	"strconv"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"imgo/envelope"
 )
@@ -81,6 +83,11 @@ func unary[S, Req, Rep any, P messageOf[Req], Q messageOf[Rep]](o offer[S], name
 					role = o.pick(offered)
 				}
 				to, ok := role.(S) // a nil interface is no S
+				if ok && o.role == "router" {
+					if err := offered.sameGeneration(ctx); err != nil {
+						return nil, err
+					}
+				}
 				switch {
 				case ok:
 					rep, err := call(to, ctx, req)
@@ -97,6 +104,18 @@ func unary[S, Req, Rep any, P messageOf[Req], Q messageOf[Rep]](o offer[S], name
 			})
 		},
 	}
+}
+
+// sameGeneration is nil for a call that is of the router's generation.
+func (o *Services) sameGeneration(ctx context.Context) error {
+	if o.Generation == 0 {
+		return nil
+	}
+	of := metadata.ValueFromIncomingContext(ctx, generationKey)
+	if len(of) == 0 || of[0] == strconv.Itoa(int(o.Generation)) {
+		return nil
+	}
+	return envelope.Errorf(envelope.CodeUnavailable, "the router here is of generation %d of the kept topic, the call of generation %s", o.Generation, of[0])
 }
 
 // silent makes a method of one that answers nothing but an error.
@@ -122,46 +141,58 @@ func tell(ctx context.Context, p *Peer, method string, req message) error {
 }
 
 // remoteRouter is the router of another node.
-type remoteRouter struct{ peer *Peer }
-
-func (r *remoteRouter) Attach(ctx context.Context, q *envelope.AttachRequest) (*envelope.AttachReply, error) {
-	return ask[envelope.AttachReply](ctx, r.peer, "/"+routerService+"/Attach", q)
+type remoteRouter struct {
+	peer *Peer
+	// generation is the one of the kept topic that is asked about; 0: any.
+	generation uint16
 }
 
-func (r *remoteRouter) Detach(ctx context.Context, q *envelope.DetachRequest) error {
-	return tell(ctx, r.peer, "/"+routerService+"/Detach", q)
+// of says in a call which generation it is of.
+func (r remoteRouter) of(ctx context.Context) context.Context {
+	if r.generation == 0 {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, generationKey, strconv.Itoa(int(r.generation)))
 }
 
-func (r *remoteRouter) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (*envelope.Backlog, error) {
-	return ask[envelope.Backlog](ctx, r.peer, "/"+routerService+"/CatchUp", q)
+func (r remoteRouter) Attach(ctx context.Context, q *envelope.AttachRequest) (*envelope.AttachReply, error) {
+	return ask[envelope.AttachReply](r.of(ctx), r.peer, "/"+routerService+"/Attach", q)
 }
 
-func (r *remoteRouter) Lookup(ctx context.Context, q *envelope.LookupRequest) (*envelope.LookupReply, error) {
-	return ask[envelope.LookupReply](ctx, r.peer, "/"+routerService+"/Lookup", q)
+func (r remoteRouter) Detach(ctx context.Context, q *envelope.DetachRequest) error {
+	return tell(r.of(ctx), r.peer, "/"+routerService+"/Detach", q)
 }
 
-func (r *remoteRouter) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-	return ask[envelope.AnnounceReply](ctx, r.peer, "/"+routerService+"/Announce", q)
+func (r remoteRouter) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (*envelope.Backlog, error) {
+	return ask[envelope.Backlog](r.of(ctx), r.peer, "/"+routerService+"/CatchUp", q)
 }
 
-func (r *remoteRouter) User(ctx context.Context, q *envelope.UserRequest) (*envelope.UserReply, error) {
-	return ask[envelope.UserReply](ctx, r.peer, "/"+routerService+"/User", q)
+func (r remoteRouter) Lookup(ctx context.Context, q *envelope.LookupRequest) (*envelope.LookupReply, error) {
+	return ask[envelope.LookupReply](r.of(ctx), r.peer, "/"+routerService+"/Lookup", q)
 }
 
-func (r *remoteRouter) Take(ctx context.Context, q *envelope.TakeRequest) (*envelope.TakeReply, error) {
-	return ask[envelope.TakeReply](ctx, r.peer, "/"+routerService+"/Take", q)
+func (r remoteRouter) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
+	return ask[envelope.AnnounceReply](r.of(ctx), r.peer, "/"+routerService+"/Announce", q)
 }
 
-func (r *remoteRouter) Claim(ctx context.Context, q *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
-	return ask[envelope.ClaimReply](ctx, r.peer, "/"+routerService+"/Claim", q)
+func (r remoteRouter) User(ctx context.Context, q *envelope.UserRequest) (*envelope.UserReply, error) {
+	return ask[envelope.UserReply](r.of(ctx), r.peer, "/"+routerService+"/User", q)
 }
 
-func (r *remoteRouter) Forget(ctx context.Context, q *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
-	return ask[envelope.ForgetReply](ctx, r.peer, "/"+routerService+"/Forget", q)
+func (r remoteRouter) Take(ctx context.Context, q *envelope.TakeRequest) (*envelope.TakeReply, error) {
+	return ask[envelope.TakeReply](r.of(ctx), r.peer, "/"+routerService+"/Take", q)
 }
 
-func (r *remoteRouter) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
-	return ask[envelope.ResolveReply](ctx, r.peer, "/"+routerService+"/Resolve", q)
+func (r remoteRouter) Claim(ctx context.Context, q *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+	return ask[envelope.ClaimReply](r.of(ctx), r.peer, "/"+routerService+"/Claim", q)
+}
+
+func (r remoteRouter) Forget(ctx context.Context, q *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
+	return ask[envelope.ForgetReply](r.of(ctx), r.peer, "/"+routerService+"/Forget", q)
+}
+
+func (r remoteRouter) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
+	return ask[envelope.ResolveReply](r.of(ctx), r.peer, "/"+routerService+"/Resolve", q)
 }
 
 // remoteLogic is the logic of another node.

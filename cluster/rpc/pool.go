@@ -167,7 +167,6 @@ func (p *Pool) close(peer *Peer) {
 type Peer struct {
 	pool   *Pool
 	addr   string
-	router remoteRouter
 	logic  remoteLogic
 	comet  remoteComet
 	status remoteStatus
@@ -181,7 +180,7 @@ type Peer struct {
 
 func newPeer(pool *Pool, addr string) *Peer {
 	p := &Peer{pool: pool, addr: addr, idle: make(chan struct{})}
-	p.router.peer, p.logic.peer, p.comet.peer, p.status.peer = p, p, p, p
+	p.logic.peer, p.comet.peer, p.status.peer = p, p, p
 	return p
 }
 
@@ -189,7 +188,11 @@ func newPeer(pool *Pool, addr string) *Peer {
 func (p *Peer) Addr() string { return p.addr }
 
 // Router is the node's router; whether it has one shows when it is called.
-func (p *Peer) Router() Router { return &p.router }
+func (p *Peer) Router() Router { return p.RouterOf(0) }
+
+// RouterOf is the node's router as long as it is of a generation of the kept
+// topic: calls to one of another fail with envelope.ErrUnavailable.
+func (p *Peer) RouterOf(generation uint16) Router { return remoteRouter{p, generation} }
 
 // Logic is the node's logic.
 func (p *Peer) Logic() Logic { return &p.logic }

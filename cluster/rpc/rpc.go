@@ -63,13 +63,21 @@ type Status interface {
 // with envelope.ErrUnavailable.
 type Services struct {
 	Router Router
-	Logic  Logic
-	Comet  Comet
-	Status Status
+	// Generation is the generation of the kept topic that Router is of; 0: any.
+	// A call that is of another one fails with envelope.ErrUnavailable: what is
+	// in a partition of one generation is elsewhere in the next.
+	Generation uint16
+	Logic      Logic
+	Comet      Comet
+	Status     Status
 }
 
 // defaultMaxMessage bounds one request or reply, in bytes.
 const defaultMaxMessage = 64 << 20
+
+// generationKey is the metadata of a call that says which generation of the
+// kept topic it is of.
+const generationKey = "imgo-kept-generation"
 
 // The names of the services on the wire.
 const (

@@ -33,6 +33,10 @@ func (p *partition) apply(entries []envelope.Entry) error {
 }
 
 func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
+	if p.fenced() {
+		p.r.metrics.applied.WithLabelValues("fenced").Inc()
+		return nil
+	}
 	var rec envelope.Record
 	if err := rec.UnmarshalVT(e.Value); err != nil {
 		// A record that nobody can read must not stop those after it; that it
@@ -81,6 +85,12 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 			p.owe(64)
 		}
 		p.r.metrics.applied.WithLabelValues("claim").Inc()
+	case rec.Fence != nil:
+		p.fence = e.Offset
+		p.r.metrics.applied.WithLabelValues("fence").Inc()
+	case rec.Moved != nil:
+		p.r.metrics.applied.WithLabelValues("moved").Inc()
+		return p.applyMoved(id, &rec, now)
 	default:
 		// A kind of a newer version: it is for newer nodes.
 		p.r.metrics.applied.WithLabelValues("unknown").Inc()
@@ -143,10 +153,7 @@ func (p *partition) useKey(m *mailbox, id uint64, rec *envelope.Record, now time
 	if err != nil || used {
 		return used && first != id, err
 	}
-	if m.used == nil {
-		m.used = make(map[string]uint64, 1)
-	}
-	m.used[key] = id
+	m.use(key, id)
 	return false, nil
 }
 

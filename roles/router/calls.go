@@ -41,9 +41,13 @@ func (p *partition) ensureDevice(ctx context.Context, user, device string) error
 	if known {
 		since = d.Since
 	}
+	fenced := p.fenced()
 	p.mu.Unlock()
-	if fresh {
+	switch {
+	case fresh, known && fenced:
 		return nil
+	case fenced:
+		return errFenced(p.index)
 	}
 	id, err := p.appendDevice(ctx, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli(), Since: since})
 	if err != nil || known {
@@ -434,6 +438,9 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	now := r.now()
 	p.mu.Lock()
 	m, err := p.mailbox(req.User, now)
+	if err == nil && p.fenced() {
+		err = errFenced(p.index) // an acknowledgement would be void
+	}
 	if err != nil {
 		p.mu.Unlock()
 		return nil, err
@@ -478,5 +485,11 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	if err != nil {
 		return nil, fmt.Errorf("append acknowledgement of user %q: %w", req.User, err)
 	}
-	return reply, p.wait(ctx, envelope.ID(r.kept.Generation(), offset))
+	if err := p.wait(ctx, envelope.ID(r.kept.Generation(), offset)); err != nil {
+		return nil, err
+	}
+	if p.isBehindFence(offset) {
+		return nil, errFenced(p.index)
+	}
+	return reply, nil
 }

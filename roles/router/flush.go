@@ -86,6 +86,9 @@ func (p *partition) flush(everything bool) error {
 	if everything || p.dirtyBytes > p.r.cfg.FlushBytes {
 		upTo = p.next
 	}
+	if p.fenced() {
+		upTo = min(upTo, p.fence)
+	}
 	p.seenNext = p.next
 	clean := len(p.dirty) == 0 && len(p.claims) == 0
 	if upTo == 0 || upTo == p.storedNext && clean || clean && !everything && upTo-p.storedNext < idleRecords {

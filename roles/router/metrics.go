@@ -19,6 +19,7 @@ type metrics struct {
 	unthrown   prometheus.Counter
 	backlog    prometheus.Counter
 	remembered prometheus.Counter
+	moved      prometheus.Counter
 	flush      prometheus.Histogram
 }
 
@@ -45,6 +46,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unthrown:   counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
 		backlog:    counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
 		remembered: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
+		moved:      counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}

@@ -145,6 +145,20 @@ func (r *Router) cleanLoop(ctx context.Context) error {
 		for _, index := range strange {
 			r.clean(ctx, index)
 		}
+		r.cleanOlder(ctx)
+	}
+}
+
+// cleanOlder deletes what is on the disk of earlier generations of the log:
+// when there is a router of this one, all of it has moved.
+func (r *Router) cleanOlder(ctx context.Context) {
+	begin := time.Now()
+	dropped, err := r.store.DropOlder(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil && !errors.Is(err, envelope.ErrClosed):
+		r.log.Error().Err(err).Msg("the mailboxes of an earlier generation of the log were not deleted; trying again")
+	case dropped:
+		r.log.Info().Dur("took", time.Since(begin)).Msg("the mailboxes of an earlier generation of the log were deleted")
 	}
 }
 

@@ -44,6 +44,10 @@ type partition struct {
 	first, target int64
 	// next is the offset of the first record that was not applied yet.
 	next int64
+	// fence is the offset of the first fence, behind which records are void;
+	// -1: none was met. The stored position stays before it, so that a restart
+	// meets it again.
+	fence int64
 	// applied is closed and replaced when next grew.
 	applied chan struct{}
 	users   map[string]*mailbox
@@ -80,6 +84,7 @@ func newPartition(r *Router, index int32, gain uint64, after <-chan struct{}) *p
 		r: r, index: index, after: after,
 		up: make(chan struct{}), left: make(chan struct{}), done: make(chan struct{}),
 		applied:  make(chan struct{}),
+		fence:    -1,
 		users:    make(map[string]*mailbox),
 		dirty:    make(map[*mailbox]struct{}),
 		watching: make(map[*mailbox]struct{}),
@@ -125,13 +130,26 @@ func (p *partition) progress() string {
 // caller holds mu.
 func (p *partition) appliedID() uint64 {
 	if p.next == 0 {
-		return 0
+		return before(p.r.kept.Generation())
 	}
 	return envelope.ID(p.r.kept.Generation(), p.next-1)
 }
 
-// wait blocks until the record with an id was applied.
+// before is an id that those of a generation are above, and those of earlier
+// ones not; 0: there is no earlier one.
+func before(generation uint16) uint64 {
+	if generation <= 1 {
+		return 0
+	}
+	return envelope.ID(generation, 0) - 1
+}
+
+// wait blocks until the record with an id was applied. What an earlier
+// generation of the log had was, as far as it concerns this one.
 func (p *partition) wait(ctx context.Context, id uint64) error {
+	if of, _ := envelope.SplitID(id); of > p.r.kept.Generation() {
+		return envelope.Errorf(envelope.CodeUnavailable, "record %d is of a later generation of the log than this router", id)
+	}
 	for {
 		p.mu.Lock()
 		done, ch, err, gone := p.appliedID() >= id, p.applied, p.err, p.gone

@@ -82,6 +82,9 @@ func (p *partition) remember(ctx context.Context) (n int, err error) {
 func (p *partition) fading(stored *store.MailboxUser) (list []*envelope.Device) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.fenced() {
+		return nil // the next generation's topic has them
+	}
 	meta := &stored.Meta
 	if m := p.users[stored.Name]; m != nil {
 		meta = &m.meta

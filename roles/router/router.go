@@ -63,6 +63,8 @@ type Deps struct {
 	// that is closed when that has changed; nil: all of them, for ever. It is
 	// called from one goroutine and must not block.
 	Owned func() ([]int32, <-chan struct{})
+	// Growth is how Kept gets more partitions; nil: it does not.
+	Growth Growth
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	// Events is told what happened to a user's data; nil: nobody.
@@ -88,6 +90,7 @@ type Router struct {
 	// started tells this router's memory from that of one before it.
 	started  uint64
 	owned    func() ([]int32, <-chan struct{})
+	growth   Growth
 	table    atomic.Pointer[[]*partition]
 	keeper   keeper
 	slots    chan struct{}
@@ -109,10 +112,10 @@ func New(cfg Config, d Deps) (*Router, error) {
 		return nil, fmt.Errorf("sessions policy %q is neither %q nor %q", cfg.SessionsPolicy, RefuseNewest, CloseOldest)
 	}
 	r := &Router{
-		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
+		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store.Of(d.Kept.Generation()),
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics),
 		now: d.Now, event: d.Events,
-		owned: d.Owned, slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
+		owned: d.Owned, growth: d.Growth, slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 		ready: make(chan struct{}), flushNow: make(chan struct{}, 1),
 		peers: make(map[string]*peer),
 	}
@@ -149,6 +152,9 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.housekeep(gctx) })
 	g.Go(func() error { return r.remember(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
+	if r.growth != nil {
+		g.Go(func() error { return r.move(gctx) })
+	}
 	return g.Wait()
 }
 

@@ -1,0 +1,449 @@
+// Package growth is how the kept topic of a cluster gets more partitions while
+// everything runs: a topic of the next generation follows, and takes over
+// when all that waits has moved there.
+//
+// It owns the control topic, a compacted one that every node follows: who asked
+// for how many partitions, and which partitions of the old generation have
+// moved. Every node derives the same state from the same entries, in whatever
+// order they came, and nobody coordinates: any node may ask, each owner of a
+// partition does its part, and a part that is done twice is done once.
+//
+// It guarantees (Gate) that nobody is told that a record is in the log which is
+// behind the fence of its partition, where it would be lost. docs/adr/0007 has
+// the proof.
+//
+// It does not move anything, knows neither owners nor nodes, and makes no
+// topic.
+package growth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+)
+
+// Topic is the control topic. Safe for concurrent use.
+type Topic interface {
+	// Put appends an entry and returns its offset once it is durable.
+	Put(ctx context.Context, key, value []byte) (int64, error)
+	// Follow calls fn for the entries from an offset on until ctx is done.
+	Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error
+	// End is the offset that the next entry gets; it asks, past any cache.
+	End(ctx context.Context) (int64, error)
+}
+
+// Config are a Growth's times. The zero value of each means its default. All
+// nodes of a cluster must have the same Lease.
+type Config struct {
+	// Lease is how old what is known of the control topic may be when an append
+	// is reported; 5 s.
+	Lease time.Duration
+	// Margin is for how much longer than Lease nothing is fenced, for clocks
+	// that do not go alike; 1 s.
+	Margin time.Duration
+	// Check is how often the control topic's end is asked for; 1 s.
+	Check time.Duration
+	// Timeout bounds one question; 2 s.
+	Timeout time.Duration
+}
+
+// MaxPartitions is the most that a kept topic has.
+const MaxPartitions = 1 << 15
+
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{{&c.Lease, 5 * time.Second}, {&c.Margin, time.Second}, {&c.Check, time.Second}, {&c.Timeout, 2 * time.Second}} {
+		if *d.v <= 0 {
+			*d.v = d.d
+		}
+	}
+	return c
+}
+
+// State is what the control topic says.
+type State struct {
+	// Generation is the kept topic's, and Partitions how many it has. Both are
+	// 0 while nobody has said so: see Base.
+	Generation uint16
+	Partitions int32
+	// Next is how many partitions the next generation has, which is on its way;
+	// 0: there is none.
+	Next int32
+	// Moved is how many of Partitions have moved there.
+	Moved int32
+	// SinceMS is when it was asked for, Unix milliseconds; 0: it was not.
+	SinceMS int64
+}
+
+// Growing says whether another generation is on its way.
+func (s State) Growing() bool { return s.Next > 0 }
+
+// Growth follows the control topic. Its methods are safe for concurrent use.
+type Growth struct {
+	cfg   Config
+	topic Topic
+	log   zerolog.Logger
+
+	mu sync.Mutex
+	// base is what there is when nothing was ever planned.
+	base  State
+	plans map[uint16]plan
+	moved map[uint16]map[int32]struct{}
+	// position is the offset up to which the topic was read.
+	position int64
+	state    State
+	// since is when this node saw that State is growing.
+	since time.Time
+	// confirmed is when the question was asked whose answer, the topic's end,
+	// has since been read up to; zero: never.
+	confirmed time.Time
+	changed   chan struct{}
+}
+
+// plan is one that counts.
+type plan struct {
+	key              string
+	partitions, next int32
+	timeMS           int64
+}
+
+// New makes a Growth; it asks for nothing yet.
+func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
+	return &Growth{
+		cfg: cfg.withDefaults(), topic: topic, log: log.With().Str("part", "growth").Logger(),
+		plans: make(map[uint16]plan), moved: make(map[uint16]map[int32]struct{}), changed: make(chan struct{}),
+	}
+}
+
+// errRead ends a Follow that was to read only what is there.
+var errRead = errors.New("all was read")
+
+// Read reads what the control topic has now. It must have returned before Run,
+// and before State means anything.
+func (g *Growth) Read(ctx context.Context) error {
+	end, err := g.topic.End(ctx)
+	if err != nil {
+		return fmt.Errorf("read the control topic: %w", err)
+	}
+	if end == 0 {
+		return nil
+	}
+	err = g.topic.Follow(ctx, 0, func(offset int64, key, value []byte) error {
+		g.take(offset, key, value)
+		if offset+1 >= end {
+			return errRead
+		}
+		return nil
+	})
+	if !errors.Is(err, errRead) {
+		return fmt.Errorf("read the control topic up to %d: %w", end, err)
+	}
+	return nil
+}
+
+// Base says which generation there is where none was ever planned. It is for
+// after Read, before Run.
+func (g *Growth) Base(generation uint16, partitions int32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.base = State{Generation: generation, Partitions: partitions}
+	g.derive()
+}
+
+// Run follows the control topic until ctx is done.
+func (g *Growth) Run(ctx context.Context) error {
+	var checking sync.WaitGroup
+	checking.Go(func() { g.check(ctx) })
+	defer checking.Wait()
+	for ctx.Err() == nil {
+		g.mu.Lock()
+		from := g.position
+		g.mu.Unlock()
+		err := g.topic.Follow(ctx, from, func(offset int64, key, value []byte) error {
+			g.take(offset, key, value)
+			return nil
+		})
+		if ctx.Err() == nil {
+			g.log.Error().Err(err).Msg("the control topic cannot be followed: kept pushes are refused until it can")
+			pause(ctx, g.cfg.Check)
+		}
+	}
+	return nil
+}
+
+// take takes an entry.
+func (g *Growth) take(offset int64, key, value []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if offset < g.position {
+		return // again
+	}
+	g.position = offset + 1
+	defer g.derive()
+	if string(key) == "" || len(value) == 0 {
+		return
+	}
+	switch key[0] {
+	case keyPlan:
+		var p envelope.KeptPlan
+		if err := p.UnmarshalVT(value); err != nil || !sound(&p) {
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has a plan that cannot be: passed over")
+			return
+		}
+		of := uint16(p.Generation)
+		if _, ok := g.plans[of]; !ok { // the first one counts
+			g.plans[of] = plan{string(key), int32(p.Partitions), int32(p.NextPartitions), p.TimeMs}
+		}
+	case keyMoved:
+		var m envelope.KeptMoved
+		if err := m.UnmarshalVT(value); err != nil || m.Generation > 1<<16-1 || m.Partition >= MaxPartitions {
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an entry that cannot be: passed over")
+			return
+		}
+		of := uint16(m.Generation)
+		if g.moved[of] == nil {
+			g.moved[of] = make(map[int32]struct{})
+		}
+		g.moved[of][int32(m.Partition)] = struct{}{}
+	}
+}
+
+// The first byte of the control topic's keys. A plan goes on with a record id,
+// so that compaction leaves the first of two plans; a partition that has moved
+// with its generation and number.
+const keyPlan, keyMoved = 'p', 'm'
+
+// sound says whether a plan can be one.
+func sound(p *envelope.KeptPlan) bool {
+	return p.Generation > 0 && p.Generation < 1<<16-1 && p.Partitions > 0 &&
+		p.NextPartitions > p.Partitions && p.NextPartitions <= MaxPartitions
+}
+
+// derive finds the state. The caller holds mu.
+func (g *Growth) derive() {
+	s := g.base
+	if s.Generation == 0 {
+		for of, p := range g.plans {
+			if s.Generation == 0 || of < s.Generation {
+				s.Generation, s.Partitions = of, p.partitions
+			}
+		}
+	}
+	for {
+		p, ok := g.plans[s.Generation]
+		if !ok {
+			break
+		}
+		done := int32(0)
+		for i := range g.moved[s.Generation] {
+			if i < p.partitions {
+				done++
+			}
+		}
+		s.SinceMS = p.timeMS
+		if done < p.partitions {
+			s.Next, s.Moved = p.next, done
+			break
+		}
+		s.Generation, s.Partitions = s.Generation+1, p.next
+	}
+	if !s.Growing() {
+		s.SinceMS = 0
+	}
+	if s == g.state {
+		g.wake() // the position is another one
+		return
+	}
+	if s.Growing() && (!g.state.Growing() || g.state.Generation != s.Generation) {
+		g.since = time.Now()
+		g.log.Warn().Uint16("generation", s.Generation).Int32("partitions", s.Partitions).Int32("next", s.Next).
+			Msg("the kept topic gets more partitions: kept pushes wait until all that is kept has moved")
+	}
+	if g.state.Generation != 0 && s.Generation != g.state.Generation {
+		g.log.Warn().Uint16("generation", s.Generation).Int32("partitions", s.Partitions).Msg("the kept topic has more partitions: all has moved")
+	}
+	g.state = s
+	g.wake()
+}
+
+// wake tells those that wait for a change. The caller holds mu.
+func (g *Growth) wake() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// check confirms again and again that what is known is all there is.
+func (g *Growth) check(ctx context.Context) {
+	for ; ctx.Err() == nil; pause(ctx, g.cfg.Check) {
+		asking, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
+		err := g.confirm(asking)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			g.log.Debug().Err(err).Msg("the control topic does not say where it ends")
+		}
+	}
+}
+
+// confirm asks where the topic ends and waits until it was read up to there.
+func (g *Growth) confirm(ctx context.Context) error {
+	asked := time.Now()
+	end, err := g.topic.End(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		g.mu.Lock()
+		changed, read := g.changed, g.position >= end
+		if read && asked.After(g.confirmed) {
+			g.confirmed = asked
+			g.wake()
+		}
+		g.mu.Unlock()
+		if read {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// State is what is known, and a channel that is closed when that may be more.
+func (g *Growth) State() (State, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state, g.changed
+}
+
+// Grow begins to give the kept topic so many partitions. When it returns the
+// plan is durable, and all else happens by itself. It is envelope.ErrInvalid
+// for a number that is not more than there are, and for any while the topic
+// grows.
+func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
+	if err := g.confirm(ctx); err != nil {
+		return State{}, unavailable("read the control topic: %v", err)
+	}
+	s, _ := g.State()
+	switch {
+	case s.Growing():
+		return s, growing(s)
+	case partitions <= int(s.Partitions):
+		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, and there are %d partitions: it must be more, they never become fewer", partitions, s.Partitions))
+	case partitions > MaxPartitions:
+		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, at most %d are possible", partitions, MaxPartitions))
+	case s.Generation >= 1<<16-2:
+		return s, envelope.Invalid("kept", "cannot become more: the topic has grown as often as its ids allow")
+	}
+	p := &envelope.KeptPlan{
+		Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(partitions), TimeMs: time.Now().UnixMilli(),
+	}
+	value, err := p.MarshalVT()
+	if err != nil {
+		return s, fmt.Errorf("encode the plan: %w", err)
+	}
+	key := append([]byte{keyPlan}, envelope.NewRecordID()...)
+	if _, err := g.topic.Put(ctx, key, value); err != nil {
+		return s, fmt.Errorf("write the plan: %w", err)
+	}
+	for {
+		g.mu.Lock()
+		s, changed, taken := g.state, g.changed, g.plans[uint16(p.Generation)]
+		g.mu.Unlock()
+		switch {
+		case taken.key == string(key):
+			return s, nil
+		case taken.key != "":
+			return s, growing(s)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return s, unavailable("the plan is written, and was not read back in time: see whether the topic grows")
+		}
+	}
+}
+
+func growing(s State) error {
+	return envelope.Invalid("kept", fmt.Sprintf("cannot be changed now: the topic grows from %d to %d partitions already, %d of them have moved",
+		s.Partitions, s.Next, s.Moved))
+}
+
+// Moving waits until what a generation has is to move to the next: until no
+// node will report an append that is behind a fence which is appended from now
+// on. It is an error when ctx is done, or the generation is over.
+func (g *Growth) Moving(ctx context.Context, generation uint16) (State, error) {
+	for {
+		g.mu.Lock()
+		s, changed, since := g.state, g.changed, g.since
+		g.mu.Unlock()
+		if s.Generation > generation {
+			return s, errOver(generation)
+		}
+		if s.Growing() && s.Generation == generation {
+			left := g.cfg.Lease + g.cfg.Margin - time.Since(since)
+			if left <= 0 {
+				return s, nil
+			}
+			pause(ctx, left)
+			if ctx.Err() != nil {
+				return s, ctx.Err()
+			}
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return s, ctx.Err()
+		}
+	}
+}
+
+// HasMoved says whether it was noted that a partition has moved.
+func (g *Growth) HasMoved(generation uint16, partition int32) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, moved := g.moved[generation][partition]
+	return moved || g.state.Generation > generation
+}
+
+// Moved notes that all of a partition is in the next generation's topic.
+func (g *Growth) Moved(ctx context.Context, generation uint16, partition int32) error {
+	m := &envelope.KeptMoved{Generation: uint32(generation), Partition: uint32(partition)}
+	value, err := m.MarshalVT()
+	if err != nil {
+		return fmt.Errorf("encode that partition %d has moved: %w", partition, err)
+	}
+	key := fmt.Appendf([]byte{keyMoved}, "%d/%d", generation, partition)
+	if _, err := g.topic.Put(ctx, key, value); err != nil {
+		return fmt.Errorf("note that partition %d has moved: %w", partition, err)
+	}
+	return nil
+}
+
+func errOver(generation uint16) error {
+	return unavailable("the kept topic's generation %d is over: it has more partitions now", generation)
+}
+
+func unavailable(format string, args ...any) error {
+	return envelope.Errorf(envelope.CodeUnavailable, format, args...)
+}
+
+// pause waits, or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
