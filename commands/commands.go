@@ -1,6 +1,6 @@
 // Package commands is imgo's command line as its users see it: the commands
 // that talk to a running server through its HTTP API (token, push, listen,
-// users, rooms, nodes, stats, verify), version, and the frame around all of them:
+// users, rooms, nodes, stats, partitions, verify), version, and the frame around all of them:
 // help that teaches, suggestions for slips, exit codes.
 //
 // It guarantees that what a script reads (a token, a message, JSON) is alone
@@ -107,7 +107,7 @@ func newApp(opts Options) *cli.App {
 	}
 	app.Commands = append([]*cli.Command{
 		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(), usersCommand(), roomsCommand(),
-		nodesCommand(), statsCommand(), verifyCommand(opts),
+		nodesCommand(), statsCommand(), partitionsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, versionCommand())
 	for _, command := range app.Commands {

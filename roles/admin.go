@@ -52,7 +52,7 @@ func onlyHere(h http.Handler) http.Handler {
 func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
 	message := "this node does not run logic, which has the API and the page: ask a node that does"
 	if n.cluster != nil {
-		if addresses := n.cluster.peers.logicAddresses(); len(addresses) > 0 {
+		if addresses := n.cluster.peers.Load().logicAddresses(); len(addresses) > 0 {
 			message += ", such as " + strings.Join(addresses, " or ")
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imgo/cluster/bus"
+	"imgo/cluster/growth"
 	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
 	"imgo/store"
@@ -18,14 +19,14 @@ import (
 // starting, too.
 const busTimeout = time.Minute
 
-// openBus opens both topics, the tokens and job's group on Kafka.
-func (n *Node) openBus(ctx context.Context) (keptLog, error) {
+// openBus opens all topics and job's group on Kafka.
+func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()
 	c, k := n.cluster, n.cfg.Kafka
 	secure, err := n.kafkaTLS()
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	b, err := bus.Open(ctx, bus.Options{
 		Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
@@ -33,41 +34,104 @@ func (n *Node) openBus(ctx context.Context) (keptLog, error) {
 		SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	c.bus = b
-	kept, err := b.Log(ctx, bus.TopicOptions{
-		Name: "kept", Numbered: true, Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration, MinRetention: n.cfg.Kept.MaxTTL.Duration,
-	})
+	kept, err := n.openKept(ctx)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	live, err := b.Log(ctx, bus.TopicOptions{
+	if c.live, err = b.Log(ctx, bus.TopicOptions{
 		Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention.Duration,
-	})
-	if err != nil {
-		return nil, err
+	}); err != nil {
+		return none, err
 	}
-	n.live = live
-	c.peers = newPeers(n.name, kept.Partitions(), nil, c.pool, n.log)
-	c.census = &census{peers: c.peers, pool: c.pool}
+	n.live = c.live
+	c.census = &census{cluster: c}
 	if n.cfg.Runs(RoleLogic) {
 		topic, err := b.Compacted(ctx, "tokens")
 		if err != nil {
-			return nil, err
+			return none, err
 		}
 		if c.tokens, err = tokenlog.New(tokenlog.Config{}, topic, store.NewSharedTokens(n.db), n.log, n.metrics); err != nil {
-			return nil, err
+			return none, err
 		}
 	}
-	if n.cfg.Runs(RoleJob) {
-		g, err := b.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
-		if err != nil {
-			return nil, err
-		}
-		c.group = group{g}
+	g, err := n.groundOn(ctx, kept)
+	if err != nil {
+		return none, err
 	}
+	c.peers.Store(g.peers)
+	return g, nil
+}
+
+// openKept opens the generation of the kept topic that is in use.
+func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
+	c := n.cluster
+	control, err := c.bus.Compacted(ctx, "control")
+	if err != nil {
+		return nil, err
+	}
+	c.growth = growth.New(growth.Config{}, control, n.log)
+	if err := c.growth.Read(ctx); err != nil {
+		return nil, err
+	}
+	if s, _ := c.growth.State(); s.Generation > 0 {
+		return n.keptOf(ctx, s.Generation, s.Partitions)
+	}
+	// Nothing was ever planned: the newest topic is the first, or there is none.
+	kept, err := n.keptOf(ctx, 0, int32(n.cfg.Kept.Partitions))
+	if err != nil {
+		return nil, err
+	}
+	// Plans are written before their topics are made: had the newest one been
+	// made by a plan of this moment, it would be known now.
+	if err := c.growth.Read(ctx); err != nil {
+		return nil, err
+	}
+	if s, _ := c.growth.State(); s.Generation > 0 && s.Generation != kept.Generation() {
+		return n.keptOf(ctx, s.Generation, s.Partitions)
+	}
+	c.growth.Base(kept.Generation(), kept.Partitions())
 	return kept, nil
+}
+
+// keptOf opens a generation of the kept topic, or makes it with so many
+// partitions; 0: the newest one, which may have another number. It is opened
+// once, however often it is asked for.
+func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	c := n.cluster
+	c.keptMu.Lock()
+	defer c.keptMu.Unlock()
+	if kept := c.kept[generation]; kept != nil {
+		return kept, nil
+	}
+	kept, err := c.bus.Log(ctx, bus.TopicOptions{
+		Name: "kept", Numbered: true, Generation: generation, Partitions: partitions, Lenient: generation == 0,
+		Retention: n.cfg.Kept.Retention.Duration, MinRetention: n.cfg.Kept.MaxTTL.Duration,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if have := kept.Partitions(); have != int32(n.cfg.Kept.Partitions) {
+		n.log.Info().Int32("partitions", have).Int("setting", n.cfg.Kept.Partitions).
+			Msg("the kept topic has another number of partitions than kept.partitions says: the setting is for a topic that is made")
+	}
+	c.kept[kept.Generation()] = kept
+	return kept, nil
+}
+
+// groundOn is what a core stands on that uses a generation of the kept topic.
+func (n *Node) groundOn(ctx context.Context, kept *bus.Log) (ground, error) {
+	c := n.cluster
+	g := ground{kept: kept, peers: newPeers(n.name, kept, c.members, c.pool, &c.looking, n.log)}
+	if n.cfg.Runs(RoleJob) {
+		var err error
+		if g.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
+			return ground{}, err
+		}
+	}
+	return g, nil
 }
 
 // kafkaTLS is how connections to Kafka are encrypted; nil: not at all.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -11,10 +13,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"imgo/cluster/bus"
+	"imgo/cluster/growth"
 	"imgo/cluster/members"
 	"imgo/cluster/rpc"
 	"imgo/envelope"
-	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
 )
 
@@ -22,14 +24,20 @@ import (
 type cluster struct {
 	server  *rpc.Server
 	pool    *rpc.Pool
-	peers   *peers
+	peers   atomic.Pointer[peers] // of the core of the moment
+	looking sync.Mutex            // one look at who is there at a time
 	members *members.Members
-	meta    *envelope.NodeMeta
 	census  *census
 
-	bus    *bus.Bus         // nil: not open
+	metaMu sync.Mutex
+	meta   *envelope.NodeMeta
+
+	bus    *bus.Bus // nil: not open
+	growth *growth.Growth
+	live   *bus.Log
 	tokens *tokenlog.Tokens // nil: no logic here
-	group  job.Group        // nil: no job here
+	keptMu sync.Mutex
+	kept   map[uint16]*bus.Log // by generation
 }
 
 // Network lets tests cut nodes off from one another; both are asked at every
@@ -44,7 +52,7 @@ type Network struct {
 // bindCluster binds where other nodes call this one; the node's name may
 // depend on it.
 func (n *Node) bindCluster() (err error) {
-	c := &cluster{}
+	c := &cluster{kept: make(map[uint16]*bus.Log)}
 	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey, CAFile: n.cfg.Cluster.TLSCA}
 	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log, Metrics: n.metrics}); err != nil {
 		return fmt.Errorf("%w%s", err, mendListen(err, "--rpc"))
@@ -92,7 +100,7 @@ func (n *Node) joinCluster() (err error) {
 			meta.Rpc = net.JoinHostPort(host, port)
 		}
 	}
-	c.meta, c.peers.members = meta, c.members
+	c.meta, c.peers.Load().members = meta, c.members
 	return c.members.UpdateMeta(meta)
 }
 
@@ -128,10 +136,10 @@ func reachable(a net.Addr) string {
 // short keeps a version within what gossip has room for.
 func short(version string) string { return version[:min(len(version), 40)] }
 
-// offer gives the roles of this process to the other nodes, and to this one
-// where a call need not leave it.
-func (n *Node) offer() {
-	c, p, s := n.core.Load(), n.cluster.peers, rpc.Services{Status: n}
+// know tells a core's view of the other nodes which roles are here, where a
+// call need not leave the process. It returns what the others are offered.
+func (n *Node) know(c *core) rpc.Services {
+	s := rpc.Services{Status: n, Generation: c.kept.Generation()}
 	// A nil pointer must stay a nil interface.
 	if c.router != nil {
 		s.Router = c.router
@@ -142,16 +150,20 @@ func (n *Node) offer() {
 	if n.comet != nil {
 		s.Comet = n.comet
 	}
-	p.router, p.logic, p.comet = s.Router, s.Logic, s.Comet
-	n.cluster.server.Register(s)
+	c.peers.router, c.peers.logic, c.peers.comet = s.Router, s.Logic, s.Comet
+	return s
 }
+
+// offer gives the roles of this process to the other nodes.
+func (n *Node) offer(c *core) { n.cluster.server.Register(n.know(c)) }
 
 // stages are what has to run before the roles, and after them on the way down:
 // a node takes the others' calls and follows gossip to the end.
 func (c *cluster) stages() []stage {
 	all := []stage{
 		{name: "calls of other nodes", run: c.server.Run},
-		{name: "gossip", run: c.gossip, ready: c.joined},
+		{name: "members", run: c.gossip},
+		{name: "control topic", run: c.growth.Run},
 	}
 	if c.tokens != nil {
 		all = append(all, stage{name: "tokens", run: c.tokens.Run, ready: c.tokens.Ready})
@@ -169,7 +181,6 @@ func (c *cluster) gossip(ctx context.Context) error {
 	defer stop()
 	g, gctx := errgroup.WithContext(mctx)
 	g.Go(func() error { return c.members.Run(gctx) })
-	g.Go(func() error { return c.peers.run(gctx) })
 	g.Go(func() error {
 		select {
 		case <-gctx.Done():
@@ -181,36 +192,40 @@ func (c *cluster) gossip(ctx context.Context) error {
 		err := c.members.Leave(lctx)
 		stop()
 		if err != nil {
-			c.peers.log.Warn().Err(err).Msg("the other nodes were not told that this one goes: they find out by themselves")
+			c.peers.Load().log.Warn().Err(err).Msg("the other nodes were not told that this one goes: they find out by themselves")
 		}
 		return nil
 	})
 	return g.Wait()
 }
 
-// joined says why the roles cannot start yet: until this node has seen itself
-// among the others nobody would be the owner of anything.
-func (c *cluster) joined() error {
-	if len(c.peers.now.Load().nodes) == 0 {
-		return envelope.Errorf(envelope.CodeUnavailable, "gossip has not begun")
-	}
-	return nil
+// tell changes what the others are told of this node.
+func (c *cluster) tell(change func(*envelope.NodeMeta)) error {
+	c.metaMu.Lock()
+	defer c.metaMu.Unlock()
+	c.meta = proto.CloneOf(c.meta)
+	change(c.meta)
+	return c.members.UpdateMeta(c.meta)
 }
 
 // leaving tells the others that nothing new is to go to this node. It goes on
 // with what it has.
 func (c *cluster) leaving(log zerolog.Logger) {
-	meta := proto.CloneOf(c.meta)
-	meta.Leaving = true
-	if err := c.members.UpdateMeta(meta); err != nil {
+	if err := c.tell(func(m *envelope.NodeMeta) { m.Leaving = true }); err != nil {
 		log.Warn().Err(err).Msg("the other nodes were not told that this one is about to go")
 	}
 }
 
-// around are the roles of all nodes.
-func (c *cluster) around() around {
+// around are the roles of all nodes, as those of a core see them. Comet, which
+// outlives cores, finds its logics by the core of the moment.
+func (c *cluster) around(n *Node, of *core) around {
+	p := of.peers
 	near := around{
-		routers: routersOf{c.peers}, owners: c.peers, rooms: c.peers, comets: c.peers, logic: logics{c.peers}, owned: c.peers.owned, group: c.group,
+		routers: routersOf{p}, owners: p, rooms: p, comets: p, logic: logics{c}, owned: p.owned,
+		kept: c.growth.Gate(of.kept), growth: moves{n, of.kept.Generation()},
+	}
+	if of.group != nil {
+		near.group = group{of.group}
 	}
 	if c.tokens != nil {
 		near.tokens = c.tokens

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"imgo/cluster/bus"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -19,13 +20,22 @@ import (
 // the node runs, a new core takes the place of the old one; clients keep their
 // connections to comet, which is not part of it.
 type core struct {
-	kept    keptLog
+	ground
 	metrics *prometheus.Registry // of this core's roles
 	// The roles; nil: another process's.
 	router *router.Router
 	job    *job.Job
 	logic  *logic.Logic
 	face   http.Handler // logic's, or one that says where logic is
+}
+
+// ground is what a core stands on.
+type ground struct {
+	kept keptLog
+	// peers and group are nil where this process is all there is; group also
+	// where it does not run job.
+	peers *peers
+	group *bus.Group
 }
 
 // around is what the roles of this process call, wherever it is.
@@ -36,30 +46,32 @@ type around struct {
 	comets  job.Comets
 	logic   comet.Logic
 	tokens  logic.TokenStore
-	// owned and group are nil where this process has every partition.
-	owned func() ([]int32, <-chan struct{})
-	group job.Group
+	kept    logic.KeptLog
+	// owned, group and growth are nil where this process has every partition.
+	owned  func() ([]int32, <-chan struct{})
+	group  job.Group
+	growth router.Growth
 }
 
 // around decides who is called: here, and only here.
 func (n *Node) around(c *core) around {
 	if n.cluster != nil {
-		return n.cluster.around()
+		return n.cluster.around(n, c)
 	}
 	here := &neighbours{n, c}
 	return around{
 		routers: owners{here, c.kept.Partitions()}, owners: here, rooms: here, comets: here, tokens: store.NewTokens(n.db),
+		kept: c.kept,
 	}
 }
 
-// newCore makes the roles that this process runs on a kept topic and gives
-// each the others that it calls. The core closes the topic, also when newCore
-// fails.
-func (n *Node) newCore(ctx context.Context, kept keptLog) (*core, around, error) {
-	c := &core{kept: kept, metrics: prometheus.NewRegistry()}
+// newCore makes the roles that this process runs on a ground and gives each the
+// others that it calls. The core closes the topic, also when newCore fails.
+func (n *Node) newCore(ctx context.Context, g ground) (*core, around, error) {
+	c := &core{ground: g, metrics: prometheus.NewRegistry()}
 	near := n.around(c)
 	if err := n.fill(ctx, c, near); err != nil {
-		n.closed(kept.Close())
+		n.closed(g.kept.Close())
 		return nil, near, err
 	}
 	return c, near, nil
@@ -69,7 +81,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 	bad := n.opts.Seeded
 	if n.cfg.Runs(RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: bad.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Log: n.log, Metrics: c.metrics, Events: n.report,
+			Kept: bad.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Growth: near.growth, Log: n.log, Metrics: c.metrics, Events: n.report,
 		})
 		if err != nil {
 			return err
@@ -88,7 +100,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
-		Routers: near.routers, Kept: bad.logicLog(c.kept), Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: c.metrics,
+		Routers: near.routers, Kept: bad.logicLog(near.kept), Live: n.live, Comets: near.rooms, Tokens: near.tokens, Log: n.log, Metrics: c.metrics,
 	})
 	if err != nil {
 		return err
@@ -125,6 +137,9 @@ func (n *Node) report(kind, user, detail string) {
 // stages are a core's parts in the order in which they start.
 func (c *core) stages() []stage {
 	all := []stage{{name: "kept log", run: c.kept.Run}}
+	if c.peers != nil {
+		all = append(all, stage{name: "gossip", run: c.peers.run, ready: c.peers.joined})
+	}
 	if c.router != nil {
 		all = append(all, stage{name: RoleRouter, run: c.router.Run, ready: c.router.Ready})
 	}

@@ -50,8 +50,8 @@ const startTimeout = 5 * time.Minute
 // order, within shutdown.timeout. The node is used up after it.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.close()
-	r := newRunner(n.stages())
-	err := r.start(ctx)
+	r := newRunner()
+	err := r.start(ctx, n.stages()...)
 	if err == nil {
 		n.serving.Store(true)
 		n.announceStart()
@@ -82,12 +82,14 @@ func (n *Node) Run(ctx context.Context) error {
 
 // runCore runs the core, until ctx is done.
 func (n *Node) runCore(ctx context.Context) error {
-	r := newRunner(n.core.Load().stages())
-	err := r.start(ctx)
-	if err == nil {
+	r := newRunner()
+	err := r.start(ctx, n.core.Load().stages()...)
+	for err == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case err = <-r.failed:
+		case <-n.outgrown():
+			r, err = n.replaceCore(ctx, r)
 		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -111,18 +113,18 @@ func (n *Node) coreReady() error {
 
 // runner runs stages.
 type runner struct {
-	stages  []stage
 	running []*runningStage
 	failed  chan error // has the errors of those that ended before they had to
 }
 
-func newRunner(stages []stage) *runner {
-	return &runner{stages: stages, failed: make(chan error, len(stages))}
-}
+// maxStages is more stages than any runner has.
+const maxStages = 32
 
-// start starts the stages, each when the one before it is ready.
-func (r *runner) start(ctx context.Context) error {
-	for _, s := range r.stages {
+func newRunner() *runner { return &runner{failed: make(chan error, maxStages)} }
+
+// start starts stages, each when the one before it is ready.
+func (r *runner) start(ctx context.Context, stages ...stage) error {
+	for _, s := range stages {
 		running := start(s, r.failed)
 		r.running = append(r.running, running)
 		if err := running.waitReady(ctx, r.failed); err != nil {

@@ -118,15 +118,15 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
 	}
-	kept, err := n.open(ctx)
+	on, err := n.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err = n.wire(ctx, kept); err != nil {
+	if err = n.wire(ctx, on); err != nil {
 		return nil, err
 	}
 	if n.cluster != nil {
-		n.offer()
+		n.offer(n.core.Load())
 		err = n.joinCluster()
 	}
 	return n, err
@@ -172,16 +172,17 @@ func mendListen(err error, flag string) string {
 
 // open opens what holds data: the log, and the data folder where a role here
 // keeps something.
-func (n *Node) open(ctx context.Context) (keptLog, error) {
+func (n *Node) open(ctx context.Context) (g ground, err error) {
 	if n.cluster == nil {
 		if err := n.openStore(); err != nil {
-			return nil, err
+			return g, err
 		}
-		return n.openLogs()
+		g.kept, err = n.openLogs()
+		return g, err
 	}
 	if n.cfg.Runs(RoleRouter) || n.cfg.Runs(RoleLogic) {
 		if err := n.openStore(); err != nil {
-			return nil, err
+			return g, err
 		}
 	}
 	return n.openBus(ctx)
@@ -251,8 +252,8 @@ type liveLog interface {
 }
 
 // wire makes the roles that this process runs, and what callers see of them.
-func (n *Node) wire(ctx context.Context, kept keptLog) error {
-	c, near, err := n.newCore(ctx, kept)
+func (n *Node) wire(ctx context.Context, g ground) error {
+	c, near, err := n.newCore(ctx, g)
 	if err != nil {
 		return err
 	}

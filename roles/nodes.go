@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"imgo/cluster/members"
-	"imgo/cluster/rpc"
 	"imgo/envelope"
 	"imgo/roles/logic"
 )
@@ -78,8 +77,7 @@ const (
 
 // census is how all nodes are, as of a moment ago. Safe for concurrent use.
 type census struct {
-	peers *peers
-	pool  *rpc.Pool
+	cluster *cluster
 
 	mu    sync.Mutex
 	at    time.Time
@@ -96,7 +94,7 @@ func (c *census) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
 	}
 	ctx, cancel := context.WithTimeout(ctx, censusTime)
 	defer cancel()
-	nodes := c.peers.now.Load().nodes
+	nodes := c.cluster.peers.Load().now.Load().nodes
 	infos := make([]logic.NodeInfo, len(nodes))
 	var asking sync.WaitGroup
 	for i, node := range nodes {
@@ -106,7 +104,7 @@ func (c *census) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
 			continue
 		}
 		asking.Go(func() {
-			reply, err := c.pool.Node(node.Meta.GetRpc()).Status().Status(ctx, &envelope.StatusRequest{})
+			reply, err := c.cluster.pool.Node(node.Meta.GetRpc()).Status().Status(ctx, &envelope.StatusRequest{})
 			if err == nil {
 				infos[i].Ready, infos[i].Sessions = reply.GetReady(), int(reply.GetSessions())
 			}
@@ -134,8 +132,9 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 
 // otherComets are where clients of this comet may go instead, those of this
 // zone first and else in no order: all clients of one comet go at once.
-func (p *peers) otherComets(zone string) func(transport string) []string {
+func (c *cluster) otherComets(zone string) func(transport string) []string {
 	return func(transport string) []string {
+		p := c.peers.Load()
 		var out []string
 		var rest []string
 		nodes := slices.Clone(p.now.Load().nodes)

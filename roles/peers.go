@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,9 +25,11 @@ import (
 // Safe for concurrent use.
 type peers struct {
 	name       string
+	generation uint16 // of the kept topic
 	partitions int32
 	members    *members.Members
 	pool       *rpc.Pool
+	looking    *sync.Mutex
 	log        zerolog.Logger
 
 	// The roles of this process, nil where it does not run them; set before
@@ -52,9 +55,9 @@ type sky struct {
 	moved chan struct{}
 }
 
-func newPeers(name string, partitions int32, m *members.Members, pool *rpc.Pool, log zerolog.Logger) *peers {
-	p := &peers{name: name, partitions: partitions, members: m, pool: pool, log: log}
-	p.now.Store(&sky{owners: make([]rpc.Router, partitions), moved: make(chan struct{})})
+func newPeers(name string, kept keptLog, m *members.Members, pool *rpc.Pool, looking *sync.Mutex, log zerolog.Logger) *peers {
+	p := &peers{name: name, generation: kept.Generation(), partitions: kept.Partitions(), members: m, pool: pool, looking: looking, log: log}
+	p.now.Store(&sky{owners: make([]rpc.Router, p.partitions), moved: make(chan struct{})})
 	return p
 }
 
@@ -72,8 +75,7 @@ func (p *peers) logicAddresses() []string {
 // run follows gossip until ctx is done.
 func (p *peers) run(ctx context.Context) error {
 	for {
-		view := p.members.Snapshot()
-		p.look(view)
+		view := p.look()
 		select {
 		case <-view.Next():
 		case <-ctx.Done():
@@ -82,8 +84,22 @@ func (p *peers) run(ctx context.Context) error {
 	}
 }
 
-// look makes the state that a view of the members means.
-func (p *peers) look(view *members.View) {
+// joined says why the roles cannot start yet: until this node has seen itself
+// among the others nobody would be the owner of anything.
+func (p *peers) joined() error {
+	if len(p.now.Load().nodes) == 0 {
+		return envelope.Errorf(envelope.CodeUnavailable, "gossip has not begun")
+	}
+	return nil
+}
+
+// look makes the state that the newest view of the members means. Those of two
+// cores look one after the other: what an older view does not have must not be
+// taken from the pool behind a newer one's back.
+func (p *peers) look() *members.View {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	view := p.members.Snapshot()
 	before := p.now.Load()
 	s := &sky{nodes: view.Nodes, comets: make(map[string]rpc.Comet), owners: make([]rpc.Router, p.partitions), moved: before.moved}
 	var addresses []string
@@ -104,7 +120,7 @@ func (p *peers) look(view *members.View) {
 	for _, node := range staying(view.Nodes, RoleRouter) {
 		r := p.router
 		if node.Name != p.name {
-			r = p.pool.Node(node.Meta.GetRpc()).Router()
+			r = p.pool.Node(node.Meta.GetRpc()).RouterOf(p.generation)
 		}
 		routers[node.Name], names, s.routers = r, append(names, node.Name), append(s.routers, r)
 	}
@@ -129,6 +145,7 @@ func (p *peers) look(view *members.View) {
 		p.log.Info().Ints32("partitions", s.owned).Strs("routers", names).Msg("the owners of partitions have changed")
 	}
 	p.pool.Keep(addresses)
+	return view
 }
 
 // staying are the nodes of a role to which something new may go: those that
@@ -212,7 +229,7 @@ func (p *peers) Names() []string { return p.now.Load().names }
 // logics are the logics of the cluster as comet calls them: the one of this
 // process if there is one, else any, another one where one does not answer.
 // Every call of comet.Logic may be repeated.
-type logics struct{ *peers }
+type logics struct{ *cluster }
 
 var _ comet.Logic = logics{}
 
@@ -221,12 +238,13 @@ var _ comet.Logic = logics{}
 const leastTry = time.Second
 
 func (l logics) try(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
-	if l.logic != nil {
-		return call(ctx, l.logic)
+	p := l.peers.Load()
+	if p.logic != nil {
+		return call(ctx, p.logic)
 	}
 	var err error = envelope.Errorf(envelope.CodeUnavailable, "no logic is there to ask: start one with --roles=logic")
-	all := l.now.Load().logics
-	first := l.turn.Add(1)
+	all := p.now.Load().logics
+	first := p.turn.Add(1)
 	for i := range all {
 		err = l.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, envelope.ErrUnavailable) {

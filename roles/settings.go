@@ -68,7 +68,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 		c.DrainRate = 1e9
 	}
 	if n.cluster != nil {
-		c.Others = n.cluster.peers.otherComets(n.cfg.Cluster.Zone)
+		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
 	}
 	if n.cfg.Comet.TLSCert == "" {
 		return c, nil

@@ -106,6 +106,8 @@ type Growth struct {
 	// has since been read up to; zero: never.
 	confirmed time.Time
 	changed   chan struct{}
+	// over are channels that are closed when a generation is.
+	over map[uint16]chan struct{}
 }
 
 // plan is one that counts.
@@ -120,6 +122,7 @@ func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
 	return &Growth{
 		cfg: cfg.withDefaults(), topic: topic, log: log.With().Str("part", "growth").Logger(),
 		plans: make(map[uint16]plan), moved: make(map[uint16]map[int32]struct{}), changed: make(chan struct{}),
+		over: make(map[uint16]chan struct{}),
 	}
 }
 
@@ -127,16 +130,19 @@ func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
 var errRead = errors.New("all was read")
 
 // Read reads what the control topic has now. It must have returned before Run,
-// and before State means anything.
+// and before State means anything; it may be called again before Run.
 func (g *Growth) Read(ctx context.Context) error {
 	end, err := g.topic.End(ctx)
 	if err != nil {
 		return fmt.Errorf("read the control topic: %w", err)
 	}
-	if end == 0 {
+	g.mu.Lock()
+	from := g.position
+	g.mu.Unlock()
+	if end <= from {
 		return nil
 	}
-	err = g.topic.Follow(ctx, 0, func(offset int64, key, value []byte) error {
+	err = g.topic.Follow(ctx, from, func(offset int64, key, value []byte) error {
 		g.take(offset, key, value)
 		if offset+1 >= end {
 			return errRead
@@ -271,6 +277,12 @@ func (g *Growth) derive() {
 		g.log.Warn().Uint16("generation", s.Generation).Int32("partitions", s.Partitions).Msg("the kept topic has more partitions: all has moved")
 	}
 	g.state = s
+	for of, over := range g.over {
+		if of < s.Generation {
+			close(over)
+			delete(g.over, of)
+		}
+	}
 	g.wake()
 }
 
@@ -323,6 +335,22 @@ func (g *Growth) State() (State, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.state, g.changed
+}
+
+// Over is closed when a generation is over: another one has all that waits.
+func (g *Growth) Over(generation uint16) <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	over := g.over[generation]
+	if over == nil {
+		over = make(chan struct{})
+		if g.state.Generation > generation {
+			close(over)
+		} else {
+			g.over[generation] = over
+		}
+	}
+	return over
 }
 
 // Grow begins to give the kept topic so many partitions. When it returns the

@@ -97,6 +97,18 @@ type NodeInfo struct {
 	Leaving bool `json:"leaving,omitempty"`
 }
 
+// Partitions is what GET /v1/partitions shows of the kept topic.
+type Partitions struct {
+	// Kept is how many it has, and Generation which one it is, from 1.
+	Kept       int `json:"kept"`
+	Generation int `json:"generation"`
+	// Next is how many it will have, when it grows; Moved is how many of Kept
+	// have moved, and SinceMS when it began, Unix milliseconds.
+	Next    int   `json:"next,omitempty"`
+	Moved   int   `json:"moved,omitempty"`
+	SinceMS int64 `json:"since_ms,omitempty"`
+}
+
 // Stats is what GET /v1/stats shows: of the whole server as logic can see it.
 type Stats struct {
 	Sessions int               `json:"sessions"`

@@ -177,6 +177,7 @@ func (a *API) register() {
 		{path: "/v1/stats", form: v1, methods: get(a.stats)},
 		{path: "/v1/nodes", form: v1, methods: get(a.nodes)},
 		{path: "/v1/nodes/best", form: v1, methods: get(a.bestNodes), open: true},
+		{path: "/v1/partitions", form: v1, methods: map[string]handler{http.MethodGet: a.partitions, http.MethodPost: a.grow}},
 		{path: "/v1/events", form: v1, methods: get(a.events)},
 		{path: "/v1/tokens", form: v1, methods: post(a.newToken)},
 		{path: "/v1/tokens/revoke", form: v1, methods: post(a.revokeTokens)},

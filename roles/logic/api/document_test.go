@@ -151,6 +151,8 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"revokeTokens":    {"POST", "/v1/tokens/revoke", `{"user":"alice"}`},
 	"stats":           {"GET", "/v1/stats", ""},
 	"nodes":           {"GET", "/v1/nodes", ""},
+	"partitions":      {"GET", "/v1/partitions", ""},
+	"growPartitions":  {"POST", "/v1/partitions", `{"kept":32}`},
 	"bestNodes":       {"GET", "/v1/nodes/best?transport=ws", ""},
 	"events":          {"GET", "/v1/events?after=1", ""},
 	"openapiJSON":     {"GET", "/v1/openapi.json", ""},

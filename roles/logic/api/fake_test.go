@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -37,6 +38,8 @@ type fakeService struct {
 	take   func(string, int64, int) (*envelope.TakeReply, error)
 	tokens map[string]string // what CheckToken knows
 	comets map[string]int
+
+	partitions logic.Partitions
 
 	mu        sync.Mutex
 	pushes    []*logic.PushCommand
@@ -159,6 +162,14 @@ func (f *fakeService) Events(after uint64, limit int) []logic.Event {
 	return nil
 }
 
+func (f *fakeService) Partitions(context.Context) (logic.Partitions, error) {
+	return f.partitions, f.note("partitions")
+}
+
+func (f *fakeService) Grow(_ context.Context, kept int) (logic.Partitions, error) {
+	return f.partitions, f.note(fmt.Sprint("grow ", kept))
+}
+
 func (f *fakeService) CountByComet(context.Context) (map[string]int, error) {
 	return f.comets, f.note("comets")
 }
@@ -223,6 +234,9 @@ func newHarness(t testing.TB, cfg api.Config, service *fakeService) *harness {
 	t.Helper()
 	if service == nil {
 		service = &fakeService{}
+	}
+	if service.partitions == (logic.Partitions{}) {
+		service.partitions = logic.Partitions{Kept: 16, Generation: 1}
 	}
 	reg, logged := prometheus.NewRegistry(), &lockedBuffer{}
 	a, err := api.New(cfg, service, zerolog.New(logged), reg)

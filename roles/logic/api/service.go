@@ -64,6 +64,10 @@ type Overview interface {
 	Nodes(ctx context.Context) []logic.NodeInfo
 	// Events gives at most max events with a Seq above after, oldest first.
 	Events(after uint64, max int) []logic.Event
+	// Partitions is how many the kept topic has, and how far its growth is.
+	Partitions(ctx context.Context) (logic.Partitions, error)
+	// Grow begins to give it more, and says how far that is.
+	Grow(ctx context.Context, kept int) (logic.Partitions, error)
 	// CountByComet gives each comet's number of sessions.
 	CountByComet(ctx context.Context) (map[string]int, error)
 	// ForgetComet drops what is remembered of a comet's sessions, and says
