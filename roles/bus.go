@@ -72,7 +72,7 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.growth = growth.New(growth.Config{}, control, n.log)
+	c.growth = growth.New(n.opts.Growth, control, n.log)
 	if err := c.growth.Read(ctx); err != nil {
 		return nil, err
 	}

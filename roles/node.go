@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/rs/zerolog"
 
+	"imgo/cluster/growth"
 	"imgo/console"
 	"imgo/roles/comet"
 	"imgo/roles/job"
@@ -42,6 +43,9 @@ type RunOptions struct {
 	FreeBytes func(dir string) (int64, error)
 	// Network is for tests of a cluster.
 	Network Network
+	// Growth has the times of a growth of the kept topic; zero: the defaults.
+	// All nodes of a cluster must have the same.
+	Growth growth.Config
 	// Seeded is for tests of what finds defects.
 	Seeded Seeded
 }
@@ -291,6 +295,13 @@ func (n *Node) wireHTTP() error {
 		n.server.TLSConfig = cert
 	}
 	return nil
+}
+
+// Kept says how many partitions the kept topic has as the roles use it, and
+// which generation it is.
+func (n *Node) Kept() (partitions int32, generation uint16) {
+	kept := n.core.Load().kept
+	return kept.Partitions(), kept.Generation()
 }
 
 // HTTPAddr is where the API, the page and the admin side are.

@@ -16,14 +16,15 @@ type Log interface {
 }
 
 // Gate is a generation of the kept topic behind which nothing is lost: an
-// append waits while the topic grows, and one that is reported is before the
-// fence of its partition. Safe for concurrent use.
+// append waits while what there is moves, and one that is reported is before
+// the fence of its partition. Safe for concurrent use.
 //
-// The rule is that an append is reported only by a node which knows, by an
-// answer of the control topic to a question less than Lease old, that there
-// was no plan yet; a fence is appended only Lease and Margin after its plan was
-// read. So the plan is younger than the question, and the fence younger than
-// the report.
+// The rule: an append is reported only by a node that has asked the control
+// topic less than a lease ago and learned that the generation was not closed.
+// The lease is Lease for one that has not read of a plan, and Short for one
+// that has. A generation is closed only once Lease has run out for whoever has
+// not read the plan, and fenced once Short has for whoever has not read that it
+// is closed. So whatever is reported was appended before the fence.
 type Gate struct {
 	Log
 	growth *Growth
@@ -58,14 +59,14 @@ func (g *Gate) through(ctx context.Context, appends func() error) error {
 	return g.sure(ctx)
 }
 
-// open waits while the topic grows.
+// open waits while nothing new goes to the generation.
 func (g *Gate) open(ctx context.Context) error {
 	for {
 		s, changed := g.growth.State()
 		switch {
 		case s.Generation != g.Generation():
 			return errOver(g.Generation())
-		case !s.Growing():
+		case !s.Closed:
 			return nil
 		}
 		select {
@@ -83,10 +84,14 @@ func (g *Gate) sure(ctx context.Context) error {
 		g.growth.mu.Lock()
 		s, confirmed, changed := g.growth.state, g.growth.confirmed, g.growth.changed
 		g.growth.mu.Unlock()
+		lease := g.growth.cfg.Lease
+		if s.Growing() {
+			lease = g.growth.cfg.Short
+		}
 		switch {
-		case s.Generation != g.Generation() || s.Growing():
+		case s.Generation != g.Generation() || s.Closed:
 			return unavailable("the kept topic began to grow meanwhile; whether it was done is not known, so try again with the same idempotency key")
-		case !confirmed.IsZero() && age(confirmed) < g.growth.cfg.Lease:
+		case !confirmed.IsZero() && age(confirmed) < lease:
 			return nil
 		}
 		select {

@@ -3,8 +3,8 @@
 // when all that waits has moved there.
 //
 // It owns the control topic, a compacted one that every node follows: who asked
-// for how many partitions, and which partitions of the old generation have
-// moved. Every node derives the same state from the same entries, in whatever
+// for how many partitions, since when nothing new goes to the old generation,
+// and which of its partitions have moved. Every node derives the same state from the same entries, in whatever
 // order they came, and nobody coordinates: any node may ask, each owner of a
 // partition does its part, and a part that is done twice is done once.
 //
@@ -42,12 +42,17 @@ type Topic interface {
 // nodes of a cluster must have the same Lease.
 type Config struct {
 	// Lease is how old what is known of the control topic may be when an append
-	// is reported; 5 s.
+	// is reported: for so long pushes go on while Kafka does not answer for that
+	// one topic, such as after a broker has died. 15 s.
 	Lease time.Duration
-	// Margin is for how much longer than Lease nothing is fenced, for clocks
-	// that do not go alike; 1 s.
+	// Short is Lease once a plan is known: it bounds how long pushes wait for
+	// nothing but certainty; 2 s.
+	Short time.Duration
+	// Margin is for how much longer than a lease it is waited until it has run
+	// out everywhere, for clocks that do not go alike; 1 s.
 	Margin time.Duration
-	// Check is how often the control topic's end is asked for; 1 s.
+	// Check is how often the control topic's end is asked for, four times as
+	// often once a plan is known; 1 s.
 	Check time.Duration
 	// Timeout bounds one question; 2 s.
 	Timeout time.Duration
@@ -60,7 +65,7 @@ func (c Config) withDefaults() Config {
 	for _, d := range []struct {
 		v *time.Duration
 		d time.Duration
-	}{{&c.Lease, 5 * time.Second}, {&c.Margin, time.Second}, {&c.Check, time.Second}, {&c.Timeout, 2 * time.Second}} {
+	}{{&c.Lease, 15 * time.Second}, {&c.Short, 2 * time.Second}, {&c.Margin, time.Second}, {&c.Check, time.Second}, {&c.Timeout, 2 * time.Second}} {
 		if *d.v <= 0 {
 			*d.v = d.d
 		}
@@ -77,6 +82,8 @@ type State struct {
 	// Next is how many partitions the next generation has, which is on its way;
 	// 0: there is none.
 	Next int32
+	// Closed says that nothing new goes to Generation any more.
+	Closed bool
 	// Moved is how many of Partitions have moved there.
 	Moved int32
 	// SinceMS is when it was asked for, Unix milliseconds; 0: it was not.
@@ -94,14 +101,16 @@ type Growth struct {
 
 	mu sync.Mutex
 	// base is what there is when nothing was ever planned.
-	base  State
-	plans map[uint16]plan
-	moved map[uint16]map[int32]struct{}
+	base   State
+	plans  map[uint16]plan
+	closed map[uint16]struct{}
+	moved  map[uint16]map[int32]struct{}
 	// position is the offset up to which the topic was read.
 	position int64
 	state    State
-	// since is when this node saw that State is growing.
-	since time.Time
+	// since is when this node saw that State is growing, and closedSince that it
+	// is closed.
+	since, closedSince time.Time
 	// confirmed is when the question was asked whose answer, the topic's end,
 	// has since been read up to; zero: never.
 	confirmed time.Time
@@ -121,7 +130,7 @@ type plan struct {
 func New(cfg Config, topic Topic, log zerolog.Logger) *Growth {
 	return &Growth{
 		cfg: cfg.withDefaults(), topic: topic, log: log.With().Str("part", "growth").Logger(),
-		plans: make(map[uint16]plan), moved: make(map[uint16]map[int32]struct{}), changed: make(chan struct{}),
+		plans: make(map[uint16]plan), closed: make(map[uint16]struct{}), moved: make(map[uint16]map[int32]struct{}), changed: make(chan struct{}),
 		over: make(map[uint16]chan struct{}),
 	}
 }
@@ -208,6 +217,13 @@ func (g *Growth) take(offset int64, key, value []byte) {
 		if _, ok := g.plans[of]; !ok { // the first one counts
 			g.plans[of] = plan{string(key), int32(p.Partitions), int32(p.NextPartitions), p.TimeMs}
 		}
+	case keyClosed:
+		var p envelope.KeptPlan
+		if err := p.UnmarshalVT(value); err != nil || p.Generation > 1<<16-1 {
+			g.log.Error().Int64("offset", offset).AnErr("error", err).Msg("the control topic has an entry that cannot be: passed over")
+			return
+		}
+		g.closed[uint16(p.Generation)] = struct{}{}
 	case keyMoved:
 		var m envelope.KeptMoved
 		if err := m.UnmarshalVT(value); err != nil || m.Generation > 1<<16-1 || m.Partition >= MaxPartitions {
@@ -223,9 +239,9 @@ func (g *Growth) take(offset int64, key, value []byte) {
 }
 
 // The first byte of the control topic's keys. A plan goes on with a record id,
-// so that compaction leaves the first of two plans; a partition that has moved
-// with its generation and number.
-const keyPlan, keyMoved = 'p', 'm'
+// so that compaction leaves the first of two plans; that a generation is closed
+// with its number, and that a partition has moved with both numbers.
+const keyPlan, keyClosed, keyMoved = 'p', 'c', 'm'
 
 // sound says whether a plan can be one.
 func sound(p *envelope.KeptPlan) bool {
@@ -256,6 +272,7 @@ func (g *Growth) derive() {
 		}
 		s.SinceMS = p.timeMS
 		if done < p.partitions {
+			_, s.Closed = g.closed[s.Generation]
 			s.Next, s.Moved = p.next, done
 			break
 		}
@@ -271,7 +288,11 @@ func (g *Growth) derive() {
 	if s.Growing() && (!g.state.Growing() || g.state.Generation != s.Generation) {
 		g.since = time.Now()
 		g.log.Warn().Uint16("generation", s.Generation).Int32("partitions", s.Partitions).Int32("next", s.Next).
-			Msg("the kept topic gets more partitions: kept pushes wait until all that is kept has moved")
+			Msg("the kept topic gets more partitions")
+	}
+	if s.Closed && (!g.state.Closed || g.state.Generation != s.Generation) {
+		g.closedSince = time.Now()
+		g.log.Warn().Uint16("generation", s.Generation).Msg("kept pushes wait until all that is kept has moved to the new partitions")
 	}
 	if g.state.Generation != 0 && s.Generation != g.state.Generation {
 		g.log.Warn().Uint16("generation", s.Generation).Int32("partitions", s.Partitions).Msg("the kept topic has more partitions: all has moved")
@@ -294,13 +315,18 @@ func (g *Growth) wake() {
 
 // check confirms again and again that what is known is all there is.
 func (g *Growth) check(ctx context.Context) {
-	for ; ctx.Err() == nil; pause(ctx, g.cfg.Check) {
+	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
 		err := g.confirm(asking)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			g.log.Debug().Err(err).Msg("the control topic does not say where it ends")
 		}
+		every := g.cfg.Check
+		if s, _ := g.State(); s.Growing() {
+			every /= 4
+		}
+		pause(ctx, every)
 	}
 }
 
@@ -408,32 +434,57 @@ func growing(s State) error {
 
 // Moving waits until what a generation has is to move to the next: until no
 // node will report an append that is behind a fence which is appended from now
-// on. It is an error when ctx is done, or the generation is over.
+// on. It is an error when ctx is done, the generation is over, or the control
+// topic does not take an entry.
 func (g *Growth) Moving(ctx context.Context, generation uint16) (State, error) {
 	for {
 		g.mu.Lock()
-		s, changed, since := g.state, g.changed, g.since
+		s, changed, since, closed := g.state, g.changed, g.since, g.closedSince
 		g.mu.Unlock()
-		if s.Generation > generation {
+		var left time.Duration
+		switch {
+		case s.Generation > generation:
 			return s, errOver(generation)
-		}
-		if s.Growing() && s.Generation == generation {
-			left := g.cfg.Lease + g.cfg.Margin - time.Since(since)
-			if left <= 0 {
+		case s.Generation < generation || !s.Growing():
+			left = time.Hour
+		case !s.Closed:
+			// From now on whoever does not know of the plan reports nothing.
+			if left = g.cfg.Lease + g.cfg.Margin - time.Since(since); left <= 0 {
+				if err := g.close(ctx, s); err != nil {
+					return s, err
+				}
+				left = time.Hour // until it is read back
+			}
+		default:
+			if left = g.cfg.Short + g.cfg.Margin - time.Since(closed); left <= 0 {
 				return s, nil
 			}
-			pause(ctx, left)
-			if ctx.Err() != nil {
-				return s, ctx.Err()
-			}
-			continue
 		}
+		t := time.NewTimer(left)
 		select {
+		case <-t.C:
 		case <-changed:
 		case <-ctx.Done():
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return s, ctx.Err()
 		}
 	}
+}
+
+// close says that nothing new goes to a generation. Each owner of one of its
+// partitions may.
+func (g *Growth) close(ctx context.Context, s State) error {
+	p := &envelope.KeptPlan{Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(s.Next), TimeMs: time.Now().UnixMilli()}
+	value, err := p.MarshalVT()
+	if err != nil {
+		return fmt.Errorf("encode that generation %d is closed: %w", s.Generation, err)
+	}
+	if _, err := g.topic.Put(ctx, fmt.Appendf([]byte{keyClosed}, "%d", s.Generation), value); err != nil {
+		return fmt.Errorf("say that generation %d is closed: %w", s.Generation, err)
+	}
+	return nil
 }
 
 // HasMoved says whether it was noted that a partition has moved.

@@ -276,6 +276,13 @@ func (p *pushes) accepted() {
 	p.at = now
 }
 
+// mark forgets the refusals of before.
+func (p *pushes) mark() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at, p.longest = time.Now(), 0
+}
+
 // longestRefusal is the longest time in which nothing was accepted.
 func (p *pushes) longestRefusal() time.Duration {
 	p.mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"imgo/cluster/bus/kafkatest"
+	"imgo/cluster/growth"
 	"imgo/roles"
 	"imgo/verify/history"
 )
@@ -40,6 +41,8 @@ type world struct {
 	dir   string
 	// change alters the settings of every node that starts; nil: nothing.
 	change func(*roles.Config)
+	// times are of a growth; zero: the defaults.
+	times growth.Config
 
 	mu    sync.Mutex
 	nodes map[string]*node // those that run, by name
@@ -128,7 +131,7 @@ func (w *world) begin(name string, runs ...string) *node {
 		w.t.Fatal(err)
 	}
 	n := &node{w: w, name: name, roles: runs, cfg: cfg, log: &tail{}, done: make(chan struct{})}
-	opts := roles.RunOptions{Stderr: n.log, Version: "test", Network: roles.Network{
+	opts := roles.RunOptions{Stderr: n.log, Version: "test", Growth: w.times, Network: roles.Network{
 		Gossip: func(address string) bool { return w.isApart(name, address, w.gossip) },
 		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
 	}}

@@ -1,0 +1,362 @@
+package growth_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/cluster/growth"
+	"imgo/envelope"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// topic is a control topic in memory. A node has its own view of it, which may
+// be cut off.
+type topic struct {
+	mu      sync.Mutex
+	entries []entry
+	grown   chan struct{}
+}
+
+type entry struct {
+	offset     int64
+	key, value []byte
+}
+
+func newTopic() *topic { return &topic{grown: make(chan struct{})} }
+
+// compact drops all but the newest entry of each key, as Kafka may.
+func (t *topic) compact() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var left []entry
+	for i, e := range t.entries {
+		newest := true
+		for _, later := range t.entries[i+1:] {
+			newest = newest && !bytes.Equal(e.key, later.key)
+		}
+		if newest {
+			left = append(left, e)
+		}
+	}
+	t.entries = left
+}
+
+func (t *topic) end() int64 {
+	if len(t.entries) == 0 {
+		return 0
+	}
+	return t.entries[len(t.entries)-1].offset + 1
+}
+
+// view is the topic as one node reaches it.
+type view struct {
+	*topic
+	mu    sync.Mutex
+	cut   bool
+	mends chan struct{}
+}
+
+func (t *topic) view() *view { return &view{topic: t, mends: make(chan struct{})} }
+
+// cutOff has all calls wait until it is mended.
+func (v *view) cutOff(cut bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cut && !cut {
+		close(v.mends)
+		v.mends = make(chan struct{})
+	}
+	v.cut = cut
+}
+
+// through waits while the view is cut off.
+func (v *view) through(ctx context.Context) error {
+	for {
+		v.mu.Lock()
+		cut, mends := v.cut, v.mends
+		v.mu.Unlock()
+		if !cut {
+			return ctx.Err()
+		}
+		select {
+		case <-mends:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (v *view) Put(ctx context.Context, key, value []byte) (int64, error) {
+	if err := v.through(ctx); err != nil {
+		return 0, err
+	}
+	t := v.topic
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := t.end()
+	t.entries = append(t.entries, entry{at, bytes.Clone(key), bytes.Clone(value)})
+	close(t.grown)
+	t.grown = make(chan struct{})
+	return at, nil
+}
+
+func (v *view) Follow(ctx context.Context, from int64, fn func(int64, []byte, []byte) error) error {
+	for {
+		if err := v.through(ctx); err != nil {
+			return err
+		}
+		t := v.topic
+		t.mu.Lock()
+		var next *entry
+		for i := range t.entries {
+			if t.entries[i].offset >= from {
+				next = &t.entries[i]
+				break
+			}
+		}
+		grown := t.grown
+		var e entry
+		if next != nil {
+			e = *next
+		}
+		t.mu.Unlock()
+		if next != nil {
+			if err := fn(e.offset, e.key, e.value); err != nil {
+				return err
+			}
+			from = e.offset + 1
+			continue
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (v *view) End(ctx context.Context) (int64, error) {
+	if err := v.through(ctx); err != nil {
+		return 0, err
+	}
+	v.topic.mu.Lock()
+	defer v.topic.mu.Unlock()
+	return v.topic.end(), nil
+}
+
+// start is a node of the topic that runs until the test ends.
+func start(t *testing.T, v *view, cfg growth.Config) *growth.Growth {
+	t.Helper()
+	g := growth.New(cfg, v, zerolog.Nop())
+	if err := g.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := g.State(); s.Generation == 0 {
+		g.Base(1, 4)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := g.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return g
+}
+
+func state(g *growth.Growth) string {
+	s, _ := g.State()
+	out := fmt.Sprintf("%d of %d", s.Generation, s.Partitions)
+	if s.Growing() {
+		out += fmt.Sprintf(", to %d, %d moved", s.Next, s.Moved)
+	}
+	if s.Closed {
+		out += ", closed"
+	}
+	return out
+}
+
+// moveAll does what owners do.
+func moveAll(t *testing.T, g *growth.Growth, generation uint16) {
+	t.Helper()
+	s, err := g.Moving(t.Context(), generation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range s.Partitions {
+		if g.HasMoved(generation, p) {
+			t.Errorf("partition %d has moved before it has", p)
+		}
+		if err := g.Moved(t.Context(), generation, p); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !g.HasMoved(generation, p) {
+			t.Errorf("partition %d has not moved", p)
+		}
+	}
+}
+
+// Every node derives the same from the control topic, in the middle and after,
+// also one that starts late, and one that reads a topic that was compacted.
+func TestEverybodyAgrees(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := newTopic()
+		a, b := start(t, topic.view(), growth.Config{}), start(t, topic.view(), growth.Config{})
+		over := b.Over(1)
+		agree := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			topic.compact()
+			late := start(t, topic.view(), growth.Config{})
+			for name, g := range map[string]*growth.Growth{"a": a, "b": b, "one that starts late": late} {
+				if got := state(g); got != want {
+					t.Errorf("%s: %s, want %s", name, got, want)
+				}
+			}
+		}
+		agree("1 of 4")
+		if s, err := a.Grow(t.Context(), 7); err != nil || s.Next != 7 {
+			t.Fatal(s, err)
+		}
+		agree("1 of 4, to 7, 0 moved")
+		began := time.Now()
+		moveAll(t, b, 1)
+		if took := time.Since(began); took != 19*time.Second {
+			t.Errorf("it moves after %v, not after both leases and margins", took)
+		}
+		agree("2 of 7")
+		if !isClosed(over) || !isClosed(a.Over(1)) || isClosed(a.Over(2)) {
+			t.Error("the wrong generations are over")
+		}
+		// Late movers of the generation before say what is known.
+		if err := b.Moved(t.Context(), 1, 0); err != nil {
+			t.Fatal(err)
+		}
+		agree("2 of 7")
+		if _, err := b.Grow(t.Context(), 9); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Moved(t.Context(), 1, 3); err != nil {
+			t.Fatal(err)
+		}
+		agree("2 of 7, to 9, 0 moved")
+		moveAll(t, a, 2)
+		agree("3 of 9")
+		if _, err := a.Moving(t.Context(), 1); !errors.Is(err, envelope.ErrUnavailable) {
+			t.Errorf("generation 1 moves: %v", err)
+		}
+	})
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// Of two plans at once one counts, everywhere the same, and whoever made the
+// other is told so.
+func TestTwoPlansAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := newTopic()
+		va, vb := topic.view(), topic.view()
+		a, b := start(t, va, growth.Config{}), start(t, vb, growth.Config{})
+		synctest.Wait()
+		errs := make([]error, 2)
+		var both sync.WaitGroup
+		both.Go(func() { _, errs[0] = a.Grow(t.Context(), 7) })
+		both.Go(func() { _, errs[1] = b.Grow(t.Context(), 9) })
+		both.Wait()
+		synctest.Wait()
+		if (errs[0] == nil) == (errs[1] == nil) {
+			t.Errorf("errors %v", errs)
+		}
+		if state(a) != state(b) || (errs[0] == nil) != strings.Contains(state(a), "to 7") {
+			t.Errorf("%s, and %s; %v", state(a), state(b), errs)
+		}
+		for _, err := range errs {
+			if err != nil && (!errors.Is(err, envelope.ErrInvalid) || !strings.Contains(err.Error(), "already")) {
+				t.Errorf("the second is told %v", err)
+			}
+		}
+	})
+}
+
+func TestGrowRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := newTopic()
+		v := topic.view()
+		g := start(t, v, growth.Config{})
+		for partitions, want := range map[int]string{4: "must be more", 3: "must be more", 0: "must be more", -1: "must be more", growth.MaxPartitions + 1: "at most 32768"} {
+			_, err := g.Grow(t.Context(), partitions)
+			var e *envelope.Error
+			if !errors.As(err, &e) || e.Code != envelope.CodeInvalid || e.Field != "kept" || !strings.Contains(e.Message, want) {
+				t.Errorf("%d: %v", partitions, err)
+			}
+		}
+		if topic.end() != 0 {
+			t.Error("something was written")
+		}
+		v.cutOff(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := g.Grow(ctx, 7); !errors.Is(err, envelope.ErrUnavailable) {
+			t.Errorf("without Kafka: %v", err)
+		}
+		v.cutOff(false)
+	})
+}
+
+// What cannot be in the control topic is passed over.
+func TestEntriesThatCannotBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := newTopic()
+		v := topic.view()
+		plan := func(p *envelope.KeptPlan) []byte {
+			b, err := p.MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		for _, e := range [][2]string{
+			{"", "x"}, {"p", ""}, {"p", "\xff"}, {"m", "\xff"}, {"c", "\xff"}, {"z", "z"},
+			{"p1", string(plan(&envelope.KeptPlan{}))},
+			{"p2", string(plan(&envelope.KeptPlan{Generation: 1, Partitions: 4, NextPartitions: 4}))},
+			{"p3", string(plan(&envelope.KeptPlan{Generation: 1, Partitions: 4, NextPartitions: 1 << 20}))},
+			{"p4", string(plan(&envelope.KeptPlan{Generation: 1 << 20, Partitions: 4, NextPartitions: 8}))},
+			{"c1", string(plan(&envelope.KeptPlan{Generation: 1 << 20}))},
+		} {
+			if _, err := v.Put(t.Context(), []byte(e[0]), []byte(e[1])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g := start(t, v, growth.Config{})
+		if got := state(g); got != "1 of 4" {
+			t.Error(got)
+		}
+		if _, err := g.Grow(t.Context(), 5); err != nil {
+			t.Error(err)
+		}
+	})
+}
