@@ -21,15 +21,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // memLog is a topic in memory. It keeps everything but what a test trims.
 type memLog struct {
 	// chunk is how many records a read gives at most; 0: all there are.
-	chunk   int
-	mu      sync.Mutex
-	parts   [][]envelope.Entry
-	begins  map[int32]int64
-	stuck   map[int32]int64 // reads stop before this offset; 0: they do not
-	reads   map[int32]int
-	grown   chan struct{}
-	appends int
-	fail    error
+	chunk int
+	// generation is the log's; 0: 1.
+	generation uint16
+	mu         sync.Mutex
+	parts      [][]envelope.Entry
+	begins     map[int32]int64
+	stuck      map[int32]int64 // reads stop before this offset; 0: they do not
+	reads      map[int32]int
+	grown      chan struct{}
+	appends    int
+	fail       error
 }
 
 func newMemLog(partitions int) *memLog {
@@ -37,7 +39,22 @@ func newMemLog(partitions int) *memLog {
 }
 
 func (l *memLog) Partitions() int32  { return int32(len(l.parts)) }
-func (l *memLog) Generation() uint16 { return 1 }
+func (l *memLog) Generation() uint16 { return max(1, l.generation) }
+
+// maxRecord is the largest record that the log of a cluster takes.
+const maxRecord = 1<<20 - 1<<10
+
+func (l *memLog) AppendMany(ctx context.Context, entries []envelope.Entry) (err error) {
+	for i := range entries {
+		if len(entries[i].Value) > maxRecord {
+			return envelope.ErrTooLarge
+		}
+		if entries[i].Offset, err = l.Append(ctx, entries[i].Partition, entries[i].Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (l *memLog) Append(_ context.Context, p int32, v []byte) (int64, error) {
 	l.mu.Lock()
@@ -148,6 +165,7 @@ type world struct {
 	clock      *clock
 	db         *store.DB
 	ring       *ring
+	growth     router.Growth
 	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
@@ -190,7 +208,7 @@ func (w *world) start() {
 		owned = w.ring.get
 	}
 	r, err := router.New(w.cfg, router.Deps{
-		Owned: owned, Metrics: w.reg,
+		Owned: owned, Metrics: w.reg, Growth: w.growth,
 		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(), Now: w.clock.now,
 		Events: func(kind, user, _ string) {
 			w.mu.Lock()
