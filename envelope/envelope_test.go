@@ -37,6 +37,15 @@ func samples() map[string]wire {
 			{User: "123", Device: "phone", Ids: []uint64{1 << 48, 1<<48 | 7}}, {User: "4", UpTo: 1<<48 | 9}}}},
 		"record_device": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Device: &envelope.Device{User: "123", Device: "phone", SeenMs: 1700000000000}},
 		"record_claim":  &envelope.Record{Id: recordID, TimeMs: 1700000000000, Claim: &envelope.Claim{Key: "caller/k"}},
+		"record_fence":  &envelope.Record{Id: recordID, TimeMs: 1700000000000, Fence: &envelope.Fence{}},
+		"record_moved": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Moved: &envelope.Moved{From: 3,
+			Mailboxes: []*envelope.MovedMailbox{{User: "123", Devices: []*envelope.MovedDevice{{Device: "phone", Since: 1 << 48, SeenMs: 1700000000000}, {}},
+				Messages: []*envelope.MovedMessage{{Id: 1<<48 | 7, TimeMs: 1700000000000, ExpiresMs: 1700600000000, Op: 5, Body: []byte("x"), Waiting: 3, Acked: true, Unclaimed: true}},
+				Last:     true, LastMs: 1700000000001, Dropped: 2}},
+			Keys:   []*envelope.MovedKey{{User: "123", Key: "caller/k", Id: 1<<48 | 7, ExpiresMs: 1700600000000}},
+			Claims: []*envelope.MovedClaim{{Key: "caller/k", Id: 1<<48 | 8, Record: recordID, ExpiresMs: 1700600000000}}}},
+		"control_plan":  &envelope.KeptPlan{Generation: 1, Partitions: 16, NextPartitions: 32, TimeMs: 1700000000000},
+		"control_moved": &envelope.KeptMoved{Generation: 1, Partition: 15},
 		"envelope_message": &envelope.Envelope{TimeMs: 1700000000000, Message: &envelope.Message{
 			Op: 1000, Body: []byte("x"), To: []*envelope.Address{address}}},
 		"envelope_room":    &envelope.Envelope{TimeMs: 1700000000000, Message: &envelope.Message{Op: 5, Body: []byte("x"), Room: "live://1"}},
@@ -205,7 +214,7 @@ func FuzzRecord(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, m := range []wire{&envelope.Record{}, &envelope.Envelope{}} {
+		for _, m := range []wire{&envelope.Record{}, &envelope.Envelope{}, &envelope.KeptPlan{}, &envelope.KeptMoved{}} {
 			if m.UnmarshalVT(b) != nil {
 				continue
 			}

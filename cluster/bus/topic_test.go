@@ -75,6 +75,7 @@ func testDiffers(t *testing.T, brokers []string) {
 		want   []string // in the error; none: no error
 	}{
 		{name: "as it must be"},
+		{name: "another number of partitions than a new one would have", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions, o.Lenient = 99, true }},
 		{name: "nothing said of partitions", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions = 0 }},
 		{name: "keeps longer than asked", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Retention = 7 * day }},
 		{name: "keeps for ever", config: map[string]string{"retention.ms": "-1"}},

@@ -142,6 +142,32 @@ func TestEveryMethodCarriesItsMessages(t *testing.T) {
 	}
 }
 
+// A call that is of another generation of the kept topic than the router is
+// not answered: what is in a partition of the one is elsewhere in the other.
+func TestGenerationsDoNotMix(t *testing.T) {
+	services := roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
+		if method == "Router.Lookup" {
+			return &envelope.LookupReply{}, nil
+		}
+		return nil, nil
+	}}.services()
+	services.Generation = 2
+	addr, _ := serve(t, rpc.ServerOptions{}, services)
+	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
+	call := func(generation uint16) error {
+		_, err := peer.RouterOf(generation).Lookup(within(t, patience), &envelope.LookupRequest{})
+		return errors.Join(err, peer.RouterOf(generation).Detach(within(t, patience), &envelope.DetachRequest{}))
+	}
+	for generation, good := range map[uint16]bool{0: true, 1: false, 2: true, 3: false} {
+		if err := call(generation); (err == nil) != good || err != nil && !errors.Is(err, envelope.ErrUnavailable) {
+			t.Errorf("a call of generation %d: %v", generation, err)
+		}
+	}
+	if peer.RouterOf(2) != peer.RouterOf(2) || peer.RouterOf(2) == peer.RouterOf(3) {
+		t.Error("the same router of the same generation, and no other, must be the same value")
+	}
+}
+
 func TestErrorsKeepTheirIdentity(t *testing.T) {
 	codes := []envelope.Code{
 		envelope.CodeInvalid, envelope.CodeUnauthorized, envelope.CodeExpired, envelope.CodeRevoked, envelope.CodeTooMany,

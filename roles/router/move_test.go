@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"imgo/envelope"
 	"imgo/roles/router"
 	"imgo/store"
@@ -581,5 +583,69 @@ func TestMoveWhatIsOwned(t *testing.T) {
 	defer g.mu.Unlock()
 	if !maps.Equal(g.moved, map[int32]int{0: 1, 1: 1}) {
 		t.Errorf("moved %v times", g.moved)
+	}
+}
+
+// A batch that is too large for one transaction has the users first: after a
+// crash in the middle a mailbox may say that it is complete and lack all of its
+// messages, with the position before them. They are taken again.
+func TestCrashInTheMiddleOfWhatMoved(t *testing.T) {
+	g := newGrowing(3)
+	w := newWorld(t, nil)
+	w.stop()
+	w.growth = g
+	w.start()
+	users := populate(w, 5)
+	want := w.full(users)
+	close(g.begun)
+	g.settled(t, 2)
+	log := newMemLog(3)
+	log.generation = 2
+	for p := range int32(3) {
+		if _, err := log.Append(context.Background(), p, nil); err != nil { // a position needs a record before
+			t.Fatal(err)
+		}
+		for _, e := range g.next.parts[p] {
+			if _, err := log.Append(context.Background(), p, e.Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n := after(t, w, log)
+	n.stop()
+	n.dir = t.TempDir()
+	db, err := store.Open(store.Options{Dir: n.dir, Reserve: -1, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	boxes := store.NewMailboxes(db).Of(2)
+	for p := range int32(3) {
+		b := boxes.Batch(p)
+		for off, e := range log.parts[p] {
+			var rec envelope.Record
+			if err := rec.UnmarshalVT(e.Value); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range rec.GetMoved().GetMailboxes() {
+				if !m.Last {
+					continue
+				}
+				meta := &store.MailboxMeta{Moved: envelope.ID(2, int64(off)), LastMS: m.LastMs, Dropped: m.Dropped}
+				for i, d := range m.Devices {
+					meta.Devices = append(meta.Devices, store.MailboxDevice{Name: d.Device, Bit: uint8(i), Since: d.Since, SeenMS: d.SeenMs})
+				}
+				b.PutMeta(m.User, meta, n.clock.now().Add(time.Hour))
+			}
+		}
+		if err := b.Commit(envelope.ID(2, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	if got := n.full(users); got != want {
+		t.Errorf("after the crash:\n%s\nbefore:\n%s", got, want)
 	}
 }
