@@ -3912,7 +3912,8 @@ func (x *TokenChange) GetRevoked() bool {
 
 // KeptPlan says that the kept topic gets more partitions: one of the next
 // generation follows the one of generation. The first plan for a generation
-// counts.
+// counts. Under another key it says that nothing new goes to the generation
+// any more.
 type KeptPlan struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Generation     uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`

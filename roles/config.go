@@ -142,7 +142,7 @@ type Auth struct {
 
 // Kept is the kept topic and the mailboxes.
 type Kept struct {
-	Partitions     int      `toml:"partitions" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. Fixed when the data folder is first used."`
+	Partitions     int      `toml:"partitions" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. For the first start alone: later it cannot be changed in one process, and in a cluster only by imgo partitions grow."`
 	Retention      Duration `toml:"retention" unit:"duration" min:"1m" doc:"How long the log is held: at least max_ttl, so that a lost mailbox can be rebuilt from it."`
 	TTL            Duration `toml:"ttl" unit:"duration" min:"1s" doc:"How long a kept message waits when its push does not say."`
 	MaxTTL         Duration `toml:"max_ttl" unit:"duration" min:"1s" doc:"The longest ttl that a push may ask for."`

@@ -58,8 +58,9 @@ type Config struct {
 	Timeout time.Duration
 }
 
-// MaxPartitions is the most that a kept topic has.
-const MaxPartitions = 1 << 15
+// MaxPartitions is the most that a kept topic has, as for the setting
+// kept.partitions.
+const MaxPartitions = 1024
 
 func (c Config) withDefaults() Config {
 	for _, d := range []struct {

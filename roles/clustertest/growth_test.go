@@ -127,24 +127,44 @@ func (w *world) moving() {
 	})
 }
 
-// A router that dies while it moves what it has: another one owns it, and moves
-// it again.
+// A router that dies while it moves what it has, before anything has moved or
+// when some has: another one owns it, and moves it again.
 func TestGrowWhileRoutersAreKilled(t *testing.T) {
-	for name, wipe := range map[string]bool{"with its disk": true, "but for its disk": false} {
-		t.Run(name, func(t *testing.T) {
-			underGrowth(t, quick(), func(w *world) {
-				w.kafka.Slow(50 * time.Millisecond)
-				w.moving()
-				n := w.of(roles.RoleRouter)[0]
-				n.kill()
-				if wipe {
-					n.wipe()
+	middles := map[string]func(w *world) (router *node, goOn func()){
+		"before anything has moved": func(w *world) (*node, func()) {
+			resume := w.kafka.RefuseAppends("imgo.kept.2")
+			var router *node
+			eventually(w.t, "a router cannot move what it has", func() bool {
+				for _, n := range w.of(roles.RoleRouter) {
+					if strings.Contains(n.log.String(), "what moves was not appended") {
+						router = n
+					}
 				}
-				w.kafka.Slow(0)
-				n.again()
-				w.grown(7)
+				return router != nil
 			})
-		})
+			return router, resume
+		},
+		"when some has moved": func(w *world) (*node, func()) {
+			w.kafka.Slow(50 * time.Millisecond)
+			w.moving()
+			return w.of(roles.RoleRouter)[0], func() { w.kafka.Slow(0) }
+		},
+	}
+	for when, middle := range middles {
+		for name, wipe := range map[string]bool{"with its disk": true, "but for its disk": false} {
+			t.Run(when+" "+name, func(t *testing.T) {
+				underGrowth(t, quick(), func(w *world) {
+					n, goOn := middle(w)
+					n.kill()
+					if wipe {
+						n.wipe()
+					}
+					goOn()
+					n.again()
+					w.grown(7)
+				})
+			})
+		}
 	}
 }
 
@@ -250,7 +270,7 @@ func TestGrowRefused(t *testing.T) {
 	w.times = quick()
 	w.eight()
 	for body, part := range map[string]string{
-		`{"kept":4}`: "there are 4 partitions", `{"kept":3}`: "it must be more", `{"kept":99999}`: "at most 32768", `{}`: "is missing",
+		`{"kept":4}`: "there are 4 partitions", `{"kept":3}`: "it must be more", `{"kept":99999}`: "at most 1024", `{}`: "is missing",
 	} {
 		status, err := w.api("POST", "/v1/partitions", body, nil)
 		if status != 400 || !strings.Contains(err.Error(), part) {
