@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"imgo/cluster/bus"
 	"imgo/cluster/growth"
+	"imgo/envelope"
 	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
 	"imgo/store"
@@ -73,7 +75,7 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 		return nil, err
 	}
 	c.growth = growth.New(n.opts.Growth, control, n.log)
-	if err := c.growth.Read(ctx); err != nil {
+	if err := n.readControl(ctx); err != nil {
 		return nil, err
 	}
 	if s, _ := c.growth.State(); s.Generation > 0 {
@@ -86,7 +88,7 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	}
 	// Plans are written before their topics are made: had the newest one been
 	// made by a plan of this moment, it would be known now.
-	if err := c.growth.Read(ctx); err != nil {
+	if err := n.readControl(ctx); err != nil {
 		return nil, err
 	}
 	if s, _ := c.growth.State(); s.Generation > 0 && s.Generation != kept.Generation() {
@@ -94,6 +96,18 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	}
 	c.growth.Base(kept.Generation(), kept.Partitions())
 	return kept, nil
+}
+
+// readControl reads the control topic, again while Kafka does not answer, until
+// ctx is done.
+func (n *Node) readControl(ctx context.Context) error {
+	for {
+		err := n.cluster.growth.Read(ctx)
+		if !errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		n.log.Warn().Err(err).Msg("Kafka does not answer yet; trying again")
+	}
 }
 
 // keptOf opens a generation of the kept topic, or makes it with so many

@@ -81,7 +81,7 @@ func (w *world) away(users []string) (back func()) {
 
 // quick are times of a growth that no clock's error comes near to here.
 func quick() growth.Config {
-	return growth.Config{Lease: 2 * time.Second, Short: 500 * time.Millisecond, Margin: 250 * time.Millisecond, Check: 250 * time.Millisecond}
+	return growth.Config{Lease: 2 * time.Second, Short: time.Second, Margin: 250 * time.Millisecond, Check: 500 * time.Millisecond}
 }
 
 // underGrowth runs what happens while a cluster of two nodes of each role gets
