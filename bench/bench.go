@@ -102,7 +102,7 @@ func (o *options) check(names string) error {
 		return usageError{errors.New("--duration and --stall must be at least 100ms")}
 	}
 	if o.comets > 200 {
-		return usageError{errors.New("--comets must be at most 200: each has an address of 127.0.0.0/24")}
+		return usageError{errors.New("--comets must be at most 200: each has an address of 127.1.0.0/24")}
 	}
 	var known []string
 	for _, s := range scenarios() {

@@ -124,6 +124,7 @@ func (h *clients) stats() (sum load.Stats, err error) {
 		}
 		sum.Packets += s.Packets
 		sum.Bytes += s.Bytes
+		sum.Reads += s.Reads
 		sum.Closed += s.Closed
 		sum.Acks += s.Acks
 		sum.AcksLost += s.AcksLost

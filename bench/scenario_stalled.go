@@ -27,7 +27,10 @@ const (
 // that never do, and measures what that does to the others' latency and to the
 // server's memory.
 func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
-	s, err := b.serve(ctx, serverOptions{env: []string{fmt.Sprintf("IMGO_LIMITS_PENDING_BYTES=%dKiB", pendingBytes>>10)}})
+	s, err := b.serve(ctx, serverOptions{env: []string{
+		fmt.Sprintf("IMGO_LIMITS_PENDING_BYTES=%dKiB", pendingBytes>>10),
+		"IMGO_LIMITS_SLOW_TIMEOUT=30m", // they are to stay to the end
+	}})
 	if err != nil {
 		return err
 	}

@@ -40,12 +40,13 @@ type server struct {
 	err    error // how it ended
 }
 
-// freePorts finds n ports of loopback that nobody uses. Until they are used
-// somebody else might take them: then the start fails and says so.
-func freePorts(n int) ([]string, error) {
+// freePorts finds n ports of an address of loopback that nobody uses. Until they
+// are used somebody else might take them, on 127.0.0.1 any outgoing connection
+// too: then the start fails and says so.
+func freePorts(host string, n int) ([]string, error) {
 	var all []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0")) //nolint:noctx // binding loopback does not wait
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
@@ -59,7 +60,7 @@ func freePorts(n int) ([]string, error) {
 // serverOptions are what a scenario sets beside the defaults.
 type serverOptions struct {
 	env []string // IMGO_SECTION_KEY=value
-	// host is where clients connect; empty: 127.0.0.1.
+	// host is where it listens, an address of loopback; empty: 127.0.0.1.
 	host string
 }
 
@@ -69,15 +70,14 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for imgo: %w", err)
 	}
-	ports, err := freePorts(3)
+	if o.host == "" {
+		o.host = "127.0.0.1"
+	}
+	ports, err := freePorts(o.host, 3)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], exited: make(chan struct{})}
-	if o.host != "" {
-		_, port, _ := strings.Cut(s.tcp, ":")
-		s.tcp = o.host + ":" + port
-	}
 	// Settings of whoever runs the bench must not reach what it measures.
 	var env []string
 	for _, v := range os.Environ() {

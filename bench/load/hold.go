@@ -60,6 +60,7 @@ type Stats struct {
 	Refused   int64         `json:"refused"` // connections that ended before they were in, and were tried again
 	Packets   int64         `json:"packets"` // pushed messages
 	Bytes     int64         `json:"bytes"`   // that arrived
+	Reads     int64         `json:"reads"`   // that gave something: fewer than Packets where several came together
 	Closed    int64         `json:"closed"`  // connections that ended
 	Acks      int64         `json:"acks"`
 	AcksLost  int64         `json:"acks_lost"` // the socket had no room
@@ -101,7 +102,7 @@ func stampOf(body []byte) (int64, bool) {
 
 // counts are what a holder has seen. The loop writes them, the answers read.
 type counts struct {
-	packets, bytes, closed, acks, acksLost, refused atomic.Int64
+	packets, bytes, reads, closed, acks, acksLost, refused atomic.Int64
 }
 
 // Hold is the main of a process that holds connections: it takes a
@@ -236,7 +237,7 @@ func (h *holder) answer() Stats {
 	s := h.stats
 	c := &h.counts
 	s.Packets, s.Bytes, s.Closed, s.Refused = c.packets.Load(), c.bytes.Load(), c.closed.Load(), c.refused.Load()
-	s.Acks, s.AcksLost = c.acks.Load(), c.acksLost.Load()
+	s.Acks, s.AcksLost, s.Reads = c.acks.Load(), c.acksLost.Load(), c.reads.Load()
 	s.Latency, h.latency = h.latency, Histogram{}
 	return s
 }
@@ -466,6 +467,7 @@ func (h *holder) read(c *held) {
 		return
 	}
 	h.counts.bytes.Add(int64(n))
+	h.counts.reads.Add(1)
 	if h.req.Kind == Raw {
 		return
 	}

@@ -42,7 +42,7 @@ func holdTLS(req HoldRequest, dec *json.Decoder, enc *json.Encoder) error {
 	}
 	for {
 		c := &h.counts
-		stats.Packets, stats.Bytes, stats.Closed = c.packets.Load(), c.bytes.Load(), c.closed.Load()
+		stats.Packets, stats.Bytes, stats.Reads, stats.Closed = c.packets.Load(), c.bytes.Load(), c.reads.Load(), c.closed.Load()
 		h.mu.Lock()
 		stats.Latency, h.latency = h.latency, Histogram{}
 		h.mu.Unlock()
@@ -161,6 +161,7 @@ func (h *tlsHolder) read(conn net.Conn, s *stream) {
 		n, err := conn.Read(buf)
 		if n > 0 {
 			h.counts.bytes.Add(int64(n))
+			h.counts.reads.Add(1)
 			now, pushed := time.Now().UnixNano(), int64(0)
 			feedErr := s.feed(buf[:n], func(p transport.Packet) {
 				if p.Op != transport.OpMessage {
