@@ -17,7 +17,8 @@ const (
 	spareFiles = 100
 	// fewClients is how many are not worth a second process.
 	fewClients = 500
-	// holdTimeout bounds the connecting of all.
+	// holdTimeout bounds the connecting of all, beyond what the request allows
+	// and its default of 2 minutes.
 	holdTimeout = 3 * time.Minute
 	// statsTimeout bounds a question to a child.
 	statsTimeout = 20 * time.Second
@@ -79,7 +80,7 @@ func (b *bench) hold(req load.HoldRequest) (_ *clients, err error) {
 	}
 	for _, c := range h.all {
 		var s load.Stats
-		if err := c.answer(holdTimeout, &s); err != nil {
+		if err := c.answer(req.Within+holdTimeout, &s); err != nil {
 			return nil, err
 		}
 		if s.Error != "" {

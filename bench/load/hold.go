@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// connectTimeout bounds the beginning of all connections together.
+	// connectTimeout bounds the beginning of all connections together, where the
+	// request does not say.
 	connectTimeout = 2 * time.Minute
 	// beatEvery is how often each connection sends a heartbeat; 60 s is what
 	// the server asks for.
@@ -42,6 +43,8 @@ type HoldRequest struct {
 	Count int    `json:"count"`
 	// Window is how many connect at a time; 0: all at once.
 	Window int `json:"window"`
+	// Within bounds the connecting of all; 0: 2 minutes.
+	Within time.Duration `json:"within,omitempty"`
 	// Ack: the clients acknowledge what is kept.
 	Ack bool `json:"ack"`
 	// Stamped: messages carry the time (Stamp), and their latency counts.
@@ -191,6 +194,9 @@ func newHolder(req HoldRequest) (*holder, error) {
 	if req.Window < 1 {
 		req.Window = req.Count
 	}
+	if req.Within <= 0 {
+		req.Within = connectTimeout
+	}
 	h := &holder{
 		req: req, to: &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, started: time.Now(),
 		conns: make([]*held, req.Count), events: make([]unix.EpollEvent, 512), buf: make([]byte, 256<<10),
@@ -218,8 +224,8 @@ func (h *holder) connect() Stats {
 			h.next++
 		}
 		h.wait(int(Step.Milliseconds()))
-		if time.Since(h.started) > connectTimeout && h.failed == nil {
-			h.failed = fmt.Errorf("%d of %d were in after %s", h.connected, h.req.Count, connectTimeout)
+		if time.Since(h.started) > h.req.Within && h.failed == nil {
+			h.failed = fmt.Errorf("%d of %d were in after %s, %d were refused and tried again", h.connected, h.req.Count, h.req.Within, h.counts.refused.Load())
 		}
 	}
 	h.stats.Connected, h.stats.Took = h.connected, time.Since(h.started)
