@@ -137,8 +137,9 @@ func reachable(a net.Addr) string {
 func short(version string) string { return version[:min(len(version), 40)] }
 
 // know tells a core's view of the other nodes which roles are here, where a
-// call need not leave the process. It returns what the others are offered.
-func (n *Node) know(c *core) rpc.Services {
+// call need not leave the process, and what the others are to be offered. It is
+// for before the core runs.
+func (n *Node) know(c *core) {
 	s := rpc.Services{Status: n, Generation: c.kept.Generation()}
 	// A nil pointer must stay a nil interface.
 	if c.router != nil {
@@ -151,11 +152,8 @@ func (n *Node) know(c *core) rpc.Services {
 		s.Comet = n.comet
 	}
 	c.peers.router, c.peers.logic, c.peers.comet = s.Router, s.Logic, s.Comet
-	return s
+	c.offered = s
 }
-
-// offer gives the roles of this process to the other nodes.
-func (n *Node) offer(c *core) { n.cluster.server.Register(n.know(c)) }
 
 // stages are what has to run before the roles, and after them on the way down:
 // a node takes the others' calls and follows gossip to the end.

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/cluster/bus"
+	"imgo/cluster/rpc"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -27,6 +28,8 @@ type core struct {
 	job    *job.Job
 	logic  *logic.Logic
 	face   http.Handler // logic's, or one that says where logic is
+	// offered is what the other nodes may call of it.
+	offered rpc.Services
 }
 
 // ground is what a core stands on.

@@ -106,7 +106,7 @@ func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
 func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 	before := n.core.Swap(c)
 	n.cluster.peers.Store(c.peers)
-	n.offer(c)
+	n.cluster.server.Register(c.offered)
 	err := n.cluster.tell(func(m *envelope.NodeMeta) {
 		m.KeptPartitions, m.Generation = uint32(c.kept.Partitions()), uint32(c.kept.Generation())
 	})

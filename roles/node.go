@@ -130,7 +130,8 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 		return nil, err
 	}
 	if n.cluster != nil {
-		n.offer(n.core.Load())
+		n.know(n.core.Load())
+		n.cluster.server.Register(n.core.Load().offered)
 		err = n.joinCluster()
 	}
 	return n, err
