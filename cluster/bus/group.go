@@ -53,7 +53,7 @@ type Group struct {
 	id     string
 	topics []string
 	names  map[string]string // topic → the log's name
-	group  *kafka.ConsumerGroup
+	config kafka.ConsumerGroupConfig
 	dialer *dialer
 	stop   sync.Once
 
@@ -62,9 +62,10 @@ type Group struct {
 	others sync.WaitGroup
 
 	mu     sync.Mutex
-	last   *Assignment // the newest; nil: it is over
-	member string      // who this was in the last generation; "": it has left
-	join   func()      // ends the farewell to it
+	last   *Assignment          // the newest; nil: it is over
+	group  *kafka.ConsumerGroup // nil: nobody has called Next yet
+	member string               // who this was in the last generation; "": it has left
+	join   func()               // ends the farewell to it
 }
 
 // Part is a partition of a log, by the log's name, and a place in it.
@@ -98,8 +99,7 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	}
 	slices.Sort(g.topics)
 	log := b.log.With().Str("group", g.id).Logger()
-	var err error
-	g.group, err = kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
+	g.config = kafka.ConsumerGroupConfig{
 		ID: g.id, Brokers: b.o.Brokers, Topics: g.topics,
 		Dialer: &kafka.Dialer{
 			ClientID: b.o.ClientID, Timeout: dialTimeout, DialFunc: g.dialer.dial, TLS: b.o.TLS, SASLMechanism: b.mechanism,
@@ -110,8 +110,8 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 		JoinGroupBackoff: rejoinPause, Timeout: callTimeout,
 		StartOffset: kafka.LastOffset, // which is -1: no position is stored
 		ErrorLogger: kafka.LoggerFunc(func(format string, args ...any) { log.Debug().Msgf(format, args...) }),
-	})
-	if err != nil {
+	}
+	if err := g.config.Validate(); err != nil {
 		return nil, fmt.Errorf("join the group %s: %w", g.id, err)
 	}
 	if err := b.register(g); err != nil {
@@ -127,7 +127,11 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 // after Close.
 func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	g.release()
-	gen, err := g.group.Next(ctx)
+	group, err := g.begin()
+	if err != nil {
+		return nil, err
+	}
+	gen, err := group.Next(ctx)
 	switch {
 	case errors.Is(err, kafka.ErrGroupClosed):
 		return nil, errClosed("the group " + g.id)
@@ -210,6 +214,25 @@ func (g *Group) farewell() {
 	})
 }
 
+// begin makes the member, which joins at once and, while nobody calls Next, has
+// the others wait for it at every change: so not before.
+func (g *Group) begin() (*kafka.ConsumerGroup, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.group != nil:
+		return g.group, nil
+	case g.ctx.Err() != nil:
+		return nil, errClosed("the group " + g.id)
+	}
+	group, err := kafka.NewConsumerGroup(g.config)
+	if err != nil {
+		return nil, fmt.Errorf("join the group %s: %w", g.id, err)
+	}
+	g.group = group
+	return group, nil
+}
+
 // release ends the newest assignment, if there is one.
 func (g *Group) release() {
 	g.mu.Lock()
@@ -268,10 +291,17 @@ func (g *Group) Close() error {
 		g.cancel()
 		g.release()
 		defer g.others.Wait()
+		g.mu.Lock()
+		group := g.group
+		g.mu.Unlock()
+		if group == nil {
+			g.dialer.close() // it has never joined
+			return
+		}
 		left := make(chan struct{})
 		go func() {
 			defer close(left)
-			_ = g.group.Close() // never fails
+			_ = group.Close() // never fails
 		}()
 		timer := time.NewTimer(leaveTimeout)
 		defer timer.Stop()
