@@ -20,8 +20,17 @@ func (n *Node) routerConfig() router.Config {
 	c.WatchInterval, c.WatchAfter = d.WatchInterval.Duration, d.WatchAfter.Duration
 	c.CometTimeout = 3 * d.AnnounceInterval.Duration
 	c.Without = n.opts.Seeded.Router
+	if n.cluster != nil {
+		// The log outlives this router's disk, and its producers try again.
+		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention.Duration, dedupeWarm
+	}
 	return c
 }
+
+// dedupeWarm is how many records of a partition before its stored position a
+// router reads at the start: an append that was repeated stands in the log
+// again within write_timeout.
+const dedupeWarm = 1 << 14
 
 func (n *Node) logicConfig() logic.Config {
 	c, a := logic.DefaultConfig(), n.cfg.Auth
