@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"io"
 	"time"
 
@@ -42,15 +41,7 @@ func (c *polled) serve(handle func(transport.Conn)) {
 	}
 }
 
-func (c *polled) ReadPacket() (transport.Packet, error) {
-	for {
-		p, err := c.TryReadPacket()
-		if !errors.Is(err, transport.ErrIdle) {
-			return p, err
-		}
-		c.Wait()
-	}
-}
+func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
 
 func (c *polled) TryReadPacket() (transport.Packet, error) {
 	if err := c.Err(); err != nil {

@@ -3,7 +3,6 @@ package ws
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -102,15 +101,7 @@ func (c *polled) serve(up *upgrades, handle func(transport.Conn)) {
 	}
 }
 
-func (c *polled) ReadPacket() (transport.Packet, error) {
-	for {
-		p, err := c.TryReadPacket()
-		if !errors.Is(err, transport.ErrIdle) {
-			return p, err
-		}
-		c.Wait()
-	}
-}
+func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
 
 func (c *polled) TryReadPacket() (transport.Packet, error) {
 	if err := c.Err(); err != nil {

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -189,6 +190,17 @@ func (p *Polled) Wait() {
 	p.mu.Unlock()
 	if p.Park() {
 		<-w.read
+	}
+}
+
+// ReadWith is Conn's ReadPacket made of a Pollable's TryReadPacket.
+func (p *Polled) ReadWith(try func() (transport.Packet, error)) (transport.Packet, error) {
+	for {
+		packet, err := try()
+		if !errors.Is(err, transport.ErrIdle) {
+			return packet, err
+		}
+		p.Wait()
 	}
 }
 
