@@ -104,6 +104,7 @@ type Limits struct {
 	UpstreamRate          float64  `toml:"upstream_rate" unit:"packets a second" min:"0" doc:"Packets that a session may send. One that sends more is read from no faster."`
 	UpstreamBurst         int      `toml:"upstream_burst" unit:"packets" min:"1" doc:"How far upstream_rate may be exceeded for a moment."`
 	PendingBytes          ByteSize `toml:"pending_bytes" unit:"size" min:"4KiB" max:"1GiB" doc:"What may wait in memory for a slow client. Above it, kept messages wait in the mailbox\nand others are dropped and counted."`
+	SendBuffer            ByteSize `toml:"send_buffer" unit:"size" min:"4KiB" max:"16MiB" doc:"What the kernel may hold in its own memory of what a client has not yet taken, beside pending_bytes\n(it doubles that for what it needs itself, and goes no further than net.core.wmem_max)."`
 	SlowTimeout           Duration `toml:"slow_timeout" unit:"duration" min:"1s" max:"1h" doc:"A client that takes nothing for this long is closed (3002)."`
 }
 
@@ -205,6 +206,7 @@ func Default() Config {
 			UpstreamRate:          500,
 			UpstreamBurst:         1_000,
 			PendingBytes:          256 * KiB,
+			SendBuffer:            128 * KiB,
 			SlowTimeout:           Duration{20 * time.Second},
 		},
 		HTTP: HTTP{Listen: "127.0.0.1:7172", BodyLimit: 16 * MiB, MaxUsers: 100_000, Origins: []string{}, APIKeys: []APIKey{}},

@@ -160,7 +160,8 @@ func (c *Comet) listen() (err error) {
 		if c.tcp, err = tcp.Listen(tcp.Config{
 			Addr: c.cfg.TCPAddr, MaxBody: c.cfg.MaxBody, TLS: c.cfg.TCPTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
-			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
+			Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind TCP for clients: %w", err)
 		}
@@ -169,7 +170,8 @@ func (c *Comet) listen() (err error) {
 		if c.ws, err = ws.Listen(ws.Config{
 			Addr: c.cfg.WSAddr, Origins: c.cfg.WSOrigins, MaxBody: c.cfg.MaxBody, TLS: c.cfg.WSTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
-			HandshakeTimeout: c.cfg.HandshakeTimeout, Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
+			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
+			Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind WebSocket for clients: %w", err)
 		}

@@ -51,6 +51,11 @@ type Config struct {
 	// is behind) and any other is dropped and counted. A single frame that is
 	// larger goes out when nothing else waits. Default 256 KiB.
 	PendingBytes int
+	// SendBuffer is the kernel's send buffer of a connection (SO_SNDBUF), in
+	// bytes: without a bound Linux lets it grow to net.ipv4.tcp_wmem's third
+	// figure, 4 MiB, for a client that does not read. Default 128 KiB, which has
+	// room for a window of catching up.
+	SendBuffer int
 	// WriteTimeout is how long a client's socket may take nothing: comet
 	// writes at most 16 KiB (or one frame) at a time, and a client that does
 	// not take that within WriteTimeout is closed with 3002. Default 20 s.
@@ -167,6 +172,7 @@ func DefaultConfig() Config {
 		HeartbeatV1:      8 * time.Minute,
 		MaxBody:          transport.DefaultMaxBody,
 		PendingBytes:     256 << 10,
+		SendBuffer:       128 << 10,
 		WriteTimeout:     20 * time.Second,
 		MaxRooms:         32,
 		DeniedRooms:      100_000,
@@ -198,6 +204,7 @@ func (cfg *Config) fill() {
 	orDefault(&cfg.HeartbeatV1, d.HeartbeatV1)
 	orDefault(&cfg.MaxBody, d.MaxBody)
 	orDefault(&cfg.PendingBytes, d.PendingBytes)
+	orDefault(&cfg.SendBuffer, d.SendBuffer)
 	orDefault(&cfg.WriteTimeout, d.WriteTimeout)
 	orDefault(&cfg.MaxRooms, d.MaxRooms)
 	orDefault(&cfg.DeniedRooms, d.DeniedRooms)
@@ -243,6 +250,7 @@ func (cfg *Config) check() error {
 	positive("HeartbeatV1", float64(cfg.HeartbeatV1))
 	positive("MaxBody", float64(cfg.MaxBody))
 	positive("PendingBytes", float64(cfg.PendingBytes))
+	positive("SendBuffer", float64(cfg.SendBuffer))
 	positive("WriteTimeout", float64(cfg.WriteTimeout))
 	if cfg.FlushInterval < 0 {
 		errs = append(errs, errors.New("FlushInterval must not be negative"))

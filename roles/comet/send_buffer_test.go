@@ -1,0 +1,31 @@
+package comet_test
+
+import (
+	"strings"
+	"testing"
+
+	"imgo/roles/comet"
+	"imgo/transport"
+)
+
+// TestSendBuffer: what a client does not read waits in the kernel's memory up
+// to SendBuffer, and then in the session's queue. Left to itself the kernel
+// takes megabytes over loopback.
+func TestSendBuffer(t *testing.T) {
+	const buffer, pushed = 8 << 10, 512 << 10
+	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
+		listening(cfg)
+		cfg.SendBuffer, cfg.PendingBytes = buffer, 2*pushed
+	})
+	c := s.dialTCP()
+	c.login("ann", "")
+	body := strings.Repeat("x", 4<<10)
+	for range pushed / len(body) {
+		s.push(s.live(0, transport.OpMessage, body))
+	}
+	// The client's receive buffer has the default of net.ipv4.tcp_rmem, 128 KiB:
+	// it grows for those who read.
+	eventually(t, "most of it waits in the session's queue", func() bool {
+		return s.metric("imgo_comet_pending_bytes") > pushed/2
+	})
+}
