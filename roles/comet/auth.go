@@ -20,6 +20,7 @@ const (
 	genImgo generation = iota // imgo 2016
 	genGoim                   // goim v2
 	genV2                     // imgo's own protocol, version 2
+	generations
 )
 
 func (g generation) String() string {
@@ -71,6 +72,17 @@ func identify(p transport.Packet, text bool, auth *authBody) (generation, transp
 // too: to the server of 2016 everything was. Its errors name the field.
 func parseAuth(body []byte, maxRooms int) (authBody, error) {
 	var auth authBody
+	var room string
+	if scan := (authScan{b: body}); scan.read(&auth, &room) {
+		err := auth.check(room, maxRooms)
+		return auth, err
+	}
+	return parseAnyAuth(body, maxRooms)
+}
+
+// parseAnyAuth is parseAuth for whatever a client may send.
+func parseAnyAuth(body []byte, maxRooms int) (authBody, error) {
+	var auth authBody
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err == nil && object != nil {
 		err = auth.parse(object, maxRooms)
@@ -106,13 +118,18 @@ func (a *authBody) parse(object map[string]json.RawMessage, maxRooms int) error 
 			return err
 		}
 	}
-	for _, name := range []struct{ field, value string }{
-		{"device", a.device}, {"key", a.key}, {"platform", a.platform}, {"room_id", room},
+	return a.check(room, maxRooms)
+}
+
+// check checks the names and lists and puts room, of room_id, to the rooms.
+func (a *authBody) check(room string, maxRooms int) error {
+	for _, name := range [...]struct{ field, value string }{
+		{"auth device", a.device}, {"auth key", a.key}, {"auth platform", a.platform}, {"auth room_id", room},
 	} {
 		if name.value == "" {
 			continue
 		}
-		if err := envelope.CheckName("auth "+name.field, name.value); err != nil {
+		if err := envelope.CheckName(name.field, name.value); err != nil {
 			return err
 		}
 	}

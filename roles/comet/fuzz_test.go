@@ -39,6 +39,34 @@ func FuzzAuthBody(f *testing.F) {
 	})
 }
 
+// FuzzAuthScan: what the scanner of auth bodies reads encoding/json reads just
+// so, and it reads what clients send.
+func FuzzAuthScan(f *testing.F) {
+	for _, body := range []string{
+		`{"token":"t","ack":true}`, ` { "mid" : 123, "room_id" : "live://1000", "platform":"web" , "accepts":[1000,1001,1002] } `, "{}",
+		`{"token":"t","device":"d","key":"k","ack":false,"rooms":["a","b"],"mid":"m"}`, `{"mid":-9223372036854775808,"accepts":[],"rooms":[ ]}`,
+		`{"token":"žluť"}`,
+	} {
+		if _, _, scanned := comet.AuthOf([]byte(body), 10); !scanned {
+			f.Errorf("%s is left to encoding/json", body)
+		}
+		f.Add(body)
+	}
+	for _, body := range []string{
+		`{"mid":-0}`, `{"mid":01}`, `{"mid":1.0}`, `{"mid":1e3}`, `{"mid":9223372036854775808}`, `{"mid":null}`, `{"mid":-}`, `{"mid":1`,
+		`{"token":"a\u0062"}`, "{\"token\":\"\xff\"}", "{\"token\":\"\x01\"}", `{"token":"a","token":"b"}`, `{"Token":"a"}`, `{"a":1}`,
+		`{"token":"a",}`, `{,}`, `{"token":"a"}x`, `{"rooms":["a",]}`, `{"rooms":["a" "b"]}`, `{"accepts":[2147483648]}`, `{"accepts":[1,"a"]}`,
+		`{"ack":"true"}`, `{"ack":truex}`, `{"rooms":["a","a"],"room_id":"b"}`, `{"key":""}`, `{"rooms":[""]}`, `"tok"`, "tok", "", "{", "\ufeff{}",
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		if got, want, scanned := comet.AuthOf([]byte(body), 3); scanned && got != want {
+			t.Errorf("%q is read as\n%s, and by encoding/json as\n%s", body, got, want)
+		}
+	})
+}
+
 // FuzzStream: whatever bytes follow auth, the session ends when the client
 // leaves, and leaves nothing behind.
 func FuzzStream(f *testing.F) {
