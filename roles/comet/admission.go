@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -80,6 +81,8 @@ func (a *admission) add(v *arrival) bool {
 
 func (a *admission) work() {
 	defer a.wg.Done()
+	p := patience{comet: a.comet}
+	defer p.end()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
@@ -97,13 +100,13 @@ func (a *admission) work() {
 		a.queue[0] = nil
 		a.queue = a.queue[1:]
 		a.mu.Unlock()
-		a.admit(v)
+		a.admit(v, &p)
 		a.mu.Lock()
 	}
 }
 
 // admit waits for an arrival's turn and makes a session of it.
-func (a *admission) admit(v *arrival) {
+func (a *admission) admit(v *arrival, p *patience) {
 	c := a.comet
 	turn := true
 	if wait := time.Until(v.due); wait > 0 {
@@ -116,7 +119,7 @@ func (a *admission) admit(v *arrival) {
 		timer.Stop()
 	}
 	if turn {
-		v.session = c.authenticate(v)
+		v.session = c.authenticate(p.context(), v)
 	} else {
 		c.refuseRate(v)
 	}
@@ -127,6 +130,34 @@ func (a *admission) admit(v *arrival) {
 		c.readers.run(v.session)
 	default:
 		c.over(v.conn)
+	}
+}
+
+// patience is how long one goroutine's calls of logic may take: calls that
+// begin one soon after the other share a context, since a deadline of its own
+// costs each call a timer and five allocations.
+type patience struct {
+	comet *Comet
+	ctx   context.Context
+	stop  context.CancelFunc
+	renew time.Time
+}
+
+// context is for one call, the only one at a time: it has at least seven
+// eighths of CallTimeout.
+func (p *patience) context() context.Context {
+	if now := time.Now(); p.ctx == nil || now.After(p.renew) {
+		p.end()
+		timeout := p.comet.cfg.CallTimeout
+		p.ctx, p.stop = context.WithTimeout(p.comet.calls, timeout)
+		p.renew = now.Add(timeout / 8)
+	}
+	return p.ctx
+}
+
+func (p *patience) end() {
+	if p.stop != nil {
+		p.stop()
 	}
 }
 

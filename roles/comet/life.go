@@ -1,8 +1,8 @@
 package comet
 
 import (
-	"encoding/json"
 	"slices"
+	"strconv"
 	"time"
 
 	"imgo/envelope"
@@ -16,7 +16,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	c := s.comet
 	s.mu.Lock()
 	s.user = reply.GetUser()
-	if name := reply.GetKey(); name != s.publicName() {
+	if name := reply.GetKey(); !envelope.IsSessionName(name, c.cfg.Name, s.id) {
 		s.own()
 		s.name = name
 	}
@@ -33,7 +33,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 
 	c.table.live.Add(1)
 	c.table.place(s, reply.GetPartition())
-	c.metrics.sessions.WithLabelValues(s.gen.String()).Inc()
+	c.metrics.sessionsOf[s.gen].Inc()
 	until := c.joinBy()
 	for _, room := range rooms {
 		if !s.join(room, until) {
@@ -70,8 +70,10 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 		c.metrics.add(&t)
 	}
 	s.maybeAsk()
-	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
-		Str("generation", s.gen.String()).Str("remote", remoteString(s.conn)).Msg("session connected")
+	if e := c.log.Debug(); e.Enabled() { // or the address is put into words for nobody
+		e.Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
+			Str("generation", s.gen.String()).Str("remote", remoteString(s.conn)).Msg("session connected")
+	}
 }
 
 // authReply is op 8: empty, or for version 2 what the client is to know.
@@ -79,15 +81,15 @@ func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, transport.OpAuthReply, seq, 0, nil)
 	}
-	body, err := json.Marshal(struct {
-		Session   string  `json:"session"`
-		User      string  `json:"user"`
-		Heartbeat float64 `json:"heartbeat"` // seconds
-		Pending   uint32  `json:"pending"`
-	}{s.publicName(), reply.GetUser(), s.comet.cfg.Heartbeat.Seconds(), reply.GetPending()})
-	if err != nil { // strings and finite numbers always can be
-		s.comet.log.Error().Err(err).Uint64("session", s.id).Msg("encode auth reply")
-	}
+	// {"session":"…","user":"…","heartbeat":60,"pending":0}, the heartbeat in seconds.
+	body := append(make([]byte, 0, 192), `{"session":`...)
+	body = appendQuoted(body, s.publicName())
+	body = append(body, `,"user":`...)
+	body = appendQuoted(body, reply.GetUser())
+	body = append(body, `,"heartbeat":`...)
+	body = strconv.AppendFloat(body, s.comet.cfg.Heartbeat.Seconds(), 'f', -1, 64)
+	body = append(body, `,"pending":`...)
+	body = append(strconv.AppendUint(body, uint64(reply.GetPending()), 10), '}')
 	return transport.EncodeReply(s.form, transport.Version2, transport.OpAuthReply, seq, 0, body)
 }
 
@@ -101,7 +103,7 @@ func (s *session) finish(grace time.Duration) {
 	authenticated := s.user != "" // set by this goroutine
 	if authenticated {
 		c.table.live.Add(-1)
-		c.metrics.sessions.WithLabelValues(s.gen.String()).Dec()
+		c.metrics.sessionsOf[s.gen].Dec()
 		s.mu.Lock()
 		rooms, key := s.rooms, s.key
 		s.mu.Unlock()

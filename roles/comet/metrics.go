@@ -62,11 +62,15 @@ type metrics struct {
 	lost        *prometheus.CounterVec // queue
 	callErrors  *prometheus.CounterVec // call
 	push        prometheus.Histogram
-	delivery    prometheus.Histogram
-	throttled   prometheus.Counter
-	behind      atomic.Int64
-	writers     atomic.Int64
-	denied      atomic.Int64
+	// What every connect counts, found by its labels once.
+	sessionsOf [generations]prometheus.Gauge
+	connected  prometheus.Observer // connects that were accepted
+	auths      prometheus.Counter  // packets that are auth
+	delivery   prometheus.Histogram
+	throttled  prometheus.Counter
+	behind     atomic.Int64
+	writers    atomic.Int64
+	denied     atomic.Int64
 }
 
 func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue func() float64) (*metrics, error) {
@@ -109,6 +113,10 @@ func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue f
 			Help: "Packets that were read late because their session sends too many.",
 		}),
 	}
+	for gen := range generations {
+		m.sessionsOf[gen] = m.sessions.WithLabelValues(gen.String())
+	}
+	m.connected, m.auths = m.connects.WithLabelValues("accepted"), m.packets.WithLabelValues("auth")
 	messages := counter("messages_total", "Messages for sessions, by kind and outcome.", "kind", "outcome")
 	for k := range kinds {
 		for o := range outcomes {

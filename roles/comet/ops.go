@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"imgo/envelope"
 	"imgo/transport"
@@ -341,6 +342,18 @@ func (s *session) ackIDs(body []byte) ([]uint64, error) {
 		}
 	}
 	return ids, nil
+}
+
+// appendQuoted appends text as a JSON string, as quote makes it.
+func appendQuoted(dst []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return append(dst, quote(text)...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, text...)
+	return append(dst, '"')
 }
 
 // quote is text as a JSON string; what is not UTF-8 in it is replaced.

@@ -168,7 +168,7 @@ func (g *guest) knock(p transport.Packet) {
 		c.over(g.conn)
 		return
 	}
-	c.metrics.packets.WithLabelValues("auth").Inc()
+	c.metrics.auths.Inc()
 	v := &arrival{conn: g.conn, packet: p, started: time.Now()}
 	_, poll := g.conn.(transport.Pollable)
 	if !poll {
@@ -197,8 +197,8 @@ func (c *Comet) refuseRate(v *arrival) {
 
 // authenticate makes a session of an arrival; nil: it was refused before there
 // was one. It goes deep, which is why it is left to the admission's goroutines:
-// their stacks have grown.
-func (c *Comet) authenticate(v *arrival) *session {
+// their stacks have grown. ctx bounds the call of logic.
+func (c *Comet) authenticate(ctx context.Context, v *arrival) *session {
 	auth, err := parseAuth(v.packet.Body, c.cfg.MaxRooms)
 	if err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
@@ -212,7 +212,7 @@ func (c *Comet) authenticate(v *arrival) *session {
 	// First the table, then logic: what router sends from the moment that it
 	// knows the session finds it.
 	c.table.insert(s)
-	s.connect(v.packet.Seq, &auth, v.started)
+	s.connect(ctx, v.packet.Seq, &auth, v.started)
 	return s
 }
 
@@ -242,7 +242,9 @@ func (c *Comet) firstFailed(conn transport.Conn, last transport.Packet, err erro
 func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string, code envelope.CloseCode, reason string) {
 	c.metrics.refused.WithLabelValues(label).Inc()
 	c.metrics.ended(code)
-	c.log.Debug().Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
+	if e := c.log.Debug(); e.Enabled() {
+		e.Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
+	}
 	if conn.Network() != "ws" || last.Op != 0 || conn.Text() {
 		gen, form := identify(last, conn.Text(), &authBody{})
 		version := last.Version
@@ -297,12 +299,10 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 }
 
 // connect asks logic who the client is, and makes the session live or closes it.
-func (s *session) connect(seq int32, auth *authBody, started time.Time) {
+func (s *session) connect(ctx context.Context, seq int32, auth *authBody, started time.Time) {
 	c := s.comet
 	// From here on the sweep sees to it that the client does not fall silent.
 	_ = s.conn.SetReadDeadline(time.Time{})
-	ctx, cancel := context.WithTimeout(c.calls, c.cfg.CallTimeout)
-	defer cancel()
 	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{
 		Comet: c.cfg.Name, Session: s.id, Token: auth.token, Mid: auth.mid, Device: auth.device,
 		Key: auth.key, Platform: auth.platform, Address: remoteString(s.conn),
@@ -320,7 +320,7 @@ func (s *session) connect(seq int32, auth *authBody, started time.Time) {
 		s.close(code, reason)
 		return
 	}
-	c.metrics.connects.WithLabelValues("accepted").Observe(time.Since(started).Seconds())
+	c.metrics.connected.Observe(time.Since(started).Seconds())
 	s.activate(seq, auth.rooms, reply)
 }
 

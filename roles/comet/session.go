@@ -142,7 +142,7 @@ func insert(list []int32, v int32) []int32 {
 }
 
 // publicName names the session to callers and to its client.
-func (s *session) publicName() string { return fmt.Sprintf("%s-%x", s.comet.cfg.Name, s.id) }
+func (s *session) publicName() string { return envelope.SessionName(s.comet.cfg.Name, s.id) }
 
 // keyName is the session's key as the server calls it. Holds mu.
 func (s *session) keyName() string {

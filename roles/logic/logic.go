@@ -163,6 +163,9 @@ func (l *Logic) begin(ctx context.Context) (opCtx context.Context, end func(), e
 		return nil, nil, envelope.Errorf(envelope.CodeUnavailable, "logic is stopping: try another node")
 	}
 	l.inflight.Add(1)
+	if by, ok := ctx.Deadline(); ok && time.Until(by) <= l.cfg.CallTimeout {
+		return ctx, l.inflight.Done, nil // bounded as it is, and a context fewer
+	}
 	opCtx, cancel := context.WithTimeout(ctx, l.cfg.CallTimeout)
 	return opCtx, func() { cancel(); l.inflight.Done() }, nil
 }

@@ -37,7 +37,8 @@ type metrics struct {
 
 	// accepted has what a push of each kind counts when all is well; to look
 	// it up by its labels each time would cost more than to count.
-	accepted map[string]*acceptedPushes
+	accepted  map[string]*acceptedPushes
+	connected prometheus.Counter // connects that were accepted
 }
 
 // acceptedPushes are the accepted pushes of one kind.
@@ -74,6 +75,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}),
 		accepted: make(map[string]*acceptedPushes),
 	}
+	m.connected = m.connects.WithLabelValues(outcome(nil))
 	for _, kind := range []string{kindKept, kindUsers, kindKeys, kindRoom, kindAll} {
 		m.accepted[kind] = &acceptedPushes{
 			counter: m.pushes.WithLabelValues(kind, outcome(nil)),

@@ -25,7 +25,11 @@ func (l *Logic) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	}
 	defer end()
 	reply, err := l.connect(ctx, r)
-	l.metrics.connects.WithLabelValues(outcome(err)).Inc()
+	if err == nil {
+		l.metrics.connected.Inc()
+	} else {
+		l.metrics.connects.WithLabelValues(outcome(err)).Inc()
+	}
 	return reply, err
 }
 
@@ -79,7 +83,7 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 
 // SessionName is the server's own name for a session, as clients and callers
 // see it where the client chose no key.
-func SessionName(comet string, session uint64) string { return fmt.Sprintf("%s-%x", comet, session) }
+func SessionName(comet string, session uint64) string { return envelope.SessionName(comet, session) }
 
 // stillGood checks an opaque token a second time, once its session is
 // registered. A revocation that came between the first check and the

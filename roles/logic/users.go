@@ -112,7 +112,7 @@ func (f KickFilter) matches(s *envelope.Session) bool {
 		return false
 	}
 	return f.Session == "" || f.Session == s.GetKey() ||
-		f.Session == SessionName(s.GetAddress().GetComet(), s.GetAddress().GetSession())
+		envelope.IsSessionName(f.Session, s.GetAddress().GetComet(), s.GetAddress().GetSession())
 }
 
 // Take reads what waits on the user's default cursor after a message time

@@ -74,7 +74,7 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 		}
 		m.attach(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs)
 		p.touch(m, 64)
-		p.r.metrics.applied.WithLabelValues("device").Inc()
+		p.r.metrics.devices.Inc()
 	case rec.Claim != nil:
 		if _, taken, err := p.claimed(rec.Claim.Key); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 type metrics struct {
 	sessions   prometheus.Gauge
 	applied    *prometheus.CounterVec
+	devices    prometheus.Counter // applied, device
 	acked      prometheus.Counter
 	expired    prometheus.Counter
 	dropped    prometheus.Counter
@@ -50,6 +51,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
+	m.devices = m.applied.WithLabelValues("device")
 	reg.MustRegister(m.sessions, m.applied, m.flush)
 	return m
 }

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +68,7 @@ func (ks *kinds) session(s *envelope.Session) *session {
 	ks.mu.Unlock()
 	r := &session{kind: shared, id: s.Address.Session, device: s.Device, remote: s.Remote, since: s.SinceMs, last: s.Last, floor: s.Floor}
 	key := s.Key
-	if key == sessionName(shared.comet, r.id) {
+	if envelope.IsSessionName(key, shared.comet, r.id) {
 		key = ""
 	}
 	if key != "" || s.Platform != "" || len(s.Accepts) > 0 || len(s.Rooms) > 0 {
@@ -78,10 +77,6 @@ func (ks *kinds) session(s *envelope.Session) *session {
 	return r
 }
 
-// sessionName is the server's own name for a session, where its client chose
-// no key.
-func sessionName(comet string, id uint64) string { return fmt.Sprintf("%s-%x", comet, id) }
-
 // parseName is the session that a name of the server's own names.
 func parseName(name string) (comet string, id uint64, ok bool) {
 	i := strings.LastIndexByte(name, '-')
@@ -89,7 +84,7 @@ func parseName(name string) (comet string, id uint64, ok bool) {
 		return "", 0, false
 	}
 	id, err := strconv.ParseUint(name[i+1:], 16, 64)
-	return name[:i], id, err == nil && sessionName(name[:i], id) == name
+	return name[:i], id, err == nil && envelope.IsSessionName(name, name[:i], id)
 }
 
 func (s *session) comet() string { return s.kind.comet }
@@ -111,7 +106,7 @@ func (s *session) key() string {
 	if key := s.chosenKey(); key != "" {
 		return key
 	}
-	return sessionName(s.kind.comet, s.id)
+	return envelope.SessionName(s.kind.comet, s.id)
 }
 
 // describe is the session in full; user is its mailbox's.
