@@ -142,6 +142,9 @@ type Pollable interface {
 	// and that Readable will be called, once; false that something has come
 	// meanwhile, and it is to try again.
 	Park() bool
+	// Rest is Park for one who has not read since the last packet, or not yet:
+	// true where nothing is at hand, for which it need not ask the kernel.
+	Rest() bool
 	// TryWrite hands frames, in the connection's form (framed on WebSocket), to
 	// the kernel without waiting. taken is how many frames are the connection's
 	// business now; left counts the bytes of these, and of earlier ones, that

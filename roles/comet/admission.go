@@ -127,7 +127,9 @@ func (a *admission) admit(v *arrival, p *patience) {
 	case v.done != nil:
 		close(v.done)
 	case v.session != nil:
-		c.readers.run(v.session)
+		if !v.conn.(transport.Pollable).Rest() {
+			c.readers.run(v.session)
+		}
 	default:
 		c.over(v.conn)
 	}

@@ -161,7 +161,7 @@ func (c *Comet) listen() (err error) {
 			Addr: c.cfg.TCPAddr, MaxBody: c.cfg.MaxBody, TLS: c.cfg.TCPTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
-			Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
+			Grace: grace, Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind TCP for clients: %w", err)
 		}
@@ -171,7 +171,7 @@ func (c *Comet) listen() (err error) {
 			Addr: c.cfg.WSAddr, Origins: c.cfg.WSOrigins, MaxBody: c.cfg.MaxBody, TLS: c.cfg.WSTLS,
 			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
-			Grace: grace, Goroutines: c.cfg.Goroutines, Log: c.log,
+			Grace: grace, Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
 		}); err != nil {
 			return fmt.Errorf("bind WebSocket for clients: %w", err)
 		}

@@ -1,6 +1,8 @@
 package comet
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"imgo/envelope"
@@ -44,10 +46,11 @@ func (c *Comet) endHandshake(conn transport.Conn) (stopping bool) {
 func (c *Comet) drain() {
 	c.mu.Lock()
 	c.phase = phaseStopping
-	for conn := range c.handshakes {
+	waiting := slices.Collect(maps.Keys(c.handshakes))
+	c.mu.Unlock()
+	for _, conn := range waiting { // which may end the handshake at once
 		_ = conn.SetReadDeadline(time.Unix(1, 0))
 	}
-	c.mu.Unlock()
 
 	gone := make(chan struct{})
 	var sessions []*session

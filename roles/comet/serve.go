@@ -38,7 +38,8 @@ func (c *Comet) Serve(conn transport.Conn) {
 }
 
 // accepted is Serve for the listeners, which bring a goroutine and end the
-// connection when it returns, unless it is one that needs none.
+// connection when it returns. A connection that needs none is begun with by
+// the goroutine that accepts, so nothing here waits for anything then.
 func (c *Comet) accepted(conn transport.Conn) {
 	if c.begin(conn) {
 		c.serve(conn)
@@ -66,7 +67,7 @@ func (c *Comet) serve(conn transport.Conn) {
 	if poll, ok := conn.(transport.Pollable); ok {
 		poll.Attach(g)
 	}
-	c.metrics.connections.WithLabelValues(conn.Network()).Inc()
+	c.metrics.open(conn.Network()).Inc()
 	if refused, reason := c.gate.enter(conn.Remote().Addr()); refused != "" {
 		c.refuse(conn, transport.Packet{}, refused, envelope.CloseOverload, reason)
 		c.over(conn)
@@ -77,6 +78,9 @@ func (c *Comet) serve(conn transport.Conn) {
 		c.over(conn)
 		return
 	}
+	if poll, ok := conn.(transport.Pollable); ok && poll.Rest() {
+		return // which spares the read that would only say that nothing is there yet
+	}
 	g.read()
 }
 
@@ -84,7 +88,7 @@ func (c *Comet) serve(conn transport.Conn) {
 func (c *Comet) over(conn transport.Conn) {
 	_ = conn.Close(0, "")
 	c.gate.left(conn.Remote().Addr())
-	c.metrics.connections.WithLabelValues(conn.Network()).Dec()
+	c.metrics.open(conn.Network()).Dec()
 	poll, ok := conn.(transport.Pollable)
 	if !ok {
 		c.serving.Done()
@@ -120,9 +124,9 @@ type guest struct {
 	ignoredBytes int
 }
 
-// Readable and Writable make a guest a transport.Waker. Nobody waits to write
-// to a guest.
-func (g *guest) Readable() { g.comet.readers.run(g) }
+// Readable and Writable make a guest a transport.Waker. What a guest reads has
+// to wait for nobody, so it is read at once. Nobody waits to write to a guest.
+func (g *guest) Readable() { g.read() }
 func (g *guest) Writable() {}
 
 // read reads until the auth packet, or refuses the connection. The deadline is

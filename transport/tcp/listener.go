@@ -51,6 +51,9 @@ type Config struct {
 	// Linger is how long a closed connection waits for the client to close its
 	// side too, so that the last packets are not lost to a reset. 0 is 1 s.
 	Linger time.Duration
+	// Inline says that Run's handle waits for nothing where the connection is a
+	// Pollable: it is called there by a goroutine that all connections share.
+	Inline bool
 	// Goroutines leaves epoll unused where it could be used. It is for tests of
 	// the other way.
 	Goroutines bool
@@ -61,6 +64,7 @@ type Config struct {
 type Listener struct {
 	acceptor *socket.Acceptor
 	maxBody  int
+	inline   bool
 }
 
 // Listen binds the port. Nothing is accepted before Run.
@@ -73,7 +77,7 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, maxBody: cfg.MaxBody}
+	l := &Listener{acceptor: a, maxBody: cfg.MaxBody, inline: cfg.Inline}
 	if l.maxBody <= 0 {
 		l.maxBody = transport.DefaultMaxBody
 	}
@@ -87,8 +91,8 @@ func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run accepts connections until ctx is done and calls handle for each in a
-// goroutine of its own; the connection ends when handle returns, but for a
-// Pollable that was attached. After ctx is done it is the handlers' part to
+// goroutine of its own, or see Config.Inline; the connection ends when handle
+// returns, but for a Pollable that was attached. After ctx is done it is the handlers' part to
 // close their connections (they know what to tell the client), but after
 // Config.Grace Run resets what is left. It returns when every connection has
 // ended: nil after ctx, else why the port failed.

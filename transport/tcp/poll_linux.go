@@ -30,15 +30,24 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	}); err != nil {
 		return err
 	}
-	go c.serve(handle)
+	if l.inline {
+		c.serve(handle)
+	} else {
+		go c.serve(handle)
+	}
 	return nil
 }
 
 func (c *polled) serve(handle func(transport.Conn)) {
 	handle(c)
-	if !c.Attached() {
-		c.Release()
+	if c.Attached() {
+		return
 	}
+	if c.l.inline {
+		go c.Release() // which may wait for the client to take note
+		return
+	}
+	c.Release()
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"imgo/transport"
 	"imgo/transport/internal/socket"
@@ -32,18 +31,21 @@ type refusal struct {
 	header string // more lines
 }
 
-// upgrade does the opening handshake, by the read deadline, which is deadline
-// or earlier; false: the client was refused, and told so where that can be.
-func (c *polled) upgrade(deadline time.Time) bool {
+// upgrade does the opening handshake; transport.ErrIdle: the request has not
+// arrived yet. After any other error the client was refused, and told so where
+// that can be.
+func (c *polled) upgrade() error {
 	cfg := c.l.acceptor.Config()
 	head, err := c.requestHead()
 	var no *refusal
 	switch {
 	case errors.Is(err, errHeaderTooLong):
 		no = &refusal{refusedHTTP, http.StatusRequestHeaderFieldsTooLarge, "the request is too long", ""}
+	case errors.Is(err, transport.ErrIdle):
+		return err
 	case err != nil:
 		cfg.Refused(refusedHTTP)
-		return false
+		return err
 	}
 	var accept string
 	if no == nil {
@@ -52,16 +54,26 @@ func (c *polled) upgrade(deadline time.Time) bool {
 	if no != nil {
 		cfg.Refused(no.reason)
 		cfg.Log.Debug().Str("why", no.text).Stringer("remote", c.Remote()).Msg("connection refused")
-		_ = c.Send(deadline, [][]byte{no.response()}, nil)
-		return false
+		_, _, _ = c.TryWriteOne(no.response())
+		return errRefused
 	}
 	c.Take(len(head))
-	if c.Send(deadline, [][]byte{fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", accept)}, nil) != nil {
+	if _, _, err := c.TryWriteOne(switching(accept)); err != nil {
 		cfg.Refused(socket.RefusedSocket)
-		return false
+		return err
 	}
 	c.Sign()
-	return true
+	return nil
+}
+
+var errRefused = errors.New("the handshake was refused")
+
+// switching is the answer to a request that is not refused.
+func switching(accept string) []byte {
+	const before = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+	const after = "\r\n\r\n"
+	b := make([]byte, 0, len(before)+len(accept)+len(after))
+	return append(append(append(b, before...), accept...), after...)
 }
 
 var errHeaderTooLong = errors.New("the request is too long")
@@ -77,9 +89,7 @@ func (c *polled) requestHead() ([]byte, error) {
 		if len(b) >= maxHeader {
 			return nil, errHeaderTooLong
 		}
-		if err := c.Fill(maxHeader); errors.Is(err, transport.ErrIdle) {
-			c.Wait()
-		} else if err != nil {
+		if err := c.Fill(maxHeader); err != nil {
 			return nil, err
 		}
 	}

@@ -84,6 +84,9 @@ type Config struct {
 	// Linger is how long a closed connection waits for the client to close its
 	// side too, so that the close frame is not lost to a reset. 0 is 1 s.
 	Linger time.Duration
+	// Inline says that Run's handle waits for nothing where the connection is a
+	// Pollable: it is called there by a goroutine that all connections share.
+	Inline bool
 	// Goroutines leaves epoll unused where it could be used. It is for tests of
 	// the other way.
 	Goroutines bool
@@ -96,6 +99,7 @@ type Listener struct {
 	origins  origins
 	path     string
 	maxBody  int
+	inline   bool
 }
 
 // Listen binds the port. Nothing is accepted before Run. An entry of
@@ -117,7 +121,7 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: cfg.MaxBody}
+	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: cfg.MaxBody, inline: cfg.Inline}
 	if l.path == "" {
 		l.path = DefaultPath
 	}
@@ -134,8 +138,8 @@ func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run upgrades connections until ctx is done and calls handle for each in a
-// goroutine of its own; the connection ends when handle returns, but for a
-// Pollable that was attached. After ctx is done it is the handlers' part to
+// goroutine of its own, or see Config.Inline; the connection ends when handle
+// returns, but for a Pollable that was attached. After ctx is done it is the handlers' part to
 // close their connections (they know what to tell the client), but after
 // Config.Grace Run resets what is left. It returns when every connection has
 // ended: nil after ctx, else why the port failed.

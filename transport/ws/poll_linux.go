@@ -3,7 +3,10 @@ package ws
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,10 +33,9 @@ type message struct {
 
 var _ transport.Pollable = (*polled)(nil)
 
-// runPolled upgrades connections, each in a goroutine of its own that goes on
-// with handle, until ctx is done.
+// runPolled upgrades connections and goes on with handle, until ctx is done.
 func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	up := &upgrades{open: map[*polled]struct{}{}}
+	up := &upgrades{handle: handle, open: map[*polled]struct{}{}}
 	stop := context.AfterFunc(ctx, func() {
 		_ = l.acceptor.Close()
 		up.stop()
@@ -47,20 +49,27 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		}); err != nil {
 			return err
 		}
-		go c.serve(up, handle)
+		u := &upgrade{c: c, all: up}
+		c.Watch(u)
+		up.begin(c)
+		if !c.Rest() {
+			u.Readable()
+		}
 	}
 }
 
 // upgrades are the connections whose handshake is under way. They end when no
 // more are accepted: nobody but us knows them yet.
 type upgrades struct {
+	handle  func(transport.Conn)
 	mu      sync.Mutex
 	open    map[*polled]struct{}
 	stopped bool
 }
 
-// begin gives c until deadline, or no time at all.
-func (u *upgrades) begin(c *polled, deadline time.Time) {
+// begin gives c the time for a handshake, or no time at all.
+func (u *upgrades) begin(c *polled) {
+	deadline := time.Now().Add(c.l.acceptor.Config().HandshakeTimeout)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.stopped {
@@ -70,35 +79,67 @@ func (u *upgrades) begin(c *polled, deadline time.Time) {
 	_ = c.SetReadDeadline(deadline)
 }
 
-func (u *upgrades) end(c *polled) {
+// end ends c's handshake; stopped: c is to end with it, as stop may be about to
+// see to.
+func (u *upgrades) end(c *polled) (stopped bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.open, c)
 	_ = c.SetReadDeadline(time.Time{})
+	return u.stopped
 }
 
 func (u *upgrades) stop() {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	u.stopped = true
-	for c := range u.open {
+	open := slices.Collect(maps.Keys(u.open))
+	u.mu.Unlock()
+	for _, c := range open { // which tells its upgrade, and that ends
 		_ = c.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-func (c *polled) serve(up *upgrades, handle func(transport.Conn)) {
-	deadline := time.Now().Add(c.l.acceptor.Config().HandshakeTimeout)
-	up.begin(c, deadline)
-	ok := c.upgrade(deadline)
-	up.end(c)
-	if !ok {
-		c.Finish(c.l.acceptor.Config().Linger)
+// upgrade is a connection whose handshake is under way. It is told when there
+// is something to read, and waits for nothing.
+type upgrade struct {
+	c   *polled
+	all *upgrades
+}
+
+// Readable and Writable make an upgrade a transport.Waker. A client that has
+// no room for the answer to its first request is none that waits for more.
+func (u *upgrade) Readable() {
+	err := u.c.upgrade()
+	for errors.Is(err, transport.ErrIdle) {
+		if u.c.Park() {
+			return
+		}
+		err = u.c.upgrade()
+	}
+	stopped := u.all.end(u.c)
+	switch {
+	case err != nil || stopped:
+		go u.c.Finish(u.c.l.acceptor.Config().Linger)
+	case u.c.l.inline:
+		u.c.serve(u.all.handle)
+	default:
+		go u.c.serve(u.all.handle)
+	}
+}
+
+func (u *upgrade) Writable() {}
+
+// serve brings an upgraded connection to handle.
+func (c *polled) serve(handle func(transport.Conn)) {
+	handle(c)
+	if c.Attached() {
 		return
 	}
-	handle(c)
-	if !c.Attached() {
-		c.Release()
+	if c.l.inline {
+		go c.Release() // which may wait for the client to take note
+		return
 	}
+	c.Release()
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }

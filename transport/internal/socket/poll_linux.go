@@ -2,12 +2,15 @@ package socket
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +19,47 @@ import (
 type polling struct {
 	poller *poller  // nil: a goroutine for each connection
 	port   *os.File // the listening socket
+	raw    syscall.RawConn
+	arrival
+}
+
+// arrival is what accept4 says. It is in one place, and accept a function that
+// is made once, so that accepting allocates nothing.
+type arrival struct {
+	accept func(port uintptr) bool
+	fd     int
+	from   unix.RawSockaddrAny
+	err    error
+}
+
+// accept4 accepts a connection; false: there is none.
+func (ar *arrival) accept4(port uintptr) bool {
+	size := uint32(unix.SizeofSockaddrAny)
+	fd, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, port, uintptr(unsafe.Pointer(&ar.from)), uintptr(unsafe.Pointer(&size)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	ar.fd, ar.err = int(fd), nil
+	if errno != 0 {
+		ar.fd, ar.err = -1, errno
+	}
+	return errno != unix.EAGAIN
+}
+
+// source is the peer's address.
+func (ar *arrival) source() netip.AddrPort {
+	switch ar.from.Addr.Family {
+	case unix.AF_INET:
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&ar.from))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), portOf(&sa.Port))
+	case unix.AF_INET6:
+		sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&ar.from))
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), portOf(&sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// portOf reads a port, which is in network order.
+func portOf(port *uint16) uint16 {
+	return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(port))[:])
 }
 
 // poll prepares for polled sockets, if these are to be had: here, and without
@@ -60,7 +104,8 @@ func (a *Acceptor) poll() error {
 		_ = po.file.Close()
 		return err
 	}
-	a.poller, a.port = po, port
+	a.poller, a.port, a.raw = po, port, raw
+	a.accept = a.accept4
 	return nil
 }
 
@@ -90,26 +135,17 @@ func (p *polling) abort() {
 	}
 }
 
-// NextPolled is Next for polled sockets, which Finish ends. into says where the
-// next one lives.
+// NextPolled is Next for polled sockets, which Finish ends; for one goroutine.
+// into says where the next one lives.
 func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
-	raw, err := a.port.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("accept: %w", err)
-	}
 	retry := a.retry()
 	for {
-		var fd int
-		var from unix.Sockaddr
-		var acceptErr error
-		err := raw.Read(func(port uintptr) bool {
-			fd, from, acceptErr = unix.Accept4(int(port), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-			return acceptErr != unix.EAGAIN
-		})
+		err := a.raw.Read(a.accept)
+		acceptErr := a.arrival.err
 		switch {
 		case ctx.Err() != nil:
 			if err == nil && acceptErr == nil {
-				_ = unix.Close(fd)
+				_ = unix.Close(a.fd)
 			}
 			return ctx.Err()
 		case err != nil: // nothing else ends a wait
@@ -123,15 +159,14 @@ func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
 			continue
 		}
 		retry.worked()
-		if a.admitPolled(fd, from, into) {
+		if a.admitPolled(a.fd, a.source(), into) {
 			return nil
 		}
 	}
 }
 
 // admitPolled makes a socket of an accepted descriptor, or refuses it.
-func (a *Acceptor) admitPolled(fd int, from unix.Sockaddr, into func() *Polled) bool {
-	remote := sourceOf(from)
+func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, into func() *Polled) bool {
 	if !a.admitted(remote) {
 		_ = unix.Close(fd)
 		return false
@@ -144,15 +179,4 @@ func (a *Acceptor) admitPolled(fd int, from unix.Sockaddr, into func() *Polled) 
 	a.count++
 	a.mu.Unlock()
 	return true
-}
-
-// sourceOf is the peer's address as accept4 tells it.
-func sourceOf(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }

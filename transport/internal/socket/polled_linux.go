@@ -94,6 +94,13 @@ func (p *Polled) Attach(w transport.Waker) {
 	p.mu.Unlock()
 }
 
+// Watch is Attach, but it leaves the connection to the listener.
+func (p *Polled) Watch(w transport.Waker) {
+	p.mu.Lock()
+	p.waker = w
+	p.mu.Unlock()
+}
+
 // Attached says whether anybody was ever attached.
 func (p *Polled) Attached() bool {
 	p.mu.Lock()
@@ -168,6 +175,11 @@ func (p *Polled) watch(events uint32) error {
 func (p *Polled) Park() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.park()
+}
+
+// park is Park. Holds mu.
+func (p *Polled) park() bool {
 	if p.again {
 		p.again, p.dry = false, false
 		return false
@@ -181,6 +193,17 @@ func (p *Polled) Park() bool {
 	}
 	p.parked = true
 	return true
+}
+
+// Rest is Pollable's. Of a socket that epoll does not know yet it will tell what
+// there is; of any other, what came behind a read that emptied it.
+func (p *Polled) Rest() bool {
+	if p.in != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return (p.dry || p.watched == 0) && p.park()
 }
 
 // Wait blocks until there is something to read, for one who has no Waker.
