@@ -15,8 +15,8 @@ const maxAdmitting = 256
 
 // admission lets clients in: in the order in which they came, at the connect
 // rate, a bounded number at a time. Who would have to wait for longer than the
-// handshake may take is told at once. Goroutines exist while there is a queue,
-// and a few beyond it.
+// handshake may take is told at once. Goroutines stay while there are many to
+// let in, since what they do grows their stacks, and a few beyond that.
 type admission struct {
 	comet *Comet
 
@@ -24,6 +24,8 @@ type admission struct {
 	queue   []*arrival
 	running int
 	idle    int
+	unused  int // the fewest that were idle since the last trim
+	leave   int // of those that are idle no more, how many are to end
 	some    *sync.Cond
 	stopped bool
 	wg      sync.WaitGroup
@@ -70,6 +72,7 @@ func (a *admission) add(v *arrival) bool {
 	switch {
 	case a.idle > 0:
 		a.idle-- // here, or the next one would count on the same goroutine
+		a.unused = min(a.unused, a.idle)
 		a.some.Signal()
 	case a.running < maxAdmitting:
 		a.running++
@@ -88,7 +91,8 @@ func (a *admission) work() {
 	for {
 		if len(a.queue) == 0 {
 			a.queue = nil
-			if a.stopped || a.idle >= idleReaders {
+			if a.stopped || a.leave > 0 {
+				a.leave = max(a.leave-1, 0)
 				a.running--
 				return
 			}
@@ -161,6 +165,19 @@ func (p *patience) end() {
 	if p.stop != nil {
 		p.stop()
 	}
+}
+
+// trim ends the goroutines that nobody needed since it was called last, but for
+// a few.
+func (a *admission) trim() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for n := min(a.unused, a.idle-idleReaders); n > 0; n-- {
+		a.idle--
+		a.leave++
+		a.some.Signal()
+	}
+	a.unused = a.idle
 }
 
 // stop ends the goroutines, when nobody comes any more.

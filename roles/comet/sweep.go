@@ -22,7 +22,7 @@ func sweepTick(cfg *Config) time.Duration {
 
 // sweep is comet's one clock: in place of timers for each session it looks at
 // the sessions that have something under way every tick, and at the heartbeat
-// and the token of a tenth of all.
+// and the token of a tenth of all. A second or so brings it around.
 func (c *Comet) sweep(stop <-chan struct{}) {
 	ticker := time.NewTicker(sweepTick(&c.cfg))
 	defer ticker.Stop()
@@ -38,7 +38,9 @@ func (c *Comet) sweep(stop <-chan struct{}) {
 		}
 		for range (shardCount + heartbeatTicks - 1) / heartbeatTicks {
 			c.table.shards[next].each(c.checkAlive)
-			next = (next + 1) % shardCount
+			if next = (next + 1) % shardCount; next == 0 {
+				c.admission.trim()
+			}
 		}
 	}
 }
@@ -71,12 +73,13 @@ func (sh *shard) sweepBusy() {
 // checkAlive closes a session that gave no sign of life for too long, or whose
 // token has ended.
 func (c *Comet) checkAlive(s *session) {
-	quiet, limit := c.now()-time.Duration(s.heard.Load()), c.cfg.HeartbeatV1
+	limit := c.cfg.HeartbeatV1
 	if s.gen == genV2 {
-		// Pings count for these clients.
-		quiet, limit = min(quiet, time.Since(s.conn.LastSign())), c.cfg.Heartbeat*5/2
+		limit = c.cfg.Heartbeat * 5 / 2
 	}
-	if quiet > limit {
+	// Pings count for clients of version 2; they are only asked for, which costs
+	// the memory of one more object, of those who are silent otherwise.
+	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.conn.LastSign()) > limit) {
 		s.close(envelope.CloseStaleHeartbeat, "no heartbeat for too long")
 		return
 	}
