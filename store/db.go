@@ -87,6 +87,9 @@ type DB struct {
 	// wal syncs commits; nil: Badger does, or there is nothing to sync.
 	wal *walSync
 
+	// tokenless says whether there are opaque tokens: see Tokens.absent.
+	tokenless atomic.Int32
+
 	// logOpen: two Logs would assign the same offsets.
 	logOpen atomic.Bool
 

@@ -123,6 +123,7 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.db.tokenless.Store(tokensThere)
 	err := s.db.update(func(txn *badger.Txn) error {
 		old, err := tokenAt(txn, hash)
 		switch {
@@ -186,12 +187,14 @@ func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err err
 	return n, nil
 }
 
+var errUnknownToken = envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+
 // tokenAt reads a token; the error is envelope.ErrUnauthorized when there is
 // none.
 func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
 	item, err := txn.Get(tokenKey(hash))
 	if errors.Is(err, badger.ErrKeyNotFound) {
-		return t, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+		return t, errUnknownToken
 	}
 	if err != nil {
 		return t, err
@@ -227,6 +230,40 @@ func wrapToken(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// What is known of whether there is any token.
+const (
+	tokensNotLooked int32 = iota
+	tokensThere           // perhaps
+	tokensNone            // nor was there ever one since it was looked
+)
+
+// absent says that there is no token at all. Without opaque tokens (clients
+// have JWTs, or auth.mode is "none") a client that connects costs no search.
+func (s *Tokens) absent() bool {
+	switch s.db.tokenless.Load() {
+	case tokensThere:
+		return false
+	case tokensNone:
+		return true
+	}
+	found := true
+	if err := s.db.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefixToken})
+		defer it.Close()
+		it.Rewind()
+		found = it.Valid()
+		return nil
+	}); err != nil {
+		return false // Lookup says why
+	}
+	if found {
+		s.db.tokenless.CompareAndSwap(tokensNotLooked, tokensThere)
+		return false
+	}
+	// Not over a Put that has begun since: its token may be there in a moment.
+	return s.db.tokenless.CompareAndSwap(tokensNotLooked, tokensNone) || s.db.tokenless.Load() == tokensNone
+}
+
 // Lookup is whose token has the hash and until when it is good (Unix
 // milliseconds; 0: for ever). The error is envelope.ErrUnauthorized for one
 // that is not known, envelope.ErrExpired and envelope.ErrRevoked for one that
@@ -234,6 +271,9 @@ func wrapToken(what string, err error) error {
 func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (user string, expiresMS int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", 0, err
+	}
+	if s.absent() {
+		return "", 0, errUnknownToken
 	}
 	var t token
 	err = s.db.view(func(txn *badger.Txn) error {

@@ -68,7 +68,7 @@ func (l *Logic) opaque(ctx context.Context, hash [sha256.Size]byte) (identity, e
 	user, expiresMS, err := l.tokens.Lookup(ctx, hash)
 	switch {
 	case errors.Is(err, envelope.ErrNotFound) || errors.Is(err, envelope.ErrUnauthorized):
-		return identity{}, envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+		return identity{}, errTokenUnknown
 	case errors.Is(err, envelope.ErrExpired):
 		return identity{}, errTokenExpired
 	case errors.Is(err, envelope.ErrRevoked):
@@ -80,6 +80,9 @@ func (l *Logic) opaque(ctx context.Context, hash [sha256.Size]byte) (identity, e
 	}
 	return identity{user: user, expiresMS: expiresMS, hash: hash, opaque: true}, nil
 }
+
+// errTokenUnknown is what a client with no token of ours is told.
+var errTokenUnknown = envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
 
 // errTokenExpired is what a client with an old token is told.
 var errTokenExpired = envelope.Errorf(envelope.CodeExpired, "the token has expired")
