@@ -27,7 +27,7 @@ const coreStage = "roles"
 // away while there is still a logic to take their last acknowledgements, and
 // the log closes when nobody appends any more.
 func (n *Node) stages() []stage {
-	var all []stage
+	all := []stage{{name: "memory", run: watchMemory}}
 	if n.db != nil {
 		all = append(all, stage{name: "data folder", run: n.db.Run})
 	}
