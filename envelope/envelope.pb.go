@@ -1999,8 +1999,7 @@ type ConnectReply struct {
 	// device is the session's device: the one that it asked for, or the one that
 	// its token is bound to. Catch-ups, acks and detachments name this one.
 	Device string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
-	// backlog is the answer to the session's first catch-up when nothing is
-	// pending for it; a backlog with messages comes through the log.
+	// backlog is the answer to the session's first catch-up.
 	Backlog       *Backlog `protobuf:"bytes,8,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

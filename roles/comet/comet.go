@@ -43,8 +43,8 @@ import (
 // Logic is what comet calls. Every call has a deadline; errors carry an
 // envelope.Code. Safe for concurrent use.
 type Logic interface {
-	// Connect says who a client is. The session's first backlog comes through
-	// Push, before or after the reply.
+	// Connect says who a client is, and what the first window is of what is
+	// pending for it. (One that is not in the reply comes through Push.)
 	Connect(context.Context, *envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	// CatchUp asks for what is pending for a session; the answer is a Backlog
 	// that comes through Push.

@@ -13,8 +13,9 @@ import (
 )
 
 // Connect admits a session: it checks who the client is, has the owner
-// register the session and read what is pending, throws that (and the kicks of
-// sessions that this one replaces) on the live log and answers. A refusal is an
+// register the session and read what is pending, throws the kicks of sessions
+// that this one replaces on the live log and answers with the first window of
+// what is pending. A refusal is an
 // *envelope.Error: ErrUnauthorized, ErrExpired and ErrRevoked for the token,
 // ErrTooMany for a limit of the user's, ErrInvalid for another field,
 // ErrUnavailable for "try again".
@@ -71,13 +72,9 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	reply := &envelope.ConnectReply{
 		User: id.user, Key: key, ExpiresMs: id.expiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Device: device,
+		Backlog: attached.GetBacklog(),
 	}
-	if b := attached.GetBacklog(); b != nil && len(b.Messages) == 0 && !b.More {
-		// Nothing waits, which is what most clients find: the answer needs no
-		// way through the log.
-		reply.Backlog, attached.Backlog = b, nil
-	}
-	l.throwAttached(ctx, session.GetAddress(), attached)
+	l.throwKicks(ctx, attached.GetKicks())
 	return reply, nil
 }
 
@@ -115,25 +112,21 @@ func (l *Logic) undoAttach(ctx context.Context, partition int32, s *envelope.Ses
 	}
 }
 
-// throwAttached sends what Attach answered: kicks first, then the backlog, if
-// there is one. A failure does not undo the connect: comet asks again for a
-// backlog that does not come.
-func (l *Logic) throwAttached(ctx context.Context, to *envelope.Address, r *envelope.AttachReply) {
+// throwKicks sends the kicks that Attach answered. A failure does not undo the
+// connect: the sessions that were to go live on.
+func (l *Logic) throwKicks(ctx context.Context, kicks []*envelope.Kick) {
+	if len(kicks) == 0 {
+		return
+	}
 	var all []thrown
-	for _, kick := range r.GetKicks() {
+	for _, kick := range kicks {
 		all = append(all, addressed(kick.GetTo(), func(to []*envelope.Address) *envelope.Envelope {
 			return &envelope.Envelope{Kick: &envelope.Kick{To: to, Code: kick.GetCode(), Reason: kick.GetReason()}}
 		})...)
 		l.metrics.kicks.Add(float64(len(kick.GetTo())))
 	}
-	if backlog := r.GetBacklog(); backlog != nil {
-		if backlog.To == nil {
-			backlog.To = to
-		}
-		all = append(all, thrown{by: to.GetComet(), envelope: &envelope.Envelope{Backlog: backlog}})
-	}
-	if err := l.throw(ctx, "throw the backlog of a new session", all...); err != nil {
-		l.trouble(err, "a new session has to ask for its backlog again")
+	if err := l.throw(ctx, "throw the kicks of replaced sessions", all...); err != nil {
+		l.trouble(err, "replaced sessions live on")
 	}
 }
 

@@ -122,9 +122,9 @@ func TestTokensAreNotLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Something to log: a backlog that cannot be thrown.
+	// Something to log: a kick that cannot be thrown.
 	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
-		return &envelope.AttachReply{Backlog: &envelope.Backlog{Messages: []*envelope.Kept{{Id: 1}}}}, nil
+		return &envelope.AttachReply{Kicks: []*envelope.Kick{{To: []*envelope.Address{{Comet: "c9", Session: 1}}}}}, nil
 	}
 	w.live.fail = func(bool) error { return errors.New("broken") }
 	if _, err := l.NewToken(t.Context(), "ann", 0, "opaque-token", false); err != nil {
@@ -133,7 +133,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 	for _, token := range []string{"opaque-token", "opaque-token-unknown", "eyJopaque-token.x.y"} {
 		_, _ = l.Connect(t.Context(), connectRequest(token)) // good and bad ones
 	}
-	if !strings.Contains(log.String(), "backlog") {
+	if !strings.Contains(log.String(), "replaced sessions") {
 		t.Errorf("nothing was logged: %s", log.String())
 	}
 	if strings.Contains(log.String(), "opaque-token") {
