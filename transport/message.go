@@ -60,41 +60,64 @@ func (f Form) pushVersion() int16 {
 	return 0
 }
 
+// AppendMessage appends to dst what Frame is of a message: for one that only
+// one connection gets.
+func AppendMessage(dst []byte, f Form, op int32, id uint64, body []byte) []byte {
+	return appendReply(dst, f, f.pushVersion(), op, 0, id, body)
+}
+
+// FrameSize is how long the frame of a message with a body of n bytes is in form
+// f; of a JSON form, about.
+func (f Form) FrameSize(n int) int {
+	switch plain := f.plain(); {
+	case plain.JSON():
+		n += jsonOverhead
+	case plain == FormV2:
+		n += HeaderV2
+	default:
+		n += HeaderV1
+	}
+	if f.framed() {
+		n += maxFrameHead
+	}
+	return n
+}
+
 // EncodeReply encodes one packet for one client in form f: version and seq
 // are what the client sent, echoed. The v2 forms carry id (0 for a packet that
 // is no kept message); the others leave it out.
 func EncodeReply(f Form, version int16, op, seq int32, id uint64, body []byte) []byte {
+	return appendReply(make([]byte, 0, f.FrameSize(len(body))), f, version, op, seq, id, body)
+}
+
+func appendReply(dst []byte, f Form, version int16, op, seq int32, id uint64, body []byte) []byte {
 	plain := f.plain()
 	if plain.JSON() {
-		// The length of the frame is only known when it is encoded: its header
-		// goes into the room left before it.
-		room := 0
-		if f.framed() {
-			room = maxFrameHead
-		}
-		b := make([]byte, room, room+jsonOverhead+len(body))
-		b = append(b, '[')
-		b = AppendJSONObject(b, plain == FormV2JSON, version, op, seq, id, body)
-		b = append(b, ']')
-		if !f.framed() {
-			return b
-		}
+		// The length of the frame is only known when it is encoded.
 		var head [maxFrameHead]byte
-		h := AppendFrameHead(head[:0], true, len(b)-room)
-		b = b[room-len(h):]
-		copy(b, h)
-		return b
+		at := len(dst)
+		if f.framed() {
+			dst = append(dst, head[:]...)
+		}
+		from := len(dst)
+		dst = append(dst, '[')
+		dst = AppendJSONObject(dst, plain == FormV2JSON, version, op, seq, id, body)
+		dst = append(dst, ']')
+		if !f.framed() {
+			return dst
+		}
+		h := AppendFrameHead(head[:0], true, len(dst)-from)
+		n := copy(dst[at:], h)
+		return dst[:at+n+copy(dst[at+n:], dst[from:])]
 	}
 	headerLen := HeaderV1
 	if plain == FormV2 {
 		headerLen = HeaderV2
 	}
-	n := headerLen + len(body)
 	if f.framed() {
-		b := AppendFrameHead(make([]byte, 0, maxFrameHead+n), false, n)
-		return AppendPacket(b, version, headerLen, op, seq, id, body)
+		dst = AppendFrameHead(dst, false, headerLen+len(body))
 	}
-	return AppendPacket(make([]byte, 0, n), version, headerLen, op, seq, id, body)
+	return AppendPacket(dst, version, headerLen, op, seq, id, body)
 }
 
 // maxFrameHead is the longest header of a server's WebSocket frame, in bytes.

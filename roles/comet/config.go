@@ -108,7 +108,7 @@ type Config struct {
 	// is asked again. Default 2 s.
 	CatchUpTimeout time.Duration
 	// CatchUpMessages and CatchUpBytes bound the window of one answer.
-	// Defaults 200 and 128 KiB.
+	// Defaults 1,000 and 128 KiB.
 	CatchUpMessages int
 	CatchUpBytes    int
 	// CallTimeout bounds every call of logic. Default 5 s.
@@ -186,7 +186,7 @@ func DefaultConfig() Config {
 		AckBatch:         1_000,
 		AckQueue:         200_000,
 		CatchUpTimeout:   2 * time.Second,
-		CatchUpMessages:  200,
+		CatchUpMessages:  1_000,
 		CatchUpBytes:     128 << 10,
 		CallTimeout:      5 * time.Second,
 		AnnounceInterval: time.Second,

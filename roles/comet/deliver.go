@@ -149,7 +149,6 @@ func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 		return
 	}
 	before := s.last
-	s.corked = true // a window goes in as few writes as it can
 	whole := s.writeBacklog(b.GetMessages(), t)
 	s.uncork()
 	if n := len(b.GetMessages()); !whole && !s.behind {
@@ -170,8 +169,19 @@ func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 	s.maybeAsk()
 }
 
-// writeBacklog queues messages after last and says whether all had room. Holds mu.
+// writeBacklog queues messages after last and says whether all had room. Their
+// frames lie one behind the other in one piece of memory, which is held until
+// the last of them is written: a window, or what may be pending. Holds mu.
 func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool) {
+	s.catchUpNotes()
+	room := 0
+	for _, k := range messages {
+		if k.GetId() > s.last {
+			room += s.form.FrameSize(len(k.GetBody()))
+		}
+	}
+	r := run{s: s, buf: make([]byte, 0, min(room, s.comet.cfg.PendingBytes))}
+	defer r.queue()
 	for _, k := range messages {
 		id := k.GetId()
 		switch {
@@ -182,16 +192,52 @@ func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool)
 			s.last = id
 			t[kindBacklog][outFiltered]++
 			continue
-		}
-		b := transport.NewMessage(k.GetOp(), id, k.GetBody()).Frame(s.form)
-		if !s.fits(len(b)) || s.tooUnsettled() {
+		case !r.add(k):
 			t[kindBacklog][outBehind]++
 			return false
 		}
-		s.writeKept(b, id)
+		s.last = id
 		t[kindBacklog][outWritten]++
 	}
 	return true
+}
+
+// run encodes messages for one session into one piece of memory. Where it need
+// not be known of each whether it is in the kernel, several go as one frame.
+type run struct {
+	s    *session
+	buf  []byte
+	from int    // where in buf the frame begins that is put together
+	id   uint64 // of the last message in it
+}
+
+// add encodes a message and says whether it had room. Holds mu.
+func (r *run) add(k *envelope.Kept) bool {
+	s, at := r.s, len(r.buf)
+	r.buf = transport.AppendMessage(r.buf, s.form, k.GetOp(), k.GetId(), k.GetBody())
+	// A connection that is written to with Write frames each frame itself.
+	if join := s.direct && s.acks && len(r.buf)-r.from <= writeChunk; at > r.from && !join {
+		r.cut(at)
+	}
+	if pending := int(s.pending) + at - r.from; pending > 0 && pending+len(r.buf)-at > s.comet.cfg.PendingBytes || s.tooUnsettled() {
+		r.buf = r.buf[:at]
+		return false
+	}
+	r.id = k.GetId()
+	return true
+}
+
+// cut queues what is in buf up to an end. Holds mu.
+func (r *run) cut(end int) {
+	r.s.append(r.buf[r.from:end], r.id)
+	r.from = end
+}
+
+// queue queues the last frame. Holds mu.
+func (r *run) queue() {
+	if len(r.buf) > r.from {
+		r.cut(len(r.buf))
+	}
 }
 
 // Pauses before a catch-up that follows one without progress: the owner's

@@ -52,6 +52,8 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 		return
 	}
 	s.state = stateLive
+	backlog := reply.GetBacklog()
+	s.corked = s.corked || len(backlog.GetMessages()) > 0 // they go with the welcome
 	welcome := s.authReply(seq, reply)
 	if held := s.queue; held != nil {
 		held.frames = slices.Insert(held.frames, 0, frame{bytes: welcome})
@@ -64,9 +66,10 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	if s.ask == askSent {
 		s.askedAt = c.now()
 	}
-	if b := reply.GetBacklog(); b != nil {
+	if backlog != nil {
 		var t tally
-		s.takeBacklog(b, &t)
+		s.takeBacklog(backlog, &t)
+		s.uncork()
 		c.metrics.add(&t)
 	}
 	s.maybeAsk()

@@ -1,7 +1,9 @@
 package comet_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +124,62 @@ func TestHeldUntilAuthReply(t *testing.T) {
 		c.expect(transport.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
 	}
 	c.expect(transport.OpMessage, 0, "live")
+}
+
+// TestFirstWindowInTheConnectReply: it comes in order behind the auth reply,
+// each message in a frame of its own, whatever the transport and whoever
+// acknowledges; of what is too much for the queue the rest is asked for.
+func TestFirstWindowInTheConnectReply(t *testing.T) {
+	const messages = 1000
+	window := &envelope.Backlog{UpTo: messages}
+	for id := uint64(1); id <= messages; id++ {
+		body, err := json.Marshal(fmt.Sprint(id, strings.Repeat("x", int(id*7%300))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		window.Messages = append(window.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: body})
+	}
+	for _, pending := range []int{20 << 10, 1 << 20} {
+		logic := &fakeLogic{}
+		logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			reply, err := admit(r)
+			reply.Backlog = window
+			return reply, err
+		}
+		s := start(t, logic, func(cfg *comet.Config) {
+			listening(cfg)
+			cfg.PendingBytes = pending
+		})
+		logic.catchUp = func(r *envelope.CatchUpRequest) error {
+			rest := window.Messages[r.After:min(messages, r.After+50)]
+			s.push(&envelope.Delivery{Backlog: &envelope.Backlog{
+				To: r.To, After: r.After, UpTo: messages, More: r.After+50 < messages, Messages: rest}})
+			return nil
+		}
+		for name, dial := range map[string]func() *client{
+			"tcp": s.dialTCP, "ws": func() *client { return s.dialWS(false) }, "ws text": func() *client { return s.dialWS(true) },
+			"pipe": func() *client { return s.dialPipe(pipe.Options{}) },
+		} {
+			for _, ack := range []bool{false, true} {
+				t.Run(fmt.Sprintf("pending=%d %s ack=%v", pending, name, ack), func(t *testing.T) {
+					before := logic.asked()
+					c := dial()
+					c.t = t
+					c.login("ann", fmt.Sprintf(`,"ack":%v`, ack))
+					for _, k := range window.Messages {
+						id := k.Id
+						if c.text {
+							id = 0 // which parseFrame does not read
+						}
+						c.expect(transport.OpMessage, id, string(k.Body))
+					}
+					if asked := logic.asked() - before; (asked > 0) != (pending < 1<<20) {
+						t.Errorf("it was asked %d times for more", asked)
+					}
+				})
+			}
+		}
+	}
 }
 
 // TestBacklogInTheConnectReply: a session with nothing pending is live with

@@ -17,7 +17,8 @@ const writeChunk = 16 << 10
 const maxPooledFrames = 1024
 
 // frame is one encoded frame on its way to the socket; id is the kept
-// message's, or 0. Its bytes are shared with other sessions.
+// message's, or 0. Its bytes are shared with other sessions. (Or it is several
+// of a backlog, one behind the other: see run.)
 type frame struct {
 	bytes []byte
 	id    uint64

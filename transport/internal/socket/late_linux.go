@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -69,8 +70,8 @@ func (p *Polled) TryWrite(frames [][]byte) (taken, left int, err error) {
 	return p.take(frames)
 }
 
-// take is TryWrite. Small frames are copied together: for the kernel's gathering
-// they are too small. Holds mu.
+// take is TryWrite. Small frames are copied together, for which the kernel's
+// gathering is too dear; those that are too large for that it gathers. Holds mu.
 func (p *Polled) take(frames [][]byte) (taken, left int, err error) {
 	if ok, left, err := p.mayWrite(); !ok {
 		return 0, left, err
@@ -87,22 +88,46 @@ func (p *Polled) take(frames [][]byte) (taken, left int, err error) {
 				end++
 			}
 		}
-		n, err := p.send(b)
+		var n int
+		if end == taken+1 && end < len(frames) {
+			end = min(len(frames), taken+maxGathered)
+			n, err = p.gather(frames[taken:end])
+		} else {
+			n, err = p.send(b)
+		}
 		if err != nil {
 			return taken, 0, p.broken(err)
 		}
-		if n == len(b) {
-			taken = end
-			continue
-		}
-		for n >= len(frames[taken]) {
+		for taken < end && n >= len(frames[taken]) {
 			n -= len(frames[taken])
 			taken++
 		}
-		left, err := p.keep(frames[taken], n)
-		return taken + 1, left, err
+		if taken < end {
+			left, err := p.keep(frames[taken], n)
+			return taken + 1, left, err
+		}
 	}
 	return taken, 0, nil
+}
+
+// maxGathered is how many frames go in one call of gather at most.
+const maxGathered = 16
+
+// gather is send of several frames, without copying them. Holds mu.
+func (p *Polled) gather(frames [][]byte) (int, error) {
+	for {
+		n, err := unix.SendmsgBuffers(int(p.fd), frames, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+			p.written += int64(n)
+			return n, nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return 0, nil
+		default:
+			return 0, err
+		}
+	}
 }
 
 // mayWrite says whether a frame may be sent now; where it may not for what is
