@@ -148,6 +148,7 @@ type Kept struct {
 	TTL            Duration `toml:"ttl" unit:"duration" min:"1s" doc:"How long a kept message waits when its push does not say."`
 	MaxTTL         Duration `toml:"max_ttl" unit:"duration" min:"1s" doc:"The longest ttl that a push may ask for."`
 	MailboxLength  int      `toml:"mailbox_length" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user; the oldest is dropped, counted and reported."`
+	Cache          ByteSize `toml:"cache" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
 	DeviceExpiry   Duration `toml:"device_expiry" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`
 	IdempotencyTTL Duration `toml:"idempotency_ttl" unit:"duration" min:"1m" doc:"How long a push's Idempotency-Key is remembered; at most retention."`
 }
@@ -217,6 +218,7 @@ func Default() Config {
 			TTL:            Duration{168 * time.Hour},
 			MaxTTL:         Duration{168 * time.Hour},
 			MailboxLength:  1_000,
+			Cache:          32 * MiB,
 			DeviceExpiry:   Duration{720 * time.Hour},
 			IdempotencyTTL: Duration{24 * time.Hour},
 		},
@@ -224,7 +226,7 @@ func Default() Config {
 		Disk: Disk{Reserve: 256 * MiB},
 		Delivery: Delivery{
 			CatchUpTimeout:   Duration{2 * time.Second},
-			CatchUpMessages:  200,
+			CatchUpMessages:  1000,
 			CatchUpBytes:     128 * KiB,
 			WatchInterval:    Duration{1 * time.Second},
 			WatchAfter:       Duration{3 * time.Second},

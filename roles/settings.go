@@ -12,6 +12,7 @@ import (
 func (n *Node) routerConfig() router.Config {
 	c, d := router.DefaultConfig(), n.cfg.Delivery
 	c.MailboxLength = n.cfg.Kept.MailboxLength
+	c.CacheBytes = int(n.cfg.Kept.Cache)
 	c.DeviceExpiry = n.cfg.Kept.DeviceExpiry.Duration
 	c.IdempotencyTTL = n.cfg.Kept.IdempotencyTTL.Duration
 	c.SessionsPerUser = n.cfg.Limits.SessionsPerUser

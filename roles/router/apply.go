@@ -263,4 +263,7 @@ func (p *partition) touch(m *mailbox, size int) {
 	if len(m.sessions) > 0 && len(m.entries) > 0 {
 		p.watching[m] = struct{}{}
 	}
+	if m.held != nil && m.held.wasteful() {
+		p.release(m)
+	}
 }

@@ -251,41 +251,71 @@ func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, 
 		orDefault(req.MaxMessages, p.r.cfg.WindowMessages), orDefault(req.MaxBytes, p.r.cfg.WindowBytes))
 	pending = m.pending(mask)
 	b = &envelope.Backlog{To: req.To, UpTo: p.appliedID(), More: more, After: req.After}
-	// Copies: the entries change once the lock is gone.
-	bodies := make([]*store.MailboxBody, len(window))
-	var absent []store.MailboxEntry
+	b.Messages = make([]*envelope.Kept, len(window))
+	block := make([]envelope.Kept, len(window))
+	var absent []store.MailboxEntry // copies: entries change once the lock is gone
 	for i, e := range window {
-		b.Messages = append(b.Messages, &envelope.Kept{Id: e.ID, TimeMs: e.TimeMS})
-		if bodies[i] = e.body; e.body == nil {
-			absent = append(absent, e.MailboxEntry)
+		k := &block[i]
+		b.Messages[i] = k
+		k.Id, k.TimeMs = e.ID, e.TimeMS
+		if e.body != nil {
+			k.Op, k.Body = e.body.Op, e.body.Body
+			continue
 		}
+		if absent == nil {
+			absent = make([]store.MailboxEntry, 0, len(window)-i)
+		}
+		absent = append(absent, e.MailboxEntry)
 	}
+	p.cache.use(m)
 	p.mu.Unlock()
 
 	if len(absent) > 0 {
-		read, err := p.r.store.Bodies(p.index, req.User, absent)
-		if err != nil {
+		if err := p.readBodies(b, req.User, absent); err != nil {
 			return nil, 0, 0, err
 		}
-		for i := range bodies {
-			if bodies[i] == nil {
-				bodies[i], read = read[0], read[1:]
-			}
-		}
 	}
-	// A body that is gone now was acknowledged or has expired meanwhile.
-	kept := b.Messages[:0]
-	for i, k := range b.Messages {
-		if bodies[i] == nil {
-			p.lostBody(req.User, k.Id)
-			continue
-		}
-		k.Op, k.Body = bodies[i].Op, bodies[i].Body
-		kept = append(kept, k)
-	}
-	b.Messages = kept
-	p.r.metrics.backlog.Add(float64(len(kept)))
+	p.r.metrics.backlog.Add(float64(len(b.Messages)))
 	return b, pending, floor, nil
+}
+
+// readBodies reads those bodies of a window that are not in memory. Messages
+// whose bodies are gone leave it: they were acknowledged or have expired
+// meanwhile, or are lost.
+func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
+	bodies, err := p.r.store.Bodies(p.index, user, absent)
+	if err != nil {
+		return err
+	}
+	p.r.metrics.readBodies.Add(float64(len(absent)))
+	i := 0
+	b.Messages = slices.DeleteFunc(b.Messages, func(k *envelope.Kept) bool {
+		if i == len(absent) || absent[i].ID != k.Id {
+			return false
+		}
+		body := bodies[i]
+		i++
+		if body == nil {
+			p.lostBody(user, k.Id)
+			return true
+		}
+		k.Op, k.Body = body.Op, body.Body
+		return false
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.users[user]
+	if m == nil || p.r.cfg.CacheBytes == 0 {
+		return nil
+	}
+	for i := range absent {
+		if e := m.find(absent[i].ID); e != nil && e.stored && e.body == nil && bodies[i] != nil {
+			p.hold(m, e, bodies[i])
+		}
+	}
+	p.cache.use(m)
+	p.trim()
+	return nil
 }
 
 // lostBody is called for a message whose body the store did not have: either

@@ -44,6 +44,9 @@ type Config struct {
 	FlushInterval time.Duration
 	// FlushBytes writes earlier when so much is waiting to be written.
 	FlushBytes int
+	// CacheBytes bounds the bodies that are held in memory though the store has
+	// them; the partitions that are here share it evenly. 0: none.
+	CacheBytes int
 	// IdleMailboxes bounds the mailboxes of each partition that stay in
 	// memory though their users have no session.
 	IdleMailboxes int
@@ -81,7 +84,7 @@ func DefaultConfig() Config {
 		IdempotencyTTL:  24 * time.Hour,
 		SessionsPerUser: 64,
 		SessionsPolicy:  CloseOldest,
-		WindowMessages:  500,
+		WindowMessages:  1000,
 		WindowBytes:     128 << 10,
 		WatchInterval:   time.Second,
 		WatchAfter:      3 * time.Second,
@@ -89,6 +92,7 @@ func DefaultConfig() Config {
 		CometTimeout:    6 * time.Second,
 		FlushInterval:   500 * time.Millisecond,
 		FlushBytes:      8 << 20,
+		CacheBytes:      32 << 20,
 		IdleMailboxes:   4096,
 		LoseAfter:       5 * time.Second,
 		CleanAfter:      time.Hour,

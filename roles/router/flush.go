@@ -128,8 +128,9 @@ func (p *partition) flush(everything bool) error {
 	}
 	p.storedNext = upTo
 	for _, w := range written {
-		w.done()
+		p.written(&w)
 	}
+	p.trim()
 	p.evict()
 	return nil
 }
@@ -206,11 +207,19 @@ func (m *mailbox) lasts(until time.Time) time.Time {
 	return until
 }
 
-// done lets go of what the store has now. The caller holds the partition's mu.
-func (w *written) done() {
+// written lets go of what the store has now, but for bodies of messages that
+// still wait: the client that they wait for may be back in a moment. The caller
+// holds mu.
+func (p *partition) written(w *written) {
+	caches := p.r.cfg.CacheBytes > 0
 	for _, e := range w.fresh {
+		body := e.body
 		e.body = nil
+		if caches && w.m.find(e.ID) == e {
+			p.hold(w.m, e, body)
+		}
 	}
+	p.cache.use(w.m)
 	for key := range w.used {
 		delete(w.m.used, key)
 	}
@@ -243,6 +252,7 @@ func (p *partition) evict() {
 		if _, dirty := p.dirty[m]; dirty || len(m.sessions) > 0 || m.dirty || len(m.used) > 0 {
 			continue
 		}
+		p.release(m)
 		delete(p.users, user)
 		delete(p.watching, m)
 		if p.rebuild.blank {

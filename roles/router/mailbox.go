@@ -17,8 +17,10 @@ const maxDevices = 64
 // entry is one pending message of one user.
 type entry struct {
 	store.MailboxEntry
-	// body is held until it was written to the store; nil: read it there.
+	// body is held until it was written to the store, and on if held says so
+	// (see cache); nil: read it there.
 	body *store.MailboxBody
+	held bool
 	// stored says that the store has the entry (perhaps in an older state).
 	stored bool
 	// changed says that the store's state is older than this one.
@@ -43,11 +45,13 @@ type mailbox struct {
 	gone []*entry
 	// used are idempotency keys that the store does not have yet.
 	used map[string]uint64
-	// keyless: the store has no idempotency key of the user.
-	keyless bool
 	// ousted are the last sessions that newer ones pushed out.
 	ousted []*envelope.Address
+	// held is its part of the cache; nil: it has none.
+	held *holding
 
+	// keyless: the store has no idempotency key of the user.
+	keyless     bool
 	metaChanged bool
 	dirty       bool
 	sessions    []*session
@@ -115,6 +119,9 @@ func (m *mailbox) push(id uint64, at, timeMS, expiresMS int64, body *store.Mailb
 
 // forget notes that the store is to lose an entry.
 func (m *mailbox) forget(e *entry) {
+	if e.held {
+		m.held.drop(e)
+	}
 	if e.stored {
 		m.gone = append(m.gone, e)
 	}
@@ -309,19 +316,26 @@ func (m *mailbox) pending(mask uint64) (n int) {
 	return n
 }
 
+// windowOverhead is what a message of a window counts beside its body, in
+// bytes: about what its frame has more. So a window of very small messages
+// fits, as the others do, into what may be pending for a session.
+const windowOverhead = 24
+
 // window is what is pending for a device after an id, in order, at most max
 // messages and bytes (but one message always), and whether there is more.
 func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int) (out []*entry, more bool) {
 	size := 0
-	for _, e := range m.entries[m.search(after+1):] {
+	rest := m.entries[m.search(after+1):]
+	out = make([]*entry, 0, min(len(rest), maxMessages))
+	for _, e := range rest {
 		if e.Waiting&mask == 0 || e.ExpiresMS <= nowMS {
 			continue
 		}
-		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size) > maxBytes) {
+		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size)+windowOverhead > maxBytes) {
 			return out, true
 		}
 		out = append(out, e)
-		size += int(e.Size)
+		size += int(e.Size) + windowOverhead
 	}
 	return out, false
 }

@@ -19,6 +19,7 @@ type metrics struct {
 	nudges     prometheus.Counter
 	unthrown   prometheus.Counter
 	backlog    prometheus.Counter
+	readBodies prometheus.Counter
 	remembered prometheus.Counter
 	moved      prometheus.Counter
 	flush      prometheus.Histogram
@@ -46,6 +47,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		nudges:     counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
 		unthrown:   counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
 		backlog:    counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
+		readBodies: counter("backlog_read_messages_total", "Messages of these whose bodies were not in memory and were read from the store."),
 		remembered: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
 		moved:      counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
@@ -105,6 +107,7 @@ func (r *Router) sizes(reg prometheus.Registerer) {
 		}
 		return n
 	})
+	gauge("cached_bytes", "Bytes of bodies that are held in memory though the store has them.", func(p *partition) int { return p.cache.bytes })
 	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.", func(p *partition) int { return p.dirtyBytes })
 	gauge("unwritten_records", "Records of the kept log that were applied and not written behind yet.", func(p *partition) int { return int(p.next - p.storedNext) })
 }

@@ -104,6 +104,7 @@ func (r *Router) adjust(ctx context.Context, g *errgroup.Group, owned []int32) t
 		}
 	}
 	r.table.Store(&table)
+	r.share.Store(int64(r.cfg.CacheBytes / max(1, len(r.local()))))
 	return next
 }
 

@@ -64,6 +64,7 @@ type partition struct {
 	flushing map[string]store.MailboxClaim
 	// rebuild is what helps to read the log back; empty once it was.
 	rebuild rebuild
+	cache   cache
 	// online counts the mailboxes that have a session.
 	online int
 	// dirtyBytes is about how much the next flush writes.
@@ -191,6 +192,7 @@ func (p *partition) live(ctx context.Context) error {
 	// Whoever still holds the partition must not hold its mailboxes.
 	p.users, p.dirty, p.rebuild = nil, nil, rebuild{}
 	p.owe(-p.dirtyBytes)
+	p.cache = cache{}
 	p.known, p.before, p.claims, p.flushing = nil, nil, nil, nil
 	if err != nil {
 		return fmt.Errorf("router: %w", err)

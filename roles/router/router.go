@@ -98,6 +98,8 @@ type Router struct {
 	flushNow chan struct{}
 	// unflushed is about how many bytes wait to be written, of all partitions.
 	unflushed atomic.Int64
+	// share is how many bytes of bodies each partition may hold.
+	share atomic.Int64
 
 	peersMu sync.Mutex
 	peers   map[string]*peer

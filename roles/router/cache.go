@@ -1,0 +1,120 @@
+package router
+
+import "imgo/store"
+
+// This file is what a partition holds in memory of what the store has: bodies
+// of pending messages, so that a client that comes back soon, or that reads on,
+// is answered without the disk. Only bodies: which messages a device is handed
+// is the mailbox's to say, each time, and a message's body never changes, so
+// there is nothing here that could be out of date.
+//
+// A body comes here when it was written behind, and when it was read for a
+// backlog. It goes when its message goes, or with all others of its mailbox:
+// that of the mailbox that was used longest ago, when there is no room.
+
+// cache are the mailboxes of a partition that hold bodies, the one that was
+// used last first. The partition's mu guards it.
+type cache struct {
+	newest, oldest *holding
+	bytes          int
+}
+
+// holding is what one mailbox holds.
+type holding struct {
+	m            *mailbox
+	newer, older *holding
+	// bytes were taken for bodies, of which live are of messages that still
+	// wait. Bodies that were read together share memory, so what went of them
+	// is not free before all of them are.
+	bytes, live int
+}
+
+// bodyOverhead is what a body in memory costs beside its bytes.
+const bodyOverhead = 64
+
+func (e *entry) cost() int { return int(e.Size) + bodyOverhead }
+
+// hold keeps the body of a message that the store has, unless its mailbox
+// would have more than half of the room. The caller calls trim when it has
+// given all. The caller holds mu.
+func (p *partition) hold(m *mailbox, e *entry, body *store.MailboxBody) {
+	c, h := &p.cache, m.held
+	if h == nil {
+		h = &holding{m: m}
+	}
+	if int64(h.bytes+e.cost()) > p.r.share.Load()/2 {
+		return
+	}
+	if m.held == nil {
+		m.held = h
+		c.push(h)
+	}
+	e.body, e.held = body, true
+	h.bytes += e.cost()
+	h.live += e.cost()
+	c.bytes += e.cost()
+}
+
+// trim lets go of what there is no room for. The caller holds mu.
+func (p *partition) trim() {
+	for limit := int(p.r.share.Load()); p.cache.bytes > limit; {
+		p.release(p.cache.oldest.m)
+	}
+}
+
+// release lets go of what a mailbox holds. The caller holds mu.
+func (p *partition) release(m *mailbox) {
+	h := m.held
+	if h == nil {
+		return
+	}
+	for _, e := range m.entries {
+		if e.held {
+			e.body, e.held = nil, false
+		}
+	}
+	m.held = nil
+	p.cache.unlink(h)
+	p.cache.bytes -= h.bytes
+}
+
+// drop is for a message that goes.
+func (h *holding) drop(e *entry) {
+	e.body, e.held = nil, false
+	h.live -= e.cost()
+}
+
+// wasteful says whether most of the memory is of messages that went.
+func (h *holding) wasteful() bool { return 2*h.live <= h.bytes }
+
+// use notes that a mailbox was used now. The caller holds mu.
+func (c *cache) use(m *mailbox) {
+	if h := m.held; h != nil && h != c.newest {
+		c.unlink(h)
+		c.push(h)
+	}
+}
+
+func (c *cache) push(h *holding) {
+	h.newer, h.older = nil, c.newest
+	if c.newest != nil {
+		c.newest.newer = h
+	} else {
+		c.oldest = h
+	}
+	c.newest = h
+}
+
+func (c *cache) unlink(h *holding) {
+	if h.newer != nil {
+		h.newer.older = h.older
+	} else {
+		c.newest = h.older
+	}
+	if h.older != nil {
+		h.older.newer = h.newer
+	} else {
+		c.oldest = h.newer
+	}
+	h.newer, h.older = nil, nil
+}
