@@ -180,7 +180,10 @@ func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool)
 			room += s.form.FrameSize(len(k.GetBody()))
 		}
 	}
-	r := run{s: s, buf: make([]byte, 0, min(room, s.comet.cfg.PendingBytes))}
+	if room == 0 {
+		return true
+	}
+	r := run{s: s, buf: s.comet.queues.run(s.open(), min(room, s.comet.cfg.PendingBytes))}
 	defer r.queue()
 	for _, k := range messages {
 		id := k.GetId()

@@ -3,7 +3,9 @@ package comet_test
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/transport"
 	"imgo/transport/pipe"
+	"imgo/transport/transporttest"
 )
 
 // drainPipe reads all that the server has written, by id.
@@ -179,6 +182,58 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestWindowsDoNotMix: the memory for windows is used again, and never while a
+// client has yet to get what is in it, or the kernel to take it.
+func TestWindowsDoNotMix(t *testing.T) {
+	const messages, rounds, clients = 800, 4, 12
+	logic := &fakeLogic{}
+	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+		reply, err := admit(r)
+		reply.Backlog = &envelope.Backlog{UpTo: messages}
+		for id := uint64(1); id <= messages; id++ {
+			body := fmt.Append(nil, reply.User, " ", id, " ", strings.Repeat(reply.User, 20))
+			reply.Backlog.Messages = append(reply.Backlog.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: body})
+		}
+		return reply, err
+	}
+	s := start(t, logic, listening)
+	for round := range rounds {
+		var wg sync.WaitGroup
+		for i := range clients {
+			user := fmt.Sprintf("u%03d", round*clients+i)
+			c := s.dialTCP()
+			if i%2 == 0 {
+				c = s.dialWS(false)
+			} else if err := c.Client.(*transporttest.Stream).Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+				t.Fatal(err) // it takes what the kernel has no room for later
+			}
+			wg.Go(func() {
+				defer c.Close()
+				auth := fmt.Sprintf(`{"token":%q,"ack":%v}`, user, i%3 > 0)
+				if err := c.Send(c.Frame(transport.AppendPacket(nil, 2, transport.HeaderV1, transport.OpAuth, 1, 0, []byte(auth)))); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := c.next(); err != nil { // the auth reply
+					t.Error(err)
+					return
+				}
+				for id := uint64(1); id <= messages; id++ {
+					if i%4 == 3 && id == messages/2 {
+						return // and its queue is discarded
+					}
+					want := fmt.Sprint(user, " ", id, " ", strings.Repeat(user, 20))
+					if p, err := c.next(); err != nil || p.ID != id || string(p.Body) != want {
+						t.Errorf("%s: got id %d body %.100q, %v; want id %d", user, p.ID, p.Body, err, id)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 

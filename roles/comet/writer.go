@@ -35,10 +35,35 @@ type queue struct {
 	left   int
 	// stuckAt is comet's clock when the socket last had no room.
 	stuckAt time.Duration
+	// run is borrowed memory in which frames of it are; nil: none.
+	run *[]byte
 }
 
-// queues is a pool of empty queues.
-type queues struct{ pool sync.Pool }
+// The memory for a window's frames is borrowed where it is to be at least
+// minPooledRun bytes large, and is then pooledRun large: that is a window of
+// the default size in the largest form. Between one session's window and
+// another's it stays in the processor's cache; new memory never is.
+const (
+	minPooledRun = 64 << 10
+	pooledRun    = 144 << 10
+)
+
+// queues is a pool of empty queues, and one of memory for runs.
+type queues struct{ pool, runs sync.Pool }
+
+// run is empty memory for about n bytes of frames that q is to get.
+func (p *queues) run(q *queue, n int) []byte {
+	if n < minPooledRun || n > pooledRun || q.run != nil {
+		return make([]byte, 0, n)
+	}
+	b, ok := p.runs.Get().(*[]byte)
+	if !ok {
+		mem := make([]byte, 0, pooledRun)
+		b = &mem
+	}
+	q.run = b
+	return *b
+}
 
 func (p *queues) take() *queue {
 	if q, ok := p.pool.Get().(*queue); ok {
@@ -47,7 +72,12 @@ func (p *queues) take() *queue {
 	return &queue{}
 }
 
+// put takes a queue back whose frames nobody needs any more.
 func (p *queues) put(q *queue) {
+	if q.run != nil {
+		p.runs.Put(q.run)
+		q.run = nil
+	}
 	if cap(q.frames) > maxPooledFrames {
 		return
 	}
@@ -78,11 +108,17 @@ func (s *session) enqueue(b []byte, id uint64) {
 
 // append queues a frame. Holds mu.
 func (s *session) append(b []byte, id uint64) {
+	q := s.open()
+	q.frames = append(q.frames, frame{b, id})
+	s.account(len(b))
+}
+
+// open is the session's queue, made if there is none. Holds mu.
+func (s *session) open() *queue {
 	if s.queue == nil {
 		s.queue = s.comet.queues.take()
 	}
-	s.queue.frames = append(s.queue.frames, frame{b, id})
-	s.account(len(b))
+	return s.queue
 }
 
 // account adds n bytes to what is pending. Holds mu.
@@ -116,6 +152,7 @@ func (s *session) discard() {
 		n += len(f.bytes)
 	}
 	s.account(-n)
+	s.queue.run = nil // the connection may have the rest of a frame yet
 	s.comet.queues.put(s.queue)
 	s.queue = nil
 	if !s.direct {
