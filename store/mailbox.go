@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"imgo/envelope"
 )
 
 // Key prefixes of the mailboxes. Every key goes on with the partition (uint16
@@ -74,7 +76,7 @@ type MailboxEntry struct {
 	Size int32
 }
 
-// MailboxBody is a message's operation and body.
+// MailboxBody is a message's operation and body, as they are stored.
 type MailboxBody struct {
 	Op   int32
 	Body []byte
@@ -323,12 +325,12 @@ func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxE
 // where they lie, instead of each by a search of its own.
 const manyBodies = 8
 
-// Bodies reads the bodies of a user's stored entries, in their order; nil for
-// one that is gone (it was deleted or has expired meanwhile). They share memory:
-// it is held as long as any of them is.
-func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry) ([]*MailboxBody, error) {
-	out := make([]*MailboxBody, len(entries))
-	all := bodies{held: make([]MailboxBody, 0, len(entries))}
+// Bodies reads the bodies of a user's stored entries, in their order, and gives
+// the messages; nil for one that is gone (it was deleted or has expired
+// meanwhile). They share memory: it is held as long as any of them is.
+func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry) ([]*envelope.Kept, error) {
+	out := make([]*envelope.Kept, len(entries))
+	all := bodies{held: make([]envelope.Kept, 0, len(entries))}
 	for i := range entries {
 		all.room += int(entries[i].Size)
 	}
@@ -350,7 +352,7 @@ func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry)
 				item, err = nil, nil
 			}
 			if item != nil && err == nil {
-				out[i], err = all.read(item)
+				out[i], err = all.read(item, &entries[i])
 			}
 			if err != nil {
 				return fmt.Errorf("body %d: %w", entries[i].ID, err)
@@ -381,12 +383,12 @@ func seekBody(it *badger.Iterator, key []byte) *badger.Item {
 
 // bodies are read into few pieces of memory.
 type bodies struct {
-	held []MailboxBody // of capacity for all: they must not move
+	held []envelope.Kept // of capacity for all: they must not move
 	text []byte
 	room int // how many bytes of text are to be expected
 }
 
-func (b *bodies) read(item *badger.Item) (body *MailboxBody, err error) {
+func (b *bodies) read(item *badger.Item, e *MailboxEntry) (kept *envelope.Kept, err error) {
 	err = item.Value(func(v []byte) error {
 		raw, err := unseal(v)
 		if err != nil {
@@ -405,11 +407,12 @@ func (b *bodies) read(item *badger.Item) (body *MailboxBody, err error) {
 		}
 		at := len(b.text)
 		b.text = append(b.text, c.b...)
-		b.held = append(b.held, MailboxBody{Op: op, Body: b.text[at:len(b.text):len(b.text)]})
-		body = &b.held[len(b.held)-1]
+		b.held = b.held[:len(b.held)+1]
+		kept = &b.held[len(b.held)-1]
+		kept.Id, kept.TimeMs, kept.Op, kept.Body = e.ID, e.TimeMS, op, b.text[at:len(b.text):len(b.text)]
 		return nil
 	})
-	return body, err
+	return kept, err
 }
 
 // get reads one sealed value; ok is false when there is none.

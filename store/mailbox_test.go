@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rs/zerolog"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"imgo/store"
 )
@@ -242,7 +242,7 @@ func TestManyBodies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(one[0], all[i], cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(one[0], all[i], protocmp.Transform()); diff != "" {
 			t.Fatalf("body %d: %s", entries[i].ID, diff)
 		}
 	}

@@ -112,7 +112,7 @@ func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) er
 		p.r.metrics.expired.Add(float64(len(push.Users)))
 		return nil
 	}
-	body := &store.MailboxBody{Op: push.Op, Body: push.Body}
+	message := &envelope.Kept{Id: id, Op: push.Op, Body: push.Body, TimeMs: rec.TimeMs}
 	shared := len(push.Users) > 1
 	p.rebuild.pushed += len(push.Users)
 	for _, user := range push.Users {
@@ -133,7 +133,7 @@ func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) er
 		case expired:
 			p.r.metrics.expired.Inc()
 		default:
-			m.push(id, now.UnixMilli(), rec.TimeMs, push.ExpiresMs, body, shared, p.r.bound)
+			m.push(message, now.UnixMilli(), push.ExpiresMs, shared, p.r.bound)
 		}
 		p.touch(m, 64+len(push.Body))
 	}

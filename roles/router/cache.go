@@ -1,6 +1,6 @@
 package router
 
-import "imgo/store"
+import "imgo/envelope"
 
 // This file is what a partition holds in memory of what the store has: bodies
 // of pending messages, so that a client that comes back soon, or that reads on,
@@ -29,15 +29,15 @@ type holding struct {
 	bytes, live int
 }
 
-// bodyOverhead is what a body in memory costs beside its bytes.
-const bodyOverhead = 64
+// bodyOverhead is what a message in memory costs beside its body, in bytes.
+const bodyOverhead = 112
 
 func (e *entry) cost() int { return int(e.Size) + bodyOverhead }
 
 // hold keeps the body of a message that the store has, unless its mailbox
 // would have more than half of the room. The caller calls trim when it has
 // given all. The caller holds mu.
-func (p *partition) hold(m *mailbox, e *entry, body *store.MailboxBody) {
+func (p *partition) hold(m *mailbox, e *entry, message *envelope.Kept) {
 	c, h := &p.cache, m.held
 	if h == nil {
 		h = &holding{m: m}
@@ -49,7 +49,7 @@ func (p *partition) hold(m *mailbox, e *entry, body *store.MailboxBody) {
 		m.held = h
 		c.push(h)
 	}
-	e.body, e.held = body, true
+	e.message, e.held = message, true
 	h.bytes += e.cost()
 	h.live += e.cost()
 	c.bytes += e.cost()
@@ -70,7 +70,7 @@ func (p *partition) release(m *mailbox) {
 	}
 	for _, e := range m.entries {
 		if e.held {
-			e.body, e.held = nil, false
+			e.message, e.held = nil, false
 		}
 	}
 	m.held = nil
@@ -80,7 +80,7 @@ func (p *partition) release(m *mailbox) {
 
 // drop is for a message that goes.
 func (h *holding) drop(e *entry) {
-	e.body, e.held = nil, false
+	e.message, e.held = nil, false
 	h.live -= e.cost()
 }
 

@@ -148,7 +148,7 @@ func TestCacheHoldsWhatWasUsedLast(t *testing.T) {
 	w := newWorld(t, func(c *router.Config) {
 		c.FlushInterval = time.Millisecond
 		// Room for two users and a half, in each of two partitions.
-		c.CacheBytes = 2 * 5 * bodies * (size + 64) / 2
+		c.CacheBytes = 2 * 5 * bodies * (size + 112) / 2
 	})
 	var users []string
 	for i := 0; len(users) < 3; i++ {

@@ -247,26 +247,20 @@ func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, 
 	}
 	mask := uint64(1) << d.Bit
 	floor = d.Since
-	window, more := m.window(mask, req.After, now.UnixMilli(),
+	window, more := m.window(p.scratch[:0], mask, req.After, now.UnixMilli(),
 		orDefault(req.MaxMessages, p.r.cfg.WindowMessages), orDefault(req.MaxBytes, p.r.cfg.WindowBytes))
 	pending = m.pending(mask)
 	b = &envelope.Backlog{To: req.To, UpTo: p.appliedID(), More: more, After: req.After}
-	b.Messages = make([]*envelope.Kept, len(window))
-	block := make([]envelope.Kept, len(window))
-	var absent []store.MailboxEntry // copies: entries change once the lock is gone
+	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
+	var absent []store.MailboxEntry                  // copies: entries change once the lock is gone
 	for i, e := range window {
-		k := &block[i]
-		b.Messages[i] = k
-		k.Id, k.TimeMs = e.ID, e.TimeMS
-		if e.body != nil {
-			k.Op, k.Body = e.body.Op, e.body.Body
-			continue
+		b.Messages[i] = e.message
+		if e.message == nil {
+			absent = append(absent, e.MailboxEntry)
 		}
-		if absent == nil {
-			absent = make([]store.MailboxEntry, 0, len(window)-i)
-		}
-		absent = append(absent, e.MailboxEntry)
 	}
+	clear(window)
+	p.scratch = window
 	p.cache.use(m)
 	p.mu.Unlock()
 
@@ -279,38 +273,43 @@ func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, 
 	return b, pending, floor, nil
 }
 
-// readBodies reads those bodies of a window that are not in memory. Messages
+// readBodies reads those messages of a window that are not in memory. Those
 // whose bodies are gone leave it: they were acknowledged or have expired
 // meanwhile, or are lost.
 func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
-	bodies, err := p.r.store.Bodies(p.index, user, absent)
+	read, err := p.r.store.Bodies(p.index, user, absent)
 	if err != nil {
 		return err
 	}
 	p.r.metrics.readBodies.Add(float64(len(absent)))
-	i := 0
-	b.Messages = slices.DeleteFunc(b.Messages, func(k *envelope.Kept) bool {
-		if i == len(absent) || absent[i].ID != k.Id {
-			return false
+	messages, n := b.Messages[:0], 0
+	for _, k := range b.Messages {
+		if k == nil {
+			k = read[n]
+			n++
+			if k == nil {
+				p.lostBody(user, absent[n-1].ID)
+				continue
+			}
 		}
-		body := bodies[i]
-		i++
-		if body == nil {
-			p.lostBody(user, k.Id)
-			return true
-		}
-		k.Op, k.Body = body.Op, body.Body
-		return false
-	})
+		messages = append(messages, k)
+	}
+	b.Messages = messages
+	if p.r.cfg.CacheBytes == 0 {
+		return nil
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.users[user]
-	if m == nil || p.r.cfg.CacheBytes == 0 {
+	if m == nil {
 		return nil
 	}
-	for i := range absent {
-		if e := m.find(absent[i].ID); e != nil && e.stored && e.body == nil && bodies[i] != nil {
-			p.hold(m, e, bodies[i])
+	for _, k := range read {
+		if k == nil {
+			continue
+		}
+		if e := m.find(k.Id); e != nil && e.stored && e.message == nil {
+			p.hold(m, e, k)
 		}
 	}
 	p.cache.use(m)
@@ -330,7 +329,7 @@ func (p *partition) lostBody(user string, id uint64) {
 		return
 	}
 	e := m.find(id)
-	if e == nil || e.body != nil || e.ExpiresMS <= p.r.now().UnixMilli()+1000 {
+	if e == nil || e.message != nil || e.ExpiresMS <= p.r.now().UnixMilli()+1000 {
 		return
 	}
 	m.forget(e)
@@ -480,10 +479,10 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 		mask = 1 << d.Bit
 	}
 	var copies []store.MailboxEntry
-	var bodies []*store.MailboxBody
+	var messages []*envelope.Kept
 	for _, e := range m.entries {
 		if len(copies) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > now.UnixMilli() {
-			copies, bodies = append(copies, e.MailboxEntry), append(bodies, e.body)
+			copies, messages = append(copies, e.MailboxEntry), append(messages, e.message)
 		}
 	}
 	p.mu.Unlock()
@@ -493,14 +492,13 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	}
 	reply := &envelope.TakeReply{}
 	ack := &envelope.Ack{User: req.User}
-	for i, e := range copies {
-		body := bodies[i]
-		if body == nil {
-			body = stored[i]
+	for i, k := range messages {
+		if k == nil {
+			k = stored[i]
 		}
-		if body != nil {
-			reply.Messages = append(reply.Messages, &envelope.Kept{Id: e.ID, Op: body.Op, Body: body.Body, TimeMs: e.TimeMS})
-			ack.Ids = append(ack.Ids, e.ID)
+		if k != nil {
+			reply.Messages = append(reply.Messages, k)
+			ack.Ids = append(ack.Ids, k.Id)
 		}
 	}
 	if len(ack.Ids) == 0 {

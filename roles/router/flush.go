@@ -166,7 +166,7 @@ func (p *partition) gather(b *store.MailboxBatch, position uint64, now time.Time
 			b.PutEntry(m.user, &e.MailboxEntry)
 			if !e.stored {
 				if !e.Shared || !shared[e.ID] {
-					b.PutBody(m.user, &e.MailboxEntry, *e.body)
+					b.PutBody(m.user, &e.MailboxEntry, store.MailboxBody{Op: e.message.Op, Body: e.message.Body})
 					shared[e.ID] = e.Shared
 				}
 				w.fresh = append(w.fresh, e)
@@ -213,10 +213,10 @@ func (m *mailbox) lasts(until time.Time) time.Time {
 func (p *partition) written(w *written) {
 	caches := p.r.cfg.CacheBytes > 0
 	for _, e := range w.fresh {
-		body := e.body
-		e.body = nil
+		message := e.message
+		e.message = nil
 		if caches && w.m.find(e.ID) == e {
-			p.hold(w.m, e, body)
+			p.hold(w.m, e, message)
 		}
 	}
 	p.cache.use(w.m)

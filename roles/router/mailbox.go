@@ -17,10 +17,11 @@ const maxDevices = 64
 // entry is one pending message of one user.
 type entry struct {
 	store.MailboxEntry
-	// body is held until it was written to the store, and on if held says so
-	// (see cache); nil: read it there.
-	body *store.MailboxBody
-	held bool
+	// message is the message as it is handed out, which nobody changes. It is
+	// here until it was written to the store, and on if held says so (see
+	// cache); nil: read it there.
+	message *envelope.Kept
+	held    bool
 	// stored says that the store has the entry (perhaps in an older state).
 	stored bool
 	// changed says that the store's state is older than this one.
@@ -86,14 +87,15 @@ type bound struct {
 }
 
 // push adds the message of a record, at the time at (Unix milliseconds).
-// Nothing happens to one that is there.
-func (m *mailbox) push(id uint64, at, timeMS, expiresMS int64, body *store.MailboxBody, shared bool, b bound) {
+// Nothing happens to one that is there. Other mailboxes may share the message.
+func (m *mailbox) push(message *envelope.Kept, at, expiresMS int64, shared bool, b bound) {
+	id := message.Id
 	i := m.search(id)
 	if i < len(m.entries) && m.entries[i].ID == id {
 		return
 	}
-	e := &entry{body: body, at: at}
-	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(body.Body))
+	e := &entry{message: message, at: at}
+	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
 	for _, d := range m.meta.Devices {
 		if d.Since < id {
 			e.Waiting |= 1 << d.Bit
@@ -102,8 +104,10 @@ func (m *mailbox) push(id uint64, at, timeMS, expiresMS int64, body *store.Mailb
 	e.Unclaimed = e.Waiting == 0
 	// Message times are unique and growing within a user, so that an old
 	// client may page by them.
-	m.meta.LastMS = max(m.meta.LastMS+1, timeMS)
-	e.TimeMS = m.meta.LastMS
+	m.meta.LastMS = max(m.meta.LastMS+1, message.TimeMs)
+	if e.TimeMS = m.meta.LastMS; e.TimeMS != message.TimeMs {
+		e.message = &envelope.Kept{Id: id, Op: message.Op, Body: message.Body, TimeMs: e.TimeMS}
+	}
 	e.changed = true
 	m.entries = slices.Insert(m.entries, i, e)
 	if over := len(m.entries) - b.length; over > 0 {
@@ -322,12 +326,11 @@ func (m *mailbox) pending(mask uint64) (n int) {
 const windowOverhead = 24
 
 // window is what is pending for a device after an id, in order, at most max
-// messages and bytes (but one message always), and whether there is more.
-func (m *mailbox) window(mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int) (out []*entry, more bool) {
+// messages and bytes (but one message always), and whether there is more. It is
+// appended to out.
+func (m *mailbox) window(out []*entry, mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int) (_ []*entry, more bool) {
 	size := 0
-	rest := m.entries[m.search(after+1):]
-	out = make([]*entry, 0, min(len(rest), maxMessages))
-	for _, e := range rest {
+	for _, e := range m.entries[m.search(after+1):] {
 		if e.Waiting&mask == 0 || e.ExpiresMS <= nowMS {
 			continue
 		}

@@ -65,6 +65,8 @@ type partition struct {
 	// rebuild is what helps to read the log back; empty once it was.
 	rebuild rebuild
 	cache   cache
+	// scratch is for one window, while mu is held.
+	scratch []*entry
 	// online counts the mailboxes that have a session.
 	online int
 	// dirtyBytes is about how much the next flush writes.
