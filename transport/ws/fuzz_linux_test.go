@@ -224,3 +224,48 @@ func fill(b []byte, with byte) {
 		b[i] = with + byte(i)
 	}
 }
+
+// FuzzHandshake: what the listener takes by its own reading of a request
+// net/http takes, too, and answers alike; and it reads what clients send.
+func FuzzHandshake(f *testing.F) {
+	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	const rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key
+	l, err := ws.Listen(ws.Config{Addr: "127.0.0.1:0", Origins: []string{"https://*.example.com"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = l.Close() })
+	for _, head := range []string{
+		"Host: bench\r\n" + rest,
+		"host:bench:80\r\nconnection: keep-alive , Upgrade\r\nUPGRADE:WebSocket\t\r\nsec-websocket-version:13\r\nsec-websocket-KEY:\tdGhlIHNhbXBsZSBub25jZQ==\r\n",
+		"Host: x\r\nUser-Agent: Mozilla/5.0 (X11; Linux)\r\nOrigin: https://a.example.com\r\nConnection: x\r\n" + rest,
+	} {
+		request := "GET /sub HTTP/1.1\r\n" + head + "\r\n"
+		own, nets := l.Handshake([]byte(request))
+		if want := "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="; nets != want || own != want && !strings.Contains(head, "Connection: x") {
+			f.Errorf("%q: %q, and by net/http %q", request, own, nets)
+		}
+		f.Add(request)
+	}
+	for _, request := range []string{
+		"GET /sub?x HTTP/1.1\r\nHost: x\r\n" + rest, "GET http://y/sub HTTP/1.1\r\n" + rest, "GET //sub HTTP/1.1\r\nHost: x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: \r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n folded\r\n" + rest, "GET /sub HTTP/1.1\r\nHost : x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + key, "GET /sub HTTP/1.1\nHost: x\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: y\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example.org\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nA: \x80\x00\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nConnection: Upgrades\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key,
+		"GET  /sub HTTP/1.1\r\nHost: x\r\n" + rest, "GET /sub  HTTP/1.1\r\nHost: x\r\n" + rest, "POST /sub HTTP/1.1\r\nHost: x\r\n" + rest,
+	} {
+		f.Add(request + "\r\n")
+	}
+	f.Fuzz(func(t *testing.T, request string) {
+		at := strings.Index(request, "\r\n\r\n") // where a request's header ends
+		if at < 0 {
+			return
+		}
+		request = request[:at+4]
+		if own, nets := l.Handshake([]byte(request)); own != "" && own != nets {
+			t.Errorf("%q is taken with %s, and by net/http with %q", request, own, nets)
+		}
+	})
+}

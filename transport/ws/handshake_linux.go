@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -47,7 +46,7 @@ func (c *polled) upgrade() error {
 		cfg.Refused(refusedHTTP)
 		return err
 	}
-	var accept string
+	var accept acceptKey
 	if no == nil {
 		accept, no = c.l.shakeHands(head)
 	}
@@ -69,11 +68,11 @@ func (c *polled) upgrade() error {
 var errRefused = errors.New("the handshake was refused")
 
 // switching is the answer to a request that is not refused.
-func switching(accept string) []byte {
+func switching(accept acceptKey) []byte {
 	const before = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 	const after = "\r\n\r\n"
 	b := make([]byte, 0, len(before)+len(accept)+len(after))
-	return append(append(append(b, before...), accept...), after...)
+	return append(append(append(b, before...), accept[:]...), after...)
 }
 
 var errHeaderTooLong = errors.New("the request is too long")
@@ -96,35 +95,42 @@ func (c *polled) requestHead() ([]byte, error) {
 }
 
 // shakeHands judges a request: accept is what the answer is to say.
-func (l *Listener) shakeHands(head []byte) (accept string, no *refusal) {
+func (l *Listener) shakeHands(head []byte) (accept acceptKey, no *refusal) {
+	if accept, ok := l.plainRequest(head); ok {
+		return accept, nil
+	}
+	return l.anyRequest(head)
+}
+
+// anyRequest is shakeHands of whatever a client may send.
+func (l *Listener) anyRequest(head []byte) (accept acceptKey, no *refusal) {
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
 	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
-		return "", &refusal{refusedHTTP, http.StatusBadRequest, "this is no HTTP request", ""}
+		return accept, &refusal{refusedHTTP, http.StatusBadRequest, "this is no HTTP request", ""}
 	}
 	switch {
 	case r.URL.Path != l.path:
-		return "", &refusal{refusedPath, http.StatusNotFound, "WebSocket is at " + l.path, ""}
+		return accept, &refusal{refusedPath, http.StatusNotFound, "WebSocket is at " + l.path, ""}
 	case r.Method != http.MethodGet:
-		return "", &refusal{refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET", "Allow: GET\r\n"}
+		return accept, &refusal{refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET", "Allow: GET\r\n"}
 	}
 	if err := l.origins.check(r.Header.Get("Origin")); err != nil {
-		return "", &refusal{refusedOrigin, http.StatusForbidden, err.Error(), ""}
+		return accept, &refusal{refusedOrigin, http.StatusForbidden, err.Error(), ""}
 	}
 	keys := r.Header.Values("Sec-WebSocket-Key")
 	switch {
 	case !r.ProtoAtLeast(1, 1) || !names(r.Header, "Connection", "upgrade") || !names(r.Header, "Upgrade", "websocket"):
-		return "", &refusal{refusedUpgrade, http.StatusUpgradeRequired, "here is nothing but WebSocket", "Upgrade: websocket\r\n"}
+		return accept, &refusal{refusedUpgrade, http.StatusUpgradeRequired, "here is nothing but WebSocket", "Upgrade: websocket\r\n"}
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
-		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "WebSocket is spoken in version 13", "Sec-WebSocket-Version: 13\r\n"}
+		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "WebSocket is spoken in version 13", "Sec-WebSocket-Version: 13\r\n"}
 	case len(keys) != 1:
-		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "a handshake has one Sec-WebSocket-Key", ""}
+		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "a handshake has one Sec-WebSocket-Key", ""}
 	}
 	key := strings.TrimSpace(keys[0])
 	if b, err := base64.StdEncoding.DecodeString(key); err != nil || len(b) != 16 {
-		return "", &refusal{refusedUpgrade, http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64", ""}
+		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64", ""}
 	}
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, 1.3
-	return base64.StdEncoding.EncodeToString(sum[:]), nil
+	return answerKey([]byte(key)), nil
 }
 
 // names says whether a header that is a list has token, in any case.
