@@ -20,10 +20,6 @@ const (
 	scalePatience = 20 * time.Second
 	// scaleWindow is how many clients of one comet connect at a time.
 	scaleWindow = 256
-	// returnWindow is the same when all come back at once.
-	returnWindow = 4096
-	// returnWithin is how long they may take for it.
-	returnWithin = 5 * time.Minute
 )
 
 // scale runs a cluster of real processes (router, job, logic, and comets, each
@@ -42,7 +38,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 			return err
 		}
 	}
-	api := c.nodes[2]
+	api := c.nodes[2].server
 	for range b.comets {
 		s, err := c.start(ctx, "comet")
 		if err != nil {
@@ -89,7 +85,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	r.line("kernel bytes a connection, both ends", "connections", "bytes", at, kernel)
 	r.also("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
 	r.also("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
-	return c.comeBack(r)
+	return c.comeBack(ctx, r)
 }
 
 // sizesUpTo are the numbers of comets that are measured.
@@ -106,10 +102,16 @@ func sizesUpTo(most int) (sizes []int) {
 type scaled struct {
 	b       *bench
 	prefix  string
-	nodes   []*server
+	nodes   []member
 	comets  []*server
 	clients []*clients // of each comet that has some
 	join    string
+}
+
+// member is a node, which has one role.
+type member struct {
+	*server
+	role string
 }
 
 // start starts a node of a role.
@@ -132,7 +134,7 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.nodes = append(c.nodes, s)
+	c.nodes = append(c.nodes, member{s, role})
 	if len(c.nodes) == 1 {
 		return s, s.ready(ctx) // the others join it
 	}
@@ -168,9 +170,13 @@ func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 	return sum, nil
 }
 
-// hold connects the i-th comet's clients.
+// hold connects the i-th comet's clients, from addresses of their own.
 func (c *scaled) hold(i, window int) (*clients, error) {
-	return c.b.hold(load.HoldRequest{Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Window: window, Within: returnWithin})
+	sources := []string{fmt.Sprintf("127.2.%d.1", i), fmt.Sprintf("127.2.%d.2", i)}
+	return c.b.hold(load.HoldRequest{
+		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Sources: sources,
+		Window: window, Within: returnWithin,
+	})
 }
 
 // fill connects clients until so many comets have some.
@@ -198,13 +204,23 @@ func (c *scaled) packets() (sum int64, err error) {
 	return sum, nil
 }
 
+// cpu is what all nodes have taken.
 func (c *scaled) cpu() (sum time.Duration, err error) {
+	roles, err := c.cpuByRole()
+	for _, d := range roles {
+		sum += d
+	}
+	return sum, err
+}
+
+func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
+	sum := make(map[string]time.Duration)
 	for _, s := range c.nodes {
 		d, err := cpuOf(s.pid())
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		sum += d
+		sum[s.role] += d
 	}
 	return sum, nil
 }
@@ -261,66 +277,6 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 		r.note("%d deliveries came twice", got-before-scaleBroadcasts*n)
 	}
 	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
-}
-
-// comeBack ends all clients in a moment, and connects as many again in another.
-func (c *scaled) comeBack(r *recorder) error {
-	var errs []error
-	for _, h := range c.clients {
-		errs = append(errs, h.stop())
-	}
-	c.clients = nil
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	cpu, err := c.cpu()
-	if err != nil {
-		return err
-	}
-	type answer struct {
-		h   *clients
-		err error
-	}
-	answers := make(chan answer)
-	for i := range c.comets {
-		go func() {
-			h, err := c.hold(i, returnWindow)
-			answers <- answer{h, err}
-		}()
-	}
-	var all clients
-	for range c.comets {
-		a := <-answers
-		if errs = append(errs, a.err); a.err != nil {
-			continue
-		}
-		c.clients = append(c.clients, a.h)
-		all.took = max(all.took, a.h.took)
-		all.refused += a.h.refused
-		all.connects.Merge(a.h.connects)
-		all.admit(a.h.admitted)
-	}
-	if err := errors.Join(errs...); err != nil {
-		// What was measured before is worth having all the same.
-		r.note("not all clients came back: %v", err)
-		return nil
-	}
-	after, err := c.cpu()
-	if err != nil {
-		return err
-	}
-	n := float64(len(c.comets) * c.b.perComet)
-	r.add("all come back: everyone is in after", "s", all.took.Seconds())
-	r.add("all come back: to be let in, p50", "s", all.connects.Quantile(0.5).Seconds())
-	r.add("all come back: to be let in, p99", "s", all.connects.Quantile(0.99).Seconds())
-	r.add("all come back: refused and tried again", "", float64(all.refused))
-	r.add("all come back: CPU of all nodes a connect, the old session's end included", "µs", us(after-cpu)/n)
-	var grid []float64
-	for i := range all.admitted {
-		grid = append(grid, load.Step.Seconds()*float64(i+1))
-	}
-	r.also("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
-	return nil
 }
 
 // also notes a line for a plot of its own.
