@@ -4377,6 +4377,265 @@ func (*Empty) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
+// Calls are calls of one node by another that go together: there are too many
+// of them for a gRPC call each.
+type Calls struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Calls) Reset() {
+	*x = Calls{}
+	mi := &file_envelope_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Calls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Calls) ProtoMessage() {}
+
+func (x *Calls) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Calls.ProtoReflect.Descriptor instead.
+func (*Calls) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *Calls) GetCalls() []*Call {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type Call struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the caller's, and is in the answer.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// method is the gRPC method that this call stands for.
+	Method  string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	Request []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	// timeout_us is how long the caller waits, in microseconds.
+	TimeoutUs uint64 `protobuf:"varint,4,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	// generation is the one of the kept topic that the call is of; 0: any.
+	Generation uint32 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	// gone: the caller of the call with the id does not wait any more. Nothing
+	// else is set then.
+	Gone          bool `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_envelope_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *Call) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Call) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Call) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *Call) GetTimeoutUs() uint64 {
+	if x != nil {
+		return x.TimeoutUs
+	}
+	return 0
+}
+
+func (x *Call) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Call) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+// Answers are the answers to some calls, in any order.
+type Answers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answers) Reset() {
+	*x = Answers{}
+	mi := &file_envelope_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answers) ProtoMessage() {}
+
+func (x *Answers) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answers.ProtoReflect.Descriptor instead.
+func (*Answers) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *Answers) GetAnswers() []*Answer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reply []byte                 `protobuf:"bytes,2,opt,name=reply,proto3" json:"reply,omitempty"`
+	// status is the gRPC status of a call that failed; 0: it did not.
+	Status uint32 `protobuf:"varint,3,opt,name=status,proto3" json:"status,omitempty"`
+	Text   string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// failure is the identity of the error, where it has one.
+	Failure       *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_envelope_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetReply() []byte {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *Answer) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Answer) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Answer) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
 var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
@@ -4743,7 +5002,27 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"\a\n" +
-	"\x05EmptyB\x0fZ\rimgo/envelopeb\x06proto3"
+	"\x05Empty\"5\n" +
+	"\x05Calls\x12,\n" +
+	"\x05calls\x18\x01 \x03(\v2\x16.imgo.envelope.v1.CallR\x05calls\"\x9b\x01\n" +
+	"\x04Call\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n" +
+	"\arequest\x18\x03 \x01(\fR\arequest\x12\x1d\n" +
+	"\n" +
+	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\rR\n" +
+	"generation\x12\x12\n" +
+	"\x04gone\x18\x06 \x01(\bR\x04gone\"=\n" +
+	"\aAnswers\x122\n" +
+	"\aanswers\x18\x01 \x03(\v2\x18.imgo.envelope.v1.AnswerR\aanswers\"\x8f\x01\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05reply\x18\x02 \x01(\fR\x05reply\x12\x16\n" +
+	"\x06status\x18\x03 \x01(\rR\x06status\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
+	"\afailure\x18\x05 \x01(\v2\x19.imgo.envelope.v1.FailureR\afailureB\x0fZ\rimgo/envelopeb\x06proto3"
 
 var (
 	file_envelope_proto_rawDescOnce sync.Once
@@ -4757,7 +5036,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),          // 0: imgo.envelope.v1.Record
 	(*Push)(nil),            // 1: imgo.envelope.v1.Push
@@ -4823,11 +5102,15 @@ var file_envelope_proto_goTypes = []any{
 	(*StatusReply)(nil),     // 61: imgo.envelope.v1.StatusReply
 	(*Failure)(nil),         // 62: imgo.envelope.v1.Failure
 	(*Empty)(nil),           // 63: imgo.envelope.v1.Empty
-	nil,                     // 64: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 65: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 66: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 67: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 68: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Calls)(nil),           // 64: imgo.envelope.v1.Calls
+	(*Call)(nil),            // 65: imgo.envelope.v1.Call
+	(*Answers)(nil),         // 66: imgo.envelope.v1.Answers
+	(*Answer)(nil),          // 67: imgo.envelope.v1.Answer
+	nil,                     // 68: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                     // 69: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                     // 70: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                     // 71: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                     // 72: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -4865,10 +5148,10 @@ var file_envelope_proto_depIdxs = []int32{
 	15, // 32: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
 	15, // 33: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
 	32, // 34: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	64, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	65, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	66, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	67, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	68, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	69, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	70, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	71, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
 	32, // 39: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
 	18, // 40: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
 	19, // 41: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
@@ -4882,13 +5165,16 @@ var file_envelope_proto_depIdxs = []int32{
 	48, // 49: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
 	50, // 50: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
 	51, // 51: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	68, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	72, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
 	32, // 53: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	65, // 54: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
+	67, // 55: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
+	62, // 56: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -4902,7 +5188,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   69,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -111,11 +111,21 @@ func (o *Services) sameGeneration(ctx context.Context) error {
 	if o.Generation == 0 {
 		return nil
 	}
+	if of, ok := ctx.Value(generationOf{}).(uint32); ok {
+		if of == uint32(o.Generation) {
+			return nil
+		}
+		return o.otherGeneration(strconv.Itoa(int(of)))
+	}
 	of := metadata.ValueFromIncomingContext(ctx, generationKey)
 	if len(of) == 0 || of[0] == strconv.Itoa(int(o.Generation)) {
 		return nil
 	}
-	return envelope.Errorf(envelope.CodeUnavailable, "the router here is of generation %d of the kept topic, the call of generation %s", o.Generation, of[0])
+	return o.otherGeneration(of[0])
+}
+
+func (o *Services) otherGeneration(of string) error {
+	return envelope.Errorf(envelope.CodeUnavailable, "the router here is of generation %d of the kept topic, the call of generation %s", o.Generation, of)
 }
 
 // silent makes a method of one that answers nothing but an error.
@@ -129,6 +139,15 @@ func silent[S, Req any](call func(S, context.Context, *Req) error) func(S, conte
 func ask[Rep any, P messageOf[Rep]](ctx context.Context, p *Peer, method string, req message) (*Rep, error) {
 	rep := new(Rep)
 	if err := p.call(ctx, method, req, P(rep)); err != nil {
+		return nil, err
+	}
+	return rep, nil
+}
+
+// askTogether is ask for a call of which there are many: see together.
+func askTogether[Rep any, P messageOf[Rep]](ctx context.Context, p *Peer, method string, generation uint16, req message) (*Rep, error) {
+	rep := new(Rep)
+	if err := p.callTogether(ctx, method, generation, req, P(rep)); err != nil {
 		return nil, err
 	}
 	return rep, nil
@@ -149,14 +168,18 @@ type remoteRouter struct {
 
 // of says in a call which generation it is of.
 func (r remoteRouter) of(ctx context.Context) context.Context {
-	if r.generation == 0 {
+	return ofGeneration(ctx, r.generation)
+}
+
+func ofGeneration(ctx context.Context, generation uint16) context.Context {
+	if generation == 0 {
 		return ctx
 	}
-	return metadata.AppendToOutgoingContext(ctx, generationKey, strconv.Itoa(int(r.generation)))
+	return metadata.AppendToOutgoingContext(ctx, generationKey, strconv.Itoa(int(generation)))
 }
 
 func (r remoteRouter) Attach(ctx context.Context, q *envelope.AttachRequest) (*envelope.AttachReply, error) {
-	return ask[envelope.AttachReply](r.of(ctx), r.peer, "/"+routerService+"/Attach", q)
+	return askTogether[envelope.AttachReply](ctx, r.peer, "/"+routerService+"/Attach", r.generation, q)
 }
 
 func (r remoteRouter) Detach(ctx context.Context, q *envelope.DetachRequest) error {
@@ -168,8 +191,14 @@ func (r remoteRouter) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (
 }
 
 func (r remoteRouter) Lookup(ctx context.Context, q *envelope.LookupRequest) (*envelope.LookupReply, error) {
+	if few(q) { // most: of one push
+		return askTogether[envelope.LookupReply](ctx, r.peer, "/"+routerService+"/Lookup", r.generation, q)
+	}
 	return ask[envelope.LookupReply](r.of(ctx), r.peer, "/"+routerService+"/Lookup", q)
 }
+
+// few says whether the answer to a question will be small.
+func few(q *envelope.LookupRequest) bool { return len(q.Users) <= 16 && len(q.Keys) == 0 && !q.Full }
 
 func (r remoteRouter) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return ask[envelope.AnnounceReply](r.of(ctx), r.peer, "/"+routerService+"/Announce", q)
@@ -199,11 +228,12 @@ func (r remoteRouter) Resolve(ctx context.Context, q *envelope.ResolveRequest) (
 type remoteLogic struct{ peer *Peer }
 
 func (l *remoteLogic) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-	return ask[envelope.ConnectReply](ctx, l.peer, "/"+logicService+"/Connect", q)
+	return askTogether[envelope.ConnectReply](ctx, l.peer, "/"+logicService+"/Connect", 0, q)
 }
 
 func (l *remoteLogic) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
-	return tell(ctx, l.peer, "/"+logicService+"/CatchUp", q)
+	_, err := askTogether[envelope.Empty](ctx, l.peer, "/"+logicService+"/CatchUp", 0, q)
+	return err
 }
 
 func (l *remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) error {

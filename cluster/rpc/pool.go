@@ -159,6 +159,7 @@ func (p *Pool) close(peer *Peer) {
 		if err := conn.Close(); err != nil {
 			p.log.Warn().Err(err).Str("node", peer.addr).Msg("connection to another node not closed cleanly")
 		}
+		peer.together.wg.Wait()
 	})
 }
 
@@ -171,6 +172,8 @@ type Peer struct {
 	comet  remoteComet
 	status remoteStatus
 
+	together together
+
 	mu      sync.Mutex
 	conn    *grpc.ClientConn // nil until the first call
 	dropped bool
@@ -180,7 +183,7 @@ type Peer struct {
 
 func newPeer(pool *Pool, addr string) *Peer {
 	p := &Peer{pool: pool, addr: addr, idle: make(chan struct{})}
-	p.logic.peer, p.comet.peer, p.status.peer = p, p, p
+	p.logic.peer, p.comet.peer, p.status.peer, p.together.peer = p, p, p, p
 	return p
 }
 
@@ -244,8 +247,28 @@ func (p *Peer) drop() (conn *grpc.ClientConn, idle <-chan struct{}) {
 	return p.conn, p.idle
 }
 
-// call makes one call.
-func (p *Peer) call(ctx context.Context, method string, req, rep message) (err error) {
+// call makes one call by itself.
+func (p *Peer) call(ctx context.Context, method string, req, rep message) error {
+	return p.calling(ctx, method, func(ctx context.Context, conn *grpc.ClientConn) error {
+		return p.invoke(ctx, conn, method, req, rep)
+	})
+}
+
+// callTogether makes one call together with others, where the node knows that;
+// generation is the one of the kept topic that it is of, 0: any.
+func (p *Peer) callTogether(ctx context.Context, method string, generation uint16, req, rep message) error {
+	return p.calling(ctx, method, func(ctx context.Context, conn *grpc.ClientConn) error {
+		if goesTogether(req) {
+			if err := p.together.call(ctx, conn, method, generation, req, rep); err != errSingly {
+				return err
+			}
+		}
+		return p.invoke(ofGeneration(ctx, generation), conn, method, req, rep)
+	})
+}
+
+// calling has do make a call, which is counted and has a deadline.
+func (p *Peer) calling(ctx context.Context, method string, do func(context.Context, *grpc.ClientConn) error) (err error) {
 	began := time.Now()
 	defer func() { p.pool.metrics.called(method, began, err) }()
 	conn, err := p.begin()
@@ -258,6 +281,10 @@ func (p *Peer) call(ctx context.Context, method string, req, rep message) (err e
 		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
 		defer cancel()
 	}
+	return do(ctx, conn)
+}
+
+func (p *Peer) invoke(ctx context.Context, conn *grpc.ClientConn, method string, req, rep message) error {
 	if err := conn.Invoke(ctx, method, req, rep); err != nil {
 		return fromStatus(ctx, p.addr, method, err)
 	}

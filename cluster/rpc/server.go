@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,11 +48,15 @@ type Server struct {
 	listener net.Listener
 	grpc     *grpc.Server
 	offered  atomic.Pointer[Services]
+	handlers handlers
+	carriers *carriers
+	once     sync.Once
+	stopping chan struct{} // closed when calls of streams are not taken any more
 }
 
 // NewServer binds; calls are taken from Run on.
 func NewServer(o ServerOptions) (*Server, error) {
-	s := &Server{log: o.Log.With().Str("part", "rpc").Logger()}
+	s := &Server{log: o.Log.With().Str("part", "rpc").Logger(), carriers: newCarriers(), stopping: make(chan struct{})}
 	creds, err := o.Security.server(s.log)
 	if err != nil {
 		return nil, err
@@ -75,7 +80,9 @@ func NewServer(o ServerOptions) (*Server, error) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 	)
-	for _, d := range s.services() {
+	services := s.services()
+	s.handlers = handlersOf(services)
+	for _, d := range append(services, s.callsDesc()) {
 		s.grpc.RegisterService(d, s)
 	}
 	return s, nil
@@ -93,12 +100,14 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(s.listener) }()
+	defer s.endCarriers()
 	select {
 	case err := <-served:
 		s.grpc.Stop()
 		return fmt.Errorf("take calls of other nodes at %s: %w", s.Addr(), err)
 	case <-ctx.Done():
 	}
+	s.once.Do(func() { close(s.stopping) })
 	stopped := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(stopped) }()
 	grace := time.NewTimer(graceTime)
@@ -120,6 +129,13 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Close() {
 	s.grpc.Stop()
 	s.listener.Close()
+	s.endCarriers()
+}
+
+// endCarriers waits for the goroutines of streams, which have ended.
+func (s *Server) endCarriers() {
+	s.once.Do(func() { close(s.stopping) })
+	s.carriers.end()
 }
 
 // serve runs one call: counted, and its panic and error made fit to travel.

@@ -1,0 +1,187 @@
+package rpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"imgo/cluster/rpc"
+	"imgo/envelope"
+)
+
+// Of calls that go together each is answered by itself: some that hang hold up
+// no other, and their handlers end with their callers.
+func TestTogetherOneHangs(t *testing.T) {
+	const hang, quick = 20, 2000
+	var hanging sync.WaitGroup
+	hanging.Add(hang)
+	addr, _ := serve(t, rpc.ServerOptions{}, roles{func(ctx context.Context, _ string, req proto.Message) (proto.Message, error) {
+		q := req.(*envelope.ConnectRequest)
+		if q.Token == "hang" {
+			<-ctx.Done()
+			hanging.Done()
+			return nil, ctx.Err()
+		}
+		return &envelope.ConnectReply{User: q.Token}, nil
+	}}.services())
+	logic := newPool(t, rpc.PoolOptions{}).Node(addr).Logic()
+	ctx, leave := context.WithCancel(within(t, patience))
+	var callers sync.WaitGroup
+	for range hang {
+		callers.Go(func() {
+			if _, err := logic.Connect(ctx, &envelope.ConnectRequest{Token: "hang"}); !errors.Is(err, context.Canceled) {
+				t.Errorf("a call whose caller has left: %v", err)
+			}
+		})
+	}
+	var others sync.WaitGroup
+	for i := range quick {
+		others.Go(func() {
+			user := fmt.Sprint(i)
+			reply, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: user})
+			if err != nil || reply.User != user {
+				t.Errorf("call %d: %v, %v", i, reply, err)
+			}
+		})
+	}
+	others.Wait()
+	leave()
+	callers.Wait()
+	hanging.Wait()
+}
+
+// What is under way when the node dies fails at once, to be tried elsewhere.
+func TestTogetherNodeDies(t *testing.T) {
+	const calls = 50
+	began := make(chan struct{}, calls)
+	release := make(chan struct{})
+	var served atomic.Int64
+	handle := roles{func(ctx context.Context, _ string, _ proto.Message) (proto.Message, error) {
+		if served.Add(1) > calls {
+			return &envelope.ConnectReply{}, nil
+		}
+		began <- struct{}{}
+		select {
+		case <-ctx.Done():
+		case <-release:
+		}
+		return nil, ctx.Err()
+	}}.services()
+	wire := &cuttable{}
+	addr, _ := serve(t, rpc.ServerOptions{}, handle)
+	logic := newPool(t, rpc.PoolOptions{Dial: wire.dial}).Node(addr).Logic()
+	errs := make(chan error)
+	for range calls {
+		go func() {
+			_, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: "x"})
+			errs <- err
+		}()
+	}
+	for range calls {
+		<-began
+	}
+	wire.cut()
+	for range calls {
+		if err := <-errs; !errors.Is(err, envelope.ErrUnavailable) {
+			t.Errorf("a call of a node that is gone: %v", err)
+		}
+	}
+	close(release)
+	for {
+		_, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: "x"})
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, envelope.ErrUnavailable) {
+			t.Fatalf("after it: %v", err)
+		}
+	}
+}
+
+// cuttable makes connections that can be cut.
+type cuttable struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (c *cuttable) dial(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		c.mu.Lock()
+		c.conns = append(c.conns, conn)
+		c.mu.Unlock()
+	}
+	return conn, err
+}
+
+func (c *cuttable) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.conns {
+		_ = conn.Close()
+	}
+	c.conns = nil
+}
+
+// A node of a version that knows no calls that go together is called singly.
+func TestTogetherOldNode(t *testing.T) {
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := grpc.NewServer()
+	old.RegisterService(&grpc.ServiceDesc{ServiceName: "imgo.rpc.v1.Logic", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Connect",
+		Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			q := new(envelope.ConnectRequest)
+			if err := decode(q); err != nil {
+				return nil, err
+			}
+			return &envelope.ConnectReply{User: q.Token}, nil
+		},
+	}}}, nil)
+	done := make(chan error)
+	go func() { done <- old.Serve(l) }()
+	t.Cleanup(func() {
+		old.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	logic := newPool(t, rpc.PoolOptions{}).Node(l.Addr().String()).Logic()
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() {
+			user := fmt.Sprint(i)
+			reply, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: user})
+			if err != nil || reply.User != user {
+				t.Errorf("call %d: %v, %v", i, reply, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// BenchmarkConnect is what a call costs that goes with others.
+func BenchmarkConnect(b *testing.B) {
+	addr, _ := serve(b, rpc.ServerOptions{}, roles{func(context.Context, string, proto.Message) (proto.Message, error) {
+		return &envelope.ConnectReply{User: "u"}, nil
+	}}.services())
+	logic := newPool(b, rpc.PoolOptions{}).Node(addr).Logic()
+	b.SetParallelism(128)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := logic.Connect(b.Context(), &envelope.ConnectRequest{Token: "t"}); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
