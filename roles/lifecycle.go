@@ -249,7 +249,7 @@ func (n *Node) ready() error {
 // end.
 func (n *Node) serveHTTP(ctx context.Context) error {
 	fresh := newUntouched()
-	n.server.ConnState = fresh.note
+	n.server.HTTP.ConnState = fresh.note
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {

@@ -24,6 +24,7 @@ import (
 	"imgo/roles/job"
 	"imgo/roles/logic"
 	"imgo/roles/logic/api"
+	"imgo/roles/logic/api/lane"
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
@@ -66,7 +67,7 @@ type Node struct {
 	comet    *comet.Comet // nil: another process's
 	cluster  *cluster     // nil: this process is all there is
 	listener net.Listener
-	server   *http.Server
+	server   *lane.Server
 
 	killed  chan struct{} // closed by Kill
 	serving atomic.Bool   // every stage has started and none is to stop
@@ -293,7 +294,7 @@ func (n *Node) wireHTTP() error {
 		}
 		cert.NextProtos = []string{"h2", "http/1.1"}
 		n.listener = tls.NewListener(n.listener, cert)
-		n.server.TLSConfig = cert
+		n.server.HTTP.TLSConfig = cert
 	}
 	return nil
 }

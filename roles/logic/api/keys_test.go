@@ -235,7 +235,7 @@ func TestMetricsAndAccessLog(t *testing.T) {
 }
 
 func TestServerHasDeadlines(t *testing.T) {
-	s := api.NewServer(http.NotFoundHandler(), zerolog.Nop())
+	s := api.NewServer(http.NotFoundHandler(), zerolog.Nop()).HTTP
 	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= s.ReadTimeout || s.IdleTimeout <= 0 || s.ErrorLog == nil {
 		t.Errorf("the server lacks a deadline: %+v", s)
 	}

@@ -7,14 +7,16 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"imgo/roles/logic/api/lane"
 )
 
-// NewServer is a net/http server with the deadlines that this API needs: a
+// NewServer is a server with the deadlines that this API needs: a
 // caller that sends slowly, or does not read its answer, is cut off. The node
 // listens, calls Serve and ends it with Shutdown; h is (or leads to)
-// API.Handler.
-func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
-	return &http.Server{
+// API.Handler. Pushes have a lane of their own.
+func NewServer(h http.Handler, log zerolog.Logger) *lane.Server {
+	return lane.New(&http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		// A body of the default limit (16 MiB) at 2 Mbit/s.
@@ -26,7 +28,7 @@ func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
 		// goim's callers name thousands of users and keys in the query.
 		MaxHeaderBytes: http.DefaultMaxHeaderBytes,
 		ErrorLog:       stdlog.New(debugWriter{log}, "", 0),
-	}
+	}, "/v1/push")
 }
 
 // debugWriter logs what net/http has to say of single connections (bad TLS
