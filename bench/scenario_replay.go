@@ -104,11 +104,11 @@ func replayOnce(ctx context.Context, addr string, count int) (time.Duration, err
 		return 0, fmt.Errorf("read what is replayed: %w", err)
 	}
 	for n := 0; n < count; {
-		p, err := c.next()
+		op, err := c.skip()
 		if err != nil {
 			return 0, fmt.Errorf("read what is replayed, %d of %d: %w", n, count, err)
 		}
-		if p.Op == transport.OpMessage {
+		if op == transport.OpMessage {
 			n++
 		}
 	}

@@ -85,6 +85,21 @@ func (c *client) next() (transport.Packet, error) {
 	return transport.ReadPacket(c.r, &c.header, load.MaxBody)
 }
 
+// skip is the operation of the next packet, whose body it does not keep: what
+// a client that only counts costs is not to be measured with the server.
+func (c *client) skip() (op int32, err error) {
+	head, err := c.r.Peek(transport.HeaderV1)
+	if err != nil {
+		return 0, err
+	}
+	h, err := transport.ParseHeader(head, load.MaxBody)
+	if err != nil {
+		return 0, err
+	}
+	_, err = c.r.Discard(h.HeaderLen + h.BodyLen)
+	return h.Op, err
+}
+
 // connect connects a client that acknowledges and waits for the auth reply.
 func connect(ctx context.Context, addr, user string) (*client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
