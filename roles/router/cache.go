@@ -55,6 +55,37 @@ func (p *partition) hold(m *mailbox, e *entry, message *envelope.Kept) {
 	c.bytes += e.cost()
 }
 
+// compactFrom is from how many loose messages on a window is put together.
+const compactFrom = 16
+
+// compact puts those messages of a window that are held and loose beside each
+// other: they are going to be handed out again and again, and most of what
+// that costs is the wait for memory that lies scattered. The caller holds mu.
+func (p *partition) compact(window []*entry) {
+	n, size := 0, 0
+	for _, e := range window {
+		if e.held && e.loose {
+			n++
+			size += len(e.message.Body)
+		}
+	}
+	if n < compactFrom {
+		return
+	}
+	block, text := make([]envelope.Kept, 0, n), make([]byte, 0, size)
+	for _, e := range window {
+		if !e.held || !e.loose {
+			continue
+		}
+		at := len(text)
+		text = append(text, e.message.Body...)
+		block = block[:len(block)+1]
+		k := &block[len(block)-1]
+		k.Id, k.Op, k.TimeMs, k.Body = e.ID, e.message.Op, e.TimeMS, text[at:len(text):len(text)]
+		e.message, e.loose = k, false
+	}
+}
+
 // trim lets go of what there is no room for. The caller holds mu.
 func (p *partition) trim() {
 	for limit := int(p.r.share.Load()); p.cache.bytes > limit; {
@@ -70,7 +101,7 @@ func (p *partition) release(m *mailbox) {
 	}
 	for _, e := range m.entries {
 		if e.held {
-			e.message, e.held = nil, false
+			e.message, e.held, e.loose = nil, false, false
 		}
 	}
 	m.held = nil
@@ -80,7 +111,7 @@ func (p *partition) release(m *mailbox) {
 
 // drop is for a message that goes.
 func (h *holding) drop(e *entry) {
-	e.message, e.held = nil, false
+	e.message, e.held, e.loose = nil, false, false
 	h.live -= e.cost()
 }
 

@@ -141,6 +141,41 @@ func TestCacheChangesNothing(t *testing.T) {
 	}
 }
 
+// Windows of many messages that were held as they came, and were put together
+// when they were first handed out, are what the disk has.
+func TestCacheCompacts(t *testing.T) {
+	settings := func(cache int) func(*router.Config) {
+		return func(c *router.Config) {
+			c.FlushInterval = time.Millisecond
+			c.CacheBytes = cache
+		}
+	}
+	w := newWorld(t, settings(1<<20))
+	plain := w.beside(settings(0))
+	const u = "u"
+	w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "d", SeenMs: w.clock.now().UnixMilli()}})
+	var ids []uint64
+	for i := range 200 {
+		if i%40 == 0 { // some are written and some are not when a window is asked for
+			eventually(t, "the messages are on the disk", func() bool { return metric(w, "imgo_router_unwritten_records") == 0 })
+		}
+		ids = append(ids, w.push(u, fmt.Sprint(i, strings.Repeat("x", i))))
+		if i%30 == 29 {
+			w.ack(u, "d", ids[i-7], ids[i-3])
+		}
+		if i%10 == 9 {
+			w.settle([]string{u})
+			plain.settle([]string{u})
+			if with, without := w.windows(u, "d", 50, 1<<20), plain.windows(u, "d", 50, 1<<20); with != without {
+				t.Fatalf("after %d messages it is handed\n%.5000s\nand without a cache\n%.5000s", i, with, without)
+			}
+		}
+	}
+	if n := metric(w, "imgo_router_backlog_read_messages_total"); n != 0 {
+		t.Errorf("%v bodies were read, though all were held", n)
+	}
+}
+
 // What was used last stays, what was used longest ago makes room, and what is
 // held is not read.
 func TestCacheHoldsWhatWasUsedLast(t *testing.T) {

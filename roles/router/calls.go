@@ -251,6 +251,7 @@ func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, 
 		orDefault(req.MaxMessages, p.r.cfg.WindowMessages), orDefault(req.MaxBytes, p.r.cfg.WindowBytes))
 	pending = m.pending(mask)
 	b = &envelope.Backlog{To: req.To, UpTo: p.appliedID(), More: more, After: req.After}
+	p.compact(window)
 	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
 	var absent []store.MailboxEntry                  // copies: entries change once the lock is gone
 	for i, e := range window {

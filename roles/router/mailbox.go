@@ -22,6 +22,8 @@ type entry struct {
 	// cache); nil: read it there.
 	message *envelope.Kept
 	held    bool
+	// loose: the message came by itself and does not lie beside its neighbours.
+	loose bool
 	// stored says that the store has the entry (perhaps in an older state).
 	stored bool
 	// changed says that the store's state is older than this one.
@@ -94,7 +96,7 @@ func (m *mailbox) push(message *envelope.Kept, at, expiresMS int64, shared bool,
 	if i < len(m.entries) && m.entries[i].ID == id {
 		return
 	}
-	e := &entry{message: message, at: at}
+	e := &entry{message: message, loose: true, at: at}
 	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
 	for _, d := range m.meta.Devices {
 		if d.Since < id {

@@ -111,7 +111,7 @@ func (m *mailbox) take(id uint64, part *envelope.MovedMailbox, notedMS, nowMS in
 			}
 			continue
 		}
-		e := &entry{message: &envelope.Kept{Id: msg.Id, Op: msg.Op, Body: msg.Body, TimeMs: msg.TimeMs}, changed: true}
+		e := &entry{message: &envelope.Kept{Id: msg.Id, Op: msg.Op, Body: msg.Body, TimeMs: msg.TimeMs}, loose: true, changed: true}
 		e.ID, e.TimeMS, e.ExpiresMS, e.Waiting = msg.Id, msg.TimeMs, msg.ExpiresMs, waiting
 		e.Acked, e.Unclaimed, e.Size = msg.Acked, msg.Unclaimed, int32(len(msg.Body))
 		m.entries = slices.Insert(m.entries, i, e)
