@@ -103,10 +103,11 @@ type Comet struct {
 	calls     context.Context
 	stopCalls context.CancelFunc
 
-	mu         sync.Mutex
-	phase      phase
-	handshakes map[transport.Conn]struct{} // that wait for their auth packet
-	serving    sync.WaitGroup              // connections
+	handshakes *transport.Patience // with those who have not sent their auth packet
+
+	mu      sync.Mutex
+	phase   phase
+	serving sync.WaitGroup // connections
 }
 
 // New makes a Comet and binds its listeners; clients are let in by Run. reg
@@ -121,7 +122,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),
 		gate:  newGate(cfg.MaxConnections, cfg.MaxConnsPerIP),
-		epoch: time.Now(), handshakes: map[transport.Conn]struct{}{},
+		epoch: time.Now(), handshakes: transport.NewPatience(cfg.HandshakeTimeout),
 	}
 	// Session ids are unique over restarts: the high half is this start's.
 	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1

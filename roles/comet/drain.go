@@ -1,12 +1,9 @@
 package comet
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"imgo/envelope"
-	"imgo/transport"
 )
 
 // drainStep is how often the drain closes the next few sessions.
@@ -19,38 +16,14 @@ func (c *Comet) stopping() bool {
 	return c.phase >= phaseStopping
 }
 
-// startHandshake notes a connection that has not authenticated; false: it is
-// too late for that. endHandshake ends it and says whether it is by now.
-func (c *Comet) startHandshake(conn transport.Conn) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.phase >= phaseStopping {
-		return false
-	}
-	c.handshakes[conn] = struct{}{}
-	// Under mu, so that it cannot undo the drain's deadline.
-	_ = conn.SetReadDeadline(time.Now().Add(c.cfg.HandshakeTimeout))
-	return true
-}
-
-func (c *Comet) endHandshake(conn transport.Conn) (stopping bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.handshakes, conn)
-	return c.phase >= phaseStopping
-}
-
 // drain ends every connection: those that have not authenticated at once, the
 // sessions at the drain rate, so that their clients come back elsewhere one
 // after another, or faster where that would take longer than DrainTimeout.
 func (c *Comet) drain() {
 	c.mu.Lock()
 	c.phase = phaseStopping
-	waiting := slices.Collect(maps.Keys(c.handshakes))
 	c.mu.Unlock()
-	for _, conn := range waiting { // which may end the handshake at once
-		_ = conn.SetReadDeadline(time.Unix(1, 0))
-	}
+	c.handshakes.Stop()
 
 	gone := make(chan struct{})
 	var sessions []*session

@@ -73,11 +73,7 @@ func (c *Comet) serve(conn transport.Conn) {
 		c.over(conn)
 		return
 	}
-	if !c.startHandshake(conn) {
-		c.refuse(conn, transport.Packet{}, refusedStopping, envelope.CloseShutdown, "the server is stopping")
-		c.over(conn)
-		return
-	}
+	c.handshakes.Begin(&g.turn, conn)
 	if poll, ok := conn.(transport.Pollable); ok && poll.Rest() {
 		return // which spares the read that would only say that nothing is there yet
 	}
@@ -122,6 +118,7 @@ type guest struct {
 	last         transport.Packet // what it sent last, without the body
 	ignored      int
 	ignoredBytes int
+	turn         transport.Turn
 }
 
 // Readable and Writable make a guest a transport.Waker. What a guest reads has
@@ -139,7 +136,7 @@ func (g *guest) read() {
 		case errors.Is(err, transport.ErrIdle):
 			return
 		case err != nil:
-			c.endHandshake(g.conn)
+			c.handshakes.End(&g.turn)
 			c.firstFailed(g.conn, g.last, err)
 			c.over(g.conn)
 			return
@@ -154,7 +151,7 @@ func (g *guest) read() {
 		g.ignoredBytes += len(p.Body)
 		if g.conn.Text() || p.Version == transport.Version2 || g.ignored > maxIgnored || g.ignoredBytes > maxIgnoredBytes {
 			c.metrics.badPackets.WithLabelValues("before_auth").Inc()
-			c.endHandshake(g.conn)
+			c.handshakes.End(&g.turn)
 			c.refuse(g.conn, p, refusedFirst, envelope.CloseBadPacket, "the first packet must be auth")
 			c.over(g.conn)
 			return
@@ -167,8 +164,8 @@ func (g *guest) read() {
 // it goes on with the session, to its end.
 func (g *guest) knock(p transport.Packet) {
 	c := g.comet
-	if c.endHandshake(g.conn) {
-		c.refuse(g.conn, p, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+	if c.handshakes.End(&g.turn) { // in the moment in which its time ended
+		c.firstFailed(g.conn, p, os.ErrDeadlineExceeded)
 		c.over(g.conn)
 		return
 	}

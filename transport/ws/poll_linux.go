@@ -5,9 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"maps"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,10 +32,10 @@ var _ transport.Pollable = (*polled)(nil)
 
 // runPolled upgrades connections and goes on with handle, until ctx is done.
 func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	up := &upgrades{handle: handle, open: map[*polled]struct{}{}}
+	patience := transport.NewPatience(l.acceptor.Config().HandshakeTimeout)
 	stop := context.AfterFunc(ctx, func() {
 		_ = l.acceptor.Close()
-		up.stop()
+		patience.Stop() // nobody but us knows those yet whose handshake is under way
 	})
 	defer stop()
 	for {
@@ -49,61 +46,22 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		}); err != nil {
 			return err
 		}
-		u := &upgrade{c: c, all: up}
+		u := &upgrade{c: c, handle: handle, patience: patience}
 		c.Watch(u)
-		up.begin(c)
+		patience.Begin(&u.turn, c)
 		if !c.Rest() {
 			u.Readable()
 		}
 	}
 }
 
-// upgrades are the connections whose handshake is under way. They end when no
-// more are accepted: nobody but us knows them yet.
-type upgrades struct {
-	handle  func(transport.Conn)
-	mu      sync.Mutex
-	open    map[*polled]struct{}
-	stopped bool
-}
-
-// begin gives c the time for a handshake, or no time at all.
-func (u *upgrades) begin(c *polled) {
-	deadline := time.Now().Add(c.l.acceptor.Config().HandshakeTimeout)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.stopped {
-		deadline = time.Unix(1, 0)
-	}
-	u.open[c] = struct{}{}
-	_ = c.SetReadDeadline(deadline)
-}
-
-// end ends c's handshake; stopped: c is to end with it, as stop may be about to
-// see to.
-func (u *upgrades) end(c *polled) (stopped bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.open, c)
-	_ = c.SetReadDeadline(time.Time{})
-	return u.stopped
-}
-
-func (u *upgrades) stop() {
-	u.mu.Lock()
-	u.stopped = true
-	open := slices.Collect(maps.Keys(u.open))
-	u.mu.Unlock()
-	for _, c := range open { // which tells its upgrade, and that ends
-		_ = c.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
 // upgrade is a connection whose handshake is under way. It is told when there
 // is something to read, and waits for nothing.
 type upgrade struct {
-	c   *polled
-	all *upgrades
+	c        *polled
+	handle   func(transport.Conn)
+	patience *transport.Patience
+	turn     transport.Turn
 }
 
 // Readable and Writable make an upgrade a transport.Waker. A client that has
@@ -116,14 +74,14 @@ func (u *upgrade) Readable() {
 		}
 		err = u.c.upgrade()
 	}
-	stopped := u.all.end(u.c)
+	over := u.patience.End(&u.turn)
 	switch {
-	case err != nil || stopped:
+	case err != nil || over:
 		go u.c.Finish(u.c.l.acceptor.Config().Linger)
 	case u.c.l.inline:
-		u.c.serve(u.all.handle)
+		u.c.serve(u.handle)
 	default:
-		go u.c.serve(u.all.handle)
+		go u.c.serve(u.handle)
 	}
 }
 
