@@ -14,9 +14,10 @@ const shardCount = 64
 // table is who is connected: sessions by id, the members of each room, the
 // sessions that a client named, how many there are of each partition.
 //
-// Locks are ordered: a shard's, then a session's, then the leaves (busyMu and
-// the queues of Comet). No lock is held while a socket is written to or logic
-// is called, so nobody can hold one for longer than a walk over memory.
+// Locks are ordered: the shards' (all takes all of them in order, nobody else
+// two), then a session's, then the leaves (busyMu and the queues of Comet). No
+// lock is held while a socket is written to or logic is called, so nobody can
+// hold one for longer than a walk over memory.
 type table struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -127,13 +128,24 @@ func (sh *shard) each(f func(*session)) {
 	}
 }
 
-// all adds every session to l.
+// all adds every session to l, about in the order in which they came: it is
+// that of their objects in memory and of their sockets in the kernel, and a
+// broadcast is to find those where the one before ended, not all over it.
 func (t *table) all(l *list) {
+	longest := 0
 	for i := range t.shards {
-		sh := &t.shards[i]
-		sh.mu.RLock()
-		l.sessions = append(l.sessions, sh.list...)
-		sh.mu.RUnlock()
+		t.shards[i].mu.RLock()
+		longest = max(longest, len(t.shards[i].list))
+	}
+	for at := range longest {
+		for i := range t.shards {
+			if list := t.shards[i].list; at < len(list) {
+				l.sessions = append(l.sessions, list[at])
+			}
+		}
+	}
+	for i := range t.shards {
+		t.shards[i].mu.RUnlock()
 	}
 }
 

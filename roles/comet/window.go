@@ -1,7 +1,9 @@
 package comet
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgo/transport"
@@ -51,7 +53,7 @@ type noted struct {
 	plain bool // every session accepts all of them
 
 	flatMu sync.Mutex
-	flat   [transport.NumForms][]byte
+	flat   [transport.NumForms]atomic.Pointer[[]byte]
 }
 
 type note struct {
@@ -132,22 +134,25 @@ func (w *window) end() {
 }
 
 // bytesFor is n's frames in form, one after the other: the same bytes for every
-// session.
+// session. All helpers ask for them once a session, so no lock is taken then.
 func (n *noted) bytesFor(form transport.Form) []byte {
+	if b := n.flat[form].Load(); b != nil {
+		return *b
+	}
 	n.flatMu.Lock()
 	defer n.flatMu.Unlock()
-	if n.flat[form] == nil {
-		if len(n.list) == 1 {
-			n.flat[form] = n.list[0].m.Frame(form)
-			return n.flat[form]
-		}
-		var b []byte
-		for _, note := range n.list {
+	if b := n.flat[form].Load(); b != nil {
+		return *b
+	}
+	b := n.list[0].m.Frame(form)
+	if len(n.list) > 1 {
+		b = slices.Clone(b)
+		for _, note := range n.list[1:] {
 			b = append(b, note.m.Frame(form)...)
 		}
-		n.flat[form] = b
 	}
-	return n.flat[form]
+	n.flat[form].Store(&b)
+	return b
 }
 
 // endWindow gives the session what the window that ends has for it.
