@@ -48,7 +48,7 @@ func scenarios() []scenario {
 		{name: "replay", what: "reconnect and replay of 1,000 kept messages", run: (*bench).replay},
 		{name: "storm", what: "all clients connect at once: how they are let in", run: (*bench).storm},
 		{name: "start", what: "from `imgo` typed to the first delivery", run: (*bench).start},
-		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", once: true, run: (*bench).stalled},
+		{name: "stalled", what: "clients that never read among those that do: memory, latency of the others", run: (*bench).stalled},
 		{name: "scale", what: "a cluster with many comets, on the Kafka of --kafka: what a connection and a delivery cost as it grows", extra: true, once: true, run: (*bench).scale},
 		{name: "idle-tls", what: "idle-tcp with TLS", extra: true, run: on(load.TLS, (*bench).idle)},
 		{name: "idle-wss", what: "idle-ws with TLS", extra: true, run: on(load.WSS, (*bench).idle)},

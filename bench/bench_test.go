@@ -106,8 +106,8 @@ func TestSmoke(t *testing.T) {
 		"throughput/not kept, accepted", "throughput/kept, accepted", "throughput/bare HTTP server, accepted",
 		"idle-tcp/server CPU a connect, with auth", "idle-ws/connected a second, with auth", "idle-tls/connected a second, with auth",
 		"idle-wss/connected a second, with auth", "broadcast-tcp/deliveries", "broadcast-ws/deliveries", "broadcast-tls/deliveries",
-		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9 (upper end of its bucket)",
-		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest",
+		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9", "broadcast-tcp/a bare Go process, GC pause, p99.9",
+		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest", "sizes/the dearest over the cheapest, each over its limit",
 		"room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
 		"storm/tcp, all are in after", "storm/ws, to be let in, p99", "stalled/p99 of the others, with over without",
 	}

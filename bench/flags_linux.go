@@ -26,7 +26,7 @@ func description() string {
 func flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "runs", Value: 3, Usage: "how often each scenario is run; the table has min, median and max"},
-		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 30*time.Second, Usage: "a run that would end after this `time` is not begun; 0: no limit"},
+		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 50*time.Second, Usage: "a run that would end after this `time` is not begun; 0: no limit"},
 		&cli.StringFlag{Name: "scenarios", Usage: "comma-separated `names`"},
 		&cli.DurationFlag{Name: "duration", Value: 3 * time.Second, Usage: "`time` of each measurement, without its warm-up"},
 		&cli.IntFlag{Name: "conns", Value: 10_000, Usage: "`number` of connections of idle, broadcast, window, max and storm"},
@@ -36,7 +36,7 @@ func flags() []cli.Flag {
 		&cli.IntFlag{Name: "broadcasts", Value: 15, Usage: "broadcasts a second of broadcast and sizes (`number`)"},
 		&cli.IntFlag{Name: "replayed", Value: 1000, Usage: "`number` of kept messages of replay"},
 		&cli.IntFlag{Name: "stalled", Value: 1000, Usage: "`number` of clients that never read in stalled, and as many that do"},
-		&cli.DurationFlag{Name: "stall", Value: time.Minute, Usage: "how much `time` stalled lasts"},
+		&cli.DurationFlag{Name: "stall", Value: 20 * time.Second, Usage: "how much `time` each run of stalled lasts"},
 		&cli.StringFlag{Name: "kafka", Usage: "`address` of the Kafka of scale"},
 		&cli.IntFlag{Name: "comets", Value: 11, Usage: "`number` of comets of scale"},
 		&cli.IntFlag{Name: "per-comet", Value: 18_500, Usage: "`number` of connections to each of them"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,10 +24,41 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%g is written %s, want %s", v, got, want)
 		}
 	}
-	counts := map[float64]float64{0.001: 90, 0.01: 99, 0.1: 100, math.Inf(1): 100}
-	for q, want := range map[float64]float64{0.5: 0.001, 0.95: 0.01, 0.999: 0.1} {
-		if got := cumulated(counts, q); got != want {
-			t.Errorf("quantile %g is %g, want %g", q, got, want)
+	r := &report{}
+	(&recorder{report: r}).pauses("pause", []time.Duration{3e6, 1e6, 2e6}, true)
+	if got := []float64{r.figureOf("/pause, p50").Runs[0], r.figureOf("/pause, p99.9").Runs[0]}; got[0] != 2 || got[1] != 3 {
+		t.Errorf("the quantiles of 1, 2 and 3 ms are %g", got)
+	}
+}
+
+// TestCollections: pauses come in a ring, of which only those are asked for
+// that are new.
+func TestCollections(t *testing.T) {
+	text := func(count int, ring string) string {
+		return "heap profile: 1: 2\n# GCSys = 5\n# NumGC = " + fmt.Sprint(count) + "\n# PauseNs = [" + ring + "]\n"
+	}
+	ring := make([]string, pauseRing)
+	for i := range ring {
+		ring[i] = fmt.Sprint(i)
+	}
+	whole := strings.Join(ring, " ")
+	for _, test := range []struct {
+		count, before int
+		want          []time.Duration
+	}{
+		{3, 3, nil}, {3, 1, []time.Duration{1, 2}}, {258, 255, []time.Duration{255, 0, 1}},
+	} {
+		c, err := parseCollections(strings.Replace(text(test.count, whole), "# NumGC", "# Frees = 1\n# NumGC", 1))
+		if got := c.since(test.before); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("of %d collections those after %d paused %v, %v; want %v", test.count, test.before, got, err, test.want)
+		}
+	}
+	if c, err := parseCollections(text(1000, whole)); err != nil || len(c.since(0)) != pauseRing {
+		t.Errorf("%d pauses are known of 1000, %v", len(c.since(0)), err)
+	}
+	for _, bad := range []string{"", text(1, "1 2 3"), text(1, "x"+whole), strings.Replace(text(1, whole), "NumGC", "Num", 1)} {
+		if _, err := parseCollections(bad); err == nil {
+			t.Errorf("%.60q is taken for the pauses of collections", bad)
 		}
 	}
 }

@@ -7,9 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
+	"runtime"
+	"slices"
 	"time"
 
 	"imgo/bench/limit"
@@ -27,13 +26,14 @@ const (
 	drainPatience = 3 * time.Second
 	// broadcastCallers is how many broadcasts may wait for their answer at once.
 	broadcastCallers = 4
-	// pauseFor is how long garbage is collected again and again under load.
-	pauseFor = 2 * time.Second
 	// flushWindow is the comet's setting of the scenarios with a window, and
 	// windowRate the broadcasts a second of window: 20 to a write.
 	flushWindow = 500 * time.Millisecond
 	windowRate  = 40
 	windowBatch = 20
+	// sizesRate times --conns are the deliveries a second of sizes, whatever the
+	// size: 60,000, which leaves the machine room for the clients to be awake.
+	sizesRate = 6
 )
 
 // fanout is a running imgo with clients that a broadcast goes to.
@@ -114,7 +114,15 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 			err = errors.Join(err, f.stop())
 		}
 	}()
+	before, err := f.collections(ctx)
+	if err != nil {
+		return err
+	}
 	sp, err := b.measured(ctx, r, f, kind, float64(b.broadcasts), times, drainPatience)
+	if err != nil {
+		return err
+	}
+	after, err := f.collections(ctx)
 	if err != nil {
 		return err
 	}
@@ -122,18 +130,21 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	cost := us(sp.cpu) / float64(sp.delivered)
 	r.add("server CPU a delivery", "µs", cost)
 	r.add("messages a read of the clients", "", float64(sp.delivered)/float64(max(sp.reads, 1)))
-	if err := b.pauses(ctx, r, f); err != nil {
+	r.add("garbage collections meanwhile", "", float64(after.count-before.count))
+	every, err := b.pauses(ctx, r, f)
+	if err != nil {
 		return err
 	}
 	err, f = f.stop(), nil
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, kind, b.conns, limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)})
+	plain, err := b.plain(r, kind, b.conns, limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)}, every)
 	if err != nil {
 		return err
 	}
 	r.limit("plain write(2), CPU a delivery", "µs", us(plain.cpu)/float64(plain.writes))
+	r.pauses("a bare Go process, GC pause", plain.pauses, true)
 	return nil
 }
 
@@ -173,10 +184,12 @@ type written struct {
 	writes int64
 	took   time.Duration // until all was read
 	cpu    time.Duration
+	pauses []time.Duration
 }
 
-// plain is the limit of a broadcast.
-func (b *bench) plain(r *recorder, kind string, count int, req limit.WriteRequest) (done written, err error) {
+// plain is the limit of a broadcast; collect, if not 0, has it go on with
+// garbage collections so often.
+func (b *bench) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done written, err error) {
 	w, addr, err := b.limit(childWriter)
 	if err != nil {
 		return done, err
@@ -233,70 +246,16 @@ func (b *bench) plain(r *recorder, kind string, count int, req limit.WriteReques
 	if reply.Short > 0 && req.Every > 0 {
 		r.note("%d of %d plain writes found no room", reply.Short, reply.Writes)
 	}
-	return written{writes: reply.Writes, took: time.Since(begun), cpu: after - before}, nil
-}
-
-// pauses collects garbage under the broadcasts' load and notes how long the
-// world stood still for it.
-func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout) error {
-	const histogram = "go_sched_pauses_total_gc_seconds_bucket{le="
-	before, err := f.metrics(ctx)
-	if err != nil {
-		return err
-	}
-	until := min(pauseFor, b.duration)
-	done := make(chan error, 1)
-	go func() {
-		for begun := time.Now(); time.Since(begun) < until && ctx.Err() == nil; {
-			if err := f.collect(ctx); err != nil {
-				done <- err
-				return
-			}
+	done = written{writes: reply.Writes, took: time.Since(begun), cpu: after - before}
+	if collect > 0 {
+		req.Collect, req.Threads, req.Times = collect, runtime.NumCPU(), b.pauseTimes()
+		reply, err := ask(req)
+		if err != nil {
+			return done, err
 		}
-		done <- nil
-	}()
-	times := max(1, int(until.Seconds()*float64(b.broadcasts)))
-	_, err = f.broadcast(ctx, float64(b.broadcasts), times, drainPatience)
-	if err := errors.Join(err, <-done); err != nil {
-		return err
+		done.pauses = reply.Pauses
 	}
-	after, err := f.metrics(ctx)
-	if err != nil {
-		return err
-	}
-	counts := map[float64]float64{}
-	for name, n := range after {
-		if le, ok := strings.CutPrefix(name, histogram); ok {
-			if v, err := strconv.ParseFloat(strings.Trim(le, `"}`), 64); err == nil {
-				counts[v] = n - before[name]
-			}
-		}
-	}
-	if len(counts) > 0 {
-		r.add("GC pause, p99.9 (upper end of its bucket)", "ms", 1000*cumulated(counts, 0.999))
-		r.add("GC pause, p50 (upper end of its bucket)", "ms", 1000*cumulated(counts, 0.5))
-		return nil
-	}
-	// A binary without the histogram: the longest of its last 256 pauses.
-	r.add("GC pause, p99.9 (upper end of its bucket)", "ms", 1000*after[`go_gc_duration_seconds{quantile="1"}`])
-	r.note("this imgo has no go_sched_pauses_total_gc_seconds: the longest pause stands for the p99.9")
-	return nil
-}
-
-// cumulated is a quantile of a cumulative histogram: the least bound that
-// share q does not exceed.
-func cumulated(counts map[float64]float64, q float64) float64 {
-	total := 0.0
-	for _, n := range counts {
-		total = max(total, n)
-	}
-	least := math.Inf(1)
-	for bound, n := range counts {
-		if n >= q*total && bound < least {
-			least = bound
-		}
-	}
-	return least
+	return done, nil
 }
 
 // window is broadcast at 40/s where messages are held back to go in one write.
@@ -323,7 +282,7 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)})
+	plain, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)}, 0)
 	if err != nil {
 		return err
 	}
@@ -342,34 +301,40 @@ func (b *bench) windowed(r *recorder) (serverOptions, bool) {
 	return serverOptions{env: []string{"IMGO_COMET_FLUSH_INTERVAL=" + flushWindow.String()}}, true
 }
 
-// sizes measures whether a delivery costs more where there are more clients.
+// sizes measures whether a delivery costs more where there are more clients:
+// as many deliveries a second at each size, so that nothing else differs, and
+// plain writes to as many sockets beside them, from a thread a core: as many as
+// imgo has, since with one the clients are woken otherwise.
 func (b *bench) sizes(ctx context.Context, r *recorder) error {
-	var counts, costs []float64
+	var counts, costs, ratios []float64
 	for _, of := range []int{1_000, 5_000, 19_000} {
 		count := max(1, of*b.conns/10_000) // as they stand here with the default of --conns
-		cost, err := b.sizeOf(ctx, r, count)
+		cost, plain, err := b.sizeOf(ctx, r, count)
 		if err != nil {
 			return err
 		}
 		r.add(fmt.Sprintf("server CPU a delivery, %s connections", grouped(int64(of))), "µs", cost)
-		counts, costs = append(counts, float64(count)), append(costs, cost)
+		r.limit(fmt.Sprintf("plain write(2), CPU a delivery, %s connections", grouped(int64(of))), "µs", plain)
+		counts, costs, ratios = append(counts, float64(count)), append(costs, cost), append(ratios, ratio(cost, plain))
 	}
-	least, most := math.Inf(1), 0.0
-	for _, c := range costs {
-		least, most = min(least, c), max(most, c)
-	}
-	r.add("the dearest over the cheapest", "×", most/least)
+	r.add("the dearest over the cheapest", "×", ratio(slices.Max(costs), slices.Min(costs)))
+	r.add("the dearest over the cheapest, each over its limit", "×", ratio(slices.Max(ratios), slices.Min(ratios)))
 	r.line("CPU a delivery", "connections", "µs", counts, costs)
 	return nil
 }
 
-func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost float64, err error) {
+// sizeOf is what a delivery to count clients costs, and a plain write.
+func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limited float64, err error) {
 	f, err := b.fanout(ctx, load.TCP, count, serverOptions{})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	defer func() { err = errors.Join(err, f.stop()) }()
-	times := max(1, int(b.duration.Seconds()*float64(b.broadcasts)))
-	sp, err := b.measured(ctx, r, f, fmt.Sprintf("sizes-%d", count), float64(b.broadcasts), times, drainPatience)
-	return us(sp.cpu) / float64(max(sp.delivered, 1)), err
+	rate := sizesRate * float64(b.conns) / float64(count)
+	times := max(1, int(b.duration.Seconds()*rate))
+	sp, err := b.measured(ctx, r, f, fmt.Sprintf("sizes-%d", count), rate, times, drainPatience)
+	if err := errors.Join(err, f.stop()); err != nil {
+		return 0, 0, err
+	}
+	plain, err := b.plain(r, load.TCP, count, limit.WriteRequest{Times: times, Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1), Threads: runtime.NumCPU()}, 0)
+	return us(sp.cpu) / float64(max(sp.delivered, 1)), us(plain.cpu) / float64(max(plain.writes, 1)), err
 }

@@ -69,7 +69,7 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 func (b *bench) blast(r *recorder, threads, batch int) (perSecond float64, err error) {
 	times := 4
 	for {
-		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads})
+		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)
 		if err != nil {
 			return 0, err
 		}

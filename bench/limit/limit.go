@@ -65,13 +65,18 @@ type WriteRequest struct {
 	Payload []byte        `json:"payload,omitempty"`
 	// Threads share the sockets; 0 is 1.
 	Threads int `json:"threads,omitempty"`
+	// Collect: collect garbage so often meanwhile, there being none, and have
+	// goroutines in place of threads; 0: not at all.
+	Collect time.Duration `json:"collect,omitempty"`
 }
 
 // WriteReply answers it.
 type WriteReply struct {
-	Writes int64  `json:"writes"`
-	Short  int64  `json:"short"` // writes that the kernel did not take whole at once
-	Error  string `json:"error,omitempty"`
+	Writes int64 `json:"writes"`
+	Short  int64 `json:"short"` // writes that the kernel did not take whole at once
+	// Pauses are how long the world stood still for each collection.
+	Pauses []time.Duration `json:"pauses,omitempty"`
+	Error  string          `json:"error,omitempty"`
 }
 
 // Writer is the limit of a broadcast: threads that write the same bytes to
@@ -120,21 +125,59 @@ func Writer(dec *json.Decoder, enc *json.Encoder) error {
 func write(fds []int, req *WriteRequest) (sum WriteReply) {
 	threads := max(1, req.Threads)
 	replies := make([]WriteReply, threads)
+	pauses := func() []time.Duration { return nil }
+	if req.Collect > 0 {
+		pauses = collect(req.Collect)
+	}
 	var wg sync.WaitGroup
 	for i := range threads {
 		share := fds[len(fds)*i/threads : len(fds)*(i+1)/threads]
 		wg.Go(func() {
-			runtime.LockOSThread()
+			if req.Collect == 0 {
+				runtime.LockOSThread()
+			}
 			replies[i] = writeAll(share, req)
 		})
 	}
 	wg.Wait()
+	sum.Pauses = pauses()
 	for _, r := range replies {
 		sum.Writes += r.Writes
 		sum.Short += r.Short
 		sum.Error += r.Error
 	}
 	return sum
+}
+
+// collect collects garbage until end is called, which says how long each
+// collection had the world stand still, both times together.
+func collect(every time.Duration) (end func() []time.Duration) {
+	stop, done := make(chan struct{}), make(chan []time.Duration)
+	go func() {
+		var all []time.Duration
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		seen := m.NumGC
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+			case <-stop:
+				done <- all
+				return
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			for ; seen < m.NumGC; seen++ {
+				all = append(all, time.Duration(m.PauseNs[seen%uint32(len(m.PauseNs))]))
+			}
+		}
+	}()
+	return func() []time.Duration {
+		close(stop)
+		return <-done
+	}
 }
 
 func writeAll(fds []int, req *WriteRequest) (reply WriteReply) {

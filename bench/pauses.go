@@ -1,0 +1,124 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// pauseFor is how long garbage is collected again and again under load.
+	pauseFor = 3 * time.Second
+	// pauseRing is how many pauses Go remembers, and pauseLook after how many
+	// collections they are asked for.
+	pauseRing = 256
+	pauseLook = 64
+)
+
+// collections are what a server's Go says of its garbage collections.
+type collections struct {
+	count  int
+	recent []time.Duration // of the last pauseRing, the newest last
+}
+
+// since are the pauses after before, of which no more than the ring holds are
+// still known.
+func (c *collections) since(before int) []time.Duration {
+	return c.recent[len(c.recent)-min(c.count-before, len(c.recent)):]
+}
+
+// collections asks how many there were, and how long the world stood still for
+// each: both stops of a collection together, to the nanosecond, where the
+// metrics have a histogram with steps of ten times.
+func (s *server) collections(ctx context.Context) (c collections, err error) {
+	text, err := s.get(ctx, "/debug/pprof/heap?debug=1")
+	if err != nil {
+		return c, err
+	}
+	return parseCollections(string(text))
+}
+
+// parseCollections reads runtime.MemStats as net/http/pprof writes it.
+func parseCollections(text string) (c collections, err error) {
+	c.count = -1
+	var ring []time.Duration
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, "# NumGC = "); ok {
+			c.count, err = strconv.Atoi(strings.TrimSpace(v))
+		} else if v, ok := strings.CutPrefix(line, "# PauseNs = ["); ok {
+			for _, f := range strings.Fields(strings.TrimRight(v, "]\n")) {
+				n, e := strconv.ParseInt(f, 10, 64)
+				ring, err = append(ring, time.Duration(n)), errors.Join(err, e)
+			}
+		}
+	}
+	if err != nil || c.count < 0 || len(ring) != pauseRing {
+		return c, errors.Join(errors.New("the heap profile does not say how long collections paused"), err)
+	}
+	for n := max(0, c.count-pauseRing); n < c.count; n++ {
+		c.recent = append(c.recent, ring[n%pauseRing])
+	}
+	return c, nil
+}
+
+// pauseTimes is how many broadcasts there are while garbage is collected.
+func (b *bench) pauseTimes() int {
+	return max(1, int(min(pauseFor, b.duration).Seconds()*float64(b.broadcasts)))
+}
+
+// pauses collects garbage under the broadcasts' load and notes how long the
+// world stood still for it; every is how often that was.
+func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout) (every time.Duration, err error) {
+	before, err := f.collections(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var all []time.Duration
+	seen := before.count
+	look := func() error {
+		now, err := f.collections(ctx)
+		all, seen = append(all, now.since(seen)...), now.count
+		return err
+	}
+	until := min(pauseFor, b.duration)
+	done := make(chan error, 1)
+	go func() {
+		for begun, n := time.Now(), 1; time.Since(begun) < until && ctx.Err() == nil; n++ {
+			err := f.collect(ctx)
+			if err == nil && n%pauseLook == 0 {
+				err = look()
+			}
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- look()
+	}()
+	_, err = f.broadcast(ctx, float64(b.broadcasts), b.pauseTimes(), drainPatience)
+	if err := errors.Join(err, <-done); err != nil {
+		return 0, err
+	}
+	if len(all) == 0 {
+		return 0, errors.New("no garbage was collected")
+	}
+	r.pauses("GC pause", all, false)
+	return until / time.Duration(len(all)), nil
+}
+
+// pauses notes p50 and p99.9 of pauses, in any order.
+func (r *recorder) pauses(name string, all []time.Duration, limit bool) {
+	if len(all) == 0 {
+		return
+	}
+	slices.Sort(all)
+	at := func(q float64) float64 { return ms(all[int(math.Ceil(q*float64(len(all))))-1]) }
+	r.put(name+", p50", "ms", at(0.5), limit)
+	r.put(name+", p99.9", "ms", at(0.999), limit)
+}
