@@ -96,8 +96,9 @@ type Protocol struct {
 type Limits struct {
 	Connections           int      `toml:"connections" unit:"connections" min:"0" doc:"Connections to this node; more are refused (3005)."`
 	ConnectionsPerAddress int      `toml:"connections_per_address" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nraise it behind a proxy, which is one address."`
-	ConnectRate           float64  `toml:"connect_rate" unit:"connections a second" min:"0" doc:"How fast new clients are let in. One too many waits its turn, up to the handshake timeout,\nand is then sent away (3005)."`
+	ConnectRate           float64  `toml:"connect_rate" unit:"connections a second" min:"0" doc:"How fast new clients are let in. One too many waits its turn."`
 	ConnectBurst          int      `toml:"connect_burst" unit:"connections" min:"1" doc:"How far connect_rate may be exceeded for a moment."`
+	ConnectWait           Duration `toml:"connect_wait" unit:"duration" min:"1s" max:"10m" doc:"How long a client that authenticates may wait for its turn: for connect_rate, and while\nlogic or a router is slow or away. Then it is sent away (3005)."`
 	SessionsPerUser       int      `toml:"sessions_per_user" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
 	SessionsPolicy        string   `toml:"sessions_policy" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3003)."`
 	RoomsPerSession       int      `toml:"rooms_per_session" unit:"rooms" min:"1" max:"10000" doc:"Rooms that a session may be in at the same time."`
@@ -201,6 +202,7 @@ func Default() Config {
 			ConnectionsPerAddress: 20_000,
 			ConnectRate:           5_000,
 			ConnectBurst:          10_000,
+			ConnectWait:           Duration{30 * time.Second},
 			SessionsPerUser:       64,
 			SessionsPolicy:        "close_oldest",
 			RoomsPerSession:       32,

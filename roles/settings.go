@@ -62,7 +62,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout.Duration, p.Heartbeat.Duration, p.HeartbeatV1.Duration
 	c.MaxBody = int(p.MaxBody)
 	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
-	c.ConnectRate, c.ConnectBurst = unlimited(l.ConnectRate), l.ConnectBurst
+	c.ConnectRate, c.ConnectBurst, c.ConnectWait = unlimited(l.ConnectRate), l.ConnectBurst, l.ConnectWait.Duration
 	c.UpstreamRate, c.UpstreamBurst = unlimited(l.UpstreamRate), l.UpstreamBurst
 	c.MaxRooms, c.PendingBytes, c.WriteTimeout = l.RoomsPerSession, int(l.PendingBytes), l.SlowTimeout.Duration
 	c.SendBuffer = int(l.SendBuffer)

@@ -154,6 +154,9 @@ type Pollable interface {
 	TryWrite(frames [][]byte) (taken, left int, err error)
 	// TryWriteOne is TryWrite of one frame.
 	TryWriteOne(frame []byte) (taken, left int, err error)
+	// Gone says whether the peer has ended the stream and left nothing behind
+	// that is to be read. Only whoever reads may call it; it is a system call.
+	Gone() bool
 	// Release is the last call, once nothing is read or written any more: it
 	// closes the connection if nobody has, gives the client a moment to take
 	// note, and frees it. It may take as long as the listener's Linger.

@@ -142,7 +142,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
 	var err error
-	if c.metrics, err = newMetrics(reg, c.table.pendingBytes, c.acks.queued, c.detaches.queued); err != nil {
+	if c.metrics, err = newMetrics(reg, c.table.pendingBytes, c.acks.queued, c.detaches.queued, c.admission.waiting); err != nil {
 		return nil, err
 	}
 	if err := c.listen(); err != nil {

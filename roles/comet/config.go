@@ -81,11 +81,14 @@ type Config struct {
 	// and lets a carrier's or a company's NAT be; negative: no bound.
 	MaxConnsPerIP int
 	// ConnectRate is how many sessions a second are authenticated, with bursts
-	// of ConnectBurst. One that is over waits its turn, up to
-	// HandshakeTimeout; then it is closed with 3005 and comes back later.
-	// Defaults 5,000 and 10,000; negative: no bound.
+	// of ConnectBurst. One that is over waits its turn. Defaults 5,000 and
+	// 10,000; negative: no bound.
 	ConnectRate  float64
 	ConnectBurst int
+	// ConnectWait is how long a client with a complete auth packet may wait for
+	// the connect rate and for logic; then it is closed with 3005 and comes back
+	// later. Default 30 s.
+	ConnectWait time.Duration
 	// UpstreamRate is how many packets a second a session may send, with
 	// bursts of UpstreamBurst. One that is over is not closed: comet reads
 	// from it no faster than that, so that its own socket slows it down.
@@ -180,6 +183,7 @@ func DefaultConfig() Config {
 		MaxConnsPerIP:    20_000,
 		ConnectRate:      5_000,
 		ConnectBurst:     10_000,
+		ConnectWait:      30 * time.Second,
 		UpstreamRate:     500,
 		UpstreamBurst:    1_000,
 		AckInterval:      50 * time.Millisecond,
@@ -212,6 +216,7 @@ func (cfg *Config) fill() {
 	orDefault(&cfg.MaxConnsPerIP, d.MaxConnsPerIP)
 	orDefault(&cfg.ConnectRate, d.ConnectRate)
 	orDefault(&cfg.ConnectBurst, max(1, int(2*cfg.ConnectRate)))
+	orDefault(&cfg.ConnectWait, d.ConnectWait)
 	orDefault(&cfg.UpstreamRate, d.UpstreamRate)
 	orDefault(&cfg.UpstreamBurst, max(1, int(2*cfg.UpstreamRate)))
 	orDefault(&cfg.AckInterval, d.AckInterval)
@@ -246,6 +251,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	positive("HandshakeTimeout", float64(cfg.HandshakeTimeout))
+	positive("ConnectWait", float64(cfg.ConnectWait))
 	positive("Heartbeat", float64(cfg.Heartbeat))
 	positive("HeartbeatV1", float64(cfg.HeartbeatV1))
 	positive("MaxBody", float64(cfg.MaxBody))

@@ -24,6 +24,7 @@ func (c *Comet) drain() {
 	c.phase = phaseStopping
 	c.mu.Unlock()
 	c.handshakes.Stop()
+	c.admission.shut()
 
 	gone := make(chan struct{})
 	var sessions []*session

@@ -14,6 +14,7 @@ const (
 	refusedFull      = "max_connections"
 	refusedAddress   = "max_per_address"
 	refusedRate      = "connect_rate"
+	refusedWait      = "connect_wait"
 	refusedStopping  = "stopping"
 	refusedFirst     = "first_packet" // not auth, or not a packet
 	refusedTimeout   = "handshake_timeout"

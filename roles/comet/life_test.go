@@ -111,7 +111,7 @@ func TestAuthRefused(t *testing.T) {
 			text    bool
 		}{{1, false}, {2, false}, {1, true}, {2, true}} {
 			logic := &fakeLogic{connect: func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, test.err }}
-			s := start(t, logic, nil)
+			s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 20 * time.Millisecond })
 			c := s.dialPipe(pipe.Options{Text: o.text})
 			c.send(o.version, transport.OpAuth, 1, `"x"`)
 			p := c.receive()

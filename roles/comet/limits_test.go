@@ -82,7 +82,7 @@ func TestUpgradesAreLimited(t *testing.T) {
 // wait would be too long.
 func TestConnectRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.ConnectRate, cfg.ConnectBurst = 2, 3 })
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.ConnectRate, cfg.ConnectBurst, cfg.ConnectWait = 2, 3, 5*time.Second })
 		clients := make([]*client, 20)
 		for i := range clients {
 			clients[i] = s.dialPipe(pipe.Options{})

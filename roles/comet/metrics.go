@@ -75,7 +75,7 @@ type metrics struct {
 	denied     atomic.Int64
 }
 
-func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue, waiting func() float64) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
 	}
@@ -137,6 +137,7 @@ func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue f
 		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", loaded(&m.writers)),
 		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),
 		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
+		gaugeFunc("waiting_clients", "Clients with a complete auth packet that wait for their turn.", waiting),
 		gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue),
 	} {
 		if err := reg.Register(c); err != nil {

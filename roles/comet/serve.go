@@ -176,7 +176,7 @@ func (g *guest) knock(p transport.Packet) {
 		v.done = make(chan struct{})
 	}
 	if !c.admission.add(v) {
-		c.refuseRate(v)
+		c.refuseWaiting(v)
 		c.over(g.conn)
 		return
 	}
@@ -191,29 +191,37 @@ func (g *guest) knock(p transport.Packet) {
 	v.session.read()
 }
 
-// refuseRate is for a client whose turn would come too late.
-func (c *Comet) refuseRate(v *arrival) {
-	c.refuse(v.conn, v.packet, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
+// refuseWaiting is for a client whose turn does not come, or would come too late.
+func (c *Comet) refuseWaiting(v *arrival) {
+	switch {
+	case c.stopping():
+		c.refuse(v.conn, v.packet, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+	case v.over:
+		c.refuse(v.conn, v.packet, refusedWait, envelope.CloseOverload, "the server could not take the connection in time")
+	default:
+		c.refuse(v.conn, v.packet, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
+	}
 }
 
-// authenticate makes a session of an arrival; nil: it was refused before there
-// was one. It goes deep, which is why it is left to the admission's goroutines:
-// their stacks have grown. ctx bounds the call of logic.
-func (c *Comet) authenticate(ctx context.Context, v *arrival) *session {
-	auth, err := parseAuth(v.packet.Body, c.cfg.MaxRooms)
-	if err != nil {
+// authenticate makes a session of an arrival, which is to connect; nil: it was
+// refused before there was one. It goes deep, which is why it is left to the
+// admission's goroutines: their stacks have grown.
+func (c *Comet) authenticate(v *arrival) *session {
+	var err error
+	if v.auth, err = parseAuth(v.packet.Body, c.cfg.MaxRooms); err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
 		c.refuse(v.conn, v.packet, refusedAuthBody, envelope.CloseBadPacket, err.Error())
 		return nil
 	}
-	s := c.newSession(v.conn, v.packet, &auth)
+	s := c.newSession(v.conn, v.packet, &v.auth)
 	if poll, ok := v.conn.(transport.Pollable); ok {
 		poll.Attach(s)
 	}
 	// First the table, then logic: what router sends from the moment that it
 	// knows the session finds it.
 	c.table.insert(s)
-	s.connect(ctx, v.packet.Seq, &auth, v.started)
+	// From here on the sweep sees to it that the client does not fall silent.
+	_ = s.conn.SetReadDeadline(time.Time{})
 	return s
 }
 
@@ -300,29 +308,44 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 }
 
 // connect asks logic who the client is, and makes the session live or closes it.
-func (s *session) connect(ctx context.Context, seq int32, auth *authBody, started time.Time) {
-	c := s.comet
-	// From here on the sweep sees to it that the client does not fall silent.
-	_ = s.conn.SetReadDeadline(time.Time{})
+// ctx bounds the question; an error is that logic could not say.
+func (s *session) connect(ctx context.Context, v *arrival) error {
+	c, auth := s.comet, &v.auth
+	s.mu.Lock()
+	waits := s.state == stateConnecting
+	s.mu.Unlock()
+	if !waits { // it was closed while it waited for another turn
+		return nil
+	}
 	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{
 		Comet: c.cfg.Name, Session: s.id, Token: auth.token, Mid: auth.mid, Device: auth.device,
 		Key: auth.key, Platform: auth.platform, Address: remoteString(s.conn),
 		Generation: s.gen.String(), Transport: s.conn.Network(),
 		Accepts: auth.accepts, Rooms: auth.rooms,
 	})
-	if err != nil {
+	switch {
+	case passing(err) && c.calls.Err() == nil:
+		c.metrics.callErrors.WithLabelValues("connect").Inc()
+		return err
+	case err != nil:
 		code, reason := refusal(err)
-		c.metrics.connects.WithLabelValues("refused").Observe(time.Since(started).Seconds())
 		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
 		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(s.conn)).Int32("code", int32(code)).Msg("client refused")
 		if code == envelope.CloseOverload {
 			c.metrics.callErrors.WithLabelValues("connect").Inc()
 		}
-		s.close(code, reason)
-		return
+		s.refused(v.started, code, reason)
+		return nil
 	}
-	c.metrics.connected.Observe(time.Since(started).Seconds())
-	s.activate(seq, auth.rooms, reply)
+	c.metrics.connected.Observe(time.Since(v.started).Seconds())
+	s.activate(v.packet.Seq, auth.rooms, reply)
+	return nil
+}
+
+// refused closes a session that does not become live.
+func (s *session) refused(started time.Time, code envelope.CloseCode, reason string) {
+	s.comet.metrics.connects.WithLabelValues("refused").Observe(time.Since(started).Seconds())
+	s.close(code, reason)
 }
 
 // refusal is what a client is told about an error of logic.Connect. What is

@@ -269,6 +269,22 @@ func (p *Polled) stopTimer() {
 	}
 }
 
+// Gone is Pollable's.
+func (p *Polled) Gone() bool {
+	if len(p.Buffered()) > 0 {
+		return false
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(int(p.fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case err == nil:
+		return n == 0
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return false
+	}
+	return true
+}
+
 // Unacked is Socket's.
 func (p *Polled) Unacked() (int64, bool) {
 	p.mu.Lock()

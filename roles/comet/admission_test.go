@@ -1,0 +1,217 @@
+package comet_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+// knock has n clients send their auth packets, one after the other.
+func (s *server) knock(n int) []*client {
+	s.t.Helper()
+	clients := make([]*client, n)
+	for i := range clients {
+		clients[i] = s.dialPipe(pipe.Options{})
+		clients[i].send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":"u%04d"}`, i))
+		synctest.Wait() // it has come before the next one is sent
+	}
+	return clients
+}
+
+// TestAdmissionOrder: who waits is let in in the order in which they came, and
+// not refused although the handshake timeout is shorter than the wait.
+func TestAdmissionOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logic := &fakeLogic{}
+		s := start(t, logic, func(cfg *comet.Config) {
+			cfg.ConnectRate, cfg.ConnectBurst, cfg.HandshakeTimeout = 10, 1, time.Second
+		})
+		s.knock(200)
+		time.Sleep(20 * time.Second)
+		if n := s.Sessions(); n != 200 {
+			t.Fatalf("%d sessions, want 200", n)
+		}
+		for i := range 200 {
+			if got, want := logic.connected(i).Token, fmt.Sprintf("u%04d", i); got != want {
+				t.Fatalf("the %d-th to be let in was %s", i, got)
+			}
+		}
+	})
+}
+
+// TestAdmissionLogicAway: while no logic answers clients wait, one is asked
+// about now and then, and all are let in when one is back.
+func TestAdmissionLogicAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var away atomic.Bool
+		var asked atomic.Int64
+		away.Store(true)
+		logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			asked.Add(1)
+			time.Sleep(10 * time.Millisecond)
+			if away.Load() {
+				return nil, envelope.ErrUnavailable
+			}
+			return admit(r)
+		}}
+		s := start(t, logic, nil)
+		s.knock(1000)
+		time.Sleep(20 * time.Second)
+		// 64 are asked about at first, then one at a time, at the latest a second apart.
+		if n := asked.Load(); n < 64+15 || n > 250 {
+			t.Errorf("logic was asked %d times in 20 s without an answer", n)
+		}
+		away.Store(false)
+		time.Sleep(3 * time.Second)
+		if n := s.Sessions(); n != 1000 {
+			t.Errorf("%d sessions after logic was back, want 1,000", n)
+		}
+		if n := s.metric("imgo_comet_refused_total"); n != 0 {
+			t.Errorf("%v were refused", n)
+		}
+	})
+}
+
+// TestAdmissionBound: nobody waits for longer than ConnectWait, whether logic
+// refuses to answer or hangs.
+func TestAdmissionBound(t *testing.T) {
+	for name, connect := range map[string]func(*envelope.ConnectRequest) (*envelope.ConnectReply, error){
+		"fails": func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, envelope.ErrUnavailable },
+		"hangs": func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			time.Sleep(5 * time.Second) // comet's deadline
+			return nil, envelope.ErrUnavailable
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, &fakeLogic{connect: connect}, func(cfg *comet.Config) { cfg.ConnectWait = 12 * time.Second })
+				clients := s.knock(300)
+				time.Sleep(11900 * time.Millisecond)
+				if n := s.metric("imgo_comet_refused_total"); n != 0 {
+					t.Errorf("%v were refused before", n)
+				}
+				time.Sleep(6 * time.Second) // a question that is under way is waited for
+				for _, c := range clients {
+					c.closedWith(envelope.CloseOverload)
+				}
+				if n := s.metric("imgo_comet_refused_total", "reason=connect_wait"); n != 300 {
+					t.Errorf("%v were refused for having waited, want 300", n)
+				}
+			})
+		})
+	}
+}
+
+// TestAdmissionPace: of a logic that answers late fewer are asked at a time.
+func TestAdmissionPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var under, most int
+		logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			mu.Lock()
+			under++
+			most = max(most, under)
+			mu.Unlock()
+			time.Sleep(2 * time.Second) // more than a fifth of the call's time
+			mu.Lock()
+			under--
+			mu.Unlock()
+			return admit(r)
+		}}
+		s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 5 * time.Minute })
+		s.knock(1000)
+		time.Sleep(19 * time.Second)
+		mu.Lock()
+		first := most
+		most = 0
+		mu.Unlock()
+		if first != 64 {
+			t.Errorf("at most %d were asked about at first, want 64", first)
+		}
+		time.Sleep(10 * time.Second)
+		mu.Lock()
+		later := most
+		mu.Unlock()
+		if later > 16 || later < 10 {
+			t.Errorf("at most %d were asked about once it was known to be slow, want 16", later)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := s.Sessions(); n != 1000 {
+			t.Errorf("%d sessions, want 1,000", n)
+		}
+	})
+}
+
+// TestAdmissionStop: a comet that stops turns who waits away at once.
+func TestAdmissionStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+			time.Sleep(100 * time.Millisecond)
+			return nil, envelope.ErrUnavailable
+		}}, nil)
+		clients := s.knock(200)
+		time.Sleep(time.Second)
+		began := time.Now()
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		for _, c := range clients {
+			c.closedWith(envelope.CloseShutdown)
+		}
+	})
+}
+
+// TestAdmissionLeft: of a client that left while it waited logic is not asked.
+func TestAdmissionLeft(t *testing.T) {
+	if *goroutines {
+		t.Skip("only epoll's connections tell without being read")
+	}
+	logic := &fakeLogic{}
+	s := start(t, logic, func(cfg *comet.Config) {
+		listening(cfg)
+		cfg.ConnectRate, cfg.ConnectBurst = 4, 1
+	})
+	sent := 0
+	for _, test := range []struct {
+		name string
+		dial func() *client
+	}{{"tcp", s.dialTCP}, {"ws", func() *client { return s.dialWS(false) }}} {
+		first, second, third := test.dial(), test.dial(), test.dial()
+		for i, c := range []*client{first, second, third} {
+			c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":"%s%d"}`, test.name, i))
+			sent++
+			eventually(t, "the packet has come", func() bool {
+				return s.metric("imgo_comet_packets_total", "op=auth") == float64(sent)
+			})
+			if c == second {
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if p := third.receive(); p.Op != transport.OpAuthReply {
+			t.Fatalf("the third got op %d", p.Op)
+		}
+	}
+	logic.mu.Lock()
+	defer logic.mu.Unlock()
+	for _, r := range logic.connects {
+		if r.Token[len(r.Token)-1] == '1' {
+			t.Errorf("logic was asked about %s", r.Token)
+		}
+	}
+	if len(logic.connects) != 4 {
+		t.Errorf("logic was asked about %d clients, want 4", len(logic.connects))
+	}
+}
