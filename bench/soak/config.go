@@ -13,6 +13,10 @@ type Config struct {
 	// Seed is of every choice that is made; the moments depend on the machine.
 	Seed uint64
 
+	// Goroutines has each connection of the server have a goroutine, where epoll
+	// could wait for it.
+	Goroutines bool
+
 	Callers int // that push at the same time
 	Users   int // with two devices each, all of them known before the first push
 	Rooms   int // of 10 users each

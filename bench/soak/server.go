@@ -43,6 +43,7 @@ func Build(ctx context.Context, dir string, race bool) (string, error) {
 // start, kill, stop and exited are for one goroutine; the rest for any.
 type server struct {
 	binary, dir   string
+	goroutines    bool   // for connections, not epoll
 	tcp, ws, http string // host:port
 
 	cmd    *exec.Cmd
@@ -53,17 +54,17 @@ type server struct {
 	run atomic.Int64
 }
 
-func newServer(ctx context.Context, binary, dir string, rng *rand.Rand) (*server, error) {
+func newServer(ctx context.Context, cfg Config, rng *rand.Rand) (*server, error) {
 	ports, err := freePorts(ctx, rng, 3)
 	if err != nil {
 		return nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "server.log"))
+	log, err := os.Create(filepath.Join(cfg.Dir, "server.log"))
 	if err != nil {
 		return nil, fmt.Errorf("make the server's log: %w", err)
 	}
 	return &server{
-		binary: binary, dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], log: log,
+		binary: cfg.Binary, dir: cfg.Dir, goroutines: cfg.Goroutines, tcp: ports[0], ws: ports[1], http: ports[2], log: log,
 		client: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}, nil
 }
@@ -96,7 +97,8 @@ func (s *server) start() error {
 		// No limit may drop what the judge then calls lost.
 		"--kept-mailbox-length", "1000000",
 		// A slow client is behind sooner than it would be.
-		"--limits-pending-bytes", "64KiB")
+		"--limits-pending-bytes", "64KiB",
+		fmt.Sprintf("--comet-epoll=%t", !s.goroutines))
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "IMGO_") {

@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Limit, fmt.Errorf("it was not done within %s", cfg.Limit))
 	defer cancel()
 	rng := rand.New(rand.NewPCG(cfg.Seed, 0))
-	server, err := newServer(ctx, cfg.Binary, cfg.Dir, rng)
+	server, err := newServer(ctx, cfg, rng)
 	if err != nil {
 		return &Report{}, fmt.Errorf("soak: %w", err)
 	}

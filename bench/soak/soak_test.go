@@ -84,14 +84,27 @@ func prepare(t *testing.T, cfg soak.Config) soak.Config {
 
 // TestSoak kills the server again and again under load: nothing that was
 // accepted is lost, nothing comes twice, all is in order. SOAK=1 (`make soak`)
-// makes it the whole run, SOAK_KILLS asks for another number of kills.
+// makes it the whole run, SOAK_KILLS asks for another number of kills. It runs
+// once where epoll waits for clients, and once where goroutines do.
 func TestSoak(t *testing.T) {
-	cfg := soak.Full()
 	if !full() {
 		t.Parallel()
-		cfg = soak.Short()
 	}
-	cfg = prepare(t, cfg)
+	for name, goroutines := range map[string]bool{"epoll": false, "goroutines": true} {
+		t.Run(name, func(t *testing.T) {
+			cfg := soak.Full()
+			if !full() {
+				t.Parallel()
+				cfg = soak.Short()
+			}
+			cfg.Goroutines = goroutines
+			run(t, prepare(t, cfg))
+		})
+	}
+}
+
+func run(t *testing.T, cfg soak.Config) {
+	t.Helper()
 	if kills := number(t, "SOAK_KILLS", 0); kills > 0 {
 		cfg.Limit = cfg.Limit * time.Duration(max(int(kills), cfg.Kills)) / time.Duration(cfg.Kills)
 		cfg.Terms = cfg.Terms * int(kills) / cfg.Kills

@@ -136,7 +136,7 @@ type Config struct {
 	CloseExpired bool
 
 	// Goroutines gives every connection a goroutine, also where epoll could wait
-	// for it. It is for tests and is never set from a configuration.
+	// for it.
 	Goroutines bool
 
 	// Without leaves rules of the delivery design out. It is for tests that

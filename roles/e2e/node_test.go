@@ -38,6 +38,7 @@ func settings(t *testing.T) roles.Config {
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Auth.Mode = "none"
+	cfg.Comet.Epoll = !*goroutines
 	return cfg
 }
 

@@ -87,8 +87,7 @@ type Config struct {
 	// Inline says that Run's handle waits for nothing where the connection is a
 	// Pollable: it is called there by a goroutine that all connections share.
 	Inline bool
-	// Goroutines leaves epoll unused where it could be used. It is for tests of
-	// the other way.
+	// Goroutines leaves epoll unused where it could be used.
 	Goroutines bool
 	Log        zerolog.Logger
 }
