@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"imgo/envelope"
@@ -230,29 +231,31 @@ func (j *Job) resolve(ctx context.Context, partition int32, req *envelope.Resolv
 	}
 	ctx, cancel := context.WithTimeout(ctx, j.cfg.ResolveTimeout)
 	defer cancel()
-	answered := make(chan struct{})
-	watched := make(chan struct{})
-	timer := time.NewTimer(ownerCheck)
-	go func() {
-		defer close(watched)
-		defer timer.Stop()
-		for {
-			select {
-			case <-answered:
-				return
-			case <-timer.C:
-			}
-			if now, err := j.d.Owners.Owner(partition); err != nil || now != owner {
-				cancel()
-				return
-			}
-			timer.Reset(ownerCheck)
+	// Most answers come before the first look: no goroutine until then.
+	var mu sync.Mutex
+	var timer *time.Timer
+	answered := false
+	mu.Lock()
+	timer = time.AfterFunc(ownerCheck, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if answered {
+			return
 		}
+		if now, err := j.d.Owners.Owner(partition); err != nil || now != owner {
+			cancel()
+			return
+		}
+		timer.Reset(ownerCheck)
+	})
+	mu.Unlock()
+	defer func() {
+		mu.Lock() // waits for a look that is under way
+		defer mu.Unlock()
+		answered = true
+		timer.Stop()
 	}()
-	reply, err := owner.Resolve(ctx, req)
-	close(answered)
-	<-watched
-	return reply, err
+	return owner.Resolve(ctx, req)
 }
 
 // carryLive tells comets what is on the live topic.

@@ -166,7 +166,7 @@ func (l *Logic) begin(ctx context.Context) (opCtx context.Context, end func(), e
 	if by, ok := ctx.Deadline(); ok && time.Until(by) <= l.cfg.CallTimeout {
 		return ctx, l.inflight.Done, nil // bounded as it is, and a context fewer
 	}
-	opCtx, cancel := context.WithTimeout(ctx, l.cfg.CallTimeout)
+	opCtx, cancel := Within(ctx, l.cfg.CallTimeout)
 	return opCtx, func() { cancel(); l.inflight.Done() }, nil
 }
 

@@ -91,7 +91,7 @@ func (l *Logic) lookupKept(ctx context.Context, users []string, key string) (map
 	if key != "" {
 		return l.lookup(ctx, users, key, false)
 	}
-	short, cancel := context.WithTimeout(ctx, l.cfg.LookupTimeout)
+	short, cancel := Within(ctx, l.cfg.LookupTimeout)
 	defer cancel()
 	found, err := l.lookup(short, users, "", false)
 	if err != nil {

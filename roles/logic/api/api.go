@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
+
+	"imgo/roles/logic"
 )
 
 // Config is what the API's operator sets. A zero field has the default that
@@ -257,7 +258,7 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		rt.form.wrongMethod(c, rt)
 		return
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, a.cfg.Timeout)
+	ctx, cancel := logic.Within(c.ctx, a.cfg.Timeout)
 	defer cancel()
 	c.ctx = ctx
 	if err := h(c); err != nil {
