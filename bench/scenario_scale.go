@@ -119,14 +119,14 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	// An address of its own: from it no connection goes out, so that none takes
 	// a port before the node does, and each comet can have 20,000 clients.
 	host := fmt.Sprintf("127.1.0.%d", 1+len(c.nodes))
-	ports, err := freePorts(host, 2)
+	ports, err := freePorts(host, 5)
 	if err != nil {
 		return nil, err
 	}
 	if c.join == "" {
 		c.join = ports[0]
 	}
-	o := serverOptions{host: host, env: []string{
+	o := serverOptions{host: host, ports: ports[2:], env: []string{
 		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.b.kafka,
 		"IMGO_KAFKA_PREFIX=" + c.prefix, "IMGO_GOSSIP=" + ports[0], "IMGO_RPC=" + ports[1],
 	}}

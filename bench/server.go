@@ -62,6 +62,8 @@ type serverOptions struct {
 	env []string // IMGO_SECTION_KEY=value
 	// host is where it listens, an address of loopback; empty: 127.0.0.1.
 	host string
+	// ports are three of host that were found free already; nil: none were.
+	ports []string
 }
 
 // exec starts imgo in an empty directory and does not wait for it.
@@ -73,9 +75,11 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 	if o.host == "" {
 		o.host = "127.0.0.1"
 	}
-	ports, err := freePorts(o.host, 3)
-	if err != nil {
-		return nil, err
+	ports := o.ports
+	if ports == nil {
+		if ports, err = freePorts(o.host, 3); err != nil {
+			return nil, err
+		}
 	}
 	s := &server{dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], exited: make(chan struct{})}
 	// Settings of whoever runs the bench must not reach what it measures.

@@ -35,6 +35,7 @@ func TestPatience(t *testing.T) {
 		}
 		want := func(what string, c *timed, after ...time.Duration) {
 			t.Helper()
+			synctest.Wait() // a timer's goroutine may not be at its end
 			if len(c.after) != len(after) || len(after) == 1 && c.after[0] != after[0] {
 				t.Errorf("%s: deadlines passed after %v, want %v", what, c.after, after)
 			}

@@ -41,7 +41,8 @@ func TestResumeAndCompaction(t *testing.T) {
 	again := start(t, fast(), p, db)
 	again.ready(t)
 	check(again)
-	if began := p.began(); began[len(began)-1] != end {
+	// Of 31 changes it has all; a mark may have come behind them as it stopped.
+	if began := p.began(); began[len(began)-1] < 31 || began[len(began)-1] > end {
 		t.Errorf("it follows from %d, the end was %d", began[len(began)-1], end)
 	}
 	again.stop()
