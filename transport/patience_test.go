@@ -45,8 +45,10 @@ func TestPatience(t *testing.T) {
 		b, c, d := begin(), begin(), begin()
 		time.Sleep(time.Second)
 		e := begin()
-		if p.End(&c.turn) || p.End(&c.turn) || p.End(&e.turn) {
-			t.Error("who is in time is told that it is over")
+		for _, in := range []*timed{c, c, e} {
+			if p.End(&in.turn) {
+				t.Error("who is in time is told that it is over")
+			}
 		}
 		time.Sleep(10 * time.Second)
 		want("the first", a, timeout)
