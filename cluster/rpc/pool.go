@@ -159,7 +159,7 @@ func (p *Pool) close(peer *Peer) {
 		if err := conn.Close(); err != nil {
 			p.log.Warn().Err(err).Str("node", peer.addr).Msg("connection to another node not closed cleanly")
 		}
-		peer.together.wg.Wait()
+		peer.together.end()
 	})
 }
 

@@ -55,9 +55,16 @@ type together struct {
 	running bool
 	singly  time.Time // until when the node is called singly
 	last    uint64
-	queue   []*envelope.Call         // to be sent; bounded by the callers, who wait
-	waiting map[uint64]chan<- answer // by the call's id
-	some    chan struct{}            // something is in queue
+	queue   []*envelope.Call   // to be sent; bounded by the callers, who wait
+	waiting map[uint64]*waiter // by the call's id
+	some    chan struct{}      // something is in queue
+	closed  bool
+}
+
+// waiter is who waits for a call's answer, for which got has room.
+type waiter struct {
+	got  chan answer
+	sent bool
 }
 
 // answer is what became of a call.
@@ -66,7 +73,7 @@ type answer struct {
 	err error // there is no Answer
 }
 
-// call makes one call of the n that wait.
+// call makes one call.
 func (t *together) call(ctx context.Context, conn *grpc.ClientConn, method string, generation uint16, req, rep message) error {
 	call := &envelope.Call{Method: method, Generation: uint32(generation), Request: make([]byte, req.SizeVT())}
 	if _, err := req.MarshalToSizedBufferVT(call.Request); err != nil {
@@ -78,17 +85,17 @@ func (t *together) call(ctx context.Context, conn *grpc.ClientConn, method strin
 	if deadline, ok := ctx.Deadline(); ok {
 		call.TimeoutUs = uint64(max(time.Until(deadline).Microseconds(), 1))
 	}
-	got := make(chan answer, 1)
-	if !t.add(conn, call, got) {
+	w := &waiter{got: make(chan answer, 1)}
+	if !t.add(conn, call, w) {
 		return errSingly
 	}
 	select {
-	case a := <-got:
+	case a := <-w.got:
 		return t.settle(ctx, method, a, rep)
 	case <-ctx.Done():
 	}
-	if !t.forget(call) {
-		return t.settle(ctx, method, <-got, rep) // it came in this moment
+	if !t.forget(call, w) {
+		return t.settle(ctx, method, <-w.got, rep) // it came in this moment
 	}
 	return fromStatus(ctx, t.peer.addr, method, status.FromContextError(ctx.Err()).Err())
 }
@@ -114,9 +121,12 @@ func (t *together) settle(ctx context.Context, method string, a answer, rep mess
 }
 
 // add queues a call; false: the node is to be called singly.
-func (t *together) add(conn *grpc.ClientConn, call *envelope.Call, got chan<- answer) bool {
+func (t *together) add(conn *grpc.ClientConn, call *envelope.Call, w *waiter) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return false // gRPC says why
+	}
 	if !t.singly.IsZero() {
 		if time.Now().Before(t.singly) {
 			return false
@@ -127,10 +137,10 @@ func (t *together) add(conn *grpc.ClientConn, call *envelope.Call, got chan<- an
 	call.Id = t.last
 	if !t.running {
 		t.running = true
-		t.waiting, t.some = make(map[uint64]chan<- answer), make(chan struct{}, 1)
+		t.waiting, t.some = make(map[uint64]*waiter), make(chan struct{}, 1)
 		t.wg.Go(func() { t.run(conn, t.some) })
 	}
-	t.waiting[call.Id] = got
+	t.waiting[call.Id] = w
 	t.queue = append(t.queue, call)
 	wake(t.some)
 	return true
@@ -144,15 +154,27 @@ func wake(c chan<- struct{}) {
 	}
 }
 
+// end waits for the goroutines, once the connection is closed.
+func (t *together) end() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.wg.Wait()
+}
+
 // forget gives a call up, so that the node does no work for nobody; false: its
 // answer is there.
-func (t *together) forget(call *envelope.Call) bool {
+func (t *together) forget(call *envelope.Call, w *waiter) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.waiting[call.Id]; !ok {
 		return false
 	}
 	delete(t.waiting, call.Id)
+	if !w.sent {
+		call.Request = nil // what is left of it in queue is not sent
+		return true
+	}
 	t.queue = append(t.queue, &envelope.Call{Id: call.Id, Gone: true})
 	wake(t.some)
 	return true
@@ -169,7 +191,11 @@ func (t *together) take() *envelope.Calls {
 		c := t.queue[n]
 		t.queue[n] = nil
 		n++
-		if _, ok := t.waiting[c.Id]; ok || c.Gone {
+		w := t.waiting[c.Id]
+		if w != nil {
+			w.sent = true
+		}
+		if w != nil || c.Gone {
 			calls = append(calls, c)
 			size += len(c.Request)
 		}
@@ -225,9 +251,9 @@ func (t *together) deliver(answers *envelope.Answers) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, a := range answers.Answers {
-		if got, ok := t.waiting[a.Id]; ok {
+		if w, ok := t.waiting[a.Id]; ok {
 			delete(t.waiting, a.Id)
-			got <- answer{Answer: a} // there is room
+			w.got <- answer{Answer: a}
 		}
 	}
 }
@@ -242,8 +268,8 @@ func (t *together) broke(err error) {
 	} else if errors.Is(err, io.EOF) || ok && st.Code() == codes.Canceled {
 		err = status.Error(codes.Unavailable, "the node ended the stream of calls")
 	}
-	for _, got := range t.waiting {
-		got <- answer{err: err}
+	for _, w := range t.waiting {
+		w.got <- answer{err: err}
 	}
 	t.running, t.waiting, t.queue = false, nil, nil
 }
