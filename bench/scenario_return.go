@@ -79,9 +79,10 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 		seconds = append(seconds, float64(i+1))
 	}
 	r.also("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
-	// The first second begins with nobody, the last ends with nobody left.
-	if len(rates) > 2 {
-		rates = slices.Sorted(slices.Values(rates[1 : len(rates)-1]))
+	// In the first seconds sockets are made, and the last ends with nobody left.
+	first := slices.IndexFunc(rates, func(in float64) bool { return in >= 0.01*n }) + 1
+	if first > 0 && len(rates)-1 > first {
+		rates = slices.Sorted(slices.Values(rates[first : len(rates)-1]))
 		r.add("all come back: let in a second, the least", "1/s", rates[0])
 		r.add("all come back: let in a second, the middle", "1/s", rates[len(rates)/2])
 		r.add("all come back: let in a second, the most", "1/s", rates[len(rates)-1])
