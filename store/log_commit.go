@@ -115,7 +115,9 @@ func (l *Log) commitAll(reqs []*request) error {
 }
 
 // flush commits the batch, shows its entries to readers and answers the
-// requests that are complete with it.
+// requests that are complete with it. Readers are woken last: whoever is woken
+// last goes on first, on this processor, and the delivery is what is waited
+// for; the answers are another processor's to take, if there is one that rests.
 func (l *Log) flush() error {
 	b := l.batch
 	err := l.commit(b)
@@ -128,7 +130,6 @@ func (l *Log) flush() error {
 			for _, e := range b.fresh[p] {
 				t.push(e)
 			}
-			t.signal()
 			t.mu.Unlock()
 		}
 	}
@@ -138,6 +139,14 @@ func (l *Log) flush() error {
 		}
 		if s.r.left--; s.r.left == 0 {
 			l.finish(s.r)
+		}
+	}
+	if err == nil {
+		for _, p := range b.touched {
+			t := &l.parts[p]
+			t.mu.Lock()
+			t.signal()
+			t.mu.Unlock()
 		}
 	}
 	b.reset(err != nil)

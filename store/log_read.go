@@ -40,6 +40,21 @@ func (l *Log) Read(ctx context.Context, partition int32, from int64, maxBytes in
 	return entries, nil
 }
 
+// Recent is Read of what is in memory: it never waits, and returns nothing where
+// from is not among the newest entries.
+func (l *Log) Recent(partition int32, from int64, maxBytes int) []envelope.Entry {
+	if checkPartition(partition, len(l.parts)) != nil {
+		return nil
+	}
+	t := &l.parts[partition]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed != nil || from < max(t.begin, t.first()) || from >= t.end {
+		return nil
+	}
+	return t.collect(from, maxBytes)
+}
+
 // readDisk reads entries from Badger, from an offset up to, not including,
 // until. It returns at least one entry or an error, or both.
 func (l *Log) readDisk(partition int32, from, until int64, maxBytes int) (entries []envelope.Entry, err error) {

@@ -55,6 +55,56 @@ func TestLogInMemoryConforms(t *testing.T) {
 	}, logtest.Options{})
 }
 
+// TestRecent: it gives what Read gives where that is in memory, and never
+// waits nor reads the disk.
+func TestRecent(t *testing.T) {
+	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, TailBytes: 2 << 10})
+	run(t, l)
+	const records, size = 100, 100
+	var appended sync.WaitGroup
+	appended.Go(func() {
+		for i := range records {
+			if _, err := l.Append(t.Context(), 1, bytes.Repeat([]byte{byte(i)}, size)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for next := int64(0); next < records; { // beside the appends
+		for _, e := range l.Recent(1, next, 1<<20) {
+			if e.Offset != next || e.Value[0] != byte(next) {
+				t.Fatalf("offset %d with %d after %d", e.Offset, e.Value[0], next)
+			}
+			next++
+		}
+		if begin, end, err := l.Bounds(t.Context(), 1); err != nil || begin != 0 || next < end-10 {
+			next = end // it is no longer in memory
+		}
+	}
+	appended.Wait()
+	got := l.Recent(1, records-5, 3*size)
+	want, err := l.Read(t.Context(), 1, records-5, 3*size)
+	if err != nil || len(got) != 3 || len(want) != 3 || got[2].Offset != want[2].Offset {
+		t.Errorf("recent gives %d entries, read %d, %v", len(got), len(want), err)
+	}
+	for name, entries := range map[string][]envelope.Entry{
+		"no longer in memory":  l.Recent(1, 0, 1<<20),
+		"the end":              l.Recent(1, records, 1<<20),
+		"past the end":         l.Recent(1, records+1, 1<<20),
+		"an empty partition":   l.Recent(0, 0, 1<<20),
+		"no partition of ours": l.Recent(2, 0, 1<<20),
+	} {
+		if len(entries) > 0 {
+			t.Errorf("%s: %d entries", name, len(entries))
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if entries := l.Recent(1, records-1, 1<<20); len(entries) > 0 {
+		t.Errorf("a closed log: %d entries", len(entries))
+	}
+}
+
 func TestLogShapeIsKept(t *testing.T) {
 	db := openDB(t, store.Options{InMemory: true})
 	l := openLog(t, db, store.LogOptions{Partitions: 7, Generation: 3})

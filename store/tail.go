@@ -34,7 +34,7 @@ type tail struct {
 func (t *tail) first() int64 { return t.end - int64(len(t.ring)-t.head) }
 
 // push adds an entry at the end and drops the oldest while there are too many.
-// t.mu must be held; the caller must call signal before it lets go of it.
+// t.mu must be held; the caller must call signal soon.
 func (t *tail) push(e envelope.Entry) (dropped int) {
 	if len(t.ring) == cap(t.ring) && t.head > len(t.ring)/2 {
 		n := copy(t.ring, t.ring[t.head:])

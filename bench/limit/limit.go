@@ -243,10 +243,10 @@ func listenRaw() (fd int, addr string, err error) {
 	return fd, fmt.Sprintf("127.0.0.1:%d", in4.Port), nil
 }
 
-// Syncs writes a little to a file and syncs it, again and again for d, and
-// says how long each took: what no kept push can be faster than. The file has
-// its size from the start, like Badger's.
-func Syncs(dir string, d time.Duration) (_ []time.Duration, err error) {
+// Syncs writes a little to a file and syncs it, once in every (0: again at
+// once) for d, and says how long each took: what no kept push can be faster
+// than. The file has its size from the start, like Badger's.
+func Syncs(dir string, d, every time.Duration) (_ []time.Duration, err error) {
 	f, err := os.CreateTemp(dir, "sync-")
 	if err != nil {
 		return nil, fmt.Errorf("make a file to sync: %w", err)
@@ -276,6 +276,9 @@ func Syncs(dir string, d time.Duration) (_ []time.Duration, err error) {
 			return nil, fmt.Errorf("sync: %w", err)
 		}
 		all = append(all, time.Since(started))
+		if every > 0 {
+			time.Sleep(time.Until(begun.Add(time.Duration(len(all)) * every)))
+		}
 	}
 	return all, nil
 }

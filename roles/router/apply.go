@@ -9,14 +9,18 @@ import (
 	"imgo/store"
 )
 
-// apply takes records in their order.
+// apply takes records in their order, but for those that were applied before:
+// by a caller that waited for one of them, see help.
 func (p *partition) apply(entries []envelope.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
 	now := p.r.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for len(entries) > 0 && entries[0].Offset < p.next {
+		entries = entries[1:]
+	}
+	if len(entries) == 0 || p.gone {
+		return nil
+	}
 	var err error
 	for i := range entries {
 		if err = p.applyOne(&entries[i], now); err != nil {

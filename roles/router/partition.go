@@ -153,9 +153,9 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 	if of, _ := envelope.SplitID(id); of > p.r.kept.Generation() {
 		return envelope.Errorf(envelope.CodeUnavailable, "record %d is of a later generation of the log than this router", id)
 	}
-	for {
+	for helped := false; ; {
 		p.mu.Lock()
-		done, ch, err, gone := p.appliedID() >= id, p.applied, p.err, p.gone
+		done, next, ch, err, gone := p.appliedID() >= id, p.next, p.applied, p.err, p.gone
 		p.mu.Unlock()
 		switch {
 		case gone:
@@ -165,6 +165,11 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 		case err != nil:
 			return envelope.Errorf(envelope.CodeUnavailable, "partition %d does not go on: %v", p.index, err)
 		}
+		if !helped {
+			helped = true
+			p.help(next)
+			continue
+		}
 		select {
 		case <-ch:
 		case <-p.left:
@@ -172,6 +177,18 @@ func (p *partition) wait(ctx context.Context, id uint64) error {
 			return envelope.Errorf(envelope.CodeNotReady, "partition %d has not applied record %d yet: %v", p.index, id, ctx.Err())
 		}
 	}
+}
+
+// help applies what the log has in memory from next on, in place of whoever
+// follows the log: who waits for a record goes on at once then, and the
+// delivery of a kept push with it, where it would have to wait for another
+// goroutine to have its turn, and a processor.
+func (p *partition) help(next int64) {
+	if p.r.recent == nil || !p.isUp() {
+		return
+	}
+	// What fails here fails for whoever follows the log, too, and is its to say.
+	_ = p.apply(p.r.recent.Recent(p.index, next, readBytes))
 }
 
 // live is the partition's whole life: it follows the log until ctx is done,

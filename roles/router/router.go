@@ -71,6 +71,12 @@ type Deps struct {
 	Events func(kind, user, detail string)
 }
 
+// recentLog is a log that can say what it has in memory without waiting, as the
+// embedded one can.
+type recentLog interface {
+	Recent(partition int32, from int64, maxBytes int) []envelope.Entry
+}
+
 // Router is the role. Its methods are safe for concurrent use from New on. A
 // call that concerns a partition waits, within its context, until that one was
 // applied up to where the log ended when it was gained (envelope.ErrNotReady
@@ -79,6 +85,7 @@ type Deps struct {
 type Router struct {
 	cfg     Config
 	kept    KeptLog
+	recent  recentLog // kept, if it is one
 	live    LiveLog
 	store   *store.Mailboxes
 	log     zerolog.Logger
@@ -127,6 +134,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if r.event == nil {
 		r.event = func(string, string, string) {}
 	}
+	r.recent, _ = d.Kept.(recentLog)
 	r.started = rand.Uint64()
 	r.bound = bound{length: cfg.MailboxLength, dropped: func(user string, n int) {
 		r.metrics.dropped.Add(float64(n))
