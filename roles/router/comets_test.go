@@ -52,6 +52,64 @@ func TestSilentCometLosesItsSessions(t *testing.T) {
 	}
 }
 
+// A comet may die before its first announcement comes through: nobody but the
+// sessions that it attached ever names it.
+func TestCometThatNeverAnnouncedLosesItsSessions(t *testing.T) {
+	w := newWorld(t, nil)
+	// A comet that announces itself late, but in time, keeps its sessions, and
+	// those of an incarnation that died before it could do so go at once.
+	w.attach(session("late", 1<<32|1, "l", ""))
+	w.attach(session("late", 2<<32|1, "l", ""))
+	w.attach(session("late", 1<<32|2, "l", ""))
+	w.clock.add(w.cfg.CometTimeout / 2)
+	w.announce("late", 2, nil)
+	if n := w.online("l"); n != 1 {
+		t.Fatalf("%d sessions of the comet that announces itself", n)
+	}
+	w.attach(session("c", 1<<32|1, "u", ""))
+	attached := w.clock.now()
+	eventually(t, "the session of the comet that died leaves", func() bool {
+		w.clock.add(time.Second)
+		w.announce("late", 2, map[uint32]uint32{uint32(envelope.Partition("l", 2)): 1})
+		return w.online("u") == 0
+	})
+	if silent := w.clock.now().Sub(attached); silent <= w.cfg.CometTimeout {
+		t.Errorf("gone after %v already", silent)
+	}
+	if n := w.online("l"); n != 1 {
+		t.Errorf("%d sessions of the comet that announces itself", n)
+	}
+	eventually(t, "it is counted", func() bool { return metric(w, "imgo_router_buried_sessions_total") == 1 })
+	// Nor does one stay that was under way meanwhile: its comet is known by now.
+	w.attach(session("c", 1<<32|2, "u", ""))
+	eventually(t, "a session that came later leaves", func() bool {
+		w.clock.add(time.Second)
+		return w.online("u") == 0
+	})
+}
+
+// Who was away for so long that nobody knows it any more must not take what it
+// was told then for an answer of now.
+func TestEpochOfAForgottenCometDoesNotComeBack(t *testing.T) {
+	w := newWorld(t, nil)
+	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
+	s := session("c", 1<<32|1, "u", "")
+	told := map[uint64]bool{}
+	for range 3 {
+		epoch := w.announce("c", 1, counts).Epochs[uint32(envelope.Partition("u", 2))]
+		if told[epoch] {
+			t.Fatal("the epoch came back, the sessions did not")
+		}
+		told[epoch] = true
+		w.announce("c", 1, counts, s)
+		w.clock.add(25 * time.Hour)
+		eventually(t, "the session leaves", func() bool {
+			w.clock.add(time.Second)
+			return w.online("u") == 0
+		})
+	}
+}
+
 func TestRestartedCometAndRouter(t *testing.T) {
 	w := newWorld(t, nil)
 	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
@@ -123,7 +181,7 @@ func (w *world) nudges() (n int, newest uint64) {
 func TestWatch(t *testing.T) {
 	w := newWorld(t, nil)
 	counts := map[uint32]uint32{uint32(envelope.Partition("u", 2)): 1}
-	w.attach(session("c", 1, "u", "d"))
+	w.attach(session("c", 1<<32|1, "u", "d"))
 	a := w.push("u", "a")
 	b := w.push("u", "b")
 	w.applied("u", b)

@@ -108,8 +108,11 @@ type Router struct {
 	// share is how many bytes of bodies each partition may hold.
 	share atomic.Int64
 
+	// peersMu is never held while a partition's mu is taken.
 	peersMu sync.Mutex
 	peers   map[string]*peer
+	// forgotten is what the drops of a comet that is met begin at.
+	forgotten uint64
 }
 
 // New makes the role; it touches nothing yet.
@@ -272,18 +275,6 @@ func (r *Router) housekeep(ctx context.Context) error {
 				r.metrics.expired.Add(float64(p.expire(now)))
 			}
 			r.refresh(ctx, now)
-			r.forgetPeers(now)
-		}
-	}
-}
-
-// forgetPeers drops what is known of comets that are gone for a day.
-func (r *Router) forgetPeers(now time.Time) {
-	r.peersMu.Lock()
-	defer r.peersMu.Unlock()
-	for name, p := range r.peers {
-		if now.Sub(p.seen) > 24*time.Hour {
-			delete(r.peers, name)
 		}
 	}
 }

@@ -31,8 +31,10 @@ func (c comets) remove(a *envelope.Address) {
 
 // peer is what router knows of a comet as a whole.
 type peer struct {
-	incarnation uint64
-	seen        time.Time
+	incarnation uint64 // 0: it has not announced itself yet
+	// seen is its last sign of life, buried when its sessions were last
+	// dropped because there was none.
+	seen, buried time.Time
 	// drops counts how often the comet's sessions were dropped: it is part of
 	// the epoch, so that a comet that was thought dead announces them again.
 	drops uint64
@@ -59,15 +61,24 @@ const oddLimit = 3
 // All that is added only grows.
 func (r *Router) epoch(p *peer) uint64 { return r.started + p.drops }
 
-// Announce is a comet's sign of life; it carries sessions that the router
+// peer is what is known of a comet; one that was not known is met now. The
+// caller holds peersMu.
+func (r *Router) peer(comet string, now time.Time) *peer {
+	p := r.peers[comet]
+	if p == nil {
+		p = &peer{seen: now, drops: r.forgotten, odd: make(map[uint32]mismatch)}
+		r.peers[comet] = p
+	}
+	return p
+}
+
+// announce is a comet's sign of life; it carries sessions that the router
 // does not have yet, and is answered with the epochs to compare.
 func (r *Router) announce(req *envelope.AnnounceRequest, now time.Time) *envelope.AnnounceReply {
 	r.peersMu.Lock()
-	p := r.peers[req.Comet]
-	if p == nil {
-		p = &peer{incarnation: req.Incarnation, odd: make(map[uint32]mismatch)}
-		r.peers[req.Comet] = p
-	}
+	p := r.peer(req.Comet, now)
+	// Also of one that was not known: sessions of an incarnation that died
+	// before it could announce itself may be here.
 	restarted := p.incarnation != req.Incarnation
 	if restarted {
 		p.incarnation = req.Incarnation
@@ -222,17 +233,31 @@ func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
 	return n
 }
 
+// forgetAfter is how long a comet that gives no sign of life is known.
+const forgetAfter = 24 * time.Hour
+
 // bury drops the sessions of comets that gave no sign of life for
-// CometTimeout.
+// CometTimeout, and forgets comets that gave none for forgetAfter.
 func (r *Router) bury(now time.Time) {
+	here := r.cometsHere()
 	var dead []string
 	r.peersMu.Lock()
+	for name := range here {
+		// One that died before its first announcement came through is silent
+		// from now on; nobody else will ever name it.
+		r.peer(name, now)
+	}
 	for name, p := range r.peers {
-		if now.Sub(p.seen) > r.cfg.CometTimeout {
+		switch silent := now.Sub(p.seen); {
+		case silent > forgetAfter:
+			// Its epochs must not come back with it.
+			r.forgotten = max(r.forgotten, p.drops+1)
+			delete(r.peers, name)
+		case silent > r.cfg.CometTimeout && now.Sub(p.buried) > r.cfg.CometTimeout:
 			dead = append(dead, name)
-			p.drops++
 			// Keep the drops: the comet may come back in the same incarnation.
-			p.rooms, p.seen = nil, now
+			p.drops++
+			p.rooms, p.buried = nil, now
 		}
 	}
 	r.peersMu.Unlock()
@@ -243,6 +268,19 @@ func (r *Router) bury(now time.Time) {
 				Msg("comet is silent: its sessions left the table")
 		}
 	}
+}
+
+// cometsHere are the comets that have a session in the table.
+func (r *Router) cometsHere() map[string]struct{} {
+	here := make(map[string]struct{})
+	for _, part := range r.local() {
+		part.mu.Lock()
+		for name := range part.comets {
+			here[name] = struct{}{}
+		}
+		part.mu.Unlock()
+	}
+	return here
 }
 
 // addSession and removeSession keep the partition's indexes of sessions. The
