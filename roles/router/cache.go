@@ -1,6 +1,10 @@
 package router
 
-import "imgo/envelope"
+import (
+	"container/list"
+
+	"imgo/envelope"
+)
 
 // This file is what a partition holds in memory of what the store has: bodies
 // of pending messages, so that a client that comes back soon, or that reads on,
@@ -15,14 +19,14 @@ import "imgo/envelope"
 // cache are the mailboxes of a partition that hold bodies, the one that was
 // used last first. The partition's mu guards it.
 type cache struct {
-	newest, oldest *holding
-	bytes          int
+	holdings list.List // of *holding
+	bytes    int
 }
 
 // holding is what one mailbox holds.
 type holding struct {
-	m            *mailbox
-	newer, older *holding
+	m  *mailbox
+	at *list.Element // in the cache
 	// bytes were taken for bodies, of which live are of messages that still
 	// wait. Bodies that were read together share memory, so what went of them
 	// is not free before all of them are.
@@ -47,7 +51,7 @@ func (p *partition) hold(m *mailbox, e *entry, message *envelope.Kept) {
 	}
 	if m.held == nil {
 		m.held = h
-		c.push(h)
+		h.at = c.holdings.PushFront(h)
 	}
 	e.message, e.held = message, true
 	h.bytes += e.cost()
@@ -89,7 +93,7 @@ func (p *partition) compact(window []*entry) {
 // trim lets go of what there is no room for. The caller holds mu.
 func (p *partition) trim() {
 	for limit := int(p.r.share.Load()); p.cache.bytes > limit; {
-		p.release(p.cache.oldest.m)
+		p.release(p.cache.holdings.Back().Value.(*holding).m)
 	}
 }
 
@@ -105,7 +109,7 @@ func (p *partition) release(m *mailbox) {
 		}
 	}
 	m.held = nil
-	p.cache.unlink(h)
+	p.cache.holdings.Remove(h.at)
 	p.cache.bytes -= h.bytes
 }
 
@@ -120,32 +124,7 @@ func (h *holding) wasteful() bool { return 2*h.live <= h.bytes }
 
 // use notes that a mailbox was used now. The caller holds mu.
 func (c *cache) use(m *mailbox) {
-	if h := m.held; h != nil && h != c.newest {
-		c.unlink(h)
-		c.push(h)
+	if m.held != nil {
+		c.holdings.MoveToFront(m.held.at)
 	}
-}
-
-func (c *cache) push(h *holding) {
-	h.newer, h.older = nil, c.newest
-	if c.newest != nil {
-		c.newest.newer = h
-	} else {
-		c.oldest = h
-	}
-	c.newest = h
-}
-
-func (c *cache) unlink(h *holding) {
-	if h.newer != nil {
-		h.newer.older = h.older
-	} else {
-		c.newest = h.older
-	}
-	if h.older != nil {
-		h.older.newer = h.newer
-	} else {
-		c.oldest = h.newer
-	}
-	h.newer, h.older = nil, nil
 }
