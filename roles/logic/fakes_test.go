@@ -440,7 +440,7 @@ func (w *world) owner(user string) *fakeRouter {
 }
 
 func (w *world) connect(user, device, comet string, session uint64) {
-	w.owner(user).connect(user, device, comet, session, logic.SessionName(comet, session))
+	w.owner(user).connect(user, device, comet, session, envelope.SessionName(comet, session))
 }
 
 func (w *world) records() []*envelope.Record {

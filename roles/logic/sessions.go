@@ -48,7 +48,7 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	}
 	key := r.GetKey()
 	if key == "" {
-		key = SessionName(r.GetComet(), r.GetSession())
+		key = envelope.SessionName(r.GetComet(), r.GetSession())
 	}
 	session := &envelope.Session{
 		Address: &envelope.Address{Comet: r.GetComet(), Session: r.GetSession()},
@@ -77,10 +77,6 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	l.throwKicks(ctx, attached.GetKicks())
 	return reply, nil
 }
-
-// SessionName is the server's own name for a session, as clients and callers
-// see it where the client chose no key.
-func SessionName(comet string, session uint64) string { return envelope.SessionName(comet, session) }
 
 // stillGood checks an opaque token a second time, once its session is
 // registered. A revocation that came between the first check and the

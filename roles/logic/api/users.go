@@ -33,7 +33,7 @@ func viewSessions(sessions []*envelope.Session) []sessionView {
 	views := make([]sessionView, 0, len(sessions))
 	for _, s := range sessions {
 		v := sessionView{
-			Name: logic.SessionName(s.GetAddress().GetComet(), s.GetAddress().GetSession()),
+			Name: envelope.SessionName(s.GetAddress().GetComet(), s.GetAddress().GetSession()),
 			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(),
 			Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 			Node: s.GetAddress().GetComet(), SinceMS: s.GetSinceMs(), Rooms: s.GetRooms(), Accepts: s.GetAccepts(),
