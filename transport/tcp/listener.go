@@ -63,7 +63,6 @@ type Config struct {
 type Listener struct {
 	acceptor *socket.Acceptor
 	maxBody  int
-	inline   bool
 }
 
 // Listen binds the port. Nothing is accepted before Run.
@@ -71,12 +70,12 @@ func Listen(cfg Config) (*Listener, error) {
 	a, err := socket.Listen(socket.Config{
 		Addr: cfg.Addr, TLS: cfg.TLS, Admit: cfg.Admit, Released: cfg.Released, Refused: cfg.Refused,
 		HandshakeTimeout: cfg.HandshakeTimeout, WriteBuffer: cfg.WriteBuffer,
-		Grace: cfg.Grace, Linger: cfg.Linger, Goroutines: cfg.Goroutines, Log: cfg.Log,
+		Grace: cfg.Grace, Linger: cfg.Linger, Inline: cfg.Inline, Goroutines: cfg.Goroutines, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, maxBody: cfg.MaxBody, inline: cfg.Inline}
+	l := &Listener{acceptor: a, maxBody: cfg.MaxBody}
 	if l.maxBody <= 0 {
 		l.maxBody = transport.DefaultMaxBody
 	}

@@ -30,7 +30,7 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	}); err != nil {
 		return err
 	}
-	if l.inline {
+	if c.Inline() {
 		c.serve(handle)
 	} else {
 		go c.serve(handle)
@@ -40,14 +40,7 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 
 func (c *polled) serve(handle func(transport.Conn)) {
 	handle(c)
-	if c.Attached() {
-		return
-	}
-	if c.l.inline {
-		go c.Release() // which may wait for the client to take note
-		return
-	}
-	c.Release()
+	c.Handled(c.Release)
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }

@@ -98,7 +98,6 @@ type Listener struct {
 	origins  origins
 	path     string
 	maxBody  int
-	inline   bool
 }
 
 // Listen binds the port. Nothing is accepted before Run. An entry of
@@ -115,12 +114,12 @@ func Listen(cfg Config) (*Listener, error) {
 	a, err := socket.Listen(socket.Config{
 		Addr: cfg.Addr, TLS: cfg.TLS, Admit: cfg.Admit, Released: cfg.Released, Refused: cfg.Refused,
 		HandshakeTimeout: cfg.HandshakeTimeout, WriteBuffer: cfg.WriteBuffer,
-		Grace: cfg.Grace, Linger: cfg.Linger, Goroutines: cfg.Goroutines, Log: cfg.Log,
+		Grace: cfg.Grace, Linger: cfg.Linger, Inline: cfg.Inline, Goroutines: cfg.Goroutines, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: cfg.MaxBody, inline: cfg.Inline}
+	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: cfg.MaxBody}
 	if l.path == "" {
 		l.path = DefaultPath
 	}

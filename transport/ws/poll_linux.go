@@ -78,7 +78,7 @@ func (u *upgrade) Readable() {
 	switch {
 	case err != nil || over:
 		go u.c.Finish(u.c.l.acceptor.Config().Linger)
-	case u.c.l.inline:
+	case u.c.Inline():
 		u.c.serve(u.handle)
 	default:
 		go u.c.serve(u.handle)
@@ -90,14 +90,7 @@ func (u *upgrade) Writable() {}
 // serve brings an upgraded connection to handle.
 func (c *polled) serve(handle func(transport.Conn)) {
 	handle(c)
-	if c.Attached() {
-		return
-	}
-	if c.l.inline {
-		go c.Release() // which may wait for the client to take note
-		return
-	}
-	c.Release()
+	c.Handled(c.Release)
 }
 
 func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }

@@ -32,6 +32,8 @@ type Config struct {
 	WriteBuffer      int
 	Grace            time.Duration
 	Linger           time.Duration
+	// Inline: the handlers of polled sockets share a goroutine.
+	Inline bool
 	// Goroutines: no epoll, even where there is one.
 	Goroutines bool
 	Log        zerolog.Logger

@@ -108,6 +108,21 @@ func (p *Polled) Attached() bool {
 	return p.attached
 }
 
+// Handled ends a connection whose handler has returned, unless it was attached.
+// release may wait for the client to take note.
+func (p *Polled) Handled(release func()) {
+	switch {
+	case p.Attached():
+	case p.acceptor.cfg.Inline:
+		go release()
+	default:
+		release()
+	}
+}
+
+// Inline is Config's.
+func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
+
 // event takes what epoll reports.
 func (p *Polled) event(events uint32) {
 	p.mu.Lock()
