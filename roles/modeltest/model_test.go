@@ -53,7 +53,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		{"duplicate", plan{cometWithout: comet.NoDuplicate, rates: rates{double: 0.3}, calm: true}},
 		{"ask-again", plan{cometWithout: comet.NoAskAgain, rates: rates{drop: 0.3}, calm: true}},
 		{"announce", plan{cometWithout: comet.NoAnnounce, calm: true}},
-		{"watch", plan{routerWithout: router.Without{Watch: true}, rates: rates{drop: 0.5}, calm: true}},
+		{"watch", plan{routerWithout: router.Without{Watch: true}, rates: rates{drop: 0.5}, calm: true, still: true}},
 		{"applied", plan{routerWithout: router.Without{Applied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true}},
 		{"record-id", plan{routerWithout: router.Without{RecordID: true}, rates: rates{retry: 0.3}}},
 	} {

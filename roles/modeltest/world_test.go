@@ -38,6 +38,9 @@ type plan struct {
 	// calm leaves out the faults that would hide the rule's absence: what a
 	// reconnect heals is only seen by those who stay.
 	calm bool
+	// still leaves out what befalls whole nodes, after which sessions ask for what
+	// they miss anyway.
+	still bool
 }
 
 // world is two routers, two comets each with a logic, one or two jobs, one
@@ -269,7 +272,7 @@ func (w *world) run() error {
 				w.clients[w.dice.n(len(w.clients))].disconnect()
 			}
 		case 7:
-			if w.dice.n(4) == 0 {
+			if w.dice.n(4) == 0 && !w.p.still {
 				w.fault()
 			}
 		default:

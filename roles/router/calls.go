@@ -424,13 +424,15 @@ func (r *Router) Forget(_ context.Context, req *envelope.ForgetRequest) (*envelo
 	return &envelope.ForgetReply{Sessions: uint32(r.dropComet(req.Comet, nil))}, nil
 }
 
-// User says what is known of a user.
+// User says what is known of a user: as much as was applied, and what the log
+// has in memory.
 func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope.UserReply, error) {
 	p, err := r.of(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
 	now := r.now()
+	p.catchUp()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m, err := p.mailbox(req.User, now)
@@ -449,76 +451,6 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	}
 	if n := len(m.entries); n > 0 {
 		reply.OldestId, reply.NewestId = m.entries[0].ID, m.entries[n-1].ID
-	}
-	return reply, nil
-}
-
-// Take reads what waits on a user's default cursor and acknowledges it, as
-// the 2016 store's /1/msg/get does. It answers once the acknowledgement is in
-// the log.
-func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
-	if err := envelope.CheckName("user", req.User); err != nil {
-		return nil, err
-	}
-	p, err := r.of(ctx, req.User)
-	if err != nil {
-		return nil, err
-	}
-	limit := orDefault(req.MaxMessages, r.cfg.MailboxLength)
-	now := r.now()
-	p.mu.Lock()
-	m, err := p.mailbox(req.User, now)
-	if err == nil && p.fenced() {
-		err = errFenced(p.index) // an acknowledgement would be void
-	}
-	if err != nil {
-		p.mu.Unlock()
-		return nil, err
-	}
-	var mask uint64
-	if d := m.device(""); d != nil {
-		mask = 1 << d.Bit
-	}
-	var copies []store.MailboxEntry
-	var messages []*envelope.Kept
-	for _, e := range m.entries {
-		if len(copies) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > now.UnixMilli() {
-			copies, messages = append(copies, e.MailboxEntry), append(messages, e.message)
-		}
-	}
-	p.mu.Unlock()
-	stored, err := r.store.Bodies(p.index, req.User, copies)
-	if err != nil {
-		return nil, err
-	}
-	reply := &envelope.TakeReply{}
-	ack := &envelope.Ack{User: req.User}
-	for i, k := range messages {
-		if k == nil {
-			k = stored[i]
-		}
-		if k != nil {
-			reply.Messages = append(reply.Messages, k)
-			ack.Ids = append(ack.Ids, k.Id)
-		}
-	}
-	if len(ack.Ids) == 0 {
-		return reply, nil
-	}
-	rec := envelope.Record{Id: envelope.NewRecordID(), TimeMs: now.UnixMilli(), Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}}
-	value, err := rec.MarshalVT()
-	if err != nil {
-		return nil, fmt.Errorf("encode acknowledgement of user %q: %w", req.User, err)
-	}
-	offset, err := r.kept.AppendEssential(ctx, p.index, value)
-	if err != nil {
-		return nil, fmt.Errorf("append acknowledgement of user %q: %w", req.User, err)
-	}
-	if err := p.wait(ctx, envelope.ID(r.kept.Generation(), offset)); err != nil {
-		return nil, err
-	}
-	if p.isBehindFence(offset) {
-		return nil, errFenced(p.index)
 	}
 	return reply, nil
 }

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -229,6 +230,27 @@ func TestTake(t *testing.T) {
 	w.applied("u", w.push("u", "c"))
 	if next := take(first.Messages[1].TimeMs); len(next.Messages) != 1 || string(next.Messages[0].Body) != "c" {
 		t.Fatalf("next: %v", next)
+	}
+}
+
+// What was accepted before the call is in the answer, also when it was not
+// applied by then: an answer without it would be a message that its caller
+// believes not to exist.
+func TestTakeWaitsForWhatWasAccepted(t *testing.T) {
+	w := newWorld(t, nil)
+	w.applied("u", w.push("u", "a"))
+	p := envelope.Partition("u", 2)
+	w.kept.stick(p, w.kept.End(p))
+	w.push("u", "b")
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if reply, err := w.r.Take(ctx, &envelope.TakeRequest{User: "u"}); !errors.Is(err, envelope.ErrNotReady) {
+		t.Errorf("before it is applied: %v, %v", reply, err)
+	}
+	w.kept.stick(p, 0)
+	reply, err := w.r.Take(context.Background(), &envelope.TakeRequest{User: "u"})
+	if err != nil || len(reply.Messages) != 2 {
+		t.Errorf("after: %v, %v", reply, err)
 	}
 }
 

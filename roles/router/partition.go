@@ -191,6 +191,14 @@ func (p *partition) help(next int64) {
 	_ = p.apply(p.r.recent.Recent(p.index, next, readBytes))
 }
 
+// catchUp applies what the log has in memory, without waiting.
+func (p *partition) catchUp() {
+	p.mu.Lock()
+	next := p.next
+	p.mu.Unlock()
+	p.help(next)
+}
+
 // live is the partition's whole life: it follows the log until ctx is done,
 // writes what it has and is gone.
 func (p *partition) live(ctx context.Context) error {
