@@ -81,6 +81,7 @@ type Comet struct {
 	WSTLS     bool     `toml:"ws_tls" doc:"Whether the WebSocket port uses the certificate, where one is given."`
 	WSOrigins []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients that are no browser send no origin and pass."`
 	Epoll     bool     `toml:"epoll" doc:"Whether epoll waits for clients, on Linux and without TLS. Otherwise each connection has a\ngoroutine and buffers of its own, some 9 KB more: as it always is with TLS and elsewhere."`
+	IOUring   bool     `toml:"io_uring" doc:"Whether what many clients get is sent to 64 of them in one system call, by io_uring, where epoll waits\nfor them and the kernel allows it (Linux; containers often forbid it). Otherwise each is a call of its own, which\ncosts half as much again."`
 
 	FlushInterval Duration `toml:"flush_interval" unit:"duration" min:"0s" max:"10s" doc:"The flush window: how long a message may be held back so that what comes for a session meanwhile\ngoes with it, in one write. It saves most of the cost of frequent messages. 0: nothing is held back."`
 }
@@ -191,7 +192,7 @@ func Default() Config {
 		Roles:   []string{RoleComet, RoleLogic},
 		DataDir: "./imgo-data",
 		Logging: Logging{Level: "info", Format: "auto"},
-		Comet:   Comet{TCP: ":8080", WS: ":8090", TCPTLS: true, WSTLS: true, WSOrigins: []string{}, Epoll: true},
+		Comet:   Comet{TCP: ":8080", WS: ":8090", TCPTLS: true, WSTLS: true, WSOrigins: []string{}, Epoll: true, IOUring: true},
 		Protocol: Protocol{
 			MaxBody:          64 * KiB,
 			HandshakeTimeout: Duration{5 * time.Second},

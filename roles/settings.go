@@ -66,7 +66,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.UpstreamRate, c.UpstreamBurst = unlimited(l.UpstreamRate), l.UpstreamBurst
 	c.MaxRooms, c.PendingBytes, c.WriteTimeout = l.RoomsPerSession, int(l.PendingBytes), l.SlowTimeout.Duration
 	c.SendBuffer = int(l.SendBuffer)
-	c.Goroutines = !n.cfg.Comet.Epoll
+	c.Goroutines, c.SingleWrites = !n.cfg.Comet.Epoll, !n.cfg.Comet.IOUring
 	c.FlushInterval = n.cfg.Comet.FlushInterval.Duration
 	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout.Duration, d.CatchUpMessages, int(d.CatchUpBytes)
 	c.AckInterval, c.AnnounceInterval = d.AckInterval.Duration, d.AnnounceInterval.Duration

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/transport/batch"
 )
 
 // Operations of the client protocol (docs/protocol.md).
@@ -154,6 +155,14 @@ type Pollable interface {
 	TryWrite(frames [][]byte) (taken, left int, err error)
 	// TryWriteOne is TryWrite of one frame.
 	TryWriteOne(frame []byte) (taken, left int, err error)
+	// StartWrite is the beginning of a TryWriteOne that goes in one system call
+	// with those of other connections: false: nothing was added to the batch,
+	// and TryWriteOne is to be called. After true the connection is locked:
+	// nothing else of it may be called before FinishWrite, which is to be called
+	// once the batch was sent, with the write's result.
+	StartWrite(b *batch.Batch, frame []byte) bool
+	// FinishWrite is the end of it, and says what TryWriteOne would have.
+	FinishWrite(frame []byte, result int32) (taken, left int, err error)
 	// Gone says whether the peer has ended the stream and left nothing behind
 	// that is to be read. Only whoever reads may call it; it is a system call.
 	Gone() bool

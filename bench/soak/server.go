@@ -98,7 +98,9 @@ func (s *server) start() error {
 		"--kept-mailbox-length", "1000000",
 		// A slow client is behind sooner than it would be.
 		"--limits-pending-bytes", "64KiB",
-		fmt.Sprintf("--comet-epoll=%t", !s.goroutines))
+		fmt.Sprintf("--comet-epoll=%t", !s.goroutines),
+		// Every other process does without.
+		fmt.Sprintf("--comet-io-uring=%t", s.run.Load()%2 == 0))
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "IMGO_") {

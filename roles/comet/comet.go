@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/transport"
+	"imgo/transport/batch"
 	"imgo/transport/tcp"
 	"imgo/transport/ws"
 )
@@ -77,6 +79,7 @@ type Comet struct {
 	gate        *gate
 	connectRate *rate.Limiter // nil: no bound
 	queues      queues
+	sends       *batch.Pool // nil: each write goes by itself
 	lists       lists
 	window      *window // nil: nothing is held back
 	readers     *readers
@@ -133,6 +136,12 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	}
 	if cfg.FlushInterval > 0 {
 		c.window = newWindow(c)
+	}
+	if !cfg.Goroutines && !cfg.SingleWrites {
+		var err error
+		if c.sends, err = batch.NewPool(sendsPerProcessor * runtime.GOMAXPROCS(0)); err != nil {
+			log.Info().Err(err).Msg("a message for many clients takes a system call each")
+		}
 	}
 	c.readers = newReaders()
 	c.admission = newAdmission(c)
@@ -270,6 +279,7 @@ func (c *Comet) Close() {
 	if c.ws != nil {
 		_ = c.ws.Close()
 	}
+	c.sends.Close()
 }
 
 // now is comet's clock: the time since it was made.
@@ -343,5 +353,6 @@ func (c *Comet) Run(ctx context.Context) error {
 	defer timer.Stop()
 	close(stopBatches)
 	batches.Wait()
+	c.sends.Close()
 	return err
 }

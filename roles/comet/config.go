@@ -138,6 +138,9 @@ type Config struct {
 	// Goroutines gives every connection a goroutine, also where epoll could wait
 	// for it.
 	Goroutines bool
+	// SingleWrites sends each message to each client by itself, also where
+	// io_uring could send to many at a time.
+	SingleWrites bool
 
 	// Without leaves rules of the delivery design out. It is for tests that
 	// prove each rule needed and is never set from a configuration.

@@ -16,8 +16,8 @@ import (
 // never blocks.
 func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) {
 	t := &f.tally
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	f.lock(s)
+	defer f.unlock(s)
 	kind := kindLive
 	if m.ID() != 0 {
 		kind = kindKept
@@ -40,7 +40,7 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) 
 		return
 	}
 	s.hold(f)
-	s.enqueue(b, 0)
+	f.enqueue(s, b, 0)
 	t[kind][outWritten]++
 }
 
@@ -69,14 +69,9 @@ func (s *session) deliverKept(m *transport.Message, prev uint64, f *fan) (outcom
 		return outBehind
 	}
 	s.hold(f)
-	s.writeKept(b, id)
-	return outWritten
-}
-
-// writeKept queues a kept message. Holds mu.
-func (s *session) writeKept(b []byte, id uint64) {
 	s.last = max(s.last, id)
-	s.enqueue(b, id)
+	f.enqueue(s, b, id)
+	return outWritten
 }
 
 // tooUnsettled says whether so much of what was written has not arrived that

@@ -13,6 +13,11 @@ import (
 // writeOne writes a frame of a session with nothing queued. Holds mu.
 func (s *session) writeOne(b []byte, id uint64) {
 	taken, left, err := s.conn.(transport.Pollable).TryWriteOne(b)
+	s.wroteOne(b, id, taken, left, err)
+}
+
+// wroteOne goes on after a frame was given to the connection. Holds mu.
+func (s *session) wroteOne(b []byte, id uint64, taken, left int, err error) {
 	switch {
 	case err != nil:
 		s.writeFailed()

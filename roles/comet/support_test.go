@@ -30,6 +30,10 @@ import (
 // it both ways.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
+// single runs all tests with a system call for each write: make test does that,
+// too.
+var single = flag.Bool("single", false, "no io_uring")
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	goleak.VerifyTestMain(m)
@@ -200,7 +204,7 @@ func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
 	cfg.Name = "c1"
 	cfg.AckInterval = 5 * time.Millisecond
 	cfg.AnnounceInterval = 10 * time.Millisecond
-	cfg.Goroutines = *goroutines
+	cfg.Goroutines, cfg.SingleWrites = *goroutines, *single
 	if change != nil {
 		change(&cfg)
 	}

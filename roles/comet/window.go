@@ -157,14 +157,14 @@ func (n *noted) bytesFor(form transport.Form) []byte {
 
 // endWindow gives the session what the window that ends has for it.
 func (s *session) endWindow(ns *notes, f *fan) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	f.lock(s)
+	defer f.unlock(s)
 	s.windowed = false
 	if n := s.only(ns); n != nil {
 		b := n.bytesFor(s.form)
 		if s.fits(len(b)) {
 			s.noted = n.list[len(n.list)-1].seq
-			s.writeOne(b, 0)
+			f.write(s, b, 0)
 			f.tally[kindLive][outWritten] += uint32(len(n.list))
 			return
 		}

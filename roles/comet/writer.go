@@ -97,13 +97,19 @@ func (s *session) fits(n int) bool {
 // without waiting, else by way of the queue. While the session is connecting or
 // corked the frame is held. Holds mu.
 func (s *session) enqueue(b []byte, id uint64) {
-	s.catchUpNotes()
-	if s.direct && s.queue == nil && !s.corked && s.state != stateConnecting {
+	if s.ready() {
 		s.writeOne(b, id)
 		return
 	}
 	s.append(b, id)
 	s.startWriter()
+}
+
+// ready says whether a frame may be written at once, behind nothing that is
+// queued or was noted. Holds mu.
+func (s *session) ready() bool {
+	s.catchUpNotes()
+	return s.direct && s.queue == nil && !s.corked && s.state != stateConnecting
 }
 
 // append queues a frame. Holds mu.

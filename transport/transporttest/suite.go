@@ -33,6 +33,7 @@ func Run(t *testing.T, h Harness) {
 		{"ReadAndWriteAtOnce", testReadAndWrite},
 		{"Accounting", testAccounting},
 		{"WriteDeadline", testWriteDeadline},
+		{"Batches", testBatches},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, h) })
 	}

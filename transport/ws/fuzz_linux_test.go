@@ -12,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"imgo/envelope"
 	"imgo/transport"
+	"imgo/transport/batch"
 	"imgo/transport/transporttest"
 	"imgo/transport/ws"
 )
@@ -24,6 +27,9 @@ type busy struct {
 	t    *testing.T
 	conn transport.Pollable
 	read chan struct{}
+
+	batches *batch.Pool // nil: there are none here
+	sink    int32       // a socket, for a second write in a batch
 
 	mu      sync.Mutex
 	blocked bool
@@ -48,18 +54,29 @@ func (b *busy) flush() {
 	}
 }
 
-func (b *busy) give(frame []byte) {
+// give writes a frame, by way of a batch or not.
+func (b *busy) give(frame []byte, batched bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.blocked || len(b.queue) > 0 {
 		b.queue = append(b.queue, frame)
 		return
 	}
-	taken, left, err := b.conn.TryWriteOne(frame)
+	taken, left, err := b.write(frame, batched)
 	if taken == 0 && err == nil {
 		b.queue = append(b.queue, frame)
 	}
 	b.blocked, b.failed = left > 0, err
+}
+
+func (b *busy) write(frame []byte, batched bool) (taken, left int, err error) {
+	together := b.batches.Take()
+	defer b.batches.Put(together)
+	if !batched || together == nil || !b.conn.StartWrite(together, frame) {
+		return b.conn.TryWriteOne(frame)
+	}
+	together.Add(b.sink, []byte("x"))
+	return b.conn.FinishWrite(frame, together.Send()[0])
 }
 
 // reading reads to the end, as often as there is something, and answers nothing.
@@ -100,9 +117,19 @@ func tearAt(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 7))
 	var ended sync.WaitGroup
 	owner := make(chan *busy, 1)
+	batches, err := batch.NewPool(writers)
+	if err != nil {
+		t.Logf("without batches: %v", err)
+	}
+	defer batches.Close()
+	sink, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = unix.Close(sink[0]), unix.Close(sink[1]) }()
 	l := listen(t, ws.Config{WriteBuffer: 16 << 10, Linger: 50 * time.Millisecond})
 	transporttest.Serve(t, l, func(c transport.Conn) {
-		b := &busy{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1)}
+		b := &busy{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1), batches: batches, sink: int32(sink[0])}
 		b.conn.Attach(b)
 		owner <- b
 		_ = b.reading()
@@ -122,7 +149,7 @@ func tearAt(t *testing.T, seed uint64) {
 				binary.BigEndian.PutUint32(body, uint32(w))
 				binary.BigEndian.PutUint32(body[4:], uint32(i))
 				fill(body[8:], byte(w+i))
-				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body))
+				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body), wrng.IntN(2) == 0)
 				if wrng.IntN(20) == 0 {
 					time.Sleep(time.Duration(wrng.IntN(2000)) * time.Microsecond)
 				}

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"imgo/transport/batch"
 )
 
 // late is what waits for room in the kernel.
@@ -56,6 +58,38 @@ func (p *Polled) TryWriteOne(frame []byte) (taken, left int, err error) {
 		return 0, left, err
 	}
 	n, err := p.send(frame)
+	if err != nil {
+		return 0, 0, p.broken(err)
+	}
+	left, err = p.keep(frame, n)
+	return 1, left, err
+}
+
+// StartWrite is Pollable's. It leaves mu locked where it says true.
+func (p *Polled) StartWrite(b *batch.Batch, frame []byte) bool {
+	p.mu.Lock()
+	if len(frame) == 0 || p.closing || p.torn || p.late != nil {
+		p.mu.Unlock()
+		return false
+	}
+	b.Add(p.fd, frame)
+	return true
+}
+
+// FinishWrite is Pollable's.
+func (p *Polled) FinishWrite(frame []byte, result int32) (taken, left int, err error) {
+	defer p.mu.Unlock()
+	n := int(result)
+	switch {
+	case result >= 0:
+		p.written += int64(n)
+	case result == batch.NotSent:
+		n, err = p.send(frame)
+	case unix.Errno(-result) == unix.EAGAIN:
+		n = 0
+	default:
+		err = unix.Errno(-result)
+	}
 	if err != nil {
 		return 0, 0, p.broken(err)
 	}

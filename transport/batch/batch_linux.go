@@ -1,0 +1,247 @@
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What follows is the part of the kernel's include/uapi/linux/io_uring.h that
+// is used here; io_uring(7), io_uring_setup(2) and io_uring_enter(2) explain it.
+
+const (
+	opSend = 26 // IORING_OP_SEND, since Linux 5.6
+
+	offRings   = 0          // IORING_OFF_SQ_RING; with featSingle both rings are there
+	offEntries = 0x10000000 // IORING_OFF_SQES
+
+	featSingle = 1 << 0 // IORING_FEAT_SINGLE_MMAP, since 5.4
+)
+
+// params is struct io_uring_params.
+type params struct {
+	sqEntries, cqEntries, flags, cpu, idle, features, wq uint32
+	_                                                    [3]uint32
+	sq                                                   sqOffsets
+	cq                                                   cqOffsets
+}
+
+type sqOffsets struct {
+	head, tail, mask, entries, flags, dropped, array, _ uint32
+	_                                                   uint64
+}
+
+type cqOffsets struct {
+	head, tail, mask, entries, overflow, cqes, flags, _ uint32
+	_                                                   uint64
+}
+
+// submission is struct io_uring_sqe, as a send has it.
+type submission struct {
+	op    uint8
+	_     [3]uint8
+	fd    int32
+	_     uint64
+	addr  uint64
+	size  uint32
+	how   uint32 // MSG_…
+	index uint64 // comes back with the result
+	_     [3]uint64
+}
+
+// completion is struct io_uring_cqe.
+type completion struct {
+	index  uint64
+	result int32
+	flags  uint32
+}
+
+// Batch is up to Size writes that are sent together; for one goroutine at a
+// time. It is a ring of the kernel's that is empty whenever Send returns: every
+// send in it says that it does not wait, which makes the kernel do all of them
+// within the call.
+type Batch struct {
+	fd             int
+	rings, entries []byte // what the kernel shares with us
+	sqHead, sqTail *uint32
+	cqHead, cqTail *uint32
+	cqMask         uint32
+	sends          *[Size]submission
+	done           unsafe.Pointer // of completions, cqMask+1 of them
+
+	tail    uint32 // the ring's, before what was added
+	n       int
+	held    [Size][]byte // what the kernel reads, so that it is not collected
+	results [Size]int32
+	err     error // why the ring is of no use any more
+}
+
+func newBatch() (b *Batch, err error) {
+	var p params
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, Size, uintptr(unsafe.Pointer(&p)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("set io_uring up (sysctl kernel.io_uring_disabled, or a container's seccomp profile, may forbid it): %w", errno)
+	}
+	b = &Batch{fd: int(fd)}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if p.features&featSingle == 0 || p.sqEntries != Size {
+		return nil, errors.New("the kernel's io_uring is too old")
+	}
+	size := max(p.sq.array+4*p.sqEntries, p.cq.cqes+p.cqEntries*uint32(unsafe.Sizeof(completion{})))
+	if b.rings, err = b.share(offRings, int(size)); err != nil {
+		return nil, err
+	}
+	if b.entries, err = b.share(offEntries, Size*int(unsafe.Sizeof(submission{}))); err != nil {
+		return nil, err
+	}
+	word := func(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&b.rings[offset])) }
+	b.sqHead, b.sqTail, b.cqHead, b.cqTail = word(p.sq.head), word(p.sq.tail), word(p.cq.head), word(p.cq.tail)
+	for i := range uint32(Size) {
+		*word(p.sq.array + 4*i) = i // what is at a place in the ring is the entry of that number
+	}
+	b.cqMask = *word(p.cq.mask)
+	b.sends = (*[Size]submission)(unsafe.Pointer(&b.entries[0]))
+	b.done = unsafe.Pointer(&b.rings[p.cq.cqes])
+	return b, nil
+}
+
+func (b *Batch) share(offset int64, size int) ([]byte, error) {
+	m, err := unix.Mmap(b.fd, offset, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("share the memory of io_uring: %w", err)
+	}
+	return m, nil
+}
+
+func (b *Batch) close() {
+	for _, m := range [][]byte{b.rings, b.entries} {
+		if m != nil {
+			_ = unix.Munmap(m)
+		}
+	}
+	_ = unix.Close(b.fd)
+}
+
+func (b *Batch) broken() bool { return b.err != nil }
+
+// Len is how many writes wait for Send.
+func (b *Batch) Len() int { return b.n }
+
+// Add adds a write of bytes, at least one, to a socket; there must be room. The
+// socket must remain open and the bytes unchanged until Send returns.
+func (b *Batch) Add(fd int32, bytes []byte) {
+	b.sends[(b.tail+uint32(b.n))%Size] = submission{
+		op: opSend, fd: fd, index: uint64(b.n),
+		addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(bytes)))), size: uint32(len(bytes)),
+		how: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL,
+	}
+	b.held[b.n] = bytes
+	b.n++
+}
+
+// Send sends what was added, without waiting for room anywhere, and gives the
+// results in the order of Add, until the next Add: how many bytes the kernel
+// took, or an errno below 0, or NotSent.
+func (b *Batch) Send() []int32 {
+	results := b.results[:b.n]
+	for i := range results {
+		results[i] = NotSent
+	}
+	if len(results) > 1 && b.err == nil { // one by itself is cheaper without us
+		b.err = b.submit(results)
+	}
+	if b.err == nil {
+		clear(b.held[:b.n])
+	}
+	b.n = 0
+	return results
+}
+
+// submit has the kernel do what is in the ring. Its error ends the ring: what
+// became of the writes that it had begun is not known, and their results say so.
+func (b *Batch) submit(results []int32) error {
+	atomic.StoreUint32(b.sqTail, b.tail+uint32(len(results)))
+	taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(len(results)), 0, 0, 0, 0)
+	if errno != 0 {
+		taken = 0 // it had no memory: nothing has happened
+	}
+	// What it did not take is taken back.
+	b.tail = atomic.LoadUint32(b.sqHead)
+	atomic.StoreUint32(b.sqTail, b.tail)
+	for missing := int(taken); ; {
+		if missing -= b.reap(results); missing <= 0 {
+			return nil
+		}
+		// Not met: all is done when the call returns.
+		const wait = 1 // IORING_ENTER_GETEVENTS
+		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), 0, uintptr(missing), wait, 0, 0)
+		if errno != 0 && errno != unix.EINTR {
+			for i := range results[:taken] {
+				if results[i] == NotSent {
+					results[i] = -int32(unix.EIO)
+				}
+			}
+			return fmt.Errorf("wait for io_uring: %w", errno)
+		}
+	}
+}
+
+// reap notes the results that there are and says how many.
+func (b *Batch) reap(results []int32) (n int) {
+	head, tail := *b.cqHead, atomic.LoadUint32(b.cqTail)
+	for ; head != tail; head++ {
+		c := (*completion)(unsafe.Add(b.done, uintptr(head&b.cqMask)*unsafe.Sizeof(completion{})))
+		if c.index < uint64(len(results)) {
+			results[c.index] = c.result
+		}
+		n++
+	}
+	atomic.StoreUint32(b.cqHead, head)
+	return n
+}
+
+// probe says why batches do not do here what they promise: to send, and not to
+// wait where there is no room. The kernel's version does not tell.
+func (b *Batch) probe() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("make two sockets to try io_uring: %w", err)
+	}
+	defer func() { _, _ = unix.Close(pair[0]), unix.Close(pair[1]) }()
+	some := make([]byte, 64<<10)
+	for range 1 << 10 { // until there is no room, far less than that
+		b.Add(int32(pair[0]), some)
+		b.Add(int32(pair[0]), some)
+		for _, r := range b.probed() {
+			switch {
+			case r == -int32(unix.EAGAIN):
+				return nil
+			case r <= 0:
+				return fmt.Errorf("try io_uring: %w", unix.Errno(-r))
+			}
+		}
+	}
+	return errors.New("io_uring does not say when a socket has no room")
+}
+
+// probed is Send of what may be left undone by the kernel, which must not be
+// waited for then.
+func (b *Batch) probed() []int32 {
+	results := b.results[:b.n]
+	b.n = 0
+	clear(results)
+	atomic.StoreUint32(b.sqTail, b.tail+uint32(len(results)))
+	taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(len(results)), 0, 0, 0, 0)
+	b.tail = atomic.LoadUint32(b.sqHead)
+	if done := b.reap(results); errno != 0 || int(taken) != len(results) || done != len(results) {
+		results[0] = -int32(unix.ENOSYS)
+	}
+	return results
+}

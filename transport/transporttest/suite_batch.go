@@ -1,0 +1,151 @@
+package transporttest
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/transport"
+	"imgo/transport/batch"
+)
+
+// told is a Waker that says when it was told.
+type told struct{ readable, writable chan struct{} }
+
+func (w *told) Readable() { w.readable <- struct{}{} }
+func (w *told) Writable() { w.writable <- struct{}{} }
+
+// testBatches: frames that go in a batch come out as those that do not, with
+// them and in order; a client without room takes nothing from the others, and
+// one that is closed is said to be.
+func testBatches(t *testing.T, h Harness) {
+	type attached struct {
+		transport.Pollable
+		*told
+	}
+	var conns [2]attached
+	var here, free sync.WaitGroup
+	here.Add(len(conns))
+	free.Add(1)
+	var unpolled atomic.Bool
+	dial := h.Start(t, Options{WriteBuffer: 16 << 10}, func(c transport.Conn) {
+		p, err := c.ReadPacket()
+		pollable, ok := c.(transport.Pollable)
+		if err != nil || !ok {
+			unpolled.Store(true)
+			here.Done()
+			return
+		}
+		defer pollable.Release()
+		w := &told{make(chan struct{}, 8), make(chan struct{}, 8)}
+		pollable.Attach(w)
+		conns[p.Seq] = attached{pollable, w}
+		here.Done()
+		free.Wait()
+	})
+	var clients [len(conns)]Client
+	for i := range clients {
+		clients[i] = dial()
+		t.Cleanup(func() { _ = clients[i].Close() })
+		send(t, clients[i], h.packet(7, int32(i), ""))
+	}
+	here.Wait()
+	defer free.Done()
+	if unpolled.Load() {
+		t.Skip("only what epoll waits for is written to in batches")
+	}
+	pool, err := batch.NewPool(1)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer pool.Close()
+	b := pool.Take()
+	form := h.form()
+	if h.Network == "ws" {
+		form = form.Framed()
+	}
+	frame := func(seq, n int) []byte {
+		return transport.EncodeReply(form, 1, 5, int32(seq), 0, []byte(body(n)))
+	}
+	// both writes a frame to each in one batch and says what is left of the first.
+	both := func(first, second []byte) (left int) {
+		t.Helper()
+		for i, f := range [][]byte{first, second} {
+			if !conns[i].StartWrite(b, f) {
+				t.Fatalf("connection %d takes nothing", i)
+			}
+		}
+		results := append([]int32(nil), b.Send()...)
+		for i, f := range [][]byte{first, second} {
+			taken, l, err := conns[i].FinishWrite(f, results[i])
+			if taken != 1 || err != nil {
+				t.Fatalf("connection %d: %d taken, %v", i, taken, err)
+			}
+			if i == 0 {
+				left = l
+			} else if l != 0 {
+				t.Fatalf("%d bytes are left of a client that reads", l)
+			}
+		}
+		return left
+	}
+	for i := range 10 {
+		if left := both(frame(2*i, 10), frame(2*i, 200)); left != 0 {
+			t.Fatalf("%d bytes are left of a small frame", left)
+		}
+		if _, _, err := conns[0].TryWriteOne(frame(2*i+1, 20)); err != nil {
+			t.Fatal(err)
+		}
+		h.expect(t, clients[1], 5, int32(2*i), body(200))
+	}
+	for i := range 20 {
+		h.expect(t, clients[0], 5, int32(i), body(10+10*(i%2)))
+	}
+
+	// The first does not read until it has no room.
+	n, written := 0, conns[1].Written()
+	for ; ; n++ {
+		second := frame(n, 100)
+		left := both(frame(n, 8<<10), second)
+		written += int64(len(second))
+		h.expect(t, clients[1], 5, int32(n), body(100))
+		if left > 0 {
+			break
+		}
+	}
+	if got := conns[1].Written(); got != written {
+		t.Errorf("%d bytes were written, and counted %d", written, got)
+	}
+	if conns[0].StartWrite(b, frame(n+1, 10)) || b.Len() != 0 {
+		t.Fatal("a connection whose socket has no room takes more")
+	}
+	for i := range n + 1 {
+		h.expect(t, clients[0], 5, int32(i), body(8<<10))
+	}
+	within(t, "Writable", conns[0].writable)
+	if left := both(frame(n+1, 10), frame(n+1, 10)); left != 0 {
+		t.Errorf("%d bytes are left once there was room", left)
+	}
+	h.expect(t, clients[0], 5, int32(n+1), body(10))
+	h.expect(t, clients[1], 5, int32(n+1), body(10))
+
+	_ = conns[0].Close(envelope.CloseKicked, "enough")
+	if conns[0].StartWrite(b, frame(0, 10)) || b.Len() != 0 {
+		t.Error("a closed connection takes a frame")
+	}
+	if _, _, err := conns[0].TryWriteOne(frame(0, 10)); err == nil {
+		t.Error("a closed connection takes a frame by itself")
+	}
+}
+
+// within waits for a signal.
+func within(t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(Patience):
+		t.Fatalf("no %s within %s", what, Patience)
+	}
+}
