@@ -262,28 +262,36 @@ func TestLargeGroupIsSplit(t *testing.T) {
 
 func TestQueueIsBounded(t *testing.T) {
 	// Without Run nothing leaves the queue.
-	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{QueueBytes: 1000})
+	reg := prometheus.NewRegistry()
+	l := openLog(t, openDB(t, store.Options{InMemory: true, Metrics: reg}), store.LogOptions{QueueBytes: 1000})
+	appends := func(ctx context.Context, n int) <-chan error {
+		errs := make(chan error, n)
+		for range n {
+			go func() {
+				_, err := l.Append(ctx, 0, make([]byte, 300))
+				errs <- err
+			}()
+		}
+		return errs
+	}
+	const fit = 1000 / 364
+	in, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	queued := appends(in, fit)
+	eventually(t, "there is room for no more", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == fit })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	errs := make(chan error, 10)
-	for range cap(errs) {
-		go func() {
-			_, err := l.Append(ctx, 0, make([]byte, 300))
-			errs <- err
-		}()
-	}
-	full := 0
-	for range cap(errs) {
-		err := <-errs
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("Append: %v, want it to wait", err)
-		}
-		if strings.Contains(err.Error(), "room in its queue") {
-			full++
+	waiting := appends(ctx, 8)
+	for range cap(waiting) {
+		if err := <-waiting; !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "room in its queue") {
+			t.Fatalf("Append: %v, want it to wait for room", err)
 		}
 	}
-	if want := cap(errs) - 1000/364; full != want {
-		t.Fatalf("%d appends waited for room, want %d", full, want)
+	giveUp()
+	for range cap(queued) {
+		if err := <-queued; !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "room in its queue") {
+			t.Fatalf("Append: %v, want it to wait for the commit", err)
+		}
 	}
 	// What its callers gave up on is appended all the same, in order.
 	run(t, l)
