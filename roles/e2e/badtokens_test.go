@@ -196,9 +196,7 @@ func TestBadTokens(t *testing.T) {
 			w.fine(t)
 		})
 	}
-	if s := n.user(t, "mallory"); s.Online {
-		t.Errorf("mallory is online: %+v", s)
-	}
+	eventually(t, "mallory is away", func() bool { return !n.user(t, "mallory").Online })
 	if s := n.user(t, "admin"); s.Online || len(s.Devices) > 0 {
 		t.Errorf("admin is known: %+v", s)
 	}

@@ -74,7 +74,10 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	// Away and back: what was pushed to the member waits, now, and a session
 	// that accepts it gets it.
 	_ = c.Close()
-	eventually(t, "it is away", func() bool { return !n.user(t, "123").Online })
+	eventually(t, "it is away, and only what it did not accept waits", func() bool {
+		s := n.user(t, "123")
+		return !s.Online && s.Pending == 1
+	})
 	ok("mids?operation=1000&mids=123", "waiting")
 	ok("keys?operation=1000&keys=k-1", "nobody")
 	ok("all?operation=5", "not for those who are away")

@@ -71,33 +71,39 @@ func (d *dripper) end(t *testing.T) {
 // not in a session either.
 func TestSlowloris(t *testing.T) {
 	t.Parallel() // it waits more than it works
+	const handshake, heartbeat = 1500 * time.Millisecond, 2 * time.Second
 	n := start(t, func(cfg *roles.Config) {
-		cfg.Protocol.HandshakeTimeout = roles.Duration{Duration: 700 * time.Millisecond}
-		cfg.Protocol.Heartbeat = roles.Duration{Duration: time.Second}
+		cfg.Protocol.HandshakeTimeout = roles.Duration{Duration: handshake}
+		cfg.Protocol.Heartbeat = roles.Duration{Duration: heartbeat}
 	})
 	w := n.witness(t)
 	before := n.metrics(t)
 
-	long := strings.Repeat("x", 10_000)
+	long := strings.Repeat("x", 10_000) // takes minutes
 	var all []*dripper
-	add := func(name string, c *client, send string, code int) *dripper {
-		d := &dripper{name: name, c: c, send: send, code: code, least: 500 * time.Millisecond, most: 8 * time.Second, since: time.Now()}
-		all = append(all, d)
-		return d
+	add := func(name string, connect func() *client, send func(*client) string, code int, least time.Duration) {
+		began := time.Now() // before the server's clocks begin
+		c := connect()
+		all = append(all, &dripper{name: name, c: c, send: send(c), code: code, least: least, most: patience, since: began})
 	}
+	auth := packet(1, transport.OpAuth, 1, long)
+	text := func(s string) func(*client) string { return func(*client) string { return s } }
+	tcp, ws := func() *client { return n.tcp(t) }, func() *client { return n.ws(t, false) }
 	// A session that begins a packet and never ends it has given no sign of
 	// life: closed after 2.5 heartbeats.
-	for _, c := range []*client{n.tcp(t), n.ws(t, false)} {
-		c.login("v2", "slow", "")
-		d := add("packet of a session", c, string(c.Frame([]byte(packet(2, transport.OpSend, 1, long)))), 3004)
-		d.least = 2 * time.Second
+	for _, dial := range []func() *client{tcp, ws} {
+		add("packet of a session", func() *client {
+			c := dial()
+			c.login("v2", "slow", "")
+			return c
+		}, func(c *client) string { return string(c.Frame([]byte(packet(2, transport.OpSend, 1, long)))) }, 3004, 2*heartbeat)
 	}
-	add("packet", n.tcp(t), packet(1, transport.OpAuth, 1, long), 3509)
-	c := n.ws(t, false)
-	add("frame", c, string(c.Frame([]byte(packet(1, transport.OpAuth, 1, long)))), 3509)
-	add("fragments", n.ws(t, false), // never a message
-		string(transporttest.RawFrame(2, true, nil))+strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000), 3509)
-	add("upgrade", tcpTo(t, n.WSAddr().String()), "GET /sub HTTP/1.1\r\nHost: x\r\nX-Long: "+long, 0)
+	add("packet", tcp, text(auth), 3509, handshake*2/3)
+	add("frame", ws, func(c *client) string { return string(c.Frame([]byte(auth))) }, 3509, handshake*2/3)
+	add("fragments", ws, text( // never a message
+		string(transporttest.RawFrame(2, true, nil))+strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000)), 3509, handshake*2/3)
+	add("upgrade", func() *client { return tcpTo(t, n.WSAddr().String()) },
+		text("GET /sub HTTP/1.1\r\nHost: x\r\nX-Long: "+long), 0, handshake*2/3)
 
 	var dripping sync.WaitGroup
 	for _, d := range all {

@@ -49,7 +49,10 @@ func TestFirstSteps(t *testing.T) {
 	interrupt(listener)
 	prints(listener, "{\"test\":1}\n")
 
-	eventually(t, "it is away", func() bool { return !server.node.user(t, "123").Online })
+	eventually(t, "it is away, and its acknowledgement is applied", func() bool {
+		s := server.node.user(t, "123")
+		return !s.Online && s.Pending == 0
+	})
 	for i := range 3 {
 		if out := imgo(t, env, "push", "--user", "123", fmt.Sprintf(`{"test":%d}`, 2+i)); !strings.Contains(out, "is kept") {
 			t.Errorf("push says %q", out)
