@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait for the page; a loaded machine needs seconds.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // tab is one page of a browser of its own.
 type tab struct {

@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait of these tests: far above what is needed.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // server is a scripted server: each test plays comet by hand on the
 // connections that it accepts.

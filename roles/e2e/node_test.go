@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait: far more than anything takes that works.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // node is a whole node that runs in this process until its test ends.
 type node struct {

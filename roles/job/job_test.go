@@ -247,7 +247,7 @@ func push(body string, users ...string) *envelope.Record {
 func (w *world) eventually(comet, want string) {
 	w.t.Helper()
 	got := ""
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if got = w.comets[comet].all(); got == want {
 			return
 		}
@@ -384,7 +384,7 @@ func TestFailingCometIsCounted(t *testing.T) {
 	w.comets["a"].block = func(context.Context) error { return errors.New("no") }
 	w.kept.add(t, 0, push("1", "u"))
 	w.eventually("b", "1/1<1")
-	for end := time.Now().Add(10 * time.Second); w.counter("imgo_job_skipped_deliveries_total", "failed") != 1; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); w.counter("imgo_job_skipped_deliveries_total", "failed") != 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the failed delivery was not counted")
 		}

@@ -117,7 +117,7 @@ func (w *world) add(user string, rec *envelope.Record) uint64 {
 
 func (w *world) reached(p int32, off int64) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	id := envelope.ID(w.kept.Generation(), off)
 	if _, err := w.r.Resolve(ctx, &envelope.ResolveRequest{Partition: uint32(p), Items: []*envelope.ResolveItem{{Id: id}}}); err != nil {
@@ -449,7 +449,7 @@ func TestBehindTheFence(t *testing.T) {
 		if reply.Backlog.UpTo < behind {
 			t.Errorf("%s: the answer is true up to %d, not %d", when, reply.Backlog.UpTo, behind)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if _, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: session("c", 2, user, "new")}); !errors.Is(err, envelope.ErrNotReady) {
 			t.Errorf("%s: a device that is not known: %v", when, err)

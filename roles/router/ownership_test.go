@@ -60,7 +60,7 @@ func userOf(partition int32) string {
 
 // calls are all calls that concern a user.
 func (w *world) calls(user string) map[string]error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s, p := session("c", 99, user, "d"), uint32(envelope.Partition(user, 2))
 	errs := make(map[string]error)

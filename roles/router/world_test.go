@@ -257,10 +257,13 @@ func (w *world) restart() {
 	w.start()
 }
 
-// eventually polls a condition, for at most ten seconds.
+// patience bounds every wait: far more than anything takes that works.
+const patience = time.Minute
+
+// eventually polls a condition, with a bound.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -301,7 +304,7 @@ func (w *world) ack(user, device string, ids ...uint64) {
 // applied waits until the router has applied a record.
 func (w *world) applied(user string, id uint64) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if _, err := w.r.Resolve(ctx, &envelope.ResolveRequest{Partition: uint32(envelope.Partition(user, 2)), Items: []*envelope.ResolveItem{{Id: id}}}); err != nil {
 		w.t.Fatal(err)
@@ -314,7 +317,7 @@ func session(comet string, id uint64, user, device string) *envelope.Session {
 
 func (w *world) attach(s *envelope.Session) *envelope.AttachReply {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	reply, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
 	if err != nil {

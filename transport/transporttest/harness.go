@@ -19,7 +19,7 @@ import (
 )
 
 // Patience bounds every wait of the suite.
-const Patience = 10 * time.Second
+const Patience = 30 * time.Second
 
 // Harness is one transport under test.
 type Harness struct {
