@@ -47,7 +47,7 @@ func targets() []target {
 		{name: "reconnect and replay of 1,000, p50", of: "replay/auth to the last message, p50", most: 0.5, known: "Centrifugo 0.7"},
 		{name: "CPU of that", of: "replay/server CPU a replay", most: 0.5, known: "Centrifugo 1.0"},
 		{name: "GC pause under broadcasts, p99.9", of: "broadcast-tcp/GC pause, p99.9", limit: "broadcast-tcp/a bare Go process, GC pause, p99.9", most: 1, known: "goim 504 ms at a million"},
-		{name: "CPU a delivery over its limit at 1,000 to 19,000, most over least", of: "sizes/the dearest over the cheapest, each over its limit", most: 1.1},
+		{name: "CPU a delivery at 1,000 to 19,000 connections, most over least", of: "sizes/the dearest over the cheapest", most: 1.1},
 		{name: "memory of clients that never read, over the setting", of: "stalled/memory that came with them, over what is allowed", most: 1},
 		{name: "p99 of the others, with them over without", of: "stalled/p99 of the others, with over without", most: 1.5},
 	}
