@@ -19,10 +19,11 @@ import (
 type member struct {
 	g *bus.Group
 
-	mu    sync.Mutex
-	parts []bus.Part
-	now   *bus.Assignment
-	done  chan struct{}
+	mu     sync.Mutex
+	parts  []bus.Part
+	now    *bus.Assignment
+	failed int // calls of Next
+	done   chan struct{}
 }
 
 func join(t *testing.T, b *bus.Bus, logs ...*bus.Log) *member {
@@ -39,8 +40,11 @@ func join(t *testing.T, b *bus.Bus, logs ...*bus.Log) *member {
 			if errors.Is(err, envelope.ErrClosed) {
 				return
 			}
-			if err != nil {
-				continue // the coordinator is being made
+			if err != nil { // the coordinator is being made, or away
+				m.mu.Lock()
+				m.failed++
+				m.mu.Unlock()
+				continue
 			}
 			m.mu.Lock()
 			m.parts, m.now = a.Parts(), a
@@ -64,6 +68,12 @@ func (m *member) has() []bus.Part {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.parts
+}
+
+func (m *member) failures() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed
 }
 
 func (m *member) assignment() *bus.Assignment {
@@ -165,6 +175,9 @@ func TestGroupWithoutKafka(t *testing.T) {
 	goodbyes := f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, Observe: true, Count: -1})
 	f.Stop()
 	eventually(t, "the assignment ends", func() bool { return len(m.has()) == 0 })
+	// One that finds Kafka back when it joins again is who it was.
+	before := m.failures()
+	eventually(t, "it cannot join again", func() bool { return m.failures() > before })
 	f.Resume()
 	// Nobody waits for the member that it was before.
 	if err := goodbyes.Wait(within(t), 1); err != nil {
