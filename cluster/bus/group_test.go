@@ -189,6 +189,55 @@ func TestGroupWithoutKafka(t *testing.T) {
 	}
 }
 
+// One that ends while it waits to be let in is nobody's loss for longer than a
+// session: the others have its partitions then.
+func TestGroupLosesOneThatJoins(t *testing.T) {
+	f := fake(t)
+	b := open(t, options(f.Brokers(), prefix()))
+	kept, live := twoLogs(t, b)
+	group := func() *bus.Group {
+		g, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
+		if err != nil {
+			t.Fatalf("Group: %v", err)
+		}
+		return g
+	}
+	stays, goes := group(), group()
+	next := func() *bus.Assignment {
+		t.Helper()
+		for {
+			a, err := stays.Next(within(t))
+			if err == nil {
+				return a
+			}
+			if errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("Next: %v", err)
+			}
+		}
+	}
+	over := func(a *bus.Assignment) {
+		t.Helper()
+		select {
+		case <-a.Done():
+		case <-within(t).Done():
+			t.Fatalf("it keeps %d partitions of 6", len(a.Parts()))
+		}
+	}
+	a := next()
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = goes.Next(context.Background())
+	}()
+	over(a) // for the other one's sake, which waits until this one joins again
+	_ = goes.Close()
+	<-gone
+	for a = next(); len(a.Parts()) < 6; a = next() {
+		over(a)
+	}
+	_ = stays.Close()
+}
+
 // A group that is closed while Kafka is away does not wait for it.
 func TestGroupClosesWithoutKafka(t *testing.T) {
 	f := fake(t)

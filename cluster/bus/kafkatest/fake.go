@@ -171,7 +171,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: nc, of: l.of}
+		c := &conn{Conn: nc, of: l.of, closed: make(chan struct{})}
 		l.of.mu.Lock()
 		stopped := l.of.stopped
 		if !stopped {
@@ -185,9 +185,32 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
+// conn is a connection as the fake's inside sees it: one that has ended looks
+// open for another while. Of a member whose connection is gone by the time that
+// it is let into its group kfake does not count the session's time: it would
+// have its partitions for ever, where Kafka gives them to others soon.
 type conn struct {
 	net.Conn
-	of *Fake
+	of     *Fake
+	once   sync.Once
+	closed chan struct{} // by kfake
+}
+
+// afterlife is longer than a member waits to be let in.
+const afterlife = 15 * time.Second
+
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && n == 0 {
+		timer := time.NewTimer(afterlife)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.closed:
+		case <-c.of.done:
+		}
+	}
+	return n, err
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -201,10 +224,14 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, io.ErrClosedPipe
 		}
 	}
-	return c.Conn.Write(p)
+	if n, err := c.Conn.Write(p); err == nil {
+		return n, nil
+	}
+	return len(p), nil // nobody reads it
 }
 
 func (c *conn) Close() error {
+	c.once.Do(func() { close(c.closed) })
 	c.of.mu.Lock()
 	delete(c.of.conns, c)
 	c.of.mu.Unlock()
