@@ -19,7 +19,7 @@ func (d *device) runSDK(ctx context.Context) {
 	}
 	client, err := imgoclient.New(imgoclient.Config{
 		Address: address, Token: d.user.token, Device: d.name, Rooms: d.rooms,
-		MinBackoff: minWait, MaxBackoff: maxWait, ConnectTimeout: dialLimit, AckDelay: d.ackDelay,
+		MinBackoff: minWait, MaxBackoff: maxWait, ConnectTimeout: dialLimit, AuthTimeout: dialLimit, AckDelay: d.ackDelay,
 		OnMessage: func(_ context.Context, m imgoclient.Message) error {
 			d.note(s, m.ID, m.Body)
 			return nil

@@ -104,8 +104,13 @@ type Config struct {
 	// MinBackoff and MaxBackoff bound the wait between attempts: a random part
 	// of a span that doubles from the one to the other. 500 ms and 30 s.
 	MinBackoff, MaxBackoff time.Duration
-	// ConnectTimeout bounds token, dial and handshake together. 10 s.
+	// ConnectTimeout bounds token and dial together, up to where the auth packet
+	// is sent. 10 s.
 	ConnectTimeout time.Duration
+	// AuthTimeout bounds the wait for the answer to the auth packet. 40 s: where
+	// many connect at once the server has them wait for their turn, for up to 30 s
+	// (limits.connect_wait), and who gives up before begins at the end again.
+	AuthTimeout time.Duration
 	// CallTimeout bounds a write, and the wait for an answer. 10 s.
 	CallTimeout time.Duration
 	// AckDelay is how long acknowledgements are gathered. 50 ms.
@@ -194,6 +199,7 @@ func New(cfg Config) (*Client, error) {
 	orDefault(&cfg.MinBackoff, 500*time.Millisecond)
 	orDefault(&cfg.MaxBackoff, 30*time.Second)
 	orDefault(&cfg.ConnectTimeout, 10*time.Second)
+	orDefault(&cfg.AuthTimeout, 40*time.Second)
 	orDefault(&cfg.CallTimeout, 10*time.Second)
 	orDefault(&cfg.AckDelay, 50*time.Millisecond)
 	orDefault(&cfg.Queue, 256)

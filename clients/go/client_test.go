@@ -52,6 +52,28 @@ func TestReceivesAndAcknowledges(t *testing.T) {
 	})
 }
 
+// A server that many ask at once has each wait for its turn: for longer than a
+// dial may take, and not for ever.
+func TestWaitsForItsTurn(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		r := start(t, s, func(cfg *imgoclient.Config) { cfg.ConnectTimeout = time.Second })
+		p := s.accept()
+		<-time.After(1500 * time.Millisecond) // until the dial's time is over
+		p.send(transport.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
+		p.push(1)
+		r.expect(1)
+		p.expectAcks(1)
+		r.stop()
+	})
+	t.Run("in vain", func(t *testing.T) {
+		s := newServer(t, "tcp")
+		r := start(t, s, func(cfg *imgoclient.Config) { cfg.AuthTimeout = 50 * time.Millisecond })
+		s.accept()
+		s.accept() // it gave up, and comes again
+		r.stop()
+	})
+}
+
 func TestBatchedPackets(t *testing.T) {
 	overBoth(t, func(t *testing.T, s *server) {
 		r := start(t, s, nil)

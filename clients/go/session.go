@@ -51,12 +51,12 @@ type session struct {
 
 // connect dials and authenticates.
 func (c *Client) connect(ctx context.Context, to target) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
+	dialing, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
 	token := c.cfg.Token
 	if c.cfg.TokenSource != nil {
 		var err error
-		if token, err = c.cfg.TokenSource(ctx); err != nil {
+		if token, err = c.cfg.TokenSource(dialing); err != nil {
 			return nil, fmt.Errorf("get a token: %w", err)
 		}
 	}
@@ -75,15 +75,17 @@ func (c *Client) connect(ctx context.Context, to target) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write the auth packet: %w", err)
 	}
-	w, err := to.dial(ctx, c.cfg.MaxBody)
+	w, err := to.dial(dialing, c.cfg.MaxBody)
 	if err != nil {
 		return nil, err
 	}
 	// The handshake ends early when ctx does.
-	stop := context.AfterFunc(ctx, w.close)
-	info, err := handshake(ctx, w, auth)
+	waiting, cancelWait := context.WithTimeout(ctx, c.cfg.AuthTimeout)
+	defer cancelWait()
+	stop := context.AfterFunc(waiting, w.close)
+	info, err := handshake(waiting, w, auth)
 	if !stop() && err == nil {
-		err = ctx.Err()
+		err = waiting.Err()
 	}
 	if err != nil {
 		w.close()

@@ -165,8 +165,13 @@ export interface ImgoOptions {
   backoffCap?: number;
   /** A connection that lived so long starts the backoff anew, milliseconds (10000). */
   stableAfter?: number;
-  /** For token, socket and auth reply together, milliseconds (10000). */
+  /** For token and socket together, milliseconds (10000). */
   connectTimeout?: number;
+  /**
+   * For the answer to the auth packet, milliseconds (40000): where many connect
+   * at once the server has each wait for its turn, for up to 30 s.
+   */
+  authTimeout?: number;
   /** Silence after a heartbeat that ends the connection, milliseconds (10000). */
   heartbeatTimeout?: number;
   /** For the reply to join(), leave() and send(), milliseconds (10000). */

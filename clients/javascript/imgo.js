@@ -22,7 +22,8 @@ const DEFAULTS = {
   backoffCap: 30_000,
   stableAfter: 10_000, // live for so long: the next loss starts from backoffBase again
   discoverTimeout: 3000, // then the configured address is taken
-  connectTimeout: 10_000, // for token, socket and auth reply together
+  connectTimeout: 10_000, // for token and socket together
+  authTimeout: 40_000, // for the auth reply: a server that is asked by many at once has each wait for up to 30 s
   heartbeatTimeout: 10_000, // silence after a heartbeat: the connection is dead
   requestTimeout: 10_000, // for the reply to join, leave and send
   ackDelay: 50,
@@ -178,7 +179,7 @@ export class ImgoClient {
     const turn = ++this.#turn;
     this.#stopTimer('retry');
     this.#startTimer('connect', this.#options.connectTimeout, () => {
-      this.#lost(0, `no answer within ${this.#options.connectTimeout} ms`);
+      this.#lost(0, `no connection within ${this.#options.connectTimeout} ms`);
     });
     this.#setState('connecting', { attempt: this.#attempt });
     if (turn !== this.#turn) return; // a listener called close()
@@ -257,6 +258,10 @@ export class ImgoClient {
       if (accepts) body.accepts = accepts;
       if (this.#rooms.size > 0) body.rooms = [...this.#rooms];
       this.#write(Op.auth, body, this.#nextSeq());
+      if (!current()) return;
+      this.#startTimer('connect', this.#options.authTimeout, () => {
+        this.#lost(0, `no answer within ${this.#options.authTimeout} ms`);
+      });
     };
     ws.onmessage = (event) => {
       if (current()) this.#receive(link, event.data);

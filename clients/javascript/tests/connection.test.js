@@ -107,12 +107,36 @@ describe('connecting', () => {
     await assert.rejects(c.connect(), { code: 'token' });
   });
 
+  test('gives up a socket that does not open', () => {
+    const c = client();
+    c.connect();
+    const ws = FakeWebSocket.last();
+    mock.timers.tick(9_999);
+    assert.equal(c.state, 'connecting');
+    mock.timers.tick(1);
+    assert.equal(c.state, 'waiting');
+    assert.ok(ws.closed);
+  });
+
+  test('waits for its turn where many connect at once', async () => {
+    const c = client();
+    const ready = c.connect();
+    const ws = FakeWebSocket.last();
+    mock.timers.tick(9_999);
+    ws.open();
+    mock.timers.tick(30_000);
+    ws.frames({ ver: 2, op: 8, seq: ws.sent[0].seq, body: {} });
+    await ready;
+    mock.timers.tick(20_000);
+    assert.equal(c.state, 'live');
+  });
+
   test('gives up an attempt that is not answered', () => {
     const c = client();
     c.connect();
     const ws = FakeWebSocket.last();
     ws.open();
-    mock.timers.tick(9_999);
+    mock.timers.tick(39_999);
     assert.equal(c.state, 'connecting');
     mock.timers.tick(1);
     assert.equal(c.state, 'waiting');
