@@ -166,6 +166,13 @@ type Pollable interface {
 	// Gone says whether the peer has ended the stream and left nothing behind
 	// that is to be read. Only whoever reads may call it; it is a system call.
 	Gone() bool
+	// Leave is for a Waker that is going to wait after all, in Readable or what
+	// that calls: another goroutine tells the other connections from now on.
+	// Called from anywhere else it does nothing.
+	Leave()
+	// TryRelease is Release where that need not wait for the client; false:
+	// Release is still to be called.
+	TryRelease() bool
 	// Release is the last call, once nothing is read or written any more: it
 	// closes the connection if nobody has, gives the client a moment to take
 	// note, and frees it. It may take as long as the listener's Linger.
@@ -177,8 +184,12 @@ type Pollable interface {
 // so they may call the connection.
 type Waker interface {
 	// Readable: TryReadPacket has something to say. The caller of Park is the
-	// reader again, until the next Park.
-	Readable()
+	// reader again, until the next Park. alone says that nothing else has
+	// happened on any connection: to go on at once, as long as that takes some
+	// ten microseconds, is then cheaper for everybody than to wake another
+	// goroutine, and a processor with it. Who finds that it has to wait calls
+	// the connection's Leave first.
+	Readable(alone bool)
 	// Writable: all that was taken is in the kernel.
 	Writable()
 }

@@ -215,3 +215,46 @@ func TestAdmissionLeft(t *testing.T) {
 		t.Errorf("logic was asked about %d clients, want 4", len(logic.connects))
 	}
 }
+
+// TestAdmissionAlone: a client that comes alone is let in by whoever read its
+// auth packet; when logic has to wait for something, the others do not wait with
+// it, and should logic not say in time it is asked again.
+func TestAdmissionAlone(t *testing.T) {
+	late, slow := make(chan struct{}), make(chan struct{})
+	var asked, waits atomic.Int64
+	s := start(t, &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
+		switch {
+		case r.Token == "slow":
+			waits.Add(1)
+			<-slow
+		case r.Token == "late" && asked.Add(1) == 1:
+			waits.Add(1)
+			<-late
+			return nil, envelope.ErrUnavailable
+		}
+		return admit(r)
+	}}, listening)
+	answerLate, answerSlow := sync.OnceFunc(func() { close(late) }), sync.OnceFunc(func() { close(slow) })
+	t.Cleanup(answerLate) // before the comet is waited for
+	t.Cleanup(answerSlow)
+	var waiting []*client
+	for _, token := range []string{"slow", "late"} {
+		c := s.dialTCP()
+		c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, token))
+		waiting = append(waiting, c)
+	}
+	eventually(t, "logic was asked about both", func() bool { return waits.Load() == 2 })
+	s.dialTCP().login("quick", "")
+	s.dialWS(true).login("quick", "")
+	answerLate()
+	if p := waiting[1].receive(); p.Op != transport.OpAuthReply {
+		t.Errorf("who came late got %+v", p)
+	}
+	answerSlow()
+	if p := waiting[0].receive(); p.Op != transport.OpAuthReply {
+		t.Errorf("who came first got %+v", p)
+	}
+	if n := asked.Load(); n != 2 {
+		t.Errorf("logic was asked %d times about who came late, want 2", n)
+	}
+}

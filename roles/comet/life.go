@@ -164,6 +164,7 @@ func (s *session) awaitWriter(d time.Duration) {
 	if gone == nil || d == 0 {
 		return
 	}
+	s.waits()
 	if d < 0 {
 		<-gone
 		return

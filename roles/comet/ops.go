@@ -226,7 +226,7 @@ func (s *session) join(room string, until time.Time) bool {
 	s.own()
 	s.rooms = append(s.rooms, room)
 	s.mu.Unlock()
-	if err := s.comet.opener.open(room, until); err != nil {
+	if err := s.comet.opener.open(room, until, s.waits); err != nil {
 		s.comet.log.Debug().Err(err).Uint64("session", s.id).Str("room", room).Msg("room could not be opened: session closed")
 		s.close(envelope.CloseOverload, "the room cannot be joined now")
 		return false

@@ -11,7 +11,8 @@ const idleReaders = 4
 
 // readers runs who has something to read. What a client asks for may have to
 // wait for logic, so each reading has a goroutine, of which a few stay for the
-// next one, with the stack that they have grown. There are never more of them
+// next one, with the stack that they have grown. (One that is alone has that of
+// who heard of it: session.Readable.) There are never more of them
 // than connections, each of which reads once at a time.
 type readers struct {
 	next chan reader

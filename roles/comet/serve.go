@@ -77,7 +77,7 @@ func (c *Comet) serve(conn transport.Conn) {
 	if poll, ok := conn.(transport.Pollable); ok && poll.Rest() {
 		return // which spares the read that would only say that nothing is there yet
 	}
-	g.read()
+	g.read(false)
 }
 
 // over ends a connection that nobody reads any more: the last of it.
@@ -86,7 +86,7 @@ func (c *Comet) over(conn transport.Conn) {
 	c.gate.left(conn.Remote().Addr())
 	c.metrics.open(conn.Network()).Dec()
 	poll, ok := conn.(transport.Pollable)
-	if !ok {
+	if !ok || poll.TryRelease() {
 		c.serving.Done()
 		return
 	}
@@ -123,12 +123,13 @@ type guest struct {
 
 // Readable and Writable make a guest a transport.Waker. What a guest reads has
 // to wait for nobody, so it is read at once. Nobody waits to write to a guest.
-func (g *guest) Readable() { g.read() }
-func (g *guest) Writable() {}
+func (g *guest) Readable(alone bool) { g.read(alone) }
+func (g *guest) Writable()           {}
 
 // read reads until the auth packet, or refuses the connection. The deadline is
-// one for all: a client cannot buy time a byte at a time.
-func (g *guest) read() {
+// one for all: a client cannot buy time a byte at a time. alone: the caller has
+// nobody else to read for.
+func (g *guest) read(alone bool) {
 	c := g.comet
 	for {
 		p, err := next(g.conn)
@@ -141,7 +142,7 @@ func (g *guest) read() {
 			c.over(g.conn)
 			return
 		case p.Op == transport.OpAuth:
-			g.knock(p)
+			g.knock(p, alone)
 			return
 		}
 		g.last = p
@@ -162,7 +163,7 @@ func (g *guest) read() {
 // knock has the client of an auth packet admitted. What becomes of it is the
 // admission's business, but for a connection that has a goroutine, this one:
 // it goes on with the session, to its end.
-func (g *guest) knock(p transport.Packet) {
+func (g *guest) knock(p transport.Packet, alone bool) {
 	c := g.comet
 	if c.handshakes.End(&g.turn) { // in the moment in which its time ended
 		c.firstFailed(g.conn, p, os.ErrDeadlineExceeded)
@@ -174,6 +175,9 @@ func (g *guest) knock(p transport.Packet) {
 	_, poll := g.conn.(transport.Pollable)
 	if !poll {
 		v.done = make(chan struct{})
+	}
+	if poll && alone && c.admission.here(v) {
+		return
 	}
 	if !c.admission.add(v) {
 		c.refuseWaiting(v)
@@ -373,21 +377,43 @@ func refusal(err error) (envelope.CloseCode, string) {
 	return code, e.Error()
 }
 
-// Readable has the session read.
-func (s *session) Readable() { s.comet.readers.run(s) }
+// readAlone is how many packets of one client are read where they were found,
+// before it is a goroutine's business.
+const readAlone = 16
+
+// Readable has the session read, by the caller where it is alone.
+func (s *session) Readable(alone bool) {
+	if !alone || s.readSome(readAlone) {
+		s.comet.readers.run(s)
+	}
+}
+
+// waits is called by a reader that is going to wait: where it is the goroutine
+// that tells all connections, that is somebody else's business now.
+func (s *session) waits() {
+	if poll, ok := s.conn.(transport.Pollable); ok {
+		poll.Leave()
+	}
+}
 
 // read handles packets until the connection is parked or has ended, which ends
 // the session too. A session that is closing reads on, to nothing, so that the
 // client gets its goodbye.
 func (s *session) read() {
-	for {
+	for s.readSome(readAlone) {
+	}
+}
+
+// readSome is read for at most some packets; true: there may be more.
+func (s *session) readSome(packets int) bool {
+	for range packets {
 		p, err := next(s.conn)
 		switch {
 		case errors.Is(err, transport.ErrIdle):
-			return
+			return false
 		case err != nil:
 			s.ended(err)
-			return
+			return false
 		}
 		now := s.comet.now()
 		s.heard.Store(int64(now))
@@ -404,6 +430,7 @@ func (s *session) read() {
 		}
 		s.handle(p)
 	}
+	return true
 }
 
 // ended ends the session after reading failed with err.
@@ -424,6 +451,7 @@ func (s *session) ended(err error) {
 // pause holds the reader back, but not a session that is being closed.
 func (s *session) pause(d time.Duration) {
 	const step = 100 * time.Millisecond
+	s.waits()
 	for ; d > 0; d -= step {
 		time.Sleep(min(d, step))
 		s.mu.Lock()

@@ -90,5 +90,8 @@ func (c *polled) Close(envelope.CloseCode, string) error {
 	return nil
 }
 
+// TryRelease is Pollable's.
+func (c *polled) TryRelease() bool { return c.TryFinish() }
+
 // Release is Pollable's.
 func (c *polled) Release() { c.Finish(c.l.acceptor.Config().Linger) }

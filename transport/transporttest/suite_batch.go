@@ -14,8 +14,8 @@ import (
 // told is a Waker that says when it was told.
 type told struct{ readable, writable chan struct{} }
 
-func (w *told) Readable() { w.readable <- struct{}{} }
-func (w *told) Writable() { w.writable <- struct{}{} }
+func (w *told) Readable(bool) { w.readable <- struct{}{} }
+func (w *told) Writable()     { w.writable <- struct{}{} }
 
 // testBatches: frames that go in a batch come out as those that do not, with
 // them and in order; a client without room takes nothing from the others, and

@@ -37,7 +37,7 @@ type busy struct {
 	failed  error
 }
 
-func (b *busy) Readable() { b.read <- struct{}{} }
+func (b *busy) Readable(bool) { b.read <- struct{}{} }
 
 func (b *busy) Writable() {
 	b.mu.Lock()

@@ -50,7 +50,7 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		c.Watch(u)
 		patience.Begin(&u.turn, c)
 		if !c.Rest() {
-			u.Readable()
+			u.Readable(false)
 		}
 	}
 }
@@ -66,7 +66,7 @@ type upgrade struct {
 
 // Readable and Writable make an upgrade a transport.Waker. A client that has
 // no room for the answer to its first request is none that waits for more.
-func (u *upgrade) Readable() {
+func (u *upgrade) Readable(bool) {
 	err := u.c.upgrade()
 	for errors.Is(err, transport.ErrIdle) {
 		if u.c.Park() {
@@ -240,6 +240,12 @@ func (c *polled) Network() string { return "ws" }
 func (c *polled) Close(code envelope.CloseCode, reason string) error {
 	c.Shut(closeFrame(code, reason))
 	return nil
+}
+
+// TryRelease is Pollable's.
+func (c *polled) TryRelease() bool {
+	_ = c.Close(0, "")
+	return c.TryFinish()
 }
 
 // Release is Pollable's.

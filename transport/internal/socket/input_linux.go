@@ -86,17 +86,14 @@ func (p *Polled) Fill(need int) error {
 	}
 	in := p.room(need)
 	space := in.b[in.w:]
-	n, err := unix.Read(int(p.fd), space)
-	for err == unix.EINTR {
-		n, err = unix.Read(int(p.fd), space)
-	}
+	n, errno := readNow(p.fd, space)
 	switch {
-	case err == unix.EAGAIN:
+	case errno == unix.EAGAIN:
 		p.dry = true
 		p.Stow()
 		return transport.ErrIdle
-	case err != nil:
-		return p.ended(err)
+	case errno != 0:
+		return p.ended(errno)
 	case n == 0:
 		return p.ended(io.EOF)
 	}

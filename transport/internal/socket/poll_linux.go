@@ -34,12 +34,11 @@ type arrival struct {
 
 // accept4 accepts a connection; false: there is none.
 func (ar *arrival) accept4(port uintptr) bool {
-	size := uint32(unix.SizeofSockaddrAny)
-	fd, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, port, uintptr(unsafe.Pointer(&ar.from)), uintptr(unsafe.Pointer(&size)),
-		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
-	ar.fd, ar.err = int(fd), nil
+	var errno unix.Errno
+	ar.fd, errno = acceptNow(port, &ar.from)
+	ar.err = nil
 	if errno != 0 {
-		ar.fd, ar.err = -1, errno
+		ar.err = errno
 	}
 	return errno != unix.EAGAIN
 }
@@ -99,11 +98,7 @@ func (a *Acceptor) poll() error {
 		_ = port.Close()
 		return err
 	}
-	if err := po.start(); err != nil {
-		_ = port.Close()
-		_ = po.file.Close()
-		return err
-	}
+	po.start()
 	a.poller, a.port, a.raw = po, port, raw
 	a.accept = a.accept4
 	return nil

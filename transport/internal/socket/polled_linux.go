@@ -57,8 +57,8 @@ func newWaits() *waits {
 	return &waits{read: make(chan struct{}, 1), write: make(chan struct{}, 1)}
 }
 
-func (w *waits) Readable() { signal(w.read) }
-func (w *waits) Writable() { signal(w.write) }
+func (w *waits) Readable(bool) { signal(w.read) }
+func (w *waits) Writable()     { signal(w.write) }
 
 // signal wakes the one who waits on c, or who will.
 func signal(c chan struct{}) {
@@ -123,8 +123,11 @@ func (p *Polled) Handled(release func()) {
 // Inline is Config's.
 func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
 
-// event takes what epoll reports.
-func (p *Polled) event(events uint32) {
+// Leave is Pollable's.
+func (p *Polled) Leave() { p.acceptor.poller.leave(p) }
+
+// event takes what epoll reports; alone: it is all.
+func (p *Polled) event(events uint32, alone bool) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -141,7 +144,7 @@ func (p *Polled) event(events uint32) {
 		w.Writable()
 	}
 	if read {
-		w.Readable()
+		w.Readable(alone)
 	}
 }
 
@@ -164,7 +167,7 @@ func (p *Polled) tell(read, write bool) {
 		w.Writable()
 	}
 	if read {
-		w.Readable()
+		w.Readable(false)
 	}
 }
 
@@ -307,8 +310,7 @@ func (p *Polled) Unacked() (int64, bool) {
 	if p.final >= 0 {
 		return p.final, true
 	}
-	n, err := unix.IoctlGetInt(int(p.fd), unix.SIOCOUTQ)
-	return int64(n), err == nil
+	return unsentNow(p.fd)
 }
 
 // Written is Socket's.
@@ -324,8 +326,8 @@ func (p *Polled) keepFinal() {
 		return
 	}
 	p.final = p.written
-	if n, err := unix.IoctlGetInt(int(p.fd), unix.SIOCOUTQ); err == nil {
-		p.final = int64(n)
+	if n, ok := unsentNow(p.fd); ok {
+		p.final = n
 	}
 }
 
@@ -413,14 +415,32 @@ func (p *Polled) Finish(linger time.Duration) {
 	if !quiet {
 		p.drain(linger)
 	}
-	p.acceptor.poller.leave(p)
+	p.free()
+}
+
+// TryFinish is Finish where nothing is to be waited for; false: Finish is still
+// to be called.
+func (p *Polled) TryFinish() bool {
+	p.Shut(nil)
+	p.mu.Lock()
+	quiet := p.late == nil && (p.torn || p.gone)
+	p.mu.Unlock()
+	if quiet {
+		p.free()
+	}
+	return quiet
+}
+
+// free closes the descriptor: the last of it.
+func (p *Polled) free() {
+	p.acceptor.poller.exit(p)
 	p.mu.Lock()
 	p.stopTimer()
 	if p.torn {
 		_ = unix.SetsockoptLinger(int(p.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	p.closed = true
-	_ = unix.Close(int(p.fd))
+	closeNow(p.fd)
 	p.mu.Unlock()
 	p.in = nil
 	p.acceptor.done(p.remote.Addr())

@@ -1,10 +1,11 @@
 package socket
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,15 +19,28 @@ const (
 
 // poller tells the sockets of one acceptor what happens on them. It is one
 // goroutine, which waits for the epoll in Go's own poller, so that no thread is
-// held while nothing happens.
+// held while nothing happens. Should whoever it tells have to wait, another one
+// takes its place, see leave.
 type poller struct {
 	file *os.File // of the epoll
+	raw  syscall.RawConn
 	fd   int
-	gone chan struct{} // closed when the goroutine has ended
+	wg   sync.WaitGroup // the goroutine, and those that left its place to another
+	// telling is the socket that the goroutine tells something at the moment.
+	// Whoever makes it nil has taken the goroutine's place.
+	telling atomic.Pointer[Polled]
+	report  report // is the goroutine's
 
 	mu    sync.Mutex
 	slots []slot
 	free  []uint32
+}
+
+// report is what epoll said at once.
+type report struct {
+	events  []unix.EpollEvent
+	sockets []*Polled // of events; nil for one that is gone
+	next    int       // the first of them that was not told
 }
 
 // slot is where events find their socket. An event that was fetched before its
@@ -45,44 +59,74 @@ func newPoller() (*poller, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("make an epoll that does not block: %w", err)
 	}
-	return &poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), gone: make(chan struct{})}, nil
+	po := &poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll")}
+	if po.raw, err = po.file.SyscallConn(); err != nil {
+		_ = po.file.Close()
+		return nil, fmt.Errorf("poll an epoll: %w", err)
+	}
+	po.report.events = make([]unix.EpollEvent, 256)
+	return po, nil
 }
 
 // start runs the poller's goroutine; close ends it and waits for it.
-func (po *poller) start() error {
-	raw, err := po.file.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("poll an epoll: %w", err)
+func (po *poller) start() {
+	po.wg.Add(1)
+	go po.run()
+}
+
+// run tells what happens until the epoll is closed, or another goroutine has
+// taken over.
+func (po *poller) run() {
+	defer po.wg.Done()
+	for po.tell() && po.await() {
 	}
-	go func() {
-		defer close(po.gone)
-		events := make([]unix.EpollEvent, 256)
-		sockets := make([]*Polled, 0, len(events))
-		for {
-			n := 0
-			err := raw.Read(func(fd uintptr) bool {
-				var err error
-				n, err = unix.EpollWait(int(fd), events, 0)
-				return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
-			})
-			if err != nil || n < 0 { // only when it is closed
-				return
-			}
-			sockets = po.find(events[:n], sockets[:0])
-			for i, p := range sockets {
-				if p != nil {
-					p.event(events[i].Events)
-				}
-			}
-			clear(sockets)
+}
+
+// await waits for the next report; false: the epoll is closed.
+func (po *poller) await() bool {
+	n, b := 0, &po.report
+	err := po.raw.Read(func(fd uintptr) bool {
+		var errno unix.Errno
+		n, errno = eventsNow(fd, b.events)
+		return n > 0 || errno != 0
+	})
+	if err != nil || n < 0 {
+		return false
+	}
+	b.sockets, b.next = po.find(b.events[:n], b.sockets[:0]), 0
+	return true
+}
+
+// tell tells the rest of the report; false: another goroutine does.
+func (po *poller) tell() bool {
+	b := &po.report
+	for b.next < len(b.sockets) {
+		i := b.next
+		b.next++
+		p := b.sockets[i]
+		if p == nil {
+			continue
 		}
-	}()
-	return nil
+		po.telling.Store(p)
+		p.event(b.events[i].Events, len(b.sockets) == 1)
+		if !po.telling.CompareAndSwap(p, nil) {
+			return false
+		}
+	}
+	clear(b.sockets)
+	return true
+}
+
+// leave has another goroutine tell the rest if p is being told.
+func (po *poller) leave(p *Polled) {
+	if po.telling.CompareAndSwap(p, nil) {
+		po.start()
+	}
 }
 
 func (po *poller) close() {
 	_ = po.file.Close()
-	<-po.gone
+	po.wg.Wait()
 }
 
 // find appends the events' sockets to dst, nil for one that is gone.
@@ -114,8 +158,8 @@ func (po *poller) enter(p *Polled) {
 	po.slots[p.slot].p = p
 }
 
-// leave takes it back, before p's descriptor is closed.
-func (po *poller) leave(p *Polled) {
+// exit takes it back, before p's descriptor is closed.
+func (po *poller) exit(p *Polled) {
 	po.mu.Lock()
 	defer po.mu.Unlock()
 	sl := &po.slots[p.slot]
@@ -131,7 +175,7 @@ func (po *poller) watch(p *Polled, op int, events uint32) error {
 	gen := po.slots[p.slot].gen
 	po.mu.Unlock()
 	ev := unix.EpollEvent{Events: events, Fd: int32(p.slot), Pad: int32(gen)}
-	if err := unix.EpollCtl(po.fd, op, int(p.fd), &ev); err != nil {
+	if err := watchNow(po.fd, op, p.fd, &ev); err != nil {
 		return fmt.Errorf("watch a socket: %w", err)
 	}
 	return nil
