@@ -26,9 +26,9 @@ type poller struct {
 	raw  syscall.RawConn
 	fd   int
 	wg   sync.WaitGroup // the goroutine, and those that left its place to another
-	// telling is the socket that the goroutine tells something at the moment.
-	// Whoever makes it nil has taken the goroutine's place.
-	telling atomic.Pointer[Polled]
+	// telling is the goroutine's while it tells a socket something. Whoever makes
+	// it nil has taken the goroutine's place.
+	telling atomic.Pointer[turn]
 	report  report // is the goroutine's
 
 	mu    sync.Mutex
@@ -42,6 +42,11 @@ type report struct {
 	sockets []*Polled // of events; nil for one that is gone
 	next    int       // the first of them that was not told
 }
+
+// turn is one goroutine's of the poller, as long as it is that. It is not the
+// socket that tells them apart: the next one may tell the same, while the last
+// one still waits there.
+type turn struct{ p atomic.Pointer[Polled] }
 
 // slot is where events find their socket. An event that was fetched before its
 // socket was closed finds another generation.
@@ -78,7 +83,8 @@ func (po *poller) start() {
 // taken over.
 func (po *poller) run() {
 	defer po.wg.Done()
-	for po.tell() && po.await() {
+	t := &turn{}
+	for po.tell(t) && po.await() {
 	}
 }
 
@@ -98,7 +104,7 @@ func (po *poller) await() bool {
 }
 
 // tell tells the rest of the report; false: another goroutine does.
-func (po *poller) tell() bool {
+func (po *poller) tell(t *turn) bool {
 	b := &po.report
 	for b.next < len(b.sockets) {
 		i := b.next
@@ -107,9 +113,10 @@ func (po *poller) tell() bool {
 		if p == nil {
 			continue
 		}
-		po.telling.Store(p)
+		t.p.Store(p)
+		po.telling.Store(t)
 		p.event(b.events[i].Events, len(b.sockets) == 1)
-		if !po.telling.CompareAndSwap(p, nil) {
+		if !po.telling.CompareAndSwap(t, nil) {
 			return false
 		}
 	}
@@ -119,7 +126,7 @@ func (po *poller) tell() bool {
 
 // leave has another goroutine tell the rest if p is being told.
 func (po *poller) leave(p *Polled) {
-	if po.telling.CompareAndSwap(p, nil) {
+	if t := po.telling.Load(); t != nil && t.p.Load() == p && po.telling.CompareAndSwap(t, nil) {
 		po.start()
 	}
 }
