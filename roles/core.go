@@ -92,7 +92,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 	}
 	if n.cfg.Runs(RoleJob) {
 		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Group: near.group, Log: n.log, Metrics: c.metrics,
+			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Here: n.cluster == nil, Group: near.group, Log: n.log, Metrics: c.metrics,
 		})
 		if err != nil {
 			return err

@@ -77,6 +77,9 @@ type Log struct {
 	queued chan struct{} // has one when the queue may have something
 	pool   sync.Pool     // of *request that nobody has
 
+	// follower is told of lone records; nil: nobody is.
+	follower atomic.Pointer[func(partition int32)]
+
 	running atomic.Bool
 	stop    chan struct{} // closed by Close; ends Run
 	stopped chan struct{} // closed when Run has drained the queue

@@ -115,8 +115,10 @@ func (l *Log) commitAll(reqs []*request) error {
 }
 
 // flush commits the batch, shows its entries to readers and answers the
-// requests that are complete with it. Readers are woken last: whoever is woken
-// last goes on first, on this processor, and the delivery is what is waited
+// requests that are complete with it. Of a lone record the follower is told
+// before anybody is woken: it has delivered what there is to deliver by the time
+// that a reader would have its processor. Readers are woken last: whoever is
+// woken last goes on first, on this processor, and the delivery is what is waited
 // for; the answers are another processor's to take, if there is one that rests.
 func (l *Log) flush() error {
 	b := l.batch
@@ -132,6 +134,9 @@ func (l *Log) flush() error {
 			}
 			t.mu.Unlock()
 		}
+	}
+	if err == nil && len(b.slots) == 1 {
+		l.tell(b.touched[0])
 	}
 	for _, s := range b.slots {
 		if err != nil && s.r.err == nil {
@@ -154,6 +159,33 @@ func (l *Log) flush() error {
 		return err
 	}
 	return nil
+}
+
+// tell tells the follower of a record that was committed by itself, unless the
+// next ones wait already.
+func (l *Log) tell(partition int32) {
+	follow := l.follower.Load()
+	if follow == nil {
+		return
+	}
+	l.mu.Lock()
+	more := len(l.queue) > 0
+	l.mu.Unlock()
+	if !more {
+		(*follow)(partition)
+	}
+}
+
+// Follow has fn called with the partition of each record that was committed by
+// itself, with nothing queued behind it, on the goroutine that commits, once Recent
+// gives the record and before readers are woken and the call to append returns. fn
+// delays both, and the next commit, so it must not wait for anything; nor may it
+// append. Other records are not told: who follows has to read as well. There is
+// one follower: a later call takes the place of an earlier. stop ends it, but fn
+// may still be running when it returns.
+func (l *Log) Follow(fn func(partition int32)) (stop func()) {
+	l.follower.Store(&fn)
+	return func() { l.follower.CompareAndSwap(&fn, nil) }
 }
 
 // finish answers a request. It may be used again by its caller from then on.

@@ -108,6 +108,7 @@ func (j *Job) serve(ctx context.Context, a Assignment) {
 	for _, r := range readers {
 		running.Go(func() { r.run(ctx) })
 	}
+	j.prompt(readers)
 	c := &committer{j: j, a: a, readers: readers, stored: make([]int64, len(readers))}
 	for i, r := range readers {
 		c.stored[i] = r.stored
@@ -115,6 +116,7 @@ func (j *Job) serve(ctx context.Context, a Assignment) {
 	c.loop(ctx, started)
 	cancel()
 	running.Wait()
+	j.unprompt(readers)
 	j.finish(readers)
 	c.commit()
 	for _, r := range readers {

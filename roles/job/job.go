@@ -91,6 +91,10 @@ type Deps struct {
 	Kept, Live Log
 	Owners     Owners
 	Comets     Comets
+	// Here says that all owners and comets are in this process: to call them is
+	// to call a method, which waits for nobody who is far. Lone records of a Kept
+	// that can be followed are then carried by who commits them (prompt.go).
+	Here bool
 	// Group may be nil: job then carries every partition, from the end of both
 	// topics as New finds it, which is right where every session is newer than
 	// job (one process).
@@ -108,7 +112,11 @@ type Job struct {
 	metrics *metrics
 	rooms   *budget
 
+	// over is a context that is done: a call with it does not wait.
+	over context.Context
+
 	mu      sync.Mutex
+	kept    map[int32]*reader // of the kept topic, of the assignment that is carried
 	senders map[string]*sender
 	sending *sync.WaitGroup
 	sendCtx context.Context
@@ -125,6 +133,9 @@ func New(ctx context.Context, cfg Config, d Deps) (*Job, error) {
 	}
 	j := &Job{cfg: cfg, d: d, log: d.Log.With().Str("role", "job").Logger(), metrics: newMetrics(d.Metrics),
 		rooms: &budget{max: int64(cfg.DeniedRooms)}, senders: make(map[string]*sender)}
+	var end context.CancelFunc
+	j.over, end = context.WithCancel(context.Background())
+	end()
 	// A comet that is away fails every batch: a line a second says it, the
 	// metrics count it.
 	j.often = j.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Second})
@@ -141,6 +152,7 @@ func (j *Job) Run(ctx context.Context) error {
 	j.sending, j.sendCtx = &senders, sending
 	j.mu.Unlock()
 	pruning.Go(func() { j.prune(ctx) })
+	defer j.follow()()
 	var pause pause
 	for ctx.Err() == nil {
 		a, err := j.d.Group.Next(ctx)
@@ -190,24 +202,30 @@ func (j *Job) prune(ctx context.Context) {
 	}
 }
 
-// deliver queues deliveries for a comet, as part of a span.
-func (j *Job) deliver(name string, b *batch) {
+// deliver queues deliveries for a comet, as part of a span; with now, where
+// nothing is in the way, they are the caller's to tell.
+func (j *Job) deliver(name string, b *batch, now bool) (mine claimed, ok bool) {
 	if j.d.Comets.Comet(name) == nil {
 		j.metrics.skipped.WithLabelValues("gone").Add(float64(len(b.items)))
-		return
+		return mine, false
 	}
 	j.mu.Lock()
-	s := j.senders[name]
+	ctx, s := j.sendCtx, j.senders[name]
 	if s == nil {
 		s = newSender(j, name)
 		j.senders[name] = s
-		ctx := j.sendCtx
 		j.sending.Go(func() { s.run(ctx) })
 	}
 	// Under mu, so that prune cannot end s in between.
+	if now && s.claim(b) {
+		j.sending.Add(1)
+		j.mu.Unlock()
+		return claimed{s, ctx, b}, true
+	}
 	queued := s.put(b)
 	j.mu.Unlock()
 	if !queued {
 		j.metrics.skipped.WithLabelValues("slow").Add(float64(len(b.items)))
 	}
+	return mine, false
 }

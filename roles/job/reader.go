@@ -17,11 +17,17 @@ type reader struct {
 	log       Log
 	partition int32
 	stored    int64 // as assigned; -1: none
-	next      int64
 	progress  progress
 	denials   denials
 	started   chan<- struct{}
 	carry     func(context.Context, *reader, *span, []envelope.Entry) error
+
+	// mu is held by whoever carries: run, or who committed a record
+	// (prompt.go). It guards next, the offset of the first record that was not
+	// carried, and ended.
+	mu    sync.Mutex
+	next  int64
+	ended bool
 }
 
 func (j *Job) newReader(part Part, started chan<- struct{}) (*reader, error) {
@@ -44,13 +50,13 @@ func (j *Job) newReader(part Part, started chan<- struct{}) (*reader, error) {
 // moment; see progress.
 func (r *reader) run(ctx context.Context) {
 	var pause pause
-	for ctx.Err() == nil && r.next < 0 {
+	for ctx.Err() == nil && r.from() < 0 {
 		if err := r.begin(ctx); err != nil {
 			r.failed(ctx, err, &pause)
 		}
 	}
 	for ctx.Err() == nil {
-		entries, err := r.log.Read(ctx, r.partition, r.next, r.j.cfg.ReadBytes)
+		entries, err := r.log.Read(ctx, r.partition, r.from(), r.j.cfg.ReadBytes)
 		switch {
 		case err == nil && len(entries) > 0:
 			pause = 0
@@ -65,6 +71,13 @@ func (r *reader) run(ctx context.Context) {
 			r.failed(ctx, err, &pause)
 		}
 	}
+}
+
+// from is where to read on.
+func (r *reader) from() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next
 }
 
 // end is for when nothing of the partition is carried any more.
@@ -82,7 +95,9 @@ func (r *reader) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the end of the partition: %w", err)
 	}
+	r.mu.Lock()
 	r.next = end
+	r.mu.Unlock()
 	r.progress.start(end)
 	select {
 	case r.started <- struct{}{}:
@@ -93,24 +108,47 @@ func (r *reader) begin(ctx context.Context) error {
 
 // carryOn carries a batch, and tries again until it has or ctx is done.
 func (r *reader) carryOn(ctx context.Context, entries []envelope.Entry) {
-	next := entries[len(entries)-1].Offset + 1
 	var pause pause
 	for ctx.Err() == nil {
-		s := r.progress.begin(next)
-		err := r.carry(ctx, r, s, entries)
+		err := r.carryOnce(ctx, entries)
 		if err == nil {
-			r.next = next
-			s.done()
 			return
 		}
-		r.progress.cancel()
 		r.failed(ctx, err, &pause)
 	}
+}
+
+// carryOnce carries what of a batch was not carried meanwhile by who committed it.
+func (r *reader) carryOnce(ctx context.Context, entries []envelope.Entry) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(entries) > 0 && entries[0].Offset < r.next {
+		entries = entries[1:]
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return r.advance(entries, func(s *span) error { return r.carry(ctx, r, s, entries) })
+}
+
+// advance goes on behind entries if they can be carried. The caller holds mu.
+func (r *reader) advance(entries []envelope.Entry, carry func(*span) error) error {
+	next := entries[len(entries)-1].Offset + 1
+	s := r.progress.begin(next)
+	if err := carry(s); err != nil {
+		r.progress.cancel()
+		return err
+	}
+	r.next = next
+	s.done()
+	return nil
 }
 
 // skip goes to where the log begins, or ends, when the position is outside of
 // it; false: it is not, or that cannot be found out now.
 func (r *reader) skip(ctx context.Context) bool {
+	r.mu.Lock() // until the end is known: it must not be passed meanwhile
+	defer r.mu.Unlock()
 	begin, end, err := r.log.Bounds(ctx, r.partition)
 	switch {
 	case err != nil:
@@ -170,52 +208,73 @@ func (r *reader) measure() {
 	}
 }
 
-// carryKept asks the owner who is to get each push of a batch and tells the
-// comets.
-func (j *Job) carryKept(ctx context.Context, r *reader, s *span, entries []envelope.Entry) error {
-	type pushed struct {
-		id     uint64
-		timeMS int64
-		push   *envelope.Push
-	}
-	var pushes []pushed
-	req := &envelope.ResolveRequest{Partition: uint32(r.partition)}
+// pushes are those of a batch of kept records.
+type pushes struct {
+	all []pushed
+	req envelope.ResolveRequest
+}
+
+type pushed struct {
+	id     uint64
+	timeMS int64
+	push   *envelope.Push
+}
+
+// pushesOf decodes a batch of a partition of the kept topic.
+func (r *reader) pushesOf(entries []envelope.Entry) *pushes {
+	p := &pushes{req: envelope.ResolveRequest{Partition: uint32(r.partition)}}
 	for _, e := range entries {
 		var rec envelope.Record
 		if err := rec.UnmarshalVT(e.Value); err != nil {
-			j.metrics.skipped.WithLabelValues("unreadable").Inc()
-			j.log.Error().Err(err).Int32("partition", r.partition).Int64("offset", e.Offset).Msg("record cannot be read: not carried")
+			r.j.metrics.skipped.WithLabelValues("unreadable").Inc()
+			r.j.log.Error().Err(err).Int32("partition", r.partition).Int64("offset", e.Offset).Msg("record cannot be read: not carried")
 			continue
 		}
 		if rec.Push == nil {
 			continue
 		}
 		id := envelope.ID(r.log.Generation(), e.Offset)
-		pushes = append(pushes, pushed{id, rec.TimeMs, rec.Push})
-		req.Items = append(req.Items, &envelope.ResolveItem{Id: id, Users: rec.Push.Users})
+		p.all = append(p.all, pushed{id, rec.TimeMs, rec.Push})
+		p.req.Items = append(p.req.Items, &envelope.ResolveItem{Id: id, Users: rec.Push.Users})
 	}
-	if len(pushes) == 0 {
+	return p
+}
+
+// carryKept asks the owner who is to get each push of a batch and tells the
+// comets.
+func (j *Job) carryKept(ctx context.Context, r *reader, s *span, entries []envelope.Entry) error {
+	p := r.pushesOf(entries)
+	if len(p.all) == 0 {
 		return nil
 	}
-	reply, err := j.resolve(ctx, r.partition, req)
+	reply, err := j.resolve(ctx, r.partition, &p.req)
 	if err != nil {
-		return fmt.Errorf("resolve %d records: %w", len(req.Items), err)
+		return fmt.Errorf("resolve %d records: %w", len(p.all), err)
 	}
-	if len(reply.Items) != len(pushes) {
-		return envelope.Errorf(envelope.CodeInternal, "owner resolved %d records of %d", len(reply.Items), len(pushes))
+	out, err := p.grouped(reply)
+	if err != nil {
+		return err
+	}
+	j.metrics.carried.WithLabelValues(string(Kept)).Add(float64(len(p.all)))
+	out.send(j, r, s, false)
+	return nil
+}
+
+// grouped are the deliveries that the owner's answer makes of the pushes.
+func (p *pushes) grouped(reply *envelope.ResolveReply) (*groups, error) {
+	if len(reply.Items) != len(p.all) {
+		return nil, envelope.Errorf(envelope.CodeInternal, "owner resolved %d records of %d", len(reply.Items), len(p.all))
 	}
 	out := newGroups()
-	for i, p := range pushes {
+	for i, of := range p.all {
 		for _, t := range reply.Items[i].To {
-			d := out.delivery(t.Comet, p.id, func() *envelope.Delivery {
-				return &envelope.Delivery{Id: p.id, Op: p.push.Op, Body: p.push.Body, TimeMs: p.timeMS}
+			d := out.delivery(t.Comet, of.id, func() *envelope.Delivery {
+				return &envelope.Delivery{Id: of.id, Op: of.push.Op, Body: of.push.Body, TimeMs: of.timeMS}
 			})
 			d.To = append(d.To, &envelope.Target{Session: t.Session, Prev: t.Prev})
 		}
 	}
-	j.metrics.carried.WithLabelValues(string(Kept)).Add(float64(len(pushes)))
-	out.send(j, r, s)
-	return nil
+	return out, nil
 }
 
 // ownerCheck is how often a question that has no answer yet looks whether it
@@ -295,7 +354,7 @@ func (j *Job) carryLive(_ context.Context, r *reader, s *span, entries []envelop
 		}
 	}
 	j.metrics.carried.WithLabelValues(string(Live)).Add(float64(len(entries)))
-	out.send(j, r, s)
+	out.send(j, r, s, false)
 	return nil
 }
 

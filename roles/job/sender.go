@@ -49,14 +49,32 @@ func (g *groups) answers(comet string, e *denial) {
 	c.items[len(c.items)-1].denial = e
 }
 
-func (g *groups) send(j *Job, r *reader, s *span) {
+// send puts each comet's deliveries into its queue. With now it claims the comets
+// for which nothing is queued and nothing under way: those the caller is to tell.
+func (g *groups) send(j *Job, r *reader, s *span, now bool) (mine []claimed) {
 	for _, comet := range g.order {
 		b := &batch{topic: r.topic, items: g.of[comet].items, span: s}
 		for _, it := range b.items {
 			b.size += deliverySize(it.d)
 		}
-		j.deliver(comet, b)
+		if c, ok := j.deliver(comet, b, now); ok {
+			mine = append(mine, c)
+		}
 	}
+	return mine
+}
+
+// claimed is a batch that its holder tells the comet, with tell, once.
+type claimed struct {
+	s  *sender
+	in context.Context
+	b  *batch
+}
+
+func (c claimed) tell() {
+	defer c.s.j.sending.Done()
+	defer c.s.release()
+	c.s.push(c.in, []*batch{c.b})
 }
 
 // deliverySize is about how much memory a delivery holds, in bytes.
@@ -88,6 +106,7 @@ type sender struct {
 
 	mu    sync.Mutex
 	ended bool
+	busy  bool // somebody is telling the comet: run, or who committed a record
 	queue []*batch
 	bytes int
 }
@@ -106,11 +125,52 @@ func (s *sender) put(b *batch) bool {
 	b.span.more()
 	s.queue = append(s.queue, b)
 	s.bytes += b.size
+	s.signal()
+	return true
+}
+
+// signal wakes run.
+func (s *sender) signal() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// claim says that the caller may tell the comet of a batch itself, before
+// anything that is put from now on; release is then due.
+func (s *sender) claim(b *batch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.busy || len(s.queue) > 0 {
+		return false
+	}
+	s.busy = true
+	b.span.more()
 	return true
+}
+
+// claimNext is take, unless somebody is telling the comet; with batches release
+// is due.
+func (s *sender) claimNext(limit int) []*batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy {
+		return nil
+	}
+	batches := s.takeLocked(limit)
+	s.busy = len(batches) > 0
+	return batches
+}
+
+// release lets the next one tell the comet.
+func (s *sender) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	if len(s.queue) > 0 {
+		s.signal()
+	}
 }
 
 // take removes the next batches from the queue, about as much as limit bytes;
@@ -118,6 +178,11 @@ func (s *sender) put(b *batch) bool {
 func (s *sender) take(limit int) (batches []*batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.takeLocked(limit)
+}
+
+// takeLocked is take; mu must be held.
+func (s *sender) takeLocked(limit int) (batches []*batch) {
 	n, size := 0, 0
 	for n < len(s.queue) && (n == 0 || limit == 0 || size+s.queue[n].size <= limit) {
 		size += s.queue[n].size
@@ -150,11 +215,12 @@ func (s *sender) run(ctx context.Context) {
 		case <-s.wake:
 		}
 		for ctx.Err() == nil {
-			batches := s.take(s.j.cfg.PushBytes)
+			batches := s.claimNext(s.j.cfg.PushBytes)
 			if len(batches) == 0 {
-				break
+				break // release wakes us if there is more
 			}
 			s.push(ctx, batches)
+			s.release()
 		}
 	}
 }
