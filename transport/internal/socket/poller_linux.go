@@ -41,6 +41,7 @@ type report struct {
 	events  []unix.EpollEvent
 	sockets []*Polled // of events; nil for one that is gone
 	next    int       // the first of them that was not told
+	alone   bool      // it is one, and nothing had happened just before
 }
 
 // turn is one goroutine's of the poller, as long as it is that. It is not the
@@ -90,16 +91,18 @@ func (po *poller) run() {
 
 // await waits for the next report; false: the epoll is closed.
 func (po *poller) await() bool {
-	n, b := 0, &po.report
+	n, looked, b := 0, 0, &po.report
 	err := po.raw.Read(func(fd uintptr) bool {
 		var errno unix.Errno
 		n, errno = eventsNow(fd, b.events)
+		looked++
 		return n > 0 || errno != 0
 	})
 	if err != nil || n < 0 {
 		return false
 	}
 	b.sockets, b.next = po.find(b.events[:n], b.sockets[:0]), 0
+	b.alone = n == 1 && looked > 1
 	return true
 }
 
@@ -115,7 +118,7 @@ func (po *poller) tell(t *turn) bool {
 		}
 		t.p.Store(p)
 		po.telling.Store(t)
-		p.event(b.events[i].Events, len(b.sockets) == 1)
+		p.event(b.events[i].Events, b.alone)
 		if !po.telling.CompareAndSwap(t, nil) {
 			return false
 		}
