@@ -104,8 +104,11 @@ func (f *fan) send() {
 // begin borrows a batch for n sessions, if that is worth it; end sends what is
 // in it and gives it back.
 func (f *fan) begin(n int) {
-	if n >= batchFrom {
-		f.batch = f.comet.sends.Take()
+	if n < batchFrom {
+		return
+	}
+	if f.batch = f.comet.sends.Take(); f.batch != nil && f.begun == nil {
+		f.begun = make([]begun, 0, min(n, batch.Size))
 	}
 }
 

@@ -167,15 +167,8 @@ func (b *Batch) Send() []int32 {
 // submit has the kernel do what is in the ring. Its error ends the ring: what
 // became of the writes that it had begun is not known, and their results say so.
 func (b *Batch) submit(results []int32) error {
-	atomic.StoreUint32(b.sqTail, b.tail+uint32(len(results)))
-	taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(len(results)), 0, 0, 0, 0)
-	if errno != 0 {
-		taken = 0 // it had no memory: nothing has happened
-	}
-	// What it did not take is taken back.
-	b.tail = atomic.LoadUint32(b.sqHead)
-	atomic.StoreUint32(b.sqTail, b.tail)
-	for missing := int(taken); ; {
+	taken := b.enter(len(results))
+	for missing := taken; ; {
 		if missing -= b.reap(results); missing <= 0 {
 			return nil
 		}
@@ -191,6 +184,19 @@ func (b *Batch) submit(results []int32) error {
 			return fmt.Errorf("wait for io_uring: %w", errno)
 		}
 	}
+}
+
+// enter has the kernel do the n writes that were added, and says how many it
+// took; the others are out of the ring again.
+func (b *Batch) enter(n int) (taken int) {
+	atomic.StoreUint32(b.sqTail, b.tail+uint32(n))
+	r, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(n), 0, 0, 0, 0)
+	if errno == 0 { // else it had no memory: nothing has happened
+		taken = int(r)
+	}
+	b.tail = atomic.LoadUint32(b.sqHead)
+	atomic.StoreUint32(b.sqTail, b.tail)
+	return taken
 }
 
 // reap notes the results that there are and says how many.
@@ -237,10 +243,7 @@ func (b *Batch) probed() []int32 {
 	results := b.results[:b.n]
 	b.n = 0
 	clear(results)
-	atomic.StoreUint32(b.sqTail, b.tail+uint32(len(results)))
-	taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(len(results)), 0, 0, 0, 0)
-	b.tail = atomic.LoadUint32(b.sqHead)
-	if done := b.reap(results); errno != 0 || int(taken) != len(results) || done != len(results) {
+	if taken, done := b.enter(len(results)), b.reap(results); taken != len(results) || done != len(results) {
 		results[0] = -int32(unix.ENOSYS)
 	}
 	return results
