@@ -108,7 +108,9 @@ func TestSmoke(t *testing.T) {
 		"idle-wss/connected a second, with auth", "broadcast-tcp/deliveries", "broadcast-ws/deliveries", "broadcast-tls/deliveries",
 		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9", "broadcast-tcp/a bare Go process, GC pause, p99.9",
 		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest", "sizes/the dearest over the cheapest, each over its limit",
-		"room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
+		"idle-tcp/accept, read and write alone, CPU a connect", "idle-ws/accept, read and write alone, CPU a connect",
+		"replay/accept, read and write the same alone, auth to the last message, p50", "sizes/plain write(2), the dearest over the cheapest",
+		"max/messages a read of the clients", "room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
 		"storm/tcp, all are in after", "storm/ws, to be let in, p99", "stalled/p99 of the others, with over without",
 	}
 	if unmeasured == 0 {
@@ -117,6 +119,11 @@ func TestSmoke(t *testing.T) {
 	for _, want := range wanted {
 		if got[want] <= 0 {
 			t.Errorf("%s was not measured: %g", want, got[want])
+		}
+	}
+	for _, tt := range r.Targets {
+		if tt.Runs == 0 {
+			t.Errorf("target %s was not measured", tt.Target)
 		}
 	}
 	if len(r.Targets) < 15 {

@@ -21,6 +21,7 @@ const (
 	childHold   = "hold"   // holds client connections
 	childWriter = "writer" // the limit of a broadcast: plain writes
 	childHTTP   = "http"   // the limit of a push: a bare net/http server
+	childDoor   = "door"   // the limit of a connect, and of a replay: accept, read, write
 )
 
 // runChild is the main of a child.
@@ -33,6 +34,8 @@ func runChild(kind string, in io.Reader, out io.Writer) error {
 		err = limit.Writer(dec, enc)
 	case childHTTP:
 		err = limit.HTTP(dec, enc)
+	case childDoor:
+		err = limit.Door(dec, enc)
 	default:
 		return usageError{fmt.Errorf("there is no child %q", kind)}
 	}
@@ -113,14 +116,21 @@ func (c *child) stop() error {
 	return nil
 }
 
-// limit starts a limit that listens, and says where.
-func (b *bench) limit(kind string) (*child, string, error) {
+// limit starts a limit that listens, tells it the requests that it is to know
+// of before, and says where it listens.
+func (b *bench) limit(kind string, requests ...any) (*child, string, error) {
 	c, err := b.spawn(kind)
 	if err != nil {
 		return nil, "", err
 	}
+	for _, request := range requests {
+		err = errors.Join(err, c.tell(request))
+	}
 	var a limit.Addr
-	if err := c.answer(statsTimeout, &a); err != nil {
+	if err == nil {
+		err = c.answer(statsTimeout, &a)
+	}
+	if err != nil {
 		return nil, "", errors.Join(err, c.stop())
 	}
 	return c, a.Addr, nil

@@ -122,8 +122,54 @@ func TestTargetsAreMeasured(t *testing.T) {
 		for _, s := range scenarios() {
 			found = found || s.name == scenario && name != ""
 		}
-		if !found || (tt.most > 0) == (tt.least > 0) || tt.overLimit && tt.limit == "" {
+		if !found || (tt.most > 0) == (tt.least > 0) || (tt.overLimit || tt.usual > 0) && tt.limit == "" {
 			t.Errorf("target %+v", tt)
+		}
+	}
+}
+
+// TestPace: what an absolute figure would be at the limit's usual pace stands
+// beside it, and changes no verdict.
+func TestPace(t *testing.T) {
+	r := &report{}
+	rec := &recorder{report: r, scenario: "s"}
+	rec.add("time", "ms", 0.4)
+	rec.add("rate", "1/s", 900)
+	rec.limit("bare time", "ms", 0.3)
+	rec.limit("bare rate", "1/s", 2000)
+	r.finish()
+	r.Verdicts = r.judge([]target{
+		{name: "time", of: "s/time", limit: "s/bare time", usual: 0.15, most: 0.25},
+		{name: "time, no usual", of: "s/time", limit: "s/bare time", most: 0.25},
+		{name: "time, as usual", of: "s/time", limit: "s/bare time", usual: 0.29, most: 0.25},
+		{name: "rate", of: "s/rate", limit: "s/bare rate", usual: 4000, least: 1000},
+	})
+	for i, pace := range []float64{2, 0, 0.3 / 0.29, 2} {
+		if v := r.Verdicts[i]; v.Reached || math.Abs(v.Pace-pace) > 1e-9 {
+			t.Errorf("%s: reached %t, pace %g, want %g", v.Target, v.Reached, v.Pace, pace)
+		}
+	}
+	const slow = "; the machine's own limit is 2.00 × what it usually is, at which this would be "
+	table := r.table()
+	for _, want := range []string{
+		"- time: 0.400 ms, target ≤ 0.25" + slow + "0.200\n", "- time, no usual: 0.400 ms, target ≤ 0.25\n",
+		"- time, as usual: 0.400 ms, target ≤ 0.25\n", "- rate: 900 1/s, target ≥ 1,000" + slow + "1,800\n",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("the table has no %q:\n%s", want, table)
+		}
+	}
+}
+
+// TestNarrow searches for limits wherever they are.
+func TestNarrow(t *testing.T) {
+	for _, limit := range []float64{0.3, 1, 3, 70, 900} {
+		low, high, rate := 0.0, math.Inf(1), 1.0
+		for range probes {
+			low, high, rate = narrow(low, high, rate, rate <= limit)
+		}
+		if low > limit || high <= limit || low < limit/1.4 {
+			t.Errorf("a limit of %g is found between %g and %g", limit, low, high)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 const (
 	// warmBroadcasts are sent before those that count.
-	warmBroadcasts = 5
+	warmBroadcasts = 3
 	// writeTimeout bounds the limit's work beyond the time that it should take.
 	writeTimeout = time.Minute
 	// drainPatience is how long nothing may arrive before what has not is
@@ -178,7 +178,7 @@ func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name strin
 func frame(kind string, n int) []byte {
 	p := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, transport.OpMessage, 0, 0, []byte("hi"))
 	if kind == load.WS || kind == load.WSS {
-		p = append([]byte{0x82, byte(len(p))}, p...)
+		p = load.ServerFrame(p)
 	}
 	return bytes.Repeat(p, n)
 }
@@ -310,7 +310,7 @@ func (b *bench) windowed(r *recorder) (serverOptions, bool) {
 // plain writes to as many sockets beside them, from a thread a core: as many as
 // imgo has, since with one the clients are woken otherwise.
 func (b *bench) sizes(ctx context.Context, r *recorder) error {
-	var counts, costs, ratios []float64
+	var counts, costs, limits, ratios []float64
 	for _, of := range []int{1_000, 5_000, 19_000} {
 		count := max(1, of*b.conns/10_000) // as they stand here with the default of --conns
 		cost, plain, err := b.sizeOf(ctx, r, count)
@@ -319,11 +319,14 @@ func (b *bench) sizes(ctx context.Context, r *recorder) error {
 		}
 		r.add(fmt.Sprintf("server CPU a delivery, %s connections", grouped(int64(of))), "µs", cost)
 		r.limit(fmt.Sprintf("plain write(2), CPU a delivery, %s connections", grouped(int64(of))), "µs", plain)
-		counts, costs, ratios = append(counts, float64(count)), append(costs, cost), append(ratios, ratio(cost, plain))
+		counts, costs = append(counts, float64(count)), append(costs, cost)
+		limits, ratios = append(limits, plain), append(ratios, ratio(cost, plain))
 	}
 	r.add("the dearest over the cheapest", "×", ratio(slices.Max(costs), slices.Min(costs)))
+	r.limit("plain write(2), the dearest over the cheapest", "×", ratio(slices.Max(limits), slices.Min(limits)))
 	r.add("the dearest over the cheapest, each over its limit", "×", ratio(slices.Max(ratios), slices.Min(ratios)))
 	r.line("CPU a delivery", "connections", "µs", counts, costs)
+	r.line("CPU of a plain write(2)", "connections", "µs", counts, limits)
 	return nil
 }
 
@@ -339,6 +342,6 @@ func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limit
 	if err := errors.Join(err, f.stop()); err != nil {
 		return 0, 0, err
 	}
-	plain, err := b.plain(r, load.TCP, count, limit.WriteRequest{Times: max(1, times/2), Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1), Threads: runtime.NumCPU()}, 0)
+	plain, err := b.plain(r, load.TCP, count, limit.WriteRequest{Times: max(1, times/3), Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1), Threads: runtime.NumCPU()}, 0)
 	return us(sp.cpu) / float64(max(sp.delivered, 1)), us(plain.cpu) / float64(max(plain.writes, 1)), err
 }

@@ -3,12 +3,14 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"time"
 
+	"imgo/bench/limit"
 	"imgo/bench/load"
 )
 
@@ -22,50 +24,87 @@ const (
 )
 
 // idle measures what connections cost that do nothing: resident bytes, the
-// kernel's memory, goroutines, and the CPU that connecting took.
+// kernel's memory, goroutines, and the CPU that connecting took, beside that of
+// a thread that accepts, reads and writes as much.
 func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) {
-	s, err := b.serveFor(ctx, kind, serverOptions{})
+	welcome, err := b.idleImgo(ctx, r, kind)
+	if err != nil || welcome == nil {
+		return err
+	}
+	answers := [][]byte{welcome}
+	if kind == load.WS {
+		answers = [][]byte{[]byte(upgraded), load.ServerFrame(welcome)}
+	}
+	d, addr, err := b.limit(childDoor, limit.DoorRequest{Answers: answers})
 	if err != nil {
 		return err
+	}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	before, err := cpuOf(d.pid())
+	if err != nil {
+		return err
+	}
+	h, err := b.hold(load.HoldRequest{Addr: addr, Kind: kind, Count: b.conns, Window: politeWindow})
+	if err != nil {
+		return fmt.Errorf("accept, read and write alone: %w", err)
+	}
+	after, err := cpuOf(d.pid())
+	if err := errors.Join(err, h.stop()); err != nil {
+		return err
+	}
+	r.limit("accept, read and write alone, CPU a connect", "µs", us(after-before)/float64(b.conns))
+	return nil
+}
+
+// upgraded is the answer to load's request for a WebSocket.
+const upgraded = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+	"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+
+// idleImgo measures imgo, and gives out what it says to a TCP client that it
+// lets in; nil where clients speak TLS, which plain writes are no limit of.
+func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byte, err error) {
+	s, err := b.serveFor(ctx, kind, serverOptions{})
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	before, err := s.settle(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cpu, err := cpuOf(s.pid())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tcp, slab := kernelMemory()
 	wait := b.profileCPU(ctx, s, "connect-"+kind, connectProfile)
 	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true, Window: politeWindow})
 	if err != nil {
-		return errors.Join(err, wait())
+		return nil, errors.Join(err, wait())
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
 	cpuAfter, err := cpuOf(s.pid())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	rss, err := rssOf(s.pid())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := wait(); err != nil {
-		return err
+		return nil, err
 	}
 	after, err := s.settle(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tcpAfter, slabAfter := kernelMemory()
 	if err := b.profileHeap(ctx, s, "idle-"+kind); err != nil {
-		return err
+		return nil, err
 	}
 	stats, err := h.stats()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if stats.Closed > 0 || h.refused > 0 {
 		r.note("of %d clients %d were refused at first and %d disconnected", b.conns, h.refused, stats.Closed)
@@ -81,7 +120,16 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	r.add("resident memory without connections", "MiB", before.rss/(1<<20))
 	r.add("connected a second, with auth", "1/s", n/h.took.Seconds())
 	r.add("server CPU a connect, with auth", "µs", us(cpuAfter-cpu)/n)
-	return nil
+	if kind == load.TLS || kind == load.WSS {
+		return nil, nil
+	}
+	var welcome bytes.Buffer
+	c, err := connectInto(ctx, s.tcp, load.UserID(0), &welcome)
+	if err != nil {
+		return nil, err
+	}
+	c.close()
+	return welcome.Bytes(), nil
 }
 
 // footprint is a server's memory at rest, in bytes.

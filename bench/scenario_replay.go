@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/bench/limit"
 	"imgo/bench/load"
 	"imgo/transport"
 )
@@ -26,38 +28,65 @@ const (
 // client that connects and acknowledges nothing waits for all of them: from
 // the write of its auth packet to the read of the last message, again and
 // again.
-func (b *bench) replay(ctx context.Context, r *recorder) (err error) {
-	s, err := b.serve(ctx, serverOptions{})
+func (b *bench) replay(ctx context.Context, r *recorder) error {
+	heard, err := b.replayImgo(ctx, r)
 	if err != nil {
 		return err
+	}
+	// Beside it the same bytes, from who does nothing but write them.
+	d, addr, err := b.limit(childDoor, limit.DoorRequest{Answers: [][]byte{heard}})
+	if err != nil {
+		return err
+	}
+	all, cpu, err := b.replays(ctx, addr, d.pid())
+	if err := errors.Join(err, d.stop()); err != nil {
+		return fmt.Errorf("the same bytes by plain writes: %w", err)
+	}
+	r.percentiles("accept, read and write the same alone, auth to the last message", &all, true)
+	r.limit("accept, read and write the same alone, CPU", "ms", ms(cpu))
+	return nil
+}
+
+// replayImgo measures imgo, and gives out what a client hears of it.
+func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err error) {
+	s, err := b.serve(ctx, serverOptions{})
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	if err := pushMany(ctx, s.http, b.replayed); err != nil {
-		return fmt.Errorf("push what is to be replayed: %w", err)
+		return nil, fmt.Errorf("push what is to be replayed: %w", err)
 	}
-	if _, err := replayOnce(ctx, s.tcp, b.replayed); err != nil { // and warm up
-		return err
+	var heard bytes.Buffer
+	if _, err := replayOnce(ctx, s.tcp, b.replayed, &heard); err != nil { // and warm up
+		return nil, err
 	}
 	wait := b.profileCPU(ctx, s, "replay", b.duration)
-	before, err := cpuOf(s.pid())
-	if err != nil {
-		return err
+	all, cpu, err := b.replays(ctx, s.tcp, s.pid())
+	if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, "replay")); err != nil {
+		return nil, err
 	}
-	var all load.Histogram
+	r.percentiles("auth to the last message", &all, false)
+	r.add("server CPU a replay", "ms", ms(cpu))
+	return heard.Bytes(), nil
+}
+
+// replays replays again and again: how long each took, and the CPU of process
+// pid for each.
+func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.Histogram, cpu time.Duration, err error) {
+	before, err := cpuOf(pid)
+	if err != nil {
+		return all, 0, err
+	}
 	for begun := time.Now(); time.Since(begun) < b.duration && ctx.Err() == nil; load.Sleep(ctx, replayPause) {
-		took, err := replayOnce(ctx, s.tcp, b.replayed)
+		took, err := replayOnce(ctx, addr, b.replayed, nil)
 		if err != nil {
-			return err
+			return all, 0, err
 		}
 		all.Add(took)
 	}
-	after, err := cpuOf(s.pid())
-	if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, "replay")); err != nil {
-		return err
-	}
-	r.percentiles("auth to the last message", &all, false)
-	r.add("server CPU a replay", "ms", ms(after-before)/float64(max(all.N, 1)))
-	return nil
+	after, err := cpuOf(pid)
+	return all, (after - before) / time.Duration(max(all.N, 1)), err
 }
 
 // pushMany pushes kept messages to user 0.
@@ -92,9 +121,10 @@ func pushMany(ctx context.Context, addr string, count int) error {
 	return errors.Join(errs...)
 }
 
-// replayOnce connects user 0 and reads its messages.
-func replayOnce(ctx context.Context, addr string, count int) (time.Duration, error) {
-	c, err := connect(ctx, addr, load.UserID(0))
+// replayOnce connects user 0 and reads its messages; what arrives goes to
+// heard, if not nil.
+func replayOnce(ctx context.Context, addr string, count int, heard *bytes.Buffer) (time.Duration, error) {
+	c, err := connectInto(ctx, addr, load.UserID(0), heard)
 	if err != nil {
 		return 0, err
 	}

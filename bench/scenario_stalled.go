@@ -41,7 +41,7 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	}
 	defer func() { err = errors.Join(err, healthy.stop()) }()
 	call := load.StampedAllCall(stalledBody)
-	without := min(b.stall, max(b.duration, b.stall/3))
+	without := min(b.stall, max(b.duration, b.stall/4))
 	if _, err := load.Pace(ctx, s.http, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
 		return fmt.Errorf("warm up: %w", err)
 	}

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,9 +103,17 @@ func (c *client) skip() (op int32, err error) {
 
 // connect connects a client that acknowledges and waits for the auth reply.
 func connect(ctx context.Context, addr, user string) (*client, error) {
+	return connectInto(ctx, addr, user, nil)
+}
+
+// connectInto is connect that also writes what arrives to heard, if not nil.
+func connectInto(ctx context.Context, addr, user string, heard *bytes.Buffer) (*client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
+	}
+	if heard != nil {
+		conn = &recording{Conn: conn, heard: heard}
 	}
 	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
 	if err := c.authenticate(user); err != nil {
@@ -134,6 +143,18 @@ func (c *client) authenticate(user string) error {
 		return fmt.Errorf("authenticate: the answer is operation %d: %.200s", p.Op, p.Body)
 	}
 	return c.conn.SetDeadline(time.Time{})
+}
+
+// recording keeps what is read.
+type recording struct {
+	net.Conn
+	heard *bytes.Buffer
+}
+
+func (r *recording) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	r.heard.Write(b[:n])
+	return n, err
 }
 
 // connectEarly connects as soon as the server lets it.

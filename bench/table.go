@@ -31,6 +31,9 @@ func (r *report) table() string {
 	return b.String()
 }
 
+// slowPace is from where on a limit is worth a word that is dearer than usual.
+const slowPace = 1.1
+
 // targetTable says what was reached, and plainly what was not.
 func (r *report) targetTable(b *strings.Builder) {
 	if len(r.Verdicts) == 0 {
@@ -60,7 +63,11 @@ func (r *report) targetTable(b *strings.Builder) {
 			if strings.HasSuffix(v.Bound, "limit") && v.Ratio != nil {
 				got = digits(v.Ratio[1]) + " × limit"
 			}
-			short = append(short, fmt.Sprintf("%s: %s, target %s", v.Target, strings.TrimSpace(got), v.Bound))
+			line := fmt.Sprintf("%s: %s, target %s", v.Target, strings.TrimSpace(got), v.Bound)
+			if v.Pace > slowPace {
+				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Pace), digits(v.atUsual()))
+			}
+			short = append(short, line)
 		}
 		rows = append(rows, append(row, reached))
 	}

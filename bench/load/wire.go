@@ -34,6 +34,11 @@ func appendFrame(dst, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
+// ServerFrame is a server's binary WebSocket frame of up to 125 bytes.
+func ServerFrame(payload []byte) []byte {
+	return append([]byte{0x82, byte(len(payload))}, payload...)
+}
+
 // Request is a client's packet of version 2 for a kind of connection; body has
 // up to 60,000 bytes.
 func Request(kind string, op int32, body []byte) []byte {
