@@ -17,6 +17,9 @@ const (
 	spareFiles = 100
 	// fewClients is how many are not worth a second process.
 	fewClients = 500
+	// quickPorts is for how many clients one address has ports at once (see
+	// load.HoldRequest.Sources); more come from several.
+	quickPorts = 14_000
 	// holdTimeout bounds the connecting of all, beyond what the request allows
 	// and its default of 2 minutes.
 	holdTimeout = 3 * time.Minute
@@ -38,28 +41,42 @@ type clients struct {
 	count    int
 }
 
+// mostFiles is how many clients one process may hold by the limit of open files.
+func mostFiles() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spareFiles {
+		return int(min(limit.Cur, 1<<20)) - spareFiles
+	}
+	return 1000
+}
+
 // share is how many clients one process holds: as many as the limit of open
 // files lets it, and no more than give every core one.
 func share(count int) int {
-	most := 1000
-	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spareFiles {
-		most = int(min(limit.Cur, 1<<20)) - spareFiles
-	}
+	most := mostFiles()
 	even := (count + runtime.NumCPU() - 1) / runtime.NumCPU()
 	return min(most, max(even, fewClients))
 }
 
 // hold connects req.Count clients, users from req.First on, as the rest of
 // req has it; the window is shared among the processes.
-func (b *bench) hold(req load.HoldRequest) (_ *clients, err error) {
+func (b *bench) hold(req load.HoldRequest) (*clients, error) {
+	return b.holdIn(req, share(req.Count))
+}
+
+// holdIn is hold with each clients a process.
+func (b *bench) holdIn(req load.HoldRequest, each int) (_ *clients, err error) {
 	h := &clients{count: req.Count}
+	if len(req.Sources) == 0 && req.Count > quickPorts {
+		for n := range (req.Count + quickPorts - 1) / quickPorts {
+			req.Sources = append(req.Sources, fmt.Sprintf("127.0.0.%d", n+1))
+		}
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.stop())
 		}
 	}()
-	each := share(req.Count)
 	processes := (req.Count + each - 1) / each
 	for first := 0; first < req.Count; first += each {
 		c, err := b.spawn(childHold)

@@ -18,6 +18,10 @@ const (
 	scalePause      = 200 * time.Millisecond
 	// scalePatience is how long a broadcast to many may make no progress.
 	scalePatience = 20 * time.Second
+	// scaleLook is how often the clients are asked at first what they have; later
+	// it is a twentieth of the time that the broadcast has taken: asking some
+	// hundred processes takes processors from what is measured.
+	scaleLook = 5 * time.Millisecond
 	// scaleWindow is how many clients of one comet connect at a time.
 	scaleWindow = 256
 )
@@ -173,10 +177,12 @@ func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 // hold connects the i-th comet's clients, from addresses of their own.
 func (c *scaled) hold(i, window int) (*clients, error) {
 	sources := []string{fmt.Sprintf("127.2.%d.1", i), fmt.Sprintf("127.2.%d.2", i)}
-	return c.b.hold(load.HoldRequest{
+	// One process a comet where the limit of files allows it: there are more
+	// comets than cores as it is.
+	return c.b.holdIn(load.HoldRequest{
 		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Sources: sources,
 		Window: window, Within: returnWithin,
-	})
+	}, mostFiles())
 }
 
 // fill connects clients until so many comets have some.
@@ -251,7 +257,7 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 		} else if !ok {
 			return 0, 0, errors.New(why)
 		}
-		for last, since := int64(-1), begun; ; time.Sleep(5 * time.Millisecond) {
+		for last, since := int64(-1), begun; ; time.Sleep(min(max(scaleLook, time.Since(begun)/20), 100*scaleLook)) {
 			now, err := c.packets()
 			if err != nil {
 				return 0, 0, err
