@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/roles/within"
 	"imgo/transport"
 )
 
@@ -218,9 +219,13 @@ func (a *admission) here(v *arrival) bool {
 	a.wg.Add(1)
 	defer a.wg.Done()
 	a.mu.Unlock()
-	ctx := &brief{parent: a.comet.calls, deadline: v.started.Add(a.comet.cfg.CallTimeout), conn: v.conn.(transport.Pollable)}
+	// The caller is the goroutine that tells all connections what happens on
+	// them. Logic mostly answers out of memory; who does have to wait, for the
+	// log, a disk or another node, asks for Done first, and then the goroutine's
+	// other work becomes somebody else's.
+	ctx, end := within.Deadline(a.comet.calls, v.started.Add(a.comet.cfg.CallTimeout), v.conn.(transport.Pollable).Leave)
 	err := a.admit(v, func() context.Context { return ctx })
-	ctx.end()
+	end()
 	a.mu.Lock()
 	a.settle(v, v.started, err)
 	a.pump()
@@ -250,7 +255,7 @@ func (a *admission) work() {
 	defer a.wg.Done()
 	p := patience{comet: a.comet}
 	defer p.end()
-	within := p.context
+	patient := p.context
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for {
@@ -271,7 +276,7 @@ func (a *admission) work() {
 		asked := !v.over
 		a.mu.Unlock()
 		began := time.Now()
-		err := a.admit(v, within)
+		err := a.admit(v, patient)
 		a.mu.Lock()
 		if asked {
 			a.settle(v, began, err)
@@ -299,9 +304,9 @@ func (a *admission) settle(v *arrival, began time.Time, err error) {
 }
 
 // admit makes a session of an arrival whose turn it is, or refuses it. An error
-// says that logic could not say: it is to have another turn. within bounds the
+// says that logic could not say: it is to have another turn. patient bounds the
 // question.
-func (a *admission) admit(v *arrival, within func() context.Context) error {
+func (a *admission) admit(v *arrival, patient func() context.Context) error {
 	c := a.comet
 	switch {
 	case v.over && v.session == nil:
@@ -320,7 +325,7 @@ func (a *admission) admit(v *arrival, within func() context.Context) error {
 		if v.session == nil {
 			break
 		}
-		if err := v.session.connect(within(), v); err != nil {
+		if err := v.session.connect(patient(), v); err != nil {
 			return err
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
-	"imgo/roles/logic"
+	"imgo/roles/within"
 )
 
 // Config is what the API's operator sets. A zero field has the default that
@@ -258,7 +258,7 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		rt.form.wrongMethod(c, rt)
 		return
 	}
-	ctx, cancel := logic.Within(c.ctx, a.cfg.Timeout)
+	ctx, cancel := within.Timeout(c.ctx, a.cfg.Timeout)
 	defer cancel()
 	c.ctx = ctx
 	if err := h(c); err != nil {

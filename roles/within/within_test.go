@@ -1,18 +1,19 @@
-package logic_test
+package within_test
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"imgo/roles/logic"
+	"imgo/roles/within"
 )
 
-// TestWithin: it is what context.WithTimeout is, whether or not Done was asked
+// TestTimeout: it is what context.WithTimeout is, whether or not Done was asked
 // for, and by whom of a chain.
-func TestWithin(t *testing.T) {
+func TestTimeout(t *testing.T) {
 	type chain struct{ contexts [3]context.Context }
 	ask := func(which int) func(c chain) {
 		return func(c chain) { c.contexts[which].Done() }
@@ -45,9 +46,9 @@ func TestWithin(t *testing.T) {
 					defer cancelParent()
 					var c chain
 					var cancels [3]func()
-					c.contexts[0], cancels[0] = logic.Within(parent, 3*time.Second)
-					c.contexts[1], cancels[1] = logic.Within(c.contexts[0], 2*time.Second)
-					c.contexts[2], cancels[2] = logic.Within(c.contexts[1], time.Second)
+					c.contexts[0], cancels[0] = within.Timeout(parent, 3*time.Second)
+					c.contexts[1], cancels[1] = within.Timeout(c.contexts[0], 2*time.Second)
+					c.contexts[2], cancels[2] = within.Timeout(c.contexts[1], time.Second)
 					for _, cancel := range cancels {
 						defer cancel()
 					}
@@ -90,19 +91,56 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// TestWithinDeadline: it never says that there is more time than the parent has.
-func TestWithinDeadline(t *testing.T) {
+// TestDeadline: it never says that there is more time than the parent has.
+func TestDeadline(t *testing.T) {
 	parent, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	want, _ := parent.Deadline()
-	long, cancel := logic.Within(parent, time.Hour)
+	long, cancel := within.Timeout(parent, time.Hour)
 	defer cancel()
 	if got, ok := long.Deadline(); !ok || !got.Equal(want) {
 		t.Errorf("deadline %v, %v; want the parent's, %v", got, ok, want)
 	}
-	short, cancel := logic.Within(parent, time.Second)
+	short, cancel := within.Timeout(parent, time.Second)
 	defer cancel()
 	if got, ok := short.Deadline(); !ok || !got.Before(want) {
 		t.Errorf("deadline %v, %v; want one before the parent's, %v", got, ok, want)
+	}
+}
+
+// TestWaits: who is going to wait is known of once, before there is a timer,
+// whoever of a chain asks first; and not of a context that has ended.
+func TestWaits(t *testing.T) {
+	for _, depth := range []int{0, 1, 2, 3} {
+		for _, ended := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d below, ended %t", depth, ended), func(t *testing.T) {
+				parent, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				told := 0
+				first, end := within.Deadline(parent, time.Now().Add(time.Hour), func() { told++ })
+				defer end()
+				ctx := first
+				for range depth {
+					var end func()
+					ctx, end = within.Timeout(ctx, time.Hour)
+					defer end()
+				}
+				_, _ = ctx.Deadline()
+				if ctx.Err() != nil || told != 0 {
+					t.Fatalf("told %d times before anybody waits, %v", told, ctx.Err())
+				}
+				want := 1
+				if ended {
+					end()
+					want = 0
+				}
+				for _, ctx := range []context.Context{ctx, first, ctx} {
+					ctx.Done()
+				}
+				if told != want {
+					t.Errorf("told %d times, want %d", told, want)
+				}
+			})
+		}
 	}
 }
