@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imgo/bench/load"
 )
 
 const (
@@ -72,9 +74,24 @@ func (b *bench) pauseTimes() int {
 	return max(1, int(min(pauseFor, b.duration).Seconds()*float64(b.broadcasts)))
 }
 
+// pausesOnOne is pauses where Go has one processor, so that no other thread is
+// waited for that a client has put aside.
+func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
+	f, err := b.fanout(ctx, load.TCP, b.conns, serverOptions{env: []string{"GOMAXPROCS=1"}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.stop()) }()
+	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainPatience); err != nil {
+		return err
+	}
+	_, err = b.pauses(ctx, r, f, "GC pause with GOMAXPROCS=1")
+	return err
+}
+
 // pauses collects garbage under the broadcasts' load and notes how long the
 // world stood still for it; every is how often that was.
-func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout) (every time.Duration, err error) {
+func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout, name string) (every time.Duration, err error) {
 	before, err := f.collections(ctx)
 	if err != nil {
 		return 0, err
@@ -108,7 +125,7 @@ func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout) (every time.
 	if len(all) == 0 {
 		return 0, errors.New("no garbage was collected")
 	}
-	r.pauses("GC pause", all, false)
+	r.pauses(name, all, false)
 	return until / time.Duration(len(all)), nil
 }
 

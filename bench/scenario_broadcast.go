@@ -133,7 +133,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	r.add("garbage collections meanwhile", "", float64(after.count-before.count))
 	var every time.Duration
 	if kind == load.TCP { // pauses do not depend on what clients speak
-		if every, err = b.pauses(ctx, r, f); err != nil {
+		if every, err = b.pauses(ctx, r, f, "GC pause"); err != nil {
 			return err
 		}
 	}
@@ -148,6 +148,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	r.limit("plain write(2), CPU a delivery", "µs", us(plain.cpu)/float64(plain.writes))
 	if every > 0 {
 		r.pauses("a bare Go process, GC pause", plain.pauses, true)
+		return b.pausesOnOne(ctx, r)
 	}
 	return nil
 }
