@@ -45,7 +45,12 @@ func TestMain(m *testing.M) {
 func build(t *testing.T) string {
 	t.Helper()
 	imgo := filepath.Join(t.TempDir(), "imgo")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", imgo, "imgo").CombinedOutput(); err != nil {
+	args := []string{"build", "-o", imgo}
+	if raceEnabled {
+		args = append(args, "-race")
+		t.Setenv("GORACE", "halt_on_error=1")
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", append(args, "imgo")...).CombinedOutput(); err != nil {
 		t.Fatalf("build imgo: %v\n%s", err, out)
 	}
 	return imgo
