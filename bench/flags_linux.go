@@ -28,7 +28,7 @@ func flags() []cli.Flag {
 		&cli.IntFlag{Name: "runs", Value: 3, Usage: "how often each scenario is run; the table has min, median and max"},
 		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 50*time.Second, Usage: "a run that would end after this `time` is not begun; 0: no limit"},
 		&cli.StringFlag{Name: "scenarios", Usage: "comma-separated `names`"},
-		&cli.DurationFlag{Name: "duration", Value: 3 * time.Second, Usage: "`time` of each measurement, without its warm-up"},
+		&cli.DurationFlag{Name: "duration", Value: 2 * time.Second, Usage: "`time` of each measurement, without its warm-up"},
 		&cli.IntFlag{Name: "conns", Value: 10_000, Usage: "`number` of connections of idle, broadcast, window, max and storm"},
 		&cli.IntFlag{Name: "callers", Value: 64, Usage: "`number` of concurrent HTTP callers of throughput"},
 		&cli.IntFlag{Name: "users", Value: 10_000, Usage: "`number` of users that throughput pushes to"},

@@ -154,6 +154,7 @@ func TestPace(t *testing.T) {
 	for _, want := range []string{
 		"- time: 0.400 ms, target ≤ 0.25" + slow + "0.200\n", "- time, no usual: 0.400 ms, target ≤ 0.25\n",
 		"- time, as usual: 0.400 ms, target ≤ 0.25\n", "- rate: 900 1/s, target ≥ 1,000" + slow + "1,800\n",
+		"The machine was slow: its own limits were 2.00 × what they usually are.",
 	} {
 		if !strings.Contains(table, want) {
 			t.Errorf("the table has no %q:\n%s", want, table)
