@@ -18,7 +18,7 @@ const (
 	// come back at once.
 	returnWindow = 4096
 	// returnWithin is how long they may take for it.
-	returnWithin = 5 * time.Minute
+	returnWithin = 15 * time.Minute
 	// returnProfile is how long the return is profiled, where it is.
 	returnProfile = 15 * time.Second
 )
