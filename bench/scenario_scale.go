@@ -36,7 +36,13 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 		return usageError{errors.New("the scenario scale needs --kafka: the address of a Kafka (make scale starts one)")}
 	}
 	c := &scaled{b: b, prefix: fmt.Sprintf("bench-%d", time.Now().UnixNano())}
-	defer func() { err = errors.Join(err, c.stop()) }()
+	defer func() {
+		failed := err != nil
+		err = errors.Join(err, c.stop())
+		if failed {
+			c.lastWords()
+		}
+	}()
 	for _, role := range []string{"router", "job", "logic"} {
 		if _, err := c.start(ctx, role); err != nil {
 			return err
@@ -133,6 +139,8 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	o := serverOptions{host: host, ports: ports[2:], env: []string{
 		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.b.kafka,
 		"IMGO_KAFKA_PREFIX=" + c.prefix, "IMGO_GOSSIP=" + ports[0], "IMGO_RPC=" + ports[1],
+		// Some dozen processes a core are late for each other all the time.
+		"IMGO_CLUSTER_DEAD_AFTER=30s",
 	}}
 	s, err := c.b.exec(o)
 	if err != nil {
@@ -143,6 +151,17 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 		return s, s.ready(ctx) // the others join it
 	}
 	return s, nil
+}
+
+// lastWords are what the nodes logged last: why it went wrong. For nodes that
+// have ended.
+func (c *scaled) lastWords() {
+	const most = 400 // bytes of each
+	for _, s := range c.nodes {
+		if text := strings.TrimSpace(s.log.String()); text != "" {
+			c.b.say("%s: …%s", s.role, text[max(0, len(text)-most):])
+		}
+	}
 }
 
 func (c *scaled) stop() error {

@@ -68,7 +68,8 @@ type Config struct {
 	// ResolveTimeout bounds one question to an owner; job asks again until it
 	// is answered, for that partition alone.
 	ResolveTimeout time.Duration
-	// PushTimeout bounds one call to a comet.
+	// PushTimeout bounds one call to a comet, which answers when it has written:
+	// what goes to a million clients takes seconds, and is no sign that it hangs.
 	PushTimeout time.Duration
 	// QueueBytes bounds what waits for one comet; past it deliveries to that
 	// comet are skipped and counted.
@@ -82,7 +83,7 @@ type Config struct {
 
 // DefaultConfig are the defaults.
 func DefaultConfig() Config {
-	return Config{ReadBytes: 256 << 10, ResolveTimeout: 5 * time.Second, PushTimeout: 2 * time.Second, QueueBytes: 32 << 20,
+	return Config{ReadBytes: 256 << 10, ResolveTimeout: 5 * time.Second, PushTimeout: 10 * time.Second, QueueBytes: 32 << 20,
 		PushBytes: 1 << 20, DeniedRooms: 1_000_000}
 }
 

@@ -379,6 +379,27 @@ func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
 	}
 }
 
+// A comet that comes back as another while it is being told does not wait for
+// its predecessor's call to time out, and gets what was queued behind that.
+func TestCometThatComesBackDuringACall(t *testing.T) {
+	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
+	called := make(chan struct{})
+	w.comets["a"].block = func(ctx context.Context) error {
+		close(called)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	w.kept.add(t, 0, push("1", "u"))
+	<-called
+	w.kept.add(t, 0, push("2", "u"))
+	w.eventually("b", "1/1<1 2/1<1")
+	w.comets["a"].replace()
+	w.eventually("a", "2/1<1")
+	if n := w.counter("imgo_job_skipped_deliveries_total", "failed"); n != 1 {
+		t.Errorf("%v deliveries were counted as failed, want the one that the old comet had", n)
+	}
+}
+
 func TestFailingCometIsCounted(t *testing.T) {
 	w := start(t, nil)
 	w.comets["a"].block = func(context.Context) error { return errors.New("no") }

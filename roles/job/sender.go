@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -240,6 +241,7 @@ func (s *sender) push(ctx context.Context, batches []*batch) {
 	}
 	pctx, cancel := context.WithTimeout(ctx, s.j.cfg.PushTimeout)
 	defer cancel()
+	defer s.look(pctx, c, cancel).Stop()
 	reply, err := c.Push(pctx, req)
 	switch {
 	case err == nil:
@@ -248,11 +250,29 @@ func (s *sender) push(ctx context.Context, batches []*batch) {
 	default:
 		s.j.often.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(req.Deliveries)).Msg("comet was not told: skipped")
 		s.skip("failed", batches)
-		if pctx.Err() != nil {
+		if errors.Is(pctx.Err(), context.DeadlineExceeded) {
 			// It hangs: what waits behind is as late already.
 			s.skip("failed", s.take(0))
 		}
 	}
+}
+
+// goneLook is how often, during a call that takes long, it is looked whether
+// there still is somebody to answer it.
+const goneLook = time.Second
+
+// look calls cancel, unless ctx has ended, once the comet that is being told is
+// not the one of that name any more: it is gone, or has come back as another.
+func (s *sender) look(ctx context.Context, c Comet, cancel func()) *time.Timer {
+	return time.AfterFunc(goneLook, func() {
+		switch {
+		case ctx.Err() != nil:
+		case s.j.d.Comets.Comet(s.comet) != c:
+			cancel()
+		default:
+			s.look(ctx, c, cancel)
+		}
+	})
 }
 
 // told is for what the comet has answered to.
