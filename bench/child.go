@@ -24,6 +24,9 @@ const (
 	childDoor   = "door"   // the limit of a connect, and of a replay: accept, read, write
 )
 
+// stopTimeout is how long a child has to end before it is killed.
+const stopTimeout = 10 * time.Second
+
 // runChild is the main of a child.
 func runChild(kind string, in io.Reader, out io.Writer) error {
 	var err error

@@ -19,8 +19,9 @@ const (
 	// scalePatience is how long a broadcast to many may make no progress.
 	scalePatience = 20 * time.Second
 	// scaleLook is how often the clients are asked at first what they have; later
-	// it is a twentieth of the time that the broadcast has taken: asking some
-	// hundred processes takes processors from what is measured.
+	// it is a twentieth of the time that the broadcast has taken, half a second at
+	// the most: asking some hundred processes takes processors from what is
+	// measured.
 	scaleLook = 5 * time.Millisecond
 	// scaleWindow is how many clients of one comet connect at a time.
 	scaleWindow = 256

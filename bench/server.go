@@ -22,8 +22,6 @@ import (
 const (
 	// startTimeout bounds a start of imgo.
 	startTimeout = 30 * time.Second
-	// stopTimeout is how long imgo has to end before it is killed.
-	stopTimeout = 10 * time.Second
 	// scrapeTimeout bounds a question to imgo's admin side.
 	scrapeTimeout = 20 * time.Second
 )
@@ -37,7 +35,6 @@ type server struct {
 	http   string
 	log    bytes.Buffer // what it printed; to be read after exited
 	exited chan struct{}
-	err    error // how it ended
 }
 
 // freePorts finds n ports of an address of loopback that nobody uses. Until they
@@ -98,7 +95,7 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 		return nil, fmt.Errorf("start %s: %w", b.imgo, err)
 	}
 	go func() {
-		s.err = s.cmd.Wait()
+		_ = s.cmd.Wait() // its ProcessState says how it ended
 		close(s.exited)
 	}()
 	return s, nil
@@ -142,7 +139,7 @@ func (s *server) stop() error {
 	var err error
 	select {
 	case <-s.exited:
-		err = fmt.Errorf("imgo ended by itself: %w\n%s", s.err, s.log.String())
+		err = fmt.Errorf("imgo ended by itself (%s)\n%s", s.cmd.ProcessState, s.log.String())
 	default:
 		_ = s.cmd.Process.Kill() // an error means that it has just ended
 		<-s.exited

@@ -64,11 +64,11 @@ func (r *report) targetTable(b *strings.Builder) {
 		if !v.Reached {
 			reached = "NO"
 			got := digits(v.Measured[1]) + " " + v.Unit
-			if strings.HasSuffix(v.Bound, "limit") && v.Ratio != nil {
+			if v.of.overLimit && v.Ratio != nil {
 				got = digits(v.Ratio[1]) + " × limit"
 			}
 			line := fmt.Sprintf("%s: %s, target %s", v.Target, strings.TrimSpace(got), v.Bound)
-			if v.Pace > slowPace && !strings.HasSuffix(v.Bound, "limit") {
+			if v.Pace > slowPace && !v.of.overLimit {
 				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Pace), digits(v.atUsual()))
 			}
 			short = append(short, line)

@@ -69,7 +69,7 @@ type verdict struct {
 	Known   string      `json:"known,omitempty"`
 	Runs    int         `json:"runs"` // 0: not measured
 	Reached bool        `json:"reached"`
-	least   bool        // the bound is one from below
+	of      *target     // what was judged
 	// Pace is how much dearer the limit was than it usually is, where that is
 	// noted: by it an absolute figure is worse in an hour of a slow machine.
 	Pace float64 `json:"pace,omitempty"`
@@ -95,11 +95,12 @@ func (r *report) judge(all []target) (verdicts []verdict) {
 	for _, f := range r.Figures {
 		ran[f.Scenario] = true
 	}
-	for _, t := range all {
+	for i := range all {
+		t := &all[i]
 		if scenario, _, _ := strings.Cut(t.of, "/"); !ran[scenario] {
 			continue
 		}
-		v := verdict{Target: t.name, Known: t.known, Bound: t.bound(), least: t.least > 0}
+		v := verdict{Target: t.name, Known: t.known, Bound: t.bound(), of: t}
 		if f := r.figureOf(t.of); f != nil {
 			v.Unit, v.Runs, v.Measured = f.Unit, len(f.Runs), [3]float64{f.Min, f.Median, f.Max}
 			judged := f.Median
@@ -153,7 +154,7 @@ func (t *target) pace(limit float64) float64 {
 
 // atUsual is what the median would be if the limit were what it usually is.
 func (v *verdict) atUsual() float64 {
-	if v.least {
+	if v.of.least > 0 {
 		return v.Measured[1] * v.Pace
 	}
 	return v.Measured[1] / v.Pace

@@ -37,22 +37,16 @@ func Door(dec *json.Decoder, enc *json.Encoder) error {
 	if err := enc.Encode(Addr{Addr: addr}); err != nil {
 		return err
 	}
-	failed := make(chan error, 1)
+	ended := make(chan error, 2)
 	go func() {
 		runtime.LockOSThread()
-		failed <- d.run()
+		ended <- d.run()
 	}()
-	ended := make(chan error, 1)
 	go func() {
 		var ignored struct{}
 		ended <- dec.Decode(&ignored) // until the parent ends it, and with it the process
 	}()
-	select {
-	case err := <-failed:
-		return err
-	case err := <-ended:
-		return err
-	}
+	return <-ended
 }
 
 // door is for one goroutine.
