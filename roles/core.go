@@ -11,7 +11,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
-	"imgo/roles/logic/api"
+	"imgo/roles/logic/httpapi"
 	"imgo/roles/router"
 	"imgo/store"
 )
@@ -114,11 +114,11 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 
 // api is the HTTP face of a core's logic.
 func (n *Node) api(c *core) (http.Handler, error) {
-	keys := make([]api.Key, len(n.cfg.HTTP.APIKeys))
+	keys := make([]httpapi.Key, len(n.cfg.HTTP.APIKeys))
 	for i, k := range n.cfg.HTTP.APIKeys {
-		keys[i] = api.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
+		keys[i] = httpapi.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
 	}
-	a, err := api.New(api.Config{
+	a, err := httpapi.New(httpapi.Config{
 		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
 	}, service{c.logic, n}, n.log, c.metrics)
 	if err != nil {

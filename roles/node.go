@@ -23,8 +23,8 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
-	"imgo/roles/logic/api"
-	"imgo/roles/logic/api/lane"
+	"imgo/roles/logic/httpapi"
+	"imgo/roles/logic/httpapi/lane"
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
@@ -286,7 +286,7 @@ func (n *Node) wireHTTP() error {
 	if n.cfg.Runs(RoleLogic) {
 		page = console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
 	}
-	n.server = api.NewServer(n.adminMux(face, page), n.log)
+	n.server = httpapi.NewServer(n.adminMux(face, page), n.log)
 	if n.cfg.HTTP.TLSCert != "" {
 		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
 		if err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"imgo/envelope"
-	"imgo/roles/within"
+	"imgo/internal/lazyctx"
 	"imgo/transport"
 )
 
@@ -223,7 +223,7 @@ func (a *admission) here(v *arrival) bool {
 	// them. Logic mostly answers out of memory; who does have to wait, for the
 	// log, a disk or another node, asks for Done first, and then the goroutine's
 	// other work becomes somebody else's.
-	ctx, end := within.Deadline(a.comet.calls, v.started.Add(a.comet.cfg.CallTimeout), v.conn.(transport.Pollable).Leave)
+	ctx, end := lazyctx.Deadline(a.comet.calls, v.started.Add(a.comet.cfg.CallTimeout), v.conn.(transport.Pollable).Leave)
 	err := a.admit(v, func() context.Context { return ctx })
 	end()
 	a.mu.Lock()

@@ -26,7 +26,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
-	"imgo/roles/within"
+	"imgo/internal/lazyctx"
 )
 
 // Logic is the role. All methods may be called from anywhere at any time;
@@ -167,7 +167,7 @@ func (l *Logic) begin(ctx context.Context) (opCtx context.Context, end func(), e
 	if by, ok := ctx.Deadline(); ok && time.Until(by) <= l.cfg.CallTimeout {
 		return ctx, l.inflight.Done, nil // bounded as it is, and a context fewer
 	}
-	opCtx, cancel := within.Timeout(ctx, l.cfg.CallTimeout)
+	opCtx, cancel := lazyctx.Timeout(ctx, l.cfg.CallTimeout)
 	return opCtx, func() { cancel(); l.inflight.Done() }, nil
 }
 

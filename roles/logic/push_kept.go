@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"imgo/envelope"
-	"imgo/roles/within"
+	"imgo/internal/lazyctx"
 )
 
 const (
@@ -92,7 +92,7 @@ func (l *Logic) lookupKept(ctx context.Context, users []string, key string) (map
 	if key != "" {
 		return l.lookup(ctx, users, key, false)
 	}
-	short, cancel := within.Timeout(ctx, l.cfg.LookupTimeout)
+	short, cancel := lazyctx.Timeout(ctx, l.cfg.LookupTimeout)
 	defer cancel()
 	found, err := l.lookup(short, users, "", false)
 	if err != nil {

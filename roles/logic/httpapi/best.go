@@ -1,0 +1,93 @@
+package httpapi
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+const (
+	// defaultBest and maxBest are how many addresses one answer names.
+	defaultBest = 5
+	maxBest     = 20
+	// Comets whose loads differ by less than a fifth, or by less than
+	// nearSessions, are as good as one another: what is known of them is a
+	// second old, and a crowd that comes at once must not all go to one.
+	nearPart     = 0.2
+	nearSessions = 50
+)
+
+// bestNodes answers GET /v1/nodes/best?transport=&zone=&n=: where a client
+// should connect, best first. Clients ask it, so it needs no API key, any page
+// may read the answer, and it tells nothing but the addresses that are public
+// by their purpose.
+func (a *API) bestNodes(c *call) error {
+	if err := c.known("transport", "zone", "n"); err != nil {
+		return err
+	}
+	transport, zone := c.param("transport"), c.param("zone")
+	if transport != "tcp" && transport != "ws" {
+		return envelope.Invalid("transport", "must be tcp or ws")
+	}
+	n, err := c.number("n", defaultBest, 1, maxBest)
+	if err != nil {
+		return err
+	}
+	addresses := []string{}
+	for _, node := range best(a.comets(c), zone) {
+		if address := advertised(node, transport); address != "" && len(addresses) < int(n) && !slices.Contains(addresses, address) {
+			addresses = append(addresses, address)
+		}
+	}
+	header := c.w.Header()
+	header.Set("Access-Control-Allow-Origin", "*")
+	header.Set("Cache-Control", "no-store")
+	return c.reply(http.StatusOK, map[string]any{"addresses": addresses})
+}
+
+// best sorts the comets that clients may go to: those of the zone first, in it
+// the least loaded first, but for chance among those that are nearly equal.
+func best(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
+	type ranked struct {
+		logic.NodeInfo
+		far  int
+		load float64
+	}
+	var list []ranked
+	for _, n := range comets {
+		if !n.Ready || n.Leaving {
+			continue
+		}
+		r := ranked{NodeInfo: n}
+		if zone != "" && n.Zone != zone {
+			r.far = 1
+		}
+		sessions := float64(max(n.Sessions, 0))
+		r.load = (sessions + rand.Float64()*max(sessions*nearPart, nearSessions)) / float64(weightOf(n))
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(x, y ranked) int { return cmp.Or(cmp.Compare(x.far, y.far), cmp.Compare(x.load, y.load)) })
+	sorted := make([]logic.NodeInfo, len(list))
+	for i, r := range list {
+		sorted[i] = r.NodeInfo
+	}
+	return sorted
+}
+
+// weightOf is how many clients a comet should have in proportion to others.
+func weightOf(n logic.NodeInfo) int { return max(n.Weight, 1) }
+
+// advertised is where a comet's clients connect by a transport; "" where it
+// has not said so in a way that others can use.
+func advertised(n logic.NodeInfo, transport string) string {
+	host, _, err := net.SplitHostPort(bare(n.Clients[transport]))
+	if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {
+		return ""
+	}
+	return n.Clients[transport]
+}

@@ -1,0 +1,235 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi"
+)
+
+var update = flag.Bool("update", false, "write openapi.json anew from openapi.yaml")
+
+// document is the OpenAPI document, read once for all tests.
+var document = sync.OnceValues(func() (*openapi, error) {
+	raw, err := os.ReadFile("openapi.json")
+	if err != nil {
+		return nil, err
+	}
+	return readOpenAPI(raw)
+})
+
+// checkAgainstDocument holds an answer of a real handler against the document,
+// and the request, too, where it was accepted. Every test that asks /v1 does.
+func checkAgainstDocument(t testing.TB, method, target string, headers []string, body string, a answer) {
+	t.Helper()
+	doc, err := document()
+	if err != nil {
+		t.Fatal("read the OpenAPI document:", err)
+	}
+	if method == http.MethodHead || a.status >= 300 && a.status < 400 {
+		return // no operation of the document
+	}
+	err = doc.check(newRequest(method, target, headers, body), body, a)
+	if a.status == http.StatusNotFound && errors.Is(err, errUndescribed) {
+		return // what is nowhere, the document need not have
+	}
+	if err != nil {
+		t.Errorf("%s %s %s\nanswered %d, which is not as the document says: %v\n%s", method, target, body, a.status, err, a.body)
+	}
+}
+
+// newRequest is a request to hold against the document.
+func newRequest(method, target string, headers []string, body string) *http.Request {
+	r := httptest.NewRequest(method, target, nil)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json") // which the server does not look at
+	}
+	return r
+}
+
+// TestOpenAPIJSON holds openapi.json against openapi.yaml, and both against
+// what is served; with -update it makes the first from the second.
+func TestOpenAPIJSON(t *testing.T) {
+	written, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fromYAML any
+	if err := yaml.Unmarshal(written, &fromYAML); err != nil {
+		t.Fatal("read openapi.yaml:", err)
+	}
+	if *update {
+		var b bytes.Buffer
+		encoder := json.NewEncoder(&b)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", " ")
+		if err := encoder.Encode(fromYAML); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile("openapi.json", b.Bytes(), 0o644); err != nil { // a source file
+			t.Fatal(err)
+		}
+		t.Skip("openapi.json is written; run the tests again, since the binary has the old one embedded")
+	}
+
+	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "secret"}}}, nil)
+	served := h.do("GET", "/v1/openapi.json", "")
+	if served.status != 200 || served.header.Get("Content-Type") != "application/json" {
+		t.Fatalf("GET /v1/openapi.json without a key answered %d, %s", served.status, served.header.Get("Content-Type"))
+	}
+	var got, want any
+	if err := json.Unmarshal([]byte(served.body), &got); err != nil {
+		t.Fatal(err)
+	}
+	normal, err := json.Marshal(fromYAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(normal, &want); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Error("openapi.json is not openapi.yaml: go test ./roles/logic/httpapi -run TestOpenAPIJSON -update")
+	}
+	if y := h.do("GET", "/v1/openapi.yaml", ""); y.status != 200 || y.body != string(written) {
+		t.Errorf("GET /v1/openapi.yaml answered %d with another document", y.status)
+	}
+}
+
+func TestOpenAPIDocumentIsValid(t *testing.T) {
+	if _, err := document(); err != nil {
+		t.Error("the document is unsound:", err)
+	}
+}
+
+// TestOpenAPIRoutes: each route is in the document and the other way round.
+func TestOpenAPIRoutes(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string][]string{}
+	for _, op := range doc.operations {
+		described[op.path] = append(described[op.path], op.method)
+		sort.Strings(described[op.path])
+	}
+	if routes := newHarness(t, httpapi.Config{}, nil).api.Routes(); !reflect.DeepEqual(routes, described) {
+		t.Errorf("the API has %v\nthe document describes %v", routes, described)
+	}
+}
+
+// goodRequests is an accepted request for each operation of the document.
+var goodRequests = map[string]struct{ method, target, body string }{
+	"push":            {"POST", "/v1/push", `{"user":"alice","body":1}`},
+	"pushBatch":       {"POST", "/v1/push/batch", `[{"user":"alice","body":1},{"nonsense":1}]`},
+	"usersOnline":     {"GET", "/v1/users?ids=alice,bob", ""},
+	"usersOnlineList": {"POST", "/v1/users/online", `{"users":["alice"]}`},
+	"user":            {"GET", "/v1/users/alice", ""},
+	"kick":            {"POST", "/v1/users/alice/kick", `{"device":"phone"}`},
+	"rooms":           {"GET", "/v1/rooms", ""},
+	"room":            {"GET", "/v1/rooms/lobby", ""},
+	"newToken":        {"POST", "/v1/tokens", `{"user":"alice","ttl":"1h"}`},
+	"revokeTokens":    {"POST", "/v1/tokens/revoke", `{"user":"alice"}`},
+	"stats":           {"GET", "/v1/stats", ""},
+	"nodes":           {"GET", "/v1/nodes", ""},
+	"partitions":      {"GET", "/v1/partitions", ""},
+	"growPartitions":  {"POST", "/v1/partitions", `{"kept":32}`},
+	"bestNodes":       {"GET", "/v1/nodes/best?transport=ws", ""},
+	"events":          {"GET", "/v1/events?after=1", ""},
+	"openapiJSON":     {"GET", "/v1/openapi.json", ""},
+	"openapiYAML":     {"GET", "/v1/openapi.yaml", ""},
+}
+
+// TestOpenAPIAnswers gets from the real handlers every status that the document
+// has for every operation, and no status comes that it has not.
+func TestOpenAPIAnswers(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range doc.operations {
+		good, ok := goodRequests[op.OperationID]
+		if !ok {
+			t.Errorf("no request for the operation %s", op.OperationID)
+			continue
+		}
+		for status := range op.Responses {
+			if op.OperationID == "pushBatch" && (status == "500" || status == "503") {
+				continue // a failing service is a failing result; these only come of a bug or too many large bodies
+			}
+			t.Run(op.OperationID+"/"+status, func(t *testing.T) {
+				answer := provoke(t, status, good.method, good.target, good.body)
+				if strconv.Itoa(answer.status) != status {
+					t.Errorf("%s %s answered %d, not %s: %s", good.method, op.path, answer.status, status, answer.body)
+				}
+			})
+		}
+	}
+}
+
+// provoke makes a good request such that it is answered with the status.
+func provoke(t *testing.T, status, method, target, body string) answer {
+	t.Helper()
+	service := &fakeService{}
+	cfg := httpapi.Config{MaxBody: 1000}
+	fails := func(code envelope.Code) answer {
+		service.err = &envelope.Error{Code: code, Message: "as the test wants it"}
+		return newHarness(t, cfg, service).do(method, target, body)
+	}
+	switch status {
+	case "400":
+		if method == "GET" {
+			return newHarness(t, cfg, service).do(method, strings.Split(target, "?")[0]+"?nonsense=1", "")
+		}
+		return newHarness(t, cfg, service).do(method, target, `{"nonsense":1}`)
+	case "401", "429":
+		cfg.Keys = []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1, Burst: 1}}
+		h := newHarness(t, cfg, service)
+		if status == "401" {
+			return h.do(method, target, body)
+		}
+		h.do(method, target, body, "X-API-Key: secret")
+		return h.do(method, target, body, "X-API-Key: secret")
+	case "403":
+		return newHarness(t, cfg, service).do(method, target, body, "Origin: https://evil.example", "Sec-Fetch-Site: cross-site")
+	case "404":
+		return fails(envelope.CodeNotFound)
+	case "405":
+		return newHarness(t, cfg, service).do("PATCH", target, body)
+	case "413":
+		return newHarness(t, cfg, service).do(method, target, `{"user":"`+strings.Repeat("x", 2000)+`"}`)
+	case "500":
+		service.nodes = func() []logic.NodeInfo { panic("as the test wants it") }
+		service.events = func(uint64, int) []logic.Event { panic("as the test wants it") }
+		service.err = errors.New("a secret of the server")
+		a := newHarness(t, cfg, service).do(method, target, body)
+		if strings.Contains(a.body, "secret") || strings.Contains(a.body, "as the test") {
+			t.Errorf("the answer tells what is the server's: %s", a.body)
+		}
+		return a
+	case "503":
+		return fails(envelope.CodeUnavailable)
+	case "507":
+		return fails(envelope.CodeDiskFull)
+	}
+	return newHarness(t, cfg, service).do(method, target, body)
+}

@@ -1,0 +1,313 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi"
+)
+
+// fakeService stands in for role logic. Each call is noted; a nil func field
+// gives a small plausible answer.
+type fakeService struct {
+	// err, when set, is what every method that can fail fails with.
+	err error
+
+	push   func(context.Context, *logic.PushCommand) (*logic.PushResult, error)
+	user   func(string) (*envelope.UserReply, error)
+	online map[string]int
+	rooms  map[string]uint32
+	room   func(string, int) ([]*envelope.Session, int, error)
+	stats  logic.Stats
+	nodes  func() []logic.NodeInfo
+	events func(uint64, int) []logic.Event
+	take   func(string, int64, int) (*envelope.TakeReply, error)
+	tokens map[string]string // what CheckToken knows
+	comets map[string]int
+
+	partitions logic.Partitions
+
+	mu        sync.Mutex
+	pushes    []*logic.PushCommand
+	calls     []string
+	forgotten []string
+	kicked    logic.KickFilter
+	made      []madeToken
+}
+
+type madeToken struct {
+	user   string
+	ttl    time.Duration
+	token  string
+	single bool
+}
+
+func (f *fakeService) note(call string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, call)
+	return f.err
+}
+
+// noted are the calls so far; nothing happened is none.
+func (f *fakeService) noted() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.calls...)
+}
+
+// lastPush is the newest push, nil without one.
+func (f *fakeService) lastPush() *logic.PushCommand {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.pushes) == 0 {
+		return nil
+	}
+	return f.pushes[len(f.pushes)-1]
+}
+
+func (f *fakeService) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
+	if err := f.note("push"); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	f.pushes = append(f.pushes, cmd)
+	f.mu.Unlock()
+	if f.push != nil {
+		return f.push(ctx, cmd)
+	}
+	result := &logic.PushResult{Sessions: len(cmd.Users)}
+	for i, user := range cmd.Users {
+		u := logic.UserResult{User: user, Sessions: 1}
+		if cmd.Kept {
+			u.ID = envelope.ID(1, int64(i))
+		}
+		result.Users = append(result.Users, u)
+	}
+	return result, nil
+}
+
+func (f *fakeService) User(_ context.Context, user string) (*envelope.UserReply, error) {
+	if err := f.note("user " + user); err != nil {
+		return nil, err
+	}
+	if f.user != nil {
+		return f.user(user)
+	}
+	return &envelope.UserReply{}, nil
+}
+
+func (f *fakeService) Online(_ context.Context, users []string) (map[string]int, error) {
+	return f.online, f.note("online " + strings.Join(users, "|"))
+}
+
+func (f *fakeService) Kick(_ context.Context, user string, filter logic.KickFilter) (int, error) {
+	f.mu.Lock()
+	f.kicked = filter
+	f.mu.Unlock()
+	return 2, f.note("kick " + user)
+}
+
+func (f *fakeService) Take(_ context.Context, user string, after int64, limit int) (*envelope.TakeReply, error) {
+	if err := f.note("take " + user); err != nil {
+		return nil, err
+	}
+	if f.take != nil {
+		return f.take(user, after, limit)
+	}
+	return &envelope.TakeReply{}, nil
+}
+
+func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) {
+	return f.rooms, f.note("rooms")
+}
+
+func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelope.Session, int, error) {
+	if err := f.note("room " + room); err != nil {
+		return nil, 0, err
+	}
+	if f.room != nil {
+		return f.room(room, limit)
+	}
+	return nil, 0, nil
+}
+
+func (f *fakeService) Stats(context.Context) (logic.Stats, error) { return f.stats, f.note("stats") }
+
+func (f *fakeService) Nodes(context.Context) []logic.NodeInfo {
+	if f.nodes != nil {
+		return f.nodes()
+	}
+	return nil
+}
+
+func (f *fakeService) Events(after uint64, limit int) []logic.Event {
+	if f.events != nil {
+		return f.events(after, limit)
+	}
+	return nil
+}
+
+func (f *fakeService) Partitions(context.Context) (logic.Partitions, error) {
+	return f.partitions, f.note("partitions")
+}
+
+func (f *fakeService) Grow(_ context.Context, kept int) (logic.Partitions, error) {
+	return f.partitions, f.note(fmt.Sprint("grow ", kept))
+}
+
+func (f *fakeService) CountByComet(context.Context) (map[string]int, error) {
+	return f.comets, f.note("comets")
+}
+
+func (f *fakeService) ForgetComet(_ context.Context, comet string) (int, error) {
+	f.mu.Lock()
+	f.forgotten = append(f.forgotten, comet)
+	f.mu.Unlock()
+	return 1, f.note("forget " + comet)
+}
+
+func (f *fakeService) NewToken(_ context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error) {
+	f.mu.Lock()
+	f.made = append(f.made, madeToken{user, ttl, token, single})
+	f.mu.Unlock()
+	if token == "" {
+		token = "imgo_made"
+	}
+	made := logic.Token{Token: token, User: user}
+	if ttl > 0 {
+		made.ExpiresMS = 1_700_000_000_000 + ttl.Milliseconds()
+	}
+	return made, f.note("new token " + user)
+}
+
+func (f *fakeService) CheckToken(_ context.Context, token string) (string, error) {
+	if err := f.note("check token"); err != nil {
+		return "", err
+	}
+	if user, ok := f.tokens[token]; ok {
+		return user, nil
+	}
+	return "", envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+}
+
+func (f *fakeService) RevokeToken(_ context.Context, token string, closeSessions bool) (int, error) {
+	return 1, f.note("revoke token " + token + closing(closeSessions))
+}
+
+func (f *fakeService) RevokeUser(_ context.Context, user string, closeSessions bool) (int, error) {
+	return 3, f.note("revoke user " + user + closing(closeSessions))
+}
+
+func closing(is bool) string {
+	if is {
+		return " and close"
+	}
+	return ""
+}
+
+// harness is an API over a fake service, asked without a network.
+type harness struct {
+	t       testing.TB
+	service *fakeService
+	handler http.Handler
+	api     *httpapi.API
+	reg     *prometheus.Registry
+	logged  *lockedBuffer
+}
+
+func newHarness(t testing.TB, cfg httpapi.Config, service *fakeService) *harness {
+	t.Helper()
+	if service == nil {
+		service = &fakeService{}
+	}
+	if service.partitions == (logic.Partitions{}) {
+		service.partitions = logic.Partitions{Kept: 16, Generation: 1}
+	}
+	reg, logged := prometheus.NewRegistry(), &lockedBuffer{}
+	a, err := httpapi.New(cfg, service, zerolog.New(logged), reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &harness{t: t, service: service, handler: a.Handler(), api: a, reg: reg, logged: logged}
+}
+
+// lockedBuffer is a bytes.Buffer for many writers.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// answer is a response, read.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// do asks, with headers such as "X-API-Key: secret", and holds what /v1 answers
+// against the OpenAPI document.
+func (h *harness) do(method, target, body string, headers ...string) answer {
+	h.t.Helper()
+	a := h.doUnchecked(method, target, body, headers...)
+	if strings.HasPrefix(target, "/v1/") {
+		checkAgainstDocument(h.t, method, target, headers, body, a)
+	}
+	return a
+}
+
+// doUnchecked asks; for requests that are large, or in a bubble of synctest,
+// which the document's validator does not fit in.
+func (h *harness) doUnchecked(method, target, body string, headers ...string) answer {
+	h.t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	r := httptest.NewRequest(method, target, reader)
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.handler.ServeHTTP(w, r)
+	return answer{status: w.Code, header: w.Result().Header, body: w.Body.String()} //nolint:bodyclose // a recorder's
+}
+
+// problem is the error of an answer; it must be one.
+func (a answer) problem(t testing.TB) (code, field, message string) {
+	t.Helper()
+	var doc struct {
+		Error struct{ Code, Field, Message string }
+	}
+	if err := json.Unmarshal([]byte(a.body), &doc); err != nil || doc.Error.Code == "" || doc.Error.Message == "" {
+		t.Fatalf("answer %d is no error: %s", a.status, a.body)
+	}
+	return doc.Error.Code, doc.Error.Field, doc.Error.Message
+}

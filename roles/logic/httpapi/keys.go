@@ -1,0 +1,159 @@
+package httpapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"imgo/envelope"
+)
+
+// Key is one caller of the API.
+type Key struct {
+	// Name is in the access log and the metrics, and scopes the caller's
+	// idempotency keys. Unique; no "/".
+	Name string
+	// Key is the secret that the caller sends.
+	Key string
+	// Rate is how many requests a second the caller may make; 0: no limit.
+	Rate float64
+	// Burst is how many it may make at once; 0: Rate, and at least 1.
+	Burst int
+}
+
+// caller is a Key as it is checked: the secret itself is not kept.
+type caller struct {
+	name    string
+	hash    [sha256.Size]byte
+	limiter *rate.Limiter // nil: no limit
+}
+
+// keyring knows the callers; an empty one lets everybody in.
+type keyring struct{ callers []*caller }
+
+func newKeyring(keys []Key) (*keyring, error) {
+	ring := &keyring{}
+	names := make(map[string]bool, len(keys))
+	hashes := make(map[[sha256.Size]byte]string, len(keys))
+	for _, k := range keys {
+		if err := envelope.CheckName("name", k.Name); err != nil {
+			return nil, fmt.Errorf("API key %q: %w", k.Name, err)
+		}
+		hash := sha256.Sum256([]byte(k.Key))
+		switch {
+		case strings.Contains(k.Name, "/"):
+			return nil, fmt.Errorf("API key %q: name must not have a slash", k.Name)
+		case names[k.Name]:
+			return nil, fmt.Errorf("API key %q: name is used twice", k.Name)
+		case k.Key == "":
+			return nil, fmt.Errorf("API key %q: key must not be empty", k.Name)
+		case strings.TrimSpace(k.Key) != k.Key:
+			return nil, fmt.Errorf("API key %q: key begins or ends with a space, which a header cannot carry", k.Name)
+		case hashes[hash] != "":
+			return nil, fmt.Errorf("API key %q: key is the same as %q's", k.Name, hashes[hash])
+		case k.Rate < 0 || math.IsNaN(k.Rate) || math.IsInf(k.Rate, 0) || k.Burst < 0:
+			return nil, fmt.Errorf("API key %q: rate and burst must be numbers of 0 or more", k.Name)
+		}
+		names[k.Name], hashes[hash] = true, k.Name
+		c := &caller{name: k.Name, hash: hash}
+		if k.Rate > 0 {
+			burst := k.Burst
+			if burst == 0 {
+				burst = int(max(1, min(math.Ceil(k.Rate), math.MaxInt32)))
+			}
+			c.limiter = rate.NewLimiter(rate.Limit(k.Rate), burst)
+		}
+		ring.callers = append(ring.callers, c)
+	}
+	return ring, nil
+}
+
+// open says whether no keys are set.
+func (k *keyring) open() bool { return len(k.callers) == 0 }
+
+// What identify refuses with.
+var (
+	errNoKey    = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header is missing: send \"Authorization: Bearer <API key>\" or \"X-API-Key: <API key>\""}
+	errBadKey   = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header has an API key that this server does not know"}
+	errBadForm  = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header is not \"Bearer <API key>\""}
+	errTwoForms = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "and X-API-Key headers are both there: send one of them"}
+)
+
+// identify gives the caller of a request, nil where no keys are set. It takes
+// as long for a wrong key as for any right one.
+func (k *keyring) identify(h http.Header) (*caller, error) {
+	if k.open() {
+		return nil, nil
+	}
+	authorization, key := h.Get("Authorization"), h.Get("X-Api-Key")
+	switch {
+	case authorization != "" && key != "":
+		return nil, errTwoForms
+	case authorization != "":
+		scheme, rest, ok := strings.Cut(authorization, " ")
+		if !ok || !strings.EqualFold(scheme, "Bearer") {
+			return nil, errBadForm
+		}
+		key = strings.TrimSpace(rest)
+	}
+	if key == "" {
+		return nil, errNoKey
+	}
+	hash := sha256.Sum256([]byte(key))
+	var found *caller
+	for _, c := range k.callers {
+		if subtle.ConstantTimeCompare(hash[:], c.hash[:]) == 1 {
+			found = c
+		}
+	}
+	if found == nil {
+		return nil, errBadKey
+	}
+	return found, nil
+}
+
+// admit takes one request from the caller's allowance.
+func (c *caller) admit(now time.Time) error {
+	if c == nil || c.limiter == nil {
+		return nil
+	}
+	r := c.limiter.ReserveN(now, 1)
+	if wait := r.DelayFrom(now); !r.OK() || wait > 0 {
+		r.CancelAt(now)
+		return &limited{
+			cause:      envelope.Errorf(envelope.CodeRateLimited, "the API key %q may make %g requests a second", c.name, float64(c.limiter.Limit())),
+			retryAfter: max(wait, time.Second),
+		}
+	}
+	return nil
+}
+
+// scope makes an idempotency key the caller's own.
+func (c *caller) scope(key string) string {
+	switch {
+	case key == "":
+		return ""
+	case c == nil:
+		return "/" + key
+	}
+	return c.name + "/" + key
+}
+
+// checkOrigin refuses what a browser sends for a page of somebody else. Only
+// where there are no API keys: then nothing but the address is asked for, and
+// any page that a developer has open could push to 127.0.0.1.
+func (a *API) checkOrigin(r *http.Request) error {
+	if !a.keys.open() {
+		return nil
+	}
+	if err := a.origins.Check(r); err != nil {
+		return &envelope.Error{Code: codeForbidden, Field: "Origin", Message: "is another site's: its pages may not call an API that has no key"}
+	}
+	return nil
+}

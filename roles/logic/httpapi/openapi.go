@@ -1,0 +1,25 @@
+package httpapi
+
+import (
+	_ "embed"
+	"net/http"
+)
+
+// The document is written as YAML; the JSON is made from it (the test
+// TestOpenAPIJSON with -update) and held against it.
+var (
+	//go:embed openapi.yaml
+	documentYAML []byte
+	//go:embed openapi.json
+	documentJSON []byte
+)
+
+func (a *API) openapiJSON(c *call) error {
+	c.write(http.StatusOK, contentJSON, documentJSON)
+	return nil
+}
+
+func (a *API) openapiYAML(c *call) error {
+	c.write(http.StatusOK, "application/yaml", documentYAML)
+	return nil
+}

@@ -1,0 +1,346 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// openapi is an OpenAPI 3.1 document that requests and answers can be held
+// against. Its schemas are JSON Schema 2020-12, for which there is a small
+// library; what is around them is read here, as far as our document uses it. A
+// library for all of OpenAPI is 300,000 lines, too many to compile for this.
+//
+// Once read it does not change: tests in parallel share it.
+type openapi struct {
+	Security   []map[string][]string
+	Paths      map[string]pathItem
+	Components struct {
+		SecuritySchemes map[string]struct{ Type, Scheme, In, Name string }
+	}
+
+	operations []*operation // of the paths with the fewest parameters first
+	schemas    map[string]*jsonschema.Schema
+}
+
+type pathItem struct {
+	Parameters                                          []described
+	Get, Put, Post, Delete, Options, Head, Patch, Trace *operation
+}
+
+type operation struct {
+	OperationID string
+	Parameters  []described // with those of the path item
+	Security    []map[string][]string
+	RequestBody struct {
+		Required bool
+		Content  content
+	}
+	Responses map[string]struct {
+		Headers map[string]described
+		Content content
+	}
+
+	method, path string
+	match        *regexp.Regexp // of the escaped path, a group for each parameter
+	names        []string       // of those groups
+}
+
+// described is a parameter, a header or a media type: what has a schema.
+type described struct {
+	Name, In string
+	Required bool
+	Explode  *bool
+	Schema   string // where it is, for openapi.schemas
+}
+
+// content has the media types that a body may have.
+type content map[string]described
+
+// publishedSchema is the OpenAPI Initiative's own schema for documents
+// (Apache-2.0), https://spec.openapis.org/oas/3.1/schema/2022-10-07.
+const publishedSchema = "testdata/openapi-3.1.schema.json"
+
+// documentURL is what the document is called in errors of its schemas.
+const documentURL = "imgo:///openapi.json"
+
+// errUndescribed: the document does not have it.
+var errUndescribed = errors.New("is not described")
+
+// readOpenAPI reads a document, and finds what is unsound in it: what breaks
+// OpenAPI's own schema, references to nothing, schemas that are none,
+// operations without an id of their own, and parameters of a path that are not
+// declared or the other way round.
+func readOpenAPI(raw []byte) (*openapi, error) {
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource(documentURL, value); err != nil {
+		return nil, err
+	}
+	metaschema, err := compiler.Compile(publishedSchema)
+	if err != nil {
+		return nil, err
+	}
+	if err := metaschema.Validate(value); err != nil {
+		return nil, err
+	}
+	d := &openapi{schemas: map[string]*jsonschema.Schema{}}
+	resolved, err := d.resolve(compiler, value, "#", value)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = json.Marshal(resolved); err == nil {
+		err = json.Unmarshal(raw, d)
+	}
+	return d, errors.Join(err, d.readOperations())
+}
+
+// resolve compiles the schemas in a part of the document, and gives that part
+// with the place of each schema instead of it, and what a reference is to
+// instead of the reference. References in schemas are the compiler's.
+func (d *openapi) resolve(compiler *jsonschema.Compiler, root any, at string, value any) (any, error) {
+	switch v := value.(type) {
+	case []any:
+		list, problems := make([]any, len(v)), make([]error, len(v))
+		for i := range v {
+			list[i], problems[i] = d.resolve(compiler, root, fmt.Sprint(at, "/", i), v[i])
+		}
+		return list, errors.Join(problems...)
+	case map[string]any:
+		if ref, ok := v["$ref"].(string); ok {
+			target := root
+			for _, key := range strings.Split(ref, "/")[1:] {
+				object, _ := target.(map[string]any)
+				target = object[strings.NewReplacer("~1", "/", "~0", "~").Replace(key)]
+			}
+			if target == nil || !strings.HasPrefix(ref, "#/") {
+				return nil, fmt.Errorf("%s: nothing is at %s", at, ref)
+			}
+			return d.resolve(compiler, root, ref, target)
+		}
+		object, problems := map[string]any{}, []error(nil)
+		for key, child := range v {
+			childAt := at + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+			var err error
+			switch {
+			case key == "schema" || at == "#/components/schemas":
+				object[key] = childAt
+				d.schemas[childAt], err = compiler.Compile(documentURL + childAt)
+			case key != "value" && key != "example": // which may be anything
+				object[key], err = d.resolve(compiler, root, childAt, child)
+			}
+			problems = append(problems, err)
+		}
+		return object, errors.Join(problems...)
+	}
+	return value, nil
+}
+
+// placeholder is a parameter in a path, before and after QuoteMeta.
+var placeholder = regexp.MustCompile(`\\?\{(.*?)\\?\}`)
+
+func (d *openapi) readOperations() error {
+	var problems []error
+	ids := map[string]bool{"": true}
+	for path, item := range d.Paths {
+		for method, op := range map[string]*operation{
+			"GET": item.Get, "PUT": item.Put, "POST": item.Post, "DELETE": item.Delete,
+			"OPTIONS": item.Options, "HEAD": item.Head, "PATCH": item.Patch, "TRACE": item.Trace,
+		} {
+			if op == nil {
+				continue
+			}
+			op.method, op.path = method, path
+			op.match = regexp.MustCompile("^" + placeholder.ReplaceAllString(regexp.QuoteMeta(path), "([^/]+)") + "$")
+			for _, group := range placeholder.FindAllStringSubmatch(path, -1) {
+				op.names = append(op.names, group[1])
+			}
+			op.Parameters = append(op.Parameters, item.Parameters...)
+			if op.Security == nil {
+				op.Security = d.Security
+			}
+			d.operations = append(d.operations, op)
+
+			if ids[op.OperationID] {
+				problems = append(problems, fmt.Errorf("%s %s: the operationId %q is missing or used twice", method, path, op.OperationID))
+			}
+			ids[op.OperationID] = true
+			var declared []string
+			for _, p := range op.Parameters {
+				if p.In == "path" {
+					declared = append(declared, p.Name)
+				}
+			}
+			slices.Sort(declared)
+			if !slices.Equal(declared, slices.Sorted(slices.Values(op.names))) {
+				problems = append(problems, fmt.Errorf("%s %s declares the path parameters %q", method, path, declared))
+			}
+		}
+	}
+	slices.SortFunc(d.operations, func(a, b *operation) int { return len(a.names) - len(b.names) })
+	return errors.Join(problems...)
+}
+
+// check holds an answer against the document, and the request, too, if it was
+// accepted: what is refused may break any rule.
+func (d *openapi) check(r *http.Request, body string, a answer) error {
+	var path string
+	for _, op := range d.operations {
+		if !op.match.MatchString(r.URL.EscapedPath()) || path != "" && path != op.path {
+			continue // a path that is written out goes before one with parameters, whatever its methods
+		}
+		path = op.path
+		problem := d.checkAnswer(op, a)
+		if op.method == r.Method && a.status < 300 {
+			problem = errors.Join(d.checkRequest(op, r, body), problem)
+		}
+		if op.method == r.Method || a.status == http.StatusMethodNotAllowed { // which is described at the methods that there are
+			return problem
+		}
+	}
+	return fmt.Errorf("the operation %s %s %w", r.Method, r.URL.EscapedPath(), errUndescribed)
+}
+
+func (d *openapi) checkRequest(op *operation, r *http.Request, body string) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	problems := []error{err}
+	undescribed := maps.Clone(query)
+	segments := op.match.FindStringSubmatch(r.URL.EscapedPath())[1:]
+	for _, p := range op.Parameters {
+		var texts []string
+		switch p.In {
+		case "path":
+			text, err := url.PathUnescape(segments[slices.Index(op.names, p.Name)])
+			texts, problems = []string{text}, append(problems, err)
+		case "query":
+			texts = query[p.Name]
+			delete(undescribed, p.Name)
+		case "header":
+			texts = r.Header.Values(p.Name)
+		}
+		problems = append(problems, d.checkTexts(p.In+" parameter "+p.Name, p, texts))
+	}
+	for name := range undescribed {
+		problems = append(problems, fmt.Errorf("the query parameter %s %w", name, errUndescribed))
+	}
+	if body != "" || op.RequestBody.Required {
+		problems = append(problems, d.checkBody(op.RequestBody.Content, r.Header.Get("Content-Type"), body))
+	}
+
+	lacks := func(scheme string) bool { // of a security scheme
+		s := d.Components.SecuritySchemes[scheme]
+		if s.Type == "http" {
+			kind, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+			return !strings.EqualFold(kind, s.Scheme)
+		}
+		return s.In != "header" || r.Header.Get(s.Name) == ""
+	}
+	if len(op.Security) > 0 && !slices.ContainsFunc(op.Security, func(alternative map[string][]string) bool {
+		return !slices.ContainsFunc(slices.Collect(maps.Keys(alternative)), lacks)
+	}) {
+		problems = append(problems, errors.New("it has nothing of what the document asks for as security"))
+	}
+	return errors.Join(problems...)
+}
+
+func (d *openapi) checkAnswer(op *operation, a answer) error {
+	response, ok := op.Responses[strconv.Itoa(a.status)]
+	if !ok {
+		return fmt.Errorf("the status %d %w", a.status, errUndescribed)
+	}
+	var problems []error
+	for name, header := range response.Headers {
+		problems = append(problems, d.checkTexts("header "+name, header, a.header.Values(name)))
+	}
+	if a.body != "" || len(response.Content) > 0 {
+		problems = append(problems, d.checkBody(response.Content, a.header.Get("Content-Type"), a.body))
+	}
+	return errors.Join(problems...)
+}
+
+func (d *openapi) checkBody(types content, contentType, body string) error {
+	name, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return fmt.Errorf("content type %q: %w", contentType, err)
+	}
+	mediaType, ok := types[name]
+	if !ok {
+		return fmt.Errorf("a body of type %s %w", name, errUndescribed)
+	}
+	var value any = body
+	if name == "application/json" {
+		value, err = jsonschema.UnmarshalJSON(strings.NewReader(body))
+	}
+	return errors.Join(err, d.checkValue("body", mediaType, value))
+}
+
+// checkTexts holds what a URL or a header says, once or several times, against
+// the parameter or header that describes it.
+func (d *openapi) checkTexts(what string, p described, texts []string) error {
+	if len(texts) == 0 {
+		if p.Required {
+			return fmt.Errorf("the %s is missing", what)
+		}
+		return nil
+	}
+	schema := d.schemas[p.Schema]
+	if typeOf(schema) != "array" {
+		if len(texts) > 1 {
+			return fmt.Errorf("the %s is there %d times", what, len(texts))
+		}
+		return d.checkValue(what, p, typed(texts[0], schema))
+	}
+	if len(texts) == 1 && p.Explode != nil && !*p.Explode {
+		texts = strings.Split(texts[0], ",")
+	}
+	values := make([]any, len(texts))
+	for i, text := range texts {
+		values[i] = typed(text, schema.Items2020)
+	}
+	return d.checkValue(what, p, values)
+}
+
+func (d *openapi) checkValue(what string, of described, value any) error {
+	schema := d.schemas[of.Schema]
+	if schema == nil {
+		return fmt.Errorf("the %s has no schema", what)
+	}
+	if err := schema.Validate(value); err != nil {
+		return fmt.Errorf("the %s: %w", what, err)
+	}
+	return nil
+}
+
+// typed is a text as the number or boolean that its schema wants, if it is one.
+func typed(text string, schema *jsonschema.Schema) any {
+	if slices.Contains([]string{"integer", "number", "boolean"}, typeOf(schema)) {
+		if value, err := jsonschema.UnmarshalJSON(strings.NewReader(text)); err == nil {
+			return value
+		}
+	}
+	return text
+}
+
+// typeOf is the type that a schema asks for, itself or by reference.
+func typeOf(schema *jsonschema.Schema) string {
+	for ; schema != nil; schema = schema.Ref {
+		if schema.Types != nil && !schema.Types.IsEmpty() {
+			return schema.Types.ToStrings()[0]
+		}
+	}
+	return ""
+}

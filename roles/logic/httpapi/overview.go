@@ -1,0 +1,68 @@
+package httpapi
+
+import (
+	"math"
+	"net/http"
+
+	"imgo/roles/logic"
+)
+
+// stats answers GET /v1/stats.
+func (a *API) stats(c *call) error {
+	if err := c.known(); err != nil {
+		return err
+	}
+	s, err := a.service.Stats(c.ctx)
+	if err != nil {
+		return err
+	}
+	if s.Comets == nil {
+		s.Comets = map[string]int{}
+	}
+	if s.Pushes == nil {
+		s.Pushes = map[string]uint64{}
+	}
+	return c.reply(http.StatusOK, s)
+}
+
+// nodes answers GET /v1/nodes.
+func (a *API) nodes(c *call) error {
+	if err := c.known(); err != nil {
+		return err
+	}
+	list := append([]logic.NodeInfo{}, a.service.Nodes(c.ctx)...)
+	for i := range list {
+		if list[i].Roles == nil {
+			list[i].Roles = []string{}
+		}
+	}
+	return c.reply(http.StatusOK, map[string]any{"nodes": list})
+}
+
+// maxEvents bounds the events of one answer.
+const maxEvents = 1000
+
+// events answers GET /v1/events?after=: "last" is what to ask after next time.
+// The newest 1,000 are held, by the logic that was asked, since its start.
+func (a *API) events(c *call) error {
+	if err := c.known("after", "limit"); err != nil {
+		return err
+	}
+	after, err := c.number("after", 0, 0, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	limit, err := c.number("limit", 100, 1, maxEvents)
+	if err != nil {
+		return err
+	}
+	list := a.service.Events(uint64(after), int(limit)) // number bounds it from 0
+	if list == nil {
+		list = []logic.Event{}
+	}
+	last := uint64(after) // likewise
+	if len(list) > 0 {
+		last = list[len(list)-1].Seq
+	}
+	return c.reply(http.StatusOK, map[string]any{"events": list, "last": last})
+}

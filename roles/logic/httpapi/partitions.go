@@ -1,0 +1,53 @@
+package httpapi
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+
+	"imgo/envelope"
+)
+
+// growRequest is the body of POST /v1/partitions.
+type growRequest struct{ kept int64 }
+
+func (g *growRequest) field(d *decoder, name string) (err error) {
+	if name != "kept" {
+		return errUnknownField
+	}
+	g.kept, err = d.integer(1, math.MaxInt32)
+	return err
+}
+
+// partitions answers GET /v1/partitions.
+func (a *API) partitions(c *call) error {
+	if err := c.known(); err != nil {
+		return err
+	}
+	p, err := a.service.Partitions(c.ctx)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, p)
+}
+
+// grow answers POST /v1/partitions: it is begun, not done.
+func (a *API) grow(c *call) error {
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	req := &growRequest{}
+	if err := decode(data, req); err != nil {
+		return err
+	}
+	if req.kept == 0 {
+		return envelope.Invalid("kept", "is missing: how many partitions there are to be")
+	}
+	a.log.Warn().Int64("kept", req.kept).Str("key", c.keyName()).Msg("more partitions are asked for")
+	p, err := a.service.Grow(c.ctx, int(req.kept))
+	if err != nil {
+		return fmt.Errorf("give the kept topic %d partitions: %w", req.kept, err)
+	}
+	return c.reply(http.StatusAccepted, p)
+}

@@ -1,0 +1,246 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/transport"
+)
+
+// pushRequest is the body of POST /v1/push.
+type pushRequest struct {
+	// target is the field that said whom the push is for; "" until one did.
+	target string
+	user   string
+	users  []string
+	keys   []string
+	room   string
+
+	// content is the field that brought the message; "" until one did.
+	content string
+	body    []byte
+
+	op             int32
+	kept           *bool
+	ttl            time.Duration
+	idempotencyKey string
+
+	maxUsers int
+}
+
+// parsePush reads one push. What it returns refers to data's bytes.
+func parsePush(data []byte, maxUsers int) (*pushRequest, error) {
+	p := &pushRequest{op: transport.OpMessage, maxUsers: maxUsers}
+	if err := decode(data, p); err != nil {
+		return nil, err
+	}
+	return p, p.check()
+}
+
+func (p *pushRequest) field(d *decoder, name string) (err error) {
+	switch name {
+	case "user", "users", "keys", "room", "all":
+		return p.readTarget(d, name)
+	case "body", "body_text", "body_base64":
+		return p.readContent(d, name)
+	case "op":
+		var op int64
+		op, err = d.integer(math.MinInt32, math.MaxInt32)
+		p.op = int32(op) // bounded by integer
+	case "kept":
+		var kept bool
+		kept, err = d.boolean()
+		p.kept = &kept
+	case "ttl":
+		p.ttl, err = d.duration()
+	case "idempotency_key":
+		if p.idempotencyKey, err = d.text(); err == nil {
+			err = envelope.CheckName(name, p.idempotencyKey)
+		}
+	default:
+		return errUnknownField
+	}
+	return err
+}
+
+func (p *pushRequest) readTarget(d *decoder, name string) (err error) {
+	switch name {
+	case "user":
+		p.user, err = d.text()
+	case "users":
+		p.users, err = d.texts(p.maxUsers)
+	case "keys":
+		p.keys, err = d.texts(p.maxUsers)
+	case "room":
+		p.room, err = d.text()
+	case "all":
+		var all bool
+		if all, err = d.boolean(); err == nil && !all {
+			return nil // as if it were not there
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if p.target != "" {
+		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of user, users, keys, room and all", p.target))
+	}
+	p.target = name
+	return nil
+}
+
+func (p *pushRequest) readContent(d *decoder, name string) (err error) {
+	if p.content != "" {
+		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of body, body_text and body_base64", p.content))
+	}
+	p.content = name
+	switch name {
+	case "body":
+		p.body, err = d.raw()
+	case "body_text":
+		var text string
+		text, err = d.text()
+		p.body = []byte(text)
+	default:
+		p.body, err = d.base64()
+	}
+	return err
+}
+
+// check says what the fields together lack or contradict. Names, operation and
+// size are the service's to judge: they are the same whatever API they came by.
+func (p *pushRequest) check() error {
+	switch {
+	case p.target == "":
+		return envelope.Invalid("user", "is missing: a push has exactly one of user, users, keys, room and all")
+	case p.content == "":
+		return envelope.Invalid("body", "is missing: a push has exactly one of body, body_text and body_base64")
+	}
+	// An empty list, room or user would otherwise look like no target at all.
+	switch p.target {
+	case "user":
+		if err := envelope.CheckName("user", p.user); err != nil {
+			return err
+		}
+	case "users", "keys":
+		if len(p.users)+len(p.keys) == 0 {
+			return envelope.Invalid(p.target, "must not be empty")
+		}
+	case "room":
+		if err := envelope.CheckName("room", p.room); err != nil {
+			return err
+		}
+	}
+	toUsers := p.target == "user" || p.target == "users"
+	if p.kept == nil {
+		p.kept = &toUsers
+	}
+	switch {
+	case *p.kept && !toUsers:
+		return envelope.Invalid("kept", fmt.Sprintf("cannot be true with %s: only a push to user or users is kept", p.target))
+	case !*p.kept && p.ttl != 0:
+		return envelope.Invalid("ttl", "is only for a push that is kept")
+	}
+	return nil
+}
+
+// command is the push as the service takes it.
+func (p *pushRequest) command(key *caller) *logic.PushCommand {
+	cmd := &logic.PushCommand{
+		Users: p.users, Keys: p.keys, Room: p.room, All: p.target == "all",
+		Op: p.op, Body: p.body, Kept: *p.kept, TTL: p.ttl, IdempotencyKey: key.scope(p.idempotencyKey),
+	}
+	if p.target == "user" {
+		cmd.Users = []string{p.user}
+	}
+	return cmd
+}
+
+// blame gives an error the name that the caller used for the field: a lone
+// user is a list to the service.
+func (p *pushRequest) blame(err error) error {
+	var e *envelope.Error
+	if p.target == "user" && errors.As(err, &e) && strings.HasPrefix(e.Field, "users") {
+		return &envelope.Error{Code: e.Code, Field: "user", Message: e.Message}
+	}
+	return err
+}
+
+// push answers POST /v1/push.
+func (a *API) push(c *call) error {
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	p, err := parsePush(data, a.cfg.MaxUsers)
+	if err != nil {
+		return err
+	}
+	if header := c.r.Header.Get("Idempotency-Key"); header != "" {
+		if err := envelope.CheckName("Idempotency-Key", header); err != nil {
+			return err
+		}
+		if p.idempotencyKey != "" && p.idempotencyKey != header {
+			return envelope.Invalid("idempotency_key", "differs from the Idempotency-Key header")
+		}
+		p.idempotencyKey = header
+	}
+	result, err := a.service.Push(c.ctx, p.command(c.key))
+	if err != nil {
+		return p.blame(err)
+	}
+	c.write(http.StatusAccepted, contentJSON, append(p.appendResult(nil, result, ""), '\n'))
+	return nil
+}
+
+// appendResult appends what a push did: for one user {"id","user","sessions",
+// "duplicate"}, for several {"results":[…],"sessions"}, else {"sessions"}.
+// head is put in front of the object's first field.
+func (p *pushRequest) appendResult(b []byte, r *logic.PushResult, head string) []byte {
+	b = append(b, '{')
+	b = append(b, head...)
+	switch p.target {
+	case "user":
+		one := logic.UserResult{User: p.user, Sessions: r.Sessions, Duplicate: r.Duplicate}
+		if len(r.Users) > 0 {
+			one = r.Users[0]
+		}
+		return append(appendUserResult(b, &one), '}')
+	case "users":
+		if b == nil || cap(b) < 96*len(r.Users) {
+			b = append(make([]byte, 0, len(b)+64+96*len(r.Users)), b...)
+		}
+		b = append(b, `"results":[`...)
+		for i := range r.Users {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(appendUserResult(append(b, '{'), &r.Users[i]), '}')
+		}
+		b = append(b, `],`...)
+	}
+	b = append(b, `"sessions":`...)
+	b = strconv.AppendInt(b, int64(r.Sessions), 10)
+	if r.Duplicate {
+		b = append(b, `,"duplicate":true`...)
+	}
+	return append(b, '}')
+}
+
+func appendUserResult(b []byte, u *logic.UserResult) []byte {
+	b = append(b, `"id":"`...)
+	b = strconv.AppendUint(b, u.ID, 10)
+	b = append(b, `","user":`...)
+	b = appendString(b, u.User)
+	b = append(b, `,"sessions":`...)
+	b = strconv.AppendInt(b, int64(u.Sessions), 10)
+	b = append(b, `,"duplicate":`...)
+	return strconv.AppendBool(b, u.Duplicate)
+}

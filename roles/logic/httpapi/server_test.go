@@ -1,0 +1,199 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi"
+)
+
+// serve runs the API in a real server on a free port until the test ends.
+func serve(t *testing.T, h *harness) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httpapi.NewServer(h.handler, zerolog.Nop())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(listener) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Error("stop the server:", err)
+		}
+		<-done
+	})
+	return listener.Addr().String()
+}
+
+// endless is a body that counts what was taken of it.
+type endless struct {
+	taken atomic.Int64
+	limit int64
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.taken.Load() >= e.limit {
+		return 0, io.EOF
+	}
+	for i := range p {
+		p[i] = ' '
+	}
+	e.taken.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// TestHundredMegabytes: a body of 100 MB is refused with an error, and not
+// read whole to find that out.
+func TestHundredMegabytes(t *testing.T) {
+	const size = 100_000_000
+	for _, announced := range []bool{true, false} {
+		for _, path := range []string{"/v1/push", "/v1/push/batch", "/1/push?uid=1", "/goim/push/mids?mids=1&operation=5"} {
+			t.Run(fmt.Sprint(path, " announced ", announced), func(t *testing.T) {
+				t.Parallel() // each waits half a second for the server to let go
+				h := newHarness(t, httpapi.Config{}, nil)
+				address := serve(t, h)
+				body := &endless{limit: size}
+				r, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+address+path, body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if announced {
+					r.ContentLength = size
+				}
+				transport := &http.Transport{}
+				defer transport.CloseIdleConnections()
+				response, err := transport.RoundTrip(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer response.Body.Close()
+				text, err := io.ReadAll(response.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				a := answer{status: response.StatusCode, header: response.Header, body: string(text)}
+				switch {
+				case strings.HasPrefix(path, "/v1/"):
+					if code, _, message := a.problem(t); a.status != 413 || code != "too_large" || !strings.Contains(message, "16777216") {
+						t.Errorf("answered %d: %s", a.status, a.body)
+					}
+				case strings.HasPrefix(path, "/1/"):
+					if a.status != 200 || a.body != `{"ret":65534}` {
+						t.Errorf("answered %d: %s", a.status, a.body)
+					}
+				default:
+					if a.status != 200 || !strings.HasPrefix(a.body, `{"code":-400,`) {
+						t.Errorf("answered %d: %s", a.status, a.body)
+					}
+				}
+				// What the kernel's buffers take is beyond us; the limit is 16 MiB.
+				if taken := body.taken.Load(); taken > size/2 {
+					t.Errorf("%d bytes of the body were taken", taken)
+				}
+				if calls := h.service.noted(); len(calls) > 0 {
+					t.Errorf("it did %q", calls)
+				}
+			})
+		}
+	}
+}
+
+// TestBodyCutShort: a caller that goes away in the middle of its body has done
+// nothing, and its connection is not kept.
+func TestBodyCutShort(t *testing.T) {
+	h := newHarness(t, httpapi.Config{}, nil)
+	conn, err := net.Dial("tcp", serve(t, h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user\":\"a\",\"body\":1}")
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err == nil {
+		text, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		if response.StatusCode < 400 {
+			t.Errorf("answered %d: %s", response.StatusCode, text)
+		}
+	}
+	if calls := h.service.noted(); len(calls) > 0 {
+		t.Errorf("half a request did %q", calls)
+	}
+}
+
+// TestLargeBodiesWaitTheirTurn: no more large bodies are held than the bound
+// says; the next one waits, and is told to try again when its time is over.
+func TestLargeBodiesWaitTheirTurn(t *testing.T) {
+	entered, leave := make(chan struct{}, 10), make(chan struct{})
+	service := &fakeService{push: func(context.Context, *logic.PushCommand) (*logic.PushResult, error) {
+		entered <- struct{}{}
+		<-leave
+		return &logic.PushResult{}, nil
+	}}
+	h := newHarness(t, httpapi.Config{MaxLarge: 1, Timeout: 500 * time.Millisecond}, service)
+	large := `{"user":"a","body_text":"` + strings.Repeat("x", 200_000) + `"}`
+	first := make(chan answer)
+	go func() { first <- h.doUnchecked("POST", "/v1/push", large) }()
+	<-entered
+	waited := h.doUnchecked("POST", "/v1/push", large)
+	if code, _, _ := waited.problem(t); waited.status != 503 || code != "unavailable" || waited.header.Get("Retry-After") == "" {
+		t.Errorf("a large body without a place was answered %d: %s", waited.status, waited.body)
+	}
+	close(leave)
+	if a := <-first; a.status != 202 {
+		t.Errorf("the first one was answered %d: %s", a.status, a.body)
+	}
+	if a := h.doUnchecked("POST", "/v1/push", large); a.status != 202 {
+		t.Errorf("with the place free again: %d: %s", a.status, a.body)
+	}
+	if a := h.doUnchecked("POST", "/v1/push", `{"user":"a","body":1}`); a.status != 202 {
+		t.Errorf("a small body needs no place, but: %d: %s", a.status, a.body)
+	}
+}
+
+// TestCallerGoesAway: nothing is logged as a fault of the server's.
+func TestCallerGoesAway(t *testing.T) {
+	service := &fakeService{push: func(ctx context.Context, _ *logic.PushCommand) (*logic.PushResult, error) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("append to the log: %w", ctx.Err())
+	}}
+	h := newHarness(t, httpapi.Config{}, service)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r, err := http.NewRequestWithContext(ctx, "POST", "/v1/push", strings.NewReader(`{"user":"a","body":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &discard{header: http.Header{}}
+	h.handler.ServeHTTP(w, r)
+	if w.status != 499 || strings.Contains(h.logged.String(), "failed") {
+		t.Errorf("status %d, logged %s", w.status, h.logged.String())
+	}
+}
+
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discard) WriteHeader(status int)      { d.status = status }

@@ -1,0 +1,117 @@
+package httpapi
+
+import (
+	"net/http"
+	"time"
+
+	"imgo/envelope"
+)
+
+// tokenRequest is the body of POST /v1/tokens.
+type tokenRequest struct {
+	user   string
+	ttl    time.Duration
+	token  string
+	single bool
+}
+
+func (t *tokenRequest) field(d *decoder, name string) (err error) {
+	switch name {
+	case "user":
+		t.user, err = d.text()
+	case "ttl":
+		t.ttl, err = d.duration()
+	case "token":
+		t.token, err = d.text()
+		if err == nil && t.token == "" {
+			err = envelope.Invalid(name, "must not be empty; leave it out and the server makes one")
+		}
+	case "single":
+		t.single, err = d.boolean()
+	default:
+		return errUnknownField
+	}
+	return err
+}
+
+// tokenView is the answer of POST /v1/tokens.
+type tokenView struct {
+	Token     string `json:"token"`
+	User      string `json:"user"`
+	ExpiresMS int64  `json:"expires_ms"`
+}
+
+// newToken answers POST /v1/tokens. It is the only time that the token is
+// shown: the server keeps its hash.
+func (a *API) newToken(c *call) error {
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	req := &tokenRequest{}
+	if err := decode(data, req); err != nil {
+		return err
+	}
+	if err := envelope.CheckName("user", req.user); err != nil {
+		return err
+	}
+	token, err := a.service.NewToken(c.ctx, req.user, req.ttl, req.token, req.single)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Cache-Control", "no-store")
+	return c.reply(http.StatusCreated, tokenView{Token: token.Token, User: token.User, ExpiresMS: token.ExpiresMS})
+}
+
+// revokeRequest is the body of POST /v1/tokens/revoke.
+type revokeRequest struct {
+	token, user string
+	keepOpen    bool
+}
+
+func (t *revokeRequest) field(d *decoder, name string) (err error) {
+	switch name {
+	case "token":
+		t.token, err = d.text()
+	case "user":
+		if t.user, err = d.text(); err == nil {
+			err = envelope.CheckName(name, t.user)
+		}
+	case "close":
+		var closeSessions bool
+		closeSessions, err = d.boolean()
+		t.keepOpen = !closeSessions
+	default:
+		return errUnknownField
+	}
+	return err
+}
+
+// revokeTokens answers POST /v1/tokens/revoke: one token, or all of a user's.
+// Sessions are closed unless "close" is false: who lost a token should not go
+// on with the connection that it opened.
+func (a *API) revokeTokens(c *call) error {
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	req := &revokeRequest{}
+	if err := decode(data, req); err != nil {
+		return err
+	}
+	var n int
+	switch {
+	case req.token != "" && req.user != "":
+		return envelope.Invalid("user", "cannot be there beside token: name one of them")
+	case req.token != "":
+		n, err = a.service.RevokeToken(c.ctx, req.token, !req.keepOpen)
+	case req.user != "":
+		n, err = a.service.RevokeUser(c.ctx, req.user, !req.keepOpen)
+	default:
+		return envelope.Invalid("token", "is missing: name a token or a user")
+	}
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, map[string]int{"revoked": n})
+}

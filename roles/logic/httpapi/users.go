@@ -1,0 +1,243 @@
+package httpapi
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+)
+
+// sessionView is a client connection as the API shows it.
+type sessionView struct {
+	// Name is what kick takes: the comet and its number for the session.
+	Name       string   `json:"name"`
+	User       string   `json:"user"`
+	Device     string   `json:"device"`
+	Key        string   `json:"key"`
+	Platform   string   `json:"platform"`
+	Address    string   `json:"address"`
+	Transport  string   `json:"transport"`
+	Generation string   `json:"generation"`
+	Node       string   `json:"node"`
+	SinceMS    int64    `json:"since_ms"`
+	Rooms      []string `json:"rooms"`
+	Accepts    []int32  `json:"accepts"`
+}
+
+// viewSessions never gives nil: a list without entries is [] in JSON.
+func viewSessions(sessions []*envelope.Session) []sessionView {
+	views := make([]sessionView, 0, len(sessions))
+	for _, s := range sessions {
+		v := sessionView{
+			Name: envelope.SessionName(s.GetAddress().GetComet(), s.GetAddress().GetSession()),
+			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(),
+			Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
+			Node: s.GetAddress().GetComet(), SinceMS: s.GetSinceMs(), Rooms: s.GetRooms(), Accepts: s.GetAccepts(),
+		}
+		if v.Rooms == nil {
+			v.Rooms = []string{}
+		}
+		if v.Accepts == nil {
+			v.Accepts = []int32{}
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+// userView is GET /v1/users/{user}.
+type userView struct {
+	User     string        `json:"user"`
+	Online   bool          `json:"online"`
+	Sessions []sessionView `json:"sessions"`
+	Devices  []deviceView  `json:"devices"`
+	// Pending counts the kept messages that some device has yet to
+	// acknowledge; the ids are "0" without any.
+	Pending    uint32 `json:"pending"`
+	OldestID   string `json:"oldest_id"`
+	NewestID   string `json:"newest_id"`
+	Dropped    uint64 `json:"dropped"`
+	LastSeenMS int64  `json:"last_seen_ms"`
+}
+
+// deviceView is a device that the user's mailbox knows; the one without a name
+// stands for all sessions that did not say a device.
+type deviceView struct {
+	Device     string `json:"device"`
+	LastSeenMS int64  `json:"last_seen_ms"`
+	Pending    uint32 `json:"pending"`
+}
+
+// pathName is a name in the path, which ServeMux has unescaped.
+func (c *call) pathName(field string) (string, error) {
+	name := c.r.PathValue(field)
+	return name, envelope.CheckName(field, name)
+}
+
+// user answers GET /v1/users/{user}. A user whom nobody has seen is like any
+// other who is offline: there is no list of users to be missing from.
+func (a *API) user(c *call) error {
+	user, err := c.pathName("user")
+	if err != nil {
+		return err
+	}
+	if err := c.known(); err != nil {
+		return err
+	}
+	r, err := a.service.User(c.ctx, user)
+	if err != nil {
+		return err
+	}
+	view := userView{
+		User: user, Online: len(r.GetSessions()) > 0, Sessions: viewSessions(r.GetSessions()),
+		Devices: make([]deviceView, 0, len(r.GetDevices())),
+		Pending: r.GetPending(), OldestID: decimal(r.GetOldestId()), NewestID: decimal(r.GetNewestId()),
+		Dropped: r.GetDropped(), LastSeenMS: r.GetLastSeenMs(),
+	}
+	for _, d := range r.GetDevices() {
+		view.Devices = append(view.Devices, deviceView{Device: d.GetDevice(), LastSeenMS: d.GetSeenMs(), Pending: d.GetPending()})
+	}
+	return c.reply(http.StatusOK, view)
+}
+
+// decimal is a message id as JSON has it: a number of 64 bits would lose its
+// last digits in JavaScript.
+func decimal(id uint64) string { return strconv.FormatUint(id, 10) }
+
+// onlineView is one user of GET /v1/users and POST /v1/users/online.
+type onlineView struct {
+	User     string `json:"user"`
+	Online   bool   `json:"online"`
+	Sessions int    `json:"sessions"`
+}
+
+// maxIDs bounds the users in the query of GET /v1/users.
+const maxIDs = 1000
+
+// usersOnline answers GET /v1/users?ids=a,b (also ids=a&ids=b, for names that
+// have a comma).
+func (a *API) usersOnline(c *call) error {
+	if err := c.known("ids"); err != nil {
+		return err
+	}
+	values := c.params()["ids"]
+	users := values
+	if len(values) == 1 {
+		users = strings.Split(values[0], ",")
+	}
+	switch {
+	case len(values) == 0:
+		return envelope.Invalid("ids", "is missing: name the users, such as ?ids=alice,bob")
+	case len(users) > maxIDs:
+		return envelope.Invalid("ids", fmt.Sprintf("has more than %d entries; POST /v1/users/online takes more", maxIDs))
+	}
+	return a.replyOnline(c, "ids", users)
+}
+
+// onlineRequest is the body of POST /v1/users/online.
+type onlineRequest struct {
+	users []string
+	max   int
+}
+
+func (o *onlineRequest) field(d *decoder, name string) (err error) {
+	if name != "users" {
+		return errUnknownField
+	}
+	o.users, err = d.texts(o.max)
+	return err
+}
+
+// usersOnlineList answers POST /v1/users/online.
+func (a *API) usersOnlineList(c *call) error {
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	req := &onlineRequest{max: a.cfg.MaxUsers}
+	if err := decode(data, req); err != nil {
+		return err
+	}
+	if len(req.users) == 0 {
+		return envelope.Invalid("users", "is missing or empty")
+	}
+	return a.replyOnline(c, "users", req.users)
+}
+
+func (a *API) replyOnline(c *call, field string, users []string) error {
+	for i, user := range users {
+		if err := envelope.CheckName(field, user); err != nil {
+			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), user)
+		}
+	}
+	online, err := a.service.Online(c.ctx, users)
+	if err != nil {
+		return err
+	}
+	views := make([]onlineView, len(users))
+	for i, user := range users {
+		views[i] = onlineView{User: user, Online: online[user] > 0, Sessions: online[user]}
+	}
+	return c.reply(http.StatusOK, map[string]any{"users": views})
+}
+
+// maxReason is what a WebSocket close frame has room for.
+const maxReason = 123
+
+// kickRequest is the body of POST /v1/users/{user}/kick.
+type kickRequest struct{ filter logic.KickFilter }
+
+func (k *kickRequest) field(d *decoder, name string) (err error) {
+	switch name {
+	case "device":
+		if k.filter.Device, err = d.text(); err == nil {
+			err = envelope.CheckName(name, k.filter.Device)
+		}
+	case "session":
+		if k.filter.Session, err = d.text(); err == nil && (k.filter.Session == "" || len(k.filter.Session) > 2*envelope.MaxNameBytes) {
+			err = envelope.Invalid(name, "is not a session's name; GET /v1/users/{user} lists them")
+		}
+	case "reason":
+		if k.filter.Reason, err = d.text(); err == nil && len(k.filter.Reason) > maxReason {
+			err = envelope.Invalid(name, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(k.filter.Reason), maxReason))
+		}
+	case "code":
+		var code int64
+		code, err = d.integer(3000, 4999)
+		k.filter.Code = envelope.CloseCode(min(code, math.MaxInt16)) // bounded by integer
+	default:
+		return errUnknownField
+	}
+	return err
+}
+
+// kick answers POST /v1/users/{user}/kick: it closes the user's sessions, all
+// of them when the request has no body.
+func (a *API) kick(c *call) error {
+	user, err := c.pathName("user")
+	if err != nil {
+		return err
+	}
+	data, err := c.readBody()
+	if err != nil {
+		return err
+	}
+	req := &kickRequest{}
+	if len(data) > 0 {
+		if err := decode(data, req); err != nil {
+			return err
+		}
+	}
+	if req.filter.Device != "" && req.filter.Session != "" {
+		return envelope.Invalid("session", "cannot be there beside device: name one of them, or neither for all sessions")
+	}
+	n, err := a.service.Kick(c.ctx, user, req.filter)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, map[string]int{"sessions": n})
+}

@@ -1,0 +1,213 @@
+package cluster_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/roles"
+)
+
+// The ancestors' bugs that only a cluster can have.
+
+// api calls the API of the first logic.
+func (w *world) api(method, path, body string, out any) (int, error) {
+	return call(method, "http://"+w.of(roles.RoleLogic)[0].HTTPAddr().String()+path, body, out)
+}
+
+// sessions are how many a user has.
+func (w *world) sessions(user string) int {
+	var answer struct {
+		Sessions []struct{ Name string }
+	}
+	if _, err := w.api("GET", "/v1/users/"+user, "", &answer); err != nil {
+		return -1
+	}
+	return len(answer.Sessions)
+}
+
+// Bug 2: HTTP said ok before Kafka had acknowledged.
+func TestAncestorBug02_AcceptedMeansAcknowledgedByKafka(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.eight()
+	d := w.connect("u", "d", nil)
+	resume := w.kafka.RefuseAppends("imgo.kept.1")
+	for _, path := range []string{"/v1/push", "/1/push?uid=1", "/1/pushs"} {
+		body := map[string]string{"/v1/push": `{"user":"u","body_text":"x"}`, "/1/push?uid=1": "x", "/1/pushs": `{"m":{},"u":[1]}`}[path]
+		var answer map[string]any
+		status, err := w.api("POST", path, body, &answer)
+		if status == 202 || fmt.Sprint(answer["ret"]) == "1" {
+			t.Errorf("%s said ok (%d, %v, %v) although Kafka has taken nothing", path, status, answer, err)
+		}
+	}
+	resume()
+	eventually(t, "pushes are taken again", func() bool {
+		status, _ := w.api("POST", "/v1/push", `{"user":"other","body_text":"x"}`, nil)
+		return status == 202
+	})
+	w.pushes.push("u")
+	eventually(t, "it arrives", func() bool { return d.received.Load() == 1 })
+	w.settle()
+}
+
+// Bug 5: a room younger than a second was invisible to job.
+func TestAncestorBug05_YoungRoomGetsItsMessages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.eight()
+	for i := range 10 {
+		room := fmt.Sprint("room", i)
+		d := w.connect("u", fmt.Sprint("d", i), nil, room)
+		body := fmt.Sprintf(`hello %s`, room)
+		if _, err := w.api("POST", "/v1/push", fmt.Sprintf(`{"room":%q,"body_text":%q}`, room, body), nil); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-d.heard:
+			if got != body {
+				t.Errorf("heard %q", got)
+			}
+		case <-time.After(patience):
+			t.Fatalf("the first message of %s did not come", room)
+		}
+	}
+}
+
+// Bug 6: a dead comet left sessions for ever, so that its users looked online.
+func TestAncestorBug06_SessionsOfADeadCometGo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.eight()
+	comet := w.of(roles.RoleComet)[0]
+	d := w.connect("ghost", "d", comet)
+	stays := w.connect("stays", "d", w.of(roles.RoleComet)[1])
+	eventually(t, "both are online", func() bool { return w.sessions("ghost") == 1 && w.sessions("stays") == 1 })
+	comet.kill()
+	d.leave()
+	// I6 says 10 s; the machine may be slower than any clock of ours.
+	within(t, 3*10*time.Second, "the dead comet's session is gone", func() bool { return w.sessions("ghost") == 0 })
+	if n := w.sessions("stays"); n != 1 {
+		t.Errorf("the other comet's user has %d sessions", n)
+	}
+	// What is pushed meanwhile waits for the next connection.
+	w.pushes.push("ghost")
+	w.connect("ghost", "d", nil)
+	w.pushes.push("stays")
+	w.settle()
+	if stays.sessions.Load() != 1 {
+		t.Errorf("the other comet's user had %d sessions", stays.sessions.Load())
+	}
+}
+
+// Bug 7: a router's restart forgot everyone, and connected users counted as
+// offline.
+func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.eight()
+	var devices []*device
+	for i := range 8 {
+		devices = append(devices, w.connect(fmt.Sprint("u", i), "d", nil))
+	}
+	for _, n := range w.of(roles.RoleRouter) {
+		n.kill()
+		n.wipe()
+		n.again()
+	}
+	for i, d := range devices {
+		user := fmt.Sprint("u", i)
+		eventually(t, user+" is online", func() bool { return w.sessions(user) == 1 })
+		if n := d.sessions.Load(); n != 1 {
+			t.Errorf("%s noticed: it has connected %d times", user, n)
+		}
+		w.pushes.push(user)
+	}
+	// What is not kept goes to who is there, and there only.
+	eventually(t, "a push that is not kept finds its session", func() bool {
+		var answer struct{ Sessions int }
+		_, err := w.api("POST", "/v1/push", `{"user":"u0","body_text":"now","kept":false}`, &answer)
+		return err == nil && answer.Sessions == 1
+	})
+	w.settle()
+}
+
+// A comet that stops tells its clients where else to go, and they go there.
+func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.eight()
+	comets := w.of(roles.RoleComet)
+	var devices []*device
+	for i := range 5 {
+		devices = append(devices, w.connect("u", fmt.Sprint("d", i), comets[0]))
+	}
+	for _, d := range devices {
+		w.mu.Lock()
+		d.comet = nil // anywhere, next time
+		w.mu.Unlock()
+	}
+	w.pushes.run(1, []string{"u"})
+	w.onward(20)
+	comets[0].stop()
+	for _, d := range devices {
+		eventually(t, d.name+" is on the other comet", func() bool { return d.sessions.Load() == 2 })
+		bye := d.goodbye()
+		if bye["code"] != 3001.0 || bye["reconnect"] != true || fmt.Sprint(bye["addresses"]) != "["+comets[1].TCPAddr().String()+"]" {
+			t.Errorf("%s was told %v", d.name, bye)
+		}
+	}
+	w.settle()
+	if log := comets[0].log.String(); !strings.Contains(log, `"message":"stopped"`) {
+		t.Errorf("the comet did not say that it stopped:\n%s", log)
+	}
+}
+
+// A token that one logic makes is good on every other once that has read of it,
+// and revoked likewise, with the sessions of it.
+func TestTokensEverywhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.change = func(cfg *roles.Config) { cfg.Auth.Mode = "token" }
+	w.eight()
+	logics := w.of(roles.RoleLogic)
+	var made struct{ Token string }
+	if _, err := call("POST", "http://"+logics[0].HTTPAddr().String()+"/v1/tokens", `{"user":"7"}`, &made); err != nil {
+		t.Fatal(err)
+	}
+	// Each logic says of a token whether it is good.
+	known := func(ret int) {
+		t.Helper()
+		for _, n := range logics {
+			eventually(t, fmt.Sprintf("%s answers %d for the token", n.name, ret), func() bool {
+				var answer struct{ Ret int }
+				err := get("http://"+n.HTTPAddr().String()+"/1/msg/get?uid=7&mid=0&token="+made.Token, &answer)
+				return err == nil && answer.Ret == ret
+			})
+		}
+	}
+	known(0)
+	// A comet asks any logic: of many connections some ask the other one.
+	w.pushes.number.Store(0)
+	var devices []*device
+	for i := range 10 {
+		d := &device{w: w, user: made.Token, name: fmt.Sprint("d", i)}
+		devices = append(devices, d)
+	}
+	for _, d := range devices {
+		if err := d.admitted(); err != nil {
+			t.Errorf("%s is refused: %v", d.name, err)
+		}
+	}
+	if _, err := call("POST", "http://"+logics[1].HTTPAddr().String()+"/v1/tokens/revoke", `{"user":"7"}`, nil); err != nil {
+		t.Fatal(err)
+	}
+	known(65533)
+	for i := range 10 {
+		d := &device{w: w, user: made.Token, name: fmt.Sprint("d", i)}
+		if err := d.admitted(); err == nil {
+			t.Errorf("%s is let in with a token that was revoked", d.name)
+		}
+	}
+}

@@ -1,0 +1,311 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"imgo/roles"
+	"imgo/transport"
+	"imgo/verify/history"
+)
+
+// device is a device of a user: it is connected to some comet whenever there
+// is one, acknowledges what it gets, and tells the history of it.
+type device struct {
+	w          *world
+	user, name string
+	// comet is the one it stays with; nil: any.
+	comet *node
+
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu   sync.Mutex
+	conn net.Conn
+	last map[string]any // the body of the last op 6
+
+	sessions, received atomic.Int64
+	rooms              []string
+	heard              chan string // bodies of room and other unnumbered messages
+}
+
+// connect lets a device live until the test ends, and waits for its first
+// session.
+func (w *world) connect(user, name string, comet *node, rooms ...string) *device {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &device{w: w, user: user, name: name, comet: comet, stop: cancel, done: make(chan struct{}), rooms: rooms, heard: make(chan string, 1000)}
+	w.devices = append(w.devices, d)
+	go d.live(ctx)
+	eventually(w.t, user+"/"+name+" is connected", func() bool { return d.sessions.Load() > 0 })
+	return d
+}
+
+// leave ends the device.
+func (d *device) leave() {
+	d.stop()
+	d.drop()
+	<-d.done
+}
+
+// drop breaks the connection.
+func (d *device) drop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn != nil {
+		_ = d.conn.Close()
+	}
+}
+
+// goodbye is the body of the last op 6.
+func (d *device) goodbye() map[string]any {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last
+}
+
+func (d *device) live(ctx context.Context) {
+	defer close(d.done)
+	for ctx.Err() == nil {
+		if comets := d.w.of(roles.RoleComet); len(comets) > 0 {
+			c := comets[rand.IntN(len(comets))]
+			if d.comet != nil {
+				c = d.comet
+			}
+			_ = d.session(ctx, c.TCPAddr().String()) // whatever ends it, another follows
+		}
+		select {
+		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// session is one connection, to its end.
+func (d *device) session(ctx context.Context, address string) error {
+	dialer := net.Dialer{Timeout: 2 * time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	d.mu.Lock()
+	d.conn = c
+	d.mu.Unlock()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true, "rooms": d.rooms})
+	if err := send(c, transport.OpAuth, 1, auth); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	// What comes in a session belongs to it from the first packet on.
+	var s *history.Session
+	for {
+		p, err := receive(c)
+		if err != nil {
+			return err
+		}
+		switch p.Op {
+		case transport.OpAuthReply:
+			_ = c.SetReadDeadline(time.Time{})
+			s = d.w.h.Session(d.user, d.name)
+			d.sessions.Add(1)
+		case transport.OpMessage:
+			number, err := strconv.ParseUint(string(p.Body), 10, 64)
+			if err != nil {
+				select {
+				case d.heard <- string(p.Body):
+				default:
+				}
+				continue
+			}
+			s.Got(p.ID, number)
+			d.received.Add(1)
+			if p.ID != 0 {
+				if err := send(c, transport.OpAck, 0, binary.BigEndian.AppendUint64(nil, p.ID)); err != nil {
+					return err
+				}
+			}
+		case transport.OpDisconnect:
+			var body map[string]any
+			_ = json.Unmarshal(p.Body, &body)
+			d.mu.Lock()
+			d.last = body
+			d.mu.Unlock()
+		}
+	}
+}
+
+func send(c net.Conn, op, seq int32, body []byte) error {
+	_ = c.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	_, err := c.Write(transport.AppendPacket(nil, 2, transport.HeaderV1, op, seq, 0, body))
+	return err
+}
+
+func receive(c net.Conn) (transport.Packet, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(c, size[:]); err != nil {
+		return transport.Packet{}, err
+	}
+	b := make([]byte, binary.BigEndian.Uint32(size[:]))
+	copy(b, size[:])
+	if _, err := io.ReadFull(c, b[4:]); err != nil {
+		return transport.Packet{}, err
+	}
+	p, _, err := transport.DecodePacket(b, 1<<20)
+	return p, err
+}
+
+var caller = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// call makes an HTTP call and reads the JSON answer into out (nil: whatever).
+func call(method, url, body string, out any, header ...string) (int, error) {
+	req, err := http.NewRequest(method, url, bytes.NewReader([]byte(body))) //nolint:noctx // the client has a timeout
+	if err != nil {
+		return 0, err
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := caller.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && out != nil && resp.StatusCode < 300 {
+		err = json.Unmarshal(b, out)
+	}
+	if err == nil && resp.StatusCode >= 300 {
+		err = fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, b)
+	}
+	return resp.StatusCode, err
+}
+
+func get(url string, out any) error {
+	_, err := call("GET", url, "", out)
+	return err
+}
+
+// pushes pushes to users from several callers at once, each push again and
+// again until some logic has accepted it.
+type pushes struct {
+	w      *world
+	number atomic.Uint64
+	stops  []func()
+
+	mu      sync.Mutex
+	at      time.Time // of the last acceptance
+	longest time.Duration
+}
+
+// run starts callers that push to the users until stop.
+func (p *pushes) run(callers int, users []string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for n := i; ctx.Err() == nil; n++ {
+				p.push(users[n%len(users)])
+				select {
+				case <-ctx.Done():
+				case <-time.After(5 * time.Millisecond):
+				}
+			}
+		})
+	}
+	p.stops = append(p.stops, func() {
+		cancel()
+		wg.Wait()
+	})
+}
+
+// stop ends all callers once their pushes are accepted.
+func (p *pushes) stop() {
+	for _, stop := range p.stops {
+		stop()
+	}
+	p.stops = nil
+}
+
+// push pushes one kept message, until it is accepted or patience ends, which
+// fails the test.
+func (p *pushes) push(user string) uint64 {
+	number := p.number.Add(1)
+	p.w.h.Tried(number, user)
+	body := fmt.Sprintf(`{"user":%q,"body_text":"%d"}`, user, number)
+	key := fmt.Sprintf("push-%d", number)
+	var err error
+	for limit := time.Now().Add(patience); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
+		logics := p.w.of(roles.RoleLogic)
+		if len(logics) == 0 {
+			continue
+		}
+		var answer struct {
+			ID uint64 `json:"id,string"`
+		}
+		base := "http://" + logics[rand.IntN(len(logics))].HTTPAddr().String()
+		if _, err = call("POST", base+"/v1/push", body, &answer, "Idempotency-Key", key); err == nil {
+			p.w.h.Accepted(number, user, answer.ID)
+			p.accepted()
+			return answer.ID
+		}
+	}
+	p.w.t.Errorf("push %d was not accepted within %s: %v", number, patience, err)
+	return 0
+}
+
+func (p *pushes) accepted() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if !p.at.IsZero() {
+		p.longest = max(p.longest, now.Sub(p.at))
+	}
+	p.at = now
+}
+
+// mark forgets the refusals of before.
+func (p *pushes) mark() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at, p.longest = time.Now(), 0
+}
+
+// longestRefusal is the longest time in which nothing was accepted.
+func (p *pushes) longestRefusal() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.longest
+}
+
+// admitted connects once and says whether the server let the device in.
+func (d *device) admitted() error {
+	comets := d.w.of(roles.RoleComet)
+	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].TCPAddr().String(), 2*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true})
+	if err := send(c, transport.OpAuth, 1, auth); err != nil {
+		return err
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	p, err := receive(c)
+	if err == nil && p.Op != transport.OpAuthReply {
+		err = fmt.Errorf("op %d: %s", p.Op, p.Body)
+	}
+	return err
+}

@@ -1,0 +1,51 @@
+package cluster_test
+
+import (
+	"fmt"
+	"testing"
+
+	"imgo/roles"
+)
+
+// eight starts two nodes of each role.
+func (w *world) eight() {
+	w.t.Helper()
+	for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob, roles.RoleComet} {
+		for i := range 2 {
+			w.begin(fmt.Sprint(role, i+1), role)
+		}
+	}
+	for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob, roles.RoleComet} {
+		for _, n := range w.of(role) {
+			n.ready()
+		}
+	}
+}
+
+// crowd connects devices of some users, and returns the users.
+func (w *world) crowd(users int) []string {
+	w.t.Helper()
+	out := make([]string, users)
+	for i := range out {
+		out[i] = fmt.Sprint("user", i)
+		for _, name := range []string{"phone", "laptop"} {
+			w.connect(out[i], name, nil)
+		}
+	}
+	return out
+}
+
+// One user on two comets gets each message on both, whatever logic took it.
+func TestUserOnTwoComets(t *testing.T) {
+	w := newWorld(t)
+	w.eight()
+	comets := w.of(roles.RoleComet)
+	phone, laptop := w.connect("u", "phone", comets[0]), w.connect("u", "laptop", comets[1])
+	for range 20 {
+		w.pushes.push("u")
+	}
+	w.settle()
+	if phone.received.Load() != 20 || laptop.received.Load() != 20 {
+		t.Errorf("phone received %d, laptop %d, of 20", phone.received.Load(), laptop.received.Load())
+	}
+}

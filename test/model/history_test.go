@@ -1,0 +1,115 @@
+package model_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// errLost is the one verdict that more time may change.
+var errLost = errors.New("I2: lost")
+
+// history is what was accepted and what every session saw.
+type history struct {
+	mu       sync.Mutex
+	accepted map[string][]string
+	sessions []*sessionHistory
+	first    map[string]map[uint64]string // user/device → id → body as first seen
+	maxFirst map[string]uint64
+	broken   error
+}
+
+func newHistory() *history {
+	return &history{accepted: map[string][]string{}, first: map[string]map[uint64]string{}, maxFirst: map[string]uint64{}}
+}
+
+func (h *history) accept(user, body string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.accepted[user] = append(h.accepted[user], body)
+}
+
+// sessionHistory is what one session saw.
+type sessionHistory struct {
+	h            *history
+	n            int
+	user, device string
+	ids          []uint64
+}
+
+func (h *history) session(user, device string) *sessionHistory {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &sessionHistory{h: h, n: len(h.sessions), user: user, device: device}
+	h.sessions = append(h.sessions, s)
+	return s
+}
+
+func (h *history) fail(format string, args ...any) {
+	if h.broken == nil {
+		h.broken = fmt.Errorf(format, args...)
+	}
+}
+
+func (s *sessionHistory) got(id uint64, body string) {
+	h := s.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	who := s.user + "/" + s.device
+	if slices.Contains(s.ids, id) {
+		h.fail("I3: session %d of %s saw %d twice", s.n, who, id)
+	}
+	if n := len(s.ids); n > 0 && id < s.ids[n-1] {
+		h.fail("I4: session %d of %s saw %d after %d", s.n, who, id, s.ids[n-1])
+	}
+	s.ids = append(s.ids, id)
+	seen := h.first[who]
+	if seen == nil {
+		seen = map[uint64]string{}
+		h.first[who] = seen
+	}
+	if was, ok := seen[id]; ok {
+		if was != body {
+			h.fail("%s saw %q and %q under the id %d", who, was, body, id)
+		}
+		return
+	}
+	if id < h.maxFirst[who] {
+		h.fail("I4: %s first saw %d after %d", who, id, h.maxFirst[who])
+	}
+	for other, b := range seen {
+		if b == body {
+			h.fail("I3: %s saw push %s under the ids %d and %d", who, body, other, id)
+		}
+	}
+	h.maxFirst[who] = max(h.maxFirst[who], id)
+	seen[id] = body
+}
+
+// judge says what is wrong with the history so far.
+func (h *history) judge() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.broken != nil {
+		return h.broken
+	}
+	for _, user := range users {
+		for _, device := range devices {
+			seen := map[string]bool{}
+			for _, body := range h.first[user+"/"+device] {
+				seen[body] = true
+			}
+			var lost []string
+			for _, body := range h.accepted[user] {
+				if !seen[body] {
+					lost = append(lost, body)
+				}
+			}
+			if len(lost) > 0 {
+				return fmt.Errorf("%w: %s/%s never saw %v of %d", errLost, user, device, lost, len(h.accepted[user]))
+			}
+		}
+	}
+	return nil
+}
