@@ -17,6 +17,7 @@ import (
 
 	"imgo/bench"
 	"imgo/commands"
+	"imgo/config"
 	"imgo/roles"
 )
 
@@ -34,7 +35,7 @@ func main() {
 
 // run runs one command line until it is done or ctx is. It prints no error.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	flags := roles.NewFlags(os.Environ())
+	flags := config.NewFlags(os.Environ())
 	return commands.Run(ctx, commands.Options{
 		Stdin:    stdin,
 		Stdout:   stdout,
@@ -43,7 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Flags:    flags.CLI(false),
 		AllFlags: flags.CLI(true),
 		Extra:    []*cli.Command{flags.ConfigCommand(), bench.Command()},
-		Serve: flags.Serve(func(ctx context.Context, cfg roles.Config) error {
+		Serve: flags.Serve(func(ctx context.Context, cfg config.Config) error {
 			return roles.Run(ctx, cfg, roles.RunOptions{
 				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Terminal: isTerminal(stderr),
 			})

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"imgo/commands"
+	"imgo/config"
 	"imgo/roles"
 	"imgo/verify"
 )
@@ -27,14 +28,14 @@ func imgo(t *testing.T, args ...string) (stdout string, err error) {
 
 func TestConfigInit(t *testing.T) {
 	out, err := imgo(t, "config", "init")
-	if err != nil || out != string(roles.Example()) {
+	if err != nil || out != string(config.Example()) {
 		t.Errorf("config init printed %d bytes, %v", len(out), err)
 	}
 	file := filepath.Join(t.TempDir(), "imgo.toml")
 	if out, err = imgo(t, "config", "init", file); err != nil || !strings.Contains(out, "imgo --config "+file) {
 		t.Errorf("config init FILE: %q, %v", out, err)
 	}
-	if data, err := os.ReadFile(file); err != nil || !bytes.Equal(data, roles.Example()) {
+	if data, err := os.ReadFile(file); err != nil || !bytes.Equal(data, config.Example()) {
 		t.Errorf("the file has %d bytes, %v", len(data), err)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
@@ -123,7 +124,7 @@ func TestHelp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range roles.Keys() {
+	for _, key := range config.Keys() {
 		if !strings.Contains(full, "--"+key.Flags[0]+" ") || !strings.Contains(full, "$"+key.Envs[0]) {
 			t.Errorf("imgo serve --help does not show --%s and %s", key.Flags[0], key.Envs[0])
 		}
@@ -150,7 +151,7 @@ func TestServesUntilTheContextEnds(t *testing.T) {
 // TestVerify runs imgo verify against the server, as an operator and as a
 // program read it.
 func TestVerify(t *testing.T) {
-	cfg := roles.Default()
+	cfg := config.Default()
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	node, err := roles.New(t.Context(), cfg, roles.RunOptions{})

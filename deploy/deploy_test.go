@@ -22,7 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v3"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -111,10 +111,10 @@ func deployFiles(t *testing.T) []string {
 // Every variable and every key of a setting that these files name is read by
 // imgo.
 func TestSettingsExist(t *testing.T) {
-	variables := []string{roles.ConfigEnv, roles.EnvPrefix + "API_KEY", roles.EnvPrefix + "SERVER"}
+	variables := []string{config.ConfigEnv, config.EnvPrefix + "API_KEY", config.EnvPrefix + "SERVER"}
 	var keys, flags []string
 	sections := map[string]bool{}
-	for _, key := range roles.Keys() {
+	for _, key := range config.Keys() {
 		variables = append(variables, key.Envs...)
 		flags = append(flags, key.Flags...)
 		keys = append(keys, key.Name)
@@ -153,7 +153,7 @@ func TestSettingsExist(t *testing.T) {
 
 // The ports of the files are those that imgo has by default.
 func TestPorts(t *testing.T) {
-	defaults := roles.Default()
+	defaults := config.Default()
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 	want := []string{port(defaults.Comet.TCP), port(defaults.Comet.WS), port(defaults.HTTP.Listen), port(defaults.Cluster.RPC), port(defaults.Cluster.Gossip)}
 	container := readFile(t, "Containerfile")
@@ -195,7 +195,7 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s lacks the secrets, a health check or its wait for Kafka", service)
 		}
 		grace, err := time.ParseDuration(dig(s, "stop_grace_period").(string))
-		if err != nil || grace <= roles.Default().Shutdown.Timeout.Duration {
+		if err != nil || grace <= config.Default().Shutdown.Timeout.Duration {
 			t.Errorf("%s is killed after %v, before its drain is over", service, grace)
 		}
 		if volume, _ := dig(s, "volumes", 0).(string); volume != service+":/data" {
@@ -222,7 +222,7 @@ func checkEnvironment(t *testing.T, name string, environment map[string]any) {
 			t.Errorf("%s: %s is no string, but %v", name, key, value)
 		}
 	}
-	cfg, err := roles.Load(roles.Sources{Environ: environ})
+	cfg, err := config.Load(config.Sources{Environ: environ})
 	if err != nil {
 		t.Errorf("%s would not start: %v", name, err)
 	}
@@ -245,10 +245,10 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("%s: ExecStart is %q, StateDirectory %q", file, exec, unit["StateDirectory"])
 		}
 		stop, err := time.ParseDuration(unit["TimeoutStopSec"] + "s")
-		if err != nil || stop <= roles.Default().Shutdown.Timeout.Duration || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "2" {
+		if err != nil || stop <= config.Default().Shutdown.Timeout.Duration || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "2" {
 			t.Errorf("%s: killed %s after %s, or restarted with wrong settings", file, unit["TimeoutStopSec"], unit["KillSignal"])
 		}
-		if files, err := strconv.Atoi(unit["LimitNOFILE"]); err != nil || files <= roles.Default().Limits.Connections {
+		if files, err := strconv.Atoi(unit["LimitNOFILE"]); err != nil || files <= config.Default().Limits.Connections {
 			t.Errorf("%s: %d open files are too few", file, files)
 		}
 	}

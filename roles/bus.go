@@ -11,6 +11,7 @@ import (
 
 	"imgo/cluster/bus"
 	"imgo/cluster/growth"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles/job"
 	"imgo/roles/logic/tokenlog"
@@ -50,7 +51,7 @@ func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 	}
 	n.live = c.live
 	c.census = &census{cluster: c}
-	if n.cfg.Runs(RoleLogic) {
+	if n.cfg.Runs(config.RoleLogic) {
 		topic, err := b.Compacted(ctx, "tokens")
 		if err != nil {
 			return none, err
@@ -139,7 +140,7 @@ func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) 
 func (n *Node) groundOn(ctx context.Context, kept *bus.Log) (ground, error) {
 	c := n.cluster
 	g := ground{kept: kept, peers: newPeers(n.name, kept, c.members, c.pool, &c.looking, n.log)}
-	if n.cfg.Runs(RoleJob) {
+	if n.cfg.Runs(config.RoleJob) {
 		var err error
 		if g.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
 			return ground{}, err

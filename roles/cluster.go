@@ -16,6 +16,7 @@ import (
 	"imgo/cluster/growth"
 	"imgo/cluster/members"
 	"imgo/cluster/rpc"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles/logic/tokenlog"
 )
@@ -70,7 +71,7 @@ func clusterName(host string, rpc net.Addr) string {
 	if a := net.ParseIP(ip); a != nil && !a.IsUnspecified() {
 		port = notName.ReplaceAllString(ip, "-") + "-" + port
 	}
-	return host[:min(len(host), maxNodeID-1-len(port))] + "-" + port
+	return host[:min(len(host), config.MaxNodeID-1-len(port))] + "-" + port
 }
 
 // joinCluster makes this node known to the others. Everything that they are

@@ -7,12 +7,14 @@ import (
 	"strings"
 	"time"
 
+	"imgo/config"
+
 	"github.com/rs/zerolog"
 )
 
 // newLogger makes the node's logger: lines for a person on a terminal, JSON
 // for a machine elsewhere.
-func newLogger(cfg Logging, opts RunOptions) (zerolog.Logger, error) {
+func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
 		return zerolog.Logger{}, fmt.Errorf("logging.level: %w", err)
@@ -24,7 +26,7 @@ func newLogger(cfg Logging, opts RunOptions) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
 }
 
-func humane(cfg Logging, opts RunOptions) bool {
+func humane(cfg config.Logging, opts RunOptions) bool {
 	return cfg.Format == "console" || cfg.Format != "json" && opts.Terminal
 }
 
@@ -72,7 +74,7 @@ func (n *Node) banner() string {
 	home := scheme + "://" + hostOr(n.listener.Addr().String(), "localhost")
 	line("HTTP", home+"/", "push API /v1, a page to try it, /metrics, /readyz")
 	line("data", n.cfg.DataDir, "kept messages, mailboxes, tokens")
-	line("roles", strings.Join(allRoles(), " "), "")
+	line("roles", strings.Join(config.AllRoles(), " "), "")
 	if added := n.cfg.EmbeddedRoles(); len(added) > 0 {
 		verb := "was"
 		if len(added) > 1 {
@@ -81,7 +83,7 @@ func (n *Node) banner() string {
 		line("", "", fmt.Sprintf("%s %s added: nothing is joined that could supply it", strings.Join(added, " and "), verb))
 	}
 	server := ""
-	if n.cfg.HTTP.Listen != Default().HTTP.Listen {
+	if n.cfg.HTTP.Listen != config.Default().HTTP.Listen {
 		server = " --server " + home
 	}
 	fmt.Fprintf(&b, "\nTry it, in two more terminals:\n\n    imgo listen%s --user 123\n    imgo push%s --user 123 '{\"test\":1}'\n\n", server, server)

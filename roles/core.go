@@ -8,6 +8,7 @@ import (
 
 	"imgo/cluster/bus"
 	"imgo/cluster/rpc"
+	"imgo/config"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -82,7 +83,7 @@ func (n *Node) newCore(ctx context.Context, g ground) (*core, around, error) {
 
 func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 	bad := n.opts.Seeded
-	if n.cfg.Runs(RoleRouter) {
+	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: bad.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Growth: near.growth, Log: n.log, Metrics: c.metrics, Events: n.report,
 		})
@@ -90,7 +91,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 			return err
 		}
 	}
-	if n.cfg.Runs(RoleJob) {
+	if n.cfg.Runs(config.RoleJob) {
 		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
 			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Here: n.cluster == nil, Group: near.group, Log: n.log, Metrics: c.metrics,
 		})
@@ -98,7 +99,7 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 			return err
 		}
 	}
-	if !n.cfg.Runs(RoleLogic) {
+	if !n.cfg.Runs(config.RoleLogic) {
 		c.face = http.HandlerFunc(n.elsewhere)
 		return nil
 	}
@@ -144,13 +145,13 @@ func (c *core) stages() []stage {
 		all = append(all, stage{name: "gossip", run: c.peers.run, ready: c.peers.joined})
 	}
 	if c.router != nil {
-		all = append(all, stage{name: RoleRouter, run: c.router.Run, ready: c.router.Ready})
+		all = append(all, stage{name: config.RoleRouter, run: c.router.Run, ready: c.router.Ready})
 	}
 	if c.job != nil {
-		all = append(all, stage{name: RoleJob, run: c.job.Run, ready: c.job.Ready})
+		all = append(all, stage{name: config.RoleJob, run: c.job.Run, ready: c.job.Ready})
 	}
 	if c.logic != nil {
-		all = append(all, stage{name: RoleLogic, run: c.logic.Run, ready: c.logic.Ready})
+		all = append(all, stage{name: config.RoleLogic, run: c.logic.Run, ready: c.logic.Ready})
 	}
 	return all
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"imgo/cluster/growth"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles/logic"
 	"imgo/roles/router"
@@ -88,7 +89,7 @@ func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
 	if err == nil {
 		n.know(c)
 		r := newRunner()
-		if err = r.start(ctx, c.stagesBut(RoleJob)...); err == nil {
+		if err = r.start(ctx, c.stagesBut(config.RoleJob)...); err == nil {
 			return c, r, nil
 		}
 		err = r.stop(err, n.cfg.Shutdown.Timeout.Duration)
@@ -121,7 +122,7 @@ func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 		n.closed(before.group.Close())
 	}
 	n.log.Info().Uint16("generation", c.kept.Generation()).Int32("partitions", c.kept.Partitions()).Msg("the roles use the kept topic's new partitions")
-	return r.start(ctx, slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name != RoleJob })...)
+	return r.start(ctx, slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name != config.RoleJob })...)
 }
 
 // stagesBut are a core's stages without one.

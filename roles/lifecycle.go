@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"imgo/config"
 	"imgo/envelope"
 )
 
@@ -38,7 +39,7 @@ func (n *Node) stages() []stage {
 	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady})
 	all = append(all, stage{name: "http", run: n.serveHTTP})
 	if n.comet != nil {
-		all = append(all, stage{name: RoleComet, run: n.comet.Run, ready: n.comet.Ready})
+		all = append(all, stage{name: config.RoleComet, run: n.comet.Run, ready: n.comet.Ready})
 	}
 	return all
 }

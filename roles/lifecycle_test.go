@@ -7,16 +7,18 @@ import (
 	"testing"
 	"time"
 
+	"imgo/config"
+
 	"imgo/roles"
 )
 
 // Connections that callers hold in reserve, with nothing sent, do not hold up
 // the end: net/http alone would wait seconds for them.
 func TestStopsWithConnectionsInReserve(t *testing.T) {
-	cfg := roles.Default()
+	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.HTTP.Listen, cfg.Comet.TCP, cfg.Comet.WS = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Shutdown.Timeout = roles.Duration{Duration: time.Minute} // a quarter is more than net/http waits
+	cfg.Shutdown.Timeout = config.Duration{Duration: time.Minute} // a quarter is more than net/http waits
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n, err := roles.New(ctx, cfg, roles.RunOptions{})

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/cluster/growth"
+	"imgo/config"
 	"imgo/console"
 	"imgo/roles/comet"
 	"imgo/roles/job"
@@ -54,7 +55,7 @@ type RunOptions struct {
 // Node is a running mix of roles: New binds every address and opens the data
 // folder, Run serves until its context is done and everything has drained.
 type Node struct {
-	cfg     Config
+	cfg     config.Config
 	opts    RunOptions
 	name    string
 	log     zerolog.Logger
@@ -74,7 +75,7 @@ type Node struct {
 }
 
 // Run makes a node and runs it until ctx is done.
-func Run(ctx context.Context, cfg Config, opts RunOptions) error {
+func Run(ctx context.Context, cfg config.Config, opts RunOptions) error {
 	n, err := New(ctx, cfg, opts)
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func Run(ctx context.Context, cfg Config, opts RunOptions) error {
 // New opens the data folder and binds every address. What it has opened is
 // closed again when it fails. The settings must come from Load (or Default)
 // and have passed Validate.
-func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) {
+func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err error) {
 	if opts.Stdout == nil {
 		opts.Stdout = io.Discard
 	}
@@ -107,7 +108,7 @@ func New(ctx context.Context, cfg Config, opts RunOptions) (_ *Node, err error) 
 		if err = n.bindCluster(); err != nil {
 			return nil, err
 		}
-		if cfg.NodeID == "" || cfg.NodeID == hostNodeID() && cfg.Origin("node_id") == "default" {
+		if cfg.NodeID == "" || cfg.NodeID == config.HostNodeID() && cfg.Origin("node_id") == "default" {
 			n.name = clusterName(n.name, n.cluster.server.Addr())
 		}
 	}
@@ -186,7 +187,7 @@ func (n *Node) open(ctx context.Context) (g ground, err error) {
 		g.kept, err = n.openLogs()
 		return g, err
 	}
-	if n.cfg.Runs(RoleRouter) || n.cfg.Runs(RoleLogic) {
+	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) {
 		if err := n.openStore(); err != nil {
 			return g, err
 		}
@@ -264,7 +265,7 @@ func (n *Node) wire(ctx context.Context, g ground) error {
 		return err
 	}
 	n.core.Store(c)
-	if n.cfg.Runs(RoleComet) {
+	if n.cfg.Runs(config.RoleComet) {
 		if near.logic == nil {
 			near.logic = c.logic
 		}
@@ -283,7 +284,7 @@ func (n *Node) wire(ctx context.Context, g ground) error {
 func (n *Node) wireHTTP() error {
 	face := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().face.ServeHTTP(w, r) })
 	page := http.Handler(face)
-	if n.cfg.Runs(RoleLogic) {
+	if n.cfg.Runs(config.RoleLogic) {
 		page = console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
 	}
 	n.server = httpapi.NewServer(n.adminMux(face, page), n.log)
@@ -327,7 +328,7 @@ func (n *Node) WSAddr() net.Addr {
 
 // roles are what this process runs, in the order in which they are shown.
 func (n *Node) roles() []string {
-	return slices.DeleteFunc(allRoles(), func(role string) bool { return !n.cfg.Runs(role) })
+	return slices.DeleteFunc(config.AllRoles(), func(role string) bool { return !n.cfg.Runs(role) })
 }
 
 // clientAddresses are where clients connect, by transport.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/cluster/members"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles/logic"
 )
@@ -146,7 +147,7 @@ func (c *cluster) otherComets(zone string) func(transport string) []string {
 				address = m.GetWs()
 			}
 			switch {
-			case node.Name == p.name || m.GetLeaving() || address == "" || !slices.Contains(m.GetRoles(), RoleComet):
+			case node.Name == p.name || m.GetLeaving() || address == "" || !slices.Contains(m.GetRoles(), config.RoleComet):
 			case m.GetZone() == zone:
 				out = append(out, address)
 			default:

@@ -13,6 +13,7 @@ import (
 	"imgo/cluster/members"
 	"imgo/cluster/ring"
 	"imgo/cluster/rpc"
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles/comet"
 	"imgo/roles/job"
@@ -65,7 +66,7 @@ func newPeers(name string, kept keptLog, m *members.Members, pool *rpc.Pool, loo
 func (p *peers) logicAddresses() []string {
 	var out []string
 	for _, node := range p.now.Load().nodes {
-		if slices.Contains(node.Meta.GetRoles(), RoleLogic) && node.Meta.GetHttp() != "" && len(out) < 3 {
+		if slices.Contains(node.Meta.GetRoles(), config.RoleLogic) && node.Meta.GetHttp() != "" && len(out) < 3 {
 			out = append(out, node.Meta.GetHttp())
 		}
 	}
@@ -107,7 +108,7 @@ func (p *peers) look() *members.View {
 		if node.Name != p.name {
 			addresses = append(addresses, node.Meta.GetRpc())
 		}
-		if slices.Contains(node.Meta.GetRoles(), RoleComet) {
+		if slices.Contains(node.Meta.GetRoles(), config.RoleComet) {
 			s.names = append(s.names, node.Name)
 			s.comets[node.Name] = p.comet
 			if node.Name != p.name {
@@ -117,14 +118,14 @@ func (p *peers) look() *members.View {
 	}
 	var names []string
 	routers := make(map[string]rpc.Router)
-	for _, node := range staying(view.Nodes, RoleRouter) {
+	for _, node := range staying(view.Nodes, config.RoleRouter) {
 		r := p.router
 		if node.Name != p.name {
 			r = p.pool.Node(node.Meta.GetRpc()).RouterOf(p.generation)
 		}
 		routers[node.Name], names, s.routers = r, append(names, node.Name), append(s.routers, r)
 	}
-	for _, node := range staying(view.Nodes, RoleLogic) {
+	for _, node := range staying(view.Nodes, config.RoleLogic) {
 		if node.Name != p.name {
 			s.logics = append(s.logics, p.pool.Node(node.Meta.GetRpc()).Logic())
 		}

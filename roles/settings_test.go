@@ -1,12 +1,16 @@
 package roles
 
-import "testing"
+import (
+	"testing"
+
+	"imgo/config"
+)
 
 // What a router must know of a log that others write, and that outlives its
 // disk: for how long devices are in it, and that a record may stand there twice,
 // also on both sides of a restart.
 func TestRouterOfAClusterKnowsItsLog(t *testing.T) {
-	n := &Node{cfg: Default(), cluster: &cluster{}}
+	n := &Node{cfg: config.Default(), cluster: &cluster{}}
 	c := n.routerConfig()
 	if c.Retention != n.cfg.Kept.Retention.Duration || c.Retention == 0 || c.DedupeWarm == 0 {
 		t.Errorf("in a cluster: retention %v, %d records are read again", c.Retention, c.DedupeWarm)

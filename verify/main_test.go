@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"imgo/config"
 	"imgo/roles"
 	"imgo/verify"
 )
@@ -18,16 +19,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start runs a whole node in this process, on free ports and a folder of its
 // own, until the test ends. What takes seconds by default takes less here.
-func start(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) *roles.Node {
+func start(t *testing.T, seeded roles.Seeded, change func(*config.Config)) *roles.Node {
 	t.Helper()
 	n, _ := startUntil(t, seeded, change)
 	return n
 }
 
 // startUntil is start for a node that may be stopped before.
-func startUntil(t *testing.T, seeded roles.Seeded, change func(*roles.Config)) (n *roles.Node, stop func()) {
+func startUntil(t *testing.T, seeded roles.Seeded, change func(*config.Config)) (n *roles.Node, stop func()) {
 	t.Helper()
-	cfg := roles.Default()
+	cfg := config.Default()
 	cfg.NodeID = "n1"
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"

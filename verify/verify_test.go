@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/config"
 	"imgo/envelope"
 	"imgo/roles"
 	"imgo/transport"
@@ -46,9 +47,9 @@ func call(t *testing.T, n *roles.Node, path, body string) (status int, answer st
 func TestRestartIsSeen(t *testing.T) {
 	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
-	seen, stop := startUntil(t, roles.Seeded{}, func(cfg *roles.Config) { cfg.DataDir = data })
+	seen, stop := startUntil(t, roles.Seeded{}, func(cfg *config.Config) { cfg.DataDir = data })
 	tcp, ws, api := seen.TCPAddr().String(), seen.WSAddr().String(), seen.HTTPAddr().String()
-	again := func(cfg *roles.Config) {
+	again := func(cfg *config.Config) {
 		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
 	}
 	cfg := few(seen)
@@ -298,8 +299,8 @@ func TestGivenAddresses(t *testing.T) {
 // TestCannotBegin has what makes a run impossible: an error, which says why.
 func TestCannotBegin(t *testing.T) {
 	t.Parallel()
-	n := start(t, roles.Seeded{}, func(cfg *roles.Config) {
-		cfg.HTTP.APIKeys = []roles.APIKey{{Name: "one", Key: "a-key-that-is-long-enough"}}
+	n := start(t, roles.Seeded{}, func(cfg *config.Config) {
+		cfg.HTTP.APIKeys = []config.APIKey{{Name: "one", Key: "a-key-that-is-long-enough"}}
 	})
 	// Somebody who takes connections and says nothing.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")

@@ -6,14 +6,14 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 // The ancestors' bugs that only a cluster can have.
 
 // api calls the API of the first logic.
 func (w *world) api(method, path, body string, out any) (int, error) {
-	return call(method, "http://"+w.of(roles.RoleLogic)[0].HTTPAddr().String()+path, body, out)
+	return call(method, "http://"+w.of(config.RoleLogic)[0].HTTPAddr().String()+path, body, out)
 }
 
 // sessions are how many a user has.
@@ -80,9 +80,9 @@ func TestAncestorBug06_SessionsOfADeadCometGo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.eight()
-	comet := w.of(roles.RoleComet)[0]
+	comet := w.of(config.RoleComet)[0]
 	d := w.connect("ghost", "d", comet)
-	stays := w.connect("stays", "d", w.of(roles.RoleComet)[1])
+	stays := w.connect("stays", "d", w.of(config.RoleComet)[1])
 	eventually(t, "both are online", func() bool { return w.sessions("ghost") == 1 && w.sessions("stays") == 1 })
 	comet.kill()
 	d.leave()
@@ -111,7 +111,7 @@ func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
 	for i := range 8 {
 		devices = append(devices, w.connect(fmt.Sprint("u", i), "d", nil))
 	}
-	for _, n := range w.of(roles.RoleRouter) {
+	for _, n := range w.of(config.RoleRouter) {
 		n.kill()
 		n.wipe()
 		n.again()
@@ -138,7 +138,7 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.eight()
-	comets := w.of(roles.RoleComet)
+	comets := w.of(config.RoleComet)
 	var devices []*device
 	for i := range 5 {
 		devices = append(devices, w.connect("u", fmt.Sprint("d", i), comets[0]))
@@ -169,9 +169,9 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 func TestTokensEverywhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.change = func(cfg *roles.Config) { cfg.Auth.Mode = "token" }
+	w.change = func(cfg *config.Config) { cfg.Auth.Mode = "token" }
 	w.eight()
-	logics := w.of(roles.RoleLogic)
+	logics := w.of(config.RoleLogic)
 	var made struct{ Token string }
 	if _, err := call("POST", "http://"+logics[0].HTTPAddr().String()+"/v1/tokens", `{"user":"7"}`, &made); err != nil {
 		t.Fatal(err)

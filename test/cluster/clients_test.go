@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport"
 	"imgo/verify/history"
 )
@@ -78,7 +78,7 @@ func (d *device) goodbye() map[string]any {
 func (d *device) live(ctx context.Context) {
 	defer close(d.done)
 	for ctx.Err() == nil {
-		if comets := d.w.of(roles.RoleComet); len(comets) > 0 {
+		if comets := d.w.of(config.RoleComet); len(comets) > 0 {
 			c := comets[rand.IntN(len(comets))]
 			if d.comet != nil {
 				c = d.comet
@@ -248,7 +248,7 @@ func (p *pushes) push(user string) uint64 {
 	key := fmt.Sprintf("push-%d", number)
 	var err error
 	for limit := time.Now().Add(patience); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
-		logics := p.w.of(roles.RoleLogic)
+		logics := p.w.of(config.RoleLogic)
 		if len(logics) == 0 {
 			continue
 		}
@@ -292,7 +292,7 @@ func (p *pushes) longestRefusal() time.Duration {
 
 // admitted connects once and says whether the server let the device in.
 func (d *device) admitted() error {
-	comets := d.w.of(roles.RoleComet)
+	comets := d.w.of(config.RoleComet)
 	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].TCPAddr().String(), 2*time.Second)
 	if err != nil {
 		return err

@@ -4,18 +4,18 @@ import (
 	"fmt"
 	"testing"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 // eight starts two nodes of each role.
 func (w *world) eight() {
 	w.t.Helper()
-	for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob, roles.RoleComet} {
+	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 		for i := range 2 {
 			w.begin(fmt.Sprint(role, i+1), role)
 		}
 	}
-	for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob, roles.RoleComet} {
+	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 		for _, n := range w.of(role) {
 			n.ready()
 		}
@@ -39,7 +39,7 @@ func (w *world) crowd(users int) []string {
 func TestUserOnTwoComets(t *testing.T) {
 	w := newWorld(t)
 	w.eight()
-	comets := w.of(roles.RoleComet)
+	comets := w.of(config.RoleComet)
 	phone, laptop := w.connect("u", "phone", comets[0]), w.connect("u", "laptop", comets[1])
 	for range 20 {
 		w.pushes.push("u")

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 // under runs faults on a cluster of two nodes of each role while callers push
@@ -46,19 +46,19 @@ func killed(role string, wipe bool) func(w *world) {
 	}
 }
 
-func TestKilledComet(t *testing.T)  { under(t, killed(roles.RoleComet, false)) }
-func TestKilledLogic(t *testing.T)  { under(t, killed(roles.RoleLogic, false)) }
-func TestKilledJob(t *testing.T)    { under(t, killed(roles.RoleJob, false)) }
-func TestKilledRouter(t *testing.T) { under(t, killed(roles.RoleRouter, false)) }
+func TestKilledComet(t *testing.T)  { under(t, killed(config.RoleComet, false)) }
+func TestKilledLogic(t *testing.T)  { under(t, killed(config.RoleLogic, false)) }
+func TestKilledJob(t *testing.T)    { under(t, killed(config.RoleJob, false)) }
+func TestKilledRouter(t *testing.T) { under(t, killed(config.RoleRouter, false)) }
 
-func TestKilledRouterWithItsDisk(t *testing.T) { under(t, killed(roles.RoleRouter, true)) }
+func TestKilledRouterWithItsDisk(t *testing.T) { under(t, killed(config.RoleRouter, true)) }
 
 // While Kafka is away pushes are refused, and nothing that was accepted is
 // lost.
 func TestKafkaAway(t *testing.T) {
 	under(t, func(w *world) {
 		w.kafka.Stop()
-		logic := w.of(roles.RoleLogic)[0]
+		logic := w.of(config.RoleLogic)[0]
 		status, err := call("POST", "http://"+logic.HTTPAddr().String()+"/v1/push", `{"user":"user0","body_text":"x","ttl":"1s"}`, nil)
 		if status != 503 {
 			w.t.Errorf("a push while Kafka is away: %d, %v", status, err)
@@ -131,7 +131,7 @@ func TestAncestorBug15_HungCometBlocksNobody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.eight()
-	comets := w.of(roles.RoleComet)
+	comets := w.of(config.RoleComet)
 	hung, fine := w.connect("u", "hung", comets[0]), w.connect("u", "fine", comets[1])
 	w.pushes.push("u")
 	eventually(t, "both have the first", func() bool { return hung.received.Load() == 1 && fine.received.Load() == 1 })
@@ -147,7 +147,7 @@ func TestAncestorBug15_HungCometBlocksNobody(t *testing.T) {
 // Everything is restarted, one node after the other.
 func TestRollingRestart(t *testing.T) {
 	under(t, func(w *world) {
-		for _, role := range []string{roles.RoleRouter, roles.RoleJob, roles.RoleLogic, roles.RoleComet} {
+		for _, role := range []string{config.RoleRouter, config.RoleJob, config.RoleLogic, config.RoleComet} {
 			for _, n := range w.of(role) {
 				n.stop()
 				n.again()
@@ -159,7 +159,7 @@ func TestRollingRestart(t *testing.T) {
 // Adding a node of any role needs nothing elsewhere, and it has its share.
 func TestNodesJoinAndLeave(t *testing.T) {
 	under(t, func(w *world) {
-		for _, role := range []string{roles.RoleRouter, roles.RoleJob, roles.RoleLogic, roles.RoleComet} {
+		for _, role := range []string{config.RoleRouter, config.RoleJob, config.RoleLogic, config.RoleComet} {
 			n := w.start(role+"3", role)
 			eventually(w.t, "everybody knows "+n.name, func() bool { return w.sees("logic1") == 9 && w.sees("logic2") == 9 })
 			w.onward(50)
@@ -174,12 +174,12 @@ func TestMixedRoles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for i := range 2 {
-		w.start(fmt.Sprint("mixed", i), roles.RoleLogic, roles.RoleRouter, roles.RoleJob)
-		w.start(fmt.Sprint("comet", i), roles.RoleComet)
+		w.start(fmt.Sprint("mixed", i), config.RoleLogic, config.RoleRouter, config.RoleJob)
+		w.start(fmt.Sprint("comet", i), config.RoleComet)
 	}
 	w.pushes.run(2, w.crowd(3))
 	w.onward(100)
-	n := w.of(roles.RoleRouter)[0]
+	n := w.of(config.RoleRouter)[0]
 	n.kill()
 	w.onward(100)
 	n.again()

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"imgo/cluster/growth"
-	"imgo/roles"
+	"imgo/config"
 )
 
 // partitions is the answer of GET and POST /v1/partitions.
@@ -18,7 +18,7 @@ func (w *world) grow(to int) {
 	w.t.Helper()
 	var err error
 	eventually(w.t, fmt.Sprintf("a growth to %d partitions is begun", to), func() bool {
-		for _, logic := range w.of(roles.RoleLogic) {
+		for _, logic := range w.of(config.RoleLogic) {
 			var status int
 			status, err = call("POST", "http://"+logic.HTTPAddr().String()+"/v1/partitions", fmt.Sprintf(`{"kept":%d}`, to), nil)
 			if status == 202 {
@@ -42,7 +42,7 @@ func progress(n *node) (p partitions) {
 func (w *world) grown(to int) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("all that is kept has moved to %d partitions", to), func() bool {
-		for _, logic := range w.of(roles.RoleLogic) {
+		for _, logic := range w.of(config.RoleLogic) {
 			if p := progress(logic); p.Kept != to || p.Next != 0 {
 				return false
 			}
@@ -118,7 +118,7 @@ func TestGrow(t *testing.T) { underGrowth(t, growth.Config{}, nil) }
 func (w *world) moving() {
 	w.t.Helper()
 	eventually(w.t, "a partition has moved", func() bool {
-		for _, logic := range w.of(roles.RoleLogic) {
+		for _, logic := range w.of(config.RoleLogic) {
 			if p := progress(logic); p.Moved > 0 || p.Generation > 1 {
 				return true
 			}
@@ -135,7 +135,7 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 			resume := w.kafka.RefuseAppends("imgo.kept.2")
 			var router *node
 			eventually(w.t, "a router cannot move what it has", func() bool {
-				for _, n := range w.of(roles.RoleRouter) {
+				for _, n := range w.of(config.RoleRouter) {
 					if strings.Contains(n.log.String(), "what moves was not appended") {
 						router = n
 					}
@@ -147,7 +147,7 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 		"when some has moved": func(w *world) (*node, func()) {
 			w.kafka.Slow(50 * time.Millisecond)
 			w.moving()
-			return w.of(roles.RoleRouter)[0], func() { w.kafka.Slow(0) }
+			return w.of(config.RoleRouter)[0], func() { w.kafka.Slow(0) }
 		},
 	}
 	for when, middle := range middles {
@@ -171,7 +171,7 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 // The logic that was asked dies at once, and nobody needs it.
 func TestGrowWhileTheOneThatWasAskedIsKilled(t *testing.T) {
 	underGrowth(t, quick(), func(w *world) {
-		n := w.of(roles.RoleLogic)[0] // grow asks this one first
+		n := w.of(config.RoleLogic)[0] // grow asks this one first
 		n.kill()
 		w.grown(7)
 		n.again()
@@ -181,7 +181,7 @@ func TestGrowWhileTheOneThatWasAskedIsKilled(t *testing.T) {
 // Every node dies once in the middle, one after the other.
 func TestGrowWhileAllAreKilled(t *testing.T) {
 	underGrowth(t, quick(), func(w *world) {
-		for _, role := range []string{roles.RoleJob, roles.RoleRouter, roles.RoleLogic, roles.RoleComet} {
+		for _, role := range []string{config.RoleJob, config.RoleRouter, config.RoleLogic, config.RoleComet} {
 			for _, n := range w.of(role) {
 				n.kill()
 				n.again()
@@ -195,14 +195,14 @@ func TestGrowWhileAllAreKilled(t *testing.T) {
 // setting of before, in the middle and after, are as far as all others.
 func TestGrowWithNodesThatStart(t *testing.T) {
 	underGrowth(t, quick(), func(w *world) {
-		for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob, roles.RoleComet} {
+		for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 			w.start(role+"3", role)
 		}
-		n := w.of(roles.RoleRouter)[1]
+		n := w.of(config.RoleRouter)[1]
 		n.stop()
 		n.again()
 		w.grown(7)
-		for _, role := range []string{roles.RoleRouter, roles.RoleLogic, roles.RoleJob} {
+		for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob} {
 			n := w.of(role)[0]
 			n.stop()
 			n = n.again() // its setting says 4
@@ -225,7 +225,7 @@ func TestGrowTwice(t *testing.T) {
 		w.grow(10)
 		w.grown(10)
 		w.t.Run("a router without a disk reads all back from the newest topic", func(t *testing.T) {
-			for _, n := range w.of(roles.RoleRouter) {
+			for _, n := range w.of(config.RoleRouter) {
 				n.kill()
 				n.wipe()
 				n.again()
@@ -241,7 +241,7 @@ func TestGrowMixedRoles(t *testing.T) {
 	w := newWorld(t)
 	w.times = quick()
 	for i := range 2 {
-		w.start(fmt.Sprint("mixed", i), roles.RoleLogic, roles.RoleRouter, roles.RoleJob, roles.RoleComet)
+		w.start(fmt.Sprint("mixed", i), config.RoleLogic, config.RoleRouter, config.RoleJob, config.RoleComet)
 	}
 	users := w.crowd(3)
 	w.pushes.run(2, users)

@@ -16,6 +16,7 @@ import (
 
 	"imgo/cluster/bus/kafkatest"
 	"imgo/cluster/growth"
+	"imgo/config"
 	"imgo/roles"
 	"imgo/verify/history"
 )
@@ -40,7 +41,7 @@ type world struct {
 	h     *history.History
 	dir   string
 	// change alters the settings of every node that starts; nil: nothing.
-	change func(*roles.Config)
+	change func(*config.Config)
 	// times are of a growth; zero: the defaults.
 	times growth.Config
 
@@ -71,7 +72,7 @@ func newWorld(t *testing.T) *world {
 		}
 		w.mend()
 		// Those that others need last.
-		for _, role := range []string{roles.RoleComet, roles.RoleJob, roles.RoleLogic, roles.RoleRouter} {
+		for _, role := range []string{config.RoleComet, config.RoleJob, config.RoleLogic, config.RoleRouter} {
 			for _, n := range w.of(role) {
 				n.stop()
 			}
@@ -86,7 +87,7 @@ type node struct {
 	w     *world
 	name  string
 	roles []string
-	cfg   roles.Config
+	cfg   config.Config
 	log   *tail
 	end   func()
 	done  chan struct{}
@@ -104,20 +105,20 @@ func (w *world) start(name string, runs ...string) *node {
 // begin starts a node. It has the disk that the last one of its name left.
 func (w *world) begin(name string, runs ...string) *node {
 	w.t.Helper()
-	cfg := roles.Default()
+	cfg := config.Default()
 	cfg.NodeID, cfg.Roles = name, runs
 	cfg.DataDir = filepath.Join(w.dir, name)
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Auth.Mode = "none"
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
-	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), roles.Duration{Duration: 3 * time.Second}
+	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), config.Duration{Duration: 3 * time.Second}
 	if underRace {
 		cfg.Kafka.Compression = "none" // the race detector makes it all that they do
 	}
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
-	cfg.Delivery.WatchAfter = roles.Duration{Duration: time.Second}
-	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, roles.Duration{Duration: time.Minute}
+	cfg.Delivery.WatchAfter = config.Duration{Duration: time.Second}
+	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, config.Duration{Duration: time.Minute}
 	cfg.Cluster.Join = []string{"127.0.0.1:1"} // nobody: the first one joins itself
 	w.mu.Lock()
 	for _, other := range w.nodes {

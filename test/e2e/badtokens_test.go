@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport"
 )
 
@@ -87,7 +87,7 @@ func jwks(t *testing.T, kid string, key *rsa.PublicKey) string {
 func TestBadTokens(t *testing.T) {
 	const secret = "0123456789abcdef0123456789abcdef"
 	key, other := rsaKey(t), rsaKey(t)
-	n := start(t, func(cfg *roles.Config) {
+	n := start(t, func(cfg *config.Config) {
 		cfg.Auth.Mode = "token"
 		cfg.Auth.JWTSecret, cfg.Auth.JWKSFile = secret, jwks(t, "k1", &key.PublicKey)
 	})
@@ -204,7 +204,7 @@ func TestBadTokens(t *testing.T) {
 
 // TestRevokedWhileConnected: who loses a token loses the connection, too.
 func TestRevokedWhileConnected(t *testing.T) {
-	n := start(t, func(cfg *roles.Config) { cfg.Auth.Mode = "token" })
+	n := start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
 	for _, user := range []string{"witness", "eve"} {
 		n.call(t, "POST", "/v1/tokens", fmt.Sprintf(`{"user":%q,"token":%q}`, user, user)).want(t, 201)
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -227,7 +227,7 @@ func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
 
 // Bug 9: identical messages in one millisecond became one.
 func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
-	n := start(t, func(cfg *roles.Config) { cfg.Auth.Mode = "token" })
+	n := start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
 	n.call(t, "POST", "/1/admin/token/new", "uid=9&token=t9&expire=60", "Content-Type: application/x-www-form-urlencoded").is(t, 200, `{"ret":1}`)
 	const many = 40
 	for range 2 { // offline, and then connected

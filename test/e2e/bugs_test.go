@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -54,9 +54,9 @@ func TestAncestorBug12_BroadcastToNobody(t *testing.T) {
 // lock: a client that reads nothing held everybody up.
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	t.Parallel() // it waits more than it works
-	n := start(t, func(cfg *roles.Config) {
-		cfg.Limits.SlowTimeout = roles.Duration{Duration: time.Second}
-		cfg.Limits.PendingBytes = 64 * roles.MiB
+	n := start(t, func(cfg *config.Config) {
+		cfg.Limits.SlowTimeout = config.Duration{Duration: time.Second}
+		cfg.Limits.PendingBytes = 64 * config.MiB
 	})
 	w := n.witness(t)
 	moved := n.grows(t, closed(3002))
@@ -118,9 +118,9 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 // Bug 17: no HTTP authentication, and a replaced token stayed valid.
 func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	const key = "Bearer 0123456789abcdef"
-	n := start(t, func(cfg *roles.Config) {
+	n := start(t, func(cfg *config.Config) {
 		cfg.Auth.Mode = "token"
-		cfg.HTTP.APIKeys = []roles.APIKey{{Name: "backend", Key: strings.TrimPrefix(key, "Bearer ")}}
+		cfg.HTTP.APIKeys = []config.APIKey{{Name: "backend", Key: strings.TrimPrefix(key, "Bearer ")}}
 	})
 	for _, path := range []string{
 		"POST /1/push?uid=1", "POST /1/pushs", "POST /1/push/room?rid=1", "POST /1/push/all", "GET /1/count?type=room",
@@ -312,7 +312,7 @@ func TestAncestorBug20_IPv6(t *testing.T) {
 	}
 	_ = probe.Close()
 	t.Run("loopback", func(t *testing.T) {
-		n := start(t, func(cfg *roles.Config) {
+		n := start(t, func(cfg *config.Config) {
 			cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "[::1]:0", "[::1]:0", "[::1]:0"
 		})
 		w := n.witness(t)
@@ -328,7 +328,7 @@ func TestAncestorBug20_IPv6(t *testing.T) {
 		c.expect(5, `"hello"`)
 	})
 	t.Run("every address", func(t *testing.T) {
-		n := start(t, func(cfg *roles.Config) {
+		n := start(t, func(cfg *config.Config) {
 			cfg.Auth.Mode = "token"
 			cfg.Comet.TCP, cfg.Comet.WS = ":0", ":0"
 		})

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"testing"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 // Whole conversations of imgo 2016's clients and callers with a node, byte for
@@ -47,7 +47,7 @@ func (n *node) msgGet(t *testing.T, uid string, mid int64, token string) (bodies
 
 func imgoNode(t *testing.T) *node {
 	t.Helper()
-	return start(t, func(cfg *roles.Config) { cfg.Auth.Mode = "token" })
+	return start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
 }
 
 func TestImgo2016TCP(t *testing.T) {

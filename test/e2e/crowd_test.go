@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport/transporttest"
 )
 
@@ -101,8 +101,8 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 		count = int(limit.Cur) - 500
 		t.Logf("only %d connections: a process may have %d files open", count, limit.Cur)
 	}
-	n := start(t, func(cfg *roles.Config) {
-		cfg.Protocol.HandshakeTimeout = roles.Duration{Duration: handshake}
+	n := start(t, func(cfg *config.Config) {
+		cfg.Protocol.HandshakeTimeout = config.Duration{Duration: handshake}
 	})
 	w := n.witness(t)
 	w.fine(t)

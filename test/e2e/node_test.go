@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/config"
 	"imgo/roles"
 )
 
@@ -23,7 +24,7 @@ const patience = time.Minute
 // node is a whole node that runs in this process until its test ends.
 type node struct {
 	*roles.Node
-	cfg  roles.Config
+	cfg  config.Config
 	base string // of its HTTP side, "http://127.0.0.1:1234"
 	http *http.Client
 	log  *tail
@@ -32,8 +33,8 @@ type node struct {
 
 // settings are a node's for tests: every port free, a folder of its own, and
 // everybody is believed to be who they say.
-func settings(t *testing.T) roles.Config {
-	cfg := roles.Default()
+func settings(t *testing.T) config.Config {
+	cfg := config.Default()
 	cfg.NodeID = "n1"
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
@@ -43,7 +44,7 @@ func settings(t *testing.T) roles.Config {
 }
 
 // start runs a node; change may be nil.
-func start(t *testing.T, change func(*roles.Config)) *node {
+func start(t *testing.T, change func(*config.Config)) *node {
 	t.Helper()
 	cfg := settings(t)
 	if change != nil {
@@ -52,13 +53,13 @@ func start(t *testing.T, change func(*roles.Config)) *node {
 	return startWith(t, cfg, roles.RunOptions{})
 }
 
-func startWith(t *testing.T, cfg roles.Config, opts roles.RunOptions) *node {
+func startWith(t *testing.T, cfg config.Config, opts roles.RunOptions) *node {
 	t.Helper()
 	return startOver(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
 }
 
 // startOver is startWith for a node that is called at scheme with client.
-func startOver(t *testing.T, cfg roles.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
+func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)

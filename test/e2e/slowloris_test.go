@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -72,9 +72,9 @@ func (d *dripper) end(t *testing.T) {
 func TestSlowloris(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	const handshake, heartbeat = 1500 * time.Millisecond, 2 * time.Second
-	n := start(t, func(cfg *roles.Config) {
-		cfg.Protocol.HandshakeTimeout = roles.Duration{Duration: handshake}
-		cfg.Protocol.Heartbeat = roles.Duration{Duration: heartbeat}
+	n := start(t, func(cfg *config.Config) {
+		cfg.Protocol.HandshakeTimeout = config.Duration{Duration: handshake}
+		cfg.Protocol.Heartbeat = config.Duration{Duration: heartbeat}
 	})
 	w := n.witness(t)
 	before := n.metrics(t)

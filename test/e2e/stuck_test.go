@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/roles"
+	"imgo/config"
 	"imgo/transport/transporttest"
 )
 
@@ -34,7 +34,7 @@ func (n *node) stuckClient(t *testing.T, user string) *client {
 func TestStopDespiteStuckClients(t *testing.T) {
 	t.Parallel()                  // it waits more than it works
 	const limit = 9 * time.Second // of which it takes two thirds, on purpose
-	n := start(t, func(cfg *roles.Config) { cfg.Shutdown.Timeout = roles.Duration{Duration: limit} })
+	n := start(t, func(cfg *config.Config) { cfg.Shutdown.Timeout = config.Duration{Duration: limit} })
 	healthy := n.tcp(t)
 	healthy.login("v2", "healthy", "")
 	n.stuckClient(t, "stuck")
@@ -68,8 +68,8 @@ func TestStopDespiteStuckClients(t *testing.T) {
 // counts for wrong: it would forget the sessions of everybody else.
 func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
 	t.Parallel() // it waits more than it works
-	n := start(t, func(cfg *roles.Config) {
-		cfg.Delivery.AnnounceInterval = roles.Duration{Duration: 100 * time.Millisecond}
+	n := start(t, func(cfg *config.Config) {
+		cfg.Delivery.AnnounceInterval = config.Duration{Duration: 100 * time.Millisecond}
 	})
 	w := n.witness(t)
 	stuck := n.stuckClient(t, "stuck")

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	imgoclient "imgo/clients/go"
+	"imgo/config"
 	"imgo/roles"
 	"imgo/transport/transporttest"
 )
@@ -17,7 +18,7 @@ import (
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := transporttest.WriteCert(t, dir, "first")
-	n := startTLS(t, func(c *roles.Config) {
+	n := startTLS(t, func(c *config.Config) {
 		c.Comet.TLSCert, c.Comet.TLSKey, c.HTTP.TLSCert, c.HTTP.TLSKey = cert, key, cert, key
 	}, transporttest.ClientTLS(t, cert))
 
@@ -52,7 +53,7 @@ func TestTLS(t *testing.T) {
 }
 
 // startTLS is start for a node whose HTTP side speaks TLS.
-func startTLS(t *testing.T, change func(*roles.Config), trusted *tls.Config) *node {
+func startTLS(t *testing.T, change func(*config.Config), trusted *tls.Config) *node {
 	t.Helper()
 	cfg := settings(t)
 	change(&cfg)

@@ -1,4 +1,4 @@
-package roles_test
+package config_test
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 var update = flag.Bool("update", false, "rewrite config.example.toml")
@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite config.example.toml")
 const exampleFile = "../config.example.toml"
 
 // plain compares what was set, not where it came from.
-var plain = cmpopts.IgnoreUnexported(roles.Config{})
+var plain = cmpopts.IgnoreUnexported(config.Config{})
 
 func writeFile(t *testing.T, text string) string {
 	t.Helper()
@@ -32,9 +32,9 @@ func writeFile(t *testing.T, text string) string {
 	return path
 }
 
-func load(t *testing.T, sources roles.Sources) roles.Config {
+func load(t *testing.T, sources config.Sources) config.Config {
 	t.Helper()
-	cfg, err := roles.Load(sources)
+	cfg, err := config.Load(sources)
 	if err != nil {
 		t.Fatalf("load: %v", err)
 	}
@@ -43,7 +43,7 @@ func load(t *testing.T, sources roles.Sources) roles.Config {
 
 func TestExampleIsTheDefaults(t *testing.T) {
 	if *update {
-		if err := os.WriteFile(exampleFile, roles.Example(), 0o644); err != nil {
+		if err := os.WriteFile(exampleFile, config.Example(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,15 +51,15 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(roles.Example()), string(data)); diff != "" {
+	if diff := cmp.Diff(string(config.Example()), string(data)); diff != "" {
 		t.Fatalf("config.example.toml is not what `imgo config init` prints (go test ./roles -update): %s", diff)
 	}
-	want := load(t, roles.Sources{})
-	got := load(t, roles.Sources{File: exampleFile})
+	want := load(t, config.Sources{})
+	got := load(t, config.Sources{File: exampleFile})
 	if diff := cmp.Diff(want, got, plain); diff != "" {
 		t.Fatalf("the example changes a default: %s", diff)
 	}
-	for _, key := range roles.Keys() {
+	for _, key := range config.Keys() {
 		if !strings.HasPrefix(got.Origin(key.Name), exampleFile+":") {
 			t.Errorf("the example does not set %s", key.Name)
 		}
@@ -68,7 +68,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 
 func TestEveryKeyHasFlagVariableAndDoc(t *testing.T) {
 	used := map[string]string{}
-	for _, key := range roles.Keys() {
+	for _, key := range config.Keys() {
 		if len(key.Flags) == 0 || len(key.Envs) == 0 || key.Doc == "" {
 			t.Errorf("%s has flags %v, variables %v, doc %q", key.Name, key.Flags, key.Envs, key.Doc)
 		}
@@ -78,7 +78,7 @@ func TestEveryKeyHasFlagVariableAndDoc(t *testing.T) {
 			}
 			used[name] = key.Name
 		}
-		want := roles.EnvPrefix + strings.ToUpper(strings.ReplaceAll(key.Name, ".", "_"))
+		want := config.EnvPrefix + strings.ToUpper(strings.ReplaceAll(key.Name, ".", "_"))
 		if key.Envs[0] != want {
 			t.Errorf("%s has the variable %s, want %s", key.Name, key.Envs[0], want)
 		}
@@ -102,8 +102,8 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 		"roles": "job", "comet.tls_cert": "", "http.api_keys": "backend:0123456789abcdef:5",
 		"auth.mode": "none", "cluster.join": "", "kafka.brokers": "",
 	}
-	before := load(t, roles.Sources{})
-	for _, key := range roles.Keys() {
+	before := load(t, config.Sources{})
+	for _, key := range config.Keys() {
 		value, special := values[key.Name]
 		if !special {
 			value = otherValue(t, &before, key)
@@ -111,11 +111,11 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 		if value == "" {
 			continue
 		}
-		for _, sources := range []roles.Sources{
+		for _, sources := range []config.Sources{
 			{Environ: []string{key.Envs[0] + "=" + value}},
 			{Flags: map[string][]string{key.Name: {value}}},
 		} {
-			cfg, err := roles.Load(sources)
+			cfg, err := config.Load(sources)
 			if err != nil && !strings.Contains(err.Error(), key.Name) {
 				t.Errorf("%s = %s: %v", key.Name, value, err)
 			}
@@ -130,7 +130,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 }
 
 // otherValue is an acceptable value of a key that is not its default.
-func otherValue(t *testing.T, cfg *roles.Config, key roles.Key) string {
+func otherValue(t *testing.T, cfg *config.Config, key config.Key) string {
 	t.Helper()
 	show := string(cfg.Show())
 	section, name, ok := strings.Cut(key.Name, ".")
@@ -166,7 +166,7 @@ func otherValue(t *testing.T, cfg *roles.Config, key roles.Key) string {
 
 func TestPrecedence(t *testing.T) {
 	file := writeFile(t, "[comet]\ntcp = \":1001\"\n[limits]\nrooms_per_session = 5\nsessions_per_user = 5\n[logging]\nlevel = \"debug\"\n")
-	cfg := load(t, roles.Sources{
+	cfg := load(t, config.Sources{
 		File:    file,
 		Environ: []string{"IMGO_COMET_TCP=:1002", "IMGO_LIMITS_ROOMS_PER_SESSION=6", "IMGO_DATA_DIR=", "HOME=/x", "IMGO_WS=:1009"},
 		Flags:   map[string][]string{"comet.tcp": {":1000", ":1003"}},
@@ -193,21 +193,21 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestDefaultsAreComplete(t *testing.T) {
-	cfg := load(t, roles.Sources{})
+	cfg := load(t, config.Sources{})
 	if cfg.NodeID == "" {
 		t.Error("no node id")
 	}
-	if again := load(t, roles.Sources{}); again.NodeID != cfg.NodeID {
+	if again := load(t, config.Sources{}); again.NodeID != cfg.NodeID {
 		t.Errorf("the node id changed from %s to %s", cfg.NodeID, again.NodeID)
 	}
 	if diff := cmp.Diff([]string{"router", "job"}, cfg.EmbeddedRoles()); diff != "" {
 		t.Error(diff)
 	}
-	cfg = load(t, roles.Sources{Flags: map[string][]string{"roles": {"Router, job"}}})
+	cfg = load(t, config.Sources{Flags: map[string][]string{"roles": {"Router, job"}}})
 	if diff := cmp.Diff([]string{"comet", "logic"}, cfg.EmbeddedRoles()); diff != "" {
 		t.Error(diff)
 	}
-	cfg = load(t, roles.Sources{Flags: map[string][]string{"comet.tcp": {"off"}}})
+	cfg = load(t, config.Sources{Flags: map[string][]string{"comet.tcp": {"off"}}})
 	if cfg.Comet.TCP != "" {
 		t.Errorf("comet.tcp off is %q", cfg.Comet.TCP)
 	}
@@ -232,12 +232,12 @@ func TestFileIsStrict(t *testing.T) {
 		"fraction":         {"[limits]\nconnections = 1.5\n", []string{"imgo.toml:2:", "a whole number"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := roles.Load(roles.Sources{File: writeFile(t, test.text)})
+			_, err := config.Load(config.Sources{File: writeFile(t, test.text)})
 			wantProblem(t, err, test.want...)
 		})
 	}
 	t.Run("no file", func(t *testing.T) {
-		_, err := roles.Load(roles.Sources{File: filepath.Join(t.TempDir(), "none.toml")})
+		_, err := config.Load(config.Sources{File: filepath.Join(t.TempDir(), "none.toml")})
 		wantProblem(t, err, "none.toml", "no such file", "imgo config init")
 	})
 	t.Run("secrets are not in errors", func(t *testing.T) {
@@ -246,7 +246,7 @@ func TestFileIsStrict(t *testing.T) {
 			"[[http.api_keys]]\nname = \"x\"\nkey = hush-hush\n",
 			"http.api_keys = \"hush-hush\"\n",
 		} {
-			_, err := roles.Load(roles.Sources{File: writeFile(t, text)})
+			_, err := config.Load(config.Sources{File: writeFile(t, text)})
 			wantProblem(t, err, "imgo.toml:")
 			if strings.Contains(err.Error(), "hush-hush") {
 				t.Errorf("the error shows the secret: %v", err)
@@ -257,7 +257,7 @@ func TestFileIsStrict(t *testing.T) {
 
 func wantProblem(t *testing.T, err error, parts ...string) {
 	t.Helper()
-	var refused *roles.ConfigError
+	var refused *config.ConfigError
 	if !errors.As(err, &refused) {
 		t.Fatalf("got %v, want a ConfigError", err)
 	}
@@ -272,7 +272,7 @@ func wantProblem(t *testing.T, err error, parts ...string) {
 }
 
 func TestShowRedacts(t *testing.T) {
-	cfg := load(t, roles.Sources{
+	cfg := load(t, config.Sources{
 		Environ: []string{"IMGO_HTTP_API_KEYS=backend:hush-hush-hush-hush,other:hush-hush-hush-husk:2.5", "IMGO_AUTH_JWT_SECRET=hush-hush-hush-hush-hush-hush-hush"},
 		Flags:   map[string][]string{"comet.tcp": {"127.0.0.1:1"}},
 	})
@@ -291,8 +291,8 @@ func TestShowRedacts(t *testing.T) {
 		}
 	}
 	// What is shown is a settings file again.
-	defaults := load(t, roles.Sources{})
-	if _, err := roles.Load(roles.Sources{File: writeFile(t, string(defaults.Show()))}); err != nil {
+	defaults := load(t, config.Sources{})
+	if _, err := config.Load(config.Sources{File: writeFile(t, string(defaults.Show()))}); err != nil {
 		t.Error(err)
 	}
 }
@@ -301,35 +301,35 @@ func TestDurationsAndSizes(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"500ms": 500 * time.Millisecond, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "168h": 168 * time.Hour, "0s": 0, "1h30m": 90 * time.Minute,
 	} {
-		var d roles.Duration
+		var d config.Duration
 		if err := d.UnmarshalText([]byte(text)); err != nil || d.Duration != want {
 			t.Errorf("%s: %v, %v", text, d, err)
 		}
-		var again roles.Duration
+		var again config.Duration
 		if err := again.UnmarshalText([]byte(d.String())); err != nil || again != d {
 			t.Errorf("%s is shown as %s, which is %v, %v", text, d, again, err)
 		}
 	}
 	for _, text := range []string{"", "5", "-5s", "d", "1.5d", "5 parsecs", "106751d999999h"} {
-		var d roles.Duration
+		var d config.Duration
 		if err := d.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is taken as %s", text, d)
 		}
 	}
-	for text, want := range map[string]roles.ByteSize{
+	for text, want := range map[string]config.ByteSize{
 		"0": 0, "1024": 1 << 10, "64KiB": 64 << 10, "64k": 64 << 10, "16 MiB": 16 << 20, "2GiB": 2 << 30, "1MB": 1e6, "3TiB": 3 << 40, "5B": 5,
 	} {
-		var b roles.ByteSize
+		var b config.ByteSize
 		if err := b.UnmarshalText([]byte(text)); err != nil || b != want {
 			t.Errorf("%s: %v, %v", text, b, err)
 		}
-		var again roles.ByteSize
+		var again config.ByteSize
 		if err := again.UnmarshalText([]byte(b.String())); err != nil || again != b {
 			t.Errorf("%s is shown as %s, which is %v, %v", text, b, again, err)
 		}
 	}
 	for _, text := range []string{"", "KiB", "-1", "1.5MiB", "99999999TiB", "x"} {
-		var b roles.ByteSize
+		var b config.ByteSize
 		if err := b.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is taken as %s", text, b)
 		}
@@ -337,7 +337,7 @@ func TestDurationsAndSizes(t *testing.T) {
 }
 
 func TestSlipsInVariablesAreWarnedOf(t *testing.T) {
-	cfg := load(t, roles.Sources{Environ: []string{
+	cfg := load(t, config.Sources{Environ: []string{
 		"IMGO_COMET_TPC=:1", "IMGO_SERVICE_HOST=10.0.0.1", "IMGO_PORT_8080_TCP=tcp://10.0.0.1:8080", "IMGO_SERVER=x", "IMGO_CONFIG=",
 	}})
 	warnings := cfg.Warnings()

@@ -1,4 +1,4 @@
-package roles
+package config
 
 import (
 	"encoding"
@@ -122,14 +122,14 @@ func (v *validation) node() {
 	}
 	for i, role := range cfg.Roles {
 		switch {
-		case !slices.Contains(allRoles(), role):
-			v.refuse("roles", fmt.Sprintf("has %q, which is no role", role), "choose from "+strings.Join(allRoles(), ", "))
+		case !slices.Contains(AllRoles(), role):
+			v.refuse("roles", fmt.Sprintf("has %q, which is no role", role), "choose from "+strings.Join(AllRoles(), ", "))
 		case slices.Contains(cfg.Roles[:i], role):
 			v.refuse("roles", fmt.Sprintf("names %s twice", role), "name it once")
 		}
 	}
-	if id := cfg.NodeID; len(id) > maxNodeID || strings.ContainsFunc(id, func(r rune) bool { return !nodeIDRune(r) }) {
-		v.refuse("node_id", fmt.Sprintf("is %q", id), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxNodeID))
+	if id := cfg.NodeID; len(id) > MaxNodeID || strings.ContainsFunc(id, func(r rune) bool { return !nodeIDRune(r) }) {
+		v.refuse("node_id", fmt.Sprintf("is %q", id), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", MaxNodeID))
 	}
 	if cfg.DataDir == "" {
 		v.refuse("data_dir", "is empty", "name a folder, such as --data-dir ./imgo-data")

@@ -1,4 +1,4 @@
-package roles
+package config
 
 import (
 	"fmt"
@@ -147,8 +147,8 @@ func (v *validation) kafka() {
 			v.refuse("kafka.brokers", fmt.Sprintf("has %q, which is no address", address), "write host:port, such as 10.0.0.9:9092")
 		}
 	}
-	if k.Prefix == "" || len(k.Prefix) > maxNodeID || strings.ContainsFunc(k.Prefix, func(r rune) bool { return !nodeIDRune(r) }) {
-		v.refuse("kafka.prefix", fmt.Sprintf("is %q", k.Prefix), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", maxNodeID))
+	if k.Prefix == "" || len(k.Prefix) > MaxNodeID || strings.ContainsFunc(k.Prefix, func(r rune) bool { return !nodeIDRune(r) }) {
+		v.refuse("kafka.prefix", fmt.Sprintf("is %q", k.Prefix), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", MaxNodeID))
 	}
 	if k.Replication > 0 && k.MinInSync > k.Replication {
 		v.refuse("kafka.min_in_sync", fmt.Sprintf("is %d, more than the %d copies of kafka.replication: every push would be refused", k.MinInSync, k.Replication), "lower it")

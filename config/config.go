@@ -10,7 +10,7 @@
 //
 // It decides nothing at run time: that is the roles' own work. Only main and
 // tests import it.
-package roles
+package config
 
 import (
 	"maps"
@@ -26,8 +26,8 @@ const (
 	RoleJob    = "job"
 )
 
-// allRoles lists every role in the order in which they are shown.
-func allRoles() []string { return []string{RoleComet, RoleLogic, RoleRouter, RoleJob} }
+// AllRoles lists every role in the order in which they are shown.
+func AllRoles() []string { return []string{RoleComet, RoleLogic, RoleRouter, RoleJob} }
 
 // Config is every setting of a node. The tags are the one table that the file,
 // the flags, the environment, the help and config.example.toml are made of:
@@ -252,7 +252,7 @@ func (cfg *Config) EmbeddedRoles() []string {
 	if cfg.Clustered() {
 		return nil
 	}
-	return slices.DeleteFunc(allRoles(), cfg.HasRole)
+	return slices.DeleteFunc(AllRoles(), cfg.HasRole)
 }
 
 // Origin says where the value of a key ("comet.tcp") came from: "default",

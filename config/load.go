@@ -1,4 +1,4 @@
-package roles
+package config
 
 import (
 	"errors"
@@ -113,7 +113,7 @@ func unknownVariables(env map[string]string) []string {
 // complete fills in what follows from other settings or from the machine.
 func (cfg *Config) complete() {
 	if cfg.NodeID == "" {
-		cfg.NodeID = hostNodeID()
+		cfg.NodeID = HostNodeID()
 	}
 	for i, role := range cfg.Roles {
 		cfg.Roles[i] = strings.ToLower(strings.TrimSpace(role))
@@ -128,9 +128,9 @@ func (cfg *Config) complete() {
 // addressOff closes a listener; in Config it is then the empty string.
 const addressOff = "off"
 
-// hostNodeID makes a node's name of the host's: its first label, as far as it
+// HostNodeID makes a node's name of the host's: its first label, as far as it
 // fits nodeIDPattern. It stays the same over restarts.
-func hostNodeID() string {
+func HostNodeID() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = ""
@@ -142,8 +142,8 @@ func hostNodeID() string {
 		}
 		return '-'
 	}, host)
-	if len(id) > maxNodeID {
-		id = id[:maxNodeID]
+	if len(id) > MaxNodeID {
+		id = id[:MaxNodeID]
 	}
 	if id == "" {
 		return "imgo"
@@ -151,8 +151,8 @@ func hostNodeID() string {
 	return id
 }
 
-// maxNodeID bounds a node's name: it is part of every session's name.
-const maxNodeID = 64
+// MaxNodeID bounds a node's name: it is part of every session's name.
+const MaxNodeID = 64
 
 func nodeIDRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)

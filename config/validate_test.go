@@ -1,4 +1,4 @@
-package roles_test
+package config_test
 
 import (
 	"maps"
@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"imgo/roles"
+	"imgo/config"
 )
 
 func TestWhatIsRefused(t *testing.T) {
@@ -77,7 +77,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"everything at once":   {map[string][]string{"roles": {"x"}, "comet.tcp": {"y"}, "kept.ttl": {"9000h"}}, []string{"3 problems", "roles", "comet.tcp", "kept.ttl"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := roles.Load(roles.Sources{Flags: test.flags})
+			_, err := config.Load(config.Sources{Flags: test.flags})
 			wantProblem(t, err, test.want...)
 		})
 	}
@@ -100,7 +100,7 @@ func TestWhatIsAccepted(t *testing.T) {
 		"same port, other addresses":      {"comet.tcp": {"127.0.0.1:9000"}, "comet.ws": {"127.0.0.2:9000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			load(t, roles.Sources{Flags: flags})
+			load(t, config.Sources{Flags: flags})
 		})
 	}
 }
@@ -120,7 +120,7 @@ func TestClusterSettingsThatAreFine(t *testing.T) {
 		"itself":         {"cluster.secret": {"0123456789abcdef"}, "cluster.join": {"127.0.0.1", "imgo.internal:7946", "[::1]:7000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := load(t, roles.Sources{Flags: clustered(more)})
+			cfg := load(t, config.Sources{Flags: clustered(more)})
 			if !cfg.Clustered() || len(cfg.EmbeddedRoles()) > 0 {
 				t.Errorf("clustered: %v, embedded: %v", cfg.Clustered(), cfg.EmbeddedRoles())
 			}
