@@ -13,6 +13,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -177,7 +178,7 @@ func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name strin
 
 // frame is what the clients of a kind receive n times: the bytes of n messages.
 func frame(kind string, n int) []byte {
-	p := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, transport.OpMessage, 0, 0, []byte("hi"))
+	p := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, protocol.OpMessage, 0, 0, []byte("hi"))
 	if kind == load.WS || kind == load.WSS {
 		p = load.ServerFrame(p)
 	}

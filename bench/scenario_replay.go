@@ -13,7 +13,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
-	"imgo/transport"
+	"imgo/protocol"
 )
 
 const (
@@ -138,7 +138,7 @@ func replayOnce(ctx context.Context, addr string, count int, heard *bytes.Buffer
 		if err != nil {
 			return 0, fmt.Errorf("read what is replayed, %d of %d: %w", n, count, err)
 		}
-		if op == transport.OpMessage {
+		if op == protocol.OpMessage {
 			n++
 		}
 	}

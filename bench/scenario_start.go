@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"imgo/bench/load"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -61,7 +62,7 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 		if err != nil {
 			return fmt.Errorf("wait for the delivery: %w", err)
 		}
-		if p.Op == transport.OpMessage {
+		if p.Op == protocol.OpMessage {
 			break
 		}
 	}
@@ -76,7 +77,7 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 type client struct {
 	conn   net.Conn
 	r      *bufio.Reader
-	header [transport.HeaderV2]byte
+	header [protocol.HeaderV2]byte
 	begun  time.Time // when it sent its auth packet
 }
 
@@ -89,7 +90,7 @@ func (c *client) next() (transport.Packet, error) {
 // skip is the operation of the next packet, whose body it does not keep: what
 // a client that only counts costs is not to be measured with the server.
 func (c *client) skip() (op int32, err error) {
-	head, err := c.r.Peek(transport.HeaderV1)
+	head, err := c.r.Peek(protocol.HeaderV1)
 	if err != nil {
 		return 0, err
 	}
@@ -132,14 +133,14 @@ func (c *client) authenticate(user string) error {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	c.begun = time.Now()
-	if _, err := c.conn.Write(load.Request(load.TCP, transport.OpAuth, auth)); err != nil {
+	if _, err := c.conn.Write(load.Request(load.TCP, protocol.OpAuth, auth)); err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
 	p, err := c.next()
 	if err != nil {
 		return fmt.Errorf("authenticate: %w", err)
 	}
-	if p.Op != transport.OpAuthReply {
+	if p.Op != protocol.OpAuthReply {
 		return fmt.Errorf("authenticate: the answer is operation %d: %.200s", p.Op, p.Body)
 	}
 	return c.conn.SetDeadline(time.Time{})

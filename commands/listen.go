@@ -17,7 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	imgoclient "imgo/clients/go"
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 const (
@@ -180,8 +180,8 @@ func (l *listener) outcome(err error) error {
 	case !errors.As(err, &closed):
 		return err
 	}
-	switch envelope.CloseCode(closed.Code) {
-	case envelope.CloseAuthFailed, envelope.CloseTokenExpired, envelope.CloseTokenRevoked:
+	switch protocol.CloseCode(closed.Code) {
+	case protocol.CloseAuthFailed, protocol.CloseTokenExpired, protocol.CloseTokenRevoked:
 		return fmt.Errorf("%w; make a new token with: imgo token new --user USER", err)
 	}
 	return err

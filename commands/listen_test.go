@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/commands"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -57,10 +58,10 @@ func newComet(t *testing.T, messages ...[]byte) *comet {
 func (c *comet) serve(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
-	var header [transport.HeaderV2]byte
+	var header [protocol.HeaderV2]byte
 	write := func(op, seq int32, id uint64, body []byte) {
 		// An error means that the client has gone, which the read below sees.
-		_, _ = conn.Write(transport.AppendPacket(nil, 2, transport.HeaderV2, op, seq, id, body))
+		_, _ = conn.Write(transport.AppendPacket(nil, 2, protocol.HeaderV2, op, seq, id, body))
 	}
 	for {
 		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -71,7 +72,7 @@ func (c *comet) serve(conn net.Conn) {
 			return
 		}
 		switch p.Op {
-		case transport.OpAuth:
+		case protocol.OpAuth:
 			auth := map[string]any{}
 			if err := json.Unmarshal(p.Body, &auth); err != nil {
 				c.t.Error(err)
@@ -82,10 +83,10 @@ func (c *comet) serve(conn net.Conn) {
 			c.messages, c.dropOnce = nil, false
 			c.mu.Unlock()
 			if refuse != "" {
-				write(transport.OpDisconnect, 0, 0, []byte(refuse))
+				write(protocol.OpDisconnect, 0, 0, []byte(refuse))
 				return
 			}
-			write(transport.OpAuthReply, p.Seq, 0, []byte(`{"session":"s","heartbeat":60,"pending":2}`))
+			write(protocol.OpAuthReply, p.Seq, 0, []byte(`{"session":"s","heartbeat":60,"pending":2}`))
 			for _, m := range messages {
 				_, _ = conn.Write(m)
 			}
@@ -95,12 +96,12 @@ func (c *comet) serve(conn net.Conn) {
 				c.mu.Unlock()
 				return
 			}
-		case transport.OpAck:
+		case protocol.OpAck:
 			c.mu.Lock()
 			c.acked += len(p.Body) / 8
 			c.mu.Unlock()
 			if p.Seq != 0 {
-				write(transport.OpAckReply, p.Seq, 0, nil)
+				write(protocol.OpAckReply, p.Seq, 0, nil)
 			}
 		}
 	}
@@ -113,7 +114,7 @@ func (c *comet) state() (acked int, auths []map[string]any) {
 }
 
 func message(id uint64, body string) []byte {
-	return transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpMessage, 0, id, []byte(body))
+	return transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpMessage, 0, id, []byte(body))
 }
 
 // apiFor is an API that makes tokens and says where c is.

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // Validate checks every value and every combination that is known to be
@@ -248,7 +249,7 @@ func (v *validation) http() listener {
 		case key.Name == "":
 			v.refuse("http.api_keys", "has a key without a name", "name it after its caller: it is what logs and limits show")
 		case strings.Contains(key.Name, "/") || envelope.CheckName("name", key.Name) != nil:
-			v.refuse("http.api_keys", fmt.Sprintf("has the name %q", key.Name), fmt.Sprintf("use up to %d bytes without a slash or control characters", envelope.MaxNameBytes))
+			v.refuse("http.api_keys", fmt.Sprintf("has the name %q", key.Name), fmt.Sprintf("use up to %d bytes without a slash or control characters", protocol.MaxNameBytes))
 		case names[key.Name]:
 			v.refuse("http.api_keys", fmt.Sprintf("has two keys named %q", key.Name), "give each its own name")
 		}

@@ -1,12 +1,11 @@
 // Package envelope owns everything of imgo that crosses a process boundary:
 // the records of the log's topics and the messages that roles say to one
 // another (envelope.proto, generated into envelope.pb.go), the identity of a
-// kept message, the hash that maps a user to a partition, the close codes and
-// the errors whose identity survives a hop.
+// kept message, the hash that maps a user to a partition and the errors whose identity survives a hop.
 //
 // It guarantees that what it encodes today is decoded tomorrow: field numbers
 // and the hash never change (golden files hold them). It does no I/O, keeps no
-// state and imports no other package of imgo.
+// state, and of imgo it imports package protocol alone.
 package envelope
 
 //go:generate protoc -I . --go_out=.. --go_opt=module=imgo --go-vtproto_out=.. --go-vtproto_opt=module=imgo,features=marshal+unmarshal+size envelope.proto
@@ -18,6 +17,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/rs/xid"
+
+	"imgo/protocol"
 )
 
 // OffsetBits is how many low bits of a kept message's id are its offset; the
@@ -65,18 +66,15 @@ func appendSessionName(dst []byte, comet string, session uint64) []byte {
 	return strconv.AppendUint(append(append(dst, comet...), '-'), session, 16)
 }
 
-// MaxNameBytes bounds the names of users, devices, rooms and session keys.
-const MaxNameBytes = 128
-
 // CheckName says what is wrong with a user, device, room or session key: it
-// must be 1 to MaxNameBytes bytes of valid UTF-8 without control characters.
+// must be 1 to protocol.MaxNameBytes bytes of valid UTF-8 without control characters.
 // field names it in the error, which is an *Error with CodeInvalid.
 func CheckName(field, name string) error {
 	switch {
 	case name == "":
 		return Invalid(field, "must not be empty")
-	case len(name) > MaxNameBytes:
-		return Invalid(field, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(name), MaxNameBytes))
+	case len(name) > protocol.MaxNameBytes:
+		return Invalid(field, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(name), protocol.MaxNameBytes))
 	case !utf8.ValidString(name):
 		return Invalid(field, "is not valid UTF-8")
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew: only for a new format")
@@ -192,10 +193,10 @@ func TestErrors(t *testing.T) {
 }
 
 func TestCloseCodes(t *testing.T) {
-	for code, again := range map[envelope.CloseCode]bool{
-		envelope.CloseShutdown: true, envelope.CloseSlow: true, envelope.CloseReplacedByLimit: true,
-		envelope.CloseStaleHeartbeat: true, envelope.CloseOverload: true,
-		envelope.CloseBadPacket: false, envelope.CloseAuthFailed: false, envelope.CloseHandshakeTimeout: false, 1000: false,
+	for code, again := range map[protocol.CloseCode]bool{
+		protocol.CloseShutdown: true, protocol.CloseSlow: true, protocol.CloseReplacedByLimit: true,
+		protocol.CloseStaleHeartbeat: true, protocol.CloseOverload: true,
+		protocol.CloseBadPacket: false, protocol.CloseAuthFailed: false, protocol.CloseHandshakeTimeout: false, 1000: false,
 	} {
 		if code.Reconnect() != again {
 			t.Errorf("%d: reconnect is %v", code, !again)

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"imgo/config"
-
 	"github.com/rs/zerolog"
+
+	"imgo/config"
 )
 
 // newLogger makes the node's logger: lines for a person on a terminal, JSON

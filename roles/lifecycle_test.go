@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"imgo/config"
-
 	"imgo/roles"
 )
 

@@ -11,6 +11,7 @@ import (
 	"testing/iotest"
 	"unicode/utf8"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -19,11 +20,11 @@ const fuzzMaxBody = 4096
 // FuzzPacket: whatever arrives, decoding neither panics nor takes more than it
 // was given, the two decoders agree, and what they take encodes to the same bytes.
 func FuzzPacket(f *testing.F) {
-	f.Add(transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, []byte(`"token"`)))
-	f.Add(transport.AppendPacket(nil, 2, transport.HeaderV2, 5, 0, 1<<48|7, []byte("body")))
+	f.Add(transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, []byte(`"token"`)))
+	f.Add(transport.AppendPacket(nil, 2, protocol.HeaderV2, 5, 0, 1<<48|7, []byte("body")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, rest, err := transport.DecodePacket(b, fuzzMaxBody)
-		var buf [transport.HeaderV2]byte
+		var buf [protocol.HeaderV2]byte
 		r := bytes.NewReader(b)
 		p2, err2 := transport.ReadPacket(r, &buf, fuzzMaxBody)
 		var bad *transport.ProtocolError

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -95,7 +95,7 @@ func TestParseJSONRefused(t *testing.T) {
 	} {
 		_, err := transport.ParseJSON([]byte(text))
 		var bad *transport.ProtocolError
-		if !errors.As(err, &bad) || bad.Kind != "bad_json" || bad.Code != envelope.CloseBadPacket {
+		if !errors.As(err, &bad) || bad.Kind != "bad_json" || bad.Code != protocol.CloseBadPacket {
 			t.Errorf("%s: %v, want kind bad_json", name, err)
 		}
 	}

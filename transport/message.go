@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+
+	"imgo/protocol"
 )
 
 // Message is one message on its way to any number of connections. It is
@@ -55,7 +57,7 @@ func (f Form) pushVersion() int16 {
 	case FormGoim:
 		return 1
 	case FormV2, FormV2JSON:
-		return Version2
+		return protocol.Version2
 	}
 	return 0
 }
@@ -73,9 +75,9 @@ func (f Form) FrameSize(n int) int {
 	case plain.JSON():
 		n += jsonOverhead
 	case plain == FormV2:
-		n += HeaderV2
+		n += protocol.HeaderV2
 	default:
-		n += HeaderV1
+		n += protocol.HeaderV1
 	}
 	if f.framed() {
 		n += maxFrameHead
@@ -110,9 +112,9 @@ func appendReply(dst []byte, f Form, version int16, op, seq int32, id uint64, bo
 		n := copy(dst[at:], h)
 		return dst[:at+n+copy(dst[at+n:], dst[from:])]
 	}
-	headerLen := HeaderV1
+	headerLen := protocol.HeaderV1
 	if plain == FormV2 {
-		headerLen = HeaderV2
+		headerLen = protocol.HeaderV2
 	}
 	if f.framed() {
 		dst = AppendFrameHead(dst, false, headerLen+len(body))

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -35,12 +36,12 @@ func TestGolden(t *testing.T) {
 			}
 		}
 		for _, b := range bodies {
-			line("push not kept, "+b.name, transport.NewMessage(transport.OpMessage, 0, []byte(b.body)).Frame(form))
+			line("push not kept, "+b.name, transport.NewMessage(protocol.OpMessage, 0, []byte(b.body)).Frame(form))
 			line("push kept, "+b.name, transport.NewMessage(1001, 1<<48|42, []byte(b.body)).Frame(form))
-			line("reply, "+b.name, transport.EncodeReply(form, 1, transport.OpAuthReply, 7, 0, []byte(b.body)))
+			line("reply, "+b.name, transport.EncodeReply(form, 1, protocol.OpAuthReply, 7, 0, []byte(b.body)))
 		}
-		line("reply with odd version and sequence", transport.EncodeReply(form, -3, transport.OpHeartbeatReply, -1, 0, nil))
-		line("reply of version 2", transport.EncodeReply(form, 2, transport.OpAuthReply, 1, 0, []byte(`{"heartbeat":60}`)))
+		line("reply with odd version and sequence", transport.EncodeReply(form, -3, protocol.OpHeartbeatReply, -1, 0, nil))
+		line("reply of version 2", transport.EncodeReply(form, 2, protocol.OpAuthReply, 1, 0, []byte(`{"heartbeat":60}`)))
 
 		file := filepath.Join("testdata", "golden", name+".txt")
 		if *update {
@@ -80,8 +81,8 @@ func TestFramed(t *testing.T) {
 
 // A message is encoded once for each form, whoever asks and however many.
 func TestMessageIsEncodedOnce(t *testing.T) {
-	m := transport.NewMessage(transport.OpMessage, 7, bytes.Repeat([]byte("x"), 1000))
-	if m.Op() != transport.OpMessage || m.ID() != 7 || len(m.Body()) != 1000 {
+	m := transport.NewMessage(protocol.OpMessage, 7, bytes.Repeat([]byte("x"), 1000))
+	if m.Op() != protocol.OpMessage || m.ID() != 7 || len(m.Body()) != 1000 {
 		t.Errorf("op %d, id %d, body of %d bytes", m.Op(), m.ID(), len(m.Body()))
 	}
 	const askers = 8
@@ -111,7 +112,7 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				transport.NewMessage(transport.OpMessage, 7, body).Frame(form)
+				transport.NewMessage(protocol.OpMessage, 7, body).Frame(form)
 			}
 		})
 	}

@@ -6,21 +6,8 @@ import (
 	"io"
 	"math"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
-
-// Header lengths in bytes: version 1 (imgo 2016, goim) and version 2, which
-// adds the message id.
-const (
-	HeaderV1 = 16
-	HeaderV2 = 24
-)
-
-// DefaultMaxBody is the body limit, in bytes, where a configuration names none.
-const DefaultMaxBody = 64 << 10
-
-// Version2 is the version of a client that wants message ids.
-const Version2 int16 = 2
 
 // bodyStep is how much of a body is allocated before any of it has arrived:
 // a client that announces much and sends nothing must not cost much.
@@ -31,16 +18,16 @@ type Header struct {
 	Version   int16
 	Op        int32
 	Seq       int32
-	HeaderLen int // HeaderV1 or HeaderV2
+	HeaderLen int // protocol.HeaderV1 or protocol.HeaderV2
 	BodyLen   int // 0 … the limit given to ParseHeader
 }
 
-// ParseHeader decodes and checks the first HeaderV1 bytes of a packet; b must
+// ParseHeader decodes and checks the first protocol.HeaderV1 bytes of a packet; b must
 // have at least that many. maxBody bounds the announced body, in bytes. What
 // breaks the protocol is a *ProtocolError. The message id of a 24-byte header
 // follows the bytes looked at here.
 func ParseHeader(b []byte, maxBody int) (Header, error) {
-	_ = b[HeaderV1-1]
+	_ = b[protocol.HeaderV1-1]
 	length := int32(binary.BigEndian.Uint32(b))
 	headerLen := int16(binary.BigEndian.Uint16(b[4:]))
 	h := Header{
@@ -50,8 +37,8 @@ func ParseHeader(b []byte, maxBody int) (Header, error) {
 		HeaderLen: int(headerLen),
 	}
 	switch {
-	case headerLen != HeaderV1 && headerLen != HeaderV2:
-		return h, badPacket("bad_header", "header length %d is neither %d nor %d", headerLen, HeaderV1, HeaderV2)
+	case headerLen != protocol.HeaderV1 && headerLen != protocol.HeaderV2:
+		return h, badPacket("bad_header", "header length %d is neither %d nor %d", headerLen, protocol.HeaderV1, protocol.HeaderV2)
 	case length < int32(headerLen):
 		return h, badPacket("bad_length", "package length %d is under the header length %d", length, headerLen)
 	case int64(length)-int64(headerLen) > int64(maxBody):
@@ -66,20 +53,20 @@ func ParseHeader(b []byte, maxBody int) (Header, error) {
 // grows only as bytes arrive. It returns io.EOF where r ends before the packet,
 // io.ErrUnexpectedEOF where it ends within, a *ProtocolError for a header that
 // breaks the protocol, and r's other errors as they are.
-func ReadPacket(r io.Reader, buf *[HeaderV2]byte, maxBody int) (Packet, error) {
-	if _, err := io.ReadFull(r, buf[:HeaderV1]); err != nil {
+func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet, error) {
+	if _, err := io.ReadFull(r, buf[:protocol.HeaderV1]); err != nil {
 		return Packet{}, err
 	}
-	h, err := ParseHeader(buf[:HeaderV1], maxBody)
+	h, err := ParseHeader(buf[:protocol.HeaderV1], maxBody)
 	if err != nil {
 		return Packet{}, err
 	}
 	p := Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
-	if h.HeaderLen == HeaderV2 {
-		if _, err := io.ReadFull(r, buf[HeaderV1:]); err != nil {
+	if h.HeaderLen == protocol.HeaderV2 {
+		if _, err := io.ReadFull(r, buf[protocol.HeaderV1:]); err != nil {
 			return Packet{}, unexpected(err)
 		}
-		p.ID = binary.BigEndian.Uint64(buf[HeaderV1:])
+		p.ID = binary.BigEndian.Uint64(buf[protocol.HeaderV1:])
 	}
 	if p.Body, err = readBody(r, h.BodyLen); err != nil {
 		return Packet{}, unexpected(err)
@@ -113,7 +100,7 @@ func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 	switch {
 	case len(b) == 0:
 		return Packet{}, nil, io.EOF
-	case len(b) < HeaderV1:
+	case len(b) < protocol.HeaderV1:
 		return Packet{}, nil, io.ErrUnexpectedEOF
 	}
 	h, err := ParseHeader(b, maxBody)
@@ -125,8 +112,8 @@ func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 		return Packet{}, nil, io.ErrUnexpectedEOF
 	}
 	p = Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
-	if h.HeaderLen == HeaderV2 {
-		p.ID = binary.BigEndian.Uint64(b[HeaderV1:])
+	if h.HeaderLen == protocol.HeaderV2 {
+		p.ID = binary.BigEndian.Uint64(b[protocol.HeaderV1:])
 	}
 	if h.BodyLen > 0 {
 		p.Body = b[h.HeaderLen:end:end]
@@ -134,10 +121,10 @@ func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 	return p, b[end:], nil
 }
 
-// AppendPacket appends one binary packet to dst. headerLen is HeaderV1, which
-// leaves id out, or HeaderV2. The body must be shorter than 2 GiB.
+// AppendPacket appends one binary packet to dst. headerLen is protocol.HeaderV1, which
+// leaves id out, or protocol.HeaderV2. The body must be shorter than 2 GiB.
 func AppendPacket(dst []byte, version int16, headerLen int, op, seq int32, id uint64, body []byte) []byte {
-	if headerLen != HeaderV1 && headerLen != HeaderV2 || len(body) > math.MaxInt32-HeaderV2 {
+	if headerLen != protocol.HeaderV1 && headerLen != protocol.HeaderV2 || len(body) > math.MaxInt32-protocol.HeaderV2 {
 		panic(fmt.Sprintf("transport: packet with a header of %d and a body of %d bytes", headerLen, len(body)))
 	}
 	dst = binary.BigEndian.AppendUint32(dst, uint32(headerLen+len(body)))
@@ -145,18 +132,18 @@ func AppendPacket(dst []byte, version int16, headerLen int, op, seq int32, id ui
 	dst = binary.BigEndian.AppendUint16(dst, uint16(version))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(op))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(seq))
-	if headerLen == HeaderV2 {
+	if headerLen == protocol.HeaderV2 {
 		dst = binary.BigEndian.AppendUint64(dst, id)
 	}
 	return append(dst, body...)
 }
 
 func badPacket(kind, format string, args ...any) *ProtocolError {
-	return &ProtocolError{Code: envelope.CloseBadPacket, Kind: kind, Reason: fmt.Sprintf(format, args...)}
+	return &ProtocolError{Code: protocol.CloseBadPacket, Kind: kind, Reason: fmt.Sprintf(format, args...)}
 }
 
 func tooLarge(format string, args ...any) *ProtocolError {
-	return &ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf(format, args...)}
+	return &ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf(format, args...)}
 }
 
 // unexpected turns an end of stream within a packet into what it is.

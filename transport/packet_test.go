@@ -12,7 +12,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -66,7 +66,7 @@ func TestPacketLayout(t *testing.T) {
 			if err != nil || !reflect.DeepEqual(got, p) || !bytes.Equal(rest, []byte{1, 2}) {
 				t.Errorf("DecodePacket: %+v, rest % x, %v; want %+v", got, rest, err, p)
 			}
-			var buf [transport.HeaderV2]byte
+			var buf [protocol.HeaderV2]byte
 			for _, r := range []io.Reader{bytes.NewReader(wire), iotest.OneByteReader(bytes.NewReader(wire))} {
 				if got, err := transport.ReadPacket(r, &buf, 100); err != nil || !reflect.DeepEqual(got, p) {
 					t.Errorf("ReadPacket: %+v, %v; want %+v", got, err, p)
@@ -84,24 +84,24 @@ func TestPacketRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		head string
 		kind string
-		code envelope.CloseCode
+		code protocol.CloseCode
 	}{
-		"negative length":              {"ffffffff 0010 0001 00000002 00000000", "bad_length", envelope.CloseBadPacket},
-		"most negative length":         {"80000000 0010 0001 00000002 00000000", "bad_length", envelope.CloseBadPacket},
-		"zero length":                  {"00000000 0010 0001 00000002 00000000", "bad_length", envelope.CloseBadPacket},
-		"length under the header's":    {"0000000f 0010 0001 00000002 00000000", "bad_length", envelope.CloseBadPacket},
-		"length under the v2 header's": {"00000017 0018 0002 00000002 00000000", "bad_length", envelope.CloseBadPacket},
-		"zero header length":           {"00000010 0000 0001 00000002 00000000", "bad_header", envelope.CloseBadPacket},
-		"header length 17":             {"00000011 0011 0001 00000002 00000000", "bad_header", envelope.CloseBadPacket},
-		"negative header length":       {"00000010 fff0 0001 00000002 00000000", "bad_header", envelope.CloseBadPacket},
-		"an HTTP request":              {hex.EncodeToString([]byte("GET / HTTP/1.1\r\n")), "bad_header", envelope.CloseBadPacket},
-		"one byte too large":           {"000003f9 0010 0001 00000002 00000000", "too_large", envelope.CloseTooLarge},
-		"one byte too large, v2":       {"00000401 0018 0001 00000002 00000000", "too_large", envelope.CloseTooLarge},
-		"largest":                      {"7fffffff 0018 0001 00000002 00000000", "too_large", envelope.CloseTooLarge},
+		"negative length":              {"ffffffff 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"most negative length":         {"80000000 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"zero length":                  {"00000000 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"length under the header's":    {"0000000f 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"length under the v2 header's": {"00000017 0018 0002 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"zero header length":           {"00000010 0000 0001 00000002 00000000", "bad_header", protocol.CloseBadPacket},
+		"header length 17":             {"00000011 0011 0001 00000002 00000000", "bad_header", protocol.CloseBadPacket},
+		"negative header length":       {"00000010 fff0 0001 00000002 00000000", "bad_header", protocol.CloseBadPacket},
+		"an HTTP request":              {hex.EncodeToString([]byte("GET / HTTP/1.1\r\n")), "bad_header", protocol.CloseBadPacket},
+		"one byte too large":           {"000003f9 0010 0001 00000002 00000000", "too_large", protocol.CloseTooLarge},
+		"one byte too large, v2":       {"00000401 0018 0001 00000002 00000000", "too_large", protocol.CloseTooLarge},
+		"largest":                      {"7fffffff 0018 0001 00000002 00000000", "too_large", protocol.CloseTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			head := unhex(t, test.head)
-			var buf [transport.HeaderV2]byte
+			var buf [protocol.HeaderV2]byte
 			_, err := transport.ReadPacket(bytes.NewReader(head), &buf, maxBody)
 			_, _, err2 := transport.DecodePacket(head, maxBody)
 			for _, err := range []error{err, err2} {
@@ -131,7 +131,7 @@ func TestPacketTruncated(t *testing.T) {
 			if n == 0 {
 				want = io.EOF
 			}
-			var buf [transport.HeaderV2]byte
+			var buf [protocol.HeaderV2]byte
 			if _, err := transport.ReadPacket(bytes.NewReader(whole[:n]), &buf, 1<<16); err != want {
 				t.Errorf("ReadPacket of %d bytes of %d: %v, want %v", n, len(whole), err, want)
 			}
@@ -145,7 +145,7 @@ func TestPacketTruncated(t *testing.T) {
 // A client that announces much and sends little costs little.
 func TestReadPacketAllocatesAsBytesArrive(t *testing.T) {
 	head := transport.AppendPacket(nil, 1, 16, 4, 0, 0, make([]byte, 60<<10))[:100]
-	var buf [transport.HeaderV2]byte
+	var buf [protocol.HeaderV2]byte
 	const runs = 100
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -13,34 +13,8 @@ import (
 	"net/netip"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport/batch"
-)
-
-// Operations of the client protocol (docs/protocol.md).
-const (
-	OpHeartbeat        int32 = 2
-	OpHeartbeatReply   int32 = 3
-	OpSend             int32 = 4
-	OpMessage          int32 = 5
-	OpDisconnect       int32 = 6
-	OpAuth             int32 = 7
-	OpAuthReply        int32 = 8
-	OpRaw              int32 = 9
-	OpChangeRoom       int32 = 12
-	OpChangeRoomReply  int32 = 13
-	OpSubscribe        int32 = 14
-	OpSubscribeReply   int32 = 15
-	OpUnsubscribe      int32 = 16
-	OpUnsubscribeReply int32 = 17
-	OpAck              int32 = 18
-	OpAckReply         int32 = 19
-	OpJoinRoom         int32 = 20
-	OpJoinRoomReply    int32 = 21
-	OpLeaveRoom        int32 = 22
-	OpLeaveRoomReply   int32 = 23
-	OpTest             int32 = 254
-	OpTestReply        int32 = 255
 )
 
 // Packet is one packet from or to a client.
@@ -121,7 +95,7 @@ type Conn interface {
 	// reason where that can be sent without waiting, on TCP by closing. A
 	// ReadPacket or Write under way returns. It never blocks for the peer,
 	// and a second call does nothing. Code 0 is a plain end (1000 on ws).
-	Close(code envelope.CloseCode, reason string) error
+	Close(code protocol.CloseCode, reason string) error
 }
 
 // ErrIdle is TryReadPacket's: no whole packet has arrived.
@@ -198,7 +172,7 @@ type Waker interface {
 // tells it, Kind a short constant name for the counter (bad_length,
 // bad_header, too_large, bad_json, bad_utf8, mixed_forms …).
 type ProtocolError struct {
-	Code   envelope.CloseCode
+	Code   protocol.CloseCode
 	Kind   string
 	Reason string
 }

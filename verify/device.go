@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/verify/history"
 )
@@ -239,7 +240,7 @@ func (d *device) authenticate(w wire, reply *authReply) error {
 	if err != nil {
 		return fmt.Errorf("write the auth packet: %w", err)
 	}
-	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, transport.OpAuth, 1, 0, auth)
+	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpAuth, 1, 0, auth)
 	if err := w.write(packet, writeTimeout); err != nil {
 		return fmt.Errorf("send the auth packet: %w", err)
 	}
@@ -247,9 +248,9 @@ func (d *device) authenticate(w wire, reply *authReply) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("wait for the auth reply: %w", err)
-	case p.Op == transport.OpDisconnect:
+	case p.Op == protocol.OpDisconnect:
 		return readClose(p.Body)
-	case p.Op != transport.OpAuthReply:
+	case p.Op != protocol.OpAuthReply:
 		return fmt.Errorf("op %d came where the auth reply was to come", p.Op)
 	}
 	if err := json.Unmarshal(p.Body, reply); err != nil {
@@ -315,23 +316,23 @@ func (d *device) receive(c *conn, session *history.Session) error {
 // take notes a packet and gives back the ids that are to be acknowledged.
 func (d *device) take(p transport.Packet, session *history.Session, acks []uint64) ([]uint64, error) {
 	switch p.Op {
-	case transport.OpDisconnect:
+	case protocol.OpDisconnect:
 		return acks, readClose(p.Body)
-	case transport.OpRaw:
+	case protocol.OpRaw:
 		for rest := p.Body; len(rest) > 0; {
 			var inner transport.Packet
 			var err error
 			if inner, rest, err = transport.DecodePacket(rest, maxPacket); err != nil {
 				return acks, fmt.Errorf("read a batch: %w", err)
 			}
-			if inner.Op == transport.OpRaw {
+			if inner.Op == protocol.OpRaw {
 				return acks, errors.New("a batch came within a batch")
 			}
 			if acks, err = d.take(inner, session, acks); err != nil {
 				return acks, err
 			}
 		}
-	case transport.OpMessage:
+	case protocol.OpMessage:
 		d.note(p, session)
 		if p.ID != 0 {
 			acks = append(acks, p.ID)
@@ -363,15 +364,15 @@ func ackPacket(ids []uint64) []byte {
 	for _, id := range ids {
 		body = binary.BigEndian.AppendUint64(body, id)
 	}
-	return transport.AppendPacket(make([]byte, 0, transport.HeaderV1+len(body)),
-		transport.Version2, transport.HeaderV1, transport.OpAck, 0, 0, body)
+	return transport.AppendPacket(make([]byte, 0, protocol.HeaderV1+len(body)),
+		protocol.Version2, protocol.HeaderV1, protocol.OpAck, 0, 0, body)
 }
 
 // beat sends everybody's heartbeats, and closes connections that have been
 // silent for too long, until ctx is done. One goroutine does it for all
 // devices, so that none needs a timer.
 func (v *Verifier) beat(ctx context.Context) {
-	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, transport.OpHeartbeat, 2, 0, nil)
+	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpHeartbeat, 2, 0, nil)
 	for sleep(ctx, 200*time.Millisecond) == nil {
 		for _, d := range v.devices {
 			d.mu.Lock()

@@ -19,6 +19,7 @@ import (
 
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles"
 	"imgo/transport"
 	"imgo/verify"
@@ -256,19 +257,19 @@ func TestHeartbeats(t *testing.T) {
 func serveBeats(conn net.Conn, beats *atomic.Int64) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
-	var header [transport.HeaderV2]byte
+	var header [protocol.HeaderV2]byte
 	for {
 		p, err := transport.ReadPacket(r, &header, 1<<20)
 		if err != nil {
 			return
 		}
-		answer, body := transport.OpHeartbeatReply, ""
-		if p.Op == transport.OpAuth {
-			answer, body = transport.OpAuthReply, `{"session":"s","heartbeat":0.3}`
-		} else if p.Op == transport.OpHeartbeat {
+		answer, body := protocol.OpHeartbeatReply, ""
+		if p.Op == protocol.OpAuth {
+			answer, body = protocol.OpAuthReply, `{"session":"s","heartbeat":0.3}`
+		} else if p.Op == protocol.OpHeartbeat {
 			beats.Add(1)
 		}
-		if _, err := conn.Write(transport.AppendPacket(nil, 2, transport.HeaderV2, answer, p.Seq, 0, []byte(body))); err != nil {
+		if _, err := conn.Write(transport.AppendPacket(nil, 2, protocol.HeaderV2, answer, p.Seq, 0, []byte(body))); err != nil {
 			return
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -91,7 +92,7 @@ func (p *places) dial(ctx context.Context, to place) (wire, error) {
 		if err != nil {
 			return nil, err
 		}
-		conn.SetReadLimit(maxPacket + transport.HeaderV2)
+		conn.SetReadLimit(maxPacket + protocol.HeaderV2)
 		return &wsWire{conn: conn}, nil
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", to.address)
@@ -118,7 +119,7 @@ func (p *places) dial(ctx context.Context, to place) (wire, error) {
 type tcpWire struct {
 	raw, conn net.Conn // conn is raw or, over it, TLS
 	r         *bufio.Reader
-	header    [transport.HeaderV2]byte
+	header    [protocol.HeaderV2]byte
 	writing   sync.Mutex
 }
 

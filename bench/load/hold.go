@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -224,7 +225,7 @@ func newHolder(req HoldRequest) (*holder, error) {
 	if err := unix.EpollCtl(h.epoll, unix.EPOLL_CTL_ADD, h.wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}); err != nil {
 		return nil, fmt.Errorf("watch an eventfd: %w", err)
 	}
-	h.beats = beats{h: h, packet: Request(req.Kind, transport.OpHeartbeat, nil)}
+	h.beats = beats{h: h, packet: Request(req.Kind, protocol.OpHeartbeat, nil)}
 	return h, nil
 }
 
@@ -365,7 +366,7 @@ func (r *HoldRequest) auth(i int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the auth body: %w", err)
 	}
-	return Request(r.Kind, transport.OpAuth, b), nil
+	return Request(r.Kind, protocol.OpAuth, b), nil
 }
 
 // advance goes on with a connection that is not in yet and has an event.
@@ -396,11 +397,11 @@ func (h *holder) advance(c *held, i int) error {
 	welcome, refused := false, []byte(nil)
 	err = c.stream.feed(h.buf[:n], func(p transport.Packet) {
 		switch p.Op {
-		case transport.OpAuthReply:
+		case protocol.OpAuthReply:
 			welcome = true
-		case transport.OpDisconnect:
+		case protocol.OpDisconnect:
 			refused = bytes.Clone(p.Body)
-		case transport.OpMessage:
+		case protocol.OpMessage:
 			h.counts.packets.Add(1)
 		}
 	})
@@ -505,7 +506,7 @@ func (h *holder) read(c *held) {
 	const most = 8 * 1000 // bytes of ids in a packet
 	for len(ids) > 0 {
 		k := min(len(ids), most)
-		if _, err := unix.Write(c.fd, Request(h.req.Kind, transport.OpAck, ids[:k])); err != nil {
+		if _, err := unix.Write(c.fd, Request(h.req.Kind, protocol.OpAck, ids[:k])); err != nil {
 			h.counts.acksLost.Add(int64(k / 8))
 		} else {
 			h.counts.acks.Add(int64(k / 8))
@@ -519,12 +520,12 @@ func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error)
 	if !s.ws && s.rest == nil && !h.req.Stamped && !h.req.Ack {
 		// The common case, at five million a second: only lengths and
 		// operations are looked at.
-		for len(b) >= transport.HeaderV2 {
+		for len(b) >= protocol.HeaderV2 {
 			size := int(binary.BigEndian.Uint32(b))
-			if size < transport.HeaderV2 || size > len(b) {
+			if size < protocol.HeaderV2 || size > len(b) {
 				break
 			}
-			if binary.BigEndian.Uint32(b[8:]) == uint32(transport.OpMessage) {
+			if binary.BigEndian.Uint32(b[8:]) == uint32(protocol.OpMessage) {
 				pushed++
 			}
 			b = b[size:]
@@ -538,7 +539,7 @@ func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error)
 		now = time.Now().UnixNano()
 	}
 	err = s.feed(b, func(p transport.Packet) {
-		if p.Op != transport.OpMessage {
+		if p.Op != protocol.OpMessage {
 			return
 		}
 		pushed++

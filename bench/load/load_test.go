@@ -15,13 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
 func packets(bodies ...string) []byte {
 	var b []byte
 	for i, body := range bodies {
-		b = transport.AppendPacket(b, 2, transport.HeaderV2, transport.OpMessage, 0, uint64(i+1), []byte(body))
+		b = transport.AppendPacket(b, 2, protocol.HeaderV2, protocol.OpMessage, 0, uint64(i+1), []byte(body))
 	}
 	return b
 }
@@ -76,7 +77,7 @@ func TestStream(t *testing.T) {
 
 // TestTake: the short way counts what the long way does.
 func TestTake(t *testing.T) {
-	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpHeartbeatReply, 0, 0, nil), packets("x"))
+	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpHeartbeatReply, 0, 0, nil), packets("x"))
 	for range 500 {
 		var h holder
 		var s stream

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -139,8 +140,8 @@ func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err
 		}
 		var refused []byte
 		err = s.feed(buf[:n], func(p transport.Packet) {
-			welcome = welcome || p.Op == transport.OpAuthReply
-			if p.Op == transport.OpDisconnect {
+			welcome = welcome || p.Op == protocol.OpAuthReply
+			if p.Op == protocol.OpDisconnect {
 				refused = bytes.Clone(p.Body)
 			}
 		})
@@ -164,7 +165,7 @@ func (h *tlsHolder) read(conn net.Conn, s *stream) {
 			h.counts.reads.Add(1)
 			now, pushed := time.Now().UnixNano(), int64(0)
 			feedErr := s.feed(buf[:n], func(p transport.Packet) {
-				if p.Op != transport.OpMessage {
+				if p.Op != protocol.OpMessage {
 					return
 				}
 				pushed++

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -42,7 +43,7 @@ func ServerFrame(payload []byte) []byte {
 // Request is a client's packet of version 2 for a kind of connection; body has
 // up to 60,000 bytes.
 func Request(kind string, op int32, body []byte) []byte {
-	p := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, op, 0, 0, body)
+	p := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, op, 0, 0, body)
 	if kind == WS || kind == WSS {
 		return appendFrame(nil, p)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/verify/history"
 )
@@ -170,7 +171,7 @@ func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
 	if err != nil {
 		return false, false, fmt.Errorf("write the auth body: %w", err)
 	}
-	if w.send(transport.Packet{Op: transport.OpAuth, Seq: 1, Body: auth}) != nil {
+	if w.send(transport.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}) != nil {
 		return false, false, nil
 	}
 	c := &connection{device: d, wire: w, due: make(chan struct{}, 1)}
@@ -203,9 +204,9 @@ func (c *connection) serve() error {
 		}
 		for _, p := range packets {
 			switch {
-			case p.Op == transport.OpDisconnect:
+			case p.Op == protocol.OpDisconnect:
 				return c.sentAway(p.Body)
-			case c.session == nil && p.Op != transport.OpAuthReply:
+			case c.session == nil && p.Op != protocol.OpAuthReply:
 				return fmt.Errorf("op %d came before the auth reply", p.Op)
 			case c.session == nil:
 				var reply struct {
@@ -220,7 +221,7 @@ func (c *connection) serve() error {
 				if stay := c.stay(); stay > 0 {
 					defer time.AfterFunc(stay, c.leave).Stop()
 				}
-			case p.Op == transport.OpMessage:
+			case p.Op == protocol.OpMessage:
 				c.note(c.session, p.ID, p.Body)
 				c.ack(p.ID)
 			}
@@ -298,7 +299,7 @@ func (c *connection) write(done <-chan struct{}) {
 			return
 		case <-beats.C:
 			// A connection that cannot be written to is found out by reading.
-			_ = c.wire.send(transport.Packet{Op: transport.OpHeartbeat, Seq: 2})
+			_ = c.wire.send(transport.Packet{Op: protocol.OpHeartbeat, Seq: 2})
 		case <-due:
 			delay := rand.N(c.ackDelay)
 			if c.r.isCalm() {
@@ -332,7 +333,7 @@ func (c *connection) sendAcks() {
 	for len(ids) > 0 {
 		n := min(len(ids), ackBatch)
 		// Those that do not arrive come again with the next session.
-		_ = c.wire.send(transport.Packet{Op: transport.OpAck, Body: ackBody(c.kind == kindJSON, ids[:n])})
+		_ = c.wire.send(transport.Packet{Op: protocol.OpAck, Body: ackBody(c.kind == kindJSON, ids[:n])})
 		ids = ids[n:]
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -42,7 +43,7 @@ func narrow(conn net.Conn) {
 type tcpWire struct {
 	conn   net.Conn
 	r      *bufio.Reader
-	header [transport.HeaderV2]byte
+	header [protocol.HeaderV2]byte
 	mu     sync.Mutex // held while writing
 }
 
@@ -63,7 +64,7 @@ func (w *tcpWire) send(p transport.Packet) error {
 	if err := w.conn.SetWriteDeadline(time.Now().Add(callLimit)); err != nil {
 		return err
 	}
-	_, err := w.conn.Write(transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, p.Op, p.Seq, 0, p.Body))
+	_, err := w.conn.Write(transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, p.Op, p.Seq, 0, p.Body))
 	return err
 }
 
@@ -124,7 +125,7 @@ func (w *wsWire) send(p transport.Packet) error {
 	defer cancel()
 	if !w.text {
 		return w.conn.Write(ctx, websocket.MessageBinary,
-			transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, p.Op, p.Seq, 0, p.Body))
+			transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, p.Op, p.Seq, 0, p.Body))
 	}
 	body := p.Body
 	if len(body) == 0 {

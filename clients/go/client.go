@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // Message is one message that was pushed to the user.
@@ -266,7 +267,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if errors.As(err, &refused) && !refused.Reconnect {
 			// A token that has expired can be replaced by one that has not;
 			// if a fresh one is refused too, that is final.
-			expired := refused.Code == int(envelope.CloseTokenExpired) && c.cfg.TokenSource != nil
+			expired := refused.Code == int(protocol.CloseTokenExpired) && c.cfg.TokenSource != nil
 			if !expired || renewed {
 				return err
 			}

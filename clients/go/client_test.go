@@ -15,6 +15,7 @@ import (
 
 	imgoclient "imgo/clients/go"
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -59,7 +60,7 @@ func TestWaitsForItsTurn(t *testing.T) {
 		r := start(t, s, func(cfg *imgoclient.Config) { cfg.ConnectTimeout = time.Second })
 		p := s.accept()
 		<-time.After(1500 * time.Millisecond) // until the dial's time is over
-		p.send(transport.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
+		p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
 		p.push(1)
 		r.expect(1)
 		p.expectAcks(1)
@@ -80,13 +81,13 @@ func TestBatchedPackets(t *testing.T) {
 		p := s.welcome()
 		var batch []byte
 		for id := uint64(1); id <= 3; id++ {
-			batch = transport.AppendPacket(batch, 2, transport.HeaderV2, transport.OpMessage, 0, id, fmt.Append(nil, id))
+			batch = transport.AppendPacket(batch, 2, protocol.HeaderV2, protocol.OpMessage, 0, id, fmt.Append(nil, id))
 		}
 		if err := p.write(batch); err != nil { // several packets in one write
 			t.Fatal(err)
 		}
-		inner := transport.AppendPacket(nil, 2, transport.HeaderV2, transport.OpMessage, 0, 4, []byte("4"))
-		p.send(transport.OpRaw, 0, 0, string(inner))
+		inner := transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpMessage, 0, 4, []byte("4"))
+		p.send(protocol.OpRaw, 0, 0, string(inner))
 		r.expect(1, 2, 3, 4)
 		p.expectAcks(4)
 		r.stop()
@@ -125,7 +126,7 @@ func TestAcknowledgesOverTheNextConnection(t *testing.T) {
 	p.close()
 	p = s.welcome()
 	eventually(t, "the client is connected", func() bool { return r.Send(context.Background(), nil) == nil })
-	p.expect(transport.OpSend)
+	p.expect(protocol.OpSend)
 	r.cancel() // the delay ends with the client
 	if diff := cmp.Diff([]uint64{7}, p.expectAcks(1)); diff != "" {
 		t.Errorf("acks: %s", diff)
@@ -180,7 +181,7 @@ func TestNoAck(t *testing.T) {
 	if err := r.Send(context.Background(), []byte("up")); err != nil {
 		t.Fatal(err)
 	}
-	if up := p.expect(transport.OpSend); string(up.Body) != "up" { // and no ack before it
+	if up := p.expect(protocol.OpSend); string(up.Body) != "up" { // and no ack before it
 		t.Errorf("sent %q", up.Body)
 	}
 	r.stop()
@@ -206,9 +207,9 @@ func TestCloseCodes(t *testing.T) {
 					r := start(t, s, nil)
 					p := s.accept()
 					if when == "later" {
-						p.send(transport.OpAuthReply, 1, 0, `{}`)
+						p.send(protocol.OpAuthReply, 1, 0, `{}`)
 					}
-					p.send(transport.OpDisconnect, 0, 0, test.body)
+					p.send(protocol.OpDisconnect, 0, 0, test.body)
 					if test.back {
 						s.welcome()
 						r.stop()
@@ -232,7 +233,7 @@ func TestWebSocketCloseCode(t *testing.T) {
 	p := s.welcome()
 	p.closeWith(3503, "revoked")
 	var refused *imgoclient.CloseError
-	if err := r.wait(); !errors.As(err, &refused) || refused.Code != int(envelope.CloseTokenRevoked) || refused.Reason != "revoked" {
+	if err := r.wait(); !errors.As(err, &refused) || refused.Code != int(protocol.CloseTokenRevoked) || refused.Reason != "revoked" {
 		t.Errorf("Run returned %v", err)
 	}
 }
@@ -246,13 +247,13 @@ func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 			return fmt.Sprintf("token-%d", tokens.Add(1)), nil
 		}
 	})
-	s.accept().send(transport.OpDisconnect, 0, 0, expired)
+	s.accept().send(protocol.OpDisconnect, 0, 0, expired)
 	p := s.welcome()
 	if p.auth.Token != "token-2" {
 		t.Errorf("came back with %s", p.auth.Token)
 	}
-	p.send(transport.OpDisconnect, 0, 0, expired)
-	s.accept().send(transport.OpDisconnect, 0, 0, expired)
+	p.send(protocol.OpDisconnect, 0, 0, expired)
+	s.accept().send(protocol.OpDisconnect, 0, 0, expired)
 	var refused *imgoclient.CloseError
 	if err := r.wait(); !errors.As(err, &refused) || refused.Code != 3502 {
 		t.Errorf("Run returned %v", err)
@@ -266,17 +267,17 @@ func TestRooms(t *testing.T) {
 	ctx := context.Background()
 	answers := make(chan error, 1)
 	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
-	p.expect(transport.OpSend)
+	p.expect(protocol.OpSend)
 
 	go func() { answers <- r.Join(ctx, "b") }()
-	join := p.expect(transport.OpJoinRoom)
-	p.send(transport.OpJoinRoomReply, join.Seq, 0, "")
+	join := p.expect(protocol.OpJoinRoom)
+	p.send(protocol.OpJoinRoomReply, join.Seq, 0, "")
 	if err := <-answers; err != nil || string(join.Body) != "b" {
 		t.Errorf("join %q: %v", join.Body, err)
 	}
 	go func() { answers <- r.Leave(ctx, "a") }()
-	leave := p.expect(transport.OpLeaveRoom)
-	p.send(transport.OpLeaveRoomReply, leave.Seq, 0, "")
+	leave := p.expect(protocol.OpLeaveRoom)
+	p.send(protocol.OpLeaveRoomReply, leave.Seq, 0, "")
 	if err := <-answers; err != nil {
 		t.Errorf("leave: %v", err)
 	}
@@ -290,10 +291,10 @@ func TestRooms(t *testing.T) {
 	}
 	// Comet refuses a room too many by closing.
 	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
-	p.expect(transport.OpSend)
+	p.expect(protocol.OpSend)
 	go func() { answers <- r.Join(ctx, "c") }()
-	p.expect(transport.OpJoinRoom)
-	p.send(transport.OpDisconnect, 0, 0, `{"code":3500,"reason":"room: a session may be in at most 1","reconnect":false}`)
+	p.expect(protocol.OpJoinRoom)
+	p.send(protocol.OpDisconnect, 0, 0, `{"code":3500,"reason":"room: a session may be in at most 1","reconnect":false}`)
 	var refused *imgoclient.CloseError
 	if err := <-answers; !errors.Is(err, imgoclient.ErrNotConnected) || !errors.As(err, &refused) {
 		t.Errorf("join: %v", err)
@@ -307,13 +308,13 @@ func TestHeartbeatAndSilence(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, func(cfg *imgoclient.Config) { cfg.CallTimeout = 50 * time.Millisecond })
 	p := s.accept()
-	p.send(transport.OpAuthReply, 1, 0, `{"heartbeat":0.02}`)
+	p.send(protocol.OpAuthReply, 1, 0, `{"heartbeat":0.02}`)
 	for range 3 {
 		beat, err := p.read()
-		if err != nil || beat.Op != transport.OpHeartbeat || beat.Seq == 0 {
+		if err != nil || beat.Op != protocol.OpHeartbeat || beat.Seq == 0 {
 			t.Fatalf("got %+v, %v, want a heartbeat", beat, err)
 		}
-		p.send(transport.OpHeartbeatReply, beat.Seq, 0, "")
+		p.send(protocol.OpHeartbeatReply, beat.Seq, 0, "")
 	}
 	s.welcome() // the first connection has fallen silent: a new one is made
 	r.stop()

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	imgoclient "imgo/clients/go"
-	"imgo/transport"
+	"imgo/protocol"
 )
 
 // shutDown says goodbye as a comet that stops does.
@@ -25,7 +25,7 @@ func (p *peer) shutDown(addresses ...string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.send(transport.OpDisconnect, 0, 0, fmt.Sprintf(`{"code":3001,"reason":"shutting down","reconnect":true,"addresses":%s}`, list))
+	p.send(protocol.OpDisconnect, 0, 0, fmt.Sprintf(`{"code":3001,"reason":"shutting down","reconnect":true,"addresses":%s}`, list))
 	p.close()
 }
 

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	imgoclient "imgo/clients/go"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -79,7 +80,7 @@ func newServer(t *testing.T, network string) *server {
 			}
 			t.Cleanup(func() { conn.Close() })
 			r := bufio.NewReader(conn)
-			var header [transport.HeaderV2]byte
+			var header [protocol.HeaderV2]byte
 			s.accepted <- &peer{
 				t: t,
 				read: func() (transport.Packet, error) {
@@ -146,7 +147,7 @@ func (s *server) accept() *peer {
 	s.t.Helper()
 	select {
 	case p := <-s.accepted:
-		packet := p.expect(transport.OpAuth)
+		packet := p.expect(protocol.OpAuth)
 		if packet.Version != 2 {
 			s.t.Errorf("the auth packet has version %d", packet.Version)
 		}
@@ -164,7 +165,7 @@ func (s *server) accept() *peer {
 func (s *server) welcome() *peer {
 	s.t.Helper()
 	p := s.accept()
-	p.send(transport.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"pending":3}`)
+	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"pending":3}`)
 	return p
 }
 
@@ -180,7 +181,7 @@ func (s *server) none(within time.Duration) {
 
 func (p *peer) send(op, seq int32, id uint64, body string) {
 	p.t.Helper()
-	if err := p.write(transport.AppendPacket(nil, 2, transport.HeaderV2, op, seq, id, []byte(body))); err != nil {
+	if err := p.write(transport.AppendPacket(nil, 2, protocol.HeaderV2, op, seq, id, []byte(body))); err != nil {
 		p.t.Fatalf("server: send op %d: %v", op, err)
 	}
 }
@@ -189,7 +190,7 @@ func (p *peer) send(op, seq int32, id uint64, body string) {
 func (p *peer) push(ids ...uint64) {
 	p.t.Helper()
 	for _, id := range ids {
-		p.send(transport.OpMessage, 0, id, fmt.Sprint(id))
+		p.send(protocol.OpMessage, 0, id, fmt.Sprint(id))
 	}
 }
 
@@ -204,7 +205,7 @@ func (p *peer) expect(op int32) transport.Packet {
 		if packet.Op == op {
 			return packet
 		}
-		if packet.Op != transport.OpHeartbeat {
+		if packet.Op != protocol.OpHeartbeat {
 			p.t.Fatalf("server: got op %d, want %d", packet.Op, op)
 		}
 	}
@@ -216,7 +217,7 @@ func (p *peer) expectAcks(n int) []uint64 {
 	p.t.Helper()
 	var ids []uint64
 	for len(ids) < n {
-		packet := p.expect(transport.OpAck)
+		packet := p.expect(protocol.OpAck)
 		if len(packet.Body)%8 != 0 {
 			p.t.Fatalf("server: ack body of %d bytes", len(packet.Body))
 		}
@@ -224,7 +225,7 @@ func (p *peer) expectAcks(n int) []uint64 {
 			ids = append(ids, binary.BigEndian.Uint64(b))
 		}
 		if packet.Seq != 0 {
-			p.send(transport.OpAckReply, packet.Seq, 0, "")
+			p.send(protocol.OpAckReply, packet.Seq, 0, "")
 		}
 	}
 	return ids

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -105,7 +106,7 @@ func (c *Client) connect(ctx context.Context, to target) (*session, error) {
 // handshake says who we are and waits for the server's word.
 func handshake(ctx context.Context, w wire, auth []byte) (Session, error) {
 	deadline, _ := ctx.Deadline()
-	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV1, transport.OpAuth, 1, 0, auth)
+	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpAuth, 1, 0, auth)
 	if err := w.write(deadline, packet); err != nil {
 		return Session{}, fmt.Errorf("send the auth packet: %w", err)
 	}
@@ -115,9 +116,9 @@ func handshake(ctx context.Context, w wire, auth []byte) (Session, error) {
 			return Session{}, fmt.Errorf("wait for the auth reply: %w", ended(err))
 		}
 		switch p.Op {
-		case transport.OpAuthReply:
+		case protocol.OpAuthReply:
 			return readInfo(p.Body)
-		case transport.OpDisconnect:
+		case protocol.OpDisconnect:
 			return Session{}, readClose(p.Body)
 		}
 		// Nothing else means anything before the auth reply.
@@ -203,7 +204,7 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 			s.farewell()
 			return nil
 		case <-heartbeat.C:
-			if err := s.write(transport.OpHeartbeat, s.nextSeq(), nil); err != nil {
+			if err := s.write(protocol.OpHeartbeat, s.nextSeq(), nil); err != nil {
 				s.fail(err)
 			}
 		case <-due:
@@ -234,7 +235,7 @@ func (s *session) receive(queue *queue) error {
 		if err != nil {
 			return fmt.Errorf("receive: %w", ended(err))
 		}
-		if p.Op != transport.OpRaw {
+		if p.Op != protocol.OpRaw {
 			if err := s.dispatch(p, queue); err != nil {
 				return err
 			}
@@ -255,9 +256,9 @@ func (s *session) receive(queue *queue) error {
 // dispatch gives a packet to whom it is for.
 func (s *session) dispatch(p transport.Packet, queue *queue) error {
 	switch {
-	case p.Op == transport.OpDisconnect:
+	case p.Op == protocol.OpDisconnect:
 		return readClose(p.Body)
-	case p.Op == transport.OpMessage || p.Op >= 1000:
+	case p.Op == protocol.OpMessage || p.Op >= 1000:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
 		}
@@ -290,7 +291,7 @@ func (s *session) sendAcks(seq int32) (sent bool, err error) {
 		if all {
 			ask = seq
 		}
-		if err := s.write(transport.OpAck, ask, body); err != nil {
+		if err := s.write(protocol.OpAck, ask, body); err != nil {
 			s.client.inbox.giveBack(ids)
 			return sent, err
 		}
@@ -320,7 +321,7 @@ func (s *session) farewell() {
 
 // write sends one packet.
 func (s *session) write(op, seq int32, body []byte) error {
-	packet := transport.AppendPacket(nil, transport.Version2, transport.HeaderV2, op, seq, 0, body)
+	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, op, seq, 0, body)
 	if err := s.wire.write(time.Now().Add(s.client.cfg.CallTimeout), packet); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
@@ -355,9 +356,9 @@ func (s *session) forget(seq int32) {
 
 func roomOp(join bool) int32 {
 	if join {
-		return transport.OpJoinRoom
+		return protocol.OpJoinRoom
 	}
-	return transport.OpLeaveRoom
+	return protocol.OpLeaveRoom
 }
 
 // changeRoom tells the server and waits for its answer.
@@ -385,7 +386,7 @@ func (s *session) send(ctx context.Context, body []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.write(transport.OpSend, 0, body); err != nil {
+	if err := s.write(protocol.OpSend, 0, body); err != nil {
 		s.fail(err)
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -100,7 +100,7 @@ func (t target) dial(ctx context.Context, maxBody int) (wire, error) {
 type tcpWire struct {
 	conn    net.Conn
 	r       *bufio.Reader
-	header  [transport.HeaderV2]byte
+	header  [protocol.HeaderV2]byte
 	maxBody int
 	mu      sync.Mutex // held while writing
 }
@@ -145,7 +145,7 @@ func (t target) dialWS(ctx context.Context, maxBody int) (wire, error) {
 		}
 		return nil, fmt.Errorf("connect to %s: %w", t.address, err)
 	}
-	conn.SetReadLimit(int64(maxBody) + transport.HeaderV2)
+	conn.SetReadLimit(int64(maxBody) + protocol.HeaderV2)
 	return &wsWire{conn: conn, maxBody: maxBody, idle: idle}, nil
 }
 
@@ -165,7 +165,7 @@ func (w *wsWire) read(deadline time.Time) (transport.Packet, error) {
 		var closed websocket.CloseError
 		switch {
 		case errors.As(err, &closed) && closed.Code >= 3000:
-			code := envelope.CloseCode(closed.Code)
+			code := protocol.CloseCode(closed.Code)
 			return transport.Packet{}, &CloseError{Code: int(code), Reason: closed.Reason, Reconnect: code.Reconnect()}
 		case err != nil:
 			return transport.Packet{}, err

@@ -8,6 +8,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/lazyctx"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -315,7 +316,7 @@ func (a *admission) admit(v *arrival, patient func() context.Context) error {
 		v.session.shutDown()
 	case v.over:
 		c.metrics.refused.WithLabelValues(refusedWait).Inc()
-		v.session.refused(v.started, envelope.CloseOverload, "the server cannot take the connection now")
+		v.session.refused(v.started, protocol.CloseOverload, "the server cannot take the connection now")
 	case v.session == nil && a.left(v):
 		c.metrics.refused.WithLabelValues(refusedLeft).Inc()
 	default:

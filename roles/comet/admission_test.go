@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -20,7 +20,7 @@ func (s *server) knock(n int) []*client {
 	clients := make([]*client, n)
 	for i := range clients {
 		clients[i] = s.dialPipe(pipe.Options{})
-		clients[i].send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":"u%04d"}`, i))
+		clients[i].send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":"u%04d"}`, i))
 		synctest.Wait() // it has come before the next one is sent
 	}
 	return clients
@@ -100,7 +100,7 @@ func TestAdmissionBound(t *testing.T) {
 				}
 				time.Sleep(6 * time.Second) // a question that is under way is waited for
 				for _, c := range clients {
-					c.closedWith(envelope.CloseOverload)
+					c.closedWith(protocol.CloseOverload)
 				}
 				if n := s.metric("imgo_comet_refused_total", "reason=connect_wait"); n != 300 {
 					t.Errorf("%v were refused for having waited, want 300", n)
@@ -167,7 +167,7 @@ func TestAdmissionStop(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 		for _, c := range clients {
-			c.closedWith(envelope.CloseShutdown)
+			c.closedWith(protocol.CloseShutdown)
 		}
 	})
 }
@@ -189,7 +189,7 @@ func TestAdmissionLeft(t *testing.T) {
 	}{{"tcp", s.dialTCP}, {"ws", func() *client { return s.dialWS(false) }}} {
 		first, second, third := test.dial(), test.dial(), test.dial()
 		for i, c := range []*client{first, second, third} {
-			c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":"%s%d"}`, test.name, i))
+			c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":"%s%d"}`, test.name, i))
 			sent++
 			eventually(t, "the packet has come", func() bool {
 				return s.metric("imgo_comet_packets_total", "op=auth") == float64(sent)
@@ -200,7 +200,7 @@ func TestAdmissionLeft(t *testing.T) {
 				}
 			}
 		}
-		if p := third.receive(); p.Op != transport.OpAuthReply {
+		if p := third.receive(); p.Op != protocol.OpAuthReply {
 			t.Fatalf("the third got op %d", p.Op)
 		}
 	}
@@ -240,18 +240,18 @@ func TestAdmissionAlone(t *testing.T) {
 	var waiting []*client
 	for _, token := range []string{"slow", "late"} {
 		c := s.dialTCP()
-		c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, token))
+		c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, token))
 		waiting = append(waiting, c)
 	}
 	eventually(t, "logic was asked about both", func() bool { return waits.Load() == 2 })
 	s.dialTCP().login("quick", "")
 	s.dialWS(true).login("quick", "")
 	answerLate()
-	if p := waiting[1].receive(); p.Op != transport.OpAuthReply {
+	if p := waiting[1].receive(); p.Op != protocol.OpAuthReply {
 		t.Errorf("who came late got %+v", p)
 	}
 	answerSlow()
-	if p := waiting[0].receive(); p.Op != transport.OpAuthReply {
+	if p := waiting[0].receive(); p.Op != protocol.OpAuthReply {
 		t.Errorf("who came first got %+v", p)
 	}
 	if n := asked.Load(); n != 2 {

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -111,7 +111,7 @@ func TestAnnounceInChunks(t *testing.T) {
 		const n = 1500
 		for i := range n {
 			c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
-			c.send(1, transport.OpAuth, 1, fmt.Sprint("u", i))
+			c.send(1, protocol.OpAuth, 1, fmt.Sprint("u", i))
 		}
 		time.Sleep(1500 * time.Millisecond)
 		from := len(logic.since(0))
@@ -145,16 +145,16 @@ func TestOnline(t *testing.T) {
 		s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval = time.Second })
 		join := func() *client {
 			c := s.dialPipe(pipe.Options{})
-			c.send(1, transport.OpAuth, 1, `{"mid":1,"room_id":"live://1"}`)
-			c.expect(transport.OpAuthReply, 0, "")
+			c.send(1, protocol.OpAuth, 1, `{"mid":1,"room_id":"live://1"}`)
+			c.expect(protocol.OpAuthReply, 0, "")
 			return c
 		}
 		c := join()
 		time.Sleep(1500 * time.Millisecond)
-		c.send(1, transport.OpHeartbeat, 1, "")
-		c.expect(transport.OpHeartbeatReply, 0, "\x00\x00\x00\x29")
+		c.send(1, protocol.OpHeartbeat, 1, "")
+		c.expect(protocol.OpHeartbeatReply, 0, "\x00\x00\x00\x29")
 		join() // here it counts at once
-		c.send(1, transport.OpHeartbeat, 1, "")
-		c.expect(transport.OpHeartbeatReply, 0, "\x00\x00\x00\x2a")
+		c.send(1, protocol.OpHeartbeat, 1, "")
+		c.expect(protocol.OpHeartbeatReply, 0, "\x00\x00\x00\x2a")
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -54,9 +55,9 @@ type authBody struct {
 // name like any other.
 func identify(p transport.Packet, text bool, auth *authBody) (generation, transport.Form) {
 	switch {
-	case p.Version == transport.Version2 && text:
+	case p.Version == protocol.Version2 && text:
 		return genV2, transport.FormV2JSON
-	case p.Version == transport.Version2:
+	case p.Version == protocol.Version2:
 		return genV2, transport.FormV2
 	case text:
 		return genImgo, transport.FormImgoJSON

@@ -9,15 +9,15 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
 // autoAcked connects the first session as a client that does not acknowledge.
 func autoAcked(s *server, o pipe.Options) *client {
 	c := s.dialPipe(o)
-	c.send(1, transport.OpAuth, 1, "ann")
+	c.send(1, protocol.OpAuth, 1, "ann")
 	c.receive()
 	s.push(s.backlog(0, 0, 0, false))
 	return c
@@ -29,9 +29,9 @@ func TestAutoAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := autoAcked(s, pipe.Options{})
-		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1), s.live(0, transport.OpMessage, "live"))
+		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1), s.live(0, protocol.OpMessage, "live"))
 		time.Sleep(10 * time.Second)
-		c.send(1, transport.OpHeartbeat, 2, "") // no proof: it may not have read
+		c.send(1, protocol.OpHeartbeat, 2, "") // no proof: it may not have read
 		time.Sleep(time.Second)
 		if ids := s.logic.acked(); len(ids) != 0 {
 			t.Fatalf("acknowledged %v that nobody has read", ids)
@@ -92,7 +92,7 @@ func TestAutoAckUnknowable(t *testing.T) {
 		if ids := s.logic.acked(); len(ids) != 0 {
 			t.Fatalf("acknowledged %v before a packet came", ids)
 		}
-		c.send(1, transport.OpHeartbeat, 2, "")
+		c.send(1, protocol.OpHeartbeat, 2, "")
 		time.Sleep(time.Second)
 		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1]" {
 			t.Fatalf("acknowledged %v, want [1]", ids)
@@ -116,7 +116,7 @@ func TestNoAutoAck(t *testing.T) {
 		c.receive()
 		c.receive()
 		time.Sleep(time.Minute)
-		c.send(2, transport.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x02")
+		c.send(2, protocol.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x02")
 		time.Sleep(time.Second)
 		if ids := s.logic.acked(); fmt.Sprint(ids) != "[2]" {
 			t.Fatalf("acknowledged %v, want [2]", ids)
@@ -128,7 +128,7 @@ func TestNoAutoAck(t *testing.T) {
 func TestAutoAckOverTCP(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	for i, c := range []*client{s.dialTCP(), s.dialWS(false)} {
-		c.send(1, transport.OpAuth, 1, "ann")
+		c.send(1, protocol.OpAuth, 1, "ann")
 		c.receive()
 		s.push(s.backlog(i, 0, 0, false), s.kept(i, 1, 0))
 		c.receive()
@@ -151,7 +151,7 @@ func TestAckBatches(t *testing.T) {
 		s := start(t, logic, func(cfg *comet.Config) { cfg.AckQueue, cfg.AckBatch = 50, 20 })
 		c := s.connected(0, "ann", 0)
 		for id := range 100 {
-			c.send(2, transport.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", id+1))
+			c.send(2, protocol.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", id+1))
 		}
 		time.Sleep(time.Second)
 		if n := s.metric("imgo_comet_lost_total", "queue=ack"); n < 30 || n > 50 {
@@ -184,7 +184,7 @@ func TestAckRefused(t *testing.T) {
 		}
 		s := start(t, logic, nil)
 		for i, user := range []string{"ann", "eve", "bob"} {
-			s.connected(i, user, 0).send(2, transport.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", i+1))
+			s.connected(i, user, 0).send(2, protocol.OpAck, 0, fmt.Sprintf("\x00\x00\x00\x00\x00\x00\x00%c", i+1))
 		}
 		time.Sleep(time.Second)
 		ids := logic.acked()

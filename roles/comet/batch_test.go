@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 )
 
 // TestPushesMeet: callers push to the same sessions at once, each in another
@@ -48,7 +48,7 @@ func TestPushesMeet(t *testing.T) {
 		to := order(k)
 		pushing.Go(func() {
 			for n := range rounds {
-				d := &envelope.Delivery{Op: transport.OpMessage, Body: fmt.Appendf(nil, "%d %d %s", k, n, padding)}
+				d := &envelope.Delivery{Op: protocol.OpMessage, Body: fmt.Appendf(nil, "%d %d %s", k, n, padding)}
 				switch n % 4 {
 				case 0:
 					d.All = true
@@ -59,7 +59,7 @@ func TestPushesMeet(t *testing.T) {
 				}
 				req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{d}}
 				if n == rounds/2 && k == 0 { // in the midst of it the last ones are closed
-					req.Deliveries = append(req.Deliveries, s.kick(clients-1, envelope.CloseKicked, "go"), s.kick(clients-2, envelope.CloseKicked, "go"))
+					req.Deliveries = append(req.Deliveries, s.kick(clients-1, protocol.CloseKicked, "go"), s.kick(clients-2, protocol.CloseKicked, "go"))
 				}
 				if _, err := s.Push(context.Background(), req); err != nil {
 					t.Error(err)

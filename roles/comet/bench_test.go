@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/transport"
 )
@@ -27,7 +28,7 @@ type sink struct {
 
 func (c *sink) ReadPacket() (transport.Packet, error) {
 	if c.auth.CompareAndSwap(false, true) {
-		return transport.Packet{Version: 2, Op: transport.OpAuth, Seq: 1, Body: []byte("ann")}, nil
+		return transport.Packet{Version: 2, Op: protocol.OpAuth, Seq: 1, Body: []byte("ann")}, nil
 	}
 	<-c.closed
 	return transport.Packet{}, io.EOF
@@ -38,7 +39,7 @@ func (c *sink) Write(_ time.Time, frames ...[]byte) error {
 	return nil
 }
 
-func (c *sink) Close(envelope.CloseCode, string) error {
+func (c *sink) Close(protocol.CloseCode, string) error {
 	c.once.Do(func() { close(c.closed) })
 	return nil
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -27,11 +27,11 @@ func TestAncestorBug04_FullQueueIsCountedAndCostsNobodyElse(t *testing.T) {
 	body := strings.Repeat("x", 1000)
 	var batch []*envelope.Delivery
 	for id := uint64(1); id <= 10; id++ {
-		batch = append(batch, s.live(0, transport.OpMessage, body), s.kept(0, id, id-1), s.kept(1, id, id-1))
+		batch = append(batch, s.live(0, protocol.OpMessage, body), s.kept(0, id, id-1), s.kept(1, id, id-1))
 	}
 	s.push(batch...)
 	for id := uint64(1); id <= 10; id++ {
-		other.expect(transport.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
+		other.expect(protocol.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
 	}
 	if n := s.metric("imgo_comet_messages_total", "kind=live", "outcome=dropped"); n < 7 {
 		t.Errorf("%v messages were counted as dropped", n)
@@ -62,7 +62,7 @@ func TestAncestorBug06_ClientThatLeavesBeforeItsAuthReply(t *testing.T) {
 	}}
 	s := start(t, logic, nil)
 	c := s.dialPipe(pipe.Options{})
-	c.send(1, transport.OpAuth, 1, "ann")
+	c.send(1, protocol.OpAuth, 1, "ann")
 	eventualSession(t, s, 0)
 	_ = c.Close()
 	close(release)
@@ -80,17 +80,17 @@ func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 	}
 	older := dial()
 	newer := dial() // takes the key over
-	older.closedWith(envelope.CloseReplacedByKey)
+	older.closedWith(protocol.CloseReplacedByKey)
 	eventually(t, "the older one is detached", func() bool { return len(s.logic.gone()) == 1 })
 	if d := s.logic.gone()[0]; d.Session.Session != s.logic.session(0) {
 		t.Fatalf("detached session %x, want %x", d.Session.Session, s.logic.session(0))
 	}
-	s.push(s.live(1, transport.OpMessage, "1"), &envelope.Delivery{Op: 5, Body: []byte("2"), Room: "r"})
-	newer.expect(transport.OpMessage, 0, "1")
-	newer.expect(transport.OpMessage, 0, "2")
+	s.push(s.live(1, protocol.OpMessage, "1"), &envelope.Delivery{Op: 5, Body: []byte("2"), Room: "r"})
+	newer.expect(protocol.OpMessage, 0, "1")
+	newer.expect(protocol.OpMessage, 0, "2")
 	// The key is still the newer one's: a third session finds and closes it.
 	dial()
-	newer.closedWith(envelope.CloseReplacedByKey)
+	newer.closedWith(protocol.CloseReplacedByKey)
 }
 
 // Bug 14: no write deadlines, and a full channel blocked under the bucket's
@@ -124,7 +124,7 @@ func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	old, v2 := s.dialWS(true), s.dialWS(true)
-	old.send(1, transport.OpAuth, 1, `"ann"`)
+	old.send(1, protocol.OpAuth, 1, `"ann"`)
 	old.receive()
 	v2.login("bob", "")
 	for _, body := range []string{"not JSON", `{"broken":`, "\xff\xfe\x00", "", strings.Repeat("[", 20000)} {
@@ -135,8 +135,8 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 			}
 		}
 	}
-	old.send(1, transport.OpHeartbeat, 1, "")
-	old.expect(transport.OpHeartbeatReply, 0, "{}")
+	old.send(1, protocol.OpHeartbeat, 1, "")
+	old.expect(protocol.OpHeartbeatReply, 0, "{}")
 }
 
 // Bug 19, comet's half: a stop exited without cleaning up. TestDrain has the
@@ -148,7 +148,7 @@ func TestAncestorBug19_StopDetachesItsSessions(t *testing.T) {
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
-	c.closedWith(envelope.CloseShutdown)
+	c.closedWith(protocol.CloseShutdown)
 	if n := len(s.logic.gone()); n != 1 {
 		t.Fatalf("%d sessions were detached", n)
 	}

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 )
 
 // TestBroadcastsWhileClientsComeAndGo: several callers push to all and to a
@@ -41,10 +41,10 @@ func TestBroadcastsWhileClientsComeAndGo(t *testing.T) {
 						default:
 						}
 						c := dials[i]()
-						c.send(2, transport.OpAuth, 1, `{"token":"goes","rooms":["r"]}`)
+						c.send(2, protocol.OpAuth, 1, `{"token":"goes","rooms":["r"]}`)
 						if i != 2 {
-							c.send(2, transport.OpLeaveRoom, 2, "r")
-							c.send(2, transport.OpJoinRoom, 3, "r")
+							c.send(2, protocol.OpLeaveRoom, 2, "r")
+							c.send(2, protocol.OpJoinRoom, 3, "r")
 						}
 						if n%2 == 0 { // or it goes with everything under way
 							_, _ = c.next()
@@ -56,7 +56,7 @@ func TestBroadcastsWhileClientsComeAndGo(t *testing.T) {
 			for k := range callers {
 				pushing.Go(func() {
 					one := func(n int) *envelope.Delivery {
-						d := &envelope.Delivery{Op: transport.OpMessage, Body: fmt.Appendf(nil, "%d%05d", k, n), All: n%2 == 0}
+						d := &envelope.Delivery{Op: protocol.OpMessage, Body: fmt.Appendf(nil, "%d%05d", k, n), All: n%2 == 0}
 						if !d.All {
 							d.Room = "r"
 						}

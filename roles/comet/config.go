@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"imgo/envelope"
-	"imgo/transport"
+	"imgo/protocol"
 )
 
 // Config is what a Comet is told. Start from DefaultConfig. A zero duration,
@@ -176,7 +176,7 @@ func DefaultConfig() Config {
 		HandshakeTimeout: 5 * time.Second,
 		Heartbeat:        60 * time.Second,
 		HeartbeatV1:      8 * time.Minute,
-		MaxBody:          transport.DefaultMaxBody,
+		MaxBody:          protocol.DefaultMaxBody,
 		PendingBytes:     256 << 10,
 		SendBuffer:       128 << 10,
 		WriteTimeout:     20 * time.Second,

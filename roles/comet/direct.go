@@ -1,7 +1,7 @@
 package comet
 
 import (
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -142,6 +142,6 @@ func (s *session) writeFailed() {
 
 // closeSlow ends a session that took nothing for too long. Holds mu.
 func (s *session) closeSlow() {
-	s.fail(envelope.CloseSlow, "the connection took nothing for too long")
+	s.fail(protocol.CloseSlow, "the connection took nothing for too long")
 	_ = s.conn.Close(s.code, s.reason)
 }

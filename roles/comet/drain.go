@@ -3,7 +3,7 @@ package comet
 import (
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // drainStep is how often the drain closes the next few sessions.
@@ -73,7 +73,7 @@ func (s *session) shutDown() {
 	closed := s.state > stateLive
 	s.mu.Unlock()
 	if !closed {
-		s.closeFor(envelope.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Network()))
+		s.closeFor(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Network()))
 	}
 }
 

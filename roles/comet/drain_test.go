@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -24,7 +24,7 @@ func TestDrain(t *testing.T) {
 		clients := make([]*client, 20)
 		for i := range clients {
 			clients[i] = s.connected(i, fmt.Sprint("u", i), 0)
-			clients[i].send(2, transport.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x01")
+			clients[i].send(2, protocol.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x01")
 		}
 		waiting := s.dialPipe(pipe.Options{}) // has not authenticated
 		synctest.Wait()
@@ -36,9 +36,9 @@ func TestDrain(t *testing.T) {
 		if err := s.Ready(); !errors.Is(err, envelope.ErrUnavailable) {
 			t.Fatalf("Ready while it drains: %v", err)
 		}
-		waiting.closedWith(envelope.CloseShutdown)
+		waiting.closedWith(protocol.CloseShutdown)
 		late := s.dialPipe(pipe.Options{})
-		late.closedWith(envelope.CloseShutdown)
+		late.closedWith(protocol.CloseShutdown)
 		time.Sleep(time.Second)
 		if n := s.Sessions(); n < 8 || n > 10 {
 			t.Fatalf("%d of 20 sessions are left after 1 s at 10 a second", n)
@@ -50,7 +50,7 @@ func TestDrain(t *testing.T) {
 			t.Fatalf("20 sessions at 10 a second took %s", took)
 		}
 		for _, c := range clients {
-			c.closedWith(envelope.CloseShutdown)
+			c.closedWith(protocol.CloseShutdown)
 		}
 		if acks, gone := logic.acked(), logic.gone(); len(acks) != 20 || len(gone) != 20 {
 			t.Fatalf("%d ids acknowledged, %d sessions detached, want 20 of each", len(acks), len(gone))
@@ -82,9 +82,9 @@ func TestDrainIsBounded(t *testing.T) {
 		for i := range 20 {
 			c := s.dialPipe(pipe.Options{Buffer: 512})
 			c.login("ann", "")
-			s.push(s.live(i, transport.OpMessage, string(make([]byte, 4<<10))))
+			s.push(s.live(i, protocol.OpMessage, string(make([]byte, 4<<10))))
 		}
-		s.dialPipe(pipe.Options{}).send(2, transport.OpAuth, 1, "late")
+		s.dialPipe(pipe.Options{}).send(2, protocol.OpAuth, 1, "late")
 		synctest.Wait()
 		began := time.Now()
 		if err := s.stop(); err != nil {
@@ -112,8 +112,8 @@ func TestDetachReason(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	left, kicked := s.connected(0, "ann", 0), s.connected(1, "bob", 0)
 	_ = left.Close()
-	s.push(s.kick(1, envelope.CloseKicked, "go away"), s.kick(1, envelope.CloseKicked, "twice"))
-	kicked.closedWith(envelope.CloseKicked)
+	s.push(s.kick(1, protocol.CloseKicked, "go away"), s.kick(1, protocol.CloseKicked, "twice"))
+	kicked.closedWith(protocol.CloseKicked)
 	eventually(t, "both are detached", func() bool { return len(s.logic.gone()) == 2 })
 	reasons := map[string]string{}
 	for _, d := range s.logic.gone() {

@@ -3,8 +3,8 @@ package comet_test
 import (
 	"testing"
 
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -19,19 +19,19 @@ func FuzzAuthBody(f *testing.F) {
 		f.Add(int16(2), body)
 	}
 	f.Fuzz(func(t *testing.T, version int16, body string) {
-		if len(body) > transport.DefaultMaxBody {
+		if len(body) > protocol.DefaultMaxBody {
 			return
 		}
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
-		c.send(version, transport.OpAuth, 1, body)
+		c.send(version, protocol.OpAuth, 1, body)
 		p := c.receive()
 		switch p.Op {
-		case transport.OpAuthReply:
+		case protocol.OpAuthReply:
 			if _, err := s.logic.connected(0).MarshalVT(); err != nil {
 				t.Fatal(err)
 			}
-		case transport.OpDisconnect:
+		case protocol.OpDisconnect:
 			c.wantEnd(3500)
 		default:
 			t.Fatalf("auth was answered with op %d", p.Op)
@@ -77,7 +77,7 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, version int16, b []byte) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate = -1 })
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 20})
-		c.send(version, transport.OpAuth, 1, `{"mid":1}`)
+		c.send(version, protocol.OpAuth, 1, `{"mid":1}`)
 		c.receive()
 		_ = c.Send(b) // fails where the server has closed already
 		_ = c.Close()

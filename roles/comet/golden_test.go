@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 )
 
@@ -40,7 +41,7 @@ func TestGoldenImgoTCP(t *testing.T) {
 	c.put(wire("00000010 0010 0001 0000000c 00000007", ""))
 	body := `{"code":3500,"reason":"operation 12 is unknown","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
-	c.wantEnd(envelope.CloseBadPacket)
+	c.wantEnd(protocol.CloseBadPacket)
 }
 
 func TestGoldenImgoTCPPlainToken(t *testing.T) {
@@ -79,7 +80,7 @@ func TestGoldenImgoJSON(t *testing.T) {
 	c.want(`[{"ver":1,"op":255,"seq":4,"body":{"test":"come on"}}]`)
 	c.put(`{"ver":1,"op":99,"seq":5,"body":""}`)
 	c.want(`[{"ver":1,"op":6,"seq":0,"body":{"code":3500,"reason":"operation 99 is unknown","reconnect":false}}]`)
-	c.wantEnd(envelope.CloseBadPacket)
+	c.wantEnd(protocol.CloseBadPacket)
 }
 
 // goimConversation is the same on TCP and on binary WebSocket.
@@ -137,7 +138,7 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	c.put(wire("00000010 0010 0001 00000007 0000000b", ""))
 	body := `{"code":3500,"reason":"auth was sent twice","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
-	c.wantEnd(envelope.CloseBadPacket)
+	c.wantEnd(protocol.CloseBadPacket)
 }
 
 func TestGoldenGoimTCP(t *testing.T) {
@@ -203,10 +204,10 @@ func TestGoldenV2Binary(t *testing.T) {
 			c.put(wire("0000001a 0018 0002 00000004 00000009 0000000000000000", "up"))
 			c.want(wire("00000018 0018 0002 00000004 00000009 0000000000000000", ""))
 			// A kick.
-			s.push(s.kick(i, envelope.CloseKicked, `by "hand"`))
+			s.push(s.kick(i, protocol.CloseKicked, `by "hand"`))
 			body = `{"code":3506,"reason":"by \"hand\"","reconnect":false}`
 			c.want(wire(fmt.Sprintf("%08x 0018 0002 00000006 00000000 0000000000000000", 24+len(body)), body))
-			c.wantEnd(envelope.CloseKicked)
+			c.wantEnd(protocol.CloseKicked)
 		})
 	}
 }
@@ -240,7 +241,7 @@ func TestGoldenV2JSON(t *testing.T) {
 	}
 	c.put(`{"ver":2,"op":18,"seq":8,"body":[1]}`)
 	c.want(`[{"ver":2,"op":6,"seq":0,"id":"0","body":{"code":3500,"reason":"ack body must be an array of decimal strings","reconnect":false}}]`)
-	c.wantEnd(envelope.CloseBadPacket)
+	c.wantEnd(protocol.CloseBadPacket)
 }
 
 // eventualSession is the n-th session's id, once logic was asked about it.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -42,7 +43,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	}
 	if key != "" {
 		if older := c.table.claimKey(userKey{s.user, key}, s); older != nil {
-			older.close(envelope.CloseReplacedByKey, "a newer session has the same key")
+			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
 		}
 	}
 
@@ -82,7 +83,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 // authReply is op 8: empty, or for version 2 what the client is to know.
 func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
 	if s.gen != genV2 {
-		return transport.EncodeReply(s.form, s.version, transport.OpAuthReply, seq, 0, nil)
+		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
 	}
 	// {"session":"…","user":"…","heartbeat":60,"pending":0}, the heartbeat in seconds.
 	body := append(make([]byte, 0, 192), `{"session":`...)
@@ -93,7 +94,7 @@ func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
 	body = strconv.AppendFloat(body, s.comet.cfg.Heartbeat.Seconds(), 'f', -1, 64)
 	body = append(body, `,"pending":`...)
 	body = append(strconv.AppendUint(body, uint64(reply.GetPending()), 10), '}')
-	return transport.EncodeReply(s.form, transport.Version2, transport.OpAuthReply, seq, 0, body)
+	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
 }
 
 // finish ends the session, once, when nothing is read any more: out of the

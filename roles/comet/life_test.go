@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -64,13 +64,13 @@ func TestAuthBody(t *testing.T) {
 			s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxRooms = 3 })
 			c := s.dialPipe(pipe.Options{Text: test.text})
 
-			c.send(test.version, transport.OpAuth, 1, test.body)
+			c.send(test.version, protocol.OpAuth, 1, test.body)
 			p := c.receive()
 			if test.reason != "" {
-				if p.Op != transport.OpDisconnect || !strings.Contains(string(p.Body), test.reason) || !strings.Contains(string(p.Body), `"code":3500`) {
+				if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), test.reason) || !strings.Contains(string(p.Body), `"code":3500`) {
 					t.Fatalf("got op %d %s, want %q", p.Op, p.Body, test.reason)
 				}
-				c.wantEnd(envelope.CloseBadPacket)
+				c.wantEnd(protocol.CloseBadPacket)
 				if n := s.metric("imgo_comet_bad_packets_total", "kind=auth_body"); n != 1 {
 					t.Fatalf("counted %v times", n)
 				}
@@ -84,7 +84,7 @@ func TestAuthBody(t *testing.T) {
 				return fmt.Sprint(v)
 			}
 			got := want{r.Token, r.Mid, r.Device, r.Key, r.Platform, r.Generation, list(r.Rooms, len(r.Rooms)), list(r.Accepts, len(r.Accepts))}
-			if p.Op != transport.OpAuthReply || got != test.want {
+			if p.Op != protocol.OpAuthReply || got != test.want {
 				t.Fatalf("op %d; logic was asked\n%+v, want\n%+v", p.Op, got, test.want)
 			}
 		})
@@ -94,7 +94,7 @@ func TestAuthBody(t *testing.T) {
 func TestAuthRefused(t *testing.T) {
 	for _, test := range []struct {
 		err  error
-		code envelope.CloseCode
+		code protocol.CloseCode
 		says string
 	}{
 		{envelope.Errorf(envelope.CodeUnauthorized, "no such token"), 3501, "no such token"},
@@ -113,9 +113,9 @@ func TestAuthRefused(t *testing.T) {
 			logic := &fakeLogic{connect: func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, test.err }}
 			s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 20 * time.Millisecond })
 			c := s.dialPipe(pipe.Options{Text: o.text})
-			c.send(o.version, transport.OpAuth, 1, `"x"`)
+			c.send(o.version, protocol.OpAuth, 1, `"x"`)
 			p := c.receive()
-			if p.Op != transport.OpDisconnect || p.Version != o.version || !strings.Contains(string(p.Body), test.says) ||
+			if p.Op != protocol.OpDisconnect || p.Version != o.version || !strings.Contains(string(p.Body), test.says) ||
 				!strings.Contains(string(p.Body), fmt.Sprintf(`{"code":%d,`, test.code)) {
 				t.Errorf("%v: got op %d version %d %s", test.err, p.Op, p.Version, p.Body)
 			}
@@ -133,10 +133,10 @@ func TestFirstPacket(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
 		for range 16 {
-			c.send(1, transport.OpHeartbeat, 9, "x")
+			c.send(1, protocol.OpHeartbeat, 9, "x")
 		}
-		c.send(1, transport.OpAuth, 1, "ann")
-		c.expect(transport.OpAuthReply, 0, "")
+		c.send(1, protocol.OpAuth, 1, "ann")
+		c.expect(protocol.OpAuthReply, 0, "")
 	})
 	t.Run("and then no more", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -144,25 +144,25 @@ func TestFirstPacket(t *testing.T) {
 		for range 17 {
 			c.send(1, 99, 9, "x")
 		}
-		c.closedWith(envelope.CloseBadPacket)
+		c.closedWith(protocol.CloseBadPacket)
 	})
 	t.Run("nor many bytes", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
 		c.send(1, 99, 9, strings.Repeat("x", 20<<10))
-		c.closedWith(envelope.CloseBadPacket)
+		c.closedWith(protocol.CloseBadPacket)
 	})
 	t.Run("version 2 is strict", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
-		c.send(2, transport.OpHeartbeat, 9, "")
-		c.closedWith(envelope.CloseBadPacket)
+		c.send(2, protocol.OpHeartbeat, 9, "")
+		c.closedWith(protocol.CloseBadPacket)
 	})
 	t.Run("text is strict", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{Text: true})
-		c.send(1, transport.OpHeartbeat, 9, "")
-		c.closedWith(envelope.CloseBadPacket)
+		c.send(1, protocol.OpHeartbeat, 9, "")
+		c.closedWith(protocol.CloseBadPacket)
 	})
 }
 
@@ -174,8 +174,8 @@ func TestHandshakeTimeout(t *testing.T) {
 			time.Sleep(time.Second)
 			_ = trickle.Send([]byte{0})
 		}
-		silent.closedWith(envelope.CloseHandshakeTimeout)
-		trickle.closedWith(envelope.CloseHandshakeTimeout)
+		silent.closedWith(protocol.CloseHandshakeTimeout)
+		trickle.closedWith(protocol.CloseHandshakeTimeout)
 		if n := s.metric("imgo_comet_refused_total", "reason=handshake_timeout"); n != 2 {
 			t.Fatalf("counted %v times", n)
 		}
@@ -187,24 +187,24 @@ func TestHeartbeat(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil) // 60 s, 8 min
 		silent, beats, pings := s.connected(0, "a", 0), s.connected(1, "b", 0), s.connected(2, "c", 0)
 		old := s.dialPipe(pipe.Options{})
-		old.send(1, transport.OpAuth, 1, "d")
+		old.send(1, protocol.OpAuth, 1, "d")
 		old.receive()
 		for range 16 { // 8 min less 0 s
 			time.Sleep(30 * time.Second)
-			beats.send(2, transport.OpHeartbeat, 1, "")
+			beats.send(2, protocol.OpHeartbeat, 1, "")
 			beats.receive()
 			pings.pipe.Ping()
 			old.pipe.Ping() // does not count
 		}
-		silent.closedWith(envelope.CloseStaleHeartbeat)
+		silent.closedWith(protocol.CloseStaleHeartbeat)
 		if n := s.Sessions(); n != 3 {
 			t.Fatalf("%d sessions after 8 minutes, want 3", n)
 		}
 		time.Sleep(2 * time.Second)
-		old.closedWith(envelope.CloseStaleHeartbeat)
+		old.closedWith(protocol.CloseStaleHeartbeat)
 		time.Sleep(150 * time.Second)
-		beats.closedWith(envelope.CloseStaleHeartbeat)
-		pings.closedWith(envelope.CloseStaleHeartbeat)
+		beats.closedWith(protocol.CloseStaleHeartbeat)
+		pings.closedWith(protocol.CloseStaleHeartbeat)
 	})
 }
 
@@ -222,7 +222,7 @@ func TestCloseExpired(t *testing.T) {
 			t.Fatal("closed too soon")
 		}
 		time.Sleep(3 * time.Second)
-		c.closedWith(envelope.CloseTokenExpired)
+		c.closedWith(protocol.CloseTokenExpired)
 	})
 }
 
@@ -237,13 +237,13 @@ func TestKeyReplaced(t *testing.T) {
 	}
 	first, other := dial("ann"), dial("bob")
 	second := dial("ann")
-	first.closedWith(envelope.CloseReplacedByKey)
+	first.closedWith(protocol.CloseReplacedByKey)
 	eventually(t, "the first is detached", func() bool { return len(s.logic.gone()) == 1 })
 	third := dial("ann")
-	second.closedWith(envelope.CloseReplacedByKey)
-	s.push(s.live(1, transport.OpMessage, "1"), s.live(3, transport.OpMessage, "2"))
-	other.expect(transport.OpMessage, 0, "1")
-	third.expect(transport.OpMessage, 0, "2")
+	second.closedWith(protocol.CloseReplacedByKey)
+	s.push(s.live(1, protocol.OpMessage, "1"), s.live(3, protocol.OpMessage, "2"))
+	other.expect(protocol.OpMessage, 0, "1")
+	third.expect(protocol.OpMessage, 0, "2")
 }
 
 // TestKickWhileConnecting: a session that is closed while logic is asked gets
@@ -252,13 +252,13 @@ func TestKickWhileConnecting(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
 	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-		s.push(s.backlog(0, 0, 3, false, 3), s.kick(0, envelope.CloseReplacedByLimit, "too many"))
+		s.push(s.backlog(0, 0, 3, false, 3), s.kick(0, protocol.CloseReplacedByLimit, "too many"))
 		return admit(r)
 	}
 	s = start(t, logic, nil)
 	c := s.dialPipe(pipe.Options{})
-	c.send(2, transport.OpAuth, 1, `{"token":"ann"}`)
-	c.closedWith(envelope.CloseReplacedByLimit)
+	c.send(2, protocol.OpAuth, 1, `{"token":"ann"}`)
+	c.closedWith(protocol.CloseReplacedByLimit)
 	eventually(t, "the session is detached", func() bool { return len(logic.gone()) == 1 })
 	if d := logic.gone()[0]; d.User != "ann" || d.Session.Session != logic.session(0) || d.Session.Comet != "c1" {
 		t.Fatalf("detached %v", d)
@@ -296,8 +296,8 @@ func TestRooms(t *testing.T) {
 		t.Fatalf("member %v", m)
 	}
 	// Changing the room leaves all others.
-	clients[0].send(2, transport.OpChangeRoom, 1, "c")
-	clients[0].expect(transport.OpChangeRoomReply, 0, "c")
+	clients[0].send(2, protocol.OpChangeRoom, 1, "c")
+	clients[0].expect(protocol.OpChangeRoomReply, 0, "c")
 	_ = clients[1].Close()
 	eventually(t, "the room is gone with its members", func() bool { return fmt.Sprint(ask("", 0).Counts) == "map[c:1]" })
 }
@@ -306,12 +306,12 @@ func TestRooms(t *testing.T) {
 func TestHalfClose(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()
-	c.send(1, transport.OpAuth, 1, "ann")
-	c.send(1, transport.OpSend, 2, "hi")
+	c.send(1, protocol.OpAuth, 1, "ann")
+	c.send(1, protocol.OpSend, 2, "hi")
 	if err := c.End(); err != nil {
 		t.Fatal(err)
 	}
-	c.expect(transport.OpAuthReply, 0, "")
-	c.expect(transport.OpMessage, 0, "hi")
+	c.expect(protocol.OpAuthReply, 0, "")
+	c.expect(protocol.OpMessage, 0, "hi")
 	c.wantEnd(0)
 }

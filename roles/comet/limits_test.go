@@ -9,9 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -33,21 +32,21 @@ func TestConnectionLimits(t *testing.T) {
 			})
 			first, second := s.dialTCP(), s.dialTCP()
 			for _, c := range []*client{first, second} {
-				c.send(1, transport.OpAuth, 1, "ann")
-				c.expect(transport.OpAuthReply, 0, "")
+				c.send(1, protocol.OpAuth, 1, "ann")
+				c.expect(protocol.OpAuthReply, 0, "")
 			}
-			s.dialTCP().closedWith(envelope.CloseOverload)
-			s.dialWS(true).wantEnd(envelope.CloseOverload) // which form it speaks nobody knows yet
+			s.dialTCP().closedWith(protocol.CloseOverload)
+			s.dialWS(true).wantEnd(protocol.CloseOverload) // which form it speaks nobody knows yet
 			if n := s.metric("imgo_comet_refused_total", "reason="+test.reason); n != 2 {
 				t.Fatalf("counted %v times", n)
 			}
 			_ = first.Close()
 			eventually(t, "there is room again", func() bool {
 				c := s.dialTCP()
-				c.send(1, transport.OpAuth, 1, "bob")
+				c.send(1, protocol.OpAuth, 1, "bob")
 				p, err := c.next()
 				_ = c.Close()
-				return err == nil && p.Op == transport.OpAuthReply
+				return err == nil && p.Op == protocol.OpAuthReply
 			})
 		})
 	}
@@ -86,7 +85,7 @@ func TestConnectRate(t *testing.T) {
 		clients := make([]*client, 20)
 		for i := range clients {
 			clients[i] = s.dialPipe(pipe.Options{})
-			clients[i].send(1, transport.OpAuth, 1, "ann")
+			clients[i].send(1, protocol.OpAuth, 1, "ann")
 		}
 		synctest.Wait()
 		if n := s.Sessions(); n != 3 {
@@ -114,7 +113,7 @@ func TestUpstreamRate(t *testing.T) {
 		c := s.connected(0, "ann", 0)
 		began := time.Now()
 		for i := range 25 {
-			c.send(2, transport.OpSend, int32(i), "")
+			c.send(2, protocol.OpSend, int32(i), "")
 		}
 		for i := range 25 {
 			if p := c.receive(); p.Seq != int32(i) {
@@ -144,7 +143,7 @@ func TestBadPackets(t *testing.T) {
 		name   string
 		text   bool
 		frames []string // after auth
-		code   envelope.CloseCode
+		code   protocol.CloseCode
 		kind   string
 		says   string
 	}{
@@ -181,10 +180,10 @@ func TestBadPackets(t *testing.T) {
 				c.put(frame)
 			}
 			p := c.receive()
-			for p.Op == transport.OpJoinRoomReply || p.Op == transport.OpSubscribeReply {
+			for p.Op == protocol.OpJoinRoomReply || p.Op == protocol.OpSubscribeReply {
 				p = c.receive()
 			}
-			if p.Op != transport.OpDisconnect || !strings.Contains(string(p.Body), test.says) || !strings.Contains(string(p.Body), fmt.Sprint(`{"code":`, int32(test.code))) {
+			if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), test.says) || !strings.Contains(string(p.Body), fmt.Sprint(`{"code":`, int32(test.code))) {
 				t.Fatalf("got op %d %s", p.Op, p.Body)
 			}
 			c.wantEnd(test.code)
@@ -193,8 +192,8 @@ func TestBadPackets(t *testing.T) {
 			}
 		})
 	}
-	beside.send(2, transport.OpHeartbeat, 1, "")
-	beside.expect(transport.OpHeartbeatReply, 0, "")
+	beside.send(2, protocol.OpHeartbeat, 1, "")
+	beside.expect(protocol.OpHeartbeatReply, 0, "")
 }
 
 // TestTruncatedPacket: a client that goes away in the middle of one leaves
@@ -239,8 +238,8 @@ func TestManyThatNeverAuthenticate(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	c.send(2, transport.OpHeartbeat, 1, "")
-	c.expect(transport.OpHeartbeatReply, 0, "")
+	c.send(2, protocol.OpHeartbeat, 1, "")
+	c.expect(protocol.OpHeartbeatReply, 0, "")
 	eventually(t, "one connection is left", func() bool { return s.metric("imgo_comet_connections") == 1 })
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // What was delivered, and what became of it: the labels of
@@ -172,7 +172,7 @@ func (m *metrics) open(network string) prometheus.Gauge {
 func (m *metrics) count(kind, outcome int) { m.messages[kind][outcome].Inc() }
 
 // ended counts a session's end. Codes that a kick invented share one label.
-func (m *metrics) ended(code envelope.CloseCode) {
+func (m *metrics) ended(code protocol.CloseCode) {
 	label := "other"
 	if code == 0 || (code >= 3001 && code <= 3005) || (code >= 3500 && code <= 3509) {
 		label = strconv.Itoa(int(code))

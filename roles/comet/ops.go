@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -22,11 +23,11 @@ const testReply = `{"test":"come on"}`
 // client's generation did. Only the reader calls it.
 func (s *session) handle(p transport.Packet) {
 	switch p.Op {
-	case transport.OpHeartbeat:
+	case protocol.OpHeartbeat:
 		s.countPacket("heartbeat")
-		s.reply(p, transport.OpHeartbeatReply, s.heartbeatBody())
+		s.reply(p, protocol.OpHeartbeatReply, s.heartbeatBody())
 		return
-	case transport.OpAuth:
+	case protocol.OpAuth:
 		s.bad("second_auth", "auth was sent twice")
 		return
 	}
@@ -35,12 +36,12 @@ func (s *session) handle(p transport.Packet) {
 		return
 	}
 	switch p.Op {
-	case transport.OpChangeRoom:
+	case protocol.OpChangeRoom:
 		s.changeRoom(p)
-	case transport.OpSubscribe:
-		s.subscribe(p, transport.OpSubscribeReply, insert)
-	case transport.OpUnsubscribe:
-		s.subscribe(p, transport.OpUnsubscribeReply, remove)
+	case protocol.OpSubscribe:
+		s.subscribe(p, protocol.OpSubscribeReply, insert)
+	case protocol.OpUnsubscribe:
+		s.subscribe(p, protocol.OpUnsubscribeReply, remove)
 	default:
 		if s.gen != genV2 || !s.handleV2(p) {
 			s.upstream(p)
@@ -52,12 +53,12 @@ func (s *session) handle(p transport.Packet) {
 // anything else ends the connection.
 func (s *session) handleImgo(p transport.Packet) {
 	switch p.Op {
-	case transport.OpSend:
+	case protocol.OpSend:
 		s.countPacket("send")
-		s.reply(p, transport.OpMessage, p.Body)
-	case transport.OpTest:
+		s.reply(p, protocol.OpMessage, p.Body)
+	case protocol.OpTest:
 		s.countPacket("test")
-		s.reply(p, transport.OpTestReply, []byte(testReply))
+		s.reply(p, protocol.OpTestReply, []byte(testReply))
 	default:
 		s.bad("unknown_op", fmt.Sprintf("operation %d is unknown", p.Op))
 	}
@@ -66,11 +67,11 @@ func (s *session) handleImgo(p transport.Packet) {
 // handleV2 is for the operations that only version 2 has; false: not one.
 func (s *session) handleV2(p transport.Packet) bool {
 	switch p.Op {
-	case transport.OpAck:
+	case protocol.OpAck:
 		s.ackPacket(p)
-	case transport.OpJoinRoom:
+	case protocol.OpJoinRoom:
 		s.joinRoom(p)
-	case transport.OpLeaveRoom:
+	case protocol.OpLeaveRoom:
 		s.leaveRoom(p)
 	default:
 		return false
@@ -83,7 +84,7 @@ func (s *session) handleV2(p transport.Packet) bool {
 // The way there comes later; until then it is counted and answered.
 func (s *session) upstream(p transport.Packet) {
 	op := "upstream"
-	if p.Op == transport.OpSend {
+	if p.Op == protocol.OpSend {
 		op = "send"
 	}
 	s.countPacket(op)
@@ -95,7 +96,7 @@ func (s *session) upstream(p transport.Packet) {
 func (s *session) reply(p transport.Packet, op int32, body []byte) {
 	version := p.Version
 	if s.gen == genV2 {
-		version = transport.Version2
+		version = protocol.Version2
 	}
 	b := transport.EncodeReply(s.form, version, op, p.Seq, 0, body)
 	s.mu.Lock()
@@ -116,7 +117,7 @@ func (s *session) countPacket(op string) { s.comet.metrics.packets.WithLabelValu
 // bad closes a session whose client sent what the protocol does not allow.
 func (s *session) bad(kind, reason string) {
 	s.comet.metrics.badPackets.WithLabelValues(kind).Inc()
-	s.close(envelope.CloseBadPacket, reason)
+	s.close(protocol.CloseBadPacket, reason)
 }
 
 // heartbeatBody is goim's room count, and nothing for the others.
@@ -175,7 +176,7 @@ func (s *session) changeRoom(p transport.Packet) {
 	if room != "" && !s.join(room, s.comet.joinBy()) {
 		return
 	}
-	s.reply(p, transport.OpChangeRoomReply, p.Body)
+	s.reply(p, protocol.OpChangeRoomReply, p.Body)
 }
 
 func (s *session) joinRoom(p transport.Packet) {
@@ -189,14 +190,14 @@ func (s *session) joinRoom(p transport.Packet) {
 		return
 	}
 	if s.join(room, s.comet.joinBy()) {
-		s.reply(p, transport.OpJoinRoomReply, p.Body)
+		s.reply(p, protocol.OpJoinRoomReply, p.Body)
 	}
 }
 
 func (s *session) leaveRoom(p transport.Packet) {
 	if room, ok := s.room(p, false); ok {
 		s.leave(room)
-		s.reply(p, transport.OpLeaveRoomReply, p.Body)
+		s.reply(p, protocol.OpLeaveRoomReply, p.Body)
 	}
 }
 
@@ -228,7 +229,7 @@ func (s *session) join(room string, until time.Time) bool {
 	s.mu.Unlock()
 	if err := s.comet.opener.open(room, until, s.waits); err != nil {
 		s.comet.log.Debug().Err(err).Uint64("session", s.id).Str("room", room).Msg("room could not be opened: session closed")
-		s.close(envelope.CloseOverload, "the room cannot be joined now")
+		s.close(protocol.CloseOverload, "the room cannot be joined now")
 		return false
 	}
 	return true
@@ -315,7 +316,7 @@ func (s *session) ackPacket(p transport.Packet) {
 		s.comet.acknowledge(s, ids, "client")
 	}
 	if p.Seq != 0 {
-		s.reply(p, transport.OpAckReply, nil)
+		s.reply(p, protocol.OpAckReply, nil)
 	}
 }
 

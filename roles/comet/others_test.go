@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"testing"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 )
 
 // TestDrainNamesOthers: the version-2 clients of a comet that stops are told
@@ -43,23 +42,23 @@ func TestDrainNamesOthers(t *testing.T) {
 		{"goim on WebSocket", s.dialWS(false), 1, goim, plain},
 	}
 	for _, tt := range clients {
-		tt.c.send(tt.version, transport.OpAuth, 1, tt.auth)
-		if p := tt.c.receive(); p.Op != transport.OpAuthReply {
+		tt.c.send(tt.version, protocol.OpAuth, 1, tt.auth)
+		if p := tt.c.receive(); p.Op != protocol.OpAuthReply {
 			t.Fatalf("%s: auth was answered with op %d %s", tt.name, p.Op, p.Body)
 		}
 	}
 	kicked := s.connected(len(clients), "kicked", 0)
-	s.push(s.kick(len(clients), envelope.CloseKicked, "go away"))
-	kicked.expect(transport.OpDisconnect, 0, `{"code":3506,"reason":"go away","reconnect":false}`)
+	s.push(s.kick(len(clients), protocol.CloseKicked, "go away"))
+	kicked.expect(protocol.OpDisconnect, 0, `{"code":3506,"reason":"go away","reconnect":false}`)
 
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range clients {
 		p := tt.c.receive()
-		if p.Op != transport.OpDisconnect || string(p.Body) != tt.want {
+		if p.Op != protocol.OpDisconnect || string(p.Body) != tt.want {
 			t.Errorf("%s got op %d %s, want %s", tt.name, p.Op, p.Body, tt.want)
 		}
-		tt.c.wantEnd(envelope.CloseShutdown)
+		tt.c.wantEnd(protocol.CloseShutdown)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -53,7 +54,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fan) (denied boo
 	case d.GetKick() != nil:
 		for _, to := range d.GetKick().GetTo() {
 			if s := c.table.find(to.GetSession()); s != nil {
-				s.close(envelope.CloseCode(d.GetKick().GetCode()), d.GetKick().GetReason())
+				s.close(protocol.CloseCode(d.GetKick().GetCode()), d.GetKick().GetReason())
 			}
 		}
 	case d.GetNudge() != nil:

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -52,7 +52,7 @@ func (s *server) pushRoom(rooms ...string) *envelope.PushReply {
 	s.t.Helper()
 	req := &envelope.PushRequest{}
 	for _, room := range rooms {
-		req.Deliveries = append(req.Deliveries, &envelope.Delivery{Op: transport.OpMessage, Body: []byte("m-" + room), Room: room})
+		req.Deliveries = append(req.Deliveries, &envelope.Delivery{Op: protocol.OpMessage, Body: []byte("m-" + room), Room: room})
 	}
 	reply, err := s.Push(context.Background(), req)
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *server) pushRoom(rooms ...string) *envelope.PushReply {
 	return reply
 }
 
-func (c *client) join(room string) { c.send(2, transport.OpJoinRoom, 2, room) }
+func (c *client) join(room string) { c.send(2, protocol.OpJoinRoom, 2, room) }
 
 func (s *server) client(user string) *client {
 	s.t.Helper()
@@ -78,13 +78,13 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	s := start(t, &fakeLogic{opened: o.opened}, nil)
 	ann, bob := s.client("ann"), s.client("bob")
 	ann.join("open")
-	ann.expect(transport.OpJoinRoomReply, 0, "open")
+	ann.expect(protocol.OpJoinRoomReply, 0, "open")
 
 	before := s.pushRoom("open", "x", "y")
 	if want := []string{"x", "y"}; !slices.Equal(before.EmptyRooms, want) || before.Incarnation == 0 {
 		t.Fatalf("answered %v, want %v", before, want)
 	}
-	ann.expect(transport.OpMessage, 0, "m-open")
+	ann.expect(protocol.OpMessage, 0, "m-open")
 	if again := s.pushRoom("x"); !slices.Equal(again.EmptyRooms, []string{"x"}) || again.Seq != before.Seq || again.Incarnation != before.Incarnation {
 		t.Errorf("answered %v, then %v", before, again)
 	}
@@ -110,14 +110,14 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	if reply := s.pushRoom("x"); len(reply.EmptyRooms) > 0 {
 		t.Errorf("a room with members was denied: %v", reply)
 	}
-	ann.expect(transport.OpMessage, 0, "m-x")
-	bob.expect(transport.OpMessage, 0, "m-x")
-	s.push(s.live(0, transport.OpMessage, "mark"), s.live(1, transport.OpMessage, "mark"))
-	ann.expect(transport.OpMessage, 0, "mark") // and no answer before it
-	bob.expect(transport.OpMessage, 0, "mark")
+	ann.expect(protocol.OpMessage, 0, "m-x")
+	bob.expect(protocol.OpMessage, 0, "m-x")
+	s.push(s.live(0, protocol.OpMessage, "mark"), s.live(1, protocol.OpMessage, "mark"))
+	ann.expect(protocol.OpMessage, 0, "mark") // and no answer before it
+	bob.expect(protocol.OpMessage, 0, "mark")
 	close(free)
-	ann.expect(transport.OpJoinRoomReply, 0, "x")
-	bob.expect(transport.OpJoinRoomReply, 0, "x")
+	ann.expect(protocol.OpJoinRoomReply, 0, "x")
+	bob.expect(protocol.OpJoinRoomReply, 0, "x")
 
 	last := o.last()
 	if last.Comet != "c1" || last.Incarnation != before.Incarnation || last.Seq <= before.Seq {
@@ -150,10 +150,10 @@ func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{})
 		return err == nil && reply.Counts["x"] == 1
 	})
-	s.push(s.live(0, transport.OpMessage, "mark"))
-	c.expect(transport.OpMessage, 0, "mark")
+	s.push(s.live(0, protocol.OpMessage, "mark"))
+	c.expect(protocol.OpMessage, 0, "mark")
 	close(free)
-	c.expect(transport.OpJoinRoomReply, 0, "x")
+	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
 // A room that cannot be opened is not joined: the client is told to come back.
@@ -167,11 +167,11 @@ func TestRoomThatCannotBeOpened(t *testing.T) {
 	o.mu.Unlock()
 	c := s.client("ann")
 	c.join("x")
-	c.closedWith(envelope.CloseOverload)
+	c.closedWith(protocol.CloseOverload)
 
 	c = s.dialPipe(pipe.Options{})
-	c.send(2, transport.OpAuth, 1, `{"token":"bob","rooms":["x"]}`)
-	c.closedWith(envelope.CloseOverload)
+	c.send(2, protocol.OpAuth, 1, `{"token":"bob","rooms":["x"]}`)
+	c.closedWith(protocol.CloseOverload)
 
 	// The next one tries again.
 	o.mu.Lock()
@@ -179,7 +179,7 @@ func TestRoomThatCannotBeOpened(t *testing.T) {
 	o.mu.Unlock()
 	c = s.client("ann")
 	c.join("x")
-	c.expect(transport.OpJoinRoomReply, 0, "x")
+	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
 // Past the bound everything that was denied is void, once the log has it.
@@ -202,7 +202,7 @@ func TestDeniedRoomsAreBounded(t *testing.T) {
 	}
 	c := s.client("ann")
 	c.join("r0") // not denied any more
-	c.expect(transport.OpJoinRoomReply, 0, "r0")
+	c.expect(protocol.OpJoinRoomReply, 0, "r0")
 	if got := fmt.Sprintf("%q", o.names()); got != `["" ""]` {
 		t.Errorf("opened %s", got)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/transport"
 	"imgo/transport/pipe"
@@ -117,16 +118,16 @@ func TestHeldUntilAuthReply(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
 	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-		s.push(s.backlog(0, 0, 5, false, 4, 5), s.kept(0, 6, 5), s.live(0, transport.OpMessage, "live"), s.live(0, 1000, "other"))
+		s.push(s.backlog(0, 0, 5, false, 4, 5), s.kept(0, 6, 5), s.live(0, protocol.OpMessage, "live"), s.live(0, 1000, "other"))
 		return admit(r)
 	}
 	s = start(t, logic, nil)
 	c := s.dialPipe(pipe.Options{})
 	c.login("ann", `,"ack":true`)
 	for _, id := range []uint64{4, 5, 6} {
-		c.expect(transport.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
+		c.expect(protocol.OpMessage, id, fmt.Sprintf(`"k%d"`, id))
 	}
-	c.expect(transport.OpMessage, 0, "live")
+	c.expect(protocol.OpMessage, 0, "live")
 }
 
 // TestFirstWindowInTheConnectReply: it comes in order behind the auth reply,
@@ -140,7 +141,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		window.Messages = append(window.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: body})
+		window.Messages = append(window.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: body})
 	}
 	for _, pending := range []int{20 << 10, 1 << 20} {
 		logic := &fakeLogic{}
@@ -174,7 +175,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 						if c.text {
 							id = 0 // which parseFrame does not read
 						}
-						c.expect(transport.OpMessage, id, string(k.Body))
+						c.expect(protocol.OpMessage, id, string(k.Body))
 					}
 					if asked := logic.asked() - before; (asked > 0) != (pending < 1<<20) {
 						t.Errorf("it was asked %d times for more", asked)
@@ -195,7 +196,7 @@ func TestWindowsDoNotMix(t *testing.T) {
 		reply.Backlog = &envelope.Backlog{UpTo: messages}
 		for id := uint64(1); id <= messages; id++ {
 			body := fmt.Append(nil, reply.User, " ", id, " ", strings.Repeat(reply.User, 20))
-			reply.Backlog.Messages = append(reply.Backlog.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: body})
+			reply.Backlog.Messages = append(reply.Backlog.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: body})
 		}
 		return reply, err
 	}
@@ -213,7 +214,7 @@ func TestWindowsDoNotMix(t *testing.T) {
 			wg.Go(func() {
 				defer c.Close()
 				auth := fmt.Sprintf(`{"token":%q,"ack":%v}`, user, i%3 > 0)
-				if err := c.Send(c.Frame(transport.AppendPacket(nil, 2, transport.HeaderV1, transport.OpAuth, 1, 0, []byte(auth)))); err != nil {
+				if err := c.Send(c.Frame(transport.AppendPacket(nil, 2, protocol.HeaderV1, protocol.OpAuth, 1, 0, []byte(auth)))); err != nil {
 					t.Error(err)
 					return
 				}
@@ -352,7 +353,7 @@ func TestNotKeptOnce(t *testing.T) {
 	c := s.dialPipe(pipe.Options{})
 	c.login("ann", "")
 	entry := func(id, body string) *envelope.Delivery {
-		d := s.live(0, transport.OpMessage, body)
+		d := s.live(0, protocol.OpMessage, body)
 		d.LiveId = []byte(id)
 		return d
 	}
@@ -361,6 +362,6 @@ func TestNotKeptOnce(t *testing.T) {
 	// An entry that has no id is never taken for another.
 	s.push(entry("", "fourth"), entry("", "fourth"))
 	for _, want := range []string{"first", "second", "third", "fourth", "fourth"} {
-		c.expect(transport.OpMessage, 0, want)
+		c.expect(protocol.OpMessage, 0, want)
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 )
 
 // TestSendBuffer: what a client does not read waits in the kernel's memory up
@@ -21,7 +21,7 @@ func TestSendBuffer(t *testing.T) {
 	c.login("ann", "")
 	body := strings.Repeat("x", 4<<10)
 	for range pushed / len(body) {
-		s.push(s.live(0, transport.OpMessage, body))
+		s.push(s.live(0, protocol.OpMessage, body))
 	}
 	// The client's receive buffer has the default of net.ipv4.tcp_rmem, 128 KiB:
 	// it grows for those who read.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -55,7 +56,7 @@ func (c *Comet) begin(conn transport.Conn) bool {
 	}
 	c.mu.Unlock()
 	if late {
-		c.refuse(conn, transport.Packet{}, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+		c.refuse(conn, transport.Packet{}, refusedStopping, protocol.CloseShutdown, "the server is stopping")
 	}
 	return !late
 }
@@ -69,7 +70,7 @@ func (c *Comet) serve(conn transport.Conn) {
 	}
 	c.metrics.open(conn.Network()).Inc()
 	if refused, reason := c.gate.enter(conn.Remote().Addr()); refused != "" {
-		c.refuse(conn, transport.Packet{}, refused, envelope.CloseOverload, reason)
+		c.refuse(conn, transport.Packet{}, refused, protocol.CloseOverload, reason)
 		c.over(conn)
 		return
 	}
@@ -141,7 +142,7 @@ func (g *guest) read(alone bool) {
 			c.firstFailed(g.conn, g.last, err)
 			c.over(g.conn)
 			return
-		case p.Op == transport.OpAuth:
+		case p.Op == protocol.OpAuth:
 			g.knock(p, alone)
 			return
 		}
@@ -150,10 +151,10 @@ func (g *guest) read(alone bool) {
 		c.metrics.packets.WithLabelValues("before_auth").Inc()
 		g.ignored++
 		g.ignoredBytes += len(p.Body)
-		if g.conn.Text() || p.Version == transport.Version2 || g.ignored > maxIgnored || g.ignoredBytes > maxIgnoredBytes {
+		if g.conn.Text() || p.Version == protocol.Version2 || g.ignored > maxIgnored || g.ignoredBytes > maxIgnoredBytes {
 			c.metrics.badPackets.WithLabelValues("before_auth").Inc()
 			c.handshakes.End(&g.turn)
-			c.refuse(g.conn, p, refusedFirst, envelope.CloseBadPacket, "the first packet must be auth")
+			c.refuse(g.conn, p, refusedFirst, protocol.CloseBadPacket, "the first packet must be auth")
 			c.over(g.conn)
 			return
 		}
@@ -199,11 +200,11 @@ func (g *guest) knock(p transport.Packet, alone bool) {
 func (c *Comet) refuseWaiting(v *arrival) {
 	switch {
 	case c.stopping():
-		c.refuse(v.conn, v.packet, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+		c.refuse(v.conn, v.packet, refusedStopping, protocol.CloseShutdown, "the server is stopping")
 	case v.over:
-		c.refuse(v.conn, v.packet, refusedWait, envelope.CloseOverload, "the server could not take the connection in time")
+		c.refuse(v.conn, v.packet, refusedWait, protocol.CloseOverload, "the server could not take the connection in time")
 	default:
-		c.refuse(v.conn, v.packet, refusedRate, envelope.CloseOverload, "too many clients connect at a time")
+		c.refuse(v.conn, v.packet, refusedRate, protocol.CloseOverload, "too many clients connect at a time")
 	}
 }
 
@@ -214,7 +215,7 @@ func (c *Comet) authenticate(v *arrival) *session {
 	var err error
 	if v.auth, err = parseAuth(v.packet.Body, c.cfg.MaxRooms); err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
-		c.refuse(v.conn, v.packet, refusedAuthBody, envelope.CloseBadPacket, err.Error())
+		c.refuse(v.conn, v.packet, refusedAuthBody, protocol.CloseBadPacket, err.Error())
 		return nil
 	}
 	s := c.newSession(v.conn, v.packet, &v.auth)
@@ -241,9 +242,9 @@ func (c *Comet) firstFailed(conn transport.Conn, last transport.Packet, err erro
 		}
 		c.refuse(conn, last, refusedFirst, bad.Code, bad.Reason)
 	case errors.Is(err, os.ErrDeadlineExceeded) && c.stopping():
-		c.refuse(conn, last, refusedStopping, envelope.CloseShutdown, "the server is stopping")
+		c.refuse(conn, last, refusedStopping, protocol.CloseShutdown, "the server is stopping")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.refuse(conn, last, refusedTimeout, envelope.CloseHandshakeTimeout, "no auth packet in time")
+		c.refuse(conn, last, refusedTimeout, protocol.CloseHandshakeTimeout, "no auth packet in time")
 	default:
 		c.metrics.refused.WithLabelValues(refusedLeft).Inc()
 	}
@@ -252,7 +253,7 @@ func (c *Comet) firstFailed(conn transport.Conn, last transport.Packet, err erro
 // refuse says op 6 to a connection without a session and closes it. last is
 // what it sent last. A WebSocket that sent nothing yet has not said which form
 // it speaks: there the close frame says it alone.
-func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string, code envelope.CloseCode, reason string) {
+func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string, code protocol.CloseCode, reason string) {
 	c.metrics.refused.WithLabelValues(label).Inc()
 	c.metrics.ended(code)
 	if e := c.log.Debug(); e.Enabled() {
@@ -265,7 +266,7 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 			version = 1
 		}
 		var others []string
-		if code == envelope.CloseShutdown {
+		if code == protocol.CloseShutdown {
 			others = c.others(gen, conn.Network())
 		}
 		b := encodeDisconnect(wireForm(conn, form), version, code, reason, others)
@@ -335,7 +336,7 @@ func (s *session) connect(ctx context.Context, v *arrival) error {
 		code, reason := refusal(err)
 		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
 		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(s.conn)).Int32("code", int32(code)).Msg("client refused")
-		if code == envelope.CloseOverload {
+		if code == protocol.CloseOverload {
 			c.metrics.callErrors.WithLabelValues("connect").Inc()
 		}
 		s.refused(v.started, code, reason)
@@ -347,31 +348,31 @@ func (s *session) connect(ctx context.Context, v *arrival) error {
 }
 
 // refused closes a session that does not become live.
-func (s *session) refused(started time.Time, code envelope.CloseCode, reason string) {
+func (s *session) refused(started time.Time, code protocol.CloseCode, reason string) {
 	s.comet.metrics.connects.WithLabelValues("refused").Observe(time.Since(started).Seconds())
 	s.close(code, reason)
 }
 
 // refusal is what a client is told about an error of logic.Connect. What is
 // not the client's doing is told as overload: it is to come back.
-func refusal(err error) (envelope.CloseCode, string) {
-	code := envelope.CloseOverload
+func refusal(err error) (protocol.CloseCode, string) {
+	code := protocol.CloseOverload
 	switch envelope.CodeOf(err) {
 	case envelope.CodeUnauthorized, envelope.CodeNotFound:
-		code = envelope.CloseAuthFailed
+		code = protocol.CloseAuthFailed
 	case envelope.CodeExpired:
-		code = envelope.CloseTokenExpired
+		code = protocol.CloseTokenExpired
 	case envelope.CodeRevoked:
-		code = envelope.CloseTokenRevoked
+		code = protocol.CloseTokenRevoked
 	case envelope.CodeTooMany:
-		code = envelope.CloseTooManySessions
+		code = protocol.CloseTooManySessions
 	case envelope.CodeInvalid:
-		code = envelope.CloseBadPacket
+		code = protocol.CloseBadPacket
 	case envelope.CodeTooLarge:
-		code = envelope.CloseTooLarge
+		code = protocol.CloseTooLarge
 	}
 	var e *envelope.Error
-	if code == envelope.CloseOverload || !errors.As(err, &e) {
+	if code == protocol.CloseOverload || !errors.As(err, &e) {
 		return code, "the server cannot take the connection now"
 	}
 	return code, e.Error()

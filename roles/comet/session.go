@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -95,7 +96,7 @@ type rare struct {
 
 	unsettled []mark // kept messages written, not known to have arrived
 
-	code       envelope.CloseCode // why the server closed it; 0: it did not
+	code       protocol.CloseCode // why the server closed it; 0: it did not
 	reason     string
 	closeBy    time.Time     // when its goodbye ends; zero: the server did not close it
 	writerGone chan struct{} // closed as the writer ends, where somebody waits
@@ -173,14 +174,11 @@ func remoteString(conn transport.Conn) string {
 	return ""
 }
 
-// firstAccepted is the first operation that only those get who accept it.
-const firstAccepted = 1000
-
 // wants says whether a message of operation op is for this session. goim sent
 // a room's messages to every member; elsewhere an operation of 1000 and above
 // goes to those who accept it. Holds mu.
 func (s *session) wants(op int32, room bool) bool {
-	if op < firstAccepted || room && s.gen == genGoim {
+	if op < protocol.FirstAcceptedOp || room && s.gen == genGoim {
 		return true
 	}
 	_, ok := slices.BinarySearch(s.accepts, op)
@@ -189,10 +187,10 @@ func (s *session) wants(op int32, room bool) bool {
 
 // close ends the session with a reason that the client is told in op 6 after
 // what is already queued for it. Closing twice does nothing.
-func (s *session) close(code envelope.CloseCode, reason string) { s.closeFor(code, reason, nil) }
+func (s *session) close(code protocol.CloseCode, reason string) { s.closeFor(code, reason, nil) }
 
 // closeFor is close for a client that may go to others instead.
-func (s *session) closeFor(code envelope.CloseCode, reason string, others []string) {
+func (s *session) closeFor(code protocol.CloseCode, reason string, others []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state > stateLive {
@@ -213,7 +211,7 @@ func (s *session) closeFor(code envelope.CloseCode, reason string, others []stri
 }
 
 // fail ends the session for an error of its connection. Holds mu.
-func (s *session) fail(code envelope.CloseCode, reason string) {
+func (s *session) fail(code protocol.CloseCode, reason string) {
 	if s.code == 0 && s.state <= stateLive {
 		s.own()
 		s.code, s.reason = code, reason
@@ -269,7 +267,7 @@ func (s *session) settle(packet bool) {
 }
 
 // encodeDisconnect makes op 6. others are where else the client may connect.
-func encodeDisconnect(form transport.Form, version int16, code envelope.CloseCode, reason string, others []string) []byte {
+func encodeDisconnect(form transport.Form, version int16, code protocol.CloseCode, reason string, others []string) []byte {
 	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
 	for i, address := range others {
 		if i == 0 {
@@ -283,5 +281,5 @@ func encodeDisconnect(form transport.Form, version int16, code envelope.CloseCod
 		body += "]"
 	}
 	body += "}"
-	return transport.EncodeReply(form, version, transport.OpDisconnect, 0, 0, []byte(body))
+	return transport.EncodeReply(form, version, protocol.OpDisconnect, 0, 0, []byte(body))
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -31,7 +31,7 @@ func (m *mailbox) catchUp(r *envelope.CatchUpRequest) error {
 			b.More = true
 			break
 		}
-		b.Messages = append(b.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: []byte(m.body)})
+		b.Messages = append(b.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: []byte(m.body)})
 	}
 	m.s.push(&envelope.Delivery{Backlog: b})
 	return nil
@@ -61,7 +61,7 @@ func TestSlowClient(t *testing.T) {
 		for id := uint64(1); id <= kept; id++ {
 			box.ids = append(box.ids, id)
 			for n := range 2 {
-				k, l := s.kept(n, id, id-1), s.live(n, transport.OpMessage, body)
+				k, l := s.kept(n, id, id-1), s.live(n, protocol.OpMessage, body)
 				k.Body = []byte(body)
 				s.push(k, l)
 			}
@@ -159,7 +159,7 @@ func TestSlowClientIsClosed(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.WriteTimeout = 3 * time.Second })
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
 		c.login("ann", "")
-		s.push(s.live(0, transport.OpMessage, strings.Repeat("x", 4<<10)))
+		s.push(s.live(0, protocol.OpMessage, strings.Repeat("x", 4<<10)))
 		time.Sleep(2900 * time.Millisecond)
 		synctest.Wait()
 		if s.Sessions() != 1 {
@@ -167,7 +167,7 @@ func TestSlowClientIsClosed(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
-		if code, _, _ := c.pipe.Closed(); code != envelope.CloseSlow {
+		if code, _, _ := c.pipe.Closed(); code != protocol.CloseSlow {
 			t.Fatalf("closed with %d", code)
 		}
 		if n := s.metric("imgo_comet_closed_total", "code=3002"); n != 1 {
@@ -190,7 +190,7 @@ func TestRepliesAreBounded(t *testing.T) {
 		c.put(wire("00000013 0010 0001 00000007 00000001", "tok"))
 		c.want(wire("00000010 0010 0001 00000008 00000001", ""))
 		for range 50 {
-			c.send(1, transport.OpSend, 1, strings.Repeat("x", 500))
+			c.send(1, protocol.OpSend, 1, strings.Repeat("x", 500))
 		}
 		synctest.Wait()
 		if n := s.metric("imgo_comet_pending_bytes"); n > 4<<10 || n == 0 {
@@ -216,6 +216,6 @@ func TestOrderOfOneCaller(t *testing.T) {
 		}
 	}()
 	for i := uint64(1); i <= n; i++ {
-		c.expect(transport.OpMessage, i, fmt.Sprintf(`"k%d"`, i))
+		c.expect(protocol.OpMessage, i, fmt.Sprintf(`"k%d"`, i))
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/transport"
 	"imgo/transport/pipe"
@@ -273,7 +274,7 @@ func (s *server) push(deliveries ...*envelope.Delivery) {
 // kept is a kept message for the n-th session.
 func (s *server) kept(n int, id, prev uint64) *envelope.Delivery {
 	return &envelope.Delivery{
-		Id: id, Op: transport.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id), TimeMs: time.Now().UnixMilli(),
+		Id: id, Op: protocol.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id), TimeMs: time.Now().UnixMilli(),
 		To: []*envelope.Target{{Session: s.logic.session(n), Prev: prev}},
 	}
 }
@@ -287,7 +288,7 @@ func (s *server) live(n int, op int32, body string) *envelope.Delivery {
 func (s *server) backlog(n int, after, upTo uint64, more bool, ids ...uint64) *envelope.Delivery {
 	b := &envelope.Backlog{To: &envelope.Address{Comet: "c1", Session: s.logic.session(n)}, After: after, UpTo: upTo, More: more}
 	for _, id := range ids {
-		b.Messages = append(b.Messages, &envelope.Kept{Id: id, Op: transport.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id)})
+		b.Messages = append(b.Messages, &envelope.Kept{Id: id, Op: protocol.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id)})
 	}
 	return &envelope.Delivery{Backlog: b}
 }
@@ -298,7 +299,7 @@ func (s *server) nudge(n int, newest uint64) *envelope.Delivery {
 	}}}
 }
 
-func (s *server) kick(n int, code envelope.CloseCode, reason string) *envelope.Delivery {
+func (s *server) kick(n int, code protocol.CloseCode, reason string) *envelope.Delivery {
 	return &envelope.Delivery{Kick: &envelope.Kick{
 		To: []*envelope.Address{{Comet: "c1", Session: s.logic.session(n)}}, Code: int32(code), Reason: reason,
 	}}
@@ -395,7 +396,7 @@ func (c *client) want(frame string) {
 
 // wantEnd expects nothing but the end of the connection; where a WebSocket or
 // a pipe says a code, it has to be this one.
-func (c *client) wantEnd(code envelope.CloseCode) {
+func (c *client) wantEnd(code protocol.CloseCode) {
 	c.t.Helper()
 	b, err := c.Next()
 	var closed *transporttest.Closed
@@ -415,7 +416,7 @@ func (c *client) wantEnd(code envelope.CloseCode) {
 func (c *client) send(version int16, op, seq int32, body string) {
 	c.t.Helper()
 	if !c.text {
-		c.put(string(transport.AppendPacket(nil, version, transport.HeaderV1, op, seq, 0, []byte(body))))
+		c.put(string(transport.AppendPacket(nil, version, protocol.HeaderV1, op, seq, 0, []byte(body))))
 		return
 	}
 	frame := fmt.Sprintf(`{"ver":%d,"op":%d,"seq":%d`, version, op, seq)
@@ -467,12 +468,12 @@ func (c *client) expect(op int32, id uint64, body string) transport.Packet {
 }
 
 // closedWith reads op 6 and the end.
-func (c *client) closedWith(code envelope.CloseCode) {
+func (c *client) closedWith(code protocol.CloseCode) {
 	c.t.Helper()
 	p := c.receive()
 	prefix := fmt.Sprintf(`{"code":%d,"reason":"`, code)
 	suffix := fmt.Sprintf(`","reconnect":%t}`, code < 3500)
-	if p.Op != transport.OpDisconnect || !strings.HasPrefix(string(p.Body), prefix) || !strings.HasSuffix(string(p.Body), suffix) {
+	if p.Op != protocol.OpDisconnect || !strings.HasPrefix(string(p.Body), prefix) || !strings.HasSuffix(string(p.Body), suffix) {
 		c.t.Fatalf("got op %d body %q, want op 6 with code %d", p.Op, p.Body, code)
 	}
 	c.wantEnd(code)
@@ -482,8 +483,8 @@ func (c *client) closedWith(code envelope.CloseCode) {
 // the auth object, each with a comma before it.
 func (c *client) login(user, more string) {
 	c.t.Helper()
-	c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q%s}`, user, more))
-	if p := c.receive(); p.Op != transport.OpAuthReply || p.Version != 2 {
+	c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q%s}`, user, more))
+	if p := c.receive(); p.Op != protocol.OpAuthReply || p.Version != 2 {
 		c.t.Fatalf("auth was answered with %+v %s", p, p.Body)
 	}
 }

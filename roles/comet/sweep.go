@@ -3,7 +3,7 @@ package comet
 import (
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // Bounds of the sweep's tick, and how many ticks it takes to look once at
@@ -80,7 +80,7 @@ func (c *Comet) checkAlive(s *session) {
 	// Pings count for clients of version 2; they are only asked for, which costs
 	// the memory of one more object, of those who are silent otherwise.
 	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.conn.LastSign()) > limit) {
-		s.close(envelope.CloseStaleHeartbeat, "no heartbeat for too long")
+		s.close(protocol.CloseStaleHeartbeat, "no heartbeat for too long")
 		return
 	}
 	if !c.cfg.CloseExpired {
@@ -90,6 +90,6 @@ func (c *Comet) checkAlive(s *session) {
 	expired := s.expires > 0 && time.Now().UnixMilli() >= s.expires
 	s.mu.Unlock()
 	if expired {
-		s.close(envelope.CloseTokenExpired, "the token has expired")
+		s.close(protocol.CloseTokenExpired, "the token has expired")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -77,9 +78,9 @@ func (w *window) note(room string, m *transport.Message) {
 			w.open.rooms[room] = n
 		}
 	}
-	n.plain = (n.plain || len(n.list) == 0) && m.Op() < firstAccepted
+	n.plain = (n.plain || len(n.list) == 0) && m.Op() < protocol.FirstAcceptedOp
 	n.list = append(n.list, note{w.seq, m, room != ""})
-	size := len(m.Body()) + transport.HeaderV2
+	size := len(m.Body()) + protocol.HeaderV2
 	n.bytes += size
 	w.open.bytes += size
 	full := n.bytes > w.comet.cfg.PendingBytes/2 || w.open.bytes > maxNoted

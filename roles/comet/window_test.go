@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
-	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -23,35 +23,35 @@ func TestFlushWindow(t *testing.T) {
 			time.Sleep(time.Duration(round) * 30 * time.Millisecond)
 			began := time.Now()
 			for i := range 20 {
-				s.push(s.live(0, transport.OpMessage, fmt.Sprint(i)))
+				s.push(s.live(0, protocol.OpMessage, fmt.Sprint(i)))
 			}
 			synctest.Wait()
 			for i := range 20 {
-				c.expect(transport.OpMessage, 0, fmt.Sprint(i))
+				c.expect(protocol.OpMessage, 0, fmt.Sprint(i))
 				if i == 0 && time.Since(began) > window {
 					t.Fatalf("the first of them took %s", time.Since(began))
 				}
 			}
 			took := time.Since(began)
-			if s.push(s.live(0, transport.OpMessage, "late")); took > 0 {
+			if s.push(s.live(0, protocol.OpMessage, "late")); took > 0 {
 				synctest.Wait()
 				if n := c.pipe.Unread(); n > 0 {
 					t.Fatalf("%d bytes of a message came right after the end of a window", n)
 				}
 			}
 			began = time.Now()
-			c.send(2, transport.OpHeartbeat, 7, "")
-			c.expect(transport.OpMessage, 0, "late")
-			c.expect(transport.OpHeartbeatReply, 0, "")
+			c.send(2, protocol.OpHeartbeat, 7, "")
+			c.expect(protocol.OpMessage, 0, "late")
+			c.expect(protocol.OpHeartbeatReply, 0, "")
 			if took := time.Since(began); took > 0 {
 				t.Fatalf("an answer took %s", took)
 			}
 		}
 		// A kept message too, and the goodbye takes it along.
 		s.push(s.kept(0, 1, 0))
-		s.push(s.kick(0, envelope.CloseKicked, "go"))
-		c.expect(transport.OpMessage, 1, `"k1"`)
-		c.closedWith(envelope.CloseKicked)
+		s.push(s.kick(0, protocol.CloseKicked, "go"))
+		c.expect(protocol.OpMessage, 1, `"k1"`)
+		c.closedWith(protocol.CloseKicked)
 	})
 }
 
@@ -65,12 +65,12 @@ func TestFlushWindowOfMany(t *testing.T) {
 			clients[i].login(fmt.Sprint("u", i), "")
 		}
 		for i := range 10 {
-			s.push(&envelope.Delivery{Op: transport.OpMessage, Body: []byte(fmt.Sprint(i)), All: true})
+			s.push(&envelope.Delivery{Op: protocol.OpMessage, Body: []byte(fmt.Sprint(i)), All: true})
 			time.Sleep(time.Duration(i) * time.Millisecond)
 		}
 		for _, c := range clients {
 			for i := range 10 {
-				c.expect(transport.OpMessage, 0, fmt.Sprint(i))
+				c.expect(protocol.OpMessage, 0, fmt.Sprint(i))
 			}
 		}
 		if n := s.metric("imgo_comet_pending_bytes"); n != 0 {
@@ -92,27 +92,27 @@ func TestBatchOfBroadcasts(t *testing.T) {
 	}
 	for round := range uint64(5) {
 		batch := []*envelope.Delivery{
-			{Op: transport.OpMessage, Body: []byte("1"), All: true},
-			{Op: transport.OpMessage, Body: []byte("2"), Room: "r"},
+			{Op: protocol.OpMessage, Body: []byte("1"), All: true},
+			{Op: protocol.OpMessage, Body: []byte("2"), Room: "r"},
 		}
 		for i := range clients {
 			batch = append(batch, s.kept(i, round+1, round))
 		}
-		batch = append(batch, &envelope.Delivery{Op: transport.OpMessage, Body: []byte("3"), All: true})
+		batch = append(batch, &envelope.Delivery{Op: protocol.OpMessage, Body: []byte("3"), All: true})
 		s.push(batch...)
-		s.push(&envelope.Delivery{Op: transport.OpMessage, Body: []byte("4"), All: true})
+		s.push(&envelope.Delivery{Op: protocol.OpMessage, Body: []byte("4"), All: true})
 	}
 	for _, c := range clients {
 		for round := range uint64(5) {
-			c.expect(transport.OpMessage, 0, "1")
-			c.expect(transport.OpMessage, 0, "2")
+			c.expect(protocol.OpMessage, 0, "1")
+			c.expect(protocol.OpMessage, 0, "2")
 			id := round + 1
 			if c.text {
 				id = 0 // which is not looked at in JSON
 			}
-			c.expect(transport.OpMessage, id, fmt.Sprintf(`"k%d"`, round+1))
-			c.expect(transport.OpMessage, 0, "3")
-			c.expect(transport.OpMessage, 0, "4")
+			c.expect(protocol.OpMessage, id, fmt.Sprintf(`"k%d"`, round+1))
+			c.expect(protocol.OpMessage, 0, "3")
+			c.expect(protocol.OpMessage, 0, "4")
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // writeChunk is how many bytes go into one Write where frames are small: much
@@ -277,9 +277,9 @@ func (s *session) wroteID(id uint64) {
 
 // giveUp ends the connection after a write failed.
 func (s *session) giveUp(err error) {
-	code, reason := envelope.CloseCode(0), ""
+	code, reason := protocol.CloseCode(0), ""
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		code, reason = envelope.CloseSlow, "the connection took nothing for too long"
+		code, reason = protocol.CloseSlow, "the connection took nothing for too long"
 	}
 	s.mu.Lock()
 	s.fail(code, reason)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // identity is who a client is.
@@ -37,8 +38,8 @@ func (l *Logic) authenticate(ctx context.Context, token, mid string) (identity, 
 	switch {
 	case token == "":
 		return identity{}, envelope.Errorf(envelope.CodeUnauthorized, "no token was given")
-	case len(token) > MaxTokenBytes:
-		return identity{}, envelope.Errorf(envelope.CodeUnauthorized, "the token is longer than %d bytes", MaxTokenBytes)
+	case len(token) > protocol.MaxTokenBytes:
+		return identity{}, envelope.Errorf(envelope.CodeUnauthorized, "the token is longer than %d bytes", protocol.MaxTokenBytes)
 	case l.jwt != nil && looksLikeJWT(token):
 		return l.jwt.verify(ctx, token)
 	}

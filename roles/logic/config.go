@@ -16,10 +16,6 @@ const (
 	AuthNone = "none"
 )
 
-// MaxTokenBytes bounds a client's token: a longer one is refused before
-// anything is computed from it.
-const MaxTokenBytes = 8 << 10
-
 const (
 	// maxBody is the largest Config.MaxBody: bodies are held in memory by
 	// every role that they pass through.

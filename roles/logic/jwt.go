@@ -29,7 +29,7 @@ var (
 )
 
 // verifier checks JWTs. What one bad token costs is bounded: at most
-// MaxTokenBytes are decoded, the key is found by algorithm and name before a
+// protocol.MaxTokenBytes are decoded, the key is found by algorithm and name before a
 // signature is computed, at most maxStaticKeys signatures are, and the same
 // bad token again costs one hash for a while. Safe for concurrent use.
 type verifier struct {
@@ -64,7 +64,7 @@ func newVerifier(cfg JWTConfig, now func() time.Time, log zerolog.Logger, m *met
 	return &verifier{cfg: cfg, keys: keys, parser: jwt.NewParser(options...), now: now, bad: newBadTokens()}, nil
 }
 
-// verify checks a token of at most MaxTokenBytes.
+// verify checks a token of at most protocol.MaxTokenBytes.
 func (v *verifier) verify(ctx context.Context, token string) (identity, error) {
 	hash := sha256.Sum256([]byte(token))
 	version := v.keys.set().version

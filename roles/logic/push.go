@@ -9,16 +9,11 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
-const (
-	// opMessage is the operation of an ordinary message, and opFirstOwn the
-	// first that callers may choose for themselves (docs/protocol.md).
-	opMessage  = 5
-	opFirstOwn = 1000
-	// maxKeyBytes bounds an idempotency key with its caller's scope.
-	maxKeyBytes = 512
-)
+// maxKeyBytes bounds an idempotency key with its caller's scope.
+const maxKeyBytes = 512
 
 // Push pushes. Without an error the push is in the log: durable if it is kept.
 // With one it was not accepted: ErrInvalid and ErrTooLarge (Field says where;
@@ -81,8 +76,8 @@ func (l *Logic) checkPush(c *PushCommand) error {
 		return err
 	}
 	switch {
-	case c.Op != opMessage && c.Op < opFirstOwn:
-		return envelope.Invalid("op", fmt.Sprintf("is %d: it must be %d, or %d and above", c.Op, opMessage, opFirstOwn))
+	case c.Op != protocol.OpMessage && c.Op < protocol.FirstAcceptedOp:
+		return envelope.Invalid("op", fmt.Sprintf("is %d: it must be %d, or %d and above", c.Op, protocol.OpMessage, protocol.FirstAcceptedOp))
 	case len(c.Body) > l.cfg.MaxBody:
 		return &envelope.Error{Code: envelope.CodeTooLarge, Field: "body",
 			Message: fmt.Sprintf("is %d bytes long, at most %d are allowed", len(c.Body), l.cfg.MaxBody)}

@@ -3,7 +3,7 @@ package logic
 import (
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 )
 
 // PushCommand is one push, whatever API it came by. Exactly one of Users,
@@ -66,8 +66,8 @@ type KickFilter struct {
 	// is the key of a session, or the server's own name for it (SessionName).
 	Device  string
 	Session string
-	// Code is what the client is told, 3000 to 4999; 0: envelope.CloseKicked.
-	Code envelope.CloseCode
+	// Code is what the client is told, 3000 to 4999; 0: protocol.CloseKicked.
+	Code protocol.CloseCode
 	// Reason is told, too, at most 123 bytes of UTF-8.
 	Reason string
 }

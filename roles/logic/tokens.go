@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
 
 const (
@@ -26,7 +27,7 @@ const revokedReason = "the token was revoked"
 
 // NewToken makes a token for a user. It ends after ttl (0: never). An empty
 // token lets logic make one of 32 random bytes; else it is the caller's own,
-// at most MaxTokenBytes of text. single takes the user's other tokens back, so
+// at most protocol.MaxTokenBytes of text. single takes the user's other tokens back, so
 // that one replaces another. Only a hash is stored: the answer is the only
 // time that the token can be read.
 func (l *Logic) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (Token, error) {
@@ -68,8 +69,8 @@ func makeToken() string {
 // could never be used is refused now.
 func (l *Logic) checkToken(token string) error {
 	switch {
-	case len(token) > MaxTokenBytes:
-		return envelope.Invalid("token", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(token), MaxTokenBytes))
+	case len(token) > protocol.MaxTokenBytes:
+		return envelope.Invalid("token", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(token), protocol.MaxTokenBytes))
 	case strings.HasPrefix(token, `"`) || strings.HasSuffix(token, `"`):
 		return envelope.Invalid("token", "must not begin or end with a quote: clients send it with or without quotes around it")
 	case l.jwt != nil && looksLikeJWT(token):
@@ -110,7 +111,7 @@ func (l *Logic) RevokeToken(ctx context.Context, token string, closeSessions boo
 	}
 	defer end()
 	notFound := envelope.Errorf(envelope.CodeNotFound, "there is no such token")
-	if token == "" || len(token) > MaxTokenBytes {
+	if token == "" || len(token) > protocol.MaxTokenBytes {
 		return 0, notFound
 	}
 	hash := sha256.Sum256([]byte(token))
@@ -160,7 +161,7 @@ func (l *Logic) RevokeUser(ctx context.Context, user string, closeSessions bool)
 }
 
 func (l *Logic) closeRevoked(ctx context.Context, user string) error {
-	_, err := l.kick(ctx, user, KickFilter{Code: envelope.CloseTokenRevoked, Reason: revokedReason})
+	_, err := l.kick(ctx, user, KickFilter{Code: protocol.CloseTokenRevoked, Reason: revokedReason})
 	if err != nil {
 		return fmt.Errorf("the tokens are revoked, but the user's sessions are not closed (kick them): %w", err)
 	}

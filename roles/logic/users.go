@@ -6,10 +6,8 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/protocol"
 )
-
-// maxReasonBytes is what a WebSocket close frame has room for.
-const maxReasonBytes = 123
 
 // User is everything that is known of a user: sessions, devices, and what
 // waits. A user whom nobody has heard of has none of it and is no error.
@@ -71,8 +69,8 @@ func checkKick(user string, filter KickFilter) error {
 	switch {
 	case filter.Code != 0 && (filter.Code < 3000 || filter.Code > 4999):
 		return envelope.Invalid("code", fmt.Sprintf("is %d: it must be 3000 to 4999", filter.Code))
-	case len(filter.Reason) > maxReasonBytes:
-		return envelope.Invalid("reason", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(filter.Reason), maxReasonBytes))
+	case len(filter.Reason) > protocol.MaxReasonBytes:
+		return envelope.Invalid("reason", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(filter.Reason), protocol.MaxReasonBytes))
 	case !utf8.ValidString(filter.Reason):
 		return envelope.Invalid("reason", "is not valid UTF-8")
 	}
@@ -92,7 +90,7 @@ func (l *Logic) kick(ctx context.Context, user string, filter KickFilter) (int, 
 	}
 	code, reason := filter.Code, filter.Reason
 	if code == 0 {
-		code = envelope.CloseKicked
+		code = protocol.CloseKicked
 	}
 	if reason == "" {
 		reason = "closed by the server's operator"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 )
 
@@ -62,13 +63,13 @@ func TestKick(t *testing.T) {
 		name   string
 		filter logic.KickFilter
 		n      int
-		code   envelope.CloseCode
+		code   protocol.CloseCode
 	}{
-		{"all", logic.KickFilter{}, 4, envelope.CloseKicked},
+		{"all", logic.KickFilter{}, 4, protocol.CloseKicked},
 		{"device", logic.KickFilter{Device: "phone", Code: 3999, Reason: "sold"}, 2, 3999},
-		{"session's name", logic.KickFilter{Session: "c2-3"}, 1, envelope.CloseKicked},
-		{"session's key", logic.KickFilter{Session: "own key"}, 1, envelope.CloseKicked},
-		{"name of a session with a key", logic.KickFilter{Session: "c1-4"}, 1, envelope.CloseKicked},
+		{"session's name", logic.KickFilter{Session: "c2-3"}, 1, protocol.CloseKicked},
+		{"session's key", logic.KickFilter{Session: "own key"}, 1, protocol.CloseKicked},
+		{"name of a session with a key", logic.KickFilter{Session: "c1-4"}, 1, protocol.CloseKicked},
 		{"device and session", logic.KickFilter{Device: "phone", Session: "c2-3"}, 0, 0},
 		{"no such device", logic.KickFilter{Device: "watch"}, 0, 0},
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/store"
 )
 
@@ -105,7 +106,7 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 // storable says whether a user of a record can be a key of the store. Logic
 // lets no other through; a record that has one all the same is not from it.
 func storable(user string) bool {
-	return user != "" && len(user) <= envelope.MaxNameBytes && strings.IndexByte(user, 0) < 0
+	return user != "" && len(user) <= protocol.MaxNameBytes && strings.IndexByte(user, 0) < 0
 }
 
 func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) error {

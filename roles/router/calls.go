@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/store"
 )
 
@@ -110,7 +111,7 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 		for i := 0; i < len(m.sessions); i++ {
 			if o := m.sessions[i]; o.key() == s.Key {
 				reply.Kicks = append(reply.Kicks, &envelope.Kick{
-					To: []*envelope.Address{o.address()}, Code: int32(envelope.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
+					To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
 				})
 				p.oust(m, o.address())
 				i--
@@ -124,7 +125,7 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 		for len(m.sessions) >= limit {
 			o := m.sessions[0]
 			reply.Kicks = append(reply.Kicks, &envelope.Kick{
-				To: []*envelope.Address{o.address()}, Code: int32(envelope.CloseReplacedByLimit),
+				To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByLimit),
 				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
 			})
 			p.oust(m, o.address())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/router"
 )
 
@@ -339,7 +340,7 @@ func TestSessions(t *testing.T) {
 		w.attach(session("c", 1, "u", ""))
 		w.attach(session("c", 2, "u", ""))
 		kicks := w.attach(session("c", 3, "u", "")).Kicks
-		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(envelope.CloseReplacedByLimit) {
+		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(protocol.CloseReplacedByLimit) {
 			t.Fatalf("kicks: %v", kicks)
 		}
 	})
@@ -350,7 +351,7 @@ func TestSessions(t *testing.T) {
 		w.attach(old)
 		w.attach(other)
 		kicks := w.attach(young).Kicks
-		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(envelope.CloseReplacedByKey) {
+		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(protocol.CloseReplacedByKey) {
 			t.Fatalf("kicks: %v", kicks)
 		}
 		w.detach(old) // late

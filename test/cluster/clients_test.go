@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/verify/history"
 )
@@ -105,7 +106,7 @@ func (d *device) session(ctx context.Context, address string) error {
 	d.mu.Unlock()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true, "rooms": d.rooms})
-	if err := send(c, transport.OpAuth, 1, auth); err != nil {
+	if err := send(c, protocol.OpAuth, 1, auth); err != nil {
 		return err
 	}
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -117,11 +118,11 @@ func (d *device) session(ctx context.Context, address string) error {
 			return err
 		}
 		switch p.Op {
-		case transport.OpAuthReply:
+		case protocol.OpAuthReply:
 			_ = c.SetReadDeadline(time.Time{})
 			s = d.w.h.Session(d.user, d.name)
 			d.sessions.Add(1)
-		case transport.OpMessage:
+		case protocol.OpMessage:
 			number, err := strconv.ParseUint(string(p.Body), 10, 64)
 			if err != nil {
 				select {
@@ -133,11 +134,11 @@ func (d *device) session(ctx context.Context, address string) error {
 			s.Got(p.ID, number)
 			d.received.Add(1)
 			if p.ID != 0 {
-				if err := send(c, transport.OpAck, 0, binary.BigEndian.AppendUint64(nil, p.ID)); err != nil {
+				if err := send(c, protocol.OpAck, 0, binary.BigEndian.AppendUint64(nil, p.ID)); err != nil {
 					return err
 				}
 			}
-		case transport.OpDisconnect:
+		case protocol.OpDisconnect:
 			var body map[string]any
 			_ = json.Unmarshal(p.Body, &body)
 			d.mu.Lock()
@@ -149,7 +150,7 @@ func (d *device) session(ctx context.Context, address string) error {
 
 func send(c net.Conn, op, seq int32, body []byte) error {
 	_ = c.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	_, err := c.Write(transport.AppendPacket(nil, 2, transport.HeaderV1, op, seq, 0, body))
+	_, err := c.Write(transport.AppendPacket(nil, 2, protocol.HeaderV1, op, seq, 0, body))
 	return err
 }
 
@@ -299,12 +300,12 @@ func (d *device) admitted() error {
 	}
 	defer c.Close()
 	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true})
-	if err := send(c, transport.OpAuth, 1, auth); err != nil {
+	if err := send(c, protocol.OpAuth, 1, auth); err != nil {
 		return err
 	}
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	p, err := receive(c)
-	if err == nil && p.Op != transport.OpAuthReply {
+	if err == nil && p.Op != protocol.OpAuthReply {
 		err = fmt.Errorf("op %d: %s", p.Op, p.Body)
 	}
 	return err

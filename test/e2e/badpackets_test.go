@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"imgo/transport"
+	"imgo/protocol"
 	"imgo/transport/transporttest"
 )
 
@@ -158,7 +158,7 @@ func TestTruncatedPackets(t *testing.T) {
 func TestBadFrames(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
-	binary := []byte(packet(2, transport.OpSend, 1, "hi"))
+	binary := []byte(packet(2, protocol.OpSend, 1, "hi"))
 	text := []byte(`{"ver":2,"op":4,"seq":1}`)
 	compressed := transporttest.RawFrame(0x82|0x40, true, binary)
 	for _, test := range []struct {
@@ -223,13 +223,13 @@ func TestFragments(t *testing.T) {
 		if text {
 			first = 1
 		}
-		c.raw(string(fragments(first, []byte(c.encode(1, transport.OpAuth, 1, `"ü"`)), 3)))
-		if p := c.receive(); p.Op != transport.OpAuthReply {
+		c.raw(string(fragments(first, []byte(c.encode(1, protocol.OpAuth, 1, `"ü"`)), 3)))
+		if p := c.receive(); p.Op != protocol.OpAuthReply {
 			t.Fatalf("a fragmented auth was answered with op %d %s", p.Op, p.Body)
 		}
 		// The limit holds for the whole message, however small its fragments.
 		kind, code, says := "too_large", 3507, "over the limit"
-		head := c.encode(1, transport.OpSend, 1, `"`)
+		head := c.encode(1, protocol.OpSend, 1, `"`)
 		if !text { // a packet of the largest body, and more behind it
 			head = wire(fmt.Sprintf("%08x 0010 0001 00000004 00000001", 16+64<<10), "")
 			kind, code, says = "bad_length", 3500, "more than one packet"

@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"imgo/config"
-	"imgo/transport"
+	"imgo/protocol"
 )
 
 // claims of a JWT, and the parts of its header.
@@ -179,10 +179,10 @@ func TestBadTokens(t *testing.T) {
 			moved := n.grows(t, closed(test.code), refused("logic"),
 				counter{"imgo_logic_connects_total", []string{fmt.Sprintf("outcome=%q", test.outcome)}})
 			c := n.dialAs(t, []string{"tcp", "text", "ws"}[i%3])
-			c.send(2, transport.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, test.token))
+			c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, test.token))
 			p := c.receive()
 			body := string(p.Body)
-			if p.Op != transport.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) || !strings.Contains(body, test.says) {
+			if p.Op != protocol.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) || !strings.Contains(body, test.says) {
 				t.Fatalf("got op %d %s, want %d and %q", p.Op, body, test.code, test.says)
 			}
 			for piece := range strings.SplitSeq(test.token, ".") {

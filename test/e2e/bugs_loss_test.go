@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"imgo/config"
-	"imgo/transport"
+	"imgo/protocol"
 	"imgo/transport/transporttest"
 )
 
@@ -116,8 +116,8 @@ func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 				}
 			}
 			pushing.Wait()
-			c.send(1, transport.OpHeartbeat, 9, "")
-			if p := c.receive(); p.Op != transport.OpHeartbeatReply {
+			c.send(1, protocol.OpHeartbeat, 9, "")
+			if p := c.receive(); p.Op != protocol.OpHeartbeatReply {
 				t.Fatalf("%s %s: after all messages: op %d %s", as.transport, as.generation, p.Op, p.Body)
 			}
 			eventually(t, "nothing waits any more", func() bool { return n.user(t, user).Pending == 0 })

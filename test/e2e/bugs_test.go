@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"imgo/config"
-	"imgo/transport"
+	"imgo/protocol"
 	"imgo/transport/transporttest"
 )
 
@@ -106,8 +106,8 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	}
 	n.call(t, "POST", "/1/push/all", "").want(t, 200, `"ret":`)
 	for _, c := range []*client{old, v2} {
-		c.send(1, transport.OpHeartbeat, 1, "")
-		for p := c.receive(); p.Op != transport.OpHeartbeatReply; p = c.receive() {
+		c.send(1, protocol.OpHeartbeat, 1, "")
+		for p := c.receive(); p.Op != protocol.OpHeartbeatReply; p = c.receive() {
 			if p.Op != 5 { // what an empty body became
 				t.Fatalf("got op %d %s", p.Op, p.Body)
 			}
@@ -152,7 +152,7 @@ func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	c.login("imgo", "old", "")
 	token("new")
 	late := n.tcp(t)
-	late.send(1, transport.OpAuth, 1, "old")
+	late.send(1, protocol.OpAuth, 1, "old")
 	late.closedWith(3503, "revoked")
 	n.call(t, "GET", "/1/msg/get?uid=1&mid=0&token=old", "", "Authorization: "+key).is(t, 200, `{"ret":65533}`)
 	c = n.tcp(t)
@@ -251,8 +251,8 @@ func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	acking.expect(5, "acked")
 	acking.expect(5, "unacked")
 	acking.ack(acked)
-	acking.send(2, transport.OpHeartbeat, 2, "") // answered once the acknowledgement was read
-	acking.expect(transport.OpHeartbeatReply, "")
+	acking.send(2, protocol.OpHeartbeat, 2, "") // answered once the acknowledgement was read
+	acking.expect(protocol.OpHeartbeatReply, "")
 	waiting := p.node.push(t, "away", "waiting")
 
 	// Pushes go on while it stops: each is answered, and what is accepted is

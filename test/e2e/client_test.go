@@ -12,6 +12,7 @@ import (
 	"time"
 
 	imgoclient "imgo/clients/go"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -85,7 +86,7 @@ func wire(header, body string) string {
 
 // packet is a packet of a client with the short header.
 func packet(version int16, op, seq int32, body string) string {
-	return string(transport.AppendPacket(nil, version, transport.HeaderV1, op, seq, 0, []byte(body)))
+	return string(transport.AppendPacket(nil, version, protocol.HeaderV1, op, seq, 0, []byte(body)))
 }
 
 // put sends one frame: a binary packet or a JSON object.
@@ -187,7 +188,7 @@ func (c *client) closedWith(code int, says string) {
 	c.t.Helper()
 	p := c.receive()
 	body := string(p.Body)
-	if p.Op != transport.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,"reason":"`, code)) ||
+	if p.Op != protocol.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,"reason":"`, code)) ||
 		!strings.HasSuffix(body, fmt.Sprintf(`","reconnect":%t}`, code < 3500)) || !strings.Contains(body, says) {
 		c.t.Fatalf("got op %d body %.300q, want op 6 with code %d and %q", p.Op, body, code, says)
 	}
@@ -224,8 +225,8 @@ func (c *client) login(generation, token, more string) {
 	case "v2":
 		version, body = 2, fmt.Sprintf(`{"token":%q%s}`, token, more)
 	}
-	c.send(version, transport.OpAuth, 1, body)
-	if p := c.receive(); p.Op != transport.OpAuthReply || p.Version != version {
+	c.send(version, protocol.OpAuth, 1, body)
+	if p := c.receive(); p.Op != protocol.OpAuthReply || p.Version != version {
 		c.t.Fatalf("auth was answered with %+v %s", p, p.Body)
 	}
 }
@@ -234,10 +235,10 @@ func (c *client) login(generation, token, more string) {
 func (c *client) ack(id uint64) {
 	c.t.Helper()
 	if c.text {
-		c.send(2, transport.OpAck, 0, fmt.Sprintf(`["%d"]`, id))
+		c.send(2, protocol.OpAck, 0, fmt.Sprintf(`["%d"]`, id))
 		return
 	}
-	c.send(2, transport.OpAck, 0, wire(fmt.Sprintf("%016x", id), ""))
+	c.send(2, protocol.OpAck, 0, wire(fmt.Sprintf("%016x", id), ""))
 }
 
 // witness is a healthy client that is connected all the while something bad

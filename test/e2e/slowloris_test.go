@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"imgo/config"
-	"imgo/transport"
+	"imgo/protocol"
 	"imgo/transport/transporttest"
 )
 
@@ -59,7 +59,7 @@ func (d *dripper) end(t *testing.T) {
 	p, err := d.c.next()
 	var closed *transporttest.Closed
 	switch {
-	case err == nil && p.Op == transport.OpDisconnect && strings.Contains(string(p.Body), "no auth packet in time") == (d.code == 3509):
+	case err == nil && p.Op == protocol.OpDisconnect && strings.Contains(string(p.Body), "no auth packet in time") == (d.code == 3509):
 	case errors.As(err, &closed) && int(closed.Code) == d.code:
 	default:
 		t.Errorf("%s: it ends with op %d %s, %v", d.name, p.Op, p.Body, err)
@@ -86,7 +86,7 @@ func TestSlowloris(t *testing.T) {
 		c := connect()
 		all = append(all, &dripper{name: name, c: c, send: send(c), code: code, least: least, most: patience, since: began})
 	}
-	auth := packet(1, transport.OpAuth, 1, long)
+	auth := packet(1, protocol.OpAuth, 1, long)
 	text := func(s string) func(*client) string { return func(*client) string { return s } }
 	tcp, ws := func() *client { return n.tcp(t) }, func() *client { return n.ws(t, false) }
 	// A session that begins a packet and never ends it has given no sign of
@@ -96,7 +96,7 @@ func TestSlowloris(t *testing.T) {
 			c := dial()
 			c.login("v2", "slow", "")
 			return c
-		}, func(c *client) string { return string(c.Frame([]byte(packet(2, transport.OpSend, 1, long)))) }, 3004, 2*heartbeat)
+		}, func(c *client) string { return string(c.Frame([]byte(packet(2, protocol.OpSend, 1, long)))) }, 3004, 2*heartbeat)
 	}
 	add("packet", tcp, text(auth), 3509, handshake*2/3)
 	add("frame", ws, func(c *client) string { return string(c.Frame([]byte(auth))) }, 3509, handshake*2/3)

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -279,7 +280,7 @@ func (w *roomWorld) connect(at string, first []string) *roomClient {
 	w.comet(at).c.Serve(conn)
 	w.late.Go(c.receive)
 	body, _ := json.Marshal(map[string]any{"token": "u", "rooms": first})
-	_ = end.Send(transport.Packet{Version: 2, Op: transport.OpAuth, Seq: 1, Body: body})
+	_ = end.Send(transport.Packet{Version: 2, Op: protocol.OpAuth, Seq: 1, Body: body})
 	select {
 	case <-c.auth:
 		for _, room := range first {
@@ -299,11 +300,11 @@ func (c *roomClient) receive() {
 			return
 		}
 		switch p.Op {
-		case transport.OpAuthReply:
+		case protocol.OpAuthReply:
 			close(c.auth)
-		case transport.OpJoinRoomReply:
+		case protocol.OpJoinRoomReply:
 			c.joined <- string(p.Body)
-		case transport.OpMessage:
+		case protocol.OpMessage:
 			c.mu.Lock()
 			c.got[string(p.Body)] = true
 			c.mu.Unlock()
@@ -316,7 +317,7 @@ func (c *roomClient) receive() {
 }
 
 func (c *roomClient) join(room string) {
-	_ = c.conn.Send(transport.Packet{Version: 2, Op: transport.OpJoinRoom, Seq: 2, Body: []byte(room)})
+	_ = c.conn.Send(transport.Packet{Version: 2, Op: protocol.OpJoinRoom, Seq: 2, Body: []byte(room)})
 	select {
 	case <-c.joined:
 		c.since[room] = c.w.pushes(room)
@@ -391,7 +392,7 @@ func (c *roomClient) live(patience time.Duration) error {
 			return err
 		}
 		if c.w.dice.n(2) == 0 {
-			_ = c.conn.Send(transport.Packet{Version: 2, Op: transport.OpLeaveRoom, Seq: 3, Body: []byte(room)})
+			_ = c.conn.Send(transport.Packet{Version: 2, Op: protocol.OpLeaveRoom, Seq: 3, Body: []byte(room)})
 			delete(c.since, room)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -349,7 +350,7 @@ func (c *client) connect() {
 	}
 	cl, conn := pipe.New(pipe.Options{})
 	body, _ := json.Marshal(map[string]any{"token": c.user, "device": c.device, "ack": true})
-	if err := cl.Send(transport.Packet{Version: 2, Op: transport.OpAuth, Seq: 1, Body: body}); err != nil {
+	if err := cl.Send(transport.Packet{Version: 2, Op: protocol.OpAuth, Seq: 1, Body: body}); err != nil {
 		c.w.t.Error(err)
 		return
 	}
@@ -371,10 +372,10 @@ func (c *client) receive(cl *pipe.Client, s *sessionHistory) {
 		if err != nil {
 			return
 		}
-		if p.Op == transport.OpAuthReply {
+		if p.Op == protocol.OpAuthReply {
 			c.once.Do(func() { close(c.authenticated) })
 		}
-		if p.Op != transport.OpMessage {
+		if p.Op != protocol.OpMessage {
 			continue
 		}
 		s.got(p.ID, string(p.Body))
@@ -387,7 +388,7 @@ func (c *client) receive(cl *pipe.Client, s *sessionHistory) {
 				}
 			}
 			held = nil
-			_ = cl.Send(transport.Packet{Version: 2, Op: transport.OpAck, Body: ack}) // it may be closed by now
+			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ack}) // it may be closed by now
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -15,7 +15,7 @@ import (
 // writing methods for one at a time; the two may run together.
 type Client struct {
 	server  *conn
-	header  [transport.HeaderV2]byte
+	header  [protocol.HeaderV2]byte
 	waiting []transport.Packet // of a text frame with several objects
 }
 
@@ -38,9 +38,9 @@ func (c *Client) Send(p transport.Packet) error {
 			return fmt.Errorf("encode packet as JSON: %w", err)
 		}
 	case p.ID != 0:
-		b = transport.AppendPacket(nil, p.Version, transport.HeaderV2, p.Op, p.Seq, p.ID, p.Body)
+		b = transport.AppendPacket(nil, p.Version, protocol.HeaderV2, p.Op, p.Seq, p.ID, p.Body)
 	default:
-		b = transport.AppendPacket(nil, p.Version, transport.HeaderV1, p.Op, p.Seq, 0, p.Body)
+		b = transport.AppendPacket(nil, p.Version, protocol.HeaderV1, p.Op, p.Seq, 0, p.Body)
 	}
 	_, err := c.Write(b)
 	return err
@@ -111,7 +111,7 @@ func (c *Client) SetDeadline(t time.Time) {
 func (c *Client) Unread() int64 { return c.server.down.queued() }
 
 // Closed says with what the server closed the connection, if it has.
-func (c *Client) Closed() (code envelope.CloseCode, reason string, ok bool) {
+func (c *Client) Closed() (code protocol.CloseCode, reason string, ok bool) {
 	g := c.server.closed.Load()
 	if g == nil {
 		return 0, "", false

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/pipe"
 )
@@ -128,15 +128,15 @@ func TestEnds(t *testing.T) {
 	if err := server.Write(time.Time{}, transport.EncodeReply(transport.FormGoim, 1, 6, 0, 0, nil)); err != nil {
 		t.Fatal(err)
 	}
-	_ = server.Close(envelope.CloseKicked, "bye")
-	_ = server.Close(envelope.CloseSlow, "again")
+	_ = server.Close(protocol.CloseKicked, "bye")
+	_ = server.Close(protocol.CloseSlow, "again")
 	if p, err := client.Receive(); err != nil || p.Op != 6 {
 		t.Errorf("what was written before Close: %+v, %v", p, err)
 	}
 	if _, err := client.Receive(); err != io.EOF {
 		t.Errorf("the end: %v", err)
 	}
-	if code, reason, ok := client.Closed(); code != envelope.CloseKicked || reason != "bye" || !ok {
+	if code, reason, ok := client.Closed(); code != protocol.CloseKicked || reason != "bye" || !ok {
 		t.Errorf("closed with %d %q %v", code, reason, ok)
 	}
 	if err := client.Send(transport.Packet{Op: 2}); err == nil {

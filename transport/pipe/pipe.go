@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -39,7 +39,7 @@ type Options struct {
 // New makes the two ends of a connection.
 func New(o Options) (*Client, transport.Conn) {
 	if o.MaxBody <= 0 {
-		o.MaxBody = transport.DefaultMaxBody
+		o.MaxBody = protocol.DefaultMaxBody
 	}
 	if o.Buffer <= 0 {
 		o.Buffer = DefaultBuffer
@@ -58,7 +58,7 @@ type conn struct {
 	up   *half // client to server
 	down *half // server to client
 
-	header   [transport.HeaderV2]byte // ReadPacket's
+	header   [protocol.HeaderV2]byte // ReadPacket's
 	text     atomic.Bool
 	torn     atomic.Bool
 	written  atomic.Int64
@@ -68,7 +68,7 @@ type conn struct {
 
 // goodbye is what Close was called with.
 type goodbye struct {
-	code   envelope.CloseCode
+	code   protocol.CloseCode
 	reason string
 }
 
@@ -81,7 +81,7 @@ func (c *conn) ReadPacket() (p transport.Packet, err error) {
 		var b []byte
 		if b, err = c.up.take(); err == nil {
 			if limit := transport.JSONLimit(c.opts.MaxBody); len(b) > limit {
-				return p, &transport.ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf("message of %d bytes is over the limit of %d", len(b), limit)}
+				return p, &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf("message of %d bytes is over the limit of %d", len(b), limit)}
 			}
 			c.text.Store(true)
 			p, err = transport.ParseJSON(b)
@@ -134,7 +134,7 @@ func (c *conn) Unacked() (int64, bool) {
 	return c.down.queued(), true
 }
 
-func (c *conn) Close(code envelope.CloseCode, reason string) error {
+func (c *conn) Close(code protocol.CloseCode, reason string) error {
 	if c.closed.CompareAndSwap(nil, &goodbye{code, reason}) {
 		c.up.end(net.ErrClosed, io.ErrClosedPipe, true)
 		c.down.end(io.EOF, net.ErrClosed, false)

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -15,8 +15,8 @@ import (
 type conn struct {
 	socket   *socket.Socket
 	maxBody  int
-	lastSign atomic.Int64             // nanoseconds since 1970
-	header   [transport.HeaderV2]byte // ReadPacket's
+	lastSign atomic.Int64            // nanoseconds since 1970
+	header   [protocol.HeaderV2]byte // ReadPacket's
 }
 
 var _ transport.Conn = (*conn)(nil)
@@ -51,7 +51,7 @@ func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) 
 
 // Close says nothing of code and reason: packets have op 6 for that, which is
 // the caller's to write before.
-func (c *conn) Close(envelope.CloseCode, string) error {
+func (c *conn) Close(protocol.CloseCode, string) error {
 	c.socket.Shut(nil)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/tcp"
 	"imgo/transport/transporttest"
@@ -59,7 +60,7 @@ func TestLeave(t *testing.T) {
 	t.Cleanup(func() { close(until) }) // before the listener is waited for
 	for i := range cap(told) {
 		c := transporttest.Dial(t, l, nil)
-		if _, err := c.Write(transport.AppendPacket(nil, 1, transport.HeaderV1, transport.OpHeartbeat, 1, 0, nil)); err != nil {
+		if _, err := c.Write(transport.AppendPacket(nil, 1, protocol.HeaderV1, protocol.OpHeartbeat, 1, 0, nil)); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -131,7 +132,7 @@ func TestLeaveWhileMoreComes(t *testing.T) {
 		go func() {
 			for i := range int32(packets) {
 				runtime.Gosched() // so that each is an event
-				if _, err := c.Write(transport.AppendPacket(nil, 1, transport.HeaderV1, transport.OpHeartbeat, i, 0, nil)); err != nil {
+				if _, err := c.Write(transport.AppendPacket(nil, 1, protocol.HeaderV1, protocol.OpHeartbeat, i, 0, nil)); err != nil {
 					t.Error(err)
 					break
 				}

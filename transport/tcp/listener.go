@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -77,7 +78,7 @@ func Listen(cfg Config) (*Listener, error) {
 	}
 	l := &Listener{acceptor: a, maxBody: cfg.MaxBody}
 	if l.maxBody <= 0 {
-		l.maxBody = transport.DefaultMaxBody
+		l.maxBody = protocol.DefaultMaxBody
 	}
 	return l, nil
 }

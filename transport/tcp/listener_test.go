@@ -17,7 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/tcp"
 	"imgo/transport/transporttest"
@@ -30,7 +30,7 @@ func echo(c transport.Conn) {
 		if err != nil {
 			return
 		}
-		b := transport.EncodeReply(transport.FormGoim, p.Version, transport.OpMessage, p.Seq, 0, p.Body)
+		b := transport.EncodeReply(transport.FormGoim, p.Version, protocol.OpMessage, p.Seq, 0, p.Body)
 		if c.Write(time.Now().Add(transporttest.Patience), b) != nil {
 			return
 		}
@@ -40,7 +40,7 @@ func echo(c transport.Conn) {
 // ping sends a packet and wants its echo.
 func ping(t *testing.T, c *transporttest.Stream) {
 	t.Helper()
-	if err := c.Send(transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 9, 0, []byte("ping"))); err != nil {
+	if err := c.Send(transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 9, 0, []byte("ping"))); err != nil {
 		t.Fatal(err)
 	}
 	b, err := c.Next()
@@ -142,7 +142,7 @@ func TestTLSHandshakeIsBounded(t *testing.T) {
 
 	silent := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
 	plain := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
-	if err := plain.Send(transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, []byte("token"))); err != nil {
+	if err := plain.Send(transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, []byte("token"))); err != nil {
 		t.Fatal(err)
 	}
 	old := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}
@@ -166,7 +166,7 @@ func TestRunEndsInOrder(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- l.Run(ctx, func(c transport.Conn) {
-			if p, err := c.ReadPacket(); err != nil || p.Op != transport.OpAuth {
+			if p, err := c.ReadPacket(); err != nil || p.Op != protocol.OpAuth {
 				handled <- errors.New("no first packet")
 				return
 			}
@@ -176,7 +176,7 @@ func TestRunEndsInOrder(t *testing.T) {
 		})
 	}()
 	c := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
-	if err := c.Send(transport.AppendPacket(nil, 1, transport.HeaderV1, transport.OpAuth, 1, 0, nil)); err != nil {
+	if err := c.Send(transport.AppendPacket(nil, 1, protocol.HeaderV1, protocol.OpAuth, 1, 0, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-handled; err != nil {
@@ -224,7 +224,7 @@ func TestResetIsTheEnd(t *testing.T) {
 		got <- err
 	})
 	c := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
-	if err := c.Send(transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, nil)); err != nil {
+	if err := c.Send(transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Next(); err != nil {
@@ -246,10 +246,10 @@ func TestSlowlorisWithinAPacket(t *testing.T) {
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		_, err := c.ReadPacket()
 		got <- err
-		_ = c.Close(envelope.CloseHandshakeTimeout, "")
+		_ = c.Close(protocol.CloseHandshakeTimeout, "")
 	})
 	c := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
-	for _, b := range transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, make([]byte, 5000)) {
+	for _, b := range transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, make([]byte, 5000)) {
 		if _, err := c.Write([]byte{b}); err != nil {
 			break
 		}
@@ -271,13 +271,13 @@ func TestLastPacketSurvivesInput(t *testing.T) {
 	l := listen(t, tcp.Config{Linger: time.Second})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		if _, err := c.ReadPacket(); err == nil {
-			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(transport.FormGoim, 1, transport.OpDisconnect, 0, 0, []byte("bye")))
-			_ = c.Close(envelope.CloseKicked, "")
+			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(transport.FormGoim, 1, protocol.OpDisconnect, 0, 0, []byte("bye")))
+			_ = c.Close(protocol.CloseKicked, "")
 		}
 	})
 	for range 20 {
 		c := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
-		packet := transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, make([]byte, 1000))
+		packet := transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, make([]byte, 1000))
 		for range 20 {
 			if err := c.Send(packet); err != nil {
 				break

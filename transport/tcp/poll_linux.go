@@ -5,7 +5,7 @@ import (
 	"io"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -63,7 +63,7 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		case err != io.EOF && err != io.ErrUnexpectedEOF:
 			return transport.Packet{}, err
 		}
-		need := transport.HeaderV1
+		need := protocol.HeaderV1
 		if len(b) >= need {
 			h, _ := transport.ParseHeader(b, c.l.maxBody) // DecodePacket found no fault in it
 			need = h.HeaderLen + h.BodyLen
@@ -85,7 +85,7 @@ func (c *polled) Text() bool      { return false }
 func (c *polled) Network() string { return "tcp" }
 
 // Close says nothing of code and reason: packets have op 6 for that.
-func (c *polled) Close(envelope.CloseCode, string) error {
+func (c *polled) Close(protocol.CloseCode, string) error {
 	c.Shut(nil)
 	return nil
 }

@@ -11,15 +11,14 @@ import (
 	"syscall"
 	"time"
 
-	"imgo/envelope"
-	"imgo/transport"
+	"imgo/protocol"
 	"imgo/transport/pipe"
 )
 
 // Stream is a Client over TCP or TLS: packets follow one another.
 type Stream struct {
 	net.Conn
-	header [transport.HeaderV2]byte
+	header [protocol.HeaderV2]byte
 }
 
 // Frame adds nothing.
@@ -177,7 +176,7 @@ func (w *WebSocket) Next() ([]byte, error) {
 			return payload, nil
 		case first == 0x8a: // pong
 		case first == 0x88 && len(payload) >= 2:
-			return nil, &Closed{envelope.CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])}
+			return nil, &Closed{protocol.CloseCode(binary.BigEndian.Uint16(payload)), string(payload[2:])}
 		case first == 0x88:
 			return nil, &Closed{}
 		default:
@@ -193,7 +192,7 @@ func (w *WebSocket) End() error { return closeWrite(w.Conn) }
 type Pipe struct {
 	*pipe.Client
 	Text   bool
-	header [transport.HeaderV2]byte
+	header [protocol.HeaderV2]byte
 }
 
 // Frame adds nothing.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -65,7 +65,7 @@ type Client interface {
 
 // Closed is the end of a connection with a code.
 type Closed struct {
-	Code   envelope.CloseCode
+	Code   protocol.CloseCode
 	Reason string
 }
 
@@ -90,7 +90,7 @@ func (h Harness) form() transport.Form {
 // packet encodes a client's packet. A text body has to be JSON.
 func (h Harness) packet(op, seq int32, body string) []byte {
 	if !h.Text {
-		return transport.AppendPacket(nil, 1, transport.HeaderV1, op, seq, 0, []byte(body))
+		return transport.AppendPacket(nil, 1, protocol.HeaderV1, op, seq, 0, []byte(body))
 	}
 	if body == "" {
 		return fmt.Appendf(nil, `{"ver":1,"op":%d,"seq":%d}`, op, seq)

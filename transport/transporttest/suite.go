@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -191,7 +191,7 @@ func testReadDeadline(t *testing.T, h Harness) {
 		first.put(err)
 		// The connection is still good for a last word.
 		second.put(c.Write(soon(), transport.EncodeReply(h.form(), 1, 6, 0, 0, []byte(`{"code":3004}`))))
-		_ = c.Close(envelope.CloseStaleHeartbeat, "no heartbeat")
+		_ = c.Close(protocol.CloseStaleHeartbeat, "no heartbeat")
 	})
 	send(t, c, h.packet(7, 1, ""))
 	if err := first.wait(t); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -201,11 +201,11 @@ func testReadDeadline(t *testing.T, h Harness) {
 		t.Errorf("Write after a read deadline: %v", err)
 	}
 	h.expect(t, c, 6, 0, `{"code":3004}`)
-	h.expectClose(t, c, envelope.CloseStaleHeartbeat, "no heartbeat")
+	h.expectClose(t, c, protocol.CloseStaleHeartbeat, "no heartbeat")
 }
 
 // expectClose expects the end, with code and reason where those are told.
-func (h Harness) expectClose(t *testing.T, c Client, code envelope.CloseCode, reason string) {
+func (h Harness) expectClose(t *testing.T, c Client, code protocol.CloseCode, reason string) {
 	t.Helper()
 	err := expectEnd(t, c)
 	var closed *Closed
@@ -266,21 +266,21 @@ func testBadPackets(t *testing.T, h Harness) {
 		name    string
 		payload []byte
 		kind    string
-		code    envelope.CloseCode
+		code    protocol.CloseCode
 	}
 	var cases []bad
 	if h.Text {
 		long := []byte(`{"op":4,"body":` + body(2*maxBody+1024) + `}`)
 		deep := append([]byte(`{"op":4,"body":`), bytes.Repeat([]byte("["), 1000)...)
 		cases = []bad{
-			{"array", []byte(`[{"ver":1,"op":7,"seq":1}]`), "bad_json", envelope.CloseBadPacket},
-			{"truncated", []byte(`{"ver":1,"op":7,`), "bad_json", envelope.CloseBadPacket},
-			{"empty", nil, "bad_json", envelope.CloseBadPacket},
-			{"two objects", []byte(`{"op":2}{"op":2}`), "bad_json", envelope.CloseBadPacket},
-			{"op out of range", []byte(`{"op":2147483648}`), "bad_json", envelope.CloseBadPacket},
-			{"deep", deep, "bad_json", envelope.CloseBadPacket},
-			{"invalid UTF-8", []byte("{\"op\":4,\"body\":\"\xff\"}"), "bad_utf8", envelope.CloseBadPacket},
-			{"too large", long, "too_large", envelope.CloseTooLarge},
+			{"array", []byte(`[{"ver":1,"op":7,"seq":1}]`), "bad_json", protocol.CloseBadPacket},
+			{"truncated", []byte(`{"ver":1,"op":7,`), "bad_json", protocol.CloseBadPacket},
+			{"empty", nil, "bad_json", protocol.CloseBadPacket},
+			{"two objects", []byte(`{"op":2}{"op":2}`), "bad_json", protocol.CloseBadPacket},
+			{"op out of range", []byte(`{"op":2147483648}`), "bad_json", protocol.CloseBadPacket},
+			{"deep", deep, "bad_json", protocol.CloseBadPacket},
+			{"invalid UTF-8", []byte("{\"op\":4,\"body\":\"\xff\"}"), "bad_utf8", protocol.CloseBadPacket},
+			{"too large", long, "too_large", protocol.CloseTooLarge},
 		}
 	} else {
 		head := func(length int32, headerLen int16) []byte {
@@ -290,16 +290,16 @@ func testBadPackets(t *testing.T, h Harness) {
 			return b
 		}
 		cases = []bad{
-			{"negative length", head(-1, 16), "bad_length", envelope.CloseBadPacket},
-			{"most negative length", head(-1<<31, 16), "bad_length", envelope.CloseBadPacket},
-			{"zero length", head(0, 16), "bad_length", envelope.CloseBadPacket},
-			{"length under the header's", head(15, 16), "bad_length", envelope.CloseBadPacket},
-			{"length under the longer header's", head(16, 24), "bad_length", envelope.CloseBadPacket},
-			{"zero header length", head(16, 0), "bad_header", envelope.CloseBadPacket},
-			{"odd header length", head(40, 20), "bad_header", envelope.CloseBadPacket},
-			{"negative header length", head(16, -16), "bad_header", envelope.CloseBadPacket},
-			{"too large", head(16+maxBody+1, 16), "too_large", envelope.CloseTooLarge},
-			{"most that can be said", head(1<<31-1, 24), "too_large", envelope.CloseTooLarge},
+			{"negative length", head(-1, 16), "bad_length", protocol.CloseBadPacket},
+			{"most negative length", head(-1<<31, 16), "bad_length", protocol.CloseBadPacket},
+			{"zero length", head(0, 16), "bad_length", protocol.CloseBadPacket},
+			{"length under the header's", head(15, 16), "bad_length", protocol.CloseBadPacket},
+			{"length under the longer header's", head(16, 24), "bad_length", protocol.CloseBadPacket},
+			{"zero header length", head(16, 0), "bad_header", protocol.CloseBadPacket},
+			{"odd header length", head(40, 20), "bad_header", protocol.CloseBadPacket},
+			{"negative header length", head(16, -16), "bad_header", protocol.CloseBadPacket},
+			{"too large", head(16+maxBody+1, 16), "too_large", protocol.CloseTooLarge},
+			{"most that can be said", head(1<<31-1, 24), "too_large", protocol.CloseTooLarge},
 		}
 	}
 	for _, test := range cases {
@@ -335,14 +335,14 @@ func testCloseWhileReading(t *testing.T, h Harness) {
 	got := newResult[error]()
 	after := newResult[error]()
 	c := h.run(t, Options{}, func(c transport.Conn) {
-		timer := time.AfterFunc(20*time.Millisecond, func() { _ = c.Close(envelope.CloseKicked, "go away") })
+		timer := time.AfterFunc(20*time.Millisecond, func() { _ = c.Close(protocol.CloseKicked, "go away") })
 		defer timer.Stop()
 		_, err := c.ReadPacket()
 		if err == nil {
 			_, err = c.ReadPacket()
 		}
 		got.put(err)
-		_ = c.Close(envelope.CloseSlow, "only the first call counts")
+		_ = c.Close(protocol.CloseSlow, "only the first call counts")
 		after.put(c.Write(soon(), transport.EncodeReply(h.form(), 1, 5, 0, 0, nil)))
 	})
 	send(t, c, h.packet(7, 1, ""))
@@ -352,5 +352,5 @@ func testCloseWhileReading(t *testing.T, h Harness) {
 	if err := after.wait(t); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Write after Close: %v, want net.ErrClosed", err)
 	}
-	h.expectClose(t, c, envelope.CloseKicked, "go away")
+	h.expectClose(t, c, protocol.CloseKicked, "go away")
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/batch"
 )
@@ -131,7 +131,7 @@ func testBatches(t *testing.T, h Harness) {
 	h.expect(t, clients[0], 5, int32(n+1), body(10))
 	h.expect(t, clients[1], 5, int32(n+1), body(10))
 
-	_ = conns[0].Close(envelope.CloseKicked, "enough")
+	_ = conns[0].Close(protocol.CloseKicked, "enough")
 	if conns[0].StartWrite(b, frame(0, 10)) || b.Len() != 0 {
 		t.Error("a closed connection takes a frame")
 	}

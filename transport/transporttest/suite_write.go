@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 )
 
@@ -30,7 +30,7 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 		closed := make(chan time.Duration, 1)
 		timer := time.AfterFunc(50*time.Millisecond, func() {
 			started = time.Now()
-			_ = c.Close(envelope.CloseSlow, "too slow")
+			_ = c.Close(protocol.CloseSlow, "too slow")
 			closed <- time.Since(started)
 		})
 		defer timer.Stop()
@@ -51,15 +51,15 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 func testCloseCodes(t *testing.T, h Harness) {
 	long := strings.Repeat("é", 200)
 	for name, test := range map[string]struct {
-		code       envelope.CloseCode
+		code       protocol.CloseCode
 		reason     string
-		wantCode   envelope.CloseCode
+		wantCode   protocol.CloseCode
 		wantReason string
 	}{
-		"code and reason": {envelope.CloseShutdown, "see you", envelope.CloseShutdown, "see you"},
-		"no reason":       {envelope.CloseKicked, "", envelope.CloseKicked, ""},
+		"code and reason": {protocol.CloseShutdown, "see you", protocol.CloseShutdown, "see you"},
+		"no reason":       {protocol.CloseKicked, "", protocol.CloseKicked, ""},
 		"plain end":       {0, "", 1000, ""},
-		"long reason":     {envelope.CloseOverload, long, envelope.CloseOverload, long[:122]},
+		"long reason":     {protocol.CloseOverload, long, protocol.CloseOverload, long[:122]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := h.run(t, Options{}, func(c transport.Conn) {
@@ -200,7 +200,7 @@ func testWriteDeadline(t *testing.T, h Harness) {
 		o.unacked, o.ok = c.Unacked()
 		started := time.Now()
 		o.again = c.Write(started.Add(100*time.Millisecond), frame)
-		_ = c.Close(envelope.CloseSlow, "too slow")
+		_ = c.Close(protocol.CloseSlow, "too slow")
 		o.close = time.Since(started)
 		o.atEnd, _ = c.Unacked()
 		o.written = c.Written()

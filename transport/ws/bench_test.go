@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 	"imgo/transport/ws"
@@ -37,7 +38,7 @@ func BenchmarkWrite(b *testing.B) {
 			reader.Go(func() { _, _ = io.Copy(io.Discard, client) })
 			defer reader.Wait()
 			defer client.Close()
-			frame := transport.NewMessage(transport.OpMessage, 1, make([]byte, 200)).Frame(transport.FormGoim)
+			frame := transport.NewMessage(protocol.OpMessage, 1, make([]byte, 200)).Frame(transport.FormGoim)
 			frames := make([][]byte, n)
 			for i := range frames {
 				frames[i] = frame

@@ -15,7 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -41,8 +41,8 @@ type conn struct {
 	lib      *websocket.Conn
 	maxBody  int
 	form     atomic.Uint32
-	lastSign atomic.Int64             // nanoseconds since 1970
-	header   [transport.HeaderV2]byte // ReadPacket's
+	lastSign atomic.Int64            // nanoseconds since 1970
+	header   [protocol.HeaderV2]byte // ReadPacket's
 }
 
 var _ transport.Conn = (*conn)(nil)
@@ -141,7 +141,7 @@ func (c *conn) readError(err error, within bool) error {
 	case c.closed(err):
 		return io.EOF
 	case errors.Is(err, websocket.ErrMessageTooBig):
-		return &transport.ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
+		return &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return os.ErrDeadlineExceeded // a control frame that trickled in
 	case errors.Is(err, net.ErrClosed):
@@ -186,15 +186,15 @@ func (c *conn) Unacked() (int64, bool) { return c.shim.Unacked() }
 func (c *conn) Written() int64         { return c.shim.Written() }
 func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
 
-func (c *conn) Close(code envelope.CloseCode, reason string) error {
+func (c *conn) Close(code protocol.CloseCode, reason string) error {
 	c.shim.Shut(closeFrame(code, reason))
 	return nil
 }
 
 // closeFrame is a whole close frame.
-func closeFrame(code envelope.CloseCode, reason string) []byte {
+func closeFrame(code protocol.CloseCode, reason string) []byte {
 	if code == 0 {
-		code = envelope.CloseCode(websocket.StatusNormalClosure)
+		code = protocol.CloseCode(websocket.StatusNormalClosure)
 	}
 	reason = clip(reason, maxControl-2)
 	b := append(make([]byte, 0, 4+len(reason)), frameClose, byte(2+len(reason)))

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 	"imgo/transport/ws"
@@ -44,7 +44,7 @@ func watch(t *testing.T, cfg ws.Config, deadline time.Duration) (*ws.Listener, <
 			if c.Text() {
 				form = transport.FormImgoJSON
 			}
-			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(form, 1, transport.OpDisconnect, 0, 0, []byte(bad.Kind)))
+			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(form, 1, protocol.OpDisconnect, 0, 0, []byte(bad.Kind)))
 			_ = c.Close(bad.Code, bad.Kind)
 		}
 		ended <- o
@@ -66,7 +66,7 @@ func wait(t *testing.T, ended <-chan outcome) outcome {
 // A client that breaks WebSocket's or our rules is told so and cut off.
 func TestBadFrames(t *testing.T) {
 	const maxBody = 1000
-	auth := transport.AppendPacket(nil, 1, transport.HeaderV1, 7, 1, 0, []byte("token"))
+	auth := transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, []byte("token"))
 	json := []byte(`{"ver":1,"op":7,"seq":1,"body":"token"}`)
 	masked := func(first byte, payload []byte) []byte { return transporttest.RawFrame(first, true, payload) }
 	lies := masked(0x82, auth)
@@ -79,7 +79,7 @@ func TestBadFrames(t *testing.T) {
 		text   bool
 		frames []byte
 		kind   string
-		code   envelope.CloseCode
+		code   protocol.CloseCode
 	}{
 		"unmasked":                 {false, transporttest.RawFrame(0x82, false, auth), "bad_frame", 3500},
 		"unmasked text":            {true, transporttest.RawFrame(0x81, false, json), "bad_frame", 3500},
@@ -139,7 +139,7 @@ func TestFragments(t *testing.T) {
 	transporttest.Serve(t, l, echo)
 	for _, text := range []bool{false, true} {
 		c := dial(t, l, nil, text)
-		payload := transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 9, 0, []byte(`"`+strings.Repeat("ü", 300)+`"`))
+		payload := transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 9, 0, []byte(`"`+strings.Repeat("ü", 300)+`"`))
 		first := byte(0x02)
 		if text {
 			payload = []byte(`{"op":4,"body":"` + strings.Repeat("ü", 300) + `"}`)
@@ -173,14 +173,14 @@ func TestFragments(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bad *transport.ProtocolError
-	if o := wait(t, ended); !errors.As(o.err, &bad) || bad.Code != envelope.CloseTooLarge {
+	if o := wait(t, ended); !errors.As(o.err, &bad) || bad.Code != protocol.CloseTooLarge {
 		t.Errorf("a fragmented message over the limit: %v", o.err)
 	}
 }
 
 func TestSlowlorisWithinAFrame(t *testing.T) {
 	for name, begin := range map[string][]byte{
-		"message": transporttest.RawFrame(0x82, true, transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 1, 0, make([]byte, 5000))),
+		"message": transporttest.RawFrame(0x82, true, transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 1, 0, make([]byte, 5000))),
 		"ping":    transporttest.RawFrame(0x89, true, make([]byte, 120)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -333,7 +333,7 @@ func TestCloseOfASilentClient(t *testing.T) {
 		for c.Write(time.Now().Add(20*time.Millisecond), frame) == nil {
 		}
 		started := time.Now()
-		_ = c.Close(envelope.CloseSlow, "too slow")
+		_ = c.Close(protocol.CloseSlow, "too slow")
 		took <- time.Since(started)
 	})
 	for try := 1; ; try++ {

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/batch"
 	"imgo/transport/transporttest"
@@ -168,7 +168,7 @@ func tearAt(t *testing.T, seed uint64) {
 		} else {
 			<-all
 		}
-		_ = b.conn.Close(envelope.CloseKicked, "enough")
+		_ = b.conn.Close(protocol.CloseKicked, "enough")
 	})
 	var pings sync.WaitGroup
 	pings.Go(func() {
@@ -176,7 +176,7 @@ func tearAt(t *testing.T, seed uint64) {
 		for i := range 300 {
 			frame := transporttest.RawFrame(0x89, true, fmt.Appendf(nil, "ping %d", i))
 			if prng.IntN(3) == 0 {
-				frame = append(frame, transporttest.RawFrame(0x82, true, transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 1, 0, nil))...)
+				frame = append(frame, transporttest.RawFrame(0x82, true, transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 1, 0, nil))...)
 			}
 			cut := prng.IntN(len(frame))
 			if _, err := c.Write(frame[:cut]); err != nil {

@@ -32,6 +32,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -124,7 +125,7 @@ func Listen(cfg Config) (*Listener, error) {
 		l.path = DefaultPath
 	}
 	if l.maxBody <= 0 {
-		l.maxBody = transport.DefaultMaxBody
+		l.maxBody = protocol.DefaultMaxBody
 	}
 	return l, nil
 }

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -109,7 +109,7 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		if err == nil && f.data() {
 			err = c.begins(f)
 			if err == nil && f.size > limit-have {
-				err = &transport.ProtocolError{Code: envelope.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
+				err = &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
 			}
 		}
 		if err != nil {
@@ -170,7 +170,7 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 		m.b = append(m.b, payload...)
 		switch {
 		case f.fin:
-		case !m.text && len(m.b) > transport.HeaderV2+c.l.maxBody:
+		case !m.text && len(m.b) > protocol.HeaderV2+c.l.maxBody:
 			_, err := c.packet(m.b) // which it cannot be any more
 			return p, true, err
 		default:
@@ -237,7 +237,7 @@ func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 func (c *polled) Text() bool      { return c.form.Load() == formText }
 func (c *polled) Network() string { return "ws" }
 
-func (c *polled) Close(code envelope.CloseCode, reason string) error {
+func (c *polled) Close(code protocol.CloseCode, reason string) error {
 	c.Shut(closeFrame(code, reason))
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -151,5 +151,5 @@ func (s *shim) Close() error {
 
 // protocolError is a client's mistake in WebSocket framing or in packets.
 func protocolError(kind, reason string) *transport.ProtocolError {
-	return &transport.ProtocolError{Code: envelope.CloseBadPacket, Kind: kind, Reason: reason}
+	return &transport.ProtocolError{Code: protocol.CloseBadPacket, Kind: kind, Reason: reason}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/rs/zerolog"
 
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 	"imgo/transport/ws"
@@ -33,7 +34,7 @@ func echo(c transport.Conn) {
 		if c.Text() {
 			form = transport.FormImgoJSON
 		}
-		b := transport.EncodeReply(form, p.Version, transport.OpMessage, p.Seq, 0, p.Body)
+		b := transport.EncodeReply(form, p.Version, protocol.OpMessage, p.Seq, 0, p.Body)
 		if c.Write(time.Now().Add(transporttest.Patience), b) != nil {
 			return
 		}
@@ -43,7 +44,7 @@ func echo(c transport.Conn) {
 // ping sends a packet and wants its echo.
 func ping(t *testing.T, c *transporttest.WebSocket) {
 	t.Helper()
-	payload := transport.AppendPacket(nil, 1, transport.HeaderV1, 4, 9, 0, []byte(`"ping"`))
+	payload := transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 9, 0, []byte(`"ping"`))
 	if c.Text {
 		payload = []byte(`{"ver":1,"op":4,"seq":9,"body":"ping"}`)
 	}

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
-	"imgo/transport"
 )
 
 // The codes of /1: what "ret" says. /1/msg/get came from another server of
@@ -99,7 +99,7 @@ func (a *API) imgoPush(c *call) error {
 }
 
 func (a *API) imgoDo(c *call, cmd *logic.PushCommand) error {
-	cmd.Op = transport.OpMessage
+	cmd.Op = protocol.OpMessage
 	if _, err := a.service.Push(c.ctx, cmd); err != nil {
 		return err
 	}

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
-	"imgo/transport"
 )
 
 // pushRequest is the body of POST /v1/push.
@@ -37,7 +37,7 @@ type pushRequest struct {
 
 // parsePush reads one push. What it returns refers to data's bytes.
 func parsePush(data []byte, maxUsers int) (*pushRequest, error) {
-	p := &pushRequest{op: transport.OpMessage, maxUsers: maxUsers}
+	p := &pushRequest{op: protocol.OpMessage, maxUsers: maxUsers}
 	if err := decode(data, p); err != nil {
 		return nil, err
 	}

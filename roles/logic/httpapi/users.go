@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 )
 
@@ -185,9 +186,6 @@ func (a *API) replyOnline(c *call, field string, users []string) error {
 	return c.reply(http.StatusOK, map[string]any{"users": views})
 }
 
-// maxReason is what a WebSocket close frame has room for.
-const maxReason = 123
-
 // kickRequest is the body of POST /v1/users/{user}/kick.
 type kickRequest struct{ filter logic.KickFilter }
 
@@ -198,17 +196,17 @@ func (k *kickRequest) field(d *decoder, name string) (err error) {
 			err = envelope.CheckName(name, k.filter.Device)
 		}
 	case "session":
-		if k.filter.Session, err = d.text(); err == nil && (k.filter.Session == "" || len(k.filter.Session) > 2*envelope.MaxNameBytes) {
+		if k.filter.Session, err = d.text(); err == nil && (k.filter.Session == "" || len(k.filter.Session) > 2*protocol.MaxNameBytes) {
 			err = envelope.Invalid(name, "is not a session's name; GET /v1/users/{user} lists them")
 		}
 	case "reason":
-		if k.filter.Reason, err = d.text(); err == nil && len(k.filter.Reason) > maxReason {
-			err = envelope.Invalid(name, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(k.filter.Reason), maxReason))
+		if k.filter.Reason, err = d.text(); err == nil && len(k.filter.Reason) > protocol.MaxReasonBytes {
+			err = envelope.Invalid(name, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(k.filter.Reason), protocol.MaxReasonBytes))
 		}
 	case "code":
 		var code int64
 		code, err = d.integer(3000, 4999)
-		k.filter.Code = envelope.CloseCode(min(code, math.MaxInt16)) // bounded by integer
+		k.filter.Code = protocol.CloseCode(min(code, math.MaxInt16)) // bounded by integer
 	default:
 		return errUnknownField
 	}

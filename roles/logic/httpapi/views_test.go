@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
 )
@@ -120,7 +121,7 @@ func TestKick(t *testing.T) {
 		{"", logic.KickFilter{}, ""},
 		{"{}", logic.KickFilter{}, ""},
 		{`{"device":"phone","reason":"bye"}`, logic.KickFilter{Device: "phone", Reason: "bye"}, ""},
-		{`{"session":"node-1-abc","code":3001}`, logic.KickFilter{Session: "node-1-abc", Code: envelope.CloseShutdown}, ""},
+		{`{"session":"node-1-abc","code":3001}`, logic.KickFilter{Session: "node-1-abc", Code: protocol.CloseShutdown}, ""},
 		{`{"session":"x","device":"y"}`, logic.KickFilter{}, "session"},
 		{`{"device":""}`, logic.KickFilter{}, "device"},
 		{`{"session":""}`, logic.KickFilter{}, "session"},

@@ -1,4 +1,4 @@
-package envelope
+package protocol
 
 // CloseCode is why the server ends a client's connection: the code of op 6
 // and of the WebSocket close frame (docs/protocol.md). Its range says what a

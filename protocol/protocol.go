@@ -1,0 +1,64 @@
+// Package protocol names what imgo's client protocol is made of (see
+// docs/protocol.md): operations, header lengths, close codes and the limits
+// that both sides know.
+//
+// Every room of the server and every client reads these names here and declares
+// none of its own. The package holds constants and pure functions only. It does
+// no I/O and imports no other package of imgo.
+package protocol
+
+// The operations of a packet. 254 and 255 are imgo 2016's connection test.
+const (
+	OpHeartbeat        int32 = 2
+	OpHeartbeatReply   int32 = 3
+	OpSend             int32 = 4
+	OpMessage          int32 = 5
+	OpDisconnect       int32 = 6
+	OpAuth             int32 = 7
+	OpAuthReply        int32 = 8
+	OpRaw              int32 = 9
+	OpChangeRoom       int32 = 12
+	OpChangeRoomReply  int32 = 13
+	OpSubscribe        int32 = 14
+	OpSubscribeReply   int32 = 15
+	OpUnsubscribe      int32 = 16
+	OpUnsubscribeReply int32 = 17
+	OpAck              int32 = 18
+	OpAckReply         int32 = 19
+	OpJoinRoom         int32 = 20
+	OpJoinRoomReply    int32 = 21
+	OpLeaveRoom        int32 = 22
+	OpLeaveRoomReply   int32 = 23
+	OpTest             int32 = 254
+	OpTestReply        int32 = 255
+)
+
+// FirstAcceptedOp is the lowest operation that a session gets only if it
+// accepts it, by the auth packet's "accepts" or by OpSubscribe.
+const FirstAcceptedOp int32 = 1000
+
+// The header lengths in bytes. Version 1 is imgo 2016's and goim's; version 2
+// adds the message id.
+const (
+	HeaderV1 = 16
+	HeaderV2 = 24
+)
+
+// Version2 is the version in the auth packet of a client that wants message
+// ids.
+const Version2 int16 = 2
+
+// The limits that both sides know.
+const (
+	// DefaultMaxBody is the largest body of a packet, in bytes, unless
+	// protocol.max_body says otherwise.
+	DefaultMaxBody = 64 << 10
+	// MaxNameBytes bounds the names of users, devices, rooms and session keys,
+	// in bytes.
+	MaxNameBytes = 128
+	// MaxTokenBytes bounds a client's token, in bytes.
+	MaxTokenBytes = 8 << 10
+	// MaxReasonBytes bounds the reason of a close, in bytes: a WebSocket close
+	// frame has room for no more.
+	MaxReasonBytes = 123
+)
