@@ -1,15 +1,13 @@
-// Package roles composes imgo out of its roles: it owns the settings (their
-// defaults, the strict load from file, environment and flags, and what makes a
-// combination of them acceptable), and it wires and runs the mix of roles that
-// they ask for.
+// Package config owns the settings of a node: their names, defaults and bounds,
+// the strict load from file, environment and flags, and the check that a
+// combination of them is acceptable.
 //
-// It guarantees that a role is only ever given settings that were validated,
-// and that every setting has one name everywhere: `comet.tcp` in the file is
-// IMGO_COMET_TCP in the environment and --comet-tcp on the command line, all
-// three derived from the one field below.
+// It guarantees that a role gets only settings that were validated. Every
+// setting has one name everywhere: `comet.tcp` in the file is IMGO_COMET_TCP in
+// the environment and --comet-tcp on the command line. All three are derived
+// from one field below.
 //
-// It decides nothing at run time: that is the roles' own work. Only main and
-// tests import it.
+// It decides nothing at run time. Only main, roles and tests import it.
 package config
 
 import (

@@ -1,3 +1,9 @@
+// Package roles composes a node: it makes the roles that the settings ask for,
+// gives each the others that it calls, and starts and stops them in order.
+//
+// It guarantees that whatever was started is stopped and waited for, in the
+// reverse order. It contains no logic of any role. Only main and tests import
+// it.
 package roles
 
 import (
