@@ -10,6 +10,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/config"
+	"imgo/transport/tcp"
+	"imgo/transport/ws"
 )
 
 // newLogger makes the node's logger: lines for a person on a terminal, JSON
@@ -39,9 +41,9 @@ func (n *Node) announceStart() {
 	}
 	added := n.cfg.EmbeddedRoles()
 	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.listener.Addr().String())
-	for name, a := range map[string]net.Addr{"tcp": n.TCPAddr(), "ws": n.WSAddr()} {
-		if a != nil {
-			e = e.Str(name, a.String())
+	for _, t := range n.clientTransports() {
+		if a := n.ClientAddr(t.scheme); a != nil {
+			e = e.Str(t.scheme, a.String())
 		}
 	}
 	e.Str("data", n.cfg.DataDir).Dur("took", time.Since(n.started)).Msg("imgo is ready")
@@ -57,13 +59,13 @@ func (n *Node) banner() string {
 	}
 	fmt.Fprintf(&b, "\nimgo %s is ready (node %s)\n\n", n.opts.Version, n.name)
 	clients := n.clientAddresses()
-	if a := clients["tcp"]; a != "" {
+	if a := clients[tcp.Scheme]; a != "" {
 		line("TCP", strings.TrimPrefix(a, "tls://"), "clients")
 	}
-	if a := clients["ws"]; a != "" {
+	if a := clients[ws.Scheme]; a != "" {
 		scheme, a, ok := strings.Cut(a, "://")
 		if !ok {
-			scheme, a = "ws", clients["ws"]
+			scheme, a = "ws", clients[ws.Scheme]
 		}
 		line("WS", scheme+"://"+hostOr(a, "localhost")+"/sub", "clients")
 	}

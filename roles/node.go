@@ -35,6 +35,7 @@ import (
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
+	"imgo/transport/ws"
 )
 
 // RunOptions are what a node is given beside its settings.
@@ -291,7 +292,7 @@ func (n *Node) wireHTTP() error {
 	face := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().face.ServeHTTP(w, r) })
 	page := http.Handler(face)
 	if n.cfg.Runs(config.RoleLogic) {
-		page = console.Handler(console.Options{WebSocket: n.clientAddresses()["ws"], Version: n.opts.Version})
+		page = console.Handler(console.Options{WebSocket: n.clientAddresses()[ws.Scheme], Version: n.opts.Version})
 	}
 	n.server = httpapi.NewServer(n.adminMux(face, page), n.log)
 	if n.cfg.HTTP.TLSCert != "" {
@@ -316,57 +317,7 @@ func (n *Node) Kept() (partitions int32, generation uint16) {
 // HTTPAddr is where the API, the page and the admin side are.
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
 
-// TCPAddr is where TCP clients connect; nil: nowhere.
-func (n *Node) TCPAddr() net.Addr {
-	if n.comet == nil {
-		return nil
-	}
-	return n.comet.TCPAddr()
-}
-
-// WSAddr is where WebSocket clients connect; nil: nowhere.
-func (n *Node) WSAddr() net.Addr {
-	if n.comet == nil {
-		return nil
-	}
-	return n.comet.WSAddr()
-}
-
 // roles are what this process runs, in the order in which they are shown.
 func (n *Node) roles() []string {
 	return slices.DeleteFunc(config.AllRoles(), func(role string) bool { return !n.cfg.Runs(role) })
-}
-
-// clientAddresses are where clients connect, by transport.
-func (n *Node) clientAddresses() map[string]string {
-	out := make(map[string]string, 2)
-	for name, a := range map[string]net.Addr{"tcp": n.TCPAddr(), "ws": n.WSAddr()} {
-		if a == nil {
-			continue
-		}
-		host, port, err := net.SplitHostPort(a.String())
-		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
-			// Every address of this host: the caller knows one of them.
-			host = ""
-		}
-		out[name] = net.JoinHostPort(host, port)
-	}
-	for name, a := range out {
-		out[name] = n.clientScheme(name) + a
-	}
-	return out
-}
-
-// clientScheme is what the addresses of a transport begin with: nothing but
-// where it uses TLS.
-func (n *Node) clientScheme(transport string) string {
-	switch {
-	case n.cfg.Comet.TLSCert == "":
-		return ""
-	case transport == "ws" && n.cfg.Comet.WSTLS:
-		return "wss://"
-	case transport == "tcp" && n.cfg.Comet.TCPTLS:
-		return "tls://"
-	}
-	return ""
 }

@@ -51,23 +51,6 @@ func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.Statu
 	return reply, nil
 }
 
-// advertised is where clients are told to connect, by transport.
-func (n *Node) advertised() map[string]string {
-	out := n.clientAddresses()
-	for name, of := range map[string]struct{ set, bound string }{
-		"tcp": {n.cfg.Cluster.TCPAddress, reachable(n.TCPAddr())}, "ws": {n.cfg.Cluster.WSAddress, reachable(n.WSAddr())},
-	} {
-		switch {
-		case n.comet == nil:
-		case of.set != "":
-			out[name] = n.clientScheme(name) + of.set
-		case of.bound == "":
-			delete(out, name)
-		}
-	}
-	return out
-}
-
 const (
 	// censusAge is how old an answer to "how are you" may be.
 	censusAge = time.Second

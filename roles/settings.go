@@ -1,12 +1,9 @@
 package roles
 
 import (
-	"fmt"
-
 	"imgo/roles/comet"
 	"imgo/roles/logic"
 	"imgo/roles/router"
-	"imgo/transport"
 )
 
 func (n *Node) routerConfig() router.Config {
@@ -58,7 +55,6 @@ func unlimited[T int | float64](v T) T {
 func (n *Node) cometConfig() (comet.Config, error) {
 	c, p, l, d := comet.DefaultConfig(), n.cfg.Protocol, n.cfg.Limits, n.cfg.Delivery
 	c.Name = n.name
-	c.TCPAddr, c.WSAddr, c.WSOrigins = n.cfg.Comet.TCP, n.cfg.Comet.WS, n.cfg.Comet.WSOrigins
 	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout.Duration, p.Heartbeat.Duration, p.HeartbeatV1.Duration
 	c.MaxBody = int(p.MaxBody)
 	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
@@ -82,18 +78,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	if n.cluster != nil {
 		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
 	}
-	if n.cfg.Comet.TLSCert == "" {
-		return c, nil
-	}
-	cert, err := transport.ReloadingTLS(n.cfg.Comet.TLSCert, n.cfg.Comet.TLSKey, n.log)
-	if err != nil {
-		return c, fmt.Errorf("comet.tls_cert and comet.tls_key: %w", err)
-	}
-	if n.cfg.Comet.TCPTLS {
-		c.TCPTLS = cert
-	}
-	if n.cfg.Comet.WSTLS {
-		c.WSTLS = cert
-	}
-	return c, nil
+	var err error
+	c.Listen, err = n.listenFuncs()
+	return c, err
 }

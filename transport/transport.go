@@ -77,8 +77,8 @@ type Conn interface {
 	// Text says whether the client speaks JSON frames; true or false from
 	// its first packet on, false before.
 	Text() bool
-	// Network is "tcp", "ws" or "pipe".
-	Network() string
+	// Traits are the properties of the connection's transport.
+	Traits() Traits
 	// Remote is the client's address.
 	Remote() netip.AddrPort
 	// Unacked counts the bytes that were written but that the peer's TCP has
@@ -96,6 +96,19 @@ type Conn interface {
 	// ReadPacket or Write under way returns. It never blocks for the peer,
 	// and a second call does nothing. Code 0 is a plain end (1000 on ws).
 	Close(code protocol.CloseCode, reason string) error
+}
+
+// Traits are what the users of a connection have to know of its transport. They
+// are the same for all connections of a Listener.
+type Traits struct {
+	// Scheme names the transport: "tcp", "ws" or "pipe".
+	Scheme string
+	// ClientPicksForm says that the first packet shows whether the client speaks
+	// JSON frames. No frame may be written before that packet.
+	ClientPicksForm bool
+	// Framed says that TryWrite wants frames in Form.Framed, which have the
+	// transport's own frame header before each frame.
+	Framed bool
 }
 
 // ErrIdle is TryReadPacket's: no whole packet has arrived.

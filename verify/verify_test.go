@@ -49,7 +49,7 @@ func TestRestartIsSeen(t *testing.T) {
 	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	seen, stop := startUntil(t, roles.Seeded{}, func(cfg *config.Config) { cfg.DataDir = data })
-	tcp, ws, api := seen.TCPAddr().String(), seen.WSAddr().String(), seen.HTTPAddr().String()
+	tcp, ws, api := seen.ClientAddr("tcp").String(), seen.ClientAddr("ws").String(), seen.HTTPAddr().String()
 	again := func(cfg *config.Config) {
 		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
 	}
@@ -279,10 +279,10 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 func TestGivenAddresses(t *testing.T) {
 	t.Parallel()
 	for name, addresses := range map[string]func(n *roles.Node) []string{
-		"TCP alone":       func(n *roles.Node) []string { return []string{n.TCPAddr().String()} },
-		"WebSocket alone": func(n *roles.Node) []string { return []string{"ws://" + n.WSAddr().String()} },
+		"TCP alone":       func(n *roles.Node) []string { return []string{n.ClientAddr("tcp").String()} },
+		"WebSocket alone": func(n *roles.Node) []string { return []string{"ws://" + n.ClientAddr("ws").String()} },
 		"one that is dead": func(n *roles.Node) []string {
-			return []string{"127.0.0.1:1", n.TCPAddr().String(), "ws://127.0.0.1:1/sub", "ws://" + n.WSAddr().String() + "/sub"}
+			return []string{"127.0.0.1:1", n.ClientAddr("tcp").String(), "ws://127.0.0.1:1/sub", "ws://" + n.ClientAddr("ws").String() + "/sub"}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -46,7 +46,7 @@ func (c *sink) Close(protocol.CloseCode, string) error {
 
 func (c *sink) SetReadDeadline(time.Time) error { return nil }
 func (c *sink) Text() bool                      { return false }
-func (c *sink) Network() string                 { return "tcp" }
+func (c *sink) Traits() transport.Traits        { return transport.Traits{Scheme: "tcp"} }
 func (c *sink) Remote() netip.AddrPort          { return netip.AddrPort{} }
 func (c *sink) Unacked() (int64, bool)          { return 0, true }
 func (c *sink) Written() int64                  { return c.frames.Load() }
@@ -94,7 +94,7 @@ func BenchmarkBroadcast(b *testing.B) {
 func BenchmarkIdle(b *testing.B) {
 	const sessions = 2_000
 	cfg := comet.DefaultConfig()
-	cfg.Name, cfg.TCPAddr = "c1", "127.0.0.1:0"
+	cfg.Name, cfg.Listen = "c1", []transport.ListenFunc{overTCP("127.0.0.1:0")}
 	c, err := comet.New(cfg, &fakeLogic{}, nopLog, nil)
 	if err != nil {
 		b.Fatal(err)
@@ -105,7 +105,7 @@ func BenchmarkIdle(b *testing.B) {
 	before := inUse()
 	clients := make([]net.Conn, sessions)
 	for i := range clients {
-		if clients[i], err = net.Dial("tcp", c.TCPAddr().String()); err != nil {
+		if clients[i], err = net.Dial("tcp", c.Addr("tcp").String()); err != nil {
 			b.Fatal(err)
 		}
 	}

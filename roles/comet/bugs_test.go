@@ -156,9 +156,9 @@ func TestAncestorBug19_StopDetachesItsSessions(t *testing.T) {
 
 // Bug 20: IPv4 only.
 func TestAncestorBug20_IPv6(t *testing.T) {
-	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.TCPAddr, cfg.WSAddr = ":0", ":0" })
+	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { listenOn(cfg, ":0", ":0") })
 	for _, host := range []string{"127.0.0.1", "::1"} {
-		conn := dialHost(t, host, s.TCPAddr())
+		conn := dialHost(t, host, s.Addr("tcp"))
 		if conn == nil {
 			t.Skip("no IPv6 on this machine")
 		}

@@ -38,8 +38,6 @@ import (
 	"imgo/envelope"
 	"imgo/transport"
 	"imgo/transport/batch"
-	"imgo/transport/tcp"
-	"imgo/transport/ws"
 )
 
 // Logic is what comet calls. Every call has a deadline; errors carry an
@@ -93,8 +91,7 @@ type Comet struct {
 	recent      recent
 	acks        *batcher[*envelope.Ack]
 	detaches    *batcher[*envelope.Detached]
-	tcp         *tcp.Listener // nil: off
-	ws          *ws.Listener  // nil: off
+	listeners   []transport.Listener
 
 	// What sessions share that have nothing of it; never written.
 	noRare    rare
@@ -164,30 +161,22 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	return c, nil
 }
 
-// listen binds what the configuration turns on.
-func (c *Comet) listen() (err error) {
-	// What a connection may take from the end of Run's context to its own.
-	grace := c.cfg.DrainTimeout + c.cfg.CloseTimeout
-	refused := func(reason string) { c.metrics.refused.WithLabelValues(refusedByListens + reason).Inc() }
-	if c.cfg.TCPAddr != "" {
-		if c.tcp, err = tcp.Listen(tcp.Config{
-			Addr: c.cfg.TCPAddr, MaxBody: c.cfg.MaxBody, TLS: c.cfg.TCPTLS,
-			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
+// listen binds the configured listeners.
+func (c *Comet) listen() error {
+	for _, listen := range c.cfg.Listen {
+		l, err := listen(transport.ListenConfig{
+			MaxBody: c.cfg.MaxBody, Admit: c.gate.admit, Released: c.gate.released,
+			Refused:          func(reason string) { c.metrics.refused.WithLabelValues(refusedByListens + reason).Inc() },
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
-			Grace: grace, Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
-		}); err != nil {
-			return fmt.Errorf("bind TCP for clients: %w", err)
+			// A connection may take this long from the end of Run's context to its own end.
+			Grace:  c.cfg.DrainTimeout + c.cfg.CloseTimeout,
+			Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
+		})
+		if err != nil {
+			return fmt.Errorf("bind a listener for clients: %w", err)
 		}
-	}
-	if c.cfg.WSAddr != "" {
-		if c.ws, err = ws.Listen(ws.Config{
-			Addr: c.cfg.WSAddr, Origins: c.cfg.WSOrigins, MaxBody: c.cfg.MaxBody, TLS: c.cfg.WSTLS,
-			Admit: c.gate.admit, Released: c.gate.released, Refused: refused,
-			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
-			Grace: grace, Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
-		}); err != nil {
-			return fmt.Errorf("bind WebSocket for clients: %w", err)
-		}
+		c.listeners = append(c.listeners, l)
+		c.metrics.connections.WithLabelValues(l.Scheme()) // so that 0 is exported
 	}
 	return nil
 }
@@ -238,20 +227,14 @@ func mergeAcks(acks []*envelope.Ack) []*envelope.Ack {
 	return merged
 }
 
-// TCPAddr is where TCP clients connect; nil: nowhere.
-func (c *Comet) TCPAddr() net.Addr {
-	if c.tcp == nil {
-		return nil
+// Addr returns the address of the listener with this scheme, or nil.
+func (c *Comet) Addr(scheme string) net.Addr {
+	for _, l := range c.listeners {
+		if l.Scheme() == scheme {
+			return l.Addr()
+		}
 	}
-	return c.tcp.Addr()
-}
-
-// WSAddr is where WebSocket clients connect; nil: nowhere.
-func (c *Comet) WSAddr() net.Addr {
-	if c.ws == nil {
-		return nil
-	}
-	return c.ws.Addr()
+	return nil
 }
 
 // Sessions counts the authenticated sessions.
@@ -276,11 +259,8 @@ func (c *Comet) Close() {
 	c.phase = phaseStopped
 	c.mu.Unlock()
 	c.stopCalls()
-	if c.tcp != nil {
-		_ = c.tcp.Close()
-	}
-	if c.ws != nil {
-		_ = c.ws.Close()
+	for _, l := range c.listeners {
+		_ = l.Close()
 	}
 	c.sends.Close()
 }
@@ -304,19 +284,13 @@ func (c *Comet) Run(ctx context.Context) error {
 	listening, stopListening := context.WithCancel(ctx)
 	defer stopListening()
 	var listeners sync.WaitGroup
-	failed := make(chan error, 2)
-	listen := func(run func(context.Context, func(transport.Conn)) error) {
+	failed := make(chan error, len(c.listeners))
+	for _, l := range c.listeners {
 		listeners.Go(func() {
-			if err := run(listening, c.accepted); err != nil {
+			if err := l.Run(listening, c.accepted); err != nil {
 				failed <- err
 			}
 		})
-	}
-	if c.tcp != nil {
-		listen(c.tcp.Run)
-	}
-	if c.ws != nil {
-		listen(c.ws.Run)
 	}
 
 	stop := make(chan struct{})

@@ -1,13 +1,13 @@
 package comet
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/transport"
 )
 
 // Config is what a Comet is told. Start from DefaultConfig. A zero duration,
@@ -17,22 +17,16 @@ type Config struct {
 	// It is required and must pass envelope.CheckName.
 	Name string
 
-	// TCPAddr and WSAddr are where clients connect, host:port; port 0 picks a
-	// free one; empty: that listener is off.
-	TCPAddr string
-	WSAddr  string
-	// TCPTLS and WSTLS turn TLS on for a listener; nil: off. A certificate
-	// that changes on disk is the business of its GetCertificate.
-	TCPTLS *tls.Config
-	WSTLS  *tls.Config
-	// WSOrigins are the Origin host patterns that may open a WebSocket; empty:
-	// any. A request without an Origin is no browser's and always may.
-	WSOrigins []string
+	// Listen binds the listeners that clients connect to, one for each function.
+	// Comet fills in its own part of their configuration. No function: clients
+	// come through Serve alone.
+	Listen []transport.ListenFunc
 
-	// Others are where clients of a transport ("tcp", "ws") may go instead, best
-	// first: the version-2 clients of a comet that stops are told the first
-	// five. It must not block; nil: nowhere is known. Safe for concurrent use.
-	Others func(transport string) []string
+	// Others returns where clients of a transport may go instead, best first. The
+	// scheme names the transport, as Traits.Scheme does. The version-2 clients of
+	// a comet that stops are told the first five. Others must not block and must
+	// be safe for concurrent use. Nil: no other comet is known.
+	Others func(scheme string) []string
 
 	// HandshakeTimeout bounds accept (after the upgrade on WebSocket) to a
 	// complete auth packet. Default 5 s.

@@ -59,11 +59,11 @@ const maxOthers = 5
 
 // others are where a client may go from a comet that stops, if it understands
 // that. The clients of older generations get what they always got.
-func (c *Comet) others(gen generation, network string) []string {
+func (c *Comet) others(gen generation, scheme string) []string {
 	if c.cfg.Others == nil || gen != genV2 {
 		return nil
 	}
-	others := c.cfg.Others(network)
+	others := c.cfg.Others(scheme)
 	return others[:min(len(others), maxOthers)]
 }
 
@@ -73,7 +73,7 @@ func (s *session) shutDown() {
 	closed := s.state > stateLive
 	s.mu.Unlock()
 	if !closed {
-		s.closeFor(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Network()))
+		s.closeFor(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Traits().Scheme))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"imgo/protocol"
 	"imgo/roles/comet"
+	"imgo/transport"
 	"imgo/transport/pipe"
 )
 
@@ -60,7 +61,7 @@ func TestUpgradesAreLimited(t *testing.T) {
 	})
 	var open []net.Conn
 	for range 60 {
-		open = append(open, dial(t, s.WSAddr()))
+		open = append(open, dial(t, s.Addr("ws")))
 	}
 	eventually(t, "most are refused", func() bool { return s.metric("imgo_comet_refused_total", "reason=listener_admit") >= 35 })
 	for _, c := range open {
@@ -227,7 +228,7 @@ func TestManyThatNeverAuthenticate(t *testing.T) {
 	})
 	conns := make([]net.Conn, 300)
 	for i := range conns {
-		conns[i] = dial(t, s.TCPAddr())
+		conns[i] = dial(t, s.Addr("tcp"))
 	}
 	c := s.dialTCP()
 	c.login("ann", "")
@@ -251,8 +252,8 @@ func TestConfig(t *testing.T) {
 	}{
 		{"no name", func(cfg *comet.Config) { cfg.Name = "" }, "comet name must not be empty"},
 		{"a negative bound", func(cfg *comet.Config) { cfg.PendingBytes = -1 }, "PendingBytes must be positive"},
-		{"a bad address", func(cfg *comet.Config) { cfg.TCPAddr = "nowhere:x" }, "bind TCP for clients"},
-		{"a bad origin", func(cfg *comet.Config) { cfg.WSAddr, cfg.WSOrigins = "127.0.0.1:0", []string{"["} }, "bind WebSocket for clients"},
+		{"a bad address", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overTCP("nowhere:x")} }, "bind a listener for clients"},
+		{"a bad origin", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overWS("127.0.0.1:0", "[")} }, "bind a listener for clients: origin"},
 	} {
 		cfg := comet.DefaultConfig()
 		cfg.Name = "c1"
@@ -262,12 +263,13 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	// A comet that is never run gives its port back.
-	cfg := comet.Config{Name: "c1", TCPAddr: "127.0.0.1:0", WSAddr: "127.0.0.1:0"}
+	cfg := comet.Config{Name: "c1"}
+	listening(&cfg)
 	c, err := comet.New(cfg, &fakeLogic{}, nopLog, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.TCPAddr = c.TCPAddr().String()
+	listenOn(&cfg, c.Addr("tcp").String(), "127.0.0.1:0")
 	c.Close()
 	if c, err = comet.New(cfg, &fakeLogic{}, nopLog, nil); err != nil {
 		t.Fatal(err)

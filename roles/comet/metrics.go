@@ -64,8 +64,6 @@ type metrics struct {
 	push        prometheus.Histogram
 	// What every connect counts, found by its labels once.
 	sessionsOf [generations]prometheus.Gauge
-	overTCP    prometheus.Gauge
-	overWS     prometheus.Gauge
 	connected  prometheus.Observer // connects that were accepted
 	auths      prometheus.Counter  // packets that are auth
 	delivery   prometheus.Histogram
@@ -115,7 +113,6 @@ func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue, 
 			Help: "Packets that were read late because their session sends too many.",
 		}),
 	}
-	m.overTCP, m.overWS = m.connections.WithLabelValues("tcp"), m.connections.WithLabelValues("ws")
 	for gen := range generations {
 		m.sessionsOf[gen] = m.sessions.WithLabelValues(gen.String())
 	}
@@ -156,17 +153,6 @@ func (m *metrics) add(t *tally) {
 			}
 		}
 	}
-}
-
-// open counts the connections of a network.
-func (m *metrics) open(network string) prometheus.Gauge {
-	switch network {
-	case "tcp":
-		return m.overTCP
-	case "ws":
-		return m.overWS
-	}
-	return m.connections.WithLabelValues(network)
 }
 
 func (m *metrics) count(kind, outcome int) { m.messages[kind][outcome].Inc() }

@@ -68,7 +68,7 @@ func (c *Comet) serve(conn transport.Conn) {
 	if poll, ok := conn.(transport.Pollable); ok {
 		poll.Attach(g)
 	}
-	c.metrics.open(conn.Network()).Inc()
+	c.metrics.connections.WithLabelValues(conn.Traits().Scheme).Inc()
 	if refused, reason := c.gate.enter(conn.Remote().Addr()); refused != "" {
 		c.refuse(conn, transport.Packet{}, refused, protocol.CloseOverload, reason)
 		c.over(conn)
@@ -85,7 +85,7 @@ func (c *Comet) serve(conn transport.Conn) {
 func (c *Comet) over(conn transport.Conn) {
 	_ = conn.Close(0, "")
 	c.gate.left(conn.Remote().Addr())
-	c.metrics.open(conn.Network()).Dec()
+	c.metrics.connections.WithLabelValues(conn.Traits().Scheme).Dec()
 	poll, ok := conn.(transport.Pollable)
 	if !ok || poll.TryRelease() {
 		c.serving.Done()
@@ -259,7 +259,7 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 	if e := c.log.Debug(); e.Enabled() {
 		e.Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
 	}
-	if conn.Network() != "ws" || last.Op != 0 || conn.Text() {
+	if !conn.Traits().ClientPicksForm || last.Op != 0 || conn.Text() {
 		gen, form := identify(last, conn.Text(), &authBody{})
 		version := last.Version
 		if gen != genV2 && version == 0 {
@@ -267,7 +267,7 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 		}
 		var others []string
 		if code == protocol.CloseShutdown {
-			others = c.others(gen, conn.Network())
+			others = c.others(gen, conn.Traits().Scheme)
 		}
 		b := encodeDisconnect(wireForm(conn, form), version, code, reason, others)
 		if poll, ok := conn.(transport.Pollable); ok {
@@ -281,7 +281,7 @@ func (c *Comet) refuse(conn transport.Conn, last transport.Packet, label string,
 
 // wireForm is what a client that speaks form is to be written in.
 func wireForm(conn transport.Conn, form transport.Form) transport.Form {
-	if _, ok := conn.(transport.Pollable); ok && conn.Network() == "ws" {
+	if conn.Traits().Framed {
 		return form.Framed()
 	}
 	return form
@@ -325,7 +325,7 @@ func (s *session) connect(ctx context.Context, v *arrival) error {
 	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{
 		Comet: c.cfg.Name, Session: s.id, Token: auth.token, Mid: auth.mid, Device: auth.device,
 		Key: auth.key, Platform: auth.platform, Address: remoteString(s.conn),
-		Generation: s.gen.String(), Transport: s.conn.Network(),
+		Generation: s.gen.String(), Transport: s.conn.Traits().Scheme,
 		Accepts: auth.accepts, Rooms: auth.rooms,
 	})
 	switch {

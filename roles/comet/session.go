@@ -161,7 +161,7 @@ func (s *session) address() *envelope.Address {
 func (s *session) describe() *envelope.Session {
 	return &envelope.Session{
 		Address: s.address(), User: s.user, Device: s.device, Key: s.keyName(), Platform: s.platform,
-		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Network(),
+		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
 		Last: s.last, Floor: s.floor,
 	}

@@ -24,7 +24,9 @@ import (
 	"imgo/roles/comet"
 	"imgo/transport"
 	"imgo/transport/pipe"
+	"imgo/transport/tcp"
 	"imgo/transport/transporttest"
+	"imgo/transport/ws"
 )
 
 // goroutines runs all tests with a goroutine for each connection: make test does
@@ -232,7 +234,25 @@ func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
 }
 
 // listening turns both listeners on.
-func listening(cfg *comet.Config) { cfg.TCPAddr, cfg.WSAddr = "127.0.0.1:0", "127.0.0.1:0" }
+func listening(cfg *comet.Config) { listenOn(cfg, "127.0.0.1:0", "127.0.0.1:0") }
+
+func listenOn(cfg *comet.Config, tcpAddr, wsAddr string) {
+	cfg.Listen = []transport.ListenFunc{overTCP(tcpAddr), overWS(wsAddr)}
+}
+
+func overTCP(addr string) transport.ListenFunc {
+	return func(cfg transport.ListenConfig) (transport.Listener, error) {
+		cfg.Addr = addr
+		return tcp.Listen(cfg)
+	}
+}
+
+func overWS(addr string, origins ...string) transport.ListenFunc {
+	return func(cfg transport.ListenConfig) (transport.Listener, error) {
+		cfg.Addr = addr
+		return ws.Listen(ws.Config{ListenConfig: cfg, Origins: origins})
+	}
+}
 
 // metric sums a counter or gauge over the labels that match, "name=value".
 func (s *server) metric(name string, labels ...string) float64 {
@@ -324,12 +344,12 @@ func (s *server) dialPipe(o pipe.Options) *client {
 
 func (s *server) dialTCP() *client {
 	s.t.Helper()
-	return &client{Client: &transporttest.Stream{Conn: dial(s.t, s.TCPAddr())}, t: s.t}
+	return &client{Client: &transporttest.Stream{Conn: dial(s.t, s.Addr(tcp.Scheme))}, t: s.t}
 }
 
 func (s *server) dialWS(text bool) *client {
 	s.t.Helper()
-	ws, resp, err := transporttest.Upgrade(dial(s.t, s.WSAddr()), "/sub")
+	upgraded, resp, err := transporttest.Upgrade(dial(s.t, s.Addr(ws.Scheme)), "/sub")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -337,8 +357,8 @@ func (s *server) dialWS(text bool) *client {
 	if resp.StatusCode != 101 {
 		s.t.Fatalf("upgrade answered %s", resp.Status)
 	}
-	ws.Text = text
-	return &client{Client: ws, t: s.t, text: text}
+	upgraded.Text = text
+	return &client{Client: upgraded, t: s.t, text: text}
 }
 
 func dial(t *testing.T, addr net.Addr) net.Conn {

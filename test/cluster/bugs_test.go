@@ -154,7 +154,7 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 	for _, d := range devices {
 		eventually(t, d.name+" is on the other comet", func() bool { return d.sessions.Load() == 2 })
 		bye := d.goodbye()
-		if bye["code"] != 3001.0 || bye["reconnect"] != true || fmt.Sprint(bye["addresses"]) != "["+comets[1].TCPAddr().String()+"]" {
+		if bye["code"] != 3001.0 || bye["reconnect"] != true || fmt.Sprint(bye["addresses"]) != "["+comets[1].ClientAddr("tcp").String()+"]" {
 			t.Errorf("%s was told %v", d.name, bye)
 		}
 	}

@@ -84,7 +84,7 @@ func (d *device) live(ctx context.Context) {
 			if d.comet != nil {
 				c = d.comet
 			}
-			_ = d.session(ctx, c.TCPAddr().String()) // whatever ends it, another follows
+			_ = d.session(ctx, c.ClientAddr("tcp").String()) // whatever ends it, another follows
 		}
 		select {
 		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
@@ -294,7 +294,7 @@ func (p *pushes) longestRefusal() time.Duration {
 // admitted connects once and says whether the server let the device in.
 func (d *device) admitted() error {
 	comets := d.w.of(config.RoleComet)
-	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].TCPAddr().String(), 2*time.Second)
+	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].ClientAddr("tcp").String(), 2*time.Second)
 	if err != nil {
 		return err
 	}

@@ -148,7 +148,7 @@ func slowDial(t *testing.T, addr string) net.Conn {
 // with it.
 func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	n := start(t, nil)
-	conn := slowDial(t, n.TCPAddr().String())
+	conn := slowDial(t, n.ClientAddr("tcp").String())
 	slow := &client{Client: &transporttest.Stream{Conn: conn}, t: t}
 	slow.login("v2", "slow", `,"ack":true,"rooms":["r"]`)
 	other := n.tcp(t)

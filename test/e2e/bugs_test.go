@@ -60,7 +60,7 @@ func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	})
 	w := n.witness(t)
 	moved := n.grows(t, closed(3002))
-	stuck := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.TCPAddr().String())}, t: t}
+	stuck := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.ClientAddr("tcp").String())}, t: t}
 	stuck.login("v2", "stuck", `,"rooms":["r"]`)
 	body := `{"room":"r","body_text":"` + strings.Repeat("x", 60<<10) + `"}`
 	for range 20 {
@@ -334,10 +334,10 @@ func TestAncestorBug20_IPv6(t *testing.T) {
 		})
 		n.call(t, "POST", "/v1/tokens", `{"user":"6","token":"t6"}`).want(t, 201)
 		for _, host := range []string{"127.0.0.1", "::1"} {
-			for _, addr := range []net.Addr{n.TCPAddr(), n.WSAddr()} {
+			for _, addr := range []net.Addr{n.ClientAddr("tcp"), n.ClientAddr("ws")} {
 				at := net.JoinHostPort(host, fmt.Sprint(addr.(*net.TCPAddr).Port))
 				var c *client
-				if addr == n.TCPAddr() {
+				if addr == n.ClientAddr("tcp") {
 					c = tcpTo(t, at)
 				} else {
 					c = wsTo(t, at, false)

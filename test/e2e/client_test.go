@@ -38,7 +38,7 @@ func dial(t *testing.T, addr string) net.Conn {
 // tcp connects over TCP.
 func (n *node) tcp(t *testing.T) *client {
 	t.Helper()
-	return tcpTo(t, n.TCPAddr().String())
+	return tcpTo(t, n.ClientAddr("tcp").String())
 }
 
 func tcpTo(t *testing.T, addr string) *client {
@@ -49,7 +49,7 @@ func tcpTo(t *testing.T, addr string) *client {
 // ws connects over WebSocket.
 func (n *node) ws(t *testing.T, text bool) *client {
 	t.Helper()
-	return wsTo(t, n.WSAddr().String(), text)
+	return wsTo(t, n.ClientAddr("ws").String(), text)
 }
 
 func wsTo(t *testing.T, addr string, text bool) *client {
@@ -256,7 +256,7 @@ func (n *node) witness(t *testing.T) *witness {
 	w := &witness{n: n, messages: make(chan string, 100)}
 	connected := make(chan struct{}, 100)
 	c, err := imgoclient.New(imgoclient.Config{
-		Address: n.TCPAddr().String(), Token: "witness", Device: "d",
+		Address: n.ClientAddr("tcp").String(), Token: "witness", Device: "d",
 		OnConnect: func(imgoclient.Session) { connected <- struct{}{} },
 		OnMessage: func(_ context.Context, m imgoclient.Message) error {
 			w.messages <- string(m.Body)

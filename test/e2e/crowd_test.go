@@ -110,7 +110,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	files := n.metric(t, "process_open_fds")
 
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", crowdEnv, n.TCPAddr(), n.WSAddr(), count))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", crowdEnv, n.ClientAddr("tcp"), n.ClientAddr("ws"), count))
 	cmd.Stderr = n.log
 	out, err := cmd.StdoutPipe()
 	if err != nil {

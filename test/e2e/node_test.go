@@ -95,7 +95,7 @@ func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme st
 func (n *node) again(t *testing.T) *node {
 	t.Helper()
 	cfg := n.cfg
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.TCPAddr().String(), n.WSAddr().String(), n.HTTPAddr().String()
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}

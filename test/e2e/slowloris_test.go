@@ -102,7 +102,7 @@ func TestSlowloris(t *testing.T) {
 	add("frame", ws, func(c *client) string { return string(c.Frame([]byte(auth))) }, 3509, handshake*2/3)
 	add("fragments", ws, text( // never a message
 		string(transporttest.RawFrame(2, true, nil))+strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000)), 3509, handshake*2/3)
-	add("upgrade", func() *client { return tcpTo(t, n.WSAddr().String()) },
+	add("upgrade", func() *client { return tcpTo(t, n.ClientAddr("ws").String()) },
 		text("GET /sub HTTP/1.1\r\nHost: x\r\nX-Long: "+long), 0, handshake*2/3)
 
 	var dripping sync.WaitGroup

@@ -238,7 +238,7 @@ func TestCorruptedFiles(t *testing.T) {
 func TestFailedStartGivesEverythingBack(t *testing.T) {
 	n := start(t, nil)
 	cfg := n.cfg
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.TCPAddr().String(), n.WSAddr().String(), n.HTTPAddr().String()
+	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 // to it than any kernel takes.
 func (n *node) stuckClient(t *testing.T, user string) *client {
 	t.Helper()
-	c := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.TCPAddr().String())}, t: t}
+	c := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.ClientAddr("tcp").String())}, t: t}
 	c.login("v2", user, "")
 	body := fmt.Sprintf(`{"user":%q,"kept":false,"body_text":%q}`, user, strings.Repeat("x", 60<<10))
 	dropped := func() float64 { return n.metric(t, "imgo_comet_messages_total", `kind="live"`, `outcome="dropped"`) }
@@ -43,9 +43,9 @@ func TestStopDespiteStuckClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	for addr, half := range map[string]string{
-		n.HTTPAddr().String(): "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user",
-		n.WSAddr().String():   "GET /sub HTTP/1.1\r\nHos",
-		n.TCPAddr().String():  "\x00\x00\x00",
+		n.HTTPAddr().String():        "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user",
+		n.ClientAddr("ws").String():  "GET /sub HTTP/1.1\r\nHos",
+		n.ClientAddr("tcp").String(): "\x00\x00\x00",
 	} {
 		if _, err := io.WriteString(dial(t, addr), half); err != nil {
 			t.Fatal(err)

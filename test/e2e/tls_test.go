@@ -23,7 +23,7 @@ func TestTLS(t *testing.T) {
 	}, transporttest.ClientTLS(t, cert))
 
 	got := make(chan string, 10)
-	for _, address := range []string{"tls://" + n.TCPAddr().String(), "wss://" + n.WSAddr().String()} {
+	for _, address := range []string{"tls://" + n.ClientAddr("tcp").String(), "wss://" + n.ClientAddr("ws").String()} {
 		n.listen(t, address, transporttest.ClientTLS(t, cert), got)
 	}
 	n.push(t, "u", `"over TLS"`)
@@ -41,7 +41,7 @@ func TestTLS(t *testing.T) {
 	// Another certificate takes the files' place.
 	newCert, _ := transporttest.WriteCert(t, dir, "second")
 	trusted := transporttest.ClientTLS(t, newCert)
-	for _, address := range []string{n.TCPAddr().String(), n.WSAddr().String(), n.HTTPAddr().String()} {
+	for _, address := range []string{n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()} {
 		eventually(t, "the new certificate is used at "+address, func() bool {
 			conn, err := (&tls.Dialer{Config: trusted}).DialContext(t.Context(), "tcp", address)
 			if err == nil {

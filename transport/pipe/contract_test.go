@@ -172,8 +172,8 @@ func TestEnds(t *testing.T) {
 func TestOptions(t *testing.T) {
 	remote := netip.MustParseAddrPort("[2001:db8::1]:99")
 	client, server := pipe.New(pipe.Options{Text: true, MaxBody: 10, NoUnacked: true, Remote: remote})
-	if _, ok := server.Unacked(); ok || server.Remote() != remote || server.Network() != "pipe" {
-		t.Errorf("Unacked known %v, remote %s, network %s", ok, server.Remote(), server.Network())
+	if _, ok := server.Unacked(); ok || server.Remote() != remote || server.Traits().Scheme != pipe.Scheme {
+		t.Errorf("Unacked known %v, remote %s, network %s", ok, server.Remote(), server.Traits().Scheme)
 	}
 	before := server.LastSign()
 	time.Sleep(time.Millisecond)

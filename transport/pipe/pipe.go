@@ -17,6 +17,9 @@ import (
 	"imgo/transport"
 )
 
+// Scheme names this transport.
+const Scheme = "pipe"
+
 // DefaultBuffer is how much each direction holds, in bytes.
 const DefaultBuffer = 64 << 10
 
@@ -121,11 +124,11 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 	return nil
 }
 
-func (c *conn) Text() bool             { return c.text.Load() }
-func (c *conn) Network() string        { return "pipe" }
-func (c *conn) Remote() netip.AddrPort { return c.opts.Remote }
-func (c *conn) Written() int64         { return c.written.Load() }
-func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
+func (c *conn) Text() bool               { return c.text.Load() }
+func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (c *conn) Remote() netip.AddrPort   { return c.opts.Remote }
+func (c *conn) Written() int64           { return c.written.Load() }
+func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()) }
 
 func (c *conn) Unacked() (int64, bool) {
 	if c.opts.NoUnacked {

@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func harness(text bool) transporttest.Harness {
 	return transporttest.Harness{
-		Network: "pipe", Text: text, Pieces: !text, CloseCodes: true,
+		Scheme: pipe.Scheme, Text: text, Pieces: !text, CloseCodes: true,
 		Framing: func(int) int { return 0 },
 		Start: func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
 			var handlers sync.WaitGroup

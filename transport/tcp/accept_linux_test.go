@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"imgo/transport/tcp"
+	"imgo/transport"
 	"imgo/transport/transporttest"
 )
 
@@ -38,7 +38,7 @@ func (l *lines) has(s string) bool {
 // process runs out of file descriptors, and has some again.
 func TestAcceptOutlivesErrors(t *testing.T) {
 	var log lines
-	l := listen(t, tcp.Config{Log: zerolog.New(&log)})
+	l := listen(t, transport.ListenConfig{Log: zerolog.New(&log)})
 	transporttest.Serve(t, l, echo)
 	ping(t, &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)})
 

@@ -42,12 +42,12 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 	return c.socket.Send(deadline, frames, nil)
 }
 
-func (c *conn) Text() bool             { return false }
-func (c *conn) Network() string        { return "tcp" }
-func (c *conn) Remote() netip.AddrPort { return c.socket.Remote() }
-func (c *conn) Unacked() (int64, bool) { return c.socket.Unacked() }
-func (c *conn) Written() int64         { return c.socket.Written() }
-func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
+func (c *conn) Text() bool               { return false }
+func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (c *conn) Remote() netip.AddrPort   { return c.socket.Remote() }
+func (c *conn) Unacked() (int64, bool)   { return c.socket.Unacked() }
+func (c *conn) Written() int64           { return c.socket.Written() }
+func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()) }
 
 // Close says nothing of code and reason: packets have op 6 for that, which is
 // the caller's to write before.

@@ -8,7 +8,6 @@ import (
 
 	"imgo/protocol"
 	"imgo/transport"
-	"imgo/transport/tcp"
 	"imgo/transport/transporttest"
 )
 
@@ -49,7 +48,7 @@ func TestLeave(t *testing.T) {
 		t.Skip("there is nobody to leave")
 	}
 	told, until := make(chan bool, 3), make(chan struct{})
-	l := listen(t, tcp.Config{Inline: true})
+	l := listen(t, transport.ListenConfig{Inline: true})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		w := &waiting{c.(transport.Pollable), told, until}
 		w.Attach(w)
@@ -119,7 +118,7 @@ func TestLeaveWhileMoreComes(t *testing.T) {
 	}
 	const clients, packets = 4, 5000
 	done := make(chan struct{}, clients)
-	l := listen(t, tcp.Config{Inline: true})
+	l := listen(t, transport.ListenConfig{Inline: true})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		w := &leaving{Pollable: c.(transport.Pollable), t: t, done: done}
 		w.Attach(w)

@@ -71,7 +71,7 @@ func (c *counter) of(reason string) int {
 }
 
 func TestListensOnBothFamilies(t *testing.T) {
-	l := listen(t, tcp.Config{Addr: ":0"})
+	l := listen(t, transport.ListenConfig{Addr: ":0"})
 	remotes := make(chan netip.AddrPort, 2)
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		remotes <- c.Remote()
@@ -94,9 +94,9 @@ func TestListensOnBothFamilies(t *testing.T) {
 }
 
 func TestListenSaysWhatFailed(t *testing.T) {
-	l := listen(t, tcp.Config{})
+	l := listen(t, transport.ListenConfig{})
 	defer l.Close()
-	if _, err := tcp.Listen(tcp.Config{Addr: l.Addr().String()}); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+	if _, err := tcp.Listen(transport.ListenConfig{Addr: l.Addr().String()}); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("a second listener on %s: %v", l.Addr(), err)
 	}
 }
@@ -104,7 +104,7 @@ func TestListenSaysWhatFailed(t *testing.T) {
 func TestAdmitRefuses(t *testing.T) {
 	var open atomic.Bool
 	var refused counter
-	l := listen(t, tcp.Config{
+	l := listen(t, transport.ListenConfig{
 		Refused: refused.add,
 		Admit: func(a netip.Addr) error {
 			if a != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
@@ -137,7 +137,7 @@ func TestTLSHandshakeIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	var refused counter
-	l := listen(t, tcp.Config{TLS: cfg, HandshakeTimeout: 100 * time.Millisecond, Refused: refused.add})
+	l := listen(t, transport.ListenConfig{TLS: cfg, HandshakeTimeout: 100 * time.Millisecond, Refused: refused.add})
 	transporttest.Serve(t, l, echo)
 
 	silent := &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)}
@@ -159,7 +159,7 @@ func TestTLSHandshakeIsBounded(t *testing.T) {
 // The handler gets its time after ctx, and a handler that does not end its
 // connection loses it.
 func TestRunEndsInOrder(t *testing.T) {
-	l := listen(t, tcp.Config{Grace: 100 * time.Millisecond})
+	l := listen(t, transport.ListenConfig{Grace: 100 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	handled := make(chan error, 2)
@@ -196,7 +196,7 @@ func TestRunEndsInOrder(t *testing.T) {
 }
 
 func TestRunSaysWhenThePortIsTakenAway(t *testing.T) {
-	l := listen(t, tcp.Config{})
+	l := listen(t, transport.ListenConfig{})
 	done := make(chan error, 1)
 	go func() { done <- l.Run(context.Background(), echo) }()
 	ping(t, &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)})
@@ -213,7 +213,7 @@ func TestRunSaysWhenThePortIsTakenAway(t *testing.T) {
 
 func TestResetIsTheEnd(t *testing.T) {
 	got := make(chan error, 1)
-	l := listen(t, tcp.Config{})
+	l := listen(t, transport.ListenConfig{})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		if _, err := c.ReadPacket(); err != nil {
 			got <- err
@@ -241,7 +241,7 @@ func TestResetIsTheEnd(t *testing.T) {
 // What trickles in is bounded by the read deadline, not restarted by each byte.
 func TestSlowlorisWithinAPacket(t *testing.T) {
 	got := make(chan error, 1)
-	l := listen(t, tcp.Config{})
+	l := listen(t, transport.ListenConfig{})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		_, err := c.ReadPacket()
@@ -268,7 +268,7 @@ func TestSlowlorisWithinAPacket(t *testing.T) {
 // A client that goes on sending still gets the last packet: the connection is
 // not reset under it.
 func TestLastPacketSurvivesInput(t *testing.T) {
-	l := listen(t, tcp.Config{Linger: time.Second})
+	l := listen(t, transport.ListenConfig{Linger: time.Second})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		if _, err := c.ReadPacket(); err == nil {
 			_ = c.Write(time.Now().Add(time.Second), transport.EncodeReply(transport.FormGoim, 1, protocol.OpDisconnect, 0, 0, []byte("bye")))
@@ -303,7 +303,7 @@ func TestUnackedAtTheEnd(t *testing.T) {
 	}
 	got := make(chan counts, 1)
 	full := make(chan struct{})
-	l := listen(t, tcp.Config{WriteBuffer: 64 << 10})
+	l := listen(t, transport.ListenConfig{WriteBuffer: 64 << 10})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		frame := make([]byte, 64<<10)
 		for c.Write(time.Now().Add(50*time.Millisecond), frame) == nil {
@@ -340,7 +340,7 @@ func TestReleasedFollowsAdmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	var admitted, released atomic.Int32
-	l := listen(t, tcp.Config{
+	l := listen(t, transport.ListenConfig{
 		TLS:      cfg,
 		Grace:    100 * time.Millisecond,
 		Admit:    func(netip.Addr) error { admitted.Add(1); return nil },

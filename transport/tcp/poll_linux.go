@@ -81,8 +81,8 @@ func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 	return c.Send(deadline, frames, nil)
 }
 
-func (c *polled) Text() bool      { return false }
-func (c *polled) Network() string { return "tcp" }
+func (c *polled) Text() bool               { return false }
+func (c *polled) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
 
 // Close says nothing of code and reason: packets have op 6 for that.
 func (c *polled) Close(protocol.CloseCode, string) error {

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // listen binds a port of loopback, with short times.
-func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
+func listen(t *testing.T, cfg transport.ListenConfig) *tcp.Listener {
 	t.Helper()
 	if cfg.Addr == "" {
 		cfg.Addr = "127.0.0.1:0"
@@ -44,12 +44,12 @@ func listen(t *testing.T, cfg tcp.Config) *tcp.Listener {
 }
 
 func harness(goroutines bool, server func(*testing.T) *tls.Config, client func(*testing.T) *tls.Config) transporttest.Harness {
-	h := transporttest.Harness{Network: "tcp", Pieces: true}
+	h := transporttest.Harness{Scheme: tcp.Scheme, Pieces: true}
 	if server == nil {
 		h.Framing = func(int) int { return 0 }
 	}
 	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
-		cfg := tcp.Config{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		cfg := transport.ListenConfig{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
 		var clientTLS *tls.Config
 		if server != nil {
 			cfg.TLS, clientTLS = server(t), client(t)

@@ -23,8 +23,8 @@ const Patience = 30 * time.Second
 
 // Harness is one transport under test.
 type Harness struct {
-	// Network is what Conn.Network returns.
-	Network string
+	// Scheme is the Traits.Scheme of the connections.
+	Scheme string
 	// Text: the client speaks JSON frames.
 	Text bool
 	// Pieces: a packet may arrive byte by byte, and many in one write.

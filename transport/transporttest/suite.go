@@ -54,14 +54,14 @@ func (h Harness) echo(c transport.Conn) {
 
 func testEcho(t *testing.T, h Harness) {
 	type facts struct {
-		network     string
+		scheme      string
 		remote      bool
 		early, late bool
 		signs       bool
 	}
 	seen := newResult[facts]()
 	c := h.run(t, Options{MaxBody: 8192}, func(c transport.Conn) {
-		f := facts{network: c.Network(), remote: c.Remote().IsValid() && !c.Remote().Addr().Is4In6(), early: c.Text()}
+		f := facts{scheme: c.Traits().Scheme, remote: c.Remote().IsValid() && !c.Remote().Addr().Is4In6(), early: c.Text()}
 		before := c.LastSign()
 		p, err := c.ReadPacket()
 		if err != nil {
@@ -75,7 +75,7 @@ func testEcho(t *testing.T, h Harness) {
 	time.Sleep(time.Millisecond) // so that LastSign has somewhere to move
 	send(t, c, h.packet(2, 7, ""))
 	h.expect(t, c, 3, 7, "")
-	if got, want := seen.wait(t), (facts{h.Network, true, false, h.Text, true}); got != want {
+	if got, want := seen.wait(t), (facts{h.Scheme, true, false, h.Text, true}); got != want {
 		t.Errorf("the connection says %+v, want %+v", got, want)
 	}
 	for i, n := range []int{0, 1, 100, 125, 126, 4000, 8190} {

@@ -63,7 +63,7 @@ func testBatches(t *testing.T, h Harness) {
 	defer pool.Close()
 	b := pool.Take()
 	form := h.form()
-	if h.Network == "ws" {
+	if conns[0].Traits().Framed {
 		form = form.Framed()
 	}
 	frame := func(seq, n int) []byte {

@@ -70,7 +70,7 @@ func testCloseCodes(t *testing.T, h Harness) {
 			})
 			send(t, c, h.packet(7, 1, ""))
 			h.expect(t, c, 6, 0, "")
-			if h.Network == "pipe" { // hands over what Close was given
+			if h.Scheme == "pipe" { // hands over what Close was given
 				h.expectClose(t, c, test.code, test.reason)
 			} else {
 				h.expectClose(t, c, test.wantCode, test.wantReason)

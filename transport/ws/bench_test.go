@@ -19,7 +19,7 @@ func BenchmarkWrite(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			ready := make(chan transport.Conn)
 			end := make(chan struct{})
-			l, err := ws.Listen(ws.Config{Addr: "127.0.0.1:0"})
+			l, err := ws.Listen(ws.Config{ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -179,8 +179,10 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 func textHead(dst []byte, n int) []byte   { return transport.AppendFrameHead(dst, true, n) }
 func binaryHead(dst []byte, n int) []byte { return transport.AppendFrameHead(dst, false, n) }
 
-func (c *conn) Text() bool             { return c.form.Load() == formText }
-func (c *conn) Network() string        { return "ws" }
+func (c *conn) Text() bool { return c.form.Load() == formText }
+func (c *conn) Traits() transport.Traits {
+	return transport.Traits{Scheme: Scheme, ClientPicksForm: true}
+}
 func (c *conn) Remote() netip.AddrPort { return c.shim.Remote() }
 func (c *conn) Unacked() (int64, bool) { return c.shim.Unacked() }
 func (c *conn) Written() int64         { return c.shim.Written() }

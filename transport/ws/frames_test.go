@@ -109,7 +109,7 @@ func TestBadFrames(t *testing.T) {
 		"text over the limit": {true, masked(0x81, []byte(`{"op":4,"body":"`+strings.Repeat("x", 2*maxBody+1024)+`"}`)), "too_large", 3507},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, ended := watch(t, ws.Config{MaxBody: maxBody}, 0)
+			l, ended := watch(t, ws.Config{ListenConfig: transport.ListenConfig{MaxBody: maxBody}}, 0)
 			c := dial(t, l, nil, test.text)
 			if err := c.Send(test.frames); err != nil {
 				t.Fatal(err)
@@ -135,7 +135,7 @@ func TestBadFrames(t *testing.T) {
 
 // Fragments are put together, with control frames in between.
 func TestFragments(t *testing.T) {
-	l := listen(t, ws.Config{MaxBody: 1000})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{MaxBody: 1000}})
 	transporttest.Serve(t, l, echo)
 	for _, text := range []bool{false, true} {
 		c := dial(t, l, nil, text)
@@ -163,7 +163,7 @@ func TestFragments(t *testing.T) {
 		ping(t, c)
 	}
 	// The limit holds for the whole, not for a fragment.
-	l2, ended := watch(t, ws.Config{MaxBody: 1000}, 0)
+	l2, ended := watch(t, ws.Config{ListenConfig: transport.ListenConfig{MaxBody: 1000}}, 0)
 	c := dial(t, l2, nil, true)
 	wire := transporttest.RawFrame(0x01, true, []byte(`{"op":4,"body":"`))
 	for range 40 {
@@ -250,7 +250,7 @@ func TestPingsAreSignsOfLife(t *testing.T) {
 func TestPingDuringWrite(t *testing.T) {
 	const frames = 6
 	started, goOn := make(chan struct{}), make(chan struct{})
-	l := listen(t, ws.Config{WriteBuffer: 8 << 10})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{WriteBuffer: 8 << 10}})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		before := c.LastSign()
 		wrote := make(chan error, 1)
@@ -327,7 +327,7 @@ func TestClientCloses(t *testing.T) {
 // machine that is.
 func TestCloseOfASilentClient(t *testing.T) {
 	took := make(chan time.Duration, 1)
-	l := listen(t, ws.Config{WriteBuffer: 8 << 10})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{WriteBuffer: 8 << 10}})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		frame := transport.EncodeReply(transport.FormGoim, 1, 5, 0, 0, make([]byte, 1<<16))
 		for c.Write(time.Now().Add(20*time.Millisecond), frame) == nil {

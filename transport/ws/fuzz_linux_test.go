@@ -127,7 +127,7 @@ func tearAt(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	defer func() { _, _ = unix.Close(sink[0]), unix.Close(sink[1]) }()
-	l := listen(t, ws.Config{WriteBuffer: 16 << 10, Linger: 50 * time.Millisecond})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{WriteBuffer: 16 << 10, Linger: 50 * time.Millisecond}})
 	transporttest.Serve(t, l, func(c transport.Conn) {
 		b := &busy{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1), batches: batches, sink: int32(sink[0])}
 		b.conn.Attach(b)
@@ -257,7 +257,7 @@ func fill(b []byte, with byte) {
 func FuzzHandshake(f *testing.F) {
 	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	const rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key
-	l, err := ws.Listen(ws.Config{Addr: "127.0.0.1:0", Origins: []string{"https://*.example.com"}})
+	l, err := ws.Listen(ws.Config{Origins: []string{"https://*.example.com"}, ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}})
 	if err != nil {
 		f.Fatal(err)
 	}

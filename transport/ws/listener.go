@@ -20,19 +20,15 @@ package ws
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync/atomic"
-	"time"
 
 	"github.com/rs/zerolog"
 
-	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -43,54 +39,20 @@ const DefaultPath = "/sub"
 // maxHeader bounds the upgrade request, in bytes.
 const maxHeader = 8 << 10
 
+// Scheme names this transport.
+const Scheme = "ws"
+
 // Config configures a Listener. Only Addr is required.
 type Config struct {
-	// Addr is what to listen on: "host:port"; without a host, all addresses of
-	// IPv4 and IPv6.
-	Addr string
-	// Path is the only path served; "" is "/sub".
+	transport.ListenConfig
+	// Path is the only path served. Empty is DefaultPath.
 	Path string
-	// Origins are the origins that browsers may connect from; empty means any.
-	// An entry is a host ("chat.example.com"), or scheme and host
-	// ("https://*.example.com"), a * standing for anything but a slash; a port
-	// is part of the host. A request without an Origin comes from no browser
-	// and is let in.
+	// Origins are the origins that browsers may connect from. Empty means any.
+	// An entry is a host ("chat.example.com") or scheme and host
+	// ("https://*.example.com"), where * stands for anything but a slash. A port
+	// is part of the host. A request without an Origin does not come from a
+	// browser and is let in.
 	Origins []string
-	// MaxBody bounds a client's packet body, in bytes; 0 is 64 KiB. A text
-	// message may be 2 × MaxBody + 1 KiB long.
-	MaxBody int
-	// TLS, if set, makes every connection speak TLS; see transport.ReloadingTLS.
-	TLS *tls.Config
-	// Admit, if set, is asked once for every accepted connection, before TLS
-	// and HTTP, from the accept loop: it must not block. An error closes the
-	// connection.
-	Admit func(netip.Addr) error
-	// Released, if set, hears of the end of every connection that Admit let in,
-	// whether it reached the handler or not. Safe for concurrent use; it must
-	// not block.
-	Released func(netip.Addr)
-	// Refused, if set, hears why a connection did not reach the handler
-	// ("admit", "socket", "origin", "path", "method", "upgrade", "http"): for a
-	// counter. Safe for concurrent use.
-	Refused func(reason string)
-	// HandshakeTimeout bounds everything from the accepted connection to the
-	// upgraded one; 0 is 5 s.
-	HandshakeTimeout time.Duration
-	// WriteBuffer is the kernel's send buffer for a connection, in bytes; 0
-	// leaves it to the kernel.
-	WriteBuffer int
-	// Grace is how long after Run's context is done handlers may take; then
-	// what is open is reset. 0 is 10 s.
-	Grace time.Duration
-	// Linger is how long a closed connection waits for the client to close its
-	// side too, so that the close frame is not lost to a reset. 0 is 1 s.
-	Linger time.Duration
-	// Inline says that Run's handle waits for nothing where the connection is a
-	// Pollable: it is called there by a goroutine that all connections share.
-	Inline bool
-	// Goroutines leaves epoll unused where it could be used.
-	Goroutines bool
-	Log        zerolog.Logger
 }
 
 // Listener accepts connections on one port.
@@ -100,6 +62,8 @@ type Listener struct {
 	path     string
 	maxBody  int
 }
+
+var _ transport.Listener = (*Listener)(nil)
 
 // Listen binds the port. Nothing is accepted before Run. An entry of
 // Config.Origins that is no pattern is an error.
@@ -112,36 +76,27 @@ func Listen(cfg Config) (*Listener, error) {
 		cfg.TLS = cfg.TLS.Clone()
 		cfg.TLS.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrade of this kind
 	}
-	a, err := socket.Listen(socket.Config{
-		Addr: cfg.Addr, TLS: cfg.TLS, Admit: cfg.Admit, Released: cfg.Released, Refused: cfg.Refused,
-		HandshakeTimeout: cfg.HandshakeTimeout, WriteBuffer: cfg.WriteBuffer,
-		Grace: cfg.Grace, Linger: cfg.Linger, Inline: cfg.Inline, Goroutines: cfg.Goroutines, Log: cfg.Log,
-	})
+	a, err := socket.Listen(cfg.ListenConfig)
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: cfg.MaxBody}
+	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: a.Config().MaxBody}
 	if l.path == "" {
 		l.path = DefaultPath
-	}
-	if l.maxBody <= 0 {
-		l.maxBody = protocol.DefaultMaxBody
 	}
 	return l, nil
 }
 
+// Scheme names the transport.
+func (l *Listener) Scheme() string { return Scheme }
+
 // Addr is the bound address.
 func (l *Listener) Addr() net.Addr { return l.acceptor.Addr() }
 
-// Close gives the port back; only for a Listener that is not Run.
+// Close gives the port back. It is only for a Listener that is never Run.
 func (l *Listener) Close() error { return l.acceptor.Discard() }
 
-// Run upgrades connections until ctx is done and calls handle for each in a
-// goroutine of its own, or see Config.Inline; the connection ends when handle
-// returns, but for a Pollable that was attached. After ctx is done it is the handlers' part to
-// close their connections (they know what to tell the client), but after
-// Config.Grace Run resets what is left. It returns when every connection has
-// ended: nil after ctx, else why the port failed.
+// Run upgrades connections until ctx is done; see transport.Listener.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	err := l.run(ctx, handle)
 	l.acceptor.Drain()

@@ -234,8 +234,10 @@ func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 	return c.Send(deadline, frames, head)
 }
 
-func (c *polled) Text() bool      { return c.form.Load() == formText }
-func (c *polled) Network() string { return "ws" }
+func (c *polled) Text() bool { return c.form.Load() == formText }
+func (c *polled) Traits() transport.Traits {
+	return transport.Traits{Scheme: Scheme, ClientPicksForm: true, Framed: true}
+}
 
 func (c *polled) Close(code protocol.CloseCode, reason string) error {
 	c.Shut(closeFrame(code, reason))

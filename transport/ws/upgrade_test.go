@@ -81,7 +81,7 @@ func TestUpgradeIsRefused(t *testing.T) {
 	const hello = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 	without := func(line string) string { return strings.Replace(hello, line+"\r\n", "", 1) }
 	var refused counter
-	l := listen(t, ws.Config{Refused: refused.add, HandshakeTimeout: 2 * time.Second})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{Refused: refused.add, HandshakeTimeout: 2 * time.Second}})
 	transporttest.Serve(t, l, func(transport.Conn) { t.Error("a refused request reached the handler") })
 	for name, test := range map[string]struct {
 		request string
@@ -155,7 +155,7 @@ func TestOrigins(t *testing.T) {
 		{[]string{"*"}, "https://c.example:99", true},
 	} {
 		var refused counter
-		l := listen(t, ws.Config{Origins: test.allowed, Refused: refused.add})
+		l := listen(t, ws.Config{Origins: test.allowed, ListenConfig: transport.ListenConfig{Refused: refused.add}})
 		t.Run(strings.Join(test.allowed, ",")+" "+test.origin, func(t *testing.T) {
 			transporttest.Serve(t, l, echo)
 			var header []string
@@ -180,7 +180,7 @@ func TestOrigins(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{"", "https://[", "a[b"} {
-		if _, err := ws.Listen(ws.Config{Addr: "127.0.0.1:0", Origins: []string{bad}}); err == nil {
+		if _, err := ws.Listen(ws.Config{Origins: []string{bad}, ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}}); err == nil {
 			t.Errorf("the origin pattern %q was taken", bad)
 		}
 	}
@@ -190,7 +190,7 @@ func TestOrigins(t *testing.T) {
 // the handshake timeout.
 func TestSlowlorisOnTheUpgrade(t *testing.T) {
 	var refused counter
-	l := listen(t, ws.Config{HandshakeTimeout: 150 * time.Millisecond, Refused: refused.add})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{HandshakeTimeout: 150 * time.Millisecond, Refused: refused.add}})
 	transporttest.Serve(t, l, func(transport.Conn) { t.Error("half a request reached the handler") })
 	silent := transporttest.Dial(t, l, nil)
 	slow := transporttest.Dial(t, l, nil)
@@ -214,7 +214,7 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 
 // A handshake that is under way when the listener stops does not hold it up.
 func TestStopDuringTheUpgrade(t *testing.T) {
-	l := listen(t, ws.Config{HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond}})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -325,10 +325,10 @@ func TestLibraryClient(t *testing.T) {
 // connection was upgraded or not.
 func TestReleasedFollowsAdmit(t *testing.T) {
 	var admitted, released atomic.Int32
-	l := listen(t, ws.Config{
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{
 		Admit:    func(netip.Addr) error { admitted.Add(1); return nil },
 		Released: func(netip.Addr) { released.Add(1) },
-	})
+	}})
 	transporttest.Serve(t, l, echo)
 	c := dial(t, l, nil, true)
 	ping(t, c)

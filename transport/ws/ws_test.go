@@ -59,7 +59,7 @@ func dial(t *testing.T, l *ws.Listener, cfg *tls.Config, text bool, header ...st
 }
 
 func harness(text, secure, goroutines bool) transporttest.Harness {
-	h := transporttest.Harness{Network: "ws", Text: text, Pieces: true, CloseCodes: true}
+	h := transporttest.Harness{Scheme: ws.Scheme, Text: text, Pieces: true, CloseCodes: true}
 	if !secure {
 		h.Framing = func(n int) int {
 			switch {
@@ -72,7 +72,7 @@ func harness(text, secure, goroutines bool) transporttest.Harness {
 		}
 	}
 	h.Start = func(t *testing.T, o transporttest.Options, handle func(transport.Conn)) func() transporttest.Client {
-		cfg := ws.Config{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}
+		cfg := ws.Config{ListenConfig: transport.ListenConfig{Goroutines: goroutines, MaxBody: o.MaxBody, WriteBuffer: o.WriteBuffer}}
 		var clientTLS *tls.Config
 		if secure {
 			certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")

@@ -2,7 +2,6 @@ package socket
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,40 +9,23 @@ import (
 	"sync"
 	"time"
 
-	"github.com/rs/zerolog"
+	"imgo/protocol"
+	"imgo/transport"
 )
 
 // Reasons for which a connection is refused before it reaches its handler, as
-// Config.Refused is told them.
+// ListenConfig.Refused is told them.
 const (
 	RefusedAdmit  = "admit"  // Admit said no
 	RefusedTLS    = "tls"    // the TLS handshake failed or took too long
 	RefusedSocket = "socket" // the socket broke while it was set up
 )
 
-// Config is what every listener over TCP needs; see tcp.Config and ws.Config.
-type Config struct {
-	Addr             string
-	TLS              *tls.Config
-	Admit            func(netip.Addr) error
-	Released         func(netip.Addr)
-	Refused          func(reason string)
-	HandshakeTimeout time.Duration
-	WriteBuffer      int
-	Grace            time.Duration
-	Linger           time.Duration
-	// Inline: the handlers of polled sockets share a goroutine.
-	Inline bool
-	// Goroutines: no epoll, even where there is one.
-	Goroutines bool
-	Log        zerolog.Logger
-}
-
 // keepAlive finds peers that vanished without a word; heartbeats find them
 // sooner where a client sends any.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 20 * time.Second, Count: 4}
 
-// Defaults of Config.
+// Defaults of transport.ListenConfig.
 const (
 	DefaultHandshakeTimeout = 5 * time.Second
 	DefaultGrace            = 10 * time.Second
@@ -52,7 +34,7 @@ const (
 
 // Acceptor is a bound port: it accepts sockets and knows those that are open.
 type Acceptor struct {
-	cfg Config
+	cfg transport.ListenConfig
 	ln  *net.TCPListener
 
 	flats  sync.Pool // *[]byte of about flatSize
@@ -68,7 +50,10 @@ type Acceptor struct {
 
 // Listen binds cfg.Addr on IPv4 and IPv6 alike (an address without a host
 // means both) and fills in cfg's defaults.
-func Listen(cfg Config) (*Acceptor, error) {
+func Listen(cfg transport.ListenConfig) (*Acceptor, error) {
+	if cfg.MaxBody <= 0 {
+		cfg.MaxBody = protocol.DefaultMaxBody
+	}
 	if cfg.HandshakeTimeout <= 0 {
 		cfg.HandshakeTimeout = DefaultHandshakeTimeout
 	}
@@ -96,7 +81,7 @@ func Listen(cfg Config) (*Acceptor, error) {
 }
 
 // Config is the configuration with its defaults filled in.
-func (a *Acceptor) Config() Config { return a.cfg }
+func (a *Acceptor) Config() transport.ListenConfig { return a.cfg }
 
 // Addr is the bound address.
 func (a *Acceptor) Addr() net.Addr { return a.ln.Addr() }

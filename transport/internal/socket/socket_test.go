@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pair is an accepted socket and the client of it, with TLS where it is asked for.
-func pair(t *testing.T, secure bool, cfg socket.Config) (*socket.Socket, net.Conn) {
+func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket, net.Conn) {
 	t.Helper()
 	var clientTLS *tls.Config
 	if secure {
@@ -82,7 +82,7 @@ func head(dst []byte, n int) []byte { return binary.BigEndian.AppendUint32(dst, 
 func TestSendArrivesWhole(t *testing.T) {
 	sizes := []int{0, 1, 100, 4096, 16<<10 - 5, 16<<10 - 4, 16<<10 - 3, 16 << 10, 16<<10 + 1, 40000, 100000}
 	for _, secure := range []bool{false, true} {
-		s, c := pair(t, secure, socket.Config{})
+		s, c := pair(t, secure, transport.ListenConfig{})
 		rng := rand.New(rand.NewPCG(1, 2))
 		for round := range 60 {
 			h := socket.Head(head)
@@ -123,7 +123,7 @@ func TestSendArrivesWhole(t *testing.T) {
 // of no more use.
 func TestShut(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		s, c := pair(t, secure, socket.Config{})
+		s, c := pair(t, secure, transport.ListenConfig{})
 		if !s.Shut([]byte("bye")) || s.Shut([]byte("again")) {
 			t.Error("not just the first Shut counted")
 		}
@@ -145,7 +145,7 @@ func TestShut(t *testing.T) {
 // While a Send is stuck, urgent bytes and Shut come back at once; of the urgent
 // ones the newest goes behind the Send.
 func TestNobodyWaitsForASend(t *testing.T) {
-	s, c := pair(t, false, socket.Config{WriteBuffer: 8 << 10})
+	s, c := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
 	frame := make([]byte, 1<<20)
 	sent := make(chan error, 1)
 	go func() { sent <- s.Send(time.Now().Add(transporttest.Patience), [][]byte{frame}, nil) }()
@@ -180,7 +180,7 @@ func TestNobodyWaitsForASend(t *testing.T) {
 // shutTime is how long Shut takes while a Send is stuck.
 func shutTime(t *testing.T) time.Duration {
 	t.Helper()
-	s, _ := pair(t, false, socket.Config{WriteBuffer: 8 << 10})
+	s, _ := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
 	frame := make([]byte, 1<<20)
 	sent := make(chan error, 1)
 	go func() {
@@ -203,7 +203,7 @@ func shutTime(t *testing.T) time.Duration {
 
 // Drain gives connections their time and then resets what is left.
 func TestDrain(t *testing.T) {
-	a, err := socket.Listen(socket.Config{Addr: "127.0.0.1:0", Grace: 50 * time.Millisecond})
+	a, err := socket.Listen(transport.ListenConfig{Addr: "127.0.0.1:0", Grace: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

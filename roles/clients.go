@@ -1,0 +1,115 @@
+package roles
+
+import (
+	"fmt"
+	"net"
+	"strings"
+
+	"imgo/transport"
+	"imgo/transport/tcp"
+	"imgo/transport/ws"
+)
+
+// clientTransport is one way for clients to connect, as the settings have it.
+type clientTransport struct {
+	scheme    string // as in transport.Traits
+	listen    string // the address to bind; empty: off
+	tls       bool   // where the node has a certificate
+	tlsPrefix string // of an address that uses TLS
+	advertise string // what clients are told in place of the bound address
+	bind      transport.ListenFunc
+}
+
+// clientTransports lists the transports that this program knows, in the order
+// in which they are shown. A further one is a line here.
+func (n *Node) clientTransports() []clientTransport {
+	c, advertise := n.cfg.Comet, n.cfg.Cluster
+	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
+	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
+		return ws.Listen(ws.Config{ListenConfig: l, Origins: c.WSOrigins})
+	}
+	return []clientTransport{
+		{scheme: tcp.Scheme, listen: c.TCP, tls: c.TCPTLS, tlsPrefix: "tls://", advertise: advertise.TCPAddress, bind: bindTCP},
+		{scheme: ws.Scheme, listen: c.WS, tls: c.WSTLS, tlsPrefix: "wss://", advertise: advertise.WSAddress, bind: bindWS},
+	}
+}
+
+// listenFuncs returns what binds comet's listeners.
+func (n *Node) listenFuncs() ([]transport.ListenFunc, error) {
+	c := n.cfg.Comet
+	certificate := func(*transport.ListenConfig) {}
+	if c.TLSCert != "" {
+		config, err := transport.ReloadingTLS(c.TLSCert, c.TLSKey, n.log)
+		if err != nil {
+			return nil, fmt.Errorf("comet.tls_cert and comet.tls_key: %w", err)
+		}
+		certificate = func(l *transport.ListenConfig) { l.TLS = config }
+	}
+	var funcs []transport.ListenFunc
+	for _, t := range n.clientTransports() {
+		if t.listen == "" {
+			continue
+		}
+		funcs = append(funcs, func(l transport.ListenConfig) (transport.Listener, error) {
+			l.Addr = t.listen
+			if t.tls {
+				certificate(&l)
+			}
+			return t.bind(l)
+		})
+	}
+	return funcs, nil
+}
+
+// ClientAddr returns the address that clients of a transport connect to, or nil
+// where there is none.
+func (n *Node) ClientAddr(scheme string) net.Addr {
+	if n.comet == nil {
+		return nil
+	}
+	return n.comet.Addr(scheme)
+}
+
+// clientAddresses returns where clients connect, by transport. The host is left
+// out where a listener is bound to every address, since the caller knows one.
+func (n *Node) clientAddresses() map[string]string {
+	out := make(map[string]string, 2)
+	for _, t := range n.clientTransports() {
+		a := n.ClientAddr(t.scheme)
+		if a == nil {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a.String())
+		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+			host = ""
+		}
+		out[t.scheme] = n.clientURL(t, net.JoinHostPort(host, port))
+	}
+	return out
+}
+
+// advertised returns where clients are told to connect, by transport.
+func (n *Node) advertised() map[string]string {
+	out := n.clientAddresses()
+	if n.comet == nil {
+		return out
+	}
+	for _, t := range n.clientTransports() {
+		switch {
+		case t.advertise != "":
+			out[t.scheme] = n.clientURL(t, t.advertise)
+		case reachable(n.ClientAddr(t.scheme)) == "":
+			delete(out, t.scheme)
+		}
+	}
+	return out
+}
+
+// clientURL returns an address with the scheme that shows the use of TLS.
+// Without TLS, or where the address has a scheme, it is the address alone.
+func (n *Node) clientURL(t clientTransport, address string) string {
+	if !t.tls || n.cfg.Comet.TLSCert == "" || strings.Contains(address, "://") {
+		return address
+	}
+	return t.tlsPrefix + address
+}
