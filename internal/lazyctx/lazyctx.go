@@ -1,11 +1,11 @@
-// Package lazyctx has contexts with a deadline for what mostly ends without ever
-// waiting: a push that is not kept has two bounds and waits for neither, a
-// client that comes alone is let in out of memory. The timer, and the place in
-// the parent's list, are made once somebody asks for Done.
+// Package lazyctx makes contexts whose deadline costs nothing until a goroutine
+// waits for it. Many calls of imgo have one or two deadlines and end without
+// waiting for either, such as a push that is not kept.
 //
-// It guarantees what package context does: who waits for Done is woken when
-// the context, its parent or its deadline ends, and Err says why. It does not
-// start goroutines, and does not say why somebody waits.
+// Such a context makes its timer, and registers with its parent, when Done is
+// called for the first time. Otherwise it behaves as package context says: Done
+// is closed when the context, its parent or its deadline ends, and Err returns
+// the reason. The package starts no goroutine.
 package lazyctx
 
 import (
@@ -14,20 +14,12 @@ import (
 	"time"
 )
 
-// Timeout is context.WithTimeout, with a timer only once somebody asks for Done.
+// Timeout is context.WithTimeout without a timer until Done is called.
 //
-// The context may be used by many goroutines at once; cancel must be called,
-// may be called twice, and ends what was derived from it.
+// The context is safe for concurrent use. The caller must call cancel. It may
+// do so more than once, and that also ends the contexts derived from ctx.
 func Timeout(parent context.Context, d time.Duration) (ctx context.Context, cancel func()) {
-	return Deadline(parent, time.Now().Add(d), nil)
-}
-
-// Deadline is Timeout until a time. waits, unless nil, is called once, before
-// the context has a timer, by who asks first for its Done or for that of one
-// that was derived from it: whoever does is going to wait. It must not use the
-// context, and is not called once the context has ended.
-func Deadline(parent context.Context, deadline time.Time, waits func()) (ctx context.Context, cancel func()) {
-	c := &lazy{parent: parent, deadline: deadline, waits: waits}
+	c := &lazy{parent: parent, deadline: time.Now().Add(d)}
 	if by, ok := parent.Deadline(); ok && by.Before(c.deadline) {
 		c.deadline = by
 	}
@@ -39,21 +31,19 @@ type lazy struct {
 	deadline time.Time
 
 	mu sync.Mutex
-	// waits is called before there is a timer; nil: nobody wants to know.
-	waits func()
-	// real has the timer; nil: nobody has asked for it.
+	// real has the timer. It is nil until Done is called.
 	real context.Context
-	// ends end real, and those of contexts that were derived from this one
-	// before it had one.
+	// ends cancel real, and the real contexts that were made for contexts
+	// derived from this one before it had one itself.
 	ends []context.CancelFunc
-	err  error // of the time before real
+	err  error // why the context ended, as long as real is nil
 }
 
-// Deadline is the sooner of its own and the parent's.
+// Deadline returns the earlier one of the context's own deadline and its parent's.
 func (c *lazy) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// Value is the parent's. The real context's comes first: package context finds
-// by it that it need not watch Done with a goroutine.
+// Value returns the parent's value. It asks the real context first, because
+// package context finds by that value that it needs no goroutine to watch Done.
 func (c *lazy) Value(key any) any {
 	c.mu.Lock()
 	real := c.real
@@ -64,15 +54,14 @@ func (c *lazy) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// Err says why it ended.
+// Err returns nil until the context has ended, and then the reason.
 func (c *lazy) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ended()
+	return c.errLocked()
 }
 
-// ended is Err; mu must be held.
-func (c *lazy) ended() error {
+func (c *lazy) errLocked() error {
 	if c.real != nil {
 		return c.real.Err()
 	}
@@ -84,34 +73,25 @@ func (c *lazy) ended() error {
 	return c.err
 }
 
-// Done starts the timer.
+// Done makes the real context, and with it the timer.
 func (c *lazy) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.real == nil {
-		err := c.ended()
-		c.wait(err)
+		err := c.errLocked()
 		var end context.CancelFunc
-		c.real, end = c.begin()
+		c.real, end = c.makeReal()
 		c.ends = append(c.ends, end)
 		if err != nil {
-			end() // a deadline that passed has ended it already, and says so
+			end() // a deadline that has passed ended it already, with its own error
 		}
 	}
 	return c.real.Done()
 }
 
-// wait says that somebody is going to; err is what ended says. mu must be held.
-func (c *lazy) wait(err error) {
-	if c.waits != nil && err == nil {
-		c.waits()
-	}
-	c.waits = nil
-}
-
-// begin makes the real context: of the nearest ancestor that has, or is, one,
-// so that a chain of these has one timer.
-func (c *lazy) begin() (context.Context, context.CancelFunc) {
+// makeReal derives the real context from the nearest ancestor that is not lazy
+// or has a real context itself. So a chain of lazy contexts needs one timer.
+func (c *lazy) makeReal() (context.Context, context.CancelFunc) {
 	parent, isLazy := c.parent.(*lazy)
 	if !isLazy {
 		return context.WithDeadline(c.parent, c.deadline)
@@ -121,8 +101,7 @@ func (c *lazy) begin() (context.Context, context.CancelFunc) {
 	if parent.real != nil {
 		return context.WithDeadline(parent.real, c.deadline)
 	}
-	err := parent.ended()
-	parent.wait(err)
+	err := parent.errLocked()
 	real, end := context.WithDeadline(parent.parent, c.deadline)
 	if err != nil {
 		end()
@@ -134,7 +113,7 @@ func (c *lazy) begin() (context.Context, context.CancelFunc) {
 func (c *lazy) cancel() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.real == nil && c.ended() == nil {
+	if c.real == nil && c.errLocked() == nil {
 		c.err = context.Canceled
 	}
 	for _, end := range c.ends {

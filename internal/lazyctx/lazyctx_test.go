@@ -3,7 +3,6 @@ package lazyctx_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,8 +10,8 @@ import (
 	"imgo/internal/lazyctx"
 )
 
-// TestTimeout: it is what context.WithTimeout is, whether or not Done was asked
-// for, and by whom of a chain.
+// TestTimeout compares a chain of three contexts with context.WithTimeout,
+// whichever of them Done is called of, and however they end.
 func TestTimeout(t *testing.T) {
 	type chain struct{ contexts [3]context.Context }
 	ask := func(which int) func(c chain) {
@@ -23,7 +22,7 @@ func TestTimeout(t *testing.T) {
 		"all from the first": func(c chain) { ask(0)(c); ask(1)(c); ask(2)(c) },
 		"all from the third": func(c chain) { ask(2)(c); ask(1)(c); ask(0)(c) },
 	}
-	// What is done, and how each ends by it.
+	// Each way to end contexts, with the error that each context then has.
 	ends := map[string]struct {
 		do   func(parent func(), cancels [3]func())
 		want [3]error
@@ -91,7 +90,7 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// TestDeadline: it never says that there is more time than the parent has.
+// TestDeadline checks that a context's deadline is never later than its parent's.
 func TestDeadline(t *testing.T) {
 	parent, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -105,42 +104,5 @@ func TestDeadline(t *testing.T) {
 	defer cancel()
 	if got, ok := short.Deadline(); !ok || !got.Before(want) {
 		t.Errorf("deadline %v, %v; want one before the parent's, %v", got, ok, want)
-	}
-}
-
-// TestWaits: who is going to wait is known of once, before there is a timer,
-// whoever of a chain asks first; and not of a context that has ended.
-func TestWaits(t *testing.T) {
-	for _, depth := range []int{0, 1, 2, 3} {
-		for _, ended := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d below, ended %t", depth, ended), func(t *testing.T) {
-				parent, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				told := 0
-				first, end := lazyctx.Deadline(parent, time.Now().Add(time.Hour), func() { told++ })
-				defer end()
-				ctx := first
-				for range depth {
-					var end func()
-					ctx, end = lazyctx.Timeout(ctx, time.Hour)
-					defer end()
-				}
-				_, _ = ctx.Deadline()
-				if ctx.Err() != nil || told != 0 {
-					t.Fatalf("told %d times before anybody waits, %v", told, ctx.Err())
-				}
-				want := 1
-				if ended {
-					end()
-					want = 0
-				}
-				for _, ctx := range []context.Context{ctx, first, ctx} {
-					ctx.Done()
-				}
-				if told != want {
-					t.Errorf("told %d times, want %d", told, want)
-				}
-			})
-		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"imgo/envelope"
-	"imgo/internal/lazyctx"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -199,38 +198,6 @@ func (a *admission) pump() {
 		}
 	}
 	a.timer.Stop()
-}
-
-// here lets an arrival in by the caller, which has read it and has nothing else
-// to read, where nobody waits and a turn is to be had now. For a client that
-// comes alone that saves another goroutine, and a processor to be woken for it.
-// false: nothing was done.
-func (a *admission) here(v *arrival) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closing || len(a.queue)+len(a.again)+len(a.ready) > 0 {
-		return false
-	}
-	if at, soon := a.when(v.started, true); !soon || v.started.Before(at) {
-		return false
-	}
-	a.turning = false
-	a.pace.under++
-	v.latest = v.started.Add(a.comet.cfg.ConnectWait)
-	a.wg.Add(1)
-	defer a.wg.Done()
-	a.mu.Unlock()
-	// The caller is the goroutine that tells all connections what happens on
-	// them. Logic mostly answers out of memory; who does have to wait, for the
-	// log, a disk or another node, asks for Done first, and then the goroutine's
-	// other work becomes somebody else's.
-	ctx, end := lazyctx.Deadline(a.comet.calls, v.started.Add(a.comet.cfg.CallTimeout), v.conn.(transport.Pollable).Leave)
-	err := a.admit(v, func() context.Context { return ctx })
-	end()
-	a.mu.Lock()
-	a.settle(v, v.started, err)
-	a.pump()
-	return true
 }
 
 // when is when the first of those who wait may have its turn; false: when a

@@ -44,10 +44,7 @@ import (
 // envelope.Code. Safe for concurrent use.
 type Logic interface {
 	// Connect says who a client is, and what the first window is of what is
-	// pending for it. (One that is not in the reply comes through Push.) Of a
-	// client that comes alone it is asked where all connections are told what
-	// happens: before it waits for anything but a lock or a local read it calls
-	// the context's Done, as each select does that could be cancelled.
+	// pending for it. (One that is not in the reply comes through Push.)
 	Connect(context.Context, *envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	// CatchUp asks for what is pending for a session; the answer is a Backlog
 	// that comes through Push.

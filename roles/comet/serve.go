@@ -78,7 +78,7 @@ func (c *Comet) serve(conn transport.Conn) {
 	if poll, ok := conn.(transport.Pollable); ok && poll.Rest() {
 		return // which spares the read that would only say that nothing is there yet
 	}
-	g.read(false)
+	g.read()
 }
 
 // over ends a connection that nobody reads any more: the last of it.
@@ -124,13 +124,12 @@ type guest struct {
 
 // Readable and Writable make a guest a transport.Waker. What a guest reads has
 // to wait for nobody, so it is read at once. Nobody waits to write to a guest.
-func (g *guest) Readable(alone bool) { g.read(alone) }
-func (g *guest) Writable()           {}
+func (g *guest) Readable(bool) { g.read() }
+func (g *guest) Writable()     {}
 
 // read reads until the auth packet, or refuses the connection. The deadline is
-// one for all: a client cannot buy time a byte at a time. alone: the caller has
-// nobody else to read for.
-func (g *guest) read(alone bool) {
+// one for all: a client cannot buy time a byte at a time.
+func (g *guest) read() {
 	c := g.comet
 	for {
 		p, err := next(g.conn)
@@ -143,7 +142,7 @@ func (g *guest) read(alone bool) {
 			c.over(g.conn)
 			return
 		case p.Op == protocol.OpAuth:
-			g.knock(p, alone)
+			g.knock(p)
 			return
 		}
 		g.last = p
@@ -164,7 +163,7 @@ func (g *guest) read(alone bool) {
 // knock has the client of an auth packet admitted. What becomes of it is the
 // admission's business, but for a connection that has a goroutine, this one:
 // it goes on with the session, to its end.
-func (g *guest) knock(p transport.Packet, alone bool) {
+func (g *guest) knock(p transport.Packet) {
 	c := g.comet
 	if c.handshakes.End(&g.turn) { // in the moment in which its time ended
 		c.firstFailed(g.conn, p, os.ErrDeadlineExceeded)
@@ -176,9 +175,6 @@ func (g *guest) knock(p transport.Packet, alone bool) {
 	_, poll := g.conn.(transport.Pollable)
 	if !poll {
 		v.done = make(chan struct{})
-	}
-	if poll && alone && c.admission.here(v) {
-		return
 	}
 	if !c.admission.add(v) {
 		c.refuseWaiting(v)
