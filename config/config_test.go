@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -52,7 +51,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(config.Example()), string(data)); diff != "" {
-		t.Fatalf("config.example.toml is not what `imgo config init` prints (go test ./roles -update): %s", diff)
+		t.Fatalf("config.example.toml is not what `imgo config init` prints (go test ./config -update): %s", diff)
 	}
 	want := load(t, config.Sources{})
 	got := load(t, config.Sources{File: exampleFile})
@@ -294,45 +293,6 @@ func TestShowRedacts(t *testing.T) {
 	defaults := load(t, config.Sources{})
 	if _, err := config.Load(config.Sources{File: writeFile(t, string(defaults.Show()))}); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestDurationsAndSizes(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"500ms": 500 * time.Millisecond, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "168h": 168 * time.Hour, "0s": 0, "1h30m": 90 * time.Minute,
-	} {
-		var d config.Duration
-		if err := d.UnmarshalText([]byte(text)); err != nil || d.Duration != want {
-			t.Errorf("%s: %v, %v", text, d, err)
-		}
-		var again config.Duration
-		if err := again.UnmarshalText([]byte(d.String())); err != nil || again != d {
-			t.Errorf("%s is shown as %s, which is %v, %v", text, d, again, err)
-		}
-	}
-	for _, text := range []string{"", "5", "-5s", "d", "1.5d", "5 parsecs", "106751d999999h"} {
-		var d config.Duration
-		if err := d.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q is taken as %s", text, d)
-		}
-	}
-	for text, want := range map[string]config.ByteSize{
-		"0": 0, "1024": 1 << 10, "64KiB": 64 << 10, "64k": 64 << 10, "16 MiB": 16 << 20, "2GiB": 2 << 30, "1MB": 1e6, "3TiB": 3 << 40, "5B": 5,
-	} {
-		var b config.ByteSize
-		if err := b.UnmarshalText([]byte(text)); err != nil || b != want {
-			t.Errorf("%s: %v, %v", text, b, err)
-		}
-		var again config.ByteSize
-		if err := again.UnmarshalText([]byte(b.String())); err != nil || again != b {
-			t.Errorf("%s is shown as %s, which is %v, %v", text, b, again, err)
-		}
-	}
-	for _, text := range []string{"", "KiB", "-1", "1.5MiB", "99999999TiB", "x"} {
-		var b config.ByteSize
-		if err := b.UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%q is taken as %s", text, b)
-		}
 	}
 }
 

@@ -1,18 +1,20 @@
 package config
 
 import (
-	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"imgo/commands/suggest"
+	"imgo/internal/settings"
 )
 
 // maxFileBytes bounds a settings file: one that is larger is no settings file.
@@ -42,7 +44,7 @@ func readBounded(path string) ([]byte, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err == nil && len(data) > maxFileBytes {
-		err = fmt.Errorf("it is larger than %s, which no settings file is", ByteSize(maxFileBytes))
+		err = fmt.Errorf("it is larger than %s, which no settings file is", settings.FormatSize(maxFileBytes))
 	}
 	return data, err
 }
@@ -58,88 +60,145 @@ func reason(err error) error {
 
 // decode lays the values of a TOML document over cfg; path names it in errors.
 func (cfg *Config) decode(path string, data []byte) error {
-	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(cfg)
-	var strict *toml.StrictMissingError
-	var decode *toml.DecodeError
+	var document map[string]any
+	if err := toml.Unmarshal(data, &document); err != nil {
+		return broken(path, data, err).err()
+	}
+	d := decoder{cfg: cfg, path: path, data: data, places: places(data), keys: map[string]Key{}}
+	for _, s := range sections() {
+		d.sections = append(d.sections, s.name)
+		for _, key := range s.keys {
+			d.keys[key.Name] = key
+		}
+	}
+	d.table("", document)
+	slices.SortStableFunc(d.found, func(a, b located) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column), cmp.Compare(a.Text, b.Text))
+	})
 	var found problems
-	switch {
-	case errors.As(err, &strict):
-		for i := range strict.Errors {
-			found = append(found, unknownKey(path, data, &strict.Errors[i]))
-		}
-	case errors.As(err, &decode):
-		found = append(found, badValue(path, data, decode))
-	case err != nil:
-		found = bareNumbers(path, data, err)
+	for _, p := range d.found {
+		found = append(found, p.Problem)
 	}
-	if len(found) > 0 {
-		return found.err()
-	}
-	for _, e := range entries(data) {
-		// Of an array of tables the first line counts.
-		if cfg.Origin(e.name) == "default" {
-			cfg.setOrigin(e.name, fmt.Sprintf("%s:%d", path, e.line))
-		}
-	}
-	return nil
+	return found.err()
 }
 
-// unknownKey is the problem of a key or table that imgo does not have.
-func unknownKey(path string, data []byte, err *toml.DecodeError) Problem {
-	name := strings.Join(err.Key(), ".")
-	p := problemAt(path, data, err)
-	p.Text = fmt.Sprintf("unknown key %q", name)
-	if mend := suggest.Closest(name, fileNames()); mend != "" {
-		p.Mend = fmt.Sprintf("did you mean %q?", mend)
+// broken is the problem of a document that is no TOML.
+func broken(path string, data []byte, err error) problems {
+	p := Problem{Where: path, Text: strings.TrimPrefix(err.Error(), "toml: ")}
+	var syntax *toml.DecodeError
+	if errors.As(err, &syntax) {
+		row, column := syntax.Position()
+		p.Where, p.Snippet = fmt.Sprintf("%s:%d:%d", path, row, column), snippet(data, row, column)
+	}
+	return problems{p}
+}
+
+// decoder gives the values of one document to a Config.
+type decoder struct {
+	cfg      *Config
+	path     string
+	data     []byte
+	places   map[string]place
+	keys     map[string]Key
+	sections []string
+	found    []located
+}
+
+// located is a problem with the place by which problems are sorted.
+type located struct {
+	Problem
+	line, column int
+}
+
+// refuse notes a problem at a place of the document.
+func (d *decoder) refuse(line, column int, p Problem) {
+	p.Where = d.path
+	if line > 0 {
+		p.Where, p.Snippet = fmt.Sprintf("%s:%d:%d", d.path, line, column), snippet(d.data, line, column)
+	}
+	d.found = append(d.found, located{p, line, column})
+}
+
+// table takes up the values of the document's table of that name; "" is the
+// document itself.
+func (d *decoder) table(name string, values map[string]any) {
+	for short, value := range values {
+		full := short
+		if name != "" {
+			full = name + "." + short
+		}
+		at := d.places[full]
+		if key, ok := d.keys[full]; ok {
+			d.value(full, key, value, at)
+		} else if inner, ok := value.(map[string]any); ok && name == "" && slices.Contains(d.sections, full) {
+			d.table(full, inner)
+		} else if name == "" && slices.Contains(d.sections, full) {
+			d.refuse(at.valueLine, at.valueColumn, Problem{Key: full,
+				Text: fmt.Sprintf("is of the wrong type (%s); it is a table: write [%s] and its keys below", tomlKind(value), full)})
+		} else {
+			d.unknown(full)
+		}
+	}
+}
+
+// value takes up one key's value.
+func (d *decoder) value(name string, key Key, value any, at place) {
+	var err error
+	if list, ok := value.([]any); ok && key.Type == reflect.TypeFor[[]APIKey]() {
+		err = d.apiKeys(name, key, list)
 	} else {
-		p.Mend = "`imgo config init` prints every key"
+		err = key.setTOML(d.cfg, value)
 	}
-	return p
+	if err != nil {
+		d.refuse(at.valueLine, at.valueColumn, Problem{Key: name, Text: err.Error()})
+	}
+	if at.line > 0 {
+		d.cfg.setOrigin(name, fmt.Sprintf("%s:%d", d.path, at.line))
+	}
 }
 
-// badValue is the problem of a value of the wrong type or form, or of TOML
-// that is broken.
-func badValue(path string, data []byte, err *toml.DecodeError) Problem {
-	p := problemAt(path, data, err)
-	p.Text = strings.TrimPrefix(err.Error(), "toml: ")
-	name := strings.Join(err.Key(), ".")
-	wants := ""
-	for _, key := range Keys() {
-		if key.Name == name {
-			p.Key, wants = name, key.wants()
+// apiKeys takes up the tables of http.api_keys.
+func (d *decoder) apiKeys(name string, key Key, tables []any) error {
+	wrong := fmt.Errorf("is of the wrong type (array); it must be %s", key.wants())
+	keys := make([]APIKey, len(tables))
+	for i, item := range tables {
+		fields, ok := item.(map[string]any)
+		if !ok {
+			return wrong
 		}
-	}
-	// The library's own words for a wrong type show Go's types to people who
-	// write TOML: ours say what is wanted.
-	if kind, ok := strings.CutPrefix(p.Text, "cannot decode TOML "); ok {
-		kind, _, _ = strings.Cut(kind, " into")
-		switch {
-		case wants != "":
-			p.Text = fmt.Sprintf("is of the wrong type (%s); it must be %s", kind, wants)
-		case name != "":
-			p.Key, p.Text = name, fmt.Sprintf("is of the wrong type (%s)", kind)
-			if isTable(name) {
-				p.Text += fmt.Sprintf("; it is a table: write [%s] and its keys below", name)
+		for field, value := range fields {
+			ok := true
+			switch field {
+			case "name":
+				keys[i].Name, ok = value.(string)
+			case "key":
+				keys[i].Key, ok = value.(string)
+			case "rate":
+				if whole, isWhole := value.(int64); isWhole {
+					keys[i].Rate = float64(whole)
+				} else {
+					keys[i].Rate, ok = value.(float64)
+				}
+			default:
+				d.unknown(name + "." + field)
+			}
+			if !ok {
+				return wrong
 			}
 		}
 	}
-	return p
+	key.value(d.cfg).Set(reflect.ValueOf(keys))
+	return nil
 }
 
-// isTable says whether name is a section of the file.
-func isTable(name string) bool {
-	for _, s := range sections() {
-		if s.name == name {
-			return true
-		}
+// unknown notes a key or table that imgo does not have.
+func (d *decoder) unknown(name string) {
+	p := Problem{Text: fmt.Sprintf("unknown key %q", name), Mend: "`imgo config init` prints every key"}
+	if meant := suggest.Closest(name, fileNames()); meant != "" {
+		p.Mend = fmt.Sprintf("did you mean %q?", meant)
 	}
-	return false
-}
-
-// problemAt fills in where in the file err is and shows the line.
-func problemAt(path string, data []byte, err *toml.DecodeError) Problem {
-	row, column := err.Position()
-	return Problem{Where: fmt.Sprintf("%s:%d:%d", path, row, column), Snippet: snippet(data, row, column)}
+	at := d.places[name]
+	d.refuse(at.line, at.column, p)
 }
 
 // snippet shows a line of the file with a mark under the column, unless the
@@ -192,67 +251,48 @@ func fileNames() []string {
 	return names
 }
 
-// entry is a key that the document sets.
-type entry struct {
-	name         string
-	line, column int
-	kind         unstable.Kind
+// place is where a document has a key, and its value. Lines and columns count
+// from 1; a line of 0 is unknown.
+type place struct {
+	line, column           int
+	valueLine, valueColumn int
 }
 
-// entries lists the keys that the document sets, in its order. The document
-// has been parsed before, so it is sound; what is not understood is left out.
-func entries(data []byte) []entry {
-	var list []entry
+// places finds the keys and tables that the document sets, by their full name.
+// The document has been parsed before, so it is sound. Of a name that stands
+// there more than once the first place counts.
+func places(data []byte) map[string]place {
+	found := map[string]place{}
 	var parser unstable.Parser
 	parser.Reset(data)
 	var table []string
 	for parser.NextExpression() {
 		expression := parser.Expression()
 		var names []string
-		e := entry{kind: expression.Kind}
+		var at place
 		for it := expression.Key(); it.Next(); {
 			node := it.Node()
 			names = append(names, string(node.Data))
 			start := parser.Shape(node.Raw).Start
-			e.line, e.column = start.Line, start.Column
+			at.line, at.column = start.Line, start.Column
 		}
+		at.valueLine, at.valueColumn = at.line, at.column
 		switch expression.Kind {
-		case unstable.Table:
-			table = names
-			continue
-		case unstable.ArrayTable:
+		case unstable.Table, unstable.ArrayTable:
 			table = names
 		case unstable.KeyValue:
 			names = append(append([]string{}, table...), names...)
-			e.kind = expression.Value().Kind
+			if raw := expression.Value().Raw; raw.Length > 0 {
+				start := parser.Shape(raw).Start
+				at.valueLine, at.valueColumn = start.Line, start.Column
+			}
 		default:
 			continue
 		}
-		e.name = strings.Join(names, ".")
-		list = append(list, e)
-	}
-	return list
-}
-
-// bareNumbers are the problems of durations without a unit: the library gives
-// our own error for them as it is, without a place.
-func bareNumbers(path string, data []byte, cause error) problems {
-	kinds := map[string]Key{}
-	for _, key := range Keys() {
-		kinds[key.Name] = key
-	}
-	var found problems
-	for _, e := range entries(data) {
-		key, ok := kinds[e.name]
-		if !ok || e.kind == unstable.String || key.kind != reflect.TypeFor[Duration]() {
-			continue
+		name := strings.Join(names, ".")
+		if _, ok := found[name]; !ok {
+			found[name] = at
 		}
-		p := Problem{Where: fmt.Sprintf("%s:%d:%d", path, e.line, e.column), Key: e.name, Text: cause.Error()}
-		p.Snippet = snippet(data, e.line, e.column)
-		found = append(found, p)
-	}
-	if len(found) == 0 {
-		found.add(path, "", cause.Error(), "")
 	}
 	return found
 }

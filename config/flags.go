@@ -67,7 +67,7 @@ func (f *Flags) CLI(all bool) []cli.Flag {
 				// Only the first name is shown: the other is in the file's comment.
 				Hidden: i > 0 || !all && !key.Common,
 				Value: &text{
-					bool: key.isBool(),
+					bool: key.IsBool(),
 					record: func(value string) error {
 						f.texts[key.Name] = append(f.texts[key.Name], value)
 						return nil
@@ -98,13 +98,13 @@ func (k *Key) usage() string {
 // placeholder stands for the value in the help.
 func (k *Key) placeholder() string {
 	switch {
-	case k.isList():
+	case k.IsList():
 		return "a,b"
 	case len(k.Choices) > 0:
 		return strings.Join(k.Choices, "|")
-	case k.isBool():
+	case k.IsBool():
 		return "true|false"
-	case k.kind.Kind() == reflect.Int || k.kind.Kind() == reflect.Float64:
+	case !k.IsDuration() && !k.IsSize() && (k.Type.Kind() == reflect.Int || k.Type.Kind() == reflect.Int64 || k.Type.Kind() == reflect.Float64):
 		return "n"
 	}
 	switch word := strings.Trim(strings.SplitN(k.Unit+" ", " ", 2)[0], ","); word {
@@ -120,13 +120,13 @@ func (k *Key) placeholder() string {
 
 // defaultText is what the help shows as the default; empty: nothing.
 func (k *Key) defaultText(defaults *Config) string {
-	switch value := k.field(defaults).Interface().(type) {
+	switch value := k.value(defaults).Interface().(type) {
 	case []string:
 		return strings.Join(value, ",")
 	case []APIKey:
 		return ""
 	default:
-		return strings.Trim(tomlValue(k.field(defaults), k.Secret), `"`)
+		return strings.Trim(k.toml(defaults, k.Secret), `"`)
 	}
 }
 

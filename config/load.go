@@ -58,7 +58,7 @@ func Load(sources Sources) (Config, error) {
 
 // apply gives one key the value from one place.
 func (cfg *Config) apply(key *Key, where string, texts []string, found *problems) {
-	if err := key.set(cfg, texts); err != nil {
+	if err := key.Set(key.value(cfg), texts); err != nil {
 		text := err.Error()
 		if !key.Secret {
 			text = fmt.Sprintf("%q %s", texts[len(texts)-1], text)

@@ -2,9 +2,9 @@ package config
 
 import (
 	"fmt"
-	"reflect"
-	"strconv"
 	"strings"
+
+	"imgo/internal/settings"
 )
 
 // Redacted stands where a secret was.
@@ -42,7 +42,7 @@ func Example() []byte {
 			if note := key.note(); note != "" {
 				b.WriteString("# " + note + "\n")
 			}
-			fmt.Fprintf(&b, "%s = %s\n", key.short(), tomlValue(key.field(&cfg), false))
+			fmt.Fprintf(&b, "%s = %s\n", key.short(), key.toml(&cfg, false))
 			if key.Name == "http.api_keys" {
 				b.WriteString("# api_keys = [{ name = \"backend\", key = \"…\", rate = 0 }]\n")
 			}
@@ -57,10 +57,10 @@ func (k *Key) note() string {
 	switch {
 	case len(k.Choices) > 0:
 		notes = append(notes, "One of: "+strings.Join(k.Choices, ", ")+".")
-	case k.Unit != "" && k.min != "" && k.max != "":
-		notes = append(notes, fmt.Sprintf("Unit: %s, %s to %s.", k.Unit, k.min, k.max))
-	case k.Unit != "" && k.min != "" && k.min != "0":
-		notes = append(notes, fmt.Sprintf("Unit: %s, at least %s.", k.Unit, k.min))
+	case k.Unit != "" && k.Min != "" && k.Max != "":
+		notes = append(notes, fmt.Sprintf("Unit: %s, %s to %s.", k.Unit, k.Min, k.Max))
+	case k.Unit != "" && k.Min != "" && k.Min != "0":
+		notes = append(notes, fmt.Sprintf("Unit: %s, at least %s.", k.Unit, k.Min))
 	case k.Unit != "":
 		notes = append(notes, "Unit: "+k.Unit+".")
 	}
@@ -83,7 +83,7 @@ func (cfg *Config) Show() []byte {
 			fmt.Fprintf(&b, "\n[%s]\n", s.name)
 		}
 		for _, key := range s.keys {
-			line := fmt.Sprintf("%s = %s", key.short(), tomlValue(key.field(cfg), key.Secret))
+			line := fmt.Sprintf("%s = %s", key.short(), key.toml(cfg, key.Secret))
 			if origin := cfg.Origin(key.Name); origin != "default" {
 				line += "  # " + origin
 			}
@@ -93,13 +93,11 @@ func (cfg *Config) Show() []byte {
 	return []byte(b.String())
 }
 
-// tomlValue writes a value as TOML; of a secret that is set, only that it is.
-func tomlValue(value reflect.Value, secret bool) string {
+// toml writes the key's value as TOML; of a secret that is set, only that it
+// is.
+func (k *Key) toml(cfg *Config, secret bool) string {
+	value := k.value(cfg)
 	switch x := value.Interface().(type) {
-	case Duration:
-		return tomlString(x.String())
-	case ByteSize:
-		return tomlString(x.String())
 	case string:
 		if secret && x != "" {
 			return tomlString(Redacted)
@@ -118,17 +116,15 @@ func tomlValue(value reflect.Value, secret bool) string {
 			if secret {
 				shown = Redacted
 			}
-			items[i] = fmt.Sprintf("{ name = %s, key = %s, rate = %s }", tomlString(key.Name), tomlString(shown), formatFloat(key.Rate))
+			items[i] = fmt.Sprintf("{ name = %s, key = %s, rate = %s }", tomlString(key.Name), tomlString(shown), settings.FormatFloat(key.Rate))
 		}
 		return "[" + strings.Join(items, ", ") + "]"
-	case float64:
-		return formatFloat(x)
 	}
-	return fmt.Sprint(value.Interface())
+	if k.IsDuration() || k.IsSize() {
+		return tomlString(k.Format(value))
+	}
+	return k.Format(value)
 }
-
-// formatFloat writes whole numbers without a point; TOML reads both.
-func formatFloat(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
 
 // tomlString quotes a basic string: TOML's escapes are a subset of JSON's
 // plus control characters, which \u covers.

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding"
 	"fmt"
 	"math"
 	"net"
@@ -9,7 +8,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,68 +49,21 @@ func (v *validation) refuse(key, text, mend string) {
 	v.found.add(where, key, text, mend)
 }
 
+// show writes a key's value as a user writes it.
+func (v *validation) show(name string) string {
+	for _, key := range Keys() {
+		if key.Name == name {
+			return key.Format(key.value(v.cfg))
+		}
+	}
+	return ""
+}
+
 // bounds checks a value against its key's choices, min and max.
 func (v *validation) bounds(key *Key) {
-	value := key.field(v.cfg)
-	if len(key.Choices) > 0 && !slices.Contains(key.Choices, value.String()) {
-		v.refuse(key.Name, fmt.Sprintf("is %q", value.String()), "choose one of "+strings.Join(key.Choices, ", "))
-		return
+	if wrong, mend := key.Check(key.value(v.cfg)); wrong != "" {
+		v.refuse(key.Name, wrong, mend)
 	}
-	n, ok := number(value)
-	if !ok {
-		return
-	}
-	low, high := 0.0, math.MaxFloat64
-	if key.min != "" {
-		low = key.bound(key.min)
-	}
-	if key.max != "" {
-		high = key.bound(key.max)
-	}
-	// Written so that NaN is out of bounds too.
-	if !(n >= low && n <= high) {
-		mend := "it must be at least " + key.min
-		switch {
-		case key.min == "" && key.max == "":
-			mend = "it must not be negative"
-		case key.max != "" && key.min != "":
-			mend = fmt.Sprintf("it must be from %s to %s", key.min, key.max)
-		}
-		v.refuse(key.Name, fmt.Sprintf("is %v", value.Interface()), mend)
-	}
-}
-
-// number is a value that has an order, as a float.
-func number(value reflect.Value) (float64, bool) {
-	switch x := value.Interface().(type) {
-	case Duration:
-		return float64(x.Duration), true
-	case ByteSize:
-		return float64(x), true
-	case int:
-		return float64(x), true
-	case float64:
-		return x, true
-	}
-	return 0, false
-}
-
-// bound reads a min or max tag, which is written as a value of the key is. A
-// tag that cannot be read is a bound that nothing meets: every start shows it.
-func (k *Key) bound(tag string) float64 {
-	value := reflect.New(k.kind)
-	if u, ok := value.Interface().(encoding.TextUnmarshaler); ok {
-		if err := u.UnmarshalText([]byte(tag)); err != nil {
-			return math.NaN()
-		}
-		n, _ := number(value.Elem())
-		return n
-	}
-	n, err := strconv.ParseFloat(tag, 64)
-	if err != nil {
-		return math.NaN()
-	}
-	return n
 }
 
 // node checks what is at the top of the file.
@@ -355,31 +306,36 @@ func (v *validation) open(listeners []listener) {
 // kept checks that what waits can also be rebuilt.
 func (v *validation) kept() {
 	k := &v.cfg.Kept
-	if k.TTL.Duration > k.MaxTTL.Duration {
-		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", k.TTL, k.MaxTTL), "lower it, or raise kept.max_ttl")
+	if k.TTL > k.MaxTTL {
+		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", v.show("kept.ttl"), v.show("kept.max_ttl")), "lower it, or raise kept.max_ttl")
 	}
-	if k.Retention.Duration < k.MaxTTL.Duration {
-		v.refuse("kept.retention", fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", k.Retention, k.MaxTTL),
+	if k.Retention < k.MaxTTL {
+		v.refuse("kept.retention", fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", v.show("kept.retention"), v.show("kept.max_ttl")),
 			"raise it, or lower kept.max_ttl")
 	}
-	if k.Retention.Duration < k.IdempotencyTTL.Duration {
-		v.refuse("kept.idempotency_ttl", fmt.Sprintf("is %s, longer than kept.retention (%s)", k.IdempotencyTTL, k.Retention), "lower it, or raise kept.retention")
+	if k.Retention < k.IdempotencyTTL {
+		v.refuse("kept.idempotency_ttl", fmt.Sprintf("is %s, longer than kept.retention (%s)", v.show("kept.idempotency_ttl"), v.show("kept.retention")), "lower it, or raise kept.retention")
 	}
 }
 
 // delivery checks what only makes sense together.
 func (v *validation) delivery() {
 	cfg := v.cfg
-	if p := cfg.Limits.PendingBytes; p < cfg.Protocol.MaxBody {
-		v.refuse("limits.pending_bytes", fmt.Sprintf("is %s, less than one packet (protocol.max_body is %s)", p, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
+	for _, room := range []struct {
+		key, one string
+		bytes    int
+	}{
+		{"limits.pending_bytes", "packet", cfg.Limits.PendingBytes},
+		{"http.body_limit", "message", cfg.HTTP.BodyLimit},
+		{"live.max_bytes", "message", cfg.Live.MaxBytes},
+	} {
+		if room.bytes < cfg.Protocol.MaxBody {
+			v.refuse(room.key, fmt.Sprintf("is %s, less than one %s (protocol.max_body is %s)", v.show(room.key), room.one, v.show("protocol.max_body")),
+				"raise it, or lower protocol.max_body")
+		}
 	}
-	if b := cfg.HTTP.BodyLimit; b < cfg.Protocol.MaxBody {
-		v.refuse("http.body_limit", fmt.Sprintf("is %s, less than one message (protocol.max_body is %s)", b, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
-	}
-	if d := cfg.Delivery; d.WatchAfter.Duration < d.AckInterval.Duration {
-		v.refuse("delivery.watch_after", fmt.Sprintf("is %s, shorter than delivery.ack_interval (%s): every message would look lost", d.WatchAfter, d.AckInterval), "raise it, or lower delivery.ack_interval")
-	}
-	if m := cfg.Live.MaxBytes; m < cfg.Protocol.MaxBody {
-		v.refuse("live.max_bytes", fmt.Sprintf("is %s, less than one message (protocol.max_body is %s)", m, cfg.Protocol.MaxBody), "raise it, or lower protocol.max_body")
+	if d := cfg.Delivery; d.WatchAfter < d.AckInterval {
+		v.refuse("delivery.watch_after", fmt.Sprintf("is %s, shorter than delivery.ack_interval (%s): every message would look lost",
+			v.show("delivery.watch_after"), v.show("delivery.ack_interval")), "raise it, or lower delivery.ack_interval")
 	}
 }

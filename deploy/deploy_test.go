@@ -195,7 +195,7 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s lacks the secrets, a health check or its wait for Kafka", service)
 		}
 		grace, err := time.ParseDuration(dig(s, "stop_grace_period").(string))
-		if err != nil || grace <= config.Default().Shutdown.Timeout.Duration {
+		if err != nil || grace <= config.Default().Shutdown.Timeout {
 			t.Errorf("%s is killed after %v, before its drain is over", service, grace)
 		}
 		if volume, _ := dig(s, "volumes", 0).(string); volume != service+":/data" {
@@ -245,7 +245,7 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("%s: ExecStart is %q, StateDirectory %q", file, exec, unit["StateDirectory"])
 		}
 		stop, err := time.ParseDuration(unit["TimeoutStopSec"] + "s")
-		if err != nil || stop <= config.Default().Shutdown.Timeout.Duration || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "2" {
+		if err != nil || stop <= config.Default().Shutdown.Timeout || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "2" {
 			t.Errorf("%s: killed %s after %s, or restarted with wrong settings", file, unit["TimeoutStopSec"], unit["KillSignal"])
 		}
 		if files, err := strconv.Atoi(unit["LimitNOFILE"]); err != nil || files <= config.Default().Limits.Connections {

@@ -33,7 +33,7 @@ func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 	}
 	b, err := bus.Open(ctx, bus.Options{
 		Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
-		Compression: k.Compression, WriteTimeout: k.WriteTimeout.Duration, StartTimeout: busTimeout,
+		Compression: k.Compression, WriteTimeout: k.WriteTimeout, StartTimeout: busTimeout,
 		SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -45,7 +45,7 @@ func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 		return none, err
 	}
 	if c.live, err = b.Log(ctx, bus.TopicOptions{
-		Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention.Duration,
+		Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention,
 	}); err != nil {
 		return none, err
 	}
@@ -123,7 +123,7 @@ func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) 
 	}
 	kept, err := c.bus.Log(ctx, bus.TopicOptions{
 		Name: "kept", Numbered: true, Generation: generation, Partitions: partitions, Lenient: generation == 0,
-		Retention: n.cfg.Kept.Retention.Duration, MinRetention: n.cfg.Kept.MaxTTL.Duration,
+		Retention: n.cfg.Kept.Retention, MinRetention: n.cfg.Kept.MaxTTL,
 	})
 	if err != nil {
 		return nil, err

@@ -84,7 +84,7 @@ func (n *Node) joinCluster() (err error) {
 		Http: reachable(n.listener.Addr()), Tcp: clients["tcp"], Ws: clients["ws"],
 	}
 	// Four probes of a dead node fit into the time, and the word of it.
-	probe := max(cfg.DeadAfter.Duration/6, 50*time.Millisecond)
+	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)
 	c.members, err = members.New(members.Options{
 		Name: n.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
 		ProbeInterval: probe, ProbeTimeout: probe / 2, GossipInterval: min(100*time.Millisecond, probe),

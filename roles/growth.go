@@ -92,7 +92,7 @@ func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
 		if err = r.start(ctx, c.stagesBut(config.RoleJob)...); err == nil {
 			return c, r, nil
 		}
-		err = r.stop(err, n.cfg.Shutdown.Timeout.Duration)
+		err = r.stop(err, n.cfg.Shutdown.Timeout)
 	}
 	n.cluster.forget(s.Generation) // it is closed
 	if g.group != nil {
@@ -114,7 +114,7 @@ func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 	if err != nil {
 		n.log.Warn().Err(err).Msg("the other nodes were not told that this one uses more partitions")
 	}
-	if err := old.stop(nil, n.cfg.Shutdown.Timeout.Duration); err != nil {
+	if err := old.stop(nil, n.cfg.Shutdown.Timeout); err != nil {
 		n.log.Error().Err(err).Msg("the roles of the generation before did not stop as they should")
 	}
 	n.cluster.forget(before.kept.Generation())

@@ -75,7 +75,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
-	if err = r.stop(err, n.cfg.Shutdown.Timeout.Duration); err == nil {
+	if err = r.stop(err, n.cfg.Shutdown.Timeout); err == nil {
 		n.log.Info().Msg("stopped")
 	}
 	return err
@@ -97,7 +97,7 @@ func (n *Node) runCore(ctx context.Context) error {
 		err = nil
 	}
 	// Run bounds it: what does not stop is its to say.
-	return r.stop(err, n.cfg.Shutdown.Timeout.Duration)
+	return r.stop(err, n.cfg.Shutdown.Timeout)
 }
 
 // coreReady says why the core cannot serve; nil: it can.
@@ -259,7 +259,7 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	fresh.end()
-	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout.Duration/4)
+	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
 	defer cancel()
 	if err := n.server.Shutdown(grace); err != nil {
 		// Somebody reads slowly or sends slowly: the end of them.

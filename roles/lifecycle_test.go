@@ -17,7 +17,7 @@ func TestStopsWithConnectionsInReserve(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.HTTP.Listen, cfg.Comet.TCP, cfg.Comet.WS = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Shutdown.Timeout = config.Duration{Duration: time.Minute} // a quarter is more than net/http waits
+	cfg.Shutdown.Timeout = time.Minute // a quarter is more than net/http waits
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n, err := roles.New(ctx, cfg, roles.RunOptions{})

@@ -217,14 +217,14 @@ func (n *Node) openStore() (err error) {
 func (n *Node) openLogs() (keptLog, error) {
 	live, err := store.NewLiveLog(store.LiveOptions{
 		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: int(n.cfg.Live.MaxBytes),
-		Retention: n.cfg.Live.Retention.Duration, Metrics: n.metrics,
+		Retention: n.cfg.Live.Retention, Metrics: n.metrics,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.live = live
 	return store.OpenLog(n.db, store.LogOptions{
-		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention.Duration,
+		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention,
 	})
 }
 

@@ -12,7 +12,7 @@ import (
 func TestRouterOfAClusterKnowsItsLog(t *testing.T) {
 	n := &Node{cfg: config.Default(), cluster: &cluster{}}
 	c := n.routerConfig()
-	if c.Retention != n.cfg.Kept.Retention.Duration || c.Retention == 0 || c.DedupeWarm == 0 {
+	if c.Retention != n.cfg.Kept.Retention || c.Retention == 0 || c.DedupeWarm == 0 {
 		t.Errorf("in a cluster: retention %v, %d records are read again", c.Retention, c.DedupeWarm)
 	}
 	n.cluster = nil

@@ -111,14 +111,14 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Auth.Mode = "none"
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
-	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), config.Duration{Duration: 3 * time.Second}
+	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), 3*time.Second
 	if underRace {
 		cfg.Kafka.Compression = "none" // the race detector makes it all that they do
 	}
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
-	cfg.Delivery.WatchAfter = config.Duration{Duration: time.Second}
-	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, config.Duration{Duration: time.Minute}
+	cfg.Delivery.WatchAfter = time.Second
+	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, time.Minute
 	cfg.Cluster.Join = []string{"127.0.0.1:1"} // nobody: the first one joins itself
 	w.mu.Lock()
 	for _, other := range w.nodes {

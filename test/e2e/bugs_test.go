@@ -55,8 +55,8 @@ func TestAncestorBug12_BroadcastToNobody(t *testing.T) {
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	n := start(t, func(cfg *config.Config) {
-		cfg.Limits.SlowTimeout = config.Duration{Duration: time.Second}
-		cfg.Limits.PendingBytes = 64 * config.MiB
+		cfg.Limits.SlowTimeout = time.Second
+		cfg.Limits.PendingBytes = 64 << 20
 	})
 	w := n.witness(t)
 	moved := n.grows(t, closed(3002))

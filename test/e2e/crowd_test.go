@@ -102,7 +102,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 		t.Logf("only %d connections: a process may have %d files open", count, limit.Cur)
 	}
 	n := start(t, func(cfg *config.Config) {
-		cfg.Protocol.HandshakeTimeout = config.Duration{Duration: handshake}
+		cfg.Protocol.HandshakeTimeout = handshake
 	})
 	w := n.witness(t)
 	w.fine(t)

@@ -73,8 +73,8 @@ func TestSlowloris(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	const handshake, heartbeat = 1500 * time.Millisecond, 2 * time.Second
 	n := start(t, func(cfg *config.Config) {
-		cfg.Protocol.HandshakeTimeout = config.Duration{Duration: handshake}
-		cfg.Protocol.Heartbeat = config.Duration{Duration: heartbeat}
+		cfg.Protocol.HandshakeTimeout = handshake
+		cfg.Protocol.Heartbeat = heartbeat
 	})
 	w := n.witness(t)
 	before := n.metrics(t)

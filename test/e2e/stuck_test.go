@@ -34,7 +34,7 @@ func (n *node) stuckClient(t *testing.T, user string) *client {
 func TestStopDespiteStuckClients(t *testing.T) {
 	t.Parallel()                  // it waits more than it works
 	const limit = 9 * time.Second // of which it takes two thirds, on purpose
-	n := start(t, func(cfg *config.Config) { cfg.Shutdown.Timeout = config.Duration{Duration: limit} })
+	n := start(t, func(cfg *config.Config) { cfg.Shutdown.Timeout = limit })
 	healthy := n.tcp(t)
 	healthy.login("v2", "healthy", "")
 	n.stuckClient(t, "stuck")
@@ -69,7 +69,7 @@ func TestStopDespiteStuckClients(t *testing.T) {
 func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	n := start(t, func(cfg *config.Config) {
-		cfg.Delivery.AnnounceInterval = config.Duration{Duration: 100 * time.Millisecond}
+		cfg.Delivery.AnnounceInterval = 100 * time.Millisecond
 	})
 	w := n.witness(t)
 	stuck := n.stuckClient(t, "stuck")
