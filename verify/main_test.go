@@ -32,9 +32,9 @@ func startUntil(t *testing.T, seeded roles.Seeded, change func(*config.Config)) 
 	cfg.NodeID = "n1"
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Delivery.WatchInterval, cfg.Delivery.WatchAfter.Duration = 50*time.Millisecond, 200*time.Millisecond
-	cfg.Delivery.CatchUpTimeout.Duration, cfg.Delivery.AckInterval.Duration = 200*time.Millisecond, 5*time.Millisecond
-	cfg.Shutdown.Timeout.Duration = patience
+	cfg.Delivery.WatchInterval, cfg.Delivery.WatchAfter = 50*time.Millisecond, 200*time.Millisecond
+	cfg.Delivery.CatchUpTimeout, cfg.Delivery.AckInterval = 200*time.Millisecond, 5*time.Millisecond
+	cfg.Shutdown.Timeout = patience
 	if change != nil {
 		change(&cfg)
 	}
