@@ -250,7 +250,7 @@ func (n *Node) ready() error {
 // end.
 func (n *Node) serveHTTP(ctx context.Context) error {
 	fresh := newUntouched()
-	n.server.HTTP.ConnState = fresh.note
+	n.server.ConnState = fresh.note
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {

@@ -31,7 +31,6 @@ import (
 	"imgo/roles/job"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
-	"imgo/roles/logic/httpapi/lane"
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
@@ -75,7 +74,7 @@ type Node struct {
 	comet    *comet.Comet // nil: another process's
 	cluster  *cluster     // nil: this process is all there is
 	listener net.Listener
-	server   *lane.Server
+	server   *http.Server
 
 	killed  chan struct{} // closed by Kill
 	serving atomic.Bool   // every stage has started and none is to stop
@@ -302,7 +301,7 @@ func (n *Node) wireHTTP() error {
 		}
 		cert.NextProtos = []string{"h2", "http/1.1"}
 		n.listener = tls.NewListener(n.listener, cert)
-		n.server.HTTP.TLSConfig = cert
+		n.server.TLSConfig = cert
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package httpapi_test
 
 import (
 	"maps"
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -231,13 +230,6 @@ func TestMetricsAndAccessLog(t *testing.T) {
 	}
 	if strings.Contains(logged, "key-of-") {
 		t.Errorf("an API key is in the log: %s", logged)
-	}
-}
-
-func TestServerHasDeadlines(t *testing.T) {
-	s := httpapi.NewServer(http.NotFoundHandler(), zerolog.Nop()).HTTP
-	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= s.ReadTimeout || s.IdleTimeout <= 0 || s.ErrorLog == nil {
-		t.Errorf("the server lacks a deadline: %+v", s)
 	}
 }
 

@@ -7,16 +7,14 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-
-	"imgo/roles/logic/httpapi/lane"
 )
 
-// NewServer is a server with the deadlines that this API needs: a
-// caller that sends slowly, or does not read its answer, is cut off. The node
-// listens, calls Serve and ends it with Shutdown; h is (or leads to)
-// API.Handler. Pushes have a lane of their own.
-func NewServer(h http.Handler, log zerolog.Logger) *lane.Server {
-	return lane.New(&http.Server{
+// NewServer returns a server with the deadlines that this API needs: a caller
+// that sends slowly, or does not read its answer, is cut off. The node owns the
+// listener, calls Serve and ends it with Shutdown. The handler h is
+// API.Handler, or leads to it.
+func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		// A body of the default limit (16 MiB) at 2 Mbit/s.
@@ -28,11 +26,12 @@ func NewServer(h http.Handler, log zerolog.Logger) *lane.Server {
 		// goim's callers name thousands of users and keys in the query.
 		MaxHeaderBytes: http.DefaultMaxHeaderBytes,
 		ErrorLog:       stdlog.New(debugWriter{log}, "", 0),
-	}, "/v1/push")
+	}
 }
 
-// debugWriter logs what net/http has to say of single connections (bad TLS
-// hellos, unreadable requests): noise from outside, hence debug.
+// debugWriter logs what net/http reports of single connections, such as bad
+// TLS hellos and unreadable requests. Callers cause these lines, so their level
+// is debug.
 type debugWriter struct{ log zerolog.Logger }
 
 func (w debugWriter) Write(p []byte) (int, error) {

@@ -21,22 +21,15 @@ import (
 // serve runs the API in a real server on a free port until the test ends.
 func serve(t *testing.T, h *harness) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	_, address = startServer(t, h.handler, nil)
+	return address
+}
+
+func TestServerHasDeadlines(t *testing.T) {
+	s := httpapi.NewServer(http.NotFoundHandler(), zerolog.Nop())
+	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= s.ReadTimeout || s.IdleTimeout <= 0 || s.ErrorLog == nil {
+		t.Errorf("the server lacks a deadline: %+v", s)
 	}
-	server := httpapi.NewServer(h.handler, zerolog.Nop())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = server.Serve(listener) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := server.Shutdown(ctx); err != nil {
-			t.Error("stop the server:", err)
-		}
-		<-done
-	})
-	return listener.Addr().String()
 }
 
 // endless is a body that counts what was taken of it.
