@@ -2,9 +2,9 @@ package logic
 
 import (
 	"fmt"
-	"net"
-	"net/url"
 	"time"
+
+	"imgo/roles/logic/auth"
 )
 
 // The values of Config.AuthMode.
@@ -16,15 +16,9 @@ const (
 	AuthNone = "none"
 )
 
-const (
-	// maxBody is the largest Config.MaxBody: bodies are held in memory by
-	// every role that they pass through.
-	maxBody = 1 << 20
-	// minSecret is the shortest HS256 secret, as RFC 7518 asks.
-	minSecret = 32
-	// maxLeeway keeps the leeway for clocks from being a token's lifetime.
-	maxLeeway = 5 * time.Minute
-)
+// maxBody is the largest Config.MaxBody: bodies are held in memory by every
+// role that they pass through.
+const maxBody = 1 << 20
 
 // Config are logic's settings. DefaultConfig has sane ones.
 type Config struct {
@@ -41,7 +35,7 @@ type Config struct {
 	// AuthMode is AuthToken or AuthNone.
 	AuthMode string
 	// JWT says which JWTs are good; without a key in it none is.
-	JWT JWTConfig
+	JWT auth.JWTConfig
 
 	// CallTimeout bounds every operation: all calls to routers and comets that
 	// it makes, their repetitions, and the appends.
@@ -56,39 +50,6 @@ type Config struct {
 	CometTimeout time.Duration
 }
 
-// JWTConfig says which JWTs are good: HS256 with Secret, RS256 (2048 bits and
-// more), ES256 and EdDSA (Ed25519) with a public key from a PEM file or a
-// JWKS. A key is good for its own algorithm only. Files are read again when
-// they change; a file that has become unreadable leaves the keys as they were.
-type JWTConfig struct {
-	// Secret is the shared secret of HS256, at least 32 bytes; empty: no HS256.
-	Secret string
-	// PublicKeyFiles are PEM files with public keys or certificates.
-	PublicKeyFiles []string
-	// JWKSFile and JWKSURL are sets of keys. With either, a token that names a
-	// key (kid) must name one of the set. A URL must be https, or http on
-	// loopback; it is fetched every RefreshInterval, and, at most once in ten
-	// seconds, when a token names a key that the set does not have.
-	JWKSFile string
-	JWKSURL  string
-	// RefreshInterval is how often JWKSURL is fetched.
-	RefreshInterval time.Duration
-
-	// Issuer is the iss that a token must have; empty: any.
-	Issuer string
-	// Audience are the aud of which a token must have one; empty: any.
-	Audience []string
-	// UserClaim is the claim that is the user: a string, or an integer.
-	UserClaim string
-	// DeviceClaim binds a token to a device: a client that says another one is
-	// refused, one that says none gets this one. Empty: no such claim.
-	DeviceClaim string
-	// Leeway is how far the clocks of issuer and logic may differ.
-	Leeway time.Duration
-	// RequireExpiry refuses tokens without exp.
-	RequireExpiry bool
-}
-
 // DefaultConfig are the defaults: opaque tokens, messages of 64 KiB that live
 // for 7 days.
 func DefaultConfig() Config {
@@ -98,19 +59,12 @@ func DefaultConfig() Config {
 		MaxUsers:      100_000,
 		MaxBody:       64 << 10,
 		AuthMode:      AuthToken,
-		JWT:           JWTConfig{UserClaim: "sub", Leeway: 10 * time.Second, RefreshInterval: 5 * time.Minute},
+		JWT:           auth.DefaultJWTConfig(),
 		CallTimeout:   5 * time.Second,
 		LookupTimeout: time.Second,
 		CometTimeout:  2 * time.Second,
 	}
 }
-
-// Enabled says whether there is any key for JWTs.
-func (c JWTConfig) Enabled() bool {
-	return c.Secret != "" || len(c.PublicKeyFiles) > 0 || c.usesJWKS()
-}
-
-func (c JWTConfig) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 
 func (c Config) check() error {
 	positive := []struct {
@@ -136,45 +90,7 @@ func (c Config) check() error {
 		return fmt.Errorf("AuthMode is %q: it must be %q or %q", c.AuthMode, AuthToken, AuthNone)
 	}
 	if c.JWT.Enabled() {
-		return c.JWT.check()
+		return c.JWT.Check()
 	}
 	return nil
-}
-
-func (c JWTConfig) check() error {
-	switch {
-	case c.Secret != "" && len(c.Secret) < minSecret:
-		return fmt.Errorf("JWT.Secret has %d bytes: HS256 needs at least %d", len(c.Secret), minSecret)
-	case c.UserClaim == "":
-		return fmt.Errorf("JWT.UserClaim is empty: name the claim that is the user, such as \"sub\"")
-	case c.Leeway < 0 || c.Leeway > maxLeeway:
-		return fmt.Errorf("JWT.Leeway is %s: it must be 0 to %s", c.Leeway, maxLeeway)
-	case c.JWKSURL == "":
-		return nil
-	case c.RefreshInterval < minRefresh:
-		return fmt.Errorf("JWT.RefreshInterval is %s: it must be at least %s", c.RefreshInterval, minRefresh)
-	}
-	u, err := url.Parse(c.JWKSURL)
-	if err != nil {
-		return fmt.Errorf("JWT.JWKSURL: %w", err)
-	}
-	if !trustworthy(u) {
-		return fmt.Errorf("JWT.JWKSURL is %s: it must be https, or http on loopback", u.Redacted())
-	}
-	return nil
-}
-
-// trustworthy says whether keys may be fetched from u: nobody on the way can
-// put in keys of his own.
-func trustworthy(u *url.URL) bool {
-	switch {
-	case u.Host == "":
-		return false
-	case u.Scheme == "https":
-		return true
-	case u.Scheme != "http":
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }

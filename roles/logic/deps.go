@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/roles/logic/auth"
 )
 
 // Router is the owner of some partitions, as logic calls it. Errors with
@@ -81,6 +82,25 @@ type Comet interface {
 type Comets interface {
 	// All are all comets by name.
 	All() map[string]Comet
+}
+
+// Authenticator decides who a client is: package auth has three. Safe for
+// concurrent use.
+type Authenticator interface {
+	// Authenticate returns the identity of a client that sent a token and mid
+	// (goim's name for the user; empty: none). What is wrong with a token is an
+	// *envelope.Error whose message has no part of the token.
+	Authenticate(ctx context.Context, token, mid string) (auth.Identity, error)
+	// Recheck returns an error if the token that an identity comes from was
+	// revoked since.
+	Recheck(ctx context.Context, id auth.Identity) error
+	// Verifies reports whether a token of this form is checked by its
+	// signature. It is then never looked up in the token store.
+	Verifies(token string) bool
+	// Ready returns an error while Authenticate cannot tell good tokens from bad.
+	Ready() error
+	// Run keeps what Authenticate needs up to date until ctx is done.
+	Run(ctx context.Context)
 }
 
 // TokenStore keeps opaque tokens by their SHA-256. Safe for concurrent use.

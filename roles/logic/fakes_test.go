@@ -225,6 +225,8 @@ type fakeLog struct {
 
 const generation = 3
 
+const secret = "0123456789abcdef0123456789abcdef" // of HS256
+
 func (f *fakeLog) Partitions() int32  { return f.partitions }
 func (f *fakeLog) Generation() uint16 { return generation }
 

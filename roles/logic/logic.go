@@ -27,6 +27,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/lazyctx"
+	"imgo/roles/logic/auth"
 )
 
 // Logic is the role. All methods may be called from anywhere at any time;
@@ -42,7 +43,7 @@ type Logic struct {
 	now     func() time.Time
 	started time.Time
 
-	jwt       *verifier // nil: no JWTs
+	auth      Authenticator
 	metrics   *metrics
 	events    *eventRing
 	unsettled *unsettled
@@ -97,12 +98,22 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		started: deps.Now(), unsettled: newUnsettled(),
 	}
 	l.events = newEventRing(l.started)
-	if cfg.JWT.Enabled() && cfg.AuthMode == AuthToken {
-		if l.jwt, err = newVerifier(cfg.JWT, l.now, l.log, m); err != nil {
-			return nil, err
-		}
+	if l.auth, err = newAuthenticator(cfg, deps, l.log); err != nil {
+		return nil, err
 	}
 	return l, nil
+}
+
+// newAuthenticator returns the authenticator that the settings ask for.
+func newAuthenticator(cfg Config, deps Deps, log zerolog.Logger) (Authenticator, error) {
+	opaque := auth.NewOpaque(deps.Tokens, deps.Now)
+	switch {
+	case cfg.AuthMode == AuthNone:
+		return auth.NewOpen(opaque), nil
+	case cfg.JWT.Enabled():
+		return auth.NewJWT(cfg.JWT, opaque, log, deps.Metrics)
+	}
+	return opaque, nil
 }
 
 // Run keeps the keys of JWTs fresh until ctx is done, then refuses new work
@@ -119,9 +130,7 @@ func (l *Logic) Run(ctx context.Context) error {
 	l.gate.Unlock()
 
 	var keys sync.WaitGroup
-	if l.jwt != nil {
-		keys.Go(func() { l.jwt.keys.run(ctx) })
-	}
+	keys.Go(func() { l.auth.Run(ctx) })
 	<-ctx.Done()
 	l.gate.Lock()
 	l.stopping = true
@@ -143,10 +152,8 @@ func (l *Logic) Ready() error {
 	case !running:
 		return envelope.Errorf(envelope.CodeNotReady, "logic is not running yet")
 	}
-	if l.jwt != nil {
-		if err := l.jwt.keys.ready(); err != nil {
-			return err
-		}
+	if err := l.auth.Ready(); err != nil {
+		return err
 	}
 	for p := range l.kept.Partitions() {
 		if _, err := l.routers.Owner(p); err != nil {

@@ -32,7 +32,6 @@ type metrics struct {
 	catchUps    *prometheus.CounterVec
 	kicks       prometheus.Counter
 	events      *prometheus.CounterVec
-	keyReloads  *prometheus.CounterVec
 	unlooked    prometheus.Counter
 
 	// accepted has what a push of each kind counts when all is well; to look
@@ -68,8 +67,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		kicks: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_kicks_total", Help: "Sessions that were told to close.",
 		}),
-		events:     counter("imgo_logic_events_total", "Events by kind.", "kind"),
-		keyReloads: counter("imgo_logic_key_reloads_total", "Readings of keys for JWTs that brought new ones (changed) or failed.", "outcome"),
+		events: counter("imgo_logic_events_total", "Events by kind.", "kind"),
 		unlooked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_unlooked_users_total", Help: "Users of kept pushes whose owner did not say in time how many sessions they have.",
 		}),
@@ -86,7 +84,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.events, m.keyReloads, m.unlooked,
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.events, m.unlooked,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -64,16 +64,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// attempted wraps err with what was attempted. A deadline that passed becomes
-// envelope.ErrUnavailable: to whoever asked it is a role that did not answer.
+// attempted wraps err with what was attempted, as answered has it.
 func attempted(what string, err error) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.Is(err, context.DeadlineExceeded) && !coded(err):
-		return fmt.Errorf("%s: %w (%w)", what, envelope.Errorf(envelope.CodeUnavailable, "no answer in time"), err)
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return fmt.Errorf("%s: %w", what, answered(err))
+}
+
+// answered turns a deadline that passed into envelope.ErrUnavailable: to the
+// caller it is a role that did not answer. It returns other errors as they are.
+func answered(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && !coded(err) {
+		return fmt.Errorf("%w (%w)", envelope.Errorf(envelope.CodeUnavailable, "no answer in time"), err)
+	}
+	return err
 }
 
 func coded(err error) bool {

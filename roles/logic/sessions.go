@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/roles/logic/auth"
 )
 
 // Connect admits a session: it checks who the client is, has the owner
@@ -42,7 +43,7 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	if err != nil {
 		return nil, err
 	}
-	device, err := bindDevice(r.GetDevice(), id.device)
+	device, err := bindDevice(r.GetDevice(), id.Device)
 	if err != nil {
 		return nil, err
 	}
@@ -52,11 +53,11 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	}
 	session := &envelope.Session{
 		Address: &envelope.Address{Comet: r.GetComet(), Session: r.GetSession()},
-		User:    id.user, Device: device, Key: key,
+		User:    id.User, Device: device, Key: key,
 		Platform: r.GetPlatform(), Remote: r.GetAddress(), Generation: r.GetGeneration(), Transport: r.GetTransport(),
 		SinceMs: l.nowMS(), Accepts: r.GetAccepts(), Rooms: r.GetRooms(),
 	}
-	partition := l.partition(id.user)
+	partition := l.partition(id.User)
 	var attached *envelope.AttachReply
 	err = l.askOwner(ctx, partition, "attach the session", func(owner Router) (err error) {
 		attached, err = owner.Attach(ctx, &envelope.AttachRequest{Session: session})
@@ -65,12 +66,14 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	if err != nil {
 		return nil, err
 	}
-	if err := l.stillGood(ctx, id); err != nil {
+	// A revocation that came between the first check and the registration found
+	// no session to close: this check finds the revocation.
+	if err := answered(l.auth.Recheck(ctx, id)); err != nil {
 		l.undoAttach(ctx, partition, session)
 		return nil, err
 	}
 	reply := &envelope.ConnectReply{
-		User: id.user, Key: key, ExpiresMs: id.expiresMS, Partition: uint32(partition),
+		User: id.User, Key: key, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Device: device,
 		Backlog: attached.GetBacklog(),
 	}
@@ -78,18 +81,40 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	return reply, nil
 }
 
-// stillGood checks an opaque token a second time, once its session is
-// registered. A revocation that came between the first check and the
-// registration found no session to close; this one finds the revocation.
-func (l *Logic) stillGood(ctx context.Context, id identity) error {
-	if !id.opaque {
-		return nil
+// bindDevice is the device of a session: the one that the client said, which
+// must be the one that its token is bound to, if it is.
+func bindDevice(said, bound string) (string, error) {
+	switch {
+	case bound == "" || said == bound:
+		return said, nil
+	case said == "":
+		return bound, nil
 	}
-	again, err := l.opaque(ctx, id.hash)
-	if err == nil && again.user != id.user {
-		return envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+	return "", envelope.Errorf(envelope.CodeUnauthorized, "the token is for another device")
+}
+
+// checkConnect says what is wrong with a connect beside its token.
+func checkConnect(r *envelope.ConnectRequest) error {
+	if r.GetComet() == "" || r.GetSession() == 0 {
+		return envelope.Invalid("session", "must name a comet and a session")
 	}
-	return err
+	optional := []struct{ field, name string }{
+		{"device", r.GetDevice()}, {"key", r.GetKey()}, {"platform", r.GetPlatform()},
+	}
+	for _, o := range optional {
+		if o.name == "" {
+			continue
+		}
+		if err := envelope.CheckName(o.field, o.name); err != nil {
+			return err
+		}
+	}
+	for i, room := range r.GetRooms() {
+		if err := envelope.CheckName(fmt.Sprintf("rooms[%d]", i), room); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // undoAttach takes a registration back. Should it fail, the owner forgets the
@@ -319,4 +344,12 @@ func (l *Logic) splitAnnounce(r *envelope.AnnounceRequest) (map[Router]*envelope
 		}
 	}
 	return parts, ownerless
+}
+
+// authenticate is the authenticator's Authenticate, measured.
+func (l *Logic) authenticate(ctx context.Context, token, mid string) (auth.Identity, error) {
+	start := time.Now()
+	id, err := l.auth.Authenticate(ctx, token, mid)
+	l.metrics.authSeconds.Observe(time.Since(start).Seconds())
+	return id, answered(err)
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
 	"imgo/envelope"
 	"imgo/roles/logic"
 )
@@ -160,6 +162,37 @@ func TestConnectOpaqueTokens(t *testing.T) {
 	w.tokens.lookupErr = errors.New("broken disk")
 	if _, err := w.Connect(t.Context(), connectRequest("mine")); errors.Is(err, envelope.ErrUnauthorized) || err == nil {
 		t.Errorf("a broken store says the token is bad: %v", err)
+	}
+}
+
+func TestConnectWithJWT(t *testing.T) {
+	w := newWorld(t, func(c *logic.Config, _ *world) { c.JWT.Secret, c.JWT.DeviceClaim = secret, "dev" })
+	sign := func(key string) string {
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "dev": "phone"}).SignedString([]byte(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	if _, err := w.Connect(t.Context(), connectRequest(sign("another key, 32 bytes and longer"))); !errors.Is(err, envelope.ErrUnauthorized) {
+		t.Errorf("signed with another key: %v", err)
+	}
+	if n := len(w.routers.routers[0].attached) + len(w.routers.routers[1].attached); n != 0 {
+		t.Errorf("%d sessions were attached", n)
+	}
+	req := connectRequest(sign(secret))
+	for _, device := range []string{"phone", ""} {
+		req.Device = device
+		if reply, err := w.Connect(t.Context(), req); err != nil || reply.Device != "phone" {
+			t.Errorf("device %q: %v, %v", device, reply, err)
+		}
+	}
+	req.Device = "laptop"
+	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
+		t.Errorf("another device: %v", err)
+	}
+	if _, err := w.NewToken(t.Context(), "bob", 0, "eyJ.x.y", false); field(err) != "token" {
+		t.Errorf("an opaque token that looks like a JWT: %v", err)
 	}
 }
 

@@ -3,7 +3,6 @@ package logic
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/logic/auth"
 )
 
 const (
@@ -52,7 +52,7 @@ func (l *Logic) NewToken(ctx context.Context, user string, ttl time.Duration, to
 	if ttl > 0 {
 		made.ExpiresMS = now.Add(ttl).UnixMilli()
 	}
-	err = l.tokens.Put(ctx, sha256.Sum256([]byte(token)), user, made.ExpiresMS, now.UnixMilli(), single)
+	err = l.tokens.Put(ctx, auth.Hash(token), user, made.ExpiresMS, now.UnixMilli(), single)
 	if err != nil {
 		return Token{}, appending("store the token", err)
 	}
@@ -73,7 +73,7 @@ func (l *Logic) checkToken(token string) error {
 		return envelope.Invalid("token", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(token), protocol.MaxTokenBytes))
 	case strings.HasPrefix(token, `"`) || strings.HasSuffix(token, `"`):
 		return envelope.Invalid("token", "must not begin or end with a quote: clients send it with or without quotes around it")
-	case l.jwt != nil && looksLikeJWT(token):
+	case l.auth.Verifies(token):
 		return envelope.Invalid("token", "looks like a JWT, and those are checked by their signature here")
 	}
 	for i, r := range token {
@@ -96,7 +96,7 @@ func (l *Logic) CheckToken(ctx context.Context, token string) (string, error) {
 	}
 	defer end()
 	id, err := l.authenticate(ctx, token, "")
-	return id.user, err
+	return id.User, err
 }
 
 // RevokeToken takes an opaque token back and counts it: 1, or
@@ -114,7 +114,7 @@ func (l *Logic) RevokeToken(ctx context.Context, token string, closeSessions boo
 	if token == "" || len(token) > protocol.MaxTokenBytes {
 		return 0, notFound
 	}
-	hash := sha256.Sum256([]byte(token))
+	hash := auth.Hash(token)
 	user, _, err := l.tokens.Lookup(ctx, hash)
 	if err != nil && !errors.Is(err, envelope.ErrExpired) && !gone(err) {
 		return 0, attempted("look up the token", err)

@@ -1,4 +1,4 @@
-package logic_test
+package auth_test
 
 import (
 	"context"
@@ -21,9 +21,10 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/rs/zerolog"
 
 	"imgo/envelope"
-	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 )
 
 func jwk(kid string, key *rsa.PublicKey) map[string]any {
@@ -58,9 +59,10 @@ func TestJWKSFile(t *testing.T) {
 		map[string]any{"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": raw(k.ed.Public().(ed25519.PublicKey))},
 		map[string]any{"kty": "oct", "kid": "shared", "k": raw([]byte(secret)), "alg": "HS256"},
 		map[string]any{"kty": "new", "kid": "unheard of"},
+		map[string]any{"kty": 5, "kid": "of another JSON type"},
 	)
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSFile = write(t, "", set) }))
-	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSFile = write(t, "", set) })
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	for name, token := range map[string]string{
 		"wrong kid":            sign(t, jwt.SigningMethodRS256, k.rsa, "two", claims),
 		"no kid":               sign(t, jwt.SigningMethodRS256, k.rsa, "", claims),
@@ -72,7 +74,7 @@ func TestJWKSFile(t *testing.T) {
 		"HS256 with the N":     sign(t, jwt.SigningMethodHS256, k.rsa.N.Bytes(), "one", claims),
 		"ES256 with other key": sign(t, jwt.SigningMethodHS256, []byte(secret), "ec", claims),
 	} {
-		t.Run(name, func(t *testing.T) { wantRefused(t, w, token, envelope.ErrUnauthorized) })
+		t.Run(name, func(t *testing.T) { wantRefused(t, h, token, envelope.ErrUnauthorized) })
 	}
 	number := jwt.NewWithClaims(jwt.SigningMethodRS256, claims)
 	number.Header["kid"] = 1
@@ -80,11 +82,11 @@ func TestJWKSFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRefused(t, w, text, envelope.ErrUnauthorized)
-	wantUser(t, w, sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), "ann")
-	wantUser(t, w, sign(t, jwt.SigningMethodES256, k.ec, "ec", claims), "ann")
-	wantUser(t, w, sign(t, jwt.SigningMethodEdDSA, k.ed, "ed", claims), "ann")
-	wantUser(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), "ann")
+	wantRefused(t, h, text, envelope.ErrUnauthorized)
+	wantUser(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodES256, k.ec, "ec", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodEdDSA, k.ed, "ed", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), "ann")
 }
 
 // A JWKS is rewritten: the new key is good at once, the old one no longer, a
@@ -92,22 +94,22 @@ func TestJWKSFile(t *testing.T) {
 func TestJWKSFileRotation(t *testing.T) {
 	k := makeKeys(t)
 	path := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSFile = path }))
-	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSFile = path })
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 	two := sign(t, jwt.SigningMethodRS256, k.rsaOther, "two", claims)
-	wantRefused(t, w, two, envelope.ErrUnauthorized)
-	wantUser(t, w, one, "ann")
+	wantRefused(t, h, two, envelope.ErrUnauthorized)
+	wantUser(t, h, one, "ann")
 
 	good := func(token string) func() bool {
-		return func() bool { _, err := w.Connect(t.Context(), connectRequest(token)); return err == nil }
+		return func() bool { _, err := h.Authenticate(t.Context(), token, ""); return err == nil }
 	}
 	write(t, path, []byte(`{"keys":[`)) // caught in the middle of being written
 	eventually(t, "the half-written file was looked at", func() bool {
-		_, _ = w.Connect(t.Context(), connectRequest(two)) // refused, and makes it look
-		return gather(t, w.registry)["imgo_logic_key_reloads_total failed"] > 0
+		_, _ = h.Authenticate(t.Context(), two, "") // refused, and makes it look
+		return h.reloads("failed") > 0
 	})
-	wantUser(t, w, one, "ann")
+	wantUser(t, h, one, "ann")
 	// Without Run: an unknown kid is what makes it look.
 	write(t, path, jwks(t, jwk("two", &k.rsaOther.PublicKey)))
 	eventually(t, "the new key is good", good(two))
@@ -117,8 +119,8 @@ func TestJWKSFileRotation(t *testing.T) {
 
 	// With Run the file is looked at also when no token asks for it.
 	ctx, cancel := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() { ran <- w.Run(ctx) }()
+	ran := make(chan struct{})
+	go func() { h.Run(ctx); close(ran) }()
 	defer func() { cancel(); <-ran }()
 	write(t, path, jwks(t, jwk("one", &k.rsa.PublicKey)))
 	eventually(t, "the key that was removed is refused", func() bool { return !good(two)() })
@@ -143,40 +145,50 @@ func TestJWKSURL(t *testing.T) {
 	raw := base64.RawURLEncoding.EncodeToString
 	publish(jwks(t, jwk("one", &k.rsa.PublicKey),
 		map[string]any{"kty": "oct", "kid": "shared", "k": raw([]byte(secret))})) // which a fetched set must not have
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
-	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL })
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 
 	// Down: nobody is told that the token is bad.
-	wantRefused(t, w, one, envelope.ErrUnavailable)
+	wantRefused(t, h, one, envelope.ErrUnavailable)
 	if n := fetches.Load(); n != 1 {
 		t.Errorf("%d fetches for two tokens", n)
 	}
 	// Up, as a logic that starts now finds it.
 	down.Store(false)
-	w = newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
+	h = newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL })
 	ctx, cancel := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() { ran <- w.Run(ctx) }()
+	ran := make(chan struct{})
+	go func() { h.Run(ctx); close(ran) }()
 	defer func() { cancel(); <-ran }()
-	eventually(t, "ready", func() bool { return w.Ready() == nil })
+	eventually(t, "ready", func() bool { return h.Ready() == nil })
 	// A flood of unknown key names does not become a flood of fetches.
 	for range 50 {
-		if _, err := w.Connect(t.Context(), connectRequest(sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims))); !errors.Is(err, envelope.ErrUnauthorized) {
+		if _, err := h.Authenticate(t.Context(), sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), ""); !errors.Is(err, envelope.ErrUnauthorized) {
 			t.Fatalf("got %v", err)
 		}
 	}
 	if n := fetches.Load(); n != 2 {
 		t.Errorf("%d fetches", n)
 	}
-	wantUser(t, w, one, "ann")
+	wantUser(t, h, one, "ann")
 }
 
-func TestJWKSURLFollowsNoRedirectAway(t *testing.T) {
-	server := httptest.NewServer(http.RedirectHandler("http://192.0.2.1/keys", http.StatusFound))
+func TestJWKSURLFollowsNoRedirect(t *testing.T) {
+	var keysAsked atomic.Bool
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
 	defer server.Close()
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.JWKSURL = server.URL }))
-	wantRefused(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnavailable)
+	mux.Handle("/away", http.RedirectHandler("http://192.0.2.1/keys", http.StatusFound))
+	mux.Handle("/here", http.RedirectHandler("/keys", http.StatusFound))
+	mux.HandleFunc("/keys", func(http.ResponseWriter, *http.Request) { keysAsked.Store(true) })
+	for _, path := range []string{"/away", "/here"} {
+		h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL + path })
+		wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnavailable)
+	}
+	if keysAsked.Load() {
+		t.Error("a redirect was followed")
+	}
 }
 
 func TestKeyFilesThatAreRefused(t *testing.T) {
@@ -208,14 +220,15 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 		"set: weak":    {jwks(t, jwk("k", weak)), true, "1024 bits"},
 		"set: many":    {[]byte(`{"keys":[` + strings.Repeat(`{},`, 300) + `{}]}`), true, "301 keys"},
 	} {
-		cfg := logic.DefaultConfig()
+		cfg := auth.DefaultJWTConfig()
 		path := write(t, "", test.data)
 		if test.set {
-			cfg.JWT.JWKSFile = path
+			cfg.JWKSFile = path
 		} else {
-			cfg.JWT.PublicKeyFiles = []string{path}
+			cfg.PublicKeyFiles = []string{path}
 		}
-		if _, err := logic.New(cfg, newWorld(t).deps()); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
+		_, err := auth.NewJWT(cfg, auth.NewOpaque(nil, time.Now), zerolog.Nop(), nil)
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

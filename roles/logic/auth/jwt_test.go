@@ -1,4 +1,4 @@
-package logic_test
+package auth_test
 
 import (
 	"crypto"
@@ -12,8 +12,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,12 +19,12 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"imgo/envelope"
-	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 )
 
 const secret = "0123456789abcdef0123456789abcdef"
 
-// keys are made once: RSA takes its time.
+// testKeys is one key of each kind, and a second RSA key.
 type testKeys struct {
 	rsa, rsaOther *rsa.PrivateKey
 	ec            *ecdsa.PrivateKey
@@ -62,17 +60,6 @@ func publicPEM(t testing.TB, key crypto.PublicKey) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
-func write(t testing.TB, path string, data []byte) string {
-	t.Helper()
-	if path == "" {
-		path = filepath.Join(t.TempDir(), "keys")
-	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func sign(t testing.TB, method jwt.SigningMethod, key any, kid string, claims jwt.MapClaims) string {
 	t.Helper()
 	token := jwt.NewWithClaims(method, claims)
@@ -86,81 +73,44 @@ func sign(t testing.TB, method jwt.SigningMethod, key any, kid string, claims jw
 	return text
 }
 
-func withJWT(change func(*logic.JWTConfig)) option {
-	return func(c *logic.Config, _ *world) { change(&c.JWT) }
-}
-
-// at is a time from the world's now.
-func at(w *world, d time.Duration) int64 { return w.clock.Now().Add(d).Unix() }
-
-func wantUser(t *testing.T, w *world, token, user string) *envelope.ConnectReply {
-	t.Helper()
-	reply, err := w.Connect(t.Context(), connectRequest(token))
-	if err != nil || reply.User != user {
-		t.Errorf("%v, %v, want user %s", reply, err, user)
-	}
-	return reply
-}
-
-func wantRefused(t *testing.T, w *world, token string, want error) {
-	t.Helper()
-	// Twice: the second answer may come from what was remembered of the first.
-	for range 2 {
-		_, err := w.Connect(t.Context(), connectRequest(token))
-		if !errors.Is(err, want) {
-			t.Errorf("got %v, want %v", err, want)
-		}
-		for part := range strings.SplitSeq(token, ".") {
-			if err != nil && part != "" && strings.Contains(err.Error(), part) {
-				t.Errorf("the error has a part of the token in it: %v", err)
-			}
-		}
-	}
-	if n := len(w.routers.routers[0].attached) + len(w.routers.routers[1].attached); n != 0 {
-		t.Errorf("%d sessions were attached", n)
-	}
-}
-
 func TestJWTAlgorithms(t *testing.T) {
 	k := makeKeys(t)
 	pems := [][]byte{publicPEM(t, &k.rsa.PublicKey), publicPEM(t, &k.ec.PublicKey), publicPEM(t, k.ed.Public())}
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+	h := newHarness(t, func(c *auth.JWTConfig) {
 		c.Secret = secret
 		for _, p := range pems {
 			c.PublicKeyFiles = append(c.PublicKeyFiles, write(t, "", p))
 		}
-	}))
-	claims := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}
+	})
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	for _, token := range []string{
 		sign(t, jwt.SigningMethodHS256, []byte(secret), "", claims),
 		sign(t, jwt.SigningMethodRS256, k.rsa, "any kid", claims), // no set, so a kid means nothing
 		sign(t, jwt.SigningMethodES256, k.ec, "", claims),
 		sign(t, jwt.SigningMethodEdDSA, k.ed, "", claims),
 	} {
-		reply := wantUser(t, w, token, "ann")
-		if want := w.clock.Now().Add(time.Hour + 10*time.Second).UnixMilli(); reply.GetExpiresMs()/1000 != want/1000 {
-			t.Errorf("expires %d, want %d", reply.GetExpiresMs(), want)
+		id := wantUser(t, h, token, "ann")
+		if want := h.clock.Now().Add(time.Hour + 10*time.Second).UnixMilli(); id.ExpiresMS/1000 != want/1000 {
+			t.Errorf("expires %d, want %d", id.ExpiresMS, want)
 		}
 	}
-	// An opaque token is none the worse for it, and none may look like a JWT.
-	if _, err := w.NewToken(t.Context(), "bob", 0, "opaque", false); err != nil {
-		t.Fatal(err)
-	}
-	wantUser(t, w, "opaque", "bob")
-	if _, err := w.NewToken(t.Context(), "bob", 0, "eyJ.x.y", false); field(err) != "token" {
-		t.Errorf("got %v", err)
+	// Opaque tokens work beside JWTs, but must not look like one.
+	h.tokens.users[auth.Hash("opaque")] = "bob"
+	wantUser(t, h, "opaque", "bob")
+	if !h.Verifies("eyJ.x.y") || h.Verifies("opaque") {
+		t.Error("the two kinds of token are not told apart")
 	}
 }
 
 func TestJWTAttacks(t *testing.T) {
 	k := makeKeys(t)
 	rsaPEM := publicPEM(t, &k.rsa.PublicKey)
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+	h := newHarness(t, func(c *auth.JWTConfig) {
 		c.PublicKeyFiles = []string{write(t, "", rsaPEM)}
 		c.Issuer, c.Audience = "https://id.example.com", []string{"push", "chat"}
-	}))
+	})
 	claims := func(change func(jwt.MapClaims)) jwt.MapClaims {
-		c := jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour), "iss": "https://id.example.com", "aud": []string{"chat", "other"}}
+		c := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour), "iss": "https://id.example.com", "aud": []string{"chat", "other"}}
 		change(c)
 		return c
 	}
@@ -198,11 +148,11 @@ func TestJWTAttacks(t *testing.T) {
 		{"other claims, same signature", parts[0] + "." + raw([]byte(`{"sub":"root"}`)) + "." + parts[2], envelope.ErrUnauthorized},
 		{"no signature", parts[0] + "." + parts[1] + ".", envelope.ErrUnauthorized},
 		{"crit", criticalToken, envelope.ErrUnauthorized},
-		{"expired", rs(claims(func(c jwt.MapClaims) { c["exp"] = at(w, -time.Minute) })), envelope.ErrExpired},
+		{"expired", rs(claims(func(c jwt.MapClaims) { c["exp"] = at(h, -time.Minute) })), envelope.ErrExpired},
 		{"exp 0", rs(claims(func(c jwt.MapClaims) { c["exp"] = 0 })), envelope.ErrExpired},
 		{"exp as text", rs(claims(func(c jwt.MapClaims) { c["exp"] = "tomorrow" })), envelope.ErrUnauthorized},
 		{"exp null", rs(claims(func(c jwt.MapClaims) { c["exp"] = nil })), envelope.ErrUnauthorized},
-		{"not yet valid", rs(claims(func(c jwt.MapClaims) { c["nbf"] = at(w, time.Minute) })), envelope.ErrUnauthorized},
+		{"not yet valid", rs(claims(func(c jwt.MapClaims) { c["nbf"] = at(h, time.Minute) })), envelope.ErrUnauthorized},
 		{"missing sub", rs(claims(func(c jwt.MapClaims) { delete(c, "sub") })), envelope.ErrUnauthorized},
 		{"sub null", rs(claims(func(c jwt.MapClaims) { c["sub"] = nil })), envelope.ErrUnauthorized},
 		{"sub empty", rs(claims(func(c jwt.MapClaims) { c["sub"] = "" })), envelope.ErrUnauthorized},
@@ -222,70 +172,61 @@ func TestJWTAttacks(t *testing.T) {
 		{"dots", "ey" + strings.Repeat(".", 5000), envelope.ErrUnauthorized},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) { wantRefused(t, w, test.token, test.want) })
+		t.Run(test.name, func(t *testing.T) { wantRefused(t, h, test.token, test.want) })
 	}
-	if w.tokens.lookups > 6 { // two tries of each that does not look like a JWT
-		t.Errorf("%d JWTs were looked up as opaque tokens", w.tokens.lookups)
+	if h.tokens.lookups > 6 { // two tries of each that does not look like a JWT
+		t.Errorf("%d JWTs were looked up as opaque tokens", h.tokens.lookups)
 	}
-	wantUser(t, w, goodToken, "ann")
+	wantUser(t, h, goodToken, "ann")
 }
 
 func TestJWTClaims(t *testing.T) {
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) {
+	h := newHarness(t, func(c *auth.JWTConfig) {
 		c.Secret, c.UserClaim, c.DeviceClaim = secret, "uid", "dev"
-	}))
+	})
 	token := func(c jwt.MapClaims) string { return sign(t, jwt.SigningMethodHS256, []byte(secret), "", c) }
-	wantUser(t, w, token(jwt.MapClaims{"uid": "ann"}), "ann")
-	wantUser(t, w, token(jwt.MapClaims{"uid": -12}), "-12")
-	wantUser(t, w, token(jwt.MapClaims{"uid": json.Number("9007199254740993")}), "9007199254740993")
+	wantUser(t, h, token(jwt.MapClaims{"uid": "ann"}), "ann")
+	wantUser(t, h, token(jwt.MapClaims{"uid": -12}), "-12")
+	wantUser(t, h, token(jwt.MapClaims{"uid": json.Number("9007199254740993")}), "9007199254740993")
 
 	bound := token(jwt.MapClaims{"uid": "ann", "dev": "phone"})
-	if reply := wantUser(t, w, bound, "ann"); reply.GetDevice() != "phone" {
-		t.Errorf("device %q", reply.GetDevice())
-	}
-	req := connectRequest(bound)
-	req.Device = "phone"
-	if reply, err := w.Connect(t.Context(), req); err != nil || reply.Device != "phone" {
-		t.Errorf("%v, %v", reply, err)
-	}
-	req.Device = "laptop"
-	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
-		t.Errorf("another device: %v", err)
+	if id := wantUser(t, h, bound, "ann"); id.Device != "phone" {
+		t.Errorf("device %q", id.Device)
 	}
 	// Within the leeway a token is good, and its session does not end at once.
-	reply := wantUser(t, w, token(jwt.MapClaims{"uid": "ann", "exp": at(w, -5*time.Second)}), "ann")
-	if reply.GetExpiresMs() <= w.clock.Now().UnixMilli() {
-		t.Errorf("ended %d ms ago", w.clock.Now().UnixMilli()-reply.GetExpiresMs())
+	id := wantUser(t, h, token(jwt.MapClaims{"uid": "ann", "exp": at(h, -5*time.Second)}), "ann")
+	if id.ExpiresMS <= h.clock.Now().UnixMilli() {
+		t.Errorf("ended %d ms ago", h.clock.Now().UnixMilli()-id.ExpiresMS)
 	}
-	wantUser(t, w, token(jwt.MapClaims{"uid": "ann", "nbf": at(w, 5*time.Second)}), "ann")
+	wantUser(t, h, token(jwt.MapClaims{"uid": "ann", "nbf": at(h, 5*time.Second)}), "ann")
 }
 
 func TestJWTRequireExpiry(t *testing.T) {
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.Secret, c.RequireExpiry = secret, true }))
-	wantRefused(t, w, sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnauthorized)
+	h := newHarness(t, func(c *auth.JWTConfig) { c.Secret, c.RequireExpiry = secret, true })
+	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnauthorized)
 }
 
-// What is remembered of a refused token ends with the reason for it.
+// A refusal is remembered only while the reason for it lasts.
 func TestJWTNotYetValidBecomesValid(t *testing.T) {
-	w := newWorld(t, withJWT(func(c *logic.JWTConfig) { c.Secret = secret }))
-	token := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "nbf": at(w, time.Minute)})
-	wantRefused(t, w, token, envelope.ErrUnauthorized)
-	w.clock.Add(time.Minute)
-	wantUser(t, w, token, "ann")
+	h := newHarness(t, func(c *auth.JWTConfig) { c.Secret = secret })
+	token := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "nbf": at(h, time.Minute)})
+	wantRefused(t, h, token, envelope.ErrUnauthorized)
+	h.clock.Add(time.Minute)
+	wantUser(t, h, token, "ann")
 }
 
-// FuzzAuthToken: no token but a signed one is anybody's, none crashes, and no
-// error repeats it.
+// FuzzAuthToken checks that only signed tokens are accepted, that no token
+// crashes the authenticator, and that no error repeats a token.
 func FuzzAuthToken(f *testing.F) {
 	k := makeKeys(f)
-	w := newWorld(f, withJWT(func(c *logic.JWTConfig) {
+	h := newHarness(f, func(c *auth.JWTConfig) {
 		c.PublicKeyFiles = []string{write(f, "", publicPEM(f, &k.rsa.PublicKey)), write(f, "", publicPEM(f, &k.ec.PublicKey))}
 		c.Secret, c.DeviceClaim = secret, "dev"
-	}))
+	})
 	signed := make(map[string]bool)
 	for _, token := range []string{
-		sign(f, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "exp": at(w, time.Hour)}),
-		sign(f, jwt.SigningMethodES256, k.ec, "kid", jwt.MapClaims{"sub": 7, "dev": "d", "nbf": at(w, -time.Hour)}),
+		sign(f, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}),
+		sign(f, jwt.SigningMethodES256, k.ec, "kid", jwt.MapClaims{"sub": 7, "dev": "d", "nbf": at(h, -time.Hour)}),
 	} {
 		signed[token] = true
 		f.Add(token)
@@ -297,7 +238,8 @@ func FuzzAuthToken(f *testing.F) {
 	f.Add(sign(f, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, "", jwt.MapClaims{"sub": "ann"}))
 	f.Add("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjFlNDAwfQ.x")
 	f.Fuzz(func(t *testing.T, token string) {
-		user, err := w.CheckToken(t.Context(), token)
+		id, err := h.Authenticate(t.Context(), token, "")
+		user := id.User
 		switch {
 		case err == nil && !signed[token]:
 			t.Errorf("%q is %s's", token, user)

@@ -1,0 +1,52 @@
+// Package auth decides who a client is. It has the three authenticators that
+// role logic chooses from: Opaque looks tokens up in the token store, JWT
+// verifies signed tokens and leaves all others to Opaque, and Open believes
+// what a client says, for development.
+//
+// It guarantees that the cost of a bad token is bounded, that no error and no
+// log line has a part of a token in it, and that new keys are used without a
+// restart. It does not make, store or revoke tokens (logic does), and it does
+// not decide what a client may do.
+package auth
+
+import (
+	"crypto/sha256"
+
+	"imgo/envelope"
+	"imgo/protocol"
+)
+
+// Identity is who a client is.
+type Identity struct {
+	User string
+	// Device is the device that the token is bound to; empty: any.
+	Device string
+	// ExpiresMS is when the token ends, in Unix milliseconds; 0: never.
+	ExpiresMS int64
+
+	// opaque reports whether the identity comes from the token store, where
+	// hash is the token's.
+	opaque bool
+	hash   [sha256.Size]byte
+}
+
+// Hash returns the key of a token in the token store.
+func Hash(token string) [sha256.Size]byte { return sha256.Sum256([]byte(token)) }
+
+// What a client is told of a token that is not good.
+var (
+	errTokenUnknown = envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+	errTokenExpired = envelope.Errorf(envelope.CodeExpired, "the token has expired")
+	errTokenRevoked = envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
+)
+
+// checkLength returns an error if a token is missing or too long to be looked at.
+func checkLength(token string) error {
+	switch {
+	case token == "":
+		return envelope.Errorf(envelope.CodeUnauthorized, "no token was given")
+	case len(token) > protocol.MaxTokenBytes:
+		return envelope.Errorf(envelope.CodeUnauthorized, "the token is longer than %d bytes", protocol.MaxTokenBytes)
+	}
+	return nil
+}

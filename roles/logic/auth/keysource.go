@@ -1,0 +1,300 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+)
+
+const (
+	// maxKeyFile bounds a key file and a fetched set, in bytes.
+	maxKeyFile = 1 << 20
+	// fileInterval is how often key files are read again, and minFileInterval
+	// how often at most when tokens name unknown keys.
+	fileInterval    = 2 * time.Second
+	minFileInterval = 250 * time.Millisecond
+	// minRefresh is how often at most the URL is fetched.
+	minRefresh = 10 * time.Second
+	// fetchTimeout bounds one fetch.
+	fetchTimeout = 3 * time.Second
+)
+
+var (
+	errUnknownKey = errors.New("no such key")
+	errNoKeysYet  = errors.New("no keys yet")
+)
+
+// keySource holds the keys and keeps them fresh. It reads the files again and
+// fetches the URL now and then, and sooner when a token names an unknown key,
+// but never more often than the bounds above, however many such tokens come.
+// What cannot be read leaves the keys as they are, is counted, and is logged
+// once. Safe for concurrent use.
+type keySource struct {
+	cfg     JWTConfig
+	log     zerolog.Logger
+	reloads *prometheus.CounterVec
+	current atomic.Pointer[keySet]
+	// missing is why the URL's keys are not there yet; nil: they are.
+	missing atomic.Pointer[string]
+
+	// refreshing is a lock that can be waited for within a context. It guards
+	// the origins and version.
+	refreshing chan struct{}
+	origins    []*keyOrigin
+	version    uint64 // of current
+}
+
+// keyOrigin is a file or a URL with keys, and what was read from it last.
+type keyOrigin struct {
+	name  string
+	read  func(ctx context.Context) ([]byte, error)
+	parse func(data []byte) (keys []key, skipped []error, err error)
+	// interval is how often it is read, and minInterval how often at most.
+	interval, minInterval time.Duration
+
+	readAt    time.Time // when it was tried last
+	data      []byte    // what keys was parsed from; nil: it was never read
+	keys      []key
+	lastError string // what was logged last, so that it is logged once
+}
+
+func newKeySource(cfg JWTConfig, log zerolog.Logger, reg prometheus.Registerer) (*keySource, error) {
+	s := &keySource{cfg: cfg, log: log, refreshing: make(chan struct{}, 1)}
+	addFile := func(path string, parse func([]byte) ([]key, []error, error)) error {
+		// The half lets every tick of run read the file.
+		file := &keyOrigin{name: path, read: fileReader(path), parse: parse, interval: fileInterval / 2, minInterval: minFileInterval}
+		if _, err := s.update(context.Background(), file); err != nil {
+			return fmt.Errorf("read keys for tokens from %s: %w", path, err)
+		}
+		s.origins = append(s.origins, file)
+		return nil
+	}
+	for _, path := range cfg.PublicKeyFiles {
+		if err := addFile(path, parsePEM); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.JWKSFile != "" {
+		if err := addFile(cfg.JWKSFile, parseJWKS(true)); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.JWKSURL != "" {
+		url := &keyOrigin{name: "jwks_url", read: fetcher(cfg.JWKSURL), parse: parseJWKS(false),
+			interval: cfg.RefreshInterval, minInterval: minRefresh, lastError: "the JWKS was not fetched yet"}
+		s.origins = append(s.origins, url)
+	}
+	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "imgo_logic_key_reloads_total", Help: "Readings of keys for JWTs that brought new ones (changed) or failed.",
+	}, []string{"outcome"})
+	if reg != nil {
+		if err := reg.Register(s.reloads); err != nil {
+			return nil, fmt.Errorf("register the metric of key reloads: %w", err)
+		}
+	}
+	return s, s.publish()
+}
+
+// set returns the keys of the moment.
+func (s *keySource) set() *keySet { return s.current.Load() }
+
+// ready returns an error while the URL's keys are missing.
+func (s *keySource) ready() error {
+	if why := s.missing.Load(); why != nil {
+		return envelope.Errorf(envelope.CodeNotReady, "the keys for tokens are missing: %s", *why)
+	}
+	return nil
+}
+
+// find returns the keys that a token with an algorithm and a key name may be
+// signed with. An unknown name makes it look for new keys first.
+func (s *keySource) find(ctx context.Context, alg, kid string) ([]jwt.VerificationKey, error) {
+	keys := s.set().find(alg, kid)
+	if len(keys) == 0 && s.cfg.usesJWKS() {
+		// A fetch serves every client, so it does not end with the client whose
+		// token started it.
+		s.refresh(ctx, context.WithoutCancel(ctx), true)
+		keys = s.set().find(alg, kid)
+	}
+	switch {
+	case len(keys) > 0:
+		return keys, nil
+	case s.ready() != nil:
+		return nil, errNoKeysYet
+	}
+	return nil, errUnknownKey
+}
+
+// run refreshes until ctx is done.
+func (s *keySource) run(ctx context.Context) {
+	tick := time.NewTicker(fileInterval)
+	defer tick.Stop()
+	for {
+		s.refresh(ctx, ctx, false)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// refresh reads the origins whose interval has passed, or, with soon, whose
+// minInterval has. While another goroutine refreshes it waits for that one, at
+// most fetchTimeout and within ctx. readCtx bounds the reading itself.
+func (s *keySource) refresh(ctx, readCtx context.Context, soon bool) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	select {
+	case s.refreshing <- struct{}{}:
+		defer func() { <-s.refreshing }()
+	case <-ctx.Done():
+		return
+	}
+	changed := false
+	for _, o := range s.origins {
+		age := o.interval
+		if soon || o.data == nil {
+			age = o.minInterval
+		}
+		if time.Since(o.readAt) >= age {
+			changed = s.reload(readCtx, o) || changed
+		}
+	}
+	if !changed {
+		s.noteMissing()
+		return
+	}
+	if err := s.publish(); err != nil {
+		s.log.Warn().Err(err).Msg("the new keys for tokens cannot be used: the old ones stay")
+	}
+}
+
+// publish makes the keys that were read those of the moment.
+func (s *keySource) publish() error {
+	defer s.noteMissing()
+	var keys []key
+	for _, o := range s.origins {
+		keys = append(keys, o.keys...)
+	}
+	set, err := newKeySet(s.cfg, s.version+1, keys)
+	if err != nil {
+		return fmt.Errorf("collect the keys for tokens: %w", err)
+	}
+	s.version++
+	s.current.Store(set)
+	return nil
+}
+
+func (s *keySource) noteMissing() {
+	var missing *string
+	for _, o := range s.origins {
+		if o.data == nil {
+			why := o.lastError
+			missing = &why
+		}
+	}
+	s.missing.Store(missing)
+}
+
+// reload updates an origin, counts and logs what came of it, and reports
+// whether there are other keys.
+func (s *keySource) reload(ctx context.Context, o *keyOrigin) bool {
+	changed, err := s.update(ctx, o)
+	if err != nil {
+		s.reloads.WithLabelValues("failed").Inc()
+		if o.lastError != err.Error() {
+			s.log.Warn().Err(err).Str("from", o.name).Msg("cannot read the keys for tokens: the old ones stay")
+		}
+		o.lastError = err.Error()
+		return false
+	}
+	o.lastError = ""
+	if changed {
+		s.reloads.WithLabelValues("changed").Inc()
+		s.log.Info().Str("from", o.name).Int("keys", len(o.keys)).Msg("read new keys for tokens")
+	}
+	return changed
+}
+
+// update reads an origin and reports whether there is something new in it.
+func (s *keySource) update(ctx context.Context, o *keyOrigin) (changed bool, err error) {
+	data, err := o.read(ctx)
+	o.readAt = time.Now()
+	if err != nil || o.data != nil && bytes.Equal(data, o.data) {
+		return false, err
+	}
+	keys, skipped, err := o.parse(data)
+	if err != nil {
+		return false, err
+	}
+	if len(skipped) > 0 {
+		s.log.Warn().Err(errors.Join(skipped...)).Str("from", o.name).Msg("left out keys for tokens")
+	}
+	o.data, o.keys = data, keys
+	return true, nil
+}
+
+// fileReader returns a function that reads a key file.
+func fileReader(path string) func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("open the file: %w", err)
+		}
+		defer file.Close()
+		return readBounded(file)
+	}
+}
+
+// fetcher returns a function that fetches a key set. It follows no redirect:
+// the operator named the one address that is trusted.
+func fetcher(address string) func(context.Context) ([]byte, error) {
+	client := &http.Client{
+		Timeout: fetchTimeout,
+		// Fetches are minutes apart, so no connection is kept for the next one.
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("it redirects: give the address that has the keys")
+		},
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return nil, fmt.Errorf("fetch the JWKS: %w", err)
+		}
+		request.Header.Set("Accept", "application/jwk-set+json, application/json")
+		reply, err := client.Do(request)
+		if err != nil {
+			return nil, fmt.Errorf("fetch the JWKS: %w", err)
+		}
+		defer reply.Body.Close()
+		if reply.StatusCode != http.StatusOK {
+			return nil, fmt.Errorf("fetch the JWKS from %s: status %s", request.URL.Redacted(), reply.Status)
+		}
+		return readBounded(reply.Body)
+	}
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxKeyFile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the keys: %w", err)
+	case len(data) > maxKeyFile:
+		return nil, fmt.Errorf("it has more than %d bytes", maxKeyFile)
+	}
+	return data, nil
+}
