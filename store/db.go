@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/store/badgerwal"
 )
 
 const (
@@ -84,8 +84,8 @@ type DB struct {
 	// broken is the error of a commit that may have been half done.
 	broken atomic.Pointer[error]
 
-	// wal syncs commits; nil: Badger does, or there is nothing to sync.
-	wal *walSync
+	// syncer makes commits durable; nil: Badger does, or there is nothing to sync.
+	syncer *badgerwal.Syncer
 
 	// tokenless says whether there are opaque tokens: see Tokens.absent.
 	tokenless atomic.Int32
@@ -118,7 +118,7 @@ func Open(opt Options) (*DB, error) {
 		}
 	}
 	if err := db.open(); err != nil {
-		db.wal.close()
+		db.syncer.Close()
 		_ = db.meter.close()
 		_ = db.lock.release()
 		return nil, err
@@ -136,9 +136,9 @@ func (db *DB) open() error {
 	if db.disk, err = newDisk(db.opt); err != nil {
 		return err
 	}
-	known := false
+	complete := false
 	if !db.opt.InMemory {
-		if known, err = checkFiles(db.dir, db.log); err != nil {
+		if complete, err = db.checkDir(); err != nil {
 			return err
 		}
 		// Badger writes as soon as it is opened, and a write that the disk has
@@ -148,14 +148,14 @@ func (db *DB) open() error {
 		}
 	}
 	if !db.opt.InMemory {
-		if db.wal, err = newWALSync(db.dir); err != nil {
+		if db.syncer, err = badgerwal.NewSyncer(db.dir); err != nil {
 			return fmt.Errorf("open data directory %s: %w", db.dir, err)
 		}
 	}
 	if db.bdg, err = openBadger(db.badgerOptions()); err != nil {
-		return fmt.Errorf("open data directory %s: %w%s", db.dir, err, mendFiles)
+		return fmt.Errorf("open data directory %s: %w%s", db.dir, err, restoreHint)
 	}
-	if err := db.checkFormat(known); err != nil {
+	if err := db.checkFormat(complete); err != nil {
 		return errors.Join(err, db.bdg.Close())
 	}
 	db.meter, err = newMeter(db.opt.Metrics, db.collectors()...)
@@ -199,7 +199,7 @@ func (db *DB) badgerOptions() badger.Options {
 	o := badger.DefaultOptions(dir)
 	o.InMemory = db.opt.InMemory
 	o.Logger = badgerLog{db.log}
-	o.SyncWrites = db.wal == nil // see walSync
+	o.SyncWrites = db.syncer == nil // see badgerwal.Syncer
 	o.NumVersionsToKeep = 1
 	o.MetricsEnabled = false
 	o.DetectConflicts = false
@@ -353,15 +353,15 @@ func (db *DB) write(fn func(txn *badger.Txn) error, durable bool) error {
 		return err
 	}
 	err := txn.Commit()
-	if err == nil && durable && db.wal != nil {
-		err = db.wal.sync()
+	if err == nil && durable && db.syncer != nil {
+		err = db.syncer.Sync()
 	}
 	return db.committed(err)
 }
 
 // guarded calls fn, and makes a panic of Badger's over broken blocks an error.
 func guarded(txn *badger.Txn, fn func(txn *badger.Txn) error) (err error) {
-	defer recovered(&err)
+	defer badgerwal.Recover(&err)
 	return fn(txn)
 }
 
@@ -382,13 +382,6 @@ func errDBClosed() error {
 	return envelope.Errorf(envelope.CodeClosed, "the data directory was closed")
 }
 
-// recovered makes a panic the error of the function that defers it.
-func recovered(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("%w: badger: %v\n%s", ErrCorrupt, r, debug.Stack())
-	}
-}
-
 // Close ends Run, writes out what Badger has in memory and lets go of the
 // directory. A second call does nothing.
 func (db *DB) Close() error {
@@ -403,7 +396,7 @@ func (db *DB) Close() error {
 	close(db.stop)
 	db.running.Wait()
 	err := db.meter.close()
-	db.wal.close()
+	db.syncer.Close()
 	if cerr := db.bdg.Close(); cerr != nil {
 		err = errors.Join(err, fmt.Errorf("close data directory %s: %w", db.dir, cerr))
 	}

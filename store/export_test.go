@@ -54,17 +54,10 @@ func (db *DB) LoseFormat() error {
 	return db.update(func(txn *badger.Txn) error { return txn.Delete(keyFormat) })
 }
 
-// WALEntrySize is the size of the write-ahead log's entry that b begins with.
-func WALEntrySize(b []byte) int {
-	e, _, _ := readWALEntry(b)
-	return e.size
-}
-
 // Codecs for fuzzing.
 var (
 	AppendLogEntry = appendLogEntry
 	DecodeLogEntry = decodeLogEntry
 	Seal           = seal
 	Unseal         = unseal
-	WALDamage      = walDamage
 )

@@ -54,18 +54,6 @@ func FuzzSeal(f *testing.F) {
 	})
 }
 
-// FuzzWAL walks arbitrary write-ahead logs: never a panic, never without end.
-func FuzzWAL(f *testing.F) {
-	f.Add(make([]byte, 20))
-	f.Add(append(make([]byte, 20), "\x40\x00\x0d\x01\x00key-of-13-by\x00v\x01\x02\x03\x04"...))
-	f.Add(append(make([]byte, 20), "\x80\x00\x13\x01\x00!badger!txn\xff\xff\xff\xff\xff\xff\xff\xfe1\x01\x02\x03\x04"...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := store.WALDamage(b); err != nil && !errors.Is(err, store.ErrCorrupt) {
-			t.Fatalf("%v is not corrupt", err)
-		}
-	})
-}
-
 func TestZerosAreNoValue(t *testing.T) {
 	for n := range 64 {
 		if _, err := store.Unseal(make([]byte, n)); !errors.Is(err, store.ErrCorrupt) {

@@ -25,22 +25,6 @@ func sealBounds(begin, end int64) []byte {
 	return seal(nil, binary.BigEndian.AppendUint64(b, uint64(end)))
 }
 
-// sealedAt reads a sealed value; nil when there is none.
-func sealedAt(txn *badger.Txn, key []byte) ([]byte, error) {
-	item, err := txn.Get(key)
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := item.ValueCopy(nil)
-	if err != nil {
-		return nil, err
-	}
-	return unseal(sealed)
-}
-
 // load reads what describes the log, or writes it for a new one, and finds the
 // bounds of each partition.
 func (l *Log) load() error {
@@ -63,7 +47,7 @@ func (l *Log) load() error {
 		return nil
 	})
 	if errors.Is(err, ErrCorrupt) {
-		return fmt.Errorf("%w%s", err, mendFiles)
+		return fmt.Errorf("%w%s", err, restoreHint)
 	}
 	return err
 }
@@ -73,7 +57,7 @@ func (l *Log) loadShape() (partitions int32, err error) {
 	var shape []byte
 	orphans := false
 	err = l.db.view(func(txn *badger.Txn) error {
-		if shape, err = sealedAt(txn, keyLog); err != nil || shape != nil {
+		if shape, err = getSealed(txn, keyLog); err != nil || shape != nil {
 			return err
 		}
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{prefixLog}})
@@ -86,7 +70,7 @@ func (l *Log) loadShape() (partitions int32, err error) {
 	case err != nil:
 		return 0, fmt.Errorf("read its partitions: %w", err)
 	case orphans:
-		return 0, fmt.Errorf("%w: there are entries, but the number of partitions is missing%s", ErrCorrupt, mendFiles)
+		return 0, fmt.Errorf("%w: there are entries, but the number of partitions is missing%s", ErrCorrupt, restoreHint)
 	case shape == nil:
 		return l.create()
 	case len(shape) != 7 || shape[0] != logFormat:
@@ -124,7 +108,7 @@ func (l *Log) create() (partitions int32, err error) {
 // loadBounds finds a partition's begin and end. The first and the last entry
 // must be there and whole.
 func loadBounds(txn *badger.Txn, partition int32) (begin, end int64, err error) {
-	bounds, err := sealedAt(txn, keyBounds(partition))
+	bounds, err := getSealed(txn, keyBounds(partition))
 	if err != nil {
 		return 0, 0, fmt.Errorf("read its bounds: %w", err)
 	}

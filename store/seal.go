@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"imgo/store/badgerwal"
 )
 
 // ErrCorrupt is in the chain of every error that says that stored bytes are
 // not what was written. Nothing is repaired or skipped: the data directory
 // wants restoring.
-var ErrCorrupt = errors.New("stored data is corrupt")
+var ErrCorrupt = badgerwal.ErrCorrupt
 
 // sealSize is what seal adds to a value, in bytes.
 const sealSize = crc32.Size
@@ -42,4 +46,20 @@ func unseal(sealed []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: checksum %08x, expected %08x", ErrCorrupt, got, want)
 	}
 	return value, nil
+}
+
+// getSealed reads the sealed value of a key; nil: there is none.
+func getSealed(txn *badger.Txn, key []byte) ([]byte, error) {
+	item, err := txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, err
+	}
+	return unseal(sealed)
 }

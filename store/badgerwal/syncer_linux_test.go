@@ -1,20 +1,22 @@
-package store_test
+package badgerwal_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"unsafe"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"imgo/store"
 )
 
-// dirty is how many pages of Badger's write-ahead logs the disk does not have
-// yet.
-func dirty(t *testing.T, dir string) (pages uint64, bytes int) {
+// dirtyPages returns how many pages of Badger's write-ahead logs are not on the
+// disk yet.
+func dirtyPages(t *testing.T, dir string) (pages uint64) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
 	if err != nil || len(names) == 0 {
@@ -28,7 +30,7 @@ func dirty(t *testing.T, dir string) (pages uint64, bytes int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// cachestat(2): a range (0, 0: all of the file), and what is in the cache.
+		// cachestat(2) takes a range (0, 0: the whole file) and fills in counts.
 		var all [2]uint64
 		var stat [5]uint64 // cached, dirty, in writeback, evicted, recently evicted
 		_, _, errno := unix.Syscall6(unix.SYS_CACHESTAT, f.Fd(), uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&stat)), 0, 0, 0)
@@ -40,17 +42,36 @@ func dirty(t *testing.T, dir string) (pages uint64, bytes int) {
 			t.Fatalf("cachestat: %v", errno)
 		}
 		pages += stat[1] + stat[2]
-		bytes += int(stat[0]) * os.Getpagesize()
 	}
-	return pages, bytes
+	return pages
 }
 
-// What was appended is on the disk, not only in the kernel's memory, also when
-// Badger goes on in another write-ahead log.
+// openLog opens a data directory and runs its kept log until the test ends.
+func openLog(t *testing.T, dir string) *store.Log {
+	t.Helper()
+	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := store.OpenLog(db, store.LogOptions{Partitions: 1})
+	if err != nil {
+		t.Fatal(errors.Join(err, db.Close()))
+	}
+	done := make(chan error, 1)
+	go func() { done <- l.Run(context.Background()) }()
+	t.Cleanup(func() {
+		if err := errors.Join(l.Close(), <-done, db.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// TestAppendedIsOnTheDisk shows that an appended record is on the disk, and not
+// only in the kernel's memory, also after Badger has begun another log.
 func TestAppendedIsOnTheDisk(t *testing.T) {
 	dir := t.TempDir()
-	l := openLog(t, openDB(t, store.Options{Dir: dir}), store.LogOptions{Partitions: 1})
-	run(t, l)
+	l := openLog(t, dir)
 	ctx := t.Context()
 	value := make([]byte, 100<<10)
 	seen := map[string]bool{}
@@ -58,7 +79,7 @@ func TestAppendedIsOnTheDisk(t *testing.T) {
 		if _, err := l.Append(ctx, 0, value); err != nil {
 			t.Fatal(err)
 		}
-		if pages, _ := dirty(t, dir); pages != 0 {
+		if pages := dirtyPages(t, dir); pages != 0 {
 			t.Fatalf("after append %d, %d pages are not on the disk", i, pages)
 		}
 		names, _ := filepath.Glob(filepath.Join(dir, "*.mem"))
@@ -71,8 +92,9 @@ func TestAppendedIsOnTheDisk(t *testing.T) {
 	}
 }
 
-// The test above can fail: without a sync there are such pages.
-func TestDirtyPagesAreSeen(t *testing.T) {
+// TestDirtyPagesAreCounted shows that the test above can fail: without a sync
+// there are dirty pages.
+func TestDirtyPagesAreCounted(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "00001.mem")
 	f, err := os.Create(name)
 	if err != nil {
@@ -87,17 +109,17 @@ func TestDirtyPagesAreSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Munmap(mapped)
-	if pages, _ := dirty(t, filepath.Dir(name)); pages != 0 {
-		t.Skip("this file system does not let go of pages")
+	if pages := dirtyPages(t, filepath.Dir(name)); pages != 0 {
+		t.Skip("pages of this file system are always dirty")
 	}
 	copy(mapped, "changed through a mapping")
-	if pages, _ := dirty(t, filepath.Dir(name)); pages == 0 {
+	if pages := dirtyPages(t, filepath.Dir(name)); pages == 0 {
 		t.Error("a page that was changed through a mapping does not count")
 	}
 	if err := unix.Fdatasync(int(f.Fd())); err != nil {
 		t.Fatal(err)
 	}
-	if pages, _ := dirty(t, filepath.Dir(name)); pages != 0 {
+	if pages := dirtyPages(t, filepath.Dir(name)); pages != 0 {
 		t.Errorf("%d pages count after fdatasync", pages)
 	}
 }

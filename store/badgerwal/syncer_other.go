@@ -1,0 +1,17 @@
+//go:build !linux
+
+package badgerwal
+
+// Syncer does not exist on systems where it is not known that syncing a file
+// writes pages that were changed through a mapping of it. Badger syncs each
+// commit itself there.
+type Syncer struct{}
+
+// NewSyncer returns nil without an error.
+func NewSyncer(string) (*Syncer, error) { return nil, nil }
+
+// Sync does nothing: there is no Syncer.
+func (*Syncer) Sync() error { return nil }
+
+// Close does nothing: there is no Syncer.
+func (*Syncer) Close() {}
