@@ -4042,10 +4042,7 @@ type NodeMeta struct {
 	// rpc is where the other nodes call it, host:port.
 	Rpc string `protobuf:"bytes,2,opt,name=rpc,proto3" json:"rpc,omitempty"`
 	// http is where its API is, host:port; empty: nowhere or loopback only.
-	Http string `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
-	// tcp and ws are what clients are told to connect to; empty: not told.
-	Tcp     string `protobuf:"bytes,4,opt,name=tcp,proto3" json:"tcp,omitempty"`
-	Ws      string `protobuf:"bytes,5,opt,name=ws,proto3" json:"ws,omitempty"`
+	Http    string `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
 	Weight  uint32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
 	Zone    string `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
 	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
@@ -4056,8 +4053,10 @@ type NodeMeta struct {
 	KeptPartitions uint32 `protobuf:"varint,11,opt,name=kept_partitions,json=keptPartitions,proto3" json:"kept_partitions,omitempty"`
 	LivePartitions uint32 `protobuf:"varint,12,opt,name=live_partitions,json=livePartitions,proto3" json:"live_partitions,omitempty"`
 	Generation     uint32 `protobuf:"varint,13,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// endpoints are where clients are told to connect, one for each transport.
+	Endpoints     []*Endpoint `protobuf:"bytes,14,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeMeta) Reset() {
@@ -4107,20 +4106,6 @@ func (x *NodeMeta) GetRpc() string {
 func (x *NodeMeta) GetHttp() string {
 	if x != nil {
 		return x.Http
-	}
-	return ""
-}
-
-func (x *NodeMeta) GetTcp() string {
-	if x != nil {
-		return x.Tcp
-	}
-	return ""
-}
-
-func (x *NodeMeta) GetWs() string {
-	if x != nil {
-		return x.Ws
 	}
 	return ""
 }
@@ -4181,6 +4166,69 @@ func (x *NodeMeta) GetGeneration() uint32 {
 	return 0
 }
 
+func (x *NodeMeta) GetEndpoints() []*Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// Endpoint is one address that clients may connect to.
+type Endpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// scheme names the transport, "tcp" or "ws", with and without TLS.
+	Scheme string `protobuf:"bytes,1,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// address is what clients are told: host:port, with tls:// or wss:// where
+	// the endpoint uses TLS.
+	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Endpoint) Reset() {
+	*x = Endpoint{}
+	mi := &file_envelope_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Endpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Endpoint) ProtoMessage() {}
+
+func (x *Endpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
+func (*Endpoint) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *Endpoint) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Endpoint) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
 // StatusRequest asks a node how it is.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4190,7 +4238,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4202,7 +4250,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4215,7 +4263,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 type StatusReply struct {
@@ -4230,7 +4278,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4290,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4303,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -4291,7 +4339,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4303,7 +4351,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4316,7 +4364,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Failure) GetCode() string {
@@ -4349,7 +4397,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4361,7 +4409,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4374,7 +4422,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 // Calls are calls of one node by another that go together: there are too many
@@ -4388,7 +4436,7 @@ type Calls struct {
 
 func (x *Calls) Reset() {
 	*x = Calls{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4400,7 +4448,7 @@ func (x *Calls) String() string {
 func (*Calls) ProtoMessage() {}
 
 func (x *Calls) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4413,7 +4461,7 @@ func (x *Calls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Calls.ProtoReflect.Descriptor instead.
 func (*Calls) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Calls) GetCalls() []*Call {
@@ -4443,7 +4491,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4455,7 +4503,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4468,7 +4516,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Call) GetId() uint64 {
@@ -4523,7 +4571,7 @@ type Answers struct {
 
 func (x *Answers) Reset() {
 	*x = Answers{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4535,7 +4583,7 @@ func (x *Answers) String() string {
 func (*Answers) ProtoMessage() {}
 
 func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4548,7 +4596,7 @@ func (x *Answers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answers.ProtoReflect.Descriptor instead.
 func (*Answers) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Answers) GetAnswers() []*Answer {
@@ -4573,7 +4621,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +4633,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4598,7 +4646,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Answer) GetId() uint64 {
@@ -4975,13 +5023,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\rR\tpartition\"\xd5\x02\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\"\xf9\x02\n" +
 	"\bNodeMeta\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
 	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
-	"\x04http\x18\x03 \x01(\tR\x04http\x12\x10\n" +
-	"\x03tcp\x18\x04 \x01(\tR\x03tcp\x12\x0e\n" +
-	"\x02ws\x18\x05 \x01(\tR\x02ws\x12\x16\n" +
+	"\x04http\x18\x03 \x01(\tR\x04http\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x12\x12\n" +
 	"\x04zone\x18\a \x01(\tR\x04zone\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x19\n" +
@@ -4992,7 +5038,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\x0flive_partitions\x18\f \x01(\rR\x0elivePartitions\x12\x1e\n" +
 	"\n" +
 	"generation\x18\r \x01(\rR\n" +
-	"generation\"\x0f\n" +
+	"generation\x128\n" +
+	"\tendpoints\x18\x0e \x03(\v2\x1a.imgo.envelope.v1.EndpointR\tendpointsJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
+	"\bEndpoint\x12\x16\n" +
+	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x0f\n" +
 	"\rStatusRequest\"W\n" +
 	"\vStatusReply\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
@@ -5036,7 +5086,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),          // 0: imgo.envelope.v1.Record
 	(*Push)(nil),            // 1: imgo.envelope.v1.Push
@@ -5098,19 +5148,20 @@ var file_envelope_proto_goTypes = []any{
 	(*KeptPlan)(nil),        // 57: imgo.envelope.v1.KeptPlan
 	(*KeptMoved)(nil),       // 58: imgo.envelope.v1.KeptMoved
 	(*NodeMeta)(nil),        // 59: imgo.envelope.v1.NodeMeta
-	(*StatusRequest)(nil),   // 60: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),     // 61: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),         // 62: imgo.envelope.v1.Failure
-	(*Empty)(nil),           // 63: imgo.envelope.v1.Empty
-	(*Calls)(nil),           // 64: imgo.envelope.v1.Calls
-	(*Call)(nil),            // 65: imgo.envelope.v1.Call
-	(*Answers)(nil),         // 66: imgo.envelope.v1.Answers
-	(*Answer)(nil),          // 67: imgo.envelope.v1.Answer
-	nil,                     // 68: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 69: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 70: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 71: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 72: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Endpoint)(nil),        // 60: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),   // 61: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),     // 62: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),         // 63: imgo.envelope.v1.Failure
+	(*Empty)(nil),           // 64: imgo.envelope.v1.Empty
+	(*Calls)(nil),           // 65: imgo.envelope.v1.Calls
+	(*Call)(nil),            // 66: imgo.envelope.v1.Call
+	(*Answers)(nil),         // 67: imgo.envelope.v1.Answers
+	(*Answer)(nil),          // 68: imgo.envelope.v1.Answer
+	nil,                     // 69: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                     // 70: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                     // 71: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                     // 72: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                     // 73: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -5148,10 +5199,10 @@ var file_envelope_proto_depIdxs = []int32{
 	15, // 32: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
 	15, // 33: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
 	32, // 34: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	68, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	69, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	70, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	71, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	69, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	70, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	71, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	72, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
 	32, // 39: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
 	18, // 40: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
 	19, // 41: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
@@ -5165,16 +5216,17 @@ var file_envelope_proto_depIdxs = []int32{
 	48, // 49: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
 	50, // 50: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
 	51, // 51: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	72, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	73, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
 	32, // 53: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	65, // 54: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
-	67, // 55: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
-	62, // 56: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	60, // 54: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	66, // 55: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
+	68, // 56: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
+	63, // 57: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -5188,7 +5240,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

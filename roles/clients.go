@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 
+	"imgo/envelope"
 	"imgo/transport"
 	"imgo/transport/tcp"
 	"imgo/transport/ws"
@@ -88,21 +89,23 @@ func (n *Node) clientAddresses() map[string]string {
 	return out
 }
 
-// advertised returns where clients are told to connect, by transport.
-func (n *Node) advertised() map[string]string {
-	out := n.clientAddresses()
+// endpoints returns where clients are told to connect. The settings go before
+// the bound address, which is left out where other hosts cannot reach it.
+func (n *Node) endpoints() []*envelope.Endpoint {
 	if n.comet == nil {
-		return out
+		return nil
 	}
+	var list []*envelope.Endpoint
 	for _, t := range n.clientTransports() {
-		switch {
-		case t.advertise != "":
-			out[t.scheme] = n.clientURL(t, t.advertise)
-		case reachable(n.ClientAddr(t.scheme)) == "":
-			delete(out, t.scheme)
+		address := t.advertise
+		if address == "" {
+			address = reachable(n.ClientAddr(t.scheme))
+		}
+		if address != "" {
+			list = append(list, &envelope.Endpoint{Scheme: t.scheme, Address: n.clientURL(t, address)})
 		}
 	}
-	return out
+	return list
 }
 
 // clientURL returns an address with the scheme that shows the use of TLS.

@@ -77,11 +77,11 @@ func clusterName(host string, rpc net.Addr) string {
 // joinCluster makes this node known to the others. Everything that they are
 // told is bound by now.
 func (n *Node) joinCluster() (err error) {
-	c, cfg, clients, kept := n.cluster, n.cfg.Cluster, n.advertised(), n.core.Load().kept
+	c, cfg, kept := n.cluster, n.cfg.Cluster, n.core.Load().kept
 	meta := &envelope.NodeMeta{
 		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: short(n.opts.Version), StartMs: n.started.UnixMilli(),
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
-		Http: reachable(n.listener.Addr()), Tcp: clients["tcp"], Ws: clients["ws"],
+		Http: reachable(n.listener.Addr()), Endpoints: n.endpoints(),
 	}
 	// Four probes of a dead node fit into the time, and the word of it.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)

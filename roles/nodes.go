@@ -106,18 +106,16 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 		Name: node.Name, Roles: m.GetRoles(), Address: m.GetHttp(), Version: m.GetVersion(), StartMS: m.GetStartMs(),
 		Clients: make(map[string]string, 2), Weight: int(m.GetWeight()), Zone: m.GetZone(), Leaving: m.GetLeaving(),
 	}
-	for name, a := range map[string]string{"tcp": m.GetTcp(), "ws": m.GetWs()} {
-		if a != "" {
-			info.Clients[name] = a
-		}
+	for _, e := range m.GetEndpoints() {
+		info.Clients[e.GetScheme()] = e.GetAddress()
 	}
 	return info
 }
 
 // otherComets are where clients of this comet may go instead, those of this
 // zone first and else in no order: all clients of one comet go at once.
-func (c *cluster) otherComets(zone string) func(transport string) []string {
-	return func(transport string) []string {
+func (c *cluster) otherComets(zone string) func(scheme string) []string {
+	return func(scheme string) []string {
 		p := c.peers.Load()
 		var out []string
 		var rest []string
@@ -125,10 +123,7 @@ func (c *cluster) otherComets(zone string) func(transport string) []string {
 		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		for _, node := range nodes {
 			m := node.Meta
-			address := m.GetTcp()
-			if transport == "ws" {
-				address = m.GetWs()
-			}
+			address := endpoint(m, scheme)
 			switch {
 			case node.Name == p.name || m.GetLeaving() || address == "" || !slices.Contains(m.GetRoles(), config.RoleComet):
 			case m.GetZone() == zone:
@@ -139,4 +134,15 @@ func (c *cluster) otherComets(zone string) func(transport string) []string {
 		}
 		return append(out, rest...)
 	}
+}
+
+// endpoint returns the address that a node tells clients of a transport, or ""
+// where it tells none.
+func endpoint(m *envelope.NodeMeta, scheme string) string {
+	for _, e := range m.GetEndpoints() {
+		if e.GetScheme() == scheme {
+			return e.GetAddress()
+		}
+	}
+	return ""
 }

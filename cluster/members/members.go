@@ -317,9 +317,13 @@ func (m *Members) setMeta(meta *envelope.NodeMeta) error {
 	}
 	if len(b) > memberlist.MetaMaxSize {
 		roles := strings.Join(meta.Roles, ",")
+		var endpoints strings.Builder
+		for _, e := range meta.Endpoints {
+			fmt.Fprintf(&endpoints, ", %s (%d)", e.GetScheme(), len(e.GetAddress()))
+		}
 		return envelope.Errorf(envelope.CodeTooLarge,
-			"what this node tells of itself takes %d bytes and may take %d: shorten the longest of roles (%d), rpc (%d), http (%d), tcp (%d), ws (%d), zone (%d), version (%d)",
-			len(b), memberlist.MetaMaxSize, len(roles), len(meta.Rpc), len(meta.Http), len(meta.Tcp), len(meta.Ws), len(meta.Zone), len(meta.Version))
+			"what this node tells of itself takes %d bytes and may take %d: shorten the longest of roles (%d), rpc (%d), http (%d)%s, zone (%d), version (%d)",
+			len(b), memberlist.MetaMaxSize, len(roles), len(meta.Rpc), len(meta.Http), endpoints.String(), len(meta.Zone), len(meta.Version))
 	}
 	m.meta.Store(&b)
 	return nil

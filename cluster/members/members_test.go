@@ -115,7 +115,7 @@ func TestView(t *testing.T) {
 }
 
 func TestMetaTooLong(t *testing.T) {
-	long := &envelope.NodeMeta{Roles: []string{"comet"}, Ws: strings.Repeat("w", 500), Zone: "here"}
+	long := &envelope.NodeMeta{Roles: []string{"comet"}, Endpoints: []*envelope.Endpoint{{Scheme: "ws", Address: strings.Repeat("w", 500)}}, Zone: "here"}
 	if _, err := members.New(members.Options{Name: "a", Bind: "127.0.0.1:0", Meta: long}); !errors.Is(err, envelope.ErrTooLarge) || !strings.Contains(err.Error(), "ws (500)") {
 		t.Errorf("at the start: %v", err)
 	}
