@@ -153,10 +153,6 @@ type Pollable interface {
 	// Gone says whether the peer has ended the stream and left nothing behind
 	// that is to be read. Only whoever reads may call it; it is a system call.
 	Gone() bool
-	// Leave is for a Waker that is going to wait after all, in Readable or what
-	// that calls: another goroutine tells the other connections from now on.
-	// Called from anywhere else it does nothing.
-	Leave()
 	// TryRelease is Release where that need not wait for the client; false:
 	// Release is still to be called.
 	TryRelease() bool
@@ -173,9 +169,8 @@ type Waker interface {
 	// Readable: TryReadPacket has something to say. The caller of Park is the
 	// reader again, until the next Park. alone says that nothing else has
 	// happened on any connection: to go on at once, as long as that takes some
-	// ten microseconds, is then cheaper for everybody than to wake another
-	// goroutine, and a processor with it. Who finds that it has to wait calls
-	// the connection's Leave first.
+	// ten microseconds and never waits, is then cheaper for everybody than to
+	// wake another goroutine, and a processor with it.
 	Readable(alone bool)
 	// Writable: all that was taken is in the kernel.
 	Writable()

@@ -102,6 +102,13 @@ func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
 // (for a client that may still read it), then logic is told what arrived and
 // that the session is gone.
 func (s *session) finish(grace time.Duration) {
+	s.awaitWriter(s.retire(grace))
+	s.conclude()
+}
+
+// retire is the part of finish before the first wait. It returns for how long
+// the client may still take what was queued.
+func (s *session) retire(grace time.Duration) time.Duration {
 	c := s.comet
 	c.table.remove(s)
 	authenticated := s.user != "" // set by this goroutine
@@ -133,8 +140,13 @@ func (s *session) finish(grace time.Duration) {
 	s.setBehind(false)
 	s.uncork()
 	s.mu.Unlock()
-	s.awaitWriter(grace)
+	return grace
+}
 
+// conclude is the part of finish after the first wait. It does not wait if the
+// session's writer has ended.
+func (s *session) conclude() {
+	c := s.comet
 	s.mu.Lock()
 	s.settle(false)
 	code, reason := s.code, s.reason
@@ -142,7 +154,7 @@ func (s *session) finish(grace time.Duration) {
 	_ = s.conn.Close(code, reason)
 	s.awaitWriter(-1)
 	c.metrics.ended(code)
-	if !authenticated {
+	if s.user == "" { // it was never authenticated
 		return
 	}
 	if reason == "" {
@@ -165,7 +177,6 @@ func (s *session) awaitWriter(d time.Duration) {
 	if gone == nil || d == 0 {
 		return
 	}
-	s.waits()
 	if d < 0 {
 		<-gone
 		return

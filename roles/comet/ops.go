@@ -49,6 +49,12 @@ func (s *session) handle(p transport.Packet) {
 	}
 }
 
+// mayWait reports whether to handle a packet of operation op may take a wait for
+// logic, so that the poller's goroutine leaves it to a worker.
+func mayWait(op int32) bool {
+	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom
+}
+
 // handleImgo is imgo 2016's: op 4 is echoed as op 5, op 254 answered, and
 // anything else ends the connection.
 func (s *session) handleImgo(p transport.Packet) {
@@ -227,7 +233,7 @@ func (s *session) join(room string, until time.Time) bool {
 	s.own()
 	s.rooms = append(s.rooms, room)
 	s.mu.Unlock()
-	if err := s.comet.opener.open(room, until, s.waits); err != nil {
+	if err := s.comet.opener.open(room, until); err != nil {
 		s.comet.log.Debug().Err(err).Uint64("session", s.id).Str("room", room).Msg("room could not be opened: session closed")
 		s.close(protocol.CloseOverload, "the room cannot be joined now")
 		return false

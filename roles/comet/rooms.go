@@ -72,9 +72,8 @@ func (o *opener) deny(room string, give func(*session)) bool {
 }
 
 // open returns nil once the log has it that job may not leave this comet out
-// for room, which has a member; it waits until the time given, no longer, and
-// calls waits before.
-func (o *opener) open(room string, until time.Time, waits func()) error {
+// for room, which has a member; it waits until the time given, no longer.
+func (o *opener) open(room string, until time.Time) error {
 	op, lead := o.begin(room)
 	if op == nil {
 		select {
@@ -83,7 +82,6 @@ func (o *opener) open(room string, until time.Time, waits func()) error {
 		default:
 		}
 	}
-	waits()
 	ctx, cancel := context.WithDeadline(o.comet.calls, until)
 	defer cancel()
 	for op != nil {

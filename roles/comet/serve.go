@@ -374,81 +374,138 @@ func refusal(err error) (protocol.CloseCode, string) {
 	return code, e.Error()
 }
 
-// readAlone is how many packets of one client are read where they were found,
-// before it is a goroutine's business.
-const readAlone = 16
+// maxInline is how many packets of a session the poller's goroutine handles
+// itself. A worker handles the rest.
+const maxInline = 16
 
-// Readable has the session read, by the caller where it is alone.
+// Readable is called by the poller's goroutine when there is something to read.
+// While nothing else happens, that goroutine handles the packets itself, which
+// spares waking another one. It leaves to a worker whatever may have to wait.
 func (s *session) Readable(alone bool) {
-	if !alone || s.readSome(readAlone) {
+	if !alone {
 		s.comet.readers.run(s)
+		return
 	}
+	for range maxInline {
+		p, err := next(s.conn)
+		switch {
+		case errors.Is(err, transport.ErrIdle):
+			return
+		case err != nil:
+			s.endInline(err)
+			return
+		}
+		live, pause := s.received()
+		switch {
+		case !live:
+		case pause > 0 || mayWait(p.Op):
+			s.comet.readers.run(&unhandled{s, p, pause})
+			return
+		default:
+			s.handle(p)
+		}
+	}
+	s.comet.readers.run(s)
 }
 
-// waits is called by a reader that is going to wait: where it is the goroutine
-// that tells all connections, that is somebody else's business now.
-func (s *session) waits() {
-	if poll, ok := s.conn.(transport.Pollable); ok {
-		poll.Leave()
-	}
+// unhandled is a packet that the poller's goroutine has read and left to a
+// worker, with the pause that has to pass before it is handled.
+type unhandled struct {
+	s      *session
+	packet transport.Packet
+	pause  time.Duration
+}
+
+// read handles the packet and goes on reading.
+func (u *unhandled) read() {
+	u.s.pause(u.pause)
+	u.s.handle(u.packet)
+	u.s.read()
 }
 
 // read handles packets until the connection is parked or has ended, which ends
 // the session too. A session that is closing reads on, to nothing, so that the
 // client gets its goodbye.
 func (s *session) read() {
-	for s.readSome(readAlone) {
-	}
-}
-
-// readSome is read for at most some packets; true: there may be more.
-func (s *session) readSome(packets int) bool {
-	for range packets {
+	for {
 		p, err := next(s.conn)
 		switch {
 		case errors.Is(err, transport.ErrIdle):
-			return false
+			return
 		case err != nil:
-			s.ended(err)
-			return false
+			s.finish(s.readError(err))
+			s.comet.over(s.conn)
+			return
 		}
-		now := s.comet.now()
-		s.heard.Store(int64(now))
-		s.mu.Lock()
-		live := s.state == stateLive
-		s.settle(true)
-		s.mu.Unlock()
-		if !live {
-			continue
+		if live, pause := s.received(); live {
+			s.pause(pause)
+			s.handle(p)
 		}
-		if wait := s.throttle.take(now, s.comet.cfg.UpstreamRate, s.comet.cfg.UpstreamBurst); wait > 0 {
-			s.comet.metrics.throttled.Inc()
-			s.pause(wait)
-		}
-		s.handle(p)
 	}
-	return true
 }
 
-// ended ends the session after reading failed with err.
-func (s *session) ended(err error) {
-	grace := time.Duration(0)
+// received takes note of a packet. It reports whether the session is live, so
+// that the packet is to be handled, and returns the pause that has to pass
+// before that, so that the client keeps to its rate.
+func (s *session) received() (live bool, pause time.Duration) {
+	now := s.comet.now()
+	s.heard.Store(int64(now))
+	s.mu.Lock()
+	live = s.state == stateLive
+	s.settle(true)
+	s.mu.Unlock()
+	if !live {
+		return false, 0
+	}
+	if pause = s.throttle.take(now, s.comet.cfg.UpstreamRate, s.comet.cfg.UpstreamBurst); pause > 0 {
+		s.comet.metrics.throttled.Inc()
+	}
+	return true, pause
+}
+
+// readError notes why reading failed. It returns for how long the client may
+// still take what is queued for it.
+func (s *session) readError(err error) (grace time.Duration) {
 	var bad *transport.ProtocolError
 	switch {
 	case errors.Is(err, io.EOF):
-		grace = halfCloseTimeout
+		return halfCloseTimeout
 	case errors.As(err, &bad):
 		s.comet.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
 		s.close(bad.Code, bad.Reason)
 	}
-	s.finish(grace)
+	return 0
+}
+
+// endInline ends the session on the poller's goroutine if nothing has to be
+// waited for, and else on a worker.
+func (s *session) endInline(err error) {
+	grace := s.retire(s.readError(err))
+	if s.writerEnd() != nil {
+		s.comet.readers.run(&unfinished{s, grace})
+		return
+	}
+	s.conclude()
 	s.comet.over(s.conn)
 }
 
-// pause holds the reader back, but not a session that is being closed.
+// unfinished is a session whose end has to wait for what is queued.
+type unfinished struct {
+	s     *session
+	grace time.Duration
+}
+
+// read reads nothing more: it ends the session.
+func (u *unfinished) read() {
+	u.s.awaitWriter(u.grace)
+	u.s.conclude()
+	u.s.comet.over(u.s.conn)
+}
+
+// pause holds the reader back for d. It returns early if the session is being
+// closed.
 func (s *session) pause(d time.Duration) {
 	const step = 100 * time.Millisecond
-	s.waits()
 	for ; d > 0; d -= step {
 		time.Sleep(min(d, step))
 		s.mu.Lock()

@@ -123,9 +123,6 @@ func (p *Polled) Handled(release func()) {
 // Inline is Config's.
 func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
 
-// Leave is Pollable's.
-func (p *Polled) Leave() { p.acceptor.poller.leave(p) }
-
 // event takes what epoll reports; alone: it is all.
 func (p *Polled) event(events uint32, alone bool) {
 	p.mu.Lock()

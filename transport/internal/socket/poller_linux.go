@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,17 +18,16 @@ const (
 
 // poller tells the sockets of one acceptor what happens on them. It is one
 // goroutine, which waits for the epoll in Go's own poller, so that no thread is
-// held while nothing happens. Should whoever it tells have to wait, another one
-// takes its place, see leave.
+// held while nothing happens. All connections depend on it, so nothing that it
+// calls may wait.
 type poller struct {
 	file *os.File // of the epoll
 	raw  syscall.RawConn
 	fd   int
-	wg   sync.WaitGroup // the goroutine, and those that left its place to another
-	// telling is the goroutine's while it tells a socket something. Whoever makes
-	// it nil has taken the goroutine's place.
-	telling atomic.Pointer[turn]
-	report  report // is the goroutine's
+	wg   sync.WaitGroup // the goroutine
+
+	// report belongs to the goroutine.
+	report report
 
 	mu    sync.Mutex
 	slots []slot
@@ -40,14 +38,8 @@ type poller struct {
 type report struct {
 	events  []unix.EpollEvent
 	sockets []*Polled // of events; nil for one that is gone
-	next    int       // the first of them that was not told
 	alone   bool      // it is one, and nothing had happened just before
 }
-
-// turn is one goroutine's of the poller, as long as it is that. It is not the
-// socket that tells them apart: the next one may tell the same, while the last
-// one still waits there.
-type turn struct{ p atomic.Pointer[Polled] }
 
 // slot is where events find their socket. An event that was fetched before its
 // socket was closed finds another generation.
@@ -80,12 +72,11 @@ func (po *poller) start() {
 	go po.run()
 }
 
-// run tells what happens until the epoll is closed, or another goroutine has
-// taken over.
+// run tells the sockets what happens until the epoll is closed.
 func (po *poller) run() {
 	defer po.wg.Done()
-	t := &turn{}
-	for po.tell(t) && po.await() {
+	for po.await() {
+		po.tell()
 	}
 }
 
@@ -101,37 +92,20 @@ func (po *poller) await() bool {
 	if err != nil || n < 0 {
 		return false
 	}
-	b.sockets, b.next = po.find(b.events[:n], b.sockets[:0]), 0
+	b.sockets = po.find(b.events[:n], b.sockets[:0])
 	b.alone = n == 1 && looked > 1
 	return true
 }
 
-// tell tells the rest of the report; false: another goroutine does.
-func (po *poller) tell(t *turn) bool {
+// tell tells the sockets of the report their events.
+func (po *poller) tell() {
 	b := &po.report
-	for b.next < len(b.sockets) {
-		i := b.next
-		b.next++
-		p := b.sockets[i]
-		if p == nil {
-			continue
-		}
-		t.p.Store(p)
-		po.telling.Store(t)
-		p.event(b.events[i].Events, b.alone)
-		if !po.telling.CompareAndSwap(t, nil) {
-			return false
+	for i, p := range b.sockets {
+		if p != nil {
+			p.event(b.events[i].Events, b.alone)
 		}
 	}
 	clear(b.sockets)
-	return true
-}
-
-// leave has another goroutine tell the rest if p is being told.
-func (po *poller) leave(p *Polled) {
-	if t := po.telling.Load(); t != nil && t.p.Load() == p && po.telling.CompareAndSwap(t, nil) {
-		po.start()
-	}
 }
 
 func (po *poller) close() {
