@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	"imgo/internal/settings"
@@ -98,11 +99,6 @@ func (cfg *Config) Show() []byte {
 func (k *Key) toml(cfg *Config, secret bool) string {
 	value := k.value(cfg)
 	switch x := value.Interface().(type) {
-	case string:
-		if secret && x != "" {
-			return tomlString(Redacted)
-		}
-		return tomlString(x)
 	case []string:
 		items := make([]string, len(x))
 		for i, item := range x {
@@ -120,7 +116,10 @@ func (k *Key) toml(cfg *Config, secret bool) string {
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	}
-	if k.IsDuration() || k.IsSize() {
+	switch {
+	case secret && !value.IsZero():
+		return tomlString(Redacted)
+	case value.Kind() == reflect.String || k.IsDuration() || k.IsSize():
 		return tomlString(k.Format(value))
 	}
 	return k.Format(value)

@@ -82,7 +82,7 @@ func (n *Node) newCore(ctx context.Context, g ground) (*core, around, error) {
 }
 
 func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
-	bad := n.opts.Seeded
+	bad := n.opts.Faults
 	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: bad.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: near.owned, Growth: near.growth, Log: n.log, Metrics: c.metrics, Events: n.report,

@@ -54,8 +54,8 @@ type RunOptions struct {
 	// Growth has the times of a growth of the kept topic; zero: the defaults.
 	// All nodes of a cluster must have the same.
 	Growth growth.Config
-	// Seeded is for tests of what finds defects.
-	Seeded Seeded
+	// Faults is for tests of what finds defects.
+	Faults Faults
 }
 
 // Node is a running mix of roles: New binds every address and opens the data

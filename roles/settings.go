@@ -6,18 +6,13 @@ import (
 	"imgo/roles/router"
 )
 
+// routerConfig returns the settings of this node's router.
 func (n *Node) routerConfig() router.Config {
 	c, d := router.DefaultConfig(), n.cfg.Delivery
-	c.MailboxLength = n.cfg.Kept.MailboxLength
-	c.CacheBytes = int(n.cfg.Kept.Cache)
-	c.DeviceExpiry = n.cfg.Kept.DeviceExpiry
-	c.IdempotencyTTL = n.cfg.Kept.IdempotencyTTL
-	c.SessionsPerUser = n.cfg.Limits.SessionsPerUser
-	c.SessionsPolicy = router.Policy(n.cfg.Limits.SessionsPolicy)
-	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, int(d.CatchUpBytes)
-	c.WatchInterval, c.WatchAfter = d.WatchInterval, d.WatchAfter
+	c.SessionLimits, c.MailboxLimits, c.WatchTimes = n.cfg.Limits.SessionLimits, n.cfg.Kept.MailboxLimits, d.WatchTimes
+	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
 	c.CometTimeout = 3 * d.AnnounceInterval
-	c.Without = n.opts.Seeded.Router
+	c.Faults = n.opts.Faults.Router
 	if n.cluster != nil {
 		// The log outlives this router's disk, and its producers try again.
 		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention, dedupeWarm
@@ -44,37 +39,16 @@ func (n *Node) logicConfig() logic.Config {
 	return c
 }
 
-// unlimited turns a setting's 0 (no limit) into comet's -1.
-func unlimited[T int | float64](v T) T {
-	if v == 0 {
-		return -1
-	}
-	return v
-}
-
+// cometConfig returns the settings of this node's comet.
 func (n *Node) cometConfig() (comet.Config, error) {
-	c, p, l, d := comet.DefaultConfig(), n.cfg.Protocol, n.cfg.Limits, n.cfg.Delivery
+	c := comet.DefaultConfig()
 	c.Name = n.name
-	c.HandshakeTimeout, c.Heartbeat, c.HeartbeatV1 = p.HandshakeTimeout, p.Heartbeat, p.HeartbeatV1
-	c.MaxBody = int(p.MaxBody)
-	c.MaxConnections, c.MaxConnsPerIP = unlimited(l.Connections), unlimited(l.ConnectionsPerAddress)
-	c.ConnectRate, c.ConnectBurst, c.ConnectWait = unlimited(l.ConnectRate), l.ConnectBurst, l.ConnectWait
-	c.UpstreamRate, c.UpstreamBurst = unlimited(l.UpstreamRate), l.UpstreamBurst
-	c.MaxRooms, c.PendingBytes, c.WriteTimeout = l.RoomsPerSession, int(l.PendingBytes), l.SlowTimeout
-	c.SendBuffer = int(l.SendBuffer)
-	c.Goroutines, c.SingleWrites = !n.cfg.Comet.Epoll, !n.cfg.Comet.IOUring
-	c.FlushInterval = n.cfg.Comet.FlushInterval
-	c.CatchUpTimeout, c.CatchUpMessages, c.CatchUpBytes = d.CatchUpTimeout, d.CatchUpMessages, int(d.CatchUpBytes)
-	c.AckInterval, c.AnnounceInterval = d.AckInterval, d.AnnounceInterval
-	c.CloseExpired = n.cfg.Auth.CloseExpired
-	c.Without = n.opts.Seeded.Comet
+	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
+	c.Shutdown, c.Auth = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Auth
+	c.Faults = n.opts.Faults.Comet
 	// The others need time to stop, too: HTTP has a quarter (serveHTTP).
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
 	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
-	c.DrainRate = float64(n.cfg.Shutdown.DrainRate)
-	if c.DrainRate == 0 {
-		c.DrainRate = 1e9
-	}
 	if n.cluster != nil {
 		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
 	}

@@ -19,14 +19,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start runs a whole node in this process, on free ports and a folder of its
 // own, until the test ends. What takes seconds by default takes less here.
-func start(t *testing.T, seeded roles.Seeded, change func(*config.Config)) *roles.Node {
+func start(t *testing.T, seeded roles.Faults, change func(*config.Config)) *roles.Node {
 	t.Helper()
 	n, _ := startUntil(t, seeded, change)
 	return n
 }
 
 // startUntil is start for a node that may be stopped before.
-func startUntil(t *testing.T, seeded roles.Seeded, change func(*config.Config)) (n *roles.Node, stop func()) {
+func startUntil(t *testing.T, seeded roles.Faults, change func(*config.Config)) (n *roles.Node, stop func()) {
 	t.Helper()
 	cfg := config.Default()
 	cfg.NodeID = "n1"
@@ -43,7 +43,7 @@ func startUntil(t *testing.T, seeded roles.Seeded, change func(*config.Config)) 
 	}
 	log := &logs{}
 	var err error
-	n, err = roles.New(t.Context(), cfg, roles.RunOptions{Stderr: log, Version: "test", Seeded: seeded})
+	n, err = roles.New(t.Context(), cfg, roles.RunOptions{Stderr: log, Version: "test", Faults: seeded})
 	if err != nil {
 		t.Fatal(err)
 	}

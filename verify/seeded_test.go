@@ -28,49 +28,49 @@ func TestFindsSeededFaults(t *testing.T) {
 	lost, again, order, twoIDs := history.KindLost, history.KindAgain, history.KindOrder, history.KindTwoIDs
 	for name, c := range map[string]struct {
 		// fault is the defect, around what makes it show.
-		fault, around roles.Seeded
+		fault, around roles.Faults
 		churn         float64
 		// want is what must be found, and may what else may be.
 		want, may []history.Kind
 	}{
 		"accepted before the append": {
-			fault: roles.Seeded{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return eagerLog{kept} }},
+			fault: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return eagerLog{kept} }},
 			want:  []history.Kind{lost},
 		},
 		"a record skipped by the router": {
-			fault: roles.Seeded{RouterLog: func(kept router.KeptLog) router.KeptLog { return skippingLog{kept} }},
+			fault: roles.Faults{RouterLog: func(kept router.KeptLog) router.KeptLog { return skippingLog{kept} }},
 			want:  []history.Kind{lost},
 		},
 		"a retried record not voided": {
-			fault:  roles.Seeded{Router: router.Without{RecordID: true}},
-			around: roles.Seeded{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return retryingLog{kept} }},
+			fault:  roles.Faults{Router: router.Faults{NoRecordID: true}},
+			around: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return retryingLog{kept} }},
 			want:   []history.Kind{twoIDs},
 			may:    []history.Kind{order},
 		},
 		"an acknowledgement applied to the wrong device": {
-			fault: roles.Seeded{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return confusedLog{kept} }},
+			fault: roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return confusedLog{kept} }},
 			churn: 60,
 			want:  []history.Kind{lost},
 		},
 		"comet's prev rule left out while deliveries are reordered": {
-			fault:  roles.Seeded{Comet: comet.NoPrev},
+			fault:  roles.Faults{Comet: comet.Faults{NoPrev: true}},
 			around: way(t, disturbance{late: 0.3}),
 			want:   []history.Kind{lost},
 			may:    []history.Kind{order},
 		},
 		"the owner's watch left out while deliveries are dropped": {
-			fault:  roles.Seeded{Router: router.Without{Watch: true}},
+			fault:  roles.Faults{Router: router.Faults{NoWatch: true}},
 			around: way(t, disturbance{drop: 0.3}),
 			want:   []history.Kind{lost},
 		},
 		"comet's duplicate rule left out while deliveries are doubled": {
-			fault:  roles.Seeded{Comet: comet.NoDuplicate},
+			fault:  roles.Faults{Comet: comet.Faults{NoDuplicate: true}},
 			around: way(t, disturbance{double: 0.1}),
 			want:   []history.Kind{again},
 			may:    []history.Kind{order},
 		},
 		"catch-up asked only once while answers are dropped": {
-			fault:  roles.Seeded{Comet: comet.NoAskAgain},
+			fault:  roles.Faults{Comet: comet.Faults{NoAskAgain: true}},
 			around: way(t, disturbance{drop: 0.3}),
 			want:   []history.Kind{lost},
 		},
@@ -135,17 +135,20 @@ func wellUsed(t *testing.T, r *verify.Report) {
 	}
 }
 
-// both are the defects of two.
-func both(a, b roles.Seeded) roles.Seeded {
+// both combines two sets of defects. Where both have the same kind, b counts.
+func both(a, b roles.Faults) roles.Faults {
 	if b.LogicLog != nil {
 		a.LogicLog = b.LogicLog
 	}
 	if b.RouterLog != nil {
 		a.RouterLog = b.RouterLog
 	}
-	a.Comet |= b.Comet
-	a.Router.Watch = a.Router.Watch || b.Router.Watch
-	a.Router.RecordID = a.Router.RecordID || b.Router.RecordID
+	if b.Comet != (comet.Faults{}) {
+		a.Comet = b.Comet
+	}
+	if b.Router != (router.Faults{}) {
+		a.Router = b.Router
+	}
 	return a
 }
 
@@ -253,10 +256,10 @@ func (l skippingLog) Read(ctx context.Context, p int32, from int64, maxBytes int
 type disturbance struct{ drop, double, late float64 }
 
 // way is the way of a node's deliveries.
-func way(t *testing.T, d disturbance) roles.Seeded {
+func way(t *testing.T, d disturbance) roles.Faults {
 	late := &sync.WaitGroup{}
 	t.Cleanup(late.Wait)
-	return roles.Seeded{Deliveries: func(to job.Comet) job.Comet { return disturbed{to, d, late} }}
+	return roles.Faults{Deliveries: func(to job.Comet) job.Comet { return disturbed{to, d, late} }}
 }
 
 // disturbed is a comet behind such a way.

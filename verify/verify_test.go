@@ -48,7 +48,7 @@ func call(t *testing.T, n *roles.Node, path, body string) (status int, answer st
 func TestRestartIsSeen(t *testing.T) {
 	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
-	seen, stop := startUntil(t, roles.Seeded{}, func(cfg *config.Config) { cfg.DataDir = data })
+	seen, stop := startUntil(t, roles.Faults{}, func(cfg *config.Config) { cfg.DataDir = data })
 	tcp, ws, api := seen.ClientAddr("tcp").String(), seen.ClientAddr("ws").String(), seen.HTTPAddr().String()
 	again := func(cfg *config.Config) {
 		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
@@ -64,7 +64,7 @@ func TestRestartIsSeen(t *testing.T) {
 		end := v.Mark("restart")
 		stop()
 		time.Sleep(down) // the fault itself
-		seen, stop = startUntil(t, roles.Seeded{}, again)
+		seen, stop = startUntil(t, roles.Faults{}, again)
 		accepted := v.Progress().Accepted
 		eventually(t, "all is as before", func() bool {
 			p := v.Progress()
@@ -134,7 +134,7 @@ func TestLate(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fails=%t", fails), func(t *testing.T) {
 			t.Parallel()
-			cfg := few(start(t, roles.Seeded{}, nil))
+			cfg := few(start(t, roles.Faults{}, nil))
 			cfg.Late, cfg.LateFails = 1, fails
 			report := until(t, cfg, pushed(50))
 			if report.Deliveries.Late == 0 || len(report.Late) == 0 || report.Late[0].User == "" || report.Late[0].Took <= 0 {
@@ -150,7 +150,7 @@ func TestLate(t *testing.T) {
 // TestStranger pushes to a user of the run behind its back.
 func TestStranger(t *testing.T) {
 	t.Parallel()
-	n := start(t, roles.Seeded{}, nil)
+	n := start(t, roles.Faults{}, nil)
 	cfg := few(n)
 	cfg.Prefix = "stranger-"
 	report := during(t, cfg, func(v *verify.Verifier) {
@@ -169,7 +169,7 @@ func TestStranger(t *testing.T) {
 // TestSentAwayForGood has a user kicked: no device of a run gives a reason.
 func TestSentAwayForGood(t *testing.T) {
 	t.Parallel()
-	n := start(t, roles.Seeded{}, nil)
+	n := start(t, roles.Faults{}, nil)
 	cfg := few(n)
 	cfg.Prefix = "kicked-"
 	report := during(t, cfg, func(v *verify.Verifier) {
@@ -195,7 +195,7 @@ func TestHangingAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	cfg := few(start(t, roles.Seeded{}, nil))
+	cfg := few(start(t, roles.Faults{}, nil))
 	cfg.API = append(cfg.API, "http://"+mute.Addr().String())
 	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, time.Second
 	report := until(t, cfg, pushed(100))
@@ -287,7 +287,7 @@ func TestGivenAddresses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := start(t, roles.Seeded{}, nil)
+			n := start(t, roles.Faults{}, nil)
 			cfg := few(n)
 			cfg.Clients = addresses(n)
 			if report := until(t, cfg, pushed(50)); !report.OK || report.Deliveries.Received == 0 {
@@ -300,7 +300,7 @@ func TestGivenAddresses(t *testing.T) {
 // TestCannotBegin has what makes a run impossible: an error, which says why.
 func TestCannotBegin(t *testing.T) {
 	t.Parallel()
-	n := start(t, roles.Seeded{}, func(cfg *config.Config) {
+	n := start(t, roles.Faults{}, func(cfg *config.Config) {
 		cfg.HTTP.APIKeys = []config.APIKey{{Name: "one", Key: "a-key-that-is-long-enough"}}
 	})
 	// Somebody who takes connections and says nothing.

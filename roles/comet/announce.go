@@ -74,7 +74,7 @@ func (a *announcer) announce() {
 			news[p] = epoch
 		}
 	}
-	if len(news) > 0 && !a.comet.cfg.Without.has(NoAnnounce) {
+	if len(news) > 0 && !a.comet.cfg.Faults.NoAnnounce {
 		a.announceSessions(req, news)
 	}
 }

@@ -23,7 +23,7 @@ func (l *fakeLogic) since(n int) []*envelope.AnnounceRequest {
 // TestAnnounce: every interval the counts; the sessions of a partition when
 // its owner's memory is another one, and only then.
 func TestAnnounce(t *testing.T) {
-	for _, without := range []comet.Rules{0, comet.NoAnnounce} {
+	for _, faults := range []comet.Faults{{}, {NoAnnounce: true}} {
 		synctest.Test(t, func(t *testing.T) {
 			var epochs atomic.Pointer[map[uint32]uint64]
 			epochs.Store(&map[uint32]uint64{1: 10, 2: 10, 9: 99})
@@ -39,7 +39,7 @@ func TestAnnounce(t *testing.T) {
 			logic.announce = func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 				return &envelope.AnnounceReply{Epochs: *epochs.Load()}, nil
 			}
-			s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval, cfg.Without = time.Second, without })
+			s := start(t, logic, func(cfg *comet.Config) { cfg.AnnounceInterval, cfg.Faults = time.Second, faults })
 			for i := range 4 {
 				s.dialPipe(pipe.Options{}).login(fmt.Sprint("u", i), `,"device":"d","rooms":["r"],"accepts":[1000]`)
 				s.push(s.backlog(i, 0, uint64(7+i), false))
@@ -63,7 +63,7 @@ func TestAnnounce(t *testing.T) {
 				t.Fatalf("counts %v %v", last.Rooms, last.Partitions)
 			}
 			want := "map[u0:1 u1:1 u2:1 u3:1]"
-			if without != 0 {
+			if faults.NoAnnounce {
 				want = "map[]"
 			}
 			if got := announced(0); fmt.Sprint(got) != want {
@@ -73,13 +73,13 @@ func TestAnnounce(t *testing.T) {
 			from := len(logic.since(0))
 			epochs.Store(&map[uint32]uint64{1: 10, 2: 11})
 			time.Sleep(3 * time.Second)
-			if without == 0 {
+			if !faults.NoAnnounce {
 				want = "map[u2:1 u3:1]"
 			}
 			if got := announced(from); fmt.Sprint(got) != want {
 				t.Fatalf("announced %v to the new owner, want %v", got, want)
 			}
-			if without != 0 {
+			if faults.NoAnnounce {
 				return
 			}
 			for _, r := range logic.since(from) {

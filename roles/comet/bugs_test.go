@@ -98,7 +98,7 @@ func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
-		cfg.WriteTimeout = time.Second
+		cfg.SlowTimeout = time.Second
 		cfg.PendingBytes = 64 << 20
 	})
 	stuck, other := s.dialTCP(), s.dialTCP()

@@ -113,15 +113,14 @@ type Comet struct {
 // New makes a Comet and binds its listeners; clients are let in by Run. reg
 // may be nil.
 func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer) (*Comet, error) {
-	cfg.fill()
-	if err := cfg.check(); err != nil {
+	if err := envelope.CheckName("comet name", cfg.Name); err != nil {
 		return nil, fmt.Errorf("comet's configuration: %w", err)
 	}
 	// A window over the session's bound could only be written in part.
 	cfg.CatchUpBytes = min(cfg.CatchUpBytes, cfg.PendingBytes)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),
-		gate:  newGate(cfg.MaxConnections, cfg.MaxConnsPerIP),
+		gate:  newGate(cfg.Connections, cfg.ConnectionsPerAddress),
 		epoch: time.Now(), handshakes: transport.NewPatience(cfg.HandshakeTimeout),
 	}
 	// Session ids are unique over restarts: the high half is this start's.
@@ -134,7 +133,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	if cfg.FlushInterval > 0 {
 		c.window = newWindow(c)
 	}
-	if !cfg.Goroutines && !cfg.SingleWrites {
+	if cfg.Epoll && cfg.IOUring {
 		var err error
 		if c.sends, err = batch.NewPool(sendsPerProcessor * runtime.GOMAXPROCS(0)); err != nil {
 			log.Info().Err(err).Msg("a message for many clients takes a system call each")
@@ -167,7 +166,7 @@ func (c *Comet) listen() error {
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
 			// A connection may take this long from the end of Run's context to its own end.
 			Grace:  c.cfg.DrainTimeout + c.cfg.CloseTimeout,
-			Inline: true, Goroutines: c.cfg.Goroutines, Log: c.log,
+			Inline: true, Goroutines: !c.cfg.Epoll, Log: c.log,
 		})
 		if err != nil {
 			return fmt.Errorf("bind a listener for clients: %w", err)

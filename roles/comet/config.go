@@ -1,20 +1,18 @@
 package comet
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
-	"imgo/envelope"
-	"imgo/protocol"
+	"imgo/internal/settings"
 	"imgo/transport"
 )
 
-// Config is what a Comet is told. Start from DefaultConfig. A zero duration,
-// size or count takes its default; a limit for which zero means "off" says so.
+// Config is what a Comet is told. Start from DefaultConfig. The embedded structs
+// are a comet's settings, in the sections of the settings file. Of the limits, 0
+// means no limit where the lower bound allows it.
 type Config struct {
-	// Name is this comet's node name: how logic, router and job address it.
-	// It is required and must pass envelope.CheckName.
+	// Name is this comet's node name: logic, router and job address it so. It is
+	// required and must pass envelope.CheckName.
 	Name string
 
 	// Listen binds the listeners that clients connect to, one for each function.
@@ -28,248 +26,91 @@ type Config struct {
 	// be safe for concurrent use. Nil: no other comet is known.
 	Others func(scheme string) []string
 
-	// HandshakeTimeout bounds accept (after the upgrade on WebSocket) to a
-	// complete auth packet. Default 5 s.
-	HandshakeTimeout time.Duration
-	// Heartbeat is what version-2 clients are told in the auth reply; one that
-	// gave no sign of life for 2.5 of them is closed. Default 60 s.
-	Heartbeat time.Duration
-	// HeartbeatV1 is how long a version-1 client may send no packet.
-	// Default 8 min.
-	HeartbeatV1 time.Duration
-	// MaxBody bounds the body of a client's packet, in bytes. Default 64 KiB.
-	MaxBody int
+	Sockets
+	Protocol
+	Limits
+	Delivery
+	Shutdown
+	Auth
 
-	// PendingBytes bounds what waits to be written to one session, in bytes of
-	// encoded frames. Over it a kept message waits in the mailbox (the session
-	// is behind) and any other is dropped and counted. A single frame that is
-	// larger goes out when nothing else waits. Default 256 KiB.
-	PendingBytes int
-	// SendBuffer is the kernel's send buffer of a connection (SO_SNDBUF), in
-	// bytes: without a bound Linux lets it grow to net.ipv4.tcp_wmem's third
-	// figure, 4 MiB, for a client that does not read. Default 128 KiB, which has
-	// room for a window of catching up.
-	SendBuffer int
-	// WriteTimeout is how long a client's socket may take nothing: comet
-	// writes at most 16 KiB (or one frame) at a time, and a client that does
-	// not take that within WriteTimeout is closed with 3002. Default 20 s.
-	WriteTimeout time.Duration
+	// DeniedRooms bounds the rooms without a member here that job is told of, so
+	// that their messages do not come here. Past it all of them are forgotten.
+	DeniedRooms int `default:"100000"`
+	// AckBatch is how many ids (or sessions) one call of logic carries at most.
+	// As many end the wait of AckInterval.
+	AckBatch int `default:"1000"`
+	// AckQueue bounds the ids that wait while logic does not take them. The
+	// oldest are dropped and counted: their messages come again at the clients'
+	// next sessions.
+	AckQueue int `default:"200000"`
+	// CallTimeout bounds every call of logic.
+	CallTimeout time.Duration `default:"5s"`
+	// DrainTimeout bounds the drain at shutdown: it closes sessions faster where
+	// DrainRate would take longer.
+	DrainTimeout time.Duration `default:"10s"`
+	// CloseTimeout bounds the end of a session at any time: from the decision to
+	// close it to the end of its connection, whatever the client does.
+	CloseTimeout time.Duration `default:"5s"`
 
-	// FlushInterval is the flush window: how long a message may be held back so
-	// that what comes for a session meanwhile goes with it, in one write. It
-	// costs up to that much time and saves most of the cost of frequent
-	// messages. 0, the default: nothing is held back.
-	FlushInterval time.Duration
-
-	// MaxRooms bounds the rooms of a session. Default 32.
-	MaxRooms int
-	// DeniedRooms bounds the rooms without a member here that job is told of,
-	// so that their messages do not come here; past it all are forgotten.
-	// Default 100,000.
-	DeniedRooms int
-	// MaxConnections bounds the connections of this comet, authenticated or
-	// not. Default 250,000; negative: no bound.
-	MaxConnections int
-	// MaxConnsPerIP bounds the connections of one source address (a /64 for
-	// IPv6). The default 20,000 keeps one address from taking all of a comet
-	// and lets a carrier's or a company's NAT be; negative: no bound.
-	MaxConnsPerIP int
-	// ConnectRate is how many sessions a second are authenticated, with bursts
-	// of ConnectBurst. One that is over waits its turn. Defaults 5,000 and
-	// 10,000; negative: no bound.
-	ConnectRate  float64
-	ConnectBurst int
-	// ConnectWait is how long a client with a complete auth packet may wait for
-	// the connect rate and for logic; then it is closed with 3005 and comes back
-	// later. Default 30 s.
-	ConnectWait time.Duration
-	// UpstreamRate is how many packets a second a session may send, with
-	// bursts of UpstreamBurst. One that is over is not closed: comet reads
-	// from it no faster than that, so that its own socket slows it down.
-	// Defaults 500 and 1,000; negative: no bound.
-	UpstreamRate  float64
-	UpstreamBurst int
-
-	// AckInterval is how long acknowledgements and ended sessions are gathered
-	// into one call of logic. Default 50 ms.
-	AckInterval time.Duration
-	// AckBatch is how many ids (or sessions) one such call carries at most; as
-	// many end the wait. Default 1,000.
-	AckBatch int
-	// AckQueue bounds the ids that wait while logic does not take them; the
-	// oldest are dropped and counted: their messages come again at the
-	// clients' next sessions. Default 200,000.
-	AckQueue int
-
-	// CatchUpTimeout is how long the answer to a catch-up may take before it
-	// is asked again. Default 2 s.
-	CatchUpTimeout time.Duration
-	// CatchUpMessages and CatchUpBytes bound the window of one answer.
-	// Defaults 1,000 and 128 KiB.
-	CatchUpMessages int
-	CatchUpBytes    int
-	// CallTimeout bounds every call of logic. Default 5 s.
-	CallTimeout time.Duration
-	// AnnounceInterval is how often comet tells logic that it lives, its room
-	// counts and its sessions a partition. Default 1 s.
-	AnnounceInterval time.Duration
-
-	// DrainRate is how many sessions a second are closed at shutdown, so that
-	// not all of them come back at once; DrainTimeout bounds that, and closes
-	// faster where the rate would take longer. What is still open CloseTimeout
-	// after it is reset. Defaults 2,000 and 10 s.
-	DrainRate    float64
-	DrainTimeout time.Duration
-	// CloseTimeout bounds a goodbye, at shutdown and at any other time: from
-	// the decision to close a session to the end of its connection, whatever
-	// the client does. Default 5 s.
-	CloseTimeout time.Duration
-
-	// CloseExpired closes a session when the token that opened it ends (3502).
-	// Off by default: a token is looked at when a client connects.
-	CloseExpired bool
-
-	// Goroutines gives every connection a goroutine, also where epoll could wait
-	// for it.
-	Goroutines bool
-	// SingleWrites sends each message to each client by itself, also where
-	// io_uring could send to many at a time.
-	SingleWrites bool
-
-	// Without leaves rules of the delivery design out. It is for tests that
-	// prove each rule needed and is never set from a configuration.
-	Without Rules
+	// Faults leaves rules out, for tests.
+	Faults Faults
 }
 
-// Rules is a set of rules of the delivery design (docs/ARCHITECTURE.md) that
-// a test wants left out.
-type Rules uint8
+// Sockets is how comet uses sockets: its part of section [comet].
+type Sockets struct {
+	Epoll   bool `toml:"epoll" default:"true" doc:"Whether epoll waits for clients, on Linux and without TLS. Otherwise each connection has a\ngoroutine and buffers of its own, some 9 KB more: as it always is with TLS and elsewhere."`
+	IOUring bool `toml:"io_uring" default:"true" doc:"Whether what many clients get is sent to 64 of them in one system call, by io_uring, where epoll waits\nfor them and the kernel allows it (Linux; containers often forbid it). Otherwise each is a call of its own, which\ncosts half as much again."`
 
-// The rules that a comet keeps.
-const (
-	// NoPrev: prev > last does not put a session behind.
-	NoPrev Rules = 1 << iota
-	// NoDuplicate: an id that was written before is written again.
-	NoDuplicate
-	// NoAskAgain: a catch-up whose answer was lost is not asked again.
-	NoAskAgain
-	// NoAnnounce: sessions are not announced to a new owner.
-	NoAnnounce
-	// NoBehindFirst: a new session starts live.
-	NoBehindFirst
-	// NoSeen: a session is live at the first answer that has no more.
-	NoSeen
-)
-
-func (r Rules) has(rule Rules) bool { return r&rule != 0 }
-
-// DefaultConfig is a Config with every default filled in, no name and no
-// listener.
-func DefaultConfig() Config {
-	return Config{
-		HandshakeTimeout: 5 * time.Second,
-		Heartbeat:        60 * time.Second,
-		HeartbeatV1:      8 * time.Minute,
-		MaxBody:          protocol.DefaultMaxBody,
-		PendingBytes:     256 << 10,
-		SendBuffer:       128 << 10,
-		WriteTimeout:     20 * time.Second,
-		MaxRooms:         32,
-		DeniedRooms:      100_000,
-		MaxConnections:   250_000,
-		MaxConnsPerIP:    20_000,
-		ConnectRate:      5_000,
-		ConnectBurst:     10_000,
-		ConnectWait:      30 * time.Second,
-		UpstreamRate:     500,
-		UpstreamBurst:    1_000,
-		AckInterval:      50 * time.Millisecond,
-		AckBatch:         1_000,
-		AckQueue:         200_000,
-		CatchUpTimeout:   2 * time.Second,
-		CatchUpMessages:  1_000,
-		CatchUpBytes:     128 << 10,
-		CallTimeout:      5 * time.Second,
-		AnnounceInterval: time.Second,
-		DrainRate:        2_000,
-		DrainTimeout:     10 * time.Second,
-		CloseTimeout:     5 * time.Second,
-	}
+	FlushInterval time.Duration `toml:"flush_interval" unit:"duration" min:"0s" max:"10s" doc:"The flush window: how long a message may be held back so that what comes for a session meanwhile\ngoes with it, in one write. It saves most of the cost of frequent messages. 0: nothing is held back."`
 }
 
-// fill puts the default where cfg has a zero.
-func (cfg *Config) fill() {
-	d := DefaultConfig()
-	orDefault(&cfg.HandshakeTimeout, d.HandshakeTimeout)
-	orDefault(&cfg.Heartbeat, d.Heartbeat)
-	orDefault(&cfg.HeartbeatV1, d.HeartbeatV1)
-	orDefault(&cfg.MaxBody, d.MaxBody)
-	orDefault(&cfg.PendingBytes, d.PendingBytes)
-	orDefault(&cfg.SendBuffer, d.SendBuffer)
-	orDefault(&cfg.WriteTimeout, d.WriteTimeout)
-	orDefault(&cfg.MaxRooms, d.MaxRooms)
-	orDefault(&cfg.DeniedRooms, d.DeniedRooms)
-	orDefault(&cfg.MaxConnections, d.MaxConnections)
-	orDefault(&cfg.MaxConnsPerIP, d.MaxConnsPerIP)
-	orDefault(&cfg.ConnectRate, d.ConnectRate)
-	orDefault(&cfg.ConnectBurst, max(1, int(2*cfg.ConnectRate)))
-	orDefault(&cfg.ConnectWait, d.ConnectWait)
-	orDefault(&cfg.UpstreamRate, d.UpstreamRate)
-	orDefault(&cfg.UpstreamBurst, max(1, int(2*cfg.UpstreamRate)))
-	orDefault(&cfg.AckInterval, d.AckInterval)
-	orDefault(&cfg.AckBatch, d.AckBatch)
-	orDefault(&cfg.AckQueue, d.AckQueue)
-	orDefault(&cfg.CatchUpTimeout, d.CatchUpTimeout)
-	orDefault(&cfg.CatchUpMessages, d.CatchUpMessages)
-	orDefault(&cfg.CatchUpBytes, d.CatchUpBytes)
-	orDefault(&cfg.CallTimeout, d.CallTimeout)
-	orDefault(&cfg.AnnounceInterval, d.AnnounceInterval)
-	orDefault(&cfg.DrainRate, d.DrainRate)
-	orDefault(&cfg.DrainTimeout, d.DrainTimeout)
-	orDefault(&cfg.CloseTimeout, d.CloseTimeout)
+// Protocol bounds what clients may send, and for how long they may be silent.
+type Protocol struct {
+	MaxBody          int           `toml:"max_body" default:"64KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The largest body of a packet, either way."`
+	HandshakeTimeout time.Duration `toml:"handshake_timeout" default:"5s" unit:"duration" min:"100ms" max:"5m" doc:"A connection that has not authenticated by then is closed."`
+	Heartbeat        time.Duration `toml:"heartbeat" default:"1m" unit:"duration" min:"1s" max:"1h" doc:"How often version-2 clients are told to give a sign of life; closed after 2.5 of them without one."`
+	HeartbeatV1      time.Duration `toml:"heartbeat_v1" default:"8m" unit:"duration" min:"1s" max:"24h" doc:"A version-1 client (imgo 2016, goim) is closed after this long without a packet. They beat every 30 s to 4 min."`
 }
 
-func orDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
+// Limits bounds what clients may use up: comet's part of section [limits].
+//
+// The default of 20,000 connections from one address keeps one address from
+// taking all of a comet, and has room for the NAT of a carrier or a company.
+// Without a bound on the send buffer Linux lets it grow to 4 MiB (the third
+// figure of net.ipv4.tcp_wmem) for a client that does not read; the default has
+// room for a window of catching up.
+type Limits struct {
+	Connections           int           `toml:"connections" default:"250000" unit:"connections" min:"0" doc:"Connections to this node; more are refused (3005)."`
+	ConnectionsPerAddress int           `toml:"connections_per_address" default:"20000" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nraise it behind a proxy, which is one address."`
+	ConnectRate           float64       `toml:"connect_rate" default:"5000" unit:"connections a second" min:"0" doc:"How fast new clients are let in. One too many waits its turn."`
+	ConnectBurst          int           `toml:"connect_burst" default:"10000" unit:"connections" min:"1" doc:"How far connect_rate may be exceeded for a moment."`
+	ConnectWait           time.Duration `toml:"connect_wait" default:"30s" unit:"duration" min:"1s" max:"10m" doc:"How long a client that authenticates may wait for its turn: for connect_rate, and while\nlogic or a router is slow or away. Then it is sent away (3005)."`
+	RoomsPerSession       int           `toml:"rooms_per_session" default:"32" unit:"rooms" min:"1" max:"10000" doc:"Rooms that a session may be in at the same time."`
+	UpstreamRate          float64       `toml:"upstream_rate" default:"500" unit:"packets a second" min:"0" doc:"Packets that a session may send. One that sends more is read from no faster."`
+	UpstreamBurst         int           `toml:"upstream_burst" default:"1000" unit:"packets" min:"1" doc:"How far upstream_rate may be exceeded for a moment."`
+	PendingBytes          int           `toml:"pending_bytes" default:"256KiB" unit:"size" min:"4KiB" max:"1GiB" doc:"What may wait in memory for a slow client. Above it, kept messages wait in the mailbox\nand others are dropped and counted."`
+	SendBuffer            int           `toml:"send_buffer" default:"128KiB" unit:"size" min:"4KiB" max:"16MiB" doc:"What the kernel may hold in its own memory of what a client has not yet taken, beside pending_bytes\n(it doubles that for what it needs itself, and goes no further than net.core.wmem_max)."`
+	SlowTimeout           time.Duration `toml:"slow_timeout" default:"20s" unit:"duration" min:"1s" max:"1h" doc:"A client that takes nothing for this long is closed (3002)."`
 }
 
-// check says what in cfg, once filled, cannot be.
-func (cfg *Config) check() error {
-	if err := envelope.CheckName("comet name", cfg.Name); err != nil {
-		return err
-	}
-	var errs []error
-	positive := func(field string, v float64) {
-		if v <= 0 {
-			errs = append(errs, fmt.Errorf("%s must be positive", field))
-		}
-	}
-	positive("HandshakeTimeout", float64(cfg.HandshakeTimeout))
-	positive("ConnectWait", float64(cfg.ConnectWait))
-	positive("Heartbeat", float64(cfg.Heartbeat))
-	positive("HeartbeatV1", float64(cfg.HeartbeatV1))
-	positive("MaxBody", float64(cfg.MaxBody))
-	positive("PendingBytes", float64(cfg.PendingBytes))
-	positive("SendBuffer", float64(cfg.SendBuffer))
-	positive("WriteTimeout", float64(cfg.WriteTimeout))
-	if cfg.FlushInterval < 0 {
-		errs = append(errs, errors.New("FlushInterval must not be negative"))
-	}
-	positive("MaxRooms", float64(cfg.MaxRooms))
-	positive("DeniedRooms", float64(cfg.DeniedRooms))
-	positive("AckInterval", float64(cfg.AckInterval))
-	positive("AckBatch", float64(cfg.AckBatch))
-	positive("AckQueue", float64(cfg.AckQueue))
-	positive("CatchUpTimeout", float64(cfg.CatchUpTimeout))
-	positive("CatchUpMessages", float64(cfg.CatchUpMessages))
-	positive("CatchUpBytes", float64(cfg.CatchUpBytes))
-	positive("CallTimeout", float64(cfg.CallTimeout))
-	positive("AnnounceInterval", float64(cfg.AnnounceInterval))
-	positive("DrainRate", cfg.DrainRate)
-	positive("DrainTimeout", float64(cfg.DrainTimeout))
-	positive("CloseTimeout", float64(cfg.CloseTimeout))
-	return errors.Join(errs...)
+// Delivery is how messages find their way: comet's part of section [delivery].
+type Delivery struct {
+	CatchUpTimeout   time.Duration `toml:"catch_up_timeout" default:"2s" unit:"duration" min:"100ms" max:"5m" doc:"When a session that is behind asks again for what it missed."`
+	CatchUpMessages  int           `toml:"catch_up_messages" default:"1000" unit:"messages" min:"1" max:"10000" doc:"The most messages in one answer to it."`
+	CatchUpBytes     int           `toml:"catch_up_bytes" default:"128KiB" unit:"size" min:"4KiB" max:"64MiB" doc:"The most bytes in one answer to it (one message always fits)."`
+	AckInterval      time.Duration `toml:"ack_interval" default:"50ms" unit:"duration" min:"1ms" max:"10s" doc:"How long acknowledgements are gathered before they are logged."`
+	AnnounceInterval time.Duration `toml:"announce_interval" default:"1s" unit:"duration" min:"100ms" max:"2s" doc:"How often comet says that it lives. A comet that has been silent for 6 s is taken for dead."`
 }
+
+// Shutdown is how clients are sent away: comet's part of section [shutdown].
+type Shutdown struct {
+	DrainRate int `toml:"drain_rate" default:"2000" unit:"connections a second" min:"1" doc:"How fast clients are sent away (3001), so that they do not all come back at once."`
+}
+
+// Auth is comet's part of section [auth].
+type Auth struct {
+	CloseExpired bool `toml:"close_expired" doc:"Whether a session is closed when the token that opened it expires (3502).\nOtherwise a token is looked at only when a client connects."`
+}
+
+// DefaultConfig returns a Config with every default, no name and no listener.
+func DefaultConfig() Config { return settings.Default[Config]() }

@@ -46,15 +46,15 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) 
 
 // deliverKept applies the rule and says what came of the message. Holds mu.
 func (s *session) deliverKept(m *transport.Message, prev uint64, f *fan) (outcome int) {
-	id, without := m.ID(), s.comet.cfg.Without
+	id, faults := m.ID(), &s.comet.cfg.Faults
 	switch {
-	case id <= s.last && !without.has(NoDuplicate):
+	case id <= s.last && !faults.NoDuplicate:
 		return outDuplicate
 	case s.behind:
 		s.seen = max(s.seen, id)
 		s.maybeAsk()
 		return outBehind
-	case prev > s.last && !without.has(NoPrev):
+	case prev > s.last && !faults.NoPrev:
 		s.fallBehind(id)
 		return outBehind
 	case !s.wants(m.Op(), false):
@@ -151,7 +151,7 @@ func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
 	}
 	if whole && !b.GetMore() {
 		s.last = max(s.last, b.GetUpTo())
-		if s.seen <= s.last || s.comet.cfg.Without.has(NoSeen) {
+		if s.seen <= s.last || s.comet.cfg.Faults.NoSeen {
 			s.setBehind(false)
 		}
 	}
@@ -276,7 +276,7 @@ func (s *session) maybeAsk() {
 // askAgain forgets a catch-up whose answer is late. Holds mu.
 func (s *session) askAgain() {
 	timeout := s.comet.cfg.CatchUpTimeout << min(s.again, 2)
-	if s.ask != askSent || s.comet.now()-s.askedAt < timeout || s.comet.cfg.Without.has(NoAskAgain) {
+	if s.ask != askSent || s.comet.now()-s.askedAt < timeout || s.comet.cfg.Faults.NoAskAgain {
 		return
 	}
 	s.ask = askNone

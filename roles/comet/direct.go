@@ -130,7 +130,7 @@ func (s *session) flushed() {
 
 // stuck says whether the socket has had no room for too long. Holds mu.
 func (s *session) stuck() bool {
-	return s.direct && s.writing && s.comet.now()-s.queue.stuckAt >= s.comet.cfg.WriteTimeout
+	return s.direct && s.writing && s.comet.now()-s.queue.stuckAt >= s.comet.cfg.SlowTimeout
 }
 
 // writeFailed ends a session whose connection takes nothing more. Its reader

@@ -86,7 +86,7 @@ func (c *Comet) stopped() {
 
 // closePaced closes sessions in even steps.
 func (c *Comet) closePaced(sessions []*session) {
-	perSecond := max(c.cfg.DrainRate, float64(len(sessions))/c.cfg.DrainTimeout.Seconds())
+	perSecond := max(float64(c.cfg.DrainRate), float64(len(sessions))/c.cfg.DrainTimeout.Seconds())
 	started, closed := time.Now(), 0
 	for {
 		due := min(int(perSecond*(time.Since(started)+drainStep).Seconds())+1, len(sessions))

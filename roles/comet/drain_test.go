@@ -77,7 +77,7 @@ func TestDrainIsBounded(t *testing.T) {
 			ack: func(*envelope.AckRequest) error { return envelope.ErrUnavailable },
 		}
 		s := start(t, logic, func(cfg *comet.Config) {
-			cfg.DrainRate, cfg.DrainTimeout, cfg.WriteTimeout = 1, 4*time.Second, time.Hour
+			cfg.DrainRate, cfg.DrainTimeout, cfg.SlowTimeout = 1, 4*time.Second, time.Hour
 		})
 		for i := range 20 {
 			c := s.dialPipe(pipe.Options{Buffer: 512})

@@ -75,7 +75,7 @@ func FuzzStream(f *testing.F) {
 	f.Add(int16(1), []byte(wire("00000014 0010 0001 0000000e 00000005", "1000")+wire("00000010 0010 0001 0000000c 00000005", "")))
 	f.Add(int16(1), []byte(wire("ffffffff 0010 0001 0000000e 00000005", "")))
 	f.Fuzz(func(t *testing.T, version int16, b []byte) {
-		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate = -1 })
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate = 0 })
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 20})
 		c.send(version, protocol.OpAuth, 1, `{"mid":1}`)
 		c.receive()

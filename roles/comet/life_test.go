@@ -61,7 +61,7 @@ func TestAuthBody(t *testing.T) {
 		{name: "a token that is not UTF-8", version: 1, body: "\xff\xfe", reason: "auth body is not valid UTF-8"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxRooms = 3 })
+			s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.RoomsPerSession = 3 })
 			c := s.dialPipe(pipe.Options{Text: test.text})
 
 			c.send(test.version, protocol.OpAuth, 1, test.body)

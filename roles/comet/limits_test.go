@@ -23,8 +23,8 @@ func TestConnectionLimits(t *testing.T) {
 		change func(*comet.Config)
 		reason string
 	}{
-		{"all", func(cfg *comet.Config) { cfg.MaxConnections = 2 }, "max_connections"},
-		{"one address", func(cfg *comet.Config) { cfg.MaxConnsPerIP = 2 }, "max_per_address"},
+		{"all", func(cfg *comet.Config) { cfg.Connections = 2 }, "max_connections"},
+		{"one address", func(cfg *comet.Config) { cfg.ConnectionsPerAddress = 2 }, "max_per_address"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
@@ -57,7 +57,7 @@ func TestConnectionLimits(t *testing.T) {
 func TestUpgradesAreLimited(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
-		cfg.MaxConnsPerIP = 8
+		cfg.ConnectionsPerAddress = 8
 	})
 	var open []net.Conn
 	for range 60 {
@@ -133,7 +133,7 @@ func TestUpstreamRate(t *testing.T) {
 // TestBadPackets: each ends the session with a reason, is counted, and does
 // nothing to the client beside it.
 func TestBadPackets(t *testing.T) {
-	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.MaxRooms = 2 })
+	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.RoomsPerSession = 2 })
 	beside := s.dialPipe(pipe.Options{})
 	beside.login("beside", "")
 	many := make([]string, 1001)
@@ -251,7 +251,6 @@ func TestConfig(t *testing.T) {
 		says   string
 	}{
 		{"no name", func(cfg *comet.Config) { cfg.Name = "" }, "comet name must not be empty"},
-		{"a negative bound", func(cfg *comet.Config) { cfg.PendingBytes = -1 }, "PendingBytes must be positive"},
 		{"a bad address", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overTCP("nowhere:x")} }, "bind a listener for clients"},
 		{"a bad origin", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overWS("127.0.0.1:0", "[")} }, "bind a listener for clients: origin"},
 	} {
@@ -263,7 +262,8 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	// A comet that is never run gives its port back.
-	cfg := comet.Config{Name: "c1"}
+	cfg := comet.DefaultConfig()
+	cfg.Name = "c1"
 	listening(&cfg)
 	c, err := comet.New(cfg, &fakeLogic{}, nopLog, nil)
 	if err != nil {

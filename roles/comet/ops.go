@@ -191,7 +191,7 @@ func (s *session) joinRoom(p transport.Packet) {
 		return
 	}
 	rooms := s.roomList()
-	if limit := s.comet.cfg.MaxRooms; len(rooms) >= limit && !slices.Contains(rooms, room) {
+	if limit := s.comet.cfg.RoomsPerSession; len(rooms) >= limit && !slices.Contains(rooms, room) {
 		s.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
 		return
 	}

@@ -64,11 +64,11 @@ func TestRule(t *testing.T) {
 	}
 	live := backlog(0, 10, false)
 	for _, test := range []struct {
-		name    string
-		without comet.Rules
-		pushes  []push
-		ids     []uint64 // written
-		afters  []uint64 // catch-ups asked
+		name   string
+		faults comet.Faults
+		pushes []push
+		ids    []uint64 // written
+		afters []uint64 // catch-ups asked
 	}{
 		{name: "a new session is behind until its backlog came", pushes: []push{kept(11, 0)}},
 		{name: "the first backlog is written in order", pushes: []push{backlog(0, 9, false, 3, 5, 9), kept(10, 9)}, ids: []uint64{3, 5, 9, 10}},
@@ -86,14 +86,14 @@ func TestRule(t *testing.T) {
 		{name: "an answer from a place where it never was", pushes: []push{live, backlog(15, 20, false, 17), kept(18, 17)}, afters: []uint64{10}},
 		{name: "what it does not accept is passed over", pushes: []push{live, other(11, 1000), kept(12, 11)}, ids: []uint64{12}},
 
-		{name: "without prev", without: comet.NoPrev, pushes: []push{live, kept(12, 11)}, ids: []uint64{12}},
-		{name: "without duplicate", without: comet.NoDuplicate, pushes: []push{live, kept(11, 0), kept(11, 0)}, ids: []uint64{11, 11}},
-		{name: "without behind-first", without: comet.NoBehindFirst, pushes: []push{kept(11, 0)}, ids: []uint64{11}},
-		{name: "without seen", without: comet.NoSeen, pushes: []push{kept(11, 9), backlog(0, 9, false, 9), kept(12, 0)}, ids: []uint64{9, 12}},
+		{name: "without prev", faults: comet.Faults{NoPrev: true}, pushes: []push{live, kept(12, 11)}, ids: []uint64{12}},
+		{name: "without duplicate", faults: comet.Faults{NoDuplicate: true}, pushes: []push{live, kept(11, 0), kept(11, 0)}, ids: []uint64{11, 11}},
+		{name: "without behind-first", faults: comet.Faults{NoBehindFirst: true}, pushes: []push{kept(11, 0)}, ids: []uint64{11}},
+		{name: "without seen", faults: comet.Faults{NoSeen: true}, pushes: []push{kept(11, 9), backlog(0, 9, false, 9), kept(12, 0)}, ids: []uint64{9, 12}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.Without = test.without })
+				s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.Faults = test.faults })
 				c := s.dialPipe(pipe.Options{})
 				c.login("ann", `,"ack":true`)
 				ids := []uint64{}
@@ -279,15 +279,15 @@ func TestBacklogInTheConnectReply(t *testing.T) {
 // an error is not waited out.
 func TestAskAgain(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		without comet.Rules
-		fail    int // this many calls fail
-		within  time.Duration
-		asked   int
+		name   string
+		faults comet.Faults
+		fail   int // this many calls fail
+		within time.Duration
+		asked  int
 	}{
 		{name: "answers that do not come", within: 15 * time.Second, asked: 3}, // at 2, 6 and 14 s
 		{name: "errors", fail: 3, within: 3 * time.Second, asked: 4},           // at 2 s and three soon after
-		{name: "without ask-again", without: comet.NoAskAgain, within: time.Minute, asked: 0},
+		{name: "without ask-again", faults: comet.Faults{NoAskAgain: true}, within: time.Minute, asked: 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestAskAgain(t *testing.T) {
 					return nil
 				}}
 				s := start(t, logic, func(cfg *comet.Config) {
-					cfg.Without, cfg.CatchUpMessages, cfg.CatchUpBytes = test.without, 7, 700
+					cfg.Faults, cfg.CatchUpMessages, cfg.CatchUpBytes = test.faults, 7, 700
 					cfg.Heartbeat = 2 * time.Hour
 				})
 				c := s.dialPipe(pipe.Options{})

@@ -209,7 +209,7 @@ func (c *Comet) refuseWaiting(v *arrival) {
 // admission's goroutines: their stacks have grown.
 func (c *Comet) authenticate(v *arrival) *session {
 	var err error
-	if v.auth, err = parseAuth(v.packet.Body, c.cfg.MaxRooms); err != nil {
+	if v.auth, err = parseAuth(v.packet.Body, c.cfg.RoomsPerSession); err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
 		c.refuse(v.conn, v.packet, refusedAuthBody, protocol.CloseBadPacket, err.Error())
 		return nil
@@ -300,7 +300,7 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 		s.noted = w.seq
 		w.mu.RUnlock()
 	}
-	if !c.cfg.Without.has(NoBehindFirst) {
+	if !c.cfg.Faults.NoBehindFirst {
 		s.setBehind(true)
 		s.ask, s.askedAt = askSent, c.now() // Connect answers with the first backlog
 	}

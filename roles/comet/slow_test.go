@@ -47,7 +47,7 @@ func TestSlowClient(t *testing.T) {
 		box := &mailbox{window: 5, body: body}
 		logic.catchUp = box.catchUp
 		s := start(t, logic, func(cfg *comet.Config) {
-			cfg.PendingBytes, cfg.CatchUpBytes, cfg.WriteTimeout = 8<<10, 8<<10, time.Minute
+			cfg.PendingBytes, cfg.CatchUpBytes, cfg.SlowTimeout = 8<<10, 8<<10, time.Minute
 		})
 		box.s = s
 		slow := s.dialPipe(pipe.Options{Buffer: 2 << 10})
@@ -108,7 +108,7 @@ func TestSlowClient(t *testing.T) {
 // has gone out.
 func TestCatchUpAtClientsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.WriteTimeout = time.Hour })
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.SlowTimeout = time.Hour })
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
 		c.login("ann", "")
 		big := s.backlog(0, 0, 2, true, 1, 2)
@@ -156,7 +156,7 @@ func TestBacklogOverPendingBytes(t *testing.T) {
 // TestSlowClientIsClosed: one that takes nothing for the slow timeout.
 func TestSlowClientIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.WriteTimeout = 3 * time.Second })
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.SlowTimeout = 3 * time.Second })
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
 		c.login("ann", "")
 		s.push(s.live(0, protocol.OpMessage, strings.Repeat("x", 4<<10)))
@@ -184,7 +184,7 @@ func TestSlowClientIsClosed(t *testing.T) {
 func TestRepliesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
-			cfg.PendingBytes, cfg.WriteTimeout = 4<<10, time.Hour
+			cfg.PendingBytes, cfg.SlowTimeout = 4<<10, time.Hour
 		})
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 10})
 		c.put(wire("00000013 0010 0001 00000007 00000001", "tok"))

@@ -207,7 +207,7 @@ func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
 	cfg.Name = "c1"
 	cfg.AckInterval = 5 * time.Millisecond
 	cfg.AnnounceInterval = 10 * time.Millisecond
-	cfg.Goroutines, cfg.SingleWrites = *goroutines, *single
+	cfg.Epoll, cfg.IOUring = !*goroutines, !*single
 	if change != nil {
 		change(&cfg)
 	}

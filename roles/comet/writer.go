@@ -225,7 +225,7 @@ func (s *session) writeOut(q *queue) error {
 			size += len(frames[n].bytes)
 			n++
 		}
-		err := s.conn.Write(time.Now().Add(s.comet.cfg.WriteTimeout), q.batch...)
+		err := s.conn.Write(time.Now().Add(s.comet.cfg.SlowTimeout), q.batch...)
 		s.mu.Lock()
 		s.account(-size)
 		if err == nil {

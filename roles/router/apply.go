@@ -190,7 +190,7 @@ func (p *partition) claimed(key string) (store.MailboxClaim, bool, error) {
 // void remembers a record's id and says whether another record of the
 // partition had it.
 func (p *partition) void(recordID []byte, offset int64) bool {
-	if len(recordID) != 12 || p.r.cfg.Without.RecordID {
+	if len(recordID) != 12 || p.r.cfg.Faults.NoRecordID {
 		return false
 	}
 	id := [12]byte(recordID)

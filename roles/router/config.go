@@ -2,6 +2,8 @@ package router
 
 import (
 	"time"
+
+	"imgo/internal/settings"
 )
 
 // Policy is what happens when a user has as many sessions as allowed and
@@ -16,40 +18,31 @@ const (
 	CloseOldest Policy = "close_oldest"
 )
 
-// Config are router's settings. DefaultConfig has sane ones.
+// Config is a router's settings. Start from DefaultConfig. The embedded structs
+// are its part of the settings file.
 type Config struct {
-	// MailboxLength bounds the messages that wait for one user; past it the
-	// oldest is dropped, counted and reported as an event.
-	MailboxLength int
-	// DeviceExpiry is how long a device is remembered after it was last seen.
-	DeviceExpiry time.Duration
-	// IdempotencyTTL is how long an idempotency key is remembered.
-	IdempotencyTTL time.Duration
-	// SessionsPerUser bounds a user's sessions; 0: no bound.
-	SessionsPerUser int
-	// SessionsPolicy says what happens at the bound.
-	SessionsPolicy Policy
+	SessionLimits
+	MailboxLimits
+	WatchTimes
+
 	// WindowMessages and WindowBytes bound one answer to a catch-up where the
 	// question does not.
-	WindowMessages, WindowBytes int
-	// WatchInterval is how often the owner looks for messages that are still
-	// pending WatchAfter after their push. A client that does not acknowledge
-	// is told at growing intervals, up to WatchMax.
-	WatchInterval, WatchAfter, WatchMax time.Duration
+	WindowMessages int `default:"1000"`
+	WindowBytes    int `default:"131072"`
+	// WatchMax is the longest time between two reminders to a client that does
+	// not acknowledge.
+	WatchMax time.Duration `default:"1m"`
 	// CometTimeout is how long after a comet's last sign of life its sessions
 	// leave the table (I6 asks for less than 10 s).
-	CometTimeout time.Duration
+	CometTimeout time.Duration `default:"6s"`
 	// FlushInterval is how often changes are written behind to the store. A
 	// message that is acknowledged within one never touches the disk.
-	FlushInterval time.Duration
-	// FlushBytes writes earlier when so much is waiting to be written.
-	FlushBytes int
-	// CacheBytes bounds the bodies that are held in memory though the store has
-	// them; the partitions that are here share it evenly. 0: none.
-	CacheBytes int
+	FlushInterval time.Duration `default:"500ms"`
+	// FlushBytes writes earlier when so many bytes are waiting to be written.
+	FlushBytes int `default:"8388608"`
 	// IdleMailboxes bounds the mailboxes of each partition that stay in
 	// memory though their users have no session.
-	IdleMailboxes int
+	IdleMailboxes int `default:"4096"`
 	// DedupeWarm is how many records before the stored position are read at
 	// start to know their ids again. 0 for a log that never doubles a record.
 	DedupeWarm int
@@ -59,42 +52,35 @@ type Config struct {
 	Retention time.Duration
 	// LoseAfter is how long a partition that belongs to another router now is
 	// still followed and answered for.
-	LoseAfter time.Duration
+	LoseAfter time.Duration `default:"5s"`
 	// CleanAfter is how long the mailboxes of a partition that belongs to
 	// another router stay on the disk: one that comes back within it resumes
 	// where it was. At least LoseAfter.
-	CleanAfter time.Duration
-	// Without leaves rules out, so that a test can prove what they are for.
-	// No setting reaches it.
-	Without Without
+	CleanAfter time.Duration `default:"1h"`
+
+	// Faults leaves rules out, for tests.
+	Faults Faults
 }
 
-// Without names the rules that a test may leave out.
-type Without struct {
-	Watch    bool // the owner's watch
-	Applied  bool // answer only for what was applied
-	RecordID bool // void a record that was applied before
+// SessionLimits is router's part of section [limits].
+type SessionLimits struct {
+	SessionsPerUser int    `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
+	SessionsPolicy  Policy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3003)."`
 }
 
-// DefaultConfig are the defaults.
-func DefaultConfig() Config {
-	return Config{
-		MailboxLength:   1000,
-		DeviceExpiry:    30 * 24 * time.Hour,
-		IdempotencyTTL:  24 * time.Hour,
-		SessionsPerUser: 64,
-		SessionsPolicy:  CloseOldest,
-		WindowMessages:  1000,
-		WindowBytes:     128 << 10,
-		WatchInterval:   time.Second,
-		WatchAfter:      3 * time.Second,
-		WatchMax:        time.Minute,
-		CometTimeout:    6 * time.Second,
-		FlushInterval:   500 * time.Millisecond,
-		FlushBytes:      8 << 20,
-		CacheBytes:      32 << 20,
-		IdleMailboxes:   4096,
-		LoseAfter:       5 * time.Second,
-		CleanAfter:      time.Hour,
-	}
+// MailboxLimits is router's part of section [kept].
+type MailboxLimits struct {
+	MailboxLength  int           `toml:"mailbox_length" default:"1000" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user; the oldest is dropped, counted and reported."`
+	CacheBytes     int           `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
+	DeviceExpiry   time.Duration `toml:"device_expiry" default:"720h" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`
+	IdempotencyTTL time.Duration `toml:"idempotency_ttl" default:"24h" unit:"duration" min:"1m" doc:"How long a push's Idempotency-Key is remembered; at most retention."`
 }
+
+// WatchTimes is router's part of section [delivery].
+type WatchTimes struct {
+	WatchInterval time.Duration `toml:"watch_interval" default:"1s" unit:"duration" min:"50ms" max:"1m" doc:"How often the owner of a mailbox looks for sessions that missed something."`
+	WatchAfter    time.Duration `toml:"watch_after" default:"3s" unit:"duration" min:"50ms" max:"10m" doc:"How long a message may be unacknowledged before the owner says so to the session's comet."`
+}
+
+// DefaultConfig returns a Config with every default.
+func DefaultConfig() Config { return settings.Default[Config]() }

@@ -47,7 +47,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 	if err != nil {
 		return nil, err
 	}
-	if n := len(req.Items); n > 0 && !r.cfg.Without.Applied {
+	if n := len(req.Items); n > 0 && !r.cfg.Faults.NoApplied {
 		if err := p.wait(ctx, req.Items[n-1].Id); err != nil {
 			return nil, err
 		}
@@ -70,7 +70,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 			}
 			e := m.find(item.Id)
 			if e == nil || e.ExpiresMS <= now {
-				if r.cfg.Without.Applied && e == nil && item.Id > p.appliedID() {
+				if r.cfg.Faults.NoApplied && e == nil && item.Id > p.appliedID() {
 					res.To = append(res.To, blind(m, item.Id)...)
 				}
 				continue // void, expired, or every device has it
@@ -91,7 +91,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 
 // blind is what an owner would say that answers for a record that it has not
 // applied: everyone, after the newest message that it knows of. Only a test
-// asks for it (Without.Applied).
+// asks for it (Faults.NoApplied).
 func blind(m *mailbox, id uint64) (out []*envelope.ResolvedTarget) {
 	for _, s := range m.sessions {
 		out = append(out, &envelope.ResolvedTarget{

@@ -266,7 +266,7 @@ func (r *Router) housekeep(ctx context.Context) error {
 		case <-watch.C:
 			now := r.now()
 			r.bury(now)
-			if !r.cfg.Without.Watch {
+			if !r.cfg.Faults.NoWatch {
 				r.watch(ctx, now)
 			}
 		case <-expire.C:

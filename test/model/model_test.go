@@ -49,13 +49,13 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		rule string
 		plan plan
 	}{
-		{"prev", plan{cometWithout: comet.NoPrev, rates: rates{drop: 0.1, late: 0.3, lateMax: 10 * time.Millisecond}, calm: true}},
-		{"duplicate", plan{cometWithout: comet.NoDuplicate, rates: rates{double: 0.3}, calm: true}},
-		{"ask-again", plan{cometWithout: comet.NoAskAgain, rates: rates{drop: 0.3}, calm: true}},
-		{"announce", plan{cometWithout: comet.NoAnnounce, calm: true}},
-		{"watch", plan{routerWithout: router.Without{Watch: true}, rates: rates{drop: 0.5}, calm: true, still: true}},
-		{"applied", plan{routerWithout: router.Without{Applied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true}},
-		{"record-id", plan{routerWithout: router.Without{RecordID: true}, rates: rates{retry: 0.3}}},
+		{"prev", plan{cometFaults: comet.Faults{NoPrev: true}, rates: rates{drop: 0.1, late: 0.3, lateMax: 10 * time.Millisecond}, calm: true}},
+		{"duplicate", plan{cometFaults: comet.Faults{NoDuplicate: true}, rates: rates{double: 0.3}, calm: true}},
+		{"ask-again", plan{cometFaults: comet.Faults{NoAskAgain: true}, rates: rates{drop: 0.3}, calm: true}},
+		{"announce", plan{cometFaults: comet.Faults{NoAnnounce: true}, calm: true}},
+		{"watch", plan{routerFaults: router.Faults{NoWatch: true}, rates: rates{drop: 0.5}, calm: true, still: true}},
+		{"applied", plan{routerFaults: router.Faults{NoApplied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true}},
+		{"record-id", plan{routerFaults: router.Faults{NoRecordID: true}, rates: rates{retry: 0.3}}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			t.Parallel()

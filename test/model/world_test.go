@@ -31,11 +31,11 @@ var devices = []string{"phone", "laptop"}
 
 // plan is one run: its seed, its faults, and the rule that is left out.
 type plan struct {
-	seed          uint64
-	rates         rates
-	cometWithout  comet.Rules
-	routerWithout router.Without
-	length        time.Duration
+	seed         uint64
+	rates        rates
+	cometFaults  comet.Faults
+	routerFaults router.Faults
+	length       time.Duration
 	// calm leaves out the faults that would hide the rule's absence: what a
 	// reconnect heals is only seen by those who stay.
 	calm bool
@@ -98,7 +98,7 @@ func (w *world) routerUp(i int) {
 	cfg := router.DefaultConfig()
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
-	cfg.WindowMessages, cfg.DedupeWarm, cfg.Without = 3, 1000, w.p.routerWithout
+	cfg.WindowMessages, cfg.DedupeWarm, cfg.Faults = 3, 1000, w.p.routerFaults
 	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
 	r, err := router.New(cfg, router.Deps{Owned: w.rings[i].get, Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
 	w.must(err)
@@ -162,7 +162,7 @@ func newWorld(t *testing.T, p plan) *world {
 			Routers: routers{n.view, 2}, Kept: w.kept, Live: w.live, Comets: w.comets, Tokens: store.NewTokens(db), Log: zerolog.Nop()})
 		w.must(err)
 		ccfg := comet.DefaultConfig()
-		ccfg.Name, ccfg.Without = n.name, p.cometWithout
+		ccfg.Name, ccfg.Faults = n.name, p.cometFaults
 		ccfg.CatchUpTimeout, ccfg.AnnounceInterval, ccfg.AckInterval = 30*time.Millisecond, 10*time.Millisecond, time.Millisecond
 		ccfg.CallTimeout, ccfg.CatchUpMessages, ccfg.DrainRate = 250*time.Millisecond, 3, 1e6
 		n.comet, err = comet.New(ccfg, upstream{n}, zerolog.Nop(), nil)
@@ -313,7 +313,7 @@ func (w *world) run() error {
 // settleLimit is how long a message may take to arrive once all is well. A
 // run that leaves a rule out need not wait long to be found broken.
 func settleLimit(p plan) time.Duration {
-	if p.cometWithout == 0 && p.routerWithout == (router.Without{}) {
+	if p.cometFaults == (comet.Faults{}) && p.routerFaults == (router.Faults{}) {
 		return 30 * time.Second
 	}
 	return 3 * time.Second

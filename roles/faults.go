@@ -7,14 +7,14 @@ import (
 	"imgo/roles/router"
 )
 
-// Seeded are defects that a test puts into a node, to prove that what looks
+// Faults are defects that a test puts into a node, to prove that what looks
 // for defects finds them: rules that are left out, and ways that lose, double
 // or turn around what goes over them. No setting, flag or variable reaches
 // any of it, and a node without them (the zero value) runs nothing of it.
-type Seeded struct {
+type Faults struct {
 	// Comet and Router are the rules that are left out.
-	Comet  comet.Rules
-	Router router.Without
+	Comet  comet.Faults
+	Router router.Faults
 	// LogicLog is the kept topic as logic writes it, and RouterLog as router
 	// reads it; nil: as it is.
 	LogicLog  func(logic.KeptLog) logic.KeptLog
@@ -25,35 +25,35 @@ type Seeded struct {
 	Deliveries func(job.Comet) job.Comet
 }
 
-func (s Seeded) logicLog(kept logic.KeptLog) logic.KeptLog {
-	if s.LogicLog == nil {
+func (f Faults) logicLog(kept logic.KeptLog) logic.KeptLog {
+	if f.LogicLog == nil {
 		return kept
 	}
-	return s.LogicLog(kept)
+	return f.LogicLog(kept)
 }
 
-func (s Seeded) routerLog(kept router.KeptLog) router.KeptLog {
-	if s.RouterLog == nil {
+func (f Faults) routerLog(kept router.KeptLog) router.KeptLog {
+	if f.RouterLog == nil {
 		return kept
 	}
-	return s.RouterLog(kept)
+	return f.RouterLog(kept)
 }
 
-func (s Seeded) comets(to job.Comets) job.Comets {
-	if s.Deliveries == nil {
+func (f Faults) comets(to job.Comets) job.Comets {
+	if f.Deliveries == nil {
 		return to
 	}
-	return seededComets{to, s.Deliveries}
+	return faultyComets{to, f.Deliveries}
 }
 
-// seededComets are comets with something on the way to them.
-type seededComets struct {
+// faultyComets are comets with something on the way to them.
+type faultyComets struct {
 	job.Comets
 	way func(job.Comet) job.Comet
 }
 
 // Comet is the comet of a name, behind the way to it.
-func (s seededComets) Comet(name string) job.Comet {
+func (s faultyComets) Comet(name string) job.Comet {
 	c := s.Comets.Comet(name)
 	if c == nil {
 		return nil
