@@ -12,7 +12,6 @@ package envelope
 
 import (
 	"fmt"
-	"strconv"
 	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
@@ -49,21 +48,6 @@ func Partition(key string, n int) int32 {
 func NewRecordID() []byte {
 	id := xid.New()
 	return id[:]
-}
-
-// SessionName is the server's own name for a session, as clients and callers
-// see it where the client chose no key.
-func SessionName(comet string, session uint64) string {
-	return string(appendSessionName(make([]byte, 0, 64), comet, session))
-}
-
-// IsSessionName says whether name is the server's own one of a session.
-func IsSessionName(name, comet string, session uint64) bool {
-	return name == string(appendSessionName(make([]byte, 0, 64), comet, session))
-}
-
-func appendSessionName(dst []byte, comet string, session uint64) []byte {
-	return strconv.AppendUint(append(append(dst, comet...), '-'), session, 16)
 }
 
 // CheckName says what is wrong with a user, device, room or session key: it

@@ -259,10 +259,8 @@ type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// device is empty for the user's default cursor.
-	Device string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	Ids    []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	// all: everything pending for the device up to and including up_to.
-	UpTo          uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	Device        string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Ids           []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -316,13 +314,6 @@ func (x *Ack) GetIds() []uint64 {
 		return x.Ids
 	}
 	return nil
-}
-
-func (x *Ack) GetUpTo() uint64 {
-	if x != nil {
-		return x.UpTo
-	}
-	return 0
 }
 
 // Device makes a device (or, when empty, the default cursor) known to the
@@ -1849,30 +1840,154 @@ func (x *Target) GetPrev() uint64 {
 	return 0
 }
 
-type ConnectRequest struct {
+// SessionInfo describes one client connection. Comet makes it, logic adds what
+// follows from the token, router remembers it and the API shows it.
+type SessionInfo struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Comet   string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`
-	Session uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
-	Token   string                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	Address *Address               `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Device  string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// key names the session to callers (goim's key). It is the client's own, or
+	// else the session's name (AddressKey.Name).
+	Key      string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	Platform string `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
+	// remote is the client's address and port.
+	Remote string `protobuf:"bytes,6,opt,name=remote,proto3" json:"remote,omitempty"`
+	// generation is "imgo", "goim" or "v2".
+	Generation string `protobuf:"bytes,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	// transport is "tcp" or "ws".
+	Transport string `protobuf:"bytes,8,opt,name=transport,proto3" json:"transport,omitempty"`
+	// since_ms is when the client connected, Unix milliseconds.
+	SinceMs int64 `protobuf:"varint,9,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// accepts has the operations from 1000 on that the client wants.
+	Accepts       []int32  `protobuf:"varint,10,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
+	Rooms         []string `protobuf:"bytes,11,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionInfo) Reset() {
+	*x = SessionInfo{}
+	mi := &file_envelope_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionInfo) ProtoMessage() {}
+
+func (x *SessionInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
+func (*SessionInfo) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SessionInfo) GetAddress() *Address {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *SessionInfo) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetGeneration() string {
+	if x != nil {
+		return x.Generation
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetAccepts() []int32 {
+	if x != nil {
+		return x.Accepts
+	}
+	return nil
+}
+
+func (x *SessionInfo) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+type ConnectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// session is the session as the client asks for it: without a user, and
+	// without a key or a device unless the client named one.
+	Session *SessionInfo `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Token   string       `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// mid is goim's member id; believed only with auth.mode = "none".
-	Mid    string `protobuf:"bytes,4,opt,name=mid,proto3" json:"mid,omitempty"`
-	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	// key names the session (goim's key); empty: the server's own name for it.
-	Key      string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
-	Platform string `protobuf:"bytes,7,opt,name=platform,proto3" json:"platform,omitempty"`
-	Address  string `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`
-	// generation: "imgo", "goim" or "v2"; transport: "tcp" or "ws".
-	Generation    string   `protobuf:"bytes,9,opt,name=generation,proto3" json:"generation,omitempty"`
-	Transport     string   `protobuf:"bytes,10,opt,name=transport,proto3" json:"transport,omitempty"`
-	Accepts       []int32  `protobuf:"varint,11,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
-	Rooms         []string `protobuf:"bytes,12,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	Mid           string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +1999,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,21 +2012,14 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *ConnectRequest) GetComet() string {
-	if x != nil {
-		return x.Comet
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetSession() uint64 {
+func (x *ConnectRequest) GetSession() *SessionInfo {
 	if x != nil {
 		return x.Session
 	}
-	return 0
+	return nil
 }
 
 func (x *ConnectRequest) GetToken() string {
@@ -1928,86 +2036,29 @@ func (x *ConnectRequest) GetMid() string {
 	return ""
 }
 
-func (x *ConnectRequest) GetDevice() string {
-	if x != nil {
-		return x.Device
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetPlatform() string {
-	if x != nil {
-		return x.Platform
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetGeneration() string {
-	if x != nil {
-		return x.Generation
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetTransport() string {
-	if x != nil {
-		return x.Transport
-	}
-	return ""
-}
-
-func (x *ConnectRequest) GetAccepts() []int32 {
-	if x != nil {
-		return x.Accepts
-	}
-	return nil
-}
-
-func (x *ConnectRequest) GetRooms() []string {
-	if x != nil {
-		return x.Rooms
-	}
-	return nil
-}
-
 type ConnectReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	Key   string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// device is the session's device: the one that it asked for, or the one that
+	// its token is bound to. Catch-ups, acks and detachments name this one.
+	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	// expires_ms is when the token ends, Unix milliseconds; 0: never.
 	ExpiresMs int64  `protobuf:"varint,3,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	Partition uint32 `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
-	// floor is what a catch-up's answer must at least have seen: the id of the
-	// record that made the session's device known, or 0.
+	// floor is the id of the record that made the session's device known, or 0.
+	// An owner answers a catch-up only once it has applied that record.
 	Floor uint64 `protobuf:"varint,5,opt,name=floor,proto3" json:"floor,omitempty"`
 	// pending counts the kept messages that wait for the session's device.
 	Pending uint32 `protobuf:"varint,6,opt,name=pending,proto3" json:"pending,omitempty"`
-	// device is the session's device: the one that it asked for, or the one that
-	// its token is bound to. Catch-ups, acks and detachments name this one.
-	Device string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
 	// backlog is the answer to the session's first catch-up.
-	Backlog       *Backlog `protobuf:"bytes,8,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	Backlog       *Backlog `protobuf:"bytes,7,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2070,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2083,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -2042,9 +2093,9 @@ func (x *ConnectReply) GetUser() string {
 	return ""
 }
 
-func (x *ConnectReply) GetKey() string {
+func (x *ConnectReply) GetDevice() string {
 	if x != nil {
-		return x.Key
+		return x.Device
 	}
 	return ""
 }
@@ -2077,13 +2128,6 @@ func (x *ConnectReply) GetPending() uint32 {
 	return 0
 }
 
-func (x *ConnectReply) GetDevice() string {
-	if x != nil {
-		return x.Device
-	}
-	return ""
-}
-
 func (x *ConnectReply) GetBacklog() *Backlog {
 	if x != nil {
 		return x.Backlog
@@ -2108,7 +2152,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2164,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2177,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -2194,7 +2238,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2250,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2263,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -2238,7 +2282,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2294,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2307,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -2285,7 +2329,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2341,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2354,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -2341,155 +2385,14 @@ func (x *Detached) GetReason() string {
 	return ""
 }
 
-// Session is one client connection as router remembers it.
-type Session struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       *Address               `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
-	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	Key           string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
-	Platform      string                 `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
-	Remote        string                 `protobuf:"bytes,6,opt,name=remote,proto3" json:"remote,omitempty"`
-	Generation    string                 `protobuf:"bytes,7,opt,name=generation,proto3" json:"generation,omitempty"`
-	Transport     string                 `protobuf:"bytes,8,opt,name=transport,proto3" json:"transport,omitempty"`
-	SinceMs       int64                  `protobuf:"varint,9,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
-	Accepts       []int32                `protobuf:"varint,10,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
-	Rooms         []string               `protobuf:"bytes,11,rep,name=rooms,proto3" json:"rooms,omitempty"`
-	Last          uint64                 `protobuf:"varint,12,opt,name=last,proto3" json:"last,omitempty"`
-	Floor         uint64                 `protobuf:"varint,13,opt,name=floor,proto3" json:"floor,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Session) Reset() {
-	*x = Session{}
-	mi := &file_envelope_proto_msgTypes[32]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Session) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Session) ProtoMessage() {}
-
-func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Session.ProtoReflect.Descriptor instead.
-func (*Session) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
-}
-
-func (x *Session) GetAddress() *Address {
-	if x != nil {
-		return x.Address
-	}
-	return nil
-}
-
-func (x *Session) GetUser() string {
-	if x != nil {
-		return x.User
-	}
-	return ""
-}
-
-func (x *Session) GetDevice() string {
-	if x != nil {
-		return x.Device
-	}
-	return ""
-}
-
-func (x *Session) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *Session) GetPlatform() string {
-	if x != nil {
-		return x.Platform
-	}
-	return ""
-}
-
-func (x *Session) GetRemote() string {
-	if x != nil {
-		return x.Remote
-	}
-	return ""
-}
-
-func (x *Session) GetGeneration() string {
-	if x != nil {
-		return x.Generation
-	}
-	return ""
-}
-
-func (x *Session) GetTransport() string {
-	if x != nil {
-		return x.Transport
-	}
-	return ""
-}
-
-func (x *Session) GetSinceMs() int64 {
-	if x != nil {
-		return x.SinceMs
-	}
-	return 0
-}
-
-func (x *Session) GetAccepts() []int32 {
-	if x != nil {
-		return x.Accepts
-	}
-	return nil
-}
-
-func (x *Session) GetRooms() []string {
-	if x != nil {
-		return x.Rooms
-	}
-	return nil
-}
-
-func (x *Session) GetLast() uint64 {
-	if x != nil {
-		return x.Last
-	}
-	return 0
-}
-
-func (x *Session) GetFloor() uint64 {
-	if x != nil {
-		return x.Floor
-	}
-	return 0
-}
-
 // AnnounceRequest is a comet's sign of life to the owners of its users, and
 // the sessions that an owner does not know yet.
 type AnnounceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Comet string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`
 	// incarnation changes with every start of the comet.
-	Incarnation uint64     `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Sessions    []*Session `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Incarnation uint64         `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Sessions    []*SessionInfo `protobuf:"bytes,3,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	// rooms: how many sessions of this comet each room has.
 	Rooms map[string]uint32 `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// partitions: how many sessions this comet has in each partition.
@@ -2542,7 +2445,7 @@ func (x *AnnounceRequest) GetIncarnation() uint64 {
 	return 0
 }
 
-func (x *AnnounceRequest) GetSessions() []*Session {
+func (x *AnnounceRequest) GetSessions() []*SessionInfo {
 	if x != nil {
 		return x.Sessions
 	}
@@ -2629,7 +2532,7 @@ func (x *AnnounceReply) GetPartitions() uint32 {
 
 type AttachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Session       *Session               `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session       *SessionInfo           `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	MaxMessages   uint32                 `protobuf:"varint,2,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
 	MaxBytes      uint32                 `protobuf:"varint,3,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2666,7 +2569,7 @@ func (*AttachRequest) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
-func (x *AttachRequest) GetSession() *Session {
+func (x *AttachRequest) GetSession() *SessionInfo {
 	if x != nil {
 		return x.Session
 	}
@@ -2763,7 +2666,7 @@ type LookupRequest struct {
 	Keys []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
 	// idempotency_key, when set, asks whether it was applied for the users.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	// full: the reply carries Sessions, not only addresses.
+	// full: the reply carries the whole SessionInfo, not only addresses.
 	Full          bool `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2830,7 +2733,7 @@ func (x *LookupRequest) GetFull() bool {
 type LookupReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Users         []*UserSessions        `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
-	Keyed         []*Session             `protobuf:"bytes,2,rep,name=keyed,proto3" json:"keyed,omitempty"`
+	Keyed         []*SessionInfo         `protobuf:"bytes,2,rep,name=keyed,proto3" json:"keyed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2872,7 +2775,7 @@ func (x *LookupReply) GetUsers() []*UserSessions {
 	return nil
 }
 
-func (x *LookupReply) GetKeyed() []*Session {
+func (x *LookupReply) GetKeyed() []*SessionInfo {
 	if x != nil {
 		return x.Keyed
 	}
@@ -2883,7 +2786,7 @@ type UserSessions struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	User     string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	Sessions []*Address             `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	Full     []*Session             `protobuf:"bytes,3,rep,name=full,proto3" json:"full,omitempty"`
+	Full     []*SessionInfo         `protobuf:"bytes,3,rep,name=full,proto3" json:"full,omitempty"`
 	// applied_id: the message that the idempotency key made before; 0: none.
 	AppliedId     uint64 `protobuf:"varint,4,opt,name=applied_id,json=appliedId,proto3" json:"applied_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2934,7 +2837,7 @@ func (x *UserSessions) GetSessions() []*Address {
 	return nil
 }
 
-func (x *UserSessions) GetFull() []*Session {
+func (x *UserSessions) GetFull() []*SessionInfo {
 	if x != nil {
 		return x.Full
 	}
@@ -2994,7 +2897,7 @@ func (x *UserRequest) GetUser() string {
 
 type UserReply struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	Sessions []*Session             `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions []*SessionInfo         `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	Devices  []*DeviceInfo          `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
 	Pending  uint32                 `protobuf:"varint,3,opt,name=pending,proto3" json:"pending,omitempty"`
 	OldestId uint64                 `protobuf:"varint,4,opt,name=oldest_id,json=oldestId,proto3" json:"oldest_id,omitempty"`
@@ -3036,7 +2939,7 @@ func (*UserReply) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
-func (x *UserReply) GetSessions() []*Session {
+func (x *UserReply) GetSessions() []*SessionInfo {
 	if x != nil {
 		return x.Sessions
 	}
@@ -3561,10 +3464,10 @@ func (x *Resolved) GetTo() []*ResolvedTarget {
 }
 
 type ResolvedTarget struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Comet         string                 `protobuf:"bytes,1,opt,name=comet,proto3" json:"comet,omitempty"`
-	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"`
-	Prev          uint64                 `protobuf:"varint,3,opt,name=prev,proto3" json:"prev,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	To    *Address               `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
+	// prev is the id of the pending message before this one; 0: none.
+	Prev          uint64 `protobuf:"varint,2,opt,name=prev,proto3" json:"prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3599,18 +3502,11 @@ func (*ResolvedTarget) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
-func (x *ResolvedTarget) GetComet() string {
+func (x *ResolvedTarget) GetTo() *Address {
 	if x != nil {
-		return x.Comet
+		return x.To
 	}
-	return ""
-}
-
-func (x *ResolvedTarget) GetSession() uint64 {
-	if x != nil {
-		return x.Session
-	}
-	return 0
+	return nil
 }
 
 func (x *ResolvedTarget) GetPrev() uint64 {
@@ -3676,7 +3572,7 @@ func (x *RoomsRequest) GetMaxMembers() uint32 {
 type RoomsReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Counts        map[string]uint32      `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Members       []*Session             `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	Members       []*SessionInfo         `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
 	Sessions      uint32                 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3719,7 +3615,7 @@ func (x *RoomsReply) GetCounts() map[string]uint32 {
 	return nil
 }
 
-func (x *RoomsReply) GetMembers() []*Session {
+func (x *RoomsReply) GetMembers() []*SessionInfo {
 	if x != nil {
 		return x.Members
 	}
@@ -4707,12 +4603,11 @@ const file_envelope_proto_rawDesc = "" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12'\n" +
 	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"1\n" +
 	"\x04Acks\x12)\n" +
-	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"X\n" +
+	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"I\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
-	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x13\n" +
-	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"c\n" +
+	"\x03ids\x18\x03 \x03(\x04R\x03idsJ\x04\b\x04\x10\x05\"c\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
@@ -4828,33 +4723,35 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\"6\n" +
 	"\x06Target\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
-	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xb6\x02\n" +
-	"\x0eConnectRequest\x12\x14\n" +
-	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\x12\x10\n" +
-	"\x03mid\x18\x04 \x01(\tR\x03mid\x12\x16\n" +
-	"\x06device\x18\x05 \x01(\tR\x06device\x12\x10\n" +
-	"\x03key\x18\x06 \x01(\tR\x03key\x12\x1a\n" +
-	"\bplatform\x18\a \x01(\tR\bplatform\x12\x18\n" +
-	"\aaddress\x18\b \x01(\tR\aaddress\x12\x1e\n" +
+	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xbd\x02\n" +
+	"\vSessionInfo\x123\n" +
+	"\aaddress\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\aaddress\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x1a\n" +
+	"\bplatform\x18\x05 \x01(\tR\bplatform\x12\x16\n" +
+	"\x06remote\x18\x06 \x01(\tR\x06remote\x12\x1e\n" +
 	"\n" +
-	"generation\x18\t \x01(\tR\n" +
+	"generation\x18\a \x01(\tR\n" +
 	"generation\x12\x1c\n" +
-	"\ttransport\x18\n" +
-	" \x01(\tR\ttransport\x12\x18\n" +
-	"\aaccepts\x18\v \x03(\x05R\aaccepts\x12\x14\n" +
-	"\x05rooms\x18\f \x03(\tR\x05rooms\"\xee\x01\n" +
+	"\ttransport\x18\b \x01(\tR\ttransport\x12\x19\n" +
+	"\bsince_ms\x18\t \x01(\x03R\asinceMs\x12\x18\n" +
+	"\aaccepts\x18\n" +
+	" \x03(\x05R\aaccepts\x12\x14\n" +
+	"\x05rooms\x18\v \x03(\tR\x05rooms\"q\n" +
+	"\x0eConnectRequest\x127\n" +
+	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xdc\x01\n" +
 	"\fConnectReply\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1d\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\x03 \x01(\x03R\texpiresMs\x12\x1c\n" +
 	"\tpartition\x18\x04 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05floor\x18\x05 \x01(\x04R\x05floor\x12\x18\n" +
-	"\apending\x18\x06 \x01(\rR\apending\x12\x16\n" +
-	"\x06device\x18\a \x01(\tR\x06device\x123\n" +
-	"\abacklog\x18\b \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\"\xd3\x01\n" +
+	"\apending\x18\x06 \x01(\rR\apending\x123\n" +
+	"\abacklog\x18\a \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\"\xd3\x01\n" +
 	"\x0eCatchUpRequest\x12)\n" +
 	"\x02to\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -4872,28 +4769,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\asession\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xe3\x02\n" +
-	"\aSession\x123\n" +
-	"\aaddress\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\aaddress\x12\x12\n" +
-	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
-	"\x06device\x18\x03 \x01(\tR\x06device\x12\x10\n" +
-	"\x03key\x18\x04 \x01(\tR\x03key\x12\x1a\n" +
-	"\bplatform\x18\x05 \x01(\tR\bplatform\x12\x16\n" +
-	"\x06remote\x18\x06 \x01(\tR\x06remote\x12\x1e\n" +
-	"\n" +
-	"generation\x18\a \x01(\tR\n" +
-	"generation\x12\x1c\n" +
-	"\ttransport\x18\b \x01(\tR\ttransport\x12\x19\n" +
-	"\bsince_ms\x18\t \x01(\x03R\asinceMs\x12\x18\n" +
-	"\aaccepts\x18\n" +
-	" \x03(\x05R\aaccepts\x12\x14\n" +
-	"\x05rooms\x18\v \x03(\tR\x05rooms\x12\x12\n" +
-	"\x04last\x18\f \x01(\x04R\x04last\x12\x14\n" +
-	"\x05floor\x18\r \x01(\x04R\x05floor\"\x90\x03\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x94\x03\n" +
 	"\x0fAnnounceRequest\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x125\n" +
-	"\bsessions\x18\x03 \x03(\v2\x19.imgo.envelope.v1.SessionR\bsessions\x12B\n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x129\n" +
+	"\bsessions\x18\x03 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\bsessions\x12B\n" +
 	"\x05rooms\x18\x04 \x03(\v2,.imgo.envelope.v1.AnnounceRequest.RoomsEntryR\x05rooms\x12Q\n" +
 	"\n" +
 	"partitions\x18\x05 \x03(\v21.imgo.envelope.v1.AnnounceRequest.PartitionsEntryR\n" +
@@ -4917,9 +4797,9 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"RoomsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x84\x01\n" +
-	"\rAttachRequest\x123\n" +
-	"\asession\x18\x01 \x01(\v2\x19.imgo.envelope.v1.SessionR\asession\x12!\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x88\x01\n" +
+	"\rAttachRequest\x127\n" +
+	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12!\n" +
 	"\fmax_messages\x18\x02 \x01(\rR\vmaxMessages\x12\x1b\n" +
 	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\xa0\x01\n" +
 	"\vAttachReply\x123\n" +
@@ -4931,20 +4811,20 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12\x12\n" +
-	"\x04full\x18\x04 \x01(\bR\x04full\"t\n" +
+	"\x04full\x18\x04 \x01(\bR\x04full\"x\n" +
 	"\vLookupReply\x124\n" +
-	"\x05users\x18\x01 \x03(\v2\x1e.imgo.envelope.v1.UserSessionsR\x05users\x12/\n" +
-	"\x05keyed\x18\x02 \x03(\v2\x19.imgo.envelope.v1.SessionR\x05keyed\"\xa7\x01\n" +
+	"\x05users\x18\x01 \x03(\v2\x1e.imgo.envelope.v1.UserSessionsR\x05users\x123\n" +
+	"\x05keyed\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\x05keyed\"\xab\x01\n" +
 	"\fUserSessions\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x125\n" +
-	"\bsessions\x18\x02 \x03(\v2\x19.imgo.envelope.v1.AddressR\bsessions\x12-\n" +
-	"\x04full\x18\x03 \x03(\v2\x19.imgo.envelope.v1.SessionR\x04full\x12\x1d\n" +
+	"\bsessions\x18\x02 \x03(\v2\x19.imgo.envelope.v1.AddressR\bsessions\x121\n" +
+	"\x04full\x18\x03 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\x04full\x12\x1d\n" +
 	"\n" +
 	"applied_id\x18\x04 \x01(\x04R\tappliedId\"!\n" +
 	"\vUserRequest\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\tR\x04user\"\x8a\x02\n" +
-	"\tUserReply\x125\n" +
-	"\bsessions\x18\x01 \x03(\v2\x19.imgo.envelope.v1.SessionR\bsessions\x126\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"\x8e\x02\n" +
+	"\tUserReply\x129\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\bsessions\x126\n" +
 	"\adevices\x18\x02 \x03(\v2\x1c.imgo.envelope.v1.DeviceInfoR\adevices\x12\x18\n" +
 	"\apending\x18\x03 \x01(\rR\apending\x12\x1b\n" +
 	"\toldest_id\x18\x04 \x01(\x04R\boldestId\x12\x1b\n" +
@@ -4980,19 +4860,18 @@ const file_envelope_proto_rawDesc = "" +
 	"\fResolveReply\x120\n" +
 	"\x05items\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.ResolvedR\x05items\"<\n" +
 	"\bResolved\x120\n" +
-	"\x02to\x18\x01 \x03(\v2 .imgo.envelope.v1.ResolvedTargetR\x02to\"T\n" +
-	"\x0eResolvedTarget\x12\x14\n" +
-	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x18\n" +
-	"\asession\x18\x02 \x01(\x04R\asession\x12\x12\n" +
-	"\x04prev\x18\x03 \x01(\x04R\x04prev\"C\n" +
+	"\x02to\x18\x01 \x03(\v2 .imgo.envelope.v1.ResolvedTargetR\x02to\"O\n" +
+	"\x0eResolvedTarget\x12)\n" +
+	"\x02to\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
+	"\x04prev\x18\x02 \x01(\x04R\x04prev\"C\n" +
 	"\fRoomsRequest\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x1f\n" +
 	"\vmax_members\x18\x02 \x01(\rR\n" +
-	"maxMembers\"\xda\x01\n" +
+	"maxMembers\"\xde\x01\n" +
 	"\n" +
 	"RoomsReply\x12@\n" +
-	"\x06counts\x18\x01 \x03(\v2(.imgo.envelope.v1.RoomsReply.CountsEntryR\x06counts\x123\n" +
-	"\amembers\x18\x02 \x03(\v2\x19.imgo.envelope.v1.SessionR\amembers\x12\x1a\n" +
+	"\x06counts\x18\x01 \x03(\v2(.imgo.envelope.v1.RoomsReply.CountsEntryR\x06counts\x127\n" +
+	"\amembers\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\amembers\x12\x1a\n" +
 	"\bsessions\x18\x03 \x01(\rR\bsessions\x1a9\n" +
 	"\vCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -5114,13 +4993,13 @@ var file_envelope_proto_goTypes = []any{
 	(*PushReply)(nil),       // 23: imgo.envelope.v1.PushReply
 	(*Delivery)(nil),        // 24: imgo.envelope.v1.Delivery
 	(*Target)(nil),          // 25: imgo.envelope.v1.Target
-	(*ConnectRequest)(nil),  // 26: imgo.envelope.v1.ConnectRequest
-	(*ConnectReply)(nil),    // 27: imgo.envelope.v1.ConnectReply
-	(*CatchUpRequest)(nil),  // 28: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),      // 29: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),   // 30: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),        // 31: imgo.envelope.v1.Detached
-	(*Session)(nil),         // 32: imgo.envelope.v1.Session
+	(*SessionInfo)(nil),     // 26: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),  // 27: imgo.envelope.v1.ConnectRequest
+	(*ConnectReply)(nil),    // 28: imgo.envelope.v1.ConnectReply
+	(*CatchUpRequest)(nil),  // 29: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),      // 30: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),   // 31: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),        // 32: imgo.envelope.v1.Detached
 	(*AnnounceRequest)(nil), // 33: imgo.envelope.v1.AnnounceRequest
 	(*AnnounceReply)(nil),   // 34: imgo.envelope.v1.AnnounceReply
 	(*AttachRequest)(nil),   // 35: imgo.envelope.v1.AttachRequest
@@ -5192,41 +5071,43 @@ var file_envelope_proto_depIdxs = []int32{
 	18, // 25: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
 	19, // 26: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
 	20, // 27: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	18, // 28: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	15, // 29: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	3,  // 30: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	31, // 31: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	15, // 32: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	15, // 33: imgo.envelope.v1.Session.address:type_name -> imgo.envelope.v1.Address
-	32, // 34: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.Session
-	69, // 35: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	70, // 36: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	71, // 37: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	72, // 38: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	32, // 39: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.Session
-	18, // 40: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	19, // 41: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	39, // 42: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	32, // 43: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.Session
-	15, // 44: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	32, // 45: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.Session
-	32, // 46: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.Session
-	42, // 47: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	17, // 48: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	48, // 49: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	50, // 50: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	51, // 51: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	73, // 52: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	32, // 53: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.Session
-	60, // 54: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	66, // 55: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
-	68, // 56: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
-	63, // 57: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	15, // 28: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	26, // 29: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	18, // 30: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	15, // 31: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	3,  // 32: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	32, // 33: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	15, // 34: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	26, // 35: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	69, // 36: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	70, // 37: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	71, // 38: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	72, // 39: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	26, // 40: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	18, // 41: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	19, // 42: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	39, // 43: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	26, // 44: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	15, // 45: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	26, // 46: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	26, // 47: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	42, // 48: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	17, // 49: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	48, // 50: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	50, // 51: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	51, // 52: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	15, // 53: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	73, // 54: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	26, // 55: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	60, // 56: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	66, // 57: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
+	68, // 58: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
+	63, // 59: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }

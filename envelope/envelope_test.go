@@ -35,7 +35,7 @@ func samples() map[string]wire {
 		"record_push": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Push: &envelope.Push{
 			Users: []string{"123", "ünï"}, Op: 5, Body: []byte(`{"test":1}`), ExpiresMs: 1700600000000, IdempotencyKey: "caller/k"}},
 		"record_acks": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Acks: &envelope.Acks{Acks: []*envelope.Ack{
-			{User: "123", Device: "phone", Ids: []uint64{1 << 48, 1<<48 | 7}}, {User: "4", UpTo: 1<<48 | 9}}}},
+			{User: "123", Device: "phone", Ids: []uint64{1 << 48, 1<<48 | 7}}, {User: "4", Ids: []uint64{1<<48 | 9}}}}},
 		"record_device": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Device: &envelope.Device{User: "123", Device: "phone", SeenMs: 1700000000000}},
 		"record_claim":  &envelope.Record{Id: recordID, TimeMs: 1700000000000, Claim: &envelope.Claim{Key: "caller/k"}},
 		"record_fence":  &envelope.Record{Id: recordID, TimeMs: 1700000000000, Fence: &envelope.Fence{}},

@@ -20,7 +20,6 @@ const (
 	CloseReplacedByKey    CloseCode = 3505
 	CloseKicked           CloseCode = 3506
 	CloseTooLarge         CloseCode = 3507
-	CloseForbiddenOrigin  CloseCode = 3508
 	CloseHandshakeTimeout CloseCode = 3509
 )
 

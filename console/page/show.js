@@ -77,7 +77,6 @@ const REFUSALS = {
   3505: 'Another session with the same key took this one’s place.',
   3506: 'Somebody ended this session through the API. You may come back.',
   3507: 'The server refused a message as too large.',
-  3508: 'The server does not take connections from this page: add its address to comet.ws_origins.',
   3509: 'The server waited too long for the login. Come back to try again.',
 };
 

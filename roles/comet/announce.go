@@ -100,8 +100,8 @@ func (a *announcer) announceSessions(req *envelope.AnnounceRequest, news map[uin
 	maps.Copy(a.told, news)
 }
 
-func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.Session {
-	var list []*envelope.Session
+func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.SessionInfo {
+	var list []*envelope.SessionInfo
 	a.comet.table.each(func(s *session) {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -20,7 +20,8 @@ func TestGoldenImgoTCP(t *testing.T) {
 	// Auth: the raw token in quotes; the reply echoes version and sequence.
 	c.put(wire("00000015 0010 0001 00000007 00000003", `"tok"`))
 	c.want(wire("00000010 0010 0001 00000008 00000003", ""))
-	if got := s.logic.connected(0); got.Token != "tok" || got.Generation != "imgo" || got.Transport != "tcp" || got.Address == "" {
+	if got := s.logic.connected(0); got.Token != "tok" || got.Session.Generation != "imgo" || got.Session.Transport != "tcp" ||
+		got.Session.Remote == "" {
 		t.Fatalf("logic was asked %v", got)
 	}
 	s.push(s.backlog(0, 0, 0, false))
@@ -65,7 +66,7 @@ func TestGoldenImgoJSON(t *testing.T) {
 	c := s.dialWS(true)
 	c.put(`{"ver":1,"op":7,"seq":1,"body":"tok"}`)
 	c.want(`[{"ver":1,"op":8,"seq":1,"body":{}}]`)
-	if got := s.logic.connected(0); got.Token != "tok" || got.Generation != "imgo" || got.Transport != "ws" {
+	if got := s.logic.connected(0); got.Token != "tok" || got.Session.Generation != "imgo" || got.Session.Transport != "ws" {
 		t.Fatalf("logic was asked %v", got)
 	}
 	c.put(`{"ver":1,"op":2,"seq":2,"body":{}}`)
@@ -92,8 +93,8 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000002", 16+len(auth)), auth))
 	c.want(wire("00000010 0010 0001 00000008 00000002", ""))
 	got := s.logic.connected(0)
-	if got.Mid != "123" || got.Key != "k-1" || got.Platform != "web" || got.Generation != "goim" ||
-		fmt.Sprint(got.Rooms, got.Accepts) != "[live://1000] [1000 1001]" {
+	if of := got.Session; got.Mid != "123" || of.Key != "k-1" || of.Platform != "web" || of.Generation != "goim" ||
+		fmt.Sprint(of.Rooms, of.Accepts) != "[live://1000] [1000 1001]" {
 		t.Fatalf("logic was asked %v", got)
 	}
 	s.push(s.backlog(0, 0, 0, false))

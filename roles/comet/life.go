@@ -17,10 +17,6 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	c := s.comet
 	s.mu.Lock()
 	s.user = reply.GetUser()
-	if name := reply.GetKey(); !envelope.IsSessionName(name, c.cfg.Name, s.id) {
-		s.own()
-		s.name = name
-	}
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
 	}

@@ -83,7 +83,8 @@ func TestAuthBody(t *testing.T) {
 				}
 				return fmt.Sprint(v)
 			}
-			got := want{r.Token, r.Mid, r.Device, r.Key, r.Platform, r.Generation, list(r.Rooms, len(r.Rooms)), list(r.Accepts, len(r.Accepts))}
+			of := r.Session
+			got := want{r.Token, r.Mid, of.Device, of.Key, of.Platform, of.Generation, list(of.Rooms, len(of.Rooms)), list(of.Accepts, len(of.Accepts))}
 			if p.Op != protocol.OpAuthReply || got != test.want {
 				t.Fatalf("op %d; logic was asked\n%+v, want\n%+v", p.Op, got, test.want)
 			}

@@ -313,17 +313,14 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 func (s *session) connect(ctx context.Context, v *arrival) error {
 	c, auth := s.comet, &v.auth
 	s.mu.Lock()
-	waits := s.state == stateConnecting
-	s.mu.Unlock()
-	if !waits { // it was closed while it waited for another turn
+	if s.state != stateConnecting { // it was closed while it waited for another turn
+		s.mu.Unlock()
 		return nil
 	}
-	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{
-		Comet: c.cfg.Name, Session: s.id, Token: auth.token, Mid: auth.mid, Device: auth.device,
-		Key: auth.key, Platform: auth.platform, Address: remoteString(s.conn),
-		Generation: s.gen.String(), Transport: s.conn.Traits().Scheme,
-		Accepts: auth.accepts, Rooms: auth.rooms,
-	})
+	info := s.describe()
+	s.mu.Unlock()
+	info.Rooms = auth.rooms // it joins them once logic has admitted it
+	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid})
 	switch {
 	case passing(err) && c.calls.Err() == nil:
 		c.metrics.callErrors.WithLabelValues("connect").Inc()

@@ -89,7 +89,6 @@ type session struct {
 type rare struct {
 	platform string
 	key      string // as the client chose it; empty: it did not
-	name     string // session key as the server calls it; empty: publicName
 	expires  int64  // Unix milliseconds; 0: never
 	rooms    []string
 	accepts  []int32 // sorted
@@ -143,27 +142,28 @@ func insert(list []int32, v int32) []int32 {
 }
 
 // publicName names the session to callers and to its client.
-func (s *session) publicName() string { return envelope.SessionName(s.comet.cfg.Name, s.id) }
+func (s *session) publicName() string { return s.addressKey().Name() }
 
-// keyName is the session's key as the server calls it. Holds mu.
+// keyName is the key that callers know the session by. Holds mu.
 func (s *session) keyName() string {
-	if s.name != "" {
-		return s.name
+	if s.key != "" || s.state == stateConnecting { // logic names it
+		return s.key
 	}
 	return s.publicName()
 }
 
-func (s *session) address() *envelope.Address {
-	return &envelope.Address{Comet: s.comet.cfg.Name, Session: s.id}
+func (s *session) addressKey() envelope.AddressKey {
+	return envelope.AddressKey{Comet: s.comet.cfg.Name, Session: s.id}
 }
 
-// describe is the session as router remembers it. Holds mu.
-func (s *session) describe() *envelope.Session {
-	return &envelope.Session{
+func (s *session) address() *envelope.Address { return s.addressKey().Address() }
+
+// describe returns the session as logic, router and the API know it. Holds mu.
+func (s *session) describe() *envelope.SessionInfo {
+	return &envelope.SessionInfo{
 		Address: s.address(), User: s.user, Device: s.device, Key: s.keyName(), Platform: s.platform,
 		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
-		Last: s.last, Floor: s.floor,
 	}
 }
 

@@ -82,11 +82,7 @@ func admit(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	if user == "" {
 		user = r.Mid
 	}
-	key := r.Key
-	if key == "" {
-		key = fmt.Sprintf("%s-%x", r.Comet, r.Session)
-	}
-	return &envelope.ConnectReply{User: user, Key: key, Device: r.Device, Partition: 7}, nil
+	return &envelope.ConnectReply{User: user, Device: r.GetSession().GetDevice(), Partition: 7}, nil
 }
 
 func (l *fakeLogic) CatchUp(_ context.Context, r *envelope.CatchUpRequest) error {
@@ -159,7 +155,7 @@ func (l *fakeLogic) firstAck() *envelope.Ack {
 
 // session is the id of the n-th session that connected, from 0.
 func (l *fakeLogic) session(n int) uint64 {
-	return l.connected(n).Session
+	return l.connected(n).Session.Address.Session
 }
 
 func (l *fakeLogic) asked() int {

@@ -101,7 +101,7 @@ func everyone(comets ...string) func(*envelope.ResolveRequest) (*envelope.Resolv
 		for _, item := range req.Items {
 			r := &envelope.Resolved{}
 			for _, c := range comets {
-				r.To = append(r.To, &envelope.ResolvedTarget{Comet: c, Session: 1, Prev: item.Id - 1})
+				r.To = append(r.To, &envelope.ResolvedTarget{To: &envelope.Address{Comet: c, Session: 1}, Prev: item.Id - 1})
 			}
 			reply.Items = append(reply.Items, r)
 		}

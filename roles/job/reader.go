@@ -268,10 +268,10 @@ func (p *pushes) grouped(reply *envelope.ResolveReply) (*groups, error) {
 	out := newGroups()
 	for i, of := range p.all {
 		for _, t := range reply.Items[i].To {
-			d := out.delivery(t.Comet, of.id, func() *envelope.Delivery {
+			d := out.delivery(t.GetTo().GetComet(), of.id, func() *envelope.Delivery {
 				return &envelope.Delivery{Id: of.id, Op: of.push.Op, Body: of.push.Body, TimeMs: of.timeMS}
 			})
-			d.To = append(d.To, &envelope.Target{Session: t.Session, Prev: t.Prev})
+			d.To = append(d.To, &envelope.Target{Session: t.GetTo().GetSession(), Prev: t.Prev})
 		}
 	}
 	return out, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -31,10 +32,10 @@ func (l *Logic) Ack(ctx context.Context, r *envelope.AckRequest) error {
 	byPartition := make(map[int32][]*envelope.Ack)
 	ids := 0
 	for _, a := range r.GetAcks() {
-		if a.GetUser() == "" || (len(a.GetIds()) == 0 && a.GetUpTo() == 0) {
+		if a.GetUser() == "" || len(a.GetIds()) == 0 {
 			continue // acknowledges nothing
 		}
-		ids += max(1, len(a.GetIds()))
+		ids += len(a.GetIds())
 		p := l.partition(a.GetUser())
 		byPartition[p] = append(byPartition[p], cutAck(a)...)
 	}
@@ -86,11 +87,8 @@ func cutAck(a *envelope.Ack) []*envelope.Ack {
 		return []*envelope.Ack{a}
 	}
 	var out []*envelope.Ack
-	upTo := a.GetUpTo()
-	for ids := a.GetIds(); len(ids) > 0; {
-		n := min(len(ids), maxAckIDs)
-		out = append(out, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids[:n], UpTo: upTo})
-		ids, upTo = ids[n:], 0
+	for ids := range slices.Chunk(a.GetIds(), maxAckIDs) {
+		out = append(out, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids})
 	}
 	return out
 }

@@ -29,9 +29,9 @@ type fakeRouter struct {
 	forget   func(context.Context, *envelope.ForgetRequest) (*envelope.ForgetReply, error)
 
 	mu        sync.Mutex
-	sessions  map[string][]*envelope.Session // by user
-	applied   map[[2]string]uint64           // user, key → id
-	claims    map[string]uint64              // key → id
+	sessions  map[string][]*envelope.SessionInfo // by user
+	applied   map[[2]string]uint64               // user, key → id
+	claims    map[string]uint64                  // key → id
 	lookups   []*envelope.LookupRequest
 	attached  []*envelope.AttachRequest
 	detached  []*envelope.DetachRequest
@@ -40,7 +40,7 @@ type fakeRouter struct {
 
 func newFakeRouter() *fakeRouter {
 	return &fakeRouter{
-		sessions: make(map[string][]*envelope.Session), applied: make(map[[2]string]uint64), claims: make(map[string]uint64),
+		sessions: make(map[string][]*envelope.SessionInfo), applied: make(map[[2]string]uint64), claims: make(map[string]uint64),
 	}
 }
 
@@ -169,7 +169,7 @@ func (r *fakeRouter) apply(rec *envelope.Record, id uint64) {
 func (r *fakeRouter) connect(user, device, comet string, session uint64, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sessions[user] = append(r.sessions[user], &envelope.Session{
+	r.sessions[user] = append(r.sessions[user], &envelope.SessionInfo{
 		Address: &envelope.Address{Comet: comet, Session: session}, User: user, Device: device, Key: key,
 	})
 }
@@ -442,7 +442,7 @@ func (w *world) owner(user string) *fakeRouter {
 }
 
 func (w *world) connect(user, device, comet string, session uint64) {
-	w.owner(user).connect(user, device, comet, session, envelope.SessionName(comet, session))
+	w.owner(user).connect(user, device, comet, session, envelope.AddressKey{Comet: comet, Session: session}.Name())
 }
 
 func (w *world) records() []*envelope.Record {

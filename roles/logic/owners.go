@@ -262,23 +262,19 @@ func addressed(to []*envelope.Address, fill func([]*envelope.Address) *envelope.
 	if len(to) == 1 { // most pushes
 		return []thrown{{by: to[0].GetComet(), envelope: fill(to)}}
 	}
-	type session struct {
-		comet string
-		id    uint64
-	}
 	byComet := make(map[string][]*envelope.Address)
 	var comets []string
-	seen := make(map[session]struct{}, len(to))
+	seen := make(map[envelope.AddressKey]struct{}, len(to))
 	for _, a := range to {
-		s := session{a.GetComet(), a.GetSession()}
+		s := a.AsKey()
 		if _, again := seen[s]; again {
 			continue
 		}
 		seen[s] = struct{}{}
-		if _, known := byComet[s.comet]; !known {
-			comets = append(comets, s.comet)
+		if _, known := byComet[s.Comet]; !known {
+			comets = append(comets, s.Comet)
 		}
-		byComet[s.comet] = append(byComet[s.comet], a)
+		byComet[s.Comet] = append(byComet[s.Comet], a)
 	}
 	var out []thrown
 	for _, comet := range comets {

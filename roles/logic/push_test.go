@@ -201,7 +201,7 @@ func TestUsersPushIsAddressed(t *testing.T) {
 			t.Errorf("envelope %v", env)
 		}
 		for _, a := range env.Message.To {
-			seen[envelope.SessionName(a.Comet, a.Session)]++
+			seen[a.AsKey().Name()]++
 			if p := w.live.all()[i].Partition; p != envelope.Partition(a.Comet, 4) {
 				t.Errorf("partition %d for comet %s", p, a.Comet)
 			}

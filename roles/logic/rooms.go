@@ -105,7 +105,7 @@ func mergeRooms(replies map[string]*envelope.RoomsReply) map[string]uint32 {
 
 // Room is at most max members of a room, ordered by comet and session, and how
 // many there are in all. A room that nobody is in has none and is no error.
-func (l *Logic) Room(ctx context.Context, room string, max int) (members []*envelope.Session, total int, err error) {
+func (l *Logic) Room(ctx context.Context, room string, max int) (members []*envelope.SessionInfo, total int, err error) {
 	ctx, end, err := l.begin(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -124,7 +124,7 @@ func (l *Logic) Room(ctx context.Context, room string, max int) (members []*enve
 	for _, name := range slices.Sorted(maps.Keys(replies)) {
 		reply := replies[name]
 		here := slices.Clone(reply.GetMembers())
-		slices.SortFunc(here, func(a, b *envelope.Session) int {
+		slices.SortFunc(here, func(a, b *envelope.SessionInfo) int {
 			switch x, y := a.GetAddress().GetSession(), b.GetAddress().GetSession(); {
 			case x < y:
 				return -1

@@ -20,6 +20,9 @@ import (
 // *envelope.Error: ErrUnauthorized, ErrExpired and ErrRevoked for the token,
 // ErrTooMany for a limit of the user's, ErrInvalid for another field,
 // ErrUnavailable for "try again".
+//
+// Connect completes r.Session in place: the user, the device that the token is
+// bound to and, where the client chose none, the key.
 func (l *Logic) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	ctx, end, err := l.begin(ctx)
 	if err != nil {
@@ -43,19 +46,13 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 	if err != nil {
 		return nil, err
 	}
-	device, err := bindDevice(r.GetDevice(), id.Device)
-	if err != nil {
+	session := r.GetSession()
+	session.User = id.User
+	if session.Device, err = bindDevice(session.Device, id.Device); err != nil {
 		return nil, err
 	}
-	key := r.GetKey()
-	if key == "" {
-		key = envelope.SessionName(r.GetComet(), r.GetSession())
-	}
-	session := &envelope.Session{
-		Address: &envelope.Address{Comet: r.GetComet(), Session: r.GetSession()},
-		User:    id.User, Device: device, Key: key,
-		Platform: r.GetPlatform(), Remote: r.GetAddress(), Generation: r.GetGeneration(), Transport: r.GetTransport(),
-		SinceMs: l.nowMS(), Accepts: r.GetAccepts(), Rooms: r.GetRooms(),
+	if session.Key == "" {
+		session.Key = session.Address.AsKey().Name()
 	}
 	partition := l.partition(id.User)
 	var attached *envelope.AttachReply
@@ -73,8 +70,8 @@ func (l *Logic) connect(ctx context.Context, r *envelope.ConnectRequest) (*envel
 		return nil, err
 	}
 	reply := &envelope.ConnectReply{
-		User: id.User, Key: key, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
-		Floor: attached.GetFloor(), Pending: attached.GetPending(), Device: device,
+		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
+		Floor: attached.GetFloor(), Pending: attached.GetPending(),
 		Backlog: attached.GetBacklog(),
 	}
 	l.throwKicks(ctx, attached.GetKicks())
@@ -95,11 +92,12 @@ func bindDevice(said, bound string) (string, error) {
 
 // checkConnect says what is wrong with a connect beside its token.
 func checkConnect(r *envelope.ConnectRequest) error {
-	if r.GetComet() == "" || r.GetSession() == 0 {
+	s := r.GetSession()
+	if s.GetAddress().GetComet() == "" || s.GetAddress().GetSession() == 0 {
 		return envelope.Invalid("session", "must name a comet and a session")
 	}
 	optional := []struct{ field, name string }{
-		{"device", r.GetDevice()}, {"key", r.GetKey()}, {"platform", r.GetPlatform()},
+		{"device", s.GetDevice()}, {"key", s.GetKey()}, {"platform", s.GetPlatform()},
 	}
 	for _, o := range optional {
 		if o.name == "" {
@@ -109,7 +107,7 @@ func checkConnect(r *envelope.ConnectRequest) error {
 			return err
 		}
 	}
-	for i, room := range r.GetRooms() {
+	for i, room := range s.GetRooms() {
 		if err := envelope.CheckName(fmt.Sprintf("rooms[%d]", i), room); err != nil {
 			return err
 		}
@@ -119,7 +117,7 @@ func checkConnect(r *envelope.ConnectRequest) error {
 
 // undoAttach takes a registration back. Should it fail, the owner forgets the
 // session when the comet's counts do not have it.
-func (l *Logic) undoAttach(ctx context.Context, partition int32, s *envelope.Session) {
+func (l *Logic) undoAttach(ctx context.Context, partition int32, s *envelope.SessionInfo) {
 	// Also for a client that left meanwhile, but not for long.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.cfg.LookupTimeout)
 	defer cancel()

@@ -16,7 +16,9 @@ import (
 )
 
 func connectRequest(token string) *envelope.ConnectRequest {
-	return &envelope.ConnectRequest{Comet: "c1", Session: 0x2a, Token: token}
+	return &envelope.ConnectRequest{
+		Session: &envelope.SessionInfo{Address: &envelope.Address{Comet: "c1", Session: 0x2a}}, Token: token,
+	}
 }
 
 func noAuth(c *logic.Config, _ *world) { c.AuthMode = logic.AuthNone }
@@ -36,13 +38,14 @@ func TestConnect(t *testing.T) {
 		}, nil
 	}
 	req := connectRequest(made.Token)
-	req.Device, req.Platform, req.Address, req.Generation, req.Transport = "phone", "ios", "192.0.2.1:5", "v2", "tcp"
-	req.Accepts, req.Rooms = []int32{1000}, []string{"r1"}
+	info := req.Session
+	info.Device, info.Platform, info.Remote, info.Generation, info.Transport = "phone", "ios", "192.0.2.1:5", "v2", "tcp"
+	info.SinceMs, info.Accepts, info.Rooms = w.clock.Now().UnixMilli(), []int32{1000}, []string{"r1"}
 	reply, err := w.Connect(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if reply.User != "ann" || reply.Key != "c1-2a" || reply.ExpiresMs != made.ExpiresMS || reply.Device != "phone" ||
+	if reply.User != "ann" || reply.ExpiresMs != made.ExpiresMS || reply.Device != "phone" ||
 		reply.Partition != uint32(envelope.Partition("ann", 8)) || reply.Floor != 11 || reply.Pending != 4 {
 		t.Errorf("reply %v", reply)
 	}
@@ -108,7 +111,7 @@ func TestConnectWithoutAuth(t *testing.T) {
 		{"ann", "", "ann"}, {"ann", "7", "7"}, {"", "-1", "-1"}, {"", "", ""}, {"a\x00b", "", ""}, {strings.Repeat("x", 129), "", ""},
 	} {
 		req := connectRequest(test.token)
-		req.Mid, req.Key = test.mid, "my key"
+		req.Mid, req.Session.Key = test.mid, "my key"
 		reply, err := w.Connect(t.Context(), req)
 		if test.user == "" {
 			if !errors.Is(err, envelope.ErrUnauthorized) {
@@ -116,7 +119,7 @@ func TestConnectWithoutAuth(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || reply.User != test.user || reply.Key != "my key" || reply.ExpiresMs != 0 {
+		if err != nil || reply.User != test.user || req.Session.Key != "my key" || reply.ExpiresMs != 0 {
 			t.Errorf("%+v: %v, %v", test, reply, err)
 		}
 	}
@@ -182,12 +185,12 @@ func TestConnectWithJWT(t *testing.T) {
 	}
 	req := connectRequest(sign(secret))
 	for _, device := range []string{"phone", ""} {
-		req.Device = device
+		req.Session.Device = device
 		if reply, err := w.Connect(t.Context(), req); err != nil || reply.Device != "phone" {
 			t.Errorf("device %q: %v, %v", device, reply, err)
 		}
 	}
-	req.Device = "laptop"
+	req.Session.Device = "laptop"
 	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
 		t.Errorf("another device: %v", err)
 	}
@@ -200,11 +203,11 @@ func TestConnectRefusesBadFields(t *testing.T) {
 	w := newWorld(t, noAuth)
 	bad := strings.Repeat("x", 129)
 	for want, change := range map[string]func(*envelope.ConnectRequest){
-		"session":  func(r *envelope.ConnectRequest) { r.Session = 0 },
-		"device":   func(r *envelope.ConnectRequest) { r.Device = bad },
-		"key":      func(r *envelope.ConnectRequest) { r.Key = "\x01" },
-		"platform": func(r *envelope.ConnectRequest) { r.Platform = bad },
-		"rooms[1]": func(r *envelope.ConnectRequest) { r.Rooms = []string{"ok", ""} },
+		"session":  func(r *envelope.ConnectRequest) { r.Session.Address.Session = 0 },
+		"device":   func(r *envelope.ConnectRequest) { r.Session.Device = bad },
+		"key":      func(r *envelope.ConnectRequest) { r.Session.Key = "\x01" },
+		"platform": func(r *envelope.ConnectRequest) { r.Session.Platform = bad },
+		"rooms[1]": func(r *envelope.ConnectRequest) { r.Session.Rooms = []string{"ok", ""} },
 	} {
 		req := connectRequest("ann")
 		change(req)
@@ -295,7 +298,7 @@ func TestAckGroupsByPartition(t *testing.T) {
 	}
 	req := &envelope.AckRequest{Acks: []*envelope.Ack{{User: ""}, {User: "x"}}}
 	for _, user := range users(100) {
-		req.Acks = append(req.Acks, &envelope.Ack{User: user, Device: "d", Ids: []uint64{1, 2}}, &envelope.Ack{User: user, UpTo: 9})
+		req.Acks = append(req.Acks, &envelope.Ack{User: user, Device: "d", Ids: []uint64{1, 2}}, &envelope.Ack{User: user, Ids: []uint64{9}})
 	}
 	if err := w.Ack(t.Context(), req); err != nil {
 		t.Fatal(err)
@@ -332,7 +335,7 @@ func TestAckIsCutToRecords(t *testing.T) {
 	for i := range ids {
 		ids[i] = envelope.ID(generation, int64(i))
 	}
-	if err := w.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: ids, UpTo: 3}}}); err != nil {
+	if err := w.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: ids}}}); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -396,7 +399,7 @@ func TestAnnounce(t *testing.T) {
 	req := &envelope.AnnounceRequest{
 		Comet: "c1", Incarnation: 77, Rooms: map[string]uint32{"r": 2},
 		Partitions: map[uint32]uint32{0: 4, 1: 5, 3: 6, 99: 1},
-		Sessions:   []*envelope.Session{{User: "ann"}, {User: "bob"}, {User: "carl"}},
+		Sessions:   []*envelope.SessionInfo{{User: "ann"}, {User: "bob"}, {User: "carl"}},
 	}
 	reply, err := w.Announce(t.Context(), req)
 	if err != nil {
@@ -455,7 +458,7 @@ func TestAnnounce(t *testing.T) {
 // with every chunk of them would look like three announcements that differ.
 func TestAnnounceSessionsToTheirOwnersAlone(t *testing.T) {
 	w := newWorld(t)
-	req := &envelope.AnnounceRequest{Comet: "c1", Partitions: map[uint32]uint32{0: 1, 1: 1}, Sessions: []*envelope.Session{{User: "ann"}}}
+	req := &envelope.AnnounceRequest{Comet: "c1", Partitions: map[uint32]uint32{0: 1, 1: 1}, Sessions: []*envelope.SessionInfo{{User: "ann"}}}
 	if _, err := w.Announce(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}

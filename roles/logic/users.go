@@ -105,12 +105,12 @@ func (l *Logic) kick(ctx context.Context, user string, filter KickFilter) (int, 
 	return len(to), nil
 }
 
-func (f KickFilter) matches(s *envelope.Session) bool {
+func (f KickFilter) matches(s *envelope.SessionInfo) bool {
 	if f.Device != "" && f.Device != s.GetDevice() {
 		return false
 	}
 	return f.Session == "" || f.Session == s.GetKey() ||
-		envelope.IsSessionName(f.Session, s.GetAddress().GetComet(), s.GetAddress().GetSession())
+		s.GetAddress().AsKey().HasName(f.Session)
 }
 
 // Take reads what waits on the user's default cursor after a message time

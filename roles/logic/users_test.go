@@ -134,7 +134,7 @@ func roomsComet(counts map[string]uint32, sessions uint32, members ...uint64) fa
 		}
 		reply := &envelope.RoomsReply{Counts: map[string]uint32{r.Room: counts[r.Room]}, Sessions: sessions}
 		for _, m := range members {
-			reply.Members = append(reply.Members, &envelope.Session{User: "u", Address: &envelope.Address{Session: m}})
+			reply.Members = append(reply.Members, &envelope.SessionInfo{User: "u", Address: &envelope.Address{Session: m}})
 		}
 		return reply, nil
 	}

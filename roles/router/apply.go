@@ -68,7 +68,7 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 			if err != nil {
 				return err
 			}
-			p.r.metrics.acked.Add(float64(m.ack(id, a.Device, a.Ids, a.UpTo)))
+			p.r.metrics.acked.Add(float64(m.ack(id, a.Device, a.Ids)))
 			p.touch(m, 32)
 		}
 		p.r.metrics.applied.WithLabelValues("acks").Inc()

@@ -105,7 +105,7 @@ func TestCacheChangesNothing(t *testing.T) {
 						}
 					}
 					if len(ids) > 0 && rng.IntN(8) == 0 {
-						ack.UpTo = ids[max(0, len(ids)-1-rng.IntN(40))]
+						ack.Ids = append(ack.Ids, ids[:max(0, len(ids)-1-rng.IntN(40))+1]...)
 					}
 					w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
 				case 6:
@@ -222,7 +222,7 @@ func TestCacheHoldsWhatWasUsedLast(t *testing.T) {
 	}
 	// What nobody waits for any more is not held.
 	for _, u := range users {
-		w.applied(u, w.append(u, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: u, Device: "d", UpTo: 1<<64 - 1}}}}))
+		w.ack(u, "d", w.pendingIDs(u, "d")...)
 	}
 	if n := metric(w, "imgo_router_cached_bytes"); n != 0 {
 		t.Errorf("%v bytes are held of no message", n)

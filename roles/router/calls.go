@@ -77,14 +77,14 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		return nil, err
 	}
 	if err := p.ensureDevice(ctx, s.User, s.Device); err != nil {
-		p.leave(s.Address, s.User)
+		p.leave(s.Address.AsKey(), s.User)
 		return nil, err
 	}
 	backlog, pending, floor, err := p.backlog(&envelope.CatchUpRequest{
 		To: s.Address, User: s.User, Device: s.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
 	})
 	if err != nil {
-		p.leave(s.Address, s.User)
+		p.leave(s.Address.AsKey(), s.User)
 		return nil, err
 	}
 	reply.Backlog, reply.Pending, reply.Floor = backlog, uint32(pending), floor
@@ -93,7 +93,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 
 // enter puts a session into the table, within the limit of its user, and
 // notes which ones it pushes out.
-func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) error {
+func (p *partition) enter(s *envelope.SessionInfo, reply *envelope.AttachReply) error {
 	cfg := p.r.cfg
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,19 +101,20 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 	if err != nil {
 		return err
 	}
-	if m.wasOusted(s.Address) {
+	a := s.Address.AsKey()
+	if slices.Contains(m.ousted, a) {
 		// A call that is made again: it must not push out who came since.
 		return envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}
 	// A call that is made again does not count against itself.
-	p.removeSession(m, s.Address)
+	p.removeSession(m, a)
 	if s.Key != "" {
 		for i := 0; i < len(m.sessions); i++ {
 			if o := m.sessions[i]; o.key() == s.Key {
 				reply.Kicks = append(reply.Kicks, &envelope.Kick{
 					To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
 				})
-				p.oust(m, o.address())
+				p.oust(m, o.addressKey())
 				i--
 			}
 		}
@@ -128,7 +129,7 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 				To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByLimit),
 				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
 			})
-			p.oust(m, o.address())
+			p.oust(m, o.addressKey())
 		}
 	}
 	p.addSession(m, s)
@@ -139,7 +140,7 @@ func (p *partition) enter(s *envelope.Session, reply *envelope.AttachReply) erro
 const maxOusted = 16
 
 // oust takes a session out for a newer one's sake. The caller holds mu.
-func (p *partition) oust(m *mailbox, a *envelope.Address) {
+func (p *partition) oust(m *mailbox, a envelope.AddressKey) {
 	p.removeSession(m, a)
 	if len(m.ousted) >= maxOusted {
 		m.ousted = slices.Delete(m.ousted, 0, 1)
@@ -147,13 +148,7 @@ func (p *partition) oust(m *mailbox, a *envelope.Address) {
 	m.ousted = append(m.ousted, a)
 }
 
-func (m *mailbox) wasOusted(a *envelope.Address) bool {
-	return slices.ContainsFunc(m.ousted, func(o *envelope.Address) bool { return same(o, a) })
-}
-
-func same(a, b *envelope.Address) bool { return a.Session == b.Session && a.Comet == b.Comet }
-
-func (p *partition) leave(a *envelope.Address, user string) {
+func (p *partition) leave(a envelope.AddressKey, user string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if m := p.users[user]; m != nil {
@@ -181,7 +176,7 @@ func (r *Router) Detach(ctx context.Context, req *envelope.DetachRequest) error 
 			continue
 		}
 		p.mu.Lock()
-		if m := p.users[d.User]; m != nil && p.removeSession(m, d.Session) != nil {
+		if m := p.users[d.User]; m != nil && p.removeSession(m, d.Session.AsKey()) != nil {
 			if dev := m.device(d.Device); dev != nil {
 				dev.SeenMS = now.UnixMilli()
 				m.metaChanged, m.dirty = true, true

@@ -9,7 +9,7 @@ import (
 	"imgo/envelope"
 )
 
-func (w *world) announce(comet string, incarnation uint64, partitions map[uint32]uint32, sessions ...*envelope.Session) *envelope.AnnounceReply {
+func (w *world) announce(comet string, incarnation uint64, partitions map[uint32]uint32, sessions ...*envelope.SessionInfo) *envelope.AnnounceReply {
 	w.t.Helper()
 	reply, err := w.r.Announce(context.Background(), &envelope.AnnounceRequest{
 		Comet: comet, Incarnation: incarnation, Sessions: sessions, Partitions: partitions, Rooms: map[string]uint32{"r": 1}})

@@ -49,7 +49,7 @@ type mailbox struct {
 	// used are idempotency keys that the store does not have yet.
 	used map[string]uint64
 	// ousted are the last sessions that newer ones pushed out.
-	ousted []*envelope.Address
+	ousted []envelope.AddressKey
 	// held is its part of the cache; nil: it has none.
 	held *holding
 
@@ -195,10 +195,9 @@ func (m *mailbox) dropDevice(name string) {
 	m.clear(bit, 0, math.MaxUint64)
 }
 
-// ack takes a device's acknowledgement, by the record at, of ids and of
-// everything up to upTo. It says how many messages it was the last one to
-// wait for.
-func (m *mailbox) ack(at uint64, name string, ids []uint64, upTo uint64) (deleted int) {
+// ack takes a device's acknowledgement of ids, by the record at. It returns
+// how many messages had no other device to wait for.
+func (m *mailbox) ack(at uint64, name string, ids []uint64) (deleted int) {
 	d := m.device(name)
 	// A device that became known only later (at is applied again) had nothing
 	// to acknowledge then.
@@ -211,16 +210,13 @@ func (m *mailbox) ack(at uint64, name string, ids []uint64, upTo uint64) (delete
 		}
 		before := len(m.entries)
 		m.entries = slices.DeleteFunc(m.entries, func(e *entry) bool {
-			if !e.Unclaimed || (e.ID > upTo && !slices.Contains(ids, e.ID)) {
+			if !e.Unclaimed || !slices.Contains(ids, e.ID) {
 				return false
 			}
 			m.forget(e)
 			return true
 		})
 		return before - len(m.entries)
-	}
-	if upTo > 0 {
-		deleted = m.clear(d.Bit, 0, upTo)
 	}
 	for _, id := range ids {
 		deleted += m.clear(d.Bit, id, id)
@@ -346,8 +342,8 @@ func (m *mailbox) window(out []*entry, mask uint64, after uint64, nowMS int64, m
 }
 
 // session is the session with an address; nil: there is none.
-func (m *mailbox) session(comet string, id uint64) *session {
-	i := slices.IndexFunc(m.sessions, func(s *session) bool { return s.id == id && s.comet() == comet })
+func (m *mailbox) session(a envelope.AddressKey) *session {
+	i := slices.IndexFunc(m.sessions, func(s *session) bool { return s.addressKey() == a })
 	if i < 0 {
 		return nil
 	}
@@ -355,8 +351,8 @@ func (m *mailbox) session(comet string, id uint64) *session {
 }
 
 // removeSession takes the session with an address out; nil: there is none.
-func (m *mailbox) removeSession(a *envelope.Address) *session {
-	s := m.session(a.Comet, a.Session)
+func (m *mailbox) removeSession(a envelope.AddressKey) *session {
+	s := m.session(a)
 	if s != nil {
 		m.sessions = slices.DeleteFunc(m.sessions, func(o *session) bool { return o == s })
 	}

@@ -312,7 +312,7 @@ func TestMovedTwiceIsMovedOnce(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, d := range info.Devices {
-						n.add(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: user, Device: d.Device, UpTo: info.NewestId}}}})
+						n.add(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: user, Device: d.Device, Ids: n.pendingIDs(user, d.Device)}}}})
 					}
 				case 3:
 					if step%5 == 0 {

@@ -80,13 +80,23 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 				if d == nil || e.Waiting&(1<<d.Bit) == 0 {
 					continue
 				}
-				res.To = append(res.To, &envelope.ResolvedTarget{
-					Comet: s.comet(), Session: s.id, Prev: m.prev(1<<d.Bit, item.Id),
-				})
+				res.To = append(res.To, s.target(m.prev(1<<d.Bit, item.Id)))
 			}
 		}
 	}
 	return reply, nil
+}
+
+// target returns the session as one that is to get a message. It takes one
+// allocation for both messages.
+func (s *session) target(prev uint64) *envelope.ResolvedTarget {
+	t := &struct {
+		target  envelope.ResolvedTarget
+		address envelope.Address
+	}{}
+	t.address.Comet, t.address.Session = s.kind.comet, s.id
+	t.target.To, t.target.Prev = &t.address, prev
+	return &t.target
 }
 
 // blind is what an owner would say that answers for a record that it has not
@@ -94,9 +104,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 // asks for it (Faults.NoApplied).
 func blind(m *mailbox, id uint64) (out []*envelope.ResolvedTarget) {
 	for _, s := range m.sessions {
-		out = append(out, &envelope.ResolvedTarget{
-			Comet: s.comet(), Session: s.id, Prev: m.prev(^uint64(0), id),
-		})
+		out = append(out, s.target(m.prev(^uint64(0), id)))
 	}
 	return out
 }

@@ -77,7 +77,7 @@ func TestAcksAreExact(t *testing.T) {
 	if got := bodies(w.attach(s).Backlog); got != "ac" {
 		t.Fatalf("pending: %q, want ac", got)
 	}
-	id := w.append("u", &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: "u", Device: "d", UpTo: ids[0]}}}})
+	id := w.append("u", &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: "u", Device: "d", Ids: ids[:1]}}}})
 	w.applied("u", id)
 	if got := bodies(w.attach(s).Backlog); got != "c" {
 		t.Fatalf("pending: %q, want c", got)

@@ -2,7 +2,6 @@ package router
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,8 +18,6 @@ type session struct {
 	device string
 	remote string
 	since  int64
-	last   uint64
-	floor  uint64
 	rare   *rare   // nil: nothing of it
 	nudge  *nudged // nil: the watch has told it nothing
 	// suspect: the comet counts other sessions than the table has; this one
@@ -54,7 +51,7 @@ type kinds struct {
 }
 
 // session is s as it is remembered.
-func (ks *kinds) session(s *envelope.Session) *session {
+func (ks *kinds) session(s *envelope.SessionInfo) *session {
 	k := kind{s.Address.Comet, s.Generation, s.Transport}
 	ks.mu.Lock()
 	shared := ks.all[k]
@@ -66,9 +63,9 @@ func (ks *kinds) session(s *envelope.Session) *session {
 		ks.all[*shared] = shared
 	}
 	ks.mu.Unlock()
-	r := &session{kind: shared, id: s.Address.Session, device: s.Device, remote: s.Remote, since: s.SinceMs, last: s.Last, floor: s.Floor}
+	r := &session{kind: shared, id: s.Address.Session, device: s.Device, remote: s.Remote, since: s.SinceMs}
 	key := s.Key
-	if envelope.IsSessionName(key, shared.comet, r.id) {
+	if r.addressKey().HasName(key) {
 		key = ""
 	}
 	if key != "" || s.Platform != "" || len(s.Accepts) > 0 || len(s.Rooms) > 0 {
@@ -77,21 +74,13 @@ func (ks *kinds) session(s *envelope.Session) *session {
 	return r
 }
 
-// parseName is the session that a name of the server's own names.
-func parseName(name string) (comet string, id uint64, ok bool) {
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
-		return "", 0, false
-	}
-	id, err := strconv.ParseUint(name[i+1:], 16, 64)
-	return name[:i], id, err == nil && envelope.IsSessionName(name, name[:i], id)
-}
-
 func (s *session) comet() string { return s.kind.comet }
 
-func (s *session) address() *envelope.Address {
-	return &envelope.Address{Comet: s.kind.comet, Session: s.id}
+func (s *session) addressKey() envelope.AddressKey {
+	return envelope.AddressKey{Comet: s.kind.comet, Session: s.id}
 }
+
+func (s *session) address() *envelope.Address { return s.addressKey().Address() }
 
 // chosenKey is the key that the client chose; empty: it did not.
 func (s *session) chosenKey() string {
@@ -106,14 +95,15 @@ func (s *session) key() string {
 	if key := s.chosenKey(); key != "" {
 		return key
 	}
-	return envelope.SessionName(s.kind.comet, s.id)
+	return s.addressKey().Name()
 }
 
-// describe is the session in full; user is its mailbox's.
-func (s *session) describe(user string) *envelope.Session {
-	d := &envelope.Session{
+// describe returns the session as it was attached or announced. user is the
+// user of its mailbox.
+func (s *session) describe(user string) *envelope.SessionInfo {
+	d := &envelope.SessionInfo{
 		Address: s.address(), User: user, Device: s.device, Key: s.key(), Remote: s.remote,
-		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since, Last: s.last, Floor: s.floor,
+		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since,
 	}
 	if r := s.rare; r != nil {
 		d.Platform, d.Accepts, d.Rooms = r.platform, slices.Clone(r.accepts), slices.Clone(r.rooms)

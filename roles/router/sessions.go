@@ -20,7 +20,7 @@ func (c comets) add(s *session, m *mailbox) {
 	of[s.id] = m
 }
 
-func (c comets) remove(a *envelope.Address) {
+func (c comets) remove(a envelope.AddressKey) {
 	if of := c[a.Comet]; of != nil {
 		delete(of, a.Session)
 		if len(of) == 0 {
@@ -187,7 +187,7 @@ func (r *Router) odd(req *envelope.AnnounceRequest, p *peer) (odd bool) {
 // register puts an announced session into the table. One of a partition that
 // is not here, or has yet to find its place, is announced again: the comet is
 // told no epoch of that partition.
-func (r *Router) register(s *envelope.Session, now time.Time) {
+func (r *Router) register(s *envelope.SessionInfo, now time.Time) {
 	if s.GetAddress() == nil || s.User == "" {
 		return
 	}
@@ -214,7 +214,7 @@ func (r *Router) sessionsOf(comet string, do func(*partition, *mailbox, *session
 	for _, part := range r.local() {
 		part.mu.Lock()
 		for id, m := range part.comets[comet] {
-			if s := m.session(comet, id); s != nil {
+			if s := m.session(envelope.AddressKey{Comet: comet, Session: id}); s != nil {
 				do(part, m, s)
 			}
 		}
@@ -226,7 +226,7 @@ func (r *Router) sessionsOf(comet string, do func(*partition, *mailbox, *session
 func (r *Router) dropComet(comet string, which func(*session) bool) (n int) {
 	r.sessionsOf(comet, func(part *partition, m *mailbox, s *session) {
 		if which == nil || which(s) {
-			part.removeSession(m, s.address())
+			part.removeSession(m, s.addressKey())
 			n++
 		}
 	})
@@ -285,9 +285,9 @@ func (r *Router) cometsHere() map[string]struct{} {
 
 // addSession and removeSession keep the partition's indexes of sessions. The
 // caller holds mu.
-func (p *partition) addSession(m *mailbox, announced *envelope.Session) {
+func (p *partition) addSession(m *mailbox, announced *envelope.SessionInfo) {
 	s := p.r.kinds.session(announced)
-	p.removeSession(m, announced.Address)
+	p.removeSession(m, s.addressKey())
 	if len(m.sessions) == 0 {
 		p.online++
 	}
@@ -300,7 +300,7 @@ func (p *partition) addSession(m *mailbox, announced *envelope.Session) {
 	p.touch(m, 0)
 }
 
-func (p *partition) removeSession(m *mailbox, a *envelope.Address) *session {
+func (p *partition) removeSession(m *mailbox, a envelope.AddressKey) *session {
 	s := m.removeSession(a)
 	if s == nil {
 		return nil
@@ -320,8 +320,8 @@ func (p *partition) removeSession(m *mailbox, a *envelope.Address) *session {
 // withKey are the mailboxes with a session that has a key. The caller holds mu.
 func (p *partition) withKey(key string) []*mailbox {
 	found := p.keys[key]
-	if comet, id, ok := parseName(key); ok {
-		if m := p.comets[comet][id]; m != nil && !slices.Contains(found, m) {
+	if a, ok := envelope.ParseSessionName(key); ok {
+		if m := p.comets[a.Comet][a.Session]; m != nil && !slices.Contains(found, m) {
 			found = append(slices.Clip(found), m)
 		}
 	}

@@ -301,6 +301,21 @@ func (w *world) ack(user, device string, ids ...uint64) {
 	w.applied(user, id)
 }
 
+// pendingIDs are the ids of all messages that are pending for a device.
+func (w *world) pendingIDs(user, device string) (ids []uint64) {
+	w.t.Helper()
+	b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{
+		To: &envelope.Address{Comet: "c", Session: 1}, User: user, Device: device, MaxMessages: 1 << 20, MaxBytes: 1 << 30,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, m := range b.Messages {
+		ids = append(ids, m.Id)
+	}
+	return ids
+}
+
 // applied waits until the router has applied a record.
 func (w *world) applied(user string, id uint64) {
 	w.t.Helper()
@@ -311,11 +326,11 @@ func (w *world) applied(user string, id uint64) {
 	}
 }
 
-func session(comet string, id uint64, user, device string) *envelope.Session {
-	return &envelope.Session{Address: &envelope.Address{Comet: comet, Session: id}, User: user, Device: device}
+func session(comet string, id uint64, user, device string) *envelope.SessionInfo {
+	return &envelope.SessionInfo{Address: &envelope.Address{Comet: comet, Session: id}, User: user, Device: device}
 }
 
-func (w *world) attach(s *envelope.Session) *envelope.AttachReply {
+func (w *world) attach(s *envelope.SessionInfo) *envelope.AttachReply {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -326,7 +341,7 @@ func (w *world) attach(s *envelope.Session) *envelope.AttachReply {
 	return reply
 }
 
-func (w *world) detach(s *envelope.Session) {
+func (w *world) detach(s *envelope.SessionInfo) {
 	w.t.Helper()
 	if err := w.r.Detach(context.Background(), &envelope.DetachRequest{Sessions: []*envelope.Detached{{Session: s.Address, User: s.User, Device: s.Device}}}); err != nil {
 		w.t.Fatal(err)
@@ -355,7 +370,7 @@ func (w *world) resolve(user string, id uint64) string {
 		if to.Prev == 0 {
 			prev = -1
 		}
-		out += fmt.Sprintf("%s/%d prev %d;", to.Comet, to.Session, prev)
+		out += fmt.Sprintf("%s/%d prev %d;", to.To.Comet, to.To.Session, prev)
 	}
 	return out
 }

@@ -111,7 +111,7 @@ func (w *roomWorld) comet(name string) *roomComet {
 // Comet's way to logic.
 
 func (n *roomComet) Connect(_ context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-	return &envelope.ConnectReply{User: r.Token, Key: fmt.Sprint(r.Session), Backlog: &envelope.Backlog{}}, nil
+	return &envelope.ConnectReply{User: r.Token, Backlog: &envelope.Backlog{}}, nil
 }
 func (n *roomComet) CatchUp(context.Context, *envelope.CatchUpRequest) error { return nil }
 func (n *roomComet) Ack(context.Context, *envelope.AckRequest) error         { return nil }

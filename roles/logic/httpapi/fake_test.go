@@ -31,7 +31,7 @@ type fakeService struct {
 	user   func(string) (*envelope.UserReply, error)
 	online map[string]int
 	rooms  map[string]uint32
-	room   func(string, int) ([]*envelope.Session, int, error)
+	room   func(string, int) ([]*envelope.SessionInfo, int, error)
 	stats  logic.Stats
 	nodes  func() []logic.NodeInfo
 	events func(uint64, int) []logic.Event
@@ -136,7 +136,7 @@ func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) {
 	return f.rooms, f.note("rooms")
 }
 
-func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelope.Session, int, error) {
+func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelope.SessionInfo, int, error) {
 	if err := f.note("room " + room); err != nil {
 		return nil, 0, err
 	}

@@ -42,7 +42,7 @@ type Rooms interface {
 	// Rooms gives each room's number of members.
 	Rooms(ctx context.Context) (map[string]uint32, error)
 	// Room gives at most max members and how many there are in all.
-	Room(ctx context.Context, room string, max int) ([]*envelope.Session, int, error)
+	Room(ctx context.Context, room string, max int) ([]*envelope.SessionInfo, int, error)
 }
 
 // Tokens makes, checks and revokes opaque client tokens.

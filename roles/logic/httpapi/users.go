@@ -30,11 +30,11 @@ type sessionView struct {
 }
 
 // viewSessions never gives nil: a list without entries is [] in JSON.
-func viewSessions(sessions []*envelope.Session) []sessionView {
+func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	views := make([]sessionView, 0, len(sessions))
 	for _, s := range sessions {
 		v := sessionView{
-			Name: envelope.SessionName(s.GetAddress().GetComet(), s.GetAddress().GetSession()),
+			Name: s.GetAddress().AsKey().Name(),
 			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(),
 			Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 			Node: s.GetAddress().GetComet(), SinceMS: s.GetSinceMs(), Rooms: s.GetRooms(), Accepts: s.GetAccepts(),

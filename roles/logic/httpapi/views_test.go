@@ -14,8 +14,8 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-func someSession() *envelope.Session {
-	return &envelope.Session{
+func someSession() *envelope.SessionInfo {
+	return &envelope.SessionInfo{
 		Address: &envelope.Address{Comet: "node-1", Session: 0xabc00000001}, User: "alice", Device: "phone", Key: "k", Platform: "ios",
 		Remote: "[2001:db8::1]:5000", Generation: "v2", Transport: "ws", SinceMs: 1700000000000, Rooms: []string{"r1", "r2"}, Accepts: []int32{1000},
 	}
@@ -32,7 +32,7 @@ func TestUser(t *testing.T) {
 			return &envelope.UserReply{}, nil
 		}
 		return &envelope.UserReply{
-			Sessions: []*envelope.Session{someSession(), {Address: &envelope.Address{Comet: "n", Session: 1}}},
+			Sessions: []*envelope.SessionInfo{someSession(), {Address: &envelope.Address{Comet: "n", Session: 1}}},
 			Devices:  []*envelope.DeviceInfo{{Device: "phone", SeenMs: 5, Pending: 2}, {SeenMs: 6}},
 			Pending:  3, OldestId: 1 << 48, NewestId: math.MaxUint64, Dropped: 4, LastSeenMs: 7,
 		}, nil
@@ -146,8 +146,8 @@ func TestKick(t *testing.T) {
 func TestRooms(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, &fakeService{
 		rooms: map[string]uint32{"a1": 1, "a2": 5, "b": 5, "empty": 0},
-		room: func(room string, limit int) ([]*envelope.Session, int, error) {
-			return []*envelope.Session{someSession(), someSession()}[:min(2, limit+1)], 7, nil
+		room: func(room string, limit int) ([]*envelope.SessionInfo, int, error) {
+			return []*envelope.SessionInfo{someSession(), someSession()}[:min(2, limit+1)], 7, nil
 		},
 	})
 	for _, tt := range []struct{ target, want, field string }{
