@@ -26,7 +26,7 @@ func served(t *testing.T, cfg *tls.Config) string {
 	defer near.Close()
 	defer far.Close()
 	for _, c := range []net.Conn{near, far} {
-		_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+		_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
 	}
 	var ends sync.WaitGroup
 	ends.Go(func() {

@@ -103,7 +103,7 @@ type Comet struct {
 	calls     context.Context
 	stopCalls context.CancelFunc
 
-	handshakes *transport.Patience // with those who have not sent their auth packet
+	handshakes *transport.SharedDeadline // with those who have not sent their auth packet
 
 	mu      sync.Mutex
 	phase   phase
@@ -121,7 +121,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),
 		gate:  newGate(cfg.Connections, cfg.ConnectionsPerAddress),
-		epoch: time.Now(), handshakes: transport.NewPatience(cfg.HandshakeTimeout),
+		epoch: time.Now(), handshakes: transport.NewSharedDeadline(cfg.HandshakeTimeout),
 	}
 	// Session ids are unique over restarts: the high half is this start's.
 	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1

@@ -74,7 +74,7 @@ func (c *Comet) serve(conn transport.Conn) {
 		c.over(conn)
 		return
 	}
-	c.handshakes.Begin(&g.turn, conn)
+	c.handshakes.Start(&g.turn, conn)
 	if poll, ok := conn.(transport.Pollable); ok && poll.Rest() {
 		return // which spares the read that would only say that nothing is there yet
 	}
@@ -119,7 +119,7 @@ type guest struct {
 	last         transport.Packet // what it sent last, without the body
 	ignored      int
 	ignoredBytes int
-	turn         transport.Turn
+	turn         transport.DeadlineSlot
 }
 
 // Readable and Writable make a guest a transport.Waker. What a guest reads has
@@ -137,7 +137,7 @@ func (g *guest) read() {
 		case errors.Is(err, transport.ErrIdle):
 			return
 		case err != nil:
-			c.handshakes.End(&g.turn)
+			c.handshakes.Cancel(&g.turn)
 			c.firstFailed(g.conn, g.last, err)
 			c.over(g.conn)
 			return
@@ -152,7 +152,7 @@ func (g *guest) read() {
 		g.ignoredBytes += len(p.Body)
 		if g.conn.Text() || p.Version == protocol.Version2 || g.ignored > maxIgnored || g.ignoredBytes > maxIgnoredBytes {
 			c.metrics.badPackets.WithLabelValues("before_auth").Inc()
-			c.handshakes.End(&g.turn)
+			c.handshakes.Cancel(&g.turn)
 			c.refuse(g.conn, p, refusedFirst, protocol.CloseBadPacket, "the first packet must be auth")
 			c.over(g.conn)
 			return
@@ -165,7 +165,7 @@ func (g *guest) read() {
 // it goes on with the session, to its end.
 func (g *guest) knock(p transport.Packet) {
 	c := g.comet
-	if c.handshakes.End(&g.turn) { // in the moment in which its time ended
+	if c.handshakes.Cancel(&g.turn) { // in the moment in which its time ended
 		c.firstFailed(g.conn, p, os.ErrDeadlineExceeded)
 		c.over(g.conn)
 		return

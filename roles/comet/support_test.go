@@ -358,7 +358,7 @@ func (s *server) dialWS(text bool) *client {
 
 func dial(t *testing.T, addr net.Addr) net.Conn {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", addr.String(), transporttest.Patience)
+	conn, err := net.DialTimeout("tcp", addr.String(), transporttest.WaitLimit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +372,7 @@ func stream(conn net.Conn) transporttest.Client { return &transporttest.Stream{C
 func dialHost(t *testing.T, host string, addr net.Addr) net.Conn {
 	t.Helper()
 	port := fmt.Sprint(addr.(*net.TCPAddr).Port)
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, port), transporttest.Patience)
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, port), transporttest.WaitLimit)
 	if err != nil {
 		return nil
 	}

@@ -31,7 +31,7 @@ func echo(c transport.Conn) {
 			return
 		}
 		b := transport.EncodeReply(transport.FormGoim, p.Version, protocol.OpMessage, p.Seq, 0, p.Body)
-		if c.Write(time.Now().Add(transporttest.Patience), b) != nil {
+		if c.Write(time.Now().Add(transporttest.WaitLimit), b) != nil {
 			return
 		}
 	}
@@ -206,7 +206,7 @@ func TestRunSaysWhenThePortIsTakenAway(t *testing.T) {
 		if err == nil {
 			t.Error("Run ended without a reason")
 		}
-	case <-time.After(transporttest.Patience):
+	case <-time.After(transporttest.WaitLimit):
 		t.Fatal("Run goes on without a port")
 	}
 }

@@ -24,16 +24,16 @@ type Stream struct {
 // Frame adds nothing.
 func (s *Stream) Frame(payload []byte) []byte { return payload }
 
-// Send writes b within Patience.
+// Send writes b within WaitLimit.
 func (s *Stream) Send(b []byte) error {
-	_ = s.SetWriteDeadline(time.Now().Add(Patience))
+	_ = s.SetWriteDeadline(time.Now().Add(WaitLimit))
 	_, err := s.Write(b)
 	return err
 }
 
 // Next reads one packet.
 func (s *Stream) Next() ([]byte, error) {
-	_ = s.SetReadDeadline(time.Now().Add(Patience))
+	_ = s.SetReadDeadline(time.Now().Add(WaitLimit))
 	if _, err := io.ReadFull(s, s.header[:4]); err != nil {
 		return nil, ended(err)
 	}
@@ -83,7 +83,7 @@ func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Respo
 	for _, h := range header {
 		req += h + "\r\n"
 	}
-	_ = c.SetDeadline(time.Now().Add(Patience))
+	_ = c.SetDeadline(time.Now().Add(WaitLimit))
 	if _, err := io.WriteString(c, req+"\r\n"); err != nil {
 		return nil, nil, fmt.Errorf("send upgrade: %w", err)
 	}
@@ -129,16 +129,16 @@ func (w *WebSocket) Frame(payload []byte) []byte {
 	return RawFrame(0x82, true, payload)
 }
 
-// Send writes b within Patience.
+// Send writes b within WaitLimit.
 func (w *WebSocket) Send(b []byte) error {
-	_ = w.SetWriteDeadline(time.Now().Add(Patience))
+	_ = w.SetWriteDeadline(time.Now().Add(WaitLimit))
 	_, err := w.Write(b)
 	return err
 }
 
 // ReadFrame reads one frame of any kind: its first byte and its payload.
 func (w *WebSocket) ReadFrame() (first byte, payload []byte, err error) {
-	_ = w.SetReadDeadline(time.Now().Add(Patience))
+	_ = w.SetReadDeadline(time.Now().Add(WaitLimit))
 	var h [8]byte
 	if _, err := io.ReadFull(w.r, h[:2]); err != nil {
 		return 0, nil, ended(err)
@@ -198,16 +198,16 @@ type Pipe struct {
 // Frame adds nothing.
 func (p *Pipe) Frame(payload []byte) []byte { return payload }
 
-// Send writes b within Patience.
+// Send writes b within WaitLimit.
 func (p *Pipe) Send(b []byte) error {
-	p.SetDeadline(time.Now().Add(Patience))
+	p.SetDeadline(time.Now().Add(WaitLimit))
 	_, err := p.Write(b)
 	return err
 }
 
 // Next reads one packet or text message.
 func (p *Pipe) Next() ([]byte, error) {
-	p.SetDeadline(time.Now().Add(Patience))
+	p.SetDeadline(time.Now().Add(WaitLimit))
 	var b []byte
 	var err error
 	if p.Text {

@@ -18,8 +18,8 @@ import (
 	"imgo/transport"
 )
 
-// Patience bounds every wait of the suite.
-const Patience = 30 * time.Second
+// WaitLimit bounds every wait of the suite.
+const WaitLimit = 30 * time.Second
 
 // Harness is one transport under test.
 type Harness struct {
@@ -190,21 +190,21 @@ func (r *result[T]) wait(t *testing.T) T {
 	select {
 	case v := <-r.ch:
 		return v
-	case <-time.After(Patience):
+	case <-time.After(WaitLimit):
 		t.Fatal("the handler did not get there")
 		panic("unreachable")
 	}
 }
 
-// Eventually polls cond until it holds or Patience is over.
+// Eventually polls cond until it holds or WaitLimit is over.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(Patience); !cond(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(WaitLimit); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", Patience, what)
+			t.Fatalf("not within %s: %s", WaitLimit, what)
 		}
 	}
 }
 
 // soon is a generous write deadline.
-func soon() time.Time { return time.Now().Add(Patience) }
+func soon() time.Time { return time.Now().Add(WaitLimit) }

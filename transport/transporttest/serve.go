@@ -34,7 +34,7 @@ func Serve(t testing.TB, s Server, handle func(transport.Conn)) {
 // when the test ends.
 func Dial(t testing.TB, s Server, cfg *tls.Config) net.Conn {
 	t.Helper()
-	d := net.Dialer{Timeout: Patience}
+	d := net.Dialer{Timeout: WaitLimit}
 	c, err := d.Dial("tcp", s.Addr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -145,7 +145,7 @@ func within(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(Patience):
-		t.Fatalf("no %s within %s", what, Patience)
+	case <-time.After(WaitLimit):
+		t.Fatalf("no %s within %s", what, WaitLimit)
 	}
 }

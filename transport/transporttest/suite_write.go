@@ -149,7 +149,7 @@ func testAccounting(t *testing.T, h Harness) {
 		n.after = c.Written()
 		got.put(n)
 		<-read
-		for end := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(WaitLimit); ; time.Sleep(time.Millisecond) {
 			written := c.Written()
 			unacked, ok := c.Unacked()
 			if done := unacked == 0 && written == n.after; done || !ok || time.Now().After(end) {

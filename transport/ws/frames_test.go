@@ -57,7 +57,7 @@ func wait(t *testing.T, ended <-chan outcome) outcome {
 	select {
 	case o := <-ended:
 		return o
-	case <-time.After(transporttest.Patience):
+	case <-time.After(transporttest.WaitLimit):
 		t.Fatal("the connection does not end")
 		panic("unreachable")
 	}
@@ -261,7 +261,7 @@ func TestPingDuringWrite(t *testing.T) {
 				all[i] = frame
 			}
 			close(started)
-			wrote <- c.Write(time.Now().Add(transporttest.Patience), all...)
+			wrote <- c.Write(time.Now().Add(transporttest.WaitLimit), all...)
 		}()
 		read := make(chan struct{})
 		go func() {

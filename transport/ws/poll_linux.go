@@ -32,10 +32,10 @@ var _ transport.Pollable = (*polled)(nil)
 
 // runPolled upgrades connections and goes on with handle, until ctx is done.
 func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	patience := transport.NewPatience(l.acceptor.Config().HandshakeTimeout)
+	handshakes := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
 	stop := context.AfterFunc(ctx, func() {
 		_ = l.acceptor.Close()
-		patience.Stop() // nobody but us knows those yet whose handshake is under way
+		handshakes.Stop() // the handler does not know these connections yet
 	})
 	defer stop()
 	for {
@@ -46,9 +46,9 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		}); err != nil {
 			return err
 		}
-		u := &upgrade{c: c, handle: handle, patience: patience}
+		u := &upgrade{c: c, handle: handle, deadline: handshakes}
 		c.Watch(u)
-		patience.Begin(&u.turn, c)
+		handshakes.Start(&u.slot, c)
 		if !c.Rest() {
 			u.Readable(false)
 		}
@@ -60,8 +60,8 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 type upgrade struct {
 	c        *polled
 	handle   func(transport.Conn)
-	patience *transport.Patience
-	turn     transport.Turn
+	deadline *transport.SharedDeadline
+	slot     transport.DeadlineSlot
 }
 
 // Readable and Writable make an upgrade a transport.Waker. A client that has
@@ -74,7 +74,7 @@ func (u *upgrade) Readable(bool) {
 		}
 		err = u.c.upgrade()
 	}
-	over := u.patience.End(&u.turn)
+	over := u.deadline.Cancel(&u.slot)
 	switch {
 	case err != nil || over:
 		go u.c.Finish(u.c.l.acceptor.Config().Linger)

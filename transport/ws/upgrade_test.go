@@ -35,7 +35,7 @@ func echo(c transport.Conn) {
 			form = transport.FormImgoJSON
 		}
 		b := transport.EncodeReply(form, p.Version, protocol.OpMessage, p.Seq, 0, p.Body)
-		if c.Write(time.Now().Add(transporttest.Patience), b) != nil {
+		if c.Write(time.Now().Add(transporttest.WaitLimit), b) != nil {
 			return
 		}
 	}
@@ -109,7 +109,7 @@ func TestUpgradeIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := refused.of(test.reason)
 			c := transporttest.Dial(t, l, nil)
-			_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+			_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
 			if _, err := io.WriteString(c, test.request); err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +204,7 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 		}
 		t.Error("the server took it all")
 	})
-	_ = silent.SetReadDeadline(time.Now().Add(transporttest.Patience))
+	_ = silent.SetReadDeadline(time.Now().Add(transporttest.WaitLimit))
 	if _, err := silent.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("a silent client: %v, want its end", err)
 	}
@@ -228,7 +228,7 @@ func TestStopDuringTheUpgrade(t *testing.T) {
 	up := dial(t, l, nil, false) // accepted after it
 	_ = up.Close()
 	cancel()
-	_ = half.SetReadDeadline(time.Now().Add(transporttest.Patience))
+	_ = half.SetReadDeadline(time.Now().Add(transporttest.WaitLimit))
 	if _, err := half.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the half of a request: %v, want its end", err)
 	}
@@ -238,7 +238,7 @@ func TestStopDuringTheUpgrade(t *testing.T) {
 		if err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(transporttest.Patience):
+	case <-time.After(transporttest.WaitLimit):
 		t.Error("Run goes on")
 	}
 }
@@ -248,7 +248,7 @@ func TestMessageRightBehindTheRequest(t *testing.T) {
 	l := listen(t, ws.Config{})
 	transporttest.Serve(t, l, echo)
 	c := transporttest.Dial(t, l, nil)
-	_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
 	request := "GET /sub?token=x HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 	long := `{"op":4,"seq":1,"body":"` + strings.Repeat("x", 2000) + `"}`
 	if _, err := c.Write(append([]byte(request), transporttest.RawFrame(0x81, true, []byte(long))...)); err != nil {
@@ -288,7 +288,7 @@ func TestLibraryClient(t *testing.T) {
 			echo(c)
 			_ = c.Close(3001, "bye")
 		})
-		ctx, cancel := context.WithTimeout(context.Background(), transporttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), transporttest.WaitLimit)
 		defer cancel()
 		web := &http.Transport{TLSClientConfig: transporttest.ClientTLS(t, certFile), ForceAttemptHTTP2: true}
 		c, _, err := websocket.Dial(ctx, scheme+"://"+l.Addr().String()+"/sub", &websocket.DialOptions{

@@ -55,14 +55,14 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 		a.Drain()
 		_ = a.Close()
 	})
-	_ = c.SetDeadline(time.Now().Add(transporttest.Patience))
+	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
 	if !secure {
 		return s, c
 	}
 	client := tls.Client(c, clientTLS)
 	var server sync.WaitGroup
 	server.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), transporttest.Patience)
+		ctx, cancel := context.WithTimeout(context.Background(), transporttest.WaitLimit)
 		defer cancel()
 		if err := s.Handshake(ctx); err != nil {
 			t.Error(err)
@@ -104,7 +104,7 @@ func TestSendArrivesWhole(t *testing.T) {
 			}
 			sent := make(chan error, 1)
 			before := s.Written()
-			go func() { sent <- s.Send(time.Now().Add(transporttest.Patience), frames, h) }()
+			go func() { sent <- s.Send(time.Now().Add(transporttest.WaitLimit), frames, h) }()
 			got := make([]byte, len(want))
 			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("TLS %v: %d frames, %d bytes arrived otherwise, %v", secure, len(frames), len(want), err)
@@ -148,13 +148,13 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	s, c := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
 	frame := make([]byte, 1<<20)
 	sent := make(chan error, 1)
-	go func() { sent <- s.Send(time.Now().Add(transporttest.Patience), [][]byte{frame}, nil) }()
+	go func() { sent <- s.Send(time.Now().Add(transporttest.WaitLimit), [][]byte{frame}, nil) }()
 	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
 	time.Sleep(20 * time.Millisecond)
 	started := time.Now()
 	s.Urgent([]byte("old"))
 	s.Urgent([]byte("new"))
-	if d := time.Since(started); d > transporttest.Patience/2 {
+	if d := time.Since(started); d > transporttest.WaitLimit/2 {
 		t.Errorf("Urgent took %s", d)
 	}
 	got := make([]byte, len(frame)+3)
@@ -186,7 +186,7 @@ func shutTime(t *testing.T) time.Duration {
 	go func() {
 		var err error
 		for err == nil {
-			err = s.Send(time.Now().Add(transporttest.Patience), [][]byte{frame}, nil)
+			err = s.Send(time.Now().Add(transporttest.WaitLimit), [][]byte{frame}, nil)
 		}
 		sent <- err
 	}()
@@ -195,7 +195,7 @@ func shutTime(t *testing.T) time.Duration {
 	started := time.Now()
 	s.Shut([]byte("bye"))
 	took := time.Since(started)
-	if err := <-sent; !errors.Is(err, net.ErrClosed) || time.Since(started) > transporttest.Patience/2 {
+	if err := <-sent; !errors.Is(err, net.ErrClosed) || time.Since(started) > transporttest.WaitLimit/2 {
 		t.Errorf("the stuck Send ended with %v after %s", err, time.Since(started))
 	}
 	return took
