@@ -1,104 +1,80 @@
 package comet
 
-import (
-	"context"
-	"sync"
+import "time"
 
-	"imgo/envelope"
+// catchUpState is where a session's catch-up is.
+type catchUpState uint8
+
+const (
+	catchUpNone   catchUpState = iota
+	catchUpQueued              // waits for a goroutine to call logic
+	catchUpSent                // logic was called, the answer comes as a delivery
 )
 
-// maxAskers bounds the catch-ups that are being asked of logic at a time.
-const maxAskers = 32
+// Pauses before a catch-up that follows one without progress: the owner's
+// mailbox is not as far as what passed by, or logic failed.
+const (
+	firstCatchUpPause = 20 * time.Millisecond
+	lastCatchUpPause  = time.Second
+)
 
-// askers asks logic for the catch-ups of sessions that are behind. Its
-// goroutines exist only while there is something to ask. A session is queued
-// at most once, so the queue is bounded by their number.
-type askers struct {
-	comet *Comet
-
-	mu      sync.Mutex
-	queue   []*session
-	running int
-	stopped bool
-	wg      sync.WaitGroup
+// catchUp is how a session that is behind asks for what it misses, one window at
+// a time. Times are on comet's clock. A session that is not behind shares the
+// empty catchUp of its comet, which is never written.
+type catchUp struct {
+	state      catchUpState
+	fruitless  uint8         // catch-ups in a row that failed, or that brought nothing
+	unanswered uint8         // catch-ups in a row that got no answer
+	seen       uint64        // highest kept id that passed by
+	after      uint64        // the session's last when the catch-up under way was sent
+	notBefore  time.Duration // when the next one may be sent
+	sentAt     time.Duration
 }
 
-// add queues s; its mu is held. It never blocks.
-func (a *askers) add(s *session) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stopped {
+// saw notes a kept id that passed by.
+func (c *catchUp) saw(id uint64) { c.seen = max(c.seen, id) }
+
+// due reports whether the next catch-up may be queued.
+func (c *catchUp) due(now time.Duration) bool {
+	return c.state == catchUpNone && now >= c.notBefore
+}
+
+func (c *catchUp) sent(now time.Duration, after uint64) {
+	c.state, c.sentAt, c.after = catchUpSent, now, after
+}
+
+func (c *catchUp) answered(progress bool, now time.Duration) {
+	c.unanswered = 0
+	c.end(progress, now)
+}
+
+// failed ends a catch-up whose call failed. The next one is never sent at once.
+func (c *catchUp) failed(now time.Duration) {
+	c.fruitless = max(c.fruitless, 1)
+	c.end(false, now)
+}
+
+// end ends a catch-up and sets when the next one may be sent: at once after one
+// that made progress and after the first that made none, then ever later.
+func (c *catchUp) end(progress bool, now time.Duration) {
+	c.state = catchUpNone
+	if progress {
+		c.fruitless, c.notBefore = 0, 0
 		return
 	}
-	a.queue = append(a.queue, s)
-	if a.running < maxAskers {
-		a.running++
-		a.wg.Add(1)
-		go a.run()
+	if c.fruitless > 0 {
+		c.notBefore = now + min(firstCatchUpPause<<min(c.fruitless-1, 6), lastCatchUpPause)
 	}
+	c.fruitless = min(c.fruitless+1, 10)
 }
 
-func (a *askers) run() {
-	defer a.wg.Done()
-	for {
-		a.mu.Lock()
-		if len(a.queue) == 0 {
-			a.queue = nil
-			a.running--
-			a.mu.Unlock()
-			return
-		}
-		s := a.queue[0]
-		a.queue[0] = nil
-		a.queue = a.queue[1:]
-		a.mu.Unlock()
-		a.ask(s)
+// expire ends a catch-up whose answer has not come in time, so that it is sent
+// again. It reports whether it did. Each time in a row the answer may take longer.
+func (c *catchUp) expire(now, timeout time.Duration) bool {
+	if c.state != catchUpSent || now-c.sentAt < timeout<<min(c.unanswered, 2) {
+		return false
 	}
-}
-
-// ask calls logic for one session. The answer comes as a delivery.
-func (a *askers) ask(s *session) {
-	c := a.comet
-	s.mu.Lock()
-	if s.state != stateLive || !s.behind {
-		if s.behind {
-			s.ask = askNone
-		}
-		s.mu.Unlock()
-		return
-	}
-	s.ask, s.askedAt, s.askedAfter = askSent, c.now(), s.last
-	req := &envelope.CatchUpRequest{
-		To: s.address(), User: s.user, Device: s.device, After: s.last, Floor: s.floor,
-		MaxMessages: uint32(c.cfg.CatchUpMessages), MaxBytes: uint32(c.cfg.CatchUpBytes),
-	}
-	s.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(c.calls, c.cfg.CallTimeout)
-	defer cancel()
-	err := c.logic.CatchUp(ctx, req)
-	if err == nil {
-		c.metrics.catchUps.WithLabelValues("asked").Inc()
-		return
-	}
-	c.metrics.catchUps.WithLabelValues("failed").Inc()
-	c.metrics.callErrors.WithLabelValues("catch_up").Inc()
-	c.log.Debug().Err(err).Str("user", req.User).Uint64("session", s.id).Msg("catch-up failed, asking again")
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ask == askSent && s.askedAfter == req.After { // no answer came after all
-		s.ask = askNone
-		s.fails = max(s.fails, 1) // never at once
-		s.pace(false)
-		s.maybeAsk()
-	}
-}
-
-// stop drops the queue and waits for the calls under way.
-func (a *askers) stop() {
-	a.mu.Lock()
-	a.stopped = true
-	a.queue = nil
-	a.mu.Unlock()
-	a.wg.Wait()
+	c.state = catchUpNone
+	c.unanswered = min(c.unanswered+1, 10)
+	return true
 }

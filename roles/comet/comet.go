@@ -36,6 +36,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/roles/comet/outbox"
 	"imgo/transport"
 	"imgo/transport/batch"
 )
@@ -76,13 +77,13 @@ type Comet struct {
 	table       *table
 	gate        *gate
 	connectRate *rate.Limiter // nil: no bound
-	queues      queues
-	sends       *batch.Pool // nil: each write goes by itself
-	lists       lists
-	window      *window // nil: nothing is held back
+	batches     *batch.Pool   // nil: each frame is written by itself
+	outboxes    *outbox.Shared
+	lists       sessionLists
+	window      *flushWindow // nil: nothing is held back
 	readers     *readers
 	admission   *admission
-	askers      *askers
+	catchUps    *catchUpQueue
 	announcer   *announcer
 	opener      *opener
 	recent      recent
@@ -90,9 +91,9 @@ type Comet struct {
 	detaches    *batcher[*envelope.Detached]
 	listeners   []transport.Listener
 
-	// What sessions share that have nothing of it; never written.
-	noRare    rare
-	noPursuit pursuit
+	// What sessions share that have nothing of it. Never written.
+	noExtras  extras
+	noCatchUp catchUp
 
 	epoch       time.Time // start of comet's clock, which no step of the wall clock moves
 	incarnation uint64    // of this start
@@ -131,23 +132,26 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 		c.connectRate = rate.NewLimiter(rate.Limit(cfg.ConnectRate), max(cfg.ConnectBurst, 1))
 	}
 	if cfg.FlushInterval > 0 {
-		c.window = newWindow(c)
+		c.window = newFlushWindow(c)
 	}
 	if cfg.Epoll && cfg.IOUring {
 		var err error
-		if c.sends, err = batch.NewPool(sendsPerProcessor * runtime.GOMAXPROCS(0)); err != nil {
+		if c.batches, err = batch.NewPool(outbox.BatchesPerProcessor * runtime.GOMAXPROCS(0)); err != nil {
 			log.Info().Err(err).Msg("a message for many clients takes a system call each")
 		}
 	}
+	c.outboxes = outbox.NewShared(outbox.Config{
+		PendingBytes: cfg.PendingBytes, WriteTimeout: cfg.SlowTimeout, Batches: c.batches,
+	})
 	c.readers = newReaders()
 	c.admission = newAdmission(c)
-	c.askers = &askers{comet: c}
+	c.catchUps = &catchUpQueue{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
 	c.opener = newOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
 	var err error
-	if c.metrics, err = newMetrics(reg, c.table.pendingBytes, c.acks.queued, c.detaches.queued, c.admission.waiting); err != nil {
+	if c.metrics, err = newMetrics(reg, c.outboxes, c.acks.queued, c.detaches.queued, c.admission.waiting); err != nil {
 		return nil, err
 	}
 	if err := c.listen(); err != nil {
@@ -258,7 +262,7 @@ func (c *Comet) Close() {
 	for _, l := range c.listeners {
 		_ = l.Close()
 	}
-	c.sends.Close()
+	c.batches.Close()
 }
 
 // now is comet's clock: the time since it was made.
@@ -320,12 +324,12 @@ func (c *Comet) Run(ctx context.Context) error {
 	c.stopCalls()
 	c.admission.stop()
 	c.readers.end()
-	c.askers.stop()
+	c.catchUps.stop()
 	background.Wait()
 	timer := time.AfterFunc(c.cfg.CallTimeout, stopLast)
 	defer timer.Stop()
 	close(stopBatches)
 	batches.Wait()
-	c.sends.Close()
+	c.batches.Close()
 	return err
 }

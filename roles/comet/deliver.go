@@ -1,23 +1,21 @@
 package comet
 
 import (
-	"time"
-
 	"imgo/envelope"
 	"imgo/transport"
 )
 
 // This file is comet's rule of the delivery design: what a session does with
-// a kept message, a backlog and a nudge. Between the log and here any of them
-// may be missing, late, doubled or out of order.
+// a kept message, a backlog and a nudge. On the way from the log to here each of
+// them may be lost, late, doubled or out of order.
 
-// deliver gives the session a message; prev is the id of the user's pending
-// message before a kept one, room says that it is for a room's members. It
-// never blocks.
-func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) {
+// deliver gives the session a message. prev is the id of the user's pending
+// message before a kept one. room says that the message is for a room's members.
+// deliver never blocks.
+func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fanoutWorker) {
 	t := &f.tally
-	f.lock(s)
-	defer f.unlock(s)
+	f.Lock(&s.out)
+	defer f.Unlock(&s.out)
 	kind := kindLive
 	if m.ID() != 0 {
 		kind = kindKept
@@ -27,170 +25,167 @@ func (s *session) deliver(m *transport.Message, prev uint64, room bool, f *fan) 
 		return
 	}
 	if kind == kindKept {
-		t[kind][s.deliverKept(m, prev, f)]++
+		t[kind][s.deliverKeptLocked(m, prev, f)]++
 		return
 	}
-	if !s.wants(m.Op(), room) {
+	if !s.wantsLocked(m.Op(), room) {
 		t[kind][outFiltered]++
 		return
 	}
-	b := m.Frame(s.form)
-	if !s.fits(len(b)) {
+	frame := m.Frame(s.form)
+	if !s.out.FitsLocked(len(frame)) {
 		t[kind][outDropped]++
 		return
 	}
-	s.hold(f)
-	f.enqueue(s, b, 0)
+	f.enqueueLocked(s, frame, 0)
 	t[kind][outWritten]++
 }
 
-// deliverKept applies the rule and says what came of the message. Holds mu.
-func (s *session) deliverKept(m *transport.Message, prev uint64, f *fan) (outcome int) {
+// deliverKeptLocked applies the rule and returns what became of the message.
+func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanoutWorker) (outcome int) {
 	id, faults := m.ID(), &s.comet.cfg.Faults
 	switch {
 	case id <= s.last && !faults.NoDuplicate:
 		return outDuplicate
 	case s.behind:
-		s.seen = max(s.seen, id)
-		s.maybeAsk()
+		s.catchUp.saw(id)
+		s.askIfDueLocked()
 		return outBehind
 	case prev > s.last && !faults.NoPrev:
-		s.fallBehind(id)
+		s.fallBehindLocked(id)
 		return outBehind
-	case !s.wants(m.Op(), false):
-		// It stays in the mailbox for a session that accepts it; this one has
-		// dealt with it.
+	case !s.wantsLocked(m.Op(), false):
+		// The message stays in the mailbox for a session that accepts it. This
+		// session has dealt with it.
 		s.last = max(s.last, id)
 		return outFiltered
 	}
-	b := m.Frame(s.form)
-	if !s.fits(len(b)) || s.tooUnsettled() {
-		s.fallBehind(id)
+	frame := m.Frame(s.form)
+	if !s.out.FitsLocked(len(frame)) || s.tooMuchUnackedLocked() {
+		s.fallBehindLocked(id)
 		return outBehind
 	}
-	s.hold(f)
 	s.last = max(s.last, id)
-	f.enqueue(s, b, id)
+	f.enqueueLocked(s, frame, id)
 	return outWritten
 }
 
-// tooUnsettled says whether so much of what was written has not arrived that
-// no more kept messages are to be written. Holds mu.
-func (s *session) tooUnsettled() bool {
-	if len(s.unsettled) < maxUnsettled {
+// tooMuchUnackedLocked reports whether so much of what was written has not
+// arrived that no more kept messages are to be written.
+func (s *session) tooMuchUnackedLocked() bool {
+	if !s.unacked.full() {
 		return false
 	}
-	s.settle(false)
-	return len(s.unsettled) >= maxUnsettled
+	s.ackArrivedLocked(false)
+	return s.unacked.full()
 }
 
-// fallBehind is for a live session that misses something up to id. Holds mu.
-func (s *session) fallBehind(id uint64) {
-	s.setBehind(true)
-	s.seen = max(s.seen, id)
-	s.ask, s.askAt, s.fails, s.again = askNone, 0, 0, 0
-	s.maybeAsk()
+// fallBehindLocked is for a session that is not behind and misses something up
+// to id.
+func (s *session) fallBehindLocked(id uint64) {
+	s.setBehindLocked(true)
+	s.catchUp.saw(id)
+	s.askIfDueLocked()
 }
 
-// setBehind keeps the count of those that are. Holds mu.
-func (s *session) setBehind(behind bool) {
-	if s.behind != behind {
-		s.behind = behind
-		n := int64(1)
-		s.pursuit = &pursuit{}
-		if !behind {
-			n = -1
-			s.pursuit = &s.comet.noPursuit
-		}
-		s.comet.metrics.behind.Add(n)
+// setBehindLocked changes whether the session is behind, and the count of those
+// that are.
+func (s *session) setBehindLocked(behind bool) {
+	switch {
+	case s.behind == behind:
+		return
+	case behind:
+		s.catchUp = &catchUp{}
+		s.comet.metrics.behind.Add(1)
+	default:
+		s.catchUp = &s.comet.noCatchUp
+		s.comet.metrics.behind.Add(-1)
 	}
+	s.behind = behind
 }
 
 // nudge tells the session the newest id that is still pending for it.
 func (s *session) nudge(newest uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.out.Lock()
+	defer s.out.Unlock()
 	if s.state > stateLive || newest <= s.last {
 		return
 	}
 	if !s.behind {
-		s.fallBehind(newest)
+		s.fallBehindLocked(newest)
 		return
 	}
-	s.seen = max(s.seen, newest)
-	s.maybeAsk()
+	s.catchUp.saw(newest)
+	s.askIfDueLocked()
 }
 
-// backlog is the answer to a catch-up: what is pending after b.After, in
-// order. As much of it as the queue has room for is written; the rest is asked
-// for again when that has drained, like the next window of an answer that has
-// more, so that a slow client sets its own pace.
+// backlog takes the answer to a catch-up: what is pending after b.After, in
+// order. As much of it as the queue has room for is written. The rest is asked
+// for again when the queue has drained, and so is the next window of an answer
+// that has more. In this way a slow client sets its own pace.
 func (s *session) backlog(b *envelope.Backlog, t *tally) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.takeBacklog(b, t)
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.backlogLocked(b, t)
 }
 
-// takeBacklog is backlog; holds mu.
-func (s *session) takeBacklog(b *envelope.Backlog, t *tally) {
+func (s *session) backlogLocked(b *envelope.Backlog, t *tally) {
 	if s.state > stateLive {
 		t[kindBacklog][outGone]++
 		return
 	}
 	if b.GetAfter() > s.last {
-		// Not an answer to anything that this session asked: what lies between
-		// last and After would be lost.
+		// This session did not ask for it: what lies between last and After would
+		// be lost.
 		t[kindBacklog][outBehind] += uint32(len(b.GetMessages()))
 		return
 	}
 	before := s.last
-	whole := s.writeBacklog(b.GetMessages(), t)
-	s.uncork()
+	whole := s.writeBacklogLocked(b.GetMessages(), t)
+	s.out.FlushLocked(s)
 	if n := len(b.GetMessages()); !whole && !s.behind {
-		s.fallBehind(b.GetMessages()[n-1].GetId())
+		s.fallBehindLocked(b.GetMessages()[n-1].GetId())
 	}
 	if whole && !b.GetMore() {
 		s.last = max(s.last, b.GetUpTo())
-		if s.seen <= s.last || s.comet.cfg.Faults.NoSeen {
-			s.setBehind(false)
+		if s.catchUp.seen <= s.last || s.comet.cfg.Faults.NoSeen {
+			s.setBehindLocked(false)
 		}
 	}
-	// An answer that was asked for again may come twice; the second must not
-	// make for two catch-ups at a time.
-	if progress := s.last > before; s.behind && (progress || b.GetAfter() == s.askedAfter) {
-		s.ask, s.again = askNone, 0
-		s.pace(progress)
+	// An answer that was asked for again may come twice. The second must not lead
+	// to two catch-ups at a time.
+	if progress := s.last > before; s.behind && (progress || b.GetAfter() == s.catchUp.after) {
+		s.catchUp.answered(progress, s.comet.now())
 	}
-	s.maybeAsk()
+	s.askIfDueLocked()
 }
 
-// writeBacklog queues messages after last and says whether all had room. Their
-// frames lie one behind the other in one piece of memory, which is held until
-// the last of them is written: a window, or what may be pending. Holds mu.
-func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool) {
-	s.catchUpNotes()
-	room := 0
+// writeBacklogLocked queues the messages after last and reports whether all had
+// room. They are held until FlushLocked.
+func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
+	s.takeBroadcastsLocked()
+	size := 0
 	for _, k := range messages {
 		if k.GetId() > s.last {
-			room += s.form.FrameSize(len(k.GetBody()))
+			size += s.form.FrameSize(len(k.GetBody()))
 		}
 	}
-	if room == 0 {
+	if size == 0 {
 		return true
 	}
-	r := run{s: s, buf: s.comet.queues.run(s.open(), min(room, s.comet.cfg.PendingBytes))}
-	defer r.queue()
+	run := s.out.StartRunLocked(s.form, size)
+	defer run.EndLocked()
 	for _, k := range messages {
 		id := k.GetId()
 		switch {
 		case id <= s.last:
 			t[kindBacklog][outDuplicate]++
 			continue
-		case !s.wants(k.GetOp(), false):
+		case !s.wantsLocked(k.GetOp(), false):
 			s.last = id
 			t[kindBacklog][outFiltered]++
 			continue
-		case !r.add(k):
+		case s.tooMuchUnackedLocked() || !run.AddLocked(k.GetOp(), id, k.GetBody()):
 			t[kindBacklog][outBehind]++
 			return false
 		}
@@ -200,86 +195,24 @@ func (s *session) writeBacklog(messages []*envelope.Kept, t *tally) (whole bool)
 	return true
 }
 
-// run encodes messages for one session into one piece of memory. Where it need
-// not be known of each whether it is in the kernel, several go as one frame.
-type run struct {
-	s    *session
-	buf  []byte
-	from int    // where in buf the frame begins that is put together
-	id   uint64 // of the last message in it
-}
-
-// add encodes a message and says whether it had room. Holds mu.
-func (r *run) add(k *envelope.Kept) bool {
-	s, at := r.s, len(r.buf)
-	r.buf = transport.AppendMessage(r.buf, s.form, k.GetOp(), k.GetId(), k.GetBody())
-	// A connection that is written to with Write frames each frame itself.
-	if join := s.direct && s.acks && len(r.buf)-r.from <= writeChunk; at > r.from && !join {
-		r.cut(at)
-	}
-	if pending := int(s.pending) + at - r.from; pending > 0 && pending+len(r.buf)-at > s.comet.cfg.PendingBytes || s.tooUnsettled() {
-		r.buf = r.buf[:at]
-		return false
-	}
-	r.id = k.GetId()
-	return true
-}
-
-// cut queues what is in buf up to an end. Holds mu.
-func (r *run) cut(end int) {
-	r.s.append(r.buf[r.from:end], r.id)
-	r.from = end
-}
-
-// queue queues the last frame. Holds mu.
-func (r *run) queue() {
-	if len(r.buf) > r.from {
-		r.cut(len(r.buf))
-	}
-}
-
-// Pauses before a catch-up that follows one without progress: the owner's
-// mailbox is not as far as what passed by, or logic failed.
-const (
-	firstAskPause = 20 * time.Millisecond
-	lastAskPause  = time.Second
-)
-
-// pace sets when the next catch-up may be asked: at once after one that made
-// progress and after the first that made none, then ever later. Holds mu.
-func (s *session) pace(progress bool) {
-	if progress {
-		s.fails, s.askAt = 0, 0
-		return
-	}
-	if s.fails > 0 {
-		s.askAt = s.comet.now() + min(firstAskPause<<min(s.fails-1, 6), lastAskPause)
-	}
-	s.fails = min(s.fails+1, 10)
-}
-
-// maybeAsk asks for a catch-up if the session needs one, none is under way,
-// and all that was queued has gone out. Otherwise whoever removes the last
-// obstacle calls it again: the writer as it ends, a backlog, the sweep. Holds mu.
-func (s *session) maybeAsk() {
+// askIfDueLocked asks for a catch-up if the session needs one, none is under way,
+// and all that was queued has gone out. Otherwise the goroutine that removes the
+// last obstacle calls it again: the outbox when it is idle, a backlog, the sweep.
+func (s *session) askIfDueLocked() {
 	if !s.behind || s.state != stateLive {
 		return
 	}
-	s.markBusy()
-	if s.ask != askNone || s.writing || s.queue != nil || s.tooUnsettled() || s.comet.now() < s.askAt {
+	s.markBusyLocked()
+	if !s.out.EmptyLocked() || s.tooMuchUnackedLocked() || !s.catchUp.due(s.comet.now()) {
 		return
 	}
-	s.ask = askQueued
-	s.comet.askers.add(s)
+	s.catchUp.state = catchUpQueued
+	s.comet.catchUps.add(s)
 }
 
-// askAgain forgets a catch-up whose answer is late. Holds mu.
-func (s *session) askAgain() {
-	timeout := s.comet.cfg.CatchUpTimeout << min(s.again, 2)
-	if s.ask != askSent || s.comet.now()-s.askedAt < timeout || s.comet.cfg.Faults.NoAskAgain {
-		return
+// retryCatchUpLocked forgets a catch-up whose answer is late.
+func (s *session) retryCatchUpLocked() {
+	if !s.comet.cfg.Faults.NoAskAgain && s.catchUp.expire(s.comet.now(), s.comet.cfg.CatchUpTimeout) {
+		s.comet.metrics.catchUps.WithLabelValues("again").Inc()
 	}
-	s.ask = askNone
-	s.again = min(s.again+1, 10)
-	s.comet.metrics.catchUps.WithLabelValues("again").Inc()
 }

@@ -2,8 +2,6 @@ package comet
 
 import (
 	"time"
-
-	"imgo/protocol"
 )
 
 // drainStep is how often the drain closes the next few sessions.
@@ -65,16 +63,6 @@ func (c *Comet) others(gen generation, scheme string) []string {
 	}
 	others := c.cfg.Others(scheme)
 	return others[:min(len(others), maxOthers)]
-}
-
-// shutDown ends the session because the comet stops.
-func (s *session) shutDown() {
-	s.mu.Lock()
-	closed := s.state > stateLive
-	s.mu.Unlock()
-	if !closed {
-		s.closeFor(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.conn.Traits().Scheme))
-	}
 }
 
 // stopped turns away whatever comes from now on.

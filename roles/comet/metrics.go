@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/protocol"
+	"imgo/roles/comet/outbox"
 )
 
 // What was delivered, and what became of it: the labels of
@@ -69,11 +70,12 @@ type metrics struct {
 	delivery   prometheus.Histogram
 	throttled  prometheus.Counter
 	behind     atomic.Int64
-	writers    atomic.Int64
 	denied     atomic.Int64
 }
 
-func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue, waiting func() float64) (*metrics, error) {
+func newMetrics(
+	reg prometheus.Registerer, outboxes *outbox.Shared, ackQueue, detachQueue, waiting func() float64,
+) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
 	}
@@ -129,9 +131,9 @@ func newMetrics(reg prometheus.Registerer, pendingBytes, ackQueue, detachQueue, 
 	for _, c := range []prometheus.Collector{
 		m.connections, m.sessions, m.refused, m.connects, m.closed, m.badPackets, m.packets, messages,
 		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled,
-		gaugeFunc("pending_bytes", "Bytes queued for sessions.", pendingBytes),
+		gaugeFunc("pending_bytes", "Bytes queued for sessions.", func() float64 { return float64(outboxes.PendingBytes()) }),
 		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
-		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", loaded(&m.writers)),
+		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", func() float64 { return float64(outboxes.Writing()) }),
 		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),
 		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
 		gaugeFunc("waiting_clients", "Clients with a complete auth packet that wait for their turn.", waiting),

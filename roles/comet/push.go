@@ -28,7 +28,7 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 	started := time.Now()
 	// A lone delivery is written as it comes; of several the frames for one
 	// session are gathered.
-	f := &fan{comet: c, cork: len(req.GetDeliveries()) > 1}
+	f := c.newFanout(len(req.GetDeliveries()) > 1)
 	reply := &envelope.PushReply{Seq: c.opener.seq.Load(), Incarnation: c.incarnation}
 	for _, d := range req.GetDeliveries() {
 		if c.pushOne(d, started, f) {
@@ -42,7 +42,7 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 }
 
 // pushOne says whether the delivery was for a room that is denied.
-func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fan) (denied bool) {
+func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (denied bool) {
 	switch {
 	case d == nil:
 	case d.GetBacklog() != nil:
@@ -74,7 +74,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fan) (denied boo
 
 // pushMessage fans one message out and says whether it was for a room that is
 // denied. It is encoded once for each wire form.
-func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
+func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool) {
 	if len(d.GetLiveId()) > 0 && !c.recent.first(d.GetLiveId()) {
 		f.tally[kindLive][outDuplicate]++
 		return false
@@ -86,7 +86,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
 	m := transport.NewMessage(d.GetOp(), id, d.GetBody())
 	if !d.GetAll() && d.GetRoom() == "" {
 		to := d.GetTo()
-		f.spread(len(to), func(i int, f *fan) {
+		f.each(len(to), func(i int, f *fanoutWorker) {
 			if s := c.table.find(to[i].GetSession()); s != nil {
 				s.deliver(m, to[i].GetPrev(), false, f)
 				return
@@ -110,7 +110,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fan) (denied bool) {
 	case c.table.members(d.GetRoom(), l.add) == 0:
 		denied = c.opener.deny(d.GetRoom(), l.add)
 	}
-	f.give(l, m, !d.GetAll())
+	f.deliverLive(l, m, !d.GetAll())
 	return denied
 }
 
@@ -126,7 +126,7 @@ func (c *Comet) noteMessage(d *envelope.Delivery, m *transport.Message) (denied 
 			}
 		}
 	}
-	c.window.note(room, m)
+	c.window.enqueue(room, m)
 	return false
 }
 
@@ -148,9 +148,9 @@ func (c *Comet) Rooms(_ context.Context, req *envelope.RoomsRequest) (*envelope.
 	c.table.members(req.GetRoom(), func(s *session) {
 		size++
 		if len(reply.Members) < limit {
-			s.mu.Lock()
-			reply.Members = append(reply.Members, s.describe())
-			s.mu.Unlock()
+			s.out.Lock()
+			reply.Members = append(reply.Members, s.describeLocked())
+			s.out.Unlock()
 		}
 	})
 	reply.Counts = map[string]uint32{req.GetRoom(): size}

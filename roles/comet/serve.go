@@ -222,7 +222,7 @@ func (c *Comet) authenticate(v *arrival) *session {
 	// knows the session finds it.
 	c.table.insert(s)
 	// From here on the sweep sees to it that the client does not fall silent.
-	_ = s.conn.SetReadDeadline(time.Time{})
+	_ = s.out.Conn().SetReadDeadline(time.Time{})
 	return s
 }
 
@@ -286,23 +286,22 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
 	gen, form := identify(p, conn.Text(), auth)
 	s := &session{
-		comet: c, conn: conn, id: c.nextID.Add(1), since: time.Now().UnixMilli(),
-		gen: gen, form: wireForm(conn, form), version: p.Version, acks: gen == genV2 && auth.acks,
-		device: auth.device, rare: &c.noRare, pursuit: &c.noPursuit,
+		comet: c, id: c.nextID.Add(1), since: time.Now().UnixMilli(),
+		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,
+		device: auth.device, extras: &c.noExtras, catchUp: &c.noCatchUp,
 	}
+	clientAcks := gen == genV2 && auth.acks
+	s.out.Init(c.outboxes, conn, !clientAcks)
 	if auth.platform != "" || auth.key != "" || len(auth.accepts) > 0 {
-		s.own()
+		s.ownExtras()
 		s.platform, s.key, s.accepts = auth.platform, auth.key, auth.accepts
 	}
-	_, s.direct = conn.(transport.Pollable)
-	if w := c.window; w != nil {
-		w.mu.RLock()
-		s.noted = w.seq
-		w.mu.RUnlock()
+	if c.window != nil {
+		s.broadcastSeq = c.window.newest()
 	}
 	if !c.cfg.Faults.NoBehindFirst {
-		s.setBehind(true)
-		s.ask, s.askedAt = askSent, c.now() // Connect answers with the first backlog
+		s.setBehindLocked(true)
+		s.catchUp.sent(c.now(), 0) // Connect answers with the first backlog
 	}
 	s.heard.Store(int64(c.now()))
 	return s
@@ -312,13 +311,13 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 // ctx bounds the question; an error is that logic could not say.
 func (s *session) connect(ctx context.Context, v *arrival) error {
 	c, auth := s.comet, &v.auth
-	s.mu.Lock()
+	s.out.Lock()
 	if s.state != stateConnecting { // it was closed while it waited for another turn
-		s.mu.Unlock()
+		s.out.Unlock()
 		return nil
 	}
-	info := s.describe()
-	s.mu.Unlock()
+	info := s.describeLocked()
+	s.out.Unlock()
 	info.Rooms = auth.rooms // it joins them once logic has admitted it
 	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid})
 	switch {
@@ -328,7 +327,7 @@ func (s *session) connect(ctx context.Context, v *arrival) error {
 	case err != nil:
 		code, reason := refusal(err)
 		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
-		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(s.conn)).Int32("code", int32(code)).Msg("client refused")
+		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(s.out.Conn())).Int32("code", int32(code)).Msg("client refused")
 		if code == protocol.CloseOverload {
 			c.metrics.callErrors.WithLabelValues("connect").Inc()
 		}
@@ -384,7 +383,7 @@ func (s *session) Readable(alone bool) {
 		return
 	}
 	for range maxInline {
-		p, err := next(s.conn)
+		p, err := next(s.out.Conn())
 		switch {
 		case errors.Is(err, transport.ErrIdle):
 			return
@@ -425,13 +424,13 @@ func (u *unhandled) read() {
 // client gets its goodbye.
 func (s *session) read() {
 	for {
-		p, err := next(s.conn)
+		p, err := next(s.out.Conn())
 		switch {
 		case errors.Is(err, transport.ErrIdle):
 			return
 		case err != nil:
 			s.finish(s.readError(err))
-			s.comet.over(s.conn)
+			s.comet.over(s.out.Conn())
 			return
 		}
 		if live, pause := s.received(); live {
@@ -447,10 +446,10 @@ func (s *session) read() {
 func (s *session) received() (live bool, pause time.Duration) {
 	now := s.comet.now()
 	s.heard.Store(int64(now))
-	s.mu.Lock()
+	s.out.Lock()
 	live = s.state == stateLive
-	s.settle(true)
-	s.mu.Unlock()
+	s.ackArrivedLocked(true)
+	s.out.Unlock()
 	if !live {
 		return false, 0
 	}
@@ -478,12 +477,12 @@ func (s *session) readError(err error) (grace time.Duration) {
 // waited for, and else on a worker.
 func (s *session) endInline(err error) {
 	grace := s.retire(s.readError(err))
-	if s.writerEnd() != nil {
+	if s.out.Idle() != nil {
 		s.comet.readers.run(&unfinished{s, grace})
 		return
 	}
 	s.conclude()
-	s.comet.over(s.conn)
+	s.comet.over(s.out.Conn())
 }
 
 // unfinished is a session whose end has to wait for what is queued.
@@ -496,7 +495,7 @@ type unfinished struct {
 func (u *unfinished) read() {
 	u.s.awaitWriter(u.grace)
 	u.s.conclude()
-	u.s.comet.over(u.s.conn)
+	u.s.comet.over(u.s.out.Conn())
 }
 
 // pause holds the reader back for d. It returns early if the session is being
@@ -505,9 +504,9 @@ func (s *session) pause(d time.Duration) {
 	const step = 100 * time.Millisecond
 	for ; d > 0; d -= step {
 		time.Sleep(min(d, step))
-		s.mu.Lock()
+		s.out.Lock()
 		live := s.state == stateLive
-		s.mu.Unlock()
+		s.out.Unlock()
 		if !live {
 			return
 		}

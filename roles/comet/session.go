@@ -1,151 +1,100 @@
 package comet
 
 import (
+	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/comet/outbox"
 	"imgo/transport"
 )
 
-// state is where a session is in its life; it only grows.
+// state is where a session is in its life. It only grows.
 type state uint8
 
 const (
-	stateConnecting state = iota // logic was asked; what arrives is held
+	stateConnecting state = iota // logic was asked who the client is
 	stateLive                    // authenticated
 	stateClosing                 // op 6 is on its way, then the connection closes
 	stateEnded                   // the client or the network ended it
 )
 
-// askState is where a session's catch-up is.
-type askState uint8
-
-const (
-	askNone   askState = iota
-	askQueued          // waits for a goroutine to call logic
-	askSent            // logic was called, the answer comes as a delivery
-)
-
 // session is one client connection, from its auth packet to its end.
 //
 // One goroutine at a time reads from the connection and owns the session's life
-// (serve, finish); only it changes rooms and the table. Everything below mu is
-// guarded by mu, which nobody holds while reading, calling logic or waiting for
-// a client: writes under it are those of a connection that takes what it takes
-// at once (direct). An idle session has no buffers.
+// (connect, finish). Only that goroutine changes rooms and the table. The lock of
+// the outbox guards all other fields that change, unless their comment says
+// otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //
-// A comet has as many of these as clients, so what most of them do not need is
-// elsewhere: see rare and pursuit.
+// A comet has as many sessions as clients. What most of them do not need is in
+// extras and catchUp, of which they share an empty one.
 type session struct {
 	comet *Comet
-	conn  transport.Conn
+	out   outbox.Outbox
 	id    uint64
 
 	// Fixed before the session is in the table.
-	since   int64          // Unix milliseconds
-	at      int32          // place in its shard's list, guarded by the shard's mu
-	version int16          // of the auth packet
-	gen     generation     //
+	since   int64 // Unix milliseconds
+	at      int32 // place in its shard's list, guarded by the shard's lock
+	version int16 // of the auth packet
+	gen     generation
 	form    transport.Form // framed where the connection wants that
-	acks    bool           // the client acknowledges
-	direct  bool           // conn is a transport.Pollable
 
-	heard    atomic.Int64
-	throttle throttle // the reader's
+	partition uint32 // unplaced: none yet. Guarded by the table's partitionsMu
+	state     state
+	busy      bool // is in its shard's busy list
+	behind    bool // misses kept messages; see deliver.go
+	windowed  bool // is in its shard's list for the end of the flush window
 
-	mu     sync.Mutex
-	state  state
-	busy   bool // is in its shard's busy list
-	behind bool
-	// writing says that a writer exists or, of a direct session, that the
-	// socket has no room; queue is what has not been taken yet, pending counts
-	// the bytes that are not in the kernel.
-	writing  bool
-	corked   bool // what is queued waits for uncork
-	windowed bool // is in its shard's window
-	// partition and placed are guarded by the table's partitionsMu.
-	placed    bool
-	partition uint32
-	pending   int32
-	queue     *queue
+	heard    atomic.Int64 // when the last packet came, on comet's clock
+	throttle throttle     // for the reading goroutine only
 
-	user   string
-	device string
-	floor  uint64
-	last   uint64 // highest kept id written
-	noted  uint64 // up to where it has taken up the window's notes
+	user         string
+	device       string
+	floor        uint64
+	last         uint64 // highest kept id written
+	broadcastSeq uint64 // up to where it has taken the flush window's broadcasts
 
-	*rare
-	*pursuit
+	*extras
+	catchUp *catchUp // of a session that is behind
 }
 
-// rare is what few sessions have, or none for long. Those that have nothing of
-// it share the empty one of their comet: who writes calls own first.
-type rare struct {
+// unplaced is the partition of a session that is not counted for one.
+const unplaced = ^uint32(0)
+
+// extras is what few sessions have, or none for long. The sessions that have
+// nothing of it share the empty one of their comet, which is never written: call
+// ownExtras before writing.
+type extras struct {
 	platform string
 	key      string // as the client chose it; empty: it did not
 	expires  int64  // Unix milliseconds; 0: never
-	rooms    []string
+	rooms    roomSet
 	accepts  []int32 // sorted
+	unacked  autoAck
 
-	unsettled []mark // kept messages written, not known to have arrived
-
-	code       protocol.CloseCode // why the server closed it; 0: it did not
-	reason     string
-	closeBy    time.Time     // when its goodbye ends; zero: the server did not close it
-	writerGone chan struct{} // closed as the writer ends, where somebody waits
+	code    protocol.CloseCode // why the server closed it; 0: it did not
+	reason  string
+	closeBy time.Time // when the connection ends at the latest; zero: the server did not close it
 }
 
-// own gives the session a rare of its own. Holds mu, or nobody else has the
-// session yet.
-func (s *session) own() {
-	if s.rare == &s.comet.noRare {
-		s.rare = &rare{}
+// ownExtras gives the session extras of its own. The lock is held, or no other
+// goroutine has the session yet.
+func (s *session) ownExtras() {
+	if s.extras == &s.comet.noExtras {
+		s.extras = &extras{}
 	}
-}
-
-// pursuit is how a session that is behind catches up. One that is not shares
-// the empty one of its comet.
-type pursuit struct {
-	ask        askState
-	fails      uint8         // catch-ups in a row that failed, or that brought nothing
-	again      uint8         // catch-ups in a row that got no answer
-	seen       uint64        // highest kept id that passed by
-	askedAfter uint64        // last, when the catch-up under way was asked for
-	askAt      time.Duration // comet's clock: not to be asked before
-	askedAt    time.Duration // comet's clock: when it was
-}
-
-// mark says that a kept message has arrived once the client's TCP has
-// acknowledged the stream up to position end.
-type mark struct {
-	id  uint64
-	end int64
-}
-
-// maxUnsettled bounds a session's marks. A client whose TCP acknowledges so
-// little falls behind, and is fed again once it does.
-const maxUnsettled = 4096
-
-// insert adds v to a sorted list, once.
-func insert(list []int32, v int32) []int32 {
-	i, ok := slices.BinarySearch(list, v)
-	if ok {
-		return list
-	}
-	return slices.Insert(list, i, v)
 }
 
 // publicName names the session to callers and to its client.
 func (s *session) publicName() string { return s.addressKey().Name() }
 
-// keyName is the key that callers know the session by. Holds mu.
-func (s *session) keyName() string {
+// keyNameLocked returns the key that callers know the session by.
+func (s *session) keyNameLocked() string {
 	if s.key != "" || s.state == stateConnecting { // logic names it
 		return s.key
 	}
@@ -158,11 +107,11 @@ func (s *session) addressKey() envelope.AddressKey {
 
 func (s *session) address() *envelope.Address { return s.addressKey().Address() }
 
-// describe returns the session as logic, router and the API know it. Holds mu.
-func (s *session) describe() *envelope.SessionInfo {
+// describeLocked returns the session as logic, router and the API know it.
+func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
-		Address: s.address(), User: s.user, Device: s.device, Key: s.keyName(), Platform: s.platform,
-		Remote: remoteString(s.conn), Generation: s.gen.String(), Transport: s.conn.Traits().Scheme,
+		Address: s.address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
+		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
 	}
 }
@@ -174,10 +123,10 @@ func remoteString(conn transport.Conn) string {
 	return ""
 }
 
-// wants says whether a message of operation op is for this session. goim sent
-// a room's messages to every member; elsewhere an operation of 1000 and above
-// goes to those who accept it. Holds mu.
-func (s *session) wants(op int32, room bool) bool {
+// wantsLocked reports whether a message of operation op is for this session. goim
+// sent a room's messages to every member. Elsewhere an operation of 1000 and
+// above goes only to sessions that accept it.
+func (s *session) wantsLocked(op int32, room bool) bool {
 	if op < protocol.FirstAcceptedOp || room && s.gen == genGoim {
 		return true
 	}
@@ -185,46 +134,59 @@ func (s *session) wants(op int32, room bool) bool {
 	return ok
 }
 
-// close ends the session with a reason that the client is told in op 6 after
-// what is already queued for it. Closing twice does nothing.
-func (s *session) close(code protocol.CloseCode, reason string) { s.closeFor(code, reason, nil) }
+// enqueueLocked sends a frame behind all that is queued or waits in the flush
+// window for this session.
+func (s *session) enqueueLocked(frame []byte, id uint64) {
+	s.takeBroadcastsLocked()
+	s.out.EnqueueLocked(s, frame, id)
+}
 
-// closeFor is close for a client that may go to others instead.
-func (s *session) closeFor(code protocol.CloseCode, reason string, others []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// close ends the session with a reason. The client gets all that is queued, and
+// then the reason in op 6. Closing twice does nothing.
+func (s *session) close(code protocol.CloseCode, reason string) { s.closeTo(code, reason, nil) }
+
+// closeTo is close for a client that may connect to the other addresses instead.
+func (s *session) closeTo(code protocol.CloseCode, reason string, others []string) {
+	s.out.Lock()
+	defer s.out.Unlock()
 	if s.state > stateLive {
 		return
 	}
-	s.catchUpNotes()
-	if s.state == stateConnecting {
-		s.discard() // it was held for a client that is not to get it
-	}
-	s.own()
+	s.takeBroadcastsLocked()
+	s.ownExtras()
 	s.state, s.code, s.reason = stateClosing, code, reason
-	s.enqueue(encodeDisconnect(s.form, s.version, code, reason, others), 0)
-	s.uncork()
-	// Ends the reader, and with it the session, where the goodbye does not
-	// get through.
+	s.out.CloseLocked(s, encodeDisconnect(s.form, s.version, code, reason, others))
+	// The deadline ends the reader, and with it the session, if the client does
+	// not take what is queued.
 	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)
-	_ = s.conn.SetReadDeadline(s.closeBy)
+	_ = s.out.Conn().SetReadDeadline(s.closeBy)
 }
 
-// fail ends the session for an error of its connection. Holds mu.
-func (s *session) fail(code protocol.CloseCode, reason string) {
-	if s.code == 0 && s.state <= stateLive {
-		s.own()
-		s.code, s.reason = code, reason
+// shutDown closes the session because the comet stops.
+func (s *session) shutDown() {
+	s.out.Lock()
+	closed := s.state > stateLive
+	s.out.Unlock()
+	if !closed {
+		s.closeTo(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.out.Conn().Traits().Scheme))
 	}
+}
+
+// abortLocked ends the session because its connection failed with err. The
+// outbox closes the connection.
+func (s *session) abortLocked(err error) {
 	if s.state <= stateLive {
 		s.state = stateEnded
+		if errors.Is(err, outbox.ErrSlow) && s.code == 0 {
+			s.ownExtras()
+			s.code, s.reason = protocol.CloseSlow, err.Error()
+		}
 	}
-	s.discard()
-	s.settle(false)
+	s.ackArrivedLocked(false)
 }
 
-// markBusy has the sweep look at the session. Holds mu.
-func (s *session) markBusy() {
+// markBusyLocked makes the sweep look at the session.
+func (s *session) markBusyLocked() {
 	if s.busy || s.state > stateLive {
 		return
 	}
@@ -235,38 +197,62 @@ func (s *session) markBusy() {
 	sh.busyMu.Unlock()
 }
 
-// settle acknowledges for a client that does not: the kept messages whose
-// bytes its TCP has acknowledged. Where nobody can know that, a packet that
-// arrived after they were written stands for it. Holds mu.
-func (s *session) settle(packet bool) {
-	if len(s.unsettled) == 0 {
+// The following methods make a session an outbox.Owner and a transport.Waker.
+
+// Outbox returns the session's outbox.
+func (s *session) Outbox() *outbox.Outbox { return &s.out }
+
+// Writable continues where the socket had no room.
+func (s *session) Writable() { s.out.Writable(s) }
+
+// WrittenLocked notes a kept message that the kernel has, for a client that does
+// not acknowledge.
+func (s *session) WrittenLocked(id uint64, end int64) {
+	if !s.unacked.endsAt(end) {
+		s.ackArrivedLocked(false)
+	}
+	s.ownExtras()
+	s.unacked.add(id, end)
+	s.markBusyLocked()
+}
+
+// BlockedLocked makes the sweep check whether the client takes anything.
+func (s *session) BlockedLocked() { s.markBusyLocked() }
+
+// IdleLocked continues when all that was queued has gone out.
+func (s *session) IdleLocked() {
+	s.ackArrivedLocked(false)
+	s.askIfDueLocked()
+}
+
+// FailedLocked ends the session after a write failed.
+func (s *session) FailedLocked(err error) { s.abortLocked(err) }
+
+// CloseReasonLocked returns why the server closed the session; 0: it did not.
+func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }
+
+// ackArrivedLocked acknowledges for a client that does not: the kept messages
+// whose bytes its TCP has acknowledged. Where nobody can know that, a packet that
+// arrived after they were written stands for it.
+func (s *session) ackArrivedLocked(packet bool) {
+	if len(s.unacked) == 0 {
 		return
 	}
-	// Written first: bytes written in between then count as unacknowledged.
-	arrived := s.conn.Written()
-	if unacked, ok := s.conn.Unacked(); ok {
+	// Written is read first: bytes written in between then count as unacknowledged.
+	conn := s.out.Conn()
+	arrived := conn.Written()
+	if unacked, ok := conn.Unacked(); ok {
 		arrived -= unacked
 	} else if !packet {
 		return
 	}
-	n := 0
-	for n < len(s.unsettled) && s.unsettled[n].end <= arrived {
-		n++
+	if ids := s.unacked.takeArrived(arrived); len(ids) > 0 {
+		s.comet.acknowledge(s, ids, "tcp")
 	}
-	if n == 0 {
-		return
-	}
-	ids := make([]uint64, n)
-	for i, m := range s.unsettled[:n] {
-		ids[i] = m.id
-	}
-	if s.unsettled = s.unsettled[n:]; len(s.unsettled) == 0 {
-		s.unsettled = nil
-	}
-	s.comet.acknowledge(s, ids, "tcp")
 }
 
-// encodeDisconnect makes op 6. others are where else the client may connect.
+// encodeDisconnect makes op 6. others are addresses that the client may connect
+// to instead.
 func encodeDisconnect(form transport.Form, version int16, code protocol.CloseCode, reason string, others []string) []byte {
 	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
 	for i, address := range others {

@@ -44,8 +44,7 @@ type shard struct {
 	busyMu sync.Mutex
 	busy   []*session // that the sweep is to look at; each at most once
 
-	pendingBytes atomic.Int64 // of its sessions
-	_            [64]byte     // so that shards do not share a cache line
+	_ [64]byte // so that shards do not share a cache line
 }
 
 type roomShard struct {
@@ -72,15 +71,6 @@ func (t *table) shard(id uint64) *shard { return &t.shards[id%shardCount] }
 
 func (t *table) room(name string) *roomShard {
 	return &t.rooms[maphash.String(t.seed, name)%shardCount]
-}
-
-// pendingBytes sums the bytes that are queued for sessions.
-func (t *table) pendingBytes() float64 {
-	n := int64(0)
-	for i := range t.shards {
-		n += t.shards[i].pendingBytes.Load()
-	}
-	return float64(n)
 }
 
 func (t *table) insert(s *session) {
@@ -131,7 +121,7 @@ func (sh *shard) each(f func(*session)) {
 // all adds every session to l, about in the order in which they came: it is
 // that of their objects in memory and of their sockets in the kernel, and a
 // broadcast is to find those where the one before ended, not all over it.
-func (t *table) all(l *list) {
+func (t *table) all(l *sessionList) {
 	longest := 0
 	for i := range t.shards {
 		t.shards[i].mu.RLock()
@@ -149,8 +139,8 @@ func (t *table) all(l *list) {
 	}
 }
 
-// endWindow moves those for whom something came in the flush window to l.
-func (t *table) endWindow(l *list) {
+// takeWindowed moves those for whom something came in the flush window to l.
+func (t *table) takeWindowed(l *sessionList) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.windowMu.Lock()
@@ -241,7 +231,7 @@ func (t *table) releaseKey(k userKey, s *session) {
 func (t *table) place(s *session, told uint32) {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
-	s.partition, s.placed = told, true
+	s.partition = told
 	if t.of > 0 {
 		s.partition = uint32(envelope.Partition(s.user, t.of))
 	}
@@ -253,7 +243,7 @@ func (t *table) unplace(s *session) {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
 	t.uncount(s)
-	s.placed = false
+	s.partition = unplaced
 }
 
 func (t *table) uncount(s *session) {
@@ -276,7 +266,7 @@ func (t *table) repartition(of int) {
 	t.each(func(s *session) {
 		t.partitionsMu.Lock()
 		defer t.partitionsMu.Unlock()
-		if s.placed {
+		if s.partition != unplaced {
 			t.uncount(s)
 			s.partition = uint32(envelope.Partition(s.user, t.of))
 			t.partitions[s.partition]++

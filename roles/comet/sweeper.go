@@ -53,20 +53,20 @@ func (sh *shard) sweepBusy() {
 	sh.busy = nil
 	sh.busyMu.Unlock()
 	for _, s := range busy {
-		s.mu.Lock()
+		s.out.Lock()
 		s.busy = false
-		if s.state <= stateLive && s.stuck() {
-			s.closeSlow()
+		if s.state <= stateLive {
+			s.out.AbortIfSlowLocked(s)
 		}
 		if s.state <= stateLive {
-			s.settle(false)
-			s.askAgain()
-			s.maybeAsk()
-			if len(s.unsettled) > 0 || s.behind || s.direct && s.writing {
-				s.markBusy()
+			s.ackArrivedLocked(false)
+			s.retryCatchUpLocked()
+			s.askIfDueLocked()
+			if len(s.unacked) > 0 || s.behind || s.out.BlockedLocked() {
+				s.markBusyLocked()
 			}
 		}
-		s.mu.Unlock()
+		s.out.Unlock()
 	}
 }
 
@@ -79,16 +79,16 @@ func (c *Comet) checkAlive(s *session) {
 	}
 	// Pings count for clients of version 2; they are only asked for, which costs
 	// the memory of one more object, of those who are silent otherwise.
-	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.conn.LastSign()) > limit) {
+	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.out.Conn().LastSign()) > limit) {
 		s.close(protocol.CloseStaleHeartbeat, "no heartbeat for too long")
 		return
 	}
 	if !c.cfg.CloseExpired {
 		return
 	}
-	s.mu.Lock()
+	s.out.Lock()
 	expired := s.expires > 0 && time.Now().UnixMilli() >= s.expires
-	s.mu.Unlock()
+	s.out.Unlock()
 	if expired {
 		s.close(protocol.CloseTokenExpired, "the token has expired")
 	}

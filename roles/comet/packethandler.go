@@ -105,15 +105,15 @@ func (s *session) reply(p transport.Packet, op int32, body []byte) {
 		version = protocol.Version2
 	}
 	b := transport.EncodeReply(s.form, version, op, p.Seq, 0, body)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.out.Lock()
+	defer s.out.Unlock()
 	switch {
 	case s.state != stateLive:
-	case !s.fits(len(b)):
+	case !s.out.FitsLocked(len(b)):
 		s.comet.metrics.count(kindReply, outDropped)
 	default:
-		s.enqueue(b, 0)
-		s.uncork() // an answer is not held back, nor what comes before it
+		s.enqueueLocked(b, 0)
+		s.out.FlushLocked(s) // an answer is not held back, nor what comes before it
 		s.comet.metrics.count(kindReply, outWritten)
 	}
 }
@@ -191,7 +191,7 @@ func (s *session) joinRoom(p transport.Packet) {
 		return
 	}
 	rooms := s.roomList()
-	if limit := s.comet.cfg.RoomsPerSession; len(rooms) >= limit && !slices.Contains(rooms, room) {
+	if limit := s.comet.cfg.RoomsPerSession; len(rooms) >= limit && !rooms.has(room) {
 		s.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
 		return
 	}
@@ -210,9 +210,9 @@ func (s *session) leaveRoom(p transport.Packet) {
 // join and leave are the reader's; others read rooms under mu.
 
 // roomList is for the reader, who alone changes it.
-func (s *session) roomList() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *session) roomList() roomSet {
+	s.out.Lock()
+	defer s.out.Unlock()
 	return s.rooms
 }
 
@@ -224,15 +224,15 @@ func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
 // (false), as one is whose connect fails: its client comes back, perhaps
 // elsewhere, and is never a member who misses messages without knowing it.
 func (s *session) join(room string, until time.Time) bool {
-	if slices.Contains(s.roomList(), room) {
+	if s.roomList().has(room) {
 		return true
 	}
 	s.comet.table.join(room, s)
-	s.mu.Lock()
-	s.catchUpNotes()
-	s.own()
-	s.rooms = append(s.rooms, room)
-	s.mu.Unlock()
+	s.out.Lock()
+	s.takeBroadcastsLocked()
+	s.ownExtras()
+	s.rooms.add(room)
+	s.out.Unlock()
 	if err := s.comet.opener.open(room, until); err != nil {
 		s.comet.log.Debug().Err(err).Uint64("session", s.id).Str("room", room).Msg("room could not be opened: session closed")
 		s.close(protocol.CloseOverload, "the room cannot be joined now")
@@ -242,15 +242,14 @@ func (s *session) join(room string, until time.Time) bool {
 }
 
 func (s *session) leave(room string) {
-	i := slices.Index(s.roomList(), room)
-	if i < 0 {
+	if !s.roomList().has(room) {
 		return
 	}
 	s.comet.table.leave(room, s)
-	s.mu.Lock()
-	s.catchUpNotes()
-	s.rooms = slices.Delete(s.rooms, i, i+1)
-	s.mu.Unlock()
+	s.out.Lock()
+	s.takeBroadcastsLocked()
+	s.rooms.remove(room)
+	s.out.Unlock()
 }
 
 // subscribe changes which operations the session accepts. goim took a list it
@@ -262,20 +261,20 @@ func (s *session) subscribe(p transport.Packet, replyOp int32, change func([]int
 		s.bad("bad_operations", err.Error())
 		return
 	}
-	s.mu.Lock()
+	s.out.Lock()
 	accepts := slices.Clone(s.accepts)
-	s.mu.Unlock()
+	s.out.Unlock()
 	for _, op := range ops {
 		if accepts = change(accepts, op); len(accepts) > maxAccepts {
 			s.bad("too_many_operations", fmt.Sprintf("operations: a session may accept at most %d", maxAccepts))
 			return
 		}
 	}
-	s.mu.Lock()
-	s.catchUpNotes()
-	s.own()
+	s.out.Lock()
+	s.takeBroadcastsLocked()
+	s.ownExtras()
 	s.accepts = accepts
-	s.mu.Unlock()
+	s.out.Unlock()
 	s.reply(p, replyOp, p.Body)
 }
 
@@ -298,6 +297,15 @@ func (s *session) operations(body []byte) ([]int32, error) {
 		ops = append(ops, int32(op))
 	}
 	return ops, nil
+}
+
+// insert adds v to a sorted list, once.
+func insert(list []int32, v int32) []int32 {
+	i, ok := slices.BinarySearch(list, v)
+	if ok {
+		return list
+	}
+	return slices.Insert(list, i, v)
 }
 
 // remove takes v out of a sorted list.

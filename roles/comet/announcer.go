@@ -103,10 +103,10 @@ func (a *announcer) announceSessions(req *envelope.AnnounceRequest, news map[uin
 func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.SessionInfo {
 	var list []*envelope.SessionInfo
 	a.comet.table.each(func(s *session) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.out.Lock()
+		defer s.out.Unlock()
 		if _, ok := partitions[a.comet.table.partitionOf(s)]; ok && s.state == stateLive {
-			list = append(list, s.describe())
+			list = append(list, s.describeLocked())
 		}
 	})
 	return list

@@ -1,7 +1,6 @@
 package comet
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
@@ -15,18 +14,18 @@ import (
 // and is detached like any other as it ends.
 func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
 	c := s.comet
-	s.mu.Lock()
+	s.out.Lock()
 	s.user = reply.GetUser()
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
 	}
 	s.floor = reply.GetFloor()
 	if expires := reply.GetExpiresMs(); expires != 0 {
-		s.own()
+		s.ownExtras()
 		s.expires = expires
 	}
 	key := s.key
-	s.mu.Unlock()
+	s.out.Unlock()
 
 	c.table.live.Add(1)
 	c.table.place(s, reply.GetPartition())
@@ -43,36 +42,31 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 		}
 	}
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.out.Lock()
+	defer s.out.Unlock()
 	if s.state != stateConnecting {
 		return
 	}
 	s.state = stateLive
 	backlog := reply.GetBacklog()
-	s.corked = s.corked || len(backlog.GetMessages()) > 0 // they go with the welcome
-	welcome := s.authReply(seq, reply)
-	if held := s.queue; held != nil {
-		held.frames = slices.Insert(held.frames, 0, frame{bytes: welcome})
-		s.account(len(welcome))
-		s.startWriter()
-	} else {
-		s.enqueue(welcome, 0)
+	if len(backlog.GetMessages()) > 0 {
+		s.out.HoldLocked() // the first window goes with the auth reply
 	}
+	s.out.StartLocked(s, s.authReply(seq, reply))
 	s.heard.Store(int64(c.now()))
-	if s.ask == askSent {
-		s.askedAt = c.now()
+	if s.catchUp.state == catchUpSent {
+		s.catchUp.sentAt = c.now()
 	}
 	if backlog != nil {
 		var t tally
-		s.takeBacklog(backlog, &t)
-		s.uncork()
+		s.backlogLocked(backlog, &t)
+		s.out.FlushLocked(s)
 		c.metrics.add(&t)
 	}
-	s.maybeAsk()
+	s.askIfDueLocked()
 	if e := c.log.Debug(); e.Enabled() { // or the address is put into words for nobody
 		e.Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
-			Str("generation", s.gen.String()).Str("remote", remoteString(s.conn)).Msg("session connected")
+			Str("generation", s.gen.String()).Str("remote", remoteString(s.out.Conn())).Msg("session connected")
 	}
 }
 
@@ -111,9 +105,9 @@ func (s *session) retire(grace time.Duration) time.Duration {
 	if authenticated {
 		c.table.live.Add(-1)
 		c.metrics.sessionsOf[s.gen].Dec()
-		s.mu.Lock()
+		s.out.Lock()
 		rooms, key := s.rooms, s.key
-		s.mu.Unlock()
+		s.out.Unlock()
 		for _, room := range rooms {
 			c.table.leave(room, s)
 		}
@@ -122,20 +116,20 @@ func (s *session) retire(grace time.Duration) time.Duration {
 		}
 	}
 
-	s.mu.Lock()
-	s.catchUpNotes()
+	s.out.Lock()
+	s.takeBroadcastsLocked()
 	switch s.state {
 	case stateConnecting:
 		s.state = stateEnded
-		s.discard()
+		s.out.DropLocked()
 	case stateLive:
 		s.state = stateEnded
 	case stateClosing:
 		grace = max(time.Until(s.closeBy), 0)
 	}
-	s.setBehind(false)
-	s.uncork()
-	s.mu.Unlock()
+	s.setBehindLocked(false)
+	s.out.FlushLocked(s)
+	s.out.Unlock()
 	return grace
 }
 
@@ -143,11 +137,11 @@ func (s *session) retire(grace time.Duration) time.Duration {
 // session's writer has ended.
 func (s *session) conclude() {
 	c := s.comet
-	s.mu.Lock()
-	s.settle(false)
+	s.out.Lock()
+	s.ackArrivedLocked(false)
 	code, reason := s.code, s.reason
-	s.mu.Unlock()
-	_ = s.conn.Close(code, reason)
+	s.out.Unlock()
+	_ = s.out.Conn().Close(code, reason)
 	s.awaitWriter(-1)
 	c.metrics.ended(code)
 	if s.user == "" { // it was never authenticated
@@ -169,7 +163,7 @@ func (s *session) conclude() {
 // awaitWriter waits for the writer, if there is one, for at most d; negative:
 // for as long as it takes, which is not long once the connection is closed.
 func (s *session) awaitWriter(d time.Duration) {
-	gone := s.writerEnd()
+	gone := s.out.Idle()
 	if gone == nil || d == 0 {
 		return
 	}
