@@ -16,7 +16,7 @@
 // A connection that epoll waits for (transport.Pollable) costs its session
 // struct and no goroutine while it idles; one that has something to read borrows
 // a goroutine (readers.go), and what it is sent is written by whoever sends it,
-// without waiting (writer.go). Any other connection, TLS above all, has a
+// without waiting (package outbox). Any other connection, TLS above all, has a
 // goroutine that reads, and one that writes while there is something to write.
 package comet
 

@@ -14,7 +14,7 @@ import (
 // pushes in one call after another reaches each session in that order. It
 // never waits for a client. A session, or a room, that is not here is nobody's
 // error: it was, when the sender looked. The reply names the rooms that nobody
-// here is in; the caller may spare this comet those (rooms.go).
+// here is in; the caller may spare this comet those (roomopener.go).
 func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("push to comet %s: %w", c.cfg.Name, err)
