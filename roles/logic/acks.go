@@ -3,7 +3,6 @@ package logic
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -12,19 +11,29 @@ import (
 	"imgo/envelope"
 )
 
-// maxAckBytes bounds one record of acknowledgements. One that is larger than
-// this by itself (a client with tens of thousands of ids) is cut.
-const maxAckBytes = maxRecordBytes
+const (
+	// maxAckBytes bounds one record of acknowledgements. A client with tens of
+	// thousands of ids has several.
+	maxAckBytes = maxRecordBytes
+	// maxAckIDs bounds the ids of one Ack in a record: each has 10 bytes at most.
+	maxAckIDs = maxAckBytes / 16
+)
 
-// maxAckIDs bounds the ids of one Ack in a record: 10 bytes each at the most.
-const maxAckIDs = maxAckBytes / 16
+// ackHandler appends acknowledgements to the kept log.
+type ackHandler struct {
+	life    *lifecycle
+	owners  *owners
+	kept    KeptLog
+	metrics *metrics
+	now     clock
+}
 
 // Ack puts acknowledgements on the kept log, one record for each partition
 // that has some (more where they would outgrow a record). They pass although
 // the disk's reserve is reached: acknowledging is what frees it. With an error
 // some may be there; acknowledging again is harmless.
-func (l *Logic) Ack(ctx context.Context, r *envelope.AckRequest) error {
-	ctx, end, err := l.begin(ctx)
+func (h *ackHandler) Ack(ctx context.Context, r *envelope.AckRequest) error {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -33,21 +42,21 @@ func (l *Logic) Ack(ctx context.Context, r *envelope.AckRequest) error {
 	ids := 0
 	for _, a := range r.GetAcks() {
 		if a.GetUser() == "" || len(a.GetIds()) == 0 {
-			continue // acknowledges nothing
+			continue // it acknowledges nothing
 		}
 		ids += len(a.GetIds())
-		p := l.partition(a.GetUser())
-		byPartition[p] = append(byPartition[p], cutAck(a)...)
+		p := h.owners.partition(a.GetUser())
+		byPartition[p] = append(byPartition[p], splitAck(a)...)
 	}
 	var mu sync.Mutex
 	var errs []error
 	var g errgroup.Group
-	// The log gathers what is appended at once into one commit: a partition
+	// The log puts appends that come together into one commit. One partition
 	// after the other would cost a commit each.
 	g.SetLimit(4 * parallelCalls)
 	for p, acks := range byPartition {
 		g.Go(func() error {
-			if err := l.appendAcks(ctx, p, acks); err != nil {
+			if err := h.append(ctx, p, acks); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()
@@ -57,23 +66,24 @@ func (l *Logic) Ack(ctx context.Context, r *envelope.AckRequest) error {
 	}
 	_ = g.Wait() // the errors are in errs
 	err = attempted("append acknowledgements", errors.Join(errs...))
-	l.metrics.acks.WithLabelValues(outcome(err)).Add(float64(ids))
+	h.metrics.acks.WithLabelValues(outcome(err)).Add(float64(ids))
 	return err
 }
 
-func (l *Logic) appendAcks(ctx context.Context, partition int32, acks []*envelope.Ack) error {
+// append appends the acknowledgements of one partition, in as many records as
+// they need.
+func (h *ackHandler) append(ctx context.Context, partition int32, acks []*envelope.Ack) error {
 	for len(acks) > 0 {
 		n, size := 0, 0
 		for n < len(acks) && (n == 0 || size+acks[n].SizeVT() <= maxAckBytes) {
 			size += acks[n].SizeVT()
 			n++
 		}
-		record := &envelope.Record{Id: envelope.NewRecordID(), TimeMs: l.nowMS(), Acks: &envelope.Acks{Acks: acks[:n]}}
-		value, err := record.MarshalVT()
+		value, err := encodeRecord(&envelope.Record{Acks: &envelope.Acks{Acks: acks[:n]}}, h.now())
 		if err != nil {
-			return fmt.Errorf("encode the record: %w", err)
+			return err
 		}
-		if _, err := l.kept.AppendEssential(ctx, partition, value); err != nil {
+		if _, err := h.kept.AppendEssential(ctx, partition, value); err != nil {
 			return err
 		}
 		acks = acks[n:]
@@ -81,14 +91,15 @@ func (l *Logic) appendAcks(ctx context.Context, partition int32, acks []*envelop
 	return nil
 }
 
-// cutAck makes acknowledgements that fit a record of one that may not.
-func cutAck(a *envelope.Ack) []*envelope.Ack {
+// splitAck returns acknowledgements that say the same as a, each with at most
+// maxAckIDs ids.
+func splitAck(a *envelope.Ack) []*envelope.Ack {
 	if len(a.GetIds()) <= maxAckIDs {
 		return []*envelope.Ack{a}
 	}
-	var out []*envelope.Ack
+	var parts []*envelope.Ack
 	for ids := range slices.Chunk(a.GetIds(), maxAckIDs) {
-		out = append(out, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids})
+		parts = append(parts, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids})
 	}
-	return out
+	return parts
 }

@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,9 +12,9 @@ import (
 	"imgo/roles/logic/auth"
 )
 
-// Router is the owner of some partitions, as logic calls it. Errors with
-// envelope.ErrUnavailable or envelope.ErrNotReady say "ask again, perhaps
-// somebody else"; every call may be repeated.
+// Router is the owner of some partitions, as logic calls it. An error with
+// envelope.ErrUnavailable or envelope.ErrNotReady means that the question may be
+// asked again, perhaps of another router. Every call but Take may be repeated.
 type Router interface {
 	// Attach registers a session, then reads what is pending for it.
 	Attach(ctx context.Context, r *envelope.AttachRequest) (*envelope.AttachReply, error)
@@ -21,55 +22,55 @@ type Router interface {
 	Detach(ctx context.Context, r *envelope.DetachRequest) error
 	// CatchUp reads what is pending for a session after its last id.
 	CatchUp(ctx context.Context, r *envelope.CatchUpRequest) (*envelope.Backlog, error)
-	// Lookup says which sessions users (or session keys) have, and whether an
+	// Lookup returns which sessions users (or session keys) have, and whether an
 	// idempotency key was applied for the users.
 	Lookup(ctx context.Context, r *envelope.LookupRequest) (*envelope.LookupReply, error)
 	// Announce takes a comet's sign of life.
 	Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
-	// User is everything that is known of one user.
+	// User returns everything that is known of one user.
 	User(ctx context.Context, r *envelope.UserRequest) (*envelope.UserReply, error)
 	// Take reads and acknowledges the default cursor, as the 2016 store did.
 	Take(ctx context.Context, r *envelope.TakeRequest) (*envelope.TakeReply, error)
-	// Claim says, once the record with the id was applied, whether it was the
+	// Claim reports, once the record with the id was applied, whether it was the
 	// first with its key.
 	Claim(ctx context.Context, r *envelope.ClaimRequest) (*envelope.ClaimReply, error)
 	// Forget drops the sessions of a comet.
 	Forget(ctx context.Context, r *envelope.ForgetRequest) (*envelope.ForgetReply, error)
 }
 
-// Routers is who owns what at the moment. Safe for concurrent use.
+// Routers finds the owners of the moment. Safe for concurrent use.
 type Routers interface {
-	// Owner is the owner of a partition; envelope.ErrUnavailable when there is
-	// none. The same node is the same (comparable) Router every time.
+	// Owner returns the owner of a partition, or envelope.ErrUnavailable if there
+	// is none. The same node is the same (comparable) Router every time.
 	Owner(partition int32) (Router, error)
-	// All are all routers, each once.
+	// All returns all routers, each once.
 	All() []Router
 	// Partitions is how many partitions there are; it never changes.
 	Partitions() int32
 }
 
-// KeptLog is the kept topic of the log as logic writes it. Safe for
-// concurrent use.
+// KeptLog is the kept topic of the log as logic writes it. Safe for concurrent
+// use.
 type KeptLog interface {
 	// Partitions is how many partitions there are; it never changes.
 	Partitions() int32
 	// Generation is the high part of the ids (envelope.ID).
 	Generation() uint16
-	// AppendMany returns once every entry is durable and has its Offset, or
-	// with one error for the whole call (some may be there all the same).
+	// AppendMany returns once every entry is durable and has its Offset, or with
+	// one error for the whole call (some entries may be there all the same).
 	AppendMany(ctx context.Context, entries []envelope.Entry) error
-	// AppendEssential appends one record that must get through although the
-	// disk's reserve is reached: it helps to free space.
+	// AppendEssential appends one record that must pass although the disk's
+	// reserve is reached, because it helps to free space.
 	AppendEssential(ctx context.Context, partition int32, value []byte) (offset int64, err error)
 }
 
-// LiveLog is the live topic of the log as logic writes it. Safe for
-// concurrent use.
+// LiveLog is the live topic of the log as logic writes it. Safe for concurrent
+// use.
 type LiveLog interface {
 	// Partitions is how many partitions there are; it never changes.
 	Partitions() int32
-	// AppendMany appends every entry in order, or returns one error for the
-	// whole call (some may be there all the same).
+	// AppendMany appends every entry in order, or returns one error for the whole
+	// call (some entries may be there all the same).
 	AppendMany(ctx context.Context, entries []envelope.Entry) error
 }
 
@@ -78,9 +79,9 @@ type Comet interface {
 	Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error)
 }
 
-// Comets are the comets of the moment. Safe for concurrent use.
+// Comets finds the comets of the moment. Safe for concurrent use.
 type Comets interface {
-	// All are all comets by name.
+	// All returns all comets by name.
 	All() map[string]Comet
 }
 
@@ -105,15 +106,16 @@ type Authenticator interface {
 
 // TokenStore keeps opaque tokens by their SHA-256. Safe for concurrent use.
 type TokenStore interface {
-	// Put stores a token of a user; expiresMS 0: it never expires. single
+	// Put stores a token of a user that ends at expiresMS (0: never). single
 	// removes every other token of the user.
 	Put(ctx context.Context, hash [32]byte, user string, expiresMS, createdMS int64, single bool) error
-	// Lookup is whose token it is and until when. envelope.ErrNotFound (or
-	// ErrUnauthorized), ErrExpired and ErrRevoked say why it is nobody's.
+	// Lookup returns the user of a token and when the token ends. It returns
+	// envelope.ErrNotFound (or ErrUnauthorized), ErrExpired or ErrRevoked for a
+	// token that is not good.
 	Lookup(ctx context.Context, hash [32]byte) (user string, expiresMS int64, err error)
-	// Revoke takes one token back; envelope.ErrNotFound when there is none.
+	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.
 	Revoke(ctx context.Context, hash [32]byte) error
-	// RevokeUser takes all tokens of a user back and counts them.
+	// RevokeUser revokes all tokens of a user and counts them.
 	RevokeUser(ctx context.Context, user string) (int, error)
 }
 
@@ -129,4 +131,26 @@ type Deps struct {
 	Metrics prometheus.Registerer
 	// Now is the wall clock; nil: time.Now.
 	Now func() time.Time
+}
+
+// check returns an error for what is missing or does not fit together.
+func (d Deps) check() error {
+	for _, dep := range []struct {
+		name    string
+		missing bool
+	}{
+		{"Routers", d.Routers == nil}, {"Kept", d.Kept == nil}, {"Live", d.Live == nil},
+		{"Comets", d.Comets == nil}, {"Tokens", d.Tokens == nil},
+	} {
+		if dep.missing {
+			return fmt.Errorf("logic: Deps.%s is missing", dep.name)
+		}
+	}
+	if have, want := d.Routers.Partitions(), d.Kept.Partitions(); have != want || want <= 0 {
+		return fmt.Errorf("logic: routers have %d partitions and the kept log %d: they must be equal and positive", have, want)
+	}
+	if d.Live.Partitions() <= 0 {
+		return fmt.Errorf("logic: the live log has %d partitions", d.Live.Partitions())
+	}
+	return nil
 }

@@ -2,11 +2,12 @@ package logic
 
 import (
 	"sync"
-	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
-	// maxEvents is how many events are held; the oldest goes first.
+	// maxEvents is how many events are held; the oldest is dropped first.
 	maxEvents = 1000
 	// maxKinds bounds the kinds that are counted by name.
 	maxKinds = 32
@@ -14,75 +15,87 @@ const (
 	maxDetail = 512
 )
 
-// eventRing holds the newest events. Safe for concurrent use.
-type eventRing struct {
+// Event is something that happened to a user's data or sessions that an
+// operator or a business system may want to know: GET /v1/events.
+type Event struct {
+	Seq    uint64 `json:"seq"`
+	TimeMS int64  `json:"time_ms"`
+	Kind   string `json:"kind"` // such as "mailbox_dropped"
+	User   string `json:"user,omitempty"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// eventLog holds the newest events. Safe for concurrent use.
+type eventLog struct {
+	count *prometheus.CounterVec // by kind
+	warn  *warnings
+	now   clock
+
 	mu    sync.Mutex
 	last  uint64  // the newest event's Seq
-	ring  []Event // the newest maxEvents, from head on
+	ring  []Event // the newest maxEvents; the oldest is at head
 	head  int
-	kinds map[string]struct{}
+	kinds map[string]struct{} // that are counted by name
 }
 
-// newEventRing starts its numbers at the time, so that they grow over restarts
-// (as long as there is less than one event a millisecond) and who follows with
-// the last number that he saw misses nothing after one.
-func newEventRing(start time.Time) *eventRing {
-	return &eventRing{last: uint64(max(0, start.UnixMilli())), kinds: make(map[string]struct{})}
-}
-
-func (r *eventRing) add(e Event) (counted string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last++
-	e.Seq = r.last
-	if len(r.ring) < maxEvents {
-		r.ring = append(r.ring, e)
-	} else {
-		r.ring[r.head] = e
-		r.head = (r.head + 1) % maxEvents
+// newEventLog starts the numbers at the time in milliseconds, so that they grow
+// over restarts as long as there is less than one event a millisecond. A
+// caller that asks for events after the last number it saw misses none of those
+// after a restart.
+func newEventLog(count *prometheus.CounterVec, warn *warnings, now clock) *eventLog {
+	return &eventLog{
+		count: count, warn: warn, now: now,
+		last: uint64(max(0, now.ms())), kinds: make(map[string]struct{}),
 	}
-	if _, known := r.kinds[e.Kind]; !known {
-		if len(r.kinds) == maxKinds {
+}
+
+// Report adds an event of a kind (such as "mailbox_dropped") that concerns a
+// user (empty: nobody). It never blocks. Every event is counted, and a few a
+// second are logged.
+func (l *eventLog) Report(kind, user, detail string) {
+	if len(detail) > maxDetail {
+		detail = detail[:maxDetail]
+	}
+	l.count.WithLabelValues(l.add(Event{TimeMS: l.now.ms(), Kind: kind, User: user, Detail: detail})).Inc()
+	l.warn.event(kind, user, detail)
+}
+
+// add numbers an event, holds it, and returns the kind that it counts as.
+func (l *eventLog) add(e Event) (kind string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	e.Seq = l.last
+	if len(l.ring) < maxEvents {
+		l.ring = append(l.ring, e)
+	} else {
+		l.ring[l.head] = e
+		l.head = (l.head + 1) % maxEvents
+	}
+	if _, known := l.kinds[e.Kind]; !known {
+		if len(l.kinds) == maxKinds {
 			return "other"
 		}
-		r.kinds[e.Kind] = struct{}{}
+		l.kinds[e.Kind] = struct{}{}
 	}
 	return e.Kind
 }
 
-func (r *eventRing) after(seq uint64, limit int) []Event {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := []Event{}
-	for i := range r.ring {
-		e := r.ring[(r.head+i)%len(r.ring)]
-		if e.Seq > seq && len(out) < limit {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// Report takes an event of a kind ("mailbox_dropped", …) that concerns a user
-// (or nobody: empty). It never blocks: the newest 1,000 are held, all are
-// counted, and the log gets some lines a second.
-func (l *Logic) Report(kind, user, detail string) {
-	if len(detail) > maxDetail {
-		detail = detail[:maxDetail]
-	}
-	counted := l.events.add(Event{TimeMS: l.nowMS(), Kind: kind, User: user, Detail: detail})
-	l.metrics.events.WithLabelValues(counted).Inc()
-	if l.warn.Allow() {
-		l.log.Warn().Str("user", user).Str("event", kind).Str("detail", detail).Msg("event")
-	}
-}
-
-// Events are those with a Seq above after, oldest first, at most max (0 or
-// less: all that are held). Numbers grow, also over a restart; a gap between
-// after and the first one may mean that events were lost to the ring's bound.
-func (l *Logic) Events(after uint64, max int) []Event {
+// Events returns those with a Seq above after, oldest first, at most max (0 or
+// less: all that are held). Numbers grow, also over a restart. A gap between
+// after and the first one may mean that older events were dropped.
+func (l *eventLog) Events(after uint64, max int) []Event {
 	if max <= 0 {
 		max = maxEvents
 	}
-	return l.events.after(after, max)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	events := []Event{}
+	for i := range l.ring {
+		e := l.ring[(l.head+i)%len(l.ring)]
+		if e.Seq > after && len(events) < max {
+			events = append(events, e)
+		}
+	}
+	return events
 }

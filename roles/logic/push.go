@@ -2,7 +2,6 @@ package logic
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,73 +14,145 @@ import (
 // maxKeyBytes bounds an idempotency key with its caller's scope.
 const maxKeyBytes = 512
 
-// Push pushes. Without an error the push is in the log: durable if it is kept.
-// With one it was not accepted: ErrInvalid and ErrTooLarge (Field says where;
-// nothing was done), ErrDiskFull (as the log gave it), ErrUnavailable (a router
-// or the log did not answer in time). After an error of the log some of it may
-// be there all the same; repeating the push with an idempotency key is safe.
+// PushCommand is one push, whatever API it came by. Exactly one of Users,
+// Keys, Room and All names whom it is for.
+type PushCommand struct {
+	// Users are user ids (1 to 128 bytes of UTF-8); at most Config.MaxUsers.
+	Users []string
+	// Keys are session keys (goim's); never kept.
+	Keys []string
+	// Room is a room id; never kept.
+	Room string
+	// All is everyone who is connected; never kept.
+	All bool
+
+	// Op is the operation: 5 (message), or 1000 and above.
+	Op   int32
+	Body []byte
+	// Kept says that the message waits in the user's mailbox until every
+	// covered device acknowledged it or TTL has passed. Only with Users.
+	Kept bool
+	// TTL is how long a kept message lives; 0: Config.DefaultTTL.
+	TTL time.Duration
+	// IdempotencyKey, scoped by its caller; empty: none. For 24 h a second
+	// push with the same key has no effect on a user that the first reached.
+	IdempotencyKey string
+}
+
+// UserResult says what a push did for one user.
+type UserResult struct {
+	User string
+	// ID is the kept message's id; 0: not kept.
+	ID uint64
+	// Sessions counts the user's sessions at the time of the push. A push
+	// that is not kept to a user with none ends there.
+	Sessions int
+	// Duplicate says that the idempotency key was used for this user before;
+	// ID is then the first push's.
+	Duplicate bool
+	// Unknown says that the user's owner did not answer in time how many
+	// sessions there are. Only for a kept push, which is accepted all the same.
+	Unknown bool
+}
+
+// PushResult is what a push did.
+type PushResult struct {
+	// Users has one result for each user of the command, in its order (a user
+	// named twice is pushed to once and has one result).
+	Users []UserResult
+	// Sessions counts the sessions that the push is on its way to; 0 for Room
+	// and All, whose members only the comets know.
+	Sessions int
+	// Duplicate says that the idempotency key was used before and that
+	// nothing was done (for Users: for every one of them).
+	Duplicate bool
+}
+
+// pushHandler takes pushes: it checks each, asks the owners who is there, and
+// appends what is to be delivered to one of the logs.
+type pushHandler struct {
+	life    *lifecycle
+	cfg     Config
+	owners  *owners
+	kept    KeptLog
+	live    *publisher
+	claims  *claims
+	metrics *metrics
+	warn    *warnings
+	now     clock
+}
+
+// Push pushes. Without an error the push is in the log, and durable if it is
+// kept. With an error it was not accepted: ErrInvalid and ErrTooLarge (nothing
+// was done, and Field names the input), ErrDiskFull (as the log gave it), or
+// ErrUnavailable (a router or the log did not answer in time). After an error of
+// the log a part of the push may be there all the same. Repeating a push with
+// its idempotency key is safe.
 //
 // Two pushes are two messages however alike they are, unless they share an
 // idempotency key.
-func (l *Logic) Push(ctx context.Context, c *PushCommand) (*PushResult, error) {
-	ctx, end, err := l.begin(ctx)
+func (h *pushHandler) Push(ctx context.Context, c *PushCommand) (*PushResult, error) {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
 	start := time.Now()
 	kind := kindOf(c)
-	result, err := l.push(ctx, kind, c)
-	l.metrics.pushed(kind, result, err, time.Since(start))
+	result, err := h.push(ctx, kind, c)
+	h.metrics.pushed(kind, result, err, time.Since(start))
 	return result, err
 }
 
-func (l *Logic) push(ctx context.Context, kind string, c *PushCommand) (*PushResult, error) {
-	if err := l.checkPush(c); err != nil {
+func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*PushResult, error) {
+	if err := h.check(kind, c); err != nil {
 		return nil, err
 	}
 	switch kind {
 	case kindKept:
-		return l.pushKept(ctx, c)
+		return h.pushKept(ctx, c)
 	case kindUsers:
-		return l.pushUsers(ctx, c)
+		return h.pushUsers(ctx, c)
 	case kindKeys:
-		return l.pushKeys(ctx, c)
+		return h.pushKeys(ctx, c)
 	}
-	return l.pushOpen(ctx, c)
+	return h.pushOpen(ctx, c)
 }
 
+// kindOf returns the kind of a push by its target. It is kindNone unless there
+// is exactly one.
 func kindOf(c *PushCommand) string {
-	kind, targets := kindNone, 0
-	choose := func(is bool, k string) {
-		if is {
-			kind = k
-			targets++
-		}
+	users, keys, room := len(c.Users) > 0, len(c.Keys) > 0, c.Room != ""
+	switch {
+	case users && !keys && !room && !c.All && c.Kept:
+		return kindKept
+	case users && !keys && !room && !c.All:
+		return kindUsers
+	case keys && !users && !room && !c.All:
+		return kindKeys
+	case room && !users && !keys && !c.All:
+		return kindRoom
+	case c.All && !users && !keys && !room:
+		return kindAll
 	}
-	choose(len(c.Users) > 0 && c.Kept, kindKept)
-	choose(len(c.Users) > 0 && !c.Kept, kindUsers)
-	choose(len(c.Keys) > 0, kindKeys)
-	choose(c.Room != "", kindRoom)
-	choose(c.All, kindAll)
-	if targets != 1 {
-		return kindNone
-	}
-	return kind
+	return kindNone
 }
 
-// checkPush says what is wrong with a command, naming the field.
-func (l *Logic) checkPush(c *PushCommand) error {
-	if err := l.checkTarget(c); err != nil {
+// check returns an error that names the first field that is wrong.
+func (h *pushHandler) check(kind string, c *PushCommand) error {
+	if kind == kindNone {
+		return targetError(c)
+	}
+	if err := h.checkTarget(c); err != nil {
 		return err
 	}
 	switch {
 	case c.Op != protocol.OpMessage && c.Op < protocol.FirstAcceptedOp:
 		return envelope.Invalid("op", fmt.Sprintf("is %d: it must be %d, or %d and above", c.Op, protocol.OpMessage, protocol.FirstAcceptedOp))
-	case len(c.Body) > l.cfg.MaxBody:
+	case len(c.Body) > h.cfg.MaxBody:
 		return &envelope.Error{Code: envelope.CodeTooLarge, Field: "body",
-			Message: fmt.Sprintf("is %d bytes long, at most %d are allowed", len(c.Body), l.cfg.MaxBody)}
-	case c.Kept && len(c.Users) == 0:
+			Message: fmt.Sprintf("is %d bytes long, at most %d are allowed", len(c.Body), h.cfg.MaxBody)}
+	case c.Kept && kind != kindKept:
 		return envelope.Invalid("kept", "is only possible for users: messages to keys, a room or all are not kept")
 	case c.TTL < 0:
 		return envelope.Invalid("ttl", "must not be negative")
@@ -89,17 +160,19 @@ func (l *Logic) checkPush(c *PushCommand) error {
 		return envelope.Invalid("ttl", "is only possible for a kept message")
 	case c.TTL > 0 && c.TTL < time.Millisecond:
 		return envelope.Invalid("ttl", "must be at least a millisecond")
-	case c.TTL > l.cfg.MaxTTL:
-		return envelope.Invalid("ttl", fmt.Sprintf("is %s, at most %s are allowed", c.TTL, l.cfg.MaxTTL))
+	case c.TTL > h.cfg.MaxTTL:
+		return envelope.Invalid("ttl", fmt.Sprintf("is %s, at most %s are allowed", c.TTL, h.cfg.MaxTTL))
 	case len(c.IdempotencyKey) > maxKeyBytes:
-		return envelope.Invalid("idempotency_key", fmt.Sprintf("is %d bytes long with its scope, at most %d are allowed", len(c.IdempotencyKey), maxKeyBytes))
+		return envelope.Invalid("idempotency_key",
+			fmt.Sprintf("is %d bytes long with its scope, at most %d are allowed", len(c.IdempotencyKey), maxKeyBytes))
 	case !utf8.ValidString(c.IdempotencyKey):
 		return envelope.Invalid("idempotency_key", "is not valid UTF-8")
 	}
 	return nil
 }
 
-func (l *Logic) checkTarget(c *PushCommand) error {
+// targetError returns the error for a push that has no target, or several.
+func targetError(c *PushCommand) error {
 	var named []string
 	if len(c.Users) > 0 {
 		named = append(named, "users")
@@ -114,56 +187,35 @@ func (l *Logic) checkTarget(c *PushCommand) error {
 		named = append(named, "all")
 	}
 	switch {
-	case len(named) == 0 && c.Users == nil && c.Keys != nil:
-		return envelope.Invalid("keys", "must not be empty")
-	case len(named) == 0:
-		return envelope.Invalid("users", "must not be empty (or name keys, a room or all instead)")
 	case len(named) > 1:
-		return envelope.Invalid(named[1], fmt.Sprintf("cannot go with %s: a push has one kind of target, this one has %s", named[0], strings.Join(named, ", ")))
-	case c.Room != "":
-		return envelope.CheckName("room", c.Room)
+		return envelope.Invalid(named[1], fmt.Sprintf("cannot go with %s: a push has one kind of target, this one has %s",
+			named[0], strings.Join(named, ", ")))
+	case c.Users == nil && c.Keys != nil:
+		return envelope.Invalid("keys", "must not be empty")
 	}
-	if err := l.checkNames("users", c.Users); err != nil {
-		return err
-	}
-	return l.checkNames("keys", c.Keys)
+	return envelope.Invalid("users", "must not be empty (or name keys, a room or all instead)")
 }
 
-// checkNames checks a list of users or keys; an empty one is fine.
-func (l *Logic) checkNames(field string, names []string) error {
-	if len(names) > l.cfg.MaxUsers {
-		return envelope.Invalid(field, fmt.Sprintf("has %d entries, at most %d are allowed", len(names), l.cfg.MaxUsers))
+func (h *pushHandler) checkTarget(c *PushCommand) error {
+	if c.Room != "" {
+		return envelope.CheckName("room", c.Room)
+	}
+	if err := checkNames("users", c.Users, h.cfg.MaxUsers); err != nil {
+		return err
+	}
+	return checkNames("keys", c.Keys, h.cfg.MaxUsers)
+}
+
+// checkNames checks a list of at most limit users or keys, which may be empty.
+func checkNames(field string, names []string, limit int) error {
+	if len(names) > limit {
+		return envelope.Invalid(field, fmt.Sprintf("has %d entries, at most %d are allowed", len(names), limit))
 	}
 	for i, name := range names {
-		if err := envelope.CheckName("", name); err != nil {
-			// Only a bad name pays for its field's.
+		if envelope.CheckName("", name) != nil {
+			// The field's name is made only for a bad name.
 			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), name)
 		}
 	}
 	return nil
-}
-
-// unique is names, each once, in their order.
-func unique(names []string) []string {
-	if len(names) == 1 {
-		return names
-	}
-	seen := make(map[string]struct{}, len(names))
-	out := make([]string, 0, len(names))
-	for _, name := range names {
-		if _, again := seen[name]; !again {
-			seen[name] = struct{}{}
-			out = append(out, name)
-		}
-	}
-	return out
-}
-
-// appending is what an append's error becomes: a full disk stays as the log
-// said it, since it is the operator's to read.
-func appending(what string, err error) error {
-	if errors.Is(err, envelope.ErrDiskFull) {
-		return err
-	}
-	return attempted(what, err)
 }

@@ -2,11 +2,12 @@ package logic
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	"imgo/envelope"
 	"imgo/internal/lazyctx"
+	"imgo/internal/wait"
 )
 
 const (
@@ -14,50 +15,43 @@ const (
 	// body that is larger by itself has a record for each user.
 	maxRecordUsers = 1000
 	maxRecordBytes = 256 << 10
-	// firstApplied and maxApplied are how long a keyed push waits before it
-	// asks the owners whether they have applied it.
-	firstApplied = time.Millisecond
-	maxApplied   = 50 * time.Millisecond
+	// minAppliedPause and maxAppliedPause bound the pause before the owners are
+	// asked again whether they have applied a push with a key.
+	minAppliedPause = time.Millisecond
+	maxAppliedPause = 50 * time.Millisecond
 )
 
 // pushKept pushes to mailboxes: one group of records, durable when it returns.
-func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, error) {
-	users := unique(c.Users)
-	found, err := l.lookupKept(ctx, users, c.IdempotencyKey)
+func (h *pushHandler) pushKept(ctx context.Context, c *PushCommand) (*PushResult, error) {
+	all := h.owners.targets(c.Users)
+	found, err := h.lookupKept(ctx, all, c.IdempotencyKey)
 	if err != nil {
 		return nil, err
 	}
-	result := &PushResult{Users: make([]UserResult, len(users))}
-	place := places(users)
-	todo := make([]string, 0, len(users))
-	for i, user := range users {
+	result := &PushResult{Users: make([]UserResult, len(all.users))}
+	for i, user := range all.users {
 		u := found[user]
 		result.Users[i] = UserResult{User: user, Sessions: len(u.GetSessions()), Unknown: u == nil}
 		if id := u.GetAppliedId(); id != 0 && c.IdempotencyKey != "" {
 			result.Users[i].ID, result.Users[i].Duplicate = id, true
-		} else {
-			todo = append(todo, user)
 		}
 	}
-	records, err := l.keptRecords(c, todo)
+	todo := withoutDuplicates(all, result.Users)
+	records, err := h.keptRecords(c, todo)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.appendKept(ctx, records); err != nil {
+	if err := h.appendKept(ctx, records); err != nil {
 		return nil, err
 	}
+	resultOf := resultsByUser(result.Users)
 	for _, r := range records {
 		for _, user := range r.users {
-			result.Users[place(user)].ID = r.id
+			resultOf(user).ID = r.id
 		}
 	}
 	if c.IdempotencyKey != "" {
-		err := l.settleKept(ctx, c.IdempotencyKey, todo, func(user string, applied uint64) {
-			if r := &result.Users[place(user)]; r.ID != applied {
-				r.ID, r.Duplicate = applied, true
-			}
-		})
-		if err != nil {
+		if err := h.waitApplied(ctx, c.IdempotencyKey, todo, resultOf); err != nil {
 			return nil, err
 		}
 	}
@@ -71,101 +65,115 @@ func (l *Logic) pushKept(ctx context.Context, c *PushCommand) (*PushResult, erro
 	return result, nil
 }
 
-// places says where each user is in a list that has each once.
-func places(users []string) func(user string) int {
-	if len(users) == 1 { // most pushes
-		return func(string) int { return 0 }
+// withoutDuplicates returns those of all whose result, at the same place, is
+// not a duplicate.
+func withoutDuplicates(all targets, results []UserResult) targets {
+	if !slices.ContainsFunc(results, func(r UserResult) bool { return r.Duplicate }) {
+		return all
 	}
-	at := make(map[string]int, len(users))
-	for i, user := range users {
-		at[user] = i
+	var todo targets
+	for i := range results {
+		if !results[i].Duplicate {
+			todo.add(all.users[i], all.partitions[i])
+		}
 	}
-	return func(user string) int { return at[user] }
+	return todo
 }
 
-// lookupKept asks who is there, and with an idempotency key who has it already.
+// resultsByUser returns a function that finds a user's result.
+func resultsByUser(results []UserResult) func(user string) *UserResult {
+	if len(results) == 1 { // as in most pushes
+		return func(string) *UserResult { return &results[0] }
+	}
+	at := make(map[string]int, len(results))
+	for i := range results {
+		at[results[i].User] = i
+	}
+	return func(user string) *UserResult { return &results[at[user]] }
+}
+
+// lookupKept asks who is there and, with an idempotency key, who was reached
+// with it before.
 //
 // Without a key the push goes on when owners do not answer in time: it needs
 // the log alone, and a caller that is refused has no safe way to repeat it.
-// With one it does not: the answer could be untrue, and repeating is safe.
-func (l *Logic) lookupKept(ctx context.Context, users []string, key string) (map[string]*envelope.UserSessions, error) {
+// With a key it does not go on: the answer could be untrue, and repeating is
+// safe.
+func (h *pushHandler) lookupKept(ctx context.Context, t targets, key string) (map[string]*envelope.UserSessions, error) {
 	if key != "" {
-		return l.lookup(ctx, users, key, false)
+		return h.owners.lookup(ctx, t, key, false)
 	}
-	short, cancel := lazyctx.Timeout(ctx, l.cfg.LookupTimeout)
+	short, cancel := lazyctx.Timeout(ctx, h.cfg.LookupTimeout)
 	defer cancel()
-	found, err := l.lookup(short, users, "", false)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		l.metrics.unlooked.Add(float64(len(users) - len(found)))
-		l.trouble(err, "a kept push goes on without knowing who is there")
+	found, err := h.owners.lookup(short, t, "", false)
+	if err == nil {
 		return found, nil
 	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	h.metrics.unlooked.Add(float64(len(t.users) - len(found)))
+	h.warn.log(err, "a kept push goes on without knowing who is there")
 	return found, nil
 }
 
-// keptRecord is one record and whom it is for.
+// keptRecord is one record of a push and the users that it is for.
 type keptRecord struct {
 	users []string
 	entry envelope.Entry
-	id    uint64
+	id    uint64 // of the message, once the record is in the log
 }
 
-// keptRecords makes the records: users of one partition share one, within the
-// bounds of a record.
-func (l *Logic) keptRecords(c *PushCommand, users []string) ([]keptRecord, error) {
+// keptRecords returns the encoded records of a push.
+func (h *pushHandler) keptRecords(c *PushCommand, t targets) ([]keptRecord, error) {
 	ttl := c.TTL
 	if ttl == 0 {
-		ttl = l.cfg.DefaultTTL
+		ttl = h.cfg.DefaultTTL
 	}
-	now := l.now()
-	records := l.groupKept(c, users)
+	now := h.now()
+	expires := now.Add(ttl).UnixMilli()
+	records := groupKept(c, t)
 	for i := range records {
-		record := &envelope.Record{
-			Id: envelope.NewRecordID(), TimeMs: now.UnixMilli(),
-			Push: &envelope.Push{
-				Users: records[i].users, Op: c.Op, Body: c.Body,
-				ExpiresMs: now.Add(ttl).UnixMilli(), IdempotencyKey: c.IdempotencyKey,
-			},
-		}
-		value, err := record.MarshalVT()
+		value, err := encodeRecord(&envelope.Record{Push: &envelope.Push{
+			Users: records[i].users, Op: c.Op, Body: c.Body, ExpiresMs: expires, IdempotencyKey: c.IdempotencyKey,
+		}}, now)
 		if err != nil {
-			return nil, fmt.Errorf("encode the push: %w", err)
+			return nil, err
 		}
 		records[i].entry.Value = value
 	}
 	return records, nil
 }
 
-// groupKept says which users share which record.
-func (l *Logic) groupKept(c *PushCommand, users []string) []keptRecord {
-	if len(users) == 1 { // most pushes
-		return []keptRecord{{users: users, entry: envelope.Entry{Partition: l.partition(users[0])}}}
+// groupKept decides which users share a record: those of one partition, within
+// the bounds of a record.
+func groupKept(c *PushCommand, t targets) []keptRecord {
+	if len(t.users) == 1 { // as in most pushes
+		return []keptRecord{{users: t.users, entry: envelope.Entry{Partition: t.partitions[0]}}}
 	}
-	// What a record weighs without its users; 64 covers ids, times and lengths.
+	// base is the bytes of a record without its users. The 64 cover ids, times
+	// and lengths.
 	base := len(c.Body) + len(c.IdempotencyKey) + 64
 	var records []keptRecord
 	type filling struct{ record, size int }
 	open := make(map[int32]filling) // the record of a partition that has room
-	for _, user := range users {
-		p := l.partition(user)
+	for i, user := range t.users {
+		p := t.partitions[i]
 		f, has := open[p]
-		weight := len(user) + 4 // with its tag and length
-		if !has || len(records[f.record].users) == maxRecordUsers || f.size+weight > maxRecordBytes {
+		bytes := len(user) + 4 // with its tag and length
+		if !has || len(records[f.record].users) == maxRecordUsers || f.size+bytes > maxRecordBytes {
 			f = filling{record: len(records), size: base}
 			records = append(records, keptRecord{entry: envelope.Entry{Partition: p}})
 		}
 		records[f.record].users = append(records[f.record].users, user)
-		f.size += weight
+		f.size += bytes
 		open[p] = f
 	}
 	return records
 }
 
 // appendKept appends records in one group and gives them their ids.
-func (l *Logic) appendKept(ctx context.Context, records []keptRecord) error {
+func (h *pushHandler) appendKept(ctx context.Context, records []keptRecord) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -173,41 +181,47 @@ func (l *Logic) appendKept(ctx context.Context, records []keptRecord) error {
 	for i, r := range records {
 		entries[i] = r.entry
 	}
-	if err := l.kept.AppendMany(ctx, entries); err != nil {
-		return appending("append the push", err)
+	if err := h.kept.AppendMany(ctx, entries); err != nil {
+		return appended("append the push", err)
 	}
 	for i := range records {
-		records[i].id = envelope.ID(l.kept.Generation(), entries[i].Offset)
+		records[i].id = envelope.ID(h.kept.Generation(), entries[i].Offset)
 	}
 	return nil
 }
 
-// settleKept waits until the owners have applied a push with an idempotency
-// key to users and says which message the key made for each. Two pushes with
-// one key are both in the log when they ran side by side, or when the first
-// was appended after its caller had been told otherwise; the owner voids the
-// later: only it can say which one that is. When it does not say in time the
-// push is refused, although it is in the log: the id of the message is not
+// waitApplied waits until the owners have applied a push with an idempotency
+// key, and puts the message that the key made for each user into its result.
+//
+// Two pushes with one key are both in the log when they ran side by side, or
+// when the caller of the first was told of an error. The owner voids the later
+// one, and only the owner can say which that is. When it does not say so in
+// time the push is refused, although it is in the log: the message's id is not
 // known, and repeating is safe.
-func (l *Logic) settleKept(ctx context.Context, key string, users []string, applied func(user string, id uint64)) error {
-	for wait := firstApplied; len(users) > 0; wait = min(2*wait, maxApplied) {
-		if !pause(ctx, wait) {
+func (h *pushHandler) waitApplied(ctx context.Context, key string, t targets, resultOf func(user string) *UserResult) error {
+	pause := wait.Backoff{Min: minAppliedPause, Max: maxAppliedPause}
+	for len(t.users) > 0 {
+		if pause.Sleep(ctx) != nil {
 			return envelope.Errorf(envelope.CodeUnavailable,
-				"the push is in the log, but the owner of user %q did not say in time which message its idempotency key made: repeat it with the same key", users[0])
+				"the push is in the log, but the owner of user %q did not say in time which message its idempotency key made: "+
+					"repeat it with the same key", t.users[0])
 		}
-		found, err := l.lookup(ctx, users, key, false)
-		var left []string
-		for _, user := range users {
-			if id := found[user].GetAppliedId(); id != 0 {
-				applied(user, id)
-			} else {
-				left = append(left, user)
+		found, err := h.owners.lookup(ctx, t, key, false)
+		var left targets
+		for i, user := range t.users {
+			id := found[user].GetAppliedId()
+			if id == 0 {
+				left.add(user, t.partitions[i])
+				continue
+			}
+			if r := resultOf(user); r.ID != id {
+				r.ID, r.Duplicate = id, true
 			}
 		}
-		if err != nil && len(left) > 0 {
+		if err != nil && len(left.users) > 0 {
 			return attempted("see which push used an idempotency key first", err)
 		}
-		users = left
+		t = left
 	}
 	return nil
 }

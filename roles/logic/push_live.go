@@ -2,31 +2,30 @@ package logic
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 
 	"imgo/envelope"
 )
 
-// pushUsers pushes to whoever of the users is connected at the moment.
-func (l *Logic) pushUsers(ctx context.Context, c *PushCommand) (*PushResult, error) {
-	users := unique(c.Users)
-	// All questions come before the first effect: a push that fails for an
-	// owner that does not answer has reached nobody and may be repeated.
-	found, err := l.lookup(ctx, users, "", false)
+// pushUsers pushes to the sessions that users have at the moment.
+func (h *pushHandler) pushUsers(ctx context.Context, c *PushCommand) (*PushResult, error) {
+	t := h.owners.targets(c.Users)
+	// All questions come before the first effect: a push that fails because an
+	// owner does not answer has reached nobody and may be repeated.
+	found, err := h.owners.lookup(ctx, t, "", false)
 	if err != nil {
 		return nil, err
 	}
-	result := &PushResult{Users: make([]UserResult, len(users))}
+	result := &PushResult{Users: make([]UserResult, len(t.users))}
 	var to []*envelope.Address
-	for i, user := range users {
+	for i, user := range t.users {
 		sessions := found[user].GetSessions()
 		result.Users[i] = UserResult{User: user, Sessions: len(sessions)}
 		to = append(to, sessions...)
 	}
 	result.Sessions = len(to)
-	if err := l.once(ctx, c.IdempotencyKey, result, l.toAddresses(c, to)); err != nil {
+	if err := h.publishOnce(ctx, c.IdempotencyKey, result, messagesTo(c, to)); err != nil {
 		return nil, err
 	}
 	for i := range result.Users {
@@ -37,11 +36,12 @@ func (l *Logic) pushUsers(ctx context.Context, c *PushCommand) (*PushResult, err
 
 // pushKeys pushes to named sessions. Any router may have them, so all are
 // asked, and all must answer.
-func (l *Logic) pushKeys(ctx context.Context, c *PushCommand) (*PushResult, error) {
+func (h *pushHandler) pushKeys(ctx context.Context, c *PushCommand) (*PushResult, error) {
 	var mu sync.Mutex
 	var to []*envelope.Address
-	err := l.everyRouter("look up session keys", func(r Router) error {
-		for keys := range slices.Chunk(unique(c.Keys), lookupChunk) {
+	all := unique(c.Keys)
+	err := h.owners.callAll("look up session keys", func(r Router) error {
+		for keys := range slices.Chunk(all, lookupChunk) {
 			var reply *envelope.LookupReply
 			err := repeat(ctx, func() (err error) {
 				reply, err = r.Lookup(ctx, &envelope.LookupRequest{Keys: keys})
@@ -62,42 +62,43 @@ func (l *Logic) pushKeys(ctx context.Context, c *PushCommand) (*PushResult, erro
 		return nil, err
 	}
 	result := &PushResult{}
-	all := l.toAddresses(c, to)
-	for _, t := range all {
-		result.Sessions += len(t.envelope.GetMessage().GetTo())
+	records := messagesTo(c, to)
+	for _, r := range records {
+		result.Sessions += len(r.envelope.GetMessage().GetTo())
 	}
-	if err := l.once(ctx, c.IdempotencyKey, result, all); err != nil {
+	if err := h.publishOnce(ctx, c.IdempotencyKey, result, records); err != nil {
 		return nil, err
 	}
 	return result, nil
 }
 
-// pushOpen pushes to a room or to everyone: only the comets know who that is,
-// so nobody is asked and no session is counted. That there may be no comet at
-// all is none of its business.
-func (l *Logic) pushOpen(ctx context.Context, c *PushCommand) (*PushResult, error) {
+// pushOpen pushes to a room or to everyone. Only the comets know who that is,
+// so no owner is asked and no session is counted.
+func (h *pushHandler) pushOpen(ctx context.Context, c *PushCommand) (*PushResult, error) {
 	result := &PushResult{}
 	message := &envelope.Message{Id: envelope.NewRecordID(), Op: c.Op, Body: c.Body, Room: c.Room, All: c.All}
-	all := []thrown{{by: c.Room, envelope: &envelope.Envelope{Message: message}}}
-	if err := l.once(ctx, c.IdempotencyKey, result, all); err != nil {
+	records := []liveRecord{{key: c.Room, envelope: &envelope.Envelope{Message: message}}}
+	if err := h.publishOnce(ctx, c.IdempotencyKey, result, records); err != nil {
 		return nil, err
 	}
 	return result, nil
 }
 
-func (l *Logic) toAddresses(c *PushCommand, to []*envelope.Address) []thrown {
-	return addressed(to, func(to []*envelope.Address) *envelope.Envelope {
+// messagesTo returns the records that carry a push to sessions.
+func messagesTo(c *PushCommand, to []*envelope.Address) []liveRecord {
+	return byComet(to, func(to []*envelope.Address) *envelope.Envelope {
 		return &envelope.Envelope{Message: &envelope.Message{Id: envelope.NewRecordID(), Op: c.Op, Body: c.Body, To: to}}
 	})
 }
 
-// once throws envelopes, unless the idempotency key was used before: then the
-// result becomes that of a duplicate.
-func (l *Logic) once(ctx context.Context, key string, result *PushResult, all []thrown) error {
+// publishOnce publishes records unless the idempotency key was used before. In
+// that case the result becomes a duplicate's.
+func (h *pushHandler) publishOnce(ctx context.Context, key string, result *PushResult, records []liveRecord) error {
+	const what = "publish the push"
 	if key == "" {
-		return l.throw(ctx, "throw the push", all...)
+		return h.live.publish(ctx, what, records...)
 	}
-	claim, won, err := l.claim(ctx, key)
+	claim, won, err := h.claims.claim(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -105,90 +106,9 @@ func (l *Logic) once(ctx context.Context, key string, result *PushResult, all []
 		result.Duplicate, result.Sessions = true, 0
 		return nil
 	}
-	if err := l.throw(ctx, "throw the push", all...); err != nil {
-		l.unsettled.put(key, claim)
+	if err := h.live.publish(ctx, what, records...); err != nil {
+		h.claims.remember(key, claim)
 		return err
 	}
 	return nil
-}
-
-// claim is a claim record that this logic made.
-type claim struct {
-	record []byte // Record.id
-	id     uint64 // its place in the log; 0: not known, it may not be there
-}
-
-// claim takes an idempotency key for a push that has no mailbox to hold it:
-// the first claim in the log's order wins, wherever it was made.
-func (l *Logic) claim(ctx context.Context, key string) (c claim, won bool, err error) {
-	partition := l.partition(key)
-	c, mine := l.unsettled.take(key)
-	if !mine {
-		c.record = envelope.NewRecordID()
-	}
-	if c.id == 0 {
-		record := &envelope.Record{Id: c.record, TimeMs: l.nowMS(), Claim: &envelope.Claim{Key: key}}
-		value, err := record.MarshalVT()
-		if err != nil {
-			return c, false, fmt.Errorf("encode the claim: %w", err)
-		}
-		entries := []envelope.Entry{{Partition: partition, Value: value}}
-		if err := l.kept.AppendMany(ctx, entries); err != nil {
-			// It may be in the log all the same: the repetition appends the
-			// same record, and two of them are one claim.
-			l.unsettled.put(key, c)
-			return c, false, appending("append the claim of the idempotency key", err)
-		}
-		c.id = envelope.ID(l.kept.Generation(), entries[0].Offset)
-	}
-	err = l.askOwner(ctx, partition, "claim the idempotency key", func(owner Router) error {
-		reply, err := owner.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(partition), Id: c.id, Key: key, RecordId: c.record})
-		won = reply.GetWon()
-		return err
-	})
-	if err != nil {
-		l.unsettled.put(key, c)
-		return c, false, err
-	}
-	return c, won, nil
-}
-
-// maxUnsettled bounds the claims that are remembered.
-const maxUnsettled = 10_000
-
-// unsettled remembers claims that this logic made and whose push then failed,
-// or whose outcome it did not learn. A caller that repeats the push must not
-// be told that it was done because it lost against its own first try: the
-// repetition goes on with the first claim. The oldest is forgotten first.
-// Safe for concurrent use.
-type unsettled struct {
-	mu     sync.Mutex
-	claims map[string]claim
-	order  []string
-}
-
-func newUnsettled() *unsettled { return &unsettled{claims: make(map[string]claim)} }
-
-func (u *unsettled) put(key string, c claim) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if _, has := u.claims[key]; !has {
-		if len(u.order) == maxUnsettled {
-			delete(u.claims, u.order[0])
-			u.order = u.order[1:]
-		}
-		u.order = append(u.order, key)
-	}
-	u.claims[key] = c
-}
-
-// take gives a claim to one caller.
-func (u *unsettled) take(key string) (c claim, ok bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if c, ok = u.claims[key]; ok {
-		delete(u.claims, key)
-		u.order = slices.DeleteFunc(u.order, func(k string) bool { return k == key })
-	}
-	return c, ok
 }

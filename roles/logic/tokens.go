@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"imgo/envelope"
 	"imgo/protocol"
@@ -15,23 +16,39 @@ import (
 )
 
 const (
-	// tokenPrefix marks the tokens that logic makes, so that people and
-	// secret scanners know one when they see it.
+	// tokenPrefix marks the tokens that logic makes, so that people and secret
+	// scanners recognise them.
 	tokenPrefix = "imgo_"
 	// tokenBytes is how many random bytes are in one.
 	tokenBytes = 32
 )
 
-// revokedReason is what a session is told that ends with its token.
+// revokedReason is the reason of the close that ends a session with its token.
 const revokedReason = "the token was revoked"
 
-// NewToken makes a token for a user. It ends after ttl (0: never). An empty
-// token lets logic make one of 32 random bytes; else it is the caller's own,
-// at most protocol.MaxTokenBytes of text. single takes the user's other tokens back, so
-// that one replaces another. Only a hash is stored: the answer is the only
-// time that the token can be read.
-func (l *Logic) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (Token, error) {
-	ctx, end, err := l.begin(ctx)
+// Token is an opaque client token as it was made; only its hash is stored.
+type Token struct {
+	Token     string
+	User      string
+	ExpiresMS int64 // Unix milliseconds; 0: never
+}
+
+// tokenHandler makes, checks and revokes opaque tokens.
+type tokenHandler struct {
+	life   *lifecycle
+	auth   Authenticator
+	tokens TokenStore
+	kicker *kicker
+	now    clock
+}
+
+// NewToken makes a token for a user that ends after ttl (0: never). If token is
+// empty, it is 32 random bytes as text; otherwise the token is the caller's own,
+// at most protocol.MaxTokenBytes of text. single revokes the user's other
+// tokens, so that one replaces another. Only a hash is stored: the answer is the
+// only time that the token can be read.
+func (h *tokenHandler) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (Token, error) {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return Token{}, err
 	}
@@ -43,37 +60,37 @@ func (l *Logic) NewToken(ctx context.Context, user string, ttl time.Duration, to
 		return Token{}, envelope.Invalid("ttl", "must not be negative")
 	}
 	if token == "" {
-		token = makeToken()
-	} else if err := l.checkToken(token); err != nil {
+		token = randomToken()
+	} else if err := h.checkOwnToken(token); err != nil {
 		return Token{}, err
 	}
-	now := l.now()
+	now := h.now()
 	made := Token{Token: token, User: user}
 	if ttl > 0 {
 		made.ExpiresMS = now.Add(ttl).UnixMilli()
 	}
-	err = l.tokens.Put(ctx, auth.Hash(token), user, made.ExpiresMS, now.UnixMilli(), single)
+	err = h.tokens.Put(ctx, auth.Hash(token), user, made.ExpiresMS, now.UnixMilli(), single)
 	if err != nil {
-		return Token{}, appending("store the token", err)
+		return Token{}, appended("store the token", err)
 	}
 	return made, nil
 }
 
-func makeToken() string {
+func randomToken() string {
 	var random [tokenBytes]byte
 	_, _ = rand.Read(random[:]) // it never fails: it ends the program instead
 	return tokenPrefix + base64.RawURLEncoding.EncodeToString(random[:])
 }
 
-// checkToken says what is wrong with a token that a caller chose: one that
-// could never be used is refused now.
-func (l *Logic) checkToken(token string) error {
+// checkOwnToken returns an error if a token that a caller chose could never be
+// used.
+func (h *tokenHandler) checkOwnToken(token string) error {
 	switch {
 	case len(token) > protocol.MaxTokenBytes:
 		return envelope.Invalid("token", fmt.Sprintf("is %d bytes long, at most %d are allowed", len(token), protocol.MaxTokenBytes))
 	case strings.HasPrefix(token, `"`) || strings.HasSuffix(token, `"`):
 		return envelope.Invalid("token", "must not begin or end with a quote: clients send it with or without quotes around it")
-	case l.auth.Verifies(token):
+	case h.auth.Verifies(token):
 		return envelope.Invalid("token", "looks like a JWT, and those are checked by their signature here")
 	}
 	for i, r := range token {
@@ -81,31 +98,30 @@ func (l *Logic) checkToken(token string) error {
 			return envelope.Invalid("token", fmt.Sprintf("has a control character at byte %d", i))
 		}
 	}
-	if strings.ToValidUTF8(token, "") != token {
+	if !utf8.ValidString(token) {
 		return envelope.Invalid("token", "is not valid UTF-8")
 	}
 	return nil
 }
 
-// CheckToken is the user that a client with this token would be. Its errors
-// are those of Connect for a bad token.
-func (l *Logic) CheckToken(ctx context.Context, token string) (string, error) {
-	ctx, end, err := l.begin(ctx)
+// CheckToken returns the user that a client with this token would be. Its
+// errors are those of Connect for a bad token.
+func (h *tokenHandler) CheckToken(ctx context.Context, token string) (string, error) {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer end()
-	id, err := l.authenticate(ctx, token, "")
+	id, err := h.auth.Authenticate(ctx, token, "")
 	return id.User, err
 }
 
-// RevokeToken takes an opaque token back and counts it: 1, or
-// envelope.ErrNotFound when there is no such token. With closeSessions the
-// sessions of its user are closed (3503); which of them came with this token
-// nobody remembers, so it is all of them, and those with another good token
-// may come back.
-func (l *Logic) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
-	ctx, end, err := l.begin(ctx)
+// RevokeToken revokes an opaque token and counts it: 1, or envelope.ErrNotFound
+// if there is no such token. With closeSessions the sessions of its user are
+// closed (3503). Nobody remembers which of them came with this token, so it is
+// all of them, and those with another good token may come back.
+func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -115,32 +131,32 @@ func (l *Logic) RevokeToken(ctx context.Context, token string, closeSessions boo
 		return 0, notFound
 	}
 	hash := auth.Hash(token)
-	user, _, err := l.tokens.Lookup(ctx, hash)
-	if err != nil && !errors.Is(err, envelope.ErrExpired) && !gone(err) {
+	user, _, err := h.tokens.Lookup(ctx, hash)
+	switch {
+	case noToken(err):
+		return 0, notFound
+	case err != nil && !errors.Is(err, envelope.ErrExpired):
 		return 0, attempted("look up the token", err)
 	}
-	if gone(err) {
-		return 0, notFound
-	}
-	if err := l.tokens.Revoke(ctx, hash); err != nil {
-		if gone(err) {
+	if err := h.tokens.Revoke(ctx, hash); err != nil {
+		if noToken(err) {
 			return 0, notFound
 		}
-		return 0, appending("revoke the token", err)
+		return 0, appended("revoke the token", err)
 	}
 	if closeSessions && user != "" {
-		if err := l.closeRevoked(ctx, user); err != nil {
+		if err := h.closeSessions(ctx, user); err != nil {
 			return 1, err
 		}
 	}
 	return 1, nil
 }
 
-// RevokeUser takes all opaque tokens of a user back and counts them. With
-// closeSessions the user's sessions are closed (3503), also when there was no
+// RevokeUser revokes all opaque tokens of a user and counts them. With
+// closeSessions the user's sessions are closed (3503), also if there was no
 // token: they may have come with a JWT.
-func (l *Logic) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {
-	ctx, end, err := l.begin(ctx)
+func (h *tokenHandler) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -148,27 +164,27 @@ func (l *Logic) RevokeUser(ctx context.Context, user string, closeSessions bool)
 	if err := envelope.CheckName("user", user); err != nil {
 		return 0, err
 	}
-	n, err := l.tokens.RevokeUser(ctx, user)
+	n, err := h.tokens.RevokeUser(ctx, user)
 	if err != nil {
-		return n, appending("revoke the user's tokens", err)
+		return n, appended("revoke the user's tokens", err)
 	}
 	if closeSessions {
-		if err := l.closeRevoked(ctx, user); err != nil {
+		if err := h.closeSessions(ctx, user); err != nil {
 			return n, err
 		}
 	}
 	return n, nil
 }
 
-func (l *Logic) closeRevoked(ctx context.Context, user string) error {
-	_, err := l.kick(ctx, user, KickFilter{Code: protocol.CloseTokenRevoked, Reason: revokedReason})
+func (h *tokenHandler) closeSessions(ctx context.Context, user string) error {
+	_, err := h.kicker.kick(ctx, user, KickFilter{Code: protocol.CloseTokenRevoked, Reason: revokedReason})
 	if err != nil {
 		return fmt.Errorf("the tokens are revoked, but the user's sessions are not closed (kick them): %w", err)
 	}
 	return nil
 }
 
-// gone says whether the store's error means that the token is nobody's.
-func gone(err error) bool {
+// noToken reports whether the store's error means that the token is nobody's.
+func noToken(err error) bool {
 	return errors.Is(err, envelope.ErrNotFound) || errors.Is(err, envelope.ErrUnauthorized) || errors.Is(err, envelope.ErrRevoked)
 }

@@ -1,0 +1,201 @@
+package logic
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"imgo/envelope"
+	"imgo/internal/wait"
+)
+
+// targets is a list of users and the partition of each, which is computed once
+// a call.
+type targets struct {
+	users      []string
+	partitions []int32
+}
+
+// targets returns users, each once, in their order.
+func (o *owners) targets(users []string) targets {
+	if len(users) == 1 { // as in most calls
+		return targets{users: users, partitions: []int32{o.partition(users[0])}}
+	}
+	users = unique(users)
+	t := targets{users: users, partitions: make([]int32, len(users))}
+	for i, user := range users {
+		t.partitions[i] = o.partition(user)
+	}
+	return t
+}
+
+// makeTargets returns an empty list with room for n users.
+func makeTargets(n int) targets {
+	return targets{users: make([]string, 0, n), partitions: make([]int32, 0, n)}
+}
+
+func (t *targets) add(user string, partition int32) {
+	t.users = append(t.users, user)
+	t.partitions = append(t.partitions, partition)
+}
+
+func (t *targets) addAll(other targets) {
+	t.users = append(t.users, other.users...)
+	t.partitions = append(t.partitions, other.partitions...)
+}
+
+// unique returns names, each once, in their order.
+func unique(names []string) []string {
+	if len(names) == 1 {
+		return names
+	}
+	seen := make(map[string]struct{}, len(names))
+	out := make([]string, 0, len(names))
+	for _, name := range names {
+		if _, again := seen[name]; !again {
+			seen[name] = struct{}{}
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// lookup is a question to the owners about some users. It is for one goroutine.
+type lookup struct {
+	routers Routers
+	key     string // an idempotency key; empty: none
+	full    bool
+
+	answers map[string]*envelope.UserSessions
+	// left is the users without an answer yet, and err is why there is none. An
+	// error that will not pass wins over one that may.
+	left targets
+	err  error
+}
+
+// lookup asks the owners about users: which sessions they have and, with an
+// idempotency key, whether it was applied for them. It asks again for those
+// whose owner cannot say yet, until ctx is done. With an error the answers are
+// those that came: a user without an answer has none.
+func (o *owners) lookup(ctx context.Context, t targets, key string, full bool) (map[string]*envelope.UserSessions, error) {
+	q := lookup{routers: o.routers, key: key, full: full, answers: make(map[string]*envelope.UserSessions, len(t.users))}
+	pause := wait.Backoff{Min: minRetry, Max: maxRetry}
+	for {
+		q.ask(ctx, t)
+		if q.err == nil {
+			return q.answers, nil
+		}
+		if !passing(q.err) || pause.Sleep(ctx) != nil {
+			return q.answers, attempted("look up users", q.err)
+		}
+		t = q.left
+	}
+}
+
+// ask asks once about users.
+func (q *lookup) ask(ctx context.Context, t targets) {
+	q.left, q.err = targets{}, nil
+	if len(t.users) == 1 { // as in most calls: nothing is to be grouped
+		router, err := q.routers.Owner(t.partitions[0])
+		if err != nil {
+			q.failed(t, err)
+			return
+		}
+		reply, err := askRouter(ctx, router, t, q.key, q.full)
+		q.answered(t, reply, err)
+		return
+	}
+	questions := q.group(t)
+	replies := make([]*envelope.LookupReply, len(questions))
+	errs := make([]error, len(questions))
+	var g errgroup.Group
+	g.SetLimit(parallelCalls)
+	key, full := q.key, q.full
+	for i, question := range questions {
+		g.Go(func() error {
+			replies[i], errs[i] = askRouter(ctx, question.router, question.targets, key, full)
+			return nil
+		})
+	}
+	_ = g.Wait() // the errors are in errs
+	for i, question := range questions {
+		q.answered(question.targets, replies[i], errs[i])
+	}
+}
+
+// question is the users that one router is asked about: some of those that it
+// owns, at most lookupChunk.
+type question struct {
+	router  Router
+	targets targets
+}
+
+// group groups users by owner. Users whose partition has no owner fail.
+func (q *lookup) group(t targets) []question {
+	owners := make(map[int32]Router)
+	left := make(map[Router]int) // users of a router that are in no question yet
+	for i, p := range t.partitions {
+		owner, known := owners[p]
+		if !known {
+			var err error
+			if owner, err = q.routers.Owner(p); err != nil {
+				owner = nil
+				q.blame(err)
+			}
+			owners[p] = owner
+		}
+		if owner == nil {
+			q.left.add(t.users[i], p)
+			continue
+		}
+		left[owner]++
+	}
+	var questions []question
+	open := make(map[Router]int) // the question to a router that has room
+	for i, p := range t.partitions {
+		owner := owners[p]
+		if owner == nil {
+			continue
+		}
+		at, has := open[owner]
+		if !has || len(questions[at].targets.users) == lookupChunk {
+			at = len(questions)
+			questions = append(questions, question{router: owner, targets: makeTargets(min(left[owner], lookupChunk))})
+			open[owner] = at
+		}
+		questions[at].targets.add(t.users[i], p)
+		left[owner]--
+	}
+	return questions
+}
+
+func askRouter(ctx context.Context, router Router, t targets, key string, full bool) (*envelope.LookupReply, error) {
+	return router.Lookup(ctx, &envelope.LookupRequest{Users: t.users, IdempotencyKey: key, Full: full})
+}
+
+// answered takes a router's answer about users.
+func (q *lookup) answered(t targets, reply *envelope.LookupReply, err error) {
+	if err != nil {
+		q.failed(t, err)
+		return
+	}
+	for _, u := range reply.GetUsers() {
+		q.answers[u.GetUser()] = u
+	}
+	for _, user := range t.users {
+		if q.answers[user] == nil { // left out: nothing is known of the user
+			q.answers[user] = &envelope.UserSessions{User: user}
+		}
+	}
+}
+
+func (q *lookup) failed(t targets, err error) {
+	q.left.addAll(t)
+	q.blame(err)
+}
+
+func (q *lookup) blame(err error) {
+	if q.err == nil || passing(q.err) {
+		q.err = err
+	}
+}
