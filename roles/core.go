@@ -51,6 +51,9 @@ type around struct {
 	logic   comet.Logic
 	tokens  logic.TokenStore
 	kept    logic.KeptLog
+	// local is the router of this process, which owns every partition; nil where
+	// routers and comets may be in other processes.
+	local job.LocalRouter
 	// owned, group and growth are nil where this process has every partition.
 	owned  func() ([]int32, <-chan struct{})
 	group  job.Group
@@ -65,7 +68,7 @@ func (n *Node) around(c *core) around {
 	here := &neighbours{n, c}
 	return around{
 		routers: owners{here, c.kept.Partitions()}, owners: here, rooms: here, comets: here, tokens: store.NewTokens(n.db),
-		kept: c.kept,
+		kept: c.kept, local: here,
 	}
 }
 
@@ -93,7 +96,8 @@ func (n *Node) fill(ctx context.Context, c *core, near around) (err error) {
 	}
 	if n.cfg.Runs(config.RoleJob) {
 		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
-			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Here: n.cluster == nil, Group: near.group, Log: n.log, Metrics: c.metrics,
+			Kept: c.kept, Live: n.live, Owners: near.owners, Comets: bad.comets(near.comets), Local: near.local, Group: near.group,
+			Log: n.log, Metrics: c.metrics,
 		})
 		if err != nil {
 			return err

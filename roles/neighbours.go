@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"imgo/envelope"
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -15,6 +16,11 @@ type neighbours struct {
 
 // Owner is the router of this process: it owns every partition.
 func (h *neighbours) Owner(int32) (job.Router, error) { return h.core.router, nil }
+
+// ResolveNow asks the router of this process, if it can answer from memory.
+func (h *neighbours) ResolveNow(req *envelope.ResolveRequest) (*envelope.ResolveReply, bool) {
+	return h.core.router.ResolveNow(req)
+}
 
 // Comet is the comet of this process.
 func (h *neighbours) Comet(name string) job.Comet {

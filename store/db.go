@@ -59,6 +59,8 @@ type Options struct {
 	// GCInterval is how often Run collects Badger's value log; 0: every ten
 	// minutes.
 	GCInterval time.Duration
+	// Faults are for tests.
+	Faults Faults
 }
 
 // DB is the data directory of a node: one Badger database with synced writes.

@@ -268,6 +268,7 @@ func decodeEntry(id uint64, b []byte) (MailboxEntry, error) {
 // the order of their ids. What has expired is left out. A value that does not
 // decode or fails its checksum is an error that names the user.
 func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxEntry, error) {
+	m.db.opt.Faults.readMailbox(partition, user)
 	var meta *MailboxMeta
 	var entries []MailboxEntry
 	err := m.db.view(func(txn *badger.Txn) error {
@@ -329,6 +330,7 @@ const manyBodies = 8
 // the messages; nil for one that is gone (it was deleted or has expired
 // meanwhile). They share memory: it is held as long as any of them is.
 func (m *Mailboxes) Bodies(partition int32, user string, entries []MailboxEntry) ([]*envelope.Kept, error) {
+	m.db.opt.Faults.readMailbox(partition, user)
 	out := make([]*envelope.Kept, len(entries))
 	all := bodies{held: make([]envelope.Kept, 0, len(entries))}
 	for i := range entries {
@@ -451,6 +453,7 @@ func (m *Mailboxes) getUint(key []byte) (v uint64, ok bool, err error) {
 
 // Used says which message used an idempotency key for a user.
 func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool, err error) {
+	m.db.opt.Faults.readMailbox(partition, user)
 	id, ok, err = m.getUint(append(m.underUser(prefixUsed, partition, user, len(key)), key...))
 	if err != nil {
 		err = fmt.Errorf("read idempotency key of user %q in partition %d: %w", user, partition, err)

@@ -1,16 +1,15 @@
-// Package job is the role that CARRIES: it reads envelopes off the log, groups
-// them by comet and tells each comet, in the order of the partition.
+// Package job is the role that carries: it reads records and envelopes off the log,
+// groups the deliveries by comet, and pushes them to each comet in the order of the
+// partition.
 //
-// It carries the partitions that its group assigns to it, from the positions
-// that are stored, and has a bounded queue for each comet. A comet that is down
-// or slow is skipped and counted, and never holds up another: what was kept is
-// found again by its owner's watch, so nothing here is tried for ever. A
-// position is stored once everything before it was told to the comets or
-// skipped: a job that dies costs that some of it is told again.
+// It carries the partitions that its group assigns to it, from the stored positions,
+// and has a bounded queue for each comet. A comet that is down or slow is skipped and
+// counted, and never delays another one: the owner's watch finds kept messages that
+// were skipped, so nothing is retried for ever. A position is stored once everything
+// before it was pushed or skipped. If a job dies, some deliveries are pushed twice.
 //
-// It stores no message and decides nothing: who gets a kept record is asked of
-// the record's owner, and which comets are left out for a room is what they
-// said themselves (rooms.go).
+// It stores no message and decides nothing. The record's owner says which sessions get
+// a kept record, and the comets say which rooms have no member there (denials.go).
 package job
 
 import (
@@ -22,11 +21,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
-// Log is a topic as job reads it. One that also has End(partition int32) int64,
-// the offset after the last record as far as is known without asking (-1: not
-// known), has its lag measured.
+// Log is a topic, as job reads it. If it also has the method
+// End(partition int32) int64, job measures its lag. End returns the offset after the
+// last record as far as it is known without asking; -1: it is not known.
 type Log interface {
 	Partitions() int32
 	Generation() uint16
@@ -39,66 +39,69 @@ type Router interface {
 	Resolve(ctx context.Context, req *envelope.ResolveRequest) (*envelope.ResolveReply, error)
 }
 
-// Owners finds the owner of a partition of the kept topic. The same owner is the
-// same (comparable) Router every time.
+// Owners finds the owner of a partition of the kept topic. Two calls return the same
+// (comparable) Router if and only if the owner is the same.
 type Owners interface {
 	Owner(partition int32) (Router, error)
 }
 
-// Comet is a comet, as job tells it.
+// Comet is a comet, as job pushes to it.
 type Comet interface {
-	// Push gives deliveries to the comet's sessions, in order. The reply says
-	// which rooms nobody there is in.
+	// Push gives deliveries to the comet's sessions, in order. The reply names the
+	// rooms that have no member there.
 	Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error)
 }
 
-// Comets finds the comets that are alive. Safe for concurrent use, and quick.
+// Comets finds the comets that are alive. It is safe for concurrent use and does not
+// block.
 type Comets interface {
-	// Comet is the comet of a name; nil: it is not alive. The same comet is
-	// the same (comparable) Comet every time, and another one another.
+	// Comet returns the comet of a name; nil: it is not alive. Two calls return the
+	// same (comparable) Comet if and only if the comet is the same process.
 	Comet(name string) Comet
-	// Names are all comets that are alive.
+	// Names returns the names of all comets that are alive.
 	Names() []string
 }
 
-// Config are job's settings.
+// Config holds the settings of a job.
 type Config struct {
 	// ReadBytes is about how much is read and carried at a time.
 	ReadBytes int
-	// ResolveTimeout bounds one question to an owner; job asks again until it
-	// is answered, for that partition alone.
+	// ResolveTimeout bounds one question to an owner. The question is repeated until it
+	// is answered; only that partition waits for it.
 	ResolveTimeout time.Duration
-	// PushTimeout bounds one call to a comet, which answers when it has written:
-	// what goes to a million clients takes seconds, and is no sign that it hangs.
+	// PushTimeout bounds one call to a comet, which answers after it has written. A push
+	// to a million clients takes seconds and is no sign that the comet hangs.
 	PushTimeout time.Duration
-	// QueueBytes bounds what waits for one comet; past it deliveries to that
-	// comet are skipped and counted.
+	// QueueBytes bounds the queue of one comet. Deliveries over the bound are skipped
+	// and counted.
 	QueueBytes int
 	// PushBytes is about how much one call to a comet carries at most.
 	PushBytes int
-	// DeniedRooms bounds the pairs of a comet and a room that nobody there is
-	// in that are remembered; past it comets are told of more than they need.
+	// DeniedRooms bounds the remembered pairs of a comet and a room without a member
+	// there. Over the bound, comets get messages of rooms that they do not need.
 	DeniedRooms int
 }
 
-// DefaultConfig are the defaults.
+// DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{ReadBytes: 256 << 10, ResolveTimeout: 5 * time.Second, PushTimeout: 10 * time.Second, QueueBytes: 32 << 20,
-		PushBytes: 1 << 20, DeniedRooms: 1_000_000}
+	return Config{
+		ReadBytes: 256 << 10, ResolveTimeout: 5 * time.Second, PushTimeout: 10 * time.Second,
+		QueueBytes: 32 << 20, PushBytes: 1 << 20, DeniedRooms: 1_000_000,
+	}
 }
 
-// Deps are what a job works with.
+// Deps are the parts of the system that a job works with.
 type Deps struct {
 	Kept, Live Log
 	Owners     Owners
 	Comets     Comets
-	// Here says that all owners and comets are in this process: to call them is
-	// to call a method, which waits for nobody who is far. Lone records of a Kept
-	// that can be followed are then carried by who commits them (prompt.go).
-	Here bool
-	// Group may be nil: job then carries every partition, from the end of both
-	// topics as New finds it, which is right where every session is newer than
-	// job (one process).
+	// Local is the router that owns every partition, if that router and all comets are
+	// in this process; nil: they may be remote. Lone records of a Kept that can be
+	// followed then take the fast path (fastpath.go).
+	Local LocalRouter
+	// Group may be nil. Job then carries every partition from the end of both topics,
+	// as New finds it. That is right where every session is newer than the job, as in a
+	// node that runs alone.
 	Group   Group
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
@@ -109,42 +112,44 @@ type Job struct {
 	cfg     Config
 	d       Deps
 	log     zerolog.Logger
-	often   zerolog.Logger // for what may happen for every batch
+	sampled zerolog.Logger // for events that may repeat with every batch
 	metrics *metrics
-	rooms   *budget
-
-	// over is a context that is done: a call with it does not wait.
-	over context.Context
+	rooms   *roomBudget
 
 	mu      sync.Mutex
-	kept    map[int32]*reader // of the kept topic, of the assignment that is carried
+	kept    map[int32]*reader // of the kept topic, with an open fast path
 	senders map[string]*sender
 	sending *sync.WaitGroup
 	sendCtx context.Context
 }
 
-// New makes the role. A job without a group begins to read where the log ends
-// now; ctx bounds finding that out.
+// New makes the role. A job without a group begins where the log ends now; ctx bounds
+// the time to find that out.
 func New(ctx context.Context, cfg Config, d Deps) (*Job, error) {
 	if d.Group == nil {
 		var err error
-		if d.Group, err = newAlone(ctx, &d); err != nil {
+		if d.Group, err = newSoleGroup(ctx, &d); err != nil {
 			return nil, err
 		}
 	}
-	j := &Job{cfg: cfg, d: d, log: d.Log.With().Str("role", "job").Logger(), metrics: newMetrics(d.Metrics),
-		rooms: &budget{max: int64(cfg.DeniedRooms)}, senders: make(map[string]*sender)}
-	var end context.CancelFunc
-	j.over, end = context.WithCancel(context.Background())
-	end()
-	// A comet that is away fails every batch: a line a second says it, the
-	// metrics count it.
-	j.often = j.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Second})
+	j := &Job{
+		cfg: cfg, d: d, log: d.Log.With().Str("role", "job").Logger(), metrics: newMetrics(d.Metrics),
+		rooms: &roomBudget{max: int64(cfg.DeniedRooms)}, senders: make(map[string]*sender),
+	}
+	// A comet that is away fails every batch. One line a second is enough: the metrics
+	// count all of them.
+	j.sampled = j.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: time.Second})
 	return j, nil
 }
 
-// Run carries until ctx is done. What was read by then is still told to the
-// comets, but not for long, and its position stored.
+// retryMin and retryMax bound the pauses between tries. They are short: a partition
+// whose owner is gone has to find the next owner soon.
+const retryMin, retryMax = 5 * time.Millisecond, 200 * time.Millisecond
+
+func newBackoff() wait.Backoff { return wait.Backoff{Min: retryMin, Max: retryMax} }
+
+// Run carries until ctx is done. It then waits a short time for the pushes of what was
+// read, and stores the positions.
 func (j *Job) Run(ctx context.Context) error {
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
@@ -152,25 +157,20 @@ func (j *Job) Run(ctx context.Context) error {
 	j.mu.Lock()
 	j.sending, j.sendCtx = &senders, sending
 	j.mu.Unlock()
-	pruning.Go(func() { j.prune(ctx) })
-	defer j.follow()()
-	var pause pause
+	pruning.Go(func() { j.pruneLoop(ctx) })
+	defer j.followKept()()
+	backoff := newBackoff()
 	for ctx.Err() == nil {
 		a, err := j.d.Group.Next(ctx)
 		if err == nil {
-			pause = 0
+			backoff.Reset()
 			j.serve(ctx, a)
 			continue
 		}
 		if ctx.Err() == nil {
-			j.often.Warn().Err(err).Msg("no partitions were assigned yet; asking again")
+			j.sampled.Warn().Err(err).Msg("no partitions were assigned yet; asking again")
 		}
-		t := time.NewTimer(pause.longer())
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
+		_ = backoff.Sleep(ctx)
 	}
 	pruning.Wait()
 	stopSending()
@@ -178,13 +178,15 @@ func (j *Job) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready is always nil: a job that waits for an owner says so in its metrics,
-// and the owner says why.
+// Ready always returns nil. A job that waits for an owner counts that in its metrics,
+// and the owner reports the reason.
 func (j *Job) Ready() error { return nil }
 
-// prune ends the senders of comets that are gone.
-func (j *Job) prune(ctx context.Context) {
-	tick := time.NewTicker(10 * time.Second)
+// pruneInterval is how often senders of comets that are gone are removed.
+const pruneInterval = 10 * time.Second
+
+func (j *Job) pruneLoop(ctx context.Context) {
+	tick := time.NewTicker(pruneInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -195,7 +197,7 @@ func (j *Job) prune(ctx context.Context) {
 		j.mu.Lock()
 		for name, s := range j.senders {
 			if j.d.Comets.Comet(name) == nil {
-				s.end()
+				s.close()
 				delete(j.senders, name)
 			}
 		}
@@ -203,30 +205,49 @@ func (j *Job) prune(ctx context.Context) {
 	}
 }
 
-// deliver queues deliveries for a comet, as part of a span; with now, where
-// nothing is in the way, they are the caller's to tell.
-func (j *Job) deliver(name string, b *batch, now bool) (mine claimed, ok bool) {
-	if j.d.Comets.Comet(name) == nil {
-		j.metrics.skipped.WithLabelValues("gone").Add(float64(len(b.items)))
-		return mine, false
+// enqueue queues a batch for a comet. If direct is set and the comet is idle, it claims
+// the comet for the caller instead: ok is true, and the caller must push the claim.
+func (j *Job) enqueue(comet string, b *batch, direct bool) (c claim, ok bool) {
+	if j.d.Comets.Comet(comet) == nil {
+		j.skipped("gone", len(b.items))
+		return claim{}, false
 	}
 	j.mu.Lock()
-	ctx, s := j.sendCtx, j.senders[name]
+	ctx, s := j.sendCtx, j.senders[comet]
 	if s == nil {
-		s = newSender(j, name)
-		j.senders[name] = s
+		s = newSender(j, comet)
+		j.senders[comet] = s
 		j.sending.Go(func() { s.run(ctx) })
 	}
-	// Under mu, so that prune cannot end s in between.
-	if now && s.claim(b) {
+	// Under mu, so that pruneLoop cannot close s in between.
+	if direct && s.claim(b) {
 		j.sending.Add(1)
 		j.mu.Unlock()
-		return claimed{s, ctx, b}, true
+		return claim{s, ctx, b}, true
 	}
-	queued := s.put(b)
+	queued := s.enqueue(b)
 	j.mu.Unlock()
 	if !queued {
-		j.metrics.skipped.WithLabelValues("slow").Add(float64(len(b.items)))
+		j.skipped("slow", len(b.items))
 	}
-	return mine, false
+	return claim{}, false
+}
+
+// skipped counts deliveries that were not carried.
+func (j *Job) skipped(reason string, n int) {
+	j.metrics.skipped.WithLabelValues(reason).Add(float64(n))
+}
+
+// cancelWhen calls cancel once changed reports true. It looks once an interval until ctx
+// is done, and starts no goroutine before the first look.
+func cancelWhen(ctx context.Context, interval time.Duration, changed func() bool, cancel func()) *time.Timer {
+	return time.AfterFunc(interval, func() {
+		switch {
+		case ctx.Err() != nil:
+		case changed():
+			cancel()
+		default:
+			cancelWhen(ctx, interval, changed, cancel)
+		}
+	})
 }

@@ -94,6 +94,12 @@ func (o *owner) Resolve(_ context.Context, req *envelope.ResolveRequest) (*envel
 	return o.resolve(req)
 }
 
+// ResolveNow makes the owner one that answers from memory.
+func (o *owner) ResolveNow(req *envelope.ResolveRequest) (*envelope.ResolveReply, bool) {
+	reply, err := o.Resolve(context.Background(), req)
+	return reply, err == nil
+}
+
 // everyone sends each record to the session 1 of each named comet.
 func everyone(comets ...string) func(*envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return func(req *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
@@ -208,18 +214,18 @@ type world struct {
 	stop       func()
 }
 
-func start(t *testing.T, change func(*job.Config, *job.Deps)) *world {
+func start(t *testing.T, change func(*world, *job.Config, *job.Deps)) *world {
 	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone("a", "b")},
 		comets: comets{"a": {}, "b": {}}, reg: prometheus.NewRegistry()}
 	w.run(change)
 	return w
 }
 
-func (w *world) run(change func(*job.Config, *job.Deps)) {
+func (w *world) run(change func(*world, *job.Config, *job.Deps)) {
 	cfg := job.DefaultConfig()
 	d := job.Deps{Kept: w.kept, Live: w.live, Owners: w.owner, Comets: w.comets, Log: zerolog.Nop(), Metrics: w.reg}
 	if change != nil {
-		change(&cfg, &d)
+		change(w, &cfg, &d)
 	}
 	j, err := job.New(context.Background(), cfg, d)
 	if err != nil {
@@ -312,7 +318,7 @@ func TestStartsAtTheEndOrWhereItWas(t *testing.T) {
 
 	g := newGroup(part(job.Kept, 0, 1), part(job.Kept, 1, 0), part(job.Live, 0, 0))
 	w.comets["a"], w.reg = &comet{}, prometheus.NewRegistry()
-	w.run(func(_ *job.Config, d *job.Deps) { d.Group = g })
+	w.run(func(_ *world, _ *job.Config, d *job.Deps) { d.Group = g })
 	w.eventually("a", "new/1<1")
 	w.stop()
 	if got := g.at(job.Kept, 0); got != 2 {
@@ -349,7 +355,7 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 	w.kept.addRaw(0, []byte{0xff})
 	w.kept.add(t, 0, push("1", "u"))
 	w.kept.begin = 3
-	w.run(func(_ *job.Config, d *job.Deps) {
+	w.run(func(_ *world, _ *job.Config, d *job.Deps) {
 		d.Group = newGroup(part(job.Kept, 0, 0), part(job.Kept, 1, 3))
 	})
 	w.eventually("a", "1/1<1")
@@ -363,7 +369,7 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 
 // A comet that hangs or fails must not hold up another.
 func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
-	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 2000 })
+	w := start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 2000 })
 	w.comets["a"].block = func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
@@ -382,7 +388,7 @@ func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
 // A comet that comes back as another while it is being told does not wait for
 // its predecessor's call to time out, and gets what was queued behind that.
 func TestCometThatComesBackDuringACall(t *testing.T) {
-	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
+	w := start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
 	called := make(chan struct{})
 	w.comets["a"].block = func(ctx context.Context) error {
 		close(called)

@@ -7,139 +7,67 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
-
-// groups are a read's deliveries by comet, in the order of the partition.
-type groups struct {
-	order []string
-	of    map[string]*group
-}
-
-type group struct {
-	last  uint64 // key of the newest delivery
-	items []item
-}
-
-// item is a delivery and, for a room's, who learns from the answer.
-type item struct {
-	d      *envelope.Delivery
-	denial *denial
-}
-
-func newGroups() *groups { return &groups{of: make(map[string]*group)} }
-
-// delivery is a comet's delivery for what key tells apart, made if it is new.
-// Keys come in the order of the read.
-func (g *groups) delivery(comet string, key uint64, make func() *envelope.Delivery) *envelope.Delivery {
-	c := g.of[comet]
-	if c == nil {
-		c = &group{}
-		g.of[comet] = c
-		g.order = append(g.order, comet)
-	}
-	if c.last != key || len(c.items) == 0 {
-		c.last = key
-		c.items = append(c.items, item{d: make()})
-	}
-	return c.items[len(c.items)-1].d
-}
-
-// answers has e learn from what the comet answers to its newest delivery.
-func (g *groups) answers(comet string, e *denial) {
-	c := g.of[comet]
-	c.items[len(c.items)-1].denial = e
-}
-
-// send puts each comet's deliveries into its queue. With now it claims the comets
-// for which nothing is queued and nothing under way: those the caller is to tell.
-func (g *groups) send(j *Job, r *reader, s *span, now bool) (mine []claimed) {
-	for _, comet := range g.order {
-		b := &batch{topic: r.topic, items: g.of[comet].items, span: s}
-		for _, it := range b.items {
-			b.size += deliverySize(it.d)
-		}
-		if c, ok := j.deliver(comet, b, now); ok {
-			mine = append(mine, c)
-		}
-	}
-	return mine
-}
-
-// claimed is a batch that its holder tells the comet, with tell, once.
-type claimed struct {
-	s  *sender
-	in context.Context
-	b  *batch
-}
-
-func (c claimed) tell() {
-	defer c.s.j.sending.Done()
-	defer c.s.release()
-	c.s.push(c.in, []*batch{c.b})
-}
-
-// deliverySize is about how much memory a delivery holds, in bytes.
-func deliverySize(d *envelope.Delivery) int {
-	n := 128 + len(d.Body) + 32*len(d.To)
-	if d.Backlog != nil {
-		for _, k := range d.Backlog.Messages {
-			n += 64 + len(k.Body)
-		}
-	}
-	return n
-}
 
 // batch is what one read has for one comet.
 type batch struct {
 	topic Topic
 	items []item
-	size  int
+	size  int // bytes
 	span  *span
 }
 
-// sender tells one comet, in the order of its queue. The queue is bounded in
-// bytes; what does not fit is refused.
+// sender pushes to one comet, in the order of its queue. The queue is bounded in bytes;
+// batches that do not fit are refused. At any time one goroutine pushes: run, or one on
+// the fast path that has a claim.
 type sender struct {
-	j     *Job
-	comet string
-	wake  chan struct{}
-	gone  chan struct{}
+	j      *Job
+	comet  string
+	wake   wait.Signal
+	closed chan struct{}
 
 	mu    sync.Mutex
 	ended bool
-	busy  bool // somebody is telling the comet: run, or who committed a record
+	busy  bool // a goroutine is pushing
 	queue []*batch
 	bytes int
 }
 
-func newSender(j *Job, comet string) *sender {
-	return &sender{j: j, comet: comet, wake: make(chan struct{}, 1), gone: make(chan struct{})}
+// claim is the right to push one batch, which must be used once.
+type claim struct {
+	s   *sender
+	ctx context.Context
+	b   *batch
 }
 
-// put queues a batch, all of it or (false) nothing. It never waits.
-func (s *sender) put(b *batch) bool {
+// push pushes the batch and gives the sender back.
+func (c claim) push() {
+	defer c.s.j.sending.Done()
+	defer c.s.release()
+	c.s.push(c.ctx, []*batch{c.b})
+}
+
+func newSender(j *Job, comet string) *sender {
+	return &sender{j: j, comet: comet, wake: wait.NewSignal(), closed: make(chan struct{})}
+}
+
+// enqueue queues a batch without waiting. It reports whether the batch was queued.
+func (s *sender) enqueue(b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.bytes > 0 && s.bytes+b.size > s.j.cfg.QueueBytes {
 		return false
 	}
-	b.span.more()
+	b.span.add()
 	s.queue = append(s.queue, b)
 	s.bytes += b.size
-	s.signal()
+	s.wake.Set()
 	return true
 }
 
-// signal wakes run.
-func (s *sender) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// claim says that the caller may tell the comet of a batch itself, before
-// anything that is put from now on; release is then due.
+// claim makes the caller the pushing goroutine for one batch, ahead of everything that
+// is queued from now on. It reports whether it did; the caller must then call release.
 func (s *sender) claim(b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,43 +75,43 @@ func (s *sender) claim(b *batch) bool {
 		return false
 	}
 	s.busy = true
-	b.span.more()
+	b.span.add()
 	return true
 }
 
-// claimNext is take, unless somebody is telling the comet; with batches release
-// is due.
-func (s *sender) claimNext(limit int) []*batch {
+// claimQueued makes the caller the pushing goroutine for the next batches of the queue,
+// about as many as have limit bytes. It returns none if the queue is empty or another
+// goroutine is pushing; otherwise the caller must call release.
+func (s *sender) claimQueued(limit int) []*batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy {
 		return nil
 	}
-	batches := s.takeLocked(limit)
+	batches := s.dequeueLocked(limit)
 	s.busy = len(batches) > 0
 	return batches
 }
 
-// release lets the next one tell the comet.
+// release lets the next goroutine push.
 func (s *sender) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = false
 	if len(s.queue) > 0 {
-		s.signal()
+		s.wake.Set()
 	}
 }
 
-// take removes the next batches from the queue, about as much as limit bytes;
-// 0: all.
-func (s *sender) take(limit int) (batches []*batch) {
+// dequeueAll empties the queue.
+func (s *sender) dequeueAll() []*batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeLocked(limit)
+	return s.dequeueLocked(0)
 }
 
-// takeLocked is take; mu must be held.
-func (s *sender) takeLocked(limit int) (batches []*batch) {
+// dequeueLocked removes the next batches, about as many as have limit bytes; 0: all.
+func (s *sender) dequeueLocked(limit int) (batches []*batch) {
 	n, size := 0, 0
 	for n < len(s.queue) && (n == 0 || limit == 0 || size+s.queue[n].size <= limit) {
 		size += s.queue[n].size
@@ -197,12 +125,12 @@ func (s *sender) takeLocked(limit int) (batches []*batch) {
 	return batches
 }
 
-// end drops the queue: the comet is gone. Called once.
-func (s *sender) end() {
+// close ends the sender of a comet that is gone. It must be called once at most.
+func (s *sender) close() {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
-	close(s.gone)
+	close(s.closed)
 }
 
 func (s *sender) run(ctx context.Context) {
@@ -210,15 +138,15 @@ func (s *sender) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.gone:
-			s.skip("gone", s.take(0))
+		case <-s.closed:
+			s.skip("gone", s.dequeueAll())
 			return
 		case <-s.wake:
 		}
 		for ctx.Err() == nil {
-			batches := s.claimNext(s.j.cfg.PushBytes)
+			batches := s.claimQueued(s.j.cfg.PushBytes)
 			if len(batches) == 0 {
-				break // release wakes us if there is more
+				break // release wakes this goroutine if there is more
 			}
 			s.push(ctx, batches)
 			s.release()
@@ -226,7 +154,11 @@ func (s *sender) run(ctx context.Context) {
 	}
 }
 
-// push tells the comet, once.
+// cometInterval is how often a push that takes long checks that the comet is still there
+// to answer it.
+const cometInterval = time.Second
+
+// push makes one call to the comet.
 func (s *sender) push(ctx context.Context, batches []*batch) {
 	c := s.j.d.Comets.Comet(s.comet)
 	if c == nil {
@@ -241,42 +173,24 @@ func (s *sender) push(ctx context.Context, batches []*batch) {
 	}
 	pctx, cancel := context.WithTimeout(ctx, s.j.cfg.PushTimeout)
 	defer cancel()
-	defer s.look(pctx, c, cancel).Stop()
+	defer cancelWhen(pctx, cometInterval, func() bool { return s.j.d.Comets.Comet(s.comet) != c }, cancel).Stop()
 	reply, err := c.Push(pctx, req)
 	switch {
 	case err == nil:
-		s.told(c, reply, batches)
-	case ctx.Err() != nil: // the job ends; the next one carries them again
+		s.pushed(c, reply, batches)
+	case ctx.Err() != nil: // the job ends; the next one repeats the batches
 	default:
-		s.j.often.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(req.Deliveries)).Msg("comet was not told: skipped")
+		s.j.sampled.Warn().Err(err).Str("comet", s.comet).Int("deliveries", len(req.Deliveries)).Msg("the push to a comet failed: skipped")
 		s.skip("failed", batches)
 		if errors.Is(pctx.Err(), context.DeadlineExceeded) {
-			// It hangs: what waits behind is as late already.
-			s.skip("failed", s.take(0))
+			// The comet hangs, so the rest of the queue is as late already.
+			s.skip("failed", s.dequeueAll())
 		}
 	}
 }
 
-// goneLook is how often, during a call that takes long, it is looked whether
-// there still is somebody to answer it.
-const goneLook = time.Second
-
-// look calls cancel, unless ctx has ended, once the comet that is being told is
-// not the one of that name any more: it is gone, or has come back as another.
-func (s *sender) look(ctx context.Context, c Comet, cancel func()) *time.Timer {
-	return time.AfterFunc(goneLook, func() {
-		switch {
-		case ctx.Err() != nil:
-		case s.j.d.Comets.Comet(s.comet) != c:
-			cancel()
-		default:
-			s.look(ctx, c, cancel)
-		}
-	})
-}
-
-// told is for what the comet has answered to.
-func (s *sender) told(c Comet, reply *envelope.PushReply, batches []*batch) {
+// pushed ends batches that the comet has taken.
+func (s *sender) pushed(c Comet, reply *envelope.PushReply, batches []*batch) {
 	now := time.Now()
 	var empty map[string]struct{}
 	if n := len(reply.GetEmptyRooms()); n > 0 {
@@ -291,11 +205,11 @@ func (s *sender) told(c Comet, reply *envelope.PushReply, batches []*batch) {
 			if it.d.TimeMs > 0 {
 				age.Observe(max(now.Sub(time.UnixMilli(it.d.TimeMs)).Seconds(), 0))
 			}
-			if it.denial == nil {
+			if it.denied == nil {
 				continue
 			}
 			if _, ok := empty[it.d.Room]; ok {
-				it.denial.learn(c, reply, it.d.Room)
+				it.denied.learn(c, reply, it.d.Room)
 			}
 		}
 		b.span.done()
@@ -305,7 +219,7 @@ func (s *sender) told(c Comet, reply *envelope.PushReply, batches []*batch) {
 // skip gives batches up.
 func (s *sender) skip(reason string, batches []*batch) {
 	for _, b := range batches {
-		s.j.metrics.skipped.WithLabelValues(reason).Add(float64(len(b.items)))
+		s.j.skipped(reason, len(b.items))
 		b.span.done()
 	}
 }

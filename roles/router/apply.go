@@ -29,12 +29,78 @@ func (p *partition) apply(entries []envelope.Entry) error {
 		}
 		p.next = entries[i].Offset + 1
 	}
+	p.advancedLocked()
+	return err
+}
+
+// advancedLocked wakes the goroutines that wait for records, after some were
+// applied.
+func (p *partition) advancedLocked() {
 	close(p.applied)
 	p.applied = make(chan struct{})
 	if p.dirtyBytes > p.r.cfg.FlushBytes {
 		p.r.flushSoon()
 	}
-	return err
+}
+
+// nowBytes bounds the records that applyFromMemoryLocked applies at a time: its
+// caller commits to the log, and the next commit waits for it.
+const nowBytes = 64 << 10
+
+// applyFromMemoryLocked applies records up to the one with an id, as far as the
+// log and the mailboxes that they change are in memory. It reports whether that
+// record is applied now. It neither waits nor reads the store, and reads no more
+// than nowBytes of the log.
+func (p *partition) applyFromMemoryLocked(id uint64) bool {
+	if p.appliedID() >= id {
+		return true
+	}
+	if p.r.recent == nil || p.err != nil || p.fenced() {
+		return false
+	}
+	now, next := p.r.now(), p.next
+	for _, e := range p.r.recent.Recent(p.index, next, nowBytes) {
+		var rec envelope.Record
+		if p.appliedID() >= id || rec.UnmarshalVT(e.Value) != nil || !p.inMemory(&rec) || p.applyRecord(e.Offset, &rec, now) != nil {
+			break
+		}
+		p.next = e.Offset + 1
+	}
+	if p.next > next {
+		p.advancedLocked()
+	}
+	return p.appliedID() >= id
+}
+
+// inMemory reports whether a record can be applied without reading the store: it
+// is of a common kind, and the mailboxes of its users are in memory. The caller
+// holds mu.
+func (p *partition) inMemory(rec *envelope.Record) bool {
+	here := func(user string) bool { return p.users[user] != nil || !storable(user) }
+	switch {
+	case rec.Push != nil:
+		for _, user := range rec.Push.Users {
+			if !here(user) {
+				return false
+			}
+			if m := p.users[user]; m != nil && rec.Push.IdempotencyKey != "" && !m.keyless {
+				if _, used := m.used[rec.Push.IdempotencyKey]; !used {
+					return false
+				}
+			}
+		}
+		return true
+	case rec.Acks != nil:
+		for _, a := range rec.Acks.Acks {
+			if !here(a.User) {
+				return false
+			}
+		}
+		return true
+	case rec.Device != nil:
+		return here(rec.Device.User)
+	}
+	return false
 }
 
 func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
@@ -51,14 +117,20 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 		p.r.event("record_unreadable", "", fmt.Sprintf("partition %d offset %d", p.index, e.Offset))
 		return nil
 	}
-	id := envelope.ID(p.r.kept.Generation(), e.Offset)
-	if p.void(rec.Id, e.Offset) {
+	return p.applyRecord(e.Offset, &rec, now)
+}
+
+// applyRecord applies the record at an offset, unless it is void. The caller holds
+// mu.
+func (p *partition) applyRecord(offset int64, rec *envelope.Record, now time.Time) error {
+	id := envelope.ID(p.r.kept.Generation(), offset)
+	if p.void(rec.Id, offset) {
 		p.r.metrics.applied.WithLabelValues("void").Inc()
 		return nil
 	}
 	switch {
 	case rec.Push != nil:
-		return p.applyPush(id, &rec, now)
+		return p.applyPush(id, rec, now)
 	case rec.Acks != nil:
 		for _, a := range rec.Acks.Acks {
 			if !storable(a.User) {
@@ -91,11 +163,11 @@ func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
 		}
 		p.r.metrics.applied.WithLabelValues("claim").Inc()
 	case rec.Fence != nil:
-		p.fence = e.Offset
+		p.fence = offset
 		p.r.metrics.applied.WithLabelValues("fence").Inc()
 	case rec.Moved != nil:
 		p.r.metrics.applied.WithLabelValues("moved").Inc()
-		return p.applyMoved(id, &rec, now)
+		return p.applyMoved(id, rec, now)
 	default:
 		// A kind of a newer version: it is for newer nodes.
 		p.r.metrics.applied.WithLabelValues("unknown").Inc()

@@ -52,13 +52,41 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 			return nil, err
 		}
 	}
-	reply := &envelope.ResolveReply{Items: make([]*envelope.Resolved, len(req.Items))}
-	now := r.now().UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.here(); err != nil {
 		return nil, err
 	}
+	return p.resolveLocked(req), nil
+}
+
+// ResolveNow is Resolve from memory, for a caller that must never wait. It applies
+// the records itself if they change only mailboxes that are in memory. ok is false
+// if the answer would need the store, another goroutine, or a lock that is held.
+func (r *Router) ResolveNow(req *envelope.ResolveRequest) (reply *envelope.ResolveReply, ok bool) {
+	table := *r.table.Load()
+	if !isClosed(r.ready) || int(req.Partition) >= len(table) || r.cfg.Faults.NoApplied {
+		return nil, false
+	}
+	p := table[req.Partition]
+	if p == nil || !p.isUp() || !p.mu.TryLock() {
+		return nil, false
+	}
+	defer p.mu.Unlock()
+	if p.here() != nil {
+		return nil, false
+	}
+	if n := len(req.Items); n > 0 && !p.applyFromMemoryLocked(req.Items[n-1].Id) {
+		return nil, false
+	}
+	return p.resolveLocked(req), true
+}
+
+// resolveLocked answers from what was applied.
+func (p *partition) resolveLocked(req *envelope.ResolveRequest) *envelope.ResolveReply {
+	r := p.r
+	reply := &envelope.ResolveReply{Items: make([]*envelope.Resolved, len(req.Items))}
+	now := r.now().UnixMilli()
 	for i, item := range req.Items {
 		res := &envelope.Resolved{}
 		reply.Items[i] = res
@@ -84,7 +112,7 @@ func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*en
 			}
 		}
 	}
-	return reply, nil
+	return reply
 }
 
 // target returns the session as one that is to get a message. It takes one

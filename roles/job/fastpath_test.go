@@ -11,7 +11,7 @@ import (
 	"imgo/roles/job"
 )
 
-// followedTopic is a topic that can be followed. Who reads it waits until it is
+// followedTopic is a topic that can be followed. Its reads wait until the topic is
 // opened.
 type followedTopic struct {
 	*topic
@@ -47,8 +47,9 @@ func (l *followedTopic) Follow(fn func(partition int32)) (stop func()) {
 	}
 }
 
-// appended tells the follower; false: there is none.
-func (l *followedTopic) appended(p int32) bool {
+// commit calls the follower, as the log does after a commit. It reports whether there
+// is a follower.
+func (l *followedTopic) commit(p int32) bool {
 	l.mu.Lock()
 	fn := l.fn
 	l.mu.Unlock()
@@ -58,50 +59,51 @@ func (l *followedTopic) appended(p int32) bool {
 	return fn != nil
 }
 
-// startFollowed starts a job that follows, and waits until it carries at once:
-// its comets were told of a record "0" then.
+// startFollowed starts a job that follows the log, and waits until its fast path is
+// open: its comets have got a record "0" then.
 func startFollowed(t *testing.T) (*world, *followedTopic) {
 	l := &followedTopic{opened: make(chan struct{})}
-	w := start(t, func(_ *job.Config, d *job.Deps) {
+	w := start(t, func(w *world, _ *job.Config, d *job.Deps) {
 		l.topic = d.Kept.(*topic)
-		d.Kept, d.Here = l, true
+		d.Kept, d.Local = l, w.owner
 	})
 	w.kept.add(t, 0, push("0", "u"))
 	for end := time.Now().Add(10 * time.Second); w.comets["b"].all() == ""; time.Sleep(time.Millisecond) {
-		if l.appended(0); time.Now().After(end) {
-			t.Fatal("nothing was carried for who appended")
+		if l.commit(0); time.Now().After(end) {
+			t.Fatal("nothing was delivered on the fast path")
 		}
 	}
 	return w, l
 }
 
-func TestAppendedIsCarriedAtOnce(t *testing.T) {
+func TestFastPath(t *testing.T) {
 	w, l := startFollowed(t)
 	w.kept.add(t, 0, push("1", "u"))
 	w.kept.add(t, 0, &envelope.Record{Acks: &envelope.Acks{}})
-	l.appended(0)
+	l.commit(0)
 	for _, c := range []string{"a", "b"} {
-		if got, want := w.comets[c].all(), "0/1<1 1/1<1"; got != want { // without waiting
-			t.Fatalf("comet %s was told %q, want %q", c, got, want)
+		if got, want := w.comets[c].all(), "0/1<1 1/1<1"; got != want { // at once
+			t.Fatalf("comet %s got %q, want %q", c, got, want)
 		}
 	}
-	// The reader passes over that, and carries what nobody told of.
+	// The reader passes over that, and delivers what the fast path did not see.
 	w.kept.add(t, 0, push("2", "u"))
 	close(l.opened)
 	w.eventually("a", "0/1<1 1/1<1 2/1<1")
 	w.kept.add(t, 0, push("3", "u"))
 	w.eventually("b", "0/1<1 1/1<1 2/1<1 3/1<1")
 	w.stop()
-	if l.appended(0) {
-		t.Error("a job that has ended follows")
+	if l.commit(0) {
+		t.Error("a job that has ended follows the log")
 	}
 	if got := w.comets["a"].all(); got != "0/1<1 1/1<1 2/1<1 3/1<1" {
-		t.Errorf("comet a was told %q in the end", got)
+		t.Errorf("comet a got %q in the end", got)
 	}
 }
 
-// What cannot be carried at once is the reader's, in order.
-func TestNotAtOnce(t *testing.T) {
+// TestFastPathLeavesTheRestToTheReader shows that records that cannot be delivered at
+// once are delivered by the reader, in order.
+func TestFastPathLeavesTheRestToTheReader(t *testing.T) {
 	many := make([]string, 65)
 	for i := range many {
 		many[i] = "u"
@@ -125,9 +127,9 @@ func TestNotAtOnce(t *testing.T) {
 				set(func(*envelope.ResolveRequest) (*envelope.ResolveReply, error) { return nil, test.fail })
 			}
 			w.kept.add(t, 0, push("1", test.users...))
-			l.appended(0)
+			l.commit(0)
 			if got := w.comets["a"].all(); got != "0/1<1" {
-				t.Fatalf("comet a was told %q", got)
+				t.Fatalf("comet a got %q", got)
 			}
 			set(everyone("a", "b"))
 			close(l.opened)
@@ -137,7 +139,8 @@ func TestNotAtOnce(t *testing.T) {
 	}
 }
 
-// A comet that is being told is not waited for, and told in order.
+// TestBusyCometIsNotWaitedFor shows that the fast path does not wait for a comet that is
+// being pushed to, and that the comet gets everything in order.
 func TestBusyCometIsNotWaitedFor(t *testing.T) {
 	w, l := startFollowed(t)
 	entered, free := make(chan struct{}, 10), make(chan struct{})
@@ -148,25 +151,26 @@ func TestBusyCometIsNotWaitedFor(t *testing.T) {
 	}
 	w.kept.add(t, 0, push("1", "u"))
 	close(l.opened)
-	<-entered // by way of the reader and the queue
+	<-entered // on the normal path
 	w.kept.add(t, 1, push("2", "v"))
 	w.kept.add(t, 1, push("3", "v"))
-	l.appended(1)
+	l.commit(1)
 	close(free)
 	w.eventually("a", "0/1<1 1/1<1 2/1<1 3/1<1")
 }
 
-// Where owners and comets may be far nobody who appends calls them.
-func TestFarIsNotFollowed(t *testing.T) {
+// TestRemoteRouterMeansNoFastPath shows that the log is not followed if owners and
+// comets may be in other processes.
+func TestRemoteRouterMeansNoFastPath(t *testing.T) {
 	l := &followedTopic{opened: make(chan struct{})}
 	close(l.opened)
-	w := start(t, func(_ *job.Config, d *job.Deps) {
+	w := start(t, func(_ *world, _ *job.Config, d *job.Deps) {
 		l.topic = d.Kept.(*topic)
 		d.Kept = l
 	})
 	w.kept.add(t, 0, push("1", "u"))
 	w.eventually("a", "1/1<1")
-	if l.appended(0) {
+	if l.commit(0) {
 		t.Error("the log is followed")
 	}
 }

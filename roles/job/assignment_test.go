@@ -102,7 +102,7 @@ func grouped(t *testing.T, g *group, change func(*world)) *world {
 	if change != nil {
 		change(w)
 	}
-	w.run(func(_ *job.Config, d *job.Deps) { d.Group = g })
+	w.run(func(_ *world, _ *job.Config, d *job.Deps) { d.Group = g })
 	return w
 }
 
@@ -211,7 +211,7 @@ func TestHungOwnerIsLeft(t *testing.T) {
 	w := &world{t: t, kept: newTopic(1), live: newTopic(1), comets: comets{"a": {}}, reg: prometheus.NewRegistry()}
 	hung := &hungOwner{asked: make(chan struct{})}
 	owners := &ownerPair{now: hung}
-	w.run(func(c *job.Config, d *job.Deps) { d.Owners, c.ResolveTimeout = owners, time.Hour })
+	w.run(func(_ *world, c *job.Config, d *job.Deps) { d.Owners, c.ResolveTimeout = owners, time.Hour })
 	w.kept.add(t, 0, push("1", "u"))
 	<-hung.asked
 	owners.mu.Lock()

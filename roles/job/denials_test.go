@@ -199,7 +199,7 @@ func TestAnotherCometForgetsDenials(t *testing.T) {
 
 // Past the bound denials are forgotten, and nothing is lost.
 func TestDenialsAreBounded(t *testing.T) {
-	f := &flow{world: start(t, func(c *job.Config, _ *job.Deps) { c.DeniedRooms = 2 })}
+	f := &flow{world: start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.DeniedRooms = 2 })}
 	f.comets["a"].reply = denying(1, 5)
 	for i := range 6 {
 		f.send(fmt.Sprint("r", i))

@@ -1,0 +1,70 @@
+package job
+
+import "imgo/envelope"
+
+// deliveries are those of one read, by comet, in the order of the partition.
+type deliveries struct {
+	order []string
+	of    map[string]*cometDeliveries
+}
+
+type cometDeliveries struct {
+	last  uint64 // key of the newest delivery
+	items []item
+}
+
+// item is a delivery and, for a room's message, the denials that learn from the reply.
+type item struct {
+	d      *envelope.Delivery
+	denied *cometDenials
+}
+
+func newDeliveries() *deliveries { return &deliveries{of: make(map[string]*cometDeliveries)} }
+
+// to returns the delivery to a comet with a key, and makes it if it is new. Keys come in
+// the order of the read.
+func (ds *deliveries) to(comet string, key uint64, newDelivery func() *envelope.Delivery) *envelope.Delivery {
+	c := ds.of[comet]
+	if c == nil {
+		c = &cometDeliveries{}
+		ds.of[comet] = c
+		ds.order = append(ds.order, comet)
+	}
+	if c.last != key || len(c.items) == 0 {
+		c.last = key
+		c.items = append(c.items, item{d: newDelivery()})
+	}
+	return c.items[len(c.items)-1].d
+}
+
+// learnFrom makes the denials learn from the reply to the comet's newest delivery.
+func (ds *deliveries) learnFrom(comet string, denied *cometDenials) {
+	c := ds.of[comet]
+	c.items[len(c.items)-1].denied = denied
+}
+
+// enqueue queues each comet's deliveries. If direct is set, it claims the comets that
+// are idle instead; the caller must push the claims.
+func (ds *deliveries) enqueue(j *Job, r *reader, s *span, direct bool) (claims []claim) {
+	for _, comet := range ds.order {
+		b := &batch{topic: r.topic, items: ds.of[comet].items, span: s}
+		for _, it := range b.items {
+			b.size += deliverySize(it.d)
+		}
+		if c, ok := j.enqueue(comet, b, direct); ok {
+			claims = append(claims, c)
+		}
+	}
+	return claims
+}
+
+// deliverySize returns about how much memory a delivery takes, in bytes.
+func deliverySize(d *envelope.Delivery) int {
+	n := 128 + len(d.Body) + 32*len(d.To)
+	if d.Backlog != nil {
+		for _, k := range d.Backlog.Messages {
+			n += 64 + len(k.Body)
+		}
+	}
+	return n
+}
