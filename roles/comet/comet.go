@@ -15,8 +15,8 @@
 //
 // A connection that epoll waits for (transport.Pollable) costs its session
 // struct and no goroutine while it idles; one that has something to read borrows
-// a goroutine (readers.go), and what it is sent is written by whoever sends it,
-// without waiting (package outbox). Any other connection, TLS above all, has a
+// a worker (package admission), and what it is sent is written by whoever sends
+// it, without waiting (package outbox). Any other connection, TLS above all, has a
 // goroutine that reads, and one that writes while there is something to write.
 package comet
 
@@ -33,9 +33,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/roles/comet/admission"
 	"imgo/roles/comet/outbox"
 	"imgo/transport"
 	"imgo/transport/batch"
@@ -70,26 +70,24 @@ const (
 
 // Comet holds clients. Its methods are safe for concurrent use.
 type Comet struct {
-	cfg         Config
-	logic       Logic
-	log         zerolog.Logger
-	metrics     *metrics
-	table       *table
-	gate        *gate
-	connectRate *rate.Limiter // nil: no bound
-	batches     *batch.Pool   // nil: each frame is written by itself
-	outboxes    *outbox.Shared
-	lists       sessionLists
-	window      *flushWindow // nil: nothing is held back
-	readers     *readers
-	admission   *admission
-	catchUps    *catchUpQueue
-	announcer   *announcer
-	opener      *opener
-	recent      recent
-	acks        *batcher[*envelope.Ack]
-	detaches    *batcher[*envelope.Detached]
-	listeners   []transport.Listener
+	cfg       Config
+	logic     Logic
+	log       zerolog.Logger
+	metrics   *metrics
+	table     *table
+	batches   *batch.Pool // nil: each frame is written by itself
+	outboxes  *outbox.Shared
+	lists     sessionLists
+	window    *flushWindow       // nil: nothing is held back
+	workers   *admission.Workers // run what may wait
+	admission *admission.Controller
+	catchUps  *catchUpQueue
+	announcer *announcer
+	opener    *opener
+	recent    recent
+	acks      *batcher[*envelope.Ack]
+	detaches  *batcher[*envelope.Detached]
+	listeners []transport.Listener
 
 	// What sessions share that have nothing of it. Never written.
 	noExtras  extras
@@ -104,11 +102,8 @@ type Comet struct {
 	calls     context.Context
 	stopCalls context.CancelFunc
 
-	handshakes *transport.SharedDeadline // with those who have not sent their auth packet
-
-	mu      sync.Mutex
-	phase   phase
-	serving sync.WaitGroup // connections
+	mu    sync.Mutex
+	phase phase
 }
 
 // New makes a Comet and binds its listeners; clients are let in by Run. reg
@@ -121,16 +116,12 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	cfg.CatchUpBytes = min(cfg.CatchUpBytes, cfg.PendingBytes)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),
-		gate:  newGate(cfg.Connections, cfg.ConnectionsPerAddress),
-		epoch: time.Now(), handshakes: transport.NewSharedDeadline(cfg.HandshakeTimeout),
+		epoch: time.Now(), workers: admission.NewWorkers(),
 	}
 	// Session ids are unique over restarts: the high half is this start's.
 	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1
 	c.nextID.Store(c.incarnation << 32)
 	c.calls, c.stopCalls = context.WithCancel(context.Background())
-	if cfg.ConnectRate > 0 {
-		c.connectRate = rate.NewLimiter(rate.Limit(cfg.ConnectRate), max(cfg.ConnectBurst, 1))
-	}
 	if cfg.FlushInterval > 0 {
 		c.window = newFlushWindow(c)
 	}
@@ -143,18 +134,22 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c.outboxes = outbox.NewShared(outbox.Config{
 		PendingBytes: cfg.PendingBytes, WriteTimeout: cfg.SlowTimeout, Batches: c.batches,
 	})
-	c.readers = newReaders()
-	c.admission = newAdmission(c)
 	c.catchUps = &catchUpQueue{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
 	c.opener = newOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
 	var err error
-	if c.metrics, err = newMetrics(reg, c.outboxes, c.acks.queued, c.detaches.queued, c.admission.waiting); err != nil {
+	if c.metrics, err = newMetrics(reg, c.outboxes, c.acks.queued, c.detaches.queued); err != nil {
 		return nil, err
 	}
-	if err := c.listen(); err != nil {
+	limiter := admission.NewAcceptLimiter(cfg.Connections, cfg.ConnectionsPerAddress)
+	c.admission = admission.New(admission.Config{
+		Admit: c.admit, Context: c.calls, CallTimeout: cfg.CallTimeout,
+		HandshakeTimeout: cfg.HandshakeTimeout, MaxWait: cfg.ConnectWait, Rate: cfg.ConnectRate, Burst: cfg.ConnectBurst,
+		Metrics: c.metrics.admission(), Log: log,
+	}, limiter, c.workers)
+	if err := c.listen(limiter); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -162,11 +157,11 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 }
 
 // listen binds the configured listeners.
-func (c *Comet) listen() error {
+func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
 	for _, listen := range c.cfg.Listen {
 		l, err := listen(transport.ListenConfig{
-			MaxBody: c.cfg.MaxBody, Admit: c.gate.admit, Released: c.gate.released,
-			Refused:          func(reason string) { c.metrics.refused.WithLabelValues(refusedByListens + reason).Inc() },
+			MaxBody: c.cfg.MaxBody, Admit: limiter.Accept, Released: limiter.Closed,
+			Refused:          func(reason string) { c.metrics.refused.WithLabelValues(refusedListener + reason).Inc() },
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
 			// A connection may take this long from the end of Run's context to its own end.
 			Grace:  c.cfg.DrainTimeout + c.cfg.CloseTimeout,
@@ -287,7 +282,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	failed := make(chan error, len(c.listeners))
 	for _, l := range c.listeners {
 		listeners.Go(func() {
-			if err := l.Run(listening, c.accepted); err != nil {
+			if err := l.Run(listening, c.admission.Handle); err != nil {
 				failed <- err
 			}
 		})
@@ -322,8 +317,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	listeners.Wait()
 	close(stop)
 	c.stopCalls()
-	c.admission.stop()
-	c.readers.end()
+	c.workers.Stop()
 	c.catchUps.stop()
 	background.Wait()
 	timer := time.AfterFunc(c.cfg.CallTimeout, stopLast)

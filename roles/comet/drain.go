@@ -7,13 +7,6 @@ import (
 // drainStep is how often the drain closes the next few sessions.
 const drainStep = 10 * time.Millisecond
 
-// stopping says whether the comet drains or has.
-func (c *Comet) stopping() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.phase >= phaseStopping
-}
-
 // drain ends every connection: those that have not authenticated at once, the
 // sessions at the drain rate, so that their clients come back elsewhere one
 // after another, or faster where that would take longer than DrainTimeout.
@@ -21,8 +14,7 @@ func (c *Comet) drain() {
 	c.mu.Lock()
 	c.phase = phaseStopping
 	c.mu.Unlock()
-	c.handshakes.Stop()
-	c.admission.shut()
+	c.admission.Close()
 
 	gone := make(chan struct{})
 	var sessions []*session
@@ -32,7 +24,7 @@ func (c *Comet) drain() {
 	// Those that were connecting when the drain began are in the table by now,
 	// or are turned away.
 	go func() {
-		c.serving.Wait()
+		c.admission.Wait()
 		close(gone)
 	}()
 	deadline := time.After(c.cfg.CloseTimeout)

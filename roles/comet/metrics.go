@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/protocol"
+	"imgo/roles/comet/admission"
 	"imgo/roles/comet/outbox"
 )
 
@@ -66,7 +67,7 @@ type metrics struct {
 	// What every connect counts, found by its labels once.
 	sessionsOf [generations]prometheus.Gauge
 	connected  prometheus.Observer // connects that were accepted
-	auths      prometheus.Counter  // packets that are auth
+	waiting    prometheus.Gauge
 	delivery   prometheus.Histogram
 	throttled  prometheus.Counter
 	behind     atomic.Int64
@@ -74,7 +75,7 @@ type metrics struct {
 }
 
 func newMetrics(
-	reg prometheus.Registerer, outboxes *outbox.Shared, ackQueue, detachQueue, waiting func() float64,
+	reg prometheus.Registerer, outboxes *outbox.Shared, ackQueue, detachQueue func() float64,
 ) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
@@ -110,6 +111,10 @@ func newMetrics(
 			Name: "imgo_comet_delivery_seconds", Buckets: seconds,
 			Help: "From when a message was accepted to when it was queued for its sessions.",
 		}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "imgo_comet_waiting_clients",
+			Help: "Clients with a complete auth packet that wait for their turn.",
+		}),
 		throttled: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_comet_throttled_packets_total",
 			Help: "Packets that were read late because their session sends too many.",
@@ -118,7 +123,7 @@ func newMetrics(
 	for gen := range generations {
 		m.sessionsOf[gen] = m.sessions.WithLabelValues(gen.String())
 	}
-	m.connected, m.auths = m.connects.WithLabelValues("accepted"), m.packets.WithLabelValues("auth")
+	m.connected = m.connects.WithLabelValues("accepted")
 	messages := counter("messages_total", "Messages for sessions, by kind and outcome.", "kind", "outcome")
 	for k := range kinds {
 		for o := range outcomes {
@@ -130,13 +135,12 @@ func newMetrics(
 	}
 	for _, c := range []prometheus.Collector{
 		m.connections, m.sessions, m.refused, m.connects, m.closed, m.badPackets, m.packets, messages,
-		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled,
+		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled, m.waiting,
 		gaugeFunc("pending_bytes", "Bytes queued for sessions.", func() float64 { return float64(outboxes.PendingBytes()) }),
 		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
 		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", func() float64 { return float64(outboxes.Writing()) }),
 		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),
 		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
-		gaugeFunc("waiting_clients", "Clients with a complete auth packet that wait for their turn.", waiting),
 		gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue),
 	} {
 		if err := reg.Register(c); err != nil {
@@ -144,6 +148,14 @@ func newMetrics(
 		}
 	}
 	return m, nil
+}
+
+// admission returns the counters of package admission.
+func (m *metrics) admission() admission.Metrics {
+	return admission.Metrics{
+		Connections: m.connections, Waiting: m.waiting,
+		AuthPackets: m.packets.WithLabelValues("auth"), EarlyPackets: m.packets.WithLabelValues("before_auth"),
+	}
 }
 
 // add hands a call's outcomes over.

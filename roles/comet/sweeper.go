@@ -39,7 +39,7 @@ func (c *Comet) sweep(stop <-chan struct{}) {
 		for range (shardCount + heartbeatTicks - 1) / heartbeatTicks {
 			c.table.shards[next].each(c.checkAlive)
 			if next = (next + 1) % shardCount; next == 0 {
-				c.admission.trim()
+				c.workers.Trim()
 			}
 		}
 	}

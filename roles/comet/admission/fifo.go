@@ -1,0 +1,39 @@
+package admission
+
+// fifo is a queue. Its zero value is empty. It uses its memory again and gives
+// it back when it is empty after having been long.
+type fifo[T any] struct {
+	items []T
+	head  int // index of the first item
+}
+
+// maxKeptItems is the capacity up to which an empty fifo keeps its memory.
+const maxKeptItems = 256
+
+func (f *fifo[T]) len() int { return len(f.items) - f.head }
+
+func (f *fifo[T]) push(item T) {
+	if len(f.items) == cap(f.items) && f.head > len(f.items)/2 {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	f.items = append(f.items, item)
+}
+
+// first returns the first item of a fifo that is not empty.
+func (f *fifo[T]) first() T { return f.items[f.head] }
+
+// pop removes the first item of a fifo that is not empty, and returns it.
+func (f *fifo[T]) pop() T {
+	var none T
+	item := f.items[f.head]
+	f.items[f.head] = none
+	f.head++
+	if f.len() == 0 {
+		if f.items, f.head = f.items[:0], 0; cap(f.items) > maxKeptItems {
+			f.items = nil
+		}
+	}
+	return item
+}

@@ -1,0 +1,198 @@
+package admission
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"imgo/protocol"
+	"imgo/transport"
+)
+
+// Bounds of what a binary client may send before its auth packet. goim ignored
+// such packets, and its clients may rely on that. imgo 2016 closed the
+// connection, but none of its clients ever sent one. On the wire the two cannot
+// be told apart before auth, so a few packets are ignored. Text is imgo's alone
+// and version 2 is strict: there the first packet must be auth.
+const (
+	maxIgnored      = 16
+	maxIgnoredBytes = 16 << 10
+)
+
+// unreadableOp is the operation of a first packet that could not be read. It says
+// that the client did send something.
+const unreadableOp = -1
+
+// checkGoneAfter is how long a client must have waited before a system call
+// asks whether it is still there.
+const checkGoneAfter = 100 * time.Millisecond
+
+// handshake is a connection until it has a session or has ended. One goroutine
+// at a time has it: the one that reads, then the queue, then a worker.
+type handshake struct {
+	PendingConnect
+	controller *Controller
+	poll       transport.Pollable     // Conn, or nil: the connection has a goroutine
+	deadline   transport.DeadlineSlot // for the auth packet
+
+	ignored, ignoredBytes int
+
+	latest  time.Time     // until when it may wait for a slot
+	decided chan struct{} // closed when it is admitted or refused; nil if poll is set
+}
+
+// Readable and Writable make a handshake a transport.Waker. To read a handshake
+// never waits, so the poller's goroutine does it. Nothing waits to be written.
+func (h *handshake) Readable(bool) { h.read() }
+
+// Writable does nothing.
+func (h *handshake) Writable() {}
+
+// start begins with a connection. If the connection has a goroutine, this one,
+// start returns when the connection has ended.
+func (h *handshake) start() {
+	c := h.controller
+	if h.poll != nil {
+		h.poll.Attach(h)
+	}
+	if err := c.limiter.open(h.Conn.Remote().Addr()); err != nil {
+		h.refuse(err)
+		return
+	}
+	c.deadlines.Start(&h.deadline, h.Conn)
+	if h.poll != nil && h.poll.Rest() {
+		return // nothing has come yet, and no read was needed to know that
+	}
+	h.read()
+}
+
+// read reads up to the auth packet. All packets before it share one deadline, so
+// a client cannot buy time a byte at a time.
+func (h *handshake) read() {
+	for {
+		p, err := ReadPacket(h.Conn)
+		switch {
+		case errors.Is(err, transport.ErrIdle):
+			return
+		case err != nil:
+			if bad := (*transport.ProtocolError)(nil); errors.As(err, &bad) && h.Packet.Op == 0 {
+				h.Packet.Op = unreadableOp
+			}
+			h.fail(err)
+			return
+		case p.Op == protocol.OpAuth:
+			h.Packet = p
+			h.authenticate()
+			return
+		}
+		h.Packet = p
+		h.Packet.Body = nil
+		h.controller.cfg.Metrics.EarlyPackets.Inc()
+		h.ignored++
+		h.ignoredBytes += len(p.Body)
+		if h.Conn.Text() || p.Version == protocol.Version2 || h.ignored > maxIgnored || h.ignoredBytes > maxIgnoredBytes {
+			h.fail(&transport.ProtocolError{
+				Kind: "before_auth", Code: protocol.CloseBadPacket, Reason: "the first packet must be auth",
+			})
+			return
+		}
+	}
+}
+
+// fail refuses a connection that brought no auth packet.
+func (h *handshake) fail(err error) {
+	h.controller.deadlines.Cancel(&h.deadline)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = ErrHandshakeTimeout
+		if h.controller.isClosed() {
+			err = ErrStopping
+		}
+	}
+	h.refuse(err)
+}
+
+// authenticate queues a client that has sent its auth packet. If the connection
+// has a goroutine, this one, it goes on with the session.
+func (h *handshake) authenticate() {
+	c := h.controller
+	if c.deadlines.Cancel(&h.deadline) { // the time ended at this very moment
+		h.fail(os.ErrDeadlineExceeded)
+		return
+	}
+	c.cfg.Metrics.AuthPackets.Inc()
+	h.Started = time.Now()
+	if h.poll == nil {
+		h.decided = make(chan struct{})
+	}
+	if err := c.queue.add(h); err != nil {
+		h.refuse(err)
+		return
+	}
+	if h.poll != nil {
+		return
+	}
+	<-h.decided
+	if h.Session == nil {
+		c.Release(h.Conn)
+		return
+	}
+	h.Session.Run()
+}
+
+// Run admits a client that has a slot, or refuses one whose Err is set. It is
+// the worker's part.
+func (h *handshake) Run() {
+	c := h.controller
+	began, slot := time.Now(), h.Err == nil
+	if slot && h.Session == nil && h.gone(began) {
+		h.Err = io.EOF
+	}
+	err := c.cfg.Admit(c.callContext(began), &h.PendingConnect)
+	if err == nil {
+		h.goOn()
+	}
+	if slot {
+		c.queue.finish(h, began, err)
+	}
+}
+
+// goOn has the session read, or ends a connection that got none.
+func (h *handshake) goOn() {
+	switch {
+	case h.decided != nil:
+		close(h.decided)
+	case h.Session == nil:
+		h.controller.Release(h.Conn)
+	case !h.poll.Rest():
+		h.controller.workers.Run(h.Session)
+	}
+}
+
+// gone reports whether a client that has waited has left meanwhile.
+func (h *handshake) gone(now time.Time) bool {
+	return h.poll != nil && now.Sub(h.Started) > checkGoneAfter && h.poll.Gone()
+}
+
+// refuse ends a connection that never waited for a slot.
+func (h *handshake) refuse(err error) {
+	c := h.controller
+	h.Err = err
+	_ = c.cfg.Admit(c.cfg.Context, &h.PendingConnect)
+	c.Release(h.Conn)
+}
+
+// ReadPacket returns the client's next packet. The error transport.ErrIdle says
+// that the connection is parked, and that its Waker is told when more comes.
+func ReadPacket(conn transport.Conn) (transport.Packet, error) {
+	poll, ok := conn.(transport.Pollable)
+	if !ok {
+		return conn.ReadPacket()
+	}
+	for {
+		p, err := poll.TryReadPacket()
+		if !errors.Is(err, transport.ErrIdle) || poll.Park() {
+			return p, err
+		}
+	}
+}

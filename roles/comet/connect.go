@@ -1,0 +1,233 @@
+package comet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"imgo/envelope"
+	"imgo/protocol"
+	"imgo/roles/comet/admission"
+	"imgo/transport"
+)
+
+// Labels of imgo_comet_refused_total.
+const (
+	refusedFull     = "max_connections"
+	refusedAddress  = "max_per_address"
+	refusedRate     = "connect_rate"
+	refusedWait     = "connect_wait"
+	refusedStopping = "stopping"
+	refusedFirst    = "first_packet" // not auth, or not a packet
+	refusedTimeout  = "handshake_timeout"
+	refusedLeft     = "client_left"
+	refusedAuthBody = "auth_body"
+	refusedLogic    = "logic"     // logic refused the client, or failed
+	refusedListener = "listener_" // and the listener's own reason
+)
+
+// refuseTimeout bounds the write of op 6 to a connection that has no session.
+const refuseTimeout = time.Second
+
+// Serve takes a connection over and returns at once. Run returns only after the
+// connection has ended. Tests bring their own connections by it. A comet that is
+// stopping, or has stopped, says so to the client and closes.
+func (c *Comet) Serve(conn transport.Conn) { c.admission.Serve(conn) }
+
+// admit makes a session of a client with an auth packet, or refuses it. It is
+// the callback of package admission. An error says that logic could not decide.
+func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
+	s, _ := p.Session.(*session) // of an earlier try
+	if p.Err != nil {
+		c.refusePending(p, s)
+		return nil
+	}
+	auth, err := parseAuth(p.Packet.Body, c.cfg.RoomsPerSession)
+	if err != nil {
+		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
+		c.refuse(p, refusedAuthBody, protocol.CloseBadPacket, err.Error())
+		return nil
+	}
+	if s == nil {
+		s = c.newSession(p.Conn, p.Packet, &auth)
+		p.Session = s
+		if poll, ok := p.Conn.(transport.Pollable); ok {
+			poll.Attach(s)
+		}
+		// The table comes before logic: what router sends from the moment that it
+		// knows the session must find it.
+		c.table.insert(s)
+		// From now on the sweep closes a client that falls silent.
+		_ = p.Conn.SetReadDeadline(time.Time{})
+	}
+	return s.connect(ctx, p, &auth)
+}
+
+// refusePending refuses a client for p.Err. s is its session if logic has been
+// asked about it already, else nil.
+func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
+	stopping := errors.Is(p.Err, admission.ErrStopping)
+	if s != nil && stopping {
+		s.shutDown()
+		return
+	}
+	if s != nil {
+		c.metrics.refused.WithLabelValues(refusedWait).Inc()
+		s.refused(p.Started, protocol.CloseOverload, "the server cannot take the connection now")
+		return
+	}
+	var bad *transport.ProtocolError
+	switch {
+	case stopping:
+		c.refuse(p, refusedStopping, protocol.CloseShutdown, "the server is stopping")
+	case errors.Is(p.Err, admission.ErrMaxConnections):
+		c.refuse(p, refusedFull, protocol.CloseOverload, "the server has as many connections as it may")
+	case errors.Is(p.Err, admission.ErrMaxPerAddress):
+		c.refuse(p, refusedAddress, protocol.CloseOverload,
+			fmt.Sprintf("more than %d connections from one address", c.cfg.ConnectionsPerAddress))
+	case errors.Is(p.Err, admission.ErrHandshakeTimeout):
+		c.refuse(p, refusedTimeout, protocol.CloseHandshakeTimeout, "no auth packet in time")
+	case errors.Is(p.Err, admission.ErrRate):
+		c.refuse(p, refusedRate, protocol.CloseOverload, "too many clients connect at a time")
+	case errors.Is(p.Err, admission.ErrWait):
+		c.refuse(p, refusedWait, protocol.CloseOverload, "the server could not take the connection in time")
+	case errors.As(p.Err, &bad):
+		c.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
+		c.refuse(p, refusedFirst, bad.Code, bad.Reason)
+	default: // the client left
+		c.metrics.refused.WithLabelValues(refusedLeft).Inc()
+	}
+}
+
+// refuse sends op 6 to a client without a session and closes the connection. A
+// client that may choose the form of its frames, and has sent nothing yet, gets
+// no op 6: there the transport's own close frame has the code and the reason.
+func (c *Comet) refuse(p *admission.PendingConnect, label string, code protocol.CloseCode, reason string) {
+	conn := p.Conn
+	c.metrics.refused.WithLabelValues(label).Inc()
+	c.metrics.ended(code)
+	if e := c.log.Debug(); e.Enabled() {
+		e.Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
+	}
+	if !conn.Traits().ClientPicksForm || p.Packet.Op != 0 || conn.Text() {
+		gen, form := identify(p.Packet, conn.Text(), &authBody{})
+		version := p.Packet.Version
+		if gen != genV2 && version == 0 {
+			version = 1
+		}
+		var others []string
+		if code == protocol.CloseShutdown {
+			others = c.others(gen, conn.Traits().Scheme)
+		}
+		b := encodeDisconnect(wireForm(conn, form), version, code, reason, others)
+		if poll, ok := conn.(transport.Pollable); ok {
+			_, _, _ = poll.TryWriteOne(b)
+		} else {
+			_ = conn.Write(time.Now().Add(refuseTimeout), b)
+		}
+	}
+	_ = conn.Close(code, reason)
+}
+
+// wireForm returns the form in which frames of form are written to conn.
+func wireForm(conn transport.Conn, form transport.Form) transport.Form {
+	if conn.Traits().Framed {
+		return form.Framed()
+	}
+	return form
+}
+
+func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
+	gen, form := identify(p, conn.Text(), auth)
+	s := &session{
+		comet: c, id: c.nextID.Add(1), since: time.Now().UnixMilli(),
+		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,
+		device: auth.device, extras: &c.noExtras, catchUp: &c.noCatchUp,
+	}
+	clientAcks := gen == genV2 && auth.acks
+	s.out.Init(c.outboxes, conn, !clientAcks)
+	if auth.platform != "" || auth.key != "" || len(auth.accepts) > 0 {
+		s.ownExtras()
+		s.platform, s.key, s.accepts = auth.platform, auth.key, auth.accepts
+	}
+	if c.window != nil {
+		s.broadcastSeq = c.window.newest()
+	}
+	if !c.cfg.Faults.NoBehindFirst {
+		s.setBehindLocked(true)
+		s.catchUp.sent(c.now(), 0) // Connect answers with the first backlog
+	}
+	s.heard.Store(int64(c.now()))
+	return s
+}
+
+// connect asks logic who the client is, and makes the session live or closes it.
+// It returns an error if logic could not decide.
+func (s *session) connect(ctx context.Context, p *admission.PendingConnect, auth *authBody) error {
+	c := s.comet
+	s.out.Lock()
+	if s.state != stateConnecting { // it was closed while it waited for another try
+		s.out.Unlock()
+		return nil
+	}
+	info := s.describeLocked()
+	s.out.Unlock()
+	info.Rooms = auth.rooms // it joins them once logic has admitted it
+	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid})
+	switch {
+	case isTemporary(err) && c.calls.Err() == nil:
+		c.metrics.callErrors.WithLabelValues("connect").Inc()
+		return err
+	case err != nil:
+		code, reason := refusal(err)
+		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
+		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(p.Conn)).Int32("code", int32(code)).Msg("client refused")
+		if code == protocol.CloseOverload {
+			c.metrics.callErrors.WithLabelValues("connect").Inc()
+		}
+		s.refused(p.Started, code, reason)
+		return nil
+	}
+	c.metrics.connected.Observe(time.Since(p.Started).Seconds())
+	s.activate(p.Packet.Seq, auth.rooms, reply)
+	return nil
+}
+
+// refused closes a session that does not become live.
+func (s *session) refused(started time.Time, code protocol.CloseCode, reason string) {
+	s.comet.metrics.connects.WithLabelValues("refused").Observe(time.Since(started).Seconds())
+	s.close(code, reason)
+}
+
+// isTemporary reports whether logic could not decide, so that it is to be asked
+// again.
+func isTemporary(err error) bool {
+	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
+}
+
+// refusal returns what a client is told about an error of logic.Connect. An
+// error that is not the client's fault is told as overload, so that the client
+// comes back.
+func refusal(err error) (protocol.CloseCode, string) {
+	code := protocol.CloseOverload
+	switch envelope.CodeOf(err) {
+	case envelope.CodeUnauthorized, envelope.CodeNotFound:
+		code = protocol.CloseAuthFailed
+	case envelope.CodeExpired:
+		code = protocol.CloseTokenExpired
+	case envelope.CodeRevoked:
+		code = protocol.CloseTokenRevoked
+	case envelope.CodeTooMany:
+		code = protocol.CloseTooManySessions
+	case envelope.CodeInvalid:
+		code = protocol.CloseBadPacket
+	case envelope.CodeTooLarge:
+		code = protocol.CloseTooLarge
+	}
+	var e *envelope.Error
+	if code == protocol.CloseOverload || !errors.As(err, &e) {
+		return code, "the server cannot take the connection now"
+	}
+	return code, e.Error()
+}
