@@ -186,7 +186,8 @@ func TestVerify(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	if report.OK || report.Users != 5 || report.Violations["late"] != report.Deliveries.Late || report.First == nil || report.First.Accepted == nil ||
+	if report.OK || report.Users != 5 || report.Violations["late"] != report.Deliveries.Late || report.First == nil ||
+		report.First.Accepted == nil ||
 		report.Deliveries.P50 <= 0 || report.Deliveries.P50 > report.Deliveries.P99 || report.Deliveries.P99 > report.Deliveries.Max {
 		t.Errorf("the report is %s", out)
 	}

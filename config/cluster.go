@@ -78,7 +78,8 @@ func (v *validation) cluster() {
 			host, port = strings.Trim(address, "[]"), "7946"
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /,") {
-			v.refuse("cluster.join", fmt.Sprintf("has %q, which is no address", address), "write host or host:port, such as 10.0.0.1 or imgo.internal:7946 (IPv6: [::1]:7946)")
+			v.refuse("cluster.join", fmt.Sprintf("has %q, which is no address", address),
+				"write host or host:port, such as 10.0.0.1 or imgo.internal:7946 (IPv6: [::1]:7946)")
 		}
 	}
 	gossip := v.listenAddress("cluster.gossip", "--gossip", c.Gossip, ":7946")
@@ -90,14 +91,17 @@ func (v *validation) cluster() {
 	}
 	const mend = "give every node the same secret (IMGO_CLUSTER_SECRET), such as the output of: openssl rand -hex 32"
 	if n := len(c.Secret); n > 0 && n < minSecret {
-		v.refuse("cluster.secret", fmt.Sprintf("has %d bytes", n), fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
+		v.refuse("cluster.secret", fmt.Sprintf("has %d bytes", n),
+			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
 	}
 	if gossip.on && !gossip.loopback && c.Secret == "" {
-		v.refuse("cluster.gossip", fmt.Sprintf("is %s, beyond loopback, and there is no cluster.secret: anybody who can reach it could join", c.Gossip),
+		v.refuse("cluster.gossip",
+			fmt.Sprintf("is %s, beyond loopback, and there is no cluster.secret: anybody who can reach it could join", c.Gossip),
 			mend+", or gossip on 127.0.0.1:"+strconv.Itoa(gossip.port))
 	}
 	if rpc.on && !rpc.loopback && c.Secret == "" && c.TLSCert == "" {
-		v.refuse("cluster.rpc", fmt.Sprintf("is %s, beyond loopback, and there is neither cluster.secret nor a certificate: anybody who can reach it could push", c.RPC),
+		v.refuse("cluster.rpc",
+			fmt.Sprintf("is %s, beyond loopback, and there is neither cluster.secret nor a certificate: anybody who can reach it could push", c.RPC),
 			mend+", or listen on 127.0.0.1:"+strconv.Itoa(rpc.port))
 	}
 	v.advertised("cluster.gossip_address", c.GossipAddress)
@@ -126,7 +130,8 @@ func (v *validation) advertised(key, address string) {
 	n, perr := strconv.ParseUint(port, 10, 16)
 	ip := net.ParseIP(host)
 	if err != nil || perr != nil || n == 0 || host == "" || len(address) > maxAdvertised || ip != nil && ip.IsUnspecified() {
-		v.refuse(key, fmt.Sprintf("is %q, which others cannot connect to", address), "write the host and port by which they reach this node, such as 10.0.0.1:7170")
+		v.refuse(key, fmt.Sprintf("is %q, which others cannot connect to", address),
+			"write the host and port by which they reach this node, such as 10.0.0.1:7170")
 	}
 }
 
@@ -143,10 +148,12 @@ func (v *validation) kafka() {
 		v.refuse("kafka.prefix", fmt.Sprintf("is %q", k.Prefix), fmt.Sprintf("use 1 to %d of the letters a-z A-Z 0-9 . _ -", MaxNodeID))
 	}
 	if k.Replication > 0 && k.MinInSync > k.Replication {
-		v.refuse("kafka.min_in_sync", fmt.Sprintf("is %d, more than the %d copies of kafka.replication: every push would be refused", k.MinInSync, k.Replication), "lower it")
+		v.refuse("kafka.min_in_sync",
+			fmt.Sprintf("is %d, more than the %d copies of kafka.replication: every push would be refused", k.MinInSync, k.Replication), "lower it")
 	}
 	if (k.SASL != "none") != (k.User != "" && k.Password != "") {
-		v.refuse("kafka.sasl", fmt.Sprintf("is %s, which does not go with kafka.user and kafka.password", k.SASL), "give all three, or none of them")
+		v.refuse("kafka.sasl", fmt.Sprintf("is %s, which does not go with kafka.user and kafka.password", k.SASL),
+			"give all three, or none of them")
 	}
 	if !k.TLS && (k.TLSCA != "" || k.TLSCert != "") {
 		v.refuse("kafka.tls", "is off, but files for it are given", "set kafka.tls = true, or leave them out")

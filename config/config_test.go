@@ -217,18 +217,23 @@ func TestFileIsStrict(t *testing.T) {
 		text string
 		want []string
 	}{
-		"unknown key":      {"[limits]\n\nconections = 10\n", []string{"imgo.toml:3:1:", `unknown key "limits.conections"`, `did you mean "limits.connections"?`, "     3 | conections = 10", "       | ^"}},
-		"two unknown keys": {"colour = 1\n[comet]\ntcpp = \":1\"\n", []string{"imgo.toml:1:1:", `"colour"`, "config init", "imgo.toml:3:1:", `"comet.tcp"?`}},
-		"unknown table":    {"[commet]\ntcp = \":1\"\n", []string{"imgo.toml:1:2:", `unknown key "commet"`, `"comet"?`}},
-		"wrong type":       {"[limits]\nconnections = \"many\"\n", []string{"imgo.toml:2:15:", "limits.connections", "(string)", "a whole number"}},
+		"unknown key": {"[limits]\n\nconections = 10\n",
+			[]string{"imgo.toml:3:1:", `unknown key "limits.conections"`, `did you mean "limits.connections"?`, "     3 | conections = 10",
+				"       | ^"}},
+		"two unknown keys": {"colour = 1\n[comet]\ntcpp = \":1\"\n",
+			[]string{"imgo.toml:1:1:", `"colour"`, "config init", "imgo.toml:3:1:", `"comet.tcp"?`}},
+		"unknown table": {"[commet]\ntcp = \":1\"\n", []string{"imgo.toml:1:2:", `unknown key "commet"`, `"comet"?`}},
+		"wrong type": {"[limits]\nconnections = \"many\"\n",
+			[]string{"imgo.toml:2:15:", "limits.connections", "(string)", "a whole number"}},
 		"bare duration":    {"[protocol]\nheartbeat = 60\n", []string{"imgo.toml:2:", "protocol.heartbeat", `"5s"`}},
 		"bad duration":     {"[protocol]\nheartbeat = \"60\"\n", []string{"imgo.toml:2:13:", "protocol.heartbeat", `"5s"`}},
 		"bad size":         {"[protocol]\nmax_body = \"64 kilos\"\n", []string{"imgo.toml:2:12:", "protocol.max_body", `"64KiB"`}},
 		"section is value": {"limits = 3\n", []string{"imgo.toml:1:", "limits", "[limits]"}},
 		"broken":           {"[limits\n", []string{"imgo.toml:1:", "[limits"}},
 		"twice":            {"[comet]\ntcp = \":1\"\ntcp = \":2\"\n", []string{"imgo.toml:3:", "already defined"}},
-		"api key's key":    {"[[http.api_keys]]\nnam = \"x\"\n", []string{"imgo.toml:2:1:", `unknown key "http.api_keys.nam"`, `"http.api_keys.name"?`}},
-		"fraction":         {"[limits]\nconnections = 1.5\n", []string{"imgo.toml:2:", "a whole number"}},
+		"api key's key": {"[[http.api_keys]]\nnam = \"x\"\n",
+			[]string{"imgo.toml:2:1:", `unknown key "http.api_keys.nam"`, `"http.api_keys.name"?`}},
+		"fraction": {"[limits]\nconnections = 1.5\n", []string{"imgo.toml:2:", "a whole number"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := config.Load(config.Sources{File: writeFile(t, test.text)})
@@ -272,8 +277,9 @@ func wantProblem(t *testing.T, err error, parts ...string) {
 
 func TestShowRedacts(t *testing.T) {
 	cfg := load(t, config.Sources{
-		Environ: []string{"IMGO_HTTP_API_KEYS=backend:hush-hush-hush-hush,other:hush-hush-hush-husk:2.5", "IMGO_AUTH_JWT_SECRET=hush-hush-hush-hush-hush-hush-hush"},
-		Flags:   map[string][]string{"comet.tcp": {"127.0.0.1:1"}},
+		Environ: []string{"IMGO_HTTP_API_KEYS=backend:hush-hush-hush-hush,other:hush-hush-hush-husk:2.5",
+			"IMGO_AUTH_JWT_SECRET=hush-hush-hush-hush-hush-hush-hush"},
+		Flags: map[string][]string{"comet.tcp": {"127.0.0.1:1"}},
 	})
 	show := string(cfg.Show())
 	if strings.Contains(show, "hush") {

@@ -104,7 +104,8 @@ func (k *Key) placeholder() string {
 		return strings.Join(k.Choices, "|")
 	case k.IsBool():
 		return "true|false"
-	case !k.IsDuration() && !k.IsSize() && (k.Type.Kind() == reflect.Int || k.Type.Kind() == reflect.Int64 || k.Type.Kind() == reflect.Float64):
+	case !k.IsDuration() && !k.IsSize() &&
+		(k.Type.Kind() == reflect.Int || k.Type.Kind() == reflect.Int64 || k.Type.Kind() == reflect.Float64):
 		return "n"
 	}
 	switch word := strings.Trim(strings.SplitN(k.Unit+" ", " ", 2)[0], ","); word {

@@ -200,7 +200,8 @@ func (v *validation) http() listener {
 		case key.Name == "":
 			v.refuse("http.api_keys", "has a key without a name", "name it after its caller: it is what logs and limits show")
 		case strings.Contains(key.Name, "/") || envelope.CheckName("name", key.Name) != nil:
-			v.refuse("http.api_keys", fmt.Sprintf("has the name %q", key.Name), fmt.Sprintf("use up to %d bytes without a slash or control characters", protocol.MaxNameBytes))
+			v.refuse("http.api_keys", fmt.Sprintf("has the name %q", key.Name),
+				fmt.Sprintf("use up to %d bytes without a slash or control characters", protocol.MaxNameBytes))
 		case names[key.Name]:
 			v.refuse("http.api_keys", fmt.Sprintf("has two keys named %q", key.Name), "give each its own name")
 		}
@@ -209,7 +210,8 @@ func (v *validation) http() listener {
 			v.refuse("http.api_keys", fmt.Sprintf("%q has a key of %d bytes", key.Name, len(key.Key)),
 				fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 16", minAPIKey))
 		case strings.ContainsFunc(key.Key, func(r rune) bool { return r <= ' ' || r > '~' }):
-			v.refuse("http.api_keys", fmt.Sprintf("%q has a key with spaces or other letters than ASCII", key.Name), "use letters, digits and signs only")
+			v.refuse("http.api_keys", fmt.Sprintf("%q has a key with spaces or other letters than ASCII", key.Name),
+				"use letters, digits and signs only")
 		case keys[key.Key]:
 			v.refuse("http.api_keys", fmt.Sprintf("%q has the same key as another", key.Name), "give each caller its own")
 		}
@@ -271,7 +273,8 @@ func (v *validation) auth(comet []listener, http listener) {
 		}
 	}
 	if n := len(a.JWTSecret); n > 0 && n < minJWTSecret {
-		v.refuse("auth.jwt_secret", fmt.Sprintf("has %d bytes", n), fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minJWTSecret))
+		v.refuse("auth.jwt_secret", fmt.Sprintf("has %d bytes", n),
+			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minJWTSecret))
 	}
 	v.readable("auth.jwt_public_key", a.JWTPublicKey)
 	v.readable("auth.jwks_file", a.JWKSFile)
@@ -298,7 +301,8 @@ func (v *validation) open(listeners []listener) {
 		}
 	}
 	if len(beyond) > 0 {
-		v.refuse("auth.mode", fmt.Sprintf("is none, so anybody could be anybody, while %s can be reached from beyond this machine", strings.Join(beyond, " and ")),
+		v.refuse("auth.mode",
+			fmt.Sprintf("is none, so anybody could be anybody, while %s can be reached from beyond this machine", strings.Join(beyond, " and ")),
 			fmt.Sprintf("add %s, or use tokens (auth.mode = \"token\")", strings.Join(mend, " ")))
 	}
 }
@@ -307,14 +311,19 @@ func (v *validation) open(listeners []listener) {
 func (v *validation) kept() {
 	k := &v.cfg.Kept
 	if k.TTL > k.MaxTTL {
-		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", v.show("kept.ttl"), v.show("kept.max_ttl")), "lower it, or raise kept.max_ttl")
+		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", v.show("kept.ttl"), v.show("kept.max_ttl")),
+			"lower it, or raise kept.max_ttl")
 	}
 	if k.Retention < k.MaxTTL {
-		v.refuse("kept.retention", fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", v.show("kept.retention"), v.show("kept.max_ttl")),
+		v.refuse("kept.retention",
+			fmt.Sprintf("is %s, shorter than kept.max_ttl (%s): a message could outlive the log that it is rebuilt from", v.show("kept.retention"),
+				v.show("kept.max_ttl")),
 			"raise it, or lower kept.max_ttl")
 	}
 	if k.Retention < k.IdempotencyTTL {
-		v.refuse("kept.idempotency_ttl", fmt.Sprintf("is %s, longer than kept.retention (%s)", v.show("kept.idempotency_ttl"), v.show("kept.retention")), "lower it, or raise kept.retention")
+		v.refuse("kept.idempotency_ttl",
+			fmt.Sprintf("is %s, longer than kept.retention (%s)", v.show("kept.idempotency_ttl"),
+				v.show("kept.retention")), "lower it, or raise kept.retention")
 	}
 }
 
@@ -330,7 +339,8 @@ func (v *validation) delivery() {
 		{"live.max_bytes", "message", cfg.Live.MaxBytes},
 	} {
 		if room.bytes < cfg.Protocol.MaxBody {
-			v.refuse(room.key, fmt.Sprintf("is %s, less than one %s (protocol.max_body is %s)", v.show(room.key), room.one, v.show("protocol.max_body")),
+			v.refuse(room.key, fmt.Sprintf("is %s, less than one %s (protocol.max_body is %s)", v.show(room.key), room.one,
+				v.show("protocol.max_body")),
 				"raise it, or lower protocol.max_body")
 		}
 	}

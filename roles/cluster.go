@@ -21,19 +21,19 @@ import (
 	"imgo/roles/logic/tokenlog"
 )
 
-// cluster is what a node has to be one of several.
+// cluster is the part of a node that connects it to the other nodes.
 type cluster struct {
-	server  *rpc.Server
-	pool    *rpc.Pool
-	peers   atomic.Pointer[peers] // of the core of the moment
-	looking sync.Mutex            // one look at who is there at a time
-	members *members.Members
-	census  *census
+	server     *rpc.Server
+	pool       *rpc.Pool
+	remote     atomic.Pointer[remoteRoles] // of the core that serves
+	refreshing sync.Mutex                  // one refresh of the cluster state at a time
+	members    *members.Members
+	status     *statusReport
 
 	metaMu sync.Mutex
 	meta   *envelope.NodeMeta
 
-	bus    *bus.Bus // nil: not open
+	bus    *bus.Bus // nil until it is open
 	growth *growth.Growth
 	live   *bus.Log
 	tokens *tokenlog.Tokens // nil: no logic here
@@ -41,21 +41,23 @@ type cluster struct {
 	kept   map[uint16]*bus.Log // by generation
 }
 
-// Network lets tests cut nodes off from one another; both are asked at every
-// packet and connection, with the address at the other end.
+// Network lets tests cut nodes off from one another. Both functions are called for
+// each packet or connection, with the address of the other end.
 type Network struct {
-	// Gossip says whether nothing may go to a gossip address.
+	// Gossip reports whether nothing may go to a gossip address.
 	Gossip func(address string) bool
-	// Dial makes connections to where another node is called.
+	// Dial connects to the address at which another node takes calls.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
-// bindCluster binds where other nodes call this one; the node's name may
-// depend on it.
+// bindCluster binds the address at which this node takes calls of other nodes. The
+// node's name may depend on it.
 func (n *Node) bindCluster() (err error) {
 	c := &cluster{kept: make(map[uint16]*bus.Log)}
-	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey, CAFile: n.cfg.Cluster.TLSCA}
-	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log, Metrics: n.metrics}); err != nil {
+	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey,
+		CAFile: n.cfg.Cluster.TLSCA}
+	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log,
+		Metrics: n.metrics}); err != nil {
 		return fmt.Errorf("%w%s", err, mendListen(err, "--rpc"))
 	}
 	n.cluster = c
@@ -63,9 +65,9 @@ func (n *Node) bindCluster() (err error) {
 	return err
 }
 
-// clusterName is a node's name where none is set: the host's and what tells
-// the processes of one host apart, and the same at every start, since a
-// router's partitions go by it.
+// clusterName returns a node's name where none is set: the host's name and what
+// tells the processes of one host apart. It is the same at each start, since it
+// decides which partitions a router owns.
 func clusterName(host string, rpc net.Addr) string {
 	ip, port, _ := net.SplitHostPort(rpc.String())
 	if a := net.ParseIP(ip); a != nil && !a.IsUnspecified() {
@@ -74,8 +76,8 @@ func clusterName(host string, rpc net.Addr) string {
 	return host[:min(len(host), config.MaxNodeID-1-len(port))] + "-" + port
 }
 
-// joinCluster makes this node known to the others. Everything that they are
-// told is bound by now.
+// joinCluster makes this node known to the others. All addresses that they are told
+// are bound by now.
 func (n *Node) joinCluster() (err error) {
 	c, cfg, kept := n.cluster, n.cfg.Cluster, n.core.Load().kept
 	meta := &envelope.NodeMeta{
@@ -83,7 +85,7 @@ func (n *Node) joinCluster() (err error) {
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
 		Http: reachable(n.listener.Addr()), Endpoints: n.endpoints(),
 	}
-	// Four probes of a dead node fit into the time, and the word of it.
+	// Four probes of a dead node fit into dead_after, and the news of its death.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)
 	c.members, err = members.New(members.Options{
 		Name: n.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
@@ -101,11 +103,12 @@ func (n *Node) joinCluster() (err error) {
 			meta.Rpc = net.JoinHostPort(host, port)
 		}
 	}
-	c.meta, c.peers.Load().members = meta, c.members
+	c.meta, c.remote.Load().members = meta, c.members
 	return c.members.UpdateMeta(meta)
 }
 
-// GossipAddr is where this node gossips, host:port; "": it is alone.
+// GossipAddr returns the address at which this node gossips, host:port, or "" where
+// it is alone.
 func (n *Node) GossipAddr() string {
 	if n.cluster == nil {
 		return ""
@@ -113,7 +116,8 @@ func (n *Node) GossipAddr() string {
 	return n.cluster.members.Advertised()
 }
 
-// RPCAddr is where other nodes call this one, host:port; "": it is alone.
+// RPCAddr returns the address at which this node takes calls of other nodes,
+// host:port, or "" where it is alone.
 func (n *Node) RPCAddr() string {
 	if n.cluster == nil {
 		return ""
@@ -121,8 +125,8 @@ func (n *Node) RPCAddr() string {
 	return n.cluster.server.Addr().String()
 }
 
-// reachable is an address that others can use; "" for one that is everywhere
-// on this host.
+// reachable returns an address that other hosts can use, or "" for a listener that
+// is bound to every address of this host.
 func reachable(a net.Addr) string {
 	if a == nil {
 		return ""
@@ -134,13 +138,13 @@ func reachable(a net.Addr) string {
 	return a.String()
 }
 
-// short keeps a version within what gossip has room for.
+// short cuts a version to a length that gossip has room for.
 func short(version string) string { return version[:min(len(version), 40)] }
 
-// know tells a core's view of the other nodes which roles are here, where a
-// call need not leave the process, and what the others are to be offered. It is
-// for before the core runs.
-func (n *Node) know(c *core) {
+// register tells a core's view of the cluster which roles run in this process, so
+// that calls to them stay in it, and which services to offer to the others. It must
+// be called before the core runs.
+func (n *Node) register(c *core) {
 	s := rpc.Services{Status: n, Generation: c.kept.Generation()}
 	// A nil pointer must stay a nil interface.
 	if c.router != nil {
@@ -152,12 +156,12 @@ func (n *Node) know(c *core) {
 	if n.comet != nil {
 		s.Comet = n.comet
 	}
-	c.peers.router, c.peers.logic, c.peers.comet = s.Router, s.Logic, s.Comet
+	c.remote.router, c.remote.logic, c.remote.comet = s.Router, s.Logic, s.Comet
 	c.offered = s
 }
 
-// stages are what has to run before the roles, and after them on the way down:
-// a node takes the others' calls and follows gossip to the end.
+// stages returns the parts that start before the roles and stop after them: a node
+// takes calls of others and follows gossip to the end.
 func (c *cluster) stages() []stage {
 	all := []stage{
 		{name: "calls of other nodes", run: c.server.Run},
@@ -170,12 +174,12 @@ func (c *cluster) stages() []stage {
 	return all
 }
 
-// leaveTime bounds how long the others are told that this node goes.
+// leaveTime bounds the time for telling the others that this node leaves.
 const leaveTime = 2 * time.Second
 
-// gossip follows who is there until ctx is done, then says goodbye.
+// gossip runs the members until ctx is done, and then leaves the cluster.
 func (c *cluster) gossip(ctx context.Context) error {
-	// The members go on until they have left.
+	// The members run on until this node has left.
 	mctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(mctx)
@@ -191,15 +195,15 @@ func (c *cluster) gossip(ctx context.Context) error {
 		err := c.members.Leave(lctx)
 		stop()
 		if err != nil {
-			c.peers.Load().log.Warn().Err(err).Msg("the other nodes were not told that this one goes: they find out by themselves")
+			c.remote.Load().log.Warn().Err(err).Msg("the other nodes were not told that this one leaves: they will find out by themselves")
 		}
 		return nil
 	})
 	return g.Wait()
 }
 
-// tell changes what the others are told of this node.
-func (c *cluster) tell(change func(*envelope.NodeMeta)) error {
+// updateMeta changes what gossip tells the others about this node.
+func (c *cluster) updateMeta(change func(*envelope.NodeMeta)) error {
 	c.metaMu.Lock()
 	defer c.metaMu.Unlock()
 	c.meta = proto.CloneOf(c.meta)
@@ -207,32 +211,31 @@ func (c *cluster) tell(change func(*envelope.NodeMeta)) error {
 	return c.members.UpdateMeta(c.meta)
 }
 
-// leaving tells the others that nothing new is to go to this node. It goes on
-// with what it has.
+// leaving tells the others to give this node no new work. It finishes what it has.
 func (c *cluster) leaving(log zerolog.Logger) {
-	if err := c.tell(func(m *envelope.NodeMeta) { m.Leaving = true }); err != nil {
-		log.Warn().Err(err).Msg("the other nodes were not told that this one is about to go")
+	if err := c.updateMeta(func(m *envelope.NodeMeta) { m.Leaving = true }); err != nil {
+		log.Warn().Err(err).Msg("the other nodes were not told that this one is about to leave")
 	}
 }
 
-// around are the roles of all nodes, as those of a core see them. Comet, which
-// outlives cores, finds its logics by the core of the moment.
-func (c *cluster) around(n *Node, of *core) around {
-	p := of.peers
-	near := around{
-		routers: routersOf{p}, owners: p, rooms: p, comets: p, logic: logics{c}, owned: p.owned,
-		kept: c.growth.Gate(of.kept), growth: moves{n, of.kept.Generation()},
+// wiringOf returns what the roles of a core call in a cluster. Comet outlives cores
+// and therefore finds its logics through the core that serves.
+func (c *cluster) wiringOf(n *Node, of *core) wiring {
+	r := of.remote
+	w := wiring{
+		routers: remoteRouters{r}, owners: r, rooms: r, comets: r, logic: remoteLogics{c}, owned: r.owned,
+		kept: c.growth.Gate(of.kept), growth: routerGrowth{n, of.kept.Generation()},
 	}
 	if of.group != nil {
-		near.group = group{of.group}
+		w.group = group{of.group}
 	}
 	if c.tokens != nil {
-		near.tokens = c.tokens
+		w.tokens = c.tokens
 	}
-	return near
+	return w
 }
 
-// close ends what New has begun.
+// close releases what New has opened.
 func (c *cluster) close(log zerolog.Logger) {
 	if c.members != nil {
 		if err := c.members.Close(); err != nil {

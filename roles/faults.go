@@ -7,21 +7,21 @@ import (
 	"imgo/roles/router"
 )
 
-// Faults are defects that a test puts into a node, to prove that what looks
-// for defects finds them: rules that are left out, and ways that lose, double
-// or turn around what goes over them. No setting, flag or variable reaches
-// any of it, and a node without them (the zero value) runs nothing of it.
+// Faults are defects that a test puts into a node, to prove that a judge of defects
+// finds them: rules that are left out, and wrappers that lose, double or reorder what
+// they carry. No setting, flag or variable reaches them. The zero value is the
+// product.
 type Faults struct {
 	// Comet and Router are the rules that are left out.
 	Comet  comet.Faults
 	Router router.Faults
-	// LogicLog is the kept topic as logic writes it, and RouterLog as router
-	// reads it; nil: as it is.
+	// LogicLog wraps the kept topic that logic writes, RouterLog the one that router
+	// reads. Nil: no wrapper.
 	LogicLog  func(logic.KeptLog) logic.KeptLog
 	RouterLog func(router.KeptLog) router.KeptLog
-	// Deliveries is the way from job to a comet; nil: as it is. It is asked
-	// for at each call, and must answer with a comparable value that is the
-	// same for the same comet.
+	// Deliveries wraps a comet as job calls it. Nil: no wrapper. It is called for
+	// each delivery, and must return a comparable value that is the same for the
+	// same comet.
 	Deliveries func(job.Comet) job.Comet
 }
 
@@ -46,13 +46,13 @@ func (f Faults) comets(to job.Comets) job.Comets {
 	return faultyComets{to, f.Deliveries}
 }
 
-// faultyComets are comets with something on the way to them.
+// faultyComets are comets behind a wrapper.
 type faultyComets struct {
 	job.Comets
 	way func(job.Comet) job.Comet
 }
 
-// Comet is the comet of a name, behind the way to it.
+// Comet returns the comet of a name behind its wrapper.
 func (s faultyComets) Comet(name string) job.Comet {
 	c := s.Comets.Comet(name)
 	if c == nil {

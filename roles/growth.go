@@ -8,52 +8,55 @@ import (
 	"imgo/cluster/growth"
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/wait"
 	"imgo/roles/logic"
 	"imgo/roles/router"
 )
 
-// moves is how the router of one generation of the kept topic takes part in
-// what makes it the last.
-type moves struct {
+// routerGrowth connects the router of one generation of the kept topic to the growth
+// that ends that generation.
+type routerGrowth struct {
 	n          *Node
 	generation uint16
 }
 
-// Moving waits until the generation is to move, and opens the next one.
-func (m moves) Moving(ctx context.Context) (router.NextLog, error) {
-	s, err := m.n.cluster.growth.Moving(ctx, m.generation)
+// Moving waits until the generation has to move, and opens the next one.
+func (g routerGrowth) Moving(ctx context.Context) (router.NextLog, error) {
+	s, err := g.n.cluster.growth.Moving(ctx, g.generation)
 	if err != nil {
 		return nil, err
 	}
-	return m.n.keptOf(ctx, s.Generation+1, s.Next)
+	return g.n.keptOf(ctx, s.Generation+1, s.Next)
 }
 
-// HasMoved says whether a partition has.
-func (m moves) HasMoved(partition int32) bool {
-	return m.n.cluster.growth.HasMoved(m.generation, partition)
+// HasMoved reports whether a partition has moved.
+func (g routerGrowth) HasMoved(partition int32) bool {
+	return g.n.cluster.growth.HasMoved(g.generation, partition)
 }
 
-// Moved notes that a partition has.
-func (m moves) Moved(ctx context.Context, partition int32) error {
-	return m.n.cluster.growth.Moved(ctx, m.generation, partition)
+// Moved records that a partition has moved.
+func (g routerGrowth) Moved(ctx context.Context, partition int32) error {
+	return g.n.cluster.growth.Moved(ctx, g.generation, partition)
 }
 
-// outgrown is closed when the core is of a generation that is over; nil: never.
-func (n *Node) outgrown() <-chan struct{} {
+// generationOver returns a channel that is closed when the generation of the core is
+// over. It is nil where that never happens.
+func (n *Node) generationOver() <-chan struct{} {
 	if n.cluster == nil {
 		return nil
 	}
 	return n.cluster.growth.Over(n.core.Load().kept.Generation())
 }
 
-// replacePause is how long a node waits before it tries again to make a core of
-// the generation that is in use.
+// replacePause is the longest pause before a node tries again to make a core of the
+// generation in use.
 const replacePause = time.Second
 
-// replaceCore puts a core of the generation that is in use into the place of the
-// one that runs, and returns the runner of what runs then. The error is what
-// ended it, or why the new one does not run.
+// replaceCore replaces the core that runs by one of the generation in use. It returns
+// the runner of the core that runs then. The error is what ended the old core, or why
+// the new one does not run.
 func (n *Node) replaceCore(ctx context.Context, old *runner) (*runner, error) {
+	pause := wait.Backoff{Min: replacePause / 4, Max: replacePause}
 	for {
 		c, r, err := n.nextCore(ctx)
 		if err == nil {
@@ -68,47 +71,47 @@ func (n *Node) replaceCore(ctx context.Context, old *runner) (*runner, error) {
 			return old, err
 		case <-ctx.Done():
 			return old, nil
-		case <-time.After(replacePause):
+		case <-time.After(pause.Next()):
 		}
 	}
 }
 
-// nextCore makes a core of the generation that is in use and starts what of it
-// does not need the other nodes to be as far.
+// nextCore makes a core of the generation in use. It starts all of it but job, which
+// has to wait until the old core has stopped.
 func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
-	s, _ := n.cluster.growth.State()
-	kept, err := n.keptOf(ctx, s.Generation, s.Partitions)
+	state, _ := n.cluster.growth.State()
+	kept, err := n.keptOf(ctx, state.Generation, state.Partitions)
 	if err != nil {
 		return nil, nil, err
 	}
-	g, err := n.groundOn(ctx, kept)
+	s, err := n.storageOf(ctx, kept)
 	if err != nil {
 		return nil, nil, err
 	}
-	c, _, err := n.newCore(ctx, g)
+	c, _, err := n.newCore(ctx, s)
 	if err == nil {
-		n.know(c)
+		n.register(c)
 		r := newRunner()
 		if err = r.start(ctx, c.stagesBut(config.RoleJob)...); err == nil {
 			return c, r, nil
 		}
 		err = r.stop(err, n.cfg.Shutdown.Timeout)
 	}
-	n.cluster.forget(s.Generation) // it is closed
-	if g.group != nil {
-		n.closed(g.group.Close())
+	n.cluster.forget(state.Generation) // its log is closed
+	if s.group != nil {
+		n.logClose(s.group.Close())
 	}
 	return nil, nil, err
 }
 
-// change lets a core, which runs but for its job, take over from the one that
-// runs, and stops that one. Only one of them has a job, so that the group of
-// all jobs shares the partitions out once.
+// change lets a core take over from the one that runs, and stops the old one. The new
+// core runs already but for its job. Only one core has a job at a time, so that the
+// group of all jobs assigns the partitions once.
 func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 	before := n.core.Swap(c)
-	n.cluster.peers.Store(c.peers)
+	n.cluster.remote.Store(c.remote)
 	n.cluster.server.Register(c.offered)
-	err := n.cluster.tell(func(m *envelope.NodeMeta) {
+	err := n.cluster.updateMeta(func(m *envelope.NodeMeta) {
 		m.KeptPartitions, m.Generation = uint32(c.kept.Partitions()), uint32(c.kept.Generation())
 	})
 	if err != nil {
@@ -119,28 +122,31 @@ func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 	}
 	n.cluster.forget(before.kept.Generation())
 	if before.group != nil {
-		n.closed(before.group.Close())
+		n.logClose(before.group.Close())
 	}
-	n.log.Info().Uint16("generation", c.kept.Generation()).Int32("partitions", c.kept.Partitions()).Msg("the roles use the kept topic's new partitions")
+	n.log.Info().Uint16("generation", c.kept.Generation()).Int32("partitions", c.kept.Partitions()).
+		Msg("the roles use the kept topic's new partitions")
 	return r.start(ctx, slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name != config.RoleJob })...)
 }
 
-// stagesBut are a core's stages without one.
+// stagesBut returns the stages of a core without the named one.
 func (c *core) stagesBut(name string) []stage {
 	return slices.DeleteFunc(c.stages(), func(s stage) bool { return s.name == name })
 }
 
-// forget has a generation of the kept topic opened anew when it is asked for.
+// forget makes the next keptOf open the generation again.
 func (c *cluster) forget(generation uint16) {
 	c.keptMu.Lock()
 	defer c.keptMu.Unlock()
 	delete(c.kept, generation)
 }
 
-// errAlone is why a single process has no more partitions.
-var errAlone = envelope.Invalid("kept", "cannot be changed in one process: its partitions are no limit, since one router has all of them; they count in a cluster, where each router has some")
+// errAlone explains why a single process gets no more partitions.
+var errAlone = envelope.Invalid("kept", "cannot be changed in one process: its partitions are no limit, since one router has all of them; "+
+	"they count in a cluster, where each router has some")
 
-// Partitions is how many the kept topic has, and how far its growth is.
+// Partitions returns the number of partitions of the kept topic, and how far its
+// growth is.
 func (s service) Partitions(context.Context) (logic.Partitions, error) {
 	kept := s.n.core.Load().kept
 	if s.n.cluster == nil {

@@ -10,23 +10,25 @@ import (
 
 	"imgo/config"
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 // stage is one part of a node that runs until its context is done.
 type stage struct {
 	name string
 	run  func(ctx context.Context) error
-	// ready says why the next stage has to wait; nil: it has not.
+	// ready returns why the next stage has to wait, or nil. A nil function: the
+	// next stage never waits.
 	ready func() error
 }
 
-// coreStage is what the core is called.
+// coreStage is the name of the stage that runs the core.
 const coreStage = "roles"
 
-// stages are a node's parts in the order in which they start. They stop in
-// the reverse order, each once the one after it is done: clients are sent
-// away while there is still a logic to take their last acknowledgements, and
-// the log closes when nobody appends any more.
+// stages returns the parts of a node in the order in which they start. They stop in
+// the reverse order, each after the one behind it is done. So clients are sent away
+// while a logic still takes their last acknowledgements, and the log closes when no
+// part appends any more.
 func (n *Node) stages() []stage {
 	all := []stage{{name: "memory", run: watchMemory}}
 	if n.db != nil {
@@ -47,8 +49,8 @@ func (n *Node) stages() []stage {
 // startTimeout bounds how long a stage may take to be ready.
 const startTimeout = 5 * time.Minute
 
-// Run serves until ctx is done or a part fails, then stops everything in
-// order, within shutdown.timeout. The node is used up after it.
+// Run serves until ctx is done or a part fails. Then it stops everything in order,
+// within shutdown.timeout. A node runs once.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.close()
 	r := newRunner()
@@ -89,18 +91,18 @@ func (n *Node) runCore(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case err = <-r.failed:
-		case <-n.outgrown():
+		case <-n.generationOver():
 			r, err = n.replaceCore(ctx, r)
 		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	// Run bounds it: what does not stop is its to say.
+	// Run has its own bound, and names the part that does not stop.
 	return r.stop(err, n.cfg.Shutdown.Timeout)
 }
 
-// coreReady says why the core cannot serve; nil: it can.
+// coreReady returns why the core cannot serve, or nil.
 func (n *Node) coreReady() error {
 	for _, s := range n.core.Load().stages() {
 		if s.ready != nil {
@@ -112,10 +114,10 @@ func (n *Node) coreReady() error {
 	return nil
 }
 
-// runner runs stages.
+// runner runs stages, and knows in which order to stop them.
 type runner struct {
 	running []*runningStage
-	failed  chan error // has the errors of those that ended before they had to
+	failed  chan error // the errors of stages that ended too early
 }
 
 // maxStages is more stages than any runner has.
@@ -123,7 +125,7 @@ const maxStages = 32
 
 func newRunner() *runner { return &runner{failed: make(chan error, maxStages)} }
 
-// start starts stages, each when the one before it is ready.
+// start starts stages, each one when the one before it is ready.
 func (r *runner) start(ctx context.Context, stages ...stage) error {
 	for _, s := range stages {
 		running := start(s, r.failed)
@@ -135,15 +137,15 @@ func (r *runner) start(ctx context.Context, stages ...stage) error {
 	return nil
 }
 
-// cancel stops all stages at once; stop waits for them.
+// cancel stops all stages at once. stop waits for them.
 func (r *runner) cancel() {
 	for _, s := range r.running {
 		s.cancel()
 	}
 }
 
-// stop stops what was started, in the reverse order. The error is err, or the
-// first of a stage, and says which stage was not done in time.
+// stop stops the stages in the reverse order. It returns err, or the first error of
+// a stage, and names the stage that was not done in time.
 func (r *runner) stop(err error, timeout time.Duration) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
@@ -163,18 +165,17 @@ func (r *runner) stop(err error, timeout time.Duration) error {
 
 var errKilled = errors.New("the node was killed")
 
-// Kill ends a node that runs in a cluster as its crash looks to everybody
-// else, for tests: gossip, calls, Kafka and clients are cut without a word.
-// Run returns soon after it with an error. What the node had not written to
-// its disk may be written all the same; only the end of a process shows what
-// happens without. It may be called once.
+// Kill ends a node of a cluster as a crash looks to all others, for tests: gossip,
+// calls, Kafka and clients are cut without a goodbye. Run returns soon after it with
+// an error. Unlike a real crash, Kill may let pending writes reach the disk. It may
+// be called once.
 func (n *Node) Kill() {
 	close(n.killed)
 	n.cluster.close(n.log)
 	if n.comet != nil {
 		n.comet.Close()
 	}
-	_ = n.listener.Close() // again by Run, which returns the error
+	_ = n.listener.Close() // Run closes it again and returns the error
 }
 
 type runningStage struct {
@@ -184,8 +185,7 @@ type runningStage struct {
 	err    error // valid once done is closed
 }
 
-// start runs a stage of its own context: stopping goes in order, not all at
-// once.
+// start runs a stage with a context of its own, because stages stop one by one.
 func start(s stage, failed chan<- error) *runningStage {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &runningStage{stage: s, cancel: cancel, done: make(chan struct{})}
@@ -202,14 +202,14 @@ func start(s stage, failed chan<- error) *runningStage {
 	return r
 }
 
-// waitReady waits until a stage is ready, has failed, or is not wanted.
+// waitReady waits until a stage is ready or has failed, or until ctx is done.
 func (r *runningStage) waitReady(ctx context.Context, failed <-chan error) error {
 	if r.ready == nil {
 		return nil
 	}
-	limit := time.NewTimer(startTimeout)
-	defer limit.Stop()
-	pause := time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errNotReady)
+	defer cancel()
+	pause := wait.Backoff{Min: time.Millisecond, Max: 100 * time.Millisecond}
 	for {
 		why := r.ready()
 		if why == nil {
@@ -218,17 +218,21 @@ func (r *runningStage) waitReady(ctx context.Context, failed <-chan error) error
 		select {
 		case err := <-failed:
 			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-limit.C:
-			return fmt.Errorf("%s was not ready within %s: %w", r.name, startTimeout, why)
-		case <-time.After(pause):
-			pause = min(2*pause, 100*time.Millisecond)
+		default:
+		}
+		if err := pause.Sleep(ctx); err != nil {
+			if context.Cause(ctx) == errNotReady {
+				return fmt.Errorf("%s was not ready within %s: %w", r.name, startTimeout, why)
+			}
+			return err
 		}
 	}
 }
 
-// ready says why the node cannot serve; nil: it can.
+// errNotReady is the cause of a context whose stage took too long.
+var errNotReady = errors.New("the stage is not ready")
+
+// ready returns why the node cannot serve, or nil.
 func (n *Node) ready() error {
 	if !n.serving.Load() {
 		return envelope.Errorf(envelope.CodeUnavailable, "the node is starting or stopping")
@@ -237,7 +241,7 @@ func (n *Node) ready() error {
 		if s.ready != nil {
 			if err := s.ready(); err != nil {
 				if s.name == coreStage {
-					return err // which names the role
+					return err // it names the role
 				}
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -246,11 +250,10 @@ func (n *Node) ready() error {
 	return nil
 }
 
-// serveHTTP serves the API until ctx is done, then lets requests under way
-// end.
+// serveHTTP serves the API until ctx is done. Then it lets requests under way end.
 func (n *Node) serveHTTP(ctx context.Context) error {
-	fresh := newUntouched()
-	n.server.ConnState = fresh.note
+	idle := newIdleConns()
+	n.server.ConnState = idle.note
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {
@@ -258,11 +261,11 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 		return fmt.Errorf("serve the HTTP API: %w", err)
 	case <-ctx.Done():
 	}
-	fresh.end()
+	idle.close()
 	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
 	defer cancel()
 	if err := n.server.Shutdown(grace); err != nil {
-		// Somebody reads slowly or sends slowly: the end of them.
+		// A slow caller has had its time.
 		_ = n.server.Close()
 	}
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {

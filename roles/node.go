@@ -37,29 +37,29 @@ import (
 	"imgo/transport/ws"
 )
 
-// RunOptions are what a node is given beside its settings.
+// RunOptions is what a node gets beside its settings.
 type RunOptions struct {
-	// Stdout is where a person at a terminal is told what runs where; Stderr
-	// is where the log goes. Nil: nowhere.
+	// Stdout gets the banner for a person at a terminal, Stderr gets the log. Nil:
+	// nothing is written.
 	Stdout, Stderr io.Writer
-	// Version is what the node calls itself.
+	// Version is the version that the node tells.
 	Version string
-	// Terminal says that Stderr is a terminal, for logging.format = "auto".
+	// Terminal reports whether Stderr is a terminal, for logging.format = "auto".
 	Terminal bool
-	// FreeBytes says how much of the data folder's file system is free, in
-	// bytes; nil: ask the operating system. Tests fill disks with it.
+	// FreeBytes returns the free bytes of the file system of a folder. Nil: the
+	// operating system answers. Tests fill disks with it.
 	FreeBytes func(dir string) (int64, error)
-	// Network is for tests of a cluster.
+	// Network lets tests cut nodes off.
 	Network Network
-	// Growth has the times of a growth of the kept topic; zero: the defaults.
-	// All nodes of a cluster must have the same.
+	// Growth holds the times of a growth of the kept topic. Zero: the defaults. All
+	// nodes of a cluster must have the same.
 	Growth growth.Config
-	// Faults is for tests of what finds defects.
+	// Faults are defects for tests.
 	Faults Faults
 }
 
-// Node is a running mix of roles: New binds every address and opens the data
-// folder, Run serves until its context is done and everything has drained.
+// Node is a running mix of roles. New binds every address and opens the data folder.
+// Run serves until its context is done and everything has drained.
 type Node struct {
 	cfg     config.Config
 	opts    RunOptions
@@ -89,9 +89,9 @@ func Run(ctx context.Context, cfg config.Config, opts RunOptions) error {
 	return n.Run(ctx)
 }
 
-// New opens the data folder and binds every address. What it has opened is
-// closed again when it fails. The settings must come from Load (or Default)
-// and have passed Validate.
+// New opens the data folder and binds every address. If it fails, it closes what it
+// has opened. The settings must come from config.Load or config.Default, and must
+// have passed Validate.
 func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err error) {
 	if opts.Stdout == nil {
 		opts.Stdout = io.Discard
@@ -99,7 +99,8 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if opts.Stderr == nil {
 		opts.Stderr = io.Discard
 	}
-	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry(), killed: make(chan struct{})}
+	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry(),
+		killed: make(chan struct{})}
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}
@@ -108,8 +109,8 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 			n.close()
 		}
 	}()
-	// The cheap things that go wrong for people come first: a port in use is
-	// said before a log is read.
+	// The checks that fail most often come first: a port in use is reported before
+	// a log is read.
 	if cfg.Clustered() {
 		if err = n.bindCluster(); err != nil {
 			return nil, err
@@ -130,22 +131,22 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
 	}
-	on, err := n.open(ctx)
+	s, err := n.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err = n.wire(ctx, on); err != nil {
+	if err = n.wire(ctx, s); err != nil {
 		return nil, err
 	}
 	if n.cluster != nil {
-		n.know(n.core.Load())
+		n.register(n.core.Load())
 		n.cluster.server.Register(n.core.Load().offered)
 		err = n.joinCluster()
 	}
 	return n, err
 }
 
-// close undoes what New has done.
+// close releases what New has opened.
 func (n *Node) close() {
 	if n.comet != nil {
 		n.comet.Close()
@@ -155,7 +156,7 @@ func (n *Node) close() {
 	}
 	n.closeStore()
 	if n.cluster != nil && n.cluster.bus != nil {
-		n.closed(n.cluster.bus.Close())
+		n.logClose(n.cluster.bus.Close())
 	}
 	if n.listener != nil {
 		_ = n.listener.Close()
@@ -164,7 +165,7 @@ func (n *Node) close() {
 
 var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
 
-// nodeName is the setting, or the host's name.
+// nodeName returns the setting, or the name of the host.
 func nodeName(id string) string {
 	if id == "" {
 		id, _ = os.Hostname()
@@ -183,19 +184,18 @@ func mendListen(err error, flag string) string {
 	return ""
 }
 
-// open opens what holds data: the log, and the data folder where a role here
-// keeps something.
-func (n *Node) open(ctx context.Context) (g ground, err error) {
+// open opens the log, and the data folder where a role of this process needs it.
+func (n *Node) open(ctx context.Context) (s storage, err error) {
 	if n.cluster == nil {
 		if err := n.openStore(); err != nil {
-			return g, err
+			return s, err
 		}
-		g.kept, err = n.openLogs()
-		return g, err
+		s.kept, err = n.openLogs()
+		return s, err
 	}
 	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) {
 		if err := n.openStore(); err != nil {
-			return g, err
+			return s, err
 		}
 	}
 	return n.openBus(ctx)
@@ -212,10 +212,10 @@ func (n *Node) openStore() (err error) {
 	return err
 }
 
-// openLogs opens both topics in this process.
+// openLogs opens both topics of the log that is embedded in this process.
 func (n *Node) openLogs() (keptLog, error) {
 	live, err := store.NewLiveLog(store.LiveOptions{
-		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: int(n.cfg.Live.MaxBytes),
+		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: n.cfg.Live.MaxBytes,
 		Retention: n.cfg.Live.Retention, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -227,27 +227,27 @@ func (n *Node) openLogs() (keptLog, error) {
 	})
 }
 
-// closeStore closes what open and wire have opened.
+// closeStore closes the logs and the data folder.
 func (n *Node) closeStore() {
 	if n.live != nil {
-		n.closed(n.live.Close())
+		n.logClose(n.live.Close())
 	}
 	if c := n.core.Load(); c != nil {
-		n.closed(c.kept.Close())
+		n.logClose(c.kept.Close())
 	}
 	if n.db != nil {
-		n.closed(n.db.Close())
+		n.logClose(n.db.Close())
 	}
 }
 
-// closed says it when something was not closed as it should.
-func (n *Node) closed(err error) {
+// logClose logs the error of a close.
+func (n *Node) logClose(err error) {
 	if err != nil {
 		n.log.Error().Err(err).Msg("the log or the data folder was not closed cleanly")
 	}
 }
 
-// keptLog is the kept topic, whatever carries it.
+// keptLog is the kept topic: embedded, or on Kafka.
 type keptLog interface {
 	logic.KeptLog
 	router.KeptLog
@@ -255,7 +255,7 @@ type keptLog interface {
 	Close() error
 }
 
-// liveLog is the live topic, whatever carries it.
+// liveLog is the live topic: in memory, or on Kafka.
 type liveLog interface {
 	logic.LiveLog
 	router.LiveLog
@@ -264,22 +264,22 @@ type liveLog interface {
 	Close() error
 }
 
-// wire makes the roles that this process runs, and what callers see of them.
-func (n *Node) wire(ctx context.Context, g ground) error {
-	c, near, err := n.newCore(ctx, g)
+// wire makes the roles that this process runs, and the HTTP side.
+func (n *Node) wire(ctx context.Context, s storage) error {
+	c, w, err := n.newCore(ctx, s)
 	if err != nil {
 		return err
 	}
 	n.core.Store(c)
 	if n.cfg.Runs(config.RoleComet) {
-		if near.logic == nil {
-			near.logic = c.logic
+		if w.logic == nil {
+			w.logic = c.logic
 		}
 		cometConfig, err := n.cometConfig()
 		if err != nil {
 			return err
 		}
-		n.comet, err = comet.New(cometConfig, near.logic, n.log, n.metrics)
+		n.comet, err = comet.New(cometConfig, w.logic, n.log, n.metrics)
 		if err != nil {
 			return fmt.Errorf("%w%s", err, mendListen(err, "--tcp or --ws"))
 		}
@@ -288,12 +288,12 @@ func (n *Node) wire(ctx context.Context, g ground) error {
 }
 
 func (n *Node) wireHTTP() error {
-	face := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().face.ServeHTTP(w, r) })
-	page := http.Handler(face)
+	apiHandler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().apiHandler.ServeHTTP(w, r) })
+	page := http.Handler(apiHandler)
 	if n.cfg.Runs(config.RoleLogic) {
 		page = console.Handler(console.Options{WebSocket: n.clientAddresses()[ws.Scheme], Version: n.opts.Version})
 	}
-	n.server = httpapi.NewServer(n.adminMux(face, page), n.log)
+	n.server = httpapi.NewServer(n.adminMux(apiHandler, page), n.log)
 	if n.cfg.HTTP.TLSCert != "" {
 		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
 		if err != nil {
@@ -306,17 +306,18 @@ func (n *Node) wireHTTP() error {
 	return nil
 }
 
-// Kept says how many partitions the kept topic has as the roles use it, and
-// which generation it is.
+// Kept returns the number of partitions of the kept topic that the roles use, and its
+// generation.
 func (n *Node) Kept() (partitions int32, generation uint16) {
 	kept := n.core.Load().kept
 	return kept.Partitions(), kept.Generation()
 }
 
-// HTTPAddr is where the API, the page and the admin side are.
+// HTTPAddr returns the address of the API, the page and the admin side.
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
 
-// roles are what this process runs, in the order in which they are shown.
+// roles returns the roles that this process runs, in the order in which they are
+// shown.
 func (n *Node) roles() []string {
 	return slices.DeleteFunc(config.AllRoles(), func(role string) bool { return !n.cfg.Runs(role) })
 }

@@ -13,21 +13,21 @@ import (
 	"imgo/roles/logic"
 )
 
-// service is logic with what only the node knows.
+// service is logic with the answers that only the node knows.
 type service struct {
 	*logic.Logic
 	n *Node
 }
 
-// Nodes are all nodes, this one as it is and the others as they say, by name.
+// Nodes returns all nodes by name: this one as it is, the others as they answered.
 func (s service) Nodes(ctx context.Context) []logic.NodeInfo {
 	if s.n.cluster == nil {
 		return []logic.NodeInfo{s.n.info()}
 	}
-	return s.n.cluster.census.nodes(ctx, s.n)
+	return s.n.cluster.status.nodes(ctx, s.n)
 }
 
-// info is this node.
+// info returns this node.
 func (n *Node) info() logic.NodeInfo {
 	return logic.NodeInfo{
 		Name: n.name, Roles: n.roles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
@@ -42,7 +42,7 @@ func (n *Node) sessions() int {
 	return n.comet.Sessions()
 }
 
-// Status is how this node is, for the others.
+// Status answers other nodes about the state of this one.
 func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.StatusReply, error) {
 	reply := &envelope.StatusReply{Ready: true, Sessions: uint32(n.sessions())}
 	if err := n.ready(); err != nil {
@@ -52,15 +52,15 @@ func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.Statu
 }
 
 const (
-	// censusAge is how old an answer to "how are you" may be.
-	censusAge = time.Second
-	// censusTime bounds one such question: a node that hangs is shown as not
-	// ready, and nobody waits for it.
-	censusTime = time.Second
+	// statusAge is the greatest age of an answer that is used again.
+	statusAge = time.Second
+	// statusTimeout bounds one question. A node that hangs is shown as not ready.
+	statusTimeout = time.Second
 )
 
-// census is how all nodes are, as of a moment ago. Safe for concurrent use.
-type census struct {
+// statusReport is the state of all nodes, at most statusAge old. Safe for concurrent
+// use.
+type statusReport struct {
 	cluster *cluster
 
 	mu    sync.Mutex
@@ -68,38 +68,38 @@ type census struct {
 	known []logic.NodeInfo
 }
 
-// nodes asks all nodes how they are, at most once a second, however many want
-// to know. Nobody may change what it returns.
-func (c *census) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
+// nodes asks all nodes for their state, at most once in statusAge. The caller must
+// not change the result.
+func (c *statusReport) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if time.Since(c.at) < censusAge {
+	if time.Since(c.at) < statusAge {
 		return c.known
 	}
-	ctx, cancel := context.WithTimeout(ctx, censusTime)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	nodes := c.cluster.peers.Load().now.Load().nodes
+	nodes := c.cluster.remote.Load().state.Load().nodes
 	infos := make([]logic.NodeInfo, len(nodes))
-	var asking sync.WaitGroup
+	var questions sync.WaitGroup
 	for i, node := range nodes {
 		if infos[i] = remoteInfo(node); node.Name == n.name {
 			info := n.info()
 			infos[i].Ready, infos[i].Sessions = info.Ready, info.Sessions
 			continue
 		}
-		asking.Go(func() {
+		questions.Go(func() {
 			reply, err := c.cluster.pool.Node(node.Meta.GetRpc()).Status().Status(ctx, &envelope.StatusRequest{})
 			if err == nil {
 				infos[i].Ready, infos[i].Sessions = reply.GetReady(), int(reply.GetSessions())
 			}
 		})
 	}
-	asking.Wait()
+	questions.Wait()
 	c.known, c.at = infos, time.Now()
 	return infos
 }
 
-// remoteInfo is a node as gossip tells of it.
+// remoteInfo returns a node as gossip describes it.
 func remoteInfo(node members.Node) logic.NodeInfo {
 	m := node.Meta
 	info := logic.NodeInfo{
@@ -112,14 +112,15 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 	return info
 }
 
-// otherComets are where clients of this comet may go instead, those of this
-// zone first and else in no order: all clients of one comet go at once.
+// otherComets returns the addresses that clients of this comet may use instead. Those
+// of its own zone come first. Otherwise the order is random, because all clients of a
+// comet that stops go at once.
 func (c *cluster) otherComets(zone string) func(scheme string) []string {
 	return func(scheme string) []string {
-		p := c.peers.Load()
+		p := c.remote.Load()
 		var out []string
 		var rest []string
-		nodes := slices.Clone(p.now.Load().nodes)
+		nodes := slices.Clone(p.state.Load().nodes)
 		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 		for _, node := range nodes {
 			m := node.Meta

@@ -18,12 +18,11 @@ import (
 	"imgo/store"
 )
 
-// busTimeout bounds how long Kafka is waited for at the start: it may be
-// starting, too.
+// busTimeout bounds the wait for Kafka at the start: it may be starting too.
 const busTimeout = time.Minute
 
-// openBus opens all topics and job's group on Kafka.
-func (n *Node) openBus(ctx context.Context) (none ground, err error) {
+// openBus opens all topics and the consumer group of job on Kafka.
+func (n *Node) openBus(ctx context.Context) (none storage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()
 	c, k := n.cluster, n.cfg.Kafka
@@ -50,7 +49,7 @@ func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 		return none, err
 	}
 	n.live = c.live
-	c.census = &census{cluster: c}
+	c.status = &statusReport{cluster: c}
 	if n.cfg.Runs(config.RoleLogic) {
 		topic, err := b.Compacted(ctx, "tokens")
 		if err != nil {
@@ -60,15 +59,15 @@ func (n *Node) openBus(ctx context.Context) (none ground, err error) {
 			return none, err
 		}
 	}
-	g, err := n.groundOn(ctx, kept)
+	s, err := n.storageOf(ctx, kept)
 	if err != nil {
 		return none, err
 	}
-	c.peers.Store(g.peers)
-	return g, nil
+	c.remote.Store(s.remote)
+	return s, nil
 }
 
-// openKept opens the generation of the kept topic that is in use.
+// openKept opens the generation of the kept topic in use.
 func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	c := n.cluster
 	control, err := c.bus.Compacted(ctx, "control")
@@ -82,13 +81,13 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	if s, _ := c.growth.State(); s.Generation > 0 {
 		return n.keptOf(ctx, s.Generation, s.Partitions)
 	}
-	// Nothing was ever planned: the newest topic is the first, or there is none.
+	// No growth was ever planned: the newest topic is the first, or there is none.
 	kept, err := n.keptOf(ctx, 0, int32(n.cfg.Kept.Partitions))
 	if err != nil {
 		return nil, err
 	}
-	// Plans are written before their topics are made: had the newest one been
-	// made by a plan of this moment, it would be known now.
+	// A plan is written before its topic is made. If another node planned a growth
+	// meanwhile, its plan is known after this second read.
 	if err := n.readControl(ctx); err != nil {
 		return nil, err
 	}
@@ -99,8 +98,8 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 	return kept, nil
 }
 
-// readControl reads the control topic, again while Kafka does not answer, until
-// ctx is done.
+// readControl reads the control topic. It tries again until ctx is done while Kafka
+// does not answer.
 func (n *Node) readControl(ctx context.Context) error {
 	for {
 		err := n.cluster.growth.Read(ctx)
@@ -111,9 +110,9 @@ func (n *Node) readControl(ctx context.Context) error {
 	}
 }
 
-// keptOf opens a generation of the kept topic, or makes it with so many
-// partitions; 0: the newest one, which may have another number. It is opened
-// once, however often it is asked for.
+// keptOf opens a generation of the kept topic, or makes it with that number of
+// partitions. Generation 0 stands for the newest one, which may have another number
+// of partitions. A generation is opened once; later calls return the same log.
 func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
 	c := n.cluster
 	c.keptMu.Lock()
@@ -130,26 +129,27 @@ func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) 
 	}
 	if have := kept.Partitions(); have != int32(n.cfg.Kept.Partitions) {
 		n.log.Info().Int32("partitions", have).Int("setting", n.cfg.Kept.Partitions).
-			Msg("the kept topic has another number of partitions than kept.partitions says: the setting is for a topic that is made")
+			Msg("the kept topic has another number of partitions than kept.partitions: the setting counts only when the topic is made")
 	}
 	c.kept[kept.Generation()] = kept
 	return kept, nil
 }
 
-// groundOn is what a core stands on that uses a generation of the kept topic.
-func (n *Node) groundOn(ctx context.Context, kept *bus.Log) (ground, error) {
+// storageOf returns the storage of a core that uses this generation of the kept
+// topic.
+func (n *Node) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
 	c := n.cluster
-	g := ground{kept: kept, peers: newPeers(n.name, kept, c.members, c.pool, &c.looking, n.log)}
+	s := storage{kept: kept, remote: newRemoteRoles(n.name, kept, c.members, c.pool, &c.refreshing, n.log)}
 	if n.cfg.Runs(config.RoleJob) {
 		var err error
-		if g.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
-			return ground{}, err
+		if s.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
+			return storage{}, err
 		}
 	}
-	return g, nil
+	return s, nil
 }
 
-// kafkaTLS is how connections to Kafka are encrypted; nil: not at all.
+// kafkaTLS returns the TLS settings for connections to Kafka, or nil without TLS.
 func (n *Node) kafkaTLS() (*tls.Config, error) {
 	k := n.cfg.Kafka
 	if !k.TLS {
@@ -176,8 +176,7 @@ func (n *Node) kafkaTLS() (*tls.Config, error) {
 	return secure, nil
 }
 
-// group is job's share of the log's partitions, as Kafka's consumer group
-// deals it out.
+// group gives job its share of the partitions, as Kafka's consumer group assigns them.
 type group struct{ *bus.Group }
 
 // Next waits for the next assignment.
@@ -191,7 +190,7 @@ func (g group) Next(ctx context.Context) (job.Assignment, error) {
 
 type assignment struct{ *bus.Assignment }
 
-// Parts are the partitions of the assignment.
+// Parts returns the partitions of the assignment.
 func (a assignment) Parts() []job.Part {
 	parts := a.Assignment.Parts()
 	out := make([]job.Part, len(parts))

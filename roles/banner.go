@@ -7,36 +7,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"imgo/config"
 	"imgo/transport/tcp"
 	"imgo/transport/ws"
 )
 
-// newLogger makes the node's logger: lines for a person on a terminal, JSON
-// for a machine elsewhere.
-func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
-	level, err := zerolog.ParseLevel(cfg.Level)
-	if err != nil {
-		return zerolog.Logger{}, fmt.Errorf("logging.level: %w", err)
-	}
-	var w io.Writer = opts.Stderr
-	if humane(cfg, opts) {
-		w = zerolog.ConsoleWriter{Out: opts.Stderr, TimeFormat: time.TimeOnly, NoColor: !opts.Terminal, FieldsExclude: []string{"node"}}
-	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
-}
-
-func humane(cfg config.Logging, opts RunOptions) bool {
-	return cfg.Format == "console" || cfg.Format != "json" && opts.Terminal
-}
-
-// announceStart says what runs where, which roles were added and why, and
-// what to try next: in words on a terminal, in one line elsewhere.
+// announceStart shows which parts run at which address, which roles were added and
+// why, and what to try next. On a terminal it prints a banner, elsewhere log lines.
 func (n *Node) announceStart() {
-	if humane(n.cfg.Logging, n.opts) {
-		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // nobody may be reading
+	if forPeople(n.cfg.Logging, n.opts) {
+		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // a reader that is gone is no error
 		return
 	}
 	added := n.cfg.EmbeddedRoles()
@@ -52,6 +32,7 @@ func (n *Node) announceStart() {
 	}
 }
 
+// banner returns what a person at a terminal sees at the start.
 func (n *Node) banner() string {
 	var b strings.Builder
 	line := func(what, where, note string) {
@@ -88,11 +69,12 @@ func (n *Node) banner() string {
 	if n.cfg.HTTP.Listen != config.Default().HTTP.Listen {
 		server = " --server " + home
 	}
-	fmt.Fprintf(&b, "\nTry it, in two more terminals:\n\n    imgo listen%s --user 123\n    imgo push%s --user 123 '{\"test\":1}'\n\n", server, server)
+	fmt.Fprintf(&b, "\nTry it, in two more terminals:\n\n    imgo listen%s --user 123\n    imgo push%s --user 123 '{\"test\":1}'\n\n",
+		server, server)
 	return b.String()
 }
 
-// hostOr fills in a host where an address has none, or means every one.
+// hostOr puts host into an address that has none, or that stands for every address.
 func hostOr(addr, host string) string {
 	h, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"imgo/envelope"
 )
 
-// adminMux puts the API, the page and what operators look at on one listener.
+// adminMux serves the API, the page and what operators look at, on one listener.
 func (n *Node) adminMux(api, page http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
@@ -30,13 +30,13 @@ func (n *Node) adminMux(api, page http.Handler) http.Handler {
 	debug.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", onlyHere(debug))
+	mux.Handle("/debug/pprof/", loopbackOnly(debug))
 	return mux
 }
 
-// onlyHere lets only callers of this host through, and no proxy's: a profile
-// shows memory and costs time.
-func onlyHere(h http.Handler) http.Handler {
+// loopbackOnly refuses callers of other hosts, and of proxies: a profile shows
+// memory and costs time.
+func loopbackOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		ip := net.ParseIP(host)
@@ -48,11 +48,11 @@ func onlyHere(h http.Handler) http.Handler {
 	})
 }
 
-// elsewhere answers what only a logic can, where none runs.
+// elsewhere answers requests for logic on a node that does not run it.
 func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
 	message := "this node does not run logic, which has the API and the page: ask a node that does"
 	if n.cluster != nil {
-		if addresses := n.cluster.peers.Load().logicAddresses(); len(addresses) > 0 {
+		if addresses := n.cluster.remote.Load().logicAddresses(); len(addresses) > 0 {
 			message += ", such as " + strings.Join(addresses, " or ")
 		}
 	}
@@ -61,7 +61,7 @@ func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
 	}})
 }
 
-// gather reads the metrics of the node and of the roles of the moment.
+// gather reads the metrics of the node and of the core that serves.
 func (n *Node) gather() ([]*dto.MetricFamily, error) {
 	return prometheus.Gatherers{n.metrics, n.core.Load().metrics}.Gather()
 }
@@ -70,17 +70,17 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the caller may be gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // the caller may be gone
 }
 
-// healthz says that the process is alive.
+// healthz answers that the process is alive.
 func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "node": n.name, "version": n.opts.Version})
 }
 
-// readyz says of each live role whether it is ready, and of the disk whether
-// pushes are taken; a full disk alone does not make the node unready, since
-// clients, deliveries and acknowledgements go on.
+// readyz tells for each role whether it is ready, and for the disk whether pushes
+// are taken. A full disk alone does not make the node unready, since connections,
+// deliveries and acknowledgements go on.
 func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
 	roles := make(map[string]string)
 	for _, s := range append(n.core.Load().stages(), n.stages()...) {

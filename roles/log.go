@@ -1,0 +1,30 @@
+package roles
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/config"
+)
+
+// newLogger makes the logger of the node: lines for people on a terminal, JSON for
+// machines elsewhere.
+func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(cfg.Level)
+	if err != nil {
+		return zerolog.Logger{}, fmt.Errorf("logging.level: %w", err)
+	}
+	var w io.Writer = opts.Stderr
+	if forPeople(cfg, opts) {
+		w = zerolog.ConsoleWriter{Out: opts.Stderr, TimeFormat: time.TimeOnly, NoColor: !opts.Terminal, FieldsExclude: []string{"node"}}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+}
+
+// forPeople reports whether people read the log.
+func forPeople(cfg config.Logging, opts RunOptions) bool {
+	return cfg.Format == "console" || cfg.Format != "json" && opts.Terminal
+}

@@ -1,0 +1,315 @@
+package roles
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/cluster/members"
+	"imgo/cluster/ring"
+	"imgo/cluster/rpc"
+	"imgo/config"
+	"imgo/envelope"
+	"imgo/roles/comet"
+	"imgo/roles/job"
+	"imgo/roles/logic"
+)
+
+// remoteRoles are the roles of all nodes, as the roles of this process see them.
+// Gossip tells which nodes are there. A call to a role of this process is a
+// method call; a call to another process is gRPC. A node that gossip holds for
+// dead is not called. Safe for concurrent use.
+type remoteRoles struct {
+	name       string
+	generation uint16 // of the kept topic
+	partitions int32
+	members    *members.Members
+	pool       *rpc.Pool
+	refreshing *sync.Mutex // shared by all cores of the node
+	log        zerolog.Logger
+
+	// The roles of this process, nil where it does not run them. They are set
+	// before run begins.
+	router rpc.Router
+	comet  rpc.Comet
+	logic  rpc.Logic
+
+	next  atomic.Uint64 // spreads calls over the logics
+	state atomic.Pointer[clusterState]
+}
+
+// clusterState is the cluster at one moment. It never changes.
+type clusterState struct {
+	nodes   []members.Node
+	routers []rpc.Router
+	owners  []rpc.Router // by partition; nil: no owner
+	comets  map[string]rpc.Comet
+	// cometNames includes the comets that are leaving: they still hold sessions.
+	cometNames []string
+	logics     []rpc.Logic
+	owned      []int32 // the partitions of this process's router
+	// ownedChanged is closed once a later state has other owned partitions.
+	ownedChanged chan struct{}
+}
+
+func newRemoteRoles(name string, kept keptLog, m *members.Members, pool *rpc.Pool, refreshing *sync.Mutex,
+	log zerolog.Logger) *remoteRoles {
+	r := &remoteRoles{
+		name: name, generation: kept.Generation(), partitions: kept.Partitions(), members: m, pool: pool, refreshing: refreshing, log: log,
+	}
+	r.state.Store(&clusterState{owners: make([]rpc.Router, r.partitions), ownedChanged: make(chan struct{})})
+	return r
+}
+
+// maxLogicAddresses is how many addresses an error names at most.
+const maxLogicAddresses = 3
+
+// logicAddresses returns some addresses of the API.
+func (r *remoteRoles) logicAddresses() []string {
+	var out []string
+	for _, node := range r.state.Load().nodes {
+		if slices.Contains(node.Meta.GetRoles(), config.RoleLogic) && node.Meta.GetHttp() != "" && len(out) < maxLogicAddresses {
+			out = append(out, node.Meta.GetHttp())
+		}
+	}
+	return out
+}
+
+// run follows gossip until ctx is done.
+func (r *remoteRoles) run(ctx context.Context) error {
+	for {
+		view := r.refresh()
+		select {
+		case <-view.Next():
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// joined returns why the roles cannot start yet. Until this node has seen itself
+// among the others, no partition would have an owner.
+func (r *remoteRoles) joined() error {
+	if len(r.state.Load().nodes) == 0 {
+		return envelope.Errorf(envelope.CodeUnavailable, "gossip has not begun")
+	}
+	return nil
+}
+
+// refresh makes the state of the newest view of the members. Two cores refresh
+// one after the other: an older view must not take from the pool what a newer
+// view has put there.
+func (r *remoteRoles) refresh() *members.View {
+	r.refreshing.Lock()
+	defer r.refreshing.Unlock()
+	view := r.members.Snapshot()
+	before := r.state.Load()
+	s := &clusterState{
+		nodes: view.Nodes, comets: make(map[string]rpc.Comet), owners: make([]rpc.Router, r.partitions), ownedChanged: before.ownedChanged,
+	}
+	var addresses []string
+	for _, node := range view.Nodes {
+		if node.Name != r.name {
+			addresses = append(addresses, node.Meta.GetRpc())
+		}
+		if slices.Contains(node.Meta.GetRoles(), config.RoleComet) {
+			s.cometNames = append(s.cometNames, node.Name)
+			s.comets[node.Name] = r.comet
+			if node.Name != r.name {
+				s.comets[node.Name] = r.pool.Node(node.Meta.GetRpc()).Comet()
+			}
+		}
+	}
+	var names []string
+	routers := make(map[string]rpc.Router)
+	for _, node := range available(view.Nodes, config.RoleRouter) {
+		router := r.router
+		if node.Name != r.name {
+			router = r.pool.Node(node.Meta.GetRpc()).RouterOf(r.generation)
+		}
+		routers[node.Name], names, s.routers = router, append(names, node.Name), append(s.routers, router)
+	}
+	for _, node := range available(view.Nodes, config.RoleLogic) {
+		if node.Name != r.name {
+			s.logics = append(s.logics, r.pool.Node(node.Meta.GetRpc()).Logic())
+		}
+	}
+	table := ring.New(r.partitions, names)
+	for i := range r.partitions {
+		if owner := table.Owner(i); owner != "" {
+			s.owners[i] = routers[owner]
+		}
+	}
+	s.owned = table.Owned(r.name)
+	changed := !slices.Equal(before.owned, s.owned)
+	if changed {
+		s.ownedChanged = make(chan struct{})
+	}
+	r.state.Store(s)
+	if changed {
+		close(before.ownedChanged)
+		r.log.Info().Ints32("partitions", s.owned).Strs("routers", names).Msg("the owners of partitions have changed")
+	}
+	r.pool.Keep(addresses)
+	return view
+}
+
+// available returns the nodes of a role that new work may go to. Nodes that
+// drain count only while there are no others.
+func available(nodes []members.Node, role string) []members.Node {
+	var stay, all []members.Node
+	for _, node := range nodes {
+		if !slices.Contains(node.Meta.GetRoles(), role) {
+			continue
+		}
+		all = append(all, node)
+		if !node.Meta.GetLeaving() {
+			stay = append(stay, node)
+		}
+	}
+	if len(stay) == 0 {
+		return all
+	}
+	return stay
+}
+
+// owned returns the partitions of this process's router, and a channel that is
+// closed when they change.
+func (r *remoteRoles) owned() ([]int32, <-chan struct{}) {
+	s := r.state.Load()
+	return s.owned, s.ownedChanged
+}
+
+func (r *remoteRoles) owner(partition int32) (rpc.Router, error) {
+	if s := r.state.Load(); partition >= 0 && int(partition) < len(s.owners) {
+		if owner := s.owners[partition]; owner != nil {
+			return owner, nil
+		}
+	}
+	return nil, envelope.Errorf(envelope.CodeUnavailable, "no router is there to own partition %d: start one with --roles=router", partition)
+}
+
+// remoteRouters are the routers of all nodes as logic calls them.
+type remoteRouters struct{ *remoteRoles }
+
+// Owner returns the owner of a partition.
+func (r remoteRouters) Owner(partition int32) (logic.Router, error) { return r.owner(partition) }
+
+// All returns the routers of this moment.
+func (r remoteRouters) All() []logic.Router {
+	all := r.state.Load().routers
+	out := make([]logic.Router, len(all))
+	for i, router := range all {
+		out[i] = router
+	}
+	return out
+}
+
+// Partitions returns the number of partitions of the kept topic.
+func (r remoteRouters) Partitions() int32 { return r.partitions }
+
+// All returns the comets of this moment by name, as logic calls them.
+func (r *remoteRoles) All() map[string]logic.Comet {
+	comets := r.state.Load().comets
+	out := make(map[string]logic.Comet, len(comets))
+	for name, c := range comets {
+		out[name] = c
+	}
+	return out
+}
+
+// Owner returns the owner of a partition, as job calls it.
+func (r *remoteRoles) Owner(partition int32) (job.Router, error) { return r.owner(partition) }
+
+// Comet returns the comet of that name, or nil.
+func (r *remoteRoles) Comet(name string) job.Comet {
+	if c := r.state.Load().comets[name]; c != nil {
+		return c
+	}
+	return nil
+}
+
+// Names returns the names of the comets of this moment.
+func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
+
+// remoteLogics are the logics of the cluster as comet calls them: the logic of
+// this process if it runs one, otherwise any. A call that fails because a logic
+// is unavailable goes to another one: every call of comet.Logic may be repeated.
+type remoteLogics struct{ *cluster }
+
+var _ comet.Logic = remoteLogics{}
+
+// minTry is the least time that one logic gets to answer before another is
+// asked. A logic that hangs must not use up the whole deadline.
+const minTry = time.Second
+
+func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
+	r := l.remote.Load()
+	if r.logic != nil {
+		return call(ctx, r.logic)
+	}
+	var err error = envelope.Errorf(envelope.CodeUnavailable, "no logic is there to ask: start one with --roles=logic")
+	all := r.state.Load().logics
+	first := r.next.Add(1)
+	for i := range all {
+		err = l.once(ctx, all[(first+uint64(i))%uint64(len(all))], i == len(all)-1, call)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, envelope.ErrUnavailable) {
+			return err
+		}
+	}
+	return err
+}
+
+// once asks one logic. It gets half of the time that is left, the last one gets
+// all of it.
+func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
+	if deadline, ok := ctx.Deadline(); ok && !last {
+		short, cancel := context.WithTimeout(ctx, max(time.Until(deadline)/2, minTry))
+		defer cancel()
+		ctx = short
+	}
+	return call(ctx, to)
+}
+
+// Connect authenticates a client.
+func (l remoteLogics) Connect(ctx context.Context, r *envelope.ConnectRequest) (reply *envelope.ConnectReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Connect(ctx, r)
+		return err
+	})
+	return reply, err
+}
+
+// CatchUp asks for the messages that are pending for a session.
+func (l remoteLogics) CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error {
+	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.CatchUp(ctx, r) })
+}
+
+// Ack makes acknowledgements durable.
+func (l remoteLogics) Ack(ctx context.Context, r *envelope.AckRequest) error {
+	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Ack(ctx, r) })
+}
+
+// Detach reports sessions that ended.
+func (l remoteLogics) Detach(ctx context.Context, r *envelope.DetachRequest) error {
+	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Detach(ctx, r) })
+}
+
+// RoomOpened reports that a room has a member at this comet again.
+func (l remoteLogics) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
+	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.RoomOpened(ctx, r) })
+}
+
+// Announce is a sign of life to the owners of partitions.
+func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest) (reply *envelope.AnnounceReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Announce(ctx, r)
+		return err
+	})
+	return reply, err
+}

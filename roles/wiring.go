@@ -1,0 +1,217 @@
+package roles
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imgo/cluster/bus"
+	"imgo/cluster/rpc"
+	"imgo/config"
+	"imgo/roles/comet"
+	"imgo/roles/job"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi"
+	"imgo/roles/router"
+	"imgo/store"
+)
+
+// core is the part of a node that depends on the number of partitions of the
+// kept topic: the topic itself, and the roles that write or read it. When the
+// topic grows while the node runs, a new core replaces the old one. Comet is not
+// part of it, so clients keep their connections.
+type core struct {
+	storage
+	metrics *prometheus.Registry // of this core's roles
+	// The roles; nil: this process does not run it.
+	router *router.Router
+	job    *job.Job
+	logic  *logic.Logic
+	// apiHandler is logic's, or one that names nodes that run logic.
+	apiHandler http.Handler
+	// offered are the services that other nodes may call.
+	offered rpc.Services
+}
+
+// storage is the log and the cluster view that a core uses.
+type storage struct {
+	kept keptLog
+	// remote and group are nil where this process is all there is. group is also
+	// nil where the process does not run job.
+	remote *remoteRoles
+	group  *bus.Group
+}
+
+// wiring is what the roles of this process call, in this process or in another.
+type wiring struct {
+	routers logic.Routers
+	owners  job.Owners
+	rooms   logic.Comets
+	comets  job.Comets
+	logic   comet.Logic
+	tokens  logic.TokenStore
+	kept    logic.KeptLog
+	// local is the router of this process, which owns every partition. It is nil
+	// where routers and comets may be in other processes.
+	local job.LocalRouter
+	// owned, group and growth are nil where this process owns every partition.
+	owned  func() ([]int32, <-chan struct{})
+	group  job.Group
+	growth router.Growth
+}
+
+// wiringOf decides what the roles of a core call. Nothing else decides it.
+func (n *Node) wiringOf(c *core) wiring {
+	if n.cluster != nil {
+		return n.cluster.wiringOf(n, c)
+	}
+	local := &localRoles{n, c}
+	return wiring{
+		routers: localRouters{local}, owners: local, rooms: local, comets: local, tokens: store.NewTokens(n.db),
+		kept: c.kept, local: local,
+	}
+}
+
+// newCore makes the roles that this process runs on a storage, and gives each of
+// them the others that it calls. The core closes the topic, also when newCore
+// fails.
+func (n *Node) newCore(ctx context.Context, s storage) (*core, wiring, error) {
+	c := &core{storage: s, metrics: prometheus.NewRegistry()}
+	w := n.wiringOf(c)
+	if err := n.makeRoles(ctx, c, w); err != nil {
+		n.logClose(s.kept.Close())
+		return nil, w, err
+	}
+	return c, w, nil
+}
+
+// makeRoles makes the roles of a core.
+func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
+	faults := n.opts.Faults
+	if n.cfg.Runs(config.RoleRouter) {
+		c.router, err = router.New(n.routerConfig(), router.Deps{
+			Kept: faults.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db), Owned: w.owned, Growth: w.growth,
+			Log: n.log, Metrics: c.metrics, Events: n.report,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if n.cfg.Runs(config.RoleJob) {
+		c.job, err = job.New(ctx, job.DefaultConfig(), job.Deps{
+			Kept: c.kept, Live: n.live, Owners: w.owners, Comets: faults.comets(w.comets), Local: w.local, Group: w.group,
+			Log: n.log, Metrics: c.metrics,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if !n.cfg.Runs(config.RoleLogic) {
+		c.apiHandler = http.HandlerFunc(n.elsewhere)
+		return nil
+	}
+	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
+		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	c.apiHandler, err = n.newAPI(c)
+	return err
+}
+
+// newAPI makes the HTTP API of a core's logic.
+func (n *Node) newAPI(c *core) (http.Handler, error) {
+	keys := make([]httpapi.Key, len(n.cfg.HTTP.APIKeys))
+	for i, k := range n.cfg.HTTP.APIKeys {
+		keys[i] = httpapi.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
+	}
+	a, err := httpapi.New(httpapi.Config{
+		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
+	}, service{c.logic, n}, n.log, c.metrics)
+	if err != nil {
+		return nil, err
+	}
+	return a.Handler(), nil
+}
+
+// report hands a router's event to the logic of this process, which shows it in
+// GET /v1/events. Without a logic it goes to the log.
+func (n *Node) report(kind, user, detail string) {
+	if c := n.core.Load(); c != nil && c.logic != nil {
+		c.logic.Report(kind, user, detail)
+		return
+	}
+	n.log.Warn().Str("event", kind).Str("user", user).Msg(detail)
+}
+
+// stages returns the parts of a core in the order in which they start.
+func (c *core) stages() []stage {
+	all := []stage{{name: "kept log", run: c.kept.Run}}
+	if c.remote != nil {
+		all = append(all, stage{name: "gossip", run: c.remote.run, ready: c.remote.joined})
+	}
+	if c.router != nil {
+		all = append(all, stage{name: config.RoleRouter, run: c.router.Run, ready: c.router.Ready})
+	}
+	if c.job != nil {
+		all = append(all, stage{name: config.RoleJob, run: c.job.Run, ready: c.job.Ready})
+	}
+	if c.logic != nil {
+		all = append(all, stage{name: config.RoleLogic, run: c.logic.Run, ready: c.logic.Ready})
+	}
+	return all
+}
+
+// routerConfig returns the settings of this node's router.
+func (n *Node) routerConfig() router.Config {
+	c, d := router.DefaultConfig(), n.cfg.Delivery
+	c.SessionLimits, c.MailboxLimits, c.WatchTimes = n.cfg.Limits.SessionLimits, n.cfg.Kept.MailboxLimits, d.WatchTimes
+	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
+	c.CometTimeout = 3 * d.AnnounceInterval
+	c.Faults = n.opts.Faults.Router
+	if n.cluster != nil {
+		// The log outlives this router's disk, and its producers repeat appends.
+		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention, dedupeWarm
+	}
+	return c
+}
+
+// dedupeWarm is how many records before its stored position a router of a cluster
+// reads at the start, to know their ids. A producer that repeats an append does
+// so within kafka.write_timeout; the records of that time fit into this number.
+const dedupeWarm = 1 << 14
+
+// logicConfig returns the settings of this node's logic.
+func (n *Node) logicConfig() logic.Config {
+	c, a := logic.DefaultConfig(), n.cfg.Auth
+	c.DefaultTTL, c.MaxTTL = n.cfg.Kept.TTL, n.cfg.Kept.MaxTTL
+	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody
+	c.AuthMode = a.Mode
+	c.JWT.Secret, c.JWT.JWKSFile, c.JWT.JWKSURL = a.JWTSecret, a.JWKSFile, a.JWKSURL
+	if a.JWTPublicKey != "" {
+		c.JWT.PublicKeyFiles = []string{a.JWTPublicKey}
+	}
+	c.JWT.Issuer, c.JWT.Audience, c.JWT.UserClaim = a.Issuer, a.Audience, a.UserClaim
+	c.JWT.DeviceClaim, c.JWT.Leeway = a.DeviceClaim, a.Leeway
+	return c
+}
+
+// cometConfig returns the settings of this node's comet.
+func (n *Node) cometConfig() (comet.Config, error) {
+	c := comet.DefaultConfig()
+	c.Name = n.name
+	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
+	c.Shutdown, c.Auth = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Auth
+	c.Faults = n.opts.Faults.Comet
+	// The other parts need time to stop too. HTTP has a quarter (serveHTTP).
+	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
+	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
+	if n.cluster != nil {
+		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
+	}
+	var err error
+	c.Listen, err = n.listenFuncs()
+	return c, err
+}
