@@ -9,7 +9,7 @@ import (
 	"imgo/roles/logic"
 )
 
-// Ancestors' bug 1: a push to many never stored anything for who was offline.
+// Ancestors' bug 1: a push to many stored nothing for users who were offline.
 func TestAncestorBug01_MultiPushIsKeptForOfflineUsers(t *testing.T) {
 	w := newWorld(t)
 	w.connect("on", "", "c1", 1)

@@ -12,7 +12,7 @@ import (
 	"imgo/roles/logic"
 )
 
-// benchRouter owns everything; each user has one session.
+// benchRouter owns every partition. Each user has one session.
 type benchRouter struct{ logic.Router }
 
 func (r benchRouter) Owner(int32) (logic.Router, error) { return r, nil }
@@ -29,7 +29,7 @@ func (benchRouter) Lookup(_ context.Context, req *envelope.LookupRequest) (*enve
 	return reply, nil
 }
 
-// benchLog takes everything and keeps nothing.
+// benchLog is a log that keeps nothing.
 type benchLog struct{}
 
 func (benchLog) Partitions() int32  { return 8 }
@@ -41,8 +41,8 @@ func (benchLog) AppendEssential(ctx context.Context, _ int32, _ []byte) (int64, 
 	return 0, ctx.Err()
 }
 
-// BenchmarkPush is what logic itself costs a push: the question to the owner,
-// the record or envelope, the answer.
+// BenchmarkPush measures what logic itself costs a push: the question to the
+// owner, the record or envelope, and the answer.
 func BenchmarkPush(b *testing.B) {
 	l, err := logic.New(logic.DefaultConfig(), logic.Deps{
 		Routers: benchRouter{}, Kept: benchLog{}, Live: benchLog{}, Comets: fakeComets{},

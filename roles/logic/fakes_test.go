@@ -16,7 +16,7 @@ import (
 )
 
 // fakeRouter answers from a small table, like the owner of its partitions. A
-// func field, when set, answers instead.
+// func field that is set answers instead.
 type fakeRouter struct {
 	attach   func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error)
 	detach   func(context.Context, *envelope.DetachRequest) error
@@ -81,7 +81,7 @@ func (r *fakeRouter) Lookup(ctx context.Context, req *envelope.LookupRequest) (*
 	return r.table(req), nil
 }
 
-// table answers a Lookup from what the fake holds.
+// table answers a Lookup from the fake's sessions and keys.
 func (r *fakeRouter) table(req *envelope.LookupRequest) *envelope.LookupReply {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -150,7 +150,7 @@ func (r *fakeRouter) Forget(ctx context.Context, req *envelope.ForgetRequest) (*
 	return &envelope.ForgetReply{}, nil
 }
 
-// apply does with a kept record what its owner would.
+// apply applies a kept record as its owner does.
 func (r *fakeRouter) apply(rec *envelope.Record, id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -180,7 +180,7 @@ func (r *fakeRouter) asked() []*envelope.LookupRequest {
 	return slices.Clone(r.lookups)
 }
 
-// fakeRouters: partition p belongs to routers[p mod n].
+// fakeRouters is some routers: partition p belongs to routers[p mod n].
 type fakeRouters struct {
 	partitions int32
 	routers    []*fakeRouter
@@ -207,14 +207,14 @@ func (f *fakeRouters) All() []logic.Router {
 
 func (f *fakeRouters) Partitions() int32 { return f.partitions }
 
-// fakeLog is either topic: it holds what was appended, in order.
+// fakeLog is the kept or the live topic. It holds what was appended, in order.
 type fakeLog struct {
 	partitions int32
-	// fail refuses an append; essential says that it was AppendEssential.
+	// fail refuses an append. essential reports whether it was AppendEssential.
 	fail func(essential bool) error
-	// applied is told of each entry once it has its offset.
+	// applied is called with each entry once it has its offset.
 	applied func(envelope.Entry)
-	// after is the answer to an append that the log took.
+	// after returns the error of an append that the log took all the same.
 	after func() error
 
 	mu      sync.Mutex
@@ -282,7 +282,7 @@ func (f *fakeLog) all() []envelope.Entry {
 	return slices.Clone(f.entries)
 }
 
-// fakeComets are comets that answer Rooms.
+// fakeComets is some comets by name.
 type fakeComets map[string]logic.Comet
 
 func (f fakeComets) All() map[string]logic.Comet { return f }
@@ -355,8 +355,8 @@ func (f *fakeTokens) RevokeUser(_ context.Context, user string) (n int, err erro
 	return n, nil
 }
 
-// world is a logic among fakes. Kept records are applied by their owner as
-// soon as they are appended, unless lag is set.
+// world is a logic with fakes for all other roles. Kept records are applied by
+// their owner as soon as they are appended.
 type world struct {
 	*logic.Logic
 	t       testing.TB
@@ -436,7 +436,7 @@ func (w *world) apply(e envelope.Entry) {
 	w.routers.routers[int(e.Partition)%len(w.routers.routers)].apply(rec, envelope.ID(generation, e.Offset))
 }
 
-// owner is the fake that owns a user.
+// owner returns the router that owns a user.
 func (w *world) owner(user string) *fakeRouter {
 	return w.routers.routers[int(envelope.Partition(user, int(w.kept.partitions)))%len(w.routers.routers)]
 }
@@ -481,7 +481,7 @@ func (w *world) push(c logic.PushCommand) *logic.PushResult {
 	return result
 }
 
-// field is the Field of the *envelope.Error in err.
+// field returns the Field of the *envelope.Error in err.
 func field(err error) string {
 	var e *envelope.Error
 	if errors.As(err, &e) {

@@ -3,6 +3,7 @@ package logic_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,13 +28,13 @@ func TestKeptIdempotencyAgain(t *testing.T) {
 		}
 	}
 	appended := len(w.records())
-	// Only who was not reached yet is appended.
+	// Only users that were not reached yet are appended.
 	third := w.push(logic.PushCommand{Users: []string{"ann", "carl"}, Kept: true, IdempotencyKey: "api/k1"})
 	if third.Duplicate || !third.Users[0].Duplicate || third.Users[1].Duplicate || third.Users[1].ID == 0 {
 		t.Errorf("third %+v", third)
 	}
 	records := w.records()[appended:]
-	if len(records) != 1 || len(records[0].Push.Users) != 1 || records[0].Push.Users[0] != "carl" || records[0].Push.IdempotencyKey != "api/k1" {
+	if len(records) != 1 || !slices.Equal(records[0].Push.Users, []string{"carl"}) || records[0].Push.IdempotencyKey != "api/k1" {
 		t.Errorf("third appended %v", records)
 	}
 	// Another key is another message.
@@ -43,8 +44,8 @@ func TestKeptIdempotencyAgain(t *testing.T) {
 	}
 }
 
-// Two pushes with one key at the same time are both appended, but both answers
-// have the one id that the owner let count.
+// Pushes with one key at the same time are all appended, but every answer has the
+// id of the one that the owner did not void.
 func TestKeptIdempotencySideBySide(t *testing.T) {
 	w := newWorld(t)
 	const callers = 16
@@ -70,7 +71,7 @@ func TestKeptIdempotencySideBySide(t *testing.T) {
 	}
 }
 
-// The owner applies later than the log answers: the answer waits for it.
+// The answer waits for an owner that applies the record after the log has answered.
 func TestKeptIdempotencyWaitsForTheOwner(t *testing.T) {
 	w := newWorld(t)
 	var asked atomic.Int32
@@ -88,9 +89,9 @@ func TestKeptIdempotencyWaitsForTheOwner(t *testing.T) {
 	}
 }
 
-// An owner that does not say in time which message a key made: the answer must
-// not name one, since an earlier try of the caller may be in the log.
-func TestKeptIdempotencyRefusesWhatItDoesNotKnow(t *testing.T) {
+// When the owner does not say in time which message a key made, the answer must
+// name none: an earlier try of the caller may be in the log.
+func TestKeptIdempotencyOwnerDoesNotAnswer(t *testing.T) {
 	w := newWorld(t)
 	owner := w.owner("ann")
 	owner.lookup = func(_ context.Context, r *envelope.LookupRequest) (*envelope.LookupReply, error) {
@@ -104,7 +105,7 @@ func TestKeptIdempotencyRefusesWhatItDoesNotKnow(t *testing.T) {
 	if !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("%+v, %v; want unavailable", got, err)
 	}
-	// Repeated once the owner knows: the same message.
+	// Repeated when the owner knows, it is the same message.
 	owner.lookup = nil
 	again := w.push(logic.PushCommand{Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"})
 	if n := len(w.records()); n != 1 || !again.Duplicate || again.Users[0].ID == 0 {
@@ -173,13 +174,13 @@ func TestLiveIdempotencyAfterAFailure(t *testing.T) {
 	}
 	w.live.fail = nil
 	if got := w.push(c); got.Duplicate {
-		t.Error("the repetition is a duplicate of a push that nobody got")
+		t.Error("the repetition is a duplicate of a push that was not published")
 	}
 	if got := w.push(c); !got.Duplicate {
 		t.Error("the second repetition is not a duplicate")
 	}
 
-	// The same when the owner did not say in time who won.
+	// The same holds when the owner did not say in time which claim won.
 	c.IdempotencyKey = "k2"
 	for _, r := range w.routers.routers {
 		r.claim = func(context.Context, *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
@@ -200,8 +201,8 @@ func TestLiveIdempotencyAfterAFailure(t *testing.T) {
 	}
 }
 
-// A claim whose append failed, though the log had it, is not lost to the
-// repetition: it goes on with the same record.
+// When a claim's append fails although the log has the record, the repetition of
+// the push appends the same record.
 func TestLiveIdempotencyAfterALostAppend(t *testing.T) {
 	w := newWorld(t)
 	c := logic.PushCommand{Op: 5, All: true, IdempotencyKey: "k"}

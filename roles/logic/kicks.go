@@ -7,15 +7,15 @@ import (
 	"imgo/protocol"
 )
 
-// KickFilter says which sessions of a user to close, and what to tell them.
+// KickFilter chooses which sessions of a user to close, and with what.
 type KickFilter struct {
-	// Device and Session choose among the user's sessions; empty: all. Session
-	// is the key of a session, or the server's own name for it (SessionName).
+	// Device and Session choose among the user's sessions; empty: all. Session is
+	// the key of a session, or the server's own name for it (AddressKey.Name).
 	Device  string
 	Session string
-	// Code is what the client is told, 3000 to 4999; 0: protocol.CloseKicked.
+	// Code is the close code, 3000 to 4999; 0: protocol.CloseKicked.
 	Code protocol.CloseCode
-	// Reason is told, too, at most 123 bytes of UTF-8.
+	// Reason is the reason of the close, at most 123 bytes of UTF-8.
 	Reason string
 }
 

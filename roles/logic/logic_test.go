@@ -35,7 +35,7 @@ func TestNewRefusesBadSettings(t *testing.T) {
 		"Deps.Tokens":            func(_ *logic.Config, d *logic.Deps) { d.Tokens = nil },
 		"routers have 9":         func(_ *logic.Config, d *logic.Deps) { d.Routers = &fakeRouters{partitions: 9} },
 		"the live log has 0":     func(_ *logic.Config, d *logic.Deps) { d.Live = &fakeLog{} },
-		"register logic's metri": func(_ *logic.Config, d *logic.Deps) { d.Metrics = taken(t) },
+		"register logic's metri": func(_ *logic.Config, d *logic.Deps) { d.Metrics = takenRegistry(t) },
 	} {
 		cfg, deps := logic.DefaultConfig(), w.deps()
 		change(&cfg, &deps)
@@ -45,8 +45,8 @@ func TestNewRefusesBadSettings(t *testing.T) {
 	}
 }
 
-// taken is a registry that has logic's metrics already.
-func taken(t *testing.T) prometheus.Registerer {
+// takenRegistry returns a registry that has a metric of logic's already.
+func takenRegistry(t *testing.T) prometheus.Registerer {
 	reg := prometheus.NewRegistry()
 	if err := reg.Register(prometheus.NewCounter(prometheus.CounterOpts{Name: "imgo_logic_kicks_total", Help: "another"})); err != nil {
 		t.Fatal(err)
@@ -116,8 +116,8 @@ func TestReadyNeedsOwners(t *testing.T) {
 	}
 }
 
-// An operation ends by itself, even if nobody answers and nobody cancels.
-func TestOperationsHaveADeadline(t *testing.T) {
+// A call ends by itself even if no router answers and the caller does not cancel.
+func TestCallsHaveADeadline(t *testing.T) {
 	w := newWorld(t, func(c *logic.Config, _ *world) { c.CallTimeout = 30 * time.Millisecond })
 	w.owner("ann").user = func(ctx context.Context, _ *envelope.UserRequest) (*envelope.UserReply, error) {
 		<-ctx.Done()
@@ -149,7 +149,7 @@ func TestEvents(t *testing.T) {
 	if got := w.Events(last, 10); got == nil || len(got) != 0 {
 		t.Errorf("after the last: %+v", got)
 	}
-	// A logic that starts later goes on with larger numbers.
+	// The numbers of a logic that starts later are larger.
 	w.clock.Add(time.Hour)
 	next, err := logic.New(logic.DefaultConfig(), w.deps())
 	if err != nil {
@@ -202,7 +202,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// gather is every counter, and every histogram's count, by name and labels.
+// gather returns every counter, and every histogram's count, by name and labels.
 func gather(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()

@@ -22,7 +22,7 @@ const (
 	kindNone  = "none" // a push that names no target, or several
 )
 
-// metrics are logic's, all of them with bounded labels.
+// metrics is logic's metrics. The values of their labels are bounded.
 type metrics struct {
 	pushes      *prometheus.CounterVec
 	pushSeconds *prometheus.HistogramVec
@@ -34,13 +34,13 @@ type metrics struct {
 	events      *prometheus.CounterVec
 	unlooked    prometheus.Counter
 
-	// accepted has what a push of each kind counts when all is well; to look
-	// it up by its labels each time would cost more than to count.
-	accepted  map[string]*acceptedPushes
-	connected prometheus.Counter // connects that were accepted
+	// accepted and connected are found once, by their labels: to find them for
+	// each push or connect would cost more than to count.
+	accepted  map[string]*acceptedPushes // by kind
+	connected prometheus.Counter         // accepted connects
 }
 
-// acceptedPushes are the accepted pushes of one kind.
+// acceptedPushes counts the accepted pushes of one kind.
 type acceptedPushes struct {
 	total   atomic.Uint64 // for Stats
 	counter prometheus.Counter
@@ -93,7 +93,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// outcome names how an operation ended.
+// outcome returns how a call ended, as the metrics name it.
 func outcome(err error) string {
 	switch {
 	case err == nil:

@@ -18,27 +18,26 @@ type NodeInfo struct {
 	Ready    bool              `json:"ready"`
 	Sessions int               `json:"sessions"`
 	Clients  map[string]string `json:"clients,omitempty"` // "tcp", "ws": where clients connect
-	// Weight is how many clients the node should have in proportion to others;
-	// 0: 1.
+	// Weight is the node's share of clients in proportion to other nodes'; 0: 1.
 	Weight int    `json:"weight,omitempty"`
 	Zone   string `json:"zone,omitempty"`
-	// Leaving says that the node drains: clients are sent elsewhere.
+	// Leaving reports whether the node drains, so that clients go elsewhere.
 	Leaving bool `json:"leaving,omitempty"`
 }
 
 // Partitions is what GET /v1/partitions shows of the kept topic.
 type Partitions struct {
-	// Kept is how many it has, and Generation which one it is, from 1.
+	// Kept is how many partitions it has, and Generation counts its topics, from 1.
 	Kept       int `json:"kept"`
 	Generation int `json:"generation"`
-	// Next is how many it will have, when it grows; Moved is how many of Kept
-	// have moved, and SinceMS when it began, Unix milliseconds.
+	// Next is how many it will have when it has grown, Moved is how many of Kept
+	// have moved, and SinceMS is when the growth began, in Unix milliseconds.
 	Next    int   `json:"next,omitempty"`
 	Moved   int   `json:"moved,omitempty"`
 	SinceMS int64 `json:"since_ms,omitempty"`
 }
 
-// Stats is what GET /v1/stats shows: of the whole server as logic can see it.
+// Stats is what GET /v1/stats shows of the whole server, as logic sees it.
 type Stats struct {
 	Sessions int               `json:"sessions"`
 	Comets   map[string]int    `json:"comets"`

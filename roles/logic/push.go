@@ -14,57 +14,57 @@ import (
 // maxKeyBytes bounds an idempotency key with its caller's scope.
 const maxKeyBytes = 512
 
-// PushCommand is one push, whatever API it came by. Exactly one of Users,
-// Keys, Room and All names whom it is for.
+// PushCommand is one push, whatever API it came by. Exactly one of Users, Keys,
+// Room and All is its target.
 type PushCommand struct {
-	// Users are user ids (1 to 128 bytes of UTF-8); at most Config.MaxUsers.
+	// Users lists user ids (1 to 128 bytes of UTF-8), at most Config.MaxUsers.
 	Users []string
-	// Keys are session keys (goim's); never kept.
+	// Keys lists session keys (goim's); never kept.
 	Keys []string
-	// Room is a room id; never kept.
+	// Room is the id of a room; never kept.
 	Room string
-	// All is everyone who is connected; never kept.
+	// All means every connected session; never kept.
 	All bool
 
 	// Op is the operation: 5 (message), or 1000 and above.
 	Op   int32
 	Body []byte
-	// Kept says that the message waits in the user's mailbox until every
-	// covered device acknowledged it or TTL has passed. Only with Users.
+	// Kept has the message wait in the user's mailbox until every covered device
+	// has acknowledged it or TTL has passed. Only with Users.
 	Kept bool
 	// TTL is how long a kept message lives; 0: Config.DefaultTTL.
 	TTL time.Duration
-	// IdempotencyKey, scoped by its caller; empty: none. For 24 h a second
-	// push with the same key has no effect on a user that the first reached.
+	// IdempotencyKey is a key in the scope of its caller; empty: none. For 24 h a
+	// second push with the same key has no effect on a user that the first reached.
 	IdempotencyKey string
 }
 
-// UserResult says what a push did for one user.
+// UserResult is what a push did for one user.
 type UserResult struct {
 	User string
 	// ID is the kept message's id; 0: not kept.
 	ID uint64
-	// Sessions counts the user's sessions at the time of the push. A push
-	// that is not kept to a user with none ends there.
+	// Sessions counts the user's sessions at the time of the push. A push that is
+	// not kept reaches only these.
 	Sessions int
-	// Duplicate says that the idempotency key was used for this user before;
+	// Duplicate reports whether the idempotency key was used for this user before.
 	// ID is then the first push's.
 	Duplicate bool
-	// Unknown says that the user's owner did not answer in time how many
-	// sessions there are. Only for a kept push, which is accepted all the same.
+	// Unknown reports whether the user's owner did not answer in time, so that the
+	// number of sessions is not known. Only a kept push is accepted all the same.
 	Unknown bool
 }
 
 // PushResult is what a push did.
 type PushResult struct {
-	// Users has one result for each user of the command, in its order (a user
-	// named twice is pushed to once and has one result).
+	// Users has one result for each user of the command, in its order. A user that
+	// is named twice is pushed to once and has one result.
 	Users []UserResult
-	// Sessions counts the sessions that the push is on its way to; 0 for Room
+	// Sessions counts the sessions that the push is on its way to. It is 0 for Room
 	// and All, whose members only the comets know.
 	Sessions int
-	// Duplicate says that the idempotency key was used before and that
-	// nothing was done (for Users: for every one of them).
+	// Duplicate reports whether the idempotency key was used before, so that
+	// nothing was done (with Users: for each of them).
 	Duplicate bool
 }
 

@@ -47,8 +47,10 @@ func TestPushRefusesBadInput(t *testing.T) {
 		{"long ttl", logic.PushCommand{Op: 5, Users: []string{"a"}, Kept: true, TTL: 7*24*time.Hour + 1}, "ttl", envelope.CodeInvalid},
 		{"short ttl", logic.PushCommand{Op: 5, Users: []string{"a"}, Kept: true, TTL: time.Microsecond}, "ttl", envelope.CodeInvalid},
 		{"ttl not kept", logic.PushCommand{Op: 5, Users: []string{"a"}, TTL: time.Hour}, "ttl", envelope.CodeInvalid},
-		{"long idempotency key", logic.PushCommand{Op: 5, Users: []string{"a"}, IdempotencyKey: strings.Repeat("k", 513)}, "idempotency_key", envelope.CodeInvalid},
-		{"idempotency key not UTF-8", logic.PushCommand{Op: 5, Users: []string{"a"}, IdempotencyKey: "\xff"}, "idempotency_key", envelope.CodeInvalid},
+		{"long idempotency key", logic.PushCommand{Op: 5, Users: []string{"a"}, IdempotencyKey: strings.Repeat("k", 513)},
+			"idempotency_key", envelope.CodeInvalid},
+		{"idempotency key not UTF-8", logic.PushCommand{Op: 5, Users: []string{"a"}, IdempotencyKey: "\xff"},
+			"idempotency_key", envelope.CodeInvalid},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -226,7 +228,7 @@ func TestUsersPushChunksAddresses(t *testing.T) {
 	}
 }
 
-func TestUsersPushToNobodyEndsThere(t *testing.T) {
+func TestUsersPushToNoSession(t *testing.T) {
 	w := newWorld(t)
 	if got := w.push(logic.PushCommand{Users: []string{"nobody"}}); got.Sessions != 0 {
 		t.Errorf("result %+v", got)
@@ -255,7 +257,7 @@ func TestKeysPushAsksAllRouters(t *testing.T) {
 		t.Error("accepted though a router did not answer")
 	}
 	if n := len(w.envelopes()); n != 2 {
-		t.Error("a refused push was thrown")
+		t.Error("a refused push was published")
 	}
 }
 
@@ -303,7 +305,7 @@ func TestPushFailures(t *testing.T) {
 	}
 }
 
-func TestKeptPushGoesOnWithoutItsOwners(t *testing.T) {
+func TestKeptPushNeedsNoOwner(t *testing.T) {
 	w := newWorld(t, func(c *logic.Config, _ *world) { c.CallTimeout = 200 * time.Millisecond })
 	w.connect("ann", "", "c1", 1)
 	for _, r := range w.routers.routers {
@@ -316,7 +318,7 @@ func TestKeptPushGoesOnWithoutItsOwners(t *testing.T) {
 	if u := got.Users[0]; u.ID == 0 || !u.Unknown || u.Sessions != 0 {
 		t.Errorf("result %+v", u)
 	}
-	// What cannot go on says so: with a key the caller may repeat it safely.
+	// These pushes need the owners, so they are refused.
 	for _, c := range []logic.PushCommand{
 		{Op: 5, Users: []string{"ann"}, Kept: true, IdempotencyKey: "k"},
 		{Op: 5, Users: []string{"ann"}},
@@ -326,7 +328,7 @@ func TestKeptPushGoesOnWithoutItsOwners(t *testing.T) {
 		}
 	}
 	if len(w.records()) != 1 || len(w.envelopes()) != 0 {
-		t.Error("a refused push left something")
+		t.Error("a refused push left something in a log")
 	}
 }
 
@@ -352,14 +354,14 @@ func TestLookupPartialFailure(t *testing.T) {
 	w.routers.routers[1].lookup = func(context.Context, *envelope.LookupRequest) (*envelope.LookupReply, error) {
 		return nil, errors.New("broken")
 	}
-	// Not kept: nothing is thrown for anybody.
+	// A push that is not kept is published for no user.
 	if _, err := w.Push(t.Context(), &logic.PushCommand{Op: 5, Users: all}); err == nil {
 		t.Error("accepted")
 	}
 	if len(w.envelopes()) != 0 {
-		t.Error("thrown all the same")
+		t.Error("published all the same")
 	}
-	// Kept: everybody gets it, and the result says what is not known.
+	// A kept push reaches every user, and the result names those that are unknown.
 	got := w.push(logic.PushCommand{Users: all, Kept: true})
 	for _, u := range got.Users {
 		if u.ID == 0 || u.Unknown != (w.owner(u.User) == w.routers.routers[1]) {
@@ -384,7 +386,7 @@ func TestPushWithoutRouters(t *testing.T) {
 	}
 }
 
-func TestPushOfACallerThatLeft(t *testing.T) {
+func TestPushWithCanceledContext(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

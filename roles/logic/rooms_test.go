@@ -11,8 +11,8 @@ import (
 	"imgo/roles/logic"
 )
 
-// That a room is open goes where the room's messages go; that all are, goes
-// everywhere.
+// The record that opens a room goes by the partition of the room's messages. The
+// record that opens all rooms goes by every partition.
 func TestRoomOpened(t *testing.T) {
 	w := newWorld(t)
 	opened := &envelope.RoomOpened{Comet: "c1", Room: "lobby", Seq: 7, Incarnation: 3}
@@ -22,7 +22,7 @@ func TestRoomOpened(t *testing.T) {
 	w.push(logic.PushCommand{Room: "lobby", Body: []byte("m")})
 	got, entries := w.envelopes(), w.live.all()
 	if len(got) != 2 || !proto.Equal(got[0].Opened, opened) || got[0].TimeMs == 0 || entries[0].Partition != entries[1].Partition {
-		t.Fatalf("thrown: %v in %v", got, entries)
+		t.Fatalf("published: %v in %v", got, entries)
 	}
 
 	all := &envelope.RoomOpened{Comet: "c1", Seq: 8, Incarnation: 3}
@@ -33,11 +33,11 @@ func TestRoomOpened(t *testing.T) {
 	for i, e := range w.live.all()[2:] {
 		partitions[e.Partition] = true
 		if !proto.Equal(w.envelopes()[2+i].Opened, all) {
-			t.Errorf("thrown: %v", w.envelopes()[2+i])
+			t.Errorf("published: %v", w.envelopes()[2+i])
 		}
 	}
 	if len(partitions) != int(w.live.partitions) {
-		t.Errorf("thrown on %v", partitions)
+		t.Errorf("published on %v", partitions)
 	}
 
 	if err := w.RoomOpened(t.Context(), &envelope.RoomOpened{Room: "lobby"}); !errors.Is(err, envelope.ErrInvalid) {

@@ -71,8 +71,7 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// The first window is in the answer, whatever is in it: nothing of it goes
-// through the log.
+// The first window is in the answer, and nothing of it goes through the log.
 func TestConnectAnswersTheFirstWindow(t *testing.T) {
 	w := newWorld(t, noAuth)
 	for _, window := range []*envelope.Backlog{
@@ -94,7 +93,7 @@ func TestConnectAnswersTheFirstWindow(t *testing.T) {
 	}
 }
 
-func TestConnectStandsWhenAKickIsNotThrown(t *testing.T) {
+func TestConnectSucceedsWithoutItsKicks(t *testing.T) {
 	w := newWorld(t, noAuth)
 	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
 		return &envelope.AttachReply{Kicks: []*envelope.Kick{{To: []*envelope.Address{{Comet: "c9", Session: 1}}}}}, nil
@@ -125,7 +124,7 @@ func TestConnectWithoutAuth(t *testing.T) {
 	}
 }
 
-func TestConnectBelievesNoMidWithAuth(t *testing.T) {
+func TestConnectIgnoresMidWithAuth(t *testing.T) {
 	w := newWorld(t)
 	req := connectRequest("")
 	req.Mid = "7"
@@ -217,8 +216,8 @@ func TestConnectRefusesBadFields(t *testing.T) {
 	}
 }
 
-// A token that is revoked between its check and the registration of its
-// session: the revocation found no session to close.
+// When a token is revoked between its check and the registration of its session,
+// the revocation finds no session to close.
 func TestConnectChecksTheTokenAgainAfterAttach(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.NewToken(t.Context(), "ann", 0, "mine", false); err != nil {
@@ -238,11 +237,11 @@ func TestConnectChecksTheTokenAgainAfterAttach(t *testing.T) {
 		t.Errorf("detached %v", owner.detached)
 	}
 	if len(w.envelopes()) != 0 {
-		t.Error("a kick was thrown for a refused session")
+		t.Error("a kick was published for a refused session")
 	}
 }
 
-func TestConnectPassesTheOwnersRefusal(t *testing.T) {
+func TestConnectReturnsTheOwnersRefusal(t *testing.T) {
 	w := newWorld(t, noAuth)
 	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
 		return nil, envelope.Errorf(envelope.CodeTooMany, "user has 64 sessions")
@@ -284,7 +283,7 @@ func TestCatchUp(t *testing.T) {
 	}
 	w.live.fail = func(bool) error { return errors.New("broken") }
 	if err := w.CatchUp(t.Context(), &envelope.CatchUpRequest{To: to, User: "ann"}); err == nil {
-		t.Error("no error though nothing was thrown")
+		t.Error("no error though nothing was published")
 	}
 }
 
@@ -329,7 +328,7 @@ func TestAckGroupsByPartition(t *testing.T) {
 	}
 }
 
-func TestAckIsCutToRecords(t *testing.T) {
+func TestAckIsSplitIntoRecords(t *testing.T) {
 	w := newWorld(t)
 	ids := make([]uint64, 100_000)
 	for i := range ids {
@@ -376,7 +375,7 @@ func TestDetachGroupsByOwner(t *testing.T) {
 	if n != 50 {
 		t.Errorf("%d detached", n)
 	}
-	// One owner that fails does not keep the other from hearing it.
+	// An owner that fails does not keep the call from the other.
 	broken := errors.New("broken")
 	w.routers.routers[0].detach = func(context.Context, *envelope.DetachRequest) error { return broken }
 	if err := w.Detach(t.Context(), req); !errors.Is(err, broken) || len(w.routers.routers[1].detached) != 2 {
@@ -435,7 +434,7 @@ func TestAnnounce(t *testing.T) {
 		t.Errorf("rooms %v", reply.Rooms)
 	}
 
-	// A router that fails is missing in the answer; with none there is an error.
+	// A router that fails is missing in the answer. If all fail, it is an error.
 	failing := func(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 		return nil, envelope.ErrUnavailable
 	}
@@ -444,7 +443,7 @@ func TestAnnounce(t *testing.T) {
 	if reply, err = w.Announce(t.Context(), alive); err != nil || len(reply.Epochs) != 4 || reply.Epochs[1] != 101 {
 		t.Errorf("%v, %v", reply, err)
 	}
-	// With sessions it is an error: some of them are not in the table.
+	// With sessions it is an error, because some of them are in no table.
 	if _, err = w.Announce(t.Context(), req); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}
@@ -454,9 +453,9 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// Sessions go to their owners alone: to another router the counts that come
-// with every chunk of them would look like three announcements that differ.
-func TestAnnounceSessionsToTheirOwnersAlone(t *testing.T) {
+// Sessions are announced to their owners alone. To another router the counts that
+// come with every chunk would look like several announcements that differ.
+func TestAnnounceSessionsToOwnersOnly(t *testing.T) {
 	w := newWorld(t)
 	req := &envelope.AnnounceRequest{Comet: "c1", Partitions: map[uint32]uint32{0: 1, 1: 1}, Sessions: []*envelope.SessionInfo{{User: "ann"}}}
 	if _, err := w.Announce(t.Context(), req); err != nil {
@@ -473,7 +472,8 @@ func TestAnnounceSessionsToTheirOwnersAlone(t *testing.T) {
 	}
 }
 
-// Every router hears that the comet is alive, also one with none of its users.
+// Every router is told that the comet is alive, also one that owns none of its
+// users.
 func TestAnnounceReachesRoutersWithoutUsers(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.Announce(t.Context(), &envelope.AnnounceRequest{Comet: "c1", Incarnation: 1}); err != nil {

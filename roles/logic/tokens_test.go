@@ -97,7 +97,7 @@ func TestRevokeUser(t *testing.T) {
 	if e := w.envelopes(); len(e) != 1 || e[0].Kick.Code != 3503 {
 		t.Errorf("envelopes %v", e)
 	}
-	// Nothing to take back is no error, and the sessions are closed again.
+	// A user without tokens is no error, and the sessions are closed again.
 	if n, err := w.RevokeUser(t.Context(), "ann", true); err != nil || n != 0 || len(w.envelopes()) != 2 {
 		t.Errorf("%d, %v", n, err)
 	}
@@ -110,7 +110,7 @@ func TestRevokeUser(t *testing.T) {
 	}
 }
 
-// Nothing that logic logs has a token in it, good or bad.
+// No log line has a token in it, good or bad.
 func TestTokensAreNotLogged(t *testing.T) {
 	var log bytes.Buffer
 	w := newWorld(t)
@@ -122,7 +122,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Something to log: a kick that cannot be thrown.
+	// A kick that cannot be published is logged.
 	w.owner("ann").attach = func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error) {
 		return &envelope.AttachReply{Kicks: []*envelope.Kick{{To: []*envelope.Address{{Comet: "c9", Session: 1}}}}}, nil
 	}

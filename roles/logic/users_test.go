@@ -80,15 +80,15 @@ func TestKick(t *testing.T) {
 			if err != nil || n != test.n {
 				t.Fatalf("%d, %v", n, err)
 			}
-			told := 0
+			kicked := 0
 			for _, e := range w.envelopes()[before:] {
-				told += len(e.Kick.To)
+				kicked += len(e.Kick.To)
 				if e.Kick.Code != int32(test.code) || e.Kick.Reason == "" || (test.filter.Reason != "" && e.Kick.Reason != test.filter.Reason) {
 					t.Errorf("kick %v", e.Kick)
 				}
 			}
-			if told != test.n {
-				t.Errorf("%d told", told)
+			if kicked != test.n {
+				t.Errorf("%d kicked", kicked)
 			}
 		})
 	}

@@ -175,7 +175,7 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 
 // nameClaim returns a claim that is a name: a string, or an integer in decimal.
 func nameClaim(claims jwt.MapClaims, claim string) (string, error) {
-	name := ""
+	var name string
 	switch value := claims[claim].(type) {
 	case nil:
 		return "", envelope.Errorf(envelope.CodeUnauthorized, "the token lacks the claim %q", claim)

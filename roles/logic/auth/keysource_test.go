@@ -89,8 +89,8 @@ func TestJWKSFile(t *testing.T) {
 	wantUser(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), "ann")
 }
 
-// A JWKS is rewritten: the new key is good at once, the old one no longer, a
-// set that cannot be read changes nothing.
+// When a JWKS file is rewritten the new key is good at once and the old one no
+// longer. A set that cannot be read changes nothing.
 func TestJWKSFileRotation(t *testing.T) {
 	k := makeKeys(t)
 	path := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
@@ -110,14 +110,14 @@ func TestJWKSFileRotation(t *testing.T) {
 		return h.reloads("failed") > 0
 	})
 	wantUser(t, h, one, "ann")
-	// Without Run: an unknown kid is what makes it look.
+	// Without Run, an unknown kid makes it read the file.
 	write(t, path, jwks(t, jwk("two", &k.rsaOther.PublicKey)))
 	eventually(t, "the new key is good", good(two))
 	if good(one)() {
 		t.Error("the old key is still good")
 	}
 
-	// With Run the file is looked at also when no token asks for it.
+	// With Run, it reads the file also when no token names an unknown key.
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan struct{})
 	go func() { h.Run(ctx); close(ran) }()
@@ -149,12 +149,12 @@ func TestJWKSURL(t *testing.T) {
 	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 
-	// Down: nobody is told that the token is bad.
+	// While the server is down, no token is called bad.
 	wantRefused(t, h, one, envelope.ErrUnavailable)
 	if n := fetches.Load(); n != 1 {
 		t.Errorf("%d fetches for two tokens", n)
 	}
-	// Up, as a logic that starts now finds it.
+	// The server is up, and an authenticator starts now.
 	down.Store(false)
 	h = newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -164,7 +164,8 @@ func TestJWKSURL(t *testing.T) {
 	eventually(t, "ready", func() bool { return h.Ready() == nil })
 	// A flood of unknown key names does not become a flood of fetches.
 	for range 50 {
-		if _, err := h.Authenticate(t.Context(), sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims), ""); !errors.Is(err, envelope.ErrUnauthorized) {
+		token := sign(t, jwt.SigningMethodHS256, []byte(secret), "shared", claims)
+		if _, err := h.Authenticate(t.Context(), token, ""); !errors.Is(err, envelope.ErrUnauthorized) {
 			t.Fatalf("got %v", err)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"imgo/store"
 )
 
-// A node resumes where it was, and one that lost its disk reads a topic that
-// was compacted to the same.
+// A node resumes where it was. A node that lost its disk reads a compacted topic
+// and comes to the same tokens.
 func TestResumeAndCompaction(t *testing.T) {
 	p := newTopic()
 	dir := t.TempDir()
@@ -25,7 +25,7 @@ func TestResumeAndCompaction(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a.put(t, "t3", "bob", 0, false) // made again: another key
+	a.put(t, "t3", "bob", 0, false) // made again, under another key
 	if keys := p.keys("t3"); len(keys) != 2 {
 		t.Fatalf("a token that was made twice has %d keys", len(keys))
 	}
@@ -41,7 +41,7 @@ func TestResumeAndCompaction(t *testing.T) {
 	again := start(t, fast(), p, db)
 	again.ready(t)
 	check(again)
-	// Of 31 changes it has all; a mark may have come behind them as it stopped.
+	// It has all of the 31 changes. A mark may have come after them.
 	if began := p.began(); began[len(began)-1] < 31 || began[len(began)-1] > end {
 		t.Errorf("it follows from %d, the end was %d", began[len(began)-1], end)
 	}
@@ -56,9 +56,9 @@ func TestResumeAndCompaction(t *testing.T) {
 	}
 }
 
-// The last entries before the end may have been compacted away: whoever reads
-// the topic for the first time is ready all the same.
-func TestEndThatIsCompactedAway(t *testing.T) {
+// A node that reads the topic for the first time becomes ready although the last
+// entries before the end were compacted away.
+func TestEndIsCompactedAway(t *testing.T) {
 	p := newTopic()
 	a := start(t, fast(), p, nil)
 	a.ready(t)
@@ -77,9 +77,9 @@ func TestEndThatIsCompactedAway(t *testing.T) {
 	fresh.is(t, "one", unknown)
 }
 
-// A topic that was made anew is read from its beginning, and what the old one
-// had is forgotten; until then nobody is told that a token is unknown.
-func TestTopicMadeAnew(t *testing.T) {
+// A recreated topic is read from its beginning, and what the old one had is
+// forgotten.
+func TestTopicRecreated(t *testing.T) {
 	p := newTopic()
 	a := start(t, fast(), p, nil)
 	a.ready(t)
@@ -93,7 +93,7 @@ func TestTopicMadeAnew(t *testing.T) {
 	a.is(t, "new", "ann")
 }
 
-// What has been dead for a day is removed from the topic, once, and only that.
+// Only tokens that have been dead for a day are removed from the topic.
 func TestHousekeeping(t *testing.T) {
 	p := newTopic()
 	quick := fast()

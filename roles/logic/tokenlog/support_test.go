@@ -21,32 +21,33 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var _ logic.TokenStore = (*tokenlog.Tokens)(nil)
 
-const patience = 30 * time.Second
+// maxWait bounds every wait of a test.
+const maxWait = 30 * time.Second
 
-// day is as long as a dead token is remembered.
+// day is how long a dead token is remembered.
 const day = 24 * time.Hour
 
 var errTopic = errors.New("the broker is on fire")
 
 func hashOf(token string) [32]byte { return sha256.Sum256([]byte(token)) }
 
-// record is an entry of a topic; a compacted one is gone.
+// record is an entry of a topic.
 type record struct {
 	key, value []byte
-	gone       bool
+	gone       bool // compacted away
 }
 
 // topic is a tokens topic in memory.
 type topic struct {
 	mu      sync.Mutex
-	first   int64 // the oldest offset there is
+	first   int64 // the oldest offset
 	records []record
 	changed chan struct{} // closed at each change
 	follows []int64       // where each Follow began
 
 	putErr, followErr, endErr error
 	paused                    bool // nothing is read
-	twice                     bool // every entry is given again, and the one before it
+	twice                     bool // every entry is given twice, and the one before it again
 	breakAfter                int  // a Follow fails after so many entries; 0: never
 }
 
@@ -138,8 +139,8 @@ func (p *topic) Follow(ctx context.Context, from int64, fn func(offset int64, ke
 	return ctx.Err()
 }
 
-// compact drops what a later entry of the same key replaces; with removals the
-// removals too.
+// compact drops entries that a later entry of the same key replaces and, with
+// removals, entries without a value.
 func (p *topic) compact(removals bool) {
 	p.change(func() {
 		last := map[string]int{}
@@ -153,7 +154,7 @@ func (p *topic) compact(removals bool) {
 	})
 }
 
-// removed are the keys that were removed, in order.
+// removed returns the keys that were removed, in order.
 func (p *topic) removed() (keys []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -165,7 +166,7 @@ func (p *topic) removed() (keys []string) {
 	return keys
 }
 
-// keys are the keys of tokens with a hash, in the order of their first entry.
+// keys returns the topic's keys of a token, in the order of their first entry.
 func (p *topic) keys(token string) (keys []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,22 +180,23 @@ func (p *topic) keys(token string) (keys []string) {
 	return keys
 }
 
+// began returns the offsets from which each Follow began.
 func (p *topic) began() []int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]int64(nil), p.follows...)
 }
 
-// node is a Tokens that runs.
+// node is a running Tokens.
 type node struct {
 	*tokenlog.Tokens
 	view *store.SharedTokens
 	stop func()
 }
 
-// fast is a configuration for tests.
+// fast returns settings for tests.
 func fast() tokenlog.Config {
-	return tokenlog.Config{Timeout: patience, Check: 5 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
+	return tokenlog.Config{Timeout: maxWait, Check: 5 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond}
 }
 
 func openDB(t *testing.T, o store.Options) *store.DB {
@@ -227,7 +229,7 @@ func start(t *testing.T, cfg tokenlog.Config, p *topic, db *store.DB) *node {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(maxWait):
 			t.Error("Run does not end")
 		}
 	})
@@ -239,7 +241,7 @@ func start(t *testing.T, cfg tokenlog.Config, p *topic, db *store.DB) *node {
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > patience {
+		if time.Since(began) > maxWait {
 			t.Fatalf("not: %s", what)
 		}
 	}
@@ -257,7 +259,7 @@ func (n *node) put(t *testing.T, token, user string, expiresMS int64, single boo
 	}
 }
 
-// says is what a node says of a token now: its user, or why it is nobody's.
+// says returns what a node says of a token: its user, or the error's code.
 func (n *node) says(token string) string {
 	user, _, err := n.Lookup(context.Background(), hashOf(token))
 	if err != nil {
@@ -273,7 +275,7 @@ const (
 	notReady = "! " + string(envelope.CodeNotReady)
 )
 
-// is fails unless a node says it at once.
+// is fails unless the node says so now.
 func (n *node) is(t *testing.T, token, want string) {
 	t.Helper()
 	if got := n.says(token); got != want {
@@ -281,7 +283,7 @@ func (n *node) is(t *testing.T, token, want string) {
 	}
 }
 
-// becomes waits until a node says it.
+// becomes waits until the node says so.
 func (n *node) becomes(t *testing.T, token, want string) {
 	t.Helper()
 	until(t, token+" is "+want, func() bool { return n.says(token) == want })

@@ -24,7 +24,7 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 	b.ready(t)
 	ctx := t.Context()
 
-	// What is done on a node is true there at once, and elsewhere soon.
+	// A change is true on its own node at once, and on the other soon.
 	a.put(t, "one", "ann", 0, false)
 	a.is(t, "one", "ann")
 	b.becomes(t, "one", "ann")
@@ -37,10 +37,10 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 		t.Errorf("revoked again: %v", err)
 	}
 	if err := a.Revoke(ctx, hashOf("never")); !errors.Is(err, envelope.ErrNotFound) {
-		t.Errorf("revoked what never was: %v", err)
+		t.Errorf("a token that was never made: %v", err)
 	}
 
-	// Another node's tokens are revoked without having been waited for.
+	// RevokeUser covers tokens that another node made a moment ago.
 	for i := range 5 {
 		a.put(t, fmt.Sprint("many", i), "ann", 0, false)
 	}
@@ -55,7 +55,7 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 		t.Errorf("revoked %d of those that were, %v", n, err)
 	}
 
-	// One token a user, also of those that were made elsewhere.
+	// single revokes also tokens that another node made.
 	a.put(t, "left", "bob", 0, false)
 	b.put(t, "right", "bob", 0, true)
 	b.is(t, "left", revoked)
@@ -65,7 +65,7 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 	b.put(t, "right", "bob", 0, true)
 	b.is(t, "right", "bob")
 
-	// A token may be given again, also to another.
+	// A token may be made again, also for another user.
 	a.put(t, "left", "carl", 0, false)
 	a.is(t, "left", "carl")
 	b.becomes(t, "left", "carl")
@@ -96,7 +96,7 @@ func TestExpiry(t *testing.T) {
 			t.Error("it expired too soon")
 		}
 	}
-	// Nothing is to be done about it.
+	// An expired token needs no entry to be revoked.
 	end, _ := p.End(t.Context())
 	if err := a.Revoke(t.Context(), hashOf("short")); err != nil {
 		t.Error(err)
@@ -118,7 +118,7 @@ func TestTooManyTokens(t *testing.T) {
 	if err := a.Put(t.Context(), hashOf("more"), "ann", 0, 0, false); !errors.Is(err, envelope.ErrTooMany) {
 		t.Errorf("one too many: %v", err)
 	}
-	a.put(t, "1", "ann", 0, false) // one that is there
+	a.put(t, "1", "ann", 0, false) // it is there already
 	a.put(t, "other", "bob", 0, false)
 	a.put(t, "single", "ann", 0, true)
 	if n, err := a.RevokeUser(t.Context(), "ann"); n != 1 || err != nil {
@@ -126,15 +126,15 @@ func TestTooManyTokens(t *testing.T) {
 	}
 }
 
-// Whatever the topic does, two nodes come to the same.
+// Two nodes come to the same tokens whatever faults the topic has.
 func TestFaultsOfFollowing(t *testing.T) {
 	for name, fault := range map[string]func(*topic){
 		"entries twice":         func(p *topic) { p.twice = true },
 		"fails now and then":    func(p *topic) { p.breakAfter = 3 },
 		"both":                  func(p *topic) { p.twice, p.breakAfter = true, 2 },
 		"no end":                func(p *topic) { p.endErr = errTopic },
-		"what is no token's":    func(p *topic) { p.records = junk() },
-		"it begins at a later":  func(p *topic) { p.records, p.first = junk(), 3 },
+		"entries of no token":   func(p *topic) { p.records = junk() },
+		"begins at offset 3":    func(p *topic) { p.records, p.first = junk(), 3 },
 		"all before it is gone": func(p *topic) { p.records = make([]record, 9); gone(p.records) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestFaultsOfFollowing(t *testing.T) {
 	}
 }
 
-// junk are entries that no token's are.
+// junk returns entries of no token.
 func junk() []record {
 	key := make([]byte, 44)
 	nobody, _ := (&envelope.TokenChange{User: "a\x00b"}).MarshalVT()
@@ -192,7 +192,7 @@ func TestSlowFollower(t *testing.T) {
 	b.ready(t)
 	b.becomes(t, "old", "ann")
 
-	// What is written while nothing can be read is not reported as done, in time.
+	// While nothing can be read, no write is reported as done.
 	p.change(func() { p.paused = true })
 	if err := b.Put(t.Context(), hashOf("new"), "ann", 0, 0, false); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("put: %v", err)
@@ -206,7 +206,7 @@ func TestSlowFollower(t *testing.T) {
 	if _, err := b.RevokeUser(t.Context(), "ann"); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("revoked all: %v", err)
 	}
-	b.is(t, "old", "ann") // by what is known
+	b.is(t, "old", "ann") // by what the node has read
 	if err := b.Ready(); err != nil {
 		t.Errorf("a node that fell behind: %v", err)
 	}
@@ -220,12 +220,13 @@ func TestSlowFollower(t *testing.T) {
 		n.becomes(t, "old", revoked)
 		n.is(t, "cancelled", unknown)
 	}
-	// What could not be told was in the topic all the same.
+	// The writes were in the topic all the same.
 	b.becomes(t, "new", "ann")
 	a.becomes(t, "new", "ann")
 }
 
-// A node that is behind revokes what the newest of its hash has become.
+// A node that is behind reads to the end before it decides that a token needs no
+// revocation.
 func TestRevokeWhileBehind(t *testing.T) {
 	p := newTopic()
 	a, b := start(t, fast(), p, nil), start(t, fast(), p, nil)
@@ -239,8 +240,9 @@ func TestRevokeWhileBehind(t *testing.T) {
 	b.becomes(t, "again", revoked)
 
 	p.change(func() { p.paused = true })
-	// Another node makes it good again; neither knows yet.
-	key := append(hashOf2("again"), []byte("twelve bytes")...)
+	// Another node makes the token again, and neither node has read that yet.
+	hash := hashOf("again")
+	key := slices.Concat(hash[:], []byte("twelve bytes"))
 	value, err := (&envelope.TokenChange{User: "bob"}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +254,7 @@ func TestRevokeWhileBehind(t *testing.T) {
 	go func() { done <- b.Revoke(context.Background(), hashOf("again")) }()
 	select {
 	case err := <-done:
-		t.Fatalf("it was said to be revoked by what was known before: %v", err)
+		t.Fatalf("revoked by what the node had read before: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	p.change(func() { p.paused = false })
@@ -263,9 +265,7 @@ func TestRevokeWhileBehind(t *testing.T) {
 	a.becomes(t, "again", revoked)
 }
 
-func hashOf2(token string) []byte { h := hashOf(token); return h[:] }
-
-// A token of which Put said that it failed is nobody's, on any node.
+// A token whose Put failed is unknown on every node.
 func TestPutFails(t *testing.T) {
 	p := newTopic()
 	a, b := start(t, fast(), p, nil), start(t, fast(), p, nil)
