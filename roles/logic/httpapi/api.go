@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -72,8 +73,11 @@ type API struct {
 	metrics *metrics
 	origins *http.CrossOriginProtection
 	large   chan struct{}
-	mux     *http.ServeMux
-	routes  []*route
+	// streams is done when streams of pushes have to end.
+	streams    context.Context
+	endStreams context.CancelFunc
+	mux        *http.ServeMux
+	routes     []*route
 }
 
 // New makes the API of a service. It refuses keys that cannot be told apart,
@@ -105,9 +109,11 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	if err != nil {
 		return nil, fmt.Errorf("make the HTTP API: %w", err)
 	}
+	streams, endStreams := context.WithCancel(context.Background())
 	a := &API{
 		cfg: cfg, service: service, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
 		origins: origins, large: make(chan struct{}, cfg.MaxLarge), mux: http.NewServeMux(),
+		streams: streams, endStreams: endStreams,
 	}
 	a.register()
 	return a, nil
@@ -169,6 +175,7 @@ func (a *API) register() {
 	a.routes = []*route{
 		{path: "/v1/push", form: v1, methods: post(a.push)},
 		{path: "/v1/push/batch", form: v1, methods: post(a.pushBatch)},
+		{path: "/v1/push/stream", form: v1, methods: post(a.pushStream)},
 		{path: "/v1/users", form: v1, methods: get(a.usersOnline)},
 		{path: "/v1/users/online", form: v1, methods: post(a.usersOnlineList)},
 		{path: "/v1/users/{user}", form: v1, methods: get(a.user)},
@@ -274,12 +281,22 @@ func (a *API) enter(c *call, now time.Time) error {
 		return err
 	}
 	c.key = key
-	if err := key.admit(now); err != nil {
-		a.metrics.callers.WithLabelValues(c.keyName(), "rate_limited").Inc()
+	if err := a.admit(key, now); err != nil {
 		return err
 	}
-	a.metrics.callers.WithLabelValues(c.keyName(), "allowed").Inc()
 	return a.checkOrigin(c.r)
+}
+
+// admit takes one request, or one line of a stream, from the caller's
+// allowance and counts it.
+func (a *API) admit(key *caller, now time.Time) error {
+	err := key.admit(now)
+	outcome := "allowed"
+	if err != nil {
+		outcome = "rate_limited"
+	}
+	a.metrics.callers.WithLabelValues(key.label(), outcome).Inc()
+	return err
 }
 
 // fail answers with an error, in the form of the call's API; what is the

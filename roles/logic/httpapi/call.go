@@ -35,12 +35,7 @@ type call struct {
 }
 
 // keyName is the caller's name for the log and the metrics.
-func (c *call) keyName() string {
-	if c.key == nil {
-		return "none"
-	}
-	return c.key.name
-}
+func (c *call) keyName() string { return c.key.label() }
 
 // param is the first value of a query parameter, "" without one.
 func (c *call) param(name string) string { return c.params().Get(name) }

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,9 @@ func startServer(t *testing.T, h http.Handler, change func(*http.Server)) (serve
 	server = httpapi.NewServer(h, zerolog.Nop())
 	if change != nil {
 		change(server)
+	}
+	if server.TLSConfig != nil {
+		listener = tls.NewListener(listener, server.TLSConfig)
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()

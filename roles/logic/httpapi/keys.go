@@ -34,6 +34,14 @@ type caller struct {
 	limiter *rate.Limiter // nil: no limit
 }
 
+// label is the caller's name for the log and the metrics. The caller may be nil.
+func (c *caller) label() string {
+	if c == nil {
+		return "none"
+	}
+	return c.name
+}
+
 // keyring knows the callers; an empty one lets everybody in.
 type keyring struct{ callers []*caller }
 

@@ -269,6 +269,12 @@ func (d *openapi) checkAnswer(op *operation, a answer) error {
 	if a.body != "" || len(response.Content) > 0 {
 		problems = append(problems, d.checkBody(response.Content, a.header.Get("Content-Type"), a.body))
 	}
+	if a.header.Get("Content-Type") == "application/x-ndjson" {
+		for line := range strings.Lines(a.body) {
+			value, err := jsonschema.UnmarshalJSON(strings.NewReader(line))
+			problems = append(problems, err, d.checkValue("line", described{Schema: "#/components/schemas/StreamResult"}, value))
+		}
+	}
 	return errors.Join(problems...)
 }
 

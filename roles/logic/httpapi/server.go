@@ -9,6 +9,10 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// readTimeout is the time for one request's body, or for a large line of a
+// stream: the default limit of a body (16 MiB) at 2 Mbit/s.
+const readTimeout = 75 * time.Second
+
 // NewServer returns a server with the deadlines that this API needs: a caller
 // that sends slowly, or does not read its answer, is cut off. The node owns the
 // listener, calls Serve and ends it with Shutdown. The handler h is
@@ -17,8 +21,7 @@ func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
-		// A body of the default limit (16 MiB) at 2 Mbit/s.
-		ReadTimeout: 75 * time.Second,
+		ReadTimeout:       readTimeout,
 		// Reading and the handler's own bound (Config.Timeout), and some
 		// more for the answer to be read.
 		WriteTimeout: 150 * time.Second,
