@@ -109,6 +109,7 @@ func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
 // group of all jobs assigns the partitions once.
 func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
 	before := n.core.Swap(c)
+	before.endStreams()
 	n.cluster.remote.Store(c.remote)
 	n.cluster.server.Register(c.offered)
 	err := n.cluster.updateMeta(func(m *envelope.NodeMeta) {

@@ -262,6 +262,7 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	idle.close()
+	n.core.Load().endStreams()
 	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
 	defer cancel()
 	if err := n.server.Shutdown(grace); err != nil {

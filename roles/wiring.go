@@ -30,6 +30,8 @@ type core struct {
 	logic  *logic.Logic
 	// apiHandler is logic's, or one that names nodes that run logic.
 	apiHandler http.Handler
+	// endStreams ends the streams of pushes of this core's logic.
+	endStreams func()
 	// offered are the services that other nodes may call.
 	offered rpc.Services
 }
@@ -108,7 +110,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		}
 	}
 	if !n.cfg.Runs(config.RoleLogic) {
-		c.apiHandler = http.HandlerFunc(n.elsewhere)
+		c.apiHandler, c.endStreams = http.HandlerFunc(n.elsewhere), func() {}
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
@@ -117,23 +119,23 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	if err != nil {
 		return err
 	}
-	c.apiHandler, err = n.newAPI(c)
-	return err
+	api, err := n.newAPI(c)
+	if err != nil {
+		return err
+	}
+	c.apiHandler, c.endStreams = api.Handler(), api.EndStreams
+	return nil
 }
 
 // newAPI makes the HTTP API of a core's logic.
-func (n *Node) newAPI(c *core) (http.Handler, error) {
+func (n *Node) newAPI(c *core) (*httpapi.API, error) {
 	keys := make([]httpapi.Key, len(n.cfg.HTTP.APIKeys))
 	for i, k := range n.cfg.HTTP.APIKeys {
 		keys[i] = httpapi.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
 	}
-	a, err := httpapi.New(httpapi.Config{
+	return httpapi.New(httpapi.Config{
 		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
 	}, service{c.logic, n}, n.log, c.metrics)
-	if err != nil {
-		return nil, err
-	}
-	return a.Handler(), nil
 }
 
 // report hands a router's event to the logic of this process, which shows it in
