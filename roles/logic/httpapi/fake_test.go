@@ -81,6 +81,17 @@ func (f *fakeService) lastPush() *logic.PushCommand {
 }
 
 func (f *fakeService) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
+	// Logic, and not the API, checks the names of a push.
+	for i, user := range cmd.Users {
+		if err := envelope.CheckName(fmt.Sprintf("users[%d]", i), user); err != nil {
+			return nil, err
+		}
+	}
+	if cmd.Room != "" {
+		if err := envelope.CheckName("room", cmd.Room); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.note("push"); err != nil {
 		return nil, err
 	}

@@ -126,16 +126,16 @@ func (p *pushRequest) check() error {
 	// An empty list, room or user would otherwise look like no target at all.
 	switch p.target {
 	case "user":
-		if err := envelope.CheckName("user", p.user); err != nil {
-			return err
+		if p.user == "" {
+			return envelope.Invalid("user", "must not be empty")
 		}
 	case "users", "keys":
 		if len(p.users)+len(p.keys) == 0 {
 			return envelope.Invalid(p.target, "must not be empty")
 		}
 	case "room":
-		if err := envelope.CheckName("room", p.room); err != nil {
-			return err
+		if p.room == "" {
+			return envelope.Invalid("room", "must not be empty")
 		}
 	}
 	toUsers := p.target == "user" || p.target == "users"
