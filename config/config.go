@@ -17,6 +17,8 @@ import (
 
 	"imgo/internal/settings"
 	"imgo/roles/comet"
+	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 	"imgo/roles/router"
 )
 
@@ -104,27 +106,16 @@ type APIKey struct {
 
 // Auth says how a client's token becomes a user.
 type Auth struct {
-	Mode         string        `toml:"mode" default:"token" choices:"token,none" doc:"token: opaque tokens of this server, and JWTs once one of the keys below is given.\nnone: the token, or goim's mid, is believed to be the user id. For development: refused\nunless every address is loopback."`
-	JWTSecret    string        `toml:"jwt_secret" secret:"true" unit:"at least 32 bytes" doc:"The shared secret of HS256 JWTs."`
-	JWTPublicKey string        `toml:"jwt_public_key" unit:"PEM file" doc:"The public key of RS256, ES256 or EdDSA JWTs."`
-	JWKSFile     string        `toml:"jwks_file" unit:"JSON file" doc:"A JWKS; re-read when it changes."`
-	JWKSURL      string        `toml:"jwks_url" unit:"https:// address" doc:"A JWKS that an identity provider serves."`
-	Issuer       string        `toml:"issuer" doc:"The iss that a JWT must have. Empty: any."`
-	Audience     []string      `toml:"audience" doc:"The aud of which a JWT must have one. Empty: any."`
-	UserClaim    string        `toml:"user_claim" default:"sub" doc:"The claim of a JWT that is the user id."`
-	DeviceClaim  string        `toml:"device_claim" doc:"The claim of a JWT that binds it to a device. Empty: none."`
-	Leeway       time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
-
-	comet.Auth
+	auth.Config
+	comet.Expiry
 }
 
 // Kept is the kept topic and the mailboxes.
 type Kept struct {
 	Partitions int           `toml:"partitions" default:"8" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. For the first start alone: later it cannot be changed in one process, and in a cluster only by imgo partitions grow."`
 	Retention  time.Duration `toml:"retention" default:"192h" unit:"duration" min:"1m" doc:"How long the log is held: at least max_ttl, so that a lost mailbox can be rebuilt from it."`
-	TTL        time.Duration `toml:"ttl" default:"168h" unit:"duration" min:"1s" doc:"How long a kept message waits when its push does not say."`
-	MaxTTL     time.Duration `toml:"max_ttl" default:"168h" unit:"duration" min:"1s" doc:"The longest ttl that a push may ask for."`
 
+	logic.Lifetimes
 	router.MailboxLimits
 }
 

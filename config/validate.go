@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/logic/auth"
 )
 
 // Validate checks every value and every combination that is known to be
@@ -260,35 +260,15 @@ func (v *validation) distinct() {
 	}
 }
 
-// minJWTSecret is what HS256 needs to be as strong as its hash (RFC 7518, 3.2).
-const minJWTSecret = 32
-
 // auth checks who may be whom.
 func (v *validation) auth(comet []listener, http listener) {
 	a := &v.cfg.Auth
-	if a.Mode == "none" {
+	if a.Mode == auth.ModeNone {
 		v.open(append(slices.Clone(comet), http))
-		if a.JWTSecret != "" || a.JWTPublicKey != "" || a.JWKSFile != "" || a.JWKSURL != "" {
-			v.refuse("auth.mode", "is none, but JWT keys are given, which would check nothing", "set it to token, or leave the keys out")
-		}
 	}
-	if n := len(a.JWTSecret); n > 0 && n < minJWTSecret {
-		v.refuse("auth.jwt_secret", fmt.Sprintf("has %d bytes", n),
-			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minJWTSecret))
-	}
-	v.readable("auth.jwt_public_key", a.JWTPublicKey)
+	a.Check(func(key, wrong, mend string) { v.refuse("auth."+key, wrong, mend) })
+	v.readable("auth.jwt_public_key", a.PublicKeyFile)
 	v.readable("auth.jwks_file", a.JWKSFile)
-	if a.JWKSURL != "" {
-		u, err := url.Parse(a.JWKSURL)
-		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
-			v.refuse("auth.jwks_url", fmt.Sprintf("is %q, which is no web address", a.JWKSURL), "write https://…")
-		} else if u.Scheme == "http" && !isLoopback(u.Hostname()) {
-			v.refuse("auth.jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")
-		}
-	}
-	if a.UserClaim == "" {
-		v.refuse("auth.user_claim", "is empty", `use "sub", or name another claim`)
-	}
 }
 
 // open refuses auth.mode none on an address that others can reach.
@@ -310,7 +290,7 @@ func (v *validation) open(listeners []listener) {
 // kept checks that what waits can also be rebuilt.
 func (v *validation) kept() {
 	k := &v.cfg.Kept
-	if k.TTL > k.MaxTTL {
+	if k.DefaultTTL > k.MaxTTL {
 		v.refuse("kept.ttl", fmt.Sprintf("is %s, longer than kept.max_ttl (%s)", v.show("kept.ttl"), v.show("kept.max_ttl")),
 			"lower it, or raise kept.max_ttl")
 	}

@@ -187,16 +187,9 @@ const dedupeWarm = 1 << 14
 
 // logicConfig returns the settings of this node's logic.
 func (n *Node) logicConfig() logic.Config {
-	c, a := logic.DefaultConfig(), n.cfg.Auth
-	c.DefaultTTL, c.MaxTTL = n.cfg.Kept.TTL, n.cfg.Kept.MaxTTL
+	c := logic.DefaultConfig()
+	c.Lifetimes, c.Auth = n.cfg.Kept.Lifetimes, n.cfg.Auth.Config
 	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody
-	c.AuthMode = a.Mode
-	c.JWT.Secret, c.JWT.JWKSFile, c.JWT.JWKSURL = a.JWTSecret, a.JWKSFile, a.JWKSURL
-	if a.JWTPublicKey != "" {
-		c.JWT.PublicKeyFiles = []string{a.JWTPublicKey}
-	}
-	c.JWT.Issuer, c.JWT.Audience, c.JWT.UserClaim = a.Issuer, a.Audience, a.UserClaim
-	c.JWT.DeviceClaim, c.JWT.Leeway = a.DeviceClaim, a.Leeway
 	return c
 }
 
@@ -205,7 +198,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c := comet.DefaultConfig()
 	c.Name = n.name
 	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
-	c.Shutdown, c.Auth = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Auth
+	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
 	c.Faults = n.opts.Faults.Comet
 	// The other parts need time to stop too. HTTP has a quarter (serveHTTP).
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10

@@ -31,7 +31,7 @@ type Config struct {
 	Limits
 	Delivery
 	Shutdown
-	Auth
+	Expiry
 
 	// DeniedRooms bounds the rooms without a member here that job is told of, so
 	// that their messages do not come here. Past it all of them are forgotten.
@@ -107,8 +107,8 @@ type Shutdown struct {
 	DrainRate int `toml:"drain_rate" default:"2000" unit:"connections a second" min:"1" doc:"How fast clients are sent away (3001), so that they do not all come back at once."`
 }
 
-// Auth is comet's part of section [auth].
-type Auth struct {
+// Expiry is comet's part of section [auth].
+type Expiry struct {
 	CloseExpired bool `toml:"close_expired" doc:"Whether a session is closed when the token that opened it expires (3502).\nOtherwise a token is looked at only when a client connects."`
 }
 

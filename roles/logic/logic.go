@@ -16,6 +16,7 @@ package logic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -44,11 +45,15 @@ type Logic struct {
 	auth   Authenticator
 }
 
-// New makes a logic. It reads the key files of cfg.JWT: one that cannot be read
+// New makes a logic. It reads the key files of cfg.Auth: one that cannot be read
 // or has no usable key is an error here, and later only a warning.
 func New(cfg Config, deps Deps) (*Logic, error) {
-	if err := cfg.check(); err != nil {
-		return nil, fmt.Errorf("logic settings: %w", err)
+	var wrong error
+	cfg.Auth.Check(func(key, text, mend string) {
+		wrong = errors.Join(wrong, fmt.Errorf("auth.%s %s; %s", key, text, mend))
+	})
+	if wrong != nil {
+		return nil, wrong
 	}
 	if err := deps.check(); err != nil {
 		return nil, err
@@ -96,10 +101,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 func newAuthenticator(cfg Config, deps Deps, now clock, m *metrics) (Authenticator, error) {
 	opaque := auth.NewOpaque(deps.Tokens, now)
 	switch {
-	case cfg.AuthMode == AuthNone:
+	case cfg.Auth.Mode == auth.ModeNone:
 		return timedAuthenticator{auth.NewOpen(opaque), m.authSeconds}, nil
-	case cfg.JWT.Enabled():
-		signed, err := auth.NewJWT(cfg.JWT, opaque, deps.Log, deps.Metrics)
+	case cfg.Auth.UsesJWT():
+		signed, err := auth.NewJWT(cfg.Auth, opaque, deps.Log, deps.Metrics)
 		return timedAuthenticator{signed, m.authSeconds}, err
 	}
 	return timedAuthenticator{opaque, m.authSeconds}, nil

@@ -12,25 +12,16 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 )
 
 func TestNewRefusesBadSettings(t *testing.T) {
 	w := newWorld(t)
 	for want, change := range map[string]func(*logic.Config, *logic.Deps){
-		"DefaultTTL is 0s":   func(c *logic.Config, _ *logic.Deps) { c.DefaultTTL = 0 },
-		"DefaultTTL is 168h": func(c *logic.Config, _ *logic.Deps) { c.MaxTTL = time.Hour },
-		"MaxUsers":           func(c *logic.Config, _ *logic.Deps) { c.MaxUsers = 0 },
-		"MaxBody":            func(c *logic.Config, _ *logic.Deps) { c.MaxBody = 2 << 20 },
-		"AuthMode":           func(c *logic.Config, _ *logic.Deps) { c.AuthMode = "some" },
-		"CallTimeout":        func(c *logic.Config, _ *logic.Deps) { c.CallTimeout = -1 },
-		"at least 32":        func(c *logic.Config, _ *logic.Deps) { c.JWT.Secret = "short" },
-		"UserClaim":          func(c *logic.Config, _ *logic.Deps) { c.JWT.Secret, c.JWT.UserClaim = secret, "" },
-		"Leeway":             func(c *logic.Config, _ *logic.Deps) { c.JWT.Secret, c.JWT.Leeway = secret, time.Hour },
-		"must be https":      func(c *logic.Config, _ *logic.Deps) { c.JWT.JWKSURL = "http://id.example.com/jwks" },
-		"RefreshInterval": func(c *logic.Config, _ *logic.Deps) {
-			c.JWT.JWKSURL, c.JWT.RefreshInterval = "https://id.example.com/", 1
-		},
-		"no such file":           func(c *logic.Config, _ *logic.Deps) { c.JWT.PublicKeyFiles = []string{"/nowhere/key.pem"} },
+		"at least 32":            func(c *logic.Config, _ *logic.Deps) { c.Auth.Secret = "short" },
+		"user_claim":             func(c *logic.Config, _ *logic.Deps) { c.Auth.Secret, c.Auth.UserClaim = secret, "" },
+		"is not https":           func(c *logic.Config, _ *logic.Deps) { c.Auth.JWKSURL = "http://id.example.com/jwks" },
+		"no such file":           func(c *logic.Config, _ *logic.Deps) { c.Auth.PublicKeyFile = "/nowhere/key.pem" },
 		"Deps.Routers":           func(_ *logic.Config, d *logic.Deps) { d.Routers = nil },
 		"Deps.Tokens":            func(_ *logic.Config, d *logic.Deps) { d.Tokens = nil },
 		"routers have 9":         func(_ *logic.Config, d *logic.Deps) { d.Routers = &fakeRouters{partitions: 9} },
@@ -167,7 +158,7 @@ func TestMetrics(t *testing.T) {
 	deps := w.deps()
 	deps.Metrics, deps.Log = reg, zerolog.Nop()
 	cfg := logic.DefaultConfig()
-	cfg.AuthMode = logic.AuthNone
+	cfg.Auth.Mode = auth.ModeNone
 	l, err := logic.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 )
 
 func connectRequest(token string) *envelope.ConnectRequest {
@@ -21,7 +22,7 @@ func connectRequest(token string) *envelope.ConnectRequest {
 	}
 }
 
-func noAuth(c *logic.Config, _ *world) { c.AuthMode = logic.AuthNone }
+func noAuth(c *logic.Config, _ *world) { c.Auth.Mode = auth.ModeNone }
 
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
@@ -168,7 +169,7 @@ func TestConnectOpaqueTokens(t *testing.T) {
 }
 
 func TestConnectWithJWT(t *testing.T) {
-	w := newWorld(t, func(c *logic.Config, _ *world) { c.JWT.Secret, c.JWT.DeviceClaim = secret, "dev" })
+	w := newWorld(t, func(c *logic.Config, _ *world) { c.Auth.Secret, c.Auth.DeviceClaim = secret, "dev" })
 	sign := func(key string) string {
 		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "dev": "phone"}).SignedString([]byte(key))
 		if err != nil {

@@ -117,7 +117,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 	deps := w.deps()
 	deps.Log = zerolog.New(&log).Level(zerolog.TraceLevel)
 	cfg := logic.DefaultConfig()
-	cfg.JWT.Secret = secret
+	cfg.Auth.Secret = secret
 	l, err := logic.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)

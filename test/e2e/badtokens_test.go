@@ -89,7 +89,7 @@ func TestBadTokens(t *testing.T) {
 	key, other := rsaKey(t), rsaKey(t)
 	n := start(t, func(cfg *config.Config) {
 		cfg.Auth.Mode = "token"
-		cfg.Auth.JWTSecret, cfg.Auth.JWKSFile = secret, jwks(t, "k1", &key.PublicKey)
+		cfg.Auth.Secret, cfg.Auth.JWKSFile = secret, jwks(t, "k1", &key.PublicKey)
 	})
 	n.call(t, "POST", "/v1/tokens", `{"user":"witness","token":"witness"}`).want(t, 201)
 	w := n.witness(t)

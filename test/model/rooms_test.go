@@ -19,6 +19,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 	"imgo/store"
 	"imgo/transport"
 	"imgo/transport/pipe"
@@ -432,7 +433,7 @@ func runRooms(t *testing.T, seed uint64, length, patience time.Duration) {
 	stopLive := spawn(w.live.Run)
 	stopKept := spawn(w.kept.Run)
 	lcfg := logic.DefaultConfig()
-	lcfg.AuthMode = logic.AuthNone
+	lcfg.Auth.Mode = auth.ModeNone
 	w.lgc, err = logic.New(lcfg, logic.Deps{Routers: noRouters{}, Kept: noKept{w.kept}, Live: w.live, Comets: w, Tokens: noTokens{}, Log: zerolog.Nop()})
 	must(err)
 	stopLogic := spawn(w.lgc.Run)

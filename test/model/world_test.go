@@ -19,6 +19,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 	"imgo/roles/router"
 	"imgo/store"
 	"imgo/transport"
@@ -157,7 +158,7 @@ func newWorld(t *testing.T, p plan) *world {
 	for i := range 2 {
 		n := &node{name: "c" + strconv.Itoa(i), view: &view{places: w.places}}
 		lcfg := logic.DefaultConfig()
-		lcfg.AuthMode, lcfg.CallTimeout, lcfg.LookupTimeout = logic.AuthNone, 200*time.Millisecond, 20*time.Millisecond
+		lcfg.Auth.Mode, lcfg.CallTimeout, lcfg.LookupTimeout = auth.ModeNone, 200*time.Millisecond, 20*time.Millisecond
 		n.logic, err = logic.New(lcfg, logic.Deps{
 			Routers: routers{n.view, 2}, Kept: w.kept, Live: w.live, Comets: w.comets, Tokens: store.NewTokens(db), Log: zerolog.Nop()})
 		w.must(err)

@@ -1,101 +1,86 @@
 package auth
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"time"
 )
 
+// The values of Config.Mode.
 const (
-	// minSecret is the shortest secret of HS256, in bytes: RFC 7518, section 3.2.
-	minSecret = 32
-	// maxLeeway bounds the leeway, which must not become a token's lifetime.
-	maxLeeway = 5 * time.Minute
+	// ModeToken asks every client for a token: an opaque one, or a JWT where keys
+	// for it are configured.
+	ModeToken = "token"
+	// ModeNone believes the user id that a client gives. It is for development.
+	ModeNone = "none"
 )
 
-// JWTConfig is the settings for signed tokens. The algorithms are HS256 with
-// Secret, and RS256 (2048 bits and more), ES256 and EdDSA (Ed25519) with a
-// public key from a PEM file or a JWKS. A key is good for one algorithm only.
-// Key files are read again when they change. A file that has become unreadable
-// leaves the keys as they were.
-type JWTConfig struct {
-	// Secret is the shared secret of HS256, at least 32 bytes; empty: no HS256.
-	Secret string
-	// PublicKeyFiles are PEM files with public keys or certificates.
-	PublicKeyFiles []string
-	// JWKSFile and JWKSURL are key sets. With either, a token that names a key
-	// (kid) must name one of the set. A URL must be https, or http on loopback.
-	// It is fetched every RefreshInterval and when a token names a key that the
-	// set does not have, but at most once in ten seconds.
-	JWKSFile string
-	JWKSURL  string
-	// RefreshInterval is how often JWKSURL is fetched.
-	RefreshInterval time.Duration
+// minSecret is the shortest secret of HS256, in bytes, which makes it as strong as
+// its hash: RFC 7518, section 3.2.
+const minSecret = 32
 
-	// Issuer is the iss that a token must have; empty: any.
-	Issuer string
-	// Audience lists the aud of which a token must have one; empty: any.
-	Audience []string
-	// UserClaim is the claim that names the user: a string, or an integer.
-	UserClaim string
-	// DeviceClaim is the claim that binds a token to a device; empty: none. A
-	// client that names another device is refused, and a client that names none
-	// gets this one.
-	DeviceClaim string
-	// Leeway is how far the clocks of issuer and logic may differ.
-	Leeway time.Duration
+// Config is the settings of section [auth], but for comet's. The algorithms of JWTs
+// are HS256 with Secret, and RS256 (2048 bits and more), ES256 and EdDSA (Ed25519)
+// with a public key. A key is good for one algorithm only. Key files are read again
+// when they change. A file that has become unreadable leaves the keys as they were.
+//
+// With a key set, a token that names a key (kid) must name one of the set. JWKSURL
+// is fetched every RefreshInterval and when a token names a key that the set does
+// not have, but at most once in ten seconds.
+//
+// With a device claim, a client that names another device is refused. A client that
+// names no device gets the one of the claim.
+type Config struct {
+	Mode          string        `toml:"mode" default:"token" choices:"token,none" doc:"token: opaque tokens of this server, and JWTs once one of the keys below is given.\nnone: the token, or goim's mid, is believed to be the user id. For development: refused\nunless every address is loopback."`
+	Secret        string        `toml:"jwt_secret" secret:"true" unit:"at least 32 bytes" doc:"The shared secret of HS256 JWTs."`
+	PublicKeyFile string        `toml:"jwt_public_key" unit:"PEM file" doc:"The public key of RS256, ES256 or EdDSA JWTs."`
+	JWKSFile      string        `toml:"jwks_file" unit:"JSON file" doc:"A JWKS; re-read when it changes."`
+	JWKSURL       string        `toml:"jwks_url" unit:"https:// address" doc:"A JWKS that an identity provider serves."`
+	Issuer        string        `toml:"issuer" doc:"The iss that a JWT must have. Empty: any."`
+	Audience      []string      `toml:"audience" doc:"The aud of which a JWT must have one. Empty: any."`
+	UserClaim     string        `toml:"user_claim" default:"sub" doc:"The claim of a JWT that is the user id."`
+	DeviceClaim   string        `toml:"device_claim" doc:"The claim of a JWT that binds it to a device. Empty: none."`
+	Leeway        time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
+
+	// RefreshInterval is how often JWKSURL is fetched.
+	RefreshInterval time.Duration `default:"5m"`
 	// RequireExpiry refuses tokens without exp.
 	RequireExpiry bool
 }
 
-// DefaultJWTConfig returns the defaults: no keys, and sub names the user.
-func DefaultJWTConfig() JWTConfig {
-	return JWTConfig{UserClaim: "sub", Leeway: 10 * time.Second, RefreshInterval: 5 * time.Minute}
-}
+// UsesJWT reports whether there is any key for JWTs.
+func (c *Config) UsesJWT() bool { return c.Secret != "" || c.PublicKeyFile != "" || c.usesJWKS() }
 
-// Enabled reports whether there is any key for JWTs.
-func (c JWTConfig) Enabled() bool {
-	return c.Secret != "" || len(c.PublicKeyFiles) > 0 || c.usesJWKS()
-}
+func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 
-func (c JWTConfig) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
-
-// Check returns an error for the first setting that cannot be used.
-func (c JWTConfig) Check() error {
-	switch {
-	case c.Secret != "" && len(c.Secret) < minSecret:
-		return fmt.Errorf("JWT.Secret has %d bytes: HS256 needs at least %d", len(c.Secret), minSecret)
-	case c.UserClaim == "":
-		return errors.New("JWT.UserClaim is empty: name the claim that is the user, such as \"sub\"")
-	case c.Leeway < 0 || c.Leeway > maxLeeway:
-		return fmt.Errorf("JWT.Leeway is %s: it must be 0 to %s", c.Leeway, maxLeeway)
-	case c.JWKSURL == "":
-		return nil
-	case c.RefreshInterval < minRefresh:
-		return fmt.Errorf("JWT.RefreshInterval is %s: it must be at least %s", c.RefreshInterval, minRefresh)
+// Check calls refuse for each setting that cannot be used, with its key, what is
+// wrong, and the mend. It does not read files.
+func (c *Config) Check(refuse func(key, wrong, mend string)) {
+	if c.Mode == ModeNone && c.UsesJWT() {
+		refuse("mode", "is none, but JWT keys are given, which would check nothing", "set it to token, or leave the keys out")
+	}
+	if n := len(c.Secret); n > 0 && n < minSecret {
+		refuse("jwt_secret", fmt.Sprintf("has %d bytes", n),
+			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
+	}
+	if c.UserClaim == "" {
+		refuse("user_claim", "is empty", `use "sub", or name another claim`)
+	}
+	if c.JWKSURL == "" {
+		return
 	}
 	u, err := url.Parse(c.JWKSURL)
-	if err != nil {
-		return fmt.Errorf("JWT.JWKSURL: %w", err)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		refuse("jwks_url", fmt.Sprintf("is %q, which is no web address", c.JWKSURL), "write https://…")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		// On the way to another host somebody could put in other keys.
+		refuse("jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")
 	}
-	if !trustworthy(u) {
-		return fmt.Errorf("JWT.JWKSURL is %s: it must be https, or http on loopback", u.Redacted())
-	}
-	return nil
 }
 
-// trustworthy reports whether nobody on the way to u can put in other keys.
-func trustworthy(u *url.URL) bool {
-	switch {
-	case u.Host == "":
-		return false
-	case u.Scheme == "https":
-		return true
-	case u.Scheme != "http":
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

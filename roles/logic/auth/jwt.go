@@ -31,7 +31,7 @@ const (
 // one hash for a minute. Safe for concurrent use.
 type JWT struct {
 	*Opaque
-	cfg     JWTConfig
+	cfg     Config
 	keys    *keySource
 	parser  *jwt.Parser
 	refused *refusals
@@ -39,7 +39,7 @@ type JWT struct {
 
 // NewJWT returns a JWT. It reads the key files, and returns an error for one
 // that cannot be read or has no usable key; once it runs, that is only logged.
-func NewJWT(cfg JWTConfig, opaque *Opaque, log zerolog.Logger, reg prometheus.Registerer) (*JWT, error) {
+func NewJWT(cfg Config, opaque *Opaque, log zerolog.Logger, reg prometheus.Registerer) (*JWT, error) {
 	keys, err := newKeySource(cfg, log, reg)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package auth_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -76,11 +77,8 @@ func sign(t testing.TB, method jwt.SigningMethod, key any, kid string, claims jw
 func TestJWTAlgorithms(t *testing.T) {
 	k := makeKeys(t)
 	pems := [][]byte{publicPEM(t, &k.rsa.PublicKey), publicPEM(t, &k.ec.PublicKey), publicPEM(t, k.ed.Public())}
-	h := newHarness(t, func(c *auth.JWTConfig) {
-		c.Secret = secret
-		for _, p := range pems {
-			c.PublicKeyFiles = append(c.PublicKeyFiles, write(t, "", p))
-		}
+	h := newHarness(t, func(c *auth.Config) {
+		c.Secret, c.PublicKeyFile = secret, write(t, "", bytes.Join(pems, nil))
 	})
 	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	for _, token := range []string{
@@ -105,8 +103,8 @@ func TestJWTAlgorithms(t *testing.T) {
 func TestJWTAttacks(t *testing.T) {
 	k := makeKeys(t)
 	rsaPEM := publicPEM(t, &k.rsa.PublicKey)
-	h := newHarness(t, func(c *auth.JWTConfig) {
-		c.PublicKeyFiles = []string{write(t, "", rsaPEM)}
+	h := newHarness(t, func(c *auth.Config) {
+		c.PublicKeyFile = write(t, "", rsaPEM)
 		c.Issuer, c.Audience = "https://id.example.com", []string{"push", "chat"}
 	})
 	claims := func(change func(jwt.MapClaims)) jwt.MapClaims {
@@ -181,7 +179,7 @@ func TestJWTAttacks(t *testing.T) {
 }
 
 func TestJWTClaims(t *testing.T) {
-	h := newHarness(t, func(c *auth.JWTConfig) {
+	h := newHarness(t, func(c *auth.Config) {
 		c.Secret, c.UserClaim, c.DeviceClaim = secret, "uid", "dev"
 	})
 	token := func(c jwt.MapClaims) string { return sign(t, jwt.SigningMethodHS256, []byte(secret), "", c) }
@@ -202,13 +200,13 @@ func TestJWTClaims(t *testing.T) {
 }
 
 func TestJWTRequireExpiry(t *testing.T) {
-	h := newHarness(t, func(c *auth.JWTConfig) { c.Secret, c.RequireExpiry = secret, true })
+	h := newHarness(t, func(c *auth.Config) { c.Secret, c.RequireExpiry = secret, true })
 	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnauthorized)
 }
 
 // A refusal is remembered only while the reason for it lasts.
 func TestJWTNotYetValidBecomesValid(t *testing.T) {
-	h := newHarness(t, func(c *auth.JWTConfig) { c.Secret = secret })
+	h := newHarness(t, func(c *auth.Config) { c.Secret = secret })
 	token := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "nbf": at(h, time.Minute)})
 	wantRefused(t, h, token, envelope.ErrUnauthorized)
 	h.clock.Add(time.Minute)
@@ -219,8 +217,8 @@ func TestJWTNotYetValidBecomesValid(t *testing.T) {
 // crashes the authenticator, and that no error repeats a token.
 func FuzzAuthToken(f *testing.F) {
 	k := makeKeys(f)
-	h := newHarness(f, func(c *auth.JWTConfig) {
-		c.PublicKeyFiles = []string{write(f, "", publicPEM(f, &k.rsa.PublicKey)), write(f, "", publicPEM(f, &k.ec.PublicKey))}
+	h := newHarness(f, func(c *auth.Config) {
+		c.PublicKeyFile = write(f, "", append(publicPEM(f, &k.rsa.PublicKey), publicPEM(f, &k.ec.PublicKey)...))
 		c.Secret, c.DeviceClaim = secret, "dev"
 	})
 	signed := make(map[string]bool)

@@ -46,7 +46,7 @@ type keySet struct {
 }
 
 // newKeySet returns the set of the configured secret and of other keys.
-func newKeySet(cfg JWTConfig, version uint64, keys []key) (*keySet, error) {
+func newKeySet(cfg Config, version uint64, keys []key) (*keySet, error) {
 	s := &keySet{version: version, keys: make(map[keyName][]jwt.VerificationKey), useNames: cfg.usesJWKS()}
 	if cfg.Secret != "" {
 		keys = append(keys, key{keyName{alg: algHS256}, []byte(cfg.Secret)})

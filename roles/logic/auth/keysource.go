@@ -42,7 +42,7 @@ var (
 // What cannot be read leaves the keys as they are, is counted, and is logged
 // once. Safe for concurrent use.
 type keySource struct {
-	cfg     JWTConfig
+	cfg     Config
 	log     zerolog.Logger
 	reloads *prometheus.CounterVec
 	current atomic.Pointer[keySet]
@@ -70,7 +70,7 @@ type keyOrigin struct {
 	lastError string // what was logged last, so that it is logged once
 }
 
-func newKeySource(cfg JWTConfig, log zerolog.Logger, reg prometheus.Registerer) (*keySource, error) {
+func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*keySource, error) {
 	s := &keySource{cfg: cfg, log: log, refreshing: make(chan struct{}, 1)}
 	addFile := func(path string, parse func([]byte) ([]key, []error, error)) error {
 		// The half lets every tick of run read the file.
@@ -81,8 +81,8 @@ func newKeySource(cfg JWTConfig, log zerolog.Logger, reg prometheus.Registerer) 
 		s.origins = append(s.origins, file)
 		return nil
 	}
-	for _, path := range cfg.PublicKeyFiles {
-		if err := addFile(path, parsePEM); err != nil {
+	if cfg.PublicKeyFile != "" {
+		if err := addFile(cfg.PublicKeyFile, parsePEM); err != nil {
 			return nil, err
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 	"imgo/roles/logic/auth"
 )
 
@@ -61,7 +62,7 @@ func TestJWKSFile(t *testing.T) {
 		map[string]any{"kty": "new", "kid": "unheard of"},
 		map[string]any{"kty": 5, "kid": "of another JSON type"},
 	)
-	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSFile = write(t, "", set) })
+	h := newHarness(t, func(c *auth.Config) { c.JWKSFile = write(t, "", set) })
 	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	for name, token := range map[string]string{
 		"wrong kid":            sign(t, jwt.SigningMethodRS256, k.rsa, "two", claims),
@@ -94,7 +95,7 @@ func TestJWKSFile(t *testing.T) {
 func TestJWKSFileRotation(t *testing.T) {
 	k := makeKeys(t)
 	path := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
-	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSFile = path })
+	h := newHarness(t, func(c *auth.Config) { c.JWKSFile = path })
 	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 	two := sign(t, jwt.SigningMethodRS256, k.rsaOther, "two", claims)
@@ -145,7 +146,7 @@ func TestJWKSURL(t *testing.T) {
 	raw := base64.RawURLEncoding.EncodeToString
 	publish(jwks(t, jwk("one", &k.rsa.PublicKey),
 		map[string]any{"kty": "oct", "kid": "shared", "k": raw([]byte(secret))})) // which a fetched set must not have
-	h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL })
+	h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL })
 	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 
@@ -156,7 +157,7 @@ func TestJWKSURL(t *testing.T) {
 	}
 	// The server is up, and an authenticator starts now.
 	down.Store(false)
-	h = newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL })
+	h = newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL })
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan struct{})
 	go func() { h.Run(ctx); close(ran) }()
@@ -184,7 +185,7 @@ func TestJWKSURLFollowsNoRedirect(t *testing.T) {
 	mux.Handle("/here", http.RedirectHandler("/keys", http.StatusFound))
 	mux.HandleFunc("/keys", func(http.ResponseWriter, *http.Request) { keysAsked.Store(true) })
 	for _, path := range []string{"/away", "/here"} {
-		h := newHarness(t, func(c *auth.JWTConfig) { c.JWKSURL = server.URL + path })
+		h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL + path })
 		wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnavailable)
 	}
 	if keysAsked.Load() {
@@ -221,12 +222,12 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 		"set: weak":    {jwks(t, jwk("k", weak)), true, "1024 bits"},
 		"set: many":    {[]byte(`{"keys":[` + strings.Repeat(`{},`, 300) + `{}]}`), true, "301 keys"},
 	} {
-		cfg := auth.DefaultJWTConfig()
+		cfg := settings.Default[auth.Config]()
 		path := write(t, "", test.data)
 		if test.set {
 			cfg.JWKSFile = path
 		} else {
-			cfg.PublicKeyFiles = []string{path}
+			cfg.PublicKeyFile = path
 		}
 		_, err := auth.NewJWT(cfg, auth.NewOpaque(nil, time.Now), zerolog.Nop(), nil)
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 	"imgo/roles/logic/auth"
 )
 
@@ -62,9 +63,9 @@ type harness struct {
 	registry *prometheus.Registry
 }
 
-func newHarness(t testing.TB, change func(*auth.JWTConfig)) *harness {
+func newHarness(t testing.TB, change func(*auth.Config)) *harness {
 	t.Helper()
-	cfg := auth.DefaultJWTConfig()
+	cfg := settings.Default[auth.Config]()
 	change(&cfg)
 	h := &harness{
 		t: t, tokens: &tokenStore{users: make(map[[32]byte]string)},
