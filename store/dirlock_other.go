@@ -2,8 +2,7 @@
 
 package store
 
-// dirLock is not ours to take on this system: Badger locks the directory when
-// it opens it.
+// dirLock does nothing on this system: Badger locks the directory when it opens it.
 type dirLock struct{}
 
 func lockDir(string) (*dirLock, error) { return nil, nil }

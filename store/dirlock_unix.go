@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pidFile names who holds the lock; the name is Badger's own, so that its
-// tools and ours see one another.
+// pidFile names the process that holds the lock. The name is Badger's own, so that its
+// tools and imgo see one another.
 const pidFile = "LOCK"
 
-// dirLock is the exclusive flock of a data directory: the same that Badger
-// takes. It is taken here so that the files may be checked under it. The
-// kernel lets go of it when the process ends, however that happens.
+// dirLock is the exclusive flock of a data directory, the same that Badger takes. It is
+// taken here so that the files can be checked under it. The kernel releases it when the
+// process ends, however that happens.
 type dirLock struct{ dir *os.File }
 
-// lockDir takes the lock or says who has it.
+// lockDir takes the lock, or returns an error that names the process that holds it.
 func lockDir(dir string) (*dirLock, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -33,13 +33,14 @@ func lockDir(dir string) (*dirLock, error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
 		}
-		who := "another process"
+		holder := "another process"
 		if b, rerr := os.ReadFile(filepath.Join(dir, pidFile)); rerr == nil {
 			if pid, perr := strconv.Atoi(strings.TrimSpace(string(b))); perr == nil {
-				who = fmt.Sprintf("process %d", pid)
+				holder = fmt.Sprintf("process %d", pid)
 			}
 		}
-		return nil, fmt.Errorf("data directory %s is in use: %s holds its lock (flock on the directory; %s names the process); stop that process, or name another directory with --data-dir", dir, who, filepath.Join(dir, pidFile))
+		return nil, fmt.Errorf("data directory %s is in use: %s holds its lock (flock on the directory; %s names the process); "+
+			"stop that process, or name another directory with --data-dir", dir, holder, filepath.Join(dir, pidFile))
 	}
 	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
 		_ = f.Close()
@@ -48,11 +49,11 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{dir: f}, nil
 }
 
-// held says that Badger need not lock.
+// held reports whether Badger need not lock the directory.
 func (l *dirLock) held() bool { return l != nil }
 
-// release lets go of the lock; the process id goes first, while it is still
-// ours.
+// release unlocks the directory. It removes the process id first, while the directory is
+// still locked.
 func (l *dirLock) release() error {
 	if l == nil || l.dir == nil {
 		return nil

@@ -8,19 +8,19 @@ import (
 	"imgo/envelope"
 )
 
-// diskCache is how long one answer of the file system serves the writers.
+// diskCache is how long one answer of the file system is used.
 const diskCache = 50 * time.Millisecond
 
-// disk knows how much room is left, cheaply enough to be asked before every
-// append. It may be used by many goroutines at once.
+// disk knows how many bytes are free, and is cheap enough to be asked before every
+// append. It is safe for concurrent use.
 type disk struct {
 	dir     string
 	reserve int64 // bytes; ≤ 0: none
 	ask     func(dir string) (int64, error)
 
 	started time.Time
-	free    atomic.Int64 // bytes, as of the last poll
-	asked   atomic.Int64 // when that was, nanoseconds since started
+	free    atomic.Int64 // bytes, at the last poll
+	asked   atomic.Int64 // time of the last poll, nanoseconds since started
 }
 
 func newDisk(opt Options) (*disk, error) {
@@ -39,8 +39,8 @@ func newDisk(opt Options) (*disk, error) {
 	return d, nil
 }
 
-// poll asks the file system now. When that fails the last answer stands: a
-// hiccup of statfs is no reason to refuse pushes, nor to forget a full disk.
+// poll asks the file system. If that fails, the last answer stays: a failing statfs is no
+// reason to refuse pushes, or to forget that the disk is full.
 func (d *disk) poll() {
 	if d.ask == nil {
 		return
@@ -51,31 +51,32 @@ func (d *disk) poll() {
 	}
 }
 
-// left is the free bytes, at most diskCache old.
-func (d *disk) left() int64 {
+// freeNow returns the free bytes, at most diskCache old.
+func (d *disk) freeNow() int64 {
 	now, asked := int64(time.Since(d.started)), d.asked.Load()
-	// The swap lets one caller ask; the others go on with the last answer.
+	// One caller wins the swap and asks; the others use the last answer.
 	if now-asked > int64(diskCache) && d.asked.CompareAndSwap(asked, now) {
 		d.poll()
 	}
 	return d.free.Load()
 }
 
-// ok refuses while less than the reserve is free.
+// ok returns envelope.ErrDiskFull while less than the reserve is free.
 func (d *disk) ok() error { return d.check(d.reserve, "pushes are") }
 
-// essential refuses while less than a quarter of the reserve is free.
+// essential returns envelope.ErrDiskFull while less than a quarter of the reserve is free.
 func (d *disk) essential() error { return d.check(d.reserve/4, "every write is") }
 
 func (d *disk) check(floor int64, what string) error {
 	if d.reserve <= 0 {
 		return nil
 	}
-	free := d.left()
+	free := d.freeNow()
 	if free >= floor {
 		return nil
 	}
 	return envelope.Errorf(envelope.CodeDiskFull,
-		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (reserve %d): %s refused until there is room; delete something, or lower the reserve",
+		"the disk under %s has %d MiB (%d bytes) free, less than the %d bytes that must stay free (reserve %d): "+
+			"%s refused until there is room; delete something, or lower the reserve",
 		d.dir, free>>20, free, floor, d.reserve, what)
 }

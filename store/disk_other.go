@@ -4,5 +4,5 @@ package store
 
 import "math"
 
-// freeBytes does not know on this system; the reserve has no effect.
+// freeBytes is not known on this system, so the reserve has no effect.
 func freeBytes(string) (int64, error) { return math.MaxInt64, nil }

@@ -4,7 +4,7 @@ package store
 
 import "golang.org/x/sys/unix"
 
-// freeBytes is what an unprivileged process may still write under dir.
+// freeBytes returns how many bytes an unprivileged process can still write under dir.
 func freeBytes(dir string) (int64, error) {
 	var s unix.Statfs_t
 	for {

@@ -7,19 +7,19 @@ import (
 )
 
 // Commits counts the transactions that the log has committed.
-func (l *Log) Commits() uint64 { return l.commits.Load() }
+func (l *Log) Commits() uint64 { return l.committer.commits.Load() }
 
 // Trim deletes what is older than the retention now.
-func (l *Log) Trim(ctx context.Context) error { return l.trim(ctx) }
+func (l *Log) Trim(ctx context.Context) error { return l.trimmer.trim(ctx) }
 
 // FailCommits makes the next n commits fail with err, before anything is
 // written. It must be called before Run.
 func (l *Log) FailCommits(n int, err error) {
-	l.commit = func(b *batch) error {
+	l.committer.write = func(b *batch) error {
 		if n--; n >= 0 {
 			return err
 		}
-		return l.write(b)
+		return l.committer.writeBatch(b)
 	}
 }
 
@@ -56,8 +56,8 @@ func (db *DB) LoseFormat() error {
 
 // Codecs for fuzzing.
 var (
-	AppendLogEntry = appendLogEntry
-	DecodeLogEntry = decodeLogEntry
-	Seal           = seal
-	Unseal         = unseal
+	AppendLogEntry    = appendLogEntry
+	DecodeLogEntry    = decodeLogEntry
+	AppendChecksummed = appendChecksummed
+	VerifyChecksum    = verifyChecksum
 )

@@ -62,7 +62,7 @@ func (db *DB) checkFormat(complete bool) error {
 	case format == nil && !empty:
 		return fmt.Errorf("data directory %s holds a Badger database that is not imgo's: name another directory with --data-dir", db.dir)
 	case format == nil:
-		err := db.update(func(txn *badger.Txn) error { return txn.Set(keyFormat, seal(nil, formatValue)) })
+		err := db.update(func(txn *badger.Txn) error { return txn.Set(keyFormat, appendChecksummed(nil, formatValue)) })
 		if err != nil {
 			return fmt.Errorf("write the format of data directory %s: %w", db.dir, err)
 		}
@@ -81,7 +81,7 @@ func (db *DB) checkFormat(complete bool) error {
 // reports whether there is no record at all then.
 func (db *DB) readFormat() (format []byte, empty bool, err error) {
 	err = db.view(func(txn *badger.Txn) error {
-		if format, err = getSealed(txn, keyFormat); err != nil || format != nil {
+		if format, err = getValue(txn, keyFormat); err != nil || format != nil {
 			return err
 		}
 		it := txn.NewIterator(badger.IteratorOptions{})

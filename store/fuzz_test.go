@@ -38,17 +38,17 @@ func FuzzEntry(f *testing.F) {
 func FuzzSeal(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 0})
-	f.Add(store.Seal(nil, []byte("value")))
+	f.Add(store.AppendChecksummed(nil, []byte("value")))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if value, err := store.Unseal(b); err == nil && !bytes.Equal(store.Seal(nil, value), b) {
-			t.Fatalf("%x unseals to %x, which seals to %x", b, value, store.Seal(nil, value))
+		if value, err := store.VerifyChecksum(b); err == nil && !bytes.Equal(store.AppendChecksummed(nil, value), b) {
+			t.Fatalf("%x unseals to %x, which seals to %x", b, value, store.AppendChecksummed(nil, value))
 		}
-		sealed := store.Seal([]byte("before"), b)[len("before"):]
-		if value, err := store.Unseal(sealed); err != nil || !bytes.Equal(value, b) {
+		sealed := store.AppendChecksummed([]byte("before"), b)[len("before"):]
+		if value, err := store.VerifyChecksum(sealed); err != nil || !bytes.Equal(value, b) {
 			t.Fatalf("%x came back as %x, %v", b, value, err)
 		}
 		sealed[len(sealed)/2] ^= 1
-		if _, err := store.Unseal(sealed); !errors.Is(err, store.ErrCorrupt) {
+		if _, err := store.VerifyChecksum(sealed); !errors.Is(err, store.ErrCorrupt) {
 			t.Fatalf("a flipped bit: %v", err)
 		}
 	})
@@ -56,7 +56,7 @@ func FuzzSeal(f *testing.F) {
 
 func TestZerosAreNoValue(t *testing.T) {
 	for n := range 64 {
-		if _, err := store.Unseal(make([]byte, n)); !errors.Is(err, store.ErrCorrupt) {
+		if _, err := store.VerifyChecksum(make([]byte, n)); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("%d zeros unseal: %v", n, err)
 		}
 		if _, _, err := store.DecodeLogEntry(make([]byte, n), 0, 0); !errors.Is(err, store.ErrCorrupt) {

@@ -19,38 +19,37 @@ const (
 	DefaultLiveRetention  = time.Minute
 )
 
-// LiveOptions are a LiveLog's. The zero value of each means its default.
+// LiveOptions are the options of a LiveLog. The zero value of each means its default.
 type LiveOptions struct {
 	Partitions int32
-	// MaxBytes bounds one partition: its values and 64 bytes for each. The
-	// newest entry stays even if it alone is larger.
+	// MaxBytes bounds one partition: its values, and 64 bytes for each. The newest entry
+	// stays even if it alone is larger.
 	MaxBytes int
-	// Retention is how long an entry stays while Run runs; negative: until it
-	// is pushed out.
+	// Retention is how long an entry stays while Run runs; negative: until newer ones need
+	// its room.
 	Retention time.Duration
-	// Metrics is where the log's metrics are registered, until Close; nil:
-	// nowhere.
+	// Metrics is where the log's metrics are registered, until Close; nil: nowhere.
 	Metrics prometheus.Registerer
 }
 
-// LiveLog is the log of what is worthless a minute later: in memory, and gone
-// with the process. It has the interface of Log. When a partition is full its
-// oldest entries are dropped and counted; appending never waits for a reader.
-// Offsets begin at 0 with each start of the process.
+// LiveLog is the log of envelopes that are worthless a minute later. It is in memory and
+// ends with the process. It has the interface of Log. When a partition is full, its
+// oldest entries are dropped and counted; appending never waits for a reader. Offsets
+// begin at 0 with each start of the process.
 //
-// All methods may be called by many goroutines at once.
+// All methods are safe for concurrent use.
 type LiveLog struct {
-	parts     []tail
+	tails     []tailBuffer // one for each partition
 	retention time.Duration
-	meter     *meter
+	registry  *registration
 
 	closed atomic.Bool
-	// lost counts entries that were dropped before any reader was given them,
-	// old those that a reader had been given.
-	lost, old atomic.Uint64
+	// droppedUnread counts entries that were dropped before any reader got them, and
+	// droppedRead the others.
+	droppedUnread, droppedRead atomic.Uint64
 }
 
-// NewLiveLog makes an empty log. Without Run nothing ages; the bound holds.
+// NewLiveLog makes an empty log. Without Run no entry expires, but the bound holds.
 func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 	if opt.Partitions == 0 {
 		opt.Partitions = DefaultLivePartitions
@@ -64,38 +63,38 @@ func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 	if opt.Retention == 0 {
 		opt.Retention = DefaultLiveRetention
 	}
-	l := &LiveLog{parts: make([]tail, opt.Partitions), retention: opt.Retention}
-	for i := range l.parts {
-		l.parts[i].limit = opt.MaxBytes
+	l := &LiveLog{tails: make([]tailBuffer, opt.Partitions), retention: opt.Retention}
+	for i := range l.tails {
+		l.tails[i].limit = opt.MaxBytes
 	}
 	var err error
-	if l.meter, err = newMeter(opt.Metrics, l); err != nil {
+	if l.registry, err = register(opt.Metrics, l); err != nil {
 		return nil, fmt.Errorf("make the live log: %w", err)
 	}
 	return l, nil
 }
 
-// Partitions is how many there are.
-func (l *LiveLog) Partitions() int32 { return int32(len(l.parts)) }
+// Partitions returns the number of partitions.
+func (l *LiveLog) Partitions() int32 { return int32(len(l.tails)) }
 
-// Generation is 1: nothing of an earlier process is left to be told apart.
+// Generation returns 1: there are no records of an earlier generation.
 func (l *LiveLog) Generation() uint16 { return 1 }
 
-// Append adds value, which nobody may change from then on, and returns its
-// offset. It never blocks; ctx is only looked at.
+// Append adds value and returns its offset. It never blocks; ctx is checked once. Nobody
+// may change value after the call.
 func (l *LiveLog) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := l.checkAppend(ctx, partition); err != nil {
 		return 0, err
 	}
-	t := &l.parts[partition]
+	t := &l.tails[partition]
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed != nil {
 		return 0, t.closed
 	}
 	offset := t.end
-	l.push(t, envelope.Entry{Partition: partition, Offset: offset, Value: value})
-	t.signal()
+	l.appendLocked(t, envelope.Entry{Partition: partition, Offset: offset, Value: value})
+	t.notifyLocked()
 	return offset, nil
 }
 
@@ -107,8 +106,8 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 		}
 	}
 	for i := 0; i < len(entries); {
-		// A run of one partition takes its lock once and wakes once.
-		t := &l.parts[entries[i].Partition]
+		// Consecutive entries of one partition share one lock and one notification.
+		t := &l.tails[entries[i].Partition]
 		t.mu.Lock()
 		if t.closed != nil {
 			t.mu.Unlock()
@@ -116,79 +115,73 @@ func (l *LiveLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 		}
 		for partition := entries[i].Partition; i < len(entries) && entries[i].Partition == partition; i++ {
 			entries[i].Offset = t.end
-			l.push(t, entries[i])
+			l.appendLocked(t, entries[i])
 		}
-		t.signal()
+		t.notifyLocked()
 		t.mu.Unlock()
 	}
 	return nil
 }
 
 func (l *LiveLog) checkAppend(ctx context.Context, partition int32) error {
-	if err := checkPartition(partition, len(l.parts)); err != nil {
+	if err := checkPartition(partition, len(l.tails)); err != nil {
 		return err
 	}
 	return ctx.Err()
 }
 
-// push adds an entry and counts what it pushes out; t.mu must be held.
-func (l *LiveLog) push(t *tail, e envelope.Entry) {
-	if dropped := t.push(e); dropped > 0 {
-		l.forget(t, t.begin+int64(dropped), true)
+// appendLocked adds an entry and counts the entries that it displaces.
+func (l *LiveLog) appendLocked(t *tailBuffer, e envelope.Entry) {
+	dropped := t.appendLocked(e)
+	if dropped == 0 {
+		return
 	}
-}
-
-// forget moves begin up over entries that are no longer in memory, and counts
-// them when they had to go for lack of room; t.mu must be held.
-func (l *LiveLog) forget(t *tail, begin int64, full bool) {
-	if full {
-		read := min(max(t.read, t.begin), begin)
-		l.old.Add(uint64(read - t.begin))
-		l.lost.Add(uint64(begin - read))
-	}
+	begin := t.begin + int64(dropped)
+	read := min(max(t.read, t.begin), begin)
+	l.droppedRead.Add(uint64(read - t.begin))
+	l.droppedUnread.Add(uint64(begin - read))
 	t.begin = begin
 }
 
-// Read blocks until there is an entry at or after from, or ctx is done, and
-// returns entries in order, at least one and up to about maxBytes. The error
-// is envelope.ErrOutOfRange when from was dropped or is past the end; a reader
-// that was too slow goes on at Bounds' begin.
+// Read waits until there is an entry at or after from, or ctx ends. It returns entries in
+// order, at least one and about maxBytes at most. The error is envelope.ErrOutOfRange if
+// from was dropped or is past the end. A reader that was too slow goes on at the begin
+// that Bounds returns.
 func (l *LiveLog) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
-	if err := checkPartition(partition, len(l.parts)); err != nil {
+	if err := checkPartition(partition, len(l.tails)); err != nil {
 		return nil, err
 	}
-	entries, _, err := l.parts[partition].await(ctx, partition, from, maxBytes)
+	entries, _, err := l.tails[partition].await(ctx, partition, from, maxBytes)
 	return entries, err
 }
 
-// Bounds are the oldest offset that is still there and the next one to be
-// assigned.
+// Bounds returns the oldest offset that still exists and the next one to be assigned.
 func (l *LiveLog) Bounds(_ context.Context, partition int32) (begin, end int64, err error) {
-	if err := checkPartition(partition, len(l.parts)); err != nil {
+	if err := checkPartition(partition, len(l.tails)); err != nil {
 		return 0, 0, err
 	}
-	return l.parts[partition].bounds()
+	return l.tails[partition].bounds()
 }
 
-// Dropped counts the entries that were dropped for lack of room before any
-// reader was given them.
-func (l *LiveLog) Dropped() uint64 { return l.lost.Load() }
+// Dropped returns the number of entries that were dropped for lack of room before any
+// reader got them.
+func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
 
-// ageSteps is into how many parts retention is divided: an entry stays for at
-// least retention and at most a step longer.
-const ageSteps = 8
+// expirySteps divides the retention: an entry stays for at least the retention and at
+// most one step longer.
+const expirySteps = 8
 
-// Run lets entries age until ctx is done, then closes the log.
+// Run lets entries expire until ctx is done, then closes the log.
 func (l *LiveLog) Run(ctx context.Context) error {
 	defer func() { _ = l.Close() }()
 	if l.retention < 0 {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(max(time.Millisecond, l.retention/ageSteps))
+	tick := time.NewTicker(max(time.Millisecond, l.retention/expirySteps))
 	defer tick.Stop()
-	// marks are the ends of all partitions at the last ticks. Noting where the
-	// log ended now and then is cheaper than noting when each entry came.
+	// marks are the ends of all partitions at the last ticks. They cost less than a time
+	// for each entry.
 	var marks [][]int64
 	for {
 		select {
@@ -196,45 +189,44 @@ func (l *LiveLog) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		ends := make([]int64, len(l.parts))
-		for i := range l.parts {
-			_, ends[i], _ = l.parts[i].bounds()
+		ends := make([]int64, len(l.tails))
+		for i := range l.tails {
+			_, ends[i], _ = l.tails[i].bounds()
 		}
-		if marks = append(marks, ends); len(marks) <= ageSteps {
+		if marks = append(marks, ends); len(marks) <= expirySteps {
 			continue
 		}
-		for i := range l.parts {
-			l.age(&l.parts[i], marks[0][i])
+		for i := range l.tails {
+			expire(&l.tails[i], marks[0][i])
 		}
 		marks = append(marks[:0], marks[1:]...)
 	}
 }
 
-// age drops the entries before an offset.
-func (l *LiveLog) age(t *tail, before int64) {
+// expire drops the entries before an offset.
+func expire(t *tailBuffer, before int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for len(t.ring) > t.head && t.first() < before {
-		t.drop()
-	}
-	l.forget(t, max(t.begin, t.first()), false)
+	t.dropBeforeLocked(before)
+	t.begin = max(t.begin, t.oldestLocked())
 }
 
-// Close ends blocked reads and refuses all that comes after it with
-// envelope.ErrClosed.
+// Close ends waiting reads and refuses further calls with envelope.ErrClosed. A second
+// call does nothing.
 func (l *LiveLog) Close() error {
 	if l.closed.Swap(true) {
 		return nil
 	}
 	why := envelope.Errorf(envelope.CodeClosed, "the live log was closed")
-	for i := range l.parts {
-		l.parts[i].close(why)
+	for i := range l.tails {
+		l.tails[i].close(why)
 	}
-	return l.meter.close()
+	l.registry.unregister()
+	return nil
 }
 
-// liveDesc describes a LiveLog's metrics, which are read when they are asked
-// for: the hot path counts nothing twice.
+// liveDesc describes the metrics of a LiveLog. They are read when they are collected, so
+// that the hot path counts nothing twice.
 type liveDesc struct{ dropped, entries, bytes, end *prometheus.Desc }
 
 func newLiveDesc() liveDesc {
@@ -261,16 +253,13 @@ func (l *LiveLog) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (l *LiveLog) Collect(ch chan<- prometheus.Metric) {
 	d := newLiveDesc()
-	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.lost.Load()), "true")
-	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.old.Load()), "false")
-	for i := range l.parts {
-		t := &l.parts[i]
-		t.mu.Lock()
-		entries, bytes, end := len(t.ring)-t.head, t.bytes, t.end
-		t.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.droppedUnread.Load()), "true")
+	ch <- prometheus.MustNewConstMetric(d.dropped, prometheus.CounterValue, float64(l.droppedRead.Load()), "false")
+	for i := range l.tails {
+		st := l.tails[i].stats()
 		p := strconv.Itoa(i)
-		ch <- prometheus.MustNewConstMetric(d.entries, prometheus.GaugeValue, float64(entries), p)
-		ch <- prometheus.MustNewConstMetric(d.bytes, prometheus.GaugeValue, float64(bytes), p)
-		ch <- prometheus.MustNewConstMetric(d.end, prometheus.GaugeValue, float64(end), p)
+		ch <- prometheus.MustNewConstMetric(d.entries, prometheus.GaugeValue, float64(st.entries), p)
+		ch <- prometheus.MustNewConstMetric(d.bytes, prometheus.GaugeValue, float64(st.bytes), p)
+		ch <- prometheus.MustNewConstMetric(d.end, prometheus.GaugeValue, float64(st.end), p)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/semaphore"
 
 	"imgo/envelope"
 )
@@ -19,102 +18,38 @@ const (
 	DefaultLogPartitions = 16
 	DefaultQueueBytes    = 16 << 20
 	DefaultTailBytes     = 256 << 10
-	defaultTrim          = time.Minute
+	defaultTrimInterval  = time.Minute
 )
 
-// MaxRecordBytes is the largest value that the kept log takes.
+// MaxRecordBytes is the size of the largest value that the kept log takes.
 const MaxRecordBytes = maxLogRecord
 
-// LogOptions are a Log's.
+// LogOptions are the options of a Log.
 type LogOptions struct {
-	// Partitions is how many the log has; 0: as many as it was made with, 16
+	// Partitions is the number of partitions; 0: as many as the log was made with, 16
 	// for a new one. An existing log with another number is refused.
 	Partitions int32
-	// Generation is the upper part of the log's ids; 0: the one it was made
-	// with, 1 for a new one. An existing log with another one is refused.
+	// Generation is the upper part of the log's ids; 0: the one it was made with, 1 for
+	// a new log. An existing log with another one is refused.
 	Generation uint16
-	// Retention is how long entries are kept; 0: for ever. It must be longer
-	// than the longest ttl of a message.
+	// Retention is how long entries are kept; 0: for ever. It must be longer than the
+	// longest ttl of a message.
 	Retention time.Duration
-	// TrimInterval is how often Run looks for entries older than that; 0:
-	// every minute.
+	// TrimInterval is how often Run deletes entries older than that; 0: every minute.
 	TrimInterval time.Duration
-	// QueueBytes bounds what waits to be committed: records and 64 bytes for
-	// each. Appends over it wait. 0: 16 MiB.
+	// QueueBytes bounds the records that wait to be committed, with 64 bytes for each.
+	// Further appends wait. 0: 16 MiB.
 	QueueBytes int64
-	// TailBytes bounds what each partition keeps in memory for the readers at
-	// its end. 0: 256 KiB.
+	// TailBytes bounds the newest entries that each partition keeps in memory, for the
+	// readers at its end. 0: 256 KiB.
 	TailBytes int
-	// Now is the clock that entries are stamped and trimmed by; nil: time.Now.
+	// Now is the clock by which entries are stamped and trimmed; nil: time.Now.
 	Now func() time.Time
 }
 
-// Log is the kept log of a node without Kafka: partitions of records with
-// contiguous offsets, in Badger. Whatever waits to be appended shares the next
-// synced transaction, so that one sync serves many callers.
-//
-// A record that a call reported as appended is there after a power loss. One
-// whose call failed, or was given up on, may have been appended all the same;
-// records carry an id so that readers can void the second of two.
-//
-// All methods may be called by many goroutines at once. Appends are answered
-// while Run runs.
-type Log struct {
-	db    *DB
-	opt   LogOptions
-	log   zerolog.Logger
-	parts []tail
-	meter *meter
-	watch *logMetrics
-
-	generation uint16
-
-	// room bounds the queue, in bytes. mu guards queue and closed.
-	room   *semaphore.Weighted
-	mu     sync.Mutex
-	queue  []*request
-	closed error         // why appends are refused; nil: they are not
-	queued chan struct{} // has one when the queue may have something
-	pool   sync.Pool     // of *request that nobody has
-
-	// follower is told of lone records; nil: nobody is.
-	follower atomic.Pointer[func(partition int32)]
-
-	running atomic.Bool
-	stop    chan struct{} // closed by Close; ends Run
-	stopped chan struct{} // closed when Run has drained the queue
-
-	commits atomic.Uint64 // transactions that were committed
-	// batch is the committer's alone, as is commit, which tests replace.
-	batch  *batch
-	commit func(*batch) error
-
-	// deleted is, for each partition, up to where its entries are deleted; the
-	// trimmer's alone.
-	deleted []int64
-	trimMu  sync.Mutex
-}
-
-// request is one call's entries on their way through the queue.
-type request struct {
-	entries []envelope.Entry
-	one     [1]envelope.Entry
-	cost    int64
-	left    int // entries that are not dealt with yet; the committer's
-	err     error
-	done    chan struct{} // has one when the request is dealt with
-}
-
-// OpenLog opens the kept log in db, or makes it; it can be open once at a time.
-// It checks that the ends of
-// every partition are there and whole; entries between them are checked as
-// they are read.
-func OpenLog(db *DB, opt LogOptions) (*Log, error) {
-	if opt.Partitions < 0 || opt.Partitions > 1<<15 {
-		return nil, fmt.Errorf("open the kept log: %d partitions: must be 1 to %d", opt.Partitions, 1<<15)
-	}
+func (opt *LogOptions) setDefaults() {
 	if opt.TrimInterval <= 0 {
-		opt.TrimInterval = defaultTrim
+		opt.TrimInterval = defaultTrimInterval
 	}
 	if opt.QueueBytes <= 0 {
 		opt.QueueBytes = DefaultQueueBytes
@@ -125,47 +60,92 @@ func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	l := &Log{
-		db: db, opt: opt, log: db.log,
-		room:    semaphore.NewWeighted(opt.QueueBytes),
-		queued:  make(chan struct{}, 1),
-		pool:    sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }},
-		stop:    make(chan struct{}),
-		stopped: make(chan struct{}),
+}
+
+// Log is the kept log of a node without Kafka: partitions of records with contiguous
+// offsets, in Badger. All appends that wait share the next synced transaction, so that
+// one sync of the disk serves many callers.
+//
+// A record is there after a power loss once a call has reported it as appended. A record
+// whose call failed, or was given up, may have been appended as well. Records carry an id
+// by which readers recognise the second of two.
+//
+// All methods are safe for concurrent use. Appends are answered while Run runs.
+type Log struct {
+	db         *DB
+	log        zerolog.Logger
+	tails      []tailBuffer // one for each partition
+	generation uint16
+
+	records   logRecords
+	queue     appendQueue
+	committer committer
+	trimmer   trimmer
+	metrics   *logMetrics
+	registry  *registration
+
+	running atomic.Bool
+	closing sync.Once
+	stop    chan struct{} // closed by Close; ends Run
+	stopped chan struct{} // closed when Run has drained the queue
+}
+
+// OpenLog opens the kept log in db, or makes it. A log can be open once at a time.
+// OpenLog checks the first and the last entry of every partition; the entries between
+// them are checked when they are read.
+func OpenLog(db *DB, opt LogOptions) (*Log, error) {
+	if opt.Partitions < 0 || opt.Partitions > 1<<15 {
+		return nil, fmt.Errorf("open the kept log: %d partitions: must be 1 to %d", opt.Partitions, 1<<15)
 	}
+	opt.setDefaults()
 	if !db.logOpen.CompareAndSwap(false, true) {
 		return nil, fmt.Errorf("open the kept log in %s: it is open already", db.dir)
 	}
-	if err := l.open(); err != nil {
+	l := &Log{db: db, log: db.log, records: logRecords{db}, stop: make(chan struct{}), stopped: make(chan struct{})}
+	if err := l.open(opt); err != nil {
 		db.logOpen.Store(false)
 		return nil, fmt.Errorf("open the kept log in %s: %w", db.dir, err)
 	}
 	return l, nil
 }
 
-func (l *Log) open() (err error) {
-	if err := l.load(); err != nil {
+func (l *Log) open(opt LogOptions) error {
+	shape, err := l.records.openShape(logShape{opt.Partitions, opt.Generation})
+	if err != nil {
 		return err
 	}
-	l.batch = newBatch(l.db, l.parts)
-	l.commit = l.write
-	l.watch = newLogMetrics(l)
-	l.meter, err = newMeter(l.db.opt.Metrics, l.watch.collectors()...)
+	begins, ends, err := l.records.bounds(shape.partitions)
+	if err != nil {
+		return err
+	}
+	l.generation = shape.generation
+	l.tails = make([]tailBuffer, shape.partitions)
+	for p := range l.tails {
+		t := &l.tails[p]
+		t.begin, t.end, t.limit = begins[p], ends[p], opt.TailBytes
+	}
+	l.metrics = newLogMetrics(l)
+	l.queue.init(opt.QueueBytes)
+	l.committer.init(l, opt.Now)
+	l.trimmer = trimmer{
+		records: l.records, tails: l.tails, log: l.log, now: opt.Now,
+		retention: opt.Retention, interval: opt.TrimInterval, deleted: begins,
+	}
+	l.registry, err = register(l.db.opt.Metrics, l.metrics.collectors()...)
 	return err
 }
 
-// Partitions is how many there are.
-func (l *Log) Partitions() int32 { return int32(len(l.parts)) }
+// Partitions returns the number of partitions.
+func (l *Log) Partitions() int32 { return int32(len(l.tails)) }
 
-// Generation is the upper part of the ids of this log's records, from 1.
+// Generation returns the upper part of the ids of this log's records, from 1.
 func (l *Log) Generation() uint16 { return l.generation }
 
-// Append blocks until the record is durable and returns its offset. It waits
-// while the queue is full. When ctx is done first it returns ctx's error,
-// although the record may still be appended. It is refused with
-// envelope.ErrDiskFull while less than the reserve of the disk is free, with
-// envelope.ErrClosed after Close, with envelope.ErrTooLarge over
-// MaxRecordBytes. Nobody may change value once it was given to Append.
+// Append waits until the record is durable and returns its offset. It also waits while
+// the queue is full. If ctx ends first, Append returns ctx's error, although the record
+// may still be appended. The other errors are envelope.ErrDiskFull while less than the
+// reserve of the disk is free, envelope.ErrClosed after Close, and envelope.ErrTooLarge
+// over MaxRecordBytes. Nobody may change value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := l.db.disk.ok(); err != nil {
 		return 0, err
@@ -173,9 +153,9 @@ func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64,
 	return l.appendOne(ctx, partition, value)
 }
 
-// AppendEssential is Append for what makes room or keeps the truth while
-// pushes are refused (acknowledgements, devices): it is refused only when less
-// than a quarter of the reserve is free.
+// AppendEssential is Append for records that make room or keep the truth while pushes are
+// refused: acknowledgements and devices. It is refused only while less than a quarter of
+// the reserve is free.
 func (l *Log) AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := l.db.disk.essential(); err != nil {
 		return 0, err
@@ -184,20 +164,19 @@ func (l *Log) AppendEssential(ctx context.Context, partition int32, value []byte
 }
 
 func (l *Log) appendOne(ctx context.Context, partition int32, value []byte) (int64, error) {
-	r := l.pool.Get().(*request)
+	r := l.queue.newRequest()
 	r.one[0] = envelope.Entry{Partition: partition, Value: value}
 	r.entries = r.one[:]
-	if err := l.do(ctx, r); err != nil {
+	if err := l.append(ctx, r); err != nil {
 		return 0, err
 	}
 	offset := r.one[0].Offset
-	l.recycle(r)
+	l.queue.recycle(r)
 	return offset, nil
 }
 
-// AppendMany appends all entries, in order, and fills in their offsets. It
-// errs as Append does, for the whole call; some of the entries may have been
-// appended then.
+// AppendMany appends all entries, in order, and fills in their offsets. Its errors are
+// those of Append, for the whole call; some of the entries may have been appended then.
 func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	if err := l.db.disk.ok(); err != nil {
 		return err
@@ -205,88 +184,112 @@ func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	if len(entries) == 0 {
 		return ctx.Err()
 	}
-	r := l.pool.Get().(*request)
-	// A copy: the caller may be gone by the time offsets are assigned.
+	r := l.queue.newRequest()
+	// A copy: the caller may have given up by the time that offsets are assigned.
 	r.entries = append([]envelope.Entry(nil), entries...)
-	if err := l.do(ctx, r); err != nil {
+	if err := l.append(ctx, r); err != nil {
 		return err
 	}
 	for i := range entries {
 		entries[i].Offset = r.entries[i].Offset
 	}
-	l.recycle(r)
+	l.queue.recycle(r)
 	return nil
 }
 
-// recycle gives back a request that the committer is done with.
-func (l *Log) recycle(r *request) {
-	r.entries, r.one[0], r.err = nil, envelope.Entry{}, nil
-	l.pool.Put(r)
-}
-
-// do takes a request through the queue and waits for it.
-func (l *Log) do(ctx context.Context, r *request) error {
+// append checks a request, queues it, and waits for its answer.
+func (l *Log) append(ctx context.Context, r *request) error {
 	started := time.Now()
-	r.cost, r.left = 0, len(r.entries)
 	for i := range r.entries {
 		e := &r.entries[i]
-		if err := checkPartition(e.Partition, len(l.parts)); err != nil {
+		if err := checkPartition(e.Partition, len(l.tails)); err != nil {
 			return err
 		}
 		if len(e.Value) > MaxRecordBytes {
 			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the kept log takes at most %d", len(e.Value), MaxRecordBytes)
 		}
-		r.cost += int64(len(e.Value)) + entryOverhead
 	}
-	// A call that is larger than the queue has it for itself.
-	r.cost = min(r.cost, l.opt.QueueBytes)
-	if err := l.room.Acquire(ctx, r.cost); err != nil {
-		return fmt.Errorf("append to the kept log: wait for room in its queue: %w", err)
-	}
-	if err := l.enqueue(r); err != nil {
-		l.room.Release(r.cost)
+	if err := l.queue.enqueue(ctx, r); err != nil {
 		return err
 	}
 	select {
 	case <-r.done:
-		l.watch.appendSeconds.Observe(time.Since(started).Seconds())
+		l.metrics.appendSeconds.Observe(time.Since(started).Seconds())
 		return r.err
 	case <-ctx.Done():
 		return fmt.Errorf("append to the kept log (it may still happen): %w", ctx.Err())
 	}
 }
 
-func (l *Log) enqueue(r *request) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed != nil {
-		return l.closed
+// Read waits until the partition has an entry at or after from, or ctx ends (ctx's
+// error). It returns entries in order, at least one and about maxBytes of values at most.
+// At the end of a partition they come from memory.
+//
+// The error is envelope.ErrOutOfRange if from was trimmed or is past the end, and
+// envelope.ErrClosed after Close. It wraps ErrCorrupt and names partition and offset if an
+// entry is missing or broken. Entries before that one are returned first, and none is
+// ever left out.
+func (l *Log) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
+	if err := checkPartition(partition, len(l.tails)); err != nil {
+		return nil, err
 	}
-	l.queue = append(l.queue, r)
-	select {
-	case l.queued <- struct{}{}:
-	default: // the committer has been told and has not looked yet
+	t := &l.tails[partition]
+	entries, until, err := t.await(ctx, partition, from, maxBytes)
+	if err != nil || len(entries) > 0 {
+		return entries, err
 	}
-	return nil
+	entries, err = l.records.read(partition, from, until, maxBytes)
+	if len(entries) > 0 {
+		return entries, nil // the next read meets an error after them again
+	}
+	// The entries may have been trimmed since await returned.
+	if begin, end, cerr := t.bounds(); err != nil && cerr == nil && from < begin {
+		return nil, outOfRange(partition, from, begin, end)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the kept log in %s: %w", l.db.dir, err)
+	}
+	return entries, nil
 }
 
-// take empties the queue.
-func (l *Log) take(spare []*request) []*request {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	all := l.queue
-	l.queue = spare[:0]
-	return all
+// Recent is Read from memory. It never waits, and returns no entries if from is not in
+// memory.
+func (l *Log) Recent(partition int32, from int64, maxBytes int) []envelope.Entry {
+	if checkPartition(partition, len(l.tails)) != nil {
+		return nil
+	}
+	return l.tails[partition].recent(from, maxBytes)
+}
+
+// Bounds returns the oldest offset that still exists and the next one to be assigned.
+func (l *Log) Bounds(_ context.Context, partition int32) (begin, end int64, err error) {
+	if err := checkPartition(partition, len(l.tails)); err != nil {
+		return 0, 0, err
+	}
+	return l.tails[partition].bounds()
+}
+
+// Follow calls fn with the partition of each record that was committed by itself, with
+// nothing queued behind it. fn runs on the commit goroutine, when Recent returns the
+// record, and before readers are woken and the call to Append returns. fn delays both,
+// and the next commit of every partition, so it must not wait for anything, and must not
+// append. Other records are not reported, so a follower must read as well.
+//
+// There is one follower; a later call replaces an earlier one. stop ends it, but fn may
+// still be running when stop returns.
+func (l *Log) Follow(fn func(partition int32)) (stop func()) {
+	l.committer.follower.Store(&fn)
+	return func() { l.committer.follower.CompareAndSwap(&fn, nil) }
 }
 
 // errRunning refuses a second Run.
 var errRunning = errors.New("run the kept log: it runs already")
 
-// Run commits what is appended and trims what is old until ctx is done or
-// Close is called; it then takes no more, commits what is queued and returns
-// nil. It returns early, with an error, when the disk failed to make a commit
-// durable: what it did to the files is not known then, so nothing may be
-// acknowledged until the directory was closed and opened again.
+// Run commits appends and trims old entries until ctx ends or Close is called. It then
+// refuses further appends, commits those that are queued, and returns nil. It returns
+// early, with an error, if the disk failed to make a commit durable: the state of the
+// files is not known then, so nothing may be acknowledged until the directory was closed
+// and opened again.
 func (l *Log) Run(ctx context.Context) error {
 	if !l.running.CompareAndSwap(false, true) {
 		select {
@@ -299,16 +302,16 @@ func (l *Log) Run(ctx context.Context) error {
 	defer close(l.stopped)
 
 	ctx, cancel := context.WithCancel(ctx)
-	var trimmer sync.WaitGroup
-	trimmer.Go(func() { l.trimLoop(ctx) })
-	defer trimmer.Wait()
+	var trimming sync.WaitGroup
+	trimming.Go(func() { l.trimmer.run(ctx) })
+	defer trimming.Wait()
 	defer cancel()
 
 	var spare []*request
 	for {
 		var last bool
 		select {
-		case <-l.queued:
+		case <-l.queue.filled:
 		case <-ctx.Done():
 			last = true
 		case <-l.stop:
@@ -317,14 +320,14 @@ func (l *Log) Run(ctx context.Context) error {
 		if last {
 			l.refuse(errLogClosed())
 		}
-		reqs := l.take(spare)
-		err := l.commitAll(reqs)
-		clear(reqs)
-		spare = reqs
+		requests := l.queue.dequeueAll(spare)
+		err := l.committer.commitAll(requests)
+		clear(requests)
+		spare = requests
 		if err != nil {
 			err = fmt.Errorf("commit to the kept log in %s: %w; restart imgo", l.db.dir, err)
 			l.refuse(err)
-			l.fail(err)
+			l.queue.fail(err)
 			return err
 		}
 		if last {
@@ -335,46 +338,28 @@ func (l *Log) Run(ctx context.Context) error {
 
 func errLogClosed() error { return envelope.Errorf(envelope.CodeClosed, "the kept log was closed") }
 
-// refuse ends reads and refuses appends with why from now on; the first call
+// refuse ends reads and refuses appends with an error from now on. Only the first call
 // counts.
 func (l *Log) refuse(why error) {
-	l.mu.Lock()
-	if l.closed == nil {
-		l.closed = why
-	}
-	l.mu.Unlock()
-	for i := range l.parts {
-		l.parts[i].close(why)
+	l.queue.close(why)
+	for i := range l.tails {
+		l.tails[i].close(why)
 	}
 }
 
-// fail answers all that is queued with err.
-func (l *Log) fail(err error) {
-	for _, r := range l.take(nil) {
-		r.err = err
-		l.finish(r)
-	}
-}
-
-// Close refuses further appends, ends blocked reads (both envelope.ErrClosed)
-// and waits until Run has committed what was queued; without Run what was
-// queued fails. A second call does nothing. The DB stays open.
+// Close refuses further appends, ends waiting reads (both envelope.ErrClosed), and waits
+// until Run has committed the queue. If Run never ran, queued appends fail. A second call
+// returns at once. The DB stays open.
 func (l *Log) Close() error {
-	l.mu.Lock()
-	select {
-	case <-l.stop:
-		l.mu.Unlock()
-		return nil
-	default:
+	l.closing.Do(func() {
 		close(l.stop)
-	}
-	l.mu.Unlock()
-	l.refuse(errLogClosed())
-	if !l.running.CompareAndSwap(false, true) {
-		<-l.stopped
-	}
-	l.fail(errLogClosed())
-	err := l.meter.close()
-	l.db.logOpen.Store(false)
-	return err
+		l.refuse(errLogClosed())
+		if !l.running.CompareAndSwap(false, true) {
+			<-l.stopped
+		}
+		l.queue.fail(errLogClosed())
+		l.registry.unregister()
+		l.db.logOpen.Store(false)
+	})
+	return nil
 }

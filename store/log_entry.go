@@ -6,10 +6,10 @@ import (
 	"hash/crc32"
 )
 
-// An entry of the kept log on the disk: key 'L', partition (uint32 BE), offset
-// (uint64 BE); value: format, time of the append (Unix milliseconds, int64
-// BE), the record, CRC32C (uint32 BE). The checksum goes over the key as well,
-// so that an entry that turns up in another's place is found out.
+// The layout of an entry of the kept log. The key is 'L', partition (uint32 BE) and offset
+// (uint64 BE). The value is format, time of the append (Unix milliseconds, int64 BE),
+// record, and CRC32C (uint32 BE). The checksum includes the key, so that an entry in the
+// place of another one is recognised.
 const (
 	prefixLog      = 'L'
 	logKeySize     = 1 + 4 + 8
@@ -26,12 +26,12 @@ func appendLogKey(dst []byte, partition int32, offset int64) []byte {
 	return binary.BigEndian.AppendUint64(dst, uint64(offset))
 }
 
-// logPrefix is what the keys of a partition begin with.
+// logPrefix returns the prefix of the keys of a partition.
 func logPrefix(partition int32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{prefixLog}, uint32(partition))
 }
 
-// logOffset is the offset in a key of an entry.
+// logOffset returns the offset in the key of an entry.
 func logOffset(key []byte) (int64, error) {
 	if len(key) != logKeySize || key[0] != prefixLog {
 		return 0, fmt.Errorf("%w: %x is no key of a log entry", ErrCorrupt, key)
@@ -48,11 +48,12 @@ func appendLogEntry(dst []byte, partition int32, offset, timeMS int64, record []
 	return binary.BigEndian.AppendUint32(dst, logEntrySum(dst[at:], partition, offset))
 }
 
-// decodeLogEntry checks the stored form of the record at partition and offset and
-// takes it apart. record shares stored's memory. The error wraps ErrCorrupt.
+// decodeLogEntry checks and decodes the stored form of the record at partition and offset.
+// record shares the memory of stored. The error wraps ErrCorrupt.
 func decodeLogEntry(stored []byte, partition int32, offset int64) (timeMS int64, record []byte, err error) {
 	if len(stored) < logEntryExtra {
-		return 0, nil, fmt.Errorf("%w: partition %d offset %d: %d bytes are too few for a log entry", ErrCorrupt, partition, offset, len(stored))
+		return 0, nil, fmt.Errorf("%w: partition %d offset %d: %d bytes are too few for a log entry",
+			ErrCorrupt, partition, offset, len(stored))
 	}
 	at := len(stored) - crc32.Size
 	want := binary.BigEndian.Uint32(stored[at:])
@@ -60,14 +61,16 @@ func decodeLogEntry(stored []byte, partition int32, offset int64) (timeMS int64,
 		return 0, nil, fmt.Errorf("%w: partition %d offset %d: checksum %08x, expected %08x", ErrCorrupt, partition, offset, got, want)
 	}
 	if stored[0] != logEntryFormat {
-		return 0, nil, fmt.Errorf("partition %d offset %d: log entry has format %d, this imgo reads %d: run the imgo that wrote it", partition, offset, stored[0], logEntryFormat)
+		return 0, nil, fmt.Errorf("partition %d offset %d: log entry has format %d, this imgo reads %d: run the imgo that wrote it",
+			partition, offset, stored[0], logEntryFormat)
 	}
 	return int64(binary.BigEndian.Uint64(stored[1:])), stored[logEntryHeader:at:at], nil
 }
 
+// logEntrySum returns the checksum of an entry at its place.
 func logEntrySum(b []byte, partition int32, offset int64) uint32 {
 	var place [12]byte
 	binary.BigEndian.PutUint32(place[:], uint32(partition))
 	binary.BigEndian.PutUint64(place[4:], uint64(offset))
-	return crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, place[:]) ^ sealMask
+	return crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, place[:]) ^ checksumMask
 }

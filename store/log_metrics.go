@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// logMetrics are a Log's metrics. Bounds are read when they are asked for, so
+// logMetrics are the metrics of a Log. Bounds are read when the metrics are collected, so
 // that appending does not pay for them.
 type logMetrics struct {
 	log           *Log
@@ -54,19 +54,13 @@ func (m *logMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	m.log.mu.Lock()
-	queued := len(m.log.queue)
-	m.log.mu.Unlock()
-	gauge(m.queue, float64(queued))
-	for i := range m.log.parts {
-		t := &m.log.parts[i]
-		t.mu.Lock()
-		begin, end, bytes := t.begin, t.end, t.bytes
-		t.mu.Unlock()
+	gauge(m.queue, float64(m.log.queue.length()))
+	for i := range m.log.tails {
+		st := m.log.tails[i].stats()
 		p := strconv.Itoa(i)
-		gauge(m.begin, float64(begin), p)
-		gauge(m.end, float64(end), p)
-		gauge(m.entries, float64(end-begin), p)
-		gauge(m.tailBytes, float64(bytes), p)
+		gauge(m.begin, float64(st.begin), p)
+		gauge(m.end, float64(st.end), p)
+		gauge(m.entries, float64(st.end-st.begin), p)
+		gauge(m.tailBytes, float64(st.bytes), p)
 	}
 }

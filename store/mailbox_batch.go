@@ -9,30 +9,31 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// MailboxBatch gathers what changed in a partition. It is for one goroutine.
+// MailboxBatch collects changes of a partition. It is for one goroutine.
 type MailboxBatch struct {
 	db *DB
-	space
+	keySpace
 	partition int32
-	// metas are written first: an entry without its user's meta would not be
-	// found, should a crash come between the parts of a large batch.
+	// metas are written first: after a crash between the parts of a large batch, an entry
+	// without its user's meta would not be found.
 	metas   []*badger.Entry
 	entries []*badger.Entry // Value nil: delete
 }
 
 // Batch begins a batch of changes to a partition.
 func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
-	return &MailboxBatch{db: m.db, space: m.space, partition: partition}
+	return &MailboxBatch{db: m.db, keySpace: m.keySpace, partition: partition}
 }
 
 func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
-	b.entries = append(b.entries, sealed(key, raw, expires))
+	b.entries = append(b.entries, newEntry(key, raw, expires))
 }
 
-func sealed(key, raw []byte, expires time.Time) *badger.Entry {
-	e := badger.NewEntry(key, seal(nil, raw))
+// newEntry returns an entry with a checksum that expires at a time; the zero time: never.
+func newEntry(key, raw []byte, expires time.Time) *badger.Entry {
+	e := badger.NewEntry(key, appendChecksummed(nil, raw))
 	if !expires.IsZero() {
-		// Badger's clock has whole seconds: never early.
+		// Badger counts whole seconds; rounded up, so that nothing expires early.
 		e.ExpiresAt = uint64(expires.Unix() + 1)
 	}
 	return e
@@ -42,10 +43,10 @@ func (b *MailboxBatch) del(key []byte) {
 	b.entries = append(b.entries, &badger.Entry{Key: key})
 }
 
-// PutMeta stores what is known of a user until expires, which must be after
-// the user's last message expires: a user without meta has no messages.
+// PutMeta stores the meta of a user until expires. It must not expire before the user's
+// last message does: a user without meta has no messages.
 func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
-	b.metas = append(b.metas, sealed(b.userKey(b.partition, user), appendMeta(nil, m), expires))
+	b.metas = append(b.metas, newEntry(b.userKey(b.partition, user), appendMeta(nil, m), expires))
 }
 
 // PutEntry stores a pending message's entry until the message expires.
@@ -53,8 +54,8 @@ func (b *MailboxBatch) PutEntry(user string, e *MailboxEntry) {
 	b.set(b.idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS))
 }
 
-// PutBody stores a message's body until the message expires; once a record is
-// enough where the entry says Shared.
+// PutBody stores a message's body until the message expires. A body that is Shared need be
+// stored only once for its record.
 func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	raw := make([]byte, 0, len(body.Body)+6)
 	raw = append(raw, mailboxFormat)
@@ -63,8 +64,8 @@ func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS))
 }
 
-// Delete removes a message from a user's mailbox. A shared body stays until
-// it expires: other users' entries may still need it.
+// Delete removes a message from a user's mailbox. A shared body stays until it expires:
+// entries of other users may still need it.
 func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
 	b.del(b.idKey(prefixEntry, b.partition, user, e.ID))
 	if !e.Shared {
@@ -72,17 +73,16 @@ func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
 	}
 }
 
-// Use remembers until expires that id used an idempotency key for a user.
+// Use stores until expires that a message used an idempotency key for a user.
 func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
 	k := append(b.underUser(prefixUsed, b.partition, user, len(key)), key...)
 	b.set(k, binary.BigEndian.AppendUint64(nil, id), expires)
 }
 
-// Commit writes the batch, and with it that everything up to position has
-// been applied, in one transaction, which a loss of power may take back as a
-// whole. A batch that is too large for one is written in several, the position
-// in the last: a crash between them makes the records be applied again over
-// what they had changed, which router's rules allow for.
+// Commit writes the batch and the position, up to which every record was applied, in one
+// transaction. A power loss may take it back as a whole. A batch that is too large for one
+// transaction is written in several, with the position in the last one. After a crash
+// between them, records are applied again over their own changes, which has no effect.
 func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.db.disk.essential(); err != nil {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
@@ -90,23 +90,9 @@ func (b *MailboxBatch) Commit(position uint64) error {
 	b.set(b.partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
-		err := b.db.updateLater(func(txn *badger.Txn) error {
-			for n < len(rest) {
-				var err error
-				if e := rest[n]; e.Value == nil {
-					err = txn.Delete(e.Key)
-				} else {
-					err = txn.SetEntry(e)
-				}
-				if errors.Is(err, badger.ErrTxnTooBig) && n > 0 {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				n++
-			}
-			return nil
+		err := b.db.updateLater(func(txn *badger.Txn) (err error) {
+			n, err = writeEntries(txn, rest)
+			return err
 		})
 		if err != nil {
 			return fmt.Errorf("commit batch of partition %d: %w", b.partition, err)
@@ -114,4 +100,24 @@ func (b *MailboxBatch) Commit(position uint64) error {
 		rest = rest[n:]
 	}
 	return nil
+}
+
+// writeEntries adds entries to a transaction until it is full. It returns how many it has
+// added.
+func writeEntries(txn *badger.Txn, entries []*badger.Entry) (n int, err error) {
+	for _, e := range entries {
+		if e.Value == nil {
+			err = txn.Delete(e.Key)
+		} else {
+			err = txn.SetEntry(e)
+		}
+		if errors.Is(err, badger.ErrTxnTooBig) && n > 0 {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }

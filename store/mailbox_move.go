@@ -10,19 +10,17 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// UsedKey is an idempotency key as it is stored. Of a claim User is empty, and
-// Record set.
+// UsedKey is an idempotency key as it is stored. A claim has no User, and has a Record.
 type UsedKey struct {
 	User, Key string
 	ID        uint64
 	Record    [12]byte
-	// Expires is when the store forgets it; never early.
+	// Expires is when the store deletes it; never early.
 	Expires time.Time
 }
 
-// Keys reads idempotency keys of a partition, claims first, that come after
-// the given one (the zero UsedKey for the first), at most limit. None: there
-// are no more.
+// Keys returns idempotency keys of a partition, claims first, at most limit: those after
+// the given one (the zero UsedKey: from the first). It returns none if there are no more.
 func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []UsedKey, err error) {
 	prefix := m.partitionKey(prefixUsed, partition, 0)
 	last := append(m.underUser(prefixUsed, partition, after.User, len(after.Key)), after.Key...)
@@ -44,7 +42,7 @@ func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []Used
 				k.Expires = time.Unix(int64(at), 0)
 			}
 			err := item.Value(func(v []byte) error {
-				raw, err := unseal(v)
+				raw, err := verifyChecksum(v)
 				if err != nil {
 					return err
 				}
@@ -68,11 +66,11 @@ func (m *Mailboxes) Keys(partition int32, after UsedKey, limit int) (keys []Used
 	return keys, nil
 }
 
-// DropOlder removes all that is stored of the log's generations before this
-// one, as DropPartition does; nobody may write to those meanwhile. It says
-// whether there was anything.
+// DropOlder removes everything that is stored of earlier generations of the log, as
+// DropPartition does. Nobody may write to those meanwhile. It reports whether there was
+// anything.
 func (m *Mailboxes) DropOlder(ctx context.Context) (dropped bool, err error) {
-	if m.space <= 1 {
+	if m.keySpace <= 1 {
 		return false, nil
 	}
 	drop := func(prefix, until []byte) {
@@ -84,10 +82,10 @@ func (m *Mailboxes) DropOlder(ctx context.Context) (dropped bool, err error) {
 	}
 	for _, prefix := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed} {
 		drop([]byte{prefix}, nil) // the first generation
-		drop([]byte{later(prefix)}, binary.BigEndian.AppendUint16([]byte{later(prefix)}, uint16(m.space)))
+		drop([]byte{laterPrefix(prefix)}, binary.BigEndian.AppendUint16([]byte{laterPrefix(prefix)}, uint16(m.keySpace)))
 	}
 	if err != nil {
-		return dropped, fmt.Errorf("drop the mailboxes of generations before %d: %w", m.space, err)
+		return dropped, fmt.Errorf("drop the mailboxes of generations before %d: %w", m.keySpace, err)
 	}
 	return dropped, nil
 }

@@ -57,9 +57,9 @@ func holds(t *testing.T, m *store.Mailboxes, partition int32, word string) bool 
 func TestGenerationsAreApart(t *testing.T) {
 	dir := t.TempDir()
 	first, stop := openMailboxes(t, dir)
-	second, third := first.Of(2), first.Of(3)
+	second, third := first.ForGeneration(2), first.ForGeneration(3)
 	fill(t, first, 0, "first") // a database of before: keys without a generation
-	if holds(t, second, 0, "") || !holds(t, first.Of(1), 0, "first") {
+	if holds(t, second, 0, "") || !holds(t, first.ForGeneration(1), 0, "first") {
 		t.Fatal("the first generation is another one's")
 	}
 	fill(t, second, 0, "second")
@@ -67,7 +67,7 @@ func TestGenerationsAreApart(t *testing.T) {
 	fill(t, third, 1, "more")
 	stop()
 	first, _ = openMailboxes(t, dir)
-	second, third = first.Of(2), first.Of(3)
+	second, third = first.ForGeneration(2), first.ForGeneration(3)
 	for word, has := range map[string]bool{
 		"first": holds(t, first, 0, "first"), "second": holds(t, second, 0, "second"),
 		"third": holds(t, third, 0, "third"), "more": holds(t, third, 1, "more"),
@@ -96,7 +96,7 @@ func TestGenerationsAreApart(t *testing.T) {
 // Keys gives every key of a partition once, a few at a time.
 func TestKeys(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
-	for _, m := range []*store.Mailboxes{m, m.Of(2)} {
+	for _, m := range []*store.Mailboxes{m, m.ForGeneration(2)} {
 		hour := time.Now().Add(time.Hour)
 		b := m.Batch(3)
 		var want []string

@@ -18,8 +18,8 @@ const (
 	// MaxTokensPerUser bounds the tokens that one user has at a time.
 	MaxTokensPerUser = 1000
 
-	// tokenMemory is how long a token that was revoked or has expired is still
-	// told from one that never was.
+	// tokenMemory is how long a token that was revoked or has expired is told apart from an
+	// unknown one.
 	tokenMemory = 24 * time.Hour
 
 	tokenFormat  = 1
@@ -27,10 +27,9 @@ const (
 	tokenHeader  = 1 + 1 + 8 + 8
 )
 
-// Keys: T h and the hash lead to the token: format, flags, created and expiry
-// (Unix milliseconds, int64 BE), user. T u, the user, a 0 byte (no name has
-// one) and the hash are there for each token that is good. Badger forgets both
-// when their time is over.
+// The keys of tokens. "T", "h" and the hash lead to the token: format, flags, creation and
+// expiry (Unix milliseconds, int64 BE), user. "T", "u", the user, a 0 byte (no name has
+// one) and the hash exist for each valid token. Badger deletes both when they expire.
 var (
 	prefixToken     = []byte{'T', 'h'}
 	prefixTokenUser = []byte{'T', 'u'}
@@ -39,28 +38,26 @@ var (
 // TokenHash is the SHA-256 of a token. The token itself is never stored.
 type TokenHash = [32]byte
 
-// TokenInfo is what is known of a token that is good.
+// TokenInfo describes a valid token.
 type TokenInfo struct {
 	Hash      TokenHash
 	CreatedMS int64 // Unix milliseconds
 	ExpiresMS int64 // Unix milliseconds; 0: never
 }
 
-// Tokens keeps clients' opaque tokens, by their hashes. What a call that
-// writes reported as done survives a power loss.
+// Tokens stores the opaque tokens of clients, by their hashes. A change survives a power
+// loss once its call has returned.
 //
-// All methods may be called by many goroutines at once. A context is looked at
-// before the work begins.
+// All methods are safe for concurrent use. They check the context before they begin.
 type Tokens struct {
 	db *DB
-	// mu is held by who reads, decides and writes.
-	mu sync.Mutex
+	mu sync.Mutex // held by each method that reads, decides and writes
 }
 
-// NewTokens are the tokens in db.
+// NewTokens returns the tokens in db.
 func NewTokens(db *DB) *Tokens { return &Tokens{db: db} }
 
-// token is the stored form.
+// token is a token as it is stored.
 type token struct {
 	user                 string
 	createdMS, expiresMS int64
@@ -71,7 +68,7 @@ func (t token) expired(now time.Time) bool {
 	return t.expiresMS != 0 && t.expiresMS <= now.UnixMilli()
 }
 
-func (t token) seal() []byte {
+func (t token) stored() []byte {
 	flags := byte(0)
 	if t.revoked {
 		flags = tokenRevoked
@@ -79,11 +76,11 @@ func (t token) seal() []byte {
 	b := append(make([]byte, 0, tokenHeader+len(t.user)), tokenFormat, flags)
 	b = binary.BigEndian.AppendUint64(b, uint64(t.createdMS))
 	b = binary.BigEndian.AppendUint64(b, uint64(t.expiresMS))
-	return seal(nil, append(b, t.user...))
+	return appendChecksummed(nil, append(b, t.user...))
 }
 
-func unsealToken(sealed []byte) (t token, err error) {
-	b, err := unseal(sealed)
+func decodeToken(sealed []byte) (t token, err error) {
+	b, err := verifyChecksum(sealed)
 	if err != nil {
 		return t, err
 	}
@@ -108,12 +105,11 @@ func tokenUserKey(user string, hash TokenHash) []byte {
 	return append(tokenUserPrefix(user), hash[:]...)
 }
 
-// Put makes the token with a hash good for user until expiresMS (Unix
-// milliseconds; 0: for ever). A token that is there already is replaced, also
-// when it was another user's or revoked. single revokes all other tokens of
-// the user in the same step. The error is envelope.ErrInvalid for a bad user
-// name, envelope.ErrTooMany past MaxTokensPerUser, envelope.ErrDiskFull while
-// less than the reserve of the disk is free.
+// Put makes the token with a hash valid for user until expiresMS (Unix milliseconds; 0: for
+// ever). It replaces an existing token, also one of another user or a revoked one. single
+// revokes all other tokens of the user in the same step. The error is envelope.ErrInvalid
+// for a bad user name, envelope.ErrTooMany over MaxTokensPerUser, and envelope.ErrDiskFull
+// while less than the reserve of the disk is free.
 func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS, createdMS int64, single bool) error {
 	if err := envelope.CheckName("user", user); err != nil {
 		return err
@@ -123,7 +119,7 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.db.tokenless.Store(tokensThere)
+	s.db.tokens.Store(tokensMayExist)
 	err := s.db.update(func(txn *badger.Txn) error {
 		old, err := tokenAt(txn, hash)
 		switch {
@@ -154,8 +150,8 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 
 // putToken writes a token that is not revoked.
 func putToken(txn *badger.Txn, hash TokenHash, t token) error {
-	e := badger.NewEntry(tokenKey(hash), t.seal())
-	index := badger.NewEntry(tokenUserKey(t.user, hash), seal(nil, nil))
+	e := badger.NewEntry(tokenKey(hash), t.stored())
+	index := badger.NewEntry(tokenUserKey(t.user, hash), appendChecksummed(nil, nil))
 	if t.expiresMS != 0 {
 		// Badger counts in seconds; rounded up, so that it never forgets early.
 		e.ExpiresAt = uint64((max(0, t.expiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
@@ -164,8 +160,8 @@ func putToken(txn *badger.Txn, hash TokenHash, t token) error {
 	return errors.Join(txn.SetEntry(e), txn.SetEntry(index))
 }
 
-// revokeAll marks tokens of a user as revoked and says how many were good. One
-// that has expired in the meantime stays an expired one.
+// revokeAll marks tokens of a user as revoked and returns how many were valid. A token that
+// has expired meanwhile stays an expired one.
 func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err error) {
 	now := time.Now()
 	for _, hash := range hashes {
@@ -175,7 +171,7 @@ func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err err
 		}
 		if !t.expired(now) {
 			t.revoked = true
-			if err := txn.SetEntry(badger.NewEntry(tokenKey(hash), t.seal()).WithTTL(tokenMemory)); err != nil {
+			if err := txn.SetEntry(badger.NewEntry(tokenKey(hash), t.stored()).WithTTL(tokenMemory)); err != nil {
 				return 0, err
 			}
 			n++
@@ -189,8 +185,7 @@ func revokeAll(txn *badger.Txn, user string, hashes []TokenHash) (n int, err err
 
 var errUnknownToken = envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
 
-// tokenAt reads a token; the error is envelope.ErrUnauthorized when there is
-// none.
+// tokenAt reads a token. The error is envelope.ErrUnauthorized if there is none.
 func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
 	item, err := txn.Get(tokenKey(hash))
 	if errors.Is(err, badger.ErrKeyNotFound) {
@@ -200,14 +195,13 @@ func tokenAt(txn *badger.Txn, hash TokenHash) (t token, err error) {
 		return t, err
 	}
 	err = item.Value(func(v []byte) error {
-		t, err = unsealToken(v)
+		t, err = decodeToken(v)
 		return err
 	})
 	return t, err
 }
 
-// tokensOf lists the tokens of a user that are good, at most a few more than
-// MaxTokensPerUser.
+// tokensOf lists the valid tokens of a user.
 func tokensOf(txn *badger.Txn, user string) (hashes []TokenHash, err error) {
 	prefix := tokenUserPrefix(user)
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
@@ -222,7 +216,7 @@ func tokensOf(txn *badger.Txn, user string) (hashes []TokenHash, err error) {
 	return hashes, nil
 }
 
-// wrapToken says what was attempted where the error does not say enough.
+// wrapToken adds what was attempted to an error that has no code of its own.
 func wrapToken(what string, err error) error {
 	if err == nil || envelope.CodeOf(err) != envelope.CodeInternal {
 		return err
@@ -230,18 +224,18 @@ func wrapToken(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// What is known of whether there is any token.
+// The values of DB.tokens.
 const (
-	tokensNotLooked int32 = iota
-	tokensThere           // perhaps
-	tokensNone            // nor was there ever one since it was looked
+	tokensUnknown int32 = iota
+	tokensMayExist
+	tokensNone // there was none when the database was searched, nor has one been put since
 )
 
-// absent says that there is no token at all. Without opaque tokens (clients
-// have JWTs, or auth.mode is "none") a client that connects costs no search.
-func (s *Tokens) absent() bool {
-	switch s.db.tokenless.Load() {
-	case tokensThere:
+// none reports whether there is no token at all. Without opaque tokens (clients have JWTs,
+// or auth.mode is "none") a connecting client costs no search in the database.
+func (s *Tokens) none() bool {
+	switch s.db.tokens.Load() {
+	case tokensMayExist:
 		return false
 	case tokensNone:
 		return true
@@ -254,25 +248,25 @@ func (s *Tokens) absent() bool {
 		found = it.Valid()
 		return nil
 	}); err != nil {
-		return false // Lookup says why
+		return false // Lookup meets and returns the error
 	}
 	if found {
-		s.db.tokenless.CompareAndSwap(tokensNotLooked, tokensThere)
+		s.db.tokens.CompareAndSwap(tokensUnknown, tokensMayExist)
 		return false
 	}
-	// Not over a Put that has begun since: its token may be there in a moment.
-	return s.db.tokenless.CompareAndSwap(tokensNotLooked, tokensNone) || s.db.tokenless.Load() == tokensNone
+	// A Put that has begun since must win: its token may exist in a moment.
+	return s.db.tokens.CompareAndSwap(tokensUnknown, tokensNone) || s.db.tokens.Load() == tokensNone
 }
 
-// Lookup is whose token has the hash and until when it is good (Unix
-// milliseconds; 0: for ever). The error is envelope.ErrUnauthorized for one
-// that is not known, envelope.ErrExpired and envelope.ErrRevoked for one that
-// was good once; after a day those are not known any more.
+// Lookup returns the user of the token with a hash, and until when the token is valid (Unix
+// milliseconds; 0: for ever). The error is envelope.ErrUnauthorized for an unknown token,
+// and envelope.ErrExpired or envelope.ErrRevoked for one that was valid once; after a day
+// those are unknown as well.
 func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (user string, expiresMS int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return "", 0, err
 	}
-	if s.absent() {
+	if s.none() {
 		return "", 0, errUnknownToken
 	}
 	var t token
@@ -291,8 +285,8 @@ func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (user string, expir
 	return t.user, t.expiresMS, nil
 }
 
-// Revoke takes a token back. The error is envelope.ErrNotFound when there is
-// none; revoking twice is no error.
+// Revoke makes a token invalid. The error is envelope.ErrNotFound if there is none;
+// revoking twice is no error.
 func (s *Tokens) Revoke(ctx context.Context, hash TokenHash) error {
 	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
 		return err
@@ -313,7 +307,7 @@ func (s *Tokens) Revoke(ctx context.Context, hash TokenHash) error {
 	return wrapToken("revoke a token", err)
 }
 
-// RevokeUser takes back all tokens of a user and says how many were good.
+// RevokeUser makes all tokens of a user invalid and returns how many were valid.
 func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error) {
 	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
 		return 0, err
@@ -334,13 +328,13 @@ func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error)
 	return n, nil
 }
 
-// Count is how many tokens of a user are good.
+// Count returns the number of valid tokens of a user.
 func (s *Tokens) Count(ctx context.Context, user string) (n int, err error) {
 	infos, err := s.ListByUser(ctx, user)
 	return len(infos), err
 }
 
-// ListByUser is the tokens of a user that are good, oldest first.
+// ListByUser returns the valid tokens of a user, oldest first.
 func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -618,7 +618,7 @@ func TestCrashInTheMiddleOfWhatMoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	boxes := store.NewMailboxes(db).Of(2)
+	boxes := store.NewMailboxes(db).ForGeneration(2)
 	for p := range int32(3) {
 		b := boxes.Batch(p)
 		for off, e := range log.parts[p] {

@@ -124,7 +124,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 		return nil, fmt.Errorf("sessions policy %q is neither %q nor %q", cfg.SessionsPolicy, RefuseNewest, CloseOldest)
 	}
 	r := &Router{
-		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store.Of(d.Kept.Generation()),
+		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store.ForGeneration(d.Kept.Generation()),
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics),
 		now: d.Now, event: d.Events,
 		owned: d.Owned, growth: d.Growth, slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),

@@ -6,41 +6,41 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// meter is a set of collectors that were registered together, to be taken
-// back together when their owner closes. A nil meter has none.
-type meter struct {
+// registration is a set of metrics that were registered together. Its owner unregisters
+// them when it closes. A nil registration has none.
+type registration struct {
 	reg        prometheus.Registerer
 	collectors []prometheus.Collector
 }
 
-// newMeter registers all collectors or none. reg may be nil.
-func newMeter(reg prometheus.Registerer, collectors ...prometheus.Collector) (*meter, error) {
+// register registers all collectors or none. reg may be nil.
+func register(reg prometheus.Registerer, collectors ...prometheus.Collector) (*registration, error) {
 	if reg == nil {
 		return nil, nil
 	}
-	m := &meter{reg: reg}
+	r := &registration{reg: reg}
 	for _, c := range collectors {
 		if err := reg.Register(c); err != nil {
-			_ = m.close()
+			r.unregister()
 			return nil, fmt.Errorf("register the store's metrics: %w", err)
 		}
-		m.collectors = append(m.collectors, c)
+		r.collectors = append(r.collectors, c)
 	}
-	return m, nil
+	return r, nil
 }
 
-func (m *meter) close() error {
-	if m == nil {
-		return nil
+// unregister removes the metrics. A second call does nothing.
+func (r *registration) unregister() {
+	if r == nil {
+		return
 	}
-	for _, c := range m.collectors {
-		m.reg.Unregister(c)
+	for _, c := range r.collectors {
+		r.reg.Unregister(c)
 	}
-	m.collectors = nil
-	return nil
+	r.collectors = nil
 }
 
-// collectors are the DB's own metrics.
+// collectors returns the DB's own metrics.
 func (db *DB) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{

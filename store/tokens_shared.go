@@ -19,10 +19,10 @@ const (
 	sharedTokenHeader = 1 + 1 + 12 + 8 + 8 + 8
 )
 
-// Keys: S h and the hash lead to the token. S u, the user, a 0 byte and the
-// hash are there for each token that is good. S k, hash and id lead to when
-// that key of the topic is due to be forgotten (Unix milliseconds, int64 BE);
-// S x, that time, hash and id is the same in the order of time. S p is the
+// The keys of shared tokens. "S", "h" and the hash lead to the token. "S", "u", the user, a
+// 0 byte and the hash exist for each valid token. "S", "k", hash and id lead to the time at
+// which that key of the topic is due to be forgotten (Unix milliseconds, int64 BE). "S",
+// "x", that time, hash and id are the same in the order of time. "S", "p" leads to the
 // position.
 var (
 	prefixShared     = []byte{'S', 'h'}
@@ -32,12 +32,10 @@ var (
 	keySharedAt      = []byte{'S', 'p'}
 )
 
-// TokenID tells the tokens apart that were made with one hash, one after the
-// other.
+// TokenID distinguishes tokens that were made with the same hash, one after another.
 type TokenID = [12]byte
 
-// TokenKey names one making of a token: the key of its entries in the tokens
-// topic.
+// TokenKey is the key of a token's entries in the tokens topic.
 type TokenKey struct {
 	Hash TokenHash
 	ID   TokenID
@@ -50,7 +48,7 @@ type TokenEntry struct {
 	Change *envelope.TokenChange // nil: the key is to be forgotten
 }
 
-// SharedToken is a token as the newest entry of its hash has it.
+// SharedToken is a token as the newest entry of its hash describes it.
 type SharedToken struct {
 	Key                  TokenKey
 	User                 string
@@ -59,32 +57,32 @@ type SharedToken struct {
 	Revoked              bool
 }
 
-// Good says whether the token is somebody's at a time.
+// Good reports whether the token is valid at a time.
 func (t *SharedToken) Good(now time.Time) bool {
 	return !t.Revoked && (t.ExpiresMS == 0 || t.ExpiresMS > now.UnixMilli())
 }
 
-// SharedTokens is a view of the tokens topic, which every logic follows: what
-// is true of a hash is what the newest entry of any key with that hash says.
-// It has nothing to do with the tokens of Tokens in the same database.
+// SharedTokens is a view of the tokens topic, which every logic follows. The newest entry
+// of any key with a hash decides about that hash. It shares nothing with the tokens of
+// Tokens in the same database.
 //
-// The keys of the topic are never used again once their token is dead, so
-// forgetting one cannot undo anything. What must hold is an order: a key whose
-// own newest entry says that it is good, but which a later key of the same hash
-// has replaced, is forgotten before that later one, or a reader of the whole
-// topic would find it good again. Due keeps that order.
+// The keys of the topic are never used again once their token is invalid, so forgetting a
+// key cannot undo anything. One order must hold. A key may have a newest entry that says it
+// is valid although a later key of the same hash has replaced it. Such a key must be
+// forgotten before the later one, or a reader of the whole topic would find it valid again.
+// Due keeps that order.
 //
-// Reads may be called by many goroutines at once. Apply and Clear are for one
-// goroutine, the one that follows the topic.
+// Reads are safe for concurrent use. Apply and Clear are for one goroutine, the one that
+// follows the topic.
 type SharedTokens struct {
 	db *DB
 	mu sync.Mutex // held by Apply and Clear
 }
 
-// NewSharedTokens is the view of the tokens topic in db.
+// NewSharedTokens returns the view of the tokens topic in db.
 func NewSharedTokens(db *DB) *SharedTokens { return &SharedTokens{db: db} }
 
-func (t *SharedToken) seal() []byte {
+func (t *SharedToken) stored() []byte {
 	b := append(make([]byte, 0, sharedTokenHeader+len(t.User)), sharedTokenFormat, 0)
 	if t.Revoked {
 		b[1] = tokenRevoked
@@ -93,11 +91,11 @@ func (t *SharedToken) seal() []byte {
 	for _, n := range []int64{t.CreatedMS, t.ExpiresMS, t.Offset} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
-	return seal(nil, append(b, t.User...))
+	return appendChecksummed(nil, append(b, t.User...))
 }
 
-func unsealShared(hash TokenHash, sealed []byte) (*SharedToken, error) {
-	b, err := unseal(sealed)
+func decodeSharedToken(hash TokenHash, sealed []byte) (*SharedToken, error) {
+	b, err := verifyChecksum(sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -130,9 +128,9 @@ func sharedDueKey(ms int64, k TokenKey) []byte {
 	return append(append(b, k.Hash[:]...), k.ID[:]...)
 }
 
-// Position is the offset that follows the last applied entry; ok is false when
-// nothing was applied yet, or the view was not cleared to its end: clear it,
-// then read the topic from its beginning.
+// Position returns the offset after the last applied entry. ok is false if nothing was
+// applied yet, or a Clear was interrupted: the view must then be cleared, and the topic
+// read from its beginning.
 func (s *SharedTokens) Position() (next int64, ok bool, err error) {
 	err = s.db.view(func(txn *badger.Txn) error {
 		next, ok, err = getSharedInt(txn, keySharedAt)
@@ -150,7 +148,7 @@ func getSharedInt(txn *badger.Txn, key []byte) (n int64, ok bool, err error) {
 		return 0, false, err
 	}
 	err = item.Value(func(v []byte) error {
-		raw, err := unseal(v)
+		raw, err := verifyChecksum(v)
 		if err == nil && len(raw) != 8 {
 			err = fmt.Errorf("%w: %d bytes are no number", ErrCorrupt, len(raw))
 		}
@@ -162,13 +160,13 @@ func getSharedInt(txn *badger.Txn, key []byte) (n int64, ok bool, err error) {
 	return n, err == nil, err
 }
 
-func sealedInt(n int64) []byte {
-	return seal(nil, binary.BigEndian.AppendUint64(nil, uint64(n)))
+func storedInt(n int64) []byte {
+	return appendChecksummed(nil, binary.BigEndian.AppendUint64(nil, uint64(n)))
 }
 
-// Apply applies entries in the order of the topic, and with them, in one synced
-// transaction, that next is the position. A few hundred at a time fit. An entry
-// that is older than what is known of its hash changes nothing.
+// Apply applies entries in the order of the topic and stores next as the position, in one
+// synced transaction. A few hundred entries fit. An entry that is older than the newest one
+// of its hash changes nothing.
 func (s *SharedTokens) Apply(ctx context.Context, entries []TokenEntry, next int64) error {
 	if err := errors.Join(ctx.Err(), s.db.disk.essential()); err != nil {
 		return err
@@ -182,7 +180,7 @@ func (s *SharedTokens) Apply(ctx context.Context, entries []TokenEntry, next int
 				return err
 			}
 		}
-		return txn.Set(keySharedAt, sealedInt(next))
+		return txn.Set(keySharedAt, storedInt(next))
 	})
 	return wrapToken("apply entries of the tokens topic", err)
 }
@@ -206,7 +204,7 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 			return err
 		}
 		if old.Key != e.Key && !old.Revoked {
-			// Nothing under its own key says that it is dead: first of all.
+			// Nothing under its own key says that it is invalid, so it is due first.
 			if err := setDue(txn, old.Key, 0); err != nil {
 				return err
 			}
@@ -217,13 +215,13 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 		Key: e.Key, User: c.GetUser(), CreatedMS: c.GetCreatedMs(), ExpiresMS: max(0, c.GetExpiresMs()),
 		Offset: e.Offset, Revoked: c.GetRevoked(),
 	}
-	if err := txn.Set(sharedKey(e.Key.Hash), t.seal()); err != nil {
+	if err := txn.Set(sharedKey(e.Key.Hash), t.stored()); err != nil {
 		return err
 	}
 	if t.Revoked {
 		return setDue(txn, e.Key, now.Add(tokenMemory).UnixMilli())
 	}
-	index := badger.NewEntry(sharedUserKey(t.User, e.Key.Hash), seal(nil, nil))
+	index := badger.NewEntry(sharedUserKey(t.User, e.Key.Hash), appendChecksummed(nil, nil))
 	due := int64(-1)
 	if t.ExpiresMS != 0 {
 		due = t.ExpiresMS + tokenMemory.Milliseconds()
@@ -232,7 +230,7 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	return errors.Join(txn.SetEntry(index), setDue(txn, e.Key, due))
 }
 
-// setDue notes from when on a key of the topic may be forgotten; below 0: not.
+// setDue stores when a key of the topic is due to be forgotten; below 0: never.
 func setDue(txn *badger.Txn, k TokenKey, ms int64) error {
 	before, ok, err := getSharedInt(txn, sharedDueOf(k))
 	if err != nil {
@@ -243,14 +241,14 @@ func setDue(txn *badger.Txn, k TokenKey, ms int64) error {
 	}
 	switch {
 	case ms >= 0:
-		return errors.Join(err, txn.Set(sharedDueOf(k), sealedInt(ms)), txn.Set(sharedDueKey(ms, k), seal(nil, nil)))
+		return errors.Join(err, txn.Set(sharedDueOf(k), storedInt(ms)), txn.Set(sharedDueKey(ms, k), appendChecksummed(nil, nil)))
 	case ok:
 		return errors.Join(err, txn.Delete(sharedDueOf(k)))
 	}
 	return err
 }
 
-// sharedAt is what is known of a hash; nil: nothing.
+// sharedAt returns the token of a hash; nil: it is unknown.
 func sharedAt(txn *badger.Txn, hash TokenHash) (t *SharedToken, err error) {
 	item, err := txn.Get(sharedKey(hash))
 	if errors.Is(err, badger.ErrKeyNotFound) {
@@ -260,17 +258,17 @@ func sharedAt(txn *badger.Txn, hash TokenHash) (t *SharedToken, err error) {
 		return nil, err
 	}
 	err = item.Value(func(v []byte) error {
-		t, err = unsealShared(hash, v)
+		t, err = decodeSharedToken(hash, v)
 		return err
 	})
 	return t, err
 }
 
-// Clear forgets everything, so that the topic can be read from its beginning.
+// Clear deletes everything, so that the topic can be read from its beginning.
 func (s *SharedTokens) Clear(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The position goes first: what an interrupted Clear leaves has none.
+	// The position goes first, so an interrupted Clear is recognised.
 	err := s.db.update(func(txn *badger.Txn) error { return txn.Delete(keySharedAt) })
 	for _, prefix := range [][]byte{prefixShared, prefixSharedUser, prefixSharedKey, prefixSharedDue} {
 		if err == nil {
@@ -280,7 +278,7 @@ func (s *SharedTokens) Clear(ctx context.Context) error {
 	return wrapToken("clear the view of the tokens topic", err)
 }
 
-// Token is what is known of a hash, good or not; nil: nothing.
+// Token returns the token of a hash, valid or not; nil: it is unknown.
 func (s *SharedTokens) Token(ctx context.Context, hash TokenHash) (t *SharedToken, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -292,7 +290,7 @@ func (s *SharedTokens) Token(ctx context.Context, hash TokenHash) (t *SharedToke
 	return t, wrapToken("look up a token", err)
 }
 
-// OfUser is the tokens of a user that are good, in no order.
+// OfUser returns the valid tokens of a user, in no order.
 func (s *SharedTokens) OfUser(ctx context.Context, user string) (tokens []SharedToken, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -320,8 +318,8 @@ func (s *SharedTokens) OfUser(ctx context.Context, user string) (tokens []Shared
 	return tokens, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
 }
 
-// Due is at most limit keys of the topic that were to be forgotten by now, in
-// the order in which they must be.
+// Due returns at most limit keys of the topic that are due to be forgotten, in the order in
+// which they must be.
 func (s *SharedTokens) Due(now time.Time, limit int) (keys []TokenKey, err error) {
 	err = s.db.view(func(txn *badger.Txn) error {
 		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefixSharedDue})

@@ -1,0 +1,230 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"imgo/envelope"
+)
+
+// Beside the entries (log_entry.go) the database has two kinds of values for the log.
+// Under "P", "l": format, partitions (uint32 BE) and generation (uint16 BE). Under "P",
+// "p" and a partition (uint32 BE): the begin and the end of the partition at the same
+// moment (int64 BE each), so that offsets go on growing after all entries were trimmed.
+var keyLog = []byte{'P', 'l'}
+
+const logFormat = 1
+
+func keyBounds(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{'P', 'p'}, uint32(partition))
+}
+
+func storedBounds(begin, end int64) []byte {
+	b := binary.BigEndian.AppendUint64(nil, uint64(begin))
+	return appendChecksummed(nil, binary.BigEndian.AppendUint64(b, uint64(end)))
+}
+
+// logShape is what never changes of a log. As the options of a call, 0 is "as it is".
+type logShape struct {
+	partitions int32
+	generation uint16
+}
+
+// logRecords is the log as it is in the database.
+type logRecords struct{ db *DB }
+
+// openShape reads the shape of the log, or makes a new log. It refuses a log of another
+// shape than the wanted one.
+func (lr logRecords) openShape(want logShape) (shape logShape, err error) {
+	stored, orphans, err := lr.readShape()
+	switch {
+	case err != nil:
+		return shape, fmt.Errorf("read its partitions: %w", err)
+	case orphans:
+		return shape, fmt.Errorf("%w: there are entries, but the number of partitions is missing%s", ErrCorrupt, restoreHint)
+	case stored == nil:
+		return lr.create(want)
+	case len(stored) != 7 || stored[0] != logFormat:
+		return shape, fmt.Errorf("it has a format that this imgo does not read (%x): run the imgo that wrote it", stored)
+	}
+	shape.partitions = int32(binary.BigEndian.Uint32(stored[1:]))
+	shape.generation = binary.BigEndian.Uint16(stored[5:])
+	if want.partitions != 0 && want.partitions != shape.partitions {
+		return shape, fmt.Errorf("it was made with %d partitions and %d are configured: a log cannot be divided anew yet; "+
+			"set partitions to %d, or take an empty data directory", shape.partitions, want.partitions, shape.partitions)
+	}
+	if want.generation != 0 && want.generation != shape.generation {
+		return shape, fmt.Errorf("it has generation %d and %d is configured: set the generation to %d, or take an empty data directory",
+			shape.generation, want.generation, shape.generation)
+	}
+	return shape, nil
+}
+
+// readShape reads the stored shape; nil: there is none. orphans reports whether there are
+// entries all the same.
+func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
+	err = lr.db.view(func(txn *badger.Txn) error {
+		if stored, err = getValue(txn, keyLog); err != nil || stored != nil {
+			return err
+		}
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{prefixLog}})
+		defer it.Close()
+		it.Rewind()
+		orphans = it.Valid()
+		return nil
+	})
+	return stored, orphans, err
+}
+
+// create makes the shape of a new log durable before anything is appended.
+func (lr logRecords) create(shape logShape) (logShape, error) {
+	if shape.partitions == 0 {
+		shape.partitions = DefaultLogPartitions
+	}
+	if shape.generation == 0 {
+		shape.generation = 1 // so that no id is 0
+	}
+	b := binary.BigEndian.AppendUint32([]byte{logFormat}, uint32(shape.partitions))
+	b = binary.BigEndian.AppendUint16(b, shape.generation)
+	err := lr.db.update(func(txn *badger.Txn) error { return txn.Set(keyLog, appendChecksummed(nil, b)) })
+	if err != nil {
+		return shape, fmt.Errorf("make it: %w", err)
+	}
+	return shape, nil
+}
+
+// bounds finds the begin and the end of each partition.
+func (lr logRecords) bounds(partitions int32) (begins, ends []int64, err error) {
+	begins, ends = make([]int64, partitions), make([]int64, partitions)
+	err = lr.db.view(func(txn *badger.Txn) (err error) {
+		for p := range partitions {
+			if begins[p], ends[p], err = boundsOf(txn, p); err != nil {
+				return fmt.Errorf("partition %d: %w", p, err)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("%w%s", err, restoreHint)
+	}
+	return begins, ends, err
+}
+
+// boundsOf finds the begin and the end of a partition. Its first and its last entry must
+// exist and be intact.
+func boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
+	bounds, err := getValue(txn, keyBounds(partition))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read its bounds: %w", err)
+	}
+	if bounds != nil {
+		if len(bounds) != 16 {
+			return 0, 0, fmt.Errorf("%w: its bounds have %d bytes", ErrCorrupt, len(bounds))
+		}
+		begin, end = int64(binary.BigEndian.Uint64(bounds)), int64(binary.BigEndian.Uint64(bounds[8:]))
+	}
+	prefix := logPrefix(partition)
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, Reverse: true})
+	defer it.Close()
+	// In reverse a seek finds the last key that is not after its argument.
+	if it.Seek(append(prefix[:len(prefix):len(prefix)], 0xff)); it.Valid() {
+		last, err := logOffset(it.Item().Key())
+		if err != nil {
+			return 0, 0, err
+		}
+		if err := checkEntry(it.Item(), partition, last); err != nil {
+			return 0, 0, fmt.Errorf("read its last entry: %w", err)
+		}
+		end = max(end, last+1)
+	}
+	if begin < 0 || begin > end {
+		return 0, 0, fmt.Errorf("%w: it begins at %d and ends at %d", ErrCorrupt, begin, end)
+	}
+	if begin == end {
+		return begin, end, nil
+	}
+	item, err := txn.Get(appendLogKey(nil, partition, begin))
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return 0, 0, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, begin, end)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("read its first entry: %w", err)
+	}
+	return begin, end, checkEntry(item, partition, begin)
+}
+
+// checkEntry returns an error if an entry is not intact.
+func checkEntry(item *badger.Item, partition int32, offset int64) error {
+	return item.Value(func(stored []byte) error {
+		_, _, err := decodeLogEntry(stored, partition, offset)
+		return err
+	})
+}
+
+// read returns entries from an offset up to, not including, until. It returns at least
+// one entry or an error, or both.
+func (lr logRecords) read(partition int32, from, until int64, maxBytes int) (entries []envelope.Entry, err error) {
+	bytes := 0
+	err = lr.scan(partition, from, until, func(offset, _ int64, record []byte) (bool, error) {
+		if bytes += len(record); len(entries) > 0 && bytes > maxBytes {
+			return false, nil
+		}
+		value := append(make([]byte, 0, len(record)), record...)
+		entries = append(entries, envelope.Entry{Partition: partition, Offset: offset, Value: value})
+		return true, nil
+	})
+	return entries, err
+}
+
+// scan calls fn with each entry from an offset up to, not including, until, as long as fn
+// returns true. record is valid only during the call. A missing or broken entry is an
+// error that wraps ErrCorrupt.
+func (lr logRecords) scan(partition int32, from, until int64, fn func(offset, timeMS int64, record []byte) (bool, error)) error {
+	return lr.db.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: logPrefix(partition)})
+		defer it.Close()
+		it.Seek(appendLogKey(nil, partition, from))
+		for want := from; want < until; want++ {
+			if !it.Valid() {
+				return fmt.Errorf("%w: partition %d offset %d: the entry is missing", ErrCorrupt, partition, want)
+			}
+			offset, err := logOffset(it.Item().Key())
+			if err != nil {
+				return err
+			}
+			if offset != want {
+				return fmt.Errorf("%w: partition %d offset %d: the entry is missing, the next is %d", ErrCorrupt, partition, want, offset)
+			}
+			more := false
+			err = it.Item().Value(func(stored []byte) error {
+				timeMS, record, err := decodeLogEntry(stored, partition, offset)
+				if err != nil {
+					return err
+				}
+				more, err = fn(offset, timeMS, record)
+				return err
+			})
+			if err != nil || !more {
+				return err
+			}
+			it.Next()
+		}
+		return nil
+	})
+}
+
+// trim deletes the entries from an offset up to, not including, begin, and stores the new
+// bounds in the same transaction.
+func (lr logRecords) trim(partition int32, from, begin, end int64) error {
+	return lr.db.update(func(txn *badger.Txn) error {
+		for offset := from; offset < begin; offset++ {
+			if err := txn.Delete(appendLogKey(nil, partition, offset)); err != nil {
+				return err
+			}
+		}
+		return txn.Set(keyBounds(partition), storedBounds(begin, end))
+	})
+}

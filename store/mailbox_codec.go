@@ -1,0 +1,142 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// mailboxFormat is the first byte of every mailbox value. A node that meets a newer
+// format refuses it instead of misreading it.
+const mailboxFormat = 1
+
+// errMailboxShort is the error of a value that is cut off.
+var errMailboxShort = errors.New("value is cut off")
+
+func appendMeta(b []byte, m *MailboxMeta) []byte {
+	b = append(b, mailboxFormat)
+	b = binary.AppendUvarint(b, uint64(m.LastMS))
+	b = binary.AppendUvarint(b, m.Dropped)
+	b = binary.AppendUvarint(b, uint64(len(m.Devices)))
+	for _, d := range m.Devices {
+		b = binary.AppendUvarint(b, uint64(len(d.Name)))
+		b = append(b, d.Name...)
+		b = append(b, d.Bit)
+		b = binary.AppendUvarint(b, d.Since)
+		b = binary.AppendUvarint(b, uint64(d.SeenMS))
+	}
+	// Last, and one for each device: older versions neither write nor read them.
+	for _, d := range m.Devices {
+		b = binary.AppendUvarint(b, uint64(d.NotedMS))
+	}
+	if m.Moved > 0 {
+		b = binary.AppendUvarint(b, m.Moved)
+	}
+	return b
+}
+
+// fieldReader reads the fields of a value in order. It keeps the first error.
+type fieldReader struct {
+	b   []byte
+	err error
+}
+
+func newFieldReader(b []byte) *fieldReader {
+	c := &fieldReader{b: b}
+	if f := c.byte(); c.err == nil && f != mailboxFormat {
+		c.err = fmt.Errorf("format %d is not one that this version reads", f)
+	}
+	return c
+}
+
+func (c *fieldReader) byte() byte {
+	if len(c.b) == 0 {
+		c.fail()
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+func (c *fieldReader) fail() {
+	if c.err == nil {
+		c.err = errMailboxShort
+	}
+	c.b = nil
+}
+
+func (c *fieldReader) uint() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.fail()
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *fieldReader) bytes() []byte {
+	n := c.uint()
+	if n > uint64(len(c.b)) {
+		c.fail()
+		return nil
+	}
+	v := c.b[:n]
+	c.b = c.b[n:]
+	return v
+}
+
+func decodeMeta(b []byte) (*MailboxMeta, error) {
+	c := newFieldReader(b)
+	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint()}
+	for n := c.uint(); n > 0 && c.err == nil; n-- {
+		m.Devices = append(m.Devices, MailboxDevice{
+			Name: string(c.bytes()), Bit: c.byte(), Since: c.uint(), SeenMS: int64(c.uint()),
+		})
+	}
+	if len(c.b) > 0 {
+		for i := range m.Devices {
+			m.Devices[i].NotedMS = int64(c.uint())
+		}
+	}
+	if len(c.b) > 0 {
+		m.Moved = c.uint()
+	}
+	return m, c.err
+}
+
+// Flags of a stored entry.
+const (
+	entryAcked     = 1 << 0
+	entryUnclaimed = 1 << 1
+	entryShared    = 1 << 2
+)
+
+func appendEntry(b []byte, e *MailboxEntry) []byte {
+	var flags byte
+	if e.Acked {
+		flags |= entryAcked
+	}
+	if e.Unclaimed {
+		flags |= entryUnclaimed
+	}
+	if e.Shared {
+		flags |= entryShared
+	}
+	b = append(b, mailboxFormat, flags)
+	b = binary.AppendUvarint(b, uint64(e.TimeMS))
+	b = binary.AppendUvarint(b, uint64(e.ExpiresMS))
+	b = binary.AppendUvarint(b, e.Waiting)
+	return binary.AppendUvarint(b, uint64(e.Size))
+}
+
+func decodeEntry(id uint64, b []byte) (MailboxEntry, error) {
+	c := newFieldReader(b)
+	flags := c.byte()
+	e := MailboxEntry{
+		ID: id, TimeMS: int64(c.uint()), ExpiresMS: int64(c.uint()), Waiting: c.uint(), Size: int32(c.uint()),
+		Acked: flags&entryAcked != 0, Unclaimed: flags&entryUnclaimed != 0, Shared: flags&entryShared != 0,
+	}
+	return e, c.err
+}

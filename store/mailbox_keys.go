@@ -1,0 +1,69 @@
+package store
+
+import "encoding/binary"
+
+// Key prefixes of the mailboxes. The partition (uint16 BE) comes next in every key, so
+// that a partition that has moved away can be dropped by prefix. The name of a user ends
+// with a 0 byte, which no name may contain (envelope.CheckName).
+//
+// These are the keys of the log's first generation. In a later generation partition 1 is
+// another one than before, so the prefix is the lower case letter, and the generation
+// (uint16 BE) comes before the partition.
+const (
+	prefixUser     = 'U' // partition, user            → MailboxMeta
+	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
+	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
+	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
+	prefixPosition = 'R' // partition                  → id of the last applied record
+)
+
+// keySpace makes the keys of one generation of the log. Its value is the generation.
+type keySpace uint16
+
+func (s keySpace) partitionKey(prefix byte, partition int32, extra int) []byte {
+	k := make([]byte, 0, 5+extra)
+	if s > 1 {
+		k = binary.BigEndian.AppendUint16(append(k, laterPrefix(prefix)), uint16(s))
+	} else {
+		k = append(k, prefix)
+	}
+	return binary.BigEndian.AppendUint16(k, uint16(partition))
+}
+
+// laterPrefix returns what a prefix is in the generations after the first.
+func laterPrefix(prefix byte) byte { return prefix | 0x20 }
+
+// partitionPrefixes returns the key prefixes of everything that is stored of a partition.
+// The position's comes first.
+func (s keySpace) partitionPrefixes(partition int32) (prefixes [][]byte) {
+	for _, p := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed} {
+		prefixes = append(prefixes, s.partitionKey(p, partition, 0))
+	}
+	return prefixes
+}
+
+func (s keySpace) userKey(partition int32, user string) []byte {
+	return append(s.partitionKey(prefixUser, partition, len(user)), user...)
+}
+
+// underUser returns the key prefix of everything that a user has under prefix, with room
+// for extra bytes.
+func (s keySpace) underUser(prefix byte, partition int32, user string, extra int) []byte {
+	k := append(s.partitionKey(prefix, partition, len(user)+1+extra), user...)
+	return append(k, 0)
+}
+
+func (s keySpace) idKey(prefix byte, partition int32, user string, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(s.underUser(prefix, partition, user, 8), id)
+}
+
+func (s keySpace) bodyKey(partition int32, user string, e *MailboxEntry) []byte {
+	if e.Shared {
+		user = ""
+	}
+	return s.idKey(prefixBody, partition, user, e.ID)
+}
+
+func (s keySpace) claimKey(partition int32, key string) []byte {
+	return append(s.underUser(prefixUsed, partition, "", len(key)), key...)
+}

@@ -1,0 +1,188 @@
+package store
+
+import (
+	"context"
+	"sync"
+
+	"imgo/envelope"
+)
+
+// entryOverhead is what an entry in memory costs beside its value, in bytes.
+const entryOverhead = 64
+
+// tailBuffer holds the newest entries of one partition in memory. Readers at the end of
+// the partition wait in it for more; appending never waits for a reader. It is safe for
+// concurrent use.
+type tailBuffer struct {
+	mu    sync.Mutex
+	begin int64 // the oldest offset that still exists, here or on the disk
+	end   int64 // the next offset to be assigned
+	read  int64 // the first offset that no reader has got yet
+
+	// ring[head:] are the entries before end. When the ring is full and half of it is
+	// dropped entries, the others are moved to its start instead of growing it.
+	ring  []envelope.Entry
+	head  int
+	bytes int
+	limit int // bytes; the newest entry stays even if it alone is larger
+
+	wake   chan struct{} // closed by the next append; nil: no reader waits
+	closed error         // why reading ends; nil: it does not
+}
+
+// oldestLocked returns the offset of the oldest entry in memory.
+func (t *tailBuffer) oldestLocked() int64 { return t.end - int64(len(t.ring)-t.head) }
+
+// appendLocked adds an entry and drops the oldest ones over the limit. It returns how
+// many it dropped. The caller must call notifyLocked soon.
+func (t *tailBuffer) appendLocked(e envelope.Entry) (dropped int) {
+	if len(t.ring) == cap(t.ring) && t.head > len(t.ring)/2 {
+		n := copy(t.ring, t.ring[t.head:])
+		clear(t.ring[n:])
+		t.ring, t.head = t.ring[:n], 0
+	}
+	t.ring = append(t.ring, e)
+	t.end++
+	t.bytes += len(e.Value) + entryOverhead
+	for t.bytes > t.limit && len(t.ring)-t.head > 1 {
+		t.dropOldestLocked()
+		dropped++
+	}
+	return dropped
+}
+
+// dropOldestLocked removes the oldest entry from memory.
+func (t *tailBuffer) dropOldestLocked() {
+	t.bytes -= len(t.ring[t.head].Value) + entryOverhead
+	t.ring[t.head] = envelope.Entry{} // the value is garbage from now on
+	t.head++
+	if t.head == len(t.ring) {
+		t.ring, t.head = t.ring[:0], 0
+	}
+}
+
+// dropBeforeLocked removes the entries before an offset from memory.
+func (t *tailBuffer) dropBeforeLocked(offset int64) {
+	for t.head < len(t.ring) && t.oldestLocked() < offset {
+		t.dropOldestLocked()
+	}
+}
+
+// notifyLocked wakes all waiting readers. One channel serves any number of them, and
+// there is none while no reader waits.
+func (t *tailBuffer) notifyLocked() {
+	if t.wake != nil {
+		close(t.wake)
+		t.wake = nil
+	}
+}
+
+// notify wakes all waiting readers.
+func (t *tailBuffer) notify() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.notifyLocked()
+}
+
+// close ends all waits and refuses further reads with an error. Only the first call
+// counts.
+func (t *tailBuffer) close(why error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed == nil {
+		t.closed = why
+		t.notifyLocked()
+	}
+}
+
+// bounds returns the oldest offset that still exists and the next one to be assigned.
+func (t *tailBuffer) bounds() (begin, end int64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begin, t.end, t.closed
+}
+
+// await waits until there is an entry at or after from, and returns those in memory. If
+// it returns neither entries nor an error, from is older than the memory, and the
+// entries before until are on the disk.
+func (t *tailBuffer) await(ctx context.Context, partition int32, from int64, maxBytes int) (
+	entries []envelope.Entry, until int64, err error) {
+	for {
+		t.mu.Lock()
+		switch {
+		case t.closed != nil:
+			err = t.closed
+		case from < t.begin || from > t.end:
+			err = outOfRange(partition, from, t.begin, t.end)
+		case from < t.oldestLocked():
+			until = t.oldestLocked()
+			t.read = max(t.read, until)
+		case from < t.end:
+			entries = t.copyLocked(from, maxBytes)
+		default:
+			if t.wake == nil {
+				t.wake = make(chan struct{})
+			}
+			wake := t.wake
+			t.mu.Unlock()
+			select {
+			case <-wake:
+				continue
+			case <-ctx.Done():
+				return nil, 0, ctx.Err()
+			}
+		}
+		t.mu.Unlock()
+		return entries, until, err
+	}
+}
+
+// recent returns the entries at and after from; none if from is not in memory.
+func (t *tailBuffer) recent(from int64, maxBytes int) []envelope.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed != nil || from < max(t.begin, t.oldestLocked()) || from >= t.end {
+		return nil
+	}
+	return t.copyLocked(from, maxBytes)
+}
+
+// copyLocked copies entries from an offset that is in memory.
+func (t *tailBuffer) copyLocked(from int64, maxBytes int) []envelope.Entry {
+	at := t.head + int(from-t.oldestLocked())
+	n, bytes := 0, 0
+	for _, e := range t.ring[at:] {
+		bytes += len(e.Value)
+		if n > 0 && bytes > maxBytes {
+			break
+		}
+		n++
+	}
+	t.read = max(t.read, from+int64(n))
+	return append(make([]envelope.Entry, 0, n), t.ring[at:at+n]...)
+}
+
+// tailStats are the numbers of a tailBuffer for metrics.
+type tailStats struct {
+	begin, end     int64
+	entries, bytes int
+}
+
+func (t *tailBuffer) stats() tailStats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return tailStats{begin: t.begin, end: t.end, entries: len(t.ring) - t.head, bytes: t.bytes}
+}
+
+func outOfRange(partition int32, from, begin, end int64) error {
+	return envelope.Errorf(envelope.CodeOutOfRange,
+		"read partition %d at offset %d: it has %d up to %d", partition, from, begin, end)
+}
+
+// checkPartition returns an error if there is no such partition among n.
+func checkPartition(partition int32, n int) error {
+	if partition < 0 || int(partition) >= n {
+		return envelope.Errorf(envelope.CodeInvalid, "partition %d: there are %d", partition, n)
+	}
+	return nil
+}

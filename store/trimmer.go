@@ -1,0 +1,102 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+)
+
+// trimBatch is how many entries one transaction deletes.
+const trimBatch = 4096
+
+// trimmer deletes the entries of a log that are older than the retention.
+type trimmer struct {
+	records   logRecords
+	tails     []tailBuffer
+	log       zerolog.Logger
+	now       func() time.Time
+	retention time.Duration // 0: entries are kept for ever
+	interval  time.Duration
+
+	mu      sync.Mutex
+	deleted []int64 // up to which offset each partition's entries are deleted
+}
+
+// run trims once an interval until ctx is done.
+func (tr *trimmer) run(ctx context.Context) {
+	if tr.retention <= 0 {
+		return
+	}
+	tick := time.NewTicker(tr.interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := tr.trim(ctx)
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, envelope.ErrClosed) {
+			tr.log.Error().Err(err).Msg("the kept log was not trimmed; trying again later")
+		}
+	}
+}
+
+// trim deletes all entries that are older than the retention.
+func (tr *trimmer) trim(ctx context.Context) error {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	before := tr.now().Add(-tr.retention).UnixMilli()
+	for p := range tr.tails {
+		for more := true; more; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			var err error
+			if more, err = tr.trimBatchLocked(int32(p), before); err != nil {
+				return fmt.Errorf("trim partition %d: %w", p, err)
+			}
+		}
+	}
+	return nil
+}
+
+// trimBatchLocked deletes up to trimBatch entries of a partition that were appended
+// before a time (Unix milliseconds). It reports whether there may be more of them.
+func (tr *trimmer) trimBatchLocked(partition int32, before int64) (more bool, err error) {
+	t := &tr.tails[partition]
+	from, begin := tr.deleted[partition], tr.deleted[partition]
+	_, end, err := t.bounds()
+	if err != nil {
+		return false, err
+	}
+	err = tr.records.scan(partition, from, min(end, from+trimBatch), func(offset, timeMS int64, _ []byte) (bool, error) {
+		if timeMS >= before {
+			return false, nil
+		}
+		begin = offset + 1
+		return true, nil
+	})
+	if err != nil || begin == from {
+		return false, err
+	}
+
+	// Readers first: none may look for entries that are about to be deleted. If the
+	// transaction fails, they are only unreachable until the next try.
+	t.mu.Lock()
+	t.begin = max(t.begin, begin)
+	t.dropBeforeLocked(t.begin)
+	t.mu.Unlock()
+
+	if err := tr.records.trim(partition, from, begin, end); err != nil {
+		return false, err
+	}
+	tr.deleted[partition] = begin
+	return begin-from == trimBatch, nil
+}
