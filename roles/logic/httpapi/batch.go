@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 )
 
 // batchRequest is the body of POST /v1/push/batch when it is an object.
@@ -15,58 +16,39 @@ type batchRequest struct {
 	max    int
 }
 
-func (b *batchRequest) field(d *decoder, name string) (err error) {
+func (b *batchRequest) Field(r *jsonread.Reader, name string) (err error) {
 	if name != "pushes" {
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
-	b.pushes, err = d.raws(b.max)
+	b.pushes, err = b.read(r)
 	return err
+}
+
+func (b *batchRequest) read(r *jsonread.Reader) ([][]byte, error) {
+	return r.Raws("pushes", "an array of pushes", b.max)
 }
 
 // parseBatch takes a batch apart into the bytes of its pushes, which are only
 // known to be JSON: an array of them, or {"pushes":[…]}.
 func parseBatch(data []byte, max int) ([][]byte, error) {
-	d := newDecoder(data)
+	r := jsonread.New(data)
 	b := &batchRequest{max: max}
 	var err error
-	if d.dec.PeekKind() == '[' {
-		b.pushes, err = d.raws(max)
+	if r.Kind() == '[' {
+		b.pushes, err = b.read(r)
 	} else {
-		err = d.object(b)
+		err = r.Object(b)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := d.end(); err != nil {
+	if err := r.End(); err != nil {
 		return nil, err
 	}
 	if len(b.pushes) == 0 {
 		return nil, envelope.Invalid("pushes", "is missing or empty")
 	}
 	return b.pushes, nil
-}
-
-// raws reads an array of at most max values of any kind.
-func (d *decoder) raws(max int) ([][]byte, error) {
-	if err := d.open('[', "an array of pushes"); err != nil {
-		return nil, err
-	}
-	list := [][]byte{}
-	for d.dec.PeekKind() != ']' {
-		d.name = fmt.Sprintf("pushes[%d]", len(list))
-		if len(list) == max {
-			return nil, envelope.Invalid("pushes", fmt.Sprintf("has more than %d entries", max))
-		}
-		value, err := d.raw()
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, value)
-	}
-	if _, err := d.dec.ReadToken(); err != nil {
-		return nil, d.syntax(err)
-	}
-	return list, nil
 }
 
 // pushBatch answers POST /v1/push/batch: every push stands for itself, and

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/roles/logic"
 )
@@ -120,8 +121,8 @@ func (a *API) imgoPushMany(c *call) error {
 		return err
 	}
 	var many imgoMany
-	if tooDeep(body, maxDepth) {
-		return envelope.Invalid("m", fmt.Sprintf("is nested more than %d deep", maxDepth))
+	if jsonread.TooDeep(body, jsonread.MaxDepth) {
+		return envelope.Invalid("m", fmt.Sprintf("is nested more than %d deep", jsonread.MaxDepth))
 	}
 	if err := json.Unmarshal(body, &many); err != nil {
 		field := ""
@@ -309,7 +310,7 @@ func (a *API) imgoTokenNew(c *call) error {
 	}
 	// A user has one token: the one before is revoked. imgo 2016 meant to,
 	// and left it valid.
-	ttl := time.Duration(min(n, maxSeconds)) * time.Second
+	ttl := time.Duration(min(n, jsonread.MaxSeconds)) * time.Second
 	if _, err := a.service.NewToken(c.ctx, user, ttl, token, true); err != nil {
 		return err
 	}

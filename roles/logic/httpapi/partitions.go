@@ -6,16 +6,17 @@ import (
 	"net/http"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 )
 
 // growRequest is the body of POST /v1/partitions.
 type growRequest struct{ kept int64 }
 
-func (g *growRequest) field(d *decoder, name string) (err error) {
+func (g *growRequest) Field(r *jsonread.Reader, name string) (err error) {
 	if name != "kept" {
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
-	g.kept, err = d.integer(1, math.MaxInt32)
+	g.kept, err = r.Integer(1, math.MaxInt32)
 	return err
 }
 
@@ -38,7 +39,7 @@ func (a *API) grow(c *call) error {
 		return err
 	}
 	req := &growRequest{}
-	if err := decode(data, req); err != nil {
+	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
 	if req.kept == 0 {

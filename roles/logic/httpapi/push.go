@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/roles/logic"
 )
@@ -38,51 +39,51 @@ type pushRequest struct {
 // parsePush reads one push. What it returns refers to data's bytes.
 func parsePush(data []byte, maxUsers int) (*pushRequest, error) {
 	p := &pushRequest{op: protocol.OpMessage, maxUsers: maxUsers}
-	if err := decode(data, p); err != nil {
+	if err := jsonread.Object(data, p); err != nil {
 		return nil, err
 	}
 	return p, p.check()
 }
 
-func (p *pushRequest) field(d *decoder, name string) (err error) {
+func (p *pushRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "user", "users", "keys", "room", "all":
-		return p.readTarget(d, name)
+		return p.readTarget(r, name)
 	case "body", "body_text", "body_base64":
-		return p.readContent(d, name)
+		return p.readContent(r, name)
 	case "op":
 		var op int64
-		op, err = d.integer(math.MinInt32, math.MaxInt32)
+		op, err = r.Integer(math.MinInt32, math.MaxInt32)
 		p.op = int32(op) // bounded by integer
 	case "kept":
 		var kept bool
-		kept, err = d.boolean()
+		kept, err = r.Boolean()
 		p.kept = &kept
 	case "ttl":
-		p.ttl, err = d.duration()
+		p.ttl, err = r.Duration()
 	case "idempotency_key":
-		if p.idempotencyKey, err = d.text(); err == nil {
+		if p.idempotencyKey, err = r.Text(); err == nil {
 			err = envelope.CheckName(name, p.idempotencyKey)
 		}
 	default:
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
 	return err
 }
 
-func (p *pushRequest) readTarget(d *decoder, name string) (err error) {
+func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "user":
-		p.user, err = d.text()
+		p.user, err = r.Text()
 	case "users":
-		p.users, err = d.texts(p.maxUsers)
+		p.users, err = r.Texts(p.maxUsers)
 	case "keys":
-		p.keys, err = d.texts(p.maxUsers)
+		p.keys, err = r.Texts(p.maxUsers)
 	case "room":
-		p.room, err = d.text()
+		p.room, err = r.Text()
 	case "all":
 		var all bool
-		if all, err = d.boolean(); err == nil && !all {
+		if all, err = r.Boolean(); err == nil && !all {
 			return nil // as if it were not there
 		}
 	}
@@ -96,20 +97,20 @@ func (p *pushRequest) readTarget(d *decoder, name string) (err error) {
 	return nil
 }
 
-func (p *pushRequest) readContent(d *decoder, name string) (err error) {
+func (p *pushRequest) readContent(r *jsonread.Reader, name string) (err error) {
 	if p.content != "" {
 		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of body, body_text and body_base64", p.content))
 	}
 	p.content = name
 	switch name {
 	case "body":
-		p.body, err = d.raw()
+		p.body, err = r.Raw()
 	case "body_text":
 		var text string
-		text, err = d.text()
+		text, err = r.Text()
 		p.body = []byte(text)
 	default:
-		p.body, err = d.base64()
+		p.body, err = r.Base64()
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 )
 
 // tokenRequest is the body of POST /v1/tokens.
@@ -15,21 +16,21 @@ type tokenRequest struct {
 	single bool
 }
 
-func (t *tokenRequest) field(d *decoder, name string) (err error) {
+func (t *tokenRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "user":
-		t.user, err = d.text()
+		t.user, err = r.Text()
 	case "ttl":
-		t.ttl, err = d.duration()
+		t.ttl, err = r.Duration()
 	case "token":
-		t.token, err = d.text()
+		t.token, err = r.Text()
 		if err == nil && t.token == "" {
 			err = envelope.Invalid(name, "must not be empty; leave it out and the server makes one")
 		}
 	case "single":
-		t.single, err = d.boolean()
+		t.single, err = r.Boolean()
 	default:
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
 	return err
 }
@@ -49,7 +50,7 @@ func (a *API) newToken(c *call) error {
 		return err
 	}
 	req := &tokenRequest{}
-	if err := decode(data, req); err != nil {
+	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
 	if err := envelope.CheckName("user", req.user); err != nil {
@@ -69,20 +70,20 @@ type revokeRequest struct {
 	keepOpen    bool
 }
 
-func (t *revokeRequest) field(d *decoder, name string) (err error) {
+func (t *revokeRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "token":
-		t.token, err = d.text()
+		t.token, err = r.Text()
 	case "user":
-		if t.user, err = d.text(); err == nil {
+		if t.user, err = r.Text(); err == nil {
 			err = envelope.CheckName(name, t.user)
 		}
 	case "close":
 		var closeSessions bool
-		closeSessions, err = d.boolean()
+		closeSessions, err = r.Boolean()
 		t.keepOpen = !closeSessions
 	default:
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
 	return err
 }
@@ -96,7 +97,7 @@ func (a *API) revokeTokens(c *call) error {
 		return err
 	}
 	req := &revokeRequest{}
-	if err := decode(data, req); err != nil {
+	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
 	var n int

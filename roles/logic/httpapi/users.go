@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/roles/logic"
 )
@@ -145,11 +146,11 @@ type onlineRequest struct {
 	max   int
 }
 
-func (o *onlineRequest) field(d *decoder, name string) (err error) {
+func (o *onlineRequest) Field(r *jsonread.Reader, name string) (err error) {
 	if name != "users" {
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
-	o.users, err = d.texts(o.max)
+	o.users, err = r.Texts(o.max)
 	return err
 }
 
@@ -160,7 +161,7 @@ func (a *API) usersOnlineList(c *call) error {
 		return err
 	}
 	req := &onlineRequest{max: a.cfg.MaxUsers}
-	if err := decode(data, req); err != nil {
+	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
 	if len(req.users) == 0 {
@@ -189,26 +190,26 @@ func (a *API) replyOnline(c *call, field string, users []string) error {
 // kickRequest is the body of POST /v1/users/{user}/kick.
 type kickRequest struct{ filter logic.KickFilter }
 
-func (k *kickRequest) field(d *decoder, name string) (err error) {
+func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "device":
-		if k.filter.Device, err = d.text(); err == nil {
+		if k.filter.Device, err = r.Text(); err == nil {
 			err = envelope.CheckName(name, k.filter.Device)
 		}
 	case "session":
-		if k.filter.Session, err = d.text(); err == nil && (k.filter.Session == "" || len(k.filter.Session) > 2*protocol.MaxNameBytes) {
+		if k.filter.Session, err = r.Text(); err == nil && (k.filter.Session == "" || len(k.filter.Session) > 2*protocol.MaxNameBytes) {
 			err = envelope.Invalid(name, "is not a session's name; GET /v1/users/{user} lists them")
 		}
 	case "reason":
-		if k.filter.Reason, err = d.text(); err == nil && len(k.filter.Reason) > protocol.MaxReasonBytes {
+		if k.filter.Reason, err = r.Text(); err == nil && len(k.filter.Reason) > protocol.MaxReasonBytes {
 			err = envelope.Invalid(name, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(k.filter.Reason), protocol.MaxReasonBytes))
 		}
 	case "code":
 		var code int64
-		code, err = d.integer(3000, 4999)
+		code, err = r.Integer(3000, 4999)
 		k.filter.Code = protocol.CloseCode(min(code, math.MaxInt16)) // bounded by integer
 	default:
-		return errUnknownField
+		return jsonread.ErrUnknownField
 	}
 	return err
 }
@@ -226,7 +227,7 @@ func (a *API) kick(c *call) error {
 	}
 	req := &kickRequest{}
 	if len(data) > 0 {
-		if err := decode(data, req); err != nil {
+		if err := jsonread.Object(data, req); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,401 @@
+// Package jsonread reads JSON once, from front to back, in the way that
+// requests need it: values of known types, and errors that name the field at
+// fault and the place.
+//
+// A Reader is strict, for APIs, or lenient, for clients whose bodies were
+// always read by encoding/json. The package guarantees that it accepts no
+// bytes that are not JSON, and that it keeps no copy of its input. Errors are
+// of type *envelope.Error and worded for the sender of a request. The package
+// does not decode into structs and does not write JSON.
+package jsonread
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"imgo/envelope"
+)
+
+// MaxDepth is how deep a JSON value in a request may be nested.
+const MaxDepth = 1000
+
+// MaxSeconds is what a time.Duration has room for, a little rounded down.
+const MaxSeconds = 9e9
+
+// Fields is a JSON object that a request consists of. Field reads the value of
+// one of its fields from r, or returns ErrUnknownField without reading.
+type Fields interface {
+	Field(r *Reader, name string) error
+}
+
+// ErrUnknownField is what Fields has for a name that it does not know.
+var ErrUnknownField = errors.New("unknown field")
+
+// Object reads data, one JSON object and nothing after it, into f. It is
+// strict: a field that f does not have, a field named twice, a value of another
+// type, invalid UTF-8 and bytes after the object are errors that name the field.
+func Object(data []byte, f Fields) error {
+	r := New(data)
+	if err := r.Object(f); err != nil {
+		return err
+	}
+	return r.End()
+}
+
+// Reader reads one JSON text. Each method reads one value. It is not safe for
+// concurrent use.
+type Reader struct {
+	data []byte
+	buf  bytes.Buffer
+	dec  jsontext.Decoder
+	// name is the field whose value is being read; "" at the top.
+	name    string
+	lenient bool
+}
+
+// New returns a strict reader.
+func New(data []byte) *Reader {
+	// Object finds names that are used twice. Inside a message's body they
+	// concern its sender and receiver only.
+	return newReader(data, false, jsontext.AllowDuplicateNames(true))
+}
+
+// NewLenient returns a reader that takes invalid UTF-8, as U+FFFD, and values
+// nested as deep as encoding/json takes them.
+func NewLenient(data []byte) *Reader {
+	return newReader(data, true, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+}
+
+func newReader(data []byte, lenient bool, options ...jsontext.Options) *Reader {
+	r := &Reader{data: data, lenient: lenient}
+	r.buf = *bytes.NewBuffer(data)
+	r.dec.Reset(&r.buf, options...)
+	return r
+}
+
+// Kind is the kind of the next value: 'n', 't', 'f', '"', '0', '{' or '['. At
+// the end and before what is no JSON it is another one.
+func (r *Reader) Kind() jsontext.Kind { return r.dec.PeekKind() }
+
+// Object reads a whole JSON object into f.
+func (r *Reader) Object(f Fields) error {
+	if len(r.data) == 0 {
+		return envelope.Invalid("", "the request has no body; it takes a JSON object")
+	}
+	var seen [24]string // more than any request has fields, so nothing is missed
+	n := 0
+	return r.Members(func(name string) error {
+		if slices.Contains(seen[:n], name) {
+			return envelope.Invalid(name, "is there twice")
+		}
+		if n < len(seen) {
+			seen[n] = name
+			n++
+		}
+		r.name = name
+		err := f.Field(r, name)
+		if errors.Is(err, ErrUnknownField) {
+			return envelope.Invalid(name, "is not a field that this request has")
+		}
+		r.name = ""
+		return err
+	})
+}
+
+// Members reads an object. member is called after each name and has to read its
+// value. A name may come more than once.
+func (r *Reader) Members(member func(name string) error) error {
+	if err := r.open('{', "a JSON object"); err != nil {
+		return err
+	}
+	for r.dec.PeekKind() != '}' {
+		token, err := r.dec.ReadToken()
+		if err != nil {
+			return r.syntax(err)
+		}
+		if err := member(token.String()); err != nil {
+			return err
+		}
+	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return r.syntax(err)
+	}
+	return nil
+}
+
+// Elements reads an array. element is called for each element and has to read
+// it. wanted names the array in errors.
+func (r *Reader) Elements(wanted string, element func(i int) error) error {
+	if err := r.open('[', wanted); err != nil {
+		return err
+	}
+	for i := 0; r.dec.PeekKind() != ']'; i++ {
+		if err := element(i); err != nil {
+			return err
+		}
+	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return r.syntax(err)
+	}
+	return nil
+}
+
+// open reads the beginning of an object or array.
+func (r *Reader) open(kind jsontext.Kind, wanted string) error {
+	if err := r.want(wanted, kind); err != nil {
+		return err
+	}
+	if _, err := r.dec.ReadToken(); err != nil {
+		return r.syntax(err)
+	}
+	return nil
+}
+
+// End returns an error if more than white space is left.
+func (r *Reader) End() error {
+	_, err := r.dec.ReadToken()
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return r.syntax(err)
+	}
+	return envelope.Invalid("", fmt.Sprintf("the request has more after its JSON value, at byte %d", r.dec.InputOffset()))
+}
+
+// want returns an error if the next value is of none of the kinds.
+func (r *Reader) want(wanted string, kinds ...jsontext.Kind) error {
+	got := r.dec.PeekKind()
+	for _, kind := range kinds {
+		if got == kind {
+			return nil
+		}
+	}
+	if kindName(got) == "" {
+		_, err := r.dec.ReadToken()
+		if err == nil {
+			err = errors.New("no JSON value")
+		}
+		return r.syntax(err)
+	}
+	if r.name == "" {
+		return envelope.Invalid("", fmt.Sprintf("the request must be %s, not %s", wanted, kindName(got)))
+	}
+	return envelope.Invalid(r.name, fmt.Sprintf("must be %s, not %s", wanted, kindName(got)))
+}
+
+// kindName is a JSON kind in words; "" for what is no JSON.
+func kindName(kind jsontext.Kind) string {
+	switch kind {
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "a boolean"
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return ""
+}
+
+// syntax tells what is wrong with the JSON itself, and where.
+func (r *Reader) syntax(err error) error {
+	reason, offset := err.Error(), r.dec.InputOffset()
+	var se *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		reason, offset = "it ends early", int64(len(r.data))
+	case errors.As(err, &se):
+		reason, offset = se.Err.Error(), se.ByteOffset
+	}
+	if r.name == "" {
+		return envelope.Invalid("", fmt.Sprintf("the request is not valid JSON: %s, at byte %d", reason, offset))
+	}
+	return envelope.Invalid(r.name, fmt.Sprintf("is not valid JSON: %s, at byte %d of the request", reason, offset))
+}
+
+// Text reads a string.
+func (r *Reader) Text() (string, error) {
+	if err := r.want("a string", '"'); err != nil {
+		return "", err
+	}
+	token, err := r.dec.ReadToken()
+	if err != nil {
+		return "", r.syntax(err)
+	}
+	return token.String(), nil
+}
+
+// Texts reads an array of at most max strings.
+func (r *Reader) Texts(max int) ([]string, error) {
+	name, list := r.name, []string{}
+	err := r.Elements("an array of strings", func(i int) error {
+		if i == max {
+			return envelope.Invalid(name, fmt.Sprintf("has more than %d entries", max))
+		}
+		if r.dec.PeekKind() != '"' {
+			// The name with its index is only made for an error.
+			r.name = fmt.Sprintf("%s[%d]", name, i)
+		}
+		s, err := r.Text()
+		list = append(list, s)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Raws reads an array of at most max values of any kind. The array is called
+// name in errors, and wanted says what it is to have.
+func (r *Reader) Raws(name, wanted string, max int) ([][]byte, error) {
+	list := [][]byte{}
+	err := r.Elements(wanted, func(i int) error {
+		r.name = fmt.Sprintf("%s[%d]", name, i)
+		if i == max {
+			return envelope.Invalid(name, fmt.Sprintf("has more than %d entries", max))
+		}
+		value, err := r.Raw()
+		list = append(list, value)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Boolean reads true or false.
+func (r *Reader) Boolean() (bool, error) {
+	if err := r.want("true or false", 't', 'f'); err != nil {
+		return false, err
+	}
+	token, err := r.dec.ReadToken()
+	if err != nil {
+		return false, r.syntax(err)
+	}
+	return token.Bool(), nil
+}
+
+// Integer reads a whole number from lo to hi.
+func (r *Reader) Integer(lo, hi int64) (int64, error) {
+	if err := r.want("a whole number", '0'); err != nil {
+		return 0, err
+	}
+	value, err := r.dec.ReadValue()
+	if err != nil {
+		return 0, r.syntax(err)
+	}
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || n < lo || n > hi {
+		return 0, envelope.Invalid(r.name, fmt.Sprintf("must be a whole number from %d to %d", lo, hi))
+	}
+	return n, nil
+}
+
+// Duration reads how long: a string ("24h", "90s") or a number of seconds.
+func (r *Reader) Duration() (time.Duration, error) {
+	if err := r.want(`a string such as "24h" or a number of seconds`, '"', '0'); err != nil {
+		return 0, err
+	}
+	var ttl time.Duration
+	if r.dec.PeekKind() == '"' {
+		text, err := r.Text()
+		if err != nil {
+			return 0, err
+		}
+		if ttl, err = time.ParseDuration(text); err != nil {
+			return 0, envelope.Invalid(r.name, `must be a duration such as "24h", "90m" or "30s", or a number of seconds`)
+		}
+	} else {
+		value, err := r.dec.ReadValue()
+		if err != nil {
+			return 0, r.syntax(err)
+		}
+		s, err := strconv.ParseFloat(string(value), 64)
+		if err != nil || s > MaxSeconds {
+			return 0, envelope.Invalid(r.name, "is more seconds than a duration has room for")
+		}
+		ttl = time.Duration(s * float64(time.Second))
+	}
+	if ttl <= 0 {
+		return 0, envelope.Invalid(r.name, "must be more than 0")
+	}
+	return ttl, nil
+}
+
+// Base64 reads a string of standard base64.
+func (r *Reader) Base64() ([]byte, error) {
+	text, err := r.Text()
+	if err != nil {
+		return nil, err
+	}
+	data, err := base64.StdEncoding.Strict().DecodeString(text)
+	if err != nil || strings.ContainsAny(text, "\r\n") {
+		return nil, envelope.Invalid(r.name, "is not base64 (standard alphabet, padded with =)")
+	}
+	return data, nil
+}
+
+// Raw reads any value and returns its bytes as they were sent. They are a part
+// of the input.
+func (r *Reader) Raw() ([]byte, error) {
+	if err := r.want("a JSON value", 'n', 't', 'f', '"', '0', '{', '['); err != nil {
+		return nil, err
+	}
+	if !r.lenient && TooDeep(r.data[r.dec.InputOffset():], MaxDepth) {
+		return nil, envelope.Invalid(r.name, fmt.Sprintf("is nested more than %d deep", MaxDepth))
+	}
+	value, err := r.dec.ReadValue()
+	if err != nil {
+		return nil, r.syntax(err)
+	}
+	end := r.dec.InputOffset()
+	return r.data[end-int64(len(value)) : end : end], nil
+}
+
+// TooDeep reports whether the value that data begins with (after a separator) is
+// nested deeper than limit. It stops where the value ends or the limit is
+// passed, and does not look whether the value is valid.
+func TooDeep(data []byte, limit int) bool {
+	data = bytes.TrimLeft(data, " \t\r\n:,")
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case quoted:
+			if c == '\\' {
+				i++
+			} else if c == '"' {
+				quoted = false
+			}
+		case c == '"':
+			quoted = true
+		case c == '[' || c == '{':
+			if depth++; depth > limit {
+				return true
+			}
+		case c == ']' || c == '}':
+			if depth--; depth <= 0 {
+				return false
+			}
+		case c == ',' && depth == 0:
+			return false
+		}
+	}
+	return false
+}
