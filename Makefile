@@ -15,14 +15,13 @@ RACE ?=
 
 CACHE := .cache
 LINT_VERSION := v2.6.0
-LINT := $(CACHE)/bin/golangci-lint-$(LINT_VERSION)
 
 # What envelope/*.pb.go are made with; `make proto` holds them to it.
 PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go setup-kafka run build test lint fuzz bench scale microbench soak kafka cluster chaos proto clean
+.PHONY: help setup setup-go setup-kafka run build install check test lint fuzz bench scale microbench soak kafka cluster chaos proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,17 +38,18 @@ run: build ## Build and run the server with its defaults; ARGS="--http …" adds
 build: setup-go ## Build ./imgo
 	go build -o imgo .
 
-test: setup ## Every test, with go vet and the race detector; about 15 minutes on 2 cores
+install: build ## Build imgo and put it into the folder of `go install`
+	go install .
+
+test: setup ## Every test, with go vet and the race detector
 	@scripts/test
 
-lint: setup-go $(LINT) ## Lint, the import rules of the design included
-	$(LINT) run ./...
+check: lint ## The quick check while you work: build, lint, and the tests that need no other process
+	go build ./...
+	@scripts/test check
 
-# Kept out of go.mod: a tool's dependencies are not the server's.
-$(LINT):
-	@mkdir -p $(CACHE)/bin
-	GOBIN="$$PWD/$(CACHE)/bin" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
-	@mv $(CACHE)/bin/golangci-lint $@
+lint: setup-go ## Lint, the import rules of the design included
+	@lint="$$(scripts/tool golangci-lint $(LINT_VERSION) github.com/golangci/golangci-lint/v2/cmd/golangci-lint)"; "$$lint" run ./...
 
 fuzz: setup-go ## Run every fuzz target for FUZZTIME (10m)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
