@@ -30,7 +30,7 @@ const coreStage = "roles"
 // while a logic still takes their last acknowledgements, and the log closes when no
 // part appends any more.
 func (n *Node) stages() []stage {
-	all := []stage{{name: "memory", run: watchMemory}}
+	var all []stage
 	if n.db != nil {
 		all = append(all, stage{name: "data folder", run: n.db.Run})
 	}
