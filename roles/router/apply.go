@@ -1,22 +1,48 @@
 package router
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
 
-// apply takes records in their order, but for those that were applied before:
-// by a caller that waited for one of them, see help.
-func (p *partition) apply(entries []envelope.Entry) error {
-	now := p.r.now()
+// applier applies the log's records to a partition, in their order.
+//
+// It releases the partition's mu while it reads the store. Others may then see
+// a record that was applied for some of its users only. That is harmless: the
+// position is behind the record until it was applied as a whole.
+type applier struct {
+	p *partition
+	// mu makes one goroutine at a time apply. It is taken before the
+	// partition's mu.
+	mu  sync.Mutex
+	ids recordIDs
+}
+
+// apply applies records, but for those that were applied before: a caller that
+// waited for one of them may have done so (see partition.help).
+func (ap *applier) apply(entries []envelope.Entry) error {
+	ap.mu.Lock()
+	defer ap.mu.Unlock()
+	return ap.applyLocked(entries)
+}
+
+// applyLocked is apply for a caller that holds ap.mu. The other methods whose
+// names end so are called with both mutexes held.
+func (ap *applier) applyLocked(entries []envelope.Entry) error {
+	p := ap.p
+	now := p.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(entries) > 0 && entries[0].Offset < p.next {
+	for len(entries) > 0 && entries[0].Offset < p.position.next {
 		entries = entries[1:]
 	}
 	if len(entries) == 0 || p.gone {
@@ -24,323 +50,314 @@ func (p *partition) apply(entries []envelope.Entry) error {
 	}
 	var err error
 	for i := range entries {
-		if err = p.applyOne(&entries[i], now); err != nil {
+		if err = ap.recordLocked(&entries[i], now); err != nil {
 			break
 		}
-		p.next = entries[i].Offset + 1
+		p.position.next = entries[i].Offset + 1
 	}
-	p.advancedLocked()
+	ap.notifyLocked()
 	return err
 }
 
-// advancedLocked wakes the goroutines that wait for records, after some were
-// applied.
-func (p *partition) advancedLocked() {
+// notifyLocked wakes those who wait for records to be applied.
+func (ap *applier) notifyLocked() {
+	p := ap.p
 	close(p.applied)
 	p.applied = make(chan struct{})
-	if p.dirtyBytes > p.r.cfg.FlushBytes {
-		p.r.flushSoon()
+	if p.writes.bytes > p.cfg.FlushBytes {
+		p.flushNow.Set()
 	}
 }
 
-// nowBytes bounds the records that applyFromMemoryLocked applies at a time: its
-// caller commits to the log, and the next commit waits for it.
-const nowBytes = 64 << 10
+// fromMemoryBytes bounds the records that fromMemoryLocked applies at a time:
+// its caller commits to the log, and the next commit waits for it.
+const fromMemoryBytes = 64 << 10
 
-// applyFromMemoryLocked applies records up to the one with an id, as far as the
-// log and the mailboxes that they change are in memory. It reports whether that
-// record is applied now. It neither waits nor reads the store, and reads no more
-// than nowBytes of the log.
-func (p *partition) applyFromMemoryLocked(id uint64) bool {
-	if p.appliedID() >= id {
+// fromMemoryLocked applies records up to the one with an id, as far as the log
+// and the accounts that they change are in memory. It reports whether that
+// record is applied now. It never waits: the caller holds the partition's mu,
+// and fromMemoryLocked gives up if another goroutine is applying records.
+func (ap *applier) fromMemoryLocked(id uint64) bool {
+	p := ap.p
+	if p.position.appliedID() >= id {
 		return true
 	}
-	if p.r.recent == nil || p.err != nil || p.fenced() {
+	if p.recent == nil || p.err != nil || p.position.fenced() || !ap.mu.TryLock() {
 		return false
 	}
-	now, next := p.r.now(), p.next
-	for _, e := range p.r.recent.Recent(p.index, next, nowBytes) {
+	defer ap.mu.Unlock()
+	now, next := p.now(), p.position.next
+	for _, e := range p.recent.Recent(p.index, next, fromMemoryBytes) {
 		var rec envelope.Record
-		if p.appliedID() >= id || rec.UnmarshalVT(e.Value) != nil || !p.inMemory(&rec) || p.applyRecord(e.Offset, &rec, now) != nil {
+		if p.position.appliedID() >= id || rec.UnmarshalVT(e.Value) != nil || !ap.inMemoryLocked(&rec) ||
+			ap.decodedLocked(e.Offset, &rec, now) != nil {
 			break
 		}
-		p.next = e.Offset + 1
+		p.position.next = e.Offset + 1
 	}
-	if p.next > next {
-		p.advancedLocked()
+	if p.position.next > next {
+		ap.notifyLocked()
 	}
-	return p.appliedID() >= id
+	return p.position.appliedID() >= id
 }
 
-// inMemory reports whether a record can be applied without reading the store: it
-// is of a common kind, and the mailboxes of its users are in memory. The caller
-// holds mu.
-func (p *partition) inMemory(rec *envelope.Record) bool {
-	here := func(user string) bool { return p.users[user] != nil || !storable(user) }
+// inMemoryLocked reports whether a record can be applied without reading the
+// store: it is of a common kind, and the accounts of its users are in memory.
+func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
+	here := func(user string) bool { return ap.p.accounts[user] != nil || !storable(user) }
 	switch {
 	case rec.Push != nil:
 		for _, user := range rec.Push.Users {
 			if !here(user) {
 				return false
 			}
-			if m := p.users[user]; m != nil && rec.Push.IdempotencyKey != "" && !m.keyless {
-				if _, used := m.used[rec.Push.IdempotencyKey]; !used {
+			if a := ap.p.accounts[user]; a != nil && rec.Push.IdempotencyKey != "" {
+				if _, known := a.Used(rec.Push.IdempotencyKey); !known {
 					return false
 				}
 			}
 		}
 		return true
 	case rec.Acks != nil:
-		for _, a := range rec.Acks.Acks {
-			if !here(a.User) {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(rec.Acks.Acks, func(a *envelope.Ack) bool { return !here(a.User) })
 	case rec.Device != nil:
 		return here(rec.Device.User)
 	}
 	return false
 }
 
-func (p *partition) applyOne(e *envelope.Entry, now time.Time) error {
-	if p.fenced() {
-		p.r.metrics.applied.WithLabelValues("fenced").Inc()
+// accountLocked returns a user's account. Before it has to read the store it
+// wakes those who wait for the records that were applied so far.
+func (ap *applier) accountLocked(user string) (*account, error) {
+	if a := ap.p.accounts[user]; a != nil {
+		return a, nil
+	}
+	ap.notifyLocked()
+	return ap.p.openLocked(context.Background(), user)
+}
+
+func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
+	p := ap.p
+	if p.position.fenced() {
+		p.metrics.applied.WithLabelValues("fenced").Inc()
 		return nil
 	}
 	var rec envelope.Record
 	if err := rec.UnmarshalVT(e.Value); err != nil {
-		// A record that nobody can read must not stop those after it; that it
-		// was there is said, counted and an event.
-		p.r.metrics.applied.WithLabelValues("unreadable").Inc()
-		p.r.log.Error().Err(err).Int32("partition", p.index).Int64("offset", e.Offset).Msg("record cannot be read: skipped")
-		p.r.event("record_unreadable", "", fmt.Sprintf("partition %d offset %d", p.index, e.Offset))
+		// A record that cannot be read must not stop those after it.
+		p.metrics.applied.WithLabelValues("unreadable").Inc()
+		p.log.Error().Err(err).Int32("partition", p.index).Int64("offset", e.Offset).Msg("record cannot be read: skipped")
+		p.event("record_unreadable", "", fmt.Sprintf("partition %d offset %d", p.index, e.Offset))
 		return nil
 	}
-	return p.applyRecord(e.Offset, &rec, now)
+	return ap.decodedLocked(e.Offset, &rec, now)
 }
 
-// applyRecord applies the record at an offset, unless it is void. The caller holds
-// mu.
-func (p *partition) applyRecord(offset int64, rec *envelope.Record, now time.Time) error {
-	id := envelope.ID(p.r.kept.Generation(), offset)
-	if p.void(rec.Id, offset) {
-		p.r.metrics.applied.WithLabelValues("void").Inc()
+// decodedLocked applies the record at an offset, unless it is void.
+func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Time) error {
+	p := ap.p
+	kind := func(kind string) { p.metrics.applied.WithLabelValues(kind).Inc() }
+	id := envelope.ID(p.position.generation, offset)
+	if !p.cfg.Faults.NoRecordID && ap.ids.repeated(rec.Id, offset) {
+		kind("void")
 		return nil
 	}
 	switch {
 	case rec.Push != nil:
-		return p.applyPush(id, rec, now)
+		kind("push")
+		return ap.pushLocked(id, rec, now)
 	case rec.Acks != nil:
-		for _, a := range rec.Acks.Acks {
-			if !storable(a.User) {
-				continue
-			}
-			m, err := p.mailbox(a.User, now)
-			if err != nil {
-				return err
-			}
-			p.r.metrics.acked.Add(float64(m.ack(id, a.Device, a.Ids)))
-			p.touch(m, 32)
-		}
-		p.r.metrics.applied.WithLabelValues("acks").Inc()
+		kind("acks")
+		return ap.acksLocked(id, rec.Acks)
 	case rec.Device != nil && storable(rec.Device.User):
-		m, err := p.mailbox(rec.Device.User, now)
+		a, err := ap.accountLocked(rec.Device.User)
 		if err != nil {
 			return err
 		}
-		m.attach(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs)
-		p.touch(m, 64)
-		p.r.metrics.devices.Inc()
+		a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs)
+		p.touchLocked(a, 64)
+		p.metrics.devices.Inc()
 	case rec.Claim != nil:
-		if _, taken, err := p.claimed(rec.Claim.Key); err != nil {
-			return err
-		} else if !taken {
-			c := store.MailboxClaim{ID: id}
-			copy(c.Record[:], rec.Id)
-			p.claims[rec.Claim.Key] = c
-			p.owe(64)
-		}
-		p.r.metrics.applied.WithLabelValues("claim").Inc()
+		kind("claim")
+		return ap.claimLocked(rec.Claim.Key, id, rec.Id)
 	case rec.Fence != nil:
-		p.fence = offset
-		p.r.metrics.applied.WithLabelValues("fence").Inc()
+		kind("fence")
+		p.position.fence = offset
 	case rec.Moved != nil:
-		p.r.metrics.applied.WithLabelValues("moved").Inc()
-		return p.applyMoved(id, rec, now)
+		kind("moved")
+		return ap.movedLocked(id, rec, now)
 	default:
-		// A kind of a newer version: it is for newer nodes.
-		p.r.metrics.applied.WithLabelValues("unknown").Inc()
+		kind("unknown") // of a newer version, for newer nodes
 	}
 	return nil
 }
 
-// storable says whether a user of a record can be a key of the store. Logic
+// storable reports whether a user of a record can be a key of the store. Logic
 // lets no other through; a record that has one all the same is not from it.
 func storable(user string) bool {
 	return user != "" && len(user) <= protocol.MaxNameBytes && strings.IndexByte(user, 0) < 0
 }
 
-func (p *partition) applyPush(id uint64, rec *envelope.Record, now time.Time) error {
-	push := rec.Push
-	p.r.metrics.applied.WithLabelValues("push").Inc()
+func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
+	p := ap.p
+	for _, ack := range acks.Acks {
+		if !storable(ack.User) {
+			continue
+		}
+		a, err := ap.accountLocked(ack.User)
+		if err != nil {
+			return err
+		}
+		p.metrics.acked.Add(float64(a.Ack(id, ack.Device, ack.Ids)))
+		p.touchLocked(a, 32)
+	}
+	return nil
+}
+
+func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) error {
+	p, push := ap.p, rec.Push
 	expired := push.ExpiresMs <= now.UnixMilli()
 	if expired && push.IdempotencyKey == "" {
-		p.r.metrics.expired.Add(float64(len(push.Users)))
+		p.metrics.expired.Add(float64(len(push.Users)))
 		return nil
 	}
+	// A key is remembered also of a push that came too late to be delivered,
+	// but not of one from longer ago than keys are kept: the log is read back.
+	keyed := push.IdempotencyKey != "" && now.Sub(time.UnixMilli(rec.TimeMs)) <= p.cfg.IdempotencyTTL
 	message := &envelope.Kept{Id: id, Op: push.Op, Body: push.Body, TimeMs: rec.TimeMs}
-	shared := len(push.Users) > 1
-	p.rebuild.pushed += len(push.Users)
+	bound := mailbox.Bound{Length: p.cfg.MailboxLength}
 	for _, user := range push.Users {
 		if !storable(user) {
 			continue
 		}
-		m, err := p.mailbox(user, now)
+		a, first, err := ap.usedLocked(user, push.IdempotencyKey, keyed)
 		if err != nil {
 			return err
 		}
-		void, err := p.useKey(m, id, rec, now)
-		switch {
-		case err != nil:
-			return err
-		case void:
-			p.r.metrics.void.Inc()
+		if first != 0 && first != id {
+			p.metrics.void.Inc()
 			continue
-		case expired:
-			p.r.metrics.expired.Inc()
-		default:
-			m.push(message, now.UnixMilli(), push.ExpiresMs, shared, p.r.bound)
 		}
-		p.touch(m, 64+len(push.Body))
+		if keyed && first == 0 {
+			a.Use(push.IdempotencyKey, id)
+		}
+		if expired {
+			p.metrics.expired.Inc()
+		} else if n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, bound); n > 0 {
+			p.metrics.dropped.Add(float64(n))
+			p.event("mailbox_dropped", user, fmt.Sprintf("%d oldest messages dropped: more than %d are waiting", n, bound.Length))
+		}
+		p.rebuild.pushed++
+		p.touchLocked(a, 64+len(push.Body))
 	}
 	return nil
 }
 
-// useKey notes that a push used its idempotency key for a user, and says
-// whether another one had before. A key is remembered also of a push that came
-// too late to be delivered, but not of one from longer ago than keys are kept
-// (the log is being read back).
-func (p *partition) useKey(m *mailbox, id uint64, rec *envelope.Record, now time.Time) (void bool, err error) {
-	key := rec.Push.IdempotencyKey
-	if key == "" || now.Sub(time.UnixMilli(rec.TimeMs)) > p.r.cfg.IdempotencyTTL {
-		return false, nil
+// usedLocked returns a user's account and, if keyed, the message that used an
+// idempotency key for the user; 0: none.
+//
+// Only an applier uses keys, and a flush takes a key out of memory after the
+// store has it. So a key that memory does not have is in the store or unused.
+func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first uint64, err error) {
+	for asked := false; ; asked = true {
+		if a, err = ap.accountLocked(user); err != nil || !keyed {
+			return a, 0, err
+		}
+		if id, known := a.Used(key); known {
+			return a, id, nil
+		}
+		if asked {
+			return a, first, nil
+		}
+		ap.notifyLocked()
+		err = ap.p.unlocked(func() (err error) {
+			first, _, err = ap.p.store.Used(ap.p.index, user, key)
+			return err
+		})
+		if err != nil {
+			return nil, 0, err
+		}
 	}
-	first, used, err := p.used(m, key)
-	if err != nil || used {
-		return used && first != id, err
-	}
-	m.use(key, id)
-	return false, nil
 }
 
-// used says which message used an idempotency key for a user.
-func (p *partition) used(m *mailbox, key string) (uint64, bool, error) {
-	if id, ok := m.used[key]; ok {
-		return id, true, nil
+// claimLocked makes the record id the one that claimed a key, unless another
+// one has.
+func (ap *applier) claimLocked(key string, id uint64, recordID []byte) error {
+	p := ap.p
+	taken := false
+	if _, taken = p.claims.find(key); taken {
+		return nil
 	}
-	if m.keyless {
-		return 0, false, nil
+	if !p.rebuild.noStoredClaims() {
+		ap.notifyLocked()
+		err := p.unlocked(func() (err error) {
+			_, taken, err = p.store.Claimed(p.index, key)
+			return err
+		})
+		if err != nil || taken {
+			return err
+		}
 	}
-	return p.r.store.Used(p.index, m.user, key)
+	p.claims.add(key, id, recordID)
+	p.writes.owe(64)
+	return nil
 }
 
-// claimed says which record claimed a key.
-func (p *partition) claimed(key string) (store.MailboxClaim, bool, error) {
-	if c, ok := p.claims[key]; ok {
-		return c, true, nil
+// movedLocked takes what the log's generation before had. Such records come
+// before all others of this generation. Some may come again later, from an
+// owner that did not know that another one was done.
+func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) error {
+	p := ap.p
+	for _, part := range rec.Moved.Mailboxes {
+		if !storable(part.User) {
+			continue
+		}
+		a, err := ap.accountLocked(part.User)
+		if err != nil {
+			return err
+		}
+		if !a.Merge(id, part, rec.TimeMs, now.UnixMilli()) {
+			continue
+		}
+		size := 64 * (1 + len(part.Devices))
+		for _, msg := range part.Messages {
+			size += 64 + len(msg.Body)
+		}
+		p.rebuild.pushed += len(part.Messages)
+		p.touchLocked(a, size)
 	}
-	if c, ok := p.flushing[key]; ok {
-		return c, true, nil
+	for _, k := range rec.Moved.Keys {
+		if !storable(k.User) || k.ExpiresMs <= now.UnixMilli() {
+			continue
+		}
+		a, first, err := ap.usedLocked(k.User, k.Key, true)
+		if err != nil {
+			return err
+		}
+		if first == 0 {
+			a.Use(k.Key, k.Id)
+			p.touchLocked(a, 64)
+		}
 	}
-	if p.rebuild.blank && !p.rebuild.claims {
-		return store.MailboxClaim{}, false, nil
-	}
-	return p.r.store.Claimed(p.index, key)
-}
-
-// void remembers a record's id and says whether another record of the
-// partition had it.
-func (p *partition) void(recordID []byte, offset int64) bool {
-	if len(recordID) != 12 || p.r.cfg.Faults.NoRecordID {
-		return false
-	}
-	id := [12]byte(recordID)
-	first, ok := p.known[id]
-	if !ok {
-		first, ok = p.before[id]
-	}
-	if ok {
-		return first != offset
-	}
-	if len(p.known) >= recent {
-		p.before, p.known = p.known, make(map[[12]byte]int64)
-	}
-	p.known[id] = offset
-	return false
-}
-
-// mailbox is a user's mailbox, read from the store if it is not in memory. It
-// is an error while the partition cannot be worked with. The caller holds mu.
-func (p *partition) mailbox(user string, now time.Time) (*mailbox, error) {
-	if err := p.here(); err != nil {
-		return nil, err
-	}
-	if m := p.users[user]; m != nil {
-		return m, nil
-	}
-	m := &mailbox{user: user}
-	if p.rebuild.unread(user) {
-		m.keyless = true
-	} else if err := p.load(m); err != nil {
-		return nil, err
-	}
-	p.users[user] = m
-	p.adopt(m)
-	m.expire(now, p.deviceExpiry())
-	p.touch(m, 0)
-	return m, nil
-}
-
-func (p *partition) load(m *mailbox) error {
-	meta, entries, err := p.r.store.Load(p.index, m.user)
-	if err != nil {
-		return err
-	}
-	if meta != nil {
-		m.meta = *meta
-	}
-	if len(entries) > 0 {
-		block := make([]entry, len(entries))
-		m.entries = make([]*entry, len(entries))
-		for i := range entries {
-			block[i] = entry{MailboxEntry: entries[i], stored: true}
-			m.entries[i] = &block[i]
+	for _, c := range rec.Moved.Claims {
+		if c.ExpiresMs <= now.UnixMilli() {
+			continue
+		}
+		if err := ap.claimLocked(c.Key, c.Id, c.Record); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// deviceExpiry is for how long a device is remembered: for ever while the log
-// is read back, where a later record may say that it was seen again.
-func (p *partition) deviceExpiry() time.Duration {
-	if !p.isUp() {
-		return never
+// claimed returns which record claimed a key. ok is false if none did.
+func (p *partition) claimed(key string) (claim store.MailboxClaim, ok bool, err error) {
+	p.mu.Lock()
+	claim, ok = p.claims.find(key)
+	err = p.hereLocked()
+	p.mu.Unlock()
+	if ok || err != nil {
+		return claim, ok, err
 	}
-	return p.r.cfg.DeviceExpiry
-}
-
-// touch puts a mailbox where its state says that it belongs. The caller
-// holds mu.
-func (p *partition) touch(m *mailbox, size int) {
-	if m.dirty || len(m.used) > 0 {
-		p.dirty[m] = struct{}{}
-		p.owe(size)
-	}
-	if len(m.sessions) > 0 && len(m.entries) > 0 {
-		p.watching[m] = struct{}{}
-	}
-	if m.held != nil && m.held.wasteful() {
-		p.release(m)
-	}
+	return p.store.Claimed(p.index, key)
 }

@@ -193,9 +193,11 @@ func TestCacheHoldsWhatWasUsedLast(t *testing.T) {
 	}
 	for _, u := range users {
 		w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "d", SeenMs: w.clock.now().UnixMilli()}})
+		var last uint64
 		for range bodies {
-			w.push(u, strings.Repeat("x", size))
+			last = w.push(u, strings.Repeat("x", size))
 		}
+		w.applied(u, last)
 		eventually(t, "the messages are on the disk", func() bool { return metric(w, "imgo_router_unwritten_records") == 0 })
 	}
 	read := func(user string) float64 {

@@ -8,192 +8,133 @@ import (
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
-
-// appendDevice puts a device record into the kept log and says its id.
-func (p *partition) appendDevice(ctx context.Context, d *envelope.Device) (uint64, error) {
-	rec := envelope.Record{Id: envelope.NewRecordID(), TimeMs: p.r.now().UnixMilli(), Device: d}
-	value, err := rec.MarshalVT()
-	if err != nil {
-		return 0, fmt.Errorf("encode device of user %q: %w", d.User, err)
-	}
-	offset, err := p.r.kept.AppendEssential(ctx, p.index, value)
-	if err != nil {
-		return 0, fmt.Errorf("append device of user %q: %w", d.User, err)
-	}
-	return envelope.ID(p.r.kept.Generation(), offset), nil
-}
-
-// ensureDevice makes a device known, through the log, and waits until it is.
-// A device that is known but was not seen for long is noted as seen.
-func (p *partition) ensureDevice(ctx context.Context, user, device string) error {
-	now := p.r.now()
-	p.mu.Lock()
-	m, err := p.mailbox(user, now)
-	if err != nil {
-		p.mu.Unlock()
-		return err
-	}
-	d := m.device(device)
-	known := d != nil
-	fresh := known && d.SeenMS > now.Add(-seenEvery).UnixMilli()
-	var since uint64
-	if known {
-		since = d.Since
-	}
-	fenced := p.fenced()
-	p.mu.Unlock()
-	switch {
-	case fresh, known && fenced:
-		return nil
-	case fenced:
-		return errFenced(p.index)
-	}
-	id, err := p.appendDevice(ctx, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli(), Since: since})
-	if err != nil || known {
-		return err
-	}
-	return p.wait(ctx, id)
-}
 
 // Attach registers a session, makes its device known and reads the first
 // window of what is pending for it: in this order, so that a message between
 // two of the steps is in the window or delivered, or both, and never neither.
 func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*envelope.AttachReply, error) {
-	s := req.GetSession()
-	if s.GetAddress() == nil {
+	info := req.GetSession()
+	if info.GetAddress() == nil {
 		return nil, envelope.Invalid("session.address", "is missing")
 	}
-	if err := envelope.CheckName("session.user", s.User); err != nil {
+	if err := envelope.CheckName("session.user", info.User); err != nil {
 		return nil, err
 	}
-	p, err := r.of(ctx, s.User)
+	p, err := r.parts.of(ctx, info.User)
 	if err != nil {
 		return nil, err
 	}
 	reply := &envelope.AttachReply{}
-	if err := p.enter(s, reply); err != nil {
+	if reply.Kicks, err = p.attach(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := p.ensureDevice(ctx, s.User, s.Device); err != nil {
-		p.leave(s.Address.AsKey(), s.User)
+	if err := p.ensureDevice(ctx, info.User, info.Device); err != nil {
+		p.undoAttach(info)
 		return nil, err
 	}
-	backlog, pending, floor, err := p.backlog(&envelope.CatchUpRequest{
-		To: s.Address, User: s.User, Device: s.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
+	w, err := p.window(ctx, &envelope.CatchUpRequest{
+		To: info.Address, User: info.User, Device: info.Device, MaxMessages: req.MaxMessages, MaxBytes: req.MaxBytes,
 	})
 	if err != nil {
-		p.leave(s.Address.AsKey(), s.User)
+		p.undoAttach(info)
 		return nil, err
 	}
-	reply.Backlog, reply.Pending, reply.Floor = backlog, uint32(pending), floor
+	reply.Backlog, reply.Pending, reply.Floor = w.backlog, uint32(w.pending), w.floor
 	return reply, nil
 }
 
-// enter puts a session into the table, within the limit of its user, and
-// notes which ones it pushes out.
-func (p *partition) enter(s *envelope.SessionInfo, reply *envelope.AttachReply) error {
-	cfg := p.r.cfg
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m, err := p.mailbox(s.User, p.r.now())
+// attach puts a session into the table, within the limit of its user. It
+// returns the kicks of the sessions that this one replaces.
+func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, err error) {
+	a, err := p.open(ctx, info.User)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	a := s.Address.AsKey()
-	if slices.Contains(m.ousted, a) {
-		// A call that is made again: it must not push out who came since.
-		return envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
+	defer p.mu.Unlock()
+	address := info.Address.AsKey()
+	if slices.Contains(a.replaced, address) {
+		// The call is made again: it must not replace a session that came since.
+		return nil, envelope.Errorf(envelope.CodeTooMany, "a newer session of the user has replaced this one")
 	}
 	// A call that is made again does not count against itself.
-	p.removeSession(m, a)
-	if s.Key != "" {
-		for i := 0; i < len(m.sessions); i++ {
-			if o := m.sessions[i]; o.key() == s.Key {
-				reply.Kicks = append(reply.Kicks, &envelope.Kick{
-					To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByKey), Reason: "replaced by a newer session with the same key",
-				})
-				p.oust(m, o.addressKey())
-				i--
+	p.removeSessionLocked(a, address)
+	replace := func(s *session, code protocol.CloseCode, reason string) {
+		old := s.address()
+		kicks = append(kicks, &envelope.Kick{To: []*envelope.Address{old.Address()}, Code: int32(code), Reason: reason})
+		p.removeSessionLocked(a, old)
+		a.noteReplaced(old)
+	}
+	if info.Key != "" {
+		for _, s := range slices.Clone(a.sessions) {
+			if s.key() == info.Key {
+				replace(s, protocol.CloseReplacedByKey, "replaced by a newer session with the same key")
 			}
 		}
 	}
-	if limit := cfg.SessionsPerUser; limit > 0 && len(m.sessions) >= limit {
-		if cfg.SessionsPolicy == RefuseNewest {
-			return envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(m.sessions), limit)
-		}
-		for len(m.sessions) >= limit {
-			o := m.sessions[0]
-			reply.Kicks = append(reply.Kicks, &envelope.Kick{
-				To: []*envelope.Address{o.address()}, Code: int32(protocol.CloseReplacedByLimit),
-				Reason: fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit),
-			})
-			p.oust(m, o.addressKey())
-		}
+	limit := p.cfg.SessionsPerUser
+	if limit > 0 && len(a.sessions) >= limit && p.cfg.SessionsPolicy == RefuseNewest {
+		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
 	}
-	p.addSession(m, s)
+	for limit > 0 && len(a.sessions) >= limit {
+		replace(a.sessions[0], protocol.CloseReplacedByLimit,
+			fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
+	}
+	p.addSessionLocked(a, info)
+	return kicks, nil
+}
+
+// undoAttach takes back what attach did, but for the kicks.
+func (p *partition) undoAttach(info *envelope.SessionInfo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a := p.accounts[info.User]; a != nil {
+		p.removeSessionLocked(a, info.Address.AsKey())
+	}
+}
+
+// detach takes a session out of the table, by its own address, so that a late
+// call never takes out a newer session. Its device is noted as seen. detach
+// returns an error if the partition is gone.
+func (p *partition) detach(d *envelope.Detached) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return notOwned(p.index)
+	}
+	a := p.accounts[d.User]
+	if a != nil && p.removeSessionLocked(a, d.Session.AsKey()) && a.Seen(d.Device, p.now().UnixMilli()) {
+		p.touchLocked(a, 64)
+	}
 	return nil
 }
 
-// maxOusted is how many sessions that were pushed out a mailbox remembers.
-const maxOusted = 16
-
-// oust takes a session out for a newer one's sake. The caller holds mu.
-func (p *partition) oust(m *mailbox, a envelope.AddressKey) {
-	p.removeSession(m, a)
-	if len(m.ousted) >= maxOusted {
-		m.ousted = slices.Delete(m.ousted, 0, 1)
-	}
-	m.ousted = append(m.ousted, a)
-}
-
-func (p *partition) leave(a envelope.AddressKey, user string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if m := p.users[user]; m != nil {
-		p.removeSession(m, a)
-	}
-}
-
-// Detach takes sessions out of the table: each by its own address, so that a
-// late one never takes out a newer session. Those of partitions that are not
+// Detach takes sessions out of the table. Those of partitions that are not
 // owned here are an error; the others are out all the same.
 func (r *Router) Detach(ctx context.Context, req *envelope.DetachRequest) error {
-	if err := r.running(ctx); err != nil {
+	if err := r.parts.waitReady(ctx); err != nil {
 		return err
 	}
-	now := r.now()
 	var failed error
 	for _, d := range req.Sessions {
 		if d.GetSession() == nil || d.User == "" {
 			continue
 		}
-		index := r.index(d.User)
-		p := (*r.table.Load())[index]
+		p := r.parts.peek(d.User)
 		if p == nil {
-			failed = notOwned(index)
-			continue
+			failed = notOwned(r.parts.index(d.User))
+		} else if err := p.detach(d); err != nil {
+			failed = err
 		}
-		p.mu.Lock()
-		if m := p.users[d.User]; m != nil && p.removeSession(m, d.Session.AsKey()) != nil {
-			if dev := m.device(d.Device); dev != nil {
-				dev.SeenMS = now.UnixMilli()
-				m.metaChanged, m.dirty = true, true
-				p.touch(m, 64)
-			}
-		}
-		if p.gone {
-			failed = notOwned(index)
-		}
-		p.mu.Unlock()
 	}
 	return failed
 }
 
-// CatchUp answers what is pending for a session after an id, a window at a
-// time, and what position that is true for. It waits until the owner has
-// applied what made the session's device known.
+// CatchUp returns what is pending for a session after an id, a window at a
+// time, and up to which id that is true. It waits until the owner has applied
+// the record that made the session's device known.
 func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*envelope.Backlog, error) {
 	if req.GetTo() == nil {
 		return nil, envelope.Invalid("to", "is missing")
@@ -201,23 +142,23 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 	if err := envelope.CheckName("user", req.User); err != nil {
 		return nil, err
 	}
-	p, err := r.of(ctx, req.User)
+	p, err := r.parts.of(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
 	if err := p.wait(ctx, req.Floor); err != nil {
 		return nil, err
 	}
-	b, _, _, err := p.backlog(req)
+	w, err := p.window(ctx, req)
 	if errors.Is(err, envelope.ErrNotReady) {
 		// This owner does not know the device though it has applied all that
 		// it should: the record is gone (retention) or was never written.
 		if err := p.ensureDevice(ctx, req.User, req.Device); err != nil {
 			return nil, err
 		}
-		b, _, _, err = p.backlog(req)
+		w, err = p.window(ctx, req)
 	}
-	return b, err
+	return w.backlog, err
 }
 
 func orDefault(v uint32, def int) int {
@@ -227,226 +168,386 @@ func orDefault(v uint32, def int) int {
 	return int(v)
 }
 
-// backlog reads one window for a session.
-func (p *partition) backlog(req *envelope.CatchUpRequest) (b *envelope.Backlog, pending int, floor uint64, err error) {
-	now := p.r.now()
-	p.mu.Lock()
-	m, err := p.mailbox(req.User, now)
+// windowReply is a window of what is pending for a session's device.
+type windowReply struct {
+	backlog *envelope.Backlog
+	// pending is how many messages wait for the device.
+	pending int
+	// floor is the id of the record that made the device known.
+	floor uint64
+}
+
+// window reads one window for a session.
+func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (windowReply, error) {
+	now := p.now()
+	a, err := p.open(ctx, req.User)
 	if err != nil {
-		p.mu.Unlock()
-		return nil, 0, 0, err
+		return windowReply{}, err
 	}
-	d := m.device(req.Device)
+	d := a.Device(req.Device)
 	if d == nil {
 		p.mu.Unlock()
-		return nil, 0, 0, envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
+		return windowReply{}, envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is not known yet", req.Device, req.User)
 	}
 	mask := uint64(1) << d.Bit
-	floor = d.Since
-	window, more := m.window(p.scratch[:0], mask, req.After, now.UnixMilli(),
-		orDefault(req.MaxMessages, p.r.cfg.WindowMessages), orDefault(req.MaxBytes, p.r.cfg.WindowBytes))
-	pending = m.pending(mask)
-	b = &envelope.Backlog{To: req.To, UpTo: p.appliedID(), More: more, After: req.After}
-	p.compact(window)
+	window, more := a.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
+		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
+	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
+	reply := windowReply{backlog: b, pending: a.Pending(mask), floor: d.Since}
+	mailbox.Compact(window)
 	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
-	var absent []store.MailboxEntry                  // copies: entries change once the lock is gone
+	var absent []store.MailboxEntry                  // copies: entries change once the lock is released
 	for i, e := range window {
-		b.Messages[i] = e.message
-		if e.message == nil {
+		b.Messages[i] = e.Message
+		if e.Message == nil {
 			absent = append(absent, e.MailboxEntry)
 		}
 	}
 	clear(window)
 	p.scratch = window
-	p.cache.use(m)
+	p.cache.use(a)
 	p.mu.Unlock()
 
 	if len(absent) > 0 {
 		if err := p.readBodies(b, req.User, absent); err != nil {
-			return nil, 0, 0, err
+			return windowReply{}, err
 		}
 	}
-	p.r.metrics.backlog.Add(float64(len(b.Messages)))
-	return b, pending, floor, nil
+	p.metrics.backlog.Add(float64(len(b.Messages)))
+	return reply, nil
 }
 
 // readBodies reads those messages of a window that are not in memory. Those
 // whose bodies are gone leave it: they were acknowledged or have expired
 // meanwhile, or are lost.
 func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.MailboxEntry) error {
-	read, err := p.r.store.Bodies(p.index, user, absent)
+	read, err := p.store.Bodies(p.index, user, absent)
 	if err != nil {
 		return err
 	}
-	p.r.metrics.readBodies.Add(float64(len(absent)))
-	messages, n := b.Messages[:0], 0
-	for _, k := range b.Messages {
+	p.metrics.readBodies.Add(float64(len(absent)))
+	n := 0
+	for i, k := range b.Messages {
 		if k == nil {
-			k = read[n]
+			b.Messages[i] = read[n]
 			n++
-			if k == nil {
-				p.lostBody(user, absent[n-1].ID)
-				continue
-			}
 		}
-		messages = append(messages, k)
 	}
-	b.Messages = messages
-	if p.r.cfg.CacheBytes == 0 {
-		return nil
-	}
+	b.Messages = slices.DeleteFunc(b.Messages, func(k *envelope.Kept) bool { return k == nil })
+
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.users[user]
-	if m == nil {
+	a := p.accounts[user]
+	if a == nil {
 		return nil
 	}
-	for _, k := range read {
+	for i, k := range read {
 		if k == nil {
-			continue
-		}
-		if e := m.find(k.Id); e != nil && e.stored && e.message == nil {
-			p.hold(m, e, k)
+			p.dropLostLocked(a, absent[i].ID)
+		} else if e := a.Find(k.Id); e != nil && e.NeedsBody() && p.cfg.CacheBytes > 0 {
+			p.cache.hold(a, e, k)
 		}
 	}
-	p.cache.use(m)
-	p.trim()
+	p.cache.use(a)
+	p.cache.trim()
 	return nil
 }
 
-// lostBody is called for a message whose body the store did not have: either
-// it was acknowledged since its entry was read, which is fine, or the body is
-// lost, which must not keep the session behind for ever: the message is
-// dropped, and that is said.
-func (p *partition) lostBody(user string, id uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.users[user]
-	if m == nil {
+// dropLostLocked drops a message whose body the store did not have, if it still
+// waits: it must not keep the session behind for ever. It was acknowledged since
+// its entry was read, or its body is lost.
+func (p *partition) dropLostLocked(a *account, id uint64) {
+	if !a.DropLost(id, p.now().UnixMilli()) {
 		return
 	}
-	e := m.find(id)
-	if e == nil || e.message != nil || e.ExpiresMS <= p.r.now().UnixMilli()+1000 {
-		return
-	}
-	m.forget(e)
-	m.entries = slices.DeleteFunc(m.entries, func(o *entry) bool { return o == e })
-	m.meta.Dropped++
-	m.metaChanged = true
-	p.touch(m, 0)
-	p.r.metrics.dropped.Inc()
-	p.r.log.Error().Str("user", user).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
-	p.r.event("message_lost", user, fmt.Sprintf("body of message %d is not in the store", id))
+	p.touchLocked(a, 0)
+	p.metrics.dropped.Inc()
+	p.log.Error().Str("user", a.User()).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
+	p.event("message_lost", a.User(), fmt.Sprintf("body of message %d is not in the store", id))
 }
 
-// Lookup says which sessions users and session keys have.
+// Lookup returns which sessions users and session keys have.
 func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*envelope.LookupReply, error) {
-	if err := r.running(ctx); err != nil {
+	if err := r.parts.waitReady(ctx); err != nil {
 		return nil, err
 	}
 	reply := &envelope.LookupReply{Users: make([]*envelope.UserSessions, 0, len(req.Users))}
 	for _, user := range req.Users {
-		us := &envelope.UserSessions{User: user}
-		p, err := r.of(ctx, user)
+		p, err := r.parts.of(ctx, user)
 		if err != nil {
 			return nil, err
 		}
-		p.mu.Lock()
-		if err := p.here(); err != nil {
-			p.mu.Unlock()
+		us, err := p.lookup(user, req)
+		if err != nil {
 			return nil, err
 		}
-		m := p.users[user]
-		if m != nil {
-			for _, s := range m.sessions {
-				if req.Full {
-					us.Full = append(us.Full, s.describe(user))
-				} else {
-					us.Sessions = append(us.Sessions, s.address())
-				}
-			}
-		}
-		if req.IdempotencyKey != "" {
-			if m != nil {
-				us.AppliedId = m.used[req.IdempotencyKey]
-			}
-			if us.AppliedId == 0 {
-				var err error
-				if us.AppliedId, _, err = r.store.Used(p.index, user, req.IdempotencyKey); err != nil {
-					p.mu.Unlock()
-					return nil, err
-				}
-			}
-		}
-		p.mu.Unlock()
 		reply.Users = append(reply.Users, us)
 	}
 	for _, key := range req.Keys {
-		for _, p := range r.local() {
+		for _, p := range r.parts.local() {
 			p.mu.Lock()
-			for _, m := range p.withKey(key) {
-				for _, s := range m.sessions {
-					if s.key() == key {
-						reply.Keyed = append(reply.Keyed, s.describe(m.user))
-					}
-				}
-			}
+			reply.Keyed = p.sessions.withKey(reply.Keyed, key)
 			p.mu.Unlock()
 		}
 	}
 	return reply, nil
 }
 
-// Announce is a comet's sign of life: see envelope.AnnounceRequest.
+func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.UserSessions, error) {
+	us := &envelope.UserSessions{User: user}
+	p.mu.Lock()
+	if err := p.hereLocked(); err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
+	a := p.accounts[user]
+	if a != nil {
+		for _, s := range a.sessions {
+			if req.Full {
+				us.Full = append(us.Full, s.describe(user))
+			} else {
+				us.Sessions = append(us.Sessions, s.address().Address())
+			}
+		}
+	}
+	known := req.IdempotencyKey == ""
+	if !known && a != nil {
+		us.AppliedId, known = a.Used(req.IdempotencyKey)
+	}
+	p.mu.Unlock()
+	if known {
+		return us, nil
+	}
+	// A flush takes a key out of memory after the store has it.
+	var err error
+	us.AppliedId, _, err = p.store.Used(p.index, user, req.IdempotencyKey)
+	return us, err
+}
+
+// Announce takes a comet's sign of life: see envelope.AnnounceRequest.
 func (r *Router) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
-	if err := r.running(ctx); err != nil {
+	if err := r.parts.waitReady(ctx); err != nil {
 		return nil, err
 	}
 	if err := envelope.CheckName("comet", req.Comet); err != nil {
 		return nil, err
 	}
-	return r.announce(req, r.now()), nil
+	return r.presence.announce(ctx, req), nil
 }
 
 // Forget drops what is remembered of a comet's sessions, as the 2016 API's
-// /1/server/del asks; a comet that is alive announces them again.
+// /1/server/del asks. A comet that is alive announces them again.
 func (r *Router) Forget(_ context.Context, req *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
-	r.peersMu.Lock()
-	if p := r.peers[req.Comet]; p != nil {
-		p.drops++
-		p.rooms = nil
-	}
-	r.peersMu.Unlock()
-	return &envelope.ForgetReply{Sessions: uint32(r.dropComet(req.Comet, nil))}, nil
+	r.presence.comets.forget(req.Comet)
+	return &envelope.ForgetReply{Sessions: uint32(r.presence.drop(req.Comet, nil))}, nil
 }
 
-// User says what is known of a user: as much as was applied, and what the log
-// has in memory.
+// User returns what is known of a user: as much as was applied, and what the
+// log has in memory.
 func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope.UserReply, error) {
-	p, err := r.of(ctx, req.User)
+	p, err := r.parts.of(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
-	now := r.now()
-	p.catchUp()
-	p.mu.Lock()
+	p.help()
+	a, err := p.open(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
 	defer p.mu.Unlock()
-	m, err := p.mailbox(req.User, now)
-	if err != nil {
-		return nil, err
+	a.Expire(p.now(), p.deviceExpiry(), a.connected)
+	p.touchLocked(a, 0)
+	reply := &envelope.UserReply{Pending: uint32(len(a.Entries())), Dropped: a.Meta().Dropped}
+	for _, s := range a.sessions {
+		reply.Sessions = append(reply.Sessions, s.describe(a.User()))
 	}
-	m.expire(now, p.deviceExpiry())
-	p.touch(m, 0)
-	reply := &envelope.UserReply{Pending: uint32(len(m.entries)), Dropped: m.meta.Dropped}
-	for _, s := range m.sessions {
-		reply.Sessions = append(reply.Sessions, s.describe(m.user))
-	}
-	for _, d := range m.meta.Devices {
-		reply.Devices = append(reply.Devices, &envelope.DeviceInfo{Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(m.pending(1 << d.Bit))})
+	for _, d := range a.Meta().Devices {
+		reply.Devices = append(reply.Devices, &envelope.DeviceInfo{
+			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Pending(1 << d.Bit)),
+		})
 		reply.LastSeenMs = max(reply.LastSeenMs, d.SeenMS)
 	}
-	if n := len(m.entries); n > 0 {
-		reply.OldestId, reply.NewestId = m.entries[0].ID, m.entries[n-1].ID
+	if n := len(a.Entries()); n > 0 {
+		reply.OldestId, reply.NewestId = a.Entries()[0].ID, a.Entries()[n-1].ID
 	}
 	return reply, nil
+}
+
+// Claim reports whether a claim record was the first of its key. Records are
+// told apart by their own ids where the request names one: the same record may
+// be in the log twice.
+func (r *Router) Claim(ctx context.Context, req *envelope.ClaimRequest) (*envelope.ClaimReply, error) {
+	p, err := r.indexed(ctx, req.Partition)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.wait(ctx, req.Id); err != nil {
+		return nil, err
+	}
+	c, ok, err := p.claimed(req.Key)
+	if err != nil {
+		return nil, err
+	}
+	same := c.ID == req.Id || len(req.RecordId) == len(c.Record) && [12]byte(req.RecordId) == c.Record
+	return &envelope.ClaimReply{Won: ok && same}, nil
+}
+
+func (r *Router) indexed(ctx context.Context, partition uint32) (*partition, error) {
+	if n := r.kept.Partitions(); int64(partition) >= int64(n) {
+		return nil, envelope.Invalid("partition", fmt.Sprintf("is %d, there are %d", partition, n))
+	}
+	return r.parts.at(ctx, int32(partition))
+}
+
+// Resolve returns which sessions are to get each record of a batch, as of its
+// place in the log: those whose device still waits for it, and for each the id
+// of the message that is pending before it. It answers once it has applied the
+// last of the records.
+func (r *Router) Resolve(ctx context.Context, req *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
+	p, err := r.indexed(ctx, req.Partition)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(req.Items); n > 0 && !r.cfg.Faults.NoApplied {
+		if err := p.wait(ctx, req.Items[n-1].Id); err != nil {
+			return nil, err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.hereLocked(); err != nil {
+		return nil, err
+	}
+	return p.resolveLocked(req), nil
+}
+
+// ResolveNow is Resolve from memory, for a caller that must never wait. It applies
+// the records itself if they change only mailboxes that are in memory. ok is false
+// if the answer would need the store, another goroutine, or a lock that is held.
+func (r *Router) ResolveNow(req *envelope.ResolveRequest) (reply *envelope.ResolveReply, ok bool) {
+	if r.cfg.Faults.NoApplied || int64(req.Partition) >= int64(r.kept.Partitions()) || !isClosed(r.parts.ready) {
+		return nil, false
+	}
+	p := (*r.parts.table.Load())[req.Partition]
+	if p == nil || !p.isUp() || !p.mu.TryLock() {
+		return nil, false
+	}
+	defer p.mu.Unlock()
+	if p.hereLocked() != nil {
+		return nil, false
+	}
+	if n := len(req.Items); n > 0 && !p.applier.fromMemoryLocked(req.Items[n-1].Id) {
+		return nil, false
+	}
+	return p.resolveLocked(req), true
+}
+
+// resolveLocked answers from what was applied.
+func (p *partition) resolveLocked(req *envelope.ResolveRequest) *envelope.ResolveReply {
+	reply := &envelope.ResolveReply{Items: make([]*envelope.Resolved, len(req.Items))}
+	nowMS := p.now().UnixMilli()
+	for i, item := range req.Items {
+		reply.Items[i] = &envelope.Resolved{To: p.targetsLocked(item, nowMS)}
+	}
+	return reply
+}
+
+func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to []*envelope.ResolvedTarget) {
+	for _, user := range item.Users {
+		// A user who is not in memory has no session.
+		a := p.accounts[user]
+		if a == nil || len(a.sessions) == 0 {
+			continue
+		}
+		e := a.Find(item.Id)
+		if e == nil || e.ExpiresMS <= nowMS {
+			if p.cfg.Faults.NoApplied && e == nil && item.Id > p.position.appliedID() {
+				to = append(to, a.guessTargets(item.Id)...)
+			}
+			continue // void, expired, or every device has it
+		}
+		for _, s := range a.sessions {
+			if mask := a.Mask(s.device); e.Waiting&mask != 0 {
+				to = append(to, s.target(a.Prev(mask, item.Id)))
+			}
+		}
+	}
+	return to
+}
+
+// Take reads what waits on a user's default cursor and acknowledges it, as
+// the 2016 store's /1/msg/get does. Every push that was accepted before the call
+// is seen. It answers once the acknowledgement is in the log.
+func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope.TakeReply, error) {
+	if err := envelope.CheckName("user", req.User); err != nil {
+		return nil, err
+	}
+	p, err := r.parts.of(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
+	// A push is accepted once it is in the log, which may be before it is applied.
+	_, end, err := r.kept.Bounds(ctx, p.index)
+	if err != nil {
+		return nil, fmt.Errorf("find the end of partition %d: %w", p.index, err)
+	}
+	if end > 0 {
+		if err := p.wait(ctx, envelope.ID(r.kept.Generation(), end-1)); err != nil {
+			return nil, err
+		}
+	}
+	reply := &envelope.TakeReply{}
+	if reply.Messages, err = p.unread(ctx, req); err != nil || len(reply.Messages) == 0 {
+		return reply, err
+	}
+	ack := &envelope.Ack{User: req.User}
+	for _, k := range reply.Messages {
+		ack.Ids = append(ack.Ids, k.Id)
+	}
+	id, err := r.append(ctx, p.index, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}},
+		fmt.Sprintf("acknowledgement of user %q", req.User))
+	if err != nil {
+		return nil, err
+	}
+	if err := p.wait(ctx, id); err != nil {
+		return nil, err
+	}
+	_, offset := envelope.SplitID(id)
+	if fence, ok := p.fencedAt(); ok && offset > fence {
+		return nil, errFenced(p.index)
+	}
+	return reply, nil
+}
+
+// unread returns the messages on a user's default cursor after a time.
+func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
+	limit := orDefault(req.MaxMessages, p.cfg.MailboxLength)
+	nowMS := p.now().UnixMilli()
+	a, err := p.open(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
+	if p.position.fenced() {
+		p.mu.Unlock()
+		return nil, errFenced(p.index) // an acknowledgement would be void
+	}
+	mask := a.Mask("")
+	var entries []store.MailboxEntry // copies: entries change once the lock is released
+	var messages []*envelope.Kept
+	for _, e := range a.Entries() {
+		if len(entries) < limit && (e.Unclaimed || e.Waiting&mask != 0) && e.TimeMS > req.AfterMs && e.ExpiresMS > nowMS {
+			entries, messages = append(entries, e.MailboxEntry), append(messages, e.Message)
+		}
+	}
+	p.mu.Unlock()
+	stored, err := p.store.Bodies(p.index, req.User, entries)
+	if err != nil {
+		return nil, err
+	}
+	for i := range messages {
+		if messages[i] == nil {
+			messages[i] = stored[i]
+		}
+	}
+	return slices.DeleteFunc(messages, func(k *envelope.Kept) bool { return k == nil }), nil
 }

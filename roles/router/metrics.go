@@ -7,22 +7,22 @@ import (
 )
 
 type metrics struct {
-	sessions   prometheus.Gauge
-	applied    *prometheus.CounterVec
-	devices    prometheus.Counter // applied, device
-	acked      prometheus.Counter
-	expired    prometheus.Counter
-	dropped    prometheus.Counter
-	void       prometheus.Counter
-	skipped    prometheus.Counter
-	buried     prometheus.Counter
-	nudges     prometheus.Counter
-	unthrown   prometheus.Counter
-	backlog    prometheus.Counter
-	readBodies prometheus.Counter
-	remembered prometheus.Counter
-	moved      prometheus.Counter
-	flush      prometheus.Histogram
+	sessions        prometheus.Gauge
+	applied         *prometheus.CounterVec
+	devices         prometheus.Counter // applied, device
+	acked           prometheus.Counter
+	expired         prometheus.Counter
+	dropped         prometheus.Counter
+	void            prometheus.Counter
+	skipped         prometheus.Counter
+	expiredSessions prometheus.Counter
+	nudges          prometheus.Counter
+	unpublished     prometheus.Counter
+	backlog         prometheus.Counter
+	readBodies      prometheus.Counter
+	repeated        prometheus.Counter
+	moved           prometheus.Counter
+	flush           prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -38,18 +38,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
 		applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
 			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
-		acked:      counter("acked_messages_total", "Messages that their last device acknowledged."),
-		expired:    counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
-		dropped:    counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
-		void:       counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
-		skipped:    counter("skipped_records_total", "Records that left the log before they were applied."),
-		buried:     counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
-		nudges:     counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
-		unthrown:   counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
-		backlog:    counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
-		readBodies: counter("backlog_read_messages_total", "Messages of these whose bodies were not in memory and were read from the store."),
-		remembered: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
-		moved:      counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
+		acked:           counter("acked_messages_total", "Messages that their last device acknowledged."),
+		expired:         counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
+		dropped:         counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
+		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
+		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),
+		expiredSessions: counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
+		nudges:          counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
+		unpublished:     counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
+		backlog:         counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
+		readBodies:      counter("backlog_read_messages_total", "Messages of these whose bodies were not in memory and were read from the store."),
+		repeated:        counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
+		moved:           counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
@@ -58,11 +58,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// lag says how far the partitions that are owned are behind the log, for a
-// log that knows its ends without asking anybody.
+// endedLog is a log that knows its ends without asking any other process.
+type endedLog interface{ End(partition int32) int64 }
+
+// lag exports how far the partitions that are owned are behind the log.
 type lag struct {
-	r   *Router
-	log interface{ End(partition int32) int64 }
+	parts *ownership
+	log   endedLog
 }
 
 var lagDesc = prometheus.NewDesc("imgo_router_lag_records", "Records of the kept log that were not applied yet.", []string{"partition"}, nil)
@@ -70,29 +72,28 @@ var lagDesc = prometheus.NewDesc("imgo_router_lag_records", "Records of the kept
 func (l lag) Describe(ch chan<- *prometheus.Desc) { ch <- lagDesc }
 
 func (l lag) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range l.r.local() {
+	for _, p := range l.parts.local() {
 		end := l.log.End(p.index)
-		p.mu.Lock()
-		next, ok := p.next, p.here() == nil && p.owned.Load()
-		p.mu.Unlock()
-		if ok && end >= 0 {
+		next := p.next()
+		if p.hasBegun() && p.owned.Load() && end >= 0 {
 			ch <- prometheus.MustNewConstMetric(lagDesc, prometheus.GaugeValue, float64(max(0, end-next)), strconv.Itoa(int(p.index)))
 		}
 	}
 }
 
-// sizes are what the mailboxes in memory hold, counted when they are scraped.
-func (r *Router) sizes(reg prometheus.Registerer) {
+// exportSizes exports what the mailboxes in memory hold, counted when they are
+// scraped.
+func exportSizes(reg prometheus.Registerer, parts *ownership) {
 	if reg == nil {
 		return
 	}
-	if log, ok := r.kept.(interface{ End(partition int32) int64 }); ok {
-		reg.MustRegister(lag{r, log})
+	if log, ok := parts.kept.(endedLog); ok {
+		reg.MustRegister(lag{parts, log})
 	}
 	gauge := func(name, help string, count func(*partition) int) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_router_" + name, Help: help}, func() float64 {
 			n := 0
-			for _, p := range r.local() {
+			for _, p := range parts.local() {
 				p.mu.Lock()
 				n += count(p)
 				p.mu.Unlock()
@@ -100,14 +101,15 @@ func (r *Router) sizes(reg prometheus.Registerer) {
 			return float64(n)
 		}))
 	}
-	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.users) })
+	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.accounts) })
 	gauge("mailbox_messages", "Messages that wait in the mailboxes in memory.", func(p *partition) (n int) {
-		for _, m := range p.users {
-			n += len(m.entries)
+		for _, a := range p.accounts {
+			n += len(a.Entries())
 		}
 		return n
 	})
 	gauge("cached_bytes", "Bytes of bodies that are held in memory though the store has them.", func(p *partition) int { return p.cache.bytes })
-	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.", func(p *partition) int { return p.dirtyBytes })
-	gauge("unwritten_records", "Records of the kept log that were applied and not written behind yet.", func(p *partition) int { return int(p.next - p.storedNext) })
+	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.", func(p *partition) int { return p.writes.bytes })
+	gauge("unwritten_records", "Records of the kept log that were applied and not written behind yet.",
+		func(p *partition) int { return int(p.position.next - p.writes.storedNext) })
 }

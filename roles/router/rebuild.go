@@ -9,113 +9,324 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
-// rebuild is what a partition knows while it is read back from the log.
+const (
+	// readBytes is how much of the log is read and applied at a time.
+	readBytes = 1 << 20
+	// While a partition is read back it holds so many accounts, or pushes,
+	// before it drops any. The next record may be for any user, and to read a
+	// mailbox from the store costs more than to apply a record.
+	rebuildAccounts, rebuildPushes = 1 << 17, 1 << 20
+	// progressEvery is how often the log says how far a partition is.
+	progressEvery = 5 * time.Second
+	// readTimeout is how long a partition that has records to apply waits for
+	// them.
+	readTimeout = 15 * time.Second
+	// pastEndTries is how often a log that ended too early is asked again:
+	// right after a change of leaders Kafka may say less than it has.
+	pastEndTries = 9
+)
+
+// retryPauses returns the pauses between tries of what the log or the store
+// failed at.
+func retryPauses() wait.Backoff { return wait.Backoff{Min: 10 * time.Millisecond, Max: time.Second} }
+
+// rebuild is what a partition knows while it is read back from the log. The
+// partition's mu guards it.
 type rebuild struct {
-	// blank: nothing of the partition was on the disk when it was gained, so
-	// that only the users in stored have to be looked for there.
+	// blank: the store had nothing of the partition when it was gained. Only
+	// the users in stored may be there.
 	blank  bool
 	stored map[string]struct{}
-	// claims: some claims were written.
-	claims bool
-	// pushed counts the messages that came since mailboxes were evicted.
+	// claimsStored: some claims were written.
+	claimsStored bool
+	// pushed counts the messages that came since accounts were evicted.
 	pushed int
-	// elders are devices that became known before the log begins, by user.
-	elders map[string][]elder
+	// devices were known before the log begins, by user.
+	devices map[string][]earlyDevice
 }
 
-// elder is a device that was known before the log begins: it covers every
-// message of the log, though the record that says so comes later.
-type elder struct {
-	device string
+// earlyDevice is a device that was known before the log begins: it covers
+// every message of the log, though the record that says so comes later.
+type earlyDevice struct {
+	name   string
 	since  uint64
 	seenMS int64
 }
 
-const (
-	// While a partition is read back it holds so many mailboxes, or pushes,
-	// before it lets go of any: the next record may be for any user, and to
-	// read a mailbox from the store costs more than to apply a record.
-	rebuildUsers, rebuildPushes = 1 << 17, 1 << 20
-	// tellEvery is how often the log says how far a partition is.
-	tellEvery = 5 * time.Second
-	// readPatience is how long a partition that has records to apply waits for
-	// them.
-	readPatience = 15 * time.Second
-)
+// unread reports whether the store certainly has nothing of a user.
+func (b *rebuild) unread(user string) bool {
+	if !b.blank {
+		return false
+	}
+	_, stored := b.stored[user]
+	return !stored
+}
 
-// slot waits until few enough other partitions are being read back. What it
+// noteStored notes that the store may have something of a user.
+func (b *rebuild) noteStored(user string) {
+	if b.blank {
+		b.stored[user] = struct{}{}
+	}
+}
+
+// noStoredClaims reports whether the store certainly has no claims.
+func (b *rebuild) noStoredClaims() bool { return b.blank && !b.claimsStored }
+
+// restoreDevices makes the devices of an account known that were so before the
+// log begins.
+func (b *rebuild) restoreDevices(a *account) {
+	devices, ok := b.devices[a.User()]
+	if !ok {
+		return
+	}
+	delete(b.devices, a.User())
+	for _, d := range devices {
+		a.RestoreDevice(d.name, d.since, d.seenMS)
+	}
+}
+
+// follower follows the log for a partition, on one goroutine.
+type follower struct{ *partition }
+
+// run finds where to go on and follows the log until ctx is done or the log is
+// closed. It returns an error that trying again does not mend.
+func (f follower) run(ctx context.Context) error {
+	release, err := f.readSlot(ctx)
+	if err != nil {
+		return nil
+	}
+	defer release()
+	pauses := retryPauses()
+	pause := func(err error) {
+		release() // others need not wait for this one's trouble
+		f.setErr(err)
+		f.log.Error().Err(err).Int32("partition", f.index).Msg("the partition does not go on; trying again")
+		_ = pauses.Sleep(ctx) // the loops look at ctx
+	}
+	if done, err := f.findStart(ctx, pause); done || err != nil {
+		return err
+	}
+	pauses.Reset()
+	begin, told := time.Now(), time.Now()
+	for ctx.Err() == nil {
+		if f.caughtUp(begin) {
+			release()
+		} else if time.Since(told) > progressEvery {
+			told = time.Now()
+			f.log.Info().Dur("since", time.Since(begin)).Msg("reading the log back, " + f.progress())
+		}
+		next := f.next()
+		entries, err := f.read(ctx, next)
+		if err == nil {
+			err = f.applier.apply(entries)
+		}
+		switch {
+		case err == nil:
+			pauses.Reset()
+			f.setErr(nil)
+			if err := f.writes.backpressure(); err != nil {
+				pause(err)
+			}
+			continue
+		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
+			return nil
+		case errors.Is(err, envelope.ErrOutOfRange):
+			if f.skipGap(ctx, next) {
+				continue
+			}
+		}
+		pause(err)
+	}
+	return nil
+}
+
+// findStart calls start until it succeeds. done is true if ctx is done or the
+// log is closed.
+func (f follower) findStart(ctx context.Context, pause func(error)) (done bool, err error) {
+	for tries := 1; ; tries++ {
+		err := f.start(ctx)
+		var past *pastEndError
+		switch {
+		case err == nil:
+			return false, nil
+		case ctx.Err() != nil, errors.Is(err, envelope.ErrClosed):
+			return true, nil
+		case !errors.As(err, new(logError)) && (!errors.As(err, &past) || tries >= pastEndTries):
+			return false, err
+		}
+		pause(err)
+	}
+}
+
+// logError is an error of the log's; another try may succeed.
+type logError struct{ error }
+
+func (e logError) Unwrap() error { return e.error }
+
+// pastEndError says that the store is ahead of the log.
+type pastEndError struct {
+	partition int32
+	next, end int64
+}
+
+func (e *pastEndError) Error() string {
+	return fmt.Sprintf("partition %d: the stored position %d is past the end of the log %d: the log lost records or is another one; "+
+		"restore it, or move the data directory away to rebuild the mailboxes from the log", e.partition, e.next, e.end)
+}
+
+// readSlot waits until few enough other partitions are being read back. What it
 // returns gives the place to the next one; it may be called twice.
-func (p *partition) slot(ctx context.Context) (release func(), err error) {
+func (f follower) readSlot(ctx context.Context) (release func(), err error) {
 	select {
-	case p.r.slots <- struct{}{}:
-		return sync.OnceFunc(func() { <-p.r.slots }), nil
+	case f.readSlots <- struct{}{}:
+		return sync.OnceFunc(func() { <-f.readSlots }), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-// read reads records from the log, which are there already while the
-// partition has not caught up.
-func (p *partition) read(ctx context.Context, from int64) ([]envelope.Entry, error) {
-	if p.isUp() {
-		return p.r.kept.Read(ctx, p.index, from, readBytes)
+// start finds where to go on.
+func (f follower) start(ctx context.Context) error {
+	begin, end, err := f.kept.Bounds(ctx, f.index)
+	if err != nil {
+		return logError{fmt.Errorf("find the bounds of partition %d: %w", f.index, err)}
 	}
-	rctx, cancel := context.WithTimeout(ctx, readPatience)
+	id, ok, err := f.store.Position(f.index)
+	if err != nil {
+		return err
+	}
+	blank := false
+	if !ok {
+		if blank, err = f.store.Empty(f.index); err != nil {
+			return err
+		}
+	}
+	next, again := begin, !ok
+	if ok {
+		_, offset := envelope.SplitID(id)
+		next = offset + 1
+		if next < begin {
+			f.log.Warn().Int32("partition", f.index).Int64("position", next).Int64("begin", begin).
+				Msg("the log no longer has the records after the stored position: going on from its beginning")
+			next, again = begin, true
+		}
+		if next > end {
+			return &pastEndError{f.index, next, end}
+		}
+	}
+	if from := max(begin, next-int64(f.cfg.DedupeWarm)); from < next {
+		if err := f.readRecordIDs(ctx, from, next); err != nil {
+			return err
+		}
+	}
+	var devices map[string][]earlyDevice
+	if again && begin > 0 {
+		if devices, err = f.findEarlyDevices(ctx, begin, end); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.position.first, f.position.target, f.position.next = next, end, next
+	f.writes.seenNext, f.writes.storedNext = next, next
+	f.rebuild = rebuild{blank: blank, devices: devices}
+	if blank {
+		f.rebuild.stored = make(map[string]struct{})
+	}
+	f.begun, f.err = true, nil
+	return nil
+}
+
+// readRecordIDs reads the ids of records that were applied before the start.
+func (f follower) readRecordIDs(ctx context.Context, from, to int64) error {
+	for from < to {
+		entries, err := f.read(ctx, from)
+		if err != nil {
+			return logError{fmt.Errorf("read partition %d back from %d: %w", f.index, from, err)}
+		}
+		for _, e := range entries {
+			if e.Offset >= to {
+				return nil
+			}
+			var rec envelope.Record
+			if rec.UnmarshalVT(e.Value) == nil {
+				f.applier.ids.repeated(rec.Id, e.Offset)
+			}
+			from = e.Offset + 1
+		}
+	}
+	return nil
+}
+
+// read reads records from the log, which are there already while the partition
+// has not caught up.
+func (f follower) read(ctx context.Context, from int64) ([]envelope.Entry, error) {
+	if f.isUp() {
+		return f.kept.Read(ctx, f.index, from, readBytes)
+	}
+	rctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	entries, err := p.r.kept.Read(rctx, p.index, from, readBytes)
+	entries, err := f.kept.Read(rctx, f.index, from, readBytes)
 	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("the log did not give record %d within %v: %w", from, readPatience, err)
+		err = fmt.Errorf("the log did not give record %d within %v: %w", from, readTimeout, err)
 	}
 	return entries, err
 }
 
-// caughtUp says whether the partition was applied up to its target, and lets
-// callers in when it has got there.
-func (p *partition) caughtUp(since time.Time) bool {
-	if p.isUp() {
-		return true
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.next < p.target {
+// skipGap goes on from the log's beginning when retention overtook the
+// follower. It reports whether that is so.
+func (f follower) skipGap(ctx context.Context, next int64) bool {
+	begin, _, err := f.kept.Bounds(ctx, f.index)
+	if err != nil || begin <= next {
 		return false
 	}
-	p.rebuild = rebuild{}
-	close(p.up)
-	event := p.r.log.Debug()
-	if p.next > p.first {
-		event = p.r.log.Info()
+	f.metrics.skipped.Add(float64(begin - next))
+	f.log.Error().Int32("partition", f.index).Int64("from", next).Int64("to", begin).
+		Msg("records left the log before they were applied: retention is too short for this reader")
+	f.mu.Lock()
+	f.position.next = begin
+	f.mu.Unlock()
+	return true
+}
+
+// caughtUp reports whether the partition was applied up to its target. It lets
+// callers in when the partition has got there.
+func (f follower) caughtUp(since time.Time) bool {
+	if f.isUp() {
+		return true
 	}
-	event.Int32("partition", p.index).Int64("records", p.next-p.first).Float64("seconds", time.Since(since).Seconds()).
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := &f.position
+	if at.next < at.target {
+		return false
+	}
+	f.rebuild = rebuild{}
+	close(f.up)
+	event := f.log.Debug()
+	if at.next > at.first {
+		event = f.log.Info()
+	}
+	event.Int32("partition", f.index).Int64("records", at.next-at.first).Float64("seconds", time.Since(since).Seconds()).
 		Msg("partition has caught up with the log")
 	return true
 }
 
-// easeFactor is how many times FlushBytes wait to be written, of all
-// partitions, before who applies records has to write them first.
-const easeFactor = 16
-
-// ease bounds what waits to be written when the flushes do not keep up.
-func (p *partition) ease() error {
-	if p.r.unflushed.Load() < easeFactor*int64(p.r.cfg.FlushBytes) || !p.full() {
-		return nil
-	}
-	return p.flush(true)
-}
-
-// findElders reads the log for devices that became known before it begins.
-// Without it a message that the device has yet to read would be gone once the
-// others have read it, and one that it has read long ago would come again: its
-// first record may lie anywhere in the log's first half (see remember).
-func (p *partition) findElders(ctx context.Context, begin, end int64) (map[string][]elder, error) {
-	elders := make(map[string][]elder)
-	first := envelope.ID(p.r.kept.Generation(), begin)
+// findEarlyDevices reads the log for devices that became known before it
+// begins. Without it a message that the device has yet to read would be gone
+// once the others have read it, and one that it has read long ago would come
+// again: its first record may lie anywhere in the log's first half (see
+// repeatDevices).
+func (f follower) findEarlyDevices(ctx context.Context, begin, end int64) (map[string][]earlyDevice, error) {
+	devices := make(map[string][]earlyDevice)
+	first := envelope.ID(f.position.generation, begin)
 	for from := begin; from < end; {
-		entries, err := p.read(ctx, from)
+		entries, err := f.read(ctx, from)
 		if err != nil {
-			return nil, logError{fmt.Errorf("read the devices of partition %d from %d: %w", p.index, from, err)}
+			return nil, logError{fmt.Errorf("read the devices of partition %d from %d: %w", f.index, from, err)}
 		}
 		for _, e := range entries {
 			from = e.Offset + 1
@@ -127,17 +338,17 @@ func (p *partition) findElders(ctx context.Context, begin, end int64) (map[strin
 				continue
 			}
 			if d := rec.Device; d.Since > 0 && d.Since < first {
-				elders[d.User] = append(elders[d.User], elder{d.Device, d.Since, d.SeenMs})
+				devices[d.User] = append(devices[d.User], earlyDevice{d.Device, d.Since, d.SeenMs})
 			}
 		}
 	}
-	return elders, nil
+	return devices, nil
 }
 
 // deviceField is the number of Record.device.
 const deviceField = 12
 
-// hasDevice says whether a record has a device, without decoding all of it.
+// hasDevice reports whether a record has a device, without decoding all of it.
 func hasDevice(record []byte) bool {
 	for len(record) > 0 {
 		tag, n := binary.Uvarint(record)
@@ -165,32 +376,4 @@ func hasDevice(record []byte) bool {
 		}
 	}
 	return false
-}
-
-// unread is true for a user of whom the store certainly has nothing. The
-// caller holds mu.
-func (b *rebuild) unread(user string) bool {
-	if !b.blank {
-		return false
-	}
-	_, stored := b.stored[user]
-	return !stored
-}
-
-// adopt makes the devices known that were so before the log begins. The
-// caller holds mu.
-func (p *partition) adopt(m *mailbox) {
-	elders, ok := p.rebuild.elders[m.user]
-	if !ok {
-		return
-	}
-	delete(p.rebuild.elders, m.user)
-	for _, e := range elders {
-		if m.device(e.device) == nil {
-			m.addDevice(e.device, e.since)
-		}
-		d := m.device(e.device)
-		d.SeenMS = max(d.SeenMS, e.seenMS)
-	}
-	p.touch(m, 64)
 }

@@ -1,13 +1,13 @@
-// Package router is the role that REMEMBERS: for the users of the partitions
-// that it owns, which sessions they have and which kept messages they have
-// not acknowledged.
+// Package router is the role that remembers: for the users of the partitions
+// that it owns, the sessions that they have and the kept messages that they
+// have not acknowledged.
 //
 // It owns the mailboxes: a view of the kept log, applied record by record and
 // written behind into the store together with the position it is true for; a
 // restart resumes exactly, a lost disk is rebuilt from the log. Sessions live
 // in memory only: comets announce them again to an owner that has forgotten.
-// It answers who is to get a record only once it has applied that record, and
-// it watches: what is still pending after a while is told to the comets.
+// It answers which sessions are to get a record only once it has applied that
+// record, and it watches: what is still pending after a while is told to the comets.
 //
 // It is told which partitions it owns and follows the changes. Two routers
 // that both think they own a partition derive the same mailboxes from the same
@@ -20,10 +20,7 @@ package router
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +29,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 	"imgo/store"
 )
 
@@ -52,15 +50,31 @@ type LiveLog interface {
 	Append(ctx context.Context, partition int32, value []byte) (int64, error)
 }
 
+// Store is where the mailboxes of the log's generation are kept: a
+// *store.Mailboxes.
+type Store interface {
+	Load(partition int32, user string) (*store.MailboxMeta, []store.MailboxEntry, error)
+	Bodies(partition int32, user string, entries []store.MailboxEntry) ([]*envelope.Kept, error)
+	Used(partition int32, user, key string) (id uint64, ok bool, err error)
+	Claimed(partition int32, key string) (c store.MailboxClaim, ok bool, err error)
+	Position(partition int32) (id uint64, ok bool, err error)
+	Empty(partition int32) (bool, error)
+	Users(partition int32, after string, limit int) ([]store.MailboxUser, error)
+	Keys(partition int32, after store.UsedKey, limit int) ([]store.UsedKey, error)
+	Batch(partition int32) *store.MailboxBatch
+	DropPartition(ctx context.Context, partition int32) error
+	DropOlder(ctx context.Context) (dropped bool, err error)
+}
+
 // Deps are what a router works with.
 type Deps struct {
 	Kept    KeptLog
 	Live    LiveLog
-	Store   *store.Mailboxes
+	Store   Store
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
-	// Owned says which partitions this router owns now, and gives a channel
-	// that is closed when that has changed; nil: all of them, for ever. It is
+	// Owned returns the partitions that this router owns now, and a channel
+	// that is closed when that has changed. Nil: all of them, for ever. It is
 	// called from one goroutine and must not block.
 	Owned func() ([]int32, <-chan struct{})
 	// Growth is how Kept gets more partitions; nil: it does not.
@@ -71,48 +85,64 @@ type Deps struct {
 	Events func(kind, user, detail string)
 }
 
-// recentLog is a log that can say what it has in memory without waiting, as the
-// embedded one can.
+// recentLog is a log that returns what it has in memory without waiting, as the
+// embedded one does.
 type recentLog interface {
 	Recent(partition int32, from int64, maxBytes int) []envelope.Entry
 }
 
-// Router is the role. Its methods are safe for concurrent use from New on. A
-// call that concerns a partition waits, within its context, until that one was
-// applied up to where the log ended when it was gained (envelope.ErrNotReady
-// when it was not by then); for one that is not owned here it is answered with
-// envelope.ErrUnavailable: ask again whoever owns it then.
-type Router struct {
+// resources are what all parts of a router work with.
+type resources struct {
 	cfg     Config
 	kept    KeptLog
-	recent  recentLog // kept, if it is one
+	recent  recentLog // kept, if it is one; else nil
 	live    LiveLog
-	store   *store.Mailboxes
+	store   Store
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
 	event   func(kind, user, detail string)
-	bound   bound
-	kinds   kinds
-	// started tells this router's memory from that of one before it.
-	started  uint64
-	owned    func() ([]int32, <-chan struct{})
-	growth   Growth
-	table    atomic.Pointer[[]*partition]
-	keeper   keeper
-	slots    chan struct{}
-	ready    chan struct{}
-	flushNow chan struct{}
+	kinds   sessionKinds
+	// readSlots bounds the partitions that are read back side by side.
+	readSlots chan struct{}
+	// flushNow asks for a flush before the interval is over.
+	flushNow wait.Signal
 	// unflushed is about how many bytes wait to be written, of all partitions.
 	unflushed atomic.Int64
-	// share is how many bytes of bodies each partition may hold.
-	share atomic.Int64
+	// cacheShare is how many bytes of bodies each partition may hold.
+	cacheShare atomic.Int64
+}
 
-	// peersMu is never held while a partition's mu is taken.
-	peersMu sync.Mutex
-	peers   map[string]*peer
-	// forgotten is what the drops of a comet that is met begin at.
-	forgotten uint64
+// append encodes a record and puts it into the kept log. It returns the
+// record's id. what names the record in an error.
+func (res *resources) append(ctx context.Context, partition int32, rec *envelope.Record, what string) (id uint64, err error) {
+	rec.Id, rec.TimeMs = envelope.NewRecordID(), res.now().UnixMilli()
+	value, err := rec.MarshalVT()
+	if err != nil {
+		return 0, fmt.Errorf("encode %s: %w", what, err)
+	}
+	offset, err := res.kept.AppendEssential(ctx, partition, value)
+	if err != nil {
+		return 0, fmt.Errorf("append %s: %w", what, err)
+	}
+	return envelope.ID(res.kept.Generation(), offset), nil
+}
+
+// appendDevice puts a device record into the kept log. It returns its id.
+func (res *resources) appendDevice(ctx context.Context, partition int32, d *envelope.Device) (id uint64, err error) {
+	return res.append(ctx, partition, &envelope.Record{Device: d}, fmt.Sprintf("device of user %q", d.User))
+}
+
+// Router is the role. Its methods are safe for concurrent use from New on. A
+// call that concerns a partition waits, within its context, until that one was
+// applied up to where the log ended when it was gained. It returns
+// envelope.ErrNotReady when it was not by then, and envelope.ErrUnavailable for
+// a partition that is not owned here: ask again whoever owns it then.
+type Router struct {
+	*resources
+	parts    *ownership
+	presence *presence
+	growth   Growth
 }
 
 // New makes the role; it touches nothing yet.
@@ -123,63 +153,44 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if cfg.SessionsPolicy != RefuseNewest && cfg.SessionsPolicy != CloseOldest {
 		return nil, fmt.Errorf("sessions policy %q is neither %q nor %q", cfg.SessionsPolicy, RefuseNewest, CloseOldest)
 	}
-	r := &Router{
-		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store.ForGeneration(d.Kept.Generation()),
-		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics),
-		now: d.Now, event: d.Events,
-		owned: d.Owned, growth: d.Growth, slots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
-		ready: make(chan struct{}), flushNow: make(chan struct{}, 1),
-		peers: make(map[string]*peer),
+	res := &resources{
+		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
+		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, event: d.Events,
+		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(),
 	}
-	if r.now == nil {
-		r.now = time.Now
+	if res.now == nil {
+		res.now = time.Now
 	}
-	if r.event == nil {
-		r.event = func(string, string, string) {}
+	if res.event == nil {
+		res.event = func(string, string, string) {}
 	}
-	r.recent, _ = d.Kept.(recentLog)
-	r.started = rand.Uint64()
-	r.bound = bound{length: cfg.MailboxLength, dropped: func(user string, n int) {
-		r.metrics.dropped.Add(float64(n))
-		r.event("mailbox_dropped", user, fmt.Sprintf("%d oldest messages dropped: more than %d are waiting", n, cfg.MailboxLength))
-	}}
-	if r.owned == nil {
-		all := make([]int32, d.Kept.Partitions())
-		for i := range all {
-			all[i] = int32(i)
-		}
-		r.owned = func() ([]int32, <-chan struct{}) { return all, nil }
-	}
-	none := make([]*partition, d.Kept.Partitions())
-	r.table.Store(&none)
-	r.keeper = newKeeper(len(none))
-	r.sizes(d.Metrics)
-	return r, nil
+	res.recent, _ = d.Kept.(recentLog)
+	parts := newOwnership(res, d.Owned)
+	exportSizes(d.Metrics, parts)
+	return &Router{resources: res, parts: parts, presence: newPresence(parts), growth: d.Growth}, nil
 }
 
 // Run follows the partitions that are owned until ctx is done, then writes
 // what it has and returns. From then on no call is answered.
 func (r *Router) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.keep(gctx, g) })
+	g.Go(func() error { return r.parts.run(gctx, g) })
 	g.Go(func() error { return r.housekeep(gctx) })
-	g.Go(func() error { return r.remember(gctx) })
+	g.Go(func() error { return r.repeatDevices(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
 	if r.growth != nil {
-		g.Go(func() error { return r.move(gctx) })
+		g.Go(func() error { return r.moveLoop(gctx) })
 	}
 	return g.Wait()
 }
 
-// Ready says why the router cannot serve, nil when it can: when each partition
+// Ready returns why the router cannot serve. It returns nil once each partition
 // that it owns was applied up to where the log ended when it was gained.
 func (r *Router) Ready() error {
-	select {
-	case <-r.ready:
-	default:
+	if !isClosed(r.parts.ready) {
 		return envelope.Errorf(envelope.CodeUnavailable, "router is finding its place in the log")
 	}
-	for _, p := range r.local() {
+	for _, p := range r.parts.local() {
 		p.mu.Lock()
 		err := p.err
 		p.mu.Unlock()
@@ -193,67 +204,7 @@ func (r *Router) Ready() error {
 	return nil
 }
 
-// at is a partition that is owned here, once it has caught up with the log.
-func (r *Router) at(ctx context.Context, index int32) (*partition, error) {
-	if err := r.running(ctx); err != nil {
-		return nil, err
-	}
-	p := (*r.table.Load())[index]
-	if p == nil {
-		return nil, notOwned(index)
-	}
-	if p.isUp() {
-		return p, nil
-	}
-	select {
-	case <-p.up:
-		return p, nil
-	case <-p.left:
-		return nil, notOwned(index)
-	case <-ctx.Done():
-		return nil, envelope.Errorf(envelope.CodeNotReady, "router reads the log back, %s: %v", p.progress(), ctx.Err())
-	}
-}
-
-// of is the partition of a user: see at.
-func (r *Router) of(ctx context.Context, user string) (*partition, error) {
-	return r.at(ctx, r.index(user))
-}
-
-func (r *Router) index(user string) int32 { return envelope.Partition(user, len(*r.table.Load())) }
-
-// local are the partitions that are here: owned, or lost a moment ago.
-func (r *Router) local() []*partition {
-	var list []*partition
-	for _, p := range *r.table.Load() {
-		if p != nil {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// serving are the partitions that are owned and have caught up.
-func (r *Router) serving() []*partition {
-	return slices.DeleteFunc(r.local(), func(p *partition) bool { return !p.owned.Load() || !p.isUp() })
-}
-
-// running waits until Run knows which partitions are owned.
-func (r *Router) running(ctx context.Context) error {
-	select {
-	case <-r.ready:
-		return nil
-	default:
-	}
-	select {
-	case <-r.ready:
-		return nil
-	case <-ctx.Done():
-		return envelope.Errorf(envelope.CodeUnavailable, "router is still starting: %v", ctx.Err())
-	}
-}
-
-// housekeep is the watch and what else comes round.
+// housekeep runs the watch and what else comes round, until ctx is done.
 func (r *Router) housekeep(ctx context.Context) error {
 	watch := time.NewTicker(r.cfg.WatchInterval)
 	defer watch.Stop()
@@ -264,17 +215,15 @@ func (r *Router) housekeep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-watch.C:
-			now := r.now()
-			r.bury(now)
+			r.presence.expireComets(r.now())
 			if !r.cfg.Faults.NoWatch {
-				r.watch(ctx, now)
+				r.watch(ctx, r.now())
 			}
 		case <-expire.C:
-			now := r.now()
-			for _, p := range r.serving() {
-				r.metrics.expired.Add(float64(p.expire(now)))
+			for _, p := range r.parts.serving() {
+				r.metrics.expired.Add(float64(p.expire()))
 			}
-			r.refresh(ctx, now)
+			r.noteConnected(ctx, r.now())
 		}
 	}
 }

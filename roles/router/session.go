@@ -6,107 +6,225 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"imgo/envelope"
 )
 
 // session is one client connection as its owner remembers it. There is one for
-// every client that is connected anywhere, so it is kept small; guarded by its
-// partition's mu.
+// every client that is connected anywhere, so it is kept small. Its partition's
+// mu guards it.
 type session struct {
-	kind   *kind
-	id     uint64
-	device string
-	remote string
-	since  int64
-	rare   *rare   // nil: nothing of it
-	nudge  *nudged // nil: the watch has told it nothing
-	// suspect: the comet counts other sessions than the table has; this one
+	kind     *sessionKind
+	id       uint64
+	device   string
+	remote   string
+	since    int64
+	extra    *sessionExtra // nil: it has nothing of it
+	reminder *reminder     // nil: the watch has told it nothing
+	// suspect: the comet counts other sessions than the table has. This one
 	// goes unless the comet announces it again.
 	suspect bool
 }
 
-// kind is what a comet's sessions have in common.
-type kind struct{ comet, generation, transport string }
+// sessionKind is what many sessions of a comet have in common.
+type sessionKind struct{ comet, generation, transport string }
 
-// rare is what few sessions have.
-type rare struct {
+// sessionExtra is what few sessions have.
+type sessionExtra struct {
 	key      string // as the client chose it
 	platform string
 	accepts  []int32
 	rooms    []string
 }
 
-// nudged is what the watch last told, when, and how long it waits before it
-// tells the same again.
-type nudged struct {
-	newest  uint64
-	at      time.Time
-	backoff time.Duration
-}
-
-// kinds has one of each kind; they are few and stay. Safe for concurrent use.
-type kinds struct {
+// sessionKinds has one of each sessionKind; they are few and stay. It is safe
+// for concurrent use.
+type sessionKinds struct {
 	mu  sync.Mutex
-	all map[kind]*kind
+	all map[sessionKind]*sessionKind
 }
 
-// session is s as it is remembered.
-func (ks *kinds) session(s *envelope.SessionInfo) *session {
-	k := kind{s.Address.Comet, s.Generation, s.Transport}
+func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 	ks.mu.Lock()
+	defer ks.mu.Unlock()
 	shared := ks.all[k]
 	if shared == nil {
 		if ks.all == nil {
-			ks.all = make(map[kind]*kind)
+			ks.all = make(map[sessionKind]*sessionKind)
 		}
-		shared = &kind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport)}
+		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport)}
 		ks.all[*shared] = shared
 	}
-	ks.mu.Unlock()
-	r := &session{kind: shared, id: s.Address.Session, device: s.Device, remote: s.Remote, since: s.SinceMs}
-	key := s.Key
-	if r.addressKey().HasName(key) {
-		key = ""
-	}
-	if key != "" || s.Platform != "" || len(s.Accepts) > 0 || len(s.Rooms) > 0 {
-		r.rare = &rare{key: key, platform: s.Platform, accepts: s.Accepts, rooms: s.Rooms}
-	}
-	return r
+	return shared
 }
 
-func (s *session) comet() string { return s.kind.comet }
+// newSession returns the session as it is remembered.
+func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
+	s := &session{
+		kind: ks.get(sessionKind{info.Address.Comet, info.Generation, info.Transport}),
+		id:   info.Address.Session, device: info.Device, remote: info.Remote, since: info.SinceMs,
+	}
+	key := info.Key
+	if s.address().HasName(key) {
+		key = ""
+	}
+	if key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 {
+		s.extra = &sessionExtra{key: key, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms}
+	}
+	return s
+}
 
-func (s *session) addressKey() envelope.AddressKey {
+// describe returns the session as it was attached or announced. user is the
+// user of its account.
+func (s *session) describe(user string) *envelope.SessionInfo {
+	info := &envelope.SessionInfo{
+		Address: s.address().Address(), User: user, Device: s.device, Key: s.key(), Remote: s.remote,
+		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since,
+	}
+	if x := s.extra; x != nil {
+		info.Platform, info.Accepts, info.Rooms = x.platform, slices.Clone(x.accepts), slices.Clone(x.rooms)
+	}
+	return info
+}
+
+func (s *session) address() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.kind.comet, Session: s.id}
 }
 
-func (s *session) address() *envelope.Address { return s.addressKey().Address() }
-
-// chosenKey is the key that the client chose; empty: it did not.
+// chosenKey returns the key that the client chose; empty: it chose none.
 func (s *session) chosenKey() string {
-	if s.rare == nil {
+	if s.extra == nil {
 		return ""
 	}
-	return s.rare.key
+	return s.extra.key
 }
 
-// key is the session's key, as callers know it.
+// key returns the session's key, as callers know it.
 func (s *session) key() string {
 	if key := s.chosenKey(); key != "" {
 		return key
 	}
-	return s.addressKey().Name()
+	return s.address().Name()
 }
 
-// describe returns the session as it was attached or announced. user is the
-// user of its mailbox.
-func (s *session) describe(user string) *envelope.SessionInfo {
-	d := &envelope.SessionInfo{
-		Address: s.address(), User: user, Device: s.device, Key: s.key(), Remote: s.remote,
-		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since,
+// target returns the session as one that is to get a message. Both messages
+// take one allocation.
+func (s *session) target(prev uint64) *envelope.ResolvedTarget {
+	t := &struct {
+		target  envelope.ResolvedTarget
+		address envelope.Address
+	}{}
+	t.address.Comet, t.address.Session = s.kind.comet, s.id
+	t.target.To, t.target.Prev = &t.address, prev
+	return &t.target
+}
+
+// reminder is what the watch last told a session, when, and how long it waits
+// before it tells the same again.
+type reminder struct {
+	newest uint64
+	at     time.Time
+	pause  time.Duration
+}
+
+// sessionTable has the sessions of a partition by comet and by key. Its
+// partition's mu guards it.
+type sessionTable struct {
+	kinds *sessionKinds
+	gauge prometheus.Gauge
+	// byComet has the accounts of the sessions on each comet, by session id.
+	byComet map[string]map[uint64]*account
+	// byKey has the accounts with a session whose client chose the key.
+	byKey map[string][]*account
+	// online counts the accounts that have a session.
+	online int
+}
+
+func newSessionTable(kinds *sessionKinds, gauge prometheus.Gauge) sessionTable {
+	return sessionTable{kinds: kinds, gauge: gauge, byComet: make(map[string]map[uint64]*account), byKey: make(map[string][]*account)}
+}
+
+// add puts a session into the table, in place of one with the same address.
+func (t *sessionTable) add(a *account, info *envelope.SessionInfo) {
+	s := t.kinds.newSession(info)
+	t.remove(a, s.address())
+	if len(a.sessions) == 0 {
+		t.online++
 	}
-	if r := s.rare; r != nil {
-		d.Platform, d.Accepts, d.Rooms = r.platform, slices.Clone(r.accepts), slices.Clone(r.rooms)
+	a.sessions = append(a.sessions, s)
+	of := t.byComet[s.kind.comet]
+	if of == nil {
+		of = make(map[uint64]*account)
+		t.byComet[s.kind.comet] = of
 	}
-	return d
+	of[s.id] = a
+	if key := s.chosenKey(); key != "" {
+		t.byKey[key] = append(t.byKey[key], a)
+	}
+	t.gauge.Inc()
+}
+
+// remove takes a session out of the table. It reports whether it was there.
+func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
+	s := a.session(address)
+	if s == nil {
+		return false
+	}
+	a.sessions = slices.DeleteFunc(a.sessions, func(o *session) bool { return o == s })
+	if of := t.byComet[address.Comet]; of != nil {
+		delete(of, address.Session)
+		if len(of) == 0 {
+			delete(t.byComet, address.Comet)
+		}
+	}
+	if key := s.chosenKey(); key != "" {
+		t.removeKey(key, a)
+	}
+	t.gauge.Dec()
+	if len(a.sessions) == 0 {
+		t.online--
+	}
+	return true
+}
+
+func (t *sessionTable) removeKey(key string, a *account) {
+	of := t.byKey[key]
+	if i := slices.Index(of, a); i >= 0 {
+		of[i] = of[len(of)-1]
+		of[len(of)-1] = nil
+		of = of[:len(of)-1]
+	}
+	if len(of) == 0 {
+		delete(t.byKey, key)
+	} else {
+		t.byKey[key] = of
+	}
+}
+
+// withKey appends to out the sessions that callers know by a key.
+func (t *sessionTable) withKey(out []*envelope.SessionInfo, key string) []*envelope.SessionInfo {
+	found := t.byKey[key]
+	if address, ok := envelope.ParseSessionName(key); ok {
+		if a := t.byComet[address.Comet][address.Session]; a != nil && !slices.Contains(found, a) {
+			found = append(slices.Clip(found), a)
+		}
+	}
+	for _, a := range found {
+		for _, s := range a.sessions {
+			if s.key() == key {
+				out = append(out, s.describe(a.User()))
+			}
+		}
+	}
+	return out
+}
+
+// each calls do for each session on a comet. do may remove the session.
+func (t *sessionTable) each(comet string, do func(*account, *session)) {
+	for id, a := range t.byComet[comet] {
+		if s := a.session(envelope.AddressKey{Comet: comet, Session: id}); s != nil {
+			do(a, s)
+		}
+	}
 }

@@ -224,7 +224,7 @@ func (w *world) start() {
 	}
 	r, err := router.New(w.cfg, router.Deps{
 		Owned: owned, Metrics: w.reg, Growth: w.growth,
-		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(), Now: w.clock.now,
+		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db).ForGeneration(w.kept.Generation()), Log: zerolog.Nop(), Now: w.clock.now,
 		Events: func(kind, user, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

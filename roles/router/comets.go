@@ -1,0 +1,323 @@
+package router
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"imgo/envelope"
+)
+
+const (
+	// forgetAfter is how long a comet that gives no sign of life is known.
+	forgetAfter = 24 * time.Hour
+	// mismatchLimit is how many announcements in a row may differ in the same
+	// way before the table is taken to be wrong: one may merely cross a connect.
+	mismatchLimit = 3
+)
+
+// cometTable is what a router knows of comets as a whole. It is safe for
+// concurrent use. Its mu is never held while a partition's is taken.
+type cometTable struct {
+	// started tells this router's memory from that of the process before.
+	started uint64
+	mu      sync.Mutex
+	comets  map[string]*cometState
+	// forgottenDrops is what the drops of a comet that is met begin at.
+	forgottenDrops uint64
+}
+
+func newCometTable() *cometTable {
+	return &cometTable{started: rand.Uint64(), comets: make(map[string]*cometState)}
+}
+
+// cometState is what a router knows of one comet.
+type cometState struct {
+	incarnation uint64 // 0: it has not announced itself yet
+	// seen is its last sign of life. expired is when its sessions were last
+	// dropped because there was none.
+	seen, expired time.Time
+	// drops counts how often the comet's sessions were dropped. It is part of
+	// the epoch, so that a comet that was thought dead announces them again.
+	drops uint64
+	rooms map[string]uint32
+	// review counts the announcements since the comet was asked to announce its
+	// sessions again because its count differs; 0: it was not asked.
+	review int
+	// mismatches has the partitions in which its count differs from the table's.
+	mismatches map[uint32]mismatch
+}
+
+// mismatch is a count of sessions that differs from the table's, in so many
+// announcements in a row.
+type mismatch struct {
+	want, have uint32
+	times      int
+}
+
+// getLocked returns what is known of a comet; one that was not known is met now.
+func (t *cometTable) getLocked(comet string, now time.Time) *cometState {
+	c := t.comets[comet]
+	if c == nil {
+		c = &cometState{seen: now, drops: t.forgottenDrops, mismatches: make(map[uint32]mismatch)}
+		t.comets[comet] = c
+	}
+	return c
+}
+
+// announced notes a comet's sign of life. It returns how many sessions all
+// comets have in the rooms that the comet named. restarted reports whether the
+// comet's incarnation was not known.
+func (t *cometTable) announced(req *envelope.AnnounceRequest, now time.Time) (rooms map[string]uint32, restarted bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.getLocked(req.Comet, now)
+	// Also of a comet that was not known: sessions of an incarnation that died
+	// before it could announce itself may be here.
+	if restarted = c.incarnation != req.Incarnation; restarted {
+		c.incarnation = req.Incarnation
+		c.drops++
+	}
+	c.seen = now
+	if req.Rooms != nil {
+		c.rooms = req.Rooms
+	}
+	rooms = make(map[string]uint32, len(req.Rooms))
+	for room := range req.Rooms {
+		var n uint32
+		for _, o := range t.comets {
+			n += o.rooms[room]
+		}
+		rooms[room] = n
+	}
+	return rooms, restarted
+}
+
+// epoch returns what a comet compares to know whether this router still has the
+// sessions that it announced. All that it is the sum of only grows.
+func (t *cometTable) epoch(comet string, now time.Time) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.started + t.getLocked(comet, now).drops
+}
+
+// forget notes that a comet's sessions are dropped because a caller asked for
+// it. A comet that is alive announces them again.
+func (t *cometTable) forget(comet string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c := t.comets[comet]; c != nil {
+		c.drops++
+		c.rooms = nil
+	}
+}
+
+// reviewStep counts an announcement of a comet that was asked to announce its
+// sessions again. reviewing is false if it was not asked. over is true when it
+// has had the time: sessions that it did not announce again are gone.
+func (t *cometTable) reviewStep(comet string, now time.Time) (reviewing, over bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.getLocked(comet, now)
+	if c.review == 0 {
+		return false, false
+	}
+	c.review++
+	if over = c.review > mismatchLimit+1; over {
+		c.review = 0
+	}
+	return true, over
+}
+
+// beginReview has the comet announce its sessions again: its epoch changes.
+func (t *cometTable) beginReview(comet string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.getLocked(comet, now)
+	c.drops++
+	c.review = 1
+}
+
+// miscounted reports whether the number of a comet's sessions in a partition
+// differed from the table's in enough announcements in a row. want is the
+// comet's number, have the table's.
+func (t *cometTable) miscounted(comet string, partition, want, have uint32, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.getLocked(comet, now)
+	next := mismatch{want, have, 1}
+	if last := c.mismatches[partition]; last.want == want && last.have == have {
+		next.times = last.times + 1
+	}
+	if want == have || next.times >= mismatchLimit {
+		delete(c.mismatches, partition)
+		return want != have
+	}
+	c.mismatches[partition] = next
+	return false
+}
+
+// expire returns the comets that gave no sign of life for timeout, and forgets
+// those that gave none for forgetAfter. present are comets that have a session
+// here; one that is not known yet is silent from now on.
+func (t *cometTable) expire(present map[string]struct{}, timeout time.Duration, now time.Time) (silent []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name := range present {
+		// A comet that died before its first announcement came through is never
+		// named by anybody else.
+		t.getLocked(name, now)
+	}
+	for name, c := range t.comets {
+		switch d := now.Sub(c.seen); {
+		case d > forgetAfter:
+			// Its epochs must not come back with it.
+			t.forgottenDrops = max(t.forgottenDrops, c.drops+1)
+			delete(t.comets, name)
+		case d > timeout && now.Sub(c.expired) > timeout:
+			silent = append(silent, name)
+			// The comet may come back in the same incarnation.
+			c.drops++
+			c.rooms, c.expired = nil, now
+		}
+	}
+	return silent
+}
+
+// presence keeps the sessions of all partitions true to what comets announce.
+// It is safe for concurrent use.
+type presence struct {
+	*resources
+	parts  *ownership
+	comets *cometTable
+}
+
+func newPresence(parts *ownership) *presence {
+	return &presence{resources: parts.resources, parts: parts, comets: newCometTable()}
+}
+
+// announce takes a comet's sign of life. It carries sessions that the router
+// does not have yet, and is answered with the epochs to compare.
+func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest) *envelope.AnnounceReply {
+	now := pr.now()
+	rooms, restarted := pr.comets.announced(req, now)
+	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: rooms}
+	if restarted {
+		pr.drop(req.Comet, func(s *session) bool { return uint32(s.id>>32) != uint32(req.Incarnation) })
+	}
+	for _, info := range req.Sessions {
+		pr.register(ctx, info)
+	}
+	if len(req.Sessions) == 0 {
+		pr.compare(req, now)
+	}
+	epoch := pr.comets.epoch(req.Comet, now)
+	for _, p := range pr.parts.local() {
+		if !p.owned.Load() {
+			continue
+		}
+		p.mu.Lock()
+		if p.hereLocked() == nil {
+			reply.Epochs[uint32(p.index)] = epoch + p.gain.Load()
+		}
+		p.mu.Unlock()
+	}
+	return reply
+}
+
+// compare finds out whether a comet's count differs from the table's for
+// several announcements in the same way. The comet is then asked to announce
+// its sessions again. Those that it has not named a few announcements later are
+// gone; until then no session looks offline.
+func (pr *presence) compare(req *envelope.AnnounceRequest, now time.Time) {
+	if reviewing, over := pr.comets.reviewStep(req.Comet, now); reviewing {
+		if over {
+			n := pr.drop(req.Comet, func(s *session) bool { return s.suspect })
+			pr.log.Warn().Str("comet", req.Comet).Int("sessions", n).
+				Msg("sessions that their comet did not announce again left the table")
+		}
+		return
+	}
+	miscounted := false
+	for _, p := range pr.parts.local() {
+		if !p.owned.Load() {
+			continue
+		}
+		i := uint32(p.index)
+		p.mu.Lock()
+		have := uint32(len(p.sessions.byComet[req.Comet]))
+		p.mu.Unlock()
+		if pr.comets.miscounted(req.Comet, i, req.Partitions[i], have, now) {
+			miscounted = true
+		}
+	}
+	if !miscounted {
+		return
+	}
+	pr.log.Warn().Str("comet", req.Comet).Msg("the comet counts other sessions than the table has: asking it to announce them again")
+	pr.each(req.Comet, func(p *partition, _ *account, s *session) { s.suspect = p.owned.Load() })
+	pr.comets.beginReview(req.Comet, now)
+}
+
+// register puts an announced session into the table. One of a partition that
+// is not here, or has yet to find its place, is announced again: the comet is
+// told no epoch of that partition.
+func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
+	if info.GetAddress() == nil || info.User == "" {
+		return
+	}
+	p := pr.parts.peek(info.User)
+	if p == nil || !p.hasBegun() {
+		return
+	}
+	a, err := p.open(ctx, info.User)
+	if err != nil {
+		pr.log.Error().Err(err).Str("user", info.User).Msg("an announced session is not in the table")
+		return
+	}
+	defer p.mu.Unlock()
+	p.addSessionLocked(a, info)
+}
+
+// each calls do for each of a comet's sessions, with its partition's mu held.
+// do may remove the session.
+func (pr *presence) each(comet string, do func(*partition, *account, *session)) {
+	for _, p := range pr.parts.local() {
+		p.mu.Lock()
+		p.sessions.each(comet, func(a *account, s *session) { do(p, a, s) })
+		p.mu.Unlock()
+	}
+}
+
+// drop forgets those of a comet's sessions that which reports true for, or all
+// if it is nil. It returns how many there were.
+func (pr *presence) drop(comet string, which func(*session) bool) (n int) {
+	pr.each(comet, func(p *partition, a *account, s *session) {
+		if which == nil || which(s) {
+			p.removeSessionLocked(a, s.address())
+			n++
+		}
+	})
+	return n
+}
+
+// expireComets drops the sessions of comets that gave no sign of life for
+// CometTimeout.
+func (pr *presence) expireComets(now time.Time) {
+	present := make(map[string]struct{})
+	for _, p := range pr.parts.local() {
+		p.mu.Lock()
+		for name := range p.sessions.byComet {
+			present[name] = struct{}{}
+		}
+		p.mu.Unlock()
+	}
+	for _, name := range pr.comets.expire(present, pr.cfg.CometTimeout, now) {
+		if n := pr.drop(name, nil); n > 0 {
+			pr.metrics.expiredSessions.Add(float64(n))
+			pr.log.Warn().Str("comet", name).Int("sessions", n).Dur("silent", pr.cfg.CometTimeout).
+				Msg("comet is silent: its sessions left the table")
+		}
+	}
+}

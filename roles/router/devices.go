@@ -1,0 +1,164 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"imgo/envelope"
+	"imgo/internal/wait"
+	"imgo/store"
+)
+
+const (
+	// sweepsPerRetention is how often, within the log's retention, it is
+	// looked for devices whose record is about to leave the log; sweepEvery
+	// is the longest time between: a restart begins to count anew.
+	sweepsPerRetention = 32
+	sweepEvery         = 15 * time.Minute
+	// sweepUsers is how many users are read from the store at a time.
+	sweepUsers = 256
+	// notePause is the least time between two device records: 200 a second.
+	notePause = 5 * time.Millisecond
+	// seenEvery is how often a device that stays connected is noted as seen.
+	seenEvery = 24 * time.Hour
+)
+
+// ensureDevice makes a device known, through the log, and waits until it is.
+// A device that is known but was not seen for long is noted as seen.
+func (p *partition) ensureDevice(ctx context.Context, user, device string) error {
+	now := p.now()
+	a, err := p.open(ctx, user)
+	if err != nil {
+		return err
+	}
+	var since uint64
+	var seenMS int64
+	d := a.Device(device)
+	known := d != nil
+	if known {
+		since, seenMS = d.Since, d.SeenMS
+	}
+	fenced := p.position.fenced()
+	p.mu.Unlock()
+	switch {
+	case known && (fenced || seenMS > now.Add(-seenEvery).UnixMilli()):
+		return nil
+	case fenced:
+		return errFenced(p.index)
+	}
+	id, err := p.appendDevice(ctx, p.index, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli(), Since: since})
+	if err != nil || known {
+		return err
+	}
+	return p.wait(ctx, id)
+}
+
+// noteConnected notes devices that are connected for long as seen, in the log,
+// so that every owner knows it.
+func (r *Router) noteConnected(ctx context.Context, now time.Time) {
+	for _, p := range r.parts.serving() {
+		for _, d := range p.longConnected(now) {
+			if _, err := p.appendDevice(ctx, p.index, d); err != nil {
+				r.log.Warn().Err(err).Str("user", d.User).Msg("device was not noted as seen; trying again in a minute")
+				return
+			}
+		}
+	}
+}
+
+// longConnected returns the connected devices that were last noted as seen
+// longer than seenEvery ago.
+func (p *partition) longConnected(now time.Time) (list []*envelope.Device) {
+	limit := now.Add(-seenEvery).UnixMilli()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.accounts {
+		var told uint64
+		for _, s := range a.sessions {
+			d := a.Device(s.device)
+			if d != nil && d.SeenMS < limit && told&(1<<d.Bit) == 0 {
+				told |= 1 << d.Bit
+				list = append(list, &envelope.Device{User: a.User(), Device: s.device, SeenMs: now.UnixMilli(), Since: d.Since})
+			}
+		}
+	}
+	return list
+}
+
+// repeatDevices puts every device that has not expired into the log again
+// before its last record leaves it. So a router that rebuilds the mailboxes
+// from the log alone knows all devices. It returns when ctx is done.
+func (r *Router) repeatDevices(ctx context.Context) error {
+	if r.cfg.Retention <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(max(min(r.cfg.Retention/sweepsPerRetention, sweepEvery), time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		for _, p := range r.parts.serving() {
+			n, err := p.repeatDevices(ctx)
+			r.metrics.repeated.Add(float64(n))
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn().Err(err).Int32("partition", p.index).Msg("devices were not put into the log again; trying again")
+			}
+		}
+	}
+}
+
+// repeatDevices goes through all users of the partition once. It returns how
+// many devices it put into the log.
+func (p *partition) repeatDevices(ctx context.Context) (n int, err error) {
+	for after := ""; ; {
+		users, err := p.store.Users(p.index, after, sweepUsers)
+		if err != nil || len(users) == 0 {
+			return n, err
+		}
+		for i := range users {
+			for _, d := range p.fadingDevices(&users[i]) {
+				if _, err := p.appendDevice(ctx, p.index, d); err != nil {
+					return n, err
+				}
+				n++
+				if wait.Sleep(ctx, notePause) != nil || isClosed(p.left) {
+					return n, nil
+				}
+			}
+		}
+		if !p.owned.Load() || ctx.Err() != nil {
+			return n, nil
+		}
+		after = users[len(users)-1].Name
+	}
+}
+
+// fadingDevices returns the devices of a user whose last record is about half
+// the retention old. What is in memory is newer than what was stored.
+func (p *partition) fadingDevices(stored *store.MailboxUser) (list []*envelope.Device) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.position.fenced() {
+		return nil // the next generation's topic has them
+	}
+	meta := &stored.Meta
+	if a := p.accounts[stored.Name]; a != nil {
+		meta = a.Meta()
+	}
+	now, retention := p.now(), p.cfg.Retention
+	// Between 3/8 and 1/2: those that came at once do not all go at once.
+	jitter := time.Duration(xxhash.Sum64String(stored.Name) % uint64(retention/8+1))
+	due := now.Add(jitter - retention/2).UnixMilli()
+	expired := now.Add(-p.cfg.DeviceExpiry).UnixMilli()
+	for _, d := range meta.Devices {
+		if d.NotedMS < due && d.SeenMS >= expired {
+			list = append(list, &envelope.Device{User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since})
+		}
+	}
+	return list
+}

@@ -1,0 +1,95 @@
+package mailbox
+
+import "imgo/envelope"
+
+// A mailbox may hold in memory the bodies of messages that the store has, so
+// that a client that comes back soon is answered without the disk. A body never
+// changes, so nothing here can be out of date. How much all mailboxes hold is
+// the caller's to bound.
+
+// held counts the bytes that a mailbox holds.
+type held struct {
+	// taken was allocated for bodies; live is the part of messages that still
+	// wait. Bodies that were read together share memory, so the part of those
+	// that are gone is free only when all of them are.
+	taken, live int
+}
+
+// bodyOverhead is what a message in memory costs beside its body, in bytes.
+const bodyOverhead = 112
+
+// Cost returns how many bytes the message costs in memory.
+func (e *Entry) Cost() int { return int(e.Size) + bodyOverhead }
+
+func (h *held) drop(e *Entry) {
+	e.Message, e.held, e.loose = nil, false, false
+	h.live -= e.Cost()
+}
+
+// NeedsBody reports whether the store has the message's body and memory has not.
+func (e *Entry) NeedsBody() bool { return e.stored && e.Message == nil }
+
+// Hold keeps the body of a message that the store has.
+func (m *Mailbox) Hold(e *Entry, message *envelope.Kept) {
+	if m.held == nil {
+		m.held = &held{}
+	}
+	e.Message, e.held = message, true
+	m.held.taken += e.Cost()
+	m.held.live += e.Cost()
+}
+
+// Held returns the bytes of the bodies that the mailbox holds.
+func (m *Mailbox) Held() int {
+	if m.held == nil {
+		return 0
+	}
+	return m.held.taken
+}
+
+// Wasteful reports whether most of the bytes held are of messages that went.
+func (m *Mailbox) Wasteful() bool { return m.held != nil && 2*m.held.live <= m.held.taken }
+
+// Release drops the bodies that the mailbox holds.
+func (m *Mailbox) Release() {
+	if m.held == nil {
+		return
+	}
+	for _, e := range m.entries {
+		if e.held {
+			e.Message, e.held, e.loose = nil, false, false
+		}
+	}
+	m.held = nil
+}
+
+// compactFrom is the number of loose messages from which on Compact works.
+const compactFrom = 16
+
+// Compact puts those messages of a window that are held and loose beside each
+// other. They are going to be handed out again and again, and most of what that
+// costs is the wait for memory that lies scattered.
+func Compact(window []*Entry) {
+	n, size := 0, 0
+	for _, e := range window {
+		if e.held && e.loose {
+			n++
+			size += len(e.Message.Body)
+		}
+	}
+	if n < compactFrom {
+		return
+	}
+	block, text := make([]envelope.Kept, 0, n), make([]byte, 0, size)
+	for _, e := range window {
+		if !e.held || !e.loose {
+			continue
+		}
+		at := len(text)
+		text = append(text, e.Message.Body...)
+		block = block[:len(block)+1]
+		k := &block[len(block)-1]
+		k.Id, k.Op, k.TimeMs, k.Body = e.ID, e.Message.Op, e.TimeMS, text[at:len(text):len(text)]
+		e.Message, e.loose = k, false
+	}
+}

@@ -1,0 +1,434 @@
+// Package mailbox is the state machine of one user's mailbox: the devices, the
+// pending messages and the idempotency keys. Its input is the records of the
+// kept log, in their order.
+//
+// It guarantees that a record that is applied a second time, over what it and
+// later records did, changes nothing. So the state in the store may be newer
+// than the stored position of the log.
+//
+// It takes no lock, calls no store and reads no clock: the caller guards a
+// Mailbox, passes the time and writes the changes (see TakeChanges). From
+// package store it takes only the types of what is stored.
+package mailbox
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sort"
+	"time"
+
+	"imgo/envelope"
+	"imgo/store"
+)
+
+// MaxDevices is how many devices a mailbox has room for: one bit each.
+const MaxDevices = 64
+
+// NoExpiry is a device expiry that no device reaches.
+const NoExpiry = time.Duration(math.MaxInt64)
+
+// Entry is one pending message of one user.
+type Entry struct {
+	store.MailboxEntry
+	// Message is the message as it is handed out; nobody changes it. It is nil
+	// if only the store has the body.
+	Message *envelope.Kept
+	// held: the store has the body too (see bodies.go).
+	held bool
+	// loose: the message does not lie beside its neighbours in memory.
+	loose bool
+	// stored: the store has the entry, perhaps in an older state.
+	stored bool
+	// changed: the store's state is older than this one.
+	changed bool
+	// at is when the message was applied here, Unix milliseconds; 0: before
+	// the mailbox was read from the store.
+	at int64
+}
+
+// Mailbox is one user's mailbox in memory. The bodies of its messages may be
+// in the store only. Make it with New or Load. It is not safe for concurrent
+// use.
+type Mailbox struct {
+	user    string
+	meta    store.MailboxMeta
+	entries []*Entry // in the order of their ids
+	// gone has the stored entries that were deleted since the last flush.
+	gone []*Entry
+	// used has the idempotency keys that the store does not have yet.
+	used map[string]uint64
+	held *held // nil: no body of a stored message is in memory
+
+	noStoredKeys bool // the store has no idempotency key of the user
+	metaChanged  bool
+	dirty        bool
+}
+
+// New returns the mailbox of a user of whom the store has nothing.
+func New(user string) Mailbox { return Mailbox{user: user, noStoredKeys: true} }
+
+// Load returns the mailbox of a user as the store has it. A nil meta is an
+// empty one. The store may have idempotency keys of the user.
+func Load(user string, meta *store.MailboxMeta, entries []store.MailboxEntry) Mailbox {
+	m := Mailbox{user: user}
+	if meta != nil {
+		m.meta = *meta
+	}
+	if len(entries) > 0 {
+		block := make([]Entry, len(entries))
+		m.entries = make([]*Entry, len(entries))
+		for i := range entries {
+			block[i] = Entry{MailboxEntry: entries[i], stored: true}
+			m.entries[i] = &block[i]
+		}
+	}
+	return m
+}
+
+// User returns the user's name.
+func (m *Mailbox) User() string { return m.user }
+
+// Meta returns what the mailbox has beside the messages. The caller must not
+// change it.
+func (m *Mailbox) Meta() *store.MailboxMeta { return &m.meta }
+
+// Entries returns the pending messages in the order of their ids. The caller
+// must not change the slice, nor keep it.
+func (m *Mailbox) Entries() []*Entry { return m.entries }
+
+// Find returns the entry with an id, or nil.
+func (m *Mailbox) Find(id uint64) *Entry {
+	i := m.search(id)
+	if i < len(m.entries) && m.entries[i].ID == id {
+		return m.entries[i]
+	}
+	return nil
+}
+
+func (m *Mailbox) search(id uint64) int {
+	return sort.Search(len(m.entries), func(i int) bool { return m.entries[i].ID >= id })
+}
+
+// Device returns a device, or nil. The caller must not change it.
+func (m *Mailbox) Device(name string) *store.MailboxDevice {
+	for i := range m.meta.Devices {
+		if m.meta.Devices[i].Name == name {
+			return &m.meta.Devices[i]
+		}
+	}
+	return nil
+}
+
+// Mask returns a device's bit in an entry's Waiting; 0: the device is unknown.
+func (m *Mailbox) Mask(device string) uint64 {
+	if d := m.Device(device); d != nil {
+		return 1 << d.Bit
+	}
+	return 0
+}
+
+// Push adds the message of a record at the time at, Unix milliseconds. It does
+// nothing if the message is there already. Other mailboxes may share the
+// message. Push returns how many of the oldest messages the bound cost.
+func (m *Mailbox) Push(message *envelope.Kept, at, expiresMS int64, shared bool, bound Bound) (dropped int) {
+	id := message.Id
+	i := m.search(id)
+	if i < len(m.entries) && m.entries[i].ID == id {
+		return 0
+	}
+	e := &Entry{Message: message, loose: true, at: at}
+	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
+	for _, d := range m.meta.Devices {
+		if d.Since < id {
+			e.Waiting |= 1 << d.Bit
+		}
+	}
+	e.Unclaimed = e.Waiting == 0
+	// Message times are unique and grow within a user, so that a client of
+	// 2016 may page by them.
+	m.meta.LastMS = max(m.meta.LastMS+1, message.TimeMs)
+	if e.TimeMS = m.meta.LastMS; e.TimeMS != message.TimeMs {
+		e.Message = &envelope.Kept{Id: id, Op: message.Op, Body: message.Body, TimeMs: e.TimeMS}
+	}
+	e.changed = true
+	m.entries = slices.Insert(m.entries, i, e)
+	m.dirty = true
+	if dropped = bound.excess(m); dropped > 0 {
+		for _, old := range m.entries[:dropped] {
+			m.forget(old)
+		}
+		m.entries = slices.Delete(m.entries, 0, dropped)
+		m.meta.Dropped += uint64(dropped)
+	}
+	return dropped
+}
+
+// forget notes that the store is to lose an entry, and its body the memory.
+func (m *Mailbox) forget(e *Entry) {
+	if e.held {
+		m.held.drop(e)
+	}
+	if e.stored {
+		m.gone = append(m.gone, e)
+	}
+	m.dirty = true
+}
+
+// DropLost drops a message whose body the store did not have. It reports
+// whether the body is lost: the message is still pending, its body is not in
+// memory, and it has not expired by the time nowMS, Unix milliseconds.
+func (m *Mailbox) DropLost(id uint64, nowMS int64) bool {
+	e := m.Find(id)
+	// A message that expires within a second may have left the store already.
+	if e == nil || e.Message != nil || e.ExpiresMS <= nowMS+1000 {
+		return false
+	}
+	m.forget(e)
+	m.entries = slices.DeleteFunc(m.entries, func(o *Entry) bool { return o == e })
+	m.meta.Dropped++
+	m.metaChanged = true
+	return true
+}
+
+// NoteDevice makes a device known by the record id, or notes when it was last
+// seen. A known device keeps what it has. A new device starts with what no
+// device has acknowledged; the first one takes over what waited for anybody.
+// The record was appended at notedMS. Times are Unix milliseconds.
+func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) {
+	if m.Device(name) == nil {
+		m.addDevice(name, id)
+	}
+	d := m.Device(name)
+	d.SeenMS = max(d.SeenMS, seenMS)
+	d.NotedMS = max(d.NotedMS, notedMS)
+	m.metaChanged, m.dirty = true, true
+	if d.Since != id {
+		return
+	}
+	for _, e := range m.entries {
+		if e.ID < id && (e.Unclaimed || !e.Acked) && e.Waiting&(1<<d.Bit) == 0 {
+			e.Unclaimed, e.changed = false, true
+			e.Waiting |= 1 << d.Bit
+		}
+	}
+}
+
+// RestoreDevice makes a device known whose first record has left the log: the
+// record since.
+func (m *Mailbox) RestoreDevice(name string, since uint64, seenMS int64) {
+	if m.Device(name) == nil {
+		m.addDevice(name, since)
+	}
+	d := m.Device(name)
+	d.SeenMS = max(d.SeenMS, seenMS)
+}
+
+// Seen notes when a device was last connected, Unix milliseconds. It reports
+// whether the device is known.
+func (m *Mailbox) Seen(device string, ms int64) bool {
+	d := m.Device(device)
+	if d == nil {
+		return false
+	}
+	d.SeenMS = ms
+	m.metaChanged, m.dirty = true, true
+	return true
+}
+
+// addDevice makes room for a device that is known since a record.
+func (m *Mailbox) addDevice(name string, since uint64) {
+	bit, ok := m.freeBit()
+	if !ok {
+		bit = m.dropOldestDevice()
+	}
+	m.meta.Devices = append(m.meta.Devices, store.MailboxDevice{Name: name, Bit: bit, Since: since})
+	m.metaChanged, m.dirty = true, true
+}
+
+func (m *Mailbox) freeBit() (bit uint8, ok bool) {
+	var taken uint64
+	for _, d := range m.meta.Devices {
+		taken |= 1 << d.Bit
+	}
+	free := bits.TrailingZeros64(^taken)
+	return uint8(free), free < MaxDevices
+}
+
+// dropOldestDevice forgets the device that was not seen for the longest time.
+// It returns the bit that is free now.
+func (m *Mailbox) dropOldestDevice() uint8 {
+	oldest := slices.MinFunc(m.meta.Devices, func(a, b store.MailboxDevice) int { return int(a.SeenMS - b.SeenMS) })
+	m.dropDevice(oldest.Name)
+	return oldest.Bit
+}
+
+func (m *Mailbox) dropDevice(name string) {
+	d := m.Device(name)
+	if d == nil {
+		return
+	}
+	bit := d.Bit
+	m.meta.Devices = slices.DeleteFunc(m.meta.Devices, func(o store.MailboxDevice) bool { return o.Name == name })
+	m.metaChanged, m.dirty = true, true
+	m.clear(bit, 0, math.MaxUint64)
+}
+
+// Ack takes a device's acknowledgement of ids, by the record at. It returns how
+// many messages no device waits for any more.
+func (m *Mailbox) Ack(at uint64, device string, ids []uint64) (deleted int) {
+	d := m.Device(device)
+	// A device that became known only after the record had nothing to
+	// acknowledge then: the record is applied again.
+	if d != nil && d.Since <= at {
+		for _, id := range ids {
+			deleted += m.clear(d.Bit, id, id)
+		}
+		return deleted
+	}
+	// An unknown device has nothing to acknowledge, but for the default cursor
+	// of a user without devices: what was read there is read (2016's /1/msg/get).
+	if device != "" {
+		return 0
+	}
+	before := len(m.entries)
+	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
+		if !e.Unclaimed || !slices.Contains(ids, e.ID) {
+			return false
+		}
+		m.forget(e)
+		return true
+	})
+	return before - len(m.entries)
+}
+
+// clear takes a device's bit off the entries with first ≤ id ≤ last. It drops
+// those that no device waits for any more, and returns their number.
+func (m *Mailbox) clear(bit uint8, first, last uint64) (deleted int) {
+	mask := uint64(1) << bit
+	from, to := m.search(first), len(m.entries)
+	if last < math.MaxUint64 {
+		to = m.search(last + 1)
+	}
+	keep := m.entries[:from]
+	for _, e := range m.entries[from:to] {
+		if e.Waiting&mask != 0 {
+			e.Waiting &^= mask
+			e.Acked, e.changed = true, true
+			m.dirty = true
+			if e.Waiting == 0 {
+				m.forget(e)
+				deleted++
+				continue
+			}
+		}
+		keep = append(keep, e)
+	}
+	if deleted > 0 {
+		rest := m.entries[to:]
+		end := len(keep) + len(rest)
+		keep = append(keep, rest...)
+		clear(m.entries[end:])
+		m.entries = keep
+	}
+	return deleted
+}
+
+// Expire drops the messages whose time is over. It also drops the devices that
+// were not seen for deviceExpiry, unless connected reports a session of the
+// device. It returns the number of messages.
+func (m *Mailbox) Expire(now time.Time, deviceExpiry time.Duration, connected func(device string) bool) (messages int) {
+	nowMS := now.UnixMilli()
+	before := len(m.entries)
+	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
+		if e.ExpiresMS > nowMS {
+			return false
+		}
+		m.forget(e)
+		return true
+	})
+	messages = before - len(m.entries)
+	if deviceExpiry == NoExpiry {
+		return messages
+	}
+	limit := now.Add(-deviceExpiry).UnixMilli()
+	for i := len(m.meta.Devices) - 1; i >= 0; i-- {
+		if d := m.meta.Devices[i]; d.SeenMS < limit && !connected(d.Name) {
+			m.dropDevice(d.Name)
+		}
+	}
+	return before - len(m.entries)
+}
+
+// Prev returns the id of the message pending for a device before id; 0: none.
+func (m *Mailbox) Prev(mask uint64, id uint64) uint64 {
+	for i := m.search(id) - 1; i >= 0; i-- {
+		if m.entries[i].Waiting&mask != 0 {
+			return m.entries[i].ID
+		}
+	}
+	return 0
+}
+
+// Newest returns the newest message pending for a device that was applied by
+// the deadline, Unix milliseconds. ok is false if there is none.
+func (m *Mailbox) Newest(mask uint64, deadline int64) (id uint64, ok bool) {
+	for i := len(m.entries) - 1; i >= 0; i-- {
+		if e := m.entries[i]; e.Waiting&mask != 0 && e.at <= deadline {
+			return e.ID, true
+		}
+	}
+	return 0, false
+}
+
+// Pending returns the number of messages that wait for a device.
+func (m *Mailbox) Pending(mask uint64) (n int) {
+	for _, e := range m.entries {
+		if e.Waiting&mask != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// windowOverhead is what a message of a window counts beside its body, in
+// bytes: about what its frame has more. So a window of very small messages
+// fits into what may be pending for a session, as the others do.
+const windowOverhead = 24
+
+// Window appends to out what is pending for a device after an id, in order: at
+// most maxMessages and maxBytes, but one message always. more reports whether
+// there is more.
+func (m *Mailbox) Window(
+	out []*Entry, mask uint64, after uint64, nowMS int64, maxMessages, maxBytes int,
+) (_ []*Entry, more bool) {
+	size := 0
+	for _, e := range m.entries[m.search(after+1):] {
+		if e.Waiting&mask == 0 || e.ExpiresMS <= nowMS {
+			continue
+		}
+		if len(out) > 0 && (len(out) >= maxMessages || size+int(e.Size)+windowOverhead > maxBytes) {
+			return out, true
+		}
+		out = append(out, e)
+		size += int(e.Size) + windowOverhead
+	}
+	return out, false
+}
+
+// Used returns the id of the message that used an idempotency key; 0: none.
+// known is false if only the store can tell.
+func (m *Mailbox) Used(key string) (id uint64, known bool) {
+	if id, ok := m.used[key]; ok {
+		return id, true
+	}
+	return 0, m.noStoredKeys
+}
+
+// Use notes that the message id used an idempotency key.
+func (m *Mailbox) Use(key string, id uint64) {
+	if m.used == nil {
+		m.used = make(map[string]uint64, 1)
+	}
+	m.used[key] = id
+}
