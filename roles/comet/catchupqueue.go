@@ -67,7 +67,7 @@ func (q *catchUpQueue) ask(s *session) {
 	}
 	s.catchUp.sent(c.now(), s.last)
 	req := &envelope.CatchUpRequest{
-		To: s.address(), User: s.user, Device: s.device, After: s.last, Floor: s.floor,
+		To: s.addressKey().Address(), User: s.user, Device: s.device, After: s.last, Floor: s.floor,
 		MaxMessages: uint32(c.cfg.CatchUpMessages), MaxBytes: uint32(c.cfg.CatchUpBytes),
 	}
 	s.out.Unlock()

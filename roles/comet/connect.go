@@ -69,7 +69,7 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 	stopping := errors.Is(p.Err, admission.ErrStopping)
 	if s != nil && stopping {
-		s.shutDown()
+		s.close(protocol.CloseShutdown, "the server is stopping")
 		return
 	}
 	if s != nil {

@@ -2,6 +2,8 @@ package comet
 
 import (
 	"time"
+
+	"imgo/protocol"
 )
 
 // drainStep is how often the drain closes the next few sessions.
@@ -29,7 +31,7 @@ func (c *Comet) drain() {
 	}()
 	deadline := time.After(c.cfg.CloseTimeout)
 	for {
-		c.table.each(func(s *session) { s.shutDown() })
+		c.table.each(func(s *session) { s.close(protocol.CloseShutdown, "the server is stopping") })
 		select {
 		case <-gone:
 			c.stopped()
@@ -71,7 +73,7 @@ func (c *Comet) closePaced(sessions []*session) {
 	for {
 		due := min(int(perSecond*(time.Since(started)+drainStep).Seconds())+1, len(sessions))
 		for ; closed < due; closed++ {
-			sessions[closed].shutDown()
+			sessions[closed].close(protocol.CloseShutdown, "the server is stopping")
 		}
 		if closed == len(sessions) {
 			return

@@ -9,9 +9,6 @@ import (
 	"imgo/transport"
 )
 
-// This file is the read side of a session. One goroutine at a time reads: that
-// of the poller, a worker, or the goroutine of a connection that has one.
-
 // halfCloseTimeout is how long a client that ended its side of the stream still
 // gets what is queued for it.
 const halfCloseTimeout = time.Second
@@ -20,139 +17,154 @@ const halfCloseTimeout = time.Second
 // itself. A worker handles the rest.
 const maxInline = 16
 
+// reader is the read side of a session. One goroutine at a time reads: that of the
+// poller, a worker, or the goroutine of a connection that has one.
+type reader struct{ *session }
+
 // Readable is called by the poller's goroutine when there is something to read.
-// While nothing else happens, that goroutine handles the packets itself, which
-// spares waking another one. It leaves to a worker whatever may have to wait.
 func (s *session) Readable(alone bool) {
-	if !alone {
+	if alone {
+		reader{s}.readInline()
+	} else {
 		s.comet.workers.Run(s)
-		return
 	}
+}
+
+// Run reads until the connection is parked or has ended. It makes a session an
+// admission.Task.
+func (s *session) Run() { reader{s}.read() }
+
+// readInline runs on the poller's goroutine while nothing else happens on any
+// connection. It handles packets itself, which spares waking another goroutine, and
+// leaves to a worker whatever may have to wait.
+func (r reader) readInline() {
 	for range maxInline {
-		p, err := admission.ReadPacket(s.out.Conn())
+		p, err := admission.ReadPacket(r.out.Conn())
 		switch {
 		case errors.Is(err, transport.ErrIdle):
 			return
 		case err != nil:
-			s.endInline(err)
+			r.endInline(err)
 			return
 		}
-		live, pause := s.received()
+		live, delay := r.received()
 		switch {
 		case !live:
-		case pause > 0 || mayWait(p.Op):
-			s.comet.workers.Run(&unhandled{s, p, pause})
+		case delay > 0 || mayWait(p.Op):
+			r.comet.workers.Run(&unhandled{r, p, delay})
 			return
 		default:
-			s.handle(p)
+			r.handle(p)
 		}
 	}
-	s.comet.workers.Run(s)
+	r.comet.workers.Run(r.session)
 }
 
 // unhandled is a packet that the poller's goroutine has read and left to a
-// worker, with the pause that has to pass before it is handled.
+// worker, with the delay that has to pass before it is handled.
 type unhandled struct {
-	s      *session
+	reader
 	packet transport.Packet
-	pause  time.Duration
+	delay  time.Duration
 }
 
 // Run handles the packet and goes on reading.
 func (u *unhandled) Run() {
-	u.s.pause(u.pause)
-	u.s.handle(u.packet)
-	u.s.Run()
+	u.pause(u.delay)
+	u.handle(u.packet)
+	u.read()
 }
 
-// Run handles packets until the connection is parked or has ended, and with it
+// read handles packets until the connection is parked or has ended, and with it
 // the session. A session that is closing reads on and drops the packets, so that
 // no reset destroys its goodbye.
-func (s *session) Run() {
+func (r reader) read() {
 	for {
-		p, err := admission.ReadPacket(s.out.Conn())
+		p, err := admission.ReadPacket(r.out.Conn())
 		switch {
 		case errors.Is(err, transport.ErrIdle):
 			return
 		case err != nil:
-			s.finish(s.readError(err))
-			s.comet.admission.Release(s.out.Conn())
+			r.end(r.retire(r.readError(err)))
 			return
 		}
-		if live, pause := s.received(); live {
-			s.pause(pause)
-			s.handle(p)
+		if live, delay := r.received(); live {
+			r.pause(delay)
+			r.handle(p)
 		}
 	}
 }
 
 // received takes note of a packet. It reports whether the session is live, so
-// that the packet is to be handled, and returns the pause that has to pass
+// that the packet is to be handled, and returns the delay that has to pass
 // before that, so that the client keeps to its rate.
-func (s *session) received() (live bool, pause time.Duration) {
-	now := s.comet.now()
-	s.heard.Store(int64(now))
-	s.out.Lock()
-	live = s.state == stateLive
-	s.ackArrivedLocked(true)
-	s.out.Unlock()
+func (r reader) received() (live bool, delay time.Duration) {
+	now := r.comet.now()
+	r.heard.Store(int64(now))
+	r.out.Lock()
+	live = r.state == stateLive
+	r.ackArrivedLocked(true)
+	r.out.Unlock()
 	if !live {
 		return false, 0
 	}
-	if pause = s.throttle.take(now, s.comet.cfg.UpstreamRate, s.comet.cfg.UpstreamBurst); pause > 0 {
-		s.comet.metrics.throttled.Inc()
+	if delay = r.throttle.take(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst); delay > 0 {
+		r.comet.metrics.throttled.Inc()
 	}
-	return true, pause
+	return true, delay
 }
 
 // readError notes why reading failed. It returns for how long the client may
 // still take what is queued for it.
-func (s *session) readError(err error) (grace time.Duration) {
+func (r reader) readError(err error) (grace time.Duration) {
 	var bad *transport.ProtocolError
 	switch {
 	case errors.Is(err, io.EOF):
 		return halfCloseTimeout
 	case errors.As(err, &bad):
-		s.comet.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
-		s.close(bad.Code, bad.Reason)
+		r.comet.metrics.badPackets.WithLabelValues(bad.Kind).Inc()
+		r.close(bad.Code, bad.Reason)
 	}
 	return 0
 }
 
 // endInline ends the session on the poller's goroutine if nothing has to be
 // waited for, and else on a worker.
-func (s *session) endInline(err error) {
-	grace := s.retire(s.readError(err))
-	if s.out.Idle() != nil {
-		s.comet.workers.Run(&unfinished{s, grace})
+func (r reader) endInline(err error) {
+	grace := r.retire(r.readError(err))
+	if r.out.Idle() != nil {
+		r.comet.workers.Run(&unfinished{r, grace})
 		return
 	}
-	s.conclude()
-	s.comet.admission.Release(s.out.Conn())
+	r.end(0)
+}
+
+// end ends the session after retire. The client may take what is queued for it
+// within the grace.
+func (r reader) end(grace time.Duration) {
+	r.out.Wait(grace)
+	r.conclude()
+	r.comet.admission.Release(r.out.Conn())
 }
 
 // unfinished is a session whose end has to wait for what is queued.
 type unfinished struct {
-	s     *session
+	reader
 	grace time.Duration
 }
 
 // Run ends the session.
-func (u *unfinished) Run() {
-	u.s.awaitWriter(u.grace)
-	u.s.conclude()
-	u.s.comet.admission.Release(u.s.out.Conn())
-}
+func (u *unfinished) Run() { u.end(u.grace) }
 
 // pause holds the reader back for d. It returns early if the session is being
 // closed.
-func (s *session) pause(d time.Duration) {
+func (r reader) pause(d time.Duration) {
 	const step = 100 * time.Millisecond
 	for ; d > 0; d -= step {
 		time.Sleep(min(d, step))
-		s.out.Lock()
-		live := s.state == stateLive
-		s.out.Unlock()
+		r.out.Lock()
+		live := r.state == stateLive
+		r.out.Unlock()
 		if !live {
 			return
 		}

@@ -90,27 +90,22 @@ func (s *session) ownExtras() {
 	}
 }
 
-// publicName names the session to callers and to its client.
-func (s *session) publicName() string { return s.addressKey().Name() }
-
 // keyNameLocked returns the key that callers know the session by.
 func (s *session) keyNameLocked() string {
 	if s.key != "" || s.state == stateConnecting { // logic names it
 		return s.key
 	}
-	return s.publicName()
+	return s.addressKey().Name()
 }
 
 func (s *session) addressKey() envelope.AddressKey {
 	return envelope.AddressKey{Comet: s.comet.cfg.Name, Session: s.id}
 }
 
-func (s *session) address() *envelope.Address { return s.addressKey().Address() }
-
 // describeLocked returns the session as logic, router and the API know it.
 func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
-		Address: s.address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
+		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
 	}
@@ -142,15 +137,17 @@ func (s *session) enqueueLocked(frame []byte, id uint64) {
 }
 
 // close ends the session with a reason. The client gets all that is queued, and
-// then the reason in op 6. Closing twice does nothing.
-func (s *session) close(code protocol.CloseCode, reason string) { s.closeTo(code, reason, nil) }
-
-// closeTo is close for a client that may connect to the other addresses instead.
-func (s *session) closeTo(code protocol.CloseCode, reason string, others []string) {
+// then the reason in op 6. A client of a comet that stops is told where else it
+// may connect. Closing twice does nothing.
+func (s *session) close(code protocol.CloseCode, reason string) {
 	s.out.Lock()
 	defer s.out.Unlock()
 	if s.state > stateLive {
 		return
+	}
+	var others []string
+	if code == protocol.CloseShutdown {
+		others = s.comet.others(s.gen, s.out.Conn().Traits().Scheme)
 	}
 	s.takeBroadcastsLocked()
 	s.ownExtras()
@@ -160,29 +157,6 @@ func (s *session) closeTo(code protocol.CloseCode, reason string, others []strin
 	// not take what is queued.
 	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)
 	_ = s.out.Conn().SetReadDeadline(s.closeBy)
-}
-
-// shutDown closes the session because the comet stops.
-func (s *session) shutDown() {
-	s.out.Lock()
-	closed := s.state > stateLive
-	s.out.Unlock()
-	if !closed {
-		s.closeTo(protocol.CloseShutdown, "the server is stopping", s.comet.others(s.gen, s.out.Conn().Traits().Scheme))
-	}
-}
-
-// abortLocked ends the session because its connection failed with err. The
-// outbox closes the connection.
-func (s *session) abortLocked(err error) {
-	if s.state <= stateLive {
-		s.state = stateEnded
-		if errors.Is(err, outbox.ErrSlow) && s.code == 0 {
-			s.ownExtras()
-			s.code, s.reason = protocol.CloseSlow, err.Error()
-		}
-	}
-	s.ackArrivedLocked(false)
 }
 
 // markBusyLocked makes the sweep look at the session.
@@ -225,8 +199,18 @@ func (s *session) IdleLocked() {
 	s.askIfDueLocked()
 }
 
-// FailedLocked ends the session after a write failed.
-func (s *session) FailedLocked(err error) { s.abortLocked(err) }
+// AbortLocked ends the session because its connection failed with err. The outbox
+// drops what is queued and closes the connection.
+func (s *session) AbortLocked(err error) {
+	if s.state <= stateLive {
+		s.state = stateEnded
+		if errors.Is(err, outbox.ErrSlow) && s.code == 0 {
+			s.ownExtras()
+			s.code, s.reason = protocol.CloseSlow, err.Error()
+		}
+	}
+	s.ackArrivedLocked(false)
+}
 
 // CloseReasonLocked returns why the server closed the session; 0: it did not.
 func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }

@@ -10,8 +10,8 @@ import (
 )
 
 // activate makes a session live: the auth reply goes out first, then what was
-// held meanwhile. A session that was closed while logic was asked stays so,
-// and is detached like any other as it ends.
+// queued meanwhile. A session that was closed while logic was asked stays closed.
+// Logic is told when it ends, as with any other.
 func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Lock()
@@ -32,7 +32,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	c.metrics.sessionsOf[s.gen].Inc()
 	until := c.joinBy()
 	for _, room := range rooms {
-		if !s.join(room, until) {
+		if !(reader{s}).join(room, until) {
 			break
 		}
 	}
@@ -52,7 +52,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	if len(backlog.GetMessages()) > 0 {
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
-	s.out.StartLocked(s, s.authReply(seq, reply))
+	s.out.StartLocked(s, s.encodeAuthReply(seq, reply))
 	s.heard.Store(int64(c.now()))
 	if s.catchUp.state == catchUpSent {
 		s.catchUp.sentAt = c.now()
@@ -64,20 +64,23 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 		c.metrics.add(&t)
 	}
 	s.askIfDueLocked()
-	if e := c.log.Debug(); e.Enabled() { // or the address is put into words for nobody
+	if e := c.log.Debug(); e.Enabled() { // else the address is not formatted
 		e.Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
 			Str("generation", s.gen.String()).Str("remote", remoteString(s.out.Conn())).Msg("session connected")
 	}
 }
 
-// authReply is op 8: empty, or for version 2 what the client is to know.
-func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
+// encodeAuthReply makes op 8. Its body is empty, but for version 2:
+//
+//	{"session":"…","user":"…","heartbeat":60,"pending":0}
+//
+// with the heartbeat in seconds.
+func (s *session) encodeAuthReply(seq int32, reply *envelope.ConnectReply) []byte {
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
 	}
-	// {"session":"…","user":"…","heartbeat":60,"pending":0}, the heartbeat in seconds.
 	body := append(make([]byte, 0, 192), `{"session":`...)
-	body = appendQuoted(body, s.publicName())
+	body = appendQuoted(body, s.addressKey().Name())
 	body = append(body, `,"user":`...)
 	body = appendQuoted(body, reply.GetUser())
 	body = append(body, `,"heartbeat":`...)
@@ -87,21 +90,14 @@ func (s *session) authReply(seq int32, reply *envelope.ConnectReply) []byte {
 	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
 }
 
-// finish ends the session, once, when nothing is read any more: out of the
-// table first, so that nothing else arrives, then the rest of what was queued
-// (for a client that may still read it), then logic is told what arrived and
-// that the session is gone.
-func (s *session) finish(grace time.Duration) {
-	s.awaitWriter(s.retire(grace))
-	s.conclude()
-}
-
-// retire is the part of finish before the first wait. It returns for how long
-// the client may still take what was queued.
+// retire begins the end of a session, once, when nothing is read any more. It takes
+// the session out of the table, so that nothing more arrives, and flushes what is
+// queued. The caller waits for the outbox, for at most the returned time, and then
+// calls conclude.
 func (s *session) retire(grace time.Duration) time.Duration {
 	c := s.comet
 	c.table.remove(s)
-	authenticated := s.user != "" // set by this goroutine
+	authenticated := s.user != "" // written by this goroutine only
 	if authenticated {
 		c.table.live.Add(-1)
 		c.metrics.sessionsOf[s.gen].Dec()
@@ -133,8 +129,9 @@ func (s *session) retire(grace time.Duration) time.Duration {
 	return grace
 }
 
-// conclude is the part of finish after the first wait. It does not wait if the
-// session's writer has ended.
+// conclude ends a session that retire was called for: it closes the connection and
+// tells logic what has arrived and that the session is gone. It does not wait if
+// the outbox is idle.
 func (s *session) conclude() {
 	c := s.comet
 	s.out.Lock()
@@ -142,7 +139,7 @@ func (s *session) conclude() {
 	code, reason := s.code, s.reason
 	s.out.Unlock()
 	_ = s.out.Conn().Close(code, reason)
-	s.awaitWriter(-1)
+	s.out.Wait(-1) // not for long: the connection is closed
 	c.metrics.ended(code)
 	if s.user == "" { // it was never authenticated
 		return
@@ -150,37 +147,18 @@ func (s *session) conclude() {
 	if reason == "" {
 		reason = "closed by the client"
 	}
-	// Counted for its owner until the owner is told: counts that differ for
-	// longer would make it doubt all sessions of this comet.
+	// The session is counted for its owner until just before the owner is told. A
+	// count that differs for longer makes the owner doubt all sessions of this comet.
 	c.table.unplace(s)
-	// The client may be back in a moment: let logic know what it has by then.
+	// The client may be back in a moment. By then logic must know what it has.
 	c.acks.flush()
-	c.detaches.add(&envelope.Detached{Session: s.address(), User: s.user, Device: s.device, Reason: reason}, false)
+	c.detaches.add(&envelope.Detached{Session: s.addressKey().Address(), User: s.user, Device: s.device, Reason: reason}, false)
 	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
 		Int32("code", int32(code)).Str("reason", reason).Msg("session ended")
 }
 
-// awaitWriter waits for the writer, if there is one, for at most d; negative:
-// for as long as it takes, which is not long once the connection is closed.
-func (s *session) awaitWriter(d time.Duration) {
-	gone := s.out.Idle()
-	if gone == nil || d == 0 {
-		return
-	}
-	if d < 0 {
-		<-gone
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-gone:
-	case <-timer.C:
-	}
-}
-
 // acknowledge tells logic, in a batch with others, that kept messages have
-// arrived; by says who said so. The session's mu may be held.
+// arrived. by is the label of the counter. The session may be locked.
 func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
 	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
 	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids}, false)

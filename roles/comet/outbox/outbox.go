@@ -43,9 +43,9 @@ type Owner interface {
 	// IdleLocked says that nothing is queued or being written any more. It is not
 	// called after a frame that was written at once.
 	IdleLocked()
-	// FailedLocked says that the connection takes nothing more. The outbox drops
+	// AbortLocked says that the connection failed with err, or ErrSlow. The outbox drops
 	// its frames and closes the connection.
-	FailedLocked(err error)
+	AbortLocked(err error)
 	// CloseReasonLocked returns what the outbox closes the connection with, after
 	// CloseLocked or a failure.
 	CloseReasonLocked() (protocol.CloseCode, string)
@@ -205,7 +205,7 @@ func (o *Outbox) write(owner Owner) {
 		clear(q.writing)
 		o.mu.Lock()
 		if err != nil {
-			o.failedLocked(owner, err)
+			o.dropFailedLocked(owner, err)
 			break
 		}
 	}
@@ -220,12 +220,12 @@ func (o *Outbox) write(owner Owner) {
 	}
 }
 
-// failedLocked tells the owner that a write failed and drops all frames.
-func (o *Outbox) failedLocked(owner Owner, err error) {
+// dropFailedLocked tells the owner that a write failed and drops all frames.
+func (o *Outbox) dropFailedLocked(owner Owner, err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = ErrSlow
 	}
-	owner.FailedLocked(err)
+	owner.AbortLocked(err)
 	o.DropLocked()
 	o.mode |= closing
 }
@@ -268,6 +268,24 @@ func (o *Outbox) writtenLocked(owner Owner, frames []frame) {
 		if f.id != 0 {
 			owner.WrittenLocked(f.id, end)
 		}
+	}
+}
+
+// Wait waits until nothing is being written, for at most d. A d below 0 is no bound.
+func (o *Outbox) Wait(d time.Duration) {
+	idle := o.Idle()
+	if idle == nil || d == 0 {
+		return
+	}
+	if d < 0 {
+		<-idle
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
 	}
 }
 

@@ -117,6 +117,6 @@ func (o *Outbox) AbortIfSlowLocked(owner Owner) {
 
 // abortLocked gives up a polled connection. Its reader finds that out.
 func (o *Outbox) abortLocked(owner Owner, err error) {
-	o.failedLocked(owner, err)
+	o.dropFailedLocked(owner, err)
 	o.closeConnLocked(owner)
 }

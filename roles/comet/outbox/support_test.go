@@ -41,7 +41,7 @@ func (o *owner) WrittenLocked(id uint64, end int64) {
 	o.ids, o.ends = append(o.ids, id), append(o.ends, end)
 }
 
-func (o *owner) FailedLocked(err error) {
+func (o *owner) AbortLocked(err error) {
 	o.failed = err
 	if errors.Is(err, outbox.ErrSlow) {
 		o.code = protocol.CloseSlow

@@ -1,0 +1,278 @@
+package comet
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"imgo/envelope"
+	"imgo/protocol"
+	"imgo/transport"
+)
+
+// testReply is what imgo 2016 answered op 254.
+const testReply = `{"test":"come on"}`
+
+// handle acts on one packet of an authenticated session, as the server of its
+// client's generation did.
+func (r reader) handle(p transport.Packet) {
+	switch p.Op {
+	case protocol.OpHeartbeat:
+		r.countPacket("heartbeat")
+		r.reply(p, protocol.OpHeartbeatReply, r.heartbeatBody())
+		return
+	case protocol.OpAuth:
+		r.bad("second_auth", "auth was sent twice")
+		return
+	}
+	if r.gen == genImgo {
+		r.handleImgo(p)
+		return
+	}
+	switch p.Op {
+	case protocol.OpChangeRoom:
+		r.changeRoom(p)
+	case protocol.OpSubscribe:
+		r.subscribe(p, protocol.OpSubscribeReply, insert)
+	case protocol.OpUnsubscribe:
+		r.subscribe(p, protocol.OpUnsubscribeReply, remove)
+	default:
+		if r.gen != genV2 || !r.handleV2(p) {
+			r.upstream(p)
+		}
+	}
+}
+
+// mayWait reports whether a packet of operation op may have to wait for logic. The
+// poller's goroutine leaves such a packet to a worker.
+func mayWait(op int32) bool {
+	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom
+}
+
+// handleImgo does what imgo 2016 did: op 4 is echoed as op 5, op 254 is answered,
+// and any other operation ends the connection.
+func (r reader) handleImgo(p transport.Packet) {
+	switch p.Op {
+	case protocol.OpSend:
+		r.countPacket("send")
+		r.reply(p, protocol.OpMessage, p.Body)
+	case protocol.OpTest:
+		r.countPacket("test")
+		r.reply(p, protocol.OpTestReply, []byte(testReply))
+	default:
+		r.bad("unknown_op", fmt.Sprintf("operation %d is unknown", p.Op))
+	}
+}
+
+// handleV2 handles the operations that only version 2 has. It reports whether the
+// packet has one of them.
+func (r reader) handleV2(p transport.Packet) bool {
+	switch p.Op {
+	case protocol.OpAck:
+		r.ackPacket(p)
+	case protocol.OpJoinRoom:
+		r.joinRoom(p)
+	case protocol.OpLeaveRoom:
+		r.leaveRoom(p)
+	default:
+		return false
+	}
+	return true
+}
+
+// upstream answers op 4 and every operation that comet does not know as goim did:
+// with the same operation and no body. The message itself goes nowhere.
+func (r reader) upstream(p transport.Packet) {
+	op := "upstream"
+	if p.Op == protocol.OpSend {
+		op = "send"
+	}
+	r.countPacket(op)
+	r.reply(p, p.Op, nil)
+}
+
+// reply answers packet p. The replies to a client that sends and does not read are
+// dropped and counted when they are over the session's bound.
+func (r reader) reply(p transport.Packet, op int32, body []byte) {
+	version := p.Version
+	if r.gen == genV2 {
+		version = protocol.Version2
+	}
+	b := transport.EncodeReply(r.form, version, op, p.Seq, 0, body)
+	r.out.Lock()
+	defer r.out.Unlock()
+	switch {
+	case r.state != stateLive:
+	case !r.out.FitsLocked(len(b)):
+		r.comet.metrics.count(kindReply, outDropped)
+	default:
+		r.enqueueLocked(b, 0)
+		r.out.FlushLocked(r.session) // neither a reply nor what comes before it is held back
+		r.comet.metrics.count(kindReply, outWritten)
+	}
+}
+
+func (r reader) countPacket(op string) { r.comet.metrics.packets.WithLabelValues(op).Inc() }
+
+// bad closes the session, whose client sent what the protocol does not allow.
+func (r reader) bad(kind, reason string) {
+	r.comet.metrics.badPackets.WithLabelValues(kind).Inc()
+	r.close(protocol.CloseBadPacket, reason)
+}
+
+// heartbeatBody returns the number of sessions in the room for a goim client, and
+// nothing for the others.
+func (r reader) heartbeatBody() []byte {
+	if r.gen != genGoim {
+		return nil
+	}
+	online := uint32(0)
+	if rooms := r.roomList(); len(rooms) > 0 {
+		online = min(r.comet.announcer.online(rooms[0]), math.MaxInt32)
+	}
+	return binary.BigEndian.AppendUint32(nil, online)
+}
+
+// room returns the room that a packet names. Without a valid one it closes the
+// session, and ok is false. An empty name is valid if allowEmpty is set.
+func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool) {
+	r.countPacket("room")
+	room, err := bodyText(r.form, p.Body)
+	if err == nil && !(allowEmpty && room == "") {
+		err = envelope.CheckName("room", room)
+	}
+	if err != nil {
+		r.bad("bad_room", err.Error())
+		return "", false
+	}
+	return room, true
+}
+
+// changeRoom puts the session into one room only, or into none.
+func (r reader) changeRoom(p transport.Packet) {
+	room, ok := r.room(p, true)
+	if !ok {
+		return
+	}
+	for _, old := range slices.Clone(r.roomList()) {
+		if old != room {
+			r.leave(old)
+		}
+	}
+	if room != "" && !r.join(room, r.comet.joinBy()) {
+		return
+	}
+	r.reply(p, protocol.OpChangeRoomReply, p.Body)
+}
+
+func (r reader) joinRoom(p transport.Packet) {
+	room, ok := r.room(p, false)
+	if !ok {
+		return
+	}
+	rooms := r.roomList()
+	if limit := r.comet.cfg.RoomsPerSession; len(rooms) >= limit && !rooms.has(room) {
+		r.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
+		return
+	}
+	if r.join(room, r.comet.joinBy()) {
+		r.reply(p, protocol.OpJoinRoomReply, p.Body)
+	}
+}
+
+func (r reader) leaveRoom(p transport.Packet) {
+	if room, ok := r.room(p, false); ok {
+		r.leave(room)
+		r.reply(p, protocol.OpLeaveRoomReply, p.Body)
+	}
+}
+
+// roomList returns the session's rooms. Only the reader changes them, so that it
+// need not keep the lock.
+func (r reader) roomList() roomSet {
+	r.out.Lock()
+	defer r.out.Unlock()
+	return r.rooms
+}
+
+// joinBy returns when a join that begins now must be done.
+func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
+
+// join returns true once every message that is pushed to the room from then on
+// reaches the session. If that is not so in time it closes the session and returns
+// false. The client then comes back, perhaps to another comet. It is never a member
+// that misses messages without knowing it.
+func (r reader) join(room string, until time.Time) bool {
+	if r.roomList().has(room) {
+		return true
+	}
+	r.comet.table.join(room, r.session)
+	r.out.Lock()
+	r.takeBroadcastsLocked()
+	r.ownExtras()
+	r.rooms.add(room)
+	r.out.Unlock()
+	if err := r.comet.opener.open(room, until); err != nil {
+		r.comet.log.Debug().Err(err).Uint64("session", r.id).Str("room", room).Msg("room could not be opened: session closed")
+		r.close(protocol.CloseOverload, "the room cannot be joined now")
+		return false
+	}
+	return true
+}
+
+func (r reader) leave(room string) {
+	if !r.roomList().has(room) {
+		return
+	}
+	r.comet.table.leave(room, r.session)
+	r.out.Lock()
+	r.takeBroadcastsLocked()
+	r.rooms.remove(room)
+	r.out.Unlock()
+}
+
+// subscribe changes which operations the session accepts. A list that cannot be
+// read is empty, as it was with goim, but version 2 is told that it is wrong.
+func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32, int32) []int32) {
+	r.countPacket("subscribe")
+	ops, err := bodyOperations(r.form, p.Body)
+	if err != nil && r.gen == genV2 {
+		r.bad("bad_operations", err.Error())
+		return
+	}
+	r.out.Lock()
+	accepts := slices.Clone(r.accepts)
+	r.out.Unlock()
+	for _, op := range ops {
+		if accepts = change(accepts, op); len(accepts) > maxAccepts {
+			r.bad("too_many_operations", fmt.Sprintf("operations: a session may accept at most %d", maxAccepts))
+			return
+		}
+	}
+	r.out.Lock()
+	r.takeBroadcastsLocked()
+	r.ownExtras()
+	r.accepts = accepts
+	r.out.Unlock()
+	r.reply(p, replyOp, p.Body)
+}
+
+// ackPacket takes the client's acknowledgements. The answer, if the client asks for
+// one, says that comet has them. They are durable a moment later. A message whose
+// acknowledgement is lost before that comes again at the next session.
+func (r reader) ackPacket(p transport.Packet) {
+	r.countPacket("ack")
+	ids, err := bodyAckIDs(r.form, p.Body)
+	if err != nil {
+		r.bad("bad_ack", err.Error())
+		return
+	}
+	if len(ids) > 0 {
+		r.comet.acknowledge(r.session, ids, "client")
+	}
+	if p.Seq != 0 {
+		r.reply(p, protocol.OpAckReply, nil)
+	}
+}
