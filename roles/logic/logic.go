@@ -121,7 +121,7 @@ func (a timedAuthenticator) Authenticate(ctx context.Context, token, mid string)
 	start := time.Now()
 	id, err := a.Authenticator.Authenticate(ctx, token, mid)
 	a.seconds.Observe(time.Since(start).Seconds())
-	return id, answered(err)
+	return id, asUnavailable(err)
 }
 
 // Run keeps the keys of JWTs up to date until ctx is done. It then refuses new

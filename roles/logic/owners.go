@@ -89,17 +89,18 @@ func passing(err error) bool {
 	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
 }
 
-// attempted wraps err with what was attempted, as answered has it.
+// attempted wraps err with what was attempted. A deadline that passed becomes
+// envelope.ErrUnavailable.
 func attempted(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", what, answered(err))
+	return fmt.Errorf("%s: %w", what, asUnavailable(err))
 }
 
-// answered turns a deadline that passed into envelope.ErrUnavailable: to the
+// asUnavailable turns a deadline that passed into envelope.ErrUnavailable: to the
 // caller it is a role that did not answer. It returns other errors as they are.
-func answered(err error) error {
+func asUnavailable(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) && !coded(err) {
 		return fmt.Errorf("%w (%w)", envelope.Errorf(envelope.CodeUnavailable, "no answer in time"), err)
 	}

@@ -77,7 +77,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	// close. Recheck finds the revocation.
 	if err := h.auth.Recheck(ctx, id); err != nil {
 		h.undoAttach(ctx, partition, session)
-		return nil, answered(err)
+		return nil, asUnavailable(err)
 	}
 	// A kick that cannot be published does not undo the connect: the sessions
 	// that were to end go on.
