@@ -70,6 +70,9 @@ func (s *keySet) find(alg, kid string) []jwt.VerificationKey {
 	return s.keys[keyName{alg, kid}]
 }
 
+// parser reads keys. skipped says why entries were left out.
+type parser func(data []byte) (keys []key, skipped []error, err error)
+
 // parsePEM reads the public keys and certificates of a PEM file.
 func parsePEM(data []byte) (keys []key, skipped []error, err error) {
 	for {
@@ -111,7 +114,7 @@ func parseBlock(block *pem.Block) (any, error) {
 	return nil, errors.New("it must be a PUBLIC KEY or a CERTIFICATE")
 }
 
-// parseJWKS returns a function that reads a JWKS. Each entry stands alone (RFC
+// parseJWKS returns a parser of a JWKS. Each entry stands alone (RFC
 // 7517, section 5): one that is unreadable, or for another use or algorithm, is
 // skipped, with the reason. A set without a usable key is an error. Secrets are
 // used only if secrets is true: a set that was fetched holds public keys.
@@ -120,7 +123,7 @@ func parseBlock(block *pem.Block) (any, error) {
 // keyfunc/v3 refuse a whole set for one bad entry, use secrets of a fetched set,
 // let a token without a name try every key, and make a client whose key has
 // just been rotated wait in the queue of a rate limiter.
-func parseJWKS(secrets bool) func(data []byte) (keys []key, skipped []error, err error) {
+func parseJWKS(secrets bool) parser {
 	return func(data []byte) (keys []key, skipped []error, err error) {
 		var set struct {
 			Keys []json.RawMessage `json:"keys"`

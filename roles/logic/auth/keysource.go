@@ -60,7 +60,7 @@ type keySource struct {
 type keyOrigin struct {
 	name  string
 	read  func(ctx context.Context) ([]byte, error)
-	parse func(data []byte) (keys []key, skipped []error, err error)
+	parse parser
 	// interval is how often it is read, and minInterval how often at most.
 	interval, minInterval time.Duration
 
@@ -72,29 +72,20 @@ type keyOrigin struct {
 
 func newKeySource(cfg Config, log zerolog.Logger, reg prometheus.Registerer) (*keySource, error) {
 	s := &keySource{cfg: cfg, log: log, refreshing: make(chan struct{}, 1)}
-	addFile := func(path string, parse func([]byte) ([]key, []error, error)) error {
-		// The half lets every tick of run read the file.
-		file := &keyOrigin{name: path, read: fileReader(path), parse: parse, interval: fileInterval / 2, minInterval: minFileInterval}
-		if _, err := s.update(context.Background(), file); err != nil {
-			return fmt.Errorf("read keys for tokens from %s: %w", path, err)
-		}
-		s.origins = append(s.origins, file)
-		return nil
-	}
 	if cfg.PublicKeyFile != "" {
-		if err := addFile(cfg.PublicKeyFile, parsePEM); err != nil {
-			return nil, err
-		}
+		s.origins = append(s.origins, newKeyFile(cfg.PublicKeyFile, parsePEM))
 	}
 	if cfg.JWKSFile != "" {
-		if err := addFile(cfg.JWKSFile, parseJWKS(true)); err != nil {
-			return nil, err
+		s.origins = append(s.origins, newKeyFile(cfg.JWKSFile, parseJWKS(true)))
+	}
+	for _, file := range s.origins {
+		if _, err := s.update(context.Background(), file); err != nil {
+			return nil, fmt.Errorf("read keys for tokens from %s: %w", file.name, err)
 		}
 	}
 	if cfg.JWKSURL != "" {
-		url := &keyOrigin{name: "jwks_url", read: fetcher(cfg.JWKSURL), parse: parseJWKS(false),
-			interval: cfg.RefreshInterval, minInterval: minRefresh, lastError: "the JWKS was not fetched yet"}
-		s.origins = append(s.origins, url)
+		s.origins = append(s.origins, &keyOrigin{name: "jwks_url", read: fetcher(cfg.JWKSURL), parse: parseJWKS(false),
+			interval: cfg.RefreshInterval, minInterval: minRefresh, lastError: "the JWKS was not fetched yet"})
 	}
 	s.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "imgo_logic_key_reloads_total", Help: "Readings of keys for JWTs that brought new ones (changed) or failed.",
@@ -247,9 +238,9 @@ func (s *keySource) update(ctx context.Context, o *keyOrigin) (changed bool, err
 	return true, nil
 }
 
-// fileReader returns a function that reads a key file.
-func fileReader(path string) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
+// newKeyFile returns a file that was not read yet.
+func newKeyFile(path string, parse parser) *keyOrigin {
+	read := func(context.Context) ([]byte, error) {
 		file, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("open the file: %w", err)
@@ -257,6 +248,9 @@ func fileReader(path string) func(context.Context) ([]byte, error) {
 		defer file.Close()
 		return readBounded(file)
 	}
+	// Half of the interval is less than the time between two ticks of run, so that
+	// each tick reads the file.
+	return &keyOrigin{name: path, read: read, parse: parse, interval: fileInterval / 2, minInterval: minFileInterval}
 }
 
 // fetcher returns a function that fetches a key set. It follows no redirect:

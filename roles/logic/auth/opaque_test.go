@@ -60,7 +60,7 @@ func TestOpaque(t *testing.T) {
 }
 
 func TestRecheck(t *testing.T) {
-	h := newHarness(t, func(c *auth.JWTConfig) { c.Secret = secret })
+	h := newHarness(t, func(c *auth.Config) { c.Secret = secret })
 	h.tokens.users[auth.Hash("token")] = "ann"
 	id := wantUser(t, h, "token", "ann")
 	if err := h.Recheck(t.Context(), id); err != nil {
