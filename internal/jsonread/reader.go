@@ -64,22 +64,30 @@ type Reader struct {
 
 // New returns a strict reader.
 func New(data []byte) *Reader {
-	// Object finds names that are used twice. Inside a message's body they
-	// concern its sender and receiver only.
-	return newReader(data, false, jsontext.AllowDuplicateNames(true))
+	r := &Reader{}
+	r.Reset(data)
+	return r
 }
 
 // NewLenient returns a reader that takes invalid UTF-8, as U+FFFD, and values
 // nested as deep as encoding/json takes them.
 func NewLenient(data []byte) *Reader {
-	return newReader(data, true, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	r := &Reader{lenient: true}
+	r.Reset(data)
+	return r
 }
 
-func newReader(data []byte, lenient bool, options ...jsontext.Options) *Reader {
-	r := &Reader{data: data, lenient: lenient}
+// Reset makes the reader read other data.
+func (r *Reader) Reset(data []byte) {
+	r.data, r.name = data, ""
 	r.buf = *bytes.NewBuffer(data)
-	r.dec.Reset(&r.buf, options...)
-	return r
+	// Object finds names that are used twice. Inside a message's body they
+	// concern its sender and receiver only.
+	if r.lenient {
+		r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	} else {
+		r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true))
+	}
 }
 
 // Kind is the kind of the next value: 'n', 't', 'f', '"', '0', '{' or '['. At
@@ -93,7 +101,8 @@ func (r *Reader) Object(f Fields) error {
 	}
 	var seen [24]string // more than any request has fields, so nothing is missed
 	n := 0
-	return r.Members(func(name string) error {
+	return r.Members(func(text []byte) error {
+		name := string(text)
 		if slices.Contains(seen[:n], name) {
 			return envelope.Invalid(name, "is there twice")
 		}
@@ -112,17 +121,21 @@ func (r *Reader) Object(f Fields) error {
 }
 
 // Members reads an object. member is called after each name and has to read its
-// value. A name may come more than once.
-func (r *Reader) Members(member func(name string) error) error {
+// value. A name may come more than once. It may be a part of the input.
+func (r *Reader) Members(member func(name []byte) error) error {
 	if err := r.open('{', "a JSON object"); err != nil {
 		return err
 	}
 	for r.dec.PeekKind() != '}' {
-		token, err := r.dec.ReadToken()
+		value, err := r.dec.ReadValue()
 		if err != nil {
 			return r.syntax(err)
 		}
-		if err := member(token.String()); err != nil {
+		name := value[1 : len(value)-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name, _ = jsontext.AppendUnquote(nil, value) // its error only tells of UTF-8
+		}
+		if err := member(name); err != nil {
 			return err
 		}
 	}

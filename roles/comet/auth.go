@@ -1,14 +1,17 @@
 package comet
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -73,24 +76,23 @@ func identify(p transport.Packet, text bool, auth *authBody) (generation, transp
 // too: to the server of 2016 everything was. Its errors name the field.
 func parseAuth(body []byte, maxRooms int) (authBody, error) {
 	var auth authBody
-	var room string
-	if scan := (authScan{b: body}); scan.read(&auth, &room) {
-		err := auth.check(room, maxRooms)
-		return auth, err
-	}
-	return parseAnyAuth(body, maxRooms)
-}
-
-// parseAnyAuth is parseAuth for whatever a client may send.
-func parseAnyAuth(body []byte, maxRooms int) (authBody, error) {
-	var auth authBody
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(body, &object); err == nil && object != nil {
-		err = auth.parse(object, maxRooms)
-		return auth, err
-	}
-	if json.Unmarshal(body, &auth.token) == nil {
-		return auth, nil
+	r := jsonread.NewLenient(body)
+	switch r.Kind() {
+	case '{':
+		var members authMembers
+		if r.Members(func(name []byte) error { return members.read(r, name) }) == nil && r.End() == nil {
+			err := auth.parse(r, &members, maxRooms)
+			return auth, err
+		}
+	case '"':
+		if token, err := r.Text(); err == nil && r.End() == nil {
+			auth.token = token
+			return auth, nil
+		}
+	case 'n':
+		if _, err := r.Raw(); err == nil && r.End() == nil {
+			return auth, nil
+		}
 	}
 	if !utf8.Valid(body) {
 		return auth, envelope.Invalid("auth body", "is not valid UTF-8")
@@ -99,30 +101,130 @@ func parseAnyAuth(body []byte, maxRooms int) (authBody, error) {
 	return auth, nil
 }
 
-func (a *authBody) parse(object map[string]json.RawMessage, maxRooms int) error {
+// authMembers has the values of an auth body as they were sent, nil where there
+// is none. Of a name that is there twice the last value counts.
+type authMembers struct {
+	token, device, key, platform, roomID, rooms, ack, accepts, mid []byte
+}
+
+func (m *authMembers) read(r *jsonread.Reader, name []byte) error {
+	value, err := r.Raw()
+	switch string(name) {
+	case "token":
+		m.token = value
+	case "device":
+		m.device = value
+	case "key":
+		m.key = value
+	case "platform":
+		m.platform = value
+	case "room_id":
+		m.roomID = value
+	case "rooms":
+		m.rooms = value
+	case "ack":
+		m.ack = value
+	case "accepts":
+		m.accepts = value
+	case "mid":
+		m.mid = value
+	}
+	return err
+}
+
+func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int) error {
 	var room string
-	for field, into := range map[string]any{
-		"token": &a.token, "device": &a.device, "key": &a.key, "platform": &a.platform,
-		"room_id": &room, "rooms": &a.rooms, "ack": &a.acks, "accepts": &a.accepts,
+	for _, text := range [...]struct {
+		field string
+		value []byte
+		into  *string
+	}{
+		{"token", m.token, &a.token}, {"device", m.device, &a.device}, {"key", m.key, &a.key},
+		{"platform", m.platform, &a.platform}, {"room_id", m.roomID, &room},
 	} {
-		raw, ok := object[field]
-		if !ok {
-			continue
-		}
-		if err := json.Unmarshal(raw, into); err != nil {
-			return envelope.Invalid("auth "+field, "must be "+kind(into))
+		if !parseText(text.value, text.into) {
+			return envelope.Invalid("auth "+text.field, "must be a string")
 		}
 	}
-	if raw, ok := object["mid"]; ok {
+	switch string(m.ack) {
+	case "true":
+		a.acks = true
+	case "", "null", "false":
+	default:
+		return envelope.Invalid("auth ack", "must be true or false")
+	}
+	if err := a.parseLists(r, m); err != nil {
+		return err
+	}
+	if m.mid != nil {
 		a.hasMid = true
-		if err := a.parseMid(raw); err != nil {
+		if err := a.parseMid(m.mid); err != nil {
 			return err
 		}
 	}
 	return a.check(room, maxRooms)
 }
 
-// check checks the names and lists and puts room, of room_id, to the rooms.
+// parseText reads a string or null, which changes nothing, as no value does.
+// It reports whether the value was one of these.
+func parseText(value []byte, into *string) bool {
+	if len(value) == 0 || string(value) == "null" {
+		return true
+	}
+	if value[0] != '"' {
+		return false
+	}
+	// The value was read before, so all that can be wrong is UTF-8, which the
+	// unquoted form has mended.
+	text, _ := jsontext.AppendUnquote(nil, value)
+	*into = string(text)
+	return true
+}
+
+// parseLists reads rooms and accepts. A null in them is "" and 0, and instead
+// of them nothing.
+func (a *authBody) parseLists(r *jsonread.Reader, m *authMembers) error {
+	if m.rooms != nil && string(m.rooms) != "null" {
+		a.rooms = []string{}
+		r.Reset(m.rooms)
+		err := r.Elements("", func(int) error {
+			value, err := r.Raw()
+			var room string
+			if err == nil && !parseText(value, &room) {
+				err = errAuthElement
+			}
+			a.rooms = append(a.rooms, room)
+			return err
+		})
+		if err != nil {
+			return envelope.Invalid("auth rooms", "must be an array of strings")
+		}
+	}
+	if m.accepts != nil && string(m.accepts) != "null" {
+		a.accepts = []int32{}
+		r.Reset(m.accepts)
+		err := r.Elements("", func(int) error {
+			value, err := r.Raw()
+			var op int64
+			if err == nil && string(value) != "null" {
+				if op, err = strconv.ParseInt(string(value), 10, 32); err != nil {
+					return err
+				}
+			}
+			a.accepts = append(a.accepts, int32(op)) // 32 bits
+			return err
+		})
+		if err != nil {
+			return envelope.Invalid("auth accepts", "must be an array of 32-bit integers")
+		}
+	}
+	return nil
+}
+
+// errAuthElement says that an element of a list is not of the list's type.
+var errAuthElement = errors.New("not a string")
+
+// check checks the names and lists, and puts room, of room_id, before the rooms.
 func (a *authBody) check(room string, maxRooms int) error {
 	for _, name := range [...]struct{ field, value string }{
 		{"auth device", a.device}, {"auth key", a.key}, {"auth platform", a.platform}, {"auth room_id", room},
@@ -140,29 +242,13 @@ func (a *authBody) check(room string, maxRooms int) error {
 	return a.checkLists(maxRooms)
 }
 
-// kind names what a field must be, for a person.
-func kind(into any) string {
-	switch into.(type) {
-	case *bool:
-		return "true or false"
-	case *[]string:
-		return "an array of strings"
-	case *[]int32:
-		return "an array of 32-bit integers"
-	}
-	return "a string"
-}
-
-// parseMid takes goim's member id, an int64 there and any string here.
-func (a *authBody) parseMid(raw json.RawMessage) error {
-	if string(raw) == "null" {
+// parseMid reads goim's member id, an int64 there and any string here.
+func (a *authBody) parseMid(value []byte) error {
+	if parseText(value, &a.mid) {
 		return nil
 	}
-	if json.Unmarshal(raw, &a.mid) == nil {
-		return nil
-	}
-	var n int64
-	if json.Unmarshal(raw, &n) != nil {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil {
 		return envelope.Invalid("auth mid", "must be a 64-bit integer or a string")
 	}
 	a.mid = strconv.FormatInt(n, 10)

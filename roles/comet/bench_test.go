@@ -137,3 +137,21 @@ func inUse() int64 {
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc + m.StackInuse)
 }
+
+// BenchmarkAuthBody reads what clients send, at each connect.
+func BenchmarkAuthBody(b *testing.B) {
+	for name, body := range map[string]string{
+		"v2":    `{"token":"0123456789abcdef0123456789abcdef","device":"phone-1","ack":true}`,
+		"goim":  `{"mid":123, "room_id":"live://1000", "platform":"web", "accepts":[1000,1001,1002]}`,
+		"token": "0123456789abcdef0123456789abcdef",
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := comet.ParseAuth([]byte(body)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

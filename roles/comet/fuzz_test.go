@@ -39,17 +39,13 @@ func FuzzAuthBody(f *testing.F) {
 	})
 }
 
-// FuzzAuthScan: what the scanner of auth bodies reads encoding/json reads just
-// so, and it reads what clients send.
+// FuzzAuthScan: an auth body is read exactly as encoding/json would read it.
 func FuzzAuthScan(f *testing.F) {
 	for _, body := range []string{
 		`{"token":"t","ack":true}`, ` { "mid" : 123, "room_id" : "live://1000", "platform":"web" , "accepts":[1000,1001,1002] } `, "{}",
 		`{"token":"t","device":"d","key":"k","ack":false,"rooms":["a","b"],"mid":"m"}`, `{"mid":-9223372036854775808,"accepts":[],"rooms":[ ]}`,
 		`{"token":"žluť"}`,
 	} {
-		if _, _, scanned := comet.AuthOf([]byte(body), 10); !scanned {
-			f.Errorf("%s is left to encoding/json", body)
-		}
 		f.Add(body)
 	}
 	for _, body := range []string{
@@ -61,7 +57,7 @@ func FuzzAuthScan(f *testing.F) {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
-		if got, want, scanned := comet.AuthOf([]byte(body), 3); scanned && got != want {
+		if got, want := comet.AuthOf([]byte(body), 3); got != want {
 			t.Errorf("%q is read as\n%s, and by encoding/json as\n%s", body, got, want)
 		}
 	})

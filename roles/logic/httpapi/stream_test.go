@@ -382,20 +382,26 @@ func TestStreamRate(t *testing.T) {
 // go on once results are written.
 func TestStreamInFlight(t *testing.T) {
 	const bound = 256
-	var now, most atomic.Int64
-	leave := make(chan struct{})
-	full := make(chan struct{})
-	service := &fakeService{push: func(context.Context, *logic.PushCommand) (*logic.PushResult, error) {
-		n := now.Add(1)
-		defer now.Add(-1)
-		if most.Store(max(most.Load(), n)); n == bound {
-			close(full)
+	var mu sync.Mutex
+	var now, most int
+	var full, leave chan struct{}
+	count := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now += n; now > most {
+			if most = now; most == bound {
+				close(full)
+			}
 		}
+	}
+	service := &fakeService{push: func(context.Context, *logic.PushCommand) (*logic.PushResult, error) {
+		count(1)
+		defer count(-1)
 		<-leave
 		return &logic.PushResult{}, nil
 	}}
 	protocols(t, func(t *testing.T, open func(http.Handler) (*http.Client, string)) {
-		leave, full = make(chan struct{}), make(chan struct{})
+		leave, full, most = make(chan struct{}), make(chan struct{}), 0
 		client, base := open(newHarness(t, httpapi.Config{}, service).handler)
 		s := openStream(t, client, base)
 		go func() {
@@ -408,15 +414,17 @@ func TestStreamInFlight(t *testing.T) {
 		}()
 		<-full
 		time.Sleep(20 * time.Millisecond) // for one too many
-		if got := most.Load(); got != bound {
-			t.Errorf("%d pushes at once, want %d", got, bound)
-		}
 		close(leave)
 		for range 4 * bound {
 			s.want(202)
 		}
 		if _, ok := s.next(); ok {
 			t.Error("one result too many")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if most != bound {
+			t.Errorf("%d pushes at once, want %d", most, bound)
 		}
 	})
 }
