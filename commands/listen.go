@@ -246,9 +246,9 @@ func (a *api) clientAddress(c *cli.Context) (string, error) {
 		return "", err // the token could not be made either
 	}
 	// A token alone may come from somewhere where the API cannot be reached.
-	address := net.JoinHostPort(a.server.Hostname(), "8080")
+	address := net.JoinHostPort(a.host(), "8080")
 	if network == "ws" {
-		address = "ws://" + net.JoinHostPort(a.server.Hostname(), "8090") + "/sub"
+		address = "ws://" + net.JoinHostPort(a.host(), "8090") + "/sub"
 	}
 	fmt.Fprintf(c.App.ErrWriter, "%v; connecting to %s (another one: --connect)\n", err, address)
 	return address, nil
@@ -265,7 +265,7 @@ func (a *api) reachable(network, address string) string {
 	if host, port, err := net.SplitHostPort(rest); err == nil {
 		ip, err := netip.ParseAddr(host)
 		if host == "" || err == nil && ip.IsUnspecified() {
-			rest = net.JoinHostPort(a.server.Hostname(), port)
+			rest = net.JoinHostPort(a.host(), port)
 		}
 	}
 	if scheme == "tcp" {

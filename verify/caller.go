@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"imgo/clients/go/pushapi"
+	"imgo/internal/wait"
 )
 
 // push is one push and whatever comes of it.
 type push struct {
 	number uint64
-	body   *pushBody
-	key    string
+	body   *pushapi.Push
 	users  []string // of a kept push; nil: it is not kept
 	again  bool     // it is repeated once it was accepted
 }
@@ -39,10 +41,12 @@ const (
 func (c *chooser) next() *push {
 	c.n++
 	cfg := c.v.cfg
-	p := &push{number: c.n, body: &pushBody{Body: message{Run: c.v.prefix, N: c.n}}}
+	p := &push{number: c.n, body: &pushapi.Push{}}
+	body := message{Run: c.v.prefix, N: c.n}
 	if cfg.Body > 0 {
-		p.body.Body.Pad = c.v.padding(cfg.Body/2 + c.dice.IntN(cfg.Body))
+		body.Pad = c.v.padding(cfg.Body/2 + c.dice.IntN(cfg.Body))
 	}
+	p.body.Body = body
 	first := c.dice.IntN(cfg.Users)
 	if c.dice.Float64() < cfg.NotKept {
 		p.body.User, p.body.Kept = c.v.users[first].name, new(bool)
@@ -64,7 +68,7 @@ func (c *chooser) next() *push {
 		p.body.User, p.body.Users = "", p.users
 	}
 	if c.dice.Float64() >= cfg.Keyless {
-		p.key = fmt.Sprintf("%s%d", c.v.prefix, c.n)
+		p.body.IdempotencyKey = fmt.Sprintf("%s%d", c.v.prefix, c.n)
 		p.again = c.dice.IntN(againOf) == 0
 	}
 	c.v.h.Tried(p.number, p.users...)
@@ -106,38 +110,37 @@ func (v *Verifier) push(ctx, work context.Context) (wait func()) {
 // here and there, until it is accepted or given up.
 func (v *Verifier) one(ctx context.Context, p *push) {
 	kept, until := p.users != nil, v.now()+v.cfg.GiveUp
-	base, wait := v.api.next(), 10*time.Millisecond
+	base, pause := v.api.Next(), wait.Backoff{Min: 15 * time.Millisecond, Max: 750 * time.Millisecond}
 	for try := 1; ; try++ {
 		if kept {
 			v.ledger.attempt(p.number)
 		}
-		results, err := v.api.push(ctx, base, p.body, p.key)
+		results, err := v.api.Push(ctx, base, p.body)
 		if err == nil {
 			v.accepted(ctx, p, base, results)
 			return
 		}
 		v.ledger.count(func(c *counts) { c.refusals++ })
-		var answer *statusError
+		var answer *pushapi.Error
 		refused := errors.As(err, &answer)
 		switch {
-		case refused && answer.final():
+		case refused && answer.Final():
 			v.problem("push %d is refused for good: %v", p.number, answer)
 			if kept {
 				v.h.Refused(p.number, p.users...)
 				v.ledger.end(p.number, false)
 			}
 			return
-		case p.key == "" && !unsent(err) && (!refused || answer.status != http.StatusTooManyRequests):
+		case p.body.IdempotencyKey == "" && !pushapi.NotSent(err) && (!refused || answer.Status != http.StatusTooManyRequests):
 			v.ended(p, false) // it may have been done
 			return
 		case ctx.Err() != nil || v.now() > until:
 			v.ended(p, true)
 			return
 		}
-		base = v.api.after(base)
-		if try%len(v.api.bases) == 0 {
-			_ = sleep(ctx, wait/2+rand.N(wait)) // the next try looks at ctx
-			wait = min(2*wait, 500*time.Millisecond)
+		base = v.api.After(base)
+		if try%len(v.api.Servers()) == 0 {
+			_ = pause.Sleep(ctx) // the next try looks at ctx
 		}
 	}
 }
@@ -151,7 +154,7 @@ func (v *Verifier) ended(p *push, abandoned bool) {
 }
 
 // accepted notes an answer.
-func (v *Verifier) accepted(ctx context.Context, p *push, base string, results []pushed) {
+func (v *Verifier) accepted(ctx context.Context, p *push, base string, results []pushapi.Result) {
 	if p.users == nil {
 		v.ledger.count(func(c *counts) { c.live++; c.liveAccepted++ })
 		return
@@ -161,8 +164,8 @@ func (v *Verifier) accepted(ctx context.Context, p *push, base string, results [
 		return
 	}
 	// The same push by another address: it must be known there, by the same id.
-	base = v.api.after(base)
-	results, err := v.api.push(ctx, base, p.body, p.key)
+	base = v.api.After(base)
+	results, err := v.api.Push(ctx, base, p.body)
 	if err != nil {
 		return
 	}
@@ -175,7 +178,7 @@ func (v *Verifier) accepted(ctx context.Context, p *push, base string, results [
 }
 
 // judge tells the history what an answer says.
-func (v *Verifier) judge(p *push, base string, results []pushed) bool {
+func (v *Verifier) judge(p *push, base string, results []pushapi.Result) bool {
 	if len(results) != len(p.users) {
 		v.problem("push %d to %d users was accepted by %s with %d results", p.number, len(p.users), base, len(results))
 		return false
@@ -185,7 +188,7 @@ func (v *Verifier) judge(p *push, base string, results []pushed) bool {
 			v.problem("push %d: result %d of %s is of %q, not %q", p.number, i, base, r.User, p.users[i])
 			return false
 		}
-		v.h.Accepted(p.number, r.User, r.id())
+		v.h.Accepted(p.number, r.User, r.ID)
 	}
 	return true
 }

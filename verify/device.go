@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,12 +10,23 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/go/raw"
+	"imgo/internal/wait"
 	"imgo/protocol"
-	"imgo/transport"
 	"imgo/verify/history"
 )
 
 const (
+	// maxPacket bounds the body of a packet that a device takes, in bytes: more than
+	// any push of a run.
+	maxPacket = 1 << 20
+	// dialTimeout bounds connecting, up to the auth reply.
+	dialTimeout = 10 * time.Second
+	// writeTimeout bounds one write.
+	writeTimeout = 5 * time.Second
+	// tcpBuffer is how much is read from TCP at a time, in bytes: a run has thousands
+	// of connections, and its messages are small.
+	tcpBuffer = 1 << 10
 	// firstWait and lastWait bound the span of which a random part passes
 	// before a device that lost its connection tries again.
 	firstWait, lastWait = 50 * time.Millisecond, time.Second
@@ -55,7 +65,7 @@ type device struct {
 
 // sessionNote is what is remembered of a session.
 type sessionNote struct {
-	at           place
+	at           raw.Target
 	id           string
 	began, ended time.Duration // ended 0: it has not
 	why          string        // it ended
@@ -80,7 +90,7 @@ func (d *device) trouble() error {
 
 // conn is a connection of a device.
 type conn struct {
-	wire
+	*raw.Conn
 	heartbeat time.Duration
 	heard     atomic.Int64 // when something last came, since the run began
 	beatAt    time.Duration
@@ -88,7 +98,7 @@ type conn struct {
 
 // run keeps the device connected until ctx is done.
 func (d *device) run(ctx context.Context) {
-	wait, avoid := firstWait, place{}
+	pause, avoid := wait.Backoff{Min: firstWait, Max: lastWait}, raw.Target{}
 	for ctx.Err() == nil {
 		at := d.v.places.pick(d.ws, avoid)
 		accepted, err := d.connect(ctx, at)
@@ -102,17 +112,17 @@ func (d *device) run(ctx context.Context) {
 		d.mu.Unlock()
 		if away > 0 {
 			d.stayAway(ctx, away)
-			wait, avoid = firstWait, place{}
+			pause.Reset()
+			avoid = raw.Target{}
 			continue
 		}
 		if accepted {
-			wait = firstWait
+			pause.Reset()
 			d.v.reconnects.Add(1)
 			d.v.ledger.reconnected()
 		}
 		avoid = at
-		_ = sleep(ctx, wait/4+rand.N(3*wait/4)) // the loop looks at ctx
-		wait = min(2*wait, lastWait)
+		_ = pause.Sleep(ctx) // the loop looks at ctx
 	}
 }
 
@@ -137,27 +147,31 @@ func (d *device) leave(away time.Duration, abruptly bool) {
 	}
 	d.mu.Unlock()
 	if c != nil {
-		c.close(abruptly)
+		if abruptly {
+			c.Abort()
+		} else {
+			c.Close()
+		}
 	}
 }
 
 // connect makes one connection and serves it to its end, which is the error.
 // accepted says that the server took the device.
-func (d *device) connect(ctx context.Context, at place) (accepted bool, err error) {
+func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err error) {
 	w, reply, err := d.open(ctx, at)
 	if err != nil {
-		var closed *closeError
+		var closed *raw.CloseError
 		if errors.As(err, &closed) {
 			d.sentAway(at, closed)
 		}
 		return false, fmt.Errorf("connect to %s: %w", at, err)
 	}
-	defer context.AfterFunc(ctx, func() { w.close(false) })()
-	defer w.close(false)
+	defer context.AfterFunc(ctx, func() { w.Close() })()
+	defer w.Close()
 	session := d.v.h.Session(d.v.users[d.user].name, d.name)
 	d.v.connected.Add(1)
 	defer d.v.connected.Add(-1)
-	c := &conn{wire: w, heartbeat: defaultHeartbeat}
+	c := &conn{Conn: w, heartbeat: defaultHeartbeat}
 	if s := reply.Heartbeat; s > 0 && s < 24*time.Hour.Seconds() {
 		c.heartbeat = time.Duration(s * float64(time.Second))
 	}
@@ -166,7 +180,7 @@ func (d *device) connect(ctx context.Context, at place) (accepted bool, err erro
 	c.beatAt = now + c.heartbeat/2 + rand.N(c.heartbeat/2+1)
 	d.begin(c, sessionNote{at: at, id: reply.Session, began: now})
 	err = d.receive(c, session)
-	var closed *closeError
+	var closed *raw.CloseError
 	if errors.As(err, &closed) {
 		d.sentAway(at, closed)
 	}
@@ -207,7 +221,7 @@ type authReply struct {
 }
 
 // open connects and says who the device is.
-func (d *device) open(ctx context.Context, at place) (_ wire, reply authReply, err error) {
+func (d *device) open(ctx context.Context, at raw.Target) (_ *raw.Conn, reply authReply, err error) {
 	select {
 	case d.v.dialing <- struct{}{}:
 		defer func() { <-d.v.dialing }()
@@ -220,13 +234,13 @@ func (d *device) open(ctx context.Context, at place) (_ wire, reply authReply, e
 	if err != nil {
 		return nil, reply, err
 	}
-	stop := context.AfterFunc(ctx, func() { w.close(true) })
+	stop := context.AfterFunc(ctx, func() { w.Abort() })
 	err = d.authenticate(w, &reply)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		w.close(true)
+		w.Abort()
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no answer within %s", dialTimeout)
 		}
@@ -235,21 +249,20 @@ func (d *device) open(ctx context.Context, at place) (_ wire, reply authReply, e
 	return w, reply, nil
 }
 
-func (d *device) authenticate(w wire, reply *authReply) error {
+func (d *device) authenticate(w *raw.Conn, reply *authReply) error {
 	auth, err := json.Marshal(map[string]any{"token": d.v.users[d.user].token, "device": d.name, "ack": true, "platform": "verify"})
 	if err != nil {
 		return fmt.Errorf("write the auth packet: %w", err)
 	}
-	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpAuth, 1, 0, auth)
-	if err := w.write(packet, writeTimeout); err != nil {
+	if err := w.Write(time.Now().Add(writeTimeout), raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}); err != nil {
 		return fmt.Errorf("send the auth packet: %w", err)
 	}
-	p, err := w.read()
+	p, err := w.Read(time.Time{})
 	switch {
 	case err != nil:
 		return fmt.Errorf("wait for the auth reply: %w", err)
 	case p.Op == protocol.OpDisconnect:
-		return readClose(p.Body)
+		return raw.ParseClose(p.Body)
 	case p.Op != protocol.OpAuthReply:
 		return fmt.Errorf("op %d came where the auth reply was to come", p.Op)
 	}
@@ -259,28 +272,9 @@ func (d *device) authenticate(w wire, reply *authReply) error {
 	return nil
 }
 
-// closeError is an op 6: the server ended the connection.
-type closeError struct {
-	Code      int    `json:"code"`
-	Reason    string `json:"reason"`
-	Reconnect bool   `json:"reconnect"`
-}
-
-func (e *closeError) Error() string {
-	return fmt.Sprintf("the server closed it: %d %s", e.Code, e.Reason)
-}
-
-func readClose(body []byte) error {
-	e := &closeError{}
-	if err := json.Unmarshal(body, e); err != nil {
-		return fmt.Errorf("read the body of op 6, %.100q: %w", body, err)
-	}
-	return e
-}
-
 // sentAway judges an op 6. A server may end any connection if it says that the
 // client is to come back; no device here gives a reason for more.
-func (d *device) sentAway(at place, e *closeError) {
+func (d *device) sentAway(at raw.Target, e *raw.CloseError) {
 	d.v.sentAway.Add(1)
 	select {
 	case <-d.known:
@@ -295,7 +289,7 @@ func (d *device) sentAway(at place, e *closeError) {
 func (d *device) receive(c *conn, session *history.Session) error {
 	var acks []uint64
 	for {
-		p, err := c.read()
+		p, err := c.Read(time.Time{})
 		if err != nil {
 			return err
 		}
@@ -304,8 +298,8 @@ func (d *device) receive(c *conn, session *history.Session) error {
 			return err
 		}
 		// What came together is acknowledged together.
-		if len(acks) > 0 && (!c.more() || len(acks) >= ackBatch) {
-			if err := c.write(ackPacket(acks), writeTimeout); err != nil {
+		if len(acks) > 0 && (!c.Buffered() || len(acks) >= ackBatch) {
+			if err := c.Write(time.Now().Add(writeTimeout), raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(false, acks)}); err != nil {
 				return fmt.Errorf("acknowledge: %w", err)
 			}
 			acks = acks[:0]
@@ -314,24 +308,18 @@ func (d *device) receive(c *conn, session *history.Session) error {
 }
 
 // take notes a packet and gives back the ids that are to be acknowledged.
-func (d *device) take(p transport.Packet, session *history.Session, acks []uint64) ([]uint64, error) {
+func (d *device) take(p raw.Packet, session *history.Session, acks []uint64) ([]uint64, error) {
 	switch p.Op {
 	case protocol.OpDisconnect:
-		return acks, readClose(p.Body)
+		return acks, raw.ParseClose(p.Body)
 	case protocol.OpRaw:
-		for rest := p.Body; len(rest) > 0; {
-			var inner transport.Packet
-			var err error
-			if inner, rest, err = transport.DecodePacket(rest, maxPacket); err != nil {
-				return acks, fmt.Errorf("read a batch: %w", err)
-			}
-			if inner.Op == protocol.OpRaw {
-				return acks, errors.New("a batch came within a batch")
-			}
-			if acks, err = d.take(inner, session, acks); err != nil {
+		batch, err := raw.Batch(p.Body, maxPacket)
+		for _, inner := range batch {
+			if acks, err := d.take(inner, session, acks); err != nil {
 				return acks, err
 			}
 		}
+		return acks, err
 	case protocol.OpMessage:
 		d.note(p, session)
 		if p.ID != 0 {
@@ -342,7 +330,7 @@ func (d *device) take(p transport.Packet, session *history.Session, acks []uint6
 }
 
 // note takes down a message.
-func (d *device) note(p transport.Packet, session *history.Session) {
+func (d *device) note(p raw.Packet, session *history.Session) {
 	number, err := numberOf(d.v.head, p.Body)
 	if err != nil {
 		session.GotStranger(p.ID, err.Error())
@@ -359,21 +347,11 @@ func (d *device) note(p transport.Packet, session *history.Session) {
 	}
 }
 
-func ackPacket(ids []uint64) []byte {
-	body := make([]byte, 0, 8*len(ids))
-	for _, id := range ids {
-		body = binary.BigEndian.AppendUint64(body, id)
-	}
-	return transport.AppendPacket(make([]byte, 0, protocol.HeaderV1+len(body)),
-		protocol.Version2, protocol.HeaderV1, protocol.OpAck, 0, 0, body)
-}
-
 // beat sends everybody's heartbeats, and closes connections that have been
 // silent for too long, until ctx is done. One goroutine does it for all
 // devices, so that none needs a timer.
 func (v *Verifier) beat(ctx context.Context) {
-	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpHeartbeat, 2, 0, nil)
-	for sleep(ctx, 200*time.Millisecond) == nil {
+	for wait.Sleep(ctx, 200*time.Millisecond) == nil {
 		for _, d := range v.devices {
 			d.mu.Lock()
 			c := d.conn
@@ -383,14 +361,14 @@ func (v *Verifier) beat(ctx context.Context) {
 			}
 			now := v.now()
 			if now-time.Duration(c.heard.Load()) > c.heartbeat+silence {
-				c.close(true)
+				c.Abort()
 				continue
 			}
 			if now >= c.beatAt {
 				c.beatAt = now + c.heartbeat
 				// A heartbeat fits into any connection that moves; one that
 				// cannot be written to is found out by its silence.
-				_ = c.write(packet, 100*time.Millisecond)
+				_ = c.Write(time.Now().Add(100*time.Millisecond), raw.Packet{Op: protocol.OpHeartbeat, Seq: 2})
 			}
 		}
 	}
@@ -403,7 +381,7 @@ func (v *Verifier) churn(ctx context.Context) {
 		return
 	}
 	dice := rand.New(rand.NewPCG(v.cfg.Seed, 2))
-	for sleep(ctx, time.Duration(dice.ExpFloat64()/perSecond*float64(time.Second))) == nil {
+	for wait.Sleep(ctx, time.Duration(dice.ExpFloat64()/perSecond*float64(time.Second))) == nil {
 		v.devices[dice.IntN(len(v.devices))].leave(time.Duration(dice.Int64N(int64(v.cfg.Away))), dice.IntN(2) == 0)
 	}
 }

@@ -7,38 +7,38 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
 	"time"
+
+	"imgo/clients/go/pushapi"
+	"imgo/clients/go/raw"
+	"imgo/internal/wait"
 )
 
-// places are where devices connect: as given, or as the API says, which is
-// asked again all the time, since nodes come and go. Safe for concurrent use.
+// places are the addresses that devices connect to: those of the settings, or those
+// that the API tells. The API is asked again and again, since nodes come and go. Safe
+// for concurrent use.
 type places struct {
-	api   *api
+	api   *pushapi.Client
 	given bool
 	tls   *tls.Config
-	http  *http.Client // of WebSockets
 
 	mu      sync.Mutex
-	tcp, ws []place
+	tcp, ws []raw.Target
 	count   int // nodes
 }
 
-// askAgain is how often the API is asked where devices connect.
+// askAgain is how often the API is asked for the addresses.
 const askAgain = 2 * time.Second
 
-func newPlaces(cfg Config, a *api) (*places, error) {
-	p := &places{api: a, given: len(cfg.Clients) > 0, tls: cfg.TLS, http: newHTTP(cfg.TLS, 1)}
-	if p.tls == nil {
-		p.tls = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
+func newPlaces(cfg Config, api *pushapi.Client) (*places, error) {
+	p := &places{api: api, given: len(cfg.Clients) > 0, tls: cfg.TLS}
 	for _, text := range cfg.Clients {
-		at, err := parsePlace(text)
+		at, err := raw.ParseTarget(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("client %w", err)
 		}
 		p.add(&p.tcp, &p.ws, at)
 	}
@@ -46,17 +46,15 @@ func newPlaces(cfg Config, a *api) (*places, error) {
 	return p, nil
 }
 
-func (p *places) add(tcp, ws *[]place, at place) {
-	if at.ws {
+func (p *places) add(tcp, ws *[]raw.Target, at raw.Target) {
+	if at.WebSocket() {
 		*ws = append(*ws, at)
 	} else {
 		*tcp = append(*tcp, at)
 	}
 }
 
-func (p *places) close() { p.http.CloseIdleConnections() }
-
-// find asks for the places; there must be one.
+// find asks for the addresses. It returns an error if there is none.
 func (p *places) find(ctx context.Context) error {
 	if p.given {
 		return nil
@@ -72,29 +70,29 @@ func (p *places) find(ctx context.Context) error {
 	return nil
 }
 
-// follow asks again and again until ctx is done. While nobody answers, or
-// nobody knows of a comet, what was known last is good enough.
+// follow asks again and again until ctx is done. While no server answers, or none
+// knows a comet, the last known addresses stay.
 func (p *places) follow(ctx context.Context) {
 	if p.given {
 		return
 	}
-	for sleep(ctx, askAgain) == nil {
+	for wait.Sleep(ctx, askAgain) == nil {
 		_ = p.ask(ctx)
 	}
 }
 
 func (p *places) ask(ctx context.Context) error {
-	nodes, host, err := p.api.nodes(ctx)
+	nodes, host, err := p.api.Nodes(ctx)
 	if err != nil {
 		return err
 	}
-	var tcp, ws []place
+	var tcp, ws []raw.Target
 	for _, n := range nodes {
 		if n.Leaving {
 			continue
 		}
 		for network, address := range n.Clients {
-			at, err := parsePlace(reachable(network, address, host))
+			at, err := raw.ParseTarget(reachable(network, address, host))
 			if err != nil {
 				return fmt.Errorf("node %s: %w", n.Name, err)
 			}
@@ -110,8 +108,8 @@ func (p *places) ask(ctx context.Context) error {
 	return nil
 }
 
-// reachable makes an address to listen on one to connect to: ":8080" is on
-// the host of the API that said so.
+// reachable turns an address that a node listens on into one to connect to: ":8080"
+// is on the host of the API that told it.
 func reachable(network, address, host string) string {
 	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok {
@@ -129,16 +127,21 @@ func reachable(network, address, host string) string {
 	return scheme + "://" + rest
 }
 
-// nodes is how many nodes there are, as far as is known.
+// dial connects to a place. ctx bounds the connecting alone.
+func (p *places) dial(ctx context.Context, to raw.Target) (*raw.Conn, error) {
+	return raw.Dial(ctx, to, raw.Options{TLS: p.tls, MaxBody: maxPacket, ReadBuffer: tcpBuffer})
+}
+
+// nodes returns the number of nodes, as far as it is known.
 func (p *places) nodes() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.count
 }
 
-// pick is any place of a transport, or of the other if it has none; not the
-// one to avoid where there is a choice.
-func (p *places) pick(ws bool, avoid place) place {
+// pick returns an address of a transport at random, or of the other transport if that
+// one has none. It leaves out the one to avoid where there is a choice.
+func (p *places) pick(ws bool, avoid raw.Target) raw.Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	from := p.tcp

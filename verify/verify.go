@@ -28,7 +28,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/go/pushapi"
 	"imgo/envelope"
+	"imgo/internal/wait"
 	"imgo/verify/history"
 )
 
@@ -170,7 +172,7 @@ type Verifier struct {
 	cfg     Config
 	prefix  string
 	head    []byte // what every message begins with
-	api     *api
+	api     *pushapi.Client
 	places  *places
 	h       *history.History
 	ledger  *ledger
@@ -213,7 +215,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v.head = messageHead(v.prefix)
 	var err error
-	if v.api, err = newAPI(cfg); err != nil {
+	if v.api, err = pushapi.New(pushapi.Config{Servers: cfg.API, Key: cfg.Key, Timeout: cfg.CallTimeout, Conns: cfg.Callers}); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if v.places, err = newPlaces(cfg, v.api); err != nil {
@@ -249,8 +251,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	// The end of ctx ends the pushing. The rest is bounded by itself.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer v.api.close()
-	defer v.places.close()
+	defer v.api.Close()
 
 	if err := v.places.find(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -314,7 +315,7 @@ func (v *Verifier) enrol(ctx context.Context) error {
 	}
 	ttl += v.cfg.Duration + v.cfg.ConnectTimeout + 2*v.cfg.Settle
 	err := v.each(ctx, func(ctx context.Context, u *account) (err error) {
-		u.token, err = v.api.newToken(ctx, u.name, ttl)
+		u.token, err = v.api.NewToken(ctx, u.name, ttl)
 		return err
 	})
 	if err != nil {
@@ -328,7 +329,7 @@ func (v *Verifier) enrol(ctx context.Context) error {
 	if v.places.nodes() > 1 {
 		// A token is known on every node within a second. (With auth.mode =
 		// "none" one that is not known yet would pass for a user's name.)
-		return sleep(ctx, time.Second)
+		return wait.Sleep(ctx, time.Second)
 	}
 	return nil
 }
@@ -374,7 +375,7 @@ func (v *Verifier) revoke(ctx context.Context) {
 		if u.token == "" {
 			return nil
 		}
-		return v.api.revoke(ctx, u.token)
+		return v.api.RevokeToken(ctx, u.token, false)
 	})
 }
 
@@ -400,12 +401,12 @@ func (v *Verifier) assemble(ctx context.Context) error {
 func (v *Verifier) settle(ctx context.Context) time.Duration {
 	began := v.now()
 	for v.ledger.waiting() > 0 && v.now()-began < v.cfg.Settle {
-		if sleep(ctx, 20*time.Millisecond) != nil {
+		if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 			break
 		}
 	}
 	took := v.now() - began
-	_ = sleep(ctx, v.cfg.Linger) // only ever ended by its time
+	_ = wait.Sleep(ctx, v.cfg.Linger) // only ever ended by its time
 	return took
 }
 
@@ -435,18 +436,6 @@ func (v *Verifier) problem(format string, args ...any) {
 	defer v.mu.Unlock()
 	if v.nProblem++; len(v.problems) < maxProblems {
 		v.problems = append(v.problems, fmt.Sprintf(format, args...))
-	}
-}
-
-// sleep waits; an error says that ctx was done first.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return errors.New("interrupted")
-	case <-timer.C:
-		return nil
 	}
 }
 

@@ -29,11 +29,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
 
+	"imgo/clients/go/raw"
 	"imgo/envelope"
 	"imgo/protocol"
 )
@@ -134,27 +134,15 @@ var (
 	ErrRunning = errors.New("the client runs already")
 )
 
-// CloseError is why the server ended the connection.
-type CloseError struct {
-	Code   int
-	Reason string
-	// Reconnect says whether coming back by itself is of use.
-	Reconnect bool
-	// Addresses are where else to connect, best first: a server that stops
-	// names others. The client goes there by itself, and to Config.Address
-	// when all of them fail.
-	Addresses []string
-}
-
-func (e *CloseError) Error() string {
-	return fmt.Sprintf("the server closed the connection: %s (%d)", e.Reason, e.Code)
-}
+// CloseError is the server's reason for the end of a connection. The client goes to
+// the Addresses in it by itself, and to Config.Address when all of them fail.
+type CloseError = raw.CloseError
 
 // Client is one user's connection, made again whenever it is lost. Run is for
 // one goroutine; everything else may be called from anywhere at any time.
 type Client struct {
 	cfg         Config
-	target      target
+	target      raw.Target
 	discoverURL string // Config.Discover, complete
 	inbox       *inbox
 
@@ -166,7 +154,7 @@ type Client struct {
 
 // New checks cfg and fills in its defaults. It connects nowhere yet.
 func New(cfg Config) (*Client, error) {
-	to, err := parseTarget(cfg.Address, cfg.TLS)
+	to, err := raw.ParseTarget(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -307,7 +295,7 @@ func (c *Client) backoff(attempt int) time.Duration {
 
 // connectOnce makes one connection and serves it to its end. accepted says
 // whether the server had accepted the token.
-func (c *Client) connectOnce(ctx context.Context, to target, queue *queue) (accepted bool, err error) {
+func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (accepted bool, err error) {
 	s, err := c.connect(ctx, to)
 	if err != nil {
 		return false, err

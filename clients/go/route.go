@@ -2,15 +2,15 @@ package imgoclient
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
+
+	"imgo/clients/go/raw"
 )
 
 const (
@@ -27,11 +27,11 @@ const (
 // the discovery named, then the configured address. It belongs to Run.
 type route struct {
 	client *Client
-	list   []target
+	list   []raw.Target
 }
 
 // next is where to connect now.
-func (r *route) next(ctx context.Context) target {
+func (r *route) next(ctx context.Context) raw.Target {
 	if len(r.list) == 0 {
 		r.begin(r.client.discover(ctx))
 	}
@@ -44,7 +44,7 @@ func (r *route) next(ctx context.Context) target {
 func (r *route) begin(addresses []string) {
 	r.list = nil
 	for _, address := range addresses {
-		if to, ok := r.client.target.other(address, r.client.cfg.TLS); ok && len(r.list) < maxOthers {
+		if to, ok := r.client.target.Other(address); ok && len(r.list) < maxOthers {
 			r.list = append(r.list, to)
 		}
 	}
@@ -65,61 +65,20 @@ func (r *route) ended(accepted bool, err error) (more bool) {
 	return len(r.list) > 0
 }
 
-// secure says whether the connection is encrypted.
-func (t target) secure() bool {
-	return t.network == "tcp" && t.tls != nil || strings.HasPrefix(t.address, "wss://")
-}
-
-// scheme is what its address begins with, or would.
-func (t target) scheme() string {
-	switch {
-	case !t.secure():
-		return t.network
-	case t.network == "ws":
-		return "wss"
-	}
-	return "tls"
-}
-
-// other is another address of the same transport, as a server names it: what
-// it lacks (scheme, path) is this target's. An address without TLS is of no
-// use where this one has TLS: the token would be sent in the clear.
-func (t target) other(address string, config *tls.Config) (target, bool) {
-	if !strings.Contains(address, "://") {
-		address = t.scheme() + "://" + address
-	}
-	if t.network == "ws" {
-		own, err := url.Parse(t.address)
-		u, uerr := url.Parse(address)
-		if err != nil || uerr != nil {
-			return target{}, false
-		}
-		if u.Path == "" || u.Path == "/" {
-			u.Path, u.RawQuery = own.Path, own.RawQuery
-		}
-		address = u.String()
-	}
-	to, err := parseTarget(address, config)
-	if err != nil || to.network != t.network || t.secure() && !to.secure() {
-		return target{}, false
-	}
-	return to, true
-}
-
 // discoverURL checks Config.Discover and completes it for the transport.
-func discoverURL(discover string, t target) (string, error) {
+func discoverURL(discover string, t raw.Target) (string, error) {
 	u, err := url.Parse(discover)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
 		return "", fmt.Errorf("Discover %q is no address: write http:// or https:// and the host of the API", discover)
-	case t.secure() && u.Scheme != "https":
+	case t.Secure() && u.Scheme != "https":
 		return "", fmt.Errorf("Discover %q must be https://, since Address has TLS: who can change the answer would get the token", discover)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/nodes/best"
 	}
 	query := u.Query()
-	query.Set("transport", t.network)
+	query.Set("transport", t.Transport())
 	u.RawQuery = query.Encode()
 	return u.String(), nil
 }

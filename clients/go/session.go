@@ -2,7 +2,6 @@ package imgoclient
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,8 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"imgo/clients/go/raw"
 	"imgo/protocol"
-	"imgo/transport"
 )
 
 const (
@@ -37,7 +36,7 @@ type roomChange struct {
 // changeRoom and send may be called from anywhere while it runs.
 type session struct {
 	client *Client
-	wire   wire
+	conn   *raw.Conn
 	info   Session
 	rooms  map[string]struct{} // what the auth packet named
 
@@ -47,11 +46,11 @@ type session struct {
 
 	mu      sync.Mutex
 	seq     int32
-	answers map[int32]chan transport.Packet
+	answers map[int32]chan raw.Packet
 }
 
 // connect dials and authenticates.
-func (c *Client) connect(ctx context.Context, to target) (*session, error) {
+func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 	dialing, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
 	token := c.cfg.Token
@@ -76,42 +75,41 @@ func (c *Client) connect(ctx context.Context, to target) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write the auth packet: %w", err)
 	}
-	w, err := to.dial(dialing, c.cfg.MaxBody)
+	conn, err := raw.Dial(dialing, to, raw.Options{TLS: c.cfg.TLS, MaxBody: c.cfg.MaxBody})
 	if err != nil {
 		return nil, err
 	}
 	// The handshake ends early when ctx does.
 	waiting, cancelWait := context.WithTimeout(ctx, c.cfg.AuthTimeout)
 	defer cancelWait()
-	stop := context.AfterFunc(waiting, w.close)
-	info, err := handshake(waiting, w, auth)
+	stop := context.AfterFunc(waiting, conn.Close)
+	info, err := handshake(waiting, conn, auth)
 	if !stop() && err == nil {
 		err = waiting.Err()
 	}
 	if err != nil {
-		w.close()
+		conn.Close()
 		return nil, err
 	}
 	return &session{
 		client:  c,
-		wire:    w,
+		conn:    conn,
 		info:    info,
 		rooms:   rooms,
 		failed:  make(chan struct{}),
 		seq:     1,
-		answers: map[int32]chan transport.Packet{},
+		answers: map[int32]chan raw.Packet{},
 	}, nil
 }
 
 // handshake says who we are and waits for the server's word.
-func handshake(ctx context.Context, w wire, auth []byte) (Session, error) {
+func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (Session, error) {
 	deadline, _ := ctx.Deadline()
-	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV1, protocol.OpAuth, 1, 0, auth)
-	if err := w.write(deadline, packet); err != nil {
+	if err := conn.Write(deadline, raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}); err != nil {
 		return Session{}, fmt.Errorf("send the auth packet: %w", err)
 	}
 	for {
-		p, err := w.read(deadline)
+		p, err := conn.Read(deadline)
 		if err != nil {
 			return Session{}, fmt.Errorf("wait for the auth reply: %w", ended(err))
 		}
@@ -119,7 +117,7 @@ func handshake(ctx context.Context, w wire, auth []byte) (Session, error) {
 		case protocol.OpAuthReply:
 			return readInfo(p.Body)
 		case protocol.OpDisconnect:
-			return Session{}, readClose(p.Body)
+			return Session{}, raw.ParseClose(p.Body)
 		}
 		// Nothing else means anything before the auth reply.
 	}
@@ -144,28 +142,6 @@ func readInfo(body []byte) (Session, error) {
 	return info, nil
 }
 
-// readClose reads the body of op 6. The server's own word on reconnecting
-// counts; without one the code's range does.
-func readClose(body []byte) *CloseError {
-	var says struct {
-		Code      int      `json:"code"`
-		Reason    string   `json:"reason"`
-		Reconnect *bool    `json:"reconnect"`
-		Addresses []string `json:"addresses"`
-	}
-	if err := json.Unmarshal(body, &says); err != nil {
-		return &CloseError{Reason: "no reason that can be read", Reconnect: true}
-	}
-	reconnect := says.Code < 3500 || says.Code > 3999
-	if says.Reconnect != nil {
-		reconnect = *says.Reconnect
-	}
-	if says.Reason == "" {
-		says.Reason = "no reason given"
-	}
-	return &CloseError{Code: says.Code, Reason: says.Reason, Reconnect: reconnect, Addresses: says.Addresses}
-}
-
 // ended says in words that the stream is over.
 func ended(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -179,7 +155,7 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 	var reading sync.WaitGroup
 	reading.Go(func() { s.fail(s.receive(queue)) })
 	defer reading.Wait()
-	defer s.wire.close()
+	defer s.conn.Close()
 
 	if s.client.cfg.OnConnect != nil {
 		s.client.cfg.OnConnect(s.info)
@@ -231,7 +207,7 @@ func (s *session) receive(queue *queue) error {
 	for {
 		// The server answers every heartbeat: silence for longer than that is
 		// the end. Time spent in the queue below does not count.
-		p, err := s.wire.read(time.Now().Add(s.info.Heartbeat + s.client.cfg.CallTimeout))
+		p, err := s.conn.Read(time.Now().Add(s.info.Heartbeat + s.client.cfg.CallTimeout))
 		if err != nil {
 			return fmt.Errorf("receive: %w", ended(err))
 		}
@@ -241,23 +217,23 @@ func (s *session) receive(queue *queue) error {
 			}
 			continue
 		}
-		for rest := p.Body; len(rest) > 0; {
-			var inner transport.Packet
-			if inner, rest, err = transport.DecodePacket(rest, s.client.cfg.MaxBody); err != nil {
-				return fmt.Errorf("receive a batch: %w", err)
-			}
+		batch, err := raw.Batch(p.Body, s.client.cfg.MaxBody)
+		for _, inner := range batch {
 			if err := s.dispatch(inner, queue); err != nil {
 				return err
 			}
+		}
+		if err != nil {
+			return fmt.Errorf("receive: %w", err)
 		}
 	}
 }
 
 // dispatch gives a packet to whom it is for.
-func (s *session) dispatch(p transport.Packet, queue *queue) error {
+func (s *session) dispatch(p raw.Packet, queue *queue) error {
 	switch {
 	case p.Op == protocol.OpDisconnect:
-		return readClose(p.Body)
+		return raw.ParseClose(p.Body)
 	case p.Op == protocol.OpMessage || p.Op >= 1000:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
@@ -283,15 +259,11 @@ func (s *session) sendAcks(seq int32) (sent bool, err error) {
 		if len(ids) == 0 {
 			return sent, nil
 		}
-		body := make([]byte, 0, 8*len(ids))
-		for _, id := range ids {
-			body = binary.BigEndian.AppendUint64(body, id)
-		}
 		ask := int32(0)
 		if all {
 			ask = seq
 		}
-		if err := s.write(protocol.OpAck, ask, body); err != nil {
+		if err := s.write(protocol.OpAck, ask, raw.AckBody(false, ids)); err != nil {
 			s.client.inbox.giveBack(ids)
 			return sent, err
 		}
@@ -321,8 +293,7 @@ func (s *session) farewell() {
 
 // write sends one packet.
 func (s *session) write(op, seq int32, body []byte) error {
-	packet := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, op, seq, 0, body)
-	if err := s.wire.write(time.Now().Add(s.client.cfg.CallTimeout), packet); err != nil {
+	if err := s.conn.Write(time.Now().Add(s.client.cfg.CallTimeout), raw.Packet{Op: op, Seq: seq, Body: body}); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	return nil
@@ -339,9 +310,9 @@ func (s *session) nextSeq() int32 {
 }
 
 // expect numbers a packet whose answer is waited for.
-func (s *session) expect() (int32, chan transport.Packet) {
+func (s *session) expect() (int32, chan raw.Packet) {
 	seq := s.nextSeq()
-	answer := make(chan transport.Packet, 1)
+	answer := make(chan raw.Packet, 1)
 	s.mu.Lock()
 	s.answers[seq] = answer
 	s.mu.Unlock()

@@ -1,0 +1,254 @@
+// Package pushapi calls the HTTP API of imgo: pushes, tokens, users and nodes. One
+// Client calls one server or several; it spreads its calls over them, and leaves a
+// server that does not answer alone for a moment.
+//
+// The API is described in docs/api.md. A call is not repeated by itself, except by
+// Anywhere. A push with an idempotency key may be repeated safely.
+package pushapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config tells which servers to call, and how.
+type Config struct {
+	// Servers are the HTTP addresses: http://host:port, or host:port.
+	Servers []string
+	// Key is the API key. Empty: none.
+	Key string
+	// Timeout bounds one call. 0: 15 s.
+	Timeout time.Duration
+	// Conns is how many idle connections to each server are kept. 0: 16.
+	Conns int
+	// MaxAnswer bounds an answer, in bytes. 0: 4 MiB.
+	MaxAnswer int64
+	// TLS is for https:// addresses. Nil: the system's certificates.
+	TLS *tls.Config
+}
+
+// Client calls the API. Safe for concurrent use.
+type Client struct {
+	cfg     Config
+	servers []string
+	http    *http.Client
+	next    atomic.Uint64
+
+	mu      sync.Mutex
+	avoided []time.Time // until when, by server
+}
+
+// avoidFor is how long a server that did not answer is avoided, where there are
+// others.
+const avoidFor = time.Second
+
+// New makes a Client. It connects nowhere yet.
+func New(cfg Config) (*Client, error) {
+	c := &Client{cfg: cfg}
+	for _, text := range cfg.Servers {
+		if !strings.Contains(text, "://") {
+			text = "http://" + text
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return nil, fmt.Errorf("API address %q is no web address: write http://host:port", text)
+		}
+		if server := strings.TrimRight(u.String(), "/"); !slices.Contains(c.servers, server) {
+			c.servers = append(c.servers, server)
+		}
+	}
+	if len(c.servers) == 0 {
+		return nil, errors.New("no server is named: give at least one address of the API")
+	}
+	if c.cfg.Timeout == 0 {
+		c.cfg.Timeout = 15 * time.Second
+	}
+	if c.cfg.Conns == 0 {
+		c.cfg.Conns = 16
+	}
+	if c.cfg.MaxAnswer == 0 {
+		c.cfg.MaxAnswer = 4 << 20
+	}
+	c.avoided = make([]time.Time, len(c.servers))
+	c.http = &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			TLSClientConfig: cfg.TLS, MaxIdleConnsPerHost: c.cfg.Conns, IdleConnTimeout: 30 * time.Second,
+			DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, ForceAttemptHTTP2: true,
+		},
+	}
+	return c, nil
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Servers returns the servers that are called.
+func (c *Client) Servers() []string { return slices.Clone(c.servers) }
+
+// Next returns a server to call, another one each time.
+func (c *Client) Next() string { return c.from(int(c.next.Add(1) % uint64(len(c.servers)))) }
+
+// After returns the server to call after one that failed.
+func (c *Client) After(server string) string { return c.from(slices.Index(c.servers, server) + 1) }
+
+// from returns the first server from an index on that is not avoided, or else the
+// one at the index.
+func (c *Client) from(index int) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for i := range c.servers {
+		if at := (index + i) % len(c.servers); !now.Before(c.avoided[at]) {
+			return c.servers[at]
+		}
+	}
+	return c.servers[index%len(c.servers)]
+}
+
+// avoid leaves a server alone for a moment.
+func (c *Client) avoid(server string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.servers, server); i >= 0 {
+		c.avoided[i] = time.Now().Add(avoidFor)
+	}
+}
+
+// Error is an answer of the server that is no success. Code, Message and Field are
+// empty if the answer is not one of imgo's.
+type Error struct {
+	Server  string
+	Status  int    // of HTTP
+	Code    string // such as "invalid"; see docs/api.md
+	Message string // for a person
+	Field   string // the field of the request that is wrong
+	Body    []byte // the answer, up to 300 bytes
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("%s answered %d: %s (%s)", e.Server, e.Status, e.Message, e.Code)
+	if e.Message == "" {
+		text = fmt.Sprintf("%s answered %d: %s", e.Server, e.Status, bytes.TrimSpace(e.Body))
+	}
+	if e.Status == http.StatusUnauthorized {
+		text += " (is the API key right?)"
+	}
+	return text
+}
+
+// Final reports whether the same call will fail again: the caller is at fault.
+func (e *Error) Final() bool {
+	return e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests && e.Status != http.StatusRequestTimeout
+}
+
+// NotSent reports whether err means that no byte of the request has left, because
+// nothing listens at the address.
+func NotSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// Call calls one server. body is sent as JSON and the answer is read into result;
+// either may be nil. header may be nil. The error is an *Error if the server
+// answered.
+func (c *Client) Call(ctx context.Context, server, method, path string, header http.Header, body, result any) error {
+	var content io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("write the request: %w", err)
+		}
+		content = bytes.NewReader(data)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, server+path, content)
+	if err != nil {
+		return fmt.Errorf("make the request: %w", err)
+	}
+	for name, values := range header {
+		request.Header[name] = values
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	if c.cfg.Key != "" {
+		request.Header.Set("Authorization", "Bearer "+c.cfg.Key)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		c.avoid(server)
+		return err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, c.cfg.MaxAnswer+1))
+	switch {
+	case err != nil:
+		c.avoid(server)
+		return fmt.Errorf("read the answer of %s: %w", server, err)
+	case int64(len(answer)) > c.cfg.MaxAnswer:
+		return fmt.Errorf("the answer of %s is larger than %d bytes", server, c.cfg.MaxAnswer)
+	case response.StatusCode >= 300:
+		return readError(server, response.StatusCode, answer)
+	case result == nil:
+		return nil
+	}
+	if err := json.Unmarshal(answer, result); err != nil {
+		return &Error{Server: server, Status: response.StatusCode, Body: answer[:min(len(answer), 300)]}
+	}
+	return nil
+}
+
+// readError reads the answer to a call that was refused.
+func readError(server string, status int, answer []byte) error {
+	e := &Error{Server: server, Status: status, Body: answer[:min(len(answer), 300)]}
+	var body struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+			Field   string `json:"field"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(answer, &body) == nil {
+		e.Code, e.Message, e.Field = body.Error.Code, body.Error.Message, body.Error.Field
+	}
+	return e
+}
+
+// tryPause is the pause between two tries of Anywhere.
+const tryPause = 100 * time.Millisecond
+
+// Anywhere calls one server after another until one answers, three times over, or
+// until the answer says that the call is wrong.
+func (c *Client) Anywhere(ctx context.Context, method, path string, body, result any) error {
+	server := c.Next()
+	for try := 1; ; try++ {
+		err := c.Call(ctx, server, method, path, nil, body, result)
+		var answer *Error
+		if err == nil || ctx.Err() != nil || errors.As(err, &answer) && answer.Final() || try >= 3*len(c.servers) {
+			return err
+		}
+		timer := time.NewTimer(tryPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		server = c.After(server)
+	}
+}

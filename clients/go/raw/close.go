@@ -1,0 +1,43 @@
+package raw
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// CloseError is the server's reason for the end of a connection.
+type CloseError struct {
+	Code   int    // see the close codes in docs/protocol.md; 0: not known
+	Reason string // for a person
+	// Reconnect reports whether the client should connect again by itself.
+	Reconnect bool
+	// Addresses are other servers to connect to, best first.
+	Addresses []string
+}
+
+func (e *CloseError) Error() string {
+	return fmt.Sprintf("the server closed the connection: %s (%d)", e.Reason, e.Code)
+}
+
+// ParseClose reads the body of a packet of operation protocol.OpDisconnect. What
+// the server says about reconnecting counts; where it says nothing, the range of
+// the code does.
+func ParseClose(body []byte) *CloseError {
+	var said struct {
+		Code      int      `json:"code"`
+		Reason    string   `json:"reason"`
+		Reconnect *bool    `json:"reconnect"`
+		Addresses []string `json:"addresses"`
+	}
+	if err := json.Unmarshal(body, &said); err != nil {
+		return &CloseError{Reason: "no reason that can be read", Reconnect: true}
+	}
+	reconnect := said.Code < 3500 || said.Code > 3999
+	if said.Reconnect != nil {
+		reconnect = *said.Reconnect
+	}
+	if said.Reason == "" {
+		said.Reason = "no reason given"
+	}
+	return &CloseError{Code: said.Code, Reason: said.Reason, Reconnect: reconnect, Addresses: said.Addresses}
+}
