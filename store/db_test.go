@@ -94,7 +94,7 @@ func openAgain(t *testing.T, dir string) error {
 	return err
 }
 
-// disk is a disk that tests fill.
+// disk is a disk with a number of free bytes that tests set.
 type disk struct{ free atomic.Int64 }
 
 func (d *disk) bytes(string) (int64, error) { return d.free.Load(), nil }
@@ -156,7 +156,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	check(reserve/4, false, true)
 	check(reserve/4-1, false, false)
 	check(0, false, false)
-	check(2*reserve, true, true) // recovery needs no hand
+	check(2*reserve, true, true) // pushes are accepted again without a restart
 }
 
 func TestDiskIsAskedWithoutRun(t *testing.T) {
@@ -189,7 +189,7 @@ func TestNoReserve(t *testing.T) {
 func TestRunEndsWithContextOrClose(t *testing.T) {
 	db := openDB(t, store.Options{Dir: t.TempDir(), GCInterval: time.Millisecond})
 	stop := run(t, db)
-	time.Sleep(10 * time.Millisecond) // let it collect a few times; nothing depends on it
+	time.Sleep(10 * time.Millisecond) // time for a few collections; nothing depends on it
 	if err := stop(); err != nil {
 		t.Fatalf("Run: %v", err)
 	}
@@ -203,8 +203,8 @@ func TestRunEndsWithContextOrClose(t *testing.T) {
 	}
 }
 
-// filled makes a directory as a kill -9 leaves it, with entries in tables and
-// in a write-ahead log, and says how many entries it has.
+// filled makes a directory as a kill -9 leaves it, with entries in tables and in a
+// write-ahead log. It returns the number of entries.
 func filled(t *testing.T) (dir string, n int) {
 	t.Helper()
 	work := t.TempDir()
@@ -228,8 +228,8 @@ func filled(t *testing.T) (dir string, n int) {
 
 func numberedValue(i int) []byte { return fmt.Appendf(nil, "%d:%s", i, strings.Repeat("z", i)) }
 
-// lostEntries opens a directory and reads everything. nil means that all n
-// entries are there; an error must be one that refuses, not a smaller log.
+// lostEntries opens a directory and reads everything. It returns nil if all n entries are
+// there, and the error of a refusal. A log with fewer entries fails the test.
 func lostEntries(t *testing.T, dir string, n int) error {
 	t.Helper()
 	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
@@ -277,8 +277,8 @@ func TestKilledDirectoryIsWhole(t *testing.T) {
 	}
 }
 
-// TestFlippedBytes flips bits all over every file: each time either nothing is
-// lost or the damage is an error that says what to do.
+// TestFlippedBytes flips bits all over every file. Each time either nothing is lost, or the
+// directory is refused with an error that says what to do.
 func TestFlippedBytes(t *testing.T) {
 	golden, n := filled(t)
 	files, err := os.ReadDir(golden)
@@ -347,7 +347,7 @@ func TestMissingAndCutFiles(t *testing.T) {
 			"short":   func(path string) error { return os.Truncate(path, 7) },
 		} {
 			if kind == ".mem" && name != "short" {
-				continue // no process can tell: its newest entries were in no other file
+				continue // this cannot be detected: no other file has its newest entries
 			}
 			dir := copyDir(t, golden)
 			if err := cut(filepath.Join(dir, f.Name())); err != nil {
@@ -404,7 +404,7 @@ func TestUnfinishedDirectoryIsFinished(t *testing.T) {
 	if err := errors.Join(db.Close(), os.Remove(filepath.Join(dir, "FORMAT"))); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // as killed between the record and the file, then as it should be
+	for range 2 { // first as after a kill between the record and the file, then complete
 		if err := openAgain(t, dir); err != nil {
 			t.Fatalf("Open: %v", err)
 		}

@@ -1,22 +1,23 @@
-// Package store owns everything that imgo keeps on a disk, all of it in one
-// Badger database: the kept log of a node that runs without Kafka (Log), the
-// hashes of clients' tokens (Tokens) and the mailboxes of router. It also has
-// the memory-only log of what is worthless a minute later (LiveLog), since the
-// two logs answer to the same callers.
+// Package store owns everything that imgo keeps on a disk, all of it in one Badger
+// database: the kept log of a node that runs without Kafka (Log), the hashes of clients'
+// tokens (Tokens, SharedTokens) and the mailboxes of router (Mailboxes). It also has the
+// live log (LiveLog), which is in memory, because both logs have the same callers.
 //
-// It guarantees that what a call reported as written is there after a kill -9
-// or a power loss: every write is synced before the call returns. It guarantees
-// that a broken file is an error that says what to do, and never an emptier
-// store: the files are checked before Badger may repair (that is: cut) them,
-// every value carries a checksum of its own, and a log's offsets have no gaps.
-// It refuses pushes while less than a reserve of the disk is free, because a
-// disk that is really full ends the process (a write to a mapped page that the
-// file system cannot back is a SIGBUS).
+// It guarantees that every change is there after a kill -9 or a power loss once its call
+// has returned: it is synced before. (A batch of mailboxes is an exception; see
+// MailboxBatch.Commit.) It guarantees that a broken file is an error that says what to do,
+// and never a store with less in it. The files are checked before Badger can repair them,
+// which means cutting them; every value has a checksum of its own; and the offsets of a log
+// have no gaps. It refuses pushes while less than a reserve of the disk is free, because a
+// full disk ends the process: a write to a mapped page for which the file system has no
+// room is a SIGBUS.
 //
-// It does not decide who is to get a message, knows no sessions and no network,
-// and does not replicate: one directory, one process.
+// It does not decide which sessions get a message, knows no sessions and no network, and
+// does not replicate: one directory, one process. The formats of Badger's files are known
+// only to package badgerwal.
 //
-// Keys. The first byte of a key says whose it is: L entries of the kept log,
-// P what describes the store and the log (format, partitions, generation,
-// begin of each partition), T tokens; M, B, U, I and R are the mailbox's.
+// The first byte of a key names its owner: L are entries of the kept log; P describes the
+// database and the log (format, partitions, generation, bounds of each partition); T are
+// tokens and S shared tokens; M, B, U, I and R are mailboxes, and so are their lower case
+// letters for later generations of the log.
 package store

@@ -9,11 +9,11 @@ import (
 // Commits counts the transactions that the log has committed.
 func (l *Log) Commits() uint64 { return l.committer.commits.Load() }
 
-// Trim deletes what is older than the retention now.
+// Trim deletes the entries that are older than the retention.
 func (l *Log) Trim(ctx context.Context) error { return l.trimmer.trim(ctx) }
 
-// FailCommits makes the next n commits fail with err, before anything is
-// written. It must be called before Run.
+// FailCommits makes the next n commits fail with err before anything is written. It must
+// be called before Run.
 func (l *Log) FailCommits(n int, err error) {
 	l.committer.write = func(b *batch) error {
 		if n--; n >= 0 {
@@ -23,14 +23,13 @@ func (l *Log) FailCommits(n int, err error) {
 	}
 }
 
-// ErrBroken is the error after which nothing is written any more.
+// ErrBroken is the error after which nothing more is written.
 var ErrBroken = errBroken
 
-// BreakDisk makes the DB behave as after a commit that failed half done.
+// BreakDisk makes the DB behave as after a commit that is half written.
 func (db *DB) BreakDisk(err error) error { return db.committed(err) }
 
-// Overwrite changes the stored form of a log entry behind the log's back; nil
-// deletes it.
+// Overwrite changes the stored form of a log entry without the log; nil deletes it.
 func (db *DB) Overwrite(partition int32, offset int64, change func(stored []byte) []byte) error {
 	key := appendLogKey(nil, partition, offset)
 	return db.update(func(txn *badger.Txn) error {
@@ -54,7 +53,7 @@ func (db *DB) LoseFormat() error {
 	return db.update(func(txn *badger.Txn) error { return txn.Delete(keyFormat) })
 }
 
-// Codecs for fuzzing.
+// Encoders and decoders, for fuzzing.
 var (
 	AppendLogEntry    = appendLogEntry
 	DecodeLogEntry    = decodeLogEntry

@@ -8,8 +8,8 @@ import (
 	"imgo/store"
 )
 
-// FuzzEntry decodes arbitrary stored bytes: never a panic, and whatever is
-// taken for good is what would be written for it.
+// FuzzEntry decodes arbitrary stored bytes. It must not panic, and bytes that are accepted
+// must be the bytes that would be written for the same entry.
 func FuzzEntry(f *testing.F) {
 	f.Add([]byte{}, int32(0), int64(0))
 	f.Add(store.AppendLogEntry(nil, 0, 0, 0, nil), int32(0), int64(0))
@@ -22,10 +22,10 @@ func FuzzEntry(f *testing.F) {
 				t.Fatalf("%x decodes to %d %x, which is stored as %x", stored, ms, record, again)
 			}
 		}
-		// As a record it comes back as it was, and a flipped bit is found.
+		// The bytes as a record are read back unchanged, and a flipped bit is found.
 		good := store.AppendLogEntry([]byte("before"), partition, offset, ms, stored)[len("before"):]
 		if _, record, err = store.DecodeLogEntry(good, partition, offset); err != nil || !bytes.Equal(record, stored) {
-			t.Fatalf("%x came back as %x, %v", stored, record, err)
+			t.Fatalf("%x was read back as %x, %v", stored, record, err)
 		}
 		good[len(stored)%len(good)] ^= 0x10
 		if _, _, err = store.DecodeLogEntry(good, partition, offset); !errors.Is(err, store.ErrCorrupt) {
@@ -34,21 +34,21 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// FuzzSeal does the same for sealed values.
-func FuzzSeal(f *testing.F) {
+// FuzzChecksum does the same for values with a checksum.
+func FuzzChecksum(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0, 0})
 	f.Add(store.AppendChecksummed(nil, []byte("value")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if value, err := store.VerifyChecksum(b); err == nil && !bytes.Equal(store.AppendChecksummed(nil, value), b) {
-			t.Fatalf("%x unseals to %x, which seals to %x", b, value, store.AppendChecksummed(nil, value))
+			t.Fatalf("%x is read as %x, which is stored as %x", b, value, store.AppendChecksummed(nil, value))
 		}
-		sealed := store.AppendChecksummed([]byte("before"), b)[len("before"):]
-		if value, err := store.VerifyChecksum(sealed); err != nil || !bytes.Equal(value, b) {
-			t.Fatalf("%x came back as %x, %v", b, value, err)
+		stored := store.AppendChecksummed([]byte("before"), b)[len("before"):]
+		if value, err := store.VerifyChecksum(stored); err != nil || !bytes.Equal(value, b) {
+			t.Fatalf("%x was read back as %x, %v", b, value, err)
 		}
-		sealed[len(sealed)/2] ^= 1
-		if _, err := store.VerifyChecksum(sealed); !errors.Is(err, store.ErrCorrupt) {
+		stored[len(stored)/2] ^= 1
+		if _, err := store.VerifyChecksum(stored); !errors.Is(err, store.ErrCorrupt) {
 			t.Fatalf("a flipped bit: %v", err)
 		}
 	})
@@ -57,10 +57,10 @@ func FuzzSeal(f *testing.F) {
 func TestZerosAreNoValue(t *testing.T) {
 	for n := range 64 {
 		if _, err := store.VerifyChecksum(make([]byte, n)); !errors.Is(err, store.ErrCorrupt) {
-			t.Errorf("%d zeros unseal: %v", n, err)
+			t.Errorf("%d zeros are read as a value: %v", n, err)
 		}
 		if _, _, err := store.DecodeLogEntry(make([]byte, n), 0, 0); !errors.Is(err, store.ErrCorrupt) {
-			t.Errorf("%d zeros decode: %v", n, err)
+			t.Errorf("%d zeros are read as an entry: %v", n, err)
 		}
 	}
 }

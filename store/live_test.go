@@ -59,7 +59,7 @@ func TestFullLiveLogDropsTheOldest(t *testing.T) {
 	l := newLive(t, store.LiveOptions{Partitions: 2, MaxBytes: 10 * (100 + 64), Metrics: reg})
 	ctx := t.Context()
 	for i := range 25 {
-		if i == 8 { // a reader has been given the first 8
+		if i == 8 { // a reader has got the first 8
 			if entries, err := l.Read(ctx, 0, 0, 1<<20); err != nil || len(entries) != 8 {
 				t.Fatalf("Read: %d entries, %v", len(entries), err)
 			}
@@ -97,7 +97,7 @@ func TestFullLiveLogDropsTheOldest(t *testing.T) {
 	if begin, end, _ := l.Bounds(ctx, 1); begin != 0 || end != 0 {
 		t.Fatalf("the other partition: %d to %d", begin, end)
 	}
-	// One that is larger than all there is room for still passes through.
+	// An entry that is larger than the bound is still delivered.
 	if _, err := l.Append(ctx, 0, make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestFullLiveLogDropsTheOldest(t *testing.T) {
 	}
 }
 
-func TestLiveLogAges(t *testing.T) {
+func TestLiveLogExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, err := store.NewLiveLog(store.LiveOptions{Partitions: 1, Retention: time.Minute})
 		if err != nil {
@@ -130,8 +130,8 @@ func TestLiveLogAges(t *testing.T) {
 			}
 			return begin, end
 		}
-		// One a second: at any time those of the last minute are there, and
-		// those of more than a step before it are not.
+		// One entry a second. The entries of the last minute always exist, and those
+		// of more than one step before it do not.
 		for i := range int64(300) {
 			if _, err := l.Append(ctx, 0, nil); err != nil {
 				t.Fatal(err)
@@ -147,7 +147,7 @@ func TestLiveLogAges(t *testing.T) {
 			t.Fatalf("in the end: %d to %d", begin, end)
 		}
 		if n := l.Dropped(); n != 0 {
-			t.Fatalf("%d count as dropped, but they aged", n)
+			t.Fatalf("%d are counted as dropped, but they expired", n)
 		}
 		if offset, err := l.Append(ctx, 0, nil); err != nil || offset != 300 {
 			t.Fatalf("Append: %d, %v; want 300", offset, err)
@@ -165,7 +165,7 @@ func TestLiveLogAges(t *testing.T) {
 	})
 }
 
-func TestLiveLogWithoutAge(t *testing.T) {
+func TestLiveLogWithoutExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, err := store.NewLiveLog(store.LiveOptions{Retention: -1})
 		if err != nil {
@@ -185,8 +185,9 @@ func TestLiveLogWithoutAge(t *testing.T) {
 	})
 }
 
-// TestSlowReaderIsTold has a reader that is too slow go on at begin.
-func TestSlowReaderIsTold(t *testing.T) {
+// TestSlowReader shows that a reader that is too slow gets an error, and can go on at the
+// begin of the partition.
+func TestSlowReader(t *testing.T) {
 	l := newLive(t, store.LiveOptions{Partitions: 1, MaxBytes: 20 * 64})
 	const n = 20_000
 	var group sync.WaitGroup
@@ -225,7 +226,7 @@ func TestSlowReaderIsTold(t *testing.T) {
 	}
 }
 
-// BenchmarkLiveAppend appends with nobody waiting.
+// BenchmarkLiveAppend appends without a waiting reader.
 func BenchmarkLiveAppend(b *testing.B) {
 	l := newLive(b, store.LiveOptions{Partitions: 1})
 	value := make([]byte, 200)
@@ -237,8 +238,8 @@ func BenchmarkLiveAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkLiveWake is the whole way of one entry to a reader that waits for
-// it, and of the answer back: two appends and two wakes.
+// BenchmarkLiveWake sends one entry to a waiting reader and the answer back: two appends
+// and two wake-ups.
 func BenchmarkLiveWake(b *testing.B) {
 	l := newLive(b, store.LiveOptions{Partitions: 2})
 	ctx := context.Background()

@@ -10,7 +10,8 @@ import (
 	"imgo/store"
 )
 
-// The follower is told of each lone record, before its caller is answered.
+// TestFollow shows that the follower is called for each lone record before the append
+// returns.
 func TestFollow(t *testing.T) {
 	l := openLog(t, openDB(t, store.Options{Dir: t.TempDir()}), store.LogOptions{Partitions: 2})
 	run(t, l)
@@ -38,9 +39,9 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// With many callers records share commits, of which nobody is told; offsets have
-// no gap, and a follower's view is never behind what it is told.
-func TestFollowBesideOthers(t *testing.T) {
+// TestFollowWithManyCallers has records share commits. The follower is not called for those.
+// Offsets have no gap, and Recent always returns the record that the follower is called for.
+func TestFollowWithManyCallers(t *testing.T) {
 	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, TailBytes: 1 << 20})
 	run(t, l)
 	var told atomic.Int64
@@ -83,8 +84,8 @@ func TestFollowBesideOthers(t *testing.T) {
 	}
 }
 
-// A commit that fails before anything was written costs its caller alone, and
-// nobody is told of its record.
+// TestFailedCommitOfOne shows that a commit that fails before anything was written fails
+// only its own caller, and that the follower is not called.
 func TestFailedCommitOfOne(t *testing.T) {
 	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{})
 	boom := errors.New("boom")

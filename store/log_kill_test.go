@@ -14,8 +14,8 @@ import (
 	"imgo/store"
 )
 
-// TestKillNine kills a process that appends, again and again, over the same
-// directory: everything that it was told of is there, without a gap.
+// TestKillNine kills a process that appends, several times in the same directory. Every
+// acknowledged record must be there, without a gap.
 func TestKillNine(t *testing.T) {
 	dir := t.TempDir()
 	type place struct {
@@ -43,7 +43,7 @@ func TestKillNine(t *testing.T) {
 		for n := 0; ; n++ {
 			line, err := lines.ReadString('\n')
 			if err != nil {
-				break // what the kill cut off was never said
+				break // an incomplete line is no acknowledgement
 			}
 			var at place
 			var value string

@@ -55,8 +55,8 @@ func TestLogInMemoryConforms(t *testing.T) {
 	}, logtest.Options{})
 }
 
-// TestRecent: it gives what Read gives where that is in memory, and never
-// waits nor reads the disk.
+// TestRecent shows that Recent returns the same entries as Read as long as they are in
+// memory. It never waits or reads the disk.
 func TestRecent(t *testing.T) {
 	l := openLog(t, openDB(t, store.Options{InMemory: true}), store.LogOptions{Partitions: 2, TailBytes: 2 << 10})
 	run(t, l)
@@ -69,7 +69,7 @@ func TestRecent(t *testing.T) {
 			}
 		}
 	})
-	for next := int64(0); next < records; { // beside the appends
+	for next := int64(0); next < records; { // while records are appended
 		for _, e := range l.Recent(1, next, 1<<20) {
 			if e.Offset != next || e.Value[0] != byte(next) {
 				t.Fatalf("offset %d with %d after %d", e.Offset, e.Value[0], next)
@@ -77,7 +77,7 @@ func TestRecent(t *testing.T) {
 			next++
 		}
 		if begin, end, err := l.Bounds(t.Context(), 1); err != nil || begin != 0 || next < end-10 {
-			next = end // it is no longer in memory
+			next = end // the entry is no longer in memory
 		}
 	}
 	appended.Wait()
@@ -142,7 +142,7 @@ func TestLogShapeIsKept(t *testing.T) {
 	}
 }
 
-// readAll reads a partition from 0; offsets are indexes.
+// readAll reads a partition from offset 0. The index of an entry is its offset.
 func readAll(t testing.TB, l *store.Log, partition int32) (all []envelope.Entry) {
 	t.Helper()
 	_, end, err := l.Bounds(t.Context(), partition)
@@ -176,7 +176,7 @@ func TestAppendsShareATransaction(t *testing.T) {
 			}
 		})
 	}
-	// Nothing is committed before Run: all wait in the queue.
+	// Nothing is committed before Run, so all requests wait in the queue.
 	eventually(t, "all are queued", func() bool { return gauge(t, reg, "imgo_store_log_queue_requests") == callers })
 	run(t, l)
 	group.Wait()
@@ -190,7 +190,7 @@ func TestAppendsShareATransaction(t *testing.T) {
 	}
 }
 
-// gauge reads a metric without labels, or the sum over its labels.
+// gauge returns the value of a metric, or the sum over its labels.
 func gauge(t testing.TB, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -207,7 +207,7 @@ func gauge(t testing.TB, reg *prometheus.Registry, name string) (sum float64) {
 	return sum
 }
 
-// samples counts what a histogram has seen.
+// samples returns the number of observations of a histogram.
 func samples(t testing.TB, reg *prometheus.Registry, name string) (n uint64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -293,7 +293,7 @@ func TestQueueIsBounded(t *testing.T) {
 			t.Fatalf("Append: %v, want it to wait for the commit", err)
 		}
 	}
-	// What its callers gave up on is appended all the same, in order.
+	// Appends that their callers gave up are committed all the same, in order.
 	run(t, l)
 	offset, err := l.Append(t.Context(), 0, []byte("after"))
 	if err != nil || offset != 2 {
@@ -315,7 +315,7 @@ func TestFailedCommitFailsItsCallers(t *testing.T) {
 			}
 		})
 	}
-	// An 11th call of two parts is in the same group.
+	// An 11th call with two entries is in the same group.
 	group.Go(func() {
 		if err := l.AppendMany(t.Context(), make([]envelope.Entry, 2)); errors.Is(err, boom) {
 			failed.Add(1)
@@ -442,7 +442,7 @@ func TestLogMetrics(t *testing.T) {
 	}
 }
 
-// BenchmarkLogAppend64 has 64 callers append 200 bytes each.
+// BenchmarkLogAppend64 measures 64 callers that append 200 bytes each.
 func BenchmarkLogAppend64(b *testing.B) {
 	l := openLog(b, openDB(b, store.Options{Dir: b.TempDir()}), store.LogOptions{})
 	run(b, l)

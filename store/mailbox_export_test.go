@@ -2,14 +2,14 @@ package store
 
 import "github.com/dgraph-io/badger/v4"
 
-// DecodeMailbox decodes a value as each kind that mailboxes store.
+// DecodeMailbox decodes a value as a meta and as an entry.
 func DecodeMailbox(b []byte) (meta *MailboxMeta, entry MailboxEntry, errs [2]error) {
 	meta, errs[0] = decodeMeta(b)
 	entry, errs[1] = decodeEntry(1, b)
 	return meta, entry, errs
 }
 
-// EncodeMailbox encodes both kinds.
+// EncodeMailbox encodes a meta and an entry.
 func EncodeMailbox(m *MailboxMeta, e *MailboxEntry) (meta, entry []byte) {
 	return appendMeta(nil, m), appendEntry(nil, e)
 }

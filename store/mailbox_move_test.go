@@ -27,7 +27,8 @@ func fill(t *testing.T, m *store.Mailboxes, partition int32, word string) {
 	}
 }
 
-// holds says whether a partition has what fill stored, whole; false: nothing.
+// holds reports whether a partition has what fill stored. Anything between all and nothing
+// fails the test.
 func holds(t *testing.T, m *store.Mailboxes, partition int32, word string) bool {
 	t.Helper()
 	meta, entries, err := m.Load(partition, "u")
@@ -52,13 +53,14 @@ func holds(t *testing.T, m *store.Mailboxes, partition int32, word string) bool 
 	return true
 }
 
-// Partitions of one number in different generations are different ones, and
-// what a database had before there were any is the first.
+// TestGenerationsAreApart shows that partitions with the same number in different
+// generations are separate, and that data from before there were generations belongs to the
+// first.
 func TestGenerationsAreApart(t *testing.T) {
 	dir := t.TempDir()
 	first, stop := openMailboxes(t, dir)
 	second, third := first.ForGeneration(2), first.ForGeneration(3)
-	fill(t, first, 0, "first") // a database of before: keys without a generation
+	fill(t, first, 0, "first") // keys without a generation, as older versions wrote them
 	if holds(t, second, 0, "") || !holds(t, first.ForGeneration(1), 0, "first") {
 		t.Fatal("the first generation is another one's")
 	}
@@ -93,7 +95,7 @@ func TestGenerationsAreApart(t *testing.T) {
 	}
 }
 
-// Keys gives every key of a partition once, a few at a time.
+// TestKeys shows that Keys returns every key of a partition once, a few at a time.
 func TestKeys(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	for _, m := range []*store.Mailboxes{m, m.ForGeneration(2)} {

@@ -53,7 +53,7 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 		b.PutBody("u", e, store.MailboxBody{Op: -5, Body: []byte(fmt.Sprint("b", e.ID))})
 	}
 	b.PutEntry("v", &shared)
-	b.PutEntry("u2", &one) // a user whose name begins like another's
+	b.PutEntry("u2", &one) // a user whose name begins with another user's name
 	b.Use("u", "key", 9, hour)
 	b.Claim("claim", store.MailboxClaim{ID: 10, Record: [12]byte{1, 2}}, hour)
 	b.Use("", "old claim", 11, hour) // as an older version wrote them
@@ -137,7 +137,8 @@ func TestMailboxEntriesExpire(t *testing.T) {
 	}
 }
 
-// A batch that is larger than Badger's transactions is written whole.
+// TestMailboxBatchOfAnySize shows that a batch that is larger than a transaction of Badger is
+// written completely.
 func TestMailboxBatchOfAnySize(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	b := m.Batch(0)
@@ -162,7 +163,7 @@ func TestMailboxBatchOfAnySize(t *testing.T) {
 	}
 }
 
-func TestMailboxSaysWhatIsBroken(t *testing.T) {
+func TestMailboxNamesBrokenEntry(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	e := entryAt(5, time.Now().Add(time.Hour))
 	b := m.Batch(3)
@@ -180,8 +181,8 @@ func TestMailboxSaysWhatIsBroken(t *testing.T) {
 	}
 }
 
-// FuzzMailboxValue: no stored bytes crash a reader, and what decodes encodes
-// to what decodes to the same.
+// FuzzMailboxValue decodes arbitrary stored bytes. It must not panic, and decoding what was
+// decoded and encoded again must give the same value.
 func FuzzMailboxValue(f *testing.F) {
 	meta, entry := store.EncodeMailbox(&store.MailboxMeta{LastMS: 1, Devices: []store.MailboxDevice{{Name: "d", Bit: 3, Since: 1 << 48}}},
 		&store.MailboxEntry{TimeMS: 1, ExpiresMS: 2, Waiting: 3, Acked: true, Size: 4})
@@ -205,8 +206,8 @@ func FuzzMailboxValue(f *testing.F) {
 	})
 }
 
-// TestManyBodies: many are read as one by one, whatever is gone, shared,
-// asked for twice or out of order.
+// TestManyBodies shows that reading many bodies at once gives the same as reading one by
+// one, also if some are gone, shared, repeated or out of order.
 func TestManyBodies(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	hour := time.Now().Add(time.Hour)
@@ -217,7 +218,7 @@ func TestManyBodies(t *testing.T) {
 		e.Shared = id%7 == 0
 		body := bytes.Repeat([]byte{byte(id)}, int(id)%50)
 		if e.Size = int32(len(body)); id%11 == 0 {
-			e.Size = 0 // not true, and no reason to fail
+			e.Size = 0 // wrong, which must not matter
 		}
 		if id%5 != 0 {
 			b.PutBody("u", &e, store.MailboxBody{Op: int32(id), Body: body})
@@ -225,7 +226,7 @@ func TestManyBodies(t *testing.T) {
 		other := e
 		b.PutBody("v", &other, store.MailboxBody{Op: -1, Body: []byte("another user's")})
 		if e.Shared && id%5 != 0 {
-			b.PutBody("u", &e, store.MailboxBody{Op: int32(id), Body: body}) // the last word
+			b.PutBody("u", &e, store.MailboxBody{Op: int32(id), Body: body}) // overwrites the earlier body
 		}
 		entries = append(entries, e)
 	}

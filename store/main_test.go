@@ -15,8 +15,8 @@ import (
 	"imgo/store"
 )
 
-// childDir in the environment makes the test binary a process that appends to
-// the log in that directory until it is killed.
+// childDir is the environment variable that makes the test binary append to the log in a
+// directory until it is killed.
 const childDir = "IMGO_STORE_TEST_CHILD_DIR"
 
 func TestMain(m *testing.M) {
@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// appendForEver appends from many goroutines and prints each record that was
-// acknowledged: partition, offset, value.
+// appendForEver appends from many goroutines. It prints partition, offset and value of each
+// acknowledged record.
 func appendForEver(dir string) error {
 	db, err := store.Open(store.Options{Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
@@ -57,7 +57,7 @@ func appendForEver(dir string) error {
 					return
 				}
 				if _, err := fmt.Printf("%d %d %s\n", p, offset, value); err != nil {
-					return // nobody listens any more
+					return // the parent has ended
 				}
 			}
 		})
@@ -82,7 +82,7 @@ func openDB(t testing.TB, opt store.Options) *store.DB {
 	return db
 }
 
-// openLog opens a log that is not run.
+// openLog opens a log without running it.
 func openLog(t testing.TB, db *store.DB, opt store.LogOptions) *store.Log {
 	t.Helper()
 	l, err := store.OpenLog(db, opt)
@@ -97,7 +97,7 @@ func openLog(t testing.TB, db *store.DB, opt store.LogOptions) *store.Log {
 	return l
 }
 
-// runner is anything with a Run.
+// runner is a DB or a log.
 type runner interface {
 	Run(ctx context.Context) error
 }
@@ -122,14 +122,14 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
+			t.Fatalf("never: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
 }
 
-// copyDir copies a directory's files as they are at this moment: what a
-// kill -9 would leave. Trailing zeros are cut to one page, to be quick.
+// copyDir copies the files of a directory as they are now, as a kill -9 would leave them. To
+// save time it cuts trailing zeros to one page.
 func copyDir(t testing.TB, from string) (to string) {
 	t.Helper()
 	to = t.TempDir()

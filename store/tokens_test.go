@@ -56,23 +56,23 @@ func TestTokens(t *testing.T) {
 		t.Fatalf("Lookup b: expires %d, %v", expires, err)
 	}
 
-	// One that has expired is told from one that never was.
+	// An expired token is told apart from an unknown one.
 	put("old", "ann", now-1, false)
 	want("old", "", envelope.ErrExpired)
 	count("ann", 2)
 
-	// single: one token a user.
+	// single allows one token for each user.
 	put("d", "ann", 0, true)
 	want("a", "", envelope.ErrRevoked)
 	want("b", "", envelope.ErrRevoked)
 	want("c", "anna", nil)
 	want("d", "ann", nil)
 	count("ann", 1)
-	put("d", "ann", 0, true) // the same again
+	put("d", "ann", 0, true) // the same token again
 	want("d", "ann", nil)
 	count("ann", 1)
 
-	// A token that was taken back may be given again, also to another user.
+	// A revoked token may be put again, also for another user.
 	put("a", "bob", 0, false)
 	want("a", "bob", nil)
 	put("d", "bob", 0, false)
@@ -169,7 +169,7 @@ func TestTokensOfAUser(t *testing.T) {
 
 func TestExpiredTokensVanish(t *testing.T) {
 	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
-	// Remembered for a day after its end, which is in about two seconds.
+	// The token expired a day ago but for two seconds, so it is forgotten in two seconds.
 	ends := time.Now().Add(2*time.Second - 24*time.Hour)
 	if err := s.Put(t.Context(), hashOf("a"), "u", ends.UnixMilli(), 0, false); err != nil {
 		t.Fatal(err)
@@ -183,8 +183,8 @@ func TestExpiredTokensVanish(t *testing.T) {
 	})
 }
 
-// TestSingleTokenUnderContention gives one user single tokens from many
-// goroutines: in the end one is good.
+// TestSingleTokenUnderContention puts single tokens of one user from many goroutines. One of
+// them must be valid in the end.
 func TestSingleTokenUnderContention(t *testing.T) {
 	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
 	var group sync.WaitGroup

@@ -11,7 +11,7 @@ import (
 	"imgo/store"
 )
 
-// clock is a clock that tests set.
+// clock is a clock that tests advance.
 type clock struct{ ms atomic.Int64 }
 
 func (c *clock) now() time.Time           { return time.UnixMilli(c.ms.Load()) }
@@ -52,7 +52,7 @@ func TestRetention(t *testing.T) {
 			t.Fatalf("Trim: %v", err)
 		}
 	}
-	add(5000) // more than one transaction deletes
+	add(5000) // more entries than one transaction deletes
 	c.advance(40 * time.Minute)
 	add(10)
 	trim()
@@ -78,7 +78,7 @@ func TestRetention(t *testing.T) {
 	c.advance(2 * time.Hour)
 	trim()
 	want(l, 5010, 5010)
-	// The end survives although nothing is left that shows it.
+	// The end is kept although no entry is left.
 	reopen()
 	want(l, 5010, 5010)
 	add(1)
@@ -105,8 +105,8 @@ func TestRunTrims(t *testing.T) {
 	})
 }
 
-// TestReadersWhileTrimming reads from the beginning while it is trimmed away:
-// an entry or out of range, never damage.
+// TestReadersWhileTrimming reads from the begin of a log while it is trimmed. Each read gives
+// entries or ErrOutOfRange, and never ErrCorrupt.
 func TestReadersWhileTrimming(t *testing.T) {
 	var c clock
 	c.ms.Store(1_700_000_000_000)

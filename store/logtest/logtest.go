@@ -1,6 +1,5 @@
-// Package logtest is the conformance suite of imgo's log: what every
-// implementation, in memory, in Badger or on Kafka, must do the same. It is
-// for tests; it owns no log itself and knows none.
+// Package logtest is the conformance suite of imgo's log. Every implementation must pass it:
+// in memory, in Badger and on Kafka. It is for tests, and knows no implementation.
 package logtest
 
 import (
@@ -15,7 +14,7 @@ import (
 	"imgo/envelope"
 )
 
-// Log is what is tested: the log as its callers see it.
+// Log is a log as its callers see it.
 type Log interface {
 	Partitions() int32
 	Generation() uint16
@@ -25,25 +24,23 @@ type Log interface {
 	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
 }
 
-// Options say what an implementation can do.
+// Options describe an implementation.
 type Options struct {
-	// MaxValue is the size of the largest value that is tried, in bytes; 0:
-	// 512 KiB.
+	// MaxValue is the size of the largest value of the tests, in bytes; 0: 512 KiB.
 	MaxValue int
 	// Appends is how many records each of 64 appenders appends; 0: 100.
 	Appends int
-	// Reopen ends a log that open made, in good order, and opens what it kept
-	// once more; nil: nothing is kept.
+	// Reopen closes a log and opens it again with its records; nil: the log keeps nothing.
 	Reopen func(t *testing.T, log Log) Log
-	// Close ends a log while it is read; nil: it cannot be.
+	// Close closes a log while it is read; nil: it cannot be closed.
 	Close func(t *testing.T, log Log)
 }
 
-// patience bounds every wait.
-const patience = 30 * time.Second
+// waitLimit bounds every wait.
+const waitLimit = 30 * time.Second
 
-// Run tests the logs that open makes. Each must be empty, be ready to be
-// appended to, and have at least 3 partitions; open cleans up by t.Cleanup.
+// Run tests the logs that open makes. Each must be empty and running, and have at least 3
+// partitions. open cleans up with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
 	if opt.MaxValue == 0 {
 		opt.MaxValue = 512 << 10
@@ -80,12 +77,12 @@ func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// fill appends n values to a partition and returns its end before them.
+// fill appends n values to a partition and returns the offset of the first one.
 func fill(t *testing.T, l Log, partition int32, n int, value func(i int) []byte) (first int64) {
 	t.Helper()
 	ctx := within(t)
@@ -178,7 +175,7 @@ func testMaxBytes(t *testing.T, l Log, _ Options) {
 		if err != nil {
 			t.Fatalf("Read with %d bytes: %v", max, err)
 		}
-		// About: an implementation may round by one entry.
+		// maxBytes is approximate: an implementation may return one entry more.
 		if n := len(entries); n < 1 || n > max/1000+1 {
 			t.Fatalf("Read with %d bytes: %d entries of 1000 bytes", max, n)
 		}
@@ -257,7 +254,7 @@ func testBlocking(t *testing.T, l Log, _ Options) {
 			}
 		})
 	}
-	// One of another partition must not end the wait.
+	// An entry of another partition must not end the wait.
 	if _, err := l.Append(ctx, 1, []byte("other")); err != nil {
 		t.Fatalf("Append: %v", err)
 	}
@@ -394,7 +391,7 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 	if _, err := l.Append(ctx, 0, []byte("x")); err != nil && !errors.Is(err, context.Canceled) {
 		t.Fatalf("Append with a cancelled context: %v", err)
 	}
-	// Whatever became of it, the log goes on without a gap.
+	// Whether it was appended or not, the log goes on without a gap.
 	begin, _, err := l.Bounds(within(t), 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
