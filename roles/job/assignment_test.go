@@ -16,8 +16,7 @@ func part(t job.Topic, p int32, next int64) job.Part {
 	return job.Part{Topic: t, Partition: p, Next: next}
 }
 
-// group gives one assignment after another, as the test says, and remembers
-// positions.
+// group is a group whose assignments the test defines. It remembers positions.
 type group struct {
 	offers chan []job.Part
 
@@ -52,7 +51,7 @@ func (g *group) Next(ctx context.Context) (job.Assignment, error) {
 	}
 }
 
-// move ends the assignment and offers another.
+// move ends the assignment and offers another one.
 func (g *group) move(parts ...job.Part) {
 	g.mu.Lock()
 	close(g.current.done)
@@ -95,23 +94,23 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// grouped runs a job with a group.
-func grouped(t *testing.T, g *group, change func(*world)) *world {
+// startGrouped starts a job with a group.
+func startGrouped(t *testing.T, g *group, change func(*world)) *world {
 	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone("a")},
 		comets: comets{"a": {}, "b": {}}, reg: prometheus.NewRegistry()}
 	if change != nil {
 		change(w)
 	}
-	w.run(func(_ *world, _ *job.Config, d *job.Deps) { d.Group = g })
+	w.run(func(_ *job.Config, d *job.Deps) { d.Group = g })
 	return w
 }
 
-// A partition that no job has carried yet starts at its end, and that is
-// stored at once: a job that takes over before the first record must not start
-// at a later end.
+// TestFirstPositionIsStoredAtOnce shows that a partition that no job has carried yet starts at
+// its end, and that this position is stored at once: a job that takes over before the first
+// record must not start at a later end.
 func TestFirstPositionIsStoredAtOnce(t *testing.T) {
 	g := newGroup(part(job.Kept, 0, -1), part(job.Live, 0, -1))
-	w := grouped(t, g, func(w *world) {
+	w := startGrouped(t, g, func(w *world) {
 		w.kept.add(t, 0, push("old", "u"))
 		w.live.add(t, 0, &envelope.Envelope{Message: &envelope.Message{Op: 5, Body: []byte("old"), All: true}})
 	})
@@ -122,11 +121,11 @@ func TestFirstPositionIsStoredAtOnce(t *testing.T) {
 	}
 }
 
-// What was pushed is stored before the partition goes on to the next job, and
-// a part of the assignment that is gone is read no more.
+// TestAssignmentMoves shows that the position is stored before a partition goes to the next
+// job, and that the partition is not read any more.
 func TestAssignmentMoves(t *testing.T) {
 	g := newGroup(part(job.Kept, 0, 0))
-	w := grouped(t, g, nil)
+	w := startGrouped(t, g, nil)
 	w.kept.add(t, 0, push("1", "u"))
 	w.eventually("a", "1/1<1")
 	g.move(part(job.Kept, 1, 0))
@@ -136,12 +135,12 @@ func TestAssignmentMoves(t *testing.T) {
 	w.eventually("a", "1/1<1 3/1<1")
 }
 
-// A push that is under way when the assignment ends finishes before the
-// position is stored; one that does not finish is not stored as carried.
+// TestPositionWaitsForPushes shows that a push that is under way when the assignment ends
+// finishes before the position is stored.
 func TestPositionWaitsForPushes(t *testing.T) {
 	free := make(chan struct{})
 	g := newGroup(part(job.Kept, 0, 0))
-	w := grouped(t, g, func(w *world) {
+	w := startGrouped(t, g, func(w *world) {
 		w.owner.resolve = everyone("a", "b")
 		w.comets["a"].block = func(ctx context.Context) error {
 			select {
@@ -164,11 +163,11 @@ func TestPositionWaitsForPushes(t *testing.T) {
 	}
 }
 
-// A commit that fails is made good by a later one.
+// TestCommitFails shows that a later commit stores a position whose commit failed.
 func TestCommitFails(t *testing.T) {
 	g := newGroup(part(job.Kept, 0, 0))
 	g.refuse = true
-	w := grouped(t, g, nil)
+	w := startGrouped(t, g, nil)
 	w.kept.add(t, 0, push("1", "u"))
 	w.eventually("a", "1/1<1")
 	g.mu.Lock()
@@ -177,16 +176,17 @@ func TestCommitFails(t *testing.T) {
 	eventually(t, "the position is stored", func() bool { return g.at(job.Kept, 0) == 1 })
 }
 
-// A log that ends before the stored position was replaced.
+// TestPositionAfterTheEnd shows that a job goes on at the end of a log that ends before the
+// stored position.
 func TestPositionAfterTheEnd(t *testing.T) {
 	g := newGroup(part(job.Kept, 0, 7))
-	w := grouped(t, g, nil)
+	w := startGrouped(t, g, nil)
 	eventually(t, "the position is the end", func() bool { return g.at(job.Kept, 0) == 0 })
 	w.kept.add(t, 0, push("1", "u"))
 	w.eventually("a", "1/1<1")
 }
 
-// ownerPair is an owner that hangs, and then another one.
+// ownerPair is a place for an owner that the test replaces.
 type ownerPair struct {
 	mu  sync.Mutex
 	now job.Router
@@ -206,12 +206,13 @@ func (h *hungOwner) Resolve(ctx context.Context, _ *envelope.ResolveRequest) (*e
 	return nil, ctx.Err()
 }
 
-// An owner that hangs is not waited for once there is another.
-func TestHungOwnerIsLeft(t *testing.T) {
+// TestHungOwnerIsReplaced shows that a job does not wait for a hanging owner once there is
+// another one.
+func TestHungOwnerIsReplaced(t *testing.T) {
 	w := &world{t: t, kept: newTopic(1), live: newTopic(1), comets: comets{"a": {}}, reg: prometheus.NewRegistry()}
 	hung := &hungOwner{asked: make(chan struct{})}
 	owners := &ownerPair{now: hung}
-	w.run(func(_ *world, c *job.Config, d *job.Deps) { d.Owners, c.ResolveTimeout = owners, time.Hour })
+	w.run(func(c *job.Config, d *job.Deps) { d.Owners, c.ResolveTimeout = owners, time.Hour })
 	w.kept.add(t, 0, push("1", "u"))
 	<-hung.asked
 	owners.mu.Lock()

@@ -17,7 +17,7 @@ func opened(comet, name string, incarnation, seq uint64) *envelope.Envelope {
 	return &envelope.Envelope{Opened: &envelope.RoomOpened{Comet: comet, Room: name, Incarnation: incarnation, Seq: seq}}
 }
 
-// denying answers that nobody is in any room.
+// denying returns a reply that names every room as empty.
 func denying(incarnation, seq uint64) func(*envelope.PushRequest) *envelope.PushReply {
 	return func(req *envelope.PushRequest) *envelope.PushReply {
 		reply := &envelope.PushReply{Incarnation: incarnation, Seq: seq}
@@ -30,14 +30,15 @@ func denying(incarnation, seq uint64) func(*envelope.PushRequest) *envelope.Push
 	}
 }
 
-// flow adds a message for a room and waits until comet b has it: then a was
-// told before, or was left out.
+// flow sends room messages to a job with the comets a and b, and knows what b must have got.
 type flow struct {
 	*world
 	n    int
 	want []string
 }
 
+// send sends a message to a room and waits until comet b has it. The message to comet a is
+// queued then, or a was left out.
 func (f *flow) send(name string) {
 	f.t.Helper()
 	f.n++
@@ -47,8 +48,8 @@ func (f *flow) send(name string) {
 	f.eventually("b", strings.Join(f.want, " "))
 }
 
-// mark tells everyone something, and waits until both have it: then they have
-// all that was sent before.
+// mark sends a message to everyone and waits until both comets have it. Both have everything
+// that was sent before then.
 func (f *flow) mark() {
 	f.t.Helper()
 	f.n++
@@ -59,19 +60,19 @@ func (f *flow) mark() {
 	eventually(f.t, "comet a has the mark", func() bool { return strings.HasSuffix(f.comets["a"].all(), mark) })
 }
 
-// told checks what comet a has been told since it had been told first.
-func (f *flow) told(first, want string) {
+// got checks what comet a got after first.
+func (f *flow) got(first, want string) {
 	f.t.Helper()
 	f.mark()
 	got := strings.TrimPrefix(f.comets["a"].all(), first)
 	if want = strings.TrimSpace(want + " all:" + fmt.Sprint(f.n)); strings.TrimSpace(got) != want {
-		f.t.Errorf("comet a was told %q, want %q", got, want)
+		f.t.Errorf("comet a got %q, want %q", got, want)
 	}
 }
 
-// learned sends to a room until comet a is left out, and waits until a has all
-// that was sent before.
-func (f *flow) learned(name string) {
+// learn sends to a room until comet a is left out, and waits until a has everything that was
+// sent before.
+func (f *flow) learn(name string) {
 	f.t.Helper()
 	before := f.counter("imgo_job_spared_deliveries_total", "")
 	eventually(f.t, "a denial was learned", func() bool {
@@ -81,12 +82,12 @@ func (f *flow) learned(name string) {
 	f.mark()
 }
 
-// A comet that said that nobody is in a room is told nothing of that room
-// until the log says that it is open, and of other rooms everything.
+// TestDeniedRoomIsLeftOut shows that a comet that has denied a room gets no messages of that
+// room until the log opens it, and all messages of other rooms.
 func TestDeniedRoomIsLeftOut(t *testing.T) {
 	f := &flow{world: start(t, nil)}
 	f.comets["a"].reply = denying(1, 5)
-	f.learned("x")
+	f.learn("x")
 	first := f.comets["a"].all()
 	for range 5 {
 		f.send("x")
@@ -98,25 +99,25 @@ func TestDeniedRoomIsLeftOut(t *testing.T) {
 	f.live.add(t, 0, opened("a", "x", 1, 7))
 	f.send("x")
 	last := f.want[len(f.want)-1]
-	f.told(first, last)
+	f.got(first, last)
 }
 
-// An empty room opens all of them.
-func TestComingBackOpensEveryRoom(t *testing.T) {
+// TestEmptyRoomOpensEveryRoom shows that an opening without a room opens all rooms.
+func TestEmptyRoomOpensEveryRoom(t *testing.T) {
 	f := &flow{world: start(t, nil)}
 	f.comets["a"].reply = denying(1, 5)
-	f.learned("x")
-	f.learned("y")
+	f.learn("x")
+	f.learn("y")
 	first := f.comets["a"].all()
 	f.comets["a"].setReply(nil)
 	f.live.add(t, 0, opened("a", "", 2, 1))
 	f.send("x")
 	f.send("y")
-	f.told(first, strings.Join(f.want[len(f.want)-2:], " "))
+	f.got(first, strings.Join(f.want[len(f.want)-2:], " "))
 }
 
-// An answer that is older than what the log said since counts for nothing; one
-// of another incarnation is not compared by its number.
+// TestOldAnswer shows that an answer that is older than the newest opening in the log is
+// ignored. The numbers of different incarnations are not compared.
 func TestOldAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name                string
@@ -129,7 +130,7 @@ func TestOldAnswer(t *testing.T) {
 		{"as new", 1, 6, "x", 1, 6, true},
 		{"newer", 1, 7, "x", 1, 6, true},
 		{"the comet started again", 1, 7, "", 2, 1, false},
-		{"a late opening of one that has died", 2, 1, "z", 1, 100, true},
+		{"a late opening of an earlier incarnation", 2, 1, "z", 1, 100, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := &flow{world: start(t, nil)}
@@ -147,59 +148,62 @@ func TestOldAnswer(t *testing.T) {
 			f.send("x")
 			<-asked
 			f.live.add(t, 0, opened("a", c.room, c.openedInc, c.openedAt))
-			// Whatever lies after the opening was read by b: so was the opening.
+			// When b has the mark, the job has read the opening before it.
 			f.live.add(t, 0, &envelope.Envelope{Message: &envelope.Message{Op: 5, Body: []byte("mark"), All: true}})
 			f.want = append(f.want, "all:mark")
 			f.eventually("b", strings.Join(f.want, " "))
 			close(answer)
-			f.eventually("a", "room=x:1 all:mark") // the answer has been dealt with
+			f.eventually("a", "room=x:1 all:mark") // the answer was processed
 			f.send("x")
 			want := "room=x:2"
 			if c.spared {
 				want = ""
 			}
-			f.told("room=x:1 all:mark", want)
+			f.got("room=x:1 all:mark", want)
 		})
 	}
 }
 
-// What was skipped may have said that a room is open.
+// TestSkippedRecordsForgetDenials shows that denials are forgotten when a record is skipped: it
+// may have opened a room.
 func TestSkippedRecordsForgetDenials(t *testing.T) {
 	f := &flow{world: start(t, nil)}
 	f.comets["a"].reply = denying(1, 5)
-	f.learned("x")
+	f.learn("x")
 	first := f.comets["a"].all()
 	f.live.addRaw(0, []byte{0xff})
 	f.send("x")
-	f.told(first, f.want[len(f.want)-1])
+	f.got(first, f.want[len(f.want)-1])
 }
 
-// A job that gets a partition again does not know what it missed.
+// TestMovedPartitionForgetsDenials shows that a job that gets a partition again has forgotten
+// its denials: it does not know what it missed.
 func TestMovedPartitionForgetsDenials(t *testing.T) {
 	g := newGroup(part(job.Live, 0, 0))
-	f := &flow{world: grouped(t, g, nil)}
+	f := &flow{world: startGrouped(t, g, nil)}
 	f.comets["a"].reply = denying(1, 5)
-	f.learned("x")
+	f.learn("x")
 	first := f.comets["a"].all()
 	g.move(part(job.Live, 0, int64(f.n)))
 	eventually(t, "the position is stored", func() bool { return g.at(job.Live, 0) == int64(f.n) })
 	f.send("x")
-	f.told(first, f.want[len(f.want)-1])
+	f.got(first, f.want[len(f.want)-1])
 }
 
-// Another comet of the same name has denied nothing.
-func TestAnotherCometForgetsDenials(t *testing.T) {
+// TestReplacedCometForgetsDenials shows that a comet does not inherit the denials of an earlier
+// one of the same name.
+func TestReplacedCometForgetsDenials(t *testing.T) {
 	f := &flow{world: start(t, nil)}
 	f.comets["a"].reply = denying(1, 5)
-	f.learned("x")
+	f.learn("x")
 	f.comets["a"].replace()
 	f.send("x")
-	f.told("", f.want[len(f.want)-1])
+	f.got("", f.want[len(f.want)-1])
 }
 
-// Past the bound denials are forgotten, and nothing is lost.
+// TestDenialsAreBounded shows that denials over the bound are forgotten, and nothing is lost.
 func TestDenialsAreBounded(t *testing.T) {
-	f := &flow{world: start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.DeniedRooms = 2 })}
+	f := &flow{world: start(t, func(c *job.Config, _ *job.Deps) { c.DeniedRooms = 2 })}
 	f.comets["a"].reply = denying(1, 5)
 	for i := range 6 {
 		f.send(fmt.Sprint("r", i))

@@ -63,9 +63,9 @@ func (l *followedTopic) commit(p int32) bool {
 // open: its comets have got a record "0" then.
 func startFollowed(t *testing.T) (*world, *followedTopic) {
 	l := &followedTopic{opened: make(chan struct{})}
-	w := start(t, func(w *world, _ *job.Config, d *job.Deps) {
+	w := start(t, func(_ *job.Config, d *job.Deps) {
 		l.topic = d.Kept.(*topic)
-		d.Kept, d.Local = l, w.owner
+		d.Kept, d.Local = l, d.Owners.(*owner)
 	})
 	w.kept.add(t, 0, push("0", "u"))
 	for end := time.Now().Add(10 * time.Second); w.comets["b"].all() == ""; time.Sleep(time.Millisecond) {
@@ -164,7 +164,7 @@ func TestBusyCometIsNotWaitedFor(t *testing.T) {
 func TestRemoteRouterMeansNoFastPath(t *testing.T) {
 	l := &followedTopic{opened: make(chan struct{})}
 	close(l.opened)
-	w := start(t, func(_ *world, _ *job.Config, d *job.Deps) {
+	w := start(t, func(_ *job.Config, d *job.Deps) {
 		l.topic = d.Kept.(*topic)
 		d.Kept = l
 	})

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// topic is a log in memory; begin can be moved, as retention does.
+// topic is a log in memory. Tests move begin, as retention does.
 type topic struct {
 	mu    sync.Mutex
 	begin int64
@@ -78,7 +78,7 @@ func (l *topic) Bounds(_ context.Context, p int32) (int64, int64, error) {
 	return l.begin, max(l.begin, int64(len(l.parts[p]))), nil
 }
 
-// owner answers Resolve as the test says.
+// owner is an owner whose answers the test defines.
 type owner struct {
 	mu      sync.Mutex
 	resolve func(*envelope.ResolveRequest) (*envelope.ResolveReply, error)
@@ -100,7 +100,7 @@ func (o *owner) ResolveNow(req *envelope.ResolveRequest) (*envelope.ResolveReply
 	return reply, err == nil
 }
 
-// everyone sends each record to the session 1 of each named comet.
+// everyone resolves each record to session 1 of each named comet.
 func everyone(comets ...string) func(*envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return func(req *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 		reply := &envelope.ResolveReply{}
@@ -115,13 +115,13 @@ func everyone(comets ...string) func(*envelope.ResolveRequest) (*envelope.Resolv
 	}
 }
 
-// comet notes what it is told.
+// comet records its deliveries.
 type comet struct {
-	mu    sync.Mutex
-	got   []string
-	block func(ctx context.Context) error
-	reply func(*envelope.PushRequest) *envelope.PushReply
-	heir  *comet // another one that took the name over
+	mu        sync.Mutex
+	got       []string
+	block     func(ctx context.Context) error
+	reply     func(*envelope.PushRequest) *envelope.PushReply
+	successor *comet // the comet that has the name now; nil: this one
 }
 
 func (c *comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
@@ -148,12 +148,12 @@ func (c *comet) setReply(reply func(*envelope.PushRequest) *envelope.PushReply) 
 	c.reply = reply
 }
 
-// newest is who has the comet's name.
-func (c *comet) newest() *comet {
+// current returns the comet that has the name now.
+func (c *comet) current() *comet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.heir != nil {
-		return c.heir
+	if c.successor != nil {
+		return c.successor
 	}
 	return c
 }
@@ -161,11 +161,11 @@ func (c *comet) newest() *comet {
 func (c *comet) replace() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.heir = &comet{}
+	c.successor = &comet{}
 }
 
 func (c *comet) all() string {
-	c = c.newest()
+	c = c.current()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return strings.Join(c.got, " ")
@@ -198,13 +198,14 @@ type comets map[string]*comet
 
 func (c comets) Comet(name string) job.Comet {
 	if x, ok := c[name]; ok {
-		return x.newest()
+		return x.current()
 	}
 	return nil
 }
 
 func (c comets) Names() []string { return []string{"a", "b"} }
 
+// world is a job with everything around it.
 type world struct {
 	t          *testing.T
 	kept, live *topic
@@ -214,18 +215,28 @@ type world struct {
 	stop       func()
 }
 
-func start(t *testing.T, change func(*world, *job.Config, *job.Deps)) *world {
-	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone("a", "b")},
-		comets: comets{"a": {}, "b": {}}, reg: prometheus.NewRegistry()}
+func start(t *testing.T, change func(*job.Config, *job.Deps)) *world {
+	w := newWorld(t, "a", "b")
 	w.run(change)
 	return w
 }
 
-func (w *world) run(change func(*world, *job.Config, *job.Deps)) {
+// newWorld returns the surroundings of a job with some comets, each of which gets every
+// kept record.
+func newWorld(t *testing.T, names ...string) *world {
+	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone(names...)},
+		comets: make(comets), reg: prometheus.NewRegistry()}
+	for _, name := range names {
+		w.comets[name] = &comet{}
+	}
+	return w
+}
+
+func (w *world) run(change func(*job.Config, *job.Deps)) {
 	cfg := job.DefaultConfig()
 	d := job.Deps{Kept: w.kept, Live: w.live, Owners: w.owner, Comets: w.comets, Log: zerolog.Nop(), Metrics: w.reg}
 	if change != nil {
-		change(w, &cfg, &d)
+		change(&cfg, &d)
 	}
 	j, err := job.New(context.Background(), cfg, d)
 	if err != nil {
@@ -258,7 +269,7 @@ func (w *world) eventually(comet, want string) {
 			return
 		}
 	}
-	w.t.Fatalf("comet %s was told %q, want %q", comet, got, want)
+	w.t.Fatalf("comet %s got %q, want %q", comet, got, want)
 }
 
 func (w *world) counter(name, label string) (n float64) {
@@ -297,7 +308,7 @@ func TestLive(t *testing.T) {
 		{Backlog: &envelope.Backlog{To: to("a", 7)}},
 		{Kick: &envelope.Kick{To: []*envelope.Address{to("a", 1), to("b", 2), to("a", 3)}, Code: 3506}},
 		{Nudge: &envelope.Nudge{To: []*envelope.NudgeTarget{{To: to("b", 2)}, {}}}},
-		{}, // of a newer version
+		{}, // an envelope of a newer version
 	} {
 		w.live.add(t, 0, e)
 	}
@@ -308,8 +319,8 @@ func TestLive(t *testing.T) {
 	}
 }
 
-func TestStartsAtTheEndOrWhereItWas(t *testing.T) {
-	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone("a")}, comets: comets{"a": {}}, reg: prometheus.NewRegistry()}
+func TestStartsAtTheEndOrAtItsPosition(t *testing.T) {
+	w := newWorld(t, "a")
 	w.kept.add(t, 0, push("old", "u"))
 	w.run(nil)
 	w.kept.add(t, 0, push("new", "u"))
@@ -318,7 +329,7 @@ func TestStartsAtTheEndOrWhereItWas(t *testing.T) {
 
 	g := newGroup(part(job.Kept, 0, 1), part(job.Kept, 1, 0), part(job.Live, 0, 0))
 	w.comets["a"], w.reg = &comet{}, prometheus.NewRegistry()
-	w.run(func(_ *world, _ *job.Config, d *job.Deps) { d.Group = g })
+	w.run(func(_ *job.Config, d *job.Deps) { d.Group = g })
 	w.eventually("a", "new/1<1")
 	w.stop()
 	if got := g.at(job.Kept, 0); got != 2 {
@@ -348,14 +359,14 @@ func TestAsksAnOwnerAgain(t *testing.T) {
 }
 
 func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
-	w := &world{t: t, kept: newTopic(2), live: newTopic(1), owner: &owner{resolve: everyone("a")}, comets: comets{"a": {}}, reg: prometheus.NewRegistry()}
+	w := newWorld(t, "a")
 	for range 3 {
 		w.kept.add(t, 0, push("trimmed", "u"))
 	}
 	w.kept.addRaw(0, []byte{0xff})
 	w.kept.add(t, 0, push("1", "u"))
 	w.kept.begin = 3
-	w.run(func(_ *world, _ *job.Config, d *job.Deps) {
+	w.run(func(_ *job.Config, d *job.Deps) {
 		d.Group = newGroup(part(job.Kept, 0, 0), part(job.Kept, 1, 3))
 	})
 	w.eventually("a", "1/1<1")
@@ -367,9 +378,10 @@ func TestUnreadableAndTrimmedAreSkippedAndCounted(t *testing.T) {
 	}
 }
 
-// A comet that hangs or fails must not hold up another.
+// TestAncestorBug15_HungCometDelaysNobody shows that a hanging comet does not delay another
+// one.
 func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
-	w := start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 2000 })
+	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout, c.QueueBytes = time.Hour, 2000 })
 	w.comets["a"].block = func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
@@ -385,10 +397,10 @@ func TestAncestorBug15_HungCometDelaysNobody(t *testing.T) {
 	}
 }
 
-// A comet that comes back as another while it is being told does not wait for
-// its predecessor's call to time out, and gets what was queued behind that.
-func TestCometThatComesBackDuringACall(t *testing.T) {
-	w := start(t, func(_ *world, c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
+// TestCometReplacedDuringAPush shows that a comet that replaces one of the same name does not
+// wait until the push to the old one times out, and gets the deliveries that were queued.
+func TestCometReplacedDuringAPush(t *testing.T) {
+	w := start(t, func(c *job.Config, _ *job.Deps) { c.PushTimeout = time.Hour })
 	called := make(chan struct{})
 	w.comets["a"].block = func(ctx context.Context) error {
 		close(called)
@@ -402,7 +414,7 @@ func TestCometThatComesBackDuringACall(t *testing.T) {
 	w.comets["a"].replace()
 	w.eventually("a", "2/1<1")
 	if n := w.counter("imgo_job_skipped_deliveries_total", "failed"); n != 1 {
-		t.Errorf("%v deliveries were counted as failed, want the one that the old comet had", n)
+		t.Errorf("%v deliveries were counted as failed, want the one to the old comet", n)
 	}
 }
 
