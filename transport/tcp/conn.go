@@ -52,6 +52,6 @@ func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()
 // Close says nothing of code and reason: packets have op 6 for that, which is
 // the caller's to write before.
 func (c *conn) Close(protocol.CloseCode, string) error {
-	c.socket.Shut(nil)
+	c.socket.CloseWith(nil)
 	return nil
 }

@@ -74,7 +74,7 @@ func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(tran
 			return
 		}
 	}
-	defer s.Finish(cfg.Linger)
+	defer s.Release()
 	handle(newConn(s, l.maxBody))
 }
 

@@ -11,10 +11,7 @@ import (
 )
 
 // polled is a transport.Pollable over one socket.
-type polled struct {
-	socket.Polled
-	l *Listener
-}
+type polled struct{ socket.Polled }
 
 var _ transport.Pollable = (*polled)(nil)
 
@@ -25,7 +22,7 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	}
 	var c *polled
 	if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
-		c = &polled{l: l}
+		c = &polled{}
 		return &c.Polled
 	}); err != nil {
 		return err
@@ -51,12 +48,12 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 	}
 	for {
 		b := c.Buffered()
-		p, rest, err := transport.DecodePacket(b, c.l.maxBody)
+		p, rest, err := transport.DecodePacket(b, c.MaxBody())
 		switch {
 		case err == nil:
 			c.Sign()
 			if p.Body != nil {
-				p.Body = append([]byte(nil), p.Body...) // the buffer is not the packet's
+				p.Body = append([]byte(nil), p.Body...) // the buffer is used again
 			}
 			c.Take(len(b) - len(rest))
 			return p, nil
@@ -65,7 +62,7 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		}
 		need := protocol.HeaderV1
 		if len(b) >= need {
-			h, _ := transport.ParseHeader(b, c.l.maxBody) // DecodePacket found no fault in it
+			h, _ := transport.ParseHeader(b, c.MaxBody()) // DecodePacket found it valid
 			need = h.HeaderLen + h.BodyLen
 		}
 		if err := c.Fill(need); err != nil {
@@ -81,17 +78,12 @@ func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 	return c.Send(deadline, frames, nil)
 }
 
-func (c *polled) Text() bool               { return false }
+func (c *polled) Text() bool { return false }
+
 func (c *polled) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
 
-// Close says nothing of code and reason: packets have op 6 for that.
+// Close does not send code and reason: packets have op 6 for that.
 func (c *polled) Close(protocol.CloseCode, string) error {
-	c.Shut(nil)
+	c.CloseWith(nil)
 	return nil
 }
-
-// TryRelease is Pollable's.
-func (c *polled) TryRelease() bool { return c.TryFinish() }
-
-// Release is Pollable's.
-func (c *polled) Release() { c.Finish(c.l.acceptor.Config().Linger) }

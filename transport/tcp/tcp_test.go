@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 // listen binds a port of loopback, with short times.
-func listen(t *testing.T, cfg transport.ListenConfig) *tcp.Listener {
+func listen(t testing.TB, cfg transport.ListenConfig) *tcp.Listener {
 	t.Helper()
 	if cfg.Addr == "" {
 		cfg.Addr = "127.0.0.1:0"

@@ -131,7 +131,57 @@ func testBatches(t *testing.T, h Harness) {
 	h.expect(t, clients[0], 5, int32(n+1), body(10))
 	h.expect(t, clients[1], 5, int32(n+1), body(10))
 
+	// Between StartWrite and FinishWrite the connection takes nothing else.
+	reserve := func(first []byte) (finish func() int) {
+		t.Helper()
+		second := frame(n+2, 10)
+		if !conns[0].StartWrite(b, first) || !conns[1].StartWrite(b, second) {
+			t.Fatal("an idle connection takes nothing")
+		}
+		return func() (left int) {
+			t.Helper()
+			results := append([]int32(nil), b.Send()...)
+			_, left, err := conns[0].FinishWrite(first, results[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := conns[1].FinishWrite(second, results[1]); err != nil {
+				t.Fatal(err)
+			}
+			h.expect(t, clients[1], 5, int32(n+2), body(10))
+			return left
+		}
+	}
+	finish := reserve(frame(n+2, 30))
+	if conns[0].StartWrite(b, frame(n+3, 10)) {
+		t.Fatal("a reserved connection takes another frame for a batch")
+	}
+	for range 2 {
+		if taken, left, err := conns[0].TryWriteOne(frame(n+3, 10)); taken != 0 || left == 0 || err != nil {
+			t.Fatalf("a reserved connection takes %d frames, %d bytes left, %v", taken, left, err)
+		}
+	}
+	if left := finish(); left != 0 {
+		t.Errorf("%d bytes are left of a small frame", left)
+	}
+	within(t, "Writable", conns[0].writable)
+	if _, _, err := conns[0].TryWriteOne(frame(n+3, 10)); err != nil {
+		t.Fatal(err)
+	}
+	h.expect(t, clients[0], 5, int32(n+2), body(30))
+	h.expect(t, clients[0], 5, int32(n+3), body(10))
+
+	// A connection that is closed meanwhile sends the frame, and then the end.
+	finish = reserve(frame(n+4, 40))
 	_ = conns[0].Close(protocol.CloseKicked, "enough")
+	if conns[0].TryRelease() {
+		t.Fatal("a reserved connection is released")
+	}
+	finish()
+	h.expect(t, clients[0], 5, int32(n+4), body(40))
+	if rest, err := clients[0].Next(); err == nil {
+		t.Errorf("a closed connection sends %q", rest)
+	}
 	if conns[0].StartWrite(b, frame(0, 10)) || b.Len() != 0 {
 		t.Error("a closed connection takes a frame")
 	}

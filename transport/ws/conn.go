@@ -162,7 +162,7 @@ func (c *conn) closed(err error) bool {
 	if status != websocket.StatusNoStatusRcvd {
 		payload = binary.BigEndian.AppendUint16(nil, uint16(status))
 	}
-	c.shim.Shut(append([]byte{frameClose, byte(len(payload))}, payload...))
+	c.shim.CloseWith(append([]byte{frameClose, byte(len(payload))}, payload...))
 	return true
 }
 
@@ -189,7 +189,7 @@ func (c *conn) Written() int64         { return c.shim.Written() }
 func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
 
 func (c *conn) Close(code protocol.CloseCode, reason string) error {
-	c.shim.Shut(closeFrame(code, reason))
+	c.shim.CloseWith(closeFrame(code, reason))
 	return nil
 }
 
@@ -204,13 +204,13 @@ func closeFrame(code protocol.CloseCode, reason string) []byte {
 	return append(b, reason...)
 }
 
-// finish frees the connection when its handler has returned.
-func (c *conn) finish(linger time.Duration) {
+// release frees the connection when its handler has returned.
+func (c *conn) release() {
 	_ = c.Close(0, "")
 	// Nothing is read any more: the library's state goes without waiting for
 	// its finalizer.
 	_ = c.lib.CloseNow()
-	c.shim.Finish(linger)
+	c.shim.Release()
 }
 
 // clip cuts s to at most n bytes of valid UTF-8, which a close frame wants.

@@ -1,11 +1,15 @@
 package ws_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,29 +58,49 @@ func (b *busy) flush() {
 	}
 }
 
-// give writes a frame, by way of a batch or not.
-func (b *busy) give(frame []byte, batched bool) {
+// ways are how a frame is written.
+const (
+	byItself    = iota
+	inBatch     // and mu is held until the batch was sent
+	inOpenBatch // and the others go on meanwhile
+	ways
+)
+
+// give writes a frame, or queues it.
+func (b *busy) give(frame []byte, way int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.blocked || len(b.queue) > 0 {
 		b.queue = append(b.queue, frame)
 		return
 	}
-	taken, left, err := b.write(frame, batched)
+	taken, left, err := b.write(frame, way)
 	if taken == 0 && err == nil {
 		b.queue = append(b.queue, frame)
 	}
-	b.blocked, b.failed = left > 0, err
+	b.blocked = b.blocked || left > 0
+	if err != nil {
+		b.failed = err
+	}
 }
 
-func (b *busy) write(frame []byte, batched bool) (taken, left int, err error) {
+func (b *busy) write(frame []byte, way int) (taken, left int, err error) {
 	together := b.batches.Take()
 	defer b.batches.Put(together)
-	if !batched || together == nil || !b.conn.StartWrite(together, frame) {
+	if way == byItself || together == nil || !b.conn.StartWrite(together, frame) {
 		return b.conn.TryWriteOne(frame)
 	}
 	together.Add(b.sink, []byte("x"))
-	return b.conn.FinishWrite(frame, together.Send()[0])
+	if way == inOpenBatch {
+		b.mu.Unlock()
+		runtime.Gosched()
+	}
+	result := together.Send()[0]
+	if way == inOpenBatch {
+		runtime.Gosched()
+		b.mu.Lock()
+	}
+	return b.conn.FinishWrite(frame, result)
 }
 
 // reading reads to the end, as often as there is something, and answers nothing.
@@ -149,7 +173,7 @@ func tearAt(t *testing.T, seed uint64) {
 				binary.BigEndian.PutUint32(body, uint32(w))
 				binary.BigEndian.PutUint32(body[4:], uint32(i))
 				fill(body[8:], byte(w+i))
-				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body), wrng.IntN(2) == 0)
+				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body), wrng.IntN(ways))
 				if wrng.IntN(20) == 0 {
 					time.Sleep(time.Duration(wrng.IntN(2000)) * time.Microsecond)
 				}
@@ -164,10 +188,10 @@ func tearAt(t *testing.T, seed uint64) {
 	ended.Go(func() {
 		if early {
 			time.Sleep(closeAfter)
-			closed.Store(true)
 		} else {
 			<-all
 		}
+		closed.Store(true)
 		_ = b.conn.Close(protocol.CloseKicked, "enough")
 	})
 	var pings sync.WaitGroup
@@ -252,47 +276,92 @@ func fill(b []byte, with byte) {
 	}
 }
 
-// FuzzHandshake: what the listener takes by its own reading of a request
-// net/http takes, too, and answers alike; and it reads what clients send.
+// FuzzHandshake sends the same request to a listener that reads it from a
+// polled socket and to one that leaves all of it to net/http. Both must give the
+// same status and the same headers.
 func FuzzHandshake(f *testing.F) {
 	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	const rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key
-	l, err := ws.Listen(ws.Config{Origins: []string{"https://*.example.com"}, ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { _ = l.Close() })
+	polled, byHTTP := handshakeListener(f, false), handshakeListener(f, true)
 	for _, head := range []string{
 		"Host: bench\r\n" + rest,
-		"host:bench:80\r\nconnection: keep-alive , Upgrade\r\nUPGRADE:WebSocket\t\r\nsec-websocket-version:13\r\nsec-websocket-KEY:\tdGhlIHNhbXBsZSBub25jZQ==\r\n",
+		"host:bench:80\r\nconnection: keep-alive , Upgrade\r\nUPGRADE:WebSocket\t\r\nsec-websocket-version:13\r\n" +
+			"sec-websocket-KEY:\tdGhlIHNhbXBsZSBub25jZQ==\r\n",
 		"Host: x\r\nUser-Agent: Mozilla/5.0 (X11; Linux)\r\nOrigin: https://a.example.com\r\nConnection: x\r\n" + rest,
 	} {
 		request := "GET /sub HTTP/1.1\r\n" + head + "\r\n"
-		own, nets := l.Handshake([]byte(request))
-		if want := "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="; nets != want || own != want && !strings.Contains(head, "Connection: x") {
-			f.Errorf("%q: %q, and by net/http %q", request, own, nets)
+		if a := answerTo(f, polled, request); a.status != 101 || a.accept != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+			f.Errorf("%q is answered with %+v", request, a)
 		}
 		f.Add(request)
 	}
 	for _, request := range []string{
 		"GET /sub?x HTTP/1.1\r\nHost: x\r\n" + rest, "GET http://y/sub HTTP/1.1\r\n" + rest, "GET //sub HTTP/1.1\r\nHost: x\r\n" + rest,
+		"GET http://y/sub HTTP/1.1\r\nHost: x\r\n" + rest, "GET http://y/sub HTTP/1.1\r\nHost: [\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: \r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n folded\r\n" + rest, "GET /sub HTTP/1.1\r\nHost : x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: a b\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x/\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + key, "GET /sub HTTP/1.1\nHost: x\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: y\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example.org\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nA: \x80\x00\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nConnection: Upgrades\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key,
 		"GET  /sub HTTP/1.1\r\nHost: x\r\n" + rest, "GET /sub  HTTP/1.1\r\nHost: x\r\n" + rest, "POST /sub HTTP/1.1\r\nHost: x\r\n" + rest,
+		"GET /sub HTTP/2.0\r\nHost: x\r\n" + rest, "GET /sub HTTP/0.9\r\nHost: x\r\n" + rest, "GET /sub HTTP/1.9\r\nHost: x\r\n" + rest,
+		"GET /sub HTTP/1.0\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nExpect: more\r\n" + rest, "CONNECT x:80 HTTP/1.1\r\n" + rest, "CONNECT /sub HTTP/1.1\r\n" + rest,
+		"\r\nGET /sub HTTP/1.1\r\nHost: x\r\n" + rest, "GET /%73ub HTTP/1.1\r\nHost: x\r\n" + rest, "GET /sub HTTP/1.1\r\n Host: x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Protocol: chat\r\n" + rest, "nonsense\r\n", "GET * HTTP/1.1\r\nHost: x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Key: AAAA\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+		"GET /sub HTTP/1.1\r\nHost: x\r\n" + strings.Replace(rest, "13", "8", 1),
+		"GET /sub HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 4<<10) + "\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 8<<10) + "\r\n" + rest,
 	} {
 		f.Add(request + "\r\n")
 	}
 	f.Fuzz(func(t *testing.T, request string) {
-		at := strings.Index(request, "\r\n\r\n") // where a request's header ends
-		if at < 0 {
+		if strings.HasPrefix(request, "PRI ") { // the prelude of HTTP/2, which net/http lets its handler refuse
 			return
 		}
-		request = request[:at+4]
-		if own, nets := l.Handshake([]byte(request)); own != "" && own != nets {
-			t.Errorf("%q is taken with %s, and by net/http with %q", request, own, nets)
+		// Without the end of a request the listener would wait for it.
+		request += "\r\n\r\n"
+		if own, nets := answerTo(t, polled, request), answerTo(t, byHTTP, request); own != nets {
+			t.Errorf("%q is answered with %+v, and by net/http with %+v", request, own, nets)
 		}
 	})
+}
+
+// handshakeListener runs a listener whose handler ends every connection.
+func handshakeListener(f *testing.F, goroutines bool) *ws.Listener {
+	f.Helper()
+	l, err := ws.Listen(ws.Config{Origins: []string{"https://*.example.com"}, ListenConfig: transport.ListenConfig{
+		Addr: "127.0.0.1:0", Goroutines: goroutines, Linger: time.Millisecond,
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	transporttest.Serve(f, l, func(transport.Conn) {})
+	return l
+}
+
+// handshakeAnswer is what matters of the answer to a request.
+type handshakeAnswer struct {
+	status                         int
+	accept, upgrade, allow, number string
+}
+
+func answerTo(t testing.TB, l *ws.Listener, request string) (a handshakeAnswer) {
+	t.Helper()
+	c := transporttest.Dial(t, l, nil)
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
+	_, _ = io.WriteString(c, request) // the listener may refuse it before its end
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return a
+	}
+	_ = resp.Body.Close()
+	return handshakeAnswer{
+		status: resp.StatusCode, accept: resp.Header.Get("Sec-WebSocket-Accept"), upgrade: resp.Header.Get("Upgrade"),
+		allow: resp.Header.Get("Allow"), number: resp.Header.Get("Sec-WebSocket-Version"),
+	}
 }

@@ -4,11 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/net/http/httpguts"
 
 	"imgo/transport"
 	"imgo/transport/internal/socket"
@@ -22,135 +25,246 @@ func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
 	return l.runHTTP(ctx, handle)
 }
 
-// refusal is why a request is no opening handshake.
-type refusal struct {
-	reason string // for Config.Refused
-	status int
-	text   string
-	header string // more lines
+// runPolled upgrades connections and calls handle for them, until ctx is done.
+func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
+	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.acceptor.Close()
+		deadline.Stop() // the handler does not know these connections yet
+	})
+	defer stop()
+	for {
+		var c *polled
+		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
+			c = &polled{}
+			return &c.Polled
+		}); err != nil {
+			return err
+		}
+		h := &handshake{c: c, l: l, handle: handle, deadline: deadline}
+		c.Watch(h)
+		deadline.Start(&h.slot, c)
+		if !c.Rest() {
+			h.Readable(false)
+		}
+	}
 }
 
-// upgrade does the opening handshake; transport.ErrIdle: the request has not
-// arrived yet. After any other error the client was refused, and told so where
-// that can be.
-func (c *polled) upgrade() error {
-	cfg := c.l.acceptor.Config()
-	head, err := c.requestHead()
-	var no *refusal
-	switch {
-	case errors.Is(err, errHeaderTooLong):
-		no = &refusal{refusedHTTP, http.StatusRequestHeaderFieldsTooLarge, "the request is too long", ""}
-	case errors.Is(err, transport.ErrIdle):
-		return err
-	case err != nil:
-		cfg.Refused(refusedHTTP)
-		return err
-	}
-	var accept acceptKey
-	if no == nil {
-		accept, no = c.l.shakeHands(head)
-	}
-	if no != nil {
-		cfg.Refused(no.reason)
-		cfg.Log.Debug().Str("why", no.text).Stringer("remote", c.Remote()).Msg("connection refused")
-		_, _, _ = c.TryWriteOne(no.response())
-		return errRefused
-	}
-	c.Take(len(head))
-	if _, _, err := c.TryWriteOne(switching(accept)); err != nil {
-		cfg.Refused(socket.RefusedSocket)
-		return err
-	}
-	c.Sign()
-	return nil
+// handshake is a connection before its upgrade, and its Waker. It never blocks.
+type handshake struct {
+	c        *polled
+	l        *Listener
+	handle   func(transport.Conn)
+	deadline *transport.SharedDeadline
+	slot     transport.DeadlineSlot
+	scanned  int // bytes of the request that were searched for its end
 }
+
+var _ transport.Waker = (*handshake)(nil)
+
+// Readable goes on with the handshake.
+func (h *handshake) Readable(bool) {
+	err := h.upgrade()
+	for errors.Is(err, transport.ErrIdle) {
+		if h.c.Park() {
+			return
+		}
+		err = h.upgrade()
+	}
+	expired := h.deadline.Cancel(&h.slot)
+	switch {
+	case err != nil || expired:
+		go h.c.Polled.Release()
+	case h.c.Inline():
+		h.c.serve(h.handle)
+	default:
+		go h.c.serve(h.handle)
+	}
+}
+
+// Writable does nothing: a client that has no room for the answer to its first
+// request is not waited for.
+func (h *handshake) Writable() {}
 
 var errRefused = errors.New("the handshake was refused")
 
-// switching is the answer to a request that is not refused.
-func switching(accept acceptKey) []byte {
+// upgrade answers the request. transport.ErrIdle says that the request has not
+// arrived yet. After any other error the client was refused, and told so if
+// possible.
+func (h *handshake) upgrade() error {
+	cfg := h.l.acceptor.Config()
+	head, err := h.requestHead()
+	if errors.Is(err, transport.ErrIdle) {
+		return err
+	}
+	if err != nil && !errors.Is(err, errHeadTooLong) {
+		cfg.Refused(refusedHTTP)
+		return err
+	}
+	accept, refused := h.l.answer(head, err)
+	if refused != nil {
+		cfg.Refused(refused.reason)
+		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.c.Remote()).Msg("connection refused")
+		_, _, _ = h.c.TryWriteOne(refused.response())
+		return errRefused
+	}
+	h.c.Take(len(head))
+	if _, _, err := h.c.TryWriteOne(switchingProtocols(accept)); err != nil {
+		cfg.Refused(socket.RefusedSocket)
+		return err
+	}
+	h.c.Sign()
+	return nil
+}
+
+var errHeadTooLong = errors.New("the request is too long")
+
+// requestHead reads up to the empty line that ends a request's header. What
+// follows stays in the connection's buffer.
+func (h *handshake) requestHead() ([]byte, error) {
+	for {
+		b := h.c.Buffered()
+		if end := headEnd(b, h.scanned); end > 0 && end <= maxHeader {
+			return b[:end], nil
+		}
+		if len(b) >= maxHeader {
+			return nil, errHeadTooLong
+		}
+		h.scanned = len(b)
+		if err := h.c.Fill(maxHeader); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// headEnd returns the length of the request head that b begins with, or 0 if its
+// end is not there. As for net/http a line may end without a carriage return.
+// The first scanned bytes are known to have no end.
+func headEnd(b []byte, scanned int) int {
+	for i := max(scanned-2, 0); ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		i += n + 1
+		switch rest := b[i:]; {
+		case bytes.HasPrefix(rest, []byte("\n")):
+			return i + 1
+		case bytes.HasPrefix(rest, []byte("\r\n")):
+			return i + 2
+		}
+	}
+}
+
+// answer judges a request head. headErr is errHeadTooLong or nil.
+func (l *Listener) answer(head []byte, headErr error) (acceptKey, *refusal) {
+	var none acceptKey
+	if headErr != nil {
+		return none, &refusal{reason: refusedHTTP, status: http.StatusRequestHeaderFieldsTooLarge, text: headErr.Error()}
+	}
+	r, refused := l.parse(head)
+	if refused != nil {
+		return none, refused
+	}
+	return l.checkRequest(r)
+}
+
+// headReader reads a request head for net/http. Its buffers are used again.
+type headReader struct {
+	bytes bytes.Reader
+	buf   *bufio.Reader
+}
+
+// headReaders is a pool of headReaders.
+type headReaders struct{ pool sync.Pool }
+
+func (p *headReaders) get(head []byte) *headReader {
+	r, ok := p.pool.Get().(*headReader)
+	if !ok {
+		r = &headReader{buf: bufio.NewReaderSize(nil, 1<<10)}
+	}
+	r.bytes.Reset(head)
+	r.buf.Reset(&r.bytes)
+	return r
+}
+
+func (p *headReaders) put(r *headReader) {
+	r.bytes.Reset(nil)
+	p.pool.Put(r)
+}
+
+// parse has net/http parse a request head, and refuses what the server of
+// net/http refuses before it calls its handler. FuzzHandshake compares the two.
+func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
+	reader := l.heads.get(head)
+	defer l.heads.put(reader)
+	r, err := http.ReadRequest(reader.buf)
+	bad := &refusal{reason: refusedHTTP, status: http.StatusBadRequest, text: "this is not an HTTP request"}
+	if err != nil {
+		if strings.Contains(err.Error(), "unsupported transfer encoding") {
+			bad.status = http.StatusNotImplemented
+		}
+		return nil, bad
+	}
+	host := r.Host
+	if r.Host == "" || r.URL.Host != "" { // ReadRequest does not tell what the header was
+		var ok bool
+		if host, ok = hostHeader(head); !ok && r.ProtoAtLeast(1, 1) && r.Method != http.MethodConnect {
+			return nil, bad
+		}
+	}
+	expect := r.Header.Get("Expect")
+	switch {
+	case r.ProtoMajor != 1:
+		bad.status = http.StatusHTTPVersionNotSupported
+		return nil, bad
+	case !httpguts.ValidHostHeader(host) || !validHeader(r.Header):
+		return nil, bad
+	case expect != "" && !hasToken(r.Header, "Expect", "100-continue"):
+		bad.status, bad.text = http.StatusExpectationFailed, "no expectation is met"
+		return nil, bad
+	}
+	return r, nil
+}
+
+func validHeader(h http.Header) bool {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// hostHeader returns the value of a valid request's Host header.
+func hostHeader(head []byte) (value string, ok bool) {
+	for line := range bytes.Lines(head) {
+		name, value, found := bytes.Cut(line, []byte(":"))
+		if found && strings.EqualFold(string(name), "host") {
+			return string(bytes.TrimSpace(value)), true
+		}
+	}
+	return "", false
+}
+
+// switchingProtocols is the answer to a request that is upgraded.
+func switchingProtocols(accept acceptKey) []byte {
 	const before = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 	const after = "\r\n\r\n"
 	b := make([]byte, 0, len(before)+len(accept)+len(after))
 	return append(append(append(b, before...), accept[:]...), after...)
 }
 
-var errHeaderTooLong = errors.New("the request is too long")
-
-// requestHead reads up to the empty line that ends a request's header; what
-// follows stays.
-func (c *polled) requestHead() ([]byte, error) {
-	for {
-		b := c.Buffered()
-		if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 && i < maxHeader {
-			return b[:i+4], nil
-		}
-		if len(b) >= maxHeader {
-			return nil, errHeaderTooLong
-		}
-		if err := c.Fill(maxHeader); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// shakeHands judges a request: accept is what the answer is to say.
-func (l *Listener) shakeHands(head []byte) (accept acceptKey, no *refusal) {
-	if accept, ok := l.plainRequest(head); ok {
-		return accept, nil
-	}
-	return l.anyRequest(head)
-}
-
-// anyRequest is shakeHands of whatever a client may send.
-func (l *Listener) anyRequest(head []byte) (accept acceptKey, no *refusal) {
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
-	if err != nil || r.Host == "" && r.ProtoAtLeast(1, 1) {
-		return accept, &refusal{refusedHTTP, http.StatusBadRequest, "this is no HTTP request", ""}
-	}
-	switch {
-	case r.URL.Path != l.path:
-		return accept, &refusal{refusedPath, http.StatusNotFound, "WebSocket is at " + l.path, ""}
-	case r.Method != http.MethodGet:
-		return accept, &refusal{refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET", "Allow: GET\r\n"}
-	}
-	if err := l.origins.check(r.Header.Get("Origin")); err != nil {
-		return accept, &refusal{refusedOrigin, http.StatusForbidden, err.Error(), ""}
-	}
-	keys := r.Header.Values("Sec-WebSocket-Key")
-	switch {
-	case !r.ProtoAtLeast(1, 1) || !names(r.Header, "Connection", "upgrade") || !names(r.Header, "Upgrade", "websocket"):
-		return accept, &refusal{refusedUpgrade, http.StatusUpgradeRequired, "here is nothing but WebSocket", "Upgrade: websocket\r\n"}
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
-		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "WebSocket is spoken in version 13", "Sec-WebSocket-Version: 13\r\n"}
-	case len(keys) != 1:
-		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "a handshake has one Sec-WebSocket-Key", ""}
-	}
-	key := strings.TrimSpace(keys[0])
-	if b, err := base64.StdEncoding.DecodeString(key); err != nil || len(b) != 16 {
-		return accept, &refusal{refusedUpgrade, http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64", ""}
-	}
-	return answerKey([]byte(key)), nil
-}
-
-// names says whether a header that is a list has token, in any case.
-func names(h http.Header, name, token string) bool {
-	for _, line := range h.Values(name) {
-		for item := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(item), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// response is the answer to a request that is refused: the last.
+// response is the answer to a request that is refused, and the last one.
 func (no *refusal) response() []byte {
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", no.status, http.StatusText(no.status))
 	connection := "close"
-	if no.status == http.StatusUpgradeRequired {
-		connection = "Upgrade, close"
+	if no.header[0] != "" {
+		b = fmt.Appendf(b, "%s: %s\r\n", no.header[0], no.header[1])
+		if no.status == http.StatusUpgradeRequired {
+			connection = "Upgrade, close"
+		}
 	}
-	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n%sConnection: %s\r\nContent-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n",
-		no.status, http.StatusText(no.status), no.header, connection, len(no.text)+1, no.text)
+	return fmt.Appendf(b, "Connection: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"+
+		"X-Content-Type-Options: nosniff\r\nContent-Length: %d\r\n\r\n%s\n", connection, len(no.text)+1, no.text)
 }

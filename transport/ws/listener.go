@@ -36,8 +36,12 @@ import (
 // DefaultPath is where clients of imgo and goim look for the socket.
 const DefaultPath = "/sub"
 
-// maxHeader bounds the upgrade request, in bytes.
-const maxHeader = 8 << 10
+// maxHeader bounds the upgrade request, in bytes, and httpSlop is how much more
+// than http.Server.MaxHeaderBytes net/http reads.
+const (
+	maxHeader = 8 << 10
+	httpSlop  = 4 << 10
+)
 
 // Scheme names this transport.
 const Scheme = "ws"
@@ -61,6 +65,7 @@ type Listener struct {
 	origins  origins
 	path     string
 	maxBody  int
+	heads    headReaders
 }
 
 var _ transport.Listener = (*Listener)(nil)
@@ -114,7 +119,7 @@ func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) err
 		ReadTimeout:       cfg.HandshakeTimeout,
 		ReadHeaderTimeout: cfg.HandshakeTimeout,
 		WriteTimeout:      cfg.HandshakeTimeout,
-		MaxHeaderBytes:    maxHeader,
+		MaxHeaderBytes:    maxHeader - httpSlop,
 		ErrorLog:          log.New(httpLog{cfg.Log}, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, pendingKey{}, c)

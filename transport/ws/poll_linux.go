@@ -1,9 +1,7 @@
 package ws
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"sync/atomic"
 	"time"
@@ -17,7 +15,6 @@ import (
 // are those of whoever reads.
 type polled struct {
 	socket.Polled
-	l    *Listener
 	form atomic.Uint32
 	part *message // the reader's: a message of which fragments are to come
 }
@@ -29,63 +26,6 @@ type message struct {
 }
 
 var _ transport.Pollable = (*polled)(nil)
-
-// runPolled upgrades connections and goes on with handle, until ctx is done.
-func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	handshakes := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
-	stop := context.AfterFunc(ctx, func() {
-		_ = l.acceptor.Close()
-		handshakes.Stop() // the handler does not know these connections yet
-	})
-	defer stop()
-	for {
-		var c *polled
-		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
-			c = &polled{l: l}
-			return &c.Polled
-		}); err != nil {
-			return err
-		}
-		u := &upgrade{c: c, handle: handle, deadline: handshakes}
-		c.Watch(u)
-		handshakes.Start(&u.slot, c)
-		if !c.Rest() {
-			u.Readable(false)
-		}
-	}
-}
-
-// upgrade is a connection whose handshake is under way. It is told when there
-// is something to read, and waits for nothing.
-type upgrade struct {
-	c        *polled
-	handle   func(transport.Conn)
-	deadline *transport.SharedDeadline
-	slot     transport.DeadlineSlot
-}
-
-// Readable and Writable make an upgrade a transport.Waker. A client that has
-// no room for the answer to its first request is none that waits for more.
-func (u *upgrade) Readable(bool) {
-	err := u.c.upgrade()
-	for errors.Is(err, transport.ErrIdle) {
-		if u.c.Park() {
-			return
-		}
-		err = u.c.upgrade()
-	}
-	over := u.deadline.Cancel(&u.slot)
-	switch {
-	case err != nil || over:
-		go u.c.Finish(u.c.l.acceptor.Config().Linger)
-	case u.c.Inline():
-		u.c.serve(u.handle)
-	default:
-		go u.c.serve(u.handle)
-	}
-}
-
-func (u *upgrade) Writable() {}
 
 // serve brings an upgraded connection to handle.
 func (c *polled) serve(handle func(transport.Conn)) {
@@ -99,7 +39,7 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 	if err := c.Err(); err != nil {
 		return transport.Packet{}, err
 	}
-	limit := transport.JSONLimit(c.l.maxBody)
+	limit := transport.JSONLimit(c.MaxBody())
 	for {
 		have := 0 // of the message, in fragments before this frame
 		if c.part != nil {
@@ -170,7 +110,7 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 		m.b = append(m.b, payload...)
 		switch {
 		case f.fin:
-		case !m.text && len(m.b) > protocol.HeaderV2+c.l.maxBody:
+		case !m.text && len(m.b) > protocol.HeaderV2+c.MaxBody():
 			_, err := c.packet(m.b) // which it cannot be any more
 			return p, true, err
 		default:
@@ -193,7 +133,7 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 
 // packet decodes a message that has to be exactly one packet.
 func (c *polled) packet(b []byte) (transport.Packet, error) {
-	p, rest, err := transport.DecodePacket(b, c.l.maxBody)
+	p, rest, err := transport.DecodePacket(b, c.MaxBody())
 	switch {
 	case err == io.EOF || err == io.ErrUnexpectedEOF:
 		return transport.Packet{}, protocolError("bad_length", "a binary message ends within its packet")
@@ -220,7 +160,7 @@ func (c *polled) control(op byte, payload []byte) error {
 			}
 			payload = payload[:2]
 		}
-		c.Shut(append([]byte{frameClose, byte(len(payload))}, payload...))
+		c.CloseWith(append([]byte{frameClose, byte(len(payload))}, payload...))
 		return io.EOF
 	}
 	return nil
@@ -240,18 +180,18 @@ func (c *polled) Traits() transport.Traits {
 }
 
 func (c *polled) Close(code protocol.CloseCode, reason string) error {
-	c.Shut(closeFrame(code, reason))
+	c.CloseWith(closeFrame(code, reason))
 	return nil
 }
 
-// TryRelease is Pollable's.
+// TryRelease implements transport.Pollable.
 func (c *polled) TryRelease() bool {
 	_ = c.Close(0, "")
-	return c.TryFinish()
+	return c.Polled.TryRelease()
 }
 
-// Release is Pollable's.
+// Release implements transport.Pollable.
 func (c *polled) Release() {
 	_ = c.Close(0, "")
-	c.Finish(c.l.acceptor.Config().Linger)
+	c.Polled.Release()
 }

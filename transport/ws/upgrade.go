@@ -14,15 +14,6 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// Reasons that Config.Refused is told, beside those of package socket.
-const (
-	refusedOrigin  = "origin"
-	refusedPath    = "path"
-	refusedMethod  = "method"
-	refusedUpgrade = "upgrade" // not a WebSocket handshake, or a broken one
-	refusedHTTP    = "http"    // no HTTP request in time, or none at all; TLS too
-)
-
 // Sizes of what the library keeps for each connection, in bytes. Longer reads
 // go past the buffer, and what the library writes is thrown away (see shim).
 const (
@@ -41,22 +32,13 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cfg := u.acceptor.Config()
 	pending := r.Context().Value(pendingKey{}).(*pendingConn)
 	pending.asked.Store(true)
-	refuse := func(reason string, status int, text string) {
-		cfg.Refused(reason)
-		http.Error(w, text, status)
-	}
-	switch {
-	case r.URL.Path != u.path:
-		refuse(refusedPath, http.StatusNotFound, "WebSocket is at "+u.path)
-		return
-	case r.Method != http.MethodGet:
-		w.Header().Set("Allow", http.MethodGet)
-		refuse(refusedMethod, http.StatusMethodNotAllowed, "WebSocket starts with GET")
-		return
-	}
-	if err := u.origins.check(r.Header.Get("Origin")); err != nil {
-		cfg.Log.Debug().Err(err).Str("remote", r.RemoteAddr).Msg("connection refused")
-		refuse(refusedOrigin, http.StatusForbidden, err.Error())
+	if _, no := u.checkRequest(r); no != nil {
+		cfg.Refused(no.reason)
+		cfg.Log.Debug().Str("why", no.text).Str("remote", r.RemoteAddr).Msg("connection refused")
+		if no.header[0] != "" {
+			w.Header().Set(no.header[0], no.header[1])
+		}
+		http.Error(w, no.text, no.status)
 		return
 	}
 
@@ -64,7 +46,7 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := newConn(s, u.maxBody)
 	h := &hijacker{ResponseWriter: w, shim: &c.shim}
 	lib, err := websocket.Accept(h, r, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // done above, strictly: the library lets in what names the request's own host
+		InsecureSkipVerify: true, // checkRequest is stricter: the library lets in the request's own host
 		CompressionMode:    websocket.CompressionDisabled,
 		OnPingReceived:     c.onPing,
 		OnPongReceived:     c.onPong,
@@ -85,7 +67,7 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The handler returns and with it net/http frees all that it held.
 	go func() {
 		defer u.acceptor.Done(s)
-		defer c.finish(cfg.Linger)
+		defer c.release()
 		u.handle(c)
 	}()
 }

@@ -167,7 +167,8 @@ func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, into func() *Polle
 		return false
 	}
 	p := into()
-	p.acceptor, p.remote, p.fd, p.final = a, remote, int32(fd), -1
+	p.acceptor, p.remote, p.fd = a, remote, int32(fd)
+	p.out.fd, p.out.final = p.fd, -1
 	p.Sign()
 	a.poller.enter(p)
 	a.mu.Lock()

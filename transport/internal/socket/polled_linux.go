@@ -1,129 +1,29 @@
 package socket
 
 import (
-	"errors"
+	"fmt"
 	"net"
-	"net/netip"
-	"sync"
-	"sync/atomic"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"imgo/transport"
+	"imgo/transport/batch"
 )
 
-// Polled is an accepted socket that epoll watches: it holds no goroutine, and
-// a buffer only while a packet is incomplete. Its end is Socket's: Shut says
-// goodbye and never blocks, Finish frees it. Its methods that are not explained
-// here are those of transport.Pollable.
+// Polled is an accepted socket that epoll watches. It holds no goroutine, and a
+// buffer only while a packet is incomplete. As for a Socket, CloseWith ends the
+// stream without blocking, and Release frees the socket.
 //
-// What is marked as the reader's belongs to one goroutine at a time: the one
-// that reads, from Readable until Park says true. Everything else is under mu,
-// which is held for system calls, none of which waits, and never while a Waker
-// is called.
+// mu guards all fields but those of the reader. It is held for system calls,
+// none of which waits. It is not held while a Waker is called, nor when a method
+// has returned.
 type Polled struct {
-	acceptor *Acceptor
-	waker    transport.Waker
-	remote   netip.AddrPort
-	in       *input // the reader's: what was read and has not been taken
-	timer    *time.Timer
-	late     *late // what the kernel had no room for; nil: nothing
-	lastSign atomic.Int64
-	written  int64 // bytes handed to the kernel
-	final    int64 // unacknowledged bytes at the end, -1 before it
-	mu       sync.Mutex
-	slot     uint32
-	fd       int32
-
-	watched  uint32 // events that epoll knows
-	dry      bool   // the reader's: the socket was read empty
-	parked   bool   // nobody reads: Readable is to be called
-	again    bool   // something has come since the reader last looked
-	hung     bool   // the peer ended its side: what a short read leaves is the end
-	expired  bool   // the read deadline has passed
-	closing  bool   // Shut or Abort was called
-	torn     bool   // part of a frame went out: nothing can follow
-	shut     bool   // the goodbye was tried
-	gone     bool   // the peer ended or reset the stream
-	attached bool   // it outlives the listener's handler
-	closed   bool   // fd is no longer ours
+	pollReader
+	out output
 }
 
-// waits is the Waker of one who blocks.
-type waits struct{ read, write chan struct{} }
-
-func newWaits() *waits {
-	return &waits{read: make(chan struct{}, 1), write: make(chan struct{}, 1)}
-}
-
-func (w *waits) Readable(bool) { signal(w.read) }
-func (w *waits) Writable()     { signal(w.write) }
-
-// signal wakes the one who waits on c, or who will.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// waits is the Waker of whoever blocks on p. Holds mu.
-func (p *Polled) waits() *waits {
-	w, ok := p.waker.(*waits)
-	if !ok {
-		w = newWaits()
-		p.waker = w
-	}
-	return w
-}
-
-// Remote is the peer's address; IPv4 as IPv4, never mapped into IPv6.
-func (p *Polled) Remote() netip.AddrPort { return p.remote }
-
-// Sign notes a sign of life; LastSign is when there was one.
-func (p *Polled) Sign() { p.lastSign.Store(time.Now().UnixNano()) }
-
-// LastSign is Conn's.
-func (p *Polled) LastSign() time.Time { return time.Unix(0, p.lastSign.Load()) }
-
-// Attach is Pollable's.
-func (p *Polled) Attach(w transport.Waker) {
-	p.mu.Lock()
-	p.waker, p.attached = w, true
-	p.mu.Unlock()
-}
-
-// Watch is Attach, but it leaves the connection to the listener.
-func (p *Polled) Watch(w transport.Waker) {
-	p.mu.Lock()
-	p.waker = w
-	p.mu.Unlock()
-}
-
-// Attached says whether anybody was ever attached.
-func (p *Polled) Attached() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.attached
-}
-
-// Handled ends a connection whose handler has returned, unless it was attached.
-// release may wait for the client to take note.
-func (p *Polled) Handled(release func()) {
-	switch {
-	case p.Attached():
-	case p.acceptor.cfg.Inline:
-		go release()
-	default:
-		release()
-	}
-}
-
-// Inline is Config's.
-func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
-
-// event takes what epoll reports; alone: it is all.
+// event handles what epoll reports. If alone, epoll reported nothing else.
 func (p *Polled) event(events uint32, alone bool) {
 	p.mu.Lock()
 	if p.closed {
@@ -133,294 +33,361 @@ func (p *Polled) event(events uint32, alone bool) {
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		p.hung = true
 	}
-	read := events&^unix.EPOLLOUT != 0 && p.wake()
-	write := p.late != nil && p.flushLate()
+	readable := events&^unix.EPOLLOUT != 0 && p.wakeLocked()
+	writable := false
+	if l := p.out.late; p.out.reserved {
+		p.out.hadRoom = true
+	} else if l != nil {
+		writable = p.flushLocked() && l.owed
+	}
 	w := p.waker
 	p.mu.Unlock()
-	if write {
+	if writable {
 		w.Writable()
 	}
-	if read {
+	if readable {
 		w.Readable(alone)
 	}
 }
 
-// wake notes that there is something for the reader; true: it is parked, and
-// Readable is to be called once mu is free. Holds mu.
-func (p *Polled) wake() bool {
-	if !p.parked {
-		p.again = true
-		return false
-	}
-	p.parked, p.dry = false, false
-	return true
-}
-
-// tell gives mu back, and then tells the owner.
-func (p *Polled) tell(read, write bool) {
-	w := p.waker
+// Handled ends a connection whose handler has returned, unless it was attached.
+// release may block.
+func (p *Polled) Handled(release func()) {
+	p.mu.Lock()
+	attached := p.attached
 	p.mu.Unlock()
-	if write {
-		w.Writable()
-	}
-	if read {
-		w.Readable(false)
-	}
-}
-
-// watch has epoll report events, if it does not yet. Holds mu.
-func (p *Polled) watch(events uint32) error {
-	if p.watched&events == events {
-		return nil
-	}
-	op := unix.EPOLL_CTL_ADD
-	if p.watched != 0 {
-		op = unix.EPOLL_CTL_MOD
-	}
-	if err := p.acceptor.poller.watch(p, op, p.watched|events); err != nil {
-		p.acceptor.cfg.Log.Error().Err(err).Stringer("remote", p.remote).Msg("connection cannot be watched and is ended")
-		p.torn = true
-		return err
-	}
-	p.watched |= events
-	return nil
-}
-
-// Park is Pollable's.
-func (p *Polled) Park() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.park()
-}
-
-// park is Park. Holds mu.
-func (p *Polled) park() bool {
-	if p.again {
-		p.again, p.dry = false, false
-		return false
-	}
-	if p.closing || p.expired {
-		return false
-	}
-	if p.watch(pollRead) != nil {
-		p.closing = true
-		return false
-	}
-	p.parked = true
-	return true
-}
-
-// Rest is Pollable's. Of a socket that epoll does not know yet it will tell what
-// there is; of any other, what came behind a read that emptied it.
-func (p *Polled) Rest() bool {
-	if p.in != nil {
-		return false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return (p.dry || p.watched == 0) && p.park()
-}
-
-// Wait blocks until there is something to read, for one who has no Waker.
-func (p *Polled) Wait() {
-	p.mu.Lock()
-	w := p.waits()
-	p.mu.Unlock()
-	if p.Park() {
-		<-w.read
-	}
-}
-
-// ReadWith is Conn's ReadPacket made of a Pollable's TryReadPacket.
-func (p *Polled) ReadWith(try func() (transport.Packet, error)) (transport.Packet, error) {
-	for {
-		packet, err := try()
-		if !errors.Is(err, transport.ErrIdle) {
-			return packet, err
-		}
-		p.Wait()
-	}
-}
-
-// SetReadDeadline is Conn's.
-func (p *Polled) SetReadDeadline(t time.Time) error {
-	p.mu.Lock()
-	if p.closing {
-		p.mu.Unlock()
-		return net.ErrClosed
-	}
-	p.stopTimer()
-	p.expired = false
-	if t.IsZero() {
-		p.mu.Unlock()
-		return nil
-	}
-	d := time.Until(t)
-	if d <= 0 {
-		p.expired = true
-		p.tell(p.wake(), false)
-		return nil
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(d, func() {
-		p.mu.Lock()
-		if p.timer != timer { // replaced as it fired
-			p.mu.Unlock()
-			return
-		}
-		p.timer, p.expired = nil, true
-		p.tell(p.wake(), false)
-	})
-	p.timer = timer
-	p.mu.Unlock()
-	return nil
-}
-
-// stopTimer ends the deadline. Holds mu.
-func (p *Polled) stopTimer() {
-	if p.timer != nil {
-		p.timer.Stop()
-		p.timer = nil
-	}
-}
-
-// Gone is Pollable's.
-func (p *Polled) Gone() bool {
-	if len(p.Buffered()) > 0 {
-		return false
-	}
-	var b [1]byte
-	n, _, err := unix.Recvfrom(int(p.fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
-	case err == nil:
-		return n == 0
-	case err == unix.EAGAIN || err == unix.EINTR:
-		return false
+	case attached:
+	case p.acceptor.cfg.Inline:
+		go release()
+	default:
+		release()
 	}
-	return true
 }
 
-// Unacked is Socket's.
+// Inline reports whether handlers run on the goroutine that all sockets share.
+func (p *Polled) Inline() bool { return p.acceptor.cfg.Inline }
+
+// MaxBody bounds the body of a client's packet, in bytes.
+func (p *Polled) MaxBody() int { return p.acceptor.cfg.MaxBody }
+
+// Unacked implements transport.Conn.
 func (p *Polled) Unacked() (int64, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.final >= 0 {
-		return p.final, true
+	if p.out.final >= 0 {
+		return p.out.final, true
 	}
 	return unsentNow(p.fd)
 }
 
-// Written is Socket's.
+// Written implements transport.Conn.
 func (p *Polled) Written() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.written
+	return p.out.written
 }
 
-// keepFinal remembers what is unacknowledged while the kernel still tells. Holds mu.
-func (p *Polled) keepFinal() {
-	if p.final >= 0 {
+// TryWrite implements transport.Pollable.
+func (p *Polled) TryWrite(frames [][]byte) (taken, left int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writeLocked(frames)
+}
+
+func (p *Polled) writeLocked(frames [][]byte) (taken, left int, err error) {
+	if ok, left, err := p.mayWriteLocked(); !ok {
+		return 0, left, err
+	}
+	flat := p.acceptor.flat()
+	defer p.acceptor.putFlat(flat)
+	taken, n, err := p.out.sendFrames(frames, *flat)
+	switch {
+	case err != nil:
+		return taken, 0, p.brokenLocked(err)
+	case taken == len(frames):
+		return taken, 0, nil
+	}
+	left, err = p.keepLocked(frames[taken], n)
+	return taken + 1, left, err
+}
+
+// TryWriteOne implements transport.Pollable.
+func (p *Polled) TryWriteOne(frame []byte) (taken, left int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ok, left, err := p.mayWriteLocked(); !ok {
+		return 0, left, err
+	}
+	n, err := p.out.send(frame)
+	if err != nil {
+		return 0, 0, p.brokenLocked(err)
+	}
+	left, err = p.keepLocked(frame, n)
+	return 1, left, err
+}
+
+// StartWrite implements transport.Pollable.
+func (p *Polled) StartWrite(b *batch.Batch, frame []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(frame) == 0 || p.closing || p.out.torn || p.out.reserved || p.out.late != nil {
+		return false
+	}
+	b.Add(p.fd, frame)
+	p.out.reserved, p.out.hadRoom = true, false
+	return true
+}
+
+// FinishWrite implements transport.Pollable.
+func (p *Polled) FinishWrite(frame []byte, result int32) (taken, left int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.out.reserved = false
+	n, err := p.out.finish(frame, result)
+	if n == len(frame) && err == nil && p.out.late == nil {
+		return 1, 0, nil
+	}
+	return p.finishLocked(frame, n, err)
+}
+
+// finishLocked goes on where not all of a batched frame was sent, or where
+// something waits behind it.
+func (p *Polled) finishLocked(frame []byte, n int, err error) (taken, left int, _ error) {
+	owed := p.out.late != nil && p.out.late.owed
+	full := false // the kernel has no room
+	if err != nil {
+		err = p.brokenLocked(err)
+	} else if n < len(frame) {
+		p.out.keep(frame[n:], n == 0)
+		full = !p.out.hadRoom
+	}
+	if l := p.out.late; l != nil && (full || !p.flushLocked()) {
+		if err = p.watchLocked(pollWrite); err == nil {
+			l.owed = true
+			return 1, len(l.rest), nil
+		}
+		p.out.torn = true
+		p.flushLocked()
+	}
+	if owed {
+		go p.waker.Writable() // the caller may hold a lock that Writable takes
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return 1, 0, nil
+}
+
+// mayWriteLocked reports whether a frame may be sent now. If ok is false and err
+// is nil, left is at least 1 and the owner is told when it may go on.
+func (p *Polled) mayWriteLocked() (ok bool, left int, err error) {
+	if p.closing || p.out.torn {
+		return false, 0, net.ErrClosed
+	}
+	if l := p.out.waiting(); l != nil {
+		l.owed = true
+		return false, max(len(l.rest), 1), nil
+	}
+	return true, 0, nil
+}
+
+// keepLocked keeps what a frame has behind its first n bytes until there is
+// room. It returns the number of these bytes.
+func (p *Polled) keepLocked(frame []byte, n int) (left int, err error) {
+	if n == len(frame) {
+		return 0, nil
+	}
+	if err := p.watchLocked(pollWrite); err != nil {
+		p.out.torn = true
+		return 0, err
+	}
+	p.out.keep(frame[n:], n == 0)
+	return len(frame) - n, nil
+}
+
+// flushLocked sends what is late. It reports whether nothing is late any more,
+// because all of it was sent or nothing can be sent.
+func (p *Polled) flushLocked() bool {
+	l := p.out.late
+	if !p.out.flush() {
+		return false
+	}
+	p.out.late = nil
+	if p.closing {
+		p.stopTimerLocked()
+		p.out.end(l.last, p.gone)
+	}
+	if l.done != nil {
+		close(l.done)
+	}
+	return true
+}
+
+// brokenLocked notes that a write failed.
+func (p *Polled) brokenLocked(err error) error {
+	p.out.torn = true
+	return fmt.Errorf("write to client: %w", err)
+}
+
+// Urgent sends b, a few bytes of framing such as a pong. It goes out at once,
+// or behind the frame that is under way; of several that wait only the newest
+// goes. b is kept until it is sent.
+func (p *Polled) Urgent(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing || p.out.torn {
 		return
 	}
-	p.final = p.written
-	if n, ok := unsentNow(p.fd); ok {
-		p.final = n
+	if l := p.out.waiting(); l != nil {
+		l.urgent = b
+		return
+	}
+	n, err := p.out.send(b)
+	if err != nil {
+		p.out.torn = true
+		return
+	}
+	if left, err := p.keepLocked(b, n); err == nil && left > 0 {
+		p.out.late.owed = false // the owner does not wait for it
 	}
 }
 
-// Shut is Socket's: what is on its way in part has closeGrace to get out.
-func (p *Polled) Shut(last []byte) bool {
+// Send writes frames as Socket.Send does, and blocks until the kernel has them.
+func (p *Polled) Send(deadline time.Time, frames [][]byte, head Head) error {
+	if head != nil {
+		framed := make([][]byte, len(frames))
+		for i, f := range frames {
+			framed[i] = append(head(make([]byte, 0, 16+len(f)), len(f)), f...)
+		}
+		frames = framed
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		taken, left, err := p.writeLocked(frames)
+		w := p.blockingLocked()
+		p.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if frames = frames[taken:]; left == 0 {
+			if len(frames) == 0 {
+				return nil
+			}
+			continue
+		}
+		select {
+		case <-w.writable:
+		case <-timer.C:
+			return p.sendExpired()
+		}
+	}
+}
+
+// sendExpired ends a Send whose deadline has passed. If nothing of its frame
+// was sent, the stream is whole, so a last frame may still go.
+func (p *Polled) sendExpired() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return net.ErrClosed
+	}
+	if l := p.out.late; l != nil && !p.out.reserved {
+		p.out.torn = p.out.torn || !l.whole
+		p.out.late = nil
+	}
+	return fmt.Errorf("write to client: %w", os.ErrDeadlineExceeded)
+}
+
+// CloseWith ends the connection as Socket.CloseWith does. A frame that was sent
+// in part has closeGrace to get out.
+func (p *Polled) CloseWith(last []byte) bool {
 	p.mu.Lock()
 	if p.closing {
 		p.mu.Unlock()
 		return false
 	}
 	p.closing = true
-	p.stopTimer()
-	if l := p.late; l != nil {
+	p.stopTimerLocked()
+	if l := p.out.waiting(); l != nil {
 		l.last, l.done = last, make(chan struct{})
 		p.timer = time.AfterFunc(closeGrace, func() { p.tearOff(l) })
 	} else {
-		p.farewell(last)
+		p.out.end(last, p.gone)
 	}
-	p.tell(p.wake(), false)
+	p.unlockAndNotify(p.wakeLocked())
 	return true
 }
 
-// tearOff ends what did not get out in time after Shut.
+// tearOff gives up what did not get out within closeGrace after CloseWith.
 func (p *Polled) tearOff(l *late) {
 	p.mu.Lock()
-	if p.late != l || p.closed {
+	switch {
+	case p.out.late != l || p.closed:
+		p.mu.Unlock()
+		return
+	case p.out.reserved: // FinishWrite is due any moment
+		p.timer = time.AfterFunc(closeGrace, func() { p.tearOff(l) })
 		p.mu.Unlock()
 		return
 	}
-	p.torn = p.torn || !l.whole
-	p.late = nil
-	p.farewell(l.last)
+	p.out.torn = p.out.torn || !l.whole
+	p.out.late = nil
+	p.out.end(l.last, p.gone)
 	close(l.done)
-	p.tell(false, l.owed)
-}
-
-// farewell sends last if the kernel takes it at once, and FIN. Holds mu.
-func (p *Polled) farewell(last []byte) {
-	if p.shut {
-		return
-	}
-	p.shut = true
-	if !p.torn && len(last) > 0 {
-		n, err := p.send(last)
-		p.torn = err != nil || n > 0 && n < len(last)
-	}
-	p.keepFinal()
-	if !p.gone { // else Finish, which does not wait then, is soon enough
-		_ = unix.Shutdown(int(p.fd), unix.SHUT_WR)
+	w := p.waker
+	p.mu.Unlock()
+	if l.owed {
+		w.Writable()
 	}
 }
 
-// Abort ends the connection at once with a reset; the reader finds it so and
-// frees it.
+// Abort ends the connection at once with a reset. The reader is told, and
+// frees the socket.
 func (p *Polled) Abort() {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return
 	}
-	p.closing, p.torn, p.shut = true, true, true
-	owed := false
-	if l := p.late; l != nil {
-		p.late, owed = nil, l.owed
-		if l.done != nil {
-			close(l.done)
-		}
+	p.closing = true
+	owed := p.out.abort()
+	w := p.waker
+	readable := p.wakeLocked()
+	p.mu.Unlock()
+	if owed {
+		w.Writable()
 	}
-	p.keepFinal()
-	_ = unix.Shutdown(int(p.fd), unix.SHUT_RDWR)
-	p.tell(p.wake(), owed)
+	if readable {
+		w.Readable(false)
+	}
 }
 
-// Finish is Socket's. Released hears of it.
-func (p *Polled) Finish(linger time.Duration) {
-	p.Shut(nil)
+// Release frees the socket after its last use, as Socket.Release does.
+func (p *Polled) Release() {
+	p.CloseWith(nil)
 	p.mu.Lock()
-	if l := p.late; l != nil {
+	if l := p.out.late; l != nil {
 		p.mu.Unlock()
 		<-l.done // within closeGrace
 		p.mu.Lock()
 	}
-	quiet := p.torn || p.gone
+	quiet := p.out.torn || p.gone
 	p.mu.Unlock()
 	if !quiet {
-		p.drain(linger)
+		p.drain()
 	}
 	p.free()
 }
 
-// TryFinish is Finish where nothing is to be waited for; false: Finish is still
-// to be called.
-func (p *Polled) TryFinish() bool {
-	p.Shut(nil)
+// TryRelease is Release if that does not have to wait for the client. If it
+// reports false, Release is still to be called.
+func (p *Polled) TryRelease() bool {
+	p.CloseWith(nil)
 	p.mu.Lock()
-	quiet := p.late == nil && (p.torn || p.gone)
+	quiet := p.out.late == nil && (p.out.torn || p.gone)
 	p.mu.Unlock()
 	if quiet {
 		p.free()
@@ -428,41 +395,35 @@ func (p *Polled) TryFinish() bool {
 	return quiet
 }
 
-// free closes the descriptor: the last of it.
+// free closes the descriptor.
 func (p *Polled) free() {
 	p.acceptor.poller.exit(p)
 	p.mu.Lock()
-	p.stopTimer()
-	if p.torn {
+	p.stopTimerLocked()
+	if p.out.torn {
 		_ = unix.SetsockoptLinger(int(p.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	p.closed = true
 	closeNow(p.fd)
 	p.mu.Unlock()
-	p.in = nil
+	p.in.b = nil
 	p.acceptor.done(p.remote.Addr())
 }
 
-// drain reads and throws away until the peer ends, much was read, or linger
-// has passed. Nobody else reads any more.
-func (p *Polled) drain(linger time.Duration) {
-	timer := time.NewTimer(linger)
+// drain reads and discards until the peer ends the stream, lingerBytes were
+// read, or the time to linger has passed. There is no other reader any more.
+func (p *Polled) drain() {
+	timer := time.NewTimer(p.acceptor.cfg.Linger)
 	defer timer.Stop()
-	w := newWaits()
+	w := newBlocking()
 	buf := p.acceptor.flat()
 	defer p.acceptor.putFlat(buf)
 	b := (*buf)[:cap(*buf)]
 	for left := lingerBytes; left > 0; {
-		n, err := unix.Read(int(p.fd), b)
+		n, errno := readNow(p.fd, b)
 		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			p.mu.Lock()
-			ok := !p.torn && p.watch(pollRead) == nil
-			p.waker = w
-			p.parked, p.again = !p.again, false
-			parked := p.parked
-			p.mu.Unlock()
+		case errno == unix.EAGAIN:
+			parked, ok := p.parkDraining(w)
 			if !ok {
 				return
 			}
@@ -470,14 +431,25 @@ func (p *Polled) drain(linger time.Duration) {
 				continue
 			}
 			select {
-			case <-w.read:
+			case <-w.readable:
 			case <-timer.C:
 				return
 			}
-		case err != nil || n == 0:
+		case errno != 0 || n == 0:
 			return
 		default:
 			left -= n
 		}
 	}
+}
+
+// parkDraining parks the reader with w as its Waker. ok is false if the stream
+// was torn or cannot be watched.
+func (p *Polled) parkDraining(w *blocking) (parked, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ok = !p.out.torn && p.watchLocked(pollRead) == nil
+	p.waker = w
+	p.parked, p.again = !p.again, false
+	return p.parked, ok
 }

@@ -152,14 +152,14 @@ func (po *poller) exit(p *Polled) {
 	po.free = append(po.free, p.slot)
 }
 
-// watch has the kernel report events on p from now on, beginning with what is
-// so already. Closing the descriptor ends it.
-func (po *poller) watch(p *Polled, op int, events uint32) error {
+// watch has the kernel report events on a socket from now on, beginning with
+// those that have happened already. Closing the descriptor ends it.
+func (po *poller) watch(slot uint32, fd int32, op int, events uint32) error {
 	po.mu.Lock()
-	gen := po.slots[p.slot].gen
+	gen := po.slots[slot].gen
 	po.mu.Unlock()
-	ev := unix.EpollEvent{Events: events, Fd: int32(p.slot), Pad: int32(gen)}
-	if err := watchNow(po.fd, op, p.fd, &ev); err != nil {
+	ev := unix.EpollEvent{Events: events, Fd: int32(slot), Pad: int32(gen)}
+	if err := watchNow(po.fd, op, fd, &ev); err != nil {
 		return fmt.Errorf("watch a socket: %w", err)
 	}
 	return nil

@@ -36,7 +36,7 @@ const (
 // Socket is one accepted connection. Read is for one goroutine at a time;
 // everything else may be called from anywhere.
 //
-// Its end has two parts. Shut, which never blocks, says goodbye: last bytes,
+// Its end has two parts. CloseWith, which never blocks, says goodbye: last bytes,
 // TLS close_notify, FIN, and wakes the reader and the writer. Finish, called
 // by the goroutine that ran the connection, lets the peer read the goodbye (a
 // close with unread input makes the kernel send a reset, which destroys bytes
@@ -49,13 +49,13 @@ type Socket struct {
 
 	written atomic.Int64 // bytes handed to the kernel
 	final   atomic.Int64 // unacknowledged bytes at the end, -1 before it
-	closing atomic.Bool  // Shut or Abort was called
+	closing atomic.Bool  // CloseWith or Abort was called
 	gone    atomic.Bool  // the peer ended or reset the stream
 	pending atomic.Bool  // urgent, last or shut wait for the holder of wmu
 
 	wmu  sync.Mutex // held by whoever writes
 	torn bool       // part of a frame went out: nothing can follow. Under wmu.
-	shut bool       // farewell was tried. Under wmu.
+	shut bool       // endLocked was called. Under wmu.
 
 	pmu    sync.Mutex // guards what waits for the holder of wmu
 	urgent []byte
@@ -136,17 +136,17 @@ func (s *Socket) SetReadDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	err := s.tcp.SetReadDeadline(t)
-	if s.closing.Load() { // Shut meanwhile: the reader must still wake
+	if s.closing.Load() { // CloseWith meanwhile: the reader must still wake
 		_ = s.tcp.SetReadDeadline(past)
 	}
 	return err
 }
 
-// Shut ends the connection without blocking: last (may be nil) is sent if the
+// CloseWith ends the connection without blocking: last (may be nil) is sent if the
 // kernel takes it at once, then TLS's close_notify and a FIN. A Write under
 // way has closeGrace to finish and then says goodbye itself. A Read under way
 // returns. Only the first call counts; it says whether this was it.
-func (s *Socket) Shut(last []byte) bool {
+func (s *Socket) CloseWith(last []byte) bool {
 	s.pmu.Lock()
 	if s.closing.Load() {
 		s.pmu.Unlock()
@@ -160,7 +160,7 @@ func (s *Socket) Shut(last []byte) bool {
 	_ = s.tcp.SetReadDeadline(past)
 	_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	if s.wmu.TryLock() {
-		s.release()
+		s.unlockWrite()
 	}
 	return true
 }
@@ -168,18 +168,18 @@ func (s *Socket) Shut(last []byte) bool {
 // Finish frees the socket after its last use: it waits up to linger for the
 // peer to end its side too, throwing away what it sends, unless the stream is
 // torn or the peer gone. It shuts a socket that nobody has shut.
-func (s *Socket) Finish(linger time.Duration) {
-	s.Shut(nil)
+func (s *Socket) Release() {
+	s.CloseWith(nil)
 	// A writer may still be at it, for closeGrace at the most.
 	s.wmu.Lock()
 	torn := s.torn
-	s.release()
+	s.unlockWrite()
 	if torn {
 		s.Abort()
 		return
 	}
 	if !s.gone.Load() {
-		s.drain(time.Now().Add(linger))
+		s.drain(time.Now().Add(s.acceptor.cfg.Linger))
 	}
 	_ = s.tcp.Close()
 }
@@ -226,13 +226,13 @@ func (s *Socket) keepFinal() {
 // Write writes b whole, bounded by the write deadline.
 func (s *Socket) Write(b []byte) (int, error) {
 	s.wmu.Lock()
-	defer s.release()
+	defer s.unlockWrite()
 	return s.write(b)
 }
 
 // Close ends the connection without waiting for anything.
 func (s *Socket) Close() error {
-	s.Shut(nil)
+	s.CloseWith(nil)
 	s.keepFinal()
 	return s.tcp.Close()
 }
@@ -262,7 +262,7 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	err := s.tcp.SetWriteDeadline(t)
-	if s.closing.Load() { // Shut meanwhile: a writer must still end
+	if s.closing.Load() { // CloseWith meanwhile: a writer must still end
 		_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	}
 	return err

@@ -35,7 +35,7 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 		}
 		clientTLS = transporttest.ClientTLS(t, certFile)
 	}
-	cfg.Addr = "127.0.0.1:0"
+	cfg.Addr, cfg.Linger = "127.0.0.1:0", 10*time.Millisecond
 	a, err := socket.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 	}
 	t.Cleanup(func() {
 		_ = c.Close()
-		s.Finish(10 * time.Millisecond)
+		s.Release()
 		a.Done(s)
 		a.Drain()
 		_ = a.Close()
@@ -119,13 +119,13 @@ func TestSendArrivesWhole(t *testing.T) {
 	}
 }
 
-// Shut says goodbye once; its last bytes and the end arrive, and the socket is
+// CloseWith says goodbye once; its last bytes and the end arrive, and the socket is
 // of no more use.
-func TestShut(t *testing.T) {
+func TestCloseWith(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		s, c := pair(t, secure, transport.ListenConfig{})
-		if !s.Shut([]byte("bye")) || s.Shut([]byte("again")) {
-			t.Error("not just the first Shut counted")
+		if !s.CloseWith([]byte("bye")) || s.CloseWith([]byte("again")) {
+			t.Error("not just the first CloseWith counted")
 		}
 		if b, err := io.ReadAll(c); string(b) != "bye" || err != nil {
 			t.Errorf("TLS %v: got %q, %v", secure, b, err)
@@ -142,7 +142,7 @@ func TestShut(t *testing.T) {
 	}
 }
 
-// While a Send is stuck, urgent bytes and Shut come back at once; of the urgent
+// While a Send is stuck, urgent bytes and CloseWith come back at once; of the urgent
 // ones the newest goes behind the Send.
 func TestNobodyWaitsForASend(t *testing.T) {
 	s, c := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
@@ -172,12 +172,12 @@ func TestNobodyWaitsForASend(t *testing.T) {
 			return
 		}
 		if try == 10 {
-			t.Fatalf("Shut took %s, and not less in %d tries", d, try)
+			t.Fatalf("CloseWith took %s, and not less in %d tries", d, try)
 		}
 	}
 }
 
-// shutTime is how long Shut takes while a Send is stuck.
+// shutTime is how long CloseWith takes while a Send is stuck.
 func shutTime(t *testing.T) time.Duration {
 	t.Helper()
 	s, _ := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
@@ -193,7 +193,7 @@ func shutTime(t *testing.T) time.Duration {
 	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
 	time.Sleep(20 * time.Millisecond) // the kernel's buffers fill up
 	started := time.Now()
-	s.Shut([]byte("bye"))
+	s.CloseWith([]byte("bye"))
 	took := time.Since(started)
 	if err := <-sent; !errors.Is(err, net.ErrClosed) || time.Since(started) > transporttest.WaitLimit/2 {
 		t.Errorf("the stuck Send ended with %v after %s", err, time.Since(started))
@@ -221,7 +221,7 @@ func TestDrain(t *testing.T) {
 		defer a.Done(s)
 		_, err := s.Read(make([]byte, 1))
 		read <- err
-		s.Finish(time.Second)
+		s.Release()
 	}()
 	_ = a.Close()
 	if _, err := a.Next(context.Background()); !errors.Is(err, net.ErrClosed) {

@@ -22,7 +22,7 @@ type Head func(dst []byte, n int) []byte
 // Send writes frames, each after the framing that head (nil: none) gives it,
 // in as few system calls as it can, and returns when the kernel has them all
 // or deadline has passed (os.ErrDeadlineExceeded). frames are neither changed
-// nor kept. After an error the stream may be torn, and only Shut is of use.
+// nor kept. After an error the stream may be torn, and only CloseWith is of use.
 func (s *Socket) Send(deadline time.Time, frames [][]byte, head Head) error {
 	if !s.wmu.TryLock() { // an urgent write is at it: deadline bounds that too
 		if err := s.SetWriteDeadline(deadline); err != nil {
@@ -30,7 +30,7 @@ func (s *Socket) Send(deadline time.Time, frames [][]byte, head Head) error {
 		}
 		s.wmu.Lock()
 	}
-	defer s.release()
+	defer s.unlockWrite()
 	if err := s.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
@@ -143,14 +143,14 @@ func (s *Socket) Urgent(b []byte) {
 	s.pmu.Unlock()
 	if s.wmu.TryLock() {
 		_ = s.SetWriteDeadline(time.Now().Add(urgentTimeout))
-		s.release()
+		s.unlockWrite()
 	}
 }
 
-// release gives wmu back after doing what others left to its holder.
-func (s *Socket) release() {
+// unlockWrite gives wmu back after doing what others left to its holder.
+func (s *Socket) unlockWrite() {
 	for {
-		s.settle()
+		s.sendPendingLocked()
 		s.wmu.Unlock()
 		// Left between the two lines above: nobody else will see to it.
 		if !s.pending.Load() || !s.wmu.TryLock() {
@@ -159,8 +159,8 @@ func (s *Socket) release() {
 	}
 }
 
-// settle does what others left to the holder of wmu. Holds wmu.
-func (s *Socket) settle() {
+// sendPendingLocked does what others left to the holder of wmu. Holds wmu.
+func (s *Socket) sendPendingLocked() {
 	if !s.pending.Load() {
 		return
 	}
@@ -176,13 +176,13 @@ func (s *Socket) settle() {
 	}
 	if closing && !s.shut {
 		s.shut = true
-		s.farewell(last)
+		s.endLocked(last)
 	}
 }
 
-// farewell sends last, close_notify and FIN without waiting for room in the
+// endLocked sends last, close_notify and FIN without waiting for room in the
 // kernel. Holds wmu.
-func (s *Socket) farewell(last []byte) {
+func (s *Socket) endLocked(last []byte) {
 	if s.torn {
 		s.keepFinal()
 		return
