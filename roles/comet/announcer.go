@@ -9,25 +9,26 @@ import (
 	"imgo/envelope"
 )
 
-// announceChunk is how many sessions one announcement carries at most.
+// announceChunk bounds the sessions in one announcement.
 const announceChunk = 1000
 
-// announcer tells logic, and through it the owners of this comet's users, that
-// comet lives and whom it holds. Run by one goroutine; online is for any.
+// announcer tells logic, and through logic the owners of this comet's users, that
+// comet lives and which sessions it has. It is for one goroutine, but online is
+// safe for concurrent use.
 type announcer struct {
 	comet *Comet
-	// told: the epoch of the owner that knows a partition's sessions.
+	// told is the epoch of the owner that knows the sessions of a partition.
 	told   map[uint32]uint64
-	failed bool
+	failed bool // the last call
 	counts atomic.Pointer[roomCounts]
 }
 
-// roomCounts are the sessions of each room: on all comets, and those that this
-// comet had reported when it was told.
+// roomCounts are the numbers of sessions in each room: on all comets, and on this
+// comet as it had reported them by then.
 type roomCounts struct{ total, reported map[string]uint32 }
 
-// online is how many sessions are in room: on other comets as of the last
-// announcement, here as of now.
+// online returns how many sessions are in a room: those on other comets as of the
+// last announcement, and those here as of now.
 func (a *announcer) online(room string) uint32 {
 	here := a.comet.table.roomSize(room)
 	counts := a.counts.Load()
@@ -54,8 +55,8 @@ func (a *announcer) run(stop <-chan struct{}) {
 	}
 }
 
-// announce reports the counts, and the sessions of those partitions whose
-// owner's memory is another one than was told last: it starts empty.
+// announce reports the counts, and the sessions of each partition whose owner has
+// another epoch than the one that was told. The memory of such an owner is empty.
 func (a *announcer) announce() {
 	req := &envelope.AnnounceRequest{
 		Comet: a.comet.cfg.Name, Incarnation: a.comet.incarnation,
@@ -68,22 +69,22 @@ func (a *announcer) announce() {
 	a.comet.table.repartition(int(reply.GetPartitions()))
 	a.counts.Store(&roomCounts{total: reply.GetRooms(), reported: req.Rooms})
 	maps.DeleteFunc(a.told, func(p uint32, _ uint64) bool { return req.Partitions[p] == 0 })
-	news := map[uint32]uint64{}
+	changed := map[uint32]uint64{}
 	for p, epoch := range reply.GetEpochs() {
 		if told, ok := a.told[p]; req.Partitions[p] > 0 && (!ok || told != epoch) {
-			news[p] = epoch
+			changed[p] = epoch
 		}
 	}
-	if len(news) > 0 && !a.comet.cfg.Faults.NoAnnounce {
-		a.announceSessions(req, news)
+	if len(changed) > 0 && !a.comet.cfg.Faults.NoAnnounce {
+		a.announceSessions(req, changed)
 	}
 }
 
-// announceSessions sends the sessions of the partitions in news, a chunk with
-// each request. A partition whose owner changes again meanwhile is left to the
-// next time.
-func (a *announcer) announceSessions(req *envelope.AnnounceRequest, news map[uint32]uint64) {
-	for sessions := a.sessionsOf(news); len(sessions) > 0; {
+// announceSessions sends the sessions of the partitions in changed, a chunk with
+// each request. A partition whose owner changes again meanwhile is left to the next
+// announcement.
+func (a *announcer) announceSessions(req *envelope.AnnounceRequest, changed map[uint32]uint64) {
+	for sessions := a.sessionsOf(changed); len(sessions) > 0; {
 		n := min(len(sessions), announceChunk)
 		req.Sessions = sessions[:n]
 		sessions = sessions[n:]
@@ -92,12 +93,12 @@ func (a *announcer) announceSessions(req *envelope.AnnounceRequest, news map[uin
 			return
 		}
 		for p, epoch := range reply.GetEpochs() {
-			if news[p] != epoch {
-				delete(news, p)
+			if changed[p] != epoch {
+				delete(changed, p)
 			}
 		}
 	}
-	maps.Copy(a.told, news)
+	maps.Copy(a.told, changed)
 }
 
 func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.SessionInfo {
@@ -112,7 +113,7 @@ func (a *announcer) sessionsOf(partitions map[uint32]uint64) []*envelope.Session
 	return list
 }
 
-// call makes one announcement; failures are logged when they begin and end.
+// call makes one announcement. It logs when failures begin and end.
 func (a *announcer) call(req *envelope.AnnounceRequest) (*envelope.AnnounceReply, bool) {
 	ctx, cancel := context.WithTimeout(a.comet.calls, a.comet.cfg.CallTimeout)
 	defer cancel()

@@ -9,69 +9,73 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
-// Pauses between the attempts of a call that failed.
+// Pauses between tries of a call that failed.
 const (
-	firstPause = 50 * time.Millisecond
-	lastPause  = 2 * time.Second
+	minCallPause = 50 * time.Millisecond
+	maxCallPause = 2 * time.Second
 )
 
-// batcher gathers items for an interval, or until there is a batch of them,
-// and sends them in one call, in order, again and again until it is taken. Its
-// queue is bounded: over the bound the oldest are lost and counted. add never
-// blocks; it is safe for concurrent use.
-type batcher[T any] struct {
-	name     string // of the call, for the log
-	interval time.Duration
+// batcherConfig configures a batcher. All fields are required.
+type batcherConfig[T any] struct {
+	name     string        // of the call, for the log
+	interval time.Duration // for which items are gathered
 	timeout  time.Duration // of one call
-	batch    int           // weight of a full batch
+	batch    int           // weight of a full batch, which is not gathered any longer
 	bound    int           // weight of a full queue
 	weight   func(T) int
 	send     func(context.Context, []T) error
-	failed   func() // counts a failed call
-	lost     func(n int)
+	failed   func()      // counts a failed call
+	lost     func(n int) // counts a weight that is dropped
 	log      zerolog.Logger
+}
+
+// batcher gathers items and sends them to logic in one call, in order. It repeats
+// a call until it succeeds. The queue is bounded: over the bound the oldest items
+// are dropped and counted. Safe for concurrent use.
+type batcher[T any] struct {
+	batcherConfig[T]
 
 	mu    sync.Mutex
 	items []T
 	total int // weight of items
-	some  chan struct{}
-	hurry chan struct{}
+
+	some  wait.Signal // something is queued
+	hurry wait.Signal // do not gather any longer
 }
 
-// newBatcher makes b, whose settings are filled in, usable.
-func newBatcher[T any](b *batcher[T]) *batcher[T] {
-	b.some = make(chan struct{}, 1)
-	b.hurry = make(chan struct{}, 1)
-	return b
+func newBatcher[T any](cfg batcherConfig[T]) *batcher[T] {
+	return &batcher[T]{batcherConfig: cfg, some: wait.NewSignal(), hurry: wait.NewSignal()}
 }
 
-// add queues an item; now asks not to wait for the interval.
-func (b *batcher[T]) add(item T, now bool) {
+// add queues an item. It never blocks.
+func (b *batcher[T]) add(item T) {
 	b.mu.Lock()
 	b.items = append(b.items, item)
 	b.total += b.weight(item)
-	b.trim()
-	now = now || b.total >= b.batch
+	b.trimLocked()
+	full := b.total >= b.batch
 	b.mu.Unlock()
-	signal(b.some)
-	if now {
-		signal(b.hurry)
+	b.some.Set()
+	if full {
+		b.hurry.Set()
 	}
 }
 
-// flush asks for what is queued to be sent without waiting for the interval.
-func (b *batcher[T]) flush() { signal(b.hurry) }
+// flush makes the batcher send what is queued without waiting for the interval.
+func (b *batcher[T]) flush() { b.hurry.Set() }
 
+// queued returns the weight of the queue.
 func (b *batcher[T]) queued() float64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return float64(b.total)
 }
 
-// trim loses the oldest items that are over the bound. Holds mu.
-func (b *batcher[T]) trim() {
+// trimLocked drops the oldest items that are over the bound.
+func (b *batcher[T]) trimLocked() {
 	lost := 0
 	for b.total > b.bound && len(b.items) > 1 {
 		w := b.weight(b.items[0])
@@ -84,8 +88,8 @@ func (b *batcher[T]) trim() {
 	}
 }
 
-// run sends until stop is closed and then what is left, at most until ctx,
-// which bounds the calls too, is done.
+// run sends until stop is closed, and then what is left. It returns at the latest
+// when ctx is done, which bounds the calls too.
 func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
 	for stopped := false; !stopped; {
 		select {
@@ -98,7 +102,8 @@ func (b *batcher[T]) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// gather waits for the interval to pass or a reason not to; false: stop.
+// gather waits for the interval, or less for a full batch or a flush. It returns
+// false if stop is closed.
 func (b *batcher[T]) gather(stop <-chan struct{}) bool {
 	timer := time.NewTimer(b.interval)
 	defer timer.Stop()
@@ -113,7 +118,8 @@ func (b *batcher[T]) gather(stop <-chan struct{}) bool {
 
 // sendAll sends batch after batch until nothing is queued or ctx is done.
 func (b *batcher[T]) sendAll(ctx context.Context) {
-	pause := firstPause
+	pause := wait.Backoff{Min: minCallPause, Max: maxCallPause}
+	failing := false
 	for ctx.Err() == nil {
 		items := b.take()
 		if len(items) == 0 {
@@ -122,26 +128,27 @@ func (b *batcher[T]) sendAll(ctx context.Context) {
 		err := b.call(ctx, items)
 		switch {
 		case err == nil:
-			if pause != firstPause {
+			if failing {
 				b.log.Info().Str("call", b.name).Msg("logic takes calls again")
 			}
-			pause = firstPause
+			failing = false
+			pause.Reset()
 			continue
 		case errors.Is(err, envelope.ErrInvalid) || errors.Is(err, envelope.ErrTooLarge):
 			b.sendSingly(ctx, items, err)
 			continue
-		case pause == firstPause:
+		case !failing:
 			b.log.Warn().Err(err).Str("call", b.name).Msg("logic does not take a call, trying again until it does")
 		}
+		failing = true
 		b.putBack(items)
-		b.wait(ctx, pause)
-		pause = min(2*pause, lastPause)
+		_ = pause.Sleep(ctx) // the loop ends when ctx is done
 	}
 }
 
-// sendSingly is for a batch that no attempt will ever get taken: what one
-// client sent must not cost the others in its batch, so each item is sent by
-// itself once and only those that are refused again are lost.
+// sendSingly sends each item of a batch that logic refused with err, which no
+// other try would change. In this way what one client sent does not cost the other
+// clients in the batch. Items that are refused again are dropped.
 func (b *batcher[T]) sendSingly(ctx context.Context, items []T, err error) {
 	lost := 0
 	for _, item := range items {
@@ -168,16 +175,8 @@ func (b *batcher[T]) call(ctx context.Context, items []T) error {
 	return err
 }
 
-func (b *batcher[T]) wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
-// take removes the next batch: at least one item, at most batch by weight.
+// take removes the next batch: at least one item, and at most the weight of a full
+// batch.
 func (b *batcher[T]) take() []T {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -193,12 +192,12 @@ func (b *batcher[T]) take() []T {
 	b.items = b.items[n:]
 	b.total -= weight
 	if len(b.items) == 0 {
-		b.items = nil // let go of what was sent
+		b.items = nil // free what was sent
 	}
 	return items
 }
 
-// putBack queues items that were not taken again, before all others.
+// putBack queues items before all others, after a call that failed.
 func (b *batcher[T]) putBack(items []T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -206,13 +205,5 @@ func (b *batcher[T]) putBack(items []T) {
 		b.total += b.weight(item)
 	}
 	b.items = append(items, b.items...)
-	b.trim()
-}
-
-// signal wakes the one who waits on c, or who will.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	b.trimLocked()
 }

@@ -1,23 +1,24 @@
 // Package comet is the role that holds client connections, over TCP and
 // WebSocket, and writes to them.
 //
-// It owns each connection from accept to close: the handshake, the protocol
-// of every generation of client, heartbeats, rooms, limits, the queue of what
-// waits to be written, and comet's rule of the delivery design (deliver.go):
-// a session sees each kept message once and in order, whatever happens between
-// the log and here, and asks for what it misses. It knows only logic, which it
-// asks who a client is and tells what arrived and who left.
+// It owns each connection from accept to close: the protocol of every generation
+// of client, heartbeats, rooms, limits, and comet's rule of the delivery design
+// (deliver.go). By that rule a session sees each kept message once and in order,
+// whatever happens between the log and comet, and asks for what it misses. Package
+// admission brings a connection to its session. Package outbox queues and writes
+// what the session sends. Comet knows only logic: it asks logic who a client is, and
+// tells logic what has arrived and which sessions have ended.
 //
-// It guarantees that a client, however slow or hostile, costs a bounded amount
-// of memory and nobody else's time, and that a client that is closed is told
-// why where that can be sent. It stores nothing: what a comet that dies held
-// is in its users' mailboxes.
+// It guarantees that a client, however slow or hostile, costs a bounded amount of
+// memory and no time of other clients. It tells a client why it is closed, if that
+// can be sent. It stores nothing: after a crash the messages are in their users'
+// mailboxes.
 //
-// A connection that epoll waits for (transport.Pollable) costs its session
-// struct and no goroutine while it idles; one that has something to read borrows
-// a worker (package admission), and what it is sent is written by whoever sends
-// it, without waiting (package outbox). Any other connection, TLS above all, has a
-// goroutine that reads, and one that writes while there is something to write.
+// A connection that epoll waits for (transport.Pollable) costs its session struct
+// and no goroutine while it is idle. When there is something to read it borrows a
+// worker. The goroutine that has a message for it writes the message without
+// waiting. Any other connection, above all one with TLS, has a goroutine that reads,
+// and one that writes while there is something to write.
 package comet
 
 import (
@@ -41,20 +42,20 @@ import (
 	"imgo/transport/batch"
 )
 
-// Logic is what comet calls. Every call has a deadline; errors carry an
+// Logic is what comet calls. Every call has a deadline. Errors carry an
 // envelope.Code. Safe for concurrent use.
 type Logic interface {
-	// Connect says who a client is, and what the first window is of what is
-	// pending for it. (One that is not in the reply comes through Push.)
+	// Connect returns who a client is, and the first window of what is pending for
+	// it. A window that is not in the reply comes through Push.
 	Connect(context.Context, *envelope.ConnectRequest) (*envelope.ConnectReply, error)
-	// CatchUp asks for what is pending for a session; the answer is a Backlog
-	// that comes through Push.
+	// CatchUp asks for what is pending for a session. The answer is a Backlog that
+	// comes through Push.
 	CatchUp(context.Context, *envelope.CatchUpRequest) error
 	// Ack returns when the acknowledgements are durable.
 	Ack(context.Context, *envelope.AckRequest) error
 	Detach(context.Context, *envelope.DetachRequest) error
 	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
-	// RoomOpened returns when the live log has it.
+	// RoomOpened returns when the live log has the record.
 	RoomOpened(context.Context, *envelope.RoomOpened) error
 }
 
@@ -83,8 +84,8 @@ type Comet struct {
 	admission *admission.Controller
 	catchUps  *catchUpQueue
 	announcer *announcer
-	opener    *opener
-	recent    recent
+	opener    *roomOpener
+	recent    recentIDs
 	acks      *batcher[*envelope.Ack]
 	detaches  *batcher[*envelope.Detached]
 	listeners []transport.Listener
@@ -97,7 +98,7 @@ type Comet struct {
 	incarnation uint64    // of this start
 	nextID      atomic.Uint64
 
-	// calls is the context of calls to logic but for the last acks and
+	// calls is the context of all calls of logic but the last acknowledgements and
 	// detachments, which outlive it a little.
 	calls     context.Context
 	stopCalls context.CancelFunc
@@ -106,19 +107,20 @@ type Comet struct {
 	phase phase
 }
 
-// New makes a Comet and binds its listeners; clients are let in by Run. reg
-// may be nil.
+// New makes a Comet and binds its listeners. Run admits the clients. reg may be
+// nil.
 func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer) (*Comet, error) {
 	if err := envelope.CheckName("comet name", cfg.Name); err != nil {
 		return nil, fmt.Errorf("comet's configuration: %w", err)
 	}
-	// A window over the session's bound could only be written in part.
+	// A window over the bound of a session's queue could only be written in part.
 	cfg.CatchUpBytes = min(cfg.CatchUpBytes, cfg.PendingBytes)
 	c := &Comet{
 		cfg: cfg, logic: logic, log: log, table: newTable(),
 		epoch: time.Now(), workers: admission.NewWorkers(),
 	}
-	// Session ids are unique over restarts: the high half is this start's.
+	// The high half of a session id is of this start, so that ids are unique over
+	// restarts.
 	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1
 	c.nextID.Store(c.incarnation << 32)
 	c.calls, c.stopCalls = context.WithCancel(context.Background())
@@ -136,13 +138,10 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	})
 	c.catchUps = &catchUpQueue{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
-	c.opener = newOpener(c)
+	c.opener = newRoomOpener(c)
 	c.acks = c.newAcks()
 	c.detaches = c.newDetaches()
-	var err error
-	if c.metrics, err = newMetrics(reg, c.outboxes, c.acks.queued, c.detaches.queued); err != nil {
-		return nil, err
-	}
+	c.metrics = newMetrics(reg, c.outboxes, c.acks.queued, c.detaches.queued)
 	limiter := admission.NewAcceptLimiter(cfg.Connections, cfg.ConnectionsPerAddress)
 	c.admission = admission.New(admission.Config{
 		Admit: c.admit, Context: c.calls, CallTimeout: cfg.CallTimeout,
@@ -177,7 +176,7 @@ func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
 }
 
 func (c *Comet) newAcks() *batcher[*envelope.Ack] {
-	return newBatcher(&batcher[*envelope.Ack]{
+	return newBatcher(batcherConfig[*envelope.Ack]{
 		name: "ack", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
 		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
 		weight: func(a *envelope.Ack) int { return len(a.Ids) },
@@ -190,7 +189,7 @@ func (c *Comet) newAcks() *batcher[*envelope.Ack] {
 }
 
 func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
-	return newBatcher(&batcher[*envelope.Detached]{
+	return newBatcher(batcherConfig[*envelope.Detached]{
 		name: "detach", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
 		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
 		weight: func(*envelope.Detached) int { return 1 },
@@ -202,7 +201,7 @@ func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
 	})
 }
 
-// mergeAcks puts the ids of each user's device together, in order.
+// mergeAcks joins the ids of each device of a user, in order.
 func mergeAcks(acks []*envelope.Ack) []*envelope.Ack {
 	type owner struct{ user, device string }
 	merged := make([]*envelope.Ack, 0, len(acks))
@@ -215,7 +214,7 @@ func mergeAcks(acks []*envelope.Ack) []*envelope.Ack {
 			merged = append(merged, &envelope.Ack{User: a.User, Device: a.Device, Ids: a.Ids})
 			continue
 		}
-		// A new slice: the batch is sent again as it was if this call fails.
+		// The slice is a new one, because the batch is sent again if this call fails.
 		ids := merged[i].Ids
 		merged[i].Ids = append(ids[:len(ids):len(ids)], a.Ids...)
 	}
@@ -235,7 +234,7 @@ func (c *Comet) Addr(scheme string) net.Addr {
 // Sessions counts the authenticated sessions.
 func (c *Comet) Sessions() int { return int(c.table.live.Load()) }
 
-// Ready says why clients are not being let in; nil: they are.
+// Ready returns nil if clients are being admitted, else an error that says why not.
 func (c *Comet) Ready() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -248,7 +247,7 @@ func (c *Comet) Ready() error {
 	return envelope.Errorf(envelope.CodeUnavailable, "comet is stopping")
 }
 
-// Close gives the ports back; only for a Comet whose Run is never called.
+// Close frees the ports of a Comet whose Run is never called.
 func (c *Comet) Close() {
 	c.mu.Lock()
 	c.phase = phaseStopped
@@ -260,13 +259,13 @@ func (c *Comet) Close() {
 	c.batches.Close()
 }
 
-// now is comet's clock: the time since it was made.
+// now returns the time on comet's clock: that since comet was made.
 func (c *Comet) now() time.Duration { return time.Since(c.epoch) }
 
-// Run lets clients in until ctx is done, or a port fails, and then drains:
-// no new clients, op 6 {3001} to every session at the drain rate, what arrived
-// and who left told to logic. It returns when all of that is done and no
-// goroutine of this comet is left; a Comet runs once.
+// Run admits clients until ctx is done, or until a listener fails, and then drains:
+// it admits no new clients, closes every session at the drain rate (op 6 with 3001),
+// and tells logic what has arrived and which sessions have ended. It returns when no
+// goroutine of this comet is left. A Comet runs once.
 func (c *Comet) Run(ctx context.Context) error {
 	c.mu.Lock()
 	if c.phase != phaseNew {
@@ -290,13 +289,14 @@ func (c *Comet) Run(ctx context.Context) error {
 
 	stop := make(chan struct{})
 	var background sync.WaitGroup
-	background.Go(func() { c.sweep(stop) })
+	background.Go(func() { (&sweeper{comet: c}).run(stop) })
 	if c.window != nil {
 		background.Go(func() { c.window.run(stop) })
 	}
 	background.Go(func() { c.announcer.run(stop) })
 	background.Go(func() { c.opener.run(stop) })
-	// Acks and detachments are sent to the very end, by a context of their own.
+	// Acknowledgements and detachments are sent to the very end. They have a context
+	// of their own.
 	last, stopLast := context.WithCancel(context.Background())
 	defer stopLast()
 	stopBatches := make(chan struct{})
@@ -309,9 +309,9 @@ func (c *Comet) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	// The order: no new connections; those that are here leave, while catch-ups
-	// and heartbeats go on; nobody is here, so nothing is left to sweep, ask or
-	// announce; what they acknowledged and that they left.
+	// First no new connections come. Then the sessions end, while catch-ups and
+	// heartbeats go on. Then nothing is left to sweep, ask for or announce. At last
+	// logic is told what was acknowledged and that the sessions have ended.
 	stopListening()
 	c.drain()
 	listeners.Wait()

@@ -9,9 +9,9 @@ import (
 // drainStep is how often the drain closes the next few sessions.
 const drainStep = 10 * time.Millisecond
 
-// drain ends every connection: those that have not authenticated at once, the
-// sessions at the drain rate, so that their clients come back elsewhere one
-// after another, or faster where that would take longer than DrainTimeout.
+// drain ends every connection. Connections that have not authenticated end at once.
+// Sessions end at the drain rate, so that their clients come back elsewhere one after
+// another, or faster if that would take longer than DrainTimeout.
 func (c *Comet) drain() {
 	c.mu.Lock()
 	c.phase = phaseStopping
@@ -23,8 +23,8 @@ func (c *Comet) drain() {
 	c.table.each(func(s *session) { sessions = append(sessions, s) })
 	c.log.Info().Int("sessions", len(sessions)).Msg("comet is draining")
 	c.closePaced(sessions)
-	// Those that were connecting when the drain began are in the table by now,
-	// or are turned away.
+	// Clients that were connecting when the drain began are in the table by now, or
+	// are refused.
 	go func() {
 		c.admission.Wait()
 		close(gone)
@@ -37,8 +37,7 @@ func (c *Comet) drain() {
 			c.stopped()
 			return
 		case <-deadline:
-			// Their time is over, but for a client whom logic is being asked
-			// about: it is no longer waited for.
+			// What is left are clients that logic is being asked about.
 			c.stopCalls()
 			deadline = nil
 		case <-time.After(drainStep):
@@ -46,11 +45,11 @@ func (c *Comet) drain() {
 	}
 }
 
-// maxOthers is how many other comets a client is told of.
+// maxOthers bounds the other comets that a client is told of.
 const maxOthers = 5
 
-// others are where a client may go from a comet that stops, if it understands
-// that. The clients of older generations get what they always got.
+// others returns where a client may connect instead of to a comet that stops. Only
+// version 2 has such addresses.
 func (c *Comet) others(gen generation, scheme string) []string {
 	if c.cfg.Others == nil || gen != genV2 {
 		return nil
@@ -59,14 +58,14 @@ func (c *Comet) others(gen generation, scheme string) []string {
 	return others[:min(len(others), maxOthers)]
 }
 
-// stopped turns away whatever comes from now on.
+// stopped refuses whatever comes from now on.
 func (c *Comet) stopped() {
 	c.mu.Lock()
 	c.phase = phaseStopped
 	c.mu.Unlock()
 }
 
-// closePaced closes sessions in even steps.
+// closePaced closes sessions in even steps, at the drain rate or faster.
 func (c *Comet) closePaced(sessions []*session) {
 	perSecond := max(float64(c.cfg.DrainRate), float64(len(sessions))/c.cfg.DrainTimeout.Seconds())
 	started, closed := time.Now(), 0

@@ -1,19 +1,18 @@
 package comet
 
 import (
-	"fmt"
 	"strconv"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"imgo/protocol"
 	"imgo/roles/comet/admission"
 	"imgo/roles/comet/outbox"
 )
 
-// What was delivered, and what became of it: the labels of
-// imgo_comet_messages_total.
+// The labels of imgo_comet_messages_total: what was delivered, and what became of it.
 const (
 	kindKept    = iota // a kept message as it was pushed
 	kindBacklog        // a kept message in the answer to a catch-up
@@ -28,7 +27,7 @@ const (
 	outBehind           // left to a catch-up
 	outDropped          // no room in the session's queue
 	outFiltered         // the session does not accept the operation
-	outGone             // no such session here any more
+	outGone             // the session has ended
 	outcomes
 )
 
@@ -37,8 +36,8 @@ var (
 	outcomeNames = [outcomes]string{"written", "duplicate", "behind", "dropped", "filtered", "gone"}
 )
 
-// tally counts outcomes without touching what all processors share; its owner
-// hands it to metrics.add at the end of a call.
+// tally counts outcomes of one goroutine, without touching memory that processors
+// share. It is added to the metrics at the end of a call.
 type tally [kinds][outcomes]uint32
 
 func (t *tally) add(other *tally) {
@@ -64,7 +63,7 @@ type metrics struct {
 	lost        *prometheus.CounterVec // queue
 	callErrors  *prometheus.CounterVec // call
 	push        prometheus.Histogram
-	// What every connect counts, found by its labels once.
+	// What every connect counts is looked up by its labels only once.
 	sessionsOf [generations]prometheus.Gauge
 	connected  prometheus.Observer // connects that were accepted
 	waiting    prometheus.Gauge
@@ -74,25 +73,27 @@ type metrics struct {
 	denied     atomic.Int64
 }
 
+// newMetrics registers the metrics with reg, which may be nil.
 func newMetrics(
 	reg prometheus.Registerer, outboxes *outbox.Shared, ackQueue, detachQueue func() float64,
-) (*metrics, error) {
+) *metrics {
+	factory := promauto.With(reg)
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
+		return factory.NewCounterVec(prometheus.CounterOpts{Name: "imgo_comet_" + name, Help: help}, labels)
 	}
 	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, labels)
+		return factory.NewGaugeVec(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, labels)
 	}
-	gaugeFunc := func(name, help string, f func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, f)
+	gaugeFunc := func(name, help string, value func() float64) {
+		factory.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_comet_" + name, Help: help}, value)
 	}
-	loaded := func(v *atomic.Int64) func() float64 { return func() float64 { return float64(v.Load()) } }
+	count := func(value func() int64) func() float64 { return func() float64 { return float64(value()) } }
 	seconds := prometheus.ExponentialBuckets(0.0001, 2.5, 14)
 	m := &metrics{
 		connections: gauge("connections", "Client connections, authenticated or not.", "transport"),
 		sessions:    gauge("sessions", "Authenticated sessions.", "generation"),
 		refused:     counter("refused_total", "Connections refused before or while they authenticated.", "reason"),
-		connects: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		connects: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "imgo_comet_connect_seconds", Buckets: seconds,
 			Help: "From a complete auth packet to its answer.",
 		}, []string{"outcome"}),
@@ -103,19 +104,19 @@ func newMetrics(
 		acks:       counter("acks_total", "Acknowledged message ids, by the client or by its TCP.", "by"),
 		lost:       counter("lost_total", "Ids and sessions that logic was not told of because it took none for too long.", "queue"),
 		callErrors: counter("call_errors_total", "Calls of logic that failed.", "call"),
-		push: prometheus.NewHistogram(prometheus.HistogramOpts{
+		push: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "imgo_comet_push_seconds", Buckets: seconds,
 			Help: "How long a batch of deliveries took to be queued for its sessions.",
 		}),
-		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+		delivery: factory.NewHistogram(prometheus.HistogramOpts{
 			Name: "imgo_comet_delivery_seconds", Buckets: seconds,
 			Help: "From when a message was accepted to when it was queued for its sessions.",
 		}),
-		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+		waiting: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "imgo_comet_waiting_clients",
 			Help: "Clients with a complete auth packet that wait for their turn.",
 		}),
-		throttled: prometheus.NewCounter(prometheus.CounterOpts{
+		throttled: factory.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_comet_throttled_packets_total",
 			Help: "Packets that were read late because their session sends too many.",
 		}),
@@ -130,24 +131,13 @@ func newMetrics(
 			m.messages[k][o] = messages.WithLabelValues(kindNames[k], outcomeNames[o])
 		}
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
-		m.connections, m.sessions, m.refused, m.connects, m.closed, m.badPackets, m.packets, messages,
-		m.catchUps, m.acks, m.lost, m.callErrors, m.push, m.delivery, m.throttled, m.waiting,
-		gaugeFunc("pending_bytes", "Bytes queued for sessions.", func() float64 { return float64(outboxes.PendingBytes()) }),
-		gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", loaded(&m.behind)),
-		gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", func() float64 { return float64(outboxes.Writing()) }),
-		gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", loaded(&m.denied)),
-		gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue),
-		gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue),
-	} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("register comet's metrics: %w", err)
-		}
-	}
-	return m, nil
+	gaugeFunc("pending_bytes", "Bytes queued for sessions.", count(outboxes.PendingBytes))
+	gaugeFunc("behind_sessions", "Sessions that wait for a catch-up.", count(m.behind.Load))
+	gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", count(outboxes.Writing))
+	gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", count(m.denied.Load))
+	gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue)
+	gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue)
+	return m
 }
 
 // admission returns the counters of package admission.
@@ -158,7 +148,7 @@ func (m *metrics) admission() admission.Metrics {
 	}
 }
 
-// add hands a call's outcomes over.
+// add counts the outcomes of a call.
 func (m *metrics) add(t *tally) {
 	for k := range t {
 		for o, n := range t[k] {
@@ -171,7 +161,7 @@ func (m *metrics) add(t *tally) {
 
 func (m *metrics) count(kind, outcome int) { m.messages[kind][outcome].Inc() }
 
-// ended counts a session's end. Codes that a kick invented share one label.
+// ended counts the end of a connection. Codes that only a kick has share one label.
 func (m *metrics) ended(code protocol.CloseCode) {
 	label := "other"
 	if code == 0 || (code >= 3001 && code <= 3005) || (code >= 3500 && code <= 3509) {

@@ -10,11 +10,11 @@ import (
 	"imgo/transport"
 )
 
-// Push gives deliveries to this comet's sessions, in order: what one caller
-// pushes in one call after another reaches each session in that order. It
-// never waits for a client. A session, or a room, that is not here is nobody's
-// error: it was, when the sender looked. The reply names the rooms that nobody
-// here is in; the caller may spare this comet those (roomopener.go).
+// Push gives deliveries to this comet's sessions, in order: what one caller pushes
+// in one call after another reaches each session in that order. It never waits for
+// a client. A session or a room that is not here is no error, because it was here
+// when the sender looked. The reply names the rooms that have no member here. The
+// caller may leave this comet out for these rooms (see roomOpener).
 func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.PushReply, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("push to comet %s: %w", c.cfg.Name, err)
@@ -26,7 +26,7 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 		return nil, envelope.Errorf(envelope.CodeUnavailable, "comet %s has stopped", c.cfg.Name)
 	}
 	started := time.Now()
-	// A lone delivery is written as it comes; of several the frames for one
+	// A single delivery is written at once. Of several deliveries the frames for one
 	// session are gathered.
 	f := c.newFanout(len(req.GetDeliveries()) > 1)
 	reply := &envelope.PushReply{Seq: c.opener.seq.Load(), Incarnation: c.incarnation}
@@ -41,7 +41,7 @@ func (c *Comet) Push(ctx context.Context, req *envelope.PushRequest) (*envelope.
 	return reply, nil
 }
 
-// pushOne says whether the delivery was for a room that is denied.
+// pushOne reports whether the delivery was for a room that is denied.
 func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (denied bool) {
 	switch {
 	case d == nil:
@@ -72,16 +72,16 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 	return denied
 }
 
-// pushMessage fans one message out and says whether it was for a room that is
-// denied. It is encoded once for each wire form.
+// pushMessage gives one message to its sessions and reports whether it was for a
+// room that is denied. The message is encoded once for each wire form.
 func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool) {
-	if len(d.GetLiveId()) > 0 && !c.recent.first(d.GetLiveId()) {
+	if len(d.GetLiveId()) > 0 && !c.recent.add(d.GetLiveId()) {
 		f.tally[kindLive][outDuplicate]++
 		return false
 	}
 	id := d.GetId()
 	if d.GetAll() || d.GetRoom() != "" {
-		id = 0 // only named sessions have a mailbox that knows what came before
+		id = 0 // only in a mailbox, and so for a named session, is it known what came before
 	}
 	m := transport.NewMessage(d.GetOp(), id, d.GetBody())
 	if !d.GetAll() && d.GetRoom() == "" {
@@ -100,7 +100,7 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool)
 		return false
 	}
 	if c.window != nil {
-		return c.noteMessage(d, m)
+		return c.enqueueBroadcast(d, m)
 	}
 	l := c.lists.take()
 	defer c.lists.put(l)
@@ -114,14 +114,14 @@ func (c *Comet) pushMessage(d *envelope.Delivery, f *fanoutWorker) (denied bool)
 	return denied
 }
 
-// noteMessage is pushMessage of what is for many, where there is a flush window.
-func (c *Comet) noteMessage(d *envelope.Delivery, m *transport.Message) (denied bool) {
+// enqueueBroadcast is pushMessage for all or for a room, if there is a flush window.
+func (c *Comet) enqueueBroadcast(d *envelope.Delivery, m *transport.Message) (denied bool) {
 	room := ""
 	if !d.GetAll() {
 		room = d.GetRoom()
 		if c.table.roomSize(room) == 0 {
-			some := false
-			if denied = c.opener.deny(room, func(*session) { some = true }); !some {
+			hasMember := false
+			if denied = c.opener.deny(room, func(*session) { hasMember = true }); !hasMember {
 				return denied
 			}
 		}
@@ -130,10 +130,10 @@ func (c *Comet) noteMessage(d *envelope.Delivery, m *transport.Message) (denied 
 	return false
 }
 
-// defaultMembers is how many members Rooms lists where the question has no bound.
+// defaultMembers is how many members Rooms lists if the request has no bound.
 const defaultMembers = 1000
 
-// Rooms counts the sessions of every room, or lists the members of one.
+// Rooms counts the sessions of every room, or lists the members of one room.
 func (c *Comet) Rooms(_ context.Context, req *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
 	reply := &envelope.RoomsReply{Sessions: uint32(c.Sessions())}
 	if req.GetRoom() == "" {

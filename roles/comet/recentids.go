@@ -2,23 +2,23 @@ package comet
 
 import "sync"
 
-// maxRecent is how many messages that are not kept are remembered: those of
-// what a job carries again that took over from one that died (a second's worth,
-// or as long as Kafka took no positions), and of appends that were repeated.
-const maxRecent = 1 << 15
+// maxRecentIDs is how many messages that are not kept are remembered. A job that
+// takes over from one that died carries some again: those of a second, or of as
+// long as Kafka took no positions. An append that was repeated brings one twice.
+const maxRecentIDs = 1 << 15
 
-// recent knows the last messages that are not kept: clients cannot tell that
-// one has come twice, since they have no id that clients see. The zero value is
-// ready. Safe for concurrent use; it takes about 2 MB once it is full.
-type recent struct {
+// recentIDs are the ids of the last messages that are not kept. Clients do not see
+// these ids, so they cannot tell that such a message has come twice. The zero value
+// is ready for use. When full it takes about 2 MB. Safe for concurrent use.
+type recentIDs struct {
 	mu   sync.Mutex
 	has  map[string]struct{}
 	ring []string
-	next int
+	next int // in ring, the oldest id
 }
 
-// first says whether an id is new, and remembers it in the place of the oldest.
-func (r *recent) first(id []byte) bool {
+// add reports whether an id is new. It remembers the id in place of the oldest.
+func (r *recentIDs) add(id []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.has[string(id)]; ok {
@@ -29,12 +29,12 @@ func (r *recent) first(id []byte) bool {
 	}
 	key := string(id)
 	r.has[key] = struct{}{}
-	if len(r.ring) < maxRecent {
+	if len(r.ring) < maxRecentIDs {
 		r.ring = append(r.ring, key)
 		return true
 	}
 	delete(r.has, r.ring[r.next])
 	r.ring[r.next] = key
-	r.next = (r.next + 1) % maxRecent
+	r.next = (r.next + 1) % maxRecentIDs
 	return true
 }

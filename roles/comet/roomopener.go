@@ -8,51 +8,59 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
-// This file is what spares a comet the messages of rooms that nobody here is
-// in (docs/adr/0005-rooms.md). A Push that brings one is answered with the
-// room's name: the room is denied, and job leaves this comet out. Before
-// somebody who joins a denied room is told so, the live log says that the room
-// is open, by the partition that the room's messages go by: whoever reads it
-// has read that before any message that was pushed after the join's answer.
+// Pauses between tries to write an opening to the log.
+const (
+	minOpenPause = 5 * time.Millisecond
+	maxOpenPause = 200 * time.Millisecond
+)
 
 // opening is a denied room whose opening is being written to the log.
 type opening struct {
-	done chan struct{} // closed when it is decided
-	err  error         // then: why it failed; nil: the log has it
+	done chan struct{} // closed when err is known
+	err  error         // nil: the log has the opening
 }
 
-// opener keeps which rooms are denied (in the room shards, under the lock that
-// guards their members) and opens them. Safe for concurrent use.
-type opener struct {
+// roomOpener spares a comet the messages of rooms that have no member here
+// (docs/adr/0005-rooms.md). A Push that brings one is answered with the room's
+// name: the room is denied, and job leaves this comet out. A session that joins a
+// denied room is answered only when the live log says that the room is open. That
+// record is in the partition of the room's messages, so job reads it before any
+// message that was pushed after the answer.
+//
+// The denied rooms are in the table's room shards, under the lock that guards the
+// members. Safe for concurrent use.
+type roomOpener struct {
 	comet *Comet
-	// seq counts openings. It grows after the members that an opening is for
-	// are in their room: a Push that read it before it grew may have denied
-	// the room before.
+	// seq counts openings. It grows after the members that an opening is for are in
+	// their room. A Push that read seq before it grew may have denied the room
+	// before.
 	seq  atomic.Uint64
-	full chan struct{} // has a value: too many rooms are denied
+	full wait.Signal // too many rooms are denied
 
 	mu sync.Mutex
-	// fresh is closed while the log has it that nothing is denied but what the
-	// shards have. It is open at the start, when another incarnation of this
-	// comet may have denied rooms, and while all that was denied is forgotten.
+	// fresh is closed while the log says that no rooms are denied but those in the
+	// shards. It is open at the start, because an earlier incarnation of this comet
+	// may have denied rooms, and while all denied rooms are being forgotten.
 	fresh chan struct{}
 }
 
-func newOpener(c *Comet) *opener {
-	return &opener{comet: c, full: make(chan struct{}, 1), fresh: make(chan struct{})}
+func newRoomOpener(c *Comet) *roomOpener {
+	return &roomOpener{comet: c, full: wait.NewSignal(), fresh: make(chan struct{})}
 }
 
-// deny notes that nobody is in room; false: somebody is by now (give was
-// called for each), or too many rooms are denied and job is to go on sending.
-func (o *opener) deny(room string, give func(*session)) bool {
+// deny notes that a room has no member and returns true. It returns false if the
+// room has members by now, after calling do for each of them, or if too many rooms
+// are denied, so that job is to go on sending.
+func (o *roomOpener) deny(room string, do func(*session)) bool {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if members := rs.rooms[room]; len(members) > 0 {
 		for s := range members {
-			give(s)
+			do(s)
 		}
 		return false
 	}
@@ -61,32 +69,29 @@ func (o *opener) deny(room string, give func(*session)) bool {
 	}
 	if o.comet.metrics.denied.Add(1) > int64(o.comet.cfg.DeniedRooms) {
 		o.comet.metrics.denied.Add(-1)
-		select {
-		case o.full <- struct{}{}:
-		default:
-		}
+		o.full.Set()
 		return false
 	}
 	rs.denied[room] = nil
 	return true
 }
 
-// open returns nil once the log has it that job may not leave this comet out
-// for room, which has a member; it waits until the time given, no longer.
-func (o *opener) open(room string, until time.Time) error {
+// open returns nil once the log says that job may not leave this comet out for
+// room, which has a member. It returns an error if that is not so by the deadline.
+func (o *roomOpener) open(room string, deadline time.Time) error {
 	op, lead := o.begin(room)
 	if op == nil {
 		select {
-		case <-o.freshness(): // nearly always
+		case <-o.freshSignal(): // nearly always
 			return nil
 		default:
 		}
 	}
-	ctx, cancel := context.WithDeadline(o.comet.calls, until)
+	ctx, cancel := context.WithDeadline(o.comet.calls, deadline)
 	defer cancel()
 	for op != nil {
 		if lead {
-			op.err = o.throw(ctx, room, o.seq.Add(1))
+			op.err = o.publish(ctx, room, o.seq.Add(1))
 			o.end(room, op)
 		}
 		select {
@@ -96,24 +101,24 @@ func (o *opener) open(room string, until time.Time) error {
 			} else if lead {
 				return op.err
 			} else {
-				op, lead = o.begin(room) // its time was up, not mine
+				op, lead = o.begin(room) // another session's time was up, not this one's
 			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	select {
-	case <-o.freshness(): // asked after the room was seen not to be denied
+	case <-o.freshSignal(): // asked for after the room was seen not to be denied
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// begin is the opening of a denied room that somebody has joined, or nil where
-// the room is not denied. lead says that the caller is to carry it out. Until
-// it has ended the room has a member and cannot be denied again.
-func (o *opener) begin(room string) (op *opening, lead bool) {
+// begin returns the opening of a denied room that a session has joined, or nil if
+// the room is not denied. With lead the caller must write the opening and call end.
+// Until then the room has a member and cannot be denied again.
+func (o *roomOpener) begin(room string) (op *opening, lead bool) {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
@@ -128,31 +133,26 @@ func (o *opener) begin(room string) (op *opening, lead bool) {
 	return op, lead
 }
 
-func (o *opener) end(room string, op *opening) {
+func (o *roomOpener) end(room string, op *opening) {
 	rs := o.comet.table.room(room)
 	rs.mu.Lock()
 	if op.err == nil {
 		delete(rs.denied, room)
 		o.comet.metrics.denied.Add(-1)
 	} else {
-		rs.denied[room] = nil // the next one who joins tries again
+		rs.denied[room] = nil // the next session that joins tries again
 	}
 	rs.mu.Unlock()
 	close(op.done)
 }
 
-// Pauses between tries to write an opening to the log.
-const (
-	firstOpenPause = 5 * time.Millisecond
-	lastOpenPause  = 200 * time.Millisecond
-)
-
-// throw has logic write an opening to the log, and tries again until ctx is
-// done: a call may go to a logic that hangs, and the next to another.
-func (o *opener) throw(ctx context.Context, room string, seq uint64) error {
+// publish makes logic write an opening to the log. It tries again until ctx is
+// done, because a call may go to a logic that hangs, and the next one to another.
+func (o *roomOpener) publish(ctx context.Context, room string, seq uint64) error {
 	c := o.comet
 	opened := &envelope.RoomOpened{Comet: c.cfg.Name, Room: room, Seq: seq, Incarnation: c.incarnation}
-	for pause := firstOpenPause; ; pause = min(2*pause, lastOpenPause) {
+	pause := wait.Backoff{Min: minOpenPause, Max: maxOpenPause}
+	for {
 		call, cancel := context.WithTimeout(ctx, c.cfg.CallTimeout/2)
 		err := c.logic.RoomOpened(call, opened)
 		cancel()
@@ -160,27 +160,25 @@ func (o *opener) throw(ctx context.Context, room string, seq uint64) error {
 			return nil
 		}
 		c.metrics.callErrors.WithLabelValues("room_opened").Inc()
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(pause):
+		if done := pause.Sleep(ctx); done != nil {
+			return errors.Join(done, err)
 		}
 	}
 }
 
-func (o *opener) freshness() <-chan struct{} {
+func (o *roomOpener) freshSignal() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.fresh
 }
 
-// run tells the jobs to forget what they know of this comet: once at the
-// start, since nobody here knows what an earlier incarnation denied, and
-// whenever too many rooms are denied. Whoever joins a room meanwhile waits.
-func (o *opener) run(stop <-chan struct{}) {
+// run tells the jobs to forget which rooms this comet denied: once at the start,
+// because nobody here knows what an earlier incarnation denied, and whenever too
+// many rooms are denied. A session that joins a room meanwhile waits.
+func (o *roomOpener) run(stop <-chan struct{}) {
 	for {
-		// After all that is to be forgotten, so that it is newer than any of it.
-		if o.throw(o.comet.calls, "", o.seq.Add(1)) != nil {
+		// seq grows after all that is to be forgotten, so that it is newer.
+		if o.publish(o.comet.calls, "", o.seq.Add(1)) != nil {
 			return // the comet is stopping
 		}
 		o.mu.Lock()
@@ -194,13 +192,13 @@ func (o *opener) run(stop <-chan struct{}) {
 		o.mu.Lock()
 		o.fresh = make(chan struct{})
 		o.mu.Unlock()
-		// Whoever finds a room no longer denied from here on finds fresh open.
+		// From here on a session that finds its room no longer denied finds fresh open.
 		o.comet.metrics.denied.Add(-o.comet.table.forgetDenied())
 	}
 }
 
-// forgetDenied empties the denied sets, but for rooms that are being opened,
-// and counts what it removed.
+// forgetDenied forgets all denied rooms but those that are being opened, and returns
+// how many it forgot.
 func (t *table) forgetDenied() (n int64) {
 	for i := range t.rooms {
 		rs := &t.rooms[i]

@@ -152,7 +152,7 @@ func (s *session) conclude() {
 	c.table.unplace(s)
 	// The client may be back in a moment. By then logic must know what it has.
 	c.acks.flush()
-	c.detaches.add(&envelope.Detached{Session: s.addressKey().Address(), User: s.user, Device: s.device, Reason: reason}, false)
+	c.detaches.add(&envelope.Detached{Session: s.addressKey().Address(), User: s.user, Device: s.device, Reason: reason})
 	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
 		Int32("code", int32(code)).Str("reason", reason).Msg("session ended")
 }
@@ -161,5 +161,5 @@ func (s *session) conclude() {
 // arrived. by is the label of the counter. The session may be locked.
 func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
 	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
-	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids}, false)
+	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids})
 }

@@ -2,22 +2,23 @@ package comet
 
 import (
 	"hash/maphash"
+	"maps"
 	"sync"
 	"sync/atomic"
 
 	"imgo/envelope"
 )
 
-// shardCount is how many locks the tables are spread over; a power of two.
+// shardCount is how many locks the sessions and rooms are spread over.
 const shardCount = 64
 
-// table is who is connected: sessions by id, the members of each room, the
-// sessions that a client named, how many there are of each partition.
+// table holds the sessions: by id, by room, by the key that a client chose, and as
+// counts for each partition.
 //
-// Locks are ordered: the shards' (all takes all of them in order, nobody else
-// two), then a session's, then the leaves (busyMu and the queues of Comet). No
-// lock is held while a socket is written to or logic is called, so nobody can
-// hold one for longer than a walk over memory.
+// Locks are taken in this order: those of shards, then a session's, then all others
+// (busyMu, windowMu, and the queues of Comet). Only all holds several shards, in
+// order. No lock of the table is held while a socket is written to or logic is
+// called.
 type table struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -28,7 +29,7 @@ type table struct {
 
 	partitionsMu sync.Mutex
 	partitions   map[uint32]uint32
-	of           int // how many partitions there are; 0: not known yet
+	count        int // how many partitions there are; 0: not known yet
 
 	live atomic.Int64 // authenticated sessions
 }
@@ -39,10 +40,10 @@ type shard struct {
 	list     []*session // the same, to walk over
 
 	windowMu sync.Mutex
-	window   []*session // for whom something came in this flush window; each once
+	window   []*session // that have something in this flush window, each once
 
 	busyMu sync.Mutex
-	busy   []*session // that the sweep is to look at; each at most once
+	busy   []*session // that the sweeper is to look at, each once
 
 	_ [64]byte // so that shards do not share a cache line
 }
@@ -50,11 +51,11 @@ type shard struct {
 type roomShard struct {
 	mu    sync.RWMutex
 	rooms map[string]map[*session]struct{}
-	// denied are rooms that job was told nobody is in; see opener.
+	// denied are the rooms that job knows to have no member here; see roomOpener.
 	denied map[string]*opening
 }
 
-// userKey is a session key as its user's client chose it.
+// userKey is a session key that a client of a user chose.
 type userKey struct{ user, key string }
 
 func newTable() *table {
@@ -94,7 +95,7 @@ func (t *table) remove(s *session) {
 	sh.mu.Unlock()
 }
 
-// find is nil where the session is not here.
+// find returns nil if the session is not here.
 func (t *table) find(id uint64) *session {
 	sh := t.shard(id)
 	sh.mu.RLock()
@@ -103,7 +104,7 @@ func (t *table) find(id uint64) *session {
 	return s
 }
 
-// each calls f for every session; f must not wait for anything.
+// each calls f for every session. f must not wait for anything.
 func (t *table) each(f func(*session)) {
 	for i := range t.shards {
 		t.shards[i].each(f)
@@ -118,9 +119,18 @@ func (sh *shard) each(f func(*session)) {
 	}
 }
 
-// all adds every session to l, about in the order in which they came: it is
-// that of their objects in memory and of their sockets in the kernel, and a
-// broadcast is to find those where the one before ended, not all over it.
+// takeBusy returns the sessions that the sweeper is to look at, and forgets them.
+func (sh *shard) takeBusy() []*session {
+	sh.busyMu.Lock()
+	defer sh.busyMu.Unlock()
+	busy := sh.busy
+	sh.busy = nil
+	return busy
+}
+
+// all adds every session to l, about in the order in which they came. Their objects
+// lie in memory in that order, and so do their sockets in the kernel, so that a
+// broadcast walks through memory in one direction.
 func (t *table) all(l *sessionList) {
 	longest := 0
 	for i := range t.shards {
@@ -139,7 +149,7 @@ func (t *table) all(l *sessionList) {
 	}
 }
 
-// takeWindowed moves those for whom something came in the flush window to l.
+// takeWindowed moves the sessions that have something in the flush window to l.
 func (t *table) takeWindowed(l *sessionList) {
 	for i := range t.shards {
 		sh := &t.shards[i]
@@ -174,8 +184,8 @@ func (t *table) leave(room string, s *session) {
 	rs.mu.Unlock()
 }
 
-// members calls f for every session in room and counts them; f must not wait
-// for anything.
+// members calls f for every session in a room and counts them. f must not wait for
+// anything.
 func (t *table) members(room string, f func(*session)) int {
 	rs := t.room(room)
 	rs.mu.RLock()
@@ -207,8 +217,7 @@ func (t *table) roomSizes() map[string]uint32 {
 	return sizes
 }
 
-// claimKey makes s the session that its user calls key and returns the one
-// that was, if any.
+// claimKey gives a key to s. It returns the session that had it, or nil.
 func (t *table) claimKey(k userKey, s *session) *session {
 	t.keysMu.Lock()
 	defer t.keysMu.Unlock()
@@ -217,7 +226,7 @@ func (t *table) claimKey(k userKey, s *session) *session {
 	return older
 }
 
-// releaseKey forgets s's key, unless a newer session has it by now.
+// releaseKey forgets the key of s, unless a newer session has it by now.
 func (t *table) releaseKey(k userKey, s *session) {
 	t.keysMu.Lock()
 	defer t.keysMu.Unlock()
@@ -226,14 +235,14 @@ func (t *table) releaseKey(k userKey, s *session) {
 	}
 }
 
-// place counts a session for the partition of its user: the one that it was
-// told, unless the log has another number of partitions by now.
+// place counts a session for the partition of its user. That is the partition that
+// logic told, unless the log has another number of partitions by now.
 func (t *table) place(s *session, told uint32) {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
 	s.partition = told
-	if t.of > 0 {
-		s.partition = uint32(envelope.Partition(s.user, t.of))
+	if t.count > 0 {
+		s.partition = uint32(envelope.Partition(s.user, t.count))
 	}
 	t.partitions[s.partition]++
 }
@@ -242,52 +251,48 @@ func (t *table) place(s *session, told uint32) {
 func (t *table) unplace(s *session) {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
-	t.uncount(s)
+	t.uncountLocked(s)
 	s.partition = unplaced
 }
 
-func (t *table) uncount(s *session) {
+func (t *table) uncountLocked(s *session) {
 	if t.partitions[s.partition]--; t.partitions[s.partition] == 0 {
 		delete(t.partitions, s.partition)
 	}
 }
 
-// repartition counts all sessions anew when the log has another number of
-// partitions than it had.
-func (t *table) repartition(of int) {
+// repartition counts all sessions anew if the log has another number of partitions
+// than before.
+func (t *table) repartition(count int) {
 	t.partitionsMu.Lock()
-	if of <= 0 || of == t.of {
+	if count <= 0 || count == t.count {
 		t.partitionsMu.Unlock()
 		return
 	}
-	t.of = of
+	t.count = count
 	t.partitionsMu.Unlock()
-	// Who is placed from here on is placed rightly.
+	// A session that is placed from here on is counted for the right partition.
 	t.each(func(s *session) {
 		t.partitionsMu.Lock()
 		defer t.partitionsMu.Unlock()
 		if s.partition != unplaced {
-			t.uncount(s)
-			s.partition = uint32(envelope.Partition(s.user, t.of))
+			t.uncountLocked(s)
+			s.partition = uint32(envelope.Partition(s.user, t.count))
 			t.partitions[s.partition]++
 		}
 	})
 }
 
-// partitionOf is the partition that a session is counted for.
+// partitionOf returns the partition that a session is counted for.
 func (t *table) partitionOf(s *session) uint32 {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
 	return s.partition
 }
 
-// partitionSizes copies the sessions' counts of each partition.
+// partitionSizes counts the sessions of each partition.
 func (t *table) partitionSizes() map[uint32]uint32 {
 	t.partitionsMu.Lock()
 	defer t.partitionsMu.Unlock()
-	sizes := make(map[uint32]uint32, len(t.partitions))
-	for p, n := range t.partitions {
-		sizes[p] = n
-	}
-	return sizes
+	return maps.Clone(t.partitions)
 }
