@@ -4,7 +4,7 @@ import (
 	"container/list"
 	"context"
 	"slices"
-	"time"
+	"sync"
 
 	"imgo/envelope"
 	"imgo/roles/router/mailbox"
@@ -52,13 +52,26 @@ type loading struct {
 	err  error
 }
 
+// accountTable has the accounts of a partition that are in memory. The
+// partition's mu guards it.
+type accountTable struct {
+	p      *partition
+	byUser map[string]*account
+	// loading has the accounts that are being read from the store. loads
+	// counts these reads.
+	loading map[string]*loading
+	loads   sync.WaitGroup
+	// watched has the accounts that have a session and a message.
+	watched map[*account]struct{}
+}
+
 // open returns a user's account with mu held, for the caller to unlock. Without
 // an error: with one, mu is not held.
-func (p *partition) open(ctx context.Context, user string) (*account, error) {
-	p.mu.Lock()
-	a, err := p.openLocked(ctx, user)
+func (t *accountTable) open(ctx context.Context, user string) (*account, error) {
+	t.p.mu.Lock()
+	a, err := t.openLocked(ctx, user)
 	if err != nil {
-		p.mu.Unlock()
+		t.p.mu.Unlock()
 	}
 	return a, err
 }
@@ -69,20 +82,21 @@ func (p *partition) open(ctx context.Context, user string) (*account, error) {
 //
 // What was read is the newest state: whatever applies a record to the user, or
 // writes the user to the store, needs the account in memory, and so waits.
-func (p *partition) openLocked(ctx context.Context, user string) (*account, error) {
+func (t *accountTable) openLocked(ctx context.Context, user string) (*account, error) {
+	p := t.p
 	for {
 		if err := p.hereLocked(); err != nil {
 			return nil, err
 		}
-		if a := p.accounts[user]; a != nil {
+		if a := t.byUser[user]; a != nil {
 			return a, nil
 		}
 		if p.rebuild.unread(user) {
-			return p.addAccountLocked(mailbox.New(user)), nil
+			return t.addLocked(mailbox.New(user)), nil
 		}
-		l := p.loading[user]
+		l := t.loading[user]
 		if l == nil {
-			return p.loadLocked(user)
+			return t.loadLocked(user)
 		}
 		err := p.unlocked(func() error {
 			select {
@@ -100,69 +114,74 @@ func (p *partition) openLocked(ctx context.Context, user string) (*account, erro
 
 // loadLocked reads a user's account from the store, and tells those who wait
 // for it.
-func (p *partition) loadLocked(user string) (*account, error) {
+func (t *accountTable) loadLocked(user string) (*account, error) {
 	l := &loading{done: make(chan struct{})}
 	defer close(l.done)
-	p.loading[user] = l
-	p.loads.Add(1)
-	defer p.loads.Done()
+	t.loading[user] = l
+	t.loads.Add(1)
+	defer t.loads.Done()
 	var box mailbox.Mailbox
-	here := p.unlocked(func() error {
-		meta, entries, err := p.store.Load(p.index, user)
+	here := t.p.unlocked(func() error {
+		meta, entries, err := t.p.store.Load(t.p.index, user)
 		box, l.err = mailbox.Load(user, meta, entries), err
 		return nil
 	})
-	delete(p.loading, user)
+	delete(t.loading, user)
 	switch {
 	case l.err != nil:
 		return nil, l.err
 	case here != nil:
 		return nil, here
 	}
-	return p.addAccountLocked(box), nil
+	return t.addLocked(box), nil
 }
 
-func (p *partition) addAccountLocked(box mailbox.Mailbox) *account {
+func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 	a := &account{Mailbox: box}
-	p.accounts[box.User()] = a
-	p.rebuild.restoreDevices(a)
-	a.Expire(p.now(), p.deviceExpiry(), a.connected)
-	p.touchLocked(a, 0)
+	t.byUser[box.User()] = a
+	t.p.rebuild.restoreDevices(a)
+	t.expireLocked(a)
 	return a
 }
 
-// deviceExpiry is for how long a device is remembered. That is for ever while
-// the log is read back: a later record may say that the device was seen again.
-func (p *partition) deviceExpiry() time.Duration {
-	if !p.isUp() {
-		return mailbox.NoExpiry
+// expireLocked drops what is over from an account. It returns the number of
+// messages.
+func (t *accountTable) expireLocked(a *account) (messages int) {
+	// While the log is read back no device expires: a later record may say that
+	// it was seen again.
+	expiry := mailbox.NoExpiry
+	if t.p.isUp() {
+		expiry = t.p.cfg.DeviceExpiry
 	}
-	return p.cfg.DeviceExpiry
+	messages = a.Expire(t.p.now(), expiry, a.connected)
+	t.touchLocked(a, 0)
+	return messages
 }
 
 // touchLocked puts an account where its state says that it belongs, after a
 // change of about size bytes.
-func (p *partition) touchLocked(a *account, size int) {
+func (t *accountTable) touchLocked(a *account, size int) {
 	if a.Dirty() {
-		p.writes.add(a, size)
+		t.p.writes.add(a, size)
 	}
 	if len(a.sessions) > 0 && len(a.Entries()) > 0 {
-		p.watching[a] = struct{}{}
+		t.watched[a] = struct{}{}
 	}
 	if a.Wasteful() {
-		p.cache.release(a)
+		t.p.cache.release(a)
 	}
 }
 
 // evictLocked drops accounts without sessions from memory, while there are
 // more than IdleMailboxes.
-func (p *partition) evictLocked() {
-	over := len(p.accounts) - p.sessions.online - p.cfg.IdleMailboxes
-	if over <= 0 || !p.isUp() && len(p.accounts) < rebuildAccounts && p.rebuild.pushed < rebuildPushes {
+func (t *accountTable) evictLocked() {
+	p := t.p
+	over := len(t.byUser) - p.sessions.online - p.cfg.IdleMailboxes
+	if over <= 0 || !p.isUp() && len(t.byUser) < rebuildAccounts && p.rebuild.pushed < rebuildPushes {
 		return
 	}
 	p.rebuild.pushed = 0
-	for user, a := range p.accounts {
+	for user, a := range t.byUser {
 		if over <= 0 {
 			return
 		}
@@ -170,8 +189,8 @@ func (p *partition) evictLocked() {
 			continue
 		}
 		p.cache.release(a)
-		delete(p.accounts, user)
-		delete(p.watching, a)
+		delete(t.byUser, user)
+		delete(t.watched, a)
 		p.rebuild.noteStored(user)
 		over--
 	}

@@ -104,14 +104,14 @@ func (ap *applier) fromMemoryLocked(id uint64) bool {
 // inMemoryLocked reports whether a record can be applied without reading the
 // store: it is of a common kind, and the accounts of its users are in memory.
 func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
-	here := func(user string) bool { return ap.p.accounts[user] != nil || !storable(user) }
+	here := func(user string) bool { return ap.p.accounts.byUser[user] != nil || !storable(user) }
 	switch {
 	case rec.Push != nil:
 		for _, user := range rec.Push.Users {
 			if !here(user) {
 				return false
 			}
-			if a := ap.p.accounts[user]; a != nil && rec.Push.IdempotencyKey != "" {
+			if a := ap.p.accounts.byUser[user]; a != nil && rec.Push.IdempotencyKey != "" {
 				if _, known := a.Used(rec.Push.IdempotencyKey); !known {
 					return false
 				}
@@ -129,11 +129,11 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 // accountLocked returns a user's account. Before it has to read the store it
 // wakes those who wait for the records that were applied so far.
 func (ap *applier) accountLocked(user string) (*account, error) {
-	if a := ap.p.accounts[user]; a != nil {
+	if a := ap.p.accounts.byUser[user]; a != nil {
 		return a, nil
 	}
 	ap.notifyLocked()
-	return ap.p.openLocked(context.Background(), user)
+	return ap.p.accounts.openLocked(context.Background(), user)
 }
 
 func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
@@ -175,7 +175,7 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 			return err
 		}
 		a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs)
-		p.touchLocked(a, 64)
+		p.accounts.touchLocked(a, 64)
 		p.metrics.devices.Inc()
 	case rec.Claim != nil:
 		kind("claim")
@@ -209,7 +209,7 @@ func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
 			return err
 		}
 		p.metrics.acked.Add(float64(a.Ack(id, ack.Device, ack.Ids)))
-		p.touchLocked(a, 32)
+		p.accounts.touchLocked(a, 32)
 	}
 	return nil
 }
@@ -248,7 +248,7 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 			p.event("mailbox_dropped", user, fmt.Sprintf("%d oldest messages dropped: more than %d are waiting", n, bound.Length))
 		}
 		p.rebuild.pushed++
-		p.touchLocked(a, 64+len(push.Body))
+		p.accounts.touchLocked(a, 64+len(push.Body))
 	}
 	return nil
 }
@@ -324,7 +324,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 			size += 64 + len(msg.Body)
 		}
 		p.rebuild.pushed += len(part.Messages)
-		p.touchLocked(a, size)
+		p.accounts.touchLocked(a, size)
 	}
 	for _, k := range rec.Moved.Keys {
 		if !storable(k.User) || k.ExpiresMs <= now.UnixMilli() {
@@ -336,7 +336,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 		}
 		if first == 0 {
 			a.Use(k.Key, k.Id)
-			p.touchLocked(a, 64)
+			p.accounts.touchLocked(a, 64)
 		}
 	}
 	for _, c := range rec.Moved.Claims {

@@ -31,7 +31,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 	if reply.Kicks, err = p.attach(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := p.ensureDevice(ctx, info.User, info.Device); err != nil {
+	if err := p.devices().ensure(ctx, info.User, info.Device); err != nil {
 		p.undoAttach(info)
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 // attach puts a session into the table, within the limit of its user. It
 // returns the kicks of the sessions that this one replaces.
 func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kicks []*envelope.Kick, err error) {
-	a, err := p.open(ctx, info.User)
+	a, err := p.accounts.open(ctx, info.User)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 func (p *partition) undoAttach(info *envelope.SessionInfo) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if a := p.accounts[info.User]; a != nil {
+	if a := p.accounts.byUser[info.User]; a != nil {
 		p.removeSessionLocked(a, info.Address.AsKey())
 	}
 }
@@ -104,9 +104,9 @@ func (p *partition) detach(d *envelope.Detached) error {
 	if p.gone {
 		return notOwned(p.index)
 	}
-	a := p.accounts[d.User]
+	a := p.accounts.byUser[d.User]
 	if a != nil && p.removeSessionLocked(a, d.Session.AsKey()) && a.Seen(d.Device, p.now().UnixMilli()) {
-		p.touchLocked(a, 64)
+		p.accounts.touchLocked(a, 64)
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 	if errors.Is(err, envelope.ErrNotReady) {
 		// This owner does not know the device though it has applied all that
 		// it should: the record is gone (retention) or was never written.
-		if err := p.ensureDevice(ctx, req.User, req.Device); err != nil {
+		if err := p.devices().ensure(ctx, req.User, req.Device); err != nil {
 			return nil, err
 		}
 		w, err = p.window(ctx, req)
@@ -180,7 +180,7 @@ type windowReply struct {
 // window reads one window for a session.
 func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (windowReply, error) {
 	now := p.now()
-	a, err := p.open(ctx, req.User)
+	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
 		return windowReply{}, err
 	}
@@ -237,7 +237,7 @@ func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a := p.accounts[user]
+	a := p.accounts.byUser[user]
 	if a == nil {
 		return nil
 	}
@@ -260,7 +260,7 @@ func (p *partition) dropLostLocked(a *account, id uint64) {
 	if !a.DropLost(id, p.now().UnixMilli()) {
 		return
 	}
-	p.touchLocked(a, 0)
+	p.accounts.touchLocked(a, 0)
 	p.metrics.dropped.Inc()
 	p.log.Error().Str("user", a.User()).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
 	p.event("message_lost", a.User(), fmt.Sprintf("body of message %d is not in the store", id))
@@ -300,7 +300,7 @@ func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.
 		p.mu.Unlock()
 		return nil, err
 	}
-	a := p.accounts[user]
+	a := p.accounts.byUser[user]
 	if a != nil {
 		for _, s := range a.sessions {
 			if req.Full {
@@ -350,13 +350,12 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 		return nil, err
 	}
 	p.help()
-	a, err := p.open(ctx, req.User)
+	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}
 	defer p.mu.Unlock()
-	a.Expire(p.now(), p.deviceExpiry(), a.connected)
-	p.touchLocked(a, 0)
+	p.accounts.expireLocked(a)
 	reply := &envelope.UserReply{Pending: uint32(len(a.Entries())), Dropped: a.Meta().Dropped}
 	for _, s := range a.sessions {
 		reply.Sessions = append(reply.Sessions, s.describe(a.User()))
@@ -455,7 +454,7 @@ func (p *partition) resolveLocked(req *envelope.ResolveRequest) *envelope.Resolv
 func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to []*envelope.ResolvedTarget) {
 	for _, user := range item.Users {
 		// A user who is not in memory has no session.
-		a := p.accounts[user]
+		a := p.accounts.byUser[user]
 		if a == nil || len(a.sessions) == 0 {
 			continue
 		}
@@ -523,7 +522,7 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
 	limit := orDefault(req.MaxMessages, p.cfg.MailboxLength)
 	nowMS := p.now().UnixMilli()
-	a, err := p.open(ctx, req.User)
+	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
 		return nil, err
 	}

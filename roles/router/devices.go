@@ -25,11 +25,16 @@ const (
 	seenEvery = 24 * time.Hour
 )
 
-// ensureDevice makes a device known, through the log, and waits until it is.
+// deviceRecords keeps a partition's devices known in the log.
+type deviceRecords struct{ *partition }
+
+func (p *partition) devices() deviceRecords { return deviceRecords{p} }
+
+// ensure makes a device known, through the log, and waits until it is.
 // A device that is known but was not seen for long is noted as seen.
-func (p *partition) ensureDevice(ctx context.Context, user, device string) error {
+func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 	now := p.now()
-	a, err := p.open(ctx, user)
+	a, err := p.accounts.open(ctx, user)
 	if err != nil {
 		return err
 	}
@@ -59,7 +64,7 @@ func (p *partition) ensureDevice(ctx context.Context, user, device string) error
 // so that every owner knows it.
 func (r *Router) noteConnected(ctx context.Context, now time.Time) {
 	for _, p := range r.parts.serving() {
-		for _, d := range p.longConnected(now) {
+		for _, d := range p.devices().longConnected(now) {
 			if _, err := p.appendDevice(ctx, p.index, d); err != nil {
 				r.log.Warn().Err(err).Str("user", d.User).Msg("device was not noted as seen; trying again in a minute")
 				return
@@ -70,11 +75,11 @@ func (r *Router) noteConnected(ctx context.Context, now time.Time) {
 
 // longConnected returns the connected devices that were last noted as seen
 // longer than seenEvery ago.
-func (p *partition) longConnected(now time.Time) (list []*envelope.Device) {
+func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
 	limit := now.Add(-seenEvery).UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, a := range p.accounts {
+	for _, a := range p.accounts.byUser {
 		var told uint64
 		for _, s := range a.sessions {
 			d := a.Device(s.device)
@@ -103,7 +108,7 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, p := range r.parts.serving() {
-			n, err := p.repeatDevices(ctx)
+			n, err := p.devices().repeat(ctx)
 			r.metrics.repeated.Add(float64(n))
 			if err != nil && ctx.Err() == nil {
 				r.log.Warn().Err(err).Int32("partition", p.index).Msg("devices were not put into the log again; trying again")
@@ -112,16 +117,16 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 	}
 }
 
-// repeatDevices goes through all users of the partition once. It returns how
+// repeat goes through all users of the partition once. It returns how
 // many devices it put into the log.
-func (p *partition) repeatDevices(ctx context.Context) (n int, err error) {
+func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 	for after := ""; ; {
 		users, err := p.store.Users(p.index, after, sweepUsers)
 		if err != nil || len(users) == 0 {
 			return n, err
 		}
 		for i := range users {
-			for _, d := range p.fadingDevices(&users[i]) {
+			for _, d := range p.fading(&users[i]) {
 				if _, err := p.appendDevice(ctx, p.index, d); err != nil {
 					return n, err
 				}
@@ -138,16 +143,16 @@ func (p *partition) repeatDevices(ctx context.Context) (n int, err error) {
 	}
 }
 
-// fadingDevices returns the devices of a user whose last record is about half
+// fading returns the devices of a user whose last record is about half
 // the retention old. What is in memory is newer than what was stored.
-func (p *partition) fadingDevices(stored *store.MailboxUser) (list []*envelope.Device) {
+func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Device) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.position.fenced() {
 		return nil // the next generation's topic has them
 	}
 	meta := &stored.Meta
-	if a := p.accounts[stored.Name]; a != nil {
+	if a := p.accounts.byUser[stored.Name]; a != nil {
 		meta = a.Meta()
 	}
 	now, retention := p.now(), p.cfg.Retention

@@ -86,7 +86,7 @@ func (w *writeBehind) flush(everything bool) error {
 	}
 	upTo, ok := w.upToLocked(everything)
 	if !ok {
-		p.evictLocked()
+		p.accounts.evictLocked()
 		p.mu.Unlock()
 		return nil
 	}
@@ -118,7 +118,7 @@ func (w *writeBehind) flush(everything bool) error {
 		w.writtenLocked(&batch[i])
 	}
 	p.cache.trim()
-	p.evictLocked()
+	p.accounts.evictLocked()
 	return nil
 }
 
@@ -126,7 +126,7 @@ func (w *writeBehind) flush(everything bool) error {
 // read back: most of that was acknowledged later in the log.
 func (w *writeBehind) dueLocked(everything bool) bool {
 	p := w.p
-	if p.accounts == nil {
+	if p.accounts.byUser == nil {
 		return false // what it had was written, or is read from the log again
 	}
 	return everything || p.gone || p.isUp() || w.bytes > p.cfg.FlushBytes

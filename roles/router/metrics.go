@@ -101,9 +101,9 @@ func exportSizes(reg prometheus.Registerer, parts *ownership) {
 			return float64(n)
 		}))
 	}
-	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.accounts) })
+	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.accounts.byUser) })
 	gauge("mailbox_messages", "Messages that wait in the mailboxes in memory.", func(p *partition) (n int) {
-		for _, a := range p.accounts {
+		for _, a := range p.accounts.byUser {
 			n += len(a.Entries())
 		}
 		return n

@@ -41,13 +41,7 @@ type partition struct {
 	position    position
 	// applied is closed and replaced when records were applied.
 	applied  chan struct{}
-	accounts map[string]*account
-	// loading has the accounts that are being read from the store. loads
-	// counts these reads.
-	loading map[string]*loading
-	loads   sync.WaitGroup
-	// watching has the accounts that have a session and a message.
-	watching map[*account]struct{}
+	accounts accountTable
 	sessions sessionTable
 	claims   claims
 	// rebuild is what helps to read the log back; empty once it was.
@@ -65,13 +59,13 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		up: make(chan struct{}), left: make(chan struct{}), done: make(chan struct{}),
 		position: position{generation: res.kept.Generation(), fence: -1},
 		applied:  make(chan struct{}),
-		accounts: make(map[string]*account),
-		loading:  make(map[string]*loading),
-		watching: make(map[*account]struct{}),
 		sessions: newSessionTable(&res.kinds, res.metrics.sessions),
 		cache:    cache{limit: &res.cacheShare},
 	}
 	p.applier.p = p
+	p.accounts = accountTable{
+		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
+	}
 	p.writes = writeBehind{p: p, dirty: make(map[*account]struct{})}
 	p.gain.Store(gain)
 	p.owned.Store(true)
@@ -229,11 +223,11 @@ func (p *partition) run(ctx context.Context) error {
 	if ferr := p.writes.flush(true); ferr != nil {
 		p.log.Error().Err(ferr).Msg("the last changes were not written: they are read from the log again")
 	}
-	p.loads.Wait()
+	p.accounts.loads.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// A call that still holds the partition must not hold its mailboxes.
-	p.accounts, p.rebuild, p.cache, p.claims = nil, rebuild{}, cache{}, claims{}
+	p.accounts.byUser, p.rebuild, p.cache, p.claims = nil, rebuild{}, cache{}, claims{}
 	p.writes.drop()
 	if err != nil {
 		return fmt.Errorf("router: %w", err)
@@ -247,11 +241,11 @@ func (p *partition) leave() {
 	defer p.mu.Unlock()
 	p.gone = true
 	close(p.left)
-	for _, a := range p.accounts {
+	for _, a := range p.accounts.byUser {
 		p.metrics.sessions.Sub(float64(len(a.sessions)))
 		a.sessions = nil
 	}
-	p.sessions, p.watching = sessionTable{}, nil
+	p.sessions, p.accounts.watched = sessionTable{}, nil
 }
 
 // expire drops what is over from the mailboxes in memory. What is only in the
@@ -259,10 +253,8 @@ func (p *partition) leave() {
 func (p *partition) expire() (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	for _, a := range p.accounts {
-		n += a.Expire(now, p.deviceExpiry(), a.connected)
-		p.touchLocked(a, 0)
+	for _, a := range p.accounts.byUser {
+		n += p.accounts.expireLocked(a)
 	}
 	return n
 }
@@ -270,7 +262,7 @@ func (p *partition) expire() (n int) {
 // addSessionLocked puts a session into the table.
 func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
 	p.sessions.add(a, info)
-	p.touchLocked(a, 0)
+	p.accounts.touchLocked(a, 0)
 }
 
 // removeSessionLocked takes a session out of the table. It reports whether it
@@ -280,7 +272,7 @@ func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey)
 		return false
 	}
 	if len(a.sessions) == 0 {
-		delete(p.watching, a)
+		delete(p.accounts.watched, a)
 	}
 	return true
 }

@@ -34,9 +34,9 @@ func (p *partition) overdue(now time.Time, byComet map[string][]*envelope.NudgeT
 	deadline := now.Add(-p.cfg.WatchAfter).UnixMilli()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for a := range p.watching {
+	for a := range p.accounts.watched {
 		if len(a.Entries()) == 0 || len(a.sessions) == 0 {
-			delete(p.watching, a)
+			delete(p.accounts.watched, a)
 			continue
 		}
 		for _, s := range a.sessions {

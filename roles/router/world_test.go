@@ -181,6 +181,7 @@ type world struct {
 	db         *store.DB
 	ring       *ring
 	growth     router.Growth
+	store      func(router.Store) router.Store // what the router gets; nil: the store itself
 	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
@@ -222,9 +223,13 @@ func (w *world) start() {
 	if w.ring != nil {
 		owned = w.ring.get
 	}
+	var boxes router.Store = store.NewMailboxes(db).ForGeneration(w.kept.Generation())
+	if w.store != nil {
+		boxes = w.store(boxes)
+	}
 	r, err := router.New(w.cfg, router.Deps{
 		Owned: owned, Metrics: w.reg, Growth: w.growth,
-		Kept: w.kept, Live: w.live, Store: store.NewMailboxes(db).ForGeneration(w.kept.Generation()), Log: zerolog.Nop(), Now: w.clock.now,
+		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now,
 		Events: func(kind, user, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
