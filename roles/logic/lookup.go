@@ -101,11 +101,14 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 			q.failed(t, err)
 			return
 		}
-		reply, err := askRouter(ctx, router, t, q.key, q.full)
-		q.answered(t, reply, err)
+		q.askOne(ctx, question{router: router, targets: t})
 		return
 	}
 	questions := q.group(t)
+	if len(questions) == 1 {
+		q.askOne(ctx, questions[0])
+		return
+	}
 	replies := make([]*envelope.LookupReply, len(questions))
 	errs := make([]error, len(questions))
 	var g errgroup.Group
@@ -113,7 +116,7 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 	key, full := q.key, q.full
 	for i, question := range questions {
 		g.Go(func() error {
-			replies[i], errs[i] = askRouter(ctx, question.router, question.targets, key, full)
+			replies[i], errs[i] = question.ask(ctx, key, full)
 			return nil
 		})
 	}
@@ -123,11 +126,20 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 	}
 }
 
+func (q *lookup) askOne(ctx context.Context, one question) {
+	reply, err := one.ask(ctx, q.key, q.full)
+	q.answered(one.targets, reply, err)
+}
+
 // question is the users that one router is asked about: some of those that it
 // owns, at most lookupChunk.
 type question struct {
 	router  Router
 	targets targets
+}
+
+func (o question) ask(ctx context.Context, key string, full bool) (*envelope.LookupReply, error) {
+	return o.router.Lookup(ctx, &envelope.LookupRequest{Users: o.targets.users, IdempotencyKey: key, Full: full})
 }
 
 // group groups users by owner. Users whose partition has no owner fail.
@@ -167,10 +179,6 @@ func (q *lookup) group(t targets) []question {
 		left[owner]--
 	}
 	return questions
-}
-
-func askRouter(ctx context.Context, router Router, t targets, key string, full bool) (*envelope.LookupReply, error) {
-	return router.Lookup(ctx, &envelope.LookupRequest{Users: t.users, IdempotencyKey: key, Full: full})
 }
 
 // answered takes a router's answer about users.
