@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"imgo/clients/go/pushapi"
+	"imgo/internal/wait"
 )
 
 // caller is a business system: it pushes, one push after another.
@@ -21,9 +24,8 @@ type caller struct {
 // push is one push and whatever comes of it.
 type push struct {
 	number uint64
-	body   *pushBody
+	body   *pushapi.Push
 	users  []string // of a kept push
-	key    string
 }
 
 // run pushes until stop is closed. A push with a key is repeated until it is
@@ -47,13 +49,13 @@ func (c *caller) run(ctx context.Context, stop <-chan struct{}) {
 
 // next chooses a push.
 func (c *caller) next() *push {
-	p := &push{number: c.r.count.pushes.Add(1), body: &pushBody{}}
-	p.body.Body = message{N: p.number, Pad: strings.Repeat("x", c.rng.IntN(200))}
+	p := &push{number: c.r.count.pushes.Add(1), body: &pushapi.Push{}}
+	body := message{N: p.number, Pad: strings.Repeat("x", c.rng.IntN(200))}
 	if c.rng.IntN(50) == 0 {
-		p.body.Body.Pad = strings.Repeat("x", 8<<10)
+		body.Pad = strings.Repeat("x", 8<<10)
 	}
 	if c.rng.IntN(100) < 40 {
-		p.key = fmt.Sprintf("key-%d", p.number)
+		p.body.IdempotencyKey = fmt.Sprintf("key-%d", p.number)
 	}
 	no := false
 	switch dice := c.rng.IntN(1000); {
@@ -77,11 +79,12 @@ func (c *caller) next() *push {
 	case dice < 280 && c.r.cfg.Slow > 0: // for those who read slowly
 		p.users = []string{c.r.users[c.rng.IntN(c.r.cfg.Slow)].name}
 		p.body.User = p.users[0]
-		p.body.Body.Pad = strings.Repeat("x", 4<<10)
+		body.Pad = strings.Repeat("x", 4<<10)
 	default:
 		p.users = []string{c.user()}
 		p.body.User = p.users[0]
 	}
+	p.body.Body = body
 	c.r.h.Tried(p.number, p.users...)
 	return p
 }
@@ -92,28 +95,29 @@ func (c *caller) user() string { return c.r.users[c.rng.IntN(len(c.r.users))].na
 // without. That nobody listens is no answer: nothing was sent.
 func (c *caller) push(ctx context.Context, stop <-chan struct{}, p *push) {
 	count := &c.r.count
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+	pause := wait.Backoff{Min: 10 * time.Millisecond, Max: 200 * time.Millisecond}
+	for {
 		began := time.Now()
-		results, err := c.r.api.push(ctx, p.body, p.key)
+		results, err := c.r.api.Push(ctx, c.r.api.Next(), p.body)
 		if err == nil {
 			count.accepted.Add(1)
 			c.r.acceptedAt(began)
 			c.accept(p, results)
 			return
 		}
-		var answer *statusError
+		var answer *pushapi.Error
 		switch {
 		case ctx.Err() != nil:
 			return
-		case unsent(err):
+		case pushapi.NotSent(err):
 			select {
 			case <-stop:
-				if p.key == "" {
+				if p.body.IdempotencyKey == "" {
 					return
 				}
 			default:
 			}
-		case errors.As(err, &answer) && answer.final():
+		case errors.As(err, &answer) && answer.Final():
 			c.r.h.Refused(p.number, p.users...)
 			c.r.problem("push %d was refused: %v", p.number, err)
 			return
@@ -122,22 +126,20 @@ func (c *caller) push(ctx context.Context, stop <-chan struct{}, p *push) {
 		default:
 			count.unanswered.Add(1)
 		}
-		if p.key == "" && !unsent(err) {
+		if p.body.IdempotencyKey == "" && !pushapi.NotSent(err) {
 			return
 		}
-		if !unsent(err) {
+		if !pushapi.NotSent(err) {
 			count.repeated.Add(1)
 		}
-		select {
-		case <-ctx.Done():
+		if pause.Sleep(ctx) != nil {
 			return
-		case <-time.After(time.Duration(c.rng.Int64N(int64(wait)))):
 		}
 	}
 }
 
 // accept notes an answer.
-func (c *caller) accept(p *push, results []pushed) {
+func (c *caller) accept(p *push, results []pushapi.Result) {
 	if len(p.users) == 0 {
 		return
 	}
@@ -150,9 +152,9 @@ func (c *caller) accept(p *push, results []pushed) {
 			c.r.problem("push %d to %v: result %d is of %q", p.number, p.users, i, result.User)
 			return
 		}
-		c.r.h.Accepted(p.number, result.User, result.id())
+		c.r.h.Accepted(p.number, result.User, result.ID)
 	}
-	if p.key != "" {
+	if p.body.IdempotencyKey != "" {
 		c.last = p
 	}
 }
@@ -162,15 +164,15 @@ func (c *caller) accept(p *push, results []pushed) {
 func (c *caller) again(ctx context.Context) {
 	p := c.last
 	c.last = nil
-	results, err := c.r.api.push(ctx, p.body, p.key)
+	results, err := c.r.api.Push(ctx, c.r.api.Next(), p.body)
 	if err != nil {
 		return
 	}
 	c.r.count.again.Add(1)
 	for _, result := range results {
-		c.r.h.Accepted(p.number, result.User, result.id())
+		c.r.h.Accepted(p.number, result.User, result.ID)
 		if !result.Duplicate {
-			c.r.problem("push %d with key %s was accepted twice for %s: the second answer does not say duplicate", p.number, p.key, result.User)
+			c.r.problem("push %d with key %s was accepted twice for %s: the second answer does not say duplicate", p.number, p.body.IdempotencyKey, result.User)
 		}
 	}
 }

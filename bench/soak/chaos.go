@@ -210,7 +210,7 @@ func (r *run) evidence(ctx context.Context) error {
 			continue
 		}
 		seen[v.User] = true
-		state, err := r.api.user(ctx, v.User)
+		state, err := r.api.User(ctx, v.User)
 		if err == nil {
 			err = fmt.Errorf("the server says of %s: %+v", v.User, state)
 		}
@@ -234,11 +234,11 @@ func (r *run) afterwards(ctx context.Context) error {
 	}
 	for _, u := range r.users {
 		err := r.until(ctx, "the mailbox of "+u.name+" is empty", func() (bool, error) {
-			state, err := r.api.user(ctx, u.name)
+			state, err := r.api.User(ctx, u.name)
 			return state.Pending == 0, err
 		})
 		if err != nil {
-			state, _ := r.api.user(ctx, u.name)
+			state, _ := r.api.User(ctx, u.name)
 			return fmt.Errorf("%w: the server says %+v", err, state)
 		}
 	}

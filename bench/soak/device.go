@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/go/raw"
 	"imgo/protocol"
-	"imgo/transport"
 	"imgo/verify/history"
 )
 
@@ -28,6 +29,8 @@ const (
 )
 
 const (
+	// callLimit bounds a call of the API, and a write.
+	callLimit = 15 * time.Second
 	dialLimit = 5 * time.Second
 	// silence is how long nothing may come: every heartbeat is answered.
 	silence = 20 * time.Second
@@ -144,16 +147,37 @@ func (d *device) run(ctx context.Context) {
 	}
 }
 
-func (d *device) dial(ctx context.Context) (wire, error) {
+// dial connects to the server that runs.
+func (d *device) dial(ctx context.Context) (*raw.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
-	switch d.kind {
-	case kindWS, kindJSON:
-		return dialWS(ctx, d.r.server.ws, d.kind == kindJSON, d.slow && !d.r.isCalm())
-	default:
-		return dialTCP(ctx, d.r.server.tcp, d.slow && !d.r.isCalm())
+	address := d.r.server.tcp
+	if d.kind == kindWS || d.kind == kindJSON {
+		address = "ws://" + d.r.server.ws
 	}
+	to, err := raw.ParseTarget(address)
+	if err != nil {
+		return nil, err
+	}
+	o := raw.Options{Text: d.kind == kindJSON}
+	if d.slow && !d.r.isCalm() {
+		o.Dial = dialNarrow
+	}
+	return raw.Dial(ctx, to, o)
 }
+
+// dialNarrow makes a connection for which the kernel holds little, so that the
+// server feels a client that reads slowly.
+func dialNarrow(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetReadBuffer(4 << 10)
+	}
+	return conn, err
+}
+
+// write sends one packet.
+func write(conn *raw.Conn, p raw.Packet) error { return conn.Write(time.Now().Add(callLimit), p) }
 
 // connect makes one connection and serves it to its end: accepted says that
 // the server took the device, left that the end was the device's own will. A
@@ -163,18 +187,18 @@ func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
 	if err != nil {
 		return false, false, nil //nolint:nilerr // nobody is there: that is what is tested
 	}
-	defer w.close()
-	defer context.AfterFunc(ctx, w.close)()
+	defer w.Close()
+	defer context.AfterFunc(ctx, w.Close)()
 	auth, err := json.Marshal(map[string]any{
 		"token": d.user.token, "device": d.name, "ack": d.kind != kindAuto, "rooms": d.rooms,
 	})
 	if err != nil {
 		return false, false, fmt.Errorf("write the auth body: %w", err)
 	}
-	if w.send(transport.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}) != nil {
+	if write(w, raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}) != nil {
 		return false, false, nil
 	}
-	c := &connection{device: d, wire: w, due: make(chan struct{}, 1)}
+	c := &connection{device: d, conn: w, due: make(chan struct{}, 1)}
 	err = c.serve()
 	return c.session != nil, c.leaving.Load(), err
 }
@@ -182,7 +206,7 @@ func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
 // connection is one connection of a device.
 type connection struct {
 	*device
-	wire    wire
+	conn    *raw.Conn
 	session *history.Session // nil until the server has accepted it
 	leaving atomic.Bool
 
@@ -198,33 +222,31 @@ func (c *connection) serve() error {
 	defer others.Wait()
 	defer close(done)
 	for {
-		packets, err := c.wire.receive(silence)
+		p, err := c.conn.Read(time.Now().Add(silence))
 		if err != nil {
 			return nil //nolint:nilerr // the connection is over: that is what is tested
 		}
-		for _, p := range packets {
-			switch {
-			case p.Op == protocol.OpDisconnect:
-				return c.sentAway(p.Body)
-			case c.session == nil && p.Op != protocol.OpAuthReply:
-				return fmt.Errorf("op %d came before the auth reply", p.Op)
-			case c.session == nil:
-				var reply struct {
-					Pending int `json:"pending"`
-				}
-				if err := json.Unmarshal(p.Body, &reply); err != nil {
-					return fmt.Errorf("read the auth reply %q: %w", p.Body, err)
-				}
-				c.session = c.r.h.Session(c.user.name, c.name)
-				c.accepted(reply.Pending)
-				others.Go(func() { c.write(done) })
-				if stay := c.stay(); stay > 0 {
-					defer time.AfterFunc(stay, c.leave).Stop()
-				}
-			case p.Op == protocol.OpMessage:
-				c.note(c.session, p.ID, p.Body)
-				c.ack(p.ID)
+		switch {
+		case p.Op == protocol.OpDisconnect:
+			return c.sentAway(p.Body)
+		case c.session == nil && p.Op != protocol.OpAuthReply:
+			return fmt.Errorf("op %d came before the auth reply", p.Op)
+		case c.session == nil:
+			var reply struct {
+				Pending int `json:"pending"`
 			}
+			if err := json.Unmarshal(p.Body, &reply); err != nil {
+				return fmt.Errorf("read the auth reply %q: %w", p.Body, err)
+			}
+			c.session = c.r.h.Session(c.user.name, c.name)
+			c.accepted(reply.Pending)
+			others.Go(func() { c.write(done) })
+			if stay := c.stay(); stay > 0 {
+				defer time.AfterFunc(stay, c.leave).Stop()
+			}
+		case p.Op == protocol.OpMessage:
+			c.note(c.session, p.ID, p.Body)
+			c.ack(p.ID)
 		}
 		if c.slow && !calm {
 			if c.r.isCalm() {
@@ -260,16 +282,15 @@ func (c *connection) leave() {
 	}
 	c.leaving.Store(true)
 	c.away.Store(true)
-	tcp, isTCP := c.wire.(*tcpWire)
 	switch {
 	case c.kind == kindAuto:
 		// What its kernel has is taken for delivered, so it reads that to the
 		// end.
-		tcp.closeWrite()
-	case isTCP && rand.N(2) == 0:
-		tcp.reset()
+		c.conn.CloseWrite()
+	case rand.N(2) == 0:
+		c.conn.Abort()
 	default:
-		c.wire.close()
+		c.conn.Close()
 	}
 }
 
@@ -299,7 +320,7 @@ func (c *connection) write(done <-chan struct{}) {
 			return
 		case <-beats.C:
 			// A connection that cannot be written to is found out by reading.
-			_ = c.wire.send(transport.Packet{Op: protocol.OpHeartbeat, Seq: 2})
+			_ = write(c.conn, raw.Packet{Op: protocol.OpHeartbeat, Seq: 2})
 		case <-due:
 			delay := rand.N(c.ackDelay)
 			if c.r.isCalm() {
@@ -333,7 +354,7 @@ func (c *connection) sendAcks() {
 	for len(ids) > 0 {
 		n := min(len(ids), ackBatch)
 		// Those that do not arrive come again with the next session.
-		_ = c.wire.send(transport.Packet{Op: protocol.OpAck, Body: ackBody(c.kind == kindJSON, ids[:n])})
+		_ = write(c.conn, raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(c.kind == kindJSON, ids[:n])})
 		ids = ids[n:]
 	}
 }

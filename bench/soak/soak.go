@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/go/pushapi"
 	"imgo/verify/history"
 )
 
@@ -54,7 +55,7 @@ type run struct {
 	rng     *rand.Rand // of the goroutine that is Run's
 	h       *history.History
 	server  *server
-	api     *api
+	api     *pushapi.Client
 	users   []*account
 	rooms   []room
 	devices []*device
@@ -89,11 +90,15 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		return &Report{}, fmt.Errorf("soak: %w", err)
 	}
 	defer server.close()
+	api, err := pushapi.New(pushapi.Config{Servers: []string{server.http}, Timeout: callLimit, Conns: cfg.Callers})
+	if err != nil {
+		return &Report{}, fmt.Errorf("soak: %w", err)
+	}
 	r := &run{
-		cfg: cfg, rng: rng, h: history.New(), server: server, api: newAPI(server.http, cfg.Callers),
+		cfg: cfg, rng: rng, h: history.New(), server: server, api: api,
 		began: time.Now(), calm: make(chan struct{}),
 	}
-	defer r.api.close()
+	defer r.api.Close()
 	err = r.all(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
@@ -197,7 +202,7 @@ func (r *run) populate(ctx context.Context) error {
 	for i := range r.cfg.Users {
 		u := &account{name: fmt.Sprintf("user-%d", i)}
 		var err error
-		if u.token, err = r.api.token(ctx, u.name); err != nil {
+		if u.token, err = r.api.NewToken(ctx, u.name, time.Hour); err != nil {
 			return err
 		}
 		r.users = append(r.users, u)

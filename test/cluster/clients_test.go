@@ -3,21 +3,19 @@ package cluster_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/go/raw"
 	"imgo/config"
 	"imgo/protocol"
-	"imgo/transport"
 	"imgo/verify/history"
 )
 
@@ -33,7 +31,7 @@ type device struct {
 	done chan struct{}
 
 	mu   sync.Mutex
-	conn net.Conn
+	conn *raw.Conn
 	last map[string]any // the body of the last op 6
 
 	sessions, received atomic.Int64
@@ -65,7 +63,7 @@ func (d *device) drop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.conn != nil {
-		_ = d.conn.Close()
+		d.conn.Close()
 	}
 }
 
@@ -95,8 +93,7 @@ func (d *device) live(ctx context.Context) {
 
 // session is one connection, to its end.
 func (d *device) session(ctx context.Context, address string) error {
-	dialer := net.Dialer{Timeout: 2 * time.Second}
-	c, err := dialer.DialContext(ctx, "tcp", address)
+	c, err := dialRaw(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -104,22 +101,22 @@ func (d *device) session(ctx context.Context, address string) error {
 	d.mu.Lock()
 	d.conn = c
 	d.mu.Unlock()
-	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	defer context.AfterFunc(ctx, c.Close)()
 	auth, _ := json.Marshal(map[string]any{"token": d.user, "device": d.name, "ack": true, "rooms": d.rooms})
 	if err := send(c, protocol.OpAuth, 1, auth); err != nil {
 		return err
 	}
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	deadline := time.Now().Add(10 * time.Second)
 	// What comes in a session belongs to it from the first packet on.
 	var s *history.Session
 	for {
-		p, err := receive(c)
+		p, err := c.Read(deadline)
 		if err != nil {
 			return err
 		}
 		switch p.Op {
 		case protocol.OpAuthReply:
-			_ = c.SetReadDeadline(time.Time{})
+			deadline = time.Time{}
 			s = d.w.h.Session(d.user, d.name)
 			d.sessions.Add(1)
 		case protocol.OpMessage:
@@ -134,7 +131,7 @@ func (d *device) session(ctx context.Context, address string) error {
 			s.Got(p.ID, number)
 			d.received.Add(1)
 			if p.ID != 0 {
-				if err := send(c, protocol.OpAck, 0, binary.BigEndian.AppendUint64(nil, p.ID)); err != nil {
+				if err := send(c, protocol.OpAck, 0, raw.AckBody(false, []uint64{p.ID})); err != nil {
 					return err
 				}
 			}
@@ -148,24 +145,19 @@ func (d *device) session(ctx context.Context, address string) error {
 	}
 }
 
-func send(c net.Conn, op, seq int32, body []byte) error {
-	_ = c.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	_, err := c.Write(transport.AppendPacket(nil, 2, protocol.HeaderV1, op, seq, 0, body))
-	return err
+// dialRaw connects to a comet over TCP.
+func dialRaw(ctx context.Context, address string) (*raw.Conn, error) {
+	to, err := raw.ParseTarget(address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return raw.Dial(ctx, to, raw.Options{})
 }
 
-func receive(c net.Conn) (transport.Packet, error) {
-	var size [4]byte
-	if _, err := io.ReadFull(c, size[:]); err != nil {
-		return transport.Packet{}, err
-	}
-	b := make([]byte, binary.BigEndian.Uint32(size[:]))
-	copy(b, size[:])
-	if _, err := io.ReadFull(c, b[4:]); err != nil {
-		return transport.Packet{}, err
-	}
-	p, _, err := transport.DecodePacket(b, 1<<20)
-	return p, err
+func send(c *raw.Conn, op, seq int32, body []byte) error {
+	return c.Write(time.Now().Add(5*time.Second), raw.Packet{Op: op, Seq: seq, Body: body})
 }
 
 var caller = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -294,7 +286,7 @@ func (p *pushes) longestRefusal() time.Duration {
 // admitted connects once and says whether the server let the device in.
 func (d *device) admitted() error {
 	comets := d.w.of(config.RoleComet)
-	c, err := net.DialTimeout("tcp", comets[rand.IntN(len(comets))].ClientAddr("tcp").String(), 2*time.Second)
+	c, err := dialRaw(context.Background(), comets[rand.IntN(len(comets))].ClientAddr("tcp").String())
 	if err != nil {
 		return err
 	}
@@ -303,8 +295,7 @@ func (d *device) admitted() error {
 	if err := send(c, protocol.OpAuth, 1, auth); err != nil {
 		return err
 	}
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	p, err := receive(c)
+	p, err := c.Read(time.Now().Add(10 * time.Second))
 	if err == nil && p.Op != protocol.OpAuthReply {
 		err = fmt.Errorf("op %d: %s", p.Op, p.Body)
 	}
