@@ -37,6 +37,7 @@ type handshake struct {
 	deadline   transport.DeadlineSlot // for the auth packet
 
 	ignored, ignoredBytes int
+	alone                 bool // nothing else happens; guarded by the queue's mu once it is queued
 
 	latest  time.Time     // until when it may wait for a slot
 	decided chan struct{} // closed when it is admitted or refused; nil if poll is set
@@ -44,7 +45,10 @@ type handshake struct {
 
 // Readable and Writable make a handshake a transport.Waker. To read a handshake
 // never waits, so the poller's goroutine does it. Nothing waits to be written.
-func (h *handshake) Readable(bool) { h.read() }
+func (h *handshake) Readable(alone bool) {
+	h.alone = alone
+	h.read()
+}
 
 // Writable does nothing.
 func (h *handshake) Writable() {}

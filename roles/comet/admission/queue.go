@@ -63,6 +63,7 @@ func (q *queue) add(h *handshake) error {
 	h.latest = h.Started.Add(q.cfg.MaxWait)
 	q.pushLocked(&q.waiting, h)
 	q.dispatchLocked()
+	h.alone = false // the goroutine of another call does not wait at once
 	return nil
 }
 
@@ -117,7 +118,11 @@ func (q *queue) dispatchLocked() {
 		from.pop()
 		q.bytes -= len(h.Packet.Body)
 		q.cfg.Metrics.Waiting.Dec()
-		q.workers.Run(h)
+		if h.alone {
+			q.workers.RunNear(h)
+		} else {
+			q.workers.Run(h)
+		}
 	}
 	q.timer.Stop()
 }

@@ -22,6 +22,9 @@ type Workers struct {
 	surplus int // how many goroutines are to end when they find no task
 	stopped bool
 	wg      sync.WaitGroup
+
+	nearOnce sync.Once
+	near     *nearWorker // nil: not needed yet, or not to be had
 }
 
 // NewWorkers makes Workers without a goroutine yet.
@@ -44,6 +47,23 @@ func (w *Workers) Run(t Task) {
 	}
 	w.wg.Add(1)
 	go w.work()
+}
+
+// RunNear is Run for a goroutine that has nothing else to do and will wait at
+// once. If possible it runs t on the same processor and wakes no other one, which
+// is cheaper when nothing else happens.
+func (w *Workers) RunNear(t Task) {
+	w.nearOnce.Do(func() {
+		near, err := newNearWorker()
+		if err != nil {
+			return
+		}
+		w.near = near
+		w.wg.Go(near.work)
+	})
+	if w.near == nil || !w.near.run(t) {
+		w.Run(t)
+	}
 }
 
 func (w *Workers) work() {
@@ -87,5 +107,9 @@ func (w *Workers) Stop() {
 	w.stopped, w.idle = true, 0 // all are woken
 	w.wake.Broadcast()
 	w.mu.Unlock()
+	w.nearOnce.Do(func() {})
+	if w.near != nil {
+		w.near.close()
+	}
 	w.wg.Wait()
 }
