@@ -14,12 +14,17 @@ import (
 // gives it the task has begun to wait, on the same processor.
 //
 // Every other way to make a goroutine ready has Go wake a second processor, in
-// case there is more to do. That costs a server at rest more than to admit a
-// client. A nearWorker waits for an eventfd in Go's poller instead, which is
-// asked by the processor that has run out of work.
+// case there is more to do. That costs a server at rest more than admitting a
+// client does. A nearWorker waits for an eventfd in Go's poller instead, which the
+// processor asks when it has run out of work.
+//
+// A task may wait like any goroutine: the processor then goes on with others. Only
+// a wait that Go does not see, such as a page fault, keeps it. Then Go's monitor
+// finds another processor for other events, after some 10 ms.
 type nearWorker struct {
 	file *os.File // the eventfd
 	raw  syscall.RawConn
+	set  func(fd uintptr) // made once, so that run allocates nothing
 	busy atomic.Bool
 	task Task // of the goroutine while busy is set
 }
@@ -34,6 +39,11 @@ func newNearWorker() (*nearWorker, error) {
 		_ = n.file.Close()
 		return nil, fmt.Errorf("poll an eventfd: %w", err)
 	}
+	one := uint64(1)
+	n.set = func(fd uintptr) {
+		// This call never waits, so Go's scheduler is not told of it.
+		_, _, _ = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&one)), 8)
+	}
 	return n, nil
 }
 
@@ -44,11 +54,7 @@ func (n *nearWorker) run(t Task) bool {
 		return false
 	}
 	n.task = t
-	one := uint64(1)
-	_ = n.raw.Control(func(fd uintptr) {
-		// Neither call on the eventfd waits, so Go's scheduler is not told of it.
-		_, _, _ = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&one)), 8)
-	})
+	_ = n.raw.Control(n.set)
 	return true
 }
 

@@ -1,0 +1,423 @@
+package admission_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"imgo/protocol"
+	"imgo/roles/comet/admission"
+	"imgo/transport"
+	"imgo/transport/pipe"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// controller is a Controller with a callback that a test may replace. It admits
+// everybody otherwise.
+type controller struct {
+	*admission.Controller
+	t       *testing.T
+	workers *admission.Workers
+	admit   func(ctx context.Context, p *admission.PendingConnect) error
+	metrics admission.Metrics
+
+	mu       sync.Mutex
+	admitted []string // bodies of the auth packets
+	refused  []error
+}
+
+// start makes a controller that ends with the test.
+func start(t *testing.T, change func(c *controller, cfg *admission.Config)) *controller {
+	c := &controller{t: t, workers: admission.NewWorkers()}
+	c.metrics = admission.Metrics{
+		Connections:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "connections"}, []string{"transport"}),
+		Waiting:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "waiting"}),
+		AuthPackets:  prometheus.NewCounter(prometheus.CounterOpts{Name: "auth"}),
+		EarlyPackets: prometheus.NewCounter(prometheus.CounterOpts{Name: "early"}),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cfg := admission.Config{
+		Context: ctx, CallTimeout: 5 * time.Second, HandshakeTimeout: 5 * time.Second, MaxWait: 30 * time.Second,
+		Metrics: c.metrics, Log: zerolog.Nop(),
+	}
+	cfg.Admit = c.callback
+	if change != nil {
+		change(c, &cfg)
+	}
+	c.Controller = admission.New(cfg, admission.NewAcceptLimiter(0, 0), c.workers)
+	t.Cleanup(func() {
+		c.Close()
+		c.Wait()
+		cancel()
+		c.workers.Stop()
+	})
+	return c
+}
+
+// callback is Config.Admit.
+func (c *controller) callback(ctx context.Context, p *admission.PendingConnect) error {
+	if p.Err == nil && c.admit != nil {
+		if err := c.admit(ctx, p); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.Err != nil {
+		c.refused = append(c.refused, p.Err)
+		return nil
+	}
+	c.admitted = append(c.admitted, string(p.Packet.Body))
+	p.Session = &session{c, p.Conn}
+	return nil
+}
+
+// session reads until its client leaves.
+type session struct {
+	c    *controller
+	conn transport.Conn
+}
+
+func (s *session) Run() {
+	for {
+		if _, err := admission.ReadPacket(s.conn); err != nil {
+			s.c.Release(s.conn)
+			return
+		}
+	}
+}
+
+// dial connects a client, which leaves when the test ends.
+func (c *controller) dial() *pipe.Client {
+	client, conn := pipe.New(pipe.Options{})
+	c.Serve(conn)
+	c.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// connect has n clients send their auth packets, one after the other.
+func (c *controller) connect(n int) {
+	c.t.Helper()
+	for i := range n {
+		c.send(c.dial(), 1, protocol.OpAuth, fmt.Sprintf("u%04d", i))
+		synctest.Wait() // the packet has come before the next one is sent
+	}
+}
+
+func (c *controller) send(client *pipe.Client, version int16, op int32, body string) {
+	c.t.Helper()
+	if err := client.Send(transport.Packet{Version: version, Op: op, Body: []byte(body)}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// value returns the sum of a collector's gauges.
+func (c *controller) value(of prometheus.Collector) float64 {
+	c.t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(of)
+	families, err := reg.Gather()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			sum += m.GetGauge().GetValue()
+		}
+	}
+	return sum
+}
+
+// counts returns how many clients were admitted, and how many were refused for
+// err or an error that wraps it.
+func (c *controller) counts(err error) (admitted, refused int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, got := range c.refused {
+		if errors.Is(got, err) {
+			refused++
+		}
+	}
+	return len(c.admitted), refused
+}
+
+// want checks these counts, and that no client was refused for another reason.
+func (c *controller) want(admitted int, err error, refused int) {
+	c.t.Helper()
+	gotAdmitted, gotRefused := c.counts(err)
+	if gotAdmitted != admitted || gotRefused != refused || len(c.refused) != refused {
+		c.t.Fatalf("%d admitted and %d refused for %v, want %d and %d; refused: %v", gotAdmitted, gotRefused, err, admitted, refused, c.refused)
+	}
+}
+
+// TestRateAndOrder checks that clients are admitted at the connect rate, in the
+// order in which they came.
+func TestRateAndOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst = 10, 5 })
+		c.connect(50)
+		c.want(5, nil, 0)
+		if n := c.value(c.metrics.Waiting); n != 45 {
+			t.Errorf("%v clients wait, want 45", n)
+		}
+		time.Sleep(2050 * time.Millisecond)
+		c.want(25, nil, 0)
+		time.Sleep(3 * time.Second)
+		c.want(50, nil, 0)
+		if !slices.IsSorted(c.admitted) {
+			t.Errorf("admitted out of order: %v", c.admitted)
+		}
+		if n := c.value(c.metrics.Waiting); n != 0 {
+			t.Errorf("%v clients wait, want none", n)
+		}
+	})
+}
+
+// TestRateRefuses checks that a client is refused at once if the connect rate
+// alone would make it wait for longer than MaxWait.
+func TestRateRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst, cfg.MaxWait = 2, 3, 5*time.Second })
+		c.connect(20)
+		c.want(3, admission.ErrRate, 7)
+		time.Sleep(5050 * time.Millisecond)
+		c.want(13, admission.ErrRate, 7)
+	})
+}
+
+// TestRetry checks that a client is tried again after an error, before the clients
+// that came later, and that it finds the session of its first try.
+func TestRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var failing bool
+		tries := map[string]int{}
+		c := start(t, func(c *controller, cfg *admission.Config) {
+			c.admit = func(_ context.Context, p *admission.PendingConnect) error {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				first := tries[string(p.Packet.Body)] == 0
+				if first != (p.Session == nil) {
+					t.Errorf("try %d has the session %v", tries[string(p.Packet.Body)]+1, p.Session)
+				}
+				tries[string(p.Packet.Body)]++
+				p.Session = &session{c, p.Conn}
+				if failing {
+					return errors.New("no answer")
+				}
+				return nil
+			}
+		})
+		failing = true
+		c.send(c.dial(), 1, protocol.OpAuth, "first")
+		time.Sleep(10 * time.Second)
+		c.connect(5)
+		time.Sleep(10 * time.Second)
+		c.want(0, nil, 0)
+		// By then one client at a time is tried, about once a second.
+		if n := tries["first"]; n < 20 || n > 60 || len(tries) != 1 {
+			t.Errorf("tries in 20 s: %v", tries)
+		}
+		c.mu.Lock()
+		failing = false
+		c.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		c.want(6, nil, 0)
+		if !slices.IsSorted(c.admitted) {
+			t.Errorf("admitted out of order: %v", c.admitted)
+		}
+	})
+}
+
+// TestMaxWait checks that a client is refused after MaxWait whether Admit fails or
+// takes its whole time.
+func TestMaxWait(t *testing.T) {
+	for name, admit := range map[string]func(context.Context, *admission.PendingConnect) error{
+		"fails":      func(context.Context, *admission.PendingConnect) error { return io.ErrNoProgress },
+		"takes long": func(ctx context.Context, _ *admission.PendingConnect) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := start(t, func(c *controller, cfg *admission.Config) { c.admit, cfg.MaxWait = admit, 12*time.Second })
+				c.connect(300)
+				time.Sleep(11900 * time.Millisecond)
+				c.want(0, nil, 0)
+				time.Sleep(6 * time.Second) // a call that has begun is waited for
+				c.want(0, admission.ErrWait, 300)
+			})
+		})
+	}
+}
+
+// TestConcurrency checks the adaptive limit: 64 calls at first, up to 256 while
+// answers are quick, 16 while they are slow.
+func TestConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running, most int
+		took := 100 * time.Millisecond
+		c := start(t, func(c *controller, cfg *admission.Config) {
+			cfg.MaxWait = time.Hour
+			c.admit = func(context.Context, *admission.PendingConnect) error {
+				c.mu.Lock()
+				running++
+				most = max(most, running)
+				d := took
+				c.mu.Unlock()
+				time.Sleep(d)
+				c.mu.Lock()
+				running--
+				c.mu.Unlock()
+				return nil
+			}
+		})
+		highest := func(d time.Duration) int {
+			c.mu.Lock()
+			most = 0
+			c.mu.Unlock()
+			time.Sleep(d)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return most
+		}
+		go c.connectAtOnce(5000)
+		if n := highest(50 * time.Millisecond); n != 64 {
+			t.Errorf("at first %d calls ran at a time, want 64", n)
+		}
+		if n := highest(500 * time.Millisecond); n != 256 {
+			t.Errorf("with quick answers %d calls ran at a time, want 256", n)
+		}
+		c.mu.Lock()
+		took = 2 * time.Second // more than a fifth of CallTimeout
+		c.mu.Unlock()
+		highest(time.Minute)
+		if n := highest(10 * time.Second); n != 16 {
+			t.Errorf("with slow answers %d calls ran at a time, want 16", n)
+		}
+	})
+}
+
+// connectAtOnce has n clients connect at once.
+func (c *controller) connectAtOnce(n int) {
+	for range n {
+		c.send(c.dial(), 1, protocol.OpAuth, "u")
+	}
+}
+
+// TestClose checks that Close refuses clients that wait, clients that have not
+// sent an auth packet, and clients that come later.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(_ *controller, cfg *admission.Config) { cfg.Rate, cfg.Burst = 1, 1 })
+		c.connect(10)
+		c.dial()
+		synctest.Wait()
+		c.Close()
+		synctest.Wait()
+		c.want(1, admission.ErrStopping, 10)
+		c.dial()
+		c.want(1, admission.ErrStopping, 11)
+		if n := c.value(c.metrics.Connections); n != 1 {
+			t.Errorf("%v connections are open, want that of the admitted client", n)
+		}
+	})
+}
+
+// TestEarlyPackets checks what a client may send before its auth packet.
+func TestEarlyPackets(t *testing.T) {
+	const early = protocol.OpHeartbeat
+	for _, test := range []struct {
+		name    string
+		version int16
+		packets int
+		body    string
+		refused bool
+	}{
+		{"few packets of version 1", 1, 16, "", false},
+		{"one packet more", 1, 17, "", true},
+		{"many bytes", 1, 2, string(make([]byte, 9000)), true},
+		{"one packet of version 2", protocol.Version2, 1, "", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := start(t, nil)
+				client := c.dial()
+				for range test.packets {
+					c.send(client, test.version, early, test.body)
+				}
+				_ = client.Send(transport.Packet{Version: test.version, Op: protocol.OpAuth}) // fails if it is refused
+				synctest.Wait()
+				if !test.refused {
+					c.want(1, nil, 0)
+					return
+				}
+				var bad *transport.ProtocolError
+				if len(c.refused) != 1 || !errors.As(c.refused[0], &bad) || bad.Kind != "before_auth" {
+					t.Errorf("refused: %v", c.refused)
+				}
+			})
+		})
+	}
+}
+
+// TestHandshakeTimeout checks that a client cannot buy time with early packets.
+func TestHandshakeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, nil)
+		client := c.dial()
+		for range 4 {
+			time.Sleep(1200 * time.Millisecond)
+			c.send(client, 1, protocol.OpHeartbeat, "")
+		}
+		c.want(0, nil, 0)
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		c.want(0, admission.ErrHandshakeTimeout, 1)
+	})
+}
+
+// TestClientLeaves checks that a client that leaves before auth frees everything.
+func TestClientLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, nil)
+		client := c.dial()
+		synctest.Wait()
+		if n := c.value(c.metrics.Connections); n != 1 {
+			t.Errorf("%v connections are open, want 1", n)
+		}
+		_ = client.Close()
+		synctest.Wait()
+		c.want(0, io.EOF, 1)
+		if n := c.value(c.metrics.Connections); n != 0 {
+			t.Errorf("%v connections are open, want none", n)
+		}
+	})
+}
+
+// TestCallContext checks that every call of Admit has most of CallTimeout.
+func TestCallContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t, func(c *controller, cfg *admission.Config) {
+			cfg.Rate, cfg.Burst = 10, 1
+			c.admit = func(ctx context.Context, _ *admission.PendingConnect) error {
+				if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) < 5*time.Second*7/8 || time.Until(deadline) > 5*time.Second {
+					t.Errorf("the deadline is in %v", time.Until(deadline))
+				}
+				return ctx.Err()
+			}
+		})
+		c.connect(100)
+		time.Sleep(20 * time.Second)
+		c.want(100, nil, 0)
+	})
+}

@@ -1,0 +1,31 @@
+package admission
+
+import "testing"
+
+// TestFifo pushes and pops at different rates, so that the memory is used again,
+// moved and given back.
+func TestFifo(t *testing.T) {
+	var f fifo[int]
+	pushed, popped := 0, 0
+	for _, step := range []struct{ push, pop int }{{1, 1}, {10, 3}, {300, 250}, {100, 157}, {1000, 999}, {500, 501}, {2, 2}} {
+		for range step.push {
+			f.push(pushed)
+			pushed++
+		}
+		for range step.pop {
+			if first := f.first(); first != popped {
+				t.Fatalf("the first item is %d, want %d", first, popped)
+			}
+			if got := f.pop(); got != popped {
+				t.Fatalf("popped %d, want %d", got, popped)
+			}
+			popped++
+		}
+		if f.len() != pushed-popped {
+			t.Fatalf("%d items, want %d", f.len(), pushed-popped)
+		}
+	}
+	if cap(f.items) > maxKeptItems {
+		t.Errorf("an empty fifo keeps room for %d items", cap(f.items))
+	}
+}
