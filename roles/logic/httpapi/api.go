@@ -10,10 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"imgo/roles/logic/httpapi/goim"
+	"imgo/roles/logic/httpapi/imgo2016"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"imgo/internal/lazyctx"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // Config is what the API's operator sets. A zero field has the default that
@@ -40,7 +44,7 @@ type Config struct {
 	// pages may call an API without keys, beside its own.
 	TrustedOrigins []string
 	// Goim is what /goim/nodes/… tells clients.
-	Goim Goim
+	Goim goim.Config
 }
 
 func (c Config) withDefaults() Config {
@@ -60,7 +64,6 @@ func (c Config) withDefaults() Config {
 	orInt(&c.Concurrency, 32)
 	orInt(&c.MaxLarge, 16)
 	orInt(&c.MaxTake, 1000)
-	c.Goim = c.Goim.withDefaults()
 	return c
 }
 
@@ -72,7 +75,7 @@ type API struct {
 	keys    *keyring
 	metrics *metrics
 	origins *http.CrossOriginProtection
-	large   chan struct{}
+	shared  httpcall.Shared
 	// streams is done when streams of pushes have to end.
 	streams    context.Context
 	endStreams context.CancelFunc
@@ -112,9 +115,10 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	streams, endStreams := context.WithCancel(context.Background())
 	a := &API{
 		cfg: cfg, service: service, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
-		origins: origins, large: make(chan struct{}, cfg.MaxLarge), mux: http.NewServeMux(),
+		origins: origins, mux: http.NewServeMux(),
 		streams: streams, endStreams: endStreams,
 	}
+	a.shared = httpcall.Shared{MaxBody: cfg.MaxBody, Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
 	a.register()
 	return a, nil
 }
@@ -139,21 +143,19 @@ func (a *API) Routes() map[string][]string {
 // handler answers one request, or returns the error that its form shows.
 type handler func(*call) error
 
-// form is how one generation's API tells of problems.
-type form struct {
-	problem func(*call, problem)
-	// wrongMethod answers a method that the path does not have, or a path
-	// that the API does not have.
-	wrongMethod func(*call, *route)
-	// head: HEAD is answered like GET; the ancestors refuse it.
-	head bool
+// call is one request under way, with what only /v1 needs of it.
+type call struct {
+	*httpcall.Call
+	api *API
+	// key is the caller's API key, nil where no keys are set.
+	key *caller
 }
 
 // route is one path.
 type route struct {
 	path    string
-	form    *form
-	methods map[string]handler // nil: nothing is here
+	form    *httpcall.Form
+	methods map[string]handler // nil: the API has no such path
 	open    bool               // without an API key
 }
 
@@ -170,7 +172,7 @@ func (rt *route) allowed() []string {
 func (a *API) register() {
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
-	v1, imgo, goim := v1Form(), imgoForm(), goimForm()
+	v1 := v1Form()
 
 	a.routes = []*route{
 		{path: "/v1/push", form: v1, methods: post(a.push)},
@@ -191,100 +193,88 @@ func (a *API) register() {
 		{path: "/v1/tokens/revoke", form: v1, methods: post(a.revokeTokens)},
 		{path: "/v1/openapi.json", form: v1, methods: get(a.openapiJSON), open: true},
 		{path: "/v1/openapi.yaml", form: v1, methods: get(a.openapiYAML), open: true},
-
-		{path: "/1/push", form: imgo, methods: post(a.imgoPush)},
-		{path: "/1/pushs", form: imgo, methods: post(a.imgoPushMany)},
-		{path: "/1/push/room", form: imgo, methods: post(a.imgoPushRoom)},
-		{path: "/1/push/all", form: imgo, methods: post(a.imgoPushAll)},
-		{path: "/1/count", form: imgo, methods: get(a.imgoCount)},
-		{path: "/1/server/del", form: imgo, methods: post(a.imgoServerDel)},
-		{path: "/1/admin/token/new", form: imgo, methods: post(a.imgoTokenNew)},
-		{path: "/1/msg/get", form: imgo, methods: get(a.imgoMsgGet)},
-
-		{path: "/goim/push/keys", form: goim, methods: post(a.goimPushKeys)},
-		{path: "/goim/push/mids", form: goim, methods: post(a.goimPushMids)},
-		{path: "/goim/push/room", form: goim, methods: post(a.goimPushRoom)},
-		{path: "/goim/push/all", form: goim, methods: post(a.goimPushAll)},
-		{path: "/goim/online/top", form: goim, methods: get(a.goimOnlineTop)},
-		{path: "/goim/online/room", form: goim, methods: get(a.goimOnlineRoom)},
-		{path: "/goim/online/total", form: goim, methods: get(a.goimOnlineTotal)},
-		{path: "/goim/nodes/weighted", form: goim, methods: get(a.goimNodesWeighted)},
-		{path: "/goim/nodes/instances", form: goim, methods: get(a.goimNodesInstances)},
-
-		{path: "/1/", form: imgo},
-		{path: "/goim/", form: goim},
 		{path: "/", form: v1},
 	}
+	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
+	a.addAncestor("/1/", imgo2016.Form(), imgo.Routes())
+	a.addAncestor("/goim/", goim.Form(), goim.New(a.cfg.Goim, a.service).Routes())
 	for _, rt := range a.routes {
 		a.mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { a.serve(rt, w, r) })
 	}
+}
+
+// addAncestor adds the routes of an API of before, and what else is below root.
+func (a *API) addAncestor(root string, form *httpcall.Form, routes []httpcall.Route) {
+	for _, r := range routes {
+		h := func(c *call) error { return r.Handler(c.Call) }
+		a.routes = append(a.routes, &route{path: r.Path, form: form, methods: map[string]handler{r.Method: h}})
+	}
+	a.routes = append(a.routes, &route{path: root, form: form})
 }
 
 // serve walks one request through its route: who is it, may it, do it, answer
 // in the route's form, and count it.
 func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	c := &call{api: a, form: rt.form, w: w, r: r, ctx: r.Context()}
+	c := &call{Call: httpcall.New(&a.shared, w, r), api: a}
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so, too
 				panic(v)
 			}
-			a.fail(c, fmt.Errorf("the handler panicked: %v\n%s", v, debug.Stack()))
+			rt.fail(c, fmt.Errorf("the handler panicked: %v\n%s", v, debug.Stack()))
 		}
-		if c.placed {
-			<-a.large
-		}
+		c.Finish()
 		label := rt.path
 		if rt.methods == nil {
 			label = "other"
 		}
 		took := time.Since(start)
-		a.metrics.request(label, c.status, took)
+		a.metrics.request(label, c.Status, took)
 		if e := a.log.Debug(); e.Enabled() {
-			e.Str("method", r.Method).Str("path", r.URL.Path).Int("status", c.status).Str("key", c.keyName()).
+			e.Str("method", r.Method).Str("path", r.URL.Path).Int("status", c.Status).Str("key", c.Caller).
 				Str("remote", r.RemoteAddr).Dur("took_ms", took).Msg("API request")
 		}
 	}()
 
 	if rt.methods == nil {
-		rt.form.wrongMethod(c, rt)
+		rt.form.WrongMethod(c.Call, rt.path, nil)
 		return
 	}
 	if !rt.open {
 		if err := a.enter(c, start); err != nil {
-			a.fail(c, err)
+			rt.fail(c, err)
 			return
 		}
 	}
 	h := rt.methods[r.Method]
-	if h == nil && r.Method == http.MethodHead && rt.form.head {
+	if h == nil && r.Method == http.MethodHead && rt.form.Head {
 		h = rt.methods[http.MethodGet]
 	}
 	if h == nil {
-		rt.form.wrongMethod(c, rt)
+		rt.form.WrongMethod(c.Call, rt.path, rt.allowed())
 		return
 	}
-	ctx, cancel := lazyctx.Timeout(c.ctx, a.cfg.Timeout)
+	ctx, cancel := lazyctx.Timeout(c.Ctx, a.cfg.Timeout)
 	defer cancel()
-	c.ctx = ctx
+	c.Ctx = ctx
 	if err := h(c); err != nil {
-		a.fail(c, err)
+		rt.fail(c, err)
 	}
 }
 
 // enter lets a caller in: known, within its rate, and no page of a stranger.
 func (a *API) enter(c *call, now time.Time) error {
-	key, err := a.keys.identify(c.r.Header)
+	key, err := a.keys.identify(c.R.Header)
 	if err != nil {
 		a.metrics.callers.WithLabelValues("unknown", "unauthorized").Inc()
 		return err
 	}
-	c.key = key
+	c.key, c.Caller = key, key.label()
 	if err := a.admit(key, now); err != nil {
 		return err
 	}
-	return a.checkOrigin(c.r)
+	return a.checkOrigin(c.R)
 }
 
 // admit takes one request, or one line of a stream, from the caller's
@@ -299,27 +289,27 @@ func (a *API) admit(key *caller, now time.Time) error {
 	return err
 }
 
-// fail answers with an error, in the form of the call's API; what is the
-// server's fault is logged here and nowhere else.
-func (a *API) fail(c *call, err error) {
-	p := a.note(c, err)
-	if c.status != 0 {
+// fail answers with an error, in the form of the route's API.
+func (rt *route) fail(c *call, err error) {
+	p := c.Report(err)
+	if c.Status != 0 {
 		return // the answer has begun
 	}
-	c.form.problem(c, p)
+	rt.form.Problem(c.Call, p)
 }
 
-// note counts a problem and logs it if it is ours.
-func (a *API) note(c *call, err error) problem {
-	p := explain(err)
+// report counts a problem. What is the server's fault is logged here and nowhere
+// else.
+func (a *API) report(c *httpcall.Call, err error) httpcall.Problem {
+	p := httpcall.Explain(err)
 	a.metrics.problem(&p)
-	if p.hidden != nil {
+	if p.Hidden != nil {
 		level := zerolog.ErrorLevel
-		if p.status == http.StatusServiceUnavailable || p.status == http.StatusInsufficientStorage {
+		if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusInsufficientStorage {
 			level = zerolog.WarnLevel // the server protects itself; the cause has its own line elsewhere
 		}
-		a.log.WithLevel(level).Str("method", c.r.Method).Str("path", c.r.URL.Path).Str("key", c.keyName()).
-			Int("status", p.status).Err(p.hidden).Msg("an API request failed")
+		a.log.WithLevel(level).Str("method", c.R.Method).Str("path", c.R.URL.Path).Str("key", c.Caller).
+			Int("status", p.Status).Err(p.Hidden).Msg("an API request failed")
 	}
 	return p
 }

@@ -8,6 +8,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/jsonread"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // batchRequest is the body of POST /v1/push/batch when it is an object.
@@ -54,10 +55,10 @@ func parseBatch(data []byte, max int) ([][]byte, error) {
 // pushBatch answers POST /v1/push/batch: every push stands for itself, and
 // gets the status and the body that it would have got alone.
 func (a *API) pushBatch(c *call) error {
-	if c.r.Header.Get("Idempotency-Key") != "" {
+	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a batch: give each push its own idempotency_key")
 	}
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -73,9 +74,9 @@ func (a *API) pushBatch(c *call) error {
 			order.add(items[i])
 		}
 	}
-	a.run(c.ctx, c.key, items)
+	a.run(c.Ctx, c.key, items)
 
-	if err := c.r.Context().Err(); err != nil {
+	if err := c.R.Context().Err(); err != nil {
 		return fmt.Errorf("push a batch: %w", err) // nobody is left to tell
 	}
 	b := make([]byte, 0, 128*len(items))
@@ -84,9 +85,9 @@ func (a *API) pushBatch(c *call) error {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = a.appendItem(c, b, item)
+		b = c.appendItem(b, item)
 	}
-	c.write(http.StatusOK, contentJSON, append(b, "]}\n"...))
+	c.Write(http.StatusOK, httpcall.ContentJSON, append(b, "]}\n"...))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/views"
 )
 
 const (
@@ -27,27 +28,27 @@ const (
 // may read the answer, and it tells nothing but the addresses that are public
 // by their purpose.
 func (a *API) bestNodes(c *call) error {
-	if err := c.known("transport", "zone", "n"); err != nil {
+	if err := c.Known("transport", "zone", "n"); err != nil {
 		return err
 	}
-	transport, zone := c.param("transport"), c.param("zone")
+	transport, zone := c.Param("transport"), c.Param("zone")
 	if transport != "tcp" && transport != "ws" {
 		return envelope.Invalid("transport", "must be tcp or ws")
 	}
-	n, err := c.number("n", defaultBest, 1, maxBest)
+	n, err := c.Number("n", defaultBest, 1, maxBest)
 	if err != nil {
 		return err
 	}
 	addresses := []string{}
-	for _, node := range best(a.comets(c), zone) {
+	for _, node := range best(views.Comets(a.service.Nodes(c.Ctx)), zone) {
 		if address := advertised(node, transport); address != "" && len(addresses) < int(n) && !slices.Contains(addresses, address) {
 			addresses = append(addresses, address)
 		}
 	}
-	header := c.w.Header()
+	header := c.W.Header()
 	header.Set("Access-Control-Allow-Origin", "*")
 	header.Set("Cache-Control", "no-store")
-	return c.reply(http.StatusOK, map[string]any{"addresses": addresses})
+	return c.Reply(http.StatusOK, map[string]any{"addresses": addresses})
 }
 
 // best sorts the comets that clients may go to: those of the zone first, in it
@@ -68,7 +69,7 @@ func best(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 			r.far = 1
 		}
 		sessions := float64(max(n.Sessions, 0))
-		r.load = (sessions + rand.Float64()*max(sessions*nearPart, nearSessions)) / float64(weightOf(n))
+		r.load = (sessions + rand.Float64()*max(sessions*nearPart, nearSessions)) / float64(views.Weight(n))
 		list = append(list, r)
 	}
 	slices.SortFunc(list, func(x, y ranked) int { return cmp.Or(cmp.Compare(x.far, y.far), cmp.Compare(x.load, y.load)) })
@@ -79,13 +80,10 @@ func best(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 	return sorted
 }
 
-// weightOf is how many clients a comet should have in proportion to others.
-func weightOf(n logic.NodeInfo) int { return max(n.Weight, 1) }
-
 // advertised is where a comet's clients connect by a transport; "" where it
 // has not said so in a way that others can use.
 func advertised(n logic.NodeInfo, transport string) string {
-	host, _, err := net.SplitHostPort(bare(n.Clients[transport]))
+	host, _, err := net.SplitHostPort(views.Bare(n.Clients[transport]))
 	if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {
 		return ""
 	}

@@ -9,6 +9,7 @@ import (
 	"imgo/envelope"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
+	"imgo/roles/logic/httpapi/goim"
 )
 
 // ginJSON is how goim's framework labelled its answers.
@@ -157,7 +158,7 @@ func TestGoimErrors(t *testing.T) {
 }
 
 func TestGoimNodesAsConfigured(t *testing.T) {
-	h := newHarness(t, httpapi.Config{Goim: httpapi.Goim{Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9, HeartbeatMax: 4}}, nil)
+	h := newHarness(t, httpapi.Config{Goim: goim.Config{Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9, HeartbeatMax: 4}}, nil)
 	want := `{"code":0,"message":"","data":{"domain":"conn.example","tcp_port":1,"ws_port":2,"wss_port":3,"heartbeat":30,` +
 		`"nodes":["conn.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":4}}`
 	if a := h.do("GET", "/goim/nodes/weighted", ""); a.status != 200 || a.body != want {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // Key is one caller of the API.
@@ -134,9 +135,9 @@ func (c *caller) admit(now time.Time) error {
 	r := c.limiter.ReserveN(now, 1)
 	if wait := r.DelayFrom(now); !r.OK() || wait > 0 {
 		r.CancelAt(now)
-		return &limited{
-			cause:      envelope.Errorf(envelope.CodeRateLimited, "the API key %q may make %g requests a second", c.name, float64(c.limiter.Limit())),
-			retryAfter: max(wait, time.Second),
+		return &httpcall.Limited{
+			Cause:      envelope.Errorf(envelope.CodeRateLimited, "the API key %q may make %g requests a second", c.name, float64(c.limiter.Limit())),
+			RetryAfter: max(wait, time.Second),
 		}
 	}
 	return nil
@@ -161,7 +162,7 @@ func (a *API) checkOrigin(r *http.Request) error {
 		return nil
 	}
 	if err := a.origins.Check(r); err != nil {
-		return &envelope.Error{Code: codeForbidden, Field: "Origin", Message: "is another site's: its pages may not call an API that has no key"}
+		return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Origin", Message: "is another site's: its pages may not call an API that has no key"}
 	}
 	return nil
 }

@@ -3,7 +3,10 @@ package httpapi
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+
+	"imgo/roles/logic/httpapi/internal/httpcall"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -49,6 +52,29 @@ func (m *metrics) request(route string, status int, took time.Duration) {
 	m.seconds.WithLabelValues(route).Observe(took.Seconds())
 }
 
-func (m *metrics) problem(p *problem) {
-	m.problems.WithLabelValues(string(p.code), p.label()).Inc()
+func (m *metrics) problem(p *httpcall.Problem) {
+	m.problems.WithLabelValues(string(p.Code), fieldLabel(p.Field)).Inc()
+}
+
+// fieldLabel returns a problem's field as a metric's label. Names that callers
+// made up, and indexes, would make series without end.
+func fieldLabel(field string) string {
+	name, _, _ := strings.Cut(field, "[")
+	if name == "" {
+		return "none"
+	}
+	for _, known := range labelledFields {
+		if name == known {
+			return name
+		}
+	}
+	return "other"
+}
+
+// labelledFields are the fields of all requests that can be at fault.
+var labelledFields = [...]string{
+	"user", "users", "keys", "room", "all", "body", "body_text", "body_base64", "op", "kept", "ttl",
+	"idempotency_key", "Idempotency-Key", "pushes", "ids", "device", "session", "reason", "code", "prefix", "limit",
+	"after", "token", "single", "close", "uid", "mid", "cb", "rid", "server", "expire", "u", "m", "operation", "mids",
+	"type", "rooms", "speed", "platform", "Authorization", "Origin",
 }

@@ -3,6 +3,8 @@ package httpapi
 import (
 	_ "embed"
 	"net/http"
+
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // The document is written as YAML; the JSON is made from it (the test
@@ -15,11 +17,11 @@ var (
 )
 
 func (a *API) openapiJSON(c *call) error {
-	c.write(http.StatusOK, contentJSON, documentJSON)
+	c.Write(http.StatusOK, httpcall.ContentJSON, documentJSON)
 	return nil
 }
 
 func (a *API) openapiYAML(c *call) error {
-	c.write(http.StatusOK, "application/yaml", documentYAML)
+	c.Write(http.StatusOK, "application/yaml", documentYAML)
 	return nil
 }

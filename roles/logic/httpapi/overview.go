@@ -9,10 +9,10 @@ import (
 
 // stats answers GET /v1/stats.
 func (a *API) stats(c *call) error {
-	if err := c.known(); err != nil {
+	if err := c.Known(); err != nil {
 		return err
 	}
-	s, err := a.service.Stats(c.ctx)
+	s, err := a.service.Stats(c.Ctx)
 	if err != nil {
 		return err
 	}
@@ -22,21 +22,21 @@ func (a *API) stats(c *call) error {
 	if s.Pushes == nil {
 		s.Pushes = map[string]uint64{}
 	}
-	return c.reply(http.StatusOK, s)
+	return c.Reply(http.StatusOK, s)
 }
 
 // nodes answers GET /v1/nodes.
 func (a *API) nodes(c *call) error {
-	if err := c.known(); err != nil {
+	if err := c.Known(); err != nil {
 		return err
 	}
-	list := append([]logic.NodeInfo{}, a.service.Nodes(c.ctx)...)
+	list := append([]logic.NodeInfo{}, a.service.Nodes(c.Ctx)...)
 	for i := range list {
 		if list[i].Roles == nil {
 			list[i].Roles = []string{}
 		}
 	}
-	return c.reply(http.StatusOK, map[string]any{"nodes": list})
+	return c.Reply(http.StatusOK, map[string]any{"nodes": list})
 }
 
 // maxEvents bounds the events of one answer.
@@ -45,14 +45,14 @@ const maxEvents = 1000
 // events answers GET /v1/events?after=: "last" is what to ask after next time.
 // The newest 1,000 are held, by the logic that was asked, since its start.
 func (a *API) events(c *call) error {
-	if err := c.known("after", "limit"); err != nil {
+	if err := c.Known("after", "limit"); err != nil {
 		return err
 	}
-	after, err := c.number("after", 0, 0, math.MaxInt64)
+	after, err := c.Number("after", 0, 0, math.MaxInt64)
 	if err != nil {
 		return err
 	}
-	limit, err := c.number("limit", 100, 1, maxEvents)
+	limit, err := c.Number("limit", 100, 1, maxEvents)
 	if err != nil {
 		return err
 	}
@@ -64,5 +64,5 @@ func (a *API) events(c *call) error {
 	if len(list) > 0 {
 		last = list[len(list)-1].Seq
 	}
-	return c.reply(http.StatusOK, map[string]any{"events": list, "last": last})
+	return c.Reply(http.StatusOK, map[string]any{"events": list, "last": last})
 }

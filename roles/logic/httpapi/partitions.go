@@ -22,19 +22,19 @@ func (g *growRequest) Field(r *jsonread.Reader, name string) (err error) {
 
 // partitions answers GET /v1/partitions.
 func (a *API) partitions(c *call) error {
-	if err := c.known(); err != nil {
+	if err := c.Known(); err != nil {
 		return err
 	}
-	p, err := a.service.Partitions(c.ctx)
+	p, err := a.service.Partitions(c.Ctx)
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, p)
+	return c.Reply(http.StatusOK, p)
 }
 
 // grow answers POST /v1/partitions: it is begun, not done.
 func (a *API) grow(c *call) error {
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -45,10 +45,10 @@ func (a *API) grow(c *call) error {
 	if req.kept == 0 {
 		return envelope.Invalid("kept", "is missing: how many partitions there are to be")
 	}
-	a.log.Warn().Int64("kept", req.kept).Str("key", c.keyName()).Msg("more partitions are asked for")
-	p, err := a.service.Grow(c.ctx, int(req.kept))
+	a.log.Warn().Int64("kept", req.kept).Str("key", c.Caller).Msg("more partitions are asked for")
+	p, err := a.service.Grow(c.Ctx, int(req.kept))
 	if err != nil {
 		return fmt.Errorf("give the kept topic %d partitions: %w", req.kept, err)
 	}
-	return c.reply(http.StatusAccepted, p)
+	return c.Reply(http.StatusAccepted, p)
 }

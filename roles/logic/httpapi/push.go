@@ -13,6 +13,7 @@ import (
 	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // pushRequest is the body of POST /v1/push.
@@ -176,7 +177,7 @@ func (p *pushRequest) blame(err error) error {
 
 // push answers POST /v1/push.
 func (a *API) push(c *call) error {
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -184,7 +185,7 @@ func (a *API) push(c *call) error {
 	if err != nil {
 		return err
 	}
-	if header := c.r.Header.Get("Idempotency-Key"); header != "" {
+	if header := c.R.Header.Get("Idempotency-Key"); header != "" {
 		if err := envelope.CheckName("Idempotency-Key", header); err != nil {
 			return err
 		}
@@ -193,11 +194,11 @@ func (a *API) push(c *call) error {
 		}
 		p.idempotencyKey = header
 	}
-	result, err := a.service.Push(c.ctx, p.command(c.key))
+	result, err := a.service.Push(c.Ctx, p.command(c.key))
 	if err != nil {
 		return p.blame(err)
 	}
-	c.write(http.StatusAccepted, contentJSON, append(p.appendResult(nil, result, ""), '\n'))
+	c.Write(http.StatusAccepted, httpcall.ContentJSON, append(p.appendResult(nil, result, ""), '\n'))
 	return nil
 }
 

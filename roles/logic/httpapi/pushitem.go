@@ -8,6 +8,7 @@ import (
 
 	"imgo/internal/lazyctx"
 	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 // pushItem is one push of a batch or of a stream, and its outcome.
@@ -65,18 +66,18 @@ func (i *pushItem) runWithin(ctx context.Context, a *API, key *caller) {
 
 // appendItem appends an item's answer: that of a single push, or {"error"},
 // with its status in front.
-func (a *API) appendItem(c *call, b []byte, item *pushItem) []byte {
+func (c *call) appendItem(b []byte, item *pushItem) []byte {
 	if item.err == nil {
 		return item.push.appendResult(b, item.result, `"status":202,`)
 	}
-	p := a.note(c, item.err)
+	p := c.Report(item.err)
 	return appendItemProblem(b, &p, "")
 }
 
 // appendItemProblem appends {"status","error"}, with more after the status.
-func appendItemProblem(b []byte, p *problem, more string) []byte {
+func appendItemProblem(b []byte, p *httpcall.Problem, more string) []byte {
 	b = append(b, `{"status":`...)
-	b = strconv.AppendInt(b, int64(p.status), 10)
+	b = strconv.AppendInt(b, int64(p.Status), 10)
 	b = append(b, more...)
 	b = append(b, `,"error":`...)
 	return append(appendProblem(b, p), '}')

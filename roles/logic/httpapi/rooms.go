@@ -1,17 +1,10 @@
 package httpapi
 
 import (
-	"cmp"
 	"net/http"
-	"slices"
-	"strings"
-)
 
-// roomView is one room of GET /v1/rooms.
-type roomView struct {
-	Room     string `json:"room"`
-	Sessions uint32 `json:"sessions"`
-}
+	"imgo/roles/logic/httpapi/internal/views"
+)
 
 // Bounds of the lists of rooms and members in one answer.
 const (
@@ -21,54 +14,40 @@ const (
 
 // rooms answers GET /v1/rooms: those with members, the fullest first.
 func (a *API) rooms(c *call) error {
-	if err := c.known("prefix", "limit"); err != nil {
+	if err := c.Known("prefix", "limit"); err != nil {
 		return err
 	}
-	limit, err := c.number("limit", 1000, 1, maxRooms)
+	limit, err := c.Number("limit", 1000, 1, maxRooms)
 	if err != nil {
 		return err
 	}
-	counts, err := a.service.Rooms(c.ctx)
+	counts, err := a.service.Rooms(c.Ctx)
 	if err != nil {
 		return err
 	}
-	list := fullest(counts, c.param("prefix"))
+	list := views.FullestRooms(counts, c.Param("prefix"))
 	total := len(list)
-	return c.reply(http.StatusOK, map[string]any{"rooms": list[:min(len(list), int(limit))], "total": total})
-}
-
-// fullest are the rooms that begin with prefix, by members and then by name.
-func fullest(counts map[string]uint32, prefix string) []roomView {
-	list := []roomView{}
-	for room, n := range counts {
-		if n > 0 && strings.HasPrefix(room, prefix) {
-			list = append(list, roomView{Room: room, Sessions: n})
-		}
-	}
-	slices.SortFunc(list, func(x, y roomView) int {
-		return cmp.Or(cmp.Compare(y.Sessions, x.Sessions), cmp.Compare(x.Room, y.Room))
-	})
-	return list
+	return c.Reply(http.StatusOK, map[string]any{"rooms": list[:min(len(list), int(limit))], "total": total})
 }
 
 // room answers GET /v1/rooms/{room}. A room that nobody is in has no members;
 // rooms are not made or deleted, so it is not missing.
 func (a *API) room(c *call) error {
-	room, err := c.pathName("room")
+	room, err := c.PathName("room")
 	if err != nil {
 		return err
 	}
-	if err := c.known("limit"); err != nil {
+	if err := c.Known("limit"); err != nil {
 		return err
 	}
-	limit, err := c.number("limit", 100, 0, maxMembers)
+	limit, err := c.Number("limit", 100, 0, maxMembers)
 	if err != nil {
 		return err
 	}
-	members, total, err := a.service.Room(c.ctx, room, int(limit))
+	members, total, err := a.service.Room(c.Ctx, room, int(limit))
 	if err != nil {
 		return err
 	}
 	members = members[:min(len(members), int(limit))]
-	return c.reply(http.StatusOK, map[string]any{"room": room, "sessions": total, "members": viewSessions(members)})
+	return c.Reply(http.StatusOK, map[string]any{"room": room, "sessions": total, "members": viewSessions(members)})
 }

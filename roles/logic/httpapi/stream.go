@@ -16,11 +16,12 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"imgo/envelope"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
 const (
 	// streamWindow bounds one stream's lines that were read and not answered,
-	// in bytes. A line of more than largeBody is in flight alone.
+	// in bytes. A line of more than httpcall.LargeBody is in flight alone.
 	streamWindow = 1 << 20
 	// streamMinWeight is what a line counts for at least, so that 256 lines are
 	// in flight at most. A kept push waits for a sync of the disk: where that
@@ -86,11 +87,11 @@ type streamItem struct {
 
 // pushStream answers POST /v1/push/stream: one push a line, one result a line.
 func (a *API) pushStream(c *call) error {
-	if c.r.Header.Get("Idempotency-Key") != "" {
+	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a stream: give each push its own idempotency_key")
 	}
 	s := &pushStream{
-		call: c, conn: http.NewResponseController(c.w),
+		call: c, conn: http.NewResponseController(c.W),
 		items:  make(chan streamItem, streamWindow/streamMinWeight+1),
 		window: semaphore.NewWeighted(streamWindow), work: make(chan streamItem),
 	}
@@ -108,16 +109,16 @@ func (s *pushStream) serve() {
 	// HTTP/2 needs no permission, and without a connection there is nothing to
 	// permit. An error here shows as an early end of the body.
 	_ = s.conn.EnableFullDuplex()
-	header := s.call.w.Header()
+	header := s.call.W.Header()
 	header.Set("Content-Type", contentLines)
-	if s.call.r.ProtoMajor == 1 {
+	if s.call.R.ProtoMajor == 1 {
 		// The server may end a stream in the middle of its body. Nothing of the
 		// rest must be taken for another request.
 		header.Set("Connection", "close")
 	}
-	s.call.status = http.StatusOK
-	if s.call.r.Header.Get("Expect") == "" { // else the header must not come before "100 Continue"
-		s.call.w.WriteHeader(http.StatusOK)
+	s.call.Status = http.StatusOK
+	if s.call.R.Header.Get("Expect") == "" { // else the header must not come before "100 Continue"
+		s.call.W.WriteHeader(http.StatusOK)
 		_ = s.write(nil)
 	}
 
@@ -165,7 +166,7 @@ func (s *pushStream) Read(p []byte) (int, error) {
 	if err := s.setReadDeadline(by); err != nil {
 		return 0, err
 	}
-	n, err := s.call.r.Body.Read(p)
+	n, err := s.call.R.Body.Read(p)
 	stop := s.setReadDeadline(time.Time{})
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
@@ -199,7 +200,7 @@ func (s *pushStream) readLines() {
 			s.end = fmt.Errorf("the reader of a stream panicked: %v\n%s", v, debug.Stack())
 		}
 	}()
-	lines := bufio.NewReaderSize(s, largeBody)
+	lines := bufio.NewReaderSize(s, httpcall.LargeBody)
 	for {
 		item, line, err := s.readLine(lines)
 		// A line is whole with its end, or at the end of the body.
@@ -261,7 +262,7 @@ func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item strea
 func (s *pushStream) acquire(item streamItem) {
 	_ = s.window.Acquire(context.Background(), item.weight)
 	if item.large {
-		s.call.api.large <- struct{}{}
+		s.call.api.shared.Large <- struct{}{}
 	}
 }
 
@@ -297,7 +298,7 @@ func (s *pushStream) accept(item streamItem, line []byte) {
 // for are with a worker already.
 func (s *pushStream) push(item streamItem) {
 	// What was read is pushed, also when its caller has gone away.
-	ctx := context.WithoutCancel(s.call.r.Context())
+	ctx := context.WithoutCancel(s.call.R.Context())
 	for more := true; more; item, more = <-s.work {
 		item.wait()
 		item.runWithin(ctx, s.call.api, s.call.key)
@@ -307,7 +308,7 @@ func (s *pushStream) push(item streamItem) {
 
 func (s *pushStream) freePlace(item streamItem) {
 	if item.large {
-		<-s.call.api.large
+		<-s.call.api.shared.Large
 	}
 }
 
@@ -321,7 +322,7 @@ func (s *pushStream) writeResults() {
 		if !open {
 			break
 		}
-		w.buf = append(a.appendItem(c, w.buf, item.pushItem), '\n')
+		w.buf = append(c.appendItem(w.buf, item.pushItem), '\n')
 		item.push, item.result = nil, nil // pushOrder may still know the item
 		if len(w.buf) >= streamFlush {
 			w.flush()
@@ -329,7 +330,7 @@ func (s *pushStream) writeResults() {
 		s.window.Release(item.weight)
 	}
 	if s.end != nil && !w.failed {
-		p := explain(s.end)
+		p := httpcall.Explain(s.end)
 		a.metrics.problem(&p)
 		w.buf = append(appendItemProblem(w.buf, &p, `,"end":true`), '\n')
 	}
@@ -342,7 +343,7 @@ func (s *pushStream) write(piece []byte) error {
 	_ = s.conn.SetWriteDeadline(time.Now().Add(streamStall))
 	defer func() { _ = s.conn.SetWriteDeadline(time.Time{}) }()
 	if len(piece) > 0 {
-		if _, err := s.call.w.Write(piece); err != nil {
+		if _, err := s.call.W.Write(piece); err != nil {
 			return err
 		}
 	}

@@ -45,7 +45,7 @@ type tokenView struct {
 // newToken answers POST /v1/tokens. It is the only time that the token is
 // shown: the server keeps its hash.
 func (a *API) newToken(c *call) error {
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -56,12 +56,12 @@ func (a *API) newToken(c *call) error {
 	if err := envelope.CheckName("user", req.user); err != nil {
 		return err
 	}
-	token, err := a.service.NewToken(c.ctx, req.user, req.ttl, req.token, req.single)
+	token, err := a.service.NewToken(c.Ctx, req.user, req.ttl, req.token, req.single)
 	if err != nil {
 		return err
 	}
-	c.w.Header().Set("Cache-Control", "no-store")
-	return c.reply(http.StatusCreated, tokenView{Token: token.Token, User: token.User, ExpiresMS: token.ExpiresMS})
+	c.W.Header().Set("Cache-Control", "no-store")
+	return c.Reply(http.StatusCreated, tokenView{Token: token.Token, User: token.User, ExpiresMS: token.ExpiresMS})
 }
 
 // revokeRequest is the body of POST /v1/tokens/revoke.
@@ -92,7 +92,7 @@ func (t *revokeRequest) Field(r *jsonread.Reader, name string) (err error) {
 // Sessions are closed unless "close" is false: who lost a token should not go
 // on with the connection that it opened.
 func (a *API) revokeTokens(c *call) error {
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -105,14 +105,14 @@ func (a *API) revokeTokens(c *call) error {
 	case req.token != "" && req.user != "":
 		return envelope.Invalid("user", "cannot be there beside token: name one of them")
 	case req.token != "":
-		n, err = a.service.RevokeToken(c.ctx, req.token, !req.keepOpen)
+		n, err = a.service.RevokeToken(c.Ctx, req.token, !req.keepOpen)
 	case req.user != "":
-		n, err = a.service.RevokeUser(c.ctx, req.user, !req.keepOpen)
+		n, err = a.service.RevokeUser(c.Ctx, req.user, !req.keepOpen)
 	default:
 		return envelope.Invalid("token", "is missing: name a token or a user")
 	}
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, map[string]int{"revoked": n})
+	return c.Reply(http.StatusOK, map[string]int{"revoked": n})
 }

@@ -74,23 +74,17 @@ type deviceView struct {
 	Pending    uint32 `json:"pending"`
 }
 
-// pathName is a name in the path, which ServeMux has unescaped.
-func (c *call) pathName(field string) (string, error) {
-	name := c.r.PathValue(field)
-	return name, envelope.CheckName(field, name)
-}
-
 // user answers GET /v1/users/{user}. A user whom nobody has seen is like any
 // other who is offline: there is no list of users to be missing from.
 func (a *API) user(c *call) error {
-	user, err := c.pathName("user")
+	user, err := c.PathName("user")
 	if err != nil {
 		return err
 	}
-	if err := c.known(); err != nil {
+	if err := c.Known(); err != nil {
 		return err
 	}
-	r, err := a.service.User(c.ctx, user)
+	r, err := a.service.User(c.Ctx, user)
 	if err != nil {
 		return err
 	}
@@ -103,7 +97,7 @@ func (a *API) user(c *call) error {
 	for _, d := range r.GetDevices() {
 		view.Devices = append(view.Devices, deviceView{Device: d.GetDevice(), LastSeenMS: d.GetSeenMs(), Pending: d.GetPending()})
 	}
-	return c.reply(http.StatusOK, view)
+	return c.Reply(http.StatusOK, view)
 }
 
 // decimal is a message id as JSON has it: a number of 64 bits would lose its
@@ -123,10 +117,10 @@ const maxIDs = 1000
 // usersOnline answers GET /v1/users?ids=a,b (also ids=a&ids=b, for names that
 // have a comma).
 func (a *API) usersOnline(c *call) error {
-	if err := c.known("ids"); err != nil {
+	if err := c.Known("ids"); err != nil {
 		return err
 	}
-	values := c.params()["ids"]
+	values := c.Params()["ids"]
 	users := values
 	if len(values) == 1 {
 		users = strings.Split(values[0], ",")
@@ -156,7 +150,7 @@ func (o *onlineRequest) Field(r *jsonread.Reader, name string) (err error) {
 
 // usersOnlineList answers POST /v1/users/online.
 func (a *API) usersOnlineList(c *call) error {
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -176,7 +170,7 @@ func (a *API) replyOnline(c *call, field string, users []string) error {
 			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), user)
 		}
 	}
-	online, err := a.service.Online(c.ctx, users)
+	online, err := a.service.Online(c.Ctx, users)
 	if err != nil {
 		return err
 	}
@@ -184,7 +178,7 @@ func (a *API) replyOnline(c *call, field string, users []string) error {
 	for i, user := range users {
 		views[i] = onlineView{User: user, Online: online[user] > 0, Sessions: online[user]}
 	}
-	return c.reply(http.StatusOK, map[string]any{"users": views})
+	return c.Reply(http.StatusOK, map[string]any{"users": views})
 }
 
 // kickRequest is the body of POST /v1/users/{user}/kick.
@@ -217,11 +211,11 @@ func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 // kick answers POST /v1/users/{user}/kick: it closes the user's sessions, all
 // of them when the request has no body.
 func (a *API) kick(c *call) error {
-	user, err := c.pathName("user")
+	user, err := c.PathName("user")
 	if err != nil {
 		return err
 	}
-	data, err := c.readBody()
+	data, err := c.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -234,9 +228,9 @@ func (a *API) kick(c *call) error {
 	if req.filter.Device != "" && req.filter.Session != "" {
 		return envelope.Invalid("session", "cannot be there beside device: name one of them, or neither for all sessions")
 	}
-	n, err := a.service.Kick(c.ctx, user, req.filter)
+	n, err := a.service.Kick(c.Ctx, user, req.filter)
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, map[string]int{"sessions": n})
+	return c.Reply(http.StatusOK, map[string]int{"sessions": n})
 }

@@ -1,4 +1,4 @@
-package httpapi
+package imgo2016
 
 import (
 	"encoding/json"
@@ -8,11 +8,12 @@ import (
 	"strconv"
 
 	"imgo/envelope"
+	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// imgoMessage is a message of /1/msg/get, in imgo 2016's order. gid was a
+// message is a message of /1/msg/get, in imgo 2016's order. gid was a
 // message group and always 0.
-type imgoMessage struct {
+type message struct {
 	Msg []byte `json:"msg"` // base64 in JSON
 	Mid int64  `json:"mid"` // Unix milliseconds
 	Gid uint   `json:"gid"`
@@ -34,19 +35,19 @@ func isCallback(name string) bool {
 	return name != "" && len(name) <= maxCallback
 }
 
-// imgoMsgGet answers GET /1/msg/get?uid=&mid=&token=&cb=: what was pushed to a
+// msgGet answers GET /1/msg/get?uid=&mid=&token=&cb=: what was pushed to a
 // user after mid (milliseconds, exclusive) while nobody acknowledged it, which
 // is deleted by being read. The client's own token must be the user's.
-func (a *API) imgoMsgGet(c *call) error {
-	cb := c.param("cb")
+func (a *API) msgGet(c *httpcall.Call) error {
+	cb := c.Param("cb")
 	if cb != "" && !isCallback(cb) {
 		return envelope.Invalid("cb", "must be the name of a JavaScript function")
 	}
-	messages, err := a.imgoTake(c)
+	messages, err := a.take(c)
 	ret := retMsgOK
 	if err != nil {
 		// Noted here and answered below, since the answer has the callback.
-		ret = retOf(a.note(c, err))
+		ret = retOf(c.Report(err))
 	}
 
 	b := make([]byte, 0, 256)
@@ -66,22 +67,22 @@ func (a *API) imgoMsgGet(c *call) error {
 	if cb != "" {
 		b = append(b, ')')
 	}
-	c.write(http.StatusOK, contentText, b)
+	c.Write(http.StatusOK, httpcall.ContentText, b)
 	return nil
 }
 
-// imgoTake checks in the order that imgo 2016 did.
-func (a *API) imgoTake(c *call) ([]imgoMessage, error) {
+// take checks in the order that imgo 2016 did.
+func (a *API) take(c *httpcall.Call) ([]message, error) {
 	for _, name := range []string{"uid", "mid", "token"} {
-		if c.param(name) == "" {
+		if c.Param(name) == "" {
 			return nil, envelope.Invalid(name, "is missing")
 		}
 	}
-	user, err := imgoUser(c.param("uid"))
+	user, err := user(c.Param("uid"))
 	if err != nil {
 		return nil, err
 	}
-	owner, err := a.service.CheckToken(c.ctx, c.param("token"))
+	owner, err := a.service.CheckToken(c.Ctx, c.Param("token"))
 	switch {
 	case errors.Is(err, envelope.ErrNotFound):
 		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
@@ -90,21 +91,21 @@ func (a *API) imgoTake(c *call) ([]imgoMessage, error) {
 	case owner != user:
 		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token is another user's")
 	}
-	after, err := strconv.ParseInt(c.param("mid"), 10, 64)
+	after, err := strconv.ParseInt(c.Param("mid"), 10, 64)
 	if err != nil {
 		return nil, envelope.Invalid("mid", "must be a whole number of milliseconds")
 	}
-	taken, err := a.service.Take(c.ctx, user, after, a.cfg.MaxTake)
+	taken, err := a.service.Take(c.Ctx, user, after, a.cfg.MaxTake)
 	if err != nil {
 		return nil, err
 	}
-	messages := make([]imgoMessage, 0, len(taken.GetMessages()))
+	messages := make([]message, 0, len(taken.GetMessages()))
 	for _, m := range taken.GetMessages() {
 		body := m.GetBody()
 		if body == nil {
 			body = []byte{} // nil would be null
 		}
-		messages = append(messages, imgoMessage{Msg: body, Mid: m.GetTimeMs()})
+		messages = append(messages, message{Msg: body, Mid: m.GetTimeMs()})
 	}
 	return messages, nil
 }

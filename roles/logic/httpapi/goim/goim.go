@@ -1,0 +1,71 @@
+// Package goim is the HTTP API of goim v2, exactly as its servers answered:
+// {"code","message","data"}, with status 200 even on error.
+//
+// It owns goim's paths, parameters and answers, and nothing else: package
+// httpapi lets callers in and counts them, and a Service does the work. Nothing
+// here is of use to new callers.
+package goim
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"time"
+
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// Service is what this API needs of role logic.
+type Service interface {
+	Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error)
+	Rooms(ctx context.Context) (map[string]uint32, error)
+	Stats(ctx context.Context) (logic.Stats, error)
+	Nodes(ctx context.Context) []logic.NodeInfo
+}
+
+// Config is what /goim/nodes/weighted tells clients of where to connect and how
+// often to beat. A zero field has the default that its comment names.
+type Config struct {
+	// Domain stands in where no comet says where its clients connect; the
+	// host that the caller asked.
+	Domain string
+	// The ports of clients; those that the comets say (wss: none).
+	TCPPort, WSPort, WSSPort int
+	// Heartbeat is how often to beat, HeartbeatMax after how many missed ones
+	// a client is gone; 4 min and 2.
+	Heartbeat    time.Duration
+	HeartbeatMax int
+}
+
+func (c Config) withDefaults() Config {
+	c.Heartbeat = cmp.Or(c.Heartbeat, 4*time.Minute)
+	c.HeartbeatMax = cmp.Or(c.HeartbeatMax, 2)
+	return c
+}
+
+// API has the handlers.
+type API struct {
+	cfg     Config
+	service Service
+}
+
+// New returns the API of a service.
+func New(cfg Config, service Service) *API {
+	return &API{cfg: cfg.withDefaults(), service: service}
+}
+
+// Routes are the API's paths. All of them are below /goim/.
+func (a *API) Routes() []httpcall.Route {
+	return []httpcall.Route{
+		{Path: "/goim/push/keys", Method: http.MethodPost, Handler: a.pushKeys},
+		{Path: "/goim/push/mids", Method: http.MethodPost, Handler: a.pushMids},
+		{Path: "/goim/push/room", Method: http.MethodPost, Handler: a.pushRoom},
+		{Path: "/goim/push/all", Method: http.MethodPost, Handler: a.pushAll},
+		{Path: "/goim/online/top", Method: http.MethodGet, Handler: a.onlineTop},
+		{Path: "/goim/online/room", Method: http.MethodGet, Handler: a.onlineRoom},
+		{Path: "/goim/online/total", Method: http.MethodGet, Handler: a.onlineTotal},
+		{Path: "/goim/nodes/weighted", Method: http.MethodGet, Handler: a.nodesWeighted},
+		{Path: "/goim/nodes/instances", Method: http.MethodGet, Handler: a.nodesInstances},
+	}
+}

@@ -1,0 +1,120 @@
+package goim
+
+import (
+	"strconv"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// pushKeys answers POST /goim/push/keys?operation=&keys=&keys=: to named
+// sessions, never kept.
+func (a *API) pushKeys(c *httpcall.Call) error {
+	b := bind(c)
+	op := b.integer("operation", 32)
+	if !b.ok(c) {
+		return nil
+	}
+	body, err := c.ReadBody()
+	if err != nil {
+		return refuse(c, err)
+	}
+	named := b.query["keys"]
+	if len(named) == 0 {
+		return refuse(c, envelope.Invalid("keys", "is missing"))
+	}
+	keys := make([]string, 0, len(named))
+	for _, key := range named {
+		if key != "" { // goim passed over them
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		return replyData(c, nil)
+	}
+	// goim said -400 for every error of this one.
+	if err := a.do(c, &logic.PushCommand{Keys: keys, Op: int32(op), Body: body}); err != nil { // 32 bits
+		return refuse(c, err)
+	}
+	return replyData(c, nil)
+}
+
+// pushMids answers POST /goim/push/mids?operation=&mids=&mids=. The push is
+// kept: who is away gets it on return, which goim's callers could not have.
+// Members of 0 and below could not be reached in goim and are passed over.
+func (a *API) pushMids(c *httpcall.Call) error {
+	b := bind(c)
+	op := b.integer("operation", 32)
+	mids := b.integers("mids")
+	if !b.ok(c) {
+		return nil
+	}
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	users := make([]string, 0, len(mids))
+	for _, mid := range mids {
+		if mid > 0 {
+			users = append(users, strconv.FormatInt(mid, 10))
+		}
+	}
+	if len(users) == 0 {
+		return replyData(c, nil)
+	}
+	if err := a.do(c, &logic.PushCommand{Users: users, Op: int32(op), Body: body, Kept: true}); err != nil { // 32 bits
+		return err
+	}
+	return replyData(c, nil)
+}
+
+// pushRoom answers POST /goim/push/room?operation=&type=&room=.
+func (a *API) pushRoom(c *httpcall.Call) error {
+	b := bind(c)
+	op := b.integer("operation", 32)
+	kind, room := b.query.Get("type"), b.query.Get("room")
+	b.require("operation", "Op", op != 0)
+	b.require("type", "Type", kind != "")
+	b.require("room", "Room", room != "")
+	if !b.ok(c) {
+		return nil
+	}
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	if err := a.do(c, &logic.PushCommand{Room: roomName(kind, room), Op: int32(op), Body: body}); err != nil { // 32 bits
+		return err
+	}
+	return replyData(c, nil)
+}
+
+// pushAll answers POST /goim/push/all?operation=&speed=. speed throttled
+// goim's comets, which woke a goroutine for each message and session; ours
+// need no throttle, and it is only checked for being a number.
+func (a *API) pushAll(c *httpcall.Call) error {
+	b := bind(c)
+	op := b.integer("operation", 32)
+	b.integer("speed", 32)
+	b.require("operation", "Op", op != 0)
+	if !b.ok(c) {
+		return nil
+	}
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	if err := a.do(c, &logic.PushCommand{All: true, Op: int32(op), Body: body}); err != nil { // 32 bits
+		return err
+	}
+	return replyData(c, nil)
+}
+
+func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
+	_, err := a.service.Push(c.Ctx, cmd)
+	return err
+}
+
+// roomName is a room's id as goim's clients say it.
+func roomName(kind, room string) string { return kind + "://" + room }

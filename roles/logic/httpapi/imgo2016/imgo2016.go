@@ -1,0 +1,60 @@
+// Package imgo2016 is the HTTP API of imgo 2016, exactly as its servers
+// answered: {"ret":N}, with status 200 even on error.
+//
+// It owns the paths, parameters and answers of that API, and nothing else:
+// package httpapi lets callers in and counts them, and a Service does the work.
+// Nothing here is of use to new callers.
+package imgo2016
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// Service is what this API needs of role logic.
+type Service interface {
+	Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error)
+	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
+	Rooms(ctx context.Context) (map[string]uint32, error)
+	Stats(ctx context.Context) (logic.Stats, error)
+	CountByComet(ctx context.Context) (map[string]int, error)
+	ForgetComet(ctx context.Context, comet string) (int, error)
+	NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error)
+	CheckToken(ctx context.Context, token string) (string, error)
+}
+
+// Config has the bounds of this API.
+type Config struct {
+	// MaxUsers is how many users one push may name.
+	MaxUsers int
+	// MaxTake is how many messages one /1/msg/get returns.
+	MaxTake int
+}
+
+// API has the handlers.
+type API struct {
+	cfg     Config
+	service Service
+}
+
+// New returns the API of a service.
+func New(cfg Config, service Service) *API { return &API{cfg: cfg, service: service} }
+
+// Routes are the API's paths. All of them are below /1/.
+func (a *API) Routes() []httpcall.Route {
+	return []httpcall.Route{
+		{Path: "/1/push", Method: http.MethodPost, Handler: a.push},
+		{Path: "/1/pushs", Method: http.MethodPost, Handler: a.pushMany},
+		{Path: "/1/push/room", Method: http.MethodPost, Handler: a.pushRoom},
+		{Path: "/1/push/all", Method: http.MethodPost, Handler: a.pushAll},
+		{Path: "/1/count", Method: http.MethodGet, Handler: a.count},
+		{Path: "/1/server/del", Method: http.MethodPost, Handler: a.serverDel},
+		{Path: "/1/admin/token/new", Method: http.MethodPost, Handler: a.tokenNew},
+		{Path: "/1/msg/get", Method: http.MethodGet, Handler: a.msgGet},
+	}
+}

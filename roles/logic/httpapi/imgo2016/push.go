@@ -1,0 +1,111 @@
+package imgo2016
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+
+	"imgo/envelope"
+	"imgo/internal/jsonread"
+	"imgo/protocol"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// user is a 2016 user id as imgo has it: the decimal form of a number
+// that is not negative. uid=-1 once killed the router.
+func user(uid string) (string, error) {
+	n, err := strconv.ParseInt(uid, 10, 64)
+	if err != nil || n < 0 {
+		return "", envelope.Invalid("uid", fmt.Sprintf("must be a whole number from 0 to %d", int64(math.MaxInt64)))
+	}
+	return strconv.FormatInt(n, 10), nil
+}
+
+// push answers POST /1/push?uid=: kept, as imgo 2016 kept it for a user
+// who was away.
+func (a *API) push(c *httpcall.Call) error {
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	user, err := user(c.Param("uid"))
+	if err != nil {
+		return err
+	}
+	return a.do(c, &logic.PushCommand{Users: []string{user}, Body: body, Kept: true})
+}
+
+func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
+	cmd.Op = protocol.OpMessage
+	if _, err := a.service.Push(c.Ctx, cmd); err != nil {
+		return err
+	}
+	return replyRet(c, retOK)
+}
+
+// many is the body of /1/pushs. It is read as leniently as imgo 2016 read
+// it: its callers send what they send.
+type many struct {
+	Message json.RawMessage `json:"m"`
+	Users   []int64         `json:"u"`
+}
+
+// pushMany answers POST /1/pushs. imgo 2016 forgot the users who were away.
+func (a *API) pushMany(c *httpcall.Call) error {
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	var many many
+	if jsonread.TooDeep(body, jsonread.MaxDepth) {
+		return envelope.Invalid("m", fmt.Sprintf("is nested more than %d deep", jsonread.MaxDepth))
+	}
+	if err := json.Unmarshal(body, &many); err != nil {
+		field := ""
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			field = wrong.Field
+		}
+		return envelope.Invalid(field, "must be as in {\"m\":<json>,\"u\":[1,2]}: "+err.Error())
+	}
+	if len(many.Users) > a.cfg.MaxUsers {
+		return envelope.Invalid("u", fmt.Sprintf("has more than %d entries", a.cfg.MaxUsers))
+	}
+	users := make([]string, len(many.Users))
+	for i, uid := range many.Users {
+		if uid < 0 {
+			return envelope.Invalid(fmt.Sprintf("u[%d]", i), "must not be negative")
+		}
+		users[i] = strconv.FormatInt(uid, 10)
+	}
+	if len(users) == 0 {
+		return replyRet(c, retOK) // to nobody, as it always was
+	}
+	return a.do(c, &logic.PushCommand{Users: users, Body: many.Message, Kept: true})
+}
+
+// pushRoom answers POST /1/push/room?rid=&ensure=. ensure asked the old job
+// not to drop the message when it was full, which is always so now.
+func (a *API) pushRoom(c *httpcall.Call) error {
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	rid, err := strconv.ParseInt(c.Param("rid"), 10, 32)
+	if err != nil {
+		return envelope.Invalid("rid", "must be a whole number of 32 bits")
+	}
+	return a.do(c, &logic.PushCommand{Room: strconv.FormatInt(rid, 10), Body: body})
+}
+
+// pushAll answers POST /1/push/all.
+func (a *API) pushAll(c *httpcall.Call) error {
+	body, err := c.ReadBody()
+	if err != nil {
+		return err
+	}
+	return a.do(c, &logic.PushCommand{All: true, Body: body})
+}

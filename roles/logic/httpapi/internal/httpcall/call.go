@@ -1,0 +1,250 @@
+// Package httpcall is one HTTP request under way, as the APIs of all
+// generations see it: its query, its body within the bounds, its answer, and
+// how an error is told to the caller.
+//
+// It guarantees that a body over the limit is refused without being read whole,
+// and that few large bodies are in memory at once. It knows no path, and
+// decides nothing about callers.
+package httpcall
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"imgo/envelope"
+)
+
+// Shared is what all calls of an API have in common.
+type Shared struct {
+	// MaxBody is the largest request body in bytes.
+	MaxBody int64
+	// Large has room for the large bodies that may be in memory at once. A
+	// value in it is a place that is taken.
+	Large chan struct{}
+	// Report counts an error, logs it if it is the server's fault, and returns
+	// what the caller is told.
+	Report func(c *Call, err error) Problem
+}
+
+// Call is one request under way. It belongs to its handler's goroutine.
+type Call struct {
+	W http.ResponseWriter
+	R *http.Request
+	// Ctx ends with the request or after its bound.
+	Ctx context.Context
+	// Status is what was answered; 0: nothing yet.
+	Status int
+	// Caller is the caller's name for the log and the metrics.
+	Caller string
+
+	shared *Shared
+	query  url.Values
+	// placed: the call holds one of the places for large bodies.
+	placed bool
+}
+
+// New begins a call. Finish has to be called when it is answered.
+func New(shared *Shared, w http.ResponseWriter, r *http.Request) *Call {
+	return &Call{W: w, R: r, Ctx: r.Context(), Caller: "none", shared: shared}
+}
+
+// Finish frees what the call holds.
+func (c *Call) Finish() {
+	if c.placed {
+		<-c.shared.Large
+		c.placed = false
+	}
+}
+
+// Report counts and logs an error that the handler answers itself, and returns
+// what the caller is told.
+func (c *Call) Report(err error) Problem { return c.shared.Report(c, err) }
+
+// Handler answers one request, or returns the error that the API's form shows.
+type Handler func(*Call) error
+
+// Form is how one API tells of problems.
+type Form struct {
+	Problem func(*Call, Problem)
+	// WrongMethod answers a method that a path does not have. allowed is nil
+	// where the API has no such path.
+	WrongMethod func(c *Call, path string, allowed []string)
+	// Head: HEAD is answered like GET. The ancestors refuse it.
+	Head bool
+}
+
+// Route is a method of a path.
+type Route struct {
+	Path, Method string
+	Handler      Handler
+}
+
+// Param is the first value of a query parameter, "" without one.
+func (c *Call) Param(name string) string { return c.Params().Get(name) }
+
+func (c *Call) Params() url.Values {
+	if c.query == nil {
+		c.query = c.R.URL.Query()
+	}
+	return c.query
+}
+
+// Number is a whole number of the query between lo and hi; def without one.
+func (c *Call) Number(name string, def, lo, hi int64) (int64, error) {
+	text := c.Param(name)
+	if text == "" {
+		return def, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < lo || n > hi {
+		return 0, envelope.Invalid(name, fmt.Sprintf("must be a whole number from %d to %d", lo, hi))
+	}
+	return n, nil
+}
+
+// Known refuses query parameters that the route does not have: a misspelt one
+// would be a filter that filters nothing.
+func (c *Call) Known(names ...string) error {
+	for name := range c.Params() {
+		ok := false
+		for _, n := range names {
+			ok = ok || n == name
+		}
+		if !ok {
+			return envelope.Invalid(name, "is not a parameter of this path; it has "+list(names))
+		}
+	}
+	return nil
+}
+
+// PathName is a name in the path, which ServeMux has unescaped.
+func (c *Call) PathName(field string) (string, error) {
+	name := c.R.PathValue(field)
+	return name, envelope.CheckName(field, name)
+}
+
+// list is names as a person writes them; "none" without any.
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// LargeBody is the size from which a body takes one of the places of Shared.Large.
+const LargeBody = 64 << 10
+
+// ReadBody reads the request's body, once. A length above the limit is refused
+// before a byte of it is read; one that was not announced, as soon as it is
+// passed. The memory grows with what has arrived, not with what was announced.
+// The place that a large body takes is free again when the call ends.
+func (c *Call) ReadBody() ([]byte, error) {
+	limit := c.shared.MaxBody
+	length := c.R.ContentLength
+	if length > limit {
+		c.W.Header().Set("Connection", "close")
+		return nil, tooLarge(limit)
+	}
+	if c.R.Body == nil || length == 0 {
+		return nil, nil
+	}
+	size := int64(512)
+	if length > 0 {
+		size = min(length, LargeBody)
+	}
+	body := http.MaxBytesReader(c.W, c.R.Body, limit)
+	buf := make([]byte, 0, size)
+	for {
+		if len(buf) == cap(buf) {
+			if int64(len(buf)) == length {
+				break // exactly what was announced; there is no more
+			}
+			if !c.placed && len(buf) >= LargeBody {
+				if err := c.takePlace(); err != nil {
+					return nil, err
+				}
+			}
+			next := int64(cap(buf)) * 2
+			if length > 0 {
+				next = min(next, length)
+			}
+			grown := make([]byte, len(buf), next)
+			copy(grown, buf)
+			buf = grown
+		}
+		n, err := body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		var over *http.MaxBytesError
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, io.EOF):
+		case errors.As(err, &over):
+			return nil, tooLarge(limit)
+		case c.R.Context().Err() != nil:
+			return nil, fmt.Errorf("read the request body: %w", c.R.Context().Err())
+		default:
+			return nil, envelope.Invalid("", "the request body ended early or came too slowly")
+		}
+		break
+	}
+	return buf, nil
+}
+
+func tooLarge(limit int64) error {
+	return envelope.Errorf(envelope.CodeTooLarge, "the request body is over the limit of %d bytes (http.body_limit)", limit)
+}
+
+// takePlace waits for one of the places for large bodies.
+func (c *Call) takePlace() error {
+	select {
+	case c.shared.Large <- struct{}{}:
+		c.placed = true
+		return nil
+	case <-c.Ctx.Done():
+		return envelope.Errorf(envelope.CodeUnavailable, "the server has as many large requests as it can hold; try again")
+	}
+}
+
+// Write answers with a status and a body.
+func (c *Call) Write(status int, contentType string, body []byte) {
+	c.Status = status
+	h := c.W.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	c.W.WriteHeader(status)
+	// An error means that the caller went away, and then nobody is there to
+	// be told. net/http itself drops the body of a HEAD.
+	_, _ = c.W.Write(body)
+}
+
+const (
+	ContentJSON = "application/json"
+	ContentText = "text/plain; charset=utf-8"
+)
+
+// Reply answers with v as JSON.
+func (c *Call) Reply(status int, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	c.Write(status, ContentJSON, append(data, '\n'))
+	return nil
+}
+
+// SetRetryAfter sets the header Retry-After, rounded up to whole seconds,
+// where d is above 0.
+func (c *Call) SetRetryAfter(d time.Duration) {
+	if d > 0 {
+		c.W.Header().Set("Retry-After", strconv.Itoa(int((d+time.Second-1)/time.Second)))
+	}
+}

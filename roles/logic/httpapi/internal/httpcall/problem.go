@@ -1,0 +1,88 @@
+package httpcall
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"imgo/envelope"
+)
+
+// Codes that only the HTTP side has, beside envelope's.
+const (
+	CodeMethod    envelope.Code = "method_not_allowed"
+	CodeForbidden envelope.Code = "forbidden"
+)
+
+// StatusClientGone is what the metrics and the access log show for a caller
+// that went away before its answer; nobody is there to read it.
+const StatusClientGone = 499
+
+// Problem is an error as a caller gets it, whatever form its API has.
+type Problem struct {
+	Status  int
+	Code    envelope.Code
+	Message string
+	Field   string
+	// RetryAfter, when above 0, becomes the header Retry-After.
+	RetryAfter time.Duration
+	// Hidden is the cause of a problem of ours, for the log.
+	Hidden error
+}
+
+// Limited is the error of a caller above its rate.
+type Limited struct {
+	Cause      *envelope.Error
+	RetryAfter time.Duration
+}
+
+func (e *Limited) Error() string { return e.Cause.Error() }
+func (e *Limited) Unwrap() error { return e.Cause }
+
+// Explain turns an error into what the caller is told. What has no identity
+// (*envelope.Error in its chain) is ours: the caller learns that it happened
+// and nothing else.
+func Explain(err error) Problem {
+	var e *envelope.Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, context.DeadlineExceeded):
+		e = envelope.Errorf(envelope.CodeUnavailable, "the server took too long; whether it was done is not known, so try again with the same idempotency key")
+	case errors.Is(err, context.Canceled):
+		return Problem{Status: StatusClientGone, Code: envelope.CodeUnavailable, Message: "the caller went away"}
+	default:
+		e = &envelope.Error{Code: envelope.CodeInternal}
+	}
+
+	p := Problem{Code: e.Code, Message: e.Error(), Field: e.Field, Hidden: err}
+	switch e.Code {
+	case envelope.CodeInvalid:
+		p.Status, p.Hidden = http.StatusBadRequest, nil
+	case envelope.CodeUnauthorized, envelope.CodeExpired, envelope.CodeRevoked:
+		p.Status, p.Hidden = http.StatusUnauthorized, nil
+	case CodeForbidden:
+		p.Status, p.Hidden = http.StatusForbidden, nil
+	case envelope.CodeNotFound:
+		p.Status, p.Hidden = http.StatusNotFound, nil
+	case CodeMethod:
+		p.Status, p.Hidden = http.StatusMethodNotAllowed, nil
+	case envelope.CodeTooLarge:
+		p.Status, p.Hidden = http.StatusRequestEntityTooLarge, nil
+	case envelope.CodeRateLimited, envelope.CodeTooMany:
+		p.Status, p.RetryAfter, p.Hidden = http.StatusTooManyRequests, time.Second, nil
+		var l *Limited
+		if errors.As(err, &l) {
+			p.RetryAfter = l.RetryAfter
+		}
+	case envelope.CodeDiskFull:
+		p.Status = http.StatusInsufficientStorage
+	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeClosed:
+		// Which of the three is the server's affair: all mean "try again".
+		p.Status, p.Code, p.RetryAfter = http.StatusServiceUnavailable, envelope.CodeUnavailable, time.Second
+	default:
+		p.Status, p.Code, p.Field = http.StatusInternalServerError, envelope.CodeInternal, ""
+		p.Message = "the server failed; its log says why"
+	}
+	return p
+}

@@ -1,0 +1,55 @@
+// Package views has what more than one of the APIs shows of nodes and rooms. It
+// computes and asks nobody.
+package views
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"imgo/roles/logic"
+)
+
+// Room is one room of GET /v1/rooms.
+type Room struct {
+	Room     string `json:"room"`
+	Sessions uint32 `json:"sessions"`
+}
+
+// FullestRooms are the rooms that begin with prefix, by members and then by name.
+func FullestRooms(counts map[string]uint32, prefix string) []Room {
+	list := []Room{}
+	for room, n := range counts {
+		if n > 0 && strings.HasPrefix(room, prefix) {
+			list = append(list, Room{Room: room, Sessions: n})
+		}
+	}
+	slices.SortFunc(list, func(x, y Room) int {
+		return cmp.Or(cmp.Compare(y.Sessions, x.Sessions), cmp.Compare(x.Room, y.Room))
+	})
+	return list
+}
+
+// Comets returns the nodes that hold connections.
+func Comets(nodes []logic.NodeInfo) []logic.NodeInfo {
+	var list []logic.NodeInfo
+	for _, n := range nodes {
+		if slices.Contains(n.Roles, "comet") {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// Weight is how many clients a comet should have in proportion to others.
+func Weight(n logic.NodeInfo) int { return max(n.Weight, 1) }
+
+// Bare is an address without its scheme (tls://, wss://) and path, if it has
+// them.
+func Bare(address string) string {
+	if _, rest, ok := strings.Cut(address, "://"); ok {
+		address = rest
+	}
+	address, _, _ = strings.Cut(address, "/")
+	return address
+}
