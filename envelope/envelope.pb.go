@@ -4223,12 +4223,18 @@ func (x *StatusReply) GetSessions() uint32 {
 	return 0
 }
 
-// Failure is an Error on its way from node to node.
+// Failure is an error on its way from node to node.
 type Failure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code, field and message are those of the Error that was returned; code is
+	// empty for an error of another type.
+	Code    string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Field   string `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// text is the whole error's text.
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// timed_out reports that the handler ran out of time.
+	TimedOut      bool `protobuf:"varint,5,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4284,7 +4290,21 @@ func (x *Failure) GetMessage() string {
 	return ""
 }
 
-// Empty answers calls that have nothing to say.
+func (x *Failure) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Failure) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
+// Empty is the reply of calls that return nothing but an error.
 type Empty struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4321,29 +4341,29 @@ func (*Empty) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
-// Calls are calls of one node by another that go together: there are too many
-// of them for a gRPC call each.
-type Calls struct {
+// CallParts is one message of the stream that carries the calls of one node to
+// another, and their replies back.
+type CallParts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Calls         []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	Parts         []*CallPart            `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Calls) Reset() {
-	*x = Calls{}
+func (x *CallParts) Reset() {
+	*x = CallParts{}
 	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Calls) String() string {
+func (x *CallParts) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Calls) ProtoMessage() {}
+func (*CallParts) ProtoMessage() {}
 
-func (x *Calls) ProtoReflect() protoreflect.Message {
+func (x *CallParts) ProtoReflect() protoreflect.Message {
 	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -4355,50 +4375,59 @@ func (x *Calls) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Calls.ProtoReflect.Descriptor instead.
-func (*Calls) Descriptor() ([]byte, []int) {
+// Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
+func (*CallParts) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
-func (x *Calls) GetCalls() []*Call {
+func (x *CallParts) GetParts() []*CallPart {
 	if x != nil {
-		return x.Calls
+		return x.Parts
 	}
 	return nil
 }
 
-type Call struct {
+// CallPart is a request or a reply, or a part of one that is large. Parts of
+// different calls may alternate, the parts of one call are in order.
+type CallPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// id is the caller's, and is in the answer.
-	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// method is the gRPC method that this call stands for.
-	Method  string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
-	Request []byte `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
-	// timeout_us is how long the caller waits, in microseconds.
-	TimeoutUs uint64 `protobuf:"varint,4,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
-	// generation is the one of the kept topic that the call is of; 0: any.
-	Generation uint32 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
-	// gone: the caller of the call with the id does not wait any more. Nothing
-	// else is set then.
-	Gone          bool `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"`
+	// call is the caller's number for the call, unique in its stream.
+	Call uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	// data is the request or the reply, a message of this package, or a part of
+	// it. A part with more set is followed by another of the same call.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	More bool   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// size is the length of all parts together, in bytes. Only the first part of
+	// several has it.
+	Size uint32 `protobuf:"varint,9,opt,name=size,proto3" json:"size,omitempty"`
+	// Only in a request's first part: the name of the method, how long the caller
+	// waits, in microseconds, and the generation of the kept topic that the call
+	// is for, 0 for any.
+	Method     string `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	TimeoutUs  uint64 `protobuf:"varint,5,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	Generation uint32 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// cancel: the caller of this call no longer waits. Nothing else is set then.
+	Cancel bool `protobuf:"varint,7,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// Only in a reply, in place of data: the call failed.
+	Failure       *Failure `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Call) Reset() {
-	*x = Call{}
+func (x *CallPart) Reset() {
+	*x = CallPart{}
 	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Call) String() string {
+func (x *CallPart) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Call) ProtoMessage() {}
+func (*CallPart) ProtoMessage() {}
 
-func (x *Call) ProtoReflect() protoreflect.Message {
+func (x *CallPart) ProtoReflect() protoreflect.Message {
 	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -4410,170 +4439,68 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Call.ProtoReflect.Descriptor instead.
-func (*Call) Descriptor() ([]byte, []int) {
+// Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
+func (*CallPart) Descriptor() ([]byte, []int) {
 	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
-func (x *Call) GetId() uint64 {
+func (x *CallPart) GetCall() uint64 {
 	if x != nil {
-		return x.Id
+		return x.Call
 	}
 	return 0
 }
 
-func (x *Call) GetMethod() string {
+func (x *CallPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *CallPart) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *CallPart) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CallPart) GetMethod() string {
 	if x != nil {
 		return x.Method
 	}
 	return ""
 }
 
-func (x *Call) GetRequest() []byte {
-	if x != nil {
-		return x.Request
-	}
-	return nil
-}
-
-func (x *Call) GetTimeoutUs() uint64 {
+func (x *CallPart) GetTimeoutUs() uint64 {
 	if x != nil {
 		return x.TimeoutUs
 	}
 	return 0
 }
 
-func (x *Call) GetGeneration() uint32 {
+func (x *CallPart) GetGeneration() uint32 {
 	if x != nil {
 		return x.Generation
 	}
 	return 0
 }
 
-func (x *Call) GetGone() bool {
+func (x *CallPart) GetCancel() bool {
 	if x != nil {
-		return x.Gone
+		return x.Cancel
 	}
 	return false
 }
 
-// Answers are the answers to some calls, in any order.
-type Answers struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Answers) Reset() {
-	*x = Answers{}
-	mi := &file_envelope_proto_msgTypes[67]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Answers) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Answers) ProtoMessage() {}
-
-func (x *Answers) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Answers.ProtoReflect.Descriptor instead.
-func (*Answers) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
-}
-
-func (x *Answers) GetAnswers() []*Answer {
-	if x != nil {
-		return x.Answers
-	}
-	return nil
-}
-
-type Answer struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Reply []byte                 `protobuf:"bytes,2,opt,name=reply,proto3" json:"reply,omitempty"`
-	// status is the gRPC status of a call that failed; 0: it did not.
-	Status uint32 `protobuf:"varint,3,opt,name=status,proto3" json:"status,omitempty"`
-	Text   string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
-	// failure is the identity of the error, where it has one.
-	Failure       *Failure `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Answer) Reset() {
-	*x = Answer{}
-	mi := &file_envelope_proto_msgTypes[68]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Answer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Answer) ProtoMessage() {}
-
-func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
-func (*Answer) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
-}
-
-func (x *Answer) GetId() uint64 {
-	if x != nil {
-		return x.Id
-	}
-	return 0
-}
-
-func (x *Answer) GetReply() []byte {
-	if x != nil {
-		return x.Reply
-	}
-	return nil
-}
-
-func (x *Answer) GetStatus() uint32 {
-	if x != nil {
-		return x.Status
-	}
-	return 0
-}
-
-func (x *Answer) GetText() string {
-	if x != nil {
-		return x.Text
-	}
-	return ""
-}
-
-func (x *Answer) GetFailure() *Failure {
+func (x *CallPart) GetFailure() *Failure {
 	if x != nil {
 		return x.Failure
 	}
@@ -4926,32 +4853,29 @@ const file_envelope_proto_rawDesc = "" +
 	"\vStatusReply\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
-	"\bsessions\x18\x03 \x01(\rR\bsessions\"M\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\"~\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\a\n" +
-	"\x05Empty\"5\n" +
-	"\x05Calls\x12,\n" +
-	"\x05calls\x18\x01 \x03(\v2\x16.imgo.envelope.v1.CallR\x05calls\"\x9b\x01\n" +
-	"\x04Call\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
-	"\x06method\x18\x02 \x01(\tR\x06method\x12\x18\n" +
-	"\arequest\x18\x03 \x01(\fR\arequest\x12\x1d\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x1b\n" +
+	"\ttimed_out\x18\x05 \x01(\bR\btimedOut\"\a\n" +
+	"\x05Empty\"=\n" +
+	"\tCallParts\x120\n" +
+	"\x05parts\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.CallPartR\x05parts\"\xfe\x01\n" +
+	"\bCallPart\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x12\n" +
+	"\x04size\x18\t \x01(\rR\x04size\x12\x16\n" +
+	"\x06method\x18\x04 \x01(\tR\x06method\x12\x1d\n" +
 	"\n" +
-	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x1e\n" +
+	"timeout_us\x18\x05 \x01(\x04R\ttimeoutUs\x12\x1e\n" +
 	"\n" +
-	"generation\x18\x05 \x01(\rR\n" +
-	"generation\x12\x12\n" +
-	"\x04gone\x18\x06 \x01(\bR\x04gone\"=\n" +
-	"\aAnswers\x122\n" +
-	"\aanswers\x18\x01 \x03(\v2\x18.imgo.envelope.v1.AnswerR\aanswers\"\x8f\x01\n" +
-	"\x06Answer\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
-	"\x05reply\x18\x02 \x01(\fR\x05reply\x12\x16\n" +
-	"\x06status\x18\x03 \x01(\rR\x06status\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
-	"\afailure\x18\x05 \x01(\v2\x19.imgo.envelope.v1.FailureR\afailureB\x0fZ\rimgo/envelopeb\x06proto3"
+	"generation\x18\x06 \x01(\rR\n" +
+	"generation\x12\x16\n" +
+	"\x06cancel\x18\a \x01(\bR\x06cancel\x123\n" +
+	"\afailure\x18\b \x01(\v2\x19.imgo.envelope.v1.FailureR\afailureB\x0fZ\rimgo/envelopeb\x06proto3"
 
 var (
 	file_envelope_proto_rawDescOnce sync.Once
@@ -4965,7 +4889,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),          // 0: imgo.envelope.v1.Record
 	(*Push)(nil),            // 1: imgo.envelope.v1.Push
@@ -5032,15 +4956,13 @@ var file_envelope_proto_goTypes = []any{
 	(*StatusReply)(nil),     // 62: imgo.envelope.v1.StatusReply
 	(*Failure)(nil),         // 63: imgo.envelope.v1.Failure
 	(*Empty)(nil),           // 64: imgo.envelope.v1.Empty
-	(*Calls)(nil),           // 65: imgo.envelope.v1.Calls
-	(*Call)(nil),            // 66: imgo.envelope.v1.Call
-	(*Answers)(nil),         // 67: imgo.envelope.v1.Answers
-	(*Answer)(nil),          // 68: imgo.envelope.v1.Answer
-	nil,                     // 69: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 70: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 71: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 72: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 73: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*CallParts)(nil),       // 65: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),        // 66: imgo.envelope.v1.CallPart
+	nil,                     // 67: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                     // 68: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                     // 69: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                     // 70: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                     // 71: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -5079,10 +5001,10 @@ var file_envelope_proto_depIdxs = []int32{
 	32, // 33: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
 	15, // 34: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
 	26, // 35: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	69, // 36: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	70, // 37: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	71, // 38: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	72, // 39: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	67, // 36: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	68, // 37: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	69, // 38: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	70, // 39: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
 	26, // 40: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
 	18, // 41: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
 	19, // 42: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
@@ -5097,17 +5019,16 @@ var file_envelope_proto_depIdxs = []int32{
 	50, // 51: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
 	51, // 52: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
 	15, // 53: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	73, // 54: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	71, // 54: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
 	26, // 55: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
 	60, // 56: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	66, // 57: imgo.envelope.v1.Calls.calls:type_name -> imgo.envelope.v1.Call
-	68, // 58: imgo.envelope.v1.Answers.answers:type_name -> imgo.envelope.v1.Answer
-	63, // 59: imgo.envelope.v1.Answer.failure:type_name -> imgo.envelope.v1.Failure
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	66, // 57: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	63, // 58: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -5121,7 +5042,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   74,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,13 +6,6 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// message is what a vtprotobuf message can do.
-type message interface {
-	SizeVT() int
-	MarshalToSizedBufferVT([]byte) (int, error)
-	UnmarshalVT([]byte) error
-}
-
 // codec is gRPC's "proto" by the generated code of vtprotobuf, which needs no
 // reflection. It is given to each server and connection, not registered: gRPC's
 // registry is global.

@@ -6,99 +6,70 @@ import (
 	"fmt"
 	"strings"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"imgo/envelope"
 )
 
-// maxErrorText bounds the text of an error on the wire, in bytes.
+// maxErrorText bounds each text of an error on the wire, in bytes.
 const maxErrorText = 4 << 10
 
-// callError is an error that another node answered, or that kept a call from it.
+// callError is the error of a call. It stands for several errors, which
+// errors.Is and errors.As find: an envelope.Error, and a context's error.
 type callError struct {
 	text string
-	// is are the errors that it stands for: the envelope.Error of the other
-	// node, a context's error.
-	is []error
+	is   []error
 }
 
 func (e *callError) Error() string   { return e.text }
 func (e *callError) Unwrap() []error { return e.is }
 
-// toStatus is a handler's error on its way to the caller.
-func toStatus(err error) error {
-	code := codes.Unknown
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		code = codes.DeadlineExceeded
-	case errors.Is(err, context.Canceled):
-		code = codes.Canceled
-	}
-	failure := &envelope.Failure{}
+// newFailure encodes the error of a handler.
+func newFailure(err error) *envelope.Failure {
+	f := &envelope.Failure{Text: validText(err.Error()), TimedOut: errors.Is(err, context.DeadlineExceeded)}
 	var e *envelope.Error
-	if errors.As(err, &e) {
-		failure.Code, failure.Field, failure.Message = string(e.Code), valid(e.Field), valid(e.Message)
+	switch {
+	case errors.As(err, &e):
+		f.Code, f.Field, f.Message = string(e.Code), validText(e.Field), validText(e.Message)
+	case f.TimedOut || errors.Is(err, context.Canceled):
+		// The handler ran out of time, or its role stops: worth another try.
+		f.Code, f.Message = string(envelope.CodeUnavailable), f.Text
 	}
-	st := status.New(code, valid(err.Error()))
-	if with, derr := st.WithDetails(failure); derr == nil {
-		st = with
-	}
-	return st.Err()
+	return f
 }
 
-// valid is text that protobuf and a header take.
-func valid(s string) string {
+// validText returns s cut to what protobuf takes.
+func validText(s string) string {
 	if len(s) > maxErrorText {
 		s = s[:maxErrorText]
 	}
 	return strings.ToValidUTF8(s, "�")
 }
 
-// fromStatus is what a call's error means to its caller. ctx is the call's.
-func fromStatus(ctx context.Context, addr, method string, err error) error {
-	st, ok := status.FromError(err)
-	if !ok {
-		return fmt.Errorf("call %s of %s: %w", method, addr, err)
+// newCallError decodes the error that the handler in the other node returned.
+func newCallError(f *envelope.Failure) *callError {
+	e := &callError{text: f.Text}
+	if f.Code != "" {
+		e.is = append(e.is, &envelope.Error{Code: envelope.Code(f.Code), Field: f.Field, Message: f.Message})
 	}
-	for _, d := range st.Details() {
-		if f, ok := d.(*envelope.Failure); ok {
-			return answered(st, f)
-		}
+	if f.TimedOut {
+		e.is = append(e.is, context.DeadlineExceeded)
 	}
-	text := fmt.Sprintf("call %s of %s: %s", method, addr, st.Message())
-	unavailable := func(also ...error) error {
-		e := &envelope.Error{Code: envelope.CodeUnavailable, Message: text}
-		return &callError{text: text, is: append([]error{e}, also...)}
-	}
-	switch st.Code() {
-	case codes.DeadlineExceeded:
-		return unavailable(context.DeadlineExceeded)
-	case codes.Canceled:
-		// Without a cancelled caller it is the connection that was closed.
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return &callError{text: text, is: []error{context.Canceled}}
-		}
-		return unavailable()
-	case codes.Unavailable, codes.Unimplemented:
-		return unavailable()
-	case codes.ResourceExhausted:
-		return &callError{text: text, is: []error{&envelope.Error{Code: envelope.CodeTooLarge, Message: text}}}
-	}
-	return &callError{text: text, is: []error{&envelope.Error{Code: envelope.CodeInternal, Message: text}}}
+	return e
 }
 
-// answered is the error that the other node's handler returned.
-func answered(st *status.Status, f *envelope.Failure) error {
-	e := &callError{text: st.Message()}
-	switch {
-	case f.Code != "":
-		e.is = append(e.is, &envelope.Error{Code: envelope.Code(f.Code), Field: f.Field, Message: f.Message})
-	case st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled:
-		// The handler ran out of time or its role stops: worth another try.
-		e.is = append(e.is, &envelope.Error{Code: envelope.CodeUnavailable, Message: e.text})
+// errTooLarge is the error of a request or a reply over the limit.
+func errTooLarge(text string) *callError {
+	return &callError{text: text, is: []error{&envelope.Error{Code: envelope.CodeTooLarge, Message: text}}}
+}
+
+// callFailed is the error of a call that the other node did not answer, because
+// of err.
+func callFailed(addr, method string, err error) error {
+	text := fmt.Sprintf("call %s of %s: %v", method, addr, err)
+	if errors.Is(err, context.Canceled) { // only the caller does that
+		return &callError{text: text, is: []error{context.Canceled}}
 	}
-	if st.Code() == codes.DeadlineExceeded {
+	e := &callError{text: text, is: []error{&envelope.Error{Code: envelope.CodeUnavailable, Message: text}}}
+	if errors.Is(err, context.DeadlineExceeded) {
 		e.is = append(e.is, context.DeadlineExceeded)
 	}
 	return e

@@ -18,7 +18,8 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, side string) (*metrics, error) {
 	m := &metrics{
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "imgo_rpc_" + side + "_calls_total", Help: "Calls between nodes, by method and how they ended (ok or the error's code), as the " + side + " saw them.",
+			Name: "imgo_rpc_" + side + "_calls_total",
+			Help: "Calls between nodes, by method and how they ended (ok or the error's code), as the " + side + " saw them.",
 		}, []string{"method", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "imgo_rpc_" + side + "_call_seconds", Help: "How long calls between nodes took, as the " + side + " saw them.",
@@ -36,7 +37,7 @@ func newMetrics(reg prometheus.Registerer, side string) (*metrics, error) {
 	return m, nil
 }
 
-// called notes one call.
+// called counts one call.
 func (m *metrics) called(method string, since time.Time, err error) {
 	code := "ok"
 	if err != nil {

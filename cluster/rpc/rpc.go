@@ -1,21 +1,27 @@
-// Package rpc is how a role calls a role of another node: gRPC with the
-// messages of envelope, over connections that both sides have authenticated.
+// Package rpc carries the calls of one node's roles to the roles of another node.
 //
-// A Server offers what the roles of this node declare; a Pool has one
-// connection to each other node, made when it is first needed and made again
-// when it broke, and hands out the same interfaces. So the caller of a role
-// does not see whether it is in this process.
+// A Server offers the roles of this node. A Pool has one Peer for each other
+// node, and a Peer returns the same interfaces that the roles have. So the caller
+// of a role does not see whether the role is in this process.
 //
-// Guarantees: an envelope.Error keeps its identity (code, field, message) and
-// the text of the chain around it over the hop; every call has a deadline; a
-// call to a node that cannot be reached fails at once with
-// envelope.ErrUnavailable; a panic in a handler is an internal error of that
-// call. A call that failed may have been carried out all the same, and a call
-// may be carried out twice when its connection breaks: every method must be
-// safe to repeat.
+// All calls of one node to another go over one bidirectional gRPC stream, which
+// is opened at the first call and again after it broke. gRPC gives the connection:
+// security, flow control, keepalive and reconnection (docs/adr/0011-one-rpc-layer.md).
 //
-// It does not choose nodes, retry, or know who is alive: cluster/members says
-// that. A node does not call itself here; give the role itself to the caller.
+// Guarantees:
+//   - Both nodes of a connection have authenticated each other (see Security).
+//   - An envelope.Error keeps its code, field and message over the hop, and the
+//     text of the errors around it.
+//   - Every call has a deadline. A call of a node that cannot be reached fails at
+//     once with envelope.ErrUnavailable.
+//   - A slow or large call does not delay the other calls of its stream.
+//   - A panic in a handler is an internal error of that call only.
+//
+// A call that failed may have been carried out all the same. So every method must
+// be safe to repeat.
+//
+// The package does not choose nodes, does not retry, and does not know which nodes
+// are alive: cluster/members does. A node does not call itself through it.
 package rpc
 
 import (
@@ -54,30 +60,23 @@ type Comet interface {
 	Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error)
 }
 
-// Status is how a node is, whatever its roles.
+// Status is the service of every node, whatever its roles.
 type Status interface {
 	Status(ctx context.Context, r *envelope.StatusRequest) (*envelope.StatusReply, error)
 }
 
-// Services are what a node offers. A nil one is not offered: calls to it fail
+// Services are what a node offers. A nil service is not offered: calls of it fail
 // with envelope.ErrUnavailable.
 type Services struct {
 	Router Router
-	// Generation is the generation of the kept topic that Router is of; 0: any.
-	// A call that is of another one fails with envelope.ErrUnavailable: what is
-	// in a partition of one generation is elsewhere in the next.
+	// Generation is the generation of the kept topic that Router serves; 0: any.
+	// Calls for another generation fail with envelope.ErrUnavailable, because each
+	// generation spreads users over its partitions differently.
 	Generation uint16
 	Logic      Logic
 	Comet      Comet
 	Status     Status
 }
-
-// defaultMaxMessage bounds one request or reply, in bytes.
-const defaultMaxMessage = 64 << 20
-
-// generationKey is the metadata of a call that says which generation of the
-// kept topic it is of.
-const generationKey = "imgo-kept-generation"
 
 // The names of the services on the wire.
 const (
@@ -86,3 +85,17 @@ const (
 	cometService  = "imgo.rpc.v1.Comet"
 	statusService = "imgo.rpc.v1.Status"
 )
+
+// window is how many bytes of a stream may be on their way to a node that does not
+// read them. It is fixed: gRPC measures the network with pings to adapt a window,
+// and these pings cost a third of the CPU time of a call that is made alone.
+const window = 1 << 20
+
+// messageLimit returns the limit of one request or reply in bytes, for the option
+// MaxMessage.
+func messageLimit(option int) int {
+	if option > 0 {
+		return option
+	}
+	return 64 << 20
+}

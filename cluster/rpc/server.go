@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// graceTime is what calls have to end once the server stops.
-	graceTime = 5 * time.Second
-	// handshakeTime bounds how long a connection may take to be one.
-	handshakeTime = 5 * time.Second
-	// A connection that is silent for this long is asked whether it lives,
-	// and given up when the answer takes longer than that.
+	// stopTimeout bounds the calls that are under way when the server stops.
+	stopTimeout = 5 * time.Second
+	// handshakeTimeout bounds the handshake of a new connection.
+	handshakeTimeout = 5 * time.Second
+	// A connection that is silent for keepaliveTime gets a ping. It is closed if
+	// the answer takes longer than keepaliveTimeout.
 	keepaliveTime, keepaliveTimeout = 10 * time.Second, 3 * time.Second
 )
 
-// ServerOptions are what a Server is made of.
+// ServerOptions are the options of NewServer.
 type ServerOptions struct {
-	// Listen is where it listens, host:port; port 0: a free one.
+	// Listen is the address to listen on, host:port. Port 0 means a free one.
 	Listen   string
 	Security Security
 	Log      zerolog.Logger
@@ -40,23 +40,28 @@ type ServerOptions struct {
 	MaxMessage int
 }
 
-// Server offers this node's roles to the others. Its methods are safe for
+// Server offers this node's roles to the other nodes. Its methods are safe for
 // concurrent use.
 type Server struct {
-	log      zerolog.Logger
-	metrics  *metrics
-	listener net.Listener
-	grpc     *grpc.Server
-	offered  atomic.Pointer[Services]
-	handlers handlers
-	carriers *carriers
-	once     sync.Once
-	stopping chan struct{} // closed when calls of streams are not taken any more
+	log        zerolog.Logger
+	metrics    *metrics
+	listener   net.Listener
+	grpc       *grpc.Server
+	handlers   handlers
+	maxMessage int                      // of one request or reply, in bytes
+	offered    atomic.Pointer[Services] // nil before Register
+
+	stopOnce sync.Once
+	stopping chan struct{}  // closed when no call begins any more
+	streams  sync.WaitGroup // their receiving goroutines
 }
 
-// NewServer binds; calls are taken from Run on.
+// NewServer binds the address. Calls are served once Run is called.
 func NewServer(o ServerOptions) (*Server, error) {
-	s := &Server{log: o.Log.With().Str("part", "rpc").Logger(), carriers: newCarriers(), stopping: make(chan struct{})}
+	s := &Server{
+		log: o.Log.With().Str("part", "rpc").Logger(), handlers: newHandlers(),
+		maxMessage: messageLimit(o.MaxMessage), stopping: make(chan struct{}),
+	}
 	creds, err := o.Security.server(s.log)
 	if err != nil {
 		return nil, err
@@ -68,88 +73,98 @@ func NewServer(o ServerOptions) (*Server, error) {
 	if s.listener, err = config.Listen(context.Background(), "tcp", o.Listen); err != nil {
 		return nil, fmt.Errorf("listen for other nodes at %s: %w", o.Listen, err)
 	}
-	limit := o.MaxMessage
-	if limit <= 0 {
-		limit = defaultMaxMessage
-	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(creds),
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.MaxRecvMsgSize(limit), grpc.MaxSendMsgSize(limit),
-		grpc.ConnectionTimeout(handshakeTime),
+		grpc.StaticStreamWindowSize(window), grpc.StaticConnWindowSize(window),
+		grpc.WaitForHandlers(true), // so that Stop and GracefulStop end after the calls
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 	)
-	services := s.services()
-	s.handlers = handlersOf(services)
-	for _, d := range append(services, s.callsDesc()) {
-		s.grpc.RegisterService(d, s)
-	}
+	stream := streamDesc()
+	stream.Handler = func(_ any, stream grpc.ServerStream) error { return s.serveStream(stream) }
+	s.grpc.RegisterService(&grpc.ServiceDesc{
+		ServiceName: streamService, HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{stream},
+	}, s)
 	return s, nil
 }
 
-// Register says what is offered, in place of what was before. Until then calls
-// fail with envelope.ErrUnavailable.
+// Register sets the services that are offered, in place of those before. Until
+// the first Register, calls fail with envelope.ErrUnavailable.
 func (s *Server) Register(o Services) { s.offered.Store(&o) }
 
-// Addr is where it listens.
+// Addr returns the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Run takes calls until ctx is done, then lets those that run end, for at most
-// 5 s. It may be called once.
+// Run serves calls until ctx is done. Then it lets the calls under way end, for at
+// most 5 s. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(s.listener) }()
-	defer s.endCarriers()
+	defer s.endStreams()
 	select {
 	case err := <-served:
 		s.grpc.Stop()
-		return fmt.Errorf("take calls of other nodes at %s: %w", s.Addr(), err)
+		return fmt.Errorf("serve calls of other nodes at %s: %w", s.Addr(), err)
 	case <-ctx.Done():
 	}
-	s.once.Do(func() { close(s.stopping) })
+	s.stopCalls()
 	stopped := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(stopped) }()
-	grace := time.NewTimer(graceTime)
-	defer grace.Stop()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
 	select {
 	case <-stopped:
-	case <-grace.C:
-		s.log.Warn().Dur("after", graceTime).Msg("calls of other nodes did not end: cut off")
+	case <-timer.C:
+		s.log.Warn().Dur("after", stopTimeout).Msg("calls of other nodes did not end: cut off")
 		s.grpc.Stop()
 		<-stopped
 	}
 	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return fmt.Errorf("take calls of other nodes at %s: %w", s.Addr(), err)
+		return fmt.Errorf("serve calls of other nodes at %s: %w", s.Addr(), err)
 	}
 	return nil
 }
 
-// Close ends a server at once, whether Run was called or not.
+// Close stops a server at once, whether Run was called or not.
 func (s *Server) Close() {
 	s.grpc.Stop()
 	s.listener.Close()
-	s.endCarriers()
+	s.endStreams()
 }
 
-// endCarriers waits for the goroutines of streams, which have ended.
-func (s *Server) endCarriers() {
-	s.once.Do(func() { close(s.stopping) })
-	s.carriers.end()
+// stopCalls lets no call begin any more.
+func (s *Server) stopCalls() { s.stopOnce.Do(func() { close(s.stopping) }) }
+
+// endStreams waits for the goroutines of the streams, which gRPC has ended.
+func (s *Server) endStreams() {
+	s.stopCalls()
+	s.streams.Wait()
 }
 
-// serve runs one call: counted, and its panic and error made fit to travel.
-func (s *Server) serve(method string, call func() (any, error)) (rep any, err error) {
+// handle runs one call, counts it, and returns its encoded reply. A panic of the
+// handler is an internal error of the call.
+func (s *Server) handle(ctx context.Context, request *envelope.CallPart) (reply []byte, err error) {
+	method := request.Method
+	h := s.handlers[method]
+	if h == nil {
+		return nil, envelope.Errorf(envelope.CodeUnavailable, "this node knows no method %q", method)
+	}
 	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error().Str("method", method).Any("panic", p).Bytes("stack", debug.Stack()).Msg("a call of another node panicked")
-			rep, err = nil, envelope.Errorf(envelope.CodeInternal, "%s panicked: %v", method, p)
+			reply, err = nil, envelope.Errorf(envelope.CodeInternal, "%s panicked: %v", method, p)
 		}
 		s.metrics.called(method, began, err)
-		if err != nil {
-			rep, err = nil, toStatus(err)
-		}
 	}()
-	return call()
+	m, err := h(ctx, s.offered.Load(), request)
+	if err != nil {
+		return nil, err
+	}
+	if size := m.SizeVT(); size > s.maxMessage {
+		return nil, errTooLarge(fmt.Sprintf("the reply has %d bytes, more than %d", size, s.maxMessage))
+	}
+	return marshal(m)
 }
