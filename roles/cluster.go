@@ -224,7 +224,7 @@ func (c *cluster) wiringOf(n *Node, of *core) wiring {
 	r := of.remote
 	w := wiring{
 		routers: remoteRouters{r}, owners: r, rooms: r, comets: r, logic: remoteLogics{c}, owned: r.owned,
-		kept: c.growth.Gate(of.kept), growth: routerGrowth{n, of.kept.Generation()},
+		kept: c.growth.FencedLog(of.kept), growth: routerGrowth{n, of.kept.Generation()},
 	}
 	if of.group != nil {
 		w.group = group{of.group}

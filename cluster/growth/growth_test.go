@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// topic is a control topic in memory. A node has its own view of it, which may
-// be cut off.
+// topic is a control topic in memory. Each node has its own view of it, which can be
+// cut off.
 type topic struct {
 	mu      sync.Mutex
 	entries []entry
@@ -35,7 +35,7 @@ type entry struct {
 
 func newTopic() *topic { return &topic{grown: make(chan struct{})} }
 
-// compact drops all but the newest entry of each key, as Kafka may.
+// compact drops all but the newest entry of each key, as Kafka's compaction may.
 func (t *topic) compact() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,38 +59,38 @@ func (t *topic) end() int64 {
 	return t.entries[len(t.entries)-1].offset + 1
 }
 
-// view is the topic as one node reaches it.
+// view is one node's access to the topic.
 type view struct {
 	*topic
-	mu    sync.Mutex
-	cut   bool
-	mends chan struct{}
+	mu     sync.Mutex
+	cut    bool
+	mended chan struct{} // closed by cutOff(false)
 }
 
-func (t *topic) view() *view { return &view{topic: t, mends: make(chan struct{})} }
+func (t *topic) view() *view { return &view{topic: t, mended: make(chan struct{})} }
 
-// cutOff has all calls wait until it is mended.
+// cutOff sets whether all calls wait.
 func (v *view) cutOff(cut bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.cut && !cut {
-		close(v.mends)
-		v.mends = make(chan struct{})
+		close(v.mended)
+		v.mended = make(chan struct{})
 	}
 	v.cut = cut
 }
 
-// through waits while the view is cut off.
-func (v *view) through(ctx context.Context) error {
+// wait waits while the view is cut off.
+func (v *view) wait(ctx context.Context) error {
 	for {
 		v.mu.Lock()
-		cut, mends := v.cut, v.mends
+		cut, mended := v.cut, v.mended
 		v.mu.Unlock()
 		if !cut {
 			return ctx.Err()
 		}
 		select {
-		case <-mends:
+		case <-mended:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -98,7 +98,7 @@ func (v *view) through(ctx context.Context) error {
 }
 
 func (v *view) Put(ctx context.Context, key, value []byte) (int64, error) {
-	if err := v.through(ctx); err != nil {
+	if err := v.wait(ctx); err != nil {
 		return 0, err
 	}
 	t := v.topic
@@ -113,7 +113,7 @@ func (v *view) Put(ctx context.Context, key, value []byte) (int64, error) {
 
 func (v *view) Follow(ctx context.Context, from int64, fn func(int64, []byte, []byte) error) error {
 	for {
-		if err := v.through(ctx); err != nil {
+		if err := v.wait(ctx); err != nil {
 			return err
 		}
 		t := v.topic
@@ -147,7 +147,7 @@ func (v *view) Follow(ctx context.Context, from int64, fn func(int64, []byte, []
 }
 
 func (v *view) End(ctx context.Context) (int64, error) {
-	if err := v.through(ctx); err != nil {
+	if err := v.wait(ctx); err != nil {
 		return 0, err
 	}
 	v.topic.mu.Lock()
@@ -155,7 +155,7 @@ func (v *view) End(ctx context.Context) (int64, error) {
 	return v.topic.end(), nil
 }
 
-// start is a node of the topic that runs until the test ends.
+// start starts a node that follows the topic until the test ends.
 func start(t *testing.T, v *view, cfg growth.Config) *growth.Growth {
 	t.Helper()
 	g := growth.New(cfg, v, zerolog.Nop())
@@ -192,7 +192,7 @@ func state(g *growth.Growth) string {
 	return out
 }
 
-// moveAll does what owners do.
+// moveAll does the part of all owners of partitions.
 func moveAll(t *testing.T, g *growth.Growth, generation uint16) {
 	t.Helper()
 	s, err := g.Moving(t.Context(), generation)
@@ -213,9 +213,9 @@ func moveAll(t *testing.T, g *growth.Growth, generation uint16) {
 	}
 }
 
-// Every node derives the same from the control topic, in the middle and after,
-// also one that starts late, and one that reads a topic that was compacted.
-func TestEverybodyAgrees(t *testing.T) {
+// Every node derives the same state from the control topic at every moment, also a
+// node that starts late and reads a compacted topic.
+func TestAllNodesAgree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topic := newTopic()
 		a, b := start(t, topic.view(), growth.Config{}), start(t, topic.view(), growth.Config{})
@@ -224,8 +224,8 @@ func TestEverybodyAgrees(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			topic.compact()
-			late := start(t, topic.view(), growth.Config{})
-			for name, g := range map[string]*growth.Growth{"a": a, "b": b, "one that starts late": late} {
+			lateNode := start(t, topic.view(), growth.Config{})
+			for name, g := range map[string]*growth.Growth{"a": a, "b": b, "a node that starts late": lateNode} {
 				if got := state(g); got != want {
 					t.Errorf("%s: %s, want %s", name, got, want)
 				}
@@ -245,7 +245,7 @@ func TestEverybodyAgrees(t *testing.T) {
 		if !isClosed(over) || !isClosed(a.Over(1)) || isClosed(a.Over(2)) {
 			t.Error("the wrong generations are over")
 		}
-		// Late movers of the generation before say what is known.
+		// A late owner of the generation before says something known.
 		if err := b.Moved(t.Context(), 1, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -274,8 +274,8 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// Of two plans at once one counts, everywhere the same, and whoever made the
-// other is told so.
+// Of two plans at the same time one counts, the same on all nodes, and the caller of
+// the other one gets an error.
 func TestTwoPlansAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topic := newTopic()
@@ -296,7 +296,7 @@ func TestTwoPlansAtOnce(t *testing.T) {
 		}
 		for _, err := range errs {
 			if err != nil && (!errors.Is(err, envelope.ErrInvalid) || !strings.Contains(err.Error(), "already")) {
-				t.Errorf("the second is told %v", err)
+				t.Errorf("the second caller got %v", err)
 			}
 		}
 	})
@@ -327,8 +327,8 @@ func TestGrowRefused(t *testing.T) {
 	})
 }
 
-// What cannot be in the control topic is passed over.
-func TestEntriesThatCannotBe(t *testing.T) {
+// Entries that cannot be right are skipped.
+func TestInvalidEntriesAreSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topic := newTopic()
 		v := topic.view()

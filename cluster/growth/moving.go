@@ -8,9 +8,9 @@ import (
 	"imgo/envelope"
 )
 
-// Grow begins to give the kept topic so many partitions. When it returns the
-// plan is durable, and all else happens by itself. It is envelope.ErrInvalid
-// for a number that is not more than there are, and for any while the topic
+// Grow begins to give the kept topic this number of partitions. When it returns, the
+// plan is durable, and the rest happens without further calls. It returns an
+// envelope.ErrInvalid if there are as many partitions already, and while the topic
 // grows.
 func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	if err := g.confirm(ctx); err != nil {
@@ -19,9 +19,10 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	s, _ := g.State()
 	switch {
 	case s.Growing():
-		return s, growing(s)
+		return s, errGrowing(s)
 	case partitions <= int(s.Partitions):
-		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, and there are %d partitions: it must be more, they never become fewer", partitions, s.Partitions))
+		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, and there are %d partitions: it must be more, they never become fewer",
+			partitions, s.Partitions))
 	case partitions > MaxPartitions:
 		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, at most %d are possible", partitions, MaxPartitions))
 	case s.Generation >= 1<<16-2:
@@ -40,13 +41,13 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	}
 	for {
 		g.mu.Lock()
-		s, changed, taken := g.state, g.changed, g.plans[uint16(p.Generation)]
+		s, changed, counts := g.state, g.changed, g.plans[uint16(p.Generation)]
 		g.mu.Unlock()
 		switch {
-		case taken.key == string(key):
+		case counts.key == string(key):
 			return s, nil
-		case taken.key != "":
-			return s, growing(s)
+		case counts.key != "": // the plan of another node was first
+			return s, errGrowing(s)
 		}
 		select {
 		case <-changed:
@@ -56,56 +57,56 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	}
 }
 
-func growing(s State) error {
+func errGrowing(s State) error {
 	return envelope.Invalid("kept", fmt.Sprintf("cannot be changed now: the topic grows from %d to %d partitions already, %d of them have moved",
 		s.Partitions, s.Next, s.Moved))
 }
 
-// Moving waits until what a generation has is to move to the next: until no
-// node will report an append that is behind a fence which is appended from now
-// on. It is an error when ctx is done, the generation is over, or the control
+// Moving waits until the records of a generation are to move to the next one. When
+// it returns nil, no node reports an append that is behind a fence appended from now
+// on. It returns an error if ctx is done, if the generation is over, or if the control
 // topic does not take an entry.
 func (g *Growth) Moving(ctx context.Context, generation uint16) (State, error) {
 	for {
 		g.mu.Lock()
-		s, changed, since, closed := g.state, g.changed, g.since, g.closedSince
+		s, changed, plannedAt, closedAt := g.state, g.changed, g.plannedAt, g.closedAt
 		g.mu.Unlock()
-		var left time.Duration
+		left := time.Hour // until there is a change
 		switch {
 		case s.Generation > generation:
 			return s, errOver(generation)
 		case s.Generation < generation || !s.Growing():
-			left = time.Hour
 		case !s.Closed:
-			// From now on whoever does not know of the plan reports nothing.
-			if left = g.cfg.Lease + g.cfg.Margin - time.Since(since); left <= 0 {
-				if err := g.close(ctx, s); err != nil {
-					return s, err
-				}
-				left = time.Hour // until it is read back
+			// After the lease, nodes that do not know of the plan report nothing.
+			if rest := g.cfg.Lease + g.cfg.Margin - time.Since(plannedAt); rest > 0 {
+				left = rest
+			} else if err := g.close(ctx, s); err != nil {
+				return s, err
 			}
 		default:
-			if left = g.cfg.Short + g.cfg.Margin - time.Since(closed); left <= 0 {
+			if left = g.cfg.Short + g.cfg.Margin - time.Since(closedAt); left <= 0 {
 				return s, nil
 			}
 		}
-		t := time.NewTimer(left)
+		timer := time.NewTimer(left)
 		select {
-		case <-t.C:
+		case <-timer.C:
 		case <-changed:
 		case <-ctx.Done():
 		}
-		t.Stop()
+		timer.Stop()
 		if ctx.Err() != nil {
 			return s, ctx.Err()
 		}
 	}
 }
 
-// close says that nothing new goes to a generation. Each owner of one of its
-// partitions may.
+// close writes that a generation takes no new records. Every owner of one of its
+// partitions may do so.
 func (g *Growth) close(ctx context.Context, s State) error {
-	p := &envelope.KeptPlan{Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(s.Next), TimeMs: time.Now().UnixMilli()}
+	p := &envelope.KeptPlan{
+		Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(s.Next), TimeMs: time.Now().UnixMilli(),
+	}
 	value, err := p.MarshalVT()
 	if err != nil {
 		return fmt.Errorf("encode that generation %d is closed: %w", s.Generation, err)
@@ -116,7 +117,7 @@ func (g *Growth) close(ctx context.Context, s State) error {
 	return nil
 }
 
-// HasMoved says whether it was noted that a partition has moved.
+// HasMoved reports whether a partition has moved to the next generation.
 func (g *Growth) HasMoved(generation uint16, partition int32) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -124,7 +125,7 @@ func (g *Growth) HasMoved(generation uint16, partition int32) bool {
 	return moved || g.state.Generation > generation
 }
 
-// Moved notes that all of a partition is in the next generation's topic.
+// Moved writes that all of a partition is in the next generation's topic.
 func (g *Growth) Moved(ctx context.Context, generation uint16, partition int32) error {
 	m := &envelope.KeptMoved{Generation: uint32(generation), Partition: uint32(partition)}
 	value, err := m.MarshalVT()

@@ -12,15 +12,16 @@ import (
 
 	"imgo/cluster/growth"
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
-// partition is a log of one partition in memory.
+// partition is a Log of one partition in memory.
 type partition struct {
 	mu    sync.Mutex
 	end   int64
-	fence int64 // offset of the first one; -1: none
-	// slow is how long an append takes before and after it is there; nil: no
-	// time.
+	fence int64 // offset of the first fence; -1: none
+	// slow returns how long an append takes before and after it is in the log; nil:
+	// no time.
 	slow func() (before, after time.Duration)
 }
 
@@ -62,11 +63,11 @@ func (p *partition) appendFence() {
 	}
 }
 
-// schedule runs nodes that append through gates while the control topic comes
-// and goes for each of them, appends take any time, and the topic grows; lease
-// is what those nodes believe in. It says how many appends were reported, and
-// how many of them are lost behind the fence.
-func schedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost int) {
+// runSchedule runs nodes that append to fenced logs with this lease. Meanwhile the
+// control topic is away from each node again and again, appends take any time, and
+// the topic grows. It returns how many appends were reported, and how many of them
+// are lost behind the fence.
+func runSchedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost int) {
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		var rngMu sync.Mutex
@@ -89,28 +90,28 @@ func schedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost in
 		for range 3 {
 			v := topic.view()
 			g := start(t, v, growth.Config{Lease: lease})
-			gate := g.Gate(log)
+			fenced := g.FencedLog(log)
 			running.Go(func() {
 				defer v.cutOff(false)
 				for ctx.Err() == nil {
-					sleep(ctx, upTo(10*time.Second))
+					_ = wait.Sleep(ctx, upTo(10*time.Second))
 					v.cutOff(true)
-					sleep(ctx, upTo(time.Minute))
+					_ = wait.Sleep(ctx, upTo(time.Minute))
 					v.cutOff(false)
 				}
 			})
 			for range 2 {
 				running.Go(func() {
 					for ctx.Err() == nil {
-						wait, done := context.WithTimeout(ctx, time.Minute)
-						at, err := gate.AppendEssential(wait, 0, nil)
-						done()
+						appending, cancel := context.WithTimeout(ctx, time.Minute)
+						at, err := fenced.AppendEssential(appending, 0, nil)
+						cancel()
 						if err == nil {
 							mu.Lock()
 							offsets = append(offsets, at)
 							mu.Unlock()
 						} else {
-							sleep(ctx, time.Second)
+							_ = wait.Sleep(ctx, time.Second)
 						}
 					}
 				})
@@ -118,7 +119,7 @@ func schedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost in
 		}
 		owner := start(t, topic.view(), growth.Config{})
 		running.Go(func() {
-			sleep(ctx, upTo(30*time.Second))
+			_ = wait.Sleep(ctx, upTo(30*time.Second))
 			if _, err := owner.Grow(ctx, 7); err != nil {
 				t.Error(err)
 			}
@@ -126,7 +127,7 @@ func schedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost in
 				t.Error(err)
 			}
 			log.appendFence()
-			sleep(ctx, time.Minute)
+			_ = wait.Sleep(ctx, time.Minute)
 			cancel()
 		})
 		running.Wait()
@@ -140,19 +141,12 @@ func schedule(t *testing.T, seed uint64, lease time.Duration) (reported, lost in
 	return reported, lost
 }
 
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-}
-
-// Whatever the nodes know and however long anything takes, what is reported is
-// before the fence.
+// A reported append is before the fence, whatever the nodes know of the plan and
+// however long anything takes.
 func TestNothingReportedIsBehindTheFence(t *testing.T) {
 	all := 0
 	for seed := range uint64(60) {
-		reported, lost := schedule(t, seed, 0)
+		reported, lost := runSchedule(t, seed, 0)
 		if all += reported; lost > 0 {
 			t.Errorf("seed %d: %d of %d appends that were reported are behind the fence", seed, lost, reported)
 		}
@@ -162,12 +156,12 @@ func TestNothingReportedIsBehindTheFence(t *testing.T) {
 	}
 }
 
-// The same schedules lose appends when nodes believe for too long in what they
-// know: it is the lease that holds.
+// The same schedules lose appends with a lease that is too long. So it is the lease
+// that TestNothingReportedIsBehindTheFence tests.
 func TestWithoutTheLeaseSomeAre(t *testing.T) {
 	all := 0
 	for seed := range uint64(60) {
-		_, lost := schedule(t, seed, time.Hour)
+		_, lost := runSchedule(t, seed, time.Hour)
 		all += lost
 	}
 	if all == 0 {
@@ -176,19 +170,19 @@ func TestWithoutTheLeaseSomeAre(t *testing.T) {
 	t.Logf("%d appends would be lost", all)
 }
 
-// Step by step: what a gate does in each state.
-func TestGate(t *testing.T) {
+// A fenced log appends or refuses as each state of the topic asks for.
+func TestFencedLogInEachState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topic := newTopic()
 		v := topic.view()
 		g := start(t, v, growth.Config{})
 		other := start(t, topic.view(), growth.Config{})
 		log := &partition{fence: -1}
-		gate := g.Gate(log)
-		try := func(patience time.Duration) error {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+		fenced := g.FencedLog(log)
+		try := func(timeout time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
-			return gate.AppendMany(ctx, make([]envelope.Entry, 2))
+			return fenced.AppendMany(ctx, make([]envelope.Entry, 2))
 		}
 		synctest.Wait()
 		if err := try(time.Millisecond); err != nil {
@@ -259,7 +253,7 @@ func TestGate(t *testing.T) {
 		if log.end != end {
 			t.Error("it was appended to a generation that is over")
 		}
-		next := g.Gate(&second{partition{fence: -1}})
+		next := g.FencedLog(&second{partition{fence: -1}})
 		if at, err := next.AppendEssential(t.Context(), 0, nil); err != nil || at != 0 {
 			t.Errorf("the next generation: %d, %v", at, err)
 		}
@@ -271,13 +265,13 @@ type second struct{ partition }
 
 func (s *second) Generation() uint16 { return 2 }
 
-// An append that fails is what it is.
-func TestGatePassesErrors(t *testing.T) {
+// The error of a failed append is passed on.
+func TestFencedLogPassesErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, newTopic().view(), growth.Config{})
 		synctest.Wait()
 		broken := fmt.Errorf("broken")
-		if err := g.Gate(&failing{err: broken}).AppendMany(t.Context(), nil); !errors.Is(err, broken) {
+		if err := g.FencedLog(&failing{err: broken}).AppendMany(t.Context(), nil); !errors.Is(err, broken) {
 			t.Error(err)
 		}
 	})
