@@ -238,8 +238,8 @@ func (j *Job) skipped(reason string, n int) {
 	j.metrics.skipped.WithLabelValues(reason).Add(float64(n))
 }
 
-// cancelWhen calls cancel once changed reports true. It looks once an interval until ctx
-// is done, and starts no goroutine before the first look.
+// cancelWhen calls cancel once changed reports true. It checks once an interval until ctx
+// is done, and starts no goroutine before the first check.
 func cancelWhen(ctx context.Context, interval time.Duration, changed func() bool, cancel func()) *time.Timer {
 	return time.AfterFunc(interval, func() {
 		switch {
