@@ -207,7 +207,7 @@ func TestGrowWithNodesThatStart(t *testing.T) {
 			n.stop()
 			n = n.again() // its setting says 4
 			eventually(w.t, "it uses what there is", func() bool { return n.uses() == 7 })
-			if !strings.Contains(n.log.String(), "another number of partitions than kept.partitions says") {
+			if !strings.Contains(n.log.String(), "another number of partitions than kept.partitions") {
 				w.t.Errorf("%s does not say that its setting is not what there is", n.name)
 			}
 		}
