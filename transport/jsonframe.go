@@ -1,118 +1,182 @@
 package transport
 
 import (
+	"bytes"
 	"encoding/base64"
-	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"imgo/internal/jsonread"
 )
 
-// Depth limits of JSON, in levels of nesting. What a client sends needs few.
-// What is pushed may be as deep as encoding/json still reads (10,000) together
-// with the array and the object around it; a deeper body goes as a string.
+// Depth limits of JSON, in levels of nesting. A client's message needs few
+// levels. A pushed body may be as deep as encoding/json reads (10,000), together
+// with the array and the object around it. A deeper body is sent as a string.
 const (
 	maxFrameDepth = 512
 	maxBodyDepth  = 9998
 )
 
-// jsonOverhead is about what a server frame has beside its body, in bytes.
+// jsonOverhead is about the size of a server frame without its body, in bytes.
 const jsonOverhead = 96
 
-// JSONLimit is the largest text message, in bytes, for a body limit: escapes
-// and base64 make a body longer, and the other members need room.
+// JSONLimit returns the size of the largest text message, in bytes, for a body
+// limit. Escapes and base64 make a body longer, and the other members need room.
 func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 
 // ParseJSON parses a client's text message: one object with the members ver,
-// op, seq and body. op is required; ver and seq must fit int16 and int32 and
-// are 0 where absent. The last of duplicate members counts and unknown members
-// are skipped, as encoding/json did for the clients of 2016. The body is not
-// decoded: Packet.Body is its raw JSON, a part of b, nil where absent.
-// Everything else is a *ProtocolError. It uses no stack and no memory in
-// proportion to b's nesting.
+// op, seq and body. op is required. ver and seq must fit int16 and int32, and
+// are 0 if they are missing. The last of duplicate members counts and unknown
+// members are skipped, as encoding/json did for the clients of 2016.
+// Packet.Body is the raw JSON of the body, a part of b, or nil if there is none.
+// Every other text is a *ProtocolError.
 func ParseJSON(b []byte) (Packet, error) {
 	if !utf8.Valid(b) {
 		return Packet{}, badPacket("bad_utf8", "text message is not valid UTF-8")
 	}
-	s := scanner{b: b}
-	p, why := s.frame()
-	if why != "" {
-		return Packet{}, badPacket("bad_json", "text message: %s at byte %d", why, s.i)
+	switch kind := jsontext.Value(b).Kind(); {
+	case kind == '[':
+		return Packet{}, badJSON("an array where one object is expected")
+	case kind != '{':
+		return Packet{}, badJSON("no object")
+	case tooDeep(b, maxFrameDepth+1): // checked first, because the validation is recursive
+		return Packet{}, badJSON("a too deeply nested value")
+	case !validJSON(b):
+		return Packet{}, badJSON(jsonFault(b))
+	}
+	var p Packet
+	hasOp := false
+	for name, value := range members(b) {
+		bits := 32
+		switch string(name) {
+		case "body":
+			p.Body = value
+			continue
+		case "ver":
+			bits = 16
+		case "op", "seq":
+		default:
+			continue
+		}
+		n, err := strconv.ParseInt(string(value), 10, bits)
+		if err != nil {
+			return Packet{}, badJSON(string(name) + " is not an integer in range")
+		}
+		switch string(name) {
+		case "ver":
+			p.Version = int16(n)
+		case "op":
+			p.Op, hasOp = int32(n), true
+		case "seq":
+			p.Seq = int32(n)
+		}
+	}
+	if !hasOp {
+		return Packet{}, badJSON("no op")
 	}
 	return p, nil
 }
 
-// frame parses the one object of a text message; why is empty when it is good.
-func (s *scanner) frame() (p Packet, why string) {
-	s.space()
-	if s.peek() == '[' {
-		return p, "an array where one object is expected"
-	}
-	if !s.eat('{') {
-		return p, "no object"
-	}
-	s.space()
-	hasOp := false
-	for first := true; !s.eat('}'); first = false {
-		if !first {
-			if !s.eat(',') {
-				return p, "no comma or end of object"
-			}
-			s.space()
-		}
-		key, ok := s.key()
-		if !ok {
-			return p, "no member name"
-		}
-		if why := s.member(&p, key, &hasOp); why != "" {
-			return p, why
-		}
-		s.space()
-	}
-	s.space()
+func badJSON(reason string) *ProtocolError { return badPacket("bad_json", "text message: %s", reason) }
+
+// validJSON reports whether b is one JSON value, as encoding/json reads it: a
+// name may come twice, and an escape may be half of a surrogate pair.
+//
+// jsontext takes 0.5 µs of CPU time for a body of 200 bytes, once for a message
+// of any number of sessions. A hand-written scanner took 0.6 µs.
+func validJSON(b []byte) bool {
+	return jsontext.Value(b).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+}
+
+// tooDeep reports whether the JSON value b is nested deeper than limit.
+func tooDeep(b []byte, limit int) bool {
+	return len(b) > limit && jsonread.TooDeep(b, limit)
+}
+
+// jsonFault returns what is wrong with a text that is not one JSON value.
+func jsonFault(b []byte) string {
+	dec := jsontext.NewDecoder(bytes.NewReader(b), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	err := dec.SkipValue()
+	var syntax *jsontext.SyntacticError
 	switch {
-	case s.i != len(s.b):
-		return p, "something after the object"
-	case !hasOp:
-		return p, "no op"
+	case err == nil:
+		return fmt.Sprintf("something after the object at byte %d", dec.InputOffset())
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("%v at byte %d", syntax.Err, syntax.ByteOffset)
 	}
-	return p, ""
+	return "it ends early"
 }
 
-// member parses the value of member key into p.
-func (s *scanner) member(p *Packet, key []byte, hasOp *bool) (why string) {
-	var n int64
-	var ok bool
-	switch string(key) {
-	case "ver":
-		n, ok = s.int(16)
-		p.Version = int16(n)
-	case "op":
-		n, ok = s.int(32)
-		p.Op, *hasOp = int32(n), true
-	case "seq":
-		n, ok = s.int(32)
-		p.Seq = int32(n)
-	default:
-		start := s.i
-		if !s.value(maxFrameDepth) {
-			return "a malformed or too deeply nested value"
+// members returns an iterator over the members of a valid JSON object. Names
+// have no quotes and escapes, and values are parts of b.
+func members(b []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for i := bytes.IndexByte(b, '{') + 1; ; {
+			i += len(b[i:]) - len(bytes.TrimLeft(b[i:], " \t\r\n,"))
+			if b[i] == '}' {
+				return
+			}
+			end := stringEnd(b, i)
+			name := b[i+1 : end-1]
+			if bytes.IndexByte(name, '\\') >= 0 {
+				name, _ = jsontext.AppendUnquote(nil, b[i:end]) // its error only tells of surrogates
+			}
+			i = end + len(b[end:]) - len(bytes.TrimLeft(b[end:], " \t\r\n:"))
+			end = valueEnd(b, i)
+			if !yield(name, b[i:end:end]) {
+				return
+			}
+			i = end
 		}
-		if string(key) == "body" {
-			p.Body = s.b[start:s.i:s.i]
-		}
-		return ""
 	}
-	if !ok {
-		return string(key) + " is not an integer in range"
-	}
-	return ""
 }
 
-// AppendJSONObject appends one object of a server frame, its members in the
-// order ver, op, seq, id (where withID), body. The body goes in as JSON as it
-// is when it is that, as a string when it is other UTF-8, as {"base64":"…"}
-// otherwise, and as {} when it is empty: whatever was pushed, the frame is
-// valid JSON and valid UTF-8.
+// valueEnd returns the index behind the value that begins at b[i], a member's
+// value in a valid JSON object.
+func valueEnd(b []byte, i int) int {
+	for depth := 0; ; i++ {
+		switch b[i] {
+		case '"':
+			i = stringEnd(b, i) - 1
+			if depth == 0 {
+				return i + 1
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 { // of the object around a number or literal
+				return i
+			}
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i
+			}
+		}
+	}
+}
+
+// stringEnd returns the index behind the valid JSON string that begins at b[i].
+func stringEnd(b []byte, i int) int {
+	for i++; b[i] != '"'; i++ {
+		if b[i] == '\\' {
+			i++
+		}
+	}
+	return i + 1
+}
+
+// AppendJSONObject appends one object of a server frame, with its members in the
+// order ver, op, seq, id (if withID), body. A body that is JSON goes in as it
+// is, other UTF-8 as a string, other bytes as {"base64":"…"}, and an empty body
+// as {}. So the frame is valid JSON and valid UTF-8, whatever was pushed.
 func AppendJSONObject(dst []byte, withID bool, version int16, op, seq int32, id uint64, body []byte) []byte {
 	dst = append(dst, `{"ver":`...)
 	dst = strconv.AppendInt(dst, int64(version), 10)
@@ -133,56 +197,10 @@ func AppendJSONObject(dst []byte, withID bool, version int16, op, seq int32, id 
 		dst = append(dst, `{"base64":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, body)
 		dst = append(dst, `"}`...)
-	case validJSON(body):
+	case !tooDeep(body, maxBodyDepth) && validJSON(body):
 		dst = append(dst, body...)
 	default:
-		dst = appendString(dst, body)
+		dst, _ = jsontext.AppendQuote(dst, body) // its error only tells of UTF-8
 	}
 	return append(dst, '}')
-}
-
-// validJSON says whether b is one JSON value that may be embedded in a frame.
-func validJSON(b []byte) bool {
-	s := scanner{b: b}
-	s.space()
-	if !s.value(maxBodyDepth) {
-		return false
-	}
-	s.space()
-	return s.i == len(b)
-}
-
-// appendString appends valid UTF-8 as a JSON string. Unlike encoding/json it
-// leaves <, > and & alone: the frame is never put into HTML.
-func appendString(dst, b []byte) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	start := 0
-	for i, c := range b {
-		if c >= ' ' && c != '"' && c != '\\' {
-			continue
-		}
-		dst = append(dst, b[start:i]...)
-		start = i + 1
-		switch c {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		}
-	}
-	return append(append(dst, b[start:]...), '"')
-}
-
-// unquote decodes a JSON string with escapes in it, quotes included.
-func unquote(quoted []byte) ([]byte, bool) {
-	var s string
-	err := json.Unmarshal(quoted, &s)
-	return []byte(s), err == nil
 }
