@@ -1,0 +1,286 @@
+package mailbox_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/router/mailbox"
+	"imgo/store"
+)
+
+const never = int64(1) << 50 // an expiry that no test reaches, Unix milliseconds
+
+func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
+	return m.Push(&envelope.Kept{Id: id, Op: 5, Body: []byte(body), TimeMs: int64(id)}, 0, never, false, mailbox.Bound{Length: bound})
+}
+
+// pending lists the bodies that wait for a device.
+func pending(m *mailbox.Mailbox, device string) string {
+	window, _ := m.Window(nil, m.Mask(device), 0, 0, 1<<20, 1<<30)
+	var out strings.Builder
+	for _, e := range window {
+		out.Write(e.Message.Body)
+	}
+	return out.String()
+}
+
+func TestEachDeviceAcknowledgesByItself(t *testing.T) {
+	m := mailbox.New("u")
+	m.NoteDevice(1, "phone", 1, 1)
+	m.NoteDevice(2, "laptop", 1, 1)
+	push(&m, 3, "a", 10)
+	push(&m, 4, "b", 10)
+	push(&m, 4, "again", 10)
+	if n := m.Ack(5, "phone", []uint64{3, 3, 99}); n != 0 || pending(&m, "phone") != "b" || pending(&m, "laptop") != "ab" {
+		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
+	}
+	if n := m.Ack(6, "laptop", []uint64{3, 4}); n != 1 || m.Find(3) != nil || pending(&m, "laptop") != "" || pending(&m, "phone") != "b" {
+		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
+	}
+	// A device that comes later starts with what no device has acknowledged.
+	push(&m, 7, "c", 10)
+	m.NoteDevice(8, "tablet", 1, 1)
+	if got := pending(&m, "tablet"); got != "c" {
+		t.Errorf("a new device is handed %q", got)
+	}
+	if prev := m.Prev(m.Mask("phone"), 7); prev != 4 {
+		t.Errorf("before 7 the phone waits for %d", prev)
+	}
+	if n := m.Ack(9, "unknown", []uint64{4, 7}); n != 0 || pending(&m, "phone") != "bc" {
+		t.Errorf("an unknown device deleted %d", n)
+	}
+}
+
+func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
+	m := mailbox.New("u")
+	push(&m, 1, "a", 10)
+	push(&m, 2, "b", 10)
+	if !m.Find(1).Unclaimed {
+		t.Error("a message is claimed though there is no device")
+	}
+	if n := m.Ack(3, "", []uint64{1}); n != 1 {
+		t.Errorf("the default cursor of a user without devices deleted %d", n)
+	}
+	m.NoteDevice(4, "phone", 1, 1)
+	if got := pending(&m, "phone"); got != "b" {
+		t.Errorf("the first device is handed %q", got)
+	}
+	m.NoteDevice(5, "laptop", 1, 1)
+	m.Ack(6, "phone", []uint64{2})
+	if got := pending(&m, "laptop"); got != "b" {
+		t.Errorf("the second device is handed %q", got)
+	}
+}
+
+func TestBound(t *testing.T) {
+	m := mailbox.New("u")
+	m.NoteDevice(1, "d", 1, 1)
+	for id := uint64(2); id < 7; id++ {
+		if dropped := push(&m, id, fmt.Sprint(id), 3); (dropped == 1) != (id > 4) {
+			t.Errorf("message %d cost %d", id, dropped)
+		}
+	}
+	if pending(&m, "d") != "456" || m.Meta().Dropped != 2 {
+		t.Errorf("%q wait, %d were dropped", pending(&m, "d"), m.Meta().Dropped)
+	}
+}
+
+func TestExpire(t *testing.T) {
+	m := mailbox.New("u")
+	now := time.UnixMilli(1_700_000_000_000)
+	m.NoteDevice(1, "old", now.Add(-2*time.Hour).UnixMilli(), 1)
+	m.NoteDevice(2, "connected", now.Add(-2*time.Hour).UnixMilli(), 1)
+	m.NoteDevice(3, "new", now.UnixMilli(), 1)
+	bound := mailbox.Bound{Length: 10}
+	m.Push(&envelope.Kept{Id: 4, Body: []byte("a"), TimeMs: 1}, 0, now.UnixMilli(), false, bound)
+	m.Push(&envelope.Kept{Id: 5, Body: []byte("b"), TimeMs: 1}, 0, now.UnixMilli()+1, false, bound)
+	connected := func(device string) bool { return device == "connected" }
+	if n := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Device("old") == nil {
+		t.Errorf("%d expired, %q wait", n, pending(&m, "new"))
+	}
+	if n := m.Expire(now, time.Hour, connected); n != 0 || m.Device("old") != nil || m.Device("connected") == nil || m.Device("new") == nil {
+		t.Errorf("%d expired; devices %v", n, m.Meta().Devices)
+	}
+}
+
+func TestTooManyDevices(t *testing.T) {
+	m := mailbox.New("u")
+	for i := range mailbox.MaxDevices + 1 {
+		m.NoteDevice(uint64(i+1), fmt.Sprint("d", i), int64(i+1), 1)
+	}
+	if len(m.Meta().Devices) != mailbox.MaxDevices || m.Device("d0") != nil || m.Mask("d64") != 1 {
+		t.Errorf("%d devices; d0 %v, the newest has the bit %b", len(m.Meta().Devices), m.Device("d0"), m.Mask("d64"))
+	}
+}
+
+func TestWindow(t *testing.T) {
+	m := mailbox.New("u")
+	m.NoteDevice(1, "d", 1, 1)
+	for id := uint64(2); id < 12; id++ {
+		push(&m, id, "0123456789", 100)
+	}
+	for _, c := range []struct {
+		after        uint64
+		messages     int
+		bytes        int
+		first, count uint64
+		more         bool
+	}{
+		{0, 100, 1 << 20, 2, 10, false},
+		{0, 3, 1 << 20, 2, 3, true},
+		{4, 100, 2 * 34, 5, 2, true},
+		{4, 100, 1, 5, 1, true}, // one message always
+		{10, 1, 1, 11, 1, false},
+		{11, 1, 1, 0, 0, false},
+	} {
+		window, more := m.Window(nil, m.Mask("d"), c.after, 0, c.messages, c.bytes)
+		if uint64(len(window)) != c.count || more != c.more || c.count > 0 && window[0].ID != c.first {
+			t.Errorf("%+v: %d messages, more %v", c, len(window), more)
+		}
+	}
+}
+
+func TestIdempotencyKeys(t *testing.T) {
+	blank, loaded := mailbox.New("u"), mailbox.Load("u", nil, nil)
+	if id, known := blank.Used("k"); id != 0 || !known {
+		t.Errorf("a new mailbox: %d, %v", id, known)
+	}
+	if id, known := loaded.Used("k"); id != 0 || known {
+		t.Errorf("of a loaded mailbox only the store can tell: %d, %v", id, known)
+	}
+	blank.Use("k", 7)
+	if id, known := blank.Used("k"); id != 7 || !known {
+		t.Errorf("a used key: %d, %v", id, known)
+	}
+	c, _ := blank.TakeChanges(10)
+	blank.Use("later", 8) // while the others are written
+	blank.Written(&c, nil)
+	if id, known := blank.Used("k"); id != 0 || known || !blank.Dirty() {
+		t.Errorf("a key that was written: %d, %v", id, known)
+	}
+	if id, known := blank.Used("later"); id != 8 || !known {
+		t.Errorf("a key that was used meanwhile: %d, %v", id, known)
+	}
+}
+
+func TestChangesAreTakenAgainAfterAFailure(t *testing.T) {
+	m := mailbox.New("u")
+	m.NoteDevice(1, "d", 1, 1)
+	push(&m, 2, "a", 10)
+	push(&m, 3, "b", 10)
+	c, later := m.TakeChanges(2)
+	if len(c.Entries) != 1 || len(c.Fresh) != 1 || c.Entries[0].ID != 2 || !c.Meta || !later {
+		t.Errorf("took %+v, later %v", c, later)
+	}
+	m.Ack(4, "d", []uint64{2}) // while it is being written
+	m.Undo(&c)
+	if c, _ = m.TakeChanges(10); len(c.Fresh) != 1 || c.Fresh[0].ID != 3 || len(c.Gone) != 1 || c.Gone[0].ID != 2 {
+		t.Errorf("took %+v", c)
+	}
+	var held []uint64
+	m.Written(&c, func(e *mailbox.Entry, message *envelope.Kept) {
+		held = append(held, message.Id)
+		m.Hold(e, message)
+	})
+	if fmt.Sprint(held) != "[3]" || m.Held() == 0 || m.Dirty() {
+		t.Errorf("held %v, %d bytes, dirty %v", held, m.Held(), m.Dirty())
+	}
+	if m.Release(); m.Held() != 0 || !m.Find(3).NeedsBody() {
+		t.Error("the body is in memory though it was released")
+	}
+	if m.DropLost(3, 0) != true || m.DropLost(3, 0) || m.Meta().Dropped != 1 || len(m.Entries()) != 0 {
+		t.Error("a lost message is dropped once")
+	}
+}
+
+func TestMergeCountsOnce(t *testing.T) {
+	from := mailbox.New("u")
+	from.NoteDevice(1, "phone", 5, 1)
+	from.NoteDevice(2, "laptop", 6, 1)
+	push(&from, 3, "a", 10)
+	push(&from, 4, "b", 10)
+	from.Ack(5, "phone", []uint64{3})
+	part := &envelope.MovedMailbox{User: "u", Last: true, LastMs: 9, Dropped: 2}
+	for _, d := range from.Meta().Devices {
+		part.Devices = append(part.Devices, &envelope.MovedDevice{Device: d.Name, Since: d.Since, SeenMs: d.SeenMS})
+	}
+	for _, e := range from.Entries() {
+		part.Messages = append(part.Messages, &envelope.MovedMessage{
+			Id: e.ID, Body: e.Message.Body, ExpiresMs: e.ExpiresMS, Waiting: mailbox.MovedBits(e.Waiting, from.Meta().Devices), Acked: e.Acked,
+		})
+	}
+	to := mailbox.New("u")
+	if !to.Merge(100, part, 1, 0) || pending(&to, "phone") != "b" || pending(&to, "laptop") != "ab" {
+		t.Errorf("phone %q, laptop %q", pending(&to, "phone"), pending(&to, "laptop"))
+	}
+	to.Ack(101, "laptop", []uint64{3})
+	if to.Merge(102, part, 1, 0) || to.Find(3) != nil || to.Meta().Moved != 100 || to.Meta().Dropped != 2 {
+		t.Errorf("a part behind a complete mailbox counts: %v", to.Meta())
+	}
+	if got := mailbox.Covered(to.Find(4).Waiting, to.Meta().Devices); len(got) != 2 {
+		t.Errorf("the message waits for %v", got)
+	}
+}
+
+// record is one step of a random history.
+type record func(m *mailbox.Mailbox)
+
+func randomRecords(rng *rand.Rand, n int) (records []record) {
+	devices := []string{"", "phone", "laptop"}
+	for i := range n {
+		id := uint64(i + 1)
+		device := devices[rng.IntN(len(devices))]
+		switch rng.IntN(4) {
+		case 0:
+			seen := rng.Int64N(1000)
+			records = append(records, func(m *mailbox.Mailbox) { m.NoteDevice(id, device, seen, seen) })
+		case 1:
+			ids := make([]uint64, rng.IntN(5))
+			for k := range ids {
+				ids[k] = rng.Uint64N(id + 1)
+			}
+			records = append(records, func(m *mailbox.Mailbox) { m.Ack(id, device, ids) })
+		default:
+			records = append(records, func(m *mailbox.Mailbox) { push(m, id, fmt.Sprint(id, " "), 1<<20) })
+		}
+	}
+	return records
+}
+
+func state(m *mailbox.Mailbox) string {
+	var out strings.Builder
+	devices := slices.Clone(m.Meta().Devices)
+	slices.SortFunc(devices, func(a, b store.MailboxDevice) int { return strings.Compare(a.Name, b.Name) })
+	for _, d := range devices {
+		fmt.Fprintf(&out, "%q since %d seen %d: %s\n", d.Name, d.Since, d.SeenMS, pending(m, d.Name))
+	}
+	for _, e := range m.Entries() {
+		fmt.Fprintf(&out, "%d %v %v\n", e.ID, e.Acked, e.Unclaimed)
+	}
+	return out.String()
+}
+
+// A record that is applied a second time, over what it and all later records
+// did, changes nothing: the store's state may be newer than its position.
+func TestRecordsMayBeAppliedAgain(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		records := randomRecords(rng, 40)
+		once := mailbox.New("u")
+		for _, r := range records {
+			r(&once)
+		}
+		want := state(&once)
+		for _, r := range records[rng.IntN(len(records)):] {
+			r(&once)
+		}
+		if got := state(&once); got != want {
+			t.Fatalf("seed %d: applied again it is\n%s\nafter\n%s", seed, got, want)
+		}
+	}
+}
