@@ -4,5 +4,14 @@
 // docs/ARCHITECTURE.md. It also leaves out one rule of the design at a time
 // and demands that the judge finds it.
 //
+// Each run is in a bubble of testing/synctest: its time is virtual, so that
+// waiting costs nothing and a slow machine changes no timeout.
+//
+// A seed fixes the plan and the sequence of random numbers, but it does not
+// replay a run exactly. Many goroutines draw from the sequence in the order in
+// which they run. That order, the choice of a select and the order of a map are
+// random in Go and have no seed. A schedule that failed is found again by
+// running its seed many times: go test -run TestInvariantsHold/3 -count 100.
+//
 // There is nothing here but tests.
 package model

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -32,11 +33,13 @@ func TestInvariantsHold(t *testing.T) {
 	for seed := range runs(t, 8) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, plan{seed: uint64(seed), rates: everything, length: 1500 * time.Millisecond})
-			if err := w.run(); err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d pushes, %d sessions", w.n, len(w.h.sessions))
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, plan{seed: uint64(seed), rates: everything, length: 1500 * time.Millisecond})
+				if err := w.run(); err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%d pushes, %d sessions", w.n, len(w.h.sessions))
+			})
 		})
 	}
 }
@@ -64,7 +67,9 @@ func TestEachRuleIsNeeded(t *testing.T) {
 				p := c.plan
 				p.seed, p.length = uint64(seed), 700*time.Millisecond
 				var err error
-				t.Run(fmt.Sprint(seed), func(t *testing.T) { err = newWorld(t, p).run() })
+				t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { err = newWorld(t, p).run() })
+				})
 				if err != nil {
 					t.Logf("found in run %d: %v", seed, err)
 					return

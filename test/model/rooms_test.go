@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -546,7 +547,7 @@ func TestRoomMembersGetEverything(t *testing.T) {
 	for seed := range runs(t, 6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			runRooms(t, uint64(seed), 1500*time.Millisecond, 20*time.Second)
+			synctest.Test(t, func(t *testing.T) { runRooms(t, uint64(seed), 1500*time.Millisecond, 20*time.Second) })
 		})
 	}
 }
