@@ -1,7 +1,8 @@
 // Package envelope owns everything of imgo that crosses a process boundary:
 // the records of the log's topics and the messages that roles say to one
 // another (envelope.proto, generated into envelope.pb.go), the identity of a
-// kept message, the hash that maps a user to a partition and the errors whose identity survives a hop.
+// kept message, the address of a session, the hash that maps a user to a
+// partition and the errors whose identity survives a hop.
 //
 // It guarantees that what it encodes today is decoded tomorrow: field numbers
 // and the hash never change (golden files hold them). It does no I/O, keeps no
@@ -70,8 +71,8 @@ func CheckName(field, name string) error {
 	return nil
 }
 
-// Entry is one record of a partition of the log. Value is never changed by
-// anybody once it was appended or read.
+// Entry is one record of a partition of the log. Value never changes once it was
+// appended or read.
 type Entry struct {
 	Partition int32
 	Offset    int64

@@ -204,7 +204,7 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
-// FuzzRecord: no bytes of a log may crash who reads them, and what decodes
+// FuzzRecord: no bytes of a log may crash their reader, and what decodes
 // encodes to something that decodes to the same.
 func FuzzRecord(f *testing.F) {
 	for _, m := range samples() {

@@ -78,7 +78,7 @@ func (t *accountTable) open(ctx context.Context, user string) (*account, error) 
 
 // openLocked returns a user's account, which it reads from the store if it is
 // not in memory. mu is not held meanwhile, so that a slow disk keeps back only
-// those who want this user. At most one goroutine reads a user.
+// the callers that want this user. At most one goroutine reads a user.
 //
 // What was read is the newest state: whatever applies a record to the user, or
 // writes the user to the store, needs the account in memory, and so waits.
@@ -112,8 +112,8 @@ func (t *accountTable) openLocked(ctx context.Context, user string) (*account, e
 	}
 }
 
-// loadLocked reads a user's account from the store, and tells those who wait
-// for it.
+// loadLocked reads a user's account from the store, and wakes the goroutines
+// that wait for it.
 func (t *accountTable) loadLocked(user string) (*account, error) {
 	l := &loading{done: make(chan struct{})}
 	defer close(l.done)

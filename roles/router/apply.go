@@ -59,7 +59,7 @@ func (ap *applier) applyLocked(entries []envelope.Entry) error {
 	return err
 }
 
-// notifyLocked wakes those who wait for records to be applied.
+// notifyLocked wakes the goroutines that wait for records to be applied.
 func (ap *applier) notifyLocked() {
 	p := ap.p
 	close(p.applied)
@@ -127,7 +127,7 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 }
 
 // accountLocked returns a user's account. Before it has to read the store it
-// wakes those who wait for the records that were applied so far.
+// wakes the goroutines that wait for the records that were applied so far.
 func (ap *applier) accountLocked(user string) (*account, error) {
 	if a := ap.p.accounts.byUser[user]; a != nil {
 		return a, nil

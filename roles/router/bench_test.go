@@ -35,13 +35,16 @@ func BenchmarkRebuild(b *testing.B) {
 		names := make([]string, users)
 		for i := range names {
 			names[i] = fmt.Sprintf("user-%d", i)
-			add(envelope.Partition(names[i], parts), &envelope.Record{Device: &envelope.Device{User: names[i], Device: "phone", SeenMs: now.UnixMilli()}})
+			device := &envelope.Device{User: names[i], Device: "phone", SeenMs: now.UnixMilli()}
+			add(envelope.Partition(names[i], parts), &envelope.Record{Device: device})
 		}
 		body := make([]byte, 100)
 		for i := range pushes {
 			user := names[(i*7919)%users]
 			p := envelope.Partition(user, parts)
-			id := add(p, &envelope.Record{Push: &envelope.Push{Users: []string{user}, Op: 5, Body: body, ExpiresMs: now.Add(24 * time.Hour).UnixMilli()}})
+			id := add(p, &envelope.Record{Push: &envelope.Push{
+				Users: []string{user}, Op: 5, Body: body, ExpiresMs: now.Add(24 * time.Hour).UnixMilli(),
+			}})
 			if i%100 < acked {
 				add(p, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: user, Device: "phone", Ids: []uint64{id}}}}})
 			}
@@ -52,7 +55,9 @@ func BenchmarkRebuild(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				r, err := router.New(router.DefaultConfig(), router.Deps{Kept: kept, Live: newMemLog(1), Store: store.NewMailboxes(db), Log: zerolog.Nop()})
+				r, err := router.New(router.DefaultConfig(), router.Deps{
+					Kept: kept, Live: newMemLog(1), Store: store.NewMailboxes(db), Log: zerolog.Nop(),
+				})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -12,9 +12,9 @@ import (
 	"imgo/roles/router"
 )
 
-// beside is a second router over the log and the clock of w, with a disk and
+// secondRouter starts a second router over the log and the clock of w, with a disk and
 // settings of its own.
-func (w *world) beside(change func(*router.Config)) *world {
+func (w *world) secondRouter(change func(*router.Config)) *world {
 	w.t.Helper()
 	o := newWorldOf(w.t, w.kept, nil, change)
 	o.stop()
@@ -67,7 +67,7 @@ func TestCacheChangesNothing(t *testing.T) {
 				}
 			}
 			w := newWorld(t, settings(limit))
-			plain := w.beside(settings(0))
+			plain := w.secondRouter(settings(0))
 			users := []string{"u1", "u2", "u3", "u4", "u5"}
 			devices := []string{"", "phone", "laptop"}
 			for _, u := range users {
@@ -112,8 +112,8 @@ func TestCacheChangesNothing(t *testing.T) {
 					w.append(user, &envelope.Record{Device: &envelope.Device{
 						User: user, Device: devices[rng.IntN(3)], SeenMs: w.clock.now().UnixMilli()}})
 				case 7:
-					w.settle(users)
-					plain.settle(users)
+					w.awaitApplied(users)
+					plain.awaitApplied(users)
 					w.clock.add(time.Duration(rng.IntN(10_000)) * time.Millisecond)
 				case 8:
 					time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond) // another interleaving, not a wait
@@ -122,8 +122,8 @@ func TestCacheChangesNothing(t *testing.T) {
 						w.restart()
 					}
 				default:
-					w.settle([]string{user})
-					plain.settle([]string{user})
+					w.awaitApplied([]string{user})
+					plain.awaitApplied([]string{user})
 					device, messages, bytes := devices[1+rng.IntN(2)], uint32(1+rng.IntN(30)), uint32(1+rng.IntN(3000))
 					with, without := w.windows(user, device, messages, bytes), plain.windows(user, device, messages, bytes)
 					if with != without {
@@ -151,7 +151,7 @@ func TestCacheCompacts(t *testing.T) {
 		}
 	}
 	w := newWorld(t, settings(1<<20))
-	plain := w.beside(settings(0))
+	plain := w.secondRouter(settings(0))
 	const u = "u"
 	w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "d", SeenMs: w.clock.now().UnixMilli()}})
 	var ids []uint64
@@ -164,8 +164,8 @@ func TestCacheCompacts(t *testing.T) {
 			w.ack(u, "d", ids[i-7], ids[i-3])
 		}
 		if i%10 == 9 {
-			w.settle([]string{u})
-			plain.settle([]string{u})
+			w.awaitApplied([]string{u})
+			plain.awaitApplied([]string{u})
 			if with, without := w.windows(u, "d", 50, 1<<20), plain.windows(u, "d", 50, 1<<20); with != without {
 				t.Fatalf("after %d messages it is handed\n%.5000s\nand without a cache\n%.5000s", i, with, without)
 			}
@@ -222,7 +222,7 @@ func TestCacheHoldsWhatWasUsedLast(t *testing.T) {
 			t.Fatalf("%d: %v bodies of %s were read, want %v", i, n, test.user, test.read)
 		}
 	}
-	// What nobody waits for any more is not held.
+	// A message that no device waits for any more is not held.
 	for _, u := range users {
 		w.ack(u, "d", w.pendingIDs(u, "d")...)
 	}

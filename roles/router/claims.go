@@ -9,7 +9,7 @@ type claims struct {
 	pending, flushing map[string]store.MailboxClaim
 }
 
-// find returns who claimed a key. ok is false if the store may know.
+// find returns the claim of a key. ok is false if the store may know.
 func (c *claims) find(key string) (claim store.MailboxClaim, ok bool) {
 	if claim, ok = c.pending[key]; ok {
 		return claim, true

@@ -165,8 +165,8 @@ func (t *cometTable) expire(present map[string]struct{}, timeout time.Duration, 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name := range present {
-		// A comet that died before its first announcement came through is never
-		// named by anybody else.
+		// No announcement ever names a comet that died before its first one came
+		// through.
 		t.getLocked(name, now)
 	}
 	for name, c := range t.comets {

@@ -9,7 +9,9 @@ import (
 	"imgo/envelope"
 )
 
-func (w *world) announce(comet string, incarnation uint64, partitions map[uint32]uint32, sessions ...*envelope.SessionInfo) *envelope.AnnounceReply {
+func (w *world) announce(
+	comet string, incarnation uint64, partitions map[uint32]uint32, sessions ...*envelope.SessionInfo,
+) *envelope.AnnounceReply {
 	w.t.Helper()
 	reply, err := w.r.Announce(context.Background(), &envelope.AnnounceRequest{
 		Comet: comet, Incarnation: incarnation, Sessions: sessions, Partitions: partitions, Rooms: map[string]uint32{"r": 1}})
@@ -89,7 +91,7 @@ func TestCometThatNeverAnnouncedLosesItsSessions(t *testing.T) {
 	})
 }
 
-// Who was away for so long that nobody knows it any more must not take what it
+// A comet that was away for so long that no router knows it any more must not take what it
 // was told then for an answer of now.
 func TestEpochOfAForgottenCometDoesNotComeBack(t *testing.T) {
 	w := newWorld(t, nil)

@@ -59,7 +59,7 @@ func FuzzLogRecords(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wait, cancel := context.WithTimeout(ctx, patience)
+		wait, cancel := context.WithTimeout(ctx, waitLimit)
 		defer cancel()
 		_, err = r.Resolve(wait, &envelope.ResolveRequest{Items: []*envelope.ResolveItem{{Id: envelope.ID(1, off), Users: []string{"u"}}}})
 		if err != nil {

@@ -47,7 +47,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		nudges:          counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
 		unpublished:     counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),
 		backlog:         counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
-		readBodies:      counter("backlog_read_messages_total", "Messages of these whose bodies were not in memory and were read from the store."),
+		readBodies: counter("backlog_read_messages_total",
+			"Messages of these whose bodies were not in memory and were read from the store."),
 		repeated:        counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
 		moved:           counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
@@ -67,7 +68,8 @@ type lag struct {
 	log   endedLog
 }
 
-var lagDesc = prometheus.NewDesc("imgo_router_lag_records", "Records of the kept log that were not applied yet.", []string{"partition"}, nil)
+var lagDesc = prometheus.NewDesc("imgo_router_lag_records",
+	"Records of the kept log that were not applied yet.", []string{"partition"}, nil)
 
 func (l lag) Describe(ch chan<- *prometheus.Desc) { ch <- lagDesc }
 
@@ -101,15 +103,18 @@ func exportSizes(reg prometheus.Registerer, parts *ownership) {
 			return float64(n)
 		}))
 	}
-	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.", func(p *partition) int { return len(p.accounts.byUser) })
+	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.",
+		func(p *partition) int { return len(p.accounts.byUser) })
 	gauge("mailbox_messages", "Messages that wait in the mailboxes in memory.", func(p *partition) (n int) {
 		for _, a := range p.accounts.byUser {
 			n += len(a.Entries())
 		}
 		return n
 	})
-	gauge("cached_bytes", "Bytes of bodies that are held in memory though the store has them.", func(p *partition) int { return p.cache.bytes })
-	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.", func(p *partition) int { return p.writes.bytes })
+	gauge("cached_bytes", "Bytes of bodies that are held in memory though the store has them.",
+		func(p *partition) int { return p.cache.bytes })
+	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.",
+		func(p *partition) int { return p.writes.bytes })
 	gauge("unwritten_records", "Records of the kept log that were applied and not written behind yet.",
 		func(p *partition) int { return int(p.position.next - p.writes.storedNext) })
 }

@@ -277,7 +277,8 @@ func (m *mover) keys(ctx context.Context) error {
 			}
 			if k.User == "" { // a claim goes by its key
 				by, fill = k.Key, func(to *envelope.Moved) {
-					to.Claims = append(to.Claims, &envelope.MovedClaim{Key: k.Key, Id: k.ID, Record: k.Record[:], ExpiresMs: expires.UnixMilli()})
+					claim := &envelope.MovedClaim{Key: k.Key, Id: k.ID, Record: k.Record[:], ExpiresMs: expires.UnixMilli()}
+					to.Claims = append(to.Claims, claim)
 				}
 			}
 			if err := m.add(ctx, by, len(k.User)+len(k.Key)+64, fill); err != nil {

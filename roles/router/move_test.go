@@ -76,8 +76,8 @@ func (g *growing) Moved(_ context.Context, partition int32) error {
 	return nil
 }
 
-// settled waits until all has moved.
-func (g *growing) settled(t *testing.T, partitions int32) {
+// awaitMoved waits until all has moved.
+func (g *growing) awaitMoved(t *testing.T, partitions int32) {
 	t.Helper()
 	eventually(t, "all has moved", func() bool {
 		for p := range partitions {
@@ -117,7 +117,7 @@ func (w *world) add(user string, rec *envelope.Record) uint64 {
 
 func (w *world) reached(p int32, off int64) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	id := envelope.ID(w.kept.Generation(), off)
 	if _, err := w.r.Resolve(ctx, &envelope.ResolveRequest{Partition: uint32(p), Items: []*envelope.ResolveItem{{Id: id}}}); err != nil {
@@ -126,10 +126,12 @@ func (w *world) reached(p int32, off int64) {
 }
 
 func pushOf(w *world, body, key string, ttl time.Duration, users ...string) *envelope.Record {
-	return &envelope.Record{Push: &envelope.Push{Users: users, Op: 5, Body: []byte(body), IdempotencyKey: key, ExpiresMs: w.clock.now().Add(ttl).UnixMilli()}}
+	return &envelope.Record{Push: &envelope.Push{
+		Users: users, Op: 5, Body: []byte(body), IdempotencyKey: key, ExpiresMs: w.clock.now().Add(ttl).UnixMilli(),
+	}}
 }
 
-// populate gives users every kind of state, by a seed, and says who they are.
+// populate gives users every kind of state, by a seed, and returns their names.
 func populate(w *world, seed uint64) []string {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	var users []string
@@ -156,7 +158,9 @@ func populate(w *world, seed uint64) []string {
 			w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
 		case 7:
 			if step > 50 && user != "user0" { // of whom no device is ever known
-				w.append(user, &envelope.Record{Device: &envelope.Device{User: user, Device: devices[rng.IntN(3)], SeenMs: w.clock.now().UnixMilli()}})
+				w.append(user, &envelope.Record{Device: &envelope.Device{
+					User: user, Device: devices[rng.IntN(3)], SeenMs: w.clock.now().UnixMilli(),
+				}})
 			}
 		}
 	}
@@ -172,7 +176,7 @@ func populate(w *world, seed uint64) []string {
 		w.append(users[i], &envelope.Record{Claim: &envelope.Claim{Key: fmt.Sprint("claim", i)}})
 	}
 	w.clock.add(2 * time.Minute) // some have expired
-	w.settle(users)
+	w.awaitApplied(users)
 	return users
 }
 
@@ -213,7 +217,7 @@ func TestMove(t *testing.T) {
 			want := w.full(users)
 			g.refuse = int(seed % 3)
 			close(g.begun)
-			g.settled(t, 2)
+			g.awaitMoved(t, 2)
 			if got := w.full(users); got != want {
 				t.Errorf("the old router says another thing now:\n%s\nbefore:\n%s", got, want)
 			}
@@ -289,7 +293,7 @@ func TestMovedTwiceIsMovedOnce(t *testing.T) {
 				w.growth = g
 				w.start()
 				close(g.begun)
-				g.settled(t, 2)
+				g.awaitMoved(t, 2)
 			}
 			merged := merge(rng, 5, cut(rng, movers[0].next), movers[1].next, movers[2].next)
 			n := after(t, w, merged)
@@ -312,7 +316,8 @@ func TestMovedTwiceIsMovedOnce(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, d := range info.Devices {
-						n.add(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: user, Device: d.Device, Ids: n.pendingIDs(user, d.Device)}}}})
+						ack := &envelope.Ack{User: user, Device: d.Device, Ids: n.pendingIDs(user, d.Device)}
+						n.add(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
 					}
 				case 3:
 					if step%5 == 0 {
@@ -380,10 +385,10 @@ func TestMoveBigMailboxes(t *testing.T) {
 	huge := w.push(other, strings.Repeat("y", maxRecord-1500))
 	tooLarge := w.push(other, strings.Repeat("z", maxRecord-100))
 	w.ack(other, devices[3], huge)
-	w.settle([]string{user, other})
+	w.awaitApplied([]string{user, other})
 	want := w.full([]string{user})
 	close(g.begun)
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	n := after(t, w, g.next)
 	if got := n.full([]string{user}); got != want {
 		t.Errorf("moved:\n%.2000s\nbefore:\n%.2000s", got, want)
@@ -396,7 +401,9 @@ func TestMoveBigMailboxes(t *testing.T) {
 		t.Errorf("moved in %d records", parts)
 	}
 	for i, d := range devices {
-		b, err := n.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: &envelope.Address{Comet: "c", Session: 1}, User: other, Device: d, Floor: last, MaxBytes: 8 << 20})
+		b, err := n.r.CatchUp(context.Background(), &envelope.CatchUpRequest{
+			To: &envelope.Address{Comet: "c", Session: 1}, User: other, Device: d, Floor: last, MaxBytes: 8 << 20,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -449,7 +456,7 @@ func TestBehindTheFence(t *testing.T) {
 		if reply.Backlog.UpTo < behind {
 			t.Errorf("%s: the answer is true up to %d, not %d", when, reply.Backlog.UpTo, behind)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 		defer cancel()
 		if _, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: session("c", 2, user, "new")}); !errors.Is(err, envelope.ErrNotReady) {
 			t.Errorf("%s: a device that is not known: %v", when, err)
@@ -457,7 +464,8 @@ func TestBehindTheFence(t *testing.T) {
 		if _, err := w.r.Take(ctx, &envelope.TakeRequest{User: user}); !errors.Is(err, envelope.ErrNotReady) {
 			t.Errorf("%s: taking what waits: %v", when, err)
 		}
-		if _, err := w.r.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(envelope.Partition(user, 2)), Key: "k", Id: w.append(user, &envelope.Record{Claim: &envelope.Claim{Key: "k"}})}); err != nil {
+		id := w.append(user, &envelope.Record{Claim: &envelope.Claim{Key: "k"}})
+		if _, err := w.r.Claim(ctx, &envelope.ClaimRequest{Partition: uint32(envelope.Partition(user, 2)), Key: "k", Id: id}); err != nil {
 			t.Errorf("%s: a claim: %v", when, err)
 		}
 	}
@@ -474,13 +482,16 @@ func TestBehindTheFence(t *testing.T) {
 	g.mu.Lock()
 	g.noting = nil
 	g.mu.Unlock()
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	n := after(t, w, g.next)
 	if got := bodies(n.attach(s).Backlog); got != "before" {
 		t.Errorf("moved: %q", got)
 	}
 	// A record of a later generation is not this router's to wait for.
-	if _, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: s.Address, User: user, Device: "phone", Floor: envelope.ID(2, 0)}); !errors.Is(err, envelope.ErrUnavailable) {
+	_, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{
+		To: s.Address, User: user, Device: "phone", Floor: envelope.ID(2, 0),
+	})
+	if !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("a record of the next generation: %v", err)
 	}
 }
@@ -498,9 +509,9 @@ func TestMovedKeys(t *testing.T) {
 	late := w.append(user, pushOf(w, "too late", "late", -time.Second, user)) // it uses its key all the same
 	claim := &envelope.Record{Claim: &envelope.Claim{Key: "claim"}}
 	w.append("claim", claim)
-	w.settle([]string{user, "claim"})
+	w.awaitApplied([]string{user, "claim"})
 	close(g.begun)
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	n := after(t, w, g.next)
 	again := n.add(user, pushOf(n, "again", "key", time.Hour, user))
 	n.add(user, pushOf(n, "again", "late", time.Hour, user))
@@ -519,7 +530,8 @@ func TestMovedKeys(t *testing.T) {
 	if r, err := n.r.Claim(context.Background(), &envelope.ClaimRequest{Partition: p, Id: id, Key: "claim"}); err != nil || r.Won {
 		t.Errorf("the second claim: %v, %v", r, err)
 	}
-	if r, err := n.r.Claim(context.Background(), &envelope.ClaimRequest{Partition: p, Id: id, Key: "claim", RecordId: claim.Id}); err != nil || !r.Won {
+	r, err := n.r.Claim(context.Background(), &envelope.ClaimRequest{Partition: p, Id: id, Key: "claim", RecordId: claim.Id})
+	if err != nil || !r.Won {
 		t.Errorf("the first claim, asked for again: %v, %v", r, err)
 	}
 
@@ -527,7 +539,8 @@ func TestMovedKeys(t *testing.T) {
 	n.dir = t.TempDir()
 	n.clock.add(48 * time.Hour)
 	n.start()
-	if l, err := n.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{user}, IdempotencyKey: "key"}); err != nil || l.Users[0].AppliedId != 0 {
+	l, err := n.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{user}, IdempotencyKey: "key"})
+	if err != nil || l.Users[0].AppliedId != 0 {
 		t.Errorf("days later the key is used by %v (%v)", l.GetUsers(), err)
 	}
 }
@@ -543,7 +556,7 @@ func TestMoveOnTheSameDisk(t *testing.T) {
 	users := populate(w, 1)
 	want := w.full(users)
 	close(g.begun)
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	w.stop()
 	w.kept, w.growth = g.next, nil
 	w.start()
@@ -578,7 +591,7 @@ func TestMoveWhatIsOwned(t *testing.T) {
 		t.Error("another router's partition moved")
 	}
 	r.set(0, 1)
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !maps.Equal(g.moved, map[int32]int{0: 1, 1: 1}) {
@@ -598,7 +611,7 @@ func TestCrashInTheMiddleOfWhatMoved(t *testing.T) {
 	users := populate(w, 5)
 	want := w.full(users)
 	close(g.begun)
-	g.settled(t, 2)
+	g.awaitMoved(t, 2)
 	log := newMemLog(3)
 	log.generation = 2
 	for p := range int32(3) {

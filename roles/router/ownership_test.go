@@ -60,13 +60,15 @@ func userOf(partition int32) string {
 
 // calls are all calls that concern a user.
 func (w *world) calls(user string) map[string]error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	s, p := session("c", 99, user, "d"), uint32(envelope.Partition(user, 2))
 	errs := make(map[string]error)
 	_, errs["Attach"] = w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
 	_, errs["CatchUp"] = w.r.CatchUp(ctx, &envelope.CatchUpRequest{To: s.Address, User: user, Device: "d"})
-	errs["Detach"] = w.r.Detach(ctx, &envelope.DetachRequest{Sessions: []*envelope.Detached{{Session: s.Address, User: user, Device: "d"}}})
+	errs["Detach"] = w.r.Detach(ctx, &envelope.DetachRequest{
+		Sessions: []*envelope.Detached{{Session: s.Address, User: user, Device: "d"}},
+	})
 	_, errs["Lookup"] = w.r.Lookup(ctx, &envelope.LookupRequest{Users: []string{user}})
 	_, errs["User"] = w.r.User(ctx, &envelope.UserRequest{User: user})
 	_, errs["Take"] = w.r.Take(ctx, &envelope.TakeRequest{User: user})
@@ -161,7 +163,7 @@ func TestGrace(t *testing.T) {
 		return !ok
 	})
 	w.push(u, "a")
-	w.settle([]string{u})
+	w.awaitApplied([]string{u})
 	if got := bodies(w.attach(session("c", 1<<32|1, u, "d")).Backlog); got != "a" {
 		t.Fatalf("in the grace: %q", got)
 	}
@@ -194,7 +196,7 @@ func TestFlapping(t *testing.T) {
 		w.announce("c", 1, nil, s)
 	}
 	w.owns(u, true)
-	w.settle([]string{u})
+	w.awaitApplied([]string{u})
 	if got := bodies(w.attach(s).Backlog); got != want {
 		t.Fatalf("got %q, want %q", got, want)
 	}
@@ -215,8 +217,8 @@ func TestTakeOver(t *testing.T) {
 	a.ack(u, "d", x)
 	same := func(when string) {
 		t.Helper()
-		a.settle([]string{u})
-		b.settle([]string{u})
+		a.awaitApplied([]string{u})
+		b.awaitApplied([]string{u})
 		if one, two := a.state([]string{u}), b.state([]string{u}); one != two {
 			t.Fatalf("%s:\n%s\n%s", when, one, two)
 		}
@@ -248,7 +250,7 @@ func TestCleanUp(t *testing.T) {
 	u, other := userOf(1), userOf(0)
 	w.push(u, "a")
 	w.push(other, "b")
-	w.settle([]string{u, other})
+	w.awaitApplied([]string{u, other})
 	empty := func(p int32) bool {
 		e, err := store.NewMailboxes(w.db).Empty(p)
 		if err != nil {
@@ -330,7 +332,7 @@ func TestLag(t *testing.T) {
 	for range 3 {
 		w.push(u, "x")
 	}
-	w.settle([]string{u})
+	w.awaitApplied([]string{u})
 	w.kept.stick(1, 3)
 	w.push(u, "x")
 	w.push(u, "x")

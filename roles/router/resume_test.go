@@ -60,12 +60,12 @@ func TestResumedIsRebuilt(t *testing.T) {
 			for _, u := range users {
 				w.push(u, "last")
 			}
-			w.settle(users)
+			w.awaitApplied(users)
 			resumed := w.state(users)
 			w.stop()
 			w.dir = t.TempDir()
 			w.start()
-			w.settle(users)
+			w.awaitApplied(users)
 			if rebuilt := w.state(users); rebuilt != resumed {
 				t.Fatalf("resumed:\n%s\nrebuilt:\n%s", resumed, rebuilt)
 			}
@@ -73,8 +73,8 @@ func TestResumedIsRebuilt(t *testing.T) {
 	}
 }
 
-// settle waits until everything in the log was applied.
-func (w *world) settle(users []string) {
+// awaitApplied waits until everything in the log was applied.
+func (w *world) awaitApplied(users []string) {
 	w.t.Helper()
 	for _, u := range users {
 		p := envelope.Partition(u, 2)

@@ -14,7 +14,7 @@
 // log; neither harms the other.
 //
 // It does not write to clients, check tokens, decide what a push means or
-// decide who owns what.
+// decide which router owns a partition.
 package router
 
 import (
@@ -81,7 +81,8 @@ type Deps struct {
 	Growth Growth
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Events is told what happened to a user's data; nil: nobody.
+	// Events is called with what happened to a user's data; nil: it is not
+	// reported.
 	Events func(kind, user, detail string)
 }
 
@@ -137,7 +138,7 @@ func (res *resources) appendDevice(ctx context.Context, partition int32, d *enve
 // call that concerns a partition waits, within its context, until that one was
 // applied up to where the log ended when it was gained. It returns
 // envelope.ErrNotReady when it was not by then, and envelope.ErrUnavailable for
-// a partition that is not owned here: ask again whoever owns it then.
+// a partition that is not owned here: the caller asks its owner again.
 type Router struct {
 	*resources
 	parts    *ownership

@@ -86,7 +86,7 @@ func TestStalledStoreHoldsUpOneUser(t *testing.T) {
 			}
 			eventually(t, "the store is asked for the user", func() bool { return stalled.begun() > 0 })
 
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 			defer cancel()
 			if got := bodies(w.attach(session("c", 2, fast, "d")).Backlog); got != "a" {
 				t.Errorf("another user of the partition is handed %q", got)
@@ -191,7 +191,7 @@ func TestResolveNowDoesNotWaitForTheStore(t *testing.T) {
 		if ok {
 			t.Error("it answered for a record that was not applied")
 		}
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Error("it waits")
 	}
 	close(stalled.release)

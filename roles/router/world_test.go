@@ -35,7 +35,10 @@ type memLog struct {
 }
 
 func newMemLog(partitions int) *memLog {
-	return &memLog{parts: make([][]envelope.Entry, partitions), begins: make(map[int32]int64), stuck: make(map[int32]int64), reads: make(map[int32]int), grown: make(chan struct{})}
+	return &memLog{
+		parts: make([][]envelope.Entry, partitions), begins: make(map[int32]int64), stuck: make(map[int32]int64),
+		reads: make(map[int32]int), grown: make(chan struct{}),
+	}
 }
 
 func (l *memLog) Partitions() int32  { return int32(len(l.parts)) }
@@ -102,8 +105,8 @@ func (l *memLog) Read(ctx context.Context, p int32, from int64, _ int) ([]envelo
 	}
 }
 
-// Recent makes the log one that callers who wait may read on; at every other
-// offset, so that they, and who follows the log, both come first now and then.
+// Recent lets a waiting caller read the log itself. It gives records at every
+// other offset only, so that now the caller comes first and now the follower.
 func (l *memLog) Recent(p int32, from int64, _ int) []envelope.Entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -262,13 +265,13 @@ func (w *world) restart() {
 	w.start()
 }
 
-// patience bounds every wait: far more than anything takes that works.
-const patience = time.Minute
+// waitLimit bounds every wait: far more than anything takes that works.
+const waitLimit = time.Minute
 
 // eventually polls a condition, with a bound.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(waitLimit); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -324,9 +327,12 @@ func (w *world) pendingIDs(user, device string) (ids []uint64) {
 // applied waits until the router has applied a record.
 func (w *world) applied(user string, id uint64) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	if _, err := w.r.Resolve(ctx, &envelope.ResolveRequest{Partition: uint32(envelope.Partition(user, 2)), Items: []*envelope.ResolveItem{{Id: id}}}); err != nil {
+	_, err := w.r.Resolve(ctx, &envelope.ResolveRequest{
+		Partition: uint32(envelope.Partition(user, 2)), Items: []*envelope.ResolveItem{{Id: id}},
+	})
+	if err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -337,7 +343,7 @@ func session(comet string, id uint64, user, device string) *envelope.SessionInfo
 
 func (w *world) attach(s *envelope.SessionInfo) *envelope.AttachReply {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	reply, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
 	if err != nil {
@@ -348,7 +354,10 @@ func (w *world) attach(s *envelope.SessionInfo) *envelope.AttachReply {
 
 func (w *world) detach(s *envelope.SessionInfo) {
 	w.t.Helper()
-	if err := w.r.Detach(context.Background(), &envelope.DetachRequest{Sessions: []*envelope.Detached{{Session: s.Address, User: s.User, Device: s.Device}}}); err != nil {
+	err := w.r.Detach(context.Background(), &envelope.DetachRequest{
+		Sessions: []*envelope.Detached{{Session: s.Address, User: s.User, Device: s.Device}},
+	})
+	if err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -43,7 +43,7 @@ type rates struct {
 	lag float64
 }
 
-// faults are on until the world settles.
+// faults are on until the end of the run, when everything has to arrive.
 type faults struct {
 	dice *dice
 	off  atomic.Bool

@@ -56,34 +56,34 @@ func (s *sessionHistory) got(id uint64, body string) {
 	h := s.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	who := s.user + "/" + s.device
+	device := s.user + "/" + s.device
 	if slices.Contains(s.ids, id) {
-		h.fail("I3: session %d of %s saw %d twice", s.n, who, id)
+		h.fail("I3: session %d of %s saw %d twice", s.n, device, id)
 	}
 	if n := len(s.ids); n > 0 && id < s.ids[n-1] {
-		h.fail("I4: session %d of %s saw %d after %d", s.n, who, id, s.ids[n-1])
+		h.fail("I4: session %d of %s saw %d after %d", s.n, device, id, s.ids[n-1])
 	}
 	s.ids = append(s.ids, id)
-	seen := h.first[who]
+	seen := h.first[device]
 	if seen == nil {
 		seen = map[uint64]string{}
-		h.first[who] = seen
+		h.first[device] = seen
 	}
 	if was, ok := seen[id]; ok {
 		if was != body {
-			h.fail("%s saw %q and %q under the id %d", who, was, body, id)
+			h.fail("%s saw %q and %q under the id %d", device, was, body, id)
 		}
 		return
 	}
-	if id < h.maxFirst[who] {
-		h.fail("I4: %s first saw %d after %d", who, id, h.maxFirst[who])
+	if id < h.maxFirst[device] {
+		h.fail("I4: %s first saw %d after %d", device, id, h.maxFirst[device])
 	}
 	for other, b := range seen {
 		if b == body {
-			h.fail("I3: %s saw push %s under the ids %d and %d", who, body, other, id)
+			h.fail("I3: %s saw push %s under the ids %d and %d", device, body, other, id)
 		}
 	}
-	h.maxFirst[who] = max(h.maxFirst[who], id)
+	h.maxFirst[device] = max(h.maxFirst[device], id)
 	seen[id] = body
 }
 

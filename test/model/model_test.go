@@ -57,7 +57,9 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		{"ask-again", plan{cometFaults: comet.Faults{NoAskAgain: true}, rates: rates{drop: 0.3}, calm: true}},
 		{"announce", plan{cometFaults: comet.Faults{NoAnnounce: true}, calm: true}},
 		{"watch", plan{routerFaults: router.Faults{NoWatch: true}, rates: rates{drop: 0.5}, calm: true, still: true}},
-		{"applied", plan{routerFaults: router.Faults{NoApplied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true}},
+		{"applied", plan{
+			routerFaults: router.Faults{NoApplied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true,
+		}},
 		{"record-id", plan{routerFaults: router.Faults{NoRecordID: true}, rates: rates{retry: 0.3}}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

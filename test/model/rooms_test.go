@@ -26,10 +26,10 @@ import (
 	"imgo/transport/pipe"
 )
 
-// Rooms (docs/adr/0005-rooms.md): whoever was told that he has joined gets
-// every message that is pushed to the room from then on, although comets are
-// left out of rooms that nobody there is in; whatever is late, wherever a
-// partition moves, and although comets die and come back under their name.
+// Rooms (docs/adr/0005-rooms.md): a client that was told that it has joined gets
+// every message that is pushed to the room from then on. A comet without members
+// of the room is left out. That holds whatever is late, wherever a partition
+// moves, and although comets die and come back under their name.
 
 const roomPartitions = 2
 
@@ -38,19 +38,19 @@ var rooms = []string{"r0", "r1", "r2"}
 // roomWorld is two comets, two jobs that share the live topic, one logic, and
 // clients that come, join, leave and go.
 type roomWorld struct {
-	t    *testing.T
-	dice *dice
-	live *store.LiveLog
-	kept *store.LiveLog // nothing is kept here
-	lgc  *logic.Logic
-	shr  *shares
-	late sync.WaitGroup
+	t      *testing.T
+	dice   *dice
+	live   *store.LiveLog
+	kept   *store.LiveLog // nothing is kept here
+	logic  *logic.Logic
+	shares *shares
+	late   sync.WaitGroup
 
 	mu     sync.Mutex
 	comets map[string]*roomComet
 	pushed map[string][]*roomPush // of each room, in the order that they began
 
-	told, empty atomic.Int64 // room deliveries, and those of them that nobody was there for
+	told, empty atomic.Int64 // room deliveries, and those of them that found no member
 }
 
 type roomPush struct {
@@ -128,7 +128,7 @@ func (n *roomComet) RoomOpened(ctx context.Context, r *envelope.RoomOpened) erro
 		return envelope.ErrUnavailable
 	}
 	n.w.jitter(3 * time.Millisecond) // it may die while logic writes
-	err := n.w.lgc.RoomOpened(ctx, r)
+	err := n.w.logic.RoomOpened(ctx, r)
 	if n.w.dice.n(10) == 0 {
 		return envelope.ErrUnavailable // though the log has it
 	}
@@ -165,7 +165,7 @@ func (noRouters) Owner(int32) (logic.Router, error) { return nil, envelope.ErrUn
 func (noRouters) All() []logic.Router               { return nil }
 func (noRouters) Partitions() int32                 { return roomPartitions }
 
-// noKept is a kept topic that nobody writes to.
+// noKept is a kept topic that is never written.
 type noKept struct{ *store.LiveLog }
 
 func (noKept) AppendEssential(context.Context, int32, []byte) (int64, error) {
@@ -243,7 +243,7 @@ func (w *roomWorld) push(room string) {
 	p := &roomPush{id: len(w.pushed[room])}
 	w.pushed[room] = append(w.pushed[room], p)
 	w.mu.Unlock()
-	_, err := w.lgc.Push(context.Background(), &logic.PushCommand{Room: room, Op: 5, Body: fmt.Appendf(nil, "%s/%d", room, p.id)})
+	_, err := w.logic.Push(context.Background(), &logic.PushCommand{Room: room, Op: 5, Body: fmt.Appendf(nil, "%s/%d", room, p.id)})
 	if err != nil {
 		w.t.Error(err)
 		return
@@ -350,10 +350,10 @@ func (c *roomClient) missing(room string) []string {
 
 var errMissed = errors.New("a member missed messages of the room")
 
-// settle waits until nothing is missing of what was pushed to room before now.
-func (c *roomClient) settle(room string, patience time.Duration) error {
+// awaitMessages waits until nothing is missing of what was pushed to room before now.
+func (c *roomClient) awaitMessages(room string, limit time.Duration) error {
 	want := c.missing(room)
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		c.mu.Lock()
@@ -380,7 +380,7 @@ func (c *roomClient) settle(room string, patience time.Duration) error {
 }
 
 // live is what a client does with its connection, for a while.
-func (c *roomClient) live(patience time.Duration) error {
+func (c *roomClient) act(limit time.Duration) error {
 	for range 1 + c.w.dice.n(6) {
 		room := rooms[c.w.dice.n(len(rooms))]
 		if _, in := c.since[room]; !in {
@@ -390,7 +390,7 @@ func (c *roomClient) live(patience time.Duration) error {
 		if _, in := c.since[room]; !in {
 			return nil // the connection has ended
 		}
-		if err := c.settle(room, patience); err != nil {
+		if err := c.awaitMessages(room, limit); err != nil {
 			return err
 		}
 		if c.w.dice.n(2) == 0 {
@@ -399,16 +399,16 @@ func (c *roomClient) live(patience time.Duration) error {
 		}
 	}
 	for room := range c.since {
-		if err := c.settle(room, patience); err != nil {
+		if err := c.awaitMessages(room, limit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func runRooms(t *testing.T, seed uint64, length, patience time.Duration) {
+func runRooms(t *testing.T, seed uint64, length, limit time.Duration) {
 	w := &roomWorld{t: t, dice: newDice(seed), comets: map[string]*roomComet{}, pushed: map[string][]*roomPush{},
-		shr: &shares{turn: make(chan struct{})}}
+		shares: &shares{turn: make(chan struct{})}}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -435,14 +435,16 @@ func runRooms(t *testing.T, seed uint64, length, patience time.Duration) {
 	stopKept := spawn(w.kept.Run)
 	lcfg := logic.DefaultConfig()
 	lcfg.Auth.Mode = auth.ModeNone
-	w.lgc, err = logic.New(lcfg, logic.Deps{Routers: noRouters{}, Kept: noKept{w.kept}, Live: w.live, Comets: w, Tokens: noTokens{}, Log: zerolog.Nop()})
+	w.logic, err = logic.New(lcfg, logic.Deps{
+		Routers: noRouters{}, Kept: noKept{w.kept}, Live: w.live, Comets: w, Tokens: noTokens{}, Log: zerolog.Nop(),
+	})
 	must(err)
-	stopLogic := spawn(w.lgc.Run)
+	stopLogic := spawn(w.logic.Run)
 	var stopJobs []func()
 	reg := prometheus.NewRegistry()
 	for i := range 2 {
 		j, err := job.New(t.Context(), job.DefaultConfig(), job.Deps{
-			Kept: noKept{w.kept}, Live: w.live, Owners: w, Comets: w, Group: &sharer{shares: w.shr, me: i}, Log: zerolog.Nop(),
+			Kept: noKept{w.kept}, Live: w.live, Owners: w, Comets: w, Group: &sharer{shares: w.shares, me: i}, Log: zerolog.Nop(),
 			Metrics: prometheus.WrapRegistererWith(prometheus.Labels{"job": strconv.Itoa(i)}, reg)})
 		must(err)
 		stopJobs = append(stopJobs, spawn(j.Run))
@@ -470,7 +472,7 @@ func runRooms(t *testing.T, seed uint64, length, patience time.Duration) {
 					first = []string{rooms[w.dice.n(len(rooms))]}
 				}
 				c := w.connect("c"+strconv.Itoa(w.dice.n(2)), first)
-				if err := c.live(patience); err != nil {
+				if err := c.act(limit); err != nil {
 					failed.Store(err)
 				}
 				_ = c.conn.Close()
@@ -493,7 +495,7 @@ func runRooms(t *testing.T, seed uint64, length, patience time.Duration) {
 			case 0:
 				w.cometUp("c" + strconv.Itoa(w.dice.n(2)))
 			default:
-				w.shr.move(w.dice.n(roomPartitions))
+				w.shares.move(w.dice.n(roomPartitions))
 			}
 		}
 	})

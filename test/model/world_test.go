@@ -37,8 +37,8 @@ type plan struct {
 	cometFaults  comet.Faults
 	routerFaults router.Faults
 	length       time.Duration
-	// calm leaves out the faults that would hide the rule's absence: what a
-	// reconnect heals is only seen by those who stay.
+	// calm leaves out the faults that would hide the rule's absence. What a
+	// reconnect heals shows only in a session that stays.
 	calm bool
 	// still leaves out what befalls whole nodes, after which sessions ask for what
 	// they miss anyway.
@@ -101,7 +101,9 @@ func (w *world) routerUp(i int) {
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
 	cfg.WindowMessages, cfg.DedupeWarm, cfg.Faults = 3, 1000, w.p.routerFaults
 	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
-	r, err := router.New(cfg, router.Deps{Owned: w.rings[i].get, Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop()})
+	r, err := router.New(cfg, router.Deps{
+		Owned: w.rings[i].get, Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(),
+	})
 	w.must(err)
 	stop := w.spawn(r.Run)
 	pl := w.places[i]

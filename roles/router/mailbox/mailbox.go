@@ -31,8 +31,8 @@ const NoExpiry = time.Duration(math.MaxInt64)
 // Entry is one pending message of one user.
 type Entry struct {
 	store.MailboxEntry
-	// Message is the message as it is handed out; nobody changes it. It is nil
-	// if only the store has the body.
+	// Message is the message as it is handed out. It never changes. It is nil if
+	// only the store has the body.
 	Message *envelope.Kept
 	// held: the store has the body too (see bodies.go).
 	held bool

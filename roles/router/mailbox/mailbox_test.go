@@ -103,7 +103,8 @@ func TestExpire(t *testing.T) {
 	if n := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Device("old") == nil {
 		t.Errorf("%d expired, %q wait", n, pending(&m, "new"))
 	}
-	if n := m.Expire(now, time.Hour, connected); n != 0 || m.Device("old") != nil || m.Device("connected") == nil || m.Device("new") == nil {
+	n := m.Expire(now, time.Hour, connected)
+	if n != 0 || m.Device("old") != nil || m.Device("connected") == nil || m.Device("new") == nil {
 		t.Errorf("%d expired; devices %v", n, m.Meta().Devices)
 	}
 }
@@ -211,7 +212,8 @@ func TestMergeCountsOnce(t *testing.T) {
 	}
 	for _, e := range from.Entries() {
 		part.Messages = append(part.Messages, &envelope.MovedMessage{
-			Id: e.ID, Body: e.Message.Body, ExpiresMs: e.ExpiresMS, Waiting: mailbox.MovedBits(e.Waiting, from.Meta().Devices), Acked: e.Acked,
+			Id: e.ID, Body: e.Message.Body, ExpiresMs: e.ExpiresMS, Acked: e.Acked,
+			Waiting: mailbox.MovedBits(e.Waiting, from.Meta().Devices),
 		})
 	}
 	to := mailbox.New("u")

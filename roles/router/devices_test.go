@@ -44,7 +44,8 @@ func TestRebuildFromAShortenedLog(t *testing.T) {
 	w.attach(laptop)
 	w.detach(phone)
 	w.detach(laptop)
-	w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "old", SeenMs: w.clock.now().Add(-31 * 24 * time.Hour).UnixMilli()}})
+	longAgo := w.clock.now().Add(-31 * 24 * time.Hour).UnixMilli()
+	w.append(u, &envelope.Record{Device: &envelope.Device{User: u, Device: "old", SeenMs: longAgo}})
 	m1 := w.push(u, "1")
 	w.ack(u, "phone", m1)
 	m2 := w.push(u, "2")
@@ -66,7 +67,7 @@ func TestRebuildFromAShortenedLog(t *testing.T) {
 			t.Errorf("repeated %v", d)
 		}
 	}
-	w.settle([]string{u})
+	w.awaitApplied([]string{u})
 	resumed := w.state([]string{u})
 
 	// The log forgets all before the first message.
@@ -96,7 +97,7 @@ func TestRebuildKeepsADeviceThatCameBack(t *testing.T) {
 	w.append("u", &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: "u", Device: "e", Ids: []uint64{m}}}}})
 	back("d")
 	w.start()
-	w.settle([]string{"u"})
+	w.awaitApplied([]string{"u"})
 	if got := bodies(w.attach(session("c", 1, "u", "d")).Backlog); got != "a" {
 		t.Fatalf("pending %q", got)
 	}
