@@ -453,7 +453,7 @@ func (p *partition) resolveLocked(req *envelope.ResolveRequest) *envelope.Resolv
 
 func (p *partition) targetsLocked(item *envelope.ResolveItem, nowMS int64) (to []*envelope.ResolvedTarget) {
 	for _, user := range item.Users {
-		// A user who is not in memory has no session.
+		// A user that is not in memory has no session.
 		a := p.accounts.byUser[user]
 		if a == nil || len(a.sessions) == 0 {
 			continue

@@ -23,7 +23,7 @@ func TestCoverage(t *testing.T) {
 			}
 			a := w.push("u", "a")
 			step()
-			// The first device takes over what waited for anybody.
+			// The first device takes over what waited for the first one to come.
 			phone := session("c", 1, "u", "phone")
 			if got := bodies(w.attach(phone).Backlog); got != "a" {
 				t.Fatalf("the first device got %q", got)
@@ -376,7 +376,7 @@ func TestAncestorBug10_LateDetachKeepsTheNewerSession(t *testing.T) {
 	}
 }
 
-// Forgetting a comet drops its sessions and nobody else's.
+// Forgetting a comet drops its sessions and those of no other comet.
 func TestAncestorBug08_ForgetLeavesOtherComets(t *testing.T) {
 	w := newWorld(t, nil)
 	w.attach(session("c", 1, "u", ""))

@@ -523,7 +523,7 @@ func runRooms(t *testing.T, seed uint64, length, limit time.Duration) {
 	if err, ok := failed.Load().(error); ok {
 		t.Fatal(err)
 	}
-	t.Logf("%d pushes; comets were told of %d and had nobody for %d", n, w.told.Load(), w.empty.Load())
+	t.Logf("%d pushes; comets were told of %d and had no member for %d", n, w.told.Load(), w.empty.Load())
 	if spared(t, reg) == 0 {
 		t.Error("no comet was left out of anything")
 	}
