@@ -55,8 +55,8 @@ func TestSilentCometLosesItsSessions(t *testing.T) {
 	}
 }
 
-// A comet may die before its first announcement comes through: nobody but the
-// sessions that it attached ever names it.
+// A comet may die before its first announcement comes through. Then only the
+// sessions that it attached name it.
 func TestCometThatNeverAnnouncedLosesItsSessions(t *testing.T) {
 	w := newWorld(t, nil)
 	// A comet that announces itself late, but in time, keeps its sessions, and

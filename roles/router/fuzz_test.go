@@ -24,8 +24,10 @@ func FuzzLogRecords(f *testing.F) {
 	}
 	id := envelope.NewRecordID()
 	far := time.Now().Add(time.Hour).UnixMilli()
-	add(&envelope.Record{Id: id, Push: &envelope.Push{Users: []string{"u", ""}, Op: -5, Body: []byte("x"), ExpiresMs: far, IdempotencyKey: "k"}})
-	add(&envelope.Record{Id: id[:3], Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: "u", Device: "d", Ids: []uint64{0, 1 << 63, 1<<64 - 1}}}}})
+	add(&envelope.Record{Id: id, Push: &envelope.Push{
+		Users: []string{"u", ""}, Op: -5, Body: []byte("x"), ExpiresMs: far, IdempotencyKey: "k"}})
+	add(&envelope.Record{Id: id[:3], Acks: &envelope.Acks{Acks: []*envelope.Ack{
+		{User: "u", Device: "d", Ids: []uint64{0, 1 << 63, 1<<64 - 1}}}}})
 	add(&envelope.Record{Device: &envelope.Device{User: "u\x00", Device: "d", SeenMs: -1}})
 	add(&envelope.Record{Claim: &envelope.Claim{Key: ""}})
 	f.Add([]byte{})

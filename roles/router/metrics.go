@@ -49,8 +49,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backlog:         counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
 		readBodies: counter("backlog_read_messages_total",
 			"Messages of these whose bodies were not in memory and were read from the store."),
-		repeated:        counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
-		moved:           counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
+		repeated: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
+		moved:    counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
 		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}

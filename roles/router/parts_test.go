@@ -152,8 +152,10 @@ func TestRecordIDs(t *testing.T) {
 	var r recordIDs
 	id := func(n int) []byte { return fmt.Appendf(nil, "%012d", n) }
 	for n := range 3 * recordIDsKept {
-		if r.repeated(id(n), int64(n)) || r.repeated(id(n), int64(n)) {
-			t.Fatalf("record %d is taken for a repetition", n)
+		for range 2 { // a record that is applied again is not void
+			if r.repeated(id(n), int64(n)) {
+				t.Fatalf("record %d is taken for a repetition", n)
+			}
 		}
 		if last := n - recordIDsKept + 1; last >= 0 && !r.repeated(id(last), int64(n)) {
 			t.Fatalf("record %d was forgotten too early", last)

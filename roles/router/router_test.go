@@ -198,8 +198,8 @@ func TestIdempotencyKeyPerUser(t *testing.T) {
 	}
 }
 
-// A push that has expired by the time it is applied uses its key up, too: who
-// waits to hear what became of the key hears it.
+// A push that has expired by the time it is applied uses its key up, too: a
+// caller that waits for what became of the key is answered.
 func TestIdempotencyKeyOfAnExpiredPush(t *testing.T) {
 	w := newWorld(t, nil)
 	id := w.append("u", &envelope.Record{Push: &envelope.Push{Users: []string{"u"}, Op: 5, Body: []byte("x"),
