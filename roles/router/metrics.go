@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 type metrics struct {
@@ -26,17 +27,13 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	if reg == nil {
-		reg = prometheus.NewRegistry()
-	}
+	auto := promauto.With(reg)
 	counter := func(name, help string) prometheus.Counter {
-		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "imgo_router_" + name, Help: help})
-		reg.MustRegister(c)
-		return c
+		return auto.NewCounter(prometheus.CounterOpts{Name: "imgo_router_" + name, Help: help})
 	}
 	m := &metrics{
-		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
-		applied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
+		sessions: auto.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
+		applied: auto.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
 			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
 		acked:           counter("acked_messages_total", "Messages that their last device acknowledged."),
 		expired:         counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
@@ -51,11 +48,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"Messages of these whose bodies were not in memory and were read from the store."),
 		repeated: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
 		moved:    counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
-		flush: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
+		flush: auto.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
 	m.devices = m.applied.WithLabelValues("device")
-	reg.MustRegister(m.sessions, m.applied, m.flush)
 	return m
 }
 
@@ -86,14 +82,11 @@ func (l lag) Collect(ch chan<- prometheus.Metric) {
 // exportSizes exports what the mailboxes in memory hold, counted when they are
 // scraped.
 func exportSizes(reg prometheus.Registerer, parts *ownership) {
-	if reg == nil {
-		return
-	}
-	if log, ok := parts.kept.(endedLog); ok {
+	if log, ok := parts.kept.(endedLog); ok && reg != nil {
 		reg.MustRegister(lag{parts, log})
 	}
 	gauge := func(name, help string, count func(*partition) int) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_router_" + name, Help: help}, func() float64 {
+		promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_router_" + name, Help: help}, func() float64 {
 			n := 0
 			for _, p := range parts.local() {
 				p.mu.Lock()
@@ -101,7 +94,7 @@ func exportSizes(reg prometheus.Registerer, parts *ownership) {
 				p.mu.Unlock()
 			}
 			return float64(n)
-		}))
+		})
 	}
 	gauge("mailboxes", "Mailboxes in memory: of users with a session, and lately used ones.",
 		func(p *partition) int { return len(p.accounts.byUser) })
