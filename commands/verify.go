@@ -33,7 +33,7 @@ func verifyCommand(opts Options) *cli.Command {
 			"checks what every device receives: everything accepted arrives, once, in order.\n" +
 			"Kill nodes meanwhile: staging is the place for it. Ctrl-C ends the pushing; what\n" +
 			"is under way still settles. The report goes to standard output and names the first\n" +
-			"message that went wrong; exit code 1 says that there is one. See docs/verify.md.",
+			"message that went wrong; exit code 1 says that there is one. See docs/how-to/verify.md.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "server", Usage: "the API's HTTP `addresses`, a,b,c or several times: name every node's [$" + serverEnv + "]", DefaultText: defaultServer},
 			&cli.StringFlag{Name: "api-key", Usage: "the `key` of its API, where it has one [$" + keyEnv + "]"},

@@ -91,11 +91,21 @@ func texts(v any, f func(string)) {
 	}
 }
 
+// guides are the documents that speak of settings and metrics.
+func guides(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("../docs/*/*.md")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("there are %d documents: %v", len(files), err)
+	}
+	return files
+}
+
 // deployFiles are the files of this folder and the documents that speak of
 // settings and metrics, but for the tests.
 func deployFiles(t *testing.T) []string {
 	t.Helper()
-	files := []string{"../docs/operations.md", "../docs/migration.md", "../README.md"}
+	files := append(guides(t), "../README.md")
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && !strings.HasSuffix(path, ".go") {
 			files = append(files, path)
@@ -333,7 +343,7 @@ func TestMetricsExist(t *testing.T) {
 	s := readSource(t)
 	expressions := dashboardExpressions(t)
 	alerts := readYAML(t, "alerts.yaml", readFile(t, "prometheus/alerts.yaml"))[0]
-	described := readFile(t, "../docs/operations.md")
+	described := readFile(t, "../docs/how-to/monitor.md")
 	seen := map[string]bool{}
 	for i := 0; dig(alerts, "groups", 0, "rules", i) != nil; i++ {
 		rule := dig(alerts, "groups", 0, "rules", i)
@@ -345,7 +355,7 @@ func TestMetricsExist(t *testing.T) {
 			t.Errorf("alert %q lacks a name of its own, an expression, a summary or a severity", name)
 		}
 		if !strings.Contains(described, "`"+name+"`") {
-			t.Errorf("docs/operations.md does not say what %s means", name)
+			t.Errorf("docs/how-to/monitor.md does not say what %s means", name)
 		}
 		seen[name] = true
 		expressions["alert "+name] = []string{expr}
@@ -401,7 +411,7 @@ func TestMetricsExist(t *testing.T) {
 		}
 	}
 	// The documents speak of the same metrics.
-	for _, file := range []string{"../docs/operations.md", "../docs/migration.md"} {
+	for _, file := range guides(t) {
 		for _, name := range regexp.MustCompile(`\bimgo_[a-z]+_[a-z_]+`).FindAllString(readFile(t, file), -1) {
 			if _, ok := s.find(name); !ok && !s.metrics[name].histogram {
 				t.Errorf("%s: there is no metric %s", file, name)

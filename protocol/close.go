@@ -1,7 +1,7 @@
 package protocol
 
 // CloseCode is why the server ends a client's connection: the code of op 6
-// and of the WebSocket close frame (docs/protocol.md). Its range says what a
+// and of the WebSocket close frame (docs/reference/protocol.md). Its range says what a
 // client should do: 3000–3499 reconnect with backoff, 3500–3999 do not.
 type CloseCode int32
 

@@ -1,5 +1,5 @@
 // Package protocol names what imgo's client protocol is made of (see
-// docs/protocol.md): operations, header lengths, close codes and the limits
+// docs/reference/protocol.md): operations, header lengths, close codes and the limits
 // that both sides know.
 //
 // Every room of the server and every client reads these names here and declares

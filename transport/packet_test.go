@@ -25,7 +25,7 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// The bytes are written out by hand from docs/protocol.md.
+// The bytes are written out by hand from docs/reference/protocol.md.
 func TestPacketLayout(t *testing.T) {
 	for name, test := range map[string]struct {
 		wire      string

@@ -1,5 +1,5 @@
 // Package transport owns the connections of clients: the packet and JSON codecs
-// of docs/protocol.md, the interfaces Listener, Conn and Pollable that comet
+// of docs/reference/protocol.md, the interfaces Listener, Conn and Pollable that comet
 // uses, and the Message that is encoded once for many connections.
 //
 // Its subfolders implement the interfaces: tcp, ws (WebSocket) and pipe (in

@@ -17,7 +17,7 @@ import (
 )
 
 // generation is whose client a session is; where their servers differed, each
-// gets what its own server gave it (docs/protocol.md).
+// gets what its own server gave it (docs/reference/protocol.md).
 type generation uint8
 
 const (

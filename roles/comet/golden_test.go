@@ -12,7 +12,7 @@ import (
 )
 
 // Whole conversations of the ancestors' clients, byte for byte, as
-// docs/protocol.md and the sources of imgo 2016 and goim v2 have them.
+// docs/reference/protocol.md and the sources of imgo 2016 and goim v2 have them.
 
 func TestGoldenImgoTCP(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)

@@ -2,7 +2,7 @@
 // Client calls one server or several; it spreads its calls over them, and leaves a
 // server that does not answer alone for a moment.
 //
-// The API is described in docs/api.md. A call is not repeated by itself, except by
+// The API is described in docs/reference/api.md. A call is not repeated by itself, except by
 // Anywhere. A push with an idempotency key may be repeated safely.
 package pushapi
 
@@ -133,7 +133,7 @@ func (c *Client) avoid(server string) {
 type Error struct {
 	Server  string
 	Status  int    // of HTTP
-	Code    string // such as "invalid"; see docs/api.md
+	Code    string // such as "invalid"; see docs/reference/api.md
 	Message string // for a person
 	Field   string // the field of the request that is wrong
 	Body    []byte // the answer, up to 300 bytes

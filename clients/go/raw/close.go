@@ -7,7 +7,7 @@ import (
 
 // CloseError is the server's reason for the end of a connection.
 type CloseError struct {
-	Code   int    // see the close codes in docs/protocol.md; 0: not known
+	Code   int    // see the close codes in docs/reference/protocol.md; 0: not known
 	Reason string // for a person
 	// Reconnect reports whether the client should connect again by itself.
 	Reconnect bool
