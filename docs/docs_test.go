@@ -1,0 +1,335 @@
+// Package docs_test holds the documents to what they say: every link leads
+// somewhere, and every example in a block marked console is typed into a shell
+// beside a real imgo, and its output compared.
+//
+// A block marked console has commands behind "$ " and, below each, its output. In
+// an output "…" stands for anything up to the end of the line or the next text, and
+// a line "…" alone for any number of lines; a number of 12 digits or more stands for any
+// number. A command that ends with "&" goes on
+// in the background; its output may come while later blocks run. The addresses are
+// the defaults; the test uses free ports in their place.
+package docs_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/config"
+)
+
+// documents returns the documents of people, relative to this folder.
+func documents(t *testing.T) []string {
+	t.Helper()
+	files := []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md", "../bench/README.md", "../clients/javascript/README.md"}
+	for _, pattern := range []string{"*.md", "*/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	if len(files) < 20 {
+		t.Fatalf("there are %d documents", len(files))
+	}
+	return files
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+var (
+	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]+`)
+	fence   = regexp.MustCompile("(?ms)^```.*?^```$")
+)
+
+// slugs returns the anchors of a document's headings, as GitHub makes them.
+func slugs(text string) map[string]bool {
+	all := map[string]bool{}
+	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
+		all[strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(strings.TrimSpace(m[1])), ""), " ", "-")] = true
+	}
+	return all
+}
+
+func TestLinks(t *testing.T) {
+	for _, file := range documents(t) {
+		text := read(t, file)
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			to := m[1]
+			if strings.Contains(to, "://") || strings.HasPrefix(to, "mailto:") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(to, "#")
+			target := file
+			if path != "" {
+				target = filepath.Join(filepath.Dir(file), path)
+			}
+			info, err := os.Stat(target)
+			if err != nil {
+				t.Errorf("%s: the link %s leads nowhere", file, to)
+				continue
+			}
+			if anchor != "" && !info.IsDir() && strings.HasSuffix(target, ".md") && !slugs(read(t, target))[anchor] {
+				t.Errorf("%s: the link %s leads to no heading of %s", file, to, target)
+			}
+		}
+	}
+}
+
+// TestSettings loads every block marked toml as a settings file.
+func TestSettings(t *testing.T) {
+	blocks := 0
+	for _, file := range documents(t) {
+		for _, m := range settingsBlock.FindAllStringSubmatch(read(t, file), -1) {
+			blocks++
+			path := filepath.Join(t.TempDir(), "imgo.toml")
+			if err := os.WriteFile(path, []byte(m[1]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Load(config.Sources{File: path}); err != nil {
+				t.Errorf("%s: the settings\n%s\nare refused: %v", file, m[1], err)
+			}
+		}
+	}
+	if blocks == 0 {
+		t.Error("no document shows settings")
+	}
+}
+
+var settingsBlock = regexp.MustCompile("(?ms)^```toml\n(.*?)^```$")
+
+// step is a command and the output that the document shows for it.
+type step struct {
+	line          int
+	command, want string
+}
+
+// steps returns the steps of all blocks marked console.
+func steps(text string) []step {
+	var all []step
+	inside := false
+	for i, line := range strings.Split(text, "\n") {
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inside = line == "```console"
+		case !inside:
+		case strings.HasPrefix(line, "$ "):
+			all = append(all, step{line: i + 1, command: line[2:]})
+		case len(all) == 0:
+		case strings.HasSuffix(all[len(all)-1].command, `\`):
+			all[len(all)-1].command += "\n" + line
+		default:
+			all[len(all)-1].want += line + "\n"
+		}
+	}
+	return all
+}
+
+// Columns are as wide as their values, so any number of spaces is like any other.
+var spaces = regexp.MustCompile(` +`)
+
+// number is an id or a time, another one at each run.
+var number = regexp.MustCompile(`\d{12,}`)
+
+// pattern makes a regular expression of a shown output.
+func pattern(want string) *regexp.Regexp {
+	if strings.TrimSpace(want) == "" {
+		return regexp.MustCompile(`^\s*$`)
+	}
+	var b strings.Builder
+	b.WriteString(`^`)
+	for line := range strings.Lines(strings.TrimRight(want, "\n") + "\n") {
+		if strings.TrimSpace(line) == "…" {
+			b.WriteString(`(?:.*\n)*?`)
+			continue
+		}
+		parts := strings.Split(strings.TrimRight(line, " \n"), "…")
+		for i, part := range parts {
+			if i > 0 {
+				b.WriteString(`.*?`)
+			}
+			quoted := number.ReplaceAllString(regexp.QuoteMeta(part), `\d+`)
+			b.WriteString(spaces.ReplaceAllString(quoted, ` +`))
+		}
+		b.WriteString(` *\n`)
+	}
+	b.WriteString(`$`)
+	return regexp.MustCompile(b.String())
+}
+
+// shell runs the steps of one document in an empty folder, beside a server whose
+// data is empty.
+type shell struct {
+	t         *testing.T
+	dir       string
+	env       []string
+	addresses [][2]string // as the document has it, as it is
+}
+
+// free returns an address of this machine that nobody listens on.
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func newShell(t *testing.T, bin string) *shell {
+	s := &shell{t: t, dir: t.TempDir()}
+	http, tcp, ws := free(t), free(t), free(t)
+	port := func(address string) string { _, p, _ := net.SplitHostPort(address); return p }
+	s.addresses = [][2]string{
+		{"127.0.0.1:7172", http}, {"127.0.0.1:8080", tcp}, {"127.0.0.1:8090", ws}, {"localhost:8090", "localhost:" + port(ws)}, {":8080 ", ":" + port(tcp) + " "},
+	}
+	s.env = append(os.Environ(), "PATH="+filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"IMGO_HTTP_LISTEN="+http, "IMGO_COMET_TCP=:"+port(tcp), "IMGO_COMET_WS=:"+port(ws), "IMGO_SERVER=http://"+http, "IMGO_NODE_ID=laptop",
+		"IMGO_LOGGING_FORMAT=console", "NO_COLOR=1")
+	return s
+}
+
+// real puts the addresses of this run into a text of the document, and shown the
+// other way round.
+func (s *shell) real(text string) string {
+	for _, a := range s.addresses {
+		text = strings.ReplaceAll(text, a[0], a[1])
+	}
+	return text
+}
+
+func (s *shell) shown(text string) string {
+	for _, a := range s.addresses {
+		text = strings.ReplaceAll(text, a[1], a[0])
+	}
+	return text
+}
+
+// limit bounds one step.
+const limit = time.Minute
+
+// command prepares a command line for bash.
+func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "bash", "-c", s.real(line))
+	cmd.Dir, cmd.Env = s.dir, s.env
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = limit
+	return cmd
+}
+
+// start runs a command in the background, until the document ends.
+func (s *shell) start(where, line string, want *regexp.Regexp) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	out, err := os.CreateTemp(s.dir, "out")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// exec: the signal is to reach the program, not the shell.
+	cmd := s.command(ctx, "exec "+line)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait()
+		_ = out.Close()
+	})
+	s.t.Cleanup(func() { // before the end: the whole output
+		s.eventually(where, out.Name(), want)
+	})
+	s.ready()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if data, err := os.ReadFile(out.Name()); err == nil && strings.Contains(string(data), "\n") {
+			return
+		}
+	}
+	s.t.Errorf("%s: there is no output", where)
+}
+
+// ready waits until the server of the document answers, if there is one.
+func (s *shell) ready() {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if exec.Command("bash", "-c", "curl -sf http://"+s.addresses[0][1]+"/readyz >/dev/null").Run() == nil { //nolint:noctx // it takes a moment
+			return
+		}
+	}
+	s.t.Fatal("no server is ready")
+}
+
+// eventually waits until a file has what the document shows.
+func (s *shell) eventually(where, file string, want *regexp.Regexp) {
+	var got string
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if got = s.shown(string(data)); want.MatchString(got) {
+			return
+		}
+	}
+	s.t.Errorf("%s: the output in the background is\n%s\nand not like %s", where, got, want)
+}
+
+func TestExamples(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is missing")
+	}
+	bin := filepath.Join(t.TempDir(), "imgo")
+	if out, err := exec.Command("go", "build", "-o", bin, "..").CombinedOutput(); err != nil { //nolint:noctx // the test has a limit
+		t.Fatalf("build imgo: %v\n%s", err, out)
+	}
+	examples := 0
+	for _, file := range documents(t) {
+		all := steps(read(t, file))
+		examples += len(all)
+		if len(all) == 0 {
+			continue
+		}
+		t.Run(strings.TrimPrefix(file, "../"), func(t *testing.T) {
+			s := newShell(t, bin)
+			for _, step := range all {
+				where := fmt.Sprintf("%s:%d: %s", file, step.line, step.command)
+				if line, ok := strings.CutSuffix(step.command, " &"); ok {
+					s.start(where, line, pattern(step.want))
+					continue
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				out, err := s.command(ctx, step.command).CombinedOutput()
+				cancel()
+				if got := s.shown(string(out)); !pattern(step.want).MatchString(got + newlineFor(got)) {
+					t.Fatalf("%s\ngot  %s\nwant %s\n(%v)", where, got, step.want, err)
+				}
+			}
+		})
+	}
+	if examples < 20 {
+		t.Errorf("only %d commands were run", examples)
+	}
+}
+
+// newlineFor returns what a text lacks to end with a line feed.
+func newlineFor(text string) string {
+	if text == "" || strings.HasSuffix(text, "\n") {
+		return ""
+	}
+	return "\n"
+}
