@@ -5,9 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
+
+	"imgo/internal/wait"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -18,60 +21,59 @@ import (
 )
 
 const (
-	// DefaultWriteTimeout is how long an append may wait for Kafka.
-	DefaultWriteTimeout = 10 * time.Second
-	// DefaultStartTimeout bounds how long opening waits for Kafka.
-	DefaultStartTimeout = 15 * time.Second
+	// defaultWriteTimeout is how long an append may wait for Kafka.
+	defaultWriteTimeout = 10 * time.Second
+	// defaultStartTimeout is how long opening may wait for Kafka.
+	defaultStartTimeout = 15 * time.Second
 
-	// metadataTTL is how old what is known of leaders may be, in the middle:
-	// after a broker died, appends go on about so much later than Kafka does.
+	// metadataTTL is how long the known leaders of partitions are used. After the
+	// death of a broker, appends go on about this much later than Kafka itself.
 	metadataTTL = 2 * time.Second
-	// dialTimeout bounds each connection that is made, to the end of its
-	// handshakes; one address of several gets hostTimeout of it.
+	// dialTimeout bounds the making of a connection, with its handshakes. If a name
+	// has several addresses, each gets at most hostTimeout of it.
 	dialTimeout = 5 * time.Second
 	hostTimeout = 2 * time.Second
-	// idleTimeout is how long a connection may do nothing.
+	// idleTimeout is how long an unused connection stays open.
 	idleTimeout = 30 * time.Second
-	// callTimeout bounds one question to Kafka that has no other bound.
+	// callTimeout bounds one request to Kafka that has no other bound.
 	callTimeout = 5 * time.Second
 )
 
-// Options are a Bus's. Brokers and Prefix must be set; of the rest the zero
-// value means its default.
+// Options are the options of Open. Brokers and Prefix must be set. For the others,
+// the zero value means the default.
 type Options struct {
-	// Brokers are addresses of Kafka, host:port; one that is up is enough.
+	// Brokers are addresses of Kafka, host:port. One that answers is enough.
 	Brokers []string
-	// Prefix is what the names of topics and groups begin with.
+	// Prefix is the beginning of the names of topics and groups.
 	Prefix string
-	// ClientID is what Kafka's logs call this process; "imgo".
+	// ClientID is the name of this process in Kafka's logs; default "imgo".
 	ClientID string
-	// Replication is how many copies a topic that is made gets; 0: 3, or as
-	// many as there are brokers.
+	// Replication is how many copies a new topic gets; 0: 3, or as many as there are
+	// brokers.
 	Replication int
-	// MinInSync is how many copies must have a record before it counts; 0: 2
-	// with three copies or more, else 1.
+	// MinInSync is how many copies must have a record before it counts as appended;
+	// 0: 2 with three copies or more, else 1.
 	MinInSync int
 	// Compression is none, gzip, snappy, lz4 or zstd; "": none.
 	Compression string
-	// WriteTimeout is how long an append may wait for Kafka; 10 s.
+	// WriteTimeout is how long an append may wait for Kafka; default 10 s.
 	WriteTimeout time.Duration
-	// StartTimeout bounds how long Open, Log and Compacted wait for a Kafka
-	// that does not answer (yet); 15 s.
+	// StartTimeout is how long Open, Log and Compacted wait for a Kafka that does not
+	// answer; default 15 s.
 	StartTimeout time.Duration
 
 	// SASL is none, plain, scram-sha-256 or scram-sha-512; "": none.
 	SASL           string
 	User, Password string
-	// TLS is what connections use; nil: they are plain.
+	// TLS is the configuration of connections; nil: they are not encrypted.
 	TLS *tls.Config
 
 	Log zerolog.Logger
-	// Metrics is where metrics are registered, until Close; nil: nowhere.
+	// Metrics is where the metrics are registered until Close; nil: nowhere.
 	Metrics prometheus.Registerer
 }
 
-// Bus is the way to Kafka of a process. Its methods are safe for concurrent
-// use.
+// Bus is the access of one process to Kafka. Its methods are safe for concurrent use.
 type Bus struct {
 	o           Options
 	log         zerolog.Logger
@@ -79,20 +81,18 @@ type Bus struct {
 	compression kafka.Compression
 	metrics     *metrics
 	dialer      *dialer
-	brokers     int // that there were at the start
+	brokers     int // number of brokers at the start
 
-	ctx  context.Context // of the transports' goroutines, until Close
+	ctx  context.Context // of the transports' goroutines; ends with Close
 	stop context.CancelFunc
 
 	mu     sync.Mutex
-	open   []closer // logs, groups; in the order in which they were opened
+	open   []io.Closer // logs and groups, in the order in which they were opened
 	closed bool
 }
 
-type closer interface{ Close() error }
-
-// Open reaches Kafka. The error says what to do about one that does not
-// answer, that refuses the password, or whose certificate is not believed.
+// Open connects to Kafka. If Kafka does not answer, refuses the password or has a
+// certificate that is not trusted, the error says what to do.
 func Open(ctx context.Context, o Options) (*Bus, error) {
 	if len(o.Brokers) == 0 || o.Prefix == "" {
 		return nil, errors.New("open the bus: brokers and a prefix must be given")
@@ -101,10 +101,10 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 		o.ClientID = "imgo"
 	}
 	if o.WriteTimeout <= 0 {
-		o.WriteTimeout = DefaultWriteTimeout
+		o.WriteTimeout = defaultWriteTimeout
 	}
 	if o.StartTimeout <= 0 {
-		o.StartTimeout = DefaultStartTimeout
+		o.StartTimeout = defaultStartTimeout
 	}
 	b := &Bus{o: o, log: o.Log.With().Str("part", "bus").Logger(), dialer: newDialer()}
 	var err error
@@ -127,7 +127,7 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	return b, nil
 }
 
-// mechanism is how this process says who it is; nil: it does not.
+// mechanism returns how this process logs in; nil: it does not.
 func mechanism(o Options) (sasl.Mechanism, error) {
 	switch o.SASL {
 	case "", "none":
@@ -142,8 +142,8 @@ func mechanism(o Options) (sasl.Mechanism, error) {
 	return nil, fmt.Errorf("sasl %q: there are none, plain, scram-sha-256 and scram-sha-512", o.SASL)
 }
 
-// transport makes connections for the topics that are named; none: for
-// questions about all of them.
+// transport returns a transport for some topics, or for requests about all topics if
+// none is given. ttl is how long it uses known metadata.
 func (b *Bus) transport(ttl time.Duration, topics ...string) *kafka.Transport {
 	return &kafka.Transport{
 		Dial: b.dialer.dial, DialTimeout: dialTimeout, IdleTimeout: idleTimeout,
@@ -152,15 +152,15 @@ func (b *Bus) transport(ttl time.Duration, topics ...string) *kafka.Transport {
 	}
 }
 
-// client makes calls that take up to timeout each.
+// client returns a client whose calls take at most timeout each.
 func (b *Bus) client(timeout time.Duration, t *kafka.Transport) *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(b.o.Brokers...), Timeout: timeout, Transport: t}
 }
 
 // reach waits until Kafka answers, for StartTimeout.
 func (b *Bus) reach(ctx context.Context) error {
-	return b.try(ctx, func(ctx context.Context) error {
-		meta, err := b.ask(ctx)
+	return b.retry(ctx, func(ctx context.Context) error {
+		meta, err := b.metadata(ctx)
 		if err == nil && len(meta.Brokers) == 0 {
 			err = errors.New("it knows of no broker")
 		}
@@ -171,41 +171,36 @@ func (b *Bus) reach(ctx context.Context) error {
 	})
 }
 
-// ask gets the metadata of the topics that are named (none: all), past any
-// cache.
-func (b *Bus) ask(ctx context.Context, topics ...string) (*kafka.MetadataResponse, error) {
+// metadata asks Kafka for the metadata of some topics (none: all), past any cache.
+func (b *Bus) metadata(ctx context.Context, topics ...string) (*kafka.MetadataResponse, error) {
 	t := b.transport(time.Minute, topics...)
 	defer t.CloseIdleConnections()
 	return b.client(callTimeout, t).Metadata(ctx, &kafka.MetadataRequest{Topics: topics})
 }
 
-// retryPause is how long starting waits before it tries again.
-const retryPause = 250 * time.Millisecond
-
-// try repeats fn until it succeeds or fails for good, for StartTimeout.
-func (b *Bus) try(ctx context.Context, fn func(context.Context) error) error {
+// retry repeats fn for StartTimeout, until it succeeds or fails for good.
+func (b *Bus) retry(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, b.o.StartTimeout)
 	defer cancel()
+	backoff := wait.Backoff{Min: 100 * time.Millisecond, Max: 500 * time.Millisecond}
 	var last error
 	for {
 		err := fn(ctx)
-		if err == nil || hopeless(err) {
+		if err == nil || permanent(err) {
 			return explain(err)
 		}
-		// The end of our patience is not what went wrong.
+		// The end of StartTimeout is not what went wrong.
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
-		select {
-		case <-ctx.Done():
+		if backoff.Sleep(ctx) != nil {
 			return fmt.Errorf("gave up after up to %v: %w", b.o.StartTimeout, explain(last))
-		case <-time.After(retryPause):
 		}
 	}
 }
 
-// register has something closed with the Bus.
-func (b *Bus) register(c closer) error {
+// register makes Close close c. It returns an error if the Bus is closed.
+func (b *Bus) register(c io.Closer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -215,8 +210,8 @@ func (b *Bus) register(c closer) error {
 	return nil
 }
 
-// Close closes, newest first, what was opened, and every connection. A second
-// call does nothing.
+// Close closes the logs and groups that were opened, newest first, and every
+// connection. A second call does nothing.
 func (b *Bus) Close() error {
 	b.mu.Lock()
 	open, closed := b.open, b.closed

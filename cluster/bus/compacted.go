@@ -10,18 +10,18 @@ import (
 	"imgo/envelope"
 )
 
-// compactedQueueBytes bounds what waits to be put.
+// compactedQueueBytes bounds the entries that wait to be put.
 const compactedQueueBytes = 4 << 20
 
-// Compacted is a topic of one partition of which Kafka keeps the newest entry
-// of each key at least, for ever. Its methods are safe for concurrent use.
+// Compacted is a topic of one partition. Kafka keeps at least the newest entry of
+// each key, for ever. Its methods are safe for concurrent use.
 type Compacted struct {
 	log *Log
 }
 
-// Compacted opens a compacted topic, or makes it, as Log does.
+// Compacted opens a compacted topic, or makes it, as Bus.Log does.
 func (b *Bus) Compacted(ctx context.Context, name string) (*Compacted, error) {
-	s := spec{name: b.o.Prefix + "." + name, partitions: 1, policy: "compact"}
+	s := topicSpec{name: b.o.Prefix + "." + name, partitions: 1, policy: "compact"}
 	if _, err := b.ensure(ctx, s); err != nil {
 		return nil, err
 	}
@@ -33,31 +33,32 @@ func (b *Bus) Compacted(ctx context.Context, name string) (*Compacted, error) {
 	return c, nil
 }
 
-// Put appends an entry and returns its offset once it is durable; a nil value
-// lets Kafka forget the key. It errs as Log.Append does.
+// Put appends an entry and returns its offset once it is durable. A nil value lets
+// Kafka forget the key. It returns the errors of Log.Append.
 func (c *Compacted) Put(ctx context.Context, key, value []byte) (int64, error) {
 	var offset [1]int64
 	err := c.log.producer.append(ctx, offset[:], func(int) record { return record{key: nonNil(key), value: value} })
 	return offset[0], err
 }
 
-// Follow calls fn, in order, for the entries that are there from an offset on
-// (0: from the oldest) and for those that come, until ctx is done (ctx's
-// error), fn fails (its error), Close is called (envelope.ErrClosed), or the
-// topic is not the one that had the offset (envelope.ErrOutOfRange). While
-// Kafka is away it waits. Offsets have gaps where entries were forgotten.
+// Follow calls fn, in order, for the existing entries from an offset on (0: from the
+// oldest) and for those that come. It waits while Kafka is away. Offsets have gaps
+// where entries were forgotten.
+//
+// It returns ctx's error when ctx is done, fn's error when fn fails, and
+// envelope.ErrClosed after Close. It returns envelope.ErrOutOfRange if the topic
+// cannot have had that offset, because it was made anew.
 func (c *Compacted) Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error {
 	l := c.log
-	// Close ends the fetch under way.
 	fetching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(l.ctx, cancel)()
-	for backoff := minBackoff; ; {
-		if err := errors.Join(l.producer.isClosed(), ctx.Err()); err != nil {
+	defer context.AfterFunc(l.ctx, cancel)() // Close ends the fetch under way
+	for backoff := newBackoff(); ; {
+		if err := errors.Join(l.producer.closedErr(), ctx.Err()); err != nil {
 			return err
 		}
 		var refused error
-		next, err := l.get(fetching, 0, from, func(offset int64, key, value []byte) {
+		next, err := l.fetchOnce(fetching, 0, from, func(offset int64, key, value []byte) {
 			if refused == nil {
 				refused = fn(offset, key, value)
 			}
@@ -66,7 +67,8 @@ func (c *Compacted) Follow(ctx context.Context, from int64, fn func(offset int64
 		case refused != nil:
 			return refused
 		case err == nil:
-			from, backoff = next, minBackoff
+			from = next
+			backoff.Reset()
 			continue
 		case errors.Is(err, kafka.OffsetOutOfRange):
 			begin, end, err := l.Bounds(fetching, 0)
@@ -79,13 +81,13 @@ func (c *Compacted) Follow(ctx context.Context, from int64, fn func(offset int64
 			}
 		}
 		if fetching.Err() == nil {
-			l.pause(err, 0, &backoff)
+			l.waitToRetry(err, 0, &backoff)
 		}
 	}
 }
 
-// End is the offset that the next entry gets. It asks Kafka, and errs as
-// Log.Bounds does.
+// End returns the offset that the next entry gets. It asks Kafka, and returns the
+// errors of Log.Bounds.
 func (c *Compacted) End(ctx context.Context) (int64, error) {
 	_, end, err := c.log.Bounds(ctx, 0)
 	if err != nil {
@@ -94,5 +96,5 @@ func (c *Compacted) End(ctx context.Context) (int64, error) {
 	return end, nil
 }
 
-// Close is Log.Close; it ends Follow.
+// Close is Log.Close, and ends Follow.
 func (c *Compacted) Close() error { return c.log.Close() }

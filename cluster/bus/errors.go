@@ -19,18 +19,20 @@ func errClosed(what string) error {
 	return envelope.Errorf(envelope.CodeClosed, "%s was closed", what)
 }
 
-// setting is an error that only an operator can mend: trying again is no use.
-type setting struct{ text string }
+// settingError is an error that only an operator can correct. Trying again does not
+// help.
+type settingError struct{ text string }
 
-func (s *setting) Error() string { return s.text }
+func (e *settingError) Error() string { return e.text }
 
-func settingf(format string, args ...any) error {
-	return &setting{fmt.Sprintf(format, args...)}
+func settingErrorf(format string, args ...any) error {
+	return &settingError{fmt.Sprintf(format, args...)}
 }
 
-// hopeless says whether an error at the start will not go away by itself.
-func hopeless(err error) bool {
-	var s *setting
+// permanent reports whether an error at the start stays until somebody changes a
+// setting.
+func permanent(err error) bool {
+	var s *settingError
 	if errors.As(err, &s) || untrusted(err) || errors.Is(err, context.Canceled) {
 		return true
 	}
@@ -50,56 +52,60 @@ func hopeless(err error) bool {
 	return false
 }
 
-// untrusted says whether TLS failed in a way that stays.
+// untrusted reports whether TLS failed because of a certificate or a setting.
 func untrusted(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var alert tls.AlertError
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
-	// What the other side found wrong; the type of such an alert is crypto/tls's own.
+	// The other side's alert has a type that crypto/tls does not export.
 	var remote *net.OpError
 	if errors.As(err, &remote) && remote.Op == "remote error" {
 		return true
 	}
-	return errors.As(err, &verify) || errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &unknown) || errors.As(err, &host)
+	return errors.As(err, &verify) || errors.As(err, &record) || errors.As(err, &alert) ||
+		errors.As(err, &unknown) || errors.As(err, &host)
 }
 
-// explain adds what an operator can do.
+// explain adds to err what an operator can do.
 func explain(err error) error {
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
-	var mend string
+	var advice string
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, kafka.SASLAuthenticationFailed):
-		mend = "the user or the password is wrong: check kafka.user and kafka.password"
+		advice = "the user or the password is wrong: check kafka.user and kafka.password"
 	case errors.Is(err, kafka.UnsupportedSASLMechanism):
-		mend = "this Kafka does not take that kind of login: check kafka.sasl"
+		advice = "this Kafka does not take that kind of login: check kafka.sasl"
 	case errors.Is(err, kafka.IllegalSASLState):
-		mend = "this Kafka wants no login, or another: check kafka.sasl and the broker's listener"
-	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.GroupAuthorizationFailed), errors.Is(err, kafka.ClusterAuthorizationFailed):
-		mend = "allow imgo's user (kafka.user) to create, describe, read and write topics, and to read groups, that begin with kafka.prefix"
+		advice = "this Kafka wants no login, or another: check kafka.sasl and the broker's listener"
+	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.GroupAuthorizationFailed),
+		errors.Is(err, kafka.ClusterAuthorizationFailed):
+		advice = "allow imgo's user (kafka.user) to create, describe, read and write topics, " +
+			"and to read groups, that begin with kafka.prefix"
 	case errors.As(err, &record):
-		mend = "the broker does not speak TLS there: check kafka.tls and the port"
+		advice = "the broker does not speak TLS there: check kafka.tls and the port"
 	case untrusted(err):
-		mend = "TLS failed: check kafka.tls_ca, that the certificate names the host in kafka.brokers, and kafka.tls_cert if Kafka asks for one"
+		advice = "TLS failed: check kafka.tls_ca, that the certificate names the host in kafka.brokers, " +
+			"and kafka.tls_cert if Kafka asks for one"
 	case errors.As(err, &dns):
-		mend = "the name is not known: check kafka.brokers, and the broker's advertised.listeners"
+		advice = "the name is not known: check kafka.brokers, and the broker's advertised.listeners"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		mend = "nothing listens there: check that Kafka runs, kafka.brokers, and the broker's advertised.listeners"
+		advice = "nothing listens there: check that Kafka runs, kafka.brokers, and the broker's advertised.listeners"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		mend = "the broker hangs up: check whether it wants TLS (kafka.tls) or a login (kafka.sasl)"
+		advice = "the broker hangs up: check whether it wants TLS (kafka.tls) or a login (kafka.sasl)"
 	case errors.Is(err, context.DeadlineExceeded):
-		mend = "it does not answer: check kafka.brokers, kafka.tls, firewalls, and the broker's advertised.listeners"
+		advice = "it does not answer: check kafka.brokers, kafka.tls, firewalls, and the broker's advertised.listeners"
 	default:
 		return err
 	}
-	return fmt.Errorf("%w (%s)", err, mend)
+	return fmt.Errorf("%w (%s)", err, advice)
 }
 
-// refused says whether an append was refused for good.
+// refused reports whether Kafka refused an append for good.
 func refused(err error) bool {
 	for _, e := range []kafka.Error{
 		kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed,
@@ -112,7 +118,7 @@ func refused(err error) bool {
 	return false
 }
 
-// tooLarge says whether Kafka found a batch too large.
+// tooLarge reports whether a batch is too large for Kafka.
 func tooLarge(err error) bool {
 	return errors.Is(err, kafka.MessageSizeTooLarge) || errors.Is(err, kafka.RecordListTooLarge)
 }

@@ -12,42 +12,43 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 const (
-	// heartbeat is how often a member says that it lives, and sessionTimeout how
-	// long Kafka waits for it: the least that brokers allow unless told otherwise
+	// heartbeat is the interval of a member's heartbeats. Kafka waits for them for
+	// sessionTimeout, which is the shortest that brokers allow by default
 	// (group.min.session.timeout.ms).
 	heartbeat      = time.Second
 	sessionTimeout = 6 * time.Second
-	// rebalanceTimeout is how long the others wait for a member that has yet to
-	// end its assignment; MaxFinish leaves it time to join again.
+	// rebalanceTimeout is how long the other members wait for a member that has yet
+	// to end its assignment. maxFinish is shorter, to leave it time to join again.
 	rebalanceTimeout = 10 * time.Second
-	// MaxFinish is how long whoever holds an assignment may still use it once it
-	// is Done: its member is taken for dead otherwise.
-	MaxFinish = 8 * time.Second
-	// rejoinPause is how long a member waits before it joins again after an error.
+	// maxFinish is how long an assignment may be used after it is Done. A member that
+	// uses it for longer counts as dead.
+	maxFinish = 8 * time.Second
+	// rejoinPause is the pause before a member joins again after an error.
 	rejoinPause = 500 * time.Millisecond
-	// leaveTimeout bounds a goodbye to the others.
+	// leaveTimeout bounds the request to leave the group.
 	leaveTimeout = 2 * time.Second
 )
 
-// GroupOptions are a Group's.
+// GroupOptions are the options of Bus.Group.
 type GroupOptions struct {
-	// Name is the group's: the prefix and a dot come before it in Kafka. All
-	// members of a group must follow the same logs.
+	// Name is the name of the group. Its name in Kafka is the prefix, a dot, and Name.
+	// All members of a group must have the same Logs.
 	Name string
-	// Logs are the topics whose partitions are shared out.
+	// Logs are the topics whose partitions the group distributes.
 	Logs []*Log
 }
 
-// Group is a process's membership in a group that shares partitions out among
-// its members, with a position for each partition in Kafka. It is a
-// kafka.ConsumerGroup: a position is stored for the generation of the group
-// that an assignment belongs to, and Kafka refuses it once there is another,
-// so that a member that has lost a partition cannot move it backwards.
+// Group is this process's membership in a group that distributes partitions among its
+// members, with a position for each partition in Kafka. It is a kafka.ConsumerGroup. A
+// position is stored for the group's generation that an assignment belongs to, and
+// Kafka refuses it in a later generation. So a member that has lost a partition cannot
+// move its position backwards.
 //
-// Next is for one goroutine at a time; Close may be called from anywhere.
+// Next is for one goroutine at a time. Close is safe for concurrent use.
 type Group struct {
 	bus    *Bus
 	id     string
@@ -57,41 +58,44 @@ type Group struct {
 	dialer *dialer
 	stop   sync.Once
 
-	ctx    context.Context // of farewells, until Close
-	cancel context.CancelFunc
-	others sync.WaitGroup
+	ctx     context.Context // of requests to leave; ends with Close
+	cancel  context.CancelFunc
+	leaving sync.WaitGroup // goroutines that leave
 
-	mu     sync.Mutex
-	last   *Assignment          // the newest; nil: it is over
-	group  *kafka.ConsumerGroup // nil: nobody has called Next yet
-	member string               // who this was in the last generation; "": it has left
-	join   func()               // ends the farewell to it
+	mu      sync.Mutex
+	current *Assignment          // nil: the newest one is over
+	group   *kafka.ConsumerGroup // nil before the first Next
+	member  string               // this member's id in the last generation; "": it has left
+	// stopLeaving ends the requests to take an earlier member id out of the group.
+	stopLeaving func()
 }
 
-// Part is a partition of a log, by the log's name, and a place in it.
+// Part is a partition of a log, by the log's name, and a position in it.
 type Part struct {
 	Topic     string
 	Partition int32
-	// Next is the offset of the next record to read; -1: none is stored.
+	// Next is the offset of the next record to read; -1: no position is stored.
 	Next int64
 }
 
-// Assignment is what a member is to read until Done.
+// Assignment has the partitions that a member is to read until Done.
 type Assignment struct {
-	of    *Group
+	group *Group
 	gen   *kafka.Generation
 	parts []Part
 
 	done     chan struct{} // closed when the generation ends
-	released chan struct{} // closed when nobody uses the assignment any more
+	released chan struct{} // closed when the assignment is no longer used
 }
 
-// Group joins a group. It asks Kafka for nothing yet: Next does.
+// Group makes a membership. It joins the group at the first Next.
 func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	if o.Name == "" || len(o.Logs) == 0 {
 		return nil, errors.New("join a group: a name and at least one log must be given")
 	}
-	g := &Group{bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: newDialer(), join: func() {}}
+	g := &Group{
+		bus: b, id: b.o.Prefix + "." + o.Name, names: make(map[string]string), dialer: newDialer(), stopLeaving: func() {},
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	for _, l := range o.Logs {
 		g.names[l.topic] = l.name
@@ -104,11 +108,11 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 		Dialer: &kafka.Dialer{
 			ClientID: b.o.ClientID, Timeout: dialTimeout, DialFunc: g.dialer.dial, TLS: b.o.TLS, SASLMechanism: b.mechanism,
 		},
-		// Each topic is dealt out one partition at a time: its load is even.
+		// Round robin gives each member an even share of each topic.
 		GroupBalancers:    []kafka.GroupBalancer{kafka.RoundRobinGroupBalancer{}},
 		HeartbeatInterval: heartbeat, SessionTimeout: sessionTimeout, RebalanceTimeout: rebalanceTimeout,
 		JoinGroupBackoff: rejoinPause, Timeout: callTimeout,
-		StartOffset: kafka.LastOffset, // which is -1: no position is stored
+		StartOffset: kafka.LastOffset, // -1, as for Part.Next
 		ErrorLogger: kafka.LoggerFunc(func(format string, args ...any) { log.Debug().Msgf(format, args...) }),
 	}
 	if err := g.config.Validate(); err != nil {
@@ -121,13 +125,12 @@ func (b *Bus) Group(_ context.Context, o GroupOptions) (*Group, error) {
 	return g, nil
 }
 
-// Next waits for the next assignment, until ctx is done. Whoever calls it has
-// done with the one before. An error while Kafka is away, or the group is being
-// formed, is no reason to give up: call Next again. It is envelope.ErrClosed
-// after Close.
+// Next waits for the next assignment, until ctx is done. The caller must no longer use
+// the assignment before. It returns an error while Kafka is away or the group changes:
+// call Next again. The error is envelope.ErrClosed after Close.
 func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	g.release()
-	group, err := g.begin()
+	group, err := g.join()
 	if err != nil {
 		return nil, err
 	}
@@ -138,12 +141,13 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		if !errors.Is(err, kafka.RebalanceInProgress) { // then it stays who it is
-			g.farewell()
+		if !errors.Is(err, kafka.RebalanceInProgress) { // the member id stays in a rebalance
+			g.leave()
 		}
-		return nil, envelope.Errorf(envelope.CodeUnavailable, "join the group %s at %s: %v", g.id, strings.Join(g.bus.o.Brokers, ", "), explain(err))
+		return nil, envelope.Errorf(envelope.CodeUnavailable, "join the group %s at %s: %v",
+			g.id, strings.Join(g.bus.o.Brokers, ", "), explain(err))
 	}
-	a := &Assignment{of: g, gen: gen, done: make(chan struct{}), released: make(chan struct{})}
+	a := &Assignment{group: g, gen: gen, done: make(chan struct{}), released: make(chan struct{})}
 	for topic, parts := range gen.Assignments {
 		for _, p := range parts {
 			a.parts = append(a.parts, Part{Topic: g.names[topic], Partition: int32(p.ID), Next: max(p.Offset, -1)})
@@ -155,15 +159,15 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 		}
 		return int(x.Partition - y.Partition)
 	})
-	// The member joins again only when this has returned: until then its
-	// positions of this generation are taken.
+	// The member joins again only after this function has returned. Until then Kafka
+	// takes positions of this generation.
 	gen.Start(func(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-a.released:
 		}
 		close(a.done)
-		timer := time.NewTimer(MaxFinish)
+		timer := time.NewTimer(maxFinish)
 		defer timer.Stop()
 		select {
 		case <-a.released:
@@ -172,17 +176,16 @@ func (g *Group) Next(ctx context.Context) (*Assignment, error) {
 	})
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.join() // whoever it waits for is not in this generation
-	g.last, g.member = a, gen.MemberID
+	g.stopLeaving() // an earlier member id is not in this generation
+	g.current, g.member = a, gen.MemberID
 	return a, nil
 }
 
-// farewell takes who this was in the last generation out of the group, as soon
-// as Kafka can be reached. After an error kafka-go joins as somebody new, and
-// says goodbye for the old one only once: when that is lost with the error, as
-// with a broker that is away, Kafka would have all wait for a member that
-// nobody is, for the length of a session.
-func (g *Group) farewell() {
+// leave takes the last generation's member id out of the group, as soon as Kafka can
+// be reached. After an error, kafka-go joins with a new member id, and asks only once
+// to remove the old one. If that request is lost, as when a broker is away, all
+// members wait for the old id until its session ends.
+func (g *Group) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.member == "" || g.ctx.Err() != nil {
@@ -191,32 +194,31 @@ func (g *Group) farewell() {
 	member := g.member
 	g.member = ""
 	var ctx context.Context
-	ctx, g.join = context.WithCancel(g.ctx)
-	g.others.Go(func() {
+	ctx, g.stopLeaving = context.WithCancel(g.ctx)
+	g.leaving.Go(func() {
 		t := g.bus.transport(metadataTTL, g.topics...)
 		defer t.CloseIdleConnections()
 		client := g.bus.client(callTimeout, t)
-		for {
-			res, err := client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{GroupID: g.id, Members: []kafka.LeaveGroupRequestMember{{ID: member}}})
-			// A coordinator that has just taken over answers that it is not ready,
-			// and kafka-go v0.4.51 reads the first two fields of the answer the
-			// wrong way round: the lower half of its throttle time is the error.
+		backoff := wait.Backoff{Min: rejoinPause / 2, Max: rejoinPause}
+		for ctx.Err() == nil {
+			res, err := client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
+				GroupID: g.id, Members: []kafka.LeaveGroupRequestMember{{ID: member}},
+			})
+			// A coordinator that has just taken over answers that it is not ready.
+			// kafka-go v0.4.51 swaps the first two fields of the answer, so the error
+			// is in the lower half of the throttle time.
 			if err == nil && res.Error == nil && res.Throttle.Milliseconds()&0xffff == 0 && len(res.Members) == 1 &&
 				(res.Members[0].Error == nil || errors.Is(res.Members[0].Error, kafka.UnknownMemberId)) {
 				return
 			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(rejoinPause / 2):
-			}
+			_ = backoff.Sleep(ctx) // the loop looks at ctx
 		}
 	})
 }
 
-// begin makes the member, which joins at once and, while nobody calls Next, has
-// the others wait for it at every change: so not before.
-func (g *Group) begin() (*kafka.ConsumerGroup, error) {
+// join makes the member, if there is none. A member joins at once. It makes the others
+// wait at every change while Next is not called, so it is made by the first Next.
+func (g *Group) join() (*kafka.ConsumerGroup, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -233,36 +235,37 @@ func (g *Group) begin() (*kafka.ConsumerGroup, error) {
 	return group, nil
 }
 
-// release ends the newest assignment, if there is one.
+// release ends the current assignment, if there is one.
 func (g *Group) release() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.last != nil {
-		close(g.last.released)
-		g.last = nil
+	if g.current != nil {
+		close(g.current.released)
+		g.current = nil
 	}
 }
 
-// Parts are the partitions, in order, with the positions that are stored.
-// Nobody may change them.
+// Parts returns the partitions, in order, with their stored positions. The caller must
+// not change the slice.
 func (a *Assignment) Parts() []Part { return a.parts }
 
-// Done is closed when the assignment ends: others may read its partitions soon,
-// or do so already. Positions may be stored for MaxFinish more.
+// Done is closed when the assignment ends. Other members may read its partitions soon,
+// or do so already. Positions can be stored for another 8 s.
 func (a *Assignment) Done() <-chan struct{} { return a.done }
 
-// Commit stores positions of some of Parts. One that comes too late, when the
-// partitions are others', is refused with an error and changes nothing. When
-// ctx is done first the call still ends by itself.
-func (a *Assignment) Commit(ctx context.Context, at []Part) error {
-	topics := make(map[string]string, len(a.of.names))
-	for topic, name := range a.of.names {
+// Commit stores positions of some of Parts. It returns an error, and changes nothing,
+// if the partitions belong to other members already. It looks at ctx only before it
+// asks Kafka.
+func (a *Assignment) Commit(ctx context.Context, positions []Part) error {
+	topics := make(map[string]string, len(a.group.names))
+	for topic, name := range a.group.names {
 		topics[name] = topic
 	}
 	offsets := make(map[string]map[int]int64)
-	for _, p := range at {
+	for _, p := range positions {
 		if !slices.ContainsFunc(a.parts, func(own Part) bool { return own.Topic == p.Topic && own.Partition == p.Partition }) {
-			return envelope.Errorf(envelope.CodeInvalid, "store a position of %s partition %d: it is not of this assignment", p.Topic, p.Partition)
+			return envelope.Errorf(envelope.CodeInvalid, "store a position of %s partition %d: it is not of this assignment",
+				p.Topic, p.Partition)
 		}
 		topic := topics[p.Topic]
 		if offsets[topic] == nil {
@@ -272,25 +275,25 @@ func (a *Assignment) Commit(ctx context.Context, at []Part) error {
 	}
 	select {
 	case <-a.released:
-		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: the assignment is over", a.of.id)
+		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: the assignment is over", a.group.id)
 	default:
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := a.gen.CommitOffsets(offsets); err != nil {
-		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: %v", a.of.id, explain(err))
+		return envelope.Errorf(envelope.CodeUnavailable, "store positions of the group %s: %v", a.group.id, explain(err))
 	}
 	return nil
 }
 
-// Close leaves the group, so that the others need not wait for this member's
-// death, and ends its assignment. A second call waits for the first.
+// Close leaves the group, so that the others need not wait until this member counts as
+// dead, and ends its assignment. A second call waits for the first.
 func (g *Group) Close() error {
 	g.stop.Do(func() {
 		g.cancel()
 		g.release()
-		defer g.others.Wait()
+		defer g.leaving.Wait()
 		g.mu.Lock()
 		group := g.group
 		g.mu.Unlock()
@@ -308,12 +311,10 @@ func (g *Group) Close() error {
 		select {
 		case <-left:
 		case <-timer.C:
-			g.dialer.close() // it hangs on a broker that does not answer
+			g.dialer.close() // a broker does not answer
 			<-left
 		}
 		g.dialer.close()
 	})
 	return nil
 }
-
-var _ closer = (*Group)(nil)

@@ -15,38 +15,38 @@ import (
 )
 
 const (
-	// DefaultQueueBytes bounds what waits for Kafka, for each topic.
-	DefaultQueueBytes = 16 << 20
-	// MaxRecordBytes is the largest value that a log takes.
+	// defaultQueueBytes bounds the records of a topic that wait for Kafka.
+	defaultQueueBytes = 16 << 20
+	// MaxRecordBytes is the size of the largest record that a log takes.
 	MaxRecordBytes = 1<<20 - 1<<10
 )
 
-// TopicOptions are a Log's. Name must be set.
+// TopicOptions are the options of Bus.Log. Name must be set.
 type TopicOptions struct {
-	// Name is what the topic is for, such as kept or live: its name in Kafka is
-	// the prefix, a dot, and this.
+	// Name is the purpose of the topic, such as kept or live. The topic's name in
+	// Kafka is the prefix, a dot, and Name.
 	Name string
-	// Numbered has the generation at the end of the topic's name, after another
-	// dot, so that a topic with more partitions can follow.
+	// Numbered adds a dot and the generation to the topic's name, so that a topic
+	// with more partitions can follow.
 	Numbered bool
-	// Generation is the one to open; 0: the newest there is, else 1. Without
-	// Numbered it is 1.
+	// Generation is the generation to open; 0: the newest one, or 1 if there is none.
+	// Without Numbered it is 1.
 	Generation uint16
-	// Partitions is how many there must be; 0: as many as there are, 16 for a
-	// new topic.
+	// Partitions is how many partitions there must be; 0: as many as there are, 16
+	// for a new topic.
 	Partitions int32
-	// Lenient has Partitions count only where the topic is made: one that is
-	// there may have another number.
+	// Lenient makes Partitions count for a new topic only. An existing topic may have
+	// another number.
 	Lenient bool
-	// Retention is how long records are kept; 0: for ever. A topic that keeps
-	// them for less is refused, one that keeps them for longer is taken.
+	// Retention is how long records are kept; 0: for ever. An existing topic that
+	// keeps them for a shorter time is refused, one with a longer time is used.
 	Retention time.Duration
-	// MinRetention is how long they must be kept at least: the longest ttl.
+	// MinRetention is the shortest retention that is possible: the longest ttl.
 	MinRetention time.Duration
-	// Config is set beside it where the topic is made, by Kafka's names.
+	// Config has further settings of a new topic, by Kafka's names.
 	Config map[string]string
-	// QueueBytes bounds what waits to be appended: records and 64 bytes for
-	// each. Appends over it wait. 0: 16 MiB.
+	// QueueBytes bounds the records that wait to be appended, with 64 bytes counted
+	// for each. Appends over it wait. 0: 16 MiB.
 	QueueBytes int64
 }
 
@@ -54,7 +54,7 @@ type TopicOptions struct {
 // concurrent use.
 type Log struct {
 	bus        *Bus
-	name       string // without prefix and generation
+	name       string // without the prefix and the generation
 	topic      string
 	generation uint16
 	log        zerolog.Logger
@@ -63,10 +63,10 @@ type Log struct {
 	transport *kafka.Transport
 	client    *kafka.Client
 	producer  *producer
-	parts     []part
-	ends      []atomic.Int64 // high-water marks last seen
+	readers   []partitionReader
+	ends      []atomic.Int64 // the ends of the partitions as last seen
 
-	ctx     context.Context // of fetching
+	ctx     context.Context // of fetches; ends with Close
 	stop    context.CancelFunc
 	fetches sync.WaitGroup
 	running atomic.Bool
@@ -74,26 +74,27 @@ type Log struct {
 	stopped chan struct{} // closed by Close; ends Run
 }
 
-// Log opens a topic, or makes it. Two nodes may do so at once. The error says
-// how an existing topic differs from what it must be, and how to mend it.
+// Log opens a topic, or makes it. Several nodes may do so at once. If an existing
+// topic differs from what it must be, the error says how to correct that.
 func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
-	s := spec{
+	s := topicSpec{
 		name: b.o.Prefix + "." + o.Name, partitions: o.Partitions, lenient: o.Lenient, policy: "delete",
 		retention: o.Retention, minRetention: o.MinRetention, config: o.Config,
 	}
 	if o.Retention > 0 && o.Retention < o.MinRetention {
-		return nil, fmt.Errorf("open the topic %s: a retention of %v is less than the %v that the longest ttl needs", s.name, o.Retention, o.MinRetention)
+		return nil, fmt.Errorf("open the topic %s: a retention of %v is less than the %v that the longest ttl needs",
+			s.name, o.Retention, o.MinRetention)
 	}
 	if o.Partitions < 0 || o.Partitions > 1<<15 {
 		return nil, fmt.Errorf("open the topic %s: %d partitions: must be 1 to %d", s.name, o.Partitions, 1<<15)
 	}
 	if o.QueueBytes <= 0 {
-		o.QueueBytes = DefaultQueueBytes
+		o.QueueBytes = defaultQueueBytes
 	}
 	generation := uint16(1)
 	if o.Numbered {
 		if generation = o.Generation; generation == 0 {
-			newest, err := b.newest(ctx, o.Name)
+			newest, err := b.newestGeneration(ctx, o.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -114,57 +115,56 @@ func (b *Bus) Log(ctx context.Context, o TopicOptions) (*Log, error) {
 	return l, nil
 }
 
-// newLog is a log on a topic that is there.
+// newLog makes a Log of an existing topic.
 func (b *Bus) newLog(name, topic string, partitions int32, queueBytes int64) *Log {
 	l := &Log{
 		bus: b, name: name, topic: topic, generation: 1,
 		log: b.log.With().Str("topic", topic).Logger(), meters: b.metrics.of(topic),
-		transport: b.transport(metadataTTL, topic), parts: make([]part, partitions), ends: make([]atomic.Int64, partitions),
+		transport: b.transport(metadataTTL, topic), readers: make([]partitionReader, partitions), ends: make([]atomic.Int64, partitions),
 		stopped: make(chan struct{}),
 	}
 	l.client = b.client(callTimeout, l.transport)
-	l.producer = newProducer(b, topic, l.transport, partitions, queueBytes)
-	l.producer.moved, l.producer.end, l.producer.copies = l.moved, l.End, l.scan
+	l.producer = newProducer(l, queueBytes)
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	return l
 }
 
-// Name is what the log was opened as, such as kept.
+// Name returns the name that the log was opened with, such as kept.
 func (l *Log) Name() string { return l.name }
 
-// Topic is its name in Kafka.
+// Topic returns the topic's name in Kafka.
 func (l *Log) Topic() string { return l.topic }
 
-// Partitions is how many there are.
-func (l *Log) Partitions() int32 { return int32(len(l.parts)) }
+// Partitions returns how many partitions there are.
+func (l *Log) Partitions() int32 { return int32(len(l.readers)) }
 
-// Generation is the upper part of the ids of this log's records, from 1.
+// Generation returns the upper part of the ids of this log's records. It is 1 or more.
 func (l *Log) Generation() uint16 { return l.generation }
 
-// Append blocks until the record is on as many copies as the topic asks for,
-// and returns its offset. It waits while the queue is full. When ctx is done
-// first it returns ctx's error, although the record may still be appended. It
-// is refused with envelope.ErrUnavailable when Kafka does not take it within
-// the write timeout (it may be appended all the same), with
-// envelope.ErrTooLarge over MaxRecordBytes, with envelope.ErrClosed after
-// Close. Nobody may change value once it was given to Append.
+// Append blocks until the record is on as many copies as the topic asks for, and
+// returns its offset. It waits while the queue is full.
+//
+// If ctx is done first, it returns ctx's error. If Kafka does not take the record
+// within the write timeout, it returns an envelope.ErrUnavailable. In both cases the
+// record may still be appended. The error is envelope.ErrTooLarge for a record over
+// MaxRecordBytes, and envelope.ErrClosed after Close. The caller must not change
+// value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
 	var offset [1]int64
 	err := l.producer.append(ctx, offset[:], func(int) record { return record{partition: partition, value: nonNil(value)} })
 	return offset[0], err
 }
 
-// AppendEssential is Append: what Kafka's disks have left is not known here.
+// AppendEssential is Append: the bus does not know how full Kafka's disks are.
 func (l *Log) AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error) {
 	return l.Append(ctx, partition, value)
 }
 
-// AppendMany appends all entries, in order, and fills in their offsets. It
-// errs as Append does, for the whole call; some of the entries may have been
-// appended then.
+// AppendMany appends all entries, in order, and sets their offsets. It returns the
+// errors of Append for the whole call; some of the entries may have been appended.
 func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	offsets := make([]int64, len(entries))
-	// A copy: the caller may be gone by the time they are sent.
+	// A copy, because the caller may have returned before they are sent.
 	records := make([]record, len(entries))
 	for i := range entries {
 		records[i] = record{partition: entries[i].Partition, value: nonNil(entries[i].Value)}
@@ -178,7 +178,7 @@ func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
 	return nil
 }
 
-// nonNil keeps an empty record from becoming Kafka's null.
+// nonNil returns value, or an empty slice for nil, which Kafka takes for a deletion.
 func nonNil(value []byte) []byte {
 	if value == nil {
 		return []byte{}
@@ -186,15 +186,15 @@ func nonNil(value []byte) []byte {
 	return value
 }
 
-// moved notes that a partition goes up to end at least.
-func (l *Log) moved(partition int32, end int64) {
+// sawEnd notes that the end of a partition is at least at the offset end.
+func (l *Log) sawEnd(partition int32, end int64) {
 	known := &l.ends[partition]
 	for now := known.Load(); now < end && !known.CompareAndSwap(now, end); now = known.Load() {
 	}
 }
 
-// End is the next offset of a partition as it was last seen, by an append, a
-// read or Bounds; 0: not yet. It asks nobody.
+// End returns the next offset of a partition as last seen by an append, a read or
+// Bounds; 0: it was not seen yet. It does not ask Kafka.
 func (l *Log) End(partition int32) int64 {
 	if partition < 0 || int(partition) >= len(l.ends) {
 		return 0
@@ -202,31 +202,30 @@ func (l *Log) End(partition int32) int64 {
 	return l.ends[partition].Load()
 }
 
-// Bounds are the oldest offset that is still there and the next one to be
-// assigned. It asks Kafka, and tries again while that is away, until ctx is
-// done or the write timeout is over (envelope.ErrUnavailable).
+// Bounds returns the oldest offset that is still in a partition, and the next one to
+// be assigned. It asks Kafka, and tries again while Kafka is away. It gives up when
+// ctx is done, or with envelope.ErrUnavailable after the write timeout.
 func (l *Log) Bounds(ctx context.Context, partition int32) (begin, end int64, err error) {
-	if partition < 0 || int(partition) >= len(l.parts) {
-		return 0, 0, noPartition(partition, len(l.parts))
+	if partition < 0 || int(partition) >= len(l.readers) {
+		return 0, 0, errNoPartition(partition, len(l.readers))
 	}
-	wait, cancel := context.WithTimeout(ctx, l.bus.o.WriteTimeout)
+	asking, cancel := context.WithTimeout(ctx, l.bus.o.WriteTimeout)
 	defer cancel()
-	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		if err := l.producer.isClosed(); err != nil {
+	defer context.AfterFunc(l.ctx, cancel)() // Close ends it
+	for backoff := newBackoff(); ; {
+		if err := l.producer.closedErr(); err != nil {
 			return 0, 0, err
 		}
-		if begin, end, err = l.bounds(wait, partition); err == nil {
+		if begin, end, err = l.bounds(asking, partition); err == nil {
 			return begin, end, nil
 		}
 		l.meters.fetchErrors.Inc()
-		select {
-		case <-time.After(backoff):
+		switch {
+		case backoff.Sleep(asking) == nil:
 			continue
-		case <-l.ctx.Done():
-			return 0, 0, l.producer.isClosed()
-		case <-wait.Done():
-		}
-		if ctx.Err() != nil {
+		case l.ctx.Err() != nil:
+			return 0, 0, l.producer.closedErr()
+		case ctx.Err() != nil:
 			return 0, 0, fmt.Errorf("ask for the ends of %s partition %d: %w", l.topic, partition, ctx.Err())
 		}
 		return 0, 0, envelope.Errorf(envelope.CodeUnavailable, "ask for the ends of %s partition %d: Kafka (%s) did not say within %v: %v",
@@ -234,7 +233,7 @@ func (l *Log) Bounds(ctx context.Context, partition int32) (begin, end int64, er
 	}
 }
 
-// bounds asks once.
+// bounds asks for Bounds once.
 func (l *Log) bounds(ctx context.Context, partition int32) (begin, end int64, err error) {
 	res, err := l.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
 		l.topic: {kafka.FirstOffsetOf(int(partition)), kafka.LastOffsetOf(int(partition))},
@@ -250,21 +249,20 @@ func (l *Log) bounds(ctx context.Context, partition int32) (begin, end int64, er
 			return 0, 0, p.Error
 		}
 		if p.FirstOffset < 0 || p.LastOffset < p.FirstOffset {
-			// The two were asked for one after the other.
+			// Kafka was asked for the two one after the other.
 			return 0, 0, fmt.Errorf("it goes from %d to %d", p.FirstOffset, p.LastOffset)
 		}
-		l.moved(partition, p.LastOffset)
+		l.sawEnd(partition, p.LastOffset)
 		return p.FirstOffset, p.LastOffset, nil
 	}
 	return 0, 0, fmt.Errorf("no answer for partition %d", partition)
 }
 
-// sweepInterval is how often Run looks for read-ahead that nobody reads.
+// sweepInterval is how often Run looks for streams that nobody reads.
 const sweepInterval = 10 * time.Second
 
-// Run lets go of memory that no reader uses until ctx is done or Close is
-// called; it then takes no more, waits for what is queued and returns nil.
-// Appends and reads do not wait for Run.
+// Run frees memory that no reader uses, until ctx is done or Close is called. When ctx
+// is done, it closes the log. Appends and reads do not need Run.
 func (l *Log) Run(ctx context.Context) error {
 	if !l.running.CompareAndSwap(false, true) {
 		return fmt.Errorf("run the log %s: it runs already", l.topic)
@@ -278,22 +276,22 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-l.stopped:
 			return nil
 		case now := <-tick.C:
-			for i := range l.parts {
-				l.parts[i].sweep(now)
+			for i := range l.readers {
+				l.readers[i].sweep(now)
 			}
 		}
 	}
 }
 
-// Close refuses further appends, ends blocked reads (both envelope.ErrClosed),
-// and waits until what is queued was appended or the write timeout is over. A
-// second call waits for the first.
+// Close refuses further appends and ends blocked reads, both with
+// envelope.ErrClosed. It waits until the queued records were appended or the write
+// timeout is over. A second call waits for the first.
 func (l *Log) Close() error {
 	l.closing.Do(func() {
 		why := errClosed("the log " + l.topic)
 		l.producer.refuse(why)
-		for i := range l.parts {
-			l.parts[i].close(why)
+		for i := range l.readers {
+			l.readers[i].close(why)
 		}
 		l.stop()
 		l.producer.close(why)

@@ -1,10 +1,8 @@
 package bus
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
-// metrics are a Bus's, by topic.
+// metrics are the metrics of a Bus, by topic.
 type metrics struct {
 	reg           prometheus.Registerer
 	registered    []prometheus.Collector
@@ -37,7 +35,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors} {
+	for _, c := range []prometheus.Collector{
+		m.appendSeconds, m.appendBytes, m.appendErrors, m.appendRetries, m.appendBatches, m.fetchBytes, m.fetchErrors,
+	} {
 		if err := reg.Register(c); err != nil {
 			m.close()
 			return nil, err

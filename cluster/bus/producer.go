@@ -12,211 +12,217 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"imgo/envelope"
+	"imgo/internal/wait"
 )
 
 const (
-	// entryOverhead is what a record costs beside key and value, in a batch and
-	// in the queue.
+	// entryOverhead is counted for each record beside its key and value, in bytes.
 	entryOverhead = 64
 	// maxBatchRecords bounds a batch beside maxBatchBytes.
 	maxBatchRecords = 10_000
-
-	minBackoff = 50 * time.Millisecond
-	maxBackoff = 250 * time.Millisecond
 )
 
-// producer appends to a topic. Each partition has one batch under way at a
-// time, which keeps the order; what comes meanwhile shares the next one.
+// newBackoff returns the pauses between tries while Kafka is away.
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Min: 50 * time.Millisecond, Max: 250 * time.Millisecond}
+}
+
+// producer appends to the topic of a log. Each partition has one batch under way at a
+// time, which keeps the order. Records that come meanwhile share the next batch.
 type producer struct {
+	log     *Log
 	topic   string
 	brokers string
 	client  *kafka.Client
 	codec   kafka.Compression
-	timeout time.Duration // until an append that Kafka does not take fails
+	timeout time.Duration // of one append
 	meters  *meters
-	// moved is told how far a partition goes at least.
-	moved func(partition int32, end int64)
-	// copies reads a partition from one offset on to before another; nil:
-	// nobody asks where records are.
-	copies func(ctx context.Context, partition int32, from, before int64, fn func(offset int64, value []byte)) error
-	// end is how far a partition went at least, before a batch was tried.
-	end func(partition int32) int64
 
-	room  *semaphore.Weighted // the queue's bytes
-	total int64
-	parts []queue
+	queueBytes int64 // size of all queues together
+	free       *semaphore.Weighted
+	queues     []partitionQueue
 
 	mu      sync.Mutex
 	closed  error
-	sending sync.WaitGroup // a goroutine for each partition that has a batch under way
+	sending sync.WaitGroup // one goroutine for each partition that has a batch under way
 	ctx     context.Context
 	stop    context.CancelFunc
 }
 
-// queue is what waits for a partition.
-type queue struct {
-	mu    sync.Mutex
-	items []item
-	busy  bool // somebody sends, and will see what is added
+// partitionQueue has the records that wait for a partition.
+type partitionQueue struct {
+	mu      sync.Mutex
+	records []queuedRecord
+	busy    bool // a goroutine sends, and will see what is added
 }
 
-// item is one record of a request.
-type item struct {
-	r          *request
-	at         int // in r.offsets
+// queuedRecord is one record of a call.
+type queuedRecord struct {
+	call       *appendCall
+	index      int // in call.offsets
 	key, value []byte
 }
 
-func (i *item) cost() int { return len(i.key) + len(i.value) + entryOverhead }
+// cost returns the bytes that count for a batch and for the queue.
+func (r *queuedRecord) cost() int { return len(r.key) + len(r.value) + entryOverhead }
 
-// request is one call. Its fields belong to the producer until done.
-type request struct {
+// appendCall is one call of append. Its offsets belong to the producer until done is
+// closed.
+type appendCall struct {
 	offsets  []int64
 	deadline time.Time
 	cost     int64
 
 	mu     sync.Mutex
-	left   int   // records that are not dealt with yet
-	failed error // why the first of them failed for good
-	err    error // the newest error; once done: failed
-	done   chan struct{}
+	left   int           // records without a result
+	failed error         // of the first record that failed for good
+	err    error         // the newest error; once done is closed: failed
+	done   chan struct{} // closed when all records have a result
 }
 
-// newProducer appends to a topic for as long as it is not closed. Calls of
-// client may take a third of the timeout, so that a broker that hangs leaves
-// time to try another.
-func newProducer(b *Bus, topic string, t *kafka.Transport, partitions int32, queueBytes int64) *producer {
-	attempt := min(max(b.o.WriteTimeout/3, time.Second), 10*time.Second)
+// newProducer makes the producer of a log. Each try may take a third of the write
+// timeout, so that there is time for another broker if one hangs.
+func newProducer(l *Log, queueBytes int64) *producer {
+	b := l.bus
+	tryTimeout := min(max(b.o.WriteTimeout/3, time.Second), 10*time.Second)
 	p := &producer{
-		topic: topic, brokers: strings.Join(b.o.Brokers, ", "), client: b.client(attempt, t), codec: b.compression,
-		timeout: b.o.WriteTimeout, meters: b.metrics.of(topic),
-		room: semaphore.NewWeighted(queueBytes), total: queueBytes, parts: make([]queue, partitions),
+		log: l, topic: l.topic, brokers: strings.Join(b.o.Brokers, ", "), client: b.client(tryTimeout, l.transport),
+		codec: b.compression, timeout: b.o.WriteTimeout, meters: l.meters,
+		queueBytes: queueBytes, free: semaphore.NewWeighted(queueBytes), queues: make([]partitionQueue, l.Partitions()),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p
 }
 
-// record is what is appended.
+// record is a record to append.
 type record struct {
 	partition  int32
 	key, value []byte
 }
 
-// append blocks until all records are durable, and sets their offsets.
+// append blocks until all records are durable, and then sets offsets.
 func (p *producer) append(ctx context.Context, offsets []int64, records func(i int) record) error {
 	started := time.Now()
-	r := &request{offsets: make([]int64, len(offsets)), deadline: started.Add(p.timeout), left: len(offsets), done: make(chan struct{})}
-	for i := range offsets {
-		rec := records(i)
-		if rec.partition < 0 || int(rec.partition) >= len(p.parts) {
-			return noPartition(rec.partition, len(p.parts))
-		}
-		if n := len(rec.key) + len(rec.value); n > MaxRecordBytes {
-			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the log takes at most %d", n, MaxRecordBytes)
-		}
-		r.cost += int64(len(rec.key) + len(rec.value) + entryOverhead)
+	c := &appendCall{
+		offsets: make([]int64, len(offsets)), deadline: started.Add(p.timeout), left: len(offsets), done: make(chan struct{}),
 	}
-	if err := p.isClosed(); err != nil || len(offsets) == 0 {
+	for i := range offsets {
+		r := records(i)
+		if r.partition < 0 || int(r.partition) >= len(p.queues) {
+			return errNoPartition(r.partition, len(p.queues))
+		}
+		size := len(r.key) + len(r.value)
+		if size > MaxRecordBytes {
+			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the log takes at most %d", size, MaxRecordBytes)
+		}
+		c.cost += int64(size + entryOverhead)
+	}
+	if err := p.closedErr(); err != nil || len(offsets) == 0 {
 		return errors.Join(err, ctx.Err())
 	}
-	// A call that is larger than the queue has it for itself.
-	r.cost = min(r.cost, p.total)
-	if err := p.acquire(ctx, r); err != nil {
+	// A call that is larger than the queue gets the whole queue.
+	c.cost = min(c.cost, p.queueBytes)
+	if err := p.acquire(ctx, c); err != nil {
 		p.meters.appendErrors.Add(float64(len(offsets)))
 		return err
 	}
-	if err := p.enqueue(r, records); err != nil {
-		p.room.Release(r.cost)
+	if err := p.enqueue(c, records); err != nil {
+		p.free.Release(c.cost)
 		return err
 	}
-	timer := time.NewTimer(time.Until(r.deadline))
+	timer := time.NewTimer(time.Until(c.deadline))
 	defer timer.Stop()
 	select {
-	case <-r.done:
-		if r.err != nil {
-			return r.err
+	case <-c.done:
+		if c.err != nil {
+			return c.err
 		}
-		copy(offsets, r.offsets)
+		copy(offsets, c.offsets)
 		p.meters.appendSeconds.Observe(time.Since(started).Seconds())
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("append to %s (it may still happen): %w", p.topic, ctx.Err())
 	case <-timer.C:
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return p.late(r.err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.errTimeout(c.err)
 }
 
-// late is the error of an append that Kafka did not take in time.
-func (p *producer) late(last error) error {
+// errTimeout returns the error of an append that Kafka did not take in time. last is
+// the newest error of its tries, or nil.
+func (p *producer) errTimeout(last error) error {
 	switch {
 	case last == nil:
-		return envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) did not answer within %v; it may still happen", p.topic, p.brokers, p.timeout)
+		return envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) did not answer within %v; it may still happen",
+			p.topic, p.brokers, p.timeout)
 	case errors.Is(last, envelope.ErrUnavailable):
 		return last
 	}
-	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) did not take it within %v; it may still happen: %v", p.topic, p.brokers, p.timeout, explain(last))
+	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) did not take it within %v; it may still happen: %v",
+		p.topic, p.brokers, p.timeout, explain(last))
 }
 
-// acquire waits for room in the queue.
-func (p *producer) acquire(ctx context.Context, r *request) error {
-	if p.room.TryAcquire(r.cost) {
+// acquire waits until the queue has space for a call.
+func (p *producer) acquire(ctx context.Context, c *appendCall) error {
+	if p.free.TryAcquire(c.cost) {
 		return nil
 	}
-	wait, cancel := context.WithDeadline(ctx, r.deadline)
+	waiting, cancel := context.WithDeadline(ctx, c.deadline)
 	defer cancel()
-	err := p.room.Acquire(wait, r.cost)
+	err := p.free.Acquire(waiting, c.cost)
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("append to %s: wait for room in the queue: %w", p.topic, ctx.Err())
-	case p.isClosed() != nil:
-		return p.isClosed()
+	case p.closedErr() != nil:
+		return p.closedErr()
 	}
-	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: the queue of %d bytes to Kafka (%s) was full for %v", p.topic, p.total, p.brokers, p.timeout)
+	return envelope.Errorf(envelope.CodeUnavailable, "append to %s: the queue of %d bytes to Kafka (%s) was full for %v",
+		p.topic, p.queueBytes, p.brokers, p.timeout)
 }
 
-func (p *producer) isClosed() error {
+// closedErr returns the error of calls after close; nil before.
+func (p *producer) closedErr() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.closed
 }
 
-// enqueue puts a request's records into the queues, then has them sent: so
-// what belongs together shares batches.
-func (p *producer) enqueue(r *request, records func(i int) record) error {
+// enqueue puts all records of a call into the queues before the first is sent, so
+// that they share batches.
+func (p *producer) enqueue(c *appendCall, records func(i int) record) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed != nil {
 		return p.closed
 	}
-	for i := range r.offsets {
-		rec := records(i)
-		q := &p.parts[rec.partition]
+	for i := range c.offsets {
+		r := records(i)
+		q := &p.queues[r.partition]
 		q.mu.Lock()
-		q.items = append(q.items, item{r: r, at: i, key: rec.key, value: rec.value})
+		q.records = append(q.records, queuedRecord{call: c, index: i, key: r.key, value: r.value})
 		q.mu.Unlock()
 	}
-	for i := range r.offsets {
+	for i := range c.offsets {
 		partition := records(i).partition
-		q := &p.parts[partition]
+		q := &p.queues[partition]
 		q.mu.Lock()
-		if !q.busy && len(q.items) > 0 {
+		if !q.busy && len(q.records) > 0 {
 			q.busy = true
-			p.sending.Go(func() { p.drain(partition) })
+			p.sending.Go(func() { p.sendAll(partition) })
 		}
 		q.mu.Unlock()
 	}
 	return nil
 }
 
-// drain sends a partition's queue until it is empty.
-func (p *producer) drain(partition int32) {
-	q := &p.parts[partition]
+// sendAll sends a partition's queue until it is empty.
+func (p *producer) sendAll(partition int32) {
+	q := &p.queues[partition]
 	for {
-		batch := q.take()
+		batch := q.nextBatch()
 		if batch == nil {
 			return
 		}
@@ -224,47 +230,45 @@ func (p *producer) drain(partition int32) {
 	}
 }
 
-// take is the next batch; with nil nobody is busy any more.
-func (q *queue) take() []item {
+// nextBatch takes the next batch out of the queue. It returns nil, and the queue is no
+// longer busy, if there is none.
+func (q *partitionQueue) nextBatch() []queuedRecord {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, bytes := 0, 0
-	for n < len(q.items) && n < maxBatchRecords {
-		if bytes += q.items[n].cost(); n > 0 && bytes > maxBatchBytes {
+	for n < len(q.records) && n < maxBatchRecords {
+		if bytes += q.records[n].cost(); n > 0 && bytes > maxBatchBytes {
 			break
 		}
 		n++
 	}
-	batch := q.items[:n:n]
+	batch := q.records[:n:n]
 	if n == 0 {
-		q.busy, q.items = false, nil
+		q.busy, q.records = false, nil
 		return nil
 	}
-	if n == len(q.items) {
-		q.items = nil
+	if n == len(q.records) {
+		q.records = nil
 	} else {
-		q.items = q.items[n:]
+		q.records = q.records[n:]
 	}
 	return batch
 }
 
-// send appends a batch, again and again until it is there, was refused, or
-// nobody waits for it any more.
-func (p *producer) send(partition int32, batch []item) {
-	backoff := minBackoff
+// send appends a batch. It tries again until the batch is in the log, was refused, or
+// no caller waits for it any more.
+func (p *producer) send(partition int32, batch []queuedRecord) {
+	backoff := newBackoff()
 	var last error
-	var from int64
-	if p.end != nil {
-		from = p.end(partition)
-	}
+	from := p.log.End(partition) // no copy of the batch is before this offset
 	for {
-		if batch = p.expire(batch, last); len(batch) == 0 {
+		if batch = p.failExpired(batch, last); len(batch) == 0 {
 			return
 		}
 		base, err := p.try(partition, batch)
 		switch {
-		case err == nil && last != nil && p.copies != nil:
-			p.first(partition, from, base, batch)
+		case err == nil && last != nil:
+			p.findCopies(partition, from, base, batch)
 			return
 		case err == nil:
 			p.appended(partition, base, batch, nil)
@@ -274,66 +278,65 @@ func (p *producer) send(partition int32, batch []item) {
 			batch = batch[len(batch)/2:]
 			continue
 		case tooLarge(err):
-			p.fail(batch, envelope.Errorf(envelope.CodeTooLarge, "append to %s: a record of %d bytes: Kafka finds it too large: raise the topic's max.message.bytes", p.topic, len(batch[0].value)))
+			p.fail(batch, envelope.Errorf(envelope.CodeTooLarge,
+				"append to %s: a record of %d bytes: Kafka finds it too large: raise the topic's max.message.bytes", p.topic, len(batch[0].value)))
 			return
 		case refused(err):
-			p.fail(batch, envelope.Errorf(envelope.CodeUnavailable, "append to %s: Kafka (%s) refuses it: %v", p.topic, p.brokers, explain(err)))
+			p.fail(batch, envelope.Errorf(envelope.CodeUnavailable,
+				"append to %s: Kafka (%s) refuses it: %v", p.topic, p.brokers, explain(err)))
 			return
 		}
 		last = err
 		for i := range batch {
-			// What to say if the caller's time is up before it is ours.
-			batch[i].r.note(err)
+			batch[i].call.setErr(err) // for a caller whose time ends first
 		}
 		p.meters.appendRetries.Inc()
-		select {
-		case <-time.After(backoff):
-		case <-p.ctx.Done():
-			p.fail(batch, p.late(last))
+		if backoff.Sleep(p.ctx) != nil {
+			p.fail(batch, p.errTimeout(last))
 			return
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 
-// appended notes that a batch is there from base on, but for records of which
-// an earlier copy is: readers go by the first one.
-func (p *producer) appended(partition int32, base int64, batch []item, earlier map[string]int64) {
-	p.moved(partition, base+int64(len(batch)))
+// appended finishes the records of a batch that is in the log from offset base on.
+// earlier has the offsets of earlier copies, by the record's value: readers use only
+// the first copy.
+func (p *producer) appended(partition int32, base int64, batch []queuedRecord, earlier map[string]int64) {
+	p.log.sawEnd(partition, base+int64(len(batch)))
 	p.meters.appendBatches.Inc()
 	bytes := 0
 	for i := range batch {
-		it := &batch[i]
-		bytes += len(it.key) + len(it.value)
-		offset, ok := earlier[string(it.value)]
+		r := &batch[i]
+		bytes += len(r.key) + len(r.value)
+		offset, ok := earlier[string(r.value)]
 		if !ok {
 			offset = base + int64(i)
 		}
-		it.r.offsets[it.at] = offset
-		p.finish(it.r, nil)
+		r.call.offsets[r.index] = offset
+		p.finish(r.call, nil)
 	}
 	p.meters.appendBytes.Add(float64(bytes))
 }
 
-// maxLookBack bounds how many records are looked at for earlier copies, where
-// it is not known how far the partition went before the first try.
+// maxLookBack bounds how many records are searched for earlier copies, if the
+// partition's end before the first try is not known.
 const maxLookBack = 100_000
 
-// first looks for copies of a batch that tries before the last one appended,
-// whose answers were lost, until nobody waits any more.
-func (p *producer) first(partition int32, from, base int64, batch []item) {
+// findCopies looks for copies of a batch that earlier tries appended, whose answers
+// were lost. Then it finishes the batch. It gives up once no caller waits any more.
+func (p *producer) findCopies(partition int32, from, base int64, batch []queuedRecord) {
 	ours := make(map[string]bool, len(batch))
 	until := time.Time{}
 	for i := range batch {
 		ours[string(batch[i].value)] = true
-		if d := batch[i].r.deadline; d.After(until) {
+		if d := batch[i].call.deadline; d.After(until) {
 			until = d
 		}
 	}
 	from = max(from, base-maxLookBack)
-	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+	for backoff := newBackoff(); ; {
 		earlier := make(map[string]int64)
-		err := p.copies(p.ctx, partition, from, base, func(offset int64, value []byte) {
+		err := p.log.scan(p.ctx, partition, from, base, func(offset int64, value []byte) {
 			if _, again := earlier[string(value)]; ours[string(value)] && !again {
 				earlier[string(value)] = offset
 			}
@@ -344,22 +347,17 @@ func (p *producer) first(partition int32, from, base int64, batch []item) {
 		}
 		err = fmt.Errorf("it was appended, but where first cannot be seen: %w", err)
 		for i := range batch {
-			batch[i].r.note(err)
+			batch[i].call.setErr(err)
 		}
-		select {
-		case <-time.After(backoff):
-		case <-p.ctx.Done():
-			until = time.Time{}
-		}
-		if time.Now().After(until) {
-			p.fail(batch, p.late(err))
+		if backoff.Sleep(p.ctx) != nil || time.Now().After(until) {
+			p.fail(batch, p.errTimeout(err))
 			return
 		}
 	}
 }
 
-// try sends a batch once. Whatever the error, it may have been appended.
-func (p *producer) try(partition int32, batch []item) (base int64, err error) {
+// try sends a batch once. The batch may have been appended even if there is an error.
+func (p *producer) try(partition int32, batch []queuedRecord) (base int64, err error) {
 	records := make([]kafka.Record, len(batch))
 	for i := range batch {
 		records[i] = kafka.Record{Key: kafka.NewBytes(batch[i].key), Value: kafka.NewBytes(batch[i].value)}
@@ -374,60 +372,61 @@ func (p *producer) try(partition int32, batch []item) (base int64, err error) {
 	return res.BaseOffset, res.Error
 }
 
-// expire fails those of a batch whose time is up, and returns the others.
-func (p *producer) expire(batch []item, last error) []item {
+// failExpired fails the records whose callers wait no longer, and returns the others.
+func (p *producer) failExpired(batch []queuedRecord, last error) []queuedRecord {
 	now := time.Now()
 	keep := 0
 	for i := range batch {
-		if batch[i].r.deadline.After(now) {
+		if batch[i].call.deadline.After(now) {
 			keep++
 		}
 	}
 	if keep == len(batch) {
 		return batch
 	}
-	kept := make([]item, 0, keep)
+	kept := make([]queuedRecord, 0, keep)
 	for i := range batch {
-		if batch[i].r.deadline.After(now) {
+		if batch[i].call.deadline.After(now) {
 			kept = append(kept, batch[i])
 		} else {
-			p.fail(batch[i:i+1], p.late(last))
+			p.fail(batch[i:i+1], p.errTimeout(last))
 		}
 	}
 	return kept
 }
 
-func (p *producer) fail(batch []item, err error) {
+// fail finishes all records of a batch with an error.
+func (p *producer) fail(batch []queuedRecord, err error) {
 	p.meters.appendErrors.Add(float64(len(batch)))
 	for i := range batch {
-		p.finish(batch[i].r, err)
+		p.finish(batch[i].call, err)
 	}
 }
 
-// note remembers the newest error of a request that is tried again.
-func (r *request) note(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
+// setErr sets the newest error of a call that is tried again.
+func (c *appendCall) setErr(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = err
 }
 
-// finish notes that one record of a request is dealt with; the first error of
-// a request that failed is the one it gets.
-func (p *producer) finish(r *request, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err != nil && r.failed == nil {
-		r.failed = err
+// finish counts one record of a call as finished, and ends the call with its last
+// record. The call's error is the first one of its records.
+func (p *producer) finish(c *appendCall, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && c.failed == nil {
+		c.failed = err
 	}
-	if r.left--; r.left > 0 {
+	if c.left--; c.left > 0 {
 		return
 	}
-	r.err = r.failed
-	p.room.Release(r.cost)
-	close(r.done)
+	c.err = c.failed
+	p.free.Release(c.cost)
+	close(c.done)
 }
 
-// refuse takes no more appends.
+// refuse makes later appends fail with why.
 func (p *producer) refuse(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -436,14 +435,14 @@ func (p *producer) refuse(why error) {
 	}
 }
 
-// close takes no more, and waits until what is queued was appended or its time
-// is up.
+// close refuses later appends. It waits until the queued records were appended or
+// their time is up.
 func (p *producer) close(why error) {
 	p.refuse(why)
 	p.sending.Wait()
 	p.stop()
 }
 
-func noPartition(partition int32, n int) error {
+func errNoPartition(partition int32, n int) error {
 	return envelope.Errorf(envelope.CodeInvalid, "partition %d: there are %d", partition, n)
 }

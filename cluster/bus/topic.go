@@ -14,36 +14,36 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// maxMessageBytes is the largest batch that topics we make take. maxBatchBytes
-// is how much we put into one, as it is counted by cost; needMessageBytes is
-// what that may come to when it does not compress.
 const (
-	maxMessageBytes  = 2 << 20
-	maxBatchBytes    = 1 << 20
+	// maxMessageBytes is the largest batch that new topics take.
+	maxMessageBytes = 2 << 20
+	// maxBatchBytes bounds the records of one batch, as queuedRecord.cost counts them.
+	maxBatchBytes = 1 << 20
+	// needMessageBytes is the size that such a batch may have if it does not compress.
 	needMessageBytes = maxBatchBytes + 64<<10
 )
 
-// spec is how a topic should be.
-type spec struct {
-	name         string // in full
-	partitions   int32  // 0: as it has; 16 for a new one
-	lenient      bool   // partitions is for a new one only
+// topicSpec says how a topic must be.
+type topicSpec struct {
+	name         string // with the prefix
+	partitions   int32  // 0: as many as there are, 16 for a new topic
+	lenient      bool   // partitions counts for a new topic only
 	policy       string // cleanup.policy
 	retention    time.Duration
 	minRetention time.Duration
 	config       map[string]string
 }
 
-// defaultPartitions is how many a new topic gets where nobody says.
+// defaultPartitions is the number of partitions of a new topic without a setting.
 const defaultPartitions = 16
 
-// ensure makes the topic or checks it, waits until each of its partitions has
-// a leader, and says how many there are.
-func (b *Bus) ensure(ctx context.Context, s spec) (int32, error) {
+// ensure makes the topic or checks it, waits until each of its partitions has a
+// leader, and returns how many there are.
+func (b *Bus) ensure(ctx context.Context, s topicSpec) (int32, error) {
 	made := false
 	var partitions int32
-	err := b.try(ctx, func(ctx context.Context) error {
-		meta, err := b.ask(ctx, s.name)
+	err := b.retry(ctx, func(ctx context.Context) error {
+		meta, err := b.metadata(ctx, s.name)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,8 @@ func (b *Bus) ensure(ctx context.Context, s spec) (int32, error) {
 		}
 		for _, p := range t.Partitions {
 			if p.Error != nil || p.Leader.Host == "" {
-				return fmt.Errorf("partition %d has no leader: check the brokers that hold it: %w", p.ID, cmp.Or(p.Error, error(kafka.LeaderNotAvailable)))
+				return fmt.Errorf("partition %d has no leader: check the brokers that hold it: %w",
+					p.ID, cmp.Or(p.Error, error(kafka.LeaderNotAvailable)))
 			}
 		}
 		partitions = int32(len(t.Partitions))
@@ -75,8 +76,8 @@ func (b *Bus) ensure(ctx context.Context, s spec) (int32, error) {
 	return partitions, nil
 }
 
-// create makes the topic; that another node was faster is no error.
-func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
+// create makes the topic. If another node was faster, that is no error.
+func (b *Bus) create(ctx context.Context, s topicSpec, brokers int) error {
 	replication := b.o.Replication
 	if replication == 0 {
 		replication = min(3, max(1, brokers))
@@ -86,7 +87,8 @@ func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
 		minInSync = min(2, max(1, replication-1))
 	}
 	if minInSync > replication {
-		return settingf("%d copies must have a record (kafka.min_in_sync), but there are only %d (kafka.replication, or as many as there are brokers): lower the one or raise the other", minInSync, replication)
+		return settingErrorf("%d copies must have a record (kafka.min_in_sync), but there are only %d "+
+			"(kafka.replication, or as many as there are brokers): lower the one or raise the other", minInSync, replication)
 	}
 	config := map[string]string{
 		"cleanup.policy":      s.policy,
@@ -97,8 +99,8 @@ func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
 	}
 	if s.policy == "delete" {
 		config["retention.ms"] = "-1"
-		// By the brokers' clocks: a node whose own is wrong must not have
-		// records dropped early.
+		// The brokers' clocks count, so that a node with a wrong clock does not make
+		// Kafka drop records early.
 		config["message.timestamp.type"] = "LogAppendTime"
 		if s.retention > 0 {
 			config["retention.ms"] = strconv.FormatInt(s.retention.Milliseconds(), 10)
@@ -119,8 +121,7 @@ func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
 	}
 	t := b.transport(time.Minute, s.name)
 	defer t.CloseIdleConnections()
-	// kafka-go would wait for the topic within this call, for as long as the
-	// context lets it.
+	// kafka-go waits for the topic within this call until ctx is done.
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	res, err := b.client(callTimeout, t).CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{topic}})
@@ -140,8 +141,8 @@ func (b *Bus) create(ctx context.Context, s spec, brokers int) error {
 	return nil
 }
 
-// check holds an existing topic to the settings.
-func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
+// check returns an error that lists how an existing topic differs from s.
+func (b *Bus) check(ctx context.Context, s topicSpec, t kafka.Topic) error {
 	config, err := b.describe(ctx, s.name)
 	if err != nil {
 		return err
@@ -149,18 +150,20 @@ func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
 	number := func(key string) int64 {
 		n, err := strconv.ParseInt(config[key], 10, 64)
 		if err != nil {
-			return -1 // Kafka's word for none
+			return -1 // Kafka's value for none
 		}
 		return n
 	}
 	var wrong []string
 	differs := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	alter := func(key string, value any) string {
-		return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v", b.o.Brokers[0], s.name, key, value)
+		return fmt.Sprintf("kafka-configs.sh --bootstrap-server %s --alter --entity-type topics --entity-name %s --add-config %s=%v",
+			b.o.Brokers[0], s.name, key, value)
 	}
 
 	if n := int32(len(t.Partitions)); s.partitions != 0 && n != s.partitions && !s.lenient {
-		differs("it has %d partitions, the settings say %d: set the partitions to %d (they cannot be changed in place: what is where goes by their number)", n, s.partitions, n)
+		differs("it has %d partitions, the settings say %d: set the partitions to %d "+
+			"(they cannot be changed in place: what is where goes by their number)", n, s.partitions, n)
 	}
 	if policy := config["cleanup.policy"]; policy != s.policy {
 		differs("its cleanup.policy is %q, which would lose records; it must be %q: %s", policy, s.policy, alter("cleanup.policy", s.policy))
@@ -177,12 +180,14 @@ func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
 				want = "for " + s.retention.String()
 			}
 			differs("it keeps records for %v (retention.ms), the settings say %s: change the settings, or %s",
-				time.Duration(ms)*time.Millisecond, want, alter("retention.ms", wantMS(s.retention)))
+				time.Duration(ms)*time.Millisecond, want, alter("retention.ms", retentionMS(s.retention)))
 		case s.retention > 0 && ms != s.retention.Milliseconds():
-			b.log.Warn().Str("topic", s.name).Int64("retention_ms", ms).Dur("setting", s.retention).Msg("the topic keeps records for longer than the settings say; left as it is")
+			b.log.Warn().Str("topic", s.name).Int64("retention_ms", ms).Dur("setting", s.retention).
+				Msg("the topic keeps records for longer than the settings say; left as it is")
 		}
 		if bytes := number("retention.bytes"); bytes >= 0 {
-			b.log.Warn().Str("topic", s.name).Int64("retention_bytes", bytes).Msg("the topic drops records by size too: some may go before their time")
+			b.log.Warn().Str("topic", s.name).Int64("retention_bytes", bytes).
+				Msg("the topic drops records by size too: some may go before their time")
 		}
 	}
 	copies := len(t.Partitions[0].Replicas)
@@ -190,33 +195,37 @@ func (b *Bus) check(ctx context.Context, s spec, t kafka.Topic) error {
 		copies = min(copies, len(p.Replicas))
 	}
 	if b.o.Replication > copies {
-		differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh", copies, b.o.Replication, copies)
+		differs("it has %d copies, the settings say %d: set kafka.replication to %d, or add copies with kafka-reassign-partitions.sh",
+			copies, b.o.Replication, copies)
 	}
 	minInSync := number("min.insync.replicas")
 	switch {
 	case minInSync > int64(copies):
-		differs("%d copies must have a record (min.insync.replicas), but there are only %d, so that every push would be refused: %s", minInSync, copies, alter("min.insync.replicas", max(1, copies-1)))
+		differs("%d copies must have a record (min.insync.replicas), but there are only %d, so that every push would be refused: %s",
+			minInSync, copies, alter("min.insync.replicas", max(1, copies-1)))
 	case b.o.MinInSync > 0 && minInSync != int64(b.o.MinInSync):
-		differs("its min.insync.replicas is %d, the settings say %d: set kafka.min_in_sync, or %s", minInSync, b.o.MinInSync, alter("min.insync.replicas", b.o.MinInSync))
+		differs("its min.insync.replicas is %d, the settings say %d: set kafka.min_in_sync, or %s",
+			minInSync, b.o.MinInSync, alter("min.insync.replicas", b.o.MinInSync))
 	}
 	if n := number("max.message.bytes"); n >= 0 && n < needMessageBytes {
-		differs("it takes batches of up to %d bytes (max.message.bytes), ours have up to %d: %s", n, needMessageBytes, alter("max.message.bytes", maxMessageBytes))
+		differs("it takes batches of up to %d bytes (max.message.bytes), ours have up to %d: %s",
+			n, needMessageBytes, alter("max.message.bytes", maxMessageBytes))
 	}
 	if len(wrong) > 0 {
-		return settingf("it is not as it must be: %s", strings.Join(wrong, "; also "))
+		return settingErrorf("it is not as it must be: %s", strings.Join(wrong, "; also "))
 	}
 	return nil
 }
 
-// wantMS is the retention.ms of a retention; 0: for ever.
-func wantMS(d time.Duration) int64 {
+// retentionMS returns the setting retention.ms for d. A d of 0 means for ever.
+func retentionMS(d time.Duration) int64 {
 	if d == 0 {
 		return -1
 	}
 	return d.Milliseconds()
 }
 
-// describe gets a topic's configuration.
+// describe returns a topic's configuration.
 func (b *Bus) describe(ctx context.Context, topic string) (map[string]string, error) {
 	t := b.transport(time.Minute, topic)
 	defer t.CloseIdleConnections()
@@ -238,11 +247,11 @@ func (b *Bus) describe(ctx context.Context, topic string) (map[string]string, er
 	return config, nil
 }
 
-// newest is the highest generation of a topic that there is; 0: none.
-func (b *Bus) newest(ctx context.Context, name string) (uint16, error) {
+// newestGeneration returns the highest generation of a topic; 0: there is none.
+func (b *Bus) newestGeneration(ctx context.Context, name string) (uint16, error) {
 	var newest uint16
-	err := b.try(ctx, func(ctx context.Context) error {
-		meta, err := b.ask(ctx)
+	err := b.retry(ctx, func(ctx context.Context) error {
+		meta, err := b.metadata(ctx)
 		if err != nil {
 			return err
 		}

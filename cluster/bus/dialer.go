@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// ioTimeout bounds reads and writes for which kafka-go sets no deadline, such
-// as those of SASL.
+// ioTimeout bounds reads and writes for which kafka-go sets no deadline, such as
+// those of SASL.
 const ioTimeout = 10 * time.Second
 
-// dialer makes the connections and remembers them: kafka-go gives up waiting
-// for an answer, but not the connection on which it is to come.
+// dialer makes connections and can close all of them. When kafka-go gives up waiting
+// for an answer, it keeps the connection open.
 type dialer struct {
-	host net.Dialer
+	dialer net.Dialer
 
 	mu     sync.Mutex
 	conns  map[*conn]struct{}
@@ -23,15 +23,15 @@ type dialer struct {
 }
 
 func newDialer() *dialer {
-	return &dialer{host: net.Dialer{Timeout: hostTimeout}, conns: map[*conn]struct{}{}}
+	return &dialer{dialer: net.Dialer{Timeout: hostTimeout}, conns: map[*conn]struct{}{}}
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	nc, err := d.host.DialContext(ctx, network, address)
+	nc, err := d.dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, of: d}
+	c := &conn{Conn: nc, dialer: d}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -42,7 +42,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	return c, nil
 }
 
-// close cuts every connection, and makes no more.
+// close closes every connection. Later dials fail.
 func (d *dialer) close() {
 	d.mu.Lock()
 	conns := d.conns
@@ -53,46 +53,46 @@ func (d *dialer) close() {
 	}
 }
 
-// conn is a connection on which nothing takes for ever.
+// conn is a connection on which no read or write takes for ever.
 type conn struct {
 	net.Conn
-	of            *dialer
-	reads, writes atomic.Bool // whether there is a deadline
+	dialer                            *dialer
+	hasReadDeadline, hasWriteDeadline atomic.Bool
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	if !c.reads.Load() {
+	if !c.hasReadDeadline.Load() {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(ioTimeout))
 	}
 	return c.Conn.Read(p)
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	if !c.writes.Load() {
+	if !c.hasWriteDeadline.Load() {
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(ioTimeout))
 	}
 	return c.Conn.Write(p)
 }
 
 func (c *conn) SetDeadline(t time.Time) error {
-	c.reads.Store(!t.IsZero())
-	c.writes.Store(!t.IsZero())
+	c.hasReadDeadline.Store(!t.IsZero())
+	c.hasWriteDeadline.Store(!t.IsZero())
 	return c.Conn.SetDeadline(t)
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
-	c.reads.Store(!t.IsZero())
+	c.hasReadDeadline.Store(!t.IsZero())
 	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *conn) SetWriteDeadline(t time.Time) error {
-	c.writes.Store(!t.IsZero())
+	c.hasWriteDeadline.Store(!t.IsZero())
 	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *conn) Close() error {
-	c.of.mu.Lock()
-	delete(c.of.conns, c)
-	c.of.mu.Unlock()
+	c.dialer.mu.Lock()
+	delete(c.dialer.conns, c)
+	c.dialer.mu.Unlock()
 	return c.Conn.Close()
 }
