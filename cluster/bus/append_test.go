@@ -10,41 +10,41 @@ import (
 	"time"
 
 	"imgo/cluster/bus"
+	"imgo/cluster/bus/kafkatest"
 	"imgo/envelope"
 )
 
-// outages is a Kafka that a test can take away.
-type outages interface {
+// stoppable is a Kafka that a test can stop and start again.
+type stoppable interface {
 	Brokers() []string
-	// away takes it away, and back brings it back.
-	away(t *testing.T)
-	back(t *testing.T)
+	stop(t *testing.T)
+	start(t *testing.T)
 }
 
-// shortWrite is a write timeout for tests in which it passes.
+// shortWrite is the write timeout of tests that wait for its end.
 const shortWrite = time.Second
 
-// appended is what an appender said, and where it stands.
+// appended is a record that was reported as appended, and the reported offset.
 type appended struct {
 	value  string
 	offset int64
 }
 
-// appendThrough appends from several callers to partition 1 while during runs,
-// and until each of them succeeded once after it. It returns what was reported
-// as appended.
+// appendThrough appends from several callers to partition 1 while during runs, and
+// until each of them has succeeded once after it. It returns the records that were
+// reported as appended.
 func appendThrough(t *testing.T, l *bus.Log, during func()) []appended {
 	t.Helper()
 	var mu sync.Mutex
 	var all []appended
-	over := make(chan struct{})
+	done := make(chan struct{})
 	var group sync.WaitGroup
 	for caller := range 8 {
 		group.Go(func() {
 			ended := false
 			for i := 0; ; i++ {
 				select {
-				case <-over:
+				case <-done:
 					ended = true
 				default:
 				}
@@ -66,14 +66,14 @@ func appendThrough(t *testing.T, l *bus.Log, during func()) []appended {
 		})
 	}
 	during()
-	close(over)
+	close(done)
 	group.Wait()
 	return all
 }
 
-// hold reads partition 1 and checks that all that was reported is where it was
-// reported to be.
-func hold(t *testing.T, l *bus.Log, all []appended) {
+// checkAppended reads partition 1 and checks that each reported record is at its
+// reported offset.
+func checkAppended(t *testing.T, l *bus.Log, all []appended) {
 	t.Helper()
 	begin, end, err := l.Bounds(within(t), 1)
 	if err != nil {
@@ -97,70 +97,65 @@ func hold(t *testing.T, l *bus.Log, all []appended) {
 	}
 }
 
-// testOutage takes Kafka away for longer than appends wait.
-func testOutage(t *testing.T, k outages) {
+// testOutage stops Kafka for longer than appends wait.
+func testOutage(t *testing.T, k stoppable) {
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = shortWrite
-	o.StartTimeout = patience
+	o.StartTimeout = waitLimit
 	l := kept(t, open(t, o))
 	if _, err := l.Append(within(t), 1, []byte("before")); err != nil {
 		t.Fatalf("Append: %v", err)
 	}
-	// Whoever waits at the end of the log goes on waiting, and gets what comes.
+	// A reader at the end of the log waits through the outage, and gets the next record.
 	_, end, err := l.Bounds(within(t), 1)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
 	read := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*waitLimit)
 	defer cancel()
 	go func() {
 		_, err := l.Read(ctx, 1, end, 1<<20)
 		read <- err
 	}()
-	k.away(t)
-	// Not by its own deadline, by the write timeout.
+	k.stop(t)
+	// The write timeout ends it, not its own deadline.
 	if _, err := l.Append(within(t), 1, []byte("away")); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("Append while Kafka is away: %v, want unavailable", err)
 	}
 	if _, _, err := l.Bounds(within(t), 1); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("Bounds while Kafka is away: %v, want unavailable", err)
 	}
-	all := appendThrough(t, l, func() { k.back(t) })
+	all := appendThrough(t, l, func() { k.start(t) })
 	if err := <-read; err != nil {
 		t.Fatalf("Read that waited: %v", err)
 	}
 	all = append(all, appendThrough(t, l, func() {
-		k.away(t)
-		k.back(t)
+		k.stop(t)
+		k.start(t)
 	})...)
-	hold(t, l, all)
+	checkAppended(t, l, all)
 }
 
-type fakeOutage struct {
-	brokers []string
-	stop    func()
-	resume  func()
+// stoppableFake is a stoppable kafkatest.Fake.
+type stoppableFake struct{ *kafkatest.Fake }
+
+func (f stoppableFake) stop(*testing.T)  { f.Stop() }
+func (f stoppableFake) start(*testing.T) { f.Resume() }
+
+func TestAppendsGoOnAfterAnOutage(t *testing.T) {
+	testOutage(t, stoppableFake{fake(t)})
 }
 
-func (f *fakeOutage) Brokers() []string { return f.brokers }
-func (f *fakeOutage) away(*testing.T)   { f.stop() }
-func (f *fakeOutage) back(*testing.T)   { f.resume() }
-
-func TestAppendsGoOnAfterKafkaWasAway(t *testing.T) {
-	k := fake(t)
-	testOutage(t, &fakeOutage{k.Brokers(), k.Stop, k.Resume})
-}
-
-// TestAppendedTwiceIsReportedOnce loses the answers of appends that were made:
-// readers go by the first copy of a record, and so must what is reported.
+// TestAppendedTwiceIsReportedOnce loses the answers of appends that were carried out.
+// Readers use the first copy of a record, so the reported offset must be that one's.
 func TestAppendedTwiceIsReportedOnce(t *testing.T) {
 	k := fake(t)
 	b := open(t, options(k.Brokers(), prefix()))
 	l := kept(t, b)
 	for _, fresh := range []bool{true, false} {
 		first := int64(0)
-		if !fresh { // it knows how far the partition goes
+		if !fresh { // now the log knows the partition's end
 			_, end, err := l.Bounds(within(t), 0)
 			if err != nil {
 				t.Fatalf("Bounds: %v", err)
@@ -214,7 +209,7 @@ func TestRefusedAppendsFailAndRecover(t *testing.T) {
 func TestCancelledAppendReturns(t *testing.T) {
 	k := fake(t)
 	o := options(k.Brokers(), prefix())
-	o.WriteTimeout = 2 * patience
+	o.WriteTimeout = 2 * waitLimit
 	l := kept(t, open(t, o))
 	resume := k.RefuseAppends(l.Topic())
 	ctx, cancel := context.WithCancel(within(t))
@@ -239,7 +234,7 @@ func TestCancelledAppendReturns(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	k := fake(t)
 	o := options(k.Brokers(), prefix())
-	o.WriteTimeout = 2 * patience
+	o.WriteTimeout = 2 * waitLimit
 	b := open(t, o)
 	l, err := b.Log(within(t), bus.TopicOptions{Name: "kept", Partitions: 3, QueueBytes: 1000})
 	if err != nil {
@@ -260,11 +255,11 @@ func TestQueueIsBounded(t *testing.T) {
 			break
 		}
 	}
-	// 200 bytes and 64 for each.
+	// Each record counts with 200 bytes and 64 more.
 	if queued != 3 {
 		t.Fatalf("%d records of 200 bytes were queued in 1000, want 3", queued)
 	}
-	// A call that is larger than the queue waits for all of it.
+	// A call that is larger than the queue waits until the queue is empty.
 	errs := make(chan error, 1)
 	go func() {
 		_, err := l.Append(within, 0, make([]byte, 5000))
@@ -279,7 +274,7 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
-func TestQueueThatStaysFullRefuses(t *testing.T) {
+func TestFullQueueRefusesAppends(t *testing.T) {
 	k := fake(t)
 	o := options(k.Brokers(), prefix())
 	o.WriteTimeout = shortWrite

@@ -14,18 +14,18 @@ import (
 
 // follower reads a compacted topic into a list.
 type follower struct {
-	mu  sync.Mutex
-	got []string
-	err error
-	end chan struct{}
+	mu   sync.Mutex
+	got  []string
+	err  error // of Follow, once done is closed
+	done chan struct{}
 }
 
 func follow(t *testing.T, c *bus.Compacted, from int64) *follower {
 	t.Helper()
-	f := &follower{end: make(chan struct{})}
+	f := &follower{done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		defer close(f.end)
+		defer close(f.done)
 		f.err = c.Follow(ctx, from, func(offset int64, key, value []byte) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -39,7 +39,7 @@ func follow(t *testing.T, c *bus.Compacted, from int64) *follower {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		<-f.end
+		<-f.done
 	})
 	return f
 }
@@ -58,7 +58,9 @@ func testCompacted(t *testing.T, brokers []string) {
 	}
 	all := follow(t, c, 0)
 	want := []string{"0 a=1", "1 b=2", "2 a gone", "3 a=", "4 =x"}
-	for i, put := range []struct{ key, value []byte }{{[]byte("a"), []byte("1")}, {[]byte("b"), []byte("2")}, {[]byte("a"), nil}, {[]byte("a"), []byte{}}, {nil, []byte("x")}} {
+	for i, put := range []struct{ key, value []byte }{
+		{[]byte("a"), []byte("1")}, {[]byte("b"), []byte("2")}, {[]byte("a"), nil}, {[]byte("a"), []byte{}}, {nil, []byte("x")},
+	} {
 		offset, err := c.Put(within(t), put.key, put.value)
 		if err != nil || offset != int64(i) {
 			t.Fatalf("Put %d: offset %d, %v", i, offset, err)
@@ -71,7 +73,7 @@ func testCompacted(t *testing.T, brokers []string) {
 	later := follow(t, c, 3)
 	eventually(t, "the later entries", func() bool { return slices.Equal(later.list(), want[3:]) })
 
-	// Another process sees the same, from any place.
+	// Another process reads the same, from any offset.
 	other, err := open(t, options(brokers, p)).Compacted(within(t), "tokens")
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +90,7 @@ func testCompacted(t *testing.T, brokers []string) {
 	if err := other.Close(); err != nil {
 		t.Error(err)
 	}
-	<-there.end
+	<-there.done
 	if !errors.Is(there.err, envelope.ErrClosed) {
 		t.Errorf("after Close: %v", there.err)
 	}

@@ -15,14 +15,14 @@ import (
 	"imgo/envelope"
 )
 
-// member follows a group until it is left, and remembers what it was given.
+// member is in a group until leave, and records its assignments.
 type member struct {
 	g *bus.Group
 
 	mu     sync.Mutex
 	parts  []bus.Part
 	now    *bus.Assignment
-	failed int // calls of Next
+	failed int // calls of Next that failed
 	done   chan struct{}
 }
 
@@ -40,7 +40,7 @@ func join(t *testing.T, b *bus.Bus, logs ...*bus.Log) *member {
 			if errors.Is(err, envelope.ErrClosed) {
 				return
 			}
-			if err != nil { // the coordinator is being made, or away
+			if err != nil { // there is no coordinator yet, or it is away
 				m.mu.Lock()
 				m.failed++
 				m.mu.Unlock()
@@ -113,10 +113,10 @@ func testGroup(t *testing.T, brokers []string) {
 		t.Fatalf("Commit: %v", err)
 	}
 	if err := old.Commit(within(t), []bus.Part{{"kept", 7, 1}}); !errors.Is(err, envelope.ErrInvalid) {
-		t.Errorf("a position of a partition that is not ours: %v", err)
+		t.Errorf("a position of a partition of another member: %v", err)
 	}
 
-	// A second process shares, with the positions of the first.
+	// A second process gets a part of the partitions, with the positions of the first.
 	b2 := open(t, options(brokers, p))
 	kept2, live2 := twoLogs(t, b2)
 	second := join(t, b2, kept2, live2)
@@ -136,7 +136,7 @@ func testGroup(t *testing.T, brokers []string) {
 		}
 	}
 
-	// What the first has lost it cannot move, and what it has it can.
+	// The first can store positions only of the partitions that it still has.
 	if err := old.Commit(within(t), []bus.Part{{"kept", 0, 1}}); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("a position of an assignment that is over: %v", err)
 	}
@@ -146,11 +146,11 @@ func testGroup(t *testing.T, brokers []string) {
 		t.Errorf("Commit: %v", err)
 	}
 
-	// One that leaves is not waited for.
+	// The first does not wait for a member that leaves.
 	started := time.Now()
 	second.leave()
 	eventually(t, "the first has all again", func() bool { return len(first.has()) == 6 })
-	t.Logf("after a goodbye it took %v", time.Since(started).Round(time.Millisecond))
+	t.Logf("after the member has left it took %v", time.Since(started).Round(time.Millisecond))
 	for _, p := range first.has() {
 		if p.Topic == mine.Topic && p.Partition == mine.Partition && p.Next != 20 {
 			t.Errorf("%+v goes on at %d, want 20", mine, p.Next)
@@ -160,8 +160,9 @@ func testGroup(t *testing.T, brokers []string) {
 
 func TestGroup(t *testing.T) { testGroup(t, fake(t).Brokers()) }
 
-// While Kafka is away nobody is given anything, and afterwards it goes on.
-func TestGroupWithoutKafka(t *testing.T) {
+// While Kafka is away, assignments end and there are no new ones. Afterwards the group
+// goes on.
+func TestGroupOutlastsAnOutage(t *testing.T) {
 	f := fake(t)
 	b := open(t, options(f.Brokers(), prefix()))
 	kept, live := twoLogs(t, b)
@@ -170,18 +171,18 @@ func TestGroupWithoutKafka(t *testing.T) {
 	if err := m.assignment().Commit(within(t), []bus.Part{{"kept", 0, 10}}); err != nil {
 		t.Fatal(err)
 	}
-	// The first goodbyes come while the coordinator is not ready for them.
+	// The coordinator is not ready for the first requests to leave.
 	f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, TopLevel: true, Err: kerr.CoordinatorLoadInProgress, Count: 2})
-	goodbyes := f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, Observe: true, Count: -1})
+	leaves := f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.LeaveGroup}, Observe: true, Count: -1})
 	f.Stop()
 	eventually(t, "the assignment ends", func() bool { return len(m.has()) == 0 })
-	// One that finds Kafka back when it joins again is who it was.
+	// The member id stays if Kafka is back at the first try to join again.
 	before := m.failures()
 	eventually(t, "it cannot join again", func() bool { return m.failures() > before })
 	f.Resume()
-	// Nobody waits for the member that it was before.
-	if err := goodbyes.Wait(within(t), 1); err != nil {
-		t.Fatalf("it has not left as who it was: %v", err)
+	// The others need not wait for the old member id.
+	if err := leaves.Wait(within(t), 1); err != nil {
+		t.Fatalf("the old member id has not left: %v", err)
 	}
 	eventually(t, "all partitions again", func() bool { return len(m.has()) == 6 })
 	if got := m.has()[0]; got != (bus.Part{Topic: "kept", Partition: 0, Next: 10}) {
@@ -189,9 +190,9 @@ func TestGroupWithoutKafka(t *testing.T) {
 	}
 }
 
-// One that ends while it waits to be let in is nobody's loss for longer than a
-// session: the others have its partitions then.
-func TestGroupLosesOneThatJoins(t *testing.T) {
+// When a member ends while it joins, the others have its partitions at the latest at
+// the end of its session.
+func TestGroupLosesAJoiningMember(t *testing.T) {
 	f := fake(t)
 	b := open(t, options(f.Brokers(), prefix()))
 	kept, live := twoLogs(t, b)
@@ -215,7 +216,7 @@ func TestGroupLosesOneThatJoins(t *testing.T) {
 			}
 		}
 	}
-	over := func(a *bus.Assignment) {
+	waitForEnd := func(a *bus.Assignment) {
 		t.Helper()
 		select {
 		case <-a.Done():
@@ -229,16 +230,16 @@ func TestGroupLosesOneThatJoins(t *testing.T) {
 		defer close(gone)
 		_, _ = goes.Next(context.Background())
 	}()
-	over(a) // for the other one's sake, which waits until this one joins again
+	waitForEnd(a) // the other member waits until this one joins again
 	_ = goes.Close()
 	<-gone
 	for a = next(); len(a.Parts()) < 6; a = next() {
-		over(a)
+		waitForEnd(a)
 	}
 	_ = stays.Close()
 }
 
-// A group that is closed while Kafka is away does not wait for it.
+// Close does not wait for a Kafka that is away.
 func TestGroupClosesWithoutKafka(t *testing.T) {
 	f := fake(t)
 	b := open(t, options(f.Brokers(), prefix()))

@@ -7,7 +7,7 @@ import (
 	"imgo/store/logtest"
 )
 
-// conform runs the suite of all logs against the brokers.
+// conform runs the conformance suite of logs against the brokers.
 func conform(t *testing.T, brokers []string, appends int) {
 	opened := map[logtest.Log]string{}
 	logtest.Run(t, func(t *testing.T) logtest.Log {
@@ -22,7 +22,7 @@ func conform(t *testing.T, brokers []string, appends int) {
 			if err := l.(*bus.Log).Close(); err != nil {
 				t.Fatalf("Close: %v", err)
 			}
-			// Another process, which does not say how many partitions.
+			// Another process, which does not know the number of partitions.
 			again, err := open(t, options(brokers, p)).Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true})
 			if err != nil {
 				t.Fatalf("reopen: %v", err)

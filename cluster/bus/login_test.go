@@ -27,19 +27,21 @@ func TestLogin(t *testing.T) {
 		{Mechanism: "SCRAM-SHA-256", Name: "imgo", Password: "the-right-one"},
 		{Mechanism: "SCRAM-SHA-512", Name: "imgo", Password: "the-right-one"},
 	}})
-	// Kafka answers a wrong password; this one would only hang up.
+	// Apache Kafka answers a wrong password, but the fake would only close the connection.
 	testLogin(t, k.Brokers(), func() func() {
-		return k.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.SASLAuthenticate}, TopLevel: true, Err: kerr.SaslAuthenticationFailed, Count: -1}).Remove
+		return k.Cluster.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.SASLAuthenticate}, TopLevel: true, Err: kerr.SaslAuthenticationFailed, Count: -1,
+		}).Remove
 	}, "plain", "scram-sha-256", "scram-sha-512")
 }
 
-// testLogin logs in rightly and wrongly; refuse has wrong logins refused until
-// what it returns is called.
+// testLogin logs in with right and with wrong passwords. refuse makes Kafka refuse
+// logins until undo is called.
 func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mechanisms ...string) {
 	for _, mechanism := range mechanisms {
 		t.Run(mechanism, func(t *testing.T) {
 			o := options(brokers, prefix())
-			o.StartTimeout = patience
+			o.StartTimeout = waitLimit
 			o.SASL, o.User, o.Password = mechanism, "imgo", "the-right-one"
 			l := kept(t, open(t, o))
 			if _, err := l.Append(within(t), 0, []byte("x")); err != nil {
@@ -53,7 +55,7 @@ func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mech
 			for _, wrong := range []struct{ user, password string }{{"imgo", "not-the-one"}, {"nobody", "Not-This-One"}} {
 				o.User, o.Password = wrong.user, wrong.password
 				_, err := bus.Open(within(t), o)
-				refusedAtOnce(t, err, "kafka.user and kafka.password")
+				checkRefusedAtOnce(t, err, "kafka.user and kafka.password")
 				if err != nil && strings.Contains(err.Error(), wrong.password) {
 					t.Errorf("the error has the password: %v", err)
 				}
@@ -63,11 +65,11 @@ func testLogin(t *testing.T, brokers []string, refuse func() (undo func()), mech
 	o := options(brokers, prefix())
 	o.SASL, o.User, o.Password = "kerberos", "imgo", "right"
 	_, err := bus.Open(within(t), o)
-	refusedAtOnce(t, err, `"kerberos"`)
+	checkRefusedAtOnce(t, err, `"kerberos"`)
 }
 
-// TestLoginThatIsMissing reports what to check, after it waited: a Kafka that
-// is about to be ready hangs up in the same way.
+// TestLoginThatIsMissing expects an error that says what to check, after StartTimeout: a
+// Kafka that is about to be ready closes connections in the same way.
 func TestLoginThatIsMissing(t *testing.T) {
 	k := kafkatest.New(t, kafkatest.Options{Users: []kafkatest.User{{Mechanism: "PLAIN", Name: "imgo", Password: "the-right-one"}}})
 	o := options(k.Brokers(), prefix())
@@ -77,15 +79,15 @@ func TestLoginThatIsMissing(t *testing.T) {
 	}
 }
 
-// refusedAtOnce checks that an error says what to mend, and that nobody waited
-// for it to go away.
-func refusedAtOnce(t *testing.T, err error, want string) {
+// checkRefusedAtOnce checks that an error says what to correct, and that Open did not
+// try again.
+func checkRefusedAtOnce(t *testing.T, err error, want string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Fatalf("Open: %v, want an error with %q", err, want)
 	}
 	if strings.Contains(err.Error(), "gave up") {
-		t.Fatalf("Open waited for what stays as it is: %v", err)
+		t.Fatalf("Open tried again after a permanent error: %v", err)
 	}
 }
 
@@ -164,9 +166,9 @@ func TestTLS(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			o := options(test.k.Brokers(), prefix())
-			o.StartTimeout = patience
+			o.StartTimeout = waitLimit
 			if test.k == plain {
-				o.StartTimeout = time.Second // it may only hang up
+				o.StartTimeout = time.Second // Kafka may only close the connection
 			}
 			o.TLS = test.tls
 			if test.want == "" {
@@ -183,7 +185,7 @@ func TestTLS(t *testing.T) {
 				}
 				return
 			}
-			refusedAtOnce(t, err, test.want)
+			checkRefusedAtOnce(t, err, test.want)
 		})
 	}
 	t.Run("TLS where it is not expected", func(t *testing.T) {

@@ -16,17 +16,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait.
-const patience = 30 * time.Second
+// waitLimit bounds every wait.
+const waitLimit = 30 * time.Second
 
-// prefixes keeps the topics of tests apart.
+// prefixes makes the topics of different tests different.
 var prefixes atomic.Int64
 
 func prefix() string { return fmt.Sprintf("test%d-%d", time.Now().UnixMilli(), prefixes.Add(1)) }
 
 func within(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -35,7 +35,7 @@ func options(brokers []string, prefix string) bus.Options {
 	return bus.Options{Brokers: brokers, Prefix: prefix, Compression: "lz4", Log: zerolog.Nop()}
 }
 
-// open opens a bus that is closed with the test.
+// open opens a bus that is closed when the test ends.
 func open(t testing.TB, o bus.Options) *bus.Bus {
 	t.Helper()
 	b, err := bus.Open(within(t), o)
@@ -65,9 +65,9 @@ func fake(t testing.TB) *kafkatest.Fake { return kafkatest.New(t, kafkatest.Opti
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for limit := time.Now().Add(waitLimit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", waitLimit, what)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"imgo/cluster/bus/kafkatest"
 )
 
-// TestRealKafka runs what must hold of every Kafka on Apache Kafka itself.
+// TestRealKafka runs the tests of the bus on Apache Kafka.
 func TestRealKafka(t *testing.T) {
 	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M"})
@@ -29,39 +29,36 @@ func TestRealKafka(t *testing.T) {
 	})
 	t.Run("Group", func(t *testing.T) { testGroup(t, k.Brokers()) })
 	t.Run("Compacted", func(t *testing.T) { testCompacted(t, k.Brokers()) })
-	t.Run("Outage", func(t *testing.T) { testOutage(t, &realOutage{k, k.Stop}) })
+	t.Run("Outage", func(t *testing.T) { testOutage(t, stoppableReal{k}) })
 }
 
-// realOutage takes a real Kafka away by stop.
-type realOutage struct {
-	*kafkatest.Real
-	stop func() error
-}
+// stoppableReal is a stoppable kafkatest.Real.
+type stoppableReal struct{ *kafkatest.Real }
 
-func (r *realOutage) away(t *testing.T) {
-	if err := r.stop(); err != nil {
+func (r stoppableReal) stop(t *testing.T) {
+	if err := r.Stop(); err != nil {
 		t.Fatalf("stop Kafka: %v", err)
 	}
 }
 
-func (r *realOutage) back(t *testing.T) {
+func (r stoppableReal) start(t *testing.T) {
 	if err := r.Start(context.Background()); err != nil {
 		t.Fatalf("start Kafka: %v", err)
 	}
 }
 
-// TestRealKafkaLosesABroker kills one of three: appends wait and none fails.
+// TestRealKafkaLosesABroker kills one of three brokers. Appends wait, and none fails.
 func TestRealKafkaLosesABroker(t *testing.T) {
 	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Brokers: 3, Memory: "256M"})
 	o := options(k.Brokers(), prefix())
-	o.WriteTimeout = patience
+	o.WriteTimeout = waitLimit
 	l := kept(t, open(t, o))
 	all := appendThrough(t, l, func() {
 		if err := k.Kill(0); err != nil {
 			t.Errorf("kill a broker: %v", err)
 		}
-		// Until the others serve without it: who appends now waited for that.
+		// These appends wait until the other brokers serve without it.
 		for range 3 {
 			for p := range l.Partitions() {
 				if _, err := l.Append(within(t), p, []byte("x")); err != nil {
@@ -70,7 +67,7 @@ func TestRealKafkaLosesABroker(t *testing.T) {
 			}
 		}
 	})
-	hold(t, l, all)
+	checkAppended(t, l, all)
 }
 
 // TestRealKafkaLogin logs in at a Kafka that knows one user.
@@ -81,7 +78,7 @@ func TestRealKafkaLogin(t *testing.T) {
 	o := options(k.Brokers(), prefix())
 	o.SASL, o.User, o.Password = "scram-sha-256", "imgo", "right"
 	_, err := bus.Open(within(t), o)
-	refusedAtOnce(t, err, "check kafka.sasl")
+	checkRefusedAtOnce(t, err, "check kafka.sasl")
 	o.SASL = ""
 	o.StartTimeout = time.Second
 	if _, err := bus.Open(within(t), o); err == nil || !strings.Contains(err.Error(), "kafka.sasl") {

@@ -12,7 +12,7 @@ import (
 	"imgo/cluster/bus"
 )
 
-// make makes a topic by hand, with settings that differ from what imgo's get.
+// makeTopic makes a topic with settings that differ from those of imgo's topics.
 func makeTopic(t *testing.T, brokers []string, name string, partitions int, config map[string]string) {
 	t.Helper()
 	topic := kafka.TopicConfig{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}
@@ -62,7 +62,7 @@ func testMadeAtOnce(t *testing.T, brokers []string) {
 	}
 }
 
-// TestTopicThatDiffers has the error say what and how to mend it.
+// TestTopicThatDiffers expects an error that says what differs and how to correct it.
 func TestTopicThatDiffers(t *testing.T) { testDiffers(t, fake(t).Brokers()) }
 
 func testDiffers(t *testing.T, brokers []string) {
@@ -110,7 +110,7 @@ func testDiffers(t *testing.T, brokers []string) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			o := options(brokers, prefix())
-			o.StartTimeout = patience
+			o.StartTimeout = waitLimit
 			topic := bus.TopicOptions{Name: "kept", Partitions: 3, Retention: 8 * day, MinRetention: 7 * day}
 			if test.set != nil {
 				test.set(&o, &topic)
@@ -142,13 +142,13 @@ func testDiffers(t *testing.T, brokers []string) {
 				at += i
 			}
 			if strings.Contains(err.Error(), "gave up") {
-				t.Fatalf("Log waited for what stays as it is: %v", err)
+				t.Fatalf("Log tried again after a permanent error: %v", err)
 			}
 		})
 	}
 }
 
-// TestSettingsThatContradict are refused before Kafka is asked.
+// TestSettingsThatContradict expects errors before Kafka is asked.
 func TestSettingsThatContradict(t *testing.T) {
 	b := open(t, options(fake(t).Brokers(), prefix()))
 	for _, test := range []struct {
@@ -166,7 +166,7 @@ func TestSettingsThatContradict(t *testing.T) {
 	}
 }
 
-// TestMoreInSyncThanCopies is refused where the topic would be made.
+// TestMoreInSyncThanCopies expects an error when the topic is to be made.
 func TestMoreInSyncThanCopies(t *testing.T) {
 	o := options(fake(t).Brokers(), prefix())
 	o.Replication, o.MinInSync = 1, 2
@@ -176,7 +176,7 @@ func TestMoreInSyncThanCopies(t *testing.T) {
 	}
 }
 
-// TestNumberedLogsPickTheNewest opens generations of a topic side by side.
+// TestNumberedLogsPickTheNewest opens several generations of a topic.
 func TestNumberedLogsPickTheNewest(t *testing.T) { testNumbered(t, fake(t).Brokers()) }
 
 func testNumbered(t *testing.T, brokers []string) {
@@ -222,7 +222,7 @@ func TestOpenWaitsForKafka(t *testing.T) {
 	k.Stop()
 	opened := make(chan error, 1)
 	o := options(k.Brokers(), prefix())
-	o.StartTimeout = patience
+	o.StartTimeout = waitLimit
 	go func() {
 		b, err := bus.Open(within(t), o)
 		if err == nil {
@@ -236,7 +236,7 @@ func TestOpenWaitsForKafka(t *testing.T) {
 	}
 }
 
-func TestOpenOfAKafkaThatIsNotThere(t *testing.T) {
+func TestOpenWithoutKafka(t *testing.T) {
 	o := options([]string{"127.0.0.1:1"}, prefix())
 	o.StartTimeout = 300 * time.Millisecond
 	_, err := bus.Open(within(t), o)
@@ -245,8 +245,8 @@ func TestOpenOfAKafkaThatIsNotThere(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(within(t))
 	cancel()
-	o.StartTimeout = patience
-	if _, err := bus.Open(ctx, o); err == nil || strings.Contains(err.Error(), "gave up after up to "+patience.String()) && ctx.Err() == nil {
+	o.StartTimeout = waitLimit
+	if _, err := bus.Open(ctx, o); err == nil || strings.Contains(err.Error(), "gave up after up to "+waitLimit.String()) && ctx.Err() == nil {
 		t.Fatalf("cancelled Open: %v", err)
 	}
 }
