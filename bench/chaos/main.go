@@ -198,7 +198,7 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	}
 	var err error
 	st.kafka, err = kafkatest.StartReal(ctx, kafkatest.RealOptions{
-		Brokers: s.brokers, Addresses: addresses, Dir: filepath.Join(dir, "kafka"), Short: s.short, Say: st.say,
+		Brokers: s.brokers, Addresses: addresses, Dir: filepath.Join(dir, "kafka"), Short: s.short, Logf: st.say,
 	})
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
-// Kafka runs a Kafka on this machine until Ctrl-C, for trying a cluster out and
-// for measuring: a real Apache Kafka, from the jars of Maven Central, which
-// needs Java, and Maven the first time; or, with -fake, one that keeps all in
-// memory, costs little and needs nothing.
+// Kafka runs a Kafka on this machine until Ctrl-C, for trying a cluster out and for
+// measuring. It is Apache Kafka from the jars of Maven Central, which needs Java, and
+// Maven the first time. With -fake it is a small one in memory that needs neither.
 package main
 
 import (
@@ -27,44 +26,45 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("kafka", flag.ContinueOnError)
-	brokers := flags.Int("brokers", 1, "how many: 1 on 127.0.0.1, or 3 on 127.0.0.1 to 127.0.0.3")
-	port := flags.Int("port", 9092, "the port; the two that follow are used as well")
-	dir := flags.String("dir", "", "folder for data and logs, which stay; empty: a temporary one, removed at the end")
+	brokers := flags.Int("brokers", 1, "number of brokers: 1 on 127.0.0.1, or 3 on 127.0.0.1 to 127.0.0.3")
+	port := flags.Int("port", 9092, "port of the brokers; the two ports after it are used as well")
+	dir := flags.String("dir", "", "folder for data and logs, which stay there; empty: a temporary folder, removed at the end")
 	memory := flags.String("memory", "512M", "heap of a broker")
-	fake := flags.Bool("fake", false, "a fake in memory, with one broker")
-	fetch := flags.Bool("fetch", false, "fetch what is needed, and run nothing")
+	fake := flags.Bool("fake", false, "run a Kafka in memory, with one broker")
+	fetch := flags.Bool("fetch", false, "fetch the jars of Apache Kafka, and run nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *brokers != 1 && *brokers != 3 {
 		return fmt.Errorf("-brokers %d: must be 1 or 3", *brokers)
 	}
-	say := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "kafka: "+format+"\n", args...) }
+	logf := func(format string, args ...any) { fmt.Fprintf(os.Stderr, "kafka: "+format+"\n", args...) }
 	if *fake {
 		k, err := kafkatest.Start(kafkatest.Options{Ports: []int{*port}})
 		if err != nil {
 			return err
 		}
 		defer k.Close()
-		say("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
+		logf("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
 		<-ctx.Done()
 		return nil
 	}
 	if *fetch {
-		_, err := kafkatest.Jars(ctx, say)
+		_, err := kafkatest.Jars(ctx, logf)
 		return err
 	}
 	var addresses []string
 	for i := range *brokers {
 		addresses = append(addresses, fmt.Sprintf("127.0.0.%d:%d", i+1, *port))
 	}
-	k, err := kafkatest.StartReal(ctx, kafkatest.RealOptions{Brokers: *brokers, Addresses: addresses, Dir: *dir, Memory: *memory, Say: say})
+	o := kafkatest.RealOptions{Brokers: *brokers, Addresses: addresses, Dir: *dir, Memory: *memory, Logf: logf}
+	k, err := kafkatest.StartReal(ctx, o)
 	if err != nil {
 		return err
 	}
-	say("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
+	logf("ready; give imgo --kafka %s; Ctrl-C ends", strings.Join(k.Brokers(), ","))
 	<-ctx.Done()
-	say("stopping")
+	logf("stopping")
 	if err := k.Stop(); err != nil {
 		_ = k.Close()
 		return err

@@ -1,19 +1,21 @@
-// Package members knows which nodes are alive and what each tells of itself,
-// by gossip (memberlist).
+// Package members finds out by gossip (memberlist) which nodes are alive, and what each
+// node says about itself.
 //
-// Members owns the gossip port and the newest View, which never changes and is
-// swapped as a whole. It guarantees: a node that leaves is known to have left
-// in a fraction of a second, one that dies within about 1.5 s (3 s at worst,
-// with the defaults), one that starts at once, at its old address or another,
-// also while its predecessor is not yet known to be dead; and two halves of a
-// cluster that could not see one another find each other again.
+// Members owns the gossip port and the newest View. A View never changes; a newer one
+// replaces it as a whole. The package guarantees, with the default settings:
 //
-// Views of different nodes differ for moments. Whoever decides by them must
-// bear that two nodes decide differently.
+//   - A node that leaves is known to have left within a fraction of a second.
+//   - A node that dies is known to be dead within about 1.5 s, and 3 s at worst.
+//   - A node that starts is known at once. It may have another address than before, and
+//     its predecessor need not be known to be dead.
+//   - Two halves of a cluster that could not reach each other find each other again.
 //
-// Every start of a node has a gossip name of its own, its name and some random
-// characters: so memberlist never has to reconcile two lives of one node, and
-// of several with one name the View has that which started last.
+// The Views of different nodes differ for moments. So two nodes that decide by their
+// Views may decide differently.
+//
+// Every start of a node has its own gossip name: the node's name and some random
+// characters. So memberlist never has to merge two starts of one node. Of several starts
+// with one name, the View has the latest.
 package members
 
 import (
@@ -39,7 +41,7 @@ import (
 	"imgo/envelope"
 )
 
-// DefaultPort is where a node gossips unless it says otherwise.
+// DefaultPort is the gossip port of addresses without a port.
 const DefaultPort = 7946
 
 // Resolver finds the addresses of a host; *net.Resolver is one.
@@ -47,46 +49,47 @@ type Resolver interface {
 	LookupHost(ctx context.Context, host string) ([]string, error)
 }
 
-// Options are what a Members is made of. Name and Bind must be set.
+// Options are the options of New. Name and Bind must be set.
 type Options struct {
-	// Name is the node's, unique among the living.
+	// Name is the node's name. No other living node may have it.
 	Name string
-	// Bind is where it gossips, host:port, over TCP and UDP. Port 0: a free one.
+	// Bind is the address for gossip, host:port, over TCP and UDP. Port 0 means a free
+	// one.
 	Bind string
-	// Advertise is where the others reach it, host:port. Without a port: the
-	// bound one. Empty: the bound address, or where that is unspecified the
-	// first private address of this host.
+	// Advertise is the address for the other nodes, host:port. Without a port it is
+	// the bound port. If it is empty, it is the bound address, or the first private
+	// address of this host if that is unspecified.
 	Advertise string
-	// Join are nodes that may be there already, host or host:port. A name is
-	// looked up each time, and all its addresses are tried.
+	// Join has addresses of nodes that may be running, host or host:port. A name is
+	// looked up for each try, and all its addresses are tried.
 	Join []string
-	// Secret is what all nodes must share; empty: gossip is plain.
+	// Secret is the same on all nodes; empty: gossip is not encrypted.
 	Secret string
-	// Meta is what this node tells of itself. StartMs 0: now.
+	// Meta is what this node says about itself. StartMs 0 means now.
 	Meta *envelope.NodeMeta
 
-	// ProbeInterval is how often a node looks at another (300 ms), and
-	// ProbeTimeout how soon that one must answer (150 ms).
+	// ProbeInterval is the time between two probes of other nodes (default 300 ms).
+	// ProbeTimeout bounds the answer to a probe (default 150 ms).
 	ProbeInterval, ProbeTimeout time.Duration
-	// SuspicionMult is for how many probe intervals a node that does not answer
-	// may say that it lives, at least (3).
+	// SuspicionMult is for how many probe intervals, at least, a node that does not
+	// answer can refute that it is dead (default 3).
 	SuspicionMult int
-	// GossipInterval is how often news are passed on (100 ms).
+	// GossipInterval is the time between two gossip messages (default 100 ms).
 	GossipInterval time.Duration
-	// RejoinInterval is how often nodes that should be there are tried (2 s).
+	// RejoinInterval is the time between two tries to reach missing nodes (default 2 s).
 	RejoinInterval time.Duration
 
 	Log zerolog.Logger
 	// Metrics is where the metrics are registered; nil: nowhere.
 	Metrics prometheus.Registerer
-	// Resolver looks up names; nil: the system's.
+	// Resolver looks up names; nil: the resolver of the system.
 	Resolver Resolver
-	// Cut says whether nothing may go to a gossip address: a partition of the
-	// network, for tests. Both sides must have it cut.
+	// Cut reports whether nothing is sent to a gossip address. It is for tests of
+	// network partitions; both sides must cut.
 	Cut func(address string) bool
 }
 
-// fill puts the defaults where nothing is set.
+// fill sets the defaults.
 func (o *Options) fill() {
 	set := func(d *time.Duration, to time.Duration) {
 		if *d <= 0 {
@@ -105,12 +108,12 @@ func (o *Options) fill() {
 	}
 }
 
-// Members is this node among the others. Its methods are safe for concurrent
-// use.
+// Members is this node's membership in the cluster. Its methods are safe for
+// concurrent use.
 type Members struct {
 	o         Options
 	log       zerolog.Logger
-	gossip    string // this start's gossip name
+	gossip    string // gossip name of this start
 	bound     string // host:port
 	advertise string // host:port
 	transport *transport
@@ -122,8 +125,8 @@ type Members struct {
 	metaMu sync.Mutex // one UpdateMeta at a time
 
 	mu    sync.Mutex
-	known map[string]*life // by gossip name: who is alive
-	lost  map[string]time.Time
+	known map[string]*life     // living nodes, by gossip name
+	lost  map[string]time.Time // when nodes died, by address
 
 	endMu     sync.Mutex
 	left      bool
@@ -131,8 +134,8 @@ type Members struct {
 	closeDone chan struct{}
 }
 
-// New binds the gossip port and makes the node known to whoever finds it; Run
-// looks for others.
+// New binds the gossip port. Other nodes can find this node from now on. Run looks for
+// them.
 func New(o Options) (*Members, error) {
 	o.fill()
 	if o.Name == "" {
@@ -171,7 +174,7 @@ func New(o Options) (*Members, error) {
 func (m *Members) open() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	ip, port, err := m.place(ctx, m.o.Bind, DefaultPort)
+	ip, port, err := m.resolve(ctx, m.o.Bind, DefaultPort)
 	if err != nil {
 		return fmt.Errorf("bind gossip to %q: %w", m.o.Bind, err)
 	}
@@ -191,7 +194,7 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 	var err error
 	switch {
 	case m.o.Advertise != "":
-		if ip, port, err = m.place(ctx, m.o.Advertise, port); err != nil {
+		if ip, port, err = m.resolve(ctx, m.o.Advertise, port); err != nil {
 			return fmt.Errorf("advertise gossip at %q: %w", m.o.Advertise, err)
 		}
 		if port == 0 {
@@ -210,8 +213,8 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 	c.AdvertiseAddr, c.AdvertisePort = ip.String(), port
 	c.ProbeInterval, c.ProbeTimeout = m.o.ProbeInterval, m.o.ProbeTimeout
 	c.GossipInterval, c.SuspicionMult = m.o.GossipInterval, m.o.SuspicionMult
-	c.SuspicionMaxTimeoutMult = 2 // nobody confirms a suspicion in a cluster of two
-	c.AwarenessMaxMultiplier = 3  // a node under load is slower to suspect, not blind
+	c.SuspicionMaxTimeoutMult = 2 // in a cluster of two, no third node confirms a suspicion
+	c.AwarenessMaxMultiplier = 3  // bounds how much slower a node under load suspects others
 	c.TCPTimeout = 2 * time.Second
 	c.PushPullInterval = 10 * time.Second
 	c.Delegate, c.Events = delegate{m}, delegate{m}
@@ -227,8 +230,9 @@ func (m *Members) create(ctx context.Context, bound net.IP, logger *log.Logger) 
 	return nil
 }
 
-// place is an address to bind or advertise; the port where it names none.
-func (m *Members) place(ctx context.Context, address string, port int) (net.IP, int, error) {
+// resolve returns the IP and port of an address to bind or advertise. port is for an
+// address without one.
+func (m *Members) resolve(ctx context.Context, address string, port int) (net.IP, int, error) {
 	host, service := splitPort(address)
 	if service != "" {
 		p, err := net.DefaultResolver.LookupPort(ctx, "tcp", service)
@@ -255,7 +259,7 @@ func (m *Members) place(ctx context.Context, address string, port int) (net.IP, 
 	return nil, 0, fmt.Errorf("%s has no address", host)
 }
 
-// splitPort takes host, host:port, [v6]:port and v6 apart.
+// splitPort splits an address. It takes host, host:port, [v6]:port and v6.
 func splitPort(address string) (host, port string) {
 	if host, port, err := net.SplitHostPort(address); err == nil {
 		return host, port
@@ -263,7 +267,7 @@ func splitPort(address string) (host, port string) {
 	return strings.Trim(address, "[]"), ""
 }
 
-// privateIP is the first private address of this host.
+// privateIP returns the first private address of this host.
 func privateIP(v6 bool) (net.IP, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -278,22 +282,22 @@ func privateIP(v6 bool) (net.IP, error) {
 	return nil, errors.New("this host has no private address that other nodes could reach it at: set cluster.advertise")
 }
 
-// Addr is where the node is bound, host:port.
+// Addr returns the bound address, host:port.
 func (m *Members) Addr() string { return m.bound }
 
-// Advertised is where the others reach it, host:port.
+// Advertised returns the address for the other nodes, host:port.
 func (m *Members) Advertised() string { return m.advertise }
 
-// UpdateMeta tells the others what is new about this node, and returns when the
-// news is on its way. The error says which fields are too long, or that nobody
-// could be told yet (they will be, by the next exchange of states).
+// UpdateMeta changes what this node says about itself, and sends it to the others. The
+// error says which fields are too long, or that no node could be told yet. In that case
+// the next exchange of states tells them.
 func (m *Members) UpdateMeta(meta *envelope.NodeMeta) error {
 	m.metaMu.Lock()
 	defer m.metaMu.Unlock()
 	m.endMu.Lock()
-	over := m.left || m.closed
+	gone := m.left || m.closed
 	m.endMu.Unlock()
-	if over {
+	if gone {
 		return envelope.Errorf(envelope.CodeClosed, "tell other nodes what is new: this node has left")
 	}
 	meta = proto.CloneOf(meta)
@@ -309,7 +313,7 @@ func (m *Members) UpdateMeta(meta *envelope.NodeMeta) error {
 	return nil
 }
 
-// setMeta keeps the meta that memberlist asks for.
+// setMeta sets the encoded meta that memberlist asks for.
 func (m *Members) setMeta(meta *envelope.NodeMeta) error {
 	b, err := meta.MarshalVT()
 	if err != nil {
@@ -329,9 +333,8 @@ func (m *Members) setMeta(meta *envelope.NodeMeta) error {
 	return nil
 }
 
-// Leave tells the others that this node goes, for at most a second or what ctx
-// gives. They know when it returns without an error; Run goes on until its
-// context is done.
+// Leave tells the others that this node leaves. It takes at most a second, or until ctx
+// is done. If it returns nil, the others know. Run goes on until its context is done.
 func (m *Members) Leave(ctx context.Context) error {
 	timeout := time.Second
 	if d, ok := ctx.Deadline(); ok {
@@ -349,9 +352,9 @@ func (m *Members) Leave(ctx context.Context) error {
 	return nil
 }
 
-// Close ends gossip at once, without a word to the others, as a kill does.
+// Close ends gossip at once and tells nobody, as a kill does.
 func (m *Members) Close() error {
-	m.transport.abort() // what waits for a node waits no longer
+	m.transport.abort() // so that no goroutine waits for another node
 	m.endMu.Lock()
 	defer m.endMu.Unlock()
 	if m.closed {

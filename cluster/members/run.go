@@ -14,34 +14,33 @@ import (
 )
 
 const (
-	// maxLost bounds how many addresses of nodes that died are remembered, and
-	// lostFor for how long: that is how long a partition of the network may
-	// last for its halves to find each other without cluster.join.
+	// maxLost bounds how many addresses of dead nodes are remembered, and
+	// lostFor for how long. A network partition may last for lostFor: its halves then
+	// find each other without cluster.join.
 	maxLost = 256
 	lostFor = time.Hour
-	// joinEvery is how often an address is tried that answers and is none of a
-	// node that is known: that of a load balancer, say.
-	joinEvery = 10 * time.Second
-	// lostEvery is how often an address of a node that died long ago is tried.
-	lostEvery = 30 * time.Second
-	// atOnce is how many addresses are tried at the same time.
-	atOnce = 8
-	// settleTime is how long after its start a node gives way to an older one of
-	// its name, and replacedTime how long after that one's start an older one
-	// lives on.
-	settleTime   = 10 * time.Second
+	// joinInterval is the time between two tries of an address that answers but is not
+	// that of a known node, such as the address of a load balancer.
+	joinInterval = 10 * time.Second
+	// maxLostInterval is the longest time between two tries of a dead node's address.
+	maxLostInterval = 30 * time.Second
+	// maxJoins is how many addresses are tried at the same time.
+	maxJoins = 8
+	// A node that has run for less than newNodeTime ends if an older node with its
+	// name is alive. An older node ends after replacedTime.
+	newNodeTime  = 10 * time.Second
 	replacedTime = 15 * time.Second
 )
 
-// Run looks for other nodes until ctx is done or Close is called, and then ends
-// gossip, without leaving: call Leave first. It returns an error when another
-// living node has this node's name. It may be called once.
+// Run looks for other nodes until ctx is done or Close is called. Then it ends gossip
+// without leaving: call Leave first. It returns an error if another living node has
+// this node's name. It may be called once.
 func (m *Members) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { m.seek(gctx); return nil })
+	g.Go(func() error { m.joinMissing(gctx); return nil })
 	g.Go(func() error { return m.watch(gctx) })
 	g.Go(func() error {
 		select {
@@ -55,11 +54,11 @@ func (m *Members) Run(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-// seek joins the nodes that should be there and are not.
-func (m *Members) seek(ctx context.Context) {
+// joinMissing tries again and again to join nodes that are missing, until ctx is done.
+func (m *Members) joinMissing(ctx context.Context) {
 	tick := time.NewTicker(m.o.RejoinInterval)
 	defer tick.Stop()
-	next := make(map[string]time.Time) // when an address is worth another try
+	next := make(map[string]time.Time) // earliest time of the next try, by address
 	var warned time.Time
 	for {
 		reached, errs := m.join(ctx, next)
@@ -82,8 +81,8 @@ func (m *Members) seek(ctx context.Context) {
 	}
 }
 
-// join exchanges states with the nodes that should be there and are not known
-// to be, and counts those that it reached.
+// join exchanges states with the missing nodes whose time in next has come. It returns
+// how many it reached.
 func (m *Members) join(ctx context.Context, next map[string]time.Time) (reached int, errs []error) {
 	addrs, errs := m.missing(ctx)
 	for addr := range next {
@@ -94,10 +93,10 @@ func (m *Members) join(ctx context.Context, next map[string]time.Time) (reached 
 	now := time.Now()
 	addrs = slices.DeleteFunc(addrs, func(addr string) bool { return now.Before(next[addr]) })
 	var (
-		mu sync.Mutex // of what the attempts find
+		mu sync.Mutex // guards next, reached and errs
 		g  errgroup.Group
 	)
-	g.SetLimit(atOnce)
+	g.SetLimit(maxJoins)
 	for _, addr := range addrs {
 		g.Go(func() error {
 			if ctx.Err() != nil {
@@ -109,16 +108,16 @@ func (m *Members) join(ctx context.Context, next map[string]time.Time) (reached 
 			died, lost := m.died(addr)
 			if err != nil {
 				errs = append(errs, err)
-				if lost { // the longer ago the less hope
-					next[addr] = time.Now().Add(min(time.Since(died)/10, lostEvery))
+				if lost { // the longer a node is dead, the rarer the tries
+					next[addr] = time.Now().Add(min(time.Since(died)/10, maxLostInterval))
 				}
 				return nil
 			}
 			reached++
-			// A node that was thought dead has yet to say that it is not, which
-			// takes a second exchange.
+			// A node that counts as dead needs a second exchange to refute that, so
+			// its address is tried again soon.
 			if !lost {
-				next[addr] = time.Now().Add(joinEvery)
+				next[addr] = time.Now().Add(joinInterval)
 			}
 			return nil
 		})
@@ -127,7 +126,7 @@ func (m *Members) join(ctx context.Context, next map[string]time.Time) (reached 
 	return reached, errs
 }
 
-// died says when a node at addr died; ok: one did.
+// died returns when the node at addr died. ok is false if none did.
 func (m *Members) died(addr string) (since time.Time, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -135,7 +134,7 @@ func (m *Members) died(addr string) (since time.Time, ok bool) {
 	return since, ok
 }
 
-// missing are the addresses of Join, and of nodes that died, at which no living
+// missing returns the addresses of Options.Join and of dead nodes at which no living
 // node is known.
 func (m *Members) missing(ctx context.Context) (addrs []string, errs []error) {
 	for _, j := range m.o.Join {
@@ -176,23 +175,23 @@ func (m *Members) missing(ctx context.Context) (addrs []string, errs []error) {
 	return slices.DeleteFunc(addrs, func(a string) bool { return here[a] }), errs
 }
 
-// watch says what is wrong with the cluster, and ends when this node's name is
-// another's.
+// watch logs what is wrong with the cluster. It returns an error if another living node
+// has this node's name.
 func (m *Members) watch(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	began := time.Now()
-	said := map[string]bool{}
-	seen := map[string]time.Time{} // when a namesake was first seen
+	logged := map[string]bool{}
+	seen := map[string]time.Time{} // when nodes with this name were first seen, by gossip name
 	for {
 		v := m.Snapshot()
 		for _, text := range v.Mismatches {
-			if !said[text] {
-				said[text] = true
+			if !logged[text] {
+				logged[text] = true
 				m.log.Error().Msg(text)
 			}
 		}
-		if err := m.namesakes(ctx, began, seen); err != nil {
+		if err := m.checkName(ctx, began, seen); err != nil {
 			return err
 		}
 		select {
@@ -204,11 +203,11 @@ func (m *Members) watch(ctx context.Context) error {
 	}
 }
 
-// namesakes looks at the other nodes with this one's name. Such a node is
-// nearly always this one's last life, not yet known to be dead. One that
-// answers is not: then the later of the two gives way, if it has only just
-// started, or else the older one, which had been away and was replaced.
-func (m *Members) namesakes(ctx context.Context, began time.Time, seen map[string]time.Time) error {
+// checkName looks at the other nodes with this node's name. Such a node is nearly always
+// an earlier start of this node that is not yet known to be dead. If it answers, one of
+// the two has to end: the later one if it has only just started, or else the older one,
+// which was away and was replaced. checkName returns an error if it is this one.
+func (m *Members) checkName(ctx context.Context, began time.Time, seen map[string]time.Time) error {
 	self := m.self()
 	var others []life
 	m.mu.Lock()
@@ -222,19 +221,21 @@ func (m *Members) namesakes(ctx context.Context, began time.Time, seen map[strin
 		if seen[o.gossip].IsZero() {
 			seen[o.gossip] = time.Now()
 		}
-		// Without a clock in common only the order of the starts is known.
-		justStarted := seen[o.gossip].Sub(began) < settleTime
+		// The nodes' clocks differ, so this node's clock measures both times.
+		justStarted := seen[o.gossip].Sub(began) < newNodeTime
 		switch {
 		case self.later(&o) && justStarted && m.answers(ctx, &o):
-			return fmt.Errorf("another node with the name %q is alive at %s: give each node a node.name of its own, or stop that one first", o.name, o.addr)
+			return fmt.Errorf("another node with the name %q is alive at %s: give each node a node.name of its own, or stop that one first",
+				o.name, o.addr)
 		case o.later(&self) && time.Since(seen[o.gossip]) > replacedTime && m.answers(ctx, &o):
-			return fmt.Errorf("this node was replaced while it was away by another with the name %q at %s: give each node a node.name of its own", o.name, o.addr)
+			return fmt.Errorf("this node was replaced while it was away by another with the name %q at %s: give each node a node.name of its own",
+				o.name, o.addr)
 		}
 	}
 	return nil
 }
 
-// answers says whether a node is really there.
+// answers reports whether a node answers a ping.
 func (m *Members) answers(ctx context.Context, l *life) bool {
 	addr, err := net.ResolveUDPAddr("udp", l.addr)
 	if err != nil || ctx.Err() != nil {

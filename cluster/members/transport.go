@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// transport is memberlist's own, with streams that end when gossip does and
-// with partitions of the network for tests.
+// transport is memberlist's transport with two additions: its streams end when gossip
+// ends, and tests can cut the network.
 type transport struct {
 	*memberlist.NetTransport
 	ip    net.IP
@@ -20,29 +20,30 @@ type transport struct {
 	ctx   context.Context // of dials
 	abort context.CancelFunc
 
-	mu    sync.Mutex
-	conns map[*stream]struct{}
+	mu      sync.Mutex
+	streams map[*stream]struct{}
 }
 
-// listen binds TCP and UDP to one port.
+// listen binds TCP and UDP to the same port.
 func listen(ip net.IP, port int, logger *log.Logger, cut func(string) bool) (*transport, error) {
 	tries := 1
 	if port == 0 {
-		tries = 10 // the free TCP port may be a taken UDP port
+		tries = 10 // a port that is free for TCP may be taken for UDP
 	}
 	var (
 		nt  *memberlist.NetTransport
 		err error
 	)
 	for range tries {
-		if nt, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: logger}); err == nil {
+		nt, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{BindAddrs: []string{ip.String()}, BindPort: port, Logger: logger})
+		if err == nil {
 			break
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	t := &transport{NetTransport: nt, ip: ip, cut: cut, conns: make(map[*stream]struct{})}
+	t := &transport{NetTransport: nt, ip: ip, cut: cut, streams: make(map[*stream]struct{})}
 	t.ctx, t.abort = context.WithCancel(context.Background())
 	context.AfterFunc(t.ctx, t.closeStreams)
 	return t, nil
@@ -56,7 +57,7 @@ func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
 // WriteToAddress implements memberlist.NodeAwareTransport.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	if t.cut != nil && t.cut(a.Addr) {
-		return time.Now(), nil // lost, as packets are
+		return time.Now(), nil // lost without an error, as packets can be
 	}
 	return t.NetTransport.WriteToAddress(b, a)
 }
@@ -73,19 +74,19 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	}
 	d := net.Dialer{Timeout: timeout}
 	if !t.ip.IsUnspecified() {
-		// From where packets come from as well: so that firewalls, and tests
-		// that cut gossip, know who speaks.
+		// The same source address as that of packets, for firewalls and for tests
+		// that cut the network.
 		d.LocalAddr = &net.TCPAddr{IP: t.ip}
 	}
 	c, err := d.DialContext(t.ctx, "tcp", a.Addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{Conn: c, t: t}
+	s := &stream{Conn: c, transport: t}
 	t.mu.Lock()
-	t.conns[s] = struct{}{}
+	t.streams[s] = struct{}{}
 	t.mu.Unlock()
-	if t.ctx.Err() != nil { // closeStreams may have been before it
+	if t.ctx.Err() != nil { // closeStreams may have run before
 		s.Close()
 	}
 	return s, nil
@@ -94,7 +95,7 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 func (t *transport) closeStreams() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for s := range t.conns {
+	for s := range t.streams {
 		s.Conn.Close()
 	}
 }
@@ -105,16 +106,16 @@ func (t *transport) Shutdown() error {
 	return t.NetTransport.Shutdown()
 }
 
-// stream is a connection that this node made.
+// stream is a connection that this node has opened.
 type stream struct {
 	net.Conn
-	t *transport
+	transport *transport
 }
 
 // Close implements net.Conn.
 func (s *stream) Close() error {
-	s.t.mu.Lock()
-	delete(s.t.conns, s)
-	s.t.mu.Unlock()
+	s.transport.mu.Lock()
+	delete(s.transport.streams, s)
+	s.transport.mu.Unlock()
 	return s.Conn.Close()
 }

@@ -13,30 +13,31 @@ import (
 	"imgo/envelope"
 )
 
-// Node is a node that lives, as it was told last. Meta must not be changed.
+// Node is a living node, with what it has said about itself last. Meta must not be
+// changed.
 type Node struct {
 	Name string
 	Meta *envelope.NodeMeta
-	// Addr is where it gossips, host:port; Meta.Rpc is where it is called.
+	// Addr is its address for gossip, host:port. Meta.Rpc is its address for calls.
 	Addr string
-	// Self is this node.
+	// Self is true for this node.
 	Self bool
 }
 
-// View is who lives at one moment. It never changes.
+// View has the living nodes at one moment. It never changes.
 type View struct {
-	// Nodes are all nodes, those that leave included, by name.
+	// Nodes has all living nodes, also those that leave, in the order of their names.
 	Nodes []Node
-	// Mismatches say which nodes have another idea of the log than this one, a
-	// sentence each; empty: all agree. Such nodes must not work together.
+	// Mismatches has a sentence for each node that has another log than this node.
+	// Such nodes must not work together.
 	Mismatches []string
 
 	roles map[string][]Node
-	next  chan struct{}
+	next  chan struct{} // closed when there is a newer view
 }
 
-// Node finds a node by its name.
-func (v *View) Node(name string) (Node, bool) {
+// Node returns the node with a name. ok is false if there is none.
+func (v *View) Node(name string) (node Node, ok bool) {
 	i, ok := slices.BinarySearchFunc(v.Nodes, name, func(n Node, name string) int { return cmp.Compare(n.Name, name) })
 	if !ok {
 		return Node{}, false
@@ -44,23 +45,23 @@ func (v *View) Node(name string) (Node, bool) {
 	return v.Nodes[i], true
 }
 
-// Role are the nodes that have a role and do not leave, by name. The slice must
-// not be changed.
+// Role returns the nodes that have a role and do not leave, in the order of their
+// names. The caller must not change the slice.
 func (v *View) Role(role string) []Node { return v.roles[role] }
 
-// Next is closed when there is a newer view.
+// Next returns a channel that is closed when there is a newer view.
 func (v *View) Next() <-chan struct{} { return v.next }
 
-// Snapshot is the newest view. It costs an atomic load.
+// Snapshot returns the newest view. It costs an atomic load.
 func (m *Members) Snapshot() *View { return m.view.Load() }
 
-// life is one start of a node, as memberlist told it.
+// life is one start of a node, from its start to its death.
 type life struct {
 	gossip, name, addr string
 	meta               *envelope.NodeMeta
 }
 
-// later says whether l started after o.
+// later reports whether l started after o.
 func (l *life) later(o *life) bool {
 	if l.meta.StartMs != o.meta.StartMs {
 		return l.meta.StartMs > o.meta.StartMs
@@ -68,7 +69,7 @@ func (l *life) later(o *life) bool {
 	return l.gossip > o.gossip
 }
 
-// self is this node as it is told to others.
+// self returns this node as the others see it.
 func (m *Members) self() life {
 	l := life{gossip: m.gossip, name: m.o.Name, addr: m.advertise, meta: &envelope.NodeMeta{}}
 	if err := l.meta.UnmarshalVT(*m.meta.Load()); err != nil {
@@ -77,7 +78,8 @@ func (m *Members) self() life {
 	return l
 }
 
-// delegate is what memberlist calls, the Notify methods under its lock.
+// delegate has the methods that memberlist calls. It holds its own lock while it calls
+// the Notify methods, so these must not wait.
 type delegate struct{ m *Members }
 
 func (d delegate) NodeMeta(int) []byte             { return *d.m.meta.Load() }
@@ -89,7 +91,7 @@ func (d delegate) NotifyJoin(n *memberlist.Node)   { d.m.alive(n, "join") }
 func (d delegate) NotifyUpdate(n *memberlist.Node) { d.m.alive(n, "update") }
 func (d delegate) NotifyLeave(n *memberlist.Node)  { d.m.gone(n) }
 
-// alive takes a node that lives, or what is new about it.
+// alive adds a living node, or changes what it says about itself.
 func (m *Members) alive(n *memberlist.Node, what string) {
 	name := n.Name
 	if i := strings.LastIndexByte(name, '~'); i > 0 {
@@ -106,10 +108,10 @@ func (m *Members) alive(n *memberlist.Node, what string) {
 	m.known[l.gossip] = l
 	delete(m.lost, l.addr)
 	m.metrics.changes.WithLabelValues(what).Inc()
-	m.swap()
+	m.swapLocked()
 }
 
-// gone takes a node that has left or died.
+// gone removes a node that has left or died.
 func (m *Members) gone(n *memberlist.Node) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,18 +120,18 @@ func (m *Members) gone(n *memberlist.Node) {
 		return
 	}
 	delete(m.known, n.Name)
-	// memberlist does not tell death and departure apart here. Who has left
-	// with a word is tried in vain for a while.
+	// memberlist does not say whether the node died or left. Nodes that have left
+	// without Leaving in their meta are tried in vain for a while.
 	if l.gossip != m.gossip && !l.meta.Leaving {
-		m.forgetOldest()
+		m.forgetOldestLocked()
 		m.lost[l.addr] = time.Now()
 	}
 	m.metrics.changes.WithLabelValues("leave").Inc()
-	m.swap()
+	m.swapLocked()
 }
 
-// forgetOldest makes room among the lost for one more; the caller holds mu.
-func (m *Members) forgetOldest() {
+// forgetOldestLocked forgets the node that died first if lost is full.
+func (m *Members) forgetOldestLocked() {
 	if len(m.lost) < maxLost {
 		return
 	}
@@ -142,8 +144,8 @@ func (m *Members) forgetOldest() {
 	delete(m.lost, oldest)
 }
 
-// swap makes the newest view; the caller holds mu.
-func (m *Members) swap() {
+// swapLocked makes a new view, and closes Next of the one before.
+func (m *Members) swapLocked() {
 	newest := make(map[string]*life, len(m.known))
 	for _, l := range m.known {
 		if o := newest[l.name]; o == nil || l.later(o) {
@@ -172,10 +174,11 @@ func (m *Members) swap() {
 	close(m.view.Swap(v).next)
 }
 
-// mismatch says how a node's idea of the log differs from this one's.
+// mismatch returns a sentence about how a node's log differs from this node's; "": it
+// does not.
 func mismatch(self *envelope.NodeMeta, n Node) string {
 	if n.Self || n.Meta.KeptPartitions == 0 || self.KeptPartitions == 0 {
-		return "" // a node that does not know the log yet
+		return "" // one of the nodes does not know the log yet
 	}
 	var differs []string
 	for _, f := range []struct {
@@ -193,7 +196,8 @@ func mismatch(self *envelope.NodeMeta, n Node) string {
 	if differs == nil {
 		return ""
 	}
-	return fmt.Sprintf("node %s (%s) has another log: %s; give all nodes the same [kafka] settings and restart those that differ (while the kept topic gets more partitions they differ for a moment)",
+	return fmt.Sprintf("node %s (%s) has another log: %s; give all nodes the same [kafka] settings and restart those that differ "+
+		"(while the kept topic gets more partitions they differ for a moment)",
 		n.Name, n.Addr, strings.Join(differs, "; "))
 }
 

@@ -1,10 +1,10 @@
-// Package ring says which node owns which partition: rendezvous hashing over
-// the names of the nodes.
+// Package ring computes which node owns which partition, by rendezvous hashing over the
+// names of the nodes.
 //
-// Every node that knows the same names gives the same answer, with nothing
-// agreed or stored. When a node comes or goes only the partitions that it gets
-// or had change their owner. It knows nothing of nodes but their names; who is
-// alive is the business of cluster/members.
+// All nodes that know the same names compute the same owners, so nothing has to be
+// agreed or stored. When a node comes or goes, only its own partitions change their
+// owner. The package knows only the names of nodes; cluster/members knows which nodes
+// are alive.
 package ring
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// Owner is the owner of a partition among the named nodes, "" when there are
-// none. The order of names and repeated names make no difference.
+// Owner returns the owner of a partition among the named nodes; "": there are no nodes.
+// The order of the names and repeated names make no difference.
 func Owner(partition int32, names []string) string {
 	var (
 		owner string
@@ -23,7 +23,7 @@ func Owner(partition int32, names []string) string {
 	)
 	for _, name := range names {
 		s := score(partition, xxhash.Sum64String(name))
-		// Equal scores: the lower name, so that the order does not decide.
+		// With equal scores the lower name wins, so that the order makes no difference.
 		if owner == "" || s > best || s == best && name < owner {
 			owner, best = name, s
 		}
@@ -31,8 +31,8 @@ func Owner(partition int32, names []string) string {
 	return owner
 }
 
-// score is what the owner has the highest of. It must never change: nodes of
-// two releases that disagree would own a partition both.
+// score returns a node's score for a partition. The node with the highest score owns it.
+// The function must never change, or nodes of two releases own the same partition.
 func score(partition int32, name uint64) uint64 {
 	var b [12]byte
 	binary.BigEndian.PutUint64(b[:8], name)
@@ -40,15 +40,14 @@ func score(partition int32, name uint64) uint64 {
 	return xxhash.Sum64(b[:])
 }
 
-// Ring is the owners of all partitions for one set of nodes. It never changes,
-// so it is safe for concurrent use.
+// Ring has the owners of all partitions for one set of nodes. It never changes, so it is
+// safe for concurrent use.
 type Ring struct {
 	owners []string
 	owned  map[string][]int32
 }
 
-// New makes the table of the owners of partitions 0 to partitions-1 among the
-// named nodes.
+// New computes the owners of partitions 0 to partitions-1 among the named nodes.
 func New(partitions int32, names []string) *Ring {
 	names = slices.Clone(names)
 	slices.Sort(names)
@@ -65,11 +64,10 @@ func New(partitions int32, names []string) *Ring {
 	return r
 }
 
-// Partitions is how many partitions there are.
+// Partitions returns the number of partitions.
 func (r *Ring) Partitions() int32 { return int32(len(r.owners)) }
 
-// Owner is the owner of a partition; "" when there are no nodes or no such
-// partition.
+// Owner returns the owner of a partition; "": there are no nodes or no such partition.
 func (r *Ring) Owner(partition int32) string {
 	if partition < 0 || int(partition) >= len(r.owners) {
 		return ""
@@ -77,6 +75,6 @@ func (r *Ring) Owner(partition int32) string {
 	return r.owners[partition]
 }
 
-// Owned are the partitions of a node in rising order; the caller may keep and
-// change the slice.
+// Owned returns the partitions of a node in rising order. The caller may change the
+// slice.
 func (r *Ring) Owned(name string) []int32 { return slices.Clone(r.owned[name]) }

@@ -17,8 +17,8 @@ func names(n int) []string {
 	return out
 }
 
-// The owners are part of what nodes of different releases agree on: a change
-// here makes two nodes own one partition while a cluster is updated.
+// Nodes of different releases must compute the same owners. If an owner changes here,
+// two nodes own one partition while a cluster is upgraded.
 func TestOwnersStayWhatTheyWere(t *testing.T) {
 	want := []string{"a", "a", "c", "c", "b", "c", "a", "b", "b", "a", "b", "a", "c", "a", "b", "c"}
 	for p, name := range want {
@@ -45,7 +45,7 @@ func TestBalance(t *testing.T) {
 		r := ring.New(partitions, names(n))
 		mean := float64(partitions) / float64(n)
 		for _, name := range names(n) {
-			// Each share is binomial: five standard deviations are never met by chance.
+			// Each share is binomial. Five standard deviations do not happen by chance.
 			if got := float64(len(r.Owned(name))); math.Abs(got-mean) > 5*math.Sqrt(mean) {
 				t.Errorf("%d nodes: %s owns %.0f, the mean is %.0f", n, name, got, mean)
 			}
@@ -97,7 +97,7 @@ func TestTableAgreesWithOwner(t *testing.T) {
 	}
 }
 
-func TestNobody(t *testing.T) {
+func TestWithoutNodes(t *testing.T) {
 	r := ring.New(8, nil)
 	if got := r.Owner(3); got != "" {
 		t.Errorf("owner %q", got)

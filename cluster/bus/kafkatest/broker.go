@@ -15,17 +15,17 @@ import (
 	"time"
 )
 
-// stopLimit bounds an orderly end. Brokers that stop together may wait for one
-// another in vain.
+// stopLimit bounds an orderly stop. Brokers that stop at the same time may wait for
+// each other in vain.
 const stopLimit = 5 * time.Second
 
-// broker is one process of Apache Kafka after another, on one disk. It is for
-// one goroutine at a time.
+// broker is one broker of Apache Kafka with its disk. Each start is a new process. A
+// broker is for one goroutine at a time.
 type broker struct {
 	number                        int // from 1
 	address, controller, internal string
 	dir                           string
-	args                          []string // of java
+	args                          []string // arguments of java
 
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process has ended
@@ -62,11 +62,11 @@ func (b *broker) configure(o RealOptions, all []*broker) error {
 		fmt.Sprintf("transaction.state.log.replication.factor=%d", copies),
 		fmt.Sprintf("transaction.state.log.min.isr=%d", max(1, copies-1)),
 		"group.initial.rebalance.delay.ms=0",
-		// How long a broker that was killed is taken for alive, and how soon it
-		// may come back: the controller waits for its session to end.
+		// A killed broker counts as alive for so long, and cannot start again before:
+		// the controller waits for the end of its session.
 		fmt.Sprintf("broker.session.timeout.ms=%d", o.SessionTimeout.Milliseconds()),
 		"broker.heartbeat.interval.ms=500",
-		// The default is half of our heap.
+		// The default is half of the heap.
 		"log.cleaner.dedupe.buffer.size=16777216",
 	}
 	if len(o.Users) > 0 {
@@ -89,7 +89,7 @@ func (b *broker) configure(o RealOptions, all []*broker) error {
 	return nil
 }
 
-// format makes the disk; what is there already stays.
+// format formats the disk, unless that was done before.
 func (b *broker) format(ctx context.Context, java, id string, users []User) error {
 	args := append(b.args, "kafka.tools.StorageTool", "format", "-t", id, "-c", b.properties(), "--ignore-formatted")
 	for _, u := range users {
@@ -101,15 +101,15 @@ func (b *broker) format(ctx context.Context, java, id string, users []User) erro
 	return nil
 }
 
-// start starts a process; it does not wait until that serves.
+// start starts the process. It does not wait until the broker serves.
 func (b *broker) start(java string) error {
 	log, err := os.OpenFile(b.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open the log of a broker: %w", err)
 	}
-	defer log.Close()                                                           // the process has its own
-	cmd := exec.Command(java, append(b.args, "kafka.Kafka", b.properties())...) //nolint:noctx // it is ended by stop or kill
-	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, child()
+	defer log.Close()                                                           // the process has its own descriptor
+	cmd := exec.Command(java, append(b.args, "kafka.Kafka", b.properties())...) //nolint:noctx // stop and kill end it
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, childAttributes()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start broker %d: %w", b.number, err)
 	}
@@ -117,7 +117,7 @@ func (b *broker) start(java string) error {
 	b.cmd, b.ended = cmd, ended
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // its verdict is in cmd.ProcessState
+		_ = cmd.Wait() // the result is in cmd.ProcessState
 	}()
 	return nil
 }
@@ -146,7 +146,7 @@ func (b *broker) kill() error {
 	return nil
 }
 
-// stop ends the process in good order where it does so in time.
+// stop stops the process, and kills it if it does not end within stopLimit.
 func (b *broker) stop() error {
 	if !b.running() {
 		return nil
@@ -162,8 +162,8 @@ func (b *broker) stop() error {
 	}
 }
 
-// last is the end of what the broker wrote, for an error.
-func (b *broker) last() string {
+// logTail returns the end of the broker's log, for an error.
+func (b *broker) logTail() string {
 	log, err := os.ReadFile(b.logFile())
 	if err != nil {
 		return err.Error()
@@ -171,8 +171,8 @@ func (b *broker) last() string {
 	return string(bytes.TrimSpace(log[max(0, len(log)-2000):]))
 }
 
-// freePorts finds a port with n-1 more after it, below the range that the
-// system gives out for connections: nobody takes them while a broker is down.
+// freePorts returns the first of n free ports in a row. They are below the range that
+// the system uses for connections, so they stay free while a broker is down.
 func freePorts(ctx context.Context, host string, random func(n int) int, n int) (int, error) {
 	for range 1000 {
 		port, free := 10_000+random(20_000), true

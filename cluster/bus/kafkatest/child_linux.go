@@ -2,8 +2,8 @@ package kafkatest
 
 import "syscall"
 
-// child are a broker's ties to this process: it ends with it, however that
-// ends, and the terminal's Ctrl-C does not reach it.
-func child() *syscall.SysProcAttr {
+// childAttributes makes a broker end when this process ends, in whatever way, and keeps
+// the terminal's Ctrl-C from it.
+func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -4,5 +4,5 @@ package kafkatest
 
 import "syscall"
 
-// child are a broker's ties to this process.
-func child() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }
+// childAttributes returns the attributes of a broker's process.
+func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }

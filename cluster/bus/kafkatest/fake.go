@@ -1,7 +1,6 @@
-// Package kafkatest gives tests a Kafka: Fake, in this process, which can be
-// stopped, slowed down and made to fail, and Real, Apache Kafka itself. It is
-// for tests, and for trying imgo out without a Kafka; it stores nothing that
-// lasts.
+// Package kafkatest runs a Kafka for tests, and for trying imgo out. Fake is a Kafka in
+// this process that tests can stop, slow down and make fail. Real is Apache Kafka in
+// processes of its own. Neither keeps data for good.
 package kafkatest
 
 import (
@@ -18,30 +17,31 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Options are a Fake's; the zero value is one broker without TLS or login.
+// Options are the options of a Fake. The zero value means one broker without TLS and
+// without a login.
 type Options struct {
-	// Brokers is how many there are; 0: one.
+	// Brokers is the number of brokers; 0: one.
 	Brokers int
-	// Ports are the brokers' ports of 127.0.0.1, one each; nil: free ones.
+	// Ports has a port of 127.0.0.1 for each broker; nil: free ones.
 	Ports []int
-	// TLS is what it listens with; nil: plainly.
+	// TLS is the configuration of its listeners; nil: they use no TLS.
 	TLS *tls.Config
-	// Users may log in, and nobody else; nil: everybody, without a login.
+	// Users are those who may log in; nil: there is no login.
 	Users []User
-	// SessionTimeout is the least that groups may have; 0: 100 ms.
+	// SessionTimeout is the shortest session timeout of groups; 0: 100 ms.
 	SessionTimeout time.Duration
 }
 
-// User is somebody who may log in.
+// User is a user who may log in.
 type User struct {
 	Mechanism      string // PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
 	Name, Password string
 }
 
-// Fake is a Kafka in this process: one broker's worth of truth, nothing is
-// replicated. Its methods are safe for concurrent use.
+// Fake is a Kafka in this process. Nothing is replicated, even with several brokers. Its
+// methods are safe for concurrent use.
 type Fake struct {
-	// Cluster is what is behind it, for what has no method here.
+	// Cluster is the kfake cluster, for faults that have no method here.
 	Cluster *kfake.Cluster
 
 	mu      sync.Mutex
@@ -52,7 +52,7 @@ type Fake struct {
 	once    sync.Once
 }
 
-// New starts a Fake that ends with the test.
+// New starts a Fake that is closed when the test ends.
 func New(t testing.TB, o Options) *Fake {
 	t.Helper()
 	f, err := Start(o)
@@ -63,7 +63,7 @@ func New(t testing.TB, o Options) *Fake {
 	return f
 }
 
-// Start starts a Fake; its caller closes it.
+// Start starts a Fake. The caller must close it.
 func Start(o Options) (*Fake, error) {
 	f := &Fake{conns: map[*conn]struct{}{}, done: make(chan struct{})}
 	opts := []kfake.Opt{
@@ -87,10 +87,10 @@ func Start(o Options) (*Fake, error) {
 	return f, nil
 }
 
-// Brokers are its addresses.
+// Brokers returns the addresses of the brokers.
 func (f *Fake) Brokers() []string { return f.Cluster.ListenAddrs() }
 
-// Close ends it. A second call does nothing.
+// Close stops the Fake for good. A second call does nothing.
 func (f *Fake) Close() {
 	f.once.Do(func() {
 		close(f.done)
@@ -99,8 +99,7 @@ func (f *Fake) Close() {
 	})
 }
 
-// Stop cuts every connection and takes no more, until Resume. What was
-// appended stays.
+// Stop closes every connection, and refuses new ones until Resume. The records stay.
 func (f *Fake) Stop() {
 	f.mu.Lock()
 	f.stopped = true
@@ -108,34 +107,34 @@ func (f *Fake) Stop() {
 	f.cut()
 }
 
-// Resume ends a Stop.
+// Resume takes connections again after Stop.
 func (f *Fake) Resume() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stopped = false
 }
 
-// Slow delays every answer; 0: no more. Answers under way keep their delay.
+// Slow delays every answer from now on; 0: no longer. Delays under way do not change.
 func (f *Fake) Slow(by time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.delay = by
 }
 
-// AppendTwice has the next n appends to a topic ("": any) answered with an
-// error although they were made: who tries again appends twice. It returns how
-// many were so far.
+// AppendTwice makes the next n appends to a topic ("": any) return an error although the
+// records were appended. A caller that tries again appends twice. hits returns how many
+// appends there were so far.
 func (f *Fake) AppendTwice(topic string, n int) (hits func() int) {
 	return f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.RequestTimedOut, Count: n}).Hits
 }
 
-// RefuseAppends has appends to a topic ("": any) fail, as when too few copies
-// are in sync, until resume is called.
+// RefuseAppends makes appends to a topic ("": any) fail until resume is called, as if too
+// few copies were in sync.
 func (f *Fake) RefuseAppends(topic string) (resume func()) {
 	return f.Cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: kerr.NotEnoughReplicas, Count: -1}).Remove
 }
 
-// cut ends every connection.
+// cut closes every connection.
 func (f *Fake) cut() {
 	f.mu.Lock()
 	conns := f.conns
@@ -148,11 +147,11 @@ func (f *Fake) cut() {
 
 func (f *Fake) listen(config *tls.Config) func(network, address string) (net.Listener, error) {
 	return func(network, address string) (net.Listener, error) {
-		l, err := net.Listen(network, address) //nolint:noctx // what kfake asks for has no context
+		l, err := net.Listen(network, address) //nolint:noctx // kfake's hook has no context
 		if err != nil {
 			return nil, err
 		}
-		var wrapped net.Listener = &listener{Listener: l, of: f}
+		var wrapped net.Listener = &listener{Listener: l, fake: f}
 		if config != nil {
 			wrapped = tls.NewListener(wrapped, config)
 		}
@@ -162,7 +161,7 @@ func (f *Fake) listen(config *tls.Config) func(network, address string) (net.Lis
 
 type listener struct {
 	net.Listener
-	of *Fake
+	fake *Fake
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -171,13 +170,13 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &conn{Conn: nc, of: l.of, closed: make(chan struct{})}
-		l.of.mu.Lock()
-		stopped := l.of.stopped
+		c := &conn{Conn: nc, fake: l.fake, closed: make(chan struct{})}
+		l.fake.mu.Lock()
+		stopped := l.fake.stopped
 		if !stopped {
-			l.of.conns[c] = struct{}{}
+			l.fake.conns[c] = struct{}{}
 		}
-		l.of.mu.Unlock()
+		l.fake.mu.Unlock()
 		if !stopped {
 			return c, nil
 		}
@@ -185,55 +184,55 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// conn is a connection as the fake's inside sees it: one that has ended looks
-// open for another while. Of a member whose connection is gone by the time that
-// it is let into its group kfake does not count the session's time: it would
-// have its partitions for ever, where Kafka gives them to others soon.
+// conn is a connection that looks open to kfake for a while after its end. kfake does not
+// start the session timeout of a group member whose connection is gone when it is
+// admitted. The member would have its partitions for ever, while Apache Kafka gives them
+// to others soon.
 type conn struct {
 	net.Conn
-	of     *Fake
+	fake   *Fake
 	once   sync.Once
 	closed chan struct{} // by kfake
 }
 
-// afterlife is longer than a member waits to be let in.
-const afterlife = 15 * time.Second
+// openAfterEnd is longer than a member waits until it is admitted to its group.
+const openAfterEnd = 15 * time.Second
 
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if err != nil && n == 0 {
-		timer := time.NewTimer(afterlife)
+		timer := time.NewTimer(openAfterEnd)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
 		case <-c.closed:
-		case <-c.of.done:
+		case <-c.fake.done:
 		}
 	}
 	return n, err
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	c.of.mu.Lock()
-	delay := c.of.delay
-	c.of.mu.Unlock()
+	c.fake.mu.Lock()
+	delay := c.fake.delay
+	c.fake.mu.Unlock()
 	if delay > 0 {
 		select {
 		case <-time.After(delay):
-		case <-c.of.done:
+		case <-c.fake.done:
 			return 0, io.ErrClosedPipe
 		}
 	}
 	if n, err := c.Conn.Write(p); err == nil {
 		return n, nil
 	}
-	return len(p), nil // nobody reads it
+	return len(p), nil // the other side is gone
 }
 
 func (c *conn) Close() error {
 	c.once.Do(func() { close(c.closed) })
-	c.of.mu.Lock()
-	delete(c.of.conns, c)
-	c.of.mu.Unlock()
+	c.fake.mu.Lock()
+	delete(c.fake.conns, c)
+	c.fake.mu.Unlock()
 	return c.Conn.Close()
 }

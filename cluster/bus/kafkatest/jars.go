@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// pom names what Apache Kafka consists of.
+// pom names the jars of Apache Kafka.
 //
 //go:embed pom.xml
 var pom []byte
 
-// ErrMissing is why there can be no Apache Kafka on this machine: Java, Maven,
-// or what Maven should have brought is not there.
+// ErrMissing is the error if Apache Kafka cannot run on this machine: Java, Maven or
+// Kafka's jars are missing.
 var ErrMissing = errors.New("no Apache Kafka here")
 
 // fetchLimit bounds the download of about 45 MB.
 const fetchLimit = 5 * time.Minute
 
-// Jars is the folder that has Apache Kafka's jars, in .cache/kafka of this
-// checkout. What is not there yet is brought by Maven, once; several processes
-// may do so at the same time. The error is ErrMissing when it cannot be had.
-func Jars(ctx context.Context, say func(format string, args ...any)) (string, error) {
+// Jars returns the folder with Apache Kafka's jars, in .cache/kafka of this checkout. If
+// they are not there, Maven fetches them. Several processes may do so at the same time.
+// The error is ErrMissing if they cannot be fetched.
+func Jars(ctx context.Context, logf func(format string, args ...any)) (string, error) {
 	root, err := checkout()
 	if err != nil {
 		return "", err
 	}
-	// A pom that was changed has a folder of its own.
+	// Each version of the pom has a folder of its own.
 	cache := filepath.Join(root, ".cache", "kafka")
 	lib := filepath.Join(cache, fmt.Sprintf("lib-%.4x", sha256.Sum256(pom)))
 	if _, err := os.Stat(lib); err == nil {
@@ -50,11 +50,11 @@ func Jars(ctx context.Context, say func(format string, args ...any)) (string, er
 	if err != nil {
 		return "", fmt.Errorf("make the cache of Kafka: %w", err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // what stays is only in the way
+	defer os.RemoveAll(dir) //nolint:errcheck // a folder that stays does no harm
 	if err := os.WriteFile(filepath.Join(dir, "pom.xml"), pom, 0o644); err != nil {
 		return "", fmt.Errorf("make the cache of Kafka: %w", err)
 	}
-	say("fetching Apache Kafka by Maven into %s", lib)
+	logf("fetching Apache Kafka by Maven into %s", lib)
 	ctx, cancel := context.WithTimeout(ctx, fetchLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, mvn, "-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib")
@@ -63,14 +63,14 @@ func Jars(ctx context.Context, say func(format string, args ...any)) (string, er
 		return "", fmt.Errorf("%w: fetch it by Maven: %w\n%s", ErrMissing, err, bytes.TrimSpace(out))
 	}
 	if err := os.Rename(filepath.Join(dir, "lib"), lib); err != nil {
-		if _, there := os.Stat(lib); there != nil { // nobody else was faster
+		if _, statErr := os.Stat(lib); statErr != nil { // no other process was faster
 			return "", fmt.Errorf("make the cache of Kafka: %w", err)
 		}
 	}
 	return lib, nil
 }
 
-// checkout is the folder of go.mod, at or above this one.
+// checkout returns the folder of go.mod, which is the working directory or above it.
 func checkout() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

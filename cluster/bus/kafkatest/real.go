@@ -17,44 +17,45 @@ import (
 	"testing"
 	"time"
 
+	"imgo/internal/wait"
+
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"golang.org/x/sync/errgroup"
 )
 
-// startLimit bounds how long brokers may take until they serve.
+// startLimit bounds the start of the brokers, until they serve.
 const startLimit = 90 * time.Second
 
-// RealOptions are a Real's; the zero value is one broker without login on a
-// free port.
+// RealOptions are the options of a Real. The zero value means one broker on a free port,
+// without a login.
 type RealOptions struct {
-	// Brokers is how many there are: 1 or 3; 0: one.
+	// Brokers is the number of brokers, 1 or 3; 0: one.
 	Brokers int
-	// Addresses are the brokers', host:port; the two ports that follow are used
-	// as well. nil: free ones of 127.0.0.1.
+	// Addresses has an address for each broker, host:port. A broker also uses the two
+	// ports after it. nil: free ones of 127.0.0.1.
 	Addresses []string
-	// Dir is where data and logs are, and stay; "": a folder in the system's
-	// temporary one that is removed by Close.
+	// Dir is the folder of data and logs, which stay there; "": a temporary folder
+	// that Close removes.
 	Dir string
-	// Users may log in by PLAIN and SCRAM-SHA-512 (Mechanism does not matter),
-	// and nobody else; nil: everybody, without a login.
+	// Users are those who may log in, by PLAIN and SCRAM-SHA-512; nil: there is no
+	// login. Their Mechanism is not used.
 	Users []User
-	// Memory is the heap of each broker, as java's -Xmx has it; "384M".
+	// Memory is the heap of each broker, as for java's -Xmx; default "384M".
 	Memory string
-	// SessionTimeout is how long a broker that was killed is taken for alive;
-	// 0: 2 s, with three brokers 3 s.
+	// SessionTimeout is how long a killed broker counts as alive; 0: 2 s, with three
+	// brokers 3 s.
 	SessionTimeout time.Duration
-	// Short trades throughput for a start that needs less of the processor, by
-	// half a second or more: for tests.
+	// Short is for tests: the brokers start with less CPU time, and have less
+	// throughput.
 	Short bool
-	// Say is told what goes on; nil: nobody is.
-	Say func(format string, args ...any)
+	// Logf logs what happens; nil: nothing is logged.
+	Logf func(format string, args ...any)
 }
 
-// Real is Apache Kafka (KRaft, each process both broker and controller) in
-// processes of its own. Its methods are safe for concurrent use; they wait for
-// one another.
+// Real is Apache Kafka in processes of its own (KRaft, each process is broker and
+// controller). Its methods are safe for concurrent use, and run one after the other.
 type Real struct {
 	o       RealOptions
 	java    string
@@ -64,13 +65,13 @@ type Real struct {
 	mu sync.Mutex
 }
 
-// NewReal starts a Real that ends with the test. Where there is neither Java
-// nor Maven the test is skipped, with CI=true it fails.
+// NewReal starts a Real that is closed when the test ends. Without Java or Maven the test
+// is skipped, or fails if CI=true.
 func NewReal(t testing.TB, o RealOptions) *Real {
 	t.Helper()
 	o.Short = true
-	if o.Say == nil {
-		o.Say = t.Logf
+	if o.Logf == nil {
+		o.Logf = t.Logf
 	}
 	r, err := StartReal(context.Background(), o)
 	switch {
@@ -87,8 +88,8 @@ func NewReal(t testing.TB, o RealOptions) *Real {
 	return r
 }
 
-// StartReal makes a Real and waits until it serves; its caller closes it. The
-// error is ErrMissing where Java or Maven are not there.
+// StartReal starts a Real and waits until it serves. The caller must close it. The error
+// is ErrMissing without Java or Maven.
 func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 	o.Brokers = max(1, o.Brokers)
 	if len(o.Addresses) > 0 && len(o.Addresses) != o.Brokers {
@@ -103,14 +104,14 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 			o.SessionTimeout = 3 * time.Second
 		}
 	}
-	if o.Say == nil {
-		o.Say = func(string, ...any) {}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
 	}
 	r = &Real{o: o, dir: o.Dir}
 	if r.java, err = exec.LookPath("java"); err != nil {
 		return nil, fmt.Errorf("%w: Java is not installed; scripts/setup kafka does it on Debian", ErrMissing)
 	}
-	jars, err := Jars(ctx, o.Say)
+	jars, err := Jars(ctx, o.Logf)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +134,7 @@ func StartReal(ctx context.Context, o RealOptions) (r *Real, err error) {
 	return r, r.Start(ctx)
 }
 
-// prepare gives each broker its addresses, settings and disk.
+// prepare sets the addresses of each broker, and writes its settings and disk.
 func (r *Real) prepare(ctx context.Context, jars string) error {
 	for i := range r.o.Brokers {
 		b := &broker{number: i + 1, dir: filepath.Join(r.dir, fmt.Sprintf("broker-%d", i+1))}
@@ -174,7 +175,7 @@ func (r *Real) prepare(ctx context.Context, jars string) error {
 	return g.Wait()
 }
 
-// clusterID is what binds disks to this Kafka: in the folder it stays the same.
+// clusterID returns the id that all disks of this Kafka have. It is stored in the folder.
 func (r *Real) clusterID() (string, error) {
 	path := filepath.Join(r.dir, "cluster.id")
 	if id, err := os.ReadFile(path); err == nil {
@@ -190,10 +191,10 @@ func (r *Real) clusterID() (string, error) {
 	return id, nil
 }
 
-// Count is how many brokers there are, running or not.
+// Count returns the number of brokers, running or not.
 func (r *Real) Count() int { return len(r.brokers) }
 
-// Brokers are their addresses.
+// Brokers returns the addresses of the brokers.
 func (r *Real) Brokers() []string {
 	var out []string
 	for _, b := range r.brokers {
@@ -202,11 +203,11 @@ func (r *Real) Brokers() []string {
 	return out
 }
 
-// Dir is where data and logs are.
+// Dir returns the folder of data and logs.
 func (r *Real) Dir() string { return r.dir }
 
-// Start starts the brokers that do not run, and waits until all of them serve
-// and have what the others have.
+// Start starts the brokers that do not run. It waits until all brokers serve and all
+// copies are in sync.
 func (r *Real) Start(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -216,14 +217,15 @@ func (r *Real) Start(ctx context.Context) error {
 		if b.running() {
 			continue
 		}
-		r.o.Say("starting broker %d at %s; its log is %s", b.number, b.address, b.logFile())
+		r.o.Logf("starting broker %d at %s; its log is %s", b.number, b.address, b.logFile())
 		if err := b.start(r.java); err != nil {
 			return err
 		}
 	}
+	backoff := wait.Backoff{Min: 50 * time.Millisecond, Max: 150 * time.Millisecond}
 	var last error
 	for {
-		err := r.serves(ctx)
+		err := r.check(ctx)
 		if err == nil {
 			return nil
 		}
@@ -232,18 +234,16 @@ func (r *Real) Start(ctx context.Context) error {
 		}
 		for _, b := range r.brokers {
 			if !b.running() {
-				return fmt.Errorf("broker %d ended: %s\n%s", b.number, b.cmd.ProcessState, b.last())
+				return fmt.Errorf("broker %d ended: %s\n%s", b.number, b.cmd.ProcessState, b.logTail())
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for Kafka: %w (%w)", last, ctx.Err())
-		case <-time.After(100 * time.Millisecond):
+		if err := backoff.Sleep(ctx); err != nil {
+			return fmt.Errorf("wait for Kafka: %w (%w)", last, err)
 		}
 	}
 }
 
-// Stop ends all brokers in good order. What they have stays for Start.
+// Stop stops all brokers in good order. Their data stays for Start.
 func (r *Real) Stop() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -254,14 +254,14 @@ func (r *Real) Stop() error {
 	return g.Wait()
 }
 
-// Kill ends broker i, from 0, with SIGKILL.
+// Kill ends broker i, counted from 0, with SIGKILL.
 func (r *Real) Kill(i int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.brokers[i].kill()
 }
 
-// Close ends all brokers at once and removes what has no folder of its own.
+// Close ends all brokers with SIGKILL, and removes a temporary folder.
 func (r *Real) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,11 +275,12 @@ func (r *Real) Close() error {
 	return err
 }
 
-// probeTopic is what is appended to, to see whether Kafka serves.
+// probeTopic is the topic that is appended to, to see whether Kafka serves.
 const probeTopic = "kafkatest-probe"
 
-// serves says what is still missing. An open port is not yet a broker.
-func (r *Real) serves(ctx context.Context) error {
+// check returns an error that says what is missing until Kafka serves. A broker that
+// listens may not serve yet.
+func (r *Real) check(ctx context.Context) error {
 	var first *kafka.Conn
 	for _, b := range r.brokers {
 		c, err := r.dial(ctx, b.address)
@@ -305,17 +306,18 @@ func (r *Real) serves(ctx context.Context) error {
 	probe := -1
 	for i, p := range partitions {
 		if p.Leader.Host == "" || p.Error != nil || len(p.Isr) < len(p.Replicas) {
-			return fmt.Errorf("partition %d of %s: %d of %d copies are in sync: %w", p.ID, p.Topic, len(p.Isr), len(p.Replicas), errors.Join(p.Error))
+			return fmt.Errorf("partition %d of %s: %d of %d copies are in sync: %w",
+				p.ID, p.Topic, len(p.Isr), len(p.Replicas), errors.Join(p.Error))
 		}
 		if p.Topic == probeTopic {
 			probe = i
 		}
 	}
 	if probe < 0 {
-		if err := r.create(ctx, first); err != nil {
+		if err := r.createProbeTopic(ctx, first); err != nil {
 			return err
 		}
-		return errors.New("the topic to try was made and is not there yet")
+		return errors.New("the probe topic was made and is not there yet")
 	}
 	leader := partitions[probe].Leader
 	c, err := r.dialer().DialPartition(ctx, "tcp", net.JoinHostPort(leader.Host, strconv.Itoa(leader.Port)), partitions[probe])
@@ -330,8 +332,8 @@ func (r *Real) serves(ctx context.Context) error {
 	return nil
 }
 
-// create makes the topic to try; only the controller takes that.
-func (r *Real) create(ctx context.Context, c *kafka.Conn) error {
+// createProbeTopic makes the probe topic. Only the controller can do that.
+func (r *Real) createProbeTopic(ctx context.Context, c *kafka.Conn) error {
 	controller, err := c.Controller()
 	if err != nil {
 		return fmt.Errorf("ask for the controller: %w", err)

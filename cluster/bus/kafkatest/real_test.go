@@ -7,8 +7,8 @@ import (
 	"imgo/cluster/bus/kafkatest"
 )
 
-// TestRealComesBack loses one of three brokers, then all.
-func TestRealComesBack(t *testing.T) {
+// TestRealStartsAgain kills one of three brokers, then stops all of them.
+func TestRealStartsAgain(t *testing.T) {
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Brokers: 3, Memory: "256M"})
 	if n := len(k.Brokers()); n != 3 || k.Count() != 3 {
 		t.Fatalf("%d addresses, Count %d; want 3", n, k.Count())
@@ -27,6 +27,6 @@ func TestRealComesBack(t *testing.T) {
 		if err := k.Start(context.Background()); err != nil {
 			t.Fatalf("start after %s: %v", test.name, err)
 		}
-		t.Logf("back")
+		t.Logf("started again")
 	}
 }
