@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// MaxValueBytes bounds one stored value. Badger keeps values up to this size beside
+	// maxValueBytes bounds one stored value. Badger keeps values up to this size beside
 	// their keys, so its value log, which would need garbage collection, stays empty.
-	MaxValueBytes = 1<<20 - 1<<10
+	maxValueBytes = 1<<20 - 1<<10
 
-	// DefaultReserve is the default of Options.Reserve: room for the memtables, a round of
+	// defaultReserve has room for the memtables, a round of
 	// compaction and a second of writing at full speed.
-	DefaultReserve = 256 << 20
+	defaultReserve = 256 << 20
 
 	memTableBytes       = 16 << 20
 	defaultGCInterval   = 10 * time.Minute
@@ -38,7 +38,7 @@ type Options struct {
 	// InMemory keeps nothing on a disk; for tests. Dir is not used.
 	InMemory bool
 	// Reserve is how many bytes of the file system must be free for pushes to be accepted.
-	// Acknowledgements go on down to a quarter of it. 0: DefaultReserve; negative: none.
+	// Acknowledgements go on down to a quarter of it. 0: 256 MiB; negative: none.
 	Reserve int64
 
 	Log zerolog.Logger
@@ -58,7 +58,7 @@ type Options struct {
 
 func (opt *Options) setDefaults() {
 	if opt.Reserve == 0 {
-		opt.Reserve = DefaultReserve
+		opt.Reserve = defaultReserve
 	}
 	if opt.DiskInterval <= 0 {
 		opt.DiskInterval = defaultDiskInterval

@@ -9,6 +9,24 @@ import (
 // Commits counts the transactions that the log has committed.
 func (l *Log) Commits() uint64 { return l.committer.commits.Load() }
 
+// Dropped counts the entries that were dropped before any reader got them.
+func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
+
+// ListByUser returns the valid tokens of a user, oldest first.
+func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, error) {
+	return s.listByUser(ctx, user)
+}
+
+// TokenInfo describes a valid token.
+type TokenInfo = tokenInfo
+
+// Defaults and bounds.
+const (
+	DefaultLogPartitions  = defaultLogPartitions
+	DefaultLivePartitions = defaultLivePartitions
+	MaxRecordBytes        = maxRecordBytes
+)
+
 // Trim deletes the entries that are older than the retention.
 func (l *Log) Trim(ctx context.Context) error { return l.trimmer.trim(ctx) }
 

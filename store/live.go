@@ -14,9 +14,9 @@ import (
 
 // Defaults of LiveOptions.
 const (
-	DefaultLivePartitions = 16
-	DefaultLiveMaxBytes   = 4 << 20
-	DefaultLiveRetention  = time.Minute
+	defaultLivePartitions = 16
+	defaultLiveMaxBytes   = 4 << 20
+	defaultLiveRetention  = time.Minute
 )
 
 // LiveOptions are the options of a LiveLog. The zero value of each means its default.
@@ -52,16 +52,16 @@ type LiveLog struct {
 // NewLiveLog makes an empty log. Without Run no entry expires, but the bound holds.
 func NewLiveLog(opt LiveOptions) (*LiveLog, error) {
 	if opt.Partitions == 0 {
-		opt.Partitions = DefaultLivePartitions
+		opt.Partitions = defaultLivePartitions
 	}
 	if opt.Partitions < 0 {
 		return nil, fmt.Errorf("make the live log: %d partitions: must be at least 1", opt.Partitions)
 	}
 	if opt.MaxBytes <= 0 {
-		opt.MaxBytes = DefaultLiveMaxBytes
+		opt.MaxBytes = defaultLiveMaxBytes
 	}
 	if opt.Retention == 0 {
-		opt.Retention = DefaultLiveRetention
+		opt.Retention = defaultLiveRetention
 	}
 	l := &LiveLog{tails: make([]tailBuffer, opt.Partitions), retention: opt.Retention}
 	for i := range l.tails {
@@ -162,10 +162,6 @@ func (l *LiveLog) Bounds(_ context.Context, partition int32) (begin, end int64, 
 	}
 	return l.tails[partition].bounds()
 }
-
-// Dropped returns the number of entries that were dropped for lack of room before any
-// reader got them.
-func (l *LiveLog) Dropped() uint64 { return l.droppedUnread.Load() }
 
 // expirySteps divides the retention: an entry stays for at least the retention and at
 // most one step longer.

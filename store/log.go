@@ -15,14 +15,11 @@ import (
 
 // Defaults of LogOptions.
 const (
-	DefaultLogPartitions = 16
-	DefaultQueueBytes    = 16 << 20
-	DefaultTailBytes     = 256 << 10
+	defaultLogPartitions = 16
+	defaultQueueBytes    = 16 << 20
+	defaultTailBytes     = 256 << 10
 	defaultTrimInterval  = time.Minute
 )
-
-// MaxRecordBytes is the size of the largest value that the kept log takes.
-const MaxRecordBytes = maxLogRecord
 
 // LogOptions are the options of a Log.
 type LogOptions struct {
@@ -52,10 +49,10 @@ func (opt *LogOptions) setDefaults() {
 		opt.TrimInterval = defaultTrimInterval
 	}
 	if opt.QueueBytes <= 0 {
-		opt.QueueBytes = DefaultQueueBytes
+		opt.QueueBytes = defaultQueueBytes
 	}
 	if opt.TailBytes <= 0 {
-		opt.TailBytes = DefaultTailBytes
+		opt.TailBytes = defaultTailBytes
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
@@ -145,7 +142,7 @@ func (l *Log) Generation() uint16 { return l.generation }
 // the queue is full. If ctx ends first, Append returns ctx's error, although the record
 // may still be appended. The other errors are envelope.ErrDiskFull while less than the
 // reserve of the disk is free, envelope.ErrClosed after Close, and envelope.ErrTooLarge
-// over MaxRecordBytes. Nobody may change value after the call.
+// for a record that is larger than about 1 MiB. Nobody may change value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
 	if err := l.db.disk.ok(); err != nil {
 		return 0, err
@@ -205,8 +202,8 @@ func (l *Log) append(ctx context.Context, r *request) error {
 		if err := checkPartition(e.Partition, len(l.tails)); err != nil {
 			return err
 		}
-		if len(e.Value) > MaxRecordBytes {
-			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the kept log takes at most %d", len(e.Value), MaxRecordBytes)
+		if len(e.Value) > maxRecordBytes {
+			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the kept log takes at most %d", len(e.Value), maxRecordBytes)
 		}
 	}
 	if err := l.queue.enqueue(ctx, r); err != nil {

@@ -16,7 +16,7 @@ const (
 	logEntryFormat = 1
 	logEntryHeader = 1 + 8
 	logEntryExtra  = logEntryHeader + crc32.Size
-	maxLogRecord   = MaxValueBytes - logEntryExtra
+	maxRecordBytes = maxValueBytes - logEntryExtra // the largest record
 )
 
 // appendLogKey appends the key of an entry to dst.

@@ -82,7 +82,7 @@ func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 // create makes the shape of a new log durable before anything is appended.
 func (lr logRecords) create(shape logShape) (logShape, error) {
 	if shape.partitions == 0 {
-		shape.partitions = DefaultLogPartitions
+		shape.partitions = defaultLogPartitions
 	}
 	if shape.generation == 0 {
 		shape.generation = 1 // so that no id is 0

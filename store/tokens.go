@@ -38,8 +38,8 @@ var (
 // TokenHash is the SHA-256 of a token. The token itself is never stored.
 type TokenHash = [32]byte
 
-// TokenInfo describes a valid token.
-type TokenInfo struct {
+// tokenInfo describes a valid token.
+type tokenInfo struct {
 	Hash      TokenHash
 	CreatedMS int64 // Unix milliseconds
 	ExpiresMS int64 // Unix milliseconds; 0: never
@@ -330,16 +330,16 @@ func (s *Tokens) RevokeUser(ctx context.Context, user string) (n int, err error)
 
 // Count returns the number of valid tokens of a user.
 func (s *Tokens) Count(ctx context.Context, user string) (n int, err error) {
-	infos, err := s.ListByUser(ctx, user)
+	infos, err := s.listByUser(ctx, user)
 	return len(infos), err
 }
 
-// ListByUser returns the valid tokens of a user, oldest first.
-func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, error) {
+// listByUser returns the valid tokens of a user, oldest first.
+func (s *Tokens) listByUser(ctx context.Context, user string) ([]tokenInfo, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	var infos []TokenInfo
+	var infos []tokenInfo
 	err := s.db.view(func(txn *badger.Txn) error {
 		hashes, err := tokensOf(txn, user)
 		if err != nil {
@@ -352,7 +352,7 @@ func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, erro
 				return err
 			}
 			if !t.revoked && !t.expired(now) {
-				infos = append(infos, TokenInfo{Hash: hash, CreatedMS: t.createdMS, ExpiresMS: t.expiresMS})
+				infos = append(infos, tokenInfo{Hash: hash, CreatedMS: t.createdMS, ExpiresMS: t.expiresMS})
 			}
 		}
 		return nil
@@ -360,6 +360,6 @@ func (s *Tokens) ListByUser(ctx context.Context, user string) ([]TokenInfo, erro
 	if err != nil {
 		return nil, wrapToken(fmt.Sprintf("list the tokens of user %q", user), err)
 	}
-	slices.SortStableFunc(infos, func(a, b TokenInfo) int { return int(a.CreatedMS - b.CreatedMS) })
+	slices.SortStableFunc(infos, func(a, b tokenInfo) int { return int(a.CreatedMS - b.CreatedMS) })
 	return infos, nil
 }
