@@ -22,8 +22,8 @@ const (
 	// their keys, so its value log, which would need garbage collection, stays empty.
 	maxValueBytes = 1<<20 - 1<<10
 
-	// defaultReserve has room for the memtables, a round of
-	// compaction and a second of writing at full speed.
+	// defaultReserve has room for the memtables, a round of compaction and a second of
+	// writing at full speed.
 	defaultReserve = 256 << 20
 
 	memTableBytes       = 16 << 20
