@@ -57,7 +57,7 @@ type Reader struct {
 	data []byte
 	buf  bytes.Buffer
 	dec  jsontext.Decoder
-	// name is the field whose value is being read; "" at the top.
+	// name is the field whose value is being read, "" at the top.
 	name    string
 	lenient bool
 }
@@ -206,7 +206,7 @@ func (r *Reader) want(wanted string, kinds ...jsontext.Kind) error {
 	return envelope.Invalid(r.name, fmt.Sprintf("must be %s, not %s", wanted, kindName(got)))
 }
 
-// kindName is a JSON kind in words; "" for what is no JSON.
+// kindName returns a JSON kind in words, "" for what is no JSON.
 func kindName(kind jsontext.Kind) string {
 	switch kind {
 	case 'n':
@@ -225,7 +225,7 @@ func kindName(kind jsontext.Kind) string {
 	return ""
 }
 
-// syntax tells what is wrong with the JSON itself, and where.
+// syntax returns the error for invalid JSON, with its place.
 func (r *Reader) syntax(err error) error {
 	reason, offset := err.Error(), r.dec.InputOffset()
 	var se *jsontext.SyntacticError
@@ -321,7 +321,7 @@ func (r *Reader) Integer(lo, hi int64) (int64, error) {
 	return n, nil
 }
 
-// Duration reads how long: a string ("24h", "90s") or a number of seconds.
+// Duration reads a string ("24h", "90s") or a number of seconds.
 func (r *Reader) Duration() (time.Duration, error) {
 	if err := r.want(`a string such as "24h" or a number of seconds`, '"', '0'); err != nil {
 		return 0, err

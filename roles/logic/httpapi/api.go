@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
 	"imgo/roles/logic/httpapi/goim"
-	"imgo/roles/logic/httpapi/imgo2016"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -23,7 +21,8 @@ import (
 // Config is what the API's operator sets. A zero field has the default that
 // its comment names.
 type Config struct {
-	// Keys may call; none: everybody who can reach the listener.
+	// Keys are the callers. Without any, everybody who can reach the listener
+	// may call.
 	Keys []Key
 	// MaxBody is the largest request body in bytes; 16 MiB.
 	MaxBody int64
@@ -34,9 +33,9 @@ type Config struct {
 	// Concurrency is how many pushes of one batch run at once; 32.
 	Concurrency int
 	// MaxLarge is how many request bodies above 64 KiB may be in memory at
-	// once; further ones wait their turn, within Timeout. 16.
+	// once. Further ones wait, within Timeout. 16.
 	MaxLarge int
-	// MaxTake is how many messages one /1/msg/get gives; 1,000.
+	// MaxTake is how many messages one /1/msg/get returns; 1,000.
 	MaxTake int
 	// Timeout bounds the work on one request once it was read; 30 s.
 	Timeout time.Duration
@@ -83,8 +82,8 @@ type API struct {
 	routes     []*route
 }
 
-// New makes the API of a service. It refuses keys that cannot be told apart,
-// bounds below zero and origins that are none.
+// New makes the API of a service. It returns an error for keys that cannot be told
+// apart, for bounds below zero and for invalid origins.
 func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registerer) (*API, error) {
 	if service == nil || reg == nil {
 		return nil, errors.New("make the HTTP API: the service and the metrics registerer must not be nil")
@@ -123,8 +122,8 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	return a, nil
 }
 
-// Handler serves /v1/, /1/ and /goim/; any other path gets a 404 in /v1's
-// error form, so that it may be mounted at the root or beside others. It may
+// Handler serves /v1/, /1/ and /goim/. Any other path gets a 404 in /v1's error
+// form, so that the handler may be mounted at the root or beside others. It may
 // be called from any number of goroutines.
 func (a *API) Handler() http.Handler { return a.mux }
 
@@ -140,80 +139,8 @@ func (a *API) Routes() map[string][]string {
 	return routes
 }
 
-// handler answers one request, or returns the error that its form shows.
-type handler func(*call) error
-
-// call is one request under way, with what only /v1 needs of it.
-type call struct {
-	*httpcall.Call
-	api *API
-	// key is the caller's API key, nil where no keys are set.
-	key *caller
-}
-
-// route is one path.
-type route struct {
-	path    string
-	form    *httpcall.Form
-	methods map[string]handler // nil: the API has no such path
-	open    bool               // without an API key
-}
-
-// allowed are the route's methods, sorted.
-func (rt *route) allowed() []string {
-	methods := make([]string, 0, len(rt.methods))
-	for m := range rt.methods {
-		methods = append(methods, m)
-	}
-	slices.Sort(methods)
-	return methods
-}
-
-func (a *API) register() {
-	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
-	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
-	v1 := v1Form()
-
-	a.routes = []*route{
-		{path: "/v1/push", form: v1, methods: post(a.push)},
-		{path: "/v1/push/batch", form: v1, methods: post(a.pushBatch)},
-		{path: "/v1/push/stream", form: v1, methods: post(a.pushStream)},
-		{path: "/v1/users", form: v1, methods: get(a.usersOnline)},
-		{path: "/v1/users/online", form: v1, methods: post(a.usersOnlineList)},
-		{path: "/v1/users/{user}", form: v1, methods: get(a.user)},
-		{path: "/v1/users/{user}/kick", form: v1, methods: post(a.kick)},
-		{path: "/v1/rooms", form: v1, methods: get(a.rooms)},
-		{path: "/v1/rooms/{room}", form: v1, methods: get(a.room)},
-		{path: "/v1/stats", form: v1, methods: get(a.stats)},
-		{path: "/v1/nodes", form: v1, methods: get(a.nodes)},
-		{path: "/v1/nodes/best", form: v1, methods: get(a.bestNodes), open: true},
-		{path: "/v1/partitions", form: v1, methods: map[string]handler{http.MethodGet: a.partitions, http.MethodPost: a.grow}},
-		{path: "/v1/events", form: v1, methods: get(a.events)},
-		{path: "/v1/tokens", form: v1, methods: post(a.newToken)},
-		{path: "/v1/tokens/revoke", form: v1, methods: post(a.revokeTokens)},
-		{path: "/v1/openapi.json", form: v1, methods: get(a.openapiJSON), open: true},
-		{path: "/v1/openapi.yaml", form: v1, methods: get(a.openapiYAML), open: true},
-		{path: "/", form: v1},
-	}
-	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
-	a.addAncestor("/1/", imgo2016.Form(), imgo.Routes())
-	a.addAncestor("/goim/", goim.Form(), goim.New(a.cfg.Goim, a.service).Routes())
-	for _, rt := range a.routes {
-		a.mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { a.serve(rt, w, r) })
-	}
-}
-
-// addAncestor adds the routes of an API of before, and what else is below root.
-func (a *API) addAncestor(root string, form *httpcall.Form, routes []httpcall.Route) {
-	for _, r := range routes {
-		h := func(c *call) error { return r.Handler(c.Call) }
-		a.routes = append(a.routes, &route{path: r.Path, form: form, methods: map[string]handler{r.Method: h}})
-	}
-	a.routes = append(a.routes, &route{path: root, form: form})
-}
-
-// serve walks one request through its route: who is it, may it, do it, answer
-// in the route's form, and count it.
+// serve handles one request: it admits the caller, calls the handler, answers
+// errors in the route's form, and counts the request.
 func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	c := &call{Call: httpcall.New(&a.shared, w, r), api: a}
@@ -263,7 +190,8 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// enter lets a caller in: known, within its rate, and no page of a stranger.
+// enter admits a caller that has a known key, is within its rate, and is not a
+// page of another site.
 func (a *API) enter(c *call, now time.Time) error {
 	key, err := a.keys.identify(c.R.Header)
 	if err != nil {
@@ -271,21 +199,21 @@ func (a *API) enter(c *call, now time.Time) error {
 		return err
 	}
 	c.key, c.Caller = key, key.label()
-	if err := a.admit(key, now); err != nil {
+	if err := c.admit(now); err != nil {
 		return err
 	}
-	return a.checkOrigin(c.R)
+	return checkOrigin(a.keys, a.origins, c.R)
 }
 
 // admit takes one request, or one line of a stream, from the caller's
 // allowance and counts it.
-func (a *API) admit(key *caller, now time.Time) error {
-	err := key.admit(now)
+func (c *call) admit(now time.Time) error {
+	err := c.key.admit(now)
 	outcome := "allowed"
 	if err != nil {
 		outcome = "rate_limited"
 	}
-	a.metrics.callers.WithLabelValues(key.label(), outcome).Inc()
+	c.api.metrics.callers.WithLabelValues(c.key.label(), outcome).Inc()
 	return err
 }
 

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"sync"
@@ -29,8 +28,8 @@ func (b *batchRequest) read(r *jsonread.Reader) ([][]byte, error) {
 	return r.Raws("pushes", "an array of pushes", b.max)
 }
 
-// parseBatch takes a batch apart into the bytes of its pushes, which are only
-// known to be JSON: an array of them, or {"pushes":[…]}.
+// parseBatch splits a batch, an array or {"pushes":[…]}, into the bytes of its
+// pushes. They are valid JSON but otherwise unchecked.
 func parseBatch(data []byte, max int) ([][]byte, error) {
 	r := jsonread.New(data)
 	b := &batchRequest{max: max}
@@ -52,8 +51,8 @@ func parseBatch(data []byte, max int) ([][]byte, error) {
 	return b.pushes, nil
 }
 
-// pushBatch answers POST /v1/push/batch: every push stands for itself, and
-// gets the status and the body that it would have got alone.
+// pushBatch answers POST /v1/push/batch. Each push gets the status and the body
+// that it would have got alone.
 func (a *API) pushBatch(c *call) error {
 	if c.R.Header.Get("Idempotency-Key") != "" {
 		return envelope.Invalid("Idempotency-Key", "is not a header for a batch: give each push its own idempotency_key")
@@ -74,7 +73,7 @@ func (a *API) pushBatch(c *call) error {
 			order.add(items[i])
 		}
 	}
-	a.run(c.Ctx, c.key, items)
+	c.run(items)
 
 	if err := c.R.Context().Err(); err != nil {
 		return fmt.Errorf("push a batch: %w", err) // nobody is left to tell
@@ -94,8 +93,8 @@ func (a *API) pushBatch(c *call) error {
 // run pushes the items, at most Config.Concurrency at once, and returns when
 // all are done. An item only waits for earlier ones, and takes one of the slots
 // after that wait, so that items cannot wait for one another.
-func (a *API) run(ctx context.Context, key *caller, items []*pushItem) {
-	slots := make(chan struct{}, a.cfg.Concurrency)
+func (c *call) run(items []*pushItem) {
+	slots := make(chan struct{}, c.api.cfg.Concurrency)
 	var wg sync.WaitGroup
 	for _, item := range items {
 		if item.err != nil {
@@ -106,7 +105,7 @@ func (a *API) run(ctx context.Context, key *caller, items []*pushItem) {
 			item.wait()
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			item.run(ctx, a.service, key)
+			item.run(c.Ctx, c.api.service, c.key)
 		})
 	}
 	wg.Wait()

@@ -65,7 +65,8 @@ func TestBatchResults(t *testing.T) {
 				}
 				got = append(got, line)
 			}
-			want := []string{"202 5 a 0", "400   0 invalid boddy", "202   2", "507   0 disk_full ", "400   0 invalid ", "202   0", "202 5 e 0", "500   0 internal "}
+			want := []string{"202 5 a 0", "400   0 invalid boddy", "202   2", "507   0 disk_full ", "400   0 invalid ", "202   0",
+				"202 5 e 0", "500   0 internal "}
 			if !slices.Equal(got, want) {
 				t.Errorf("answered\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}

@@ -17,16 +17,15 @@ const (
 	defaultBest = 5
 	maxBest     = 20
 	// Comets whose loads differ by less than a fifth, or by less than
-	// nearSessions, are as good as one another: what is known of them is a
-	// second old, and a crowd that comes at once must not all go to one.
+	// nearSessions, count as equal. Their loads are known with a delay of a
+	// second, and many clients that come at once must not all go to one comet.
 	nearPart     = 0.2
 	nearSessions = 50
 )
 
-// bestNodes answers GET /v1/nodes/best?transport=&zone=&n=: where a client
-// should connect, best first. Clients ask it, so it needs no API key, any page
-// may read the answer, and it tells nothing but the addresses that are public
-// by their purpose.
+// bestNodes answers GET /v1/nodes/best?transport=&zone=&n= with the addresses to
+// which a client should connect, best first. Clients call it, so it needs no API
+// key and any page may read the answer. It shows public addresses only.
 func (a *API) bestNodes(c *call) error {
 	if err := c.Known("transport", "zone", "n"); err != nil {
 		return err
@@ -51,8 +50,8 @@ func (a *API) bestNodes(c *call) error {
 	return c.Reply(http.StatusOK, map[string]any{"addresses": addresses})
 }
 
-// best sorts the comets that clients may go to: those of the zone first, in it
-// the least loaded first, but for chance among those that are nearly equal.
+// best sorts the comets that accept clients. Those of the zone come first, and
+// within a zone the least loaded. Chance decides between nearly equal ones.
 func best(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 	type ranked struct {
 		logic.NodeInfo
@@ -80,8 +79,8 @@ func best(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 	return sorted
 }
 
-// advertised is where a comet's clients connect by a transport; "" where it
-// has not said so in a way that others can use.
+// advertised returns the address to which a comet's clients connect by a
+// transport, "" if the comet has announced none that others can use.
 func advertised(n logic.NodeInfo, transport string) string {
 	host, _, err := net.SplitHostPort(views.Bare(n.Clients[transport]))
 	if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {

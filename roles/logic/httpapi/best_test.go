@@ -36,7 +36,8 @@ func (h *harness) best(query string) []string {
 // TestBestNodes: who is named, and in which order; loads differ by so much that
 // chance has no part in it.
 func TestBestNodes(t *testing.T) {
-	unready, leaving, silent, everywhere := comet("unready", 0, 1, ""), comet("leaving", 0, 1, ""), comet("silent", 0, 1, ""), comet("all", 0, 1, "")
+	unready, leaving, silent, everywhere := comet("unready", 0, 1, ""), comet("leaving", 0, 1, ""), comet("silent", 0, 1, ""),
+		comet("all", 0, 1, "")
 	unready.Ready, leaving.Leaving, silent.Clients = false, true, nil
 	everywhere.Clients = map[string]string{"tcp": ":8080", "ws": "[::]:8090"}
 	router := comet("router", 0, 1, "")
@@ -77,7 +78,8 @@ func TestBestNodes(t *testing.T) {
 // TestBestNodesShareAlike: nearly equal comets take turns, a much fuller one
 // is never first.
 func TestBestNodesShareAlike(t *testing.T) {
-	h := nodesHarness(t, httpapi.Config{}, comet("a", 1000, 1, ""), comet("b", 1050, 1, ""), comet("c", 500, 1, ""), comet("d", 510, 1, ""), comet("e", 900, 1, ""))
+	h := nodesHarness(t, httpapi.Config{}, comet("a", 1000, 1, ""), comet("b", 1050, 1, ""), comet("c", 500, 1, ""), comet("d", 510, 1,
+		""), comet("e", 900, 1, ""))
 	first := map[string]int{}
 	for range 400 {
 		first[h.best("transport=tcp&n=1")[0]]++
@@ -92,7 +94,8 @@ func TestBestNodesShareAlike(t *testing.T) {
 func TestBestNodesIsForClients(t *testing.T) {
 	h := nodesHarness(t, httpapi.Config{Keys: twoKeys}, comet("a", 7, 3, "zone"))
 	a := h.do("GET", "/v1/nodes/best?transport=tcp", "", "Origin: https://app.example", "Sec-Fetch-Site: cross-site")
-	if a.status != 200 || a.body != `{"addresses":["a:8080"]}`+"\n" || a.header.Get("Access-Control-Allow-Origin") != "*" || a.header.Get("Cache-Control") != "no-store" {
+	if a.status != 200 || a.body != `{"addresses":["a:8080"]}`+"\n" || a.header.Get("Access-Control-Allow-Origin") != "*" ||
+		a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("answered %d %v %s", a.status, a.header, a.body)
 	}
 	if a := h.do("GET", "/v1/nodes", ""); a.status != 401 {

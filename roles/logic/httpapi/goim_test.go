@@ -23,8 +23,9 @@ func goimHarness(t *testing.T) *harness {
 			return []logic.NodeInfo{
 				{Name: "b", Roles: []string{"comet"}, Address: "10.0.0.2:7170", Version: "1.0", StartMS: 1700000000123, Ready: true, Sessions: 5,
 					Clients: map[string]string{"tcp": "10.0.0.2:8080", "ws": "ws2.example:8090"}},
-				{Name: "a", Roles: []string{"logic", "comet"}, Address: "10.0.0.1:7170", Version: "1.0", StartMS: 1700000000000, Ready: true, Sessions: 2,
-					Clients: map[string]string{"tcp": "[::]:8081", "ws": "0.0.0.0:8091"}},
+				{Name: "a", Roles: []string{"logic", "comet"}, Address: "10.0.0.1:7170", Version: "1.0", StartMS: 1700000000000, Ready: true,
+					Sessions: 2,
+					Clients:  map[string]string{"tcp": "[::]:8081", "ws": "0.0.0.0:8091"}},
 				{Name: "c", Roles: []string{"comet"}, Version: "1.0", StartMS: 1700000000000, Sessions: 1},
 				{Name: "d", Roles: []string{"router"}, Address: "10.0.0.4:7170", Version: "1.0", Ready: true},
 			}
@@ -56,19 +57,23 @@ func TestGoimGolden(t *testing.T) {
 		want           string
 		push           *logic.PushCommand
 	}{
-		{"POST", "/goim/push/keys?operation=1000&keys=k1&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k1", "k2"}, Op: 1000})},
+		{"POST", "/goim/push/keys?operation=1000&keys=k1&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k1", "k2"},
+			Op: 1000})},
 		{"POST", "/goim/push/keys?operation=5&keys=&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k2"}, Op: 5})},
 		{"POST", "/goim/push/keys?operation=5&keys=", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/keys?operation=5", 200, ginJSON, `{"code":-400,"message":"keys is missing"}`, nil},
 		{"POST", "/goim/push/keys?operation=abc&keys=k", 400, plain, noInt, nil},
-		{"POST", "/goim/push/keys?operation=99999999999&keys=k", 400, plain, `{"code":-400,"message":"strconv.ParseInt: parsing \"99999999999\": value out of range"}`, nil},
+		{"POST", "/goim/push/keys?operation=99999999999&keys=k", 400, plain,
+			`{"code":-400,"message":"strconv.ParseInt: parsing \"99999999999\": value out of range"}`, nil},
 
-		{"POST", "/goim/push/mids?operation=1000&mids=1&mids=2", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"1", "2"}, Op: 1000, Kept: true})},
+		{"POST", "/goim/push/mids?operation=1000&mids=1&mids=2", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"1", "2"},
+			Op: 1000, Kept: true})},
 		{"POST", "/goim/push/mids?mids=5&mids=0&mids=-3", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"5"}, Kept: true})},
 		{"POST", "/goim/push/mids?operation=1000", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/mids?operation=1000&mids=", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/mids?operation=1000&mids=abc", 400, plain, noInt, nil},
-		{"POST", "/goim/push/mids?operation=1000&mids=1,2", 400, plain, `{"code":-400,"message":"strconv.ParseInt: parsing \"1,2\": invalid syntax"}`, nil},
+		{"POST", "/goim/push/mids?operation=1000&mids=1,2", 400, plain,
+			`{"code":-400,"message":"strconv.ParseInt: parsing \"1,2\": invalid syntax"}`, nil},
 		{"POST", "/goim/push/mids?operation=abc&mids=y", 400, plain, noInt, nil},
 		{"POST", "/goim/push/mids?mids=-1&mids=99999999999999999999", 400, plain,
 			`{"code":-400,"message":"strconv.ParseInt: parsing \"99999999999999999999\": value out of range"}`, nil},
@@ -99,15 +104,21 @@ func TestGoimGolden(t *testing.T) {
 		{"GET", "/goim/online/total", 200, ginJSON, `{"code":0,"message":"","data":{"conn_count":42,"ip_count":42}}`, nil},
 
 		{"GET", "/goim/nodes/weighted", 200, ginJSON, `{"code":0,"message":"","data":{"domain":"example.com","tcp_port":8081,"ws_port":8091,` +
-			`"heartbeat":240,"nodes":["10.0.0.1","10.0.0.2"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`, nil},
-		{"GET", "/goim/nodes/weighted?platform=web", 200, ginJSON, `{"code":0,"message":"","data":{"domain":"example.com","tcp_port":8081,"ws_port":8091,` +
-			`"heartbeat":240,"nodes":["10.0.0.1","ws2.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`, nil},
+			`"heartbeat":240,"nodes":["10.0.0.1","10.0.0.2"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},` +
+			`"heartbeat_max":2}}`, nil},
+		{"GET", "/goim/nodes/weighted?platform=web", 200, ginJSON,
+			`{"code":0,"message":"","data":{"domain":"example.com","tcp_port":8081,"ws_port":8091,` +
+				`"heartbeat":240,"nodes":["10.0.0.1","ws2.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,` +
+				`"jitter":0.3},"heartbeat_max":2}}`, nil},
 		{"GET", "/goim/nodes/instances", 200, ginJSON, `{"code":0,"message":"","data":[` +
-			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"b","addrs":["grpc://10.0.0.2:7170"],"version":"1.0","latest_timestamp":1700000000123000000,` +
+			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"b","addrs":["grpc://10.0.0.2:7170"],"version":"1.0",` +
+			`"latest_timestamp":1700000000123000000,` +
 			`"metadata":{"addrs":"10.0.0.2","conn_count":"5","ip_count":"5","offline":"false","weight":"10"}},` +
-			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"a","addrs":["grpc://10.0.0.1:7170"],"version":"1.0","latest_timestamp":1700000000000000000,` +
+			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"a","addrs":["grpc://10.0.0.1:7170"],"version":"1.0",` +
+			`"latest_timestamp":1700000000000000000,` +
 			`"metadata":{"addrs":"10.0.0.1","conn_count":"2","ip_count":"2","offline":"false","weight":"10"}},` +
-			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"c","addrs":[],"version":"1.0","latest_timestamp":1700000000000000000,` +
+			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"c","addrs":[],"version":"1.0",` +
+			`"latest_timestamp":1700000000000000000,` +
 			`"metadata":{"addrs":"","conn_count":"1","ip_count":"1","offline":"true","weight":"10"}}]}`, nil},
 
 		{"GET", "/goim/push/room?operation=1000&type=live&room=1000", 404, "text/plain", "404 page not found", nil},
@@ -158,7 +169,8 @@ func TestGoimErrors(t *testing.T) {
 }
 
 func TestGoimNodesAsConfigured(t *testing.T) {
-	h := newHarness(t, httpapi.Config{Goim: goim.Config{Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9, HeartbeatMax: 4}}, nil)
+	h := newHarness(t, httpapi.Config{Goim: goim.Config{Domain: "conn.example", TCPPort: 1, WSPort: 2, WSSPort: 3, Heartbeat: 30e9,
+		HeartbeatMax: 4}}, nil)
 	want := `{"code":0,"message":"","data":{"domain":"conn.example","tcp_port":1,"ws_port":2,"wss_port":3,"heartbeat":30,` +
 		`"nodes":["conn.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":4}}`
 	if a := h.do("GET", "/goim/nodes/weighted", ""); a.status != 200 || a.body != want {

@@ -34,7 +34,8 @@ func TestImgoGolden(t *testing.T) {
 		{"POST", "/1/push?uid=123", body, 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"123"}, Body: []byte(body), Kept: true})},
 		{"POST", "/1/push?uid=9223372036854775807", body, 200, `{"ret":1}`,
 			push(logic.PushCommand{Users: []string{"9223372036854775807"}, Body: []byte(body), Kept: true})},
-		{"POST", "/1/push?uid=007", "not json \xff\x00", 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"7"}, Body: []byte("not json \xff\x00"), Kept: true})},
+		{"POST", "/1/push?uid=007", "not json \xff\x00", 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"7"},
+			Body: []byte("not json \xff\x00"), Kept: true})},
 		{"POST", "/1/push?uid=1", "", 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"1"}, Kept: true})},
 		{"POST", "/1/push?uid=1&uid=2", body, 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"1"}, Body: []byte(body), Kept: true})},
 		{"POST", "/1/push", body, 200, `{"ret":65534}`, nil},
@@ -49,7 +50,8 @@ func TestImgoGolden(t *testing.T) {
 
 		{"POST", "/1/pushs", `{"u":[1,2,3,4,5],"m":{"test": 1}}`, 200, `{"ret":1}`,
 			push(logic.PushCommand{Users: []string{"1", "2", "3", "4", "5"}, Body: []byte(`{"test": 1}`), Kept: true})},
-		{"POST", "/1/pushs", `{"m":"text","u":[0],"more":1}`, 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"0"}, Body: []byte(`"text"`), Kept: true})},
+		{"POST", "/1/pushs", `{"m":"text","u":[0],"more":1}`, 200, `{"ret":1}`, push(logic.PushCommand{Users: []string{"0"},
+			Body: []byte(`"text"`), Kept: true})},
 		{"POST", "/1/pushs", `{"m":{"test":1},"u":[]}`, 200, `{"ret":1}`, nil},
 		{"POST", "/1/pushs", `{"m":{"test":1}}`, 200, `{"ret":1}`, nil},
 		{"POST", "/1/pushs", `{"m":{"test":1},"u":[1,-2]}`, 200, `{"ret":65534}`, nil},
@@ -63,7 +65,8 @@ func TestImgoGolden(t *testing.T) {
 		{"GET", "/1/pushs", "", 405, "Method Not Allowed\n", nil},
 
 		{"POST", "/1/push/room?rid=1", body, 200, `{"ret":1}`, push(logic.PushCommand{Room: "1", Body: []byte(body)})},
-		{"POST", "/1/push/room?rid=2147483647&ensure=true", body, 200, `{"ret":1}`, push(logic.PushCommand{Room: "2147483647", Body: []byte(body)})},
+		{"POST", "/1/push/room?rid=2147483647&ensure=true", body, 200, `{"ret":1}`, push(logic.PushCommand{Room: "2147483647",
+			Body: []byte(body)})},
 		{"POST", "/1/push/room?rid=1&ensure=perhaps", body, 200, `{"ret":1}`, push(logic.PushCommand{Room: "1", Body: []byte(body)})},
 		{"POST", "/1/push/room?rid=2147483648", body, 200, `{"ret":65534}`, nil},
 		{"POST", "/1/push/room?rid=lobby", body, 200, `{"ret":65534}`, nil},
@@ -199,7 +202,8 @@ func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 func TestAncestorBug16_BroadcastBodyIsNotJSON(t *testing.T) {
 	for _, body := range []string{"hello", "{", "\x00\xff", "<b>&amp;</b>", strings.Repeat("[", 5000)} {
 		h := newHarness(t, httpapi.Config{}, nil)
-		for _, target := range []string{"/1/push/all", "/1/push/room?rid=1", "/1/push?uid=1", "/goim/push/all?operation=5", "/goim/push/mids?operation=5&mids=1"} {
+		for _, target := range []string{"/1/push/all", "/1/push/room?rid=1", "/1/push?uid=1", "/goim/push/all?operation=5",
+			"/goim/push/mids?operation=5&mids=1"} {
 			if a := h.do("POST", target, body); a.status != 200 || string(h.service.lastPush().Body) != body {
 				t.Errorf("%s with %q answered %d %s", target, body, a.status, a.body)
 			}
@@ -234,8 +238,10 @@ func TestImgoTokenNew(t *testing.T) {
 		{"query", "/1/admin/token/new?uid=10086&token=abc&expire=3600", "", `{"ret":1}`, &madeToken{"10086", time.Hour, "abc", true}},
 		{"JSON, as documented", "/1/admin/token/new", `{"uid":10086,"token":"JKF67897FDS325sdkfJK","expire":123456}`, `{"ret":1}`,
 			&madeToken{"10086", 123456 * time.Second, "JKF67897FDS325sdkfJK", true}},
-		{"JSON with strings", "/1/admin/token/new", ` {"uid":"10086","token":"abc","expire":"60"}`, `{"ret":1}`, &madeToken{"10086", time.Minute, "abc", true}},
-		{"for ever", "/1/admin/token/new", "uid=1&token=abc&expire=9223372036854775807", `{"ret":1}`, &madeToken{"1", 9e9 * time.Second, "abc", true}},
+		{"JSON with strings", "/1/admin/token/new", ` {"uid":"10086","token":"abc","expire":"60"}`, `{"ret":1}`, &madeToken{"10086",
+			time.Minute, "abc", true}},
+		{"for ever", "/1/admin/token/new", "uid=1&token=abc&expire=9223372036854775807", `{"ret":1}`, &madeToken{"1", 9e9 * time.Second,
+			"abc", true}},
 		{"no uid", "/1/admin/token/new", "token=abc&expire=3600", `{"ret":65534}`, nil},
 		{"uid 0", "/1/admin/token/new", "uid=0&token=abc&expire=3600", `{"ret":65534}`, nil},
 		{"no token", "/1/admin/token/new", "uid=1&expire=3600", `{"ret":65534}`, nil},

@@ -18,17 +18,19 @@ import (
 // Key is one caller of the API.
 type Key struct {
 	// Name is in the access log and the metrics, and scopes the caller's
-	// idempotency keys. Unique; no "/".
+	// idempotency keys. It is unique and has no "/".
 	Name string
 	// Key is the secret that the caller sends.
 	Key string
-	// Rate is how many requests a second the caller may make; 0: no limit.
+	// Rate is the number of requests a second that the caller may make. 0 means
+	// no limit.
 	Rate float64
-	// Burst is how many it may make at once; 0: Rate, and at least 1.
+	// Burst is the number of requests that it may make at once. 0 means Rate,
+	// and at least 1.
 	Burst int
 }
 
-// caller is a Key as it is checked: the secret itself is not kept.
+// caller is a Key in the form for checking it, without the secret.
 type caller struct {
 	name    string
 	hash    [sha256.Size]byte
@@ -43,7 +45,7 @@ func (c *caller) label() string {
 	return c.name
 }
 
-// keyring knows the callers; an empty one lets everybody in.
+// keyring has the callers. An empty keyring admits every request.
 type keyring struct{ callers []*caller }
 
 func newKeyring(keys []Key) (*keyring, error) {
@@ -83,19 +85,22 @@ func newKeyring(keys []Key) (*keyring, error) {
 	return ring, nil
 }
 
-// open says whether no keys are set.
+// open reports whether no keys are set.
 func (k *keyring) open() bool { return len(k.callers) == 0 }
 
-// What identify refuses with.
+// The errors of identify.
 var (
-	errNoKey    = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header is missing: send \"Authorization: Bearer <API key>\" or \"X-API-Key: <API key>\""}
-	errBadKey   = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header has an API key that this server does not know"}
+	errNoKey = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization",
+		Message: "header is missing: send \"Authorization: Bearer <API key>\" or \"X-API-Key: <API key>\""}
+	errBadKey = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization",
+		Message: "header has an API key that this server does not know"}
 	errBadForm  = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "header is not \"Bearer <API key>\""}
-	errTwoForms = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization", Message: "and X-API-Key headers are both there: send one of them"}
+	errTwoForms = &envelope.Error{Code: envelope.CodeUnauthorized, Field: "Authorization",
+		Message: "and X-API-Key headers are both there: send one of them"}
 )
 
-// identify gives the caller of a request, nil where no keys are set. It takes
-// as long for a wrong key as for any right one.
+// identify returns the caller of a request, nil if no keys are set. A wrong key
+// takes as long as a right one.
 func (k *keyring) identify(h http.Header) (*caller, error) {
 	if k.open() {
 		return nil, nil
@@ -136,7 +141,8 @@ func (c *caller) admit(now time.Time) error {
 	if wait := r.DelayFrom(now); !r.OK() || wait > 0 {
 		r.CancelAt(now)
 		return &httpcall.Limited{
-			Cause:      envelope.Errorf(envelope.CodeRateLimited, "the API key %q may make %g requests a second", c.name, float64(c.limiter.Limit())),
+			Cause: envelope.Errorf(envelope.CodeRateLimited, "the API key %q may make %g requests a second", c.name,
+				float64(c.limiter.Limit())),
 			RetryAfter: max(wait, time.Second),
 		}
 	}
@@ -154,15 +160,16 @@ func (c *caller) scope(key string) string {
 	return c.name + "/" + key
 }
 
-// checkOrigin refuses what a browser sends for a page of somebody else. Only
-// where there are no API keys: then nothing but the address is asked for, and
-// any page that a developer has open could push to 127.0.0.1.
-func (a *API) checkOrigin(r *http.Request) error {
-	if !a.keys.open() {
+// checkOrigin refuses requests that a browser sends for a page of another site.
+// It does so only if there are no API keys: without a secret to know, any page
+// that a developer has open could push to 127.0.0.1.
+func checkOrigin(keys *keyring, origins *http.CrossOriginProtection, r *http.Request) error {
+	if !keys.open() {
 		return nil
 	}
-	if err := a.origins.Check(r); err != nil {
-		return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Origin", Message: "is another site's: its pages may not call an API that has no key"}
+	if err := origins.Check(r); err != nil {
+		return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Origin",
+			Message: "is another site's: its pages may not call an API that has no key"}
 	}
 	return nil
 }

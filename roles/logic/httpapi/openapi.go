@@ -16,12 +16,12 @@ var (
 	documentJSON []byte
 )
 
-func (a *API) openapiJSON(c *call) error {
+func openapiJSON(c *call) error {
 	c.Write(http.StatusOK, httpcall.ContentJSON, documentJSON)
 	return nil
 }
 
-func (a *API) openapiYAML(c *call) error {
+func openapiYAML(c *call) error {
 	c.Write(http.StatusOK, "application/yaml", documentYAML)
 	return nil
 }

@@ -70,12 +70,15 @@ func TestOpenAPICheckFails(t *testing.T) {
 		{"query parameter twice", "GET /v1/rooms?limit=1&limit=2", "", "", answered(200, `{"rooms":[],"total":0}`), "there 2 times"},
 		{"value in a list", "GET /v1/users?ids=a,,b", "", "", answered(200, online), "at '/1'"},
 		{"value in a path", "POST /v1/users/a%00b/kick", "", "", answered(200, `{"sessions":2}`), "path parameter user"},
-		{"value of a header parameter", push, "Idempotency-Key: " + strings.Repeat("x", 129), `{"all":true,"body":1}`, answered(202, pushed), "header parameter Idempotency-Key"},
+		{"value of a header parameter", push, "Idempotency-Key: " + strings.Repeat("x", 129), `{"all":true,"body":1}`, answered(202,
+			pushed), "header parameter Idempotency-Key"},
 		{"missing request", push, "", "", answered(202, pushed), "content type"},
-		{"undescribed request", "GET /v1/rooms", "", "{}", answered(200, `{"rooms":[],"total":0}`), "a body of type application/json is not described"},
+		{"undescribed request", "GET /v1/rooms", "", "{}", answered(200, `{"rooms":[],"total":0}`),
+			"a body of type application/json is not described"},
 		{"request of a wrong type", push, "", `{"user":1,"body":1}`, answered(202, pushed), "got number, want string"},
 		{"request that lacks a property", push, "", `{"user":"a"}`, answered(202, pushed), "missing property 'body'"},
-		{"undescribed property of a request", push, "", `{"user":"a","body":1,"x":1}`, answered(202, pushed), "additional properties 'x' not allowed"},
+		{"undescribed property of a request", push, "", `{"user":"a","body":1,"x":1}`, answered(202, pushed),
+			"additional properties 'x' not allowed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			method, target, _ := strings.Cut(c.request, " ")

@@ -42,7 +42,8 @@ func TestGrowRefused(t *testing.T) {
 	}
 	h := newHarness(t, httpapi.Config{}, &fakeService{err: envelope.Invalid("kept", "is 3, and there are 16")})
 	a := h.do("POST", "/v1/partitions", `{"kept":3}`)
-	if code, field, message := a.problem(t); a.status != 400 || code != "invalid" || field != "kept" || message != "kept is 3, and there are 16" {
+	if code, field, message := a.problem(t); a.status != 400 || code != "invalid" || field != "kept" ||
+		message != "kept is 3, and there are 16" {
 		t.Errorf("answered %d: %s", a.status, a.body)
 	}
 }

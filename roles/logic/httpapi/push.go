@@ -18,14 +18,14 @@ import (
 
 // pushRequest is the body of POST /v1/push.
 type pushRequest struct {
-	// target is the field that said whom the push is for; "" until one did.
+	// target is the field that named the receivers, "" until one did.
 	target string
 	user   string
 	users  []string
 	keys   []string
 	room   string
 
-	// content is the field that brought the message; "" until one did.
+	// content is the field that had the message, "" until one did.
 	content string
 	body    []byte
 
@@ -92,7 +92,8 @@ func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
 		return err
 	}
 	if p.target != "" {
-		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of user, users, keys, room and all", p.target))
+		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of user, users, keys, room and all",
+			p.target))
 	}
 	p.target = name
 	return nil
@@ -100,7 +101,8 @@ func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
 
 func (p *pushRequest) readContent(r *jsonread.Reader, name string) (err error) {
 	if p.content != "" {
-		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of body, body_text and body_base64", p.content))
+		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of body, body_text and body_base64",
+			p.content))
 	}
 	p.content = name
 	switch name {
@@ -153,7 +155,7 @@ func (p *pushRequest) check() error {
 	return nil
 }
 
-// command is the push as the service takes it.
+// command returns the push as the service takes it.
 func (p *pushRequest) command(key *caller) *logic.PushCommand {
 	cmd := &logic.PushCommand{
 		Users: p.users, Keys: p.keys, Room: p.room, All: p.target == "all",
@@ -165,8 +167,8 @@ func (p *pushRequest) command(key *caller) *logic.PushCommand {
 	return cmd
 }
 
-// blame gives an error the name that the caller used for the field: a lone
-// user is a list to the service.
+// blame gives an error the name that the caller used for the field. To the
+// service a single user is a list.
 func (p *pushRequest) blame(err error) error {
 	var e *envelope.Error
 	if p.target == "user" && errors.As(err, &e) && strings.HasPrefix(e.Field, "users") {
@@ -202,9 +204,9 @@ func (a *API) push(c *call) error {
 	return nil
 }
 
-// appendResult appends what a push did: for one user {"id","user","sessions",
-// "duplicate"}, for several {"results":[…],"sessions"}, else {"sessions"}.
-// head is put in front of the object's first field.
+// appendResult appends the result of a push: {"id","user","sessions",
+// "duplicate"} for one user, {"results":[…],"sessions"} for several, and
+// {"sessions"} for other receivers. head comes before the object's first field.
 func (p *pushRequest) appendResult(b []byte, r *logic.PushResult, head string) []byte {
 	b = append(b, '{')
 	b = append(b, head...)

@@ -166,7 +166,8 @@ func TestPushBadInput(t *testing.T) {
 		{"bad word", `{"user":"a","body":nope}`, "body", "not valid JSON"},
 		{"1,001 deep", `{"user":"a","body":` + deep(1001) + `}`, "body", "nested more than 1000 deep"},
 		{"10,000 deep", `{"user":"a","body":` + deep(10_000) + `}`, "body", "nested more than 1000 deep"},
-		{"10,000 deep objects", `{"user":"a","body":` + strings.Repeat(`{"x":`, 10_000) + "1" + strings.Repeat("}", 10_000) + `}`, "body", "nested more than 1000 deep"},
+		{"10,000 deep objects", `{"user":"a","body":` + strings.Repeat(`{"x":`, 10_000) + "1" + strings.Repeat("}", 10_000) + `}`, "body",
+			"nested more than 1000 deep"},
 		{"10,000 deep without an end", `{"user":"a","body":` + strings.Repeat("[", 10_000), "body", "nested more than 1000 deep"},
 		{"10,000 deep where a name should be", `{"user":` + deep(10_000) + `}`, "user", "must be a string, not an array"},
 		{"10,000 deep at the top", deep(10_000), "", "must be a JSON object"},
@@ -222,7 +223,8 @@ func TestPushManyUsers(t *testing.T) {
 	var reply struct {
 		Results []struct{ ID, User string }
 	}
-	if err := json.Unmarshal([]byte(a.body), &reply); err != nil || len(reply.Results) != 100_000 || reply.Results[99_999].User != "user-99999" {
+	if err := json.Unmarshal([]byte(a.body), &reply); err != nil || len(reply.Results) != 100_000 ||
+		reply.Results[99_999].User != "user-99999" {
 		t.Errorf("the answer has %d results, error %v", len(reply.Results), err)
 	}
 }
@@ -239,7 +241,8 @@ func TestPushIdempotencyKey(t *testing.T) {
 		{"body", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2"}, "two/x", ""},
 		{"both the same", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: x"}, "two/x", ""},
 		{"both differ", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: y"}, "", "idempotency_key"},
-		{"header too long", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: " + strings.Repeat("x", 129)}, "", "Idempotency-Key"},
+		{"header too long", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: " + strings.Repeat("x", 129)}, "",
+			"Idempotency-Key"},
 		{"none", `{"user":"a","body":1}`, []string{"X-API-Key: k1"}, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -315,7 +318,8 @@ func TestPushBase64RoundTrip(t *testing.T) {
 // nothing.
 func BenchmarkPush(b *testing.B) {
 	service := &quietService{}
-	a, err := httpapi.New(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}, service, zerolog.Nop(), prometheus.NewRegistry())
+	a, err := httpapi.New(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}, service, zerolog.Nop(),
+		prometheus.NewRegistry())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -12,7 +12,7 @@ const (
 	maxMembers = 10_000
 )
 
-// rooms answers GET /v1/rooms: those with members, the fullest first.
+// rooms answers GET /v1/rooms with the rooms that have members, the fullest first.
 func (a *API) rooms(c *call) error {
 	if err := c.Known("prefix", "limit"); err != nil {
 		return err
@@ -30,8 +30,8 @@ func (a *API) rooms(c *call) error {
 	return c.Reply(http.StatusOK, map[string]any{"rooms": list[:min(len(list), int(limit))], "total": total})
 }
 
-// room answers GET /v1/rooms/{room}. A room that nobody is in has no members;
-// rooms are not made or deleted, so it is not missing.
+// room answers GET /v1/rooms/{room}. An empty room is no error, since rooms are
+// neither made nor deleted.
 func (a *API) room(c *call) error {
 	room, err := c.PathName("room")
 	if err != nil {

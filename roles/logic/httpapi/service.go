@@ -8,10 +8,10 @@ import (
 	"imgo/roles/logic"
 )
 
-// Service is what the handlers call: role logic. Its parts are what one group
-// of handlers needs. Errors whose chain has an *envelope.Error are shown to the
-// caller as they are; every other one is logged and shown as "internal".
-// All methods are called from many goroutines at a time and honour ctx.
+// Service is role logic, as the handlers call it. Each part is for one group of
+// handlers. An error with an *envelope.Error in its chain is shown to the caller
+// as it is. Every other error is logged and shown as "internal". All methods are
+// called from many goroutines at a time and honour ctx.
 type Service interface {
 	Pusher
 	Users
@@ -25,52 +25,54 @@ type Pusher interface {
 	Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error)
 }
 
-// Users tells of users and acts on their sessions and mailboxes.
+// Users shows users and acts on their sessions and mailboxes.
 type Users interface {
 	User(ctx context.Context, user string) (*envelope.UserReply, error)
-	// Online gives each named user's number of sessions; users without one
-	// may be left out.
+	// Online returns each named user's number of sessions. It may leave out
+	// users without a session.
 	Online(ctx context.Context, users []string) (map[string]int, error)
-	// Kick closes the user's sessions that match and says how many.
+	// Kick closes the user's sessions that match, and returns how many.
 	Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error)
-	// Take reads and deletes what waits on the user's default cursor.
+	// Take reads and deletes the messages after the user's default cursor.
 	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
 }
 
-// Rooms tells of rooms.
+// Rooms shows rooms and their members.
 type Rooms interface {
-	// Rooms gives each room's number of members.
+	// Rooms returns each room's number of members.
 	Rooms(ctx context.Context) (map[string]uint32, error)
-	// Room gives at most max members and how many there are in all.
+	// Room returns at most max members, and the number of all members.
 	Room(ctx context.Context, room string, max int) ([]*envelope.SessionInfo, int, error)
 }
 
 // Tokens makes, checks and revokes opaque client tokens.
 type Tokens interface {
-	// NewToken makes a token for user that ends after ttl (0: never). An empty
-	// token lets the server make one. single revokes the user's other ones.
+	// NewToken makes a token for user that expires after ttl, or never if ttl
+	// is 0. If token is empty, the server makes one up. With single, the user's
+	// other tokens are revoked.
 	NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error)
-	// CheckToken gives the user that a client's token stands for.
+	// CheckToken returns the user that a client's token stands for.
 	CheckToken(ctx context.Context, token string) (string, error)
-	// RevokeToken and RevokeUser say how many tokens they took back; closed
-	// sessions (closeSessions) get close code 3503.
+	// RevokeToken and RevokeUser return how many tokens they revoked. With
+	// closeSessions, the sessions of these tokens are closed with code 3503.
 	RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error)
 	RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error)
 }
 
-// Overview tells of the server as a whole.
+// Overview shows the server as a whole.
 type Overview interface {
 	Stats(ctx context.Context) (logic.Stats, error)
 	Nodes(ctx context.Context) []logic.NodeInfo
-	// Events gives at most max events with a Seq above after, oldest first.
+	// Events returns at most max events with a Seq above after, oldest first.
 	Events(after uint64, max int) []logic.Event
-	// Partitions is how many the kept topic has, and how far its growth is.
+	// Partitions returns how many partitions the kept topic has, and the
+	// progress of its growth.
 	Partitions(ctx context.Context) (logic.Partitions, error)
-	// Grow begins to give it more, and says how far that is.
+	// Grow begins to add partitions, and returns the progress.
 	Grow(ctx context.Context, kept int) (logic.Partitions, error)
-	// CountByComet gives each comet's number of sessions.
+	// CountByComet returns each comet's number of sessions.
 	CountByComet(ctx context.Context) (map[string]int, error)
-	// ForgetComet drops what is remembered of a comet's sessions, and says
-	// how many there were.
+	// ForgetComet drops the records of a comet's sessions, and returns how
+	// many there were.
 	ForgetComet(ctx context.Context, comet string) (int, error)
 }

@@ -272,8 +272,8 @@ func lineTooLarge(limit int64) error {
 
 // accept has one line pushed, or refuses it.
 func (s *pushStream) accept(item streamItem, line []byte) {
-	a, key := s.call.api, s.call.key
-	if err := a.admit(key, time.Now()); err != nil {
+	a := s.call.api
+	if err := s.call.admit(time.Now()); err != nil {
 		item.pushItem = &pushItem{err: err, done: make(chan struct{})}
 	} else {
 		item.pushItem = newPushItem(line, a.cfg.MaxUsers)

@@ -459,8 +459,10 @@ func TestStreamLargeLines(t *testing.T) {
 // TestStreamSmallLimit: the limit of a body holds for lines below 64 KiB, too.
 func TestStreamSmallLimit(t *testing.T) {
 	h := newHarness(t, httpapi.Config{MaxBody: 100}, nil)
-	a := h.do("POST", "/v1/push/stream", `{"user":"a","body":1}`+"\n"+`{"user":"a","body_text":"`+strings.Repeat("x", 100)+`"}`+"\n"+`{"user":"a","body":1}`)
-	if strings.Count(a.body, "\n") != 2 || !strings.Contains(a.body, `{"status":413,"end":true,"error":{"code":"too_large"`) || len(h.service.pushes) != 1 {
+	a := h.do("POST", "/v1/push/stream", `{"user":"a","body":1}`+"\n"+`{"user":"a","body_text":"`+strings.Repeat("x",
+		100)+`"}`+"\n"+`{"user":"a","body":1}`)
+	if strings.Count(a.body, "\n") != 2 || !strings.Contains(a.body, `{"status":413,"end":true,"error":{"code":"too_large"`) ||
+		len(h.service.pushes) != 1 {
 		t.Errorf("answered %d: %s", a.status, a.body)
 	}
 }
@@ -477,7 +479,8 @@ func TestStreamCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := io.ReadAll(conn)
-	if err != nil || !strings.Contains(string(text), `{"status":202,`) || !strings.Contains(string(text), `"end":true,"error":{"code":"invalid","message":"the request body ended early"`) {
+	if err != nil || !strings.Contains(string(text), `{"status":202,`) || !strings.Contains(string(text),
+		`"end":true,"error":{"code":"invalid","message":"the request body ended early"`) {
 		t.Errorf("answered %s, %v", text, err)
 	}
 	if len(h.service.pushes) != 1 || h.service.pushes[0].Users[0] != "a" {

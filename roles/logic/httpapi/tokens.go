@@ -42,8 +42,8 @@ type tokenView struct {
 	ExpiresMS int64  `json:"expires_ms"`
 }
 
-// newToken answers POST /v1/tokens. It is the only time that the token is
-// shown: the server keeps its hash.
+// newToken answers POST /v1/tokens. The token is shown this once. The server
+// stores its hash only.
 func (a *API) newToken(c *call) error {
 	data, err := c.ReadBody()
 	if err != nil {
@@ -88,9 +88,9 @@ func (t *revokeRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// revokeTokens answers POST /v1/tokens/revoke: one token, or all of a user's.
-// Sessions are closed unless "close" is false: who lost a token should not go
-// on with the connection that it opened.
+// revokeTokens answers POST /v1/tokens/revoke, for one token or all of a user's.
+// Sessions are closed unless "close" is false, since a lost token must not keep
+// the connection that it opened.
 func (a *API) revokeTokens(c *call) error {
 	data, err := c.ReadBody()
 	if err != nil {

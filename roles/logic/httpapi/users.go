@@ -15,7 +15,7 @@ import (
 
 // sessionView is a client connection as the API shows it.
 type sessionView struct {
-	// Name is what kick takes: the comet and its number for the session.
+	// Name consists of the comet and its number for the session. Kick takes it.
 	Name       string   `json:"name"`
 	User       string   `json:"user"`
 	Device     string   `json:"device"`
@@ -30,7 +30,7 @@ type sessionView struct {
 	Accepts    []int32  `json:"accepts"`
 }
 
-// viewSessions never gives nil: a list without entries is [] in JSON.
+// viewSessions never returns nil, since an empty list is [] in JSON.
 func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	views := make([]sessionView, 0, len(sessions))
 	for _, s := range sessions {
@@ -58,7 +58,7 @@ type userView struct {
 	Sessions []sessionView `json:"sessions"`
 	Devices  []deviceView  `json:"devices"`
 	// Pending counts the kept messages that some device has yet to
-	// acknowledge; the ids are "0" without any.
+	// acknowledge. The ids are "0" if there are none.
 	Pending    uint32 `json:"pending"`
 	OldestID   string `json:"oldest_id"`
 	NewestID   string `json:"newest_id"`
@@ -66,16 +66,16 @@ type userView struct {
 	LastSeenMS int64  `json:"last_seen_ms"`
 }
 
-// deviceView is a device that the user's mailbox knows; the one without a name
-// stands for all sessions that did not say a device.
+// deviceView is a device that the user's mailbox knows. The device without a
+// name stands for all sessions that named none.
 type deviceView struct {
 	Device     string `json:"device"`
 	LastSeenMS int64  `json:"last_seen_ms"`
 	Pending    uint32 `json:"pending"`
 }
 
-// user answers GET /v1/users/{user}. A user whom nobody has seen is like any
-// other who is offline: there is no list of users to be missing from.
+// user answers GET /v1/users/{user}. An unknown user looks like any user who is
+// offline, since the server keeps no list of users.
 func (a *API) user(c *call) error {
 	user, err := c.PathName("user")
 	if err != nil {
@@ -100,8 +100,8 @@ func (a *API) user(c *call) error {
 	return c.Reply(http.StatusOK, view)
 }
 
-// decimal is a message id as JSON has it: a number of 64 bits would lose its
-// last digits in JavaScript.
+// decimal returns a message id as text. JavaScript would lose the last digits of
+// a number of 64 bits.
 func decimal(id uint64) string { return strconv.FormatUint(id, 10) }
 
 // onlineView is one user of GET /v1/users and POST /v1/users/online.
@@ -131,7 +131,7 @@ func (a *API) usersOnline(c *call) error {
 	case len(users) > maxIDs:
 		return envelope.Invalid("ids", fmt.Sprintf("has more than %d entries; POST /v1/users/online takes more", maxIDs))
 	}
-	return a.replyOnline(c, "ids", users)
+	return c.replyOnline("ids", users)
 }
 
 // onlineRequest is the body of POST /v1/users/online.
@@ -161,16 +161,16 @@ func (a *API) usersOnlineList(c *call) error {
 	if len(req.users) == 0 {
 		return envelope.Invalid("users", "is missing or empty")
 	}
-	return a.replyOnline(c, "users", req.users)
+	return c.replyOnline("users", req.users)
 }
 
-func (a *API) replyOnline(c *call, field string, users []string) error {
+func (c *call) replyOnline(field string, users []string) error {
 	for i, user := range users {
 		if err := envelope.CheckName(field, user); err != nil {
 			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), user)
 		}
 	}
-	online, err := a.service.Online(c.Ctx, users)
+	online, err := c.api.service.Online(c.Ctx, users)
 	if err != nil {
 		return err
 	}
@@ -208,8 +208,8 @@ func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// kick answers POST /v1/users/{user}/kick: it closes the user's sessions, all
-// of them when the request has no body.
+// kick answers POST /v1/users/{user}/kick. It closes the user's sessions that
+// match, and all of them if the request has no body.
 func (a *API) kick(c *call) error {
 	user, err := c.PathName("user")
 	if err != nil {

@@ -17,12 +17,14 @@ import (
 func someSession() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
 		Address: &envelope.Address{Comet: "node-1", Session: 0xabc00000001}, User: "alice", Device: "phone", Key: "k", Platform: "ios",
-		Remote: "[2001:db8::1]:5000", Generation: "v2", Transport: "ws", SinceMs: 1700000000000, Rooms: []string{"r1", "r2"}, Accepts: []int32{1000},
+		Remote: "[2001:db8::1]:5000", Generation: "v2", Transport: "ws", SinceMs: 1700000000000, Rooms: []string{"r1", "r2"},
+		Accepts: []int32{1000},
 	}
 }
 
 const someSessionJSON = `{"name":"node-1-abc00000001","user":"alice","device":"phone","key":"k","platform":"ios",` +
-	`"address":"[2001:db8::1]:5000","transport":"ws","generation":"v2","node":"node-1","since_ms":1700000000000,"rooms":["r1","r2"],"accepts":[1000]}`
+	`"address":"[2001:db8::1]:5000","transport":"ws","generation":"v2","node":"node-1","since_ms":1700000000000,"rooms":["r1",` +
+	`"r2"],"accepts":[1000]}`
 
 func TestUser(t *testing.T) {
 	var asked string
@@ -38,13 +40,15 @@ func TestUser(t *testing.T) {
 		}, nil
 	}})
 	want := `{"user":"alice","online":true,"sessions":[` + someSessionJSON +
-		`,{"name":"n-1","user":"","device":"","key":"","platform":"","address":"","transport":"","generation":"","node":"n","since_ms":0,"rooms":[],"accepts":[]}],` +
+		`,{"name":"n-1","user":"","device":"","key":"","platform":"","address":"","transport":"","generation":"","node":"n",` +
+		`"since_ms":0,"rooms":[],"accepts":[]}],` +
 		`"devices":[{"device":"phone","last_seen_ms":5,"pending":2},{"device":"","last_seen_ms":6,"pending":0}],` +
 		`"pending":3,"oldest_id":"281474976710656","newest_id":"18446744073709551615","dropped":4,"last_seen_ms":7}` + "\n"
 	if a := h.do("GET", "/v1/users/alice", ""); a.status != 200 || a.body != want {
 		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, want)
 	}
-	nobody := `{"user":"a/b ä?","online":false,"sessions":[],"devices":[],"pending":0,"oldest_id":"0","newest_id":"0","dropped":0,"last_seen_ms":0}` + "\n"
+	nobody := `{"user":"a/b ä?","online":false,"sessions":[],"devices":[],"pending":0,"oldest_id":"0","newest_id":"0",` +
+		`"dropped":0,"last_seen_ms":0}` + "\n"
 	if a := h.do("GET", "/v1/users/a%2Fb%20%C3%A4%3F", ""); a.status != 200 || a.body != nobody || asked != "a/b ä?" {
 		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, nobody)
 	}
@@ -83,9 +87,11 @@ func TestUsersOnline(t *testing.T) {
 	}{
 		{"GET", "/v1/users?ids=a,x", "", `{"users":[{"user":"a","online":true,"sessions":2},{"user":"x","online":false,"sessions":0}]}`, ""},
 		{"GET", "/v1/users?ids=b%2Cc", "", `{"users":[{"user":"b","online":false,"sessions":0},{"user":"c","online":false,"sessions":0}]}`, ""},
-		{"GET", "/v1/users?ids=b%2Cc&ids=a", "", `{"users":[{"user":"b,c","online":true,"sessions":1},{"user":"a","online":true,"sessions":2}]}`, ""},
+		{"GET", "/v1/users?ids=b%2Cc&ids=a", "",
+			`{"users":[{"user":"b,c","online":true,"sessions":1},{"user":"a","online":true,"sessions":2}]}`, ""},
 		{"POST", "/v1/users/online", `{"users":["b,c","a","a"]}`,
-			`{"users":[{"user":"b,c","online":true,"sessions":1},{"user":"a","online":true,"sessions":2},{"user":"a","online":true,"sessions":2}]}`, ""},
+			`{"users":[{"user":"b,c","online":true,"sessions":1},{"user":"a","online":true,"sessions":2},{"user":"a","online":true,` +
+				`"sessions":2}]}`, ""},
 		{"GET", "/v1/users", "", "", "ids"},
 		{"GET", "/v1/users?ids=", "", "", "ids[0]"},
 		{"GET", "/v1/users?ids=a,,b", "", "", "ids[1]"},
@@ -183,7 +189,8 @@ func TestTokens(t *testing.T) {
 		call         string
 	}{
 		{"/v1/tokens", `{"user":"a","ttl":"1h"}`, 201, `{"token":"imgo_made","user":"a","expires_ms":1700003600000}`, "", "new token a"},
-		{"/v1/tokens", `{"user":"a","ttl":60,"token":"mine","single":true}`, 201, `{"token":"mine","user":"a","expires_ms":1700000060000}`, "", "new token a"},
+		{"/v1/tokens", `{"user":"a","ttl":60,"token":"mine","single":true}`, 201,
+			`{"token":"mine","user":"a","expires_ms":1700000060000}`, "", "new token a"},
 		{"/v1/tokens", `{"user":"a"}`, 201, `{"token":"imgo_made","user":"a","expires_ms":0}`, "", "new token a"},
 		{"/v1/tokens", `{}`, 400, "", "user", ""},
 		{"/v1/tokens", `{"user":"a","ttl":0}`, 400, "", "ttl", ""},
@@ -227,7 +234,8 @@ func TestOverview(t *testing.T) {
 	service := &fakeService{
 		stats: logic.Stats{Sessions: 3, Comets: map[string]int{"n": 3}, Rooms: 2, Pushes: map[string]uint64{"kept": 9}, UptimeMS: 1000},
 		nodes: func() []logic.NodeInfo {
-			return []logic.NodeInfo{{Name: "n", Roles: []string{"comet"}, Version: "v", StartMS: 1, Ready: true, Sessions: 3, Clients: map[string]string{"tcp": "a:1"}}, {Name: "m"}}
+			return []logic.NodeInfo{{Name: "n", Roles: []string{"comet"}, Version: "v", StartMS: 1, Ready: true, Sessions: 3,
+				Clients: map[string]string{"tcp": "a:1"}}, {Name: "m"}}
 		},
 		events: func(a uint64, n int) []logic.Event {
 			after, limit = a, n
@@ -239,7 +247,8 @@ func TestOverview(t *testing.T) {
 		"/v1/stats": `{"sessions":3,"comets":{"n":3},"rooms":2,"pushes":{"kept":9},"uptime_ms":1000}`,
 		"/v1/nodes": `{"nodes":[{"name":"n","roles":["comet"],"version":"v","start_ms":1,"ready":true,"sessions":3,"clients":{"tcp":"a:1"}},` +
 			`{"name":"m","roles":[],"version":"","start_ms":0,"ready":false,"sessions":0}]}`,
-		"/v1/events?after=7&limit=5": `{"events":[{"seq":8,"time_ms":5,"kind":"mailbox_dropped","user":"a","detail":"d"},{"seq":9,"time_ms":6,"kind":"other"}],"last":9}`,
+		"/v1/events?after=7&limit=5": `{"events":[{"seq":8,"time_ms":5,"kind":"mailbox_dropped","user":"a","detail":"d"},{"seq":9,` +
+			`"time_ms":6,"kind":"other"}],"last":9}`,
 	} {
 		if a := h.do("GET", target, ""); a.status != 200 || a.body != want+"\n" {
 			t.Errorf("%s answered %d\n%swant\n%s", target, a.status, a.body, want)

@@ -11,10 +11,10 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// binder reads a query like goim's framework did: a number that cannot be read
-// is told of at once, what is missing only after all numbers could be. Either
-// is answered with status 400 and, since the framework had sent the header by
-// then, as plain text.
+// binder reads a query like goim's framework did. A malformed number is reported
+// first, and missing fields only if all numbers are well formed. Both are answered
+// with status 400, and as plain text, since the framework had sent the header by
+// then.
 type binder struct {
 	query   url.Values
 	err     *envelope.Error
@@ -24,7 +24,7 @@ type binder struct {
 
 func bind(c *httpcall.Call) *binder { return &binder{query: c.Params()} }
 
-// parse reads one number; an empty one is 0.
+// parse reads one number. An empty text is 0.
 func (b *binder) parse(field, text string, bits int) int64 {
 	if text == "" || b.err != nil {
 		return 0
@@ -49,8 +49,8 @@ func (b *binder) integers(field string) []int64 {
 	return list
 }
 
-// require notes a field that is missing; name is what goim's code called it,
-// which its callers saw in the message.
+// require records a field as missing unless it is there. name is the field's name
+// in goim's code, which callers saw in the message.
 func (b *binder) require(field, name string, there bool) {
 	if !there {
 		b.missing = append(b.missing, fmt.Sprintf("Key: '%s' Error:Field validation for '%s' failed on the 'required' tag", name, name))

@@ -15,7 +15,7 @@ const (
 	codeServerErr  = -500
 )
 
-// content is what goim's framework labelled its answers with.
+// content is the content type of goim's framework.
 const content = "application/json; charset=utf-8"
 
 // reply is every answer of /goim.
@@ -25,9 +25,8 @@ type reply struct {
 	Data    any    `json:"data,omitempty"`
 }
 
-// Form answers as goim v2 did: status 200 whatever happened, but for a
-// query that cannot be read (400), and for the two things that it did not
-// have, API keys (401) and their rates (429).
+// Form answers errors as goim v2 did, with status 200. A malformed query has 400.
+// What goim did not have are API keys (401), their rates (429) and origins (403).
 func Form() *httpcall.Form {
 	return &httpcall.Form{
 		Problem: func(c *httpcall.Call, p httpcall.Problem) {
@@ -43,7 +42,7 @@ func Form() *httpcall.Form {
 			c.SetRetryAfter(p.RetryAfter)
 			write(c, status, content, code, p.Message)
 		},
-		// goim's router knows no wrong methods, only paths that it has not.
+		// goim's router answered a wrong method like an unknown path.
 		WrongMethod: func(c *httpcall.Call, _ string, _ []string) {
 			c.Write(http.StatusNotFound, "text/plain", []byte("404 page not found"))
 		},

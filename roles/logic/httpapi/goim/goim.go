@@ -24,16 +24,17 @@ type Service interface {
 	Nodes(ctx context.Context) []logic.NodeInfo
 }
 
-// Config is what /goim/nodes/weighted tells clients of where to connect and how
-// often to beat. A zero field has the default that its comment names.
+// Config is what /goim/nodes/weighted tells clients about their connections and
+// heartbeats. A zero field has the default that its comment names.
 type Config struct {
-	// Domain stands in where no comet says where its clients connect; the
-	// host that the caller asked.
+	// Domain is for comets that announce no address for clients. Default: the
+	// host of the request.
 	Domain string
-	// The ports of clients; those that the comets say (wss: none).
+	// The ports for clients. Default: the ones that the comets announce, and
+	// none for wss.
 	TCPPort, WSPort, WSSPort int
-	// Heartbeat is how often to beat, HeartbeatMax after how many missed ones
-	// a client is gone; 4 min and 2.
+	// Heartbeat is the time between heartbeats. A client counts as gone after
+	// HeartbeatMax missing ones. Default: 4 min and 2.
 	Heartbeat    time.Duration
 	HeartbeatMax int
 }

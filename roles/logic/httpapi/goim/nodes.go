@@ -35,7 +35,7 @@ type backoff struct {
 	Jitter    float32 `json:"jitter,omitempty"`
 }
 
-// maxNodes is how many nodes goim's balancer named.
+// maxNodes is the number of nodes in an answer of goim's balancer.
 const maxNodes = 5
 
 const (
@@ -46,8 +46,8 @@ const (
 	regionGain = 1.6
 )
 
-// weightOf is a comet's weight as goim computed it: what it is set to, and
-// what it lacks of its share of half of all connections.
+// weightOf returns a comet's weight as goim computed it: the configured weight,
+// plus what the comet lacks of its share of half of all connections.
 func weightOf(fixed, total, conns, totalConns int, gain float64) int {
 	gained := float64(fixed) * gain
 	if totalConns <= 0 {
@@ -63,9 +63,8 @@ func weightOf(fixed, total, conns, totalConns int, gain float64) int {
 	return max(1, min(int(gained+rounded), 1<<20))
 }
 
-// order sorts the comets that clients may go to, as goim did: the greatest
-// weight first. goim counted a client whom it had sent somewhere; here the
-// order of equals is left to chance.
+// order sorts the comets that accept clients, as goim did, by weight. goim counted
+// the clients that it had sent to a comet. Here chance decides between equals.
 func order(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 	comets = slices.DeleteFunc(comets, func(n logic.NodeInfo) bool { return !n.Ready || n.Leaving })
 	rand.Shuffle(len(comets), func(i, j int) { comets[i], comets[j] = comets[j], comets[i] })
@@ -86,10 +85,10 @@ func order(comets []logic.NodeInfo, zone string) []logic.NodeInfo {
 	return comets
 }
 
-// nodesWeighted answers GET /goim/nodes/weighted?platform=&zone=: the
-// comets with the greatest weight first. goim found the client's region by its
-// address; here the caller may name its zone. goim gave domains to the platform "web" and addresses to the
-// others; here both get where the comets say that their clients connect.
+// nodesWeighted answers GET /goim/nodes/weighted?platform=&zone= with the comets,
+// the greatest weight first. goim found the client's region by its address. Here
+// the caller may name its zone. goim gave domains to the platform "web" and
+// addresses to the others. Here both get the addresses that the comets announce.
 func (a *API) nodesWeighted(c *httpcall.Call) error {
 	cfg := a.cfg
 	reply := weighted{
@@ -159,9 +158,9 @@ func (a *API) nodesInstances(c *httpcall.Call) error {
 	return replyData(c, list)
 }
 
-// clientHost is where a node's clients connect, without the port: what the
-// node says for the transport, or else the node's own address. "" where both
-// are "every address of this machine", which nobody else can connect to.
+// clientHost returns the host to which a node's clients connect: the one that the
+// node announces for the transport, or else the node's own address. It returns ""
+// if both stand for every address of the node's machine.
 func clientHost(n logic.NodeInfo, transport string) string {
 	for _, address := range []string{n.Clients[transport], n.Address} {
 		host, _, err := net.SplitHostPort(views.Bare(address))
@@ -172,7 +171,7 @@ func clientHost(n logic.NodeInfo, transport string) string {
 	return ""
 }
 
-// askedHost is the host that the caller asked, without the port.
+// askedHost returns the host of the request, without the port.
 func askedHost(r *http.Request) string {
 	if host, _, err := net.SplitHostPort(r.Host); err == nil {
 		return host
@@ -180,7 +179,7 @@ func askedHost(r *http.Request) string {
 	return r.Host
 }
 
-// portOf is the port of host:port, 0 without one.
+// portOf returns the port of host:port, 0 if there is none.
 func portOf(address string) int32 {
 	_, text, err := net.SplitHostPort(views.Bare(address))
 	if err != nil {

@@ -15,8 +15,8 @@ type top struct {
 	Count  int32  `json:"count"`
 }
 
-// onlineTop answers GET /goim/online/top?type=&limit=: the fullest rooms
-// whose id begins with type.
+// onlineTop answers GET /goim/online/top?type=&limit= with the fullest rooms whose
+// id begins with type.
 func (a *API) onlineTop(c *httpcall.Call) error {
 	b := bind(c)
 	kind, limit := b.query.Get("type"), b.integer("limit", 64)
@@ -67,8 +67,8 @@ func (a *API) onlineRoom(c *httpcall.Call) error {
 	return replyData(c, online)
 }
 
-// onlineTotal answers GET /goim/online/total. Addresses are not counted
-// over comets, so ip_count is what it can be at most: the connections.
+// onlineTotal answers GET /goim/online/total. Addresses are not counted across
+// comets, so ip_count is its upper bound, the number of connections.
 func (a *API) onlineTotal(c *httpcall.Call) error {
 	s, err := a.service.Stats(c.Ctx)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// pushKeys answers POST /goim/push/keys?operation=&keys=&keys=: to named
-// sessions, never kept.
+// pushKeys answers POST /goim/push/keys?operation=&keys=&keys=, a push to named
+// sessions that is never kept.
 func (a *API) pushKeys(c *httpcall.Call) error {
 	b := bind(c)
 	op := b.integer("operation", 32)
@@ -26,7 +26,7 @@ func (a *API) pushKeys(c *httpcall.Call) error {
 	}
 	keys := make([]string, 0, len(named))
 	for _, key := range named {
-		if key != "" { // goim passed over them
+		if key != "" { // as goim did
 			keys = append(keys, key)
 		}
 	}
@@ -40,9 +40,9 @@ func (a *API) pushKeys(c *httpcall.Call) error {
 	return replyData(c, nil)
 }
 
-// pushMids answers POST /goim/push/mids?operation=&mids=&mids=. The push is
-// kept: who is away gets it on return, which goim's callers could not have.
-// Members of 0 and below could not be reached in goim and are passed over.
+// pushMids answers POST /goim/push/mids?operation=&mids=&mids=. The push is kept:
+// an offline user gets it later, which goim did not offer. Members of 0 and below
+// could not be reached in goim and are ignored.
 func (a *API) pushMids(c *httpcall.Call) error {
 	b := bind(c)
 	op := b.integer("operation", 32)
@@ -90,9 +90,9 @@ func (a *API) pushRoom(c *httpcall.Call) error {
 	return replyData(c, nil)
 }
 
-// pushAll answers POST /goim/push/all?operation=&speed=. speed throttled
-// goim's comets, which woke a goroutine for each message and session; ours
-// need no throttle, and it is only checked for being a number.
+// pushAll answers POST /goim/push/all?operation=&speed=. speed throttled goim's
+// comets, which woke a goroutine for each message and session. imgo's comets need
+// no throttle, so speed must be a number and has no effect.
 func (a *API) pushAll(c *httpcall.Call) error {
 	b := bind(c)
 	op := b.integer("operation", 32)
@@ -116,5 +116,5 @@ func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
 	return err
 }
 
-// roomName is a room's id as goim's clients say it.
+// roomName returns a room's id as goim's clients name it.
 func roomName(kind, room string) string { return kind + "://" + room }

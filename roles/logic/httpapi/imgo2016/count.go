@@ -24,7 +24,7 @@ type (
 	serverCount struct{ Server, Count int32 }
 )
 
-// noRoom stands for the sessions that are in no room.
+// noRoom is the number under which sessions outside every room are counted.
 const noRoom = -1
 
 // count answers GET /1/count?type=room or server.
@@ -60,9 +60,9 @@ func (a *API) count(c *httpcall.Call) error {
 	return nil
 }
 
-// roomCounts are the rooms that imgo 2016 could have named, by number, and
-// in front of them those who are in no room at all: a session was in one room
-// or none, so that is what the rooms leave of all sessions.
+// roomCounts returns the rooms with numbers for names, as imgo 2016 had them.
+// Before them comes the number of sessions in no room. In imgo 2016 a session was
+// in one room at most, so these are all sessions less those in rooms.
 func (a *API) roomCounts(c *httpcall.Call) ([]roomCount, error) {
 	rooms, err := a.service.Rooms(c.Ctx)
 	if err != nil {
@@ -89,9 +89,9 @@ func (a *API) roomCounts(c *httpcall.Call) ([]roomCount, error) {
 	return list, nil
 }
 
-// serverNumber is a comet's number for the callers of imgo 2016, whose comets
-// had no names: its name where that is a number, and else a hash of it, which
-// is the same on every node and does not change.
+// serverNumber returns a comet's number for callers of imgo 2016, whose comets
+// had no names. It is the name if that is a number, and else a hash of the name,
+// which is the same on every node.
 func serverNumber(comet string) int32 {
 	if n, err := strconv.ParseInt(comet, 10, 32); err == nil && strconv.FormatInt(n, 10) == comet {
 		return int32(n)
@@ -101,9 +101,9 @@ func serverNumber(comet string) int32 {
 	return int32(h.Sum32() & math.MaxInt32) // 31 bits
 }
 
-// serverDel answers POST /1/server/del?server=: forget the sessions of a
-// comet. A dead comet needs no hand any more; one that lives announces its
-// sessions again.
+// serverDel answers POST /1/server/del?server=. It drops the records of a comet's
+// sessions. A comet that is alive announces them again, and those of a dead comet
+// would also end without this call.
 func (a *API) serverDel(c *httpcall.Call) error {
 	number, err := strconv.ParseInt(c.Param("server"), 10, 32)
 	if err != nil {

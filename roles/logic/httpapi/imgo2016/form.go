@@ -8,8 +8,8 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// The codes of /1: what "ret" says. /1/msg/get came from another server of
-// imgo 2016, and there 0 is good.
+// The values of "ret". In imgo 2016 another server answered /1/msg/get, and
+// there 0 is success.
 const (
 	retOK       = 1
 	retMsgOK    = 0
@@ -18,8 +18,8 @@ const (
 	retInternal = 65535
 )
 
-// Form answers as imgo 2016 did: status 200 whatever happened, but for the
-// two things that it did not have, API keys (401) and their rates (429).
+// Form answers errors as imgo 2016 did, with status 200. The exceptions are what
+// it did not have: API keys (401), their rates (429) and origins (403).
 func Form() *httpcall.Form {
 	return &httpcall.Form{
 		Problem: func(c *httpcall.Call, p httpcall.Problem) {
@@ -42,8 +42,8 @@ func Form() *httpcall.Form {
 	}
 }
 
-// retOf is a problem as "ret": the caller's own mistakes, its lack of a key or
-// token, and everything else.
+// retOf returns the "ret" of a problem. It tells the caller's mistakes, missing
+// keys or tokens, and everything else apart.
 func retOf(p httpcall.Problem) int {
 	switch p.Code {
 	case envelope.CodeInvalid, envelope.CodeTooLarge, envelope.CodeNotFound:
@@ -54,7 +54,7 @@ func retOf(p httpcall.Problem) int {
 	return retInternal
 }
 
-// replyRet answers {"ret":ret}, the way Go's server labelled it for imgo 2016.
+// replyRet answers {"ret":ret}, with the content type that imgo 2016 had.
 func replyRet(c *httpcall.Call, ret int) error {
 	c.Write(http.StatusOK, httpcall.ContentText, fmt.Appendf(nil, `{"ret":%d}`, ret))
 	return nil

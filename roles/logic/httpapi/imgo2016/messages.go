@@ -11,8 +11,8 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// message is a message of /1/msg/get, in imgo 2016's order. gid was a
-// message group and always 0.
+// message is a message of /1/msg/get. Its fields are in imgo 2016's order. gid was
+// a message group and always 0.
 type message struct {
 	Msg []byte `json:"msg"` // base64 in JSON
 	Mid int64  `json:"mid"` // Unix milliseconds
@@ -22,8 +22,8 @@ type message struct {
 // maxCallback bounds JSONP's cb, in bytes.
 const maxCallback = 128
 
-// isCallback says whether name may be JSONP's cb: a path of names and indexes.
-// imgo 2016 put anything in, and so let anybody's HTML be served from here.
+// isCallback reports whether name may be JSONP's cb, a path of names and indexes.
+// imgo 2016 accepted any text, so that others could have HTML served from here.
 func isCallback(name string) bool {
 	for i, r := range []byte(name) {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_' || r == '$'
@@ -35,9 +35,9 @@ func isCallback(name string) bool {
 	return name != "" && len(name) <= maxCallback
 }
 
-// msgGet answers GET /1/msg/get?uid=&mid=&token=&cb=: what was pushed to a
-// user after mid (milliseconds, exclusive) while nobody acknowledged it, which
-// is deleted by being read. The client's own token must be the user's.
+// msgGet answers GET /1/msg/get?uid=&mid=&token=&cb= with a user's messages that
+// are not acknowledged and newer than mid, in milliseconds. Reading deletes them.
+// The client's own token must be the user's.
 func (a *API) msgGet(c *httpcall.Call) error {
 	cb := c.Param("cb")
 	if cb != "" && !isCallback(cb) {
@@ -46,7 +46,7 @@ func (a *API) msgGet(c *httpcall.Call) error {
 	messages, err := a.take(c)
 	ret := retMsgOK
 	if err != nil {
-		// Noted here and answered below, since the answer has the callback.
+		// The answer, below, has the callback, so the form cannot give it.
 		ret = retOf(c.Report(err))
 	}
 

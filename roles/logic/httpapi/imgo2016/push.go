@@ -14,8 +14,8 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// user is a 2016 user id as imgo has it: the decimal form of a number
-// that is not negative. uid=-1 once killed the router.
+// user returns the name of a 2016 user id, which is the decimal form of a number
+// of 0 or more. In imgo 2016 uid=-1 crashed the router.
 func user(uid string) (string, error) {
 	n, err := strconv.ParseInt(uid, 10, 64)
 	if err != nil || n < 0 {
@@ -24,8 +24,8 @@ func user(uid string) (string, error) {
 	return strconv.FormatInt(n, 10), nil
 }
 
-// push answers POST /1/push?uid=: kept, as imgo 2016 kept it for a user
-// who was away.
+// push answers POST /1/push?uid=. The push is kept, as imgo 2016 kept it for a
+// user who was offline.
 func (a *API) push(c *httpcall.Call) error {
 	body, err := c.ReadBody()
 	if err != nil {
@@ -46,14 +46,15 @@ func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
 	return replyRet(c, retOK)
 }
 
-// many is the body of /1/pushs. It is read as leniently as imgo 2016 read
-// it: its callers send what they send.
+// many is the body of /1/pushs. It is read as leniently as imgo 2016 read it,
+// since old callers cannot change.
 type many struct {
 	Message json.RawMessage `json:"m"`
 	Users   []int64         `json:"u"`
 }
 
-// pushMany answers POST /1/pushs. imgo 2016 forgot the users who were away.
+// pushMany answers POST /1/pushs. The push is kept, which imgo 2016 did not do
+// here.
 func (a *API) pushMany(c *httpcall.Call) error {
 	body, err := c.ReadBody()
 	if err != nil {
@@ -82,13 +83,13 @@ func (a *API) pushMany(c *httpcall.Call) error {
 		users[i] = strconv.FormatInt(uid, 10)
 	}
 	if len(users) == 0 {
-		return replyRet(c, retOK) // to nobody, as it always was
+		return replyRet(c, retOK) // as imgo 2016 did
 	}
 	return a.do(c, &logic.PushCommand{Users: users, Body: many.Message, Kept: true})
 }
 
-// pushRoom answers POST /1/push/room?rid=&ensure=. ensure asked the old job
-// not to drop the message when it was full, which is always so now.
+// pushRoom answers POST /1/push/room?rid=&ensure=. ensure asked the old job not to
+// drop the message when its queue was full. It has no effect now.
 func (a *API) pushRoom(c *httpcall.Call) error {
 	body, err := c.ReadBody()
 	if err != nil {

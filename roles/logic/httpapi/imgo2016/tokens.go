@@ -13,8 +13,8 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// tokenNew answers POST /1/admin/token/new. imgo 2016's code read a form
-// and its document showed JSON; both are taken, whatever the content type says.
+// tokenNew answers POST /1/admin/token/new. imgo 2016's code read a form and its
+// document showed JSON. Both are accepted, with any content type.
 func (a *API) tokenNew(c *httpcall.Call) error {
 	body, err := c.ReadBody()
 	if err != nil {
@@ -38,8 +38,8 @@ func (a *API) tokenNew(c *httpcall.Call) error {
 	if err != nil || n <= 0 {
 		return envelope.Invalid("expire", "must be a number of seconds above 0")
 	}
-	// A user has one token: the one before is revoked. imgo 2016 meant to,
-	// and left it valid.
+	// A user has one token, so the one before is revoked. imgo 2016 had the
+	// same intention but left it valid.
 	ttl := time.Duration(min(n, jsonread.MaxSeconds)) * time.Second
 	if _, err := a.service.NewToken(c.Ctx, user, ttl, token, true); err != nil {
 		return err
@@ -60,7 +60,8 @@ func tokenFields(c *httpcall.Call, body []byte) (uid, token, expire string, err 
 		// Numbers, or strings of them.
 		return strings.Trim(string(doc.UID), `"`), doc.Token, strings.Trim(string(doc.Expire), `"`), nil
 	}
-	// A pair that cannot be read is left out, and missed below if it matters.
+	// A pair that cannot be read is left out. If it is required, the checks of
+	// the fields find that.
 	values, _ := url.ParseQuery(string(body))
 	field := func(name string) string {
 		if v := values.Get(name); v != "" {

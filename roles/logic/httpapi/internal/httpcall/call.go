@@ -40,14 +40,14 @@ type Call struct {
 	R *http.Request
 	// Ctx ends with the request or after its bound.
 	Ctx context.Context
-	// Status is what was answered; 0: nothing yet.
+	// Status is the status of the answer, 0 before there is one.
 	Status int
 	// Caller is the caller's name for the log and the metrics.
 	Caller string
 
 	shared *Shared
 	query  url.Values
-	// placed: the call holds one of the places for large bodies.
+	// placed says that the call holds one of the places for large bodies.
 	placed bool
 }
 
@@ -71,13 +71,13 @@ func (c *Call) Report(err error) Problem { return c.shared.Report(c, err) }
 // Handler answers one request, or returns the error that the API's form shows.
 type Handler func(*Call) error
 
-// Form is how one API tells of problems.
+// Form is how one API answers errors.
 type Form struct {
 	Problem func(*Call, Problem)
 	// WrongMethod answers a method that a path does not have. allowed is nil
 	// where the API has no such path.
 	WrongMethod func(c *Call, path string, allowed []string)
-	// Head: HEAD is answered like GET. The ancestors refuse it.
+	// Head says that HEAD is answered like GET. The ancestors refuse it.
 	Head bool
 }
 
@@ -87,9 +87,10 @@ type Route struct {
 	Handler      Handler
 }
 
-// Param is the first value of a query parameter, "" without one.
+// Param returns the first value of a query parameter, "" if it is missing.
 func (c *Call) Param(name string) string { return c.Params().Get(name) }
 
+// Params returns the query.
 func (c *Call) Params() url.Values {
 	if c.query == nil {
 		c.query = c.R.URL.Query()
@@ -97,7 +98,8 @@ func (c *Call) Params() url.Values {
 	return c.query
 }
 
-// Number is a whole number of the query between lo and hi; def without one.
+// Number returns a whole number of the query, between lo and hi. It returns def
+// if the parameter is missing.
 func (c *Call) Number(name string, def, lo, hi int64) (int64, error) {
 	text := c.Param(name)
 	if text == "" {
@@ -110,8 +112,8 @@ func (c *Call) Number(name string, def, lo, hi int64) (int64, error) {
 	return n, nil
 }
 
-// Known refuses query parameters that the route does not have: a misspelt one
-// would be a filter that filters nothing.
+// Known returns an error if there are other query parameters than these. A
+// misspelt filter would silently filter nothing.
 func (c *Call) Known(names ...string) error {
 	for name := range c.Params() {
 		ok := false
@@ -125,13 +127,13 @@ func (c *Call) Known(names ...string) error {
 	return nil
 }
 
-// PathName is a name in the path, which ServeMux has unescaped.
+// PathName returns a name in the path, which ServeMux has unescaped.
 func (c *Call) PathName(field string) (string, error) {
 	name := c.R.PathValue(field)
 	return name, envelope.CheckName(field, name)
 }
 
-// list is names as a person writes them; "none" without any.
+// list joins names for a message, "none" if there are none.
 func list(names []string) string {
 	if len(names) == 0 {
 		return "none"
@@ -142,10 +144,10 @@ func list(names []string) string {
 // LargeBody is the size from which a body takes one of the places of Shared.Large.
 const LargeBody = 64 << 10
 
-// ReadBody reads the request's body, once. A length above the limit is refused
-// before a byte of it is read; one that was not announced, as soon as it is
-// passed. The memory grows with what has arrived, not with what was announced.
-// The place that a large body takes is free again when the call ends.
+// ReadBody reads the request's body. It may be called once. A length above the
+// limit is refused before a byte is read, and an unannounced one as soon as the
+// limit is passed. Memory grows with the bytes that have arrived, not with the
+// announced length. A large body holds its place until the call ends.
 func (c *Call) ReadBody() ([]byte, error) {
 	limit := c.shared.MaxBody
 	length := c.R.ContentLength
@@ -221,11 +223,12 @@ func (c *Call) Write(status int, contentType string, body []byte) {
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	c.W.WriteHeader(status)
-	// An error means that the caller went away, and then nobody is there to
-	// be told. net/http itself drops the body of a HEAD.
+	// An error means that the caller went away. net/http drops the body of a
+	// HEAD by itself.
 	_, _ = c.W.Write(body)
 }
 
+// Content types of answers.
 const (
 	ContentJSON = "application/json"
 	ContentText = "text/plain; charset=utf-8"

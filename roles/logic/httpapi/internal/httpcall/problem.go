@@ -9,17 +9,17 @@ import (
 	"imgo/envelope"
 )
 
-// Codes that only the HTTP side has, beside envelope's.
+// Codes of the HTTP side only, in addition to envelope's.
 const (
 	CodeMethod    envelope.Code = "method_not_allowed"
 	CodeForbidden envelope.Code = "forbidden"
 )
 
-// StatusClientGone is what the metrics and the access log show for a caller
-// that went away before its answer; nobody is there to read it.
+// StatusClientGone is the status in the metrics and the access log of a caller
+// that went away before its answer.
 const StatusClientGone = 499
 
-// Problem is an error as a caller gets it, whatever form its API has.
+// Problem is an error as it is shown to a caller, before an API gives it a form.
 type Problem struct {
 	Status  int
 	Code    envelope.Code
@@ -27,7 +27,7 @@ type Problem struct {
 	Field   string
 	// RetryAfter, when above 0, becomes the header Retry-After.
 	RetryAfter time.Duration
-	// Hidden is the cause of a problem of ours, for the log.
+	// Hidden is the cause of a fault of the server's, for the log only.
 	Hidden error
 }
 
@@ -40,15 +40,16 @@ type Limited struct {
 func (e *Limited) Error() string { return e.Cause.Error() }
 func (e *Limited) Unwrap() error { return e.Cause }
 
-// Explain turns an error into what the caller is told. What has no identity
-// (*envelope.Error in its chain) is ours: the caller learns that it happened
-// and nothing else.
+// Explain turns an error into what the caller is told. An error without an
+// *envelope.Error in its chain is the server's fault: the caller learns that it
+// happened and nothing else.
 func Explain(err error) Problem {
 	var e *envelope.Error
 	switch {
 	case errors.As(err, &e):
 	case errors.Is(err, context.DeadlineExceeded):
-		e = envelope.Errorf(envelope.CodeUnavailable, "the server took too long; whether it was done is not known, so try again with the same idempotency key")
+		e = envelope.Errorf(envelope.CodeUnavailable,
+			"the server took too long; whether it was done is not known, so try again with the same idempotency key")
 	case errors.Is(err, context.Canceled):
 		return Problem{Status: StatusClientGone, Code: envelope.CodeUnavailable, Message: "the caller went away"}
 	default:
@@ -78,7 +79,7 @@ func Explain(err error) Problem {
 	case envelope.CodeDiskFull:
 		p.Status = http.StatusInsufficientStorage
 	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeClosed:
-		// Which of the three is the server's affair: all mean "try again".
+		// The caller needs no difference between the three. All mean "try again".
 		p.Status, p.Code, p.RetryAfter = http.StatusServiceUnavailable, envelope.CodeUnavailable, time.Second
 	default:
 		p.Status, p.Code, p.Field = http.StatusInternalServerError, envelope.CodeInternal, ""

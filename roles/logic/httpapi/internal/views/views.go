@@ -16,7 +16,8 @@ type Room struct {
 	Sessions uint32 `json:"sessions"`
 }
 
-// FullestRooms are the rooms that begin with prefix, by members and then by name.
+// FullestRooms returns the rooms whose names begin with prefix, sorted by members
+// and then by name.
 func FullestRooms(counts map[string]uint32, prefix string) []Room {
 	list := []Room{}
 	for room, n := range counts {
@@ -41,11 +42,11 @@ func Comets(nodes []logic.NodeInfo) []logic.NodeInfo {
 	return list
 }
 
-// Weight is how many clients a comet should have in proportion to others.
+// Weight returns the share of clients that a comet should have, in proportion to
+// other comets.
 func Weight(n logic.NodeInfo) int { return max(n.Weight, 1) }
 
-// Bare is an address without its scheme (tls://, wss://) and path, if it has
-// them.
+// Bare returns an address without its scheme (tls://, wss://) and path.
 func Bare(address string) string {
 	if _, rest, ok := strings.Cut(address, "://"); ok {
 		address = rest

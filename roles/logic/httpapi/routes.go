@@ -1,0 +1,84 @@
+package httpapi
+
+import (
+	"net/http"
+	"slices"
+
+	"imgo/roles/logic/httpapi/goim"
+	"imgo/roles/logic/httpapi/imgo2016"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// handler answers one request, or returns the error that its form shows.
+type handler func(*call) error
+
+// call is one request under way, with what only /v1 needs of it.
+type call struct {
+	*httpcall.Call
+	api *API
+	// key is the caller's API key, nil where no keys are set.
+	key *caller
+}
+
+// route is one path.
+type route struct {
+	path    string
+	form    *httpcall.Form
+	methods map[string]handler // nil: the API has no such path
+	open    bool               // without an API key
+}
+
+// allowed are the route's methods, sorted.
+func (rt *route) allowed() []string {
+	methods := make([]string, 0, len(rt.methods))
+	for m := range rt.methods {
+		methods = append(methods, m)
+	}
+	slices.Sort(methods)
+	return methods
+}
+
+func (a *API) register() {
+	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
+	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
+	v1 := v1Form()
+
+	a.routes = []*route{
+		{path: "/v1/push", form: v1, methods: post(a.push)},
+		{path: "/v1/push/batch", form: v1, methods: post(a.pushBatch)},
+		{path: "/v1/push/stream", form: v1, methods: post(a.pushStream)},
+		{path: "/v1/users", form: v1, methods: get(a.usersOnline)},
+		{path: "/v1/users/online", form: v1, methods: post(a.usersOnlineList)},
+		{path: "/v1/users/{user}", form: v1, methods: get(a.user)},
+		{path: "/v1/users/{user}/kick", form: v1, methods: post(a.kick)},
+		{path: "/v1/rooms", form: v1, methods: get(a.rooms)},
+		{path: "/v1/rooms/{room}", form: v1, methods: get(a.room)},
+		{path: "/v1/stats", form: v1, methods: get(a.stats)},
+		{path: "/v1/nodes", form: v1, methods: get(a.nodes)},
+		{path: "/v1/nodes/best", form: v1, methods: get(a.bestNodes), open: true},
+		{path: "/v1/partitions", form: v1, methods: map[string]handler{http.MethodGet: a.partitions, http.MethodPost: a.grow}},
+		{path: "/v1/events", form: v1, methods: get(a.events)},
+		{path: "/v1/tokens", form: v1, methods: post(a.newToken)},
+		{path: "/v1/tokens/revoke", form: v1, methods: post(a.revokeTokens)},
+		{path: "/v1/openapi.json", form: v1, methods: get(openapiJSON), open: true},
+		{path: "/v1/openapi.yaml", form: v1, methods: get(openapiYAML), open: true},
+		{path: "/", form: v1},
+	}
+	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
+	a.routes = append(a.routes, ancestorRoutes("/1/", imgo2016.Form(), imgo.Routes())...)
+	a.routes = append(a.routes, ancestorRoutes("/goim/", goim.Form(), goim.New(a.cfg.Goim, a.service).Routes())...)
+	for _, rt := range a.routes {
+		a.mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { a.serve(rt, w, r) })
+	}
+}
+
+// ancestorRoutes returns the routes of an older API, and one for all other paths
+// below its root.
+func ancestorRoutes(root string, form *httpcall.Form, routes []httpcall.Route) []*route {
+	list := []*route{{path: root, form: form}}
+	for _, r := range routes {
+		h := func(c *call) error { return r.Handler(c.Call) }
+		list = append(list, &route{path: r.Path, form: form, methods: map[string]handler{r.Method: h}})
+	}
+	return list
+}
