@@ -73,7 +73,8 @@ func TestPushesMeet(t *testing.T) {
 		for range callers * rounds {
 			var k, n int
 			p := c.receive()
-			if _, err := fmt.Sscanf(string(p.Body), "%d %d", &k, &n); err != nil || k >= callers || n != next[k] || !strings.HasSuffix(string(p.Body), padding) {
+			_, err := fmt.Sscanf(string(p.Body), "%d %d", &k, &n)
+			if err != nil || k >= callers || n != next[k] || !strings.HasSuffix(string(p.Body), padding) {
 				t.Fatalf("client %d got %.40q, of caller %d it wants %d", i, p.Body, k, next[min(k, callers-1)])
 			}
 			next[k]++

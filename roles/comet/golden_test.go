@@ -114,7 +114,8 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	// Change room; the heartbeat counts the new one.
 	c.put(wire("0000001b 0010 0001 0000000c 00000004", "live://2000"))
 	c.want(wire("0000001b 0010 0001 0000000d 00000004", "live://2000"))
-	s.push(&envelope.Delivery{Op: 5, Body: []byte("old"), Room: "live://1000"}, &envelope.Delivery{Op: 5, Body: []byte("new"), Room: "live://2000"})
+	s.push(&envelope.Delivery{Op: 5, Body: []byte("old"), Room: "live://1000"},
+		&envelope.Delivery{Op: 5, Body: []byte("new"), Room: "live://2000"})
 	c.want(wire("00000013 0010 0001 00000005 00000000", "new"))
 	// Subscribe and unsubscribe; what cannot be read is an empty list.
 	c.put(wire("00000019 0010 0001 0000000e 00000005", "1002,1003"))
@@ -217,7 +218,8 @@ func TestGoldenV2JSON(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialWS(true)
 	c.put(`{"ver":2,"op":7,"seq":1,"body":{"token":"ann","ack":true,"accepts":[1000]}}`)
-	c.want(fmt.Sprintf(`[{"ver":2,"op":8,"seq":1,"id":"0","body":{"session":"c1-%x","user":"ann","heartbeat":60,"pending":0}}]`, eventualSession(t, s, 0)))
+	c.want(fmt.Sprintf(`[{"ver":2,"op":8,"seq":1,"id":"0","body":{"session":"c1-%x","user":"ann","heartbeat":60,"pending":0}}]`,
+		eventualSession(t, s, 0)))
 	s.push(s.backlog(0, 0, 1<<48, false), s.kept(0, 1<<48|1, 0), s.live(0, 1000, `{"n":1}`), s.live(0, 1001, `{"n":2}`))
 	c.want(`[{"ver":2,"op":5,"seq":0,"id":"281474976710657","body":"k281474976710657"}]`)
 	c.want(`[{"ver":2,"op":1000,"seq":0,"id":"0","body":{"n":1}}]`)
@@ -241,7 +243,8 @@ func TestGoldenV2JSON(t *testing.T) {
 		t.Errorf("rooms: %v, %v", rooms, err)
 	}
 	c.put(`{"ver":2,"op":18,"seq":8,"body":[1]}`)
-	c.want(`[{"ver":2,"op":6,"seq":0,"id":"0","body":{"code":3500,"reason":"ack body must be an array of decimal strings","reconnect":false}}]`)
+	c.want(`[{"ver":2,"op":6,"seq":0,"id":"0",` +
+		`"body":{"code":3500,"reason":"ack body must be an array of decimal strings","reconnect":false}}]`)
 	c.wantEnd(protocol.CloseBadPacket)
 }
 

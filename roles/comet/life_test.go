@@ -37,10 +37,14 @@ func TestAuthBody(t *testing.T) {
 		{name: "an array", version: 1, body: `["x"]`, want: want{token: `["x"]`, generation: "imgo"}},
 		{name: "empty", version: 1, body: "", want: want{generation: "imgo"}},
 		{name: "version 2 with a bare token", version: 2, body: "tok", want: want{token: "tok", generation: "v2"}},
-		{name: "all keys", version: 2, body: `{"token":"t","device":"d","ack":true,"rooms":["a","b","a"],"accepts":[3,1,3],"platform":"ios","key":"k","mid":7,"other":{}}`,
+		{name: "all keys", version: 2,
+			body: `{"token":"t","device":"d","ack":true,"rooms":["a","b","a"],` +
+				`"accepts":[3,1,3],"platform":"ios","key":"k","mid":7,"other":{}}`,
 			want: want{token: "t", mid: "7", device: "d", key: "k", platform: "ios", generation: "v2", rooms: "[a b]", accepts: "[1 3]"}},
-		{name: "goim", version: 1, body: `{"mid":9223372036854775807,"key":"","room_id":"","platform":"","accepts":null}`, want: want{mid: "9223372036854775807", generation: "goim"}},
-		{name: "a mid that is a string", version: 1, body: `{"mid":"ann","room_id":"live://1"}`, want: want{mid: "ann", generation: "goim", rooms: "[live://1]"}},
+		{name: "goim", version: 1, body: `{"mid":9223372036854775807,"key":"","room_id":"","platform":"","accepts":null}`,
+			want: want{mid: "9223372036854775807", generation: "goim"}},
+		{name: "a mid that is a string", version: 1, body: `{"mid":"ann","room_id":"live://1"}`,
+			want: want{mid: "ann", generation: "goim", rooms: "[live://1]"}},
 		{name: "a negative mid", version: 1, body: `{"mid":-1}`, want: want{mid: "-1", generation: "goim"}},
 		{name: "no mid: not goim", version: 1, body: `{"token":"t"}`, want: want{token: "t", generation: "imgo"}},
 		{name: "text: a string", version: 1, text: true, body: `"tok"`, want: want{token: "tok", generation: "imgo"}},
@@ -54,7 +58,8 @@ func TestAuthBody(t *testing.T) {
 		{name: "accepts are strings", version: 1, body: `{"mid":1,"accepts":["1"]}`, reason: "auth accepts must be an array of 32-bit integers"},
 		{name: "rooms is a string", version: 2, body: `{"rooms":"a"}`, reason: "auth rooms must be an array of strings"},
 		{name: "ack is a string", version: 2, body: `{"ack":"yes"}`, reason: "auth ack must be true or false"},
-		{name: "a device with a control character", version: 2, body: `{"device":"a\u0000"}`, reason: "auth device has the control character U+0000"},
+		{name: "a device with a control character", version: 2, body: `{"device":"a\u0000"}`,
+			reason: "auth device has the control character U+0000"},
 		{name: "a long key", version: 2, body: `{"key":"` + strings.Repeat("k", 129) + `"}`, reason: "auth key is 129 bytes long"},
 		{name: "an empty room", version: 2, body: `{"rooms":[""]}`, reason: "auth rooms must not be empty"},
 		{name: "too many rooms", version: 2, body: `{"rooms":["1","2","3","4"]}`, reason: "auth rooms are more than the 3"},
@@ -84,7 +89,8 @@ func TestAuthBody(t *testing.T) {
 				return fmt.Sprint(v)
 			}
 			of := r.Session
-			got := want{r.Token, r.Mid, of.Device, of.Key, of.Platform, of.Generation, list(of.Rooms, len(of.Rooms)), list(of.Accepts, len(of.Accepts))}
+			got := want{r.Token, r.Mid, of.Device, of.Key, of.Platform, of.Generation,
+				list(of.Rooms, len(of.Rooms)), list(of.Accepts, len(of.Accepts))}
 			if p.Op != protocol.OpAuthReply || got != test.want {
 				t.Fatalf("op %d; logic was asked\n%+v, want\n%+v", p.Op, got, test.want)
 			}

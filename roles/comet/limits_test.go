@@ -161,13 +161,15 @@ func TestBadPackets(t *testing.T) {
 			wire("00000011 0010 0002 00000014 00000000", "a"), wire("00000011 0010 0002 00000014 00000000", "b"),
 			wire("00000011 0010 0002 00000014 00000000", "a"), wire("00000011 0010 0002 00000014 00000000", "c"),
 		}, 3500, "too_many_rooms", "at most 2"},
-		{"operations that are none", false, []string{wire("00000013 0010 0002 0000000e 00000000", "1,x")}, 3500, "bad_operations", "operations must be"},
+		{"operations that are none", false, []string{wire("00000013 0010 0002 0000000e 00000000", "1,x")},
+			3500, "bad_operations", "operations must be"},
 		{"text: not JSON", true, []string{`{"op":`}, 3500, "bad_json", ""},
 		{"text: an array", true, []string{`[{"ver":2,"op":2,"seq":1}]`}, 3500, "bad_json", "array"},
 		{"text: not UTF-8", true, []string{"{\"op\":2,\"body\":\"\xff\"}"}, 3500, "bad_utf8", "UTF-8"},
 		{"text: an ack of numbers", true, []string{`{"ver":2,"op":18,"body":[5]}`}, 3500, "bad_ack", "decimal strings"},
 		{"text: an ack of words", true, []string{`{"ver":2,"op":18,"body":["5x"]}`}, 3500, "bad_ack", "5x"},
-		{"text: an ack that overflows", true, []string{`{"ver":2,"op":18,"body":["18446744073709551616"]}`}, 3500, "bad_ack", "18446744073709551616"},
+		{"text: an ack that overflows", true, []string{`{"ver":2,"op":18,"body":["18446744073709551616"]}`},
+			3500, "bad_ack", "18446744073709551616"},
 		{"text: a room that is a number", true, []string{`{"ver":2,"op":20,"body":7}`}, 3500, "bad_room", "must be a string"},
 		{"text: too many operations", true, []string{
 			`{"ver":2,"op":14,"body":[` + strings.Join(many[:500], ",") + `]}`, `{"ver":2,"op":14,"body":[` + strings.Join(many[500:], ",") + `]}`,
@@ -184,7 +186,8 @@ func TestBadPackets(t *testing.T) {
 			for p.Op == protocol.OpJoinRoomReply || p.Op == protocol.OpSubscribeReply {
 				p = c.receive()
 			}
-			if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), test.says) || !strings.Contains(string(p.Body), fmt.Sprint(`{"code":`, int32(test.code))) {
+			code := fmt.Sprint(`{"code":`, int32(test.code))
+			if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), test.says) || !strings.Contains(string(p.Body), code) {
 				t.Fatalf("got op %d %s", p.Op, p.Body)
 			}
 			c.wantEnd(test.code)
@@ -252,7 +255,8 @@ func TestConfig(t *testing.T) {
 	}{
 		{"no name", func(cfg *comet.Config) { cfg.Name = "" }, "comet name must not be empty"},
 		{"a bad address", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overTCP("nowhere:x")} }, "bind a listener for clients"},
-		{"a bad origin", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overWS("127.0.0.1:0", "[")} }, "bind a listener for clients: origin"},
+		{"a bad origin", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overWS("127.0.0.1:0", "[")} },
+			"bind a listener for clients: origin"},
 	} {
 		cfg := comet.DefaultConfig()
 		cfg.Name = "c1"

@@ -23,7 +23,8 @@ func TestDrainNamesOthers(t *testing.T) {
 		}
 	})
 	named := func(network string) string {
-		return fmt.Sprintf(`{"code":3001,"reason":"the server is stopping","reconnect":true,"addresses":["%[1]s0:80","%[1]s1:80","%[1]s2:80","%[1]s3:80","%[1]s4:80"]}`, network)
+		return fmt.Sprintf(`{"code":3001,"reason":"the server is stopping","reconnect":true,`+
+			`"addresses":["%[1]s0:80","%[1]s1:80","%[1]s2:80","%[1]s3:80","%[1]s4:80"]}`, network)
 	}
 	const goim = `{"mid":123,"key":"","room_id":"live://1","platform":"web","accepts":[]}`
 	clients := []struct {

@@ -85,7 +85,8 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 		t.Fatalf("answered %v, want %v", before, want)
 	}
 	ann.expect(protocol.OpMessage, 0, "m-open")
-	if again := s.pushRoom("x"); !slices.Equal(again.EmptyRooms, []string{"x"}) || again.Seq != before.Seq || again.Incarnation != before.Incarnation {
+	again := s.pushRoom("x")
+	if !slices.Equal(again.EmptyRooms, []string{"x"}) || again.Seq != before.Seq || again.Incarnation != before.Incarnation {
 		t.Errorf("answered %v, then %v", before, again)
 	}
 

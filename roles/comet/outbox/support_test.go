@@ -96,9 +96,7 @@ type polledConn struct {
 	room     int    // bytes that the kernel takes
 	got      []byte // what the kernel has
 	rest     []byte // of a frame that the connection has taken
-	owed     bool   // Writable is to be called
 	err      error
-	writes   int
 	isClosed bool
 	code     protocol.CloseCode
 	written  int64

@@ -1,0 +1,51 @@
+package comet
+
+import (
+	"fmt"
+	"testing"
+)
+
+// TestTakeArrived: a message has arrived when the client's TCP has acknowledged the
+// stream up to its end, and is taken once.
+func TestTakeArrived(t *testing.T) {
+	var a autoAck
+	if ids := a.takeArrived(100); ids != nil || a.endsAt(0) {
+		t.Fatalf("an empty one has %v", ids)
+	}
+	a.add(1, 10)
+	a.add(2, 20)
+	a.add(3, 20)
+	a.add(4, 30)
+	if a.endsAt(20) || !a.endsAt(30) {
+		t.Error("the last message ends elsewhere")
+	}
+	for _, step := range []struct {
+		end  int64
+		want string
+	}{{9, "[]"}, {19, "[1]"}, {20, "[2 3]"}, {29, "[]"}, {30, "[4]"}, {30, "[]"}} {
+		if got := fmt.Sprint(a.takeArrived(step.end)); got != step.want {
+			t.Errorf("up to %d arrived %s, want %s", step.end, got, step.want)
+		}
+	}
+	if a != nil {
+		t.Error("it keeps memory though all has arrived")
+	}
+}
+
+// TestAutoAckIsFull: the bound is on messages that have not arrived.
+func TestAutoAckIsFull(t *testing.T) {
+	var a autoAck
+	for i := range maxUnacked {
+		if a.full() {
+			t.Fatalf("full with %d", i)
+		}
+		a.add(uint64(i+1), int64(i+1))
+	}
+	if !a.full() {
+		t.Fatal("not full at the bound")
+	}
+	a.takeArrived(1)
+	if a.full() {
+		t.Fatal("full though one has arrived")
+	}
+}
