@@ -23,8 +23,8 @@ func autoAcked(s *server, o pipe.Options) *client {
 	return c
 }
 
-// TestAutoAck: a kept message is acknowledged for a client that does not do
-// so itself when the client's end has all of its bytes, and not before.
+// TestAutoAck: for a client that does not acknowledge, a kept message is
+// acknowledged when the client's end has all of its bytes, and not before.
 func TestAutoAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -80,9 +80,9 @@ func TestAutoAckAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestAutoAckUnknowable: where nobody can know what arrived, a later packet of
-// the client stands for it.
-func TestAutoAckUnknowable(t *testing.T) {
+// TestAutoAckByPacket: if the transport does not know what has arrived, a later
+// packet of the client is taken as the proof.
+func TestAutoAckByPacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := autoAcked(s, pipe.Options{NoUnacked: true})
@@ -107,7 +107,7 @@ func TestAutoAckUnknowable(t *testing.T) {
 	})
 }
 
-// TestNoAutoAck: for a client that acknowledges nobody else does.
+// TestNoAutoAck: for a client that acknowledges, nothing else does.
 func TestNoAutoAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -124,7 +124,7 @@ func TestNoAutoAck(t *testing.T) {
 	})
 }
 
-// TestAutoAckOverTCP: over a real socket the kernel says it.
+// TestAutoAckOverTCP: over a real socket the kernel knows what has arrived.
 func TestAutoAckOverTCP(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	for i, c := range []*client{s.dialTCP(), s.dialWS(false)} {
@@ -136,8 +136,8 @@ func TestAutoAckOverTCP(t *testing.T) {
 	}
 }
 
-// TestAckBatches: acknowledgements are gathered, sent again while logic does
-// not take them, and bounded: the oldest are lost first.
+// TestAckBatches: acknowledgements are gathered, and sent again until logic takes
+// them. The queue is bounded: the oldest are dropped first.
 func TestAckBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var up atomic.Bool
@@ -169,8 +169,8 @@ func TestAckBatches(t *testing.T) {
 	})
 }
 
-// TestAckRefused: what one client acknowledged must not cost the others in
-// the same call.
+// TestAckRefused: an acknowledgement that logic refuses does not cost the other
+// clients in the same call.
 func TestAckRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{}

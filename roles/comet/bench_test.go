@@ -17,8 +17,8 @@ import (
 	"imgo/transport"
 )
 
-// sink is a connection whose client authenticates, takes everything at once
-// and says nothing more: what is measured on it is comet's own part.
+// sink is a connection whose client authenticates, takes everything at once and
+// sends nothing more, so that a benchmark measures only comet.
 type sink struct {
 	auth   atomic.Bool
 	closed chan struct{}
@@ -52,7 +52,7 @@ func (c *sink) Unacked() (int64, bool)          { return 0, true }
 func (c *sink) Written() int64                  { return c.frames.Load() }
 func (c *sink) LastSign() time.Time             { return time.Now() }
 
-// BenchmarkBroadcast is one message to every session; ns/op is for the whole.
+// BenchmarkBroadcast is one message to every session. ns/op is for all of them.
 func BenchmarkBroadcast(b *testing.B) {
 	const sessions = 10_000
 	cfg := comet.DefaultConfig()
@@ -89,8 +89,8 @@ func BenchmarkBroadcast(b *testing.B) {
 	}
 }
 
-// BenchmarkIdle reports what an idle TCP session costs in heap and stacks; the
-// client's net.Conn, a few hundred bytes of it, is in this process too.
+// BenchmarkIdle reports the heap and the stacks of an idle TCP session. A few hundred
+// bytes of that are the client's net.Conn, which is in this process too.
 func BenchmarkIdle(b *testing.B) {
 	const sessions = 2_000
 	cfg := comet.DefaultConfig()
@@ -129,7 +129,7 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// inUse is the heap and the stacks that are in use.
+// inUse returns the bytes of heap and stacks in use.
 func inUse() int64 {
 	runtime.GC()
 	runtime.GC()

@@ -13,8 +13,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// The ancestors' bugs (docs/adr and the migration guide list them), where
-// they were comet's.
+// Bugs of the ancestors that were in what is comet today. The migration guide lists
+// all of them.
 
 // Bug 4: a full connection queue dropped silently, and in goim v2 also the
 // rest of the batch.
@@ -36,8 +36,8 @@ func TestAncestorBug04_FullQueueIsCountedAndCostsNobodyElse(t *testing.T) {
 	if n := s.metric("imgo_comet_messages_total", "kind=live", "outcome=dropped"); n < 7 {
 		t.Errorf("%v messages were counted as dropped", n)
 	}
-	// The kept ones are not lost: the session asks for them when it has read.
-	// The first was written: one frame is always let in.
+	// The kept messages are not lost: the session asks for them when its client has
+	// read. The first one was written, because one frame always fits.
 	eventually(t, "the session asks for the rest", func() bool {
 		for full.pipe.Unread() > 0 {
 			full.receive()
@@ -88,7 +88,7 @@ func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 	s.push(s.live(1, protocol.OpMessage, "1"), &envelope.Delivery{Op: 5, Body: []byte("2"), Room: "r"})
 	newer.expect(protocol.OpMessage, 0, "1")
 	newer.expect(protocol.OpMessage, 0, "2")
-	// The key is still the newer one's: a third session finds and closes it.
+	// The newer session still has the key: a third session finds and closes it.
 	dial()
 	newer.closedWith(protocol.CloseReplacedByKey)
 }
@@ -139,8 +139,7 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	old.expect(protocol.OpHeartbeatReply, 0, "{}")
 }
 
-// Bug 19, comet's half: a stop exited without cleaning up. TestDrain has the
-// whole; this is the one line that was missing.
+// Bug 19, comet's half: a stop exited without cleaning up. TestDrain tests all of it.
 func TestAncestorBug19_StopDetachesItsSessions(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()

@@ -11,10 +11,10 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestBroadcastsWhileClientsComeAndGo: several callers push to all and to a
-// room, by ones and in batches, while clients join and leave the room, connect
-// and go. Those that stay get everything, each caller's messages in order, with
-// a flush window and without.
+// TestBroadcastsWhileClientsComeAndGo: several callers push to all and to a room,
+// one by one and in batches. Meanwhile other clients connect, join and leave the
+// room, and end. Clients that stay get every message, each caller's in order, with a
+// flush window and without.
 func TestBroadcastsWhileClientsComeAndGo(t *testing.T) {
 	for _, window := range []time.Duration{0, 3 * time.Millisecond} {
 		t.Run(window.String(), func(t *testing.T) {

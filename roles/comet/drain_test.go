@@ -14,9 +14,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// TestDrain: at shutdown the sessions are closed at the drain rate with 3001,
-// what they acknowledged and that they left is told to logic, and whoever
-// comes late is turned away.
+// TestDrain: at shutdown the sessions are closed at the drain rate with 3001. Logic is
+// told what they acknowledged and that they ended. A client that comes late is refused.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{}
@@ -62,8 +61,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainIsBounded: neither clients that do not read nor a logic that does
-// not answer hold the shutdown up for long, and the rate gives way.
+// TestDrainIsBounded: clients that do not read and a logic that does not answer delay
+// the shutdown only for a bounded time. The drain is then faster than its rate.
 func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{
@@ -107,7 +106,7 @@ func TestRunTwice(t *testing.T) {
 	}
 }
 
-// TestDetachReason: logic is told why a session ended, each one once.
+// TestDetachReason: logic is told once of each session why it ended.
 func TestDetachReason(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	left, kicked := s.connected(0, "ann", 0), s.connected(1, "bob", 0)
@@ -122,7 +121,7 @@ func TestDetachReason(t *testing.T) {
 	if reasons["ann"] != "closed by the client" || reasons["bob"] != "go away" {
 		t.Fatalf("reasons %v", reasons)
 	}
-	// What is still on its way to them is nobody's.
+	// What still comes for them has no session.
 	s.push(s.kept(0, 5, 0), s.live(0, 5, "x"), s.backlog(1, 0, 9, false, 9), s.nudge(1, 9), s.kick(0, 3506, ""))
 	if n := s.metric("imgo_comet_messages_total", "outcome=gone"); n != 3 {
 		t.Fatalf("%v were counted as gone", n)

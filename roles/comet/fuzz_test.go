@@ -8,8 +8,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// FuzzAuthBody: whatever an auth body is, the client gets an auth reply or
-// op 6, and what logic is asked is valid.
+// FuzzAuthBody: to any auth body the client gets an auth reply or op 6, and the
+// request to logic is valid.
 func FuzzAuthBody(f *testing.F) {
 	for _, body := range []string{
 		"tok", `"tok"`, `"to\u006b`, "{}", `{"mid":1,"key":"k","room_id":"live://1","platform":"web","accepts":[1000]}`,
@@ -64,8 +64,8 @@ func FuzzAuthScan(f *testing.F) {
 	})
 }
 
-// FuzzStream: whatever bytes follow auth, the session ends when the client
-// leaves, and leaves nothing behind.
+// FuzzStream: whatever bytes follow the auth packet, the session ends when the client
+// leaves, and nothing of it stays.
 func FuzzStream(f *testing.F) {
 	f.Add(int16(2), []byte(wire("00000018 0010 0002 00000012 00000005 0001000000000007", "")))
 	f.Add(int16(2), []byte(wire("00000012 0010 0002 00000014 00000005", "r1")+wire("00000012 0010 0002 00000016 00000005", "r1")))

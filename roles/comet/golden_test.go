@@ -38,7 +38,7 @@ func TestGoldenImgoTCP(t *testing.T) {
 	c.want(wire("00000012 0010 0001 00000005 00000005", "hi"))
 	c.put(wire("00000010 0010 0001 000000fe 00000006", ""))
 	c.want(wire("00000022 0010 0001 000000ff 00000006", `{"test":"come on"}`))
-	// Anything else ends the connection, and now it is said why.
+	// Any other operation ends the connection. Unlike in 2016 the client is told why.
 	c.put(wire("00000010 0010 0001 0000000c 00000007", ""))
 	body := `{"code":3500,"reason":"operation 12 is unknown","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
@@ -84,10 +84,10 @@ func TestGoldenImgoJSON(t *testing.T) {
 	c.wantEnd(protocol.CloseBadPacket)
 }
 
-// goimConversation is the same on TCP and on binary WebSocket.
+// goimConversation is the conversation that is the same on TCP and on binary WebSocket.
 func goimConversation(t *testing.T, s *server, c *client) {
 	t.Helper()
-	// goim ignores what comes before auth.
+	// goim ignores packets before auth.
 	c.put(wire("00000010 0010 0001 00000002 00000001", ""))
 	auth := `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}`
 	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000002", 16+len(auth)), auth))
@@ -108,7 +108,7 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	// A room's messages go to every member.
 	s.push(&envelope.Delivery{Op: 1002, Body: []byte("c"), Room: "live://1000"})
 	c.want(wire("00000011 0010 0001 000003ea 00000000", "c"))
-	// Everyone's are filtered again.
+	// Broadcasts to all are filtered by operation again.
 	s.push(&envelope.Delivery{Op: 1002, Body: []byte("d"), All: true}, &envelope.Delivery{Op: 1001, Body: []byte("e"), All: true})
 	c.want(wire("00000011 0010 0001 000003e9 00000000", "e"))
 	// Change room; the heartbeat counts the new one.
@@ -131,7 +131,7 @@ func goimConversation(t *testing.T, s *server, c *client) {
 		c.put(wire("00000012 0010 0001 "+op+" 00000008", "up"))
 		c.want(wire("00000010 0010 0001 "+op+" 00000008", ""))
 	}
-	// No room: nobody is online in it.
+	// No room: the count is 0.
 	c.put(wire("00000010 0010 0001 0000000c 00000009", ""))
 	c.want(wire("00000010 0010 0001 0000000d 00000009", ""))
 	c.put(wire("00000010 0010 0001 00000002 0000000a", ""))
@@ -177,7 +177,7 @@ func TestGoldenV2Binary(t *testing.T) {
 				c.want(wire(fmt.Sprintf("%08x 0018 0002 00000005 00000000 00010000%08x", 24+len(body), id), body))
 			}
 			c.want(wire("0000001c 0018 0002 00000005 00000000 0000000000000000", "live"))
-			// Acks: answered only where a sequence asks for it.
+			// Acks: answered only if they have a sequence.
 			c.put(wire("00000018 0010 0002 00000012 00000000 0001000000000007", ""))
 			c.put(wire("00000028 0018 0002 00000012 00000005 0000000000000000 0001000000000008 0001000000000009", ""))
 			c.want(wire("00000018 0018 0002 00000013 00000005 0000000000000000", ""))
@@ -248,7 +248,8 @@ func TestGoldenV2JSON(t *testing.T) {
 	c.wantEnd(protocol.CloseBadPacket)
 }
 
-// eventualSession is the n-th session's id, once logic was asked about it.
+// eventualSession waits until logic was asked about session number n. It returns
+// the session's id.
 func eventualSession(t *testing.T, s *server, n int) uint64 {
 	t.Helper()
 	eventually(t, "the session connects", func() bool {

@@ -106,8 +106,8 @@ func TestConnectRate(t *testing.T) {
 	})
 }
 
-// TestUpstreamRate: a session that sends too much is read from more slowly;
-// nothing is lost and nobody is closed.
+// TestUpstreamRate: comet reads more slowly from a session that sends too much.
+// Nothing is lost, and the session is not closed.
 func TestUpstreamRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate, cfg.UpstreamBurst = 10, 5 })
@@ -130,8 +130,8 @@ func TestUpstreamRate(t *testing.T) {
 	})
 }
 
-// TestBadPackets: each ends the session with a reason, is counted, and does
-// nothing to the client beside it.
+// TestBadPackets: each bad packet ends its session with a reason and is counted. It
+// does nothing to other clients.
 func TestBadPackets(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.RoomsPerSession = 2 })
 	beside := s.dialPipe(pipe.Options{})
@@ -200,8 +200,7 @@ func TestBadPackets(t *testing.T) {
 	beside.expect(protocol.OpHeartbeatReply, 0, "")
 }
 
-// TestTruncatedPacket: a client that goes away in the middle of one leaves
-// nothing behind.
+// TestTruncatedPacket: of a client that leaves in the middle of a packet nothing stays.
 func TestTruncatedPacket(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	for _, c := range []*client{s.dialTCP(), s.dialWS(false)} {
@@ -222,8 +221,8 @@ func TestTruncatedPacket(t *testing.T) {
 	eventually(t, "both are gone", func() bool { return s.Sessions() == 0 && len(s.logic.gone()) == 2 })
 }
 
-// TestManyThatNeverAuthenticate: they cost nothing for others and are gone
-// after the handshake timeout.
+// TestManyThatNeverAuthenticate: clients that never authenticate do not disturb other
+// clients, and are closed after the handshake timeout.
 func TestManyThatNeverAuthenticate(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
@@ -265,7 +264,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
-	// A comet that is never run gives its port back.
+	// A comet that is never run frees its port.
 	cfg := comet.DefaultConfig()
 	cfg.Name = "c1"
 	listening(&cfg)

@@ -8,9 +8,9 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestDrainNamesOthers: the version-2 clients of a comet that stops are told
-// the first five others of their transport; older clients, and those who are
-// closed for another reason, get byte for byte what they always got.
+// TestDrainNamesOthers: a comet that stops tells version-2 clients the first five other
+// comets of their transport. Older clients, and clients that are closed for another
+// reason, get no addresses.
 func TestDrainNamesOthers(t *testing.T) {
 	const plain = `{"code":3001,"reason":"the server is stopping","reconnect":true}`
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {

@@ -18,7 +18,7 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// drainPipe reads all that the server has written, by id.
+// drainPipe reads all packets that the server has written. It returns their ids.
 func (c *client) drainPipe() []uint64 {
 	c.t.Helper()
 	ids := []uint64{}
@@ -31,7 +31,7 @@ func (c *client) drainPipe() []uint64 {
 	}
 }
 
-// afters lists from where catch-ups were asked.
+// afters lists the positions that catch-ups were asked for.
 func (l *fakeLogic) afters() []uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,8 +42,8 @@ func (l *fakeLogic) afters() []uint64 {
 	return list
 }
 
-// TestRule is comet's rule, a step after another; time stands still, so
-// nothing is asked again.
+// TestRule tests comet's rule, one delivery after another. Time stands still, so that
+// no catch-up is asked for again.
 func TestRule(t *testing.T) {
 	type push func(*server) *envelope.Delivery
 	kept := func(id, prev uint64) push {
@@ -134,8 +134,8 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// TestHeldUntilAuthReply: what router sends between Attach and the auth reply
-// is kept back, and follows it.
+// TestHeldUntilAuthReply: what router sends between Attach and the auth reply follows
+// the auth reply.
 func TestHeldUntilAuthReply(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
@@ -152,9 +152,9 @@ func TestHeldUntilAuthReply(t *testing.T) {
 	c.expect(protocol.OpMessage, 0, "live")
 }
 
-// TestFirstWindowInTheConnectReply: it comes in order behind the auth reply,
-// each message in a frame of its own, whatever the transport and whoever
-// acknowledges; of what is too much for the queue the rest is asked for.
+// TestFirstWindowInTheConnectReply: the first window follows the auth reply in order,
+// each message in a frame of its own, over each transport and with each way to
+// acknowledge. If it is too much for the queue the session asks for the rest.
 func TestFirstWindowInTheConnectReply(t *testing.T) {
 	const messages = 1000
 	window := &envelope.Backlog{UpTo: messages}
@@ -208,8 +208,8 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 	}
 }
 
-// TestWindowsDoNotMix: the memory for windows is used again, and never while a
-// client has yet to get what is in it, or the kernel to take it.
+// TestWindowsDoNotMix: the memory of a window is used again only when the kernel has
+// all that is in it.
 func TestWindowsDoNotMix(t *testing.T) {
 	const messages, rounds, clients = 800, 4, 12
 	logic := &fakeLogic{}
@@ -260,8 +260,8 @@ func TestWindowsDoNotMix(t *testing.T) {
 	}
 }
 
-// TestBacklogInTheConnectReply: a session with nothing pending is live with
-// its auth reply, and asks nothing; unless something passed by meanwhile.
+// TestBacklogInTheConnectReply: a session with nothing pending is not behind after its
+// auth reply, and asks for nothing, unless something passed by meanwhile.
 func TestBacklogInTheConnectReply(t *testing.T) {
 	for _, passed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
@@ -297,8 +297,8 @@ func TestBacklogInTheConnectReply(t *testing.T) {
 	}
 }
 
-// TestAskAgain: an answer that does not come is asked for again, ever later;
-// an error is not waited out.
+// TestAskAgain: an answer that does not come is asked for again, after ever longer
+// times. After an error the session asks again soon.
 func TestAskAgain(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -343,8 +343,8 @@ func TestAskAgain(t *testing.T) {
 	}
 }
 
-// TestAnswerWithoutProgress: an owner that is not as far as what passed by is
-// asked again at once, and then not in a loop.
+// TestAnswerWithoutProgress: an owner that is not as far as what passed by is asked
+// again at once, and then after growing pauses.
 func TestAnswerWithoutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *server
@@ -368,9 +368,9 @@ func TestAnswerWithoutProgress(t *testing.T) {
 	})
 }
 
-// TestNotKeptOnce: an entry of the live topic that a job carries again, or that
-// stands in the log twice, reaches a session once.
-func TestNotKeptOnce(t *testing.T) {
+// TestLiveOnce: an entry of the live topic that a job delivers again, or that is in the
+// log twice, reaches a session once.
+func TestLiveOnce(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	c := s.dialPipe(pipe.Options{})
 	c.login("ann", "")
@@ -381,7 +381,7 @@ func TestNotKeptOnce(t *testing.T) {
 	}
 	s.push(entry("1", "first"), entry("2", "second"), entry("1", "first"))
 	s.push(entry("2", "second"), entry("3", "third"))
-	// An entry that has no id is never taken for another.
+	// An entry without an id is never a duplicate.
 	s.push(entry("", "fourth"), entry("", "fourth"))
 	for _, want := range []string{"first", "second", "third", "fourth", "fourth"} {
 		c.expect(protocol.OpMessage, 0, want)

@@ -216,7 +216,7 @@ func (s *session) AbortLocked(err error) {
 func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }
 
 // ackArrivedLocked acknowledges for a client that does not: the kept messages
-// whose bytes its TCP has acknowledged. Where nobody can know that, a packet that
+// whose bytes its TCP has acknowledged. If the transport does not know that, a packet that
 // arrived after they were written stands for it.
 func (s *session) ackArrivedLocked(packet bool) {
 	if len(s.unacked) == 0 {

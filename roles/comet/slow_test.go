@@ -13,7 +13,7 @@ import (
 	"imgo/transport/pipe"
 )
 
-// mailbox is a fake owner: it answers catch-ups from a list of kept messages.
+// mailbox is a fake owner. It answers catch-ups from a list of kept messages.
 type mailbox struct {
 	s      *server
 	ids    []uint64
@@ -37,9 +37,9 @@ func (m *mailbox) catchUp(r *envelope.CatchUpRequest) error {
 	return nil
 }
 
-// TestSlowClient: for a client that does not read kept messages wait in the
-// mailbox, others are dropped and counted, the healthy one beside it sees no
-// difference, and once the slow one reads it gets every kept message in order.
+// TestSlowClient: for a client that does not read, kept messages wait in the mailbox,
+// and others are dropped and counted. Another client sees no difference. Once the slow
+// client reads it gets every kept message in order.
 func TestSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body := strings.Repeat("x", 1000)
@@ -97,7 +97,7 @@ func TestSlowClient(t *testing.T) {
 		if n := s.metric("imgo_comet_behind_sessions"); n != 0 {
 			t.Fatalf("%v sessions are behind after all was read", n)
 		}
-		// Windows were asked for as the client drained them, not all at once.
+		// The windows were asked for one by one, as the client read them.
 		if n := logic.asked(); n < 10 {
 			t.Fatalf("%d messages came in %d windows of 5", kept, n)
 		}
@@ -129,8 +129,8 @@ func TestCatchUpAtClientsPace(t *testing.T) {
 	})
 }
 
-// TestBacklogOverPendingBytes: a window that does not fit is written in part
-// and goes on where it stopped.
+// TestBacklogOverPendingBytes: a window that does not fit is written in part. The
+// session then asks for what follows.
 func TestBacklogOverPendingBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.PendingBytes = 100 })
@@ -153,7 +153,7 @@ func TestBacklogOverPendingBytes(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsClosed: one that takes nothing for the slow timeout.
+// TestSlowClientIsClosed: a client that takes nothing for the slow timeout is closed.
 func TestSlowClientIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.SlowTimeout = 3 * time.Second })
@@ -179,7 +179,7 @@ func TestSlowClientIsClosed(t *testing.T) {
 	})
 }
 
-// TestRepliesAreBounded: a client that asks and does not read costs no more
+// TestRepliesAreBounded: the replies to a client that does not read take no more memory
 // than the session's bound.
 func TestRepliesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

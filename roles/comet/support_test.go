@@ -29,12 +29,11 @@ import (
 	"imgo/transport/ws"
 )
 
-// goroutines runs all tests with a goroutine for each connection: make test does
-// it both ways.
+// goroutines runs all tests with a goroutine for each connection. make test runs them
+// both ways.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
-// single runs all tests with a system call for each write: make test does that,
-// too.
+// single runs all tests with a system call for each write. make test does that too.
 var single = flag.Bool("single", false, "no io_uring")
 
 func TestMain(m *testing.M) {
@@ -44,9 +43,8 @@ func TestMain(m *testing.M) {
 
 var nopLog = zerolog.Nop()
 
-// fakeLogic is a Logic that takes everybody whose token is not "bad", as the
-// user that the token names, and remembers what it was called with. A test
-// replaces the parts it is about.
+// fakeLogic is a Logic that admits every client whose token is not "bad". The token is
+// the name of the user. fakeLogic records its calls. A test may replace its functions.
 type fakeLogic struct {
 	connect  func(*envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	catchUp  func(*envelope.CatchUpRequest) error
@@ -73,7 +71,7 @@ func (l *fakeLogic) Connect(_ context.Context, r *envelope.ConnectRequest) (*env
 	return admit(r)
 }
 
-// admit is what fakeLogic answers by itself.
+// admit is the answer of fakeLogic to Connect, unless a test replaces it.
 func admit(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	if r.Token == "bad" {
 		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
@@ -132,28 +130,28 @@ func (l *fakeLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) erro
 	return nil
 }
 
-// connected is what the n-th session connected with.
+// connected returns the request of session number n, counted from 0.
 func (l *fakeLogic) connected(n int) *envelope.ConnectRequest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.connects[n]
 }
 
-// ackCount counts the calls of Ack that worked.
+// ackCount counts the calls of Ack that succeeded.
 func (l *fakeLogic) ackCount() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.ackCalls
 }
 
-// firstAck is for whom the first acknowledgement was.
+// firstAck returns the first acknowledgement.
 func (l *fakeLogic) firstAck() *envelope.Ack {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acks[0]
 }
 
-// session is the id of the n-th session that connected, from 0.
+// session returns the id of session number n, counted from 0.
 func (l *fakeLogic) session(n int) uint64 {
 	return l.connected(n).Session.Address.Session
 }
@@ -228,7 +226,7 @@ func start(t *testing.T, logic *fakeLogic, change func(*comet.Config)) *server {
 	return s
 }
 
-// listening turns both listeners on.
+// listening configures both listeners.
 func listening(cfg *comet.Config) { listenOn(cfg, "127.0.0.1:0", "127.0.0.1:0") }
 
 func listenOn(cfg *comet.Config, tcpAddr, wsAddr string) {
@@ -286,7 +284,7 @@ func (s *server) push(deliveries ...*envelope.Delivery) {
 	}
 }
 
-// kept is a kept message for the n-th session.
+// kept makes a kept message for session number n.
 func (s *server) kept(n int, id, prev uint64) *envelope.Delivery {
 	return &envelope.Delivery{
 		Id: id, Op: protocol.OpMessage, Body: fmt.Appendf(nil, `"k%d"`, id), TimeMs: time.Now().UnixMilli(),
@@ -294,12 +292,12 @@ func (s *server) kept(n int, id, prev uint64) *envelope.Delivery {
 	}
 }
 
-// live is a message for the n-th session that is not kept.
+// live makes a message for session number n that is not kept.
 func (s *server) live(n int, op int32, body string) *envelope.Delivery {
 	return &envelope.Delivery{Op: op, Body: []byte(body), To: []*envelope.Target{{Session: s.logic.session(n)}}}
 }
 
-// backlog is an answer for the n-th session.
+// backlog makes the answer to a catch-up of session number n.
 func (s *server) backlog(n int, after, upTo uint64, more bool, ids ...uint64) *envelope.Delivery {
 	b := &envelope.Backlog{To: &envelope.Address{Comet: "c1", Session: s.logic.session(n)}, After: after, UpTo: upTo, More: more}
 	for _, id := range ids {
@@ -368,7 +366,7 @@ func dial(t *testing.T, addr net.Addr) net.Conn {
 
 func stream(conn net.Conn) transporttest.Client { return &transporttest.Stream{Conn: conn} }
 
-// dialHost connects to addr's port on another host; nil: it has none.
+// dialHost connects to addr's port on another host. It returns nil if that fails.
 func dialHost(t *testing.T, host string, addr net.Addr) net.Conn {
 	t.Helper()
 	port := fmt.Sprint(addr.(*net.TCPAddr).Port)
@@ -409,8 +407,8 @@ func (c *client) want(frame string) {
 	}
 }
 
-// wantEnd expects nothing but the end of the connection; where a WebSocket or
-// a pipe says a code, it has to be this one.
+// wantEnd expects nothing but the end of the connection. A WebSocket or a pipe must
+// end with this code, if it ends with one.
 func (c *client) wantEnd(code protocol.CloseCode) {
 	c.t.Helper()
 	b, err := c.Next()
@@ -427,7 +425,7 @@ func (c *client) wantEnd(code protocol.CloseCode) {
 	}
 }
 
-// send sends a packet in the client's form; a text body is JSON.
+// send sends a packet in the client's form. The body of a text frame is JSON.
 func (c *client) send(version int16, op, seq int32, body string) {
 	c.t.Helper()
 	if !c.text {
@@ -494,8 +492,8 @@ func (c *client) closedWith(code protocol.CloseCode) {
 	c.wantEnd(code)
 }
 
-// login authenticates a version-2 client; what may be "" or more members of
-// the auth object, each with a comma before it.
+// login authenticates a version-2 client. more has further members of the auth object,
+// each after a comma.
 func (c *client) login(user, more string) {
 	c.t.Helper()
 	c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q%s}`, user, more))
@@ -504,8 +502,8 @@ func (c *client) login(user, more string) {
 	}
 }
 
-// connected is a version-2 client on a pipe that acknowledges, live up to id
-// upTo: the n-th session of the server.
+// connected connects a version-2 client that acknowledges, over a pipe, as session
+// number n. The session has all kept messages up to id upTo.
 func (s *server) connected(n int, user string, upTo uint64) *client {
 	s.t.Helper()
 	c := s.dialPipe(pipe.Options{})
@@ -514,7 +512,7 @@ func (s *server) connected(n int, user string, upTo uint64) *client {
 	return c
 }
 
-// eventually polls cond.
+// eventually waits until cond is true.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	transporttest.Eventually(t, what, cond)

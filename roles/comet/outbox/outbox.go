@@ -115,8 +115,8 @@ func (o *Outbox) ReadyLocked() bool {
 	return o.polled && o.queue == nil && o.mode&(paused|held) == 0
 }
 
-// EnqueueLocked sends a frame whatever its size: at once where that needs no
-// waiting, else by way of the queue. A paused or held outbox keeps it.
+// EnqueueLocked sends a frame whatever its size: at once if that needs no waiting,
+// else by way of the queue. A paused or held outbox keeps it.
 func (o *Outbox) EnqueueLocked(owner Owner, frame []byte, id uint64) {
 	if o.ReadyLocked() {
 		taken, left, err := o.conn.(transport.Pollable).TryWriteOne(frame)

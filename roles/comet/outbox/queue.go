@@ -88,7 +88,7 @@ func (o *Outbox) DropLocked() {
 	}
 }
 
-// releaseLocked gives the queue back, whose frames nobody needs any more.
+// releaseLocked gives the queue back. Its frames are not needed any more.
 func (o *Outbox) releaseLocked() {
 	q := o.queue
 	o.queue = nil

@@ -54,7 +54,7 @@ func (w *Worker) End() {
 
 // Lock locks an outbox. It never waits while others are locked, or two workers
 // with the same outboxes in different order would wait for each other: an outbox
-// that is locked by somebody else ends the batch.
+// that another goroutine has locked ends the batch.
 func (w *Worker) Lock(o *Outbox) {
 	if len(w.begun) == 0 {
 		o.mu.Lock()

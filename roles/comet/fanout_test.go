@@ -13,11 +13,11 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestPushesMeet: callers push to the same sessions at once, each in another
-// order, so that batches are full of sessions that others wait for: nobody
-// waits for ever, and each client gets each caller's messages in order, also
-// one that does not read for a while, but for those who are closed meanwhile.
-func TestPushesMeet(t *testing.T) {
+// TestConcurrentPushes: callers push to the same sessions at once, each in another
+// order, so that batches are full of sessions that other callers wait for. No
+// caller waits for ever. Each client that is not closed meanwhile gets each caller's
+// messages in order, although it does not read for a while.
+func TestConcurrentPushes(t *testing.T) {
 	const clients, callers, rounds = 80, 4, 40
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
@@ -58,7 +58,7 @@ func TestPushesMeet(t *testing.T) {
 					d.To = to
 				}
 				req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{d}}
-				if n == rounds/2 && k == 0 { // in the midst of it the last ones are closed
+				if n == rounds/2 && k == 0 { // the last two are closed meanwhile
 					req.Deliveries = append(req.Deliveries, s.kick(clients-1, protocol.CloseKicked, "go"), s.kick(clients-2, protocol.CloseKicked, "go"))
 				}
 				if _, err := s.Push(context.Background(), req); err != nil {
@@ -67,7 +67,7 @@ func TestPushesMeet(t *testing.T) {
 			}
 		})
 	}
-	pushing.Wait() // though nobody reads
+	pushing.Wait() // although no client reads
 	for i, c := range all[:clients-2] {
 		var next [callers]int
 		for range callers * rounds {
@@ -82,9 +82,9 @@ func TestPushesMeet(t *testing.T) {
 	}
 }
 
-// TestKeptAmongMany: a kept message for many sessions has its place in each,
-// whether it is written or puts the session behind.
-func TestKeptAmongMany(t *testing.T) {
+// TestKeptToMany: each of many sessions gets its kept messages in order, whether
+// they are written at once or put the session behind.
+func TestKeptToMany(t *testing.T) {
 	const clients = 20
 	s := start(t, &fakeLogic{}, listening)
 	var all []*client
@@ -102,7 +102,7 @@ func TestKeptAmongMany(t *testing.T) {
 		return d
 	}
 	s.push(kept(1, 0))
-	s.push(kept(1, 0))             // again: nobody sees it
+	s.push(kept(1, 0))             // again: no client sees it
 	s.push(kept(2, 1), kept(3, 2)) // held, and written at the end of the call
 	s.push(kept(5, 4))             // 4 is missing: behind
 	s.push(kept(6, 5))

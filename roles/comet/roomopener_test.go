@@ -14,7 +14,7 @@ import (
 	"imgo/transport/pipe"
 )
 
-// openings notes what logic is told to write, and lets the test hold it back.
+// openings records the openings that logic is told to write. hold may delay them.
 type openings struct {
 	mu   sync.Mutex
 	all  []*envelope.RoomOpened
@@ -32,7 +32,7 @@ func (o *openings) opened(ctx context.Context, r *envelope.RoomOpened) error {
 	return nil
 }
 
-// names are the rooms that were opened, in order; "" is all of them.
+// names returns the rooms that were opened, in order. "" means all rooms.
 func (o *openings) names() (names []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -70,9 +70,9 @@ func (s *server) client(user string) *client {
 	return c
 }
 
-// Push names the rooms that nobody is in. Who joins one of them is answered
-// once logic has written that it is open, and so is who joins meanwhile; a
-// room that was not denied needs no word.
+// TestDeniedRoomIsOpenedBeforeTheAnswer: Push names the rooms without a member. A client
+// that joins one of them is answered once logic has written that the room is open, and
+// so is a client that joins meanwhile. A room that was not denied is not opened.
 func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	o := &openings{}
 	s := start(t, &fakeLogic{opened: o.opened}, nil)
@@ -103,7 +103,7 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	ann.join("x")
 	eventually(t, "the room is being opened", func() bool { return slices.Equal(o.names(), []string{"", "x"}) })
 	bob.join("x")
-	// Both are members, and whatever comes before the answer is theirs, too.
+	// Both are members, and get what comes before the answer too.
 	eventually(t, "both are in the room", func() bool {
 		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{})
 		return err == nil && reply.Counts["x"] == 2
@@ -132,8 +132,8 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	}
 }
 
-// Until the log has it that what an earlier incarnation denied is void, no
-// join is answered.
+// TestNoJoinBeforeTheStartIsKnown: no join is answered until the log says that what an
+// earlier incarnation of the comet denied is void.
 func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 	free := make(chan struct{})
 	o := &openings{hold: func(ctx context.Context, _ string) error {
@@ -157,7 +157,8 @@ func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
-// A room that cannot be opened is not joined: the client is told to come back.
+// TestRoomThatCannotBeOpened: a room that cannot be opened is not joined. The client is
+// told to come back.
 func TestRoomThatCannotBeOpened(t *testing.T) {
 	o := &openings{}
 	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.CallTimeout = 100 * time.Millisecond })
@@ -174,7 +175,7 @@ func TestRoomThatCannotBeOpened(t *testing.T) {
 	c.send(2, protocol.OpAuth, 1, `{"token":"bob","rooms":["x"]}`)
 	c.closedWith(protocol.CloseOverload)
 
-	// The next one tries again.
+	// The next client that joins tries again.
 	o.mu.Lock()
 	o.hold = nil
 	o.mu.Unlock()
@@ -183,7 +184,8 @@ func TestRoomThatCannotBeOpened(t *testing.T) {
 	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
-// Past the bound everything that was denied is void, once the log has it.
+// TestDeniedRoomsAreBounded: past the bound all denied rooms are forgotten, once the log
+// says so.
 func TestDeniedRoomsAreBounded(t *testing.T) {
 	o := &openings{}
 	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.DeniedRooms = 3 })

@@ -8,9 +8,9 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestSendBuffer: what a client does not read waits in the kernel's memory up
-// to SendBuffer, and then in the session's queue. Left to itself the kernel
-// takes megabytes over loopback.
+// TestSendBuffer: what a client does not read waits in the kernel's memory, up to
+// SendBuffer, and then in the session's queue. Without SendBuffer the kernel takes
+// megabytes over loopback.
 func TestSendBuffer(t *testing.T) {
 	const buffer, pushed = 8 << 10, 512 << 10
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
@@ -23,8 +23,8 @@ func TestSendBuffer(t *testing.T) {
 	for range pushed / len(body) {
 		s.push(s.live(0, protocol.OpMessage, body))
 	}
-	// The client's receive buffer has the default of net.ipv4.tcp_rmem, 128 KiB:
-	// it grows for those who read.
+	// The client's receive buffer has the default size of net.ipv4.tcp_rmem, 128 KiB.
+	// It grows only for a client that reads.
 	eventually(t, "most of it waits in the session's queue", func() bool {
 		return s.metric("imgo_comet_pending_bytes") > pushed/2
 	})

@@ -134,7 +134,7 @@ func TestAuthRefused(t *testing.T) {
 	}
 }
 
-// TestFirstPacket: what may come before auth.
+// TestFirstPacket: only some packets may come before auth.
 func TestFirstPacket(t *testing.T) {
 	t.Run("binary: a few packets are ignored", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -233,8 +233,8 @@ func TestCloseExpired(t *testing.T) {
 	})
 }
 
-// TestKeyReplaced: a user's second session with the same key closes the first;
-// another user's does not.
+// TestKeyReplaced: a second session with the same key closes the first one of the same
+// user, and not that of another user.
 func TestKeyReplaced(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	dial := func(user string) *client {
@@ -253,8 +253,8 @@ func TestKeyReplaced(t *testing.T) {
 	third.expect(protocol.OpMessage, 0, "2")
 }
 
-// TestKickWhileConnecting: a session that is closed while logic is asked gets
-// op 6 in place of the auth reply, and is detached.
+// TestKickWhileConnecting: a session that is closed while logic is asked gets op 6 in
+// place of the auth reply. It is detached.
 func TestKickWhileConnecting(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
@@ -275,7 +275,7 @@ func TestKickWhileConnecting(t *testing.T) {
 	}
 }
 
-// TestRooms: counts and members, and what a client that leaves leaves.
+// TestRooms: the counts and members of rooms are right, also after a client has left.
 func TestRooms(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	var clients []*client
@@ -309,7 +309,7 @@ func TestRooms(t *testing.T) {
 	eventually(t, "the room is gone with its members", func() bool { return fmt.Sprint(ask("", 0).Counts) == "map[c:1]" })
 }
 
-// TestHalfClose: a client that ends its side still gets its answers.
+// TestHalfClose: a client that ends its side of the stream still gets its replies.
 func TestHalfClose(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()

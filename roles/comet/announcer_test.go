@@ -13,15 +13,15 @@ import (
 	"imgo/transport/pipe"
 )
 
-// since returns the announcements from the n-th on.
+// since returns the announcements from number n on, counted from 0.
 func (l *fakeLogic) since(n int) []*envelope.AnnounceRequest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]*envelope.AnnounceRequest(nil), l.announced[n:]...)
 }
 
-// TestAnnounce: every interval the counts; the sessions of a partition when
-// its owner's memory is another one, and only then.
+// TestAnnounce: the counts are announced every interval. The sessions of a partition
+// are announced when its owner has a new epoch, and only then.
 func TestAnnounce(t *testing.T) {
 	for _, faults := range []comet.Faults{{}, {NoAnnounce: true}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestAnnounce(t *testing.T) {
 					}
 				}
 			}
-			// An owner that is not heard of is not told.
+			// A partition whose owner is not known is not announced.
 			from = len(logic.since(0))
 			epochs.Store(&map[uint32]uint64{1: 10})
 			time.Sleep(3 * time.Second)
@@ -100,7 +100,7 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// TestAnnounceInChunks: many sessions take several announcements.
+// TestAnnounceInChunks: many sessions are announced in several requests.
 func TestAnnounceInChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var epoch atomic.Uint64
@@ -136,7 +136,7 @@ func TestAnnounceInChunks(t *testing.T) {
 	})
 }
 
-// TestOnline: goim's heartbeat counts the room on all comets.
+// TestOnline: the reply to goim's heartbeat counts the room's sessions on all comets.
 func TestOnline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {

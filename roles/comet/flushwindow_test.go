@@ -12,8 +12,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// TestFlushWindow: what comes within the window is held and goes out in order
-// at its end; an answer goes at once, and takes what was held with it.
+// TestFlushWindow: what comes within the window is held and goes out in order at its
+// end. A reply goes out at once, and what was held goes before it.
 func TestFlushWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = 500 * time.Millisecond
@@ -47,7 +47,7 @@ func TestFlushWindow(t *testing.T) {
 				t.Fatalf("an answer took %s", took)
 			}
 		}
-		// A kept message too, and the goodbye takes it along.
+		// A kept message is held too. It goes out before op 6.
 		s.push(s.kept(0, 1, 0))
 		s.push(s.kick(0, protocol.CloseKicked, "go"))
 		c.expect(protocol.OpMessage, 1, `"k1"`)
@@ -55,7 +55,7 @@ func TestFlushWindow(t *testing.T) {
 	})
 }
 
-// TestFlushWindowOfMany: nobody is forgotten, and nothing is twice.
+// TestFlushWindowOfMany: every session gets every message once.
 func TestFlushWindowOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.FlushInterval = 20 * time.Millisecond })
@@ -79,8 +79,8 @@ func TestFlushWindowOfMany(t *testing.T) {
 	})
 }
 
-// TestBatchOfBroadcasts: what one call brings for a session arrives in order,
-// whatever its kind, at every session, over every transport.
+// TestBatchOfBroadcasts: the messages of one call, of every kind, arrive in order at
+// every session, over every transport.
 func TestBatchOfBroadcasts(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	var clients []*client
