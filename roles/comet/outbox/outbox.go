@@ -194,20 +194,23 @@ func (o *Outbox) setWritingLocked(writing bool) {
 // the only one that writes.
 func (o *Outbox) write(owner Owner) {
 	o.mu.Lock()
-	for {
-		q := o.queue
-		if len(q.frames) == 0 {
-			break
-		}
-		q.writing, q.frames = q.frames, q.writing[:0]
+	q := o.queue // stays while a goroutine writes
+	var spare []frame
+	for len(q.frames) > 0 {
+		frames := q.frames
+		q.frames = spare[:0]
 		o.mu.Unlock()
-		err := o.writeFrames(owner, q)
-		clear(q.writing)
+		err := o.writeFrames(owner, q, frames)
+		clear(frames)
 		o.mu.Lock()
+		spare = frames
 		if err != nil {
 			o.dropFailedLocked(owner, err)
 			break
 		}
+	}
+	if cap(spare) > cap(q.frames) {
+		q.frames = spare[:0]
 	}
 	o.setWritingLocked(false)
 	toClose := o.mode&closing != 0
@@ -230,9 +233,8 @@ func (o *Outbox) dropFailedLocked(owner Owner, err error) {
 	o.mode |= closing
 }
 
-// writeFrames writes the frames that the goroutine has taken, a chunk at a time.
-func (o *Outbox) writeFrames(owner Owner, q *queue) error {
-	frames := q.writing
+// writeFrames writes frames that the goroutine has taken from q, a chunk at a time.
+func (o *Outbox) writeFrames(owner Owner, q *queue, frames []frame) error {
 	for len(frames) > 0 {
 		n, size := 0, 0
 		q.batch = q.batch[:0]

@@ -23,9 +23,8 @@ func sizeOf(frames []frame) (n int) {
 // queue holds the frames of an outbox that has some, and what writing them
 // needs. Queues are pooled.
 type queue struct {
-	frames  []frame
-	writing []frame  // of a connection that blocks: the goroutine has taken them
-	batch   [][]byte // the arguments of one write
+	frames []frame
+	batch  [][]byte // the arguments of one write
 	// Of a polled connection whose socket has no room the first taken frames are
 	// the connection's already. left bytes of them are not in the kernel yet.
 	taken     int

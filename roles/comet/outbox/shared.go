@@ -77,12 +77,12 @@ func (s *Shared) putQueue(q *queue) {
 		s.runs.Put(q.run)
 		q.run = nil
 	}
-	if max(cap(q.frames), cap(q.writing)) > maxPooledFrames {
+	if cap(q.frames) > maxPooledFrames {
 		return
 	}
 	clear(q.frames)
 	clear(q.batch[:cap(q.batch)])
-	q.frames, q.writing, q.batch, q.taken, q.left = q.frames[:0], q.writing[:0], q.batch[:0], 0, 0
+	q.frames, q.batch, q.taken, q.left = q.frames[:0], q.batch[:0], 0, 0
 	s.queues.Put(q)
 }
 
