@@ -175,7 +175,7 @@ func (o *Outbox) writeLocked(owner Owner) {
 		return
 	}
 	o.setWritingLocked(true)
-	go o.write(owner)
+	go write(owner)
 }
 
 func (o *Outbox) setWritingLocked(writing bool) {
@@ -190,9 +190,10 @@ func (o *Outbox) setWritingLocked(writing bool) {
 	o.shared.writing.Add(n)
 }
 
-// write empties the queue into a connection that blocks. It is a goroutine, and
-// the only one that writes.
-func (o *Outbox) write(owner Owner) {
+// write empties the queue of owner's outbox into a connection that blocks. It is a
+// goroutine, and the only one that writes.
+func write(owner Owner) {
+	o := owner.Outbox()
 	o.mu.Lock()
 	q := o.queue // stays while a goroutine writes
 	var spare []frame
