@@ -1021,8 +1021,8 @@ func (x *Envelope) GetOpened() *RoomOpened {
 	return nil
 }
 
-// RoomOpened says that a comet which had answered "nobody here is in the room"
-// (PushReply.empty_rooms) has a member now. It goes by the room's partition, so
+// RoomOpened says that a comet that had no member in a room
+// (PushReply.empty_rooms) has one now. It goes by the room's partition, so
 // that it comes before every message that is pushed after the join's answer.
 // An empty room means every room, and goes by every partition: the comet has
 // started, or has forgotten what it denied.
@@ -1593,7 +1593,7 @@ func (x *PushRequest) GetDeliveries() []*Delivery {
 // PushReply answers a PushRequest.
 type PushReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// empty_rooms are rooms of the request that nobody on the comet was in: job
+	// empty_rooms are the rooms of the request without a member on the comet. Job
 	// may leave the comet out for them until a RoomOpened with a higher seq.
 	EmptyRooms []string `protobuf:"bytes,1,rep,name=empty_rooms,json=emptyRooms,proto3" json:"empty_rooms,omitempty"`
 	// seq is the comet's latest RoomOpened.seq from before it looked at the
@@ -3268,8 +3268,8 @@ func (x *ClaimReply) GetWon() bool {
 	return false
 }
 
-// ResolveRequest asks who is to get each push record of a batch, as of its
-// place in the log. The owner answers once it has applied the last of them.
+// ResolveRequest asks which sessions are to get each push record of a batch, as
+// of its place in the log. The owner answers once it has applied the last of them.
 type ResolveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
