@@ -3,6 +3,8 @@ package router_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -161,6 +163,7 @@ func TestColdMailboxIsReadOnce(t *testing.T) {
 		}
 		g.Wait()
 	}
+	w.awaitApplied(slices.Collect(maps.Keys(want)))
 	for user, bodiesWanted := range want {
 		if got := bodies(w.attach(session("c", 1, user, "d")).Backlog); got != bodiesWanted {
 			t.Errorf("%s is handed %q, want %q", user, got, bodiesWanted)
