@@ -144,39 +144,43 @@ func (o question) ask(ctx context.Context, key string, full bool) (*envelope.Loo
 
 // group groups users by owner. Users whose partition has no owner fail.
 func (q *lookup) group(t targets) []question {
-	owners := make(map[int32]Router)
-	left := make(map[Router]int) // users of a router that are in no question yet
+	type owner struct {
+		router Router
+		users  int // that are in no question yet
+		open   int // the question that has room for more; -1: none
+	}
+	byRouter := make(map[Router]*owner)
+	byPartition := make(map[int32]*owner) // nil: the partition has none
 	for i, p := range t.partitions {
-		owner, known := owners[p]
+		o, known := byPartition[p]
 		if !known {
-			var err error
-			if owner, err = q.routers.Owner(p); err != nil {
-				owner = nil
+			router, err := q.routers.Owner(p)
+			if err != nil {
 				q.blame(err)
+			} else if o = byRouter[router]; o == nil {
+				o = &owner{router: router, open: -1}
+				byRouter[router] = o
 			}
-			owners[p] = owner
+			byPartition[p] = o
 		}
-		if owner == nil {
+		if o == nil {
 			q.left.add(t.users[i], p)
 			continue
 		}
-		left[owner]++
+		o.users++
 	}
 	var questions []question
-	open := make(map[Router]int) // the question to a router that has room
 	for i, p := range t.partitions {
-		owner := owners[p]
-		if owner == nil {
+		o := byPartition[p]
+		if o == nil {
 			continue
 		}
-		at, has := open[owner]
-		if !has || len(questions[at].targets.users) == lookupChunk {
-			at = len(questions)
-			questions = append(questions, question{router: owner, targets: makeTargets(min(left[owner], lookupChunk))})
-			open[owner] = at
+		if o.open < 0 || len(questions[o.open].targets.users) == lookupChunk {
+			o.open = len(questions)
+			questions = append(questions, question{router: o.router, targets: makeTargets(min(o.users, lookupChunk))})
 		}
-		questions[at].targets.add(t.users[i], p)
-		left[owner]--
+		questions[o.open].targets.add(t.users[i], p)
+		o.users--
 	}
 	return questions
 }
