@@ -12,30 +12,30 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// files are a certificate, its key and the CA, read again when they change. A
-// change is looked for at each handshake.
-type files struct {
+// certFiles has a certificate, its key and the CA. They are read again when they have
+// changed, which each handshake checks.
+type certFiles struct {
 	cert, key, ca string
 	log           zerolog.Logger
 
 	mu     sync.Mutex
-	seen   [3]stamp
+	seen   [3]fileVersion // of cert, key and ca as loaded
 	loaded tls.Certificate
 	roots  *x509.CertPool
 }
 
-// stamp tells one version of a file from another.
-type stamp struct {
-	at   time.Time
-	size int64
+// fileVersion distinguishes the versions of a file.
+type fileVersion struct {
+	modified time.Time
+	size     int64
 }
 
-func openFiles(cert, key, ca string, log zerolog.Logger) (*files, error) {
+func openCertFiles(cert, key, ca string, log zerolog.Logger) (*certFiles, error) {
 	if cert == "" || key == "" || ca == "" {
 		return nil, errors.New("TLS between nodes needs all three: a certificate, its key and the CA of the cluster")
 	}
-	f := &files{cert: cert, key: key, ca: ca, log: log}
-	seen, err := f.stamps()
+	f := &certFiles{cert: cert, key: key, ca: ca, log: log}
+	seen, err := f.versions()
 	if err != nil {
 		return nil, err
 	}
@@ -46,19 +46,19 @@ func openFiles(cert, key, ca string, log zerolog.Logger) (*files, error) {
 	return f, nil
 }
 
-func (f *files) stamps() (s [3]stamp, err error) {
+func (f *certFiles) versions() (v [3]fileVersion, err error) {
 	for i, name := range []string{f.cert, f.key, f.ca} {
 		info, err := os.Stat(name)
 		if err != nil {
-			return s, fmt.Errorf("look at a file of TLS between nodes: %w", err)
+			return v, fmt.Errorf("look at a file of TLS between nodes: %w", err)
 		}
-		s[i] = stamp{info.ModTime(), info.Size()}
+		v[i] = fileVersion{info.ModTime(), info.Size()}
 	}
-	return s, nil
+	return v, nil
 }
 
-// load reads the files; what was loaded before stays when that fails.
-func (f *files) load() error {
+// load reads the files. If that fails, what was loaded before stays.
+func (f *certFiles) load() error {
 	cert, err := tls.LoadX509KeyPair(f.cert, f.key)
 	if err != nil {
 		return fmt.Errorf("load the certificate %s and key %s for other nodes: %w", f.cert, f.key, err)
@@ -75,15 +75,15 @@ func (f *files) load() error {
 	return nil
 }
 
-// current are the newest good certificate and CA.
-func (f *files) current() (*tls.Certificate, *x509.CertPool) {
+// current returns the newest certificate and CA that could be loaded.
+func (f *certFiles) current() (*tls.Certificate, *x509.CertPool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if seen, err := f.stamps(); err != nil {
+	if seen, err := f.versions(); err != nil {
 		f.log.Error().Err(err).Msg("the former certificate stays in use")
 	} else if seen != f.seen {
-		// The stamps are kept only when all files fit together: a pair that is
-		// half replaced is read again at the next handshake.
+		// f.seen changes only if the files fit together. So files of which only some
+		// are replaced are read again at the next handshake.
 		if err := f.load(); err != nil {
 			f.log.Error().Err(err).Msg("the former certificate stays in use")
 		} else {
@@ -95,9 +95,9 @@ func (f *files) current() (*tls.Certificate, *x509.CertPool) {
 	return &cert, f.roots
 }
 
-// config is TLS with the files as they are at each handshake.
-func (f *files) config(caller bool) *tls.Config {
-	usage := x509.ExtKeyUsageClientAuth // of the caller, which the server checks
+// config returns a TLS configuration that uses the files as they are at each handshake.
+func (f *certFiles) config(caller bool) *tls.Config {
+	usage := x509.ExtKeyUsageClientAuth // a server checks the certificate of a caller
 	if caller {
 		usage = x509.ExtKeyUsageServerAuth
 	}
@@ -107,7 +107,7 @@ func (f *files) config(caller bool) *tls.Config {
 		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own() },
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own() },
 		ClientAuth:           tls.RequireAnyClientCert,
-		// VerifyConnection verifies the chain, with the CA of now.
+		// VerifyConnection verifies the chain, with the current CA.
 		InsecureSkipVerify:     true,
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(c tls.ConnectionState) error {

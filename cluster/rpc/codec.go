@@ -6,9 +6,9 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// codec is gRPC's "proto" by the generated code of vtprotobuf, which needs no
-// reflection. It is given to each server and connection, not registered: gRPC's
-// registry is global.
+// codec is gRPC's "proto" codec with the code that vtprotobuf generates, which needs no
+// reflection. Each server and connection gets it as an option, because gRPC's registry is
+// global.
 type codec struct{}
 
 // Name implements encoding.CodecV2.
@@ -37,8 +37,8 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
 }
 
-// Unmarshal implements encoding.CodecV2. UnmarshalVT copies what it keeps, so
-// the buffer may go back to its pool.
+// Unmarshal implements encoding.CodecV2. UnmarshalVT copies the data that it keeps, so the
+// buffer can go back to its pool.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(message)
 	if !ok {

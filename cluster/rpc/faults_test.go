@@ -15,8 +15,8 @@ import (
 	"imgo/envelope"
 )
 
-// hung listens, and takes connections without ever saying a word.
-func hung(t *testing.T) string {
+// serveNothing listens at the returned address. It takes connections and never writes.
+func serveNothing(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -44,7 +44,7 @@ func TestHungNode(t *testing.T) {
 	for name, s := range map[string]rpc.Security{"plain": {}, "secret": {Secret: "a long and random secret"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			peer := newPool(t, rpc.PoolOptions{Security: s}).Node(hung(t))
+			peer := newPool(t, rpc.PoolOptions{Security: s}).Node(serveNothing(t))
 			_, err := peer.Status().Status(within(t, 50*time.Millisecond), &envelope.StatusRequest{})
 			if !errors.Is(err, envelope.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("a call with a deadline: %v", err)
@@ -56,7 +56,7 @@ func TestHungNode(t *testing.T) {
 			}()
 			select {
 			case err = <-ended:
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatal("a call without a deadline does not end")
 			}
 			if !errors.Is(err, envelope.ErrUnavailable) {
@@ -66,8 +66,8 @@ func TestHungNode(t *testing.T) {
 	}
 }
 
-// A node that stops in the middle, with its connection up, holds nobody longer
-// than the call's deadline, and its removal ends what is under way.
+// A node that no longer answers, with its connection open, delays a call until its
+// deadline at most. Dropping the node ends the calls under way.
 func TestNodeStopsAnswering(t *testing.T) {
 	var frozen frozen
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
@@ -93,15 +93,15 @@ func TestNodeStopsAnswering(t *testing.T) {
 		if !errors.Is(err, envelope.ErrUnavailable) {
 			t.Errorf("the call that ran: %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Error("the call that ran does not end")
 	}
-	if _, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("after its removal: %v", err)
 	}
 }
 
-// frozen makes connections of which nothing is read while it is set.
+// frozen makes connections whose writes are lost while it is set.
 type frozen struct {
 	mu sync.Mutex
 	on bool
@@ -135,7 +135,7 @@ func (c *frozenConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Large replies share a connection with small calls and with one another.
+// Large replies share a connection with small calls and with each other.
 func TestManyLargeReplies(t *testing.T) {
 	body := string(bytes.Repeat([]byte("0123456789abcdef"), 3<<20/16))
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
@@ -146,14 +146,14 @@ func TestManyLargeReplies(t *testing.T) {
 	}}.services())
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	var large, small sync.WaitGroup
-	over := make(chan struct{})
+	done := make(chan struct{})
 	small.Go(func() {
 		for {
-			if _, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{}); err != nil {
+			if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); err != nil {
 				t.Errorf("a small call: %v", err)
 			}
 			select {
-			case <-over:
+			case <-done:
 				return
 			default:
 			}
@@ -162,7 +162,7 @@ func TestManyLargeReplies(t *testing.T) {
 	for range 8 {
 		large.Go(func() {
 			for range 3 {
-				rep, err := peer.Comet().Push(within(t, patience), &envelope.PushRequest{})
+				rep, err := peer.Comet().Push(within(t, waitLimit), &envelope.PushRequest{})
 				if err != nil || len(rep.EmptyRooms) != 1 || rep.EmptyRooms[0] != body {
 					t.Errorf("a large reply: %v", err)
 				}
@@ -170,17 +170,17 @@ func TestManyLargeReplies(t *testing.T) {
 		})
 	}
 	large.Wait()
-	close(over)
+	close(done)
 	small.Wait()
 }
 
-// The caller, too, bounds what it takes.
+// The caller bounds the replies that it accepts, too.
 func TestReplyOverTheLimit(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{func(context.Context, string, proto.Message) (proto.Message, error) {
 		return &envelope.PushReply{EmptyRooms: []string{string(make([]byte, 2<<20))}}, nil
 	}}.services())
 	peer := newPool(t, rpc.PoolOptions{MaxMessage: 1 << 20}).Node(addr)
-	if _, err := peer.Comet().Push(within(t, patience), &envelope.PushRequest{}); !errors.Is(err, envelope.ErrTooLarge) {
+	if _, err := peer.Comet().Push(within(t, waitLimit), &envelope.PushRequest{}); !errors.Is(err, envelope.ErrTooLarge) {
 		t.Errorf("a reply over the limit: %v", err)
 	}
 }

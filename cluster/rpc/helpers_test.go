@@ -18,9 +18,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+// waitLimit bounds every wait.
+const waitLimit = 20 * time.Second
 
-// roles are all roles of a node: every call goes to handle.
+// roles has all roles of a node. Every call goes to handle.
 type roles struct {
 	handle func(ctx context.Context, method string, req proto.Message) (proto.Message, error)
 }
@@ -29,7 +30,7 @@ func (r roles) services() rpc.Services {
 	return rpc.Services{Router: routerRole{r}, Logic: logicRole{r}, Comet: cometRole{r}, Status: statusRole{r}}
 }
 
-// reply is what handle answers, as the method's type.
+// reply returns the reply of handle as the type of the method's reply.
 func reply[R proto.Message](ctx context.Context, r roles, method string, req proto.Message) (R, error) {
 	rep, err := r.handle(ctx, method, req)
 	if err != nil {
@@ -39,7 +40,8 @@ func reply[R proto.Message](ctx context.Context, r roles, method string, req pro
 	return rep.(R), nil
 }
 
-func silent(ctx context.Context, r roles, method string, req proto.Message) error {
+// noReply is reply for methods that return only an error.
+func noReply(ctx context.Context, r roles, method string, req proto.Message) error {
 	_, err := r.handle(ctx, method, req)
 	return err
 }
@@ -50,7 +52,7 @@ func (r routerRole) Attach(ctx context.Context, q *envelope.AttachRequest) (*env
 	return reply[*envelope.AttachReply](ctx, r.roles, "Router.Attach", q)
 }
 func (r routerRole) Detach(ctx context.Context, q *envelope.DetachRequest) error {
-	return silent(ctx, r.roles, "Router.Detach", q)
+	return noReply(ctx, r.roles, "Router.Detach", q)
 }
 func (r routerRole) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) (*envelope.Backlog, error) {
 	return reply[*envelope.Backlog](ctx, r.roles, "Router.CatchUp", q)
@@ -83,19 +85,19 @@ func (r logicRole) Connect(ctx context.Context, q *envelope.ConnectRequest) (*en
 	return reply[*envelope.ConnectReply](ctx, r.roles, "Logic.Connect", q)
 }
 func (r logicRole) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) error {
-	return silent(ctx, r.roles, "Logic.CatchUp", q)
+	return noReply(ctx, r.roles, "Logic.CatchUp", q)
 }
 func (r logicRole) Ack(ctx context.Context, q *envelope.AckRequest) error {
-	return silent(ctx, r.roles, "Logic.Ack", q)
+	return noReply(ctx, r.roles, "Logic.Ack", q)
 }
 func (r logicRole) Detach(ctx context.Context, q *envelope.DetachRequest) error {
-	return silent(ctx, r.roles, "Logic.Detach", q)
+	return noReply(ctx, r.roles, "Logic.Detach", q)
 }
 func (r logicRole) Announce(ctx context.Context, q *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return reply[*envelope.AnnounceReply](ctx, r.roles, "Logic.Announce", q)
 }
 func (r logicRole) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error {
-	return silent(ctx, r.roles, "Logic.RoomOpened", q)
+	return noReply(ctx, r.roles, "Logic.RoomOpened", q)
 }
 
 type cometRole struct{ roles }
@@ -113,12 +115,12 @@ func (r statusRole) Status(ctx context.Context, q *envelope.StatusRequest) (*env
 	return reply[*envelope.StatusReply](ctx, r.roles, "Status.Status", q)
 }
 
-// ready is a status that answers.
+// ready is a handle that answers calls of Status.
 func ready(context.Context, string, proto.Message) (proto.Message, error) {
 	return &envelope.StatusReply{Ready: true}, nil
 }
 
-// serve starts a server; stop ends it and may be called twice.
+// serve starts a server. stop stops it and may be called twice.
 func serve(t testing.TB, o rpc.ServerOptions, s rpc.Services) (addr string, stop func()) {
 	t.Helper()
 	if o.Listen == "" {
@@ -139,7 +141,7 @@ func serve(t testing.TB, o rpc.ServerOptions, s rpc.Services) (addr string, stop
 			if err != nil {
 				t.Errorf("server: %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Error("the server does not end")
 		}
 	})
@@ -164,23 +166,23 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// askStatus calls until the answer is ok, and says how long that took.
+// askStatus calls Status until it succeeds, and returns how long that took.
 func askStatus(t testing.TB, peer *rpc.Peer) time.Duration {
 	t.Helper()
 	began := time.Now()
 	for {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		if err == nil {
 			return time.Since(began)
 		}
-		if time.Since(began) > patience {
+		if time.Since(began) > waitLimit {
 			t.Fatalf("no answer: %v", err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// freeAddr is an address where nobody listens.
+// freeAddr returns an address without a listener.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -191,7 +193,7 @@ func freeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// lines is a log that can be read while it is written.
+// lines is a log that can be read while it is written. Safe for concurrent use.
 type lines struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -215,7 +217,7 @@ func (l *lines) logger() zerolog.Logger { return zerolog.New(l) }
 func (l *lines) waitFor(t testing.TB, text string) {
 	t.Helper()
 	for began := time.Now(); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > patience {
+		if time.Since(began) > waitLimit {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			t.Fatalf("the log does not say %q:\n%s", text, l.b.String())

@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// intruder connects without checking whom it talks to.
+// intruder connects without checking the server. With own it shows a certificate of its
+// own.
 type intruder struct{ own bool }
 
-// call is nil when the server talks to it.
+// call returns nil if the server answers it.
 func (i intruder) call(t *testing.T, addr string) error {
 	t.Helper()
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}
@@ -35,12 +36,12 @@ func (i intruder) call(t *testing.T, addr string) error {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	raw.SetDeadline(time.Now().Add(patience))
+	raw.SetDeadline(time.Now().Add(waitLimit))
 	c := tls.Client(raw, config)
 	if err := c.Handshake(); err != nil {
 		return err
 	}
-	// HTTP/2's first words; a server that trusts us answers with its settings.
+	// The HTTP/2 preface. A server that trusts the caller answers with its settings.
 	if _, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")); err != nil {
 		return err
 	}

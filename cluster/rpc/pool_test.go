@@ -36,7 +36,7 @@ func TestSameNodeSameValues(t *testing.T) {
 	}
 }
 
-func TestOneConnectionANode(t *testing.T) {
+func TestOneConnectionPerNode(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
 	var dials atomic.Int32
 	pool := newPool(t, rpc.PoolOptions{Dial: func(ctx context.Context, addr string) (net.Conn, error) {
@@ -59,8 +59,8 @@ func TestOneConnectionANode(t *testing.T) {
 func TestDeadNodeFailsAtOnce(t *testing.T) {
 	peer := newPool(t, rpc.PoolOptions{}).Node(freeAddr(t))
 	for range 3 {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
-		// Had it waited for the node, the deadline would be what ended it.
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
+		// A call that waits for the node would end with its deadline.
 		if !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("a node that is not there: %v", err)
 		}
@@ -72,9 +72,9 @@ func TestNodeGoneAndBack(t *testing.T) {
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	askStatus(t, peer)
 	stop()
-	// Long enough for the pauses between attempts to have grown.
+	// Long enough for the pauses between tries to grow.
 	for until := time.Now().Add(2500 * time.Millisecond); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		if !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("while the node is gone: %v", err)
 		}
@@ -94,12 +94,12 @@ func TestDroppedNodeLetsCallsEnd(t *testing.T) {
 	peer := pool.Node(addr)
 	result := make(chan error, 1)
 	go func() {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		result <- err
 	}()
 	<-began
 	pool.Keep(nil)
-	if _, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "left") {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "left") {
 		t.Errorf("a new call of a dropped node: %v", err)
 	}
 	close(end)
@@ -119,7 +119,7 @@ func TestClosedPool(t *testing.T) {
 	peer := pool.Node(addr)
 	result := make(chan error, 1)
 	go func() {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		result <- err
 	}()
 	<-began
@@ -128,7 +128,7 @@ func TestClosedPool(t *testing.T) {
 		t.Errorf("the call that ran: %v", err)
 	}
 	for _, p := range []*rpc.Peer{peer, pool.Node(addr)} {
-		if _, err := p.Status().Status(within(t, patience), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) {
+		if _, err := p.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) {
 			t.Errorf("after Close: %v", err)
 		}
 	}
@@ -144,20 +144,20 @@ func TestServerLetsCallsEnd(t *testing.T) {
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	result := make(chan error, 1)
 	go func() {
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		result <- err
 	}()
 	<-began
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
-	// The server no longer takes connections: so it is stopping.
+	// The server is stopping once it no longer takes connections.
 	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			break
 		}
 		c.Close()
-		if time.Since(began) > patience {
+		if time.Since(began) > waitLimit {
 			t.Fatal("the server takes connections although it stops")
 		}
 	}
@@ -177,7 +177,7 @@ func TestServerStarting(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	peer := newPool(t, rpc.PoolOptions{}).Node(server.Addr().String())
-	if _, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "starting") {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "starting") {
 		t.Errorf("before Register: %v", err)
 	}
 	server.Register(roles{ready}.services())

@@ -21,7 +21,7 @@ import (
 	"imgo/envelope"
 )
 
-// fill sets every field of a message to something.
+// fill sets every field of a message.
 func fill(m proto.Message) {
 	r := m.ProtoReflect()
 	fields := r.Descriptor().Fields()
@@ -47,7 +47,7 @@ func fill(m proto.Message) {
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(uint64(n) << 50)
 		}
-		panic("a kind of field that is new: " + f.Kind().String())
+		panic("fill does not know this kind of field: " + f.Kind().String())
 	}
 	for i := range fields.Len() {
 		f := fields.Get(i)
@@ -64,7 +64,7 @@ func fill(m proto.Message) {
 	}
 }
 
-// interfaces are what a Peer offers, by the name that the fakes use.
+// interfaces returns the roles of a Peer, by the names that the fakes use.
 func interfaces(p *rpc.Peer) map[string]reflect.Value {
 	return map[string]reflect.Value{
 		"Router": reflect.ValueOf(p).MethodByName("Router").Call(nil)[0],
@@ -74,8 +74,8 @@ func interfaces(p *rpc.Peer) map[string]reflect.Value {
 	}
 }
 
-// each calls f with every method of every role of a node.
-func each(p *rpc.Peer, f func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message)) {
+// forEachMethod calls f with every method of every role of a node.
+func forEachMethod(p *rpc.Peer, f func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message)) {
 	for role, v := range interfaces(p) {
 		for i := range v.NumMethod() {
 			name := role + "." + v.Type().Method(i).Name
@@ -111,7 +111,7 @@ func TestEveryMethodCarriesItsMessages(t *testing.T) {
 	}}.services())
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	methods := 0
-	each(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message) {
+	forEachMethod(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message) {
 		methods++
 		fill(req)
 		if rep != nil {
@@ -120,7 +120,7 @@ func TestEveryMethodCarriesItsMessages(t *testing.T) {
 			replies[name] = rep
 			mu.Unlock()
 		}
-		answer, err := call(within(t, patience), req)
+		answer, err := call(within(t, waitLimit), req)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
@@ -138,12 +138,12 @@ func TestEveryMethodCarriesItsMessages(t *testing.T) {
 		}
 	})
 	if methods != 19 {
-		t.Errorf("%d methods were called: did one come? The number is here so that none is forgotten", methods)
+		t.Errorf("%d methods were called: if one is new, change the number in this test", methods)
 	}
 }
 
-// A call that is of another generation of the kept topic than the router is
-// not answered: what is in a partition of the one is elsewhere in the other.
+// A router refuses calls for another generation of the kept topic, because each generation
+// spreads users over its partitions differently.
 func TestGenerationsDoNotMix(t *testing.T) {
 	services := roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Router.Lookup" {
@@ -155,8 +155,8 @@ func TestGenerationsDoNotMix(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, services)
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	call := func(generation uint16) error {
-		_, err := peer.RouterOf(generation).Lookup(within(t, patience), &envelope.LookupRequest{})
-		return errors.Join(err, peer.RouterOf(generation).Detach(within(t, patience), &envelope.DetachRequest{}))
+		_, err := peer.RouterOf(generation).Lookup(within(t, waitLimit), &envelope.LookupRequest{})
+		return errors.Join(err, peer.RouterOf(generation).Detach(within(t, waitLimit), &envelope.DetachRequest{}))
 	}
 	for generation, good := range map[uint16]bool{0: true, 1: false, 2: true, 3: false} {
 		if err := call(generation); (err == nil) != good || err != nil && !errors.Is(err, envelope.ErrUnavailable) {
@@ -189,12 +189,12 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 		defer mu.Unlock()
 		fail = err
 	}
-	each(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, _ proto.Message) {
+	forEachMethod(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, _ proto.Message) {
 		for _, code := range codes {
 			in := &envelope.Error{Code: code, Field: "users[3]", Message: "is not — good: 50 %\n"}
 			wrapped := fmt.Errorf("attach for comet 7: %w", in)
 			set(wrapped)
-			_, err := call(within(t, patience), req)
+			_, err := call(within(t, waitLimit), req)
 			var out *envelope.Error
 			if !errors.As(err, &out) || *out != *in || !errors.Is(err, &envelope.Error{Code: code}) || envelope.CodeOf(err) != code {
 				t.Fatalf("%s: %v became %#v", name, in, err)
@@ -204,30 +204,30 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 			}
 		}
 		set(errors.New("disk on fire"))
-		_, err := call(within(t, patience), req)
+		_, err := call(within(t, waitLimit), req)
 		if envelope.CodeOf(err) != envelope.CodeInternal || err.Error() != "disk on fire" || errors.Is(err, envelope.ErrUnavailable) {
 			t.Errorf("%s: a plain error became %v (%s)", name, err, envelope.CodeOf(err))
 		}
 	})
 	for name, in := range map[string]error{"out of time": context.DeadlineExceeded, "cancelled": context.Canceled} {
 		set(fmt.Errorf("resolve: %w", in))
-		_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		if !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.Canceled) {
 			t.Errorf("a handler that was %s: %v", name, err)
 		}
 	}
 	set(envelope.Errorf(envelope.CodeInvalid, "%s\xff", strings.Repeat("long ", 100_000)))
-	_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+	_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 	if !errors.Is(err, envelope.ErrInvalid) || len(err.Error()) > 10_000 {
 		t.Errorf("a long error became one of %d bytes, %s", len(err.Error()), envelope.CodeOf(err))
 	}
 }
 
-func TestWhatIsNotThereIsUnavailable(t *testing.T) {
+func TestRolesThatANodeDoesNotRun(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, rpc.Services{Status: statusRole{roles{ready}}})
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
-	each(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, _ proto.Message) {
-		_, err := call(within(t, patience), req)
+	forEachMethod(peer, func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, _ proto.Message) {
+		_, err := call(within(t, waitLimit), req)
 		role, _, _ := strings.Cut(strings.ToLower(name), ".")
 		if role == "status" {
 			if err != nil {
@@ -288,7 +288,7 @@ func TestPanicIsAnError(t *testing.T) {
 		return &envelope.StatusReply{Ready: true}, nil
 	}}.services())
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
-	_, err := peer.Comet().Push(within(t, patience), &envelope.PushRequest{})
+	_, err := peer.Comet().Push(within(t, waitLimit), &envelope.PushRequest{})
 	if !errors.Is(err, envelope.ErrInternal) || !strings.Contains(err.Error(), "nil map") {
 		t.Errorf("a panic became %v", err)
 	}
@@ -306,7 +306,7 @@ func TestLargeMessages(t *testing.T) {
 	comet := newPool(t, rpc.PoolOptions{}).Node(addr).Comet()
 	body := bytes.Repeat([]byte("0123456789abcdef"), 7<<20/16)
 	push := func(body []byte) (*envelope.PushReply, error) {
-		return comet.Push(within(t, patience), &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Body: body}}})
+		return comet.Push(within(t, waitLimit), &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Body: body}}})
 	}
 	rep, err := push(body)
 	if err != nil || rep.EmptyRooms[0] != string(body) {
@@ -330,7 +330,7 @@ func TestManyAtOnce(t *testing.T) {
 		g.Go(func() {
 			for j := range uint64(20) {
 				id := i<<32 | j
-				rep, err := comet.Push(within(t, patience), &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: id, Body: make([]byte, j*700)}}})
+				rep, err := comet.Push(within(t, waitLimit), &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: id, Body: make([]byte, j*700)}}})
 				if err != nil || rep.Seq != id {
 					t.Errorf("call %d: %v, %v", id, rep, err)
 					return
@@ -351,7 +351,7 @@ func TestMetrics(t *testing.T) {
 	}}.services())
 	peer := newPool(t, rpc.PoolOptions{Metrics: client}).Node(addr)
 	askStatus(t, peer)
-	if _, err := peer.Comet().Push(within(t, patience), &envelope.PushRequest{}); err == nil {
+	if _, err := peer.Comet().Push(within(t, waitLimit), &envelope.PushRequest{}); err == nil {
 		t.Fatal("no error")
 	}
 	stop()
@@ -371,8 +371,8 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// counters are the values of a counter (or counts of a histogram) by the values
-// of its labels.
+// counters returns the values of a counter, or the counts of a histogram, by the values of
+// their labels.
 func counters(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()

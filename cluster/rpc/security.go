@@ -19,35 +19,35 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Security is how nodes know one another. All nodes of a cluster must have the
+// Security says how nodes authenticate each other. All nodes of a cluster must have the
 // same kind.
 //
-//   - Nothing set: plain connections, which anybody who can reach the port may
-//     make. For loopback only.
-//   - Secret: TLS 1.3 with one identity for all nodes, derived from the secret.
-//     The secret itself never crosses the wire, but who connects can try guesses
-//     of it at leisure: it must be long and random, not a word.
-//   - The files: TLS 1.3 with certificates of the cluster's own CA on both
-//     sides; they are read again when they change. Names in certificates are
-//     not looked at, since nodes are called by addresses that come and go: who
-//     has a certificate of the CA is a node. They win over Secret.
+//   - Nothing is set: connections are not encrypted, and anybody who can reach the port
+//     is trusted. This is for loopback only.
+//   - Secret: TLS 1.3 with one identity for all nodes, derived from the secret. The
+//     secret never crosses the wire. But anybody who can connect can try guesses, so it
+//     must be long and random.
+//   - The files: TLS 1.3 with certificates of the cluster's own CA on both sides. They
+//     are read again when they change. The names in certificates do not count, because
+//     the addresses of nodes change: every certificate of the CA is one of a node. The
+//     files win over Secret.
 type Security struct {
 	Secret                    string
 	CertFile, KeyFile, CAFile string
 }
 
-// refusalPeriod is how often a refused handshake is logged.
+// refusalPeriod is the shortest time between two log lines about refused handshakes.
 const refusalPeriod = 10 * time.Second
 
-// errOtherSecret is the verdict on a node with another secret.
+// errOtherSecret is the error of a handshake with a node that has another secret.
 var errOtherSecret = errors.New("the node there has another cluster.secret: give all nodes of the cluster the same")
 
-// server are the credentials that a server asks for and shows.
+// server returns the credentials of a server.
 func (s Security) server(log zerolog.Logger) (credentials.TransportCredentials, error) {
 	return s.credentials(log, false)
 }
 
-// client are the credentials of a caller.
+// client returns the credentials of a caller.
 func (s Security) client(log zerolog.Logger) (credentials.TransportCredentials, error) {
 	return s.credentials(log, true)
 }
@@ -59,8 +59,8 @@ func (s Security) credentials(log zerolog.Logger, caller bool) (credentials.Tran
 	)
 	switch {
 	case s.CertFile != "" || s.KeyFile != "" || s.CAFile != "":
-		var f *files
-		if f, err = openFiles(s.CertFile, s.KeyFile, s.CAFile, log); err == nil {
+		var f *certFiles
+		if f, err = openCertFiles(s.CertFile, s.KeyFile, s.CAFile, log); err == nil {
 			config = f.config(caller)
 		}
 	case s.Secret != "":
@@ -71,16 +71,16 @@ func (s Security) credentials(log zerolog.Logger, caller bool) (credentials.Tran
 	if err != nil {
 		return nil, err
 	}
-	return &loud{
+	return &loggedCredentials{
 		TransportCredentials: credentials.NewTLS(config),
 		log:                  log.Sample(&zerolog.BurstSampler{Burst: 1, Period: refusalPeriod}),
 		secret:               s.CertFile == "",
 	}, nil
 }
 
-// secretConfig is TLS between nodes that have the same secret: the key of
-// their certificate is made from it, and each checks that the other has shown
-// the same key, and thereby holds it.
+// secretConfig returns the TLS configuration of nodes with a common secret. The key of
+// their certificate is derived from it. Each node checks that the other one has proved to
+// have the same key.
 func secretConfig(secret string) (*tls.Config, error) {
 	seed, err := hkdf.Key(sha256.New, []byte(secret), nil, "imgo rpc identity 1", ed25519.SeedSize)
 	if err != nil {
@@ -88,7 +88,7 @@ func secretConfig(secret string) (*tls.Config, error) {
 	}
 	key := ed25519.NewKeyFromSeed(seed)
 	own := key.Public().(ed25519.PublicKey)
-	// Nobody looks at the times: the key is what counts, and clocks differ.
+	// The times are not checked, because clocks differ. Only the key counts.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "imgo"},
 		NotBefore: time.Unix(0, 0), NotAfter: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
@@ -117,22 +117,25 @@ func secretConfig(secret string) (*tls.Config, error) {
 	}, nil
 }
 
-// loud logs handshakes that fail, once in a while, and says what to do.
-type loud struct {
+// loggedCredentials logs failed handshakes, at most one in refusalPeriod, with what to
+// do.
+type loggedCredentials struct {
 	credentials.TransportCredentials
 	log    zerolog.Logger
-	secret bool
+	secret bool // the nodes have a secret, not certificates
 }
 
 // Clone implements credentials.TransportCredentials.
-func (l *loud) Clone() credentials.TransportCredentials {
+func (l *loggedCredentials) Clone() credentials.TransportCredentials {
 	c := *l
 	c.TransportCredentials = l.TransportCredentials.Clone()
 	return &c
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
-func (l *loud) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (l *loggedCredentials) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	secured, info, err := l.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	if err != nil {
 		err = l.explain(err)
@@ -144,7 +147,7 @@ func (l *loud) ClientHandshake(ctx context.Context, authority string, conn net.C
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (l *loud) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (l *loggedCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	secured, info, err := l.TransportCredentials.ServerHandshake(conn)
 	if err != nil {
 		err = l.explain(err)
@@ -153,28 +156,28 @@ func (l *loud) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, e
 	return secured, info, err
 }
 
-// explain adds the mend to a failed handshake's error.
-func (l *loud) explain(err error) error {
+// explain adds to a failed handshake's error what to do.
+func (l *loggedCredentials) explain(err error) error {
 	var (
 		plain tls.RecordHeaderError
 		alert tls.AlertError
 	)
-	what := "cluster's certificates and CA"
+	setting := "cluster's certificates and CA"
 	if l.secret {
-		what = "cluster.secret"
+		setting = "cluster.secret"
 	}
 	switch {
 	case errors.Is(err, errOtherSecret):
 		return err
 	case errors.As(err, &plain):
-		return fmt.Errorf("%w: what is there speaks no TLS: give all nodes of the cluster the same %s", err, what)
+		return fmt.Errorf("%w: what is there speaks no TLS: give all nodes of the cluster the same %s", err, setting)
 	case errors.As(err, &alert), isRemoteAlert(err):
-		return fmt.Errorf("%w: the other side refused this node: give all nodes of the cluster the same %s", err, what)
+		return fmt.Errorf("%w: the other side refused this node: give all nodes of the cluster the same %s", err, setting)
 	}
 	return err
 }
 
-// isRemoteAlert says whether the other side ended a handshake with an alert.
+// isRemoteAlert reports whether the other side ended a handshake with an alert.
 func isRemoteAlert(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"

@@ -113,7 +113,7 @@ func TestWhoIsLetIn(t *testing.T) {
 				return
 			}
 			for range 3 {
-				_, err := peer.Status().Status(within(t, patience), &envelope.StatusRequest{})
+				_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 				if !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), tt.inError) {
 					t.Fatalf("not refused, or without the reason: %v", err)
 				}
@@ -149,7 +149,7 @@ func TestSecretIsNotOnTheWire(t *testing.T) {
 	var tap wiretap
 	peer := newPool(t, rpc.PoolOptions{Security: s, Dial: tap.dial}).Node(addr)
 	askStatus(t, peer)
-	if _, err := peer.Logic().Connect(within(t, patience), &envelope.ConnectRequest{Token: body}); err == nil {
+	if _, err := peer.Logic().Connect(within(t, waitLimit), &envelope.ConnectRequest{Token: body}); err == nil {
 		t.Log("answered")
 	}
 	tap.mu.Lock()
@@ -195,7 +195,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	// The server changes over to another CA: new connections fail ...
 	second.issue(serverDir)
 	pool.Keep(nil)
-	if _, err := pool.Node(addr).Status().Status(within(t, patience), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) {
+	if _, err := pool.Node(addr).Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("certificates of two CAs: %v", err)
 	}
 	// ... until the caller does.

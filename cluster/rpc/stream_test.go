@@ -32,7 +32,7 @@ func TestHangingCallsDelayNoOther(t *testing.T) {
 		return &envelope.ConnectReply{User: q.Token}, nil
 	}}.services())
 	logic := newPool(t, rpc.PoolOptions{}).Node(addr).Logic()
-	ctx, giveUp := context.WithCancel(within(t, patience))
+	ctx, giveUp := context.WithCancel(within(t, waitLimit))
 	var callers sync.WaitGroup
 	for range hang {
 		callers.Go(func() {
@@ -45,7 +45,7 @@ func TestHangingCallsDelayNoOther(t *testing.T) {
 	for i := range quick {
 		others.Go(func() {
 			user := fmt.Sprint(i)
-			reply, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: user})
+			reply, err := logic.Connect(within(t, waitLimit), &envelope.ConnectRequest{Token: user})
 			if err != nil || reply.User != user {
 				t.Errorf("call %d: %v, %v", i, reply, err)
 			}
@@ -81,7 +81,7 @@ func TestCallsFailWhenTheirNodeDies(t *testing.T) {
 	errs := make(chan error)
 	for range calls {
 		go func() {
-			_, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: "x"})
+			_, err := logic.Connect(within(t, waitLimit), &envelope.ConnectRequest{Token: "x"})
 			errs <- err
 		}()
 	}
@@ -96,7 +96,7 @@ func TestCallsFailWhenTheirNodeDies(t *testing.T) {
 	}
 	close(release)
 	for {
-		_, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{Token: "x"})
+		_, err := logic.Connect(within(t, waitLimit), &envelope.ConnectRequest{Token: "x"})
 		if err == nil {
 			return
 		}
@@ -148,7 +148,7 @@ func TestNodeOfAnotherVersion(t *testing.T) {
 	})
 	logic := newPool(t, rpc.PoolOptions{}).Node(l.Addr().String()).Logic()
 	for range 3 {
-		_, err := logic.Connect(within(t, patience), &envelope.ConnectRequest{})
+		_, err := logic.Connect(within(t, waitLimit), &envelope.ConnectRequest{})
 		if !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a call of a node of another version: %v", err)
 		}

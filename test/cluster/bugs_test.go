@@ -9,14 +9,14 @@ import (
 	"imgo/config"
 )
 
-// The ancestors' bugs that only a cluster can have.
+// Bugs of imgo's ancestors that only a cluster can have.
 
 // api calls the API of the first logic.
 func (w *world) api(method, path, body string, out any) (int, error) {
 	return call(method, "http://"+w.of(config.RoleLogic)[0].HTTPAddr().String()+path, body, out)
 }
 
-// sessions are how many a user has.
+// sessions returns how many sessions a user has.
 func (w *world) sessions(user string) int {
 	var answer struct {
 		Sessions []struct{ Name string }
@@ -27,11 +27,11 @@ func (w *world) sessions(user string) int {
 	return len(answer.Sessions)
 }
 
-// Bug 2: HTTP said ok before Kafka had acknowledged.
+// Bug 2: HTTP answered ok before Kafka had acknowledged the record.
 func TestAncestorBug02_AcceptedMeansAcknowledgedByKafka(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	d := w.connect("u", "d", nil)
 	resume := w.kafka.RefuseAppends("imgo.kept.1")
 	for _, path := range []string{"/v1/push", "/1/push?uid=1", "/1/pushs"} {
@@ -49,14 +49,14 @@ func TestAncestorBug02_AcceptedMeansAcknowledgedByKafka(t *testing.T) {
 	})
 	w.pushes.push("u")
 	eventually(t, "it arrives", func() bool { return d.received.Load() == 1 })
-	w.settle()
+	w.checkHistory()
 }
 
-// Bug 5: a room younger than a second was invisible to job.
+// Bug 5: job did not see rooms that were younger than a second.
 func TestAncestorBug05_YoungRoomGetsItsMessages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	for i := range 10 {
 		room := fmt.Sprint("room", i)
 		d := w.connect("u", fmt.Sprint("d", i), nil, room)
@@ -69,44 +69,44 @@ func TestAncestorBug05_YoungRoomGetsItsMessages(t *testing.T) {
 			if got != body {
 				t.Errorf("heard %q", got)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatalf("the first message of %s did not come", room)
 		}
 	}
 }
 
-// Bug 6: a dead comet left sessions for ever, so that its users looked online.
+// Bug 6: the sessions of a dead comet stayed for ever, so its users looked online.
 func TestAncestorBug06_SessionsOfADeadCometGo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	comet := w.of(config.RoleComet)[0]
 	d := w.connect("ghost", "d", comet)
 	stays := w.connect("stays", "d", w.of(config.RoleComet)[1])
 	eventually(t, "both are online", func() bool { return w.sessions("ghost") == 1 && w.sessions("stays") == 1 })
 	comet.kill()
 	d.leave()
-	// I6 says 10 s; the machine may be slower than any clock of ours.
+	// I6 says 10 s, but the machine of the test may be slow.
 	within(t, 3*10*time.Second, "the dead comet's session is gone", func() bool { return w.sessions("ghost") == 0 })
 	if n := w.sessions("stays"); n != 1 {
 		t.Errorf("the other comet's user has %d sessions", n)
 	}
-	// What is pushed meanwhile waits for the next connection.
+	// Pushes of the meantime wait for the next connection.
 	w.pushes.push("ghost")
 	w.connect("ghost", "d", nil)
 	w.pushes.push("stays")
-	w.settle()
+	w.checkHistory()
 	if stays.sessions.Load() != 1 {
 		t.Errorf("the other comet's user had %d sessions", stays.sessions.Load())
 	}
 }
 
-// Bug 7: a router's restart forgot everyone, and connected users counted as
+// Bug 7: a restarted router had forgotten all sessions, and connected users counted as
 // offline.
 func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	var devices []*device
 	for i := range 8 {
 		devices = append(devices, w.connect(fmt.Sprint("u", i), "d", nil))
@@ -114,7 +114,7 @@ func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
 	for _, n := range w.of(config.RoleRouter) {
 		n.kill()
 		n.wipe()
-		n.again()
+		n.restart()
 	}
 	for i, d := range devices {
 		user := fmt.Sprint("u", i)
@@ -124,20 +124,20 @@ func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
 		}
 		w.pushes.push(user)
 	}
-	// What is not kept goes to who is there, and there only.
+	// A push that is not kept goes to connected sessions only.
 	eventually(t, "a push that is not kept finds its session", func() bool {
 		var answer struct{ Sessions int }
 		_, err := w.api("POST", "/v1/push", `{"user":"u0","body_text":"now","kept":false}`, &answer)
 		return err == nil && answer.Sessions == 1
 	})
-	w.settle()
+	w.checkHistory()
 }
 
-// A comet that stops tells its clients where else to go, and they go there.
+// A comet that stops tells its clients the addresses of others, and they connect there.
 func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	comets := w.of(config.RoleComet)
 	var devices []*device
 	for i := range 5 {
@@ -149,34 +149,34 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 		w.mu.Unlock()
 	}
 	w.pushes.run(1, []string{"u"})
-	w.onward(20)
+	w.waitReceived(20)
 	comets[0].stop()
 	for _, d := range devices {
 		eventually(t, d.name+" is on the other comet", func() bool { return d.sessions.Load() == 2 })
-		bye := d.goodbye()
+		bye := d.lastDisconnect()
 		if bye["code"] != 3001.0 || bye["reconnect"] != true || fmt.Sprint(bye["addresses"]) != "["+comets[1].ClientAddr("tcp").String()+"]" {
 			t.Errorf("%s was told %v", d.name, bye)
 		}
 	}
-	w.settle()
+	w.checkHistory()
 	if log := comets[0].log.String(); !strings.Contains(log, `"message":"stopped"`) {
 		t.Errorf("the comet did not say that it stopped:\n%s", log)
 	}
 }
 
-// A token that one logic makes is good on every other once that has read of it,
-// and revoked likewise, with the sessions of it.
+// A token of one logic is valid on every other logic once that has read of it. Revoking it
+// works in the same way, and ends its sessions.
 func TestTokensEverywhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.change = func(cfg *config.Config) { cfg.Auth.Mode = "token" }
-	w.eight()
+	w.startAll()
 	logics := w.of(config.RoleLogic)
 	var made struct{ Token string }
 	if _, err := call("POST", "http://"+logics[0].HTTPAddr().String()+"/v1/tokens", `{"user":"7"}`, &made); err != nil {
 		t.Fatal(err)
 	}
-	// Each logic says of a token whether it is good.
+	// Each logic says whether a token is valid.
 	known := func(ret int) {
 		t.Helper()
 		for _, n := range logics {
@@ -188,7 +188,7 @@ func TestTokensEverywhere(t *testing.T) {
 		}
 	}
 	known(0)
-	// A comet asks any logic: of many connections some ask the other one.
+	// A comet asks any logic, so some of many connections ask the other one.
 	w.pushes.number.Store(0)
 	var devices []*device
 	for i := range 10 {
@@ -196,7 +196,7 @@ func TestTokensEverywhere(t *testing.T) {
 		devices = append(devices, d)
 	}
 	for _, d := range devices {
-		if err := d.admitted(); err != nil {
+		if err := d.tryConnect(); err != nil {
 			t.Errorf("%s is refused: %v", d.name, err)
 		}
 	}
@@ -206,7 +206,7 @@ func TestTokensEverywhere(t *testing.T) {
 	known(65533)
 	for i := range 10 {
 		d := &device{w: w, user: made.Token, name: fmt.Sprint("d", i)}
-		if err := d.admitted(); err == nil {
+		if err := d.tryConnect(); err == nil {
 			t.Errorf("%s is let in with a token that was revoked", d.name)
 		}
 	}

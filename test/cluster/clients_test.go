@@ -15,16 +15,17 @@ import (
 
 	"imgo/clients/go/raw"
 	"imgo/config"
+	"imgo/internal/wait"
 	"imgo/protocol"
 	"imgo/verify/history"
 )
 
-// device is a device of a user: it is connected to some comet whenever there
-// is one, acknowledges what it gets, and tells the history of it.
+// device is a device of a user. It stays connected to some comet, acknowledges its
+// messages, and adds them to the history.
 type device struct {
 	w          *world
 	user, name string
-	// comet is the one it stays with; nil: any.
+	// comet is the comet that it connects to; nil: any comet.
 	comet *node
 
 	stop context.CancelFunc
@@ -32,33 +33,35 @@ type device struct {
 
 	mu   sync.Mutex
 	conn *raw.Conn
-	last map[string]any // the body of the last op 6
+	last map[string]any // body of the last OpDisconnect
 
 	sessions, received atomic.Int64
 	rooms              []string
-	heard              chan string // bodies of room and other unnumbered messages
+	heard              chan string // bodies of messages that are not numbers, such as a room's
 }
 
-// connect lets a device live until the test ends, and waits for its first
-// session.
+// connect starts a device that runs until the test ends, and waits for its first session.
 func (w *world) connect(user, name string, comet *node, rooms ...string) *device {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &device{w: w, user: user, name: name, comet: comet, stop: cancel, done: make(chan struct{}), rooms: rooms, heard: make(chan string, 1000)}
+	d := &device{
+		w: w, user: user, name: name, comet: comet, stop: cancel, done: make(chan struct{}),
+		rooms: rooms, heard: make(chan string, 1000),
+	}
 	w.devices = append(w.devices, d)
-	go d.live(ctx)
+	go d.run(ctx)
 	eventually(w.t, user+"/"+name+" is connected", func() bool { return d.sessions.Load() > 0 })
 	return d
 }
 
-// leave ends the device.
+// leave stops the device.
 func (d *device) leave() {
 	d.stop()
 	d.drop()
 	<-d.done
 }
 
-// drop breaks the connection.
+// drop closes the connection; the device makes another one.
 func (d *device) drop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -67,14 +70,14 @@ func (d *device) drop() {
 	}
 }
 
-// goodbye is the body of the last op 6.
-func (d *device) goodbye() map[string]any {
+// lastDisconnect returns the body of the last OpDisconnect.
+func (d *device) lastDisconnect() map[string]any {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.last
 }
 
-func (d *device) live(ctx context.Context) {
+func (d *device) run(ctx context.Context) {
 	defer close(d.done)
 	for ctx.Err() == nil {
 		if comets := d.w.of(config.RoleComet); len(comets) > 0 {
@@ -82,16 +85,13 @@ func (d *device) live(ctx context.Context) {
 			if d.comet != nil {
 				c = d.comet
 			}
-			_ = d.session(ctx, c.ClientAddr("tcp").String()) // whatever ends it, another follows
+			_ = d.session(ctx, c.ClientAddr("tcp").String()) // another one follows
 		}
-		select {
-		case <-time.After(time.Duration(10+rand.IntN(40)) * time.Millisecond):
-		case <-ctx.Done():
-		}
+		_ = wait.Sleep(ctx, time.Duration(10+rand.IntN(40))*time.Millisecond)
 	}
 }
 
-// session is one connection, to its end.
+// session runs one connection until its end.
 func (d *device) session(ctx context.Context, address string) error {
 	c, err := dialRaw(ctx, address)
 	if err != nil {
@@ -107,7 +107,7 @@ func (d *device) session(ctx context.Context, address string) error {
 		return err
 	}
 	deadline := time.Now().Add(10 * time.Second)
-	// What comes in a session belongs to it from the first packet on.
+	// The history's session begins with the auth reply.
 	var s *history.Session
 	for {
 		p, err := c.Read(deadline)
@@ -162,7 +162,7 @@ func send(c *raw.Conn, op, seq int32, body []byte) error {
 
 var caller = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// call makes an HTTP call and reads the JSON answer into out (nil: whatever).
+// call makes an HTTP call and decodes the JSON answer into out, unless that is nil.
 func call(method, url, body string, out any, header ...string) (int, error) {
 	req, err := http.NewRequest(method, url, bytes.NewReader([]byte(body))) //nolint:noctx // the client has a timeout
 	if err != nil {
@@ -191,8 +191,8 @@ func get(url string, out any) error {
 	return err
 }
 
-// pushes pushes to users from several callers at once, each push again and
-// again until some logic has accepted it.
+// pushes has callers that push to users. Each push is tried again until a logic accepts
+// it.
 type pushes struct {
 	w      *world
 	number atomic.Uint64
@@ -211,10 +211,7 @@ func (p *pushes) run(callers int, users []string) {
 		wg.Go(func() {
 			for n := i; ctx.Err() == nil; n++ {
 				p.push(users[n%len(users)])
-				select {
-				case <-ctx.Done():
-				case <-time.After(5 * time.Millisecond):
-				}
+				_ = wait.Sleep(ctx, 5*time.Millisecond)
 			}
 		})
 	}
@@ -224,7 +221,7 @@ func (p *pushes) run(callers int, users []string) {
 	})
 }
 
-// stop ends all callers once their pushes are accepted.
+// stop stops all callers once their pushes are accepted.
 func (p *pushes) stop() {
 	for _, stop := range p.stops {
 		stop()
@@ -232,15 +229,15 @@ func (p *pushes) stop() {
 	p.stops = nil
 }
 
-// push pushes one kept message, until it is accepted or patience ends, which
-// fails the test.
+// push pushes one kept message until it is accepted. If that takes longer than waitLimit,
+// the test fails.
 func (p *pushes) push(user string) uint64 {
 	number := p.number.Add(1)
 	p.w.h.Tried(number, user)
 	body := fmt.Sprintf(`{"user":%q,"body_text":"%d"}`, user, number)
 	key := fmt.Sprintf("push-%d", number)
 	var err error
-	for limit := time.Now().Add(patience); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(waitLimit); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
 		logics := p.w.of(config.RoleLogic)
 		if len(logics) == 0 {
 			continue
@@ -255,7 +252,7 @@ func (p *pushes) push(user string) uint64 {
 			return answer.ID
 		}
 	}
-	p.w.t.Errorf("push %d was not accepted within %s: %v", number, patience, err)
+	p.w.t.Errorf("push %d was not accepted within %s: %v", number, waitLimit, err)
 	return 0
 }
 
@@ -269,22 +266,22 @@ func (p *pushes) accepted() {
 	p.at = now
 }
 
-// mark forgets the refusals of before.
-func (p *pushes) mark() {
+// resetRefusals makes longestRefusal count from now.
+func (p *pushes) resetRefusals() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.at, p.longest = time.Now(), 0
 }
 
-// longestRefusal is the longest time in which nothing was accepted.
+// longestRefusal returns the longest time in which no push was accepted.
 func (p *pushes) longestRefusal() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.longest
 }
 
-// admitted connects once and says whether the server let the device in.
-func (d *device) admitted() error {
+// tryConnect connects once. It returns an error if the server refuses the device.
+func (d *device) tryConnect() error {
 	comets := d.w.of(config.RoleComet)
 	c, err := dialRaw(context.Background(), comets[rand.IntN(len(comets))].ClientAddr("tcp").String())
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"imgo/config"
 )
 
-// eight starts two nodes of each role.
-func (w *world) eight() {
+// startAll starts two nodes of each role.
+func (w *world) startAll() {
 	w.t.Helper()
 	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 		for i := range 2 {
@@ -17,13 +17,13 @@ func (w *world) eight() {
 	}
 	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 		for _, n := range w.of(role) {
-			n.ready()
+			n.waitReady()
 		}
 	}
 }
 
-// crowd connects devices of some users, and returns the users.
-func (w *world) crowd(users int) []string {
+// connectUsers connects devices of some users, and returns the users.
+func (w *world) connectUsers(users int) []string {
 	w.t.Helper()
 	out := make([]string, users)
 	for i := range out {
@@ -35,16 +35,16 @@ func (w *world) crowd(users int) []string {
 	return out
 }
 
-// One user on two comets gets each message on both, whatever logic took it.
+// A user who is connected to two comets gets each message on both, whichever logic took it.
 func TestUserOnTwoComets(t *testing.T) {
 	w := newWorld(t)
-	w.eight()
+	w.startAll()
 	comets := w.of(config.RoleComet)
 	phone, laptop := w.connect("u", "phone", comets[0]), w.connect("u", "laptop", comets[1])
 	for range 20 {
 		w.pushes.push("u")
 	}
-	w.settle()
+	w.checkHistory()
 	if phone.received.Load() != 20 || laptop.received.Load() != 20 {
 		t.Errorf("phone received %d, laptop %d, of 20", phone.received.Load(), laptop.received.Load())
 	}

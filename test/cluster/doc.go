@@ -1,11 +1,10 @@
-// Package cluster runs whole clusters in one process: real nodes of any mix
-// of roles with real sockets, gossip and disks, on a Kafka that lives in this
-// process too. Its tests stop, kill and cut nodes off from one another, and
-// every one ends with the judge of the history of what was pushed and received
-// (docs/ARCHITECTURE.md, I2 to I4).
+// Package cluster tests whole clusters in one process. They have real nodes of any mix of
+// roles, with real sockets, gossip and disks, and a Kafka in the same process. The tests
+// stop and kill nodes, and cut them off from each other. Every test ends with a judgement of
+// the history of pushes and deliveries (docs/ARCHITECTURE.md, I2 to I4).
 //
-// What only a process of its own can show (kill -9, SIGSTOP, a real Kafka) is
-// bench/chaos's.
+// bench/chaos has the tests that need processes of their own: kill -9, SIGSTOP and Apache
+// Kafka.
 //
-// There is nothing here but tests.
+// The package has only tests.
 package cluster

@@ -10,10 +10,10 @@ import (
 	"imgo/config"
 )
 
-// partitions is the answer of GET and POST /v1/partitions.
+// partitions is the answer of GET and of POST /v1/partitions.
 type partitions struct{ Kept, Generation, Next, Moved int }
 
-// grow asks some logic for more partitions, until one has understood.
+// grow asks logics for more partitions, until one accepts.
 func (w *world) grow(to int) {
 	w.t.Helper()
 	var err error
@@ -32,14 +32,14 @@ func (w *world) grow(to int) {
 	})
 }
 
-// progress is what a logic says of the partitions.
+// progress returns what a logic says about the partitions.
 func progress(n *node) (p partitions) {
 	_ = get("http://"+n.HTTPAddr().String()+"/v1/partitions", &p)
 	return p
 }
 
-// grown waits until everybody has so many partitions, and uses them.
-func (w *world) grown(to int) {
+// waitGrown waits until all nodes use this number of partitions.
+func (w *world) waitGrown(to int) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("all that is kept has moved to %d partitions", to), func() bool {
 		for _, logic := range w.of(config.RoleLogic) {
@@ -60,14 +60,15 @@ func (w *world) grown(to int) {
 	}
 }
 
-// uses is how many partitions a node's roles use.
+// uses returns how many partitions a node's roles use.
 func (n *node) uses() int {
 	partitions, _ := n.Kept()
 	return int(partitions)
 }
 
-// away makes devices known that then leave; what returns lets them come back.
-func (w *world) away(users []string) (back func()) {
+// knownDevices connects a device of each user and disconnects it. reconnect connects them
+// again.
+func (w *world) knownDevices(users []string) (reconnect func()) {
 	w.t.Helper()
 	for _, user := range users {
 		w.connect(user, "away", nil).leave()
@@ -79,43 +80,43 @@ func (w *world) away(users []string) (back func()) {
 	}
 }
 
-// quick are times of a growth that no clock's error comes near to here.
-func quick() growth.Config {
+// quickTimes returns short times for growths. All nodes of a test have the same clock.
+func quickTimes() growth.Config {
 	return growth.Config{Lease: 2 * time.Second, Short: time.Second, Margin: 250 * time.Millisecond, Check: 500 * time.Millisecond}
 }
 
-// underGrowth runs what happens while a cluster of two nodes of each role gets
-// 7 partitions instead of 4 (and then perhaps more), with callers that push to a crowd, and devices
-// that were there before and come again after, and judges.
-func underGrowth(t *testing.T, times growth.Config, meanwhile func(w *world)) {
+// withGrowth calls meanwhile while a cluster of two nodes of each role grows from 4 to 7
+// partitions. Callers push to users, some of whose devices are away until the end. Then it
+// judges the history.
+func withGrowth(t *testing.T, times growth.Config, meanwhile func(w *world)) {
 	t.Helper()
 	t.Parallel()
 	w := newWorld(t)
 	w.times = times
-	w.eight()
-	users := append(w.crowd(6), "absent1", "absent2")
-	back := w.away(users)
+	w.startAll()
+	users := append(w.connectUsers(6), "absent1", "absent2")
+	back := w.knownDevices(users)
 	w.pushes.run(4, users)
-	w.onward(100)
-	w.pushes.mark()
+	w.waitReceived(100)
+	w.pushes.resetRefusals()
 	began := time.Now()
 	w.grow(7)
 	if meanwhile != nil {
 		meanwhile(w)
 	} else {
-		w.grown(7)
+		w.waitGrown(7)
 	}
 	t.Logf("grown in %s", time.Since(began).Round(time.Millisecond))
-	w.onward(100)
+	w.waitReceived(100)
 	t.Logf("for %s no push was accepted", w.pushes.longestRefusal().Round(time.Millisecond))
 	back()
-	w.settle()
+	w.checkHistory()
 }
 
-func TestGrow(t *testing.T) { underGrowth(t, growth.Config{}, nil) }
+func TestGrow(t *testing.T) { withGrowth(t, growth.Config{}, nil) }
 
-// moving waits until a partition has moved, or all have.
-func (w *world) moving() {
+// waitMoving waits until at least one partition has moved.
+func (w *world) waitMoving() {
 	w.t.Helper()
 	eventually(w.t, "a partition has moved", func() bool {
 		for _, logic := range w.of(config.RoleLogic) {
@@ -127,8 +128,8 @@ func (w *world) moving() {
 	})
 }
 
-// A router that dies while it moves what it has, before anything has moved or
-// when some has: another one owns it, and moves it again.
+// A router dies while it moves its partitions, before or after some have moved. The next
+// owner moves them again.
 func TestGrowWhileRoutersAreKilled(t *testing.T) {
 	middles := map[string]func(w *world) (router *node, goOn func()){
 		"before anything has moved": func(w *world) (*node, func()) {
@@ -146,66 +147,66 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 		},
 		"when some has moved": func(w *world) (*node, func()) {
 			w.kafka.Slow(50 * time.Millisecond)
-			w.moving()
+			w.waitMoving()
 			return w.of(config.RoleRouter)[0], func() { w.kafka.Slow(0) }
 		},
 	}
 	for when, middle := range middles {
 		for name, wipe := range map[string]bool{"with its disk": true, "but for its disk": false} {
 			t.Run(when+" "+name, func(t *testing.T) {
-				underGrowth(t, quick(), func(w *world) {
+				withGrowth(t, quickTimes(), func(w *world) {
 					n, goOn := middle(w)
 					n.kill()
 					if wipe {
 						n.wipe()
 					}
 					goOn()
-					n.again()
-					w.grown(7)
+					n.restart()
+					w.waitGrown(7)
 				})
 			})
 		}
 	}
 }
 
-// The logic that was asked dies at once, and nobody needs it.
-func TestGrowWhileTheOneThatWasAskedIsKilled(t *testing.T) {
-	underGrowth(t, quick(), func(w *world) {
+// The logic that was asked dies at once. The growth goes on without it.
+func TestGrowWhileTheAskedLogicIsKilled(t *testing.T) {
+	withGrowth(t, quickTimes(), func(w *world) {
 		n := w.of(config.RoleLogic)[0] // grow asks this one first
 		n.kill()
-		w.grown(7)
-		n.again()
+		w.waitGrown(7)
+		n.restart()
 	})
 }
 
-// Every node dies once in the middle, one after the other.
+// Every node dies once during the growth, one after the other.
 func TestGrowWhileAllAreKilled(t *testing.T) {
-	underGrowth(t, quick(), func(w *world) {
+	withGrowth(t, quickTimes(), func(w *world) {
 		for _, role := range []string{config.RoleJob, config.RoleRouter, config.RoleLogic, config.RoleComet} {
 			for _, n := range w.of(role) {
 				n.kill()
-				n.again()
+				n.restart()
 			}
 		}
-		w.grown(7)
+		w.waitGrown(7)
 	})
 }
 
-// A node that starts in the middle, and ones that are started again with the
-// setting of before, in the middle and after, are as far as all others.
+// Nodes that start during the growth, and nodes that start again with the old setting during
+// and after it, use the same partitions as all others.
 func TestGrowWithNodesThatStart(t *testing.T) {
-	underGrowth(t, quick(), func(w *world) {
+	withGrowth(t, quickTimes(), func(w *world) {
 		for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 			w.start(role+"3", role)
 		}
 		n := w.of(config.RoleRouter)[1]
 		n.stop()
-		n.again()
-		w.grown(7)
+		n.restart()
+		w.waitGrown(7)
 		for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob} {
 			n := w.of(role)[0]
 			n.stop()
-			n = n.again() // its setting says 4
+			n = n.restart() // its setting says 4
 			eventually(w.t, "it uses what there is", func() bool { return n.uses() == 7 })
 			if !strings.Contains(n.log.String(), "another number of partitions than kept.partitions") {
 				w.t.Errorf("%s does not say that its setting is not what there is", n.name)
@@ -214,46 +215,46 @@ func TestGrowWithNodesThatStart(t *testing.T) {
 	})
 }
 
-// Growing again moves what moved before.
+// The topic grows three times, and the same messages move each time.
 func TestGrowTwice(t *testing.T) {
-	underGrowth(t, quick(), func(w *world) {
-		w.grown(7)
-		w.onward(20)
+	withGrowth(t, quickTimes(), func(w *world) {
+		w.waitGrown(7)
+		w.waitReceived(20)
 		w.grow(9)
-		w.grown(9)
-		w.onward(20)
+		w.waitGrown(9)
+		w.waitReceived(20)
 		w.grow(10)
-		w.grown(10)
+		w.waitGrown(10)
 		w.t.Run("a router without a disk reads all back from the newest topic", func(t *testing.T) {
 			for _, n := range w.of(config.RoleRouter) {
 				n.kill()
 				n.wipe()
-				n.again()
+				n.restart()
 			}
 		})
 	})
 }
 
-// One node that has every role but comet, beside comets: what is not in the
-// core goes on, and what is in it changes as one.
+// One node has every role but comet, and comets are nodes of their own. The roles in the core
+// change to the new partitions together, and the others go on.
 func TestGrowMixedRoles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.times = quick()
+	w.times = quickTimes()
 	for i := range 2 {
 		w.start(fmt.Sprint("mixed", i), config.RoleLogic, config.RoleRouter, config.RoleJob, config.RoleComet)
 	}
-	users := w.crowd(3)
+	users := w.connectUsers(3)
 	w.pushes.run(2, users)
-	w.onward(50)
+	w.waitReceived(50)
 	before := w.sessionsSoFar()
 	w.grow(5)
-	w.grown(5)
-	w.onward(50)
+	w.waitGrown(5)
+	w.waitReceived(50)
 	if after := w.sessionsSoFar(); after != before {
 		t.Errorf("clients had to connect again: %d sessions before, %d after", before, after)
 	}
-	w.settle()
+	w.checkHistory()
 }
 
 func (w *world) sessionsSoFar() (n int64) {
@@ -263,12 +264,12 @@ func (w *world) sessionsSoFar() (n int64) {
 	return n
 }
 
-// What cannot be is refused, with the reason, and changes nothing.
+// Impossible numbers are refused with the reason, and change nothing.
 func TestGrowRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.times = quick()
-	w.eight()
+	w.times = quickTimes()
+	w.startAll()
 	for body, part := range map[string]string{
 		`{"kept":4}`: "there are 4 partitions", `{"kept":3}`: "it must be more", `{"kept":99999}`: "at most 1024", `{}`: "is missing",
 	} {
@@ -281,10 +282,10 @@ func TestGrowRefused(t *testing.T) {
 	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 400 || !strings.Contains(err.Error(), "grows from 4 to 6 partitions already") {
 		t.Errorf("a second one meanwhile: %d, %v", status, err)
 	}
-	// A push that waits for it is told so when its time is up, or is accepted.
-	w.grown(6)
+	// A push that waits for the growth is accepted, or refused with that reason.
+	w.waitGrown(6)
 	d := w.connect("u", "d", nil)
 	w.pushes.push("u")
 	eventually(t, "it arrives", func() bool { return d.received.Load() == 1 })
-	w.settle()
+	w.checkHistory()
 }

@@ -22,35 +22,36 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The tests wait for timeouts more than they work: more at once than there
-	// are cores, unless each takes ten times as much.
+	// The tests wait more than they work, so more of them run at the same time than
+	// there are cores. Under the race detector they need ten times the CPU time.
 	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "2"}[underRace])
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds every wait: far more than anything takes that works.
-const patience = 2 * time.Minute
+// waitLimit bounds every wait. It is far longer than any wait of a test that passes.
+const waitLimit = 2 * time.Minute
 
-// secret is what the nodes of a world share.
+// secret is the cluster.secret of all nodes.
 const secret = "0123456789abcdef0123456789abcdef"
 
-// world is a cluster: a Kafka, nodes, and what was pushed and received.
+// world is a cluster: a Kafka, nodes, callers, devices, and the history of what was
+// pushed and received.
 type world struct {
 	t     *testing.T
 	kafka *kafkatest.Fake
 	h     *history.History
 	dir   string
-	// change alters the settings of every node that starts; nil: nothing.
+	// change changes the settings of each node before it starts; nil: it does not.
 	change func(*config.Config)
-	// times are of a growth; zero: the defaults.
+	// times are those of growths; zero: the defaults.
 	times growth.Config
 
 	mu    sync.Mutex
-	nodes map[string]*node // those that run, by name
-	// gossip and calls are the names of nodes by where they are reached.
+	nodes map[string]*node // running nodes, by name
+	// gossip and calls have the names of nodes by their addresses.
 	gossip, calls map[string]string
-	// apart has pairs of nodes that cannot reach one another, and hung nodes
-	// that take calls and do not answer.
+	// apart has pairs of nodes that cannot reach each other, and hung has nodes that
+	// take calls and do not answer.
 	apart map[[2]string]bool
 	hung  map[string]bool
 
@@ -71,7 +72,7 @@ func newWorld(t *testing.T) *world {
 			d.leave()
 		}
 		w.mend()
-		// Those that others need last.
+		// Roles that other roles call are stopped after these.
 		for _, role := range []string{config.RoleComet, config.RoleJob, config.RoleLogic, config.RoleRouter} {
 			for _, n := range w.of(role) {
 				n.stop()
@@ -91,18 +92,18 @@ type node struct {
 	log   *tail
 	end   func()
 	done  chan struct{}
-	err   error // valid once done is closed
+	err   error // of Run, once done is closed
 }
 
 // start starts a node and waits until it is ready.
 func (w *world) start(name string, runs ...string) *node {
 	w.t.Helper()
 	n := w.begin(name, runs...)
-	n.ready()
+	n.waitReady()
 	return n
 }
 
-// begin starts a node. It has the disk that the last one of its name left.
+// begin starts a node, with the disk of the last node of its name.
 func (w *world) begin(name string, runs ...string) *node {
 	w.t.Helper()
 	cfg := config.Default()
@@ -113,13 +114,13 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), 3*time.Second
 	if underRace {
-		cfg.Kafka.Compression = "none" // the race detector makes it all that they do
+		cfg.Kafka.Compression = "none" // under the race detector it takes most of the CPU time
 	}
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
 	cfg.Delivery.WatchAfter = time.Second
 	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, time.Minute
-	cfg.Cluster.Join = []string{"127.0.0.1:1"} // nobody: the first one joins itself
+	cfg.Cluster.Join = []string{"127.0.0.1:1"} // no node: the first node starts alone
 	w.mu.Lock()
 	for _, other := range w.nodes {
 		cfg.Cluster.Join = append(cfg.Cluster.Join, other.GossipAddr())
@@ -159,8 +160,8 @@ func (w *world) begin(name string, runs ...string) *node {
 	return n
 }
 
-// ready waits until the node is.
-func (n *node) ready() {
+// waitReady waits until the node is ready.
+func (n *node) waitReady() {
 	n.w.t.Helper()
 	eventually(n.w.t, n.name+" is ready", func() bool {
 		select {
@@ -172,10 +173,10 @@ func (n *node) ready() {
 	})
 }
 
-// stop ends the node in good order; one that has ended already is left alone.
+// stop stops the node in good order, if it runs.
 func (n *node) stop() {
 	n.w.t.Helper()
-	if !n.gone() {
+	if !n.remove() {
 		return
 	}
 	n.end()
@@ -185,10 +186,10 @@ func (n *node) stop() {
 	}
 }
 
-// kill ends the node as a crash looks to everybody else.
+// kill ends the node. To other nodes and to clients it looks like a crash.
 func (n *node) kill() {
 	n.w.t.Helper()
-	if !n.gone() {
+	if !n.remove() {
 		n.w.t.Fatalf("%s does not run", n.name)
 	}
 	n.Kill()
@@ -196,8 +197,8 @@ func (n *node) kill() {
 	n.end()
 }
 
-// gone takes the node from those that run; it says whether it was one.
-func (n *node) gone() bool {
+// remove removes the node from the running nodes. It reports whether it was one of them.
+func (n *node) remove() bool {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	if n.w.nodes[n.name] != n {
@@ -207,8 +208,8 @@ func (n *node) gone() bool {
 	return true
 }
 
-// again starts the node's next life, at other ports.
-func (n *node) again() *node { return n.w.start(n.name, n.roles...) }
+// restart starts the node again, at other ports.
+func (n *node) restart() *node { return n.w.start(n.name, n.roles...) }
 
 // wipe removes the disk of a node that does not run.
 func (n *node) wipe() {
@@ -218,7 +219,7 @@ func (n *node) wipe() {
 	}
 }
 
-// of are the nodes that run a role, by name.
+// of returns the running nodes that have a role, in the order of their names.
 func (w *world) of(role string) []*node {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -237,7 +238,7 @@ func (w *world) of(role string) []*node {
 	return out
 }
 
-// cut cuts each of some nodes off from each of some others, gossip and calls.
+// cut cuts gossip and calls between each of some nodes and each of others.
 func (w *world) cut(some, others []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -248,9 +249,8 @@ func (w *world) cut(some, others []string) {
 	}
 }
 
-// hang has a node's calls, those to it and its own, wait for ever from now on,
-// as a process that is stopped in the middle does. Gossip goes on: it is the
-// harder case.
+// hang makes all calls to and from a node wait for ever, as if its process were stopped.
+// Gossip goes on, so that the other nodes do not learn of it.
 func (w *world) hang(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -277,10 +277,10 @@ func (w *world) isHung(a, b string) bool {
 	return w.hung[a] || w.hung[b]
 }
 
-var errApart = errors.New("the nodes are cut off from one another")
+var errApart = errors.New("the nodes are cut off from each other")
 
-// dial connects one node to where another is called. The connection breaks
-// when the two are cut off.
+// dial connects one node to the address for calls of another. The connection breaks when
+// the two are cut off.
 func (w *world) dial(ctx context.Context, from, address string) (net.Conn, error) {
 	if w.isApart(from, address, w.calls) {
 		return nil, errApart
@@ -310,7 +310,7 @@ func (c *wire) Close() error {
 	return c.Conn.Close()
 }
 
-// pass waits while an end hangs, and fails when the two are cut off.
+// pass waits while one of the nodes hangs. It returns an error if the two are cut off.
 func (c *wire) pass() error {
 	for {
 		if c.w.isApart(c.from, c.address, c.w.calls) {
@@ -343,7 +343,7 @@ func (c *wire) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// tail keeps the last part of a log. Safe for concurrent use.
+// tail keeps the end of a log. Safe for concurrent use.
 type tail struct {
 	mu sync.Mutex
 	b  []byte
@@ -364,10 +364,10 @@ func (l *tail) String() string {
 	return string(l.b)
 }
 
-// eventually polls cond until it holds.
+// eventually polls cond until it is true.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	within(t, patience, what, cond)
+	within(t, waitLimit, what, cond)
 }
 
 func within(t *testing.T, limit time.Duration, what string, cond func() bool) {
@@ -379,12 +379,13 @@ func within(t *testing.T, limit time.Duration, what string, cond func() bool) {
 	}
 }
 
-// settle stops pushing, waits until everybody has everything, and judges.
-func (w *world) settle() {
+// checkHistory stops the callers, waits until every device has all of its messages, and
+// judges the history.
+func (w *world) checkHistory() {
 	w.t.Helper()
 	w.pushes.stop()
 	began := time.Now()
-	for limit := began.Add(patience); len(w.h.Lost(1)) > 0 && w.h.Stats().Violations == 0 && time.Now().Before(limit); {
+	for limit := began.Add(waitLimit); len(w.h.Lost(1)) > 0 && w.h.Stats().Violations == 0 && time.Now().Before(limit); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if err := w.h.Verdict(); err != nil {
