@@ -175,7 +175,8 @@ func TestAppendedTwiceIsReportedOnce(t *testing.T) {
 			t.Fatalf("Append: %v", err)
 		}
 		if entries[0].Offset != first || entries[1].Offset != first+1 || next != first+6 {
-			t.Fatalf("fresh %v: reported %d, %d and %d; want %d, %d and %d", fresh, entries[0].Offset, entries[1].Offset, next, first, first+1, first+6)
+			t.Fatalf("fresh %v: reported %d, %d and %d; want %d, %d and %d",
+				fresh, entries[0].Offset, entries[1].Offset, next, first, first+1, first+6)
 		}
 		for i, want := range []string{"again", "and again", "again", "and again", "again", "and again", "next"} {
 			got, err := l.Read(within(t), 0, first+int64(i), 1)

@@ -270,7 +270,9 @@ func (l *Log) waitToRetry(err error, partition int32, backoff *wait.Backoff) {
 // fetchOnce fetches once from an offset on, and calls fn for each entry. At the end of
 // the partition it waits for fetchWait. It returns the offset after the last entry,
 // which is from if there was none.
-func (l *Log) fetchOnce(ctx context.Context, partition int32, from int64, fn func(offset int64, key, value []byte)) (next int64, err error) {
+func (l *Log) fetchOnce(
+	ctx context.Context, partition int32, from int64, fn func(offset int64, key, value []byte),
+) (next int64, err error) {
 	res, err := l.client.Fetch(ctx, &kafka.FetchRequest{
 		Topic: l.topic, Partition: int(partition), Offset: from,
 		MinBytes: 1, MaxBytes: fetchBytes, MaxWait: fetchWait,

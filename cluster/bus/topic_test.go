@@ -75,20 +75,24 @@ func testDiffers(t *testing.T, brokers []string) {
 		want   []string // in the error; none: no error
 	}{
 		{name: "as it must be"},
-		{name: "another number of partitions than a new one would have", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions, o.Lenient = 99, true }},
+		{name: "another number of partitions than a new one would have",
+			set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions, o.Lenient = 99, true }},
 		{name: "nothing said of partitions", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions = 0 }},
 		{name: "keeps longer than asked", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Retention = 7 * day }},
 		{name: "keeps for ever", config: map[string]string{"retention.ms": "-1"}},
-		{name: "other partitions", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions = 6 }, want: []string{"it has 3 partitions, the settings say 6", "set the partitions to 3"}},
+		{name: "other partitions", set: func(_ *bus.Options, o *bus.TopicOptions) { o.Partitions = 6 },
+			want: []string{"it has 3 partitions, the settings say 6", "set the partitions to 3"}},
 		{
 			name: "keeps less than the longest ttl", config: map[string]string{"retention.ms": "3600000"},
-			want: []string{"keeps records for 1h0m0s", "less than the 168h0m0s that the longest ttl needs", "kafka-configs.sh", "retention.ms=691200000"},
+			want: []string{"keeps records for 1h0m0s", "less than the 168h0m0s that the longest ttl needs",
+				"kafka-configs.sh", "retention.ms=691200000"},
 		},
 		{
 			name: "keeps less than the settings", config: map[string]string{"retention.ms": "648000000"}, // 7.5 days
 			want: []string{"keeps records for 180h0m0s", "the settings say for 192h0m0s", "retention.ms=691200000"},
 		},
-		{name: "compacted", config: map[string]string{"cleanup.policy": "compact"}, want: []string{`cleanup.policy is "compact"`, "would lose records", "cleanup.policy=delete"}},
+		{name: "compacted", config: map[string]string{"cleanup.policy": "compact"},
+			want: []string{`cleanup.policy is "compact"`, "would lose records", "cleanup.policy=delete"}},
 		{
 			name: "more in sync than there are", config: map[string]string{"min.insync.replicas": "2"},
 			want: []string{"2 copies must have a record", "there are only 1", "min.insync.replicas=1"},
@@ -101,7 +105,8 @@ func testDiffers(t *testing.T, brokers []string) {
 			name: "fewer copies than set", set: func(o *bus.Options, _ *bus.TopicOptions) { o.Replication = 3 },
 			want: []string{"it has 1 copies, the settings say 3", "set kafka.replication to 1"},
 		},
-		{name: "small batches", config: map[string]string{"max.message.bytes": "100000"}, want: []string{"batches of up to 100000 bytes", "max.message.bytes=2097152"}},
+		{name: "small batches", config: map[string]string{"max.message.bytes": "100000"},
+			want: []string{"batches of up to 100000 bytes", "max.message.bytes=2097152"}},
 		{
 			name: "two things at once", config: map[string]string{"cleanup.policy": "compact", "max.message.bytes": "100000"},
 			want: []string{"cleanup.policy", "; also ", "max.message.bytes"},
@@ -156,7 +161,8 @@ func TestSettingsThatContradict(t *testing.T) {
 		o    bus.TopicOptions
 		want string
 	}{
-		{"retention under the longest ttl", bus.TopicOptions{Name: "kept", Retention: time.Hour, MinRetention: 2 * time.Hour}, "a retention of 1h0m0s is less than the 2h0m0s that the longest ttl needs"},
+		{"retention under the longest ttl", bus.TopicOptions{Name: "kept", Retention: time.Hour, MinRetention: 2 * time.Hour},
+			"a retention of 1h0m0s is less than the 2h0m0s that the longest ttl needs"},
 		{"partitions under 0", bus.TopicOptions{Name: "kept", Partitions: -1}, "-1 partitions"},
 		{"partitions beyond all measure", bus.TopicOptions{Name: "kept", Partitions: 1 << 20}, "1048576 partitions"},
 	} {
@@ -183,7 +189,8 @@ func testNumbered(t *testing.T, brokers []string) {
 	p := prefix()
 	numbered := func(generation uint16, partitions int32) *bus.Log {
 		t.Helper()
-		l, err := open(t, options(brokers, p)).Log(within(t), bus.TopicOptions{Name: "kept", Numbered: true, Generation: generation, Partitions: partitions})
+		l, err := open(t, options(brokers, p)).Log(within(t), bus.TopicOptions{
+			Name: "kept", Numbered: true, Generation: generation, Partitions: partitions})
 		if err != nil {
 			t.Fatalf("Log generation %d: %v", generation, err)
 		}

@@ -307,7 +307,8 @@ func TestGrowRefused(t *testing.T) {
 		topic := newTopic()
 		v := topic.view()
 		g := start(t, v, growth.Config{})
-		for partitions, want := range map[int]string{4: "must be more", 3: "must be more", 0: "must be more", -1: "must be more", growth.MaxPartitions + 1: "at most 1024"} {
+		for partitions, want := range map[int]string{
+			4: "must be more", 3: "must be more", 0: "must be more", -1: "must be more", growth.MaxPartitions + 1: "at most 1024"} {
 			_, err := g.Grow(t.Context(), partitions)
 			var e *envelope.Error
 			if !errors.As(err, &e) || e.Code != envelope.CodeInvalid || e.Field != "kept" || !strings.Contains(e.Message, want) {

@@ -58,8 +58,8 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 }
 
 func errGrowing(s State) error {
-	return envelope.Invalid("kept", fmt.Sprintf("cannot be changed now: the topic grows from %d to %d partitions already, %d of them have moved",
-		s.Partitions, s.Next, s.Moved))
+	return envelope.Invalid("kept", fmt.Sprintf(
+		"cannot be changed now: the topic grows from %d to %d partitions already, %d of them have moved", s.Partitions, s.Next, s.Moved))
 }
 
 // Moving waits until the records of a generation are to move to the next one. When

@@ -326,7 +326,8 @@ func (m *Members) setMeta(meta *envelope.NodeMeta) error {
 			fmt.Fprintf(&endpoints, ", %s (%d)", e.GetScheme(), len(e.GetAddress()))
 		}
 		return envelope.Errorf(envelope.CodeTooLarge,
-			"what this node tells of itself takes %d bytes and may take %d: shorten the longest of roles (%d), rpc (%d), http (%d)%s, zone (%d), version (%d)",
+			"what this node tells of itself takes %d bytes and may take %d: "+
+				"shorten the longest of roles (%d), rpc (%d), http (%d)%s, zone (%d), version (%d)",
 			len(b), memberlist.MetaMaxSize, len(roles), len(meta.Rpc), len(meta.Http), endpoints.String(), len(meta.Zone), len(meta.Version))
 	}
 	m.meta.Store(&b)

@@ -65,7 +65,8 @@ func TestNodesFindOneAnotherAndMissTheDead(t *testing.T) {
 
 func TestView(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	a := start(t, members.Options{Name: "a", Meta: &envelope.NodeMeta{Roles: []string{"comet", "logic", "comet"}, Rpc: "127.0.0.1:1"}, Metrics: reg})
+	a := start(t, members.Options{Name: "a",
+		Meta: &envelope.NodeMeta{Roles: []string{"comet", "logic", "comet"}, Rpc: "127.0.0.1:1"}, Metrics: reg})
 	own := a.Snapshot()
 	if n, ok := own.Node("a"); !ok || !n.Self || n.Addr != a.Addr() || n.Meta.Rpc != "127.0.0.1:1" || n.Meta.StartMs == 0 {
 		t.Errorf("before it found anybody a node knows %+v", own.Nodes)
@@ -115,8 +116,10 @@ func TestView(t *testing.T) {
 }
 
 func TestMetaTooLong(t *testing.T) {
-	long := &envelope.NodeMeta{Roles: []string{"comet"}, Endpoints: []*envelope.Endpoint{{Scheme: "ws", Address: strings.Repeat("w", 500)}}, Zone: "here"}
-	if _, err := members.New(members.Options{Name: "a", Bind: "127.0.0.1:0", Meta: long}); !errors.Is(err, envelope.ErrTooLarge) || !strings.Contains(err.Error(), "ws (500)") {
+	long := &envelope.NodeMeta{Roles: []string{"comet"},
+		Endpoints: []*envelope.Endpoint{{Scheme: "ws", Address: strings.Repeat("w", 500)}}, Zone: "here"}
+	if _, err := members.New(members.Options{Name: "a", Bind: "127.0.0.1:0", Meta: long}); !errors.Is(err, envelope.ErrTooLarge) ||
+		!strings.Contains(err.Error(), "ws (500)") {
 		t.Errorf("at the start: %v", err)
 	}
 	a := start(t, members.Options{Name: "a", Meta: meta("comet")})
@@ -138,7 +141,8 @@ func TestBackAtOnce(t *testing.T) {
 			old, _ := a.Snapshot().Node("b")
 			addr := b.Addr()
 			b.kill(t)
-			o := members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{Roles: []string{"comet"}, StartMs: old.Meta.StartMs + 1}}
+			o := members.Options{Name: "b", Join: []string{a.Addr()},
+				Meta: &envelope.NodeMeta{Roles: []string{"comet"}, StartMs: old.Meta.StartMs + 1}}
 			if same {
 				o.Bind = addr
 			}
@@ -358,7 +362,8 @@ func TestNodesThatDisagree(t *testing.T) {
 	start(t, members.Options{Name: "c", Meta: with(16, 8, 3), Join: []string{a.Addr()}})
 	start(t, members.Options{Name: "d", Join: []string{a.Addr()}}) // does not know the log yet
 	a.knows(t, "a", "b", "c", "d")
-	if got := a.Snapshot().Mismatches; len(got) != 1 || !strings.Contains(got[0], "node b") || !strings.Contains(got[0], "kept topic 16 here, 32 there") ||
+	if got := a.Snapshot().Mismatches; len(got) != 1 || !strings.Contains(got[0], "node b") ||
+		!strings.Contains(got[0], "kept topic 16 here, 32 there") ||
 		!strings.Contains(got[0], "generation of the log 3 here, 4 there") || strings.Contains(got[0], "live topic") {
 		t.Errorf("a: %q", got)
 	}

@@ -96,7 +96,8 @@ func TestNodeStopsAnswering(t *testing.T) {
 	case <-time.After(waitLimit):
 		t.Error("the call that ran does not end")
 	}
-	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) ||
+		errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("after its removal: %v", err)
 	}
 }

@@ -99,7 +99,8 @@ func TestDroppedNodeLetsCallsEnd(t *testing.T) {
 	}()
 	<-began
 	pool.Keep(nil)
-	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "left") {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "left") {
 		t.Errorf("a new call of a dropped node: %v", err)
 	}
 	close(end)
@@ -177,7 +178,8 @@ func TestServerStarting(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
 	peer := newPool(t, rpc.PoolOptions{}).Node(server.Addr().String())
-	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) || !strings.Contains(err.Error(), "starting") {
+	if _, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "starting") {
 		t.Errorf("before Register: %v", err)
 	}
 	server.Register(roles{ready}.services())

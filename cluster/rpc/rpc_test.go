@@ -75,7 +75,9 @@ func interfaces(p *rpc.Peer) map[string]reflect.Value {
 }
 
 // forEachMethod calls f with every method of every role of a node.
-func forEachMethod(p *rpc.Peer, f func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message)) {
+func forEachMethod(
+	p *rpc.Peer, f func(name string, call func(context.Context, proto.Message) (proto.Message, error), req, rep proto.Message),
+) {
 	for role, v := range interfaces(p) {
 		for i := range v.NumMethod() {
 			name := role + "." + v.Type().Method(i).Name
@@ -280,7 +282,8 @@ func TestDeadlines(t *testing.T) {
 
 func TestPanicIsAnError(t *testing.T) {
 	var log lines
-	addr, _ := serve(t, rpc.ServerOptions{Log: log.logger()}, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
+	o := rpc.ServerOptions{Log: log.logger()}
+	addr, _ := serve(t, o, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Comet.Push" {
 			var m map[string]int
 			m["x"] = 1 //nolint:staticcheck // it is to panic
@@ -299,7 +302,8 @@ func TestPanicIsAnError(t *testing.T) {
 }
 
 func TestLargeMessages(t *testing.T) {
-	addr, _ := serve(t, rpc.ServerOptions{MaxMessage: 8 << 20}, roles{func(_ context.Context, _ string, req proto.Message) (proto.Message, error) {
+	o := rpc.ServerOptions{MaxMessage: 8 << 20}
+	addr, _ := serve(t, o, roles{func(_ context.Context, _ string, req proto.Message) (proto.Message, error) {
 		rooms := req.(*envelope.PushRequest).Deliveries[0].Body
 		return &envelope.PushReply{EmptyRooms: []string{string(rooms)}}, nil
 	}}.services())
@@ -330,7 +334,8 @@ func TestManyAtOnce(t *testing.T) {
 		g.Go(func() {
 			for j := range uint64(20) {
 				id := i<<32 | j
-				rep, err := comet.Push(within(t, waitLimit), &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: id, Body: make([]byte, j*700)}}})
+				req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: id, Body: make([]byte, j*700)}}}
+				rep, err := comet.Push(within(t, waitLimit), req)
 				if err != nil || rep.Seq != id {
 					t.Errorf("call %d: %v, %v", id, rep, err)
 					return
@@ -343,7 +348,8 @@ func TestManyAtOnce(t *testing.T) {
 
 func TestMetrics(t *testing.T) {
 	server, client := prometheus.NewRegistry(), prometheus.NewRegistry()
-	addr, stop := serve(t, rpc.ServerOptions{Metrics: server}, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
+	o := rpc.ServerOptions{Metrics: server}
+	addr, stop := serve(t, o, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Comet.Push" {
 			return nil, envelope.ErrNotReady
 		}
@@ -396,7 +402,8 @@ func counters(t *testing.T, reg *prometheus.Registry, name string) map[string]fl
 }
 
 func BenchmarkPush(b *testing.B) {
-	req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: 1, Op: 5, Body: make([]byte, 200), To: []*envelope.Target{{Session: 1 << 40, Prev: 7}}}}}
+	req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Id: 1, Op: 5, Body: make([]byte, 200),
+		To: []*envelope.Target{{Session: 1 << 40, Prev: 7}}}}}
 	for _, s := range []struct {
 		name     string
 		security rpc.Security

@@ -38,7 +38,8 @@ func newCA(t *testing.T) *ca {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the cluster's CA"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -80,7 +81,8 @@ func (c *ca) issue(dir string) rpc.Security {
 		return path
 	}
 	return rpc.Security{
-		CertFile: write("cert.pem", "CERTIFICATE", der), KeyFile: write("key.pem", "PRIVATE KEY", keyDER), CAFile: write("ca.pem", "CERTIFICATE", c.cert.Raw),
+		CertFile: write("cert.pem", "CERTIFICATE", der), KeyFile: write("key.pem", "PRIVATE KEY", keyDER),
+		CAFile: write("ca.pem", "CERTIFICATE", c.cert.Raw),
 	}
 }
 
@@ -96,12 +98,15 @@ func TestWhoIsLetIn(t *testing.T) {
 	}{
 		{name: "plain"},
 		{name: "the same secret", server: secret, client: secret},
-		{name: "another secret", server: secret, client: rpc.Security{Secret: "wrong"}, inError: "another cluster.secret", serverLog: "cluster.secret", clientLog: "another cluster.secret"},
+		{name: "another secret", server: secret, client: rpc.Security{Secret: "wrong"},
+			inError: "another cluster.secret", serverLog: "cluster.secret", clientLog: "another cluster.secret"},
 		{name: "no secret against one", server: secret, serverLog: "cluster.secret", inError: " "},
 		{name: "a secret against none", client: secret, inError: "cluster.secret", clientLog: "cluster.secret"},
 		{name: "certificates of one CA", server: certificates, client: authority.issue(t.TempDir())},
-		{name: "certificates of two CAs", server: certificates, client: newCA(t).issue(t.TempDir()), inError: "certificate", serverLog: "certificates", clientLog: "not one of the cluster's CA"},
-		{name: "a secret against certificates", server: certificates, client: secret, inError: "cluster.secret", serverLog: "certificates", clientLog: "cluster.secret"},
+		{name: "certificates of two CAs", server: certificates, client: newCA(t).issue(t.TempDir()),
+			inError: "certificate", serverLog: "certificates", clientLog: "not one of the cluster's CA"},
+		{name: "a secret against certificates", server: certificates, client: secret,
+			inError: "cluster.secret", serverLog: "certificates", clientLog: "cluster.secret"},
 		{name: "plain against certificates", server: certificates, inError: " ", serverLog: "certificates"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -279,7 +279,8 @@ func TestGrowRefused(t *testing.T) {
 		}
 	}
 	w.grow(6)
-	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 400 || !strings.Contains(err.Error(), "grows from 4 to 6 partitions already") {
+	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 400 ||
+		!strings.Contains(err.Error(), "grows from 4 to 6 partitions already") {
 		t.Errorf("a second one meanwhile: %d, %v", status, err)
 	}
 	// A push that waits for the growth is accepted, or refused with that reason.

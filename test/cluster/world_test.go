@@ -396,5 +396,6 @@ func (w *world) checkHistory() {
 		w.t.Fatalf("nothing happened: %+v", s)
 	}
 	w.t.Logf("%d pushes accepted, %d received (%d again) in %d sessions; longest refusal %s; settled in %s",
-		s.Accepted, s.Received, s.Repeated, s.Sessions, w.pushes.longestRefusal().Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+		s.Accepted, s.Received, s.Repeated, s.Sessions, w.pushes.longestRefusal().Round(time.Millisecond),
+		time.Since(began).Round(time.Millisecond))
 }
