@@ -5,6 +5,7 @@ import (
 	"imgo/roles/job"
 	"imgo/roles/logic"
 	"imgo/roles/router"
+	"imgo/store"
 )
 
 // Faults are defects that a test puts into a node, to prove that a judge of defects
@@ -15,6 +16,8 @@ type Faults struct {
 	// Comet and Router are the rules that are left out.
 	Comet  comet.Faults
 	Router router.Faults
+	// Store makes the node's store block or fail.
+	Store store.Faults
 	// LogicLog wraps the kept topic that logic writes, RouterLog the one that router
 	// reads. Nil: no wrapper.
 	LogicLog  func(logic.KeptLog) logic.KeptLog

@@ -208,6 +208,7 @@ func (n *Node) openStore() (err error) {
 	}
 	n.db, err = store.Open(store.Options{
 		Dir: n.cfg.DataDir, Reserve: reserve, Log: n.log, Metrics: n.metrics, FreeBytes: n.opts.FreeBytes,
+		Faults: n.opts.Faults.Store,
 	})
 	return err
 }

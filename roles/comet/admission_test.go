@@ -14,41 +14,41 @@ import (
 	"imgo/transport/pipe"
 )
 
-// knock has n clients send their auth packets, one after the other.
-func (s *server) knock(n int) []*client {
+// authenticate has n clients send their auth packets, one after the other.
+func (s *server) authenticate(n int) []*client {
 	s.t.Helper()
 	clients := make([]*client, n)
 	for i := range clients {
 		clients[i] = s.dialPipe(pipe.Options{})
 		clients[i].send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":"u%04d"}`, i))
-		synctest.Wait() // it has come before the next one is sent
+		synctest.Wait() // the packet has come before the next one is sent
 	}
 	return clients
 }
 
-// TestAdmissionOrder: who waits is let in in the order in which they came, and
-// not refused although the handshake timeout is shorter than the wait.
+// TestAdmissionOrder checks that waiting clients are admitted in the order in
+// which they came, and that the handshake timeout does not count for them.
 func TestAdmissionOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{}
 		s := start(t, logic, func(cfg *comet.Config) {
 			cfg.ConnectRate, cfg.ConnectBurst, cfg.HandshakeTimeout = 10, 1, time.Second
 		})
-		s.knock(200)
+		s.authenticate(200)
 		time.Sleep(20 * time.Second)
 		if n := s.Sessions(); n != 200 {
 			t.Fatalf("%d sessions, want 200", n)
 		}
 		for i := range 200 {
 			if got, want := logic.connected(i).Token, fmt.Sprintf("u%04d", i); got != want {
-				t.Fatalf("the %d-th to be let in was %s", i, got)
+				t.Fatalf("client %d to be admitted was %s, want %s", i, got, want)
 			}
 		}
 	})
 }
 
-// TestAdmissionLogicAway: while no logic answers clients wait, one is asked
-// about now and then, and all are let in when one is back.
+// TestAdmissionLogicAway checks that clients wait while no logic answers, that
+// only one is asked about again and again, and that all are admitted later.
 func TestAdmissionLogicAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var away atomic.Bool
@@ -63,9 +63,10 @@ func TestAdmissionLogicAway(t *testing.T) {
 			return admit(r)
 		}}
 		s := start(t, logic, nil)
-		s.knock(1000)
+		s.authenticate(1000)
 		time.Sleep(20 * time.Second)
-		// 64 are asked about at first, then one at a time, at the latest a second apart.
+		// Logic is asked about 64 clients at first, then about one at a time, at most a
+		// second apart.
 		if n := asked.Load(); n < 64+15 || n > 250 {
 			t.Errorf("logic was asked %d times in 20 s without an answer", n)
 		}
@@ -80,8 +81,8 @@ func TestAdmissionLogicAway(t *testing.T) {
 	})
 }
 
-// TestAdmissionBound: nobody waits for longer than ConnectWait, whether logic
-// refuses to answer or hangs.
+// TestAdmissionBound checks that no client waits for longer than ConnectWait,
+// whether logic fails or hangs.
 func TestAdmissionBound(t *testing.T) {
 	for name, connect := range map[string]func(*envelope.ConnectRequest) (*envelope.ConnectReply, error){
 		"fails": func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, envelope.ErrUnavailable },
@@ -93,12 +94,12 @@ func TestAdmissionBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := start(t, &fakeLogic{connect: connect}, func(cfg *comet.Config) { cfg.ConnectWait = 12 * time.Second })
-				clients := s.knock(300)
+				clients := s.authenticate(300)
 				time.Sleep(11900 * time.Millisecond)
 				if n := s.metric("imgo_comet_refused_total"); n != 0 {
 					t.Errorf("%v were refused before", n)
 				}
-				time.Sleep(6 * time.Second) // a question that is under way is waited for
+				time.Sleep(6 * time.Second) // a call that has begun is waited for
 				for _, c := range clients {
 					c.closedWith(protocol.CloseOverload)
 				}
@@ -110,38 +111,39 @@ func TestAdmissionBound(t *testing.T) {
 	}
 }
 
-// TestAdmissionPace: of a logic that answers late fewer are asked at a time.
-func TestAdmissionPace(t *testing.T) {
+// TestAdmissionConcurrency checks that a slow logic is asked about fewer clients
+// at a time.
+func TestAdmissionConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		var under, most int
+		var running, most int
 		logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 			mu.Lock()
-			under++
-			most = max(most, under)
+			running++
+			most = max(most, running)
 			mu.Unlock()
 			time.Sleep(2 * time.Second) // more than a fifth of the call's time
 			mu.Lock()
-			under--
+			running--
 			mu.Unlock()
 			return admit(r)
 		}}
 		s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 5 * time.Minute })
-		s.knock(1000)
+		s.authenticate(1000)
 		time.Sleep(19 * time.Second)
 		mu.Lock()
 		first := most
 		most = 0
 		mu.Unlock()
 		if first != 64 {
-			t.Errorf("at most %d were asked about at first, want 64", first)
+			t.Errorf("logic was asked about %d clients at a time at first, want 64", first)
 		}
 		time.Sleep(10 * time.Second)
 		mu.Lock()
 		later := most
 		mu.Unlock()
 		if later > 16 || later < 10 {
-			t.Errorf("at most %d were asked about once it was known to be slow, want 16", later)
+			t.Errorf("a slow logic was asked about %d clients at a time, want 16", later)
 		}
 		time.Sleep(2 * time.Minute)
 		if n := s.Sessions(); n != 1000 {
@@ -150,21 +152,21 @@ func TestAdmissionPace(t *testing.T) {
 	})
 }
 
-// TestAdmissionStop: a comet that stops turns who waits away at once.
+// TestAdmissionStop checks that a comet that stops refuses waiting clients at once.
 func TestAdmissionStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 			time.Sleep(100 * time.Millisecond)
 			return nil, envelope.ErrUnavailable
 		}}, nil)
-		clients := s.knock(200)
+		clients := s.authenticate(200)
 		time.Sleep(time.Second)
 		began := time.Now()
 		if err := s.stop(); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %s", took)
+			t.Errorf("stopping took %s", took)
 		}
 		for _, c := range clients {
 			c.closedWith(protocol.CloseShutdown)
@@ -172,10 +174,11 @@ func TestAdmissionStop(t *testing.T) {
 	})
 }
 
-// TestAdmissionLeft: of a client that left while it waited logic is not asked.
+// TestAdmissionLeft checks that logic is not asked about a client that left while
+// it waited.
 func TestAdmissionLeft(t *testing.T) {
 	if *goroutines {
-		t.Skip("only epoll's connections tell without being read")
+		t.Skip("only a connection that epoll watches tells that without being read")
 	}
 	logic := &fakeLogic{}
 	s := start(t, logic, func(cfg *comet.Config) {
@@ -216,19 +219,19 @@ func TestAdmissionLeft(t *testing.T) {
 	}
 }
 
-// TestAdmissionAlone: a client that comes alone is let in by whoever read its
-// auth packet; when logic has to wait for something, the others do not wait with
-// it, and should logic not say in time it is asked again.
-func TestAdmissionAlone(t *testing.T) {
+// TestBlockedLogicHoldsUpOneClient blocks logic, as a disk would, while it is
+// asked about two clients that come alone. Other clients of the same listener are
+// answered and admitted meanwhile. A client is asked about again after a failure.
+func TestBlockedLogicHoldsUpOneClient(t *testing.T) {
 	late, slow := make(chan struct{}), make(chan struct{})
-	var asked, waits atomic.Int64
+	var asked, blocked atomic.Int64
 	s := start(t, &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 		switch {
 		case r.Token == "slow":
-			waits.Add(1)
+			blocked.Add(1)
 			<-slow
 		case r.Token == "late" && asked.Add(1) == 1:
-			waits.Add(1)
+			blocked.Add(1)
 			<-late
 			return nil, envelope.ErrUnavailable
 		}
@@ -237,24 +240,28 @@ func TestAdmissionAlone(t *testing.T) {
 	answerLate, answerSlow := sync.OnceFunc(func() { close(late) }), sync.OnceFunc(func() { close(slow) })
 	t.Cleanup(answerLate) // before the comet is waited for
 	t.Cleanup(answerSlow)
+	beside := s.dialTCP()
+	beside.login("beside", "")
 	var waiting []*client
 	for _, token := range []string{"slow", "late"} {
 		c := s.dialTCP()
 		c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, token))
 		waiting = append(waiting, c)
 	}
-	eventually(t, "logic was asked about both", func() bool { return waits.Load() == 2 })
+	eventually(t, "logic was asked about both", func() bool { return blocked.Load() == 2 })
+	beside.send(2, protocol.OpHeartbeat, 1, "")
+	beside.expect(protocol.OpHeartbeatReply, 0, "")
 	s.dialTCP().login("quick", "")
 	s.dialWS(true).login("quick", "")
 	answerLate()
 	if p := waiting[1].receive(); p.Op != protocol.OpAuthReply {
-		t.Errorf("who came late got %+v", p)
+		t.Errorf("the client of the late answer got %+v", p)
 	}
 	answerSlow()
 	if p := waiting[0].receive(); p.Op != protocol.OpAuthReply {
-		t.Errorf("who came first got %+v", p)
+		t.Errorf("the client of the slow answer got %+v", p)
 	}
 	if n := asked.Load(); n != 2 {
-		t.Errorf("logic was asked %d times about who came late, want 2", n)
+		t.Errorf("logic was asked %d times about the client of the late answer, want 2", n)
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"imgo/transport"
 )
 
-// generation is whose client a session is; where their servers differed, each
-// gets what its own server gave it (docs/reference/protocol.md).
+// generation says for which server a client was written. Where those servers
+// differed, each client gets what its own server gave it (docs/reference/protocol.md).
 type generation uint8
 
 const (
@@ -40,7 +40,7 @@ func (g generation) String() string {
 // maxAccepts bounds the operations that a session accepts.
 const maxAccepts = 1000
 
-// authBody is what an auth packet's body says.
+// authBody is the content of an auth packet's body.
 type authBody struct {
 	token    string
 	mid      string
@@ -53,9 +53,9 @@ type authBody struct {
 	rooms    []string
 }
 
-// identify says whose client sent the auth packet p and in which form it is
-// to be written to. Over text no goim client ever spoke, so a mid there is a
-// name like any other.
+// identify returns the generation of the client that sent the auth packet p, and
+// the form of frames to it. No goim client ever spoke text, so a mid in a text
+// frame is a name like any other.
 func identify(p transport.Packet, text bool, auth *authBody) (generation, transport.Form) {
 	switch {
 	case p.Version == protocol.Version2 && text:
