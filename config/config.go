@@ -19,6 +19,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/logic"
 	"imgo/roles/logic/auth"
+	"imgo/roles/logic/httpapi"
 	"imgo/roles/router"
 )
 
@@ -88,20 +89,11 @@ type Limits struct {
 
 // HTTP is the API and admin side.
 type HTTP struct {
-	Listen    string   `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. Beyond loopback (127.0.0.1, ::1) only with an API key."`
-	TLSCert   string   `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) of the API; re-read when it changes. Empty: no TLS."`
-	TLSKey    string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
-	BodyLimit int      `toml:"body_limit" default:"16MiB" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
-	MaxUsers  int      `toml:"max_users" default:"100000" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
-	Origins   []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages that may call an API without keys, beside its own page. With keys, the key decides."`
-	APIKeys   []APIKey `toml:"api_keys" secret:"true" unit:"name:key or name:key:rate, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it. rate is requests a second, 0: no limit."`
-}
+	Listen  string `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. Beyond loopback (127.0.0.1, ::1) only with an API key."`
+	TLSCert string `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) of the API; re-read when it changes. Empty: no TLS."`
+	TLSKey  string `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 
-// APIKey is one caller of the HTTP API.
-type APIKey struct {
-	Name string  `toml:"name"`
-	Key  string  `toml:"key"`
-	Rate float64 `toml:"rate"`
+	httpapi.Config
 }
 
 // Auth says how a client's token becomes a user.

@@ -15,6 +15,7 @@ import (
 
 	"imgo/commands/suggest"
 	"imgo/internal/settings"
+	"imgo/roles/logic/httpapi"
 )
 
 // maxFileBytes bounds a settings file: one that is larger is no settings file.
@@ -144,7 +145,7 @@ func (d *decoder) table(name string, values map[string]any) {
 // value takes up one key's value.
 func (d *decoder) value(name string, key Key, value any, at place) {
 	var err error
-	if list, ok := value.([]any); ok && key.Type == reflect.TypeFor[[]APIKey]() {
+	if list, ok := value.([]any); ok && key.Type == reflect.TypeFor[[]httpapi.Key]() {
 		err = d.apiKeys(name, key, list)
 	} else {
 		err = key.setTOML(d.cfg, value)
@@ -160,7 +161,7 @@ func (d *decoder) value(name string, key Key, value any, at place) {
 // apiKeys takes up the tables of http.api_keys.
 func (d *decoder) apiKeys(name string, key Key, tables []any) error {
 	wrong := fmt.Errorf("is of the wrong type (array); it must be %s", key.wants())
-	keys := make([]APIKey, len(tables))
+	keys := make([]httpapi.Key, len(tables))
 	for i, item := range tables {
 		fields, ok := item.(map[string]any)
 		if !ok {

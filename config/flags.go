@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"strings"
 
+	"imgo/roles/logic/httpapi"
+
 	"github.com/urfave/cli/v2"
 )
 
@@ -124,7 +126,7 @@ func (k *Key) defaultText(defaults *Config) string {
 	switch value := k.value(defaults).Interface().(type) {
 	case []string:
 		return strings.Join(value, ",")
-	case []APIKey:
+	case []httpapi.Key:
 		return ""
 	default:
 		return strings.Trim(k.toml(defaults, k.Secret), `"`)

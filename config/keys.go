@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imgo/internal/settings"
+	"imgo/roles/logic/httpapi"
 )
 
 // EnvPrefix begins every environment variable that imgo reads.
@@ -91,10 +92,10 @@ func (k *Key) value(cfg *Config) reflect.Value {
 func (k *Key) wants() string {
 	switch {
 	case k.IsDuration():
-		return `a duration such as "5s", "8m" or "168h"`
+		return `a duration such as "5s", "8m" or "7d"`
 	case k.IsSize():
 		return `a size such as "64KiB" or "16MiB"`
-	case k.Type == reflect.TypeFor[[]APIKey]():
+	case k.Type == reflect.TypeFor[[]httpapi.Key]():
 		return `a list of tables, each [[http.api_keys]] with name, key and, if wanted, rate`
 	case k.IsList():
 		return `a list of strings such as ["a", "b"]`

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"imgo/internal/settings"
+	"imgo/roles/logic/httpapi"
 )
 
 // Redacted stands where a secret was.
@@ -105,7 +106,7 @@ func (k *Key) toml(cfg *Config, secret bool) string {
 			items[i] = tomlString(item)
 		}
 		return "[" + strings.Join(items, ", ") + "]"
-	case []APIKey:
+	case []httpapi.Key:
 		items := make([]string, len(x))
 		for i, key := range x {
 			shown := key.Key

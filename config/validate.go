@@ -183,18 +183,18 @@ const minAPIKey = 16
 func (v *validation) http() listener {
 	h := &v.cfg.HTTP
 	l := v.listenAddress("http.listen", "--http", h.Listen, "127.0.0.1:7172")
-	if l.on && !l.loopback && len(h.APIKeys) == 0 {
+	if l.on && !l.loopback && len(h.Keys) == 0 {
 		v.refuse("http.listen", fmt.Sprintf("is %s, beyond loopback, and there is no API key: anybody who can reach it could push", h.Listen),
 			fmt.Sprintf("give a key (IMGO_HTTP_API_KEYS=backend:SECRET, or [[http.api_keys]] in the file), or listen on 127.0.0.1:%d", l.port))
 	}
 	v.certificate("http", h.TLSCert, h.TLSKey)
-	for _, origin := range h.Origins {
+	for _, origin := range h.TrustedOrigins {
 		if err := http.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
 			v.refuse("http.trusted_origins", fmt.Sprintf("has %q", origin), "write scheme and host, such as https://console.example.com")
 		}
 	}
 	names, keys := map[string]bool{}, map[string]bool{}
-	for _, key := range h.APIKeys {
+	for _, key := range h.Keys {
 		// The key itself is never repeated in an error.
 		switch {
 		case key.Name == "":
@@ -315,7 +315,7 @@ func (v *validation) delivery() {
 		bytes    int
 	}{
 		{"limits.pending_bytes", "packet", cfg.Limits.PendingBytes},
-		{"http.body_limit", "message", cfg.HTTP.BodyLimit},
+		{"http.body_limit", "message", cfg.HTTP.MaxBody},
 		{"live.max_bytes", "message", cfg.Live.MaxBytes},
 	} {
 		if room.bytes < cfg.Protocol.MaxBody {

@@ -236,7 +236,8 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 
 // start runs a command in the background, until the document ends.
 func (s *shell) start(where, line string, want *regexp.Regexp) {
-	ctx, cancel := context.WithCancel(s.t.Context())
+	// The context of the test ends before its clean-up, which waits for the output.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	out, err := os.CreateTemp(s.dir, "out")
 	if err != nil {
 		s.t.Fatal(err)

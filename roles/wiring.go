@@ -129,13 +129,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 
 // newAPI makes the HTTP API of a core's logic.
 func (n *Node) newAPI(c *core) (*httpapi.API, error) {
-	keys := make([]httpapi.Key, len(n.cfg.HTTP.APIKeys))
-	for i, k := range n.cfg.HTTP.APIKeys {
-		keys[i] = httpapi.Key{Name: k.Name, Key: k.Key, Rate: k.Rate}
-	}
-	return httpapi.New(httpapi.Config{
-		Keys: keys, MaxBody: int64(n.cfg.HTTP.BodyLimit), MaxUsers: n.cfg.HTTP.MaxUsers, TrustedOrigins: n.cfg.HTTP.Origins,
-	}, service{c.logic, n}, n.log, c.metrics)
+	return httpapi.New(n.cfg.HTTP.Config, service{c.logic, n}, n.log, c.metrics)
 }
 
 // report hands a router's event to the logic of this process, which shows it in

@@ -21,6 +21,7 @@ import (
 	"imgo/envelope"
 	"imgo/protocol"
 	"imgo/roles"
+	"imgo/roles/logic/httpapi"
 	"imgo/transport"
 	"imgo/verify"
 	"imgo/verify/history"
@@ -301,7 +302,7 @@ func TestGivenAddresses(t *testing.T) {
 func TestCannotBegin(t *testing.T) {
 	t.Parallel()
 	n := start(t, roles.Faults{}, func(cfg *config.Config) {
-		cfg.HTTP.APIKeys = []config.APIKey{{Name: "one", Key: "a-key-that-is-long-enough"}}
+		cfg.HTTP.Keys = []httpapi.Key{{Name: "one", Key: "a-key-that-is-long-enough"}}
 	})
 	// Somebody who takes connections and says nothing.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,6 +14,7 @@ import (
 
 	"imgo/config"
 	"imgo/protocol"
+	"imgo/roles/logic/httpapi"
 	"imgo/transport/transporttest"
 )
 
@@ -120,7 +121,7 @@ func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	const key = "Bearer 0123456789abcdef"
 	n := start(t, func(cfg *config.Config) {
 		cfg.Auth.Mode = "token"
-		cfg.HTTP.APIKeys = []config.APIKey{{Name: "backend", Key: strings.TrimPrefix(key, "Bearer ")}}
+		cfg.HTTP.Keys = []httpapi.Key{{Name: "backend", Key: strings.TrimPrefix(key, "Bearer ")}}
 	})
 	for _, path := range []string{
 		"POST /1/push?uid=1", "POST /1/pushs", "POST /1/push/room?rid=1", "POST /1/push/all", "GET /1/count?type=room",

@@ -15,56 +15,35 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/internal/lazyctx"
+	"imgo/internal/settings"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// Config is what the API's operator sets. A zero field has the default that
-// its comment names.
+// Config is the settings of the API: its part of section [http]. Start from
+// DefaultConfig.
 type Config struct {
-	// Keys are the callers. Without any, everybody who can reach the listener
-	// may call.
-	Keys []Key
-	// MaxBody is the largest request body in bytes; 16 MiB.
-	MaxBody int64
-	// MaxUsers is how many users one push may name; 100,000.
-	MaxUsers int
-	// MaxBatch is how many pushes one batch may have; 1,000.
-	MaxBatch int
-	// Concurrency is how many pushes of one batch run at once; 32.
-	Concurrency int
-	// MaxLarge is how many request bodies above 64 KiB may be in memory at
-	// once. Further ones wait, within Timeout. 16.
-	MaxLarge int
-	// MaxTake is how many messages one /1/msg/get returns; 1,000.
-	MaxTake int
-	// Timeout bounds the work on one request once it was read; 30 s.
-	Timeout time.Duration
-	// TrustedOrigins are the origins ("https://console.example.com") whose
-	// pages may call an API without keys, beside its own.
-	TrustedOrigins []string
+	MaxBody        int      `toml:"body_limit" default:"16MiB" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
+	MaxUsers       int      `toml:"max_users" default:"100000" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
+	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages that may call an API without keys, beside its own page. With keys, the key decides."`
+	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key or name:key:rate, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it. rate is requests a second, 0: no limit."`
+
+	// MaxBatch is how many pushes one batch may have.
+	MaxBatch int `default:"1000"`
+	// Concurrency is how many pushes of one batch run at once.
+	Concurrency int `default:"32"`
+	// MaxLarge is how many request bodies above 64 KiB may be in memory at once.
+	// Further ones wait, within Timeout.
+	MaxLarge int `default:"16"`
+	// MaxTake is how many messages one /1/msg/get returns.
+	MaxTake int `default:"1000"`
+	// Timeout bounds the work on one request once it was read.
+	Timeout time.Duration `default:"30s"`
 	// Goim is what /goim/nodes/… tells clients.
 	Goim goim.Config
 }
 
-func (c Config) withDefaults() Config {
-	orInt := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	if c.MaxBody == 0 {
-		c.MaxBody = 16 << 20
-	}
-	if c.Timeout == 0 {
-		c.Timeout = 30 * time.Second
-	}
-	orInt(&c.MaxUsers, 100_000)
-	orInt(&c.MaxBatch, 1000)
-	orInt(&c.Concurrency, 32)
-	orInt(&c.MaxLarge, 16)
-	orInt(&c.MaxTake, 1000)
-	return c
-}
+// DefaultConfig returns a Config with every default and no keys.
+func DefaultConfig() Config { return settings.Default[Config]() }
 
 // API is the HTTP API. It starts no goroutine that outlives a request.
 type API struct {
@@ -83,19 +62,10 @@ type API struct {
 }
 
 // New makes the API of a service. It returns an error for keys that cannot be told
-// apart, for bounds below zero and for invalid origins.
+// apart and for invalid origins.
 func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registerer) (*API, error) {
 	if service == nil || reg == nil {
 		return nil, errors.New("make the HTTP API: the service and the metrics registerer must not be nil")
-	}
-	cfg = cfg.withDefaults()
-	for name, v := range map[string]int64{
-		"MaxBody": cfg.MaxBody, "MaxUsers": int64(cfg.MaxUsers), "MaxBatch": int64(cfg.MaxBatch),
-		"Concurrency": int64(cfg.Concurrency), "MaxLarge": int64(cfg.MaxLarge), "MaxTake": int64(cfg.MaxTake), "Timeout": int64(cfg.Timeout),
-	} {
-		if v < 0 {
-			return nil, fmt.Errorf("make the HTTP API: %s is %d, it must not be negative", name, v)
-		}
 	}
 	keys, err := newKeyring(cfg.Keys)
 	if err != nil {
@@ -117,7 +87,7 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 		origins: origins, mux: http.NewServeMux(),
 		streams: streams, endStreams: endStreams,
 	}
-	a.shared = httpcall.Shared{MaxBody: cfg.MaxBody, Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
+	a.shared = httpcall.Shared{MaxBody: int64(cfg.MaxBody), Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
 	a.register()
 	return a, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -241,6 +242,17 @@ type harness struct {
 	logged  *lockedBuffer
 }
 
+// filled puts the defaults where cfg has a zero.
+func filled(cfg httpapi.Config) httpapi.Config {
+	v, defaults := reflect.ValueOf(&cfg).Elem(), reflect.ValueOf(httpapi.DefaultConfig())
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			v.Field(i).Set(defaults.Field(i))
+		}
+	}
+	return cfg
+}
+
 func newHarness(t testing.TB, cfg httpapi.Config, service *fakeService) *harness {
 	t.Helper()
 	if service == nil {
@@ -250,7 +262,7 @@ func newHarness(t testing.TB, cfg httpapi.Config, service *fakeService) *harness
 		service.partitions = logic.Partitions{Kept: 16, Generation: 1}
 	}
 	reg, logged := prometheus.NewRegistry(), &lockedBuffer{}
-	a, err := httpapi.New(cfg, service, zerolog.New(logged), reg)
+	a, err := httpapi.New(filled(cfg), service, zerolog.New(logged), reg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,11 @@ package httpapi
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -171,5 +173,30 @@ func checkOrigin(keys *keyring, origins *http.CrossOriginProtection, r *http.Req
 		return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Origin",
 			Message: "is another site's: its pages may not call an API that has no key"}
 	}
+	return nil
+}
+
+// UnmarshalText reads "name:key", "name:key:rate" or a bare key, as a flag or
+// the environment gives it.
+func (k *Key) UnmarshalText(text []byte) error {
+	parts := strings.Split(string(text), ":")
+	key := Key{Name: "default"}
+	switch len(parts) {
+	case 1:
+		key.Key = parts[0]
+	case 3:
+		rate, err := strconv.ParseFloat(parts[2], 64)
+		if err != nil {
+			// The value is a secret: it is not repeated.
+			return errors.New("has a rate that is not a number: write name:key:rate, such as backend:SECRET:100")
+		}
+		key.Rate = rate
+		fallthrough
+	case 2:
+		key.Name, key.Key = parts[0], parts[1]
+	default:
+		return errors.New("is not an API key: write name:key or name:key:rate")
+	}
+	*k = key
 	return nil
 }

@@ -170,24 +170,23 @@ func TestNewRefuses(t *testing.T) {
 		{"an empty key", httpapi.Config{Keys: []httpapi.Key{{Name: "a"}}}, "key must not be empty"},
 		{"a key with spaces around it", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: " k"}}}, "space"},
 		{"a negative rate", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Rate: -1}}}, "rate"},
-		{"a negative bound", httpapi.Config{MaxBatch: -1}, "MaxBatch"},
 		{"an origin that is none", httpapi.Config{TrustedOrigins: []string{"example"}}, "origin"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := httpapi.New(tt.cfg, &fakeService{}, zerolog.Nop(), prometheus.NewRegistry())
+			_, err := httpapi.New(filled(tt.cfg), &fakeService{}, zerolog.Nop(), prometheus.NewRegistry())
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
 		})
 	}
-	if _, err := httpapi.New(httpapi.Config{}, nil, zerolog.Nop(), prometheus.NewRegistry()); err == nil {
+	if _, err := httpapi.New(httpapi.DefaultConfig(), nil, zerolog.Nop(), prometheus.NewRegistry()); err == nil {
 		t.Error("made an API without a service")
 	}
 	reg := prometheus.NewRegistry()
-	if _, err := httpapi.New(httpapi.Config{}, &fakeService{}, zerolog.Nop(), reg); err != nil {
+	if _, err := httpapi.New(httpapi.DefaultConfig(), &fakeService{}, zerolog.Nop(), reg); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := httpapi.New(httpapi.Config{}, &fakeService{}, zerolog.Nop(), reg); err == nil {
+	if _, err := httpapi.New(httpapi.DefaultConfig(), &fakeService{}, zerolog.Nop(), reg); err == nil {
 		t.Error("registered the metrics twice")
 	}
 }

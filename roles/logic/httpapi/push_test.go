@@ -318,7 +318,7 @@ func TestPushBase64RoundTrip(t *testing.T) {
 // nothing.
 func BenchmarkPush(b *testing.B) {
 	service := &quietService{}
-	a, err := httpapi.New(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}, service, zerolog.Nop(),
+	a, err := httpapi.New(filled(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}), service, zerolog.Nop(),
 		prometheus.NewRegistry())
 	if err != nil {
 		b.Fatal(err)

@@ -222,7 +222,7 @@ func (s *pushStream) readLines() {
 // readLine reads one line. The item holds its part of the window, and a large
 // line's place, also when there is an error.
 func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte, err error) {
-	limit := s.call.api.cfg.MaxBody
+	limit := int64(s.call.api.cfg.MaxBody)
 	part, err := lines.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
 		return s.readLargeLine(lines, part)
@@ -237,7 +237,7 @@ func (s *pushStream) readLine(lines *bufio.Reader) (item streamItem, line []byte
 
 // readLargeLine reads the rest of a line that does not fit the buffer.
 func (s *pushStream) readLargeLine(lines *bufio.Reader, part []byte) (item streamItem, line []byte, err error) {
-	limit := s.call.api.cfg.MaxBody
+	limit := int64(s.call.api.cfg.MaxBody)
 	item = streamItem{weight: streamWindow, large: true}
 	s.acquire(item)
 	// A place is not for a caller that sends slowly.
