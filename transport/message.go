@@ -8,9 +8,9 @@ import (
 	"imgo/protocol"
 )
 
-// Message is one message on its way to any number of connections. It is
-// encoded at most once for each wire form, when the first connection of that
-// form asks, and all connections share the bytes. Safe for concurrent use.
+// Message is one message for any number of connections. It is encoded at most
+// once for each wire form, when the first connection of that form needs it. All
+// connections share the bytes. It is safe for concurrent use.
 type Message struct {
 	op   int32
 	id   uint64
@@ -20,8 +20,8 @@ type Message struct {
 	frames [NumForms]atomic.Pointer[[]byte]
 }
 
-// NewMessage makes a message. id is 0 where the message is not kept. The
-// message keeps body and never changes it; the caller must not either.
+// NewMessage makes a message. id is 0 if the message is not kept. The message
+// keeps body, and neither it nor the caller changes body.
 func NewMessage(op int32, id uint64, body []byte) *Message {
 	return &Message{op: op, id: id, body: body}
 }
@@ -29,14 +29,14 @@ func NewMessage(op int32, id uint64, body []byte) *Message {
 // Op is the message's operation.
 func (m *Message) Op() int32 { return m.op }
 
-// ID is the kept message's id, 0 where it is not kept.
+// ID is the id of a kept message, or 0.
 func (m *Message) ID() uint64 { return m.id }
 
-// Body is the message's body as the caller pushed it; not to be changed.
+// Body is the message's body as it was pushed. It must not be changed.
 func (m *Message) Body() []byte { return m.body }
 
-// Frame is the message in form f, ready for Conn.Write. The bytes are shared:
-// nobody may change them.
+// Frame returns the message in form f, ready for Conn.Write. The bytes are shared
+// and must not be changed.
 func (m *Message) Frame(f Form) []byte {
 	if b := m.frames[f].Load(); b != nil {
 		return *b
@@ -51,7 +51,7 @@ func (m *Message) Frame(f Form) []byte {
 	return b
 }
 
-// pushVersion is the version that each generation's own server put in pushes.
+// pushVersion is the version in pushes, as the original server of each form set it.
 func (f Form) pushVersion() int16 {
 	switch f.plain() {
 	case FormGoim:
@@ -62,14 +62,14 @@ func (f Form) pushVersion() int16 {
 	return 0
 }
 
-// AppendMessage appends to dst what Frame is of a message: for one that only
-// one connection gets.
+// AppendMessage appends to dst the frame of a message that only one connection
+// gets.
 func AppendMessage(dst []byte, f Form, op int32, id uint64, body []byte) []byte {
 	return appendReply(dst, f, f.pushVersion(), op, 0, id, body)
 }
 
-// FrameSize is how long the frame of a message with a body of n bytes is in form
-// f; of a JSON form, about.
+// FrameSize is the length of a frame in form f with a body of n bytes. For a JSON
+// form it is an estimate.
 func (f Form) FrameSize(n int) int {
 	switch plain := f.plain(); {
 	case plain.JSON():
@@ -85,9 +85,9 @@ func (f Form) FrameSize(n int) int {
 	return n
 }
 
-// EncodeReply encodes one packet for one client in form f: version and seq
-// are what the client sent, echoed. The v2 forms carry id (0 for a packet that
-// is no kept message); the others leave it out.
+// EncodeReply encodes one packet for one client in form f. version and seq are
+// those that the client sent. The v2 forms carry id, which is 0 if the packet is
+// not a kept message; the other forms have no id.
 func EncodeReply(f Form, version int16, op, seq int32, id uint64, body []byte) []byte {
 	return appendReply(make([]byte, 0, f.FrameSize(len(body))), f, version, op, seq, id, body)
 }
@@ -95,7 +95,7 @@ func EncodeReply(f Form, version int16, op, seq int32, id uint64, body []byte) [
 func appendReply(dst []byte, f Form, version int16, op, seq int32, id uint64, body []byte) []byte {
 	plain := f.plain()
 	if plain.JSON() {
-		// The length of the frame is only known when it is encoded.
+		// The length of the frame is known only after it is encoded.
 		var head [maxFrameHead]byte
 		at := len(dst)
 		if f.framed() {
@@ -125,8 +125,8 @@ func appendReply(dst []byte, f Form, version int16, op, seq int32, id uint64, bo
 // maxFrameHead is the longest header of a server's WebSocket frame, in bytes.
 const maxFrameHead = 10
 
-// AppendFrameHead appends the header of a server's WebSocket frame that is a
-// whole message, text or binary, of n bytes (RFC 6455, 5.2): not masked.
+// AppendFrameHead appends the header of a server's WebSocket frame (RFC 6455,
+// 5.2) that is a whole text or binary message of n bytes. It is not masked.
 func AppendFrameHead(dst []byte, text bool, n int) []byte {
 	first := byte(0x82)
 	if text {

@@ -9,11 +9,11 @@ import (
 	"imgo/protocol"
 )
 
-// bodyStep is how much of a body is allocated before any of it has arrived:
-// a client that announces much and sends nothing must not cost much.
+// bodyStep bounds what is allocated for a body before any of it has arrived, in
+// bytes. A client that announces a large body and sends nothing costs little.
 const bodyStep = 4 << 10
 
-// Header is the fixed part of a packet, checked.
+// Header is the fixed part of a packet. ParseHeader has checked it.
 type Header struct {
 	Version   int16
 	Op        int32
@@ -22,10 +22,10 @@ type Header struct {
 	BodyLen   int // 0 … the limit given to ParseHeader
 }
 
-// ParseHeader decodes and checks the first protocol.HeaderV1 bytes of a packet; b must
-// have at least that many. maxBody bounds the announced body, in bytes. What
-// breaks the protocol is a *ProtocolError. The message id of a 24-byte header
-// follows the bytes looked at here.
+// ParseHeader decodes and checks the first protocol.HeaderV1 bytes of a packet,
+// which b must have. maxBody bounds the announced body, in bytes. It returns a
+// *ProtocolError for a header that breaks the protocol. The message id of a
+// 24-byte header comes after these bytes and is not decoded.
 func ParseHeader(b []byte, maxBody int) (Header, error) {
 	_ = b[protocol.HeaderV1-1]
 	length := int32(binary.BigEndian.Uint32(b))
@@ -48,11 +48,10 @@ func ParseHeader(b []byte, maxBody int) (Header, error) {
 	return h, nil
 }
 
-// ReadPacket reads one packet from r: the header into buf, which the caller
-// keeps from call to call, then exactly the body into memory of its own, which
-// grows only as bytes arrive. It returns io.EOF where r ends before the packet,
-// io.ErrUnexpectedEOF where it ends within, a *ProtocolError for a header that
-// breaks the protocol, and r's other errors as they are.
+// ReadPacket reads one packet from r. The header goes into buf, which the caller
+// can use again. The body gets new memory, which grows only as bytes arrive.
+// The error is io.EOF if r ends before the packet, io.ErrUnexpectedEOF if it ends
+// within the packet, a *ProtocolError for a bad header, or else r's own error.
 func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet, error) {
 	if _, err := io.ReadFull(r, buf[:protocol.HeaderV1]); err != nil {
 		return Packet{}, err
@@ -74,7 +73,7 @@ func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet,
 	return p, nil
 }
 
-// readBody reads exactly n bytes; nil for none.
+// readBody reads exactly n bytes. It returns nil if n is 0.
 func readBody(r io.Reader, n int) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
@@ -93,9 +92,9 @@ func readBody(r io.Reader, n int) ([]byte, error) {
 	}
 }
 
-// DecodePacket decodes the first packet of b and returns what follows it. The
-// packet's body is a part of b. An incomplete packet is io.ErrUnexpectedEOF,
-// an empty b io.EOF.
+// DecodePacket decodes the first packet of b and returns the bytes behind it. The
+// packet's body is a part of b. The error is io.ErrUnexpectedEOF if the packet is
+// incomplete, and io.EOF if b is empty.
 func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 	switch {
 	case len(b) == 0:
@@ -121,8 +120,8 @@ func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 	return p, b[end:], nil
 }
 
-// AppendPacket appends one binary packet to dst. headerLen is protocol.HeaderV1, which
-// leaves id out, or protocol.HeaderV2. The body must be shorter than 2 GiB.
+// AppendPacket appends one binary packet to dst. headerLen is protocol.HeaderV1,
+// which has no id, or protocol.HeaderV2. The body must be shorter than 2 GiB.
 func AppendPacket(dst []byte, version int16, headerLen int, op, seq int32, id uint64, body []byte) []byte {
 	if headerLen != protocol.HeaderV1 && headerLen != protocol.HeaderV2 || len(body) > math.MaxInt32-protocol.HeaderV2 {
 		panic(fmt.Sprintf("transport: packet with a header of %d and a body of %d bytes", headerLen, len(body)))
@@ -146,7 +145,7 @@ func tooLarge(format string, args ...any) *ProtocolError {
 	return &ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf(format, args...)}
 }
 
-// unexpected turns an end of stream within a packet into what it is.
+// unexpected turns io.EOF within a packet into io.ErrUnexpectedEOF.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

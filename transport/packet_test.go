@@ -59,8 +59,9 @@ func TestPacketLayout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			wire, p := unhex(t, test.wire), test.packet
-			if got := transport.AppendPacket([]byte("x"), p.Version, test.headerLen, p.Op, p.Seq, p.ID, p.Body); !bytes.Equal(got[1:], wire) || got[0] != 'x' {
-				t.Errorf("AppendPacket: % x, want % x", got[1:], wire)
+			again := transport.AppendPacket([]byte("x"), p.Version, test.headerLen, p.Op, p.Seq, p.ID, p.Body)
+			if !bytes.Equal(again[1:], wire) || again[0] != 'x' {
+				t.Errorf("AppendPacket: % x, want % x", again[1:], wire)
 			}
 			got, rest, err := transport.DecodePacket(append(wire, 1, 2), 100)
 			if err != nil || !reflect.DeepEqual(got, p) || !bytes.Equal(rest, []byte{1, 2}) {

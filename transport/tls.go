@@ -10,14 +10,13 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// certCheck is how often at the most a handshake looks at the files.
+// certCheck is the shortest time between two looks at the files.
 const certCheck = time.Second
 
-// ReloadingTLS makes a server's TLS configuration (1.2 and newer) whose
-// certificate follows its PEM files: handshakes look, at most once a second,
-// whether a file has changed, and load the pair anew. A pair that cannot be
-// loaded leaves the old one in use and is logged once. The first load must
-// succeed.
+// ReloadingTLS makes a server's TLS configuration (1.2 and newer) with a
+// certificate that follows its PEM files. Handshakes look for changed files, at
+// most once a second, and load the pair anew. If that fails, the old pair stays
+// in use and the error is logged once. The first load must succeed.
 func ReloadingTLS(certFile, keyFile string, log zerolog.Logger) (*tls.Config, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile, log: log}
 	c.seen = c.stamp()
@@ -39,10 +38,10 @@ type certificate struct {
 	mu      sync.Mutex
 	pair    *tls.Certificate
 	checked time.Time
-	seen    stamp // of the files when a load was last tried
+	seen    stamp // of the files at the last attempt to load them
 }
 
-// stamp tells versions of the two files apart.
+// stamp identifies a version of the two files.
 type stamp struct {
 	certTime, keyTime time.Time
 	certSize, keySize int64
@@ -67,14 +66,14 @@ func (c *certificate) load() error {
 	return nil
 }
 
-// current is the certificate for a handshake that begins now.
+// current returns the certificate for a handshake that begins now.
 func (c *certificate) current() *tls.Certificate {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now := time.Now(); now.Sub(c.checked) >= certCheck {
 		c.checked = now
-		// The stamp is taken before the load: a file that changes in between
-		// is seen as changed next time.
+		// The stamp is taken before the load, so a file that changes in between
+		// counts as changed the next time.
 		if s := c.stamp(); s != c.seen {
 			c.seen = s
 			if err := c.load(); err != nil {

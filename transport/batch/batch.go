@@ -1,12 +1,11 @@
-// Package batch sends to many sockets in one system call, by io_uring, where
-// the kernel has it and lets us: what a send costs beside TCP itself, entering
-// the kernel, and being switched away from when it returns, is then paid once
-// a batch.
+// Package batch sends to many sockets in one system call, by io_uring, if the
+// kernel has it and allows it. The cost of entering the kernel, and of being
+// switched away from on the way out, is then paid once for a batch.
 //
-// It owns the rings. It guarantees that Send has ended when it returns: nothing
-// waits for room in a socket, no memory is the kernel's afterwards, and each
-// write has a result, if need be that it was not sent. It does not know whose
-// sockets these are, keeps no descriptor open, and takes no lock but its own.
+// It owns the rings. It guarantees that all is done when Send returns: no write
+// waits for room in a socket, the kernel uses no memory of the caller any more,
+// and each write has a result, even if that is NotSent. It does not know the
+// owners of the sockets, keeps no descriptor open, and takes no lock but its own.
 package batch
 
 import (
@@ -14,25 +13,26 @@ import (
 	"sync"
 )
 
-// Size is how many writes a batch takes. With 64 the call itself is about a
-// hundredth of what it does; what is in a batch is locked until it was sent.
+// Size is the number of writes that a batch takes. With 64 the cost of the call
+// itself is about a hundredth of the whole. More would only make the first
+// connections of a batch wait longer.
 const Size = 64
 
-// NotSent is the result of a write that the kernel did not get to: it is to be
-// sent by itself.
-const NotSent int32 = -4 // EINTR, which a send that does not wait never is
+// NotSent is the result of a write that the kernel did not get to. The caller
+// sends it by itself.
+const NotSent int32 = -4 // EINTR, which a send that does not wait never returns
 
-// Pool lends batches, up to a number at a time. A nil Pool lends none. Safe for
-// concurrent use.
+// Pool lends batches, up to a number at a time. A nil Pool lends none. It is safe
+// for concurrent use.
 type Pool struct {
 	mu     sync.Mutex
 	free   []*Batch
-	more   int // how many may yet be made
+	more   int // the number that may still be made
 	closed bool
 }
 
-// NewPool is a pool of up to n batches, or says why this system has none: it
-// sends over sockets of its own to find out.
+// NewPool returns a pool of up to n batches. It tries io_uring on sockets of its
+// own, and returns an error if this system cannot send in batches.
 func NewPool(n int) (*Pool, error) {
 	first, err := newBatch()
 	if err != nil {
@@ -45,7 +45,8 @@ func NewPool(n int) (*Pool, error) {
 	return &Pool{free: []*Batch{first}, more: n - 1}, nil
 }
 
-// Take lends an empty batch; nil: there is none, each write is to go by itself.
+// Take lends an empty batch. It returns nil if there is none: each write then
+// goes by itself.
 func (p *Pool) Take() *Batch {
 	if p == nil {
 		return nil
@@ -61,14 +62,14 @@ func (p *Pool) Take() *Batch {
 		return nil
 	}
 	b, err := newBatch()
-	if err != nil { // there were rings before: memory or files are short now
+	if err != nil { // there were rings before, so memory or descriptors are short now
 		return nil
 	}
 	p.more--
 	return b
 }
 
-// Put takes an empty batch back; nil is none.
+// Put takes back an empty batch. It ignores nil.
 func (p *Pool) Put(b *Batch) {
 	if b == nil {
 		return
@@ -83,7 +84,7 @@ func (p *Pool) Put(b *Batch) {
 	p.free = append(p.free, b)
 }
 
-// Close frees what is not lent, and the rest as it comes back.
+// Close frees the batches that are not lent, and the others when they come back.
 func (p *Pool) Close() {
 	if p == nil {
 		return

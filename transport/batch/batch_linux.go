@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What follows is the part of the kernel's include/uapi/linux/io_uring.h that
-// is used here; io_uring(7), io_uring_setup(2) and io_uring_enter(2) explain it.
+// These are the parts of the kernel's include/uapi/linux/io_uring.h that are used
+// here. The manual pages io_uring(7), io_uring_setup(2) and io_uring_enter(2)
+// explain them.
 
 const (
 	opSend = 26 // IORING_OP_SEND, since Linux 5.6
 
-	offRings   = 0          // IORING_OFF_SQ_RING; with featSingle both rings are there
+	offRings   = 0          // IORING_OFF_SQ_RING; with featSingle it maps both rings
 	offEntries = 0x10000000 // IORING_OFF_SQES
 
 	featSingle = 1 << 0 // IORING_FEAT_SINGLE_MMAP, since 5.4
@@ -39,7 +40,7 @@ type cqOffsets struct {
 	_                                                   uint64
 }
 
-// submission is struct io_uring_sqe, as a send has it.
+// submission is struct io_uring_sqe, as a send uses it.
 type submission struct {
 	op    uint8
 	_     [3]uint8
@@ -59,24 +60,25 @@ type completion struct {
 	flags  uint32
 }
 
-// Batch is up to Size writes that are sent together; for one goroutine at a
-// time. It is a ring of the kernel's that is empty whenever Send returns: every
-// send in it says that it does not wait, which makes the kernel do all of them
-// within the call.
+// Batch is up to Size writes that are sent together. It is for one goroutine at a
+// time.
+//
+// It is a ring of the kernel. Every send in it has MSG_DONTWAIT, so the kernel
+// does all of them within the call, and the ring is empty when Send returns.
 type Batch struct {
 	fd             int
-	rings, entries []byte // what the kernel shares with us
+	rings, entries []byte // memory that is shared with the kernel
 	sqHead, sqTail *uint32
 	cqHead, cqTail *uint32
 	cqMask         uint32
 	sends          *[Size]submission
 	done           unsafe.Pointer // of completions, cqMask+1 of them
 
-	tail    uint32 // the ring's, before what was added
+	tail    uint32 // the tail of the ring without the added writes
 	n       int
-	held    [Size][]byte // what the kernel reads, so that it is not collected
+	held    [Size][]byte // the bytes that the kernel reads, so that they are not collected
 	results [Size]int32
-	err     error // why the ring is of no use any more
+	err     error // the reason why the ring is broken
 }
 
 func newBatch() (b *Batch, err error) {
@@ -104,7 +106,7 @@ func newBatch() (b *Batch, err error) {
 	word := func(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&b.rings[offset])) }
 	b.sqHead, b.sqTail, b.cqHead, b.cqTail = word(p.sq.head), word(p.sq.tail), word(p.cq.head), word(p.cq.tail)
 	for i := range uint32(Size) {
-		*word(p.sq.array + 4*i) = i // what is at a place in the ring is the entry of that number
+		*word(p.sq.array + 4*i) = i // place i of the ring has entry i, always
 	}
 	b.cqMask = *word(p.cq.mask)
 	b.sends = (*[Size]submission)(unsafe.Pointer(&b.entries[0]))
@@ -131,11 +133,11 @@ func (b *Batch) close() {
 
 func (b *Batch) broken() bool { return b.err != nil }
 
-// Len is how many writes wait for Send.
+// Len counts the writes that wait for Send.
 func (b *Batch) Len() int { return b.n }
 
-// Add adds a write of bytes, at least one, to a socket; there must be room. The
-// socket must remain open and the bytes unchanged until Send returns.
+// Add adds a write of at least one byte to a socket. The batch must not be full.
+// Until Send returns, the socket must stay open and the bytes unchanged.
 func (b *Batch) Add(fd int32, bytes []byte) {
 	b.sends[(b.tail+uint32(b.n))%Size] = submission{
 		op: opSend, fd: fd, index: uint64(b.n),
@@ -146,15 +148,15 @@ func (b *Batch) Add(fd int32, bytes []byte) {
 	b.n++
 }
 
-// Send sends what was added, without waiting for room anywhere, and gives the
-// results in the order of Add, until the next Add: how many bytes the kernel
-// took, or an errno below 0, or NotSent.
+// Send sends the added writes without waiting for room in a socket. It returns
+// their results in the order of Add: the number of bytes that the kernel took, a
+// negative errno, or NotSent. The results are valid until the next Add.
 func (b *Batch) Send() []int32 {
 	results := b.results[:b.n]
 	for i := range results {
 		results[i] = NotSent
 	}
-	if len(results) > 1 && b.err == nil { // one by itself is cheaper without us
+	if len(results) > 1 && b.err == nil { // a single write is cheaper without the ring
 		b.err = b.submit(results)
 	}
 	if b.err == nil {
@@ -164,15 +166,16 @@ func (b *Batch) Send() []int32 {
 	return results
 }
 
-// submit has the kernel do what is in the ring. Its error ends the ring: what
-// became of the writes that it had begun is not known, and their results say so.
+// submit has the kernel do the writes in the ring. After an error the ring is of
+// no more use. The outcome of the writes that the kernel had begun is not known
+// then, and their result is EIO.
 func (b *Batch) submit(results []int32) error {
 	taken := b.enter(len(results))
 	for missing := taken; ; {
 		if missing -= b.reap(results); missing <= 0 {
 			return nil
 		}
-		// Not met: all is done when the call returns.
+		// This was never seen: all is done when the call returns.
 		const wait = 1 // IORING_ENTER_GETEVENTS
 		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), 0, uintptr(missing), wait, 0, 0)
 		if errno != 0 && errno != unix.EINTR {
@@ -186,12 +189,12 @@ func (b *Batch) submit(results []int32) error {
 	}
 }
 
-// enter has the kernel do the n writes that were added, and says how many it
-// took; the others are out of the ring again.
+// enter has the kernel do the n added writes and returns how many it took. It
+// takes the others out of the ring again.
 func (b *Batch) enter(n int) (taken int) {
 	atomic.StoreUint32(b.sqTail, b.tail+uint32(n))
 	r, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(b.fd), uintptr(n), 0, 0, 0, 0)
-	if errno == 0 { // else it had no memory: nothing has happened
+	if errno == 0 { // otherwise the kernel had no memory and did nothing
 		taken = int(r)
 	}
 	b.tail = atomic.LoadUint32(b.sqHead)
@@ -199,7 +202,7 @@ func (b *Batch) enter(n int) (taken int) {
 	return taken
 }
 
-// reap notes the results that there are and says how many.
+// reap stores the results that have come and returns their number.
 func (b *Batch) reap(results []int32) (n int) {
 	head, tail := *b.cqHead, atomic.LoadUint32(b.cqTail)
 	for ; head != tail; head++ {
@@ -213,8 +216,8 @@ func (b *Batch) reap(results []int32) (n int) {
 	return n
 }
 
-// probe says why batches do not do here what they promise: to send, and not to
-// wait where there is no room. The kernel's version does not tell.
+// probe returns an error if the kernel does not do what a Batch needs: to send,
+// and not to wait if there is no room. The kernel's version does not tell.
 func (b *Batch) probe() error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -222,7 +225,7 @@ func (b *Batch) probe() error {
 	}
 	defer func() { _, _ = unix.Close(pair[0]), unix.Close(pair[1]) }()
 	some := make([]byte, 64<<10)
-	for range 1 << 10 { // until there is no room, far less than that
+	for range 1 << 10 { // far more than until there is no room
 		b.Add(int32(pair[0]), some)
 		b.Add(int32(pair[0]), some)
 		for _, r := range b.probed() {
@@ -237,8 +240,8 @@ func (b *Batch) probe() error {
 	return errors.New("io_uring does not say when a socket has no room")
 }
 
-// probed is Send of what may be left undone by the kernel, which must not be
-// waited for then.
+// probed is Send for probe: it does not wait for writes that the kernel has left
+// undone.
 func (b *Batch) probed() []int32 {
 	results := b.results[:b.n]
 	b.n = 0

@@ -4,7 +4,7 @@ package batch
 
 import "errors"
 
-// Batch is there on Linux only.
+// Batch exists on Linux only.
 type Batch struct{}
 
 func newBatch() (*Batch, error) { return nil, errors.New("this system has no io_uring") }
@@ -13,7 +13,7 @@ func (b *Batch) probe() error { return nil }
 func (b *Batch) broken() bool { return false }
 func (b *Batch) close()       {}
 
-// Len is how many writes wait for Send.
+// Len counts the writes that wait for Send.
 func (b *Batch) Len() int { return 0 }
 
 // Add adds a write.

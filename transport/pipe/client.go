@@ -11,8 +11,8 @@ import (
 	"imgo/transport"
 )
 
-// Client is the client's end. Reading methods are for one goroutine at a time,
-// writing methods for one at a time; the two may run together.
+// Client is the client's end. Its reading methods are for one goroutine at a time,
+// and so are its writing methods. Reading and writing may happen at the same time.
 type Client struct {
 	server  *conn
 	header  [protocol.HeaderV2]byte
@@ -23,8 +23,8 @@ type Client struct {
 // while the server's side is full.
 func (c *Client) Write(b []byte) (int, error) { return c.server.up.put(b) }
 
-// Send sends one packet in the client's form. In a text frame Body has to be
-// JSON, empty for none. A binary packet with an ID gets a 24-byte header.
+// Send sends one packet in the client's form. The Body of a text frame must be
+// JSON or empty. A binary packet with an ID gets a 24-byte header.
 func (c *Client) Send(p transport.Packet) error {
 	var b []byte
 	switch {
@@ -46,17 +46,18 @@ func (c *Client) Send(p transport.Packet) error {
 	return err
 }
 
-// Ping is a sign of life that is no packet, like a WebSocket ping.
+// Ping gives a sign of life without a packet, like a WebSocket ping.
 func (c *Client) Ping() { c.server.sign() }
 
-// Read reads raw bytes of the stream; not for a text client.
+// Read reads raw bytes of the stream. It is not for a text client.
 func (c *Client) Read(b []byte) (int, error) { return c.server.down.Read(b) }
 
-// Frame reads one raw text message; only for a text client.
+// Frame reads one raw text message. It is only for a text client.
 func (c *Client) Frame() ([]byte, error) { return c.server.down.take() }
 
-// Receive reads the server's next packet. Of a text frame Body is the raw
-// JSON. After the server's Close and all that it wrote before: io.EOF.
+// Receive reads the server's next packet. The Body of a text frame is its raw
+// JSON. Once the server has closed and all that it wrote was read, it returns
+// io.EOF.
 func (c *Client) Receive() (transport.Packet, error) {
 	if !c.server.opts.Text {
 		return transport.ReadPacket(c.server.down, &c.header, int(^uint32(0)>>1))
@@ -101,16 +102,17 @@ func parseServerFrame(b []byte) ([]transport.Packet, error) {
 	return packets, nil
 }
 
-// SetDeadline bounds the client's reads and writes, those under way too.
+// SetDeadline bounds the client's reads and writes, including those under way.
 func (c *Client) SetDeadline(t time.Time) {
 	c.server.up.set(&c.server.up.write, t)
 	c.server.down.set(&c.server.down.read, t)
 }
 
-// Unread is how many bytes the server has written that were not read here.
+// Unread counts the bytes that the server has written and the client has not read.
 func (c *Client) Unread() int64 { return c.server.down.queued() }
 
-// Closed says with what the server closed the connection, if it has.
+// Closed returns the code and the reason of the server's Close. ok is false if
+// the server has not closed the connection.
 func (c *Client) Closed() (code protocol.CloseCode, reason string, ok bool) {
 	g := c.server.closed.Load()
 	if g == nil {
@@ -119,9 +121,9 @@ func (c *Client) Closed() (code protocol.CloseCode, reason string, ok bool) {
 	return g.code, g.reason, true
 }
 
-// Close ends the connection from the client's side: the server reads what was
-// sent and then io.EOF; what the server wrote and the client has not read
-// stays unacknowledged, and its writes fail.
+// Close ends the connection from the client's side. The server reads what was
+// sent, and then io.EOF. Its writes fail, and bytes that the client has not read
+// stay unacknowledged.
 func (c *Client) Close() error {
 	c.server.up.end(io.EOF, io.ErrClosedPipe, false)
 	c.server.down.end(io.ErrClosedPipe, io.ErrClosedPipe, false)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// half is one direction of a pipe: a bounded queue of chunks. In a stream a
-// chunk is whatever one write had room for, else it is one whole message.
+// half is one direction of a pipe: a bounded queue of chunks. A chunk is one
+// whole message, or in a stream the bytes that one write had room for.
 type half struct {
 	max      int
 	messages bool
@@ -17,8 +17,8 @@ type half struct {
 	changed *sync.Cond
 	chunks  [][]byte
 	size    int   // bytes in chunks
-	ended   error // what a reader gets once chunks is empty
-	refused error // what a writer gets
+	ended   error // a reader gets it once chunks is empty
+	refused error // a writer gets it
 	read    deadline
 	write   deadline
 }
@@ -56,8 +56,8 @@ func (h *half) set(d *deadline, t time.Time) {
 
 func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
-// end makes readers get ended after what is queued, and writers refused. The
-// first call counts. drop also throws away what is queued.
+// end makes readers get the error ended after the queued chunks, and writers the
+// error refused. Only the first call counts. drop also discards the chunks.
 func (h *half) end(ended, refused error, drop bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -77,15 +77,15 @@ func (h *half) end(ended, refused error, drop bool) {
 	h.changed.Broadcast()
 }
 
-// put queues a copy of b: all of it at once as one message, or piece by piece
-// as a stream has room. It returns how many bytes were queued.
+// put queues a copy of b, as one message or in the pieces that a stream has room
+// for. It returns how many bytes were queued.
 func (h *half) put(b []byte) (n int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for first := true; n < len(b) || first; first = false {
 		room := h.max - h.size
 		if h.messages && (room >= len(b) || h.size == 0) {
-			room = len(b) // one message over the bound may go alone
+			room = len(b) // a message that is larger than the bound may go alone
 		} else if h.messages {
 			room = 0
 		}
@@ -107,8 +107,8 @@ func (h *half) put(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// wait blocks until there is a chunk. Holds mu.
-func (h *half) wait() error {
+// waitLocked blocks until there is a chunk.
+func (h *half) waitLocked() error {
 	for {
 		switch {
 		case h.ended != nil && h.ended != io.EOF && len(h.chunks) == 0:
@@ -128,7 +128,7 @@ func (h *half) wait() error {
 func (h *half) Read(b []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.wait(); err != nil {
+	if err := h.waitLocked(); err != nil {
 		return 0, err
 	}
 	n := copy(b, h.chunks[0])
@@ -144,7 +144,7 @@ func (h *half) Read(b []byte) (int, error) {
 func (h *half) take() ([]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.wait(); err != nil {
+	if err := h.waitLocked(); err != nil {
 		return nil, err
 	}
 	b := h.chunks[0]
@@ -154,7 +154,7 @@ func (h *half) take() ([]byte, error) {
 	return b, nil
 }
 
-// queued is how many bytes nobody has read yet.
+// queued counts the bytes that were not read yet.
 func (h *half) queued() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -1,8 +1,9 @@
-// Package pipe is a client connection in memory, for tests: of whoever holds
-// transport.Conns, and of time itself (it works in a testing/synctest bubble).
-// It keeps Conn's whole contract, deadlines and bounds included, and it is
-// exact where a network is vague: what the client has not read is unacknowledged.
-// It starts no goroutine.
+// Package pipe is a client connection in memory, for tests of code that uses
+// transport.Conn. It works in a testing/synctest bubble.
+//
+// It keeps the whole contract of Conn, with deadlines and bounds. Where a
+// network is vague it is exact: a byte is acknowledged when the client has read
+// it. It starts no goroutine.
 package pipe
 
 import (
@@ -20,26 +21,26 @@ import (
 // Scheme names this transport.
 const Scheme = "pipe"
 
-// DefaultBuffer is how much each direction holds, in bytes.
+// DefaultBuffer is the size of each direction's buffer, in bytes.
 const DefaultBuffer = 64 << 10
 
-// Options of a pipe; the zero value is a client that speaks binary packets.
+// Options of a pipe. The zero value is a client that speaks binary packets.
 type Options struct {
-	// Text makes the client speak JSON frames, each one message; without it
-	// both directions are streams of bytes, as on TCP.
+	// Text makes the client speak JSON frames, each of them one message. Without
+	// it both directions are streams of bytes, as on TCP.
 	Text bool
-	// MaxBody bounds the client's packet body, in bytes; 0 is 64 KiB.
+	// MaxBody bounds the body of a client's packet, in bytes. 0 is 64 KiB.
 	MaxBody int
-	// Buffer bounds what each direction holds unread, in bytes, before writers
-	// block; 0 is DefaultBuffer. A text message over it may go alone.
+	// Buffer bounds the unread bytes of each direction; beyond it writers block.
+	// 0 is DefaultBuffer. A text message that is larger may go alone.
 	Buffer int
-	// NoUnacked makes Unacked say that nobody can know.
+	// NoUnacked makes Unacked report that the count is not known.
 	NoUnacked bool
-	// Remote is the client's address; the zero value is 192.0.2.1:1024.
+	// Remote is the client's address. The zero value is 192.0.2.1:1024.
 	Remote netip.AddrPort
 }
 
-// New makes the two ends of a connection.
+// New makes a connection and returns its two ends.
 func New(o Options) (*Client, transport.Conn) {
 	if o.MaxBody <= 0 {
 		o.MaxBody = protocol.DefaultMaxBody
@@ -69,7 +70,7 @@ type conn struct {
 	closed   atomic.Pointer[goodbye]
 }
 
-// goodbye is what Close was called with.
+// goodbye has the arguments of Close.
 type goodbye struct {
 	code   protocol.CloseCode
 	reason string
@@ -84,7 +85,10 @@ func (c *conn) ReadPacket() (p transport.Packet, err error) {
 		var b []byte
 		if b, err = c.up.take(); err == nil {
 			if limit := transport.JSONLimit(c.opts.MaxBody); len(b) > limit {
-				return p, &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: fmt.Sprintf("message of %d bytes is over the limit of %d", len(b), limit)}
+				return p, &transport.ProtocolError{
+					Code: protocol.CloseTooLarge, Kind: "too_large",
+					Reason: fmt.Sprintf("message of %d bytes is over the limit of %d", len(b), limit),
+				}
 			}
 			c.text.Store(true)
 			p, err = transport.ParseJSON(b)

@@ -10,13 +10,13 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// conn is a transport.Conn over one socket. Packets follow one another; a
-// frame needs nothing around it.
+// conn is a transport.Conn over one socket. Packets follow one another without
+// any framing.
 type conn struct {
 	socket   *socket.Socket
 	maxBody  int
 	lastSign atomic.Int64            // nanoseconds since 1970
-	header   [protocol.HeaderV2]byte // ReadPacket's
+	header   [protocol.HeaderV2]byte // of the packet that ReadPacket reads
 }
 
 var _ transport.Conn = (*conn)(nil)
@@ -49,8 +49,8 @@ func (c *conn) Unacked() (int64, bool)   { return c.socket.Unacked() }
 func (c *conn) Written() int64           { return c.socket.Written() }
 func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()) }
 
-// Close says nothing of code and reason: packets have op 6 for that, which is
-// the caller's to write before.
+// Close does not send code and reason: the caller writes op 6 before, which has
+// them.
 func (c *conn) Close(protocol.CloseCode, string) error {
 	c.socket.CloseWith(nil)
 	return nil

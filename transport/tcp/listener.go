@@ -1,9 +1,10 @@
-// Package tcp brings clients that speak binary packets over plain TCP or TLS.
-// It owns the port and the accept loop; what the packets mean is the handler's.
+// Package tcp is the transport of clients that speak binary packets over TCP,
+// plain or with TLS. It owns the port and the accept loop. It does not know the
+// meaning of the packets.
 //
-// Where there is epoll, connections without TLS are transport.Pollable: one that
-// idles costs neither a goroutine nor a buffer. Everywhere else, and with TLS,
-// each has its goroutine, and no buffer while it idles. Listen chooses.
+// On Linux, connections without TLS are transport.Pollable: an idle one holds
+// neither a goroutine nor a buffer. With TLS, and on other systems, each
+// connection has a goroutine, and no buffer while it is idle. Listen chooses.
 package tcp
 
 import (
@@ -59,7 +60,7 @@ func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	return err
 }
 
-// serve runs one connection from the TLS handshake to its end.
+// serve runs one connection, from its TLS handshake to its end.
 func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(transport.Conn)) {
 	defer l.acceptor.Done(s)
 	cfg := l.acceptor.Config()
@@ -78,7 +79,7 @@ func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(tran
 	handle(newConn(s, l.maxBody))
 }
 
-// nextSocket brings the next connection to handle, in a goroutine of its own.
+// nextSocket calls handle for the next connection, on a goroutine of its own.
 func (l *Listener) nextSocket(ctx context.Context, handle func(transport.Conn)) error {
 	s, err := l.acceptor.Next(ctx)
 	if err == nil {

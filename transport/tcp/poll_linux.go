@@ -15,7 +15,7 @@ type polled struct{ socket.Polled }
 
 var _ transport.Pollable = (*polled)(nil)
 
-// next brings the next connection to handle.
+// next calls handle for the next connection.
 func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error {
 	if !l.acceptor.Polls() {
 		return l.nextSocket(ctx, handle)

@@ -20,15 +20,15 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// The first byte of a control frame of each kind that is sent, and the longest payload
-// of a control frame (RFC 6455, 5.2 and 5.5).
+// The first bytes of control frames, and the longest payload of one (RFC 6455, 5.2
+// and 5.5).
 const (
 	frameClose = 0x88
 	framePong  = 0x8a
 	maxControl = 125
 )
 
-// Kinds of message a connection speaks; which, the first message says.
+// The kinds of messages of a connection. The first message decides.
 const (
 	formUnknown uint32 = iota
 	formBinary
@@ -42,7 +42,7 @@ type conn struct {
 	maxBody  int
 	form     atomic.Uint32
 	lastSign atomic.Int64            // nanoseconds since 1970
-	header   [protocol.HeaderV2]byte // ReadPacket's
+	header   [protocol.HeaderV2]byte // of the packet that ReadPacket reads
 }
 
 var _ transport.Conn = (*conn)(nil)
@@ -55,8 +55,8 @@ func newConn(s *socket.Socket, maxBody int) *conn {
 
 func (c *conn) sign() { c.lastSign.Store(time.Now().UnixNano()) }
 
-// onPing answers in the library's place: its answer would wait behind a Write
-// under way, and end the connection when that takes long.
+// onPing answers in place of the library, whose answer would wait for a Write
+// under way and end the connection if that takes long.
 func (c *conn) onPing(_ context.Context, payload []byte) bool {
 	c.sign()
 	pong := append(make([]byte, 0, 2+len(payload)), framePong, byte(len(payload)))
@@ -67,7 +67,7 @@ func (c *conn) onPing(_ context.Context, payload []byte) bool {
 func (c *conn) onPong(context.Context, []byte) { c.sign() }
 
 func (c *conn) ReadPacket() (transport.Packet, error) {
-	// No context but Background: an expired one would end the connection.
+	// A context that expires would end the connection.
 	typ, r, err := c.lib.Reader(context.Background())
 	if err != nil {
 		return transport.Packet{}, c.readError(err, false)
@@ -92,7 +92,7 @@ func (c *conn) ReadPacket() (transport.Packet, error) {
 	return p, nil
 }
 
-// readBinary reads a message that has to be exactly one packet.
+// readBinary reads a message, which must be exactly one packet.
 func (c *conn) readBinary(r io.Reader) (transport.Packet, error) {
 	p, err := transport.ReadPacket(r, &c.header, c.maxBody)
 	var bad *transport.ProtocolError
@@ -102,7 +102,7 @@ func (c *conn) readBinary(r io.Reader) (transport.Packet, error) {
 	case err != nil:
 		return p, c.readError(err, true)
 	}
-	// The message has to be read to its end, or the next would not begin.
+	// The next message begins only after this one was read to its end.
 	if _, err := io.ReadFull(r, c.header[:1]); err == nil {
 		return p, protocolError("bad_length", "a binary message has more than one packet")
 	} else if err != io.EOF || c.shim.err != nil {
@@ -111,7 +111,7 @@ func (c *conn) readBinary(r io.Reader) (transport.Packet, error) {
 	return p, nil
 }
 
-// readText reads a message that has to be one JSON object.
+// readText reads a message, which must be one JSON object.
 func (c *conn) readText(r io.Reader) (transport.Packet, error) {
 	b := make([]byte, 0, readBuffer)
 	for {
@@ -129,9 +129,9 @@ func (c *conn) readText(r io.Reader) (transport.Packet, error) {
 	}
 }
 
-// readError says what an error of the library means: the socket's own error
-// where there was one, else the client closed or broke the protocol. within
-// says that a message had begun.
+// readError translates an error of the library: to the error of the socket, if
+// there was one, or else to the client's close or its mistake. within says that a
+// message had begun.
 func (c *conn) readError(err error, within bool) error {
 	switch end := c.shim.err; {
 	case end == io.EOF && (within || errors.Is(err, io.ErrUnexpectedEOF)):
@@ -143,7 +143,7 @@ func (c *conn) readError(err error, within bool) error {
 	case errors.Is(err, websocket.ErrMessageTooBig):
 		return &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
 	case errors.Is(err, context.DeadlineExceeded):
-		return os.ErrDeadlineExceeded // a control frame that trickled in
+		return os.ErrDeadlineExceeded // a control frame arrived too slowly
 	case errors.Is(err, net.ErrClosed):
 		return net.ErrClosed
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
@@ -152,7 +152,7 @@ func (c *conn) readError(err error, within bool) error {
 	return protocolError("bad_frame", strings.TrimPrefix(err.Error(), "failed to get reader: "))
 }
 
-// closed says whether err is the client's close frame, and answers it.
+// closed reports whether err is the client's close frame, and answers it.
 func (c *conn) closed(err error) bool {
 	status := websocket.CloseStatus(err)
 	if status == -1 {
@@ -193,7 +193,7 @@ func (c *conn) Close(code protocol.CloseCode, reason string) error {
 	return nil
 }
 
-// closeFrame is a whole close frame.
+// closeFrame returns a whole close frame.
 func closeFrame(code protocol.CloseCode, reason string) []byte {
 	if code == 0 {
 		code = protocol.CloseCode(websocket.StatusNormalClosure)
@@ -207,13 +207,13 @@ func closeFrame(code protocol.CloseCode, reason string) []byte {
 // release frees the connection when its handler has returned.
 func (c *conn) release() {
 	_ = c.Close(0, "")
-	// Nothing is read any more: the library's state goes without waiting for
-	// its finalizer.
+	// Nothing is read any more, so the library's state is freed at once and not
+	// by its finalizer.
 	_ = c.lib.CloseNow()
 	c.shim.Release()
 }
 
-// clip cuts s to at most n bytes of valid UTF-8, which a close frame wants.
+// clip shortens s to at most n bytes of valid UTF-8, for a close frame.
 func clip(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= n {

@@ -26,10 +26,10 @@ type frame struct {
 
 func (f frame) data() bool { return f.op < opClose }
 
-// parseFrame reads the header of the frame that b begins with, which is the
-// client's and so has to be masked. need is how many bytes of b the frame takes
-// where b has fewer, or at least as many as tell more; 0: all of it is there.
-// Faults are told as soon as they can be seen.
+// parseFrame reads the header of the frame that b begins with. It is a client's
+// frame and must be masked. need is 0 if the whole frame is there. Otherwise b
+// needs at least need bytes for the frame, or for the rest of its header. An
+// error is returned as soon as the bytes show it.
 func parseFrame(b []byte) (f frame, need int, err error) {
 	const shortest = 6 // with a mask
 	if len(b) == 0 {
@@ -66,7 +66,7 @@ func parseFrame(b []byte) (f frame, need int, err error) {
 		}
 		size = binary.BigEndian.Uint64(b[2:])
 	}
-	if size > math.MaxInt32 { // far over any limit; what is more than that does not matter
+	if size > math.MaxInt32 { // far over any limit
 		if size > math.MaxInt64 {
 			return f, 0, protocolError("bad_frame", "a negative length")
 		}
@@ -80,7 +80,7 @@ func parseFrame(b []byte) (f frame, need int, err error) {
 	return f, 0, nil
 }
 
-// unmask undoes a client's masking of a whole payload, in place.
+// unmask removes the mask of a whole payload, in place.
 func unmask(b []byte, mask [4]byte) {
 	m := uint64(binary.LittleEndian.Uint32(mask[:]))
 	m |= m << 32
@@ -93,7 +93,7 @@ func unmask(b []byte, mask [4]byte) {
 	}
 }
 
-// closeCode says whether a client may close with code (RFC 6455, 7.4).
+// closeCode reports whether a client may close with code (RFC 6455, 7.4).
 func closeCode(code uint16) bool {
 	switch code {
 	case 1004, 1005, 1006:

@@ -298,9 +298,11 @@ func FuzzHandshake(f *testing.F) {
 	for _, request := range []string{
 		"GET /sub?x HTTP/1.1\r\nHost: x\r\n" + rest, "GET http://y/sub HTTP/1.1\r\n" + rest, "GET //sub HTTP/1.1\r\nHost: x\r\n" + rest,
 		"GET http://y/sub HTTP/1.1\r\nHost: x\r\n" + rest, "GET http://y/sub HTTP/1.1\r\nHost: [\r\n" + rest,
-		"GET /sub HTTP/1.1\r\nHost: \r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n folded\r\n" + rest, "GET /sub HTTP/1.1\r\nHost : x\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: \r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n folded\r\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost : x\r\n" + rest,
 		"GET /sub HTTP/1.1\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: a b\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x/\r\n" + rest,
-		"GET /sub HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + key, "GET /sub HTTP/1.1\nHost: x\n" + rest,
+		"GET /sub HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + key,
+		"GET /sub HTTP/1.1\nHost: x\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: y\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n" + rest,
 		"GET /sub HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example.org\r\n" + rest, "GET /sub HTTP/1.1\r\nHost: x\r\nA: \x80\x00\r\n" + rest,

@@ -1,19 +1,20 @@
-// Package ws brings clients that speak WebSocket: browsers above all, with
-// JSON in text messages or binary packets in binary ones.
+// Package ws is the transport of clients that speak WebSocket, browsers above
+// all: JSON in text messages, or binary packets in binary ones. It owns the port,
+// the HTTP upgrade and the frames. It does not know the meaning of the packets.
 //
-// It owns the port, the HTTP upgrade and the frames, and has two ways to run a
-// connection, of which Listen chooses one; one suite of tests holds both.
+// There are two ways to run a connection. Listen chooses one, and the same tests
+// hold both. net/http parses the request of the handshake either way, and
+// checkRequest judges it.
 //
-// With TLS, and where there is no epoll, a connection has a goroutine, and the
-// library github.com/coder/websocket does the handshake and reads: frames,
-// masks, fragments, control frames. Writing is done here, beside it, because a
-// message for many connections is encoded once and only needs a header of a
-// few bytes (docs/adr/0002-websocket-library.md). Nothing of net/http stays
-// with a connection after the upgrade, and one that idles holds only a read
-// buffer of a few hundred bytes.
+// With TLS, and on systems other than Linux, a connection has a goroutine, and
+// the library github.com/coder/websocket reads the client's frames. This package
+// writes beside the library, because a message for many connections is encoded
+// once and needs only a header of a few bytes (docs/adr/0002-websocket-library.md).
+// Nothing of net/http stays with a connection after the upgrade. An idle
+// connection holds a read buffer of a few hundred bytes.
 //
-// Elsewhere it is a transport.Pollable: one that idles costs neither a goroutine
-// nor a buffer, and the handshake and the frames of a client are read here too
+// Otherwise a connection is a transport.Pollable: an idle one holds neither a
+// goroutine nor a buffer, and this package reads the client's frames
 // (docs/adr/0006-fan-out.md).
 package ws
 
@@ -33,7 +34,7 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// DefaultPath is where clients of imgo and goim look for the socket.
+// DefaultPath is the path that clients of imgo and goim connect to.
 const DefaultPath = "/sub"
 
 // maxHeader bounds the upgrade request, in bytes, and httpSlop is how much more
@@ -70,8 +71,8 @@ type Listener struct {
 
 var _ transport.Listener = (*Listener)(nil)
 
-// Listen binds the port. Nothing is accepted before Run. An entry of
-// Config.Origins that is no pattern is an error.
+// Listen binds the port. Nothing is accepted before Run. It returns an error if an
+// entry of Config.Origins is not a pattern.
 func Listen(cfg Config) (*Listener, error) {
 	allowed, err := parseOrigins(cfg.Origins)
 	if err != nil {
@@ -111,7 +112,7 @@ func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	return fmt.Errorf("accept WebSocket connections: %w", err)
 }
 
-// runHTTP has net/http read the requests.
+// runHTTP accepts connections whose requests net/http reads.
 func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) error {
 	cfg := l.acceptor.Config()
 	srv := &http.Server{
@@ -125,7 +126,7 @@ func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) err
 			return context.WithValue(ctx, pendingKey{}, c)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if state != http.StateClosed { // those that were upgraded end elsewhere
+			if state != http.StateClosed { // an upgraded connection ends elsewhere
 				return
 			}
 			p := c.(*pendingConn)
@@ -141,7 +142,7 @@ func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) err
 	return srv.Serve(&netListener{acceptor: l.acceptor, ctx: ctx})
 }
 
-// netListener gives net/http sockets.
+// netListener is the Acceptor as net/http sees it.
 type netListener struct {
 	acceptor *socket.Acceptor
 	ctx      context.Context // net/http's Accept has none
@@ -161,14 +162,14 @@ func (n *netListener) Addr() net.Addr { return n.acceptor.Addr() }
 // pendingConn is a connection as net/http sees it, until the upgrade.
 type pendingConn struct {
 	*socket.Socket
-	asked atomic.Bool // a request arrived
+	asked atomic.Bool // its request has arrived
 }
 
 // pendingKey is the key of a request's *pendingConn in its context.
 type pendingKey struct{}
 
-// httpLog takes net/http's lines. What clients send wrong is counted by
-// Refused and worth no more than a debug line; a panic is worth an error.
+// httpLog receives the log lines of net/http. Mistakes of clients are counted by
+// Refused and are logged at the level debug. A panic is logged as an error.
 type httpLog struct{ zerolog.Logger }
 
 func (l httpLog) Write(line []byte) (int, error) {

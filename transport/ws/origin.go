@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// origins is an allow-list of browser origins, lower-case; empty allows all.
+// origins is the list of allowed origins, in lower case. An empty list allows
+// all.
 type origins []string
 
 func parseOrigins(patterns []string) (origins, error) {
@@ -21,7 +22,7 @@ func parseOrigins(patterns []string) (origins, error) {
 	return list, nil
 }
 
-// check says why a request with this Origin header may not connect.
+// check returns an error if a request with this Origin header may not connect.
 func (o origins) check(header string) error {
 	if header == "" || len(o) == 0 {
 		return nil

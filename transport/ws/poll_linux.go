@@ -11,15 +11,14 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// polled is a transport.Pollable over one upgraded socket. The reader's fields
-// are those of whoever reads.
+// polled is a transport.Pollable over one upgraded socket.
 type polled struct {
 	socket.Polled
 	form atomic.Uint32
-	part *message // the reader's: a message of which fragments are to come
+	part *message // the reader's: a message with fragments to come
 }
 
-// message is one of several fragments.
+// message is a message of several fragments.
 type message struct {
 	text bool
 	b    []byte
@@ -27,7 +26,7 @@ type message struct {
 
 var _ transport.Pollable = (*polled)(nil)
 
-// serve brings an upgraded connection to handle.
+// serve calls handle for an upgraded connection.
 func (c *polled) serve(handle func(transport.Conn)) {
 	handle(c)
 	c.Handled(c.Release)
@@ -41,7 +40,7 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 	}
 	limit := transport.JSONLimit(c.MaxBody())
 	for {
-		have := 0 // of the message, in fragments before this frame
+		have := 0 // bytes of the message in earlier fragments
 		if c.part != nil {
 			have = len(c.part.b)
 		}
@@ -73,14 +72,14 @@ func (c *polled) TryReadPacket() (transport.Packet, error) {
 		} else {
 			err = c.control(f.op, payload)
 		}
-		c.Take(f.head + f.size) // payload is no more
+		c.Take(f.head + f.size) // payload is not valid any more
 		if done || err != nil {
 			return p, err
 		}
 	}
 }
 
-// begins checks a data frame as soon as its header is there.
+// begins checks a data frame as soon as its header has arrived.
 func (c *polled) begins(f frame) error {
 	switch {
 	case f.op == opContinuation && c.part == nil:
@@ -100,7 +99,7 @@ func (c *polled) begins(f frame) error {
 	return nil
 }
 
-// data takes a data frame; done: it was the end of a message.
+// data handles a data frame. done says that the frame ends a message.
 func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, err error) {
 	if !f.fin && c.part == nil {
 		c.part = &message{text: f.op == opText}
@@ -111,14 +110,14 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 		switch {
 		case f.fin:
 		case !m.text && len(m.b) > protocol.HeaderV2+c.MaxBody():
-			_, err := c.packet(m.b) // which it cannot be any more
+			_, err := c.packet(m.b) // it is too long to be one packet
 			return p, true, err
 		default:
 			return p, false, nil
 		}
 		payload, text, c.part = m.b, m.text, nil
 	} else {
-		payload = append([]byte(nil), payload...) // the buffer is not the packet's
+		payload = append([]byte(nil), payload...) // the buffer is used again
 	}
 	if text {
 		p, err = transport.ParseJSON(payload)
@@ -131,7 +130,7 @@ func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, e
 	return p, true, err
 }
 
-// packet decodes a message that has to be exactly one packet.
+// packet decodes a message, which must be exactly one packet.
 func (c *polled) packet(b []byte) (transport.Packet, error) {
 	p, rest, err := transport.DecodePacket(b, c.MaxBody())
 	switch {
@@ -145,7 +144,7 @@ func (c *polled) packet(b []byte) (transport.Packet, error) {
 	return p, nil
 }
 
-// control takes a control frame. A close frame is answered and is the end.
+// control handles a control frame. It answers a close frame and returns io.EOF.
 func (c *polled) control(op byte, payload []byte) error {
 	switch op {
 	case opPing:

@@ -14,15 +14,14 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// Sizes of what the library keeps for each connection, in bytes. Longer reads
-// go past the buffer, and what the library writes is thrown away (see shim).
+// The sizes of the library's buffers for each connection, in bytes. Longer reads
+// bypass the buffer, and shim discards what the library writes.
 const (
 	readBuffer  = 256
 	writeBuffer = 16
 )
 
-// upgrader is the HTTP side of a Listener: it turns a request into a
-// connection and leaves HTTP behind.
+// upgrader is the HTTP handler of a Listener. It turns a request into a connection.
 type upgrader struct {
 	*Listener
 	handle func(transport.Conn)
@@ -54,17 +53,17 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		cfg.Refused(refusedUpgrade)
 		cfg.Log.Debug().Err(err).Str("remote", r.RemoteAddr).Msg("connection refused")
-		if h.hijacked { // net/http has let go of it
+		if h.hijacked { // net/http does not close it any more
 			s.Abort()
 			u.acceptor.Done(s)
 		}
 		return
 	}
-	// What kind of message comes is not known yet; ReadPacket holds binary ones
-	// to the lower limit.
+	// The kind of the messages is not known yet. ReadPacket enforces the lower
+	// limit of binary messages.
 	lib.SetReadLimit(int64(transport.JSONLimit(u.maxBody)))
 	c.lib = lib
-	// The handler returns and with it net/http frees all that it held.
+	// After the handler has returned, net/http frees all its memory of the request.
 	go func() {
 		defer u.acceptor.Done(s)
 		defer c.release()
@@ -72,8 +71,8 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 }
 
-// hijacker hands the library a connection of ours with small buffers in place
-// of net/http's own.
+// hijacker gives the library a shim with small buffers in place of net/http's
+// connection.
 type hijacker struct {
 	http.ResponseWriter
 	shim     *shim
@@ -89,22 +88,21 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if p, ok := nc.(*pendingConn); !ok || p.Socket != h.shim.Socket {
 		return nil, nil, errors.New("net/http hands out another connection than it was given")
 	}
-	if n := brw.Reader.Buffered(); n > 0 { // sent before our answer
+	if n := brw.Reader.Buffered(); n > 0 { // the client did not wait for the answer
 		b, _ := brw.Reader.Peek(n)
 		h.shim.early = append([]byte(nil), b...)
 	}
 	return h.shim, bufio.NewReadWriter(bufio.NewReaderSize(h.shim, readBuffer), bufio.NewWriterSize(h.shim, writeBuffer)), nil
 }
 
-// shim is the connection as the library sees it. Reads pass; what the library
-// writes does not: it would put its own close frames (and pongs, behind a Write
-// under way) between ours. conn sends those itself. Only ending the connection
-// is left to conn too, for after the library gave up a client can still be told
-// why with op 6.
+// shim is the connection as the library sees it. Reads pass through. Writes are
+// discarded, because the library would send its own close frames and pongs
+// between our frames; conn sends these itself. Close does not end the
+// connection either: conn can still tell the client the reason with op 6.
 type shim struct {
 	*socket.Socket
 	early []byte // read by net/http after the request
-	err   error  // what ended reading; the reader's
+	err   error  // the error that ended reading; the reader's
 }
 
 func (s *shim) Read(b []byte) (int, error) {
@@ -124,14 +122,14 @@ func (s *shim) Read(b []byte) (int, error) {
 
 func (s *shim) Write(b []byte) (int, error) { return len(b), nil }
 
-// Close is the library giving up, for one because a control frame trickled in
-// too slowly: the reader must come back.
+// Close is called when the library gives up, for example because a control frame
+// arrived too slowly. It makes the reader return.
 func (s *shim) Close() error {
 	_ = s.SetReadDeadline(time.Unix(1, 0))
 	return nil
 }
 
-// protocolError is a client's mistake in WebSocket framing or in packets.
+// protocolError returns a client's mistake in WebSocket framing or in packets.
 func protocolError(kind, reason string) *transport.ProtocolError {
 	return &transport.ProtocolError{Code: protocol.CloseBadPacket, Kind: kind, Reason: reason}
 }

@@ -78,7 +78,8 @@ func (c *counter) of(reason string) int {
 }
 
 func TestUpgradeIsRefused(t *testing.T) {
-	const hello = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	const hello = "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 	without := func(line string) string { return strings.Replace(hello, line+"\r\n", "", 1) }
 	var refused counter
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{Refused: refused.add, HandshakeTimeout: 2 * time.Second}})
@@ -89,22 +90,24 @@ func TestUpgradeIsRefused(t *testing.T) {
 		reason  string
 		header  string
 	}{
-		"wrong path":          {"GET /other HTTP/1.1\r\n" + hello, 404, "path", ""},
-		"root":                {"GET / HTTP/1.1\r\n" + hello, 404, "path", ""},
-		"below the path":      {"GET /sub/x HTTP/1.1\r\n" + hello, 404, "path", ""},
-		"POST":                {"POST /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
-		"HEAD":                {"HEAD /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
-		"OPTIONS":             {"OPTIONS /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
-		"no upgrade":          {"GET /sub HTTP/1.1\r\nHost: x\r\n\r\n", 426, "upgrade", "Upgrade"},
-		"no Connection":       {"GET /sub HTTP/1.1\r\n" + without("Connection: Upgrade"), 426, "upgrade", "Upgrade"},
-		"other upgrade":       {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "websocket", "h2c", 1), 426, "upgrade", "Upgrade"},
-		"no key":              {"GET /sub HTTP/1.1\r\n" + without("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400, "upgrade", ""},
-		"short key":           {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "dGhlIHNhbXBsZSBub25jZQ==", "AAAA", 1), 400, "upgrade", ""},
-		"old version":         {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "Version: 13", "Version: 8", 1), 400, "upgrade", "Sec-Websocket-Version"},
-		"HTTP 1.0":            {"GET /sub HTTP/1.0\r\n" + hello, 426, "upgrade", ""},
-		"no HTTP":             {"\x00\x00\x00\x10\x00\x10\x00\x01\x00\x00\x00\x07\x00\x00\x00\x00\r\n\r\n", 400, "http", ""},
-		"header without end":  {"GET /sub HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), 431, "http", ""},
-		"POST with long body": {"POST /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", 1000), 405, "method", "Allow"},
+		"wrong path":     {"GET /other HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"root":           {"GET / HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"below the path": {"GET /sub/x HTTP/1.1\r\n" + hello, 404, "path", ""},
+		"POST":           {"POST /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"HEAD":           {"HEAD /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"OPTIONS":        {"OPTIONS /sub HTTP/1.1\r\n" + hello, 405, "method", "Allow"},
+		"no upgrade":     {"GET /sub HTTP/1.1\r\nHost: x\r\n\r\n", 426, "upgrade", "Upgrade"},
+		"no Connection":  {"GET /sub HTTP/1.1\r\n" + without("Connection: Upgrade"), 426, "upgrade", "Upgrade"},
+		"other upgrade":  {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "websocket", "h2c", 1), 426, "upgrade", "Upgrade"},
+		"no key":         {"GET /sub HTTP/1.1\r\n" + without("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400, "upgrade", ""},
+		"short key":      {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "dGhlIHNhbXBsZSBub25jZQ==", "AAAA", 1), 400, "upgrade", ""},
+		"old version": {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "Version: 13", "Version: 8", 1),
+			400, "upgrade", "Sec-Websocket-Version"},
+		"HTTP 1.0":           {"GET /sub HTTP/1.0\r\n" + hello, 426, "upgrade", ""},
+		"no HTTP":            {"\x00\x00\x00\x10\x00\x10\x00\x01\x00\x00\x00\x07\x00\x00\x00\x00\r\n\r\n", 400, "http", ""},
+		"header without end": {"GET /sub HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), 431, "http", ""},
+		"POST with long body": {"POST /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", 1000),
+			405, "method", "Allow"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := refused.of(test.reason)
@@ -214,7 +217,9 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 
 // A handshake that is under way when the listener stops does not hold it up.
 func TestStopDuringTheUpgrade(t *testing.T) {
-	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond}})
+	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{
+		HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond,
+	}})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	done := make(chan error, 1)
@@ -249,7 +254,9 @@ func TestMessageRightBehindTheRequest(t *testing.T) {
 	transporttest.Serve(t, l, echo)
 	c := transporttest.Dial(t, l, nil)
 	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
-	request := "GET /sub?token=x HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+	request := "GET /sub?token=x HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
 	long := `{"op":4,"seq":1,"body":"` + strings.Repeat("x", 2000) + `"}`
 	if _, err := c.Write(append([]byte(request), transporttest.RawFrame(0x81, true, []byte(long))...)); err != nil {
 		t.Fatal(err)

@@ -9,20 +9,21 @@ import (
 	"sync"
 	"time"
 
+	"imgo/internal/wait"
 	"imgo/protocol"
 	"imgo/transport"
 )
 
-// Reasons for which a connection is refused before it reaches its handler, as
-// ListenConfig.Refused is told them.
+// The reasons that ListenConfig.Refused is called with: why a connection did not
+// reach its handler.
 const (
-	RefusedAdmit  = "admit"  // Admit said no
+	RefusedAdmit  = "admit"  // Admit returned an error
 	RefusedTLS    = "tls"    // the TLS handshake failed or took too long
 	RefusedSocket = "socket" // the socket broke while it was set up
 )
 
-// keepAlive finds peers that vanished without a word; heartbeats find them
-// sooner where a client sends any.
+// keepAlive finds peers that vanished. Heartbeats find them sooner, if the client
+// sends any.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 20 * time.Second, Count: 4}
 
 // Defaults of transport.ListenConfig.
@@ -32,7 +33,7 @@ const (
 	DefaultLinger           = time.Second
 )
 
-// Acceptor is a bound port: it accepts sockets and knows those that are open.
+// Acceptor is a bound port. It accepts sockets and knows the open ones.
 type Acceptor struct {
 	cfg transport.ListenConfig
 	ln  *net.TCPListener
@@ -45,11 +46,11 @@ type Acceptor struct {
 	mu    sync.Mutex
 	count int                  // open sockets
 	open  map[*Socket]struct{} // those that are not polled
-	none  *sync.Cond           // count became 0
+	none  *sync.Cond           // signals that count became 0
 }
 
-// Listen binds cfg.Addr on IPv4 and IPv6 alike (an address without a host
-// means both) and fills in cfg's defaults.
+// Listen binds cfg.Addr and fills in the defaults of cfg. An address without a
+// host means IPv4 and IPv6.
 func Listen(cfg transport.ListenConfig) (*Acceptor, error) {
 	if cfg.MaxBody <= 0 {
 		cfg.MaxBody = protocol.DefaultMaxBody
@@ -86,15 +87,15 @@ func (a *Acceptor) Config() transport.ListenConfig { return a.cfg }
 // Addr is the bound address.
 func (a *Acceptor) Addr() net.Addr { return a.ln.Addr() }
 
-// Close stops accepting; sockets stay open. An Acceptor whose Drain is never
-// called is to be given up with Discard.
+// Close stops accepting. Sockets stay open until Drain. Without a call of Drain,
+// Discard is needed in place of Close.
 func (a *Acceptor) Close() error {
 	a.closePort()
 	return a.ln.Close()
 }
 
-// Discard is Close for an Acceptor of which Drain is not called, unless
-// somebody accepts from it after all: then Drain has the rest.
+// Discard is Close for an Acceptor whose Drain is not called. If it has open
+// sockets all the same, Drain does the rest.
 func (a *Acceptor) Discard() error {
 	err := a.Close()
 	a.mu.Lock()
@@ -106,10 +107,10 @@ func (a *Acceptor) Discard() error {
 	return err
 }
 
-// Next waits for the next socket that Admit lets in. It outlives every error
-// of accept (a process out of file descriptors, above all), logging it and
-// waiting a moment, and fails only when ctx is done or the port was closed.
-// The socket counts as open until Done.
+// Next waits for the next socket that Admit lets in. After an error of accept,
+// such as a process without free descriptors, it logs, waits and tries again. It
+// returns an error only if ctx is done or the port was closed. The socket counts
+// as open until Done.
 func (a *Acceptor) Next(ctx context.Context) (*Socket, error) {
 	retry := a.retry()
 	for {
@@ -137,27 +138,25 @@ func (a *Acceptor) Next(ctx context.Context) (*Socket, error) {
 
 // retry paces an accept that fails.
 type retry struct {
-	a     *Acceptor
-	pause time.Duration
+	a       *Acceptor
+	backoff wait.Backoff
 }
 
-const firstPause, maxPause = 5 * time.Millisecond, time.Second
+func (a *Acceptor) retry() *retry {
+	return &retry{a, wait.Backoff{Min: 5 * time.Millisecond, Max: time.Second}}
+}
 
-func (a *Acceptor) retry() *retry { return &retry{a, firstPause} }
+func (r *retry) worked() { r.backoff.Reset() }
 
-func (r *retry) worked() { r.pause = firstPause }
-
-// failed logs err and waits a moment; its error is ctx's.
+// failed logs err and waits. It returns ctx's error if ctx is done.
 func (r *retry) failed(ctx context.Context, err error) error {
-	r.a.cfg.Log.Warn().Err(err).Stringer("addr", r.a.Addr()).Dur("pause", r.pause).Msg("cannot accept a connection, trying again")
-	if err := sleep(ctx, r.pause); err != nil {
-		return err
-	}
-	r.pause = min(2*r.pause, maxPause)
-	return nil
+	pause := r.backoff.Next()
+	r.a.cfg.Log.Warn().Err(err).Stringer("addr", r.a.Addr()).Dur("pause", pause).Msg("cannot accept a connection, trying again")
+	return wait.Sleep(ctx, pause)
 }
 
-// admit makes a socket of an accepted connection, or refuses it.
+// admit makes a socket of an accepted connection. It returns nil if the
+// connection is refused.
 func (a *Acceptor) admit(tcp *net.TCPConn) *Socket {
 	s := newSocket(tcp, a)
 	if !a.admitted(s.remote) {
@@ -174,9 +173,9 @@ func (a *Acceptor) admit(tcp *net.TCPConn) *Socket {
 	return s
 }
 
-// admitted says whether a connection from remote may stay.
+// admitted reports whether a connection from remote may stay.
 func (a *Acceptor) admitted(remote netip.AddrPort) bool {
-	if !remote.IsValid() { // gone before we looked
+	if !remote.IsValid() { // the client has gone already
 		a.cfg.Refused(RefusedSocket)
 		return false
 	}
@@ -191,8 +190,8 @@ func (a *Acceptor) admitted(remote netip.AddrPort) bool {
 	return true
 }
 
-// Done says, once, that the goroutine that ran s is at its end. Drain returns
-// only after Released has heard of it.
+// Done is called once, when the goroutine that ran s ends. Drain returns only
+// after Released was called for s.
 func (a *Acceptor) Done(s *Socket) {
 	a.mu.Lock()
 	delete(a.open, s)
@@ -212,13 +211,14 @@ func (a *Acceptor) done(remote netip.Addr) {
 	a.mu.Unlock()
 }
 
-// Drain waits until no socket is open, and resets those that still are after
-// the grace period. Call it when Next has returned for good.
+// Drain waits until no socket is open, and resets those that are open after the
+// grace period. It is called after the last Next.
 func (a *Acceptor) Drain() {
 	timer := time.AfterFunc(a.cfg.Grace, func() {
 		a.mu.Lock()
 		if a.count > 0 {
-			a.cfg.Log.Warn().Int("connections", a.count).Dur("grace", a.cfg.Grace).Msg("connections are still open after the grace period, resetting them")
+			a.cfg.Log.Warn().Int("connections", a.count).Dur("grace", a.cfg.Grace).
+				Msg("connections are still open after the grace period, resetting them")
 		}
 		for s := range a.open {
 			s.Abort()
@@ -244,18 +244,7 @@ func (a *Acceptor) flat() *[]byte {
 }
 
 func (a *Acceptor) putFlat(b *[]byte) {
-	if cap(*b) <= 2*flatSize { // one that grew is not kept
+	if cap(*b) <= 2*flatSize { // a buffer that has grown is not kept
 		a.flats.Put(b)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }

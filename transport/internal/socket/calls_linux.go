@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file is the system calls on clients' sockets that end within some
-// microseconds whatever the client does: none of them waits, and none wakes a
-// process for which the kernel would put the caller aside. So Go's scheduler is
-// not told of them (RawSyscall). It would wake its monitor for the first one
-// after everything was at rest, which then looks at what goes on every 20 µs
-// until all is at rest again: for a client that connects alone that is as much
-// as the calls themselves. Sending is another matter, see send.
+// This file has the system calls on clients' sockets that end within some
+// microseconds, whatever the client does. None of them waits, and none wakes a
+// process that the kernel would run in place of the caller. So Go's scheduler is
+// not told of them (RawSyscall). Otherwise the first call after a time of rest
+// would wake the scheduler's monitor thread, which then looks around every 20 µs
+// until all is at rest again. For a client that connects alone that costs as
+// much as the calls themselves. Sending is different, see output.send.
 
 // readNow is read(2) of a socket that does not block.
 func readNow(fd int32, b []byte) (int, unix.Errno) {
@@ -38,7 +38,8 @@ func acceptNow(port uintptr, from *unix.RawSockaddrAny) (fd int, errno unix.Errn
 // eventsNow is epoll_wait(2) without a wait.
 func eventsNow(epoll uintptr, events []unix.EpollEvent) (int, unix.Errno) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, epoll, uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, epoll,
+			uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
@@ -47,7 +48,8 @@ func eventsNow(epoll uintptr, events []unix.EpollEvent) (int, unix.Errno) {
 
 // watchNow is epoll_ctl(2).
 func watchNow(epoll, op int, fd int32, events *unix.EpollEvent) error {
-	if _, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(events)), 0, 0); errno != 0 {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(events)), 0, 0)
+	if errno != 0 {
 		return errno
 	}
 	return nil

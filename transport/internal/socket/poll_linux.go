@@ -15,60 +15,60 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// polling is what an Acceptor has where epoll waits for its sockets.
+// polling is the part of an Acceptor whose sockets epoll watches.
 type polling struct {
-	poller *poller  // nil: a goroutine for each connection
+	poller *poller  // nil: each connection has a goroutine
 	port   *os.File // the listening socket
 	raw    syscall.RawConn
-	arrival
+	accepted
 }
 
-// arrival is what accept4 says. It is in one place, and accept a function that
-// is made once, so that accepting allocates nothing.
-type arrival struct {
+// accepted is the result of accept4. It lives in one place, and accept is a
+// function value that is made once, so accepting allocates nothing.
+type accepted struct {
 	accept func(port uintptr) bool
 	fd     int
 	from   unix.RawSockaddrAny
 	err    error
 }
 
-// accept4 accepts a connection; false: there is none.
-func (ar *arrival) accept4(port uintptr) bool {
+// accept4 accepts a connection. It reports false if there is none.
+func (r *accepted) accept4(port uintptr) bool {
 	var errno unix.Errno
-	ar.fd, errno = acceptNow(port, &ar.from)
-	ar.err = nil
+	r.fd, errno = acceptNow(port, &r.from)
+	r.err = nil
 	if errno != 0 {
-		ar.err = errno
+		r.err = errno
 	}
 	return errno != unix.EAGAIN
 }
 
 // source is the peer's address.
-func (ar *arrival) source() netip.AddrPort {
-	switch ar.from.Addr.Family {
+func (r *accepted) source() netip.AddrPort {
+	switch r.from.Addr.Family {
 	case unix.AF_INET:
-		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&ar.from))
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&r.from))
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), portOf(&sa.Port))
 	case unix.AF_INET6:
-		sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&ar.from))
+		sa := (*unix.RawSockaddrInet6)(unsafe.Pointer(&r.from))
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), portOf(&sa.Port))
 	}
 	return netip.AddrPort{}
 }
 
-// portOf reads a port, which is in network order.
+// portOf reads a port in network byte order.
 func portOf(port *uint16) uint16 {
 	return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(port))[:])
 }
 
-// poll prepares for polled sockets, if these are to be had: here, and without
-// TLS, whose state is not ours to park.
+// poll prepares for polled sockets, unless the configuration has TLS, which
+// blocks in a goroutine.
 func (a *Acceptor) poll() error {
 	if a.cfg.TLS != nil || a.cfg.Goroutines {
 		return nil
 	}
-	// A listener does not let others accept on its descriptor; a copy of that
-	// does. What accepted sockets are to have they inherit.
+	// The net package does not let others accept on a listener's descriptor, but
+	// on a copy of it. Accepted sockets inherit the options that are set here.
 	port, err := a.ln.File()
 	if err != nil {
 		return fmt.Errorf("copy a listening socket: %w", err)
@@ -104,7 +104,7 @@ func (a *Acceptor) poll() error {
 	return nil
 }
 
-// Polls says whether NextPolled is to be called in place of Next.
+// Polls reports whether NextPolled is to be called in place of Next.
 func (a *Acceptor) Polls() bool { return a.poller != nil }
 
 // closePort ends NextPolled.
@@ -114,7 +114,7 @@ func (p *polling) closePort() {
 	}
 }
 
-// stop ends the poller, when no socket is open.
+// stop ends the poller. No socket is open any more.
 func (p *polling) stop() {
 	if p.poller != nil {
 		p.poller.close()
@@ -130,20 +130,20 @@ func (p *polling) abort() {
 	}
 }
 
-// NextPolled is Next for polled sockets, which Finish ends; for one goroutine.
-// into says where the next one lives.
+// NextPolled is Next for polled sockets, which Release ends. It is for one
+// goroutine. into returns the Polled that becomes the next socket.
 func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
 	retry := a.retry()
 	for {
 		err := a.raw.Read(a.accept)
-		acceptErr := a.arrival.err
+		acceptErr := a.accepted.err
 		switch {
 		case ctx.Err() != nil:
 			if err == nil && acceptErr == nil {
 				_ = unix.Close(a.fd)
 			}
 			return ctx.Err()
-		case err != nil: // nothing else ends a wait
+		case err != nil: // the port was closed
 			return net.ErrClosed
 		case acceptErr == unix.EINTR || acceptErr == unix.ECONNABORTED:
 			continue
@@ -160,7 +160,8 @@ func (a *Acceptor) NextPolled(ctx context.Context, into func() *Polled) error {
 	}
 }
 
-// admitPolled makes a socket of an accepted descriptor, or refuses it.
+// admitPolled makes a socket of an accepted descriptor. It reports false if the
+// connection is refused.
 func (a *Acceptor) admitPolled(fd int, remote netip.AddrPort, into func() *Polled) bool {
 	if !a.admitted(remote) {
 		_ = unix.Close(fd)

@@ -2,7 +2,7 @@
 
 package socket
 
-// polling is nothing here: every connection has a goroutine.
+// polling is empty here: every connection has a goroutine.
 type polling struct{}
 
 func (a *Acceptor) poll() error { return nil }

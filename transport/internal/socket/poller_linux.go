@@ -9,17 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a polled socket is registered for: edge-triggered, so that parking costs
-// no system call. Room for writing is added the first time that there is none.
+// The events that a polled socket is registered for. They are edge-triggered, so
+// parking costs no system call. pollWrite is used from the first time that the
+// kernel has no room.
 const (
 	pollRead  uint32 = unix.EPOLLIN | unix.EPOLLRDHUP | 1<<31 // EPOLLET
 	pollWrite uint32 = pollRead | unix.EPOLLOUT
 )
 
-// poller tells the sockets of one acceptor what happens on them. It is one
-// goroutine, which waits for the epoll in Go's own poller, so that no thread is
-// held while nothing happens. All connections depend on it, so nothing that it
-// calls may wait.
+// poller notifies the sockets of one Acceptor of what happens on them. Its one
+// goroutine waits for the epoll in Go's own poller, so that it holds no thread
+// while nothing happens. All connections depend on the goroutine, so nothing
+// that it calls may wait.
 type poller struct {
 	file *os.File // of the epoll
 	raw  syscall.RawConn
@@ -34,15 +35,15 @@ type poller struct {
 	free  []uint32
 }
 
-// report is what epoll said at once.
+// report is one answer of epoll.
 type report struct {
 	events  []unix.EpollEvent
-	sockets []*Polled // of events; nil for one that is gone
-	alone   bool      // it is one, and nothing had happened just before
+	sockets []*Polled // of the events; nil if a socket was closed
+	alone   bool      // there is one event, and the poller had waited for it
 }
 
-// slot is where events find their socket. An event that was fetched before its
-// socket was closed finds another generation.
+// slot maps events to their socket. An event that was fetched before its socket
+// was closed has an older generation.
 type slot struct {
 	p   *Polled
 	gen uint32
@@ -66,21 +67,21 @@ func newPoller() (*poller, error) {
 	return po, nil
 }
 
-// start runs the poller's goroutine; close ends it and waits for it.
+// start starts the poller's goroutine. close ends it and waits for it.
 func (po *poller) start() {
 	po.wg.Add(1)
 	go po.run()
 }
 
-// run tells the sockets what happens until the epoll is closed.
+// run notifies the sockets until the epoll is closed.
 func (po *poller) run() {
 	defer po.wg.Done()
 	for po.await() {
-		po.tell()
+		po.notify()
 	}
 }
 
-// await waits for the next report; false: the epoll is closed.
+// await waits for the next report. It reports false if the epoll is closed.
 func (po *poller) await() bool {
 	n, looked, b := 0, 0, &po.report
 	err := po.raw.Read(func(fd uintptr) bool {
@@ -97,8 +98,8 @@ func (po *poller) await() bool {
 	return true
 }
 
-// tell tells the sockets of the report their events.
-func (po *poller) tell() {
+// notify hands the events of the report to their sockets.
+func (po *poller) notify() {
 	b := &po.report
 	for i, p := range b.sockets {
 		if p != nil {
@@ -113,7 +114,7 @@ func (po *poller) close() {
 	po.wg.Wait()
 }
 
-// find appends the events' sockets to dst, nil for one that is gone.
+// find appends the sockets of events to dst, and nil for a closed one.
 func (po *poller) find(events []unix.EpollEvent, dst []*Polled) []*Polled {
 	po.mu.Lock()
 	defer po.mu.Unlock()
@@ -128,7 +129,7 @@ func (po *poller) find(events []unix.EpollEvent, dst []*Polled) []*Polled {
 	return dst
 }
 
-// enter gives p its slot.
+// enter gives p a slot.
 func (po *poller) enter(p *Polled) {
 	po.mu.Lock()
 	defer po.mu.Unlock()
@@ -142,7 +143,7 @@ func (po *poller) enter(p *Polled) {
 	po.slots[p.slot].p = p
 }
 
-// exit takes it back, before p's descriptor is closed.
+// exit takes the slot back, before p's descriptor is closed.
 func (po *poller) exit(p *Polled) {
 	po.mu.Lock()
 	defer po.mu.Unlock()

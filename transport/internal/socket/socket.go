@@ -1,12 +1,14 @@
-// Package socket is what the tcp and ws transports have in common below their
-// framing: accepted TCP sockets with gathered writes, exact counts and an end
-// that waits for nobody, and the accept loop that survives every error. It owns
-// file descriptors and their deadlines; it knows no packets.
+// Package socket has what the tcp and ws transports share below their framing:
+// accepted TCP sockets and the accept loop. It owns file descriptors and their
+// deadlines. It does not know packets.
 //
-// There are two kinds. A Socket (plain or TLS, everywhere) blocks in a goroutine
-// of whoever accepted it. A Polled (plain, on Linux) is watched by an epoll,
-// whose one goroutine for each Acceptor is the only one that is started here;
-// Drain waits for it. The Acceptor chooses when it binds its port.
+// It guarantees that ending a connection never blocks, that the counts of bytes
+// are exact, and that the accept loop goes on after every error.
+//
+// There are two kinds of sockets, and the Acceptor chooses when it binds its
+// port. A Socket (plain or TLS, on every system) blocks in a goroutine of its
+// user. A Polled (plain, on Linux) is watched by epoll. One goroutine for each
+// Acceptor waits for the epoll, and Drain waits for that goroutine to end.
 package socket
 
 import (
@@ -24,23 +26,23 @@ import (
 )
 
 const (
-	// closeGrace bounds a write that is under way when the socket is to be
-	// ended: what has not gone out by then is torn off.
+	// closeGrace bounds a write that is under way when the connection is closed.
+	// What has not gone out by then is given up.
 	closeGrace = 250 * time.Millisecond
 	// urgentTimeout bounds the write of urgent bytes that no Send carries.
 	urgentTimeout = 5 * time.Second
-	// lingerBytes bounds what is read and thrown away while a socket lingers.
+	// lingerBytes bounds what is read and discarded while a socket lingers.
 	lingerBytes = 256 << 10
 )
 
-// Socket is one accepted connection. Read is for one goroutine at a time;
-// everything else may be called from anywhere.
+// Socket is one accepted connection. Read is for one goroutine at a time. All
+// other methods may be called by any goroutine.
 //
-// Its end has two parts. CloseWith, which never blocks, says goodbye: last bytes,
-// TLS close_notify, FIN, and wakes the reader and the writer. Finish, called
-// by the goroutine that ran the connection, lets the peer read the goodbye (a
-// close with unread input makes the kernel send a reset, which destroys bytes
-// that the peer has not read yet) and frees the socket.
+// Its end has two parts. CloseWith never blocks. It sends the last bytes, TLS's
+// close_notify and FIN, and the reader and the writer return. Release is called
+// by the goroutine that ran the connection. It lets the peer read the last bytes
+// and frees the socket. Without that wait the kernel would send a reset if there
+// is unread input, and a reset destroys bytes that the peer has not read yet.
 type Socket struct {
 	tcp      *net.TCPConn
 	tls      *tls.Conn // nil without TLS
@@ -51,13 +53,13 @@ type Socket struct {
 	final   atomic.Int64 // unacknowledged bytes at the end, -1 before it
 	closing atomic.Bool  // CloseWith or Abort was called
 	gone    atomic.Bool  // the peer ended or reset the stream
-	pending atomic.Bool  // urgent, last or shut wait for the holder of wmu
+	pending atomic.Bool  // urgent or last wait for the holder of wmu, or the end does
 
-	wmu  sync.Mutex // held by whoever writes
-	torn bool       // part of a frame went out: nothing can follow. Under wmu.
-	shut bool       // endLocked was called. Under wmu.
+	wmu  sync.Mutex // held by the goroutine that writes
+	torn bool       // a part of a frame went out: nothing can follow; guarded by wmu
+	shut bool       // endLocked was called; guarded by wmu
 
-	pmu    sync.Mutex // guards what waits for the holder of wmu
+	pmu    sync.Mutex // guards the two below, which wait for the holder of wmu
 	urgent []byte
 	last   []byte
 }
@@ -75,15 +77,14 @@ func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
 	return s
 }
 
-// Remote is the peer's address; IPv4 as IPv4, never mapped into IPv6.
+// Remote is the peer's address. IPv4 is IPv4, never mapped into IPv6.
 func (s *Socket) Remote() netip.AddrPort { return s.remote }
 
-// Written counts the bytes handed to the kernel, TLS records and all.
+// Written counts the bytes handed to the kernel, including TLS's own.
 func (s *Socket) Written() int64 { return s.written.Load() }
 
 // Unacked counts the bytes handed to the kernel that the peer's TCP has not
-// acknowledged; after the end, how many these were at the end. Read Written
-// first: Written - Unacked then never claims too much.
+// acknowledged. After the end it is the count at the end. See transport.Conn.
 func (s *Socket) Unacked() (int64, bool) {
 	if n := s.final.Load(); n >= 0 {
 		return n, unackedKnown
@@ -95,7 +96,7 @@ func (s *Socket) Unacked() (int64, bool) {
 	return n, err == nil && unackedKnown
 }
 
-// Handshake runs the TLS handshake, if there is one to run, bounded by ctx.
+// Handshake runs the TLS handshake, bounded by ctx. Without TLS it does nothing.
 func (s *Socket) Handshake(ctx context.Context) error {
 	if s.tls == nil {
 		return nil
@@ -106,9 +107,9 @@ func (s *Socket) Handshake(ctx context.Context) error {
 	return nil
 }
 
-// Read reads like a net.Conn. The end of the stream is io.EOF, a reset or a
-// broken TLS stream io.ErrUnexpectedEOF with its cause, the deadline
-// os.ErrDeadlineExceeded, and our own end net.ErrClosed.
+// Read reads like a net.Conn. The error is io.EOF at the end of the stream,
+// io.ErrUnexpectedEOF with its cause after a reset or a TLS error,
+// os.ErrDeadlineExceeded after the deadline, and net.ErrClosed after CloseWith.
 func (s *Socket) Read(b []byte) (n int, err error) {
 	if s.tls != nil {
 		n, err = s.tls.Read(b)
@@ -136,16 +137,16 @@ func (s *Socket) SetReadDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	err := s.tcp.SetReadDeadline(t)
-	if s.closing.Load() { // CloseWith meanwhile: the reader must still wake
+	if s.closing.Load() { // closed meanwhile: the reader must still return
 		_ = s.tcp.SetReadDeadline(past)
 	}
 	return err
 }
 
-// CloseWith ends the connection without blocking: last (may be nil) is sent if the
-// kernel takes it at once, then TLS's close_notify and a FIN. A Write under
-// way has closeGrace to finish and then says goodbye itself. A Read under way
-// returns. Only the first call counts; it says whether this was it.
+// CloseWith ends the connection without blocking. It sends last, which may be nil,
+// if the kernel takes it at once, then TLS's close_notify and a FIN. A Write
+// under way has closeGrace to finish, and sends these itself. A Read under way
+// returns. Only the first call has an effect. It reports whether this was it.
 func (s *Socket) CloseWith(last []byte) bool {
 	s.pmu.Lock()
 	if s.closing.Load() {
@@ -165,12 +166,12 @@ func (s *Socket) CloseWith(last []byte) bool {
 	return true
 }
 
-// Finish frees the socket after its last use: it waits up to linger for the
-// peer to end its side too, throwing away what it sends, unless the stream is
-// torn or the peer gone. It shuts a socket that nobody has shut.
+// Release frees the socket after its last use, and closes it if it is open. It
+// waits up to ListenConfig.Linger for the peer to end its side too, and discards
+// what the peer sends, unless the stream is torn or the peer has gone.
 func (s *Socket) Release() {
 	s.CloseWith(nil)
-	// A writer may still be at it, for closeGrace at the most.
+	// A write may still be under way, for at most closeGrace.
 	s.wmu.Lock()
 	torn := s.torn
 	s.unlockWrite()
@@ -184,7 +185,8 @@ func (s *Socket) Release() {
 	_ = s.tcp.Close()
 }
 
-// drain reads and throws away until the peer ends, much was read, or deadline.
+// drain reads and discards until the peer ends the stream, lingerBytes were read,
+// or the deadline has passed.
 func (s *Socket) drain(deadline time.Time) {
 	if s.tcp.SetReadDeadline(deadline) != nil {
 		return
@@ -201,8 +203,8 @@ func (s *Socket) drain(deadline time.Time) {
 	}
 }
 
-// Abort ends the connection at once with a reset, freeing what the kernel
-// still holds for it. Reads and writes under way return.
+// Abort ends the connection at once with a reset, and frees the kernel's memory of
+// it. Reads and writes under way return.
 func (s *Socket) Abort() {
 	s.pmu.Lock()
 	s.closing.Store(true)
@@ -212,7 +214,7 @@ func (s *Socket) Abort() {
 	_ = s.tcp.Close()
 }
 
-// keepFinal remembers what was unacknowledged while the kernel still tells.
+// keepFinal remembers what is unacknowledged while the kernel still knows.
 func (s *Socket) keepFinal() {
 	if n, err := unacked(s.tcp); err == nil {
 		s.final.CompareAndSwap(-1, n)
@@ -221,16 +223,16 @@ func (s *Socket) keepFinal() {
 	}
 }
 
-// The rest of net.Conn, for net/http during an upgrade.
+// The methods below complete net.Conn, for net/http during an upgrade.
 
 // Write writes b whole, bounded by the write deadline.
 func (s *Socket) Write(b []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.unlockWrite()
-	return s.write(b)
+	return s.writeLocked(b)
 }
 
-// Close ends the connection without waiting for anything.
+// Close ends the connection without waiting.
 func (s *Socket) Close() error {
 	s.CloseWith(nil)
 	s.keepFinal()
@@ -245,7 +247,7 @@ func (s *Socket) CloseWrite() error {
 	return s.tcp.CloseWrite()
 }
 
-// LocalAddr is our address.
+// LocalAddr is the local address.
 func (s *Socket) LocalAddr() net.Addr { return s.tcp.LocalAddr() }
 
 // RemoteAddr is the peer's address.
@@ -256,13 +258,13 @@ func (s *Socket) SetDeadline(t time.Time) error {
 	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
-// SetWriteDeadline bounds Write; Send has a deadline of its own.
+// SetWriteDeadline bounds Write. Send has a deadline of its own.
 func (s *Socket) SetWriteDeadline(t time.Time) error {
 	if s.closing.Load() {
 		return net.ErrClosed
 	}
 	err := s.tcp.SetWriteDeadline(t)
-	if s.closing.Load() { // CloseWith meanwhile: a writer must still end
+	if s.closing.Load() { // closed meanwhile: a write must still end
 		_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	}
 	return err

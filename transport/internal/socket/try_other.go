@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// tryWrite has no way here to ask the kernel without waiting, so it waits a
-// moment.
+// tryWrite waits a moment, because there is no portable way to write without
+// waiting.
 func tryWrite(c *net.TCPConn, b []byte) (int, error) {
 	_ = c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 	return c.Write(b)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryWrite hands to the kernel what it takes of b at once; 0 where it takes
+// tryWrite hands to the kernel what it takes of b at once. It returns 0 if that is
 // nothing.
 func tryWrite(c *net.TCPConn, b []byte) (n int, err error) {
 	raw, err := c.SyscallConn()

@@ -8,8 +8,8 @@ import (
 
 const unackedKnown = true
 
-// unacked asks the kernel for the bytes in the send queue: sent and not
-// acknowledged, or not sent yet.
+// unacked returns the number of bytes in the kernel's send queue: those that were
+// sent and not acknowledged, and those that were not sent yet.
 func unacked(c *net.TCPConn) (int64, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

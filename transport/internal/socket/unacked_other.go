@@ -9,5 +9,5 @@ import (
 
 const unackedKnown = false
 
-// unacked is not to be had portably: callers go by what the client answers.
+// unacked is not available here. Callers rely on the client's answers.
 func unacked(*net.TCPConn) (int64, error) { return 0, errors.ErrUnsupported }

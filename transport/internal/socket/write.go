@@ -8,23 +8,24 @@ import (
 	"time"
 )
 
-// flatSize is up to how many bytes frames are copied together for one plain
-// write: below it a copy is cheaper than the kernel's gathering. It is also
-// the size of a TLS record.
+// flatSize bounds the bytes of frames that are copied together for one write.
+// Below it a copy is cheaper than the kernel's gathering. It is also the size of
+// a TLS record.
 const flatSize = 16 << 10
 
-// past is a deadline that has passed whatever the clock says.
+// past is a deadline that has passed, whatever the clock says.
 var past = time.Unix(1, 0)
 
 // Head appends the transport's framing for a frame of n bytes to dst.
 type Head func(dst []byte, n int) []byte
 
-// Send writes frames, each after the framing that head (nil: none) gives it,
-// in as few system calls as it can, and returns when the kernel has them all
-// or deadline has passed (os.ErrDeadlineExceeded). frames are neither changed
-// nor kept. After an error the stream may be torn, and only CloseWith is of use.
+// Send writes frames in as few system calls as possible, each behind the framing
+// that head gives it, if head is not nil. It returns when the kernel has all of
+// them or the deadline has passed (os.ErrDeadlineExceeded). Frames are neither
+// changed nor kept. After an error the stream may end within a frame, so only
+// CloseWith is of use.
 func (s *Socket) Send(deadline time.Time, frames [][]byte, head Head) error {
-	if !s.wmu.TryLock() { // an urgent write is at it: deadline bounds that too
+	if !s.wmu.TryLock() { // an urgent write is under way; the deadline bounds it, too
 		if err := s.SetWriteDeadline(deadline); err != nil {
 			return err
 		}
@@ -43,16 +44,16 @@ func (s *Socket) Send(deadline time.Time, frames [][]byte, head Head) error {
 	}
 	switch {
 	case len(frames) == 1 && head == nil:
-		_, err := s.write(frames[0])
+		_, err := s.writeLocked(frames[0])
 		return err
 	case size <= flatSize || s.tls != nil:
-		return s.sendFlat(frames, head)
+		return s.sendFlatLocked(frames, head)
 	}
-	return s.sendVector(frames, head)
+	return s.sendVectorLocked(frames, head)
 }
 
-// sendFlat copies frames together and writes them, flatSize at a time. Holds wmu.
-func (s *Socket) sendFlat(frames [][]byte, head Head) error {
+// sendFlatLocked copies frames together and writes them, flatSize at a time.
+func (s *Socket) sendFlatLocked(frames [][]byte, head Head) error {
 	buf := s.acceptor.flat()
 	defer s.acceptor.putFlat(buf)
 	b := (*buf)[:0]
@@ -67,7 +68,7 @@ func (s *Socket) sendFlat(frames [][]byte, head Head) error {
 				n = 0
 			}
 			b = append(b, f[:n]...)
-			if _, err := s.write(b); err != nil {
+			if _, err := s.writeLocked(b); err != nil {
 				return err
 			}
 			b, f = b[:0], f[n:]
@@ -77,12 +78,12 @@ func (s *Socket) sendFlat(frames [][]byte, head Head) error {
 	if len(b) == 0 {
 		return nil
 	}
-	_, err := s.write(b)
+	_, err := s.writeLocked(b)
 	return err
 }
 
-// sendVector gathers frames in the kernel (writev). Holds wmu.
-func (s *Socket) sendVector(frames [][]byte, head Head) error {
+// sendVectorLocked has the kernel gather the frames (writev).
+func (s *Socket) sendVectorLocked(frames [][]byte, head Head) error {
 	var heads []byte
 	vec := make(net.Buffers, 0, 2*len(frames))
 	if head != nil {
@@ -98,11 +99,11 @@ func (s *Socket) sendVector(frames [][]byte, head Head) error {
 	}
 	n, err := vec.WriteTo(s.tcp)
 	s.written.Add(n)
-	return s.wrote(n, err)
+	return s.wroteLocked(n, err)
 }
 
-// write writes b whole, through TLS where there is TLS. Holds wmu.
-func (s *Socket) write(b []byte) (n int, err error) {
+// writeLocked writes all of b, through TLS if the connection has it.
+func (s *Socket) writeLocked(b []byte) (n int, err error) {
 	switch {
 	case s.torn:
 		return 0, net.ErrClosed
@@ -115,12 +116,12 @@ func (s *Socket) write(b []byte) (n int, err error) {
 		n, err = s.tcp.Write(b)
 		s.written.Add(int64(n))
 	}
-	return n, s.wrote(int64(n), err)
+	return n, s.wroteLocked(int64(n), err)
 }
 
-// wrote judges a write of n bytes that ended with err. Holds wmu. A deadline
-// before the first byte leaves the stream whole, so a goodbye may still go.
-func (s *Socket) wrote(n int64, err error) error {
+// wroteLocked handles the error of a write that sent n bytes. If the deadline
+// passed before the first byte, the stream is whole, and last may still be sent.
+func (s *Socket) wroteLocked(n int64, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -133,9 +134,9 @@ func (s *Socket) wrote(n int64, err error) error {
 	return fmt.Errorf("write to client: %w", err)
 }
 
-// Urgent sends b, a few bytes of framing such as a pong, without waiting for a
-// Send under way: that carries it at its end. Of several that wait only the
-// newest goes. b is kept until it is sent.
+// Urgent sends b, a few bytes of framing such as a pong. It does not wait for a
+// Send under way, which sends b at its end. Of several that wait only the newest
+// is sent. b is kept until then.
 func (s *Socket) Urgent(b []byte) {
 	s.pmu.Lock()
 	s.urgent = b
@@ -147,19 +148,19 @@ func (s *Socket) Urgent(b []byte) {
 	}
 }
 
-// unlockWrite gives wmu back after doing what others left to its holder.
+// unlockWrite sends what waits for the holder of wmu, and unlocks it.
 func (s *Socket) unlockWrite() {
 	for {
 		s.sendPendingLocked()
 		s.wmu.Unlock()
-		// Left between the two lines above: nobody else will see to it.
+		// Something may have come between the two lines above.
 		if !s.pending.Load() || !s.wmu.TryLock() {
 			return
 		}
 	}
 }
 
-// sendPendingLocked does what others left to the holder of wmu. Holds wmu.
+// sendPendingLocked sends what waits for the holder of wmu.
 func (s *Socket) sendPendingLocked() {
 	if !s.pending.Load() {
 		return
@@ -171,8 +172,8 @@ func (s *Socket) sendPendingLocked() {
 	s.pmu.Unlock()
 
 	if urgent != nil && !closing {
-		// A failure shows in torn, or is a pong that the peer had no room for.
-		_, _ = s.write(urgent)
+		// A failure shows in torn, or the peer had no room for a pong.
+		_, _ = s.writeLocked(urgent)
 	}
 	if closing && !s.shut {
 		s.shut = true
@@ -181,15 +182,15 @@ func (s *Socket) sendPendingLocked() {
 }
 
 // endLocked sends last, close_notify and FIN without waiting for room in the
-// kernel. Holds wmu.
+// kernel.
 func (s *Socket) endLocked(last []byte) {
 	if s.torn {
 		s.keepFinal()
 		return
 	}
 	if s.tls != nil {
-		// A reader that answers for TLS (key updates) may be stuck in a write
-		// and hold the TLS lock; it wakes with an error.
+		// A reader that answers a key update of TLS may be stuck in a write and
+		// hold the lock of TLS. The deadline makes it return.
 		_ = s.tcp.SetWriteDeadline(past)
 		if len(last) > 0 {
 			_, err := s.tls.Write(last)
@@ -199,16 +200,16 @@ func (s *Socket) endLocked(last []byte) {
 			s.torn = true
 		}
 	} else if len(last) > 0 {
-		n, err := s.try(last)
+		n, err := s.tryLocked(last)
 		s.torn = err != nil && n > 0
 	}
 	s.keepFinal()
 	_ = s.tcp.CloseWrite()
 }
 
-// try writes what the kernel takes of b at once. The caller is the only writer.
-func (s *Socket) try(b []byte) (int, error) {
-	// An expired deadline would fail the write before it is tried.
+// tryLocked writes what the kernel takes of b at once.
+func (s *Socket) tryLocked(b []byte) (int, error) {
+	// After an expired deadline the write would not be tried.
 	_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	n, err := tryWrite(s.tcp, b)
 	s.written.Add(int64(n))
@@ -218,15 +219,15 @@ func (s *Socket) try(b []byte) (int, error) {
 	return n, err
 }
 
-// wire is the connection under TLS: it counts, and once the socket is closing
-// it never blocks.
+// wire is the connection below TLS. It counts bytes, and does not block once the
+// socket is closing.
 type wire struct{ s *Socket }
 
 func (w wire) Read(b []byte) (int, error) { return w.s.tcp.Read(b) }
 
 func (w wire) Write(b []byte) (int, error) {
 	if w.s.closing.Load() {
-		return w.s.try(b)
+		return w.s.tryLocked(b)
 	}
 	n, err := w.s.tcp.Write(b)
 	w.s.written.Add(int64(n))
