@@ -111,8 +111,10 @@ func TestSmoke(t *testing.T) {
 		"throughput/not kept, accepted", "throughput/kept, accepted", "throughput/bare HTTP server, accepted",
 		"idle-tcp/server CPU a connect, with auth", "idle-ws/connected a second, with auth", "idle-tls/connected a second, with auth",
 		"idle-wss/connected a second, with auth", "broadcast-tcp/deliveries", "broadcast-ws/deliveries", "broadcast-tls/deliveries",
-		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9", "broadcast-tcp/a bare Go process, GC pause, p99.9", "broadcast-tcp/GC pause with GOMAXPROCS=1, p99.9",
-		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest", "sizes/the dearest over the cheapest, each over its limit",
+		"broadcast-wss/deliveries", "broadcast-tcp/plain write(2), CPU a delivery", "broadcast-tcp/GC pause, p99.9", "broadcast-tcp/a bare Go " +
+			"process, GC pause, p99.9", "broadcast-tcp/GC pause with GOMAXPROCS=1, p99.9",
+		"max/deliveries without a loss", "max/two raw writer threads, deliveries", "sizes/the dearest over the cheapest", "sizes/the dearest " +
+			"over the cheapest, each over its limit",
 		"idle-tcp/accept, read and write alone, CPU a connect", "idle-ws/accept, read and write alone, CPU a connect",
 		"replay/accept, read and write the same alone, auth to the last message, p50", "sizes/plain write(2), the dearest over the cheapest",
 		"max/messages a read of the clients", "room/push to receipt, p50", "replay/auth to the last message, p50", "replay/server CPU a replay",
@@ -247,7 +249,8 @@ func wellFormed(t *testing.T, name string) {
 }
 
 func TestOptionsRefused(t *testing.T) {
-	for _, args := range [][]string{{"--runs", "0"}, {"--scenarios", "nothing"}, {"--duration", "1ms"}, {"more"}, {"child", "nothing"}, {"--comets", "201"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
+	for _, args := range [][]string{{"--runs", "0"}, {"--scenarios", "nothing"}, {"--duration", "1ms"}, {"more"}, {"child", "nothing"},
+		{"--comets", "201"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
 		err := app(io.Discard, io.Discard).Run(append([]string{"imgo", "bench"}, args...))
 		var coded interface{ ExitCode() int }
 		if err == nil || args[0] != "--imgo" && (!errors.As(err, &coded) || coded.ExitCode() != 2) {

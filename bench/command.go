@@ -25,7 +25,8 @@ func Command() *cli.Command {
 		Flags:       flags(),
 		Action:      action,
 		Subcommands: []*cli.Command{{
-			Name: "child", Usage: "what bench starts: clients and limits in processes of their own", ArgsUsage: "KIND", Hidden: true, Action: childAction,
+			Name: "child", Usage: "what bench starts: clients and limits in processes of their " +
+				"own", ArgsUsage: "KIND", Hidden: true, Action: childAction,
 		}},
 	}
 }

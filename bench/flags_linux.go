@@ -26,7 +26,8 @@ func description() string {
 func flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "runs", Value: 3, Usage: "how often each scenario is run; the table has min, median and max"},
-		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 50*time.Second, Usage: "a run that would end after this `time` is not begun; 0: no limit"},
+		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 50*time.Second,
+			Usage: "a run that would end after this `time` is not begun; 0: no limit"},
 		&cli.StringFlag{Name: "scenarios", Usage: "comma-separated `names`"},
 		&cli.DurationFlag{Name: "duration", Value: 2 * time.Second, Usage: "`time` of each measurement, without its warm-up"},
 		&cli.IntFlag{Name: "conns", Value: 10_000, Usage: "`number` of connections of idle, broadcast, window, max and storm"},
@@ -41,7 +42,8 @@ func flags() []cli.Flag {
 		&cli.IntFlag{Name: "comets", Value: 11, Usage: "`number` of comets of scale"},
 		&cli.IntFlag{Name: "per-comet", Value: 18_500, Usage: "`number` of connections to each of them"},
 		&cli.StringFlag{Name: "imgo", Usage: "the imgo `executable` to measure; empty: this one"},
-		&cli.StringFlag{Name: "dir", Usage: "where temporary directories are made, on the disk to measure: a `folder`; empty: the system's place"},
+		&cli.StringFlag{Name: "dir",
+			Usage: "where temporary directories are made, on the disk to measure: a `folder`; empty: the system's place"},
 		&cli.StringFlag{Name: "out", Usage: "`folder` to write the dated table, JSON and plots to; empty: nowhere"},
 		&cli.StringFlag{Name: "json", Usage: "`file` to write the JSON to; - is standard output, in the table's place"},
 		&cli.StringFlag{Name: "profile", Usage: "`folder` for CPU and heap profiles; taking them costs some of what is measured"},

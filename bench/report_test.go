@@ -19,7 +19,8 @@ func TestFigures(t *testing.T) {
 	if got := median([]float64{9, 1}); got != 5 {
 		t.Errorf("the median of two is %g", got)
 	}
-	for v, want := range map[float64]string{0: "0", 0.1234: "0.123", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 1234.5: "1,230", 1234567: "1,230,000", -98765: "-98,800"} {
+	for v, want := range map[float64]string{0: "0", 0.1234: "0.123", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 1234.5: "1,230",
+		1234567: "1,230,000", -98765: "-98,800"} {
 		if got := digits(v); got != want {
 			t.Errorf("%g is written %s, want %s", v, got, want)
 		}

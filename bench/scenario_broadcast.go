@@ -142,7 +142,8 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, kind, b.conns, limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)}, every)
+	plain, err := b.plain(r, kind, b.conns,
+		limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)}, every)
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,8 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 
 // measured warms up, broadcasts under a CPU profile where one is wanted, and
 // notes what was lost.
-func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name string, rate float64, times int, patience time.Duration) (spread, error) {
+func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name string, rate float64, times int,
+	patience time.Duration) (spread, error) {
 	if _, err := f.broadcast(ctx, rate, warmBroadcasts, patience); err != nil {
 		return spread{}, err
 	}
@@ -288,7 +290,8 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)}, 0)
+	plain, err := b.plain(r, load.TCP, b.conns,
+		limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)}, 0)
 	if err != nil {
 		return err
 	}
@@ -344,6 +347,8 @@ func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limit
 	if err := errors.Join(err, f.stop()); err != nil {
 		return 0, 0, err
 	}
-	plain, err := b.plain(r, load.TCP, count, limit.WriteRequest{Times: max(1, times/3), Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1), Threads: runtime.NumCPU()}, 0)
+	plain, err := b.plain(r, load.TCP, count,
+		limit.WriteRequest{Times: max(1, times/3), Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1),
+			Threads: runtime.NumCPU()}, 0)
 	return us(sp.cpu) / float64(max(sp.delivered, 1)), us(plain.cpu) / float64(max(plain.writes, 1)), err
 }

@@ -97,7 +97,8 @@ func (b *bench) times(rate float64) int { return max(1, int(b.duration.Seconds()
 // paced pushes at a rate and gives out how long the answers and the receipts
 // took. Each push must reach all clients of h, or where users is more than 0
 // one of them.
-func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c load.Call, users int, rate float64, name string) (answers, receipts load.Histogram, err error) {
+func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c load.Call, users int, rate float64,
+	name string) (answers, receipts load.Histogram, err error) {
 	if _, err := load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
 		return answers, receipts, fmt.Errorf("warm up: %w", err)
 	}

@@ -56,7 +56,8 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	if err != nil {
 		return err
 	}
-	lazy, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, First: b.sleepers, Count: b.sleepers, Stalled: true, Window: politeWindow})
+	lazy, err := b.hold(load.HoldRequest{Addr: s.tcp, Kind: load.TCP, First: b.sleepers, Count: b.sleepers, Stalled: true,
+		Window: politeWindow})
 	if err != nil {
 		return err
 	}

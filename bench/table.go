@@ -69,7 +69,8 @@ func (r *report) targetTable(b *strings.Builder) {
 			}
 			line := fmt.Sprintf("%s: %s, target %s", v.Target, strings.TrimSpace(got), v.Bound)
 			if v.Pace > slowPace && !v.of.overLimit {
-				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Pace), digits(v.atUsual()))
+				line += fmt.Sprintf("; the machine's own limit is %s × what it usually is, at which this would be %s", digits(v.Pace),
+					digits(v.atUsual()))
 			}
 			short = append(short, line)
 		}
@@ -87,7 +88,8 @@ func (r *report) targetTable(b *strings.Builder) {
 		}
 	}
 	if pace := median(paces); pace > slowPace {
-		fmt.Fprintf(b, "The machine was slow: its own limits were %s × what they usually are. Figures in µs, ms and 1/s are worse for it, those over a limit are not.\n", digits(pace))
+		fmt.Fprintf(b, "The machine was slow: its own limits were %s × what they usually are. Figures in µs, ms and 1/s are worse for it, "+
+			"those over a limit are not.\n", digits(pace))
 	}
 	fmt.Fprintln(b)
 }

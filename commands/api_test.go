@@ -183,12 +183,14 @@ func TestPush(t *testing.T) {
 		},
 		"to users": {
 			[]string{"--users", "a,b", "--user", "c,d", "x"},
-			answer{202, `{"results":[{"id":"1","user":"a","sessions":2},{"id":"2","user":"b","sessions":0},{"id":"3","user":"c,d","sessions":0,"duplicate":true}],"sessions":2}`},
+			answer{202, `{"results":[{"id":"1","user":"a","sessions":2},{"id":"2","user":"b","sessions":0},{"id":"3","user":"c,d","sessions":0,` +
+				`"duplicate":true}],"sessions":2}`},
 			map[string]any{"users": []any{"c,d", "a", "b"}, "body_text": "x", "kept": true},
 			"kept to 3 users: 1 connected with 2 sessions; the others get it when they connect; 1 user had it already (same idempotency key)\n",
 		},
 		"from files": {
-			[]string{"--users-file", users, "--file", message}, answer{202, `{"results":[{"id":"1","user":"a","sessions":1},{"id":"2","user":"b,c","sessions":1}],"sessions":2}`},
+			[]string{"--users-file", users, "--file", message}, answer{202,
+				`{"results":[{"id":"1","user":"a","sessions":1},{"id":"2","user":"b,c","sessions":1}],"sessions":2}`},
 			map[string]any{"users": []any{"a", "b,c"}, "body_base64": "/wA=", "kept": true},
 			"kept to 2 users: 2 connected with 2 sessions; the others get it when they connect\n",
 		},
@@ -326,8 +328,10 @@ func TestErrorsHaveTheMend(t *testing.T) {
 		answer answer
 		want   []string
 	}{
-		"no key":      {answer{401, `{"error":{"code":"unauthorized","field":"Authorization","message":"Authorization header is missing"}}`}, []string{"--api-key", "IMGO_API_KEY", "(unauthorized)"}},
-		"bad input":   {answer{400, `{"error":{"code":"invalid","field":"ttl","message":"must be at most 168h"}}`}, []string{"ttl must be at most 168h (invalid)"}},
+		"no key": {answer{401, `{"error":{"code":"unauthorized","field":"Authorization","message":"Authorization header is missing"}}`},
+			[]string{"--api-key", "IMGO_API_KEY", "(unauthorized)"}},
+		"bad input": {answer{400, `{"error":{"code":"invalid","field":"ttl","message":"must be at most 168h"}}`},
+			[]string{"ttl must be at most 168h (invalid)"}},
 		"unavailable": {answer{503, `{"error":{"code":"unavailable","message":"the server is stopping"}}`}, []string{"try again"}},
 		"not imgo":    {answer{404, "<html>"}, []string{"404 Not Found", "is --server right?"}},
 		"not JSON":    {answer{200, "<html>"}, []string{"is --server right?"}},

@@ -157,7 +157,8 @@ func usersCommand() *cli.Command {
 // writeSessions writes a row a session.
 func writeSessions(w *tabwriter.Writer, sessions []session) {
 	for _, s := range sessions {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, orDash(s.Device), orDash(s.Transport), orDash(s.Address), localTime(s.SinceMS), orDash(strings.Join(s.Rooms, ",")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, orDash(s.Device), orDash(s.Transport), orDash(s.Address), localTime(s.SinceMS),
+			orDash(strings.Join(s.Rooms, ",")))
 	}
 }
 
@@ -208,7 +209,8 @@ func roomsCommand() *cli.Command {
 					fmt.Fprintln(w, "\nUSER\tSESSION\tDEVICE\tOVER\tADDRESS\tSINCE")
 				}
 				for _, s := range r.Members {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.User, s.Name, orDash(s.Device), orDash(s.Transport), orDash(s.Address), localTime(s.SinceMS))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.User, s.Name, orDash(s.Device), orDash(s.Transport), orDash(s.Address),
+						localTime(s.SinceMS))
 				}
 				return
 			}

@@ -8,16 +8,22 @@ import (
 
 func TestInspect(t *testing.T) {
 	at := time.UnixMilli(1_700_000_000_000).Format(time.RFC3339)
-	const someone = `{"name":"n-1","user":"123","device":"phone","platform":"","address":"10.0.0.1:5","transport":"tcp","since_ms":1700000000000,"rooms":["a","b"]}`
+	const someone = `{"name":"n-1","user":"123","device":"phone","platform":"","address":"10.0.0.1:5","transport":"tcp",` +
+		`"since_ms":1700000000000,"rooms":["a","b"]}`
 	s := newServer(t, map[string]answer{
-		"GET /v1/users/a%2Fb":                  {200, `{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[{"device":"","last_seen_ms":1700000000000,"pending":2}],"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0}`},
+		"GET /v1/users/a%2Fb": {200,
+			`{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[{"device":"","last_seen_ms":1700000000000,"pending":2}],` +
+				`"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0}`},
 		"GET /v1/users/9":                      {200, `{"user":"9","online":false,"sessions":[],"devices":[],"pending":1}`},
 		"GET /v1/rooms":                        {200, `{"rooms":[{"room":"lobby","sessions":12},{"room":"x","sessions":1}],"total":5}`},
 		"GET /v1/rooms?limit=5&prefix=live%2F": {200, `{"rooms":[],"total":0}`},
 		"GET /v1/rooms/lobby":                  {200, `{"room":"lobby","sessions":1,"members":[` + someone + `]}`},
 		"GET /v1/stats":                        {200, `{"sessions":3,"comets":{"b":1,"a":2},"rooms":4,"pushes":{"kept":10},"uptime_ms":90500}`},
-		"GET /v1/nodes": {200, `{"nodes":[{"name":"n","roles":["comet","logic"],"version":"v1","start_ms":1700000000000,"ready":true,"sessions":3,"clients":{"ws":":8090","tcp":":8080"}},` +
-			`{"name":"m","roles":["comet"],"address":"10.0.0.1:7172","version":"v1","start_ms":1700000000000,"ready":true,"sessions":0,"weight":4,"zone":"z-1","leaving":true}]}`},
+		"GET /v1/nodes": {200,
+			`{"nodes":[{"name":"n","roles":["comet","logic"],"version":"v1","start_ms":1700000000000,"ready":true,"sessions":3,` +
+				`"clients":{"ws":":8090","tcp":":8080"}},` +
+				`{"name":"m","roles":["comet"],"address":"10.0.0.1:7172","version":"v1","start_ms":1700000000000,"ready":true,"sessions":0,` +
+				`"weight":4,"zone":"z-1","leaving":true}]}`},
 	})
 	for _, test := range []struct{ args, want string }{
 		{"users show a/b", "user a/b is online, with 2 messages waiting and 3 dropped from a full mailbox\n" +
@@ -27,7 +33,8 @@ func TestInspect(t *testing.T) {
 		{"users show 9", "user 9 is offline, with 1 message waiting\n"},
 		{"rooms", "ROOM   SESSIONS\nlobby  12\nx      1\nand 3 more: --limit shows them\n"},
 		{"rooms --prefix live/ --limit 5", "no room has members; join one with: imgo listen --user 123 --room lobby\n"},
-		{"rooms lobby", "room lobby has 1 session\n\nUSER  SESSION  DEVICE  OVER  ADDRESS     SINCE\n123   n-1      phone   tcp   10.0.0.1:5  " + at + "\n"},
+		{"rooms lobby", "room lobby has 1 session\n\nUSER  SESSION  DEVICE  OVER  ADDRESS     SINCE\n123   n-1      phone   tcp   10.0.0.1:5  " +
+			"" + at + "\n"},
 		{"rooms lobby --json", s.answers["GET /v1/rooms/lobby"].body + "\n"},
 		{"stats", "up             1m31s\nsessions       3\nrooms          4\nsessions of a  2\nsessions of b  1\npushes: kept   10\n"},
 	} {
@@ -63,7 +70,8 @@ func TestVersionAndHelp(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"push", "--help"}, {"help", "push"}, {"push", "x", "--help"}} {
-		if r := imgo(t, nil, "", args...); r.code != 0 || !strings.Contains(r.stdout, "--idempotency-key") || !strings.Contains(r.stdout, "tail -f") {
+		if r := imgo(t, nil, "", args...); r.code != 0 || !strings.Contains(r.stdout, "--idempotency-key") ||
+			!strings.Contains(r.stdout, "tail -f") {
 			t.Errorf("%q: %v\n%s", args, r.err, r.stdout)
 		}
 	}

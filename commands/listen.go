@@ -43,7 +43,8 @@ func listenCommand() *cli.Command {
 		Flags: withAPI(
 			&cli.StringFlag{Name: "user", Usage: "as this `user`, with a token that is made through the API and revoked at the end"},
 			&cli.StringFlag{Name: "token", Usage: "with this `token`"},
-			&cli.StringFlag{Name: "connect", Usage: "where clients connect: `host:port`, tls://host:port, ws://host:port/sub or wss://…", DefaultText: "what the server's API says, else its host and the default port"},
+			&cli.StringFlag{Name: "connect", Usage: "where clients connect: `host:port`, tls://host:port, ws://host:port/sub or wss://…",
+				DefaultText: "what the server's API says, else its host and the default port"},
 			&cli.BoolFlag{Name: "ws", Usage: "over WebSocket, where --connect is not given", DisableDefaultText: true},
 			&cli.StringFlag{Name: "device", Usage: "as this `device`, which gets what others have read already"},
 			&cli.StringSliceFlag{Name: "room", Usage: "join this `room`; may be given several times"},

@@ -138,7 +138,8 @@ func TestListenAsAUser(t *testing.T) {
 	if acked != 2 {
 		t.Errorf("%d messages acknowledged, want 2", acked)
 	}
-	want := []map[string]any{{"token": "own", "device": "phone", "platform": "cli", "ack": true, "rooms": []any{"lobby"}, "accepts": []any{1000.0}}}
+	want := []map[string]any{{"token": "own", "device": "phone", "platform": "cli", "ack": true, "rooms": []any{"lobby"},
+		"accepts": []any{1000.0}}}
 	if diff := cmp.Diff(want, auths); diff != "" {
 		t.Errorf("auth: %s", diff)
 	}

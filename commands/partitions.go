@@ -26,7 +26,8 @@ func (p partitions) String() string {
 	if p.Next == 0 {
 		return fmt.Sprintf("the kept topic has %s (generation %d)", count(p.Kept, "partition"), p.Generation)
 	}
-	return fmt.Sprintf("the kept topic grows from %d to %d partitions since %s: %d of %d have moved", p.Kept, p.Next, localTime(p.SinceMS), p.Moved, p.Kept)
+	return fmt.Sprintf("the kept topic grows from %d to %d partitions since %s: %d of %d have moved", p.Kept, p.Next, localTime(p.SinceMS),
+		p.Moved, p.Kept)
 }
 
 func partitionsCommand() *cli.Command {

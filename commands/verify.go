@@ -35,9 +35,12 @@ func verifyCommand(opts Options) *cli.Command {
 			"is under way still settles. The report goes to standard output and names the first\n" +
 			"message that went wrong; exit code 1 says that there is one. See docs/how-to/verify.md.",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "server", Usage: "the API's HTTP `addresses`, a,b,c or several times: name every node's [$" + serverEnv + "]", DefaultText: defaultServer},
+			&cli.StringSliceFlag{Name: "server",
+				Usage: "the API's HTTP `addresses`, a,b,c or several times: name every node's [$" + serverEnv + "]", DefaultText: defaultServer},
 			&cli.StringFlag{Name: "api-key", Usage: "the `key` of its API, where it has one [$" + keyEnv + "]"},
-			&cli.StringSliceFlag{Name: "connect", Usage: "where clients connect: `addresses` such as host:port, tls://host:port, ws://host:port/sub or wss://…", DefaultText: "what the API says of its nodes"},
+			&cli.StringSliceFlag{Name: "connect",
+				Usage: "where clients connect: `addresses` such as host:port, tls://host:port, ws://host:port/sub or wss://…", DefaultText: "what " +
+					"the API says of its nodes"},
 			&cli.IntFlag{Name: "users", Usage: "`how many` users", Value: def.Users},
 			&cli.IntFlag{Name: "devices", Usage: "`how many` devices a user", Value: def.Devices},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
@@ -118,7 +121,8 @@ func verdict(report *verify.Report) error {
 	for _, n := range report.Violations {
 		violations += int(n)
 	}
-	return fmt.Errorf("%s and %s were found; seed %d", count(violations, "violation"), count(report.ProblemCount, "other problem"), report.Seed)
+	return fmt.Errorf("%s and %s were found; seed %d", count(violations, "violation"), count(report.ProblemCount, "other problem"),
+		report.Seed)
 }
 
 // split is a list of which each may be several, with commas between.

@@ -70,7 +70,8 @@ func TestVerifyCannot(t *testing.T) {
 func TestVerifyHelp(t *testing.T) {
 	r := imgo(t, nil, "", "verify", "--help")
 	r.want(t, 0, r.stdout)
-	for _, part := range []string{"imgo verify --users 1000", "--duration 0", "--server", "$IMGO_SERVER", "--late-fails", "--json", "Ctrl-C", "exit code 1"} {
+	for _, part := range []string{"imgo verify --users 1000", "--duration 0", "--server", "$IMGO_SERVER", "--late-fails", "--json", "Ctrl-C",
+		"exit code 1"} {
 		if !strings.Contains(r.stdout, part) {
 			t.Errorf("the help does not have %q", part)
 		}

@@ -84,7 +84,8 @@ func TestSafe(t *testing.T) {
 	for _, path := range []string{"/", "/console/console.js", "/console/nothing.js"} {
 		h := ask(t, http.MethodGet, path, nil).Header
 		policy := h.Get("Content-Security-Policy")
-		for _, part := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"} {
+		for _, part := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'",
+			"base-uri 'none'"} {
 			if !strings.Contains(policy, part) {
 				t.Errorf("%s: the policy %q lacks %s", path, policy, part)
 			}
@@ -148,7 +149,8 @@ func TestOptions(t *testing.T) {
 }
 
 func TestElsewhere(t *testing.T) {
-	for _, path := range []string{"/index.html", "/console/index.html", "/console/page", "/console/client/", "/favicon.ico", "/v1/nothing", "/console/../console.go"} {
+	for _, path := range []string{"/index.html", "/console/index.html", "/console/page", "/console/client/", "/favicon.ico", "/v1/nothing",
+		"/console/../console.go"} {
 		if resp := ask(t, http.MethodGet, path, nil); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: status %d, want 404", path, resp.StatusCode)
 		}

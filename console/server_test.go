@@ -95,7 +95,8 @@ func (s *scripted) stop() {
 // api wraps a call that answers with a status and a JSON value.
 func (s *scripted) api(call func(r *http.Request) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		status, answer := http.StatusUnauthorized, any(map[string]any{"error": map[string]string{"code": "unauthorized", "message": "the API key is missing"}})
+		status, answer := http.StatusUnauthorized, any(map[string]any{"error": map[string]string{"code": "unauthorized",
+			"message": "the API key is missing"}})
 		if s.apiKey == "" || r.Header.Get("X-API-Key") == s.apiKey {
 			status, answer = call(r)
 		}
@@ -239,7 +240,8 @@ func (s *scripted) attach(c *session, auth frame) bool {
 			pending = append(pending, f)
 		}
 	}
-	reply, _ := json.Marshal(map[string]any{"session": "n1-" + strconv.Itoa(len(s.tokens)), "user": user, "heartbeat": 60, "pending": len(pending)})
+	reply, _ := json.Marshal(map[string]any{"session": "n1-" + strconv.Itoa(len(s.tokens)), "user": user, "heartbeat": 60,
+		"pending": len(pending)})
 	c.out <- []frame{{Ver: 2, Op: 8, Seq: auth.Seq, Body: reply}}
 	if frames := append(again, pending...); len(frames) > 0 {
 		c.out <- frames

@@ -270,7 +270,8 @@ func checkServices(t *testing.T, documents []map[string]any) {
 		if !ok {
 			role = "comet" // all of them
 		}
-		container := dig(find(t, documents, "Deployment", fmt.Sprint(dig(document, "metadata", "labels", "app.kubernetes.io/instance"), "-", role)),
+		container := dig(find(t, documents, "Deployment",
+			fmt.Sprint(dig(document, "metadata", "labels", "app.kubernetes.io/instance"), "-", role)),
 			"spec", "template", "spec", "containers", 0)
 		ports := map[any]any{}
 		for i := 0; dig(container, "ports", i) != nil; i++ {
@@ -326,7 +327,8 @@ func TestChartOptions(t *testing.T) {
 			t.Errorf("%s is %v, want %s", key, environment[key], want)
 		}
 	}
-	if router := podEnvironment(find(t, documents, "StatefulSet", "imgo-router")); router["IMGO_COMET_TLS_CERT"] != nil || router["IMGO_CLUSTER_TLS_CERT"] == nil {
+	if router := podEnvironment(find(t, documents, "StatefulSet", "imgo-router")); router["IMGO_COMET_TLS_CERT"] != nil ||
+		router["IMGO_CLUSTER_TLS_CERT"] == nil {
 		t.Error("router has the clients' certificate, or not its own")
 	}
 	if dig(find(t, documents, "ConfigMap", "imgo"), "data", "IMGO_KEPT_PARTITIONS") != "32" {
@@ -340,7 +342,8 @@ func TestChartOptions(t *testing.T) {
 	if err != nil || kinds(documents)["Secret"] != 0 {
 		t.Fatalf("with a secret of one's own: %v, %v", kinds(documents), err)
 	}
-	if ref := dig(find(t, documents, "Deployment", "push-imgo-job"), "spec", "template", "spec", "containers", 0, "envFrom", 1, "secretRef", "name"); ref != "mine" {
+	if ref := dig(find(t, documents, "Deployment", "push-imgo-job"), "spec", "template", "spec", "containers", 0, "envFrom", 1, "secretRef",
+		"name"); ref != "mine" {
 		t.Errorf("pods read the secret %v", ref)
 	}
 }

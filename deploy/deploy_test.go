@@ -165,7 +165,8 @@ func TestSettingsExist(t *testing.T) {
 func TestPorts(t *testing.T) {
 	defaults := config.Default()
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
-	want := []string{port(defaults.Comet.TCP), port(defaults.Comet.WS), port(defaults.HTTP.Listen), port(defaults.Cluster.RPC), port(defaults.Cluster.Gossip)}
+	want := []string{port(defaults.Comet.TCP), port(defaults.Comet.WS), port(defaults.HTTP.Listen), port(defaults.Cluster.RPC),
+		port(defaults.Cluster.Gossip)}
 	container := readFile(t, "Containerfile")
 	exposed := regexp.MustCompile(`(?m)^EXPOSE (.*)$`).FindStringSubmatch(container)
 	if exposed == nil {
@@ -181,7 +182,8 @@ func TestPorts(t *testing.T) {
 		{"comet1", want[0]}, {"comet1", want[1]}, {"comet2", want[0]}, {"comet2", want[1]}, {"logic1", want[2]}, {"logic2", want[2]},
 	} {
 		published := false
-		texts(dig(compose, "services", test.service, "ports"), func(s string) { published = published || strings.HasSuffix(s, ":"+test.container) })
+		texts(dig(compose, "services", test.service, "ports"),
+			func(s string) { published = published || strings.HasSuffix(s, ":"+test.container) })
 		if !published {
 			t.Errorf("compose: %s does not publish %s", test.service, test.container)
 		}

@@ -40,7 +40,8 @@ func parsePromQL(text string) (q promQL, err error) {
 	return q, err
 }
 
-var promToken = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|[a-zA-Z_$][a-zA-Z0-9_:$]*|[0-9]+(?:\.[0-9]+)?(?:ms|[smhdwy])?|=~|!~|!=|==|<=|>=|[-+*/%^<>=(){}\[\],])`)
+var promToken = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|[a-zA-Z_$][a-zA-Z0-9_:$]*|[0-9]+(?:\.[0-9]+)?(?:ms|[smhdwy])?|=~|!~|!=|==|<=|` +
+	`>=|[-+*/%^<>=(){}\[\],])`)
 
 func promTokens(text string) ([]string, error) {
 	var tokens []string

@@ -36,7 +36,8 @@ func readSource(t *testing.T) *source {
 		switch name := entry.Name(); {
 		case err != nil:
 			return err
-		case entry.IsDir() && path != ".." && (strings.HasPrefix(name, ".") || slices.Contains([]string{"bench", "clients", "deploy", "docs", "node_modules"}, name)):
+		case entry.IsDir() && path != ".." &&
+			(strings.HasPrefix(name, ".") || slices.Contains([]string{"bench", "clients", "deploy", "docs", "node_modules"}, name)):
 			return fs.SkipDir
 		case !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || strings.HasSuffix(name, ".pb.go"):
 			return nil
@@ -68,7 +69,8 @@ type scope struct {
 }
 
 func (s *source) readPackage(files []*ast.File) {
-	in := &scope{texts: map[string]string{}, lists: map[string][]string{}, helpers: map[string]*ast.FuncType{}, bodies: map[string]*ast.BlockStmt{}}
+	in := &scope{texts: map[string]string{}, lists: map[string][]string{}, helpers: map[string]*ast.FuncType{},
+		bodies: map[string]*ast.BlockStmt{}}
 	for _, file := range files {
 		ast.Inspect(file, func(node ast.Node) bool {
 			switch n := node.(type) {
@@ -117,7 +119,8 @@ func makesMetrics(body *ast.BlockStmt) (yes bool) {
 }
 
 func (in *scope) copy() *scope {
-	return &scope{texts: maps.Clone(in.texts), lists: maps.Clone(in.lists), helpers: maps.Clone(in.helpers), bodies: maps.Clone(in.bodies), depth: in.depth}
+	return &scope{texts: maps.Clone(in.texts), lists: maps.Clone(in.lists), helpers: maps.Clone(in.helpers), bodies: maps.Clone(in.bodies),
+		depth: in.depth}
 }
 
 // define notes what a name stands for, if that is a text, labels or a function.

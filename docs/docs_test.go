@@ -28,7 +28,8 @@ import (
 // documents returns the documents of people, relative to this folder.
 func documents(t *testing.T) []string {
 	t.Helper()
-	files := []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md", "../bench/README.md", "../clients/javascript/README.md"}
+	files := []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md", "../bench/README.md",
+		"../clients/javascript/README.md"}
 	for _, pattern := range []string{"*.md", "*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
@@ -198,7 +199,8 @@ func newShell(t *testing.T, bin string) *shell {
 	http, tcp, ws := free(t), free(t), free(t)
 	port := func(address string) string { _, p, _ := net.SplitHostPort(address); return p }
 	s.addresses = [][2]string{
-		{"127.0.0.1:7172", http}, {"127.0.0.1:8080", tcp}, {"127.0.0.1:8090", ws}, {"localhost:8090", "localhost:" + port(ws)}, {":8080 ", ":" + port(tcp) + " "},
+		{"127.0.0.1:7172", http}, {"127.0.0.1:8080", tcp}, {"127.0.0.1:8090", ws}, {"localhost:8090", "localhost:" + port(ws)}, {":8080 ",
+			":" + port(tcp) + " "},
 	}
 	s.env = append(os.Environ(), "PATH="+filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"IMGO_HTTP_LISTEN="+http, "IMGO_COMET_TCP=:"+port(tcp), "IMGO_COMET_WS=:"+port(ws), "IMGO_SERVER=http://"+http, "IMGO_NODE_ID=laptop",
@@ -268,7 +270,8 @@ func (s *shell) start(where, line string, want *regexp.Regexp) {
 // ready waits until the server of the document answers, if there is one.
 func (s *shell) ready() {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if exec.Command("bash", "-c", "curl -sf http://"+s.addresses[0][1]+"/readyz >/dev/null").Run() == nil { //nolint:noctx // it takes a moment
+		if exec.Command("bash", "-c",
+			"curl -sf http://"+s.addresses[0][1]+"/readyz >/dev/null").Run() == nil { //nolint:noctx // it takes a moment
 			return
 		}
 	}

@@ -93,7 +93,8 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	faults := n.opts.Faults
 	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: faults.routerLog(c.kept), Live: n.live, Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()), Owned: w.owned, Growth: w.growth,
+			Kept: faults.routerLog(c.kept), Live: n.live,
+			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()), Owned: w.owned, Growth: w.growth,
 			Log: n.log, Metrics: c.metrics, Events: n.report,
 		})
 		if err != nil {

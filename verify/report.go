@@ -362,7 +362,8 @@ func (r *Report) String() string {
 		r.Users, r.Devices, r.Sessions, r.Reconnects, r.Run)
 	fmt.Fprintf(&b, "pushes       %d kept in %s: %d accepted, %d without an answer; %d not kept; seed %d\n",
 		p.Kept, r.Pushed, p.Accepted, p.Unanswered, p.NotKept, r.Seed)
-	fmt.Fprintf(&b, "refusals     %d; none was accepted for %s at most; one push took %s at most\n", p.Refusals, p.LongestRefusal, p.LongestPush)
+	fmt.Fprintf(&b, "refusals     %d; none was accepted for %s at most; one push took %s at most\n", p.Refusals, p.LongestRefusal,
+		p.LongestPush)
 	fmt.Fprintf(&b, "deliveries   %d of kept messages, and %d again; %d of others; settled in %s\n",
 		d.Received, d.Repeated, d.NotKept, r.Settled)
 	fmt.Fprintf(&b, "push to receipt   p50 %s, p99 %s, longest %s; %d took more than %s\n", d.P50, d.P99, d.Max, d.Late, d.LateAfter)
@@ -411,7 +412,8 @@ func (o *Offence) String() string {
 	fmt.Fprintf(&b, "; seen at %s\n", o.Seen.Format(clock))
 	switch {
 	case o.Accepted != nil:
-		fmt.Fprintf(&b, "             sent at %s, accepted at %s by %s at attempt %d\n", o.Began.Format(clock), o.Accepted.Format(clock), o.AcceptedBy, o.Attempts)
+		fmt.Fprintf(&b, "             sent at %s, accepted at %s by %s at attempt %d\n", o.Began.Format(clock), o.Accepted.Format(clock),
+			o.AcceptedBy, o.Attempts)
 	case o.Began != nil:
 		fmt.Fprintf(&b, "             sent at %s, not accepted after %d attempts\n", o.Began.Format(clock), o.Attempts)
 	}

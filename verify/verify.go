@@ -390,7 +390,8 @@ func (v *Verifier) assemble(ctx context.Context) error {
 		case <-ctx.Done():
 			return errors.New("interrupted before every device was connected")
 		case <-limit.C:
-			return fmt.Errorf("%d of %d devices had been connected within %s when %s had not: %w", i, len(v.devices), v.cfg.ConnectTimeout, d, d.trouble())
+			return fmt.Errorf("%d of %d devices had been connected within %s when %s had not: %w", i, len(v.devices), v.cfg.ConnectTimeout, d,
+				d.trouble())
 		}
 	}
 	return nil

@@ -101,7 +101,8 @@ func TestRestartIsSeen(t *testing.T) {
 		t.Errorf("%d refusals and %d goodbyes", report.Pushes.Refusals, report.SentAway)
 	}
 	// The run's tokens are gone.
-	if status, answer := call(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`); status != 200 || !strings.Contains(answer, `"revoked":0`) {
+	if status, answer := call(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`); status != 200 ||
+		!strings.Contains(answer, `"revoked":0`) {
 		t.Errorf("its tokens: %d %s", status, answer)
 	}
 	nothingWaits(t, seen, report)
@@ -203,7 +204,8 @@ func TestHangingAddress(t *testing.T) {
 	if !report.OK {
 		t.Error("it is not OK")
 	}
-	if p := report.Pushes; time.Duration(p.LongestPush) < cfg.CallTimeout || p.LongestRefusal >= p.LongestPush || p.Accepted+p.Unanswered != p.Kept {
+	if p := report.Pushes; time.Duration(p.LongestPush) < cfg.CallTimeout || p.LongestRefusal >= p.LongestPush ||
+		p.Accepted+p.Unanswered != p.Kept {
 		t.Errorf("the pushes are %+v", p)
 	}
 }

@@ -203,7 +203,8 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	if err != nil {
 		return err
 	}
-	o := options{binary: binary, dir: filepath.Join(dir, "nodes"), net: s.net, brokers: st.kafka.Brokers(), prefix: "imgo", each: s.each, relayed: !s.serve && !s.measure}
+	o := options{binary: binary, dir: filepath.Join(dir, "nodes"), net: s.net, brokers: st.kafka.Brokers(), prefix: "imgo", each: s.each,
+		relayed: !s.serve && !s.measure}
 	if !s.serve {
 		// No limit may drop what would then be called lost.
 		o.args = []string{"--kept-mailbox-length", "1000000"}

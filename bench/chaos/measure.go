@@ -28,7 +28,8 @@ const (
 	// everywhere users have one in every partition, all but certainly.
 	everywhere = 200
 	// body is what is pushed: about as large as a short notification.
-	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs","from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
+	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs",` +
+		`"from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
 )
 
 // figure is one number, measured in each run.
@@ -77,7 +78,8 @@ func (f *figures) String() string {
 // measure measures a cluster that nothing happens to, but for routers that
 // lose their disks in the end.
 func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
-	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers, Each: s.each}
+	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers,
+		Each: s.each}
 	p := newPusher(st.c.at("logic", httpPort))
 	defer p.http.CloseIdleConnections()
 	for i := range s.runs {

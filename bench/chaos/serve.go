@@ -35,7 +35,8 @@ func (st *stage) serve(ctx context.Context, stdout io.Writer) error {
 	for _, n := range logics {
 		fmt.Fprintf(stdout, "  ./imgo push --user 123 --server http://%s '{\"test\":1}'\n", n.http())
 	}
-	fmt.Fprintf(stdout, "  ./imgo nodes --server http://%s\n  ./imgo verify --server http://%s\n\nCtrl-C ends all.\n\n", logics[0].http(), strings.Join(st.c.at("logic", httpPort), ",http://"))
+	fmt.Fprintf(stdout, "  ./imgo nodes --server http://%s\n  ./imgo verify --server http://%s\n\nCtrl-C ends all.\n\n", logics[0].http(),
+		strings.Join(st.c.at("logic", httpPort), ",http://"))
 	<-ctx.Done()
 	return nil
 }

@@ -240,7 +240,8 @@ func (h *holder) connect() Stats {
 		}
 		h.wait(int(Step.Milliseconds()))
 		if time.Since(h.started) > h.req.Within && h.failed == nil {
-			h.failed = fmt.Errorf("%d of %d were in after %s, %d were refused and tried again", h.connected, h.req.Count, h.req.Within, h.counts.refused.Load())
+			h.failed = fmt.Errorf("%d of %d were in after %s, %d were refused and tried again", h.connected, h.req.Count, h.req.Within,
+				h.counts.refused.Load())
 		}
 	}
 	h.stats.Connected, h.stats.Took = h.connected, time.Since(h.started)

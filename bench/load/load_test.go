@@ -77,7 +77,8 @@ func TestStream(t *testing.T) {
 
 // TestTake: the short way counts what the long way does.
 func TestTake(t *testing.T) {
-	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpHeartbeatReply, 0, 0, nil), packets("x"))
+	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpHeartbeatReply, 0, 0, nil),
+		packets("x"))
 	for range 500 {
 		var h holder
 		var s stream

@@ -103,7 +103,8 @@ func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 			p, more, err := transport.DecodePacket(payload, MaxBody)
 			if err != nil {
 				// What a message ends within never comes: no stream goes on from here.
-				return nil, fmt.Errorf("packet in a WebSocket message of %d bytes: %v", len(payload), err) //nolint:errorlint // not to be taken for an unfinished frame
+				return nil, fmt.Errorf("packet in a WebSocket message of %d bytes: %v", len(payload),
+					err) //nolint:errorlint // not to be taken for an unfinished frame
 			}
 			packet(p)
 			payload = more

@@ -44,7 +44,8 @@ type canvas struct{ bytes.Buffer }
 
 func open(w, h int, title, note string) *canvas {
 	c := &canvas{}
-	fmt.Fprintf(c, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", w, h, w, h)
+	fmt.Fprintf(c, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" `+
+		`font-size="12">`+"\n", w, h, w, h)
 	fmt.Fprintf(c, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", w, h)
 	c.text(15, 22, "start", 15, title)
 	c.text(15, 40, "start", 11, note)
@@ -164,7 +165,8 @@ func Bars(title, note string, mark float64, bars []Bar) []byte {
 			colour = colours[0]
 		}
 		c.text(labelWidth-8, y+14, "end", 12, b.Label)
-		fmt.Fprintf(c, `<rect x="%d" y="%s" width="%s" height="%d" fill="%s"/>`+"\n", labelWidth, num(y+3), num(max(at(b.Value)-labelWidth, 1)), barHeight-6, colour)
+		fmt.Fprintf(c, `<rect x="%d" y="%s" width="%s" height="%d" fill="%s"/>`+"\n", labelWidth, num(y+3), num(max(at(b.Value)-labelWidth, 1)),
+			barHeight-6, colour)
 		c.text(at(b.Value)+6, y+14, "start", 11, strconv.FormatFloat(b.Value, 'g', 3, 64)+"  ("+b.Text+")")
 	}
 	c.line(at(mark), top-4, at(mark), float64(h-16), "#222222")

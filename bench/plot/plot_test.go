@@ -51,7 +51,8 @@ func TestPictures(t *testing.T) {
 			return plot.Lines("large", "", "", "", []plot.Line{{X: []float64{1e9, 2e9}, Y: []float64{1e-9, 5e-9}}})
 		},
 		"bars": func() []byte {
-			return plot.Bars(hostile, "note", 1, []plot.Bar{{Label: hostile, Value: 0.5}, {Value: math.NaN()}, {Label: "far", Value: 1000, Good: true, Text: "≥ 1"}})
+			return plot.Bars(hostile, "note", 1,
+				[]plot.Bar{{Label: hostile, Value: 0.5}, {Value: math.NaN()}, {Label: "far", Value: 1000, Good: true, Text: "≥ 1"}})
 		},
 		"no bars": func() []byte { return plot.Bars("empty", "", 1, nil) },
 	} {
@@ -68,7 +69,8 @@ func TestPictures(t *testing.T) {
 			}
 		})
 	}
-	texts := fmt.Sprint(wellFormed(t, plot.Lines("title", "note", "s", "MiB", []plot.Line{{Label: "memory", X: []float64{0, 7}, Y: []float64{0, 23_000}}})))
+	texts := fmt.Sprint(wellFormed(t,
+		plot.Lines("title", "note", "s", "MiB", []plot.Line{{Label: "memory", X: []float64{0, 7}, Y: []float64{0, 23_000}}})))
 	for _, want := range []string{"title", "note", "s", "MiB", "memory", "25 k", "7"} {
 		if !strings.Contains(texts, want) {
 			t.Errorf("no %q among %s", want, texts)

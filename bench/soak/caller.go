@@ -172,7 +172,8 @@ func (c *caller) again(ctx context.Context) {
 	for _, result := range results {
 		c.r.h.Accepted(p.number, result.User, result.ID)
 		if !result.Duplicate {
-			c.r.problem("push %d with key %s was accepted twice for %s: the second answer does not say duplicate", p.number, p.body.IdempotencyKey, result.User)
+			c.r.problem("push %d with key %s was accepted twice for %s: the second answer does not say duplicate", p.number, p.body.IdempotencyKey,
+				result.User)
 		}
 	}
 }

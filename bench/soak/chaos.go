@@ -218,7 +218,8 @@ func (r *run) evidence(ctx context.Context) error {
 	}
 	for _, d := range r.devices {
 		if seen[d.user.name] {
-			all = errors.Join(all, fmt.Errorf("%s: kind %d, slow %v, online in process %d of %d", d, d.kind, d.slow, d.online.Load(), r.server.run.Load()))
+			all = errors.Join(all,
+				fmt.Errorf("%s: kind %d, slow %v, online in process %d of %d", d, d.kind, d.slow, d.online.Load(), r.server.run.Load()))
 		}
 	}
 	return all

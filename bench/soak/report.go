@@ -64,7 +64,8 @@ func (r *Report) String() string {
 	line("kept, a user each", "%d tried, %d accepted", h.Tried, h.Accepted)
 	line("deliveries", "%d kept in %d sessions, of which %d dropped by id; %d not kept", h.Received, h.Sessions, h.Repeated, h.Live)
 	line("kill to first accepted", "%s at the most", r.ToAccept.Round(time.Millisecond))
-	line("kill to all connected", "%s at the most (%d times; %d times the next end came first)", r.ToReconnect.Round(time.Millisecond), r.Reconnects, r.Unfinished)
+	line("kill to all connected", "%s at the most (%d times; %d times the next end came first)", r.ToReconnect.Round(time.Millisecond),
+		r.Reconnects, r.Unfinished)
 	line("SIGTERM to the end", "%s at the most", r.ToStop.Round(time.Millisecond))
 	line("violations", "%d, and %d lost", h.Violations, r.Lost)
 	return b.String()

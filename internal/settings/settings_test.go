@@ -11,7 +11,8 @@ import (
 
 func TestDurations(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"500ms": 500 * time.Millisecond, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "168h": 168 * time.Hour, "0s": 0, "1h30m": 90 * time.Minute,
+		"500ms": 500 * time.Millisecond, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "168h": 168 * time.Hour,
+		"0s": 0, "1h30m": 90 * time.Minute,
 	} {
 		d, err := settings.ParseDuration(text)
 		if err != nil || d != want {

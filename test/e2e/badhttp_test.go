@@ -49,7 +49,8 @@ func TestBadJSON(t *testing.T) {
 		{"no body", `{"user":"a"}`, "invalid", "body", 400, "", "is missing"},
 		{"an unknown field", `{"user":"a","body":1,"bdoy":2}`, "invalid", "bdoy", 400, "other", "not a field"},
 		{"a field twice", `{"user":"a","user":"b","body":1}`, "invalid", "user", 400, "", "twice"},
-		{"a body that is too large", `{"user":"a","body_text":"` + strings.Repeat("x", 64<<10+1) + `"}`, "too_large", "body", 413, "", "65537 bytes"},
+		{"a body that is too large", `{"user":"a","body_text":"` + strings.Repeat("x", 64<<10+1) + `"}`, "too_large", "body", 413, "",
+			"65537 bytes"},
 		{"body 10,000 deep", `{"user":"a","body":` + deep + `}`, "invalid", "body", 400, "", "nested more than"},
 		{"all 10,000 deep", deep, "invalid", "", 400, "none", "not an array"},
 		{"objects 10,000 deep", strings.Repeat(`{"user":`, 10_000) + strings.Repeat(`}`, 10_000), "invalid", "user", 400, "", "not an object"},
@@ -236,7 +237,8 @@ func TestBadUIDs(t *testing.T) {
 			n.call(t, "POST", "/1/push?uid="+q, `{"test":1}`).is(t, 200, `{"ret":65534}`)
 			moved()
 			n.call(t, "GET", "/1/msg/get?mid=0&token=x&uid="+q, "").is(t, 200, `{"ret":65534}`)
-			n.call(t, "POST", "/1/admin/token/new", "token=x&expire=60&uid="+q, "Content-Type: application/x-www-form-urlencoded").is(t, 200, `{"ret":65534}`)
+			n.call(t, "POST", "/1/admin/token/new", "token=x&expire=60&uid="+q, "Content-Type: application/x-www-form-urlencoded").is(t, 200,
+				`{"ret":65534}`)
 			if len(uid) < 100 && uid != "" && strings.Trim(uid, "-0123456789") == "" {
 				moved := n.grows(t, problem("invalid", "u"))
 				n.call(t, "POST", "/1/pushs", fmt.Sprintf(`{"m":{"a":1},"u":[1,%s]}`, uid)).is(t, 200, `{"ret":65534}`)

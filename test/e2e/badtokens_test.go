@@ -182,7 +182,8 @@ func TestBadTokens(t *testing.T) {
 			c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q}`, test.token))
 			p := c.receive()
 			body := string(p.Body)
-			if p.Op != protocol.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) || !strings.Contains(body, test.says) {
+			if p.Op != protocol.OpDisconnect || !strings.HasPrefix(body, fmt.Sprintf(`{"code":%d,`, test.code)) ||
+				!strings.Contains(body, test.says) {
 				t.Fatalf("got op %d %s, want %d and %q", p.Op, body, test.code, test.says)
 			}
 			for piece := range strings.SplitSeq(test.token, ".") {

@@ -87,7 +87,8 @@ func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 		rounds = 2
 	}
 	for round := range rounds {
-		for i, as := range []struct{ transport, generation string }{{"tcp", "v2"}, {"text", "v2"}, {"tcp", "imgo"}, {"text", "imgo"}, {"ws", "goim"}} {
+		for i, as := range []struct{ transport, generation string }{{"tcp", "v2"}, {"text", "v2"}, {"tcp", "imgo"}, {"text", "imgo"},
+			{"ws", "goim"}} {
 			user := fmt.Sprint(1000 + 10*round + i)
 			const before, during = 20, 25
 			for k := range before {
@@ -228,7 +229,8 @@ func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
 // Bug 9: identical messages in one millisecond became one.
 func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
 	n := start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
-	n.call(t, "POST", "/1/admin/token/new", "uid=9&token=t9&expire=60", "Content-Type: application/x-www-form-urlencoded").is(t, 200, `{"ret":1}`)
+	n.call(t, "POST", "/1/admin/token/new", "uid=9&token=t9&expire=60", "Content-Type: application/x-www-form-urlencoded").is(t, 200,
+		`{"ret":1}`)
 	const many = 40
 	for range 2 { // offline, and then connected
 		var pushing sync.WaitGroup

@@ -47,7 +47,8 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	n.call(t, "GET", "/goim/online/top?type=live&limit=10", "").is(t, 200, `{"code":0,"message":"","data":[{"room_id":"1000","count":2}]}`)
 	n.call(t, "GET", "/goim/online/room?type=live&rooms=1000&rooms=2000", "").is(t, 200, `{"code":0,"message":"","data":{"1000":2,"2000":0}}`)
 	n.call(t, "GET", "/goim/online/total", "").is(t, 200, `{"code":0,"message":"","data":{"conn_count":2,"ip_count":2}}`)
-	n.call(t, "GET", "/goim/nodes/weighted?platform=web", "").want(t, 200, `{"code":0,"message":"","data":{"domain":"127.0.0.1","tcp_port":`, `"heartbeat":240,"nodes":["127.0.0.1"]`)
+	n.call(t, "GET", "/goim/nodes/weighted?platform=web", "").want(t, 200, `{"code":0,"message":"","data":{"domain":"127.0.0.1","tcp_port":`,
+		`"heartbeat":240,"nodes":["127.0.0.1"]`)
 	n.call(t, "GET", "/goim/nodes/instances", "").want(t, 200, `"appid":"goim.comet","hostname":"n1"`)
 
 	// Change room, subscribe, unsubscribe, upstream.

@@ -86,7 +86,8 @@ func TestImgo2016TCP(t *testing.T) {
 	c.put(wire("00000010 0010 0001 000000fe 00000006", ""))
 	c.want(wire("00000022 0010 0001 000000ff 00000006", `{"test":"come on"}`))
 	n.call(t, "GET", "/1/count?type=room", "").is(t, 200, `{"data":[{"RoomId":-1,"Count":1}],"ret":1}`)
-	if a := n.call(t, "GET", "/1/count?type=server", ""); !regexp.MustCompile(`^\{"data":\[\{"Server":\d+,"Count":1\}\],"ret":1\}$`).MatchString(a.body) {
+	if a := n.call(t, "GET", "/1/count?type=server",
+		""); !regexp.MustCompile(`^\{"data":\[\{"Server":\d+,"Count":1\}\],"ret":1\}$`).MatchString(a.body) {
 		t.Errorf("/1/count?type=server: %s", a.body)
 	}
 	n.call(t, "GET", "/1/push?uid=123", "").want(t, 405)
@@ -140,7 +141,8 @@ func TestImgo2016TCP(t *testing.T) {
 func TestImgo2016WebSocket(t *testing.T) {
 	n := imgoNode(t)
 	// Its document showed JSON.
-	n.call(t, "POST", "/1/admin/token/new", `{"uid":124,"token":"t124","expire":3600}`, "Content-Type: application/json").is(t, 200, `{"ret":1}`)
+	n.call(t, "POST", "/1/admin/token/new", `{"uid":124,"token":"t124","expire":3600}`, "Content-Type: application/json").is(t, 200,
+		`{"ret":1}`)
 	c := n.ws(t, true)
 	c.put(`{"ver":1,"op":7,"seq":1,"body":"xyz"}`)
 	c.want(`[{"ver":1,"op":6,"seq":0,"body":{"code":3501,"reason":"the token is unknown","reconnect":false}}]`)

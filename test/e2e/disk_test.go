@@ -30,7 +30,8 @@ func TestDiskNearlyFull(t *testing.T) {
 	freeBytes.Store(reserve - 1)
 	eventually(t, "the server sees it", func() bool { return n.metric(t, "imgo_store_disk_free_bytes") == reserve-1 })
 	moved := n.grows(t, problem("disk_full", "none"))
-	n.call(t, "POST", "/v1/push", `{"user":"before","body":"x"}`).want(t, 507, `"code":"disk_full"`, fmt.Sprint("reserve ", reserve), "lower the reserve")
+	n.call(t, "POST", "/v1/push", `{"user":"before","body":"x"}`).want(t, 507, `"code":"disk_full"`, fmt.Sprint("reserve ", reserve),
+		"lower the reserve")
 	moved()
 	n.call(t, "POST", "/v1/push", `{"users":["before","away"],"body":"x","idempotency_key":"k"}`).want(t, 507, "disk_full")
 	n.call(t, "POST", "/v1/push/batch", `{"pushes":[{"user":"before","body":"x"},{"user":"away","body":"y"}]}`).want(t, 200, "disk_full")

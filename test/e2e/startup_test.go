@@ -48,7 +48,8 @@ func TestWrongSettings(t *testing.T) {
 		env, args  []string
 		says       []string
 	}{
-		{"unknown key", "# mine\n[comet]\ntpc = \":1\"\n", nil, nil, []string{"imgo.toml:3:1", `unknown key "comet.tpc"`, `did you mean "comet.tcp"`, "tpc = "}},
+		{"unknown key", "# mine\n[comet]\ntpc = \":1\"\n", nil, nil,
+			[]string{"imgo.toml:3:1", `unknown key "comet.tpc"`, `did you mean "comet.tcp"`, "tpc = "}},
 		{"unknown section", "[comets]\ntcp = \":1\"\n", nil, nil, []string{"imgo.toml:1", "comets", `did you mean`}},
 		{"wrong type", "[limits]\nconnections = \"many\"\n", nil, nil, []string{"imgo.toml:2", "limits.connections", "many"}},
 		{"a number for a string", "node_id = 5\n", nil, nil, []string{"imgo.toml:1", "node_id"}},
@@ -60,7 +61,8 @@ func TestWrongSettings(t *testing.T) {
 		{"flag", "", nil, []string{"--kept-ttl", "soon"}, []string{"--kept-ttl", "is not a duration", "7d"}},
 		{"unknown flag", "", nil, []string{"--kept-tll", "1d"}, []string{"--kept-tll"}},
 		{"open to the world", "", nil, []string{"--http", "0.0.0.0:0"}, []string{"API key", "127.0.0.1"}},
-		{"auth none beyond loopback", "", nil, []string{"--auth-mode", "none", "--tcp", "0.0.0.0:0"}, []string{"anybody could be anybody", "--tcp 127.0.0.1:0"}},
+		{"auth none beyond loopback", "", nil, []string{"--auth-mode", "none", "--tcp", "0.0.0.0:0"},
+			[]string{"anybody could be anybody", "--tcp 127.0.0.1:0"}},
 		{"other nodes", "", nil, []string{"--cluster-join", "10.0.0.1"}, []string{"cluster.join", "leave --join out"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -35,9 +35,10 @@ func TestForgets(t *testing.T) {
 		then   func(h *history.History, laptop, phone *history.Session)
 		want   []history.Kind
 	}{
-		"all is well":            {0, func(*history.History, *history.Session, *history.Session) {}, nil},
-		"lost long ago":          {17, func(*history.History, *history.Session, *history.Session) {}, []history.Kind{history.KindLost}},
-		"comes after all":        {17, func(h *history.History, _, _ *history.Session) { h.Session("ann", "phone").Got(10_017, 17) }, []history.Kind{history.KindOrder}},
+		"all is well":   {0, func(*history.History, *history.Session, *history.Session) {}, nil},
+		"lost long ago": {17, func(*history.History, *history.Session, *history.Session) {}, []history.Kind{history.KindLost}},
+		"comes after all": {17, func(h *history.History, _, _ *history.Session) { h.Session("ann", "phone").Got(10_017, 17) },
+			[]history.Kind{history.KindOrder}},
 		"an answer long after":   {0, func(h *history.History, _, _ *history.Session) { h.Accepted(5, "ann", 10_005) }, nil},
 		"again in a new session": {0, func(h *history.History, _, _ *history.Session) { h.Session("ann", "phone").Got(10_003, 3) }, nil},
 		"twice in a new session": {0, func(h *history.History, _, _ *history.Session) {
@@ -45,10 +46,14 @@ func TestForgets(t *testing.T) {
 			s.Got(10_003, 3)
 			s.Got(10_003, 3)
 		}, []history.Kind{history.KindAgain}},
-		"again in the session":       {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(10_003, 3) }, []history.Kind{history.KindOrder}},
-		"again in the session, soon": {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(10_999, 999) }, []history.Kind{history.KindAgain}},
-		"a stranger":                 {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(20_000, 20_000) }, []history.Kind{history.KindStranger}},
-		"not kept, twice":            {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(0, 1_001_000) }, []history.Kind{history.KindAgain}},
+		"again in the session": {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(10_003, 3) },
+			[]history.Kind{history.KindOrder}},
+		"again in the session, soon": {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(10_999, 999) },
+			[]history.Kind{history.KindAgain}},
+		"a stranger": {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(20_000, 20_000) },
+			[]history.Kind{history.KindStranger}},
+		"not kept, twice": {0, func(_ *history.History, laptop, _ *history.Session) { laptop.Got(0, 1_001_000) },
+			[]history.Kind{history.KindAgain}},
 		"a device that comes late": {0, func(h *history.History, laptop, phone *history.Session) {
 			tablet := h.Session("ann", "tablet")
 			for n := uint64(1001); n <= 1100; n++ {

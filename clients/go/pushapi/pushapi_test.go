@@ -67,7 +67,8 @@ func TestPush(t *testing.T) {
 	}
 	s, _ = server(t, http.StatusAccepted, `{"results":[{"id":"1","user":"a"},{"id":"2","user":"b"}],"sessions":0}`)
 	c = client(t, pushapi.Config{Servers: []string{s.URL}})
-	if results, err = c.Push(t.Context(), c.Next(), &pushapi.Push{Users: []string{"a", "b"}}); err != nil || len(results) != 2 || results[1].ID != 2 {
+	if results, err = c.Push(t.Context(), c.Next(), &pushapi.Push{Users: []string{"a", "b"}}); err != nil || len(results) != 2 ||
+		results[1].ID != 2 {
 		t.Errorf("%+v, %v", results, err)
 	}
 }
@@ -97,7 +98,8 @@ func TestErrors(t *testing.T) {
 	}
 	s, _ := server(t, 200, strings.Repeat("x", 100))
 	c := client(t, pushapi.Config{Servers: []string{s.URL}, MaxAnswer: 99})
-	if err := c.Call(t.Context(), s.URL, http.MethodGet, "/", nil, nil, new(any)); err == nil || !strings.Contains(err.Error(), "larger than 99") {
+	if err := c.Call(t.Context(), s.URL, http.MethodGet, "/", nil, nil, new(any)); err == nil ||
+		!strings.Contains(err.Error(), "larger than 99") {
 		t.Errorf("a large answer: %v", err)
 	}
 }

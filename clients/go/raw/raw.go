@@ -313,7 +313,8 @@ func (m *messages) write(deadline time.Time, packets []Packet) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	for _, p := range packets {
-		kind, data := websocket.MessageBinary, []byte(nil)
+		var data []byte
+		kind := websocket.MessageBinary
 		if m.text {
 			kind, data = websocket.MessageText, textFrame(p)
 		} else {
