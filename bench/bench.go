@@ -205,5 +205,5 @@ func (b *bench) round(ctx context.Context, report *report, n int) error {
 	return nil
 }
 
-// knows says whether the imgo that is measured has a setting.
-func (b *bench) knows(key string) bool { return strings.Contains(b.settings, "\n"+key+" = ") }
+// hasSetting reports whether the imgo that is measured has a setting.
+func hasSetting(settings, key string) bool { return strings.Contains(settings, "\n"+key+" = ") }

@@ -119,9 +119,12 @@ func (c *child) stop() error {
 	return nil
 }
 
+// limits measures what the machine does without imgo.
+type limits struct{ *bench }
+
 // limit starts a limit that listens, tells it the requests that it is to know
 // of before, and says where it listens.
-func (b *bench) limit(kind string, requests ...any) (*child, string, error) {
+func (b limits) limit(kind string, requests ...any) (*child, string, error) {
 	c, err := b.spawn(kind)
 	if err != nil {
 		return nil, "", err

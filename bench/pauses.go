@@ -85,13 +85,13 @@ func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
 	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainPatience); err != nil {
 		return err
 	}
-	_, err = b.pauses(ctx, r, f, "GC pause with GOMAXPROCS=1")
+	_, err = f.pauses(ctx, r, "GC pause with GOMAXPROCS=1")
 	return err
 }
 
 // pauses collects garbage under the broadcasts' load and notes how long the
 // world stood still for it; every is how often that was.
-func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout, name string) (every time.Duration, err error) {
+func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every time.Duration, err error) {
 	before, err := f.collections(ctx)
 	if err != nil {
 		return 0, err
@@ -103,7 +103,7 @@ func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout, name string)
 		all, seen = append(all, now.since(seen)...), now.count
 		return err
 	}
-	until := min(pauseFor, b.duration)
+	until := min(pauseFor, f.b.duration)
 	done := make(chan error, 1)
 	go func() {
 		for begun, n := time.Now(), 1; time.Since(begun) < until && ctx.Err() == nil; n++ {
@@ -118,7 +118,7 @@ func (b *bench) pauses(ctx context.Context, r *recorder, f *fanout, name string)
 		}
 		done <- look()
 	}()
-	_, err = f.broadcast(ctx, float64(b.broadcasts), b.pauseTimes(), drainPatience)
+	_, err = f.broadcast(ctx, float64(f.b.broadcasts), f.b.pauseTimes(), drainPatience)
 	if err := errors.Join(err, <-done); err != nil {
 		return 0, err
 	}

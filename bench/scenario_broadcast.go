@@ -119,7 +119,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	if err != nil {
 		return err
 	}
-	sp, err := b.measured(ctx, r, f, kind, float64(b.broadcasts), times, drainPatience)
+	sp, err := f.measured(ctx, r, kind, float64(b.broadcasts), times, drainPatience)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	r.add("garbage collections meanwhile", "", float64(after.count-before.count))
 	var every time.Duration
 	if kind == load.TCP { // pauses do not depend on what clients speak
-		if every, err = b.pauses(ctx, r, f, "GC pause"); err != nil {
+		if every, err = f.pauses(ctx, r, "GC pause"); err != nil {
 			return err
 		}
 	}
@@ -142,7 +142,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, kind, b.conns,
+	plain, err := limits{b}.plain(r, kind, b.conns,
 		limit.WriteRequest{Times: times, Every: time.Second / time.Duration(b.broadcasts), Payload: frame(kind, 1)}, every)
 	if err != nil {
 		return err
@@ -157,12 +157,12 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 
 // measured warms up, broadcasts under a CPU profile where one is wanted, and
 // notes what was lost.
-func (b *bench) measured(ctx context.Context, r *recorder, f *fanout, name string, rate float64, times int,
+func (f *fanout) measured(ctx context.Context, r *recorder, name string, rate float64, times int,
 	patience time.Duration) (spread, error) {
 	if _, err := f.broadcast(ctx, rate, warmBroadcasts, patience); err != nil {
 		return spread{}, err
 	}
-	wait := b.profileCPU(ctx, f.server, "broadcast-"+name, b.duration)
+	wait := f.server.profileCPU(ctx, f.b.profile, "broadcast-"+name, f.b.duration)
 	sp, err := f.broadcast(ctx, rate, times, patience)
 	if err := errors.Join(err, wait()); err != nil {
 		return sp, err
@@ -197,7 +197,7 @@ type written struct {
 
 // plain is the limit of a broadcast; collect, if not 0, has it go on with
 // garbage collections so often.
-func (b *bench) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done written, err error) {
+func (b limits) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done written, err error) {
 	w, addr, err := b.limit(childWriter)
 	if err != nil {
 		return done, err
@@ -282,7 +282,7 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 			err = errors.Join(err, f.stop())
 		}
 	}()
-	sp, err := b.measured(ctx, r, f, "window", windowRate, times, drainPatience)
+	sp, err := f.measured(ctx, r, "window", windowRate, times, drainPatience)
 	if err != nil {
 		return err
 	}
@@ -290,7 +290,7 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 	if err != nil {
 		return err
 	}
-	plain, err := b.plain(r, load.TCP, b.conns,
+	plain, err := limits{b}.plain(r, load.TCP, b.conns,
 		limit.WriteRequest{Times: times / windowBatch, Every: flushWindow, Payload: frame(load.TCP, windowBatch)}, 0)
 	if err != nil {
 		return err
@@ -303,7 +303,7 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 
 // windowed are the options for a flush window; false where there is none.
 func (b *bench) windowed(r *recorder) (serverOptions, bool) {
-	if !b.knows("flush_interval") {
+	if !hasSetting(b.settings, "flush_interval") {
 		r.note("this imgo has no comet.flush_interval: not measured")
 		return serverOptions{}, false
 	}
@@ -343,11 +343,11 @@ func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limit
 	}
 	rate := sizesRate * float64(b.conns) / float64(count)
 	times := max(1, int(b.duration.Seconds()*rate))
-	sp, err := b.measured(ctx, r, f, fmt.Sprintf("sizes-%d", count), rate, times, drainPatience)
+	sp, err := f.measured(ctx, r, fmt.Sprintf("sizes-%d", count), rate, times, drainPatience)
 	if err := errors.Join(err, f.stop()); err != nil {
 		return 0, 0, err
 	}
-	plain, err := b.plain(r, load.TCP, count,
+	plain, err := limits{b}.plain(r, load.TCP, count,
 		limit.WriteRequest{Times: max(1, times/3), Every: time.Duration(float64(time.Second) / rate), Payload: frame(load.TCP, 1),
 			Threads: runtime.NumCPU()}, 0)
 	return us(sp.cpu) / float64(max(sp.delivered, 1)), us(plain.cpu) / float64(max(plain.writes, 1)), err

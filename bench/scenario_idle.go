@@ -35,7 +35,7 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if kind == load.WS {
 		answers = [][]byte{[]byte(upgraded), load.ServerFrame(welcome)}
 	}
-	d, addr, err := b.limit(childDoor, limit.DoorRequest{Answers: answers})
+	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: answers})
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 		return nil, err
 	}
 	tcp, slab := kernelMemory()
-	wait := b.profileCPU(ctx, s, "connect-"+kind, connectProfile)
+	wait := s.profileCPU(ctx, b.profile, "connect-"+kind, connectProfile)
 	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true, Window: politeWindow})
 	if err != nil {
 		return nil, errors.Join(err, wait())
@@ -99,7 +99,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 		return nil, err
 	}
 	tcpAfter, slabAfter := kernelMemory()
-	if err := b.profileHeap(ctx, s, "idle-"+kind); err != nil {
+	if err := s.profileHeap(ctx, b.profile, "idle-"+kind); err != nil {
 		return nil, err
 	}
 	stats, err := h.stats()
@@ -190,7 +190,7 @@ func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err erro
 	if err != nil {
 		return err
 	}
-	wait := b.profileCPU(ctx, s, "storm-"+kind, connectProfile)
+	wait := s.profileCPU(ctx, b.profile, "storm-"+kind, connectProfile)
 	h, err := b.hold(load.HoldRequest{Addr: s.addr(kind), Kind: kind, Count: b.conns, Ack: true})
 	if err := errors.Join(err, wait()); err != nil {
 		return err

@@ -31,7 +31,7 @@ const (
 
 // most searches for the most broadcasts a second that reach everyone in time.
 func (b *bench) most(ctx context.Context, r *recorder) error {
-	two, err := b.blast(r, 2, 1)
+	two, err := limits{b}.blast(r, 2, 1)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 	if !ok {
 		return nil
 	}
-	two, err := b.blast(r, 2, windowBatch)
+	two, err := limits{b}.blast(r, 2, windowBatch)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 
 // blast is how many messages a second raw writers get to the readers, batch
 // in a write.
-func (b *bench) blast(r *recorder, threads, batch int) (perSecond float64, err error) {
+func (b limits) blast(r *recorder, threads, batch int) (perSecond float64, err error) {
 	times := 12 // enough for 10,000 connections: each try connects all of them anew
 	for {
 		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)

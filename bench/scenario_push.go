@@ -54,7 +54,7 @@ func (b *bench) latency(ctx context.Context, r *recorder) (err error) {
 		r.percentiles(kind.name+", push to answer", &answers, false)
 		p50[i] = receipts.Quantile(0.5)
 	}
-	web, addr, err := b.limit(childHTTP)
+	web, addr, err := limits{b}.limit(childHTTP)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c
 	if err != nil {
 		return answers, receipts, err
 	}
-	wait := b.profileCPU(ctx, s, name, b.duration)
+	wait := s.profileCPU(ctx, b.profile, name, b.duration)
 	answers, err = load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate))
 	if err := errors.Join(err, wait()); err != nil {
 		return answers, receipts, err
@@ -153,7 +153,7 @@ func (b *bench) throughput(ctx context.Context, r *recorder) error {
 	if err := b.loadConnected(ctx, r); err != nil {
 		return err
 	}
-	web, addr, err := b.limit(childHTTP)
+	web, addr, err := limits{b}.limit(childHTTP)
 	if err != nil {
 		return err
 	}
@@ -183,9 +183,9 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 		if err != nil {
 			return err
 		}
-		wait := b.profileCPU(ctx, s, kind.file, warmLoad+b.duration)
+		wait := s.profileCPU(ctx, b.profile, kind.file, warmLoad+b.duration)
 		err = b.flood(ctx, r, s.http, s.pid(), kind.kept, kind.name, false)
-		if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, kind.file)); err != nil {
+		if err := errors.Join(err, wait(), s.profileAllocs(ctx, b.profile, kind.file)); err != nil {
 			return err
 		}
 		after, err := h.await(quiet, func(load.Stats) bool { return false })

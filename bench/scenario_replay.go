@@ -34,7 +34,7 @@ func (b *bench) replay(ctx context.Context, r *recorder) error {
 		return err
 	}
 	// Beside it the same bytes, from who does nothing but write them.
-	d, addr, err := b.limit(childDoor, limit.DoorRequest{Answers: [][]byte{heard}})
+	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: [][]byte{heard}})
 	if err != nil {
 		return err
 	}
@@ -61,9 +61,9 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 	if _, err := replayOnce(ctx, s.tcp, b.replayed, &heard); err != nil { // and warm up
 		return nil, err
 	}
-	wait := b.profileCPU(ctx, s, "replay", b.duration)
+	wait := s.profileCPU(ctx, b.profile, "replay", b.duration)
 	all, cpu, err := b.replays(ctx, s.tcp, s.pid())
-	if err := errors.Join(err, wait(), b.profileAllocs(ctx, s, "replay")); err != nil {
+	if err := errors.Join(err, wait(), s.profileAllocs(ctx, b.profile, "replay")); err != nil {
 		return nil, err
 	}
 	r.percentiles("auth to the last message", &all, false)

@@ -39,7 +39,7 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 	}
 	var waits []func() error
 	for _, s := range c.nodes[:min(len(c.nodes), 4)] { // one of each role
-		waits = append(waits, c.b.profileCPU(ctx, s.server, "return-"+s.role, returnProfile))
+		waits = append(waits, s.server.profileCPU(ctx, c.b.profile, "return-"+s.role, returnProfile))
 	}
 	all, errs := c.holdAll()
 	for _, wait := range waits {

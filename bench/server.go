@@ -199,44 +199,45 @@ func (s *server) collect(ctx context.Context) error {
 	return err
 }
 
-// profileCPU profiles imgo for about d beside what runs meanwhile; wait
-// returns when the profile is written, and must be called. Without -profile it does nothing.
-func (b *bench) profileCPU(ctx context.Context, s *server, name string, d time.Duration) (wait func() error) {
-	if b.profile == "" {
+// profileCPU profiles imgo for about d, and writes the profile into dir. The caller
+// must call wait, which returns when the profile is written. Without a dir it does
+// nothing, and so do the other profiles.
+func (s *server) profileCPU(ctx context.Context, dir, name string, d time.Duration) (wait func() error) {
+	if dir == "" {
 		return func() error { return nil }
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- b.saveProfile(ctx, s, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), name+".cpu.pprof")
+		done <- s.saveProfile(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), filepath.Join(dir, name+".cpu.pprof"))
 	}()
 	return func() error { return <-done }
 }
 
-// profileHeap stores what is in imgo's memory.
-func (b *bench) profileHeap(ctx context.Context, s *server, name string) error {
-	if b.profile == "" {
+// profileHeap writes profiles of the heap and of the goroutines.
+func (s *server) profileHeap(ctx context.Context, dir, name string) error {
+	if dir == "" {
 		return nil
 	}
 	return errors.Join(
-		b.saveProfile(ctx, s, "/debug/pprof/heap?gc=1", name+".heap.pprof"),
-		b.saveProfile(ctx, s, "/debug/pprof/goroutine?debug=1", name+".goroutines.txt"),
+		s.saveProfile(ctx, "/debug/pprof/heap?gc=1", filepath.Join(dir, name+".heap.pprof")),
+		s.saveProfile(ctx, "/debug/pprof/goroutine?debug=1", filepath.Join(dir, name+".goroutines.txt")),
 	)
 }
 
-// profileAllocs stores what imgo has allocated since it was started.
-func (b *bench) profileAllocs(ctx context.Context, s *server, name string) error {
-	if b.profile == "" {
+// profileAllocs writes a profile of all allocations since imgo was started.
+func (s *server) profileAllocs(ctx context.Context, dir, name string) error {
+	if dir == "" {
 		return nil
 	}
-	return b.saveProfile(ctx, s, "/debug/pprof/allocs", name+".allocs.pprof")
+	return s.saveProfile(ctx, "/debug/pprof/allocs", filepath.Join(dir, name+".allocs.pprof"))
 }
 
-func (b *bench) saveProfile(ctx context.Context, s *server, path, name string) error {
+func (s *server) saveProfile(ctx context.Context, path, file string) error {
 	data, err := s.get(ctx, path)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(b.profile, name), data, 0o644); err != nil {
+	if err := os.WriteFile(file, data, 0o644); err != nil {
 		return fmt.Errorf("write a profile: %w", err)
 	}
 	return nil

@@ -21,7 +21,7 @@ func (n *Node) announceStart() {
 	}
 	added := n.cfg.EmbeddedRoles()
 	e := n.log.Info().Strs("roles", n.cfg.Roles).Strs("added", added).Str("http", n.listener.Addr().String())
-	for _, t := range n.clientTransports() {
+	for _, t := range (clientSide{n}).transports() {
 		if a := n.ClientAddr(t.scheme); a != nil {
 			e = e.Str(t.scheme, a.String())
 		}
@@ -39,7 +39,7 @@ func (n *Node) banner() string {
 		fmt.Fprintf(&b, "  %-8s %-28s %s\n", what, where, note)
 	}
 	fmt.Fprintf(&b, "\nimgo %s is ready (node %s)\n\n", n.opts.Version, n.name)
-	clients := n.clientAddresses()
+	clients := clientSide{n}.addresses()
 	if a := clients[tcp.Scheme]; a != "" {
 		line("TCP", strings.TrimPrefix(a, "tls://"), "clients")
 	}

@@ -83,7 +83,7 @@ func (n *Node) joinCluster() (err error) {
 	meta := &envelope.NodeMeta{
 		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: short(n.opts.Version), StartMs: n.started.UnixMilli(),
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
-		Http: reachable(n.listener.Addr()), Endpoints: n.endpoints(),
+		Http: reachable(n.listener.Addr()), Endpoints: clientSide{n}.endpoints(),
 	}
 	// Four probes of a dead node fit into dead_after, and the news of its death.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)

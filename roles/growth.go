@@ -26,7 +26,7 @@ func (g routerGrowth) Moving(ctx context.Context) (router.NextLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return g.n.keptOf(ctx, s.Generation+1, s.Next)
+	return kafkaStorage{g.n}.keptOf(ctx, s.Generation+1, s.Next)
 }
 
 // HasMoved reports whether a partition has moved.
@@ -39,9 +39,13 @@ func (g routerGrowth) Moved(ctx context.Context, partition int32) error {
 	return g.n.cluster.growth.Moved(ctx, g.generation, partition)
 }
 
+// coreReplacer is the side of a node that replaces its core when the kept topic
+// has grown.
+type coreReplacer struct{ *Node }
+
 // generationOver returns a channel that is closed when the generation of the core is
 // over. It is nil where that never happens.
-func (n *Node) generationOver() <-chan struct{} {
+func (n coreReplacer) generationOver() <-chan struct{} {
 	if n.cluster == nil {
 		return nil
 	}
@@ -52,13 +56,13 @@ func (n *Node) generationOver() <-chan struct{} {
 // generation in use.
 const replacePause = time.Second
 
-// replaceCore replaces the core that runs by one of the generation in use. It returns
+// replace replaces the core that runs by one of the generation in use. It returns
 // the runner of the core that runs then. The error is what ended the old core, or why
 // the new one does not run.
-func (n *Node) replaceCore(ctx context.Context, old *runner) (*runner, error) {
+func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error) {
 	pause := wait.Backoff{Min: replacePause / 4, Max: replacePause}
 	for {
-		c, r, err := n.nextCore(ctx)
+		c, r, err := n.next(ctx)
 		if err == nil {
 			return r, n.change(ctx, c, r, old)
 		}
@@ -76,15 +80,15 @@ func (n *Node) replaceCore(ctx context.Context, old *runner) (*runner, error) {
 	}
 }
 
-// nextCore makes a core of the generation in use. It starts all of it but job, which
+// next makes a core of the generation in use. It starts all of it but job, which
 // has to wait until the old core has stopped.
-func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
+func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 	state, _ := n.cluster.growth.State()
-	kept, err := n.keptOf(ctx, state.Generation, state.Partitions)
+	kept, err := kafkaStorage{n.Node}.keptOf(ctx, state.Generation, state.Partitions)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := n.storageOf(ctx, kept)
+	s, err := kafkaStorage{n.Node}.storageOf(ctx, kept)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -107,7 +111,7 @@ func (n *Node) nextCore(ctx context.Context) (*core, *runner, error) {
 // change lets a core take over from the one that runs, and stops the old one. The new
 // core runs already but for its job. Only one core has a job at a time, so that the
 // group of all jobs assigns the partitions once.
-func (n *Node) change(ctx context.Context, c *core, r, old *runner) error {
+func (n coreReplacer) change(ctx context.Context, c *core, r, old *runner) error {
 	before := n.core.Swap(c)
 	before.endStreams()
 	n.cluster.remote.Store(c.remote)

@@ -14,8 +14,11 @@ import (
 	"imgo/envelope"
 )
 
-// adminMux serves the API, the page and what operators look at, on one listener.
-func (n *Node) adminMux(api, page http.Handler) http.Handler {
+// admin is the side of a node that operators and probes look at.
+type admin struct{ *Node }
+
+// mux serves the API, the page and what operators look at, on one listener.
+func (n admin) mux(api, page http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
 	mux.Handle("/1/", api)
@@ -49,7 +52,7 @@ func loopbackOnly(h http.Handler) http.Handler {
 }
 
 // elsewhere answers requests for logic on a node that does not run it.
-func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
+func (n admin) elsewhere(w http.ResponseWriter, _ *http.Request) {
 	message := "this node does not run logic, which has the API and the page: ask a node that does"
 	if n.cluster != nil {
 		if addresses := n.cluster.remote.Load().logicAddresses(); len(addresses) > 0 {
@@ -62,7 +65,7 @@ func (n *Node) elsewhere(w http.ResponseWriter, _ *http.Request) {
 }
 
 // gather reads the metrics of the node and of the core that serves.
-func (n *Node) gather() ([]*dto.MetricFamily, error) {
+func (n admin) gather() ([]*dto.MetricFamily, error) {
 	return prometheus.Gatherers{n.metrics, n.core.Load().metrics}.Gather()
 }
 
@@ -74,14 +77,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 }
 
 // healthz answers that the process is alive.
-func (n *Node) healthz(w http.ResponseWriter, _ *http.Request) {
+func (n admin) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "node": n.name, "version": n.opts.Version})
 }
 
 // readyz tells for each role whether it is ready, and for the disk whether pushes
 // are taken. A full disk alone does not make the node unready, since connections,
 // deliveries and acknowledgements go on.
-func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
+func (n admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	roles := make(map[string]string)
 	for _, s := range append(n.core.Load().stages(), n.stages()...) {
 		if s.ready == nil || s.name == coreStage {

@@ -21,12 +21,15 @@ import (
 // busTimeout bounds the wait for Kafka at the start: it may be starting too.
 const busTimeout = time.Minute
 
+// kafkaStorage is the side of a node that opens its logs on Kafka.
+type kafkaStorage struct{ *Node }
+
 // openBus opens all topics and the consumer group of job on Kafka.
-func (n *Node) openBus(ctx context.Context) (none storage, err error) {
+func (n kafkaStorage) openBus(ctx context.Context) (none storage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, busTimeout)
 	defer cancel()
 	c, k := n.cluster, n.cfg.Kafka
-	secure, err := n.kafkaTLS()
+	secure, err := n.tls()
 	if err != nil {
 		return none, err
 	}
@@ -68,7 +71,7 @@ func (n *Node) openBus(ctx context.Context) (none storage, err error) {
 }
 
 // openKept opens the generation of the kept topic in use.
-func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
+func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
 	c := n.cluster
 	control, err := c.bus.Compacted(ctx, "control")
 	if err != nil {
@@ -100,7 +103,7 @@ func (n *Node) openKept(ctx context.Context) (*bus.Log, error) {
 
 // readControl reads the control topic. It tries again until ctx is done while Kafka
 // does not answer.
-func (n *Node) readControl(ctx context.Context) error {
+func (n kafkaStorage) readControl(ctx context.Context) error {
 	for {
 		err := n.cluster.growth.Read(ctx)
 		if !errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil {
@@ -113,7 +116,7 @@ func (n *Node) readControl(ctx context.Context) error {
 // keptOf opens a generation of the kept topic, or makes it with that number of
 // partitions. Generation 0 stands for the newest one, which may have another number
 // of partitions. A generation is opened once; later calls return the same log.
-func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+func (n kafkaStorage) keptOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
 	c := n.cluster
 	c.keptMu.Lock()
 	defer c.keptMu.Unlock()
@@ -137,7 +140,7 @@ func (n *Node) keptOf(ctx context.Context, generation uint16, partitions int32) 
 
 // storageOf returns the storage of a core that uses this generation of the kept
 // topic.
-func (n *Node) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
+func (n kafkaStorage) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
 	c := n.cluster
 	s := storage{kept: kept, remote: newRemoteRoles(n.name, kept, c.members, c.pool, &c.refreshing, n.log)}
 	if n.cfg.Runs(config.RoleJob) {
@@ -149,8 +152,8 @@ func (n *Node) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
 	return s, nil
 }
 
-// kafkaTLS returns the TLS settings for connections to Kafka, or nil without TLS.
-func (n *Node) kafkaTLS() (*tls.Config, error) {
+// tls returns the TLS settings for connections to Kafka, or nil without TLS.
+func (n kafkaStorage) tls() (*tls.Config, error) {
 	k := n.cfg.Kafka
 	if !k.TLS {
 		return nil, nil

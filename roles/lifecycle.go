@@ -85,14 +85,14 @@ func (n *Node) Run(ctx context.Context) error {
 
 // runCore runs the core, until ctx is done.
 func (n *Node) runCore(ctx context.Context) error {
-	r := newRunner()
+	replacer, r := coreReplacer{n}, newRunner()
 	err := r.start(ctx, n.core.Load().stages()...)
 	for err == nil && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case err = <-r.failed:
-		case <-n.generationOver():
-			r, err = n.replaceCore(ctx, r)
+		case <-replacer.generationOver():
+			r, err = replacer.replace(ctx, r)
 		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {

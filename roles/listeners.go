@@ -21,9 +21,12 @@ type clientTransport struct {
 	bind      transport.ListenFunc
 }
 
-// clientTransports lists the transports that this program knows, in the order
+// clientSide is the side of a node that clients connect to.
+type clientSide struct{ *Node }
+
+// transports lists the transports that this program knows, in the order
 // in which they are shown. A further one is a line here.
-func (n *Node) clientTransports() []clientTransport {
+func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
 	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
 	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
@@ -36,7 +39,7 @@ func (n *Node) clientTransports() []clientTransport {
 }
 
 // listenFuncs returns what binds comet's listeners.
-func (n *Node) listenFuncs() ([]transport.ListenFunc, error) {
+func (n clientSide) listenFuncs() ([]transport.ListenFunc, error) {
 	c := n.cfg.Comet
 	certificate := func(*transport.ListenConfig) {}
 	if c.TLSCert != "" {
@@ -47,7 +50,7 @@ func (n *Node) listenFuncs() ([]transport.ListenFunc, error) {
 		certificate = func(l *transport.ListenConfig) { l.TLS = config }
 	}
 	var funcs []transport.ListenFunc
-	for _, t := range n.clientTransports() {
+	for _, t := range n.transports() {
 		if t.listen == "" {
 			continue
 		}
@@ -71,11 +74,11 @@ func (n *Node) ClientAddr(scheme string) net.Addr {
 	return n.comet.Addr(scheme)
 }
 
-// clientAddresses returns where clients connect, by transport. The host is left
+// addresses returns where clients connect, by transport. The host is left
 // out where a listener is bound to every address, since the caller knows one.
-func (n *Node) clientAddresses() map[string]string {
+func (n clientSide) addresses() map[string]string {
 	out := make(map[string]string, 2)
-	for _, t := range n.clientTransports() {
+	for _, t := range n.transports() {
 		a := n.ClientAddr(t.scheme)
 		if a == nil {
 			continue
@@ -84,33 +87,33 @@ func (n *Node) clientAddresses() map[string]string {
 		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
 			host = ""
 		}
-		out[t.scheme] = n.clientURL(t, net.JoinHostPort(host, port))
+		out[t.scheme] = n.url(t, net.JoinHostPort(host, port))
 	}
 	return out
 }
 
 // endpoints returns where clients are told to connect. The settings go before
 // the bound address, which is left out where other hosts cannot reach it.
-func (n *Node) endpoints() []*envelope.Endpoint {
+func (n clientSide) endpoints() []*envelope.Endpoint {
 	if n.comet == nil {
 		return nil
 	}
 	var list []*envelope.Endpoint
-	for _, t := range n.clientTransports() {
+	for _, t := range n.transports() {
 		address := t.advertise
 		if address == "" {
 			address = reachable(n.ClientAddr(t.scheme))
 		}
 		if address != "" {
-			list = append(list, &envelope.Endpoint{Scheme: t.scheme, Address: n.clientURL(t, address)})
+			list = append(list, &envelope.Endpoint{Scheme: t.scheme, Address: n.url(t, address)})
 		}
 	}
 	return list
 }
 
-// clientURL returns an address with the scheme that shows the use of TLS.
+// url returns an address with the scheme that shows the use of TLS.
 // Without TLS, or where the address has a scheme, it is the address alone.
-func (n *Node) clientURL(t clientTransport, address string) string {
+func (n clientSide) url(t clientTransport, address string) string {
 	if !t.tls || n.cfg.Comet.TLSCert == "" || strings.Contains(address, "://") {
 		return address
 	}

@@ -198,7 +198,7 @@ func (n *Node) open(ctx context.Context) (s storage, err error) {
 			return s, err
 		}
 	}
-	return n.openBus(ctx)
+	return kafkaStorage{n}.openBus(ctx)
 }
 
 func (n *Node) openStore() (err error) {
@@ -292,9 +292,9 @@ func (n *Node) wireHTTP() error {
 	apiHandler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().apiHandler.ServeHTTP(w, r) })
 	page := http.Handler(apiHandler)
 	if n.cfg.Runs(config.RoleLogic) {
-		page = console.Handler(console.Options{WebSocket: n.clientAddresses()[ws.Scheme], Version: n.opts.Version})
+		page = console.Handler(console.Options{WebSocket: clientSide{n}.addresses()[ws.Scheme], Version: n.opts.Version})
 	}
-	n.server = httpapi.NewServer(n.adminMux(apiHandler, page), n.log)
+	n.server = httpapi.NewServer(admin{n}.mux(apiHandler, page), n.log)
 	if n.cfg.HTTP.TLSCert != "" {
 		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
 		if err != nil {

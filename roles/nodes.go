@@ -31,7 +31,7 @@ func (s service) Nodes(ctx context.Context) []logic.NodeInfo {
 func (n *Node) info() logic.NodeInfo {
 	return logic.NodeInfo{
 		Name: n.name, Roles: n.roles(), Address: n.listener.Addr().String(), Version: n.opts.Version,
-		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: n.sessions(), Clients: n.clientAddresses(),
+		StartMS: n.started.UnixMilli(), Ready: n.ready() == nil, Sessions: n.sessions(), Clients: clientSide{n}.addresses(),
 	}
 }
 

@@ -111,7 +111,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		}
 	}
 	if !n.cfg.Runs(config.RoleLogic) {
-		c.apiHandler, c.endStreams = http.HandlerFunc(n.elsewhere), func() {}
+		c.apiHandler, c.endStreams = http.HandlerFunc(admin{n}.elsewhere), func() {}
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
@@ -202,6 +202,6 @@ func (n *Node) cometConfig() (comet.Config, error) {
 		c.Others = n.cluster.otherComets(n.cfg.Cluster.Zone)
 	}
 	var err error
-	c.Listen, err = n.listenFuncs()
+	c.Listen, err = clientSide{n}.listenFuncs()
 	return c, err
 }

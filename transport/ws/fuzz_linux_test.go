@@ -47,11 +47,11 @@ func (b *busy) Writable() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.blocked = false
-	b.flush()
+	b.flushLocked()
 }
 
-// flush writes what is queued. Holds mu.
-func (b *busy) flush() {
+// flushLocked writes the queue. The caller holds the lock.
+func (b *busy) flushLocked() {
 	for len(b.queue) > 0 && !b.blocked && b.failed == nil {
 		taken, left, err := b.conn.TryWrite(b.queue)
 		b.queue, b.blocked, b.failed = b.queue[taken:], left > 0, err
