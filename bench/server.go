@@ -208,7 +208,8 @@ func (s *server) profileCPU(ctx context.Context, dir, name string, d time.Durati
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- s.saveProfile(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))), filepath.Join(dir, name+".cpu.pprof"))
+		done <- s.saveProfile(ctx, fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))),
+			filepath.Join(dir, name+".cpu.pprof"))
 	}()
 	return func() error { return <-done }
 }

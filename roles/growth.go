@@ -84,11 +84,11 @@ func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error)
 // has to wait until the old core has stopped.
 func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 	state, _ := n.cluster.growth.State()
-	kept, err := kafkaStorage{n.Node}.keptOf(ctx, state.Generation, state.Partitions)
+	kept, err := kafkaStorage(n).keptOf(ctx, state.Generation, state.Partitions)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := kafkaStorage{n.Node}.storageOf(ctx, kept)
+	s, err := kafkaStorage(n).storageOf(ctx, kept)
 	if err != nil {
 		return nil, nil, err
 	}
