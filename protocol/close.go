@@ -1,8 +1,8 @@
 package protocol
 
-// CloseCode is why the server ends a client's connection: the code of op 6
-// and of the WebSocket close frame (docs/reference/protocol.md). Its range says what a
-// client should do: 3000–3499 reconnect with backoff, 3500–3999 do not.
+// CloseCode is the reason why the server ends a client's connection. It is the code of op 6 and of the
+// WebSocket close frame (docs/reference/protocol.md). In the range 3000–3499 a client should reconnect
+// with backoff, in 3500–3999 it should not reconnect.
 type CloseCode int32
 
 // The close codes.
@@ -23,5 +23,5 @@ const (
 	CloseHandshakeTimeout CloseCode = 3509
 )
 
-// Reconnect says whether a client should come back by itself.
+// Reconnect reports whether a client should reconnect by itself.
 func (c CloseCode) Reconnect() bool { return c >= 3000 && c < 3500 }

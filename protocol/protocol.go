@@ -1,10 +1,8 @@
-// Package protocol names what imgo's client protocol is made of (see
-// docs/reference/protocol.md): operations, header lengths, close codes and the limits
-// that both sides know.
+// Package protocol names the elements of imgo's client protocol (see docs/reference/protocol.md):
+// operations, header lengths, close codes and the limits that both sides know.
 //
-// Every room of the server and every client reads these names here and declares
-// none of its own. The package holds constants and pure functions only. It does
-// no I/O and imports no other package of imgo.
+// The server and every client use these names and declare none of their own. The package holds
+// constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 
 // The operations of a packet. 254 and 255 are imgo 2016's connection test.
@@ -33,8 +31,8 @@ const (
 	OpTestReply        int32 = 255
 )
 
-// FirstAcceptedOp is the lowest operation that a session gets only if it
-// accepts it, by the auth packet's "accepts" or by OpSubscribe.
+// FirstAcceptedOp is the lowest operation that needs a subscription. A session gets such an operation
+// only if it is in "accepts" of the auth packet or was added by OpSubscribe.
 const FirstAcceptedOp int32 = 1000
 
 // The header lengths in bytes. Version 1 is imgo 2016's and goim's; version 2
@@ -44,8 +42,7 @@ const (
 	HeaderV2 = 24
 )
 
-// Version2 is the version in the auth packet of a client that wants message
-// ids.
+// Version2 is the version in the auth packet of a client that needs message ids.
 const Version2 int16 = 2
 
 // The limits that both sides know.
@@ -58,7 +55,6 @@ const (
 	MaxNameBytes = 128
 	// MaxTokenBytes bounds a client's token, in bytes.
 	MaxTokenBytes = 8 << 10
-	// MaxReasonBytes bounds the reason of a close, in bytes: a WebSocket close
-	// frame has room for no more.
+	// MaxReasonBytes bounds the reason of a close, in bytes. A WebSocket close frame has no more room.
 	MaxReasonBytes = 123
 )

@@ -32,7 +32,7 @@ func (n *Node) announceStart() {
 	}
 }
 
-// banner returns what a person at a terminal sees at the start.
+// banner returns the text for a person at a terminal.
 func (n *Node) banner() string {
 	var b strings.Builder
 	line := func(what, where, note string) {
@@ -74,7 +74,7 @@ func (n *Node) banner() string {
 	return b.String()
 }
 
-// hostOr puts host into an address that has none, or that stands for every address.
+// hostOr returns addr with its host replaced by host, if addr has none or stands for every address.
 func hostOr(addr, host string) string {
 	h, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -76,8 +76,7 @@ func clusterName(host string, rpc net.Addr) string {
 	return host[:min(len(host), config.MaxNodeID-1-len(port))] + "-" + port
 }
 
-// joinCluster makes this node known to the others. All addresses that they are told
-// are bound by now.
+// joinCluster makes this node known to the others. Call it after all advertised addresses are bound.
 func (n *Node) joinCluster() (err error) {
 	c, cfg, kept := n.cluster, n.cfg.Cluster, n.core.Load().kept
 	meta := &envelope.NodeMeta{
@@ -85,7 +84,7 @@ func (n *Node) joinCluster() (err error) {
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
 		Http: reachable(n.listener.Addr()), Endpoints: clientSide{n}.endpoints(),
 	}
-	// Four probes of a dead node fit into dead_after, and the news of its death.
+	// dead_after has room for four probes of a dead node and for spreading the news.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)
 	c.members, err = members.New(members.Options{
 		Name: n.name, Bind: cfg.Gossip, Advertise: cfg.GossipAddress, Join: cfg.Join, Secret: cfg.Secret, Meta: meta,
@@ -141,9 +140,8 @@ func reachable(a net.Addr) string {
 // short cuts a version to a length that gossip has room for.
 func short(version string) string { return version[:min(len(version), 40)] }
 
-// register tells a core's view of the cluster which roles run in this process, so
-// that calls to them stay in it, and which services to offer to the others. It must
-// be called before the core runs.
+// register tells peers which roles run in this process, so that calls to them stay in the process, and
+// which services to export. It must be called before the core runs.
 func (n *Node) register(c *core) {
 	s := rpc.Services{Status: n, Generation: c.kept.Generation()}
 	// A nil pointer must stay a nil interface.
@@ -160,8 +158,8 @@ func (n *Node) register(c *core) {
 	c.offered = s
 }
 
-// stages returns the parts that start before the roles and stop after them: a node
-// takes calls of others and follows gossip to the end.
+// stages returns the parts that start before the roles and stop after them. So a node accepts calls
+// and follows gossip until its roles have ended.
 func (c *cluster) stages() []stage {
 	all := []stage{
 		{name: "calls of other nodes", run: c.server.Run},
@@ -235,7 +233,7 @@ func (c *cluster) wiringOf(n *Node, of *core) wiring {
 	return w
 }
 
-// close releases what New has opened.
+// close closes gossip, the RPC server and the connections to other nodes.
 func (c *cluster) close(log zerolog.Logger) {
 	if c.members != nil {
 		if err := c.members.Close(); err != nil {

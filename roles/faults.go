@@ -8,23 +8,21 @@ import (
 	"imgo/store"
 )
 
-// Faults are defects that a test puts into a node, to prove that a judge of defects
-// finds them: rules that are left out, and wrappers that lose, double or reorder what
-// they carry. No setting, flag or variable reaches them. The zero value is the
-// product.
+// Faults are defects that a test puts into a node, to prove that the checks find them. They leave out
+// rules, or wrap a part to lose, double or reorder its messages. No setting, flag or variable reaches
+// them. The zero value is the product.
 type Faults struct {
 	// Comet and Router are the rules that are left out.
 	Comet  comet.Faults
 	Router router.Faults
 	// Store makes the node's store block or fail.
 	Store store.Faults
-	// LogicLog wraps the kept topic that logic writes, RouterLog the one that router
-	// reads. Nil: no wrapper.
+	// LogicLog wraps the kept topic for logic, and RouterLog wraps it for router. Nil means no
+	// wrapper.
 	LogicLog  func(logic.KeptLog) logic.KeptLog
 	RouterLog func(router.KeptLog) router.KeptLog
-	// Deliveries wraps a comet as job calls it. Nil: no wrapper. It is called for
-	// each delivery, and must return a comparable value that is the same for the
-	// same comet.
+	// Deliveries wraps a comet for job. Nil means no wrapper. It is called for each delivery. It must
+	// return a comparable value, and the same value for the same comet.
 	Deliveries func(job.Comet) job.Comet
 }
 
@@ -55,7 +53,7 @@ type faultyComets struct {
 	way func(job.Comet) job.Comet
 }
 
-// Comet returns the comet of a name behind its wrapper.
+// Comet returns the comet of that name in its wrapper, or nil if there is none.
 func (s faultyComets) Comet(name string) job.Comet {
 	c := s.Comets.Comet(name)
 	if c == nil {

@@ -13,8 +13,8 @@ import (
 	"imgo/roles/router"
 )
 
-// routerGrowth connects the router of one generation of the kept topic to the growth
-// that ends that generation.
+// routerGrowth connects the router of one generation of the kept topic to the growth that ends this
+// generation.
 type routerGrowth struct {
 	n          *Node
 	generation uint16
@@ -56,9 +56,9 @@ func (n coreReplacer) generationOver() <-chan struct{} {
 // generation in use.
 const replacePause = time.Second
 
-// replace replaces the core that runs by one of the generation in use. It returns
-// the runner of the core that runs then. The error is what ended the old core, or why
-// the new one does not run.
+// replace replaces the running core by a core of the generation in use. It returns the runner of the
+// core that runs afterwards. The error is the one that ended the old core, or the reason why the new
+// core does not run.
 func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error) {
 	pause := wait.Backoff{Min: replacePause / 4, Max: replacePause}
 	for {
@@ -150,8 +150,7 @@ func (c *cluster) forget(generation uint16) {
 var errAlone = envelope.Invalid("kept", "cannot be changed in one process: its partitions are no limit, since one router has all of them; "+
 	"they count in a cluster, where each router has some")
 
-// Partitions returns the number of partitions of the kept topic, and how far its
-// growth is.
+// Partitions returns the number of partitions of the kept topic and the progress of its growth.
 func (s service) Partitions(context.Context) (logic.Partitions, error) {
 	kept := s.n.core.Load().kept
 	if s.n.cluster == nil {
@@ -161,7 +160,7 @@ func (s service) Partitions(context.Context) (logic.Partitions, error) {
 	return partitionsOf(state), nil
 }
 
-// Grow begins to give the kept topic more partitions.
+// Grow starts to give the kept topic more partitions. It does not wait for the end of the growth.
 func (s service) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
 	if s.n.cluster == nil {
 		return logic.Partitions{}, errAlone

@@ -17,7 +17,7 @@ import (
 // admin is the side of a node that operators and probes look at.
 type admin struct{ *Node }
 
-// mux serves the API, the page and what operators look at, on one listener.
+// mux serves the API, the console and the admin endpoints on one listener.
 func (n admin) mux(api, page http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
@@ -37,8 +37,8 @@ func (n admin) mux(api, page http.Handler) http.Handler {
 	return mux
 }
 
-// loopbackOnly refuses callers of other hosts, and of proxies: a profile shows
-// memory and costs time.
+// loopbackOnly refuses requests from other hosts and from proxies, because a profile shows memory and
+// costs CPU time.
 func loopbackOnly(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
@@ -51,7 +51,7 @@ func loopbackOnly(h http.Handler) http.Handler {
 	})
 }
 
-// elsewhere answers requests for logic on a node that does not run it.
+// elsewhere refuses requests for logic on a node that does not run it, and names nodes that do.
 func (n admin) elsewhere(w http.ResponseWriter, _ *http.Request) {
 	message := "this node does not run logic, which has the API and the page: ask a node that does"
 	if n.cluster != nil {
@@ -81,9 +81,9 @@ func (n admin) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "node": n.name, "version": n.opts.Version})
 }
 
-// readyz tells for each role whether it is ready, and for the disk whether pushes
-// are taken. A full disk alone does not make the node unready, since connections,
-// deliveries and acknowledgements go on.
+// readyz reports for each role whether it is ready, and for the disk whether pushes are accepted. A
+// full disk alone does not make the node unready, since connections, deliveries and acknowledgements
+// continue.
 func (n admin) readyz(w http.ResponseWriter, _ *http.Request) {
 	roles := make(map[string]string)
 	for _, s := range append(n.core.Load().stages(), n.stages()...) {

@@ -6,10 +6,9 @@ import (
 	"sync"
 )
 
-// idleConns tracks the connections to the API on which no request has arrived yet.
-// The pools of callers open such connections in reserve. http.Server.Shutdown waits
-// seconds for them, and no caller could push meanwhile, so close closes them. Safe
-// for concurrent use.
+// idleConns tracks the connections to the API on which no request has arrived yet. The connection
+// pools of callers open them in reserve. http.Server.Shutdown would wait seconds for them, and
+// meanwhile no caller could push. Therefore close closes them. Safe for concurrent use.
 type idleConns struct {
 	mu    sync.Mutex
 	conns map[net.Conn]struct{} // nil after close
@@ -25,13 +24,13 @@ func (i *idleConns) note(conn net.Conn, state http.ConnState) {
 	case state != http.StateNew:
 		delete(i.conns, conn)
 	case i.conns == nil:
-		_ = conn.Close() // it was accepted just before the server stopped listening
+		_ = conn.Close() // The connection was accepted just before the server stopped listening.
 	default:
 		i.conns[conn] = struct{}{}
 	}
 }
 
-// close closes these connections, and those that note still gets.
+// close closes these connections, and every later one that note reports.
 func (i *idleConns) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -17,18 +17,17 @@ import (
 type stage struct {
 	name string
 	run  func(ctx context.Context) error
-	// ready returns why the next stage has to wait, or nil. A nil function: the
-	// next stage never waits.
+	// ready returns why the next stage has to wait, or nil. If the function is nil, the next stage
+	// never waits.
 	ready func() error
 }
 
 // coreStage is the name of the stage that runs the core.
 const coreStage = "roles"
 
-// stages returns the parts of a node in the order in which they start. They stop in
-// the reverse order, each after the one behind it is done. So clients are sent away
-// while a logic still takes their last acknowledgements, and the log closes when no
-// part appends any more.
+// stages returns the parts of a node in the order in which they start. They stop in the reverse order,
+// one after another. So comet closes its clients while logic still accepts their last
+// acknowledgements, and the log closes when no part appends any more.
 func (n *Node) stages() []stage {
 	var all []stage
 	if n.db != nil {
@@ -98,7 +97,7 @@ func (n *Node) runCore(ctx context.Context) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	// Run has its own bound, and names the part that does not stop.
+	// Run has its own limit, and its error names the part that does not stop.
 	return r.stop(err, n.cfg.Shutdown.Timeout)
 }
 
@@ -120,7 +119,7 @@ type runner struct {
 	failed  chan error // the errors of stages that ended too early
 }
 
-// maxStages is more stages than any runner has.
+// maxStages is a capacity that no runner reaches.
 const maxStages = 32
 
 func newRunner() *runner { return &runner{failed: make(chan error, maxStages)} }
@@ -165,10 +164,9 @@ func (r *runner) stop(err error, timeout time.Duration) error {
 
 var errKilled = errors.New("the node was killed")
 
-// Kill ends a node of a cluster as a crash looks to all others, for tests: gossip,
-// calls, Kafka and clients are cut without a goodbye. Run returns soon after it with
-// an error. Unlike a real crash, Kill may let pending writes reach the disk. It may
-// be called once.
+// Kill ends a cluster node like a crash, for tests. It cuts gossip, calls, Kafka and clients without a
+// goodbye. Run returns soon after it with an error. Unlike a real crash, Kill may let pending writes
+// reach the disk. It may be called once.
 func (n *Node) Kill() {
 	close(n.killed)
 	n.cluster.close(n.log)
@@ -241,7 +239,7 @@ func (n *Node) ready() error {
 		if s.ready != nil {
 			if err := s.ready(); err != nil {
 				if s.name == coreStage {
-					return err // it names the role
+					return err // The error names the role.
 				}
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
@@ -250,7 +248,7 @@ func (n *Node) ready() error {
 	return nil
 }
 
-// serveHTTP serves the API until ctx is done. Then it lets requests under way end.
+// serveHTTP serves the API until ctx is done. Then it waits for the requests in progress.
 func (n *Node) serveHTTP(ctx context.Context) error {
 	idle := newIdleConns()
 	n.server.ConnState = idle.note
@@ -266,7 +264,7 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
 	defer cancel()
 	if err := n.server.Shutdown(grace); err != nil {
-		// A slow caller has had its time.
+		// A slow caller has used up its time.
 		_ = n.server.Close()
 	}
 	if err := <-done; !errors.Is(err, http.ErrServerClosed) {

@@ -11,13 +11,13 @@ import (
 	"imgo/roles"
 )
 
-// Connections that callers hold in reserve, with nothing sent, do not hold up
-// the end: net/http alone would wait seconds for them.
+// TestStopsWithConnectionsInReserve checks that unused connections of callers do not delay the stop.
+// net/http alone would wait seconds for them.
 func TestStopsWithConnectionsInReserve(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.HTTP.Listen, cfg.Comet.TCP, cfg.Comet.WS = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Shutdown.Timeout = time.Minute // a quarter is more than net/http waits
+	cfg.Shutdown.Timeout = time.Minute // A quarter of this is more than net/http waits.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n, err := roles.New(ctx, cfg, roles.RunOptions{})
@@ -34,7 +34,7 @@ func TestStopsWithConnectionsInReserve(t *testing.T) {
 	defer reserve.Close()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		// The one in reserve was accepted before this one is answered.
+		// The unused connection was accepted before this one is answered.
 		if resp, err := client.Get("http://" + address + "/readyz"); err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
@@ -50,7 +50,7 @@ func TestStopsWithConnectionsInReserve(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
-	// net/http takes them for idle after 5 s.
+	// net/http treats unused connections as idle after 5 s.
 	if took := time.Since(began); took > 4500*time.Millisecond {
 		t.Errorf("the node took %s to stop", took)
 	}

@@ -24,8 +24,8 @@ type clientTransport struct {
 // clientSide is the side of a node that clients connect to.
 type clientSide struct{ *Node }
 
-// transports lists the transports that this program knows, in the order
-// in which they are shown. A further one is a line here.
+// transports lists the transports that this program knows, in display order. A new transport is one
+// more entry here.
 func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
 	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
@@ -38,7 +38,7 @@ func (n clientSide) transports() []clientTransport {
 	}
 }
 
-// listenFuncs returns what binds comet's listeners.
+// listenFuncs returns the functions that bind comet's listeners.
 func (n clientSide) listenFuncs() ([]transport.ListenFunc, error) {
 	c := n.cfg.Comet
 	certificate := func(*transport.ListenConfig) {}
@@ -74,8 +74,8 @@ func (n *Node) ClientAddr(scheme string) net.Addr {
 	return n.comet.Addr(scheme)
 }
 
-// addresses returns where clients connect, by transport. The host is left
-// out where a listener is bound to every address, since the caller knows one.
+// addresses returns the addresses for clients by transport. It omits the host if a listener is bound
+// to every address, since the caller knows one.
 func (n clientSide) addresses() map[string]string {
 	out := make(map[string]string, 2)
 	for _, t := range n.transports() {
@@ -92,8 +92,8 @@ func (n clientSide) addresses() map[string]string {
 	return out
 }
 
-// endpoints returns where clients are told to connect. The settings go before
-// the bound address, which is left out where other hosts cannot reach it.
+// endpoints returns the addresses that clients are told. The advertised address takes precedence over
+// the bound one. A bound address that other hosts cannot reach is omitted.
 func (n clientSide) endpoints() []*envelope.Endpoint {
 	if n.comet == nil {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"imgo/roles/logic"
 )
 
-// localRoles are the roles of a process that runs all of them, as each of them
-// sees the others. A call is a method call.
+// localRoles gives the roles of a process that runs all of them access to each other. A call is a
+// method call.
 type localRoles struct {
 	*Node
 	core *core
@@ -17,7 +17,7 @@ type localRoles struct {
 // Owner returns the router of this process: it owns every partition.
 func (l *localRoles) Owner(int32) (job.Router, error) { return l.core.router, nil }
 
-// ResolveNow asks the router of this process, if it can answer from memory.
+// ResolveNow asks the router of this process. It reports false if the router cannot answer from memory.
 func (l *localRoles) ResolveNow(req *envelope.ResolveRequest) (*envelope.ResolveReply, bool) {
 	return l.core.router.ResolveNow(req)
 }

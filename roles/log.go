@@ -10,8 +10,7 @@ import (
 	"imgo/config"
 )
 
-// newLogger makes the logger of the node: lines for people on a terminal, JSON for
-// machines elsewhere.
+// newLogger returns the logger of the node. It writes text on a terminal and JSON elsewhere.
 func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
 	level, err := zerolog.ParseLevel(cfg.Level)
 	if err != nil {
@@ -24,7 +23,7 @@ func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
 }
 
-// forPeople reports whether people read the log.
+// forPeople reports whether the log is written as text for people.
 func forPeople(cfg config.Logging, opts RunOptions) bool {
 	return cfg.Format == "console" || cfg.Format != "json" && opts.Terminal
 }

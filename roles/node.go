@@ -1,9 +1,8 @@
-// Package roles composes a node: it makes the roles that the settings ask for,
-// gives each the others that it calls, and starts and stops them in order.
+// Package roles composes a node: it creates the configured roles, connects them, and starts and stops
+// them in order.
 //
-// It guarantees that whatever was started is stopped and waited for, in the
-// reverse order. It contains no logic of any role. Only main and tests import
-// it.
+// It guarantees that every started part is stopped and waited for, in the reverse order. It contains
+// no logic of any role. Only main and tests import it.
 package roles
 
 import (
@@ -37,22 +36,22 @@ import (
 	"imgo/transport/ws"
 )
 
-// RunOptions is what a node gets beside its settings.
+// RunOptions are the inputs of a node besides its settings.
 type RunOptions struct {
-	// Stdout gets the banner for a person at a terminal, Stderr gets the log. Nil:
-	// nothing is written.
+	// Stdout gets the banner for a person at a terminal, Stderr gets the log. Nil means that nothing
+	// is written.
 	Stdout, Stderr io.Writer
-	// Version is the version that the node tells.
+	// Version is the version that the node reports.
 	Version string
 	// Terminal reports whether Stderr is a terminal, for logging.format = "auto".
 	Terminal bool
-	// FreeBytes returns the free bytes of the file system of a folder. Nil: the
-	// operating system answers. Tests fill disks with it.
+	// FreeBytes returns the free bytes of the file system of a folder. Nil asks the operating system.
+	// Tests simulate a full disk with it.
 	FreeBytes func(dir string) (int64, error)
 	// Network lets tests cut nodes off.
 	Network Network
-	// Growth holds the times of a growth of the kept topic. Zero: the defaults. All
-	// nodes of a cluster must have the same.
+	// Growth has the durations of a growth of the kept topic. Zero means the defaults. All nodes of a
+	// cluster must use the same.
 	Growth growth.Config
 	// Faults are defects for tests.
 	Faults Faults
@@ -68,16 +67,16 @@ type Node struct {
 	started time.Time
 	metrics *prometheus.Registry
 
-	db       *store.DB // nil: no role here needs it
+	db       *store.DB // nil: no role of this process needs it
 	live     liveLog
 	core     atomic.Pointer[core]
-	comet    *comet.Comet // nil: another process's
-	cluster  *cluster     // nil: this process is all there is
+	comet    *comet.Comet // nil: this process runs no comet
+	cluster  *cluster     // nil: this process is the only node
 	listener net.Listener
 	server   *http.Server
 
 	killed  chan struct{} // closed by Kill
-	serving atomic.Bool   // every stage has started and none is to stop
+	serving atomic.Bool   // all stages have started and none stops yet
 }
 
 // Run makes a node and runs it until ctx is done.
@@ -165,7 +164,7 @@ func (n *Node) close() {
 
 var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
 
-// nodeName returns the setting, or the name of the host.
+// nodeName returns the setting, or the host name without one.
 func nodeName(id string) string {
 	if id == "" {
 		id, _ = os.Hostname()
@@ -184,7 +183,7 @@ func mendListen(err error, flag string) string {
 	return ""
 }
 
-// open opens the log, and the data folder where a role of this process needs it.
+// open opens the logs, and the data folder if a role of this process needs it.
 func (n *Node) open(ctx context.Context) (s storage, err error) {
 	if n.cluster == nil {
 		if err := n.openStore(); err != nil {
@@ -241,7 +240,7 @@ func (n *Node) closeStore() {
 	}
 }
 
-// logClose logs the error of a close.
+// logClose logs the error of a close, unless it is nil.
 func (n *Node) logClose(err error) {
 	if err != nil {
 		n.log.Error().Err(err).Msg("the log or the data folder was not closed cleanly")
@@ -265,7 +264,7 @@ type liveLog interface {
 	Close() error
 }
 
-// wire makes the roles that this process runs, and the HTTP side.
+// wire creates the roles of this process and its HTTP side.
 func (n *Node) wire(ctx context.Context, s storage) error {
 	c, w, err := n.newCore(ctx, s)
 	if err != nil {
@@ -314,11 +313,10 @@ func (n *Node) Kept() (partitions int32, generation uint16) {
 	return kept.Partitions(), kept.Generation()
 }
 
-// HTTPAddr returns the address of the API, the page and the admin side.
+// HTTPAddr returns the address of the API, the console and the admin endpoints.
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
 
-// roles returns the roles that this process runs, in the order in which they are
-// shown.
+// roles returns the roles of this process in display order.
 func (n *Node) roles() []string {
 	return slices.DeleteFunc(config.AllRoles(), func(role string) bool { return !n.cfg.Runs(role) })
 }

@@ -13,13 +13,13 @@ import (
 	"imgo/roles/logic"
 )
 
-// service is logic with the answers that only the node knows.
+// service adds the answers that only the node knows to logic's.
 type service struct {
 	*logic.Logic
 	n *Node
 }
 
-// Nodes returns all nodes by name: this one as it is, the others as they answered.
+// Nodes returns all nodes by name. In a cluster their state may be statusAge old.
 func (s service) Nodes(ctx context.Context) []logic.NodeInfo {
 	if s.n.cluster == nil {
 		return []logic.NodeInfo{s.n.info()}
@@ -42,7 +42,7 @@ func (n *Node) sessions() int {
 	return n.comet.Sessions()
 }
 
-// Status answers other nodes about the state of this one.
+// Status returns the state of this node to another node.
 func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.StatusReply, error) {
 	reply := &envelope.StatusReply{Ready: true, Sessions: uint32(n.sessions())}
 	if err := n.ready(); err != nil {
@@ -52,9 +52,9 @@ func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.Statu
 }
 
 const (
-	// statusAge is the greatest age of an answer that is used again.
+	// statusAge is the greatest age of an answer that is reused.
 	statusAge = time.Second
-	// statusTimeout bounds one question. A node that hangs is shown as not ready.
+	// statusTimeout bounds one request. A node that hangs is shown as not ready.
 	statusTimeout = time.Second
 )
 
@@ -112,9 +112,9 @@ func remoteInfo(node members.Node) logic.NodeInfo {
 	return info
 }
 
-// otherComets returns the addresses that clients of this comet may use instead. Those
-// of its own zone come first. Otherwise the order is random, because all clients of a
-// comet that stops go at once.
+// otherComets returns a function that lists addresses of other comets for clients of this one. Comets
+// of the same zone come first. Otherwise the order is random, because all clients of a stopping comet
+// move at once.
 func (c *cluster) otherComets(zone string) func(scheme string) []string {
 	return func(scheme string) []string {
 		p := c.remote.Load()
@@ -137,8 +137,7 @@ func (c *cluster) otherComets(zone string) func(scheme string) []string {
 	}
 }
 
-// endpoint returns the address that a node tells clients of a transport, or ""
-// where it tells none.
+// endpoint returns the address for clients of a transport, or "" if the node advertises none.
 func endpoint(m *envelope.NodeMeta, scheme string) string {
 	for _, e := range m.GetEndpoints() {
 		if e.GetScheme() == scheme {

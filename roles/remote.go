@@ -20,10 +20,9 @@ import (
 	"imgo/roles/logic"
 )
 
-// remoteRoles are the roles of all nodes, as the roles of this process see them.
-// Gossip tells which nodes are there. A call to a role of this process is a
-// method call; a call to another process is gRPC. A node that gossip holds for
-// dead is not called. Safe for concurrent use.
+// remoteRoles gives the roles of this process access to the roles of all nodes. Gossip reports which
+// nodes are alive. A call to a role of this process is a method call, and a call to another process
+// uses gRPC. A node that gossip reports dead is not called. Safe for concurrent use.
 type remoteRoles struct {
 	name       string
 	generation uint16 // of the kept topic
@@ -33,8 +32,8 @@ type remoteRoles struct {
 	refreshing *sync.Mutex // shared by all cores of the node
 	log        zerolog.Logger
 
-	// The roles of this process, nil where it does not run them. They are set
-	// before run begins.
+	// These are the roles of this process, or nil where it does not run them. They are set before run
+	// begins.
 	router rpc.Router
 	comet  rpc.Comet
 	logic  rpc.Logic
@@ -43,13 +42,13 @@ type remoteRoles struct {
 	state atomic.Pointer[clusterState]
 }
 
-// clusterState is the cluster at one moment. It never changes.
+// clusterState is the cluster at one moment. It is immutable.
 type clusterState struct {
 	nodes   []members.Node
 	routers []rpc.Router
 	owners  []rpc.Router // by partition; nil: no owner
 	comets  map[string]rpc.Comet
-	// cometNames includes the comets that are leaving: they still hold sessions.
+	// cometNames includes the comets that are leaving, because they still hold sessions.
 	cometNames []string
 	logics     []rpc.Logic
 	owned      []int32 // the partitions of this process's router
@@ -66,10 +65,10 @@ func newRemoteRoles(name string, kept keptLog, m *members.Members, pool *rpc.Poo
 	return r
 }
 
-// maxLogicAddresses is how many addresses an error names at most.
+// maxLogicAddresses bounds the addresses that an error names.
 const maxLogicAddresses = 3
 
-// logicAddresses returns some addresses of the API.
+// logicAddresses returns at most maxLogicAddresses addresses of the API.
 func (r *remoteRoles) logicAddresses() []string {
 	var out []string
 	for _, node := range r.state.Load().nodes {
@@ -101,9 +100,8 @@ func (r *remoteRoles) joined() error {
 	return nil
 }
 
-// refresh makes the state of the newest view of the members. Two cores refresh
-// one after the other: an older view must not take from the pool what a newer
-// view has put there.
+// refresh builds the state from the newest view of the members. Two cores refresh one after the other,
+// so that an older view cannot remove a node that a newer view has added to the pool.
 func (r *remoteRoles) refresh() *members.View {
 	r.refreshing.Lock()
 	defer r.refreshing.Unlock()
@@ -159,8 +157,8 @@ func (r *remoteRoles) refresh() *members.View {
 	return view
 }
 
-// available returns the nodes of a role that new work may go to. Nodes that
-// drain count only while there are no others.
+// available returns the nodes of a role that may get new work. Nodes that drain are included only if
+// there are no others.
 func available(nodes []members.Node, role string) []members.Node {
 	var stay, all []members.Node
 	for _, node := range nodes {
@@ -237,15 +235,15 @@ func (r *remoteRoles) Comet(name string) job.Comet {
 // Names returns the names of the comets of this moment.
 func (r *remoteRoles) Names() []string { return r.state.Load().cometNames }
 
-// remoteLogics are the logics of the cluster as comet calls them: the logic of
-// this process if it runs one, otherwise any. A call that fails because a logic
-// is unavailable goes to another one: every call of comet.Logic may be repeated.
+// remoteLogics calls the logics of the cluster for comet. It calls the logic of this process if there
+// is one, otherwise any. A call that fails because a logic is unavailable is repeated at another one,
+// since every call of comet.Logic may be repeated.
 type remoteLogics struct{ *cluster }
 
 var _ comet.Logic = remoteLogics{}
 
-// minTry is the least time that one logic gets to answer before another is
-// asked. A logic that hangs must not use up the whole deadline.
+// minTry is the least time for one logic to answer before another is asked. A logic that hangs must
+// not use up the whole deadline.
 const minTry = time.Second
 
 func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Logic) error) error {
@@ -265,8 +263,7 @@ func (l remoteLogics) try(ctx context.Context, call func(context.Context, rpc.Lo
 	return err
 }
 
-// once asks one logic. It gets half of the time that is left, the last one gets
-// all of it.
+// once calls one logic. It gives the call half of the remaining time, and the last call all of it.
 func (l remoteLogics) once(ctx context.Context, to rpc.Logic, last bool, call func(context.Context, rpc.Logic) error) error {
 	if deadline, ok := ctx.Deadline(); ok && !last {
 		short, cancel := context.WithTimeout(ctx, max(time.Until(deadline)/2, minTry))
@@ -305,7 +302,7 @@ func (l remoteLogics) RoomOpened(ctx context.Context, r *envelope.RoomOpened) er
 	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.RoomOpened(ctx, r) })
 }
 
-// Announce is a sign of life to the owners of partitions.
+// Announce tells the owners of partitions that this comet is alive.
 func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest) (reply *envelope.AnnounceReply, err error) {
 	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
 		reply, err = to.Announce(ctx, r)

@@ -24,13 +24,13 @@ import (
 type core struct {
 	storage
 	metrics *prometheus.Registry // of this core's roles
-	// The roles; nil: this process does not run it.
+	// The roles; nil if this process does not run the role.
 	router *router.Router
 	job    *job.Job
 	logic  *logic.Logic
-	// apiHandler is logic's, or one that names nodes that run logic.
+	// apiHandler is the API of logic, or a handler that names nodes that run logic.
 	apiHandler http.Handler
-	// endStreams ends the streams of pushes of this core's logic.
+	// endStreams ends the push streams of this core's logic.
 	endStreams func()
 	// offered are the services that other nodes may call.
 	offered rpc.Services
@@ -39,13 +39,13 @@ type core struct {
 // storage is the log and the cluster view that a core uses.
 type storage struct {
 	kept keptLog
-	// remote and group are nil where this process is all there is. group is also
-	// nil where the process does not run job.
+	// remote and group are nil if this process is the only node. group is also nil if the process does
+	// not run job.
 	remote *remoteRoles
 	group  *bus.Group
 }
 
-// wiring is what the roles of this process call, in this process or in another.
+// wiring holds the roles and logs that the roles of this process call. They may be in other processes.
 type wiring struct {
 	routers logic.Routers
 	owners  job.Owners
@@ -54,16 +54,16 @@ type wiring struct {
 	logic   comet.Logic
 	tokens  logic.TokenStore
 	kept    logic.KeptLog
-	// local is the router of this process, which owns every partition. It is nil
-	// where routers and comets may be in other processes.
+	// local is the router of this process, which owns every partition. It is nil if routers and comets
+	// may be in other processes.
 	local job.LocalRouter
-	// owned, group and growth are nil where this process owns every partition.
+	// owned, group and growth are nil if this process owns every partition.
 	owned  func() ([]int32, <-chan struct{})
 	group  job.Group
 	growth router.Growth
 }
 
-// wiringOf decides what the roles of a core call. Nothing else decides it.
+// wiringOf returns what the roles of a core call. It is the only place that decides this.
 func (n *Node) wiringOf(c *core) wiring {
 	if n.cluster != nil {
 		return n.cluster.wiringOf(n, c)
@@ -75,9 +75,8 @@ func (n *Node) wiringOf(c *core) wiring {
 	}
 }
 
-// newCore makes the roles that this process runs on a storage, and gives each of
-// them the others that it calls. The core closes the topic, also when newCore
-// fails.
+// newCore creates the roles of this process on a storage and connects them. The core closes the topic,
+// even if newCore fails.
 func (n *Node) newCore(ctx context.Context, s storage) (*core, wiring, error) {
 	c := &core{storage: s, metrics: prometheus.NewRegistry()}
 	w := n.wiringOf(c)
@@ -133,8 +132,8 @@ func (n *Node) newAPI(c *core) (*httpapi.API, error) {
 	return httpapi.New(n.cfg.HTTP.Config, service{c.logic, n}, n.log, c.metrics)
 }
 
-// report hands a router's event to the logic of this process, which shows it in
-// GET /v1/events. Without a logic it goes to the log.
+// report passes a router's event to the logic of this process, which shows it in GET /v1/events.
+// Without a logic the event is logged.
 func (n *Node) report(kind, user, detail string) {
 	if c := n.core.Load(); c != nil && c.logic != nil {
 		c.logic.Report(kind, user, detail)
@@ -169,15 +168,15 @@ func (n *Node) routerConfig() router.Config {
 	c.CometTimeout = 3 * d.AnnounceInterval
 	c.Faults = n.opts.Faults.Router
 	if n.cluster != nil {
-		// The log outlives this router's disk, and its producers repeat appends.
+		// The log lives longer than this router's disk, and its producers repeat appends.
 		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention, dedupeWarm
 	}
 	return c
 }
 
-// dedupeWarm is how many records before its stored position a router of a cluster
-// reads at the start, to know their ids. A producer that repeats an append does
-// so within kafka.write_timeout; the records of that time fit into this number.
+// dedupeWarm is the number of records before its stored position that a cluster's router reads at the
+// start, to learn their ids. A producer repeats an append within kafka.write_timeout. The number
+// covers the records of that time.
 const dedupeWarm = 1 << 14
 
 // logicConfig returns the settings of this node's logic.
@@ -195,7 +194,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
 	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
 	c.Faults = n.opts.Faults.Comet
-	// The other parts need time to stop too. HTTP has a quarter (serveHTTP).
+	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10
 	c.CloseTimeout = min(c.DrainTimeout, c.CloseTimeout)
 	if n.cluster != nil {

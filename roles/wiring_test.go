@@ -6,9 +6,9 @@ import (
 	"imgo/config"
 )
 
-// What a router must know of a log that others write, and that outlives its
-// disk: for how long devices are in it, and that a record may stand there twice,
-// also on both sides of a restart.
+// TestRouterOfAClusterKnowsItsLog checks the settings of a router whose log is written by others and
+// lives longer than its disk. The router needs the retention of devices. It must detect duplicate
+// records, also across a restart.
 func TestRouterOfAClusterKnowsItsLog(t *testing.T) {
 	n := &Node{cfg: config.Default(), cluster: &cluster{}}
 	c := n.routerConfig()

@@ -8,8 +8,7 @@ import (
 	"imgo/transport"
 )
 
-// deadlineConn notes when its read deadline passed, and calls Cancel at once as
-// a reader may.
+// deadlineConn records when its read deadline passed. It then calls Cancel at once, as a reader may.
 type deadlineConn struct {
 	shared  *transport.SharedDeadline
 	slot    transport.DeadlineSlot
@@ -36,7 +35,7 @@ func TestSharedDeadline(t *testing.T) {
 		}
 		want := func(what string, c *deadlineConn, passed ...time.Duration) {
 			t.Helper()
-			synctest.Wait() // the timer's goroutine may still run
+			synctest.Wait() // The timer's goroutine may still be running.
 			if len(c.passed) != len(passed) || len(passed) == 1 && c.passed[0] != passed[0] {
 				t.Errorf("%s: the deadline passed after %v, want %v", what, c.passed, passed)
 			}
@@ -57,7 +56,7 @@ func TestSharedDeadline(t *testing.T) {
 		want("cancelled", c)
 		want("the last", d, timeout)
 		want("cancelled at the end of the list", e)
-		f := start() // while no other waits
+		f := start() // No other connection waits at this time.
 		time.Sleep(10 * time.Second)
 		want("alone", f, timeout)
 

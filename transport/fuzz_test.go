@@ -17,8 +17,8 @@ import (
 
 const fuzzMaxBody = 4096
 
-// FuzzPacket: whatever arrives, decoding neither panics nor takes more than it
-// was given, the two decoders agree, and what they take encodes to the same bytes.
+// FuzzPacket checks that decoding never panics and never reads beyond its input. Both decoders must
+// agree, and a decoded packet must encode to the same bytes.
 func FuzzPacket(f *testing.F) {
 	f.Add(transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, []byte(`"token"`)))
 	f.Add(transport.AppendPacket(nil, 2, protocol.HeaderV2, 5, 0, 1<<48|7, []byte("body")))
@@ -67,8 +67,8 @@ func sameError(a, b error) bool {
 	return a == b
 }
 
-// FuzzJSONFrame: a text message that is taken is what encoding/json takes for
-// the same, and its body is a part of it; nothing panics.
+// FuzzJSONFrame checks that an accepted text message has the same meaning for encoding/json. Its body
+// must be a part of the message, and nothing may panic.
 func FuzzJSONFrame(f *testing.F) {
 	f.Add([]byte(`{"ver":1,"op":7,"seq":1,"body":"the token"}`))
 	f.Add([]byte(`[{"ver":1,"op":7,"seq":1,"body":{}}]`))
@@ -102,8 +102,8 @@ func FuzzJSONFrame(f *testing.F) {
 	})
 }
 
-// FuzzJSONBody: whatever is pushed, the frame is valid JSON and valid UTF-8
-// with the members in their order, and the body can be had back from it.
+// FuzzJSONBody checks that the frame of any body is valid JSON and valid UTF-8 with its members in
+// order. The body can be restored from it.
 func FuzzJSONBody(f *testing.F) {
 	f.Add([]byte(`{"test":1}`), uint64(0))
 	f.Add([]byte("come \"on\"\n"), uint64(1<<48|1))
@@ -133,7 +133,7 @@ func FuzzJSONBody(f *testing.F) {
 	})
 }
 
-// bodyBack undoes the embedding of body, whose kind decides how.
+// bodyBack undoes the encoding of body, which depends on the kind of body.
 func bodyBack(t *testing.T, raw json.RawMessage, body []byte) []byte {
 	t.Helper()
 	switch {

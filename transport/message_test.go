@@ -21,7 +21,7 @@ var formNames = map[transport.Form]string{
 	transport.FormImgoJSON: "imgo_json", transport.FormV2JSON: "v2_json",
 }
 
-// Each form has a golden file: clients in the field depend on every byte.
+// TestGolden compares each form with a golden file, because existing clients depend on every byte.
 func TestGolden(t *testing.T) {
 	bodies := []struct{ name, body string }{
 		{"empty", ""}, {"json", `{"test":1}`}, {"text", "hello\n\"wörld\""}, {"bytes", "\x00\xff\x10"},
@@ -62,7 +62,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// A framed form is the plain one behind a frame's header, whatever its length.
+// TestFramed checks that a framed form is the plain form after a frame header, for every length.
 func TestFramed(t *testing.T) {
 	for form, name := range formNames {
 		if framed := form.Framed(); framed == form || framed.Framed() != framed || framed.JSON() != form.JSON() {
@@ -79,7 +79,8 @@ func TestFramed(t *testing.T) {
 	}
 }
 
-// A message is encoded once for each form, whoever asks and however many.
+// TestMessageIsEncodedOnce checks that a message is encoded once for each form, whatever the number of
+// callers.
 func TestMessageIsEncodedOnce(t *testing.T) {
 	m := transport.NewMessage(protocol.OpMessage, 7, bytes.Repeat([]byte("x"), 1000))
 	if m.Op() != protocol.OpMessage || m.ID() != 7 || len(m.Body()) != 1000 {

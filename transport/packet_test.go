@@ -25,7 +25,7 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// The bytes are written out by hand from docs/reference/protocol.md.
+// TestPacketLayout compares with bytes that were written by hand from docs/reference/protocol.md.
 func TestPacketLayout(t *testing.T) {
 	for name, test := range map[string]struct {
 		wire      string
@@ -143,7 +143,8 @@ func TestPacketTruncated(t *testing.T) {
 	}
 }
 
-// A client that announces much and sends little costs little.
+// TestReadPacketAllocatesAsBytesArrive checks that a client that announces a large packet and sends
+// little takes little memory.
 func TestReadPacketAllocatesAsBytesArrive(t *testing.T) {
 	head := transport.AppendPacket(nil, 1, 16, 4, 0, 0, make([]byte, 60<<10))[:100]
 	var buf [protocol.HeaderV2]byte

@@ -19,7 +19,7 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// served is the common name of the certificate that a handshake with cfg shows.
+// served returns the common name of the certificate that a handshake with cfg presents.
 func served(t *testing.T, cfg *tls.Config) string {
 	t.Helper()
 	near, far := net.Pipe()
@@ -38,12 +38,12 @@ func served(t *testing.T, cfg *tls.Config) string {
 	if err := c.Handshake(); err != nil {
 		t.Fatal(err)
 	}
-	// It is over for the client while the server still writes tickets.
+	// The handshake is over for the client while the server still writes session tickets.
 	_, _ = io.Copy(io.Discard, near)
 	return c.ConnectionState().PeerCertificates[0].Subject.CommonName
 }
 
-// lines is a log that is written and read at the same time.
+// lines is a log that is safe for concurrent use.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer

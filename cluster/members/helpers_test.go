@@ -22,16 +22,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patience = 30 * time.Second
 
-// node is a Members that runs.
+// node is a running Members.
 type node struct {
 	*members.Members
 	log  *lines
 	done chan struct{} // closed when Run has returned
-	err  error         // of Run, once done
+	err  error         // the result of Run, valid once done is closed
 	stop func()        // ends Run and waits for it
 }
 
-// start starts a node; what is not set in o is for one on loopback.
+// start starts a node. Options that are not set get values for loopback.
 func start(t *testing.T, o members.Options) *node {
 	t.Helper()
 	n := &node{log: &lines{}, done: make(chan struct{})}
@@ -63,7 +63,7 @@ func start(t *testing.T, o members.Options) *node {
 	return n
 }
 
-// kill ends a node as kill -9 would.
+// kill ends a node as kill -9 does.
 func (n *node) kill(t *testing.T) {
 	t.Helper()
 	if err := n.Close(); err != nil {
@@ -80,9 +80,9 @@ func names(v *members.View) string {
 	return strings.Join(out, " ")
 }
 
-// await waits until what a node knows is as it should be, by the channel that
-// says that there is something new, and says how long that took.
-func (n *node) await(t *testing.T, what string, ok func(*members.View) bool) time.Duration {
+// waitView waits until ok accepts the node's view, using the channel that announces changes. It returns
+// how long that took.
+func (n *node) waitView(t *testing.T, what string, ok func(*members.View) bool) time.Duration {
 	t.Helper()
 	began := time.Now()
 	bound := time.After(patience)
@@ -99,14 +99,14 @@ func (n *node) await(t *testing.T, what string, ok func(*members.View) bool) tim
 	}
 }
 
-// knows waits until a node knows exactly these.
-func (n *node) knows(t *testing.T, want ...string) time.Duration {
+// waitNodes waits until a node knows exactly the wanted nodes.
+func (n *node) waitNodes(t *testing.T, want ...string) time.Duration {
 	t.Helper()
 	slices.Sort(want)
-	return n.await(t, "all of "+fmt.Sprint(want), func(v *members.View) bool { return names(v) == strings.Join(want, " ") })
+	return n.waitView(t, "all of "+fmt.Sprint(want), func(v *members.View) bool { return names(v) == strings.Join(want, " ") })
 }
 
-// lines is a log that can be read while it is written.
+// lines is a log that is safe for concurrent use.
 type lines struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -124,8 +124,8 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// says waits until the log has a text.
-func (l *lines) says(t *testing.T, text string) {
+// waitFor waits until the log contains a text.
+func (l *lines) waitFor(t *testing.T, text string) {
 	t.Helper()
 	for began := time.Now(); !strings.Contains(l.String(), text); time.Sleep(10 * time.Millisecond) {
 		if time.Since(began) > patience {
@@ -134,7 +134,7 @@ func (l *lines) says(t *testing.T, text string) {
 	}
 }
 
-// hosts is a resolver.
+// hosts is a fake resolver.
 type hosts struct {
 	mu    sync.Mutex
 	addrs map[string][]string
@@ -157,7 +157,7 @@ func (h *hosts) set(host string, addrs ...string) {
 
 func meta(roles ...string) *envelope.NodeMeta { return &envelope.NodeMeta{Roles: roles} }
 
-// counters are the values of a counter by its label.
+// counters returns the values of a counter by its label.
 func counters(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()

@@ -30,12 +30,12 @@ func TestNodesFindOneAnotherAndMissTheDead(t *testing.T) {
 		all = append(all, o.Name)
 	}
 	for _, n := range nodes {
-		n.knows(t, all...)
+		n.waitNodes(t, all...)
 	}
 	nodes[3].kill(t)
 	began := time.Now()
 	for _, i := range []int{0, 1, 2, 4} {
-		nodes[i].knows(t, "n0", "n1", "n2", "n4")
+		nodes[i].waitNodes(t, "n0", "n1", "n2", "n4")
 	}
 	t.Logf("a dead node was missed by all after %v", time.Since(began))
 
@@ -45,7 +45,7 @@ func TestNodesFindOneAnotherAndMissTheDead(t *testing.T) {
 	}
 	told := time.Since(began)
 	for _, i := range []int{1, 2, 4} {
-		nodes[i].knows(t, "n1", "n2", "n4")
+		nodes[i].waitNodes(t, "n1", "n2", "n4")
 	}
 	t.Logf("a node that left was missed by all after %v; Leave took %v", time.Since(began), told)
 	if err := nodes[0].Leave(t.Context()); err != nil {
@@ -75,8 +75,8 @@ func TestView(t *testing.T) {
 		t.Errorf("%d comets", got)
 	}
 	b := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: meta("router")})
-	a.knows(t, "a", "b")
-	b.knows(t, "a", "b")
+	a.waitNodes(t, "a", "b")
+	b.waitNodes(t, "a", "b")
 	if len(own.Nodes) != 1 {
 		t.Error("an old view changed")
 	}
@@ -91,13 +91,13 @@ func TestView(t *testing.T) {
 		t.Error("there is no c")
 	}
 
-	// News arrive, the start is kept, and who leaves has no role any more.
+	// The changed values arrive and the start time stays. A node that leaves has no role any more.
 	began, _ := v.Node("a")
 	news := &envelope.NodeMeta{Roles: []string{"comet", "logic"}, Rpc: "127.0.0.1:2", Leaving: true}
 	if err := a.UpdateMeta(news); err != nil {
 		t.Fatal(err)
 	}
-	b.await(t, "news of a", func(v *members.View) bool { n, _ := v.Node("a"); return n.Meta.GetLeaving() })
+	b.waitView(t, "news of a", func(v *members.View) bool { n, _ := v.Node("a"); return n.Meta.GetLeaving() })
 	n, _ := b.Snapshot().Node("a")
 	news.StartMs = began.Meta.StartMs
 	if diff := cmp.Diff(news, n.Meta, protocmp.Transform()); diff != "" {
@@ -137,7 +137,7 @@ func TestBackAtOnce(t *testing.T) {
 			reg := prometheus.NewRegistry()
 			a := start(t, members.Options{Name: "a", Meta: meta("router"), Metrics: reg})
 			b := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: meta("router")})
-			a.knows(t, "a", "b")
+			a.waitNodes(t, "a", "b")
 			old, _ := a.Snapshot().Node("b")
 			addr := b.Addr()
 			b.kill(t)
@@ -151,11 +151,10 @@ func TestBackAtOnce(t *testing.T) {
 				n, ok := v.Node("b")
 				return ok && n.Meta.StartMs > old.Meta.StartMs && n.Addr == b.Addr() && len(v.Role("comet")) == 1 && len(v.Role("router")) == 1
 			}
-			took := a.await(t, "the new b", isNew)
+			took := a.waitView(t, "the new b", isNew)
 			t.Logf("the new b was known after %v", took)
-			// No view is without it while the old one is found to be dead, nor
-			// after: for longer than b would have to say that it lives, had it
-			// been what was found dead.
+			// Every later view has b, while the old b is found dead and afterwards. The test looks for
+			// longer than a new b would take to answer a false report of its death.
 			dead := func() bool { return counters(t, reg, "imgo_members_changes_total")["leave"] > 0 }
 			var enough <-chan time.Time
 			look := time.NewTicker(5 * time.Millisecond)
@@ -180,7 +179,7 @@ func TestBackAtOnce(t *testing.T) {
 					t.Fatalf("the new b ended: %v", b.err)
 				}
 			}
-			b.knows(t, "a", "b")
+			b.waitNodes(t, "a", "b")
 		})
 	}
 }
@@ -188,7 +187,7 @@ func TestBackAtOnce(t *testing.T) {
 func TestTwoLivingNodesOfOneName(t *testing.T) {
 	a := start(t, members.Options{Name: "a"})
 	first := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 1000}})
-	a.knows(t, "a", "b")
+	a.waitNodes(t, "a", "b")
 	second := start(t, members.Options{Name: "b", Join: []string{a.Addr()}, Meta: &envelope.NodeMeta{StartMs: 2000}})
 	select {
 	case <-second.done:
@@ -198,7 +197,7 @@ func TestTwoLivingNodesOfOneName(t *testing.T) {
 	if second.err == nil || !strings.Contains(second.err.Error(), first.Addr()) || !strings.Contains(second.err.Error(), "node.name") {
 		t.Errorf("the second node of one name: %v", second.err)
 	}
-	a.await(t, "the first b", func(v *members.View) bool { n, _ := v.Node("b"); return n.Addr == first.Addr() })
+	a.waitView(t, "the first b", func(v *members.View) bool { n, _ := v.Node("b"); return n.Addr == first.Addr() })
 	select {
 	case <-first.done:
 		t.Errorf("the first ended: %v", first.err)
@@ -210,13 +209,13 @@ func TestSecrets(t *testing.T) {
 	began := time.Now()
 	a := start(t, members.Options{Name: "a", Secret: "right"})
 	start(t, members.Options{Name: "b", Secret: "right", Join: []string{a.Addr()}})
-	a.knows(t, "a", "b")
+	a.waitNodes(t, "a", "b")
 	wrong := start(t, members.Options{Name: "wrong", Secret: "left", Join: []string{a.Addr()}})
 	none := start(t, members.Options{Name: "none", Join: []string{a.Addr()}})
 	for _, n := range []*node{a, wrong, none} {
-		n.log.says(t, "give all nodes of the cluster the same")
+		n.log.waitFor(t, "give all nodes of the cluster the same")
 	}
-	// Ten more attempts add a line each ten seconds at most, and nobody was let in.
+	// Ten more attempts add at most one log line in ten seconds. No node was admitted.
 	tried := func() int { return strings.Count(none.log.String(), "nodes that do not answer") }
 	for from := tried(); tried() < from+10; time.Sleep(5 * time.Millisecond) {
 		if time.Since(began) > patience {
@@ -226,12 +225,12 @@ func TestSecrets(t *testing.T) {
 	if n, most := strings.Count(a.log.String(), "give all nodes"), 1+int(time.Since(began)/(10*time.Second)); n > most {
 		t.Errorf("%d lines in %v", n, time.Since(began))
 	}
-	a.knows(t, "a", "b")
-	wrong.knows(t, "wrong")
-	none.knows(t, "none")
+	a.waitNodes(t, "a", "b")
+	wrong.waitNodes(t, "wrong")
+	none.waitNodes(t, "none")
 }
 
-// split is a partition of the network between groups of addresses.
+// split is a network partition between groups of addresses.
 type split struct {
 	mu   sync.Mutex
 	side map[string]int
@@ -257,7 +256,7 @@ func TestHalvesFindOneAnotherAgain(t *testing.T) {
 	var nodes []*node
 	var seed []string
 	for i := range 4 {
-		// Only the first is named in Join: the others must be remembered.
+		// Only the first node is named in Join, so the nodes must remember the others.
 		n := start(t, members.Options{Name: fmt.Sprintf("n%d", i), Join: seed, Cut: s.cut(i / 2)})
 		s.mu.Lock()
 		s.side[n.Addr()] = i / 2
@@ -266,20 +265,20 @@ func TestHalvesFindOneAnotherAgain(t *testing.T) {
 		nodes = append(nodes, n)
 	}
 	for _, n := range nodes {
-		n.knows(t, "n0", "n1", "n2", "n3")
+		n.waitNodes(t, "n0", "n1", "n2", "n3")
 	}
 	s.set(true)
 	for i, n := range nodes {
 		if i < 2 {
-			n.knows(t, "n0", "n1")
+			n.waitNodes(t, "n0", "n1")
 		} else {
-			n.knows(t, "n2", "n3")
+			n.waitNodes(t, "n2", "n3")
 		}
 	}
 	s.set(false)
 	began := time.Now()
 	for _, n := range nodes {
-		n.knows(t, "n0", "n1", "n2", "n3")
+		n.waitNodes(t, "n0", "n1", "n2", "n3")
 	}
 	t.Logf("one cluster again after %v", time.Since(began))
 }
@@ -292,7 +291,7 @@ func nodesOr(nodes []*node, n *node) *node {
 }
 
 func TestSeedThatComesBack(t *testing.T) {
-	// Started before its seed, and alone when the seed dies.
+	// The node starts before its seed, and is alone when the seed dies.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -300,14 +299,14 @@ func TestSeedThatComesBack(t *testing.T) {
 	seed := l.Addr().String()
 	l.Close()
 	b := start(t, members.Options{Name: "b", Join: []string{seed}})
-	b.log.says(t, "no other node found yet")
+	b.log.waitFor(t, "no other node found yet")
 	a := start(t, members.Options{Name: "a", Bind: seed})
-	b.knows(t, "a", "b")
+	b.waitNodes(t, "a", "b")
 	a.kill(t)
-	b.knows(t, "b")
+	b.waitNodes(t, "b")
 	a = start(t, members.Options{Name: "a", Bind: seed})
-	b.knows(t, "a", "b")
-	a.knows(t, "a", "b")
+	b.waitNodes(t, "a", "b")
+	a.waitNodes(t, "a", "b")
 }
 
 func TestJoinByName(t *testing.T) {
@@ -318,12 +317,12 @@ func TestJoinByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := start(t, members.Options{Name: "b", Resolver: dns, Join: []string{"unknown.example", "nodes.example:" + port}})
-	b.log.says(t, "unknown.example")
-	b.knows(t, "b")
-	// The name has got more addresses.
+	b.log.waitFor(t, "unknown.example")
+	b.waitNodes(t, "b")
+	// The name now has more addresses.
 	dns.set("nodes.example", "127.0.0.2", "127.0.0.3")
-	b.knows(t, "a", "b")
-	a.knows(t, "a", "b")
+	b.waitNodes(t, "a", "b")
+	a.waitNodes(t, "a", "b")
 }
 
 func TestAddresses(t *testing.T) {
@@ -360,23 +359,23 @@ func TestNodesThatDisagree(t *testing.T) {
 	a := start(t, members.Options{Name: "a", Meta: with(16, 8, 3)})
 	b := start(t, members.Options{Name: "b", Meta: with(32, 8, 4), Join: []string{a.Addr()}})
 	start(t, members.Options{Name: "c", Meta: with(16, 8, 3), Join: []string{a.Addr()}})
-	start(t, members.Options{Name: "d", Join: []string{a.Addr()}}) // does not know the log yet
-	a.knows(t, "a", "b", "c", "d")
+	start(t, members.Options{Name: "d", Join: []string{a.Addr()}}) // This node does not know the log yet.
+	a.waitNodes(t, "a", "b", "c", "d")
 	if got := a.Snapshot().Mismatches; len(got) != 1 || !strings.Contains(got[0], "node b") ||
 		!strings.Contains(got[0], "kept topic 16 here, 32 there") ||
 		!strings.Contains(got[0], "generation of the log 3 here, 4 there") || strings.Contains(got[0], "live topic") {
 		t.Errorf("a: %q", got)
 	}
-	a.log.says(t, "kept topic 16 here, 32 there")
-	b.log.says(t, "kept topic 32 here, 16 there")
+	a.log.waitFor(t, "kept topic 16 here, 32 there")
+	b.log.waitFor(t, "kept topic 32 here, 16 there")
 	if err := b.UpdateMeta(with(16, 8, 3)); err != nil {
 		t.Fatal(err)
 	}
-	a.await(t, "agreed", func(v *members.View) bool { return len(v.Mismatches) == 0 })
-	b.await(t, "agreed", func(v *members.View) bool { return len(v.Mismatches) == 0 })
+	a.waitView(t, "agreed", func(v *members.View) bool { return len(v.Mismatches) == 0 })
+	b.waitView(t, "agreed", func(v *members.View) bool { return len(v.Mismatches) == 0 })
 }
 
-// Nobody who asks for the newest view waits, and what they get is whole.
+// TestSnapshotWhileNodesComeAndGo checks that Snapshot never blocks and that each view is complete.
 func TestSnapshotWhileNodesComeAndGo(t *testing.T) {
 	a := start(t, members.Options{Name: "a", Meta: meta("comet")})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -401,12 +400,12 @@ func TestSnapshotWhileNodesComeAndGo(t *testing.T) {
 	}
 	for i := range 4 {
 		n := start(t, members.Options{Name: fmt.Sprintf("b%d", i), Meta: meta("comet"), Join: []string{a.Addr()}})
-		n.knows(t, "a", fmt.Sprintf("b%d", i))
-		a.knows(t, "a", fmt.Sprintf("b%d", i))
+		n.waitNodes(t, "a", fmt.Sprintf("b%d", i))
+		a.waitNodes(t, "a", fmt.Sprintf("b%d", i))
 		if err := n.Leave(ctx); err != nil {
 			t.Fatal(err)
 		}
-		a.knows(t, "a")
+		a.waitNodes(t, "a")
 		n.stop()
 	}
 	cancel()

@@ -67,7 +67,7 @@ func benchmarkConnect(b *testing.B, security rpc.Security, callers int) {
 			b.Error(err)
 		}
 	}
-	connect() // so that both connections are there
+	connect() // The first call opens both connections.
 
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -66,8 +66,8 @@ func TestHungNode(t *testing.T) {
 	}
 }
 
-// A node that no longer answers, with its connection open, delays a call until its
-// deadline at most. Dropping the node ends the calls under way.
+// TestNodeStopsAnswering checks a node that no longer answers while its connection is open. A call
+// takes until its deadline at most. Dropping the node ends the calls in progress.
 func TestNodeStopsAnswering(t *testing.T) {
 	var frozen frozen
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{ready}.services())
@@ -102,7 +102,7 @@ func TestNodeStopsAnswering(t *testing.T) {
 	}
 }
 
-// frozen makes connections whose writes are lost while it is set.
+// frozen makes connections that lose their writes while it is set.
 type frozen struct {
 	mu sync.Mutex
 	on bool
@@ -125,7 +125,7 @@ type frozenConn struct {
 	f *frozen
 }
 
-// Write loses what is written while the other side is frozen.
+// Write loses the data while the other side is frozen.
 func (c *frozenConn) Write(b []byte) (int, error) {
 	c.f.mu.Lock()
 	on := c.f.on
@@ -136,7 +136,8 @@ func (c *frozenConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Large replies share a connection with small calls and with each other.
+// TestManyLargeReplies checks that large replies share a connection with small calls and with each
+// other.
 func TestManyLargeReplies(t *testing.T) {
 	body := string(bytes.Repeat([]byte("0123456789abcdef"), 3<<20/16))
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
@@ -175,7 +176,7 @@ func TestManyLargeReplies(t *testing.T) {
 	small.Wait()
 }
 
-// The caller bounds the replies that it accepts, too.
+// TestReplyOverTheLimit checks that the caller also limits the size of replies.
 func TestReplyOverTheLimit(t *testing.T) {
 	addr, _ := serve(t, rpc.ServerOptions{}, roles{func(context.Context, string, proto.Message) (proto.Message, error) {
 		return &envelope.PushReply{EmptyRooms: []string{string(make([]byte, 2<<20))}}, nil

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // waitLimit bounds every wait.
 const waitLimit = 20 * time.Second
 
-// roles has all roles of a node. Every call goes to handle.
+// roles implements all roles of a node. Every call is passed to handle.
 type roles struct {
 	handle func(ctx context.Context, method string, req proto.Message) (proto.Message, error)
 }
@@ -40,7 +40,7 @@ func reply[R proto.Message](ctx context.Context, r roles, method string, req pro
 	return rep.(R), nil
 }
 
-// noReply is reply for methods that return only an error.
+// noReply is like reply, for methods that return only an error.
 func noReply(ctx context.Context, r roles, method string, req proto.Message) error {
 	_, err := r.handle(ctx, method, req)
 	return err

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// intruder connects without checking the server. With own it shows a certificate of its
-// own.
+// intruder connects without checking the server. If own is set, it presents a certificate of its own.
 type intruder struct{ own bool }
 
 // call returns nil if the server answers it.

@@ -72,7 +72,7 @@ func TestNodeGoneAndBack(t *testing.T) {
 	peer := newPool(t, rpc.PoolOptions{}).Node(addr)
 	askStatus(t, peer)
 	stop()
-	// Long enough for the pauses between tries to grow.
+	// This is long enough for the pauses between tries to grow.
 	for until := time.Now().Add(2500 * time.Millisecond); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		_, err := peer.Status().Status(within(t, waitLimit), &envelope.StatusRequest{})
 		if !errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
@@ -195,5 +195,5 @@ func TestServerStarting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other.Close() // never ran
+	other.Close() // This server never ran.
 }

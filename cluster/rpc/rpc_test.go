@@ -286,7 +286,7 @@ func TestPanicIsAnError(t *testing.T) {
 	addr, _ := serve(t, o, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Comet.Push" {
 			var m map[string]int
-			m["x"] = 1 //nolint:staticcheck // it is to panic
+			m["x"] = 1 //nolint:staticcheck // A write to a nil map panics.
 		}
 		return &envelope.StatusReply{Ready: true}, nil
 	}}.services())

@@ -93,7 +93,7 @@ func TestWhoIsLetIn(t *testing.T) {
 	for _, tt := range []struct {
 		name           string
 		server, client rpc.Security
-		// What both sides' logs and the error must say; empty: let in.
+		// The expected texts in the error and in both logs. If all are empty the call succeeds.
 		inError, serverLog, clientLog string
 	}{
 		{name: "plain"},
@@ -136,7 +136,8 @@ func TestWhoIsLetIn(t *testing.T) {
 	}
 }
 
-// A caller that takes any server must still not be let in without the secret.
+// TestServerDemandsTheSecret checks that the server refuses a caller without the secret, even one that
+// accepts any server.
 func TestServerDemandsTheSecret(t *testing.T) {
 	var log lines
 	addr, _ := serve(t, rpc.ServerOptions{Security: rpc.Security{Secret: "right"}, Log: log.logger()}, roles{ready}.services())
@@ -164,7 +165,7 @@ func TestSecretIsNotOnTheWire(t *testing.T) {
 	}
 }
 
-// wiretap keeps what a caller sends.
+// wiretap records the bytes that a caller sends.
 type wiretap struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -197,17 +198,17 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	pool := newPool(t, rpc.PoolOptions{Security: client})
 	askStatus(t, pool.Node(addr))
 
-	// The server changes over to another CA: new connections fail ...
+	// The server changes to another CA, so new connections fail.
 	second.issue(serverDir)
 	pool.Keep(nil)
 	if _, err := pool.Node(addr).Status().Status(within(t, waitLimit), &envelope.StatusRequest{}); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Fatalf("certificates of two CAs: %v", err)
 	}
-	// ... until the caller does.
+	// They succeed again once the caller changes too.
 	second.issue(clientDir)
 	askStatus(t, pool.Node(addr))
 
-	// A certificate that cannot be read leaves the former in use.
+	// After an unreadable certificate the former one stays in use.
 	if err := os.WriteFile(server.CertFile, []byte("half a certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}

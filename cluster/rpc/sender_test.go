@@ -7,8 +7,8 @@ import (
 	"imgo/envelope"
 )
 
-// sendAll takes everything out of a sender's queue. It returns the numbers of the
-// calls in the order of their parts, and the joined data of each call.
+// sendAll empties a sender's queue. It returns the numbers of the calls in the order of their parts,
+// and the joined data of each call.
 func sendAll(s *sender) (order []uint64, data map[uint64][]byte, finished int) {
 	data = make(map[uint64][]byte)
 	for {

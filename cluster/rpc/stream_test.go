@@ -16,8 +16,8 @@ import (
 	"imgo/envelope"
 )
 
-// Calls whose handlers hang delay no other call of their stream, and the handlers
-// end when their callers give up.
+// TestHangingCallsDelayNoOther checks that calls with hanging handlers delay no other call of their
+// stream. The handlers end when their callers give up.
 func TestHangingCallsDelayNoOther(t *testing.T) {
 	const hang, quick = 20, 2000
 	var hanging sync.WaitGroup
@@ -57,8 +57,8 @@ func TestHangingCallsDelayNoOther(t *testing.T) {
 	hanging.Wait()
 }
 
-// Calls under way fail at once when their node dies, so that another node can be
-// asked.
+// TestCallsFailWhenTheirNodeDies checks that calls fail at once when their node dies, so that another
+// node can be asked.
 func TestCallsFailWhenTheirNodeDies(t *testing.T) {
 	const calls = 50
 	began := make(chan struct{}, calls)
@@ -106,7 +106,7 @@ func TestCallsFailWhenTheirNodeDies(t *testing.T) {
 	}
 }
 
-// cuttable makes connections that can be cut.
+// cuttable makes connections that a test can cut.
 type cuttable struct {
 	mu    sync.Mutex
 	conns []net.Conn
@@ -131,7 +131,8 @@ func (c *cuttable) cut() {
 	c.conns = nil
 }
 
-// A node of a version without the stream of calls does not hold a caller up.
+// TestNodeOfAnotherVersion checks that a node of an older version, without the stream of calls, does
+// not block a caller.
 func TestNodeOfAnotherVersion(t *testing.T) {
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

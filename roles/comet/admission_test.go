@@ -14,14 +14,14 @@ import (
 	"imgo/transport/pipe"
 )
 
-// authenticate has n clients send their auth packets, one after the other.
+// authenticate lets n clients send their auth packets, one after the other.
 func (s *server) authenticate(n int) []*client {
 	s.t.Helper()
 	clients := make([]*client, n)
 	for i := range clients {
 		clients[i] = s.dialPipe(pipe.Options{})
 		clients[i].send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":"u%04d"}`, i))
-		synctest.Wait() // the packet has come before the next one is sent
+		synctest.Wait() // The packet must arrive before the next one is sent.
 	}
 	return clients
 }
@@ -87,7 +87,7 @@ func TestAdmissionBound(t *testing.T) {
 	for name, connect := range map[string]func(*envelope.ConnectRequest) (*envelope.ConnectReply, error){
 		"fails": func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, envelope.ErrUnavailable },
 		"hangs": func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-			time.Sleep(5 * time.Second) // comet's deadline
+			time.Sleep(5 * time.Second) // the deadline of comet's call
 			return nil, envelope.ErrUnavailable
 		},
 	} {
@@ -99,7 +99,7 @@ func TestAdmissionBound(t *testing.T) {
 				if n := s.metric("imgo_comet_refused_total"); n != 0 {
 					t.Errorf("%v were refused before", n)
 				}
-				time.Sleep(6 * time.Second) // a call that has begun is waited for
+				time.Sleep(6 * time.Second) // A call that has begun is not cancelled.
 				for _, c := range clients {
 					c.closedWith(protocol.CloseOverload)
 				}
@@ -122,7 +122,7 @@ func TestAdmissionConcurrency(t *testing.T) {
 			running++
 			most = max(most, running)
 			mu.Unlock()
-			time.Sleep(2 * time.Second) // more than a fifth of the call's time
+			time.Sleep(2 * time.Second) // This is more than a fifth of the call's time.
 			mu.Lock()
 			running--
 			mu.Unlock()
@@ -238,7 +238,7 @@ func TestBlockedLogicHoldsUpOneClient(t *testing.T) {
 		return admit(r)
 	}}, listening)
 	answerLate, answerSlow := sync.OnceFunc(func() { close(late) }), sync.OnceFunc(func() { close(slow) })
-	t.Cleanup(answerLate) // before the comet is waited for
+	t.Cleanup(answerLate) // Cleanups run in reverse order: this one before the comet's.
 	t.Cleanup(answerSlow)
 	beside := s.dialTCP()
 	beside.login("beside", "")

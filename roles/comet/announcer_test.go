@@ -20,8 +20,8 @@ func (l *fakeLogic) since(n int) []*envelope.AnnounceRequest {
 	return append([]*envelope.AnnounceRequest(nil), l.announced[n:]...)
 }
 
-// TestAnnounce: the counts are announced every interval. The sessions of a partition
-// are announced when its owner has a new epoch, and only then.
+// TestAnnounce checks that the counts are announced every interval. The sessions of a partition are
+// announced only when its owner has a new epoch.
 func TestAnnounce(t *testing.T) {
 	for _, faults := range []comet.Faults{{}, {NoAnnounce: true}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestAnnounce(t *testing.T) {
 				s.push(s.backlog(i, 0, uint64(7+i), false))
 			}
 			time.Sleep(2500 * time.Millisecond)
-			// announced counts how often each user's session was.
+			// announced returns how often the session of each user was announced since from.
 			announced := func(from int) map[string]int {
 				users := map[string]int{}
 				for _, r := range logic.since(from) {
@@ -100,7 +100,7 @@ func TestAnnounce(t *testing.T) {
 	}
 }
 
-// TestAnnounceInChunks: many sessions are announced in several requests.
+// TestAnnounceInChunks checks that many sessions are announced in several requests.
 func TestAnnounceInChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var epoch atomic.Uint64
@@ -136,7 +136,7 @@ func TestAnnounceInChunks(t *testing.T) {
 	})
 }
 
-// TestOnline: the reply to goim's heartbeat counts the room's sessions on all comets.
+// TestOnline checks that the reply to goim's heartbeat counts the room's sessions on all comets.
 func TestOnline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{announce: func(r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
@@ -153,7 +153,7 @@ func TestOnline(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		c.send(1, protocol.OpHeartbeat, 1, "")
 		c.expect(protocol.OpHeartbeatReply, 0, "\x00\x00\x00\x29")
-		join() // here it counts at once
+		join() // The join counts at this comet at once.
 		c.send(1, protocol.OpHeartbeat, 1, "")
 		c.expect(protocol.OpHeartbeatReply, 0, "\x00\x00\x00\x2a")
 	})

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTakeArrived: a message has arrived when the client's TCP has acknowledged the
-// stream up to its end, and is taken once.
+// TestTakeArrived checks that a message has arrived when the client's TCP has acknowledged the stream
+// up to its end. Each message is returned once.
 func TestTakeArrived(t *testing.T) {
 	var a autoAck
 	if ids := a.takeArrived(100); ids != nil || a.endsAt(0) {
@@ -32,7 +32,7 @@ func TestTakeArrived(t *testing.T) {
 	}
 }
 
-// TestAutoAckIsFull: the bound is on messages that have not arrived.
+// TestAutoAckIsFull checks that the bound counts only messages that have not arrived.
 func TestAutoAckIsFull(t *testing.T) {
 	var a autoAck
 	for i := range maxUnacked {

@@ -23,22 +23,22 @@ func autoAcked(s *server, o pipe.Options) *client {
 	return c
 }
 
-// TestAutoAck: for a client that does not acknowledge, a kept message is
-// acknowledged when the client's end has all of its bytes, and not before.
+// TestAutoAck checks a client that does not acknowledge. A kept message is acknowledged when the
+// client's side has read all of its bytes, and not before.
 func TestAutoAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := autoAcked(s, pipe.Options{})
 		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1), s.live(0, protocol.OpMessage, "live"))
 		time.Sleep(10 * time.Second)
-		c.send(1, protocol.OpHeartbeat, 2, "") // no proof: it may not have read
+		c.send(1, protocol.OpHeartbeat, 2, "") // A heartbeat is no proof, since the client may not have read the message.
 		time.Sleep(time.Second)
 		if ids := s.logic.acked(); len(ids) != 0 {
 			t.Fatalf("acknowledged %v that nobody has read", ids)
 		}
 		c.receive()
 		time.Sleep(time.Second)
-		if ids := s.logic.acked(); slices.Contains(ids, 2) { // 1 where they were not one write
+		if ids := s.logic.acked(); slices.Contains(ids, 2) { // Message 1 may be acknowledged if the two were separate writes.
 			t.Fatalf("acknowledged %v though only 1 was read", ids)
 		}
 		c.receive()
@@ -53,8 +53,8 @@ func TestAutoAck(t *testing.T) {
 	})
 }
 
-// TestAutoAckAtTheEnd: what had arrived when the connection ended is
-// acknowledged, and only that.
+// TestAutoAckAtTheEnd checks that when the connection ends, exactly the messages that had arrived are
+// acknowledged.
 func TestAutoAckAtTheEnd(t *testing.T) {
 	for _, read := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -80,8 +80,8 @@ func TestAutoAckAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestAutoAckByPacket: if the transport does not know what has arrived, a later
-// packet of the client is taken as the proof.
+// TestAutoAckByPacket checks that a later packet of the client counts as the proof if the transport
+// cannot tell what has arrived.
 func TestAutoAckByPacket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -107,7 +107,7 @@ func TestAutoAckByPacket(t *testing.T) {
 	})
 }
 
-// TestNoAutoAck: for a client that acknowledges, nothing else does.
+// TestNoAutoAck checks that comet acknowledges nothing for a client that acknowledges.
 func TestNoAutoAck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -124,7 +124,7 @@ func TestNoAutoAck(t *testing.T) {
 	})
 }
 
-// TestAutoAckOverTCP: over a real socket the kernel knows what has arrived.
+// TestAutoAckOverTCP checks that over a real socket the kernel reports what has arrived.
 func TestAutoAckOverTCP(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	for i, c := range []*client{s.dialTCP(), s.dialWS(false)} {
@@ -136,8 +136,8 @@ func TestAutoAckOverTCP(t *testing.T) {
 	}
 }
 
-// TestAckBatches: acknowledgements are gathered, and sent again until logic takes
-// them. The queue is bounded: the oldest are dropped first.
+// TestAckBatches checks that acknowledgements are batched, and sent again until logic accepts them.
+// The queue is bounded and drops the oldest first.
 func TestAckBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var up atomic.Bool
@@ -169,8 +169,8 @@ func TestAckBatches(t *testing.T) {
 	})
 }
 
-// TestAckRefused: an acknowledgement that logic refuses does not cost the other
-// clients in the same call.
+// TestAckRefused checks that an acknowledgement that logic refuses does not affect the other clients
+// of the same call.
 func TestAckRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{}

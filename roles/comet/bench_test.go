@@ -52,7 +52,8 @@ func (c *sink) Unacked() (int64, bool)          { return 0, true }
 func (c *sink) Written() int64                  { return c.frames.Load() }
 func (c *sink) LastSign() time.Time             { return time.Now() }
 
-// BenchmarkBroadcast is one message to every session. ns/op is for all of them.
+// BenchmarkBroadcast measures one message to every session. ns/op is the time for all sessions
+// together.
 func BenchmarkBroadcast(b *testing.B) {
 	const sessions = 10_000
 	cfg := comet.DefaultConfig()
@@ -117,7 +118,7 @@ func BenchmarkIdle(b *testing.B) {
 	for c.Sessions() < sessions {
 		time.Sleep(time.Millisecond)
 	}
-	for b.Loop() { // nothing: the sessions are what is measured
+	for b.Loop() { // No work: the sessions are what is measured.
 	}
 	b.ReportMetric(float64(inUse()-before)/sessions, "B/session")
 	for _, conn := range clients {
@@ -138,7 +139,7 @@ func inUse() int64 {
 	return int64(m.HeapAlloc + m.StackInuse)
 }
 
-// BenchmarkAuthBody reads what clients send, at each connect.
+// BenchmarkAuthBody measures the parsing of auth bodies as clients send them at each connect.
 func BenchmarkAuthBody(b *testing.B) {
 	for name, body := range map[string]string{
 		"v2":    `{"token":"0123456789abcdef0123456789abcdef","device":"phone-1","ack":true}`,

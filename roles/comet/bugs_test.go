@@ -13,8 +13,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// Bugs of the ancestors that were in what is comet today. The migration guide lists
-// all of them.
+// The tests of this file cover bugs of the two ancestors in the part that is comet today. The
+// migration guide lists all of these bugs.
 
 // Bug 4: a full connection queue dropped silently, and in goim v2 also the
 // rest of the batch.
@@ -70,7 +70,7 @@ func TestAncestorBug06_ClientThatLeavesBeforeItsAuthReply(t *testing.T) {
 	eventually(t, "and gone here", func() bool { return s.Sessions() == 0 })
 }
 
-// Bug 10: a late disconnect erased a newer session's mapping.
+// Bug 10: a late disconnect erased the mapping of a newer session.
 func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	dial := func() *client {
@@ -79,7 +79,7 @@ func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 		return c
 	}
 	older := dial()
-	newer := dial() // takes the key over
+	newer := dial() // The newer session takes the key over.
 	older.closedWith(protocol.CloseReplacedByKey)
 	eventually(t, "the older one is detached", func() bool { return len(s.logic.gone()) == 1 })
 	if d := s.logic.gone()[0]; d.Session.Session != s.logic.session(0) {
@@ -93,8 +93,8 @@ func TestAncestorBug10_LateDetachNamesItsOwnSession(t *testing.T) {
 	newer.closedWith(protocol.CloseReplacedByKey)
 }
 
-// Bug 14: no write deadlines, and a full channel blocked under the bucket's
-// lock. A client that reads nothing must not hold a push up.
+// Bug 14: there were no write deadlines, and a full channel blocked under the bucket's lock. Here a
+// client that reads nothing must not block a push.
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
@@ -105,7 +105,7 @@ func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	stuck.login("ann", `,"rooms":["r"]`)
 	other.login("bob", `,"rooms":["r"]`)
 	body := []byte(strings.Repeat("x", 60<<10))
-	for range 400 { // 24 MB: more than any socket buffer takes
+	for range 400 { // 24 MB exceeds every socket buffer.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_, err := s.Push(ctx, &envelope.PushRequest{Deliveries: []*envelope.Delivery{{Op: 5, Body: body, Room: "r"}}})
 		cancel()
@@ -139,7 +139,7 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	old.expect(protocol.OpHeartbeatReply, 0, "{}")
 }
 
-// Bug 19, comet's half: a stop exited without cleaning up. TestDrain tests all of it.
+// Bug 19, comet's part: the process exited without cleaning up. TestDrain tests the whole shutdown.
 func TestAncestorBug19_StopDetachesItsSessions(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()
@@ -153,7 +153,7 @@ func TestAncestorBug19_StopDetachesItsSessions(t *testing.T) {
 	}
 }
 
-// Bug 20: IPv4 only.
+// Bug 20: the server listened on IPv4 only.
 func TestAncestorBug20_IPv6(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { listenOn(cfg, ":0", ":0") })
 	for _, host := range []string{"127.0.0.1", "::1"} {

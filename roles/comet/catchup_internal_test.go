@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestCatchUpPauses: after progress, and after the first answer without it, the
-// next catch-up may be sent at once. Then the pauses grow, up to a bound.
+// TestCatchUpPauses checks when the next catch-up may be sent: at once after progress, and at once
+// after the first answer without progress. Then the pauses grow, up to a bound.
 func TestCatchUpPauses(t *testing.T) {
 	var c catchUp
 	now := time.Hour
@@ -36,7 +36,7 @@ func TestCatchUpPauses(t *testing.T) {
 	}
 }
 
-// TestCatchUpFails: after a call that failed the next one is not sent at once.
+// TestCatchUpFails checks that after a failed call the next one is not sent at once.
 func TestCatchUpFails(t *testing.T) {
 	var c catchUp
 	c.sent(0, 7)
@@ -46,8 +46,8 @@ func TestCatchUpFails(t *testing.T) {
 	}
 }
 
-// TestCatchUpExpires: an answer may take longer each time in a row, and an answer
-// that comes ends the row.
+// TestCatchUpExpires checks that the time for an answer grows with each failure in a row. An answer
+// that arrives resets it.
 func TestCatchUpExpires(t *testing.T) {
 	const timeout = 2 * time.Second
 	var c catchUp
@@ -73,7 +73,7 @@ func TestCatchUpExpires(t *testing.T) {
 	expires(timeout)
 }
 
-// TestCatchUpSaw: the highest id that passed by counts.
+// TestCatchUpSaw checks that only the highest id counts.
 func TestCatchUpSaw(t *testing.T) {
 	var c catchUp
 	for _, id := range []uint64{3, 9, 5} {

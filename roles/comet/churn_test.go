@@ -11,10 +11,10 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestBroadcastsWhileClientsComeAndGo: several callers push to all and to a room,
-// one by one and in batches. Meanwhile other clients connect, join and leave the
-// room, and end. Clients that stay get every message, each caller's in order, with a
-// flush window and without.
+// TestBroadcastsWhileClientsComeAndGo runs several callers that push to all sessions and to a room,
+// one by one and in batches. Meanwhile other clients connect, join and leave the room, and disconnect.
+// Clients that stay must get every message, those of each caller in order. The test runs with a flush
+// window and without.
 func TestBroadcastsWhileClientsComeAndGo(t *testing.T) {
 	for _, window := range []time.Duration{0, 3 * time.Millisecond} {
 		t.Run(window.String(), func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestBroadcastsWhileClientsComeAndGo(t *testing.T) {
 							c.send(2, protocol.OpLeaveRoom, 2, "r")
 							c.send(2, protocol.OpJoinRoom, 3, "r")
 						}
-						if n%2 == 0 { // or it goes with everything under way
+						if n%2 == 0 { // Otherwise the client ends with messages in progress.
 							_, _ = c.next()
 						}
 						_ = c.Close()

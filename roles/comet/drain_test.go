@@ -14,8 +14,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// TestDrain: at shutdown the sessions are closed at the drain rate with 3001. Logic is
-// told what they acknowledged and that they ended. A client that comes late is refused.
+// TestDrain checks that at shutdown the sessions are closed at the drain rate with 3001. Logic gets
+// their acknowledgements and is told that they ended. A late client is refused.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{}
@@ -25,7 +25,7 @@ func TestDrain(t *testing.T) {
 			clients[i] = s.connected(i, fmt.Sprint("u", i), 0)
 			clients[i].send(2, protocol.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x01")
 		}
-		waiting := s.dialPipe(pipe.Options{}) // has not authenticated
+		waiting := s.dialPipe(pipe.Options{}) // This client has not authenticated.
 		synctest.Wait()
 
 		began := time.Now()
@@ -61,8 +61,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// TestDrainIsBounded: clients that do not read and a logic that does not answer delay
-// the shutdown only for a bounded time. The drain is then faster than its rate.
+// TestDrainIsBounded checks the shutdown with clients that do not read and a logic that does not
+// answer. They delay it only for a bounded time. The drain is then faster than its rate.
 func TestDrainIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logic := &fakeLogic{
@@ -98,7 +98,7 @@ func TestDrainIsBounded(t *testing.T) {
 	})
 }
 
-// TestRunTwice: a Comet runs once.
+// TestRunTwice checks that a Comet runs only once.
 func TestRunTwice(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	if err := s.Run(context.Background()); err == nil {
@@ -106,7 +106,7 @@ func TestRunTwice(t *testing.T) {
 	}
 }
 
-// TestDetachReason: logic is told once of each session why it ended.
+// TestDetachReason checks that logic is told once for each session why it ended.
 func TestDetachReason(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	left, kicked := s.connected(0, "ann", 0), s.connected(1, "bob", 0)
@@ -121,7 +121,7 @@ func TestDetachReason(t *testing.T) {
 	if reasons["ann"] != "closed by the client" || reasons["bob"] != "go away" {
 		t.Fatalf("reasons %v", reasons)
 	}
-	// What still comes for them has no session.
+	// Deliveries for these sessions still arrive, and find no session.
 	s.push(s.kept(0, 5, 0), s.live(0, 5, "x"), s.backlog(1, 0, 9, false, 9), s.nudge(1, 9), s.kick(0, 3506, ""))
 	if n := s.metric("imgo_comet_messages_total", "outcome=gone"); n != 3 {
 		t.Fatalf("%v were counted as gone", n)

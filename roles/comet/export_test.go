@@ -10,20 +10,20 @@ import (
 	"imgo/envelope"
 )
 
-// AuthOf returns what an auth body says, in words: got is what parseAuth reads,
-// want is what encoding/json does.
+// AuthOf returns the contents of an auth body as texts. got is the result of parseAuth, want is the
+// result of encoding/json.
 func AuthOf(body []byte, maxRooms int) (got, want string) {
 	describe := func(auth authBody, err error) string {
 		if err != nil {
-			auth = authBody{hasMid: auth.hasMid} // which says how to answer
+			auth = authBody{hasMid: auth.hasMid} // This flag decides the form of the answer.
 		}
 		return fmt.Sprintf("%#v %v", auth, err)
 	}
 	return describe(parseAuth(body, maxRooms)), describe(referenceAuth(body, maxRooms))
 }
 
-// referenceAuth is parseAuth on encoding/json, which read auth bodies from the
-// beginning. Clients may rely on every detail of it.
+// referenceAuth is parseAuth written with encoding/json. Earlier versions read auth bodies this way,
+// and clients may rely on every detail of it.
 func referenceAuth(body []byte, maxRooms int) (authBody, error) {
 	var auth authBody
 	var object map[string]json.RawMessage
@@ -80,7 +80,7 @@ func (a *authBody) parseReferenceMid(raw json.RawMessage) error {
 	return nil
 }
 
-// ParseAuth reads an auth body, for benchmarks.
+// ParseAuth parses an auth body, for benchmarks.
 func ParseAuth(body []byte) error {
 	_, err := parseAuth(body, 10)
 	return err

@@ -13,10 +13,9 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestConcurrentPushes: callers push to the same sessions at once, each in another
-// order, so that batches are full of sessions that other callers wait for. No
-// caller waits for ever. Each client that is not closed meanwhile gets each caller's
-// messages in order, although it does not read for a while.
+// TestConcurrentPushes runs callers that push to the same sessions at once, each in another order. So
+// the batch of one caller has sessions that other callers wait for. No caller may wait forever. Each
+// client that is not closed gets each caller's messages in order, although it does not read for a while.
 func TestConcurrentPushes(t *testing.T) {
 	const clients, callers, rounds = 80, 4, 40
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
@@ -58,7 +57,7 @@ func TestConcurrentPushes(t *testing.T) {
 					d.To = to
 				}
 				req := &envelope.PushRequest{Deliveries: []*envelope.Delivery{d}}
-				if n == rounds/2 && k == 0 { // the last two are closed meanwhile
+				if n == rounds/2 && k == 0 { // The last two sessions are closed in the meantime.
 					req.Deliveries = append(req.Deliveries, s.kick(clients-1, protocol.CloseKicked, "go"), s.kick(clients-2, protocol.CloseKicked, "go"))
 				}
 				if _, err := s.Push(context.Background(), req); err != nil {
@@ -67,7 +66,7 @@ func TestConcurrentPushes(t *testing.T) {
 			}
 		})
 	}
-	pushing.Wait() // although no client reads
+	pushing.Wait() // The pushes end although no client reads.
 	for i, c := range all[:clients-2] {
 		var next [callers]int
 		for range callers * rounds {
@@ -82,8 +81,8 @@ func TestConcurrentPushes(t *testing.T) {
 	}
 }
 
-// TestKeptToMany: each of many sessions gets its kept messages in order, whether
-// they are written at once or put the session behind.
+// TestKeptToMany checks that each of many sessions gets its kept messages in order. They may be
+// written at once, or the session may fall behind.
 func TestKeptToMany(t *testing.T) {
 	const clients = 20
 	s := start(t, &fakeLogic{}, listening)
@@ -102,9 +101,9 @@ func TestKeptToMany(t *testing.T) {
 		return d
 	}
 	s.push(kept(1, 0))
-	s.push(kept(1, 0))             // again: no client sees it
-	s.push(kept(2, 1), kept(3, 2)) // held, and written at the end of the call
-	s.push(kept(5, 4))             // 4 is missing: behind
+	s.push(kept(1, 0))             // A duplicate: no client sees it.
+	s.push(kept(2, 1), kept(3, 2)) // These are queued, and written at the end of the call.
+	s.push(kept(5, 4))             // Message 4 is missing, so the session is behind.
 	s.push(kept(6, 5))
 	eventually(t, "all ask for what is missing", func() bool { return s.logic.asked() == clients })
 	for i := range clients {

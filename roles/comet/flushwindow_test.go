@@ -12,8 +12,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// TestFlushWindow: what comes within the window is held and goes out in order at its
-// end. A reply goes out at once, and what was held goes before it.
+// TestFlushWindow checks that messages within the window are queued and written in order at its end. A
+// reply is written at once, after the queued messages.
 func TestFlushWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = 500 * time.Millisecond
@@ -47,7 +47,7 @@ func TestFlushWindow(t *testing.T) {
 				t.Fatalf("an answer took %s", took)
 			}
 		}
-		// A kept message is held too. It goes out before op 6.
+		// A kept message is queued too, and written before op 6.
 		s.push(s.kept(0, 1, 0))
 		s.push(s.kick(0, protocol.CloseKicked, "go"))
 		c.expect(protocol.OpMessage, 1, `"k1"`)
@@ -55,7 +55,7 @@ func TestFlushWindow(t *testing.T) {
 	})
 }
 
-// TestFlushWindowOfMany: every session gets every message once.
+// TestFlushWindowOfMany checks that every session gets every message once.
 func TestFlushWindowOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.FlushInterval = 20 * time.Millisecond })
@@ -79,8 +79,8 @@ func TestFlushWindowOfMany(t *testing.T) {
 	})
 }
 
-// TestBatchOfBroadcasts: the messages of one call, of every kind, arrive in order at
-// every session, over every transport.
+// TestBatchOfBroadcasts checks that the messages of one call, of every kind, reach every session in
+// order over every transport.
 func TestBatchOfBroadcasts(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	var clients []*client
@@ -108,7 +108,7 @@ func TestBatchOfBroadcasts(t *testing.T) {
 			c.expect(protocol.OpMessage, 0, "2")
 			id := round + 1
 			if c.text {
-				id = 0 // which is not looked at in JSON
+				id = 0 // Ids are not compared in JSON.
 			}
 			c.expect(protocol.OpMessage, id, fmt.Sprintf(`"k%d"`, round+1))
 			c.expect(protocol.OpMessage, 0, "3")

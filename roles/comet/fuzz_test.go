@@ -8,8 +8,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// FuzzAuthBody: to any auth body the client gets an auth reply or op 6, and the
-// request to logic is valid.
+// FuzzAuthBody checks that the client gets an auth reply or op 6 for any auth body. The request to
+// logic must be valid.
 func FuzzAuthBody(f *testing.F) {
 	for _, body := range []string{
 		"tok", `"tok"`, `"to\u006b`, "{}", `{"mid":1,"key":"k","room_id":"live://1","platform":"web","accepts":[1000]}`,
@@ -39,7 +39,7 @@ func FuzzAuthBody(f *testing.F) {
 	})
 }
 
-// FuzzAuthScan: an auth body is read exactly as encoding/json would read it.
+// FuzzAuthScan checks that parseAuth reads every auth body exactly as encoding/json does.
 func FuzzAuthScan(f *testing.F) {
 	for _, body := range []string{
 		`{"token":"t","ack":true}`, ` { "mid" : 123, "room_id" : "live://1000", "platform":"web" , "accepts":[1000,1001,1002] } `, "{}",
@@ -64,8 +64,8 @@ func FuzzAuthScan(f *testing.F) {
 	})
 }
 
-// FuzzStream: whatever bytes follow the auth packet, the session ends when the client
-// leaves, and nothing of it stays.
+// FuzzStream sends any bytes after the auth packet. The session must end when the client leaves, and
+// release everything.
 func FuzzStream(f *testing.F) {
 	f.Add(int16(2), []byte(wire("00000018 0010 0002 00000012 00000005 0001000000000007", "")))
 	f.Add(int16(2), []byte(wire("00000012 0010 0002 00000014 00000005", "r1")+wire("00000012 0010 0002 00000016 00000005", "r1")))
@@ -76,7 +76,7 @@ func FuzzStream(f *testing.F) {
 		c := s.dialPipe(pipe.Options{Buffer: 1 << 20})
 		c.send(version, protocol.OpAuth, 1, `{"mid":1}`)
 		c.receive()
-		_ = c.Send(b) // fails where the server has closed already
+		_ = c.Send(b) // It fails if the server has closed already.
 		_ = c.Close()
 		eventually(t, "the session is gone", func() bool {
 			return s.Sessions() == 0 && len(s.logic.gone()) == 1 && s.metric("imgo_comet_pending_bytes") == 0

@@ -11,8 +11,8 @@ import (
 	"imgo/roles/comet"
 )
 
-// Whole conversations of the ancestors' clients, byte for byte, as
-// docs/reference/protocol.md and the sources of imgo 2016 and goim v2 have them.
+// These tests repeat whole conversations of the ancestors' clients, byte for byte. The bytes come from
+// docs/reference/protocol.md and from the sources of imgo 2016 and goim v2.
 
 func TestGoldenImgoTCP(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
@@ -28,17 +28,17 @@ func TestGoldenImgoTCP(t *testing.T) {
 	// Heartbeat: an empty reply.
 	c.put(wire("00000010 0010 0001 00000002 00000004", ""))
 	c.want(wire("00000010 0010 0001 00000003 00000004", ""))
-	// Pushes: version 0, sequence 0, the body as it is; not kept and kept.
+	// Pushes have version 0, sequence 0 and the unchanged body, kept or not.
 	s.push(s.live(0, 5, `{"test":1}`), s.kept(0, 1<<48|9, 0))
 	c.want(wire("0000001a 0010 0000 00000005 00000000", `{"test":1}`))
 	c.want(
 		wire(fmt.Sprintf("%08x 0010 0000 00000005 00000000", 16+18), `"k281474976710665"`))
-	// Op 4 comes back as op 5; op 254 as op 255.
+	// Op 4 is answered with op 5, and op 254 with op 255.
 	c.put(wire("00000012 0010 0001 00000004 00000005", "hi"))
 	c.want(wire("00000012 0010 0001 00000005 00000005", "hi"))
 	c.put(wire("00000010 0010 0001 000000fe 00000006", ""))
 	c.want(wire("00000022 0010 0001 000000ff 00000006", `{"test":"come on"}`))
-	// Any other operation ends the connection. Unlike in 2016 the client is told why.
+	// Any other operation ends the connection. Unlike in 2016, the client gets the reason.
 	c.put(wire("00000010 0010 0001 0000000c 00000007", ""))
 	body := `{"code":3500,"reason":"operation 12 is unknown","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
@@ -84,7 +84,7 @@ func TestGoldenImgoJSON(t *testing.T) {
 	c.wantEnd(protocol.CloseBadPacket)
 }
 
-// goimConversation is the conversation that is the same on TCP and on binary WebSocket.
+// goimConversation is the conversation that is identical on TCP and on binary WebSocket.
 func goimConversation(t *testing.T, s *server, c *client) {
 	t.Helper()
 	// goim ignores packets before auth.
@@ -98,10 +98,10 @@ func goimConversation(t *testing.T, s *server, c *client) {
 		t.Fatalf("logic was asked %v", got)
 	}
 	s.push(s.backlog(0, 0, 0, false))
-	// Heartbeat: the room's online count.
+	// The reply to a heartbeat has the room's online count.
 	c.put(wire("00000010 0010 0001 00000002 00000003", ""))
 	c.want(wire("00000014 0010 0001 00000003 00000003 00000001", ""))
-	// Pushes: version 1; an operation goes to those who accept it.
+	// Pushes have version 1. A session gets only the operations that it accepts.
 	s.push(s.live(0, 1000, "a"), s.live(0, 1002, "not for me"), s.live(0, 5, "b"))
 	c.want(wire("00000011 0010 0001 000003e8 00000000", "a"))
 	c.want(wire("00000011 0010 0001 00000005 00000000", "b"))
@@ -111,13 +111,13 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	// Broadcasts to all are filtered by operation again.
 	s.push(&envelope.Delivery{Op: 1002, Body: []byte("d"), All: true}, &envelope.Delivery{Op: 1001, Body: []byte("e"), All: true})
 	c.want(wire("00000011 0010 0001 000003e9 00000000", "e"))
-	// Change room; the heartbeat counts the new one.
+	// After a change of the room, the heartbeat counts the new one.
 	c.put(wire("0000001b 0010 0001 0000000c 00000004", "live://2000"))
 	c.want(wire("0000001b 0010 0001 0000000d 00000004", "live://2000"))
 	s.push(&envelope.Delivery{Op: 5, Body: []byte("old"), Room: "live://1000"},
 		&envelope.Delivery{Op: 5, Body: []byte("new"), Room: "live://2000"})
 	c.want(wire("00000013 0010 0001 00000005 00000000", "new"))
-	// Subscribe and unsubscribe; what cannot be read is an empty list.
+	// Subscribe and unsubscribe: an invalid list counts as empty.
 	c.put(wire("00000019 0010 0001 0000000e 00000005", "1002,1003"))
 	c.want(wire("00000019 0010 0001 0000000f 00000005", "1002,1003"))
 	c.put(wire("00000014 0010 0001 00000010 00000006", "1000"))
@@ -126,17 +126,17 @@ func goimConversation(t *testing.T, s *server, c *client) {
 	c.want(wire("00000012 0010 0001 0000000f 00000007", "xx"))
 	s.push(s.live(0, 1000, "f"), s.live(0, 1003, "g"))
 	c.want(wire("00000011 0010 0001 000003eb 00000000", "g"))
-	// Upstream: the same operation comes back with an empty body.
+	// An upstream message is answered with the same operation and an empty body.
 	for _, op := range []string{"00000004", "000000fe", "000003e8", "00000012"} {
 		c.put(wire("00000012 0010 0001 "+op+" 00000008", "up"))
 		c.want(wire("00000010 0010 0001 "+op+" 00000008", ""))
 	}
-	// No room: the count is 0.
+	// Without a room the count is 0.
 	c.put(wire("00000010 0010 0001 0000000c 00000009", ""))
 	c.want(wire("00000010 0010 0001 0000000d 00000009", ""))
 	c.put(wire("00000010 0010 0001 00000002 0000000a", ""))
 	c.want(wire("00000014 0010 0001 00000003 0000000a 00000000", ""))
-	// A second auth ends it.
+	// A second auth packet ends the connection.
 	c.put(wire("00000010 0010 0001 00000007 0000000b", ""))
 	body := `{"code":3500,"reason":"auth was sent twice","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
@@ -170,14 +170,14 @@ func TestGoldenV2Binary(t *testing.T) {
 			c.put(wire(fmt.Sprintf("%08x 0010 0002 00000007 00000001", 16+len(auth)), auth))
 			body := fmt.Sprintf(`{"session":"c1-%x","user":"ann","heartbeat":45,"pending":2}`, eventualSession(t, s, i))
 			c.want(wire(fmt.Sprintf("%08x 0018 0002 00000008 00000001 0000000000000000", 24+len(body)), body))
-			// The backlog, then what is pushed: with ids.
+			// The backlog comes first, then the pushes, all with ids.
 			s.push(s.backlog(i, 0, 1<<48|8, false, 1<<48|7, 1<<48|8), s.kept(i, 1<<48|9, 1<<48|8), s.live(i, 5, "live"))
 			for id := 7; id <= 9; id++ {
 				body := fmt.Sprintf(`"k%d"`, 1<<48|id)
 				c.want(wire(fmt.Sprintf("%08x 0018 0002 00000005 00000000 00010000%08x", 24+len(body), id), body))
 			}
 			c.want(wire("0000001c 0018 0002 00000005 00000000 0000000000000000", "live"))
-			// Acks: answered only if they have a sequence.
+			// An ack is answered only if it has a sequence number.
 			c.put(wire("00000018 0010 0002 00000012 00000000 0001000000000007", ""))
 			c.put(wire("00000028 0018 0002 00000012 00000005 0000000000000000 0001000000000008 0001000000000009", ""))
 			c.want(wire("00000018 0018 0002 00000013 00000005 0000000000000000", ""))

@@ -15,8 +15,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// TestConnectionLimits: over a limit a client is told; when it is far over,
-// it is not even listened to; and what leaves makes room.
+// TestConnectionLimits checks that a client over a limit gets the reason, and that a session that ends
+// makes room again.
 func TestConnectionLimits(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -37,7 +37,7 @@ func TestConnectionLimits(t *testing.T) {
 				c.expect(protocol.OpAuthReply, 0, "")
 			}
 			s.dialTCP().closedWith(protocol.CloseOverload)
-			s.dialWS(true).wantEnd(protocol.CloseOverload) // which form it speaks nobody knows yet
+			s.dialWS(true).wantEnd(protocol.CloseOverload) // The server does not know the client's format yet.
 			if n := s.metric("imgo_comet_refused_total", "reason="+test.reason); n != 2 {
 				t.Fatalf("counted %v times", n)
 			}
@@ -53,7 +53,7 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
-// TestUpgradesAreLimited: connections that never finish the upgrade count too.
+// TestUpgradesAreLimited checks that a connection counts even if it never finishes the upgrade.
 func TestUpgradesAreLimited(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
@@ -78,8 +78,8 @@ func TestUpgradesAreLimited(t *testing.T) {
 	})
 }
 
-// TestConnectRate: who is over the rate waits, and is refused only when the
-// wait would be too long.
+// TestConnectRate checks that a client over the rate waits. It is refused only if the wait would be
+// too long.
 func TestConnectRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.ConnectRate, cfg.ConnectBurst, cfg.ConnectWait = 2, 3, 5*time.Second })
@@ -97,7 +97,7 @@ func TestConnectRate(t *testing.T) {
 			t.Fatalf("%d sessions after 2 s, want 7", n)
 		}
 		time.Sleep(4 * time.Second)
-		if n := s.Sessions(); n != 13 { // 3 + 5 s of 2 a second
+		if n := s.Sessions(); n != 13 { // 3 at once, and 2 a second for 5 s
 			t.Fatalf("%d sessions after 5 s, want 13", n)
 		}
 		if n := s.metric("imgo_comet_refused_total", "reason=connect_rate"); n != 7 {
@@ -106,8 +106,8 @@ func TestConnectRate(t *testing.T) {
 	})
 }
 
-// TestUpstreamRate: comet reads more slowly from a session that sends too much.
-// Nothing is lost, and the session is not closed.
+// TestUpstreamRate checks that comet reads more slowly from a session that sends too much. No packet
+// is lost, and the session stays open.
 func TestUpstreamRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.UpstreamRate, cfg.UpstreamBurst = 10, 5 })
@@ -130,8 +130,8 @@ func TestUpstreamRate(t *testing.T) {
 	})
 }
 
-// TestBadPackets: each bad packet ends its session with a reason and is counted. It
-// does nothing to other clients.
+// TestBadPackets checks that each bad packet ends its session with a reason and is counted. Other
+// clients are not affected.
 func TestBadPackets(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.RoomsPerSession = 2 })
 	beside := s.dialPipe(pipe.Options{})
@@ -143,7 +143,7 @@ func TestBadPackets(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		text   bool
-		frames []string // after auth
+		frames []string // sent after auth
 		code   protocol.CloseCode
 		kind   string
 		says   string
@@ -200,7 +200,8 @@ func TestBadPackets(t *testing.T) {
 	beside.expect(protocol.OpHeartbeatReply, 0, "")
 }
 
-// TestTruncatedPacket: of a client that leaves in the middle of a packet nothing stays.
+// TestTruncatedPacket checks that a client that leaves in the middle of a packet leaves nothing
+// behind.
 func TestTruncatedPacket(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	for _, c := range []*client{s.dialTCP(), s.dialWS(false)} {
@@ -221,8 +222,8 @@ func TestTruncatedPacket(t *testing.T) {
 	eventually(t, "both are gone", func() bool { return s.Sessions() == 0 && len(s.logic.gone()) == 2 })
 }
 
-// TestManyThatNeverAuthenticate: clients that never authenticate do not disturb other
-// clients, and are closed after the handshake timeout.
+// TestManyThatNeverAuthenticate checks that clients that never authenticate do not disturb others.
+// They are closed after the handshake timeout.
 func TestManyThatNeverAuthenticate(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
@@ -264,7 +265,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
-	// A comet that is never run frees its port.
+	// A comet that never runs must free its port when it is closed.
 	cfg := comet.DefaultConfig()
 	cfg.Name = "c1"
 	listening(&cfg)

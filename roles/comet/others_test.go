@@ -8,9 +8,9 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestDrainNamesOthers: a comet that stops tells version-2 clients the first five other
-// comets of their transport. Older clients, and clients that are closed for another
-// reason, get no addresses.
+// TestDrainNamesOthers checks that a stopping comet sends version-2 clients the addresses of at most
+// five other comets for their transport. Older clients get no addresses, nor do clients that are
+// closed for another reason.
 func TestDrainNamesOthers(t *testing.T) {
 	const plain = `{"code":3001,"reason":"the server is stopping","reconnect":true}`
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {

@@ -14,7 +14,7 @@ import (
 	"imgo/transport/batch"
 )
 
-// polledSink is a sink that can be polled.
+// polledSink is a sink for comet's poller.
 type polledSink struct {
 	sink
 	waker atomic.Value
@@ -64,8 +64,8 @@ func (c *polledSink) Gone() bool       { return false }
 func (c *polledSink) TryRelease() bool { return true }
 func (c *polledSink) Release()         {}
 
-// BenchmarkPolled is one message to every session, and one kept message to one
-// session, over connections that can be polled.
+// BenchmarkPolled measures one message to every session, and one kept message to one session. The
+// poller watches the connections.
 func BenchmarkPolled(b *testing.B) {
 	const sessions = 10_000
 	cfg := comet.DefaultConfig()

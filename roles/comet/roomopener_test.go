@@ -14,7 +14,7 @@ import (
 	"imgo/transport/pipe"
 )
 
-// openings records the openings that logic is told to write. hold may delay them.
+// openings records the room openings that logic was asked to write. hold may delay them.
 type openings struct {
 	mu   sync.Mutex
 	all  []*envelope.RoomOpened
@@ -70,9 +70,9 @@ func (s *server) client(user string) *client {
 	return c
 }
 
-// TestDeniedRoomIsOpenedBeforeTheAnswer: Push names the rooms without a member. A client
-// that joins one of them is answered once logic has written that the room is open, and
-// so is a client that joins meanwhile. A room that was not denied is not opened.
+// TestDeniedRoomIsOpenedBeforeTheAnswer checks rooms that Push reported as empty. The join of such a
+// room is answered only after logic has written that the room is open. This is also true for a second
+// client that joins meanwhile. Other rooms are not opened.
 func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	o := &openings{}
 	s := start(t, &fakeLogic{opened: o.opened}, nil)
@@ -103,7 +103,7 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	ann.join("x")
 	eventually(t, "the room is being opened", func() bool { return slices.Equal(o.names(), []string{"", "x"}) })
 	bob.join("x")
-	// Both are members, and get what comes before the answer too.
+	// Both are members now, and get messages even before the answer to their join.
 	eventually(t, "both are in the room", func() bool {
 		reply, err := s.Rooms(context.Background(), &envelope.RoomsRequest{})
 		return err == nil && reply.Counts["x"] == 2
@@ -114,7 +114,7 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	ann.expect(protocol.OpMessage, 0, "m-x")
 	bob.expect(protocol.OpMessage, 0, "m-x")
 	s.push(s.live(0, protocol.OpMessage, "mark"), s.live(1, protocol.OpMessage, "mark"))
-	ann.expect(protocol.OpMessage, 0, "mark") // and no answer before it
+	ann.expect(protocol.OpMessage, 0, "mark") // The answer has not been sent before it.
 	bob.expect(protocol.OpMessage, 0, "mark")
 	close(free)
 	ann.expect(protocol.OpJoinRoomReply, 0, "x")
@@ -132,8 +132,8 @@ func TestDeniedRoomIsOpenedBeforeTheAnswer(t *testing.T) {
 	}
 }
 
-// TestNoJoinBeforeTheStartIsKnown: no join is answered until the log says that what an
-// earlier incarnation of the comet denied is void.
+// TestNoJoinBeforeTheStartIsKnown checks that no join is answered before the log says that the denials
+// of an earlier run of this comet are void.
 func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 	free := make(chan struct{})
 	o := &openings{hold: func(ctx context.Context, _ string) error {
@@ -157,8 +157,8 @@ func TestNoJoinBeforeTheStartIsKnown(t *testing.T) {
 	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
-// TestRoomThatCannotBeOpened: a room that cannot be opened is not joined. The client is
-// told to come back.
+// TestRoomThatCannotBeOpened checks that a client does not join a room that cannot be opened. The
+// client is told to reconnect.
 func TestRoomThatCannotBeOpened(t *testing.T) {
 	o := &openings{}
 	s := start(t, &fakeLogic{opened: o.opened}, func(c *comet.Config) { c.CallTimeout = 100 * time.Millisecond })
@@ -184,7 +184,7 @@ func TestRoomThatCannotBeOpened(t *testing.T) {
 	c.expect(protocol.OpJoinRoomReply, 0, "x")
 }
 
-// TestDeniedRoomsAreBounded: past the bound all denied rooms are forgotten, once the log
+// TestDeniedRoomsAreBounded checks that over the bound all denied rooms are forgotten, after the log
 // says so.
 func TestDeniedRoomsAreBounded(t *testing.T) {
 	o := &openings{}
@@ -204,7 +204,7 @@ func TestDeniedRoomsAreBounded(t *testing.T) {
 		t.Errorf("answered %v", reply)
 	}
 	c := s.client("ann")
-	c.join("r0") // not denied any more
+	c.join("r0") // This room is not denied any more.
 	c.expect(protocol.OpJoinRoomReply, 0, "r0")
 	if got := fmt.Sprintf("%q", o.names()); got != `["" ""]` {
 		t.Errorf("opened %s", got)

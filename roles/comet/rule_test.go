@@ -31,7 +31,7 @@ func (c *client) drainPipe() []uint64 {
 	}
 }
 
-// afters lists the positions that catch-ups were asked for.
+// afters lists the positions from which catch-ups were requested.
 func (l *fakeLogic) afters() []uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,8 +42,8 @@ func (l *fakeLogic) afters() []uint64 {
 	return list
 }
 
-// TestRule tests comet's rule, one delivery after another. Time stands still, so that
-// no catch-up is asked for again.
+// TestRule tests the delivery rule of comet, one delivery after another. The clock stands still, so no
+// catch-up is repeated.
 func TestRule(t *testing.T) {
 	type push func(*server) *envelope.Delivery
 	kept := func(id, prev uint64) push {
@@ -67,42 +67,42 @@ func TestRule(t *testing.T) {
 		name   string
 		faults comet.Faults
 		pushes []push
-		ids    []uint64 // written
-		afters []uint64 // catch-ups asked
+		ids    []uint64 // ids that were written
+		afters []uint64 // requested catch-ups
 	}{
 		{name: "a new session is behind until its backlog came", pushes: []push{kept(11, 0)}},
 		{name: "the first backlog is written in order",
 			pushes: []push{backlog(0, 9, false, 3, 5, 9), kept(10, 9)},
 			ids:    []uint64{3, 5, 9, 10}},
-		{name: "what passed by while behind is asked for",
+		{name: "a session that is behind requests the messages that it missed",
 			pushes: []push{kept(11, 9), backlog(0, 9, false, 9)},
 			ids:    []uint64{9}, afters: []uint64{9}},
-		{name: "and ends the wait once it was reached",
+		{name: "an answer up to the newest missed message ends the catch-up",
 			pushes: []push{kept(11, 9), backlog(0, 9, false, 9), backlog(9, 12, false, 11), kept(13, 11)},
 			ids:    []uint64{9, 11, 13}, afters: []uint64{9}},
-		{name: "live: written", pushes: []push{live, kept(11, 0), kept(12, 11)}, ids: []uint64{11, 12}},
+		{name: "a live session gets new messages", pushes: []push{live, kept(11, 0), kept(12, 11)}, ids: []uint64{11, 12}},
 		{name: "an id that was written is a duplicate", pushes: []push{live, kept(11, 0), kept(11, 0), kept(9, 0)}, ids: []uint64{11}},
-		{name: "a gap puts it behind", pushes: []push{live, kept(12, 11), kept(13, 12)}, afters: []uint64{10}},
-		{name: "and is filled",
+		{name: "a gap puts the session behind", pushes: []push{live, kept(12, 11), kept(13, 12)}, afters: []uint64{10}},
+		{name: "the catch-up fills the gap",
 			pushes: []push{live, kept(12, 11), backlog(10, 13, false, 11, 12), kept(14, 12)},
 			ids:    []uint64{11, 12, 14}, afters: []uint64{10}},
-		{name: "a nudge that is not news", pushes: []push{live, kept(11, 0), nudge(11), nudge(3)}, ids: []uint64{11}},
-		{name: "a nudge with news puts it behind",
+		{name: "a nudge with an old id has no effect", pushes: []push{live, kept(11, 0), nudge(11), nudge(3)}, ids: []uint64{11}},
+		{name: "a nudge with a new id puts the session behind",
 			pushes: []push{live, nudge(11), kept(12, 11), backlog(10, 12, false, 11, 12)},
 			ids:    []uint64{11, 12}, afters: []uint64{10}},
-		{name: "more: the next window is asked for",
+		{name: "a window with more to come requests the next window",
 			pushes: []push{backlog(0, 20, true, 1, 2), backlog(2, 20, true, 3, 4), backlog(4, 20, false), kept(21, 0)},
 			ids:    []uint64{1, 2, 3, 4, 21}, afters: []uint64{2, 4}},
-		{name: "an answer that came twice",
+		{name: "a duplicate answer has no effect",
 			pushes: []push{backlog(0, 20, true, 1, 2), backlog(0, 20, true, 1, 2)},
 			ids:    []uint64{1, 2}, afters: []uint64{2}},
-		{name: "an old answer does no harm",
+		{name: "an old answer has no effect",
 			pushes: []push{live, kept(11, 0), backlog(0, 9, false, 4, 5), kept(12, 11)},
 			ids:    []uint64{11, 12}},
-		{name: "an answer from a place where it never was",
+		{name: "an answer from beyond the session's position is not written",
 			pushes: []push{live, backlog(15, 20, false, 17), kept(18, 17)},
 			afters: []uint64{10}},
-		{name: "what it does not accept is passed over", pushes: []push{live, other(11, 1000), kept(12, 11)}, ids: []uint64{12}},
+		{name: "an operation that is not accepted is skipped", pushes: []push{live, other(11, 1000), kept(12, 11)}, ids: []uint64{12}},
 
 		{name: "without prev", faults: comet.Faults{NoPrev: true}, pushes: []push{live, kept(12, 11)}, ids: []uint64{12}},
 		{name: "without duplicate", faults: comet.Faults{NoDuplicate: true},
@@ -134,7 +134,7 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// TestHeldUntilAuthReply: what router sends between Attach and the auth reply follows
+// TestHeldUntilAuthReply checks that deliveries between Attach and the auth reply are written after
 // the auth reply.
 func TestHeldUntilAuthReply(t *testing.T) {
 	var s *server
@@ -152,9 +152,9 @@ func TestHeldUntilAuthReply(t *testing.T) {
 	c.expect(protocol.OpMessage, 0, "live")
 }
 
-// TestFirstWindowInTheConnectReply: the first window follows the auth reply in order,
-// each message in a frame of its own, over each transport and with each way to
-// acknowledge. If it is too much for the queue the session asks for the rest.
+// TestFirstWindowInTheConnectReply checks that the first window follows the auth reply in order, each
+// message in its own frame. It covers each transport and each way to acknowledge. If the window does
+// not fit into the queue, the session requests the rest.
 func TestFirstWindowInTheConnectReply(t *testing.T) {
 	const messages = 1000
 	window := &envelope.Backlog{UpTo: messages}
@@ -195,7 +195,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 					for _, k := range window.Messages {
 						id := k.Id
 						if c.text {
-							id = 0 // which parseFrame does not read
+							id = 0 // parseFrame does not read ids.
 						}
 						c.expect(protocol.OpMessage, id, string(k.Body))
 					}
@@ -208,8 +208,8 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 	}
 }
 
-// TestWindowsDoNotMix: the memory of a window is used again only when the kernel has
-// all that is in it.
+// TestWindowsDoNotMix checks that the memory of a window is reused only after the kernel has taken all
+// of it.
 func TestWindowsDoNotMix(t *testing.T) {
 	const messages, rounds, clients = 800, 4, 12
 	logic := &fakeLogic{}
@@ -231,7 +231,7 @@ func TestWindowsDoNotMix(t *testing.T) {
 			if i%2 == 0 {
 				c = s.dialWS(false)
 			} else if err := c.Client.(*transporttest.Stream).Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
-				t.Fatal(err) // it takes what the kernel has no room for later
+				t.Fatal(err) // The poller writes the rest later.
 			}
 			wg.Go(func() {
 				defer c.Close()
@@ -240,13 +240,13 @@ func TestWindowsDoNotMix(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := c.next(); err != nil { // the auth reply
+				if _, err := c.next(); err != nil { // This is the auth reply.
 					t.Error(err)
 					return
 				}
 				for id := uint64(1); id <= messages; id++ {
 					if i%4 == 3 && id == messages/2 {
-						return // and its queue is discarded
+						return // Its queue is discarded.
 					}
 					want := fmt.Sprint(user, " ", id, " ", strings.Repeat(user, 20))
 					if p, err := c.next(); err != nil || p.ID != id || string(p.Body) != want {
@@ -260,8 +260,8 @@ func TestWindowsDoNotMix(t *testing.T) {
 	}
 }
 
-// TestBacklogInTheConnectReply: a session with nothing pending is not behind after its
-// auth reply, and asks for nothing, unless something passed by meanwhile.
+// TestBacklogInTheConnectReply checks that a session with nothing pending is not behind after its auth
+// reply. It requests a catch-up only if it missed a message meanwhile.
 func TestBacklogInTheConnectReply(t *testing.T) {
 	for _, passed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestBacklogInTheConnectReply(t *testing.T) {
 				want, afters := []uint64{12}, []uint64{}
 				if passed {
 					want, afters = []uint64{11, 12}, []uint64{10}
-					synctest.Wait() // it asks for what passed by
+					synctest.Wait() // The session requests what it missed.
 					s.push(s.backlog(0, 10, 11, false, 11))
 				}
 				s.push(s.kept(0, 12, 11*uint64(len(want)-1)))
@@ -297,18 +297,18 @@ func TestBacklogInTheConnectReply(t *testing.T) {
 	}
 }
 
-// TestAskAgain: an answer that does not come is asked for again, after ever longer
-// times. After an error the session asks again soon.
+// TestAskAgain checks that a catch-up without an answer is repeated after growing pauses. After an
+// error it is repeated soon.
 func TestAskAgain(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		faults comet.Faults
-		fail   int // this many calls fail
+		fail   int // the first calls that fail
 		within time.Duration
 		asked  int
 	}{
 		{name: "answers that do not come", within: 15 * time.Second, asked: 3}, // at 2, 6 and 14 s
-		{name: "errors", fail: 3, within: 3 * time.Second, asked: 4},           // at 2 s and three soon after
+		{name: "errors", fail: 3, within: 3 * time.Second, asked: 4},           // at 2 s, and three more soon after
 		{name: "without ask-again", faults: comet.Faults{NoAskAgain: true}, within: time.Minute, asked: 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -343,7 +343,7 @@ func TestAskAgain(t *testing.T) {
 	}
 }
 
-// TestAnswerWithoutProgress: an owner that is not as far as what passed by is asked
+// TestAnswerWithoutProgress checks an owner that has not yet read what the session missed. It is asked
 // again at once, and then after growing pauses.
 func TestAnswerWithoutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -368,8 +368,8 @@ func TestAnswerWithoutProgress(t *testing.T) {
 	})
 }
 
-// TestLiveOnce: an entry of the live topic that a job delivers again, or that is in the
-// log twice, reaches a session once.
+// TestLiveOnce checks that an entry of the live topic reaches a session once. A job may deliver it
+// twice, or the log may contain it twice.
 func TestLiveOnce(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	c := s.dialPipe(pipe.Options{})

@@ -8,9 +8,8 @@ import (
 	"imgo/roles/comet"
 )
 
-// TestSendBuffer: what a client does not read waits in the kernel's memory, up to
-// SendBuffer, and then in the session's queue. Without SendBuffer the kernel takes
-// megabytes over loopback.
+// TestSendBuffer checks that unread data fills the kernel's buffer up to SendBuffer, and then the
+// session's queue. Without SendBuffer the kernel takes megabytes over loopback.
 func TestSendBuffer(t *testing.T) {
 	const buffer, pushed = 8 << 10, 512 << 10
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {

@@ -27,7 +27,7 @@ func TestAuthBody(t *testing.T) {
 		text    bool
 		body    string
 		want    want
-		reason  string // of the refusal, or what it contains
+		reason  string // a part of the reason of the refusal
 	}{
 		{name: "bytes", version: 1, body: "tok", want: want{token: "tok", generation: "imgo"}},
 		{name: "a JSON string", version: 1, body: `"t\u006fk"`, want: want{token: "tok", generation: "imgo"}},
@@ -134,7 +134,7 @@ func TestAuthRefused(t *testing.T) {
 	}
 }
 
-// TestFirstPacket: only some packets may come before auth.
+// TestFirstPacket checks which packets may come before auth.
 func TestFirstPacket(t *testing.T) {
 	t.Run("binary: a few packets are ignored", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -145,7 +145,7 @@ func TestFirstPacket(t *testing.T) {
 		c.send(1, protocol.OpAuth, 1, "ann")
 		c.expect(protocol.OpAuthReply, 0, "")
 	})
-	t.Run("and then no more", func(t *testing.T) {
+	t.Run("binary: too many packets end the connection", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
 		for range 17 {
@@ -153,7 +153,7 @@ func TestFirstPacket(t *testing.T) {
 		}
 		c.closedWith(protocol.CloseBadPacket)
 	})
-	t.Run("nor many bytes", func(t *testing.T) {
+	t.Run("binary: too many bytes end the connection", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
 		c.send(1, 99, 9, strings.Repeat("x", 20<<10))
@@ -177,7 +177,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		silent, trickle := s.dialPipe(pipe.Options{}), s.dialPipe(pipe.Options{})
-		for range 6 { // a byte a second buys no time
+		for range 6 { // One byte a second must not extend the timeout.
 			time.Sleep(time.Second)
 			_ = trickle.Send([]byte{0})
 		}
@@ -191,7 +191,7 @@ func TestHandshakeTimeout(t *testing.T) {
 
 func TestHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, nil) // 60 s, 8 min
+		s := start(t, &fakeLogic{}, nil) // heartbeat times: 60 s and 8 min
 		silent, beats, pings := s.connected(0, "a", 0), s.connected(1, "b", 0), s.connected(2, "c", 0)
 		old := s.dialPipe(pipe.Options{})
 		old.send(1, protocol.OpAuth, 1, "d")
@@ -201,7 +201,7 @@ func TestHeartbeat(t *testing.T) {
 			beats.send(2, protocol.OpHeartbeat, 1, "")
 			beats.receive()
 			pings.pipe.Ping()
-			old.pipe.Ping() // does not count
+			old.pipe.Ping() // A WebSocket ping is no heartbeat.
 		}
 		silent.closedWith(protocol.CloseStaleHeartbeat)
 		if n := s.Sessions(); n != 3 {
@@ -233,8 +233,8 @@ func TestCloseExpired(t *testing.T) {
 	})
 }
 
-// TestKeyReplaced: a second session with the same key closes the first one of the same
-// user, and not that of another user.
+// TestKeyReplaced checks that a second session with the same key closes the first one of the same
+// user. A session of another user stays open.
 func TestKeyReplaced(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	dial := func(user string) *client {
@@ -253,8 +253,8 @@ func TestKeyReplaced(t *testing.T) {
 	third.expect(protocol.OpMessage, 0, "2")
 }
 
-// TestKickWhileConnecting: a session that is closed while logic is asked gets op 6 in
-// place of the auth reply. It is detached.
+// TestKickWhileConnecting checks a session that is closed while logic handles its Connect. It gets op
+// 6 instead of the auth reply, and is detached.
 func TestKickWhileConnecting(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
@@ -275,7 +275,7 @@ func TestKickWhileConnecting(t *testing.T) {
 	}
 }
 
-// TestRooms: the counts and members of rooms are right, also after a client has left.
+// TestRooms checks the counts and members of rooms, also after a client has left.
 func TestRooms(t *testing.T) {
 	s := start(t, &fakeLogic{}, nil)
 	var clients []*client
@@ -302,14 +302,14 @@ func TestRooms(t *testing.T) {
 		m.Transport != "pipe" || fmt.Sprint(m.Rooms) != "[a b]" || m.Address.Session != s.logic.session(0) || m.SinceMs == 0 {
 		t.Fatalf("member %v", m)
 	}
-	// Changing the room leaves all others.
+	// A change of the room leaves all other rooms.
 	clients[0].send(2, protocol.OpChangeRoom, 1, "c")
 	clients[0].expect(protocol.OpChangeRoomReply, 0, "c")
 	_ = clients[1].Close()
 	eventually(t, "the room is gone with its members", func() bool { return fmt.Sprint(ask("", 0).Counts) == "map[c:1]" })
 }
 
-// TestHalfClose: a client that ends its side of the stream still gets its replies.
+// TestHalfClose checks that a client that ends its side of the stream still gets its replies.
 func TestHalfClose(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()

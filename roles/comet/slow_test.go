@@ -37,9 +37,9 @@ func (m *mailbox) catchUp(r *envelope.CatchUpRequest) error {
 	return nil
 }
 
-// TestSlowClient: for a client that does not read, kept messages wait in the mailbox,
-// and others are dropped and counted. Another client sees no difference. Once the slow
-// client reads it gets every kept message in order.
+// TestSlowClient checks a client that does not read. Its kept messages wait in the mailbox, and other
+// messages are dropped and counted. Another client sees no difference. Once the slow client reads, it
+// gets every kept message in order.
 func TestSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		body := strings.Repeat("x", 1000)
@@ -104,8 +104,8 @@ func TestSlowClient(t *testing.T) {
 	})
 }
 
-// TestCatchUpAtClientsPace: the next window is asked for when the one before
-// has gone out.
+// TestCatchUpAtClientsPace checks that the next window is requested only after the one before was
+// written.
 func TestCatchUpAtClientsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.SlowTimeout = time.Hour })
@@ -129,8 +129,8 @@ func TestCatchUpAtClientsPace(t *testing.T) {
 	})
 }
 
-// TestBacklogOverPendingBytes: a window that does not fit is written in part. The
-// session then asks for what follows.
+// TestBacklogOverPendingBytes checks that a window that does not fit is written in part. The session
+// then requests the rest.
 func TestBacklogOverPendingBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.PendingBytes = 100 })
@@ -143,7 +143,7 @@ func TestBacklogOverPendingBytes(t *testing.T) {
 		if got := s.logic.afters(); fmt.Sprint(got) != "[3]" {
 			t.Fatalf("asked after %v", got)
 		}
-		// One message over the bound goes alone.
+		// A single message over the bound is written alone.
 		big := s.backlog(0, 3, 4, false, 4)
 		big.Backlog.Messages[0].Body = []byte(strings.Repeat("x", 1000))
 		s.push(big)
@@ -153,7 +153,7 @@ func TestBacklogOverPendingBytes(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsClosed: a client that takes nothing for the slow timeout is closed.
+// TestSlowClientIsClosed checks that a client that reads nothing for the slow timeout is closed.
 func TestSlowClientIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.SlowTimeout = 3 * time.Second })
@@ -179,8 +179,8 @@ func TestSlowClientIsClosed(t *testing.T) {
 	})
 }
 
-// TestRepliesAreBounded: the replies to a client that does not read take no more memory
-// than the session's bound.
+// TestRepliesAreBounded checks that the replies to a client that does not read stay within the
+// session's memory bound.
 func TestRepliesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
@@ -202,8 +202,8 @@ func TestRepliesAreBounded(t *testing.T) {
 	})
 }
 
-// TestOrderOfOneCaller: what one caller pushes reaches a session in order,
-// kept or not, whatever the client's pace.
+// TestOrderOfOneCaller checks that the messages of one caller reach a session in order, kept or not,
+// however slowly the client reads.
 func TestOrderOfOneCaller(t *testing.T) {
 	s := start(t, &fakeLogic{}, listening)
 	c := s.dialTCP()

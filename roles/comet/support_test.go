@@ -29,11 +29,11 @@ import (
 	"imgo/transport/ws"
 )
 
-// goroutines runs all tests with a goroutine for each connection. make test runs them
-// both ways.
+// goroutines runs all tests with one goroutine for each connection. make test runs them with and
+// without it.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
-// single runs all tests with a system call for each write. make test does that too.
+// single runs all tests with one system call for each write. make test does that too.
 var single = flag.Bool("single", false, "no io_uring")
 
 func TestMain(m *testing.M) {
@@ -191,7 +191,7 @@ type server struct {
 	t       *testing.T
 	logic   *fakeLogic
 	metrics *prometheus.Registry
-	stop    func() error // once; it returns what Run did
+	stop    func() error // May be called twice. It returns the result of Run.
 }
 
 // start runs a comet until the test ends. change may be nil.
@@ -323,7 +323,7 @@ type client struct {
 	transporttest.Client
 	t    *testing.T
 	text bool
-	pipe *pipe.Client // where it is one
+	pipe *pipe.Client // nil without a pipe
 }
 
 // dialPipe connects in memory.
@@ -492,8 +492,8 @@ func (c *client) closedWith(code protocol.CloseCode) {
 	c.wantEnd(code)
 }
 
-// login authenticates a version-2 client. more has further members of the auth object,
-// each after a comma.
+// login authenticates a version-2 client. more has additional members of the auth object, each after a
+// comma.
 func (c *client) login(user, more string) {
 	c.t.Helper()
 	c.send(2, protocol.OpAuth, 1, fmt.Sprintf(`{"token":%q%s}`, user, more))

@@ -12,8 +12,8 @@ import (
 	"imgo/transport/batch"
 )
 
-// pool is a pool of n, on a machine whose kernel has io_uring for us. It cannot
-// be installed, so without it the test is skipped everywhere.
+// pool returns a pool of n rings. It skips the test if the kernel does not allow io_uring, because
+// io_uring cannot be installed.
 func pool(t *testing.T, n int) *batch.Pool {
 	t.Helper()
 	p, err := batch.NewPool(n)
@@ -24,7 +24,7 @@ func pool(t *testing.T, n int) *batch.Pool {
 	return p
 }
 
-// pair is two sockets that are connected.
+// pair returns two connected sockets.
 func pair(t *testing.T) (fd, peer int32) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -49,8 +49,8 @@ func read(t *testing.T, fd int32) string {
 	return string(b[:n])
 }
 
-// Every batch up to the full size gives each socket its own bytes, whatever the
-// ring's place is when it begins.
+// TestEachSocketGetsItsBytes sends batches of every size. Each socket must get its own bytes, at every
+// start position of the ring.
 func TestEachSocketGetsItsBytes(t *testing.T) {
 	b := pool(t, 1).Take()
 	var fds, peers [batch.Size]int32
@@ -66,7 +66,7 @@ func TestEachSocketGetsItsBytes(t *testing.T) {
 			t.Fatalf("%d writes are said to wait, not %d", b.Len(), n)
 		}
 		if round%16 == 0 {
-			runtime.GC() // what the kernel reads is still there
+			runtime.GC() // The memory that the kernel reads must stay valid.
 		}
 		results := b.Send()
 		if len(results) != n || b.Len() != 0 {
@@ -80,7 +80,8 @@ func TestEachSocketGetsItsBytes(t *testing.T) {
 	}
 }
 
-// What cannot be sent has its own result, and the others of the batch are sent.
+// TestResults checks that a send that fails has its own result and that the other sends of the batch
+// succeed.
 func TestResults(t *testing.T) {
 	b := pool(t, 1).Take()
 	good, peer := pair(t)
@@ -94,7 +95,7 @@ func TestResults(t *testing.T) {
 	if first[0] <= 0 || int(first[0]) == len(big) || first[1] != 1 {
 		t.Fatalf("a write that is too large for its socket, and another: %v", first)
 	}
-	// A socket pair takes what was sent by pieces: until there is no room.
+	// A socket pair frees room in pieces, so this reads until all of it is free.
 	for n := first[0]; n > 0; {
 		b.Add(full, big)
 		b.Add(good, []byte("b"))
@@ -131,7 +132,7 @@ func TestPool(t *testing.T) {
 	}
 	p.Put(nil)
 	p.Close()
-	p.Put(a) // late
+	p.Put(a) // This ring comes back after Close.
 	if p.Take() != nil {
 		t.Error("a closed pool lends")
 	}
@@ -143,7 +144,7 @@ func TestPool(t *testing.T) {
 	none.Close()
 }
 
-// Rings of several goroutines, on whatever threads these run.
+// TestConcurrent uses the rings from several goroutines, on any threads.
 func TestConcurrent(t *testing.T) {
 	p := pool(t, 3)
 	var wg sync.WaitGroup

@@ -16,7 +16,8 @@ import (
 	"imgo/transport/pipe"
 )
 
-// Deadlines keep time exactly, and time is the bubble's.
+// TestDeadlinesInABubble checks that deadlines expire exactly on time by the clock of a synctest
+// bubble.
 func TestDeadlinesInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := pipe.New(pipe.Options{Buffer: 100})
@@ -47,8 +48,8 @@ func TestDeadlinesInABubble(t *testing.T) {
 	})
 }
 
-// A client that reads slowly holds the server up, and no more than the buffer
-// is ever under way.
+// TestSlowReader checks that a slow reader blocks the server, and that no more bytes than the buffer
+// holds are in flight.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := pipe.New(pipe.Options{Buffer: 1000})
@@ -109,7 +110,7 @@ func TestPackets(t *testing.T) {
 			}
 		}
 	}
-	// An id goes up in a 24-byte header.
+	// With an id, a packet has a 24-byte header.
 	client, server := pipe.New(pipe.Options{})
 	p := transport.Packet{Version: 2, Op: 7, ID: 3}
 	if err := client.Send(p); err != nil {

@@ -16,7 +16,7 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// lines is a log that is written and read at the same time.
+// lines is a log that is safe for concurrent use.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -34,8 +34,8 @@ func (l *lines) has(s string) bool {
 	return bytes.Contains(l.b.Bytes(), []byte(s))
 }
 
-// The 2016 server left an accept loop for good on the first error. Here the
-// process runs out of file descriptors, and has some again.
+// TestAcceptOutlivesErrors runs out of file descriptors and then frees some. The accept loop of the
+// 2016 server ended at the first error.
 func TestAcceptOutlivesErrors(t *testing.T) {
 	var log lines
 	l := listen(t, transport.ListenConfig{Log: zerolog.New(&log)})
@@ -74,7 +74,7 @@ func TestAcceptOutlivesErrors(t *testing.T) {
 		}
 		fill = append(fill, f)
 	}
-	// One descriptor for the client; none for the server's side of it.
+	// This frees one descriptor for the client and none for the server's side.
 	_ = fill[0].Close()
 	fill = fill[1:]
 	c, err := net.Dial("tcp", l.Addr().String())

@@ -13,9 +13,9 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// BenchmarkBatch is the cost of a frame that goes in a batch of 64 to as many
-// connections, kernel included. cpu-ns/frame is the CPU time of this process,
-// with that of its clients; a loaded machine does not change it much.
+// BenchmarkBatch measures the cost of a frame in a batch of 64 frames to 64 connections, including the
+// kernel. cpu-ns/frame is the CPU time of this process, including its clients. Other load on the
+// machine changes it little.
 func BenchmarkBatch(b *testing.B) {
 	pool, err := batch.NewPool(1)
 	if err != nil {
@@ -43,17 +43,17 @@ func BenchmarkBatch(b *testing.B) {
 		conns = append(conns, <-ready)
 	}
 	frame := transport.NewMessage(protocol.OpMessage, 1, make([]byte, 200)).Frame(transport.FormGoim)
-	together := pool.Take()
+	writes := pool.Take()
 	before := cpuTime(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		n := 0
 		for _, c := range conns {
-			if c.StartWrite(together, frame) {
+			if c.StartWrite(writes, frame) {
 				n++
 			}
 		}
-		results := together.Send()
+		results := writes.Send()
 		for i := range n {
 			_, _, _ = conns[i].FinishWrite(frame, results[i])
 		}
@@ -61,7 +61,7 @@ func BenchmarkBatch(b *testing.B) {
 	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N*len(conns)), "cpu-ns/frame")
 }
 
-// BenchmarkStartFinishWrite is the part of it that is not the kernel's.
+// BenchmarkStartFinishWrite measures the part of BenchmarkBatch outside the kernel.
 func BenchmarkStartFinishWrite(b *testing.B) {
 	pool, err := batch.NewPool(1)
 	if err != nil {
@@ -78,14 +78,14 @@ func BenchmarkStartFinishWrite(b *testing.B) {
 	transporttest.Dial(b, l, nil)
 	c := <-ready
 	frame := make([]byte, 200)
-	together := pool.Take()
+	writes := pool.Take()
 	before := cpuTime(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if !c.StartWrite(together, frame) {
+		if !c.StartWrite(writes, frame) {
 			b.Fatal("the connection is busy")
 		}
-		together.Send() // which leaves a single frame to FinishWrite
+		writes.Send() // Send leaves a single frame to FinishWrite.
 		if _, left, err := c.FinishWrite(frame, int32(len(frame))); left != 0 || err != nil {
 			b.Fatal(left, err)
 		}
@@ -93,7 +93,7 @@ func BenchmarkStartFinishWrite(b *testing.B) {
 	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/frame")
 }
 
-// cpuTime is the CPU time of this process, in nanoseconds.
+// cpuTime returns the CPU time of this process in nanoseconds.
 func cpuTime(b *testing.B) int64 {
 	var u unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {

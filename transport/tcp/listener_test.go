@@ -37,7 +37,7 @@ func echo(c transport.Conn) {
 	}
 }
 
-// ping sends a packet and wants its echo.
+// ping sends a packet and expects its echo.
 func ping(t *testing.T, c *transporttest.Stream) {
 	t.Helper()
 	if err := c.Send(transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 9, 0, []byte("ping"))); err != nil {
@@ -49,7 +49,7 @@ func ping(t *testing.T, c *transporttest.Stream) {
 	}
 }
 
-// counter counts what Config.Refused hears.
+// counter counts the calls of Config.Refused.
 type counter struct {
 	mu sync.Mutex
 	n  map[string]int
@@ -128,8 +128,8 @@ func TestAdmitRefuses(t *testing.T) {
 	ping(t, &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)})
 }
 
-// A client that says nothing, or no TLS, does not get past the handshake, and
-// holds up nobody.
+// TestTLSHandshakeIsBounded checks that a client without TLS, or a silent one, does not pass the
+// handshake. It delays no other client.
 func TestTLSHandshakeIsBounded(t *testing.T) {
 	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
 	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
@@ -156,8 +156,8 @@ func TestTLSHandshakeIsBounded(t *testing.T) {
 	transporttest.Eventually(t, "all three are counted", func() bool { return refused.of("tls") == 3 })
 }
 
-// The handler gets its time after ctx, and a handler that does not end its
-// connection loses it.
+// TestRunEndsInOrder checks that a handler gets its time after ctx is done. A handler that does not
+// end its connection loses it.
 func TestRunEndsInOrder(t *testing.T) {
 	l := listen(t, transport.ListenConfig{Grace: 100 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -171,7 +171,7 @@ func TestRunEndsInOrder(t *testing.T) {
 				return
 			}
 			handled <- nil
-			_, err := c.ReadPacket() // and never looks at ctx
+			_, err := c.ReadPacket() // The handler ignores ctx.
 			handled <- err
 		})
 	}()
@@ -238,7 +238,7 @@ func TestResetIsTheEnd(t *testing.T) {
 	}
 }
 
-// What trickles in is bounded by the read deadline, not restarted by each byte.
+// TestSlowlorisWithinAPacket checks that single bytes do not extend the read deadline.
 func TestSlowlorisWithinAPacket(t *testing.T) {
 	got := make(chan error, 1)
 	l := listen(t, transport.ListenConfig{})
@@ -265,8 +265,8 @@ func TestSlowlorisWithinAPacket(t *testing.T) {
 	t.Error("ReadPacket outlived its deadline")
 }
 
-// A client that goes on sending still gets the last packet: the connection is
-// not reset under it.
+// TestLastPacketSurvivesInput checks that a client that continues to send still gets the last packet.
+// The connection must not be reset before.
 func TestLastPacketSurvivesInput(t *testing.T) {
 	l := listen(t, transport.ListenConfig{Linger: time.Second})
 	transporttest.Serve(t, l, func(c transport.Conn) {
@@ -293,8 +293,8 @@ func TestLastPacketSurvivesInput(t *testing.T) {
 	}
 }
 
-// What the client's TCP has not acknowledged when it vanishes stays known,
-// whoever ends the connection and however.
+// TestUnackedAtTheEnd checks that the number of unacknowledged bytes stays known after the client
+// vanished, however the connection ends.
 func TestUnackedAtTheEnd(t *testing.T) {
 	type counts struct {
 		before, after, closed int64
@@ -331,8 +331,8 @@ func TestUnackedAtTheEnd(t *testing.T) {
 	}
 }
 
-// Whoever counts connections by Admit and Released comes out even, whether a
-// connection got to its handler or not, by the time Run returns.
+// TestReleasedFollowsAdmit checks that every Admit is followed by one Released before Run returns,
+// even if the connection never reached its handler.
 func TestReleasedFollowsAdmit(t *testing.T) {
 	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
 	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())

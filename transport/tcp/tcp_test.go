@@ -14,8 +14,8 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// goroutines runs all tests with a goroutine for each connection: make test does
-// it both ways.
+// goroutines runs all tests with one goroutine for each connection. make test runs them with and
+// without it.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
 func TestMain(m *testing.M) {
@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// listen binds a port of loopback, with short times.
+// listen binds a loopback port, with short timeouts.
 func listen(t testing.TB, cfg transport.ListenConfig) *tcp.Listener {
 	t.Helper()
 	if cfg.Addr == "" {
@@ -63,7 +63,7 @@ func harness(goroutines bool, server func(*testing.T) *tls.Config, client func(*
 	return h
 }
 
-// TestConformance is of epoll where there is one.
+// TestConformance tests epoll on systems that have it.
 func TestConformance(t *testing.T) { transporttest.Run(t, harness(false, nil, nil)) }
 
 func TestConformanceGoroutines(t *testing.T) { transporttest.Run(t, harness(true, nil, nil)) }

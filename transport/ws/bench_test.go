@@ -12,8 +12,8 @@ import (
 	"imgo/transport/ws"
 )
 
-// BenchmarkWrite is what a frame costs the server, kernel included, alone and
-// eight at a time.
+// BenchmarkWrite measures the server's cost of a frame, including the kernel, for single frames and
+// for eight in one write.
 func BenchmarkWrite(b *testing.B) {
 	for name, n := range map[string]int{"one": 1, "eight": 8} {
 		b.Run(name, func(b *testing.B) {

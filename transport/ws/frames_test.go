@@ -16,14 +16,14 @@ import (
 	"imgo/transport/ws"
 )
 
-// outcome is how a connection's reading ended, and how often it worked before.
+// outcome is the error that ended the reading of a connection, and the number of packets before it.
 type outcome struct {
 	packets int
 	err     error
 }
 
-// watch runs a server that reads to the end, tells the client why with op 6
-// where it broke the protocol, and reports.
+// watch runs a server that reads every connection to its end and reports the outcome. It sends op 6
+// with the reason after a protocol error.
 func watch(t *testing.T, cfg ws.Config, deadline time.Duration) (*ws.Listener, <-chan outcome) {
 	t.Helper()
 	ended := make(chan outcome, 1)
@@ -63,14 +63,15 @@ func wait(t *testing.T, ended <-chan outcome) outcome {
 	}
 }
 
-// A client that breaks WebSocket's or our rules is told so and cut off.
+// TestBadFrames checks that a client that breaks the rules of WebSocket or of this server gets the
+// reason and is disconnected.
 func TestBadFrames(t *testing.T) {
 	const maxBody = 1000
 	auth := transport.AppendPacket(nil, 1, protocol.HeaderV1, 7, 1, 0, []byte("token"))
 	json := []byte(`{"ver":1,"op":7,"seq":1,"body":"token"}`)
 	masked := func(first byte, payload []byte) []byte { return transporttest.RawFrame(first, true, payload) }
 	lies := masked(0x82, auth)
-	binary.BigEndian.PutUint32(auth[0:], uint32(len(auth)+1)) // from here on auth says a byte too many
+	binary.BigEndian.PutUint32(auth[0:], uint32(len(auth)+1)) // Now the header of auth announces one byte too many.
 	truncated := masked(0x82, auth)
 	binary.BigEndian.PutUint32(auth[0:], uint32(len(auth)-1))
 	trailing := masked(0x82, auth)
@@ -119,7 +120,7 @@ func TestBadFrames(t *testing.T) {
 			if !errors.As(o.err, &bad) || bad.Kind != test.kind || bad.Code != test.code || bad.Reason == "" {
 				t.Fatalf("ReadPacket: %v, want kind %s with code %d", o.err, test.kind, test.code)
 			}
-			if o.packets == 0 && test.text { // no message yet: the server speaks binary
+			if o.packets == 0 && test.text { // Without a message from the client the server answers in binary.
 				c.Text = strings.HasPrefix(test.kind, "bad_json") || test.kind == "bad_utf8" || test.kind == "too_large"
 			}
 			if b, err := c.Next(); err != nil || !strings.Contains(string(b), test.kind) {
@@ -133,7 +134,7 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
-// Fragments are put together, with control frames in between.
+// TestFragments checks that fragments are joined, with control frames between them.
 func TestFragments(t *testing.T) {
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{MaxBody: 1000}})
 	transporttest.Serve(t, l, echo)
@@ -146,7 +147,7 @@ func TestFragments(t *testing.T) {
 			first = 0x01
 		}
 		var wire []byte
-		for i := range payload { // cut within characters too
+		for i := range payload { // The cuts are within characters too.
 			wire = append(wire, transporttest.RawFrame(first, true, payload[i:i+1])...)
 			if first = 0x00; i%50 == 0 {
 				wire = append(wire, transporttest.RawFrame(0x89, true, []byte{byte(i)})...)
@@ -162,7 +163,7 @@ func TestFragments(t *testing.T) {
 		}
 		ping(t, c)
 	}
-	// The limit holds for the whole, not for a fragment.
+	// The limit applies to the whole message, not to a fragment.
 	l2, ended := watch(t, ws.Config{ListenConfig: transport.ListenConfig{MaxBody: 1000}}, 0)
 	c := dial(t, l2, nil, true)
 	wire := transporttest.RawFrame(0x01, true, []byte(`{"op":4,"body":"`))
@@ -245,8 +246,8 @@ func TestPingsAreSignsOfLife(t *testing.T) {
 	ping(t, c)
 }
 
-// A ping that arrives while a long Write is under way is answered between two
-// of its frames or behind them, and neither waits for the other.
+// TestPingDuringWrite checks that a ping during a long Write is answered between two of its frames or
+// after them. The reader and the writer do not wait for each other.
 func TestPingDuringWrite(t *testing.T) {
 	const frames = 6
 	started, goOn := make(chan struct{}), make(chan struct{})
@@ -268,7 +269,7 @@ func TestPingDuringWrite(t *testing.T) {
 			defer close(read)
 			echo(c)
 		}()
-		for c.LastSign() == before { // the reader takes the ping though the writer is stuck
+		for c.LastSign() == before { // The reader handles the ping although the writer is blocked.
 			time.Sleep(time.Millisecond)
 		}
 		close(goOn)
@@ -279,7 +280,7 @@ func TestPingDuringWrite(t *testing.T) {
 	})
 	c := dial(t, l, nil, false)
 	<-started
-	time.Sleep(50 * time.Millisecond) // the kernel's buffers fill up
+	time.Sleep(50 * time.Millisecond) // time for the kernel's buffers to fill up
 	if err := c.Send(transporttest.RawFrame(0x89, true, []byte("hello"))); err != nil {
 		t.Fatal(err)
 	}
@@ -322,9 +323,8 @@ func TestClientCloses(t *testing.T) {
 	}
 }
 
-// Close comes back at once from a client that reads nothing. One that waited
-// for anything would be slow each time; one that does not is slow only on a
-// machine that is.
+// TestCloseOfASilentClient checks that Close returns at once although the client reads nothing. A
+// Close that waits would be slow in every try. A busy machine makes only some tries slow.
 func TestCloseOfASilentClient(t *testing.T) {
 	took := make(chan time.Duration, 1)
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{WriteBuffer: 8 << 10}})

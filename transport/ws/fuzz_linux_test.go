@@ -25,15 +25,15 @@ import (
 	"imgo/transport/ws"
 )
 
-// busy is the owner of a connection that is written to from all sides: it
-// queues what the socket has no room for, as comet does, and reads.
-type busy struct {
+// sharedConn owns a connection with many concurrent writers. Like comet, it queues the frames for which the
+// socket has no room, and it reads.
+type sharedConn struct {
 	t    *testing.T
 	conn transport.Pollable
 	read chan struct{}
 
-	batches *batch.Pool // nil: there are none here
-	sink    int32       // a socket, for a second write in a batch
+	batches *batch.Pool // nil without io_uring
+	sink    int32       // a socket that gets the second write of each batch
 
 	mu      sync.Mutex
 	blocked bool
@@ -41,9 +41,9 @@ type busy struct {
 	failed  error
 }
 
-func (b *busy) Readable(bool) { b.read <- struct{}{} }
+func (b *sharedConn) Readable(bool) { b.read <- struct{}{} }
 
-func (b *busy) Writable() {
+func (b *sharedConn) Writable() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.blocked = false
@@ -51,30 +51,30 @@ func (b *busy) Writable() {
 }
 
 // flushLocked writes the queue. The caller holds the lock.
-func (b *busy) flushLocked() {
+func (b *sharedConn) flushLocked() {
 	for len(b.queue) > 0 && !b.blocked && b.failed == nil {
 		taken, left, err := b.conn.TryWrite(b.queue)
 		b.queue, b.blocked, b.failed = b.queue[taken:], left > 0, err
 	}
 }
 
-// ways are how a frame is written.
+// These are the ways to write a frame.
 const (
 	byItself    = iota
-	inBatch     // and mu is held until the batch was sent
-	inOpenBatch // and the others go on meanwhile
-	ways
+	inBatch     // mu stays locked until the batch was sent
+	inOpenBatch // mu is unlocked while the batch is sent
+	writeModes
 )
 
-// give writes a frame, or queues it.
-func (b *busy) give(frame []byte, way int) {
+// enqueue writes a frame, or queues it.
+func (b *sharedConn) enqueue(frame []byte, mode int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.blocked || len(b.queue) > 0 {
 		b.queue = append(b.queue, frame)
 		return
 	}
-	taken, left, err := b.write(frame, way)
+	taken, left, err := b.write(frame, mode)
 	if taken == 0 && err == nil {
 		b.queue = append(b.queue, frame)
 	}
@@ -84,32 +84,33 @@ func (b *busy) give(frame []byte, way int) {
 	}
 }
 
-func (b *busy) write(frame []byte, way int) (taken, left int, err error) {
-	together := b.batches.Take()
-	defer b.batches.Put(together)
-	if way == byItself || together == nil || !b.conn.StartWrite(together, frame) {
+func (b *sharedConn) write(frame []byte, mode int) (taken, left int, err error) {
+	writes := b.batches.Take()
+	defer b.batches.Put(writes)
+	if mode == byItself || writes == nil || !b.conn.StartWrite(writes, frame) {
 		return b.conn.TryWriteOne(frame)
 	}
-	together.Add(b.sink, []byte("x"))
-	if way == inOpenBatch {
+	writes.Add(b.sink, []byte("x"))
+	if mode == inOpenBatch {
 		b.mu.Unlock()
 		runtime.Gosched()
 	}
-	result := together.Send()[0]
-	if way == inOpenBatch {
+	result := writes.Send()[0]
+	if mode == inOpenBatch {
 		runtime.Gosched()
 		b.mu.Lock()
 	}
 	return b.conn.FinishWrite(frame, result)
 }
 
-// reading reads to the end, as often as there is something, and answers nothing.
-func (b *busy) reading() error {
+// readAll reads whatever has arrived, and answers nothing. It returns the error that ended the
+// connection.
+func (b *sharedConn) readAll() error {
 	for {
 		_, err := b.conn.TryReadPacket()
 		switch {
 		case err == nil:
-		case err != transport.ErrIdle: //nolint:errorlint // it is never wrapped
+		case err != transport.ErrIdle: //nolint:errorlint // The error is never wrapped.
 			return err
 		case b.conn.Park():
 			<-b.read
@@ -117,30 +118,30 @@ func (b *busy) reading() error {
 	}
 }
 
-// TestFramesAreNeverTorn: broadcasts of all sizes, pongs, packets and a close
-// meet on one connection whose client reads in fits and starts: it gets whole
-// frames, those of each writer in order, every pong with the payload of a ping
-// that it sent, and nothing after the close frame.
+// TestFramesAreNeverTorn writes broadcasts of all sizes, pongs, packets and a close frame to one
+// connection. The client reads at an irregular pace. It must get whole frames, those of each writer in
+// order, and nothing after the close frame. Every pong must have the payload of a ping that the client
+// sent.
 func TestFramesAreNeverTorn(t *testing.T) {
 	for seed := range uint64(12) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { tearAt(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { testSharedConn(t, seed) })
 	}
 }
 
-// FuzzFramesAreNeverTorn is the same from seeds of the fuzzer's.
+// FuzzFramesAreNeverTorn is TestFramesAreNeverTorn with seeds from the fuzzer.
 func FuzzFramesAreNeverTorn(f *testing.F) {
 	f.Add(uint64(1))
-	f.Fuzz(tearAt)
+	f.Fuzz(testSharedConn)
 }
 
-func tearAt(t *testing.T, seed uint64) {
+func testSharedConn(t *testing.T, seed uint64) {
 	if *goroutines {
 		t.Skip("a connection with a goroutine has one writer")
 	}
 	const writers = 4
 	rng := rand.New(rand.NewPCG(seed, 7))
 	var ended sync.WaitGroup
-	owner := make(chan *busy, 1)
+	owner := make(chan *sharedConn, 1)
 	batches, err := batch.NewPool(writers)
 	if err != nil {
 		t.Logf("without batches: %v", err)
@@ -153,15 +154,15 @@ func tearAt(t *testing.T, seed uint64) {
 	defer func() { _, _ = unix.Close(sink[0]), unix.Close(sink[1]) }()
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{WriteBuffer: 16 << 10, Linger: 50 * time.Millisecond}})
 	transporttest.Serve(t, l, func(c transport.Conn) {
-		b := &busy{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1), batches: batches, sink: int32(sink[0])}
+		b := &sharedConn{t: t, conn: c.(transport.Pollable), read: make(chan struct{}, 1), batches: batches, sink: int32(sink[0])}
 		b.conn.Attach(b)
 		owner <- b
-		_ = b.reading()
-		ended.Wait() // nobody writes any more
+		_ = b.readAll()
+		ended.Wait() // All writers have ended.
 		b.conn.Release()
 	})
 	c := dial(t, l, nil, false)
-	_ = c.Conn.(*net.TCPConn).SetReadBuffer(48 << 10) // so that the server's socket is full most of the time
+	_ = c.Conn.(*net.TCPConn).SetReadBuffer(48 << 10) // Small, so that the server's socket is full most of the time.
 	b := <-owner
 	frames := 50 + rng.IntN(150)
 	sizes := []int{0, 1, 10, 100, 125, 126, 1000, 5000, 20000, 70000}
@@ -173,15 +174,15 @@ func tearAt(t *testing.T, seed uint64) {
 				binary.BigEndian.PutUint32(body, uint32(w))
 				binary.BigEndian.PutUint32(body[4:], uint32(i))
 				fill(body[8:], byte(w+i))
-				b.give(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body), wrng.IntN(ways))
+				b.enqueue(transport.EncodeReply(transport.FormGoim.Framed(), 1, 5, int32(i), 0, body), wrng.IntN(writeModes))
 				if wrng.IntN(20) == 0 {
 					time.Sleep(time.Duration(wrng.IntN(2000)) * time.Microsecond)
 				}
 			}
 		})
 	}
-	// Every other time the close comes into the midst of it, else it comes when
-	// the client has everything.
+	// In every other run the close frame is sent during the writes, else after the client has read
+	// everything.
 	var closed atomic.Bool
 	early, all := seed%2 == 0, make(chan struct{})
 	closeAfter := time.Duration(rng.IntN(300)) * time.Millisecond
@@ -216,7 +217,7 @@ func tearAt(t *testing.T, seed uint64) {
 	next := [writers]uint32{}
 	got := 0
 	defer func() {
-		if got < writers*frames { // it ended otherwise, or failed: let the writers go
+		if got < writers*frames { // The connection ended early or failed, so the writers are released.
 			close(all)
 		}
 	}()
@@ -224,8 +225,8 @@ func tearAt(t *testing.T, seed uint64) {
 	for n := 0; ; n++ {
 		first, payload, err := c.ReadFrame()
 		if err != nil {
-			// The goodbye may have found no room: then the end is a reset, or a
-			// frame that is cut off. Before it there is no end.
+			// The close frame may have found no room. Then the connection ends with a reset or a
+			// truncated frame. Before the close frame it must not end.
 			if !closed.Load() || strings.Contains(err.Error(), "server frame") {
 				t.Fatalf("frame %d: %v", n, err)
 			}
@@ -276,9 +277,8 @@ func fill(b []byte, with byte) {
 	}
 }
 
-// FuzzHandshake sends the same request to a listener that reads it from a
-// polled socket and to one that leaves all of it to net/http. Both must give the
-// same status and the same headers.
+// FuzzHandshake sends the same request to two listeners. One reads it from a polled socket, the other
+// leaves all of it to net/http. Both must enqueue the same status and the same headers.
 func FuzzHandshake(f *testing.F) {
 	const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	const rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + key
@@ -321,10 +321,10 @@ func FuzzHandshake(f *testing.F) {
 		f.Add(request + "\r\n")
 	}
 	f.Fuzz(func(t *testing.T, request string) {
-		if strings.HasPrefix(request, "PRI ") { // the prelude of HTTP/2, which net/http lets its handler refuse
+		if strings.HasPrefix(request, "PRI ") { // This is the preface of HTTP/2, which net/http passes to its handler.
 			return
 		}
-		// Without the end of a request the listener would wait for it.
+		// The listener waits for the end of a request.
 		request += "\r\n\r\n"
 		if own, nets := answerTo(t, polled, request), answerTo(t, byHTTP, request); own != nets {
 			t.Errorf("%q is answered with %+v, and by net/http with %+v", request, own, nets)
@@ -345,7 +345,7 @@ func handshakeListener(f *testing.F, goroutines bool) *ws.Listener {
 	return l
 }
 
-// handshakeAnswer is what matters of the answer to a request.
+// handshakeAnswer has the parts of an answer that are compared.
 type handshakeAnswer struct {
 	status                         int
 	accept, upgrade, allow, number string
@@ -356,7 +356,7 @@ func answerTo(t testing.TB, l *ws.Listener, request string) (a handshakeAnswer) 
 	c := transporttest.Dial(t, l, nil)
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
-	_, _ = io.WriteString(c, request) // the listener may refuse it before its end
+	_, _ = io.WriteString(c, request) // The listener may refuse the request before its end.
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return a

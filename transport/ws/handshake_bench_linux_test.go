@@ -6,7 +6,7 @@ import (
 	"imgo/transport"
 )
 
-// BenchmarkHandshake is the part of a connect that reads and judges the request.
+// BenchmarkHandshake measures the reading and checking of the upgrade request.
 func BenchmarkHandshake(b *testing.B) {
 	l, err := Listen(Config{ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}})
 	if err != nil {

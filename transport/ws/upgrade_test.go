@@ -41,7 +41,7 @@ func echo(c transport.Conn) {
 	}
 }
 
-// ping sends a packet and wants its echo.
+// ping sends a packet and expects its echo.
 func ping(t *testing.T, c *transporttest.WebSocket) {
 	t.Helper()
 	payload := transport.AppendPacket(nil, 1, protocol.HeaderV1, 4, 9, 0, []byte(`"ping"`))
@@ -56,7 +56,7 @@ func ping(t *testing.T, c *transporttest.WebSocket) {
 	}
 }
 
-// counter counts what Config.Refused hears.
+// counter counts the calls of Config.Refused.
 type counter struct {
 	mu sync.Mutex
 	n  map[string]int
@@ -153,7 +153,7 @@ func TestOrigins(t *testing.T) {
 		{[]string{"a.example", "b.example"}, "https://c.example", false},
 		{[]string{"a.example"}, "", true},
 		{[]string{"a.example"}, "null", false},
-		{[]string{"a.example"}, "https://imgo.example", false}, // the request's own host is no exception
+		{[]string{"a.example"}, "https://imgo.example", false}, // The host of the request is no exception.
 		{[]string{"a.example"}, "%", false},
 		{[]string{"*"}, "https://c.example:99", true},
 	} {
@@ -189,8 +189,8 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// A client that dribbles its request, or says nothing at all, is gone after
-// the handshake timeout.
+// TestSlowlorisOnTheUpgrade checks that a silent client, or one that sends its request slowly, is
+// disconnected after the handshake timeout.
 func TestSlowlorisOnTheUpgrade(t *testing.T) {
 	var refused counter
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{HandshakeTimeout: 150 * time.Millisecond, Refused: refused.add}})
@@ -215,7 +215,8 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 	transporttest.Eventually(t, "both are counted", func() bool { return refused.of("http") == 2 })
 }
 
-// A handshake that is under way when the listener stops does not hold it up.
+// TestStopDuringTheUpgrade checks that an unfinished handshake does not delay the stop of the
+// listener.
 func TestStopDuringTheUpgrade(t *testing.T) {
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{
 		HandshakeTimeout: time.Hour, Grace: time.Hour, Linger: 10 * time.Millisecond,
@@ -230,7 +231,7 @@ func TestStopDuringTheUpgrade(t *testing.T) {
 	if _, err := io.WriteString(half, "GET /sub HT"); err != nil {
 		t.Fatal(err)
 	}
-	up := dial(t, l, nil, false) // accepted after it
+	up := dial(t, l, nil, false) // It is accepted after the unfinished one.
 	_ = up.Close()
 	cancel()
 	_ = half.SetReadDeadline(time.Now().Add(transporttest.WaitLimit))
@@ -248,7 +249,8 @@ func TestStopDuringTheUpgrade(t *testing.T) {
 	}
 }
 
-// A client may send its first message in one go with its request.
+// TestMessageRightBehindTheRequest checks that a client may send its first message together with its
+// request.
 func TestMessageRightBehindTheRequest(t *testing.T) {
 	l := listen(t, ws.Config{})
 	transporttest.Serve(t, l, echo)
@@ -278,7 +280,8 @@ func TestMessageRightBehindTheRequest(t *testing.T) {
 	}
 }
 
-// The library's own client gets on with the server, over TLS too.
+// TestLibraryClient tests the client of the WebSocket library against the server, with and without
+// TLS.
 func TestLibraryClient(t *testing.T) {
 	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
 	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
@@ -328,8 +331,8 @@ func TestLibraryClient(t *testing.T) {
 	}
 }
 
-// Whoever counts connections by Admit and Released comes out even, whether a
-// connection was upgraded or not.
+// TestReleasedFollowsAdmit checks that every Admit is followed by one Released, whether the connection
+// was upgraded or not.
 func TestReleasedFollowsAdmit(t *testing.T) {
 	var admitted, released atomic.Int32
 	l := listen(t, ws.Config{ListenConfig: transport.ListenConfig{

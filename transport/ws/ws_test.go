@@ -15,8 +15,8 @@ import (
 	"imgo/transport/ws"
 )
 
-// goroutines runs all tests with a goroutine for each connection: make test does
-// it both ways.
+// goroutines runs all tests with one goroutine for each connection. make test runs them with and
+// without it.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
 func TestMain(m *testing.M) {
@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// listen binds a port of loopback, with short times.
+// listen binds a loopback port, with short timeouts.
 func listen(t *testing.T, cfg ws.Config) *ws.Listener {
 	t.Helper()
 	if cfg.Addr == "" {
@@ -44,7 +44,7 @@ func listen(t *testing.T, cfg ws.Config) *ws.Listener {
 	return l
 }
 
-// dial connects to l and upgrades.
+// dial connects to l and upgrades the connection.
 func dial(t *testing.T, l *ws.Listener, cfg *tls.Config, text bool, header ...string) *transporttest.WebSocket {
 	t.Helper()
 	w, resp, err := transporttest.Upgrade(transporttest.Dial(t, l, cfg), "/sub?from=test", header...)
@@ -89,7 +89,7 @@ func harness(text, secure, goroutines bool) transporttest.Harness {
 	return h
 }
 
-// The first two are of epoll where there is one.
+// TestConformanceBinary and TestConformanceText test epoll on systems that have it.
 func TestConformanceBinary(t *testing.T) { transporttest.Run(t, harness(false, false, false)) }
 func TestConformanceText(t *testing.T)   { transporttest.Run(t, harness(true, false, false)) }
 

@@ -36,7 +36,7 @@ func (a answer) batch(t *testing.T) batchReply {
 	return reply
 }
 
-// TestBatchResults: each push gets what it would have got alone.
+// TestBatchResults checks that each push of a batch gets the answer that it would get alone.
 func TestBatchResults(t *testing.T) {
 	service := &fakeService{push: func(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
 		switch {
@@ -100,16 +100,15 @@ func TestBatchBadInput(t *testing.T) {
 			if a.status != 400 || field != tt.field || !strings.Contains(message, tt.message) {
 				t.Errorf("answered %d: %s", a.status, a.body)
 			}
-			if calls := h.service.noted(); len(calls) > 0 {
+			if calls := h.service.recorded(); len(calls) > 0 {
 				t.Errorf("a refused batch has done %q", calls)
 			}
 		})
 	}
 }
 
-// TestBatchKeepsOrder: pushes of one user (named alone or among others), room
-// and session run one after another and in order; others run beside them, and
-// never more than the bound.
+// TestBatchKeepsOrder checks that pushes to the same user, room or session run one after another and
+// in order. A user may be named alone or among others. Other pushes run in parallel, up to the bound.
 func TestBatchKeepsOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const bound = 8
@@ -182,8 +181,8 @@ func TestBatchKeepsOrder(t *testing.T) {
 	})
 }
 
-// TestBatchEndsInTime: a service that hangs costs the items that did not get
-// their turn an error, and not the caller its answer.
+// TestBatchEndsInTime checks that a batch is answered although the service hangs. The items that did
+// not start get an error.
 func TestBatchEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service := &fakeService{push: func(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {

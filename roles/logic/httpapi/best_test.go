@@ -11,7 +11,7 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// comet is a node that clients may go to.
+// comet returns a node that clients may connect to.
 func comet(name string, sessions, weight int, zone string) logic.NodeInfo {
 	return logic.NodeInfo{
 		Name: name, Roles: []string{"comet"}, Ready: true, Sessions: sessions, Weight: weight, Zone: zone,
@@ -33,8 +33,8 @@ func (h *harness) best(query string) []string {
 	return reply.Addresses
 }
 
-// TestBestNodes: who is named, and in which order; loads differ by so much that
-// chance has no part in it.
+// TestBestNodes checks which nodes are named, and their order. The loads differ by so much that the
+// random choice has no effect.
 func TestBestNodes(t *testing.T) {
 	unready, leaving, silent, everywhere := comet("unready", 0, 1, ""), comet("leaving", 0, 1, ""), comet("silent", 0, 1, ""),
 		comet("all", 0, 1, "")
@@ -75,8 +75,8 @@ func TestBestNodes(t *testing.T) {
 	}
 }
 
-// TestBestNodesShareAlike: nearly equal comets take turns, a much fuller one
-// is never first.
+// TestBestNodesShareAlike checks that nearly equal comets take turns. A much fuller comet is never
+// first.
 func TestBestNodesShareAlike(t *testing.T) {
 	h := nodesHarness(t, httpapi.Config{}, comet("a", 1000, 1, ""), comet("b", 1050, 1, ""), comet("c", 500, 1, ""), comet("d", 510, 1,
 		""), comet("e", 900, 1, ""))
@@ -89,8 +89,8 @@ func TestBestNodesShareAlike(t *testing.T) {
 	}
 }
 
-// TestBestNodesIsForClients: no key is needed, any page may read it, and no
-// cache gives everybody the same answer; it tells addresses alone.
+// TestBestNodesIsForClients checks that a client needs no key and that every page may read the answer.
+// No cache may give the same answer to all. The answer contains only addresses.
 func TestBestNodesIsForClients(t *testing.T) {
 	h := nodesHarness(t, httpapi.Config{Keys: twoKeys}, comet("a", 7, 3, "zone"))
 	a := h.do("GET", "/v1/nodes/best?transport=tcp", "", "Origin: https://app.example", "Sec-Fetch-Site: cross-site")
@@ -112,9 +112,9 @@ func TestNodesTellWeightAndZone(t *testing.T) {
 	}
 }
 
-// TestGoimWeights: the order that goim's balancer gives (its fixed weight 10
-// for weight 1): what counts is a comet's share of half of all connections, so
-// that a comet of a greater weight stays ahead of emptier ones.
+// TestGoimWeights checks the order of goim's balancer, with its fixed weight 10 for weight 1. The
+// order depends on a comet's share of half of all connections. So a comet of a greater weight stays
+// ahead of emptier comets.
 func TestGoimWeights(t *testing.T) {
 	leaving := comet("leaving", 0, 9, "")
 	leaving.Leaving = true
@@ -127,12 +127,12 @@ func TestGoimWeights(t *testing.T) {
 		{"", "empty full", []logic.NodeInfo{comet("full", 5000, 1, ""), comet("empty", 1000, 1, ""), leaving}},
 		// 30+6000*(30/40-4/12) = 2530, 10+6000*(10/40-2/12) = 510
 		{"", "heavy light", []logic.NodeInfo{comet("light", 2000, 1, ""), comet("heavy", 4000, 3, "")}},
-		// the zone: 16+floor(6000*(16/26-5/12)) = 1208, 10+floor(6000*(10/20-1/12)) = 2510
+		// With a zone: 16+floor(6000*(16/26-5/12)) = 1208, 10+floor(6000*(10/20-1/12)) = 2510
 		{"?zone=z", "empty full", []logic.NodeInfo{comet("full", 5000, 1, "z"), comet("empty", 1000, 1, "")}},
 		// 16+floor(6000*(16/26-3.1/12)) = 2158, 10+floor(6000*(10/20-2.9/12)) = 1560
 		{"?zone=z", "near far", []logic.NodeInfo{comet("far", 2900, 1, ""), comet("near", 3100, 1, "z")}},
 		{"", "far near", []logic.NodeInfo{comet("far", 2900, 1, ""), comet("near", 3100, 1, "z")}},
-		// nobody connected: as they are set
+		// Without connections the weights decide.
 		{"", "heavy light", []logic.NodeInfo{comet("light", 0, 1, ""), comet("heavy", 0, 2, "")}},
 	} {
 		h := nodesHarness(t, httpapi.Config{}, tt.nodes...)
@@ -149,7 +149,7 @@ func TestGoimWeights(t *testing.T) {
 			t.Errorf("the instances lack %s: %s", part, a.body)
 		}
 	}
-	// Equals take turns.
+	// Equal comets take turns.
 	h = nodesHarness(t, httpapi.Config{}, comet("a", 3, 1, ""), comet("b", 3, 1, ""))
 	var first []bool
 	for range 64 {

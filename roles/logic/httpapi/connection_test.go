@@ -64,12 +64,12 @@ func dial(t *testing.T, address string) net.Conn {
 	return conn
 }
 
-// pushOf is a valid push whose message is a JSON string.
+// pushOf returns the body of a valid push whose message is a JSON string.
 func pushOf(message string) string {
 	return `{"user":"a","kept":false,"body":"` + message + `"}`
 }
 
-// rawPush is an HTTP/1.1 request for a push, as callers write it.
+// rawPush returns an HTTP/1.1 request for a push, as callers write it.
 func rawPush(body string, fields ...string) string {
 	head := "POST /v1/push HTTP/1.1\r\nHost: push.example:8080\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n"
 	for _, f := range fields {
@@ -78,9 +78,8 @@ func rawPush(body string, fields ...string) string {
 	return head + "\r\n" + body
 }
 
-// exchange sends bytes in pieces of a size and returns the statuses of the
-// answers, at most count of them. A connection that the server closed earlier
-// ends the list with "end".
+// exchange sends the bytes in pieces of the given size. It returns the statuses of the answers, at
+// most count of them. If the server closes the connection earlier, the list ends with "end".
 func exchange(t *testing.T, address, sent string, piece, count int) (statuses []string) {
 	t.Helper()
 	conn := dial(t, address)
@@ -89,7 +88,7 @@ func exchange(t *testing.T, address, sent string, piece, count int) (statuses []
 		defer close(wrote)
 		for part := range slices.Chunk([]byte(sent), piece) {
 			if _, err := conn.Write(part); err != nil {
-				return // the server has refused the request and closed
+				return // The server has refused the request and closed the connection.
 			}
 		}
 	}()
@@ -112,16 +111,15 @@ func exchange(t *testing.T, address, sent string, piece, count int) (statuses []
 	return statuses
 }
 
-// TestRawRequests sends requests byte by byte, in pieces and at once, valid
-// ones pipelined and malformed ones of every kind. A malformed request is
-// refused, does nothing, and never becomes two requests.
+// TestRawRequests sends requests byte by byte, in larger pieces and in one piece. Valid requests are
+// pipelined. A malformed request is refused, has no effect, and is never read as two requests.
 func TestRawRequests(t *testing.T) {
 	a, b := pushOf("a"), pushOf("b")
 	pushes := func(messages ...string) []string { return messages }
 	for _, tt := range []struct {
 		name, sent string
 		statuses   []string
-		pushed     []string // the messages, without their quotes
+		pushed     []string // without their quotes
 	}{
 		{"plain", rawPush(a), []string{"202"}, pushes("a")},
 		{"no body", rawPush(""), []string{"400"}, nil},
@@ -162,7 +160,7 @@ func TestRawRequests(t *testing.T) {
 	} {
 		for _, piece := range []int{1 << 20, 1000, 1} {
 			if len(tt.sent) > 10_000 && piece == 1 || slices.Contains(tt.statuses, "end") && piece < len(tt.sent) {
-				continue // too slow; or the server resets what arrives after its refusal
+				continue // This would be too slow, or the server would reset the connection when bytes follow its refusal.
 			}
 			t.Run(fmt.Sprint(tt.name, " in pieces of ", piece), func(t *testing.T) {
 				h := newHarness(t, httpapi.Config{}, nil)
@@ -182,8 +180,8 @@ func TestRawRequests(t *testing.T) {
 	}
 }
 
-// TestShutdownWaitsForPushes: an idle connection closes at once. A push under
-// way gets its answer, which says that it is the connection's last.
+// TestShutdownWaitsForPushes checks that a stopping server closes idle connections at once. A push in
+// progress is answered, and its answer says that the connection closes.
 func TestShutdownWaitsForPushes(t *testing.T) {
 	arrived, answer := make(chan struct{}), make(chan struct{})
 	service := &fakeService{push: func(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
@@ -231,8 +229,8 @@ func TestShutdownWaitsForPushes(t *testing.T) {
 	}
 }
 
-// TestPushEndsWithItsConnection: the context of a push ends when its caller
-// goes away and when the server closes.
+// TestPushEndsWithItsConnection checks that the context of a push ends when its caller disconnects,
+// and when the server closes.
 func TestPushEndsWithItsConnection(t *testing.T) {
 	for _, cause := range []string{"caller", "server"} {
 		t.Run(cause, func(t *testing.T) {
@@ -263,8 +261,8 @@ func TestPushEndsWithItsConnection(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsEnd: a connection without a request ends after the
-// server's deadlines, before the first request and after it.
+// TestIdleConnectionsEnd checks that a connection without a request ends at the server's deadlines,
+// both before the first request and after it.
 func TestIdleConnectionsEnd(t *testing.T) {
 	_, address := startServer(t, newHarness(t, httpapi.Config{}, nil).handler, func(s *http.Server) {
 		s.IdleTimeout, s.ReadHeaderTimeout = 50*time.Millisecond, 50*time.Millisecond
@@ -280,8 +278,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 	}
 }
 
-// TestManyCallers: concurrent connections share nothing that a push could
-// leave there.
+// TestManyCallers checks that a push leaves no state that a concurrent connection could see.
 func TestManyCallers(t *testing.T) {
 	const callers, pushes = 8, 200
 	service := &fakeService{push: func(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
@@ -299,7 +296,8 @@ func TestManyCallers(t *testing.T) {
 	}
 }
 
-// pushInTurn pushes over one connection. Each answer must be of its own push.
+// pushInTurn sends pushes over one connection, one after another. It returns an error if an answer
+// belongs to another push.
 func pushInTurn(address string, caller, pushes int) error {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "write openapi.json anew from openapi.yaml")
 
-// document is the OpenAPI document, read once for all tests.
+// document returns the OpenAPI document. It is read once for all tests.
 var document = sync.OnceValues(func() (*openapi, error) {
 	raw, err := os.ReadFile("openapi.json")
 	if err != nil {
@@ -33,8 +33,8 @@ var document = sync.OnceValues(func() (*openapi, error) {
 	return readOpenAPI(raw)
 })
 
-// checkAgainstDocument holds an answer of a real handler against the document,
-// and the request, too, where it was accepted. Every test that asks /v1 does.
+// checkAgainstDocument validates an answer of a real handler against the document. If the request was
+// accepted, it is validated too. Every test that calls /v1 uses it.
 func checkAgainstDocument(t testing.TB, method, target string, headers []string, body string, a answer) {
 	t.Helper()
 	doc, err := document()
@@ -42,18 +42,18 @@ func checkAgainstDocument(t testing.TB, method, target string, headers []string,
 		t.Fatal("read the OpenAPI document:", err)
 	}
 	if method == http.MethodHead || a.status >= 300 && a.status < 400 {
-		return // no operation of the document
+		return // The request belongs to no operation of the document.
 	}
 	err = doc.check(newRequest(method, target, headers, body), body, a)
 	if a.status == http.StatusNotFound && errors.Is(err, errUndescribed) {
-		return // what is nowhere, the document need not have
+		return // The document need not describe an unknown path.
 	}
 	if err != nil {
 		t.Errorf("%s %s %s\nanswered %d, which is not as the document says: %v\n%s", method, target, body, a.status, err, a.body)
 	}
 }
 
-// newRequest is a request to hold against the document.
+// newRequest returns a request that can be validated against the document.
 func newRequest(method, target string, headers []string, body string) *http.Request {
 	r := httptest.NewRequest(method, target, nil)
 	for _, header := range headers {
@@ -61,7 +61,7 @@ func newRequest(method, target string, headers []string, body string) *http.Requ
 		r.Header.Add(name, value)
 	}
 	if body != "" {
-		// The server does not look at the type.
+		// The server ignores the content type.
 		contentType := "application/json"
 		if strings.HasSuffix(target, "/stream") {
 			contentType = "application/x-ndjson"
@@ -71,8 +71,8 @@ func newRequest(method, target string, headers []string, body string) *http.Requ
 	return r
 }
 
-// TestOpenAPIJSON holds openapi.json against openapi.yaml, and both against
-// what is served; with -update it makes the first from the second.
+// TestOpenAPIJSON compares openapi.json with openapi.yaml, and both with the served documents. With
+// -update it writes openapi.json from openapi.yaml.
 func TestOpenAPIJSON(t *testing.T) {
 	written, err := os.ReadFile("openapi.yaml")
 	if err != nil {
@@ -126,7 +126,8 @@ func TestOpenAPIDocumentIsValid(t *testing.T) {
 	}
 }
 
-// TestOpenAPIRoutes: each route is in the document and the other way round.
+// TestOpenAPIRoutes checks that each route is in the document, and that each path of the document is a
+// route.
 func TestOpenAPIRoutes(t *testing.T) {
 	doc, err := document()
 	if err != nil {
@@ -142,7 +143,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 	}
 }
 
-// goodRequests is an accepted request for each operation of the document.
+// goodRequests has one accepted request for each operation of the document.
 var goodRequests = map[string]struct{ method, target, body string }{
 	"push":            {"POST", "/v1/push", `{"user":"alice","body":1}`},
 	"pushBatch":       {"POST", "/v1/push/batch", `[{"user":"alice","body":1},{"nonsense":1}]`},
@@ -165,8 +166,8 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"openapiYAML":     {"GET", "/v1/openapi.yaml", ""},
 }
 
-// TestOpenAPIAnswers gets from the real handlers every status that the document
-// has for every operation, and no status comes that it has not.
+// TestOpenAPIAnswers provokes every status that the document lists for every operation. It checks that
+// the handlers return no other status.
 func TestOpenAPIAnswers(t *testing.T) {
 	doc, err := document()
 	if err != nil {
@@ -180,7 +181,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 		}
 		for status := range op.Responses {
 			if (op.OperationID == "pushBatch" || op.OperationID == "pushStream") && (status == "500" || status == "503") {
-				continue // a failing service is a failing result; these only come of a bug or too many large bodies
+				continue // These statuses need a bug or too many large bodies. A failing service is only a failed result.
 			}
 			t.Run(op.OperationID+"/"+status, func(t *testing.T) {
 				answer := provoke(t, status, good.method, good.target, good.body)
@@ -192,7 +193,7 @@ func TestOpenAPIAnswers(t *testing.T) {
 	}
 }
 
-// provoke makes a good request such that it is answered with the status.
+// provoke changes a good request so that it is answered with the given status, and returns the answer.
 func provoke(t *testing.T, status, method, target, body string) answer {
 	t.Helper()
 	service := &fakeService{}
@@ -206,7 +207,7 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		if method == "GET" {
 			return newHarness(t, cfg, service).do(method, strings.Split(target, "?")[0]+"?nonsense=1", "")
 		}
-		if strings.HasSuffix(target, "/stream") { // a bad line is a bad result
+		if strings.HasSuffix(target, "/stream") { // A bad line is only a failed result.
 			return newHarness(t, cfg, service).do(method, target, body, "Idempotency-Key: k")
 		}
 		return newHarness(t, cfg, service).do(method, target, `{"nonsense":1}`)

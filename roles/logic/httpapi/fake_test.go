@@ -22,10 +22,10 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// fakeService stands in for role logic. Each call is noted; a nil func field
-// gives a small plausible answer.
+// fakeService replaces the logic role. It records each call. A nil func field gives a small plausible
+// answer.
 type fakeService struct {
-	// err, when set, is what every method that can fail fails with.
+	// err, if set, is returned by every method that can fail.
 	err error
 
 	push   func(context.Context, *logic.PushCommand) (*logic.PushResult, error)
@@ -37,7 +37,7 @@ type fakeService struct {
 	nodes  func() []logic.NodeInfo
 	events func(uint64, int) []logic.Event
 	take   func(string, int64, int) (*envelope.TakeReply, error)
-	tokens map[string]string // what CheckToken knows
+	tokens map[string]string // the tokens that CheckToken accepts
 	comets map[string]int
 
 	partitions logic.Partitions
@@ -57,21 +57,21 @@ type madeToken struct {
 	single bool
 }
 
-func (f *fakeService) note(call string) error {
+func (f *fakeService) record(call string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, call)
 	return f.err
 }
 
-// noted are the calls so far; nothing happened is none.
-func (f *fakeService) noted() []string {
+// recorded returns the calls so far, or nil without a call.
+func (f *fakeService) recorded() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]string(nil), f.calls...)
 }
 
-// lastPush is the newest push, nil without one.
+// lastPush returns the newest push, or nil if there is none.
 func (f *fakeService) lastPush() *logic.PushCommand {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -82,7 +82,7 @@ func (f *fakeService) lastPush() *logic.PushCommand {
 }
 
 func (f *fakeService) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
-	// Logic, and not the API, checks the names of a push.
+	// The logic role checks the names of a push, not the API.
 	for i, user := range cmd.Users {
 		if err := envelope.CheckName(fmt.Sprintf("users[%d]", i), user); err != nil {
 			return nil, err
@@ -93,7 +93,7 @@ func (f *fakeService) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.
 			return nil, err
 		}
 	}
-	if err := f.note("push"); err != nil {
+	if err := f.record("push"); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
@@ -114,7 +114,7 @@ func (f *fakeService) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.
 }
 
 func (f *fakeService) User(_ context.Context, user string) (*envelope.UserReply, error) {
-	if err := f.note("user " + user); err != nil {
+	if err := f.record("user " + user); err != nil {
 		return nil, err
 	}
 	if f.user != nil {
@@ -124,18 +124,18 @@ func (f *fakeService) User(_ context.Context, user string) (*envelope.UserReply,
 }
 
 func (f *fakeService) Online(_ context.Context, users []string) (map[string]int, error) {
-	return f.online, f.note("online " + strings.Join(users, "|"))
+	return f.online, f.record("online " + strings.Join(users, "|"))
 }
 
 func (f *fakeService) Kick(_ context.Context, user string, filter logic.KickFilter) (int, error) {
 	f.mu.Lock()
 	f.kicked = filter
 	f.mu.Unlock()
-	return 2, f.note("kick " + user)
+	return 2, f.record("kick " + user)
 }
 
 func (f *fakeService) Take(_ context.Context, user string, after int64, limit int) (*envelope.TakeReply, error) {
-	if err := f.note("take " + user); err != nil {
+	if err := f.record("take " + user); err != nil {
 		return nil, err
 	}
 	if f.take != nil {
@@ -145,11 +145,11 @@ func (f *fakeService) Take(_ context.Context, user string, after int64, limit in
 }
 
 func (f *fakeService) Rooms(context.Context) (map[string]uint32, error) {
-	return f.rooms, f.note("rooms")
+	return f.rooms, f.record("rooms")
 }
 
 func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelope.SessionInfo, int, error) {
-	if err := f.note("room " + room); err != nil {
+	if err := f.record("room " + room); err != nil {
 		return nil, 0, err
 	}
 	if f.room != nil {
@@ -158,7 +158,7 @@ func (f *fakeService) Room(_ context.Context, room string, limit int) ([]*envelo
 	return nil, 0, nil
 }
 
-func (f *fakeService) Stats(context.Context) (logic.Stats, error) { return f.stats, f.note("stats") }
+func (f *fakeService) Stats(context.Context) (logic.Stats, error) { return f.stats, f.record("stats") }
 
 func (f *fakeService) Nodes(context.Context) []logic.NodeInfo {
 	if f.nodes != nil {
@@ -175,22 +175,22 @@ func (f *fakeService) Events(after uint64, limit int) []logic.Event {
 }
 
 func (f *fakeService) Partitions(context.Context) (logic.Partitions, error) {
-	return f.partitions, f.note("partitions")
+	return f.partitions, f.record("partitions")
 }
 
 func (f *fakeService) Grow(_ context.Context, kept int) (logic.Partitions, error) {
-	return f.partitions, f.note(fmt.Sprint("grow ", kept))
+	return f.partitions, f.record(fmt.Sprint("grow ", kept))
 }
 
 func (f *fakeService) CountByComet(context.Context) (map[string]int, error) {
-	return f.comets, f.note("comets")
+	return f.comets, f.record("comets")
 }
 
 func (f *fakeService) ForgetComet(_ context.Context, comet string) (int, error) {
 	f.mu.Lock()
 	f.forgotten = append(f.forgotten, comet)
 	f.mu.Unlock()
-	return 1, f.note("forget " + comet)
+	return 1, f.record("forget " + comet)
 }
 
 func (f *fakeService) NewToken(_ context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error) {
@@ -204,11 +204,11 @@ func (f *fakeService) NewToken(_ context.Context, user string, ttl time.Duration
 	if ttl > 0 {
 		made.ExpiresMS = 1_700_000_000_000 + ttl.Milliseconds()
 	}
-	return made, f.note("new token " + user)
+	return made, f.record("new token " + user)
 }
 
 func (f *fakeService) CheckToken(_ context.Context, token string) (string, error) {
-	if err := f.note("check token"); err != nil {
+	if err := f.record("check token"); err != nil {
 		return "", err
 	}
 	if user, ok := f.tokens[token]; ok {
@@ -218,11 +218,11 @@ func (f *fakeService) CheckToken(_ context.Context, token string) (string, error
 }
 
 func (f *fakeService) RevokeToken(_ context.Context, token string, closeSessions bool) (int, error) {
-	return 1, f.note("revoke token " + token + closing(closeSessions))
+	return 1, f.record("revoke token " + token + closing(closeSessions))
 }
 
 func (f *fakeService) RevokeUser(_ context.Context, user string, closeSessions bool) (int, error) {
-	return 3, f.note("revoke user " + user + closing(closeSessions))
+	return 3, f.record("revoke user " + user + closing(closeSessions))
 }
 
 func closing(is bool) string {
@@ -232,7 +232,7 @@ func closing(is bool) string {
 	return ""
 }
 
-// harness is an API over a fake service, asked without a network.
+// harness is an API over a fake service, called without a network.
 type harness struct {
 	t       testing.TB
 	service *fakeService
@@ -242,7 +242,7 @@ type harness struct {
 	logged  *lockedBuffer
 }
 
-// filled puts the defaults where cfg has a zero.
+// filled replaces the zero fields of cfg by the defaults.
 func filled(cfg httpapi.Config) httpapi.Config {
 	v, defaults := reflect.ValueOf(&cfg).Elem(), reflect.ValueOf(httpapi.DefaultConfig())
 	for i := range v.NumField() {
@@ -269,7 +269,7 @@ func newHarness(t testing.TB, cfg httpapi.Config, service *fakeService) *harness
 	return &harness{t: t, service: service, handler: a.Handler(), api: a, reg: reg, logged: logged}
 }
 
-// lockedBuffer is a bytes.Buffer for many writers.
+// lockedBuffer is a bytes.Buffer that is safe for concurrent writers.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -287,15 +287,15 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// answer is a response, read.
+// answer is a response whose body was read.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// do asks, with headers such as "X-API-Key: secret", and holds what /v1 answers
-// against the OpenAPI document.
+// do calls the API with headers such as "X-API-Key: secret". It validates answers of /v1 against the
+// OpenAPI document.
 func (h *harness) do(method, target, body string, headers ...string) answer {
 	h.t.Helper()
 	a := h.doUnchecked(method, target, body, headers...)
@@ -305,8 +305,8 @@ func (h *harness) do(method, target, body string, headers ...string) answer {
 	return a
 }
 
-// doUnchecked asks; for requests that are large, or in a bubble of synctest,
-// which the document's validator does not fit in.
+// doUnchecked calls the API without that validation. It is for large requests and for tests in a
+// synctest bubble, where the validator cannot run.
 func (h *harness) doUnchecked(method, target, body string, headers ...string) answer {
 	h.t.Helper()
 	var reader io.Reader
@@ -323,7 +323,7 @@ func (h *harness) doUnchecked(method, target, body string, headers ...string) an
 	return answer{status: w.Code, header: w.Result().Header, body: w.Body.String()} //nolint:bodyclose // a recorder's
 }
 
-// problem is the error of an answer; it must be one.
+// problem returns the parts of an error answer. It fails the test if the answer is not an error.
 func (a answer) problem(t testing.TB) (code, field, message string) {
 	t.Helper()
 	var doc struct {

@@ -14,8 +14,8 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// FuzzPushBody: whatever is sent, the answer is 202 and one push that makes
-// sense, or 400 and no push, and always JSON.
+// FuzzPushBody checks that every body is answered with 202 and one valid push, or with 400 and no
+// push. The answer is always JSON.
 func FuzzPushBody(f *testing.F) {
 	for _, seed := range []string{
 		`{"user":"alice","body":{"test":1}}`,
@@ -58,7 +58,7 @@ func FuzzPushBody(f *testing.F) {
 	})
 }
 
-// checkFuzzed holds a push against what the standard library reads.
+// checkFuzzed compares a push with the result of the standard library's decoder.
 func checkFuzzed(t *testing.T, body []byte, cmd *logic.PushCommand) {
 	t.Helper()
 	if !json.Valid(body) || !utf8.Valid(body) {

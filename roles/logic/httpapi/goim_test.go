@@ -12,7 +12,7 @@ import (
 	"imgo/roles/logic/httpapi/goim"
 )
 
-// ginJSON is how goim's framework labelled its answers.
+// ginJSON is the Content-Type that goim's framework set.
 const ginJSON = "application/json; charset=utf-8"
 
 func goimHarness(t *testing.T) *harness {
@@ -33,8 +33,8 @@ func goimHarness(t *testing.T) *harness {
 	})
 }
 
-// TestGoimGolden holds the answers of /goim byte for byte. The errors of the
-// query are what gin v1.7.0, goim's framework, really answers.
+// TestGoimGolden compares the answers of /goim byte for byte. The errors for bad queries were recorded
+// from gin v1.7.0, goim's framework.
 func TestGoimGolden(t *testing.T) {
 	const body = "any \xff bytes"
 	const ok = `{"code":0,"message":""}`
@@ -142,8 +142,8 @@ func TestGoimGolden(t *testing.T) {
 	}
 }
 
-// TestGoimErrors: what the service says, as /goim says it. An operation that a
-// push may not have is the service's to refuse.
+// TestGoimErrors checks how /goim reports the errors of the service. The service, not the API, refuses
+// an operation that a push may not have.
 func TestGoimErrors(t *testing.T) {
 	const keys, mids, top = "/goim/push/keys?operation=7&keys=k", "/goim/push/mids?operation=7&mids=1", "/goim/online/top?type=a&limit=1"
 	badOp := envelope.Invalid("op", "is 7: it must be 5, or 1000 and above")

@@ -13,11 +13,11 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// plain is how Go's server labelled what imgo 2016 wrote.
+// plain is the Content-Type that Go's server set for the answers of imgo 2016.
 const plain = "text/plain; charset=utf-8"
 
-// TestImgoGolden holds the answers of /1 byte for byte: status, Content-Type and
-// body, and what was pushed.
+// TestImgoGolden compares the answers of /1 byte for byte: status, Content-Type and body. It also
+// checks what was pushed.
 func TestImgoGolden(t *testing.T) {
 	const body = `{"test":1}`
 	push := func(cmd logic.PushCommand) *logic.PushCommand {
@@ -114,7 +114,7 @@ func TestImgoGolden(t *testing.T) {
 	}
 }
 
-// TestImgoErrors: what the service says, as /1 says it.
+// TestImgoErrors checks how /1 reports the errors of the service.
 func TestImgoErrors(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
@@ -139,8 +139,8 @@ func TestImgoErrors(t *testing.T) {
 	}
 }
 
-// TestAncestorBug11_NegativeUID: uid=-1 killed the router. It is refused on each
-// path that takes one, and nothing behind the API hears of it.
+// TestAncestorBug11_NegativeUID checks that uid=-1, which killed the router of 2016, is refused on
+// every path that takes a uid. The service is not called.
 func TestAncestorBug11_NegativeUID(t *testing.T) {
 	for _, uid := range []string{"-1", "-9223372036854775808", "-9223372036854775809", "9223372036854775808", "1e3", "0x10", " 1", "١"} {
 		h := newHarness(t, httpapi.Config{}, &fakeService{tokens: map[string]string{"t": uid}})
@@ -154,13 +154,13 @@ func TestAncestorBug11_NegativeUID(t *testing.T) {
 		} {
 			a := h.do(ask[0], ask[1], ask[2])
 			if ask[1] == "/1/pushs" && uid == " 1" {
-				continue // a space before a number is JSON like any other
+				continue // JSON allows a space before a number.
 			}
 			if a.status != 200 || a.body != `{"ret":65534}` {
 				t.Errorf("%s %s %q answered %d %s", ask[0], ask[1], ask[2], a.status, a.body)
 			}
 		}
-		for _, call := range h.service.noted() {
+		for _, call := range h.service.recorded() {
 			if call != "push" || uid != " 1" {
 				t.Errorf("uid %q did %q", uid, call)
 			}
@@ -168,7 +168,8 @@ func TestAncestorBug11_NegativeUID(t *testing.T) {
 	}
 }
 
-// TestAncestorBug01_MultiPushStoresOffline: /1/pushs keeps for who is away.
+// TestAncestorBug01_MultiPushStoresOffline checks that /1/pushs keeps messages for users who are
+// offline.
 func TestAncestorBug01_MultiPushStoresOffline(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	h.do("POST", "/1/pushs", `{"m":{"test":1},"u":[1,2]}`)
@@ -177,8 +178,8 @@ func TestAncestorBug01_MultiPushStoresOffline(t *testing.T) {
 	}
 }
 
-// TestAncestorBug12_BroadcastWithoutComets: a broadcast when no comet is there
-// reaches nobody and is no error in any of the APIs.
+// TestAncestorBug12_BroadcastWithoutComets checks that a broadcast without a comet reaches nobody and
+// is no error in any of the APIs.
 func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	for target, want := range map[string]string{
@@ -197,8 +198,8 @@ func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 	}
 }
 
-// TestAncestorBug16_BroadcastBodyIsNotJSON: any bytes are a message; they reach
-// the service as they came.
+// TestAncestorBug16_BroadcastBodyIsNotJSON checks that any bytes are a valid message and reach the
+// service unchanged.
 func TestAncestorBug16_BroadcastBodyIsNotJSON(t *testing.T) {
 	for _, body := range []string{"hello", "{", "\x00\xff", "<b>&amp;</b>", strings.Repeat("[", 5000)} {
 		h := newHarness(t, httpapi.Config{}, nil)
@@ -269,7 +270,7 @@ func TestImgoTokenNew(t *testing.T) {
 	}
 }
 
-// TestImgoMsgGetGolden: the answers of /1/msg/get byte for byte.
+// TestImgoMsgGetGolden compares the answers of /1/msg/get byte for byte.
 func TestImgoMsgGetGolden(t *testing.T) {
 	service := &fakeService{
 		tokens: map[string]string{"t5": "5", "t6": "6"},

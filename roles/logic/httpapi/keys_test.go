@@ -15,7 +15,7 @@ import (
 
 var twoKeys = []httpapi.Key{{Name: "backend", Key: "key-of-backend"}, {Name: "ops", Key: "key-of-ops"}}
 
-// TestKeys: the same door for all three APIs, each with its own words.
+// TestKeys checks that all three APIs use the same keys, and that each refuses in its own format.
 func TestKeys(t *testing.T) {
 	refused := map[string]string{
 		"/v1/push":        `"code":"unauthorized"`,
@@ -50,8 +50,8 @@ func TestKeys(t *testing.T) {
 					t.Errorf("answered %d: %s", a.status, a.body)
 				case !tt.in && (a.status != 401 || !strings.Contains(a.body, words)):
 					t.Errorf("answered %d: %s", a.status, a.body)
-				case !tt.in && len(h.service.noted()) > 0:
-					t.Errorf("without a key it did %q", h.service.noted())
+				case !tt.in && len(h.service.recorded()) > 0:
+					t.Errorf("without a key it did %q", h.service.recorded())
 				case !tt.in && strings.HasPrefix(path, "/v1/") && a.header.Get("WWW-Authenticate") != "Bearer":
 					t.Error("401 without WWW-Authenticate")
 				}
@@ -60,8 +60,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestAncestorBug17_NoHTTPAuthentication: with keys set, no path of the old APIs
-// does anything for a caller without one, whatever the method.
+// TestAncestorBug17_NoHTTPAuthentication checks that with keys set, the old APIs do nothing for a
+// caller without a key, on any path and with any method.
 func TestAncestorBug17_NoHTTPAuthentication(t *testing.T) {
 	h := newHarness(t, httpapi.Config{Keys: twoKeys}, nil)
 	for _, path := range []string{
@@ -77,7 +77,7 @@ func TestAncestorBug17_NoHTTPAuthentication(t *testing.T) {
 			}
 		}
 	}
-	if calls := h.service.noted(); len(calls) > 0 {
+	if calls := h.service.recorded(); len(calls) > 0 {
 		t.Errorf("without a key it did %q", calls)
 	}
 }
@@ -110,19 +110,19 @@ func TestKeyRate(t *testing.T) {
 				t.Fatalf("a key without a rate was answered %d", a.status)
 			}
 		}
-		time.Sleep(2 * time.Second) // one more request, as Retry-After said
+		time.Sleep(2 * time.Second) // Retry-After asked for this pause before the next request.
 		if a, b := ask("/v1/push", "s"), ask("/v1/push", "s"); a.status != 202 || b.status != 429 {
 			t.Errorf("after Retry-After: %d, then %d", a.status, b.status)
 		}
-		// A wrong key costs no right one its allowance.
+		// Requests with a wrong key do not reduce the rate of a valid key.
 		if a := ask("/v1/push", "x"); a.status != 401 {
 			t.Errorf("a wrong key was answered %d", a.status)
 		}
 	})
 }
 
-// TestNoKeys: without keys everybody may call, but for the pages of
-// other sites in a developer's browser.
+// TestNoKeys checks that without keys everybody may call, except pages of other sites in a developer's
+// browser.
 func TestNoKeys(t *testing.T) {
 	h := newHarness(t, httpapi.Config{TrustedOrigins: []string{"https://console.example"}}, nil)
 	for _, tt := range []struct {
@@ -139,12 +139,12 @@ func TestNoKeys(t *testing.T) {
 		{"a trusted page", []string{"Sec-Fetch-Site: cross-site", "Origin: https://console.example"}, 202},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := len(h.service.noted())
+			before := len(h.service.recorded())
 			a := h.do("POST", "/v1/push", `{"user":"a","body":1}`, tt.headers...)
 			if a.status != tt.status {
 				t.Errorf("answered %d: %s", a.status, a.body)
 			}
-			if done := len(h.service.noted()) > before; done != (tt.status == 202) {
+			if done := len(h.service.recorded()) > before; done != (tt.status == 202) {
 				t.Errorf("answered %d, done: %v", a.status, done)
 			}
 		})
@@ -232,7 +232,7 @@ func TestMetricsAndAccessLog(t *testing.T) {
 	}
 }
 
-// counted are all counters, and how much all histograms have seen.
+// counted returns the values of all counters and the sample counts of all histograms.
 func counted(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestOpenAPICheckFails: what every other test trusts to find a difference
-// between the document and the handlers does find one.
+// TestOpenAPICheckFails checks that the validator finds differences between the document and the
+// handlers. All other tests rely on it.
 func TestOpenAPICheckFails(t *testing.T) {
 	doc, err := document()
 	if err != nil {
@@ -32,7 +32,7 @@ func TestOpenAPICheckFails(t *testing.T) {
 	for _, c := range []struct {
 		name, request, headers, body string
 		answer                       answer
-		want                         string // in the error; none is wanted if it is empty
+		want                         string // expected in the error; empty if no error is expected
 	}{
 		{"right", kick, "", `{"device":"a"}`, answered(200, `{"sessions":2}`), ""},
 		{"right without a body", kick, "", "", answered(200, `{"sessions":2}`), ""},
@@ -94,8 +94,8 @@ func TestOpenAPICheckFails(t *testing.T) {
 	}
 }
 
-// TestOpenAPISecurityCheck: a request without a key is not as a document says
-// that asks for one.
+// TestOpenAPISecurityCheck checks that a request without a key is reported if the document requires a
+// key.
 func TestOpenAPISecurityCheck(t *testing.T) {
 	raw, err := os.ReadFile("openapi.json")
 	if err != nil {
@@ -116,7 +116,7 @@ func TestOpenAPISecurityCheck(t *testing.T) {
 	}
 }
 
-// TestOpenAPIUnsound: a document that is not sound is not taken.
+// TestOpenAPIUnsound checks that an invalid document is refused.
 func TestOpenAPIUnsound(t *testing.T) {
 	const sound = `{"openapi": "3.1.0", "info": {"title": "t", "version": "1"}, "paths": {
 		"/a/{b}": {"get": {"operationId": "a", "parameters": [{"$ref": "#/components/parameters/b"}],

@@ -17,12 +17,12 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// openapi is an OpenAPI 3.1 document that requests and answers can be held
-// against. Its schemas are JSON Schema 2020-12, for which there is a small
-// library; what is around them is read here, as far as our document uses it. A
-// library for all of OpenAPI is 300,000 lines, too many to compile for this.
+// openapi is an OpenAPI 3.1 document that requests and answers can be validated against. A small
+// library validates its schemas, which are JSON Schema 2020-12. This file reads the other parts, as
+// far as our document uses them. A library for all of OpenAPI has 300,000 lines, which is too much to
+// compile for this purpose.
 //
-// Once read it does not change: tests in parallel share it.
+// The document does not change after it was read, so parallel tests share it.
 type openapi struct {
 	Security   []map[string][]string
 	Paths      map[string]pathItem
@@ -30,7 +30,7 @@ type openapi struct {
 		SecuritySchemes map[string]struct{ Type, Scheme, In, Name string }
 	}
 
-	operations []*operation // of the paths with the fewest parameters first
+	operations []*operation // paths with the fewest parameters first
 	schemas    map[string]*jsonschema.Schema
 }
 
@@ -41,7 +41,7 @@ type pathItem struct {
 
 type operation struct {
 	OperationID string
-	Parameters  []described // with those of the path item
+	Parameters  []described // including those of the path item
 	Security    []map[string][]string
 	RequestBody struct {
 		Required bool
@@ -53,35 +53,34 @@ type operation struct {
 	}
 
 	method, path string
-	match        *regexp.Regexp // of the escaped path, a group for each parameter
-	names        []string       // of those groups
+	match        *regexp.Regexp // matches the escaped path, with a group for each parameter
+	names        []string       // the names of those groups
 }
 
-// described is a parameter, a header or a media type: what has a schema.
+// described is a parameter, a header or a media type. Each has a schema.
 type described struct {
 	Name, In string
 	Required bool
 	Explode  *bool
-	Schema   string // where it is, for openapi.schemas
+	Schema   string // the location of the schema, a key of openapi.schemas
 }
 
-// content has the media types that a body may have.
+// content maps each media type that a body may have to its description.
 type content map[string]described
 
 // publishedSchema is the OpenAPI Initiative's own schema for documents
 // (Apache-2.0), https://spec.openapis.org/oas/3.1/schema/2022-10-07.
 const publishedSchema = "testdata/openapi-3.1.schema.json"
 
-// documentURL is what the document is called in errors of its schemas.
+// documentURL is the name of the document in schema errors.
 const documentURL = "imgo:///openapi.json"
 
-// errUndescribed: the document does not have it.
+// errUndescribed means that the document does not describe the request or answer.
 var errUndescribed = errors.New("is not described")
 
-// readOpenAPI reads a document, and finds what is unsound in it: what breaks
-// OpenAPI's own schema, references to nothing, schemas that are none,
-// operations without an id of their own, and parameters of a path that are not
-// declared or the other way round.
+// readOpenAPI reads and checks a document. It returns an error for a violation of OpenAPI's own
+// schema, a broken reference or an invalid schema. Each operation needs an id of its own, and the
+// declared path parameters must match the path.
 func readOpenAPI(raw []byte) (*openapi, error) {
 	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
 	if err != nil {
@@ -109,9 +108,9 @@ func readOpenAPI(raw []byte) (*openapi, error) {
 	return d, errors.Join(err, d.readOperations())
 }
 
-// resolve compiles the schemas in a part of the document, and gives that part
-// with the place of each schema instead of it, and what a reference is to
-// instead of the reference. References in schemas are the compiler's.
+// resolve compiles the schemas in a part of the document. It returns that part with each schema
+// replaced by its location, and each reference replaced by its target. The compiler resolves
+// references inside schemas.
 func (d *openapi) resolve(compiler *jsonschema.Compiler, root any, at string, value any) (any, error) {
 	switch v := value.(type) {
 	case []any:
@@ -140,7 +139,7 @@ func (d *openapi) resolve(compiler *jsonschema.Compiler, root any, at string, va
 			case key == "schema" || at == "#/components/schemas":
 				object[key] = childAt
 				d.schemas[childAt], err = compiler.Compile(documentURL + childAt)
-			case key != "value" && key != "example": // which may be anything
+			case key != "value" && key != "example": // These may have any value.
 				object[key], err = d.resolve(compiler, root, childAt, child)
 			}
 			problems = append(problems, err)
@@ -150,7 +149,7 @@ func (d *openapi) resolve(compiler *jsonschema.Compiler, root any, at string, va
 	return value, nil
 }
 
-// placeholder is a parameter in a path, before and after QuoteMeta.
+// placeholder matches a parameter in a path, before and after QuoteMeta.
 var placeholder = regexp.MustCompile(`\\?\{(.*?)\\?\}`)
 
 func (d *openapi) readOperations() error {
@@ -195,20 +194,20 @@ func (d *openapi) readOperations() error {
 	return errors.Join(problems...)
 }
 
-// check holds an answer against the document, and the request, too, if it was
-// accepted: what is refused may break any rule.
+// check validates an answer against the document. If the request was accepted, it is validated too. A
+// refused request may break any rule.
 func (d *openapi) check(r *http.Request, body string, a answer) error {
 	var path string
 	for _, op := range d.operations {
 		if !op.match.MatchString(r.URL.EscapedPath()) || path != "" && path != op.path {
-			continue // a path that is written out goes before one with parameters, whatever its methods
+			continue // A literal path takes precedence over one with parameters, whatever its methods.
 		}
 		path = op.path
 		problem := d.checkAnswer(op, a)
 		if op.method == r.Method && a.status < 300 {
 			problem = errors.Join(d.checkRequest(op, r, body), problem)
 		}
-		if op.method == r.Method || a.status == http.StatusMethodNotAllowed { // which is described at the methods that there are
+		if op.method == r.Method || a.status == http.StatusMethodNotAllowed { // Status 405 is described at the methods that exist.
 			return problem
 		}
 	}
@@ -241,7 +240,7 @@ func (d *openapi) checkRequest(op *operation, r *http.Request, body string) erro
 		problems = append(problems, d.checkBody(op.RequestBody.Content, r.Header.Get("Content-Type"), body))
 	}
 
-	lacks := func(scheme string) bool { // of a security scheme
+	lacks := func(scheme string) bool { // reports whether the request has no credential of a scheme
 		s := d.Components.SecuritySchemes[scheme]
 		if s.Type == "http" {
 			kind, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -294,8 +293,8 @@ func (d *openapi) checkBody(types content, contentType, body string) error {
 	return errors.Join(err, d.checkValue("body", mediaType, value))
 }
 
-// checkTexts holds what a URL or a header says, once or several times, against
-// the parameter or header that describes it.
+// checkTexts validates the values of a URL parameter or header, which may occur several times, against
+// its description.
 func (d *openapi) checkTexts(what string, p described, texts []string) error {
 	if len(texts) == 0 {
 		if p.Required {
@@ -331,7 +330,8 @@ func (d *openapi) checkValue(what string, of described, value any) error {
 	return nil
 }
 
-// typed is a text as the number or boolean that its schema wants, if it is one.
+// typed returns the text as the number or boolean that its schema asks for. It returns the text
+// unchanged if that is not possible.
 func typed(text string, schema *jsonschema.Schema) any {
 	if slices.Contains([]string{"integer", "number", "boolean"}, typeOf(schema)) {
 		if value, err := jsonschema.UnmarshalJSON(strings.NewReader(text)); err == nil {
@@ -341,7 +341,7 @@ func typed(text string, schema *jsonschema.Schema) any {
 	return text
 }
 
-// typeOf is the type that a schema asks for, itself or by reference.
+// typeOf returns the type that a schema asks for, directly or by reference.
 func typeOf(schema *jsonschema.Schema) string {
 	for ; schema != nil; schema = schema.Ref {
 		if schema.Types != nil && !schema.Types.IsEmpty() {

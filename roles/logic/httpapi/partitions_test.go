@@ -24,8 +24,8 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
-// What is no number of partitions is refused before anybody is asked, and what
-// the cluster refuses is told as it is.
+// TestGrowRefused checks that an invalid number of partitions is refused before the service is called.
+// A refusal by the cluster is passed on unchanged.
 func TestGrowRefused(t *testing.T) {
 	for body, field := range map[string]string{
 		"": "", "{}": "kept", `{"kept":"32"}`: "kept", `{"kept":0}`: "kept", `{"kept":-1}`: "kept", `{"kept":1.5}`: "kept",
@@ -36,7 +36,7 @@ func TestGrowRefused(t *testing.T) {
 		if _, got, _ := a.problem(t); a.status != 400 || got != field {
 			t.Errorf("%s answered %d: %s", body, a.status, a.body)
 		}
-		if calls := h.service.noted(); len(calls) > 0 {
+		if calls := h.service.recorded(); len(calls) > 0 {
 			t.Errorf("%s: it did %q", body, calls)
 		}
 	}

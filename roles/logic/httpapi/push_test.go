@@ -105,7 +105,7 @@ func TestPushAnswers(t *testing.T) {
 	}
 }
 
-// TestPushBadInput: each is refused with an error that names the field, and
+// TestPushBadInput checks that bad input is refused with an error that names the field, and that
 // nothing is pushed.
 func TestPushBadInput(t *testing.T) {
 	long := strings.Repeat("x", 129)
@@ -179,7 +179,7 @@ func TestPushBadInput(t *testing.T) {
 			if a.status != 400 || code != "invalid" || field != tt.field || !strings.Contains(message, tt.message) {
 				t.Errorf("answered %d %s %q: %q\nwant field %q and a message with %q", a.status, code, field, message, tt.field, tt.message)
 			}
-			if calls := h.service.noted(); len(calls) > 0 {
+			if calls := h.service.recorded(); len(calls) > 0 {
 				t.Errorf("a refused push has done %q", calls)
 			}
 		})
@@ -261,8 +261,8 @@ func TestPushIdempotencyKey(t *testing.T) {
 	}
 }
 
-// TestPushErrors: what the service says is what the caller gets, under the
-// names that the caller used.
+// TestPushErrors checks that the caller gets the errors of the service, with the field names that the
+// caller used.
 func TestPushErrors(t *testing.T) {
 	for _, tt := range []struct {
 		err    error
@@ -314,8 +314,7 @@ func TestPushBase64RoundTrip(t *testing.T) {
 	}
 }
 
-// BenchmarkPush is what the API itself costs a push, over a service that does
-// nothing.
+// BenchmarkPush measures the cost of a push in the API alone. The service does nothing.
 func BenchmarkPush(b *testing.B) {
 	service := &quietService{}
 	a, err := httpapi.New(filled(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}), service, zerolog.Nop(),
@@ -336,7 +335,7 @@ func BenchmarkPush(b *testing.B) {
 	}
 }
 
-// quietService notes nothing.
+// quietService does not record its calls.
 type quietService struct{ fakeService }
 
 func (*quietService) Push(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {

@@ -32,7 +32,7 @@ func TestServerHasDeadlines(t *testing.T) {
 	}
 }
 
-// endless is a body that counts what was taken of it.
+// endless is a body that counts the bytes that were read from it.
 type endless struct {
 	taken atomic.Int64
 	limit int64
@@ -49,14 +49,14 @@ func (e *endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestHundredMegabytes: a body of 100 MB is refused with an error, and not
-// read whole to find that out.
+// TestHundredMegabytes checks that a body of 100 MB is refused with an error before all of it was
+// read.
 func TestHundredMegabytes(t *testing.T) {
 	const size = 100_000_000
 	for _, announced := range []bool{true, false} {
 		for _, path := range []string{"/v1/push", "/v1/push/batch", "/1/push?uid=1", "/goim/push/mids?mids=1&operation=5"} {
 			t.Run(fmt.Sprint(path, " announced ", announced), func(t *testing.T) {
-				t.Parallel() // each waits half a second for the server to let go
+				t.Parallel() // Each subtest waits half a second until the server closes the connection.
 				h := newHarness(t, httpapi.Config{}, nil)
 				address := serve(t, h)
 				body := &endless{limit: size}
@@ -93,11 +93,12 @@ func TestHundredMegabytes(t *testing.T) {
 						t.Errorf("answered %d: %s", a.status, a.body)
 					}
 				}
-				// What the kernel's buffers take is beyond us; the limit is 16 MiB.
+				// The kernel's buffers take some more bytes, which the server does not control. The
+				// limit is 16 MiB.
 				if taken := body.taken.Load(); taken > size/2 {
 					t.Errorf("%d bytes of the body were taken", taken)
 				}
-				if calls := h.service.noted(); len(calls) > 0 {
+				if calls := h.service.recorded(); len(calls) > 0 {
 					t.Errorf("it did %q", calls)
 				}
 			})
@@ -105,8 +106,8 @@ func TestHundredMegabytes(t *testing.T) {
 	}
 }
 
-// TestBodyCutShort: a caller that goes away in the middle of its body has done
-// nothing, and its connection is not kept.
+// TestBodyCutShort checks that a caller that disconnects in the middle of its body has pushed nothing.
+// Its connection is not kept.
 func TestBodyCutShort(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	conn, err := net.Dial("tcp", serve(t, h))
@@ -127,13 +128,13 @@ func TestBodyCutShort(t *testing.T) {
 			t.Errorf("answered %d: %s", response.StatusCode, text)
 		}
 	}
-	if calls := h.service.noted(); len(calls) > 0 {
+	if calls := h.service.recorded(); len(calls) > 0 {
 		t.Errorf("half a request did %q", calls)
 	}
 }
 
-// TestLargeBodiesWaitTheirTurn: no more large bodies are held than the bound
-// says; the next one waits, and is told to try again when its time is over.
+// TestLargeBodiesWaitTheirTurn checks that the number of large bodies in memory stays below the bound.
+// Another large body waits, and is refused with Retry-After when its time is over.
 func TestLargeBodiesWaitTheirTurn(t *testing.T) {
 	entered, leave := make(chan struct{}, 10), make(chan struct{})
 	service := &fakeService{push: func(context.Context, *logic.PushCommand) (*logic.PushResult, error) {
@@ -162,7 +163,7 @@ func TestLargeBodiesWaitTheirTurn(t *testing.T) {
 	}
 }
 
-// TestCallerGoesAway: nothing is logged as a fault of the server's.
+// TestCallerGoesAway checks that a disconnecting caller is not logged as an error of the server.
 func TestCallerGoesAway(t *testing.T) {
 	service := &fakeService{push: func(ctx context.Context, _ *logic.PushCommand) (*logic.PushResult, error) {
 		<-ctx.Done()

@@ -27,7 +27,7 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// streamCall is a stream of pushes from its caller's side.
+// streamCall is the caller's side of a stream of pushes.
 type streamCall struct {
 	t        *testing.T
 	body     *io.PipeWriter
@@ -45,7 +45,7 @@ type streamResult struct {
 	Error  struct{ Code, Field, Message string }
 }
 
-// openStream begins a stream at a base URL. It ends with the test.
+// openStream begins a stream at a base URL. The stream ends with the test.
 func openStream(t *testing.T, client *http.Client, base string, headers ...string) *streamCall {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -82,7 +82,7 @@ func (s *streamCall) send(lines ...string) {
 	}
 }
 
-// next reads one result. ok is false after the last.
+// next reads one result. ok is false after the last one.
 func (s *streamCall) next() (result streamResult, ok bool) {
 	s.t.Helper()
 	line, err := s.results.ReadBytes('\n')
@@ -98,7 +98,7 @@ func (s *streamCall) next() (result streamResult, ok bool) {
 	return result, true
 }
 
-// want reads results with these statuses.
+// want expects results with these statuses.
 func (s *streamCall) want(statuses ...int) {
 	s.t.Helper()
 	for _, status := range statuses {
@@ -108,7 +108,7 @@ func (s *streamCall) want(statuses ...int) {
 	}
 }
 
-// wantEnd reads the last line, which says why the server ended the stream.
+// wantEnd expects the last line, with the reason why the server ended the stream.
 func (s *streamCall) wantEnd(status int, code, message string) {
 	s.t.Helper()
 	end, ok := s.next()
@@ -120,7 +120,7 @@ func (s *streamCall) wantEnd(status int, code, message string) {
 	}
 }
 
-// finish ends the body. No line may come after the results that were read.
+// finish ends the body. It fails the test if another line follows.
 func (s *streamCall) finish() {
 	s.t.Helper()
 	if err := s.body.Close(); err != nil {
@@ -131,7 +131,7 @@ func (s *streamCall) finish() {
 	}
 }
 
-// protocols are servers and clients of HTTP/1.1 and HTTP/2.
+// protocols calls run with servers and clients of HTTP/1.1 and HTTP/2.
 func protocols(t *testing.T, run func(t *testing.T, open func(h http.Handler) (*http.Client, string))) {
 	t.Run("HTTP/1.1", func(t *testing.T) {
 		run(t, func(h http.Handler) (*http.Client, string) {
@@ -141,7 +141,7 @@ func protocols(t *testing.T, run func(t *testing.T, open func(h http.Handler) (*
 	})
 	t.Run("HTTP/2", func(t *testing.T) {
 		run(t, func(h http.Handler) (*http.Client, string) {
-			// httptest has a certificate for 127.0.0.1.
+			// The certificate of httptest is valid for 127.0.0.1.
 			certificate := httptest.NewUnstartedServer(nil)
 			certificate.StartTLS()
 			certificate.Close()
@@ -157,8 +157,8 @@ func protocols(t *testing.T, run func(t *testing.T, open func(h http.Handler) (*
 	})
 }
 
-// TestStreamInterleaves: each result comes while the body is still open, over
-// both versions of HTTP, and the stream ends with its body.
+// TestStreamInterleaves checks that each result arrives while the body is still open, with HTTP/1.1
+// and HTTP/2. The stream ends with its body.
 func TestStreamInterleaves(t *testing.T) {
 	protocols(t, func(t *testing.T, open func(http.Handler) (*http.Client, string)) {
 		h := newHarness(t, httpapi.Config{}, nil)
@@ -175,9 +175,8 @@ func TestStreamInterleaves(t *testing.T) {
 	})
 }
 
-// TestStreamOrder: results come in the order of the lines, and pushes to one
-// user are made in it, however long each takes. A bad line has its error in its
-// place, and those after it are pushed.
+// TestStreamOrder checks that results have the order of the lines. Pushes to one user run in that
+// order, however long each takes. A bad line has an error as its result, and later lines are pushed.
 func TestStreamOrder(t *testing.T) {
 	const lines = 2000
 	var mu sync.Mutex
@@ -234,8 +233,8 @@ func TestStreamOrder(t *testing.T) {
 	})
 }
 
-// TestStreamLines: each line gets the answer that the push would have got in a
-// batch, and has the same effect.
+// TestStreamLines checks that each line gets the same answer as a push in a batch, and has the same
+// effect.
 func TestStreamLines(t *testing.T) {
 	lines := []string{
 		`{"user":"alice","body":{"test":1}}`,
@@ -288,7 +287,7 @@ func TestStreamLines(t *testing.T) {
 	}
 }
 
-// TestStreamBadLinesInvalidJSON: a line that a batch could not hold.
+// TestStreamBadLinesInvalidJSON tests lines that a batch cannot contain.
 func TestStreamBadLinesInvalidJSON(t *testing.T) {
 	h := newHarness(t, httpapi.Config{MaxUsers: 3}, nil)
 	_, address := startServer(t, h.handler, nil)
@@ -308,7 +307,7 @@ func TestStreamBadLinesInvalidJSON(t *testing.T) {
 			t.Errorf("%.40s: %+v", tt.line, result)
 		}
 	}
-	if calls := h.service.noted(); len(calls) > 0 {
+	if calls := h.service.recorded(); len(calls) > 0 {
 		t.Errorf("bad lines did %q", calls)
 	}
 	s.send(`{"user":"a","body":1}`)
@@ -316,7 +315,7 @@ func TestStreamBadLinesInvalidJSON(t *testing.T) {
 	s.finish()
 }
 
-// TestStreamErrors: a push that fails has the status and error of a single one.
+// TestStreamErrors checks that a failed push has the status and error of a single push.
 func TestStreamErrors(t *testing.T) {
 	service := &fakeService{}
 	h := newHarness(t, httpapi.Config{}, service)
@@ -345,7 +344,7 @@ func TestStreamErrors(t *testing.T) {
 	}
 }
 
-// TestStreamIdempotencyKey: keys are the lines' own, within the caller's name.
+// TestStreamIdempotencyKey checks that each line has its own key, and that keys belong to the caller.
 func TestStreamIdempotencyKey(t *testing.T) {
 	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "one", Key: "k1"}}}, nil)
 	a := h.do("POST", "/v1/push/stream", `{"user":"a","body":1,"idempotency_key":"x"}`, "X-API-Key: k1")
@@ -358,8 +357,8 @@ func TestStreamIdempotencyKey(t *testing.T) {
 	}
 }
 
-// TestStreamRate: the request counts as one, and so does each line. A line
-// over the rate is refused, and the stream goes on.
+// TestStreamRate checks that the request counts once against the rate, and each line once more. A line
+// over the rate is refused, and the stream continues.
 func TestStreamRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1, Burst: 3}}}, nil)
@@ -378,8 +377,8 @@ func TestStreamRate(t *testing.T) {
 	})
 }
 
-// TestStreamInFlight: so many lines are pushed at once and no more. The others
-// go on once results are written.
+// TestStreamInFlight checks that the number of concurrent pushes stays within the bound. More lines
+// are pushed once results are written.
 func TestStreamInFlight(t *testing.T) {
 	const bound = 256
 	var mu sync.Mutex
@@ -413,7 +412,7 @@ func TestStreamInFlight(t *testing.T) {
 			s.body.Close()
 		}()
 		<-full
-		time.Sleep(20 * time.Millisecond) // for one too many
+		time.Sleep(20 * time.Millisecond) // time for a push over the bound to start
 		close(leave)
 		for range 4 * bound {
 			s.want(202)
@@ -429,8 +428,8 @@ func TestStreamInFlight(t *testing.T) {
 	})
 }
 
-// TestStreamLargeLines: a large line is pushed alone, and its place for large
-// bodies is free again afterwards. One over the limit ends the stream.
+// TestStreamLargeLines checks that a large line is pushed alone and then releases its slot for large
+// bodies. A line over the limit ends the stream.
 func TestStreamLargeLines(t *testing.T) {
 	protocols(t, func(t *testing.T, open func(http.Handler) (*http.Client, string)) {
 		h := newHarness(t, httpapi.Config{MaxLarge: 1, MaxBody: 300_000}, nil)
@@ -456,7 +455,7 @@ func TestStreamLargeLines(t *testing.T) {
 	})
 }
 
-// TestStreamSmallLimit: the limit of a body holds for lines below 64 KiB, too.
+// TestStreamSmallLimit checks that a body limit below 64 KiB applies to lines too.
 func TestStreamSmallLimit(t *testing.T) {
 	h := newHarness(t, httpapi.Config{MaxBody: 100}, nil)
 	a := h.do("POST", "/v1/push/stream", `{"user":"a","body":1}`+"\n"+`{"user":"a","body_text":"`+strings.Repeat("x",
@@ -467,8 +466,8 @@ func TestStreamSmallLimit(t *testing.T) {
 	}
 }
 
-// TestStreamCutShort: what comes before the end of a body that is cut short is
-// pushed, half a line is not.
+// TestStreamCutShort checks that the complete lines of a truncated body are pushed, and that an
+// incomplete line is not.
 func TestStreamCutShort(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	_, address := startServer(t, h.handler, nil)
@@ -488,8 +487,8 @@ func TestStreamCutShort(t *testing.T) {
 	}
 }
 
-// TestStreamClosesItsConnection: nothing of a body that the server left unread
-// is taken for another request.
+// TestStreamClosesItsConnection checks that the unread rest of a body is never read as another
+// request.
 func TestStreamClosesItsConnection(t *testing.T) {
 	h := newHarness(t, httpapi.Config{MaxBody: 100}, nil)
 	_, address := startServer(t, h.handler, nil)
@@ -499,12 +498,12 @@ func TestStreamClosesItsConnection(t *testing.T) {
 	if got := exchange(t, address, sent, len(sent), 2); !slices.Equal(got, []string{"200", "end"}) {
 		t.Errorf("answered %q", got)
 	}
-	if calls := h.service.noted(); len(calls) > 0 {
+	if calls := h.service.recorded(); len(calls) > 0 {
 		t.Errorf("did %q", calls)
 	}
 }
 
-// TestStreamExpectsContinue: a caller that waits for "100 Continue" gets it.
+// TestStreamExpectsContinue checks that a caller that waits for "100 Continue" gets it.
 func TestStreamExpectsContinue(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	_, address := startServer(t, h.handler, nil)
@@ -527,8 +526,8 @@ func TestStreamExpectsContinue(t *testing.T) {
 	}
 }
 
-// TestStreamCallerVanishes: a caller that goes away leaves nothing behind, and
-// what was read of it is pushed to the end.
+// TestStreamCallerVanishes checks that a disconnecting caller leaves nothing behind. All lines that
+// were read are pushed.
 func TestStreamCallerVanishes(t *testing.T) {
 	protocols(t, func(t *testing.T, open func(http.Handler) (*http.Client, string)) {
 		entered, leave := make(chan struct{}, 10), make(chan struct{})
@@ -562,9 +561,9 @@ func TestStreamCallerVanishes(t *testing.T) {
 	})
 }
 
-// TestStreamEnds: when the server ends its streams, lines that were read get
-// their results, and the last line says that the stream ends. A stream that
-// begins later ends at once, and other calls are answered.
+// TestStreamEnds checks how the server ends its streams. Lines that were read get their results, and
+// the last line says that the stream ends. A stream that begins later ends at once, and other calls
+// are answered.
 func TestStreamEnds(t *testing.T) {
 	protocols(t, func(t *testing.T, open func(http.Handler) (*http.Client, string)) {
 		entered, leave := make(chan struct{}, 10), make(chan struct{})
@@ -594,8 +593,8 @@ func TestStreamEnds(t *testing.T) {
 	})
 }
 
-// pipeListener gives a server connections without a network, so that a bubble
-// of synctest can hold it. Nothing is buffered: an unread answer blocks.
+// pipeListener gives a server connections without a network, so that the test can run in a synctest
+// bubble. The pipes have no buffer, so an unread answer blocks.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -629,12 +628,12 @@ func pipeServer(t *testing.T, h http.Handler) (dial func() net.Conn, stop func()
 			t.Error(err)
 		}
 		<-served
-		time.Sleep(time.Second) // for connections that the server closes gently
+		time.Sleep(time.Second) // time for connections that the server closes slowly
 	}
 }
 
-// TestStreamIdle: a stream without a byte for two minutes ends and says so. A
-// byte in time keeps it.
+// TestStreamIdle checks that a stream without a byte for two minutes ends with an error. One byte in
+// time keeps the stream open.
 func TestStreamIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, stop := pipeServer(t, newHarness(t, httpapi.Config{}, nil).handler)
@@ -658,8 +657,8 @@ func TestStreamIdle(t *testing.T) {
 	})
 }
 
-// TestStreamUnreadResults: a caller that does not read its results is not read
-// further, so that what the server holds of it is bounded, and is cut off.
+// TestStreamUnreadResults checks that the server stops reading from a caller that does not read its
+// results. So the memory for the caller is bounded. Later the stream is aborted.
 func TestStreamUnreadResults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t, httpapi.Config{}, nil)
@@ -674,7 +673,7 @@ func TestStreamUnreadResults(t *testing.T) {
 		line := `{"user":"alice","body_text":"` + strings.Repeat("x", 1000) + `"}` + "\n"
 		fmt.Fprintf(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 1_000_000*len(line))
 		header := make([]byte, 10)
-		_, _ = conn.Read(header) // the flush of the header ends only with all of it read
+		_, _ = conn.Read(header) // The header is flushed only once all of it is read.
 		go func() { _, _ = io.CopyN(io.Discard, conn, 100) }()
 		written := 0
 		for range 1_000_000 {
@@ -697,7 +696,7 @@ func TestStreamUnreadResults(t *testing.T) {
 	})
 }
 
-// TestStreamMemory: a long stream does not need more memory than a short one.
+// TestStreamMemory checks that a long stream needs no more memory than a short one.
 func TestStreamMemory(t *testing.T) {
 	service := &fakeService{}
 	service.push = func(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {

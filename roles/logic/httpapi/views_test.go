@@ -57,7 +57,7 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestPathNames: what is no name is refused before anybody is asked.
+// TestPathNames checks that an invalid name is refused before the service is called.
 func TestPathNames(t *testing.T) {
 	for _, tt := range []struct{ escaped, message string }{
 		{strings.Repeat("x", 129), "129 bytes"},
@@ -73,7 +73,7 @@ func TestPathNames(t *testing.T) {
 			if a.status != 400 || code != "invalid" || field != "user" && field != "room" || !strings.Contains(message, tt.message) {
 				t.Errorf("%s %s answered %d: %s", ask[0], tt.escaped, a.status, a.body)
 			}
-			if calls := h.service.noted(); len(calls) > 0 {
+			if calls := h.service.recorded(); len(calls) > 0 {
 				t.Errorf("it did %q", calls)
 			}
 		}
@@ -105,7 +105,7 @@ func TestUsersOnline(t *testing.T) {
 	} {
 		h := newHarness(t, httpapi.Config{}, service)
 		a := h.doUnchecked(tt.method, tt.target, tt.body)
-		if len(tt.target) < 1000 && !strings.Contains(tt.target, "&ids") { // the validator does not take both forms
+		if len(tt.target) < 1000 && !strings.Contains(tt.target, "&ids") { // The validator does not accept both forms together.
 			a = h.do(tt.method, tt.target, tt.body)
 		}
 		if tt.field != "" {
@@ -140,8 +140,8 @@ func TestKick(t *testing.T) {
 		h := newHarness(t, httpapi.Config{}, nil)
 		a := h.do("POST", "/v1/users/alice/kick", tt.body)
 		if tt.field != "" || tt.body == "[]" {
-			if _, field, _ := a.problem(t); a.status != 400 || field != tt.field || len(h.service.noted()) > 0 {
-				t.Errorf("%s answered %d: %s; done: %q", tt.body, a.status, a.body, h.service.noted())
+			if _, field, _ := a.problem(t); a.status != 400 || field != tt.field || len(h.service.recorded()) > 0 {
+				t.Errorf("%s answered %d: %s; done: %q", tt.body, a.status, a.body, h.service.recorded())
 			}
 		} else if a.status != 200 || a.body != "{\"sessions\":2}\n" || h.service.kicked != tt.want {
 			t.Errorf("%s answered %d: %s; kicked %+v", tt.body, a.status, a.body, h.service.kicked)
@@ -209,13 +209,13 @@ func TestTokens(t *testing.T) {
 		h := newHarness(t, httpapi.Config{}, nil)
 		a := h.do("POST", tt.target, tt.body)
 		if tt.status == 400 {
-			if _, field, _ := a.problem(t); a.status != 400 || field != tt.field || len(h.service.noted()) > 0 {
-				t.Errorf("%s answered %d: %s; done: %q", tt.body, a.status, a.body, h.service.noted())
+			if _, field, _ := a.problem(t); a.status != 400 || field != tt.field || len(h.service.recorded()) > 0 {
+				t.Errorf("%s answered %d: %s; done: %q", tt.body, a.status, a.body, h.service.recorded())
 			}
 			continue
 		}
-		if a.status != tt.status || a.body != tt.want+"\n" || h.service.noted()[0] != tt.call {
-			t.Errorf("%s answered %d: %s; did %q", tt.body, a.status, a.body, h.service.noted())
+		if a.status != tt.status || a.body != tt.want+"\n" || h.service.recorded()[0] != tt.call {
+			t.Errorf("%s answered %d: %s; did %q", tt.body, a.status, a.body, h.service.recorded())
 		}
 		if tt.status == 201 && a.header.Get("Cache-Control") != "no-store" {
 			t.Error("an answer with a token may be stored")
@@ -274,7 +274,7 @@ func TestOverview(t *testing.T) {
 	}
 }
 
-// TestWrongPathsAndMethods: 404 and 405 in the same form as every error.
+// TestWrongPathsAndMethods checks that 404 and 405 have the same format as other errors.
 func TestWrongPathsAndMethods(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	for _, tt := range []struct {

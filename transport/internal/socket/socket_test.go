@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pair is an accepted socket and the client of it, with TLS where it is asked for.
+// pair returns an accepted socket and its client. secure asks for TLS.
 func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket, net.Conn) {
 	t.Helper()
 	var clientTLS *tls.Config
@@ -77,8 +77,8 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 
 func head(dst []byte, n int) []byte { return binary.BigEndian.AppendUint32(dst, uint32(n)) }
 
-// Whatever the frames' sizes, copied together, gathered or cut into TLS
-// records, the same bytes arrive.
+// TestSendArrivesWhole checks that the bytes arrive unchanged for frames of all sizes, which may be
+// copied together, gathered or cut into TLS records.
 func TestSendArrivesWhole(t *testing.T) {
 	sizes := []int{0, 1, 100, 4096, 16<<10 - 5, 16<<10 - 4, 16<<10 - 3, 16 << 10, 16<<10 + 1, 40000, 100000}
 	for _, secure := range []bool{false, true} {
@@ -119,8 +119,8 @@ func TestSendArrivesWhole(t *testing.T) {
 	}
 }
 
-// CloseWith says goodbye once; its last bytes and the end arrive, and the socket is
-// of no more use.
+// TestCloseWith checks that only the first call sends its last bytes. They arrive, followed by the end
+// of the stream. Afterwards the socket cannot be used.
 func TestCloseWith(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		s, c := pair(t, secure, transport.ListenConfig{})
@@ -142,8 +142,8 @@ func TestCloseWith(t *testing.T) {
 	}
 }
 
-// While a Send is stuck, urgent bytes and CloseWith come back at once; of the urgent
-// ones the newest goes behind the Send.
+// TestNobodyWaitsForASend checks that urgent bytes and CloseWith return at once while a Send is
+// blocked. Only the newest urgent bytes are sent after the Send.
 func TestNobodyWaitsForASend(t *testing.T) {
 	s, c := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
 	frame := make([]byte, 1<<20)
@@ -164,8 +164,8 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	// One that waited for the Send would take the grace that this has, each
-	// time; one that did not is slow only on a machine that is.
+	// A CloseWith that waits for the Send would use up the grace period in every try. A busy machine
+	// makes only some tries slow.
 	for try := 1; ; try++ {
 		d := shutTime(t)
 		if d < 200*time.Millisecond {
@@ -177,7 +177,7 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	}
 }
 
-// shutTime is how long CloseWith takes while a Send is stuck.
+// shutTime returns the duration of CloseWith while a Send is blocked.
 func shutTime(t *testing.T) time.Duration {
 	t.Helper()
 	s, _ := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
@@ -191,7 +191,7 @@ func shutTime(t *testing.T) time.Duration {
 		sent <- err
 	}()
 	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
-	time.Sleep(20 * time.Millisecond) // the kernel's buffers fill up
+	time.Sleep(20 * time.Millisecond) // time for the kernel's buffers to fill up
 	started := time.Now()
 	s.CloseWith([]byte("bye"))
 	took := time.Since(started)
@@ -201,7 +201,7 @@ func shutTime(t *testing.T) time.Duration {
 	return took
 }
 
-// Drain gives connections their time and then resets what is left.
+// TestDrain checks that Drain gives connections their time and then resets the others.
 func TestDrain(t *testing.T) {
 	a, err := socket.Listen(transport.ListenConfig{Addr: "127.0.0.1:0", Grace: 50 * time.Millisecond})
 	if err != nil {
