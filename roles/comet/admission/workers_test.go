@@ -1,6 +1,7 @@
 package admission_test
 
 import (
+	"bytes"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -55,11 +56,16 @@ func TestWorkersStop(t *testing.T) {
 	})
 }
 
+// countWorkers returns the number of goroutines of all Workers.
+func countWorkers() int {
+	stacks := make([]byte, 1<<20)
+	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("created by imgo/roles/comet/admission.(*Workers).Run"))
+}
+
 // TestWorkersTrim checks that workers stay while they are needed, and that Trim
 // leaves a few of those that are not.
 func TestWorkersTrim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before := runtime.NumGoroutine()
 		w := admission.NewWorkers()
 		burst := func() {
 			for range 50 {
@@ -71,13 +77,13 @@ func TestWorkersTrim(t *testing.T) {
 			burst()
 			w.Trim()
 			synctest.Wait()
-			if n := runtime.NumGoroutine() - before; n != want {
+			if n := countWorkers(); n != want {
 				t.Errorf("%d workers, want %d", n, want)
 			}
 		}
 		w.Trim()
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 4 {
+		if n := countWorkers(); n != 4 {
 			t.Errorf("%d workers after they were idle for a while, want 4", n)
 		}
 		w.Stop()
