@@ -16,18 +16,18 @@ import (
 	"imgo/bench/load"
 )
 
-// scenario measures one thing, once, into r.
+// scenario is one measurement. run performs it once and records its figures.
 type scenario struct {
 	name string
 	what string
-	// extra ones run only when they are named.
+	// extra scenarios run only when they are named on the command line.
 	extra bool
-	// once: it takes long, and is run in the first run only.
+	// once scenarios take long, so only the first run includes them.
 	once bool
 	run  func(*bench, context.Context, *recorder) error
 }
 
-// on is a scenario's method for a kind of connections.
+// on returns run bound to one kind of connection.
 func on(kind string, run func(*bench, context.Context, *recorder, string) error) func(*bench, context.Context, *recorder) error {
 	return func(b *bench, ctx context.Context, r *recorder) error { return run(b, ctx, r, kind) }
 }
@@ -59,7 +59,7 @@ func scenarios() []scenario {
 	}
 }
 
-// options are the command line.
+// options are the command-line options.
 type options struct {
 	runs       int
 	budget     time.Duration
@@ -83,13 +83,13 @@ type options struct {
 	profile    string
 }
 
-// usageError is a command line that was not understood.
+// usageError is an invalid command line.
 type usageError struct{ error }
 
-// ExitCode is what a shell expects of one.
+// ExitCode returns the conventional exit code of a usage error.
 func (usageError) ExitCode() int { return 2 }
 
-// check completes the options, and says what is wrong with them.
+// check fills in defaults. It returns an error if an option is invalid.
 func (o *options) check(names string) error {
 	for name, n := range map[string]int{
 		"runs": o.runs, "conns": o.conns, "callers": o.callers, "users": o.users, "rate": o.rate,
@@ -136,18 +136,18 @@ type bench struct {
 	tmp  string // removed at the end
 	self string // this executable
 	log  io.Writer
-	// settings is the settings file of the imgo that is measured, with its
-	// defaults: what it knows of.
+	// settings is the default settings file of the measured imgo. It shows which settings
+	// that version has.
 	settings string
 	began    time.Time
 }
 
-// say tells whoever waits how far it is.
+// say logs the progress of the bench, with the seconds since its start.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.log, "%5.0fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// run measures what the options ask for and prints the table.
+// run performs the measurements that the options ask for, and prints the table.
 func run(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) {
 	b := &bench{options: o, log: stderr, began: time.Now()}
 	if b.self, err = os.Executable(); err != nil {
@@ -173,7 +173,7 @@ func run(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) 
 	report := newReport(ctx, b)
 	slowest := time.Duration(0)
 	for n := range o.runs {
-		// A run that would not end in time is not begun.
+		// Do not begin a run that cannot end within the time budget.
 		if left := o.budget - time.Since(b.began); n > 0 && o.budget > 0 && slowest > left {
 			report.Notes = append(report.Notes, fmt.Sprintf("only %d of %d runs: there was no time for more", n, o.runs))
 			break
@@ -188,7 +188,7 @@ func run(ctx context.Context, o *options, stdout, stderr io.Writer) (err error) 
 	return b.write(report, stdout)
 }
 
-// round runs every scenario once.
+// round runs every selected scenario once.
 func (b *bench) round(ctx context.Context, report *report, n int) error {
 	for _, s := range scenarios() {
 		if !slices.Contains(b.scenarios, s.name) || s.once && n > 0 {
@@ -205,5 +205,5 @@ func (b *bench) round(ctx context.Context, report *report, n int) error {
 	return nil
 }
 
-// hasSetting reports whether the imgo that is measured has a setting.
+// hasSetting reports whether the settings file of the measured imgo has the key.
 func hasSetting(settings, key string) bool { return strings.Contains(settings, "\n"+key+" = ") }

@@ -22,7 +22,7 @@ import (
 	"imgo/cluster/bus/kafkatest"
 )
 
-// app is the part of imgo that is tested.
+// app returns the part of the imgo command that is tested.
 func app(stdout, stderr io.Writer) *cli.App {
 	return &cli.App{
 		Name: "imgo", Commands: []*cli.Command{bench.Command()}, Writer: stdout, ErrWriter: stderr,
@@ -30,7 +30,7 @@ func app(stdout, stderr io.Writer) *cli.App {
 	}
 }
 
-// TestMain lets the test binary be the bench's child processes.
+// TestMain lets the test binary also run as the bench's child processes.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "bench" && os.Args[2] == "child" {
 		if err := app(os.Stdout, os.Stderr).Run(os.Args); err != nil {
@@ -56,7 +56,7 @@ func build(t *testing.T) string {
 	return imgo
 }
 
-// report is what the test reads of the JSON.
+// report is the part of the JSON report that the tests read.
 type report struct {
 	Figures []struct {
 		Scenario, Name string
@@ -70,7 +70,7 @@ type report struct {
 	Notes []string
 }
 
-// TestSmoke runs every scenario, small, on a real imgo.
+// TestSmoke runs every scenario on a small scale against a real imgo.
 func TestSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and starts imgo")
@@ -162,7 +162,7 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
-// TestScaleSmoke runs a small cluster on a fake Kafka.
+// TestScaleSmoke runs the scale scenario with a small cluster on a fake Kafka.
 func TestScaleSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and starts imgo")
@@ -207,7 +207,7 @@ var allScenarios = []string{
 	"replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
 }
 
-// TestHelpNamesAll keeps the list above whole.
+// TestHelpNamesAll checks that TestSmoke runs every scenario that the help lists.
 func TestHelpNamesAll(t *testing.T) {
 	var stdout bytes.Buffer
 	if err := app(&stdout, io.Discard).Run([]string{"imgo", "bench", "--help"}); err != nil {

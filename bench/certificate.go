@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// certificate writes a self-signed one (ECDSA P-256) for loopback.
+// certificate writes a self-signed certificate (ECDSA P-256) for loopback, and its
+// key.
 func (b *bench) certificate() (certFile, keyFile string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"imgo/bench/load"
 )
 
-// Kinds of child processes. A child takes one JSON object a line on standard
-// input, answers each with one on standard output, and ends with its input.
+// Kinds of child processes. A child reads one JSON object a line from standard input
+// and answers each with one on standard output. It ends when its input ends.
 const (
 	childHold   = "hold"   // holds client connections
 	childWriter = "writer" // the limit of a broadcast: plain writes
@@ -24,10 +24,11 @@ const (
 	childDoor   = "door"   // the limit of a connect, and of a replay: accept, read, write
 )
 
-// stopTimeout is how long a child has to end before it is killed.
+// stopTimeout bounds the time from the end of a child's input to its exit. After that,
+// the child is killed.
 const stopTimeout = 10 * time.Second
 
-// runChild is the main of a child.
+// runChild is the main function of a child process.
 func runChild(kind string, in io.Reader, out io.Writer) error {
 	var err error
 	switch dec, enc := json.NewDecoder(in), json.NewEncoder(out); kind {
@@ -43,13 +44,13 @@ func runChild(kind string, in io.Reader, out io.Writer) error {
 		return usageError{fmt.Errorf("there is no child %q", kind)}
 	}
 	if errors.Is(err, io.EOF) {
-		return nil // the parent has ended it
+		return nil // the parent has closed the input
 	}
 	return err
 }
 
-// child is a running child process, as its parent has it. It is for one
-// goroutine.
+// child is the parent's side of a running child process. It is not safe for concurrent
+// use.
 type child struct {
 	kind string
 	cmd  *exec.Cmd
@@ -58,7 +59,7 @@ type child struct {
 	dec  *json.Decoder
 }
 
-// spawn starts a child.
+// spawn starts a child process.
 func (b *bench) spawn(kind string) (*child, error) {
 	c := &child{kind: kind, cmd: exec.Command(b.self, "bench", "child", kind)} //nolint:noctx // it ends with its standard input
 	c.cmd.Stderr = os.Stderr
@@ -77,8 +78,8 @@ func (b *bench) spawn(kind string) (*child, error) {
 	return c, nil
 }
 
-// ask sends a request and reads the answer to it; a child that takes longer
-// than timeout is killed.
+// ask sends a request and reads the answer. It kills the child if the answer takes
+// longer than timeout.
 func (c *child) ask(timeout time.Duration, request, reply any) error {
 	if err := c.tell(request); err != nil {
 		return err
@@ -108,9 +109,9 @@ func (c *child) answer(timeout time.Duration, reply any) error {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// stop ends the child.
+// stop ends the child and waits for its exit.
 func (c *child) stop() error {
-	_ = c.in.Close() // an error means that it is gone already, and Wait says how
+	_ = c.in.Close() // an error means that it has already ended; Wait reports how
 	kill := time.AfterFunc(stopTimeout, func() { _ = c.cmd.Process.Kill() })
 	defer kill.Stop()
 	if err := c.cmd.Wait(); err != nil {
@@ -119,11 +120,11 @@ func (c *child) stop() error {
 	return nil
 }
 
-// limits measures what the machine does without imgo.
+// limits measures what the machine can do without imgo.
 type limits struct{ *bench }
 
-// limit starts a limit that listens, tells it the requests that it is to know
-// of before, and says where it listens.
+// limit starts a child that listens, and sends it the requests that must precede the
+// first connection. It returns the child and its address.
 func (b limits) limit(kind string, requests ...any) (*child, string, error) {
 	c, err := b.spawn(kind)
 	if err != nil {

@@ -13,35 +13,37 @@ import (
 )
 
 const (
-	// spareFiles is what a process that holds clients opens beside them.
+	// spareFiles is the number of files that a process opens beside its clients.
 	spareFiles = 100
-	// fewClients is how many are not worth a second process.
+	// fewClients is the number of clients below which a second process is not worthwhile.
 	fewClients = 500
-	// quickPorts is for how many clients one address has ports at once (see
-	// load.HoldRequest.Sources); more come from several.
+	// quickPorts is the number of clients for which one source address has ports quickly
+	// available (see load.HoldRequest.Sources). More clients use several source addresses.
 	quickPorts = 14_000
-	// holdTimeout bounds the connecting of all, beyond what the request allows
-	// and its default of 2 minutes.
+	// holdTimeout bounds the connecting of all clients. It comes on top of the time in the
+	// request, and is longer than the request's default of 2 minutes.
 	holdTimeout = 3 * time.Minute
-	// statsTimeout bounds a question to a child.
+	// statsTimeout bounds one request for statistics to a child.
 	statsTimeout = 20 * time.Second
-	// politeWindow is how many connect at a time where it is not the matter.
+	// politeWindow is the number of simultaneous connection attempts in scenarios that do
+	// not measure connecting.
 	politeWindow = 128
 )
 
 // clients are the processes that hold the clients of a scenario.
 type clients struct {
 	all []*child
-	// took is how long connecting took, of the slowest process.
+	// took is the connecting time of the slowest process.
 	took     time.Duration
 	refused  int64
 	connects load.Histogram
-	// admitted is how many were in at the end of each load.Step.
+	// admitted is the number of connected clients at the end of each load.Step.
 	admitted []int
 	count    int
 }
 
-// mostFiles is how many clients one process may hold by the limit of open files.
+// mostFiles returns the number of clients that the limit of open files allows one
+// process.
 func mostFiles() int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur > 2*spareFiles {
@@ -50,21 +52,21 @@ func mostFiles() int {
 	return 1000
 }
 
-// share is how many clients one process holds: as many as the limit of open
-// files lets it, and no more than give every core one.
+// share returns the number of clients for one process. It spreads the clients over one
+// process a core, with at least fewClients in each. The limit of open files bounds it.
 func share(count int) int {
 	most := mostFiles()
 	even := (count + runtime.NumCPU() - 1) / runtime.NumCPU()
 	return min(most, max(even, fewClients))
 }
 
-// hold connects req.Count clients, users from req.First on, as the rest of
-// req has it; the window is shared among the processes.
+// hold connects req.Count clients, for the users from req.First on. The processes that
+// hold them share the window.
 func (b *bench) hold(req load.HoldRequest) (*clients, error) {
 	return b.holdIn(req, share(req.Count))
 }
 
-// holdIn is hold with each clients a process.
+// holdIn is like hold, with each clients in one process.
 func (b *bench) holdIn(req load.HoldRequest, each int) (_ *clients, err error) {
 	h := &clients{count: req.Count}
 	if len(req.Sources) == 0 && req.Count > quickPorts {
@@ -111,7 +113,8 @@ func (b *bench) holdIn(req load.HoldRequest, each int) (_ *clients, err error) {
 	return h, nil
 }
 
-// admit adds a process's timeline; one that has ended goes on with its last value.
+// admit adds the timeline of one process. After its end, a timeline continues with its
+// last value.
 func (h *clients) admit(line []int) {
 	n := max(len(line), len(h.admitted))
 	at := func(line []int, i int) int {
@@ -127,8 +130,8 @@ func (h *clients) admit(line []int) {
 	h.admitted = sum
 }
 
-// stats sums what all have counted; the latencies are those since the
-// question before.
+// stats returns the sum of the counts of all processes. Its latencies are those since
+// the previous call.
 func (h *clients) stats() (sum load.Stats, err error) {
 	for _, c := range h.all {
 		if err := c.tell(struct{}{}); err != nil {
@@ -151,8 +154,8 @@ func (h *clients) stats() (sum load.Stats, err error) {
 	return sum, nil
 }
 
-// await waits until enough says that all has arrived that is to arrive, or for
-// patience without anything new. The latencies are all that came meanwhile.
+// await polls until enough returns true, or until nothing new has arrived for
+// patience. The result has all latencies that were measured meanwhile.
 func (h *clients) await(patience time.Duration, enough func(load.Stats) bool) (load.Stats, error) {
 	last, since := int64(-1), time.Now()
 	var latency load.Histogram
@@ -172,7 +175,7 @@ func (h *clients) await(patience time.Duration, enough func(load.Stats) bool) (l
 
 func (h *clients) stop() error {
 	for _, c := range h.all {
-		_ = c.in.Close() // they end side by side; an error shows below
+		_ = c.in.Close() // so that all end at the same time; stop reports an error
 	}
 	var errs []error
 	for _, c := range h.all {

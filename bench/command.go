@@ -1,22 +1,23 @@
-// Package bench measures real imgo processes from outside: imgo bench. It
-// starts imgo in an empty temporary directory with ports of its own, drives it
-// as callers and clients do (package load), and ends it by its pid. Beside
-// each figure it measures, in the same run and on the same machine, what the
-// work would cost without imgo (package limit), so that figures of noisy
-// machines compare.
+// Package bench implements imgo bench, which measures real imgo processes from
+// outside. It starts imgo in an empty temporary directory with its own ports, and uses
+// it as callers and clients do (package load). It ends only that process, by its pid.
+// Beside each figure, in the same run and on the same machine, it measures the cost of
+// the work without imgo (package limit). So figures of machines with other load remain
+// comparable.
 //
-// It guarantees that every figure is of what really happened: what was lost,
-// refused or disconnected is said in a note. It asserts nothing: a slow
-// machine is no failure, and a target that is missed is a line of the table.
+// A figure covers only what really happened. A note reports everything that was lost,
+// refused or disconnected. The bench asserts nothing: a slow machine is no failure,
+// and a missed target is only a line of the table.
 //
-// Clients and limits run in processes of their own (imgo bench child KIND),
-// because a process may open only so many files, and so that the server's
-// costs are the server's alone. Linux only: it reads /proc and uses epoll.
+// Clients and limits run in child processes (imgo bench child KIND). One process may
+// open only a limited number of files, and the measured costs of the server must not
+// include those of the clients. The package supports only Linux, because it reads
+// /proc and uses epoll.
 package bench
 
 import "github.com/urfave/cli/v2"
 
-// Command is `imgo bench`.
+// Command returns the command `imgo bench`.
 func Command() *cli.Command {
 	return &cli.Command{
 		Name:        "bench",

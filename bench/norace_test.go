@@ -2,5 +2,5 @@
 
 package bench_test
 
-// raceEnabled: see race_test.go.
+// raceEnabled is described in race_test.go.
 const raceEnabled = false

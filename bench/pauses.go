@@ -15,29 +15,29 @@ import (
 )
 
 const (
-	// pauseFor is how long garbage is collected again and again under load.
+	// pauseFor is how long garbage is collected repeatedly under load.
 	pauseFor = 3 * time.Second
-	// pauseRing is how many pauses Go remembers, and pauseLook after how many
-	// collections they are asked for.
+	// pauseRing is the number of pauses that the Go runtime remembers. pauseLook is the
+	// number of collections between two readings, small enough that none is missed.
 	pauseRing = 256
 	pauseLook = 64
 )
 
-// collections are what a server's Go says of its garbage collections.
+// collections are the garbage collections of a server as its Go runtime reports them.
 type collections struct {
 	count  int
-	recent []time.Duration // of the last pauseRing, the newest last
+	recent []time.Duration // the last pauseRing pauses, the newest last
 }
 
-// since are the pauses after before, of which no more than the ring holds are
-// still known.
+// since returns the pauses after collection number before. It returns only those that
+// the ring still holds.
 func (c *collections) since(before int) []time.Duration {
 	return c.recent[len(c.recent)-min(c.count-before, len(c.recent)):]
 }
 
-// collections asks how many there were, and how long the world stood still for
-// each: both stops of a collection together, to the nanosecond, where the
-// metrics have a histogram with steps of ten times.
+// collections returns the number of collections and the pause of each, in nanoseconds.
+// A pause is the sum of both stops of one collection. The metrics would only give a
+// histogram whose buckets differ by a factor of ten.
 func (s *server) collections(ctx context.Context) (c collections, err error) {
 	text, err := s.get(ctx, "/debug/pprof/heap?debug=1")
 	if err != nil {
@@ -46,7 +46,7 @@ func (s *server) collections(ctx context.Context) (c collections, err error) {
 	return parseCollections(string(text))
 }
 
-// parseCollections reads runtime.MemStats as net/http/pprof writes it.
+// parseCollections parses runtime.MemStats in the text format of net/http/pprof.
 func parseCollections(text string) (c collections, err error) {
 	c.count = -1
 	var ring []time.Duration
@@ -69,13 +69,13 @@ func parseCollections(text string) (c collections, err error) {
 	return c, nil
 }
 
-// pauseTimes is how many broadcasts there are while garbage is collected.
+// pauseTimes returns the number of broadcasts during the repeated collections.
 func (b *bench) pauseTimes() int {
 	return max(1, int(min(pauseFor, b.duration).Seconds()*float64(b.broadcasts)))
 }
 
-// pausesOnOne is pauses where Go has one processor, so that no other thread is
-// waited for that a client has put aside.
+// pausesOnOne measures pauses with GOMAXPROCS=1. Then a pause never waits for a thread
+// that the kernel has suspended in favour of a client.
 func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
 	f, err := b.fanout(ctx, load.TCP, b.conns, serverOptions{env: []string{"GOMAXPROCS=1"}})
 	if err != nil {
@@ -89,8 +89,8 @@ func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
 	return err
 }
 
-// pauses collects garbage under the broadcasts' load and notes how long the
-// world stood still for it; every is how often that was.
+// pauses runs garbage collections under the load of broadcasts and records the pauses.
+// every is the mean time between two collections.
 func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every time.Duration, err error) {
 	before, err := f.collections(ctx)
 	if err != nil {
@@ -129,7 +129,7 @@ func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every ti
 	return until / time.Duration(len(all)), nil
 }
 
-// pauses notes p50 and p99.9 of pauses, in any order.
+// pauses records p50 and p99.9 of the pauses, which may be in any order.
 func (r *recorder) pauses(name string, all []time.Duration, limit bool) {
 	if len(all) == 0 {
 		return

@@ -8,7 +8,7 @@ import (
 	"imgo/bench/plot"
 )
 
-// plots are the report's pictures, by name.
+// plots returns the pictures of the report by name.
 func (r *report) plots() map[string][]byte {
 	all := map[string][]byte{}
 	var bars []plot.Bar
@@ -21,7 +21,7 @@ func (r *report) plots() map[string][]byte {
 	if len(bars) > 0 {
 		all["targets"] = plot.Bars("How near each figure comes to its target (1: reached; above: better)", where, 1, bars)
 	}
-	// Series that measure the same share a picture.
+	// All series of one scenario share one picture.
 	var order []string
 	grouped := map[string][]series{}
 	for _, s := range r.Series {

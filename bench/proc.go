@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tick is a clock tick of /proc: USER_HZ is 100 on every architecture that Go
-// runs on.
+// tick is one clock tick of /proc. USER_HZ is 100 on every architecture that Go
+// supports.
 const tick = 10 * time.Millisecond
 
-// slurp is a small file's text; "" where it cannot be read.
+// slurp returns the text of a small file, or "" if the file cannot be read.
 func slurp(name string) string {
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -26,7 +26,8 @@ func slurp(name string) string {
 	return string(data)
 }
 
-// kiloField is a "Name:   123 kB" line of text, in bytes; 0 without one.
+// kiloField returns the value of a line "Name:   123 kB" of text, in bytes. It returns
+// 0 if there is no such line.
 func kiloField(text, name string) int64 {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, name+":"); ok {
@@ -39,8 +40,8 @@ func kiloField(text, name string) int64 {
 	return 0
 }
 
-// cpuOf is the CPU time that a live process has used, its own and the
-// kernel's for it, to the nanosecond.
+// cpuOf returns the CPU time that a live process has used in user and kernel mode, to
+// the nanosecond.
 func cpuOf(pid int) (time.Duration, error) {
 	// The kernel's MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED).
 	var ts unix.Timespec
@@ -50,7 +51,7 @@ func cpuOf(pid int) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// rssOf is what a live process has in memory, in bytes.
+// rssOf returns the resident memory of a live process, in bytes.
 func rssOf(pid int) (int64, error) {
 	n := kiloField(slurp(fmt.Sprintf("/proc/%d/status", pid)), "VmRSS")
 	if n == 0 {
@@ -59,8 +60,8 @@ func rssOf(pid int) (int64, error) {
 	return n, nil
 }
 
-// ownCPU is the CPU time of this process, and of its children that have ended
-// and were waited for.
+// ownCPU returns the CPU time of this process, and that of its children that have
+// ended and were waited for.
 func ownCPU() (own, ended time.Duration) {
 	var u syscall.Rusage
 	sum := func(who int) time.Duration {
@@ -72,8 +73,8 @@ func ownCPU() (own, ended time.Duration) {
 	return sum(syscall.RUSAGE_SELF), sum(syscall.RUSAGE_CHILDREN)
 }
 
-// machineMeter measures how busy the machine is with what is not ours. Every
-// child must have ended by the time that others is called.
+// machineMeter measures how much CPU other processes of the machine use. Every child
+// must have ended before others is called.
 type machineMeter struct {
 	busy, total time.Duration
 	ours        time.Duration
@@ -85,7 +86,7 @@ func startMachine() machineMeter {
 	return machineMeter{busy, total, own + ended}
 }
 
-// others is the share of the machine that others used, 0 to 1.
+// others returns the share of the machine that other processes used, from 0 to 1.
 func (m machineMeter) others() float64 {
 	now := startMachine()
 	if now.total <= m.total {
@@ -95,24 +96,24 @@ func (m machineMeter) others() float64 {
 	return max(0, busy.Seconds()/(now.total-m.total).Seconds())
 }
 
-// machineCPU is how long all cores together were busy, and were there at all.
+// machineCPU returns the busy time and the total time of all cores together.
 func machineCPU() (busy, total time.Duration) {
 	line, _, _ := strings.Cut(slurp("/proc/stat"), "\n")
 	for i, f := range strings.Fields(line) {
 		n, err := strconv.ParseInt(f, 10, 64)
-		if i == 0 || i > 8 || err != nil { // "cpu"; guest time is in user time
+		if i == 0 || i > 8 || err != nil { // skips "cpu" and guest time, which user time includes
 			continue
 		}
 		total += time.Duration(n) * tick
-		if i != 4 && i != 5 { // idle, waiting for the disk
+		if i != 4 && i != 5 { // idle time and time that waits for the disk
 			busy += time.Duration(n) * tick
 		}
 	}
 	return busy, total
 }
 
-// kernelMemory is what the kernel has for sockets' data (pages of TCP), and
-// for objects of all kinds (slab), in bytes, of the whole machine.
+// kernelMemory returns the kernel's memory of the whole machine, in bytes: the data of
+// TCP sockets (whole pages), and kernel objects of all kinds (slab).
 func kernelMemory() (tcp, slab int64) {
 	for line := range strings.Lines(slurp("/proc/net/sockstat")) {
 		f := strings.Fields(line)

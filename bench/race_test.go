@@ -2,6 +2,6 @@
 
 package bench_test
 
-// raceEnabled says that the test has the race detector; the server then gets
-// it too, and ends at the first race that it finds, which fails the run.
+// raceEnabled reports whether the test runs with the race detector. The server is then
+// built with it too. It ends at the first race that it finds, which fails the run.
 const raceEnabled = true

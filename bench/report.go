@@ -21,12 +21,13 @@ import (
 	"imgo/bench/load"
 )
 
-// figure is one number, measured in each run.
+// figure is one number that is measured in each run.
 type figure struct {
 	Scenario string `json:"scenario"`
 	Name     string `json:"name"`
 	Unit     string `json:"unit"`
-	// Limit: it is what the machine could do, not what imgo does.
+	// Limit reports whether the figure is a limit of the machine, and not a figure of
+	// imgo.
 	Limit  bool      `json:"limit,omitempty"`
 	Runs   []float64 `json:"runs"`
 	Min    float64   `json:"min"`
@@ -34,7 +35,7 @@ type figure struct {
 	Max    float64   `json:"max"`
 }
 
-// series is a line of a plot, of one run.
+// series is one line of a plot, from one run.
 type series struct {
 	Scenario string    `json:"scenario"`
 	Name     string    `json:"name"`
@@ -44,14 +45,14 @@ type series struct {
 	Y        []float64 `json:"y"`
 }
 
-// report is all that an invocation measured.
+// report is everything that one invocation measured.
 type report struct {
 	Date    time.Time `json:"date"`
 	Seconds float64   `json:"seconds"`
 	Commit  string    `json:"commit"`
 	Changed bool      `json:"uncommitted_changes"`
 	Machine machine   `json:"machine"`
-	// Imgo is what the measured executable says it is.
+	// Imgo is the version that the measured executable prints.
 	Imgo    string `json:"imgo"`
 	Options struct {
 		Runs       int     `json:"runs"`
@@ -66,7 +67,7 @@ type report struct {
 	Verdicts []verdict `json:"targets"`
 	Figures  []*figure `json:"figures"`
 	Series   []series  `json:"series,omitempty"`
-	// Notes are what went otherwise than it should have.
+	// Notes describe everything that did not go as it should.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -76,7 +77,7 @@ func newReport(ctx context.Context, b *bench) *report {
 	r.Options.Callers, r.Options.Users, r.Options.Rate = b.callers, b.users, b.rate
 	r.Options.Broadcasts, r.Options.Profiled = b.broadcasts, b.profile != ""
 	r.Commit, r.Imgo = "unknown", b.imgo
-	// Without git, or outside of a repository, the commit is not known.
+	// Without git or outside of a repository, the commit is unknown.
 	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
 		r.Commit = strings.TrimSpace(string(out))
 		out, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output()
@@ -88,17 +89,17 @@ func newReport(ctx context.Context, b *bench) *report {
 	return r
 }
 
-// recorder puts figures into a report.
+// recorder adds the figures of one scenario to a report.
 type recorder struct {
 	report   *report
 	scenario string
 	say      func(format string, args ...any)
 }
 
-// add notes a figure of this run.
+// add records a figure of this run.
 func (r *recorder) add(name, unit string, value float64) { r.put(name, unit, value, false) }
 
-// limit notes what the machine could do.
+// limit records a limit of the machine.
 func (r *recorder) limit(name, unit string, value float64) { r.put(name, unit, value, true) }
 
 func (r *recorder) put(name, unit string, value float64, limit bool) {
@@ -113,7 +114,7 @@ func (r *recorder) put(name, unit string, value float64, limit bool) {
 		}
 	}
 	f := &figure{Scenario: r.scenario, Name: name, Unit: unit, Limit: limit, Runs: []float64{value}}
-	// The figures of one scenario stay together whatever the order of runs.
+	// The figures of one scenario stay together, whatever the order of the runs.
 	at := len(r.report.Figures)
 	for i, other := range r.report.Figures {
 		if other.Scenario == r.scenario {
@@ -123,7 +124,7 @@ func (r *recorder) put(name, unit string, value float64, limit bool) {
 	r.report.Figures = slices.Insert(r.report.Figures, at, f)
 }
 
-// others notes how much of the machine was busy with what is not ours.
+// others records how much of the machine other processes used.
 func (r *recorder) others(share float64) {
 	r.limit("the machine, busy with something else", "%", 100*share)
 }
@@ -132,14 +133,14 @@ func (r *recorder) note(format string, args ...any) {
 	r.report.Notes = append(r.report.Notes, r.scenario+": "+fmt.Sprintf(format, args...))
 }
 
-// percentiles notes p50, p99 and max of durations.
+// percentiles records p50, p99 and the maximum of durations.
 func (r *recorder) percentiles(name string, all *load.Histogram, limit bool) {
 	r.put(name+", p50", "ms", ms(all.Quantile(0.50)), limit)
 	r.put(name+", p99", "ms", ms(all.Quantile(0.99)), limit)
 	r.put(name+", max", "ms", ms(all.Quantile(1)), limit)
 }
 
-// line notes a line of a plot; that of the last run stays.
+// line records a line of a plot. It replaces the line of an earlier run.
 func (r *recorder) line(name, xUnit, yUnit string, x, y []float64) {
 	s := series{Scenario: r.scenario, Name: name, XUnit: xUnit, YUnit: yUnit, X: x, Y: y}
 	for i, old := range r.report.Series {
@@ -151,7 +152,7 @@ func (r *recorder) line(name, xUnit, yUnit string, x, y []float64) {
 	r.report.Series = append(r.report.Series, s)
 }
 
-// ratio is a over b; 0 where there is no b.
+// ratio returns a/b, or 0 if b is 0.
 func ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
@@ -162,7 +163,7 @@ func ratio(a, b float64) float64 {
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 func us(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// median is the middle value, or the mean of the middle two.
+// median returns the middle value, or the mean of the two middle values.
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)
@@ -172,7 +173,7 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// finish works out what follows from the runs.
+// finish computes the summaries and verdicts after the last run.
 func (r *report) finish() {
 	r.Seconds = math.Round(time.Since(r.Date).Seconds())
 	for _, f := range r.Figures {
@@ -181,7 +182,7 @@ func (r *report) finish() {
 	r.Verdicts = r.judge(targets())
 }
 
-// digits writes a number with three digits that mean something.
+// digits returns v with three significant digits.
 func digits(v float64) string {
 	a := math.Abs(v)
 	switch {
@@ -200,7 +201,7 @@ func digits(v float64) string {
 	return strconv.FormatFloat(v, 'f', 3, 64)
 }
 
-// grouped writes 1234567 as 1,234,567.
+// grouped returns n with commas: 1,234,567 for 1234567.
 func grouped(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	from := 0
@@ -213,7 +214,7 @@ func grouped(n int64) string {
 	return s
 }
 
-// write prints the report, and stores it where the options say.
+// write prints the report, and stores it in the folder that the options name.
 func (b *bench) write(r *report, stdout io.Writer) error {
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -245,7 +246,7 @@ func (b *bench) write(r *report, stdout io.Writer) error {
 	return nil
 }
 
-// machine is what the figures were measured on.
+// machine describes the machine on which the figures were measured.
 type machine struct {
 	CPU    string `json:"cpu"`
 	Cores  int    `json:"cores"`
@@ -259,7 +260,7 @@ func (m machine) String() string {
 	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s, load %s", m.CPU, m.Cores, float64(m.Memory)/(1<<30), m.Kernel, m.Go, m.Load)
 }
 
-// describeMachine leaves out what cannot be read.
+// describeMachine reads the description of this machine. It omits what it cannot read.
 func describeMachine() machine {
 	m := machine{CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version()}
 	for line := range strings.Lines(slurp("/proc/cpuinfo")) {

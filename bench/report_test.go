@@ -32,8 +32,7 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// TestCollections: pauses come in a ring, of which only those are asked for
-// that are new.
+// TestCollections checks that only the new pauses of the ring are returned.
 func TestCollections(t *testing.T) {
 	text := func(count int, ring string) string {
 		return "heap profile: 1: 2\n# GCSys = 5\n# NumGC = " + fmt.Sprint(count) + "\n# PauseNs = [" + ring + "]\n"
@@ -64,7 +63,8 @@ func TestCollections(t *testing.T) {
 	}
 }
 
-// TestTargets judges by the median, within each run where a limit is beside it.
+// TestTargets checks that judge uses the median, and the ratio to the limit within
+// each run if the target has a limit.
 func TestTargets(t *testing.T) {
 	r := &report{}
 	for _, run := range [][4]float64{{10, 8, 100, 3}, {30, 10, 90, 5}, {12, 10, 50, 4}} {
@@ -115,7 +115,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestTargetsAreMeasured: a target names a scenario that there is.
+// TestTargetsAreMeasured checks that every target names an existing scenario.
 func TestTargetsAreMeasured(t *testing.T) {
 	for _, tt := range targets() {
 		found := false
@@ -129,8 +129,8 @@ func TestTargetsAreMeasured(t *testing.T) {
 	}
 }
 
-// TestPace: what an absolute figure would be at the limit's usual pace stands
-// beside it, and changes no verdict.
+// TestPace checks that an absolute figure is also shown as scaled to the usual speed
+// of the limit. The scaling must not change a verdict.
 func TestPace(t *testing.T) {
 	r := &report{}
 	rec := &recorder{report: r, scenario: "s"}
@@ -163,7 +163,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// TestNarrow searches for limits wherever they are.
+// TestNarrow checks that the search converges for limits of any size.
 func TestNarrow(t *testing.T) {
 	for _, limit := range []float64{0.3, 1, 3, 70, 900} {
 		low, high, rate := 0.0, math.Inf(1), 1.0

@@ -18,34 +18,37 @@ import (
 )
 
 const (
-	// warmBroadcasts are sent before those that count.
+	// warmBroadcasts are sent before the measured ones.
 	warmBroadcasts = 3
-	// writeTimeout bounds the limit's work beyond the time that it should take.
+	// writeTimeout bounds the work of the writer beyond its expected duration.
 	writeTimeout = time.Minute
-	// drainPatience is how long nothing may arrive before what has not is
-	// taken for lost.
+	// drainPatience is how long nothing may arrive before the missing deliveries count as
+	// lost.
 	drainPatience = 3 * time.Second
-	// broadcastCallers is how many broadcasts may wait for their answer at once.
+	// broadcastCallers is the number of broadcasts that may wait for their answer at the
+	// same time.
 	broadcastCallers = 4
-	// flushWindow is the comet's setting of the scenarios with a window, and
-	// windowRate the broadcasts a second of window: 20 to a write.
+	// flushWindow is the comet's flush interval in the scenarios with a flush window.
+	// windowRate is the rate of window in broadcasts a second. It makes windowBatch
+	// messages a write.
 	flushWindow = 500 * time.Millisecond
 	windowRate  = 40
 	windowBatch = 20
-	// sizesRate times --conns are the deliveries a second of sizes, whatever the
-	// size: 60,000, which leaves the machine room for the clients to be awake.
+	// sizesRate times --conns is the number of deliveries a second in sizes, at every
+	// number of connections. With the default it is 60,000, which leaves enough of the
+	// machine for the clients.
 	sizesRate = 6
 )
 
-// fanout is a running imgo with clients that a broadcast goes to.
+// fanout is a running imgo with connected clients that receive broadcasts.
 type fanout struct {
 	*server
 	*clients
 	b *bench
 }
 
-// fanout starts imgo and connects clients, which do not acknowledge anything:
-// nothing is kept.
+// fanout starts imgo and connects the clients. They acknowledge nothing, because no
+// message is kept.
 func (b *bench) fanout(ctx context.Context, kind string, count int, o serverOptions) (_ *fanout, err error) {
 	s, err := b.serveFor(ctx, kind, o)
 	if err != nil {
@@ -60,15 +63,16 @@ func (b *bench) fanout(ctx context.Context, kind string, count int, o serverOpti
 
 func (f *fanout) stop() error { return errors.Join(f.clients.stop(), f.server.stop()) }
 
-// spread is what some broadcasts came to.
+// spread is the result of a series of broadcasts.
 type spread struct {
 	delivered, lost, closed int64
-	reads                   int64         // of the clients, for what was delivered
+	reads                   int64         // read calls of the clients for the delivered messages
 	took                    time.Duration // from the first push to the last receipt
-	cpu                     time.Duration // the server's
+	cpu                     time.Duration // CPU time of the server
 }
 
-// broadcast pushes times times to everyone and waits for all of it to arrive.
+// broadcast pushes to everyone, times times, and waits for all deliveries. It gives up
+// when nothing arrives for patience.
 func (f *fanout) broadcast(ctx context.Context, rate float64, times int, patience time.Duration) (sp spread, err error) {
 	was, err := f.stats()
 	if err != nil {
@@ -101,9 +105,10 @@ func (f *fanout) broadcast(ctx context.Context, rate float64, times int, patienc
 	return sp, nil
 }
 
-// broadcast measures the server's CPU for each delivery of pushes to everyone,
-// beside a thread that writes the same bytes to as many sockets at the same
-// rate; and the pauses of garbage collections under that load.
+// broadcast measures the CPU time of the server for each delivery of pushes to
+// everyone. For comparison, a thread writes the same bytes to as many sockets at the
+// same rate. For TCP it also measures the pauses of garbage collections under that
+// load.
 func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err error) {
 	times := max(1, int(b.duration.Seconds()*float64(b.broadcasts)))
 	f, err := b.fanout(ctx, kind, b.conns, serverOptions{})
@@ -133,7 +138,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	r.add("messages a read of the clients", "", float64(sp.delivered)/float64(max(sp.reads, 1)))
 	r.add("garbage collections meanwhile", "", float64(after.count-before.count))
 	var every time.Duration
-	if kind == load.TCP { // pauses do not depend on what clients speak
+	if kind == load.TCP { // the pauses do not depend on the client protocol
 		if every, err = f.pauses(ctx, r, "GC pause"); err != nil {
 			return err
 		}
@@ -155,8 +160,8 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	return nil
 }
 
-// measured warms up, broadcasts under a CPU profile where one is wanted, and
-// notes what was lost.
+// measured sends warm-up broadcasts and then the measured ones, with a CPU profile if
+// one is wanted. It records the losses.
 func (f *fanout) measured(ctx context.Context, r *recorder, name string, rate float64, times int,
 	patience time.Duration) (spread, error) {
 	if _, err := f.broadcast(ctx, rate, warmBroadcasts, patience); err != nil {
@@ -171,14 +176,14 @@ func (f *fanout) measured(ctx context.Context, r *recorder, name string, rate fl
 		r.note("%d deliveries were lost of %d; %d of %d clients were disconnected", sp.lost, sp.lost+sp.delivered, sp.closed, f.count)
 	}
 	if should := time.Duration(float64(times) / rate * float64(time.Second)); name != "window" && sp.took > should+probeGrace {
-		// What is late goes out together, and costs less than its limit does.
+		// Late messages share writes, which makes them cheaper than in the comparison.
 		r.note("at %d clients it took %.1f s instead of %.1f s: deliveries were late and shared writes, so they are cheaper than they should be",
 			f.count, sp.took.Seconds(), should.Seconds())
 	}
 	return sp, nil
 }
 
-// frame is what the clients of a kind receive n times: the bytes of n messages.
+// frame returns the bytes of n messages as clients of the kind receive them.
 func frame(kind string, n int) []byte {
 	p := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, protocol.OpMessage, 0, 0, []byte("hi"))
 	if kind == load.WS || kind == load.WSS {
@@ -187,7 +192,7 @@ func frame(kind string, n int) []byte {
 	return bytes.Repeat(p, n)
 }
 
-// written is what plain writes came to.
+// written is the result of plain writes.
 type written struct {
 	writes int64
 	took   time.Duration // until all was read
@@ -195,8 +200,8 @@ type written struct {
 	pauses []time.Duration
 }
 
-// plain is the limit of a broadcast; collect, if not 0, has it go on with
-// garbage collections so often.
+// plain measures the limit of a broadcast: plain writes to as many sockets. If collect
+// is not 0, it repeats them with a garbage collection every collect.
 func (b limits) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done written, err error) {
 	w, addr, err := b.limit(childWriter)
 	if err != nil {
@@ -210,7 +215,7 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 		}
 		return reply, err
 	}
-	// It accepts while the clients connect; the answer is read after that.
+	// The child accepts while the clients connect. Its answer is read afterwards.
 	if err := w.tell(limit.WriteRequest{Accept: count}); err != nil {
 		return done, err
 	}
@@ -266,7 +271,8 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 	return done, nil
 }
 
-// window is broadcast at 40/s where messages are held back to go in one write.
+// window measures broadcasts at 40 a second with a flush window, so that several
+// messages share one write.
 func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 	o, ok := b.windowed(r)
 	if !ok {
@@ -301,7 +307,8 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// windowed are the options for a flush window; false where there is none.
+// windowed returns the options for a flush window. ok is false if this imgo has no
+// such setting.
 func (b *bench) windowed(r *recorder) (serverOptions, bool) {
 	if !hasSetting(b.settings, "flush_interval") {
 		r.note("this imgo has no comet.flush_interval: not measured")
@@ -310,14 +317,14 @@ func (b *bench) windowed(r *recorder) (serverOptions, bool) {
 	return serverOptions{env: []string{"IMGO_COMET_FLUSH_INTERVAL=" + flushWindow.String()}}, true
 }
 
-// sizes measures whether a delivery costs more where there are more clients:
-// as many deliveries a second at each size, so that nothing else differs, and
-// plain writes to as many sockets beside them, from a thread a core: as many as
-// imgo has, since with one the clients are woken otherwise.
+// sizes measures whether a delivery costs more with more clients. The number of
+// deliveries a second is the same at each size, so that nothing else differs. For
+// comparison, one thread a core writes to as many sockets. imgo also has one thread a
+// core, and with a single thread the clients would wake up in another pattern.
 func (b *bench) sizes(ctx context.Context, r *recorder) error {
 	var counts, costs, limits, ratios []float64
 	for _, of := range []int{1_000, 5_000, 19_000} {
-		count := max(1, of*b.conns/10_000) // as they stand here with the default of --conns
+		count := max(1, of*b.conns/10_000) // the sizes above are for the default of --conns
 		cost, plain, err := b.sizeOf(ctx, r, count)
 		if err != nil {
 			return err
@@ -335,7 +342,8 @@ func (b *bench) sizes(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// sizeOf is what a delivery to count clients costs, and a plain write.
+// sizeOf returns the CPU time of a delivery to count clients, and that of a plain
+// write.
 func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limited float64, err error) {
 	f, err := b.fanout(ctx, load.TCP, count, serverOptions{})
 	if err != nil {

@@ -15,17 +15,18 @@ import (
 )
 
 const (
-	// settleStep is how often a server's memory is looked at until it rests.
+	// settleStep is the time between two readings of a server's memory.
 	settleStep = 400 * time.Millisecond
-	// settleMost bounds that: Go gives memory back slowly.
+	// settleMost bounds the wait for stable memory, because Go returns memory to the
+	// system slowly.
 	settleMost = 6 * time.Second
-	// connectProfile is how long connecting is profiled, where it is.
+	// connectProfile is the length of the CPU profile of connecting, if one is wanted.
 	connectProfile = 4 * time.Second
 )
 
-// idle measures what connections cost that do nothing: resident bytes, the
-// kernel's memory, goroutines, and the CPU that connecting took, beside that of
-// a thread that accepts, reads and writes as much.
+// idle measures the cost of idle connections: resident bytes, kernel memory,
+// goroutines, and the CPU time of connecting. For comparison, a single thread accepts
+// as many connections and reads and writes the same bytes.
 func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) {
 	welcome, err := b.idleImgo(ctx, r, kind)
 	if err != nil || welcome == nil {
@@ -56,12 +57,13 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	return nil
 }
 
-// upgraded is the answer to load's request for a WebSocket.
+// upgraded is the response to the WebSocket request of package load.
 const upgraded = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 	"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 
-// idleImgo measures imgo, and gives out what it says to a TCP client that it
-// lets in; nil where clients speak TLS, which plain writes are no limit of.
+// idleImgo measures imgo. It returns the bytes that imgo sends to a TCP client on
+// admission. It returns nil for TLS, because plain writes are no fair comparison for
+// that.
 func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byte, err error) {
 	s, err := b.serveFor(ctx, kind, serverOptions{})
 	if err != nil {
@@ -132,17 +134,18 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 	return welcome.Bytes(), nil
 }
 
-// footprint is a server's memory at rest, in bytes.
+// footprint is the memory of a server at rest, in bytes, and its number of goroutines.
 type footprint struct {
 	rss, heap, stacks, goroutines float64
 }
 
-// settle has the server collect garbage and waits until its memory rests.
+// settle makes the server collect garbage and waits until its memory is stable.
 func (s *server) settle(ctx context.Context) (f footprint, err error) {
 	begun := time.Now()
 	calm := 0
 	for {
-		// Twice: what a pool held dies with the second collection.
+		// Two collections are needed: the first moves pooled objects aside and the second
+		// frees them.
 		if err := errors.Join(s.collect(ctx), s.collect(ctx)); err != nil {
 			return f, err
 		}
@@ -169,8 +172,8 @@ func (s *server) settle(ctx context.Context) (f footprint, err error) {
 	return f, nil
 }
 
-// storm has all clients connect in the same moment, as after a restart, and
-// measures how they are let in.
+// storm connects all clients at the same moment, as after a restart, and measures
+// their admission.
 func (b *bench) storm(ctx context.Context, r *recorder) error {
 	for _, kind := range []string{load.TCP, load.WS} {
 		if err := b.stormOf(ctx, r, kind); err != nil {
@@ -200,7 +203,8 @@ func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err erro
 	if err != nil {
 		return err
 	}
-	// The connections before 5 % and after 95 % are the start and the stragglers.
+	// The connections before 5 % and after 95 % are left out, because they are the start
+	// and the stragglers.
 	n := float64(b.conns)
 	var grid []float64
 	from, to := -1, 0
@@ -238,8 +242,8 @@ func floats(values []int) []float64 {
 	return all
 }
 
-// serveFor starts imgo for a kind of connections: those with TLS need a
-// certificate.
+// serveFor starts imgo for a kind of connection. It makes a certificate for the kinds
+// with TLS.
 func (b *bench) serveFor(ctx context.Context, kind string, o serverOptions) (*server, error) {
 	if kind == load.TLS || kind == load.WSS {
 		cert, key, err := b.certificate()
@@ -251,7 +255,7 @@ func (b *bench) serveFor(ctx context.Context, kind string, o serverOptions) (*se
 	return b.serve(ctx, o)
 }
 
-// addr is where clients of a kind connect.
+// addr returns the address at which clients of the kind connect.
 func (s *server) addr(kind string) string {
 	if kind == load.WS || kind == load.WSS {
 		return s.ws

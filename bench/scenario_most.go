@@ -13,23 +13,23 @@ import (
 )
 
 const (
-	// probes is how many rates the search tries, and probeStep how many times the
-	// one before each is for as long as all is kept up with; after that it halves
-	// what is between.
+	// probes is the number of rates that the search tries. While the server keeps up, each
+	// rate is probeStep times the previous one. After the first failure, the search halves
+	// the interval.
 	probes    = 8
 	probeStep = 4
-	// probeFor is how long each is tried.
+	// probeFor is the duration of one probe.
 	probeFor = 1200 * time.Millisecond
-	// probeGrace is how long after the last push its last receipt may be, beside
-	// the flush window. Longer: it did not keep up.
+	// probeGrace bounds the time from the last push to its last receipt, beyond the flush
+	// window. The server did not keep up if it takes longer.
 	probeGrace = 300 * time.Millisecond
-	// probeDrain is how long a failed probe may take to drain.
+	// probeDrain bounds the time that a failed probe waits for late messages.
 	probeDrain = 1500 * time.Millisecond
-	// blastFor is about how long the raw writers write.
+	// blastFor is the approximate writing time of the raw writers.
 	blastFor = 1500 * time.Millisecond
 )
 
-// most searches for the most broadcasts a second that reach everyone in time.
+// most searches for the highest rate of broadcasts that reach everyone in time.
 func (b *bench) most(ctx context.Context, r *recorder) error {
 	two, err := limits{b}.blast(r, 2, 1)
 	if err != nil {
@@ -44,7 +44,7 @@ func (b *bench) most(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// mostWindow is most with the flush window.
+// mostWindow is like most, with a flush window.
 func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 	o, ok := b.windowed(r)
 	if !ok {
@@ -63,10 +63,10 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// blast is how many messages a second raw writers get to the readers, batch
-// in a write.
+// blast returns the number of messages a second that raw writers deliver to the
+// readers, with batch messages in a write.
 func (b limits) blast(r *recorder, threads, batch int) (perSecond float64, err error) {
-	times := 12 // enough for 10,000 connections: each try connects all of them anew
+	times := 12 // enough for 10,000 connections; each further try connects all of them again
 	for {
 		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)
 		if err != nil {
@@ -81,8 +81,8 @@ func (b limits) blast(r *recorder, threads, batch int) (perSecond float64, err e
 	}
 }
 
-// search looks for the highest rate that is kept up with, in broadcasts a
-// second, from first on; 0: for none that it tried.
+// search returns the highest rate, in broadcasts a second, at which the server keeps
+// up. It starts at first. It returns 0 if the server kept up with no tried rate.
 func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window time.Duration, first float64) (_ float64, err error) {
 	f, err := b.fanout(ctx, load.TCP, b.conns, o)
 	if err != nil {
@@ -114,13 +114,14 @@ func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window
 		}
 		low, high, rate = narrow(low, high, rate, ok)
 	}
-	// What comes faster than a socket is written to goes with the next write.
+	// Messages that arrive faster than the server writes to a socket share the next write.
 	r.add("messages a read of the clients", "", shared)
 	return low, nil
 }
 
-// narrow is the next step of a search: low was kept up with, high was too much
-// (infinite: nothing was yet), and rate was just tried.
+// narrow computes the next step of a search. low is the highest rate that succeeded,
+// and high the lowest that failed, or infinity. ok reports whether the last rate
+// succeeded.
 func narrow(low, high, rate float64, ok bool) (newLow, newHigh, next float64) {
 	if ok {
 		low = rate

@@ -13,23 +13,24 @@ import (
 )
 
 const (
-	// listeners is how many users listen, each on a connection of its own.
+	// listeners is the number of listening users. Each has its own connection.
 	listeners = 50
-	// pacedCallers bounds the calls under way at once: more than a rate of
-	// some hundred a second needs, so that a slow answer holds up no other.
+	// pacedCallers bounds the simultaneous calls. It is more than a rate of some hundred a
+	// second needs, so that a slow answer delays no other call.
 	pacedCallers = 16
-	// roomSize and roomRate are the room's members and messages a second.
+	// roomSize is the number of members of the room, and roomRate the number of messages a
+	// second.
 	roomSize = 10
 	roomRate = 40
-	// warmLoad is how long callers call before they are measured.
+	// warmLoad is how long callers push before the measurement.
 	warmLoad = time.Second
-	// quiet is how long nothing arrives before what was pushed has arrived.
+	// quiet is how long nothing must arrive until all earlier pushes count as delivered.
 	quiet = 500 * time.Millisecond
 )
 
-// latency measures from the write of an HTTP request to the read of its
-// message at the client, at a steady rate, and beside it a bare HTTP server's
-// answers at that rate and single syncs of the disk.
+// latency measures the time from the write of an HTTP request to the read of its
+// message at the client, at a steady rate. For comparison it measures the answers of a
+// bare HTTP server at the same rate, and single syncs of the disk.
 func (b *bench) latency(ctx context.Context, r *recorder) (err error) {
 	s, err := b.serve(ctx, serverOptions{})
 	if err != nil {
@@ -63,8 +64,8 @@ func (b *bench) latency(ctx context.Context, r *recorder) (err error) {
 		return fmt.Errorf("bare HTTP: %w", err)
 	}
 	r.percentiles("bare HTTP server, push to answer", &answers, true)
-	// Beside a push stands a sync at the same rate: of a disk, and a processor,
-	// that rested since the last one it takes twice as long.
+	// A sync at the same rate belongs beside a push. After a rest, the disk and the
+	// processor take twice as long for a sync.
 	var all load.Histogram
 	for _, of := range []struct {
 		name  string
@@ -91,12 +92,12 @@ func (b *bench) latency(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// times is how many calls at a rate last as long as a measurement.
+// times returns the number of calls at a rate within one measurement.
 func (b *bench) times(rate float64) int { return max(1, int(b.duration.Seconds()*rate)) }
 
-// paced pushes at a rate and gives out how long the answers and the receipts
-// took. Each push must reach all clients of h, or where users is more than 0
-// one of them.
+// paced pushes at a rate and returns the durations until the answers and until the
+// receipts. Each push must reach all clients of h, or a single one of them if users is
+// more than 0.
 func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c load.Call, users int, rate float64,
 	name string) (answers, receipts load.Histogram, err error) {
 	if _, err := load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
@@ -125,7 +126,7 @@ func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c
 	return answers, got.Latency, nil
 }
 
-// room measures from push to receipt in a room, at a steady rate.
+// room measures the time from push to receipt in a room, at a steady rate.
 func (b *bench) room(ctx context.Context, r *recorder) (err error) {
 	s, err := b.serve(ctx, serverOptions{})
 	if err != nil {
@@ -145,10 +146,10 @@ func (b *bench) room(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// throughput measures how many pushes are accepted a second from many callers
-// at once, one push after another on each connection, and the server's CPU for
-// each: to users who are connected and acknowledge, not kept and kept; beside
-// it a bare HTTP server with the same requests.
+// throughput measures how many pushes a second are accepted from many concurrent
+// callers, and the CPU time of the server for each. Each connection sends one push
+// after another. The pushes go to connected users that acknowledge, first not kept and
+// then kept. For comparison, a bare HTTP server receives the same requests.
 func (b *bench) throughput(ctx context.Context, r *recorder) error {
 	if err := b.loadConnected(ctx, r); err != nil {
 		return err
@@ -200,7 +201,7 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// flood loads a server with pushes and notes what that came to.
+// flood sends pushes to a server at full speed and records the result.
 func (b *bench) flood(ctx context.Context, r *recorder, addr string, pid int, kept bool, name string, limit bool) error {
 	var server, own [2]time.Duration
 	n := 0

@@ -17,23 +17,22 @@ import (
 )
 
 const (
-	// replayPause lets the server come to rest between two replays, so that one
-	// does not pay for the end of the other.
+	// replayPause lets the server finish the work of one replay before the next one
+	// begins.
 	replayPause = 5 * time.Millisecond
 	// replayTimeout bounds one replay.
 	replayTimeout = 20 * time.Second
 )
 
-// replay pushes kept messages to a user who is away, and measures how long a
-// client that connects and acknowledges nothing waits for all of them: from
-// the write of its auth packet to the read of the last message, again and
-// again.
+// replay pushes kept messages to a user that is offline. It then measures how long a
+// client that acknowledges nothing waits for all of them, again and again. The time
+// runs from the write of its auth packet to the read of the last message.
 func (b *bench) replay(ctx context.Context, r *recorder) error {
 	heard, err := b.replayImgo(ctx, r)
 	if err != nil {
 		return err
 	}
-	// Beside it the same bytes, from who does nothing but write them.
+	// For comparison, a server without any logic writes the same bytes.
 	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: [][]byte{heard}})
 	if err != nil {
 		return err
@@ -47,7 +46,7 @@ func (b *bench) replay(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// replayImgo measures imgo, and gives out what a client hears of it.
+// replayImgo measures imgo. It returns all bytes that a client receives in one replay.
 func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err error) {
 	s, err := b.serve(ctx, serverOptions{})
 	if err != nil {
@@ -58,7 +57,7 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 		return nil, fmt.Errorf("push what is to be replayed: %w", err)
 	}
 	var heard bytes.Buffer
-	if _, err := replayOnce(ctx, s.tcp, b.replayed, &heard); err != nil { // and warm up
+	if _, err := replayOnce(ctx, s.tcp, b.replayed, &heard); err != nil { // this also warms up the server
 		return nil, err
 	}
 	wait := s.profileCPU(ctx, b.profile, "replay", b.duration)
@@ -71,8 +70,8 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 	return heard.Bytes(), nil
 }
 
-// replays replays again and again: how long each took, and the CPU of process
-// pid for each.
+// replays repeats the replay. It returns the duration of each replay, and the CPU time
+// of process pid for each.
 func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.Histogram, cpu time.Duration, err error) {
 	before, err := cpuOf(pid)
 	if err != nil {
@@ -89,7 +88,7 @@ func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.His
 	return all, (after - before) / time.Duration(max(all.N, 1)), err
 }
 
-// pushMany pushes kept messages to user 0.
+// pushMany pushes count kept messages to user 0.
 func pushMany(ctx context.Context, addr string, count int) error {
 	const callers = 16
 	var left atomic.Int64
@@ -121,8 +120,8 @@ func pushMany(ctx context.Context, addr string, count int) error {
 	return errors.Join(errs...)
 }
 
-// replayOnce connects user 0 and reads its messages; what arrives goes to
-// heard, if not nil.
+// replayOnce connects user 0 and reads its messages. It copies the received bytes to
+// heard if that is not nil.
 func replayOnce(ctx context.Context, addr string, count int, heard *bytes.Buffer) (time.Duration, error) {
 	c, err := connectInto(ctx, addr, load.UserID(0), heard)
 	if err != nil {

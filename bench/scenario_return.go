@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// returnWindow is how many clients of one comet connect at a time when all
-	// come back at once.
+	// returnWindow is the number of simultaneous connection attempts of the clients of one
+	// comet when all clients come back at once.
 	returnWindow = 4096
-	// returnWithin is how long they may take for it.
+	// returnWithin bounds the time in which all clients connect.
 	returnWithin = 15 * time.Minute
-	// returnProfile is how long the return is profiled, where it is.
+	// returnProfile is the length of the CPU profiles of the return, if they are wanted.
 	returnProfile = 15 * time.Second
 )
 
-// comeBack ends all clients in a moment, and connects as many again in another.
+// comeBack disconnects all clients at once, and then connects as many again at once.
 func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 	var errs []error
 	for _, h := range c.clients {
@@ -46,7 +46,7 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 		errs = append(errs, wait())
 	}
 	if err := errors.Join(errs...); err != nil {
-		// What was measured before is worth having all the same.
+		// The figures that were measured before remain valid.
 		r.note("not all clients came back: %v", err)
 		return nil
 	}
@@ -79,7 +79,7 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 		seconds = append(seconds, float64(i+1))
 	}
 	r.also("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
-	// In the first seconds sockets are made, and the last ends with nobody left.
+	// The first seconds are spent on making sockets, and the last one is incomplete.
 	first := slices.IndexFunc(rates, func(in float64) bool { return in >= 0.01*n }) + 1
 	if first > 0 && len(rates)-1 > first {
 		rates = slices.Sorted(slices.Values(rates[first : len(rates)-1]))
@@ -90,7 +90,7 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// refusals notes why clients were refused, and which calls between nodes failed.
+// refusals records why clients were refused, and which calls between nodes failed.
 func (c *scaled) refusals(ctx context.Context, r *recorder) error {
 	sum := make(map[string]float64)
 	for _, s := range c.nodes {
@@ -112,8 +112,8 @@ func (c *scaled) refusals(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// perSecond is how many were let in in each second, from how many were in at
-// the end of each load.Step.
+// perSecond returns the number of admitted clients in each second. in is the number of
+// connected clients at the end of each load.Step.
 func perSecond(in []int) (rates []float64) {
 	const steps = int(time.Second / load.Step)
 	last := 0
@@ -125,7 +125,8 @@ func perSecond(in []int) (rates []float64) {
 	return rates
 }
 
-// holdAll connects the clients of all comets at once; all is what they saw.
+// holdAll connects the clients of all comets at the same time. all is the sum of their
+// results.
 func (c *scaled) holdAll() (all clients, errs []error) {
 	type answer struct {
 		h   *clients

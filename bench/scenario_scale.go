@@ -13,25 +13,27 @@ import (
 )
 
 const (
-	// scaleBroadcasts are measured at each size, one a pause.
+	// scaleBroadcasts is the number of broadcasts at each size, with scalePause between
+	// them.
 	scaleBroadcasts = 5
 	scalePause      = 200 * time.Millisecond
-	// scalePatience is how long a broadcast to many may make no progress.
+	// scalePatience is how long a broadcast to many clients may make no progress.
 	scalePatience = 20 * time.Second
-	// scaleLook is how often the clients are asked at first what they have; later
-	// it is a twentieth of the time that the broadcast has taken, half a second at
-	// the most: asking some hundred processes takes processors from what is
-	// measured.
+	// scaleLook is the first interval at which the clients are asked for their counts.
+	// Later the interval is a twentieth of the time since the broadcast began, at most
+	// half a second. Asking some hundred processes takes CPU time from the measured
+	// cluster.
 	scaleLook = 5 * time.Millisecond
-	// scaleWindow is how many clients of one comet connect at a time.
+	// scaleWindow is the number of simultaneous connection attempts of the clients of one
+	// comet.
 	scaleWindow = 256
 )
 
-// scale runs a cluster of real processes (router, job, logic, and comets, each
-// on an address of its own of 127.0.0.0/8) on a Kafka that was started before,
-// fills one comet after another, and measures at each size what a connection
-// and a delivery cost, and how long one broadcast takes to reach everyone. In
-// the end all clients are gone in a moment, and come back in another.
+// scale runs a cluster of real processes on a Kafka that already runs. The cluster has
+// a router, a job, a logic and several comets, each at its own address of 127.0.0.0/8.
+// scale fills one comet after another. At each size it measures the cost of a
+// connection and of a delivery, and the time of a broadcast to everyone. Finally all
+// clients disconnect at once and come back at once.
 func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	if b.kafka == "" {
 		return usageError{errors.New("the scenario scale needs --kafka: the address of a Kafka (make scale starts one)")}
@@ -99,7 +101,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	return c.comeBack(ctx, r)
 }
 
-// sizesUpTo are the numbers of comets that are measured.
+// sizesUpTo returns the numbers of comets at which the scenario measures.
 func sizesUpTo(most int) (sizes []int) {
 	for _, n := range []int{1, 2, 4, 7, 10, 20, 50} {
 		if n < most {
@@ -109,26 +111,27 @@ func sizesUpTo(most int) (sizes []int) {
 	return append(sizes, most)
 }
 
-// scaled is the cluster.
+// scaled is the cluster of the scenario.
 type scaled struct {
 	b       *bench
 	prefix  string
 	nodes   []member
 	comets  []*server
-	clients []*clients // of each comet that has some
+	clients []*clients // of each comet that has clients
 	join    string
 }
 
-// member is a node, which has one role.
+// member is a node with one role.
 type member struct {
 	*server
 	role string
 }
 
-// start starts a node of a role.
+// start starts a node with the role.
 func (c *scaled) start(ctx context.Context, role string) (*server, error) {
-	// An address of its own: from it no connection goes out, so that none takes
-	// a port before the node does, and each comet can have 20,000 clients.
+	// Each node has its own address, from which no outgoing connection starts. So no
+	// connection takes a port before the node does, and each comet can have 20,000
+	// clients.
 	host := fmt.Sprintf("127.1.0.%d", 1+len(c.nodes))
 	ports, err := freePorts(host, 5)
 	if err != nil {
@@ -140,7 +143,7 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	o := serverOptions{host: host, ports: ports[2:], env: []string{
 		"IMGO_ROLES=" + role, "IMGO_NODE_ID=" + fmt.Sprintf("%s-%d", role, len(c.nodes)), "IMGO_JOIN=" + c.join, "IMGO_KAFKA=" + c.b.kafka,
 		"IMGO_KAFKA_PREFIX=" + c.prefix, "IMGO_GOSSIP=" + ports[0], "IMGO_RPC=" + ports[1],
-		// Some dozen processes a core are late for each other all the time.
+		// With dozens of processes a core, heartbeats between nodes are often late.
 		"IMGO_CLUSTER_DEAD_AFTER=30s",
 	}}
 	s, err := c.b.exec(o)
@@ -149,15 +152,15 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	}
 	c.nodes = append(c.nodes, member{s, role})
 	if len(c.nodes) == 1 {
-		return s, s.ready(ctx) // the others join it
+		return s, s.ready(ctx) // the other nodes join through it
 	}
 	return s, nil
 }
 
-// lastWords are what the nodes logged last: why it went wrong. For nodes that
-// have ended.
+// lastWords logs the last log lines of the nodes, which show why the scenario failed.
+// The nodes must have ended.
 func (c *scaled) lastWords() {
-	const most = 400 // bytes of each
+	const most = 400 // bytes of each node
 	for _, s := range c.nodes {
 		if text := strings.TrimSpace(s.log.String()); text != "" {
 			c.b.say("%s: …%s", s.role, text[max(0, len(text)-most):])
@@ -176,7 +179,8 @@ func (c *scaled) stop() error {
 	return errors.Join(errs...)
 }
 
-// memory is what all nodes have in memory, in bytes, after a collection.
+// memory returns the resident memory of all nodes after a garbage collection, in
+// bytes.
 func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 	for _, s := range c.nodes {
 		if err := errors.Join(s.collect(ctx), s.collect(ctx)); err != nil {
@@ -194,18 +198,18 @@ func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 	return sum, nil
 }
 
-// hold connects the i-th comet's clients, from addresses of their own.
+// hold connects the clients of the i-th comet from source addresses of their own.
 func (c *scaled) hold(i, window int) (*clients, error) {
 	sources := []string{fmt.Sprintf("127.2.%d.1", i), fmt.Sprintf("127.2.%d.2", i)}
-	// One process a comet where the limit of files allows it: there are more
-	// comets than cores as it is.
+	// There are already more comets than cores. So one process holds all clients of a
+	// comet if the limit of open files allows it.
 	return c.b.holdIn(load.HoldRequest{
 		Addr: c.comets[i].tcp, Kind: load.TCP, First: i * c.b.perComet, Count: c.b.perComet, Sources: sources,
 		Window: window, Within: returnWithin,
 	}, mostFiles())
 }
 
-// fill connects clients until so many comets have some.
+// fill connects clients until size comets have their clients.
 func (c *scaled) fill(size int) error {
 	for i := len(c.clients); i < size; i++ {
 		h, err := c.hold(i, scaleWindow)
@@ -218,7 +222,7 @@ func (c *scaled) fill(size int) error {
 	return nil
 }
 
-// packets is what all clients have received.
+// packets returns the number of messages that all clients have received.
 func (c *scaled) packets() (sum int64, err error) {
 	for _, h := range c.clients {
 		s, err := h.stats()
@@ -230,7 +234,7 @@ func (c *scaled) packets() (sum int64, err error) {
 	return sum, nil
 }
 
-// cpu is what all nodes have taken.
+// cpu returns the CPU time that all nodes have used.
 func (c *scaled) cpu() (sum time.Duration, err error) {
 	roles, err := c.cpuByRole()
 	for _, d := range roles {
@@ -251,8 +255,8 @@ func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
 	return sum, nil
 }
 
-// broadcasts pushes to everyone, waits until it has reached them, and again.
-// cost is the CPU of all nodes for each delivery, in µs.
+// broadcasts pushes to everyone several times, each time after the previous broadcast
+// has reached all clients. cost is the CPU time of all nodes for each delivery, in µs.
 func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost float64, took time.Duration, err error) {
 	n := int64(len(c.clients) * c.b.perComet)
 	caller, err := load.DialCaller(ctx, api.http)
@@ -305,7 +309,7 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
 }
 
-// also notes a line for a plot of its own.
+// also records a line for a separate plot.
 func (r *recorder) also(plot, name, xUnit, yUnit string, x, y []float64) {
 	other := *r
 	other.scenario = strings.TrimSuffix(r.scenario+"/"+plot, "/")

@@ -13,23 +13,23 @@ import (
 )
 
 const (
-	// stalledRate and stalledBody make 40 KB a second for each client: enough
-	// to fill a session's queue, and the kernel's, within the time.
+	// stalledRate and stalledBody give each client 40 KB a second. That fills the outbox
+	// of a session and the kernel's buffers within the measured time.
 	stalledRate = 40
 	stalledBody = 1000
-	// watchStep is how often the server's memory is looked at.
+	// watchStep is the time between two readings of the server's memory.
 	watchStep = 250 * time.Millisecond
-	// pendingBytes is the most that may wait for one client (limits.pending_bytes).
+	// pendingBytes is the bound on the waiting bytes of one client (limits.pending_bytes).
 	pendingBytes = 256 << 10
 )
 
-// stalled broadcasts to clients that read, then to as many again beside them
-// that never do, and measures what that does to the others' latency and to the
-// server's memory.
+// stalled broadcasts to clients that read, and then also to as many clients that never
+// read. It measures the effect on the latency of the reading clients and on the memory
+// of the server.
 func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	s, err := b.serve(ctx, serverOptions{env: []string{
 		fmt.Sprintf("IMGO_LIMITS_PENDING_BYTES=%dKiB", pendingBytes>>10),
-		"IMGO_LIMITS_SLOW_TIMEOUT=30m", // they are to stay to the end
+		"IMGO_LIMITS_SLOW_TIMEOUT=30m", // the stalled clients must stay connected to the end
 	}})
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// stallFor broadcasts for d and gives out the latencies of those who read.
+// stallFor broadcasts for d. It returns the latencies of the reading clients.
 func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *clients, d time.Duration) (load.Histogram, error) {
 	was, err := healthy.stats()
 	if err != nil {
@@ -107,7 +107,7 @@ func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *c
 	return got.Latency, err
 }
 
-// sumOf is a metric over all its labels.
+// sumOf returns the sum of a metric over all its labels.
 func sumOf(metrics map[string]float64, name string) (sum float64) {
 	for key, v := range metrics {
 		if key == name || strings.HasPrefix(key, name+"{") {
@@ -125,7 +125,7 @@ func mebi(bytes []float64) []float64 {
 	return all
 }
 
-// watch looks at a server's memory until it is stopped.
+// watch records a server's memory until it is stopped.
 type watch struct {
 	end     context.CancelFunc
 	done    chan struct{}

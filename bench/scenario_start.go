@@ -17,15 +17,15 @@ import (
 	"imgo/transport"
 )
 
-// startsPerRun is how many times one run starts imgo.
+// startsPerRun is the number of starts of imgo in one run.
 const startsPerRun = 3
 
-// retryPause is how long what imgo does not take yet waits. It is short: it is
-// a part of what is measured.
+// retryPause is the pause before another try while imgo is not ready. It is short,
+// because it is a part of the measured time.
 const retryPause = 200 * time.Microsecond
 
-// start measures from the execution of imgo in an empty directory to the
-// first delivery to a client that listens.
+// start measures the time from the execution of imgo in an empty directory to the
+// first delivery to a listening client.
 func (b *bench) start(ctx context.Context, r *recorder) error {
 	for range startsPerRun {
 		if err := b.startOnce(ctx, r); err != nil {
@@ -73,7 +73,7 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 	return nil
 }
 
-// client is one version-2 TCP client, for one reader.
+// client is one TCP client of protocol version 2. It is not safe for concurrent use.
 type client struct {
 	conn   net.Conn
 	r      *bufio.Reader
@@ -87,8 +87,8 @@ func (c *client) next() (transport.Packet, error) {
 	return transport.ReadPacket(c.r, &c.header, load.MaxBody)
 }
 
-// skip is the operation of the next packet, whose body it does not keep: what
-// a client that only counts costs is not to be measured with the server.
+// skip returns the operation of the next packet and discards its body. So the cost of
+// the client distorts the measurement less.
 func (c *client) skip() (op int32, err error) {
 	head, err := c.r.Peek(protocol.HeaderV1)
 	if err != nil {
@@ -102,12 +102,13 @@ func (c *client) skip() (op int32, err error) {
 	return h.Op, err
 }
 
-// connect connects a client that acknowledges and waits for the auth reply.
+// connect connects a client that acknowledges, and waits for the auth reply.
 func connect(ctx context.Context, addr, user string) (*client, error) {
 	return connectInto(ctx, addr, user, nil)
 }
 
-// connectInto is connect that also writes what arrives to heard, if not nil.
+// connectInto is like connect. It also copies the received bytes to heard if that is
+// not nil.
 func connectInto(ctx context.Context, addr, user string, heard *bytes.Buffer) (*client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -146,7 +147,7 @@ func (c *client) authenticate(user string) error {
 	return c.conn.SetDeadline(time.Time{})
 }
 
-// recording keeps what is read.
+// recording is a connection that copies everything it reads to heard.
 type recording struct {
 	net.Conn
 	heard *bytes.Buffer
@@ -158,7 +159,7 @@ func (r *recording) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// connectEarly connects as soon as the server lets it.
+// connectEarly retries until the server admits the client.
 func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 	for {
 		c, err := connect(ctx, addr, user)
@@ -169,7 +170,7 @@ func connectEarly(ctx context.Context, addr, user string) (*client, error) {
 	}
 }
 
-// pushEarly pushes to user 0 as soon as the server accepts it.
+// pushEarly pushes to user 0. It retries until the server accepts the push.
 func pushEarly(ctx context.Context, addr string) error {
 	for {
 		err := pushOnce(ctx, addr)

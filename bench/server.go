@@ -22,7 +22,7 @@ import (
 const (
 	// startTimeout bounds a start of imgo.
 	startTimeout = 30 * time.Second
-	// scrapeTimeout bounds a question to imgo's admin side.
+	// scrapeTimeout bounds one request to imgo's admin endpoints.
 	scrapeTimeout = 20 * time.Second
 )
 
@@ -33,13 +33,13 @@ type server struct {
 	tcp    string
 	ws     string
 	http   string
-	log    bytes.Buffer // what it printed; to be read after exited
+	log    bytes.Buffer // output of imgo; read it only after exited is closed
 	exited chan struct{}
 }
 
-// freePorts finds n ports of an address of loopback that nobody uses. Until they
-// are used somebody else might take them, on 127.0.0.1 any outgoing connection
-// too: then the start fails and says so.
+// freePorts finds n free ports on a loopback address. Another process may take a port
+// before it is used. On 127.0.0.1 any outgoing connection may take it too. The start
+// of imgo then fails and reports that.
 func freePorts(host string, n int) ([]string, error) {
 	var all []string
 	for range n {
@@ -47,23 +47,24 @@ func freePorts(host string, n int) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		// Closed at the end, so that no port is found twice.
+		// All listeners close at the end, so that no port is found twice.
 		defer l.Close()
 		all = append(all, l.Addr().String())
 	}
 	return all, nil
 }
 
-// serverOptions are what a scenario sets beside the defaults.
+// serverOptions are the settings of a scenario that differ from the defaults.
 type serverOptions struct {
 	env []string // IMGO_SECTION_KEY=value
-	// host is where it listens, an address of loopback; empty: 127.0.0.1.
+	// host is the loopback address on which imgo listens. The default is 127.0.0.1.
 	host string
-	// ports are three of host that were found free already; nil: none were.
+	// ports are three ports of host that are known to be free. If it is nil, exec looks
+	// for free ports.
 	ports []string
 }
 
-// exec starts imgo in an empty directory and does not wait for it.
+// exec starts imgo in an empty directory and does not wait until it is ready.
 func (b *bench) exec(o serverOptions) (*server, error) {
 	dir, err := os.MkdirTemp(b.tmp, "server-")
 	if err != nil {
@@ -79,7 +80,7 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 		}
 	}
 	s := &server{dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], exited: make(chan struct{})}
-	// Settings of whoever runs the bench must not reach what it measures.
+	// The environment of the user must not change the settings of the measured imgo.
 	var env []string
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "IMGO_") {
@@ -95,7 +96,7 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 		return nil, fmt.Errorf("start %s: %w", b.imgo, err)
 	}
 	go func() {
-		_ = s.cmd.Wait() // its ProcessState says how it ended
+		_ = s.cmd.Wait() // cmd.ProcessState then has the exit status
 		close(s.exited)
 	}()
 	return s, nil
@@ -113,7 +114,7 @@ func (b *bench) serve(ctx context.Context, o serverOptions) (*server, error) {
 	return s, nil
 }
 
-// ready waits until imgo says that it is.
+// ready waits until imgo reports that it is ready.
 func (s *server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -132,9 +133,9 @@ func (s *server) ready(ctx context.Context) error {
 	}
 }
 
-// stop ends imgo and removes its data. It is killed: its data is of no use to
-// anybody, and to see ten thousand clients off takes longer than to measure
-// them. One that has ended by itself is an error.
+// stop kills imgo and removes its data. Nobody needs the data, and an orderly end with
+// ten thousand clients would take longer than the measurement. stop returns an error
+// if imgo had already ended.
 func (s *server) stop() error {
 	var err error
 	select {
@@ -149,7 +150,7 @@ func (s *server) stop() error {
 
 func (s *server) pid() int { return s.cmd.Process.Pid }
 
-// get asks imgo's admin side.
+// get requests a path from imgo's admin endpoints.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
@@ -157,7 +158,7 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", path, err)
 	}
-	req.Close = true // an idle connection would be one more to count
+	req.Close = true // a kept-alive connection would add to the measured connections
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", path, err)
@@ -173,7 +174,8 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	return data, nil
 }
 
-// metrics are the values of the metrics, by name and labels as written.
+// metrics returns the values of the metrics. The keys are name and labels as in the
+// text format.
 func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
 	data, err := s.get(ctx, "/metrics")
 	if err != nil {
@@ -193,15 +195,15 @@ func (s *server) metrics(ctx context.Context) (map[string]float64, error) {
 	return all, nil
 }
 
-// collect has imgo collect its garbage.
+// collect makes imgo run a garbage collection.
 func (s *server) collect(ctx context.Context) error {
 	_, err := s.get(ctx, "/debug/pprof/heap?gc=1")
 	return err
 }
 
-// profileCPU profiles imgo for about d, and writes the profile into dir. The caller
-// must call wait, which returns when the profile is written. Without a dir it does
-// nothing, and so do the other profiles.
+// profileCPU profiles imgo for about d and writes the profile into dir. The caller
+// must call wait, which returns when the profile is written. With an empty dir this
+// and the other profile methods do nothing.
 func (s *server) profileCPU(ctx context.Context, dir, name string, d time.Duration) (wait func() error) {
 	if dir == "" {
 		return func() error { return nil }
@@ -214,7 +216,7 @@ func (s *server) profileCPU(ctx context.Context, dir, name string, d time.Durati
 	return func() error { return <-done }
 }
 
-// profileHeap writes profiles of the heap and of the goroutines.
+// profileHeap writes a profile of the heap and one of the goroutines.
 func (s *server) profileHeap(ctx context.Context, dir, name string) error {
 	if dir == "" {
 		return nil
@@ -225,7 +227,7 @@ func (s *server) profileHeap(ctx context.Context, dir, name string) error {
 	)
 }
 
-// profileAllocs writes a profile of all allocations since imgo was started.
+// profileAllocs writes a profile of all allocations since the start of imgo.
 func (s *server) profileAllocs(ctx context.Context, dir, name string) error {
 	if dir == "" {
 		return nil

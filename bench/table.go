@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// table is the report for a reader: first the targets, then everything.
+// table returns the report as text: first the targets, then all figures.
 func (r *report) table() string {
 	var b strings.Builder
 	changed := ""
@@ -31,10 +31,11 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// slowPace is from where on a limit is worth a word that is dearer than usual.
+// slowPace is the factor over the usual cost of a limit from which the table mentions
+// it.
 const slowPace = 1.1
 
-// targetTable says what was reached, and plainly what was not.
+// targetTable writes which targets were reached and which were not.
 func (r *report) targetTable(b *strings.Builder) {
 	if len(r.Verdicts) == 0 {
 		return
@@ -94,7 +95,7 @@ func (r *report) targetTable(b *strings.Builder) {
 	fmt.Fprintln(b)
 }
 
-// figureTable has all figures.
+// figureTable writes all figures.
 func (r *report) figureTable(b *strings.Builder) {
 	rows := [][]string{{"figure", "unit", "min", "median", "max", "runs"}}
 	scenario := ""
@@ -114,8 +115,8 @@ func (r *report) figureTable(b *strings.Builder) {
 	fmt.Fprintln(b)
 }
 
-// align writes rows as columns, from the third on to the right; a row of one
-// cell is a heading.
+// align writes rows in columns. The columns from the third on are aligned to the
+// right. A row with a single cell is a heading.
 func align(b *strings.Builder, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {

@@ -8,26 +8,25 @@ import (
 	"strings"
 )
 
-// targetMostWindow is the target of max-window, in deliveries a second.
+// targetMostWindow is the target of the scenario max-window, in deliveries a second.
 const targetMostWindow = 5_000_000
 
-// target is what a figure is to reach: of the issue of building imgo's fan-out
-// to its limit, for 2 cores with the load on the same machine and 10,000
-// connections.
+// target is a bound that a figure should meet. The bounds hold for 2 cores with the
+// load on the same machine, and for 10,000 connections.
 type target struct {
 	name string
-	// of is the figure, "scenario/name"; limit the machine's own figure beside
-	// it, where there is one.
+	// of names the figure, as "scenario/name". limit names the machine's own figure for
+	// comparison, if there is one.
 	of, limit string
-	// most or least is the bound: of the figure, or where overLimit says so of
-	// the figure over its limit.
+	// most or least is the bound. It applies to the figure, or to the ratio of the figure
+	// and its limit if overLimit is set.
 	most, least float64
 	overLimit   bool
-	// usual is what the limit was in results/2026-11-24-212752-2acc6e2, in an hour
-	// in which the machine was neither at its best nor at its worst; 0: it was not
-	// measured then. A figure that is absolute goes with its limit.
+	// usual is the value of the limit in results/2026-11-24-212752-2acc6e2, when the
+	// machine was neither at its fastest nor at its slowest. It is 0 if the limit was not
+	// measured then. An absolute figure rises and falls with its limit.
 	usual float64
-	// known is what others reach.
+	// known is the figure of comparable servers.
 	known string
 }
 
@@ -78,27 +77,28 @@ func targets() []target {
 	}
 }
 
-// verdict is a target and what was measured. Values are min, median and max.
+// verdict is a target with the measured result. The arrays hold min, median and max.
 type verdict struct {
 	Target   string     `json:"target"`
 	Bound    string     `json:"bound"`
 	Unit     string     `json:"unit"`
 	Measured [3]float64 `json:"measured"`
-	Limit    float64    `json:"limit,omitempty"` // its median
-	// Ratio is measured over limit, within each run.
+	Limit    float64    `json:"limit,omitempty"` // median of the limit
+	// Ratio is measured over limit, computed within each run.
 	Ratio   *[3]float64 `json:"ratio,omitempty"`
 	Known   string      `json:"known,omitempty"`
 	Runs    int         `json:"runs"` // 0: not measured
 	Reached bool        `json:"reached"`
-	of      *target     // what was judged
-	// Pace is how much dearer the limit was than it usually is, where that is
-	// noted: by it an absolute figure is worse in an hour of a slow machine.
+	of      *target     // the judged target
+	// Pace is the cost of the limit relative to its usual cost, if that is known. On a
+	// machine that is slow at the time, an absolute figure is worse by about this factor.
 	Pace float64 `json:"pace,omitempty"`
-	// Share is how near it came: 1 at the bound, above it better.
+	// Share is how well the target is met. It is 1 at the bound and greater if the result
+	// is better.
 	Share float64 `json:"share"`
 }
 
-// figureOf finds "scenario/name".
+// figureOf returns the figure "scenario/name", or nil if there is none.
 func (r *report) figureOf(of string) *figure {
 	scenario, name, _ := strings.Cut(of, "/")
 	for _, f := range r.Figures {
@@ -109,8 +109,8 @@ func (r *report) figureOf(of string) *figure {
 	return nil
 }
 
-// judge compares what was measured with targets, leaving out scenarios that
-// were not run.
+// judge compares the figures with the targets. It leaves out the targets of scenarios
+// that did not run.
 func (r *report) judge(all []target) (verdicts []verdict) {
 	ran := map[string]bool{}
 	for _, f := range r.Figures {
@@ -149,7 +149,7 @@ func (r *report) judge(all []target) (verdicts []verdict) {
 	return verdicts
 }
 
-// bound is the target as it is written.
+// bound returns the bound as text.
 func (t *target) bound() string {
 	sign, n := "≤ ", t.most
 	if t.least > 0 {
@@ -165,7 +165,8 @@ func (t *target) bound() string {
 	return text
 }
 
-// pace is how much dearer a limit is than it usually is; 0: not known.
+// pace returns the cost of a limit relative to its usual cost, or 0 if the usual cost
+// is unknown.
 func (t *target) pace(limit float64) float64 {
 	if t.least > 0 {
 		return ratio(t.usual, limit)
@@ -173,7 +174,7 @@ func (t *target) pace(limit float64) float64 {
 	return ratio(limit, t.usual)
 }
 
-// atUsual is what the median would be if the limit were what it usually is.
+// atUsual returns what the median would be at the usual cost of the limit.
 func (v *verdict) atUsual() float64 {
 	if v.of.least > 0 {
 		return v.Measured[1] * v.Pace

@@ -15,18 +15,18 @@ import (
 )
 
 const (
-	// warmUp passes before the first fault.
+	// warmUp is the time before the first fault.
 	warmUp = 5 * time.Second
-	// recoverLimit bounds how long after a fault all must be as before.
+	// recoverLimit bounds the time from the end of a fault to a normal state.
 	recoverLimit = 2 * time.Minute
-	// steady is for how long all must be as before until the next fault: longer
-	// than it takes the owner's watch to find what a session has missed.
+	// steady is how long the state must be normal before the next fault. It is longer than
+	// the owner's watch needs to find unacknowledged messages.
 	steady = 5 * time.Second
-	// settleLimit bounds how long what was accepted may take at the end.
+	// settleLimit bounds the time in which all accepted messages must arrive at the end.
 	settleLimit = 3 * time.Minute
 )
 
-// chaos has verify run while things go wrong.
+// chaos runs verify while it injects faults.
 func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error {
 	seed := s.seed
 	if seed == 0 {
@@ -80,7 +80,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	return errors.Join(r.write(s.out, stdout), r.verdict(), failed)
 }
 
-// torment has each fault happen once, and then any at random.
+// torment injects each fault once, and then random faults.
 func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w *world, r *report, over func() bool) error {
 	for v.Progress().Phase == verify.PhaseConnecting {
 		if over() {
@@ -128,19 +128,20 @@ func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w
 	return nil
 }
 
-// atRandom tells the faults that did not wait for the one before.
+// atRandom is the suffix for random faults, which do not wait for the recovery from
+// the previous fault.
 const atRandom = ", at random"
 
-// once has a fault happen and waits until all is as it was before.
+// once injects a fault and waits until the state is normal again.
 func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
 	if err := st.strike(ctx, v, w, f, name); err != nil {
 		return err
 	}
 	mended := time.Now()
-	since := mended // it is as before
+	since := mended // the start of the current normal state
 	for {
 		p := v.Progress()
-		// Some messages always wait for a device that is away of its own will.
+		// Some messages always wait for a device that is offline on purpose.
 		few := max(5, p.Devices/100)
 		if p.Refusal > time.Second || p.Waiting > few && p.Oldest > time.Second || p.Connected < p.Devices*9/10 {
 			since = time.Now()
@@ -160,7 +161,7 @@ func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault
 	}
 }
 
-// strike has a fault happen.
+// strike injects a fault and records its time span.
 func (st *stage) strike(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
 	st.say("%s", name)
 	end := v.Mark(name)

@@ -16,8 +16,8 @@ import (
 	"imgo/cluster/bus/kafkatest"
 )
 
-// TestChaosShort is the short form of `make chaos`: real processes on a real
-// Kafka, few users, faults that are short, and no time at random.
+// TestChaosShort is the short form of `make chaos`. It runs real processes on a real
+// Kafka, with few users and short faults, and without the random phase.
 func TestChaosShort(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: -short")
@@ -27,7 +27,7 @@ func TestChaosShort(t *testing.T) {
 	log := &lines{t: t}
 	err := run(ctx, []string{
 		"-users", "40", "-rate", "40", "-scale", "0.15", "-random", "0", fmt.Sprintf("-race=%v", raceEnabled), "-short",
-		// Addresses that no other test has.
+		// No other test uses these addresses.
 		"-net", fmt.Sprintf("127.%d.%d", 100+rand.IntN(100), 1+rand.IntN(250)),
 	}, log, log)
 	switch {
@@ -38,7 +38,7 @@ func TestChaosShort(t *testing.T) {
 	}
 }
 
-// lines gives a test's log what is written.
+// lines is a writer that logs each line to the test.
 type lines struct{ t *testing.T }
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -71,7 +71,7 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// TestRelayCuts sends packets through the relay, and cuts them off.
+// TestRelayCuts sends packets through the relay and cuts the relay off.
 func TestRelayCuts(t *testing.T) {
 	net3 := fmt.Sprintf("127.%d.%d", 100+rand.IntN(100), 1+rand.IntN(250))
 	a, b := &node{name: "a", ip: net3 + ".1"}, &node{name: "b", ip: net3 + ".2"}
@@ -90,7 +90,8 @@ func TestRelayCuts(t *testing.T) {
 		ends[n] = c
 	}
 	to := &net.UDPAddr{IP: net.ParseIP(b.ip), Port: 7947}
-	// arrives sends until something arrives, or for a while.
+	// arrives sends packets until one arrives, or until the time is over. It reports
+	// whether one arrived.
 	arrives := func(tries int) bool {
 		buf := make([]byte, 10)
 		for range tries {
@@ -108,7 +109,7 @@ func TestRelayCuts(t *testing.T) {
 		t.Fatal("nothing arrives")
 	}
 	r.cut([]*node{a}, []*node{b})
-	for arrives(1) { // what was under way
+	for arrives(1) { // wait for the packets under way
 	}
 	if arrives(5) {
 		t.Error("it arrives although it was cut off")

@@ -13,35 +13,35 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// roleNames are the roles, in the order in which they are started.
+// roleNames are the roles in the order of their start.
 var roleNames = []string{"router", "job", "logic", "comet"}
 
-// options are a cluster's.
+// options are the settings of a cluster.
 type options struct {
 	binary string
 	dir    string
-	// net is what the addresses of the nodes begin with, such as "127.0.0".
+	// net is the common beginning of the addresses of all nodes, such as "127.0.0".
 	net     string
 	brokers []string
 	prefix  string
-	// each is how many nodes a role has.
+	// each is the number of nodes of each role.
 	each int
-	// relayed sends gossip through a relay that can cut it.
+	// relayed sends gossip through a relay, which can cut it off.
 	relayed bool
-	// args are for every node.
+	// args are command-line arguments for every node.
 	args []string
 }
 
-// cluster is processes of imgo, one role each.
+// cluster is a set of imgo processes. Each has one role.
 type cluster struct {
 	o     options
 	nodes []*node
-	relay *relay // nil: gossip goes straight
+	relay *relay // nil if gossip goes directly
 }
 
 const secret = "only-for-this-machine-and-this-test"
 
-// newCluster makes the nodes and starts none.
+// newCluster creates the nodes and starts none of them.
 func newCluster(o options) *cluster {
 	c := &cluster{o: o}
 	if o.relayed {
@@ -55,7 +55,7 @@ func newCluster(o options) *cluster {
 	return c
 }
 
-// node makes the i-th node of a role, from 1.
+// node creates the i-th node of a role. i starts at 1.
 func (c *cluster) node(role string, i int) *node {
 	ip := fmt.Sprintf("%s.%d", c.o.net, 10*(len(roleNames)-slices.Index(roleNames, role))+i)
 	n := &node{name: fmt.Sprintf("%s-%d", role, i), role: role, ip: ip, dir: c.o.dir, binary: c.o.binary}
@@ -80,7 +80,7 @@ func (c *cluster) node(role string, i int) *node {
 	return n
 }
 
-// begin starts a node's first process.
+// begin starts the first process of a node.
 func (c *cluster) begin(ctx context.Context, n *node) error {
 	if c.relay != nil {
 		if err := c.relay.add(ctx, n.ip); err != nil {
@@ -103,7 +103,7 @@ func (c *cluster) start(ctx context.Context) error {
 	return c.ready(ctx)
 }
 
-// ready waits until all nodes that run are ready.
+// ready waits until all running nodes are ready.
 func (c *cluster) ready(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range c.nodes {
@@ -114,7 +114,7 @@ func (c *cluster) ready(ctx context.Context) error {
 	return g.Wait()
 }
 
-// stop ends all nodes in good order, those that are called last.
+// stop stops all nodes in an orderly way, in reverse order of their start.
 func (c *cluster) stop() error {
 	var err error
 	for _, n := range slices.Backward(c.nodes) {
@@ -123,22 +123,22 @@ func (c *cluster) stop() error {
 	return err
 }
 
-// kill ends what still runs.
+// kill kills all nodes that still run.
 func (c *cluster) kill() {
 	for _, n := range c.nodes {
-		_ = n.kill() // it is only to be gone
+		_ = n.kill() // an error is of no interest in the cleanup
 	}
 	if c.relay != nil {
 		c.relay.close()
 	}
 }
 
-// of are the nodes of a role.
+// of returns the nodes of a role.
 func (c *cluster) of(role string) []*node {
 	return slices.DeleteFunc(slices.Clone(c.nodes), func(n *node) bool { return n.role != role })
 }
 
-// at are the addresses of a role's nodes with a port.
+// at returns the addresses of the nodes of a role, with the given port.
 func (c *cluster) at(role, port string) []string {
 	var out []string
 	for _, n := range c.of(role) {

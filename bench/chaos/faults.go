@@ -11,37 +11,37 @@ import (
 	"time"
 )
 
-// brokers is the Kafka that a cluster runs on.
+// brokers are the Kafka brokers of the cluster.
 type brokers interface {
-	// Stop ends all brokers in good order, and Start starts those that do not
-	// run and waits until they serve.
+	// Stop stops all brokers in an orderly way. Start starts those that do not run, and
+	// waits until all of them serve.
 	Stop() error
 	Start(ctx context.Context) error
-	// Kill ends one broker of several at once.
+	// Kill kills one of several brokers.
 	Kill(i int) error
-	// Count is how many there are.
+	// Count returns the number of brokers.
 	Count() int
 }
 
-// world is what goes wrong.
+// world is everything that a fault can act on.
 type world struct {
 	c     *cluster
 	kafka brokers
 	rng   *rand.Rand
-	// scale shortens every fault that takes time: 1 is as long as it should be.
+	// scale is the factor on the duration of every fault. 1 is the full duration.
 	scale float64
 	say   func(format string, args ...any)
 }
 
-// fault is one thing that goes wrong, and is mended again when do returns.
+// fault is one kind of fault. do injects it, and has undone it when it returns.
 type fault struct {
 	name string
-	// needs is why the fault cannot be had here; nil: it can.
+	// needs, if not nil, returns an error that says why the fault is impossible here.
 	needs func(w *world) error
 	do    func(ctx context.Context, w *world) error
 }
 
-// pause waits for a while of the full length d.
+// pause waits for d times scale.
 func (w *world) pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -51,13 +51,14 @@ func (w *world) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// one is some node of a role.
+// one returns a random node of a role.
 func (w *world) one(role string) *node {
 	nodes := w.c.of(role)
 	return nodes[w.rng.IntN(len(nodes))]
 }
 
-// killed ends a node at once, and starts it again after a while.
+// killed returns a fault that kills a node and starts it again after a while. wipe
+// also removes the disk of the node.
 func killed(role string, wipe bool) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
 		n := w.one(role)
@@ -85,7 +86,7 @@ func (w *world) again(ctx context.Context, n *node) error {
 	return n.ready(ctx)
 }
 
-// faults are all that can go wrong, in the order in which they are tried.
+// faults are all faults, in the order in which they are injected.
 var faults = []fault{
 	{name: "kill-comet", do: killed("comet", false)},
 	{name: "kill-logic", do: killed("logic", false)},
@@ -112,7 +113,7 @@ var faults = []fault{
 	{name: "rolling-restart", do: rollingRestart},
 }
 
-// hang stops a process of a role where it is, and lets it go on.
+// hang returns a fault that suspends a process of a role for d, and then resumes it.
 func hang(role string, d time.Duration) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
 		n := w.one(role)
@@ -144,7 +145,7 @@ func killBroker(ctx context.Context, w *world) error {
 	return errors.Join(err, w.kafkaBack(ctx))
 }
 
-// kafkaBack starts what does not run of Kafka.
+// kafkaBack starts the brokers that do not run.
 func (w *world) kafkaBack(ctx context.Context) error {
 	if err := w.kafka.Start(ctx); err != nil {
 		return err
@@ -153,8 +154,8 @@ func (w *world) kafkaBack(ctx context.Context) error {
 	return nil
 }
 
-// partition cuts the nodes into two halves with one of each role; only gossip
-// is cut.
+// partition separates the nodes into two halves, each with nodes of every role. It
+// cuts only the gossip between them.
 func partition(ctx context.Context, w *world) error {
 	var some, others []*node
 	for i, n := range w.c.nodes {
@@ -169,12 +170,12 @@ func partition(ctx context.Context, w *world) error {
 	return w.pause(ctx, 20*time.Second)
 }
 
-// joinAndLeave adds two routers, one after the other, and takes them away.
+// joinAndLeave adds two routers, one after the other, and removes them again.
 func joinAndLeave(ctx context.Context, w *world) error {
 	was := len(w.c.nodes)
 	defer func() {
 		for _, n := range w.c.nodes[was:] {
-			_ = n.kill() // it ends here only after an error
+			_ = n.kill() // it still runs only after an error
 		}
 		w.c.nodes = w.c.nodes[:was]
 	}()

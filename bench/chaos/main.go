@@ -1,18 +1,18 @@
 //go:build linux
 
-// Command chaos runs a cluster of real imgo processes on a real Apache Kafka,
-// all on this machine, has verify connect clients and push to them, and breaks
-// one thing after the other, then at random: processes are killed and hung,
-// disks are lost, Kafka goes away, gossip is cut, nodes join and leave, all is
-// restarted. It ends with a verdict, and a table of how long pushes were
-// refused and how late deliveries were under each fault.
+// Command chaos injects faults into a cluster of real imgo processes on a real Apache
+// Kafka, all on this machine. Meanwhile package verify connects clients and pushes to
+// them. Each fault happens once, and then faults happen at random. They kill and
+// suspend processes, delete disks, stop Kafka and cut gossip. They also add, remove
+// and restart nodes. The command ends with a verdict and a table. For each fault, the
+// table has the time without accepted pushes and the longest delivery.
 //
-// It breaks processes from outside, by signals and their disks, and looks at
-// them as callers and clients do. Gossip goes through a relay of its own so
-// that it can be cut. It needs Linux, Java, and Maven the first time.
+// It acts on the processes only from outside, by signals and by their disks, and
+// checks them as callers and clients see them. Gossip passes through a relay that can
+// cut it off. The command needs Linux and Java, and Maven the first time.
 //
-// With -serve it only runs the cluster, for trying it out; with -measure it
-// measures one that nothing happens to.
+// With -serve it only runs the cluster, for trying it out. With -measure it measures a
+// cluster without faults.
 package main
 
 import (
@@ -45,11 +45,11 @@ func main() {
 	}
 }
 
-// settings are the command line.
+// settings are the command-line options.
 type settings struct {
 	serve, measure bool
 
-	faults  []string // nil: all
+	faults  []string // nil means all
 	random  time.Duration
 	brokers int
 	scale   float64
@@ -134,7 +134,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	return &s, nil
 }
 
-// stage is the cluster and its Kafka.
+// stage is the cluster with its Kafka.
 type stage struct {
 	c     *cluster
 	kafka *kafkatest.Real
@@ -190,7 +190,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	return errors.Join(st.c.stop(), st.kafka.Stop())
 }
 
-// start starts Kafka, then the nodes.
+// start starts Kafka and then the nodes.
 func (st *stage) start(ctx context.Context, s *settings, dir, binary string) error {
 	addresses := make([]string, s.brokers)
 	for i := range addresses {
@@ -206,12 +206,12 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	o := options{binary: binary, dir: filepath.Join(dir, "nodes"), net: s.net, brokers: st.kafka.Brokers(), prefix: "imgo", each: s.each,
 		relayed: !s.serve && !s.measure}
 	if !s.serve {
-		// No limit may drop what would then be called lost.
+		// No limit may drop a message, because it would then count as lost.
 		o.args = []string{"--kept-mailbox-length", "1000000"}
 	}
 	if s.race {
-		// The race detector has pools forget, and lz4's have 4 MiB in them: an
-		// append would take 8 ms.
+		// With the race detector, sync.Pool drops objects at random. The pooled objects of lz4
+		// have 4 MiB, so an append would take 8 ms.
 		o.args = append(o.args, "--kafka-compression", "none")
 	}
 	st.c = newCluster(o)
@@ -219,12 +219,12 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	return st.c.start(ctx)
 }
 
-// end ends what still runs.
+// end kills everything that still runs.
 func (st *stage) end() {
 	if st.c != nil {
 		st.c.kill()
 	}
 	if st.kafka != nil {
-		_ = st.kafka.Close() // it is only to be gone
+		_ = st.kafka.Close() // an error is of no interest in the cleanup
 	}
 }

@@ -19,20 +19,20 @@ import (
 )
 
 const (
-	// measured is how long each measurement lasts.
+	// measured is the duration of each measurement.
 	measured = 10 * time.Second
-	// calm is the pushes a second at which the time to a receipt is measured.
+	// calm is the rate in pushes a second at which the time to a receipt is measured.
 	calm = 250
-	// callers push at the same time where throughput is measured.
+	// callers is the number of concurrent callers in the throughput measurements.
 	callers = 64
-	// everywhere users have one in every partition, all but certainly.
+	// everywhere is a number of users that very likely covers every partition.
 	everywhere = 200
-	// body is what is pushed: about as large as a short notification.
+	// body is the body of each push, about as large as a short notification.
 	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs",` +
 		`"from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
 )
 
-// figure is one number, measured in each run.
+// figure is one number that is measured in each run.
 type figure struct {
 	Name   string    `json:"name"`
 	Unit   string    `json:"unit"`
@@ -42,7 +42,7 @@ type figure struct {
 	Max    float64   `json:"max"`
 }
 
-// figures are all, in the order in which they were first added.
+// figures are all figures, in the order in which they were first added.
 type figures struct {
 	Date    time.Time `json:"date"`
 	Commit  string    `json:"commit"`
@@ -61,7 +61,7 @@ func (f *figures) add(name, unit string, value float64) {
 	f.Figures[i].Runs = append(f.Figures[i].Runs, value)
 }
 
-// String is the table.
+// String returns the figures as a table.
 func (f *figures) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "imgo on Kafka %s, commit %s\n%s, which also run Kafka and the load; %d brokers; %d nodes of each role\n\n",
@@ -75,8 +75,8 @@ func (f *figures) String() string {
 	return b.String()
 }
 
-// measure measures a cluster that nothing happens to, but for routers that
-// lose their disks in the end.
+// measure measures a cluster without faults. Only the last measurement stops the
+// routers and deletes their disks.
 func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
 	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers,
 		Each: s.each}
@@ -114,7 +114,7 @@ func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) err
 	return writeResult(s.out, "cluster", f.Date, f.Commit, f.String(), f)
 }
 
-// verifyAt has verify push kept messages to devices for a while.
+// verifyAt runs verify for a while, which pushes kept messages to devices.
 func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers int) (*verify.Report, error) {
 	cfg := verify.DefaultConfig()
 	for _, address := range st.c.at("logic", httpPort) {
@@ -137,7 +137,7 @@ func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers 
 	return r, nil
 }
 
-// latency measures from an HTTP push to its receipt by a client.
+// latency measures the time from an HTTP push to its receipt by a client.
 func (st *stage) latency(ctx context.Context, f *figures) error {
 	r, err := st.verifyAt(ctx, 200, calm, callers)
 	if err != nil {
@@ -150,8 +150,8 @@ func (st *stage) latency(ctx context.Context, f *figures) error {
 
 func ms(d verify.Millis) float64 { return float64(time.Duration(d).Microseconds()) / 1000 }
 
-// connected measures how many pushes are accepted, and what they cost, when
-// every user is connected and acknowledges.
+// connected measures the rate of accepted pushes and their CPU cost while every user
+// is connected and acknowledges.
 func (st *stage) connected(ctx context.Context, s *settings, f *figures) error {
 	before := st.cpu()
 	r, err := st.verifyAt(ctx, s.users, 1e6, callers)
@@ -167,7 +167,7 @@ func (st *stage) connected(ctx context.Context, s *settings, f *figures) error {
 	return nil
 }
 
-// away measures the same when nobody is connected.
+// away measures the same while no user is connected.
 func (st *stage) away(ctx context.Context, f *figures, p *pusher) error {
 	before, was, began := st.cpu(), p.accepted.Load(), time.Now()
 	if err := p.push(ctx, func() bool { return time.Since(began) > measured }); err != nil {
@@ -180,7 +180,7 @@ func (st *stage) away(ctx context.Context, f *figures, p *pusher) error {
 	return nil
 }
 
-// cpu is what the nodes of each role have used so far.
+// cpu returns the CPU time that the nodes of each role have used.
 func (st *stage) cpu() map[string]time.Duration {
 	all := make(map[string]time.Duration)
 	for _, n := range st.c.nodes {
@@ -189,7 +189,7 @@ func (st *stage) cpu() map[string]time.Duration {
 	return all
 }
 
-// spent adds what each role has used for each of n messages.
+// spent adds the CPU time of each role for one of n messages since before.
 func (st *stage) spent(f *figures, name string, before map[string]time.Duration, n float64) {
 	now := st.cpu()
 	for _, role := range roleNames {
@@ -197,8 +197,8 @@ func (st *stage) spent(f *figures, name string, before map[string]time.Duration,
 	}
 }
 
-// rebuild has one router alone, with an empty disk, read everything back: from
-// its start until the owner of every partition answers.
+// rebuild measures how long a single router with an empty disk needs to rebuild its
+// state. The time runs from its start until the owner of every partition answers.
 func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	routers := st.c.of("router")
 	for _, n := range routers {
@@ -235,7 +235,7 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	return p.answered(ctx)
 }
 
-// pusher pushes kept messages to users who are away.
+// pusher pushes kept messages to users that are offline.
 type pusher struct {
 	logics   []string
 	http     *http.Client
@@ -250,11 +250,11 @@ func newPusher(logics []string) *pusher {
 	}}
 }
 
-// awayUsers is how many users messages go to who are away: a mailbox has about
-// a hundred in the end.
+// awayUsers is the number of offline users that receive messages. In the end a mailbox
+// has about a hundred messages.
 const awayUsers = 10_000
 
-// push pushes from all callers until enough says so.
+// push pushes from all callers until enough returns true.
 func (p *pusher) push(ctx context.Context, enough func() bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -301,8 +301,8 @@ func (p *pusher) one(ctx context.Context, i int64, user, key string) error {
 	return nil
 }
 
-// answered waits until the owner of every partition answers: a push with a key
-// is accepted only then.
+// answered waits until the owner of every partition answers. A push with an
+// idempotency key is accepted only by a partition whose owner answers.
 func (p *pusher) answered(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()

@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// startLimit bounds a start, a rebuild from the log included, and
-	// stopLimit an orderly end: shutdown.timeout is 15 s.
+	// startLimit bounds a start, including the rebuild from the log. stopLimit bounds an
+	// orderly stop; shutdown.timeout is 15 s.
 	startLimit = 2 * time.Minute
 	stopLimit  = 25 * time.Second
-	// The ports of a node on its own address.
+	// The ports of a node. Each node has its own address.
 	httpPort, tcpPort, wsPort, gossipPort, rpcPort = "7172", "8080", "8090", "7946", "7170"
 )
 
-// node is one imgo process after another, at the same address with the same
-// data folder. It is for one goroutine.
+// node is a sequence of imgo processes with the same address and data folder. It is
+// not safe for concurrent use.
 type node struct {
 	name, role, ip string
 	dir            string
@@ -40,16 +40,17 @@ type node struct {
 func (n *node) http() string { return net.JoinHostPort(n.ip, httpPort) }
 func (n *node) data() string { return filepath.Join(n.dir, n.name) }
 
-// start starts a process; it does not wait until that is ready.
+// start starts a process and does not wait until it is ready.
 func (n *node) start() error {
 	log, err := os.OpenFile(filepath.Join(n.dir, n.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", n.name, err)
 	}
-	defer log.Close()                         // the process has its own
+	defer log.Close()                         // the process has its own descriptor
 	n.cmd = exec.Command(n.binary, n.args...) //nolint:noctx // it is ended by stop or kill
 	n.cmd.Stdout, n.cmd.Stderr = log, log
-	// Not the terminal's Ctrl-C: nodes are stopped one after the other.
+	// A process group of its own keeps Ctrl-C of the terminal away, because nodes stop one
+	// after the other.
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "IMGO_") {
@@ -64,12 +65,12 @@ func (n *node) start() error {
 	n.ended = ended
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // its verdict is in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState then has the exit status
 	}()
 	return nil
 }
 
-// running says whether there is a process.
+// running reports whether the process runs.
 func (n *node) running() bool {
 	if n.cmd == nil {
 		return false
@@ -84,7 +85,7 @@ func (n *node) running() bool {
 
 var statusClient = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// ready waits until the node says that it is.
+// ready waits until the node reports that it is ready.
 func (n *node) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -101,7 +102,8 @@ func (n *node) ready(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			// Go writes all goroutines to its log and ends: what it hangs on.
+			// On SIGQUIT, Go logs all goroutines and ends. The log then shows where the node
+			// hangs.
 			_ = n.signal(syscall.SIGQUIT)
 			return fmt.Errorf("%s was not ready within %s: its log is %s", n.name, startLimit, filepath.Join(n.dir, n.name+".log"))
 		case <-n.ended:
@@ -111,7 +113,7 @@ func (n *node) ready(ctx context.Context) error {
 	}
 }
 
-// signal sends one to the process.
+// signal sends s to the process.
 func (n *node) signal(s syscall.Signal) error {
 	if !n.running() {
 		return fmt.Errorf("%s does not run", n.name)
@@ -122,7 +124,7 @@ func (n *node) signal(s syscall.Signal) error {
 	return nil
 }
 
-// kill ends the process at once.
+// kill kills the process and waits for its end.
 func (n *node) kill() error {
 	if !n.running() {
 		return nil
@@ -134,7 +136,7 @@ func (n *node) kill() error {
 	return nil
 }
 
-// stop ends the process in good order.
+// stop stops the process in an orderly way.
 func (n *node) stop() error {
 	if !n.running() {
 		return nil
@@ -153,7 +155,7 @@ func (n *node) stop() error {
 	return nil
 }
 
-// wipe removes what the node had on its disk.
+// wipe deletes the data folder of the node.
 func (n *node) wipe() error {
 	if n.running() {
 		return fmt.Errorf("%s runs", n.name)
@@ -164,7 +166,7 @@ func (n *node) wipe() error {
 	return nil
 }
 
-// cpu is what the process has used so far.
+// cpu returns the CPU time that the process has used, or 0 if it does not run.
 func (n *node) cpu() time.Duration {
 	if !n.running() {
 		return 0
@@ -173,7 +175,8 @@ func (n *node) cpu() time.Duration {
 	if err != nil {
 		return 0
 	}
-	// The name, in parentheses, may have spaces: count from its end.
+	// The process name in parentheses may contain spaces, so fields count from the closing
+	// parenthesis.
 	_, rest, _ := strings.Cut(string(b), ") ")
 	fields := strings.Fields(rest)
 	if len(fields) < 13 {

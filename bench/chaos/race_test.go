@@ -2,6 +2,6 @@
 
 package main
 
-// raceEnabled says that the test has the race detector; the nodes then get it
-// too, and what it finds there fails the run.
+// raceEnabled reports whether the test runs with the race detector. The nodes are then
+// built with it too, and a race in them fails the run.
 const raceEnabled = true

@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// relayPort is where the nodes reach one another's gossip through the relay.
+// relayPort is the port of a node's address at which the relay accepts its gossip.
 const relayPort = "7947"
 
-// relay carries the gossip of all nodes, so that it can be cut between some of
-// them: each node says that it is reached at the relay. Who sends is known by
-// the address that a node sends from. Safe for concurrent use.
+// relay forwards the gossip of all nodes, so that it can be cut off between some of
+// them. Each node advertises the relay as its address. The relay recognizes the sender
+// by its source address. It is safe for concurrent use.
 type relay struct {
 	mu   sync.Mutex
-	cuts map[[2]string]bool // addresses (IP) of two nodes, in both orders
-	has  map[string]bool    // whose gossip is relayed, by address (IP)
+	cuts map[[2]string]bool // pairs of node IP addresses, in both orders
+	has  map[string]bool    // IP addresses whose gossip is relayed
 	ends []io.Closer
 	wg   sync.WaitGroup
 }
@@ -30,7 +30,7 @@ func newRelay() *relay {
 	return &relay{cuts: make(map[[2]string]bool), has: make(map[string]bool)}
 }
 
-// add relays the gossip of the node at ip, from now on.
+// add starts to relay the gossip of the node at ip.
 func (r *relay) add(ctx context.Context, ip string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,10 +66,10 @@ func (r *relay) packets(p net.PacketConn, ip string, to net.Addr) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			continue // what a node that is gone answers with
+			continue // such as the ICMP error of a node that has ended
 		}
 		if host, _, _ := net.SplitHostPort(from.String()); !r.isCut(host, ip) {
-			_, _ = p.WriteTo(buf[:n], to) // lost, as packets are
+			_, _ = p.WriteTo(buf[:n], to) // packets may be lost
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (r *relay) streams(l net.Listener, ip, to string) {
 				return
 			}
 			defer d.Close()
-			// Gossip's streams end by themselves within seconds.
+			// Gossip streams end by themselves within seconds.
 			limit := time.Now().Add(20 * time.Second)
 			_, _ = c.SetDeadline(limit), d.SetDeadline(limit)
 			var back sync.WaitGroup
@@ -111,7 +111,7 @@ func (r *relay) isCut(a, b string) bool {
 	return r.cuts[[2]string{a, b}]
 }
 
-// cut cuts gossip between each of some nodes and each of some others.
+// cut cuts off gossip between the nodes of some and those of others.
 func (r *relay) cut(some, others []*node) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,14 +122,14 @@ func (r *relay) cut(some, others []*node) {
 	}
 }
 
-// mend undoes every cut.
+// mend removes every cut.
 func (r *relay) mend() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.cuts)
 }
 
-// close ends the relay.
+// close ends the relay and waits for its goroutines.
 func (r *relay) close() {
 	r.mu.Lock()
 	for _, e := range r.ends {

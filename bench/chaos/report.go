@@ -19,7 +19,7 @@ import (
 	"imgo/verify"
 )
 
-// report is what came of a run.
+// report is the result of a run.
 type report struct {
 	Date    time.Time `json:"date"`
 	Commit  string    `json:"commit"`
@@ -32,20 +32,20 @@ type report struct {
 	Random  float64   `json:"random_seconds"`
 	Seed    uint64    `json:"seed"`
 	LeftOut []string  `json:"left_out,omitempty"`
-	// Failed is why it ended before its time; "": it did not.
+	// Failed says why the run ended early. It is empty if the run was complete.
 	Failed string         `json:"failed,omitempty"`
 	Faults []faultRow     `json:"faults"`
 	Verify *verify.Report `json:"verify"`
 }
 
-// faultRow is a fault, each time that it happened.
+// faultRow is the sum of all occurrences of one fault.
 type faultRow struct {
 	Name  string `json:"name"`
 	Times int    `json:"times"`
-	// LongestRefusal is the longest time in which no push was accepted,
-	// LongestPush how long one push was tried, LongestDelivery from accepted
-	// to received, or from the moment that the device wanted to be connected
-	// again.
+	// LongestRefusal is the longest time without an accepted push. LongestPush is the
+	// longest time for which one push was retried. LongestDelivery is the longest time
+	// from acceptance to receipt. If the device was offline on purpose, it counts from the
+	// moment when the device reconnects.
 	LongestRefusal  verify.Millis `json:"longest_refusal_ms"`
 	LongestPush     verify.Millis `json:"longest_push_ms"`
 	LongestDelivery verify.Millis `json:"longest_delivery_ms"`
@@ -59,7 +59,7 @@ func newReport(ctx context.Context, s *settings, seed uint64) *report {
 	}
 }
 
-// describeMachine says what was measured on.
+// describeMachine returns a description of this machine.
 func describeMachine() string {
 	model := "unknown processor"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -73,7 +73,8 @@ func describeMachine() string {
 	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
 }
 
-// commit is what is checked out; a mark says that files differ from it.
+// commit returns the checked-out commit, with a suffix if there are uncommitted
+// changes.
 func commit(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty=-changed", "--match", "").Output()
 	if err != nil {
@@ -82,7 +83,7 @@ func commit(ctx context.Context) string {
 	return strings.TrimSpace(string(out))
 }
 
-// gather puts what happened several times together.
+// gather combines the occurrences of each fault into one row.
 func (r *report) gather() {
 	at := map[string]int{}
 	for _, m := range r.Verify.Marks {
@@ -101,7 +102,7 @@ func (r *report) gather() {
 	}
 }
 
-// verdict is the error of a run that found something.
+// verdict returns an error if verify found a violation.
 func (r *report) verdict() error {
 	if !r.Verify.OK {
 		return errors.New("verify found something: see the report")
@@ -109,7 +110,7 @@ func (r *report) verdict() error {
 	return nil
 }
 
-// String is the report for a person.
+// String returns the report as text.
 func (r *report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "imgo chaos %s, commit %s, seed %d\n", r.Date.Format("2006-01-02 15:04:05Z"), r.Commit, r.Seed)
@@ -125,7 +126,7 @@ func (r *report) String() string {
 		fmt.Fprintf(&b, "left out: %s\n", l)
 	}
 	all := *r.Verify
-	all.Marks = nil // they are above
+	all.Marks = nil // the table above has them
 	fmt.Fprintf(&b, "\n%s", all.String())
 	if r.Failed != "" {
 		fmt.Fprintf(&b, "FAILED       %s\n", r.Failed)
@@ -133,14 +134,15 @@ func (r *report) String() string {
 	return b.String()
 }
 
-// write prints the report, and writes it to a folder if there is one.
+// write prints the report, and stores it in the folder out unless that is empty.
 func (r *report) write(out string, stdout io.Writer) error {
 	r.gather()
 	fmt.Fprint(stdout, r)
 	return writeResult(out, "chaos", r.Date, r.Commit, r.String(), r)
 }
 
-// writeResult writes a dated table and its JSON.
+// writeResult stores the text and the JSON of a result in files with the date in their
+// names.
 func writeResult(out, kind string, date time.Time, commit, text string, result any) error {
 	if out == "" {
 		return nil

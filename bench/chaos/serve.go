@@ -10,7 +10,7 @@ import (
 	"text/tabwriter"
 )
 
-// serve says what runs where, until ctx is done.
+// serve prints the addresses of the cluster and waits until ctx is done.
 func (st *stage) serve(ctx context.Context, stdout io.Writer) error {
 	t := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\nA cluster is ready on this machine\n\n")

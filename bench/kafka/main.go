@@ -1,6 +1,7 @@
-// Kafka runs a Kafka on this machine until Ctrl-C, for trying a cluster out and for
-// measuring. It is Apache Kafka from the jars of Maven Central, which needs Java, and
-// Maven the first time. With -fake it is a small one in memory that needs neither.
+// Command kafka runs a Kafka on this machine until Ctrl-C, for trying out a cluster
+// and for measuring. It runs Apache Kafka from the jars of Maven Central, which needs
+// Java, and Maven the first time. With -fake it runs a small fake Kafka in memory that
+// needs neither.
 package main
 
 import (

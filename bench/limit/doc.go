@@ -1,9 +1,9 @@
-// Package limit is what the machine can do without imgo, for figures to be
-// read beside: accepted sockets and plain writes of the same bytes (Writer),
-// sockets that are accepted, read from and answered (Door), a bare net/http
-// server (HTTP), small synced writes to the disk (Syncs). Each does what no push
-// server can do without, and nothing else.
+// Package limit measures what the machine can do without imgo, for comparison with
+// imgo's figures. It measures plain writes of the same bytes to accepted sockets
+// (Writer), and sockets that are accepted, read and answered (Door). It also measures
+// a bare net/http server (HTTP) and small synced writes to the disk (Syncs). Each does
+// only the work that no push server can avoid.
 //
-// Writer, Door and HTTP are the mains of processes of their own, so that their CPU
-// time is theirs alone. Linux only.
+// Writer, Door and HTTP are main functions of separate processes, so that their CPU
+// time can be measured alone. Linux only.
 package limit

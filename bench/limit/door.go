@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DoorRequest is what Door is told first.
+// DoorRequest is the first message to Door.
 type DoorRequest struct {
-	// Answers are what each connection is sent, the n-th for the n-th thing
-	// that it says; what it says beyond them has no answer.
+	// Answers are the responses to each connection: the n-th read is answered by the n-th
+	// entry. Further reads get no response.
 	Answers [][]byte `json:"answers"`
 }
 
-// Door is the limit of connecting, and of a replay: one thread that accepts,
-// reads what each connection says and writes the same bytes back to each of
-// them, and nothing else. What a socket has no room for at once is waited for.
+// Door is the limit of connecting and of a replay. One thread accepts connections,
+// reads from each and writes the same bytes to each, and does nothing else. If a
+// socket has no room for an answer, the thread waits for it.
 func Door(dec *json.Decoder, enc *json.Encoder) error {
 	var req DoorRequest
 	if err := dec.Decode(&req); err != nil {
@@ -44,16 +44,16 @@ func Door(dec *json.Decoder, enc *json.Encoder) error {
 	}()
 	go func() {
 		var ignored struct{}
-		ended <- dec.Decode(&ignored) // until the parent ends it, and with it the process
+		ended <- dec.Decode(&ignored) // until the parent closes the input; the process then ends
 	}()
 	return <-ended
 }
 
-// door is for one goroutine.
+// door is the state of Door. It is not safe for concurrent use.
 type door struct {
 	listener, epoll int
 	answers         [][]byte
-	said            map[int]int // by socket: what it has said so far, in times
+	said            map[int]int // number of answered reads of each socket
 }
 
 func (d *door) open() error {
@@ -94,14 +94,15 @@ func (d *door) run() error {
 	}
 }
 
-// accept takes one connection; those behind it are another event.
+// accept accepts one connection. A further waiting connection causes another event.
 func (d *door) accept() error {
 	fd, _, err := unix.Accept4(d.listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED):
 		return nil
 	case err == nil:
-		// As Go's net package, and so imgo, has it.
+		// Go's net package sets this option on every connection, so imgo's sockets have it
+		// too.
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
 	if err == nil {
@@ -113,7 +114,7 @@ func (d *door) accept() error {
 	return nil
 }
 
-// hear reads what one connection says, and answers.
+// hear reads from one connection and answers.
 func (d *door) hear(fd int, buf []byte) error {
 	n, err := unix.Read(fd, buf)
 	switch {
@@ -121,7 +122,7 @@ func (d *door) hear(fd int, buf []byte) error {
 		return nil
 	case err != nil || n == 0:
 		delete(d.said, fd)
-		_ = unix.Close(fd) // it is gone already
+		_ = unix.Close(fd) // the other end has already closed it
 		return nil
 	}
 	turn := d.said[fd]
@@ -130,9 +131,9 @@ func (d *door) hear(fd int, buf []byte) error {
 	}
 	d.said[fd] = turn + 1
 	answer := d.answers[turn]
-	// Whatever else is wrong with the socket the rest's write says.
+	// An error of this write shows again at the write of the rest.
 	if n, _ = unix.Write(fd, answer); n < len(answer) {
-		// A client that went is found out about by its next event.
+		// The next event of a client that is gone closes its socket.
 		if err := writeRest(fd, answer[max(n, 0):]); err != nil && !gone(err) {
 			return fmt.Errorf("answer: %w", err)
 		}
@@ -140,5 +141,5 @@ func (d *door) hear(fd int, buf []byte) error {
 	return nil
 }
 
-// gone: the other end has closed the connection.
+// gone reports whether the other end has closed the connection.
 func gone(err error) bool { return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) }

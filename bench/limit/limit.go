@@ -23,8 +23,8 @@ type Addr struct {
 	Addr string `json:"addr"`
 }
 
-// HTTP is a net/http server that reads each body and answers 202 with as
-// many bytes as imgo does.
+// HTTP runs a net/http server that reads each body and answers 202 with as many bytes
+// as imgo.
 func HTTP(dec *json.Decoder, enc *json.Encoder) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binding loopback does not wait
 	if err != nil {
@@ -50,38 +50,38 @@ func HTTP(dec *json.Decoder, enc *json.Encoder) error {
 		return err
 	}
 	var ignored struct{}
-	err = dec.Decode(&ignored) // until the parent ends it
+	err = dec.Decode(&ignored) // until the parent closes the input
 	return errors.Join(err, server.Close())
 }
 
-// WriteRequest is what Writer is told: accept, then write.
+// WriteRequest is a request to Writer: first accept, then write.
 type WriteRequest struct {
-	// Accept: wait until there are so many connections.
+	// Accept is the number of connections to wait for.
 	Accept int `json:"accept,omitempty"`
-	// Times: write Payload to all of them so often, one time each Every; 0: as
-	// fast as the sockets take it.
+	// Times is how often to write Payload to every socket, once in each Every. If Every is
+	// 0, the threads write as fast as the sockets accept the bytes.
 	Times   int           `json:"times,omitempty"`
 	Every   time.Duration `json:"every,omitempty"`
 	Payload []byte        `json:"payload,omitempty"`
-	// Threads share the sockets; 0 is 1.
+	// Threads is the number of threads that share the sockets. 0 means 1.
 	Threads int `json:"threads,omitempty"`
-	// Collect: collect garbage so often meanwhile, there being none, and have
-	// goroutines in place of threads; 0: not at all.
+	// Collect is the time between two garbage collections during the writes. Writers are
+	// then goroutines instead of locked threads. 0 means no collections.
 	Collect time.Duration `json:"collect,omitempty"`
 }
 
-// WriteReply answers it.
+// WriteReply is the answer to a WriteRequest.
 type WriteReply struct {
 	Writes int64 `json:"writes"`
-	Short  int64 `json:"short"` // writes that the kernel did not take whole at once
-	// Pauses are how long the world stood still for each collection.
+	Short  int64 `json:"short"` // writes that the kernel accepted only in part
+	// Pauses are the stop-the-world times of the collections.
 	Pauses []time.Duration `json:"pauses,omitempty"`
 	Error  string          `json:"error,omitempty"`
 }
 
-// Writer is the limit of a broadcast: threads that write the same bytes to
-// each accepted socket with write(2), and nothing else. At a pace, what a
-// socket does not take is lost; without one, the thread waits for it.
+// Writer is the limit of a broadcast. Its threads write the same bytes to each
+// accepted socket with write(2) and do nothing else. At a fixed rate, bytes for which
+// a socket has no room are lost. Otherwise the thread waits for the socket.
 func Writer(dec *json.Decoder, enc *json.Encoder) error {
 	listener, addr, err := listenRaw()
 	if err != nil {
@@ -104,7 +104,8 @@ func Writer(dec *json.Decoder, enc *json.Encoder) error {
 				continue
 			}
 			if err == nil {
-				// As Go's net package, and so imgo, has it.
+				// Go's net package sets this option on every connection, so imgo's sockets have it
+				// too.
 				err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 			}
 			fds = append(fds, fd)
@@ -121,7 +122,7 @@ func Writer(dec *json.Decoder, enc *json.Encoder) error {
 	}
 }
 
-// write carries a request out.
+// write executes a request.
 func write(fds []int, req *WriteRequest) (sum WriteReply) {
 	threads := max(1, req.Threads)
 	replies := make([]WriteReply, threads)
@@ -149,8 +150,8 @@ func write(fds []int, req *WriteRequest) (sum WriteReply) {
 	return sum
 }
 
-// collect collects garbage until end is called, which says how long each
-// collection had the world stand still, both times together.
+// collect runs garbage collections until the caller calls end. end returns the
+// stop-the-world time of each collection, as the sum of its two stops.
 func collect(every time.Duration) (end func() []time.Duration) {
 	stop, done := make(chan struct{}), make(chan []time.Duration)
 	go func() {
@@ -203,7 +204,8 @@ func writeAll(fds []int, req *WriteRequest) (reply WriteReply) {
 	return reply
 }
 
-// writeRest waits until the socket has taken all of b.
+// writeRest blocks until the socket has accepted all of b. It returns an error if the
+// socket accepts nothing for 10 s.
 func writeRest(fd int, b []byte) error {
 	const patience = 10_000 // ms
 	for len(b) > 0 {
@@ -220,7 +222,7 @@ func writeRest(fd int, b []byte) error {
 	return nil
 }
 
-// listenRaw is a listening socket outside of the runtime's poller.
+// listenRaw returns a listening socket that Go's network poller does not manage.
 func listenRaw() (fd int, addr string, err error) {
 	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
@@ -243,9 +245,10 @@ func listenRaw() (fd int, addr string, err error) {
 	return fd, fmt.Sprintf("127.0.0.1:%d", in4.Port), nil
 }
 
-// Syncs writes a little to a file and syncs it, once in every (0: again at
-// once) for d, and says how long each took: what no kept push can be faster
-// than. The file has its size from the start, like Badger's.
+// Syncs repeatedly writes a few bytes to a file and syncs it, for the duration d. It
+// returns the duration of each sync, which is a lower bound for a kept push. One sync
+// starts in each every; with 0, each starts right after the previous one. The file has
+// its full size from the start, like Badger's files.
 func Syncs(dir string, d, every time.Duration) (_ []time.Duration, err error) {
 	f, err := os.CreateTemp(dir, "sync-")
 	if err != nil {

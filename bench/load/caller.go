@@ -17,18 +17,18 @@ import (
 // CallTimeout bounds one HTTP call.
 const CallTimeout = 30 * time.Second
 
-// Call is an HTTP request that is made once and sent many times: only bytes of
-// a fixed place in it change. Clone it for each goroutine.
+// Call is an HTTP request that is built once and sent many times. Only bytes at fixed
+// places change between two sends. Each goroutine needs its own Clone.
 type Call struct {
 	bytes []byte
-	user  int // where the user's digits begin; 0: it has none
-	stamp int // where the message's stamp goes; 0: it has none
+	user  int // offset of the user's digits; 0 if there is no user
+	stamp int // offset of the message's stamp; 0 if there is none
 }
 
 // BodySize is the size of the body that PushCall pushes, in bytes.
 const BodySize = 100
 
-// PushCall is a push of a stamped JSON string to a user.
+// PushCall returns a push of a stamped JSON string to a user.
 func PushCall(kept bool) Call {
 	more := ""
 	if !kept {
@@ -39,18 +39,19 @@ func PushCall(kept bool) Call {
 	return c
 }
 
-// AllCall is a push to everyone of a packet of 26 bytes.
+// AllCall returns a push to everyone whose packet has 26 bytes.
 func AllCall() Call { return newCall(`{"all":true,"body_text":"hi"}`) }
 
-// StampedAllCall is a push to everyone of a stamped JSON string of so many
-// bytes, StampSize+2 at least.
+// StampedAllCall returns a push to everyone of a stamped JSON string of size bytes.
+// The size must be at least StampSize+2.
 func StampedAllCall(size int) Call { return stampedCall(`{"all":true,"body":"`, size, "") }
 
-// RoomCall is a push to a room of a stamped JSON string.
+// RoomCall returns a push of a stamped JSON string to a room.
 func RoomCall(room string) Call { return stampedCall(`{"room":"`+room+`","body":"`, StampSize+2, "") }
 
-// stampedCall is a call whose last field before more is a JSON string of size
-// bytes with its quotes; before ends with the first.
+// stampedCall returns a call with a stamped JSON string of size bytes, quotes
+// included. before is the JSON text up to and including the opening quote, and more
+// the text after the closing quote.
 func stampedCall(before string, size int, more string) Call {
 	c := newCall(before + string(bytes.Repeat([]byte("x"), max(size-2, StampSize))) + `"` + more + "}")
 	c.stamp = bytes.Index(c.bytes, []byte("\r\n\r\n")) + 4 + len(before)
@@ -62,13 +63,13 @@ func newCall(body string) Call {
 	return Call{bytes: fmt.Appendf(nil, head+"%s", len(body), body)}
 }
 
-// Clone is a copy for one goroutine.
+// Clone returns a copy for one goroutine.
 func (c Call) Clone() Call {
 	c.bytes = bytes.Clone(c.bytes)
 	return c
 }
 
-// To sets the user, where the call has one.
+// To sets the user to the n-th one. It does nothing if the call has no user.
 func (c *Call) To(n int) {
 	if c.user == 0 {
 		return
@@ -79,8 +80,8 @@ func (c *Call) To(n int) {
 	}
 }
 
-// Stamp writes a time to the front of the message's body, where it has a
-// place for it.
+// Stamp writes the time to the front of the message's body. It does nothing if the
+// body has no stamp.
 func (c *Call) Stamp(at time.Time) {
 	if c.stamp == 0 {
 		return
@@ -92,12 +93,12 @@ func (c *Call) Stamp(at time.Time) {
 	}
 }
 
-// Caller is one HTTP/1.1 keep-alive connection, next to no work a call. It is
-// for one goroutine.
+// Caller is one HTTP/1.1 keep-alive connection that needs very little CPU time a call.
+// It is not safe for concurrent use.
 type Caller struct {
 	conn net.Conn
 	r    *bufio.Reader
-	by   time.Time // the deadline that is set
+	by   time.Time // the current deadline
 }
 
 // DialCaller connects to an API.
@@ -116,11 +117,11 @@ func newCaller(conn net.Conn) *Caller {
 // Close ends the connection.
 func (c *Caller) Close() { _ = c.conn.Close() }
 
-// Do sends a request and reads the answer. text is the answer's body where it
-// is not the 202 of an accepted push.
+// Do sends a request and reads the answer. accepted reports whether the answer is the
+// 202 of an accepted push; otherwise text is the body of the answer.
 func (c *Caller) Do(call *Call) (accepted bool, text string, err error) {
-	// A deadline that is a second too early is good enough, and setting one is
-	// a good part of what a call costs here.
+	// The deadline may be up to a second too early. Setting it at every call would be a
+	// large part of the cost of a call.
 	if by := time.Now().Add(CallTimeout); by.Sub(c.by) > time.Second {
 		if err := c.conn.SetDeadline(by); err != nil {
 			return false, "", fmt.Errorf("call: %w", err)

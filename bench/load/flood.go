@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// Flooded is what a Flood came to.
+// Flooded is the result of Flood.
 type Flooded struct {
 	Accepted, Refused int64
-	Why               string // the first refusal
+	Why               string // text of the first refusal
 	Seconds           float64
 	Answers           Histogram
 }
 
-// Flood calls addr from callers connections at once, one call after another on
-// each, to random users below users. After warm it measures for d; mark is
-// called as that begins and as it ends.
+// Flood pushes over callers connections to random users below users. Each connection
+// makes one call after another. The measurement starts after warm and lasts for d.
+// Flood calls mark at its beginning and at its end.
 func Flood(ctx context.Context, addr string, c Call, callers, users int, warm, d time.Duration, mark func() error) (*Flooded, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -59,7 +59,7 @@ func Flood(ctx context.Context, addr string, c Call, callers, users int, warm, d
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel(nil) // before the wait
+	defer cancel(nil) // deferred after wg.Wait, so it runs first
 	for range callers {
 		caller, err := DialCaller(ctx, addr)
 		if err != nil {
@@ -88,9 +88,9 @@ func Flood(ctx context.Context, addr string, c Call, callers, users int, warm, d
 	return result, errors.Join(failed, err)
 }
 
-// Pace makes times calls at a rate a second, stamped, to users 0 to users-1 in
-// turn, from callers connections: so many may be under way at once. It returns
-// how long the answers took. A refusal is an error.
+// Pace makes times stamped calls at rate calls a second, to users 0 to users-1 in
+// turn. The number of callers connections bounds the simultaneous calls. Pace returns
+// the durations until the answers. A refused push is an error.
 func Pace(ctx context.Context, addr string, c Call, callers, users int, rate float64, times int) (answers Histogram, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -145,7 +145,7 @@ func Pace(ctx context.Context, addr string, c Call, callers, users int, rate flo
 	return answers, context.Cause(ctx)
 }
 
-// Sleep waits for d or until ctx is done.
+// Sleep waits for d, or until ctx is done.
 func Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

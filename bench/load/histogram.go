@@ -7,17 +7,18 @@ import (
 	"time"
 )
 
-// subBits is how finely a Histogram tells values apart: to a part in 2^subBits.
+// subBits sets the resolution of a Histogram to one part in 2^subBits.
 const subBits = 7
 
-// Histogram counts durations, each to within 0.8 %. The zero value is empty.
-// As JSON it holds only the buckets that are in use. Not safe for concurrent use.
+// Histogram counts durations with a resolution of 0.8 %. The zero value is empty. Its
+// JSON contains only the buckets in use. It is not safe for concurrent use.
 type Histogram struct {
 	Buckets map[int]int64 `json:"buckets,omitempty"`
 	N       int64         `json:"n"`
 }
 
-// bucketOf is a bucket's number: the exponent and the bits after the first one.
+// bucketOf returns the number of the bucket of d. It consists of the exponent and the
+// subBits bits after the leading one.
 func bucketOf(d time.Duration) int {
 	v := uint64(max(d, 0))
 	if v < 1<<subBits {
@@ -27,7 +28,7 @@ func bucketOf(d time.Duration) int {
 	return (shift+1)<<subBits + int(v>>shift) - 1<<subBits
 }
 
-// valueOf is a bucket's upper end.
+// valueOf returns the upper end of a bucket.
 func valueOf(bucket int) time.Duration {
 	shift := bucket>>subBits - 1
 	if shift < 0 {
@@ -36,7 +37,7 @@ func valueOf(bucket int) time.Duration {
 	return time.Duration((uint64(bucket&(1<<subBits-1))+1<<subBits+1)<<shift - 1)
 }
 
-// Add counts a duration; a negative one as 0.
+// Add counts a duration. A negative one counts as 0.
 func (h *Histogram) Add(d time.Duration) {
 	if h.Buckets == nil {
 		h.Buckets = map[int]int64{}
@@ -45,7 +46,7 @@ func (h *Histogram) Add(d time.Duration) {
 	h.N++
 }
 
-// Merge counts what another has counted.
+// Merge adds the counts of another histogram.
 func (h *Histogram) Merge(other Histogram) {
 	if h.Buckets == nil {
 		h.Buckets = map[int]int64{}
@@ -56,7 +57,8 @@ func (h *Histogram) Merge(other Histogram) {
 	h.N += other.N
 }
 
-// Quantile is what share q of the durations do not exceed; 0 of none.
+// Quantile returns the duration that a share q of all durations does not exceed. It
+// returns 0 if the histogram is empty.
 func (h *Histogram) Quantile(q float64) time.Duration {
 	last, seen := 0, int64(0)
 	for b := range h.Buckets {

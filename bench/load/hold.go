@@ -21,78 +21,77 @@ import (
 )
 
 const (
-	// connectTimeout bounds the beginning of all connections together, where the
-	// request does not say.
+	// connectTimeout bounds the time to start all connections if the request sets no
+	// bound.
 	connectTimeout = 2 * time.Minute
-	// beatEvery is how often each connection sends a heartbeat; 60 s is what
-	// the server asks for.
+	// beatEvery is the heartbeat interval of each connection. The server asks for 60 s.
 	beatEvery = 45 * time.Second
-	// refusals is how often each connection, on average, may be refused.
+	// refusals bounds the refused attempts of a connection, on average.
 	refusals = 5
-	// Step is the grid of a timeline.
+	// Step is the time between two points of a timeline.
 	Step = 50 * time.Millisecond
-	// stalledBuffer is the receive buffer of clients that never read, in bytes:
-	// what they do not take is the server's to keep.
+	// stalledBuffer is the receive buffer of clients that never read, in bytes. It is
+	// small, so that unread messages stay in the server.
 	stalledBuffer = 4 << 10
 )
 
-// HoldRequest is what Hold is told first: connect.
+// HoldRequest is the first message to Hold. It describes the connections to make.
 type HoldRequest struct {
 	Addr  string `json:"addr"`
 	Kind  string `json:"kind"`
 	First int    `json:"first"` // number of the first user
 	Count int    `json:"count"`
-	// Sources are IPv4 addresses of loopback that the connections come from in
-	// turn; empty: the system's choice. From one address to one port the system
-	// gives out half of its range of ports quickly (14,116 where the range is
-	// Linux's own); beyond that every connect searches that half in vain first,
-	// which takes milliseconds.
+	// Sources are the loopback IPv4 addresses from which the connections come in turn. If
+	// it is empty, the system chooses. From one address to one port, the system quickly
+	// assigns half of its range of ports (14,116 with the default range of Linux). Beyond
+	// that, every connect first searches that half in vain, which takes milliseconds.
 	Sources []string `json:"sources,omitempty"`
-	// Window is how many connect at a time; 0: all at once.
+	// Window is the number of simultaneous connection attempts. 0 means all at once.
 	Window int `json:"window"`
-	// Within bounds the connecting of all; 0: 2 minutes.
+	// Within bounds the time in which all clients connect. 0 means 2 minutes.
 	Within time.Duration `json:"within,omitempty"`
-	// Ack: the clients acknowledge what is kept.
+	// Ack makes the clients acknowledge kept messages.
 	Ack bool `json:"ack"`
-	// Stamped: messages carry the time (Stamp), and their latency counts.
+	// Stamped means that messages carry their time (Stamp), so that Hold measures the
+	// latency.
 	Stamped bool `json:"stamped"`
 	// Stalled clients authenticate and never read again.
 	Stalled bool `json:"stalled"`
-	// Room is joined by all; empty: none.
+	// Room is the room that all clients join. Empty means no room.
 	Room string `json:"room,omitempty"`
 }
 
-// Stats is every answer of Hold: counts since its start.
+// Stats is every answer of Hold. Its counts are since the start.
 type Stats struct {
 	Error     string        `json:"error,omitempty"`
 	Connected int           `json:"connected"`
-	Took      time.Duration `json:"took"`    // that connecting took
-	Refused   int64         `json:"refused"` // connections that ended before they were in, and were tried again
+	Took      time.Duration `json:"took"`    // time until all clients were connected
+	Refused   int64         `json:"refused"` // connections that ended before admission and were tried again
 	Packets   int64         `json:"packets"` // pushed messages
-	Bytes     int64         `json:"bytes"`   // that arrived
-	Reads     int64         `json:"reads"`   // that gave something: fewer than Packets where several came together
+	Bytes     int64         `json:"bytes"`   // received bytes
+	Reads     int64         `json:"reads"`   // reads that returned data; fewer than Packets if messages arrived together
 	Closed    int64         `json:"closed"`  // connections that ended
 	Acks      int64         `json:"acks"`
-	AcksLost  int64         `json:"acks_lost"` // the socket had no room
-	// Admitted is how many were in at the end of each Step since the start.
+	AcksLost  int64         `json:"acks_lost"` // acknowledgements for which the socket had no room
+	// Admitted is the number of connected clients at the end of each Step since the start.
 	Admitted []int `json:"admitted,omitempty"`
-	// Connects is how long each took, in the first answer.
+	// Connects are the connecting times of the clients.
 	Connects Histogram `json:"connects"`
-	// Latency is that of stamped messages since the answer before.
+	// Latency is that of stamped messages since the previous answer.
 	Latency Histogram `json:"latency"`
 }
 
-// UserID is the id of the n-th user, always as long.
+// UserID returns the id of the n-th user. All ids have the same length.
 func UserID(n int) string { return fmt.Sprintf("u%08d", n) }
 
-// StampSize is how many digits a stamp has.
+// StampSize is the number of digits of a stamp.
 const StampSize = 19
 
-// Stamp is what a message begins with whose latency counts: the time, in Unix
-// nanoseconds. A JSON string's quote may stand before it.
+// Stamp returns the time in Unix nanoseconds, as it stands at the beginning of a
+// stamped message. The opening quote of a JSON string may precede it.
 func Stamp(t time.Time) string { return strconv.FormatInt(t.UnixNano(), 10) }
 
-// stampOf is a body's stamp; false without one.
+// stampOf returns the stamp of a body. ok is false if there is none.
 func stampOf(body []byte) (int64, bool) {
 	if len(body) > 0 && body[0] == '"' {
 		body = body[1:]
@@ -110,14 +109,15 @@ func stampOf(body []byte) (int64, bool) {
 	return n, true
 }
 
-// counts are what a holder has seen. The loop writes them, the answers read.
+// counts are the counts of a holder. Only the event loop writes them; any goroutine
+// may read them.
 type counts struct {
 	packets, bytes, reads, closed, acks, acksLost, refused atomic.Int64
 }
 
-// Hold is the main of a process that holds connections: it takes a
-// HoldRequest, connects, answers with Stats, and after that answers every
-// object that it is given with Stats, until its input ends.
+// Hold is the main function of a process that holds connections. It reads a
+// HoldRequest, connects the clients and answers with Stats. After that it answers
+// every JSON object with Stats, until its input ends.
 func Hold(dec *json.Decoder, enc *json.Encoder) error {
 	var req HoldRequest
 	if err := dec.Decode(&req); err != nil {
@@ -146,7 +146,7 @@ func Hold(dec *json.Decoder, enc *json.Encoder) error {
 			return err
 		}
 		asks <- next
-		// The loop may be asleep.
+		// The event loop may be blocked in epoll_wait.
 		if _, err := unix.Write(h.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
 			return fmt.Errorf("wake the loop: %w", err)
 		}
@@ -162,16 +162,16 @@ const (
 	gone
 )
 
-// held is one connection.
+// held is one connection of a holder.
 type held struct {
 	fd     int
 	phase  uint8
-	begun  time.Duration // since the holder's start
+	begun  time.Duration // since the start of the holder
 	stream stream
 }
 
-// holder holds client connections in one event loop. All of it is the loop's,
-// but for counts.
+// holder holds client connections in one event loop. Only the goroutine of the loop
+// may use it, except for counts.
 type holder struct {
 	req     HoldRequest
 	to      *unix.SockaddrInet4
@@ -229,7 +229,7 @@ func newHolder(req HoldRequest) (*holder, error) {
 	return h, nil
 }
 
-// connect makes all connections, at most Window at a time.
+// connect makes all connections, with at most Window attempts at the same time.
 func (h *holder) connect() Stats {
 	for h.connected < h.req.Count && h.failed == nil {
 		for h.next < h.req.Count && h.inflight < h.req.Window && h.failed == nil {
@@ -254,7 +254,7 @@ func (h *holder) connect() Stats {
 	return stats
 }
 
-// answer is what has been counted.
+// answer returns the current counts and resets the latency.
 func (h *holder) answer() Stats {
 	s := h.stats
 	c := &h.counts
@@ -264,7 +264,7 @@ func (h *holder) answer() Stats {
 	return s
 }
 
-// loop reads what comes until the process ends.
+// loop handles events until the process ends.
 func (h *holder) loop(asks <-chan struct{}, answers chan<- Stats) {
 	for {
 		h.wait(250)
@@ -277,7 +277,7 @@ func (h *holder) loop(asks <-chan struct{}, answers chan<- Stats) {
 	}
 }
 
-// wait handles what happens within some milliseconds.
+// wait handles the events of at most ms milliseconds.
 func (h *holder) wait(ms int) {
 	n, err := unix.EpollWait(h.epoll, h.events, ms)
 	if err != nil && !errors.Is(err, unix.EINTR) {
@@ -287,7 +287,7 @@ func (h *holder) wait(ms int) {
 	for i := range max(n, 0) {
 		ev := &h.events[i]
 		if ev.Fd < 0 {
-			_, _ = unix.Read(h.wake, h.buf[:8]) // it only wakes
+			_, _ = unix.Read(h.wake, h.buf[:8]) // it only wakes the loop
 			continue
 		}
 		c := h.conns[ev.Fd]
@@ -302,7 +302,7 @@ func (h *holder) wait(ms int) {
 	}
 }
 
-// dial begins the i-th connection.
+// dial starts the i-th connection.
 func (h *holder) dial(i int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -310,7 +310,8 @@ func (h *holder) dial(i int) error {
 	}
 	err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	if err == nil {
-		// Ends with a reset: no TIME_WAIT is left for the next run.
+		// With this option, close sends a reset. So no socket in TIME_WAIT remains for the
+		// next run.
 		err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	if err == nil && h.req.Stalled {
@@ -335,14 +336,14 @@ func (h *holder) dial(i int) error {
 	}
 	begun := time.Since(h.started)
 	if old := h.conns[i]; old != nil {
-		begun = old.begun // one that is tried again has been waiting since
+		begun = old.begun // a repeated attempt counts from the first one
 	}
 	h.conns[i] = &held{fd: fd, begun: begun, stream: stream{ws: h.req.Kind == WS}}
 	h.inflight++
 	return nil
 }
 
-// again tries a connection anew that ended before it was in.
+// again retries a connection that ended before admission.
 func (h *holder) again(c *held, i int, err error) {
 	_ = unix.Close(c.fd)
 	c.phase = gone
@@ -357,7 +358,7 @@ func (h *holder) again(c *held, i int, err error) {
 const upgrade = "GET /sub HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 
-// auth is the i-th client's first packet.
+// auth returns the first packet of the i-th client.
 func (r *HoldRequest) auth(i int) ([]byte, error) {
 	body := map[string]any{"token": UserID(r.First + i), "ack": r.Ack}
 	if r.Room != "" {
@@ -370,7 +371,7 @@ func (r *HoldRequest) auth(i int) ([]byte, error) {
 	return Request(r.Kind, protocol.OpAuth, b), nil
 }
 
-// advance goes on with a connection that is not in yet and has an event.
+// advance handles an event of a connection that is not yet admitted.
 func (h *holder) advance(c *held, i int) error {
 	switch c.phase {
 	case dialing:
@@ -417,7 +418,7 @@ func (h *holder) advance(c *held, i int) error {
 	return nil
 }
 
-// dialed is for a socket that is connected, or is not going to be.
+// dialed handles the end of connect(2), which may have failed.
 func (h *holder) dialed(c *held, i int) error {
 	if code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
 		return fmt.Errorf("connect to %s: %w", h.req.Addr, errors.Join(err, unix.Errno(code)))
@@ -450,7 +451,7 @@ func (h *holder) authenticate(c *held, i int) error {
 	return nil
 }
 
-// admitted notes that a client is in.
+// admitted records the admission of a client.
 func (h *holder) admitted(c *held) error {
 	c.phase = live
 	h.inflight--
@@ -469,7 +470,8 @@ func (h *holder) admitted(c *held) error {
 	return nil
 }
 
-// readSome reads what a socket has; 0 and no error when that is nothing yet.
+// readSome reads what a socket has. It returns 0 and no error if there is nothing to
+// read yet.
 func readSome(fd int, b []byte) (int, error) {
 	n, err := unix.Read(fd, b)
 	switch {
@@ -483,7 +485,7 @@ func readSome(fd int, b []byte) (int, error) {
 	return n, nil
 }
 
-// read takes what one connection has.
+// read handles the available bytes of one connection.
 func (h *holder) read(c *held) {
 	n, err := readSome(c.fd, h.buf)
 	if err != nil {
@@ -504,7 +506,7 @@ func (h *holder) read(c *held) {
 		h.drop(c)
 		return
 	}
-	const most = 8 * 1000 // bytes of ids in a packet
+	const most = 8 * 1000 // bytes of ids in one packet
 	for len(ids) > 0 {
 		k := min(len(ids), most)
 		if _, err := unix.Write(c.fd, Request(h.req.Kind, protocol.OpAck, ids[:k])); err != nil {
@@ -516,11 +518,11 @@ func (h *holder) read(c *held) {
 	}
 }
 
-// take counts messages, and gathers the ids to acknowledge.
+// take counts messages. It returns the ids to acknowledge.
 func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error) {
 	if !s.ws && s.rest == nil && !h.req.Stamped && !h.req.Ack {
-		// The common case, at five million a second: only lengths and
-		// operations are looked at.
+		// This fast path looks only at lengths and operations. It handles most packets, up to
+		// five million a second.
 		for len(b) >= protocol.HeaderV2 {
 			size := int(binary.BigEndian.Uint32(b))
 			if size < protocol.HeaderV2 || size > len(b) {
@@ -562,7 +564,7 @@ func (h *holder) drop(c *held) {
 	_ = unix.Close(c.fd)
 }
 
-// beats sends heartbeats, those of all connections evenly spread.
+// beats sends the heartbeats of all connections, spread evenly over time.
 type beats struct {
 	h      *holder
 	packet []byte
@@ -580,7 +582,8 @@ func (b *beats) send(now time.Time) {
 		c := b.h.conns[b.at%len(b.h.conns)]
 		b.at++
 		if c.phase == live {
-			// A full socket has had other signs of life.
+			// A connection whose socket is full needs no heartbeat: it has shown other signs of
+			// life.
 			_, _ = unix.Write(c.fd, b.packet)
 		}
 	}

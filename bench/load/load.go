@@ -1,13 +1,14 @@
-// Package load makes load: clients that hold connections (Hold, which runs in
-// child processes, each within its limit of open files) and callers of the
-// HTTP API.
+// Package load generates load: clients that hold connections (Hold), and callers of
+// the HTTP API. Hold runs in child processes, because each process has a limit of open
+// files.
 //
-// It guarantees that clients cost next to nothing beside the server that they
-// are the load of: one event loop (epoll) a process, one read for what a
-// connection has, no allocation for a message; and that what it counts it has
-// read. Latencies are taken between processes of one machine, by its wall
-// clock: messages that carry a stamp say when they were sent.
+// The clients must cost very little beside the server under test. One process has one
+// event loop (epoll). It handles the available bytes of a connection with one read,
+// and it allocates nothing for a message. Hold counts only messages that it has read.
+// Latencies are differences of the wall clock between processes of one machine: a
+// stamped message contains its sending time.
 //
-// It is no client to build on: it speaks version 2 only, never reconnects, and
-// gives up at the first surprise. clients/go is that client. Linux only.
+// The package is no general client. It speaks only protocol version 2, never
+// reconnects after its admission, and stops at the first unexpected event. For a real
+// client, use clients/go. Linux only.
 package load

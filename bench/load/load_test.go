@@ -27,7 +27,7 @@ func packets(bodies ...string) []byte {
 	return b
 }
 
-// framed is packets in a server's WebSocket frame.
+// framed returns the packets in one WebSocket frame of a server.
 func framed(p []byte) []byte {
 	head := []byte{0x82, byte(len(p))}
 	switch {
@@ -39,7 +39,7 @@ func framed(p []byte) []byte {
 	return append(head, p...)
 }
 
-// TestStream cuts a server's bytes at every place.
+// TestStream splits the bytes of a server at every position.
 func TestStream(t *testing.T) {
 	p := packets("one", "", strings.Repeat("long", 100))
 	frames := slices.Concat(framed(p), []byte{0x89, 0}, framed(p)) // a ping between them
@@ -52,7 +52,7 @@ func TestStream(t *testing.T) {
 			s := stream{ws: tt.ws}
 			var ids []uint64
 			for _, part := range [][]byte{tt.data[:cut], tt.data[cut:]} {
-				// The reader's buffer is used again.
+				// The reader's buffer is reused, so a kept body would change.
 				buf := bytes.Clone(part)
 				if err := s.feed(buf, func(p transport.Packet) { ids = append(ids, p.ID) }); err != nil {
 					t.Fatalf("ws %t, cut at %d: %v", tt.ws, cut, err)
@@ -75,7 +75,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// TestTake: the short way counts what the long way does.
+// TestTake checks that the fast path counts the same as the general path.
 func TestTake(t *testing.T) {
 	data := slices.Concat(packets("hi", "ho", ""), transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpHeartbeatReply, 0, 0, nil),
 		packets("x"))
@@ -98,8 +98,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// FuzzStream: whatever a server sends, in whatever pieces, nothing panics, and
-// the pieces make no difference.
+// FuzzStream checks that no server bytes cause a panic, and that it makes no
+// difference how they are split.
 func FuzzStream(f *testing.F) {
 	f.Add(false, 3, packets("one", "two"))
 	f.Add(true, 7, framed(packets("one", strings.Repeat("x", 300))))

@@ -20,12 +20,13 @@ import (
 	"imgo/transport"
 )
 
-// tlsWindow is how many connect at a time where the request does not say.
+// tlsWindow is the number of simultaneous connection attempts if the request sets
+// none.
 const tlsWindow = 64
 
-// tlsHolder holds connections with TLS: crypto/tls wants a goroutine each, so
-// it costs more than a holder, though not the server. It sends no heartbeats:
-// it is for measurements under two minutes.
+// tlsHolder holds connections with TLS. crypto/tls needs one goroutine for each
+// connection, so a tlsHolder costs more than a holder. The cost of the server is the
+// same. It sends no heartbeats, so a measurement must take less than two minutes.
 type tlsHolder struct {
 	req     HoldRequest
 	counts  counts
@@ -52,7 +53,7 @@ func holdTLS(req HoldRequest, dec *json.Decoder, enc *json.Encoder) error {
 		}
 		var next struct{}
 		if err := dec.Decode(&next); err != nil {
-			return err // and the connections end with the process
+			return err // the connections end with the process
 		}
 	}
 }
@@ -90,7 +91,7 @@ func (h *tlsHolder) connect() error {
 }
 
 func (h *tlsHolder) dial(ctx context.Context, i int) (_ net.Conn, _ *stream, err error) {
-	// The certificate is this run's own, and nobody else is on loopback.
+	// The certificate was made for this run, and only this machine can reach loopback.
 	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	conn, err := dialer.DialContext(ctx, "tcp", h.req.Addr)
 	if err != nil {

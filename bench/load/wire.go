@@ -18,14 +18,14 @@ const (
 	WS  = "ws"
 	TLS = "tls" // TCP with TLS
 	WSS = "wss"
-	Raw = "raw" // to the limit's writer: no protocol at all
+	Raw = "raw" // to limit.Writer, without any protocol
 )
 
 // MaxBody bounds a packet's body, in bytes.
 const MaxBody = 1 << 20
 
-// appendFrame appends a client's binary WebSocket frame of up to 65,535 bytes;
-// its mask is 0, so the payload follows as it is.
+// appendFrame appends a binary WebSocket frame of a client with a payload of up to
+// 65,535 bytes. The mask is 0, so the payload is unchanged.
 func appendFrame(dst, payload []byte) []byte {
 	if n := len(payload); n < 126 {
 		dst = append(dst, 0x82, 0x80|byte(n), 0, 0, 0, 0)
@@ -35,13 +35,14 @@ func appendFrame(dst, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// ServerFrame is a server's binary WebSocket frame of up to 125 bytes.
+// ServerFrame returns a binary WebSocket frame of a server with a payload of up to 125
+// bytes.
 func ServerFrame(payload []byte) []byte {
 	return append([]byte{0x82, byte(len(payload))}, payload...)
 }
 
-// Request is a client's packet of version 2 for a kind of connection; body has
-// up to 60,000 bytes.
+// Request returns a client's packet of version 2 for a kind of connection. The body
+// may have up to 60,000 bytes.
 func Request(kind string, op int32, body []byte) []byte {
 	p := transport.AppendPacket(nil, protocol.Version2, protocol.HeaderV2, op, 0, 0, body)
 	if kind == WS || kind == WSS {
@@ -50,18 +51,18 @@ func Request(kind string, op int32, body []byte) []byte {
 	return p
 }
 
-// stream takes a server's byte stream apart.
+// stream splits the byte stream of a server into packets.
 type stream struct {
 	ws bool
-	// rest is the beginning of a packet or frame; nil while there is none,
-	// which is nearly always: 10,000 of these cost next to nothing.
+	// rest is the beginning of an incomplete packet or frame. It is nil most of the time,
+	// which keeps the memory of 10,000 streams small.
 	rest []byte
 }
 
 var errClosed = errors.New("the server closed the connection")
 
-// feed calls packet for each packet that b completes. b and the packets' bodies
-// are only good during the call.
+// feed calls packet for each packet that b completes. b and the bodies of the packets
+// are valid only during the call.
 func (s *stream) feed(b []byte, packet func(transport.Packet)) error {
 	if len(s.rest) > 0 {
 		b = append(s.rest, b...)
@@ -84,7 +85,7 @@ func (s *stream) feed(b []byte, packet func(transport.Packet)) error {
 	return nil
 }
 
-// next takes the first packet or frame off b.
+// next removes the first packet or frame from b and returns the rest.
 func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 	if !s.ws {
 		p, rest, err := transport.DecodePacket(b, MaxBody)
@@ -102,7 +103,8 @@ func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 		for len(payload) > 0 {
 			p, more, err := transport.DecodePacket(payload, MaxBody)
 			if err != nil {
-				// What a message ends within never comes: no stream goes on from here.
+				// A packet cannot continue in the next WebSocket message, so the stream cannot
+				// recover.
 				return nil, fmt.Errorf("packet in a WebSocket message of %d bytes: %v", len(payload),
 					err) //nolint:errorlint // not to be taken for an unfinished frame
 			}
@@ -115,7 +117,7 @@ func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 	return rest, nil
 }
 
-// splitFrame takes a server's WebSocket frame off b.
+// splitFrame splits the first WebSocket frame of a server off b.
 func splitFrame(b []byte) (op byte, payload, rest []byte, err error) {
 	if len(b) < 2 {
 		return 0, nil, nil, io.ErrUnexpectedEOF

@@ -1,7 +1,6 @@
-// Package plot draws two kinds of pictures as SVG: lines over numbers, and
-// bars. The same input makes the same bytes; every text is escaped; what is no
-// finite number is left out. It has no styles, scripts or fonts of its own, and
-// draws nothing else.
+// Package plot draws two kinds of pictures as SVG: lines over numbers, and bars. The
+// same input gives the same bytes. It escapes every text and leaves out values that
+// are not finite. The pictures contain no styles, scripts or fonts.
 package plot
 
 import (
@@ -20,10 +19,10 @@ const (
 	labelWidth    = 380
 )
 
-// colours can be told apart also by those who do not see red and green apart.
+// colours can also be distinguished by readers with red-green blindness.
 var colours = [...]string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"}
 
-// Line is one line; X and Y are as long.
+// Line is one line. X and Y have the same length.
 type Line struct {
 	Label string
 	X, Y  []float64
@@ -33,13 +32,13 @@ type Line struct {
 type Bar struct {
 	Label string
 	Value float64
-	// Text stands beside the value.
+	// Text is written beside the value.
 	Text string
-	// Good bars have another colour than those that are not.
+	// Good selects the colour of the bar.
 	Good bool
 }
 
-// canvas writes SVG.
+// canvas is a buffer for SVG.
 type canvas struct{ bytes.Buffer }
 
 func open(w, h int, title, note string) *canvas {
@@ -59,7 +58,7 @@ func (c *canvas) close() []byte {
 
 func (c *canvas) text(x, y float64, anchor string, size int, s string) {
 	fmt.Fprintf(c, `<text x="%s" y="%s" text-anchor="%s" font-size="%d" fill="#222222">`, num(x), num(y), anchor, size)
-	_ = xml.EscapeText(c, []byte(s)) // a buffer takes everything
+	_ = xml.EscapeText(c, []byte(s)) // a buffer never returns an error
 	c.WriteString("</text>\n")
 }
 
@@ -67,12 +66,12 @@ func (c *canvas) line(x1, y1, x2, y2 float64, colour string) {
 	fmt.Fprintf(c, `<line x1="%s" y1="%s" x2="%s" y2="%s" stroke="%s"/>`+"\n", num(x1), num(y1), num(x2), num(y2), colour)
 }
 
-// num is a coordinate.
+// num returns a coordinate as text, with at most one decimal.
 func num(v float64) string {
 	return strconv.FormatFloat(math.Round(v*10)/10, 'f', -1, 64)
 }
 
-// label is a number on an axis.
+// label returns the text of a number on an axis.
 func label(v float64) string {
 	switch a := math.Abs(v); {
 	case a >= 1e6:
@@ -85,7 +84,7 @@ func label(v float64) string {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// step is a round number of which about n fill span.
+// step returns a round number that divides span into about n parts.
 func step(span float64, n int) float64 {
 	raw := span / float64(n)
 	power := math.Pow(10, math.Floor(math.Log10(raw)))
@@ -147,8 +146,8 @@ func Lines(title, note, xUnit, yUnit string, lines []Line) []byte {
 	return c.close()
 }
 
-// Bars draws bars, one below the other, with a line at mark; those that are
-// longer than four marks are cut there.
+// Bars draws bars, one below the other, with a vertical line at mark. Bars longer than
+// four marks are cut there.
 func Bars(title, note string, mark float64, bars []Bar) []byte {
 	h := top + barHeight*len(bars) + 20
 	c := open(width+160, h, title, note)

@@ -12,7 +12,7 @@ import (
 	"imgo/bench/plot"
 )
 
-// wellFormed fails unless a picture is XML whose texts are what they should be.
+// wellFormed fails the test unless the picture is valid XML with the expected texts.
 func wellFormed(t *testing.T, svg []byte) (texts []string) {
 	t.Helper()
 	inText := false

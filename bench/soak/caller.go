@@ -13,23 +13,23 @@ import (
 	"imgo/internal/wait"
 )
 
-// caller is a business system: it pushes, one push after another.
+// caller is a simulated business system. It sends one push after another.
 type caller struct {
 	r   *run
 	rng *rand.Rand
-	// last is a push with an idempotency key that was accepted.
+	// last is an accepted push with an idempotency key, which the caller may repeat.
 	last *push
 }
 
-// push is one push and whatever comes of it.
+// push is one push with its number and its receivers.
 type push struct {
 	number uint64
 	body   *pushapi.Push
 	users  []string // of a kept push
 }
 
-// run pushes until stop is closed. A push with a key is repeated until it is
-// accepted, whatever happens to the server meanwhile; ctx ends that too.
+// run pushes until stop is closed. It repeats a push with a key until the server
+// accepts it, even across restarts of the server. If ctx ends, run stops at once.
 func (c *caller) run(ctx context.Context, stop <-chan struct{}) {
 	for {
 		select {
@@ -47,7 +47,7 @@ func (c *caller) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// next chooses a push.
+// next returns a randomly chosen push.
 func (c *caller) next() *push {
 	p := &push{number: c.r.count.pushes.Add(1), body: &pushapi.Push{}}
 	body := message{N: p.number, Pad: strings.Repeat("x", c.rng.IntN(200))}
@@ -76,7 +76,7 @@ func (c *caller) next() *push {
 			}
 		}
 		p.body.Users = p.users
-	case dice < 280 && c.r.cfg.Slow > 0: // for those who read slowly
+	case dice < 280 && c.r.cfg.Slow > 0: // for devices that read slowly
 		p.users = []string{c.r.users[c.rng.IntN(c.r.cfg.Slow)].name}
 		p.body.User = p.users[0]
 		body.Pad = strings.Repeat("x", 4<<10)
@@ -91,8 +91,9 @@ func (c *caller) next() *push {
 
 func (c *caller) user() string { return c.r.users[c.rng.IntN(len(c.r.users))].name }
 
-// push sends a push until it has its answer: again and again with a key, once
-// without. That nobody listens is no answer: nothing was sent.
+// push sends a push until there is an answer. It repeats a push with a key, and sends
+// any other push once. A refused connection is no answer, because nothing was sent;
+// push then tries again.
 func (c *caller) push(ctx context.Context, stop <-chan struct{}, p *push) {
 	count := &c.r.count
 	pause := wait.Backoff{Min: 10 * time.Millisecond, Max: 200 * time.Millisecond}
@@ -138,7 +139,7 @@ func (c *caller) push(ctx context.Context, stop <-chan struct{}, p *push) {
 	}
 }
 
-// accept notes an answer.
+// accept records the answer to an accepted push.
 func (c *caller) accept(p *push, results []pushapi.Result) {
 	if len(p.users) == 0 {
 		return
@@ -159,8 +160,8 @@ func (c *caller) accept(p *push, results []pushapi.Result) {
 	}
 }
 
-// again repeats a push that was accepted: the server must know it, and say the
-// same ids.
+// again repeats an accepted push. The server must recognize it as a duplicate and
+// return the same ids.
 func (c *caller) again(ctx context.Context) {
 	p := c.last
 	c.last = nil

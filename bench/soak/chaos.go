@@ -12,20 +12,20 @@ type end int
 
 const (
 	endKill     end = iota
-	endStarting     // killed, and killed again while it starts
-	endStopping     // killed while it stops in order
-	endTerm         // it stops in order
+	endStarting     // killed, started and killed again during the start
+	endStopping     // SIGTERM, and killed during the orderly stop
+	endTerm         // SIGTERM and an orderly stop
 )
 
-// plan is the order of the ends: as many kills as were asked for, of which
-// about one in four hits a server that starts and one in ten one that stops.
+// plan returns the order of the ends. It contains cfg.Kills kills. About one in four
+// hits a server that starts, and one in ten a server that stops.
 func (r *run) plan() []end {
 	var plan []end
 	for left := r.cfg.Kills; left > 0; left-- {
 		switch n := r.cfg.Kills - left; {
 		case n%4 == 1 && left > 1:
 			plan = append(plan, endStarting)
-			left-- // it has two
+			left-- // it consists of two kills
 		case n%10 == 4:
 			plan = append(plan, endStopping)
 		default:
@@ -39,7 +39,7 @@ func (r *run) plan() []end {
 	return plan
 }
 
-// chaos ends and starts the server until the plan is through.
+// chaos ends and starts the server until the plan is done.
 func (r *run) chaos(ctx context.Context) error {
 	for _, how := range r.plan() {
 		gap := r.cfg.MinGap + time.Duration(r.rng.Int64N(int64(r.cfg.MaxGap-r.cfg.MinGap)))
@@ -83,7 +83,7 @@ func (r *run) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// end ends the server.
+// end ends the server in the given way.
 func (r *run) end(ctx context.Context, how end) error {
 	switch how {
 	case endTerm:
@@ -104,14 +104,14 @@ func (r *run) end(ctx context.Context, how end) error {
 		}
 		err := r.kill()
 		if ended := (*endedError)(nil); errors.As(err, &ended) && ended.state.Success() {
-			return nil // it was faster
+			return nil // it stopped before the kill
 		}
 		return err
 	}
 	return r.kill()
 }
 
-// kill kills the server, and times what follows.
+// kill kills the server. The time until the first accepted push counts from here.
 func (r *run) kill() error {
 	r.count.kills.Add(1)
 	r.mu.Lock()
@@ -120,7 +120,7 @@ func (r *run) kill() error {
 	return r.server.kill()
 }
 
-// acceptedAt says that a push that began at this time was accepted.
+// acceptedAt records that a push that began at began was accepted.
 func (r *run) acceptedAt(began time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,8 +130,8 @@ func (r *run) acceptedAt(began time.Time) {
 	}
 }
 
-// calmFor lets the server run for a while, and sees when every device that
-// wants to be is online again.
+// calmFor lets the server run for gap. It measures the time until all devices are
+// online again, except those that are offline on purpose.
 func (r *run) calmFor(ctx context.Context, gap time.Duration) error {
 	r.mu.Lock()
 	since := r.killed
@@ -161,8 +161,8 @@ func (r *run) calmFor(ctx context.Context, gap time.Duration) error {
 	return nil
 }
 
-// allOnline says whether every device is connected to the server that runs
-// now; without strict, those that are away of their own will do not count.
+// allOnline reports whether every device is connected to the current process of the
+// server. Unless strict is set, it ignores devices that are offline on purpose.
 func (r *run) allOnline(strict bool) bool {
 	now := r.server.run.Load()
 	for _, d := range r.devices {
@@ -173,7 +173,7 @@ func (r *run) allOnline(strict bool) bool {
 	return true
 }
 
-// until polls until what is waited for is so, at most for Settle.
+// until polls so until it returns true or an error. It gives up after cfg.Settle.
 func (r *run) until(ctx context.Context, what string, so func() (bool, error)) error {
 	limit := time.Now().Add(r.cfg.Settle)
 	for {
@@ -190,7 +190,7 @@ func (r *run) until(ctx context.Context, what string, so func() (bool, error)) e
 	}
 }
 
-// settle waits until everything that was accepted has arrived everywhere.
+// settle waits until every device has received everything that was accepted.
 func (r *run) settle(ctx context.Context) error {
 	err := r.until(ctx, "everything that was accepted has arrived", func() (bool, error) {
 		return len(r.h.Lost(1)) == 0, nil
@@ -201,7 +201,7 @@ func (r *run) settle(ctx context.Context) error {
 	return err
 }
 
-// evidence is what the server says of those who lack something.
+// evidence returns the server's view of users that lack messages, as an error.
 func (r *run) evidence(ctx context.Context) error {
 	var all error
 	seen := map[string]bool{}
@@ -225,10 +225,10 @@ func (r *run) evidence(ctx context.Context) error {
 	return all
 }
 
-// afterwards kills the server twice while nobody pushes. After the first time
-// the clients get and acknowledge whatever they had left out, until no mailbox
-// holds anything; after the second time nothing may come back: acknowledged is
-// acknowledged.
+// afterwards kills the server twice while nobody pushes. After the first kill, the
+// clients receive and acknowledge the remaining messages until all mailboxes are
+// empty. After the second kill, no message may arrive, because an acknowledged message
+// never comes again.
 func (r *run) afterwards(ctx context.Context) error {
 	if err := r.quietKill(ctx); err != nil {
 		return err
@@ -247,7 +247,7 @@ func (r *run) afterwards(ctx context.Context) error {
 	if err := r.quietKill(ctx); err != nil {
 		return err
 	}
-	// As long as the owner's watch needs to find what it would have to send.
+	// This is as long as the owner's watch needs to find unacknowledged messages.
 	if err := r.sleep(ctx, 300*time.Millisecond); err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func (r *run) afterwards(ctx context.Context) error {
 	return nil
 }
 
-// quietKill kills and starts the server, and waits until all are back.
+// quietKill kills and starts the server, and waits until all devices are online again.
 func (r *run) quietKill(ctx context.Context) error {
 	if err := r.server.kill(); err != nil {
 		return err

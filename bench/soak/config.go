@@ -6,54 +6,55 @@ import (
 	"time"
 )
 
-// Config is one run. Short and Full are whole ones.
+// Config describes one run. Short and Full return complete ones.
 type Config struct {
-	// Binary is the imgo to run, and Dir an empty folder for its data and log.
+	// Binary is the path of the imgo executable. Dir is an empty folder for its data and
+	// log.
 	Binary, Dir string
-	// Seed is of every choice that is made; the moments depend on the machine.
+	// Seed determines all random choices. Their timing depends on the machine.
 	Seed uint64
 
-	// Goroutines has each connection of the server have a goroutine, where epoll
-	// could wait for it.
+	// Goroutines makes the server use one goroutine for each connection instead of epoll.
 	Goroutines bool
 
-	Callers int // that push at the same time
-	Users   int // with two devices each, all of them known before the first push
-	Rooms   int // of 10 users each
-	Slow    int // devices that read slowly; their users get more, and larger
+	Callers int // concurrent callers
+	Users   int // users with two devices each; the server knows all of them before the first push
+	Rooms   int // rooms of 10 users each
+	Slow    int // devices that read slowly; their users get more and larger messages
 
-	Kills int // kill -9, a few of them while the server starts or stops
+	Kills int // kills with SIGKILL, a few of them during a start or a stop
 	Terms int // restarts by SIGTERM
-	// MinGap and MaxGap bound the time between a server that is ready and its
-	// end.
+	// MinGap and MaxGap bound the time from a ready server to its next end.
 	MinGap, MaxGap time.Duration
-	// Pace is the longest that a caller waits between two pushes.
+	// Pace bounds the time between two pushes of a caller.
 	Pace time.Duration
-	// Stay is about how long a device stays before it goes offline by itself,
-	// and Away the longest that it is away.
+	// Stay is the approximate time that a device stays connected. Away bounds the time
+	// that it then stays offline.
 	Stay, Away time.Duration
 
-	// Settle is how long what was accepted may take to arrive once all is well.
+	// Settle bounds the time in which all accepted messages must arrive after the last
+	// fault.
 	Settle time.Duration
 	// Limit bounds the whole run.
 	Limit time.Duration
 
-	// Progress, when not nil, is told every Every how things stand.
+	// Progress, if not nil, receives a progress line every Every.
 	Progress func(format string, args ...any)
 	Every    time.Duration
 
-	// Falsify spoils what is noted, to show that the judge finds it.
+	// Falsify falsifies the recorded history, to show that the check of the history finds
+	// it.
 	Falsify Falsify
 }
 
-// Falsify says what to note wrongly, once each.
+// Falsify selects errors to record. Each is recorded once.
 type Falsify struct {
-	Lose   bool // a message that was received and acknowledged is not noted
-	Repeat bool // a message is noted twice
-	Swap   bool // two messages are noted in the wrong order
+	Lose   bool // a received and acknowledged message is not recorded
+	Repeat bool // a message is recorded twice
+	Swap   bool // two messages are recorded in the wrong order
 }
 
-// Short is the run that is part of the tests: about 15 seconds.
+// Short returns the run for the test suite, of about 15 seconds.
 func Short() Config {
 	return Config{
 		Callers: 16, Users: 40, Rooms: 4, Slow: 2,
@@ -66,7 +67,7 @@ func Short() Config {
 	}
 }
 
-// Full is the whole run: about two minutes, and three at the most.
+// Full returns the complete run, of about two minutes and at most three.
 func Full() Config {
 	return Config{
 		Callers: 64, Users: 200, Rooms: 20, Slow: 4,
@@ -79,7 +80,7 @@ func Full() Config {
 	}
 }
 
-// roomUsers is how many users are in a room.
+// roomUsers is the number of users in a room.
 const roomUsers = 10
 
 func (c *Config) check() error {

@@ -15,61 +15,60 @@ import (
 	"imgo/verify/history"
 )
 
-// kind is how a device connects.
+// kind is the way in which a device connects.
 type kind int
 
 const (
 	kindTCP  kind = iota
 	kindWS        // binary messages
 	kindJSON      // text messages
-	kindAuto      // TCP, and it does not acknowledge: the server finds out by itself
-	kindSDK       // the Go client, by TCP
+	kindAuto      // TCP without acknowledgements; the server detects deliveries by itself
+	kindSDK       // the Go client over TCP
 	kindSDKWS
 	kinds
 )
 
 const (
-	// callLimit bounds a call of the API, and a write.
+	// callLimit bounds a call of the API and a write to a connection.
 	callLimit = 15 * time.Second
 	dialLimit = 5 * time.Second
-	// silence is how long nothing may come: every heartbeat is answered.
+	// silence bounds the time without any packet. The server answers every heartbeat.
 	silence = 20 * time.Second
 	beat    = 3 * time.Second
-	// minWait and maxWait bound the span of which a random part passes before
-	// a device connects again.
+	// minWait and maxWait bound the range of the random pause before a reconnect.
 	minWait, maxWait = 40 * time.Millisecond, 500 * time.Millisecond
 )
 
-// device is one device of one user for the whole run: it connects again by
-// itself, notes what it gets, and acknowledges that.
+// device is one device of one user for the whole run. It reconnects by itself, and
+// records and acknowledges the messages that it receives.
 type device struct {
 	r     *run
 	user  *account
 	name  string
 	kind  kind
 	rooms []string
-	rng   *rand.Rand // of the goroutine that runs the device
+	rng   *rand.Rand // only for the goroutine that runs the device
 	slow  bool
-	// ackDelay is how long acknowledgements are gathered, and forget how many
-	// of them are left out.
+	// ackDelay bounds how long acknowledgements are collected. forget is the share of them
+	// that is left out.
 	ackDelay time.Duration
 	forget   float64
-	falsify  falsifier // nil: what it notes is true
+	falsify  falsifier // nil if the device records the truth
 
-	// known is closed when the server has first accepted the device.
+	// known is closed when the server has accepted the device for the first time.
 	known chan struct{}
 	once  sync.Once
-	// online is the number of the process that it is connected to; 0: none.
+	// online is the number of the server process to which the device is connected, or 0.
 	online atomic.Int64
-	// away says that it is offline of its own will.
+	// away reports whether the device is offline on purpose.
 	away atomic.Bool
-	// pending is what the server last said was waiting for it.
+	// pending is the last number of waiting messages that the server reported.
 	pending atomic.Int64
 }
 
 func (d *device) String() string { return d.user.name + "/" + d.name }
 
-// accepted notes that the server knows the device.
+// accepted records that the server has accepted the device.
 func (d *device) accepted(pending int) {
 	d.pending.Store(int64(pending))
 	d.online.Store(d.r.server.run.Load())
@@ -79,7 +78,7 @@ func (d *device) accepted(pending int) {
 	})
 }
 
-// note notes a message.
+// note records a message.
 func (d *device) note(s *history.Session, id uint64, body []byte) {
 	number, err := numberOf(body)
 	if err != nil {
@@ -96,7 +95,7 @@ func (d *device) note(s *history.Session, id uint64, body []byte) {
 	s.Got(id, number)
 }
 
-// stay is how long the next session is to last; 0: as long as it can.
+// stay returns the duration of the next session. 0 means without limit.
 func (d *device) stay() time.Duration {
 	if d.r.isCalm() {
 		return 0
@@ -104,7 +103,8 @@ func (d *device) stay() time.Duration {
 	return d.r.cfg.Stay/4 + rand.N(2*d.r.cfg.Stay)
 }
 
-// pause waits a while of the device's own will, or until all is calm.
+// pause keeps the device offline for a random time below most. It ends early when the
+// run becomes calm.
 func (d *device) pause(ctx context.Context, most time.Duration) {
 	d.away.Store(true)
 	defer d.away.Store(false)
@@ -117,7 +117,7 @@ func (d *device) pause(ctx context.Context, most time.Duration) {
 	}
 }
 
-// run keeps the device connected, but for pauses, until ctx is done.
+// run keeps the device connected until ctx is done, except for its pauses.
 func (d *device) run(ctx context.Context) {
 	if d.kind == kindSDK || d.kind == kindSDKWS {
 		d.runSDK(ctx)
@@ -147,7 +147,7 @@ func (d *device) run(ctx context.Context) {
 	}
 }
 
-// dial connects to the server that runs.
+// dial connects to the running server.
 func (d *device) dial(ctx context.Context) (*raw.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
@@ -166,8 +166,8 @@ func (d *device) dial(ctx context.Context) (*raw.Conn, error) {
 	return raw.Dial(ctx, to, o)
 }
 
-// dialNarrow makes a connection for which the kernel holds little, so that the
-// server feels a client that reads slowly.
+// dialNarrow connects with a small receive buffer. So the server notices a slow reader
+// early.
 func dialNarrow(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if tcp, ok := conn.(*net.TCPConn); ok {
@@ -179,13 +179,14 @@ func dialNarrow(ctx context.Context, network, address string) (net.Conn, error) 
 // write sends one packet.
 func write(conn *raw.Conn, p raw.Packet) error { return conn.Write(time.Now().Add(callLimit), p) }
 
-// connect makes one connection and serves it to its end: accepted says that
-// the server took the device, left that the end was the device's own will. A
-// connection that breaks is no error; what the server should never do is.
+// connect makes one connection and serves it to its end. accepted reports whether the
+// server accepted the device, and left whether the device ended the connection on
+// purpose. A broken connection is no error. A violation of the protocol by the server
+// is one.
 func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
 	w, err := d.dial(ctx)
 	if err != nil {
-		return false, false, nil //nolint:nilerr // nobody is there: that is what is tested
+		return false, false, nil //nolint:nilerr // the server may be down
 	}
 	defer w.Close()
 	defer context.AfterFunc(ctx, w.Close)()
@@ -207,15 +208,15 @@ func (d *device) connect(ctx context.Context) (accepted, left bool, err error) {
 type connection struct {
 	*device
 	conn    *raw.Conn
-	session *history.Session // nil until the server has accepted it
+	session *history.Session // nil until the server has accepted the device
 	leaving atomic.Bool
 
 	mu   sync.Mutex
 	acks []uint64
-	due  chan struct{} // has a token when there is something in acks
+	due  chan struct{} // has a token while acks is not empty
 }
 
-// serve reads to the end.
+// serve reads packets until the connection ends.
 func (c *connection) serve() error {
 	var others sync.WaitGroup
 	calm, done := c.r.isCalm(), make(chan struct{})
@@ -224,7 +225,7 @@ func (c *connection) serve() error {
 	for {
 		p, err := c.conn.Read(time.Now().Add(silence))
 		if err != nil {
-			return nil //nolint:nilerr // the connection is over: that is what is tested
+			return nil //nolint:nilerr // the server may end at any time
 		}
 		switch {
 		case p.Op == protocol.OpDisconnect:
@@ -250,15 +251,15 @@ func (c *connection) serve() error {
 		}
 		if c.slow && !calm {
 			if c.r.isCalm() {
-				return nil // it comes back by a connection that is not narrow
+				return nil // the device reconnects with a normal receive buffer
 			}
 			time.Sleep(20*time.Millisecond + rand.N(40*time.Millisecond))
 		}
 	}
 }
 
-// sentAway judges an op 6: a server that ends says that the client is to come
-// back, and nothing else is a reason here.
+// sentAway checks a disconnect packet (op 6). The only valid reason here is a server
+// that stops, and it must ask the client to reconnect.
 func (c *connection) sentAway(body []byte) error {
 	var says struct {
 		Code      int    `json:"code"`
@@ -275,7 +276,7 @@ func (c *connection) sentAway(body []byte) error {
 	return nil
 }
 
-// leave ends the connection from the device's side, in one of several ways.
+// leave ends the connection from the device's side, in a random way.
 func (c *connection) leave() {
 	if c.r.isCalm() {
 		return
@@ -284,8 +285,8 @@ func (c *connection) leave() {
 	c.away.Store(true)
 	switch {
 	case c.kind == kindAuto:
-		// What its kernel has is taken for delivered, so it reads that to the
-		// end.
+		// The server takes everything in the device's kernel for delivered. So the device
+		// still reads until the end.
 		c.conn.CloseWrite()
 	case rand.N(2) == 0:
 		c.conn.Abort()
@@ -294,7 +295,7 @@ func (c *connection) leave() {
 	}
 }
 
-// ack notes that a kept message is to be acknowledged.
+// ack queues the acknowledgement of a kept message.
 func (c *connection) ack(id uint64) {
 	if id == 0 || c.kind == kindAuto {
 		return
@@ -308,7 +309,7 @@ func (c *connection) ack(id uint64) {
 	}
 }
 
-// write sends heartbeats and acknowledgements until done.
+// write sends heartbeats and acknowledgements until done is closed.
 func (c *connection) write(done <-chan struct{}) {
 	beats := time.NewTicker(beat/2 + rand.N(beat))
 	defer beats.Stop()
@@ -319,7 +320,7 @@ func (c *connection) write(done <-chan struct{}) {
 		case <-done:
 			return
 		case <-beats.C:
-			// A connection that cannot be written to is found out by reading.
+			// If the connection is broken, the reading goroutine notices it.
 			_ = write(c.conn, raw.Packet{Op: protocol.OpHeartbeat, Seq: 2})
 		case <-due:
 			delay := rand.N(c.ackDelay)
@@ -334,7 +335,7 @@ func (c *connection) write(done <-chan struct{}) {
 	}
 }
 
-// ackBatch is how many ids one packet acknowledges.
+// ackBatch is the number of ids that one packet acknowledges.
 const ackBatch = 500
 
 func (c *connection) sendAcks() {
@@ -353,7 +354,7 @@ func (c *connection) sendAcks() {
 	}
 	for len(ids) > 0 {
 		n := min(len(ids), ackBatch)
-		// Those that do not arrive come again with the next session.
+		// Messages whose acknowledgement is lost come again in the next session.
 		_ = write(c.conn, raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(c.kind == kindJSON, ids[:n])})
 		ids = ids[n:]
 	}

@@ -2,14 +2,14 @@ package soak
 
 import "imgo/verify/history"
 
-// falsifier notes a message instead of its device, not always truly. It is for
-// one goroutine.
+// falsifier records a message in place of its device, and not always correctly. It is
+// not safe for concurrent use.
 type falsifier func(s *history.Session, id, number uint64)
 
-// after is how many messages are noted truly before one is not.
+// after is the number of correctly recorded messages before the false one.
 const after = 10
 
-// falsifiers are those that cfg asks for, each for a device of its own.
+// falsifiers returns the falsifiers that f selects. Each is for a separate device.
 func falsifiers(f Falsify) []falsifier {
 	var all []falsifier
 	if f.Lose {
@@ -24,7 +24,7 @@ func falsifiers(f Falsify) []falsifier {
 	return all
 }
 
-// loser never notes one message, however often that comes.
+// loser never records one message, no matter how often that arrives.
 func loser() falsifier {
 	n, lost := 0, uint64(0)
 	return func(s *history.Session, id, number uint64) {
@@ -37,7 +37,7 @@ func loser() falsifier {
 	}
 }
 
-// repeater notes one message twice.
+// repeater records one message twice.
 func repeater() falsifier {
 	n := 0
 	return func(s *history.Session, id, number uint64) {
@@ -48,7 +48,7 @@ func repeater() falsifier {
 	}
 }
 
-// swapper notes a message after the one that came behind it.
+// swapper records a message after the next one.
 func swapper() falsifier {
 	n := 0
 	var session *history.Session
@@ -59,7 +59,7 @@ func swapper() falsifier {
 		case n >= after && session == nil:
 			session, heldID, heldNumber = s, id, number
 		case n >= after && session != s && heldID != 0:
-			// The session ended in between: what is held comes again.
+			// The session ended in between, so the held message comes again.
 			session, heldID, heldNumber = s, id, number
 		case heldID != 0:
 			s.Got(id, number)

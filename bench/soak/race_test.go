@@ -2,6 +2,6 @@
 
 package soak_test
 
-// raceEnabled says that the test has the race detector; the server then gets
-// it too, and what it finds there fails the run.
+// raceEnabled reports whether the test runs with the race detector. The server is then
+// built with it too, and a race in it fails the run.
 const raceEnabled = true

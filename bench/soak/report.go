@@ -9,29 +9,30 @@ import (
 	"imgo/verify/history"
 )
 
-// Report is what a run came to.
+// Report is the result of a run.
 type Report struct {
 	Seed    uint64
 	Elapsed time.Duration
-	// Kills are kill -9 in the middle of everything, of which Starting hit a
-	// server that started and Stopping one that stopped; Terms are restarts by
-	// SIGTERM.
+	// Kills is the number of kills with SIGKILL. Starting of them hit a starting server,
+	// and Stopping a stopping one. Terms is the number of restarts with SIGTERM.
 	Kills, Starting, Stopping, Terms int64
-	// Pushes were tried, of whatever kind. Accepted were answered so; Refused
-	// and Unanswered are tries that were not (an error of the server; no answer
-	// at all), Repeated those of them that were repeated with their key, and
-	// Again pushes that were repeated after they had been accepted.
+	// Pushes is the number of attempted pushes. Accepted counts positive answers, Refused
+	// counts errors of the server, and Unanswered counts tries without an answer. Repeated
+	// counts failed tries that were repeated with their key. Again counts pushes that were
+	// repeated after they had been accepted.
 	Pushes                                         uint64
 	Accepted, Refused, Unanswered, Repeated, Again int64
-	// History counts the kept pushes by user, and what the devices got.
+	// History counts the kept pushes for each user, and the messages that the devices
+	// received.
 	History history.Stats
 	Lost    int
-	// ToAccept is the longest time from a kill to the first accepted push, and
-	// ToReconnect that to the last device being online again: of Reconnects
-	// times; Unfinished times the next end came first.
+	// ToAccept is the longest time from a kill to the next accepted push. ToReconnect is
+	// the longest time from a kill until the last device is online again. Reconnects
+	// counts the kills after which that happened. Unfinished counts those where the next
+	// end came first.
 	ToAccept, ToReconnect  time.Duration
 	Reconnects, Unfinished int
-	// ToStop is the longest time from a SIGTERM to the end.
+	// ToStop is the longest time from a SIGTERM to the end of the process.
 	ToStop time.Duration
 }
 
@@ -50,7 +51,7 @@ func (r *run) report() *Report {
 	return rep
 }
 
-// String is the report for a person.
+// String returns the report as text.
 func (r *Report) String() string {
 	var b strings.Builder
 	line := func(what, format string, args ...any) {
@@ -71,7 +72,7 @@ func (r *Report) String() string {
 	return b.String()
 }
 
-// tell says how things stand, every now and then.
+// tell reports the progress every cfg.Every.
 func (r *run) tell(ctx context.Context) {
 	ticker := time.NewTicker(r.cfg.Every)
 	defer ticker.Stop()

@@ -8,9 +8,9 @@ import (
 	"imgo/verify/history"
 )
 
-// runSDK runs a device that is the Go client. It drops by itself what it has
-// had, so all its connections are one session to the judge: handed out must be
-// every id once, in order.
+// runSDK runs a device that uses the Go client. The client itself drops repeated
+// messages. So all its connections count as one session, in which every id must arrive
+// once and in order.
 func (d *device) runSDK(ctx context.Context) {
 	var s *history.Session // made once the server has accepted the device
 	address := d.r.server.tcp
@@ -28,7 +28,7 @@ func (d *device) runSDK(ctx context.Context) {
 			d.accepted(info.Pending)
 		},
 		OnDisconnect: func(error, time.Duration) { d.online.Store(0) },
-		// More than a run can make.
+		// The client remembers more ids than a run can produce.
 		Remember: 1 << 20,
 	})
 	if err != nil {

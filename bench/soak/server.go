@@ -18,15 +18,15 @@ import (
 	"time"
 )
 
-// startLimit bounds a start, and stopLimit an orderly end: the server's own
+// startLimit bounds a start, and stopLimit an orderly stop. The server's own
 // shutdown.timeout is 15 s.
 const (
 	startLimit = 30 * time.Second
 	stopLimit  = 20 * time.Second
 )
 
-// Build builds the server into dir and returns the program's path; race adds
-// the race detector.
+// Build builds the server into dir and returns the path of the program. race adds the
+// race detector.
 func Build(ctx context.Context, dir string, race bool) (string, error) {
 	binary := filepath.Join(dir, "imgo")
 	args := []string{"build", "-o", binary}
@@ -39,18 +39,19 @@ func Build(ctx context.Context, dir string, race bool) (string, error) {
 	return binary, nil
 }
 
-// server is one imgo after another on one data folder, at the same addresses.
-// start, kill, stop and exited are for one goroutine; the rest for any.
+// server is a sequence of imgo processes on one data folder and at fixed addresses.
+// Only one goroutine may use start, kill, stop and exited. The other methods are safe
+// for concurrent use.
 type server struct {
 	binary, dir   string
-	goroutines    bool   // for connections, not epoll
+	goroutines    bool   // one goroutine for each connection instead of epoll
 	tcp, ws, http string // host:port
 
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when the process has ended
 	log    *os.File
 	client *http.Client
-	// run counts the processes; a device that is online says in which.
+	// run is the number of the current process. A device records it while it is online.
 	run atomic.Int64
 }
 
@@ -69,10 +70,10 @@ func newServer(ctx context.Context, cfg Config, rng *rand.Rand) (*server, error)
 	}, nil
 }
 
-// freePorts finds ports that stay free while nobody listens on them: below the
-// range that the system gives out for connections. From within it, a client
-// that connects while the server is down could be given the very port that it
-// connects to, meet itself there, and keep the server out.
+// freePorts finds ports below the system's range for outgoing connections, so that
+// they stay free while the server is down. A port inside that range would be unsafe.
+// The system could assign it to a client that connects to the same port. The client
+// would then connect to itself and block the server's port.
 func freePorts(ctx context.Context, rng *rand.Rand, n int) ([]string, error) {
 	var ports []string
 	for range 1000 {
@@ -89,17 +90,17 @@ func freePorts(ctx context.Context, rng *rand.Rand, n int) ([]string, error) {
 	return nil, errors.New("no free ports between 10000 and 30000")
 }
 
-// start starts a process; it does not wait until that is ready.
+// start starts a process and does not wait until it is ready.
 func (s *server) start() error {
-	s.cmd = exec.Command(s.binary, //nolint:noctx // it is to outlive every context but Run's, whose end kills it
+	s.cmd = exec.Command(s.binary, //nolint:noctx // only the end of Run kills it, not the end of a context
 		"--data-dir", filepath.Join(s.dir, "data"), "--node-id", "soak",
 		"--tcp", s.tcp, "--ws", s.ws, "--http", s.http, "--log-format", "json",
-		// No limit may drop what the judge then calls lost.
+		// No limit may drop a message, because it would then count as lost.
 		"--kept-mailbox-length", "1000000",
-		// A slow client is behind sooner than it would be.
+		// With a low limit, a slow client falls behind sooner.
 		"--limits-pending-bytes", "64KiB",
 		fmt.Sprintf("--comet-epoll=%t", !s.goroutines),
-		// Every other process does without.
+		// Every second process runs without io_uring.
 		fmt.Sprintf("--comet-io-uring=%t", s.run.Load()%2 == 0))
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	for _, v := range os.Environ() {
@@ -116,7 +117,7 @@ func (s *server) start() error {
 	s.ended = ended
 	go func() {
 		defer close(ended)
-		_ = cmd.Wait() // its verdict is in cmd.ProcessState
+		_ = cmd.Wait() // cmd.ProcessState then has the exit status
 	}()
 	return nil
 }
@@ -153,12 +154,13 @@ func (s *server) ready(ctx context.Context) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// endedError is that the server had ended before it was killed.
+// endedError reports that the server had already ended before it was killed.
 type endedError struct{ state *os.ProcessState }
 
 func (e *endedError) Error() string { return "the server had ended by itself: " + e.state.String() }
 
-// kill is kill -9; an *endedError when there was nothing to kill.
+// kill kills the server with SIGKILL. It returns an *endedError if the server had
+// already ended.
 func (s *server) kill() error {
 	if s.cmd == nil {
 		return nil
@@ -180,7 +182,7 @@ func (s *server) kill() error {
 	return nil
 }
 
-// term asks the server to end; see stop.
+// term sends SIGTERM to the server and does not wait.
 func (s *server) term() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("send SIGTERM: %w", err)
@@ -188,7 +190,8 @@ func (s *server) term() error {
 	return nil
 }
 
-// stop ends the server by SIGTERM, which must be an orderly end in time.
+// stop ends the server with SIGTERM. It returns an error if the end is not orderly or
+// takes too long.
 func (s *server) stop() error {
 	if err := s.term(); err != nil {
 		return err
@@ -206,14 +209,14 @@ func (s *server) stop() error {
 	}
 }
 
-// close ends what is left.
+// close kills the server if it still runs, and releases its resources.
 func (s *server) close() {
 	_ = s.kill()
 	s.client.CloseIdleConnections()
 	_ = s.log.Close()
 }
 
-// complaints are lines of the server's log that no kill explains.
+// complaints returns the lines of the server's log that a kill does not explain.
 func (s *server) complaints() []string {
 	data, err := os.ReadFile(s.log.Name())
 	if err != nil {

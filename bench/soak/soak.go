@@ -1,20 +1,20 @@
-// Package soak runs the real server as a process of its own, with callers that
-// push and clients that receive, kills it again and again, and lets package
-// history judge what came of it (docs/ARCHITECTURE.md, I1 to I4).
+// Package soak kills a real server again and again while callers push and clients
+// receive. Package history then checks the result against the guarantees I1 to I4 in
+// docs/ARCHITECTURE.md.
 //
-// It is a folder of bench because it is a load of its own kind, run by `make
-// soak`; its short form is a test of this package and so of `go test ./...`.
+// The complete run is `make soak`. A short run is a test of this package, and so a
+// part of `go test ./...`.
 //
-// Around the server are callers of POST /v1/push (kept pushes to one user or
-// several, a part of them with an Idempotency-Key and repeated until accepted;
-// pushes that are not kept; rooms; everybody) and two devices of each user, by
-// TCP, WebSocket with binary and with text messages, and the Go client: some
-// acknowledge late or leave some out, some do not acknowledge at all, some
-// read slowly, and all go offline for a while now and then.
+// The callers use POST /v1/push. They send kept pushes to one user or several, pushes
+// that are not kept, and pushes to rooms and to everyone. A part of the kept pushes
+// has an Idempotency-Key and is repeated until the server accepts it. Each user has
+// two devices. They connect by TCP, by WebSocket with binary or text messages, or with
+// the Go client. Some acknowledge late, incompletely or never, and some read slowly.
+// All of them go offline now and then.
 //
-// It ends only the processes that it has started. It does not simulate a loss
-// of power: what the operating system has is on the disk for all that is seen
-// here (package store's tests go into that).
+// The package ends only processes that it has started. It does not simulate a loss of
+// power: everything that the operating system has accepted counts as stored. The tests
+// of package store cover power loss.
 package soak
 
 import (
@@ -31,28 +31,28 @@ import (
 	"imgo/verify/history"
 )
 
-// account is a user.
+// account is a user with its token.
 type account struct {
 	name, token string
 }
 
-// room is a room and its members: every device of its users.
+// room is a room. Its members are all devices of its users.
 type room struct {
 	name  string
 	users []string
 }
 
-// counts are what a run counts beside its history.
+// counts are the counts of a run that are not in its history.
 type counts struct {
-	pushes                                               atomic.Uint64 // the last number
+	pushes                                               atomic.Uint64 // also the number of the last push
 	accepted, refused, unanswered, repeated, again       atomic.Int64
 	received, sentAway, kills, terms, starting, stopping atomic.Int64
 }
 
-// run is one run.
+// run is the state of one run.
 type run struct {
 	cfg     Config
-	rng     *rand.Rand // of the goroutine that is Run's
+	rng     *rand.Rand // only for the goroutine that calls Run
 	h       *history.History
 	server  *server
 	api     *pushapi.Client
@@ -61,14 +61,14 @@ type run struct {
 	devices []*device
 	began   time.Time
 
-	// calm is closed when nothing is made difficult any more.
+	// calm is closed after the last fault. Callers and devices then behave normally.
 	calm  chan struct{}
 	count counts
 
 	mu       sync.Mutex
 	problems []string
 	nProblem int
-	// killed is when the server was last killed, until a push that began later
+	// killed is the time of the last kill. It is zero again once a push that began later
 	// was accepted.
 	killed                 time.Time
 	reconnects, unfinished int
@@ -76,8 +76,9 @@ type run struct {
 	toAccept, toReconnect, toStop time.Duration
 }
 
-// Run runs one soak. The error says what was wrong with the server, or why it
-// could not be tried; the report is there in both cases, as far as it got.
+// Run runs one soak. It returns an error if the server violated a guarantee, or if the
+// run could not be completed. The report is never nil; after an error it covers the
+// run up to that point.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.check(); err != nil {
 		return &Report{}, fmt.Errorf("soak: %w", err)
@@ -114,7 +115,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	return r.report(), err
 }
 
-// problem notes something wrong that is not the history's to judge.
+// problem records a failure that is not visible in the history.
 func (r *run) problem(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,7 +133,7 @@ func (r *run) isCalm() bool {
 	}
 }
 
-// all is the run, from the first start to the last end.
+// all performs the run, from the first start of the server to its last end.
 func (r *run) all(ctx context.Context) error {
 	if err := r.server.start(); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	}
 
-	// The last two to end, in this order: devices, progress.
+	// At the end, first the devices end and then the progress reports.
 	var progress, devices, callers sync.WaitGroup
 	side, cancel := context.WithCancel(ctx)
 	defer progress.Wait()
@@ -154,7 +155,8 @@ func (r *run) all(ctx context.Context) error {
 	for _, d := range r.devices {
 		devices.Go(func() { d.run(side) })
 	}
-	// Every device is known before the first push, so that it covers all.
+	// The server must know every device before the first push, so that every push concerns
+	// all devices.
 	for _, d := range r.devices {
 		select {
 		case <-d.known:
@@ -173,7 +175,7 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		cancel()
 	}
-	callers.Wait() // those with a key are repeated until they are accepted
+	callers.Wait() // a push with a key is repeated until it is accepted
 	if err != nil {
 		return err
 	}
@@ -197,7 +199,7 @@ func (r *run) all(ctx context.Context) error {
 
 func (r *run) dice(n int) *rand.Rand { return rand.New(rand.NewPCG(r.cfg.Seed, uint64(n)+1)) }
 
-// populate makes the users, their tokens, rooms and devices.
+// populate creates the users with their tokens, rooms and devices.
 func (r *run) populate(ctx context.Context) error {
 	for i := range r.cfg.Users {
 		u := &account{name: fmt.Sprintf("user-%d", i)}
@@ -222,7 +224,7 @@ func (r *run) populate(ctx context.Context) error {
 				r: r, user: u, name: name, rng: r.dice(n), known: make(chan struct{}),
 				kind: kind((i + k*int(1+r.rng.Int32N(int32(kinds)-1))) % int(kinds)), ackDelay: 50 * time.Millisecond,
 			}
-			// The first users have one that reads slowly, by TCP or WebSocket.
+			// The first users have a device that reads slowly, by TCP or WebSocket.
 			if d.slow = i < r.cfg.Slow && k == 0; d.slow {
 				d.kind = []kind{kindTCP, kindWS, kindJSON}[i%3]
 			}

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// built is the server, built once for all tests.
+// built is the server program, which is built once for all tests.
 var built struct {
 	sync.Once
 	dir, binary string
@@ -48,8 +48,8 @@ func build(t *testing.T) string {
 	return built.binary
 }
 
-// number is what the environment says; SOAK_SEED=7 makes the choices of a run
-// that said it had seed 7.
+// number returns the value of an environment variable, or the default. SOAK_SEED=7
+// repeats the random choices of a run that reported seed 7.
 func number(t *testing.T, name string, def uint64) uint64 {
 	t.Helper()
 	text := os.Getenv(name)
@@ -63,14 +63,14 @@ func number(t *testing.T, name string, def uint64) uint64 {
 	return n
 }
 
-// full says whether `make soak` asks for the whole run.
+// full reports whether the environment asks for the complete run, as `make soak` does.
 func full() bool { return os.Getenv("SOAK") != "" }
 
-// prepare builds the server and gives the run its folder.
+// prepare builds the server and sets the folder of the run.
 func prepare(t *testing.T, cfg soak.Config) soak.Config {
 	t.Helper()
 	cfg.Binary, cfg.Dir = build(t), t.TempDir()
-	if dir := os.Getenv("SOAK_DIR"); dir != "" { // stays for whoever looks for a cause
+	if dir := os.Getenv("SOAK_DIR"); dir != "" { // the folder is kept, for the search for a cause
 		var err error
 		if cfg.Dir, err = os.MkdirTemp(dir, "soak"); err != nil {
 			t.Fatal(err)
@@ -82,10 +82,10 @@ func prepare(t *testing.T, cfg soak.Config) soak.Config {
 	return cfg
 }
 
-// TestSoak kills the server again and again under load: nothing that was
-// accepted is lost, nothing comes twice, all is in order. SOAK=1 (`make soak`)
-// makes it the whole run, SOAK_KILLS asks for another number of kills. It runs
-// once where epoll waits for clients, and once where goroutines do.
+// TestSoak kills the server again and again under load. No accepted message may be
+// lost, repeated or out of order. SOAK=1 (`make soak`) selects the complete run, and
+// SOAK_KILLS sets the number of kills. The test runs once with epoll and once with a
+// goroutine for each connection.
 func TestSoak(t *testing.T) {
 	if !full() {
 		t.Parallel()
@@ -120,8 +120,8 @@ func run(t *testing.T, cfg soak.Config) {
 	}
 }
 
-// TestJudgeCanFail spoils what is noted of a run in which the server does all
-// right: the judge must find each of it.
+// TestJudgeCanFail falsifies the recorded history of a run in which the server is
+// correct. The check of the history must find each false record.
 func TestJudgeCanFail(t *testing.T) {
 	if full() {
 		t.Skip("it is part of the short run")
@@ -141,7 +141,7 @@ func TestJudgeCanFail(t *testing.T) {
 			cfg.Falsify = spoil
 			cfg.Settle = settle
 			if spoil.Lose {
-				// What never comes is waited for this long.
+				// This bounds the wait for a message that never comes.
 				cfg.Settle = 2 * time.Second
 			}
 			report, err := soak.Run(t.Context(), cfg)

@@ -1,12 +1,10 @@
-// Package jsonread reads JSON once, from front to back, in the way that
-// requests need it: values of known types, and errors that name the field at
-// fault and the place.
+// Package jsonread reads the JSON of requests in one pass. It reads values of known
+// types, and its errors name the field and the position.
 //
-// A Reader is strict, for APIs, or lenient, for clients whose bodies were
-// always read by encoding/json. The package guarantees that it accepts no
-// bytes that are not JSON, and that it keeps no copy of its input. Errors are
-// of type *envelope.Error and worded for the sender of a request. The package
-// does not decode into structs and does not write JSON.
+// A Reader is strict for the HTTP APIs. It is lenient for clients whose bodies were
+// always read by encoding/json. The package accepts only valid JSON and keeps no copy
+// of its input. Its errors are of type *envelope.Error and are worded for the sender
+// of a request. It does not decode into structs and does not write JSON.
 package jsonread
 
 import (
@@ -25,24 +23,27 @@ import (
 	"imgo/envelope"
 )
 
-// MaxDepth is how deep a JSON value in a request may be nested.
+// MaxDepth bounds how deep a JSON value in a request may be nested.
 const MaxDepth = 1000
 
-// MaxSeconds is what a time.Duration has room for, a little rounded down.
+// MaxSeconds is the largest number of seconds that fits in a time.Duration, rounded
+// down a little.
 const MaxSeconds = 9e9
 
-// Fields is a JSON object that a request consists of. Field reads the value of
-// one of its fields from r, or returns ErrUnknownField without reading.
+// Fields receives the fields of the JSON object of a request. Field reads the value of
+// the named field from r. It returns ErrUnknownField, and reads nothing, if there is
+// no such field.
 type Fields interface {
 	Field(r *Reader, name string) error
 }
 
-// ErrUnknownField is what Fields has for a name that it does not know.
+// ErrUnknownField is the error of Fields for an unknown name.
 var ErrUnknownField = errors.New("unknown field")
 
-// Object reads data, one JSON object and nothing after it, into f. It is
-// strict: a field that f does not have, a field named twice, a value of another
-// type, invalid UTF-8 and bytes after the object are errors that name the field.
+// Object reads data into f. Data must be one JSON object with nothing after it. Object
+// returns an error that names the field if a field is unknown or repeated, has a value
+// of the wrong type or contains invalid UTF-8. Bytes after the object are an error
+// too.
 func Object(data []byte, f Fields) error {
 	r := New(data)
 	if err := r.Object(f); err != nil {
@@ -57,7 +58,7 @@ type Reader struct {
 	data []byte
 	buf  bytes.Buffer
 	dec  jsontext.Decoder
-	// name is the field whose value is being read, "" at the top.
+	// name is the field whose value is being read. It is empty at the top level.
 	name    string
 	lenient bool
 }
@@ -69,20 +70,20 @@ func New(data []byte) *Reader {
 	return r
 }
 
-// NewLenient returns a reader that takes invalid UTF-8, as U+FFFD, and values
-// nested as deep as encoding/json takes them.
+// NewLenient returns a reader that replaces invalid UTF-8 by U+FFFD and accepts the
+// same nesting as encoding/json.
 func NewLenient(data []byte) *Reader {
 	r := &Reader{lenient: true}
 	r.Reset(data)
 	return r
 }
 
-// Reset makes the reader read other data.
+// Reset makes the reader read data from the start.
 func (r *Reader) Reset(data []byte) {
 	r.data, r.name = data, ""
 	r.buf = *bytes.NewBuffer(data)
-	// Object finds names that are used twice. Inside a message's body they
-	// concern its sender and receiver only.
+	// Reader.Object rejects repeated names itself. Inside the body of a message, repeated
+	// names concern only its sender and its receiver.
 	if r.lenient {
 		r.dec.Reset(&r.buf, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	} else {
@@ -90,16 +91,16 @@ func (r *Reader) Reset(data []byte) {
 	}
 }
 
-// Kind is the kind of the next value: 'n', 't', 'f', '"', '0', '{' or '['. At
-// the end and before what is no JSON it is another one.
+// Kind returns the kind of the next value: 'n', 't', 'f', '"', '0', '{' or '['. It
+// returns another value at the end and before invalid JSON.
 func (r *Reader) Kind() jsontext.Kind { return r.dec.PeekKind() }
 
-// Object reads a whole JSON object into f.
+// Object reads one JSON object into f. It rejects names that occur twice.
 func (r *Reader) Object(f Fields) error {
 	if len(r.data) == 0 {
 		return envelope.Invalid("", "the request has no body; it takes a JSON object")
 	}
-	var seen [24]string // more than any request has fields, so nothing is missed
+	var seen [24]string // more than the fields of any request, so no repetition is missed
 	n := 0
 	return r.Members(func(text []byte) error {
 		name := string(text)
@@ -120,8 +121,9 @@ func (r *Reader) Object(f Fields) error {
 	})
 }
 
-// Members reads an object. member is called after each name and has to read its
-// value. A name may come more than once. It may be a part of the input.
+// Members reads an object. It calls member after each name, and member must read the
+// value. A name may occur more than once. The name may be a part of the input, so
+// member must not keep it.
 func (r *Reader) Members(member func(name []byte) error) error {
 	if err := r.open('{', "a JSON object"); err != nil {
 		return err
@@ -133,7 +135,7 @@ func (r *Reader) Members(member func(name []byte) error) error {
 		}
 		name := value[1 : len(value)-1]
 		if bytes.IndexByte(name, '\\') >= 0 {
-			name, _ = jsontext.AppendUnquote(nil, value) // its error only tells of UTF-8
+			name, _ = jsontext.AppendUnquote(nil, value) // the only possible error is invalid UTF-8
 		}
 		if err := member(name); err != nil {
 			return err
@@ -145,8 +147,8 @@ func (r *Reader) Members(member func(name []byte) error) error {
 	return nil
 }
 
-// Elements reads an array. element is called for each element and has to read
-// it. wanted names the array in errors.
+// Elements reads an array. It calls element for each element, and element must read
+// it. Errors call the array wanted.
 func (r *Reader) Elements(wanted string, element func(i int) error) error {
 	if err := r.open('[', wanted); err != nil {
 		return err
@@ -162,7 +164,8 @@ func (r *Reader) Elements(wanted string, element func(i int) error) error {
 	return nil
 }
 
-// open reads the beginning of an object or array.
+// open reads the opening bracket of an object or array. It returns an error if the
+// next value is of another kind.
 func (r *Reader) open(kind jsontext.Kind, wanted string) error {
 	if err := r.want(wanted, kind); err != nil {
 		return err
@@ -185,7 +188,7 @@ func (r *Reader) End() error {
 	return envelope.Invalid("", fmt.Sprintf("the request has more after its JSON value, at byte %d", r.dec.InputOffset()))
 }
 
-// want returns an error if the next value is of none of the kinds.
+// want returns an error if the kind of the next value is none of kinds.
 func (r *Reader) want(wanted string, kinds ...jsontext.Kind) error {
 	got := r.dec.PeekKind()
 	for _, kind := range kinds {
@@ -206,7 +209,7 @@ func (r *Reader) want(wanted string, kinds ...jsontext.Kind) error {
 	return envelope.Invalid(r.name, fmt.Sprintf("must be %s, not %s", wanted, kindName(got)))
 }
 
-// kindName returns a JSON kind in words, "" for what is no JSON.
+// kindName returns a JSON kind in words. It returns "" for invalid JSON.
 func kindName(kind jsontext.Kind) string {
 	switch kind {
 	case 'n':
@@ -225,7 +228,7 @@ func kindName(kind jsontext.Kind) string {
 	return ""
 }
 
-// syntax returns the error for invalid JSON, with its place.
+// syntax converts err into an error of the request that contains the position.
 func (r *Reader) syntax(err error) error {
 	reason, offset := err.Error(), r.dec.InputOffset()
 	var se *jsontext.SyntacticError
@@ -261,7 +264,7 @@ func (r *Reader) Texts(max int) ([]string, error) {
 			return envelope.Invalid(name, fmt.Sprintf("has more than %d entries", max))
 		}
 		if r.dec.PeekKind() != '"' {
-			// The name with its index is only made for an error.
+			// The indexed name is only needed for an error.
 			r.name = fmt.Sprintf("%s[%d]", name, i)
 		}
 		s, err := r.Text()
@@ -274,8 +277,8 @@ func (r *Reader) Texts(max int) ([]string, error) {
 	return list, nil
 }
 
-// Raws reads an array of at most max values of any kind. The array is called
-// name in errors, and wanted says what it is to have.
+// Raws reads an array of at most max values of any kind. Errors call the array name
+// and its expected content wanted.
 func (r *Reader) Raws(name, wanted string, max int) ([][]byte, error) {
 	list := [][]byte{}
 	err := r.Elements(wanted, func(i int) error {
@@ -321,7 +324,7 @@ func (r *Reader) Integer(lo, hi int64) (int64, error) {
 	return n, nil
 }
 
-// Duration reads a string ("24h", "90s") or a number of seconds.
+// Duration reads a string such as "24h" or "90s", or a number of seconds.
 func (r *Reader) Duration() (time.Duration, error) {
 	if err := r.want(`a string such as "24h" or a number of seconds`, '"', '0'); err != nil {
 		return 0, err
@@ -352,7 +355,7 @@ func (r *Reader) Duration() (time.Duration, error) {
 	return ttl, nil
 }
 
-// Base64 reads a string of standard base64.
+// Base64 reads a string in standard base64.
 func (r *Reader) Base64() ([]byte, error) {
 	text, err := r.Text()
 	if err != nil {
@@ -365,8 +368,7 @@ func (r *Reader) Base64() ([]byte, error) {
 	return data, nil
 }
 
-// Raw reads any value and returns its bytes as they were sent. They are a part
-// of the input.
+// Raw reads any value and returns its bytes unchanged. They are a part of the input.
 func (r *Reader) Raw() ([]byte, error) {
 	if err := r.want("a JSON value", 'n', 't', 'f', '"', '0', '{', '['); err != nil {
 		return nil, err
@@ -382,9 +384,9 @@ func (r *Reader) Raw() ([]byte, error) {
 	return r.data[end-int64(len(value)) : end : end], nil
 }
 
-// TooDeep reports whether the value that data begins with (after a separator) is
-// nested deeper than limit. It stops where the value ends or the limit is
-// passed, and does not look whether the value is valid.
+// TooDeep reports whether the first value of data is nested deeper than limit. A
+// separator may stand before the value. TooDeep stops at the end of the value or as
+// soon as the limit is passed. It does not check that the value is valid.
 func TooDeep(data []byte, limit int) bool {
 	data = bytes.TrimLeft(data, " \t\r\n:,")
 	depth, quoted := 0, false

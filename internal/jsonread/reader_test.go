@@ -58,7 +58,7 @@ func TestObject(t *testing.T) {
 	}
 }
 
-// TestObjectErrors: each error names the field at fault, and its cause.
+// TestObjectErrors checks that each error names the field and the cause.
 func TestObjectErrors(t *testing.T) {
 	for _, tt := range []struct{ text, field, message string }{
 		{``, "", "no body"},
@@ -90,8 +90,8 @@ func TestObjectErrors(t *testing.T) {
 	}
 }
 
-// TestLenient: names may come twice, UTF-8 may be invalid, and values may be
-// nested as deep as encoding/json reads them.
+// TestLenient checks that a lenient reader accepts repeated names, invalid UTF-8 and
+// the same nesting as encoding/json.
 func TestLenient(t *testing.T) {
 	deep := strings.Repeat("[", 5000) + strings.Repeat("]", 5000)
 	text := "{\"a\":\"\xff\",\"a\":" + deep + "}"
@@ -111,7 +111,8 @@ func TestLenient(t *testing.T) {
 	}
 }
 
-// FuzzRaw: a reader accepts exactly what is JSON to the standard library.
+// FuzzRaw checks that a reader accepts exactly the inputs that are valid JSON for
+// encoding/json.
 func FuzzRaw(f *testing.F) {
 	for _, seed := range []string{`{"a":[1,2.5e3,"x",null,true]}`, `01`, `"\ud800"`, "\"\xff\"", "[1,]", " 1 ", "1 2", ""} {
 		f.Add([]byte(seed))

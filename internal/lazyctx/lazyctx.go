@@ -1,11 +1,11 @@
-// Package lazyctx makes contexts whose deadline costs nothing until a goroutine
-// waits for it. Many calls of imgo have one or two deadlines and end without
-// waiting for either, such as a push that is not kept.
+// Package lazyctx provides contexts whose deadline costs nothing until a goroutine
+// waits for it. Many calls of imgo have one or two deadlines and end without waiting
+// for either. A push that is not kept is an example.
 //
-// Such a context makes its timer, and registers with its parent, when Done is
-// called for the first time. Otherwise it behaves as package context says: Done
-// is closed when the context, its parent or its deadline ends, and Err returns
-// the reason. The package starts no goroutine.
+// Such a context starts its timer and registers with its parent at the first call of
+// Done. Otherwise it behaves as package context describes. Done is closed when the
+// context, its parent or its deadline ends, and Err returns the reason. The package
+// starts no goroutine.
 package lazyctx
 
 import (
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// Timeout is context.WithTimeout without a timer until Done is called.
+// Timeout is like context.WithTimeout, but it starts no timer until Done is called.
 //
-// The context is safe for concurrent use. The caller must call cancel. It may
-// do so more than once, and that also ends the contexts derived from ctx.
+// The context is safe for concurrent use. The caller must call cancel, and may call it
+// more than once. cancel also ends the contexts that are derived from ctx.
 func Timeout(parent context.Context, d time.Duration) (ctx context.Context, cancel func()) {
 	c := &lazy{parent: parent, deadline: time.Now().Add(d)}
 	if by, ok := parent.Deadline(); ok && by.Before(c.deadline) {
@@ -31,19 +31,19 @@ type lazy struct {
 	deadline time.Time
 
 	mu sync.Mutex
-	// real has the timer. It is nil until Done is called.
+	// real has the timer. It is nil until the first call of Done.
 	real context.Context
-	// ends cancel real, and the real contexts that were made for contexts
-	// derived from this one before it had one itself.
+	// ends cancels real. It also cancels the real contexts of derived contexts that were
+	// made while real was nil.
 	ends []context.CancelFunc
-	err  error // why the context ended, as long as real is nil
+	err  error // why the context ended; only used while real is nil
 }
 
 // Deadline returns the earlier one of the context's own deadline and its parent's.
 func (c *lazy) Deadline() (time.Time, bool) { return c.deadline, true }
 
-// Value returns the parent's value. It asks the real context first, because
-// package context finds by that value that it needs no goroutine to watch Done.
+// Value returns the value of the parent. It asks the real context first. Through that
+// value, package context recognizes that it needs no goroutine to watch Done.
 func (c *lazy) Value(key any) any {
 	c.mu.Lock()
 	real := c.real
@@ -54,7 +54,7 @@ func (c *lazy) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// Err returns nil until the context has ended, and then the reason.
+// Err returns nil until the context has ended, and the reason afterwards.
 func (c *lazy) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func (c *lazy) errLocked() error {
 	return c.err
 }
 
-// Done makes the real context, and with it the timer.
+// Done creates the real context with its timer at the first call.
 func (c *lazy) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,14 +83,14 @@ func (c *lazy) Done() <-chan struct{} {
 		c.real, end = c.makeReal()
 		c.ends = append(c.ends, end)
 		if err != nil {
-			end() // a deadline that has passed ended it already, with its own error
+			end() // a deadline that has passed already ended it, with its own error
 		}
 	}
 	return c.real.Done()
 }
 
-// makeReal derives the real context from the nearest ancestor that is not lazy
-// or has a real context itself. So a chain of lazy contexts needs one timer.
+// makeReal derives the real context from the nearest ancestor that is not lazy or
+// already has a real context. So a chain of lazy contexts needs only one timer.
 func (c *lazy) makeReal() (context.Context, context.CancelFunc) {
 	parent, isLazy := c.parent.(*lazy)
 	if !isLazy {

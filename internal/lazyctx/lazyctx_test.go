@@ -10,8 +10,8 @@ import (
 	"imgo/internal/lazyctx"
 )
 
-// TestTimeout compares a chain of three contexts with context.WithTimeout,
-// whichever of them Done is called of, and however they end.
+// TestTimeout compares a chain of three contexts with context.WithTimeout. It calls
+// Done on different contexts of the chain and ends them in every way.
 func TestTimeout(t *testing.T) {
 	type chain struct{ contexts [3]context.Context }
 	ask := func(which int) func(c chain) {
@@ -22,7 +22,7 @@ func TestTimeout(t *testing.T) {
 		"all from the first": func(c chain) { ask(0)(c); ask(1)(c); ask(2)(c) },
 		"all from the third": func(c chain) { ask(2)(c); ask(1)(c); ask(0)(c) },
 	}
-	// Each way to end contexts, with the error that each context then has.
+	// ways are all ways to end the contexts, with the resulting error of each context.
 	ends := map[string]struct {
 		do   func(parent func(), cancels [3]func())
 		want [3]error

@@ -42,7 +42,7 @@ type Field struct {
 	Index                 []int // for reflect.Value.FieldByIndex
 }
 
-// Fields returns the settings of a struct type, in the order of its fields.
+// Fields returns the settings of the struct type t, in the order of its fields.
 func Fields(t reflect.Type) []Field {
 	var fields []Field
 	for _, field := range reflect.VisibleFields(t) {
@@ -65,9 +65,9 @@ func newField(name string, field reflect.StructField) Field {
 	return f
 }
 
-// Default returns a T with the default of every field, those of the structs in
-// it included. It panics if a default tag cannot be read: that is a mistake in
-// the program, which every start shows.
+// Default returns a T in which every field has its default, including the fields of
+// nested structs. It panics if a default tag is invalid. That is a programming error,
+// and every start shows it.
 func Default[T any]() T {
 	var v T
 	setDefaults(reflect.ValueOf(&v).Elem())
@@ -99,14 +99,15 @@ func (f *Field) IsSize() bool { return f.Unit == "size" }
 // IsDuration reports whether the setting is a length of time.
 func (f *Field) IsDuration() bool { return f.Type == reflect.TypeFor[time.Duration]() }
 
-// IsBool reports whether the setting is on or off.
+// IsBool reports whether the setting is a boolean.
 func (f *Field) IsBool() bool { return f.Type.Kind() == reflect.Bool }
 
-// IsList reports whether the setting takes several values.
+// IsList reports whether the setting is a list.
 func (f *Field) IsList() bool { return f.Type.Kind() == reflect.Slice }
 
-// Set gives the setting's value v what texts say. Several texts are for a list;
-// otherwise the last one counts. A struct's pointer must read text itself.
+// Set parses texts into v, the value of the setting. A list takes all texts; any other
+// setting takes the last one. The elements of a list are strings, or types whose pointer
+// implements encoding.TextUnmarshaler.
 func (f *Field) Set(v reflect.Value, texts []string) error {
 	text := strings.TrimSpace(texts[len(texts)-1])
 	switch {
@@ -147,7 +148,7 @@ func (f *Field) Set(v reflect.Value, texts []string) error {
 	return fmt.Errorf("cannot be set as text: %s", f.Type)
 }
 
-// setList splits texts at commas and gives v their elements.
+// setList splits texts at commas and stores the elements in v.
 func (f *Field) setList(v reflect.Value, texts []string) error {
 	list := reflect.MakeSlice(f.Type, 0, len(texts))
 	for _, text := range texts {
@@ -173,8 +174,8 @@ func (f *Field) setList(v reflect.Value, texts []string) error {
 	return nil
 }
 
-// Format writes a value of the setting as a user writes it, without quotes. It
-// is for every kind but lists.
+// Format returns the value v as a user writes it, without quotes. It does not support
+// lists.
 func (f *Field) Format(v reflect.Value) string {
 	switch {
 	case f.IsDuration():
@@ -187,8 +188,8 @@ func (f *Field) Format(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// Check returns what is wrong with the value v and the mend; both are empty if
-// it is one of Choices and between Min and Max.
+// Check returns a description of what is wrong with v, and how to correct it. Both are
+// empty if v is one of Choices and lies between Min and Max.
 func (f *Field) Check(v reflect.Value) (wrong, mend string) {
 	if len(f.Choices) > 0 && !slices.Contains(f.Choices, v.String()) {
 		return fmt.Sprintf("is %q", v.String()), "choose one of " + strings.Join(f.Choices, ", ")
@@ -204,7 +205,7 @@ func (f *Field) Check(v reflect.Value) (wrong, mend string) {
 	if f.Max != "" {
 		high = f.bound(f.Max)
 	}
-	// Written so that NaN is out of bounds too.
+	// NaN fails this comparison too, so it is out of bounds.
 	if n >= low && n <= high {
 		return "", ""
 	}
@@ -219,7 +220,7 @@ func (f *Field) Check(v reflect.Value) (wrong, mend string) {
 	return "is " + f.Format(v), mend
 }
 
-// number returns a value that has an order as a float.
+// number returns v as a float. ok is false if v is not a number.
 func number(v reflect.Value) (n float64, ok bool) {
 	switch {
 	case v.CanInt():
@@ -230,8 +231,8 @@ func number(v reflect.Value) (n float64, ok bool) {
 	return 0, false
 }
 
-// bound reads a min or max tag. A tag that cannot be read is a bound that no
-// value meets: every start shows it.
+// bound parses a min or max tag. For an invalid tag it returns NaN, a bound that no
+// value meets, so that every start shows the mistake.
 func (f *Field) bound(tag string) float64 {
 	v := reflect.New(f.Type).Elem()
 	if err := f.Set(v, []string{tag}); err != nil {
@@ -241,7 +242,7 @@ func (f *Field) bound(tag string) float64 {
 	return n
 }
 
-// parseBool reads the words that people write for on and off.
+// parseBool accepts the usual words for on and off.
 func parseBool(s string) (bool, error) {
 	switch strings.ToLower(s) {
 	case "true", "on", "yes", "1":

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// errDuration teaches how a duration is written.
+// errDuration explains how to write a duration.
 var errDuration = errors.New(`is not a duration: write a number and its unit, such as "500ms", "5s", "8m", "168h" or "7d"`)
 
-// ParseDuration reads a duration as time.ParseDuration does, with days, without
-// a sign, and never a number without a unit.
+// ParseDuration parses a duration like time.ParseDuration, and also accepts days. It
+// rejects a sign and a number without a unit.
 func ParseDuration(s string) (time.Duration, error) {
 	s = strings.TrimSpace(s)
 	var days time.Duration
@@ -39,8 +39,8 @@ func ParseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
-// FormatDuration writes the shortest form that ParseDuration reads: "168h", not
-// "168h0m0s".
+// FormatDuration returns the shortest form that ParseDuration reads, such as "168h"
+// instead of "168h0m0s".
 func FormatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
@@ -52,7 +52,8 @@ func FormatDuration(d time.Duration) string {
 	return s
 }
 
-// sizeUnits are tried in this order: the longer suffix before the shorter.
+// sizeUnits are tried in this order. A longer suffix must stand before a shorter one
+// that it ends with.
 var sizeUnits = []struct {
 	suffix string
 	bytes  int64
@@ -63,10 +64,10 @@ var sizeUnits = []struct {
 	{"B", 1}, {"", 1},
 }
 
-// errSize teaches how a size is written.
+// errSize explains how to write a size.
 var errSize = errors.New(`is not a size: write bytes as a whole number, or with a unit such as "64KiB", "16MiB" or "2GiB"`)
 
-// ParseSize reads a number of bytes: a whole number, bare or with a unit.
+// ParseSize parses a number of bytes: a whole number, with or without a unit.
 func ParseSize(s string) (int64, error) {
 	s = strings.ToUpper(strings.TrimSpace(s))
 	for _, unit := range sizeUnits {
@@ -88,8 +89,7 @@ func ParseSize(s string) (int64, error) {
 	return 0, errSize
 }
 
-// FormatSize writes a size in the largest binary unit that it is a whole number
-// of.
+// FormatSize returns n in the largest binary unit that gives a whole number.
 func FormatSize(n int64) string {
 	for _, unit := range []struct {
 		suffix string
@@ -102,5 +102,6 @@ func FormatSize(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// FormatFloat writes whole numbers without a point; TOML reads both.
+// FormatFloat returns x without a decimal point if it is a whole number. TOML reads
+// both forms.
 func FormatFloat(x float64) string { return strconv.FormatFloat(x, 'f', -1, 64) }
