@@ -81,13 +81,13 @@ func (b *bench) spawn(kind string) (*child, error) {
 // ask sends a request and reads the answer. It kills the child if the answer takes
 // longer than timeout.
 func (c *child) ask(timeout time.Duration, request, reply any) error {
-	if err := c.tell(request); err != nil {
+	if err := c.send(request); err != nil {
 		return err
 	}
 	return c.answer(timeout, reply)
 }
 
-func (c *child) tell(request any) error {
+func (c *child) send(request any) error {
 	if err := c.enc.Encode(request); err != nil {
 		return fmt.Errorf("tell bench child %s: %w", c.kind, err)
 	}
@@ -131,7 +131,7 @@ func (b limits) limit(kind string, requests ...any) (*child, string, error) {
 		return nil, "", err
 	}
 	for _, request := range requests {
-		err = errors.Join(err, c.tell(request))
+		err = errors.Join(err, c.send(request))
 	}
 	var a limit.Addr
 	if err == nil {

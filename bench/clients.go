@@ -93,7 +93,7 @@ func (b *bench) holdIn(req load.HoldRequest, each int) (_ *clients, err error) {
 		if req.Window > 0 {
 			part.Window = max(1, req.Window/processes)
 		}
-		if err := c.tell(part); err != nil {
+		if err := c.send(part); err != nil {
 			return nil, err
 		}
 	}
@@ -134,7 +134,7 @@ func (h *clients) admit(line []int) {
 // the previous call.
 func (h *clients) stats() (sum load.Stats, err error) {
 	for _, c := range h.all {
-		if err := c.tell(struct{}{}); err != nil {
+		if err := c.send(struct{}{}); err != nil {
 			return sum, err
 		}
 	}
@@ -154,16 +154,16 @@ func (h *clients) stats() (sum load.Stats, err error) {
 	return sum, nil
 }
 
-// await polls until enough returns true, or until nothing new has arrived for
-// patience. The result has all latencies that were measured meanwhile.
-func (h *clients) await(patience time.Duration, enough func(load.Stats) bool) (load.Stats, error) {
+// waitFor polls until enough returns true, or until nothing new has arrived for
+// quietLimit. The result has all latencies that were measured meanwhile.
+func (h *clients) waitFor(quietLimit time.Duration, enough func(load.Stats) bool) (load.Stats, error) {
 	last, since := int64(-1), time.Now()
 	var latency load.Histogram
 	for {
 		s, err := h.stats()
 		latency.Merge(s.Latency)
 		s.Latency = latency
-		if err != nil || enough(s) || s.Bytes+s.Closed == last && time.Since(since) > patience {
+		if err != nil || enough(s) || s.Bytes+s.Closed == last && time.Since(since) > quietLimit {
 			return s, err
 		}
 		if s.Bytes+s.Closed != last {

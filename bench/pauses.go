@@ -82,7 +82,7 @@ func (b *bench) pausesOnOne(ctx context.Context, r *recorder) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
-	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainPatience); err != nil {
+	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainTimeout); err != nil {
 		return err
 	}
 	_, err = f.pauses(ctx, r, "GC pause with GOMAXPROCS=1")
@@ -118,7 +118,7 @@ func (f *fanout) pauses(ctx context.Context, r *recorder, name string) (every ti
 		}
 		done <- look()
 	}()
-	_, err = f.broadcast(ctx, float64(f.b.broadcasts), f.b.pauseTimes(), drainPatience)
+	_, err = f.broadcast(ctx, float64(f.b.broadcasts), f.b.pauseTimes(), drainTimeout)
 	if err := errors.Join(err, <-done); err != nil {
 		return 0, err
 	}

@@ -17,8 +17,8 @@ import (
 // supports.
 const tick = 10 * time.Millisecond
 
-// slurp returns the text of a small file, or "" if the file cannot be read.
-func slurp(name string) string {
+// readText returns the text of a small file, or "" if the file cannot be read.
+func readText(name string) string {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return ""
@@ -53,7 +53,7 @@ func cpuOf(pid int) (time.Duration, error) {
 
 // rssOf returns the resident memory of a live process, in bytes.
 func rssOf(pid int) (int64, error) {
-	n := kiloField(slurp(fmt.Sprintf("/proc/%d/status", pid)), "VmRSS")
+	n := kiloField(readText(fmt.Sprintf("/proc/%d/status", pid)), "VmRSS")
 	if n == 0 {
 		return 0, fmt.Errorf("read the memory of process %d: it is gone", pid)
 	}
@@ -98,7 +98,7 @@ func (m machineMeter) others() float64 {
 
 // machineCPU returns the busy time and the total time of all cores together.
 func machineCPU() (busy, total time.Duration) {
-	line, _, _ := strings.Cut(slurp("/proc/stat"), "\n")
+	line, _, _ := strings.Cut(readText("/proc/stat"), "\n")
 	for i, f := range strings.Fields(line) {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if i == 0 || i > 8 || err != nil { // skips "cpu" and guest time, which user time includes
@@ -115,7 +115,7 @@ func machineCPU() (busy, total time.Duration) {
 // kernelMemory returns the kernel's memory of the whole machine, in bytes: the data of
 // TCP sockets (whole pages), and kernel objects of all kinds (slab).
 func kernelMemory() (tcp, slab int64) {
-	for line := range strings.Lines(slurp("/proc/net/sockstat")) {
+	for line := range strings.Lines(readText("/proc/net/sockstat")) {
 		f := strings.Fields(line)
 		for i := range f {
 			if f[0] == "TCP:" && f[i] == "mem" && i+1 < len(f) {
@@ -124,5 +124,5 @@ func kernelMemory() (tcp, slab int64) {
 			}
 		}
 	}
-	return tcp, kiloField(slurp("/proc/meminfo"), "Slab")
+	return tcp, kiloField(readText("/proc/meminfo"), "Slab")
 }

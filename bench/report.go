@@ -263,15 +263,15 @@ func (m machine) String() string {
 // describeMachine reads the description of this machine. It omits what it cannot read.
 func describeMachine() machine {
 	m := machine{CPU: "unknown CPU", Cores: runtime.NumCPU(), Go: runtime.Version()}
-	for line := range strings.Lines(slurp("/proc/cpuinfo")) {
+	for line := range strings.Lines(readText("/proc/cpuinfo")) {
 		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
 			m.CPU = strings.TrimSpace(value)
 			break
 		}
 	}
-	m.Memory = kiloField(slurp("/proc/meminfo"), "MemTotal")
-	m.Kernel = strings.TrimSpace(slurp("/proc/sys/kernel/osrelease"))
-	if load := strings.Fields(slurp("/proc/loadavg")); len(load) > 2 {
+	m.Memory = kiloField(readText("/proc/meminfo"), "MemTotal")
+	m.Kernel = strings.TrimSpace(readText("/proc/sys/kernel/osrelease"))
+	if load := strings.Fields(readText("/proc/loadavg")); len(load) > 2 {
 		m.Load = strings.Join(load[:3], " ")
 	}
 	return m

@@ -168,7 +168,7 @@ func TestNarrow(t *testing.T) {
 	for _, limit := range []float64{0.3, 1, 3, 70, 900} {
 		low, high, rate := 0.0, math.Inf(1), 1.0
 		for range probes {
-			low, high, rate = narrow(low, high, rate, rate <= limit)
+			low, high, rate = nextProbe(low, high, rate, rate <= limit)
 		}
 		if low > limit || high <= limit || low < limit/1.4 {
 			t.Errorf("a limit of %g is found between %g and %g", limit, low, high)

@@ -22,9 +22,9 @@ const (
 	warmBroadcasts = 3
 	// writeTimeout bounds the work of the writer beyond its expected duration.
 	writeTimeout = time.Minute
-	// drainPatience is how long nothing may arrive before the missing deliveries count as
+	// drainTimeout is how long nothing may arrive before the missing deliveries count as
 	// lost.
-	drainPatience = 3 * time.Second
+	drainTimeout = 3 * time.Second
 	// broadcastCallers is the number of broadcasts that may wait for their answer at the
 	// same time.
 	broadcastCallers = 4
@@ -63,8 +63,8 @@ func (b *bench) fanout(ctx context.Context, kind string, count int, o serverOpti
 
 func (f *fanout) stop() error { return errors.Join(f.clients.stop(), f.server.stop()) }
 
-// spread is the result of a series of broadcasts.
-type spread struct {
+// broadcastResult is the result of a series of broadcasts.
+type broadcastResult struct {
 	delivered, lost, closed int64
 	reads                   int64         // read calls of the clients for the delivered messages
 	took                    time.Duration // from the first push to the last receipt
@@ -72,8 +72,8 @@ type spread struct {
 }
 
 // broadcast pushes to everyone, times times, and waits for all deliveries. It gives up
-// when nothing arrives for patience.
-func (f *fanout) broadcast(ctx context.Context, rate float64, times int, patience time.Duration) (sp spread, err error) {
+// when nothing arrives for quietLimit.
+func (f *fanout) broadcast(ctx context.Context, rate float64, times int, quietLimit time.Duration) (sp broadcastResult, err error) {
 	was, err := f.stats()
 	if err != nil {
 		return sp, err
@@ -87,7 +87,7 @@ func (f *fanout) broadcast(ctx context.Context, rate float64, times int, patienc
 		return sp, fmt.Errorf("broadcast: %w", err)
 	}
 	want := int64(times) * int64(f.count)
-	got, err := f.await(patience, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	got, err := f.waitFor(quietLimit, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
 	if err != nil {
 		return sp, err
 	}
@@ -124,7 +124,7 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 	if err != nil {
 		return err
 	}
-	sp, err := f.measured(ctx, r, kind, float64(b.broadcasts), times, drainPatience)
+	sp, err := f.measured(ctx, r, kind, float64(b.broadcasts), times, drainTimeout)
 	if err != nil {
 		return err
 	}
@@ -163,12 +163,12 @@ func (b *bench) broadcast(ctx context.Context, r *recorder, kind string) (err er
 // measured sends warm-up broadcasts and then the measured ones, with a CPU profile if
 // one is wanted. It records the losses.
 func (f *fanout) measured(ctx context.Context, r *recorder, name string, rate float64, times int,
-	patience time.Duration) (spread, error) {
-	if _, err := f.broadcast(ctx, rate, warmBroadcasts, patience); err != nil {
-		return spread{}, err
+	quietLimit time.Duration) (broadcastResult, error) {
+	if _, err := f.broadcast(ctx, rate, warmBroadcasts, quietLimit); err != nil {
+		return broadcastResult{}, err
 	}
 	wait := f.server.profileCPU(ctx, f.b.profile, "broadcast-"+name, f.b.duration)
-	sp, err := f.broadcast(ctx, rate, times, patience)
+	sp, err := f.broadcast(ctx, rate, times, quietLimit)
 	if err := errors.Join(err, wait()); err != nil {
 		return sp, err
 	}
@@ -192,8 +192,8 @@ func frame(kind string, n int) []byte {
 	return bytes.Repeat(p, n)
 }
 
-// written is the result of plain writes.
-type written struct {
+// plainResult is the result of plain writes.
+type plainResult struct {
 	writes int64
 	took   time.Duration // until all was read
 	cpu    time.Duration
@@ -202,7 +202,7 @@ type written struct {
 
 // plain measures the limit of a broadcast: plain writes to as many sockets. If collect
 // is not 0, it repeats them with a garbage collection every collect.
-func (b limits) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done written, err error) {
+func (b limits) plain(r *recorder, kind string, count int, req limit.WriteRequest, collect time.Duration) (done plainResult, err error) {
 	w, addr, err := b.limit(childWriter)
 	if err != nil {
 		return done, err
@@ -216,7 +216,7 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 		return reply, err
 	}
 	// The child accepts while the clients connect. Its answer is read afterwards.
-	if err := w.tell(limit.WriteRequest{Accept: count}); err != nil {
+	if err := w.send(limit.WriteRequest{Accept: count}); err != nil {
 		return done, err
 	}
 	h, err := b.hold(load.HoldRequest{Addr: addr, Kind: load.Raw, Count: count, Window: politeWindow})
@@ -237,7 +237,7 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 		return done, err
 	}
 	size := int64(len(req.Payload)) * int64(count)
-	if _, err := h.await(drainPatience, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times) }); err != nil {
+	if _, err := h.waitFor(drainTimeout, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times) }); err != nil {
 		return done, err
 	}
 	before, err := cpuOf(w.pid())
@@ -253,13 +253,13 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 	if err != nil {
 		return done, err
 	}
-	if _, err := h.await(drainPatience, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times+req.Times) }); err != nil {
+	if _, err := h.waitFor(drainTimeout, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times+req.Times) }); err != nil {
 		return done, err
 	}
 	if reply.Short > 0 && req.Every > 0 {
 		r.note("%d of %d plain writes found no room", reply.Short, reply.Writes)
 	}
-	done = written{writes: reply.Writes, took: time.Since(begun), cpu: after - before}
+	done = plainResult{writes: reply.Writes, took: time.Since(begun), cpu: after - before}
 	if collect > 0 {
 		req.Collect, req.Threads, req.Times = collect, runtime.NumCPU(), b.pauseTimes()
 		reply, err := ask(req)
@@ -288,7 +288,7 @@ func (b *bench) window(ctx context.Context, r *recorder) (err error) {
 			err = errors.Join(err, f.stop())
 		}
 	}()
-	sp, err := f.measured(ctx, r, "window", windowRate, times, drainPatience)
+	sp, err := f.measured(ctx, r, "window", windowRate, times, drainTimeout)
 	if err != nil {
 		return err
 	}
@@ -351,7 +351,7 @@ func (b *bench) sizeOf(ctx context.Context, r *recorder, count int) (cost, limit
 	}
 	rate := sizesRate * float64(b.conns) / float64(count)
 	times := max(1, int(b.duration.Seconds()*rate))
-	sp, err := f.measured(ctx, r, fmt.Sprintf("sizes-%d", count), rate, times, drainPatience)
+	sp, err := f.measured(ctx, r, fmt.Sprintf("sizes-%d", count), rate, times, drainTimeout)
 	if err := errors.Join(err, f.stop()); err != nil {
 		return 0, 0, err
 	}

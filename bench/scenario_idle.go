@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// settleStep is the time between two readings of a server's memory.
-	settleStep = 400 * time.Millisecond
-	// settleMost bounds the wait for stable memory, because Go returns memory to the
+	// restStep is the time between two readings of a server's memory.
+	restStep = 400 * time.Millisecond
+	// restLimit bounds the wait for stable memory, because Go returns memory to the
 	// system slowly.
-	settleMost = 6 * time.Second
+	restLimit = 6 * time.Second
 	// connectProfile is the length of the CPU profile of connecting, if one is wanted.
 	connectProfile = 4 * time.Second
 )
@@ -70,7 +70,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	before, err := s.settle(ctx)
+	before, err := s.restingMemory(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 	if err := wait(); err != nil {
 		return nil, err
 	}
-	after, err := s.settle(ctx)
+	after, err := s.restingMemory(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +139,8 @@ type footprint struct {
 	rss, heap, stacks, goroutines float64
 }
 
-// settle makes the server collect garbage and waits until its memory is stable.
-func (s *server) settle(ctx context.Context) (f footprint, err error) {
+// restingMemory makes the server collect garbage and waits until its memory is stable.
+func (s *server) restingMemory(ctx context.Context) (f footprint, err error) {
 	begun := time.Now()
 	calm := 0
 	for {
@@ -149,7 +149,7 @@ func (s *server) settle(ctx context.Context) (f footprint, err error) {
 		if err := errors.Join(s.collect(ctx), s.collect(ctx)); err != nil {
 			return f, err
 		}
-		load.Sleep(ctx, settleStep)
+		load.Sleep(ctx, restStep)
 		rss, err := rssOf(s.pid())
 		if err != nil {
 			return f, err
@@ -160,7 +160,7 @@ func (s *server) settle(ctx context.Context) (f footprint, err error) {
 			calm = 0
 		}
 		f.rss = float64(rss)
-		if calm == 2 || time.Since(begun) > settleMost || ctx.Err() != nil {
+		if calm == 2 || time.Since(begun) > restLimit || ctx.Err() != nil {
 			break
 		}
 	}

@@ -31,7 +31,7 @@ const (
 
 // most searches for the highest rate of broadcasts that reach everyone in time.
 func (b *bench) most(ctx context.Context, r *recorder) error {
-	two, err := limits{b}.blast(r, 2, 1)
+	two, err := limits{b}.rawRate(r, 2, 1)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 	if !ok {
 		return nil
 	}
-	two, err := limits{b}.blast(r, 2, windowBatch)
+	two, err := limits{b}.rawRate(r, 2, windowBatch)
 	if err != nil {
 		return err
 	}
@@ -63,9 +63,9 @@ func (b *bench) mostWindow(ctx context.Context, r *recorder) error {
 	return nil
 }
 
-// blast returns the number of messages a second that raw writers deliver to the
+// rawRate returns the number of messages a second that raw writers deliver to the
 // readers, with batch messages in a write.
-func (b limits) blast(r *recorder, threads, batch int) (perSecond float64, err error) {
+func (b limits) rawRate(r *recorder, threads, batch int) (perSecond float64, err error) {
 	times := 12 // enough for 10,000 connections; each further try connects all of them again
 	for {
 		done, err := b.plain(r, load.TCP, b.conns, limit.WriteRequest{Times: times, Payload: frame(load.TCP, batch), Threads: threads}, 0)
@@ -89,7 +89,7 @@ func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
-	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainPatience); err != nil {
+	if _, err := f.broadcast(ctx, float64(b.broadcasts), warmBroadcasts, drainTimeout); err != nil {
 		return 0, err
 	}
 	d := min(b.duration, probeFor)
@@ -112,17 +112,17 @@ func (b *bench) search(ctx context.Context, r *recorder, o serverOptions, window
 		if ok {
 			shared = float64(sp.delivered) / float64(max(sp.reads, 1))
 		}
-		low, high, rate = narrow(low, high, rate, ok)
+		low, high, rate = nextProbe(low, high, rate, ok)
 	}
 	// Messages that arrive faster than the server writes to a socket share the next write.
 	r.add("messages a read of the clients", "", shared)
 	return low, nil
 }
 
-// narrow computes the next step of a search. low is the highest rate that succeeded,
+// nextProbe computes the next step of a search. low is the highest rate that succeeded,
 // and high the lowest that failed, or infinity. ok reports whether the last rate
 // succeeded.
-func narrow(low, high, rate float64, ok bool) (newLow, newHigh, next float64) {
+func nextProbe(low, high, rate float64, ok bool) (newLow, newHigh, next float64) {
 	if ok {
 		low = rate
 	} else {

@@ -103,7 +103,7 @@ func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c
 	if _, err := load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
 		return answers, receipts, fmt.Errorf("warm up: %w", err)
 	}
-	was, err := h.await(quiet, func(load.Stats) bool { return false })
+	was, err := h.waitFor(quiet, func(load.Stats) bool { return false })
 	if err != nil {
 		return answers, receipts, err
 	}
@@ -116,7 +116,7 @@ func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c
 	if users == 0 {
 		want *= int64(h.count)
 	}
-	got, err := h.await(drainPatience, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	got, err := h.waitFor(drainTimeout, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
 	if err != nil {
 		return answers, receipts, err
 	}
@@ -189,7 +189,7 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 		if err := errors.Join(err, wait(), s.profileAllocs(ctx, b.profile, kind.file)); err != nil {
 			return err
 		}
-		after, err := h.await(quiet, func(load.Stats) bool { return false })
+		after, err := h.waitFor(quiet, func(load.Stats) bool { return false })
 		if err != nil {
 			return err
 		}

@@ -28,12 +28,12 @@ const (
 // client that acknowledges nothing waits for all of them, again and again. The time
 // runs from the write of its auth packet to the read of the last message.
 func (b *bench) replay(ctx context.Context, r *recorder) error {
-	heard, err := b.replayImgo(ctx, r)
+	received, err := b.replayImgo(ctx, r)
 	if err != nil {
 		return err
 	}
 	// For comparison, a server without any logic writes the same bytes.
-	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: [][]byte{heard}})
+	d, addr, err := limits{b}.limit(childDoor, limit.DoorRequest{Answers: [][]byte{received}})
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 	if err := pushMany(ctx, s.http, b.replayed); err != nil {
 		return nil, fmt.Errorf("push what is to be replayed: %w", err)
 	}
-	var heard bytes.Buffer
-	if _, err := replayOnce(ctx, s.tcp, b.replayed, &heard); err != nil { // this also warms up the server
+	var received bytes.Buffer
+	if _, err := replayOnce(ctx, s.tcp, b.replayed, &received); err != nil { // this also warms up the server
 		return nil, err
 	}
 	wait := s.profileCPU(ctx, b.profile, "replay", b.duration)
@@ -67,7 +67,7 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 	}
 	r.percentiles("auth to the last message", &all, false)
 	r.add("server CPU a replay", "ms", ms(cpu))
-	return heard.Bytes(), nil
+	return received.Bytes(), nil
 }
 
 // replays repeats the replay. It returns the duration of each replay, and the CPU time
@@ -120,10 +120,10 @@ func pushMany(ctx context.Context, addr string, count int) error {
 	return errors.Join(errs...)
 }
 
-// replayOnce connects user 0 and reads its messages. It copies the received bytes to
-// heard if that is not nil.
-func replayOnce(ctx context.Context, addr string, count int, heard *bytes.Buffer) (time.Duration, error) {
-	c, err := connectInto(ctx, addr, load.UserID(0), heard)
+// replayOnce connects user 0 and reads its messages. It copies the incoming bytes to
+// received if that is not nil.
+func replayOnce(ctx context.Context, addr string, count int, received *bytes.Buffer) (time.Duration, error) {
+	c, err := connectInto(ctx, addr, load.UserID(0), received)
 	if err != nil {
 		return 0, err
 	}

@@ -23,8 +23,8 @@ const (
 	returnProfile = 15 * time.Second
 )
 
-// comeBack disconnects all clients at once, and then connects as many again at once.
-func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
+// reconnectAll disconnects all clients at once, and then connects as many again at once.
+func (c *scaled) reconnectAll(ctx context.Context, r *recorder) error {
 	var errs []error
 	for _, h := range c.clients {
 		errs = append(errs, h.stop())
@@ -72,13 +72,13 @@ func (c *scaled) comeBack(ctx context.Context, r *recorder) error {
 	for i := range all.admitted {
 		grid = append(grid, load.Step.Seconds()*float64(i+1))
 	}
-	r.also("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
+	r.lineIn("return", "clients that are in", "s", "clients", grid, floats(all.admitted))
 	rates := perSecond(all.admitted)
 	var seconds []float64
 	for i := range rates {
 		seconds = append(seconds, float64(i+1))
 	}
-	r.also("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
+	r.lineIn("rate", "clients that are let in, all comets", "s", "clients/s", seconds, rates)
 	// The first seconds are spent on making sockets, and the last one is incomplete.
 	first := slices.IndexFunc(rates, func(in float64) bool { return in >= 0.01*n }) + 1
 	if first > 0 && len(rates)-1 > first {

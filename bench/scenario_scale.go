@@ -17,8 +17,8 @@ const (
 	// them.
 	scaleBroadcasts = 5
 	scalePause      = 200 * time.Millisecond
-	// scalePatience is how long a broadcast to many clients may make no progress.
-	scalePatience = 20 * time.Second
+	// scaleTimeout is how long a broadcast to many clients may make no progress.
+	scaleTimeout = 20 * time.Second
 	// scaleLook is the first interval at which the clients are asked for their counts.
 	// Later the interval is a twentieth of the time since the broadcast began, at most
 	// half a second. Asking some hundred processes takes CPU time from the measured
@@ -43,7 +43,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 		failed := err != nil
 		err = errors.Join(err, c.stop())
 		if failed {
-			c.lastWords()
+			c.logTails()
 		}
 	}()
 	for _, role := range []string{"router", "job", "logic"} {
@@ -96,9 +96,9 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	}
 	r.line("resident bytes a connection", "connections", "bytes", at, user)
 	r.line("kernel bytes a connection, both ends", "connections", "bytes", at, kernel)
-	r.also("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
-	r.also("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
-	return c.comeBack(ctx, r)
+	r.lineIn("cpu", "CPU a delivery, all nodes", "connections", "µs", at, cpu)
+	r.lineIn("reach", "one broadcast reaches everyone, p50", "connections", "ms", at, reach)
+	return c.reconnectAll(ctx, r)
 }
 
 // sizesUpTo returns the numbers of comets at which the scenario measures.
@@ -157,9 +157,9 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	return s, nil
 }
 
-// lastWords logs the last log lines of the nodes, which show why the scenario failed.
+// logTails logs the last log lines of the nodes, which show why the scenario failed.
 // The nodes must have ended.
-func (c *scaled) lastWords() {
+func (c *scaled) logTails() {
 	const most = 400 // bytes of each node
 	for _, s := range c.nodes {
 		if text := strings.TrimSpace(s.log.String()); text != "" {
@@ -187,7 +187,7 @@ func (c *scaled) memory(ctx context.Context) (sum float64, err error) {
 			return 0, err
 		}
 	}
-	load.Sleep(ctx, 2*settleStep)
+	load.Sleep(ctx, 2*restStep)
 	for _, s := range c.nodes {
 		rss, err := rssOf(s.pid())
 		if err != nil {
@@ -292,7 +292,7 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 			if now != last {
 				last, since = now, time.Now()
 			}
-			if time.Since(since) > scalePatience {
+			if time.Since(since) > scaleTimeout {
 				return 0, 0, fmt.Errorf("broadcast %d of %d: %d deliveries of %d did not come", i+1, scaleBroadcasts, (i+1)*n-(now-before), n)
 			}
 		}
@@ -309,8 +309,8 @@ func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost
 	return us(after-cpu) / float64(scaleBroadcasts*n), all.Quantile(0.5), nil
 }
 
-// also records a line for a separate plot.
-func (r *recorder) also(plot, name, xUnit, yUnit string, x, y []float64) {
+// lineIn records a line for a separate plot.
+func (r *recorder) lineIn(plot, name, xUnit, yUnit string, x, y []float64) {
 	other := *r
 	other.scenario = strings.TrimSuffix(r.scenario+"/"+plot, "/")
 	other.line(name, xUnit, yUnit, x, y)

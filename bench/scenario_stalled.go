@@ -45,14 +45,14 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	if _, err := load.Pace(ctx, s.http, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
 		return fmt.Errorf("warm up: %w", err)
 	}
-	if _, err := healthy.await(quiet, func(load.Stats) bool { return false }); err != nil {
+	if _, err := healthy.waitFor(quiet, func(load.Stats) bool { return false }); err != nil {
 		return err
 	}
 	before, err := b.stallFor(ctx, r, s, healthy, without)
 	if err != nil {
 		return err
 	}
-	rest, err := s.settle(ctx)
+	rest, err := s.restingMemory(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *c
 		return load.Histogram{}, fmt.Errorf("broadcast: %w", err)
 	}
 	want := int64(times) * int64(healthy.count)
-	got, err := healthy.await(drainPatience, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
+	got, err := healthy.waitFor(drainTimeout, func(s load.Stats) bool { return s.Packets-was.Packets >= want })
 	if n := got.Packets - was.Packets; err == nil && (n != want || got.Closed > 0) {
 		r.note("of those who read %d deliveries were lost of %d, and %d disconnected", want-n, want, got.Closed)
 	}

@@ -107,15 +107,15 @@ func connect(ctx context.Context, addr, user string) (*client, error) {
 	return connectInto(ctx, addr, user, nil)
 }
 
-// connectInto is like connect. It also copies the received bytes to heard if that is
+// connectInto is like connect. It also copies the incoming bytes to received if that is
 // not nil.
-func connectInto(ctx context.Context, addr, user string, heard *bytes.Buffer) (*client, error) {
+func connectInto(ctx context.Context, addr, user string, received *bytes.Buffer) (*client, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	if heard != nil {
-		conn = &recording{Conn: conn, heard: heard}
+	if received != nil {
+		conn = &recording{Conn: conn, received: received}
 	}
 	c := &client{conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}
 	if err := c.authenticate(user); err != nil {
@@ -147,15 +147,15 @@ func (c *client) authenticate(user string) error {
 	return c.conn.SetDeadline(time.Time{})
 }
 
-// recording is a connection that copies everything it reads to heard.
+// recording is a connection that copies everything it reads to received.
 type recording struct {
 	net.Conn
-	heard *bytes.Buffer
+	received *bytes.Buffer
 }
 
 func (r *recording) Read(b []byte) (int, error) {
 	n, err := r.Conn.Read(b)
-	r.heard.Write(b[:n])
+	r.received.Write(b[:n])
 	return n, err
 }
 

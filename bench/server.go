@@ -87,7 +87,7 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 			env = append(env, v)
 		}
 	}
-	s.cmd = exec.Command(b.imgo, "serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, //nolint:noctx // it is ended by stop
+	s.cmd = exec.Command(b.imgo, "serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, //nolint:noctx // stop ends the process
 		"--auth-mode", "none", "--log-level", "warn")
 	s.cmd.Dir, s.cmd.Env = dir, append(env, o.env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log

@@ -61,7 +61,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 		done <- outcome{report, err}
 	}()
 	w := &world{c: st.c, kafka: st.kafka, rng: rand.New(rand.NewPCG(seed, 0)), scale: s.scale, say: st.say}
-	failed := st.torment(ctx, s, v, w, r, func() bool { return len(done) > 0 })
+	failed := st.injectAll(ctx, s, v, w, r, func() bool { return len(done) > 0 })
 	stop()
 	st.say("no more pushes: waiting for what is under way")
 	end := <-done
@@ -80,8 +80,8 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	return errors.Join(r.write(s.out, stdout), r.verdict(), failed)
 }
 
-// torment injects each fault once, and then random faults.
-func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w *world, r *report, over func() bool) error {
+// injectAll injects each fault once, and then random faults.
+func (st *stage) injectAll(ctx context.Context, s *settings, v *verify.Verifier, w *world, r *report, over func() bool) error {
 	for v.Progress().Phase == verify.PhaseConnecting {
 		if over() {
 			return errors.New("verify ended before it began to push")
@@ -108,7 +108,7 @@ func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w
 		able = append(able, f)
 	}
 	for _, f := range able {
-		if err := st.once(ctx, v, w, f, f.name); err != nil {
+		if err := st.injectAndRecover(ctx, v, w, f, f.name); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w
 	st.say("at random, for %s", s.random)
 	for until := time.Now().Add(s.random); time.Now().Before(until); {
 		f := able[w.rng.IntN(len(able))]
-		if err := st.strike(ctx, v, w, f, f.name+atRandom); err != nil {
+		if err := st.inject(ctx, v, w, f, f.name+atRandom); err != nil {
 			return err
 		}
 		if err := w.pause(ctx, time.Duration(w.rng.Int64N(int64(8*time.Second)))); err != nil {
@@ -132,9 +132,9 @@ func (st *stage) torment(ctx context.Context, s *settings, v *verify.Verifier, w
 // the previous fault.
 const atRandom = ", at random"
 
-// once injects a fault and waits until the state is normal again.
-func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
-	if err := st.strike(ctx, v, w, f, name); err != nil {
+// injectAndRecover injects a fault and waits until the state is normal again.
+func (st *stage) injectAndRecover(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
+	if err := st.inject(ctx, v, w, f, name); err != nil {
 		return err
 	}
 	mended := time.Now()
@@ -161,8 +161,8 @@ func (st *stage) once(ctx context.Context, v *verify.Verifier, w *world, f fault
 	}
 }
 
-// strike injects a fault and records its time span.
-func (st *stage) strike(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
+// inject injects a fault and records its time span.
+func (st *stage) inject(ctx context.Context, v *verify.Verifier, w *world, f fault, name string) error {
 	st.say("%s", name)
 	end := v.Mark(name)
 	defer end()

@@ -51,17 +51,17 @@ func (w *world) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// one returns a random node of a role.
-func (w *world) one(role string) *node {
+// randomNode returns a random node of a role.
+func (w *world) randomNode(role string) *node {
 	nodes := w.c.of(role)
 	return nodes[w.rng.IntN(len(nodes))]
 }
 
-// killed returns a fault that kills a node and starts it again after a while. wipe
+// killNode returns a fault that kills a node and starts it again after a while. wipe
 // also removes the disk of the node.
-func killed(role string, wipe bool) func(ctx context.Context, w *world) error {
+func killNode(role string, wipe bool) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
-		n := w.one(role)
+		n := w.randomNode(role)
 		w.say("kill -9 of %s", n.name)
 		if err := n.kill(); err != nil {
 			return err
@@ -75,11 +75,11 @@ func killed(role string, wipe bool) func(ctx context.Context, w *world) error {
 		if err := w.pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
-		return w.again(ctx, n)
+		return w.restart(ctx, n)
 	}
 }
 
-func (w *world) again(ctx context.Context, n *node) error {
+func (w *world) restart(ctx context.Context, n *node) error {
 	if err := n.start(); err != nil {
 		return err
 	}
@@ -88,11 +88,11 @@ func (w *world) again(ctx context.Context, n *node) error {
 
 // faults are all faults, in the order in which they are injected.
 var faults = []fault{
-	{name: "kill-comet", do: killed("comet", false)},
-	{name: "kill-logic", do: killed("logic", false)},
-	{name: "kill-job", do: killed("job", false)},
-	{name: "kill-router", do: killed("router", false)},
-	{name: "kill-router-lose-disk", do: killed("router", true)},
+	{name: "kill-comet", do: killNode("comet", false)},
+	{name: "kill-logic", do: killNode("logic", false)},
+	{name: "kill-job", do: killNode("job", false)},
+	{name: "kill-router", do: killNode("router", false)},
+	{name: "kill-router-lose-disk", do: killNode("router", true)},
 	{name: "hang-comet", do: hang("comet", 30*time.Second)},
 	{name: "hang-router", do: hang("router", 10*time.Second)},
 	{name: "hang-job", do: hang("job", 10*time.Second)},
@@ -116,7 +116,7 @@ var faults = []fault{
 // hang returns a fault that suspends a process of a role for d, and then resumes it.
 func hang(role string, d time.Duration) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
-		n := w.one(role)
+		n := w.randomNode(role)
 		w.say("SIGSTOP of %s", n.name)
 		if err := n.signal(syscall.SIGSTOP); err != nil {
 			return err
@@ -209,7 +209,7 @@ func rollingRestart(ctx context.Context, w *world) error {
 		if err := n.stop(); err != nil {
 			return err
 		}
-		if err := w.again(ctx, n); err != nil {
+		if err := w.restart(ctx, n); err != nil {
 			return fmt.Errorf("restart: %w", err)
 		}
 	}

@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// measured is the duration of each measurement.
-	measured = 10 * time.Second
-	// calm is the rate in pushes a second at which the time to a receipt is measured.
-	calm = 250
+	// measureTime is the duration of each measurement.
+	measureTime = 10 * time.Second
+	// latencyRate is the rate in pushes a second at which the time to a receipt is measured.
+	latencyRate = 250
 	// callers is the number of concurrent callers in the throughput measurements.
 	callers = 64
-	// everywhere is a number of users that very likely covers every partition.
-	everywhere = 200
+	// allPartitionUsers is a number of users that very likely covers every partition.
+	allPartitionUsers = 200
 	// body is the body of each push, about as large as a short notification.
 	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs",` +
 		`"from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
@@ -122,7 +122,7 @@ func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers 
 	}
 	cfg.Clients = st.c.at("comet", tcpPort)
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Callers = users, 1, rate, callers
-	cfg.NotKept, cfg.Keyless, cfg.Churn, cfg.Body, cfg.Duration = 0, 1, 0, 150, measured
+	cfg.NotKept, cfg.Keyless, cfg.Churn, cfg.Body, cfg.Duration = 0, 1, 0, 150, measureTime
 	v, err := verify.New(cfg)
 	if err != nil {
 		return nil, err
@@ -139,12 +139,12 @@ func (st *stage) verifyAt(ctx context.Context, users int, rate float64, callers 
 
 // latency measures the time from an HTTP push to its receipt by a client.
 func (st *stage) latency(ctx context.Context, f *figures) error {
-	r, err := st.verifyAt(ctx, 200, calm, callers)
+	r, err := st.verifyAt(ctx, 200, latencyRate, callers)
 	if err != nil {
 		return err
 	}
-	f.add(fmt.Sprintf("push to receipt, %d a second: p50", calm), "ms", ms(r.Deliveries.P50))
-	f.add(fmt.Sprintf("push to receipt, %d a second: p99", calm), "ms", ms(r.Deliveries.P99))
+	f.add(fmt.Sprintf("push to receipt, %d a second: p50", latencyRate), "ms", ms(r.Deliveries.P50))
+	f.add(fmt.Sprintf("push to receipt, %d a second: p99", latencyRate), "ms", ms(r.Deliveries.P99))
 	return nil
 }
 
@@ -170,7 +170,7 @@ func (st *stage) connected(ctx context.Context, s *settings, f *figures) error {
 // away measures the same while no user is connected.
 func (st *stage) away(ctx context.Context, f *figures, p *pusher) error {
 	before, was, began := st.cpu(), p.accepted.Load(), time.Now()
-	if err := p.push(ctx, func() bool { return time.Since(began) > measured }); err != nil {
+	if err := p.push(ctx, func() bool { return time.Since(began) > measureTime }); err != nil {
 		return err
 	}
 	const name = "kept pushes, users away"
@@ -263,7 +263,7 @@ func (p *pusher) push(ctx context.Context, enough func() bool) error {
 		all.Go(func() {
 			for ctx.Err() == nil && !enough() {
 				i := p.n.Add(1)
-				if err := p.one(ctx, i, fmt.Sprintf("away-%d", i%awayUsers), ""); err != nil {
+				if err := p.pushOne(ctx, i, fmt.Sprintf("away-%d", i%awayUsers), ""); err != nil {
 					cancel(err)
 					return
 				}
@@ -275,7 +275,7 @@ func (p *pusher) push(ctx context.Context, enough func() bool) error {
 	return context.Cause(ctx)
 }
 
-func (p *pusher) one(ctx context.Context, i int64, user, key string) error {
+func (p *pusher) pushOne(ctx context.Context, i int64, user, key string) error {
 	text := fmt.Sprintf(`{"user":%q,"body":%s}`, user, body)
 	url := "http://" + p.logics[i%int64(len(p.logics))] + "/v1/push"
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(text))
@@ -307,13 +307,13 @@ func (p *pusher) answered(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	round := p.n.Add(1)
-	errs := make([]error, everywhere)
+	errs := make([]error, allPartitionUsers)
 	var all sync.WaitGroup
-	for i := range everywhere {
+	for i := range allPartitionUsers {
 		all.Go(func() {
 			user := fmt.Sprintf("everywhere-%d", i)
 			for {
-				if errs[i] = p.one(ctx, int64(i), user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
+				if errs[i] = p.pushOne(ctx, int64(i), user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
 					return
 				}
 				select {

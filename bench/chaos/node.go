@@ -47,7 +47,7 @@ func (n *node) start() error {
 		return fmt.Errorf("open the log of %s: %w", n.name, err)
 	}
 	defer log.Close()                         // the process has its own descriptor
-	n.cmd = exec.Command(n.binary, n.args...) //nolint:noctx // it is ended by stop or kill
+	n.cmd = exec.Command(n.binary, n.args...) //nolint:noctx // stop or kill ends the process
 	n.cmd.Stdout, n.cmd.Stderr = log, log
 	// A process group of its own keeps Ctrl-C of the terminal away, because nodes stop one
 	// after the other.
@@ -185,5 +185,5 @@ func (n *node) cpu() time.Duration {
 	var user, system int64
 	_, _ = fmt.Sscan(fields[11], &user)
 	_, _ = fmt.Sscan(fields[12], &system)
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 on Linux
+	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 }

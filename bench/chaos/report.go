@@ -45,7 +45,7 @@ type faultRow struct {
 	// LongestRefusal is the longest time without an accepted push. LongestPush is the
 	// longest time for which one push was retried. LongestDelivery is the longest time
 	// from acceptance to receipt. If the device was offline on purpose, it counts from the
-	// moment when the device reconnects.
+	// moment when the device wants to connect again.
 	LongestRefusal  verify.Millis `json:"longest_refusal_ms"`
 	LongestPush     verify.Millis `json:"longest_push_ms"`
 	LongestDelivery verify.Millis `json:"longest_delivery_ms"`

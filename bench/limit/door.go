@@ -30,7 +30,7 @@ func Door(dec *json.Decoder, enc *json.Encoder) error {
 	if err != nil {
 		return err
 	}
-	d := &door{listener: listener, answers: req.Answers, said: map[int]int{}}
+	d := &door{listener: listener, answers: req.Answers, answered: map[int]int{}}
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func Door(dec *json.Decoder, enc *json.Encoder) error {
 type door struct {
 	listener, epoll int
 	answers         [][]byte
-	said            map[int]int // number of answered reads of each socket
+	answered        map[int]int // number of answered reads of each socket
 }
 
 func (d *door) open() error {
@@ -85,7 +85,7 @@ func (d *door) run() error {
 			if fd := int(e.Fd); fd == d.listener {
 				err = d.accept()
 			} else {
-				err = d.hear(fd, buf)
+				err = d.serve(fd, buf)
 			}
 			if err != nil {
 				return err
@@ -114,22 +114,22 @@ func (d *door) accept() error {
 	return nil
 }
 
-// hear reads from one connection and answers.
-func (d *door) hear(fd int, buf []byte) error {
+// serve reads from one connection and answers.
+func (d *door) serve(fd int, buf []byte) error {
 	n, err := unix.Read(fd, buf)
 	switch {
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
 		return nil
 	case err != nil || n == 0:
-		delete(d.said, fd)
+		delete(d.answered, fd)
 		_ = unix.Close(fd) // the other end has already closed it
 		return nil
 	}
-	turn := d.said[fd]
+	turn := d.answered[fd]
 	if turn == len(d.answers) {
 		return nil
 	}
-	d.said[fd] = turn + 1
+	d.answered[fd] = turn + 1
 	answer := d.answers[turn]
 	// An error of this write shows again at the write of the rest.
 	if n, _ = unix.Write(fd, answer); n < len(answer) {

@@ -207,10 +207,10 @@ func writeAll(fds []int, req *WriteRequest) (reply WriteReply) {
 // writeRest blocks until the socket has accepted all of b. It returns an error if the
 // socket accepts nothing for 10 s.
 func writeRest(fd int, b []byte) error {
-	const patience = 10_000 // ms
+	const timeout = 10_000 // ms
 	for len(b) > 0 {
 		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if n, err := unix.Poll(ready, patience); err == nil && n == 0 {
+		if n, err := unix.Poll(ready, timeout); err == nil && n == 0 {
 			return errors.New("the reader has stopped")
 		}
 		n, err := unix.Write(fd, b)

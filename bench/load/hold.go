@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// connectTimeout bounds the time to start all connections if the request sets no
+	// connectTimeout bounds the time in which all clients connect if the request sets no
 	// bound.
 	connectTimeout = 2 * time.Minute
 	// beatEvery is the heartbeat interval of each connection. The server asks for 60 s.
@@ -162,8 +162,8 @@ const (
 	gone
 )
 
-// held is one connection of a holder.
-type held struct {
+// heldConn is one connection of a holder.
+type heldConn struct {
 	fd     int
 	phase  uint8
 	begun  time.Duration // since the start of the holder
@@ -179,7 +179,7 @@ type holder struct {
 	started time.Time
 	epoll   int
 	wake    int // an eventfd
-	conns   []*held
+	conns   []*heldConn
 	events  []unix.EpollEvent
 	buf     []byte
 	beats   beats
@@ -207,7 +207,7 @@ func newHolder(req HoldRequest) (*holder, error) {
 	}
 	h := &holder{
 		req: req, to: &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}, started: time.Now(),
-		conns: make([]*held, req.Count), events: make([]unix.EpollEvent, 512), buf: make([]byte, 256<<10),
+		conns: make([]*heldConn, req.Count), events: make([]unix.EpollEvent, 512), buf: make([]byte, 256<<10),
 	}
 	for _, source := range req.Sources {
 		addr, err := netip.ParseAddr(source)
@@ -296,7 +296,7 @@ func (h *holder) wait(ms int) {
 			h.read(c)
 		case c.phase < live:
 			if err := h.advance(c, int(ev.Fd)); err != nil {
-				h.again(c, int(ev.Fd), err)
+				h.retry(c, int(ev.Fd), err)
 			}
 		}
 	}
@@ -338,13 +338,13 @@ func (h *holder) dial(i int) error {
 	if old := h.conns[i]; old != nil {
 		begun = old.begun // a repeated attempt counts from the first one
 	}
-	h.conns[i] = &held{fd: fd, begun: begun, stream: stream{ws: h.req.Kind == WS}}
+	h.conns[i] = &heldConn{fd: fd, begun: begun, stream: stream{ws: h.req.Kind == WS}}
 	h.inflight++
 	return nil
 }
 
-// again retries a connection that ended before admission.
-func (h *holder) again(c *held, i int, err error) {
+// retry retries a connection that ended before admission.
+func (h *holder) retry(c *heldConn, i int, err error) {
 	_ = unix.Close(c.fd)
 	c.phase = gone
 	h.inflight--
@@ -372,7 +372,7 @@ func (r *HoldRequest) auth(i int) ([]byte, error) {
 }
 
 // advance handles an event of a connection that is not yet admitted.
-func (h *holder) advance(c *held, i int) error {
+func (h *holder) advance(c *heldConn, i int) error {
 	switch c.phase {
 	case dialing:
 		return h.dialed(c, i)
@@ -419,7 +419,7 @@ func (h *holder) advance(c *held, i int) error {
 }
 
 // dialed handles the end of connect(2), which may have failed.
-func (h *holder) dialed(c *held, i int) error {
+func (h *holder) dialed(c *heldConn, i int) error {
 	if code, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
 		return fmt.Errorf("connect to %s: %w", h.req.Addr, errors.Join(err, unix.Errno(code)))
 	}
@@ -439,7 +439,7 @@ func (h *holder) dialed(c *held, i int) error {
 	return h.authenticate(c, i)
 }
 
-func (h *holder) authenticate(c *held, i int) error {
+func (h *holder) authenticate(c *heldConn, i int) error {
 	c.phase = authenticating
 	packet, err := h.req.auth(i)
 	if err != nil {
@@ -452,7 +452,7 @@ func (h *holder) authenticate(c *held, i int) error {
 }
 
 // admitted records the admission of a client.
-func (h *holder) admitted(c *held) error {
+func (h *holder) admitted(c *heldConn) error {
 	c.phase = live
 	h.inflight--
 	h.connected++
@@ -486,7 +486,7 @@ func readSome(fd int, b []byte) (int, error) {
 }
 
 // read handles the available bytes of one connection.
-func (h *holder) read(c *held) {
+func (h *holder) read(c *heldConn) {
 	n, err := readSome(c.fd, h.buf)
 	if err != nil {
 		h.drop(c)
@@ -500,7 +500,7 @@ func (h *holder) read(c *held) {
 	if h.req.Kind == Raw {
 		return
 	}
-	pushed, ids, err := h.take(&c.stream, h.buf[:n])
+	pushed, ids, err := h.countMessages(&c.stream, h.buf[:n])
 	h.counts.packets.Add(pushed)
 	if err != nil {
 		h.drop(c)
@@ -518,8 +518,8 @@ func (h *holder) read(c *held) {
 	}
 }
 
-// take counts messages. It returns the ids to acknowledge.
-func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error) {
+// countMessages counts messages. It returns the ids to acknowledge.
+func (h *holder) countMessages(s *stream, b []byte) (pushed int64, ids []byte, err error) {
 	if !s.ws && s.rest == nil && !h.req.Stamped && !h.req.Ack {
 		// This fast path looks only at lengths and operations. It handles most packets, up to
 		// five million a second.
@@ -558,7 +558,7 @@ func (h *holder) take(s *stream, b []byte) (pushed int64, ids []byte, err error)
 	return pushed, ids, err
 }
 
-func (h *holder) drop(c *held) {
+func (h *holder) drop(c *heldConn) {
 	c.phase = gone
 	h.counts.closed.Add(1)
 	_ = unix.Close(c.fd)

@@ -85,7 +85,7 @@ func TestTake(t *testing.T) {
 		var got int64
 		for rest := data; len(rest) > 0; {
 			n := 1 + rand.IntN(len(rest))
-			pushed, _, err := h.take(&s, bytes.Clone(rest[:n]))
+			pushed, _, err := h.countMessages(&s, bytes.Clone(rest[:n]))
 			if err != nil {
 				t.Fatal(err)
 			}

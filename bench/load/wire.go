@@ -106,7 +106,7 @@ func (s *stream) next(b []byte, packet func(transport.Packet)) ([]byte, error) {
 				// A packet cannot continue in the next WebSocket message, so the stream cannot
 				// recover.
 				return nil, fmt.Errorf("packet in a WebSocket message of %d bytes: %v", len(payload),
-					err) //nolint:errorlint // not to be taken for an unfinished frame
+					err) //nolint:errorlint // the result must not match io.ErrUnexpectedEOF
 			}
 			packet(p)
 			payload = more

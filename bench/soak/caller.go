@@ -40,7 +40,7 @@ func (c *caller) run(ctx context.Context, stop <-chan struct{}) {
 		case <-time.After(time.Duration(c.rng.Int64N(int64(c.r.cfg.Pace)))):
 		}
 		if c.last != nil && c.rng.IntN(30) == 0 {
-			c.again(ctx)
+			c.repeatAccepted(ctx)
 			continue
 		}
 		c.push(ctx, stop, c.next())
@@ -160,9 +160,9 @@ func (c *caller) accept(p *push, results []pushapi.Result) {
 	}
 }
 
-// again repeats an accepted push. The server must recognize it as a duplicate and
+// repeatAccepted repeats an accepted push. The server must recognize it as a duplicate and
 // return the same ids.
-func (c *caller) again(ctx context.Context) {
+func (c *caller) repeatAccepted(ctx context.Context) {
 	p := c.last
 	c.last = nil
 	results, err := c.r.api.Push(ctx, c.r.api.Next(), p.body)

@@ -72,8 +72,8 @@ func (r *Report) String() string {
 	return b.String()
 }
 
-// tell reports the progress every cfg.Every.
-func (r *run) tell(ctx context.Context) {
+// reportProgress reports the progress every cfg.Every.
+func (r *run) reportProgress(ctx context.Context) {
 	ticker := time.NewTicker(r.cfg.Every)
 	defer ticker.Stop()
 	for {

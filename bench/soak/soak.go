@@ -100,7 +100,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		began: time.Now(), calm: make(chan struct{}),
 	}
 	defer r.api.Close()
-	err = r.all(ctx)
+	err = r.runAll(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 	}
@@ -133,8 +133,8 @@ func (r *run) isCalm() bool {
 	}
 }
 
-// all performs the run, from the first start of the server to its last end.
-func (r *run) all(ctx context.Context) error {
+// runAll performs the run, from the first start of the server to its last end.
+func (r *run) runAll(ctx context.Context) error {
 	if err := r.server.start(); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (r *run) all(ctx context.Context) error {
 	defer progress.Wait()
 	defer devices.Wait()
 	defer cancel()
-	progress.Go(func() { r.tell(side) })
+	progress.Go(func() { r.reportProgress(side) })
 	for _, d := range r.devices {
 		devices.Go(func() { d.run(side) })
 	}

@@ -12,11 +12,11 @@
 //	min,max  the bounds of a number, duration or size
 //	doc      one or two sentences; a line break starts a new comment line
 //
-// A field may have a default without being a setting: tests change it, users
-// cannot. The fields of an embedded struct count as fields of the struct around
-// it.
+// A field may have a default without being a setting. Then tests can change it,
+// and users cannot. The fields of an embedded struct count as fields of the outer
+// struct.
 //
-// The package holds no values and reads no files: that is package config's work.
+// The package holds no values and reads no files. Package config does that.
 // It imports no other package of imgo.
 package settings
 
