@@ -1,22 +1,22 @@
-# Everything is one `make` away on a fresh machine: run and test do their own
-# set-up (scripts/setup), which installs what is missing where it may.
+# Every target works on a fresh machine. The targets run scripts/setup, which installs missing
+# tools if the user may do that.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# How long each fuzz target runs, and which benchmarks.
+# FUZZTIME is the duration for each fuzz target. BENCH selects the benchmarks of `make microbench`.
 FUZZTIME ?= 10m
 BENCH ?= .
-# Arguments for `make run`, such as ARGS="--http 127.0.0.1:9000", and others.
+# ARGS are arguments for `make run` and others, such as ARGS="--http 127.0.0.1:9000".
 ARGS ?=
-# RACE=-race gives `make soak` and its server the race detector.
+# RACE=-race builds `make soak` and its server with the race detector.
 RACE ?=
 
 CACHE := .cache
 LINT_VERSION := v2.6.0
 
-# What envelope/*.pb.go are made with; `make proto` holds them to it.
+# The versions that generated envelope/*.pb.go. `make proto` checks them.
 PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0

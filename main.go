@@ -1,7 +1,7 @@
-// Command imgo is a push server: clients connect to it, callers push to users,
-// and what is kept waits until it is acknowledged. Alone it serves; with a
-// command it talks to a running server. This file only joins the command line
-// (package commands) to the server (package roles).
+// Command imgo is a push server. Clients connect to it, callers push messages to users, and kept
+// messages wait until they are acknowledged. Without a command imgo runs the server; most commands
+// talk to a running server. This file connects the command line (package commands) to the server
+// (package roles).
 package main
 
 import (
@@ -23,8 +23,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal begins an orderly end; with the handler gone, a second
-	// one ends the process at once.
+	// The first signal starts an orderly stop and removes the handler, so that a second signal ends
+	// the process at once.
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
@@ -33,7 +33,8 @@ func main() {
 	os.Exit(commands.ExitCode(err))
 }
 
-// run runs one command line until it is done or ctx is. It prints no error.
+// run runs one command line until the command ends or ctx is cancelled. The caller prints the
+// error.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	flags := config.NewFlags(os.Environ())
 	return commands.Run(ctx, commands.Options{
@@ -52,7 +53,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}, args)
 }
 
-// isTerminal says whether a person reads w.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())

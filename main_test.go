@@ -15,7 +15,7 @@ import (
 	"imgo/verify"
 )
 
-// imgo runs one command line.
+// imgo runs one command line and returns its standard output.
 func imgo(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
 	var out, stderr bytes.Buffer
@@ -52,7 +52,8 @@ func TestConfigInit(t *testing.T) {
 	}
 }
 
-// TestConfigSources: flags before and behind the command, variables, the file.
+// TestConfigSources reads settings from flags before and after the command, from variables and from
+// the file.
 func TestConfigSources(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "imgo.toml")
 	if err := os.WriteFile(file, []byte("data_dir = \"from-file\"\n[comet]\ntcp = \":1\"\nws = \":2\"\n"), 0o600); err != nil {
@@ -131,7 +132,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestServesUntilTheContextEnds runs the whole server, briefly.
+// TestServesUntilTheContextEnds runs the whole server for a short time.
 func TestServesUntilTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -148,8 +149,8 @@ func TestServesUntilTheContextEnds(t *testing.T) {
 	}
 }
 
-// TestVerify runs imgo verify against the server, as an operator and as a
-// program read it.
+// TestVerify runs imgo verify against the server, with output for an operator and with JSON output
+// for a program.
 func TestVerify(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = filepath.Join(t.TempDir(), "data")
@@ -172,7 +173,7 @@ func TestVerify(t *testing.T) {
 	if commands.ExitCode(err) != commands.ExitDone || !strings.Contains(out, "\nOK ") {
 		t.Errorf("exit code %d, %v:\n%s", commands.ExitCode(err), err, out)
 	}
-	// One that takes longer than a nanosecond is late: that is found.
+	// With a bound of one nanosecond every message is late, and imgo verify must report it.
 	for _, form := range []string{"--json=false", "--json"} {
 		out, err = imgo(t, append(args, "--late", "1ns", "--late-fails", form)...)
 		if commands.ExitCode(err) != commands.ExitFailed || !strings.Contains(err.Error(), "violations") {

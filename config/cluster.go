@@ -11,8 +11,8 @@ import (
 	"imgo/envelope"
 )
 
-// Cluster is how this node finds the others and how they call it. It is used
-// once Join names somebody.
+// Cluster sets how this node finds the other nodes and how they call it. It has no effect while
+// Join is empty.
 type Cluster struct {
 	Join          []string      `toml:"join" flag:"join" common:"true" unit:"addresses, host or host:port" doc:"Nodes to join; one that is up is enough, and a name may stand for many. This node itself may be\namong them: the first node of a cluster joins itself. Empty: no cluster, all in this process.\nNeeds kafka.brokers."`
 	Gossip        string        `toml:"gossip" default:":7946" flag:"gossip" unit:"address" doc:"Where nodes gossip (TCP and UDP): who is there. Beyond loopback only with a secret."`
@@ -30,7 +30,7 @@ type Cluster struct {
 	WSAddress     string        `toml:"ws_address" unit:"host:port, or ws:// or wss:// and that" doc:"Where clients reach this comet over WebSocket: told to clients. Empty: not told."`
 }
 
-// Kafka is the log of a cluster.
+// Kafka sets how the node reaches the log of a cluster.
 type Kafka struct {
 	Brokers      []string      `toml:"brokers" flag:"kafka" common:"true" unit:"addresses, host:port" doc:"Kafka, which carries everything between nodes. Needs cluster.join. Empty: the log is in this process."`
 	Prefix       string        `toml:"prefix" default:"imgo" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"What the names of the topics, and of job's consumer group, begin with: one for each cluster of imgo."`
@@ -47,18 +47,17 @@ type Kafka struct {
 	TLSKey       string        `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 }
 
-// Clustered says whether this node is one of several.
+// Clustered reports whether this node belongs to a cluster.
 func (cfg *Config) Clustered() bool { return len(cfg.Cluster.Join) > 0 }
 
-// minSecret is the least length of the cluster's secret: long enough not to be
-// guessed.
+// minSecret is the smallest length of the cluster secret in bytes. A shorter one could be guessed.
 const minSecret = 16
 
-// maxAdvertised bounds an advertised address: what a node says of itself has
-// to fit in 512 bytes of gossip.
+// maxAdvertised is the largest length of an advertised address in bytes. All that a node says about
+// itself must fit into 512 bytes of gossip.
 const maxAdvertised = 100
 
-// cluster checks how nodes find and trust one another.
+// cluster checks the settings by which nodes find and trust one another.
 func (v *validation) cluster() {
 	c := &v.cfg.Cluster
 	switch {
@@ -121,7 +120,7 @@ func (v *validation) cluster() {
 	v.kafka()
 }
 
-// advertised checks an address that others are told, if it is given.
+// advertised checks an address that other nodes or clients are given. An empty address is valid.
 func (v *validation) advertised(key, address string) {
 	if address == "" {
 		return
@@ -135,7 +134,7 @@ func (v *validation) advertised(key, address string) {
 	}
 }
 
-// kafka checks how the log is reached.
+// kafka checks the settings of the connection to Kafka.
 func (v *validation) kafka() {
 	k := &v.cfg.Kafka
 	for _, address := range k.Brokers {
@@ -162,7 +161,7 @@ func (v *validation) kafka() {
 	v.readable("kafka.tls_ca", k.TLSCA)
 }
 
-// Runs says whether this process runs a role.
+// Runs reports whether this process runs the role.
 func (cfg *Config) Runs(role string) bool {
 	return !cfg.Clustered() || slices.Contains(cfg.Roles, role)
 }

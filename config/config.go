@@ -31,14 +31,14 @@ const (
 	RoleJob    = "job"
 )
 
-// AllRoles lists every role in the order in which they are shown.
+// AllRoles returns every role in the order in which they are shown.
 func AllRoles() []string { return []string{RoleComet, RoleLogic, RoleRouter, RoleJob} }
 
-// Config is every setting of a node. The tags, those of the roles' own settings
-// included, are the one table that the file, the flags, the environment, the help
-// and config.example.toml are made of. Package settings explains them.
+// Config holds every setting of a node. The file, the flags, the environment, the help and
+// config.example.toml are all generated from the tags of its fields, including the settings that a
+// role owns. Package settings explains the tags.
 //
-// A Config is plain data: it is not changed once Load has returned it.
+// A Config is plain data. It does not change after Load has returned it.
 type Config struct {
 	Roles   []string `toml:"roles" default:"comet,logic" common:"true" unit:"any of comet, logic, router, job" doc:"What this process runs. Without cluster.join, a role that is missing here is run in this\nprocess too, and a log line says so."`
 	NodeID  string   `toml:"node_id" common:"true" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The node's name: in logs, metrics and session names. Empty: the host's name."`
@@ -62,13 +62,13 @@ type Config struct {
 	warnings []string
 }
 
-// Logging says what is logged and how.
+// Logging sets what is logged and in which format.
 type Logging struct {
 	Level  string `toml:"level" default:"info" flag:"log-level" common:"true" choices:"debug,info,warn,error" doc:"The least that is logged."`
 	Format string `toml:"format" default:"auto" flag:"log-format" common:"true" choices:"auto,console,json" doc:"auto is console on a terminal and json elsewhere."`
 }
 
-// Comet is where clients connect.
+// Comet sets the addresses and the TLS of the client listeners.
 type Comet struct {
 	TCP       string   `toml:"tcp" default:":8080" flag:"tcp" common:"true" unit:"address, or off" doc:"Where TCP clients connect."`
 	WS        string   `toml:"ws" default:":8090" flag:"ws" common:"true" unit:"address, or off" doc:"Where WebSocket clients connect, path /sub."`
@@ -81,13 +81,13 @@ type Comet struct {
 	comet.Sockets
 }
 
-// Limits bounds what clients may use up.
+// Limits bounds the resources that clients may use.
 type Limits struct {
 	comet.Limits
 	router.SessionLimits
 }
 
-// HTTP is the API and admin side.
+// HTTP sets up the HTTP API and the administration endpoints.
 type HTTP struct {
 	Listen  string `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. Beyond loopback (127.0.0.1, ::1) only with an API key."`
 	TLSCert string `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) of the API; re-read when it changes. Empty: no TLS."`
@@ -96,13 +96,13 @@ type HTTP struct {
 	httpapi.Config
 }
 
-// Auth says how a client's token becomes a user.
+// Auth sets how a token is turned into a user.
 type Auth struct {
 	auth.Config
 	comet.Expiry
 }
 
-// Kept is the kept topic and the mailboxes.
+// Kept sets up the kept topic and the mailboxes.
 type Kept struct {
 	Partitions int           `toml:"partitions" default:"8" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. For the first start alone: later it cannot be changed in one process, and in a cluster only by imgo partitions grow."`
 	Retention  time.Duration `toml:"retention" default:"192h" unit:"duration" min:"1m" doc:"How long the log is held: at least max_ttl, so that a lost mailbox can be rebuilt from it."`
@@ -111,40 +111,40 @@ type Kept struct {
 	router.MailboxLimits
 }
 
-// Live is the live topic.
+// Live sets up the live topic.
 type Live struct {
 	Partitions int           `toml:"partitions" default:"4" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of messages that are not kept."`
 	MaxBytes   int           `toml:"max_bytes" default:"32MiB" unit:"size" min:"1MiB" max:"64GiB" doc:"What each part may hold in memory; the oldest goes first."`
 	Retention  time.Duration `toml:"retention" default:"2m" unit:"duration" min:"1s" max:"24h" doc:"How long each part holds what it has."`
 }
 
-// Disk guards the data folder's disk.
+// Disk protects the disk of the data folder from running full.
 type Disk struct {
 	Reserve int `toml:"reserve" default:"256MiB" unit:"size" doc:"With less free than this, pushes are refused (disk_full) while deliveries, acks and\nconnections go on; recovery needs no restart."`
 }
 
-// Delivery is how messages find their way.
+// Delivery sets the intervals of the delivery.
 type Delivery struct {
 	comet.Delivery
 	router.WatchTimes
 }
 
-// Shutdown is the way down.
+// Shutdown sets how the node stops.
 type Shutdown struct {
 	Timeout time.Duration `toml:"timeout" default:"15s" unit:"duration" min:"1s" max:"1h" doc:"All of it must be done by then; what is left is cut off."`
 
 	comet.Shutdown
 }
 
-// Default is the configuration of `imgo` without file, environment or flags:
-// what config.example.toml shows.
+// Default returns the configuration of `imgo` without file, environment or flags.
+// config.example.toml shows the same values.
 func Default() Config { return settings.Default[Config]() }
 
-// HasRole says whether the settings name the role.
+// HasRole reports whether the settings name the role.
 func (cfg *Config) HasRole(role string) bool { return slices.Contains(cfg.Roles, role) }
 
-// EmbeddedRoles are the roles that the settings do not name and that run in
-// this process all the same, since no other node can supply them.
+// EmbeddedRoles returns the roles that the settings do not name and that run in this process
+// anyway. A node without a cluster needs them, because no other node can run them.
 func (cfg *Config) EmbeddedRoles() []string {
 	if cfg.Clustered() {
 		return nil
@@ -152,8 +152,8 @@ func (cfg *Config) EmbeddedRoles() []string {
 	return slices.DeleteFunc(AllRoles(), cfg.HasRole)
 }
 
-// Origin says where the value of a key ("comet.tcp") came from: "default",
-// "file:line" of a file, an environment variable or a flag.
+// Origin returns the source of the value of a key ("comet.tcp"). The source is "default",
+// "file:line", the name of an environment variable or a flag.
 func (cfg *Config) Origin(key string) string {
 	if origin, ok := cfg.origins[key]; ok {
 		return origin
@@ -161,11 +161,10 @@ func (cfg *Config) Origin(key string) string {
 	return "default"
 }
 
-// Warnings are remarks about the settings that do not stop a start, for the
-// caller to log.
+// Warnings returns remarks about the settings that do not prevent a start. The caller logs them.
 func (cfg *Config) Warnings() []string { return slices.Clone(cfg.warnings) }
 
-// setOrigin notes where a key's value came from.
+// setOrigin records the source of a key's value.
 func (cfg *Config) setOrigin(key, origin string) {
 	cfg.origins = maps.Clone(cfg.origins)
 	if cfg.origins == nil {

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite config.example.toml")
 
 const exampleFile = "../config.example.toml"
 
-// plain compares what was set, not where it came from.
+// plain ignores the sources of the values in a comparison.
 var plain = cmpopts.IgnoreUnexported(config.Config{})
 
 func writeFile(t *testing.T, text string) string {
@@ -94,8 +94,8 @@ func TestEveryKeyHasFlagVariableAndDoc(t *testing.T) {
 	}
 }
 
-// TestEveryKeyCanBeSet gives every key a value that is not its default, by
-// variable and by flag, and sees it arrive.
+// TestEveryKeyCanBeSet sets every key to a value that is not its default, first by variable and
+// then by flag.
 func TestEveryKeyCanBeSet(t *testing.T) {
 	values := map[string]string{
 		"roles": "job", "comet.tls_cert": "", "http.api_keys": "backend:0123456789abcdef:5",
@@ -128,7 +128,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 }
 
-// otherValue is an acceptable value of a key that is not its default.
+// otherValue returns a valid value of a key that is not its default.
 func otherValue(t *testing.T, cfg *config.Config, key config.Key) string {
 	t.Helper()
 	show := string(cfg.Show())
@@ -295,7 +295,7 @@ func TestShowRedacts(t *testing.T) {
 			t.Errorf("not shown: %s\n%s", want, show)
 		}
 	}
-	// What is shown is a settings file again.
+	// The output of Show is a valid settings file.
 	defaults := load(t, config.Sources{})
 	if _, err := config.Load(config.Sources{File: writeFile(t, string(defaults.Show()))}); err != nil {
 		t.Error(err)

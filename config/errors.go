@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Problem is one thing that is wrong with the settings.
+// Problem is one error in the settings.
 type Problem struct {
-	// Where is where the value came from: "imgo.toml:12:5",
-	// "IMGO_COMET_TCP", "--tcp"; empty: a default, or no single place.
+	// Where is the source of the value: "imgo.toml:12:5", "IMGO_COMET_TCP" or "--tcp". It is empty
+	// for a default, or if there is no single source.
 	Where string
-	// Key is the setting, "comet.tcp"; empty: the file as a whole.
+	// Key is the setting, such as "comet.tcp". It is empty if the problem concerns the whole file.
 	Key string
-	// Text says what is wrong, Mend what to do about it (may be empty).
+	// Text says what is wrong. Mend says how to correct it, and may be empty.
 	Text, Mend string
-	// Snippet is the offending line of the file, with its number.
+	// Snippet is the faulty line of the file with its line number.
 	Snippet string
 }
 
@@ -36,8 +36,8 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// ConfigError is why the settings are refused: every problem that was found,
-// so that one start shows all of them.
+// ConfigError reports all problems of the settings together, so that one failed start shows every
+// one of them.
 type ConfigError struct{ Problems []Problem }
 
 func (e *ConfigError) Error() string {
@@ -51,11 +51,11 @@ func (e *ConfigError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// ExitCode is 2, usage: starting again does not help until somebody has
-// changed what they asked for (systemd: RestartPreventExitStatus=2).
+// ExitCode returns 2, the code for wrong usage. A restart does not help before the settings have
+// been changed (systemd: RestartPreventExitStatus=2).
 func (e *ConfigError) ExitCode() int { return 2 }
 
-// problems gathers what is wrong.
+// problems collects errors in the settings.
 type problems []Problem
 
 func (p *problems) add(where, key, text, mend string) {

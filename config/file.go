@@ -18,11 +18,11 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// maxFileBytes bounds a settings file: one that is larger is no settings file.
+// maxFileBytes bounds the size of a settings file.
 const maxFileBytes = 1 << 20
 
-// readFile lays the file's values over cfg. Unknown keys, wrong types and
-// TOML that is broken are problems that name the line.
+// readFile overwrites cfg with the values of the file. It returns a *ConfigError with the line of
+// each unknown key, wrong type or syntax error.
 func (cfg *Config) readFile(path string) error {
 	data, err := readBounded(path)
 	if err != nil {
@@ -50,7 +50,7 @@ func readBounded(path string) ([]byte, error) {
 	return data, err
 }
 
-// reason is the cause of a file error without the path, which the caller says.
+// reason returns the cause of a file error without the path. The caller names the path.
 func reason(err error) error {
 	var pathErr *os.PathError
 	if errors.As(err, &pathErr) {
@@ -59,7 +59,7 @@ func reason(err error) error {
 	return err
 }
 
-// decode lays the values of a TOML document over cfg; path names it in errors.
+// decode overwrites cfg with the values of a TOML document. Errors name the document by path.
 func (cfg *Config) decode(path string, data []byte) error {
 	var document map[string]any
 	if err := toml.Unmarshal(data, &document); err != nil {
@@ -83,7 +83,7 @@ func (cfg *Config) decode(path string, data []byte) error {
 	return found.err()
 }
 
-// broken is the problem of a document that is no TOML.
+// broken returns the problem of a document with a TOML syntax error.
 func broken(path string, data []byte, err error) problems {
 	p := Problem{Where: path, Text: strings.TrimPrefix(err.Error(), "toml: ")}
 	var syntax *toml.DecodeError
@@ -94,7 +94,7 @@ func broken(path string, data []byte, err error) problems {
 	return problems{p}
 }
 
-// decoder gives the values of one document to a Config.
+// decoder copies the values of one document into a Config.
 type decoder struct {
 	cfg      *Config
 	path     string
@@ -105,13 +105,13 @@ type decoder struct {
 	found    []located
 }
 
-// located is a problem with the place by which problems are sorted.
+// located is a problem with its line and column, by which problems are sorted.
 type located struct {
 	Problem
 	line, column int
 }
 
-// refuse notes a problem at a place of the document.
+// refuse records a problem at a position in the document.
 func (d *decoder) refuse(line, column int, p Problem) {
 	p.Where = d.path
 	if line > 0 {
@@ -120,8 +120,7 @@ func (d *decoder) refuse(line, column int, p Problem) {
 	d.found = append(d.found, located{p, line, column})
 }
 
-// table takes up the values of the document's table of that name; "" is the
-// document itself.
+// table reads the values of one table of the document. The name "" means the top level.
 func (d *decoder) table(name string, values map[string]any) {
 	for short, value := range values {
 		full := short
@@ -142,7 +141,7 @@ func (d *decoder) table(name string, values map[string]any) {
 	}
 }
 
-// value takes up one key's value.
+// value reads the value of one key.
 func (d *decoder) value(name string, key Key, value any, at place) {
 	var err error
 	if list, ok := value.([]any); ok && key.Type == reflect.TypeFor[[]httpapi.Key]() {
@@ -158,7 +157,7 @@ func (d *decoder) value(name string, key Key, value any, at place) {
 	}
 }
 
-// apiKeys takes up the tables of http.api_keys.
+// apiKeys reads the tables of http.api_keys.
 func (d *decoder) apiKeys(name string, key Key, tables []any) error {
 	wrong := fmt.Errorf("is of the wrong type (array); it must be %s", key.wants())
 	keys := make([]httpapi.Key, len(tables))
@@ -192,7 +191,7 @@ func (d *decoder) apiKeys(name string, key Key, tables []any) error {
 	return nil
 }
 
-// unknown notes a key or table that imgo does not have.
+// unknown records a key or table that imgo does not have.
 func (d *decoder) unknown(name string) {
 	p := Problem{Text: fmt.Sprintf("unknown key %q", name), Mend: "`imgo config init` prints every key"}
 	if meant := suggest.Closest(name, fileNames()); meant != "" {
@@ -202,8 +201,8 @@ func (d *decoder) unknown(name string) {
 	d.refuse(at.line, at.column, p)
 }
 
-// snippet shows a line of the file with a mark under the column, unless the
-// line may hold a secret.
+// snippet returns a line of the file with a mark under the column. It returns nothing if the line
+// may hold a secret.
 func snippet(data []byte, row, column int) string {
 	lines := strings.Split(string(data), "\n")
 	if row < 1 || row > len(lines) {
@@ -218,8 +217,8 @@ func snippet(data []byte, row, column int) string {
 		strings.Repeat(" ", len(number)-2) + "| " + strings.Repeat(" ", max(column-1, 0)) + "^"
 }
 
-// secretLine says whether a line of the file may hold a secret, which must
-// not get into a log by way of an error.
+// secretLine reports whether a line of the file may hold a secret. Errors are logged, so they must
+// not contain it.
 func secretLine(line string) bool {
 	name, _, ok := strings.Cut(line, "=")
 	if !ok {
@@ -238,7 +237,7 @@ func secretLine(line string) bool {
 	return false
 }
 
-// fileNames are the names that a file may use, for suggestions.
+// fileNames returns all valid names of keys and tables, for suggestions.
 func fileNames() []string {
 	names := []string{"http.api_keys.name", "http.api_keys.key", "http.api_keys.rate"}
 	for _, s := range sections() {
@@ -252,16 +251,15 @@ func fileNames() []string {
 	return names
 }
 
-// place is where a document has a key, and its value. Lines and columns count
-// from 1; a line of 0 is unknown.
+// place is the position of a key and of its value in the document. Lines and columns count from 1.
+// A line of 0 means unknown.
 type place struct {
 	line, column           int
 	valueLine, valueColumn int
 }
 
-// places finds the keys and tables that the document sets, by their full name.
-// The document has been parsed before, so it is sound. Of a name that stands
-// there more than once the first place counts.
+// places returns the positions of all keys and tables that the document sets, by full name. The
+// document must be valid TOML. If a name occurs more than once, the first position counts.
 func places(data []byte) map[string]place {
 	found := map[string]place{}
 	var parser unstable.Parser

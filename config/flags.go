@@ -14,23 +14,22 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// Flags are the command line's side of the settings: a flag for every Key,
-// and --config. One Flags gathers what all commands of one run were given; it
-// is for one goroutine.
+// Flags holds the command line flags of all settings, and --config. One value collects the flags of
+// all commands in a run. It is not safe for concurrent use.
 type Flags struct {
 	environ []string
 	file    string
 	texts   map[string][]string
 }
 
-// NewFlags makes Flags over an environment as os.Environ gives it.
+// NewFlags returns Flags for an environment in the form of os.Environ.
 func NewFlags(environ []string) *Flags {
 	return &Flags{environ: environ, texts: map[string][]string{}}
 }
 
-// text is one flag's cli.Generic: it only remembers what was written, so that
-// one table reads flags and environment alike and the order of precedence is
-// in one place. Set is called once for each time the flag is given.
+// text is the cli.Generic of one flag. It only records the text, so that flags and environment
+// share one parser and the precedence is decided in one place. Set is called each time the flag
+// occurs.
 type text struct {
 	record func(string) error
 	bool   bool
@@ -40,11 +39,11 @@ type text struct {
 func (t *text) Set(value string) error { return t.record(value) }
 func (t *text) String() string         { return t.shown }
 
-// IsBoolFlag lets --flag stand for --flag=true (package flag looks for it).
+// IsBoolFlag lets --flag mean --flag=true. Package flag calls it.
 func (t *text) IsBoolFlag() bool { return t.bool }
 
-// CLI makes the flags. With all, every key's short and long flags are shown,
-// by section; without, only the common ones are, and the rest work unseen.
+// CLI returns the flags. If all is true, the help lists every flag by section. Otherwise it lists
+// only the common flags; the others work but are hidden.
 func (f *Flags) CLI(all bool) []cli.Flag {
 	flags := []cli.Flag{&cli.GenericFlag{
 		Name:     "config",
@@ -66,7 +65,7 @@ func (f *Flags) CLI(all bool) []cli.Flag {
 				Usage:       key.usage(),
 				Category:    shownIn(all, key.section),
 				DefaultText: key.defaultText(&defaults),
-				// Only the first name is shown: the other is in the file's comment.
+				// Only the first name is shown. config.example.toml names the other one.
 				Hidden: i > 0 || !all && !key.Common,
 				Value: &text{
 					bool: key.IsBool(),
@@ -91,13 +90,13 @@ func shownIn(all bool, section string) string {
 	return "[" + section + "]"
 }
 
-// usage is the key's line in the help, with what a value looks like (the
-// library shows it behind the flag's name) and the key's variable.
+// usage returns the key's line in the help. The word in backquotes is the placeholder, which the
+// library shows after the flag's name. The variable follows.
 func (k *Key) usage() string {
 	return fmt.Sprintf("%s [`%s`, $%s]", strings.ReplaceAll(k.Doc, "\n", " "), k.placeholder(), k.Envs[0])
 }
 
-// placeholder stands for the value in the help.
+// placeholder returns the word for the value in the help.
 func (k *Key) placeholder() string {
 	switch {
 	case k.IsList():
@@ -121,7 +120,7 @@ func (k *Key) placeholder() string {
 	return "text"
 }
 
-// defaultText is what the help shows as the default; empty: nothing.
+// defaultText returns the default that the help shows. If it is empty, none is shown.
 func (k *Key) defaultText(defaults *Config) string {
 	switch value := k.value(defaults).Interface().(type) {
 	case []string:
@@ -133,8 +132,8 @@ func (k *Key) defaultText(defaults *Config) string {
 	}
 }
 
-// Load puts the settings together from what the flags were given, the
-// environment, and the file that --config or IMGO_CONFIG names.
+// Load merges the settings from the flags, the environment and the file that --config or
+// IMGO_CONFIG names.
 func (f *Flags) Load() (Config, error) {
 	file := f.file
 	if file == "" {
@@ -143,7 +142,7 @@ func (f *Flags) Load() (Config, error) {
 	return Load(Sources{Flags: f.texts, Environ: f.environ, File: file})
 }
 
-// ConfigCommand is `imgo config`: init, check and show.
+// ConfigCommand returns the command `imgo config` with init, check and show.
 func (f *Flags) ConfigCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "config",
@@ -193,13 +192,13 @@ func (f *Flags) ConfigCommand() *cli.Command {
 	}
 }
 
-// initConfig writes the example to the file, or to out where none is named.
+// initConfig writes the example to the file. If file is empty, it writes to out.
 func initConfig(out io.Writer, file string, force bool) error {
 	if file == "" {
 		_, err := out.Write(Example())
 		return err
 	}
-	// 0600: secrets will be put into it.
+	// The mode is 0600 because the file is going to contain secrets.
 	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if force {
 		mode = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
@@ -219,8 +218,8 @@ func initConfig(out io.Writer, file string, force bool) error {
 	return err
 }
 
-// Serve makes the action of `imgo` and `imgo serve`: load the settings, then
-// run with them.
+// Serve returns the action of `imgo` and `imgo serve`. It loads the settings and calls run with
+// them.
 func (f *Flags) Serve(run func(context.Context, Config) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		cfg, err := f.Load()

@@ -10,26 +10,25 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// EnvPrefix begins every environment variable that imgo reads.
+// EnvPrefix is the prefix of every environment variable that imgo reads.
 const EnvPrefix = "IMGO_"
 
-// Key is one setting as a user meets it: a field of Config, or of a role's own
-// Config within it, with its tags.
+// Key is one setting: a field of Config, or of a role's Config inside it, with its tags.
 type Key struct {
 	settings.Field
-	// Name is the key in the file with its section: "comet.tcp", "data_dir".
+	// Name is the key in the file including its section: "comet.tcp", "data_dir".
 	Name string
-	// Flags are its flags without dashes, the one to show first: "tcp",
-	// "comet-tcp".
+	// Flags are the names of its flags without dashes ("tcp", "comet-tcp"). The help shows the
+	// first one.
 	Flags []string
-	// Envs are its environment variables, the one to show first. Where both are
-	// set the first one counts.
+	// Envs are the names of its environment variables. The help shows the first one. If more than
+	// one is set, the first one wins.
 	Envs []string
 
 	section string
 }
 
-// section is a table of the file.
+// section is a table of the TOML file.
 type section struct {
 	name string
 	doc  string
@@ -45,7 +44,7 @@ func Keys() []Key {
 	return keys
 }
 
-// sections reads the table off Config's fields and tags.
+// sections derives the tables and keys from the fields and tags of Config.
 func sections() []section {
 	root := section{}
 	var tables []section
@@ -70,7 +69,7 @@ func newKey(table string, field settings.Field) Key {
 		key.Name = table + "." + key.Name
 	}
 	long := strings.NewReplacer(".", "-", "_", "-").Replace(key.Name)
-	// The derived variable goes first: it is the one that is in the file.
+	// The derived variable goes first because config.example.toml shows it.
 	key.Flags, key.Envs = []string{long}, []string{envName(long)}
 	if field.Flag != "" && field.Flag != long {
 		key.Flags = []string{field.Flag, long}
@@ -83,12 +82,12 @@ func envName(flag string) string {
 	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// value returns the key's value in cfg, settable if cfg is a pointer's target.
+// value returns the key's value in cfg. It is settable.
 func (k *Key) value(cfg *Config) reflect.Value {
 	return reflect.ValueOf(cfg).Elem().FieldByIndex(k.Index)
 }
 
-// wants describes a value of the key, for errors.
+// wants describes a valid value of the key for an error text.
 func (k *Key) wants() string {
 	switch {
 	case k.IsDuration():
@@ -111,7 +110,7 @@ func (k *Key) wants() string {
 	return "a string in quotes"
 }
 
-// setTOML gives the key a value of the file: what a TOML reader makes of it.
+// setTOML sets the key to a value as the TOML decoder returns it.
 func (k *Key) setTOML(cfg *Config, value any) error {
 	field := k.value(cfg)
 	switch v := value.(type) {
@@ -121,7 +120,7 @@ func (k *Key) setTOML(cfg *Config, value any) error {
 		}
 	case int64:
 		switch {
-		case k.IsDuration(): // so many of what?
+		case k.IsDuration(): // a number without a unit is refused
 		case field.CanInt():
 			field.SetInt(v)
 			return nil
@@ -148,8 +147,7 @@ func (k *Key) setTOML(cfg *Config, value any) error {
 	return fmt.Errorf("is of the wrong type (%s); it must be %s", tomlKind(value), k.wants())
 }
 
-// stringList returns the strings of a list. ok is false if something in it is
-// no string.
+// stringList returns the strings of a list. ok is false if an element is not a string.
 func stringList(values []any) (list []string, ok bool) {
 	list = make([]string, len(values))
 	for i, value := range values {
@@ -160,7 +158,7 @@ func stringList(values []any) (list []string, ok bool) {
 	return list, true
 }
 
-// tomlKind names the type of a value as TOML does.
+// tomlKind returns the TOML name of the value's type.
 func tomlKind(value any) string {
 	switch value.(type) {
 	case string:

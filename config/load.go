@@ -10,21 +10,20 @@ import (
 	"imgo/commands/suggest"
 )
 
-// Sources is where settings come from; what comes later here weighs less:
-// flags > environment > file > defaults.
+// Sources are the places that settings come from. Flags win over the environment, the environment
+// over the file, and the file over the defaults.
 type Sources struct {
-	// Flags are the texts that the command line gave for a key ("comet.tcp"),
-	// in order.
+	// Flags are the values that the command line gave for each key ("comet.tcp"), in order.
 	Flags map[string][]string
-	// Environ is the environment as os.Environ gives it; only IMGO_… counts.
-	// A variable that is set and empty counts as not set.
+	// Environ is the environment in the form of os.Environ. Only variables that begin with IMGO_
+	// count. A variable with an empty value counts as not set.
 	Environ []string
-	// File is the settings file; empty: none.
+	// File is the path of the settings file. If it is empty, no file is read.
 	File string
 }
 
-// Load puts the settings together, completes and validates them. Its error is
-// a *ConfigError that names every problem, where it came from and the mend.
+// Load merges the settings from all sources, completes them and validates them. It returns a
+// *ConfigError that names every problem, the source of the value and the remedy.
 func Load(sources Sources) (Config, error) {
 	cfg := Default()
 	if sources.File != "" {
@@ -56,7 +55,7 @@ func Load(sources Sources) (Config, error) {
 	return cfg, nil
 }
 
-// apply gives one key the value from one place.
+// apply sets one key to the value from one source.
 func (cfg *Config) apply(key *Key, where string, texts []string, found *problems) {
 	if err := key.Set(key.value(cfg), texts); err != nil {
 		text := err.Error()
@@ -69,7 +68,7 @@ func (cfg *Config) apply(key *Key, where string, texts []string, found *problems
 	cfg.setOrigin(key.Name, where)
 }
 
-// environment picks imgo's variables that have a value.
+// environment returns imgo's variables that have a value.
 func environment(environ []string) map[string]string {
 	env := map[string]string{}
 	for _, variable := range environ {
@@ -81,12 +80,12 @@ func environment(environ []string) map[string]string {
 	return env
 }
 
-// ConfigEnv names the settings file, where --config does not.
+// ConfigEnv is the variable that names the settings file when --config is not given.
 const ConfigEnv = EnvPrefix + "CONFIG"
 
-// unknownVariables warns of variables that look like a slip in a key's name.
-// It is a warning only: Kubernetes sets IMGO_PORT and the like by itself where
-// a service is called imgo.
+// unknownVariables returns a warning for each variable that looks like a misspelt name of a key. It
+// is no error, because Kubernetes sets IMGO_PORT and similar variables itself if a service is
+// called imgo.
 func unknownVariables(env map[string]string) []string {
 	known := []string{ConfigEnv, EnvPrefix + "SERVER", EnvPrefix + "API_KEY"}
 	for _, key := range Keys() {
@@ -97,8 +96,8 @@ func unknownVariables(env map[string]string) []string {
 		if slices.Contains(known, name) {
 			continue
 		}
-		// Kubernetes' variables repeat the service's name and would be taken
-		// for slips of keys that begin alike.
+		// Kubernetes puts the name of the service into its own variables. Some of them resemble the
+		// names of keys.
 		if strings.Contains(name, "_SERVICE_") || strings.Contains(name, "_PORT") {
 			continue
 		}
@@ -110,7 +109,7 @@ func unknownVariables(env map[string]string) []string {
 	return warnings
 }
 
-// complete fills in what follows from other settings or from the machine.
+// complete fills in the values that follow from other settings or from the machine.
 func (cfg *Config) complete() {
 	if cfg.NodeID == "" {
 		cfg.NodeID = HostNodeID()
@@ -125,11 +124,12 @@ func (cfg *Config) complete() {
 	}
 }
 
-// addressOff closes a listener; in Config it is then the empty string.
+// addressOff is the value in the settings that turns a listener off. Config holds the empty string
+// instead.
 const addressOff = "off"
 
-// HostNodeID makes a node's name of the host's: its first label, as far as it
-// fits nodeIDPattern. It stays the same over restarts.
+// HostNodeID returns a node name made of the first label of the host name. Characters that a node
+// name may not have become "-". The result is the same after a restart.
 func HostNodeID() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -151,14 +151,15 @@ func HostNodeID() string {
 	return id
 }
 
-// MaxNodeID bounds a node's name: it is part of every session's name.
+// MaxNodeID is the largest length of a node name in bytes. The node name is part of every session
+// name.
 const MaxNodeID = 64
 
 func nodeIDRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r)
 }
 
-// checkReadable says why a file cannot be read, or nil.
+// checkReadable returns an error that says why the file cannot be read, or nil.
 func checkReadable(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

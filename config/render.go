@@ -9,10 +9,10 @@ import (
 	"imgo/roles/logic/httpapi"
 )
 
-// Redacted stands where a secret was.
+// Redacted is shown in place of a secret.
 const Redacted = "(secret)"
 
-// header begins config.example.toml.
+// header is the first text of config.example.toml.
 const header = `# imgo: every setting, with its default.
 #
 # Start with this file:  imgo --config imgo.toml
@@ -26,8 +26,8 @@ const header = `# imgo: every setting, with its default.
 # "64KiB", "16MiB" or "2GiB". A key that imgo does not know is an error.
 `
 
-// Example is config.example.toml: every key with its default, its unit and
-// what it means. Loading it changes nothing.
+// Example returns config.example.toml: every key with its default, its unit and its meaning.
+// Loading it changes no setting.
 func Example() []byte {
 	cfg := Default()
 	var b strings.Builder
@@ -53,7 +53,7 @@ func Example() []byte {
 	return []byte(b.String())
 }
 
-// note is the line on a key's unit, bounds and short flag.
+// note returns the comment line with the key's unit, bounds and short flag.
 func (k *Key) note() string {
 	var notes []string
 	switch {
@@ -72,11 +72,11 @@ func (k *Key) note() string {
 	return strings.Join(notes, " ")
 }
 
-// short is the key's name within its section.
+// short returns the key's name without its section.
 func (k *Key) short() string { return k.Name[strings.LastIndex(k.Name, ".")+1:] }
 
-// Show writes the settings that are in effect as TOML, each with a note where
-// it came from unless it is the default. Secrets are redacted.
+// Show returns the effective settings as TOML. A comment names the source of each value that is not
+// a default. Secrets are redacted.
 func (cfg *Config) Show() []byte {
 	var b strings.Builder
 	b.WriteString("# What is in effect: flags > environment > file > defaults. Secrets are not shown.\n")
@@ -95,8 +95,7 @@ func (cfg *Config) Show() []byte {
 	return []byte(b.String())
 }
 
-// toml writes the key's value as TOML; of a secret that is set, only that it
-// is.
+// toml returns the key's value as TOML. If secret is true, a value that is set is redacted.
 func (k *Key) toml(cfg *Config, secret bool) string {
 	value := k.value(cfg)
 	switch x := value.Interface().(type) {
@@ -126,8 +125,8 @@ func (k *Key) toml(cfg *Config, secret bool) string {
 	return k.Format(value)
 }
 
-// tomlString quotes a basic string: TOML's escapes are a subset of JSON's
-// plus control characters, which \u covers.
+// tomlString returns s as a basic TOML string. TOML knows all escapes of JSON, and \u covers the
+// other control characters.
 func tomlString(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')

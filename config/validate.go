@@ -16,9 +16,8 @@ import (
 	"imgo/roles/logic/auth"
 )
 
-// Validate checks every value and every combination that is known to be
-// wrong. Its error is a *ConfigError with all that was found; each names the
-// key, where its value came from and the mend. Load has called it.
+// Validate checks every value and the combinations of values. It returns a *ConfigError with all
+// problems; each names the key, the source of the value and the remedy. Load calls it.
 func (cfg *Config) Validate() error {
 	v := validation{cfg: cfg}
 	for _, key := range Keys() {
@@ -34,13 +33,13 @@ func (cfg *Config) Validate() error {
 	return v.found.err()
 }
 
-// validation gathers what is wrong with cfg.
+// validation collects the problems of cfg.
 type validation struct {
 	cfg   *Config
 	found problems
 }
 
-// refuse notes a problem of a key.
+// refuse records a problem of a key.
 func (v *validation) refuse(key, text, mend string) {
 	where := v.cfg.Origin(key)
 	if where == "default" {
@@ -49,7 +48,7 @@ func (v *validation) refuse(key, text, mend string) {
 	v.found.add(where, key, text, mend)
 }
 
-// show writes a key's value as a user writes it.
+// show returns a key's value in the form in which it is written in the file.
 func (v *validation) show(name string) string {
 	for _, key := range Keys() {
 		if key.Name == name {
@@ -59,14 +58,14 @@ func (v *validation) show(name string) string {
 	return ""
 }
 
-// bounds checks a value against its key's choices, min and max.
+// bounds checks a value against the choices, the minimum and the maximum of its key.
 func (v *validation) bounds(key *Key) {
 	if wrong, mend := key.Check(key.value(v.cfg)); wrong != "" {
 		v.refuse(key.Name, wrong, mend)
 	}
 }
 
-// node checks what is at the top of the file.
+// node checks the keys at the top of the file.
 func (v *validation) node() {
 	cfg := v.cfg
 	if len(cfg.Roles) == 0 {
@@ -88,7 +87,7 @@ func (v *validation) node() {
 	}
 }
 
-// listener is an address that was checked.
+// listener is a valid address of a listener.
 type listener struct {
 	key, flag string
 	host      string
@@ -97,7 +96,7 @@ type listener struct {
 	on        bool
 }
 
-// listenAddress checks host:port of a key.
+// listenAddress checks that the address of a key is host:port.
 func (v *validation) listenAddress(key, flag, address, example string) listener {
 	l := listener{key: key, flag: flag}
 	host, portText, err := net.SplitHostPort(address)
@@ -116,8 +115,8 @@ func (v *validation) listenAddress(key, flag, address, example string) listener 
 	return l
 }
 
-// isLoopback says whether only this machine can reach the host. A name other
-// than localhost is not trusted to be: it may resolve to anything.
+// isLoopback reports whether only this machine can reach the host. A name other than localhost
+// could resolve to any address, so it does not count as loopback.
 func isLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -126,7 +125,7 @@ func isLoopback(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// comet checks where clients connect and gives the listeners that are on.
+// comet checks the client listeners and returns those that are on.
 func (v *validation) comet() []listener {
 	c := &v.cfg.Comet
 	var on []listener
@@ -154,7 +153,7 @@ func (v *validation) comet() []listener {
 	return on
 }
 
-// certificate checks the pair of files of a section.
+// certificate checks that a section names both certificate and key, and that they can be read.
 func (v *validation) certificate(section, cert, key string) {
 	switch {
 	case cert != "" && key == "":
@@ -166,7 +165,7 @@ func (v *validation) certificate(section, cert, key string) {
 	v.readable(section+".tls_key", key)
 }
 
-// readable checks a file that a key names, if it names one.
+// readable checks that the file of a key can be read. An empty path is valid.
 func (v *validation) readable(key, file string) {
 	if file == "" {
 		return
@@ -176,10 +175,10 @@ func (v *validation) readable(key, file string) {
 	}
 }
 
-// minAPIKey is the least length of an API key: long enough not to be guessed.
+// minAPIKey is the smallest length of an API key in bytes. A shorter one could be guessed.
 const minAPIKey = 16
 
-// http checks the API side.
+// http checks the settings of the HTTP API.
 func (v *validation) http() listener {
 	h := &v.cfg.HTTP
 	l := v.listenAddress("http.listen", "--http", h.Listen, "127.0.0.1:7172")
@@ -195,7 +194,7 @@ func (v *validation) http() listener {
 	}
 	names, keys := map[string]bool{}, map[string]bool{}
 	for _, key := range h.Keys {
-		// The key itself is never repeated in an error.
+		// Errors are logged, so they must not contain the key itself.
 		switch {
 		case key.Name == "":
 			v.refuse("http.api_keys", "has a key without a name", "name it after its caller: it is what logs and limits show")
@@ -224,7 +223,7 @@ func (v *validation) http() listener {
 	return l
 }
 
-// clusterOnly is an address that is only used in a cluster.
+// clusterOnly returns the address in a cluster, and "" otherwise.
 func clusterOnly(cfg *Config, address string) string {
 	if !cfg.Clustered() {
 		return ""
@@ -232,7 +231,7 @@ func clusterOnly(cfg *Config, address string) string {
 	return address
 }
 
-// distinct refuses two listeners on one port.
+// distinct refuses two listeners on the same port.
 func (v *validation) distinct() {
 	type place struct{ key, host, port string }
 	var used []place
@@ -260,7 +259,7 @@ func (v *validation) distinct() {
 	}
 }
 
-// auth checks who may be whom.
+// auth checks the settings of authentication.
 func (v *validation) auth(comet []listener, http listener) {
 	a := &v.cfg.Auth
 	if a.Mode == auth.ModeNone {
@@ -271,7 +270,7 @@ func (v *validation) auth(comet []listener, http listener) {
 	v.readable("auth.jwks_file", a.JWKSFile)
 }
 
-// open refuses auth.mode none on an address that others can reach.
+// open refuses auth.mode none on an address that other machines can reach.
 func (v *validation) open(listeners []listener) {
 	var beyond, mend []string
 	for _, l := range listeners {
@@ -287,7 +286,8 @@ func (v *validation) open(listeners []listener) {
 	}
 }
 
-// kept checks that what waits can also be rebuilt.
+// kept checks that the log is retained for longer than the messages and claims that are rebuilt
+// from it.
 func (v *validation) kept() {
 	k := &v.cfg.Kept
 	if k.DefaultTTL > k.MaxTTL {
@@ -307,7 +307,7 @@ func (v *validation) kept() {
 	}
 }
 
-// delivery checks what only makes sense together.
+// delivery checks limits that depend on one another.
 func (v *validation) delivery() {
 	cfg := v.cfg
 	for _, room := range []struct {

@@ -118,7 +118,7 @@ func TestWhatIsAccepted(t *testing.T) {
 	}
 }
 
-// clustered are settings that make a node one of several, and more.
+// clustered returns valid settings of a node in a cluster, with some more values.
 func clustered(more map[string][]string) map[string][]string {
 	all := map[string][]string{"cluster.join": {"10.0.0.1"}, "kafka.brokers": {"10.0.0.9:9092"}}
 	maps.Copy(all, more)

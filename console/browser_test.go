@@ -9,9 +9,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// flow walks through the page as a person does who tries a server: connect,
-// push, go offline, come back to what was kept. All it needs is the address of
-// a page; user must be new to the server.
+// flow goes through the page like a person who tries the server: connect, push, go offline, and
+// come back to the kept messages. base is the address of the page. user must be new to the server.
 func flow(t *testing.T, s screen, base, user string) {
 	t.Helper()
 	b := open(t, s)
@@ -105,8 +104,7 @@ func flow(t *testing.T, s screen, base, user string) {
 	b.checkProblems()
 }
 
-// checkOnce fails unless every kept message is there once and in the order of
-// the ids.
+// checkOnce checks that every kept message is shown once, in the order of the ids.
 func (b *tab) checkOnce() {
 	b.Helper()
 	var last uint64
@@ -129,7 +127,7 @@ func TestBrowserDesktop(t *testing.T) { flow(t, desktop, newScripted(t).URL, "an
 
 func TestBrowserPhone(t *testing.T) { flow(t, phone, newScripted(t).URL, "ben") }
 
-// TestBrowserProblems shows what the page says when things go wrong.
+// TestBrowserProblems checks what the page shows when something goes wrong.
 func TestBrowserProblems(t *testing.T) {
 	s := newScripted(t)
 	s.apiKey = "secret"
@@ -161,7 +159,7 @@ func TestBrowserProblems(t *testing.T) {
 	b.click("#clear")
 	b.says("#empty", "No messages yet")
 
-	// A lost connection: the page is back by itself, and nothing comes twice.
+	// After a lost connection the page reconnects by itself, and no message is shown twice.
 	b.push(`"before"`, "Kept as")
 	b.arrives("before")
 	s.drop()
@@ -170,7 +168,7 @@ func TestBrowserProblems(t *testing.T) {
 	b.push(`"after"`, "Kept as")
 	b.arrives("before", "after")
 
-	// The server goes: the page says so and keeps trying.
+	// When the server stops, the page says so and keeps trying.
 	s.stop()
 	b.state("waiting")
 	b.says("#connect-error", "connection was lost")
@@ -185,7 +183,7 @@ func TestBrowserProblems(t *testing.T) {
 	b.checkProblems()
 }
 
-// TestBrowserRefused shows a refusal for good, in the words of its code.
+// TestBrowserRefused checks that the page explains a final refusal by its close code.
 func TestBrowserRefused(t *testing.T) {
 	s := newScripted(t)
 	body, err := json.Marshal(map[string]any{"code": 3504, "reason": "too many sessions", "reconnect": false})
@@ -203,8 +201,8 @@ func TestBrowserRefused(t *testing.T) {
 	b.checkProblems()
 }
 
-// TestBrowserNamesBelieved connects to servers that take the token for the
-// name of the user, whether they make tokens or not.
+// TestBrowserNamesBelieved connects to servers that accept any token as the user name, with and
+// without an API that issues tokens.
 func TestBrowserNamesBelieved(t *testing.T) {
 	b := open(t, desktop)
 	b.expected = []string{"404"}

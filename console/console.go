@@ -1,14 +1,13 @@
-// Package console serves the page on which a person tries the server: connect
-// as a user, see messages arrive, push, go offline and come back to what was
-// kept. The page and the JavaScript client it runs on are embedded; nothing is
-// loaded from elsewhere.
+// Package console serves the demo page. On it a person connects as a user, sees messages arrive,
+// pushes, goes offline, and comes back to the kept messages. The page and its JavaScript client are
+// embedded in the binary. The page loads nothing from other hosts.
 //
-// It guarantees that the page cannot be framed and runs no script but its own
-// (Content-Security-Policy), and that a browser revalidates every file (ETag),
-// so a new binary never runs with an old script.
+// It guarantees that no other site can frame the page and that the page runs only its own scripts
+// (Content-Security-Policy). A browser revalidates every file (ETag), so a new binary never runs
+// with an old script.
 //
-// It has no state and no access to the server: the page calls the HTTP API
-// with what its user typed in, and connects as any client does.
+// The package has no state and no access to the server. The page calls the HTTP API with the data
+// that its user typed, and connects like any other client.
 package console
 
 import (
@@ -30,34 +29,33 @@ import (
 //go:embed page
 var page embed.FS
 
-// Options say what the page cannot find out by itself.
+// Options are the values that the page cannot find out itself.
 type Options struct {
-	// WebSocket is where clients connect ("host:port", ":port" for the host of
-	// the page, or a ws:// or wss:// URL), for a page that may not read
-	// /v1/nodes without an API key. Empty: port 8090.
+	// WebSocket is the address for clients: "host:port", ":port" on the host of the page, or a
+	// ws:// or wss:// URL. The page uses it when it may not read /v1/nodes without an API key. If
+	// it is empty, the page uses port 8090.
 	WebSocket string
-	// Version is shown beside the name; empty: nothing.
+	// Version is shown beside the name. If it is empty, nothing is shown.
 	Version string
 }
 
-// policy is strict but for connections: a comet may be on any host and port,
-// and its address is only known to the page at run time.
+// policy allows connections to any host, because the page learns the address of a comet only at run
+// time. Everything else is restricted to this server.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 	"connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// prefix is where the page's files are; the page itself is at "/".
+// prefix is the path of the page's files. The page itself is at "/".
 const prefix = "/console/"
 
-// file is one answer, made once.
+// file is one response. It is built once, when the handler is made.
 type file struct {
 	content     []byte
 	contentType string
 	etag        string
 }
 
-// Handler serves the page at "/" and its files below "/console/", for GET and
-// HEAD; every other path is a 404. It may be called from any number of
-// goroutines.
+// Handler serves the page at "/" and its files below "/console/", for GET and HEAD. Every other
+// path is a 404. It is safe for concurrent use.
 func Handler(opts Options) http.Handler {
 	files := map[string]file{"/": indexFile(opts)}
 	add(files, prefix, page, "page")
@@ -80,25 +78,24 @@ func Handler(opts Options) http.Handler {
 		default:
 			h.Set("Content-Type", f.contentType)
 			h.Set("ETag", f.etag)
-			h.Set("Cache-Control", "no-cache") // keep it, but ask each time whether it changed
-			// ServeContent knows HEAD, If-None-Match and ranges. The zero time
-			// leaves Last-Modified out: embedded files have none.
+			h.Set("Cache-Control", "no-cache") // the browser may store the file, but must revalidate it
+			// ServeContent handles HEAD, If-None-Match and ranges. The zero time omits
+			// Last-Modified, because embedded files have no modification time.
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
 		}
 	})
 }
 
-// indexFile fills the options into index.html.
+// indexFile renders index.html with the options.
 func indexFile(opts Options) file {
-	// Must: the template is part of the binary, and every test executes it.
+	// Must is safe here: the template is part of the binary, and every test executes it.
 	tmpl := template.Must(template.ParseFS(page, "page/index.html"))
 	var b bytes.Buffer
 	template.Must(tmpl, tmpl.Execute(&b, opts))
 	return newFile("index.html", b.Bytes())
 }
 
-// add puts all files of one folder below a path; index.html is not one of
-// them, since it is a template.
+// add registers all files of one folder under a path. It skips index.html, which is a template.
 func add(files map[string]file, below string, fsys fs.FS, dir string) {
 	entries, err := fs.ReadDir(fsys, dir)
 	if err != nil {
@@ -122,9 +119,8 @@ func newFile(name string, content []byte) file {
 	return file{content: content, contentType: contentType(name), etag: `"` + hex.EncodeToString(sum[:16]) + `"`}
 }
 
-// contentType does not ask the operating system for what the page's own files
-// are: its tables may be absent or wrong, and a module of another type than
-// JavaScript does not run.
+// contentType uses its own table. The table of the operating system may be missing or wrong, and a
+// browser runs a module only if its type is JavaScript.
 func contentType(name string) string {
 	switch ext := path.Ext(name); ext {
 	case ".html":

@@ -79,7 +79,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestSafe holds every answer to the headers that keep strangers' scripts out.
+// TestSafe checks that every response has the security headers.
 func TestSafe(t *testing.T) {
 	for _, path := range []string{"/", "/console/console.js", "/console/nothing.js"} {
 		h := ask(t, http.MethodGet, path, nil).Header
@@ -99,8 +99,8 @@ func TestSafe(t *testing.T) {
 	}
 }
 
-// TestPageIsWhole finds every file that the page and its scripts name, and
-// nothing that the policy would forbid.
+// TestPageIsWhole checks that every file named by the page and its scripts exists, and that the
+// policy allows all of them.
 func TestPageIsWhole(t *testing.T) {
 	index := text(t, ask(t, http.MethodGet, "/", nil))
 	for _, m := range regexp.MustCompile(`(?:src|href)="([^"#]+)"`).FindAllStringSubmatch(index, -1) {
@@ -174,7 +174,7 @@ func TestOtherMethods(t *testing.T) {
 	}
 }
 
-// TestNode runs the tests of the page's own modules.
+// TestNode runs the JavaScript tests of the page's modules.
 func TestNode(t *testing.T) {
 	if _, err := exec.LookPath("node"); err != nil {
 		if os.Getenv("CI") == "true" {

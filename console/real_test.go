@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// TestBrowserRealServer walks through the page as the real binary serves it,
-// with a mailbox, a log and a disk behind it.
+// TestBrowserRealServer goes through the page of the real binary, which has a mailbox, a log and a
+// disk.
 func TestBrowserRealServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and starts the server; not with -short")
 	}
-	chromium(t) // skips before the long build
+	chromium(t) // skips the test before the long build
 	flow(t, phone, startServer(t), "real")
 }
 
-// startServer builds and starts imgo with an empty data directory and all
-// ports free, and gives the address of its page. The server ends with the test.
+// startServer builds imgo and starts it with an empty data folder on free ports. It returns the
+// address of the page. The server ends with the test.
 func startServer(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,7 +47,7 @@ func startServer(t *testing.T) string {
 		t.Fatalf("start the server: %v", err)
 	}
 
-	// The log says where it listens; after that it is only kept for a failure.
+	// The log names the address. After that it is kept only to explain a failure.
 	address := make(chan string, 1)
 	var said strings.Builder
 	var wg sync.WaitGroup
@@ -63,7 +63,7 @@ func startServer(t *testing.T) string {
 				}
 			}
 		}
-		_, _ = io.Copy(io.Discard, logs) // a line that is too long must not block the server
+		_, _ = io.Copy(io.Discard, logs) // a line that is too long for the scanner must not block the server
 	})
 	ended := make(chan error, 1)
 	wg.Go(func() {

@@ -16,7 +16,7 @@ import (
 	"imgo/console"
 )
 
-// frame is one object of a JSON frame, version 2.
+// frame is one JSON object of protocol version 2.
 type frame struct {
 	Ver  int             `json:"ver"`
 	Op   int32           `json:"op"`
@@ -31,7 +31,7 @@ type kept struct {
 	body json.RawMessage
 }
 
-// session is one WebSocket of a client.
+// session is one WebSocket connection of a client.
 type session struct {
 	user, device string
 	out          chan []frame
@@ -39,14 +39,13 @@ type session struct {
 	end          context.CancelFunc
 }
 
-// scripted is a server that plays imgo's part towards the page: the three API
-// calls that it makes and the JSON frames of protocol version 2. On every
-// reconnect it sends one message again that was acknowledged already.
+// scripted is a fake imgo server for the page. It has the API calls that the page uses, and speaks
+// the JSON frames of protocol version 2. On every reconnect it repeats one acknowledged message.
 type scripted struct {
 	*httptest.Server
-	apiKey   string // asked for, unless empty
-	close    frame  // when Op is not 0, the answer to every auth
-	believes bool   // every token is a user, as with auth.mode none
+	apiKey   string // the key that callers must send; empty: none
+	close    frame  // the answer to every auth, if Op is not 0
+	believes bool   // every token is taken as the user name, as with auth.mode none
 	noTokens bool   // POST /v1/tokens is refused
 
 	mu       sync.Mutex
@@ -92,7 +91,7 @@ func (s *scripted) stop() {
 	s.Close()
 }
 
-// api wraps a call that answers with a status and a JSON value.
+// api turns a call that returns a status and a JSON value into a handler.
 func (s *scripted) api(call func(r *http.Request) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		status, answer := http.StatusUnauthorized, any(map[string]any{"error": map[string]string{"code": "unauthorized",
@@ -281,7 +280,7 @@ func (s *scripted) take(c *session, f frame) {
 	}
 }
 
-// flood pushes n messages that are not kept to everyone.
+// flood pushes n live messages to everybody.
 func (s *scripted) flood(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

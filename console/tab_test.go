@@ -18,24 +18,24 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// patience bounds every wait for the page; a loaded machine needs seconds.
+// patience bounds every wait for the page. A busy machine needs seconds.
 const patience = time.Minute
 
-// tab is one page of a browser of its own.
+// tab is one page in a browser process of its own.
 type tab struct {
 	*testing.T
 	ctx   context.Context
 	shots string // folder of the screenshots
-	name  string // their first part
-	n     int    // how many there are
+	name  string // prefix of their file names
+	n     int    // number of screenshots so far
 
-	// expected are parts of complaints of the browser that a test provokes.
+	// expected are parts of browser errors that the test provokes on purpose.
 	expected []string
 	mu       sync.Mutex
-	problems []string // complaints: exceptions, errors on the console, a forbidden load
+	problems []string // browser errors: exceptions, errors on the console, loads that the policy forbids
 }
 
-// screen is what the page is looked at with.
+// screen is the size and kind of the emulated screen.
 type screen struct {
 	name          string
 	width, height int64
@@ -48,12 +48,12 @@ var (
 	phone   = screen{name: "phone", width: 390, height: 844, scale: 2, mobile: true}
 )
 
-// open starts Chromium with an empty profile and one tab.
+// open starts Chromium with an empty profile and returns its one tab.
 func open(t *testing.T, s screen) *tab {
 	t.Helper()
 	opts := []chromedp.ExecAllocatorOption{
-		// Without UserDataDir the allocator makes an empty profile and removes
-		// it when the browser has ended.
+		// Without UserDataDir the allocator makes an empty profile. It removes the profile after
+		// the browser has ended.
 		chromedp.ExecPath(chromium(t)), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
@@ -68,7 +68,7 @@ func open(t *testing.T, s screen) *tab {
 	ctx, _ = chromedp.NewContext(ctx)
 	b := &tab{T: t, ctx: ctx, shots: screenshotDir(t), name: s.name}
 
-	// The first Run starts the browser, which ends with that Run's context.
+	// The first Run starts the browser. The browser ends with the context of that Run.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("start %s: %v", chromium(t), err)
 	}
@@ -101,7 +101,8 @@ func open(t *testing.T, s screen) *tab {
 	return b
 }
 
-// chromium finds the browser, or skips; where CI=true it must be there.
+// chromium returns the path of the browser. Without a browser it skips the test, or fails it if
+// CI=true.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"} {
@@ -117,8 +118,7 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// screenshotDir is IMGO_SCREENSHOT_DIR, to look at them, or a folder that goes
-// with the test.
+// screenshotDir returns IMGO_SCREENSHOT_DIR, or a temporary folder if that is not set.
 func screenshotDir(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("IMGO_SCREENSHOT_DIR")
@@ -131,8 +131,7 @@ func screenshotDir(t *testing.T) string {
 	return dir
 }
 
-// listen notes what the page's scripts and its policy complain about, until
-// the browser ends.
+// listen records script errors and policy violations until the browser ends.
 func (b *tab) listen(messages func(yield func(chromedp.ConsoleMessage, error) bool)) {
 	for m, err := range messages {
 		if err != nil {
@@ -146,7 +145,7 @@ func (b *tab) listen(messages func(yield func(chromedp.ConsoleMessage, error) bo
 	}
 }
 
-// checkProblems fails for every complaint that the test did not provoke.
+// checkProblems fails the test for every browser error that it did not provoke.
 func (b *tab) checkProblems() {
 	b.Helper()
 	b.mu.Lock()
@@ -167,7 +166,7 @@ func (b *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// run runs an action that gives a value.
+// run runs an action and returns its value.
 func run[V any](b *tab, what string, action chromedp.Action[V]) V {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
@@ -179,7 +178,7 @@ func run[V any](b *tab, what string, action chromedp.Action[V]) V {
 	return v
 }
 
-// eval runs an expression in the page.
+// eval evaluates an expression in the page.
 func eval[V any](b *tab, expression string) V {
 	b.Helper()
 	return run(b, "evaluate "+expression, chromedp.Evaluate[V](expression))
@@ -195,7 +194,7 @@ func (b *tab) click(selector string) {
 	b.do("click "+selector, chromedp.Click(chromedp.CSS(selector), chromedp.NodeVisible))
 }
 
-// enter replaces what is in a field, key by key as a person does.
+// enter replaces the text of a field by single key strokes.
 func (b *tab) enter(selector, text string) {
 	b.Helper()
 	b.do("focus "+selector, chromedp.Focus(chromedp.CSS(selector), chromedp.NodeVisible))
@@ -203,7 +202,7 @@ func (b *tab) enter(selector, text string) {
 	b.do("type into "+selector, chromedp.KeyEvent(kb.Backspace), chromedp.KeyEvent(text))
 }
 
-// until waits for a condition on the page.
+// until waits until the condition holds.
 func (b *tab) until(what string, condition func() bool) {
 	b.Helper()
 	for end := time.Now().Add(patience); !condition(); {
@@ -219,7 +218,7 @@ func (b *tab) until(what string, condition func() bool) {
 	}
 }
 
-// says waits until an element shows a text.
+// says waits until an element shows a text that contains part.
 func (b *tab) says(selector, part string) {
 	b.Helper()
 	b.until(fmt.Sprintf("%s says %q", selector, part), func() bool {
@@ -227,7 +226,7 @@ func (b *tab) says(selector, part string) {
 	})
 }
 
-// state waits until the page shows a state of the connection.
+// state waits until the page shows the state of the connection.
 func (b *tab) state(want string) {
 	b.Helper()
 	b.until("the state is "+want, func() bool {
@@ -242,7 +241,7 @@ type shown struct {
 	Text string
 }
 
-// messages are what the page shows, oldest first.
+// messages returns the messages on the page, oldest first.
 func (b *tab) messages() []shown {
 	b.Helper()
 	list := eval[[]shown](b, `[...document.querySelectorAll('#list .message')].map((li) => ({
@@ -253,7 +252,7 @@ func (b *tab) messages() []shown {
 	return list
 }
 
-// arrives waits until the newest messages have these texts.
+// arrives waits until the newest messages have these texts, and returns all messages.
 func (b *tab) arrives(texts ...string) []shown {
 	b.Helper()
 	var list []shown
@@ -268,7 +267,7 @@ func (b *tab) arrives(texts ...string) []shown {
 	return list
 }
 
-// push sends a message with the page's own form and waits for its outcome.
+// push sends a message by the form of the page and waits for the outcome.
 func (b *tab) push(text, outcome string) {
 	b.Helper()
 	eval[string](b, "document.getElementById('push-result').textContent = ''")
@@ -277,12 +276,11 @@ func (b *tab) push(text, outcome string) {
 	b.says("#push-result", outcome)
 }
 
-// shot saves what is on the screen, and checks that nothing sticks out of it.
+// shot saves a screenshot and checks that no element is wider than the screen.
 func (b *tab) shot(step string) {
 	b.Helper()
 	b.n++
-	// A picture shows the page at rest and from its top: marks of fresh
-	// messages fade, and clicks have scrolled.
+	// Scroll to the top and finish the animations, so that pictures of two runs look alike.
 	eval[bool](b, `(scrollTo(0, 0), document.getAnimations().forEach((a) => {
 		if (a.effect.getTiming().iterations !== Infinity) a.finish();
 	}), true)`)

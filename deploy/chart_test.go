@@ -18,15 +18,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// renderChart does what `helm template RELEASE chart` does, as far as the chart
-// needs it: the functions below are those of Helm that it uses.
+// renderChart renders the chart like `helm template RELEASE chart`. It implements only the Helm
+// functions that the chart uses.
 func renderChart(t *testing.T, release string, change func(values map[string]any)) ([]map[string]any, error) {
 	t.Helper()
 	const chart = "helm/imgo/"
 	values := readYAML(t, "values.yaml", readFile(t, chart+"values.yaml"))[0]
 	about := readYAML(t, "Chart.yaml", readFile(t, chart+"Chart.yaml"))[0]
 	change(values)
-	// Helm reads values as JSON: every number is a float64 in its templates.
+	// Helm reads values as JSON, so every number in its templates is a float64.
 	raw, err := json.Marshal(values)
 	if err == nil {
 		values = nil
@@ -131,7 +131,7 @@ func indent(n int, s string) string {
 	return pad + strings.ReplaceAll(s, "\n", "\n"+pad)
 }
 
-// needed fills in what has no default.
+// needed sets the values that have no default.
 func needed(values map[string]any) {
 	values["kafka"].(map[string]any)["brokers"] = []any{"kafka-0.kafka:9092", "kafka-1.kafka:9092"}
 	values["secret"].(map[string]any)["values"] = map[string]any{
@@ -139,7 +139,7 @@ func needed(values map[string]any) {
 	}
 }
 
-// kinds counts documents by their kind.
+// kinds counts the documents of each kind.
 func kinds(documents []map[string]any) map[string]int {
 	out := map[string]int{}
 	for _, document := range documents {
@@ -202,7 +202,7 @@ func TestChartDefaults(t *testing.T) {
 	checkServices(t, documents)
 }
 
-// podEnvironment are a workload's own variables.
+// podEnvironment returns the IMGO_ variables of a workload.
 func podEnvironment(workload map[string]any) map[string]any {
 	out := map[string]any{}
 	list, _ := dig(workload, "spec", "template", "spec", "containers", 0, "env").([]any)
@@ -236,7 +236,7 @@ func checkPod(t *testing.T, role string, workload map[string]any) {
 	if dig(container, "livenessProbe", "httpGet", "path") != "/healthz" || dig(container, "readinessProbe", "httpGet", "path") != "/readyz" {
 		t.Errorf("%s is not probed", role)
 	}
-	// The labels of the pod are those that everything else selects it by.
+	// The labels of the pod must match the selectors of the other documents.
 	labels, _ := dig(workload, "spec", "template", "metadata", "labels").(map[string]any)
 	selector, _ := dig(workload, "spec", "selector", "matchLabels").(map[string]any)
 	for key, value := range selector {
@@ -247,7 +247,7 @@ func checkPod(t *testing.T, role string, workload map[string]any) {
 	if selector["app.kubernetes.io/component"] != role {
 		t.Errorf("%s selects the pods of other roles", role)
 	}
-	// Everything mounted is a volume or a claim.
+	// Every mount must be a volume or a volume claim.
 	volumes := []any{dig(workload, "spec", "volumeClaimTemplates", 0, "metadata", "name")}
 	for i := 0; dig(pod, "volumes", i) != nil; i++ {
 		volumes = append(volumes, dig(pod, "volumes", i, "name"))
@@ -259,7 +259,7 @@ func checkPod(t *testing.T, role string, workload map[string]any) {
 	}
 }
 
-// checkServices checks that services lead to ports that pods have by name.
+// checkServices checks that each service selects pods that have its port by name.
 func checkServices(t *testing.T, documents []map[string]any) {
 	t.Helper()
 	for _, document := range documents {
@@ -268,7 +268,7 @@ func checkServices(t *testing.T, documents []map[string]any) {
 		}
 		role, ok := dig(document, "spec", "selector", "app.kubernetes.io/component").(string)
 		if !ok {
-			role = "comet" // all of them
+			role = "comet" // the service selects all comets
 		}
 		container := dig(find(t, documents, "Deployment",
 			fmt.Sprint(dig(document, "metadata", "labels", "app.kubernetes.io/instance"), "-", role)),
@@ -287,7 +287,7 @@ func checkServices(t *testing.T, documents []map[string]any) {
 	}
 }
 
-// Everything that can be switched on.
+// TestChartOptions turns on every option.
 func TestChartOptions(t *testing.T) {
 	documents, err := renderChart(t, "imgo", func(values map[string]any) {
 		needed(values)
@@ -334,7 +334,7 @@ func TestChartOptions(t *testing.T) {
 	if dig(find(t, documents, "ConfigMap", "imgo"), "data", "IMGO_KEPT_PARTITIONS") != "32" {
 		t.Error("a setting does not arrive")
 	}
-	// A secret of one's own is not made a second time, and is the one used.
+	// If the user names an existing secret, the chart uses it and creates none.
 	documents, err = renderChart(t, "push", func(values map[string]any) {
 		needed(values)
 		values["secret"] = map[string]any{"existing": "mine", "values": map[string]any{}}
@@ -348,7 +348,7 @@ func TestChartOptions(t *testing.T) {
 	}
 }
 
-// What has no default is asked for, not left out.
+// TestChartRequires checks that the chart fails if a value without default is missing.
 func TestChartRequires(t *testing.T) {
 	for what, change := range map[string]func(map[string]any){
 		"kafka.brokers": func(v map[string]any) { v["kafka"].(map[string]any)["brokers"] = []any{} },

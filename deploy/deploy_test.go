@@ -1,7 +1,6 @@
-// Package deploy_test holds what stands in this folder to what imgo is: settings,
-// flags, ports and metrics that these files and the documents name exist, and
-// imgo would start with what they give it. It runs no Helm, container or
-// Prometheus: it reads their files as they do, as far as it goes.
+// Package deploy_test checks that the files in this folder fit imgo. The settings, flags, ports and
+// metrics that these files and the documents name must exist, and imgo must accept the settings. It
+// runs no Helm, container or Prometheus. It reads their files with a parser of its own.
 package deploy_test
 
 import (
@@ -36,7 +35,7 @@ func readFile(t *testing.T, path string) string {
 	return string(data)
 }
 
-// readYAML reads all documents of a file; a key that stands twice is an error.
+// readYAML returns all documents of a YAML file. A duplicate key is an error.
 func readYAML(t *testing.T, name, text string) []map[string]any {
 	t.Helper()
 	var documents []map[string]any
@@ -56,7 +55,7 @@ func readYAML(t *testing.T, name, text string) []map[string]any {
 	}
 }
 
-// dig follows keys and indices into what YAML or JSON gave; nil: nothing there.
+// dig follows keys and indices into decoded YAML or JSON. It returns nil if there is no value.
 func dig(v any, path ...any) any {
 	for _, step := range path {
 		switch step := step.(type) {
@@ -91,7 +90,7 @@ func texts(v any, f func(string)) {
 	}
 }
 
-// guides are the documents that speak of settings and metrics.
+// guides returns the documents that mention settings and metrics.
 func guides(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("../docs/*/*.md")
@@ -101,8 +100,8 @@ func guides(t *testing.T) []string {
 	return files
 }
 
-// deployFiles are the files of this folder and the documents that speak of
-// settings and metrics, but for the tests.
+// deployFiles returns the files of this folder without the tests, and the documents that mention
+// settings and metrics.
 func deployFiles(t *testing.T) []string {
 	t.Helper()
 	files := append(guides(t), "../README.md")
@@ -118,8 +117,7 @@ func deployFiles(t *testing.T) []string {
 	return files
 }
 
-// Every variable and every key of a setting that these files name is read by
-// imgo.
+// TestSettingsExist checks that imgo knows every variable and every key that these files name.
 func TestSettingsExist(t *testing.T) {
 	variables := []string{config.ConfigEnv, config.EnvPrefix + "API_KEY", config.EnvPrefix + "SERVER"}
 	var keys, flags []string
@@ -139,7 +137,7 @@ func TestSettingsExist(t *testing.T) {
 	for _, file := range deployFiles(t) {
 		text := readFile(t, file)
 		for _, name := range variable.FindAllString(text, -1) {
-			// IMGO_ alone and IMGO_COMET_… are ways to speak of many.
+			// IMGO_ alone, or a prefix such as IMGO_COMET_…, stands for many variables.
 			if !slices.Contains(variables, name) && !strings.HasSuffix(name, "_") {
 				t.Errorf("%s: imgo reads no %s", file, name)
 			}
@@ -161,7 +159,7 @@ func TestSettingsExist(t *testing.T) {
 	}
 }
 
-// The ports of the files are those that imgo has by default.
+// TestPorts checks that the files use imgo's default ports.
 func TestPorts(t *testing.T) {
 	defaults := config.Default()
 	port := func(address string) string { return address[strings.LastIndex(address, ":")+1:] }
@@ -190,8 +188,8 @@ func TestPorts(t *testing.T) {
 	}
 }
 
-// What compose runs is the cluster that it promises, and every node of it has
-// what a node needs.
+// TestCompose checks that the compose file has all nodes of the cluster, and that every node has
+// what it needs.
 func TestCompose(t *testing.T) {
 	compose := readYAML(t, "compose.yaml", readFile(t, "compose.yaml"))[0]
 	services, _ := dig(compose, "services").(map[string]any)
@@ -222,8 +220,8 @@ func TestCompose(t *testing.T) {
 	}
 }
 
-// checkEnvironment asks imgo itself whether it would start with the variables,
-// with the secrets of an env file that somebody has filled in.
+// checkEnvironment checks that imgo accepts the variables. It sets the secrets that a user writes
+// into an env file.
 func checkEnvironment(t *testing.T, name string, environment map[string]any) {
 	t.Helper()
 	environ := []string{"IMGO_CLUSTER_SECRET=0123456789abcdef0123456789abcdef", "IMGO_HTTP_API_KEYS=backend:0123456789abcdef"}
@@ -243,8 +241,8 @@ func checkEnvironment(t *testing.T, name string, environment map[string]any) {
 	}
 }
 
-// The unit passes the role on, drains, and its environment files start a node
-// each; those of one machine do not collide.
+// TestSystemd checks that the unit passes the role and drains. Each environment file must start a
+// node, and the nodes of one machine must not share a port.
 func TestSystemd(t *testing.T) {
 	for file, mark := range map[string]string{"imgo@.service": "--roles=%i", "imgo.service": "--config=%d/imgo.toml"} {
 		unit := map[string]string{}
@@ -293,7 +291,7 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
-// panels are a dashboard's expressions by the title of their panel.
+// dashboardExpressions returns the expressions of the dashboard by panel title.
 func dashboardExpressions(t *testing.T) map[string][]string {
 	t.Helper()
 	var dashboard struct {
@@ -339,8 +337,8 @@ func dashboardExpressions(t *testing.T) map[string][]string {
 	return out
 }
 
-// Every metric of the dashboard and of the alerts exists, with the labels and
-// the labels' values that they ask for.
+// TestMetricsExist checks that every metric of the dashboard and the alerts exists, with the labels
+// and label values that they use.
 func TestMetricsExist(t *testing.T) {
 	s := readSource(t)
 	expressions := dashboardExpressions(t)
@@ -370,7 +368,7 @@ func TestMetricsExist(t *testing.T) {
 	if len(seen) < 10 {
 		t.Errorf("only %d alerts were read", len(seen))
 	}
-	// What Prometheus adds to every series.
+	// Prometheus adds these labels to every series.
 	target := []string{"job", "instance"}
 	for where, list := range expressions {
 		for _, text := range list {
@@ -412,7 +410,7 @@ func TestMetricsExist(t *testing.T) {
 			}
 		}
 	}
-	// The documents speak of the same metrics.
+	// The documents must name existing metrics, too.
 	for _, file := range guides(t) {
 		for _, name := range regexp.MustCompile(`\bimgo_[a-z]+_[a-z_]+`).FindAllString(readFile(t, file), -1) {
 			if _, ok := s.find(name); !ok && !s.metrics[name].histogram {

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// A promQL is what an expression asks for.
+// promQL lists the metrics and labels that an expression uses.
 type promQL struct {
 	selectors []selector
-	// grouped are the labels after by and without.
+	// grouped are the labels after "by" and "without".
 	grouped []string
 }
 
@@ -20,15 +20,14 @@ type selector struct {
 	metric   string
 	matchers []matcher
 	ranged   bool
-	// within are the functions around it, the innermost first.
+	// within are the enclosing functions, the innermost first.
 	within []string
 }
 
 type matcher struct{ label, op, value string }
 
-// parsePromQL reads as much of the language as alerts and dashboards use:
-// selectors, ranges, functions, aggregations and operators. Types are not
-// checked.
+// parsePromQL parses the part of PromQL that the alerts and dashboards use: selectors, ranges,
+// functions, aggregations and operators. It does not check types.
 func parsePromQL(text string) (q promQL, err error) {
 	p := &promParser{q: &q}
 	if p.tokens, err = promTokens(text); err != nil {

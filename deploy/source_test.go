@@ -13,17 +13,17 @@ import (
 	"testing"
 )
 
-// metric is one that the sources register.
+// metric is a metric that the source code registers.
 type metric struct {
 	labels    []string
 	histogram bool
 }
 
-// source is what the project's Go files say: it finds metrics by reading, not
-// by running, since a metric with labels shows nowhere before it is counted.
+// source holds the metrics and strings of the project's Go files. It reads the source code, because
+// a running program does not show a metric with labels before its first use.
 type source struct {
 	metrics map[string]metric
-	// words are all strings, for the values that labels take.
+	// words are all string literals. They contain the possible label values.
 	words map[string]bool
 }
 
@@ -58,11 +58,11 @@ func readSource(t *testing.T) *source {
 	return s
 }
 
-// scope is what names stand for at a place of the source.
+// scope holds the values of the names at one place in the source code.
 type scope struct {
 	texts map[string]string
 	lists map[string][]string
-	// helpers are functions that are given a part of a metric's name.
+	// helpers are functions that take a part of a metric's name as a parameter.
 	helpers map[string]*ast.FuncType
 	bodies  map[string]*ast.BlockStmt
 	depth   int
@@ -106,8 +106,8 @@ func (s *source) readPackage(files []*ast.File) {
 	}
 }
 
-// makesMetrics says whether a body has to do with metrics: most have not, and
-// following their calls would take long.
+// makesMetrics reports whether a function body uses metrics. Following the calls of all other
+// bodies would take long.
 func makesMetrics(body *ast.BlockStmt) (yes bool) {
 	ast.Inspect(body, func(node ast.Node) bool {
 		if name, ok := node.(*ast.Ident); ok && (name.Name == "prometheus" || name.Name == "newMetrics") {
@@ -123,7 +123,7 @@ func (in *scope) copy() *scope {
 		depth: in.depth}
 }
 
-// define notes what a name stands for, if that is a text, labels or a function.
+// define records the value of a name if it is a string, a list of labels or a function.
 func (in *scope) define(name string, value ast.Expr) {
 	if text, ok := in.text(value); ok {
 		in.texts[name] = text
@@ -136,7 +136,7 @@ func (in *scope) define(name string, value ast.Expr) {
 	}
 }
 
-// text is the value of an expression that is a string by itself.
+// text returns the value of a string expression. It returns false if the value is unknown.
 func (in *scope) text(e ast.Expr) (string, bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -157,7 +157,7 @@ func (in *scope) text(e ast.Expr) (string, bool) {
 	return "", false
 }
 
-// list is the value of an expression that is a []string.
+// list returns the value of a []string expression. It returns false if the value is unknown.
 func (in *scope) list(e ast.Expr) ([]string, bool) {
 	switch e := e.(type) {
 	case *ast.Ident:
@@ -178,7 +178,7 @@ func (in *scope) list(e ast.Expr) ([]string, bool) {
 	return nil, false
 }
 
-// read finds the metrics that a body makes, calls of helpers included.
+// read collects the metrics that a body registers, also through calls of helpers.
 func (s *source) read(body ast.Node, in *scope) {
 	ast.Inspect(body, func(node ast.Node) bool {
 		switch n := node.(type) {
@@ -219,7 +219,7 @@ func (s *source) call(n *ast.CallExpr, in *scope) {
 	if !ok || in.depth > 4 {
 		return
 	}
-	// Read the helper's body with its parameters' values.
+	// Read the helper's body with the values of its parameters.
 	inner, at, known := in.copy(), 0, false
 	inner.depth++
 	for _, field := range helper.Params.List {
@@ -249,7 +249,7 @@ func (s *source) call(n *ast.CallExpr, in *scope) {
 	}
 }
 
-// options reads prometheus.XOpts{…}, with the labels that stand beside them.
+// options reads prometheus.XOpts{…} and the labels in the arguments beside it.
 func (s *source) options(literal *ast.CompositeLit, arguments []ast.Expr, in *scope) {
 	kind, ok := literal.Type.(*ast.SelectorExpr)
 	if !ok || !strings.HasSuffix(kind.Sel.Name, "Opts") {
@@ -295,8 +295,8 @@ func (s *source) options(literal *ast.CompositeLit, arguments []ast.Expr, in *sc
 	s.metrics[name] = m
 }
 
-// find gives a metric by the name of one of its series. Of those that are not
-// ours it knows the few that every target has.
+// find returns a metric by the name of one of its series. It also knows the few metrics that
+// Prometheus adds to every target.
 func (s *source) find(series string) (metric, bool) {
 	if m, ok := s.metrics[series]; ok && !m.histogram {
 		return m, true
@@ -319,8 +319,8 @@ func (s *source) find(series string) (metric, bool) {
 func TestSourceFindsMetrics(t *testing.T) {
 	s := readSource(t)
 	for series, labels := range map[string][]string{
-		"imgo_store_log_end_offset":          {"partition"},       // NewDesc, labels in a variable
-		"imgo_store_disk_free_bytes":         nil,                 // options of a function
+		"imgo_store_log_end_offset":          {"partition"},       // NewDesc with labels in a variable
+		"imgo_store_disk_free_bytes":         nil,                 // options from a function
 		"imgo_router_acked_messages_total":   nil,                 // a helper that adds a prefix
 		"imgo_router_applied_records_total":  {"kind"},            // a vector
 		"imgo_router_mailboxes":              nil,                 // a helper in a method

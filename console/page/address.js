@@ -1,12 +1,12 @@
-/** Where clients of this server connect, and other names a person may type. */
+/** Addresses of this server for clients, and checks of names that a person may type. */
 
 const DEFAULT_PORT = ':8090';
 const ANY_HOST = new Set(['', '0.0.0.0', '[::]', '::', '*']);
 
 /**
- * Makes a WebSocket URL of what the server or a person calls an address:
- * ":8090", "host", "host:8090", "[::1]:8090", "ws://host:8090/sub". An address
- * without a host of its own is on the page's. Throws words for a person.
+ * Turns an address from the server or a person into a WebSocket URL: ":8090", "host", "host:8090",
+ * "[::1]:8090", "ws://host:8090/sub". An address without a host is on the host of the page. Throws
+ * an Error with a message for the person.
  */
 export function webSocketURL(address, location) {
   let text = address.trim() || DEFAULT_PORT;
@@ -25,11 +25,11 @@ export function webSocketURL(address, location) {
     throw new Error(`${address} is not a WebSocket address: it looks like ws://host:8090/sub.`);
   }
   if (url.pathname === '/') url.pathname = '/sub';
-  url.hash = ''; // a WebSocket takes none
+  url.hash = ''; // a WebSocket URL must not have a fragment
   return url.href;
 }
 
-/** Says what is wrong with the name of a user, a device or a room; "" when nothing is. */
+/** Returns the error in the name of a user, a device or a room, or "" if the name is valid. */
 export function nameProblem(what, name) {
   if (name === '') return `Enter a ${what}.`;
   if (new TextEncoder().encode(name).length > 128) return `The ${what} is too long: at most 128 bytes.`;

@@ -1,6 +1,6 @@
-/** The HTTP API as the page uses it. Every failure is words that say the mend. */
+/** The calls of the HTTP API that the page makes. Every error has a message that says what to do. */
 
-/** What went wrong with a call. `final`: asking again would not help. */
+/** The error of a call. `final` is true if a retry would not help. */
 export class ApiProblem extends Error {
   constructor(message, { status = 0, field = '', final = false } = {}) {
     super(message);
@@ -13,7 +13,7 @@ export class ApiProblem extends Error {
 
 const TIMEOUT = 15_000;
 
-/** Calls of one API key ('' for none). */
+/** The API with one API key ('' for none). */
 export class Api {
   #key;
   #fetch;
@@ -25,7 +25,7 @@ export class Api {
     this.#base = base;
   }
 
-  /** Makes a token for a user, for an hour. */
+  /** Issues a token for a user, valid for one hour. */
   async token(user) {
     const made = await this.#call('POST', '/v1/tokens', JSON.stringify({ user, ttl: '1h' }));
     if (typeof made?.token !== 'string') {
@@ -34,7 +34,7 @@ export class Api {
     return made.token;
   }
 
-  /** The first address at which a node takes WebSocket clients; '' when none says. */
+  /** Returns the first WebSocket address that a node tells clients, or '' if no node tells one. */
   async webSocketAddress() {
     const answer = await this.#call('GET', '/v1/nodes');
     const nodes = Array.isArray(answer) ? answer : (answer?.nodes ?? []);
@@ -43,9 +43,8 @@ export class Api {
   }
 
   /**
-   * Pushes a text to { user, kept }, { room } or { all }. `json` says that the
-   * text is JSON: it goes out as it was typed, since JSON.parse would round
-   * its large numbers.
+   * Pushes a text to { user, kept }, { room } or { all }. If `json` is true, the text is JSON and
+   * is sent unchanged, because JSON.parse would round its large numbers.
    */
   push(command, text, json) {
     const content = json ? `"body":${text}` : `"body_text":${JSON.stringify(text)}`;
@@ -76,7 +75,7 @@ export class Api {
     try {
       answer = JSON.parse(text);
     } catch {
-      // Not JSON: the status says enough.
+      // The body is not JSON. The status is enough.
     }
     if (response.ok) return answer;
     throw problem(response, answer?.error, this.#key !== '');
@@ -103,13 +102,13 @@ function problem(response, error, withKey) {
   return new ApiProblem(said || `The server refused (status ${status}).`, { status, field, final: true });
 }
 
-/** An API's message as a sentence: "user is too long" becomes "User is too long." */
+/** Turns an error message of the API into a sentence: "user is too long" becomes "User is too long." */
 function sentence(text) {
   const first = text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(first) ? first : `${first}.`;
 }
 
-/** Says in words what a push did; null is an answer without them. */
+/** Describes the outcome of a push. `answer` is null if the response had no JSON. */
 export function pushOutcome(answer, command) {
   const sessions = Number(answer?.sessions ?? NaN);
   const where = Number.isNaN(sessions) ? 'on its way' : `on its way to ${sessions === 1 ? '1 session' : `${sessions} sessions`}`;

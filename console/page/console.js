@@ -1,4 +1,4 @@
-/** The page: wires the forms to the API and to the client, and shows what happens. */
+/** The main script: connects the forms to the API and to the client, and shows what happens. */
 import { nameProblem, webSocketURL } from './address.js';
 import { Api, pushOutcome } from './api.js';
 import { ImgoClient } from './client/imgo.js';
@@ -19,12 +19,12 @@ const messages = new MessageList({
   announce: $('announce'),
 });
 
-let client = null; // of the user who is shown as connected
-let wasLive = false; // that client, since it was made
-let live = false; // as far as the page has shown
-let connecting = false; // the form was sent and is being worked on
+let client = null; // the client of the user that the page shows as connected
+let wasLive = false; // whether that client has ever been live
+let live = false; // the state that the page has shown
+let connecting = false; // whether the connect form is being processed
 const targets = { user: '', room: '', all: '' };
-let targetEdited = false; // by hand: it no longer follows the user
+let targetEdited = false; // edited by hand, so it no longer follows the user
 let keepWanted = true;
 
 // ------------------------------------------------------------------- memory
@@ -33,7 +33,7 @@ function remembered() {
   try {
     return JSON.parse(localStorage.getItem(MEMORY)) ?? {};
   } catch {
-    return {}; // no storage, or not ours: the page works without
+    return {}; // there is no storage, or its content is invalid; the page works without it
   }
 }
 
@@ -41,7 +41,7 @@ function remember(user, device) {
   try {
     localStorage.setItem(MEMORY, JSON.stringify({ user, device }));
   } catch {
-    // A private window: the next visit starts empty.
+    // A private window has no storage. The next visit starts with empty fields.
   }
 }
 
@@ -107,8 +107,9 @@ function setConnecting(on) {
 }
 
 /**
- * A token from the API. A server that makes none may believe the user's name
- * (auth.mode none); if not, the answer to the connection says so.
+ * Returns a token from the API. If the server issues none, it returns the user name, because the
+ * server may accept that (auth.mode none). Otherwise the server's answer to the auth packet
+ * explains the refusal.
  */
 async function tokenFor(api, user) {
   try {
@@ -158,14 +159,14 @@ function startClient({ url, token, user, device, getToken }) {
   mine.connect();
 }
 
-/** Lets go of the client without a word about it. */
+/** Closes the client without a message to the person. */
 function dropClient() {
   const old = client;
   client = null;
   old?.close();
 }
 
-/** Shows the form to connect with, or the client that it made. */
+/** Shows either the connect form or the connected client. */
 function showForm(on) {
   $('connect-form').hidden = !on;
   $('connected').hidden = on;
@@ -215,14 +216,14 @@ function showState(event, url) {
       break;
   }
   live = event.state === 'live';
-  $('steps').hidden = true; // the first one is done
+  $('steps').hidden = true; // the first step is done
   $('empty-text').textContent = live ? 'Push something: it arrives here.' : 'While you are away, kept messages wait for this device.';
 }
 
 function toggle() {
   if (!client) return;
   connectNotice.hide();
-  pushNotice.hide(); // what it says of who is online is about to change
+  pushNotice.hide(); // its text about online sessions is about to be wrong
   if (client.state === 'closed') client.connect();
   else client.close();
 }
@@ -310,7 +311,7 @@ function isJSON(text) {
     JSON.parse(text);
     return true;
   } catch {
-    return false; // goes out as text
+    return false; // it is sent as text
   }
 }
 

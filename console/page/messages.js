@@ -1,12 +1,12 @@
 /** The list of messages and events, newest first. */
 
 const LIMIT = 200;
-const MAX_BODY = 20_000; // characters of one body; more would stall the page
+const MAX_BODY = 20_000; // characters shown of one body; a longer text would block the page
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hour12: false });
 
 /**
- * Shows the newest 200 entries. Arrivals are gathered and drawn once a frame,
- * so that a flood of messages costs no more than 200 of them.
+ * Shows the newest 200 entries. It draws the new entries together, once per animation frame, so
+ * that a flood of messages draws at most 200 of them.
  */
 export class MessageList {
   #list;
@@ -68,7 +68,7 @@ export class MessageList {
     this.#list.prepend(fresh);
     while (this.#list.childElementCount > LIMIT) this.#list.lastElementChild.remove();
     this.#refresh();
-    // Read out a sum now and then: a screen reader cannot keep up with a flood.
+    // Announce a total from time to time. A screen reader cannot keep up with every message.
     this.#announceTimer ??= setTimeout(() => {
       this.#announceTimer = null;
       if (this.#unannounced === 0) return;
@@ -90,7 +90,7 @@ export class MessageList {
 function element(tag, className, text) {
   const e = document.createElement(tag);
   if (className) e.className = className;
-  if (text !== undefined) e.textContent = text; // never markup: bodies are anybody's
+  if (text !== undefined) e.textContent = text; // never markup: a body may come from anybody
   return e;
 }
 
@@ -124,7 +124,7 @@ function noteItem({ text, at }) {
   return item;
 }
 
-/** A body as a person reads it: text as it is, JSON indented. */
+/** Returns a body as text for a person. JSON is indented. */
 export function bodyText(body) {
   const text = typeof body === 'string' ? body : JSON.stringify(body, null, 2);
   if (text === '') return '(empty)';

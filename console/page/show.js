@@ -1,6 +1,6 @@
-/** Small parts that show something: the state, a notice, a wrong field. */
+/** Small parts of the page that show a state, a notice or an invalid field. */
 
-/** The pill in the bar: one state, in words, with a countdown where there is one. */
+/** The label in the title bar. It shows one state in words, with a countdown if there is one. */
 export class Pill {
   #pill;
   #text;
@@ -16,13 +16,12 @@ export class Pill {
   set(state, words, count = '') {
     clearTimeout(this.#timer);
     this.#pill.dataset.state = state;
-    // A screen reader reads the words out when they change; it does not get
-    // the seconds.
+    // A screen reader announces the words when they change. It must not announce every second.
     if (this.#text.textContent !== words) this.#text.textContent = words;
     this.#count.textContent = count;
   }
 
-  /** Shows the words with the seconds that are left. */
+  /** Shows the words and the seconds that are left. */
   countDown(state, ms, words) {
     const end = Date.now() + ms;
     const tick = () => {
@@ -63,7 +62,7 @@ export class Notice {
   }
 }
 
-/** Marks one field of a form as wrong, and no other. */
+/** Marks one field of a form as invalid, and clears the mark of the others. */
 export function markInvalid(form, field) {
   for (const other of form.querySelectorAll('[aria-invalid]')) other.removeAttribute('aria-invalid');
   field?.setAttribute('aria-invalid', 'true');
@@ -80,7 +79,7 @@ const REFUSALS = {
   3509: 'The server waited too long for the login. Come back to try again.',
 };
 
-/** Says why the server refused, and what to do. */
+/** Says why the server refused the connection, and what to do. */
 export function refusal(code, reason) {
   return REFUSALS[code] ?? `${reason.charAt(0).toUpperCase()}${reason.slice(1)}.`;
 }

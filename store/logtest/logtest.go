@@ -1,5 +1,5 @@
-// Package logtest is the conformance suite of imgo's log. Every implementation must pass it:
-// in memory, in Badger and on Kafka. It is for tests, and knows no implementation.
+// Package logtest is the conformance suite of imgo's log. Every implementation must pass it: in
+// memory, in Badger and on Kafka. Only tests import it. It depends on no implementation.
 package logtest
 
 import (
@@ -14,7 +14,7 @@ import (
 	"imgo/envelope"
 )
 
-// Log is a log as its callers see it.
+// Log has the methods that callers of a log use.
 type Log interface {
 	Partitions() int32
 	Generation() uint16
@@ -24,23 +24,23 @@ type Log interface {
 	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
 }
 
-// Options describe an implementation.
+// Options describe an implementation to the suite.
 type Options struct {
-	// MaxValue is the size of the largest value of the tests, in bytes; 0: 512 KiB.
+	// MaxValue is the size in bytes of the largest value that the tests append. 0 means 512 KiB.
 	MaxValue int
-	// Appends is how many records each of 64 appenders appends; 0: 100.
+	// Appends is the number of records that each of 64 goroutines appends. 0 means 100.
 	Appends int
-	// Reopen closes a log and opens it again with its records; nil: the log keeps nothing.
+	// Reopen closes a log and opens it again with its records. It is nil if the log is not durable.
 	Reopen func(t *testing.T, log Log) Log
-	// Close closes a log while it is read; nil: it cannot be closed.
+	// Close closes a log during a read. It is nil if the log cannot be closed.
 	Close func(t *testing.T, log Log)
 }
 
 // waitLimit bounds every wait.
 const waitLimit = 30 * time.Second
 
-// Run tests the logs that open makes. Each must be empty and running, and have at least 3
-// partitions. open cleans up with t.Cleanup.
+// Run tests the logs that open returns. Each must be empty and running, and must have at least 3
+// partitions. open registers its clean-up with t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
 	if opt.MaxValue == 0 {
 		opt.MaxValue = 512 << 10
@@ -175,7 +175,7 @@ func testMaxBytes(t *testing.T, l Log, _ Options) {
 		if err != nil {
 			t.Fatalf("Read with %d bytes: %v", max, err)
 		}
-		// maxBytes is approximate: an implementation may return one entry more.
+		// maxBytes is approximate. An implementation may return one entry more.
 		if n := len(entries); n < 1 || n > max/1000+1 {
 			t.Fatalf("Read with %d bytes: %d entries of 1000 bytes", max, n)
 		}
@@ -391,7 +391,7 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 	if _, err := l.Append(ctx, 0, []byte("x")); err != nil && !errors.Is(err, context.Canceled) {
 		t.Fatalf("Append with a cancelled context: %v", err)
 	}
-	// Whether it was appended or not, the log goes on without a gap.
+	// The append may have succeeded or not. In both cases the log must continue without a gap.
 	begin, _, err := l.Bounds(within(t), 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)

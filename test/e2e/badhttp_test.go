@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestBadJSON: requests of the wrong shape. Each names its field, is counted
-// under it, and does nothing.
+// TestBadJSON sends requests with an invalid body. The response must name the wrong field, the
+// field's counter must grow, and nothing must be pushed.
 func TestBadJSON(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -21,7 +21,7 @@ func TestBadJSON(t *testing.T) {
 		name, body  string
 		code, field string
 		status      int
-		label       string // of the counter, where it is not the field
+		label       string // label of the counter, if it is not the field
 		message     string
 	}{
 		{"nothing", ``, "invalid", "", 400, "none", "no body"},
@@ -78,7 +78,7 @@ func TestBadJSON(t *testing.T) {
 	if s := n.user(t, "a"); s.Pending != 0 {
 		t.Errorf("something was kept: %+v", s)
 	}
-	// As deep as a message may be, and there and back.
+	// JSON of the greatest allowed depth is accepted and delivered unchanged.
 	c := n.tcp(t)
 	c.login("v2", "a", "")
 	fine := strings.Repeat("[", 1000) + strings.Repeat("]", 1000)
@@ -86,7 +86,7 @@ func TestBadJSON(t *testing.T) {
 	c.expect(5, fine)
 }
 
-// megabytes is a body of JSON that never ends within its limit.
+// megabytes is a request body of limit bytes. Its JSON does not end.
 type megabytes struct {
 	head  string
 	taken atomic.Int64
@@ -109,8 +109,8 @@ func (m *megabytes) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestHundredMegabytes: several callers at once send 100 MB; each is refused
-// before it has sent half of that, and the memory is not taken.
+// TestHundredMegabytes sends 100 MB from several callers at once. The server must refuse each
+// request before half of it was sent, without using that much memory.
 func TestHundredMegabytes(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -168,7 +168,7 @@ func TestHundredMegabytes(t *testing.T) {
 	w.fine(t)
 }
 
-// TestBadUserIDs: user ids that are none, wherever they come in.
+// TestBadUserIDs passes invalid user ids by every way into the API.
 func TestBadUserIDs(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -206,7 +206,7 @@ func TestBadUserIDs(t *testing.T) {
 					a.want(t, 400, test.says, `"field":"user"`)
 				}
 			}
-			// As a client's own word, where it is believed.
+			// A client can also name its user itself if auth.mode is none.
 			c := n.tcp(t)
 			c.put(packet(2, 7, 1, fmt.Sprintf(`{"mid":%s}`, test.json)))
 			if test.json == `""` {
@@ -217,13 +217,13 @@ func TestBadUserIDs(t *testing.T) {
 			w.fine(t)
 		})
 	}
-	// Bytes that are no UTF-8 are no JSON either.
+	// JSON must be valid UTF-8.
 	n.call(t, "POST", "/v1/push", "{\"user\":\"\xff\",\"body\":1}").want(t, 400, `"field":"user"`, "UTF-8")
 	n.call(t, "GET", "/v1/users/%ff", "").want(t, 400, `"field":"user"`, "UTF-8")
 	w.fine(t)
 }
 
-// TestBadUIDs: what /1 and /goim took for numbers.
+// TestBadUIDs passes invalid numbers as uid and mid to /1 and /goim.
 func TestBadUIDs(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)

@@ -10,9 +10,9 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// TestBadPackets: what breaks the packet protocol before and after auth, on
-// every transport and by clients of every generation. Each is told what is
-// wrong, counted once, and felt by nobody else.
+// TestBadPackets breaks the packet protocol before and after auth, on every transport and with
+// clients of every generation. Each client must be told the reason, each error must be counted
+// once, and other clients must not be affected.
 func TestBadPackets(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -20,14 +20,14 @@ func TestBadPackets(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		as    string // tcp, ws or text
-		who   string // the generation that authenticated; "": nobody did
+		who   string // the generation that authenticated; "": no auth was sent
 		put   string // one packet or JSON object
-		times int    // how often; 0: once
+		times int    // number of repetitions; 0: once
 		code  int
 		kind  string
 		says  string
 	}{
-		// Lengths, before auth and after.
+		// Invalid lengths before and after auth.
 		{name: "negative length", as: "tcp", put: wire("ffffffff 0010 0001 00000007 00000001", ""), code: 3500, kind: "bad_length",
 			says: "package length -1"},
 		{name: "least length", as: "tcp", put: wire("80000000 0010 0001 00000007 00000001", ""), code: 3500, kind: "bad_length",
@@ -61,8 +61,8 @@ func TestBadPackets(t *testing.T) {
 		{name: "truncated", as: "ws", who: "goim", put: packet(1, 2, 1, "abc")[:17], code: 3500, kind: "bad_length",
 			says: "ends within its packet"},
 
-		// Unknown operations: before auth everything but auth is one. A binary
-		// client of goim may send a few, which its server ignored.
+		// Unknown operations. Before auth, every operation but auth is unknown. A binary goim
+		// client may send a few before auth, because goim's server ignored them.
 		{name: "unknown op", as: "tcp", put: packet(1, 99, 1, ""), times: 17, code: 3500, kind: "before_auth",
 			says: "the first packet must be auth"},
 		{name: "unknown op", as: "tcp", put: packet(2, 99, 1, ""), code: 3500, kind: "before_auth", says: "the first packet must be auth"},
@@ -75,14 +75,14 @@ func TestBadPackets(t *testing.T) {
 		{name: "unknown op", as: "text", who: "imgo", put: `{"ver":1,"op":12,"seq":1}`, code: 3500, kind: "unknown_op",
 			says: "operation 12 is unknown"},
 
-		// A second auth.
+		// A second auth packet.
 		{name: "second auth", as: "tcp", who: "imgo", put: packet(1, 7, 2, "other"), code: 3500, kind: "second_auth", says: "twice"},
 		{name: "second auth", as: "ws", who: "goim", put: packet(1, 7, 2, `{"mid":8}`), code: 3500, kind: "second_auth", says: "twice"},
 		{name: "second auth", as: "tcp", who: "v2", put: packet(2, 7, 2, `{"token":"other"}`), code: 3500, kind: "second_auth", says: "twice"},
 		{name: "second auth", as: "text", who: "v2", put: `{"ver":2,"op":7,"seq":2,"body":"other"}`, code: 3500, kind: "second_auth",
 			says: "twice"},
 
-		// Bodies.
+		// Invalid bodies.
 		{name: "auth body field", as: "tcp", put: packet(2, 7, 1, `{"token":"u","rooms":"x"}`), code: 3500, kind: "auth_body",
 			says: "auth rooms must be an array"},
 		{name: "auth body of no UTF-8", as: "tcp", put: packet(1, 7, 1, "\xff\xfe"), code: 3500, kind: "auth_body",
@@ -131,8 +131,8 @@ func TestBadPackets(t *testing.T) {
 	})
 }
 
-// TestUnknownOperationsOfGoim: goim took any operation for a message to the
-// business system and answered it; so they are no error, but they are counted.
+// TestUnknownOperationsOfGoim sends operations that imgo does not know. goim took any operation for
+// a message to the business system and answered it. So these are no errors, but they are counted.
 func TestUnknownOperationsOfGoim(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -147,7 +147,7 @@ func TestUnknownOperationsOfGoim(t *testing.T) {
 	w.fine(t)
 }
 
-// TestTruncatedPackets: a client that ends within a packet leaves nothing.
+// TestTruncatedPackets ends connections in the middle of a packet. No session may remain.
 func TestTruncatedPackets(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -183,7 +183,7 @@ func TestTruncatedPackets(t *testing.T) {
 	})
 }
 
-// TestBadFrames: what breaks WebSocket itself, before auth and after.
+// TestBadFrames breaks the WebSocket protocol before and after auth.
 func TestBadFrames(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -194,7 +194,7 @@ func TestBadFrames(t *testing.T) {
 		name   string
 		frames []byte
 		kind   string
-		text   bool // what the client speaks, and so the answer
+		text   bool // whether the client speaks text frames, in which it gets the answer
 	}{
 		{"unmasked", transporttest.RawFrame(0x82, false, binary), "bad_frame", false},
 		{"unmasked text", transporttest.RawFrame(0x81, false, text), "bad_frame", true},
@@ -213,7 +213,7 @@ func TestBadFrames(t *testing.T) {
 	} {
 		for _, after := range []bool{false, true} {
 			if !after && test.kind == "mixed_forms" {
-				continue // it takes a first message to mix with
+				continue // without a first message no form can be mixed
 			}
 			t.Run(fmt.Sprintf("%s, authenticated %t", test.name, after), func(t *testing.T) {
 				moved := n.grows(t, badPacket(test.kind), closed(3500))
@@ -222,7 +222,7 @@ func TestBadFrames(t *testing.T) {
 					c.login("v2", "7", "")
 				}
 				c.raw(string(test.frames))
-				if !after && test.text { // nobody knows yet which form it speaks
+				if !after && test.text { // before auth the server does not know the form, and answers in binary
 					c.text, c.Client.(*transporttest.WebSocket).Text = false, false
 				}
 				c.closedWith(3500, "")
@@ -233,8 +233,8 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
-// TestFragments: a fragmented message is no error, and counts as a whole
-// against the limit.
+// TestFragments sends fragmented messages. They are valid. The size limit applies to the whole
+// message.
 func TestFragments(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -257,10 +257,10 @@ func TestFragments(t *testing.T) {
 		if p := c.receive(); p.Op != protocol.OpAuthReply {
 			t.Fatalf("a fragmented auth was answered with op %d %s", p.Op, p.Body)
 		}
-		// The limit holds for the whole message, however small its fragments.
+		// The limit applies to the whole message, even if its fragments are small.
 		kind, code, says := "too_large", 3507, "over the limit"
 		head := c.encode(1, protocol.OpSend, 1, `"`)
-		if !text { // a packet of the largest body, and more behind it
+		if !text { // a packet with the largest body, and more bytes after it
 			head = wire(fmt.Sprintf("%08x 0010 0001 00000004 00000001", 16+64<<10), "")
 			kind, code, says = "bad_length", 3500, "more than one packet"
 		}

@@ -22,7 +22,7 @@ import (
 	"imgo/protocol"
 )
 
-// claims of a JWT, and the parts of its header.
+// claims are the claims of a JWT, or the fields of its header.
 type claims map[string]any
 
 func part(t *testing.T, v any) string {
@@ -34,7 +34,7 @@ func part(t *testing.T, v any) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// forge makes a JWT by hand: no library would make most of these.
+// forge builds a JWT by hand, because a library would refuse to build most of these.
 func forge(t *testing.T, header, body claims, sign func(string) []byte) string {
 	t.Helper()
 	text := part(t, header) + "." + part(t, body)
@@ -69,7 +69,7 @@ func rsaKey(t *testing.T) *rsa.PrivateKey {
 	return key
 }
 
-// jwks is a key set with one key.
+// jwks returns a JSON Web Key Set with one key.
 func jwks(t *testing.T, kid string, key *rsa.PublicKey) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "jwks.json")
@@ -82,8 +82,7 @@ func jwks(t *testing.T, kid string, key *rsa.PublicKey) string {
 	return file
 }
 
-// TestBadTokens: tokens that are expired, revoked or forged, through real
-// connections of every kind.
+// TestBadTokens connects with expired, revoked and forged tokens on every transport.
 func TestBadTokens(t *testing.T) {
 	const secret = "0123456789abcdef0123456789abcdef"
 	key, other := rsaKey(t), rsaKey(t)
@@ -119,7 +118,7 @@ func TestBadTokens(t *testing.T) {
 		return strings.Join(parts, ".")
 	}
 
-	// Opaque ones.
+	// Opaque tokens.
 	for _, request := range []string{
 		`{"user":"trudy","token":"short-lived","ttl":"20ms"}`, `{"user":"eve","token":"revoked"}`,
 		`{"user":"mallory","token":"replaced"}`, `{"user":"mallory","token":"in-place","single":true}`,
@@ -127,7 +126,7 @@ func TestBadTokens(t *testing.T) {
 		n.call(t, "POST", "/v1/tokens", request).want(t, 201)
 	}
 	n.call(t, "POST", "/v1/tokens/revoke", `{"token":"revoked"}`).is(t, 200, `{"revoked":1}`)
-	n.call(t, "POST", "/v1/tokens/revoke", `{"token":"replaced"}`).want(t, 404) // single has taken it back
+	n.call(t, "POST", "/v1/tokens/revoke", `{"token":"replaced"}`).want(t, 404) // the "single" token has already revoked it
 
 	for _, token := range []string{
 		forge(t, hs, good, hs256([]byte(secret))), forge(t, k1, good, rs256(t, key)), "in-place",
@@ -139,7 +138,7 @@ func TestBadTokens(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	time.Sleep(30 * time.Millisecond) // short-lived has expired
+	time.Sleep(30 * time.Millisecond) // until the token short-lived has expired
 
 	for i, test := range []struct {
 		name    string
@@ -203,7 +202,7 @@ func TestBadTokens(t *testing.T) {
 	}
 }
 
-// TestRevokedWhileConnected: who loses a token loses the connection, too.
+// TestRevokedWhileConnected checks that revoking a token ends its connections.
 func TestRevokedWhileConnected(t *testing.T) {
 	n := start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
 	for _, user := range []string{"witness", "eve"} {

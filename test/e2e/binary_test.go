@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// binary is the real executable, built once for all tests.
+// binary is the imgo executable. It is built once for all tests.
 var binary struct {
 	once sync.Once
 	dir  string
@@ -25,7 +25,7 @@ var binary struct {
 	err  error
 }
 
-// imgoBinary builds the executable.
+// imgoBinary builds the executable if necessary and returns its path.
 func imgoBinary(t *testing.T) string {
 	t.Helper()
 	if testing.Short() {
@@ -48,20 +48,19 @@ func imgoBinary(t *testing.T) string {
 	return binary.path
 }
 
-// process is a run of the executable.
+// process is a running imgo executable.
 type process struct {
 	t       *testing.T
 	cmd     *exec.Cmd
 	out     tail // standard output
 	log     tail // standard error
 	done    chan struct{}
-	err     error // once done is closed
-	node    *node // where it serves, once it is ready
+	err     error // valid after done is closed
+	node    *node // the node behind it, set by ready
 	tcp, ws string
 }
 
-// environment is what a user's shell has, without what the one that runs the
-// tests may have set for imgo.
+// environment returns the environment of the test process without IMGO_ variables, and then more.
 func environment(more ...string) []string {
 	var env []string
 	for _, v := range os.Environ() {
@@ -72,8 +71,7 @@ func environment(more ...string) []string {
 	return append(env, more...)
 }
 
-// run starts the executable in a folder. It is killed when the test ends, if
-// it still runs then.
+// run starts the executable in a folder. If it still runs at the end of the test, it is killed.
 func run(t *testing.T, dir string, env []string, args ...string) *process {
 	t.Helper()
 	return launch(t, dir, env, imgoBinary(t), args...)
@@ -105,7 +103,7 @@ func launch(t *testing.T, dir string, env []string, name string, args ...string)
 	return p
 }
 
-// free are the flags of a server that takes whatever ports are free.
+// free returns the flags of a server on free ports, and then more.
 func free(more ...string) []string {
 	return append([]string{"--tcp", "127.0.0.1:0", "--ws", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"}, more...)
 }
@@ -118,7 +116,7 @@ func serve(t *testing.T, dir string, args ...string) *process {
 	return p
 }
 
-// ready waits until a server is, and reads from its log where it listens.
+// ready waits until the server is ready, and reads its addresses from the log.
 func (p *process) ready() {
 	p.t.Helper()
 	var line struct{ Message, HTTP, TCP, WS string }
@@ -158,7 +156,6 @@ func (p *process) exit() int {
 	return -1
 }
 
-// signal sends a signal.
 func (p *process) signal(s syscall.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil {
@@ -166,7 +163,7 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// stop ends a server in order.
+// stop stops the server by SIGTERM and checks its exit code.
 func (p *process) stop() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
@@ -175,8 +172,7 @@ func (p *process) stop() {
 	}
 }
 
-// imgo runs one command to its end, which must be exit code 0, and returns
-// what it printed.
+// imgo runs one command, which must succeed, and returns its standard output.
 func imgo(t *testing.T, env []string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

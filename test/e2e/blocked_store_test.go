@@ -13,10 +13,9 @@ import (
 	"imgo/store"
 )
 
-// TestBlockedStoreHoldsUpOneClient blocks the store while the mailbox of a user
-// who connects is read. Clients of the same listener are answered meanwhile, and
-// a user of another partition can connect. The blocked client is admitted in the
-// end.
+// TestBlockedStoreHoldsUpOneClient blocks the store during the read of a connecting user's mailbox.
+// Meanwhile clients on the same listener are answered, and a user of another partition can connect.
+// In the end the blocked client is admitted.
 func TestBlockedStoreHoldsUpOneClient(t *testing.T) {
 	var once atomic.Bool
 	blocked, free := make(chan struct{}), make(chan struct{})
@@ -28,7 +27,7 @@ func TestBlockedStoreHoldsUpOneClient(t *testing.T) {
 			<-free
 		}
 	}}}})
-	t.Cleanup(unblock) // before the node ends
+	t.Cleanup(unblock) // before the node stops
 
 	for _, scheme := range []string{"tcp", "ws"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -57,7 +56,7 @@ func TestBlockedStoreHoldsUpOneClient(t *testing.T) {
 	}
 }
 
-// userElsewhere returns a user in another partition than that of user.
+// userElsewhere returns a user in another partition than the given user.
 func userElsewhere(user string, partitions int) string {
 	for i := 0; ; i++ {
 		if other := fmt.Sprint("user", i); envelope.Partition(other, partitions) != envelope.Partition(user, partitions) {

@@ -16,10 +16,10 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// The ancestors' bugs, as a client and a caller would meet them: here those
+// These tests reproduce bugs of imgo's predecessors from the outside. In this file are the bugs
 // that lost messages, sessions or connections.
 
-// Bug 1: a push to many was never stored for those who were offline.
+// Bug 1: a push to several users was not stored for the offline ones.
 func TestAncestorBug01_MultiPushIsKeptForOfflineUsers(t *testing.T) {
 	n := start(t, nil)
 	on := n.tcp(t)
@@ -33,15 +33,15 @@ func TestAncestorBug01_MultiPushIsKeptForOfflineUsers(t *testing.T) {
 	}
 }
 
-// Bug 3: the offline queue was deleted before it was delivered; what arrived
-// between read and delete was lost; the replay raced the registration.
+// Bug 3: the offline queue was deleted before it was delivered. Messages that arrived between the
+// read and the deletion were lost. The replay raced with the registration.
 func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
 	n := start(t, nil)
 	var ids []uint64
 	for i := range 30 {
 		ids = append(ids, n.push(t, "ann", fmt.Sprint(i)))
 	}
-	// It is delivered, and not acknowledged: it is all there the next time.
+	// The messages are delivered but not acknowledged, so each connection gets all of them.
 	for range 2 {
 		c := n.tcp(t)
 		c.login("v2", "ann", `,"ack":true`)
@@ -52,7 +52,7 @@ func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	// Acknowledged in part, also out of order: the rest comes again.
+	// Only some are acknowledged, with gaps. The next connection gets the others.
 	c := n.tcp(t)
 	c.login("v2", "ann", `,"ack":true`)
 	for i := range ids {
@@ -78,8 +78,8 @@ func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
 	eventually(t, "nothing waits any more", func() bool { return n.user(t, "ann").Pending == 0 })
 }
 
-// Bug 3 once more: whatever is pushed while clients of each generation connect
-// and get what waited arrives too, once, in order.
+// Bug 3, continued: messages that are pushed while a client connects and receives its mailbox must
+// arrive too, once and in order. This holds for clients of each generation.
 func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 	n := start(t, nil)
 	rounds := 4
@@ -103,7 +103,7 @@ func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 					}
 				}
 			})
-			time.Sleep(time.Duration(round) * 3 * time.Millisecond) // another moment each time
+			time.Sleep(time.Duration(round) * 3 * time.Millisecond) // another moment of the connect in each round
 			c := n.dialAs(t, as.transport)
 			more := ""
 			if as.generation == "v2" {
@@ -126,7 +126,7 @@ func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 	}
 }
 
-// slowDial connects a client whose kernel takes little before it reads.
+// slowDial connects a client with a small receive buffer.
 func slowDial(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
@@ -145,8 +145,7 @@ func slowDial(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// Bug 4: a full connection queue dropped silently, and the rest of the batch
-// with it.
+// Bug 4: a full connection queue silently dropped the message and the rest of the batch.
 func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	n := start(t, nil)
 	conn := slowDial(t, n.ClientAddr("tcp").String())
@@ -155,7 +154,7 @@ func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	other := n.tcp(t)
 	other.login("v2", "other", `,"rooms":["r"]`)
 
-	// More than any kernel holds for a client that reads nothing.
+	// These are more bytes than the kernel buffers for a client that does not read.
 	const rounds = 300
 	live := strings.Repeat("x", 20<<10)
 	for i := range rounds {
@@ -172,8 +171,8 @@ func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	if dropped == 0 {
 		t.Fatal("nothing was dropped: the client is not slow enough for this test")
 	}
-	// It reads after all: the kept ones are all there, in order, and of the
-	// others as many as were not counted as dropped.
+	// Now the client reads. It must get all kept messages in order, and every live message that was
+	// not counted as dropped.
 	if err := conn.(*net.TCPConn).SetReadBuffer(1 << 20); err != nil {
 		t.Fatal(err)
 	}
@@ -196,9 +195,9 @@ func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	eventually(t, "nothing waits for it", func() bool { return n.user(t, "slow").Pending == 0 })
 }
 
-// Bug 8: deleting a server dropped sessions of others too, for good.
+// Bug 8: deleting a server also dropped sessions of other servers for good.
 func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	n := start(t, nil)
 	c := n.tcp(t)
 	c.login("imgo", "7", "")
@@ -211,13 +210,13 @@ func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
 	if count.Ret != 1 || len(count.Data) != 1 || count.Data[0].Count != 1 {
 		t.Fatalf("/1/count: %s", a.body)
 	}
-	// Another server: nobody is gone.
+	// Delete another server: no session may be lost.
 	n.call(t, "POST", fmt.Sprint("/1/server/del?server=", count.Data[0].Server+1), "").is(t, 200, `{"ret":1}`)
 	if !n.user(t, "7").Online {
 		t.Error("the user of another server is gone")
 	}
-	// This one, which lives: it says so, its sessions are back, and what is
-	// pushed meanwhile is not lost.
+	// Delete this server, which is alive. It announces its sessions again, and a message that is
+	// pushed in between is not lost.
 	n.call(t, "POST", fmt.Sprint("/1/server/del?server=", count.Data[0].Server), "").is(t, 200, `{"ret":1}`)
 	n.call(t, "POST", "/1/push?uid=7", `"meanwhile"`).is(t, 200, `{"ret":1}`)
 	c.expect(5, `"meanwhile"`)
@@ -226,13 +225,13 @@ func TestAncestorBug08_ServerDelLosesNobody(t *testing.T) {
 	c.expect(5, `"again"`)
 }
 
-// Bug 9: identical messages in one millisecond became one.
+// Bug 9: two identical messages within one millisecond became one.
 func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
 	n := start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
 	n.call(t, "POST", "/1/admin/token/new", "uid=9&token=t9&expire=60", "Content-Type: application/x-www-form-urlencoded").is(t, 200,
 		`{"ret":1}`)
 	const many = 40
-	for range 2 { // offline, and then connected
+	for range 2 { // first offline, then connected
 		var pushing sync.WaitGroup
 		for range many {
 			pushing.Go(func() {
@@ -283,7 +282,7 @@ func TestAncestorBug09_IdenticalMessagesStayTwo(t *testing.T) {
 	}
 }
 
-// Bug 10: a late disconnect erased a newer session's mapping.
+// Bug 10: a late disconnect deleted the mapping of a newer session.
 func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
 	n := start(t, nil)
 	var older *client
@@ -293,7 +292,7 @@ func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
 		if older != nil {
 			older.closedWith(3505, "same key")
 		}
-		// The older one's end may be heard of only now; the newer one has the
+		// The end of the older session may be processed only now. The newer session must keep the
 		// key, the user and the room.
 		n.call(t, "POST", "/goim/push/keys?operation=5&keys=k10", fmt.Sprint("key ", i)).want(t, 200, `"code":0`)
 		c.expect(5, fmt.Sprint("key ", i))
@@ -309,10 +308,10 @@ func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
 	}
 }
 
-// Bug 13: one accept error ended an accept loop for good. A server that may
-// open few files runs out of them, and gets over it.
+// Bug 13: one accept error ended the accept loop for good. The test lets a server run out of file
+// descriptors and checks that it recovers.
 func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	imgo := imgoBinary(t)
 	p := launch(t, t.TempDir(), nil, "sh", append([]string{"-c", `ulimit -n 80 && exec "$@"`, "sh", imgo}, free("--auth-mode", "none")...)...)
 	p.ready()
@@ -321,13 +320,13 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 	here.login("v2", "here", "")
 	push := func(body string) {
 		t.Helper()
-		n.push(t, "here", body) // over the connection that the caller has
+		n.push(t, "here", body) // over the open connection of the HTTP client
 		here.expect(5, body)
 	}
 	push("before")
 	for _, addr := range []string{p.tcp, p.ws} {
 		var crowd []net.Conn
-		for range 150 { // the kernel takes those that the server cannot
+		for range 150 { // the kernel completes connections that the server cannot accept yet
 			conn, err := net.DialTimeout("tcp", addr, patience)
 			if err != nil {
 				t.Fatal(err)
@@ -336,7 +335,7 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 		}
 		push("among many")
 		late := make(chan error, 1)
-		go func() { // one of those that have to wait
+		go func() { // this client has to wait for a file descriptor
 			conn, err := net.DialTimeout("tcp", addr, patience)
 			if err == nil {
 				_ = conn.SetDeadline(time.Now().Add(patience))
@@ -352,7 +351,7 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 			}
 			late <- err
 		}()
-		time.Sleep(300 * time.Millisecond) // accept fails meanwhile
+		time.Sleep(300 * time.Millisecond) // accept fails during this time
 		for _, conn := range crowd {
 			_ = conn.Close()
 		}

@@ -18,9 +18,9 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// The ancestors' bugs, the others: what crashed, hung, or was wrong.
+// These tests reproduce the other bugs of imgo's predecessors: crashes, hangs and wrong results.
 
-// Bug 11: /1/push?uid=-1 killed the router.
+// Bug 11: /1/push?uid=-1 crashed the router.
 func TestAncestorBug11_NegativeUIDIsRefused(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
@@ -30,14 +30,14 @@ func TestAncestorBug11_NegativeUIDIsRefused(t *testing.T) {
 		n.call(t, "POST", "/goim/push/mids?operation=5&mids="+uid, "x").want(t, 200, `"code":0`)
 		w.fine(t)
 	}
-	// As a name it is one like any other.
+	// As a user name "-1" is valid.
 	c := n.tcp(t)
 	c.login("v2", "-1", "")
 	n.push(t, "-1", "x")
 	c.expect(5, "x")
 }
 
-// Bug 12: a broadcast with no comets divided by zero.
+// Bug 12: a broadcast without comets divided by zero.
 func TestAncestorBug12_BroadcastToNobody(t *testing.T) {
 	n := start(t, nil)
 	n.call(t, "POST", "/1/push/all", "x").is(t, 200, `{"ret":1}`)
@@ -51,10 +51,10 @@ func TestAncestorBug12_BroadcastToNobody(t *testing.T) {
 	n.call(t, "GET", "/readyz", "").want(t, 200, `"ready":true`)
 }
 
-// Bug 14: no write deadlines, and a full channel blocked under the bucket's
-// lock: a client that reads nothing held everybody up.
+// Bug 14: there were no write deadlines, and a full channel blocked while the bucket's lock was
+// held. One client that did not read stopped everybody.
 func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	n := start(t, func(cfg *config.Config) {
 		cfg.Limits.SlowTimeout = time.Second
 		cfg.Limits.PendingBytes = 64 << 20
@@ -75,8 +75,7 @@ func TestAncestorBug14_StuckClientHoldsNobodyUp(t *testing.T) {
 	w.fine(t)
 }
 
-// Bug 16: a broadcast body that is not JSON disconnected every WebSocket
-// client.
+// Bug 16: a broadcast whose body was not JSON disconnected every WebSocket client.
 func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	n := start(t, nil)
 	old, v2, tcp := n.ws(t, true), n.ws(t, true), n.tcp(t)
@@ -109,14 +108,14 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 	for _, c := range []*client{old, v2} {
 		c.send(1, protocol.OpHeartbeat, 1, "")
 		for p := c.receive(); p.Op != protocol.OpHeartbeatReply; p = c.receive() {
-			if p.Op != 5 { // what an empty body became
+			if p.Op != 5 { // the push with the empty body
 				t.Fatalf("got op %d %s", p.Op, p.Body)
 			}
 		}
 	}
 }
 
-// Bug 17: no HTTP authentication, and a replaced token stayed valid.
+// Bug 17: the HTTP API had no authentication, and a replaced token stayed valid.
 func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	const key = "Bearer 0123456789abcdef"
 	n := start(t, func(cfg *config.Config) {
@@ -160,20 +159,20 @@ func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	c.login("imgo", "new", "")
 }
 
-// Bug 18: no order of a user's messages.
+// Bug 18: the messages of a user had no order.
 func TestAncestorBug18_OrderOfEachUser(t *testing.T) {
 	n := start(t, nil)
 	const users, each = 8, 40
 	clients := make([][]*client, users)
 	for u := range users {
-		for _, as := range []string{"tcp", "text"} { // two devices of each user
+		for _, as := range []string{"tcp", "text"} { // two devices for each user
 			c := n.dialAs(t, as)
 			c.login("v2", fmt.Sprint("u", u), fmt.Sprintf(`,"device":%q`, as))
 			clients[u] = append(clients[u], c)
 		}
 	}
-	// A caller for each user, who waits for each answer, and two more who
-	// push to all of them in between.
+	// Each user has one caller, which waits for each response. Two more callers push to all users
+	// at the same time.
 	var pushing sync.WaitGroup
 	ids := make([][]uint64, users)
 	for u := range users {
@@ -233,9 +232,9 @@ func TestAncestorBug18_OrderOfEachUser(t *testing.T) {
 	}
 }
 
-// Bug 19: SIGTERM exited without cleaning up.
+// Bug 19: SIGTERM ended the process without clean-up.
 func TestAncestorBug19_TermCleansUp(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	args := free("--auth-mode", "none", "--data-dir", filepath.Join(dir, "data"))
 	p := serve(t, dir, args...)
@@ -252,16 +251,16 @@ func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	acking.expect(5, "acked")
 	acking.expect(5, "unacked")
 	acking.ack(acked)
-	acking.send(2, protocol.OpHeartbeat, 2, "") // answered once the acknowledgement was read
+	acking.send(2, protocol.OpHeartbeat, 2, "") // the reply shows that the acknowledgement was read
 	acking.expect(protocol.OpHeartbeatReply, "")
 	waiting := p.node.push(t, "away", "waiting")
 
-	// Pushes go on while it stops: each is answered, and what is accepted is
-	// there afterwards.
+	// Pushes continue during the stop. Each is answered, and each accepted message must exist after
+	// the restart.
 	var accepted []string
 	var pushing sync.WaitGroup
 	pushing.Go(func() {
-		for i := range 900 { // a mailbox has room for 1,000
+		for i := range 900 { // a mailbox holds 1,000 messages
 			body := fmt.Sprint("late ", i)
 			if _, err := p.node.tryPush("late", body); err != nil {
 				return
@@ -305,7 +304,7 @@ func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	p.stop()
 }
 
-// Bug 20: IPv4 only.
+// Bug 20: only IPv4 was supported.
 func TestAncestorBug20_IPv6(t *testing.T) {
 	probe, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {

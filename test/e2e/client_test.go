@@ -17,14 +17,14 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// client is a raw client, which sends what no library would.
+// client is a raw client. It can send what a client library would refuse to send.
 type client struct {
 	transporttest.Client
 	t    *testing.T
 	text bool
 }
 
-// dial connects to an address until the test ends.
+// dial connects to an address and closes the connection when the test ends.
 func dial(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", addr, patience)
@@ -75,7 +75,7 @@ func (n *node) dialAs(t *testing.T, transport string) *client {
 	return n.ws(t, transport == "text")
 }
 
-// wire puts a packet together from hex digits, spaces ignored, and a body.
+// wire returns a packet made of hex digits and a body. Spaces between the digits are ignored.
 func wire(header, body string) string {
 	b, err := hex.DecodeString(strings.ReplaceAll(header, " ", ""))
 	if err != nil {
@@ -84,7 +84,7 @@ func wire(header, body string) string {
 	return string(b) + body
 }
 
-// packet is a packet of a client with the short header.
+// packet returns a client packet with the short header.
 func packet(version int16, op, seq int32, body string) string {
 	return string(transport.AppendPacket(nil, version, protocol.HeaderV1, op, seq, 0, []byte(body)))
 }
@@ -95,7 +95,7 @@ func (c *client) put(frame string) {
 	c.raw(string(c.Frame([]byte(frame))))
 }
 
-// raw puts bytes on the wire.
+// raw writes bytes to the connection.
 func (c *client) raw(b string) {
 	c.t.Helper()
 	if err := c.Send([]byte(b)); err != nil {
@@ -115,7 +115,7 @@ func (c *client) want(frame string) {
 	}
 }
 
-// send sends a packet in the client's form; a text body is JSON.
+// send sends a packet in the client's form. In the text form body must be JSON.
 func (c *client) send(version int16, op, seq int32, body string) {
 	c.t.Helper()
 	c.put(c.encode(version, op, seq, body))
@@ -132,7 +132,7 @@ func (c *client) encode(version int16, op, seq int32, body string) string {
 	return frame + "}"
 }
 
-// next reads one packet. Of a text frame the body is its JSON.
+// next reads one packet. The body of a text frame is its JSON.
 func (c *client) next() (transport.Packet, error) {
 	b, err := c.Next()
 	if err != nil {
@@ -162,7 +162,7 @@ func (c *client) next() (transport.Packet, error) {
 	return p, err
 }
 
-// receive reads one packet.
+// receive reads one packet, and fails the test on an error.
 func (c *client) receive() transport.Packet {
 	c.t.Helper()
 	p, err := c.next()
@@ -182,8 +182,8 @@ func (c *client) expect(op int32, body string) transport.Packet {
 	return p
 }
 
-// closedWith reads op 6, which must have the code and say what it is to say,
-// and then the end.
+// closedWith reads a disconnect packet (op 6) with the code and with a reason that contains says.
+// After it the connection must end.
 func (c *client) closedWith(code int, says string) {
 	c.t.Helper()
 	p := c.receive()
@@ -195,8 +195,8 @@ func (c *client) closedWith(code int, says string) {
 	c.wantEnd(code)
 }
 
-// wantEnd expects nothing but the end; where a WebSocket says a code, it has
-// to be this one.
+// wantEnd expects the end of the connection without another packet. If a WebSocket close frame has
+// a code, it must be this one.
 func (c *client) wantEnd(code int) {
 	c.t.Helper()
 	b, err := c.Next()
@@ -213,9 +213,8 @@ func (c *client) wantEnd(code int) {
 	}
 }
 
-// login authenticates a client of a generation: "imgo", "goim" (whose users
-// are numbers) or "v2", where more may be further members of the auth object,
-// each with a comma before it.
+// login authenticates a client of a generation: "imgo", "goim" (whose users are numbers) or "v2".
+// more holds further members of the auth object, each with a comma before it.
 func (c *client) login(generation, token, more string) {
 	c.t.Helper()
 	version, body := int16(1), fmt.Sprintf("%q", token)
@@ -231,7 +230,7 @@ func (c *client) login(generation, token, more string) {
 	}
 }
 
-// ack acknowledges a message of version 2.
+// ack acknowledges a message in protocol version 2.
 func (c *client) ack(id uint64) {
 	c.t.Helper()
 	if c.text {
@@ -241,16 +240,14 @@ func (c *client) ack(id uint64) {
 	c.send(2, protocol.OpAck, 0, wire(fmt.Sprintf("%016x", id), ""))
 }
 
-// witness is a healthy client that is connected all the while something bad
-// happens to the node.
+// witness is a healthy client that stays connected while a test attacks the node.
 type witness struct {
 	n        *node
 	messages chan string
 	sent     int
 }
 
-// witness connects one until the test ends. Losing its connection fails the
-// test.
+// witness connects a witness until the test ends. The test fails if the connection is lost.
 func (n *node) witness(t *testing.T) *witness {
 	t.Helper()
 	w := &witness{n: n, messages: make(chan string, 100)}
@@ -284,8 +281,7 @@ func (n *node) witness(t *testing.T) *witness {
 	return w
 }
 
-// fine checks that the witness goes on receiving: one push, one message, and
-// nothing beside it.
+// fine checks that the witness still works: it gets exactly one message for one push.
 func (w *witness) fine(t *testing.T) {
 	t.Helper()
 	w.sent++

@@ -5,23 +5,23 @@ import (
 	"testing"
 )
 
-// goimConversation is a goim v2 client's, the same on TCP and on binary
-// WebSocket, with a caller of goim's logic on the other side.
+// goimConversation is the conversation of a goim v2 client and of a caller of goim's logic. It is
+// the same on TCP and on binary WebSocket.
 func goimConversation(t *testing.T, n *node, dial func() *client) {
 	t.Helper()
 	c := dial()
-	// goim ignores what comes before auth.
+	// goim ignores packets before auth.
 	c.put(wire("00000010 0010 0001 00000002 00000001", ""))
 	auth := `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000,1001]}`
 	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000002", 16+len(auth)), auth))
 	c.want(wire("00000010 0010 0001 00000008 00000002", ""))
-	// A second member of the room, which accepts nothing.
+	// A second member of the room accepts no operation.
 	silent := dial()
 	silent.login("goim", "124", `,"room_id":"live://1000"`)
 	c.put(wire("00000010 0010 0001 00000002 00000003", ""))
 	c.want(wire("00000014 0010 0001 00000003 00000003 00000002", ""))
 
-	// Every kind of push: who accepts the operation gets it, with version 1.
+	// Every kind of push reaches the sessions that accept its operation, with version 1.
 	ok := func(path, body string) {
 		t.Helper()
 		n.call(t, "POST", "/goim/push/"+path, body).is(t, 200, `{"code":0,"message":""}`)
@@ -36,14 +36,14 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	c.want(wire("00000013 0010 0001 000003e8 00000000", "all"))
 	ok("all?operation=1002&speed=32", "not accepted")
 	ok("room?operation=1002&type=live&room=1000", "room")
-	for _, member := range []*client{c, silent} { // a room's are not filtered
+	for _, member := range []*client{c, silent} { // room messages are not filtered by operation
 		member.want(wire("00000014 0010 0001 000003ea 00000000", "room"))
 	}
 	ok("room?operation=1002&type=live&room=2000", "another room")
 	ok("mids?operation=5&mids=123", "\x00\xff")
 	c.want(wire("00000012 0010 0001 00000005 00000000", "\x00\xff"))
 
-	// What callers see.
+	// The queries of callers.
 	n.call(t, "GET", "/goim/online/top?type=live&limit=10", "").is(t, 200, `{"code":0,"message":"","data":[{"room_id":"1000","count":2}]}`)
 	n.call(t, "GET", "/goim/online/room?type=live&rooms=1000&rooms=2000", "").is(t, 200, `{"code":0,"message":"","data":{"1000":2,"2000":0}}`)
 	n.call(t, "GET", "/goim/online/total", "").is(t, 200, `{"code":0,"message":"","data":{"conn_count":2,"ip_count":2}}`)
@@ -51,7 +51,7 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 		`"heartbeat":240,"nodes":["127.0.0.1"]`)
 	n.call(t, "GET", "/goim/nodes/instances", "").want(t, 200, `"appid":"goim.comet","hostname":"n1"`)
 
-	// Change room, subscribe, unsubscribe, upstream.
+	// Change the room, subscribe, unsubscribe, and send upstream.
 	c.put(wire("0000001b 0010 0001 0000000c 00000004", "live://2000"))
 	c.want(wire("0000001b 0010 0001 0000000d 00000004", "live://2000"))
 	ok("room?operation=1000&type=live&room=1000", "old")
@@ -72,8 +72,8 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	c.put(wire("00000010 0010 0001 00000002 0000000a", ""))
 	c.want(wire("00000014 0010 0001 00000003 0000000a 00000000", ""))
 
-	// Away and back: what was pushed to the member waits, now, and a session
-	// that accepts it gets it.
+	// The client leaves and returns. Messages to its user now wait, and the next session that
+	// accepts the operation gets them.
 	_ = c.Close()
 	eventually(t, "it is away, and only what it did not accept waits", func() bool {
 		s := n.user(t, "123")
@@ -91,7 +91,7 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	ok("mids?operation=1000&mids=123", "again")
 	c.want(wire("00000015 0010 0001 000003e8 00000000", "again"))
 
-	// A second auth ends it; the other one is still there.
+	// A second auth ends the connection. The other client stays in the room.
 	c.put(wire("00000010 0010 0001 00000007 0000000b", ""))
 	body := `{"code":3500,"reason":"auth was sent twice","reconnect":false}`
 	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
@@ -113,8 +113,8 @@ func TestGoimWebSocket(t *testing.T) {
 	goimConversation(t, n, func() *client { return n.ws(t, false) })
 }
 
-// TestGenerationsTogether: one user with a client of each generation on one
-// node; a push reaches all of them, each in its own form.
+// TestGenerationsTogether connects one user with a client of each generation. A push must reach
+// each client in its own form.
 func TestGenerationsTogether(t *testing.T) {
 	n := start(t, nil)
 	imgoTCP, imgoWS, goimTCP, goimWS, v2, v2JSON := n.tcp(t), n.ws(t, true), n.tcp(t), n.ws(t, false), n.tcp(t), n.ws(t, true)

@@ -10,18 +10,18 @@ import (
 	"imgo/config"
 )
 
-// Whole conversations of imgo 2016's clients and callers with a node, byte for
-// byte as its sources have them: a token is made, clients come, callers push,
-// and what was pushed to who was away is read through /1/msg/get.
+// These tests replay whole conversations of imgo 2016's clients and callers, byte for byte as in
+// its sources. A token is made, clients connect, and callers push. Messages for users that are away
+// are read by /1/msg/get.
 
 const form = "Content-Type: application/x-www-form-urlencoded"
 
-// messages is an answer of /1/msg/get that has some.
+// messages matches a response of /1/msg/get with at least one message.
 var messages = regexp.MustCompile(`^\{"data":\{"msgs":\[(\{"msg":"[A-Za-z0-9+/=]*","mid":\d+,"gid":0\},?)+\]\},"ret":0\}$`)
 
 var oneMessage = regexp.MustCompile(`"msg":"([^"]*)","mid":(\d+)`)
 
-// msgGet asks for the messages after mid and gives their bodies and mids.
+// msgGet reads the messages after mid and returns their bodies and ids.
 func (n *node) msgGet(t *testing.T, uid string, mid int64, token string) (bodies []string, mids []int64) {
 	t.Helper()
 	a := n.call(t, "GET", fmt.Sprintf("/1/msg/get?uid=%s&mid=%d&token=%s", uid, mid, token), "")
@@ -54,8 +54,8 @@ func TestImgo2016TCP(t *testing.T) {
 	n := imgoNode(t)
 	n.call(t, "POST", "/1/admin/token/new", "uid=123&token=tok&expire=3600", form).is(t, 200, `{"ret":1}`)
 
-	// A wrong token, and a first packet that is not auth: closed. Now it is
-	// said why.
+	// A wrong token, or a first packet that is not auth, ends the connection. New is only the
+	// disconnect packet with the reason.
 	c := n.tcp(t)
 	c.put(wire("00000015 0010 0001 00000007 00000001", `"xyz"`))
 	c.closedWith(3501, "unknown")
@@ -80,7 +80,7 @@ func TestImgo2016TCP(t *testing.T) {
 	n.call(t, "POST", "/1/push/all", "everyone").is(t, 200, `{"ret":1}`)
 	c.want(wire("00000018 0010 0000 00000005 00000000", "everyone"))
 
-	// Upstream, the test operation, and the counts.
+	// Upstream, the test operation and the counts.
 	c.put(wire("00000012 0010 0001 00000004 00000005", "hi"))
 	c.want(wire("00000012 0010 0001 00000005 00000005", "hi"))
 	c.put(wire("00000010 0010 0001 000000fe 00000006", ""))
@@ -93,13 +93,13 @@ func TestImgo2016TCP(t *testing.T) {
 	n.call(t, "GET", "/1/push?uid=123", "").want(t, 405)
 	n.call(t, "POST", "/1/msg/get?uid=123&mid=0&token=tok", "").want(t, 405)
 
-	// What has arrived is not there to be read again.
+	// Messages that arrived cannot be read again.
 	eventually(t, "it has all arrived", func() bool { return n.user(t, "123").Pending == 0 })
 	if bodies, _ := n.msgGet(t, "123", 0, "tok"); bodies != nil {
 		t.Errorf("/1/msg/get has %q", bodies)
 	}
 
-	// Away: read, which deletes; in part, too.
+	// The client is away: reading deletes the messages, all of them or a part.
 	_ = c.Close()
 	eventually(t, "it is away", func() bool { return !n.user(t, "123").Online })
 	for i := range 3 {
@@ -126,7 +126,7 @@ func TestImgo2016TCP(t *testing.T) {
 		t.Errorf("with a callback: %s", a.body)
 	}
 
-	// Back, with what waits.
+	// The client returns and gets the waiting message.
 	n.call(t, "POST", "/1/push?uid=123", "waiting").is(t, 200, `{"ret":1}`)
 	c = n.tcp(t)
 	c.put(wire("00000013 0010 0001 00000007 00000001", `tok`))
@@ -140,7 +140,7 @@ func TestImgo2016TCP(t *testing.T) {
 
 func TestImgo2016WebSocket(t *testing.T) {
 	n := imgoNode(t)
-	// Its document showed JSON.
+	// The document of imgo 2016 showed a JSON body.
 	n.call(t, "POST", "/1/admin/token/new", `{"uid":124,"token":"t124","expire":3600}`, "Content-Type: application/json").is(t, 200,
 		`{"ret":1}`)
 	c := n.ws(t, true)
@@ -165,8 +165,8 @@ func TestImgo2016WebSocket(t *testing.T) {
 	c.put(`{"ver":1,"op":254,"seq":4}`)
 	c.want(`[{"ver":1,"op":255,"seq":4,"body":{"test":"come on"}}]`)
 
-	// Its server chose no room; a client that names one is in it. (What has not
-	// been settled yet would come to the second session of the user, too.)
+	// imgo 2016 assigned no room. Here a client that names a room is in it. Wait first, because a
+	// second session of the user would also get messages that are still pending.
 	eventually(t, "it has all arrived", func() bool { return n.user(t, "124").Pending == 0 })
 	inRoom := n.ws(t, true)
 	inRoom.put(`{"ver":1,"op":7,"seq":1,"body":{"token":"t124","room_id":"7"}}`)
@@ -193,6 +193,6 @@ func TestImgo2016WebSocket(t *testing.T) {
 	c.put(`{"ver":1,"op":7,"seq":1,"body":"t124"}`)
 	c.want(`[{"ver":1,"op":8,"seq":1,"body":{}}]`)
 	c.want(`[{"ver":0,"op":5,"seq":0,"body":"waiting"}]`)
-	c.put(`[{"ver":1,"op":2,"seq":2,"body":{}}]`) // an array closed in 2016, too
+	c.put(`[{"ver":1,"op":2,"seq":2,"body":{}}]`) // in 2016 an array ended the connection, too
 	c.closedWith(3500, "array")
 }

@@ -18,10 +18,9 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// crowd is the clients of TestCrowdThatNeverAuthenticates, in a process of its
-// own. args is "tcp-address ws-address number". It connects them, says so, and
-// waits until the server has ended every one; then it says how many were told
-// why: those that had got as far as to be spoken to.
+// crowd runs the clients of TestCrowdThatNeverAuthenticates in a process of its own. args is
+// "tcp-address ws-address number". It connects the clients, prints their number and waits until the
+// server has closed all of them. Then it prints the number of clients that were told the reason.
 func crowd(args string) int {
 	var tcp, ws string
 	var count int
@@ -37,8 +36,8 @@ func crowd(args string) int {
 		defer mu.Unlock()
 		*n++
 	}
-	// A quarter sends nothing to the WebSocket port, a quarter stops after the
-	// upgrade there, and the others send nothing to the TCP port.
+	// A quarter of the clients sends nothing to the WebSocket port. Another quarter stops after the
+	// upgrade there. The others send nothing to the TCP port.
 	connect := func(i int) {
 		addr := tcp
 		if i%2 == 1 {
@@ -72,7 +71,7 @@ func crowd(args string) int {
 		})
 	}
 	var connecting sync.WaitGroup
-	turn := make(chan struct{}, 64) // more at a time only fill the server's backlog
+	turn := make(chan struct{}, 64) // more at a time would only fill the accept backlog
 	for i := range count {
 		turn <- struct{}{}
 		connecting.Go(func() {
@@ -87,11 +86,11 @@ func crowd(args string) int {
 	return 0
 }
 
-// TestCrowdThatNeverAuthenticates: 10,000 connections that never say who they
-// are cost others nothing while they are there, and nothing at all after the
-// handshake timeout. (Fewer under the race detector, which is slow.)
+// TestCrowdThatNeverAuthenticates opens 10,000 connections that never authenticate. They must not
+// disturb other clients, and after the handshake timeout nothing may remain of them. Under the race
+// detector, which is slow, there are fewer.
 func TestCrowdThatNeverAuthenticates(t *testing.T) {
-	// They are all to be there at the same time, which takes time to happen.
+	// The handshake timeout must be long enough for all of them to be connected at once.
 	count, handshake := 10_000, 6*time.Second
 	if underRace || testing.Short() {
 		count = 2_000
@@ -151,7 +150,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	// A newcomer gets in beside them.
+	// A new client can still connect.
 	n.tcp(t).login("v2", "newcomer", "")
 
 	if told := hear("told"); told != count*3/4 {
@@ -162,14 +161,14 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	if http := n.metric(t, "imgo_comet_refused_total", `reason="listener_http"`); timeouts != float64(count*3/4) || http != float64(count/4) {
 		t.Errorf("counted %v and %v, want %d and %d", timeouts, http, count*3/4, count/4)
 	}
-	// The newcomer has a goroutine or two. Of each goroutine that ended Go keeps
-	// about 500 bytes for the next one; a connection that leaked has more.
+	// The new client may use a goroutine or two. For each ended goroutine Go keeps about 500 bytes
+	// for reuse. A leaked connection uses more.
 	settled(t, heap+1<<20+700*uint64(count), goroutines+5)
 	w.fine(t)
 }
 
-// settled collects garbage and returns what the heap has and how many
-// goroutines there are; bounds above 0 are waited for.
+// settled collects garbage and returns the bytes on the heap and the number of goroutines. For each
+// bound above 0 it waits until the value is within the bound.
 func settled(t *testing.T, heap uint64, goroutines int) (uint64, int) {
 	t.Helper()
 	var stats runtime.MemStats

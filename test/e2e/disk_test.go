@@ -8,10 +8,10 @@ import (
 	"imgo/roles"
 )
 
-// TestDiskNearlyFull: with less free than the reserve, pushes are refused and
-// everything else goes on; with room again, so do they, with no restart.
+// TestDiskNearlyFull lets the free space fall below the reserve. Pushes are refused, and everything
+// else continues. With enough space again, pushes are accepted without a restart.
 func TestDiskNearlyFull(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	const reserve = 64 << 20
 	var freeBytes atomic.Int64
 	freeBytes.Store(10 * reserve)
@@ -39,16 +39,15 @@ func TestDiskNearlyFull(t *testing.T) {
 	n.call(t, "POST", "/goim/push/mids?operation=5&mids=1", `x`).want(t, 200, `"code":-500`, "reserve")
 	n.call(t, "GET", "/readyz", "").want(t, 200, `"ready":true`, fmt.Sprint("reserve ", reserve))
 
-	// What is not kept needs no disk.
+	// Live messages need no disk.
 	n.call(t, "POST", "/v1/push", `{"user":"before","body":"live","kept":false}`).want(t, 202, `"sessions":1`)
 	before.expect(5, `"live"`)
 	n.call(t, "POST", "/v1/push", `{"all":true,"body":"everyone"}`).want(t, 202)
 	before.expect(5, `"everyone"`)
-	// Acknowledgements of those who are here are taken, and made durable.
+	// Acknowledgements of connected users are accepted and made durable.
 	before.ack(first)
 	eventually(t, "the acknowledgement is taken", func() bool { return n.user(t, "before").Pending == 0 })
-	// Whoever comes, with a device that nobody knows, gets in, gets what
-	// waits, and acknowledges it.
+	// A user with a new device can connect, gets the waiting messages and acknowledges them.
 	after := n.ws(t, true)
 	after.login("v2", "away", `,"ack":true,"device":"new"`)
 	for i, id := range waiting {
@@ -68,7 +67,7 @@ func TestDiskNearlyFull(t *testing.T) {
 	n.push(t, "away", `"3"`)
 	after.expect(5, `"3"`)
 
-	// The acknowledgements that were taken with a full disk are still known.
+	// The acknowledgements from the time of the full disk are still known.
 	_ = before.Close()
 	_ = after.Close()
 	n = n.again(t)

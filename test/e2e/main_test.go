@@ -8,11 +8,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-// goroutines runs all tests with a goroutine for each connection.
+// goroutines runs all tests with one goroutine for each connection instead of epoll.
 var goroutines = flag.Bool("goroutines", false, "no epoll")
 
-// crowdEnv makes the test binary a crowd of clients instead: the two ends of
-// 10,000 connections are more files than one process may have open.
+// crowdEnv turns the test binary into a crowd of clients. One process may not have enough files
+// open for both ends of 10,000 connections.
 const crowdEnv = "IMGO_E2E_CROWD"
 
 func TestMain(m *testing.M) {

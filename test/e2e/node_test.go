@@ -18,21 +18,20 @@ import (
 	"imgo/roles"
 )
 
-// patience bounds every wait: far more than anything takes that works.
+// patience bounds every wait. It is far longer than any step of a working node takes.
 const patience = time.Minute
 
-// node is a whole node that runs in this process until its test ends.
+// node is a whole node in this process. It stops when its test ends.
 type node struct {
 	*roles.Node
 	cfg  config.Config
 	base string // of its HTTP side, "http://127.0.0.1:1234"
 	http *http.Client
 	log  *tail
-	stop func() error // once; it returns what Run did
+	stop func() error // stops the node once and returns the error of Run
 }
 
-// settings are a node's for tests: every port free, a folder of its own, and
-// everybody is believed to be who they say.
+// settings returns the settings of a test node: free ports, a folder of its own and auth.mode none.
 func settings(t *testing.T) config.Config {
 	cfg := config.Default()
 	cfg.NodeID = "n1"
@@ -43,7 +42,7 @@ func settings(t *testing.T) config.Config {
 	return cfg
 }
 
-// start runs a node; change may be nil.
+// start starts a node. change may be nil.
 func start(t *testing.T, change func(*config.Config)) *node {
 	t.Helper()
 	cfg := settings(t)
@@ -58,7 +57,7 @@ func startWith(t *testing.T, cfg config.Config, opts roles.RunOptions) *node {
 	return startOver(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
 }
 
-// startOver is startWith for a node that is called at scheme with client.
+// startOver is like startWith, with the scheme and the HTTP client of the API.
 func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
@@ -91,7 +90,7 @@ func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme st
 	return n
 }
 
-// again stops the node and starts another with the same folder and ports.
+// again stops the node and starts another one with the same folder and ports.
 func (n *node) again(t *testing.T) *node {
 	t.Helper()
 	cfg := n.cfg
@@ -102,7 +101,7 @@ func (n *node) again(t *testing.T) *node {
 	return startWith(t, cfg, roles.RunOptions{})
 }
 
-// tail keeps the last part of a log. Safe for concurrent use.
+// tail keeps the last part of a log. It is safe for concurrent use.
 type tail struct {
 	mu sync.Mutex
 	b  []byte
@@ -123,7 +122,7 @@ func (l *tail) String() string {
 	return string(l.b)
 }
 
-// eventually polls cond until it holds.
+// eventually polls cond until it holds. It fails the test after patience.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -133,14 +132,14 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// answer is an HTTP answer.
+// answer is an HTTP response.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// call makes one HTTP call; header are "Name: value".
+// call makes one HTTP call. Each header has the form "Name: value".
 func (n *node) call(t testing.TB, method, path, body string, header ...string) answer {
 	t.Helper()
 	a, err := n.try(method, path, strings.NewReader(body), header...)
@@ -150,7 +149,7 @@ func (n *node) call(t testing.TB, method, path, body string, header ...string) a
 	return a
 }
 
-// try is call for any goroutine and any body.
+// try is like call, but returns its error, so that any goroutine may call it.
 func (n *node) try(method, path string, body io.Reader, header ...string) (answer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
@@ -171,7 +170,7 @@ func (n *node) try(method, path string, body io.Reader, header ...string) (answe
 	return answer{response.StatusCode, response.Header, string(text)}, err
 }
 
-// want checks the status, and that the body has every part.
+// want checks the status and that the body contains every part.
 func (a answer) want(t testing.TB, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
@@ -192,7 +191,7 @@ func (a answer) is(t testing.TB, status int, body string) {
 	}
 }
 
-// decode reads the answer's JSON.
+// decode decodes the JSON of the response.
 func (a answer) decode(t testing.TB, into any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(a.body), into); err != nil {
@@ -210,7 +209,7 @@ func (n *node) push(t testing.TB, user, body string) uint64 {
 	return id
 }
 
-// tryPush is push for any goroutine.
+// tryPush is like push, but returns its error, so that any goroutine may call it.
 func (n *node) tryPush(user, body string) (uint64, error) {
 	request, err := json.Marshal(map[string]any{"user": user, "body_text": body})
 	if err != nil {
@@ -227,7 +226,7 @@ func (n *node) tryPush(user, body string) (uint64, error) {
 	return strconv.ParseUint(accepted.ID, 10, 64)
 }
 
-// state is GET /v1/users/{user}.
+// state is the response of GET /v1/users/{user}.
 type state struct {
 	Online   bool
 	Pending  int
@@ -246,7 +245,7 @@ func (n *node) user(t testing.TB, user string) (s state) {
 	return s
 }
 
-// snapshot is what /metrics shows at one time.
+// snapshot is the text of /metrics at one time.
 type snapshot string
 
 func (n *node) metrics(t testing.TB) snapshot {
@@ -256,8 +255,7 @@ func (n *node) metrics(t testing.TB) snapshot {
 	return snapshot(a.body)
 }
 
-// sum adds up what is there under a name, of the series that have all the
-// labels (`name="value"`).
+// sum returns the sum of the series with this name and with all of the labels (`name="value"`).
 func (s snapshot) sum(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	sum := 0.0
@@ -282,13 +280,13 @@ series:
 	return sum
 }
 
-// metric is one sum as of now.
+// metric returns the present sum of a metric.
 func (n *node) metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
 	return n.metrics(t).sum(t, name, labels...)
 }
 
-// counter is one counter in /metrics.
+// counter identifies a counter in /metrics.
 type counter struct {
 	name   string
 	labels []string
@@ -296,8 +294,8 @@ type counter struct {
 
 func (c counter) String() string { return c.name + "{" + strings.Join(c.labels, ",") + "}" }
 
-// grows notes what the counters show and returns a check that each of them
-// has grown by one since.
+// grows reads the counters. It returns a function that checks that each of them has grown by
+// exactly one since.
 func (n *node) grows(t *testing.T, counters ...counter) func() {
 	t.Helper()
 	before := n.metrics(t)
@@ -321,7 +319,7 @@ func (n *node) grows(t *testing.T, counters ...counter) func() {
 	}
 }
 
-// badPacket and closed are comet's counters of what clients do wrong.
+// badPacket and closed return comet's counters of client errors.
 func badPacket(kind string) counter {
 	return counter{"imgo_comet_bad_packets_total", []string{fmt.Sprintf("kind=%q", kind)}}
 }
@@ -334,7 +332,7 @@ func refused(reason string) counter {
 	return counter{"imgo_comet_refused_total", []string{fmt.Sprintf("reason=%q", reason)}}
 }
 
-// problem is the API's counter of what callers do wrong.
+// problem returns the API's counter of caller errors.
 func problem(code, field string) counter {
 	return counter{"imgo_logic_http_problems_total", []string{fmt.Sprintf("code=%q", code), fmt.Sprintf("field=%q", field)}}
 }

@@ -10,10 +10,9 @@ import (
 	"imgo/envelope"
 )
 
-// Each field of a session goes from comet through logic and router to the API,
-// whichever way it takes: with the connect, with a comet's announcement to a
-// router that has forgotten it, and from the comet itself in a room's members.
-// A field that is new in SessionInfo and is dropped somewhere fails this test.
+// TestSessionInfoReachesTheAPI checks that every field of a session reaches the API by each way:
+// the connect, the announcement of a comet to a router that forgot it, and the member list of a
+// room. The test fails if a new field of SessionInfo is lost on the way.
 func TestSessionInfoReachesTheAPI(t *testing.T) {
 	n := start(t, nil)
 	c := n.ws(t, false)
@@ -37,7 +36,7 @@ func TestSessionInfoReachesTheAPI(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
 		}
 	}
-	// Names that the API has of its own.
+	// These fields have other names in the API.
 	inAPI := map[string][]string{"address": {"node", "name"}, "remote": {"address"}}
 	fields := (&envelope.SessionInfo{}).ProtoReflect().Descriptor().Fields()
 	shown := 0
@@ -64,7 +63,7 @@ func TestSessionInfoReachesTheAPI(t *testing.T) {
 		t.Errorf("as a room's member (-attached +member):\n%s", diff)
 	}
 
-	// The router forgets the comet's sessions, all of them before it answers.
+	// The router forgets all sessions of the comet before it answers.
 	var count struct{ Data []struct{ Server int } }
 	n.call(t, "GET", "/1/count?type=server", "").decode(t, &count)
 	if len(count.Data) != 1 {

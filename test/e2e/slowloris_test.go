@@ -13,19 +13,19 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// dripper is a client that sends a byte now and then.
+// dripper is a client that sends one byte from time to time.
 type dripper struct {
 	name string
 	c    *client
-	send string // what it means to send, and never gets to the end of
-	code int    // of its end; 0: a plain end, before there is a protocol
-	// least and most are how long the server may bear it. On a busy machine a
-	// deadline is kept late, never early.
+	send string // the bytes to send; the server closes before the last
+	code int    // the expected close code; 0: an end without a code, before the protocol begins
+	// least and most bound the time until the server closes. On a busy machine a deadline may fire
+	// late, but never early.
 	least, most time.Duration
 	since       time.Time
 }
 
-// drip sends until the server ends the connection.
+// drip sends byte by byte until the server closes the connection.
 func (d *dripper) drip(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
@@ -50,7 +50,7 @@ func (d *dripper) drip(t *testing.T) {
 	}
 }
 
-// end reads to the end and checks how it is told.
+// end reads until the connection ends and checks the close code.
 func (d *dripper) end(t *testing.T) {
 	if d.code == 0 {
 		_, _ = io.Copy(io.Discard, d.c.Client.(*transporttest.Stream))
@@ -66,11 +66,10 @@ func (d *dripper) end(t *testing.T) {
 	}
 }
 
-// TestSlowloris: clients that send a byte now and then buy no time with it:
-// not before auth, not within the upgrade, not within a packet or frame, and
-// not in a session either.
+// TestSlowloris checks that clients cannot stay longer by sending a byte from time to time. That
+// holds before auth, during the upgrade, within a packet or frame, and in a session.
 func TestSlowloris(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	const handshake, heartbeat = 1500 * time.Millisecond, 2 * time.Second
 	n := start(t, func(cfg *config.Config) {
 		cfg.Protocol.HandshakeTimeout = handshake
@@ -79,18 +78,17 @@ func TestSlowloris(t *testing.T) {
 	w := n.witness(t)
 	before := n.metrics(t)
 
-	long := strings.Repeat("x", 10_000) // takes minutes
+	long := strings.Repeat("x", 10_000) // takes minutes at this speed
 	var all []*dripper
 	add := func(name string, connect func() *client, send func(*client) string, code int, least time.Duration) {
-		began := time.Now() // before the server's clocks begin
+		began := time.Now() // before the server starts its timers
 		c := connect()
 		all = append(all, &dripper{name: name, c: c, send: send(c), code: code, least: least, most: patience, since: began})
 	}
 	auth := packet(1, protocol.OpAuth, 1, long)
 	text := func(s string) func(*client) string { return func(*client) string { return s } }
 	tcp, ws := func() *client { return n.tcp(t) }, func() *client { return n.ws(t, false) }
-	// A session that begins a packet and never ends it has given no sign of
-	// life: closed after 2.5 heartbeats.
+	// An unfinished packet is no sign of life. The session is closed after 2.5 heartbeats.
 	for _, dial := range []func() *client{tcp, ws} {
 		add("packet of a session", func() *client {
 			c := dial()
@@ -100,7 +98,7 @@ func TestSlowloris(t *testing.T) {
 	}
 	add("packet", tcp, text(auth), 3509, handshake*2/3)
 	add("frame", ws, func(c *client) string { return string(c.Frame([]byte(auth))) }, 3509, handshake*2/3)
-	add("fragments", ws, text( // never a message
+	add("fragments", ws, text( // the message never ends
 		string(transporttest.RawFrame(2, true, nil))+strings.Repeat(string(transporttest.RawFrame(0, true, nil)), 1000)), 3509, handshake*2/3)
 	add("upgrade", func() *client { return tcpTo(t, n.ClientAddr("ws").String()) },
 		text("GET /sub HTTP/1.1\r\nHost: x\r\nX-Long: "+long), 0, handshake*2/3)

@@ -14,8 +14,8 @@ import (
 	"imgo/roles"
 )
 
-// fails runs the server, which must not start, and checks how it ends: its
-// exit code, and a message that says what is wrong and what to do about it.
+// fails runs the server with settings that must prevent its start. It checks the exit code and that
+// the message names the problem and the remedy.
 func fails(t *testing.T, env []string, args []string, code int, says ...string) {
 	t.Helper()
 	p := run(t, t.TempDir(), env, args...)
@@ -33,9 +33,10 @@ func fails(t *testing.T, env []string, args []string, code int, says ...string) 
 	}
 }
 
-// TestWrongSettings: exit code 2, where the setting is, and what to write.
+// TestWrongSettings checks that wrong settings end the process with code 2 and a message that names
+// the place and a correct value.
 func TestWrongSettings(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	file := func(text string) string {
 		path := filepath.Join(t.TempDir(), "imgo.toml")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -78,9 +79,9 @@ func TestWrongSettings(t *testing.T) {
 	})
 }
 
-// TestPortInUse: of each of the three listeners.
+// TestPortInUse occupies the port of each of the three listeners.
 func TestPortInUse(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -94,11 +95,10 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-// TestDataDirectoryRefused: one that another process has, or that cannot be
-// written to. Permissions do not bind root, so that what is refused here is
-// what nobody can write to.
+// TestDataDirectoryRefused uses a data folder that another process holds, or that cannot be written
+// to. Permissions do not apply to root, so the test uses paths that even root cannot write to.
 func TestDataDirectoryRefused(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	used := filepath.Join(dir, "used")
 	p := serve(t, dir, free("--data-dir", used)...)
@@ -133,7 +133,7 @@ func TestDataDirectoryRefused(t *testing.T) {
 	}
 }
 
-// fingerprint is what is in a folder: each file's hash.
+// fingerprint returns the hash of each file in a folder.
 func fingerprint(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -151,10 +151,10 @@ func fingerprint(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// TestCorruptedFiles: a broken file is refused by name, with what to do, and
-// all files stay as they were; with the file restored, so is everything.
+// TestCorruptedFiles breaks each file of the data folder. The server must name the file and the
+// remedy, and must change no file. After the file is restored, all data is there again.
 func TestCorruptedFiles(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
 	p := serve(t, dir, free("--data-dir", data)...)
@@ -185,7 +185,7 @@ func TestCorruptedFiles(t *testing.T) {
 	}
 	for _, test := range []struct {
 		kind string
-		hurt func([]byte) []byte // nil: the file is taken away
+		hurt func([]byte) []byte // nil: the file is deleted
 	}{
 		{".sst", flip}, {".sst", nil}, {"MANIFEST", flip}, {"MANIFEST", nil}, {"MANIFEST", func(b []byte) []byte { return b[:6] }},
 		{"FORMAT", flip}, {"KEYREGISTRY", flip},
@@ -211,7 +211,7 @@ func TestCorruptedFiles(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			before := fingerprint(t, data)
-			for range 2 { // the first refusal must not have made way for the second
+			for range 2 { // the first failed start must not change the result of the second
 				fails(t, nil, free("--data-dir", data), 1, data, filepath.Base(path), "nothing was changed", "back-up")
 			}
 			after := fingerprint(t, data)
@@ -235,8 +235,8 @@ func TestCorruptedFiles(t *testing.T) {
 	p.stop()
 }
 
-// TestFailedStartGivesEverythingBack: a start that fails at its last step
-// leaves no port bound, no directory locked and no goroutine.
+// TestFailedStartGivesEverythingBack lets the last step of the start fail. No port, folder lock or
+// goroutine may remain.
 func TestFailedStartGivesEverythingBack(t *testing.T) {
 	n := start(t, nil)
 	cfg := n.cfg

@@ -11,8 +11,8 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// stuckClient connects a client that reads nothing more, with more on its way
-// to it than any kernel takes.
+// stuckClient connects a client that stops reading, and sends it more bytes than the kernel
+// buffers.
 func (n *node) stuckClient(t *testing.T, user string) *client {
 	t.Helper()
 	c := &client{Client: &transporttest.Stream{Conn: slowDial(t, n.ClientAddr("tcp").String())}, t: t}
@@ -29,11 +29,11 @@ func (n *node) stuckClient(t *testing.T, user string) *client {
 	return c
 }
 
-// TestStopDespiteStuckClients: clients and callers that read or send nothing
-// any more do not make the node miss its time to stop.
+// TestStopDespiteStuckClients checks that clients and callers that no longer read or send cannot
+// delay the stop beyond its timeout.
 func TestStopDespiteStuckClients(t *testing.T) {
-	t.Parallel()                  // it waits more than it works
-	const limit = 9 * time.Second // of which it takes two thirds, on purpose
+	t.Parallel()                  // it mostly waits
+	const limit = 9 * time.Second // the stop takes two thirds of it by design
 	n := start(t, func(cfg *config.Config) { cfg.Shutdown.Timeout = limit })
 	healthy := n.tcp(t)
 	healthy.login("v2", "healthy", "")
@@ -63,18 +63,18 @@ func TestStopDespiteStuckClients(t *testing.T) {
 	}
 }
 
-// TestClosingStuckClientIsFeltByNobody: while the goodbye of a client that
-// reads nothing is on its way, the owner of its user must not take the comet's
-// counts for wrong: it would forget the sessions of everybody else.
+// TestClosingStuckClientIsFeltByNobody closes a client that does not read. During the wait for its
+// close packet, the owner must not take the comet's session counts for wrong. Otherwise it would
+// forget the comet's other sessions.
 func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	n := start(t, func(cfg *config.Config) {
 		cfg.Delivery.AnnounceInterval = 100 * time.Millisecond
 	})
 	w := n.witness(t)
 	stuck := n.stuckClient(t, "stuck")
 	n.call(t, "POST", "/v1/users/stuck/kick", "").is(t, 200, `{"sessions":1}`)
-	if err := stuck.End(); err != nil { // and yet reads nothing
+	if err := stuck.End(); err != nil { // it ends its side, but does not read
 		t.Fatal(err)
 	}
 	for range 20 {
@@ -85,7 +85,7 @@ func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
 			if got := <-w.messages; got != "0" {
 				t.Fatalf("the witness received %q", got)
 			}
-		case !strings.Contains(n.log.String(), "comet is silent"): // as it is on a machine that stands still for long
+		case !strings.Contains(n.log.String(), "comet is silent"): // this happens on a machine that pauses for long
 			t.Fatalf("the witness's session is forgotten: %s", a.body)
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -13,7 +13,7 @@ import (
 	"imgo/transport/transporttest"
 )
 
-// TLS on all three ports, from files; a certificate that is replaced is used
+// TestTLS uses TLS on all three ports, with certificates from files. A replaced certificate is used
 // for the next connection without a restart.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
@@ -38,7 +38,7 @@ func TestTLS(t *testing.T) {
 		}
 	}
 
-	// Another certificate takes the files' place.
+	// Replace the certificate files.
 	newCert, _ := transporttest.WriteCert(t, dir, "second")
 	trusted := transporttest.ClientTLS(t, newCert)
 	for _, address := range []string{n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()} {
@@ -52,7 +52,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// startTLS is start for a node whose HTTP side speaks TLS.
+// startTLS is like start, for a node whose HTTP side uses TLS.
 func startTLS(t *testing.T, change func(*config.Config), trusted *tls.Config) *node {
 	t.Helper()
 	cfg := settings(t)
@@ -61,7 +61,7 @@ func startTLS(t *testing.T, change func(*config.Config), trusted *tls.Config) *n
 	return startOver(t, cfg, roles.RunOptions{}, "https://", client)
 }
 
-// listen connects user u over the SDK and sends what comes to got.
+// listen connects user u by the Go SDK and sends the messages to got.
 func (n *node) listen(t *testing.T, address string, trusted *tls.Config, got chan<- string) {
 	t.Helper()
 	connected := make(chan struct{}, 10)

@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// TestFirstSteps are a new user's, in an empty folder, with the real command:
-// run, token, listen, push; stop the listener, push three, start it again.
+// TestFirstSteps does the first steps of a new user with the real command, in an empty folder: run,
+// token, listen, push. Then the listener stops, three messages are pushed, and it starts again.
 func TestFirstSteps(t *testing.T) {
-	t.Parallel() // it waits more than it works
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	server := serve(t, dir, free()...)
 	if _, err := os.Stat(dir + "/imgo-data"); err != nil {
@@ -65,20 +65,20 @@ func TestFirstSteps(t *testing.T) {
 	listener = listen()
 	prints(listener, three)
 	imgo(t, env, "push", "--user", "123", "last")
-	prints(listener, three+"last\n") // in order, and nothing came twice
+	prints(listener, three+"last\n") // in order and without duplicates
 	interrupt(listener)
 	eventually(t, "nothing waits", func() bool { return server.node.user(t, "123").Pending == 0 })
 
-	// The server may stop and start in between.
+	// The server may restart while the message waits.
 	imgo(t, env, "push", "--user", "123", "over the restart")
 	args := []string{
 		"--tcp", server.tcp, "--ws", server.ws, "--http", strings.TrimPrefix(server.node.base, "http://"), "--log-format", "json",
 	}
 	server.stop()
 	server = serve(t, dir, args...)
-	listener = listen() // the token is good still
+	listener = listen() // the token is still valid
 	prints(listener, "over the restart\n")
-	// And while somebody listens, who comes back by themselves.
+	// The server may also restart during listen, which reconnects by itself.
 	server.stop()
 	server = serve(t, dir, args...)
 	eventually(t, "the listener is back", func() bool { return server.node.user(t, "123").Online })

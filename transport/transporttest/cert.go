@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// WriteCert makes a self-signed certificate for 127.0.0.1 with the given common
-// name and writes it and its key into dir, over what is there.
+// WriteCert makes a self-signed certificate for 127.0.0.1 with the given common name. It writes the
+// certificate and its key into dir and replaces existing files.
 func WriteCert(t *testing.T, dir, name string) (certFile, keyFile string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -51,7 +51,7 @@ func WriteCert(t *testing.T, dir, name string) (certFile, keyFile string) {
 	return certFile, keyFile
 }
 
-// ClientTLS trusts the certificate in certFile.
+// ClientTLS returns a configuration that trusts the certificate in certFile.
 func ClientTLS(t *testing.T, certFile string) *tls.Config {
 	t.Helper()
 	b, err := os.ReadFile(certFile)

@@ -15,16 +15,16 @@ import (
 	"imgo/transport/pipe"
 )
 
-// Stream is a Client over TCP or TLS: packets follow one another.
+// Stream is a Client over TCP or TLS, where packets follow one another without framing.
 type Stream struct {
 	net.Conn
 	header [protocol.HeaderV2]byte
 }
 
-// Frame adds nothing.
+// Frame returns the payload unchanged.
 func (s *Stream) Frame(payload []byte) []byte { return payload }
 
-// Send writes b within WaitLimit.
+// Send writes b. It returns an error after WaitLimit.
 func (s *Stream) Send(b []byte) error {
 	_ = s.SetWriteDeadline(time.Now().Add(WaitLimit))
 	_, err := s.Write(b)
@@ -46,7 +46,7 @@ func (s *Stream) Next() ([]byte, error) {
 // End closes the writing side.
 func (s *Stream) End() error { return closeWrite(s.Conn) }
 
-// Reset ends the connection with a TCP reset.
+// Reset closes the connection with a TCP reset.
 func (s *Stream) Reset() error {
 	_ = s.Conn.(*net.TCPConn).SetLinger(0)
 	return s.Close()
@@ -59,8 +59,8 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// ended makes a reset after the last byte an end too: which of the two a
-// client sees that goes on sending depends on time.
+// ended treats a reset after the last byte as an end too. A client that is still sending may see
+// either of the two, depending on timing.
 func ended(err error) error {
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return io.EOF
@@ -68,15 +68,15 @@ func ended(err error) error {
 	return err
 }
 
-// WebSocket is a Client that speaks WebSocket by hand.
+// WebSocket is a Client that writes WebSocket frames byte by byte, valid or not.
 type WebSocket struct {
 	net.Conn
 	r    *bufio.Reader
-	Text bool // Frame makes text messages
+	Text bool // Frame makes text messages instead of binary ones
 }
 
-// Upgrade sends a WebSocket handshake for path on c and reads the answer.
-// Extra lines of header may be given, "Name: value".
+// Upgrade sends a WebSocket handshake for path on c and reads the answer. header holds extra lines
+// of the form "Name: value".
 func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Response, error) {
 	req := "GET " + path + " HTTP/1.1\r\nHost: imgo.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -95,7 +95,7 @@ func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Respo
 	return w, resp, nil
 }
 
-// RawFrame is a client's frame: first is its first byte (FIN, RSV, opcode).
+// RawFrame returns a client frame. first is its first byte (FIN, RSV and opcode).
 func RawFrame(first byte, masked bool, payload []byte) []byte {
 	b := []byte{first}
 	bit := byte(0)
@@ -121,7 +121,7 @@ func RawFrame(first byte, masked bool, payload []byte) []byte {
 	return b
 }
 
-// Frame makes one message of one frame.
+// Frame returns one message in a single frame.
 func (w *WebSocket) Frame(payload []byte) []byte {
 	if w.Text {
 		return RawFrame(0x81, true, payload)
@@ -129,14 +129,14 @@ func (w *WebSocket) Frame(payload []byte) []byte {
 	return RawFrame(0x82, true, payload)
 }
 
-// Send writes b within WaitLimit.
+// Send writes b. It returns an error after WaitLimit.
 func (w *WebSocket) Send(b []byte) error {
 	_ = w.SetWriteDeadline(time.Now().Add(WaitLimit))
 	_, err := w.Write(b)
 	return err
 }
 
-// ReadFrame reads one frame of any kind: its first byte and its payload.
+// ReadFrame reads one frame of any kind. It returns its first byte and its payload.
 func (w *WebSocket) ReadFrame() (first byte, payload []byte, err error) {
 	_ = w.SetReadDeadline(time.Now().Add(WaitLimit))
 	var h [8]byte
@@ -145,7 +145,7 @@ func (w *WebSocket) ReadFrame() (first byte, payload []byte, err error) {
 	}
 	first = h[0]
 	n := uint64(h[1])
-	switch n { // a server's frames are not masked: bit 8 would make it > 127
+	switch n { // the length; a server frame has no mask bit
 	case 126:
 		_, err = io.ReadFull(w.r, h[:2])
 		n = uint64(binary.BigEndian.Uint16(h[:]))
@@ -161,7 +161,7 @@ func (w *WebSocket) ReadFrame() (first byte, payload []byte, err error) {
 	return first, payload, err
 }
 
-// Next reads one message; pongs are skipped, and a close frame is *Closed.
+// Next reads one message. It skips pongs and returns a close frame as *Closed.
 func (w *WebSocket) Next() ([]byte, error) {
 	want := byte(0x82)
 	if w.Text {
@@ -185,20 +185,20 @@ func (w *WebSocket) Next() ([]byte, error) {
 	}
 }
 
-// End closes the writing side of the stream, with no close frame.
+// End closes the writing side of the stream without a close frame.
 func (w *WebSocket) End() error { return closeWrite(w.Conn) }
 
-// Pipe is a Client over a pipe.
+// Pipe is a Client over an in-memory pipe.
 type Pipe struct {
 	*pipe.Client
 	Text   bool
 	header [protocol.HeaderV2]byte
 }
 
-// Frame adds nothing.
+// Frame returns the payload unchanged.
 func (p *Pipe) Frame(payload []byte) []byte { return payload }
 
-// Send writes b within WaitLimit.
+// Send writes b. It returns an error after WaitLimit.
 func (p *Pipe) Send(b []byte) error {
 	p.SetDeadline(time.Now().Add(WaitLimit))
 	_, err := p.Write(b)
@@ -225,5 +225,5 @@ func (p *Pipe) Next() ([]byte, error) {
 	return b, err
 }
 
-// End ends the client's side.
+// End closes the client's side of the pipe.
 func (p *Pipe) End() error { return p.Close() }

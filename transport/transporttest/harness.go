@@ -1,7 +1,6 @@
-// Package transporttest is the conformance suite that every transport keeps,
-// and the raw clients that it speaks through. The clients put bytes on the
-// wire as they are told, so that tests can also send what no library would.
-// It is only imported by tests.
+// Package transporttest is the conformance suite for every transport, with the raw clients that the
+// suite uses. The clients write any bytes, so tests can also send what no client library would
+// send. Only tests import the package.
 package transporttest
 
 import (
@@ -21,49 +20,49 @@ import (
 // WaitLimit bounds every wait of the suite.
 const WaitLimit = 30 * time.Second
 
-// Harness is one transport under test.
+// Harness describes one transport under test.
 type Harness struct {
 	// Scheme is the Traits.Scheme of the connections.
 	Scheme string
-	// Text: the client speaks JSON frames.
+	// Text is true if the client speaks JSON frames.
 	Text bool
-	// Pieces: a packet may arrive byte by byte, and many in one write.
+	// Pieces is true if a packet may arrive byte by byte, and if one write may hold many packets.
 	Pieces bool
-	// CloseCodes: the client learns code and reason of Close.
+	// CloseCodes is true if the client receives the code and the reason of Close.
 	CloseCodes bool
-	// Framing is how many bytes the transport adds to a frame of n; nil where
-	// that cannot be told from outside (TLS).
+	// Framing returns the number of bytes that the transport adds to a frame of n bytes. It is nil
+	// if that cannot be known from outside (TLS).
 	Framing func(n int) int
-	// Start runs a server whose connections handle gets, each in a goroutine
-	// that is waited for before the test ends, and returns how to connect.
+	// Start runs a server and returns a function that connects to it. handle runs in a goroutine
+	// for each connection. The test waits for these goroutines before it ends.
 	Start func(t *testing.T, o Options, handle func(transport.Conn)) (dial func() Client)
 }
 
-// Options of a server under test.
+// Options configure a server under test.
 type Options struct {
 	MaxBody int // 0: the default
-	// WriteBuffer is what the path to the client holds before Write blocks, in
-	// bytes, about; 0: the default.
+	// WriteBuffer is the approximate number of bytes that fit into the path to the client before
+	// Write blocks. 0 means the default.
 	WriteBuffer int
 }
 
-// Client is the client's side, raw. Send is for one goroutine at a time, Next
-// for one at a time.
+// Client is the raw client side of a connection. One goroutine at a time may call Send, and one may
+// call Next.
 type Client interface {
-	// Frame puts the transport's framing around one packet or JSON object.
+	// Frame adds the transport's framing to one packet or JSON object.
 	Frame(payload []byte) []byte
-	// Send puts bytes on the wire.
+	// Send writes bytes to the connection.
 	Send(b []byte) error
-	// Next is the payload of the server's next frame: one packet or one text
-	// message. The end is io.EOF or, where the server gave a code, *Closed.
+	// Next returns the payload of the server's next frame: one packet or one text message. At the
+	// end it returns io.EOF, or *Closed if the server sent a code.
 	Next() ([]byte, error)
-	// End ends the client's side of the stream with no goodbye.
+	// End closes the client's side of the stream without a close message.
 	End() error
-	// Close frees the client.
+	// Close releases the client's resources.
 	Close() error
 }
 
-// Closed is the end of a connection with a code.
+// Closed is the error for a connection that ended with a close code.
 type Closed struct {
 	Code   protocol.CloseCode
 	Reason string
@@ -71,7 +70,7 @@ type Closed struct {
 
 func (c *Closed) Error() string { return fmt.Sprintf("closed with %d %q", c.Code, c.Reason) }
 
-// run starts a server for one connection and returns the client of it.
+// run starts a server for one connection and returns its client.
 func (h Harness) run(t *testing.T, o Options, handle func(transport.Conn)) Client {
 	t.Helper()
 	c := h.Start(t, o, handle)()
@@ -79,7 +78,7 @@ func (h Harness) run(t *testing.T, o Options, handle func(transport.Conn)) Clien
 	return c
 }
 
-// form is the wire form that the suite's clients speak.
+// form returns the wire form that the clients of the suite speak.
 func (h Harness) form() transport.Form {
 	if h.Text {
 		return transport.FormImgoJSON
@@ -87,7 +86,7 @@ func (h Harness) form() transport.Form {
 	return transport.FormGoim
 }
 
-// packet encodes a client's packet. A text body has to be JSON.
+// packet encodes a packet of a client. In the text form body must be JSON.
 func (h Harness) packet(op, seq int32, body string) []byte {
 	if !h.Text {
 		return transport.AppendPacket(nil, 1, protocol.HeaderV1, op, seq, 0, []byte(body))
@@ -98,7 +97,7 @@ func (h Harness) packet(op, seq int32, body string) []byte {
 	return fmt.Appendf(nil, `{"ver":1,"op":%d,"seq":%d,"body":%s}`, op, seq, body)
 }
 
-// body makes a body of about n bytes that is good for either form.
+// body returns a body of about n bytes that is valid in both forms.
 func body(n int) string {
 	b := make([]byte, n)
 	for i := range b {
@@ -107,7 +106,7 @@ func body(n int) string {
 	return strconv.Quote(string(b))
 }
 
-// decode decodes a server's frame, which has to be one packet.
+// decode decodes a frame of the server, which must hold exactly one packet.
 func (h Harness) decode(b []byte) (transport.Packet, error) {
 	if !h.Text {
 		p, rest, err := transport.DecodePacket(b, 64<<20)
@@ -132,7 +131,7 @@ func (h Harness) decode(b []byte) (transport.Packet, error) {
 	return transport.Packet{Version: o.Ver, Op: o.Op, Seq: o.Seq, Body: o.Body}, nil
 }
 
-// expect reads one packet and checks it.
+// expect reads one packet and compares it.
 func (h Harness) expect(t *testing.T, c Client, op, seq int32, body string) {
 	t.Helper()
 	b, err := c.Next()
@@ -159,7 +158,7 @@ func send(t *testing.T, c Client, payload []byte) {
 	}
 }
 
-// expectEnd reads until the end, which must be one, and returns it.
+// expectEnd reads until the connection ends, and returns the error of the end.
 func expectEnd(t *testing.T, c Client) error {
 	t.Helper()
 	for {
@@ -175,7 +174,7 @@ func expectEnd(t *testing.T, c Client) error {
 	}
 }
 
-// result carries what a handler saw to the test.
+// result passes one value from a connection handler to the test.
 type result[T any] struct {
 	ch   chan T
 	once sync.Once
@@ -196,7 +195,7 @@ func (r *result[T]) wait(t *testing.T) T {
 	}
 }
 
-// Eventually polls cond until it holds or WaitLimit is over.
+// Eventually polls cond until it holds. It fails the test after WaitLimit.
 func Eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(WaitLimit); !cond(); time.Sleep(2 * time.Millisecond) {
@@ -206,5 +205,5 @@ func Eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// soon is a generous write deadline.
+// soon returns a write deadline that no healthy connection reaches.
 func soon() time.Time { return time.Now().Add(WaitLimit) }

@@ -15,8 +15,8 @@ type Server interface {
 	Run(ctx context.Context, handle func(transport.Conn)) error
 }
 
-// Serve runs s until the test ends and fails the test when Run does not come
-// back as it should.
+// Serve runs s until the test ends. It fails the test if Run returns an unexpected error or does
+// not return.
 func Serve(t testing.TB, s Server, handle func(transport.Conn)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -30,8 +30,7 @@ func Serve(t testing.TB, s Server, handle func(transport.Conn)) {
 	})
 }
 
-// Dial connects to s, with TLS where cfg is not nil. The connection is closed
-// when the test ends.
+// Dial connects to s, with TLS if cfg is not nil. It closes the connection when the test ends.
 func Dial(t testing.TB, s Server, cfg *tls.Config) net.Conn {
 	t.Helper()
 	d := net.Dialer{Timeout: WaitLimit}

@@ -13,7 +13,7 @@ import (
 	"imgo/transport"
 )
 
-// Run runs the suite over h, each test on connections of its own.
+// Run runs the suite for h. Each test uses connections of its own.
 func Run(t *testing.T, h Harness) {
 	for _, test := range []struct {
 		name string
@@ -72,7 +72,7 @@ func testEcho(t *testing.T, h Harness) {
 		_ = c.Write(soon(), transport.EncodeReply(h.form(), p.Version, p.Op+1, p.Seq, 0, p.Body))
 		h.echo(c)
 	})
-	time.Sleep(time.Millisecond) // so that LastSign has somewhere to move
+	time.Sleep(time.Millisecond) // so that LastSign can change
 	send(t, c, h.packet(2, 7, ""))
 	h.expect(t, c, 3, 7, "")
 	if got, want := seen.wait(t), (facts{h.Scheme, true, false, h.Text, true}); got != want {
@@ -118,7 +118,7 @@ func testByteByByte(t *testing.T, h Harness) {
 }
 
 func testManyFrames(t *testing.T, h Harness) {
-	const n = 1500 // more than the kernel gathers at once
+	const n = 1500 // more than one gathered write holds
 	for _, size := range []int{0, 10, 200} {
 		wrote := newResult[error]()
 		intact := newResult[bool]()
@@ -183,13 +183,13 @@ func testReadDeadline(t *testing.T, h Harness) {
 			first.put(err)
 			return
 		}
-		// One that is shortened while the read is under way.
+		// The deadline is shortened during the read.
 		_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 		timer := time.AfterFunc(20*time.Millisecond, func() { _ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond)) })
 		defer timer.Stop()
 		_, err := c.ReadPacket()
 		first.put(err)
-		// The connection is still good for a last word.
+		// The server can still write its close packet.
 		second.put(c.Write(soon(), transport.EncodeReply(h.form(), 1, 6, 0, 0, []byte(`{"code":3004}`))))
 		_ = c.Close(protocol.CloseStaleHeartbeat, "no heartbeat")
 	})
@@ -204,7 +204,8 @@ func testReadDeadline(t *testing.T, h Harness) {
 	h.expectClose(t, c, protocol.CloseStaleHeartbeat, "no heartbeat")
 }
 
-// expectClose expects the end, with code and reason where those are told.
+// expectClose expects the end of the connection. It checks code and reason if the transport carries
+// them.
 func (h Harness) expectClose(t *testing.T, c Client, code protocol.CloseCode, reason string) {
 	t.Helper()
 	err := expectEnd(t, c)
@@ -318,7 +319,7 @@ func testBadPackets(t *testing.T, h Harness) {
 				}
 			})
 			send(t, c, h.packet(7, 1, ""))
-			// What follows the bad packet must not cost the client the answer.
+			// Bytes after the bad packet must not prevent the client from getting the answer.
 			_ = c.Send(append(c.Frame(test.payload), make([]byte, 2000)...))
 			err := got.wait(t)
 			var bad *transport.ProtocolError

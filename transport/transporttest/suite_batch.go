@@ -11,15 +11,14 @@ import (
 	"imgo/transport/batch"
 )
 
-// told is a Waker that says when it was told.
+// told is a Waker that reports each call on a channel.
 type told struct{ readable, writable chan struct{} }
 
 func (w *told) Readable(bool) { w.readable <- struct{}{} }
 func (w *told) Writable()     { w.writable <- struct{}{} }
 
-// testBatches: frames that go in a batch come out as those that do not, with
-// them and in order; a client without room takes nothing from the others, and
-// one that is closed is said to be.
+// testBatches checks that batched and unbatched frames arrive in order. A client whose buffer is
+// full must not delay the others. A write to a closed connection must return an error.
 func testBatches(t *testing.T, h Harness) {
 	type attached struct {
 		transport.Pollable
@@ -69,7 +68,8 @@ func testBatches(t *testing.T, h Harness) {
 	frame := func(seq, n int) []byte {
 		return transport.EncodeReply(form, 1, 5, int32(seq), 0, []byte(body(n)))
 	}
-	// both writes a frame to each in one batch and says what is left of the first.
+	// both writes one frame to each connection in one batch. It returns the number of unwritten
+	// bytes of the first.
 	both := func(first, second []byte) (left int) {
 		t.Helper()
 		for i, f := range [][]byte{first, second} {
@@ -104,7 +104,7 @@ func testBatches(t *testing.T, h Harness) {
 		h.expect(t, clients[0], 5, int32(i), body(10+10*(i%2)))
 	}
 
-	// The first does not read until it has no room.
+	// The first client does not read, until its buffers are full.
 	n, written := 0, conns[1].Written()
 	for ; ; n++ {
 		second := frame(n, 100)
@@ -131,7 +131,7 @@ func testBatches(t *testing.T, h Harness) {
 	h.expect(t, clients[0], 5, int32(n+1), body(10))
 	h.expect(t, clients[1], 5, int32(n+1), body(10))
 
-	// Between StartWrite and FinishWrite the connection takes nothing else.
+	// Between StartWrite and FinishWrite the connection accepts no other frame.
 	reserve := func(first []byte) (finish func() int) {
 		t.Helper()
 		second := frame(n+2, 10)
@@ -171,7 +171,7 @@ func testBatches(t *testing.T, h Harness) {
 	h.expect(t, clients[0], 5, int32(n+2), body(30))
 	h.expect(t, clients[0], 5, int32(n+3), body(10))
 
-	// A connection that is closed meanwhile sends the frame, and then the end.
+	// A connection that is closed in this interval still sends the frame before the end.
 	finish = reserve(frame(n+4, 40))
 	_ = conns[0].Close(protocol.CloseKicked, "enough")
 	if conns[0].TryRelease() {
@@ -190,7 +190,7 @@ func testBatches(t *testing.T, h Harness) {
 	}
 }
 
-// within waits for a signal.
+// within waits for a signal on c. It fails the test after WaitLimit.
 func within(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {

@@ -11,7 +11,7 @@ import (
 	"imgo/transport"
 )
 
-// prompt is within what a call has to return that waits for nobody.
+// prompt bounds the duration of a call that must not block.
 const prompt = 5 * time.Second
 
 func testCloseWhileWriting(t *testing.T, h Harness) {
@@ -42,7 +42,7 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 		got.put(outcome{err, time.Since(started), took})
 	})
 	send(t, c, h.packet(7, 1, ""))
-	o := got.wait(t) // the client reads nothing meanwhile
+	o := got.wait(t) // the client reads nothing during this wait
 	if o.err == nil || o.write > prompt || o.close > prompt {
 		t.Errorf("Close of a connection that writes to a silent client took %s, and its Write %s, which ended with: %v", o.close, o.write, o.err)
 	}
@@ -70,7 +70,7 @@ func testCloseCodes(t *testing.T, h Harness) {
 			})
 			send(t, c, h.packet(7, 1, ""))
 			h.expect(t, c, 6, 0, "")
-			if h.Scheme == "pipe" { // hands over what Close was given
+			if h.Scheme == "pipe" { // a pipe passes on the code and reason unchanged
 				h.expectClose(t, c, test.code, test.reason)
 			} else {
 				h.expectClose(t, c, test.wantCode, test.wantReason)
@@ -192,8 +192,8 @@ func testWriteDeadline(t *testing.T, h Harness) {
 		var o outcome
 		for o.err == nil {
 			started := time.Now()
-			// Long enough to fill the kernel's buffers, on a busy machine too:
-			// before that there may be nothing that the client has not.
+			// The deadline leaves time to fill the kernel's buffers on a busy machine too. Until
+			// they are full, a write does not block.
 			o.err = c.Write(started.Add(time.Second), frame)
 			o.took = time.Since(started)
 		}
@@ -207,7 +207,7 @@ func testWriteDeadline(t *testing.T, h Harness) {
 		got.put(o)
 	})
 	send(t, c, h.packet(7, 1, ""))
-	o := got.wait(t) // the client reads nothing meanwhile
+	o := got.wait(t) // the client reads nothing during this wait
 	if !errors.Is(o.err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write to a client that never reads: %v, want os.ErrDeadlineExceeded", o.err)
 	}
