@@ -15,35 +15,35 @@ import (
 // Join is empty.
 type Cluster struct {
 	Join          []string      `toml:"join" flag:"join" common:"true" unit:"addresses, host or host:port" doc:"Nodes to join; one that is up is enough, and a name may stand for many. This node itself may be\namong them: the first node of a cluster joins itself. Empty: no cluster, all in this process.\nNeeds kafka.brokers."`
-	Gossip        string        `toml:"gossip" default:":7946" flag:"gossip" unit:"address" doc:"Where nodes gossip (TCP and UDP): who is there. Beyond loopback only with a secret."`
-	GossipAddress string        `toml:"gossip_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: found out."`
-	RPC           string        `toml:"rpc" default:":7170" flag:"rpc" unit:"address" doc:"Where other nodes call this one (gRPC). Beyond loopback only with a secret or certificates."`
-	RPCAddress    string        `toml:"rpc_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: found out."`
+	Gossip        string        `toml:"gossip" default:":7946" flag:"gossip" unit:"address" doc:"Where this node exchanges gossip about the nodes (TCP and UDP). An address other than loopback needs a secret."`
+	GossipAddress string        `toml:"gossip_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: imgo finds out."`
+	RPC           string        `toml:"rpc" default:":7170" flag:"rpc" unit:"address" doc:"Where other nodes call this one (gRPC). An address other than loopback needs a secret or certificates."`
+	RPCAddress    string        `toml:"rpc_address" unit:"host:port" doc:"Where other nodes reach it, if not at the address above. Empty: imgo finds out."`
 	Secret        string        `toml:"secret" secret:"true" unit:"at least 16 bytes, the same on every node" doc:"Encrypts gossip, and encrypts and authenticates calls where there are no certificates."`
-	TLSCert       string        `toml:"tls_cert" unit:"PEM file" doc:"This node's certificate for calls (mutual TLS); re-read when it changes. Empty: the secret does it."`
+	TLSCert       string        `toml:"tls_cert" unit:"PEM file" doc:"This node's certificate for calls (mutual TLS); re-read when it changes. Empty: the secret protects calls."`
 	TLSKey        string        `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
-	TLSCA         string        `toml:"tls_ca" unit:"PEM file" doc:"Who signed the certificates of the other nodes."`
-	DeadAfter     time.Duration `toml:"dead_after" default:"2s" unit:"duration" min:"500ms" max:"1m" doc:"A node that does not answer is taken for dead after about this long."`
-	Zone          string        `toml:"zone" unit:"up to 32 bytes" doc:"Where this node is: clients are shown comets of their own zone first."`
+	TLSCA         string        `toml:"tls_ca" unit:"PEM file" doc:"The CA that signed the certificates of the other nodes."`
+	DeadAfter     time.Duration `toml:"dead_after" default:"2s" unit:"duration" min:"500ms" max:"1m" doc:"A node that does not answer for about this time is declared dead."`
+	Zone          string        `toml:"zone" unit:"up to 32 bytes" doc:"Where this node is. Clients get the comets of their own zone first."`
 	Weight        int           `toml:"weight" default:"1" min:"1" max:"1000" doc:"How many clients this comet should have in proportion to others."`
-	TCPAddress    string        `toml:"tcp_address" unit:"host:port" doc:"Where clients reach this comet over TCP: told to clients. Empty: not told."`
-	WSAddress     string        `toml:"ws_address" unit:"host:port, or ws:// or wss:// and that" doc:"Where clients reach this comet over WebSocket: told to clients. Empty: not told."`
+	TCPAddress    string        `toml:"tcp_address" unit:"host:port" doc:"The TCP address of this comet that clients are told. Empty: they are told none."`
+	WSAddress     string        `toml:"ws_address" unit:"host:port, or ws:// or wss:// and that" doc:"The WebSocket address of this comet that clients are told. Empty: they are told none."`
 }
 
 // Kafka sets how the node reaches the log of a cluster.
 type Kafka struct {
 	Brokers      []string      `toml:"brokers" flag:"kafka" common:"true" unit:"addresses, host:port" doc:"Kafka, which carries everything between nodes. Needs cluster.join. Empty: the log is in this process."`
-	Prefix       string        `toml:"prefix" default:"imgo" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"What the names of the topics, and of job's consumer group, begin with: one for each cluster of imgo."`
-	Replication  int           `toml:"replication" unit:"copies" min:"0" max:"15" doc:"Copies of each topic that is made. 0: 3, or as many as there are brokers."`
-	MinInSync    int           `toml:"min_in_sync" unit:"copies" min:"0" max:"15" doc:"Copies that must have a push before it is accepted. 0: 2 with three copies or more, else 1."`
+	Prefix       string        `toml:"prefix" default:"imgo" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The prefix of the topics and of job's consumer group. Each imgo cluster on this Kafka needs its own."`
+	Replication  int           `toml:"replication" unit:"copies" min:"0" max:"15" doc:"Copies of each topic that imgo creates. 0: 3, or the number of brokers if that is smaller."`
+	MinInSync    int           `toml:"min_in_sync" unit:"copies" min:"0" max:"15" doc:"Copies that must hold a push before it is accepted. 0: 2 with three copies or more, else 1."`
 	Compression  string        `toml:"compression" default:"lz4" choices:"none,gzip,snappy,lz4,zstd" doc:"How batches are compressed on the way to and in Kafka."`
 	WriteTimeout time.Duration `toml:"write_timeout" default:"10s" unit:"duration" min:"500ms" max:"5m" doc:"How long a push may wait for Kafka before it is refused."`
-	SASL         string        `toml:"sasl" default:"none" choices:"none,plain,scram-sha-256,scram-sha-512" doc:"How imgo says who it is."`
-	User         string        `toml:"user" doc:"For sasl."`
-	Password     string        `toml:"password" secret:"true" doc:"For sasl."`
+	SASL         string        `toml:"sasl" default:"none" choices:"none,plain,scram-sha-256,scram-sha-512" doc:"How imgo authenticates to Kafka."`
+	User         string        `toml:"user" doc:"The user name for sasl."`
+	Password     string        `toml:"password" secret:"true" doc:"The password for sasl."`
 	TLS          bool          `toml:"tls" doc:"Whether connections to Kafka use TLS."`
-	TLSCA        string        `toml:"tls_ca" unit:"PEM file" doc:"Who signed Kafka's certificates. Empty: the system's list."`
-	TLSCert      string        `toml:"tls_cert" unit:"PEM file" doc:"A certificate of imgo's own, where Kafka asks for one."`
+	TLSCA        string        `toml:"tls_ca" unit:"PEM file" doc:"The CA that signed Kafka's certificates. Empty: the CAs of the system."`
+	TLSCert      string        `toml:"tls_cert" unit:"PEM file" doc:"imgo's own certificate, if Kafka asks for one."`
 	TLSKey       string        `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 }
 

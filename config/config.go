@@ -42,20 +42,20 @@ func AllRoles() []string { return []string{RoleComet, RoleLogic, RoleRouter, Rol
 type Config struct {
 	Roles   []string `toml:"roles" default:"comet,logic" common:"true" unit:"any of comet, logic, router, job" doc:"What this process runs. Without cluster.join, a role that is missing here is run in this\nprocess too, and a log line says so."`
 	NodeID  string   `toml:"node_id" common:"true" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The node's name: in logs, metrics and session names. Empty: the host's name."`
-	DataDir string   `toml:"data_dir" default:"./imgo-data" common:"true" unit:"folder" doc:"Where kept messages, mailboxes and tokens live. Made when missing; one process at a time."`
+	DataDir string   `toml:"data_dir" default:"./imgo-data" common:"true" unit:"folder" doc:"The folder of kept messages, mailboxes and tokens. It is made if it is missing. Only one process at a time can use it."`
 
 	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
 	Comet    Comet          `toml:"comet" doc:"Where clients connect."`
 	Protocol comet.Protocol `toml:"protocol" doc:"The client protocol's bounds."`
-	Limits   Limits         `toml:"limits" doc:"What clients may use up. 0 is no limit unless said otherwise."`
+	Limits   Limits         `toml:"limits" doc:"Limits for clients. 0 means no limit, unless a setting says otherwise."`
 	HTTP     HTTP           `toml:"http" doc:"The push API, the demo page, health and metrics."`
-	Auth     Auth           `toml:"auth" doc:"Who a client is."`
+	Auth     Auth           `toml:"auth" doc:"How clients prove who their user is."`
 	Kept     Kept           `toml:"kept" doc:"Messages that wait until they are acknowledged."`
 	Live     Live           `toml:"live" doc:"Messages that are not kept: in memory only."`
 	Disk     Disk           `toml:"disk" doc:"The data folder's disk."`
-	Delivery Delivery       `toml:"delivery" doc:"How messages find their way. The defaults suit nearly everyone."`
+	Delivery Delivery       `toml:"delivery" doc:"The timing of deliveries. The defaults suit nearly everyone."`
 	Shutdown Shutdown       `toml:"shutdown" doc:"What happens on SIGTERM or Ctrl-C."`
-	Cluster  Cluster        `toml:"cluster" doc:"Other nodes: who they are and how they are called. All of it is unused until join names one."`
+	Cluster  Cluster        `toml:"cluster" doc:"How this node finds and calls other nodes. These settings have no effect while join is empty."`
 	Kafka    Kafka          `toml:"kafka" doc:"The log of a cluster."`
 
 	origins  map[string]string
@@ -64,7 +64,7 @@ type Config struct {
 
 // Logging sets what is logged and in which format.
 type Logging struct {
-	Level  string `toml:"level" default:"info" flag:"log-level" common:"true" choices:"debug,info,warn,error" doc:"The least that is logged."`
+	Level  string `toml:"level" default:"info" flag:"log-level" common:"true" choices:"debug,info,warn,error" doc:"The lowest level that is logged."`
 	Format string `toml:"format" default:"auto" flag:"log-format" common:"true" choices:"auto,console,json" doc:"auto is console on a terminal and json elsewhere."`
 }
 
@@ -76,7 +76,7 @@ type Comet struct {
 	TLSKey    string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 	TCPTLS    bool     `toml:"tcp_tls" default:"true" doc:"Whether the TCP port uses the certificate, where one is given."`
 	WSTLS     bool     `toml:"ws_tls" default:"true" doc:"Whether the WebSocket port uses the certificate, where one is given."`
-	WSOrigins []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients that are no browser send no origin and pass."`
+	WSOrigins []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients other than browsers send no origin and are always accepted."`
 
 	comet.Sockets
 }
@@ -89,7 +89,7 @@ type Limits struct {
 
 // HTTP sets up the HTTP API and the administration endpoints.
 type HTTP struct {
-	Listen  string `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. Beyond loopback (127.0.0.1, ::1) only with an API key."`
+	Listen  string `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. An address other than loopback (127.0.0.1, ::1) needs an API key."`
 	TLSCert string `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) of the API; re-read when it changes. Empty: no TLS."`
 	TLSKey  string `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
 
@@ -104,8 +104,8 @@ type Auth struct {
 
 // Kept sets up the kept topic and the mailboxes.
 type Kept struct {
-	Partitions int           `toml:"partitions" default:"8" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. For the first start alone: later it cannot be changed in one process, and in a cluster only by imgo partitions grow."`
-	Retention  time.Duration `toml:"retention" default:"192h" unit:"duration" min:"1m" doc:"How long the log is held: at least max_ttl, so that a lost mailbox can be rebuilt from it."`
+	Partitions int           `toml:"partitions" default:"8" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of kept messages. The setting counts at the first start only. Later, one process cannot change the number,\nand a cluster changes it by imgo partitions grow."`
+	Retention  time.Duration `toml:"retention" default:"192h" unit:"duration" min:"1m" doc:"How long the log keeps its records. At least max_ttl, so that a lost mailbox can be rebuilt from the log."`
 
 	logic.Lifetimes
 	router.MailboxLimits
@@ -114,8 +114,8 @@ type Kept struct {
 // Live sets up the live topic.
 type Live struct {
 	Partitions int           `toml:"partitions" default:"4" unit:"partitions" min:"1" max:"1024" doc:"Parts of the log of messages that are not kept."`
-	MaxBytes   int           `toml:"max_bytes" default:"32MiB" unit:"size" min:"1MiB" max:"64GiB" doc:"What each part may hold in memory; the oldest goes first."`
-	Retention  time.Duration `toml:"retention" default:"2m" unit:"duration" min:"1s" max:"24h" doc:"How long each part holds what it has."`
+	MaxBytes   int           `toml:"max_bytes" default:"32MiB" unit:"size" min:"1MiB" max:"64GiB" doc:"The largest size of each part in memory. The oldest messages are dropped first."`
+	Retention  time.Duration `toml:"retention" default:"2m" unit:"duration" min:"1s" max:"24h" doc:"How long each part holds a message."`
 }
 
 // Disk protects the disk of the data folder from running full.
@@ -131,7 +131,7 @@ type Delivery struct {
 
 // Shutdown sets how the node stops.
 type Shutdown struct {
-	Timeout time.Duration `toml:"timeout" default:"15s" unit:"duration" min:"1s" max:"1h" doc:"All of it must be done by then; what is left is cut off."`
+	Timeout time.Duration `toml:"timeout" default:"15s" unit:"duration" min:"1s" max:"1h" doc:"The longest time that a stop may take. After that, the remaining connections and calls are cut off."`
 
 	comet.Shutdown
 }

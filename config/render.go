@@ -19,9 +19,9 @@ const header = `# imgo: every setting, with its default.
 # Check it:              imgo config check --config imgo.toml
 # What is in effect:     imgo config show --config imgo.toml
 #
-# A flag weighs more than an environment variable, which weighs more than this
-# file; what nobody says has the default below. Every key has a flag and a
-# variable: [comet] tcp is --comet-tcp and IMGO_COMET_TCP. Shorter ones are
+# A flag wins over an environment variable, and a variable wins over this file.
+# A key that is set nowhere has the default below. Every key has a flag and a
+# variable: [comet] tcp is --comet-tcp and IMGO_COMET_TCP. Shorter names are
 # noted. Durations are written "500ms", "5s", "8m", "168h" or "7d", sizes
 # "64KiB", "16MiB" or "2GiB". A key that imgo does not know is an error.
 `
