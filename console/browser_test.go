@@ -9,9 +9,10 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// flow goes through the page like a person who tries the server: connect, push, go offline, and
-// come back to the kept messages. base is the address of the page. user must be new to the server.
-func flow(t *testing.T, s screen, base, user string) {
+// walkthrough goes through the page like a person who tries the server: connect, push, go offline,
+// and come back to the kept messages. base is the address of the page. user must be new to the
+// server.
+func walkthrough(t *testing.T, s screen, base, user string) {
 	t.Helper()
 	b := open(t, s)
 	b.name += "-" + user
@@ -123,13 +124,13 @@ func (b *tab) checkOnce() {
 	}
 }
 
-func TestBrowserDesktop(t *testing.T) { flow(t, desktop, newScripted(t).URL, "ana") }
+func TestBrowserDesktop(t *testing.T) { walkthrough(t, desktop, newFakeServer(t).URL, "ana") }
 
-func TestBrowserPhone(t *testing.T) { flow(t, phone, newScripted(t).URL, "ben") }
+func TestBrowserPhone(t *testing.T) { walkthrough(t, phone, newFakeServer(t).URL, "ben") }
 
 // TestBrowserProblems checks what the page shows when something goes wrong.
 func TestBrowserProblems(t *testing.T) {
-	s := newScripted(t)
+	s := newFakeServer(t)
 	s.apiKey = "secret"
 	dark := phone
 	dark.dark = true
@@ -185,7 +186,7 @@ func TestBrowserProblems(t *testing.T) {
 
 // TestBrowserRefused checks that the page explains a final refusal by its close code.
 func TestBrowserRefused(t *testing.T) {
-	s := newScripted(t)
+	s := newFakeServer(t)
 	body, err := json.Marshal(map[string]any{"code": 3504, "reason": "too many sessions", "reconnect": false})
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +208,7 @@ func TestBrowserNamesBelieved(t *testing.T) {
 	b := open(t, desktop)
 	b.expected = []string{"404"}
 	for _, noTokens := range []bool{false, true} {
-		s := newScripted(t)
+		s := newFakeServer(t)
 		s.believes, s.noTokens = true, noTokens
 		b.visit(s.URL)
 		b.enter("#user", "ana")

@@ -21,7 +21,7 @@ func TestBrowserRealServer(t *testing.T) {
 		t.Skip("builds and starts the server; not with -short")
 	}
 	chromium(t) // skips the test before the long build
-	flow(t, phone, startServer(t), "real")
+	walkthrough(t, phone, startServer(t), "real")
 }
 
 // startServer builds imgo and starts it with an empty data folder on free ports. It returns the

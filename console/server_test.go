@@ -39,9 +39,10 @@ type session struct {
 	end          context.CancelFunc
 }
 
-// scripted is a fake imgo server for the page. It has the API calls that the page uses, and speaks
-// the JSON frames of protocol version 2. On every reconnect it repeats one acknowledged message.
-type scripted struct {
+// fakeServer stands in for an imgo server for the page. It has the API calls that the page uses,
+// and speaks the JSON frames of protocol version 2. On every reconnect it repeats one acknowledged
+// message.
+type fakeServer struct {
 	*httptest.Server
 	apiKey   string // the key that callers must send; empty: none
 	close    frame  // the answer to every auth, if Op is not 0
@@ -57,9 +58,9 @@ type scripted struct {
 	wg       sync.WaitGroup
 }
 
-func newScripted(t *testing.T) *scripted {
+func newFakeServer(t *testing.T) *fakeServer {
 	t.Helper()
-	s := &scripted{
+	s := &fakeServer{
 		nextID: 1<<48 - 1, boxes: map[string][]kept{}, acked: map[string]map[uint64]bool{},
 		sessions: map[*session]bool{}, tokens: map[string]string{},
 	}
@@ -75,7 +76,7 @@ func newScripted(t *testing.T) *scripted {
 }
 
 // drop ends all connections of clients.
-func (s *scripted) drop() {
+func (s *fakeServer) drop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.sessions {
@@ -84,7 +85,7 @@ func (s *scripted) drop() {
 }
 
 // stop ends all connections and the server.
-func (s *scripted) stop() {
+func (s *fakeServer) stop() {
 	s.drop()
 	s.wg.Wait()
 	s.CloseClientConnections()
@@ -92,7 +93,7 @@ func (s *scripted) stop() {
 }
 
 // api turns a call that returns a status and a JSON value into a handler.
-func (s *scripted) api(call func(r *http.Request) (int, any)) http.HandlerFunc {
+func (s *fakeServer) api(call func(r *http.Request) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		status, answer := http.StatusUnauthorized, any(map[string]any{"error": map[string]string{"code": "unauthorized",
 			"message": "the API key is missing"}})
@@ -105,7 +106,7 @@ func (s *scripted) api(call func(r *http.Request) (int, any)) http.HandlerFunc {
 	}
 }
 
-func (s *scripted) token(r *http.Request) (int, any) {
+func (s *fakeServer) token(r *http.Request) (int, any) {
 	if s.noTokens {
 		return http.StatusNotFound, map[string]any{"error": map[string]string{"code": "not_found", "message": "no tokens are made here"}}
 	}
@@ -120,13 +121,13 @@ func (s *scripted) token(r *http.Request) (int, any) {
 	return http.StatusCreated, map[string]any{"token": token, "user": req.User, "expires_ms": time.Now().Add(time.Hour).UnixMilli()}
 }
 
-func (s *scripted) nodes(r *http.Request) (int, any) {
+func (s *fakeServer) nodes(r *http.Request) (int, any) {
 	return http.StatusOK, map[string]any{"nodes": []any{
 		map[string]any{"name": "n1", "ready": true, "clients": map[string]string{"tcp": ":8080", "ws": "ws://" + r.Host + "/sub"}},
 	}}
 }
 
-func (s *scripted) push(r *http.Request) (int, any) {
+func (s *fakeServer) push(r *http.Request) (int, any) {
 	var req struct {
 		User, Room string
 		All, Kept  bool
@@ -161,7 +162,7 @@ func (s *scripted) push(r *http.Request) (int, any) {
 	return http.StatusAccepted, answer
 }
 
-func (s *scripted) subscribe(w http.ResponseWriter, r *http.Request) {
+func (s *fakeServer) subscribe(w http.ResponseWriter, r *http.Request) {
 	s.wg.Add(1)
 	defer s.wg.Done()
 	ws, err := websocket.Accept(w, r, nil)
@@ -203,12 +204,12 @@ func (s *scripted) subscribe(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return
 		}
-		s.take(c, f)
+		s.handle(c, f)
 	}
 }
 
 // attach registers the session and queues its auth reply and its backlog.
-func (s *scripted) attach(c *session, auth frame) bool {
+func (s *fakeServer) attach(c *session, auth frame) bool {
 	var body struct {
 		Token, Device string
 		Ack           bool
@@ -249,13 +250,13 @@ func (s *scripted) attach(c *session, auth frame) bool {
 	return true
 }
 
-func (s *scripted) detach(c *session) {
+func (s *fakeServer) detach(c *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, c)
 }
 
-func (s *scripted) take(c *session, f frame) {
+func (s *fakeServer) handle(c *session, f frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var room string
@@ -281,7 +282,7 @@ func (s *scripted) take(c *session, f frame) {
 }
 
 // flood pushes n live messages to everybody.
-func (s *scripted) flood(n int) {
+func (s *fakeServer) flood(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.sessions {

@@ -18,8 +18,8 @@ import (
 	"github.com/chromedp/chromedp/kb"
 )
 
-// patience bounds every wait for the page. A busy machine needs seconds.
-const patience = time.Minute
+// waitLimit bounds every wait for the page. A busy machine needs seconds.
+const waitLimit = time.Minute
 
 // tab is one page in a browser process of its own.
 type tab struct {
@@ -159,7 +159,7 @@ func (b *tab) checkProblems() {
 
 func (b *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, waitLimit)
 	defer cancel()
 	if err := chromedp.Do(ctx, actions...); err != nil {
 		b.Fatalf("%s: %v", what, err)
@@ -169,7 +169,7 @@ func (b *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
 // run runs an action and returns its value.
 func run[V any](b *tab, what string, action chromedp.Action[V]) V {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, waitLimit)
 	defer cancel()
 	v, err := chromedp.Run(ctx, action)
 	if err != nil {
@@ -205,10 +205,10 @@ func (b *tab) enter(selector, text string) {
 // until waits until the condition holds.
 func (b *tab) until(what string, condition func() bool) {
 	b.Helper()
-	for end := time.Now().Add(patience); !condition(); {
+	for end := time.Now().Add(waitLimit); !condition(); {
 		if time.Now().After(end) {
 			b.shot("failed")
-			b.Fatalf("waited %s in vain: %s\nthe page says:\n%s", patience, what, eval[string](b, "document.body.innerText"))
+			b.Fatalf("waited %s in vain: %s\nthe page says:\n%s", waitLimit, what, eval[string](b, "document.body.innerText"))
 		}
 		select {
 		case <-b.ctx.Done():
@@ -234,17 +234,17 @@ func (b *tab) state(want string) {
 	})
 }
 
-// shown is one message on the page.
-type shown struct {
+// shownMessage is one message on the page.
+type shownMessage struct {
 	ID   string
 	Kept bool
 	Text string
 }
 
 // messages returns the messages on the page, oldest first.
-func (b *tab) messages() []shown {
+func (b *tab) messages() []shownMessage {
 	b.Helper()
-	list := eval[[]shown](b, `[...document.querySelectorAll('#list .message')].map((li) => ({
+	list := eval[[]shownMessage](b, `[...document.querySelectorAll('#list .message')].map((li) => ({
 		ID: li.dataset.id ?? '', Kept: li.querySelector('.mark').textContent === 'kept',
 		Text: li.querySelector('.body').textContent,
 	}))`)
@@ -252,17 +252,17 @@ func (b *tab) messages() []shown {
 	return list
 }
 
-// arrives waits until the newest messages have these texts, and returns all messages.
-func (b *tab) arrives(texts ...string) []shown {
+// arrives waits until the newest messages have these texts, and returns these messages.
+func (b *tab) arrives(texts ...string) []shownMessage {
 	b.Helper()
-	var list []shown
+	var list []shownMessage
 	b.until(fmt.Sprintf("the newest messages are %q", texts), func() bool {
 		list = b.messages()
 		if len(list) < len(texts) {
 			return false
 		}
 		list = list[len(list)-len(texts):]
-		return slices.EqualFunc(list, texts, func(m shown, text string) bool { return m.Text == text })
+		return slices.EqualFunc(list, texts, func(m shownMessage, text string) bool { return m.Text == text })
 	})
 	return list
 }

@@ -131,8 +131,8 @@ func indent(n int, s string) string {
 	return pad + strings.ReplaceAll(s, "\n", "\n"+pad)
 }
 
-// needed sets the values that have no default.
-func needed(values map[string]any) {
+// setRequired sets the values that have no default.
+func setRequired(values map[string]any) {
 	values["kafka"].(map[string]any)["brokers"] = []any{"kafka-0.kafka:9092", "kafka-1.kafka:9092"}
 	values["secret"].(map[string]any)["values"] = map[string]any{
 		"IMGO_CLUSTER_SECRET": "0123456789abcdef0123456789abcdef", "IMGO_HTTP_API_KEYS": "backend:0123456789abcdef",
@@ -160,7 +160,7 @@ func find(t *testing.T, documents []map[string]any, kind, name string) map[strin
 }
 
 func TestChartDefaults(t *testing.T) {
-	documents, err := renderChart(t, "imgo", needed)
+	documents, err := renderChart(t, "imgo", setRequired)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func checkServices(t *testing.T, documents []map[string]any) {
 // TestChartOptions turns on every option.
 func TestChartOptions(t *testing.T) {
 	documents, err := renderChart(t, "imgo", func(values map[string]any) {
-		needed(values)
+		setRequired(values)
 		values["tls"] = map[string]any{"nodes": "nodes-cert", "clients": "clients-cert"}
 		values["settings"] = map[string]any{"IMGO_KEPT_PARTITIONS": "32"}
 		values["imagePullSecrets"] = []any{map[string]any{"name": "registry"}}
@@ -336,7 +336,7 @@ func TestChartOptions(t *testing.T) {
 	}
 	// If the user names an existing secret, the chart uses it and creates none.
 	documents, err = renderChart(t, "push", func(values map[string]any) {
-		needed(values)
+		setRequired(values)
 		values["secret"] = map[string]any{"existing": "mine", "values": map[string]any{}}
 	})
 	if err != nil || kinds(documents)["Secret"] != 0 {
@@ -359,7 +359,7 @@ func TestChartRequires(t *testing.T) {
 			v["secret"].(map[string]any)["values"] = map[string]any{"IMGO_CLUSTER_SECRET": "a"}
 		},
 	} {
-		_, err := renderChart(t, "imgo", func(values map[string]any) { needed(values); change(values) })
+		_, err := renderChart(t, "imgo", func(values map[string]any) { setRequired(values); change(values) })
 		if err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("without %s: %v", what, err)
 		}

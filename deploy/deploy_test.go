@@ -73,19 +73,19 @@ func dig(v any, path ...any) any {
 	return v
 }
 
-// texts calls f for every string below v.
-func texts(v any, f func(string)) {
+// forEachString calls f for every string in v.
+func forEachString(v any, f func(string)) {
 	switch v := v.(type) {
 	case string:
 		f(v)
 	case []any:
 		for _, element := range v {
-			texts(element, f)
+			forEachString(element, f)
 		}
 	case map[string]any:
 		for key, element := range v {
 			f(key)
-			texts(element, f)
+			forEachString(element, f)
 		}
 	}
 }
@@ -180,7 +180,7 @@ func TestPorts(t *testing.T) {
 		{"comet1", want[0]}, {"comet1", want[1]}, {"comet2", want[0]}, {"comet2", want[1]}, {"logic1", want[2]}, {"logic2", want[2]},
 	} {
 		published := false
-		texts(dig(compose, "services", test.service, "ports"),
+		forEachString(dig(compose, "services", test.service, "ports"),
 			func(s string) { published = published || strings.HasSuffix(s, ":"+test.container) })
 		if !published {
 			t.Errorf("compose: %s does not publish %s", test.service, test.container)

@@ -75,7 +75,8 @@ func Run(t *testing.T, open func(t *testing.T) Log, opt Options) {
 	}
 }
 
-func within(t *testing.T) context.Context {
+// testContext returns a context that ends after waitLimit.
+func testContext(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	t.Cleanup(cancel)
@@ -85,7 +86,7 @@ func within(t *testing.T) context.Context {
 // fill appends n values to a partition and returns the offset of the first one.
 func fill(t *testing.T, l Log, partition int32, n int, value func(i int) []byte) (first int64) {
 	t.Helper()
-	ctx := within(t)
+	ctx := testContext(t)
 	_, first, err := l.Bounds(ctx, partition)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
@@ -107,7 +108,7 @@ func numbered(i int) []byte { return fmt.Appendf(nil, "value %d", i) }
 // readN reads n entries and checks that their offsets have no gap.
 func readN(t *testing.T, l Log, partition int32, from int64, n, maxBytes int) []envelope.Entry {
 	t.Helper()
-	ctx := within(t)
+	ctx := testContext(t)
 	var all []envelope.Entry
 	for len(all) < n {
 		entries, err := l.Read(ctx, partition, from, maxBytes)
@@ -136,7 +137,7 @@ func testShape(t *testing.T, l Log, _ Options) {
 		t.Fatalf("Generation = %d, want at least 1", g)
 	}
 	for p := range l.Partitions() {
-		begin, end, err := l.Bounds(within(t), p)
+		begin, end, err := l.Bounds(testContext(t), p)
 		if err != nil || begin != end {
 			t.Fatalf("Bounds of empty partition %d: %d to %d, %v", p, begin, end, err)
 		}
@@ -151,7 +152,7 @@ func testOrder(t *testing.T, l Log, _ Options) {
 			t.Fatalf("offset %d: %q, want %q", e.Offset, e.Value, numbered(i))
 		}
 	}
-	begin, end, err := l.Bounds(within(t), 1)
+	begin, end, err := l.Bounds(testContext(t), 1)
 	if err != nil || begin != first || end != first+n {
 		t.Fatalf("Bounds: %d to %d, %v; want %d to %d", begin, end, err, first, first+n)
 	}
@@ -171,7 +172,7 @@ func testMiddle(t *testing.T, l Log, _ Options) {
 func testMaxBytes(t *testing.T, l Log, _ Options) {
 	first := fill(t, l, 0, 10, func(int) []byte { return make([]byte, 1000) })
 	for _, max := range []int{0, 1, 1000, 2500, 5000} {
-		entries, err := l.Read(within(t), 0, first, max)
+		entries, err := l.Read(testContext(t), 0, first, max)
 		if err != nil {
 			t.Fatalf("Read with %d bytes: %v", max, err)
 		}
@@ -184,7 +185,7 @@ func testMaxBytes(t *testing.T, l Log, _ Options) {
 
 func testConcurrent(t *testing.T, l Log, opt Options) {
 	const appenders = 64
-	ctx := within(t)
+	ctx := testContext(t)
 	type place struct {
 		partition int32
 		offset    int64
@@ -240,7 +241,7 @@ func testConcurrent(t *testing.T, l Log, opt Options) {
 
 func testBlocking(t *testing.T, l Log, _ Options) {
 	const readers = 8
-	ctx := within(t)
+	ctx := testContext(t)
 	_, end, err := l.Bounds(ctx, 2)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
@@ -265,11 +266,11 @@ func testBlocking(t *testing.T, l Log, _ Options) {
 }
 
 func testCancel(t *testing.T, l Log, _ Options) {
-	_, end, err := l.Bounds(within(t), 0)
+	_, end, err := l.Bounds(testContext(t), 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(testContext(t))
 	errs := make(chan error, 1)
 	go func() {
 		_, err := l.Read(ctx, 0, end, 1<<20)
@@ -279,7 +280,7 @@ func testCancel(t *testing.T, l Log, _ Options) {
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Fatalf("cancelled Read: %v, want context.Canceled", err)
 	}
-	ctx, cancel = context.WithTimeout(within(t), 10*time.Millisecond)
+	ctx, cancel = context.WithTimeout(testContext(t), 10*time.Millisecond)
 	defer cancel()
 	if _, err := l.Read(ctx, 0, end, 1<<20); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Read past its deadline: %v, want context.DeadlineExceeded", err)
@@ -287,7 +288,7 @@ func testCancel(t *testing.T, l Log, _ Options) {
 }
 
 func testAppendMany(t *testing.T, l Log, _ Options) {
-	ctx := within(t)
+	ctx := testContext(t)
 	const n = 300
 	entries := make([]envelope.Entry, n)
 	for i := range entries {
@@ -313,7 +314,7 @@ func testAppendMany(t *testing.T, l Log, _ Options) {
 }
 
 func testMixed(t *testing.T, l Log, _ Options) {
-	ctx := within(t)
+	ctx := testContext(t)
 	first := fill(t, l, 0, 1, numbered)
 	entries := []envelope.Entry{{Value: numbered(1)}, {Value: numbered(2)}}
 	if err := l.AppendMany(ctx, entries); err != nil {
@@ -330,7 +331,7 @@ func testMixed(t *testing.T, l Log, _ Options) {
 }
 
 func testOutOfRange(t *testing.T, l Log, _ Options) {
-	ctx := within(t)
+	ctx := testContext(t)
 	first := fill(t, l, 0, 3, numbered)
 	for _, from := range []int64{-1, first - 1, first + 4, first + 1000, 1 << 40} {
 		if _, err := l.Read(ctx, 0, from, 1<<20); !errors.Is(err, envelope.ErrOutOfRange) {
@@ -340,7 +341,7 @@ func testOutOfRange(t *testing.T, l Log, _ Options) {
 }
 
 func testNoPartition(t *testing.T, l Log, _ Options) {
-	ctx := within(t)
+	ctx := testContext(t)
 	for _, p := range []int32{-1, l.Partitions(), 1 << 30} {
 		if _, err := l.Append(ctx, p, nil); err == nil {
 			t.Errorf("Append to partition %d: no error", p)
@@ -362,7 +363,7 @@ func testApart(t *testing.T, l Log, _ Options) {
 		fill(t, l, p, int(p)+1, func(i int) []byte { return fmt.Appendf(nil, "%d:%d", p, i) })
 	}
 	for p := range l.Partitions() {
-		begin, end, err := l.Bounds(within(t), p)
+		begin, end, err := l.Bounds(testContext(t), p)
 		if err != nil || end-begin != int64(p)+1 {
 			t.Fatalf("Bounds of partition %d: %d to %d, %v", p, begin, end, err)
 		}
@@ -392,11 +393,11 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 		t.Fatalf("Append with a cancelled context: %v", err)
 	}
 	// The append may have succeeded or not. In both cases the log must continue without a gap.
-	begin, _, err := l.Bounds(within(t), 0)
+	begin, _, err := l.Bounds(testContext(t), 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
-	last, err := l.Append(within(t), 0, []byte("y"))
+	last, err := l.Append(testContext(t), 0, []byte("y"))
 	if err != nil {
 		t.Fatalf("Append: %v", err)
 	}
@@ -408,7 +409,7 @@ func testCancelledAppend(t *testing.T, l Log, _ Options) {
 
 func testFollow(t *testing.T, l Log, _ Options) {
 	const n = 500
-	_, first, err := l.Bounds(within(t), 0)
+	_, first, err := l.Bounds(testContext(t), 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)
 	}
@@ -441,7 +442,7 @@ func testReopen(t *testing.T, l Log, opt Options) {
 			}
 		}
 		for p := int32(1); p < partitions; p++ {
-			if begin, end, err := l.Bounds(within(t), p); err != nil || begin != end {
+			if begin, end, err := l.Bounds(testContext(t), p); err != nil || begin != end {
 				t.Fatalf("Bounds of partition %d: %d to %d, %v; want it empty", p, begin, end, err)
 			}
 		}
@@ -455,7 +456,7 @@ func testClose(t *testing.T, l Log, opt Options) {
 	if opt.Close == nil {
 		t.Skip("this log is not closed")
 	}
-	ctx := within(t)
+	ctx := testContext(t)
 	_, end, err := l.Bounds(ctx, 0)
 	if err != nil {
 		t.Fatalf("Bounds: %v", err)

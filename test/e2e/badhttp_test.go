@@ -61,7 +61,7 @@ func TestBadJSON(t *testing.T) {
 			if label == "" {
 				label = test.field
 			}
-			moved := n.grows(t, problem(test.code, label))
+			moved := n.grows(t, apiProblem(test.code, label))
 			a := n.call(t, "POST", "/v1/push", test.body, "Content-Type: application/json")
 			a.want(t, test.status, test.message)
 			var p struct {
@@ -86,14 +86,14 @@ func TestBadJSON(t *testing.T) {
 	c.expect(5, fine)
 }
 
-// megabytes is a request body of limit bytes. Its JSON does not end.
-type megabytes struct {
+// endlessJSON is a request body of limit bytes. Its JSON does not end.
+type endlessJSON struct {
 	head  string
 	taken atomic.Int64
 	limit int64
 }
 
-func (m *megabytes) Read(p []byte) (int, error) {
+func (m *endlessJSON) Read(p []byte) (int, error) {
 	at := m.taken.Load()
 	if at >= m.limit {
 		return 0, io.EOF
@@ -127,7 +127,7 @@ func TestHundredMegabytes(t *testing.T) {
 	results := make(chan result)
 	for i := range callers {
 		go func() {
-			body := &megabytes{head: `{"user":"a","body":"`, limit: size}
+			body := &endlessJSON{head: `{"user":"a","body":"`, limit: size}
 			r, err := http.NewRequest("POST", n.base+"/v1/push", body)
 			if err != nil {
 				results <- result{err: err}
@@ -191,7 +191,7 @@ func TestBadUserIDs(t *testing.T) {
 				{"/v1/tokens", `{"user":%s}`, "user", "user"},
 				{"/v1/users/online", `{"users":[%s]}`, "users[0]", "users"},
 			} {
-				moved := n.grows(t, problem("invalid", call.label))
+				moved := n.grows(t, apiProblem("invalid", call.label))
 				a := n.call(t, "POST", call.path, fmt.Sprintf(call.body, test.json))
 				a.want(t, 400, test.says, fmt.Sprintf(`"field":%q`, call.field))
 				moved()
@@ -233,21 +233,21 @@ func TestBadUIDs(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%.24q", uid), func(t *testing.T) {
 			q := url.QueryEscape(uid)
-			moved := n.grows(t, problem("invalid", "uid"))
+			moved := n.grows(t, apiProblem("invalid", "uid"))
 			n.call(t, "POST", "/1/push?uid="+q, `{"test":1}`).is(t, 200, `{"ret":65534}`)
 			moved()
 			n.call(t, "GET", "/1/msg/get?mid=0&token=x&uid="+q, "").is(t, 200, `{"ret":65534}`)
 			n.call(t, "POST", "/1/admin/token/new", "token=x&expire=60&uid="+q, "Content-Type: application/x-www-form-urlencoded").is(t, 200,
 				`{"ret":65534}`)
 			if len(uid) < 100 && uid != "" && strings.Trim(uid, "-0123456789") == "" {
-				moved := n.grows(t, problem("invalid", "u"))
+				moved := n.grows(t, apiProblem("invalid", "u"))
 				n.call(t, "POST", "/1/pushs", fmt.Sprintf(`{"m":{"a":1},"u":[1,%s]}`, uid)).is(t, 200, `{"ret":65534}`)
 				moved()
 			}
 			w.fine(t)
 		})
 	}
-	moved := n.grows(t, problem("invalid", "mids"))
+	moved := n.grows(t, apiProblem("invalid", "mids"))
 	n.call(t, "POST", "/goim/push/mids?operation=5&mids=9223372036854775808", "x").want(t, 400, `"code":-400`)
 	moved()
 	n.call(t, "POST", "/1/pushs", `{"m":1,"u":["1"]}`).is(t, 200, `{"ret":65534}`)

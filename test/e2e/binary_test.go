@@ -82,7 +82,7 @@ func launch(t *testing.T, dir string, env []string, name string, args ...string)
 	p := &process{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env = dir, environment(env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.log
-	p.cmd.WaitDelay = patience
+	p.cmd.WaitDelay = waitLimit
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +103,8 @@ func launch(t *testing.T, dir string, env []string, name string, args ...string)
 	return p
 }
 
-// free returns the flags of a server on free ports, and then more.
-func free(more ...string) []string {
+// freePorts returns the flags of a server on free ports, and then more.
+func freePorts(more ...string) []string {
 	return append([]string{"--tcp", "127.0.0.1:0", "--ws", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"}, more...)
 }
 
@@ -142,7 +142,7 @@ func (p *process) exit() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		p.t.Fatalf("%s does not end", p.cmd)
 	}
 	var exit *exec.ExitError
@@ -175,7 +175,7 @@ func (p *process) stop() {
 // imgo runs one command, which must succeed, and returns its standard output.
 func imgo(t *testing.T, env []string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, imgoBinary(t), args...)
 	cmd.Env = environment(env...)

@@ -37,7 +37,7 @@ func TestBlockedStoreHoldsUpOneClient(t *testing.T) {
 			cold.send(2, protocol.OpAuth, 1, `{"token":"cold"}`)
 			select {
 			case <-blocked:
-			case <-time.After(patience):
+			case <-time.After(waitLimit):
 				t.Fatal("the mailbox of the cold user is not read")
 			}
 			for i := range int32(5) {

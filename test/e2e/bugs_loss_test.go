@@ -129,7 +129,7 @@ func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
 // slowDial connects a client with a small receive buffer.
 func slowDial(t *testing.T, addr string) net.Conn {
 	t.Helper()
-	d := net.Dialer{Timeout: patience, Control: func(_, _ string, c syscall.RawConn) error {
+	d := net.Dialer{Timeout: waitLimit, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		cerr := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10) })
 		if cerr != nil {
@@ -313,7 +313,8 @@ func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
 func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 	t.Parallel() // it mostly waits
 	imgo := imgoBinary(t)
-	p := launch(t, t.TempDir(), nil, "sh", append([]string{"-c", `ulimit -n 80 && exec "$@"`, "sh", imgo}, free("--auth-mode", "none")...)...)
+	p := launch(t, t.TempDir(), nil, "sh",
+		append([]string{"-c", `ulimit -n 80 && exec "$@"`, "sh", imgo}, freePorts("--auth-mode", "none")...)...)
 	p.ready()
 	n := p.node
 	here := tcpTo(t, p.tcp)
@@ -327,7 +328,7 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 	for _, addr := range []string{p.tcp, p.ws} {
 		var crowd []net.Conn
 		for range 150 { // the kernel completes connections that the server cannot accept yet
-			conn, err := net.DialTimeout("tcp", addr, patience)
+			conn, err := net.DialTimeout("tcp", addr, waitLimit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -336,9 +337,9 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 		push("among many")
 		late := make(chan error, 1)
 		go func() { // this client has to wait for a file descriptor
-			conn, err := net.DialTimeout("tcp", addr, patience)
+			conn, err := net.DialTimeout("tcp", addr, waitLimit)
 			if err == nil {
-				_ = conn.SetDeadline(time.Now().Add(patience))
+				_ = conn.SetDeadline(time.Now().Add(waitLimit))
 				if addr == p.tcp {
 					_, err = io.WriteString(conn, packet(1, 7, 1, "late"))
 				} else {

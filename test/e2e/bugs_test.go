@@ -130,7 +130,7 @@ func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 		"POST /v1/tokens/revoke", "GET /v1/rooms", "GET /v1/stats", "GET /v1/nodes", "GET /v1/events",
 	} {
 		method, path, _ := strings.Cut(path, " ")
-		moved := n.grows(t, problem("unauthorized", "Authorization"))
+		moved := n.grows(t, apiProblem("unauthorized", "Authorization"))
 		for i, header := range []string{"X: none", "Authorization: Bearer 0123456789abcdeX", "X-API-Key: "} {
 			if a := n.call(t, method, path, `{"user":"1","body":1}`, header); a.status != 401 {
 				t.Errorf("%s %s without the key (%s) was answered %d %s", method, path, header, a.status, a.body)
@@ -236,7 +236,7 @@ func TestAncestorBug18_OrderOfEachUser(t *testing.T) {
 func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
-	args := free("--auth-mode", "none", "--data-dir", filepath.Join(dir, "data"))
+	args := freePorts("--auth-mode", "none", "--data-dir", filepath.Join(dir, "data"))
 	p := serve(t, dir, args...)
 	var clients []*client
 	for i, as := range []string{"imgo", "goim", "v2"} {

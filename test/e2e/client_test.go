@@ -27,7 +27,7 @@ type client struct {
 // dial connects to an address and closes the connection when the test ends.
 func dial(t *testing.T, addr string) net.Conn {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", addr, patience)
+	conn, err := net.DialTimeout("tcp", addr, waitLimit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +275,7 @@ func (n *node) witness(t *testing.T) *witness {
 	})
 	select {
 	case <-connected:
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the witness does not get in")
 	}
 	return w
@@ -292,7 +292,7 @@ func (w *witness) fine(t *testing.T) {
 		if got != body {
 			t.Fatalf("the witness received %.200q, want %q", got, body)
 		}
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatal("the witness receives nothing any more")
 	}
 }

@@ -43,7 +43,7 @@ func crowd(args string) int {
 		if i%2 == 1 {
 			addr = ws
 		}
-		conn, err := net.DialTimeout("tcp", addr, patience)
+		conn, err := net.DialTimeout("tcp", addr, waitLimit)
 		if err == nil && i%4 == 3 {
 			var w *transporttest.WebSocket
 			if w, _, err = transporttest.Upgrade(conn, "/sub"); err == nil {
@@ -63,7 +63,7 @@ func crowd(args string) int {
 		}
 		ended.Go(func() {
 			defer conn.Close()
-			_ = conn.SetReadDeadline(time.Now().Add(3 * patience))
+			_ = conn.SetReadDeadline(time.Now().Add(3 * waitLimit))
 			b, _ := io.ReadAll(conn)
 			if strings.Contains(string(b), `{"code":3509,`) {
 				note(&told)
@@ -105,7 +105,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	})
 	w := n.witness(t)
 	w.fine(t)
-	heap, goroutines := settled(t, 0, 0)
+	heap, goroutines := memoryAfterGC(t, 0, 0)
 	files := n.metric(t, "process_open_fds")
 
 	cmd := exec.Command(os.Args[0])
@@ -163,16 +163,16 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	}
 	// The new client may use a goroutine or two. For each ended goroutine Go keeps about 500 bytes
 	// for reuse. A leaked connection uses more.
-	settled(t, heap+1<<20+700*uint64(count), goroutines+5)
+	memoryAfterGC(t, heap+1<<20+700*uint64(count), goroutines+5)
 	w.fine(t)
 }
 
-// settled collects garbage and returns the bytes on the heap and the number of goroutines. For each
-// bound above 0 it waits until the value is within the bound.
-func settled(t *testing.T, heap uint64, goroutines int) (uint64, int) {
+// memoryAfterGC collects garbage and returns the bytes on the heap and the number of goroutines.
+// For each bound above 0 it waits until the value is within the bound.
+func memoryAfterGC(t *testing.T, heap uint64, goroutines int) (uint64, int) {
 	t.Helper()
 	var stats runtime.MemStats
-	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(waitLimit); ; time.Sleep(100 * time.Millisecond) {
 		runtime.GC()
 		runtime.ReadMemStats(&stats)
 		running := runtime.NumGoroutine()

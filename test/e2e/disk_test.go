@@ -29,7 +29,7 @@ func TestDiskNearlyFull(t *testing.T) {
 
 	freeBytes.Store(reserve - 1)
 	eventually(t, "the server sees it", func() bool { return n.metric(t, "imgo_store_disk_free_bytes") == reserve-1 })
-	moved := n.grows(t, problem("disk_full", "none"))
+	moved := n.grows(t, apiProblem("disk_full", "none"))
 	n.call(t, "POST", "/v1/push", `{"user":"before","body":"x"}`).want(t, 507, `"code":"disk_full"`, fmt.Sprint("reserve ", reserve),
 		"lower the reserve")
 	moved()
@@ -70,7 +70,7 @@ func TestDiskNearlyFull(t *testing.T) {
 	// The acknowledgements from the time of the full disk are still known.
 	_ = before.Close()
 	_ = after.Close()
-	n = n.again(t)
+	n = n.restart(t)
 	if s := n.user(t, "away"); s.Pending != 1 {
 		t.Errorf("after a restart: %+v, want only the last message pending", s)
 	}

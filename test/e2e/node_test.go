@@ -18,8 +18,8 @@ import (
 	"imgo/roles"
 )
 
-// patience bounds every wait. It is far longer than any step of a working node takes.
-const patience = time.Minute
+// waitLimit bounds every wait. It is far longer than any step of a working node takes.
+const waitLimit = time.Minute
 
 // node is a whole node in this process. It stops when its test ends.
 type node struct {
@@ -54,11 +54,11 @@ func start(t *testing.T, change func(*config.Config)) *node {
 
 func startWith(t *testing.T, cfg config.Config, opts roles.RunOptions) *node {
 	t.Helper()
-	return startOver(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
+	return startVia(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
 }
 
-// startOver is like startWith, with the scheme and the HTTP client of the API.
-func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
+// startVia is like startWith, with the scheme and the HTTP client of the API.
+func startVia(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
 	t.Helper()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
@@ -90,8 +90,8 @@ func startOver(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme st
 	return n
 }
 
-// again stops the node and starts another one with the same folder and ports.
-func (n *node) again(t *testing.T) *node {
+// restart stops the node and starts another one with the same folder and ports.
+func (n *node) restart(t *testing.T) *node {
 	t.Helper()
 	cfg := n.cfg
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()
@@ -122,12 +122,12 @@ func (l *tail) String() string {
 	return string(l.b)
 }
 
-// eventually polls cond until it holds. It fails the test after patience.
+// eventually polls cond until it holds. It fails the test after waitLimit.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(waitLimit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", waitLimit, what)
 		}
 	}
 }
@@ -151,7 +151,7 @@ func (n *node) call(t testing.TB, method, path, body string, header ...string) a
 
 // try is like call, but returns its error, so that any goroutine may call it.
 func (n *node) try(method, path string, body io.Reader, header ...string) (answer, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*waitLimit)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, n.base+path, body)
 	if err != nil {
@@ -332,8 +332,8 @@ func refused(reason string) counter {
 	return counter{"imgo_comet_refused_total", []string{fmt.Sprintf("reason=%q", reason)}}
 }
 
-// problem returns the API's counter of caller errors.
-func problem(code, field string) counter {
+// apiProblem returns the API's counter of caller errors.
+func apiProblem(code, field string) counter {
 	return counter{"imgo_logic_http_problems_total", []string{fmt.Sprintf("code=%q", code), fmt.Sprintf("field=%q", field)}}
 }
 

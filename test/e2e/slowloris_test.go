@@ -83,7 +83,7 @@ func TestSlowloris(t *testing.T) {
 	add := func(name string, connect func() *client, send func(*client) string, code int, least time.Duration) {
 		began := time.Now() // before the server starts its timers
 		c := connect()
-		all = append(all, &dripper{name: name, c: c, send: send(c), code: code, least: least, most: patience, since: began})
+		all = append(all, &dripper{name: name, c: c, send: send(c), code: code, least: least, most: waitLimit, since: began})
 	}
 	auth := packet(1, protocol.OpAuth, 1, long)
 	text := func(s string) func(*client) string { return func(*client) string { return s } }

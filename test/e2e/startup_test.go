@@ -14,9 +14,9 @@ import (
 	"imgo/roles"
 )
 
-// fails runs the server with settings that must prevent its start. It checks the exit code and that
-// the message names the problem and the remedy.
-func fails(t *testing.T, env []string, args []string, code int, says ...string) {
+// expectStartFailure runs the server with settings that must prevent its start. It checks the exit
+// code and that the message names the problem and the remedy.
+func expectStartFailure(t *testing.T, env []string, args []string, code int, says ...string) {
 	t.Helper()
 	p := run(t, t.TempDir(), env, args...)
 	if got := p.exit(); got != code {
@@ -67,15 +67,15 @@ func TestWrongSettings(t *testing.T) {
 		{"other nodes", "", nil, []string{"--cluster-join", "10.0.0.1"}, []string{"cluster.join", "leave --join out"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			args := append(free(), test.args...)
+			args := append(freePorts(), test.args...)
 			if test.file != "" {
 				args = append(args, "--config", file(test.file))
 			}
-			fails(t, test.env, args, 2, test.says...)
+			expectStartFailure(t, test.env, args, 2, test.says...)
 		})
 	}
 	t.Run("no such file", func(t *testing.T) {
-		fails(t, nil, append(free(), "--config", "/nowhere/imgo.toml"), 2, "/nowhere/imgo.toml")
+		expectStartFailure(t, nil, append(freePorts(), "--config", "/nowhere/imgo.toml"), 2, "/nowhere/imgo.toml")
 	})
 }
 
@@ -89,7 +89,7 @@ func TestPortInUse(t *testing.T) {
 	defer taken.Close()
 	for _, flag := range []string{"--tcp", "--ws", "--http"} {
 		t.Run(flag, func(t *testing.T) {
-			fails(t, nil, append(free(), flag, taken.Addr().String()), 1,
+			expectStartFailure(t, nil, append(freePorts(), flag, taken.Addr().String()), 1,
 				taken.Addr().String(), "address already in use", "another process (perhaps another imgo) has it", flag)
 		})
 	}
@@ -101,11 +101,11 @@ func TestDataDirectoryRefused(t *testing.T) {
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	used := filepath.Join(dir, "used")
-	p := serve(t, dir, free("--data-dir", used)...)
-	fails(t, nil, free("--data-dir", used), 1, used, "in use", fmt.Sprint("process ", p.cmd.Process.Pid), "--data-dir")
+	p := serve(t, dir, freePorts("--data-dir", used)...)
+	expectStartFailure(t, nil, freePorts("--data-dir", used), 1, used, "in use", fmt.Sprint("process ", p.cmd.Process.Pid), "--data-dir")
 	id := p.node.push(t, "a", "still here")
 	p.stop()
-	p = serve(t, dir, free("--data-dir", used)...)
+	p = serve(t, dir, freePorts("--data-dir", used)...)
 	if s := p.node.user(t, "a"); s.Pending != 1 || id == 0 {
 		t.Errorf("after the visit of another: %+v", s)
 	}
@@ -115,21 +115,21 @@ func TestDataDirectoryRefused(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fails(t, nil, free("--data-dir", file), 1, file, "--data-dir")
-	fails(t, nil, free("--data-dir", filepath.Join(file, "below")), 1, file, "--data-dir")
+	expectStartFailure(t, nil, freePorts("--data-dir", file), 1, file, "--data-dir")
+	expectStartFailure(t, nil, freePorts("--data-dir", filepath.Join(file, "below")), 1, file, "--data-dir")
 	if b, err := os.ReadFile(file); err != nil || string(b) != "mine" {
 		t.Errorf("the file is now %q, %v", b, err)
 	}
 	if runtime.GOOS == "linux" {
-		fails(t, nil, free("--data-dir", "/proc/imgo"), 1, "/proc/imgo", "--data-dir")
-		fails(t, nil, free("--data-dir", "/proc/self"), 1, "/proc/self", "--data-dir")
+		expectStartFailure(t, nil, freePorts("--data-dir", "/proc/imgo"), 1, "/proc/imgo", "--data-dir")
+		expectStartFailure(t, nil, freePorts("--data-dir", "/proc/self"), 1, "/proc/self", "--data-dir")
 	}
 	if os.Geteuid() != 0 {
 		closed := filepath.Join(dir, "closed")
 		if err := os.Mkdir(closed, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		fails(t, nil, free("--data-dir", closed), 1, closed, "not writable", "chown")
+		expectStartFailure(t, nil, freePorts("--data-dir", closed), 1, closed, "not writable", "chown")
 	}
 }
 
@@ -157,7 +157,7 @@ func TestCorruptedFiles(t *testing.T) {
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")
-	p := serve(t, dir, free("--data-dir", data)...)
+	p := serve(t, dir, freePorts("--data-dir", data)...)
 	const messages = 50
 	for i := range messages {
 		p.node.push(t, "ann", fmt.Sprint(i))
@@ -212,7 +212,7 @@ func TestCorruptedFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := fingerprint(t, data)
 			for range 2 { // the first failed start must not change the result of the second
-				fails(t, nil, free("--data-dir", data), 1, data, filepath.Base(path), "nothing was changed", "back-up")
+				expectStartFailure(t, nil, freePorts("--data-dir", data), 1, data, filepath.Base(path), "nothing was changed", "back-up")
 			}
 			after := fingerprint(t, data)
 			for path, is := range before {
@@ -228,7 +228,7 @@ func TestCorruptedFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p = serve(t, dir, free("--data-dir", data)...)
+	p = serve(t, dir, freePorts("--data-dir", data)...)
 	if s := p.node.user(t, "ann"); s.Pending != messages {
 		t.Errorf("with all files restored: %+v", s)
 	}

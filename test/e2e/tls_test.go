@@ -33,7 +33,7 @@ func TestTLS(t *testing.T) {
 			if body != `"over TLS"` {
 				t.Errorf("got %s", body)
 			}
-		case <-time.After(patience):
+		case <-time.After(waitLimit):
 			t.Fatal("a push did not arrive over TLS")
 		}
 	}
@@ -58,7 +58,7 @@ func startTLS(t *testing.T, change func(*config.Config), trusted *tls.Config) *n
 	cfg := settings(t)
 	change(&cfg)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trusted}}
-	return startOver(t, cfg, roles.RunOptions{}, "https://", client)
+	return startVia(t, cfg, roles.RunOptions{}, "https://", client)
 }
 
 // listen connects user u by the Go SDK and sends the messages to got.
@@ -87,7 +87,7 @@ func (n *node) listen(t *testing.T, address string, trusted *tls.Config, got cha
 	case <-connected:
 	case err := <-done:
 		t.Fatalf("%s: %v", address, err)
-	case <-time.After(patience):
+	case <-time.After(waitLimit):
 		t.Fatalf("%s: not connected", address)
 	}
 }

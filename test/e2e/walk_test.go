@@ -13,7 +13,7 @@ import (
 func TestFirstSteps(t *testing.T) {
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
-	server := serve(t, dir, free()...)
+	server := serve(t, dir, freePorts()...)
 	if _, err := os.Stat(dir + "/imgo-data"); err != nil {
 		t.Errorf("where is the data? %v", err)
 	}

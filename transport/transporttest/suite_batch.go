@@ -11,38 +11,38 @@ import (
 	"imgo/transport/batch"
 )
 
-// told is a Waker that reports each call on a channel.
-type told struct{ readable, writable chan struct{} }
+// wakeSignals is a Waker that reports each call on a channel.
+type wakeSignals struct{ readable, writable chan struct{} }
 
-func (w *told) Readable(bool) { w.readable <- struct{}{} }
-func (w *told) Writable()     { w.writable <- struct{}{} }
+func (w *wakeSignals) Readable(bool) { w.readable <- struct{}{} }
+func (w *wakeSignals) Writable()     { w.writable <- struct{}{} }
 
 // testBatches checks that batched and unbatched frames arrive in order. A client whose buffer is
 // full must not delay the others. A write to a closed connection must return an error.
 func testBatches(t *testing.T, h Harness) {
 	type attached struct {
 		transport.Pollable
-		*told
+		*wakeSignals
 	}
 	var conns [2]attached
-	var here, free sync.WaitGroup
-	here.Add(len(conns))
-	free.Add(1)
+	var attachedAll, released sync.WaitGroup
+	attachedAll.Add(len(conns))
+	released.Add(1)
 	var unpolled atomic.Bool
 	dial := h.Start(t, Options{WriteBuffer: 16 << 10}, func(c transport.Conn) {
 		p, err := c.ReadPacket()
 		pollable, ok := c.(transport.Pollable)
 		if err != nil || !ok {
 			unpolled.Store(true)
-			here.Done()
+			attachedAll.Done()
 			return
 		}
 		defer pollable.Release()
-		w := &told{make(chan struct{}, 8), make(chan struct{}, 8)}
+		w := &wakeSignals{make(chan struct{}, 8), make(chan struct{}, 8)}
 		pollable.Attach(w)
 		conns[p.Seq] = attached{pollable, w}
-		here.Done()
-		free.Wait()
+		attachedAll.Done()
+		released.Wait()
 	})
 	var clients [len(conns)]Client
 	for i := range clients {
@@ -50,8 +50,8 @@ func testBatches(t *testing.T, h Harness) {
 		t.Cleanup(func() { _ = clients[i].Close() })
 		send(t, clients[i], h.packet(7, int32(i), ""))
 	}
-	here.Wait()
-	defer free.Done()
+	attachedAll.Wait()
+	defer released.Done()
 	if unpolled.Load() {
 		t.Skip("only what epoll waits for is written to in batches")
 	}
@@ -124,7 +124,7 @@ func testBatches(t *testing.T, h Harness) {
 	for i := range n + 1 {
 		h.expect(t, clients[0], 5, int32(i), body(8<<10))
 	}
-	within(t, "Writable", conns[0].writable)
+	awaitSignal(t, "Writable", conns[0].writable)
 	if left := both(frame(n+1, 10), frame(n+1, 10)); left != 0 {
 		t.Errorf("%d bytes are left once there was room", left)
 	}
@@ -164,7 +164,7 @@ func testBatches(t *testing.T, h Harness) {
 	if left := finish(); left != 0 {
 		t.Errorf("%d bytes are left of a small frame", left)
 	}
-	within(t, "Writable", conns[0].writable)
+	awaitSignal(t, "Writable", conns[0].writable)
 	if _, _, err := conns[0].TryWriteOne(frame(n+3, 10)); err != nil {
 		t.Fatal(err)
 	}
@@ -190,8 +190,8 @@ func testBatches(t *testing.T, h Harness) {
 	}
 }
 
-// within waits for a signal on c. It fails the test after WaitLimit.
-func within(t *testing.T, what string, c <-chan struct{}) {
+// awaitSignal waits for a signal on c. It fails the test after WaitLimit.
+func awaitSignal(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:

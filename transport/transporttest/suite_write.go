@@ -11,8 +11,8 @@ import (
 	"imgo/transport"
 )
 
-// prompt bounds the duration of a call that must not block.
-const prompt = 5 * time.Second
+// promptLimit bounds the duration of a call that must not block.
+const promptLimit = 5 * time.Second
 
 func testCloseWhileWriting(t *testing.T, h Harness) {
 	type outcome struct {
@@ -43,7 +43,7 @@ func testCloseWhileWriting(t *testing.T, h Harness) {
 	})
 	send(t, c, h.packet(7, 1, ""))
 	o := got.wait(t) // the client reads nothing during this wait
-	if o.err == nil || o.write > prompt || o.close > prompt {
+	if o.err == nil || o.write > promptLimit || o.close > promptLimit {
 		t.Errorf("Close of a connection that writes to a silent client took %s, and its Write %s, which ended with: %v", o.close, o.write, o.err)
 	}
 }
@@ -211,7 +211,7 @@ func testWriteDeadline(t *testing.T, h Harness) {
 	if !errors.Is(o.err, os.ErrDeadlineExceeded) {
 		t.Errorf("Write to a client that never reads: %v, want os.ErrDeadlineExceeded", o.err)
 	}
-	if o.took > prompt || o.close > prompt {
+	if o.took > promptLimit || o.close > promptLimit {
 		t.Errorf("Write took %s for a deadline of a second, and a second Write with Close %s", o.took, o.close)
 	}
 	if o.again == nil {
