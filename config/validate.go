@@ -286,8 +286,7 @@ func (v *validation) open(listeners []listener) {
 	}
 }
 
-// kept checks that the log is retained for longer than the messages and claims that are rebuilt
-// from it.
+// kept checks that the log is retained for at least as long as its messages and claims are valid.
 func (v *validation) kept() {
 	k := &v.cfg.Kept
 	if k.DefaultTTL > k.MaxTTL {

@@ -276,7 +276,7 @@ func (b *tab) push(text, outcome string) {
 	b.says("#push-result", outcome)
 }
 
-// shot saves a screenshot and checks that no element is wider than the screen.
+// shot saves a screenshot and checks that the page is not wider than the screen.
 func (b *tab) shot(step string) {
 	b.Helper()
 	b.n++

@@ -295,8 +295,8 @@ func (s *source) options(literal *ast.CompositeLit, arguments []ast.Expr, in *sc
 	s.metrics[name] = m
 }
 
-// find returns a metric by the name of one of its series. It also knows the few metrics that
-// Prometheus adds to every target.
+// find returns a metric by the name of one of its series. It also accepts a few metrics that every
+// scrape of a Go program has.
 func (s *source) find(series string) (metric, bool) {
 	if m, ok := s.metrics[series]; ok && !m.histogram {
 		return m, true
