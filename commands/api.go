@@ -19,17 +19,16 @@ import (
 )
 
 const (
-	// callTimeout bounds one call of the API: more than the server allows
-	// itself for one.
+	// callTimeout bounds one call of the API. It is longer than the server's own limit for a call.
 	callTimeout = time.Minute
-	// maxAnswer bounds an answer in bytes: that of a push to as many users as
-	// one push may name is below it.
+	// maxAnswer bounds an answer, in bytes. The answer to a push with the largest number of users
+	// is smaller.
 	maxAnswer = 64 << 20
-	// defaultServer is where imgo listens by default.
+	// defaultServer is the default address of the HTTP API.
 	defaultServer = "http://127.0.0.1:7172"
 )
 
-// apiFlags are the flags of every command that calls the API.
+// apiFlags returns the flags of every command that calls the API.
 func apiFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "server", Usage: "the server's HTTP `address` [$" + serverEnv + "]", DefaultText: defaultServer},
@@ -37,16 +36,16 @@ func apiFlags() []cli.Flag {
 	}
 }
 
-// The variables behind those flags.
+// The environment variables of these flags.
 const (
 	serverEnv = "IMGO_SERVER"
 	keyEnv    = "IMGO_API_KEY"
 )
 
-// given is a flag that stands at the command or before it, else the variable's
-// value, else def. (The library would let the variable of an inner flag weigh
-// more than the outer flag itself.)
-func given(c *cli.Context, flag, variable, def string) string {
+// flagOrEnv returns the value of a flag at the command or before it, else the value of the
+// environment variable, else def. The library would prefer the variable of an inner flag to the
+// outer flag itself.
+func flagOrEnv(c *cli.Context, flag, variable, def string) string {
 	for _, at := range c.Lineage() {
 		if at.Command != nil && at.IsSet(flag) {
 			return at.String(flag)
@@ -58,25 +57,25 @@ func given(c *cli.Context, flag, variable, def string) string {
 	return def
 }
 
-// withAPI adds the API's flags to a command's own.
+// withAPI adds the flags of the API to those of a command.
 func withAPI(flags ...cli.Flag) []cli.Flag { return append(flags, apiFlags()...) }
 
-// jsonFlag makes a command answer programs.
+// jsonFlag returns the flag that selects JSON output.
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the server's answer as JSON", DisableDefaultText: true}
 }
 
-// api calls the server's HTTP API, and explains errors to a person at a terminal.
+// api calls the HTTP API of the server and explains errors to a person at a terminal.
 type api struct {
 	*pushapi.Client
 	server string
 }
 
-// newAPI reads the flags, given to the command or before it.
+// newAPI returns an api for the flags at the command or before it.
 func newAPI(c *cli.Context) (*api, error) {
-	text := given(c, "server", serverEnv, defaultServer)
+	text := flagOrEnv(c, "server", serverEnv, defaultServer)
 	client, err := pushapi.New(pushapi.Config{
-		Servers: []string{text}, Key: given(c, "api-key", keyEnv, ""), Timeout: callTimeout, MaxAnswer: maxAnswer,
+		Servers: []string{text}, Key: flagOrEnv(c, "api-key", keyEnv, ""), Timeout: callTimeout, MaxAnswer: maxAnswer,
 	})
 	if err != nil {
 		return nil, usage(c, "--server %q is no web address: write it like %s", text, defaultServer)
@@ -86,15 +85,14 @@ func newAPI(c *cli.Context) (*api, error) {
 
 // host returns the host of the server.
 func (a *api) host() string {
-	u, _ := url.Parse(a.server) // newAPI has parsed it
+	u, _ := url.Parse(a.server) // newAPI has parsed it, so there is no error
 	return u.Hostname()
 }
 
-// close closes idle connections.
 func (a *api) close() { a.Close() }
 
-// call sends body (nil: none), reads the answer into result and returns its JSON.
-// An error tells what was attempted and, where it is known, the mend.
+// call sends body (nil means none), parses the answer into result and returns its JSON. An error
+// says what failed and, if known, how to fix it.
 func (a *api) call(ctx context.Context, method, path string, header http.Header, body, result any) ([]byte, error) {
 	var answer json.RawMessage
 	if err := a.Call(ctx, a.server, method, path, header, body, &answer); err != nil {
@@ -107,17 +105,17 @@ func (a *api) call(ctx context.Context, method, path string, header http.Header,
 	return answer, nil
 }
 
-// get asks and reads the answer into result.
+// get sends a GET request and parses the answer into result.
 func (a *api) get(ctx context.Context, path string, result any) ([]byte, error) {
 	return a.call(ctx, http.MethodGet, path, nil, nil, result)
 }
 
-// post sends body and reads the answer into result.
+// post sends body and parses the answer into result.
 func (a *api) post(ctx context.Context, path string, body, result any, header http.Header) ([]byte, error) {
 	return a.call(ctx, http.MethodPost, path, header, body, result)
 }
 
-// explain turns an error of a call into one with a mend.
+// explain adds advice for a person to an error of a call.
 func (a *api) explain(err error) error {
 	var refused *pushapi.Error
 	if errors.As(err, &refused) {
@@ -140,14 +138,14 @@ func (a *api) explain(err error) error {
 	return fmt.Errorf("cannot reach %s: %w; is --server right?", a.server, err)
 }
 
-// refused explains an answer that is no success.
+// refused explains an answer with an error status.
 func (a *api) refused(e *pushapi.Error) error {
 	if e.Code == "" {
 		return fmt.Errorf("%s answered %d %s, but not as imgo does: is --server right? It is the HTTP address, by default %s",
 			a.server, e.Status, http.StatusText(e.Status), defaultServer)
 	}
 	message := e.Message
-	// The message has the field's name in front where the server put it there.
+	// In some messages of the server the name of the field comes first already.
 	if e.Field != "" && !strings.HasPrefix(message, e.Field) {
 		message = e.Field + " " + message
 	}

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// request is what the fake server was asked.
+// request is a request that the fake server received.
 type request struct {
 	Method, Path string
 	Body         map[string]any
@@ -30,7 +30,7 @@ type request struct {
 	Auth         string
 }
 
-// server plays the HTTP API: answers by method and path, and what it was asked.
+// server is a fake HTTP API. It answers by method and path, and records the requests.
 type server struct {
 	*httptest.Server
 	answers  map[string]answer
@@ -70,7 +70,7 @@ func newServer(t *testing.T, answers map[string]answer) *server {
 	return s
 }
 
-// result is what a command line did.
+// result is the outcome of a command line.
 type result struct {
 	stdout, stderr string
 	err            error
@@ -78,7 +78,7 @@ type result struct {
 	served         bool
 }
 
-// imgo runs a command line. With a server, --server is put into the variable.
+// imgo runs a command line. If s is not nil, its address is set in IMGO_SERVER.
 func imgo(t *testing.T, s *server, stdin string, args ...string) result {
 	t.Helper()
 	if s != nil {
@@ -378,7 +378,7 @@ func TestServerAndKey(t *testing.T) {
 	t.Setenv("IMGO_API_KEY", "from-env")
 	for _, args := range [][]string{
 		{"stats", "--server", good.URL, "--api-key", "k"},
-		{"--server", good.URL, "--api-key", "k", "stats"}, // flags weigh more than variables, wherever they stand
+		{"--server", good.URL, "--api-key", "k", "stats"}, // flags have priority over variables, before and after the command
 		{"--server", other.URL, "stats", "--server", good.URL + "/", "--api-key", "k"},
 		{"stats", "--server", strings.TrimPrefix(good.URL, "http://"), "--api-key=k"},
 	} {

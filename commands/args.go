@@ -7,17 +7,17 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// arrange puts the flags of the command that args name before its arguments,
-// so that `imgo push MESSAGE --user 123` means what it says: the library's
-// parser stops at the first argument. What comes after "--" is left alone.
-func arrange(app *cli.App, args []string) []string {
+// flagsFirst moves the flags of the command in args before its arguments. The parser of the library
+// stops at the first argument, so `imgo push MESSAGE --user 123` would fail otherwise. Everything
+// after "--" stays as it is.
+func flagsFirst(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
 	commands, flags := app.Commands, app.Flags
-	done := 1 // args before it are in their place
+	done := 1 // args[:done] are in their final place
 	for {
-		// The flags before the next command's name belong to this one.
+		// Flags before the name of the next command belong to the current one.
 		at := done
 		for at < len(args) && isFlag(args[at]) {
 			at += width(flags, args[at])
@@ -43,7 +43,7 @@ func arrange(app *cli.App, args []string) []string {
 			arguments = append(arguments, rest[i+1:]...)
 			i = len(rest)
 		case slices.Contains(cli.HelpFlag.Names(), strings.TrimLeft(rest[i], "-")) && isFlag(rest[i]):
-			// Whatever else is there: the help would take an argument for a topic.
+			// Drop everything else, because the help would take an argument for a topic.
 			return append(slices.Clone(args[:done]), rest[i])
 		case isFlag(rest[i]):
 			end := min(i+width(flags, rest[i]), len(rest))
@@ -61,12 +61,12 @@ func arrange(app *cli.App, args []string) []string {
 	return arranged
 }
 
-// isFlag says whether the argument is a flag; "-" alone is not: it is stdin.
+// isFlag reports whether the argument is a flag. "-" alone is not a flag: it means standard input.
 func isFlag(arg string) bool {
 	return len(arg) > 1 && arg[0] == '-' && arg != "--"
 }
 
-// width is how many arguments a flag takes up, itself included.
+// width returns the number of arguments that a flag takes, including itself.
 func width(flags []cli.Flag, arg string) int {
 	name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 	if hasValue {
@@ -86,5 +86,5 @@ func width(flags []cli.Flag, arg string) int {
 		}
 		return 2
 	}
-	return 1 // unknown, or help: the parser says what it is
+	return 1 // unknown or help: the parser reports it
 }

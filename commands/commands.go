@@ -1,14 +1,12 @@
-// Package commands is imgo's command line as its users see it: the commands
-// that talk to a running server through its HTTP API (token, push, listen,
-// users, rooms, nodes, stats, partitions, verify), version, and the frame around all of them:
-// help that teaches, suggestions for slips, exit codes.
+// Package commands implements the command line of imgo. Its commands call the HTTP API of a running
+// server: token, push, listen, users, rooms, nodes, stats, partitions and verify. It also has the
+// version command, the help texts, suggestions for typing errors, and the exit codes.
 //
-// It guarantees that what a script reads (a token, a message, JSON) is alone
-// on standard output, that everything said to a person goes to standard
-// error, and that an error says what to do about it.
+// Standard output contains only what a script reads: a token, a message or JSON. Everything for a
+// person goes to standard error. Every error says how to fix it.
 //
-// It knows nothing of roles and settings: main hands it the serving side, and
-// it has no other way to the server than any program has.
+// The package does not know roles or settings. The main package passes in the function that serves.
+// The commands use only the public API, like any other program.
 package commands
 
 import (
@@ -25,31 +23,31 @@ import (
 
 // Exit codes of the imgo command.
 const (
-	ExitDone   = 0 // what was asked is done; also a listen that was interrupted
-	ExitFailed = 1 // it was understood and did not work
-	ExitUsage  = 2 // it was not understood, or its settings are wrong
+	ExitDone   = 0 // success, including an interrupted listen
+	ExitFailed = 1 // the command was valid but failed
+	ExitUsage  = 2 // the command line or a setting is wrong
 )
 
-// Options is what the command line is made of beside its own commands.
+// Options holds what the main package provides to the command line.
 type Options struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Terminal says that Stderr is a terminal.
+	// Terminal is true if Stderr is a terminal.
 	Terminal bool
-	// Serve runs the server: imgo without a command, and imgo serve.
+	// Serve runs the server, for imgo without a command and for imgo serve.
 	Serve cli.ActionFunc
-	// Flags are the server's flags: the first for imgo itself, where only the
-	// common ones are shown, the second for imgo serve, which shows all.
+	// Flags are the server flags of imgo itself, which shows only the common ones. AllFlags are
+	// those of imgo serve, which shows all.
 	Flags, AllFlags []cli.Flag
-	// Extra are further commands that main brings.
+	// Extra holds further commands of the main package.
 	Extra []*cli.Command
 }
 
-// UsageError is a command line that was not understood.
+// UsageError reports a command line that is not valid.
 type UsageError struct {
 	// Message says what is wrong and what to write instead.
 	Message string
-	// Command is whose help shows how it is done: "imgo push".
+	// Command is the command whose help applies, such as "imgo push".
 	Command string
 }
 
@@ -60,16 +58,16 @@ func (e *UsageError) Error() string {
 	return e.Message + "\nsee: " + e.Command + " --help"
 }
 
-// ExitCode is ExitUsage.
+// ExitCode returns ExitUsage.
 func (e *UsageError) ExitCode() int { return ExitUsage }
 
-// usage makes a UsageError of the command that c runs.
+// usage returns a UsageError for the command that c runs.
 func usage(c *cli.Context, format string, args ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, args...), Command: c.Command.HelpName}
 }
 
-// ExitCode is the exit code for an error of Run: ExitDone for nil, what the
-// error itself asks for, else ExitFailed.
+// ExitCode returns the exit code for an error of Run: ExitDone for nil, the code of the error if it
+// has one, else ExitFailed.
 func ExitCode(err error) int {
 	var coder interface{ ExitCode() int }
 	switch {
@@ -81,11 +79,11 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// Run runs one command line, args[0] being the program's name. It never exits
-// the process and prints no error: main does both.
+// Run runs one command line. args[0] is the name of the program. Run never exits the process and
+// prints no error. The caller does both.
 func Run(ctx context.Context, opts Options, args []string) error {
 	app := newApp(opts)
-	return app.RunContext(ctx, arrange(app, args))
+	return app.RunContext(ctx, flagsFirst(app, args))
 }
 
 func newApp(opts Options) *cli.App {
@@ -98,7 +96,7 @@ func newApp(opts Options) *cli.App {
 		Writer:                    opts.Stdout,
 		ErrWriter:                 opts.Stderr,
 		HideVersion:               true,
-		DisableSliceFlagSeparator: true, // a user's name may have a comma
+		DisableSliceFlagSeparator: true, // names of users may contain commas
 		Flags:                     append(hidden(apiFlags()), opts.Flags...),
 		Action:                    serveOr(opts.Serve),
 		// The default handler would exit the process.
@@ -116,12 +114,11 @@ func newApp(opts Options) *cli.App {
 	return app
 }
 
-// prepare gives a command and those below it what the library does not pass
-// down.
+// prepare sets options on a command and its subcommands that the library does not inherit.
 func prepare(command *cli.Command) {
 	command.OnUsageError = onUsageError
-	// A command's own "help" command would take an argument "help" for itself,
-	// such as the message of imgo push.
+	// The help subcommand would take the argument "help" for itself, for example as the message of
+	// imgo push.
 	command.HideHelpCommand = true
 	for _, sub := range command.Subcommands {
 		prepare(sub)
@@ -131,7 +128,7 @@ func prepare(command *cli.Command) {
 	}
 }
 
-// hidden hides flags from the help; they work all the same.
+// hidden hides flags from the help. They still work.
 func hidden(flags []cli.Flag) []cli.Flag {
 	for _, flag := range flags {
 		if f, ok := flag.(*cli.StringFlag); ok {
@@ -141,7 +138,7 @@ func hidden(flags []cli.Flag) []cli.Flag {
 	return flags
 }
 
-// serveOr serves, unless there is an argument: then a command was meant.
+// serveOr serves if there is no argument. An argument was meant as a command, which does not exist.
 func serveOr(serve cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.Args().Present() {
@@ -161,8 +158,7 @@ func serveCommand(opts Options) *cli.Command {
 	}
 }
 
-// noCommand is the error of a name that is no command, or of none where one
-// is needed.
+// noCommand returns the error for an unknown or missing command name.
 func noCommand(c *cli.Context, commands []*cli.Command) error {
 	var names []string
 	for _, command := range commands {
@@ -182,8 +178,8 @@ func noCommand(c *cli.Context, commands []*cli.Command) error {
 	return &UsageError{message, path}
 }
 
-// onUsageError turns the flag package's errors into ours, with a suggestion
-// for a flag that does not exist.
+// onUsageError turns an error of the flag package into a UsageError. For an unknown flag it
+// suggests a similar one.
 func onUsageError(c *cli.Context, err error, _ bool) error {
 	unknown, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !ok {
@@ -201,7 +197,7 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	return usage(c, "%s", message)
 }
 
-// appHelp is `imgo --help`: short enough to read, and it teaches.
+// appHelp is the template of `imgo --help`. Keep it short. It should teach the first steps.
 const appHelp = `imgo - {{.Usage}}
 
 FIRST STEPS

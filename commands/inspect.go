@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// session is one connection as the API shows it.
+// session is a session in the answers of the API.
 type session struct {
 	Name      string   `json:"name"`
 	User      string   `json:"user"`
@@ -23,7 +23,7 @@ type session struct {
 	Rooms     []string `json:"rooms"`
 }
 
-// node is one node of GET /v1/nodes.
+// node is a node in the answer of GET /v1/nodes.
 type node struct {
 	Name     string            `json:"name"`
 	Roles    []string          `json:"roles"`
@@ -38,7 +38,7 @@ type node struct {
 	Leaving  bool              `json:"leaving"`
 }
 
-// state says whether the node does its work.
+// state returns a word for the condition of the node.
 func (n node) state() string {
 	switch {
 	case n.Leaving:
@@ -49,14 +49,14 @@ func (n node) state() string {
 	return "yes"
 }
 
-// question is a command that asks the API once and shows the answer: as the
-// server gave it with --json, else as write puts it.
-type question[T any] struct {
+// query is a command that sends one GET request. With --json it prints the answer of the server
+// unchanged, else what write formats.
+type query[T any] struct {
 	path  func(c *cli.Context) (string, error)
 	write func(w *tabwriter.Writer, answer *T)
 }
 
-func (q question[T]) ask(c *cli.Context) error {
+func (q query[T]) ask(c *cli.Context) error {
 	path, err := q.path(c)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func (q question[T]) ask(c *cli.Context) error {
 	return nil
 }
 
-// fixed is a path without arguments.
+// fixed returns a constant path and refuses arguments.
 func fixed(path string) func(*cli.Context) (string, error) {
 	return func(c *cli.Context) (string, error) {
 		if c.Args().Present() {
@@ -107,7 +107,7 @@ func usersCommand() *cli.Command {
 		Dropped    uint64    `json:"dropped"`
 		LastSeenMS int64     `json:"last_seen_ms"`
 	}
-	show := question[user]{
+	show := query[user]{
 		path: func(c *cli.Context) (string, error) {
 			if c.Args().Len() != 1 {
 				return "", usage(c, "which user? Write imgo users show 123")
@@ -154,7 +154,7 @@ func usersCommand() *cli.Command {
 	}
 }
 
-// writeSessions writes a row a session.
+// writeSessions writes one row for each session.
 func writeSessions(w *tabwriter.Writer, sessions []session) {
 	for _, s := range sessions {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, orDash(s.Device), orDash(s.Transport), orDash(s.Address), localTime(s.SinceMS),
@@ -180,7 +180,7 @@ func roomsCommand() *cli.Command {
 		Rooms   []room    `json:"rooms"`
 		Total   int       `json:"total"`
 	}
-	list := question[rooms]{
+	list := query[rooms]{
 		path: func(c *cli.Context) (string, error) {
 			query := url.Values{}
 			if c.IsSet("limit") {
@@ -245,7 +245,7 @@ func nodesCommand() *cli.Command {
 	type nodes struct {
 		Nodes []node `json:"nodes"`
 	}
-	list := question[nodes]{
+	list := query[nodes]{
 		path: fixed("/v1/nodes"),
 		write: func(w *tabwriter.Writer, answer *nodes) {
 			fmt.Fprintln(w, "NODE\tROLES\tREADY\tSESSIONS\tWEIGHT\tZONE\tUP\tVERSION\tADDRESS\tCLIENTS")
@@ -277,7 +277,7 @@ func statsCommand() *cli.Command {
 		Pushes   map[string]uint64 `json:"pushes"`
 		UptimeMS int64             `json:"uptime_ms"`
 	}
-	show := question[stats]{
+	show := query[stats]{
 		path: fixed("/v1/stats"),
 		write: func(w *tabwriter.Writer, s *stats) {
 			fmt.Fprintf(w, "up\t%s\n", (time.Duration(s.UptimeMS) * time.Millisecond).Round(time.Second))
@@ -295,7 +295,7 @@ func statsCommand() *cli.Command {
 	}
 }
 
-// writeSorted writes counts by name.
+// writeSorted writes counts in the order of their names.
 func writeSorted[N int | uint64](w *tabwriter.Writer, head string, counts map[string]N) {
 	names := make([]string, 0, len(counts))
 	for name := range counts {

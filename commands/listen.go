@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// listenTTL is how long a token lives that listen makes for itself.
+	// listenTTL is the lifetime of a token that listen makes for itself.
 	listenTTL = 24 * time.Hour
-	// renewBefore is how long before its end such a token is replaced.
+	// renewBefore is the time before its end at which such a token is replaced.
 	renewBefore = time.Minute
-	// goodbye bounds what listen does after it was told to stop.
-	goodbye = 2 * time.Second
+	// stopTimeout bounds the clean-up after listen was told to stop.
+	stopTimeout = 2 * time.Second
 )
 
 func listenCommand() *cli.Command {
@@ -78,7 +78,8 @@ func listen(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// The context of the listening ends with the command's or by --count.
+	// The listening ends when the context of the command does, or when --count messages have
+	// arrived.
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	l := &listener{c: c, cancel: cancel, left: c.Int("count")}
@@ -113,20 +114,20 @@ func listen(c *cli.Context) error {
 	return l.outcome(client.Run(ctx))
 }
 
-// listener prints what comes. message is called for one message at a time.
+// listener prints received messages. message must not be called concurrently.
 type listener struct {
 	c      *cli.Context
 	cancel context.CancelFunc
-	left   int // 0: without end
+	left   int // remaining messages; 0 means no limit
 	failed error
 }
 
-// note tells the person, not the program.
+// note prints a note for a person to standard error.
 func (l *listener) note(format string, args ...any) {
 	fmt.Fprintf(l.c.App.ErrWriter, format+"\n", args...)
 }
 
-// message prints one message; what cannot be printed is not acknowledged.
+// message prints one message. A message that cannot be printed is not acknowledged.
 func (l *listener) message(_ context.Context, m imgoclient.Message) error {
 	if err := l.print(m); err != nil {
 		l.failed = err
@@ -156,7 +157,7 @@ func (l *listener) print(m imgoclient.Message) error {
 	if m.Kept() {
 		shown.ID = strconv.FormatUint(m.ID, 10)
 	}
-	// As JSON frames have it: JSON as it is, text as a string, else base64.
+	// As in JSON frames: JSON is unchanged, other text is a string, and other bytes are base64.
 	switch {
 	case json.Valid(m.Body):
 		shown.Body = json.RawMessage(m.Body)
@@ -172,7 +173,7 @@ func (l *listener) print(m imgoclient.Message) error {
 	return printLine(l.c, string(line))
 }
 
-// outcome is how the command ends.
+// outcome turns the result of Run into the result of the command.
 func (l *listener) outcome(err error) error {
 	var closed *imgoclient.CloseError
 	switch {
@@ -188,7 +189,7 @@ func (l *listener) outcome(err error) error {
 	return err
 }
 
-// ownToken is the token that listen makes for itself. Safe for concurrent use.
+// ownToken is a token that listen makes for itself. It is safe for concurrent use.
 type ownToken struct {
 	api  *api
 	user string
@@ -197,7 +198,7 @@ type ownToken struct {
 	made token
 }
 
-// current is the token while it lasts, else a new one.
+// current returns the token, or a new one if it expires soon.
 func (o *ownToken) current(ctx context.Context) (string, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -212,15 +213,15 @@ func (o *ownToken) current(ctx context.Context) (string, error) {
 	return made.Token, nil
 }
 
-// revoke takes the token back. Nothing hangs on it: it expires by itself.
+// revoke revokes the token. Errors are ignored, because the token expires anyway.
 func (o *ownToken) revoke() {
-	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	_, _, _ = o.api.revoke(ctx, o.made.Token, "", false)
 }
 
-// clientAddress is where to connect: --connect, or what the API says of its
-// nodes, or the default port of the server's host.
+// clientAddress returns the address to connect to: that of --connect, else one from the nodes in
+// the API, else the default port on the host of the server.
 func (a *api) clientAddress(c *cli.Context) (string, error) {
 	if c.IsSet("connect") {
 		return c.String("connect"), nil
@@ -244,9 +245,9 @@ func (a *api) clientAddress(c *cli.Context) (string, error) {
 		return "", fmt.Errorf("no node of %s says where %s clients connect: name it with --connect", a.server, network)
 	}
 	if c.IsSet("user") {
-		return "", err // the token could not be made either
+		return "", err // a token could not be made either
 	}
-	// A token alone may come from somewhere where the API cannot be reached.
+	// With --token, the API may be out of reach from here. Use the default port.
 	address := net.JoinHostPort(a.host(), "8080")
 	if network == "ws" {
 		address = "ws://" + net.JoinHostPort(a.host(), "8090") + "/sub"
@@ -255,8 +256,8 @@ func (a *api) clientAddress(c *cli.Context) (string, error) {
 	return address, nil
 }
 
-// reachable makes an address to listen on one to connect to: ":8080" is on
-// the server's host.
+// reachable turns a listen address into an address to connect to. If it has no host, as ":8080",
+// the host is that of the server.
 func (a *api) reachable(network, address string) string {
 	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok {

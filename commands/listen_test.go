@@ -20,8 +20,8 @@ import (
 	"imgo/transport"
 )
 
-// comet is a scripted comet on TCP: every connection gets the messages that
-// are left, and what it acknowledges is noted.
+// comet is a scripted comet on TCP. It sends the remaining messages to every connection and records
+// the acknowledgements.
 type comet struct {
 	t        *testing.T
 	listener net.Listener
@@ -30,7 +30,7 @@ type comet struct {
 	auths    []map[string]any
 	acked    int
 	messages [][]byte // packets to send to the next connection
-	refuse   string   // the body of op 6 for the next connections; empty: none
+	refuse   string   // the body of the disconnect packet (op 6) for the next connections; empty means none
 	dropOnce bool     // the first connection ends after its messages
 	done     sync.WaitGroup
 }
@@ -60,7 +60,7 @@ func (c *comet) serve(conn net.Conn) {
 	r := bufio.NewReader(conn)
 	var header [protocol.HeaderV2]byte
 	write := func(op, seq int32, id uint64, body []byte) {
-		// An error means that the client has gone, which the read below sees.
+		// An error means that the client has gone, which the read below notices.
 		_, _ = conn.Write(transport.AppendPacket(nil, 2, protocol.HeaderV2, op, seq, id, body))
 	}
 	for {
@@ -117,7 +117,7 @@ func message(id uint64, body string) []byte {
 	return transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpMessage, 0, id, []byte(body))
 }
 
-// apiFor is an API that makes tokens and says where c is.
+// apiFor returns a fake API that makes tokens and lists a node with the address of c.
 func apiFor(t *testing.T, c *comet) *server {
 	return newServer(t, map[string]answer{
 		"GET /v1/nodes":          {200, `{"nodes":[{"name":"n","clients":{"tcp":"` + c.listener.Addr().String() + `"}}]}`},
@@ -218,13 +218,13 @@ func TestListenWithoutAnAPI(t *testing.T) {
 	closed := listener.Addr().String()
 	listener.Close()
 	imgo(t, nil, "", "listen", "--user", "123", "--server", closed).wantError(t, 1, "is imgo running?")
-	// A token needs no API where --connect says where to go.
+	// With --token and --connect the command needs no API.
 	c := newComet(t, message(1, "one"))
 	imgo(t, nil, "", "listen", "--token", "t", "--count", "1", "--server", closed, "--connect", c.listener.Addr().String()).want(t, 0, "one\n")
 }
 
 func TestListenAddresses(t *testing.T) {
-	// The host of an address that means "every interface" is the server's.
+	// If a listen address means every interface, the client uses the host of the server.
 	c := newComet(t, message(1, "one"))
 	_, port, err := net.SplitHostPort(c.listener.Addr().String())
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// growEvery is how often a growth's progress is asked for.
-const growEvery = time.Second
+// growInterval is the time between two questions for the progress of a growth.
+const growInterval = time.Second
 
 // partitions is the answer of GET and POST /v1/partitions.
 type partitions struct {
@@ -31,7 +31,7 @@ func (p partitions) String() string {
 }
 
 func partitionsCommand() *cli.Command {
-	show := question[partitions]{
+	show := query[partitions]{
 		path:  fixed("/v1/partitions"),
 		write: func(w *tabwriter.Writer, p *partitions) { fmt.Fprintln(w, p) },
 	}
@@ -85,7 +85,7 @@ func grow(c *cli.Context) error {
 		return fmt.Errorf("grow: %w", err)
 	}
 	if !c.Bool("no-wait") {
-		if answer, err = a.grown(c.Context, &p, func() { fmt.Fprintln(c.App.ErrWriter, p) }); err != nil {
+		if answer, err = a.awaitGrowth(c.Context, &p, func() { fmt.Fprintln(c.App.ErrWriter, p) }); err != nil {
 			return err
 		}
 	}
@@ -95,14 +95,14 @@ func grow(c *cli.Context) error {
 	return printLine(c, p.String())
 }
 
-// grown asks for the progress until all has moved, and has each step told. A
-// node that does not answer is asked again: it may be the one that restarts.
-func (a *api) grown(ctx context.Context, p *partitions, tell func()) (answer []byte, err error) {
+// awaitGrowth polls the progress until the growth is complete, and calls tell for each step. It
+// retries up to ten failed calls in a row, because the server may be restarting.
+func (a *api) awaitGrowth(ctx context.Context, p *partitions, tell func()) (answer []byte, err error) {
 	before := *p
 	tell()
 	for failures := 0; p.Next != 0 || answer == nil; {
 		select {
-		case <-time.After(growEvery):
+		case <-time.After(growInterval):
 		case <-ctx.Done():
 			return nil, fmt.Errorf("interrupted; the topic goes on growing: see imgo partitions show")
 		}

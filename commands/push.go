@@ -16,8 +16,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// maxInput bounds a message or a list of users that is read from a file or
-// from standard input, in bytes: more than any server's request limit.
+// maxInput bounds a message or a list of users from a file or from standard input, in bytes. It is
+// larger than the request limit of any server.
 const maxInput = 64 << 20
 
 // pushRequest is the body of POST /v1/push.
@@ -34,7 +34,7 @@ type pushRequest struct {
 	TTL        string   `json:"ttl,omitempty"`
 }
 
-// userResult is what a push did for one user.
+// userResult is the result of a push for one user.
 type userResult struct {
 	ID        string `json:"id"`
 	User      string `json:"user"`
@@ -42,7 +42,8 @@ type userResult struct {
 	Duplicate bool   `json:"duplicate"`
 }
 
-// pushAnswer is its answer: for one user its fields, for several results.
+// pushAnswer is the answer of POST /v1/push. For one user it has the fields of userResult, for
+// several it has Results.
 type pushAnswer struct {
 	userResult
 	Results []userResult `json:"results"`
@@ -124,7 +125,7 @@ func push(c *cli.Context) error {
 	return p.one(c.Context, []byte(c.Args().First()))
 }
 
-// pushTarget reads whom the push is for.
+// pushTarget reads the flags that say to whom the push goes.
 func pushTarget(c *cli.Context) (*pushRequest, error) {
 	users := c.StringSlice("user")
 	for _, list := range c.StringSlice("users") {
@@ -169,7 +170,7 @@ func pushTarget(c *cli.Context) (*pushRequest, error) {
 	return request, nil
 }
 
-// pushOptions reads how it is pushed.
+// pushOptions reads the other flags of a push into request.
 func pushOptions(c *cli.Context, request *pushRequest) error {
 	toUsers := request.User != "" || len(request.Users) > 0
 	kept := toUsers && !c.Bool("not-kept")
@@ -194,7 +195,7 @@ func pushOptions(c *cli.Context, request *pushRequest) error {
 	return nil
 }
 
-// readFile reads a file, or standard input where it is called "-".
+// readFile reads a file, or standard input if the name is "-".
 func readFile(name string, stdin io.Reader) ([]byte, error) {
 	from := stdin
 	if name != "-" {
@@ -215,7 +216,7 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// pusher pushes messages that go the same way.
+// pusher pushes messages with the same target and options.
 type pusher struct {
 	c       *cli.Context
 	api     *api
@@ -245,7 +246,7 @@ func (p *pusher) push(ctx context.Context, message []byte, key string) (*pushAns
 	return answer, raw, nil
 }
 
-// one pushes the only message and says what became of it.
+// one pushes a single message and prints the result.
 func (p *pusher) one(ctx context.Context, message []byte) error {
 	answer, raw, err := p.push(ctx, message, p.key)
 	if err != nil {
@@ -257,8 +258,8 @@ func (p *pusher) one(ctx context.Context, message []byte) error {
 	return printLine(p.c, p.describe(answer))
 }
 
-// lines pushes every line of r as it comes, in order, and counts them. The
-// first that fails ends it: those behind it must not overtake it.
+// lines pushes each line of r in order, as soon as it is read. It stops at the first failure, so
+// that later lines cannot overtake the failed one.
 func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 	began := time.Now()
 	reader := bufio.NewReader(r)
@@ -297,7 +298,7 @@ func (p *pusher) lines(ctx context.Context, r io.Reader) error {
 	return printLine(p.c, summary)
 }
 
-// readLine reads up to a line break, which is left out.
+// readLine reads up to a line break and removes it.
 func readLine(ctx context.Context, r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
@@ -319,7 +320,7 @@ func readLine(ctx context.Context, r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// describe says to a person what a push did.
+// describe returns a text for a person about the result of a push.
 func (p *pusher) describe(answer *pushAnswer) string {
 	kept := *p.request.Kept
 	switch {
@@ -350,7 +351,7 @@ func (p *pusher) describe(answer *pushAnswer) string {
 	case answer.Duplicate:
 		return "nothing done: it was pushed already (same idempotency key)"
 	case p.request.Room != "":
-		// Which of the comets have members is theirs to know: there is no count.
+		// There is no count, because only the comets know the members of a room.
 		return "on its way to whoever is in room " + p.request.Room
 	case p.request.All:
 		return "on its way to everyone who is connected"

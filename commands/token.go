@@ -15,7 +15,7 @@ type token struct {
 	ExpiresMS int64  `json:"expires_ms"`
 }
 
-// tokenRequest is its body.
+// tokenRequest is the body of POST /v1/tokens.
 type tokenRequest struct {
 	User   string `json:"user"`
 	TTL    string `json:"ttl,omitempty"`
@@ -23,7 +23,7 @@ type tokenRequest struct {
 	Single bool   `json:"single,omitempty"`
 }
 
-// newToken makes a token.
+// newToken makes a token through the API.
 func (a *api) newToken(ctx context.Context, request tokenRequest) (token, []byte, error) {
 	var made token
 	answer, err := a.post(ctx, "/v1/tokens", request, &made, nil)
@@ -33,7 +33,8 @@ func (a *api) newToken(ctx context.Context, request tokenRequest) (token, []byte
 	return made, answer, nil
 }
 
-// revoke takes back a token, or all of a user's (the other one is empty).
+// revoke revokes one token, or all tokens of a user. Exactly one of token and user is not empty. It
+// returns the number of revoked tokens.
 func (a *api) revoke(ctx context.Context, token, user string, closeSessions bool) (int, []byte, error) {
 	request := map[string]any{"close": closeSessions}
 	if token != "" {
@@ -149,7 +150,7 @@ func tokenRevoke(c *cli.Context) error {
 	return printLine(c, "revoked "+count(n, "token"))
 }
 
-// printLine prints what a program may read.
+// printLine prints a line to standard output, which programs may read.
 func printLine(c *cli.Context, line string) error {
 	if _, err := fmt.Fprintln(c.App.Writer, line); err != nil {
 		return fmt.Errorf("print: %w", err)
@@ -157,10 +158,10 @@ func printLine(c *cli.Context, line string) error {
 	return nil
 }
 
-// localTime shows a time of the API to a person.
+// localTime formats a time of the API in the local time zone.
 func localTime(ms int64) string { return time.UnixMilli(ms).Format(time.RFC3339) }
 
-// count is n things.
+// count returns a number with its noun in the right form.
 func count(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing

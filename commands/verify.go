@@ -14,7 +14,7 @@ import (
 	"imgo/verify"
 )
 
-// plainProgress is how often progress is told where no terminal shows it.
+// plainProgress is the time between two progress lines if the output is not a terminal.
 const plainProgress = 10 * time.Second
 
 func verifyCommand(opts Options) *cli.Command {
@@ -58,7 +58,7 @@ func verifyCommand(opts Options) *cli.Command {
 	}
 }
 
-// verifyFlag is the flag behind a field of the configuration; empty: none.
+// verifyFlag returns the flag that sets a field of the configuration, or "" if there is none.
 func verifyFlag(field string) string {
 	return map[string]string{
 		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
@@ -72,9 +72,9 @@ func runVerify(c *cli.Context, terminal bool) error {
 	}
 	cfg := verify.DefaultConfig()
 	if cfg.API = split(c.StringSlice("server")); len(cfg.API) == 0 {
-		cfg.API = split([]string{given(c, "server", serverEnv, defaultServer)})
+		cfg.API = split([]string{flagOrEnv(c, "server", serverEnv, defaultServer)})
 	}
-	cfg.Key, cfg.Clients = given(c, "api-key", keyEnv, ""), split(c.StringSlice("connect"))
+	cfg.Key, cfg.Clients = flagOrEnv(c, "api-key", keyEnv, ""), split(c.StringSlice("connect"))
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Body = c.Int("users"), c.Int("devices"), c.Float64("rate"), c.Int("size")
 	cfg.Duration, cfg.Settle, cfg.Late, cfg.LateFails = c.Duration("duration"), c.Duration("settle"), c.Duration("late"), c.Bool("late-fails")
 	cfg.NotKept, cfg.Churn, cfg.Seed = c.Float64("not-kept"), c.Float64("churn"), c.Uint64("seed")
@@ -112,7 +112,7 @@ func runVerify(c *cli.Context, terminal bool) error {
 	return verdict(report)
 }
 
-// verdict is the error of a run that found something.
+// verdict returns an error if the report has findings, else nil.
 func verdict(report *verify.Report) error {
 	if report.OK {
 		return nil
@@ -125,7 +125,7 @@ func verdict(report *verify.Report) error {
 		report.Seed)
 }
 
-// split is a list of which each may be several, with commas between.
+// split splits each element at commas and removes empty parts.
 func split(given []string) (all []string) {
 	for _, text := range given {
 		for one := range strings.SplitSeq(text, ",") {
@@ -137,7 +137,8 @@ func split(given []string) (all []string) {
 	return all
 }
 
-// progressLine shows progress: over itself on a terminal, else a line a time.
+// progressLine shows the progress. On a terminal it overwrites one line, elsewhere it prints a new
+// line each time.
 type progressLine struct {
 	to       io.Writer
 	terminal bool
@@ -147,15 +148,15 @@ type progressLine struct {
 func (l *progressLine) show(p verify.Progress) {
 	before, after := "", "\n"
 	if l.terminal {
-		// From the beginning of the line, of which the rest is wiped out; what
-		// does not fit is cut, since a second line would not be written over.
+		// Return to the start of the line and erase its rest afterwards. Line wrapping is off
+		// meanwhile, because a second line could not be overwritten.
 		before, after = "\r\x1b[?7l", "\x1b[K\x1b[?7h"
 	}
 	fmt.Fprint(l.to, before, p, after)
 	l.shown = true
 }
 
-// end leaves the last line where it is.
+// end ends the overwritten line, so that it stays visible.
 func (l *progressLine) end() {
 	if l.terminal && l.shown {
 		fmt.Fprintln(l.to)

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestVerifyUsage has what imgo verify cannot be told: nothing is called, and
-// the error says what to write. (What it does is tested in package verify, and
-// with the whole command line in the main package.)
+// TestVerifyUsage checks that imgo verify refuses wrong arguments without a call to the server, and
+// that the error says what to write. Package verify tests the runs themselves. The main package
+// tests the whole command line.
 func TestVerifyUsage(t *testing.T) {
 	s := newServer(t, nil)
 	for name, c := range map[string]struct {
@@ -39,8 +39,8 @@ func TestVerifyUsage(t *testing.T) {
 	}
 }
 
-// TestVerifyCannot has servers that nothing can be verified of: exit code 1,
-// nothing on standard output, and the reason.
+// TestVerifyCannot uses servers that cannot be verified. The command must exit with code 1, print
+// nothing to standard output, and give the reason.
 func TestVerifyCannot(t *testing.T) {
 	nobody := answer{200, `{"nodes":[]}`}
 	for name, c := range map[string]struct {
@@ -56,7 +56,7 @@ func TestVerifyCannot(t *testing.T) {
 		}, "is the API key right?"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// One user, so that the fake is asked by one at a time.
+			// With one user the fake server gets one request at a time.
 			r := imgo(t, newServer(t, c.answers), "", "verify", "--users", "1")
 			r.wantError(t, 1, c.want, "--server, --connect")
 			if r.stdout != "" {
@@ -66,7 +66,7 @@ func TestVerifyCannot(t *testing.T) {
 	}
 }
 
-// TestVerifyHelp: the help teaches by examples.
+// TestVerifyHelp checks that the help contains examples.
 func TestVerifyHelp(t *testing.T) {
 	r := imgo(t, nil, "", "verify", "--help")
 	r.want(t, 0, r.stdout)

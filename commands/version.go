@@ -8,9 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// Version is what this executable was built of: the module's version where
-// the build knows it (a tag, by `go install` or a build in the repository),
-// else "dev", and the revision.
+// Version returns the version of the module. If the build does not know it, Version returns "dev" with
+// the revision of the source code, if that is known.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -16,23 +16,23 @@ import (
 	"imgo/internal/wait"
 )
 
-// push is one push and whatever comes of it.
+// push is one push of the run.
 type push struct {
 	number uint64
 	body   *pushapi.Push
-	users  []string // of a kept push; nil: it is not kept
-	again  bool     // it is repeated once it was accepted
+	users  []string // the users of a kept push; nil if the push is not kept
+	again  bool     // send it again after it was accepted, to test the idempotency key
 }
 
-// chooser chooses pushes.
+// chooser makes the pushes of a run from the seed.
 type chooser struct {
 	v    *Verifier
 	dice *rand.Rand
 	n    uint64
 }
 
-// severalOf and againOf are how many pushes there are for one to several
-// users, and for one that is repeated after it was accepted.
+// One push in severalOf goes to several users. One push in againOf with an idempotency key is sent
+// again after it was accepted.
 const (
 	severalOf = 20
 	againOf   = 50
@@ -76,38 +76,39 @@ func (c *chooser) next() *push {
 	return p
 }
 
-// push begins pushes at the rate until ctx is done. wait waits for those that
-// are under way by then, no longer than Config.Settle.
+// push starts pushes at the configured rate until ctx is done. The returned function waits for the
+// pushes in flight, for at most Config.Settle. After that it cancels them.
 func (v *Verifier) push(ctx, work context.Context) (wait func()) {
 	choose := &chooser{v: v, dice: rand.New(rand.NewPCG(v.cfg.Seed, 1))}
-	// What could not be begun in time is not made up for later, but for a
-	// twentieth of a second's worth.
+	// The burst is a twentieth of a second's worth of pushes. Pushes that could not start in time
+	// are not made up for beyond that.
 	pace := rate.NewLimiter(rate.Limit(v.cfg.Rate), max(1, int(v.cfg.Rate/20)))
-	room := make(chan struct{}, v.cfg.Callers)
+	slots := make(chan struct{}, v.cfg.Callers)
 	calls, cancel := context.WithCancel(work)
-	var flying sync.WaitGroup
+	var inFlight sync.WaitGroup
 	for pace.Wait(ctx) == nil {
 		select {
-		case room <- struct{}{}:
+		case slots <- struct{}{}:
 		case <-ctx.Done():
 			continue
 		}
 		p := choose.next()
-		flying.Go(func() {
-			defer func() { <-room }()
+		inFlight.Go(func() {
+			defer func() { <-slots }()
 			v.one(calls, p)
 		})
 	}
 	return func() {
 		limit := time.AfterFunc(v.cfg.Settle, cancel)
-		flying.Wait()
+		inFlight.Wait()
 		limit.Stop()
 		cancel()
 	}
 }
 
-// one makes a push: again and again if it has a key or cannot have been done,
-// here and there, until it is accepted or given up.
+// one sends a push until it is accepted or Config.GiveUp is over, at one address after another. It
+// repeats an attempt only if the push has an idempotency key, or if the server cannot have executed
+// it.
 func (v *Verifier) one(ctx context.Context, p *push) {
 	kept, until := p.users != nil, v.now()+v.cfg.GiveUp
 	base, pause := v.api.Next(), wait.Backoff{Min: 15 * time.Millisecond, Max: 750 * time.Millisecond}
@@ -132,7 +133,7 @@ func (v *Verifier) one(ctx context.Context, p *push) {
 			}
 			return
 		case p.body.IdempotencyKey == "" && !pushapi.NotSent(err) && (!refused || answer.Status != http.StatusTooManyRequests):
-			v.ended(p, false) // it may have been done
+			v.ended(p, false) // without a key the push may have been executed and must not be repeated
 			return
 		case ctx.Err() != nil || v.now() > until:
 			v.ended(p, true)
@@ -140,7 +141,7 @@ func (v *Verifier) one(ctx context.Context, p *push) {
 		}
 		base = v.api.After(base)
 		if try%len(v.api.Servers()) == 0 {
-			_ = pause.Sleep(ctx) // the next try looks at ctx
+			_ = pause.Sleep(ctx) // the next attempt checks ctx
 		}
 	}
 }
@@ -153,7 +154,8 @@ func (v *Verifier) ended(p *push, abandoned bool) {
 	v.ledger.end(p.number, abandoned)
 }
 
-// accepted notes an answer.
+// accepted records an accepted answer. For some pushes with a key it then sends the push again to
+// the next address.
 func (v *Verifier) accepted(ctx context.Context, p *push, base string, results []pushapi.Result) {
 	if p.users == nil {
 		v.ledger.count(func(c *counts) { c.live++; c.liveAccepted++ })
@@ -163,7 +165,7 @@ func (v *Verifier) accepted(ctx context.Context, p *push, base string, results [
 	if !v.judge(p, base, results) || !p.again {
 		return
 	}
-	// The same push by another address: it must be known there, by the same id.
+	// The other address must know the push and answer with the same id.
 	base = v.api.After(base)
 	results, err := v.api.Push(ctx, base, p.body)
 	if err != nil {
@@ -177,7 +179,8 @@ func (v *Verifier) accepted(ctx context.Context, p *push, base string, results [
 	}
 }
 
-// judge tells the history what an answer says.
+// judge passes the results of an answer to the history. It reports whether the results match the
+// users of the push.
 func (v *Verifier) judge(p *push, base string, results []pushapi.Result) bool {
 	if len(results) != len(p.users) {
 		v.problem("push %d to %d users was accepted by %s with %d results", p.number, len(p.users), base, len(results))

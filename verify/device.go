@@ -17,68 +17,68 @@ import (
 )
 
 const (
-	// maxPacket bounds the body of a packet that a device takes, in bytes: more than
-	// any push of a run.
+	// maxPacket bounds the body of a received packet, in bytes. It is larger than any push of a
+	// run.
 	maxPacket = 1 << 20
-	// dialTimeout bounds connecting, up to the auth reply.
+	// dialTimeout bounds the time from dialing to the auth reply.
 	dialTimeout = 10 * time.Second
 	// writeTimeout bounds one write.
 	writeTimeout = 5 * time.Second
-	// tcpBuffer is how much is read from TCP at a time, in bytes: a run has thousands
-	// of connections, and its messages are small.
+	// tcpBuffer is the size of the read buffer of a TCP connection, in bytes. It is small because a
+	// run has thousands of connections and small messages.
 	tcpBuffer = 1 << 10
-	// firstWait and lastWait bound the span of which a random part passes
-	// before a device that lost its connection tries again.
-	firstWait, lastWait = 50 * time.Millisecond, time.Second
-	// silence is how much later than its heartbeat a server may answer.
+	// minBackoff and maxBackoff bound the backoff before a device that lost its connection connects
+	// again.
+	minBackoff, maxBackoff = 50 * time.Millisecond, time.Second
+	// silence is the time that a server may be silent beyond the heartbeat interval.
 	silence = 15 * time.Second
-	// defaultHeartbeat is for a server that does not name one.
+	// defaultHeartbeat is the heartbeat interval if the auth reply has none.
 	defaultHeartbeat = time.Minute
-	// maxNotes is how many sessions of a device are remembered.
+	// maxNotes is the number of sessions of a device that are remembered for the report.
 	maxNotes = 5
-	// ackBatch is how many ids one packet acknowledges.
+	// ackBatch is the number of ids after which an ack packet is sent even if more packets are
+	// buffered.
 	ackBatch = 500
 )
 
-// device is one device of one user for the whole run. It keeps itself
-// connected, notes what it gets, and acknowledges that by the exact ids. It
-// has one goroutine, and while it is connected nothing but that, its
-// connection and a small buffer.
+// device is one device of one user for the whole run. It stays connected, records what it receives,
+// and acknowledges each id. It costs one goroutine, one connection and a small read buffer.
 type device struct {
 	v     *Verifier
-	user  int // index of its user
-	index int // which of the user's devices it is
+	user  int // index in Verifier.users
+	index int // index among the devices of the user
 	name  string
 	ws    bool
-	// known is closed when the server has first accepted the device.
+	// known is closed when the server first accepts the device.
 	known chan struct{}
 
-	// since is when it last began to want to be connected. Of its goroutine.
+	// since is the time of the run at which the device last began to try to connect. Only the
+	// goroutine of the device uses it.
 	since time.Duration
 
 	mu    sync.Mutex
-	conn  *conn         // nil: it is not connected
-	away  time.Duration // how long it is to stay away once it has left; 0: it has not left
-	notes []sessionNote // the last ones
-	err   error         // why it is not connected
+	conn  *conn         // nil if not connected
+	away  time.Duration // pause after a departure of its own will; 0 if it has not left
+	notes []sessionNote // the last maxNotes sessions, oldest first
+	err   error         // the reason if not connected
 }
 
-// sessionNote is what is remembered of a session.
+// sessionNote describes a session for the report.
 type sessionNote struct {
 	at           raw.Target
 	id           string
-	began, ended time.Duration // ended 0: it has not
-	why          string        // it ended
+	began, ended time.Duration // ended is 0 for an open session
+	why          string        // reason of the end
 }
 
 func newDevice(v *Verifier, user, index int) *device {
-	// The transports are mixed over the users and within each.
+	// Half of the devices use each transport, over all users and within each user.
 	return &device{v: v, user: user, index: index, name: fmt.Sprintf("d%d", index), ws: (user+index)%2 == 1, known: make(chan struct{})}
 }
 
 func (d *device) String() string { return d.v.users[d.user].name + "/" + d.name }
 
-// trouble is why the device is not connected.
+// trouble returns the reason why the device is not connected.
 func (d *device) trouble() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -92,13 +92,13 @@ func (d *device) trouble() error {
 type conn struct {
 	*raw.Conn
 	heartbeat time.Duration
-	heard     atomic.Int64 // when something last came, since the run began
+	heard     atomic.Int64 // time of the run at which the last packet arrived, as a time.Duration
 	beatAt    time.Duration
 }
 
 // run keeps the device connected until ctx is done.
 func (d *device) run(ctx context.Context) {
-	pause, avoid := wait.Backoff{Min: firstWait, Max: lastWait}, raw.Target{}
+	pause, avoid := wait.Backoff{Min: minBackoff, Max: maxBackoff}, raw.Target{}
 	for ctx.Err() == nil {
 		at := d.v.places.pick(d.ws, avoid)
 		accepted, err := d.connect(ctx, at)
@@ -122,23 +122,24 @@ func (d *device) run(ctx context.Context) {
 			d.v.ledger.reconnected()
 		}
 		avoid = at
-		_ = pause.Sleep(ctx) // the loop looks at ctx
+		_ = pause.Sleep(ctx) // the loop checks ctx
 	}
 }
 
-// stayAway waits of the device's own will, unless all are to come back.
+// stayAway pauses the device for span. The pause ends early when ctx is done or when all devices
+// must come back.
 func (d *device) stayAway(ctx context.Context, span time.Duration) {
 	timer := time.NewTimer(span)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-	case <-d.v.calm:
+	case <-d.v.pushesDone:
 	case <-timer.C:
 	}
 	d.since = d.v.now()
 }
 
-// leave ends the connection of the device's own will, if it has one.
+// leave ends the connection, if there is one, as a client does that goes offline for the time away.
 func (d *device) leave(away time.Duration, abruptly bool) {
 	d.mu.Lock()
 	c := d.conn
@@ -155,8 +156,8 @@ func (d *device) leave(away time.Duration, abruptly bool) {
 	}
 }
 
-// connect makes one connection and serves it to its end, which is the error.
-// accepted says that the server took the device.
+// connect makes one connection and serves it to its end. The error is never nil. accepted reports
+// whether the server accepted the device.
 func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err error) {
 	w, reply, err := d.open(ctx, at)
 	if err != nil {
@@ -214,13 +215,12 @@ func (d *device) end(err error) {
 	}
 }
 
-// authReply is the body of the auth reply.
 type authReply struct {
 	Session   string  `json:"session"`
 	Heartbeat float64 `json:"heartbeat"` // seconds
 }
 
-// open connects and says who the device is.
+// open connects and authenticates.
 func (d *device) open(ctx context.Context, at raw.Target) (_ *raw.Conn, reply authReply, err error) {
 	select {
 	case d.v.dialing <- struct{}{}:
@@ -272,8 +272,8 @@ func (d *device) authenticate(w *raw.Conn, reply *authReply) error {
 	return nil
 }
 
-// sentAway judges an op 6. A server may end any connection if it says that the
-// client is to come back; no device here gives a reason for more.
+// sentAway checks a disconnect packet (op 6). A server may end any connection if it asks the client
+// to reconnect. A final disconnect is a problem, because no device of a run gives a reason for one.
 func (d *device) sentAway(at raw.Target, e *raw.CloseError) {
 	d.v.sentAway.Add(1)
 	select {
@@ -281,11 +281,11 @@ func (d *device) sentAway(at raw.Target, e *raw.CloseError) {
 		if !e.Reconnect {
 			d.v.problem("%s was sent away for good by %s: %d %s", d, at, e.Code, e.Reason)
 		}
-	default: // it has the time until Config.ConnectTimeout
+	default: // not accepted yet: the device keeps trying until Config.ConnectTimeout
 	}
 }
 
-// receive reads to the end, which is its error.
+// receive reads and acknowledges packets until the connection ends. The error is never nil.
 func (d *device) receive(c *conn, session *history.Session) error {
 	var acks []uint64
 	for {
@@ -297,7 +297,7 @@ func (d *device) receive(c *conn, session *history.Session) error {
 		if acks, err = d.take(p, session, acks); err != nil {
 			return err
 		}
-		// What came together is acknowledged together.
+		// Packets that arrived together share one ack packet.
 		if len(acks) > 0 && (!c.Buffered() || len(acks) >= ackBatch) {
 			if err := c.Write(time.Now().Add(writeTimeout), raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(false, acks)}); err != nil {
 				return fmt.Errorf("acknowledge: %w", err)
@@ -307,7 +307,7 @@ func (d *device) receive(c *conn, session *history.Session) error {
 	}
 }
 
-// take notes a packet and gives back the ids that are to be acknowledged.
+// take handles a packet. It appends the ids to acknowledge to acks and returns the result.
 func (d *device) take(p raw.Packet, session *history.Session, acks []uint64) ([]uint64, error) {
 	switch p.Op {
 	case protocol.OpDisconnect:
@@ -329,7 +329,7 @@ func (d *device) take(p raw.Packet, session *history.Session, acks []uint64) ([]
 	return acks, nil
 }
 
-// note takes down a message.
+// note records a received message.
 func (d *device) note(p raw.Packet, session *history.Session) {
 	number, err := numberOf(d.v.head, p.Body)
 	if err != nil {
@@ -347,9 +347,8 @@ func (d *device) note(p raw.Packet, session *history.Session) {
 	}
 }
 
-// beat sends everybody's heartbeats, and closes connections that have been
-// silent for too long, until ctx is done. One goroutine does it for all
-// devices, so that none needs a timer.
+// beat sends the heartbeats of all devices until ctx is done. It aborts a connection that has been
+// silent for too long. One goroutine serves all devices, so no device needs a timer.
 func (v *Verifier) beat(ctx context.Context) {
 	for wait.Sleep(ctx, 200*time.Millisecond) == nil {
 		for _, d := range v.devices {
@@ -366,15 +365,15 @@ func (v *Verifier) beat(ctx context.Context) {
 			}
 			if now >= c.beatAt {
 				c.beatAt = now + c.heartbeat
-				// A heartbeat fits into any connection that moves; one that
-				// cannot be written to is found out by its silence.
+				// The short deadline keeps one blocked connection from delaying the others. The
+				// error is ignored because such a connection is detected by its silence.
 				_ = c.Write(time.Now().Add(100*time.Millisecond), raw.Packet{Op: protocol.OpHeartbeat, Seq: 2})
 			}
 		}
 	}
 }
 
-// churn has devices go away of their own will until ctx is done.
+// churn makes random devices leave for a while until ctx is done, at the rate of Config.Churn.
 func (v *Verifier) churn(ctx context.Context) {
 	perSecond := v.cfg.Churn / 60 * float64(len(v.devices))
 	if perSecond == 0 {

@@ -7,28 +7,27 @@ import (
 	"time"
 )
 
-// ledger knows of every push what is still to come of it, and so how long
-// things take. Times are since the beginning of the run. Safe for concurrent
-// use.
+// ledger records for every kept push which deliveries are still missing, and measures how long
+// pushes and deliveries take. All times are times of the run. It is safe for concurrent use.
 //
-// It remembers the pushes that have not arrived everywhere, and the last
-// remembered others, so that what goes wrong can be told in full.
+// It stores the unfinished pushes and the last maxFinished finished ones, so that the report can
+// describe a violation in detail.
 type ledger struct {
 	now  func() time.Duration
 	late time.Duration
 
 	mu     sync.Mutex
 	pushes map[uint64]*pushRecord
-	// open are the pushes in their order from the oldest that has not arrived
-	// everywhere, with some that have; done those that have.
+	// open holds pushes in the order of sending, from the oldest unfinished one on. It may contain
+	// finished pushes too. done holds the finished pushes, oldest first.
 	open, done []uint64
 
-	// waits counts the deliveries that are accepted and have not happened.
+	// waits counts the deliveries of accepted pushes that have not happened yet.
 	waits int64
-	// flying are the pushes that were begun and have no answer yet; idle is
-	// since when none of them was accepted.
-	flying int
-	idle   time.Duration
+	// inFlight counts the kept pushes that have begun and have no final answer yet. idle is the
+	// time of the last acceptance, or the time at which inFlight last became 1 if that is later.
+	inFlight int
+	idle     time.Duration
 
 	longestRefusal, longestPush, longestDelivery time.Duration
 	delays                                       histogram
@@ -38,11 +37,11 @@ type ledger struct {
 	marks                                        []*mark
 }
 
-// remembered is how many pushes that have arrived everywhere are remembered.
-const remembered = 100_000
+// maxFinished is the number of finished pushes that are stored.
+const maxFinished = 100_000
 
-// counts are what the ledger counts. Kept are pushes to one user or several;
-// Deliveries are first receptions of them on a device.
+// counts are counters of the ledger. kept counts pushes, to one user or to several. received counts
+// the first receptions of kept messages on a device.
 type counts struct {
 	kept, accepted, live, liveAccepted int64
 	unanswered, abandoned, refusals    int64
@@ -53,20 +52,21 @@ type counts struct {
 // pushRecord is a kept push.
 type pushRecord struct {
 	number uint64
-	// began and tried are when the first and the last call with it began.
+	// began is the time of the first call with the push, tried that of the last.
 	began, tried time.Duration
-	// accepted is when the answer came, which said so; by is who gave it.
+	// accepted is the time of the answer that accepted the push, or 0. by is the address of the API
+	// that gave it.
 	accepted time.Duration
 	by       string
 	attempts int
-	ended    bool // there will be no (further) answer
+	ended    bool // no further answer will come
 	to       []recipient
 }
 
-// recipient is a user whom a push is for.
+// recipient is a user to whom a push goes.
 type recipient struct {
 	user    int
-	missing uint64 // devices that have not received it, a bit each
+	missing uint64 // a bit for each device that has not received it
 }
 
 func (r *pushRecord) missing() (n int) {
@@ -76,21 +76,21 @@ func (r *pushRecord) missing() (n int) {
 	return n
 }
 
-// lateDelivery is one that took long.
+// lateDelivery is a delivery that took longer than Config.Late.
 type lateDelivery struct {
 	number       uint64
 	user, device int
 	took         time.Duration
 }
 
-// maxLate is how many late deliveries are told of; all are counted.
+// maxLate is the number of late deliveries that the report lists. All are counted.
 const maxLate = 20
 
 func newLedger(now func() time.Duration, late time.Duration) *ledger {
 	return &ledger{now: now, late: late, pushes: make(map[uint64]*pushRecord)}
 }
 
-// begin notes a kept push before it is sent.
+// begin records a kept push before it is sent.
 func (l *ledger) begin(number uint64, users []int, devices int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,12 +102,12 @@ func (l *ledger) begin(number uint64, users []int, devices int) {
 	l.pushes[number] = r
 	l.open = append(l.open, number)
 	l.counts.kept++
-	if l.flying++; l.flying == 1 {
+	if l.inFlight++; l.inFlight == 1 {
 		l.idle = now
 	}
 }
 
-// attempt notes that a call with a push begins.
+// attempt records the start of a call with a push.
 func (l *ledger) attempt(number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +117,7 @@ func (l *ledger) attempt(number uint64) {
 	}
 }
 
-// accept notes that a push was accepted, for the first time.
+// accept records the first answer that accepted a push. by is the address that gave it.
 func (l *ledger) accept(number uint64, by string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -128,11 +128,11 @@ func (l *ledger) accept(number uint64, by string) {
 	l.answered(r, now)
 	l.idle = now
 	l.waits += int64(r.missing())
-	l.settled(r)
+	l.finish(r)
 }
 
-// end notes that a push will have no answer that says accepted: abandoned says
-// that it was tried again and again.
+// end records that no answer will accept the push. abandoned reports whether the run stopped
+// repeating it.
 func (l *ledger) end(number uint64, abandoned bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,13 +143,13 @@ func (l *ledger) end(number uint64, abandoned bool) {
 	r := l.pushes[number]
 	r.ended = true
 	l.answered(r, l.now())
-	l.settled(r)
+	l.finish(r)
 }
 
-// answered notes how long a push took, which ends now, and for how long none
-// has been accepted. mu is held.
+// answered updates the longest push and the longest time without an acceptance. The push ends at
+// now. The caller holds mu.
 func (l *ledger) answered(r *pushRecord, now time.Duration) {
-	l.flying--
+	l.inFlight--
 	push, refusal := now-r.began, now-l.idle
 	l.longestPush, l.longestRefusal = max(l.longestPush, push), max(l.longestRefusal, refusal)
 	for _, m := range l.marks {
@@ -162,31 +162,32 @@ func (l *ledger) answered(r *pushRecord, now time.Duration) {
 	}
 }
 
-// settled forgets old pushes of which nothing more is to come. mu is held.
-func (l *ledger) settled(r *pushRecord) {
-	if !r.over() {
+// finish moves a push to done if it is finished, and drops the oldest finished pushes. The caller
+// holds mu.
+func (l *ledger) finish(r *pushRecord) {
+	if !r.finished() {
 		return
 	}
 	l.done = append(l.done, r.number)
-	if len(l.done) > remembered {
+	if len(l.done) > maxFinished {
 		delete(l.pushes, l.done[0])
 		l.done = l.done[1:]
 	}
 	for len(l.open) > 0 {
-		if first := l.pushes[l.open[0]]; first != nil && !first.over() {
+		if first := l.pushes[l.open[0]]; first != nil && !first.finished() {
 			break
 		}
 		l.open = l.open[1:]
 	}
 }
 
-// over says that nothing more is to come of a push: one that was not accepted
-// may still arrive, but need not.
-func (r *pushRecord) over() bool { return r.ended && (r.accepted == 0 || r.missing() == 0) }
+// finished reports whether no delivery is expected any more. A push that was not accepted may still
+// arrive, but need not.
+func (r *pushRecord) finished() bool { return r.ended && (r.accepted == 0 || r.missing() == 0) }
 
-// receive notes that a device received a kept push for the first time. since is
-// when it last began to want to be connected: what it missed while it stayed
-// away of its own will is nobody's delay.
+// receive records that a device received a kept push for the first time. since is the time at which
+// the device last began to connect. The delay starts there at the earliest, because time away by
+// the device's own will is not a delay of the server.
 func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -217,18 +218,18 @@ func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	}
 	if r.accepted != 0 {
 		l.waits--
-		l.settled(r)
+		l.finish(r)
 	}
 }
 
-// count changes the counts.
+// count changes the counters under the lock.
 func (l *ledger) count(change func(*counts)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change(&l.counts)
 }
 
-// reconnected notes that a device lost its connection against its will.
+// reconnected records that a device lost its connection against its will.
 func (l *ledger) reconnected() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -240,23 +241,24 @@ func (l *ledger) reconnected() {
 	}
 }
 
-// waiting is how many deliveries are accepted and have not happened.
+// waiting returns the number of accepted deliveries that have not happened yet.
 func (l *ledger) waiting() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.waits
 }
 
-// refusal is for how long no push has been accepted though there was one.
-// mu is held.
+// refusal returns the time since the last acceptance, or 0 if no push is in flight. The caller
+// holds mu.
 func (l *ledger) refusal() time.Duration {
-	if l.flying == 0 {
+	if l.inFlight == 0 {
 		return 0
 	}
 	return l.now() - l.idle
 }
 
-// oldest is how long the oldest accepted delivery has been waiting. mu is held.
+// oldest returns the age of the oldest accepted delivery that has not happened yet. The caller
+// holds mu.
 func (l *ledger) oldest() time.Duration {
 	for _, number := range l.open {
 		if r := l.pushes[number]; r != nil && r.accepted != 0 && r.missing() > 0 {
@@ -266,7 +268,7 @@ func (l *ledger) oldest() time.Duration {
 	return 0
 }
 
-// record is a copy of what is known of a push; nil: it is not remembered.
+// record returns a copy of the record of a push, or nil if the push is not stored.
 func (l *ledger) record(number uint64) *pushRecord {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -279,14 +281,14 @@ func (l *ledger) record(number uint64) *pushRecord {
 	return &c
 }
 
-// histogram counts durations, each within 1/16 of what it is.
+// histogram counts durations with a relative error of at most 1/16.
 type histogram struct {
 	n      int64
 	max    time.Duration
 	counts [64 * 16]int64
 }
 
-// slot is where a duration is counted: by its highest bit, and the four below.
+// slot returns the index of a duration: its highest bit, and the four bits below it.
 func slot(d time.Duration) int {
 	u := uint64(max(d, 0))
 	if u < 16 {
@@ -296,7 +298,7 @@ func slot(d time.Duration) int {
 	return (high-3)*16 + int(u>>(high-4)&15)
 }
 
-// ceiling is the longest duration in a slot.
+// ceiling returns the longest duration in a slot.
 func ceiling(slot int) time.Duration {
 	if slot < 16 {
 		return time.Duration(slot)
@@ -311,7 +313,7 @@ func (h *histogram) add(d time.Duration) {
 	h.counts[slot(d)]++
 }
 
-// quantile is a duration that share q of all do not exceed.
+// quantile returns a duration that a share q of all durations do not exceed.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank, seen := int64(q*float64(h.n)), int64(0)
 	for i, n := range h.counts {

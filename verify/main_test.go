@@ -17,15 +17,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// start runs a whole node in this process, on free ports and a folder of its
-// own, until the test ends. What takes seconds by default takes less here.
+// start runs a whole node in this process until the test ends, on free ports and with its own
+// directory. Intervals that take seconds by default are shorter here.
 func start(t *testing.T, seeded roles.Faults, change func(*config.Config)) *roles.Node {
 	t.Helper()
 	n, _ := startUntil(t, seeded, change)
 	return n
 }
 
-// startUntil is start for a node that may be stopped before.
+// startUntil is like start, but the test may stop the node earlier.
 func startUntil(t *testing.T, seeded roles.Faults, change func(*config.Config)) (n *roles.Node, stop func()) {
 	t.Helper()
 	cfg := config.Default()
@@ -34,7 +34,7 @@ func startUntil(t *testing.T, seeded roles.Faults, change func(*config.Config)) 
 	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Delivery.WatchInterval, cfg.Delivery.WatchAfter = 50*time.Millisecond, 200*time.Millisecond
 	cfg.Delivery.CatchUpTimeout, cfg.Delivery.AckInterval = 200*time.Millisecond, 5*time.Millisecond
-	cfg.Shutdown.Timeout = patience
+	cfg.Shutdown.Timeout = testTimeout
 	if change != nil {
 		change(&cfg)
 	}
@@ -63,7 +63,7 @@ func startUntil(t *testing.T, seeded roles.Faults, change func(*config.Config)) 
 	return n, stop
 }
 
-// logs is a log. Safe for concurrent use.
+// logs collects log lines. It is safe for concurrent use.
 type logs struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -81,22 +81,21 @@ func (l *logs) String() string {
 	return l.b.String()
 }
 
-// patience bounds every wait: far more than anything takes that works.
-const patience = time.Minute
+// testTimeout bounds every wait. It is far longer than any correct step takes.
+const testTimeout = time.Minute
 
-// few are the settings of a short run against a node. How much is done, not
-// for how long, is what ends it: on a machine that is busy with other things
-// a server may take seconds for a push, and then pushes wait for one another.
-func few(n *roles.Node) verify.Config {
+// shortRun returns the settings of a short run against a node. The run ends after an amount of
+// work, not after a time, because a push may take seconds on a busy machine.
+func shortRun(n *roles.Node) verify.Config {
 	cfg := verify.DefaultConfig()
 	cfg.API = []string{"http://" + n.HTTPAddr().String()}
 	cfg.Users, cfg.Rate, cfg.Callers, cfg.Duration = 20, 200, 16, 0
-	cfg.CallTimeout, cfg.ConnectTimeout, cfg.Settle, cfg.Linger = patience, patience, patience, 300*time.Millisecond
+	cfg.CallTimeout, cfg.ConnectTimeout, cfg.Settle, cfg.Linger = testTimeout, testTimeout, testTimeout, 300*time.Millisecond
 	cfg.Churn, cfg.Away = 0, time.Second
 	return cfg
 }
 
-// during runs a verifier, does something while it pushes, and ends it.
+// during runs a verifier, calls do while it pushes, and then ends the run.
 func during(t *testing.T, cfg verify.Config, do func(v *verify.Verifier)) *verify.Report {
 	t.Helper()
 	v, err := verify.New(cfg)
@@ -120,7 +119,7 @@ func during(t *testing.T, cfg verify.Config, do func(v *verify.Verifier)) *verif
 	return report
 }
 
-// until is a run that ends once enough has happened.
+// until runs a verifier until enough returns true.
 func until(t *testing.T, cfg verify.Config, enough func(verify.Progress) bool) *verify.Report {
 	t.Helper()
 	return during(t, cfg, func(v *verify.Verifier) {
@@ -128,7 +127,7 @@ func until(t *testing.T, cfg verify.Config, enough func(verify.Progress) bool) *
 	})
 }
 
-// pushed is enough for most.
+// pushed returns a condition for until: n accepted pushes.
 func pushed(n int64) func(verify.Progress) bool {
 	return func(p verify.Progress) bool { return p.Accepted >= n }
 }
@@ -136,9 +135,9 @@ func pushed(n int64) func(verify.Progress) bool {
 // eventually polls cond until it holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(testTimeout); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", testTimeout, what)
 		}
 	}
 }

@@ -2,13 +2,15 @@ package verify
 
 import "time"
 
-// Mark says that something begins that the report is to tell apart, such as a
-// fault: for the time until end is called it has how long no push was
-// accepted, how long the slowest push and the slowest delivery took, and how
-// often devices had to connect again. What began within that time and was
-// done after it counts in full: end may be called when the fault itself is
-// over. Marks may overlap; end may be called once, or never: then the mark
-// ends with the run. Both are safe for concurrent use, during Run and before.
+// Mark starts a period that the report shows separately, such as a fault. The period lasts until
+// end is called. If end is never called, the period ends with the run.
+//
+// For each period the report has the longest time without an accepted push, the slowest push, the
+// slowest delivery and the number of reconnects. Pushes and deliveries that began within the period
+// count in full, even if they finish after it. So the caller may call end as soon as the fault
+// itself is over.
+//
+// Marks may overlap. Mark and end are safe for concurrent use, before and during Run.
 //
 //	end := v.Mark("kill -9 of logic-1")
 //	cluster.Kill("logic-1")
@@ -17,10 +19,10 @@ import "time"
 //	report.Marks[0].LongestRefusal
 func (v *Verifier) Mark(name string) (end func()) { return v.ledger.mark(name) }
 
-// forEver is the end of what has none yet.
-const forEver = time.Duration(1<<63 - 1)
+// noEnd is the end of a mark that has not ended yet.
+const noEnd = time.Duration(1<<63 - 1)
 
-// mark is one marked time. The ledger's lock guards it.
+// mark is one marked period. The lock of the ledger guards it.
 type mark struct {
 	name       string
 	begin, end time.Duration
@@ -30,14 +32,13 @@ type mark struct {
 	reconnects int64
 }
 
-// touches says whether a time had to do with the mark: something that began
-// within it, or was under way as it began.
+// touches reports whether the time between from and to overlaps the mark.
 func (m *mark) touches(from, to time.Duration) bool { return from <= m.end && to >= m.begin }
 
 func (l *ledger) mark(name string) (end func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	m := &mark{name: name, begin: l.now(), end: forEver}
+	m := &mark{name: name, begin: l.now(), end: noEnd}
 	l.marks = append(l.marks, m)
 	return func() {
 		l.mu.Lock()

@@ -17,9 +17,9 @@ import (
 	"imgo/internal/wait"
 )
 
-// places are the addresses that devices connect to: those of the settings, or those
-// that the API tells. The API is asked again and again, since nodes come and go. Safe
-// for concurrent use.
+// places holds the addresses that devices connect to: those of the settings, or those that the API
+// returns. Nodes come and go, so the API is asked again every askInterval. It is safe for
+// concurrent use.
 type places struct {
 	api   *pushapi.Client
 	given bool
@@ -30,8 +30,8 @@ type places struct {
 	count   int // nodes
 }
 
-// askAgain is how often the API is asked for the addresses.
-const askAgain = 2 * time.Second
+// askInterval is the time between two questions to the API for the addresses.
+const askInterval = 2 * time.Second
 
 func newPlaces(cfg Config, api *pushapi.Client) (*places, error) {
 	p := &places{api: api, given: len(cfg.Clients) > 0, tls: cfg.TLS}
@@ -54,7 +54,7 @@ func (p *places) add(tcp, ws *[]raw.Target, at raw.Target) {
 	}
 }
 
-// find asks for the addresses. It returns an error if there is none.
+// find asks for the addresses once. It returns an error if there is none.
 func (p *places) find(ctx context.Context) error {
 	if p.given {
 		return nil
@@ -70,13 +70,13 @@ func (p *places) find(ctx context.Context) error {
 	return nil
 }
 
-// follow asks again and again until ctx is done. While no server answers, or none
-// knows a comet, the last known addresses stay.
+// follow repeats the question until ctx is done. The last known addresses stay if no server answers
+// or no node has a comet.
 func (p *places) follow(ctx context.Context) {
 	if p.given {
 		return
 	}
-	for wait.Sleep(ctx, askAgain) == nil {
+	for wait.Sleep(ctx, askInterval) == nil {
 		_ = p.ask(ctx)
 	}
 }
@@ -108,8 +108,8 @@ func (p *places) ask(ctx context.Context) error {
 	return nil
 }
 
-// reachable turns an address that a node listens on into one to connect to: ":8080"
-// is on the host of the API that told it.
+// reachable turns a listen address of a node into an address to connect to. If it has no host, as
+// ":8080", the host is that of the API that returned it.
 func reachable(network, address, host string) string {
 	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok {
@@ -127,20 +127,20 @@ func reachable(network, address, host string) string {
 	return scheme + "://" + rest
 }
 
-// dial connects to a place. ctx bounds the connecting alone.
+// dial connects to an address. ctx bounds only the connecting.
 func (p *places) dial(ctx context.Context, to raw.Target) (*raw.Conn, error) {
 	return raw.Dial(ctx, to, raw.Options{TLS: p.tls, MaxBody: maxPacket, ReadBuffer: tcpBuffer})
 }
 
-// nodes returns the number of nodes, as far as it is known.
+// nodes returns the number of nodes in the last answer, or of the addresses in the settings.
 func (p *places) nodes() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.count
 }
 
-// pick returns an address of a transport at random, or of the other transport if that
-// one has none. It leaves out the one to avoid where there is a choice.
+// pick returns a random address of a transport. If the transport has none, it returns one of the
+// other transport. It avoids one address if there is another.
 func (p *places) pick(ws bool, avoid raw.Target) raw.Target {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,13 +12,13 @@ import (
 	"imgo/verify/history"
 )
 
-// KindLate is an offence with Config.LateFails.
+// KindLate is the kind of a late delivery if Config.LateFails is set.
 const KindLate history.Kind = "late"
 
-// Millis is a duration that JSON shows in milliseconds.
+// Millis is a duration that is written to JSON in milliseconds.
 type Millis time.Duration
 
-// MarshalJSON is the number of milliseconds, to a thousandth.
+// MarshalJSON returns the number of milliseconds with three decimals.
 func (m Millis) MarshalJSON() ([]byte, error) {
 	return strconv.AppendFloat(nil, float64(time.Duration(m).Microseconds())/1000, 'f', -1, 64), nil
 }
@@ -35,27 +35,27 @@ func (m *Millis) UnmarshalJSON(b []byte) error {
 
 func (m Millis) String() string { return short(time.Duration(m)) }
 
-// Progress is how a run goes.
+// Progress is a snapshot of a run.
 type Progress struct {
 	Phase   string
 	Elapsed time.Duration
-	// Devices are all, Connected those that are connected, Sessions all
-	// connections that there were.
+	// Devices counts all devices, Connected the connected ones. Sessions counts all connections so
+	// far.
 	Devices, Connected, Sessions int64
-	// Accepted are kept pushes, Refusals answers that were none, Received
-	// first deliveries of kept pushes to a device, Waiting those that are
-	// still to come, the oldest of them for Oldest.
+	// Accepted counts accepted kept pushes. Refusals counts calls that were not accepted. Received
+	// counts first deliveries of kept pushes to a device. Waiting counts accepted deliveries that
+	// have not happened yet, and Oldest is the age of the oldest of them.
 	Accepted, Refusals, Received, Waiting int64
 	Oldest                                time.Duration
-	// Violations do not have losses: those are known at the end.
+	// Violations does not count losses, which are known only at the end.
 	Violations int64
 	Problems   int
-	// LongestRefusal is the longest time in which no push was accepted, and
-	// Refusal how long that has been going on now.
+	// LongestRefusal is the longest time without an accepted push while some were in flight.
+	// Refusal is the current such time.
 	LongestRefusal, Refusal time.Duration
 }
 
-// String is a line for a terminal.
+// String returns a line for a terminal.
 func (p Progress) String() string {
 	s := fmt.Sprintf("%s %s: %d/%d connected, %d accepted, %d refused, %d received, %d waiting",
 		p.Elapsed.Round(time.Second), p.Phase, p.Connected, p.Devices, p.Accepted, p.Refusals, p.Received, p.Waiting)
@@ -69,7 +69,7 @@ func (p Progress) String() string {
 	return s
 }
 
-// Progress is how the run goes now. Safe for concurrent use.
+// Progress returns a snapshot of the run. It is safe for concurrent use.
 func (v *Verifier) Progress() Progress {
 	p := Progress{
 		Phase: v.phase.Load().(string), Elapsed: v.now(), Devices: int64(v.cfg.Users * v.cfg.Devices), Connected: v.connected.Load(),
@@ -87,16 +87,15 @@ func (v *Verifier) Progress() Progress {
 	return p
 }
 
-// Report is what came of a run. Its JSON is stable: fields are added, not
-// changed.
+// Report is the result of a run. Its JSON is stable: fields are added, but not changed.
 type Report struct {
-	// OK says that nothing is wrong: no violation and no problem.
+	// OK reports whether there is neither a violation nor a problem.
 	OK bool `json:"ok"`
-	// Run begins the names of the users, Seed makes the same choices again.
+	// Run is the prefix of the names of the users. A run with the same Seed makes the same choices.
 	Run  string `json:"run"`
 	Seed uint64 `json:"seed"`
-	// Began is when, Pushed how long pushes were begun, Settled how long it
-	// took after that until everything had arrived, or the time was over.
+	// Began is the start of the run. Pushed is the time during which pushes were begun. Settled is
+	// the time from then until everything had arrived, or until Config.Settle was over.
 	Began   time.Time `json:"began"`
 	Pushed  Millis    `json:"pushed_ms"`
 	Settled Millis    `json:"settled_ms"`
@@ -104,23 +103,23 @@ type Report struct {
 	Users    int   `json:"users"`
 	Devices  int   `json:"devices"`
 	Sessions int64 `json:"sessions"`
-	// Reconnects are connections that ended against the device's will,
-	// SentAway those of them that the server ended with a reason.
+	// Reconnects counts connections that ended against the will of the device. SentAway counts
+	// those that the server ended with a disconnect packet.
 	Reconnects int64 `json:"reconnects"`
 	SentAway   int64 `json:"sent_away"`
 
 	Pushes     Pushes     `json:"pushes"`
 	Deliveries Deliveries `json:"deliveries"`
 
-	// Violations counts what breaks I1 to I4, by kind.
+	// Violations counts the violations of I1 to I4 by kind.
 	Violations map[history.Kind]int64 `json:"violations"`
-	// First is the first thing that went wrong: the earliest that was seen,
-	// or, where all are losses, the one that was accepted first.
+	// First is the earliest violation that was found. If all are losses, it is the loss that was
+	// accepted first.
 	First *Offence `json:"first,omitempty"`
-	// Offences are some of all, First among them.
+	// Offences lists up to 20 violations and up to 20 losses. First is one of them.
 	Offences []Offence `json:"offences,omitempty"`
-	// Problems are things that went wrong and break another promise than I1
-	// to I4; ProblemCount counts those that are not shown too.
+	// Problems are failures other than violations of I1 to I4. ProblemCount also counts those that
+	// are not listed.
 	Problems     []string `json:"problems,omitempty"`
 	ProblemCount int      `json:"problem_count"`
 
@@ -128,32 +127,32 @@ type Report struct {
 	Marks []Marked       `json:"marks,omitempty"`
 }
 
-// Pushes are the pushes of a run.
+// Pushes counts the pushes of a run.
 type Pushes struct {
-	// Kept were tried: those Accepted, those without an answer that says so
-	// (Unanswered), of which Abandoned had been repeated until it was enough.
+	// Kept counts the kept pushes that were sent. Unanswered counts those without an answer that
+	// accepts them. Abandoned counts those of Unanswered that were repeated until Config.GiveUp was
+	// over.
 	Kept       int64 `json:"kept"`
 	Accepted   int64 `json:"accepted"`
 	Unanswered int64 `json:"unanswered"`
 	Abandoned  int64 `json:"abandoned"`
-	// NotKept were tried, and NotKeptAccepted accepted.
+	// NotKept counts the pushes that are not kept, NotKeptAccepted the accepted ones of them.
 	NotKept         int64 `json:"not_kept"`
 	NotKeptAccepted int64 `json:"not_kept_accepted"`
 	// Refusals counts calls that did not end with "accepted".
 	Refusals int64 `json:"refusals"`
-	// LongestRefusal is the longest time in which no kept push was accepted
-	// though there was one; LongestPush is how long one took at most, from its
-	// first call to the answer that it was accepted, or until it was given up.
+	// LongestRefusal is the longest time without an accepted kept push while some were in flight.
+	// LongestPush is the longest time of one push, from its first call until it was accepted or
+	// given up.
 	LongestRefusal Millis `json:"longest_refusal_ms"`
 	LongestPush    Millis `json:"longest_push_ms"`
 }
 
-// Deliveries are what devices received. Times are from the call with the push
-// that was accepted to the receipt, without the time that a device stayed
-// away of its own will.
+// Deliveries counts what devices received. A delivery time runs from the last call with the push to
+// the receipt. Time that a device stayed away by its own will is not included.
 type Deliveries struct {
-	// Received counts kept messages that a device received for the first time,
-	// Repeated those that it had had before, NotKept others.
+	// Received counts kept messages that a device received for the first time. Repeated counts
+	// those that it had received before. NotKept counts messages that are not kept.
 	Received int64 `json:"received"`
 	Repeated int64 `json:"repeated"`
 	NotKept  int64 `json:"not_kept"`
@@ -161,12 +160,12 @@ type Deliveries struct {
 	P50 Millis `json:"p50_ms"`
 	P99 Millis `json:"p99_ms"`
 	Max Millis `json:"max_ms"`
-	// Late counts those that took longer than LateAfter.
+	// Late counts deliveries that took longer than LateAfter.
 	Late      int64  `json:"late"`
 	LateAfter Millis `json:"late_after_ms"`
 }
 
-// LateDelivery is a delivery that took long.
+// LateDelivery is a delivery that took longer than Config.Late.
 type LateDelivery struct {
 	User       string `json:"user"`
 	Device     string `json:"device"`
@@ -175,52 +174,53 @@ type LateDelivery struct {
 	AcceptedBy string `json:"accepted_by,omitempty"`
 }
 
-// Marked is what the run saw of a marked time (Verifier.Mark).
+// Marked is the result of a mark (Verifier.Mark).
 type Marked struct {
 	Name  string    `json:"name"`
 	Began time.Time `json:"began"`
 	Took  Millis    `json:"took_ms"`
-	// As in Pushes and Deliveries, of what had to do with this time.
+	// As in Pushes and Deliveries, but only for events that overlap the mark.
 	LongestRefusal  Millis `json:"longest_refusal_ms"`
 	LongestPush     Millis `json:"longest_push_ms"`
 	LongestDelivery Millis `json:"longest_delivery_ms"`
 	Reconnects      int64  `json:"reconnects"`
 }
 
-// Offence is one thing that went wrong, with what is known of it.
+// Offence is one violation with its circumstances.
 type Offence struct {
 	Kind   history.Kind `json:"kind"`
 	User   string       `json:"user"`
 	Device string       `json:"device,omitempty"`
-	Push   uint64       `json:"push"`         // the push's number
-	ID     string       `json:"id,omitempty"` // the message's
+	Push   uint64       `json:"push"`         // number of the push
+	ID     string       `json:"id,omitempty"` // id of the message
 	Detail string       `json:"detail,omitempty"`
-	// Seen is when it was found out.
+	// Seen is the time at which the violation was found.
 	Seen time.Time `json:"seen"`
-	// Began and Accepted are when the push was first sent and when it was
-	// accepted, by which address, at which attempt.
+	// Began is the time of the first call with the push. Accepted, AcceptedBy and Attempts are the
+	// time, the address and the attempt of its acceptance.
 	Began      *time.Time `json:"began,omitempty"`
 	Accepted   *time.Time `json:"accepted,omitempty"`
 	AcceptedBy string     `json:"accepted_by,omitempty"`
 	Attempts   int        `json:"attempts,omitempty"`
-	// Sessions are the device's last, the newest last, as of Seen.
+	// Sessions are the last sessions of the device at the time Seen, oldest first.
 	Sessions []SessionOf `json:"sessions,omitempty"`
 }
 
-// SessionOf is a session of an offended device.
+// SessionOf is a session of the device that a violation concerns.
 type SessionOf struct {
-	Comet   string     `json:"comet"` // where it was connected to
+	Comet   string     `json:"comet"` // address of the comet
 	Session string     `json:"session"`
 	Began   time.Time  `json:"began"`
 	Ended   *time.Time `json:"ended,omitempty"`
-	Why     string     `json:"why,omitempty"` // it ended
+	Why     string     `json:"why,omitempty"` // reason of the end
 }
 
-// maxOffences is how many offences are told of; all are counted.
+// maxOffences is the number of violations that the report lists. All are counted.
 const maxOffences = 20
 
-// offended notes a violation as it is found; the history's locks are held.
-func (v *Verifier) offended(found history.Violation) {
+// onViolation records a violation when the history finds it. The history holds its locks, so
+// onViolation must not call the history.
+func (v *Verifier) onViolation(found history.Violation) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.kinds[found.Kind]++
@@ -229,7 +229,7 @@ func (v *Verifier) offended(found history.Violation) {
 	}
 }
 
-// offence adds what is known here to a violation.
+// offence adds the push and the sessions of the device to a violation.
 func (v *Verifier) offence(found history.Violation) Offence {
 	o := Offence{Kind: found.Kind, User: found.User, Device: found.Device, Push: found.Push, Detail: found.Detail, Seen: time.Now()}
 	if found.ID != 0 {
@@ -253,7 +253,7 @@ func (v *Verifier) offence(found history.Violation) Offence {
 	return o
 }
 
-// complete tells of the offence's push as far as is known by now.
+// complete fills in what the ledger knows of the push by now.
 func (v *Verifier) complete(o *Offence) {
 	r := v.ledger.record(o.Push)
 	if r == nil {
@@ -265,13 +265,13 @@ func (v *Verifier) complete(o *Offence) {
 	}
 }
 
-// at is a time of the run as the world has it.
+// at converts a time of the run to wall time.
 func (v *Verifier) at(d time.Duration) *time.Time {
 	t := v.began.Add(d)
 	return &t
 }
 
-// report makes the report. All devices are still connected.
+// report makes the report. It must run while all devices are still connected.
 func (v *Verifier) report(pushed, settled time.Duration) *Report {
 	lost := v.h.Lost(0)
 	v.mu.Lock()
@@ -284,7 +284,7 @@ func (v *Verifier) report(pushed, settled time.Duration) *Report {
 		Offences: slices.Clone(v.offences),
 	}
 	for i := range r.Offences {
-		v.complete(&r.Offences[i]) // the answer may have come after the offence
+		v.complete(&r.Offences[i]) // the answer may have arrived after the violation
 	}
 	v.tally(r)
 	if len(lost) > 0 {
@@ -305,7 +305,7 @@ func (v *Verifier) report(pushed, settled time.Duration) *Report {
 	return r
 }
 
-// firstLost are the losses that were accepted first.
+// firstLost returns the losses whose pushes were accepted first, at most maxOffences of them.
 func (v *Verifier) firstLost(lost history.Violations) []Offence {
 	accepted := make(map[uint64]time.Duration, len(lost))
 	for _, l := range lost {
@@ -323,7 +323,7 @@ func (v *Verifier) firstLost(lost history.Violations) []Offence {
 	return first
 }
 
-// tally fills in what the ledger has.
+// tally fills in the counters and times of the ledger.
 func (v *Verifier) tally(r *Report) {
 	l := v.ledger
 	l.mu.Lock()
@@ -354,7 +354,7 @@ func (v *Verifier) tally(r *Report) {
 	}
 }
 
-// String is the report for a person.
+// String returns the report as text for a person.
 func (r *Report) String() string {
 	var b strings.Builder
 	p, d := r.Pushes, r.Deliveries
@@ -392,10 +392,10 @@ func (r *Report) String() string {
 	return b.String()
 }
 
-// clock is how a person is told of a time.
+// clock is the format of times in the text.
 const clock = "15:04:05.000"
 
-// String tells of an offence in several lines.
+// String describes the violation in several lines.
 func (o *Offence) String() string {
 	var b strings.Builder
 	who := o.User
@@ -427,7 +427,7 @@ func (o *Offence) String() string {
 	return b.String()
 }
 
-// short shows a duration to three digits or so.
+// short formats a duration with about three digits.
 func short(d time.Duration) string {
 	switch {
 	case d >= 10*time.Second:

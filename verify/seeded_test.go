@@ -19,18 +19,18 @@ import (
 	"imgo/verify/history"
 )
 
-// TestFindsSeededFaults runs against nodes that each have a defect: it must be
-// found, as what it is. What only makes the defect show (deliveries that are
-// dropped, doubled or turned around, appends that are retried, devices that
-// come and go) must do no harm without it.
+// TestFindsSeededFaults runs against nodes that each have one fault. The run must report it as the
+// right kind of violation. The disturbances that make the fault visible are dropped, doubled and
+// reordered deliveries, retried appends and reconnecting devices. Without the fault they must cause
+// no violation.
 func TestFindsSeededFaults(t *testing.T) {
 	t.Parallel()
 	lost, again, order, twoIDs := history.KindLost, history.KindAgain, history.KindOrder, history.KindTwoIDs
 	for name, c := range map[string]struct {
-		// fault is the defect, around what makes it show.
+		// fault is the fault under test, around the disturbances that make it visible.
 		fault, around roles.Faults
 		churn         float64
-		// want is what must be found, and may what else may be.
+		// want holds the kinds that must be found, may the kinds that are also allowed.
 		want, may []history.Kind
 	}{
 		"accepted before the append": {
@@ -79,7 +79,7 @@ func TestFindsSeededFaults(t *testing.T) {
 			t.Parallel()
 			t.Run("without the fault", func(t *testing.T) {
 				t.Parallel()
-				cfg := few(start(t, c.around, nil))
+				cfg := shortRun(start(t, c.around, nil))
 				cfg.Churn, cfg.Keyless = c.churn, 0.4
 				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
@@ -89,9 +89,9 @@ func TestFindsSeededFaults(t *testing.T) {
 			})
 			t.Run("with the fault", func(t *testing.T) {
 				t.Parallel()
-				cfg := few(start(t, both(c.around, c.fault), nil))
+				cfg := shortRun(start(t, both(c.around, c.fault), nil))
 				cfg.Churn, cfg.Keyless = c.churn, 0.4
-				cfg.Settle = 2 * time.Second // what never comes is waited for this long
+				cfg.Settle = 2 * time.Second // the run waits this long for lost messages
 				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
 				found := slices.Collect(maps.Keys(report.Violations))
@@ -121,13 +121,13 @@ func TestFindsSeededFaults(t *testing.T) {
 	}
 }
 
-// enough is as much as each fault needs to show, by far: pushes, and where
-// devices come and go, sessions.
+// enough returns a condition for until. It allows far more pushes and sessions than any fault needs
+// to become visible.
 func enough(churn float64) func(verify.Progress) bool {
 	return func(p verify.Progress) bool { return p.Accepted >= 250 && (churn == 0 || p.Sessions >= 3*p.Devices) }
 }
 
-// wellUsed says that a run did what it was to do.
+// wellUsed checks that a run pushed and received enough for a verdict.
 func wellUsed(t *testing.T, r *verify.Report) {
 	t.Helper()
 	if r.Pushes.Accepted == 0 || r.Pushes.NotKeptAccepted == 0 || r.Deliveries.Received == 0 || r.Deliveries.NotKept == 0 {
@@ -135,7 +135,7 @@ func wellUsed(t *testing.T, r *verify.Report) {
 	}
 }
 
-// both combines two sets of defects. Where both have the same kind, b counts.
+// both combines two sets of faults. If both set the same field, b wins.
 func both(a, b roles.Faults) roles.Faults {
 	if b.LogicLog != nil {
 		a.LogicLog = b.LogicLog
@@ -152,11 +152,10 @@ func both(a, b roles.Faults) roles.Faults {
 	return a
 }
 
-// hit is true for a share p of all calls.
+// hit reports true for a share p of all calls.
 func hit(p float64) bool { return rand.Float64() < p }
 
-// keyless is the record of a push that nobody asks about again; nil: it is
-// another one.
+// keyless returns the record of a push without an idempotency key, or nil for any other record.
 func keyless(value []byte) *envelope.Record {
 	r := &envelope.Record{}
 	if r.UnmarshalVT(value) != nil || r.GetPush() == nil || r.GetPush().GetIdempotencyKey() != "" {
@@ -165,7 +164,7 @@ func keyless(value []byte) *envelope.Record {
 	return r
 }
 
-// nothing is a record that means nothing.
+// nothing returns a record without content.
 func nothing() []byte {
 	value, err := (&envelope.Record{Id: envelope.NewRecordID()}).MarshalVT()
 	if err != nil {
@@ -174,9 +173,8 @@ func nothing() []byte {
 	return value
 }
 
-// eagerLog says that it has a record before it has, and now and then never
-// comes to it: as logic would that answers first and appends then, and dies
-// between the two.
+// eagerLog sometimes reports success for a push without a key, but appends an empty record instead.
+// Logic would behave so if it answered before the append and crashed in between.
 type eagerLog struct{ logic.KeptLog }
 
 func (l eagerLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
@@ -193,7 +191,7 @@ func (l eagerLog) AppendMany(ctx context.Context, entries []envelope.Entry) erro
 	return err
 }
 
-// retryingLog is a log whose producer retries appends that had worked.
+// retryingLog is a log whose producer repeats appends that had succeeded.
 type retryingLog struct{ logic.KeptLog }
 
 func (l retryingLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
@@ -203,7 +201,7 @@ func (l retryingLog) AppendMany(ctx context.Context, entries []envelope.Entry) e
 	return l.KeptLog.AppendMany(ctx, slices.Clone(entries))
 }
 
-// confusedLog has acknowledgements of a device's brother.
+// confusedLog swaps the devices d0 and d1 in acknowledgements.
 type confusedLog struct{ logic.KeptLog }
 
 func confuse(value []byte) []byte {
@@ -237,7 +235,7 @@ func (l confusedLog) AppendEssential(ctx context.Context, partition int32, value
 	return l.KeptLog.AppendEssential(ctx, partition, confuse(value))
 }
 
-// skippingLog is a log of which a router skips a record now and then.
+// skippingLog is a log from which the router sometimes misses a record.
 type skippingLog struct{ router.KeptLog }
 
 func (l skippingLog) Read(ctx context.Context, p int32, from int64, maxBytes int) ([]envelope.Entry, error) {
@@ -251,18 +249,18 @@ func (l skippingLog) Read(ctx context.Context, p int32, from int64, maxBytes int
 	return read, err
 }
 
-// disturbance is what goes wrong between job and a comet: the share of
-// deliveries that are dropped, doubled, or late and so reordered.
+// disturbance is the share of deliveries from job to a comet that are dropped, doubled, or late and
+// so reordered.
 type disturbance struct{ drop, double, late float64 }
 
-// way is the way of a node's deliveries.
+// way returns faults that disturb the deliveries of a node.
 func way(t *testing.T, d disturbance) roles.Faults {
 	late := &sync.WaitGroup{}
 	t.Cleanup(late.Wait)
 	return roles.Faults{Deliveries: func(to job.Comet) job.Comet { return disturbed{to, d, late} }}
 }
 
-// disturbed is a comet behind such a way.
+// disturbed is a comet whose deliveries are disturbed.
 type disturbed struct {
 	job.Comet
 	d    disturbance
@@ -282,7 +280,7 @@ func (c disturbed) Push(ctx context.Context, req *envelope.PushRequest) (*envelo
 			case hit(c.d.late):
 				c.late.Go(func() {
 					time.Sleep(rand.N(100 * time.Millisecond))
-					_, _ = c.Comet.Push(context.WithoutCancel(ctx), r) // one that fails is one that is dropped
+					_, _ = c.Comet.Push(context.WithoutCancel(ctx), r) // a failed call counts as a dropped delivery
 				})
 			default:
 				if _, err := c.Comet.Push(ctx, r); err != nil {
@@ -291,5 +289,5 @@ func (c disturbed) Push(ctx context.Context, req *envelope.PushRequest) (*envelo
 			}
 		}
 	}
-	return &envelope.PushReply{}, nil // no rooms here
+	return &envelope.PushReply{}, nil // these tests have no rooms
 }

@@ -1,20 +1,18 @@
-// Package verify watches a push server keep its promises, from the outside:
-// devices of users that it makes up connect, kept and not kept messages are
-// pushed for as long as told, and what every session of every device received
-// is judged against I1 to I4 (docs/ARCHITECTURE.md; the judge is package
-// history). It is what `imgo verify` runs, and what a program that breaks
-// things meanwhile builds on (Mark).
+// Package verify checks from the outside whether a push server keeps its promises. It invents
+// users, connects their devices, and pushes kept and other messages for a configured time. Package
+// history then judges what every session of every device received against I1 to I4
+// (docs/ARCHITECTURE.md). The command `imgo verify` runs it. Programs that inject faults meanwhile
+// use Mark.
 //
-// It guarantees that a run leaves nothing but the names of its devices on a
-// server that keeps its promises (its tokens are revoked, its messages
-// acknowledged), that what it says is wrong was seen, not guessed, and that
-// its report names who was hit first and by what. It speaks the protocol and
-// the HTTP API as they are and has no SDK's help: what an SDK would mend, such
-// as a message that comes twice, is what it looks for.
+// A run leaves nothing on a correct server except the names of its devices: it revokes its tokens
+// and acknowledges its messages. Each violation in the report was observed. The report names the
+// first affected user and the violation.
 //
-// It does not break anything itself, and knows nothing of roles and settings.
-// In memory it costs about 10 KB a device; what it remembers of pushes is
-// bounded, however long it runs.
+// The package uses the protocol and the HTTP API without an SDK, because an SDK would hide faults
+// such as duplicate messages.
+//
+// The package does not inject faults and does not know roles or settings. It needs about 10 KB of
+// memory for each device. The memory for pushes is bounded, however long the run is.
 package verify
 
 import (
@@ -34,71 +32,66 @@ import (
 	"imgo/verify/history"
 )
 
-// Config is what a run is told. Start from DefaultConfig; API is required.
+// Config is the configuration of a run. Start from DefaultConfig. API is required.
 type Config struct {
-	// API are addresses of the HTTP API, http://host:port. Pushes take turns
-	// over them, and one that is refused goes to the next.
+	// API holds addresses of the HTTP API as http://host:port. Pushes go to them in turn. A push
+	// that fails at one address goes to the next.
 	API []string
-	// Key is the API key; empty: none is needed.
+	// Key is the API key. Empty means that none is needed.
 	Key string
-	// Clients are where devices connect: host:port, tls://host:port,
-	// ws://host:port/sub or wss://…; each goes to any of its transport. Empty:
-	// what GET /v1/nodes says, asked again all the time.
+	// Clients holds the addresses that devices connect to: host:port, tls://host:port,
+	// ws://host:port/sub or wss://…. Each device uses any address of its transport. If Clients is
+	// empty, the addresses come from GET /v1/nodes, which is asked again every two seconds.
 	Clients []string
-	// TLS is for the client addresses that use it; nil: the system's roots.
+	// TLS is for client addresses with TLS. Nil means the root certificates of the system.
 	TLS *tls.Config
 
-	// Users are made up for the run, each with so many Devices: half of these
-	// connect by TCP and half by WebSocket where both are to be had.
+	// Users is the number of users, and Devices the number of devices of each. Half of the devices
+	// connect by TCP and half by WebSocket, if the server offers both.
 	Users, Devices int
-	// Rate is how many pushes a second are begun. Callers bounds those under
-	// way, and so what waits while nobody answers; 0: as many as can be begun
-	// within CallTimeout, so that one address that hangs does not hold up the
-	// others, but at most 4,096.
+	// Rate is the number of pushes that start each second. Callers bounds the pushes in flight. If
+	// Callers is 0, it is 64 plus the number of pushes that start within CallTimeout, at most 4,096.
+	// One address that hangs then does not delay pushes to the others.
 	Rate    float64
 	Callers int
-	// NotKept is the share of pushes that are not kept, and Keyless the share
-	// of the kept ones that have no idempotency key: those are not repeated
-	// once they may have been done. Both 0 to 1.
+	// NotKept is the share of pushes that are not kept. Keyless is the share of kept pushes without
+	// an idempotency key. A push without a key is not repeated if the server may have executed it.
+	// Both are 0 to 1.
 	NotKept, Keyless float64
-	// Body is about how large a message is, in bytes.
+	// Body is the approximate size of a message, in bytes.
 	Body int
-	// Churn is the share of devices that go away of their own will each
-	// minute, for up to Away each.
+	// Churn is the share of devices that leave by their own will each minute. Each stays away for a
+	// random time of up to Away.
 	Churn float64
 	Away  time.Duration
 
-	// Duration is how long pushes are begun; 0: until Run's context is done.
+	// Duration is the time during which pushes start. 0 means until the context of Run is done.
 	Duration time.Duration
-	// Settle bounds how long what was accepted may take to arrive after that.
+	// Settle bounds the time after Duration in which accepted messages may arrive.
 	Settle time.Duration
-	// Linger is how long after everything has arrived something may still come
-	// twice.
+	// Linger is the time for which duplicates are still looked for after everything has arrived.
 	Linger time.Duration
-	// Late is how slow a delivery is that the report lists; with LateFails it
-	// is a violation.
+	// Late is the delivery time above which the report lists a delivery. With LateFails such a
+	// delivery is a violation.
 	Late      time.Duration
 	LateFails bool
-	// GiveUp is how long a push is repeated, and CallTimeout how long one call
-	// of the API may take.
+	// GiveUp bounds the time for which a push is repeated. CallTimeout bounds one call of the API.
 	GiveUp, CallTimeout time.Duration
-	// ConnectTimeout bounds how long it takes until every device has been
-	// connected for the first time.
+	// ConnectTimeout bounds the time until every device has connected once.
 	ConnectTimeout time.Duration
 
-	// Prefix begins the names of the users. Empty, and right but for tests: one
-	// that no other run has.
+	// Prefix is the start of the names of the users. Empty means a prefix that no other run has.
+	// Only tests should set it.
 	Prefix string
-	// Seed makes the same choices again; 0: any.
+	// Seed selects the random choices of the run. 0 means a random seed.
 	Seed uint64
 
-	// Progress, if there is one, is called every ProgressEvery, by one
-	// goroutine.
+	// Progress, if not nil, is called every ProgressEvery by one goroutine.
 	Progress      func(Progress)
 	ProgressEvery time.Duration
 }
 
-// DefaultConfig are the defaults.
+// DefaultConfig returns the default configuration. API is empty.
 func DefaultConfig() Config {
 	return Config{
 		Users: 100, Devices: 2, Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
@@ -107,15 +100,15 @@ func DefaultConfig() Config {
 	}
 }
 
-// Bounds of a Config. A device is a bit of a word, and users share a process
-// with all of their connections.
+// Bounds of a Config. A bit mask in a uint64 holds the devices of a user. All users share one
+// process with all of their connections.
 const (
 	maxDevices = 64
 	maxUsers   = 1_000_000
 	maxBody    = 48 << 10
 )
 
-// Check says which field is wrong, by its name.
+// Check returns an error that names the first wrong field, or nil.
 func (c Config) Check() error {
 	bad := func(field, format string, args ...any) error {
 		return envelope.Invalid(field, fmt.Sprintf(format, args...))
@@ -166,12 +159,12 @@ type account struct {
 	token string
 }
 
-// Verifier is one run. Make it with New and run it once with Run; Mark may be
-// called from anywhere meanwhile.
+// Verifier is one run. New makes it, and Run may be called once. Mark and Progress are safe for
+// concurrent use.
 type Verifier struct {
 	cfg     Config
 	prefix  string
-	head    []byte // what every message begins with
+	head    []byte // first bytes of every message
 	api     *pushapi.Client
 	places  *places
 	h       *history.History
@@ -179,35 +172,35 @@ type Verifier struct {
 	began   time.Time
 	users   []*account
 	devices []*device
-	// dialing bounds the connections that are being made.
+	// dialing is a semaphore for connections that are being made.
 	dialing chan struct{}
-	// calm is closed when devices are to come back and stay.
-	calm  chan struct{}
-	phase atomic.Value // string
+	// pushesDone is closed when the pushing ends: devices must then come back and stay.
+	pushesDone chan struct{}
+	phase      atomic.Value // string
 
 	connected, reconnects, sentAway atomic.Int64
 
 	mu       sync.Mutex
 	problems []string
 	nProblem int
-	offences []Offence // but for losses, which are known at the end
+	offences []Offence // without losses, which are known only at the end
 	kinds    map[history.Kind]int64
 }
 
-// New checks the settings and makes a run. It connects to nothing.
+// New checks the settings and makes a run. It does not connect yet.
 func New(cfg Config) (*Verifier, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	if cfg.Seed == 0 {
-		cfg.Seed = rand.Uint64N(1 << 53) // what a JSON number can carry
+		cfg.Seed = rand.Uint64N(1 << 53) // the integers that a JSON number holds exactly
 	}
 	if cfg.Callers == 0 {
 		cfg.Callers = int(min(4096, 64+cfg.Rate*cfg.CallTimeout.Seconds()))
 	}
 	v := &Verifier{
 		cfg: cfg, prefix: cfg.Prefix, h: history.New(), began: time.Now(),
-		dialing: make(chan struct{}, 64), calm: make(chan struct{}),
+		dialing: make(chan struct{}, 64), pushesDone: make(chan struct{}),
 		kinds: make(map[history.Kind]int64),
 	}
 	if v.prefix == "" {
@@ -223,16 +216,16 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v.ledger = newLedger(v.now, cfg.Late)
 	v.phase.Store(PhaseConnecting)
-	v.h.Watch(v.offended)
+	v.h.Watch(v.onViolation)
 	v.h.Forget(pushesOfUser)
 	return v, nil
 }
 
-// pushesOfUser is how many pushes of each user the history remembers, beside
-// those that are not everywhere yet.
+// pushesOfUser is the number of pushes of each user that the history remembers, besides unfinished
+// ones.
 const pushesOfUser = 500
 
-// now is how long the run has been going on.
+// now returns the time since the start of the run. This is the "time of the run" elsewhere.
 func (v *Verifier) now() time.Duration { return time.Since(v.began) }
 
 // The phases of a run.
@@ -243,12 +236,11 @@ const (
 	PhaseDone       = "done"
 )
 
-// Run connects, pushes until Config.Duration is over or ctx is done, waits
-// for what is still under way, and judges. The error says why nothing could
-// be verified; what is wrong with the server is in the report, and then
-// Report.OK is false. The two never come together.
+// Run connects the devices, pushes until Config.Duration is over or ctx is done, waits for messages
+// in flight, and judges the result. It returns either a report or an error. The error means that
+// nothing could be verified. Faults of the server are in the report, and then Report.OK is false.
 func (v *Verifier) Run(ctx context.Context) (*Report, error) {
-	// The end of ctx ends the pushing. The rest is bounded by itself.
+	// The end of ctx only ends the pushing. The later phases have their own bounds.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer v.api.Close()
@@ -257,20 +249,20 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	defer v.revoke(work)
-	if err := v.enrol(ctx); err != nil {
+	if err := v.createUsers(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
-	var fleet, side sync.WaitGroup
-	defer fleet.Wait()
-	defer side.Wait()
+	var devices, background sync.WaitGroup
+	defer devices.Wait()
+	defer background.Wait()
 	defer cancel()
-	side.Go(func() { v.tell(work) })
-	side.Go(func() { v.places.follow(work) })
-	side.Go(func() { v.beat(work) })
+	background.Go(func() { v.reportProgress(work) })
+	background.Go(func() { v.places.follow(work) })
+	background.Go(func() { v.beat(work) })
 	for _, d := range v.devices {
-		fleet.Go(func() { d.run(work) })
+		devices.Go(func() { d.run(work) })
 	}
-	if err := v.assemble(ctx); err != nil {
+	if err := v.awaitDevices(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 
@@ -282,11 +274,11 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 		defer stop()
 	}
 	began := v.now()
-	side.Go(func() { v.churn(pushing) })
-	wait := v.push(pushing, work) // returns when pushing is done
+	background.Go(func() { v.churn(pushing) })
+	wait := v.push(pushing, work) // returns when the context is done
 	pushed := v.now() - began
 	v.phase.Store(PhaseSettling)
-	close(v.calm)
+	close(v.pushesDone)
 	wait()
 	settled := v.settle(work)
 	v.phase.Store(PhaseDone)
@@ -295,16 +287,15 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	return report, nil
 }
 
-// spareTTL is how much longer than the run its tokens live, and endlessTTL how
-// long those of a run without an end do: for one that is killed before it can
-// revoke them.
+// spareTTL is the lifetime of tokens beyond the planned run. endlessTTL replaces it for a run
+// without Duration. The lifetimes matter if the process is killed before it revokes its tokens.
 const (
 	spareTTL   = time.Hour
 	endlessTTL = 30 * 24 * time.Hour
 )
 
-// enrol makes the users, their tokens and devices.
-func (v *Verifier) enrol(ctx context.Context) error {
+// createUsers makes the users, their tokens and their devices.
+func (v *Verifier) createUsers(ctx context.Context) error {
 	v.users = make([]*account, v.cfg.Users)
 	for i := range v.users {
 		v.users[i] = &account{name: fmt.Sprintf("%s%d", v.prefix, i)}
@@ -327,19 +318,18 @@ func (v *Verifier) enrol(ctx context.Context) error {
 		}
 	}
 	if v.places.nodes() > 1 {
-		// A token is known on every node within a second. (With auth.mode =
-		// "none" one that is not known yet would pass for a user's name.)
+		// Every node knows a new token within a second. With auth.mode = "none", a node would take
+		// an unknown token for the name of a user, so wait for this.
 		return wait.Sleep(ctx, time.Second)
 	}
 	return nil
 }
 
-// parallelCalls is how many calls of the API are made at a time where the run
-// begins and ends.
+// parallelCalls is the number of concurrent API calls at the start and the end of the run.
 const parallelCalls = 16
 
-// each does something for every user, several at a time, until it fails for
-// one.
+// each calls do for every user, parallelCalls at a time. It stops at the first error and returns
+// it.
 func (v *Verifier) each(ctx context.Context, do func(context.Context, *account) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -362,15 +352,15 @@ func (v *Verifier) each(ctx context.Context, do func(context.Context, *account) 
 	return context.Cause(ctx)
 }
 
-// goodbye bounds what is done about tokens at the end.
-const goodbye = 30 * time.Second
+// revokeTimeout bounds the revocation of all tokens.
+const revokeTimeout = 30 * time.Second
 
-// revoke takes the tokens back. One that cannot be is a problem to be said,
-// and no more: it opens nothing but a user that only this run has used.
+// revoke revokes the tokens. Errors are ignored, because a token gives access only to a user that
+// no other run uses, and it expires.
 func (v *Verifier) revoke(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer cancel()
-	// What stopped the making of tokens may stop this, too.
+	// The API may be unavailable here for the same reason that ended the run.
 	_ = v.each(ctx, func(ctx context.Context, u *account) error {
 		if u.token == "" {
 			return nil
@@ -379,9 +369,8 @@ func (v *Verifier) revoke(ctx context.Context) {
 	})
 }
 
-// assemble waits until every device has been connected: from then on every
-// push covers all of them.
-func (v *Verifier) assemble(ctx context.Context) error {
+// awaitDevices waits until every device has connected once. Every later push covers all devices.
+func (v *Verifier) awaitDevices(ctx context.Context) error {
 	limit := time.NewTimer(v.cfg.ConnectTimeout)
 	defer limit.Stop()
 	for i, d := range v.devices {
@@ -397,8 +386,8 @@ func (v *Verifier) assemble(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until everything accepted has arrived, for as long as it may
-// take, and then for what may come twice. It says how long that took.
+// settle waits until everything accepted has arrived, for at most Config.Settle, and then for
+// Config.Linger. It returns the time until everything had arrived.
 func (v *Verifier) settle(ctx context.Context) time.Duration {
 	began := v.now()
 	for v.ledger.waiting() > 0 && v.now()-began < v.cfg.Settle {
@@ -407,12 +396,12 @@ func (v *Verifier) settle(ctx context.Context) time.Duration {
 		}
 	}
 	took := v.now() - began
-	_ = wait.Sleep(ctx, v.cfg.Linger) // only ever ended by its time
+	_ = wait.Sleep(ctx, v.cfg.Linger) // the caller cancels ctx only later, so this cannot fail
 	return took
 }
 
-// tell says how the run goes.
-func (v *Verifier) tell(ctx context.Context) {
+// reportProgress calls Config.Progress at intervals until ctx is done.
+func (v *Verifier) reportProgress(ctx context.Context) {
 	if v.cfg.Progress == nil {
 		return
 	}
@@ -428,10 +417,10 @@ func (v *Verifier) tell(ctx context.Context) {
 	}
 }
 
-// maxProblems is how many problems are remembered; all are counted.
+// maxProblems is the number of problems that are stored. All are counted.
 const maxProblems = 20
 
-// problem notes something wrong that is not the history's to judge.
+// problem records a failure that is not a violation of I1 to I4.
 func (v *Verifier) problem(format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -440,5 +429,5 @@ func (v *Verifier) problem(format string, args ...any) {
 	}
 }
 
-// padding is what makes a message as large as it is to be.
+// padding returns n bytes that fill a message to its size.
 func (v *Verifier) padding(n int) string { return strings.Repeat("x", n) }

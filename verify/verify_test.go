@@ -27,10 +27,10 @@ import (
 	"imgo/verify/history"
 )
 
-// call calls a node's API.
+// call sends a request to the API of a node.
 func call(t *testing.T, n *roles.Node, path, body string) (status int, answer string) {
 	t.Helper()
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: testTimeout}
 	defer client.CloseIdleConnections()
 	resp, err := client.Post("http://"+n.HTTPAddr().String()+path, "application/json", strings.NewReader(body))
 	if err != nil {
@@ -44,8 +44,8 @@ func call(t *testing.T, n *roles.Node, path, body string) (status int, answer st
 	return resp.StatusCode, string(text)
 }
 
-// TestRestartIsSeen stops a server under the run and starts it again: that
-// does no harm, and the report says for how long it was felt, by its mark.
+// TestRestartIsSeen restarts the server during a run. The run finds no violation. The mark in the
+// report shows how long the restart was noticeable.
 func TestRestartIsSeen(t *testing.T) {
 	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
@@ -54,10 +54,10 @@ func TestRestartIsSeen(t *testing.T) {
 	again := func(cfg *config.Config) {
 		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
 	}
-	cfg := few(seen)
+	cfg := shortRun(seen)
 	cfg.CallTimeout = 10 * time.Second
-	cfg.Keyless = 0 // all are repeated until they are accepted
-	// Nobody is at the first address at any time.
+	cfg.Keyless = 0 // every push is repeated until it is accepted
+	// Nothing listens at the first address.
 	cfg.API = []string{"http://127.0.0.1:1", "http://" + api}
 	const down = 500 * time.Millisecond
 	report := during(t, cfg, func(v *verify.Verifier) {
@@ -100,7 +100,7 @@ func TestRestartIsSeen(t *testing.T) {
 	if report.Pushes.Refusals == 0 || report.SentAway == 0 {
 		t.Errorf("%d refusals and %d goodbyes", report.Pushes.Refusals, report.SentAway)
 	}
-	// The run's tokens are gone.
+	// The run has revoked its tokens.
 	if status, answer := call(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`); status != 200 ||
 		!strings.Contains(answer, `"revoked":0`) {
 		t.Errorf("its tokens: %d %s", status, answer)
@@ -108,11 +108,11 @@ func TestRestartIsSeen(t *testing.T) {
 	nothingWaits(t, seen, report)
 }
 
-// nothingWaits waits until a run's last acknowledgements are applied: no
-// message waits for its users.
+// nothingWaits waits until the last acknowledgements of a run are applied, so that its users have
+// no pending messages.
 func nothingWaits(t *testing.T, n *roles.Node, r *verify.Report) {
 	t.Helper()
-	client := &http.Client{Timeout: patience}
+	client := &http.Client{Timeout: testTimeout}
 	defer client.CloseIdleConnections()
 	for i := range r.Users {
 		eventually(t, fmt.Sprintf("nothing waits for user %d", i), func() bool {
@@ -130,13 +130,13 @@ func nothingWaits(t *testing.T, n *roles.Node, r *verify.Report) {
 	}
 }
 
-// TestLate has every delivery be late.
+// TestLate makes every delivery late.
 func TestLate(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fails=%t", fails), func(t *testing.T) {
 			t.Parallel()
-			cfg := few(start(t, roles.Faults{}, nil))
+			cfg := shortRun(start(t, roles.Faults{}, nil))
 			cfg.Late, cfg.LateFails = 1, fails
 			report := until(t, cfg, pushed(50))
 			if report.Deliveries.Late == 0 || len(report.Late) == 0 || report.Late[0].User == "" || report.Late[0].Took <= 0 {
@@ -149,11 +149,11 @@ func TestLate(t *testing.T) {
 	}
 }
 
-// TestStranger pushes to a user of the run behind its back.
+// TestStranger pushes to a user of the run without telling the run.
 func TestStranger(t *testing.T) {
 	t.Parallel()
 	n := start(t, roles.Faults{}, nil)
-	cfg := few(n)
+	cfg := shortRun(n)
 	cfg.Prefix = "stranger-"
 	report := during(t, cfg, func(v *verify.Verifier) {
 		for _, body := range []string{`"hello"`, `{"verify":"stranger-","n":999999}`} {
@@ -168,11 +168,12 @@ func TestStranger(t *testing.T) {
 	}
 }
 
-// TestSentAwayForGood has a user kicked: no device of a run gives a reason.
+// TestSentAwayForGood kicks a user. The run must report it, because its devices give no reason for
+// a final disconnect.
 func TestSentAwayForGood(t *testing.T) {
 	t.Parallel()
 	n := start(t, roles.Faults{}, nil)
-	cfg := few(n)
+	cfg := shortRun(n)
 	cfg.Prefix = "kicked-"
 	report := during(t, cfg, func(v *verify.Verifier) {
 		if status, answer := call(t, n, "/v1/users/kicked-3/kick", `{"device":"d1","reason":"test"}`); status >= 300 {
@@ -188,8 +189,8 @@ func TestSentAwayForGood(t *testing.T) {
 	}
 }
 
-// TestHangingAddress has one address of the API take calls and say nothing: it
-// holds up those pushes that went there, and no others.
+// TestHangingAddress uses one API address that accepts calls and never answers. It must delay only
+// the pushes that went to it.
 func TestHangingAddress(t *testing.T) {
 	t.Parallel()
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
@@ -197,7 +198,7 @@ func TestHangingAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	cfg := few(start(t, roles.Faults{}, nil))
+	cfg := shortRun(start(t, roles.Faults{}, nil))
 	cfg.API = append(cfg.API, "http://"+mute.Addr().String())
 	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, time.Second
 	report := until(t, cfg, pushed(100))
@@ -210,8 +211,8 @@ func TestHangingAddress(t *testing.T) {
 	}
 }
 
-// TestHeartbeats counts the heartbeats at a comet that is scripted: it takes
-// everybody, says how often it wants one, and brings nothing.
+// TestHeartbeats counts the heartbeats at a scripted comet. It accepts every device, sets the
+// heartbeat interval, and sends no messages.
 func TestHeartbeats(t *testing.T) {
 	t.Parallel()
 	comet, err := net.Listen("tcp", "127.0.0.1:0")
@@ -232,7 +233,7 @@ func TestHeartbeats(t *testing.T) {
 	defer serving.Wait()
 	defer comet.Close()
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"token":"t","id":"1"}`) // a caller that is gone needs none
+		_, _ = io.WriteString(w, `{"token":"t","id":"1"}`) // the write fails only if the caller is gone
 	}))
 	defer api.Close()
 
@@ -256,7 +257,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 }
 
-// serveBeats is a connection of that comet.
+// serveBeats serves one connection of the scripted comet.
 func serveBeats(conn net.Conn, beats *atomic.Int64) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
@@ -278,7 +279,7 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 	}
 }
 
-// TestGivenAddresses connects to addresses as they are given.
+// TestGivenAddresses runs against configured client addresses, without asking the API for them.
 func TestGivenAddresses(t *testing.T) {
 	t.Parallel()
 	for name, addresses := range map[string]func(n *roles.Node) []string{
@@ -291,7 +292,7 @@ func TestGivenAddresses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := start(t, roles.Faults{}, nil)
-			cfg := few(n)
+			cfg := shortRun(n)
 			cfg.Clients = addresses(n)
 			if report := until(t, cfg, pushed(50)); !report.OK || report.Deliveries.Received == 0 {
 				t.Errorf("received %d", report.Deliveries.Received)
@@ -300,13 +301,13 @@ func TestGivenAddresses(t *testing.T) {
 	}
 }
 
-// TestCannotBegin has what makes a run impossible: an error, which says why.
+// TestCannotBegin checks that Run returns an error with the reason if a run is impossible.
 func TestCannotBegin(t *testing.T) {
 	t.Parallel()
 	n := start(t, roles.Faults{}, func(cfg *config.Config) {
 		cfg.HTTP.Keys = []httpapi.Key{{Name: "one", Key: "a-key-that-is-long-enough"}}
 	})
-	// Somebody who takes connections and says nothing.
+	// This server accepts connections and never answers.
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -324,7 +325,7 @@ func TestCannotBegin(t *testing.T) {
 		"no user's name":        {func(cfg *verify.Config) { cfg.Prefix = "a\x00" }, "make a token"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := few(n)
+			cfg := shortRun(n)
 			cfg.Key, cfg.ConnectTimeout = "a-key-that-is-long-enough", 500*time.Millisecond
 			c.change(&cfg)
 			v, err := verify.New(cfg)
@@ -339,7 +340,7 @@ func TestCannotBegin(t *testing.T) {
 	}
 }
 
-// TestCheck has what a Config must not have.
+// TestCheck checks that invalid settings are refused.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	good := verify.DefaultConfig()

@@ -1,6 +1,6 @@
-// Package imgoclient is the Go client of imgo: it receives a user's messages
-// over TCP or WebSocket (protocol version 2), acknowledges what was handled,
-// and stays connected.
+// Package imgoclient is the Go client of imgo. It receives the messages of a user over TCP or
+// WebSocket (protocol version 2), acknowledges handled messages, and reconnects after a lost
+// connection.
 //
 //	client, err := imgoclient.New(imgoclient.Config{
 //		Address:   "push.example.com:8080",
@@ -13,16 +13,18 @@
 //	…
 //	err = client.Run(ctx)
 //
-// It guarantees that OnMessage is called for one message at a time, in the
-// order of arrival; that a kept message is acknowledged only after OnMessage
-// has returned without an error; that a message whose handling succeeded is
-// not handed out again by the same Client, however often the server sends it;
-// and that a lost connection is made again with exponential backoff and full
-// jitter, unless the server said that this would be no use.
+// The package gives these guarantees.
 //
-// It keeps nothing on disk: a new process may be given again what the one
-// before had handled and not yet acknowledged. Handling must bear that, for
-// instance by Message.ID.
+//   - OnMessage is called for one message at a time, in the order of arrival.
+//   - A kept message is acknowledged only after OnMessage returned nil for it.
+//   - The same Client does not hand out a handled message again, even if the server
+//     repeats it. The limit is Config.Remember.
+//   - After a lost connection the client reconnects with exponential backoff and full jitter, unless
+//     the server refused that.
+//
+// The client stores nothing on disk. A new process may receive messages again that the old process
+// had handled but not yet acknowledged. The handler must tolerate this, for example with
+// Message.ID.
 package imgoclient
 
 import (
@@ -38,121 +40,121 @@ import (
 	"imgo/protocol"
 )
 
-// Message is one message that was pushed to the user.
+// Message is a message that was pushed to the user.
 type Message struct {
-	// ID is unique and growing for the user's kept messages; 0: not kept.
+	// ID is unique among the kept messages of the user and grows. It is 0 if the message is not
+	// kept.
 	ID uint64
 	// Op is 5, or the operation (1000 and above) that the push named.
 	Op int32
-	// Body is what was pushed, byte for byte. It is the receiver's own.
+	// Body is the pushed body, byte for byte. The receiver may change it.
 	Body []byte
 }
 
-// Kept says whether the message waits in the mailbox until acknowledged.
+// Kept reports whether the message stays in the mailbox until it is acknowledged.
 func (m Message) Kept() bool { return m.ID != 0 }
 
-// Session is what the server says of a connection that it has accepted.
+// Session describes a connection that the server has accepted.
 type Session struct {
-	// ID is the session's name at the server.
+	// ID is the name of the session at the server.
 	ID string
-	// Heartbeat is how often the server wants a sign of life.
+	// Heartbeat is the interval at which the client must send heartbeats.
 	Heartbeat time.Duration
-	// Pending counts the kept messages that waited for the device.
+	// Pending is the number of kept messages that were waiting for the device.
 	Pending int
 }
 
-// Config says where to connect and as whom. It is not changed and not read
-// again after New.
+// Config configures a Client. New copies it, so later changes have no effect.
 type Config struct {
-	// Address is host:port (TCP), or has a scheme: tcp://, tls:// (TLS on TCP),
-	// ws:// or wss:// (path /sub where it has none).
+	// Address is host:port (TCP) or has a scheme: tcp://, tls:// (TLS over TCP), ws:// or wss://.
+	// The default path of a WebSocket is /sub.
 	Address string
-	// Discover is where the server's API is ("https://push.example.com:7172",
-	// or with path and query: "…/v1/nodes/best?zone=eu"): it is asked before
-	// every attempt which nodes are best, and those are tried first. Where it
-	// does not answer, and after them, Address counts. Empty: only Address.
+	// Discover is the address of the HTTP API, such as "https://push.example.com:7172". It may have
+	// a path and a query, such as "…/v1/nodes/best?zone=eu". Before every attempt the client asks
+	// it for the best nodes and tries those first. The client uses Address after them, or if the
+	// API does not answer. If Discover is empty, the client uses only Address.
 	Discover string
-	// Token says who the user is. TokenSource, where given, is asked instead
-	// before every connection; it must honour its context.
+	// Token identifies the user. If TokenSource is set, the client calls it before every connection
+	// instead. It must honour its context.
 	Token       string
 	TokenSource func(ctx context.Context) (string, error)
-	// Device has its own cursor in the mailbox: it gets what the user's other
-	// devices have read already. Empty: the user's default cursor.
+	// Device names this device within the user. Each device receives and acknowledges kept messages
+	// independently of the user's other devices. Empty means the default device of the user.
 	Device string
-	// Key names the session; the server replaces an older one of the same key.
+	// Key names the session. The server closes an older session with the same key.
 	Key string
-	// Platform is shown beside the session by the server's admin calls.
+	// Platform is free text that the admin API of the server shows with the session.
 	Platform string
-	// Rooms are joined with every connection; see also Client.Join.
+	// Rooms are the rooms that every connection joins. See also Client.Join.
 	Rooms []string
-	// Accepts are the operations of 1000 and above to receive.
+	// Accepts lists the operations of 1000 and above that the client wants to receive.
 	Accepts []int32
-	// TLS is for tls:// and wss://; nil: the system's roots.
+	// TLS is for tls:// and wss:// addresses. Nil means the root certificates of the system.
 	TLS *tls.Config
 
-	// OnMessage handles a message. Its error means "not handled": the message
-	// is not acknowledged and comes again with the next session. Required.
+	// OnMessage handles a message. It is required. If it returns an error, the message is not
+	// acknowledged and comes again with the next session.
 	OnMessage func(ctx context.Context, m Message) error
-	// OnConnect and OnDisconnect tell of the connection's fate; either may be
-	// nil. retryIn is when the next attempt begins. They are called by Run's
-	// goroutine, which they hold up, heartbeats and acknowledgements included.
+	// OnConnect is called after a connection was accepted, OnDisconnect after one ended or failed.
+	// retryIn is the time until the next attempt. Either may be nil. Both run on the goroutine of
+	// Run and delay it, including heartbeats and acknowledgements.
 	OnConnect    func(Session)
 	OnDisconnect func(err error, retryIn time.Duration)
-	// NoAck leaves everything unacknowledged: for looking only. The messages
+	// NoAck turns acknowledgements off, for clients that only look at the mailbox. The messages
 	// come again with every session.
 	NoAck bool
 
-	// MinBackoff and MaxBackoff bound the wait between attempts: a random part
-	// of a span that doubles from the one to the other. 500 ms and 30 s.
+	// MinBackoff and MaxBackoff bound the time between attempts. The time is a random part of a
+	// span that doubles from MinBackoff (500 ms) to MaxBackoff (30 s).
 	MinBackoff, MaxBackoff time.Duration
-	// ConnectTimeout bounds token and dial together, up to where the auth packet
-	// is sent. 10 s.
+	// ConnectTimeout bounds TokenSource and the dialing together, until the auth packet is sent.
+	// Default: 10 s.
 	ConnectTimeout time.Duration
-	// AuthTimeout bounds the wait for the answer to the auth packet. 40 s: where
-	// many connect at once the server has them wait for their turn, for up to 30 s
-	// (limits.connect_wait), and who gives up before begins at the end again.
+	// AuthTimeout bounds the wait for the auth reply. Default: 40 s. Under load the server may
+	// queue a connection for up to 30 s (limits.connect_wait). A client that gives up earlier loses
+	// its place in the queue.
 	AuthTimeout time.Duration
-	// CallTimeout bounds a write, and the wait for an answer. 10 s.
+	// CallTimeout bounds a write, and the wait for a reply. Default: 10 s.
 	CallTimeout time.Duration
-	// AckDelay is how long acknowledgements are gathered. 50 ms.
+	// AckDelay is the time for which acknowledgements are gathered into one packet. Default: 50 ms.
 	AckDelay time.Duration
-	// Queue is how many messages may wait for OnMessage; when it is full the
-	// client stops reading, and the server keeps the rest. 256.
+	// Queue is the number of messages that may wait for OnMessage. If it is full, the client stops
+	// reading and the server keeps the rest. Default: 256.
 	Queue int
-	// Remember is how many handled ids are remembered, to know a message that
-	// comes twice. 8192; it should not be less than the mailbox's length.
+	// Remember is the number of handled ids that are remembered to recognise duplicates. It should
+	// be at least the server's bound on a mailbox. Default: 8192.
 	Remember int
-	// MaxBody is the largest body in bytes that is accepted. 4 MiB.
+	// MaxBody is the largest accepted body, in bytes. Default: 4 MiB.
 	MaxBody int
 }
 
-// What Run and the other methods return, beside *CloseError.
+// Errors of Run and the other methods, besides *CloseError.
 var (
-	// ErrNotConnected: there is no connection at the moment.
+	// ErrNotConnected means that there is no connection at the moment.
 	ErrNotConnected = errors.New("not connected to the server")
-	// ErrRunning: Run was called on a client that runs already.
+	// ErrRunning means that Run was called while another Run of the client was active.
 	ErrRunning = errors.New("the client runs already")
 )
 
-// CloseError is the server's reason for the end of a connection. The client goes to
-// the Addresses in it by itself, and to Config.Address when all of them fail.
+// CloseError is the reason that the server gave for the end of a connection. The client tries the
+// Addresses in it by itself. If all of them fail, it uses Config.Address.
 type CloseError = raw.CloseError
 
-// Client is one user's connection, made again whenever it is lost. Run is for
-// one goroutine; everything else may be called from anywhere at any time.
+// Client keeps one connection of a user and replaces it when it is lost. Only one Run may be active
+// at a time. All other methods are safe for concurrent use.
 type Client struct {
 	cfg         Config
 	target      raw.Target
-	discoverURL string // Config.Discover, complete
+	discoverURL string // Config.Discover, with path and transport added
 	inbox       *inbox
 
 	mu      sync.Mutex
 	running bool
-	session *session            // nil while there is no accepted connection
-	rooms   map[string]struct{} // what every connection joins
+	session *session            // nil without an accepted connection
+	rooms   map[string]struct{} // the rooms that every connection joins
 }
 
-// New checks cfg and fills in its defaults. It connects nowhere yet.
+// New checks cfg, fills in the defaults and returns a Client. It does not connect yet.
 func New(cfg Config) (*Client, error) {
 	to, err := raw.ParseTarget(cfg.Address)
 	if err != nil {
@@ -203,16 +205,15 @@ func orDefault[T int | time.Duration](value *T, def T) {
 	}
 }
 
-// stableAfter is how long a session must have lasted for the next loss to
-// start from the shortest backoff again: a server that accepts and closes at
-// once is not hammered.
+// stableAfter is the session length after which a loss starts from the shortest backoff again. It
+// protects a server that accepts connections and closes them at once.
 const stableAfter = 5 * time.Second
 
-// Run connects and stays connected until ctx is done, which is no error: it
-// returns nil once the message under way is handled and the acknowledgements
-// are sent. A *CloseError is the server's word that coming back is of no use
-// (the token is not accepted, the user was kicked …). Every other trouble is
-// told to OnDisconnect and mended by connecting again.
+// Run keeps the client connected until ctx is done. It then waits until the current OnMessage call
+// has returned and the acknowledgements are sent, and returns nil.
+//
+// Run returns a *CloseError if the server says that reconnecting is useless, for example because
+// the user was kicked. After any other failure it calls OnDisconnect and reconnects.
 func (c *Client) Run(ctx context.Context) error {
 	c.mu.Lock()
 	if c.running {
@@ -230,8 +231,8 @@ func (c *Client) Run(ctx context.Context) error {
 	queue := newQueue(c)
 	var working sync.WaitGroup
 	working.Go(func() { queue.work(ctx) })
-	// In this order: no session puts anything any more, so the queue can be
-	// closed; what it holds is handled; then Run returns.
+	// The deferred calls run in this order: first the queue is closed, because no session adds to
+	// it any more. Then the worker handles the rest of the queue, and Run returns.
 	defer working.Wait()
 	defer close(queue.messages)
 
@@ -253,8 +254,8 @@ func (c *Client) Run(ctx context.Context) error {
 		var refused *CloseError
 		retryIn := c.backoff(attempt)
 		if errors.As(err, &refused) && !refused.Reconnect {
-			// A token that has expired can be replaced by one that has not;
-			// if a fresh one is refused too, that is final.
+			// TokenSource may replace an expired token. If the server refuses the new token too,
+			// the refusal is final.
 			expired := refused.Code == int(protocol.CloseTokenExpired) && c.cfg.TokenSource != nil
 			if !expired || renewed {
 				return err
@@ -262,7 +263,7 @@ func (c *Client) Run(ctx context.Context) error {
 			renewed = true
 		}
 		if route.ended(accepted, err) {
-			retryIn = c.backoff(0) // another address is not to be waited for
+			retryIn = c.backoff(0) // try the next address of the round after the shortest backoff
 		} else {
 			attempt++
 		}
@@ -279,9 +280,8 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 }
 
-// backoff is how long to wait before the attempt: a random part of a span
-// that doubles ("full jitter"), so that the clients of a server that went
-// away come back spread over the whole span instead of together.
+// backoff returns the time before the next attempt: a random part of a doubling span ("full
+// jitter"). After a server failure the reconnects of its clients thus spread over the whole span.
 func (c *Client) backoff(attempt int) time.Duration {
 	span := c.cfg.MinBackoff
 	for range attempt {
@@ -293,8 +293,8 @@ func (c *Client) backoff(attempt int) time.Duration {
 	return rand.N(span) + 1
 }
 
-// connectOnce makes one connection and serves it to its end. accepted says
-// whether the server had accepted the token.
+// connectOnce makes one connection and serves it to its end. accepted reports whether the server
+// accepted the token.
 func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (accepted bool, err error) {
 	s, err := c.connect(ctx, to)
 	if err != nil {
@@ -312,7 +312,7 @@ func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (
 	return true, s.serve(ctx, queue, late)
 }
 
-// lateRooms are the changes since the auth packet named its rooms.
+// lateRooms returns the room changes since the auth packet was written. The caller holds c.mu.
 func (c *Client) lateRooms(sent map[string]struct{}) (changes []roomChange) {
 	for room := range c.rooms {
 		if _, ok := sent[room]; !ok {
@@ -327,15 +327,15 @@ func (c *Client) lateRooms(sent map[string]struct{}) (changes []roomChange) {
 	return changes
 }
 
-// Join makes the client a member of the room, now and after every reconnect.
-// Without a connection it takes effect with the next one; with one it waits
-// for the server's answer. A server that allows no more rooms closes the
-// connection, and Run returns its *CloseError.
+// Join makes the client a member of the room, now and after every reconnect. With a connection it
+// waits for the reply of the server. Without one it returns at once and takes effect with the next
+// connection. If the server allows no more rooms, it closes the connection and Run returns its
+// *CloseError.
 func (c *Client) Join(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, roomChange{room, true})
 }
 
-// Leave undoes Join, or a room of Config.Rooms.
+// Leave removes the client from a room of Join or Config.Rooms.
 func (c *Client) Leave(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, roomChange{room, false})
 }
@@ -358,8 +358,8 @@ func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
 	return s.changeRoom(ctx, change)
 }
 
-// Send sends a message upstream, to the business system (op 4). It returns
-// once the bytes are on their way; ErrNotConnected without a connection.
+// Send sends an upstream message to the business system (op 4). It returns once the bytes are
+// written, and does not wait for a reply. It returns ErrNotConnected without a connection.
 func (c *Client) Send(ctx context.Context, body []byte) error {
 	c.mu.Lock()
 	s := c.session

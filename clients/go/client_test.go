@@ -53,13 +53,13 @@ func TestReceivesAndAcknowledges(t *testing.T) {
 	})
 }
 
-// A server that many ask at once has each wait for its turn: for longer than a
-// dial may take, and not for ever.
+// Under load a server delays the auth reply. The client waits longer than ConnectTimeout, but not
+// longer than AuthTimeout.
 func TestWaitsForItsTurn(t *testing.T) {
 	overBoth(t, func(t *testing.T, s *server) {
 		r := start(t, s, func(cfg *imgoclient.Config) { cfg.ConnectTimeout = time.Second })
 		p := s.accept()
-		<-time.After(1500 * time.Millisecond) // until the dial's time is over
+		<-time.After(1500 * time.Millisecond) // longer than ConnectTimeout
 		p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
 		p.push(1)
 		r.expect(1)
@@ -70,7 +70,7 @@ func TestWaitsForItsTurn(t *testing.T) {
 		s := newServer(t, "tcp")
 		r := start(t, s, func(cfg *imgoclient.Config) { cfg.AuthTimeout = 50 * time.Millisecond })
 		s.accept()
-		s.accept() // it gave up, and comes again
+		s.accept() // the client gave up and connects again
 		r.stop()
 	})
 }
@@ -227,7 +227,7 @@ func TestCloseCodes(t *testing.T) {
 }
 
 func TestWebSocketCloseCode(t *testing.T) {
-	// A server that can only say it in the close frame.
+	// This server sends the close code only in the WebSocket close frame.
 	s := newServer(t, "ws")
 	r := start(t, s, nil)
 	p := s.welcome()
@@ -289,7 +289,7 @@ func TestRooms(t *testing.T) {
 	if diff := cmp.Diff([]string{"b"}, p.auth.Rooms); diff != "" {
 		t.Errorf("rooms after a reconnect: %s", diff)
 	}
-	// Comet refuses a room too many by closing.
+	// A comet refuses a room above its limit by closing the connection.
 	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
 	p.expect(protocol.OpSend)
 	go func() { answers <- r.Join(ctx, "c") }()
@@ -316,12 +316,12 @@ func TestHeartbeatAndSilence(t *testing.T) {
 		}
 		p.send(protocol.OpHeartbeatReply, beat.Seq, 0, "")
 	}
-	s.welcome() // the first connection has fallen silent: a new one is made
+	s.welcome() // the first connection is silent, so the client makes a new one
 	r.stop()
 }
 
-// TestSlowHandler: a full queue stops the reading, and nothing is lost or
-// declared dead.
+// TestSlowHandler checks that a full queue stops the reading, without a lost message or a
+// reconnect.
 func TestSlowHandler(t *testing.T) {
 	s := newServer(t, "tcp")
 	gate := make(chan struct{})
@@ -349,8 +349,8 @@ func TestSlowHandler(t *testing.T) {
 	r.stop()
 }
 
-// TestStopWhileBusy: Run waits for the message under way and lets go of those
-// behind it, so that a second Run gets them again.
+// TestStopWhileBusy checks that Run waits for the message that is being handled and drops the
+// messages behind it. A second Run receives those again.
 func TestStopWhileBusy(t *testing.T) {
 	s := newServer(t, "tcp")
 	entered := make(chan struct{}, 10)
@@ -359,7 +359,7 @@ func TestStopWhileBusy(t *testing.T) {
 		cfg.OnMessage = func(ctx context.Context, m imgoclient.Message) error {
 			entered <- struct{}{}
 			if m.ID == 1 {
-				<-ctx.Done() // and is handled all the same
+				<-ctx.Done() // the message is handled although ctx is done
 			}
 			return handle(ctx, m)
 		}
@@ -414,8 +414,8 @@ func TestServerThatIsNotThere(t *testing.T) {
 	}
 }
 
-// TestGarbage: a server that does not speak the protocol is left and tried
-// again, and no amount of it is taken.
+// TestGarbage checks that the client leaves a server that does not speak the protocol and retries
+// later. It must not read unlimited data.
 func TestGarbage(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, nil)

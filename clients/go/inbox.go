@@ -5,22 +5,23 @@ import (
 	"sync"
 )
 
-// inbox remembers what was handled and what is to be acknowledged, over the
-// connections of one Client. Safe for concurrent use.
+// inbox tracks the handled ids and the ids to acknowledge, over all connections of a Client. It is
+// safe for concurrent use.
 type inbox struct {
 	remember int
 	noAck    bool
-	due      chan struct{} // has a token when there is something in acks
+	due      chan struct{} // holds a token while acks is not empty
 
 	mu sync.Mutex
-	// handled are the ids whose handling succeeded; ring has them in order of
-	// arrival, so that the oldest is forgotten first.
+	// handled holds the ids of successfully handled messages. ring holds them in the order of
+	// handling, so that the oldest is forgotten first.
 	handled map[uint64]struct{}
 	ring    []uint64
 	next    int
-	// taken are ids that wait for OnMessage or are with it.
+	// taken holds the ids of messages that wait for OnMessage or are being handled.
 	taken map[uint64]struct{}
-	// acks are handled and not yet written to a connection, each once.
+	// acks holds handled ids that are not yet written to a connection, each once. waiting is the
+	// same set.
 	acks    []uint64
 	waiting map[uint64]struct{}
 }
@@ -36,9 +37,9 @@ func newInbox(remember int, noAck bool) *inbox {
 	}
 }
 
-// take says whether the kept message is to be handled now. One that was
-// handled before is acknowledged again: the server would not have sent it had
-// the first acknowledgement arrived.
+// take reports whether the caller must handle the kept message now. A message that was handled
+// before is acknowledged again, because the server repeats it only if the first acknowledgement was
+// lost.
 func (i *inbox) take(id uint64) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -53,8 +54,8 @@ func (i *inbox) take(id uint64) bool {
 	return true
 }
 
-// done notes how the handling of a taken message ended. One that was not
-// handled is free to be taken again.
+// done records the result of handling a taken message. A message that was not handled may be taken
+// again.
 func (i *inbox) done(id uint64, handled bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -73,8 +74,8 @@ func (i *inbox) done(id uint64, handled bool) {
 	i.ack(id)
 }
 
-// ack adds an id to what is due; mu is held. It is bounded by what can be
-// remembered: what falls out is sent again by the server and acknowledged then.
+// ack adds an id to acks. The caller holds mu. acks holds at most remember ids. The server repeats
+// the messages of dropped ids, and they are acknowledged then.
 func (i *inbox) ack(id uint64) {
 	if _, ok := i.waiting[id]; ok || i.noAck {
 		return
@@ -88,7 +89,7 @@ func (i *inbox) ack(id uint64) {
 	i.signal()
 }
 
-// signal says that acks are due; mu is held.
+// signal wakes the session that waits for due. The caller holds mu.
 func (i *inbox) signal() {
 	select {
 	case i.due <- struct{}{}:
@@ -96,7 +97,8 @@ func (i *inbox) signal() {
 	}
 }
 
-// begin is called by a new session: what the one before left is due now.
+// begin must be called by a new session. It signals acknowledgements that the last session did not
+// write.
 func (i *inbox) begin() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -105,7 +107,7 @@ func (i *inbox) begin() {
 	}
 }
 
-// takeAcks hands out up to n ids to acknowledge, and says whether that is all.
+// takeAcks removes and returns up to n ids to acknowledge. all reports whether none is left.
 func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -115,14 +117,14 @@ func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
 		delete(i.waiting, id)
 	}
 	if i.acks = i.acks[n:]; len(i.acks) == 0 {
-		i.acks = nil // the array is let go of
+		i.acks = nil // releases the array
 		return ids, true
 	}
 	i.signal()
 	return ids, false
 }
 
-// giveBack returns ids that could not be written, for the next connection.
+// giveBack puts ids back that could not be written, for the next connection.
 func (i *inbox) giveBack(ids []uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

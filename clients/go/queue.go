@@ -2,21 +2,21 @@ package imgoclient
 
 import "context"
 
-// queue hands messages to OnMessage, one at a time and in order, over all the
-// connections of one Run: what was received before a connection was lost is
-// handled before what the next one brings.
+// queue passes messages to OnMessage, one at a time and in order. It lives for a whole Run.
+// Messages of a lost connection are thus handled before those of the next one.
 type queue struct {
 	client   *Client
 	messages chan Message
-	stopped  chan struct{} // closed when work has returned
+	stopped  chan struct{} // closed when work stops calling OnMessage
 }
 
 func newQueue(c *Client) *queue {
 	return &queue{client: c, messages: make(chan Message, c.cfg.Queue), stopped: make(chan struct{})}
 }
 
-// work handles messages until ctx is done (what waits is then let go of, and
-// comes again) or the queue is closed (what waits is handled first).
+// work handles messages until ctx is done or the queue is closed. At the end of ctx it drops the
+// waiting messages, and the server sends them again. If the queue is closed, it handles the waiting
+// messages first.
 func (q *queue) work(ctx context.Context) {
 	defer q.drop()
 	defer close(q.stopped)
@@ -39,8 +39,8 @@ func (q *queue) handle(ctx context.Context, m Message) {
 	}
 }
 
-// put waits for room; it gives up when the session has failed or nobody
-// handles messages any more.
+// put adds a message and waits while the queue is full. It drops the message if the session fails
+// or work has stopped.
 func (q *queue) put(m Message, failed <-chan struct{}) {
 	select {
 	case q.messages <- m:
@@ -53,11 +53,11 @@ func (q *queue) put(m Message, failed <-chan struct{}) {
 	}
 }
 
-// wait returns when OnMessage is not and will not be called any more.
+// wait blocks until OnMessage is not running and will not be called again.
 func (q *queue) wait() { <-q.stopped }
 
-// drop lets go of what waits, until the queue is closed: no put may come in
-// behind it whose message nobody lets go of.
+// drop drops messages until the queue is closed. A put that races with the end of work could
+// otherwise leave its id taken forever.
 func (q *queue) drop() {
 	for m := range q.messages {
 		if m.Kept() {

@@ -14,23 +14,22 @@ import (
 )
 
 const (
-	// maxOthers bounds the addresses that are tried before the configured one.
+	// maxOthers is the number of other addresses that are tried before the configured one.
 	maxOthers = 5
-	// discoverTimeout bounds the question where to connect: the configured
-	// address is there without it.
+	// discoverTimeout bounds the discovery request. The configured address needs no discovery.
 	discoverTimeout = 3 * time.Second
-	// maxDiscovered bounds its answer, in bytes.
+	// maxDiscovered bounds the answer of the discovery, in bytes.
 	maxDiscovered = 64 << 10
 )
 
-// route is where the next attempts go, one after another: what the server or
-// the discovery named, then the configured address. It belongs to Run.
+// route is the list of addresses for the next attempts: those of the server or the discovery, then
+// the configured one. Only the goroutine of Run uses it.
 type route struct {
 	client *Client
 	list   []raw.Target
 }
 
-// next is where to connect now.
+// next returns the address of the next attempt. It asks the discovery when the list is empty.
 func (r *route) next(ctx context.Context) raw.Target {
 	if len(r.list) == 0 {
 		r.begin(r.client.discover(ctx))
@@ -40,7 +39,7 @@ func (r *route) next(ctx context.Context) raw.Target {
 	return to
 }
 
-// begin starts a round: the addresses that are of use, then the configured one.
+// begin starts a new round: first the usable addresses, then the configured one.
 func (r *route) begin(addresses []string) {
 	r.list = nil
 	for _, address := range addresses {
@@ -51,21 +50,20 @@ func (r *route) begin(addresses []string) {
 	r.list = append(r.list, r.client.target)
 }
 
-// ended notes how an attempt ended, and says whether the next address of the
-// same round is still to be tried.
+// ended records the end of an attempt. It reports whether the round has more addresses.
 func (r *route) ended(accepted bool, err error) (more bool) {
 	var closed *CloseError
 	switch {
 	case errors.As(err, &closed) && closed.Reconnect && len(closed.Addresses) > 0:
 		r.begin(closed.Addresses)
-		return false // servers that send clients to one another must not do so without end
+		return false // wait for the backoff: two servers may send clients to each other without end
 	case accepted:
 		r.list = nil
 	}
 	return len(r.list) > 0
 }
 
-// discoverURL checks Config.Discover and completes it for the transport.
+// discoverURL checks Config.Discover and adds the path and the transport.
 func discoverURL(discover string, t raw.Target) (string, error) {
 	u, err := url.Parse(discover)
 	switch {
@@ -83,7 +81,7 @@ func discoverURL(discover string, t raw.Target) (string, error) {
 	return u.String(), nil
 }
 
-// discover asks where to connect; nothing where that cannot be found out.
+// discover returns the addresses of the best nodes, or nil if the API does not give any.
 func (c *Client) discover(ctx context.Context) []string {
 	if c.cfg.Discover == "" {
 		return nil
@@ -94,7 +92,7 @@ func (c *Client) discover(ctx context.Context) []string {
 	if err != nil {
 		return nil
 	}
-	// No connection is kept: the next question may be hours away.
+	// Do not keep the connection. The next request may be hours away.
 	transport := &http.Transport{TLSClientConfig: c.cfg.TLS, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
 	response, err := transport.RoundTrip(request)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"imgo/protocol"
 )
 
-// shutDown says goodbye as a comet that stops does.
+// shutDown sends the disconnect packet of a comet that shuts down.
 func (p *peer) shutDown(addresses ...string) {
 	p.t.Helper()
 	list, err := json.Marshal(addresses)
@@ -29,8 +29,8 @@ func (p *peer) shutDown(addresses ...string) {
 	p.close()
 }
 
-// nobody is an address where nobody listens.
-func nobody(t *testing.T) string {
+// deadAddress returns an address where nothing listens.
+func deadAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -40,11 +40,11 @@ func nobody(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// bare is an address without its scheme.
+// bare returns an address without its scheme.
 func bare(address string) string { return strings.TrimPrefix(address, "ws://") }
 
-// TestGoesToTheOthers: the addresses of op 6 come first, those that are down
-// or of no use are passed over, and afterwards the configured one counts again.
+// TestGoesToTheOthers checks that the addresses of a disconnect packet (op 6) are tried first. The
+// client skips those that are down or unusable. Later it uses the configured address again.
 func TestGoesToTheOthers(t *testing.T) {
 	for _, network := range []string{"tcp", "ws"} {
 		t.Run(network, func(t *testing.T) {
@@ -54,17 +54,17 @@ func TestGoesToTheOthers(t *testing.T) {
 			p.push(1)
 			r.expect(1)
 			p.expectAcks(1)
-			p.shutDown("http://"+bare(home.address), "nonsense", nobody(t), bare(other.address), bare(third.address))
+			p.shutDown("http://"+bare(home.address), "nonsense", deadAddress(t), bare(other.address), bare(third.address))
 			p = other.welcome()
 			p.push(1, 2)
-			r.expect(2) // 1 was handled: it is the same client
+			r.expect(2) // 1 was handled before by the same client
 			p.expectAcks(2)
-			// A server that refuses may name others, too.
+			// A server that refuses the client may name other addresses too.
 			p.shutDown(third.address)
 			q := third.accept()
 			q.shutDown(other.address)
 			p = other.welcome()
-			p.close() // lost, without a word: back home
+			p.close() // lost without a disconnect packet: back to the configured address
 			home.welcome()
 			third.none(0)
 			r.stop()
@@ -72,11 +72,11 @@ func TestGoesToTheOthers(t *testing.T) {
 	}
 }
 
-// TestComesHome: when all others are down the configured address is next.
+// TestComesHome checks that the client uses the configured address when all others are down.
 func TestComesHome(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, nil)
-	s.welcome().shutDown(nobody(t), nobody(t))
+	s.welcome().shutDown(deadAddress(t), deadAddress(t))
 	s.welcome()
 	var closed *imgoclient.CloseError
 	if err := <-r.lost; !errors.As(err, &closed) || len(closed.Addresses) != 2 || !closed.Reconnect {
@@ -88,8 +88,8 @@ func TestComesHome(t *testing.T) {
 	r.stop()
 }
 
-// TestOthersDoNotSendItInCircles: servers that stop and name one another are
-// not hammered: the backoff grows.
+// TestOthersDoNotSendItInCircles checks that the backoff grows if servers that shut down name one
+// another.
 func TestOthersDoNotSendItInCircles(t *testing.T) {
 	s := newServer(t, "tcp")
 	var mu sync.Mutex
@@ -114,14 +114,14 @@ func TestOthersDoNotSendItInCircles(t *testing.T) {
 	r.stop()
 }
 
-// TestNeverWithoutTLS: a client with TLS does not follow to where its token
-// would be sent in the clear.
+// TestNeverWithoutTLS checks that a client with TLS ignores addresses without TLS. Its token would
+// be sent in the clear there.
 func TestNeverWithoutTLS(t *testing.T) {
 	plain := newServer(t, "tcp")
 	api := discovery(t, true, func() []string { return []string{"tcp://" + plain.address, "ws://" + plain.address} })
 	lost := make(chan error, 10)
 	r := start(t, plain, func(cfg *imgoclient.Config) {
-		cfg.Address, cfg.Discover = "tls://"+nobody(t), api.URL
+		cfg.Address, cfg.Discover = "tls://"+deadAddress(t), api.URL
 		cfg.TLS = api.Client().Transport.(*http.Transport).TLSClientConfig
 		cfg.OnDisconnect = func(err error, _ time.Duration) {
 			select {
@@ -137,7 +137,7 @@ func TestNeverWithoutTLS(t *testing.T) {
 	r.stop()
 }
 
-// discovery is an API that answers with addresses.
+// discovery is an API server that answers with addresses.
 func discovery(t *testing.T, secure bool, addresses func() []string) *httptest.Server {
 	t.Helper()
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -160,23 +160,23 @@ func discovery(t *testing.T, secure bool, addresses func() []string) *httptest.S
 	return server
 }
 
-// TestDiscover: each connection goes to the best nodes of that moment; without
-// an answer, and when they are down, to the configured address.
+// TestDiscover checks that each connection goes to the best nodes of that moment. The client uses
+// the configured address if there is no answer, or if those nodes are down.
 func TestDiscover(t *testing.T) {
 	for _, network := range []string{"tcp", "ws"} {
 		t.Run(network, func(t *testing.T) {
 			home, a, b := newServer(t, network), newServer(t, network), newServer(t, network)
 			answers := make(chan []string, 10)
 			answers <- []string{bare(a.address)}
-			answers <- []string{nobody(t), b.address}
-			answers <- []string{nobody(t)}
+			answers <- []string{deadAddress(t), b.address}
+			answers <- []string{deadAddress(t)}
 			answers <- nil
 			answers <- []string{a.address}
 			api := discovery(t, false, func() []string { return <-answers })
 			r := start(t, home, func(cfg *imgoclient.Config) { cfg.Discover = api.URL })
 			a.welcome().close()
 			b.welcome().close()
-			home.welcome().close() // the only one named was down
+			home.welcome().close() // the only discovered node was down
 			home.welcome().close() // no answer
 			a.welcome()
 			r.stop()

@@ -24,18 +24,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait of these tests: far above what is needed.
-const patience = time.Minute
+// testTimeout bounds every wait of these tests. It is far longer than any correct step takes.
+const testTimeout = time.Minute
 
-// server is a scripted server: each test plays comet by hand on the
-// connections that it accepts.
+// server is a scripted server. Each test acts as the comet on the connections that it accepts.
 type server struct {
 	t        *testing.T
 	address  string
 	accepted chan *peer
 }
 
-// peer is the server's end of one connection.
+// peer is the server side of one connection.
 type peer struct {
 	t     *testing.T
 	read  func() (transport.Packet, error)
@@ -57,7 +56,7 @@ type auth struct {
 	Accepts  []int32  `json:"accepts"`
 }
 
-// newServer serves "tcp" or "ws".
+// newServer starts a server for "tcp" or "ws".
 func newServer(t *testing.T, network string) *server {
 	t.Helper()
 	s := &server{t: t, accepted: make(chan *peer, 16)}
@@ -84,7 +83,7 @@ func newServer(t *testing.T, network string) *server {
 			s.accepted <- &peer{
 				t: t,
 				read: func() (transport.Packet, error) {
-					if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+					if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 						return transport.Packet{}, err
 					}
 					return transport.ReadPacket(r, &header, 1<<20)
@@ -114,7 +113,7 @@ func (s *server) serveWS() {
 		s.accepted <- &peer{
 			t: s.t,
 			read: func() (transport.Packet, error) {
-				ctx, cancel := context.WithTimeout(ctx, patience)
+				ctx, cancel := context.WithTimeout(ctx, testTimeout)
 				defer cancel()
 				_, data, err := conn.Read(ctx)
 				if err != nil {
@@ -155,13 +154,13 @@ func (s *server) accept() *peer {
 			s.t.Fatalf("auth body %q: %v", packet.Body, err)
 		}
 		return p
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		s.t.Fatal("nobody connected")
 		return nil
 	}
 }
 
-// welcome accepts the next connection and its token.
+// welcome accepts the next connection and sends the auth reply.
 func (s *server) welcome() *peer {
 	s.t.Helper()
 	p := s.accept()
@@ -169,7 +168,7 @@ func (s *server) welcome() *peer {
 	return p
 }
 
-// none says that nobody connects any more.
+// none checks that no client connects within the time.
 func (s *server) none(within time.Duration) {
 	s.t.Helper()
 	select {
@@ -186,7 +185,7 @@ func (p *peer) send(op, seq int32, id uint64, body string) {
 	}
 }
 
-// push sends kept messages whose bodies are their ids.
+// push sends kept messages. The body of each is its id.
 func (p *peer) push(ids ...uint64) {
 	p.t.Helper()
 	for _, id := range ids {
@@ -194,7 +193,7 @@ func (p *peer) push(ids ...uint64) {
 	}
 }
 
-// expect reads packets until one has the operation; heartbeats go unanswered.
+// expect reads packets until one has the operation op. It ignores heartbeats.
 func (p *peer) expect(op int32) transport.Packet {
 	p.t.Helper()
 	for {
@@ -211,8 +210,7 @@ func (p *peer) expect(op int32) transport.Packet {
 	}
 }
 
-// expectAcks reads acknowledgements until it has had n ids, and answers those
-// that ask for it.
+// expectAcks reads ack packets until it has n ids. It replies to packets that ask for a reply.
 func (p *peer) expectAcks(n int) []uint64 {
 	p.t.Helper()
 	var ids []uint64
@@ -231,7 +229,7 @@ func (p *peer) expectAcks(n int) []uint64 {
 	return ids
 }
 
-// running is a client that runs.
+// running is a client whose Run is active.
 type running struct {
 	*imgoclient.Client
 	t        *testing.T
@@ -241,7 +239,7 @@ type running struct {
 	result   chan error
 }
 
-// start runs a client against s; change may change its configuration.
+// start runs a client against s. change, if not nil, may change its configuration.
 func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 	t.Helper()
 	r := &running{
@@ -282,7 +280,7 @@ func (r *running) expect(ids ...uint64) {
 			if m.ID != id || m.Kept() && string(m.Body) != fmt.Sprint(id) {
 				r.t.Fatalf("got message %d %q, want %d", m.ID, m.Body, id)
 			}
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			r.t.Fatalf("message %d did not come", id)
 		}
 	}
@@ -297,19 +295,19 @@ func (r *running) nothing() {
 	}
 }
 
-// wait is how Run ended.
+// wait returns the result of Run.
 func (r *running) wait() error {
 	r.t.Helper()
 	select {
 	case err := <-r.result:
 		return err
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		r.t.Fatal("Run did not return")
 		return nil
 	}
 }
 
-// stop ends the client by its context; p, if not nil, answers its last acks.
+// stop cancels the context of the client and waits for Run.
 func (r *running) stop() {
 	r.t.Helper()
 	r.cancel()
@@ -320,7 +318,7 @@ func (r *running) stop() {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testTimeout); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not in time: " + what)
 		}

@@ -16,13 +16,12 @@ import (
 )
 
 const (
-	// ackBatch is how many ids one packet acknowledges: 4 KiB, well under
-	// every server's body limit.
+	// ackBatch is the number of ids in one ack packet. They take 4 KiB, well below the body limit
+	// of every server.
 	ackBatch = 500
-	// farewell bounds the wait, at the end, for the server to have the last
-	// acknowledgements.
-	farewell = 2 * time.Second
-	// defaultHeartbeat is for a server that does not name one.
+	// lastAckTimeout bounds the wait for the server to confirm the last acknowledgements.
+	lastAckTimeout = 2 * time.Second
+	// defaultHeartbeat is the heartbeat interval if the auth reply has none.
 	defaultHeartbeat = time.Minute
 )
 
@@ -32,13 +31,13 @@ type roomChange struct {
 	join bool
 }
 
-// session is one connection that the server has accepted. serve owns it;
-// changeRoom and send may be called from anywhere while it runs.
+// session is a connection that the server has accepted. One goroutine runs serve. changeRoom and
+// send are safe for concurrent use meanwhile.
 type session struct {
 	client *Client
 	conn   *raw.Conn
 	info   Session
-	rooms  map[string]struct{} // what the auth packet named
+	rooms  map[string]struct{} // the rooms in the auth packet
 
 	failed chan struct{} // closed when err is set
 	once   sync.Once
@@ -79,7 +78,7 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The handshake ends early when ctx does.
+	// The end of ctx closes the connection, which ends the handshake.
 	waiting, cancelWait := context.WithTimeout(ctx, c.cfg.AuthTimeout)
 	defer cancelWait()
 	stop := context.AfterFunc(waiting, conn.Close)
@@ -102,7 +101,7 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 	}, nil
 }
 
-// handshake says who we are and waits for the server's word.
+// handshake sends the auth packet and waits for the reply.
 func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (Session, error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.Write(deadline, raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}); err != nil {
@@ -119,11 +118,11 @@ func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (Session, error
 		case protocol.OpDisconnect:
 			return Session{}, raw.ParseClose(p.Body)
 		}
-		// Nothing else means anything before the auth reply.
+		// Other packets have no meaning before the auth reply.
 	}
 }
 
-// readInfo reads the body of the auth reply.
+// readInfo parses the body of the auth reply.
 func readInfo(body []byte) (Session, error) {
 	var reply struct {
 		Session   string  `json:"session"`
@@ -142,7 +141,7 @@ func readInfo(body []byte) (Session, error) {
 	return info, nil
 }
 
-// ended says in words that the stream is over.
+// ended adds a readable text to the end of a stream. It returns other errors unchanged.
 func ended(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("the server ended the connection: %w", err)
@@ -150,7 +149,8 @@ func ended(err error) error {
 	return err
 }
 
-// serve runs the session until it fails, which is its error, or ctx is done.
+// serve runs the session until it fails or ctx is done. It returns the error of the failure, or nil
+// at the end of ctx. late are room changes that the auth packet did not contain.
 func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) error {
 	var reading sync.WaitGroup
 	reading.Go(func() { s.fail(s.receive(queue)) })
@@ -167,7 +167,7 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 	}
 	heartbeat := time.NewTicker(s.info.Heartbeat)
 	defer heartbeat.Stop()
-	var gathered <-chan time.Time // not nil while more acknowledgements may join the first
+	var gathered <-chan time.Time // fires when the gathered acknowledgements must be sent; nil if there are none
 	due := s.client.inbox.due
 	s.client.inbox.begin()
 	for {
@@ -175,9 +175,9 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 		case <-s.failed:
 			return s.err
 		case <-ctx.Done():
-			// The message under way is acknowledged, if its handling succeeds.
+			// OnMessage may still be running. Its message is acknowledged if it succeeds.
 			queue.wait()
-			s.farewell()
+			s.sendLastAcks()
 			return nil
 		case <-heartbeat.C:
 			if err := s.write(protocol.OpHeartbeat, s.nextSeq(), nil); err != nil {
@@ -194,7 +194,7 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 	}
 }
 
-// fail ends the session with its first error.
+// fail ends the session. Only the first error counts.
 func (s *session) fail(err error) {
 	s.once.Do(func() {
 		s.err = err
@@ -202,11 +202,11 @@ func (s *session) fail(err error) {
 	})
 }
 
-// receive reads until the connection ends; its error is never nil.
+// receive reads packets until the connection ends. The error is never nil.
 func (s *session) receive(queue *queue) error {
 	for {
-		// The server answers every heartbeat: silence for longer than that is
-		// the end. Time spent in the queue below does not count.
+		// The server answers every heartbeat, so longer silence means that the connection is dead.
+		// The deadline is set anew before each read, so time spent in a full queue does not count.
 		p, err := s.conn.Read(time.Now().Add(s.info.Heartbeat + s.client.cfg.CallTimeout))
 		if err != nil {
 			return fmt.Errorf("receive: %w", ended(err))
@@ -229,7 +229,8 @@ func (s *session) receive(queue *queue) error {
 	}
 }
 
-// dispatch gives a packet to whom it is for.
+// dispatch passes a packet to the queue or to the call that waits for it. It returns a *CloseError
+// for a disconnect packet.
 func (s *session) dispatch(p raw.Packet, queue *queue) error {
 	switch {
 	case p.Op == protocol.OpDisconnect:
@@ -245,14 +246,14 @@ func (s *session) dispatch(p raw.Packet, queue *queue) error {
 		delete(s.answers, p.Seq)
 		s.mu.Unlock()
 		if ok {
-			answer <- p // has room for its one packet
+			answer <- p // does not block: the channel has a buffer for its only packet
 		}
 	}
 	return nil
 }
 
-// sendAcks writes what is due; with seq not 0 the last packet asks for an
-// answer. sent says whether there was anything.
+// sendAcks writes all acknowledgements that are due. If seq is not 0, the last packet asks for a
+// reply with that number. sent reports whether anything was written.
 func (s *session) sendAcks(seq int32) (sent bool, err error) {
 	for {
 		ids, all := s.client.inbox.takeAcks(ackBatch)
@@ -274,15 +275,15 @@ func (s *session) sendAcks(seq int32) (sent bool, err error) {
 	}
 }
 
-// farewell sends the last acknowledgements and waits until the server says
-// that it has them: closing at once could make the kernel throw them away.
-func (s *session) farewell() {
+// sendLastAcks sends the last acknowledgements and waits for the reply of the server. Without the
+// wait, closing the connection could make the kernel discard them.
+func (s *session) sendLastAcks() {
 	seq, answer := s.expect()
 	defer s.forget(seq)
 	if sent, err := s.sendAcks(seq); err != nil || !sent {
-		return // they come again with the next session
+		return // unacknowledged messages come again with the next session
 	}
-	timeout := time.NewTimer(farewell)
+	timeout := time.NewTimer(lastAckTimeout)
 	defer timeout.Stop()
 	select {
 	case <-answer:
@@ -299,7 +300,7 @@ func (s *session) write(op, seq int32, body []byte) error {
 	return nil
 }
 
-// nextSeq numbers a packet; never 0, which asks for no answer.
+// nextSeq returns the number of the next packet. It is never 0, because 0 asks for no reply.
 func (s *session) nextSeq() int32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -309,7 +310,8 @@ func (s *session) nextSeq() int32 {
 	return s.seq
 }
 
-// expect numbers a packet whose answer is waited for.
+// expect returns a new packet number and the channel on which its reply arrives. The caller must
+// call forget.
 func (s *session) expect() (int32, chan raw.Packet) {
 	seq := s.nextSeq()
 	answer := make(chan raw.Packet, 1)
@@ -332,7 +334,7 @@ func roomOp(join bool) int32 {
 	return protocol.OpLeaveRoom
 }
 
-// changeRoom tells the server and waits for its answer.
+// changeRoom asks the server for the change and waits for the reply.
 func (s *session) changeRoom(ctx context.Context, change roomChange) error {
 	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.CallTimeout)
 	defer cancel()

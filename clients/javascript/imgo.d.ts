@@ -1,4 +1,4 @@
-/** Types of the imgo client. README.md has a first example. */
+/** Types of the imgo client. README.md has an example. */
 
 /** Any JSON value. */
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -6,35 +6,34 @@ export type Json = null | boolean | number | string | Json[] | { [key: string]: 
 /** One pushed message. Frozen. */
 export interface ImgoMessage {
   /**
-   * The id in the user's mailbox, a decimal string that grows from message to
-   * message (compareIds); null when the message is not kept.
+   * The id of a kept message: a decimal string that grows from message to message (see compareIds).
+   * It is null if the message is not kept.
    */
   readonly id: string | null;
-  /** 5, or the operation from 1000 up that the push named. */
+  /** The operation: 5, or the operation from 1000 that the push named. */
   readonly op: number;
   /**
-   * The body: the JSON value that was pushed, a string when it was text, and
-   * { base64: "…" } when it was neither.
+   * The body: the pushed JSON value, a string for other text, or { base64: "…" } for other bytes.
    */
   readonly body: Json;
   /** Whether the server keeps the message until this device has acknowledged it. */
   readonly kept: boolean;
 }
 
-/** What the server said when it accepted the client. */
+/** What the server returned when it accepted the client. */
 export interface ImgoInfo {
-  /** The server's name for this session; empty when it gave none. */
+  /** The name of the session at the server; empty if it returned none. */
   readonly session: string;
-  /** The user that the token stands for; empty when the server did not say. */
+  /** The user of the token; empty if the server did not return it. */
   readonly user: string;
-  /** How often the client gives a sign of life, in milliseconds. */
+  /** The interval between two heartbeats, in milliseconds. */
   readonly heartbeat: number;
-  /** How many kept messages were waiting for this device. */
+  /** The number of kept messages that were waiting for this device. */
   readonly pending: number;
 }
 
 export type ImgoState =
-  /** Made, and connect() was not called yet. */
+  /** connect() was not called yet. */
   | 'idle'
   /** An attempt is under way. */
   | 'connecting'
@@ -42,7 +41,7 @@ export type ImgoState =
   | 'live'
   /** Between two attempts. */
   | 'waiting'
-  /** close() was called, or the server refused for good. connect() starts anew. */
+  /** close() was called, or the server refused the client. connect() starts again. */
   | 'closed';
 
 export type ImgoStateEvent =
@@ -53,7 +52,7 @@ export type ImgoStateEvent =
       readonly attempt: number;
       /** Milliseconds until the next attempt. */
       readonly retryInMs: number;
-      /** The close code, 0 when the client itself gave the connection up. */
+      /** The close code; 0 if the client itself ended the connection. */
       readonly code: number;
       readonly reason: string;
     }
@@ -61,44 +60,44 @@ export type ImgoStateEvent =
       readonly state: 'closed';
       readonly code: number;
       readonly reason: string;
-      /** False after close(), true when the server refused for good. */
+      /** True if the server refused the client, false after close(). */
       readonly failed: boolean;
     };
 
 export interface ImgoDisconnect {
-  /** Of op 6 or the WebSocket; 0 when the client itself gave the connection up. */
+  /** The code of op 6 or of the WebSocket; 0 if the client itself ended the connection. */
   readonly code: number;
   readonly reason: string;
-  /** Whether the client comes back by itself. */
+  /** Whether the client reconnects by itself. */
   readonly reconnect: boolean;
-  /** In how many milliseconds. */
+  /** Milliseconds until the next attempt. */
   readonly retryInMs: number;
 }
 
 export type ImgoErrorCode =
   /** An argument is wrong; the message names it. */
   | 'invalid'
-  /** No WebSocket class in this runtime, and none was passed. */
+  /** The runtime has no WebSocket class, and none was passed. */
   | 'unsupported'
-  /** close() was called before this was done. */
+  /** close() was called before the operation was complete. */
   | 'closed'
-  /** The server said not to come back; closeCode has its code. */
+  /** The server refused a reconnect. closeCode has its code. */
   | 'refused'
   /** The operation needs a live connection. */
   | 'not_live'
-  /** The connection was lost on the way. */
+  /** The connection was lost before the reply. */
   | 'lost'
   /** The server did not answer in time. */
   | 'timeout'
-  /** Too many join, leave and send calls wait for an answer. */
+  /** Too many join, leave and send calls wait for a reply. */
   | 'too_many'
-  /** getToken failed; cause has its error. */
+  /** getToken failed. cause has its error. */
   | 'token'
-  /** A listener threw or rejected; cause has its error. */
+  /** A listener threw or rejected. cause has its error. */
   | 'handler'
-  /** The server sent what the protocol does not have. */
+  /** The server violated the protocol. */
   | 'protocol'
-  /** The storage refused to take the handled ids. */
+  /** The storage failed to save the handled ids. */
   | 'storage';
 
 export class ImgoError extends Error {
@@ -115,85 +114,89 @@ export interface ImgoStorage {
 }
 
 export interface ImgoOptions {
-  /** The server's WebSocket address: ws://host:8090/sub or wss://… */
+  /** The WebSocket address of the server: ws://host:8090/sub or wss://… */
   url: string;
   /**
-   * The server's API, https://host:7172 or with path and query
-   * (…/v1/nodes/best?zone=eu): asked before every attempt which nodes are best,
-   * and those are tried first. Where it does not answer in time, and after
-   * them, url counts. Must be https where url is wss.
+   * The address of the HTTP API, such as https://host:7172. It may have a path and a query
+   * (…/v1/nodes/best?zone=eu). Before every attempt the client asks it for the best nodes and tries
+   * those first. The client uses url after them, or if the API does not answer in time. If url is
+   * wss, discover must be https.
    */
   discover?: string;
-  /** The fetch for discover; the runtime's own unless given. */
+  /** The fetch function for discover. Default: that of the runtime. */
   fetch?: typeof fetch;
-  /** For the answer to discover, milliseconds (3000). */
+  /** Limit for the answer to discover, in milliseconds (3000). */
   discoverTimeout?: number;
-  /** The client token. Without it getToken is asked before the first attempt. */
+  /** The client token. If it is missing, getToken is called before the first attempt. */
   token?: string;
   /**
-   * Makes a token. Asked once when the server says that the token has expired
-   * (3502); a second such answer in a row is final. When it rejects, the client
-   * tries again with backoff, or ends if the error has `final: true`.
+   * Returns a token. The client calls it again when the server reports an expired token (3502). A
+   * second such report in a row is final. If it rejects, the client retries with backoff, or ends
+   * if the error has `final: true`.
    */
   getToken?: () => string | Promise<string>;
   /**
-   * This device's name: it gets what the user's other devices have read
-   * already. Without one, the session shares the user's default cursor.
+   * The name of this device. Each device receives kept messages independently of the user's other
+   * devices. Without a name, the session uses the default device of the user.
    */
   device?: string;
-  /** Free text such as "web" or "ios", shown by the server's API. */
+  /** Free text such as "web" or "ios", which the API of the server shows. */
   platform?: string;
-  /** Rooms to be in, each 1 to 128 bytes. */
+  /** Rooms to join, each 1 to 128 bytes. */
   rooms?: string[];
-  /** Operations from 1000 up that this client accepts. */
+  /** Operations from 1000 that this client wants to receive. */
   accepts?: number[];
 
-  /** The WebSocket class; the runtime's own unless given (Node 20 has none). */
+  /** The WebSocket class. Default: that of the runtime (Node 20 has none). */
   WebSocket?: new (url: string) => any;
   /**
-   * Remembers which ids were handled, for instance window.localStorage, so
-   * that a message is not handled twice across a reload. One client at a time
-   * may use a key.
+   * Stores the handled ids, for instance window.localStorage. Messages are then not handled twice
+   * after a reload. Only one client at a time may use a key.
    */
   storage?: ImgoStorage;
-  /** The key in storage. Give one that names the user if users share a browser. */
+  /** The key in storage. It should name the user if several users share a browser. */
   storageKey?: string;
 
-  /** First window of the backoff, milliseconds (500). A wait is random between 0 and the window. */
+  /**
+   * First window of the backoff, in milliseconds (500). The wait is a random part of the window.
+   */
   backoffBase?: number;
-  /** Largest window, milliseconds (30000). */
+  /** Largest window of the backoff, in milliseconds (30000). */
   backoffCap?: number;
-  /** A connection that lived so long starts the backoff anew, milliseconds (10000). */
+  /**
+   * Length of a connection after which the backoff starts again at its first window, in
+   * milliseconds (10000).
+   */
   stableAfter?: number;
-  /** For token and socket together, milliseconds (10000). */
+  /** Limit for token and socket together, in milliseconds (10000). */
   connectTimeout?: number;
   /**
-   * For the answer to the auth packet, milliseconds (40000): where many connect
-   * at once the server has each wait for its turn, for up to 30 s.
+   * Limit for the auth reply, in milliseconds (40000). Under load the server may queue a connection
+   * for up to 30 s.
    */
   authTimeout?: number;
-  /** Silence after a heartbeat that ends the connection, milliseconds (10000). */
+  /** The client reconnects after this silence following a heartbeat, in milliseconds (10000). */
   heartbeatTimeout?: number;
-  /** For the reply to join(), leave() and send(), milliseconds (10000). */
+  /** Limit for the reply to join(), leave() and send(), in milliseconds (10000). */
   requestTimeout?: number;
-  /** How long acknowledgements are gathered, milliseconds (50). */
+  /** Time for which acknowledgements are gathered into one frame, in milliseconds (50). */
   ackDelay?: number;
-  /** Acknowledgements in one frame (500). */
+  /** Largest number of acknowledgements in one frame (500). */
   ackBatch?: number;
-  /** How many handled ids are remembered (4096). More than the server's bound on a mailbox. */
+  /** Number of remembered handled ids (4096). It should exceed the server's bound on a mailbox. */
   seenLimit?: number;
   /**
-   * How many messages may wait for the listeners (10000). Beyond it messages
-   * that are not kept are dropped and counted, and a kept one ends the
-   * connection: it comes again, in its place, after the reconnect.
+   * Number of messages that may wait for the listeners (10000). If it is reached, messages that are
+   * not kept are dropped and counted. A kept message then ends the connection, and comes again in
+   * its order after the reconnect.
    */
   inboxLimit?: number;
 }
 
 export interface ImgoCounts {
-  /** Messages that went to the listeners. */
+  /** Messages that were queued for the listeners. */
   readonly received: number;
-  /** Kept messages that came again and were recognised. */
+  /** Repeated kept messages that were recognised. */
   readonly duplicates: number;
   /** Messages for which the inbox had no room. */
   readonly dropped: number;
@@ -205,77 +208,79 @@ export interface ImgoCounts {
 
 export interface ImgoEvents {
   /**
-   * A message. Messages come one at a time and in order: a listener that
-   * returns a promise holds up the next. A kept message is acknowledged when
-   * all listeners are done; when one throws or rejects it is not, and the
-   * server sends it again at the next session. Without any listener messages wait.
+   * A message. Messages come one at a time and in order. The promise of a listener delays the next
+   * message. A kept message is acknowledged when all listeners are done. If one throws or rejects,
+   * it is not acknowledged, and the server sends it again in the next session. Messages wait while
+   * there is no listener.
    */
   message: (message: ImgoMessage) => unknown;
   /** The state changed. */
   state: (event: ImgoStateEvent) => void;
-  /** A connection, or an attempt at one, ended other than by close(). */
+  /** A connection or an attempt ended, except by close(). */
   disconnect: (event: ImgoDisconnect) => void;
-  /** Something went wrong; without a listener it goes to console.error. */
+  /** A failure. Without a listener it goes to console.error. */
   error: (error: ImgoError) => void;
 }
 
 export class ImgoClient {
-  /** Throws ImgoError 'invalid' or 'unsupported'. Does not connect. */
+  /** Throws ImgoError 'invalid' or 'unsupported'. It does not connect yet. */
   constructor(options: ImgoOptions);
 
   readonly state: ImgoState;
-  /** What the server said when it last accepted this client; null before. */
+  /** What the server returned when it last accepted this client; null before that. */
   readonly info: ImgoInfo | null;
-  /** The rooms that the client is in, or will be when it is live. */
+  /** The rooms that the client is in, or will join with the next connection. */
   readonly rooms: string[];
-  /** The highest id that the listeners were done with; null before one. */
+  /** The highest handled id; null before the first. */
   readonly lastId: string | null;
   readonly counts: ImgoCounts;
 
-  /** Adds a listener; the function that comes back takes it away again. */
+  /** Adds a listener. The returned function removes it. */
   on<E extends keyof ImgoEvents>(event: E, listener: ImgoEvents[E]): () => void;
   off<E extends keyof ImgoEvents>(event: E, listener: ImgoEvents[E]): void;
 
   /**
-   * Connects, and stays connected until close(). The promise is for the next
-   * time the client is live: it waits through failed attempts, and rejects
-   * with ImgoError 'refused', 'token', 'invalid' or 'closed'. It need not be
-   * taken. While waiting for an attempt: makes it now.
+   * Connects, and stays connected until close(). While the client waits for the next attempt,
+   * connect() starts it now.
+   *
+   * The promise resolves when the client is live, even after failed attempts. It rejects with
+   * ImgoError 'refused', 'token', 'invalid' or 'closed'. The caller may ignore it.
    */
   connect(): Promise<ImgoInfo>;
 
   /**
-   * Ends the connection and stays away. Acknowledgements that are due are
-   * sent first; kept messages that no listener has had come again later.
+   * Ends the connection and stops reconnecting. Due acknowledgements are sent first. Kept messages
+   * that no listener has received come again later.
    */
   close(): void;
 
   /**
-   * Joins a room, now and after every reconnect. Resolves when the server has
-   * it; before connect() and after close() at once.
+   * Joins a room, now and after every reconnect. It resolves when the server has confirmed it.
+   * Before connect() and after close() it resolves at once.
    */
   join(room: string): Promise<void>;
   leave(room: string): Promise<void>;
 
   /**
-   * Sends a message upstream, to the business system behind the server.
-   * Resolves when the server has it. It is not sent again after a lost
-   * connection: rejects with 'not_live', 'invalid' and 'too_many' (not sent),
-   * or 'lost' and 'timeout' (nobody knows). op: 4 (default) or from 1000 up.
+   * Sends an upstream message to the business system behind the server. It resolves when the server
+   * has received the message. The client never repeats it.
+   *
+   * It rejects with 'not_live', 'invalid' or 'too_many' if the message was not sent. It rejects
+   * with 'lost' or 'timeout' if the result is unknown. op is 4 (the default) or from 1000.
    */
   send(body: Json, options?: { op?: number }): Promise<void>;
 
-  /** Forgets which ids were handled: for a server whose data was wiped. */
+  /** Forgets all handled ids. Use it if the data of the server was deleted. */
   forget(): void;
 }
 
-/** Compares two ids as a sort function wants it. */
+/** Compares two message ids for sorting. */
 export function compareIds(a: string, b: string): -1 | 0 | 1;
 
-/** Whether a client should come back by itself after a close code. */
+/** Reports whether a client should reconnect by itself after a close code. */
 export function reconnects(code: number): boolean;
 
-/** The operations of the protocol that a client meets. */
+/** The operations of the protocol that a client uses. */
 export const Op: Readonly<{
   heartbeat: 2;
   heartbeatReply: 3;

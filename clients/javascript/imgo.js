@@ -1,15 +1,14 @@
 /**
- * A client for the imgo push server, for browsers and Node: ES modules, no
+ * A client for the imgo push server, for browsers and Node. It is an ES module without
  * dependencies.
  *
- * It keeps one WebSocket to the server (JSON frames, protocol version 2),
- * comes back by itself when that is lost, hands every message to the `message`
- * listeners in order, and acknowledges a kept message once they are done with
- * it. A kept message that the server sends again is recognised by its id.
+ * The client keeps one WebSocket to the server (JSON frames, protocol version 2) and reconnects
+ * when it is lost. It passes every message to the `message` listeners in order. It acknowledges a
+ * kept message when the listeners are done with it. It recognises repeated kept messages by their
+ * ids.
  *
- * It never throws out of a socket's event: what goes wrong is an `error`
- * event, a rejected promise, or both. imgo.d.ts documents every option and
- * event.
+ * The client never throws out of a socket event. A failure becomes an `error` event, a rejected
+ * promise, or both. imgo.d.ts documents every option and event.
  */
 import { Inbox } from './inbox.js';
 import { ImgoError, Op, TOKEN_EXPIRED, VERSION, checkedRoom, deferred, reconnects, textOf } from './protocol.js';
@@ -20,22 +19,22 @@ export { ImgoError, Op, compareIds, reconnects } from './protocol.js';
 const DEFAULTS = {
   backoffBase: 500,
   backoffCap: 30_000,
-  stableAfter: 10_000, // live for so long: the next loss starts from backoffBase again
-  discoverTimeout: 3000, // then the configured address is taken
+  stableAfter: 10_000, // a connection of this length resets the backoff
+  discoverTimeout: 3000, // after it the configured address is used
   connectTimeout: 10_000, // for token and socket together
-  authTimeout: 40_000, // for the auth reply: a server that is asked by many at once has each wait for up to 30 s
-  heartbeatTimeout: 10_000, // silence after a heartbeat: the connection is dead
+  authTimeout: 40_000, // under load the server may queue a connection for up to 30 s
+  heartbeatTimeout: 10_000, // the connection counts as dead after this silence
   requestTimeout: 10_000, // for the reply to join, leave and send
   ackDelay: 50,
-  ackBatch: 500, // ids a frame: 12 KiB, well under the server's 64 KiB a body
+  ackBatch: 500, // ids in a frame: 12 KiB, well below the server's body limit of 64 KiB
   seenLimit: 4096,
   inboxLimit: 10_000,
 };
-const DEFAULT_HEARTBEAT = 60_000; // for a server that does not name one
-const MAX_HEARTBEAT = 24 * 3600; // seconds; a timer of 25 days and more would fire at once
-const MAX_CALLS = 1000; // join, leave and send calls that wait for an answer
+const DEFAULT_HEARTBEAT = 60_000; // used if the auth reply has none
+const MAX_HEARTBEAT = 24 * 3600; // seconds; a timer of 25 days or more would fire at once
+const MAX_CALLS = 1000; // bound on join, leave and send calls that wait for a reply
 
-/** One client of one user. Methods may be called at any time, from any event. */
+/** A client of one user. Methods may be called at any time, also from event listeners. */
 export class ImgoClient {
   #options;
   #WebSocket;
@@ -45,21 +44,21 @@ export class ImgoClient {
   #inbox;
 
   #state = 'idle';
-  #wanted = false; // between connect() and close() or a final refusal
-  #discover = null; // asks where to connect
-  #asking = null; // aborts that question
-  #route = []; // where the next attempts go, the configured address last
-  #link = null; // this attempt's socket, and what is known of it
-  #turn = 0; // grows with every attempt: a late answer to an old one is void
+  #wanted = false; // true from connect() until close() or a final refusal
+  #discover = null; // asks the API for the best nodes
+  #asking = null; // aborts the current discovery
+  #route = []; // addresses of the next attempts, the configured one last
+  #link = null; // the socket of this attempt and its state
+  #attemptId = 0; // grows with every attempt, so that late results of old ones are ignored
   #attempt = 0; // attempts since the last stable connection
-  #tokenRenewed = false; // a fresh token was asked for since the last auth reply
+  #tokenRenewed = false; // a new token was requested since the last auth reply
   #seq = 0;
-  #ready = null; // what connect() returned and has not been settled
+  #ready = null; // the pending promise of connect()
   #info = null;
-  #unwatch = null; // takes the listeners on window and document away
+  #unwatch = null; // removes the listeners on window and document
   #timers = new Map(); // name -> timer
-  #requests = new Map(); // seq -> call that the server has not answered
-  #waiters = []; // join and leave calls that the next auth will carry out
+  #requests = new Map(); // seq -> call that waits for a reply
+  #waiters = []; // join and leave calls that the next auth packet covers
 
   constructor(options) {
     if (typeof options?.url !== 'string' || !/^wss?:\/\//i.test(options.url)) {
@@ -128,7 +127,7 @@ export class ImgoClient {
     if (this.#state === 'live') return Promise.resolve(this.#info);
     if (!this.#ready) {
       this.#ready = deferred();
-      this.#ready.promise.catch(() => {}); // the error is an event too: nobody has to take the promise
+      this.#ready.promise.catch(() => {}); // the error is also an event, so an unused promise must not warn
     }
     const { promise } = this.#ready;
     if (!this.#wanted) {
@@ -176,49 +175,49 @@ export class ImgoClient {
   // ------------------------------------------------------------ connection
 
   #dial() {
-    const turn = ++this.#turn;
+    const attemptId = ++this.#attemptId;
     this.#stopTimer('retry');
     this.#startTimer('connect', this.#options.connectTimeout, () => {
       this.#lost(0, `no connection within ${this.#options.connectTimeout} ms`);
     });
     this.#setState('connecting', { attempt: this.#attempt });
-    if (turn !== this.#turn) return; // a listener called close()
+    if (attemptId !== this.#attemptId) return; // a listener called close()
     if (this.#token !== null) {
-      this.#choose(turn);
+      this.#choose(attemptId);
       return;
     }
     const taken = (token) => {
-      if (turn !== this.#turn) return;
+      if (attemptId !== this.#attemptId) return;
       if (typeof token !== 'string' || token === '') {
         this.#finish(new ImgoError('token', 'getToken() must give a string that is not empty'), true);
         return;
       }
       this.#token = token;
-      this.#choose(turn);
+      this.#choose(attemptId);
     };
     const failed = (cause) => {
-      if (turn !== this.#turn) return;
+      if (attemptId !== this.#attemptId) return;
       const error = new ImgoError('token', `getToken() failed: ${textOf(cause)}`, { cause });
       if (cause?.final === true) {
         this.#finish(error, true);
         return;
       }
       this.#emitError(error);
-      if (turn === this.#turn) this.#lost(0, error.message);
+      if (attemptId === this.#attemptId) this.#lost(0, error.message);
     };
     Promise.resolve().then(() => this.#options.getToken()).then(taken, failed);
   }
 
-  /** Sees to it that there is an address to connect to, and connects. */
-  #choose(turn) {
+  /** Finds the address for this attempt, by discovery if the route is empty, and connects. */
+  #choose(attemptId) {
     const go = (addresses) => {
-      if (turn !== this.#turn || this.#link) return;
+      if (attemptId !== this.#attemptId || this.#link) return;
       this.#stopTimer('discover');
       this.#route = routeTo(addresses, this.#options.url);
-      this.#open(turn);
+      this.#open(attemptId);
     };
     if (this.#route.length > 0) {
-      this.#open(turn);
+      this.#open(attemptId);
     } else if (!this.#discover) {
       go([]);
     } else {
@@ -228,11 +227,11 @@ export class ImgoClient {
         asking.abort();
         go([]);
       });
-      this.#discover(asking.signal).then(go, () => go([])); // without an answer the configured address counts
+      this.#discover(asking.signal).then(go, () => go([])); // without an answer only the configured address is used
     }
   }
 
-  #open(turn) {
+  #open(attemptId) {
     const { device, platform, accepts } = this.#options;
     const url = this.#route.shift();
     let ws;
@@ -243,13 +242,13 @@ export class ImgoClient {
         this.#lost(0, `cannot open ${url}: ${textOf(cause)}`);
         return;
       }
-      // A bad address, or ws:// from an https page: the next try would fail too.
+      // The address is bad, or it is ws:// on an https page. Another attempt would fail too.
       this.#finish(new ImgoError('invalid', `cannot open ${url}: ${textOf(cause)}`, { cause }), true);
       return;
     }
     const link = { ws, authed: false, failure: '' };
     this.#link = link;
-    const current = () => this.#link === link && turn === this.#turn;
+    const current = () => this.#link === link && attemptId === this.#attemptId;
     ws.onopen = () => {
       if (!current()) return;
       const body = { token: this.#token, ack: true };
@@ -267,7 +266,7 @@ export class ImgoClient {
       if (current()) this.#receive(link, event.data);
     };
     ws.onerror = (event) => {
-      link.failure = event?.message || event?.error?.message || ''; // browsers do not say
+      link.failure = event?.message || event?.error?.message || ''; // browsers give no reason
     };
     ws.onclose = (event) => {
       if (!current()) return;
@@ -294,24 +293,27 @@ export class ImgoClient {
     this.#startTimer('heartbeat', this.#info.heartbeat, () => this.#beat());
     const ready = this.#ready;
     this.#ready = null;
-    for (const waiter of this.#waiters.splice(0)) waiter.resolve(); // the auth named its room, or left it out
+    for (const waiter of this.#waiters.splice(0)) waiter.resolve(); // the auth packet contained the change of the room
     this.#setState('live', this.#info);
     ready?.resolve(this.#info);
-    if (this.#link === link) this.#inbox.flush(); // what the connection before could not send
+    if (this.#link === link) this.#inbox.flush(); // acks that the last connection did not send
   }
 
-  /** The connection, or this attempt at one, has ended: decides what comes next. */
+  /**
+   * Handles the end of a connection or attempt: refreshes the token, gives up, or schedules a
+   * retry.
+   */
   #lost(code, reason, reconnect = reconnects(code), addresses = []) {
     const accepted = this.#link?.authed === true;
     this.#drop();
     if (!this.#wanted) return;
     if (code === TOKEN_EXPIRED && typeof this.#options.getToken === 'function' && !this.#tokenRenewed) {
-      this.#tokenRenewed = true; // a second refusal of a token this fresh is final
+      this.#tokenRenewed = true; // a refusal of the new token is final
       this.#token = null;
       this.#state = 'connecting';
-      const turn = this.#turn;
+      const attemptId = this.#attemptId;
       this.#emit('disconnect', { code, reason, reconnect: true, retryInMs: 0 });
-      if (this.#wanted && turn === this.#turn) this.#dial();
+      if (this.#wanted && attemptId === this.#attemptId) this.#dial();
       return;
     }
     if (!reconnect) {
@@ -319,18 +321,17 @@ export class ImgoClient {
       this.#finish(new ImgoError('refused', message, { closeCode: code }), true);
       return;
     }
-    const sent = Array.isArray(addresses) && addresses.length > 0; // elsewhere, by the server
+    const sent = Array.isArray(addresses) && addresses.length > 0; // the server named other addresses
     if (sent) this.#route = routeTo(addresses, this.#options.url);
     else if (accepted) this.#route = [];
-    // Another address of the same round is not to be waited for. Servers that
-    // send clients to one another must not do so without end.
+    // The next address of a round is tried after the shortest backoff. New addresses from a server
+    // wait for the full one, because two servers may send clients to each other without end.
     const next = !sent && this.#route.length > 0;
-    // Full jitter: the clients of a server that went away come back spread
-    // over the whole window instead of together.
+    // Full jitter: after a server failure the reconnects of its clients spread over the window.
     const { backoffBase, backoffCap } = this.#options;
     const window = Math.min(backoffCap, backoffBase * 2 ** (next ? 0 : this.#attempt));
-    // A browser that knows it is offline wakes us with its online event. The
-    // timer runs all the same, as loopback needs no network.
+    // If the browser is offline, its online event starts the next attempt. The timer runs too,
+    // because loopback addresses need no network.
     const offline = globalThis.navigator?.onLine === false;
     const retryInMs = offline ? backoffCap : Math.floor(Math.random() * window);
     if (!next) this.#attempt++;
@@ -339,7 +340,7 @@ export class ImgoClient {
     this.#emit('disconnect', { code, reason, reconnect: true, retryInMs });
   }
 
-  /** Ends for good: by close(), or because trying again would not help. */
+  /** Ends the client: after close(), or if another attempt would not help. */
   #finish(error, failed) {
     this.#inbox.flush();
     this.#wanted = false;
@@ -359,16 +360,16 @@ export class ImgoClient {
       this.#emitError(error);
     }
     for (const waiter of waiters) {
-      // A room that the server may have refused must not fail the next auth.
+      // The server may have refused this room. It must not fail the next auth too.
       if (failed && waiter.op === Op.joinRoom) this.#rooms.delete(waiter.room);
       waiter.reject(error);
     }
     ready?.reject(error);
   }
 
-  /** Lets go of the socket and of everything that waits for it. */
+  /** Closes the socket. Calls that wait for a reply fail, or wait for the next connection. */
   #drop() {
-    this.#turn++;
+    this.#attemptId++;
     for (const name of ['connect', 'discover', 'stable', 'heartbeat', 'watchdog']) this.#stopTimer(name);
     this.#asking?.abort();
     this.#asking = null;
@@ -377,11 +378,11 @@ export class ImgoClient {
     if (link) {
       const { ws } = link;
       ws.onopen = ws.onmessage = ws.onclose = null;
-      ws.onerror = () => {}; // some implementations throw an error that nobody listens to
+      ws.onerror = () => {}; // some implementations throw without an error listener
       try {
         ws.close();
       } catch {
-        // It never opened: there is nothing to end.
+        // It never opened, so there is nothing to close.
       }
     }
     for (const call of this.#requests.values()) {
@@ -396,14 +397,14 @@ export class ImgoClient {
   #beat() {
     this.#write(Op.heartbeat, undefined, this.#nextSeq());
     this.#startTimer('heartbeat', this.#info.heartbeat, () => this.#beat());
-    if (this.#timers.has('watchdog')) return; // one is running: it must not be pushed back
+    if (this.#timers.has('watchdog')) return; // the running watchdog must not be delayed
     const timeout = Math.min(this.#options.heartbeatTimeout, this.#info.heartbeat);
     this.#startTimer('watchdog', timeout, () => {
       this.#lost(0, `no sign of the server for ${timeout} ms after a heartbeat`);
     });
   }
 
-  /** A browser tells when its network or its user comes back; Node does not. */
+  /** Watches for the network or the user to come back. Only browsers have these events. */
   #watchBrowser() {
     const undo = [];
     const listen = (target, event, listener) => {
@@ -412,7 +413,7 @@ export class ImgoClient {
       undo.push(() => target.removeEventListener(event, listener));
     };
     const check = () => {
-      if (this.#state === 'live') this.#beat(); // after a laptop's sleep a socket may be dead and silent
+      if (this.#state === 'live') this.#beat(); // after a laptop's sleep a socket may be dead without an event
     };
     const wake = () => {
       if (this.#state === 'waiting') this.#dial();
@@ -444,12 +445,12 @@ export class ImgoClient {
   }
 
   #nextSeq() {
-    this.#seq = (this.#seq % 0x7fffffff) + 1; // an int32; 0 would ask for no reply
+    this.#seq = (this.#seq % 0x7fffffff) + 1; // an int32; 0 asks for no reply
     return this.#seq;
   }
 
   #receive(link, data) {
-    this.#stopTimer('watchdog'); // whatever it is, the server lives
+    this.#stopTimer('watchdog'); // any frame shows that the server is alive
     let frames;
     try {
       if (typeof data !== 'string') throw new Error('a binary frame where text was expected');
@@ -462,7 +463,7 @@ export class ImgoClient {
       return;
     }
     for (const frame of frames) {
-      if (this.#link !== link) return; // closed or replaced by a listener
+      if (this.#link !== link) return; // a listener closed or replaced the connection
       if (frame !== null && typeof frame === 'object') this.#take(link, frame);
     }
   }
@@ -474,9 +475,9 @@ export class ImgoClient {
       const says = typeof body?.reconnect === 'boolean' ? body.reconnect : undefined;
       this.#lost(Number(body?.code) || 0, String(body?.reason ?? ''), says, body?.addresses);
     } else if (!link.authed) {
-      return; // nothing else may come before the auth reply
+      return; // ignore everything before the auth reply
     } else if (seq > 0) {
-      const call = this.#requests.get(seq); // a push has the sequence 0
+      const call = this.#requests.get(seq); // pushes have seq 0
       if (op !== call?.reply) return;
       this.#requests.delete(seq);
       clearTimeout(call.timer);
@@ -486,7 +487,10 @@ export class ImgoClient {
     }
   }
 
-  /** Asks the server and resolves with its answer. A room's call waits for the next auth instead. */
+  /**
+   * Sends a request and resolves with the reply. A join or leave without a connection waits for the
+   * next auth.
+   */
   #call(op, reply, body, room) {
     if (this.#requests.size + this.#waiters.length >= MAX_CALLS) {
       throw new ImgoError('too_many', `${MAX_CALLS} calls wait for an answer already`);
@@ -530,7 +534,7 @@ export class ImgoClient {
 
   #emitError(error) {
     if (this.#listeners.get('error')?.size > 0) this.#emit('error', error);
-    else globalThis.console?.error(error); // an error nobody listens to must not vanish
+    else globalThis.console?.error(error); // an error without a listener must stay visible
   }
 
   #startTimer(name, ms, f) {

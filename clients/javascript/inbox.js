@@ -1,8 +1,8 @@
 import { ImgoError, compareIds, textOf } from './protocol.js';
 
-/** The newest `limit` ids that were handled, optionally remembered in a storage. */
+/** The newest `limit` handled ids, saved in a storage if there is one. */
 class SeenIds {
-  #ids = new Set(); // in the order of use: the first is the one to forget
+  #ids = new Set(); // in the order of use, oldest first
   #limit;
   #storage;
   #key;
@@ -17,7 +17,7 @@ class SeenIds {
       const saved = JSON.parse(storage.getItem(key) ?? '[]');
       for (const id of Array.isArray(saved) ? saved : []) this.add(BigInt(id).toString());
     } catch {
-      this.#ids.clear(); // not ours or damaged: at worst a message is handled twice
+      this.#ids.clear(); // foreign or damaged data; at worst a message is handled twice
     }
     this.#dirty = false;
   }
@@ -38,7 +38,7 @@ class SeenIds {
     this.#dirty = true;
   }
 
-  /** Writes what changed; throws what the storage throws. */
+  /** Saves the ids if they changed. It throws the errors of the storage. */
   save() {
     if (!this.#storage || !this.#dirty) return;
     this.#dirty = false;
@@ -47,19 +47,19 @@ class SeenIds {
 }
 
 /**
- * Everything between a message frame and its acknowledgement: recognises
- * duplicates by id, hands messages out one at a time, gathers the acks.
+ * The way of a message from its frame to its acknowledgement. The inbox recognises duplicates by
+ * id, passes messages on one at a time, and gathers acknowledgements.
  *
- * `host` is the connection: listeners() gives the functions that take a
- * message, sendAcks(ids) writes one ack frame and says whether it could,
- * live() whether acks may be sent now, error(e) takes what went wrong.
+ * `host` is the connection. listeners() returns the message listeners. sendAcks(ids) writes one ack
+ * frame and reports whether it was written. live() reports whether acks may be sent now. error(e)
+ * reports a failure.
  */
 export class Inbox {
   #options;
   #host;
   #seen;
   #queue = [];
-  #inFlight = new Set(); // ids in the queue or with a listener
+  #inFlight = new Set(); // ids that are queued or being handled
   #pumping = false;
   #acks = new Set();
   #ackTimer = null;
@@ -81,13 +81,13 @@ export class Inbox {
   }
 
   /**
-   * Takes one message frame. False means that a kept message found the queue
-   * full: the connection must end, so that it comes again in its place later.
+   * Handles one message frame. It returns false if the queue is full and the message is kept. The
+   * caller must then end the connection, so that the message comes again later in its order.
    */
   take(op, rawId, body) {
     let id = null;
     try {
-      const number = BigInt(rawId ?? 0); // a decimal string; 0: not kept
+      const number = BigInt(rawId ?? 0); // a decimal string; 0 if not kept
       if (number > 0n) id = number.toString();
     } catch {
       this.#host.error(new ImgoError('protocol', `a message has the id ${JSON.stringify(rawId)}, which is not a number`));
@@ -96,18 +96,18 @@ export class Inbox {
     if (id !== null) {
       if (this.#inFlight.has(id)) {
         this.#counts.duplicates++;
-        return true; // its ack follows when the listeners are done with the first
+        return true; // acknowledged when the first copy is handled
       }
       if (this.#seen.has(id)) {
         this.#counts.duplicates++;
         this.#seen.add(id);
-        this.#queueAck(id); // the server asks again: our first ack did not arrive
+        this.#queueAck(id); // the server repeats it because the first ack was lost
         return true;
       }
     }
     if (this.#queue.length >= this.#options.inboxLimit) {
       this.#counts.dropped++;
-      return id === null; // one that is not kept is not worth the connection
+      return id === null; // a message that is not kept does not justify a reconnect
     }
     if (id !== null) this.#inFlight.add(id);
     this.#counts.received++;
@@ -116,7 +116,10 @@ export class Inbox {
     return true;
   }
 
-  /** Hands out what waits, in order; a listener's promise holds up the next message. */
+  /**
+   * Passes waiting messages to the listeners in order. The promise of a listener delays the next
+   * message.
+   */
   async pump() {
     if (this.#pumping) return;
     this.#pumping = true;
@@ -128,11 +131,11 @@ export class Inbox {
           const result = listener(message);
           if (typeof result?.then === 'function') waits.push(result);
         }
-        if (waits.length > 0) await Promise.all(waits); // nothing to wait for: no turn of the event loop
+        if (waits.length > 0) await Promise.all(waits); // without promises, stay in this turn of the event loop
         this.#done(message);
       } catch (cause) {
         this.#counts.failed++;
-        this.#inFlight.delete(message.id); // not acknowledged: it comes again at the next session
+        this.#inFlight.delete(message.id); // not acknowledged, so it comes again in the next session
         const what = message.kept ? `message ${message.id}` : 'a message that is not kept';
         this.#host.error(new ImgoError('handler', `a listener failed on ${what}: ${textOf(cause)}`, { cause }));
       }
@@ -141,14 +144,14 @@ export class Inbox {
   }
 
   /**
-   * Forgets what no listener has had yet. The message that one has now is
-   * still acknowledged when it is done.
+   * Drops the messages that no listener has received yet. A message that is being handled is still
+   * acknowledged afterwards.
    */
   discard() {
     for (const message of this.#queue.splice(0)) this.#inFlight.delete(message.id);
   }
 
-  /** Forgets which ids were handled. */
+  /** Forgets all handled ids and due acks. */
   forget() {
     this.#seen.clear();
     this.#acks.clear();
@@ -156,11 +159,11 @@ export class Inbox {
     this.save();
   }
 
-  /** Sends the acks that are due, if there is a connection. */
+  /** Sends the due acks if there is a connection. */
   flush() {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = null;
-    this.save(); // first: what was acknowledged must be known after a crash
+    this.save(); // save first: acknowledged ids must be known after a crash
     const { ackBatch } = this.#options;
     while (this.#acks.size > 0 && this.#host.live()) {
       const batch = [...this.#acks].slice(0, ackBatch);
@@ -170,7 +173,7 @@ export class Inbox {
     }
   }
 
-  /** Writes the handled ids to the storage. */
+  /** Saves the handled ids to the storage. A failure becomes an error event. */
   save() {
     try {
       this.#seen.save();
@@ -190,8 +193,8 @@ export class Inbox {
 
   #queueAck(id) {
     this.#acks.add(id);
-    // Without a connection they wait for the next one. What falls out here is
-    // sent again by the server, and acknowledged then.
+    // Acks wait for the next connection. The server repeats the messages of dropped acks, and they
+    // are acknowledged then.
     if (this.#acks.size > this.#options.seenLimit) this.#acks.delete(this.#acks.values().next().value);
     if (this.#acks.size >= this.#options.ackBatch) {
       this.flush();

@@ -1,6 +1,6 @@
-/** What every part of the client shares: operations, errors, message ids. */
+/** Definitions that all parts of the client share: operations, errors and message ids. */
 
-/** The operations of the protocol that a client meets. */
+/** The operations of the protocol that a client uses. */
 export const Op = Object.freeze({
   heartbeat: 2,
   heartbeatReply: 3,
@@ -16,15 +16,15 @@ export const Op = Object.freeze({
   leaveRoomReply: 23,
 });
 
-/** The version of the protocol that this client asks for. */
+/** The protocol version of this client. */
 export const VERSION = 2;
 
-/** The close code of a token that was good once. */
+/** The close code for an expired token. */
 export const TOKEN_EXPIRED = 3502;
 
 const MAX_ROOM_BYTES = 128;
 
-/** Every error of this package. `code` is for programs, `message` for people. */
+/** The error class of this package. `code` is for programs, `message` for people. */
 export class ImgoError extends Error {
   constructor(code, message, { closeCode, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
@@ -35,8 +35,8 @@ export class ImgoError extends Error {
 }
 
 /**
- * Compares two message ids (decimal strings of up to 64 bits, too large for a
- * Number): negative, zero or positive, as a sort function wants it.
+ * Compares two message ids for sorting. Ids are decimal strings of up to 64 bits, which a Number
+ * cannot hold exactly.
  */
 export function compareIds(a, b) {
   const x = BigInt(a);
@@ -44,12 +44,12 @@ export function compareIds(a, b) {
   return x < y ? -1 : x > y ? 1 : 0;
 }
 
-/** Says whether a client should come back by itself after a close code. */
+/** Reports whether a client should reconnect by itself after a close code. */
 export function reconnects(code) {
   return !(code >= 3500 && code <= 3999);
 }
 
-/** Gives the room back, or throws what is wrong with it. */
+/** Returns the room, or throws an ImgoError if it is not valid. */
 export function checkedRoom(room) {
   const bytes = typeof room === 'string' ? new TextEncoder().encode(room).length : 0;
   if (bytes < 1 || bytes > MAX_ROOM_BYTES) {
@@ -58,12 +58,12 @@ export function checkedRoom(room) {
   return room;
 }
 
-/** The words of whatever was thrown. */
+/** Returns the message of any thrown value. */
 export function textOf(cause) {
   return cause instanceof Error ? cause.message : String(cause);
 }
 
-/** A promise and what settles it. */
+/** Returns a promise with its resolve and reject functions. */
 export function deferred() {
   let resolve;
   let reject;

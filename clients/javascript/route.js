@@ -1,12 +1,9 @@
-/** Where to connect: what the server or the discovery names, then the configured address. */
+/** The order of addresses: those of the server or the discovery, then the configured one. */
 import { ImgoError } from './protocol.js';
 
 const MAX_OTHERS = 5; // addresses that are tried before the configured one
 
-/**
- * The addresses of one round: those of the list that are of use, then the
- * configured one.
- */
+/** Returns the addresses of one round: the usable ones of the list, then the configured one. */
 export function routeTo(addresses, url) {
   const others = Array.isArray(addresses) ? addresses : [];
   const usable = others.map((address) => otherUrl(address, url)).filter((other) => other !== null);
@@ -14,10 +11,9 @@ export function routeTo(addresses, url) {
 }
 
 /**
- * Another address as a server names it: host:port, or with scheme and path;
- * what it lacks is the configured one's. null where it is of no use, above all
- * where it has no TLS and the configured one has: the token would be sent in
- * the clear.
+ * Returns the URL of another address that a server names: host:port, or a URL. A missing scheme or
+ * path is taken from the configured URL. It returns null for an unusable address. If the configured
+ * URL has TLS, an address without TLS is unusable, because the token would be sent in the clear.
  */
 function otherUrl(address, url) {
   if (typeof address !== 'string' || address === '') return null;
@@ -36,7 +32,7 @@ function otherUrl(address, url) {
   }
 }
 
-/** Checks the discover option and completes it. */
+/** Checks the discover option and adds the path and the transport. */
 export function discoverUrl(discover, url) {
   let question;
   try {
@@ -48,7 +44,7 @@ export function discoverUrl(discover, url) {
     throw new ImgoError('invalid', 'discover must be the address of the API such as https://host:7172');
   }
   if (/^wss:/i.test(url) && question.protocol !== 'https:') {
-    // Who can change the answer would get the token.
+    // An attacker who changes the answer would receive the token.
     throw new ImgoError('invalid', 'discover must be https:// since url is wss://');
   }
   if (question.pathname === '/') question.pathname = '/v1/nodes/best';
@@ -56,7 +52,7 @@ export function discoverUrl(discover, url) {
   return question.href;
 }
 
-/** Asks which nodes are best; rejects without an answer. */
+/** Returns the addresses of the best nodes. It rejects if there is no successful answer. */
 export async function ask(fetch, question, signal) {
   const response = await fetch(question, { signal, cache: 'no-store', credentials: 'omit', redirect: 'error' });
   if (!response.ok) throw new Error(`the answer is ${response.status}`);

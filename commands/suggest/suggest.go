@@ -1,5 +1,5 @@
-// Package suggest finds what somebody probably meant: the closest of the names
-// that exist to one that does not. It keeps no state and prints nothing.
+// Package suggest finds the existing name that is most similar to a mistyped one. It has no state
+// and prints nothing.
 package suggest
 
 import (
@@ -9,14 +9,13 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// enough is how alike (0 … 1) two names must be for a suggestion to help: high
-// enough that "frobnicate" suggests nothing, low enough for two slips of a key.
-const enough = 0.82
+// minLikeness is the lowest similarity (0 to 1) for a suggestion. At this value "frobnicate" gets
+// no suggestion, and a name with two typing errors still gets one.
+const minLikeness = 0.82
 
-// Closest returns the candidate most like name, or "" where none is alike
-// enough for the question "did you mean …?" to make sense.
+// Closest returns the candidate most similar to name, or "" if none is similar enough.
 func Closest(name string, candidates []string) string {
-	best, closest := enough, ""
+	best, closest := minLikeness, ""
 	for _, candidate := range candidates {
 		if alike := likeness(strings.ToLower(name), strings.ToLower(candidate)); alike > best {
 			best, closest = alike, candidate
@@ -25,18 +24,18 @@ func Closest(name string, candidates []string) string {
 	return closest
 }
 
-// likeness is from 0 (nothing in common) to 1 (the same).
+// likeness returns the similarity of two names, from 0 (nothing in common) to 1 (equal).
 func likeness(a, b string) float64 {
-	// Short names with two letters swapped, which Jaro-Winkler thinks little of.
+	// Jaro-Winkler gives a low value to short names with two swapped letters.
 	if a != b && letters(a) == letters(b) {
 		return 0.99
 	}
-	// With the boost for a common prefix that the library recommends.
+	// These are the recommended parameters for the bonus of a common prefix.
 	const boost, prefix = 0.7, 4
 	return smetrics.JaroWinkler(a, b, boost, prefix)
 }
 
-// letters are the letters of a name, sorted.
+// letters returns the letters of a name, sorted.
 func letters(name string) string {
 	runes := []rune(name)
 	slices.Sort(runes)

@@ -2,21 +2,22 @@ package history
 
 import "slices"
 
-// liveFor is how many times as many pushes that are not kept are remembered,
-// of all users together.
-const liveFor = 100
+// liveFactor times keep is the number of pushes that are not kept and that the history remembers,
+// over all users.
+const liveFactor = 100
 
-// Forget bounds what is remembered: of each user the last keep to 2·keep
-// pushes and those older ones that are not everywhere yet or have no answer,
-// of each session and device as many receptions, and of all pushes that are
-// not kept the last 100·keep. It must be called before anything else.
+// Forget bounds the memory of the history. Call it before any other method.
 //
-// The verdict stays as exact, but that a push which somebody saw long ago and
-// gets again in a later session is taken on trust to be that push; and that an
-// id which a session had long ago and gets again is called out of order.
+// For each user the history then remembers the last keep to 2·keep pushes. It also remembers older
+// pushes that have no answer or have not reached every device. For each session and each device it
+// remembers up to 2·keep receptions. It remembers the last 100·keep pushes that are not kept.
+//
+// The verdict stays exact, with two exceptions. If a forgotten push comes again in a later session,
+// the history trusts that its number and its id belong together. If an id repeats in one session
+// after it was forgotten, the violation is called KindOrder instead of KindAgain.
 func (h *History) Forget(keep int) { h.keep = keep }
 
-// forget forgets the oldest pushes once there are many. mu is held.
+// forget drops the oldest finished pushes once order is long enough. The caller holds u.mu.
 func (u *user) forget() {
 	keep := u.h.keep
 	if keep == 0 || len(u.order) < max(2*keep, u.forgetAt) {
@@ -24,12 +25,12 @@ func (u *user) forget() {
 	}
 	old := len(u.order) - keep
 	order := make([]*push, 0, 2*keep)
-	// before[i] is how many of the first i are forgotten.
+	// before[i] is the number of dropped pushes among the first i.
 	before := make([]int, old+1)
 	gone := make(map[uint64]bool, old)
 	for i, p := range u.order[:old] {
 		before[i+1] = before[i]
-		if !u.settled(i, p) {
+		if !u.finished(i, p) {
 			order = append(order, p)
 			continue
 		}
@@ -49,8 +50,9 @@ func (u *user) forget() {
 	}
 }
 
-// settled says that nothing more is to come of the i-th push. mu is held.
-func (u *user) settled(i int, p *push) bool {
+// finished reports whether nothing more can come of the i-th push: it was refused, or every covered
+// device has received it. The caller holds u.mu.
+func (u *user) finished(i int, p *push) bool {
 	if p.id == 0 {
 		return p.refused
 	}

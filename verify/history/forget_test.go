@@ -6,9 +6,9 @@ import (
 	"imgo/verify/history"
 )
 
-// long is a history that is far longer than what is remembered: ann's laptop
-// sees every push, her phone all but number missed, and one push in ten has no
-// answer and comes all the same.
+// long returns a history with far more pushes than it remembers. The laptop of ann receives every
+// push. Her phone receives all but the push number missed. One push in ten has no answer and
+// arrives all the same.
 func long(missed uint64) (h *history.History, laptop, phone *history.Session) {
 	h = history.New()
 	h.Forget(10)
@@ -28,7 +28,7 @@ func long(missed uint64) (h *history.History, laptop, phone *history.Session) {
 	return h, laptop, phone
 }
 
-// TestForgets says what is still judged of what is no longer remembered.
+// TestForgets checks which violations the history still finds for pushes that it has forgotten.
 func TestForgets(t *testing.T) {
 	for name, c := range map[string]struct {
 		missed uint64

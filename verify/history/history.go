@@ -1,23 +1,22 @@
-// Package history judges what a push server did, from the outside: it is told
-// which pushes were tried and how they were answered, and what every session
-// of every device received, and says where that breaks what the server
-// promises (docs/ARCHITECTURE.md):
+// Package history checks from the outside whether a push server keeps its promises. The caller
+// reports which pushes it sent, how the server answered them, and what every session of every
+// device received. The package reports each violation of these invariants (docs/ARCHITECTURE.md):
 //
 //	I2  every accepted push reached every device that it covers;
 //	I3  no session saw an id twice, and no push came under two ids;
 //	I4  ids grow in every session and, as first seen, on every device; and a
 //	    push that began after another was answered has the higher id.
 //
-// A push is known by its number, which its body carries and which is used
-// once. A push without an answer may arrive or not; it counts as lost only
-// once it was accepted. Pushes that are not kept have no id: of them it is
-// only asked that nobody gets one twice in a session, or one that was for
-// somebody else.
+// A push is identified by its number, which is unique and part of its body. A push without an
+// answer may arrive or not. It counts as lost only if it was accepted. Pushes that are not kept
+// have no id. For them only two rules apply: no session receives one twice, and only the named
+// users receive it.
 //
-// It guarantees that whatever it is told is judged at once, but for losses:
-// those are the one verdict that more time may change, so they are asked for
-// (Lost). It talks to no server and keeps everything in memory, about 100
-// bytes for each push and 16 for each reception, unless it is told to Forget.
+// Every violation is reported at once, except losses. More time can still turn a loss into a
+// delivery, so the caller asks for losses with Lost.
+//
+// The package does not talk to a server. It keeps everything in memory: about 100 bytes for each
+// push and 16 bytes for each reception. Forget bounds this.
 package history
 
 import (
@@ -29,35 +28,35 @@ import (
 	"sync/atomic"
 )
 
-// Kind is what is wrong.
+// Kind is the kind of a violation.
 type Kind string
 
-// The kinds of violations, with the invariants that they break.
+// The kinds of violations, each with the invariant that it breaks.
 const (
-	// KindLost: an accepted push that a covered device never saw (I2).
+	// KindLost means that a covered device never received an accepted push (I2).
 	KindLost Kind = "I2: lost"
-	// KindAgain: an id, or a push that is not kept, twice in one session (I3).
+	// KindAgain means that one session received an id twice, or twice a push that is not kept (I3).
 	KindAgain Kind = "I3: twice in a session"
-	// KindTwoIDs: one push under two ids (I3).
+	// KindTwoIDs means that one push had two ids (I3).
 	KindTwoIDs Kind = "I3: two ids"
-	// KindOrder: an id that is lower than it may be (I4).
+	// KindOrder means that an id is lower than the order allows (I4).
 	KindOrder Kind = "I4: order"
-	// KindMixed: two pushes under one id, a kept push without an id, or an id
-	// where there can be none.
+	// KindMixed means that two pushes have the same id, that a kept push has no id, or that a push
+	// that is not kept has one.
 	KindMixed Kind = "wrong id"
-	// KindStranger: a push that was not for this user, or that nobody made.
+	// KindStranger means that a push was not for this user, or that this run never sent it.
 	KindStranger Kind = "not for this user"
-	// KindRefused: a push that came although the answer had ruled that out.
+	// KindRefused means that a push arrived although its answer had ruled that out.
 	KindRefused Kind = "refused and delivered"
 )
 
-// Violation is one thing that went wrong.
+// Violation is one broken invariant.
 type Violation struct {
 	Kind   Kind
 	User   string
-	Device string // empty: it does not concern one alone
-	Push   uint64 // the push's number
-	ID     uint64 // 0: none
+	Device string // empty if the violation concerns no single device
+	Push   uint64 // number of the push
+	ID     uint64 // 0 if there is no id
 	Detail string
 }
 
@@ -76,10 +75,10 @@ func (v Violation) String() string {
 	return s
 }
 
-// Violations are an error when there are some.
+// Violations is a list of violations. It is an error if it is not empty.
 type Violations []Violation
 
-// shown is how many violations an error's text has.
+// shown is the number of violations in the text of an error.
 const shown = 10
 
 func (v Violations) Error() string {
@@ -95,31 +94,31 @@ func (v Violations) Error() string {
 	return b.String()
 }
 
-// remembered bounds the violations that are kept; the others are counted.
-const remembered = 1000
+// maxViolations is the largest number of violations that a history stores. Further ones are only
+// counted.
+const maxViolations = 1000
 
-// Stats count what a history has seen.
+// Stats are the counters of a history.
 type Stats struct {
-	// Tried are pushes to one user each: a push to three users counts three.
-	// Accepted are those of them that were.
+	// Tried counts sent pushes for each user: a push to three users counts three. Accepted counts
+	// those that the server accepted.
 	Tried, Accepted int64
-	// Sessions counts sessions, Received the kept messages that they got,
-	// and Repeated those of Received that their device had seen before.
+	// Sessions counts sessions. Received counts the kept messages that they received. Repeated
+	// counts those of Received that the device had received before.
 	Sessions, Received, Repeated int64
-	// Live counts the receptions of pushes that are not kept.
+	// Live counts the received messages of pushes that are not kept.
 	Live int64
-	// Violations counts all, those that are no longer remembered too. Losses
-	// are not among them.
+	// Violations counts all violations except losses, including those that are no longer stored.
 	Violations int64
 }
 
-// History is a record of pushes and receptions. Safe for concurrent use.
+// History is a record of pushes and receptions. It is safe for concurrent use.
 type History struct {
-	mu    sync.RWMutex
-	users map[string]*user
-	live  map[uint64][]string // pushes that are not kept, and whom they are for
-	lived []uint64            // their numbers, as they were tried
-	keep  int                 // as Forget was told; 0: for ever
+	mu        sync.RWMutex
+	users     map[string]*user
+	live      map[uint64][]string // number of a push that is not kept → its users
+	liveOrder []uint64            // the keys of live, in the order of sending
+	keep      int                 // argument of Forget; 0 means without limit
 
 	bad        sync.Mutex
 	violations Violations
@@ -128,52 +127,52 @@ type History struct {
 	tried, accepted, sessions, received, repeated, liveReceived, broken atomic.Int64
 }
 
-// New makes an empty history.
+// New returns an empty history.
 func New() *History {
 	return &History{users: make(map[string]*user), live: make(map[uint64][]string)}
 }
 
-// Watch has found called with each violation as it is found, losses aside, by
-// whoever found it and one at a time. It must be called before anything else,
-// and found must not call the history.
+// Watch sets a function that is called for each violation when it is found, except for losses.
+// Calls happen one at a time, on the goroutine that found the violation. Call Watch before any
+// other method. found must not call methods of the history, because locks are held.
 func (h *History) Watch(found func(Violation)) { h.watch = found }
 
-// user is what concerns one user; mu guards all of it, its devices' too.
+// user is the state of one user. mu guards all of it, including its devices.
 type user struct {
 	h    *History
 	name string
 
 	mu      sync.Mutex
-	pushes  map[uint64]*push  // by number
-	order   []*push           // as they were tried
-	numbers map[uint64]uint64 // id → the push's number
+	pushes  map[uint64]*push  // push number → push
+	order   []*push           // in the order of sending
+	numbers map[uint64]uint64 // id → push number
 	devices map[string]*device
-	// answered is the highest id that an answer has named.
+	// answered is the highest id in an answer so far.
 	answered uint64
-	// forgotten is the highest id that is remembered no more.
+	// forgotten is the highest id of a forgotten push.
 	forgotten uint64
-	// forgetAt is how many pushes there must be before some are forgotten again.
+	// forgetAt is the length of order at which forget runs again.
 	forgetAt int
 }
 
-// push is a kept push as one user sees it.
+// push is a kept push to one user.
 type push struct {
 	number uint64
-	id     uint64 // as an answer or a reception first said; 0: neither did
-	// floor is the highest id that was answered when the push began: its own
-	// must be higher.
+	id     uint64 // from the first answer or reception; 0 if there was neither
+	// floor is the highest id that had been answered when the push began. The id of this push must
+	// be higher.
 	floor             uint64
 	accepted, refused bool
-	twoIDs            bool // it was found to have two ids, and is not judged further
+	twoIDs            bool // the push has two ids and is not judged further
 }
 
 // device is one device of a user.
 type device struct {
 	name string
-	// from is how many pushes had been tried when it became known: the later
-	// ones cover it.
+	// from is the index in user.order of the first push that covers the device. It is the number of
+	// pushes sent before the device became known.
 	from int
-	ids  []uint64 // what it has seen, sorted
+	ids  []uint64 // the ids that the device received, sorted
 }
 
 func (h *History) user(name string) *user {
@@ -192,8 +191,8 @@ func (h *History) user(name string) *user {
 	return u
 }
 
-// Device says that a device is known to the server by now: every push that is
-// tried from now on covers it. A session makes its device known too.
+// Device records that the server knows a device by now. Every push that is sent from now on covers
+// it. Session calls Device too.
 func (h *History) Device(userName, deviceName string) {
 	u := h.user(userName)
 	u.mu.Lock()
@@ -210,8 +209,8 @@ func (u *user) device(name string) *device {
 	return d
 }
 
-// Tried says that a kept push is about to be sent. It must be called before
-// its first byte is, and once, however often the push is repeated.
+// Tried records that a kept push is about to be sent. Call it once for each push, before the first
+// byte is sent and not again for repeated attempts.
 func (h *History) Tried(number uint64, users ...string) {
 	for _, name := range users {
 		u := h.user(name)
@@ -227,21 +226,21 @@ func (h *History) Tried(number uint64, users ...string) {
 	}
 }
 
-// TriedLive says that a push that is not kept is about to be sent, to these
-// users or to everybody (none named). users must not be changed afterwards.
+// TriedLive records that a push that is not kept is about to be sent to these users, or to all
+// users if none is named. The caller must not change users afterwards.
 func (h *History) TriedLive(number uint64, users ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.live[number] = users
-	h.lived = append(h.lived, number)
-	if most := liveFor * h.keep; most > 0 && len(h.lived) > most {
-		delete(h.live, h.lived[0])
-		h.lived = h.lived[1:]
+	h.liveOrder = append(h.liveOrder, number)
+	if most := liveFactor * h.keep; most > 0 && len(h.liveOrder) > most {
+		delete(h.live, h.liveOrder[0])
+		h.liveOrder = h.liveOrder[1:]
 	}
 }
 
-// Accepted says that a kept push was answered: accepted for this user under
-// this id. A repeated push may be answered several times.
+// Accepted records that the server accepted a kept push for this user under this id. A repeated
+// push may be answered several times.
 func (h *History) Accepted(number uint64, userName string, id uint64) {
 	u := h.user(userName)
 	u.mu.Lock()
@@ -249,7 +248,7 @@ func (h *History) Accepted(number uint64, userName string, id uint64) {
 	p := u.pushes[number]
 	switch {
 	case p == nil && id != 0 && id <= u.forgotten:
-		return // the answer came long after the push
+		return // the answer came after the push was forgotten
 	case p == nil:
 		h.fail(Violation{KindStranger, userName, "", number, id, "accepted, but never tried"})
 		return
@@ -265,8 +264,8 @@ func (h *History) Accepted(number uint64, userName string, id uint64) {
 	u.answered = max(u.answered, id)
 }
 
-// Refused says that an answer ruled out that the push has any effect. Without
-// it, a push that failed may still arrive.
+// Refused records an answer that rules out that the push has any effect. A push that failed without
+// such an answer may still arrive.
 func (h *History) Refused(number uint64, users ...string) {
 	for _, name := range users {
 		u := h.user(name)
@@ -281,7 +280,8 @@ func (h *History) Refused(number uint64, users ...string) {
 	}
 }
 
-// assign notes a push's id, or that it has another one already. mu is held.
+// assign records the id of a push. It adds a violation if the push has another id already, if
+// another push has the id, or if the id is too low. The caller holds u.mu.
 func (u *user) assign(p *push, id uint64, device, source string) {
 	if p.id == id || p.twoIDs {
 		return
@@ -306,7 +306,7 @@ func (h *History) fail(v Violation) {
 	h.broken.Add(1)
 	h.bad.Lock()
 	defer h.bad.Unlock()
-	if len(h.violations) < remembered {
+	if len(h.violations) < maxViolations {
 		h.violations = append(h.violations, v)
 	}
 	if h.watch != nil {
@@ -314,16 +314,16 @@ func (h *History) fail(v Violation) {
 	}
 }
 
-// Violations are what went wrong so far, losses aside; at most 1,000 are
-// remembered, Stats counts all.
+// Violations returns the violations so far, except losses. At most 1,000 are stored. Stats counts
+// all of them.
 func (h *History) Violations() Violations {
 	h.bad.Lock()
 	defer h.bad.Unlock()
 	return slices.Clone(h.violations)
 }
 
-// Lost are accepted pushes that a covered device has not seen yet, at most
-// limit of them (0: all). More time may change it.
+// Lost returns the accepted pushes that a covered device has not received yet. It returns at most
+// limit of them (0 means all). The result may shrink with time.
 func (h *History) Lost(limit int) Violations {
 	h.mu.RLock()
 	users := slices.Collect(maps.Values(h.users))
@@ -359,7 +359,7 @@ func (u *user) lost(lost Violations, limit int) Violations {
 	return lost
 }
 
-// Verdict is nil if nothing is wrong and nothing is lost, else Violations.
+// Verdict returns all violations and losses as Violations, or nil if there are none.
 func (h *History) Verdict() error {
 	if all := append(h.Violations(), h.Lost(0)...); len(all) > 0 {
 		return all
@@ -367,7 +367,7 @@ func (h *History) Verdict() error {
 	return nil
 }
 
-// Stats are the counts so far.
+// Stats returns the counters so far.
 func (h *History) Stats() Stats {
 	return Stats{
 		Tried: h.tried.Load(), Accepted: h.accepted.Load(),

@@ -9,9 +9,9 @@ import (
 	"imgo/verify/history"
 )
 
-// good is a history in which all is well: two devices of ann, one push lost on
-// the way of the first session and seen again in the second, one without an
-// answer that arrived and one that did not, one that was repeated with its key.
+// good returns a history without violations. ann has two devices. One push is lost in the first
+// session and arrives in the second. One push without an answer arrives and another does not. One
+// push is repeated with its idempotency key.
 func good() *history.History {
 	h := history.New()
 	h.Device("ann", "phone")
@@ -51,8 +51,8 @@ func TestGood(t *testing.T) {
 	}
 }
 
-// TestJudgeFinds spoils the good history in one way at a time: the judge finds
-// that, and only that.
+// TestJudgeFinds adds one fault at a time to the good history. The history must report exactly that
+// fault.
 func TestJudgeFinds(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*history.History)
@@ -61,7 +61,7 @@ func TestJudgeFinds(t *testing.T) {
 		"lost": {func(h *history.History) {
 			h.Tried(7, "ann")
 			h.Accepted(7, "ann", 17)
-			h.Session("ann", "phone").Got(17, 7) // but never on the laptop
+			h.Session("ann", "phone").Got(17, 7) // the laptop never receives it
 		}, []history.Kind{history.KindLost}},
 		"lost where the answer came late": {func(h *history.History) {
 			h.Tried(7, "ann")
@@ -168,8 +168,8 @@ func TestJudgeFinds(t *testing.T) {
 	}
 }
 
-// A device is covered by what is tried once it is known: what came before is
-// its to get or not.
+// A push covers a device only if it was sent after the device became known. A device may receive
+// earlier pushes or not.
 func TestDeviceThatComesLater(t *testing.T) {
 	h := good()
 	late := h.Session("ann", "watch")
@@ -196,7 +196,7 @@ func TestLostIsBounded(t *testing.T) {
 	for n := range uint64(50) {
 		h.Tried(n, "ann", "bob")
 		h.Accepted(n, "ann", n+1)
-		h.Accepted(n, "bob", n+1) // who has no device
+		h.Accepted(n, "bob", n+1) // bob has no device
 	}
 	if n := len(h.Lost(0)); n != 50 {
 		t.Errorf("%d are lost", n)
@@ -210,7 +210,7 @@ func TestLostIsBounded(t *testing.T) {
 	}
 }
 
-// TestSideBySide is for the race detector.
+// TestSideBySide calls all methods concurrently, for the race detector.
 func TestSideBySide(t *testing.T) {
 	h := history.New()
 	var all sync.WaitGroup

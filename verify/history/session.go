@@ -6,32 +6,32 @@ import (
 	"slices"
 )
 
-// Session is what one session of a device received, in the order of arrival.
-// It is for one goroutine at a time; different sessions, of one device too,
-// may be used side by side.
+// Session records what one session of a device received, in the order of arrival. One goroutine at
+// a time may use a Session. Different sessions may be used concurrently, even those of one device.
 //
-// A client that drops by itself what it has by id, over all its connections,
-// is one session all its life: such a client promises more.
+// Some clients drop duplicates by id themselves, over all their connections. Use one Session for
+// the whole life of such a client, because it promises more than a connection.
 type Session struct {
-	h      *History
-	u      *user
-	d      *device
-	n      int64
-	ids    []uint64            // sorted
-	last   uint64              // the last one that arrived
-	lively map[uint64]struct{} // pushes that are not kept
+	h        *History
+	u        *user
+	d        *device
+	n        int64
+	ids      []uint64            // ids that arrived in this session, sorted
+	last     uint64              // the id that arrived last
+	seenLive map[uint64]struct{} // the numbers of received pushes that are not kept
 }
 
-// Session begins a session of a device.
+// Session starts a new session of a device. It also registers the device, as Device does.
 func (h *History) Session(userName, deviceName string) *Session {
 	u := h.user(userName)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return &Session{h: h, u: u, d: u.device(deviceName), n: h.sessions.Add(1), lively: make(map[uint64]struct{})}
+	return &Session{h: h, u: u, d: u.device(deviceName), n: h.sessions.Add(1), seenLive: make(map[uint64]struct{})}
 }
 
-// Got says that a message arrived: the number that its body carries, under the
-// id (0: it is not kept). first says that the device had not seen it before.
+// Got records that a message arrived. number is the push number in the body, and id is the message
+// id (0 if the message is not kept). Got reports whether the device received the message for the
+// first time.
 func (s *Session) Got(id, number uint64) (first bool) {
 	s.h.mu.RLock()
 	to, live := s.h.live[number]
@@ -46,7 +46,8 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	p := u.pushes[number]
 	switch {
 	case p == nil && id != 0 && id <= u.forgotten:
-		// It was everywhere long ago. To come again is for another session.
+		// All devices received this push long ago and the history has forgotten it. A repetition is
+		// allowed if it is in another session, so only the order within this session is checked.
 		s.arrive(number, id)
 		s.h.repeated.Add(1)
 		return false
@@ -75,7 +76,8 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	return true
 }
 
-// arrive judges an id by what the session had before.
+// arrive records an id in the session. It adds a violation if the id repeats or is lower than an
+// earlier id of the session.
 func (s *Session) arrive(number, id uint64) {
 	at, again := slices.BinarySearch(s.ids, id)
 	switch {
@@ -93,8 +95,8 @@ func (s *Session) arrive(number, id uint64) {
 	}
 }
 
-// GotStranger says that a message arrived that nobody here pushed; detail says
-// what it was.
+// GotStranger records that a message arrived that this run did not push. detail describes the
+// message.
 func (s *Session) GotStranger(id uint64, detail string) { s.fail(KindStranger, 0, id, detail) }
 
 func (s *Session) gotLive(id, number uint64, to []string) (first bool) {
@@ -105,14 +107,14 @@ func (s *Session) gotLive(id, number uint64, to []string) (first bool) {
 	if len(to) > 0 && !slices.Contains(to, s.u.name) {
 		s.fail(KindStranger, number, id, "it is not kept, and was for others")
 	}
-	if _, again := s.lively[number]; again {
+	if _, again := s.seenLive[number]; again {
 		s.fail(KindAgain, number, id, fmt.Sprintf("session %d; it is not kept", s.n))
 		return false
 	}
-	s.lively[number] = struct{}{}
-	if keep := s.h.keep; keep > 0 && len(s.lively) >= 2*keep {
-		for _, old := range slices.Sorted(maps.Keys(s.lively))[:keep] {
-			delete(s.lively, old)
+	s.seenLive[number] = struct{}{}
+	if keep := s.h.keep; keep > 0 && len(s.seenLive) >= 2*keep {
+		for _, old := range slices.Sorted(maps.Keys(s.seenLive))[:keep] {
+			delete(s.seenLive, old)
 		}
 	}
 	return true

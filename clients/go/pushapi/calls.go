@@ -9,40 +9,39 @@ import (
 	"time"
 )
 
-// Push is the body of POST /v1/push. Exactly one of User, Users, Keys, Room and All
-// names who gets the message.
+// Push is the body of POST /v1/push. Exactly one of User, Users, Keys, Room and All must be set.
 type Push struct {
 	User  string   `json:"user,omitempty"`
 	Users []string `json:"users,omitempty"`
 	Keys  []string `json:"keys,omitempty"`
 	Room  string   `json:"room,omitempty"`
 	All   bool     `json:"all,omitempty"`
-	// Kept is whether the message waits until it is acknowledged. Nil: the server's
-	// default, which is yes for users.
+	// Kept says whether the message waits until it is acknowledged. Nil means the default of the
+	// server, which is true for users.
 	Kept *bool `json:"kept,omitempty"`
-	// Body is any JSON. BodyText and BodyBase64 are for other bodies.
+	// Body is any JSON value. BodyText and BodyBase64 are for other bodies.
 	Body       any    `json:"body,omitempty"`
 	BodyText   string `json:"body_text,omitempty"`
 	BodyBase64 string `json:"body_base64,omitempty"`
-	// TTL is how long a kept message waits, such as "24h".
+	// TTL is the time for which a kept message waits, such as "24h".
 	TTL string `json:"ttl,omitempty"`
 	Op  int32  `json:"op,omitempty"`
 
-	// IdempotencyKey makes a repeated push count once. It is sent as a header.
+	// IdempotencyKey makes repeated pushes count once. It is sent as a header.
 	IdempotencyKey string `json:"-"`
 }
 
 // Result is the answer to a push, for one user.
 type Result struct {
-	// ID is the id of a kept message; 0: it is not kept.
+	// ID is the id of a kept message, or 0 if the message is not kept.
 	ID        uint64 `json:"id,string"`
 	User      string `json:"user"`
 	Sessions  int    `json:"sessions"`
 	Duplicate bool   `json:"duplicate"`
 }
 
-// Push pushes through one server. The results are those of each user, one for a
-// push to a room or to all.
+// Push sends a push through one server. There is one result for each user, or one for a push to a
+// room or to all.
 func (c *Client) Push(ctx context.Context, server string, p *Push) ([]Result, error) {
 	var header http.Header
 	if p.IdempotencyKey != "" {
@@ -61,7 +60,7 @@ func (c *Client) Push(ctx context.Context, server string, p *Push) ([]Result, er
 	return []Result{answer.Result}, nil
 }
 
-// NewToken makes a token for a user. It ends by itself after ttl.
+// NewToken makes a token for a user. It expires after ttl.
 func (c *Client) NewToken(ctx context.Context, user string, ttl time.Duration) (string, error) {
 	var answer struct {
 		Token string `json:"token"`
@@ -76,8 +75,7 @@ func (c *Client) NewToken(ctx context.Context, user string, ttl time.Duration) (
 	return answer.Token, nil
 }
 
-// RevokeToken takes a token back. Sessions that it opened stay open unless
-// closeSessions is true.
+// RevokeToken revokes a token. Sessions that it opened stay open unless closeSessions is true.
 func (c *Client) RevokeToken(ctx context.Context, token string, closeSessions bool) error {
 	body := map[string]any{"token": token, "close": closeSessions}
 	if err := c.Anywhere(ctx, http.MethodPost, "/v1/tokens/revoke", body, nil); err != nil {
@@ -92,11 +90,10 @@ type Node struct {
 	Roles   []string          `json:"roles"`
 	Leaving bool              `json:"leaving"`
 	Ready   bool              `json:"ready"`
-	Clients map[string]string `json:"clients"` // addresses by transport
+	Clients map[string]string `json:"clients"` // transport → address
 }
 
-// Nodes returns the nodes as one of the servers knows them, and the host of that
-// server.
+// Nodes returns the nodes that one of the servers knows, and the host of that server.
 func (c *Client) Nodes(ctx context.Context) (nodes []Node, host string, err error) {
 	var answer struct {
 		Nodes []Node `json:"nodes"`
@@ -104,7 +101,7 @@ func (c *Client) Nodes(ctx context.Context) (nodes []Node, host string, err erro
 	server := c.Next()
 	for range c.servers {
 		if err = c.Call(ctx, server, http.MethodGet, "/v1/nodes", nil, nil, &answer); err == nil {
-			u, _ := url.Parse(server) // New has parsed it
+			u, _ := url.Parse(server) // New has parsed it, so there is no error
 			return answer.Nodes, u.Hostname(), nil
 		}
 		server = c.After(server)
@@ -112,7 +109,7 @@ func (c *Client) Nodes(ctx context.Context) (nodes []Node, host string, err erro
 	return nil, "", err
 }
 
-// User is what GET /v1/users/{user} tells of a user.
+// User is the answer of GET /v1/users/{user}.
 type User struct {
 	Sessions []struct {
 		Device string `json:"device"`
@@ -127,7 +124,7 @@ type User struct {
 	Dropped  int    `json:"dropped"`
 }
 
-// User asks for a user's sessions, devices and pending messages.
+// User returns the sessions, devices and pending messages of a user.
 func (c *Client) User(ctx context.Context, user string) (User, error) {
 	var u User
 	if err := c.Anywhere(ctx, http.MethodGet, "/v1/users/"+url.PathEscape(user), nil, &u); err != nil {

@@ -1,9 +1,8 @@
-// Package pushapi calls the HTTP API of imgo: pushes, tokens, users and nodes. One
-// Client calls one server or several; it spreads its calls over them, and leaves a
-// server that does not answer alone for a moment.
+// Package pushapi calls the HTTP API of imgo: pushes, tokens, users and nodes. A Client spreads its
+// calls over one or more servers. It avoids a server for a second after a call without an answer.
 //
-// The API is described in docs/reference/api.md. A call is not repeated by itself, except by
-// Anywhere. A push with an idempotency key may be repeated safely.
+// The API is described in docs/reference/api.md. Only Anywhere repeats a call. Callers may safely
+// repeat a push that has an idempotency key.
 package pushapi
 
 import (
@@ -24,23 +23,23 @@ import (
 	"time"
 )
 
-// Config tells which servers to call, and how.
+// Config configures a Client. Servers is required.
 type Config struct {
-	// Servers are the HTTP addresses: http://host:port, or host:port.
+	// Servers holds the HTTP addresses as http://host:port or host:port.
 	Servers []string
-	// Key is the API key. Empty: none.
+	// Key is the API key. Empty means that none is sent.
 	Key string
-	// Timeout bounds one call. 0: 15 s.
+	// Timeout bounds one call. 0 means 15 s.
 	Timeout time.Duration
-	// Conns is how many idle connections to each server are kept. 0: 16.
+	// Conns is the number of idle connections that are kept to each server. 0 means 16.
 	Conns int
-	// MaxAnswer bounds an answer, in bytes. 0: 4 MiB.
+	// MaxAnswer bounds an answer, in bytes. 0 means 4 MiB.
 	MaxAnswer int64
-	// TLS is for https:// addresses. Nil: the system's certificates.
+	// TLS is for https:// addresses. Nil means the root certificates of the system.
 	TLS *tls.Config
 }
 
-// Client calls the API. Safe for concurrent use.
+// Client calls the API. It is safe for concurrent use.
 type Client struct {
 	cfg     Config
 	servers []string
@@ -48,14 +47,13 @@ type Client struct {
 	next    atomic.Uint64
 
 	mu      sync.Mutex
-	avoided []time.Time // until when, by server
+	avoided []time.Time // for each server, the time until which it is avoided
 }
 
-// avoidFor is how long a server that did not answer is avoided, where there are
-// others.
+// avoidFor is the time for which a server that did not answer is avoided, if there are others.
 const avoidFor = time.Second
 
-// New makes a Client. It connects nowhere yet.
+// New returns a Client. It does not connect yet.
 func New(cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg}
 	for _, text := range cfg.Servers {
@@ -96,17 +94,16 @@ func New(cfg Config) (*Client, error) {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Servers returns the servers that are called.
+// Servers returns the addresses of the servers.
 func (c *Client) Servers() []string { return slices.Clone(c.servers) }
 
-// Next returns a server to call, another one each time.
+// Next returns the server for the next call. Successive calls return the servers in turn.
 func (c *Client) Next() string { return c.from(int(c.next.Add(1) % uint64(len(c.servers)))) }
 
-// After returns the server to call after one that failed.
+// After returns the server to call after a failed one.
 func (c *Client) After(server string) string { return c.from(slices.Index(c.servers, server) + 1) }
 
-// from returns the first server from an index on that is not avoided, or else the
-// one at the index.
+// from returns the first server from index on that is not avoided, or the one at index if all are.
 func (c *Client) from(index int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +116,7 @@ func (c *Client) from(index int) string {
 	return c.servers[index%len(c.servers)]
 }
 
-// avoid leaves a server alone for a moment.
+// avoid marks a server as avoided for avoidFor.
 func (c *Client) avoid(server string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -128,11 +125,11 @@ func (c *Client) avoid(server string) {
 	}
 }
 
-// Error is an answer of the server that is no success. Code, Message and Field are
-// empty if the answer is not one of imgo's.
+// Error is an answer of the server with an error status. Code, Message and Field are empty if the
+// answer does not have the format of imgo.
 type Error struct {
 	Server  string
-	Status  int    // of HTTP
+	Status  int    // HTTP status
 	Code    string // such as "invalid"; see docs/reference/api.md
 	Message string // for a person
 	Field   string // the field of the request that is wrong
@@ -150,21 +147,20 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Final reports whether the same call will fail again: the caller is at fault.
+// Final reports whether the same call would fail again, because the caller is at fault.
 func (e *Error) Final() bool {
 	return e.Status >= 400 && e.Status < 500 && e.Status != http.StatusTooManyRequests && e.Status != http.StatusRequestTimeout
 }
 
-// NotSent reports whether err means that no byte of the request has left, because
-// nothing listens at the address.
+// NotSent reports whether err means that no byte of the request was sent, because the connection
+// could not be opened.
 func NotSent(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// Call calls one server. body is sent as JSON and the answer is read into result;
-// either may be nil. header may be nil. The error is an *Error if the server
-// answered.
+// Call calls one server. It sends body as JSON and parses the answer into result. body, header and
+// result may be nil. The error is an *Error if the server answered.
 func (c *Client) Call(ctx context.Context, server, method, path string, header http.Header, body, result any) error {
 	var content io.Reader
 	if body != nil {
@@ -213,7 +209,7 @@ func (c *Client) Call(ctx context.Context, server, method, path string, header h
 	return nil
 }
 
-// readError reads the answer to a call that was refused.
+// readError parses an answer with an error status.
 func readError(server string, status int, answer []byte) error {
 	e := &Error{Server: server, Status: status, Body: answer[:min(len(answer), 300)]}
 	var body struct {
@@ -229,11 +225,11 @@ func readError(server string, status int, answer []byte) error {
 	return e
 }
 
-// tryPause is the pause between two tries of Anywhere.
+// tryPause is the pause between two attempts of Anywhere.
 const tryPause = 100 * time.Millisecond
 
-// Anywhere calls one server after another until one answers, three times over, or
-// until the answer says that the call is wrong.
+// Anywhere calls one server after another until one answers, in up to three rounds. It stops if an
+// answer says that the call is wrong.
 func (c *Client) Anywhere(ctx context.Context, method, path string, body, result any) error {
 	server := c.Next()
 	for try := 1; ; try++ {

@@ -14,12 +14,12 @@ import (
 	"imgo/clients/go/pushapi"
 )
 
-// request is a call as the server got it.
+// request is a call as the server received it.
 type request struct {
 	method, path, key, idempotency, body string
 }
 
-// server answers every call with a status and a body, and notes the calls.
+// server answers every call with the same status and body, and records the calls.
 func server(t *testing.T, status int, answer string) (*httptest.Server, *[]request) {
 	t.Helper()
 	var got []request

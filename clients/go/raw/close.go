@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// CloseError is the server's reason for the end of a connection.
+// CloseError is the reason that the server gave for the end of a connection.
 type CloseError struct {
-	Code   int    // see the close codes in docs/reference/protocol.md; 0: not known
+	Code   int    // a close code of docs/reference/protocol.md, or 0 if unknown
 	Reason string // for a person
 	// Reconnect reports whether the client should connect again by itself.
 	Reconnect bool
@@ -19,9 +19,8 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("the server closed the connection: %s (%d)", e.Reason, e.Code)
 }
 
-// ParseClose reads the body of a packet of operation protocol.OpDisconnect. What
-// the server says about reconnecting counts; where it says nothing, the range of
-// the code does.
+// ParseClose parses the body of a packet with the operation protocol.OpDisconnect. If the body does
+// not say whether to reconnect, the range of the code decides.
 func ParseClose(body []byte) *CloseError {
 	var said struct {
 		Code      int      `json:"code"`

@@ -1,10 +1,9 @@
-// Package raw is imgo's client protocol without a client's logic: it connects,
-// and it reads and writes packets as they are. It does not reconnect, does not
-// acknowledge, does not beat and does not drop duplicates. What the server sends
-// is what the caller sees.
+// Package raw implements the wire protocol of imgo for clients, without the logic of a client. It
+// connects, reads packets and writes packets. It does not reconnect, acknowledge, send heartbeats
+// or drop duplicates. The caller sees exactly what the server sends.
 //
-// Programs that receive messages use package imgoclient, which is built on this
-// one. Package raw is for tools that test or measure a server.
+// Programs that receive messages use package imgoclient, which is built on this package. Package
+// raw is for tools that test or measure a server.
 package raw
 
 import (
@@ -31,44 +30,44 @@ import (
 // Packet is one packet. In a JSON frame the body is JSON.
 type Packet = transport.Packet
 
-// DefaultMaxBody is the largest body of a packet that Read takes unless Options
-// say otherwise, in bytes. It is the largest that any server can be set to.
+// DefaultMaxBody is the default of Options.MaxBody, in bytes. No server can be configured for
+// larger bodies.
 const DefaultMaxBody = 1 << 20
 
-// Options are the ways to connect.
+// Options configures Dial. The zero value is usable.
 type Options struct {
-	// TLS is for tls:// and wss:// addresses. Nil: the system's certificates.
+	// TLS is for tls:// and wss:// addresses. Nil means the root certificates of the system.
 	TLS *tls.Config
-	// MaxBody bounds the body of a packet, in bytes. 0: DefaultMaxBody.
+	// MaxBody bounds the body of a received packet, in bytes. 0 means DefaultMaxBody.
 	MaxBody int
-	// Text sends and expects text messages with JSON, on WebSocket.
+	// Text makes a WebSocket use text messages with JSON frames.
 	Text bool
-	// ReadBuffer is the size of the buffer before a TCP stream, in bytes. 0: 4 KiB.
-	// Tools with thousands of connections make it small.
+	// ReadBuffer is the size of the read buffer of a TCP connection, in bytes. 0 means 4 KiB. Tools
+	// with thousands of connections use a small one.
 	ReadBuffer int
-	// Dial makes the connection below. Nil: net.Dialer.
+	// Dial opens the network connection. Nil means net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Conn is a connection. Read is for one goroutine at a time. Everything else may
-// be called from anywhere at any time.
+// Conn is a connection. Only one goroutine at a time may call Read. All other methods are safe for
+// concurrent use.
 type Conn struct {
-	// link carries the bytes: a stream, or WebSocket messages.
+	// link carries the packets over a stream or over WebSocket messages.
 	link
 	writing sync.Mutex
 }
 
-// link is what the two transports do differently.
+// link is the part of a connection that depends on the transport.
 type link interface {
 	read(deadline time.Time) (Packet, error)
 	// buffered reports whether read returns without waiting for the network.
 	buffered() bool
 	write(deadline time.Time, packets []Packet) error
-	// shut ends the connection. abort leaves the goodbye of TCP out.
+	// shut ends the connection. If abort is true, TCP resets it and unsent data is discarded.
 	shut(abort bool)
 }
 
-// Dial connects to a target. ctx bounds the connecting alone.
+// Dial connects to a target. ctx bounds only the connecting.
 func Dial(ctx context.Context, to Target, o Options) (*Conn, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = DefaultMaxBody
@@ -92,32 +91,31 @@ func Dial(ctx context.Context, to Target, o Options) (*Conn, error) {
 	return &Conn{link: l}, nil
 }
 
-// Read waits for the next packet until the deadline; the zero time means for
-// ever. A server that closes a WebSocket with a code of its own gives a
-// *CloseError. After an error the connection is only good for Close.
+// Read waits for the next packet until the deadline. The zero time means no deadline. It returns a
+// *CloseError if the server closes a WebSocket with an application close code. After an error only
+// Close may be called.
 func (c *Conn) Read(deadline time.Time) (Packet, error) { return c.read(deadline) }
 
 // Buffered reports whether Read returns without waiting for the network.
 func (c *Conn) Buffered() bool { return c.buffered() }
 
-// Write sends packets, those of a stream in one write. The version is 2 where a
-// packet has none. It returns when the kernel has taken all of them, or at the
-// deadline.
+// Write sends packets. On a stream they go into one write. A packet without a version gets version
+// 2. Write returns when the kernel has taken all packets, or at the deadline.
 func (c *Conn) Write(deadline time.Time, packets ...Packet) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	return c.write(deadline, packets)
 }
 
-// Close ends the connection at once. A Read under way returns.
+// Close ends the connection at once. A concurrent Read returns.
 func (c *Conn) Close() { c.shut(false) }
 
-// Abort ends the connection as a crash of the client does: without the goodbye of
-// TCP, and without what was not sent yet.
+// Abort ends the connection like a crash of the client: TCP resets it, and unsent data is
+// discarded.
 func (c *Conn) Abort() { c.shut(true) }
 
-// CloseWrite tells the server that nothing more will come. What it has sent can
-// still be read. It does nothing on WebSocket.
+// CloseWrite closes the sending side of a TCP connection. Read still returns what the server sends.
+// It does nothing on WebSocket.
 func (c *Conn) CloseWrite() {
 	if s, ok := c.link.(*stream); ok {
 		if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
@@ -126,8 +124,8 @@ func (c *Conn) CloseWrite() {
 	}
 }
 
-// appendPacket appends a binary packet with the short header, or with the long one
-// where it has an id.
+// appendPacket appends a binary packet. The header is the long one if the packet has an id, else
+// the short one.
 func appendPacket(dst []byte, p Packet) []byte {
 	if p.Version == 0 {
 		p.Version = protocol.Version2
@@ -141,7 +139,7 @@ func appendPacket(dst []byte, p Packet) []byte {
 
 // stream carries packets over TCP or TLS.
 type stream struct {
-	raw, conn net.Conn // conn is raw or, over it, TLS
+	raw, conn net.Conn // conn is raw, or TLS over raw
 	r         *bufio.Reader
 	header    [protocol.HeaderV2]byte
 	maxBody   int
@@ -197,20 +195,20 @@ func (s *stream) write(deadline time.Time, packets []Packet) error {
 
 func (s *stream) shut(abort bool) {
 	if tcp, ok := s.raw.(*net.TCPConn); ok && abort {
-		_ = tcp.SetLinger(0) // an orderly end is good enough where this fails
+		_ = tcp.SetLinger(0) // if this fails, Close ends the connection in the normal way
 	}
-	// The result does not matter: the peer of a broken connection finds out.
+	// The error is ignored, because the peer of a broken connection notices it anyway.
 	_ = s.conn.Close()
 }
 
-// messages carries packets in WebSocket messages: one or more in a binary message,
-// an array of them in a text message.
+// messages carries packets in WebSocket messages. A binary message has one or more packets. A text
+// message has an array of them.
 type messages struct {
 	conn    *websocket.Conn
 	text    bool
 	maxBody int
-	rest    []byte   // the packets of a binary message that Read has yet to return
-	parsed  []Packet // the same of a text message
+	rest    []byte   // the unread packets of a binary message
+	parsed  []Packet // the unread packets of a text message
 	idle    func()
 }
 
@@ -227,7 +225,7 @@ func dialWebSocket(ctx context.Context, to Target, o Options) (*messages, error)
 	}
 	limit := int64(o.MaxBody) + protocol.HeaderV2
 	if o.Text {
-		limit *= 2 // JSON escapes
+		limit *= 2 // escapes can make JSON longer
 	}
 	conn.SetReadLimit(limit)
 	return &messages{conn: conn, text: o.Text, maxBody: o.MaxBody, idle: carrier.CloseIdleConnections}, nil
@@ -246,13 +244,13 @@ func (m *messages) read(deadline time.Time) (Packet, error) {
 	}
 	p, rest, err := transport.DecodePacket(m.rest, m.maxBody)
 	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF // an empty message is no packet
+		err = io.ErrUnexpectedEOF // an empty message is not allowed
 	}
 	m.rest = rest
 	return p, err
 }
 
-// next reads the next message.
+// next reads the next message into rest or parsed.
 func (m *messages) next(deadline time.Time) error {
 	ctx := context.Background()
 	if !deadline.IsZero() {
@@ -278,7 +276,7 @@ func (m *messages) next(deadline time.Time) error {
 	return nil
 }
 
-// parseText reads a text message: an array of packets.
+// parseText parses a text message, which is an array of packets.
 func parseText(data []byte) ([]Packet, error) {
 	var objects []struct {
 		Ver  int16           `json:"ver"`
@@ -327,7 +325,7 @@ func (m *messages) write(deadline time.Time, packets []Packet) error {
 	return nil
 }
 
-// textFrame is a packet as a JSON object.
+// textFrame returns a packet as a JSON object.
 func textFrame(p Packet) []byte {
 	if p.Version == 0 {
 		p.Version = protocol.Version2
@@ -344,8 +342,8 @@ func (m *messages) shut(bool) {
 	m.idle()
 }
 
-// AckBody returns the body of an acknowledgement (protocol.OpAck) of ids, for JSON
-// frames if text is true.
+// AckBody returns the body of an acknowledgement (protocol.OpAck) of ids. It is JSON if text is
+// true.
 func AckBody(text bool, ids []uint64) []byte {
 	if !text {
 		body := make([]byte, 0, 8*len(ids))
@@ -365,8 +363,8 @@ func AckBody(text bool, ids []uint64) []byte {
 	return append(body, ']')
 }
 
-// Batch returns the packets in the body of a packet of operation protocol.OpRaw.
-// maxBody bounds the body of each one.
+// Batch returns the packets in the body of a packet with the operation protocol.OpRaw. maxBody
+// bounds the body of each packet, in bytes.
 func Batch(body []byte, maxBody int) ([]Packet, error) {
 	var packets []Packet
 	for rest := body; len(rest) > 0; {

@@ -81,7 +81,7 @@ func TestAckBody(t *testing.T) {
 	}
 }
 
-// stream is a server of one TCP connection, which serve gets.
+// stream starts a server for one TCP connection and passes the connection to serve.
 func stream(t *testing.T, serve func(net.Conn)) raw.Target {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -168,7 +168,7 @@ func TestStreamBounds(t *testing.T) {
 	c.Abort()
 }
 
-// webSocket is a server of WebSockets, each of which serve gets.
+// webSocket starts a server that passes each WebSocket to serve.
 func webSocket(t *testing.T, serve func(context.Context, *websocket.Conn)) raw.Target {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

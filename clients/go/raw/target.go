@@ -15,14 +15,14 @@ const (
 	schemeWSS = "wss"
 )
 
-// Target is an address that clients connect to. Targets can be compared.
+// Target is an address that clients connect to. Targets are comparable.
 type Target struct {
 	scheme  string
 	address string // host:port, or the URL of a WebSocket
 }
 
-// ParseTarget reads host:port, tcp://host:port, tls://host:port, ws://host:port/sub
-// or wss://host:port/sub. A WebSocket's path is /sub where the address has none.
+// ParseTarget parses host:port, tcp://host:port, tls://host:port, ws://host:port/sub or
+// wss://host:port/sub. The default path of a WebSocket is /sub.
 func ParseTarget(text string) (Target, error) {
 	bad := func(why string) (Target, error) {
 		return Target{}, fmt.Errorf("address %q %s: write host:port, tls://host:port or ws://host:port/sub", text, why)
@@ -72,10 +72,9 @@ func (t Target) Transport() string {
 	return schemeTCP
 }
 
-// Other returns another address of the same transport, as a server names it. What
-// the address lacks (scheme, path) is this target's. ok is false if the address
-// cannot be used. An address without TLS cannot be used where this target has TLS:
-// the token would be sent in the clear.
+// Other parses another address of the same transport that a server names. A missing scheme or path
+// is taken from this target. ok is false if the address cannot be used. If this target has TLS, an
+// address without TLS cannot be used, because the token would be sent in the clear.
 func (t Target) Other(address string) (other Target, ok bool) {
 	if !strings.Contains(address, "://") {
 		address = t.scheme + "://" + address
