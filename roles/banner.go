@@ -16,7 +16,7 @@ import (
 // why, and what to try next. On a terminal it prints a banner, elsewhere log lines.
 func (n *Node) announceStart() {
 	if forPeople(n.cfg.Logging, n.opts) {
-		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // a reader that is gone is no error
+		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // A closed output is no error.
 		return
 	}
 	added := n.cfg.EmbeddedRoles()

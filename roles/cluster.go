@@ -36,38 +36,37 @@ type cluster struct {
 	bus    *bus.Bus // nil until it is open
 	growth *growth.Growth
 	live   *bus.Log
-	tokens *tokenlog.Tokens // nil: no logic here
+	tokens *tokenlog.Tokens // nil: this process runs no logic
 	keptMu sync.Mutex
 	kept   map[uint16]*bus.Log // by generation
 }
 
-// Network lets tests cut nodes off from one another. Both functions are called for
-// each packet or connection, with the address of the other end.
+// Network lets tests cut the connections between nodes. Both functions are called for each packet or
+// connection, with the address of the other end.
 type Network struct {
-	// Gossip reports whether nothing may go to a gossip address.
+	// Gossip reports whether packets to a gossip address are dropped.
 	Gossip func(address string) bool
-	// Dial connects to the address at which another node takes calls.
+	// Dial connects to the RPC address of another node.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
-// bindCluster binds the address at which this node takes calls of other nodes. The
-// node's name may depend on it.
+// bindCluster binds the RPC address of this node. The node's name may depend on it.
 func (n *Node) bindCluster() (err error) {
 	c := &cluster{kept: make(map[uint16]*bus.Log)}
 	security := rpc.Security{Secret: n.cfg.Cluster.Secret, CertFile: n.cfg.Cluster.TLSCert, KeyFile: n.cfg.Cluster.TLSKey,
 		CAFile: n.cfg.Cluster.TLSCA}
 	if c.server, err = rpc.NewServer(rpc.ServerOptions{Listen: n.cfg.Cluster.RPC, Security: security, Log: n.log,
 		Metrics: n.metrics}); err != nil {
-		return fmt.Errorf("%w%s", err, mendListen(err, "--rpc"))
+		return fmt.Errorf("%w%s", err, listenHint(err, "--rpc"))
 	}
 	n.cluster = c
 	c.pool, err = rpc.NewPool(rpc.PoolOptions{Security: security, Log: n.log, Metrics: n.metrics, Dial: n.opts.Network.Dial})
 	return err
 }
 
-// clusterName returns a node's name where none is set: the host's name and what
-// tells the processes of one host apart. It is the same at each start, since it
-// decides which partitions a router owns.
+// clusterName returns the default name of a node. It has the host's name and a suffix that differs
+// between the processes of one host. The name is the same at each start, since it decides which
+// partitions a router owns.
 func clusterName(host string, rpc net.Addr) string {
 	ip, port, _ := net.SplitHostPort(rpc.String())
 	if a := net.ParseIP(ip); a != nil && !a.IsUnspecified() {
@@ -80,7 +79,7 @@ func clusterName(host string, rpc net.Addr) string {
 func (n *Node) joinCluster() (err error) {
 	c, cfg, kept := n.cluster, n.cfg.Cluster, n.core.Load().kept
 	meta := &envelope.NodeMeta{
-		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: short(n.opts.Version), StartMs: n.started.UnixMilli(),
+		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: shorten(n.opts.Version), StartMs: n.started.UnixMilli(),
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
 		Http: reachable(n.listener.Addr()), Endpoints: clientSide{n}.endpoints(),
 	}
@@ -92,7 +91,7 @@ func (n *Node) joinCluster() (err error) {
 		Log: n.log, Metrics: n.metrics, Cut: n.opts.Network.Gossip,
 	})
 	if err != nil {
-		return fmt.Errorf("%w%s", err, mendListen(err, "--gossip"))
+		return fmt.Errorf("%w%s", err, listenHint(err, "--gossip"))
 	}
 	meta.Rpc = cfg.RPCAddress
 	if meta.Rpc == "" {
@@ -106,8 +105,7 @@ func (n *Node) joinCluster() (err error) {
 	return c.members.UpdateMeta(meta)
 }
 
-// GossipAddr returns the address at which this node gossips, host:port, or "" where
-// it is alone.
+// GossipAddr returns the gossip address of this node, host:port, or "" without a cluster.
 func (n *Node) GossipAddr() string {
 	if n.cluster == nil {
 		return ""
@@ -115,8 +113,7 @@ func (n *Node) GossipAddr() string {
 	return n.cluster.members.Advertised()
 }
 
-// RPCAddr returns the address at which this node takes calls of other nodes,
-// host:port, or "" where it is alone.
+// RPCAddr returns the RPC address of this node, host:port, or "" without a cluster.
 func (n *Node) RPCAddr() string {
 	if n.cluster == nil {
 		return ""
@@ -137,8 +134,8 @@ func reachable(a net.Addr) string {
 	return a.String()
 }
 
-// short cuts a version to a length that gossip has room for.
-func short(version string) string { return version[:min(len(version), 40)] }
+// shorten returns the first 40 bytes of a version, because gossip has little room.
+func shorten(version string) string { return version[:min(len(version), 40)] }
 
 // register tells peers which roles run in this process, so that calls to them stay in the process, and
 // which services to export. It must be called before the core runs.
@@ -193,14 +190,14 @@ func (c *cluster) gossip(ctx context.Context) error {
 		err := c.members.Leave(lctx)
 		stop()
 		if err != nil {
-			c.remote.Load().log.Warn().Err(err).Msg("the other nodes were not told that this one leaves: they will find out by themselves")
+			c.remote.Load().log.Warn().Err(err).Msg("the other nodes were not told that this node leaves. They will detect it by gossip")
 		}
 		return nil
 	})
 	return g.Wait()
 }
 
-// updateMeta changes what gossip tells the others about this node.
+// updateMeta changes the data about this node that gossip spreads.
 func (c *cluster) updateMeta(change func(*envelope.NodeMeta)) error {
 	c.metaMu.Lock()
 	defer c.metaMu.Unlock()
@@ -209,15 +206,15 @@ func (c *cluster) updateMeta(change func(*envelope.NodeMeta)) error {
 	return c.members.UpdateMeta(c.meta)
 }
 
-// leaving tells the others to give this node no new work. It finishes what it has.
+// leaving tells the other nodes to give this node no new work. It finishes its present work.
 func (c *cluster) leaving(log zerolog.Logger) {
 	if err := c.updateMeta(func(m *envelope.NodeMeta) { m.Leaving = true }); err != nil {
-		log.Warn().Err(err).Msg("the other nodes were not told that this one is about to leave")
+		log.Warn().Err(err).Msg("the other nodes were not told that this node is about to leave")
 	}
 }
 
-// wiringOf returns what the roles of a core call in a cluster. Comet outlives cores
-// and therefore finds its logics through the core that serves.
+// wiringOf returns the roles and logs that the roles of a core call in a cluster. Comet lives longer
+// than a core, so it finds logics through the core that serves.
 func (c *cluster) wiringOf(n *Node, of *core) wiring {
 	r := of.remote
 	w := wiring{

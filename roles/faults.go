@@ -47,10 +47,10 @@ func (f Faults) comets(to job.Comets) job.Comets {
 	return faultyComets{to, f.Deliveries}
 }
 
-// faultyComets are comets behind a wrapper.
+// faultyComets wraps the comets that it returns.
 type faultyComets struct {
 	job.Comets
-	way func(job.Comet) job.Comet
+	wrap func(job.Comet) job.Comet
 }
 
 // Comet returns the comet of that name in its wrapper, or nil if there is none.
@@ -59,5 +59,5 @@ func (s faultyComets) Comet(name string) job.Comet {
 	if c == nil {
 		return nil
 	}
-	return s.way(c)
+	return s.wrap(c)
 }

@@ -43,8 +43,8 @@ func (g routerGrowth) Moved(ctx context.Context, partition int32) error {
 // has grown.
 type coreReplacer struct{ *Node }
 
-// generationOver returns a channel that is closed when the generation of the core is
-// over. It is nil where that never happens.
+// generationOver returns a channel that is closed when the generation of the core ends. It is nil on a
+// node without a cluster, where that never happens.
 func (n coreReplacer) generationOver() <-chan struct{} {
 	if n.cluster == nil {
 		return nil
@@ -69,7 +69,7 @@ func (n coreReplacer) replace(ctx context.Context, old *runner) (*runner, error)
 		if ctx.Err() != nil {
 			return old, nil
 		}
-		n.log.Error().Err(err).Msg("the kept topic has more partitions, but the roles cannot use them yet: trying again")
+		n.log.Error().Err(err).Msg("the kept topic has more partitions, but the roles cannot use them yet. The node tries again")
 		select {
 		case err := <-old.failed:
 			return old, err
@@ -108,9 +108,8 @@ func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 	return nil, nil, err
 }
 
-// change lets a core take over from the one that runs, and stops the old one. The new
-// core runs already but for its job. Only one core has a job at a time, so that the
-// group of all jobs assigns the partitions once.
+// change makes a new core the serving one and stops the old one. All stages of the new core except job
+// run already. Only one core runs job at a time, so that the consumer group assigns each partition once.
 func (n coreReplacer) change(ctx context.Context, c *core, r, old *runner) error {
 	before := n.core.Swap(c)
 	before.endStreams()
@@ -120,10 +119,10 @@ func (n coreReplacer) change(ctx context.Context, c *core, r, old *runner) error
 		m.KeptPartitions, m.Generation = uint32(c.kept.Partitions()), uint32(c.kept.Generation())
 	})
 	if err != nil {
-		n.log.Warn().Err(err).Msg("the other nodes were not told that this one uses more partitions")
+		n.log.Warn().Err(err).Msg("the other nodes were not told that this node uses more partitions")
 	}
 	if err := old.stop(nil, n.cfg.Shutdown.Timeout); err != nil {
-		n.log.Error().Err(err).Msg("the roles of the generation before did not stop as they should")
+		n.log.Error().Err(err).Msg("the roles of the former generation did not stop cleanly")
 	}
 	n.cluster.forget(before.kept.Generation())
 	if before.group != nil {

@@ -51,8 +51,8 @@ func loopbackOnly(h http.Handler) http.Handler {
 	})
 }
 
-// elsewhere refuses requests for logic on a node that does not run it, and names nodes that do.
-func (n admin) elsewhere(w http.ResponseWriter, _ *http.Request) {
+// refuseLogic refuses requests for logic on a node that does not run it, and names nodes that do.
+func (n admin) refuseLogic(w http.ResponseWriter, _ *http.Request) {
 	message := "this node does not run logic, which has the API and the page: ask a node that does"
 	if n.cluster != nil {
 		if addresses := n.cluster.remote.Load().logicAddresses(); len(addresses) > 0 {

@@ -16,8 +16,8 @@ type idleConns struct {
 
 func newIdleConns() *idleConns { return &idleConns{conns: make(map[net.Conn]struct{})} }
 
-// note is the ConnState function of an http.Server.
-func (i *idleConns) note(conn net.Conn, state http.ConnState) {
+// track is the ConnState function of an http.Server.
+func (i *idleConns) track(conn net.Conn, state http.ConnState) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch {
@@ -30,7 +30,7 @@ func (i *idleConns) note(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// close closes these connections, and every later one that note reports.
+// close closes these connections, and every later one that track gets.
 func (i *idleConns) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

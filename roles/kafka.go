@@ -132,7 +132,7 @@ func (n kafkaStorage) keptOf(ctx context.Context, generation uint16, partitions 
 	}
 	if have := kept.Partitions(); have != int32(n.cfg.Kept.Partitions) {
 		n.log.Info().Int32("partitions", have).Int("setting", n.cfg.Kept.Partitions).
-			Msg("the kept topic has another number of partitions than kept.partitions: the setting counts only when the topic is made")
+			Msg("the kept topic has another number of partitions than kept.partitions. The setting applies only when the topic is created")
 	}
 	c.kept[kept.Generation()] = kept
 	return kept, nil

@@ -227,7 +227,7 @@ func (r *runningStage) waitReady(ctx context.Context, failed <-chan error) error
 	}
 }
 
-// errNotReady is the cause of a context whose stage took too long.
+// errNotReady is the cancel cause when a stage was not ready in time.
 var errNotReady = errors.New("the stage is not ready")
 
 // ready returns why the node cannot serve, or nil.
@@ -251,7 +251,7 @@ func (n *Node) ready() error {
 // serveHTTP serves the API until ctx is done. Then it waits for the requests in progress.
 func (n *Node) serveHTTP(ctx context.Context) error {
 	idle := newIdleConns()
-	n.server.ConnState = idle.note
+	n.server.ConnState = idle.track
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {

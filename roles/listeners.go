@@ -15,9 +15,9 @@ import (
 type clientTransport struct {
 	scheme    string // as in transport.Traits
 	listen    string // the address to bind; empty: off
-	tls       bool   // where the node has a certificate
+	tls       bool   // if the node has a certificate
 	tlsPrefix string // of an address that uses TLS
-	advertise string // what clients are told in place of the bound address
+	advertise string // the address that clients are told instead of the bound one
 	bind      transport.ListenFunc
 }
 
@@ -66,7 +66,7 @@ func (n clientSide) listenFuncs() ([]transport.ListenFunc, error) {
 }
 
 // ClientAddr returns the address that clients of a transport connect to, or nil
-// where there is none.
+// if the node does not listen for it.
 func (n *Node) ClientAddr(scheme string) net.Addr {
 	if n.comet == nil {
 		return nil
@@ -112,7 +112,7 @@ func (n clientSide) endpoints() []*envelope.Endpoint {
 }
 
 // url returns an address with the scheme that shows the use of TLS.
-// Without TLS, or where the address has a scheme, it is the address alone.
+// Without TLS, or if the address has a scheme already, it returns the address unchanged.
 func (n clientSide) url(t clientTransport, address string) string {
 	if !t.tls || n.cfg.Comet.TLSCert == "" || strings.Contains(address, "://") {
 		return address

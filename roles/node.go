@@ -48,7 +48,7 @@ type RunOptions struct {
 	// FreeBytes returns the free bytes of the file system of a folder. Nil asks the operating system.
 	// Tests simulate a full disk with it.
 	FreeBytes func(dir string) (int64, error)
-	// Network lets tests cut nodes off.
+	// Network lets tests cut the connections to other nodes.
 	Network Network
 	// Growth has the durations of a growth of the kept topic. Zero means the defaults. All nodes of a
 	// cluster must use the same.
@@ -128,7 +128,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "imgo_node_start_seconds", Help: "When the node started, Unix seconds.",
 			ConstLabels: prometheus.Labels{"version": opts.Version}}, func() float64 { return float64(n.started.Unix()) }))
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
-		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, mendListen(err, "--http"))
+		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, listenHint(err, "--http"))
 	}
 	s, err := n.open(ctx)
 	if err != nil {
@@ -164,7 +164,7 @@ func (n *Node) close() {
 
 var notName = regexp.MustCompile(`[^a-zA-Z0-9._-]+`)
 
-// nodeName returns the setting, or the host name without one.
+// nodeName returns the setting, or the name of the host if it is empty. The result has at most 64 bytes.
 func nodeName(id string) string {
 	if id == "" {
 		id, _ = os.Hostname()
@@ -176,7 +176,8 @@ func nodeName(id string) string {
 	return id[:min(len(id), 64)]
 }
 
-func mendListen(err error, flag string) string {
+// listenHint returns advice for an address that is in use, or "" for another error.
+func listenHint(err error, flag string) string {
 	if strings.Contains(err.Error(), "address already in use") {
 		return fmt.Sprintf("; another process (perhaps another imgo) has it: stop that one or choose another address with %s", flag)
 	}
@@ -281,7 +282,7 @@ func (n *Node) wire(ctx context.Context, s storage) error {
 		}
 		n.comet, err = comet.New(cometConfig, w.logic, n.log, n.metrics)
 		if err != nil {
-			return fmt.Errorf("%w%s", err, mendListen(err, "--tcp or --ws"))
+			return fmt.Errorf("%w%s", err, listenHint(err, "--tcp or --ws"))
 		}
 	}
 	return n.wireHTTP()

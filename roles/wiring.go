@@ -63,7 +63,7 @@ type wiring struct {
 	growth router.Growth
 }
 
-// wiringOf returns what the roles of a core call. It is the only place that decides this.
+// wiringOf returns the roles and logs that the roles of a core call. No other function decides this.
 func (n *Node) wiringOf(c *core) wiring {
 	if n.cluster != nil {
 		return n.cluster.wiringOf(n, c)
@@ -110,7 +110,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		}
 	}
 	if !n.cfg.Runs(config.RoleLogic) {
-		c.apiHandler, c.endStreams = http.HandlerFunc(admin{n}.elsewhere), func() {}
+		c.apiHandler, c.endStreams = http.HandlerFunc(admin{n}.refuseLogic), func() {}
 		return nil
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{

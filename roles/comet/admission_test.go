@@ -47,8 +47,8 @@ func TestAdmissionOrder(t *testing.T) {
 	})
 }
 
-// TestAdmissionLogicAway checks that clients wait while no logic answers, that
-// only one is asked about again and again, and that all are admitted later.
+// TestAdmissionLogicAway checks that clients wait while no logic answers. Only one Connect call is
+// repeated meanwhile, and all clients are admitted later.
 func TestAdmissionLogicAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var away atomic.Bool
@@ -65,8 +65,7 @@ func TestAdmissionLogicAway(t *testing.T) {
 		s := start(t, logic, nil)
 		s.authenticate(1000)
 		time.Sleep(20 * time.Second)
-		// Logic is asked about 64 clients at first, then about one at a time, at most a
-		// second apart.
+		// At first 64 calls are in progress, then one at a time, at most a second apart.
 		if n := asked.Load(); n < 64+15 || n > 250 {
 			t.Errorf("logic was asked %d times in 20 s without an answer", n)
 		}
@@ -111,8 +110,7 @@ func TestAdmissionBound(t *testing.T) {
 	}
 }
 
-// TestAdmissionConcurrency checks that a slow logic is asked about fewer clients
-// at a time.
+// TestAdmissionConcurrency checks that a slow logic gets fewer calls at a time.
 func TestAdmissionConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -174,8 +172,7 @@ func TestAdmissionStop(t *testing.T) {
 	})
 }
 
-// TestAdmissionLeft checks that logic is not asked about a client that left while
-// it waited.
+// TestAdmissionLeft checks that logic gets no call for a client that left while it waited.
 func TestAdmissionLeft(t *testing.T) {
 	if *goroutines {
 		t.Skip("only a connection that epoll watches tells that without being read")
@@ -219,9 +216,9 @@ func TestAdmissionLeft(t *testing.T) {
 	}
 }
 
-// TestBlockedLogicHoldsUpOneClient blocks logic, as a disk would, while it is
-// asked about two clients that come alone. Other clients of the same listener are
-// answered and admitted meanwhile. A client is asked about again after a failure.
+// TestBlockedLogicHoldsUpOneClient blocks the Connect calls of two clients in logic, like a slow disk.
+// Meanwhile other clients of the same listener are answered and admitted. After a failure the Connect
+// call of a client is repeated.
 func TestBlockedLogicHoldsUpOneClient(t *testing.T) {
 	late, slow := make(chan struct{}), make(chan struct{})
 	var asked, blocked atomic.Int64

@@ -188,7 +188,7 @@ func TestAckRefused(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		ids := logic.acked()
-		slices.Sort(ids) // three clients' packets come in any order
+		slices.Sort(ids) // The packets of three clients arrive in any order.
 		if fmt.Sprint(ids) != "[1 3]" {
 			t.Fatalf("acknowledged %v, want [1 3]", ids)
 		}

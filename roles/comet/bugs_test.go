@@ -53,7 +53,7 @@ func TestAncestorBug04_FullQueueIsCountedAndCostsNobodyElse(t *testing.T) {
 	}
 }
 
-// Bug 6, comet's half: a failed auth reply left a ghost session.
+// Bug 6, comet's part: a failed auth reply left a ghost session.
 func TestAncestorBug06_ClientThatLeavesBeforeItsAuthReply(t *testing.T) {
 	release := make(chan struct{})
 	logic := &fakeLogic{connect: func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {

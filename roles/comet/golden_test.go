@@ -248,8 +248,7 @@ func TestGoldenV2JSON(t *testing.T) {
 	c.wantEnd(protocol.CloseBadPacket)
 }
 
-// eventualSession waits until logic was asked about session number n. It returns
-// the session's id.
+// eventualSession waits for the Connect call of session number n. It returns the session's id.
 func eventualSession(t *testing.T, s *server, n int) uint64 {
 	t.Helper()
 	eventually(t, "the session connects", func() bool {

@@ -97,7 +97,7 @@ func TestSlowClient(t *testing.T) {
 		if n := s.metric("imgo_comet_behind_sessions"); n != 0 {
 			t.Fatalf("%v sessions are behind after all was read", n)
 		}
-		// The windows were asked for one by one, as the client read them.
+		// The windows were requested one by one, as the client read them.
 		if n := logic.asked(); n < 10 {
 			t.Fatalf("%d messages came in %d windows of 5", kept, n)
 		}

@@ -36,7 +36,7 @@ func (a answer) batch(t *testing.T) batchReply {
 	return reply
 }
 
-// TestBatchResults checks that each push of a batch gets the answer that it would get alone.
+// TestBatchResults checks that each push of a batch gets the same answer as a single push.
 func TestBatchResults(t *testing.T) {
 	service := &fakeService{push: func(_ context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
 		switch {

@@ -242,8 +242,8 @@ type harness struct {
 	logged  *lockedBuffer
 }
 
-// filled replaces the zero fields of cfg by the defaults.
-func filled(cfg httpapi.Config) httpapi.Config {
+// withDefaults replaces the zero fields of cfg by the defaults.
+func withDefaults(cfg httpapi.Config) httpapi.Config {
 	v, defaults := reflect.ValueOf(&cfg).Elem(), reflect.ValueOf(httpapi.DefaultConfig())
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {
@@ -262,7 +262,7 @@ func newHarness(t testing.TB, cfg httpapi.Config, service *fakeService) *harness
 		service.partitions = logic.Partitions{Kept: 16, Generation: 1}
 	}
 	reg, logged := prometheus.NewRegistry(), &lockedBuffer{}
-	a, err := httpapi.New(filled(cfg), service, zerolog.New(logged), reg)
+	a, err := httpapi.New(withDefaults(cfg), service, zerolog.New(logged), reg)
 	if err != nil {
 		t.Fatal(err)
 	}

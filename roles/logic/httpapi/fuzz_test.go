@@ -34,7 +34,7 @@ func FuzzPushBody(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	service := &fakeService{}
-	a, err := httpapi.New(filled(httpapi.Config{MaxUsers: 100}), service, zerolog.Nop(), prometheus.NewRegistry())
+	a, err := httpapi.New(withDefaults(httpapi.Config{MaxUsers: 100}), service, zerolog.Nop(), prometheus.NewRegistry())
 	if err != nil {
 		f.Fatal(err)
 	}

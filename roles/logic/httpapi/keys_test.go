@@ -173,7 +173,7 @@ func TestNewRefuses(t *testing.T) {
 		{"an origin that is none", httpapi.Config{TrustedOrigins: []string{"example"}}, "origin"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := httpapi.New(filled(tt.cfg), &fakeService{}, zerolog.Nop(), prometheus.NewRegistry())
+			_, err := httpapi.New(withDefaults(tt.cfg), &fakeService{}, zerolog.Nop(), prometheus.NewRegistry())
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}

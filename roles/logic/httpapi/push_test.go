@@ -317,7 +317,8 @@ func TestPushBase64RoundTrip(t *testing.T) {
 // BenchmarkPush measures the cost of a push in the API alone. The service does nothing.
 func BenchmarkPush(b *testing.B) {
 	service := &quietService{}
-	a, err := httpapi.New(filled(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}}), service, zerolog.Nop(),
+	cfg := withDefaults(httpapi.Config{Keys: []httpapi.Key{{Name: "backend", Key: "secret", Rate: 1e9}}})
+	a, err := httpapi.New(cfg, service, zerolog.Nop(),
 		prometheus.NewRegistry())
 	if err != nil {
 		b.Fatal(err)

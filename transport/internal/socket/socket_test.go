@@ -167,7 +167,7 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	// A CloseWith that waits for the Send would use up the grace period in every try. A busy machine
 	// makes only some tries slow.
 	for try := 1; ; try++ {
-		d := shutTime(t)
+		d := closeTime(t)
 		if d < 200*time.Millisecond {
 			return
 		}
@@ -177,8 +177,8 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	}
 }
 
-// shutTime returns the duration of CloseWith while a Send is blocked.
-func shutTime(t *testing.T) time.Duration {
+// closeTime returns the duration of CloseWith while a Send is blocked.
+func closeTime(t *testing.T) time.Duration {
 	t.Helper()
 	s, _ := pair(t, false, transport.ListenConfig{WriteBuffer: 8 << 10})
 	frame := make([]byte, 1<<20)
