@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 	"imgo/protocol"
 	"imgo/roles/logic/auth"
 )
@@ -111,18 +112,8 @@ func (v *validation) listenAddress(key, flag, address, example string) listener 
 		return l
 	}
 	l.host, l.port, l.on = host, int(port), true
-	l.loopback = isLoopback(host)
+	l.loopback = settings.IsLoopback(host)
 	return l
-}
-
-// isLoopback reports whether only this machine can reach the host. A name other than localhost
-// could resolve to any address, so it does not count as loopback.
-func isLoopback(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // comet checks the client listeners and returns those that are on.

@@ -47,7 +47,7 @@ func (i *inbox) take(id uint64) bool {
 		return false
 	}
 	if _, ok := i.handled[id]; ok {
-		i.ack(id)
+		i.ackLocked(id)
 		return false
 	}
 	i.taken[id] = struct{}{}
@@ -71,12 +71,12 @@ func (i *inbox) done(id uint64, handled bool) {
 		i.next = (i.next + 1) % i.remember
 	}
 	i.handled[id] = struct{}{}
-	i.ack(id)
+	i.ackLocked(id)
 }
 
-// ack adds an id to acks. The caller holds mu. acks holds at most remember ids. The server repeats
+// ackLocked adds an id to acks. acks holds at most remember ids. The server repeats
 // the messages of dropped ids, and they are acknowledged then.
-func (i *inbox) ack(id uint64) {
+func (i *inbox) ackLocked(id uint64) {
 	if _, ok := i.waiting[id]; ok || i.noAck {
 		return
 	}
@@ -86,11 +86,11 @@ func (i *inbox) ack(id uint64) {
 	}
 	i.acks = append(i.acks, id)
 	i.waiting[id] = struct{}{}
-	i.signal()
+	i.signalLocked()
 }
 
-// signal wakes the session that waits for due. The caller holds mu.
-func (i *inbox) signal() {
+// signalLocked wakes the session that waits for due.
+func (i *inbox) signalLocked() {
 	select {
 	case i.due <- struct{}{}:
 	default:
@@ -103,7 +103,7 @@ func (i *inbox) begin() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if len(i.acks) > 0 {
-		i.signal()
+		i.signalLocked()
 	}
 }
 
@@ -120,7 +120,7 @@ func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
 		i.acks = nil // releases the array
 		return ids, true
 	}
-	i.signal()
+	i.signalLocked()
 	return ids, false
 }
 
@@ -129,6 +129,6 @@ func (i *inbox) giveBack(ids []uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, id := range ids {
-		i.ack(id)
+		i.ackLocked(id)
 	}
 }

@@ -2,9 +2,10 @@ package auth
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"time"
+
+	"imgo/internal/settings"
 )
 
 // The values of Config.Mode.
@@ -74,13 +75,8 @@ func (c *Config) Check(refuse func(key, wrong, mend string)) {
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		refuse("jwks_url", fmt.Sprintf("is %q, which is no web address", c.JWKSURL), "write https://…")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !settings.IsLoopback(u.Hostname()):
 		// On the way to another host somebody could put in other keys.
 		refuse("jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")
 	}
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
