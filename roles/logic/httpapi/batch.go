@@ -10,7 +10,7 @@ import (
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
-// batchRequest is the body of POST /v1/push/batch when it is an object.
+// batchRequest is the body of POST /v1/push/batch.
 type batchRequest struct {
 	pushes [][]byte
 	max    int
@@ -20,26 +20,16 @@ func (b *batchRequest) Field(r *jsonread.Reader, name string) (err error) {
 	if name != "pushes" {
 		return jsonread.ErrUnknownField
 	}
-	b.pushes, err = b.read(r)
+	b.pushes, err = r.Raws("pushes", "an array of pushes", b.max)
 	return err
 }
 
-func (b *batchRequest) read(r *jsonread.Reader) ([][]byte, error) {
-	return r.Raws("pushes", "an array of pushes", b.max)
-}
-
-// parseBatch splits a batch, an array or {"pushes":[…]}, into the bytes of its
-// pushes. They are valid JSON but otherwise unchecked.
+// parseBatch splits a batch, {"pushes":[…]}, into the bytes of its pushes. They
+// are valid JSON but otherwise unchecked.
 func parseBatch(data []byte, max int) ([][]byte, error) {
 	r := jsonread.New(data)
 	b := &batchRequest{max: max}
-	var err error
-	if r.Kind() == '[' {
-		b.pushes, err = b.read(r)
-	} else {
-		err = r.Object(b)
-	}
-	if err != nil {
+	if err := r.Object(b); err != nil {
 		return nil, err
 	}
 	if err := r.End(); err != nil {

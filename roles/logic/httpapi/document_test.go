@@ -146,7 +146,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 // goodRequests has one accepted request for each operation of the document.
 var goodRequests = map[string]struct{ method, target, body string }{
 	"push":            {"POST", "/v1/push", `{"user":"alice","body":1}`},
-	"pushBatch":       {"POST", "/v1/push/batch", `[{"user":"alice","body":1},{"nonsense":1}]`},
+	"pushBatch":       {"POST", "/v1/push/batch", `{"pushes":[{"user":"alice","body":1},{"nonsense":1}]}`},
 	"pushStream":      {"POST", "/v1/push/stream", `{"user":"alice","body":1}` + "\n" + `{"nonsense":1}`},
 	"usersOnline":     {"GET", "/v1/users?ids=alice,bob", ""},
 	"usersOnlineList": {"POST", "/v1/users/online", `{"users":["alice"]}`},

@@ -251,7 +251,7 @@ func TestStreamLines(t *testing.T) {
 		`null`,
 	}
 	h := newHarness(t, httpapi.Config{}, nil)
-	a := h.do("POST", "/v1/push/batch", "["+strings.Join(lines, ",")+"]")
+	a := h.do("POST", "/v1/push/batch", `{"pushes":[`+strings.Join(lines, ",")+`]}`)
 	var batch struct{ Results []json.RawMessage }
 	if err := json.Unmarshal([]byte(a.body), &batch); err != nil {
 		t.Fatal(err)
