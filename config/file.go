@@ -15,7 +15,6 @@ import (
 
 	"imgo/commands/suggest"
 	"imgo/internal/settings"
-	"imgo/roles/logic/httpapi"
 )
 
 // maxFileBytes bounds the size of a settings file.
@@ -144,10 +143,10 @@ func (d *decoder) table(name string, values map[string]any) {
 // value reads the value of one key.
 func (d *decoder) value(name string, key Key, value any, at place) {
 	var err error
-	if list, ok := value.([]any); ok && key.Type == reflect.TypeFor[[]httpapi.Key]() {
-		err = d.apiKeys(name, key, list)
+	if list, ok := value.([]any); ok && key.isTables() {
+		err = d.tables(key, list)
 	} else {
-		err = key.setTOML(d.cfg, value)
+		err = key.setTOML(key.value(d.cfg), value)
 	}
 	if err != nil {
 		d.refuse(at.valueLine, at.valueColumn, Problem{Key: name, Text: err.Error()})
@@ -157,37 +156,34 @@ func (d *decoder) value(name string, key Key, value any, at place) {
 	}
 }
 
-// apiKeys reads the tables of http.api_keys.
-func (d *decoder) apiKeys(name string, key Key, tables []any) error {
-	wrong := fmt.Errorf("is of the wrong type (array); it must be %s", key.wants())
-	keys := make([]httpapi.Key, len(tables))
+// tables reads a list of tables, such as [[http.api_keys]]. Errors do not repeat values, which may be
+// secrets.
+func (d *decoder) tables(key Key, tables []any) error {
+	fields := map[string]settings.Field{}
+	for _, field := range settings.Fields(key.Type.Elem()) {
+		fields[field.Name] = field
+	}
+	list := reflect.MakeSlice(key.Type, len(tables), len(tables))
 	for i, item := range tables {
-		fields, ok := item.(map[string]any)
+		values, ok := item.(map[string]any)
 		if !ok {
-			return wrong
+			return fmt.Errorf("is of the wrong type (array); it must be %s", key.wants())
 		}
-		for field, value := range fields {
-			ok := true
-			switch field {
-			case "name":
-				keys[i].Name, ok = value.(string)
-			case "key":
-				keys[i].Key, ok = value.(string)
-			case "rate":
-				if whole, isWhole := value.(int64); isWhole {
-					keys[i].Rate = float64(whole)
-				} else {
-					keys[i].Rate, ok = value.(float64)
-				}
-			default:
-				d.unknown(name + "." + field)
+		element := list.Index(i)
+		settings.SetDefaults(element)
+		for name, value := range values {
+			field, known := fields[name]
+			if !known {
+				d.unknown(key.Name + "." + name)
+				continue
 			}
-			if !ok {
-				return wrong
+			inner := Key{Field: field, Name: key.Name + "." + name}
+			if err := inner.setTOML(element.FieldByIndex(field.Index), value); err != nil {
+				return fmt.Errorf("has in table %d the key %q, which %w", i+1, name, err)
 			}
 		}
 	}
-	key.value(d.cfg).Set(reflect.ValueOf(keys))
+	key.value(d.cfg).Set(list)
 	return nil
 }
 
@@ -226,12 +222,17 @@ func secretLine(line string) bool {
 	}
 	name = strings.Trim(strings.TrimSpace(name), `"'`)
 	name = name[strings.LastIndex(name, ".")+1:]
-	if name == "key" {
-		return true
-	}
 	for _, key := range Keys() {
 		if key.Secret && strings.HasSuffix(key.Name, "."+name) {
 			return true
+		}
+		if !key.isTables() {
+			continue
+		}
+		for _, field := range settings.Fields(key.Type.Elem()) {
+			if field.Secret && field.Name == name {
+				return true
+			}
 		}
 	}
 	return false
@@ -239,13 +240,18 @@ func secretLine(line string) bool {
 
 // fileNames returns all valid names of keys and tables, for suggestions.
 func fileNames() []string {
-	names := []string{"http.api_keys.name", "http.api_keys.key", "http.api_keys.rate"}
+	var names []string
 	for _, s := range sections() {
 		if s.name != "" {
 			names = append(names, s.name)
 		}
 		for _, key := range s.keys {
 			names = append(names, key.Name)
+			if key.isTables() {
+				for _, field := range settings.Fields(key.Type.Elem()) {
+					names = append(names, key.Name+"."+field.Name)
+				}
+			}
 		}
 	}
 	return names

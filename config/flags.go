@@ -9,8 +9,6 @@ import (
 	"reflect"
 	"strings"
 
-	"imgo/roles/logic/httpapi"
-
 	"github.com/urfave/cli/v2"
 )
 
@@ -122,14 +120,13 @@ func (k *Key) placeholder() string {
 
 // defaultText returns the default that the help shows. If it is empty, none is shown.
 func (k *Key) defaultText(defaults *Config) string {
-	switch value := k.value(defaults).Interface().(type) {
-	case []string:
-		return strings.Join(value, ",")
-	case []httpapi.Key:
+	if k.isTables() {
 		return ""
-	default:
-		return strings.Trim(k.toml(defaults, k.Secret), `"`)
 	}
+	if list, ok := k.value(defaults).Interface().([]string); ok {
+		return strings.Join(list, ",")
+	}
+	return strings.Trim(k.toml(defaults, k.Secret), `"`)
 }
 
 // Load merges the settings from the flags, the environment and the file that --config or
@@ -170,6 +167,9 @@ func (f *Flags) ConfigCommand() *cli.Command {
 					}
 					for _, warning := range cfg.Warnings() {
 						fmt.Fprintln(c.App.ErrWriter, "warning: "+warning)
+					}
+					for _, key := range cfg.HTTP.Keys {
+						fmt.Fprintln(c.App.Writer, key.Explain())
 					}
 					_, err = fmt.Fprintln(c.App.Writer, "the settings are good")
 					return err

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"imgo/internal/settings"
-	"imgo/roles/logic/httpapi"
 )
 
 // EnvPrefix is the prefix of every environment variable that imgo reads.
@@ -94,8 +93,12 @@ func (k *Key) wants() string {
 		return `a duration such as "5s", "8m" or "7d"`
 	case k.IsSize():
 		return `a size such as "64KiB" or "16MiB"`
-	case k.Type == reflect.TypeFor[[]httpapi.Key]():
-		return `a list of tables, each [[http.api_keys]] with name, key and, if wanted, rate`
+	case k.isTables():
+		var names []string
+		for _, field := range settings.Fields(k.Type.Elem()) {
+			names = append(names, field.Name)
+		}
+		return fmt.Sprintf("a list of tables, each [[%s]] with some of %s", k.Name, strings.Join(names, ", "))
 	case k.IsList():
 		return `a list of strings such as ["a", "b"]`
 	}
@@ -110,9 +113,12 @@ func (k *Key) wants() string {
 	return "a string in quotes"
 }
 
-// setTOML sets the key to a value as the TOML decoder returns it.
-func (k *Key) setTOML(cfg *Config, value any) error {
-	field := k.value(cfg)
+// isTables reports whether the key is a list of tables: a slice of structs, whose fields have
+// the tags of settings.
+func (k *Key) isTables() bool { return k.IsList() && k.Type.Elem().Kind() == reflect.Struct }
+
+// setTOML sets field, the key's value, to a value as the TOML decoder returns it.
+func (k *Key) setTOML(field reflect.Value, value any) error {
 	switch v := value.(type) {
 	case string:
 		if k.Type.Kind() == reflect.String || k.IsDuration() || k.IsSize() {

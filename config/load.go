@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"imgo/commands/suggest"
@@ -52,7 +53,23 @@ func Load(sources Sources) (Config, error) {
 	if err := cfg.Validate(); err != nil {
 		return Config{}, err
 	}
+	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
 	return cfg, nil
+}
+
+// accessWarnings returns remarks about API keys that may do more than their callers need.
+func (cfg *Config) accessWarnings() []string {
+	var names []string
+	for _, key := range cfg.HTTP.Keys {
+		if len(key.Scopes) == 0 {
+			names = append(names, strconv.Quote(key.Name))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("http.api_keys: %s may do everything, also make tokens for any user: give each key the scopes that it needs, "+
+		`such as scopes = ["push"]`, strings.Join(names, " and "))}
 }
 
 // apply sets one key to the value from one source.

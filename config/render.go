@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"imgo/internal/settings"
-	"imgo/roles/logic/httpapi"
 )
 
 // Redacted is shown in place of a secret.
@@ -36,21 +35,40 @@ func Example() []byte {
 		if s.name != "" {
 			fmt.Fprintf(&b, "\n# %s\n[%s]\n", s.doc, s.name)
 		}
+		// The keys behind a table belong to it, so tables come last.
 		for _, key := range s.keys {
-			b.WriteString("\n")
-			for line := range strings.SplitSeq(key.Doc, "\n") {
-				b.WriteString("# " + line + "\n")
+			if !key.isTables() {
+				key.describe(&b)
+				fmt.Fprintf(&b, "%s = %s\n", key.short(), key.toml(&cfg, false))
 			}
-			if note := key.note(); note != "" {
-				b.WriteString("# " + note + "\n")
-			}
-			fmt.Fprintf(&b, "%s = %s\n", key.short(), key.toml(&cfg, false))
-			if key.Name == "http.api_keys" {
-				b.WriteString("# api_keys = [{ name = \"backend\", key = \"…\", rate = 0 }]\n")
+		}
+		for _, key := range s.keys {
+			if key.isTables() {
+				key.describe(&b)
+				key.exampleTable(&b)
 			}
 		}
 	}
 	return []byte(b.String())
+}
+
+// describe writes the comment lines above a key.
+func (k *Key) describe(b *strings.Builder) {
+	b.WriteString("\n")
+	for line := range strings.SplitSeq(k.Doc, "\n") {
+		b.WriteString("# " + line + "\n")
+	}
+	if note := k.note(); note != "" {
+		b.WriteString("# " + note + "\n")
+	}
+}
+
+// exampleTable writes one table of a list of tables, as a comment.
+func (k *Key) exampleTable(b *strings.Builder) {
+	fmt.Fprintf(b, "# [[%s]]\n", k.Name)
+	for _, field := range settings.Fields(k.Type.Elem()) {
+		fmt.Fprintf(b, "# %-35s # %s\n", field.Name+" = "+field.Example, strings.ReplaceAll(field.Doc, "\n", " "))
+	}
 }
 
 // note returns the comment line with the key's unit, bounds and short flag.
@@ -96,8 +114,9 @@ func (cfg *Config) Show() []byte {
 }
 
 // toml returns the key's value as TOML. If secret is true, a value that is set is redacted.
-func (k *Key) toml(cfg *Config, secret bool) string {
-	value := k.value(cfg)
+func (k *Key) toml(cfg *Config, secret bool) string { return k.tomlValue(k.value(cfg), secret) }
+
+func (k *Key) tomlValue(value reflect.Value, secret bool) string {
 	switch x := value.Interface().(type) {
 	case []string:
 		items := make([]string, len(x))
@@ -105,14 +124,11 @@ func (k *Key) toml(cfg *Config, secret bool) string {
 			items[i] = tomlString(item)
 		}
 		return "[" + strings.Join(items, ", ") + "]"
-	case []httpapi.Key:
-		items := make([]string, len(x))
-		for i, key := range x {
-			shown := key.Key
-			if secret {
-				shown = Redacted
-			}
-			items[i] = fmt.Sprintf("{ name = %s, key = %s, rate = %s }", tomlString(key.Name), tomlString(shown), settings.FormatFloat(key.Rate))
+	}
+	if k.isTables() {
+		items := make([]string, value.Len())
+		for i := range items {
+			items[i] = k.tomlTable(value.Index(i), secret)
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	}
@@ -123,6 +139,21 @@ func (k *Key) toml(cfg *Config, secret bool) string {
 		return tomlString(k.Format(value))
 	}
 	return k.Format(value)
+}
+
+// tomlTable returns one element of a list of tables as an inline table. Empty lists are left out. If
+// secret is true, the secrets in it are redacted.
+func (k *Key) tomlTable(element reflect.Value, secret bool) string {
+	var items []string
+	for _, field := range settings.Fields(k.Type.Elem()) {
+		value := element.FieldByIndex(field.Index)
+		if field.IsList() && value.Len() == 0 {
+			continue
+		}
+		inner := Key{Field: field, Name: field.Name}
+		items = append(items, field.Name+" = "+inner.tomlValue(value, secret && field.Secret))
+	}
+	return "{ " + strings.Join(items, ", ") + " }"
 }
 
 // tomlString returns s as a basic TOML string. TOML knows all escapes of JSON, and \u covers the

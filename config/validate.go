@@ -61,8 +61,24 @@ func (v *validation) show(name string) string {
 
 // bounds checks a value against the choices, the minimum and the maximum of its key.
 func (v *validation) bounds(key *Key) {
+	if key.isTables() {
+		v.tableBounds(key)
+		return
+	}
 	if wrong, mend := key.Check(key.value(v.cfg)); wrong != "" {
 		v.refuse(key.Name, wrong, mend)
+	}
+}
+
+// tableBounds checks the values in each table of a list of tables.
+func (v *validation) tableBounds(key *Key) {
+	list := key.value(v.cfg)
+	for i := range list.Len() {
+		for _, field := range settings.Fields(key.Type.Elem()) {
+			if wrong, mend := field.Check(list.Index(i).FieldByIndex(field.Index)); wrong != "" {
+				v.refuse(key.Name, fmt.Sprintf("table %d: %s %s", i+1, field.Name, wrong), mend)
+			}
+		}
 	}
 }
 
@@ -208,6 +224,7 @@ func (v *validation) http() listener {
 		if !(key.Rate >= 0 && key.Rate <= math.MaxInt32) {
 			v.refuse("http.api_keys", fmt.Sprintf("%q has the rate %v", key.Name, key.Rate), "it is requests a second; 0 is no limit")
 		}
+		key.Check(func(wrong, mend string) { v.refuse("http.api_keys", fmt.Sprintf("%q %s", key.Name, wrong), mend) })
 		names[key.Name], keys[key.Key] = true, true
 	}
 	v.distinct()

@@ -10,11 +10,15 @@
 //	choices  the only values allowed, comma-separated
 //	secret   "true": never shown by `imgo config show`
 //	min,max  the bounds of a number, duration or size
+//	example  a value in TOML, for a field of a list of tables
 //	doc      one or two sentences; a line break starts a new comment line
 //
 // A field may have a default without being a setting. Then tests can change it,
 // and users cannot. The fields of an embedded struct count as fields of the outer
 // struct.
+//
+// A setting that is a slice of structs is a list of tables, such as [[http.api_keys]].
+// The fields of that struct have the same tags.
 //
 // The package holds no values and reads no files. Package config does that.
 // It imports no other package of imgo.
@@ -35,6 +39,7 @@ import (
 // Field is one setting as its tags declare it.
 type Field struct {
 	Name, Flag, Doc, Unit string
+	Example               string // in TOML
 	Min, Max              string
 	Choices               []string // nil: any value of the right kind
 	Secret, Common        bool
@@ -57,7 +62,7 @@ func newField(name string, field reflect.StructField) Field {
 	tag := field.Tag
 	f := Field{
 		Name: name, Flag: tag.Get("flag"), Doc: tag.Get("doc"), Unit: tag.Get("unit"), Min: tag.Get("min"), Max: tag.Get("max"),
-		Secret: tag.Get("secret") == "true", Common: tag.Get("common") == "true", Type: field.Type, Index: field.Index,
+		Example: tag.Get("example"), Secret: tag.Get("secret") == "true", Common: tag.Get("common") == "true", Type: field.Type, Index: field.Index,
 	}
 	if choices := tag.Get("choices"); choices != "" {
 		f.Choices = strings.Split(choices, ",")
@@ -70,11 +75,13 @@ func newField(name string, field reflect.StructField) Field {
 // and every start shows it.
 func Default[T any]() T {
 	var v T
-	setDefaults(reflect.ValueOf(&v).Elem())
+	SetDefaults(reflect.ValueOf(&v).Elem())
 	return v
 }
 
-func setDefaults(v reflect.Value) {
+// SetDefaults is Default for a struct whose type is only known at run time, such as an
+// element of a list of tables. v must be settable.
+func SetDefaults(v reflect.Value) {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
 		text, ok := field.Tag.Lookup("default")
@@ -86,7 +93,7 @@ func setDefaults(v reflect.Value) {
 				panic(fmt.Sprintf("settings: the default of %s.%s: %v", v.Type(), field.Name, err))
 			}
 		case field.Type.Kind() == reflect.Struct:
-			setDefaults(v.Field(i))
+			SetDefaults(v.Field(i))
 		case field.Type.Kind() == reflect.Slice && field.Tag.Get("toml") != "":
 			v.Field(i).Set(reflect.MakeSlice(field.Type, 0, 0))
 		}

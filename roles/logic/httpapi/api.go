@@ -25,7 +25,7 @@ type Config struct {
 	MaxBody        int      `toml:"body_limit" default:"16MiB" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
 	MaxUsers       int      `toml:"max_users" default:"100000" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
 	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages that may call an API without keys, beside its own page. With keys, the key decides."`
-	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key or name:key:rate, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it. rate is requests a second, 0: no limit."`
+	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key, name:key:rate or name:key:rate:scope+scope, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it."`
 
 	// MaxBatch is how many pushes one batch may have.
 	MaxBatch int `default:"1000"`
@@ -83,7 +83,7 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	}
 	streams, endStreams := context.WithCancel(context.Background())
 	a := &API{
-		cfg: cfg, service: service, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
+		cfg: cfg, service: guard{service}, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
 		origins: origins, mux: http.NewServeMux(),
 		streams: streams, endStreams: endStreams,
 	}
@@ -107,6 +107,17 @@ func (a *API) Routes() map[string][]string {
 		}
 	}
 	return routes
+}
+
+// Scopes returns the scope of each route of all APIs, by method and path such as "POST /v1/push".
+func (a *API) Scopes() map[string]Scope {
+	scopes := map[string]Scope{}
+	for _, rt := range a.routes {
+		for name, m := range rt.methods {
+			scopes[name+" "+rt.path] = m.scope
+		}
+	}
+	return scopes
 }
 
 // serve handles one request: it admits the caller, calls the handler, answers
@@ -138,24 +149,28 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		rt.form.WrongMethod(c.Call, rt.path, nil)
 		return
 	}
-	if !rt.open {
+	if !rt.open() {
 		if err := a.enter(c, start); err != nil {
 			rt.fail(c, err)
 			return
 		}
 	}
-	h := rt.methods[r.Method]
-	if h == nil && r.Method == http.MethodHead && rt.form.Head {
-		h = rt.methods[http.MethodGet]
+	m, ok := rt.methods[r.Method]
+	if !ok && r.Method == http.MethodHead && rt.form.Head {
+		m, ok = rt.methods[http.MethodGet]
 	}
-	if h == nil {
+	if !ok {
 		rt.form.WrongMethod(c.Call, rt.path, rt.allowed())
+		return
+	}
+	if err := c.permit(m.scope); err != nil {
+		rt.fail(c, err)
 		return
 	}
 	ctx, cancel := lazyctx.Timeout(c.Ctx, a.cfg.Timeout)
 	defer cancel()
 	c.Ctx = ctx
-	if err := h(c); err != nil {
+	if err := m.handle(c); err != nil {
 		rt.fail(c, err)
 	}
 }
@@ -173,6 +188,22 @@ func (a *API) enter(c *call, now time.Time) error {
 		return err
 	}
 	return checkOrigin(a.keys, a.origins, c.R)
+}
+
+// permit checks that the caller has a scope.
+func (c *call) permit(s Scope) error {
+	if s == httpcall.ScopeOpen {
+		return nil
+	}
+	if err := c.key.checkScope(s); err != nil {
+		c.api.metrics.callers.WithLabelValues(c.key.label(), "forbidden").Inc()
+		return err
+	}
+	if c.key.limited() {
+		c.R = c.R.WithContext(context.WithValue(c.R.Context(), callerKey{}, c.key))
+		c.Ctx = c.R.Context()
+	}
+	return nil
 }
 
 // admit takes one request, or one line of a stream, from the caller's

@@ -220,7 +220,8 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		h.do(method, target, body, "X-API-Key: secret")
 		return h.do(method, target, body, "X-API-Key: secret")
 	case "403":
-		return newHarness(t, cfg, service).do(method, target, body, "Origin: https://evil.example", "Sec-Fetch-Site: cross-site")
+		cfg.Keys = []httpapi.Key{{Name: "backend", Key: "secret", Scopes: []string{"rooms"}}}
+		return newHarness(t, cfg, service).do(method, target, body, "X-API-Key: secret")
 	case "404":
 		return fails(envelope.CodeNotFound)
 	case "405":
@@ -242,4 +243,18 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		return fails(envelope.CodeDiskFull)
 	}
 	return newHarness(t, cfg, service).do(method, target, body)
+}
+
+// TestOpenAPIScopes compares the scopes of the document with those of the routes.
+func TestOpenAPIScopes(t *testing.T) {
+	doc, err := document()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scopes := newHarness(t, httpapi.Config{}, nil).api.Scopes()
+	for _, op := range doc.operations {
+		if route := op.method + " " + op.path; op.Scope == "" || op.Scope != string(scopes[route]) {
+			t.Errorf("%s has x-scope %q in the document, %q in the table of routes", route, op.Scope, scopes[route])
+		}
+	}
 }

@@ -19,16 +19,14 @@ import (
 
 // Key is one caller of the API.
 type Key struct {
-	// Name is in the access log and the metrics, and scopes the caller's
-	// idempotency keys. It is unique and has no "/".
-	Name string
-	// Key is the secret that the caller sends.
-	Key string
-	// Rate is the number of requests a second that the caller may make. 0 means
-	// no limit.
-	Rate float64
-	// Burst is the number of requests that it may make at once. 0 means Rate,
-	// and at least 1.
+	Name   string   `toml:"name" example:"\"backend\"" doc:"The caller's name in logs, limits and metrics."`
+	Key    string   `toml:"key" secret:"true" example:"\"…\"" doc:"The secret, such as the output of: openssl rand -hex 16"`
+	Rate   float64  `toml:"rate" example:"0" doc:"Requests a second. 0: no limit."`
+	Scopes []string `toml:"scopes" example:"[\"push\", \"read\"]" doc:"What it may do: push, read, users, tokens, rooms, admin. Empty: everything."`
+	Users  []string `toml:"users" example:"[\"shop-*\"]" doc:"The users that it may name. With users or rooms, it may name nothing else."`
+	Rooms  []string `toml:"rooms" example:"[\"shop/*\"]" doc:"The rooms that it may name. A star stands for any text."`
+
+	// Burst is the number of requests that it may make at once. 0 means Rate, and at least 1.
 	Burst int
 }
 
@@ -37,6 +35,9 @@ type caller struct {
 	name    string
 	hash    [sha256.Size]byte
 	limiter *rate.Limiter // nil: no limit
+	scopes  []Scope       // empty: all
+	// users and rooms have the patterns of what the caller may name. If both are empty, it may name all.
+	users, rooms []string
 }
 
 // label is the caller's name for the log and the metrics. The caller may be nil.
@@ -74,7 +75,15 @@ func newKeyring(keys []Key) (*keyring, error) {
 			return nil, fmt.Errorf("API key %q: rate and burst must be numbers of 0 or more", k.Name)
 		}
 		names[k.Name], hashes[hash] = true, k.Name
-		c := &caller{name: k.Name, hash: hash}
+		var wrong error
+		k.Check(func(what, mend string) { wrong = fmt.Errorf("API key %q: %s: %s", k.Name, what, mend) })
+		if wrong != nil {
+			return nil, wrong
+		}
+		c := &caller{name: k.Name, hash: hash, users: k.Users, rooms: k.Rooms}
+		for _, s := range k.Scopes {
+			c.scopes = append(c.scopes, Scope(s))
+		}
 		if k.Rate > 0 {
 			burst := k.Burst
 			if burst == 0 {
@@ -176,27 +185,29 @@ func checkOrigin(keys *keyring, origins *http.CrossOriginProtection, r *http.Req
 	return nil
 }
 
-// UnmarshalText reads "name:key", "name:key:rate" or a bare key, as a flag or
-// the environment gives it.
+// UnmarshalText reads "name:key", "name:key:rate", "name:key:rate:scope+scope" or a
+// bare key, as a flag or the environment gives it.
 func (k *Key) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ":")
 	key := Key{Name: "default"}
-	switch len(parts) {
-	case 1:
-		key.Key = parts[0]
-	case 3:
+	if len(parts) > 4 {
+		return errors.New("is not an API key: write name:key, name:key:rate or name:key:rate:scope+scope")
+	}
+	if len(parts) > 3 {
+		key.Scopes = strings.Split(parts[3], "+")
+	}
+	if len(parts) > 2 {
 		rate, err := strconv.ParseFloat(parts[2], 64)
 		if err != nil {
 			// The value is a secret: it is not repeated.
 			return errors.New("has a rate that is not a number: write name:key:rate, such as backend:SECRET:100")
 		}
 		key.Rate = rate
-		fallthrough
-	case 2:
-		key.Name, key.Key = parts[0], parts[1]
-	default:
-		return errors.New("is not an API key: write name:key or name:key:rate")
 	}
+	if len(parts) > 1 {
+		key.Name = parts[0]
+	}
+	key.Key = parts[min(len(parts)-1, 1)]
 	*k = key
 	return nil
 }

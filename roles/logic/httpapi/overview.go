@@ -48,6 +48,9 @@ func (a *API) events(c *call) error {
 	if err := c.Known("after", "limit"); err != nil {
 		return err
 	}
+	if c.key.limited() {
+		return c.key.checkAll("see the events of all users")
+	}
 	after, err := c.Number("after", 0, 0, math.MaxInt64)
 	if err != nil {
 		return err

@@ -24,8 +24,26 @@ type call struct {
 type route struct {
 	path    string
 	form    *httpcall.Form
-	methods map[string]handler // nil: the API has no such path
-	open    bool               // without an API key
+	methods methods // nil: the API has no such path
+}
+
+// methods are the methods of a path.
+type methods map[string]method
+
+// method is what a path does for one method, and the scope that it needs.
+type method struct {
+	scope  Scope
+	handle handler
+}
+
+// open reports whether the path needs no API key.
+func (rt *route) open() bool {
+	for _, m := range rt.methods {
+		if m.scope != httpcall.ScopeOpen {
+			return false
+		}
+	}
+	return true
 }
 
 // allowed are the route's methods, sorted.
@@ -39,29 +57,32 @@ func (rt *route) allowed() []string {
 }
 
 func (a *API) register() {
-	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
-	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
+	get := func(scope Scope, h handler) methods { return methods{http.MethodGet: {scope, h}} }
+	post := func(scope Scope, h handler) methods { return methods{http.MethodPost: {scope, h}} }
 	v1 := v1Form()
 
 	a.routes = []*route{
-		{path: "/v1/push", form: v1, methods: post(a.push)},
-		{path: "/v1/push/batch", form: v1, methods: post(a.pushBatch)},
-		{path: "/v1/push/stream", form: v1, methods: post(a.pushStream)},
-		{path: "/v1/users", form: v1, methods: get(a.usersOnline)},
-		{path: "/v1/users/online", form: v1, methods: post(a.usersOnlineList)},
-		{path: "/v1/users/{user}", form: v1, methods: get(a.user)},
-		{path: "/v1/users/{user}/kick", form: v1, methods: post(a.kick)},
-		{path: "/v1/rooms", form: v1, methods: get(a.rooms)},
-		{path: "/v1/rooms/{room}", form: v1, methods: get(a.room)},
-		{path: "/v1/stats", form: v1, methods: get(a.stats)},
-		{path: "/v1/nodes", form: v1, methods: get(a.nodes)},
-		{path: "/v1/nodes/best", form: v1, methods: get(a.bestNodes), open: true},
-		{path: "/v1/partitions", form: v1, methods: map[string]handler{http.MethodGet: a.partitions, http.MethodPost: a.grow}},
-		{path: "/v1/events", form: v1, methods: get(a.events)},
-		{path: "/v1/tokens", form: v1, methods: post(a.newToken)},
-		{path: "/v1/tokens/revoke", form: v1, methods: post(a.revokeTokens)},
-		{path: "/v1/openapi.json", form: v1, methods: get(openapiJSON), open: true},
-		{path: "/v1/openapi.yaml", form: v1, methods: get(openapiYAML), open: true},
+		{path: "/v1/push", form: v1, methods: post(httpcall.ScopePush, a.push)},
+		{path: "/v1/push/batch", form: v1, methods: post(httpcall.ScopePush, a.pushBatch)},
+		{path: "/v1/push/stream", form: v1, methods: post(httpcall.ScopePush, a.pushStream)},
+		{path: "/v1/users", form: v1, methods: get(httpcall.ScopeRead, a.usersOnline)},
+		{path: "/v1/users/online", form: v1, methods: post(httpcall.ScopeRead, a.usersOnlineList)},
+		{path: "/v1/users/{user}", form: v1, methods: get(httpcall.ScopeRead, a.user)},
+		{path: "/v1/users/{user}/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
+		{path: "/v1/rooms", form: v1, methods: get(httpcall.ScopeRead, a.rooms)},
+		{path: "/v1/rooms/{room}", form: v1, methods: get(httpcall.ScopeRead, a.room)},
+		{path: "/v1/stats", form: v1, methods: get(httpcall.ScopeRead, a.stats)},
+		{path: "/v1/nodes", form: v1, methods: get(httpcall.ScopeRead, a.nodes)},
+		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes)},
+		{path: "/v1/partitions", form: v1, methods: methods{
+			http.MethodGet:  {httpcall.ScopeRead, a.partitions},
+			http.MethodPost: {httpcall.ScopeAdmin, a.grow},
+		}},
+		{path: "/v1/events", form: v1, methods: get(httpcall.ScopeRead, a.events)},
+		{path: "/v1/tokens", form: v1, methods: post(httpcall.ScopeTokens, a.newToken)},
+		{path: "/v1/tokens/revoke", form: v1, methods: post(httpcall.ScopeTokens, a.revokeTokens)},
+		{path: "/v1/openapi.json", form: v1, methods: get(httpcall.ScopeOpen, openapiJSON)},
+		{path: "/v1/openapi.yaml", form: v1, methods: get(httpcall.ScopeOpen, openapiYAML)},
 		{path: "/", form: v1},
 	}
 	imgo := imgo2016.New(imgo2016.Config{MaxUsers: a.cfg.MaxUsers, MaxTake: a.cfg.MaxTake}, a.service)
@@ -78,7 +99,7 @@ func ancestorRoutes(root string, form *httpcall.Form, routes []httpcall.Route) [
 	list := []*route{{path: root, form: form}}
 	for _, r := range routes {
 		h := func(c *call) error { return r.Handler(c.Call) }
-		list = append(list, &route{path: r.Path, form: form, methods: map[string]handler{r.Method: h}})
+		list = append(list, &route{path: r.Path, form: form, methods: methods{r.Method: {r.Scope, h}}})
 	}
 	return list
 }

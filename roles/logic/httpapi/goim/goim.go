@@ -59,14 +59,14 @@ func New(cfg Config, service Service) *API {
 // Routes are the API's paths. All of them are below /goim/.
 func (a *API) Routes() []httpcall.Route {
 	return []httpcall.Route{
-		{Path: "/goim/push/keys", Method: http.MethodPost, Handler: a.pushKeys},
-		{Path: "/goim/push/mids", Method: http.MethodPost, Handler: a.pushMids},
-		{Path: "/goim/push/room", Method: http.MethodPost, Handler: a.pushRoom},
-		{Path: "/goim/push/all", Method: http.MethodPost, Handler: a.pushAll},
-		{Path: "/goim/online/top", Method: http.MethodGet, Handler: a.onlineTop},
-		{Path: "/goim/online/room", Method: http.MethodGet, Handler: a.onlineRoom},
-		{Path: "/goim/online/total", Method: http.MethodGet, Handler: a.onlineTotal},
-		{Path: "/goim/nodes/weighted", Method: http.MethodGet, Handler: a.nodesWeighted},
-		{Path: "/goim/nodes/instances", Method: http.MethodGet, Handler: a.nodesInstances},
+		{Path: "/goim/push/keys", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushKeys},
+		{Path: "/goim/push/mids", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushMids},
+		{Path: "/goim/push/room", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushRoom},
+		{Path: "/goim/push/all", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushAll},
+		{Path: "/goim/online/top", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.onlineTop},
+		{Path: "/goim/online/room", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.onlineRoom},
+		{Path: "/goim/online/total", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.onlineTotal},
+		{Path: "/goim/nodes/weighted", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.nodesWeighted},
+		{Path: "/goim/nodes/instances", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.nodesInstances},
 	}
 }

@@ -48,13 +48,13 @@ func New(cfg Config, service Service) *API { return &API{cfg: cfg, service: serv
 // Routes are the API's paths. All of them are below /1/.
 func (a *API) Routes() []httpcall.Route {
 	return []httpcall.Route{
-		{Path: "/1/push", Method: http.MethodPost, Handler: a.push},
-		{Path: "/1/pushs", Method: http.MethodPost, Handler: a.pushMany},
-		{Path: "/1/push/room", Method: http.MethodPost, Handler: a.pushRoom},
-		{Path: "/1/push/all", Method: http.MethodPost, Handler: a.pushAll},
-		{Path: "/1/count", Method: http.MethodGet, Handler: a.count},
-		{Path: "/1/server/del", Method: http.MethodPost, Handler: a.serverDel},
-		{Path: "/1/admin/token/new", Method: http.MethodPost, Handler: a.tokenNew},
-		{Path: "/1/msg/get", Method: http.MethodGet, Handler: a.msgGet},
+		{Path: "/1/push", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.push},
+		{Path: "/1/pushs", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushMany},
+		{Path: "/1/push/room", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushRoom},
+		{Path: "/1/push/all", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushAll},
+		{Path: "/1/count", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.count},
+		{Path: "/1/server/del", Method: http.MethodPost, Scope: httpcall.ScopeAdmin, Handler: a.serverDel},
+		{Path: "/1/admin/token/new", Method: http.MethodPost, Scope: httpcall.ScopeTokens, Handler: a.tokenNew},
+		{Path: "/1/msg/get", Method: http.MethodGet, Scope: httpcall.ScopeUsers, Handler: a.msgGet},
 	}
 }

@@ -84,8 +84,24 @@ type Form struct {
 // Route is a method of a path.
 type Route struct {
 	Path, Method string
+	Scope        Scope
 	Handler      Handler
 }
+
+// Scope is the right that an API key needs for a route.
+type Scope string
+
+// The scopes.
+const (
+	ScopePush   Scope = "push"   // send messages
+	ScopeRead   Scope = "read"   // see users, rooms, nodes and events
+	ScopeUsers  Scope = "users"  // act on a user: close sessions, take messages
+	ScopeTokens Scope = "tokens" // make and revoke tokens
+	ScopeRooms  Scope = "rooms"  // put users into rooms
+	ScopeAdmin  Scope = "admin"  // change the cluster, read profiles of the process
+	// ScopeOpen is of routes that need no key. A key cannot have it.
+	ScopeOpen Scope = "open"
+)
 
 // Param returns the first value of a query parameter, "" if it is missing.
 func (c *Call) Param(name string) string { return c.Params().Get(name) }

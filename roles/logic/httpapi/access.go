@@ -1,0 +1,319 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/glob"
+	"imgo/roles/logic"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+// Scope is a right that an API key may have. Each route needs one.
+type Scope = httpcall.Scope
+
+// Scopes returns every scope that a key may have.
+func Scopes() []Scope {
+	return []Scope{httpcall.ScopePush, httpcall.ScopeRead, httpcall.ScopeUsers, httpcall.ScopeTokens, httpcall.ScopeRooms, httpcall.ScopeAdmin}
+}
+
+// allows says what a scope lets its key do.
+func allows(s Scope) string {
+	switch s {
+	case httpcall.ScopePush:
+		return "push messages"
+	case httpcall.ScopeRead:
+		return "see users, rooms, nodes and events"
+	case httpcall.ScopeUsers:
+		return "close sessions and take messages"
+	case httpcall.ScopeTokens:
+		return "make and revoke tokens"
+	case httpcall.ScopeRooms:
+		return "put users into rooms"
+	case httpcall.ScopeAdmin:
+		return "change the cluster and read profiles of the process"
+	}
+	return ""
+}
+
+// Check calls refuse with what is wrong with the scopes and patterns of the key, and the mend.
+func (k *Key) Check(refuse func(wrong, mend string)) {
+	for _, scope := range k.Scopes {
+		if !slices.Contains(Scopes(), Scope(scope)) {
+			refuse(fmt.Sprintf("has the scope %q, which does not exist", scope), "choose from "+scopeList(Scopes()))
+		}
+	}
+	for _, pattern := range slices.Concat(k.Users, k.Rooms) {
+		if err := envelope.CheckName("pattern", pattern); err != nil {
+			refuse(fmt.Sprintf("has the pattern %q", pattern), err.Error())
+		}
+	}
+	switch limited := len(k.Users)+len(k.Rooms) > 0; {
+	case limited && len(k.Scopes) == 0:
+		refuse("has patterns of users or rooms, but no scopes", `list what it may do, such as scopes = ["push"]`)
+	case limited && slices.Contains(k.Scopes, string(httpcall.ScopeAdmin)):
+		refuse("has the scope admin and patterns of users or rooms, but an admin sees everything", "give the two to different keys")
+	}
+}
+
+// Explain says in one line what the key may do.
+func (k *Key) Explain() string {
+	if len(k.Scopes) == 0 {
+		return fmt.Sprintf("API key %q may do everything, since it has no scopes", k.Name)
+	}
+	var rights []string
+	for _, scope := range k.Scopes {
+		rights = append(rights, fmt.Sprintf("%s (%s)", allows(Scope(scope)), scope))
+	}
+	line := fmt.Sprintf("API key %q may %s", k.Name, join(rights))
+	var only []string
+	for _, kind := range []struct {
+		name     string
+		patterns []string
+	}{{"users", k.Users}, {"rooms", k.Rooms}} {
+		if len(kind.patterns) > 0 {
+			only = append(only, kind.name+" "+strings.Join(kind.patterns, ", "))
+		}
+	}
+	if len(only) > 0 {
+		line += ", but only of " + join(only)
+	}
+	return line
+}
+
+// join lists parts as a sentence does.
+func join(parts []string) string {
+	if len(parts) < 2 {
+		return strings.Join(parts, "")
+	}
+	last := len(parts) - 1
+	return strings.Join(parts[:last], ", ") + " and " + parts[last]
+}
+
+func scopeList(scopes []Scope) string {
+	names := make([]string, len(scopes))
+	for i, s := range scopes {
+		names[i] = string(s)
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkScope returns an error that names the scope if the caller does not have it.
+// The caller may be nil.
+func (c *caller) checkScope(s Scope) error {
+	if c == nil || len(c.scopes) == 0 || slices.Contains(c.scopes, s) {
+		return nil
+	}
+	return c.forbidden("lacks the scope %q, which this call needs", s)
+}
+
+// limited reports whether patterns limit the users and rooms that the caller may name.
+func (c *caller) limited() bool { return c != nil && len(c.users)+len(c.rooms) > 0 }
+
+// forbidden returns the error of a call that the caller's key does not permit.
+func (c *caller) forbidden(format string, args ...any) error {
+	return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Authorization",
+		Message: fmt.Sprintf("has the API key %q, which ", c.name) + fmt.Sprintf(format, args...)}
+}
+
+func (c *caller) checkUser(user string) error {
+	if glob.Any(c.users, user) {
+		return nil
+	}
+	return c.forbidden("may not name the user %q", user)
+}
+
+func (c *caller) checkRoom(room string) error {
+	if glob.Any(c.rooms, room) {
+		return nil
+	}
+	return c.forbidden("may not name the room %q", room)
+}
+
+// checkAll refuses what concerns more than the users and rooms of the caller.
+func (c *caller) checkAll(what string) error {
+	return c.forbidden("has patterns of users or rooms, so that it may not %s", what)
+}
+
+// callerKey is the key of a limited caller in the context of its request.
+type callerKey struct{}
+
+// limitedCaller returns the caller of a request, nil if no patterns limit it.
+func limitedCaller(ctx context.Context) *caller {
+	c, _ := ctx.Value(callerKey{}).(*caller)
+	return c
+}
+
+// guard is the Service for the callers of all APIs. It compares the users and the rooms of a call with
+// the patterns of the caller's key. It does not embed the Service, so that each new method has to
+// decide what a limited caller may do.
+type guard struct{ service Service }
+
+func (g guard) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
+	if c := limitedCaller(ctx); c != nil {
+		if err := c.checkPush(cmd); err != nil {
+			return nil, err
+		}
+	}
+	return g.service.Push(ctx, cmd)
+}
+
+func (c *caller) checkPush(cmd *logic.PushCommand) error {
+	switch {
+	case cmd.All:
+		return c.checkAll("push to everybody")
+	case len(cmd.Keys) > 0: // the users of the sessions are not known here
+		return c.checkAll("push to session keys")
+	case cmd.Room != "":
+		return c.checkRoom(cmd.Room)
+	}
+	for _, user := range cmd.Users {
+		if err := c.checkUser(user); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// userOf checks that the caller may name a user.
+func userOf(ctx context.Context, user string) error {
+	if c := limitedCaller(ctx); c != nil {
+		return c.checkUser(user)
+	}
+	return nil
+}
+
+// serverWide checks that the caller is not limited.
+func serverWide(ctx context.Context, what string) error {
+	if c := limitedCaller(ctx); c != nil {
+		return c.checkAll(what)
+	}
+	return nil
+}
+
+func (g guard) User(ctx context.Context, user string) (*envelope.UserReply, error) {
+	if err := userOf(ctx, user); err != nil {
+		return nil, err
+	}
+	return g.service.User(ctx, user)
+}
+
+func (g guard) Online(ctx context.Context, users []string) (map[string]int, error) {
+	for _, user := range users {
+		if err := userOf(ctx, user); err != nil {
+			return nil, err
+		}
+	}
+	return g.service.Online(ctx, users)
+}
+
+func (g guard) Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error) {
+	if err := userOf(ctx, user); err != nil {
+		return 0, err
+	}
+	return g.service.Kick(ctx, user, filter)
+}
+
+func (g guard) Take(ctx context.Context, user string, afterMS int64, most int) (*envelope.TakeReply, error) {
+	if err := userOf(ctx, user); err != nil {
+		return nil, err
+	}
+	return g.service.Take(ctx, user, afterMS, most)
+}
+
+// Rooms returns only the rooms that the caller may name.
+func (g guard) Rooms(ctx context.Context) (map[string]uint32, error) {
+	rooms, err := g.service.Rooms(ctx)
+	c := limitedCaller(ctx)
+	if err != nil || c == nil {
+		return rooms, err
+	}
+	own := make(map[string]uint32)
+	for room, n := range rooms {
+		if c.checkRoom(room) == nil {
+			own[room] = n
+		}
+	}
+	return own, nil
+}
+
+func (g guard) Room(ctx context.Context, room string, most int) ([]*envelope.SessionInfo, int, error) {
+	if c := limitedCaller(ctx); c != nil {
+		if err := c.checkRoom(room); err != nil {
+			return nil, 0, err
+		}
+	}
+	return g.service.Room(ctx, room, most)
+}
+
+func (g guard) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error) {
+	if err := userOf(ctx, user); err != nil {
+		return logic.Token{}, err
+	}
+	return g.service.NewToken(ctx, user, ttl, token, single)
+}
+
+// CheckToken needs no check: it is asked with the client's own token.
+func (g guard) CheckToken(ctx context.Context, token string) (string, error) {
+	return g.service.CheckToken(ctx, token)
+}
+
+// RevokeToken looks for the token's user first. A token that is not good has none left to revoke.
+func (g guard) RevokeToken(ctx context.Context, token string, closeSessions bool) (int, error) {
+	if c := limitedCaller(ctx); c != nil {
+		user, err := g.service.CheckToken(ctx, token)
+		var bad *envelope.Error
+		if errors.As(err, &bad) && (bad.Code == envelope.CodeUnauthorized || bad.Code == envelope.CodeExpired || bad.Code == envelope.CodeRevoked) {
+			return 0, envelope.Errorf(envelope.CodeNotFound, "there is no such token")
+		}
+		if err != nil {
+			return 0, err
+		}
+		if err := c.checkUser(user); err != nil {
+			return 0, err
+		}
+	}
+	return g.service.RevokeToken(ctx, token, closeSessions)
+}
+
+func (g guard) RevokeUser(ctx context.Context, user string, closeSessions bool) (int, error) {
+	if err := userOf(ctx, user); err != nil {
+		return 0, err
+	}
+	return g.service.RevokeUser(ctx, user, closeSessions)
+}
+
+// Stats has totals only, and no names of users or rooms.
+func (g guard) Stats(ctx context.Context) (logic.Stats, error) { return g.service.Stats(ctx) }
+
+func (g guard) Nodes(ctx context.Context) []logic.NodeInfo { return g.service.Nodes(ctx) }
+
+// Events has no context. Its handler refuses limited callers.
+func (g guard) Events(after uint64, most int) []logic.Event { return g.service.Events(after, most) }
+
+func (g guard) Partitions(ctx context.Context) (logic.Partitions, error) {
+	return g.service.Partitions(ctx)
+}
+
+func (g guard) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
+	if err := serverWide(ctx, "add partitions"); err != nil {
+		return logic.Partitions{}, err
+	}
+	return g.service.Grow(ctx, kept)
+}
+
+func (g guard) CountByComet(ctx context.Context) (map[string]int, error) {
+	return g.service.CountByComet(ctx)
+}
+
+func (g guard) ForgetComet(ctx context.Context, comet string) (int, error) {
+	if err := serverWide(ctx, "forget a comet"); err != nil {
+		return 0, err
+	}
+	return g.service.ForgetComet(ctx, comet)
+}
