@@ -147,7 +147,7 @@ func TestPatterns(t *testing.T) {
 func TestPatternsOfManyPushes(t *testing.T) {
 	keys := []httpapi.Key{{Name: "shop", Key: "shop", Scopes: []string{"push"}, Users: []string{"shop-*"}}}
 	for path, body := range map[string]string{
-		"/v1/push/batch":  `[{"user":"shop-1","body":1},{"user":"bank-1","body":1}]`,
+		"/v1/push/batch":  `{"pushes":[{"user":"shop-1","body":1},{"user":"bank-1","body":1}]}`,
 		"/v1/push/stream": `{"user":"shop-1","body":1}` + "\n" + `{"user":"bank-1","body":1}` + "\n",
 	} {
 		t.Run(path, func(t *testing.T) {
