@@ -18,6 +18,7 @@ const (
 	CodeTooMany      Code = "too_many"      // a limit the operator set: sessions a user …
 	CodeRateLimited  Code = "rate_limited"  // too often; try later
 	CodeNotFound     Code = "not_found"     // no such user, room, token …
+	CodeConflict     Code = "conflict"      // well-formed, but not possible in the present state
 	CodeTooLarge     Code = "too_large"     // body over its bound
 	CodeDiskFull     Code = "disk_full"     // less than the reserve is left
 	CodeUnavailable  Code = "unavailable"   // try again: starting, stopping, owner moved
@@ -36,6 +37,7 @@ var (
 	ErrTooMany      = &Error{Code: CodeTooMany}
 	ErrRateLimited  = &Error{Code: CodeRateLimited}
 	ErrNotFound     = &Error{Code: CodeNotFound}
+	ErrConflict     = &Error{Code: CodeConflict}
 	ErrTooLarge     = &Error{Code: CodeTooLarge}
 	ErrDiskFull     = &Error{Code: CodeDiskFull}
 	ErrUnavailable  = &Error{Code: CodeUnavailable}
@@ -77,6 +79,12 @@ func Errorf(code Code, format string, args ...any) *Error {
 // Invalid makes the error for a caller's bad input in field.
 func Invalid(field, message string) *Error {
 	return &Error{Code: CodeInvalid, Field: field, Message: message}
+}
+
+// Conflict makes the error for input in field that is well-formed and not possible in the present
+// state.
+func Conflict(field, message string) *Error {
+	return &Error{Code: CodeConflict, Field: field, Message: message}
 }
 
 // CodeOf is the code of the first Error in err's chain, CodeInternal where

@@ -29,7 +29,7 @@ const coreStage = "roles"
 // one after another. So comet closes its clients while logic still accepts their last
 // acknowledgements, and the log closes when no part appends any more.
 func (n *Node) stages() []stage {
-	var all []stage
+	all := []stage{{name: "memory", run: returnMemory}}
 	if n.db != nil {
 		all = append(all, stage{name: "data folder", run: n.db.Run})
 	}

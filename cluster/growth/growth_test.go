@@ -295,7 +295,7 @@ func TestTwoPlansAtOnce(t *testing.T) {
 			t.Errorf("%s, and %s; %v", state(a), state(b), errs)
 		}
 		for _, err := range errs {
-			if err != nil && (!errors.Is(err, envelope.ErrInvalid) || !strings.Contains(err.Error(), "already")) {
+			if err != nil && (!errors.Is(err, envelope.ErrConflict) || !strings.Contains(err.Error(), "already")) {
 				t.Errorf("the second caller got %v", err)
 			}
 		}
@@ -311,7 +311,11 @@ func TestGrowRefused(t *testing.T) {
 			4: "must be more", 3: "must be more", 0: "must be more", -1: "must be more", growth.MaxPartitions + 1: "at most 1024"} {
 			_, err := g.Grow(t.Context(), partitions)
 			var e *envelope.Error
-			if !errors.As(err, &e) || e.Code != envelope.CodeInvalid || e.Field != "kept" || !strings.Contains(e.Message, want) {
+			code := envelope.CodeConflict
+			if partitions > growth.MaxPartitions {
+				code = envelope.CodeInvalid
+			}
+			if !errors.As(err, &e) || e.Code != code || e.Field != "kept" || !strings.Contains(e.Message, want) {
 				t.Errorf("%d: %v", partitions, err)
 			}
 		}

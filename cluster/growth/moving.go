@@ -21,12 +21,12 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 	case s.Growing():
 		return s, errGrowing(s)
 	case partitions <= int(s.Partitions):
-		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, and there are %d partitions: it must be more, they never become fewer",
+		return s, envelope.Conflict("kept", fmt.Sprintf("is %d, and there are %d partitions: it must be more, they never become fewer",
 			partitions, s.Partitions))
 	case partitions > MaxPartitions:
 		return s, envelope.Invalid("kept", fmt.Sprintf("is %d, at most %d are possible", partitions, MaxPartitions))
 	case s.Generation >= 1<<16-2:
-		return s, envelope.Invalid("kept", "cannot become more: the topic has grown as often as its ids allow")
+		return s, envelope.Conflict("kept", "cannot become more: the topic has grown as often as its ids allow")
 	}
 	p := &envelope.KeptPlan{
 		Generation: uint32(s.Generation), Partitions: uint32(s.Partitions), NextPartitions: uint32(partitions), TimeMs: time.Now().UnixMilli(),
@@ -58,7 +58,7 @@ func (g *Growth) Grow(ctx context.Context, partitions int) (State, error) {
 }
 
 func errGrowing(s State) error {
-	return envelope.Invalid("kept", fmt.Sprintf(
+	return envelope.Conflict("kept", fmt.Sprintf(
 		"cannot be changed now: the topic grows from %d to %d partitions already, %d of them have moved", s.Partitions, s.Next, s.Moved))
 }
 

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 )
 
 // MaxDepth bounds how deep a JSON value in a request may be nested.
@@ -318,13 +320,21 @@ func (r *Reader) Integer(lo, hi int64) (int64, error) {
 		return 0, r.syntax(err)
 	}
 	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil { // JSON knows one type of number, so 4.0 and 4e0 are whole numbers too.
+		var f float64
+		if f, err = strconv.ParseFloat(string(value), 64); f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+			err = strconv.ErrRange
+		}
+		n = int64(f)
+	}
 	if err != nil || n < lo || n > hi {
 		return 0, envelope.Invalid(r.name, fmt.Sprintf("must be a whole number from %d to %d", lo, hi))
 	}
 	return n, nil
 }
 
-// Duration reads a string such as "24h" or "90s", or a number of seconds.
+// Duration reads a string such as "7d", "24h" or "90s", or a number of seconds. The shortest duration
+// is a millisecond.
 func (r *Reader) Duration() (time.Duration, error) {
 	if err := r.want(`a string such as "24h" or a number of seconds`, '"', '0'); err != nil {
 		return 0, err
@@ -335,8 +345,8 @@ func (r *Reader) Duration() (time.Duration, error) {
 		if err != nil {
 			return 0, err
 		}
-		if ttl, err = time.ParseDuration(text); err != nil {
-			return 0, envelope.Invalid(r.name, `must be a duration such as "24h", "90m" or "30s", or a number of seconds`)
+		if ttl, err = settings.ParseDuration(text); err != nil {
+			return 0, envelope.Invalid(r.name, err.Error())
 		}
 	} else {
 		value, err := r.dec.ReadValue()
@@ -349,8 +359,8 @@ func (r *Reader) Duration() (time.Duration, error) {
 		}
 		ttl = time.Duration(s * float64(time.Second))
 	}
-	if ttl <= 0 {
-		return 0, envelope.Invalid(r.name, "must be more than 0")
+	if ttl < time.Millisecond {
+		return 0, envelope.Invalid(r.name, "must be at least a millisecond")
 	}
 	return ttl, nil
 }

@@ -270,16 +270,21 @@ func TestGrowRefused(t *testing.T) {
 	w := newWorld(t)
 	w.times = quickTimes()
 	w.startAll()
-	for body, part := range map[string]string{
-		`{"kept":4}`: "there are 4 partitions", `{"kept":3}`: "it must be more", `{"kept":99999}`: "at most 1024", `{}`: "is missing",
+	for _, tt := range []struct {
+		body   string
+		status int
+		reason string
+	}{
+		{`{"kept":4}`, 409, "there are 4 partitions"}, {`{"kept":3}`, 409, "it must be more"},
+		{`{"kept":99999}`, 400, "at most 1024"}, {`{}`, 400, "is missing"},
 	} {
-		status, err := w.api("POST", "/v1/partitions", body, nil)
-		if status != 400 || !strings.Contains(err.Error(), part) {
-			t.Errorf("%s: %d, %v", body, status, err)
+		status, err := w.api("POST", "/v1/partitions", tt.body, nil)
+		if status != tt.status || !strings.Contains(err.Error(), tt.reason) {
+			t.Errorf("%s: %d, %v", tt.body, status, err)
 		}
 	}
 	w.grow(6)
-	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 400 ||
+	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 409 ||
 		!strings.Contains(err.Error(), "grows from 4 to 6 partitions already") {
 		t.Errorf("a second one meanwhile: %d, %v", status, err)
 	}

@@ -226,6 +226,8 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		return fails(envelope.CodeNotFound)
 	case "405":
 		return newHarness(t, cfg, service).do("PATCH", target, body)
+	case "409":
+		return fails(envelope.CodeConflict)
 	case "413":
 		return newHarness(t, cfg, service).do(method, target, `{"user":"`+strings.Repeat("x", 2000)+`"}`)
 	case "500":

@@ -85,7 +85,7 @@ func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
 	case "all":
 		var all bool
 		if all, err = r.Boolean(); err == nil && !all {
-			return nil // as if it were not there
+			err = envelope.Invalid(name, "can only be true; leave it out for a push to somebody else")
 		}
 	}
 	if err != nil {
@@ -187,7 +187,7 @@ func (a *API) push(c *call) error {
 	if err != nil {
 		return err
 	}
-	if header := c.R.Header.Get("Idempotency-Key"); header != "" {
+	if header := c.R.Header.Get("Idempotency-Key"); c.R.Header.Values("Idempotency-Key") != nil {
 		if err := envelope.CheckName("Idempotency-Key", header); err != nil {
 			return err
 		}

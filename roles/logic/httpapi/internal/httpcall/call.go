@@ -117,11 +117,10 @@ func (c *Call) Params() url.Values {
 // Number returns a whole number of the query, between lo and hi. It returns def
 // if the parameter is missing.
 func (c *Call) Number(name string, def, lo, hi int64) (int64, error) {
-	text := c.Param(name)
-	if text == "" {
+	if !c.Params().Has(name) {
 		return def, nil
 	}
-	n, err := strconv.ParseInt(text, 10, 64)
+	n, err := strconv.ParseInt(c.Param(name), 10, 64)
 	if err != nil || n < lo || n > hi {
 		return 0, envelope.Invalid(name, fmt.Sprintf("must be a whole number from %d to %d", lo, hi))
 	}

@@ -68,6 +68,8 @@ func Explain(err error) Problem {
 		p.Status, p.Hidden = http.StatusNotFound, nil
 	case CodeMethod:
 		p.Status, p.Hidden = http.StatusMethodNotAllowed, nil
+	case envelope.CodeConflict:
+		p.Status, p.Hidden = http.StatusConflict, nil
 	case envelope.CodeTooLarge:
 		p.Status, p.Hidden = http.StatusRequestEntityTooLarge, nil
 	case envelope.CodeRateLimited, envelope.CodeTooMany:
