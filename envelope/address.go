@@ -1,9 +1,6 @@
 package envelope
 
-import (
-	"strconv"
-	"strings"
-)
+import "strconv"
 
 // AddressKey is an Address that can be compared and can be the key of a map.
 type AddressKey struct {
@@ -17,8 +14,16 @@ func (a *Address) AsKey() AddressKey { return AddressKey{a.GetComet(), a.GetSess
 // Address returns the message of the key.
 func (k AddressKey) Address() *Address { return &Address{Comet: k.Comet, Session: k.Session} }
 
+// nameMark stands in a session's name between the comet and the number, of 16 hex digits. No key that clients
+// choose in practice has this form: IDs of Android phones and UUIDs end otherwise.
+const nameMark = '~'
+
+// nameDigits is how many hex digits the number in a session's name has.
+const nameDigits = 16
+
 // Name returns the server's own name for the session. Clients and callers see
-// it where the client chose no key.
+// it where the client chose no key. It cannot be guessed: 58 bits of the
+// session's number are random.
 func (k AddressKey) Name() string { return string(k.appendName(make([]byte, 0, 64))) }
 
 // HasName reports whether name is the server's own name for the session.
@@ -27,14 +32,18 @@ func (k AddressKey) HasName(name string) bool {
 }
 
 func (k AddressKey) appendName(dst []byte) []byte {
-	return strconv.AppendUint(append(append(dst, k.Comet...), '-'), k.Session, 16)
+	dst = append(append(dst, k.Comet...), nameMark)
+	for shift := 4 * (nameDigits - 1); shift >= 0; shift -= 4 {
+		dst = append(dst, "0123456789abcdef"[k.Session>>shift&0xf])
+	}
+	return dst
 }
 
 // ParseSessionName returns the address of a session's name. ok is false if
-// name is not one that Name returns.
+// name does not have the form of one. No key that a client chose has that form.
 func ParseSessionName(name string) (k AddressKey, ok bool) {
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
+	i := len(name) - nameDigits - 1
+	if i < 1 || name[i] != nameMark {
 		return AddressKey{}, false
 	}
 	id, err := strconv.ParseUint(name[i+1:], 16, 64)

@@ -71,6 +71,15 @@ func CheckName(field, name string) error {
 	return nil
 }
 
+// CheckKey says what is wrong with a session key that a client chose: it is a name
+// as CheckName says, and not of the form that the server's own names of sessions have.
+func CheckKey(field, key string) error {
+	if _, ok := ParseSessionName(key); ok {
+		return Invalid(field, "has the form of a session's name, which only the server gives; choose another key")
+	}
+	return CheckName(field, key)
+}
+
 // Entry is one record of a partition of the log. Value never changes once it was
 // appended or read.
 type Entry struct {

@@ -1847,8 +1847,8 @@ type SessionInfo struct {
 	Address *Address               `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	User    string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
 	Device  string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	// key names the session to callers (goim's key). It is the client's own, or
-	// else the session's name (AddressKey.Name).
+	// key names the session to callers (goim's key). It is the client's own, which
+	// never has the form of a session's name, or else that name (AddressKey.Name).
 	Key      string `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
 	Platform string `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
 	// remote is the client's address and port.
@@ -1860,8 +1860,15 @@ type SessionInfo struct {
 	// since_ms is when the client connected, Unix milliseconds.
 	SinceMs int64 `protobuf:"varint,9,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	// accepts has the operations from 1000 on that the client wants.
-	Accepts       []int32  `protobuf:"varint,10,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
-	Rooms         []string `protobuf:"bytes,11,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	Accepts []int32  `protobuf:"varint,10,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
+	Rooms   []string `protobuf:"bytes,11,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// incarnation is the comet's start that made the session; see
+	// AnnounceRequest.incarnation.
+	Incarnation uint64 `protobuf:"varint,30,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// global_key: the key names the session without its user, because the client
+	// was authenticated with it or nobody is authenticated. Otherwise a key that
+	// a client chose counts within its user only.
+	GlobalKey     bool `protobuf:"varint,31,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1973,6 +1980,20 @@ func (x *SessionInfo) GetRooms() []string {
 	return nil
 }
 
+func (x *SessionInfo) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetGlobalKey() bool {
+	if x != nil {
+		return x.GlobalKey
+	}
+	return false
+}
+
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// session is the session as the client asks for it: without a user, and
@@ -2051,7 +2072,9 @@ type ConnectReply struct {
 	// pending counts the kept messages that wait for the session's device.
 	Pending uint32 `protobuf:"varint,6,opt,name=pending,proto3" json:"pending,omitempty"`
 	// backlog is the answer to the session's first catch-up.
-	Backlog       *Backlog `protobuf:"bytes,7,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	Backlog *Backlog `protobuf:"bytes,7,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	// global_key is SessionInfo.global_key.
+	GlobalKey     bool `protobuf:"varint,30,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2133,6 +2156,13 @@ func (x *ConnectReply) GetBacklog() *Backlog {
 		return x.Backlog
 	}
 	return nil
+}
+
+func (x *ConnectReply) GetGlobalKey() bool {
+	if x != nil {
+		return x.GlobalKey
+	}
+	return false
 }
 
 type CatchUpRequest struct {
@@ -2662,7 +2692,8 @@ func (x *AttachReply) GetKicks() []*Kick {
 type LookupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Users []string               `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
-	// keys: named sessions; every router is asked.
+	// keys: names of sessions, and keys that count without their user; every
+	// router is asked.
 	Keys []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
 	// idempotency_key, when set, asks whether it was applied for the users.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
@@ -4650,7 +4681,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\"6\n" +
 	"\x06Target\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
-	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xbd\x02\n" +
+	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xfe\x02\n" +
 	"\vSessionInfo\x123\n" +
 	"\aaddress\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\aaddress\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -4665,11 +4696,14 @@ const file_envelope_proto_rawDesc = "" +
 	"\bsince_ms\x18\t \x01(\x03R\asinceMs\x12\x18\n" +
 	"\aaccepts\x18\n" +
 	" \x03(\x05R\aaccepts\x12\x14\n" +
-	"\x05rooms\x18\v \x03(\tR\x05rooms\"q\n" +
+	"\x05rooms\x18\v \x03(\tR\x05rooms\x12 \n" +
+	"\vincarnation\x18\x1e \x01(\x04R\vincarnation\x12\x1d\n" +
+	"\n" +
+	"global_key\x18\x1f \x01(\bR\tglobalKey\"q\n" +
 	"\x0eConnectRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
-	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xdc\x01\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xfb\x01\n" +
 	"\fConnectReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
@@ -4678,7 +4712,9 @@ const file_envelope_proto_rawDesc = "" +
 	"\tpartition\x18\x04 \x01(\rR\tpartition\x12\x14\n" +
 	"\x05floor\x18\x05 \x01(\x04R\x05floor\x12\x18\n" +
 	"\apending\x18\x06 \x01(\rR\apending\x123\n" +
-	"\abacklog\x18\a \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\"\xd3\x01\n" +
+	"\abacklog\x18\a \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x1d\n" +
+	"\n" +
+	"global_key\x18\x1e \x01(\bR\tglobalKey\"\xd3\x01\n" +
 	"\x0eCatchUpRequest\x12)\n" +
 	"\x02to\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +

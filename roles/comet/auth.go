@@ -227,12 +227,17 @@ var errAuthElement = errors.New("not a string")
 // check checks the names and lists, and puts room, of room_id, before the rooms.
 func (a *authBody) check(room string, maxRooms int) error {
 	for _, name := range [...]struct{ field, value string }{
-		{"auth device", a.device}, {"auth key", a.key}, {"auth platform", a.platform}, {"auth room_id", room},
+		{"auth device", a.device}, {"auth platform", a.platform}, {"auth room_id", room},
 	} {
 		if name.value == "" {
 			continue
 		}
 		if err := envelope.CheckName(name.field, name.value); err != nil {
+			return err
+		}
+	}
+	if a.key != "" {
+		if err := envelope.CheckKey("auth key", a.key); err != nil {
 			return err
 		}
 	}

@@ -23,8 +23,11 @@ package comet
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -94,9 +97,9 @@ type Comet struct {
 	noExtras  extras
 	noCatchUp catchUp
 
-	epoch       time.Time // start of comet's clock, which no step of the wall clock moves
-	incarnation uint64    // of this start
-	nextID      atomic.Uint64
+	epoch       time.Time     // start of comet's clock, which no step of the wall clock moves
+	incarnation uint64        // of this start
+	sessionSeq  atomic.Uint64 // counts the session ids that were made
 
 	// calls is the context of all calls of logic but the last acknowledgements and
 	// detachments, which outlive it a little.
@@ -119,10 +122,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 		cfg: cfg, logic: logic, log: log, table: newTable(),
 		epoch: time.Now(), workers: admission.NewWorkers(),
 	}
-	// The high half of a session id is of this start, so that ids are unique over
-	// restarts.
-	c.incarnation = uint64(rand.Uint32N(1<<32-1)) + 1
-	c.nextID.Store(c.incarnation << 32)
+	c.incarnation = rand.Uint64N(math.MaxUint64) + 1
 	c.calls, c.stopCalls = context.WithCancel(context.Background())
 	if cfg.FlushInterval > 0 {
 		c.window = newFlushWindow(c)
@@ -257,6 +257,16 @@ func (c *Comet) Close() {
 		_ = l.Close()
 	}
 	c.batches.Close()
+}
+
+// newSessionID returns the id of a new session. A session's name has it, and whoever
+// has the name can push to the session: all bits are random but those that choose the
+// shard, which are given in turn (see table.all). 58 random bits also make ids unique,
+// over restarts too.
+func (c *Comet) newSessionID() uint64 {
+	var b [8]byte
+	_, _ = crand.Read(b[:]) // it never fails: it ends the program instead
+	return binary.BigEndian.Uint64(b[:])/shardCount*shardCount + c.sessionSeq.Add(1)%shardCount
 }
 
 // now returns the time on comet's clock: that since comet was made.

@@ -141,7 +141,7 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
 	gen, form := identify(p, conn.Text(), auth)
 	s := &session{
-		comet: c, id: c.nextID.Add(1), since: time.Now().UnixMilli(),
+		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(),
 		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,
 		device: auth.device, extras: &c.noExtras, catchUp: &c.noCatchUp,
 	}

@@ -72,10 +72,12 @@ const unplaced = ^uint32(0)
 type extras struct {
 	platform string
 	key      string // as the client chose it; empty: it did not
-	expires  int64  // Unix milliseconds; 0: never
-	rooms    roomSet
-	accepts  []int32 // sorted
-	unacked  autoAck
+	// globalKey: the key names the session without its user.
+	globalKey bool
+	expires   int64 // Unix milliseconds; 0: never
+	rooms     roomSet
+	accepts   []int32 // sorted
+	unacked   autoAck
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not
 	reason  string
@@ -108,6 +110,7 @@ func (s *session) describeLocked() *envelope.SessionInfo {
 		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
 		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
+		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,
 	}
 }
 

@@ -24,6 +24,10 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 		s.ownExtras()
 		s.expires = expires
 	}
+	if reply.GetGlobalKey() {
+		s.ownExtras()
+		s.globalKey = true
+	}
 	key := s.key
 	s.out.Unlock()
 

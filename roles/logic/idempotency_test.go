@@ -116,7 +116,7 @@ func TestKeptIdempotencyOwnerDoesNotAnswer(t *testing.T) {
 func TestLiveIdempotency(t *testing.T) {
 	for name, c := range map[string]logic.PushCommand{
 		"users": {Users: []string{"ann", "nobody"}},
-		"keys":  {Keys: []string{"c1-1"}},
+		"keys":  {Keys: []string{"c1~0000000000000001"}},
 		"room":  {Room: "r"},
 		"all":   {All: true},
 	} {

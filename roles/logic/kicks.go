@@ -23,8 +23,7 @@ func (f KickFilter) matches(s *envelope.SessionInfo) bool {
 	if f.Device != "" && f.Device != s.GetDevice() {
 		return false
 	}
-	return f.Session == "" || f.Session == s.GetKey() ||
-		s.GetAddress().AsKey().HasName(f.Session)
+	return f.Session == "" || named(s, f.Session)
 }
 
 // kicker tells sessions to close, by way of the live log.

@@ -19,8 +19,11 @@ const maxKeyBytes = 512
 type PushCommand struct {
 	// Users lists user ids (1 to 128 bytes of UTF-8), at most Config.MaxUsers.
 	Users []string
-	// Keys lists session keys (goim's); never kept.
-	Keys []string
+	// Keys lists sessions by their key or name; never kept. With KeyUser they are
+	// sessions of that user. Without it a key reaches only sessions that it names
+	// without their user (see SessionInfo.global_key).
+	Keys    []string
+	KeyUser string
 	// Room is the id of a room; never kept.
 	Room string
 	// All means every connected session; never kept.
@@ -154,6 +157,8 @@ func (h *pushHandler) check(kind string, c *PushCommand) error {
 			Message: fmt.Sprintf("is %d bytes long, at most %d are allowed", len(c.Body), h.cfg.MaxBody)}
 	case c.Kept && kind != kindKept:
 		return envelope.Invalid("kept", "is only possible for users: messages to keys, a room or all are not kept")
+	case c.KeyUser != "" && kind != kindKeys:
+		return envelope.Invalid("user", "can only go with keys")
 	case c.TTL < 0:
 		return envelope.Invalid("ttl", "must not be negative")
 	case c.TTL > 0 && !c.Kept:
@@ -202,6 +207,11 @@ func (h *pushHandler) checkTarget(c *PushCommand) error {
 	}
 	if err := checkNames("users", c.Users, h.cfg.MaxUsers); err != nil {
 		return err
+	}
+	if c.KeyUser != "" {
+		if err := envelope.CheckName("user", c.KeyUser); err != nil {
+			return err
+		}
 	}
 	return checkNames("keys", c.Keys, h.cfg.MaxUsers)
 }

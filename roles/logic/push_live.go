@@ -34,30 +34,13 @@ func (h *pushHandler) pushUsers(ctx context.Context, c *PushCommand) (*PushResul
 	return result, nil
 }
 
-// pushKeys pushes to named sessions. Any router may have them, so all are
-// asked, and all must answer.
+// pushKeys pushes to named sessions.
 func (h *pushHandler) pushKeys(ctx context.Context, c *PushCommand) (*PushResult, error) {
-	var mu sync.Mutex
-	var to []*envelope.Address
-	all := unique(c.Keys)
-	err := h.owners.callAll("look up session keys", func(r Router) error {
-		for keys := range slices.Chunk(all, lookupChunk) {
-			var reply *envelope.LookupReply
-			err := repeat(ctx, func() (err error) {
-				reply, err = r.Lookup(ctx, &envelope.LookupRequest{Keys: keys})
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			for _, s := range reply.GetKeyed() {
-				to = append(to, s.GetAddress())
-			}
-			mu.Unlock()
-		}
-		return nil
-	})
+	find := h.sessionsByKey
+	if c.KeyUser != "" {
+		find = h.sessionsOfUser
+	}
+	to, err := find(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +53,70 @@ func (h *pushHandler) pushKeys(ctx context.Context, c *PushCommand) (*PushResult
 		return nil, err
 	}
 	return result, nil
+}
+
+// sessionsOfUser returns the sessions of c.KeyUser that c.Keys name.
+func (h *pushHandler) sessionsOfUser(ctx context.Context, c *PushCommand) (to []*envelope.Address, err error) {
+	found, err := h.owners.lookup(ctx, h.owners.targets([]string{c.KeyUser}), "", true)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range found[c.KeyUser].GetFull() {
+		if slices.ContainsFunc(c.Keys, func(key string) bool { return named(s, key) }) {
+			to = append(to, s.GetAddress())
+		}
+	}
+	return to, nil
+}
+
+// named reports whether key is the session's key or the server's name for it.
+func named(s *envelope.SessionInfo, key string) bool {
+	return key == s.GetKey() || s.GetAddress().AsKey().HasName(key)
+}
+
+// sessionsByKey returns the sessions that c.Keys name without their user. Any
+// router may have them, so all are asked, and all must answer.
+func (h *pushHandler) sessionsByKey(ctx context.Context, c *PushCommand) ([]*envelope.Address, error) {
+	var mu sync.Mutex
+	var found []*envelope.SessionInfo
+	all := unique(c.Keys)
+	err := h.owners.callAll("look up session keys", func(r Router) error {
+		for keys := range slices.Chunk(all, lookupChunk) {
+			var reply *envelope.LookupReply
+			err := repeat(ctx, func() (err error) {
+				reply, err = r.Lookup(ctx, &envelope.LookupRequest{Keys: keys})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			found = append(found, reply.GetKeyed()...)
+			mu.Unlock()
+		}
+		return nil
+	})
+	return ofOneUser(found), err
+}
+
+// ofOneUser returns the sessions that a push to their keys reaches. A key reaches
+// one user only: of several that have it, the user whose session is the oldest.
+// So a client cannot take over what is pushed to the key of another one.
+func ofOneUser(found []*envelope.SessionInfo) (to []*envelope.Address) {
+	oldest := make(map[string]*envelope.SessionInfo, len(found)) // by key
+	for _, s := range found {
+		first := oldest[s.GetKey()]
+		if first == nil || s.GetSinceMs() < first.GetSinceMs() ||
+			s.GetSinceMs() == first.GetSinceMs() && s.GetUser() < first.GetUser() {
+			oldest[s.GetKey()] = s
+		}
+	}
+	for _, s := range found {
+		if s.GetUser() == oldest[s.GetKey()].GetUser() {
+			to = append(to, s.GetAddress())
+		}
+	}
+	return to
 }
 
 // pushOpen pushes to a room or to everyone. Only the comets know who that is,

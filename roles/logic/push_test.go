@@ -209,7 +209,7 @@ func TestUsersPushIsAddressed(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) != 3 || seen["c1-1"] != 1 || seen["c2-2"] != 1 || seen["c1-3"] != 1 {
+	if len(seen) != 3 || seen["c1~0000000000000001"] != 1 || seen["c2~0000000000000002"] != 1 || seen["c1~0000000000000003"] != 1 {
 		t.Errorf("addressed %v", seen)
 	}
 }

@@ -61,6 +61,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if session.Device, err = bindDevice(session.Device, id.Device); err != nil {
 		return nil, err
 	}
+	session.GlobalKey = session.Key != "" && id.AnyKey
 	if session.Key == "" {
 		session.Key = session.Address.AsKey().Name()
 	}
@@ -87,6 +88,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	return &envelope.ConnectReply{
 		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
+		GlobalKey: session.GlobalKey,
 	}, nil
 }
 
@@ -125,13 +127,18 @@ func checkConnect(r *envelope.ConnectRequest) error {
 		return envelope.Invalid("session", "must name a comet and a session")
 	}
 	optional := []struct{ field, name string }{
-		{"device", s.GetDevice()}, {"key", s.GetKey()}, {"platform", s.GetPlatform()},
+		{"device", s.GetDevice()}, {"platform", s.GetPlatform()},
 	}
 	for _, o := range optional {
 		if o.name == "" {
 			continue
 		}
 		if err := envelope.CheckName(o.field, o.name); err != nil {
+			return err
+		}
+	}
+	if s.GetKey() != "" && !s.GetAddress().AsKey().HasName(s.GetKey()) { // else an earlier try has named it
+		if err := envelope.CheckKey("key", s.GetKey()); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ func TestConnect(t *testing.T) {
 		t.Errorf("reply %v", reply)
 	}
 	s := owner.attached[0].Session
-	if s.User != "ann" || s.Device != "phone" || s.Key != "c1-2a" || s.Address.Session != 0x2a || s.Remote != "192.0.2.1:5" ||
+	if s.User != "ann" || s.Device != "phone" || s.Key != "c1~000000000000002a" || s.Address.Session != 0x2a || s.Remote != "192.0.2.1:5" ||
 		s.Generation != "v2" || s.Transport != "tcp" || s.Platform != "ios" || s.SinceMs != w.clock.Now().UnixMilli() ||
 		len(s.Accepts) != 1 || len(s.Rooms) != 1 {
 		t.Errorf("attached %v", s)

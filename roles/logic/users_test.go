@@ -67,10 +67,10 @@ func TestKick(t *testing.T) {
 	}{
 		{"all", logic.KickFilter{}, 4, protocol.CloseKicked},
 		{"device", logic.KickFilter{Device: "phone", Code: 3999, Reason: "sold"}, 2, 3999},
-		{"session's name", logic.KickFilter{Session: "c2-3"}, 1, protocol.CloseKicked},
+		{"session's name", logic.KickFilter{Session: "c2~0000000000000003"}, 1, protocol.CloseKicked},
 		{"session's key", logic.KickFilter{Session: "own key"}, 1, protocol.CloseKicked},
-		{"name of a session with a key", logic.KickFilter{Session: "c1-4"}, 1, protocol.CloseKicked},
-		{"device and session", logic.KickFilter{Device: "phone", Session: "c2-3"}, 0, 0},
+		{"name of a session with a key", logic.KickFilter{Session: "c1~0000000000000004"}, 1, protocol.CloseKicked},
+		{"device and session", logic.KickFilter{Device: "phone", Session: "c2~0000000000000003"}, 0, 0},
 		{"no such device", logic.KickFilter{Device: "watch"}, 0, 0},
 	}
 	for _, test := range tests {

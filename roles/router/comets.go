@@ -204,7 +204,7 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 	rooms, restarted := pr.comets.announced(req, now)
 	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: rooms}
 	if restarted {
-		pr.drop(req.Comet, func(s *session) bool { return uint32(s.id>>32) != uint32(req.Incarnation) })
+		pr.drop(req.Comet, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
 	}
 	for _, info := range req.Sessions {
 		pr.register(ctx, info)

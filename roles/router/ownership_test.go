@@ -101,7 +101,7 @@ func TestNotOwned(t *testing.T) {
 	}
 	// Announced sessions of other partitions are ignored.
 	a, b := session("c", 1<<32|1, here, ""), session("c", 1<<32|2, there, "")
-	a.Key, b.Key = "k", "k"
+	a.Key, b.Key, a.GlobalKey, b.GlobalKey = "k", "k", true, true
 	reply := w.announce("c", 1, nil, a, b)
 	if _, ok := reply.Epochs[0]; !ok || len(reply.Epochs) != 1 {
 		t.Errorf("epochs %v", reply.Epochs)

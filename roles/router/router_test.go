@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -356,8 +357,37 @@ func TestSessions(t *testing.T) {
 		}
 		w.detach(old) // late
 		l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{"u"}, Keys: []string{"k"}})
-		if err != nil || len(l.Users[0].Sessions) != 1 || len(l.Keyed) != 2 {
+		if err != nil || len(l.Users[0].Sessions) != 1 || len(l.Keyed) != 0 {
 			t.Fatalf("lookup: %v, %v", l, err)
+		}
+	})
+	t.Run("by key", func(t *testing.T) {
+		w := newWorld(t, nil)
+		own, global, again, plain := session("c", 1, "u", ""), session("c", 2, "u", ""), session("c", 3, "v", ""), session("c", 4, "v", "")
+		own.Key, global.Key, again.Key = "k", "g", "g"
+		global.GlobalKey, again.GlobalKey = true, true
+		for _, s := range []*envelope.SessionInfo{own, global, again, plain} {
+			w.attach(s)
+		}
+		for key, want := range map[string][]uint64{
+			"k": nil, "g": {2, 3}, "c~0000000000000001": {1}, "c~0000000000000002": {2}, "c~0000000000000004": {4}, "c~0000000000000005": nil,
+		} {
+			l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Keys: []string{key}})
+			var got []uint64
+			for _, s := range l.GetKeyed() {
+				got = append(got, s.GetAddress().GetSession())
+				if s.GetKey() != key {
+					t.Errorf("%s: found as %s", key, s.GetKey())
+				}
+			}
+			slices.Sort(got)
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s: sessions %v, want %v, %v", key, got, want, err)
+			}
+		}
+		w.detach(global)
+		if l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Keys: []string{"g"}}); err != nil || len(l.Keyed) != 1 {
+			t.Errorf("after the end of one: %v, %v", l, err)
 		}
 	})
 }

@@ -28,14 +28,19 @@ type session struct {
 }
 
 // sessionKind is what many sessions of a comet have in common.
-type sessionKind struct{ comet, generation, transport string }
+type sessionKind struct {
+	comet, generation, transport string
+	incarnation                  uint64 // of the comet
+}
 
 // sessionExtra is what few sessions have.
 type sessionExtra struct {
-	key      string // as the client chose it
-	platform string
-	accepts  []int32
-	rooms    []string
+	key string // as the client chose it
+	// globalKey: the key names the session without its user.
+	globalKey bool
+	platform  string
+	accepts   []int32
+	rooms     []string
 }
 
 // sessionKinds has one of each sessionKind; they are few and stay. It is safe
@@ -53,7 +58,7 @@ func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 		if ks.all == nil {
 			ks.all = make(map[sessionKind]*sessionKind)
 		}
-		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport)}
+		shared = &sessionKind{strings.Clone(k.comet), strings.Clone(k.generation), strings.Clone(k.transport), k.incarnation}
 		ks.all[*shared] = shared
 	}
 	return shared
@@ -62,15 +67,17 @@ func (ks *sessionKinds) get(k sessionKind) *sessionKind {
 // newSession returns the session as it is remembered.
 func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 	s := &session{
-		kind: ks.get(sessionKind{info.Address.Comet, info.Generation, info.Transport}),
+		kind: ks.get(sessionKind{info.Address.Comet, info.Generation, info.Transport, info.Incarnation}),
 		id:   info.Address.Session, device: info.Device, remote: info.Remote, since: info.SinceMs,
 	}
 	key := info.Key
-	if s.address().HasName(key) {
-		key = ""
+	if _, ok := envelope.ParseSessionName(key); ok {
+		key = "" // the session's own name: no client may choose one
 	}
 	if key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 {
-		s.extra = &sessionExtra{key: key, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms}
+		s.extra = &sessionExtra{
+			key: key, globalKey: key != "" && info.GlobalKey, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms,
+		}
 	}
 	return s
 }
@@ -80,10 +87,10 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 func (s *session) describe(user string) *envelope.SessionInfo {
 	info := &envelope.SessionInfo{
 		Address: s.address().Address(), User: user, Device: s.device, Key: s.key(), Remote: s.remote,
-		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since,
+		Generation: s.kind.generation, Transport: s.kind.transport, SinceMs: s.since, Incarnation: s.kind.incarnation,
 	}
 	if x := s.extra; x != nil {
-		info.Platform, info.Accepts, info.Rooms = x.platform, slices.Clone(x.accepts), slices.Clone(x.rooms)
+		info.GlobalKey, info.Platform, info.Accepts, info.Rooms = x.globalKey, x.platform, slices.Clone(x.accepts), slices.Clone(x.rooms)
 	}
 	return info
 }
@@ -95,6 +102,15 @@ func (s *session) address() envelope.AddressKey {
 // chosenKey returns the key that the client chose; empty: it chose none.
 func (s *session) chosenKey() string {
 	if s.extra == nil {
+		return ""
+	}
+	return s.extra.key
+}
+
+// globalKey returns the key that names the session without its user; empty: there
+// is none.
+func (s *session) globalKey() string {
+	if s.extra == nil || !s.extra.globalKey {
 		return ""
 	}
 	return s.extra.key
@@ -135,7 +151,7 @@ type sessionTable struct {
 	gauge prometheus.Gauge
 	// byComet has the accounts of the sessions on each comet, by session id.
 	byComet map[string]map[uint64]*account
-	// byKey has the accounts with a session whose client chose the key.
+	// byKey has the accounts with a session that the key names without its user.
 	byKey map[string][]*account
 	// online counts the accounts that have a session.
 	online int
@@ -159,7 +175,7 @@ func (t *sessionTable) add(a *account, info *envelope.SessionInfo) {
 		t.byComet[s.kind.comet] = of
 	}
 	of[s.id] = a
-	if key := s.chosenKey(); key != "" {
+	if key := s.globalKey(); key != "" {
 		t.byKey[key] = append(t.byKey[key], a)
 	}
 	t.gauge.Inc()
@@ -178,7 +194,7 @@ func (t *sessionTable) remove(a *account, address envelope.AddressKey) bool {
 			delete(t.byComet, address.Comet)
 		}
 	}
-	if key := s.chosenKey(); key != "" {
+	if key := s.globalKey(); key != "" {
 		t.removeKey(key, a)
 	}
 	t.gauge.Dec()
@@ -202,17 +218,23 @@ func (t *sessionTable) removeKey(key string, a *account) {
 	}
 }
 
-// withKey appends to out the sessions that callers know by a key.
+// withKey appends to out the session that has key as its name, whether or not its
+// client chose a key, or the sessions that key names without their user.
 func (t *sessionTable) withKey(out []*envelope.SessionInfo, key string) []*envelope.SessionInfo {
-	found := t.byKey[key]
 	if address, ok := envelope.ParseSessionName(key); ok {
-		if a := t.byComet[address.Comet][address.Session]; a != nil && !slices.Contains(found, a) {
-			found = append(slices.Clip(found), a)
+		if a := t.byComet[address.Comet][address.Session]; a != nil {
+			info := a.session(address).describe(a.User())
+			info.Key = key // what the caller knows it by
+			out = append(out, info)
 		}
+		return out
 	}
-	for _, a := range found {
+	for i, a := range t.byKey[key] {
+		if slices.Contains(t.byKey[key][:i], a) {
+			continue // an account is there once for each of its sessions
+		}
 		for _, s := range a.sessions {
-			if s.key() == key {
+			if s.globalKey() == key {
 				out = append(out, s.describe(a.User()))
 			}
 		}

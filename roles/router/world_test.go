@@ -338,7 +338,9 @@ func (w *world) applied(user string, id uint64) {
 }
 
 func session(comet string, id uint64, user, device string) *envelope.SessionInfo {
-	return &envelope.SessionInfo{Address: &envelope.Address{Comet: comet, Session: id}, User: user, Device: device}
+	return &envelope.SessionInfo{
+		Address: &envelope.Address{Comet: comet, Session: id}, User: user, Device: device, Incarnation: id >> 32,
+	}
 }
 
 func (w *world) attach(s *envelope.SessionInfo) *envelope.AttachReply {

@@ -37,7 +37,7 @@ func TestSessionInfoReachesTheAPI(t *testing.T) {
 		}
 	}
 	// These fields have other names in the API.
-	inAPI := map[string][]string{"address": {"node", "name"}, "remote": {"address"}}
+	inAPI := map[string][]string{"address": {"node", "name"}, "remote": {"address"}, "incarnation": nil}
 	fields := (&envelope.SessionInfo{}).ProtoReflect().Descriptor().Fields()
 	shown := 0
 	for i := range fields.Len() {

@@ -23,6 +23,7 @@ func (o *Open) Authenticate(ctx context.Context, token, mid string) (Identity, e
 	if user == "" {
 		id, err := o.lookup(ctx, Hash(token))
 		if !errors.Is(err, envelope.ErrUnauthorized) {
+			id.AnyKey = true
 			return id, err
 		}
 		user = token
@@ -30,5 +31,5 @@ func (o *Open) Authenticate(ctx context.Context, token, mid string) (Identity, e
 	if err := envelope.CheckName("user", user); err != nil {
 		return Identity{}, envelope.Errorf(envelope.CodeUnauthorized, "%s", err)
 	}
-	return Identity{User: user}, nil
+	return Identity{User: user, AnyKey: true}, nil
 }

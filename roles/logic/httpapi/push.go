@@ -23,6 +23,8 @@ type pushRequest struct {
 	user   string
 	users  []string
 	keys   []string
+	// keysOfUser: the sessions are those of user.
+	keysOfUser bool
 	room   string
 
 	// content is the field that had the message, "" until one did.
@@ -91,11 +93,15 @@ func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	if p.target != "" {
-		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of user, users, keys, room and all",
-			p.target))
+	switch {
+	case p.target == "":
+		p.target = name
+	case p.target == "user" && name == "keys", p.target == "keys" && name == "user" && !p.keysOfUser:
+		p.target, p.keysOfUser = "keys", true
+	default:
+		return envelope.Invalid(name, fmt.Sprintf("cannot be there beside %s: a push has exactly one of user, users, keys, room and all "+
+			"(or user and keys, for sessions of the user)", p.target))
 	}
-	p.target = name
 	return nil
 }
 
@@ -137,6 +143,9 @@ func (p *pushRequest) check() error {
 		if len(p.users)+len(p.keys) == 0 {
 			return envelope.Invalid(p.target, "must not be empty")
 		}
+		if p.keysOfUser && p.user == "" {
+			return envelope.Invalid("user", "must not be empty")
+		}
 	case "room":
 		if p.room == "" {
 			return envelope.Invalid("room", "must not be empty")
@@ -161,8 +170,11 @@ func (p *pushRequest) command(key *caller) *logic.PushCommand {
 		Users: p.users, Keys: p.keys, Room: p.room, All: p.target == "all",
 		Op: p.op, Body: p.body, Kept: *p.kept, TTL: p.ttl, IdempotencyKey: key.scope(p.idempotencyKey),
 	}
-	if p.target == "user" {
+	switch {
+	case p.target == "user":
 		cmd.Users = []string{p.user}
+	case p.keysOfUser:
+		cmd.KeyUser = p.user
 	}
 	return cmd
 }

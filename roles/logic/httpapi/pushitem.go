@@ -112,6 +112,9 @@ func (o *pushOrder) add(item *pushItem) {
 			o.follow(item, target{"user", user})
 		}
 	case "keys":
+		if p.keysOfUser {
+			o.follow(item, target{"user", p.user})
+		}
 		for _, key := range p.keys {
 			o.follow(item, target{"key", key})
 		}

@@ -20,6 +20,7 @@ type sessionView struct {
 	User       string   `json:"user"`
 	Device     string   `json:"device"`
 	Key        string   `json:"key"`
+	GlobalKey  bool     `json:"global_key"`
 	Platform   string   `json:"platform"`
 	Address    string   `json:"address"`
 	Transport  string   `json:"transport"`
@@ -36,7 +37,7 @@ func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	for _, s := range sessions {
 		v := sessionView{
 			Name: s.GetAddress().AsKey().Name(),
-			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(),
+			User: s.GetUser(), Device: s.GetDevice(), Key: s.GetKey(), GlobalKey: s.GetGlobalKey(), Platform: s.GetPlatform(),
 			Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 			Node: s.GetAddress().GetComet(), SinceMS: s.GetSinceMs(), Rooms: s.GetRooms(), Accepts: s.GetAccepts(),
 		}

@@ -22,7 +22,7 @@ func someSession() *envelope.SessionInfo {
 	}
 }
 
-const someSessionJSON = `{"name":"node-1-abc00000001","user":"alice","device":"phone","key":"k","platform":"ios",` +
+const someSessionJSON = `{"name":"node-1~00000abc00000001","user":"alice","device":"phone","key":"k","global_key":false,"platform":"ios",` +
 	`"address":"[2001:db8::1]:5000","transport":"ws","generation":"v2","node":"node-1","since_ms":1700000000000,"rooms":["r1",` +
 	`"r2"],"accepts":[1000]}`
 
@@ -40,7 +40,7 @@ func TestUser(t *testing.T) {
 		}, nil
 	}})
 	want := `{"user":"alice","online":true,"sessions":[` + someSessionJSON +
-		`,{"name":"n-1","user":"","device":"","key":"","platform":"","address":"","transport":"","generation":"","node":"n",` +
+		`,{"name":"n~0000000000000001","user":"","device":"","key":"","global_key":false,"platform":"","address":"","transport":"","generation":"","node":"n",` +
 		`"since_ms":0,"rooms":[],"accepts":[]}],` +
 		`"devices":[{"device":"phone","last_seen_ms":5,"pending":2},{"device":"","last_seen_ms":6,"pending":0}],` +
 		`"pending":3,"oldest_id":"281474976710656","newest_id":"18446744073709551615","dropped":4,"last_seen_ms":7}` + "\n"

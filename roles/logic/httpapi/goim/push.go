@@ -9,7 +9,8 @@ import (
 )
 
 // pushKeys answers POST /goim/push/keys?operation=&keys=&keys=, a push to named
-// sessions that is never kept.
+// sessions that is never kept. goim did not know mid=: with it the keys are those of
+// that user's sessions.
 func (a *API) pushKeys(c *httpcall.Call) error {
 	b := bind(c)
 	op := b.integer("operation", 32)
@@ -34,7 +35,7 @@ func (a *API) pushKeys(c *httpcall.Call) error {
 		return replyData(c, nil)
 	}
 	// goim said -400 for every error of this one.
-	if err := a.do(c, &logic.PushCommand{Keys: keys, Op: int32(op), Body: body}); err != nil { // 32 bits
+	if err := a.do(c, &logic.PushCommand{Keys: keys, KeyUser: b.query.Get("mid"), Op: int32(op), Body: body}); err != nil { // 32 bits
 		return refuse(c, err)
 	}
 	return replyData(c, nil)
