@@ -167,6 +167,8 @@ func (c *caller) checkPush(cmd *logic.PushCommand) error {
 	switch {
 	case cmd.All:
 		return c.checkAll("push to everybody")
+	case cmd.KeyUser != "":
+		return c.checkUser(cmd.KeyUser)
 	case len(cmd.Keys) > 0: // the users of the sessions are not known here
 		return c.checkAll("push to session keys")
 	case cmd.Room != "":
