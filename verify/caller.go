@@ -31,28 +31,44 @@ type chooser struct {
 	n    uint64
 }
 
-// One push in severalOf goes to several users. One push in againOf with an idempotency key is sent
-// again after it was accepted.
 const (
-	severalOf = 20
-	againOf   = 50
+	// One push in severalOf goes to several users. One push in againOf with an idempotency key is
+	// sent again after it was accepted, after up to againDelay.
+	severalOf  = 20
+	againOf    = 50
+	againDelay = 3 * time.Second
+	// roomShare is the share of the pushes that are not kept that go to a room, if there are rooms.
+	roomShare = 0.4
+	// One kept push in slowOf goes to a user with a slow device, with slowBody bytes more.
+	slowOf   = 10
+	slowBody = 4 << 10
+	// largeBody is the number of bytes that a large message has more, for Config.Large.
+	largeBody = 8 << 10
 )
 
 func (c *chooser) next() *push {
 	c.n++
 	cfg := c.v.cfg
 	p := &push{number: c.n, body: &pushapi.Push{}}
-	body := message{Run: c.v.prefix, N: c.n}
+	pad := 0
 	if cfg.Body > 0 {
-		body.Pad = c.v.padding(cfg.Body/2 + c.dice.IntN(cfg.Body))
+		pad = cfg.Body/2 + c.dice.IntN(cfg.Body)
 	}
-	p.body.Body = body
+	if c.hit(cfg.Large) {
+		pad += largeBody
+	}
 	first := c.dice.IntN(cfg.Users)
-	if c.dice.Float64() < cfg.NotKept {
-		p.body.User, p.body.Kept = c.v.users[first].name, new(bool)
-		c.v.h.TriedLive(p.number, p.body.User)
+	if c.hit(cfg.NotKept) {
+		p.body.Body = c.message(pad)
+		p.body.Kept = new(bool)
+		c.v.h.TriedLive(p.number, c.notKept(p.body, first)...)
 		return p
 	}
+	if cfg.Slow > 0 && c.dice.IntN(slowOf) == 0 {
+		first = c.dice.IntN(cfg.Slow)
+		pad += slowBody
+	}
+	p.body.Body = c.message(pad)
 	to := []int{first}
 	if c.dice.IntN(severalOf) == 0 {
 		for range min(4, cfg.Users-1) {
@@ -67,13 +83,36 @@ func (c *chooser) next() *push {
 	if p.body.User = p.users[0]; len(to) > 1 {
 		p.body.User, p.body.Users = "", p.users
 	}
-	if c.dice.Float64() >= cfg.Keyless {
+	if !c.hit(cfg.Keyless) {
 		p.body.IdempotencyKey = fmt.Sprintf("%s%d", c.v.prefix, c.n)
 		p.again = c.dice.IntN(againOf) == 0
 	}
 	c.v.h.Tried(p.number, p.users...)
 	c.v.ledger.begin(p.number, to, cfg.Devices)
 	return p
+}
+
+// hit reports true for a share of all calls.
+func (c *chooser) hit(share float64) bool { return c.dice.Float64() < share }
+
+func (c *chooser) message(pad int) message {
+	return message{Run: c.v.prefix, N: c.n, Pad: c.v.padding(pad)}
+}
+
+// notKept chooses the receivers of a push that is not kept: a room, everybody, or the user first. It
+// returns the names of the users, or none for everybody.
+func (c *chooser) notKept(p *pushapi.Push, first int) (users []string) {
+	switch rooms := c.v.rooms; {
+	case c.hit(c.v.cfg.Broadcast):
+		p.All, p.Kept = true, nil
+		return nil
+	case len(rooms) > 0 && c.hit(roomShare):
+		r := rooms[c.dice.IntN(len(rooms))]
+		p.Room, p.Kept = r.name, nil
+		return r.users
+	}
+	p.User = c.v.users[first].name
+	return []string{p.User}
 }
 
 // push starts pushes at the configured rate until ctx is done. The returned function waits for the
@@ -94,8 +133,11 @@ func (v *Verifier) push(ctx, work context.Context) (wait func()) {
 		}
 		p := choose.next()
 		inFlight.Go(func() {
-			defer func() { <-slots }()
-			v.one(calls, p)
+			accepted := v.one(calls, p)
+			<-slots
+			if accepted && p.again {
+				v.repeat(calls, p)
+			}
 		})
 	}
 	return func() {
@@ -109,7 +151,7 @@ func (v *Verifier) push(ctx, work context.Context) (wait func()) {
 // one sends a push until it is accepted or Config.GiveUp is over, at one address after another. It
 // repeats an attempt only if the push has an idempotency key, or if the server cannot have executed
 // it.
-func (v *Verifier) one(ctx context.Context, p *push) {
+func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 	kept, until := p.users != nil, v.now()+v.cfg.GiveUp
 	base, pause := v.api.Next(), wait.Backoff{Min: 15 * time.Millisecond, Max: 750 * time.Millisecond}
 	for try := 1; ; try++ {
@@ -118,8 +160,7 @@ func (v *Verifier) one(ctx context.Context, p *push) {
 		}
 		results, err := v.api.Push(ctx, base, p.body)
 		if err == nil {
-			v.accepted(ctx, p, base, results)
-			return
+			return v.accepted(p, base, results)
 		}
 		v.ledger.count(func(c *counts) { c.refusals++ })
 		var answer *pushapi.Error
@@ -131,13 +172,13 @@ func (v *Verifier) one(ctx context.Context, p *push) {
 				v.h.Refused(p.number, p.users...)
 				v.ledger.end(p.number, false)
 			}
-			return
+			return false
 		case p.body.IdempotencyKey == "" && !pushapi.NotSent(err) && (!refused || answer.Status != http.StatusTooManyRequests):
 			v.ended(p, false) // without a key the push may have been executed and must not be repeated
-			return
+			return false
 		case ctx.Err() != nil || v.now() > until:
 			v.ended(p, true)
-			return
+			return false
 		}
 		base = v.api.After(base)
 		if try%len(v.api.Servers()) == 0 {
@@ -154,24 +195,32 @@ func (v *Verifier) ended(p *push, abandoned bool) {
 	v.ledger.end(p.number, abandoned)
 }
 
-// accepted records an accepted answer. For some pushes with a key it then sends the push again to
-// the next address.
-func (v *Verifier) accepted(ctx context.Context, p *push, base string, results []pushapi.Result) {
+// accepted records an accepted answer. It reports whether the push is kept and the answer is right.
+func (v *Verifier) accepted(p *push, base string, results []pushapi.Result) bool {
 	if p.users == nil {
 		v.ledger.count(func(c *counts) { c.live++; c.liveAccepted++ })
-		return
+		return false
 	}
 	v.ledger.accept(p.number, base)
-	if !v.judge(p, base, results) || !p.again {
+	return v.judge(p, base, results)
+}
+
+// repeat sends an accepted push again after a while, or at once if the pushing ends. Whichever address
+// gets it must know the push and answer with the same id, even if the server was restarted meanwhile.
+func (v *Verifier) repeat(ctx context.Context, p *push) {
+	timer := time.NewTimer(rand.N(againDelay))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-v.pushesDone:
+	case <-ctx.Done():
 		return
 	}
-	// The other address must know the push and answer with the same id.
-	base = v.api.After(base)
+	base := v.api.Next()
 	results, err := v.api.Push(ctx, base, p.body)
-	if err != nil {
+	if err != nil || !v.judge(p, base, results) {
 		return
 	}
-	v.judge(p, base, results)
 	for _, r := range results {
 		if !r.Duplicate {
 			v.problem("push %d was accepted before for %s, and %s does not say duplicate", p.number, r.User, base)

@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,7 +22,6 @@ import (
 type places struct {
 	api   *pushapi.Client
 	given bool
-	tls   *tls.Config
 
 	mu      sync.Mutex
 	tcp, ws []raw.Target
@@ -34,7 +32,7 @@ type places struct {
 const askInterval = 2 * time.Second
 
 func newPlaces(cfg Config, api *pushapi.Client) (*places, error) {
-	p := &places{api: api, given: len(cfg.Clients) > 0, tls: cfg.TLS}
+	p := &places{api: api, given: len(cfg.Clients) > 0}
 	for _, text := range cfg.Clients {
 		at, err := raw.ParseTarget(text)
 		if err != nil {
@@ -125,11 +123,6 @@ func reachable(network, address, host string) string {
 		rest += "/" + path
 	}
 	return scheme + "://" + rest
-}
-
-// dial connects to an address. ctx bounds only the connecting.
-func (p *places) dial(ctx context.Context, to raw.Target) (*raw.Conn, error) {
-	return raw.Dial(ctx, to, raw.Options{TLS: p.tls, MaxBody: maxPacket, ReadBuffer: tcpBuffer})
 }
 
 // nodes returns the number of nodes in the last answer, or of the addresses in the settings.

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,9 +40,9 @@ func (m Millis) String() string { return short(time.Duration(m)) }
 type Progress struct {
 	Phase   string
 	Elapsed time.Duration
-	// Devices counts all devices, Connected the connected ones. Sessions counts all connections so
-	// far.
-	Devices, Connected, Sessions int64
+	// Devices counts all devices, Connected the connected ones, and Away those that are away by their
+	// own will. Sessions counts all sessions so far. All connections of an SDK are one session.
+	Devices, Connected, Away, Sessions int64
 	// Accepted counts accepted kept pushes. Refusals counts calls that were not accepted. Received
 	// counts first deliveries of kept pushes to a device. Waiting counts accepted deliveries that
 	// have not happened yet, and Oldest is the age of the oldest of them.
@@ -73,7 +74,7 @@ func (p Progress) String() string {
 func (v *Verifier) Progress() Progress {
 	p := Progress{
 		Phase: v.phase.Load().(string), Elapsed: v.now(), Devices: int64(v.cfg.Users * v.cfg.Devices), Connected: v.connected.Load(),
-		Violations: v.h.Stats().Violations, Sessions: v.h.Stats().Sessions,
+		Away: v.away.Load(), Violations: v.h.Stats().Violations, Sessions: v.h.Stats().Sessions,
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem
@@ -271,9 +272,42 @@ func (v *Verifier) at(d time.Duration) *time.Time {
 	return &t
 }
 
-// report makes the report. It must run while all devices are still connected.
-func (v *Verifier) report(pushed, settled time.Duration) *Report {
+// maxEvidence is the number of users for whom the server is asked at the end.
+const maxEvidence = 5
+
+// evidence returns the server's view of the first users that lack messages, by user.
+func (v *Verifier) evidence(ctx context.Context) map[string]string {
+	says := make(map[string]string)
+	for _, l := range v.h.Lost(0) {
+		if _, asked := says[l.User]; asked {
+			continue
+		}
+		if len(says) == maxEvidence {
+			break
+		}
+		state, err := v.api.User(ctx, l.User)
+		says[l.User] = fmt.Sprintf("%+v", state)
+		if err != nil {
+			says[l.User] = err.Error()
+		}
+	}
+	return says
+}
+
+// report makes the report. It must run while all devices are still connected. evidence is the result
+// of the method evidence.
+func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]string) *Report {
 	lost := v.h.Lost(0)
+	for i, l := range lost {
+		if says, asked := evidence[l.User]; asked {
+			lost[i].Detail += "; the server says of the user: " + says
+		}
+	}
+	for _, d := range v.devices {
+		if d.falsifier != nil && !d.falsifier.done.Load() {
+			v.problem("%s received too few messages for a false record", d)
+		}
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := &Report{

@@ -235,6 +235,28 @@ func (l confusedLog) AppendEssential(ctx context.Context, partition int32, value
 	return l.KeptLog.AppendEssential(ctx, partition, confuse(value))
 }
 
+// forgetfulLog appends an empty record instead of acknowledgements.
+type forgetfulLog struct{ logic.KeptLog }
+
+func forget(value []byte) []byte {
+	r := &envelope.Record{}
+	if r.UnmarshalVT(value) != nil || r.GetAcks() == nil {
+		return value
+	}
+	return nothing()
+}
+
+func (l forgetfulLog) AppendMany(ctx context.Context, entries []envelope.Entry) error {
+	for i := range entries {
+		entries[i].Value = forget(entries[i].Value)
+	}
+	return l.KeptLog.AppendMany(ctx, entries)
+}
+
+func (l forgetfulLog) AppendEssential(ctx context.Context, partition int32, value []byte) (int64, error) {
+	return l.KeptLog.AppendEssential(ctx, partition, forget(value))
+}
+
 // skippingLog is a log from which the router sometimes misses a record.
 type skippingLog struct{ router.KeptLog }
 

@@ -8,8 +8,8 @@
 // and acknowledges its messages. Each violation in the report was observed. The report names the
 // first affected user and the violation.
 //
-// The package uses the protocol and the HTTP API without an SDK, because an SDK would hide faults
-// such as duplicate messages.
+// By default the devices use the protocol without an SDK, because an SDK would hide faults such as
+// duplicate messages. Config.Kinds adds devices that use the Go SDK, which must hide such faults.
 //
 // The package does not inject faults and does not know roles or settings. It needs about 10 KB of
 // memory for each device. The memory for pushes is bounded, however long the run is.
@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,9 +47,20 @@ type Config struct {
 	// TLS is for client addresses with TLS. Nil means the root certificates of the system.
 	TLS *tls.Config
 
-	// Users is the number of users, and Devices the number of devices of each. Half of the devices
-	// connect by TCP and half by WebSocket, if the server offers both.
+	// Users is the number of users, and Devices the number of devices of each. Kinds are the kinds of
+	// the devices in turn. A kind whose transport the server does not offer uses the other transport.
 	Users, Devices int
+	Kinds          []DeviceKind
+	// Slow is the number of users whose first device reads slowly and connects without an SDK. One
+	// push in ten goes to one of them, with a larger body. Lazy is the share of devices without an
+	// SDK that acknowledge late or leave acknowledgements out until the pushing ends.
+	Slow int
+	Lazy float64
+	// Rooms is the number of rooms. Each has up to 10 users, whose devices are all members. Two in
+	// five pushes that are not kept then go to a room. Broadcast is the share of the pushes that are
+	// not kept that go to every client of the server, including clients outside the run.
+	Rooms     int
+	Broadcast float64
 	// Rate is the number of pushes that start each second. Callers bounds the pushes in flight. If
 	// Callers is 0, it is 64 plus the number of pushes that start within CallTimeout, at most 4,096.
 	// One address that hangs then does not delay pushes to the others.
@@ -58,8 +70,10 @@ type Config struct {
 	// an idempotency key. A push without a key is not repeated if the server may have executed it.
 	// Both are 0 to 1.
 	NotKept, Keyless float64
-	// Body is the approximate size of a message, in bytes.
-	Body int
+	// Body is the approximate size of a message, in bytes. Large is the share of pushes whose message
+	// has 8 KiB more.
+	Body  int
+	Large float64
 	// Churn is the share of devices that leave by their own will each minute. Each stays away for a
 	// random time of up to Away.
 	Churn float64
@@ -80,6 +94,15 @@ type Config struct {
 	// ConnectTimeout bounds the time until every device has connected once.
 	ConnectTimeout time.Duration
 
+	// Falsify falsifies what one device received. The run then reports a violation on a correct
+	// server. This proves that it would find a real one. Empty means that nothing is falsified.
+	Falsify Falsify
+
+	// OnPhase, if not nil, is called at the start of each phase after PhaseConnecting, on the
+	// goroutine of Run. The phase begins when it returns. The context ends with Run. An error is a
+	// problem of the report. A program that injects faults uses OnPhase to act between two phases.
+	OnPhase func(ctx context.Context, phase string) error
+
 	// Prefix is the start of the names of the users. Empty means a prefix that no other run has.
 	// Only tests should set it.
 	Prefix string
@@ -94,7 +117,7 @@ type Config struct {
 // DefaultConfig returns the default configuration. API is empty.
 func DefaultConfig() Config {
 	return Config{
-		Users: 100, Devices: 2, Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
+		Users: 100, Devices: 2, Kinds: []DeviceKind{DeviceTCP, DeviceWS}, Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
 		Duration: time.Minute, Settle: time.Minute, Linger: time.Second, Late: 30 * time.Second,
 		GiveUp: 2 * time.Minute, CallTimeout: 10 * time.Second, ConnectTimeout: time.Minute, ProgressEvery: time.Second,
 	}
@@ -106,6 +129,7 @@ const (
 	maxDevices = 64
 	maxUsers   = 1_000_000
 	maxBody    = 48 << 10
+	maxRooms   = 10_000
 )
 
 // Check returns an error that names the first wrong field, or nil.
@@ -124,20 +148,37 @@ func (c Config) Check() error {
 		return bad("Rate", "must be more than 0 and at most 1,000,000")
 	case c.Callers < 0:
 		return bad("Callers", "must not be negative")
-	case !(c.NotKept >= 0 && c.NotKept <= 1):
-		return bad("NotKept", "must be 0 to 1")
-	case !(c.Keyless >= 0 && c.Keyless <= 1):
-		return bad("Keyless", "must be 0 to 1")
 	case !(c.Churn >= 0 && c.Churn <= 60):
 		return bad("Churn", "must be 0 to 60: the share of devices that go away each minute")
 	case c.Body < 0 || c.Body > maxBody:
 		return bad("Body", "must be 0 to %d bytes", maxBody)
+	case c.Slow < 0 || c.Slow > c.Users:
+		return bad("Slow", "must be 0 to the number of users")
+	case c.Rooms < 0 || c.Rooms > maxRooms:
+		return bad("Rooms", "must be 0 to %d", maxRooms)
+	case c.Falsify != "" && !slices.Contains(falsifies, c.Falsify):
+		return bad("Falsify", "is %q, must be one of %s", c.Falsify, names(falsifies))
+	case len(c.Kinds) == 0:
+		return bad("Kinds", "names none of %s", names(deviceKinds))
 	case c.Duration < 0:
 		return bad("Duration", "must not be negative")
 	case c.Linger < 0:
 		return bad("Linger", "must not be negative")
 	case len(c.Prefix) > 64:
 		return bad("Prefix", "is longer than 64 bytes")
+	}
+	for _, kind := range c.Kinds {
+		if !slices.Contains(deviceKinds, kind) {
+			return bad("Kinds", "has %q, must be of %s", kind, names(deviceKinds))
+		}
+	}
+	for _, share := range []struct {
+		field string
+		is    float64
+	}{{"NotKept", c.NotKept}, {"Keyless", c.Keyless}, {"Lazy", c.Lazy}, {"Broadcast", c.Broadcast}, {"Large", c.Large}} {
+		if !(share.is >= 0 && share.is <= 1) { // NaN is wrong too
+			return bad(share.field, "must be 0 to 1")
+		}
 	}
 	for _, d := range []struct {
 		field string
@@ -153,11 +194,30 @@ func (c Config) Check() error {
 	return nil
 }
 
-// account is a user of the run.
+// names joins the names of a list for an error.
+func names[T ~string](list []T) string {
+	var all []string
+	for _, one := range list {
+		all = append(all, string(one))
+	}
+	return strings.Join(all, ", ")
+}
+
+// account is a user of the run. Each of its devices is a member of its rooms.
 type account struct {
 	name  string
 	token string
+	rooms []string
 }
+
+// room is a room of the run with the names of its users.
+type room struct {
+	name  string
+	users []string
+}
+
+// roomUsers is the number of users in a room.
+const roomUsers = 10
 
 // Verifier is one run. New makes it, and Run may be called once. Mark and Progress are safe for
 // concurrent use.
@@ -172,13 +232,16 @@ type Verifier struct {
 	began   time.Time
 	users   []*account
 	devices []*device
+	rooms   []room
 	// dialing is a semaphore for connections that are being made.
 	dialing chan struct{}
 	// pushesDone is closed when the pushing ends: devices must then come back and stay.
 	pushesDone chan struct{}
 	phase      atomic.Value // string
+	// emptied is true once every mailbox was empty. No kept message may arrive after that.
+	emptied atomic.Bool
 
-	connected, reconnects, sentAway atomic.Int64
+	connected, away, reconnects, sentAway atomic.Int64
 
 	mu       sync.Mutex
 	problems []string
@@ -228,13 +291,27 @@ const pushesOfUser = 500
 // now returns the time since the start of the run. This is the "time of the run" elsewhere.
 func (v *Verifier) now() time.Duration { return time.Since(v.began) }
 
-// The phases of a run.
+// The phases of a run. In PhaseSettling accepted messages still arrive. In PhaseEmptying the run
+// waits until the server has the acknowledgements of all messages. In PhaseLingering no message may
+// arrive any more.
 const (
 	PhaseConnecting = "connecting"
 	PhasePushing    = "pushing"
 	PhaseSettling   = "settling"
+	PhaseEmptying   = "emptying"
+	PhaseLingering  = "lingering"
 	PhaseDone       = "done"
 )
+
+// enter begins a phase.
+func (v *Verifier) enter(ctx context.Context, phase string) {
+	if v.cfg.OnPhase != nil {
+		if err := v.cfg.OnPhase(ctx, phase); err != nil {
+			v.problem("at the start of the phase %q: %v", phase, err)
+		}
+	}
+	v.phase.Store(phase)
+}
 
 // Run connects the devices, pushes until Config.Duration is over or ctx is done, waits for messages
 // in flight, and judges the result. It returns either a report or an error. The error means that
@@ -266,7 +343,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 
-	v.phase.Store(PhasePushing)
+	v.enter(work, PhasePushing)
 	pushing, stop := context.WithCancel(ctx)
 	defer stop()
 	if v.cfg.Duration > 0 {
@@ -275,14 +352,19 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	}
 	began := v.now()
 	background.Go(func() { v.churn(pushing) })
-	wait := v.push(pushing, work) // returns when the context is done
+	finish := v.push(pushing, work) // returns when the context is done
 	pushed := v.now() - began
-	v.phase.Store(PhaseSettling)
+	v.enter(work, PhaseSettling)
 	close(v.pushesDone)
-	wait()
+	finish()
 	settled := v.settle(work)
-	v.phase.Store(PhaseDone)
-	report := v.report(pushed, settled)
+	v.enter(work, PhaseEmptying)
+	v.awaitEmpty(work)
+	v.enter(work, PhaseLingering)
+	_ = wait.Sleep(work, v.cfg.Linger) // only the end of Run cancels work, so this cannot fail
+	v.enter(work, PhaseDone)
+	evidence := v.evidence(work)
+	report := v.report(pushed, settled, evidence)
 	cancel()
 	return report, nil
 }
@@ -300,6 +382,7 @@ func (v *Verifier) createUsers(ctx context.Context) error {
 	for i := range v.users {
 		v.users[i] = &account{name: fmt.Sprintf("%s%d", v.prefix, i)}
 	}
+	v.createRooms()
 	ttl := spareTTL
 	if v.cfg.Duration == 0 {
 		ttl = endlessTTL
@@ -317,12 +400,31 @@ func (v *Verifier) createUsers(ctx context.Context) error {
 			v.devices = append(v.devices, newDevice(v, i, k))
 		}
 	}
+	if v.cfg.Falsify != "" {
+		// A fast device, so that it receives enough for a false record.
+		v.devices[v.cfg.Slow*v.cfg.Devices%len(v.devices)].falsifier = &falsifier{how: v.cfg.Falsify}
+	}
 	if v.places.nodes() > 1 {
 		// Every node knows a new token within a second. With auth.mode = "none", a node would take
 		// an unknown token for the name of a user, so wait for this.
 		return wait.Sleep(ctx, time.Second)
 	}
 	return nil
+}
+
+// createRooms chooses the users of each room.
+func (v *Verifier) createRooms() {
+	dice := rand.New(rand.NewPCG(v.cfg.Seed, 3))
+	for i := range v.cfg.Rooms {
+		r := room{name: fmt.Sprintf("%sroom-%d", v.prefix, i)}
+		for len(r.users) < min(roomUsers, len(v.users)) {
+			if u := v.users[dice.IntN(len(v.users))]; !slices.Contains(r.users, u.name) {
+				u.rooms = append(u.rooms, r.name)
+				r.users = append(r.users, u.name)
+			}
+		}
+		v.rooms = append(v.rooms, r)
+	}
 }
 
 // parallelCalls is the number of concurrent API calls at the start and the end of the run.
@@ -386,8 +488,8 @@ func (v *Verifier) awaitDevices(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until everything accepted has arrived, for at most Config.Settle, and then for
-// Config.Linger. It returns the time until everything had arrived.
+// settle waits until everything accepted has arrived, for at most Config.Settle. It returns the time
+// until everything had arrived.
 func (v *Verifier) settle(ctx context.Context) time.Duration {
 	began := v.now()
 	for v.ledger.waiting() > 0 && v.now()-began < v.cfg.Settle {
@@ -395,9 +497,36 @@ func (v *Verifier) settle(ctx context.Context) time.Duration {
 			break
 		}
 	}
-	took := v.now() - began
-	_ = wait.Sleep(ctx, v.cfg.Linger) // the caller cancels ctx only later, so this cannot fail
-	return took
+	return v.now() - began
+}
+
+// awaitEmpty waits until the server has every acknowledgement, so that the mailboxes of all users
+// are empty. It reports a mailbox that is not empty after Config.Settle as a problem. It does nothing
+// if messages are missing, because those are still in a mailbox.
+func (v *Verifier) awaitEmpty(ctx context.Context) {
+	if v.ledger.waiting() > 0 {
+		return
+	}
+	limit := v.now() + v.cfg.Settle
+	err := v.each(ctx, func(ctx context.Context, u *account) error {
+		for {
+			state, err := v.api.User(ctx, u.name)
+			if err == nil && state.Pending == 0 {
+				return nil
+			}
+			if v.now() > limit {
+				return errors.Join(fmt.Errorf("the mailbox of %s is not empty after %s: %+v", u.name, v.cfg.Settle, state), err)
+			}
+			if err := wait.Sleep(ctx, 20*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	})
+	if err != nil {
+		v.problem("%v", err)
+		return
+	}
+	v.emptied.Store(true)
 }
 
 // reportProgress calls Config.Progress at intervals until ctx is done.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -21,6 +22,7 @@ import (
 	"imgo/envelope"
 	"imgo/protocol"
 	"imgo/roles"
+	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
 	"imgo/transport"
 	"imgo/verify"
@@ -279,6 +281,124 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 	}
 }
 
+// everything returns the settings of a short run with every kind of device and of push, on a server
+// without other clients.
+func everything(n *roles.Node) verify.Config {
+	cfg := shortRun(n)
+	cfg.Kinds = []verify.DeviceKind{verify.DeviceTCP, verify.DeviceWS, verify.DeviceJSON, verify.DeviceNoAck, verify.DeviceSDK, verify.DeviceSDKWS}
+	cfg.Slow, cfg.Lazy, cfg.Rooms, cfg.NotKept, cfg.Broadcast, cfg.Large = 3, 0.5, 3, 0.2, 0.1, 0.1
+	cfg.Churn = 60
+	return cfg
+}
+
+// TestEverything uses every kind of device and of push, and devices that leave and return.
+func TestEverything(t *testing.T) {
+	t.Parallel()
+	cfg := everything(start(t, roles.Faults{}, nil))
+	report := until(t, cfg, func(p verify.Progress) bool { return p.Accepted > 300 && p.Sessions > 2*p.Devices })
+	wellUsed(t, report)
+	if !report.OK {
+		t.Error("it is not OK")
+	}
+	// A push to one user that is not kept reaches 2 devices, one to a room 20, one to everybody 40.
+	if report.Deliveries.NotKept < 4*report.Pushes.NotKeptAccepted {
+		t.Errorf("%d accepted pushes that are not kept caused %d deliveries", report.Pushes.NotKeptAccepted, report.Deliveries.NotKept)
+	}
+}
+
+// TestKinds uses one kind of device at a time, so that each kind receives messages.
+func TestKinds(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Faults{}, nil)
+	for _, kind := range everything(n).Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			cfg := shortRun(n)
+			cfg.Kinds = []verify.DeviceKind{kind}
+			report := until(t, cfg, pushed(50))
+			wellUsed(t, report)
+			if !report.OK {
+				t.Error("it is not OK")
+			}
+		})
+	}
+}
+
+// TestJudgeCanFail falsifies what a device received from a correct server. The run must find each false
+// record, as the right kind of violation and as nothing else.
+func TestJudgeCanFail(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Faults{}, nil)
+	for falsify, kind := range map[verify.Falsify]history.Kind{
+		verify.FalsifyLose: history.KindLost, verify.FalsifyRepeat: history.KindAgain, verify.FalsifySwap: history.KindOrder,
+	} {
+		t.Run(string(falsify), func(t *testing.T) {
+			t.Parallel()
+			cfg := shortRun(n)
+			cfg.Falsify, cfg.Users, cfg.Churn = falsify, 12, 60
+			if falsify == verify.FalsifyLose {
+				cfg.Settle = 2 * time.Second // the run waits this long for the lost message
+			}
+			report := until(t, cfg, pushed(500))
+			if report.OK || report.ProblemCount > 0 || report.Violations[kind] == 0 || len(report.Violations) != 1 {
+				t.Errorf("violations %v, problems %v; want %q alone", report.Violations, report.Problems, kind)
+			}
+		})
+	}
+}
+
+// TestFalsifyNeedsMessages ends a run before its device has received enough for a false record. The run
+// must not be OK, because it has not proved anything.
+func TestFalsifyNeedsMessages(t *testing.T) {
+	t.Parallel()
+	cfg := shortRun(start(t, roles.Faults{}, nil))
+	cfg.Falsify, cfg.Users = verify.FalsifyLose, 200
+	if report := until(t, cfg, pushed(50)); report.OK || !strings.Contains(fmt.Sprint(report.Problems), "too few messages") {
+		t.Errorf("OK %t, problems %v", report.OK, report.Problems)
+	}
+}
+
+// TestLostAcknowledgements runs against a server that forgets acknowledgements. The run must report that
+// mailboxes are not empty.
+func TestLostAcknowledgements(t *testing.T) {
+	t.Parallel()
+	faults := roles.Faults{LogicLog: func(kept logic.KeptLog) logic.KeptLog { return forgetfulLog{kept} }}
+	cfg := shortRun(start(t, faults, nil))
+	cfg.Settle = 2 * time.Second
+	report := until(t, cfg, pushed(50))
+	if report.OK || len(report.Violations) > 0 || !strings.Contains(fmt.Sprint(report.Problems), "the mailbox of "+report.Run) {
+		t.Errorf("violations %v, problems %v", report.Violations, report.Problems)
+	}
+}
+
+// TestLingering pushes a message of the run after all mailboxes are empty, as a server does that forgets
+// what was acknowledged. The run must report it, and what OnPhase returns.
+func TestLingering(t *testing.T) {
+	t.Parallel()
+	n := start(t, roles.Faults{}, nil)
+	cfg := shortRun(n)
+	cfg.Prefix = "lingering-"
+	var phases []string
+	cfg.OnPhase = func(_ context.Context, phase string) error {
+		phases = append(phases, phase)
+		if phase != verify.PhaseLingering {
+			return nil
+		}
+		if status, answer := call(t, n, "/v1/push", `{"user":"lingering-3","body":{"verify":"lingering-","n":7}}`); status != 202 {
+			return fmt.Errorf("%d %s", status, answer)
+		}
+		return errors.New("a problem of the caller")
+	}
+	report := until(t, cfg, pushed(50))
+	if all := fmt.Sprint(report.Problems); report.OK || !strings.Contains(all, "lingering-3/d0 got push 7") ||
+		!strings.Contains(all, "a problem of the caller") {
+		t.Errorf("problems %v", report.Problems)
+	}
+	if got := strings.Join(phases, " "); got != "pushing settling emptying lingering done" {
+		t.Errorf("the phases were %s", got)
+	}
+}
+
 // TestGivenAddresses runs against configured client addresses, without asking the API for them.
 func TestGivenAddresses(t *testing.T) {
 	t.Parallel()
@@ -352,6 +472,13 @@ func TestCheck(t *testing.T) {
 		"API":            func(c *verify.Config) { c.API = nil },
 		"Users":          func(c *verify.Config) { c.Users = 0 },
 		"Devices":        func(c *verify.Config) { c.Devices = 65 },
+		"Kinds":          func(c *verify.Config) { c.Kinds = []verify.DeviceKind{verify.DeviceTCP, "pigeon"} },
+		"Slow":           func(c *verify.Config) { c.Slow = 101 },
+		"Lazy":           func(c *verify.Config) { c.Lazy = 2 },
+		"Rooms":          func(c *verify.Config) { c.Rooms = -1 },
+		"Broadcast":      func(c *verify.Config) { c.Broadcast = math.NaN() },
+		"Large":          func(c *verify.Config) { c.Large = 1.5 },
+		"Falsify":        func(c *verify.Config) { c.Falsify = "forget" },
 		"Rate":           func(c *verify.Config) { c.Rate = 0 },
 		"Callers":        func(c *verify.Config) { c.Callers = -1 },
 		"NotKept":        func(c *verify.Config) { c.NotKept = 1.1 },
