@@ -9,8 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // tick is one clock tick of /proc. USER_HZ is 100 on every architecture that Go
@@ -38,17 +36,6 @@ func kiloField(text, name string) int64 {
 		}
 	}
 	return 0
-}
-
-// cpuOf returns the CPU time that a live process has used in user and kernel mode, to
-// the nanosecond.
-func cpuOf(pid int) (time.Duration, error) {
-	// The kernel's MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED).
-	var ts unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
-		return 0, fmt.Errorf("read the CPU time of process %d: %w", pid, err)
-	}
-	return time.Duration(ts.Nano()), nil
 }
 
 // rssOf returns the resident memory of a live process, in bytes.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imgo/bench/process"
 )
 
 func TestFigures(t *testing.T) {
@@ -207,16 +209,16 @@ func TestProc(t *testing.T) {
 	if err != nil || rss < 1<<20 || rss > 1<<34 {
 		t.Errorf("resident memory %d, %v", rss, err)
 	}
-	before, err := cpuOf(os.Getpid())
+	before, err := process.CPU(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for begun := time.Now(); time.Since(begun) < 30*time.Second; {
-		if now, err := cpuOf(os.Getpid()); err != nil || now > before {
+		if now, err := process.CPU(os.Getpid()); err != nil || now > before {
 			break
 		}
 	}
-	if now, err := cpuOf(os.Getpid()); err != nil || now <= before {
+	if now, err := process.CPU(os.Getpid()); err != nil || now <= before {
 		t.Errorf("CPU time does not grow: %s, %v", now, err)
 	}
 	if m := describeMachine(); m.Cores < 1 || m.Memory == 0 || m.Kernel == "" {

@@ -13,6 +13,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
+	"imgo/bench/process"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -78,12 +79,12 @@ func (f *fanout) broadcast(ctx context.Context, rate float64, times int, quietLi
 	if err != nil {
 		return sp, err
 	}
-	before, err := cpuOf(f.pid())
+	before, err := process.CPU(f.pid())
 	if err != nil {
 		return sp, err
 	}
 	begun := time.Now()
-	if _, err := load.Pace(ctx, f.http, load.AllCall(), broadcastCallers, 0, rate, times); err != nil {
+	if _, err := load.Pace(ctx, f.HTTP, load.AllCall(), broadcastCallers, 0, rate, times); err != nil {
 		return sp, fmt.Errorf("broadcast: %w", err)
 	}
 	want := int64(times) * int64(f.count)
@@ -92,7 +93,7 @@ func (f *fanout) broadcast(ctx context.Context, rate float64, times int, quietLi
 		return sp, err
 	}
 	sp.took = time.Since(begun)
-	after, err := cpuOf(f.pid())
+	after, err := process.CPU(f.pid())
 	if err != nil {
 		return sp, err
 	}
@@ -240,7 +241,7 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 	if _, err := h.waitFor(drainTimeout, func(s load.Stats) bool { return s.Bytes >= size*int64(warm.Times) }); err != nil {
 		return done, err
 	}
-	before, err := cpuOf(w.pid())
+	before, err := process.CPU(w.pid())
 	if err != nil {
 		return done, err
 	}
@@ -249,7 +250,7 @@ func (b limits) plain(r *recorder, kind string, count int, req limit.WriteReques
 	if err != nil {
 		return done, err
 	}
-	after, err := cpuOf(w.pid())
+	after, err := process.CPU(w.pid())
 	if err != nil {
 		return done, err
 	}

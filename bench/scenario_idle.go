@@ -12,6 +12,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
+	"imgo/bench/process"
 )
 
 const (
@@ -41,7 +42,7 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	before, err := cpuOf(d.pid())
+	before, err := process.CPU(d.pid())
 	if err != nil {
 		return err
 	}
@@ -49,7 +50,7 @@ func (b *bench) idle(ctx context.Context, r *recorder, kind string) (err error) 
 	if err != nil {
 		return fmt.Errorf("accept, read and write alone: %w", err)
 	}
-	after, err := cpuOf(d.pid())
+	after, err := process.CPU(d.pid())
 	if err := errors.Join(err, h.stop()); err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 	if err != nil {
 		return nil, err
 	}
-	cpu, err := cpuOf(s.pid())
+	cpu, err := process.CPU(s.pid())
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (b *bench) idleImgo(ctx context.Context, r *recorder, kind string) (_ []byt
 		return nil, errors.Join(err, wait())
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
-	cpuAfter, err := cpuOf(s.pid())
+	cpuAfter, err := process.CPU(s.pid())
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	cpu, err := cpuOf(s.pid())
+	cpu, err := process.CPU(s.pid())
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func (b *bench) stormOf(ctx context.Context, r *recorder, kind string) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
-	after, err := cpuOf(s.pid())
+	after, err := process.CPU(s.pid())
 	if err != nil {
 		return err
 	}

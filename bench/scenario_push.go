@@ -10,6 +10,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
+	"imgo/bench/process"
 )
 
 const (
@@ -100,7 +101,7 @@ func (b *bench) times(rate float64) int { return max(1, int(b.duration.Seconds()
 // more than 0.
 func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c load.Call, users int, rate float64,
 	name string) (answers, receipts load.Histogram, err error) {
-	if _, err := load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
+	if _, err := load.Pace(ctx, s.HTTP, c, pacedCallers, users, rate, b.times(rate)/4+1); err != nil {
 		return answers, receipts, fmt.Errorf("warm up: %w", err)
 	}
 	was, err := h.waitFor(quiet, func(load.Stats) bool { return false })
@@ -108,7 +109,7 @@ func (b *bench) paced(ctx context.Context, r *recorder, s *server, h *clients, c
 		return answers, receipts, err
 	}
 	wait := s.profileCPU(ctx, b.profile, name, b.duration)
-	answers, err = load.Pace(ctx, s.http, c, pacedCallers, users, rate, b.times(rate))
+	answers, err = load.Pace(ctx, s.HTTP, c, pacedCallers, users, rate, b.times(rate))
 	if err := errors.Join(err, wait()); err != nil {
 		return answers, receipts, err
 	}
@@ -185,7 +186,7 @@ func (b *bench) loadConnected(ctx context.Context, r *recorder) (err error) {
 			return err
 		}
 		wait := s.profileCPU(ctx, b.profile, kind.file, warmLoad+b.duration)
-		err = b.flood(ctx, r, s.http, s.pid(), kind.kept, kind.name, false)
+		err = b.flood(ctx, r, s.HTTP, s.pid(), kind.kept, kind.name, false)
 		if err := errors.Join(err, wait(), s.profileAllocs(ctx, b.profile, kind.file)); err != nil {
 			return err
 		}
@@ -206,7 +207,7 @@ func (b *bench) flood(ctx context.Context, r *recorder, addr string, pid int, ke
 	var server, own [2]time.Duration
 	n := 0
 	mark := func() (err error) {
-		server[n], err = cpuOf(pid)
+		server[n], err = process.CPU(pid)
 		own[n], _ = ownCPU()
 		n++
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"imgo/bench/limit"
 	"imgo/bench/load"
+	"imgo/bench/process"
 	"imgo/protocol"
 )
 
@@ -53,7 +54,7 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	if err := pushMany(ctx, s.http, b.replayed); err != nil {
+	if err := pushMany(ctx, s.HTTP, b.replayed); err != nil {
 		return nil, fmt.Errorf("push what is to be replayed: %w", err)
 	}
 	var received bytes.Buffer
@@ -73,7 +74,7 @@ func (b *bench) replayImgo(ctx context.Context, r *recorder) (_ []byte, err erro
 // replays repeats the replay. It returns the duration of each replay, and the CPU time
 // of process pid for each.
 func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.Histogram, cpu time.Duration, err error) {
-	before, err := cpuOf(pid)
+	before, err := process.CPU(pid)
 	if err != nil {
 		return all, 0, err
 	}
@@ -84,7 +85,7 @@ func (b *bench) replays(ctx context.Context, addr string, pid int) (all load.His
 		}
 		all.Add(took)
 	}
-	after, err := cpuOf(pid)
+	after, err := process.CPU(pid)
 	return all, (after - before) / time.Duration(max(all.N, 1)), err
 }
 

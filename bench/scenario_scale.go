@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imgo/bench/load"
+	"imgo/bench/process"
 )
 
 const (
@@ -40,11 +41,10 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 	}
 	c := &scaled{b: b, prefix: fmt.Sprintf("bench-%d", time.Now().UnixNano())}
 	defer func() {
-		failed := err != nil
-		err = errors.Join(err, c.stop())
-		if failed {
+		if err != nil {
 			c.logTails()
 		}
+		err = errors.Join(err, c.stop())
 	}()
 	for _, role := range []string{"router", "job", "logic"} {
 		if _, err := c.start(ctx, role); err != nil {
@@ -60,7 +60,7 @@ func (b *bench) scale(ctx context.Context, r *recorder) (err error) {
 		c.comets = append(c.comets, s)
 	}
 	for _, s := range c.nodes {
-		if err := s.ready(ctx); err != nil {
+		if err := s.Ready(ctx); err != nil {
 			return err
 		}
 	}
@@ -152,18 +152,16 @@ func (c *scaled) start(ctx context.Context, role string) (*server, error) {
 	}
 	c.nodes = append(c.nodes, member{s, role})
 	if len(c.nodes) == 1 {
-		return s, s.ready(ctx) // the other nodes join through it
+		return s, s.Ready(ctx) // the other nodes join through it
 	}
 	return s, nil
 }
 
 // logTails logs the last log lines of the nodes, which show why the scenario failed.
-// The nodes must have ended.
 func (c *scaled) logTails() {
-	const most = 400 // bytes of each node
 	for _, s := range c.nodes {
-		if text := strings.TrimSpace(s.log.String()); text != "" {
-			c.b.say("%s: …%s", s.role, text[max(0, len(text)-most):])
+		if text := s.Tail(400); text != "" {
+			c.b.say("%s: …%s", s.role, text)
 		}
 	}
 }
@@ -246,7 +244,7 @@ func (c *scaled) cpu() (sum time.Duration, err error) {
 func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
 	sum := make(map[string]time.Duration)
 	for _, s := range c.nodes {
-		d, err := cpuOf(s.pid())
+		d, err := process.CPU(s.pid())
 		if err != nil {
 			return nil, err
 		}
@@ -259,7 +257,7 @@ func (c *scaled) cpuByRole() (map[string]time.Duration, error) {
 // has reached all clients. cost is the CPU time of all nodes for each delivery, in µs.
 func (c *scaled) broadcasts(ctx context.Context, r *recorder, api *server) (cost float64, took time.Duration, err error) {
 	n := int64(len(c.clients) * c.b.perComet)
-	caller, err := load.DialCaller(ctx, api.http)
+	caller, err := load.DialCaller(ctx, api.HTTP)
 	if err != nil {
 		return 0, 0, err
 	}

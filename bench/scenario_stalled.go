@@ -42,7 +42,7 @@ func (b *bench) stalled(ctx context.Context, r *recorder) (err error) {
 	defer func() { err = errors.Join(err, healthy.stop()) }()
 	call := load.StampedAllCall(stalledBody)
 	without := min(b.stall, max(b.duration, b.stall/4))
-	if _, err := load.Pace(ctx, s.http, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
+	if _, err := load.Pace(ctx, s.HTTP, call, broadcastCallers, 0, stalledRate, stalledRate); err != nil {
 		return fmt.Errorf("warm up: %w", err)
 	}
 	if _, err := healthy.waitFor(quiet, func(load.Stats) bool { return false }); err != nil {
@@ -96,7 +96,7 @@ func (b *bench) stallFor(ctx context.Context, r *recorder, s *server, healthy *c
 		return load.Histogram{}, err
 	}
 	times := max(1, int(d.Seconds()*stalledRate))
-	if _, err := load.Pace(ctx, s.http, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
+	if _, err := load.Pace(ctx, s.HTTP, load.StampedAllCall(stalledBody), broadcastCallers, 0, stalledRate, times); err != nil {
 		return load.Histogram{}, fmt.Errorf("broadcast: %w", err)
 	}
 	want := int64(times) * int64(healthy.count)

@@ -35,6 +35,9 @@ func (b *bench) start(ctx context.Context, r *recorder) error {
 	return nil
 }
 
+// startTimeout bounds one start with its first push.
+const startTimeout = 30 * time.Second
+
 func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -50,7 +53,7 @@ func (b *bench) startOnce(ctx context.Context, r *recorder) (err error) {
 	}
 	defer c.close()
 	connected := time.Since(begun)
-	if err := pushEarly(ctx, s.http); err != nil {
+	if err := pushEarly(ctx, s.HTTP); err != nil {
 		return fmt.Errorf("push as imgo starts: %w", err)
 	}
 	accepted := time.Since(begun)

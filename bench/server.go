@@ -3,7 +3,6 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,30 +10,22 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"imgo/bench/process"
 )
 
-const (
-	// startTimeout bounds a start of imgo.
-	startTimeout = 30 * time.Second
-	// scrapeTimeout bounds one request to imgo's admin endpoints.
-	scrapeTimeout = 20 * time.Second
-)
+// scrapeTimeout bounds one request to imgo's admin endpoints.
+const scrapeTimeout = 20 * time.Second
 
 // server is a running imgo.
 type server struct {
-	cmd    *exec.Cmd
-	dir    string // working directory; the data is in imgo-data below it
-	tcp    string
-	ws     string
-	http   string
-	log    bytes.Buffer // output of imgo; read it only after exited is closed
-	exited chan struct{}
+	process.Process
+	dir     string // of the data and the log
+	tcp, ws string
 }
 
 // freePorts finds n free ports on a loopback address. Another process may take a port
@@ -79,27 +70,12 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 			return nil, err
 		}
 	}
-	s := &server{dir: dir, tcp: ports[0], ws: ports[1], http: ports[2], exited: make(chan struct{})}
-	// The environment of the user must not change the settings of the measured imgo.
-	var env []string
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "IMGO_") {
-			env = append(env, v)
-		}
-	}
-	s.cmd = exec.Command(b.imgo, "serve", "--tcp", s.tcp, "--ws", s.ws, "--http", s.http, //nolint:noctx // stop ends the process
-		"--auth-mode", "none", "--log-level", "warn")
-	s.cmd.Dir, s.cmd.Env = dir, append(env, o.env...)
-	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", b.imgo, err)
-	}
-	go func() {
-		_ = s.cmd.Wait() // cmd.ProcessState then has the exit status
-		close(s.exited)
-	}()
-	return s, nil
+	s := &server{dir: dir, tcp: ports[0], ws: ports[1], Process: process.Process{
+		Binary: b.imgo, Name: "imgo", HTTP: ports[2], Log: filepath.Join(dir, "log"), Env: o.env,
+		Args: []string{"serve", "--tcp", ports[0], "--ws", ports[1], "--http", ports[2], "--data-dir", filepath.Join(dir, "imgo-data"),
+			"--auth-mode", "none", "--log-level", "warn"},
+	}}
+	return s, s.Start()
 }
 
 // serve starts imgo and waits until it is ready.
@@ -108,53 +84,24 @@ func (b *bench) serve(ctx context.Context, o serverOptions) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.ready(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
 }
 
-// ready waits until imgo reports that it is ready.
-func (s *server) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
-		_, err := s.get(ctx, "/readyz")
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until imgo is ready: %w", err)
-		case <-s.exited:
-			return errors.New("imgo ended as it started")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 // stop kills imgo and removes its data. Nobody needs the data, and an orderly end with
 // ten thousand clients would take longer than the measurement. stop returns an error
 // if imgo had already ended.
-func (s *server) stop() error {
-	var err error
-	select {
-	case <-s.exited:
-		err = fmt.Errorf("imgo ended by itself (%s)\n%s", s.cmd.ProcessState, s.log.String())
-	default:
-		_ = s.cmd.Process.Kill() // an error means that it has just ended
-		<-s.exited
-	}
-	return errors.Join(err, os.RemoveAll(s.dir))
-}
+func (s *server) stop() error { return errors.Join(s.Kill(), os.RemoveAll(s.dir)) }
 
-func (s *server) pid() int { return s.cmd.Process.Pid }
+func (s *server) pid() int { return s.PID() }
 
 // get requests a path from imgo's admin endpoints.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.http+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.HTTP+path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", path, err)
 	}

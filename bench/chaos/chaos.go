@@ -73,8 +73,8 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 		r.Failed = failed.Error()
 	}
 	for _, n := range st.c.nodes {
-		if failed == nil && !n.running() {
-			r.Failed = fmt.Sprintf("%s ended by itself: %s", n.name, n.cmd.ProcessState)
+		if err := n.Ended(); failed == nil && err != nil {
+			r.Failed = err.Error()
 		}
 	}
 	return errors.Join(r.write(s.out, stdout), r.verdict(), failed)
@@ -170,8 +170,8 @@ func (st *stage) inject(ctx context.Context, v *verify.Verifier, w *world, f fau
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	for _, n := range st.c.nodes {
-		if !n.running() {
-			return fmt.Errorf("%s: %s ended by itself: %s", name, n.name, n.cmd.ProcessState)
+		if err := n.Ended(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ func TestCommandLine(t *testing.T) {
 // TestRelayCuts sends packets through the relay and cuts the relay off.
 func TestRelayCuts(t *testing.T) {
 	net3 := fmt.Sprintf("127.%d.%d", 100+rand.IntN(100), 1+rand.IntN(250))
-	a, b := &node{name: "a", ip: net3 + ".1"}, &node{name: "b", ip: net3 + ".2"}
+	a, b := &node{ip: net3 + ".1"}, &node{ip: net3 + ".2"}
 	r := newRelay()
 	defer r.close()
 	ends := map[*node]net.PacketConn{}

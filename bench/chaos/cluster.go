@@ -58,7 +58,7 @@ func newCluster(o options) *cluster {
 // node creates the i-th node of a role. i starts at 1.
 func (c *cluster) node(role string, i int) *node {
 	ip := fmt.Sprintf("%s.%d", c.o.net, 10*(len(roleNames)-slices.Index(roleNames, role))+i)
-	n := &node{name: fmt.Sprintf("%s-%d", role, i), role: role, ip: ip, dir: c.o.dir, binary: c.o.binary}
+	n := newNode(c.o.binary, c.o.dir, fmt.Sprintf("%s-%d", role, i), role, ip)
 	at := func(port string) string { return ip + ":" + port }
 	var join []string
 	port := gossipPort
@@ -68,14 +68,14 @@ func (c *cluster) node(role string, i int) *node {
 	for k := range 2 {
 		join = append(join, fmt.Sprintf("%s.%d:%s", c.o.net, 10*len(roleNames)-10*slices.Index(roleNames, "router")+k+1, port))
 	}
-	n.args = append([]string{
-		"--roles", role, "--node-id", n.name, "--data-dir", n.data(), "--log-format", "json",
+	n.Args = append([]string{
+		"--roles", role, "--node-id", n.Name, "--data-dir", n.data, "--log-format", "json",
 		"--join", strings.Join(join, ","), "--kafka", strings.Join(c.o.brokers, ","), "--kafka-prefix", c.o.prefix,
 		"--cluster-secret", secret, "--gossip", at(gossipPort), "--rpc", at(rpcPort),
 		"--http", at(httpPort), "--tcp", at(tcpPort), "--ws", at(wsPort),
 	}, c.o.args...)
 	if c.relay != nil {
-		n.args = append(n.args, "--cluster-gossip-address", at(relayPort))
+		n.Args = append(n.Args, "--cluster-gossip-address", at(relayPort))
 	}
 	return n
 }
@@ -87,7 +87,7 @@ func (c *cluster) begin(ctx context.Context, n *node) error {
 			return err
 		}
 	}
-	return n.start()
+	return n.Start()
 }
 
 // start starts all nodes and waits until they are ready.
@@ -107,9 +107,7 @@ func (c *cluster) start(ctx context.Context) error {
 func (c *cluster) ready(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range c.nodes {
-		if n.running() {
-			g.Go(func() error { return n.ready(ctx) })
-		}
+		g.Go(func() error { return n.Ready(ctx) })
 	}
 	return g.Wait()
 }
@@ -118,7 +116,7 @@ func (c *cluster) ready(ctx context.Context) error {
 func (c *cluster) stop() error {
 	var err error
 	for _, n := range slices.Backward(c.nodes) {
-		err = errors.Join(err, n.stop())
+		err = errors.Join(err, n.Stop())
 	}
 	return err
 }
@@ -126,7 +124,7 @@ func (c *cluster) stop() error {
 // kill kills all nodes that still run.
 func (c *cluster) kill() {
 	for _, n := range c.nodes {
-		_ = n.kill() // an error is of no interest in the cleanup
+		_ = n.Kill() // an error is of no interest in the cleanup
 	}
 	if c.relay != nil {
 		c.relay.close()

@@ -62,8 +62,8 @@ func (w *world) randomNode(role string) *node {
 func killNode(role string, wipe bool) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
 		n := w.randomNode(role)
-		w.say("kill -9 of %s", n.name)
-		if err := n.kill(); err != nil {
+		w.say("kill -9 of %s", n.Name)
+		if err := n.Kill(); err != nil {
 			return err
 		}
 		if wipe {
@@ -80,10 +80,10 @@ func killNode(role string, wipe bool) func(ctx context.Context, w *world) error 
 }
 
 func (w *world) restart(ctx context.Context, n *node) error {
-	if err := n.start(); err != nil {
+	if err := n.Start(); err != nil {
 		return err
 	}
-	return n.ready(ctx)
+	return n.Ready(ctx)
 }
 
 // faults are all faults, in the order in which they are injected.
@@ -117,12 +117,12 @@ var faults = []fault{
 func hang(role string, d time.Duration) func(ctx context.Context, w *world) error {
 	return func(ctx context.Context, w *world) error {
 		n := w.randomNode(role)
-		w.say("SIGSTOP of %s", n.name)
-		if err := n.signal(syscall.SIGSTOP); err != nil {
+		w.say("SIGSTOP of %s", n.Name)
+		if err := n.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 		err := w.pause(ctx, d)
-		return errors.Join(err, n.signal(syscall.SIGCONT))
+		return errors.Join(err, n.Signal(syscall.SIGCONT))
 	}
 }
 
@@ -175,7 +175,7 @@ func joinAndLeave(ctx context.Context, w *world) error {
 	was := len(w.c.nodes)
 	defer func() {
 		for _, n := range w.c.nodes[was:] {
-			_ = n.kill() // it still runs only after an error
+			_ = n.Kill() // it still runs only after an error
 		}
 		w.c.nodes = w.c.nodes[:was]
 	}()
@@ -185,7 +185,7 @@ func joinAndLeave(ctx context.Context, w *world) error {
 		if err := w.c.begin(ctx, n); err != nil {
 			return err
 		}
-		if err := n.ready(ctx); err != nil {
+		if err := n.Ready(ctx); err != nil {
 			return err
 		}
 		if err := w.pause(ctx, 3*time.Second); err != nil {
@@ -193,7 +193,7 @@ func joinAndLeave(ctx context.Context, w *world) error {
 		}
 	}
 	for _, n := range w.c.nodes[was:] {
-		if err := n.stop(); err != nil {
+		if err := n.Stop(); err != nil {
 			return err
 		}
 		if err := w.pause(ctx, 3*time.Second); err != nil {
@@ -206,7 +206,7 @@ func joinAndLeave(ctx context.Context, w *world) error {
 // rollingRestart restarts every node, one after the other.
 func rollingRestart(ctx context.Context, w *world) error {
 	for _, n := range w.c.nodes {
-		if err := n.stop(); err != nil {
+		if err := n.Stop(); err != nil {
 			return err
 		}
 		if err := w.restart(ctx, n); err != nil {

@@ -29,7 +29,7 @@ import (
 	"syscall"
 	"time"
 
-	"imgo/bench/soak"
+	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
 )
 
@@ -166,7 +166,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	binary := s.imgo
 	if binary == "" {
 		say("building imgo")
-		if binary, err = soak.Build(ctx, dir, s.race); err != nil {
+		if binary, err = process.Build(ctx, dir, s.race); err != nil {
 			return err
 		}
 	}

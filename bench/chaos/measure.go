@@ -3,11 +3,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +15,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"imgo/clients/go/pushapi"
+	"imgo/internal/wait"
 	"imgo/verify"
 )
 
@@ -27,10 +29,11 @@ const (
 	callers = 64
 	// allPartitionUsers is a number of users that very likely covers every partition.
 	allPartitionUsers = 200
-	// body is the body of each push, about as large as a short notification.
-	body = `{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs",` +
-		`"from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`
 )
+
+// body is the body of each push, about as large as a short notification.
+var body = json.RawMessage(`{"text":"a message of two hundred bytes, as a short notification is, for a measurement of what a push costs",` +
+	`"from":"bench/chaos","and":"something to fill it up to two hundred bytes, no more....."}`)
 
 // figure is one number that is measured in each run.
 type figure struct {
@@ -80,8 +83,12 @@ func (f *figures) String() string {
 func (st *stage) measure(ctx context.Context, s *settings, stdout io.Writer) error {
 	f := &figures{Date: time.Now().UTC().Truncate(time.Second), Commit: commit(ctx), Machine: describeMachine(), Brokers: s.brokers,
 		Each: s.each}
-	p := newPusher(st.c.at("logic", httpPort))
-	defer p.http.CloseIdleConnections()
+	api, err := pushapi.New(pushapi.Config{Servers: st.c.at("logic", httpPort), Timeout: 20 * time.Second, Conns: callers})
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	p := &pusher{api: api}
 	for i := range s.runs {
 		st.say("run %d of %d: from a push to its receipt", i+1, s.runs)
 		if err := st.latency(ctx, f); err != nil {
@@ -202,7 +209,7 @@ func (st *stage) spent(f *figures, name string, before map[string]time.Duration,
 func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	routers := st.c.of("router")
 	for _, n := range routers {
-		if err := n.stop(); err != nil {
+		if err := n.Stop(); err != nil {
 			return err
 		}
 		if err := n.wipe(); err != nil {
@@ -210,10 +217,10 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 		}
 	}
 	began := time.Now()
-	if err := routers[0].start(); err != nil {
+	if err := routers[0].Start(); err != nil {
 		return err
 	}
-	if err := routers[0].ready(ctx); err != nil {
+	if err := routers[0].Ready(ctx); err != nil {
 		return err
 	}
 	ready := time.Since(began)
@@ -225,10 +232,10 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 	f.add(fmt.Sprintf("%s: %d messages read back, all partitions answer", name, p.accepted.Load()), "s", time.Since(began).Seconds())
 	f.add(name+": CPU", "s", routers[0].cpu().Seconds())
 	for _, n := range routers[1:] {
-		if err := n.start(); err != nil {
+		if err := n.Start(); err != nil {
 			return err
 		}
-		if err := n.ready(ctx); err != nil {
+		if err := n.Ready(ctx); err != nil {
 			return err
 		}
 	}
@@ -237,17 +244,9 @@ func (st *stage) rebuild(ctx context.Context, f *figures, p *pusher) error {
 
 // pusher pushes kept messages to users that are offline.
 type pusher struct {
-	logics   []string
-	http     *http.Client
+	api      *pushapi.Client
 	accepted atomic.Int64
 	n        atomic.Int64
-}
-
-func newPusher(logics []string) *pusher {
-	return &pusher{logics: logics, http: &http.Client{
-		Timeout:   20 * time.Second,
-		Transport: &http.Transport{MaxIdleConnsPerHost: callers},
-	}}
 }
 
 // awayUsers is the number of offline users that receive messages. In the end a mailbox
@@ -262,8 +261,7 @@ func (p *pusher) push(ctx context.Context, enough func() bool) error {
 	for range callers {
 		all.Go(func() {
 			for ctx.Err() == nil && !enough() {
-				i := p.n.Add(1)
-				if err := p.pushOne(ctx, i, fmt.Sprintf("away-%d", i%awayUsers), ""); err != nil {
+				if err := p.pushOne(ctx, fmt.Sprintf("away-%d", p.n.Add(1)%awayUsers), ""); err != nil {
 					cancel(err)
 					return
 				}
@@ -275,28 +273,9 @@ func (p *pusher) push(ctx context.Context, enough func() bool) error {
 	return context.Cause(ctx)
 }
 
-func (p *pusher) pushOne(ctx context.Context, i int64, user, key string) error {
-	text := fmt.Sprintf(`{"user":%q,"body":%s}`, user, body)
-	url := "http://" + p.logics[i%int64(len(p.logics))] + "/v1/push"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(text))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if key != "" {
-		req.Header.Set("Idempotency-Key", key)
-	}
-	resp, err := p.http.Do(req)
-	if err != nil {
+func (p *pusher) pushOne(ctx context.Context, user, key string) error {
+	if _, err := p.api.Push(ctx, p.api.Next(), &pushapi.Push{User: user, Body: body, IdempotencyKey: key}); err != nil {
 		return fmt.Errorf("push: %w", err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return fmt.Errorf("push: %w", err)
-	}
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("push: %s answered %d: %s", url, resp.StatusCode, bytes.TrimSpace(answer))
 	}
 	return nil
 }
@@ -313,22 +292,18 @@ func (p *pusher) answered(ctx context.Context) error {
 		all.Go(func() {
 			user := fmt.Sprintf("everywhere-%d", i)
 			for {
-				if errs[i] = p.pushOne(ctx, int64(i), user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
+				if errs[i] = p.pushOne(ctx, user, fmt.Sprintf("%d-%s", round, user)); errs[i] == nil {
 					return
 				}
-				select {
-				case <-ctx.Done():
+				if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 					return
-				case <-time.After(20 * time.Millisecond):
 				}
 			}
 		})
 	}
 	all.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return fmt.Errorf("wait until every partition answers: %w", err)
-		}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("wait until every partition answers: %w", err)
 	}
 	return nil
 }

@@ -1,20 +1,12 @@
-// Package soak kills a real server again and again while callers push and clients
-// receive. Package history then checks the result against the guarantees I1 to I4 in
-// docs/ARCHITECTURE.md.
+// Package soak kills a real server again and again while package verify pushes and receives. Verify
+// judges what arrives against the guarantees I1 to I4 in docs/ARCHITECTURE.md.
 //
-// The complete run is `make soak`. A short run is a test of this package, and so a
-// part of `go test ./...`.
+// The complete run is `make soak`. A short run is a test of this package, and so a part of
+// `go test ./...`.
 //
-// The callers use POST /v1/push. They send kept pushes to one user or several, pushes
-// that are not kept, and pushes to rooms and to everyone. A part of the kept pushes
-// has an Idempotency-Key and is repeated until the server accepts it. Each user has
-// two devices. They connect by TCP, by WebSocket with binary or text messages, or with
-// the Go client. Some acknowledge late, incompletely or never, and some read slowly.
-// All of them go offline now and then.
-//
-// The package ends only processes that it has started. It does not simulate a loss of
-// power: everything that the operating system has accepted counts as stored. The tests
-// of package store cover power loss.
+// The package ends only processes that it has started. It does not simulate a loss of power:
+// everything that the operating system has accepted counts as stored. The tests of package store
+// cover power loss.
 package soak
 
 import (
@@ -22,227 +14,372 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
+	"net"
+	"path/filepath"
+	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
-	"imgo/clients/go/pushapi"
-	"imgo/verify/history"
+	"imgo/bench/process"
+	"imgo/internal/wait"
+	"imgo/verify"
 )
 
-// account is a user with its token.
-type account struct {
-	name, token string
+// Config describes one run. Short and Full return complete ones.
+type Config struct {
+	// Binary is the path of the imgo executable. Dir is an empty folder for its data and log.
+	Binary, Dir string
+	// Goroutines makes the server use one goroutine for each connection instead of epoll.
+	Goroutines bool
+
+	Kills int // kills with SIGKILL, a few of them during a start or a stop
+	Terms int // restarts by SIGTERM
+	// MinGap and MaxGap bound the time from a ready server to its next end.
+	MinGap, MaxGap time.Duration
+	// Limit bounds the time of all kills together.
+	Limit time.Duration
+
+	// Verify is the configuration of the clients and callers. Run sets its addresses. Its Seed, which
+	// must be set, also determines the kills. Their timing depends on the machine.
+	Verify verify.Config
 }
 
-// room is a room. Its members are all devices of its users.
-type room struct {
-	name  string
-	users []string
+// Short returns the run for the test suite, of about 15 seconds.
+func Short() Config {
+	c := Config{
+		Kills: 6, Terms: 1, MinGap: 400 * time.Millisecond, MaxGap: 1500 * time.Millisecond, Limit: 90 * time.Second,
+		Verify: traffic(),
+	}
+	v := &c.Verify
+	v.Users, v.Rate, v.Callers, v.Rooms, v.Slow = 40, 500, 16, 4, 2
+	v.Churn, v.Away, v.Settle = 15, 2*time.Second, 30*time.Second
+	return c
 }
 
-// counts are the counts of a run that are not in its history.
-type counts struct {
-	pushes                                               atomic.Uint64 // also the number of the last push
-	accepted, refused, unanswered, repeated, again       atomic.Int64
-	received, sentAway, kills, terms, starting, stopping atomic.Int64
+// Full returns the complete run, of about two minutes.
+func Full() Config {
+	c := Config{
+		Kills: 20, Terms: 4, MinGap: 500 * time.Millisecond, MaxGap: 6 * time.Second, Limit: 3 * time.Minute,
+		Verify: traffic(),
+	}
+	v := &c.Verify
+	v.Users, v.Rate, v.Callers, v.Rooms, v.Slow = 200, 1200, 64, 20, 4
+	v.Churn, v.Away, v.Settle = 4, 6*time.Second, 45*time.Second
+	return c
 }
 
-// run is the state of one run.
+// traffic returns what every run has in common: all kinds of devices and of pushes.
+func traffic() verify.Config {
+	v := verify.DefaultConfig()
+	v.Kinds = []verify.DeviceKind{verify.DeviceTCP, verify.DeviceWS, verify.DeviceJSON, verify.DeviceNoAck, verify.DeviceSDK, verify.DeviceSDKWS}
+	v.Lazy, v.NotKept, v.Broadcast, v.Keyless, v.Large = 0.3, 0.1, 0.01, 0.6, 0.02
+	v.Duration, v.CallTimeout = 0, 15*time.Second
+	// This is as long as the owner's watch needs to find unacknowledged messages.
+	v.Linger = 300 * time.Millisecond
+	v.ProgressEvery = 5 * time.Second
+	return v
+}
+
+// Report is the result of a run.
+type Report struct {
+	// Kills is the number of kills with SIGKILL. Starting of them hit a starting server, and Stopping a
+	// stopping one. Terms is the number of restarts with SIGTERM.
+	Kills, Starting, Stopping, Terms int
+	// Verify is the result of the clients and callers. It is nil if they could not begin.
+	Verify *verify.Report
+	// ToReconnect is the longest time from an end of the server until every device is online again that
+	// is not away by its own will. Unfinished counts the ends before which that did not happen.
+	ToReconnect time.Duration
+	Unfinished  int
+	// ToStop is the longest time from a SIGTERM to the end of the process.
+	ToStop time.Duration
+}
+
+// String returns the report as text.
+func (r *Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "kill -9      %d (%d while starting, %d while stopping); SIGTERM: %d, at most %s to the end\n",
+		r.Kills, r.Starting, r.Stopping, r.Terms, r.ToStop.Round(time.Millisecond))
+	fmt.Fprintf(&b, "connected    all again within %s of an end; %d times the next end came first\n",
+		r.ToReconnect.Round(time.Millisecond), r.Unfinished)
+	if r.Verify != nil {
+		b.WriteString(r.Verify.String())
+	}
+	return b.String()
+}
+
+// run is the state of one run. After the start of chaos, only its goroutine uses the server until
+// chaos returns.
 type run struct {
+	Report
 	cfg     Config
-	rng     *rand.Rand // only for the goroutine that calls Run
-	h       *history.History
-	server  *server
-	api     *pushapi.Client
-	users   []*account
-	rooms   []room
-	devices []*device
-	began   time.Time
-
-	// calm is closed after the last fault. Callers and devices then behave normally.
-	calm  chan struct{}
-	count counts
-
-	mu       sync.Mutex
-	problems []string
-	nProblem int
-	// killed is the time of the last kill. It is zero again once a push that began later
-	// was accepted.
-	killed                 time.Time
-	reconnects, unfinished int
-
-	toAccept, toReconnect, toStop time.Duration
+	rng     *rand.Rand
+	server  *process.Process
+	starts  int
+	v       *verify.Verifier
+	chaos   sync.WaitGroup
+	failure error // of the chaos
+	ended   time.Time
 }
 
-// Run runs one soak. It returns an error if the server violated a guarantee, or if the
-// run could not be completed. The report is never nil; after an error it covers the
-// run up to that point.
+// Run runs one soak. It returns an error if the server violated a guarantee, or if the run could not
+// be completed. The report is never nil; after an error it covers the run up to that point.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
-	if err := cfg.check(); err != nil {
-		return &Report{}, fmt.Errorf("soak: %w", err)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Limit, fmt.Errorf("it was not done within %s", cfg.Limit))
-	defer cancel()
-	rng := rand.New(rand.NewPCG(cfg.Seed, 0))
-	server, err := newServer(ctx, cfg, rng)
+	r := &run{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Verify.Seed, 0))}
+	return &r.Report, r.run(ctx)
+}
+
+func (r *run) run(ctx context.Context) error {
+	addresses, err := freeAddresses(ctx, r.rng, 3)
 	if err != nil {
-		return &Report{}, fmt.Errorf("soak: %w", err)
+		return err
 	}
-	defer server.close()
-	api, err := pushapi.New(pushapi.Config{Servers: []string{server.http}, Timeout: callLimit, Conns: cfg.Callers})
-	if err != nil {
-		return &Report{}, fmt.Errorf("soak: %w", err)
+	tcp, ws, http := addresses[0], addresses[1], addresses[2]
+	r.server = &process.Process{
+		Binary: r.cfg.Binary, Name: "the server", HTTP: http, Log: filepath.Join(r.cfg.Dir, "server.log"),
+		Args: []string{
+			"--data-dir", filepath.Join(r.cfg.Dir, "data"), "--node-id", "soak",
+			"--tcp", tcp, "--ws", ws, "--http", http, "--log-format", "json",
+			// No limit may drop a message, because it would then count as lost.
+			"--kept-mailbox-length", "1000000",
+			// With a low limit, a slow client falls behind sooner.
+			"--limits-pending-bytes", "64KiB",
+			fmt.Sprintf("--comet-epoll=%t", !r.cfg.Goroutines),
+		},
+		Env: []string{"IMGO_COMET_HEARTBEAT=5s"},
 	}
-	r := &run{
-		cfg: cfg, rng: rng, h: history.New(), server: server, api: api,
-		began: time.Now(), calm: make(chan struct{}),
+	defer func() { _ = r.server.Kill() }() // the server still runs only after an error
+	if err := r.start(ctx); err != nil {
+		return err
 	}
-	defer r.api.Close()
-	err = r.runAll(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+	pushing, stop := context.WithCancel(ctx)
+	defer stop()
+	vc := r.cfg.Verify
+	vc.API, vc.Clients = []string{http}, []string{tcp, "ws://" + ws}
+	vc.OnPhase = func(ctx context.Context, phase string) error { return r.onPhase(ctx, stop, phase) }
+	if r.v, err = verify.New(vc); err != nil {
+		return err
 	}
-	r.mu.Lock()
-	if r.nProblem > 0 {
-		err = errors.Join(err, fmt.Errorf("%d problems", r.nProblem))
-		for _, p := range r.problems {
-			err = errors.Join(err, errors.New("  "+p))
+	r.Verify, err = r.v.Run(pushing)
+	r.chaos.Wait()
+	switch {
+	case err != nil:
+	case !r.Verify.OK:
+		err = errors.New("verify found violations or problems")
+	case r.Verify.Pushes.Abandoned > 0:
+		err = fmt.Errorf("%d pushes were never accepted", r.Verify.Pushes.Abandoned)
+	}
+	if err = errors.Join(r.failure, err, ctx.Err()); err != nil {
+		return err
+	}
+	if err := r.server.Stop(); err != nil {
+		return err
+	}
+	complaints, err := r.server.Complaints()
+	for _, line := range complaints {
+		err = errors.Join(err, fmt.Errorf("the server's log has: %s", line))
+	}
+	return err
+}
+
+// freeAddresses finds addresses with ports below the system's range for outgoing connections, so that
+// they stay free while the server is down. A port inside that range would be unsafe. The system could
+// assign it to a client that connects to the same port. The client would then connect to itself and
+// block the server's port.
+func freeAddresses(ctx context.Context, rng *rand.Rand, n int) ([]string, error) {
+	var all []string
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rng.IntN(20_000))
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		if all = append(all, address); len(all) == n {
+			return all, nil
 		}
 	}
-	r.mu.Unlock()
-	return r.report(), err
+	return nil, errors.New("no free ports between 10000 and 30000")
 }
 
-// problem records a failure that is not visible in the history.
-func (r *run) problem(format string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.nProblem++; len(r.problems) < 20 {
-		r.problems = append(r.problems, fmt.Sprintf(format, args...))
-	}
-}
-
-func (r *run) isCalm() bool {
-	select {
-	case <-r.calm:
-		return true
-	default:
-		return false
-	}
-}
-
-// runAll performs the run, from the first start of the server to its last end.
-func (r *run) runAll(ctx context.Context) error {
-	if err := r.server.start(); err != nil {
-		return err
-	}
-	if err := r.server.wait(ctx); err != nil {
-		return err
-	}
-	if err := r.populate(ctx); err != nil {
-		return err
-	}
-
-	// At the end, first the devices end and then the progress reports.
-	var progress, devices, callers sync.WaitGroup
-	side, cancel := context.WithCancel(ctx)
-	defer progress.Wait()
-	defer devices.Wait()
-	defer cancel()
-	progress.Go(func() { r.reportProgress(side) })
-	for _, d := range r.devices {
-		devices.Go(func() { d.run(side) })
-	}
-	// The server must know every device before the first push, so that every push concerns
-	// all devices.
-	for _, d := range r.devices {
-		select {
-		case <-d.known:
-		case <-ctx.Done():
-			return fmt.Errorf("%s could not connect while all was well", d)
+// onPhase kills the server in the phases of verify. stop ends the pushing.
+//
+// The server is killed twice while nobody pushes. After the first kill, the clients receive and
+// acknowledge what is left until all mailboxes are empty. After the second, verify accepts no message
+// any more, because an acknowledged message never comes again.
+func (r *run) onPhase(ctx context.Context, stop func(), phase string) error {
+	switch phase {
+	case verify.PhasePushing:
+		r.chaos.Go(func() {
+			defer stop()
+			limited, cancel := context.WithTimeoutCause(ctx, r.cfg.Limit, fmt.Errorf("it was not done within %s", r.cfg.Limit))
+			defer cancel()
+			if r.failure = r.endAll(limited); r.failure != nil && limited.Err() != nil {
+				r.failure = fmt.Errorf("%w (%w)", r.failure, context.Cause(limited))
+			}
+		})
+	case verify.PhaseEmptying, verify.PhaseLingering:
+		if r.chaos.Wait(); r.failure == nil {
+			return r.quietKill(ctx)
 		}
 	}
-
-	stop := make(chan struct{})
-	for i := range r.cfg.Callers {
-		c := &caller{r: r, rng: r.dice(1_000_000 + i)}
-		callers.Go(func() { c.run(side, stop) })
-	}
-	err := r.chaos(ctx)
-	close(stop)
-	if err != nil {
-		cancel()
-	}
-	callers.Wait() // a push with a key is repeated until it is accepted
-	if err != nil {
-		return err
-	}
-	close(r.calm)
-	if err := r.settle(ctx); err != nil {
-		return err
-	}
-	if err := r.afterwards(ctx); err != nil {
-		return err
-	}
-	if err := r.server.stop(); err != nil {
-		return err
-	}
-	cancel()
-	devices.Wait()
-	for _, line := range r.server.complaints() {
-		r.problem("the server's log has: %s", line)
-	}
-	return r.h.Verdict()
+	return nil
 }
 
-func (r *run) dice(n int) *rand.Rand { return rand.New(rand.NewPCG(r.cfg.Seed, uint64(n)+1)) }
+// launch starts the server and does not wait until it is ready. Every second process runs without
+// io_uring.
+func (r *run) launch() error {
+	r.starts++
+	return r.server.Start(fmt.Sprintf("--comet-io-uring=%t", r.starts%2 == 1))
+}
 
-// populate creates the users with their tokens, rooms and devices.
-func (r *run) populate(ctx context.Context) error {
-	for i := range r.cfg.Users {
-		u := &account{name: fmt.Sprintf("user-%d", i)}
-		var err error
-		if u.token, err = r.api.NewToken(ctx, u.name, time.Hour); err != nil {
+// start starts the server and waits until it is ready.
+func (r *run) start(ctx context.Context) error {
+	if err := r.launch(); err != nil {
+		return err
+	}
+	return r.server.Ready(ctx)
+}
+
+// end is one way in which the server ends.
+type end int
+
+const (
+	endKill     end = iota
+	endStarting     // killed, started and killed again during the start
+	endStopping     // SIGTERM, and killed during the orderly stop
+	endTerm         // SIGTERM and an orderly stop
+)
+
+// plan returns the order of the ends. It contains cfg.Kills kills. About one in four hits a server
+// that starts, and one in ten a server that stops.
+func (r *run) plan() []end {
+	var plan []end
+	for left := r.cfg.Kills; left > 0; left-- {
+		switch n := r.cfg.Kills - left; {
+		case n%4 == 1 && left > 1:
+			plan = append(plan, endStarting)
+			left-- // it consists of two kills
+		case n%10 == 4:
+			plan = append(plan, endStopping)
+		default:
+			plan = append(plan, endKill)
+		}
+	}
+	for range r.cfg.Terms {
+		plan = append(plan, endTerm)
+	}
+	r.rng.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
+	return plan
+}
+
+// endAll ends and starts the server until the plan is done.
+func (r *run) endAll(ctx context.Context) error {
+	for _, how := range r.plan() {
+		if err := r.calm(ctx, r.cfg.MinGap+time.Duration(r.rng.Int64N(int64(r.cfg.MaxGap-r.cfg.MinGap)))); err != nil {
 			return err
 		}
-		r.users = append(r.users, u)
-	}
-	for i := range r.cfg.Rooms {
-		members := room{name: fmt.Sprintf("room-%d", i)}
-		for _, k := range r.rng.Perm(len(r.users))[:roomUsers] {
-			members.users = append(members.users, r.users[k].name)
+		if p := r.v.Progress(); p.Violations > 0 || p.Problems > 0 {
+			return fmt.Errorf("broken after %d kills", r.Kills)
 		}
-		r.rooms = append(r.rooms, members)
+		r.ended = time.Now()
+		if err := r.end(ctx, how); err != nil {
+			return err
+		}
+		if err := r.start(ctx); err != nil {
+			return err
+		}
 	}
-	spoilers := falsifiers(r.cfg.Falsify)
-	for i, u := range r.users {
-		for k, name := range []string{"phone", "laptop"} {
-			n := 2*i + k
-			d := &device{
-				r: r, user: u, name: name, rng: r.dice(n), known: make(chan struct{}),
-				kind: kind((i + k*int(1+r.rng.Int32N(int32(kinds)-1))) % int(kinds)), ackDelay: 50 * time.Millisecond,
-			}
-			// The first users have a device that reads slowly, by TCP or WebSocket.
-			if d.slow = i < r.cfg.Slow && k == 0; d.slow {
-				d.kind = []kind{kindTCP, kindWS, kindJSON}[i%3]
-			}
-			switch r.rng.IntN(6) {
-			case 0:
-				d.ackDelay = 3 * time.Second
-			case 1:
-				d.forget = 0.1
-			}
-			if raw := d.kind != kindSDK && d.kind != kindSDKWS; raw && !d.slow && len(spoilers) > 0 {
-				d.falsify, spoilers = spoilers[0], spoilers[1:]
-			}
-			for _, room := range r.rooms {
-				if slices.Contains(room.users, u.name) {
-					d.rooms = append(d.rooms, room.name)
-				}
-			}
-			r.devices = append(r.devices, d)
+	return r.calm(ctx, r.cfg.MaxGap)
+}
+
+// moment waits for a random time in which a start or a stop is at work.
+func (r *run) moment(ctx context.Context) error {
+	return wait.Sleep(ctx, time.Duration(r.rng.Int64N(int64(200*time.Millisecond))))
+}
+
+// end ends the server in the given way.
+func (r *run) end(ctx context.Context, how end) error {
+	switch how {
+	case endTerm:
+		r.Terms++
+		err := r.server.Stop()
+		r.ToStop = max(r.ToStop, time.Since(r.ended))
+		return err
+	case endStopping:
+		r.Stopping++
+		if err := r.server.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		if err := r.moment(ctx); err != nil {
+			return err
+		}
+		err := r.kill()
+		if ended := (*process.EndedError)(nil); errors.As(err, &ended) && ended.State.Success() {
+			return nil // it stopped before the kill
+		}
+		return err
+	case endStarting:
+		r.Starting++
+		if err := errors.Join(r.kill(), r.launch()); err != nil {
+			return err
+		}
+		if err := r.moment(ctx); err != nil {
+			return err
+		}
+	}
+	return r.kill()
+}
+
+func (r *run) kill() error {
+	r.Kills++
+	return r.server.Kill()
+}
+
+// calm lets the server run for gap. It measures the time from the last end of the server until all
+// devices are online again, except those that are away by their own will.
+func (r *run) calm(ctx context.Context, gap time.Duration) error {
+	over, back := time.Now().Add(gap), r.ended.IsZero()
+	for time.Now().Before(over) {
+		if err := wait.Sleep(ctx, min(10*time.Millisecond, time.Until(over))); err != nil {
+			return err
+		}
+		if p := r.v.Progress(); !back && p.Connected+p.Away >= p.Devices {
+			back = true
+			r.ToReconnect = max(r.ToReconnect, time.Since(r.ended))
+		}
+	}
+	if !back {
+		r.Unfinished++
+	}
+	return nil
+}
+
+// quietKill kills the server and starts it again while nobody pushes. It waits until all devices have
+// noticed, and until all are online again.
+func (r *run) quietKill(ctx context.Context) error {
+	if err := r.server.Kill(); err != nil {
+		return err
+	}
+	if err := r.until(ctx, "every device has lost its connection", func(p verify.Progress) bool { return p.Connected == 0 }); err != nil {
+		return err
+	}
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	return r.until(ctx, "every device is online again", func(p verify.Progress) bool { return p.Connected == p.Devices })
+}
+
+// until polls so until it returns true. It gives up after Verify.Settle.
+func (r *run) until(ctx context.Context, what string, so func(verify.Progress) bool) error {
+	limit := time.Now().Add(r.cfg.Verify.Settle)
+	for !so(r.v.Progress()) {
+		if time.Now().After(limit) {
+			return fmt.Errorf("%s: not so after %s: %s", what, r.cfg.Verify.Settle, r.v.Progress())
+		}
+		if err := wait.Sleep(ctx, 10*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	return nil
