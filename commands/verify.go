@@ -28,41 +28,64 @@ func verifyCommand(opts Options) *cli.Command {
 			"imgo verify --duration 0                       (until Ctrl-C)\n" +
 			"imgo verify --server http://a:7172,http://b:7172 --api-key KEY\n" +
 			"imgo verify --connect push.example.com:8080 --connect wss://push.example.com/sub\n" +
+			"imgo verify --kinds tcp,json,no-ack,sdk --slow 2 --lazy 0.3 --rooms 4\n" +
+			"imgo verify --falsify lose                     (proves that a lost message is found)\n" +
 			"imgo verify --json > report.json\n\n" +
-			"It makes up users, connects their devices, pushes kept and not kept messages, and\n" +
-			"checks what every device receives: everything accepted arrives, once, in order.\n" +
-			"Kill nodes meanwhile: staging is the place for it. Ctrl-C ends the pushing; what\n" +
-			"is under way still settles. The report goes to standard output and names the first\n" +
-			"message that went wrong; exit code 1 says that there is one. See docs/how-to/verify.md.",
+			"It creates users, connects their devices, pushes messages, and checks what every\n" +
+			"device receives. Every accepted message must arrive once and in order. Kill nodes of\n" +
+			"a staging installation meanwhile. Ctrl-C ends the pushing. Messages on their way may\n" +
+			"then still arrive. The report goes to standard output and names the first wrong\n" +
+			"message; exit code 1 means that there is one. See docs/how-to/verify.md.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "server",
-				Usage: "the API's HTTP `addresses`, a,b,c or several times: name every node's [$" + serverEnv + "]", DefaultText: defaultServer},
-			&cli.StringFlag{Name: "api-key", Usage: "the `key` of its API, where it has one [$" + keyEnv + "]"},
+				Usage: "the HTTP `addresses` of the API, separated by commas; name every node [$" + serverEnv + "]", DefaultText: defaultServer},
+			&cli.StringFlag{Name: "api-key", Usage: "the `key` of the API, if it needs one [$" + keyEnv + "]"},
 			&cli.StringSliceFlag{Name: "connect",
-				Usage: "where clients connect: `addresses` such as host:port, tls://host:port, ws://host:port/sub or wss://…", DefaultText: "what " +
-					"the API says of its nodes"},
-			&cli.IntFlag{Name: "users", Usage: "`how many` users", Value: def.Users},
-			&cli.IntFlag{Name: "devices", Usage: "`how many` devices a user", Value: def.Devices},
+				Usage:       "the `addresses` that devices connect to, such as host:port, tls://host:port, ws://host:port/sub or wss://…",
+				DefaultText: "what the API says of its nodes"},
+			&cli.IntFlag{Name: "users", Usage: "`number` of users", Value: def.Users},
+			&cli.IntFlag{Name: "devices", Usage: "`number` of devices of each user", Value: def.Devices},
+			&cli.StringSliceFlag{Name: "kinds",
+				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
+				DefaultText: kindsText(def.Kinds)},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
-			&cli.DurationFlag{Name: "duration", Usage: "for `how long`; 0: until Ctrl-C", Value: def.Duration},
-			&cli.DurationFlag{Name: "settle", Usage: "`how long` what was accepted may still take to arrive at the end", Value: def.Settle},
-			&cli.DurationFlag{Name: "late", Usage: "list deliveries that take `longer` than this", Value: def.Late},
-			&cli.BoolFlag{Name: "late-fails", Usage: "and call them violations", DisableDefaultText: true},
+			&cli.DurationFlag{Name: "duration", Usage: "`time` during which pushes start; 0 means until Ctrl-C", Value: def.Duration},
+			&cli.DurationFlag{Name: "settle", Usage: "the longest `time` in which accepted messages may arrive at the end", Value: def.Settle},
+			&cli.DurationFlag{Name: "late", Usage: "list deliveries that take longer than this `time`", Value: def.Late},
+			&cli.BoolFlag{Name: "late-fails", Usage: "make a late delivery a violation", DisableDefaultText: true},
 			&cli.Float64Flag{Name: "not-kept", Usage: "the `share` of pushes that are not kept, 0 to 1", Value: def.NotKept},
-			&cli.Float64Flag{Name: "churn", Usage: "the `share` of devices that go away for a moment each minute", Value: def.Churn},
-			&cli.IntFlag{Name: "size", Usage: "about how many `bytes` a message has", Value: def.Body},
-			&cli.Uint64Flag{Name: "seed", Usage: "the `number` of an earlier run, for its choices", DefaultText: "any"},
+			&cli.IntFlag{Name: "rooms", Usage: "`number` of rooms with 10 users each; two in five pushes that are not kept then go to a room"},
+			&cli.Float64Flag{Name: "broadcast",
+				Usage: "the `share` of pushes that are not kept that go to every client of the server, also to real users, 0 to 1"},
+			&cli.Float64Flag{Name: "churn", Usage: "the `share` of devices that leave for a while each minute", Value: def.Churn},
+			&cli.IntFlag{Name: "slow", Usage: "`number` of users with a device that reads slowly"},
+			&cli.Float64Flag{Name: "lazy", Usage: "the `share` of devices that acknowledge late or not all messages, 0 to 1"},
+			&cli.IntFlag{Name: "size", Usage: "the approximate size of a message, in `bytes`", Value: def.Body},
+			&cli.Float64Flag{Name: "large", Usage: "the `share` of pushes with 8 KiB more, 0 to 1"},
+			&cli.StringFlag{Name: "falsify",
+				Usage: "falsify a received message in this `way` (lose, repeat or swap), to prove that the run reports it"},
+			&cli.Uint64Flag{Name: "seed", Usage: "repeat the random choices of an earlier run: the `number` is its seed", DefaultText: "any"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON", DisableDefaultText: true},
 		},
 		Action: func(c *cli.Context) error { return runVerify(c, opts.Terminal) },
 	}
 }
 
+// kindsText returns the value of --kinds for these kinds.
+func kindsText(kinds []verify.DeviceKind) string {
+	var all []string
+	for _, kind := range kinds {
+		all = append(all, string(kind))
+	}
+	return strings.Join(all, ",")
+}
+
 // verifyFlag returns the flag that sets a field of the configuration, or "" if there is none.
 func verifyFlag(field string) string {
 	return map[string]string{
 		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
-		"NotKept": "not-kept", "Churn": "churn", "Body": "size",
+		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Slow": "slow", "Lazy": "lazy", "Rooms": "rooms",
+		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify",
 	}[field]
 }
 
@@ -78,6 +101,14 @@ func runVerify(c *cli.Context, terminal bool) error {
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Body = c.Int("users"), c.Int("devices"), c.Float64("rate"), c.Int("size")
 	cfg.Duration, cfg.Settle, cfg.Late, cfg.LateFails = c.Duration("duration"), c.Duration("settle"), c.Duration("late"), c.Bool("late-fails")
 	cfg.NotKept, cfg.Churn, cfg.Seed = c.Float64("not-kept"), c.Float64("churn"), c.Uint64("seed")
+	cfg.Slow, cfg.Lazy, cfg.Rooms, cfg.Broadcast, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Int("rooms"), c.Float64("broadcast"), c.Float64("large")
+	cfg.Falsify = verify.Falsify(c.String("falsify"))
+	if kinds := split(c.StringSlice("kinds")); len(kinds) > 0 {
+		cfg.Kinds = nil
+		for _, kind := range kinds {
+			cfg.Kinds = append(cfg.Kinds, verify.DeviceKind(kind))
+		}
+	}
 	line := &progressLine{to: c.App.ErrWriter, terminal: terminal}
 	if cfg.Progress = line.show; !terminal {
 		cfg.ProgressEvery = plainProgress
