@@ -101,7 +101,8 @@ func runVerify(c *cli.Context, terminal bool) error {
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Body = c.Int("users"), c.Int("devices"), c.Float64("rate"), c.Int("size")
 	cfg.Duration, cfg.Settle, cfg.Late, cfg.LateFails = c.Duration("duration"), c.Duration("settle"), c.Duration("late"), c.Bool("late-fails")
 	cfg.NotKept, cfg.Churn, cfg.Seed = c.Float64("not-kept"), c.Float64("churn"), c.Uint64("seed")
-	cfg.Slow, cfg.Lazy, cfg.Rooms, cfg.Broadcast, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Int("rooms"), c.Float64("broadcast"), c.Float64("large")
+	cfg.Slow, cfg.Lazy, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Float64("large")
+	cfg.Rooms, cfg.Broadcast = c.Int("rooms"), c.Float64("broadcast")
 	cfg.Falsify = verify.Falsify(c.String("falsify"))
 	if kinds := split(c.StringSlice("kinds")); len(kinds) > 0 {
 		cfg.Kinds = nil

@@ -34,7 +34,10 @@ const (
 	DeviceSDKWS DeviceKind = "sdk-ws" // the Go SDK over WebSocket
 )
 
-var deviceKinds = []DeviceKind{DeviceTCP, DeviceWS, DeviceJSON, DeviceNoAck, DeviceSDK, DeviceSDKWS}
+// DeviceKinds returns all kinds of devices.
+func DeviceKinds() []DeviceKind {
+	return []DeviceKind{DeviceTCP, DeviceWS, DeviceJSON, DeviceNoAck, DeviceSDK, DeviceSDKWS}
+}
 
 func (k DeviceKind) webSocket() bool { return k == DeviceWS || k == DeviceJSON || k == DeviceSDKWS }
 func (k DeviceKind) sdk() bool       { return k == DeviceSDK || k == DeviceSDKWS }

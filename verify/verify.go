@@ -117,7 +117,8 @@ type Config struct {
 // DefaultConfig returns the default configuration. API is empty.
 func DefaultConfig() Config {
 	return Config{
-		Users: 100, Devices: 2, Kinds: []DeviceKind{DeviceTCP, DeviceWS}, Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
+		Users: 100, Devices: 2, Kinds: []DeviceKind{DeviceTCP, DeviceWS},
+		Rate: 100, NotKept: 0.1, Keyless: 0.2, Body: 100, Churn: 0.1, Away: 5 * time.Second,
 		Duration: time.Minute, Settle: time.Minute, Linger: time.Second, Late: 30 * time.Second,
 		GiveUp: 2 * time.Minute, CallTimeout: 10 * time.Second, ConnectTimeout: time.Minute, ProgressEvery: time.Second,
 	}
@@ -159,7 +160,7 @@ func (c Config) Check() error {
 	case c.Falsify != "" && !slices.Contains(falsifies, c.Falsify):
 		return bad("Falsify", "is %q, must be one of %s", c.Falsify, names(falsifies))
 	case len(c.Kinds) == 0:
-		return bad("Kinds", "names none of %s", names(deviceKinds))
+		return bad("Kinds", "names none of %s", names(DeviceKinds()))
 	case c.Duration < 0:
 		return bad("Duration", "must not be negative")
 	case c.Linger < 0:
@@ -168,8 +169,8 @@ func (c Config) Check() error {
 		return bad("Prefix", "is longer than 64 bytes")
 	}
 	for _, kind := range c.Kinds {
-		if !slices.Contains(deviceKinds, kind) {
-			return bad("Kinds", "has %q, must be of %s", kind, names(deviceKinds))
+		if !slices.Contains(DeviceKinds(), kind) {
+			return bad("Kinds", "has %q, must be of %s", kind, names(DeviceKinds()))
 		}
 	}
 	for _, share := range []struct {

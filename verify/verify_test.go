@@ -285,7 +285,7 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 // without other clients.
 func everything(n *roles.Node) verify.Config {
 	cfg := shortRun(n)
-	cfg.Kinds = []verify.DeviceKind{verify.DeviceTCP, verify.DeviceWS, verify.DeviceJSON, verify.DeviceNoAck, verify.DeviceSDK, verify.DeviceSDKWS}
+	cfg.Kinds = verify.DeviceKinds()
 	cfg.Slow, cfg.Lazy, cfg.Rooms, cfg.NotKept, cfg.Broadcast, cfg.Large = 3, 0.5, 3, 0.2, 0.1, 0.1
 	cfg.Churn = 60
 	return cfg

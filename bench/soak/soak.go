@@ -72,7 +72,7 @@ func Full() Config {
 // traffic returns what every run has in common: all kinds of devices and of pushes.
 func traffic() verify.Config {
 	v := verify.DefaultConfig()
-	v.Kinds = []verify.DeviceKind{verify.DeviceTCP, verify.DeviceWS, verify.DeviceJSON, verify.DeviceNoAck, verify.DeviceSDK, verify.DeviceSDKWS}
+	v.Kinds = verify.DeviceKinds()
 	v.Lazy, v.NotKept, v.Broadcast, v.Keyless, v.Large = 0.3, 0.1, 0.01, 0.6, 0.02
 	v.Duration, v.CallTimeout = 0, 15*time.Second
 	// This is as long as the owner's watch needs to find unacknowledged messages.
