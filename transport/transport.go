@@ -107,6 +107,9 @@ type Traits struct {
 	// ClientPicksForm says that the first packet shows whether the client speaks
 	// JSON frames. No frame may be written before that packet.
 	ClientPicksForm bool
+	// Stream says that packets follow one another as bytes, so that a client must
+	// find their ends by itself.
+	Stream bool
 	// Framed says that TryWrite wants frames in Form.Framed, which have the
 	// transport's own frame header before each frame.
 	Framed bool

@@ -1,44 +1,115 @@
 package comet
 
-// maxUnacked bounds an autoAck. A client whose TCP acknowledges so little falls
-// behind, and gets the rest once it does.
+import "time"
+
+// The values of Config.AutoAck.
+const (
+	// AutoAckPacket counts a message as delivered when the client has sent a packet
+	// after it. Only the client itself can do that.
+	AutoAckPacket = "packet"
+	// AutoAckTCP counts a message as delivered when the TCP of the other side has
+	// acknowledged it. The other side may be a proxy.
+	AutoAckTCP = "tcp"
+)
+
+// maxUnacked bounds the messages of an autoAck. A session with as many falls
+// behind, and gets the rest once some have arrived.
 const maxUnacked = 4096
 
-// autoAck holds the kept messages that were written to a client that does not
-// acknowledge, in the order of the stream.
-type autoAck []written
+// packetAge is how old a written message must be for a client's packet to stand
+// for it. A packet that arrives earlier may have been sent before the message
+// reached the client. It is far over the round trip of a mobile network.
+const packetAge = 3 * time.Second
 
-// written is a kept message that has arrived once the client's TCP has
-// acknowledged the stream up to position end.
+// autoAck is what a session needs whose client does not acknowledge.
+type autoAck struct {
+	unacked unacked
+	pace    pacer
+}
+
+// unacked holds the kept messages that were written to a client and do not count
+// as delivered, in the order of the stream.
+type unacked []written
+
+// written is a kept message that was written at the time at on comet's clock. The
+// client's TCP has it once it has acknowledged the stream up to position end.
 type written struct {
 	id  uint64
 	end int64
+	at  time.Duration
 }
 
-func (a *autoAck) add(id uint64, end int64) { *a = append(*a, written{id, end}) }
+func (u *unacked) add(w written) { *u = append(*u, w) }
 
 // full reports whether no more messages may be added before some have arrived.
-func (a autoAck) full() bool { return len(a) >= maxUnacked }
+func (u unacked) full() bool { return len(u) >= maxUnacked }
 
 // endsAt reports whether the last message was written up to position end.
-func (a autoAck) endsAt(end int64) bool { return len(a) > 0 && a[len(a)-1].end == end }
+func (u unacked) endsAt(end int64) bool { return len(u) > 0 && u[len(u)-1].end == end }
 
-// takeArrived removes the messages that have arrived, where the stream has up to
-// position end, and returns their ids.
-func (a *autoAck) takeArrived(end int64) []uint64 {
+// takeArrived removes the messages that lie before position end of the stream and
+// were written at the time latest at the latest. It returns their ids.
+func (u *unacked) takeArrived(end int64, latest time.Duration) []uint64 {
 	n := 0
-	for n < len(*a) && (*a)[n].end <= end {
+	for n < len(*u) && (*u)[n].end <= end && (*u)[n].at <= latest {
 		n++
 	}
 	if n == 0 {
 		return nil
 	}
 	ids := make([]uint64, n)
-	for i, w := range (*a)[:n] {
+	for i, w := range (*u)[:n] {
 		ids[i] = w.id
 	}
-	if *a = (*a)[n:]; len(*a) == 0 {
-		*a = nil // an idle session has no memory for it
+	if *u = (*u)[n:]; len(*u) == 0 {
+		*u = nil // an idle session has no memory for it
 	}
 	return ids
+}
+
+// autoLocked returns the session's autoAck, which it has from now on.
+func (s *session) autoLocked() *autoAck {
+	s.ownExtras()
+	if s.auto == nil {
+		s.auto = &autoAck{}
+	}
+	return s.auto
+}
+
+// ackArrivedLocked acknowledges for a client that does not. packet says that a
+// packet of the client has just arrived. By default only a packet counts, and only
+// for messages that the client's TCP has had for packetAge. With AutoAckTCP the
+// TCP's word is enough. Where the transport does not know it, a packet stands for it.
+func (s *session) ackArrivedLocked(packet bool) {
+	if s.auto == nil || len(s.auto.unacked) == 0 {
+		return
+	}
+	by, latest := AutoAckTCP, s.comet.now()
+	if s.comet.cfg.AutoAck != AutoAckTCP {
+		if !packet {
+			return
+		}
+		by, latest = AutoAckPacket, latest-packetAge
+	}
+	// Written is read first: bytes written in between then count as unacknowledged.
+	conn := s.out.Conn()
+	arrived := conn.Written()
+	if unacked, ok := conn.Unacked(); ok {
+		arrived -= unacked
+	} else if !packet {
+		return
+	}
+	if ids := s.auto.unacked.takeArrived(arrived, latest); len(ids) > 0 {
+		s.comet.acknowledge(s, ids, by)
+	}
+}
+
+// tooMuchUnackedLocked reports whether so much of what was written does not count
+// as delivered that no more kept messages are to be written.
+func (s *session) tooMuchUnackedLocked() bool {
+	if s.auto == nil || !s.auto.unacked.full() {
+		return false
+	}
+	s.ackArrivedLocked(false)
+	return s.auto.unacked.full()
 }

@@ -23,11 +23,11 @@ func autoAcked(s *server, o pipe.Options) *client {
 	return c
 }
 
-// TestAutoAck checks a client that does not acknowledge. A kept message is acknowledged when the
-// client's side has read all of its bytes, and not before.
-func TestAutoAck(t *testing.T) {
+// TestAutoAckByTCP checks a client that does not acknowledge, where its TCP's acknowledgement counts. A
+// kept message is acknowledged when the client's side has read all of its bytes, and not before.
+func TestAutoAckByTCP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, nil)
+		s := start(t, &fakeLogic{}, byTCP)
 		c := autoAcked(s, pipe.Options{})
 		s.push(s.kept(0, 1, 0), s.kept(0, 2, 1), s.live(0, protocol.OpMessage, "live"))
 		time.Sleep(10 * time.Second)
@@ -53,58 +53,108 @@ func TestAutoAck(t *testing.T) {
 	})
 }
 
-// TestAutoAckAtTheEnd checks that when the connection ends, exactly the messages that had arrived are
-// acknowledged.
-func TestAutoAckAtTheEnd(t *testing.T) {
-	for _, read := range []int{0, 1} {
+func byTCP(cfg *comet.Config) { cfg.AutoAck = comet.AutoAckTCP }
+
+// TestAutoAckByPacket checks that by default only a packet of the client acknowledges. What the
+// client's side has read is no proof, since that may be a proxy. A packet that came soon after the
+// message is none either, since the client may have sent it before. Bytes that its TCP does not have
+// stay unacknowledged whatever the client sends.
+func TestAutoAckByPacket(t *testing.T) {
+	for _, unknown := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s := start(t, &fakeLogic{}, nil)
-			c := autoAcked(s, pipe.Options{})
+			c := autoAcked(s, pipe.Options{NoUnacked: unknown})
 			s.push(s.kept(0, 1, 0))
-			synctest.Wait()
-			s.push(s.kept(0, 2, 1))
-			synctest.Wait()
-			for range read {
-				c.receive()
-			}
-			_ = c.Close()
+			c.receive()
 			time.Sleep(time.Second)
-			want := []uint64{1, 2}[:read]
-			if ids := s.logic.acked(); !slices.Equal(ids, want) {
-				t.Fatalf("acknowledged %v, want %v", ids, want)
+			c.send(1, protocol.OpHeartbeat, 2, "")
+			c.expect(protocol.OpHeartbeatReply, 0, "")
+			s.push(s.kept(0, 2, 1))
+			time.Sleep(time.Minute)
+			if ids := s.logic.acked(); len(ids) != 0 {
+				t.Fatalf("acknowledged %v without a packet that was sent after the message", ids)
 			}
-			if gone := s.logic.gone(); len(gone) != 1 || gone[0].User != "ann" {
-				t.Fatalf("detached %v", gone)
+			c.send(1, protocol.OpHeartbeat, 3, "")
+			time.Sleep(time.Second)
+			want := "[1]"
+			if unknown {
+				want = "[1 2]"
+			}
+			if ids := s.logic.acked(); fmt.Sprint(ids) != want {
+				t.Fatalf("acknowledged %v, want %s, for the client has not read 2", ids, want)
+			}
+			c.receive()
+			c.receive()
+			c.send(1, protocol.OpSend, 4, "any packet")
+			time.Sleep(time.Second)
+			if ids := s.logic.acked(); fmt.Sprint(ids) != "[1 2]" {
+				t.Fatalf("acknowledged %v, want [1 2]", ids)
 			}
 		})
 	}
 }
 
-// TestAutoAckByPacket checks that a later packet of the client counts as the proof if the transport
-// cannot tell what has arrived.
-func TestAutoAckByPacket(t *testing.T) {
+// TestAutoAckBound checks that a session with very many messages that wait for a packet gets no more of
+// them, and goes on after the packet.
+func TestAutoAckBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, &fakeLogic{}, nil)
-		c := autoAcked(s, pipe.Options{NoUnacked: true})
-		s.push(s.kept(0, 1, 0))
-		c.receive()
+		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.PendingBytes = 1 << 20 })
+		s.logic.catchUp = func(r *envelope.CatchUpRequest) error {
+			s.push(s.backlog(0, r.After, 4097, false, 4097))
+			return nil
+		}
+		c := autoAcked(s, pipe.Options{Buffer: 1 << 20})
+		for id := uint64(1); id <= 4097; id++ {
+			if id == 4097 {
+				synctest.Wait() // The messages before are written.
+			}
+			s.push(s.kept(0, id, id-1))
+		}
+		for range 4096 {
+			c.receive()
+		}
 		time.Sleep(time.Minute)
-		if ids := s.logic.acked(); len(ids) != 0 {
-			t.Fatalf("acknowledged %v before a packet came", ids)
+		if c.pipe.Unread() != 0 {
+			t.Fatal("more was written than may wait")
 		}
 		c.send(1, protocol.OpHeartbeat, 2, "")
-		time.Sleep(time.Second)
-		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1]" {
-			t.Fatalf("acknowledged %v, want [1]", ids)
-		}
-		s.push(s.kept(0, 2, 1))
-		synctest.Wait()
-		_ = c.Close()
-		time.Sleep(time.Second)
-		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1]" {
-			t.Fatalf("acknowledged %v, want [1]", ids)
-		}
+		c.expect(protocol.OpHeartbeatReply, 0, "")
+		c.expect(protocol.OpMessage, 0, `"k4097"`)
 	})
+}
+
+// TestAutoAckAtTheEnd checks that the end of the connection acknowledges nothing by default, since a
+// proxy may have ended it for a client that is out of reach. Where TCP's acknowledgement counts,
+// exactly the messages that had arrived are acknowledged.
+func TestAutoAckAtTheEnd(t *testing.T) {
+	for _, mode := range []string{comet.AutoAckPacket, comet.AutoAckTCP} {
+		for _, read := range []int{0, 1} {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.AutoAck = mode })
+				c := autoAcked(s, pipe.Options{})
+				s.push(s.kept(0, 1, 0))
+				synctest.Wait()
+				s.push(s.kept(0, 2, 1))
+				synctest.Wait()
+				for range read {
+					c.receive()
+				}
+				time.Sleep(time.Minute)
+				_ = c.Close()
+				time.Sleep(time.Second)
+				want := []uint64{}
+				if mode == comet.AutoAckTCP {
+					want = []uint64{1, 2}[:read]
+				}
+				if ids := s.logic.acked(); !slices.Equal(ids, want) {
+					t.Fatalf("%s: acknowledged %v, want %v", mode, ids, want)
+				}
+				if gone := s.logic.gone(); len(gone) != 1 || gone[0].User != "ann" {
+					t.Fatalf("detached %v", gone)
+				}
+			})
+		}
+	}
 }
 
 // TestNoAutoAck checks that comet acknowledges nothing for a client that acknowledges.
@@ -124,9 +174,12 @@ func TestNoAutoAck(t *testing.T) {
 	})
 }
 
-// TestAutoAckOverTCP checks that over a real socket the kernel reports what has arrived.
+// TestAutoAckOverTCP checks that over a real socket the kernel reports what has arrived, if that counts.
 func TestAutoAckOverTCP(t *testing.T) {
-	s := start(t, &fakeLogic{}, listening)
+	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
+		listening(cfg)
+		byTCP(cfg)
+	})
 	for i, c := range []*client{s.dialTCP(), s.dialWS(false)} {
 		c.send(1, protocol.OpAuth, 1, "ann")
 		c.receive()

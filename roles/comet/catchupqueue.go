@@ -66,9 +66,13 @@ func (q *catchUpQueue) ask(s *session) {
 		return
 	}
 	s.catchUp.sent(c.now(), s.last)
+	most := c.cfg.CatchUpMessages
+	if s.pacedLocked() {
+		most = min(most, maxPaced)
+	}
 	req := &envelope.CatchUpRequest{
 		To: s.addressKey().Address(), User: s.user, Device: s.device, After: s.last, Floor: s.floor,
-		MaxMessages: uint32(c.cfg.CatchUpMessages), MaxBytes: uint32(c.cfg.CatchUpBytes),
+		MaxMessages: uint32(most), MaxBytes: uint32(c.cfg.CatchUpBytes),
 	}
 	s.out.Unlock()
 

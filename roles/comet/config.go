@@ -98,6 +98,7 @@ type Delivery struct {
 	CatchUpTimeout   time.Duration `toml:"catch_up_timeout" default:"2s" unit:"duration" min:"100ms" max:"5m" doc:"When a session that is behind asks again for what it missed."`
 	CatchUpMessages  int           `toml:"catch_up_messages" default:"1000" unit:"messages" min:"1" max:"10000" doc:"The most messages in one answer to it."`
 	CatchUpBytes     int           `toml:"catch_up_bytes" default:"128KiB" unit:"size" min:"4KiB" max:"64MiB" doc:"The most bytes in one answer to it (one message always fits)."`
+	AutoAck          string        `toml:"auto_ack" default:"packet" choices:"packet,tcp" doc:"When a kept message counts as delivered to a client that does not acknowledge. packet: when a packet\nof the client, such as a heartbeat, follows. tcp: when its TCP has the message. Then fewer messages come twice, but\nsome are lost where a proxy or load balancer ends the client's TCP connection."`
 	AckInterval      time.Duration `toml:"ack_interval" default:"50ms" unit:"duration" min:"1ms" max:"10s" doc:"How long acknowledgements are gathered before they are logged."`
 	AnnounceInterval time.Duration `toml:"announce_interval" default:"1s" unit:"duration" min:"100ms" max:"2s" doc:"How often comet says that it lives. A comet that has been silent for 6 s is taken for dead."`
 }

@@ -61,23 +61,15 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outFiltered
 	}
 	frame := m.Frame(s.form)
-	if !s.out.FitsLocked(len(frame)) || s.tooMuchUnackedLocked() {
+	if !s.out.FitsLocked(len(frame)) || s.tooMuchUnackedLocked() || s.pacedLocked() && !s.paceLocked(frame, id) {
 		s.fallBehindLocked(id)
 		return outBehind
 	}
 	s.last = max(s.last, id)
-	f.enqueueLocked(s, frame, id)
-	return outWritten
-}
-
-// tooMuchUnackedLocked reports whether so much of what was written has not
-// arrived that no more kept messages are to be written.
-func (s *session) tooMuchUnackedLocked() bool {
-	if !s.unacked.full() {
-		return false
+	if !s.pacedLocked() {
+		f.enqueueLocked(s, frame, id)
 	}
-	s.ackArrivedLocked(false)
-	return s.unacked.full()
+	return outWritten
 }
 
 // fallBehindLocked is for a session that is not behind and misses something up
@@ -163,6 +155,9 @@ func (s *session) backlogLocked(b *envelope.Backlog, t *tally) {
 // writeBacklogLocked queues the messages after last and reports whether all had
 // room. They are held until FlushLocked.
 func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
+	if s.pacedLocked() {
+		return s.paceBacklogLocked(messages, t)
+	}
 	s.takeBroadcastsLocked()
 	size := 0
 	for _, k := range messages {
@@ -197,13 +192,14 @@ func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole
 
 // askIfDueLocked asks for a catch-up if the session needs one, none is under way,
 // and all that was queued has gone out. Otherwise the goroutine that removes the
-// last obstacle calls it again: the outbox when it is idle, a backlog, the sweep.
+// last obstacle calls it again: the outbox when it is idle, the pacer, a backlog, the
+// sweep.
 func (s *session) askIfDueLocked() {
 	if !s.behind || s.state != stateLive {
 		return
 	}
 	s.markBusyLocked()
-	if !s.out.EmptyLocked() || s.tooMuchUnackedLocked() || !s.catchUp.due(s.comet.now()) {
+	if !s.out.EmptyLocked() || s.pacingLocked() || s.tooMuchUnackedLocked() || !s.catchUp.due(s.comet.now()) {
 		return
 	}
 	s.catchUp.state = catchUpQueued

@@ -101,7 +101,7 @@ func newMetrics(
 		badPackets: counter("bad_packets_total", "What clients sent against the protocol.", "kind"),
 		packets:    counter("packets_total", "Packets from clients.", "op"),
 		catchUps:   counter("catch_ups_total", "Catch-ups asked for, failed, and asked again for want of an answer.", "outcome"),
-		acks:       counter("acks_total", "Acknowledged message ids, by the client or by its TCP.", "by"),
+		acks:       counter("acks_total", "Acknowledged message ids: by the client, by a packet of it, or by its TCP.", "by"),
 		lost:       counter("lost_total", "Ids and sessions that logic was not told of because it took none for too long.", "queue"),
 		callErrors: counter("call_errors_total", "Calls of logic that failed.", "call"),
 		push: factory.NewHistogram(prometheus.HistogramOpts{

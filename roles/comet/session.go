@@ -76,8 +76,8 @@ type extras struct {
 	globalKey bool
 	expires   int64 // Unix milliseconds; 0: never
 	rooms     roomSet
-	accepts   []int32 // sorted
-	unacked   autoAck
+	accepts   []int32  // sorted
+	auto      *autoAck // nil: the client acknowledges, or has got nothing kept
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not
 	reason  string
@@ -153,6 +153,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 		others = s.comet.others(s.gen, s.out.Conn().Traits().Scheme)
 	}
 	s.takeBroadcastsLocked()
+	s.flushPacedLocked()
 	s.ownExtras()
 	s.state, s.code, s.reason = stateClosing, code, reason
 	s.out.CloseLocked(s, encodeDisconnect(s.form, s.version, code, reason, others))
@@ -185,12 +186,14 @@ func (s *session) Writable() { s.out.Writable(s) }
 // WrittenLocked notes a kept message that the kernel has, for a client that does
 // not acknowledge.
 func (s *session) WrittenLocked(id uint64, end int64) {
-	if !s.unacked.endsAt(end) {
+	auto := s.autoLocked()
+	if !auto.unacked.endsAt(end) {
 		s.ackArrivedLocked(false)
 	}
-	s.ownExtras()
-	s.unacked.add(id, end)
-	s.markBusyLocked()
+	auto.unacked.add(written{id, end, s.comet.now()})
+	if s.comet.cfg.AutoAck == AutoAckTCP { // else the next packet counts
+		s.markBusyLocked()
+	}
 }
 
 // BlockedLocked makes the sweep check whether the client takes anything.
@@ -217,26 +220,6 @@ func (s *session) AbortLocked(err error) {
 
 // CloseReasonLocked returns why the server closed the session; 0: it did not.
 func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }
-
-// ackArrivedLocked acknowledges for a client that does not: the kept messages
-// whose bytes its TCP has acknowledged. If the transport does not know that, a packet that
-// arrived after they were written stands for it.
-func (s *session) ackArrivedLocked(packet bool) {
-	if len(s.unacked) == 0 {
-		return
-	}
-	// Written is read first: bytes written in between then count as unacknowledged.
-	conn := s.out.Conn()
-	arrived := conn.Written()
-	if unacked, ok := conn.Unacked(); ok {
-		arrived -= unacked
-	} else if !packet {
-		return
-	}
-	if ids := s.unacked.takeArrived(arrived); len(ids) > 0 {
-		s.comet.acknowledge(s, ids, "tcp")
-	}
-}
 
 // encodeDisconnect makes op 6. others are addresses that the client may connect
 // to instead.

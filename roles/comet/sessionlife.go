@@ -53,10 +53,11 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	}
 	s.state = stateLive
 	backlog := reply.GetBacklog()
-	if len(backlog.GetMessages()) > 0 {
+	if len(backlog.GetMessages()) > 0 && !s.pacedLocked() {
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
 	s.out.StartLocked(s, s.encodeAuthReply(seq, reply))
+	s.startPacerLocked()
 	s.heard.Store(int64(c.now()))
 	if s.catchUp.state == catchUpSent {
 		s.catchUp.sentAt = c.now()
@@ -123,6 +124,7 @@ func (s *session) retire(grace time.Duration) time.Duration {
 		s.state = stateEnded
 		s.out.DropLocked()
 	case stateLive:
+		s.flushPacedLocked()
 		s.state = stateEnded
 	case stateClosing:
 		grace = max(time.Until(s.closeBy), 0)

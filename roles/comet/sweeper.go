@@ -72,7 +72,8 @@ func (w *sweeper) checkBusy(s *session) {
 	s.ackArrivedLocked(false)
 	s.retryCatchUpLocked()
 	s.askIfDueLocked()
-	if len(s.unacked) > 0 || s.behind || s.out.BlockedLocked() {
+	waits := s.auto != nil && len(s.auto.unacked) > 0 && s.comet.cfg.AutoAck == AutoAckTCP
+	if waits || s.behind || s.out.BlockedLocked() {
 		s.markBusyLocked()
 	}
 }

@@ -81,7 +81,7 @@ func TestAncestorBug03_BacklogIsDeletedOnlyOnAck(t *testing.T) {
 // Bug 3, continued: messages that are pushed while a client connects and receives its mailbox must
 // arrive too, once and in order. This holds for clients of each generation.
 func TestAncestorBug03_NothingIsLostDuringReplay(t *testing.T) {
-	n := start(t, nil)
+	n := start(t, acksByTCP)
 	rounds := 4
 	if underRace {
 		rounds = 2

@@ -104,12 +104,12 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 }
 
 func TestGoimTCP(t *testing.T) {
-	n := start(t, nil)
+	n := start(t, acksByTCP)
 	goimConversation(t, n, func() *client { return n.tcp(t) })
 }
 
 func TestGoimWebSocket(t *testing.T) {
-	n := start(t, nil)
+	n := start(t, acksByTCP)
 	goimConversation(t, n, func() *client { return n.ws(t, false) })
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"imgo/config"
+	"imgo/roles/comet"
 )
 
 // These tests replay whole conversations of imgo 2016's clients and callers, byte for byte as in
@@ -45,9 +46,16 @@ func (n *node) msgGet(t *testing.T, uid string, mid int64, token string) (bodies
 	return bodies, mids
 }
 
+// acksByTCP makes what old clients get count as delivered at once, so that a test need not wait for
+// heartbeats.
+func acksByTCP(cfg *config.Config) { cfg.Delivery.AutoAck = comet.AutoAckTCP }
+
 func imgoNode(t *testing.T) *node {
 	t.Helper()
-	return start(t, func(cfg *config.Config) { cfg.Auth.Mode = "token" })
+	return start(t, func(cfg *config.Config) {
+		cfg.Auth.Mode = "token"
+		acksByTCP(cfg)
+	})
 }
 
 func TestImgo2016TCP(t *testing.T) {

@@ -36,6 +36,8 @@ type Options struct {
 	Buffer int
 	// NoUnacked makes Unacked report that the count is not known.
 	NoUnacked bool
+	// Stream is what Traits.Stream says.
+	Stream bool
 	// Remote is the client's address. The zero value is 192.0.2.1:1024.
 	Remote netip.AddrPort
 }
@@ -128,11 +130,13 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 	return nil
 }
 
-func (c *conn) Text() bool               { return c.text.Load() }
-func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
-func (c *conn) Remote() netip.AddrPort   { return c.opts.Remote }
-func (c *conn) Written() int64           { return c.written.Load() }
-func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()) }
+func (c *conn) Text() bool { return c.text.Load() }
+func (c *conn) Traits() transport.Traits {
+	return transport.Traits{Scheme: Scheme, Stream: c.opts.Stream}
+}
+func (c *conn) Remote() netip.AddrPort { return c.opts.Remote }
+func (c *conn) Written() int64         { return c.written.Load() }
+func (c *conn) LastSign() time.Time    { return time.Unix(0, c.lastSign.Load()) }
 
 func (c *conn) Unacked() (int64, bool) {
 	if c.opts.NoUnacked {

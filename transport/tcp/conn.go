@@ -43,7 +43,7 @@ func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
 }
 
 func (c *conn) Text() bool               { return false }
-func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme, Stream: true} }
 func (c *conn) Remote() netip.AddrPort   { return c.socket.Remote() }
 func (c *conn) Unacked() (int64, bool)   { return c.socket.Unacked() }
 func (c *conn) Written() int64           { return c.socket.Written() }

@@ -80,7 +80,7 @@ func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 
 func (c *polled) Text() bool { return false }
 
-func (c *polled) Traits() transport.Traits { return transport.Traits{Scheme: Scheme} }
+func (c *polled) Traits() transport.Traits { return transport.Traits{Scheme: Scheme, Stream: true} }
 
 // Close does not send code and reason: packets have op 6 for that.
 func (c *polled) Close(protocol.CloseCode, string) error {
