@@ -18,7 +18,7 @@ const (
 	CodeTooMany      Code = "too_many"      // a limit the operator set: sessions a user …
 	CodeRateLimited  Code = "rate_limited"  // too often; try later
 	CodeNotFound     Code = "not_found"     // no such user, room, token …
-	CodeConflict     Code = "conflict"      // well-formed, but not possible in the present state
+	CodeConflict     Code = "conflict"      // well-formed; contradicts itself or the present state
 	CodeTooLarge     Code = "too_large"     // body over its bound
 	CodeDiskFull     Code = "disk_full"     // less than the reserve is left
 	CodeUnavailable  Code = "unavailable"   // try again: starting, stopping, owner moved
@@ -81,7 +81,7 @@ func Invalid(field, message string) *Error {
 	return &Error{Code: CodeInvalid, Field: field, Message: message}
 }
 
-// Conflict makes the error for input in field that is well-formed and not possible in the present
+// Conflict makes the error for input in field that is well-formed and contradicts itself or the present
 // state.
 func Conflict(field, message string) *Error {
 	return &Error{Code: CodeConflict, Field: field, Message: message}

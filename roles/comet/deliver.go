@@ -66,7 +66,6 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outBehind
 	}
 	s.last = max(s.last, id)
-	s.noteSentLocked(id)
 	if !s.pacedLocked() {
 		f.enqueueLocked(s, frame, id)
 	}
@@ -186,7 +185,6 @@ func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole
 			return false
 		}
 		s.last = id
-		s.noteSentLocked(id)
 		t[kindBacklog][outWritten]++
 	}
 	return true

@@ -78,7 +78,6 @@ type extras struct {
 	rooms     roomSet
 	accepts   []int32  // sorted
 	auto      *autoAck // nil: the client acknowledges, or has got nothing kept
-	sent      sentIDs  // of a client that acknowledges: what it has yet to
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not
 	reason  string
@@ -90,15 +89,6 @@ type extras struct {
 func (s *session) ownExtras() {
 	if s.extras == &s.comet.noExtras {
 		s.extras = &extras{}
-	}
-}
-
-// dropEmptyExtrasLocked frees extras that have nothing.
-func (s *session) dropEmptyExtrasLocked() {
-	x := s.extras
-	if x != &s.comet.noExtras && x.platform == "" && x.key == "" && x.expires == 0 && x.code == 0 && x.closeBy.IsZero() &&
-		x.auto == nil && len(x.rooms)+len(x.accepts)+len(x.sent) == 0 {
-		s.extras = &s.comet.noExtras
 	}
 }
 
@@ -192,29 +182,6 @@ func (s *session) Outbox() *outbox.Outbox { return &s.out }
 
 // Writable continues where the socket had no room.
 func (s *session) Writable() { s.out.Writable(s) }
-
-// noteSentLocked notes a kept message that is written to a client that acknowledges.
-func (s *session) noteSentLocked(id uint64) {
-	if s.out.Confirms() {
-		return // WrittenLocked notes it
-	}
-	s.ownExtras()
-	s.sent.add(id)
-}
-
-// takeSentLocked returns those of the acknowledged ids that count: they were
-// written to this session, and are not acknowledged yet.
-func (s *session) takeSentLocked(ids []uint64) []uint64 {
-	if s.comet.cfg.Faults.BelieveAcks {
-		return ids
-	}
-	if len(s.sent) == 0 {
-		return nil
-	}
-	known := s.sent.take(ids)
-	s.dropEmptyExtrasLocked()
-	return known
-}
 
 // WrittenLocked notes a kept message that the kernel has, for a client that does
 // not acknowledge.

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"math"
 	"net/http"
 
 	"imgo/roles/logic"
@@ -51,7 +50,7 @@ func (a *API) events(c *call) error {
 	if c.key.limited() {
 		return c.key.checkAll("see the events of all users")
 	}
-	after, err := c.Number("after", 0, 0, math.MaxInt64)
+	after, err := c.Number("after", 0, 0, 1<<53-1)
 	if err != nil {
 		return err
 	}

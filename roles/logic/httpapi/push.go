@@ -204,7 +204,7 @@ func (a *API) push(c *call) error {
 			return err
 		}
 		if p.idempotencyKey != "" && p.idempotencyKey != header {
-			return envelope.Invalid("idempotency_key", "differs from the Idempotency-Key header")
+			return envelope.Conflict("idempotency_key", "differs from the Idempotency-Key header")
 		}
 		p.idempotencyKey = header
 	}

@@ -238,20 +238,22 @@ func TestPushIdempotencyKey(t *testing.T) {
 		headers    []string
 		want       string
 		field      string
+		status     int // if field is not empty
 	}{
-		{"header", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: x"}, "one/x", ""},
-		{"body", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2"}, "two/x", ""},
-		{"both the same", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: x"}, "two/x", ""},
-		{"both differ", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: y"}, "", "idempotency_key"},
+		{"header", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: x"}, "one/x", "", 0},
+		{"body", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2"}, "two/x", "", 0},
+		{"both the same", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: x"}, "two/x", "", 0},
+		{"both differ", `{"user":"a","body":1,"idempotency_key":"x"}`, []string{"X-API-Key: k2", "Idempotency-Key: y"}, "", "idempotency_key", 409},
 		{"header too long", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: " + strings.Repeat("x", 129)}, "",
-			"Idempotency-Key"},
-		{"none", `{"user":"a","body":1}`, []string{"X-API-Key: k1"}, "", ""},
+			"Idempotency-Key", 400},
+		{"empty header", `{"user":"a","body":1}`, []string{"X-API-Key: k1", "Idempotency-Key: "}, "", "Idempotency-Key", 400},
+		{"none", `{"user":"a","body":1}`, []string{"X-API-Key: k1"}, "", "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHarness(t, httpapi.Config{Keys: keys}, nil)
 			a := h.do("POST", "/v1/push", tt.body, tt.headers...)
 			if tt.field != "" {
-				if _, field, _ := a.problem(t); a.status != 400 || field != tt.field {
+				if _, field, _ := a.problem(t); a.status != tt.status || field != tt.field {
 					t.Errorf("answered %d: %s", a.status, a.body)
 				}
 				return
