@@ -26,6 +26,7 @@ type server struct {
 	process.Process
 	dir     string // of the data and the log
 	tcp, ws string
+	admin   string // profiles need no key there; older versions do not listen there
 }
 
 // freePorts finds n free ports on a loopback address. Another process may take a port
@@ -70,8 +71,12 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 			return nil, err
 		}
 	}
-	s := &server{dir: dir, tcp: ports[0], ws: ports[1], Process: process.Process{
-		Binary: b.imgo, Name: "imgo", HTTP: ports[2], Log: filepath.Join(dir, "log"), Env: o.env,
+	admin, err := freePorts(o.host, 1)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{dir: dir, tcp: ports[0], ws: ports[1], admin: admin[0], Process: process.Process{
+		Binary: b.imgo, Name: "imgo", HTTP: ports[2], Log: filepath.Join(dir, "log"), Env: append([]string{"IMGO_HTTP_ADMIN=" + admin[0]}, o.env...),
 		Args: []string{"serve", "--tcp", ports[0], "--ws", ports[1], "--http", ports[2], "--data-dir", filepath.Join(dir, "imgo-data"),
 			"--auth-mode", "none", "--log-level", "warn"},
 	}}
@@ -101,12 +106,14 @@ func (s *server) pid() int { return s.PID() }
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.HTTP+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask %s: %w", path, err)
+	address := s.HTTP
+	if strings.HasPrefix(path, "/debug/") {
+		address = s.admin
 	}
-	req.Close = true // a kept-alive connection would add to the measured connections
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := fetch(ctx, "http://"+address+path)
+	if err != nil && address != s.HTTP {
+		resp, err = fetch(ctx, "http://"+s.HTTP+path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", path, err)
 	}
@@ -119,6 +126,17 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("ask %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// fetch requests an address on a connection of its own: a kept-alive one would add to the measured
+// connections.
+func fetch(ctx context.Context, address string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Close = true
+	return http.DefaultClient.Do(req)
 }
 
 // metrics returns the values of the metrics. The keys are name and labels as in the

@@ -90,8 +90,11 @@ type Limits struct {
 // HTTP sets up the HTTP API and the administration endpoints.
 type HTTP struct {
 	Listen  string `toml:"listen" default:"127.0.0.1:7172" flag:"http" common:"true" unit:"address" doc:"Where the API listens. An address other than loopback (127.0.0.1, ::1) needs an API key."`
+	Admin   string `toml:"admin" unit:"loopback address such as 127.0.0.1:7173" doc:"Where profiles (/debug/pprof/), health and metrics need no key, for programs of this machine. Elsewhere\nprofiles need an API key with the scope admin. Empty: off."`
 	TLSCert string `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) of the API; re-read when it changes. Empty: no TLS."`
 	TLSKey  string `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
+
+	MaxConnections int `toml:"max_connections" default:"1000" unit:"connections" min:"10" max:"1000000" doc:"The most connections of this port. One more takes the place of the one that is idle for longest. If none\nis idle, it is closed."`
 
 	httpapi.Config
 }

@@ -134,7 +134,7 @@ func (cfg *Config) complete() {
 	for i, role := range cfg.Roles {
 		cfg.Roles[i] = strings.ToLower(strings.TrimSpace(role))
 	}
-	for _, address := range []*string{&cfg.Comet.TCP, &cfg.Comet.WS} {
+	for _, address := range []*string{&cfg.Comet.TCP, &cfg.Comet.WS, &cfg.HTTP.Admin} {
 		if *address == addressOff {
 			*address = ""
 		}

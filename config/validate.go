@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/internal/loopback"
 	"imgo/internal/settings"
 	"imgo/protocol"
 	"imgo/roles/logic/auth"
@@ -128,7 +129,7 @@ func (v *validation) listenAddress(key, flag, address, example string) listener 
 		return l
 	}
 	l.host, l.port, l.on = host, int(port), true
-	l.loopback = settings.IsLoopback(host)
+	l.loopback = loopback.Host(host)
 	return l
 }
 
@@ -193,6 +194,12 @@ func (v *validation) http() listener {
 		v.refuse("http.listen", fmt.Sprintf("is %s, beyond loopback, and there is no API key: anybody who can reach it could push", h.Listen),
 			fmt.Sprintf("give a key (IMGO_HTTP_API_KEYS=backend:SECRET, or [[http.api_keys]] in the file), or listen on 127.0.0.1:%d", l.port))
 	}
+	if h.Admin != "" {
+		if admin := v.listenAddress("http.admin", "--http-admin", h.Admin, "127.0.0.1:7173"); admin.on && !admin.loopback {
+			v.refuse("http.admin", fmt.Sprintf("is %s, beyond loopback, and its pages need no key", h.Admin),
+				fmt.Sprintf("use 127.0.0.1:%d, or read profiles with an API key that has the scope admin", admin.port))
+		}
+	}
 	v.certificate("http", h.TLSCert, h.TLSKey)
 	for _, origin := range h.TrustedOrigins {
 		if err := http.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
@@ -248,7 +255,7 @@ func (v *validation) distinct() {
 		tcp, ws = "", ""
 	}
 	for _, at := range []struct{ key, address string }{
-		{"comet.tcp", tcp}, {"comet.ws", ws}, {"http.listen", v.cfg.HTTP.Listen},
+		{"comet.tcp", tcp}, {"comet.ws", ws}, {"http.listen", v.cfg.HTTP.Listen}, {"http.admin", v.cfg.HTTP.Admin},
 		{"cluster.rpc", clusterOnly(v.cfg, v.cfg.Cluster.RPC)}, {"cluster.gossip", clusterOnly(v.cfg, v.cfg.Cluster.Gossip)},
 	} {
 		host, port, err := net.SplitHostPort(at.address)

@@ -2,7 +2,6 @@ package roles
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/pprof"
 	"strings"
@@ -12,43 +11,58 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"imgo/envelope"
+	"imgo/internal/loopback"
+	"imgo/roles/logic/httpapi"
 )
 
 // admin is the side of a node that operators and probes look at.
 type admin struct{ *Node }
 
-// mux serves the API, the console and the admin endpoints on one listener.
-func (n admin) mux(api, page http.Handler) http.Handler {
+// mux serves the API, the console and the admin endpoints on one listener. A proxy may forward all of
+// it, so profiles need a key: they show memory and cost CPU time.
+func (n admin) mux(api, page http.Handler, gate *httpapi.Gate) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/", api)
 	mux.Handle("/1/", api)
 	mux.Handle("/goim/", api)
 	mux.Handle("/", page)
-	mux.HandleFunc("/healthz", n.healthz)
-	mux.HandleFunc("/readyz", n.readyz)
-	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.GathererFunc(n.gather), promhttp.HandlerOpts{}))
-	debug := http.NewServeMux()
-	debug.HandleFunc("/debug/pprof/", pprof.Index)
-	debug.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	debug.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	debug.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	debug.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	mux.Handle("/debug/pprof/", loopbackOnly(debug))
+	n.addHealth(mux)
+	mux.Handle(profilePath, gate.Require(httpapi.ScopeAdmin,
+		`profiles need an API key with the scope "admin", or the admin listener (http.admin)`, profiles()))
 	return mux
 }
 
-// loopbackOnly refuses requests from other hosts and from proxies, because a profile shows memory and
-// costs CPU time.
-func loopbackOnly(h http.Handler) http.Handler {
+// localMux serves the admin endpoints without a key, for programs of this machine.
+func (n admin) localMux() http.Handler {
+	mux := http.NewServeMux()
+	n.addHealth(mux)
+	mux.Handle(profilePath, profiles())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, _ := net.SplitHostPort(r.RemoteAddr)
-		ip := net.ParseIP(host)
-		if ip == nil || !ip.IsLoopback() || r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "" {
-			http.Error(w, "profiles are for callers on the same host, without a proxy", http.StatusForbidden)
+		if err := loopback.Check(r, func(string) bool { return false }); err != nil {
+			http.Error(w, "the admin listener is for programs of its machine only: "+err.Error(), http.StatusForbidden)
 			return
 		}
-		h.ServeHTTP(w, r)
+		mux.ServeHTTP(w, r)
 	})
+}
+
+// addHealth adds the pages that probes and monitoring read.
+func (n admin) addHealth(mux *http.ServeMux) {
+	mux.HandleFunc("/healthz", n.healthz)
+	mux.HandleFunc("/readyz", n.readyz)
+	mux.Handle("/metrics", promhttp.HandlerFor(prometheus.GathererFunc(n.gather), promhttp.HandlerOpts{}))
+}
+
+const profilePath = "/debug/pprof/"
+
+func profiles() http.Handler {
+	debug := http.NewServeMux()
+	debug.HandleFunc(profilePath, pprof.Index)
+	debug.HandleFunc(profilePath+"cmdline", pprof.Cmdline)
+	debug.HandleFunc(profilePath+"profile", pprof.Profile)
+	debug.HandleFunc(profilePath+"symbol", pprof.Symbol)
+	debug.HandleFunc(profilePath+"trace", pprof.Trace)
+	return debug
 }
 
 // refuseLogic refuses requests for logic on a node that does not run it, and names nodes that do.

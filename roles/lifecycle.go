@@ -8,9 +8,12 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/net/netutil"
+
 	"imgo/config"
 	"imgo/envelope"
 	"imgo/internal/wait"
+	"imgo/roles/logic/httpapi"
 )
 
 // stage is one part of a node that runs until its context is done.
@@ -39,6 +42,9 @@ func (n *Node) stages() []stage {
 	}
 	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady})
 	all = append(all, stage{name: "http", run: n.serveHTTP})
+	if n.adminListener != nil {
+		all = append(all, stage{name: "admin", run: n.serveAdmin})
+	}
 	if n.comet != nil {
 		all = append(all, stage{name: config.RoleComet, run: n.comet.Run, ready: n.comet.Ready})
 	}
@@ -248,10 +254,23 @@ func (n *Node) ready() error {
 	return nil
 }
 
+// serveAdmin serves the admin listener until ctx is done. Nobody waits for its requests.
+func (n *Node) serveAdmin(ctx context.Context) error {
+	server := httpapi.NewServer(admin{n}.localMux(), n.log)
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	// Its only callers are programs of this machine, but a fault of one must not use up the descriptors.
+	if err := server.Serve(netutil.LimitListener(n.adminListener, maxAdminConns)); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the admin pages: %w", err)
+	}
+	return nil
+}
+
+// maxAdminConns bounds the connections of the admin listener.
+const maxAdminConns = 64
+
 // serveHTTP serves the API until ctx is done. Then it waits for the requests in progress.
 func (n *Node) serveHTTP(ctx context.Context) error {
-	idle := newIdleConns()
-	n.server.ConnState = idle.track
 	done := make(chan error, 1)
 	go func() { done <- n.server.Serve(n.listener) }()
 	select {
@@ -259,7 +278,7 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 		return fmt.Errorf("serve the HTTP API: %w", err)
 	case <-ctx.Done():
 	}
-	idle.close()
+	n.httpConns.end()
 	n.core.Load().endStreams()
 	grace, cancel := context.WithTimeout(context.Background(), n.cfg.Shutdown.Timeout/4)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/roles/logic/auth"
 	"imgo/transport"
 	"imgo/transport/tcp"
 	"imgo/transport/ws"
@@ -30,7 +31,7 @@ func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
 	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
 	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
-		return ws.Listen(ws.Config{ListenConfig: l, Origins: c.WSOrigins})
+		return ws.Listen(ws.Config{ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone})
 	}
 	return []clientTransport{
 		{scheme: tcp.Scheme, listen: c.TCP, tls: c.TCPTLS, tlsPrefix: "tls://", advertise: advertise.TCPAddress, bind: bindTCP},

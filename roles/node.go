@@ -74,6 +74,10 @@ type Node struct {
 	cluster  *cluster     // nil: this process is the only node
 	listener net.Listener
 	server   *http.Server
+	// httpConns bounds the connections of listener.
+	httpConns *httpConns
+	// adminListener has the pages for operators of this machine. nil: off.
+	adminListener net.Listener
 
 	killed  chan struct{} // closed by Kill
 	serving atomic.Bool   // all stages have started and none stops yet
@@ -130,6 +134,11 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, listenHint(err, "--http"))
 	}
+	if cfg.HTTP.Admin != "" {
+		if n.adminListener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Admin); err != nil {
+			return nil, fmt.Errorf("listen for the admin pages on %s: %w%s", cfg.HTTP.Admin, err, listenHint(err, "--http-admin"))
+		}
+	}
 	s, err := n.open(ctx)
 	if err != nil {
 		return nil, err
@@ -159,6 +168,9 @@ func (n *Node) close() {
 	}
 	if n.listener != nil {
 		_ = n.listener.Close()
+	}
+	if n.adminListener != nil {
+		_ = n.adminListener.Close()
 	}
 }
 
@@ -294,7 +306,13 @@ func (n *Node) wireHTTP() error {
 	if n.cfg.Runs(config.RoleLogic) {
 		page = console.Handler(console.Options{WebSocket: clientSide{n}.addresses()[ws.Scheme], Version: n.opts.Version})
 	}
-	n.server = httpapi.NewServer(admin{n}.mux(apiHandler, page), n.log)
+	gate, err := httpapi.NewGate(n.cfg.HTTP.Keys)
+	if err != nil {
+		return err
+	}
+	n.server = httpapi.NewServer(admin{n}.mux(apiHandler, page, gate), n.log)
+	n.httpConns = newHTTPConns(n.cfg.HTTP.MaxConnections, n.metrics)
+	n.server.ConnState = n.httpConns.track
 	if n.cfg.HTTP.TLSCert != "" {
 		cert, err := transport.ReloadingTLS(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey, n.log)
 		if err != nil {
@@ -316,6 +334,14 @@ func (n *Node) Kept() (partitions int32, generation uint16) {
 
 // HTTPAddr returns the address of the API, the console and the admin endpoints.
 func (n *Node) HTTPAddr() net.Addr { return n.listener.Addr() }
+
+// AdminAddr returns the address of the admin listener, or nil if there is none.
+func (n *Node) AdminAddr() net.Addr {
+	if n.adminListener == nil {
+		return nil
+	}
+	return n.adminListener.Addr()
+}
 
 // roles returns the roles of this process in display order.
 func (n *Node) roles() []string {

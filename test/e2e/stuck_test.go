@@ -43,7 +43,7 @@ func TestStopDespiteStuckClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	for addr, half := range map[string]string{
-		n.HTTPAddr().String():        "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user",
+		n.HTTPAddr().String():        "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"user",
 		n.ClientAddr("ws").String():  "GET /sub HTTP/1.1\r\nHos",
 		n.ClientAddr("tcp").String(): "\x00\x00\x00",
 	} {

@@ -38,7 +38,7 @@ func (l *Listener) checkRequest(r *http.Request) (acceptKey, *refusal) {
 			text: "WebSocket starts with GET", header: [2]string{"Allow", http.MethodGet},
 		}
 	}
-	if err := l.origins.check(r.Header.Get("Origin")); err != nil {
+	if err := l.checkOrigin(r); err != nil {
 		return none, &refusal{reason: refusedOrigin, status: http.StatusForbidden, text: err.Error()}
 	}
 	broken := refusal{reason: refusedUpgrade, status: http.StatusBadRequest}

@@ -58,12 +58,17 @@ type Config struct {
 	// is part of the host. A request without an Origin does not come from a
 	// browser and is let in.
 	Origins []string
+	// Local refuses what does not come straight from this machine: requests that a
+	// proxy forwards, and those of pages whose origin is neither loopback nor one of
+	// Origins. It is for clients that are believed who they are.
+	Local bool
 }
 
 // Listener accepts connections on one port.
 type Listener struct {
 	acceptor *socket.Acceptor
 	origins  origins
+	local    bool
 	path     string
 	maxBody  int
 	heads    headReaders
@@ -86,7 +91,7 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, path: cfg.Path, maxBody: a.Config().MaxBody}
+	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, path: cfg.Path, maxBody: a.Config().MaxBody}
 	if l.path == "" {
 		l.path = DefaultPath
 	}

@@ -2,9 +2,12 @@ package ws
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"path"
 	"strings"
+
+	"imgo/internal/loopback"
 )
 
 // origins is the list of allowed origins, in lower case. An empty list allows
@@ -20,6 +23,23 @@ func parseOrigins(patterns []string) (origins, error) {
 		}
 	}
 	return list, nil
+}
+
+// checkOrigin returns an error if a request may not connect because of where it comes
+// from.
+func (l *Listener) checkOrigin(r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	if !l.local {
+		return l.origins.check(origin)
+	}
+	err := loopback.Check(r, func(host string) bool { return len(l.origins) > 0 && l.origins.check("http://"+host) == nil })
+	if err != nil {
+		return fmt.Errorf("without authentication only clients of this machine may connect: %w", err)
+	}
+	if origin == "" || loopback.Origin(origin) || len(l.origins) > 0 && l.origins.check(origin) == nil {
+		return nil
+	}
+	return fmt.Errorf("origin %.100q is not allowed: without authentication it has to be of this machine, or one of comet.ws_origins", origin)
 }
 
 // check returns an error if a request with this Origin header may not connect.

@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"time"
 
-	"imgo/internal/settings"
+	"imgo/internal/loopback"
 )
 
 // The values of Config.Mode.
@@ -75,7 +75,7 @@ func (c *Config) Check(refuse func(key, wrong, mend string)) {
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		refuse("jwks_url", fmt.Sprintf("is %q, which is no web address", c.JWKSURL), "write https://…")
-	case u.Scheme == "http" && !settings.IsLoopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		// On the way to another host somebody could put in other keys.
 		refuse("jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")
 	}

@@ -17,6 +17,9 @@ import (
 // Scope is a right that an API key may have. Each route needs one.
 type Scope = httpcall.Scope
 
+// ScopeAdmin is the scope for changes of the cluster and for profiles.
+const ScopeAdmin = httpcall.ScopeAdmin
+
 // Scopes returns every scope that a key may have.
 func Scopes() []Scope {
 	return []Scope{httpcall.ScopePush, httpcall.ScopeRead, httpcall.ScopeUsers, httpcall.ScopeTokens, httpcall.ScopeRooms, httpcall.ScopeAdmin}

@@ -187,7 +187,7 @@ func (a *API) enter(c *call, now time.Time) error {
 	if err := c.admit(now); err != nil {
 		return err
 	}
-	return checkOrigin(a.keys, a.origins, c.R)
+	return a.checkLocal(c.R)
 }
 
 // permit checks that the caller has a scope.

@@ -71,7 +71,7 @@ func pushOf(message string) string {
 
 // rawPush returns an HTTP/1.1 request for a push, as callers write it.
 func rawPush(body string, fields ...string) string {
-	head := "POST /v1/push HTTP/1.1\r\nHost: push.example:8080\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n"
+	head := "POST /v1/push HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n"
 	for _, f := range fields {
 		head += f + "\r\n"
 	}
@@ -127,14 +127,14 @@ func TestRawRequests(t *testing.T) {
 		{"line ends after a body", rawPush(a) + "\r\n" + rawPush(b) + "\r\n\r\n" + rawPush(a),
 			[]string{"202", "202", "202"}, pushes("a", "b", "a")},
 		{"header changes", rawPush(a, "X-Api-Key: k") + rawPush(b, "X-Api-Key: other"), []string{"202", "202"}, pushes("a", "b")},
-		{"lower case", "POST /v1/push HTTP/1.1\r\nhost: a\r\ncontent-length: " + strconv.Itoa(len(a)) + "\r\n\r\n" + a,
+		{"lower case", "POST /v1/push HTTP/1.1\r\nhost: localhost\r\ncontent-length: " + strconv.Itoa(len(a)) + "\r\n\r\n" + a,
 			[]string{"202"}, pushes("a")},
-		{"then another path", rawPush(a) + "GET /else HTTP/1.1\r\nHost: a\r\n\r\n" + rawPush(b), []string{"202", "404", "202"}, pushes("a", "b")},
+		{"then another path", rawPush(a) + "GET /else HTTP/1.1\r\nHost: localhost\r\n\r\n" + rawPush(b), []string{"202", "404", "202"}, pushes("a", "b")},
 		{"then closed", rawPush(a) + rawPush(b, "Connection: close") + rawPush(a), []string{"202", "202", "end"}, pushes("a", "b")},
 		{"a refused push between", rawPush(a) + rawPush("{}") + rawPush(b), []string{"202", "400", "202"}, pushes("a", "b")},
 		{"large", rawPush(pushOf(strings.Repeat("x", 60_000))), []string{"202"}, pushes(strings.Repeat("x", 60_000))},
-		{"HTTP/1.0", strings.Replace(rawPush(a), "HTTP/1.1", "HTTP/1.0", 1), []string{"202", "end"}, pushes("a")},
-		{"chunked", "POST /v1/push HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" +
+		{"HTTP/1.0", strings.Replace(rawPush(a), "HTTP/1.1", "HTTP/1.0", 1), []string{"403", "end"}, nil},
+		{"chunked", "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" +
 			strconv.FormatInt(int64(len(a)), 16) + "\r\n" + a + "\r\n0\r\n\r\n", []string{"202"}, pushes("a")},
 		{"query", strings.Replace(rawPush(a), "push ", "push?a=b ", 1), []string{"202"}, pushes("a")},
 		{"another method", strings.Replace(rawPush(a), "POST", "PUT", 1), []string{"405"}, nil},
@@ -144,9 +144,9 @@ func TestRawRequests(t *testing.T) {
 		{"two hosts", rawPush(a, "Host: other"), []string{"400", "end"}, nil},
 		{"no host", "POST /v1/push HTTP/1.1\r\nContent-Length: 1\r\n\r\na", []string{"400", "end"}, nil},
 		{"host with a space", "POST /v1/push HTTP/1.1\r\nHost: a b\r\nContent-Length: 1\r\n\r\na", []string{"400", "end"}, nil},
-		{"no length", "POST /v1/push HTTP/1.1\r\nHost: a\r\n\r\n", []string{"400"}, nil},
-		{"signed length", "POST /v1/push HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na", []string{"400", "end"}, nil},
-		{"empty length", "POST /v1/push HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\na", []string{"400", "end"}, nil},
+		{"no length", "POST /v1/push HTTP/1.1\r\nHost: localhost\r\n\r\n", []string{"400"}, nil},
+		{"signed length", "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\na", []string{"400", "end"}, nil},
+		{"empty length", "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length:\r\n\r\na", []string{"400", "end"}, nil},
 		{"no method", strings.Replace(rawPush(a), "POST ", "", 1), []string{"400", "end"}, nil},
 		{"space before a colon", rawPush(a, "X-Blank : b"), []string{"400", "end"}, nil},
 		{"no colon", rawPush(a, "nonsense"), []string{"400", "end"}, nil},

@@ -314,6 +314,7 @@ func (h *harness) doUnchecked(method, target, body string, headers ...string) an
 		reader = strings.NewReader(body)
 	}
 	r := httptest.NewRequest(method, target, reader)
+	r.Host = "127.0.0.1:7172"
 	for _, header := range headers {
 		name, value, _ := strings.Cut(header, ": ")
 		r.Header.Add(name, value)

@@ -43,7 +43,7 @@ func FuzzPushBody(f *testing.F) {
 		service.pushes, service.calls = nil, nil
 		service.mu.Unlock()
 		w := httptest.NewRecorder()
-		a.Handler().ServeHTTP(w, httptest.NewRequest("POST", "/v1/push", strings.NewReader(string(body))))
+		a.Handler().ServeHTTP(w, httptest.NewRequest("POST", "http://127.0.0.1/v1/push", strings.NewReader(string(body))))
 		if !json.Valid(w.Body.Bytes()) || !utf8.Valid(w.Body.Bytes()) {
 			t.Fatalf("the answer is not JSON: %q", w.Body)
 		}

@@ -103,11 +103,11 @@ func TestGoimGolden(t *testing.T) {
 		{"GET", "/goim/online/room", 400, plain, required("Type", "Rooms"), nil},
 		{"GET", "/goim/online/total", 200, ginJSON, `{"code":0,"message":"","data":{"conn_count":42,"ip_count":42}}`, nil},
 
-		{"GET", "/goim/nodes/weighted", 200, ginJSON, `{"code":0,"message":"","data":{"domain":"example.com","tcp_port":8081,"ws_port":8091,` +
+		{"GET", "/goim/nodes/weighted", 200, ginJSON, `{"code":0,"message":"","data":{"domain":"127.0.0.1","tcp_port":8081,"ws_port":8091,` +
 			`"heartbeat":240,"nodes":["10.0.0.1","10.0.0.2"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},` +
 			`"heartbeat_max":2}}`, nil},
 		{"GET", "/goim/nodes/weighted?platform=web", 200, ginJSON,
-			`{"code":0,"message":"","data":{"domain":"example.com","tcp_port":8081,"ws_port":8091,` +
+			`{"code":0,"message":"","data":{"domain":"127.0.0.1","tcp_port":8081,"ws_port":8091,` +
 				`"heartbeat":240,"nodes":["10.0.0.1","ws2.example"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,` +
 				`"jitter":0.3},"heartbeat_max":2}}`, nil},
 		{"GET", "/goim/nodes/instances", 200, ginJSON, `{"code":0,"message":"","data":[` +

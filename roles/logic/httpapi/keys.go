@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"imgo/envelope"
+	"imgo/internal/loopback"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
@@ -143,6 +145,43 @@ func (k *keyring) identify(h http.Header) (*caller, error) {
 	return found, nil
 }
 
+// Gate lets only callers with an API key through to pages that are not part of the API.
+type Gate struct{ keys *keyring }
+
+// NewGate returns a Gate for the keys of the API.
+func NewGate(keys []Key) (*Gate, error) {
+	ring, err := newKeyring(keys)
+	if err != nil {
+		return nil, fmt.Errorf("check the API keys: %w", err)
+	}
+	return &Gate{ring}, nil
+}
+
+// Require returns a handler that calls h for callers whose key has the scope. Without
+// keys nobody gets in, and message says what else there is.
+func (g *Gate) Require(scope Scope, message string, h http.Handler) http.Handler {
+	form := v1Form()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := g.keys.identify(r.Header)
+		switch {
+		case err != nil:
+		case caller == nil:
+			err = envelope.Errorf(httpcall.CodeForbidden, "%s", message)
+		default:
+			if err = caller.checkScope(scope); err == nil {
+				err = caller.admit(time.Now())
+			}
+		}
+		if err == nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+		shared := httpcall.Shared{Report: func(_ *httpcall.Call, err error) httpcall.Problem { return httpcall.Explain(err) }}
+		c := httpcall.New(&shared, w, r)
+		form.Problem(c, c.Report(err))
+	})
+}
+
 // admit takes one request from the caller's allowance.
 func (c *caller) admit(now time.Time) error {
 	if c == nil || c.limiter == nil {
@@ -171,18 +210,32 @@ func (c *caller) scope(key string) string {
 	return c.name + "/" + key
 }
 
-// checkOrigin refuses requests that a browser sends for a page of another site.
-// It does so only if there are no API keys: without a secret to know, any page
-// that a developer has open could push to 127.0.0.1.
-func checkOrigin(keys *keyring, origins *http.CrossOriginProtection, r *http.Request) error {
-	if !keys.open() {
+// checkLocal refuses what a browser sends for a page of another site, and what does not
+// come straight from a program of this machine. It does so only if there are no API
+// keys: without a secret to know, any page that a developer has open could push to
+// 127.0.0.1, and behind a proxy everybody could.
+func (a *API) checkLocal(r *http.Request) error {
+	if !a.keys.open() {
 		return nil
 	}
-	if err := origins.Check(r); err != nil {
+	if err := a.origins.Check(r); err != nil {
 		return &envelope.Error{Code: httpcall.CodeForbidden, Field: "Origin",
 			Message: "is another site's: its pages may not call an API that has no key"}
 	}
+	var no *loopback.Refusal
+	if errors.As(loopback.Check(r, a.trustsHost), &no) {
+		return &envelope.Error{Code: httpcall.CodeForbidden, Field: no.Header,
+			Message: no.Message + "; an API without keys answers programs of its own machine only: set http.api_keys"}
+	}
 	return nil
+}
+
+// trustsHost reports whether a host is that of a trusted origin.
+func (a *API) trustsHost(host string) bool {
+	return slices.ContainsFunc(a.cfg.TrustedOrigins, func(origin string) bool {
+		_, trusted, _ := strings.Cut(origin, "://")
+		return strings.EqualFold(trusted, host)
+	})
 }
 
 // UnmarshalText reads "name:key", "name:key:rate", "name:key:rate:scope+scope" or a

@@ -132,10 +132,10 @@ func TestNoKeys(t *testing.T) {
 	}{
 		{"a program", nil, 202},
 		{"a program that sends a key", []string{"X-API-Key: any"}, 202},
-		{"its own page", []string{"Sec-Fetch-Site: same-origin", "Origin: http://example.com"}, 202},
+		{"its own page", []string{"Sec-Fetch-Site: same-origin", "Origin: http://127.0.0.1:7172"}, 202},
 		{"another site's page", []string{"Sec-Fetch-Site: cross-site", "Origin: https://evil.example"}, 403},
 		{"another site's page in an old browser", []string{"Origin: https://evil.example"}, 403},
-		{"another port's page", []string{"Sec-Fetch-Site: same-site", "Origin: http://example.com:8090"}, 403},
+		{"another port's page", []string{"Sec-Fetch-Site: same-site", "Origin: http://127.0.0.1:8090"}, 403},
 		{"a trusted page", []string{"Sec-Fetch-Site: cross-site", "Origin: https://console.example"}, 202},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

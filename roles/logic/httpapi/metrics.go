@@ -76,5 +76,5 @@ var labelledFields = [...]string{
 	"user", "users", "keys", "room", "all", "body", "body_text", "body_base64", "op", "kept", "ttl",
 	"idempotency_key", "Idempotency-Key", "pushes", "ids", "device", "session", "reason", "code", "prefix", "limit",
 	"after", "token", "single", "close", "uid", "mid", "cb", "rid", "server", "expire", "u", "m", "operation", "mids",
-	"type", "rooms", "speed", "platform", "Authorization", "Origin",
+	"type", "rooms", "speed", "platform", "Authorization", "Origin", "Host",
 }

@@ -41,7 +41,7 @@ type pathItem struct {
 
 type operation struct {
 	OperationID string
-	Scope       string `json:"x-scope"`
+	Scope       string      `json:"x-scope"`
 	Parameters  []described // including those of the path item
 	Security    []map[string][]string
 	RequestBody struct {

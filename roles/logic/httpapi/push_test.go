@@ -331,7 +331,7 @@ func BenchmarkPush(b *testing.B) {
 	w := &discard{header: http.Header{}}
 	b.ReportAllocs()
 	for b.Loop() {
-		r := httptest.NewRequest("POST", "/v1/push", strings.NewReader(body))
+		r := httptest.NewRequest("POST", "http://127.0.0.1/v1/push", strings.NewReader(body))
 		r.Header.Set("X-Api-Key", "secret")
 		a.Handler().ServeHTTP(w, r)
 	}

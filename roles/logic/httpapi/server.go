@@ -19,7 +19,7 @@ const readTimeout = 75 * time.Second
 // API.Handler, or leads to it.
 func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
 	return &http.Server{
-		Handler:           h,
+		Handler:           nosniff(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       readTimeout,
 		// Reading and the handler's own bound (Config.Timeout), and some
@@ -30,6 +30,14 @@ func NewServer(h http.Handler, log zerolog.Logger) *http.Server {
 		MaxHeaderBytes: http.DefaultMaxHeaderBytes,
 		ErrorLog:       stdlog.New(debugWriter{log}, "", 0),
 	}
+}
+
+// nosniff forbids browsers to take an answer for another content type than it says.
+func nosniff(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		h.ServeHTTP(w, r)
+	})
 }
 
 // debugWriter logs what net/http reports of single connections, such as bad

@@ -115,7 +115,7 @@ func TestBodyCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, _ = io.WriteString(conn, "POST /v1/push HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{\"user\":\"a\",\"body\":1}")
+	_, _ = io.WriteString(conn, "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"user\":\"a\",\"body\":1}")
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestCallerGoesAway(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, service)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r, err := http.NewRequestWithContext(ctx, "POST", "/v1/push", strings.NewReader(`{"user":"a","body":1}`))
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1/v1/push", strings.NewReader(`{"user":"a","body":1}`))
 	if err != nil {
 		t.Fatal(err)
 	}

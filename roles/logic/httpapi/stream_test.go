@@ -472,7 +472,7 @@ func TestStreamCutShort(t *testing.T) {
 	h := newHarness(t, httpapi.Config{}, nil)
 	_, address := startServer(t, h.handler, nil)
 	conn := dial(t, address)
-	_, _ = io.WriteString(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"+
+	_, _ = io.WriteString(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"+
 		`{"user":"a","body":1}`+"\n"+`{"user":"b","body":1}`)
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
@@ -494,7 +494,7 @@ func TestStreamClosesItsConnection(t *testing.T) {
 	_, address := startServer(t, h.handler, nil)
 	hidden := rawPush(pushOf("hidden"))
 	body := strings.Repeat("x", 200) + "\n" + hidden
-	sent := fmt.Sprintf("POST /v1/push/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body)+1000, body)
+	sent := fmt.Sprintf("POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body)+1000, body)
 	if got := exchange(t, address, sent, len(sent), 2); !slices.Equal(got, []string{"200", "end"}) {
 		t.Errorf("answered %q", got)
 	}
@@ -509,7 +509,7 @@ func TestStreamExpectsContinue(t *testing.T) {
 	_, address := startServer(t, h.handler, nil)
 	conn := dial(t, address)
 	r := bufio.NewReader(conn)
-	_, _ = io.WriteString(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+	_, _ = io.WriteString(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
 	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("answered %q, %v", line, err)
 	}
@@ -642,7 +642,7 @@ func TestStreamIdle(t *testing.T) {
 			DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil },
 		}}
 		defer client.CloseIdleConnections()
-		s := openStream(t, client, "http://imgo")
+		s := openStream(t, client, "http://localhost")
 		for range 5 {
 			time.Sleep(119 * time.Second)
 			s.send(`{"user":"a","body":1}`)
@@ -671,7 +671,7 @@ func TestStreamUnreadResults(t *testing.T) {
 		conn := dial()
 		begun := time.Now()
 		line := `{"user":"alice","body_text":"` + strings.Repeat("x", 1000) + `"}` + "\n"
-		fmt.Fprintf(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 1_000_000*len(line))
+		fmt.Fprintf(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", 1_000_000*len(line))
 		header := make([]byte, 10)
 		_, _ = conn.Read(header) // The header is flushed only once all of it is read.
 		go func() { _, _ = io.CopyN(io.Discard, conn, 100) }()
