@@ -21,7 +21,7 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go setup-kafka run build install check test lint fuzz bench scale microbench soak kafka cluster chaos proto clean
+.PHONY: help setup setup-go setup-kafka run build install check test lint fuzz bench scale microbench soak powercut kafka cluster chaos proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ microbench: setup-go ## Run the benchmarks of single packages; BENCH=name for so
 
 soak: setup-go ## Kill -9 a real server 20 times under load, with epoll and with goroutines, under 6 minutes; SOAK_KILLS=200 for more
 	SOAK=1 go test -count 1 -timeout 3h -v -run '^TestSoak$$' $(RACE) ./bench/soak
+
+powercut: setup-go ## Cut the power at 1,000 recorded points of the store's life, under 6 minutes; POINTS=10000 for more
+	POWERCUT_POINTS=$(or $(POINTS),1000) go test -count 1 -timeout 3h -v ./test/powercut
 
 setup-kafka:
 	@scripts/setup kafka

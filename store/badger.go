@@ -42,6 +42,10 @@ func (db *DB) badgerOptions() badger.Options {
 	o.ValueLogFileSize = 16 << 20
 	o.ChecksumVerificationMode = options.OnTableRead
 	o.VerifyValueChecksum = true
+	if small := db.opt.Faults.MemTableBytes; small > 0 {
+		o.MemTableSize, o.BaseTableSize = small, small
+		o.ValueThreshold, o.ValueLogFileSize = small/10, 1<<20
+	}
 
 	// lockDir holds the same lock that Badger would take, since before the check of the
 	// files.

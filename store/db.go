@@ -119,7 +119,7 @@ func Open(opt Options) (*DB, error) {
 		db.dir = "(memory)"
 	}
 	if err := db.open(); err != nil {
-		db.syncer.Close()
+		_ = db.syncer.Close(false)
 		db.registry.unregister()
 		_ = db.lock.release()
 		return nil, err
@@ -194,7 +194,9 @@ func (db *DB) prepareDir() error {
 func (db *DB) Dir() string { return db.dir }
 
 // Run watches the disk and collects garbage until ctx is done or the DB is closed. It
-// always returns nil: failures are logged and tried again.
+// returns an error if files of the directory were deleted or replaced by somebody else.
+// Nothing is written any more then. Close still writes what is in memory to a table, so
+// the DB should be closed soon.
 func (db *DB) Run(ctx context.Context) error {
 	db.mu.RLock()
 	if db.closed {
@@ -219,6 +221,9 @@ func (db *DB) Run(ctx context.Context) error {
 		case <-poll.C:
 			db.disk.poll()
 			wasOK = db.logDisk(wasOK)
+			if err := db.checkFiles(); err != nil {
+				return err
+			}
 		case <-gc.C:
 			db.collectGarbage(ctx)
 		}
@@ -275,10 +280,9 @@ func (db *DB) Close() error {
 	close(db.stop)
 	db.running.Wait()
 	db.registry.unregister()
-	db.syncer.Close()
-	var err error
-	if cerr := db.bdg.Close(); cerr != nil {
-		err = fmt.Errorf("close data directory %s: %w", db.dir, cerr)
+	err := db.bdg.Close()
+	if err = errors.Join(err, db.syncer.Close(err == nil)); err != nil {
+		err = fmt.Errorf("close data directory %s: %w", db.dir, err)
 	}
 	return errors.Join(err, db.lock.release())
 }

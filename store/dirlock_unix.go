@@ -49,6 +49,19 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{dir: f}, nil
 }
 
+// sameDir reports whether the locked directory still has its path.
+func (l *dirLock) sameDir() bool {
+	if l == nil || l.dir == nil {
+		return true
+	}
+	locked, err := l.dir.Stat()
+	if err != nil {
+		return true
+	}
+	now, err := os.Stat(l.dir.Name())
+	return err == nil && os.SameFile(locked, now) || err != nil && !errors.Is(err, os.ErrNotExist)
+}
+
 // held reports whether Badger need not lock the directory.
 func (l *dirLock) held() bool { return l != nil }
 

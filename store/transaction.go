@@ -13,10 +13,10 @@ import (
 )
 
 // errBroken is in the chain of an error after which nothing more is written: a commit
-// failed on its way to the disk. What is in the files is not known then: a sync that
-// failed once may succeed the next time with the data gone. So nothing may be
-// acknowledged until the directory was opened again.
-var errBroken = errors.New("the disk failed to make a write durable; restart imgo")
+// failed on its way to the disk, or files were deleted. What is in the files is not known
+// then: a sync that failed once may succeed the next time with the data gone. So nothing
+// may be acknowledged until the directory was opened again.
+var errBroken = errors.New("nothing more is written until imgo was restarted")
 
 func errDBClosed() error {
 	return envelope.Errorf(envelope.CodeClosed, "the data directory was closed")

@@ -4,7 +4,8 @@
 //
 // Check finds damage that Badger would repair by deleting data, and damage that
 // would make Badger panic on a goroutine of its own. Syncer makes committed
-// transactions durable with one flush of the disk instead of two.
+// transactions durable with one flush of the disk instead of two, and notes how much is
+// durable, so that Check can tell damage from what a power cut leaves.
 //
 // The package does not open the database, does not repair anything, and knows
 // nothing of the keys and values in it. None of these formats is part of Badger's

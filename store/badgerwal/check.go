@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -20,18 +21,25 @@ const (
 	manifestFrame  = 8 // bytes: length and CRC32C of the change
 )
 
-// Check looks for damage in the files of the database in dir. It reports three
+// Check looks for damage in the files of the database in dir. It reports four
 // kinds that Badger would repair by deleting data, or would die of:
 //
 //   - a missing or cut MANIFEST: Badger deletes the tables that it does not name;
 //   - a broken table: Badger panics on a goroutine of its own;
-//   - a write-ahead log that is broken before its end: Badger cuts it off there.
+//   - a write-ahead log that has less than was synced: Badger cuts it off there;
+//   - a write-ahead log that is missing, and that no table has.
+//
+// What was not synced need not be there. A power cut may leave any part of it. Badger
+// cuts off what it cannot read, and Check logs that.
 //
 // An empty directory is not an error, unless complete says that there was a
 // database in it. Check must run under the directory's lock and before Badger
-// opens the database. It changes nothing, except that it deletes log files of
-// no bytes: a crash leaves them behind, and Badger cannot open them. The error
+// opens the database. If it returns an error, it has changed nothing. The error
 // begins with the name of the file.
+//
+// Otherwise Check deletes logs of no bytes, which Badger cannot open, and logs behind
+// a place where an earlier log was torn: Badger would apply the later changes without
+// the earlier ones.
 func Check(dir string, complete bool, log zerolog.Logger) error {
 	logs, tables, err := list(dir)
 	if err != nil {
@@ -50,11 +58,14 @@ func Check(dir string, complete bool, log zerolog.Logger) error {
 	if err = errors.Join(err, manifest.Close()); err != nil {
 		return inFile(badger.ManifestFilename, err)
 	}
+	var newest uint64 // version in a table
 	for id, t := range listed.Tables {
 		path := table.NewFilename(id, dir)
-		if err := checkTable(path, t); err != nil {
+		version, err := checkTable(path, t)
+		if err != nil {
 			return inFile(filepath.Base(path), err)
 		}
+		newest = max(newest, version)
 	}
 	keys, err := badger.OpenKeyRegistry(badger.KeyRegistryOptions{Dir: dir, ReadOnly: true})
 	if err == nil {
@@ -63,12 +74,79 @@ func Check(dir string, complete bool, log zerolog.Logger) error {
 	if err != nil {
 		return inFile(badger.KeyRegistryFileName, fmt.Errorf("%w: %w", ErrCorrupt, err))
 	}
-	for _, name := range logs {
-		if err := checkLog(filepath.Join(dir, name), log); err != nil {
+	_, synced, err := readPositions(dir)
+	if errors.Is(err, os.ErrNotExist) && !complete {
+		err = nil
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: the file is missing, so it is not known how much was written", ErrCorrupt)
+	}
+	if err != nil {
+		return inFile(SyncedFile, err)
+	}
+	useless, err := checkLogs(dir, logs, synced, newest, log)
+	if err != nil {
+		return err
+	}
+	for _, name := range useless {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			return inFile(name, err)
 		}
 	}
 	return nil
+}
+
+// checkLogs compares the logs, in the order of their names, with what was synced. newest
+// is the newest version in a table. It returns the names of the logs that must be deleted
+// before Badger opens the database.
+func checkLogs(dir string, names []string, synced []position, newest uint64, log zerolog.Logger) (useless []string, err error) {
+	found := map[string]extent{}
+	var last uint64 // version in the logs so far
+	torn := false   // whether changes are missing after it
+	for _, name := range names {
+		x, err := readLog(filepath.Join(dir, name))
+		if err != nil {
+			return nil, inFile(name, err)
+		}
+		isWAL := filepath.Ext(name) == ".mem"
+		required := isWAL && slices.ContainsFunc(synced, func(p position) bool { return p.name() == name && p.id == x.id })
+		// Versions are contiguous. Everything before a log that was synced was synced.
+		torn = torn || isWAL && last != 0 && x.first != 0 && x.first != last+1
+		switch {
+		case x.end == 0:
+			log.Warn().Str("file", name).Msg("deleting an empty file that a crash left behind")
+			useless = append(useless, name)
+			continue
+		case isWAL && torn && !required:
+			log.Warn().Str("file", name).Int("bytes", x.end).
+				Msg("deleting changes that were not synced, because earlier ones were lost with the power; nothing that was answered is in them")
+			useless = append(useless, name)
+			continue
+		case x.torn > 0:
+			log.Warn().Str("file", name).Int("whole", x.end).Int("cut", x.torn).
+				Msg("cutting off an unfinished write behind the last sync; nothing that was answered is in it")
+		}
+		found[name] = x
+		if isWAL {
+			// Badger begins a log when the one before it is full: an empty one has lost what it had.
+			last, torn = x.last, x.last == 0
+		}
+	}
+	for _, p := range synced {
+		x, ok := found[p.name()]
+		switch {
+		case ok && x.id == p.id && x.end >= int(p.end):
+		case ok && x.id == p.id:
+			return nil, inFile(p.name(), fmt.Errorf("%w: it can be read up to byte %d, and was written up to byte %d at least: %d bytes are lost",
+				ErrCorrupt, x.end, p.end, int(p.end)-x.end))
+		case p.live <= newest: // it was written to a table
+		case ok:
+			return nil, inFile(p.name(), fmt.Errorf("%w: its header was overwritten, and %d bytes that were written to it are lost", ErrCorrupt, p.end))
+		default:
+			return nil, inFile(p.name(), fmt.Errorf("%w: the file is missing or empty, and %d bytes that were written to it are lost", ErrCorrupt, p.end))
+		}
+	}
+	return useless, nil
 }
 
 func inFile(name string, err error) error { return fmt.Errorf("%s: %w", name, err) }
@@ -123,16 +201,16 @@ func checkManifest(f *os.File) (m badger.Manifest, err error) {
 	return m, nil
 }
 
-// checkTable verifies every block of a table. Badger does so too, but on a
-// goroutine where some kinds of damage panic.
-func checkTable(path string, m badger.TableManifest) (err error) {
+// checkTable verifies every block of a table and returns its newest version. Badger
+// verifies tables too, but on a goroutine where some kinds of damage panic.
+func checkTable(path string, m badger.TableManifest) (newest uint64, err error) {
 	defer Recover(&err)
 	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: the file is missing", ErrCorrupt)
+		return 0, fmt.Errorf("%w: the file is missing", ErrCorrupt)
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	t, err := table.OpenTable(f, table.Options{
 		BlockSize:   4 << 10,
@@ -140,10 +218,11 @@ func checkTable(path string, m badger.TableManifest) (err error) {
 		ChkMode:     options.NoVerification,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return 0, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if err := t.VerifyChecksum(); err != nil {
-		return fmt.Errorf("%w: %w", ErrCorrupt, errors.Join(err, t.Close(-1)))
+		return 0, fmt.Errorf("%w: %w", ErrCorrupt, errors.Join(err, t.Close(-1)))
 	}
-	return t.Close(-1)
+	newest = t.MaxVersion()
+	return newest, t.Close(-1)
 }

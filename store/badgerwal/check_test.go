@@ -20,8 +20,16 @@ func killedDir(t *testing.T) string {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	syncer, err := NewSyncer(work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syncer.Close(false) })
 	db = openBadger(t, work)
 	commit(t, db, 2, []byte("in the write-ahead log"))
+	if err := syncer.Sync(); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range files(t, work) {
 		b, err := os.ReadFile(filepath.Join(work, name))
 		if err != nil {
@@ -78,6 +86,9 @@ func TestCheck(t *testing.T) {
 		"a broken key registry":    {first("KEYREGISTRY"), flip(20)},
 		"a broken log":             {first("*.mem"), flip(30)},
 		"a log without its header": {first("*.mem"), func(path string) error { return os.Truncate(path, 7) }},
+		"another log":              {first("*.mem"), flip(10)},
+		"no log":                   {first("*.mem"), os.Remove},
+		"no positions":             {first(SyncedFile), os.Remove},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := killedDir(t)

@@ -4,13 +4,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/dgraph-io/ristretto/v2/z"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,14 +30,26 @@ import (
 // synced. inotify says which log is the newest: the kernel queues the event of a
 // file's creation before anything can be written to the file.
 //
+// A Syncer also writes the positions up to which the logs are durable into SyncedFile,
+// and notices when the newest log was deleted by somebody else.
+//
 // A Syncer is safe for concurrent use.
 type Syncer struct {
 	dir string
 
-	mu     sync.Mutex
-	events *os.File // inotify
-	file   *os.File // the newest log; nil: none is known
-	buf    [4096]byte
+	mu        sync.Mutex
+	events    *os.File // inotify
+	newest    *openLog // nil: none is known
+	positions *positions
+	buf       [4096]byte
+}
+
+// openLog is a log that Badger may still write to.
+type openLog struct {
+	file *os.File
+	extent
+	number uint32
+	buf    []byte
 }
 
 // NewSyncer must be called before Badger opens the directory. It syncs the logs
@@ -44,52 +59,110 @@ type Syncer struct {
 func NewSyncer(dir string) (*Syncer, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, nil
+		return nil, ForgetPositions(dir)
 	}
 	s := &Syncer{dir: dir, events: os.NewFile(uintptr(fd), "inotify")}
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE); err != nil {
 		_ = s.events.Close()
-		return nil, nil
+		return nil, ForgetPositions(dir)
 	}
-	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
-	if err == nil {
-		slices.Sort(names) // their numbers have leading zeros
-		for _, name := range names {
-			if err = s.advanceLocked(filepath.Base(name)); err != nil {
-				break
-			}
-		}
-	}
-	if err == nil && s.file != nil {
-		err = fdatasync(s.file)
-	}
-	if err != nil {
-		s.Close()
+	if err := s.syncLeftovers(); err != nil {
+		_ = s.events.Close()
 		return nil, fmt.Errorf("sync the write-ahead logs in %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// syncLeftovers makes the logs that exist durable, and notes their positions.
+func (s *Syncer) syncLeftovers() error {
+	names, err := filepath.Glob(filepath.Join(s.dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(names) // their numbers have leading zeros
+	var logs []position
+	for _, path := range names {
+		log, err := openLogFile(s.dir, filepath.Base(path))
+		if err != nil {
+			return err
+		}
+		err = errors.Join(log.scan(), fdatasync(log.file), log.file.Close())
+		if err != nil {
+			return err
+		}
+		logs = append(logs, log.position())
+	}
+	if len(logs) > 0 {
+		if err := z.SyncDir(s.dir); err != nil {
+			return err
+		}
+	}
+	s.positions, err = openPositions(s.dir, logs)
+	return err
 }
 
 // Sync returns when everything that was committed before the call is durable.
 func (s *Syncer) Sync() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	created, err := s.createdLocked()
-	for _, name := range created {
-		if err == nil {
-			err = s.advanceLocked(name)
-		}
-	}
-	if err == nil && s.file == nil {
-		err = errors.New("there is none")
-	}
-	if err == nil {
-		err = fdatasync(s.file)
-	}
-	if err != nil {
+	if err := s.syncLocked(); err != nil {
 		return fmt.Errorf("sync the write-ahead log in %s: %w", s.dir, err)
 	}
 	return nil
+}
+
+func (s *Syncer) syncLocked() error {
+	if err := s.followLocked(); err != nil {
+		return err
+	}
+	if s.newest == nil {
+		return errors.New("there is none")
+	}
+	logs := s.positions.logs
+	// What the scan finds was written before the sync, so the sync makes it durable.
+	end := s.newest.end
+	if err := errors.Join(s.newest.scan(), fdatasync(s.newest.file)); err != nil {
+		return err
+	}
+	switch last := len(logs) - 1; {
+	case s.newest.end == end && last >= 0 && logs[last].number == s.newest.number:
+		return nil
+	case last >= 0 && logs[last].number == s.newest.number:
+		logs[last] = s.newest.position()
+	default:
+		logs = append(logs, s.newest.position())
+	}
+	return s.positions.set(logs)
+}
+
+// followLocked makes the newest log that was created the newest, and returns an error if
+// somebody else has deleted it: Badger deletes a log only when there is a newer one.
+func (s *Syncer) followLocked() error {
+	for deleted := false; ; deleted = true {
+		created, err := s.createdLocked()
+		if err != nil {
+			return err
+		}
+		for _, name := range created {
+			if err := s.advanceLocked(name); err != nil {
+				return err
+			}
+		}
+		if s.newest == nil {
+			return nil
+		}
+		var stat unix.Stat_t
+		if err := unix.Fstat(int(s.newest.file.Fd()), &stat); err != nil {
+			return err
+		}
+		if stat.Nlink > 0 {
+			return nil
+		}
+		if deleted {
+			return fmt.Errorf("%s was deleted while imgo was using it", position{number: s.newest.number}.name())
+		}
+		// Badger may have deleted it after it created the next one, since the events were read.
+	}
 }
 
 // createdLocked returns the names of the logs that were created since the last
@@ -123,42 +196,133 @@ func (s *Syncer) createdLocked() (names []string, err error) {
 // advanceLocked syncs the log that was the newest and makes the named one the
 // newest.
 func (s *Syncer) advanceLocked(name string) error {
-	if s.file != nil {
-		if err := fdatasync(s.file); err != nil {
+	if s.newest != nil {
+		if err := errors.Join(s.newest.scan(), fdatasync(s.newest.file)); err != nil {
 			return err
 		}
-		_ = s.file.Close() // it was opened for reading only
-		s.file = nil
+		logs := s.existingLocked()
+		if n := len(logs); n > 0 && logs[n-1].number == s.newest.number {
+			logs[n-1] = s.newest.position()
+		}
+		_ = s.newest.file.Close() // it was opened for reading only
+		s.newest = nil
+		if err := s.positions.set(logs); err != nil {
+			return err
+		}
 	}
-	file, err := os.Open(filepath.Join(s.dir, name))
+	log, err := openLogFile(s.dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it is in a table by now, and there is a newer one
 	}
 	if err != nil {
 		return err
 	}
-	s.file = file
+	s.newest = log
 	// Without its name in the directory the file would be lost with the power.
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return z.SyncDir(s.dir)
 }
 
-// Close releases the Syncer's files. Closing a nil Syncer does nothing.
-func (s *Syncer) Close() {
+// existingLocked returns the positions of the logs that are not in a table yet.
+func (s *Syncer) existingLocked() []position {
+	return slices.DeleteFunc(slices.Clone(s.positions.logs), func(p position) bool {
+		_, err := os.Stat(filepath.Join(s.dir, p.name()))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+}
+
+// Flush makes the positions durable. It returns an error if the newest log was deleted.
+// It is called from time to time: after a power cut, the logs are compared with what was
+// known at the last call, or later. Flushing a nil Syncer does nothing.
+func (s *Syncer) Flush() error {
 	if s == nil {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file != nil {
-		_ = s.file.Close()
-		s.file = nil
+	err := s.followLocked()
+	if logs := s.existingLocked(); err == nil && len(logs) < len(s.positions.logs) {
+		err = s.positions.set(logs)
+	}
+	if err == nil {
+		err = s.positions.flush()
+	}
+	if err != nil {
+		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
+	}
+	return nil
+}
+
+// Close releases the Syncer's files. clean says that Badger has written all logs to
+// tables and closed them. Closing a nil Syncer does nothing.
+func (s *Syncer) Close(clean bool) (err error) {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest != nil {
+		_ = s.newest.file.Close()
+		s.newest = nil
 	}
 	_ = s.events.Close()
+	if clean {
+		err = s.positions.set(nil)
+	}
+	if err = errors.Join(err, s.positions.flush(), s.positions.file.Close()); err != nil {
+		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
+	}
+	return nil
+}
+
+// scanBytes is how much of a log is read at a time: some pages, because most commits are small.
+const scanBytes = 16 << 10
+
+func openLogFile(dir, name string) (*openLog, error) {
+	number, err := strconv.ParseUint(strings.TrimSuffix(name, ".mem"), 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no name of a write-ahead log", name)
+	}
+	file, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return nil, err
+	}
+	return &openLog{file: file, number: uint32(number)}, nil
+}
+
+func (l *openLog) position() position {
+	return position{l.number, l.id, uint32(l.end), l.live}
+}
+
+// scan reads the transactions that were written since the last scan. Badger may write
+// meanwhile: a transaction that is not complete yet has a wrong checksum.
+func (l *openLog) scan() error {
+	if l.end == 0 {
+		var header [logHeader]byte
+		if _, err := l.file.ReadAt(header[:], 0); err != nil {
+			return err
+		}
+		l.id, l.end = [logIDBytes]byte(header[headerKeyID:]), logHeader
+	}
+	for size := scanBytes; ; {
+		if len(l.buf) < size {
+			l.buf = make([]byte, size)
+		}
+		n, err := l.file.ReadAt(l.buf[:size], int64(l.end))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		read, cut := l.extend(l.buf[:n])
+		l.end += read
+		if !cut || n < size {
+			if size > scanBytes {
+				l.buf = nil
+			}
+			return nil
+		}
+		if read == 0 {
+			size *= 2 // the transaction is larger than the buffer
+		}
+	}
 }
 
 func fdatasync(f *os.File) error {

@@ -32,10 +32,11 @@ func TestBadgerVersion(t *testing.T) {
 Before you set version to %[1]s, compare the two versions and check:
  1. memtable.go, structs.go: the header of a write-ahead log, the encoding of an entry, the bits of meta,
     and the marker that ends a transaction (wal.go);
- 2. memtable.go: the names of the logs (%%05d.mem), and that Badger never writes to an earlier log again (syncer_linux.go);
- 3. db.go, levels.go: that a table is synced before its log is deleted, and what SyncWrites syncs (syncer_linux.go);
- 4. manifest.go: the header, the frame of a change, and where replaying stops (check.go);
- 5. table/table.go: that OpenTable and VerifyChecksum read every block (check.go);
- 6. dir_unix.go: that the directory's lock is a flock of the directory and a file LOCK (../dirlock_unix.go).
+ 2. txn.go: that commits get contiguous versions and are written in their order (check.go);
+ 3. memtable.go: the names of the logs (%%05d.mem), and that Badger never writes to an earlier log again (syncer_linux.go);
+ 4. db.go, levels.go: that a table is synced before its log is deleted, and what SyncWrites syncs (syncer_linux.go);
+ 5. manifest.go: the header, the frame of a change, and where replaying stops (check.go);
+ 6. table/table.go: that OpenTable and VerifyChecksum read every block (check.go);
+ 7. dir_unix.go: that the directory's lock is a flock of the directory and a file LOCK (../dirlock_unix.go).
 Then run the tests of store, store/badgerwal and bench/soak.`, got, version)
 }

@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	"github.com/dgraph-io/ristretto/v2/z"
-	"github.com/rs/zerolog"
 )
 
 // The layout of Badger's write-ahead logs (one for each memtable) and value logs:
@@ -20,23 +19,27 @@ import (
 // run of entries with the bit metaTxn and then a marker: an entry with the bit
 // metaTxnEnd, whose value is the version of the transaction in decimal.
 const (
-	logHeader       = 20
-	headerKeyID     = 8 // first bytes of the header: the id of the encryption key; 0: no encryption
-	metaTxn         = 1 << 6
-	metaTxnEnd      = 1 << 7
-	maxKey          = 1 << 16
-	markerKey       = "!badger!txn"
-	markerKeyOffset = 5   // bytes of a marker before its key
-	keyVersion      = 8   // bytes of the version at the end of a key
-	sector          = 512 // bytes that a disk writes at once
+	logHeader   = 20
+	headerKeyID = 8 // first bytes of the header: the id of the encryption key; 0: no encryption
+	metaDelete  = 1 << 0
+	metaTxn     = 1 << 6
+	metaTxnEnd  = 1 << 7
+	maxKey      = 1 << 16
+	maxHeader   = 22  // bytes of an entry before its key; Badger writes zeros behind the last entry
+	keyVersion  = 8   // bytes of the version at the end of a key
+	sector      = 512 // bytes that a disk writes at once
 )
 
 // entry is one decoded entry. Its slices share the file's memory.
 type entry struct {
 	meta       byte
+	expires    uint64 // Unix seconds; 0: never
 	key, value []byte
 	size       int // of the whole entry, in bytes
 }
+
+// live reports whether the entry stays until a later one replaces it.
+func (e entry) live() bool { return e.meta&metaDelete == 0 && e.expires == 0 }
 
 // decodeEntry decodes the entry at the beginning of b. fits reports whether the
 // lengths make sense, intact whether the checksum is right as well.
@@ -61,7 +64,7 @@ func decodeEntry(b []byte) (e entry, fits, intact bool) {
 	if end+crc32.Size > uint64(len(b)) {
 		return e, false, false
 	}
-	e.meta = b[0]
+	e.meta, e.expires = b[0], field[2]
 	e.key, e.value = b[at:uint64(at)+keyLen], b[uint64(at)+keyLen:end]
 	e.size = int(end) + crc32.Size
 	sum := binary.BigEndian.Uint32(b[end:])
@@ -76,152 +79,95 @@ func (e entry) version() uint64 {
 	return ^binary.BigEndian.Uint64(e.key[len(e.key)-keyVersion:])
 }
 
-// checkLog reports damage in a write-ahead log or value log. It deletes a file of
-// no bytes.
-func checkLog(path string, log zerolog.Logger) (err error) {
+// extent is what a log has, as Badger will read it.
+type extent struct {
+	id [logIDBytes]byte
+	// end is the end of the last whole transaction, in bytes.
+	end int
+	// first and last are the versions of the first and the last transaction; 0: none.
+	first, last uint64
+	// live is the version of the last entry that neither is a deletion nor expires.
+	live uint64
+	// torn is how many bytes from end on may have been written.
+	torn int
+}
+
+// readLog reads a log. A file of no bytes has an empty extent.
+func readLog(path string) (x extent, err error) {
 	defer Recover(&err)
 	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if info.Size() == 0 {
-		log.Warn().Str("file", path).Msg("deleting an empty file that a crash left behind")
-		return os.Remove(path)
+	if err != nil || info.Size() == 0 {
+		return x, err
 	}
 	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return err
+		return x, err
 	}
 	defer func() {
 		if cerr := f.Close(-1); err == nil {
 			err = cerr
 		}
 	}()
-	return logDamage(f.Data)
+	return scanLog(f.Data)
 }
 
-// logDamage returns an error if Badger, which cuts such a file after the last
-// transaction that it can read, would cut away a transaction that was acknowledged.
-//
-// Transactions are synced one after another, so a crash leaves at most the last
-// one unfinished, and that one was not acknowledged. Two things are damage: a
-// finished transaction after the first unreadable place, and an unreadable place
-// that a crash cannot have made.
-func logDamage(data []byte) error {
+// scanLog reads the bytes of a log.
+func scanLog(data []byte) (x extent, err error) {
 	if len(data) < logHeader {
-		return fmt.Errorf("%w: the file has %d bytes, less than its header", ErrCorrupt, len(data))
+		return x, fmt.Errorf("%w: the file has %d bytes, less than its header", ErrCorrupt, len(data))
 	}
 	if !allZero(data[:headerKeyID]) {
-		return fmt.Errorf("%w: the header names a key of encryption, and there are none", ErrCorrupt)
+		return x, fmt.Errorf("%w: the header names a key of encryption, and there are none", ErrCorrupt)
 	}
-	kept, bad, version := readableEnd(data)
-	damaged := fmt.Errorf("%w: the entry at byte %d is unreadable, and what was written after it is not", ErrCorrupt, bad)
-
-	// A write that a crash cut short lacks its end, and the end is the checksum.
-	e, fits, _ := decodeEntry(data[bad:])
-	if fits && len(e.key) > 0 && !allZero(data[bad+e.size-crc32.Size:bad+e.size]) && !hasHole(data, bad, bad+e.size) {
-		return damaged
-	}
-
-	// A whole marker after the unreadable place belongs to the transaction that
-	// the unreadable entry is in, or to a later one.
-	markers, first, firstVersion := 0, 0, uint64(0)
-	for at := bad; ; {
-		i := bytes.Index(data[at:], []byte(markerKey))
-		if i < 0 {
-			break
-		}
-		start := at + i - markerKeyOffset
-		at += i + len(markerKey)
-		if start < kept {
-			continue
-		}
-		e, _, intact := decodeEntry(data[start:])
-		switch {
-		case intact && e.meta&metaTxnEnd != 0:
-			if markers++; markers == 1 {
-				first, firstVersion = start, e.version()
-			}
-		case !intact && markerWritten(data[start:]):
-			return damaged
-		}
-	}
-	switch {
-	case markers > 1, markers == 1 && version != 0 && firstVersion != version:
-		return damaged
-	case markers == 1 && !hasHole(data, kept, first):
-		return damaged
-	}
-	return nil
+	x.id, x.end = [logIDBytes]byte(data[headerKeyID:]), logHeader
+	n, _ := x.extend(data[x.end:])
+	x.end += n
+	x.torn = len(bytes.TrimRight(data[x.end:], "\x00"))
+	return x, nil
 }
 
-// readableEnd finds how far a file can be read, as Badger does. kept is the end
-// of the last whole transaction and bad the first entry that cannot be read.
-// version is that of the unfinished transaction; 0: not known.
-func readableEnd(data []byte) (kept, bad int, version uint64) {
-	kept = logHeader
-	for at := logHeader; ; {
-		e, _, intact := decodeEntry(data[at:])
+// extend reads whole transactions from the beginning of b, as Badger does, and adds their
+// versions. It returns how many bytes they have. It stops where a transaction is not
+// complete, and never fails: a log ends with whatever was written last. cut reports
+// whether it stopped because b ends within an entry or a transaction.
+func (x *extent) extend(b []byte) (n int, cut bool) {
+	var version, live uint64 // of the transaction that begins at n; version 0: none
+	for at := 0; ; {
+		e, fits, intact := decodeEntry(b[at:])
 		if !intact || len(e.key) == 0 {
-			return kept, at, version
+			return n, !fits && (at+maxHeader > len(b) || !allZero(b[at:at+maxHeader]))
 		}
+		at += e.size
 		switch {
 		case e.meta&metaTxn != 0:
 			if version == 0 {
 				version = e.version()
 			}
 			if version != e.version() {
-				return kept, at, version
+				return n, false
 			}
+			if e.live() {
+				live = version
+			}
+			continue
 		case e.meta&metaTxnEnd != 0:
 			if v, err := strconv.ParseUint(string(e.value), 10, 64); err != nil || v != version {
-				return kept, at, version
+				return n, false
 			}
-			version, kept = 0, at+e.size
 		case version != 0:
-			return kept, at, version
-		default:
-			kept = at + e.size
+			return n, false
+		default: // an entry that Badger moved by itself
+			version = e.version()
+			if e.live() {
+				live = version
+			}
 		}
-		at += e.size
-	}
-}
-
-// markerWritten reports whether b begins with a marker that was written to its
-// end; a wrong checksum is damage then. A message may contain the marker's text by
-// chance, so most of the bytes before it must be right as well.
-func markerWritten(b []byte) bool {
-	like := 0
-	for i, c := range [...]byte{metaTxnEnd, 0, byte(len(markerKey) + keyVersion)} {
-		if len(b) > i && b[i] == c {
-			like++
+		if x.first == 0 {
+			x.first = version
 		}
+		x.last, x.live = max(x.last, version), max(x.live, live)
+		version, live, n = 0, 0, at
 	}
-	at := markerKeyOffset + len(markerKey) + keyVersion
-	if like < 2 || len(b) < at {
-		return false
-	}
-	b = b[at:]
-	digits := 0
-	for digits < len(b) && digits < 20 && b[digits] >= '0' && b[digits] <= '9' {
-		digits++
-	}
-	b = b[digits:]
-	return digits > 0 && len(b) >= crc32.Size && !allZero(b[:crc32.Size])
-}
-
-// hasHole reports whether a sector between from and to was never written. A power
-// loss may keep a later sector and lose an earlier one of the same transaction,
-// which was not acknowledged then.
-func hasHole(data []byte, from, to int) bool {
-	for at := from; at < to; {
-		next := min(to, (at/sector+1)*sector)
-		if allZero(data[at:next]) {
-			return true
-		}
-		at = next
-	}
-	return false
 }
 
 func allZero(b []byte) bool {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
@@ -61,79 +63,112 @@ func writeLog(t *testing.T) (data []byte, ends []int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = bytes.TrimRight(data, "\x00")
 	marker := []byte("!badger!txn")
 	for at := 0; ; {
 		i := bytes.Index(data[at:], marker)
 		if i < 0 {
 			break
 		}
-		at += i + len(marker)
-		end := at + 8
-		for data[end] >= '0' && data[end] <= '9' {
-			end++
-		}
-		ends = append(ends, end+4)
+		// The marker's key ends in a version, its value is the version in decimal, and a checksum follows.
+		at += i + len(marker) + 8 + len(strconv.Itoa(len(ends)+1)) + 4
+		ends = append(ends, at)
 	}
-	if len(ends) < 8 || ends[len(ends)-1] != len(data) {
-		t.Fatalf("transactions end at %v of %d", ends, len(data))
+	if len(ends) != 8 {
+		t.Fatalf("%d transactions end at %v", len(ends), ends)
 	}
-	return data, ends
+	return data[:ends[7]], ends
 }
 
 func withZeros(data []byte) []byte { return append(bytes.Clone(data), make([]byte, 8<<10)...) }
 
-// TestTornLogIsNoDamage cuts a log at every byte of its last transaction, as a
-// crash would. Such a log must never be refused.
-func TestTornLogIsNoDamage(t *testing.T) {
+// TestReadLog cuts a log at every byte of its last two transactions and leaves out sectors
+// of them, as a crash would. What is before the damage must be read, and nothing else.
+func TestReadLog(t *testing.T) {
 	data, ends := writeLog(t)
-	if err := logDamage(withZeros(data)); err != nil {
-		t.Fatalf("a whole log: %v", err)
+	whole, err := scanLog(withZeros(data))
+	if err != nil || whole.end != len(data) || whole.torn != 0 || whole.last-whole.first != 7 || whole.live != whole.last {
+		t.Fatalf("a whole log of %d bytes: %+v, %v", len(data), whole, err)
 	}
-	last := ends[len(ends)-2]
-	for start := last; start < len(data); {
-		e, _, _ := decodeEntry(data[start:])
-		end := start + e.size
-		// The last bytes of an entry, its checksum, reach the file in one store.
-		for cut := start; cut <= end-4; cut++ {
-			if err := logDamage(withZeros(data[:cut])); err != nil {
-				t.Fatalf("cut at byte %d of %d: %v", cut, len(data), err)
+	check := func(what string, damaged []byte, at int) {
+		t.Helper()
+		want := logHeader
+		for _, end := range ends {
+			if end <= at {
+				want = end
 			}
 		}
-		start = end
+		x, err := scanLog(damaged)
+		if err != nil || x.end != want || x.torn == 0 && at-want > 4 {
+			t.Fatalf("%s %d of %d: %+v, %v; want the end %d", what, at, len(data), x, err, want)
+		}
 	}
-	// A power loss may lose any sector of it and keep the others.
-	for at := (last/512 + 1) * 512; at+512 < len(data); at += 512 {
+	start := ends[len(ends)-3]
+	for cut := start; cut < len(data); cut++ {
+		check("cut at byte", withZeros(data[:cut]), cut)
+	}
+	for at := (start/512 + 1) * 512; at+512 < len(data); at += 512 {
 		holed := withZeros(data)
 		clear(holed[at : at+512])
-		if err := logDamage(holed); err != nil {
-			t.Fatalf("without the sector at byte %d: %v", at, err)
+		check("without the sector at byte", holed, at)
+	}
+	for at := logHeader; at < len(data); at++ {
+		flipped := withZeros(data)
+		flipped[at] ^= 1 << (at % 8)
+		check("with a flipped bit at byte", flipped, at)
+	}
+	for _, n := range []int{1, 19} {
+		if _, err := scanLog(data[:n]); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("%d bytes: %v", n, err)
 		}
 	}
 }
 
-// TestDamagedLogIsFound flips one bit in every byte from the first entry on.
-func TestDamagedLogIsFound(t *testing.T) {
-	data, _ := writeLog(t)
-	whole := withZeros(data)
-	missed := 0
-	for at := 20; at < len(data); at++ {
-		bit := byte(1) << (at % 8)
-		whole[at] ^= bit
-		if err := logDamage(whole); err == nil {
-			missed++
-			t.Logf("byte %d of %d, bit %02x was not found", at, len(data), bit)
-		} else if !errors.Is(err, ErrCorrupt) {
-			t.Fatalf("byte %d: %v", at, err)
-		}
-		whole[at] ^= bit
+// TestPositions writes the positions of more logs than fit, and damages the file.
+func TestPositions(t *testing.T) {
+	dir := t.TempDir()
+	if _, _, err := readPositions(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("without a file: %v", err)
 	}
-	if missed > 0 {
-		t.Fatalf("%d of %d flipped bits were not found", missed, len(data)-20)
+	p, err := openPositions(dir, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, n := range []int{1, 19} {
-		if err := logDamage(data[:n]); !errors.Is(err, ErrCorrupt) {
-			t.Fatalf("%d bytes: %v", n, err)
+	t.Cleanup(func() { _ = p.file.Close() })
+	var logs []position
+	for i := range uint32(maxPositions + 3) {
+		logs = append(logs, position{number: i, id: [logIDBytes]byte{1, byte(i)}, end: 1<<31 + i, live: 1<<63 + uint64(i)})
+		if err := p.set(logs); err != nil {
+			t.Fatal(err)
 		}
+	}
+	_, got, err := readPositions(dir)
+	if err != nil || !slices.Equal(got, logs[3:]) {
+		t.Fatalf("read %d positions, %v; want the newest %d", len(got), err, maxPositions)
+	}
+	path := filepath.Join(dir, SyncedFile)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := func(slots ...int) error {
+		b := bytes.Clone(whole)
+		for _, slot := range slots {
+			b[slot*slotStride+30] ^= 1
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, got, err = readPositions(dir)
+		return err
+	}
+	newest := int(p.seq % 2)
+	if err := damage(1 - newest); err != nil || !slices.Equal(got, logs[3:]) {
+		t.Errorf("with the older slot damaged: %d positions, %v", len(got), err)
+	}
+	if err := damage(newest); err != nil || !slices.Equal(got, logs[2:len(logs)-1]) {
+		t.Errorf("with the newer slot damaged: %d positions, %v", len(got), err)
+	}
+	if err := damage(0, 1); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("with both slots damaged: %v", err)
 	}
 }
