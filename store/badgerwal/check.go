@@ -141,9 +141,9 @@ func checkLogs(dir string, names []string, synced []position, newest uint64, log
 				ErrCorrupt, x.end, p.end, int(p.end)-x.end))
 		case p.live <= newest: // it was written to a table
 		case ok:
-			return nil, inFile(p.name(), fmt.Errorf("%w: its header was overwritten, and %d bytes that were written to it are lost", ErrCorrupt, p.end))
+			return nil, inFile(p.name(), fmt.Errorf("%w: its header was overwritten; %d bytes that were written are lost", ErrCorrupt, p.end))
 		default:
-			return nil, inFile(p.name(), fmt.Errorf("%w: the file is missing or empty, and %d bytes that were written to it are lost", ErrCorrupt, p.end))
+			return nil, inFile(p.name(), fmt.Errorf("%w: it is missing or empty; %d bytes that were written are lost", ErrCorrupt, p.end))
 		}
 	}
 	return useless, nil
