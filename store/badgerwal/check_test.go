@@ -1,6 +1,7 @@
 package badgerwal
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -143,5 +144,38 @@ func TestRecover(t *testing.T) {
 	}
 	if err := panics(); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "a broken block") {
 		t.Errorf("a panic became %v", err)
+	}
+}
+
+// TestChangesBehindATornLog has two logs. The first one has lost its end with the power, so the
+// second one, which was not synced either, must go: its changes came later.
+func TestChangesBehindATornLog(t *testing.T) {
+	data, ends := writeLog(t)
+	header, other := data[:logHeader:logHeader], bytes.Repeat([]byte{9}, logIDBytes)
+	second := append(append(make([]byte, headerKeyID), other...), data[ends[4]:]...)
+	synced := []position{{number: 2, id: [logIDBytes]byte(other), end: uint32(len(second))}}
+	for name, test := range map[string]struct {
+		first  []byte
+		synced []position
+		torn   bool
+	}{
+		"whole":                {data[:ends[4]], nil, false},
+		"torn":                 {data[:ends[4]-1], nil, true},
+		"lost":                 {header, nil, true},
+		"synced":               {data[:ends[3]], synced, false},
+		"a transaction is not": {data[:ends[3]], nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, b := range map[string][]byte{"00001.mem": withZeros(test.first), "00002.mem": second} {
+				if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			useless, err := checkLogs(dir, []string{"00001.mem", "00002.mem"}, test.synced, 0, zerolog.Nop())
+			if err != nil || (len(useless) == 1 && useless[0] == "00002.mem") != test.torn || len(useless) > 1 {
+				t.Errorf("useless logs: %v, %v; torn %v", useless, err, test.torn)
+			}
+		})
 	}
 }
