@@ -55,6 +55,9 @@ type ListenConfig struct {
 	// handler, with a short constant reason for a counter. It must be safe for
 	// concurrent use.
 	Refused func(reason string)
+	// Unauthenticated, if set, bounds the memory that incomplete requests and
+	// packets take before Conn.Authenticated.
+	Unauthenticated *InputBudget
 	// HandshakeTimeout bounds everything between accept and handle, such as the
 	// TLS handshake and the WebSocket upgrade. 0 is 5 s. The handler itself
 	// bounds the time until the client has authenticated.

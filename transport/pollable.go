@@ -13,7 +13,7 @@ var ErrIdle = errors.New("no whole packet has arrived")
 // happens on it. Its owner is notified instead.
 //
 // Before Attach a Pollable is used like any Conn. After Attach the owner calls
-// TryReadPacket and TryWrite in place of ReadPacket and Write, and the
+// TryReadPacket and TryWrite in place of ReadStep and Write, and the
 // connection goes on after the listener's handle function has returned, until
 // the owner calls Release.
 //
@@ -28,8 +28,9 @@ type Pollable interface {
 	// Attach sets the Waker that the connection notifies. A second call replaces
 	// the Waker.
 	Attach(Waker)
-	// TryReadPacket is ReadPacket that does not block: it returns ErrIdle if no
-	// whole packet has arrived.
+	// TryReadPacket is ReadStep that does not block: it returns ErrIdle if nothing
+	// more has arrived. It reads at most once and handles at most one frame, so a
+	// caller knows what each call costs.
 	TryReadPacket() (Packet, error)
 	// Park ends the caller's part as the reader, after ErrIdle. It reports false
 	// if something has come meanwhile: the caller is still the reader and tries

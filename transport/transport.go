@@ -10,6 +10,7 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -57,8 +58,28 @@ func (f Form) Framed() Form { return f.plain() + plainForms }
 func (f Form) framed() bool { return f >= plainForms }
 func (f Form) plain() Form  { return f % plainForms }
 
-// Conn is one client connection. ReadPacket is for one goroutine at a time, and
-// so is Write. Both may run at the same time, and all other methods may be
+// Errors of ReadStep and TryReadPacket that say what came in place of a packet.
+// The connection is as good as before.
+var (
+	// ErrFrame is a control frame of WebSocket, or a fragment of a message.
+	ErrFrame = errors.New("a frame that ends no packet")
+	// ErrPart is a read that brought a part of a packet or frame.
+	ErrPart = errors.New("a part of a packet")
+)
+
+// Whole calls step until it returns a packet, or an error that is neither
+// ErrFrame nor ErrPart. It makes a ReadPacket of a ReadStep.
+func Whole(step func() (Packet, error)) (Packet, error) {
+	for {
+		p, err := step()
+		if err != ErrFrame && err != ErrPart {
+			return p, err
+		}
+	}
+}
+
+// Conn is one client connection. ReadPacket and ReadStep are for one goroutine
+// at a time, and so is Write. Both may run at the same time, and all other methods may be
 // called by any goroutine at any time.
 type Conn interface {
 	// ReadPacket blocks until the client's next packet has arrived. The error is
@@ -66,6 +87,13 @@ type Conn interface {
 	// io.ErrUnexpectedEOF at the end of the stream, and os.ErrDeadlineExceeded
 	// after the read deadline. After an error only Write and Close are of use.
 	ReadPacket() (Packet, error)
+	// ReadStep is ReadPacket that also returns when something other than a whole
+	// packet has arrived: ErrFrame or ErrPart. The caller counts that against what
+	// the client may send, and calls again.
+	ReadStep() (Packet, error)
+	// Authenticated says that the client has authenticated. What it sends from now
+	// on does not count against ListenConfig.Unauthenticated. It is for the reader.
+	Authenticated()
 	// SetReadDeadline bounds the ReadPacket under way and the following ones.
 	SetReadDeadline(t time.Time) error
 	// Write sends whole frames in the connection's form, in as few system calls

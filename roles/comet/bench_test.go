@@ -34,6 +34,8 @@ func (c *sink) ReadPacket() (transport.Packet, error) {
 	return transport.Packet{}, io.EOF
 }
 
+func (c *sink) ReadStep() (transport.Packet, error) { return c.ReadPacket() }
+
 func (c *sink) Write(_ time.Time, frames ...[]byte) error {
 	c.frames.Add(int64(len(frames)))
 	return nil
@@ -44,6 +46,7 @@ func (c *sink) Close(protocol.CloseCode, string) error {
 	return nil
 }
 
+func (c *sink) Authenticated()                  {}
 func (c *sink) SetReadDeadline(time.Time) error { return nil }
 func (c *sink) Text() bool                      { return false }
 func (c *sink) Traits() transport.Traits        { return transport.Traits{Scheme: "tcp"} }

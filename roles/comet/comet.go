@@ -157,10 +157,12 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 
 // listen binds the configured listeners.
 func (c *Comet) listen(limiter *admission.AcceptLimiter) error {
+	unauthenticated := transport.NewInputBudget(c.cfg.HandshakeBytes)
 	for _, listen := range c.cfg.Listen {
 		l, err := listen(transport.ListenConfig{
 			MaxBody: c.cfg.MaxBody, Admit: limiter.Accept, Released: limiter.Closed,
 			Refused:          func(reason string) { c.metrics.refused.WithLabelValues(refusedListener + reason).Inc() },
+			Unauthenticated:  unauthenticated,
 			HandshakeTimeout: c.cfg.HandshakeTimeout, WriteBuffer: c.cfg.SendBuffer,
 			// A connection may take this long from the end of Run's context to its own end.
 			Grace:  c.cfg.DrainTimeout + c.cfg.CloseTimeout,

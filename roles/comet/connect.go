@@ -23,6 +23,7 @@ const (
 	refusedTimeout  = "handshake_timeout"
 	refusedLeft     = "client_left"
 	refusedAuthBody = "auth_body"
+	refusedBytes    = "handshake_bytes"
 	refusedLogic    = "logic"     // logic refused the client, or failed
 	refusedListener = "listener_" // and the listener's own reason
 )
@@ -88,6 +89,8 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 			fmt.Sprintf("more than %d connections from one address", c.cfg.ConnectionsPerAddress))
 	case errors.Is(p.Err, admission.ErrHandshakeTimeout):
 		c.refuse(p, refusedTimeout, protocol.CloseHandshakeTimeout, "no auth packet in time")
+	case errors.Is(p.Err, transport.ErrOverBudget):
+		c.refuse(p, refusedBytes, protocol.CloseOverload, transport.ErrOverBudget.Error())
 	case errors.Is(p.Err, admission.ErrRate):
 		c.refuse(p, refusedRate, protocol.CloseOverload, "too many clients connect at a time")
 	case errors.Is(p.Err, admission.ErrWait):

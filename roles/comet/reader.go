@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"imgo/protocol"
 	"imgo/roles/comet/admission"
 	"imgo/transport"
 )
@@ -39,25 +40,29 @@ func (s *session) Run() { reader{s}.read() }
 // leaves to a worker whatever may have to wait.
 func (r reader) readInline() {
 	for range maxInline {
-		p, err := admission.ReadPacket(r.out.Conn())
-		switch {
-		case errors.Is(err, transport.ErrIdle):
+		p, err := admission.ReadStep(r.out.Conn())
+		if errors.Is(err, transport.ErrIdle) {
 			return
-		case err != nil:
+		}
+		if ended(err) {
 			r.endInline(err)
 			return
 		}
-		live, delay := r.received()
+		handle, delay := r.received(p, err)
 		switch {
-		case !live:
-		case delay > 0 || mayWait(p.Op):
-			r.comet.workers.Run(&unhandled{r, p, delay})
+		case delay > 0 || handle && mayWait(p.Op):
+			r.comet.workers.Run(&unhandled{r, p, handle, delay})
 			return
-		default:
+		case handle:
 			r.handle(p)
 		}
 	}
 	r.comet.workers.Run(r.session)
+}
+
+// ended reports whether err, of ReadStep, ends the connection.
+func ended(err error) bool {
+	return err != nil && !errors.Is(err, transport.ErrFrame) && !errors.Is(err, transport.ErrPart)
 }
 
 // unhandled is a packet that the poller's goroutine has read and left to a
@@ -65,13 +70,16 @@ func (r reader) readInline() {
 type unhandled struct {
 	reader
 	packet transport.Packet
+	handle bool // otherwise there is only the delay
 	delay  time.Duration
 }
 
 // Run handles the packet and goes on reading.
 func (u *unhandled) Run() {
 	u.pause(u.delay)
-	u.handle(u.packet)
+	if u.handle {
+		u.reader.handle(u.packet)
+	}
 	u.read()
 }
 
@@ -80,38 +88,55 @@ func (u *unhandled) Run() {
 // no reset destroys its goodbye.
 func (r reader) read() {
 	for {
-		p, err := admission.ReadPacket(r.out.Conn())
-		switch {
-		case errors.Is(err, transport.ErrIdle):
+		p, err := admission.ReadStep(r.out.Conn())
+		if errors.Is(err, transport.ErrIdle) {
 			return
-		case err != nil:
+		}
+		if ended(err) {
 			r.end(r.retire(r.readError(err)))
 			return
 		}
-		if live, delay := r.received(); live {
-			r.pause(delay)
+		handle, delay := r.received(p, err)
+		r.pause(delay)
+		if handle {
 			r.handle(p)
 		}
 	}
 }
 
-// received takes note of a packet. It reports whether the session is live, so
-// that the packet is to be handled, and returns the delay that has to pass
-// before that, so that the client keeps to its rate.
-func (r reader) received() (live bool, delay time.Duration) {
+// received takes note of a packet, or of what err says came instead. It reports
+// whether there is a packet to be handled, and returns the delay that has to pass
+// before that, so that the client keeps to its rate. A session that is closing
+// keeps to it, too.
+func (r reader) received(p transport.Packet, err error) (handle bool, delay time.Duration) {
 	now := r.comet.now()
-	r.heard.Store(int64(now))
-	r.out.Lock()
-	live = r.state == stateLive
-	r.ackArrivedLocked(true)
-	r.out.Unlock()
-	if !live {
-		return false, 0
+	if err == nil {
+		r.heard.Store(int64(now))
+		r.out.Lock()
+		handle = r.state == stateLive
+		r.ackArrivedLocked(true)
+		r.out.Unlock()
 	}
-	if delay = r.throttle.take(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst); delay > 0 {
+	if delay = r.throttle.take(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst, cost(p)); delay > 0 {
 		r.comet.metrics.throttled.Inc()
 	}
-	return true, delay
+	return handle, delay
+}
+
+// What a packet counts for in limits.upstream_rate. A packet of a few bytes counts
+// once, like a control frame, a fragment, or a read that brings a part of a packet.
+const (
+	bytesPerToken = 4 << 10
+	roomTokens    = 10 // because a room may have to be opened in the log
+)
+
+// cost returns what p counts for.
+func cost(p transport.Packet) int {
+	n := 1 + len(p.Body)/bytesPerToken
+	if mayWait(p.Op) || p.Op == protocol.OpLeaveRoom {
+		n += roomTokens - 1
+	}
+	return n
 }
 
 // readError notes why reading failed. It returns for how long the client may
@@ -156,33 +181,41 @@ type unfinished struct {
 // Run ends the session.
 func (u *unfinished) Run() { u.end(u.grace) }
 
-// pause holds the reader back for d. It returns early if the session is being
-// closed.
+// pause holds the reader back for d. It returns early when the session begins to
+// close, and when a session that is closing has to end.
 func (r reader) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	const step = 100 * time.Millisecond
+	before, _ := r.closing()
 	for ; d > 0; d -= step {
 		time.Sleep(min(d, step))
-		r.out.Lock()
-		live := r.state == stateLive
-		r.out.Unlock()
-		if !live {
+		if now, by := r.closing(); now != before || now && !time.Now().Before(by) {
 			return
 		}
 	}
+}
+
+// closing reports whether the session is being closed, and by when it ends.
+func (r reader) closing() (bool, time.Time) {
+	r.out.Lock()
+	defer r.out.Unlock()
+	return r.state > stateLive, r.closeBy
 }
 
 // throttle limits the rate of a session's packets. It is a token bucket, kept as
 // the time on comet's clock at which the bucket is full again.
 type throttle time.Duration
 
-// take takes a token at the time now. It returns how long to wait before the
-// token may be used: 0 or less for no wait. A rate of 0 or less is no limit.
-func (t *throttle) take(now time.Duration, rate float64, burst int) time.Duration {
+// take takes n tokens at the time now. It returns how long to wait before they may
+// be used: 0 or less for no wait. A rate of 0 or less is no limit.
+func (t *throttle) take(now time.Duration, rate float64, burst, n int) time.Duration {
 	if rate <= 0 {
 		return 0
 	}
 	each := time.Duration(float64(time.Second) / rate)
-	full := max(time.Duration(*t), now) + each
+	full := max(time.Duration(*t), now) + each*time.Duration(n)
 	*t = throttle(full)
 	return full - now - each*time.Duration(max(burst, 1))
 }

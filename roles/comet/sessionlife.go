@@ -14,6 +14,7 @@ import (
 // Logic is told when it ends, as with any other.
 func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
 	c := s.comet
+	s.out.Conn().Authenticated()
 	s.out.Lock()
 	s.user = reply.GetUser()
 	if reply.GetDevice() != "" {

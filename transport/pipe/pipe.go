@@ -105,6 +105,12 @@ func (c *conn) ReadPacket() (p transport.Packet, err error) {
 	return p, nil
 }
 
+// ReadStep is ReadPacket: a pipe counts nothing but packets.
+func (c *conn) ReadStep() (transport.Packet, error) { return c.ReadPacket() }
+
+// Authenticated does nothing, because a pipe has no InputBudget.
+func (c *conn) Authenticated() {}
+
 func (c *conn) SetReadDeadline(t time.Time) error {
 	if c.closed.Load() != nil {
 		return net.ErrClosed

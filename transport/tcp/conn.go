@@ -1,8 +1,7 @@
 package tcp
 
 import (
-	"net/netip"
-	"sync/atomic"
+	"io"
 	"time"
 
 	"imgo/protocol"
@@ -10,48 +9,69 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// conn is a transport.Conn over one socket. Packets follow one another without
-// any framing.
-type conn struct {
-	socket   *socket.Socket
-	maxBody  int
-	lastSign atomic.Int64            // nanoseconds since 1970
-	header   [protocol.HeaderV2]byte // of the packet that ReadPacket reads
+// readStep reads the next packet, or returns what came instead of it; see
+// transport.Conn. Packets follow one another without any framing.
+func readStep(in socket.Input) (transport.Packet, error) {
+	if err := in.Err(); err != nil {
+		return transport.Packet{}, err
+	}
+	p, need, err := decode(in)
+	if need == 0 {
+		return p, err
+	}
+	if err := in.Fill(need); err != nil {
+		if err == io.EOF && len(in.Buffered()) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return transport.Packet{}, err
+	}
+	if p, need, err = decode(in); need > 0 {
+		err = transport.ErrPart
+	}
+	return p, err
 }
+
+// decode takes the packet that is buffered. If it is incomplete, need is how many
+// bytes it has, as far as that is known.
+func decode(in socket.Input) (p transport.Packet, need int, err error) {
+	b := in.Buffered()
+	p, rest, err := transport.DecodePacket(b, in.MaxBody())
+	switch {
+	case err == nil:
+		in.Sign()
+		if p.Body != nil {
+			p.Body = append([]byte(nil), p.Body...) // the buffer is used again
+		}
+		in.Take(len(b) - len(rest))
+		return p, 0, nil
+	case err != io.EOF && err != io.ErrUnexpectedEOF:
+		return p, 0, err
+	case len(b) < protocol.HeaderV1:
+		return p, protocol.HeaderV1, nil
+	}
+	h, _ := transport.ParseHeader(b, in.MaxBody()) // DecodePacket found it valid
+	return p, h.HeaderLen + h.BodyLen, nil
+}
+
+// conn is a transport.Conn over one socket that has a goroutine.
+type conn struct{ *socket.Socket }
 
 var _ transport.Conn = (*conn)(nil)
 
-func newConn(s *socket.Socket, maxBody int) *conn {
-	c := &conn{socket: s, maxBody: maxBody}
-	c.lastSign.Store(time.Now().UnixNano())
-	return c
-}
+func (c *conn) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
 
-func (c *conn) ReadPacket() (transport.Packet, error) {
-	p, err := transport.ReadPacket(c.socket, &c.header, c.maxBody)
-	if err != nil {
-		return transport.Packet{}, err
-	}
-	c.lastSign.Store(time.Now().UnixNano())
-	return p, nil
-}
-
-func (c *conn) SetReadDeadline(t time.Time) error { return c.socket.SetReadDeadline(t) }
+func (c *conn) ReadStep() (transport.Packet, error) { return readStep(c.Socket) }
 
 func (c *conn) Write(deadline time.Time, frames ...[]byte) error {
-	return c.socket.Send(deadline, frames, nil)
+	return c.Send(deadline, frames, nil)
 }
 
 func (c *conn) Text() bool               { return false }
 func (c *conn) Traits() transport.Traits { return transport.Traits{Scheme: Scheme, Stream: true} }
-func (c *conn) Remote() netip.AddrPort   { return c.socket.Remote() }
-func (c *conn) Unacked() (int64, bool)   { return c.socket.Unacked() }
-func (c *conn) Written() int64           { return c.socket.Written() }
-func (c *conn) LastSign() time.Time      { return time.Unix(0, c.lastSign.Load()) }
 
 // Close does not send code and reason: the caller writes op 6 before, which has
 // them.
 func (c *conn) Close(protocol.CloseCode, string) error {
-	c.socket.CloseWith(nil)
+	c.CloseWith(nil)
 	return nil
 }

@@ -22,7 +22,6 @@ const Scheme = "tcp"
 // Listener accepts connections on one port.
 type Listener struct {
 	acceptor *socket.Acceptor
-	maxBody  int
 }
 
 var _ transport.Listener = (*Listener)(nil)
@@ -33,7 +32,7 @@ func Listen(cfg transport.ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{acceptor: a, maxBody: a.Config().MaxBody}, nil
+	return &Listener{acceptor: a}, nil
 }
 
 // Scheme names the transport.
@@ -63,20 +62,11 @@ func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 // serve runs one connection, from its TLS handshake to its end.
 func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(transport.Conn)) {
 	defer l.acceptor.Done(s)
-	cfg := l.acceptor.Config()
-	if cfg.TLS != nil {
-		ctx, cancel := context.WithTimeout(ctx, cfg.HandshakeTimeout)
-		err := s.Handshake(ctx)
-		cancel()
-		if err != nil {
-			cfg.Refused(socket.RefusedTLS)
-			cfg.Log.Debug().Err(err).Stringer("remote", s.Remote()).Msg("connection refused")
-			s.Abort()
-			return
-		}
+	if !s.Secure(ctx) {
+		return
 	}
 	defer s.Release()
-	handle(newConn(s, l.maxBody))
+	handle(&conn{s})
 }
 
 // nextSocket calls handle for the next connection, on a goroutine of its own.

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"context"
-	"io"
 	"time"
 
 	"imgo/protocol"
@@ -40,39 +39,11 @@ func (c *polled) serve(handle func(transport.Conn)) {
 	c.Handled(c.Release)
 }
 
-func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
+func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
 
-func (c *polled) TryReadPacket() (transport.Packet, error) {
-	if err := c.Err(); err != nil {
-		return transport.Packet{}, err
-	}
-	for {
-		b := c.Buffered()
-		p, rest, err := transport.DecodePacket(b, c.MaxBody())
-		switch {
-		case err == nil:
-			c.Sign()
-			if p.Body != nil {
-				p.Body = append([]byte(nil), p.Body...) // the buffer is used again
-			}
-			c.Take(len(b) - len(rest))
-			return p, nil
-		case err != io.EOF && err != io.ErrUnexpectedEOF:
-			return transport.Packet{}, err
-		}
-		need := protocol.HeaderV1
-		if len(b) >= need {
-			h, _ := transport.ParseHeader(b, c.MaxBody()) // DecodePacket found it valid
-			need = h.HeaderLen + h.BodyLen
-		}
-		if err := c.Fill(need); err != nil {
-			if err == io.EOF && len(b) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return transport.Packet{}, err
-		}
-	}
-}
+func (c *polled) ReadStep() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
+
+func (c *polled) TryReadPacket() (transport.Packet, error) { return readStep(&c.Polled) }
 
 func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
 	return c.Send(deadline, frames, nil)

@@ -14,7 +14,8 @@ const (
 	refusedPath    = "path"
 	refusedMethod  = "method"
 	refusedUpgrade = "upgrade" // no WebSocket handshake, or a broken one
-	refusedHTTP    = "http"    // no HTTP request in time, or none at all; TLS too
+	refusedHTTP    = "http"    // no HTTP request in time, or none at all
+	refusedBudget  = "budget"  // ListenConfig.Unauthenticated
 )
 
 // refusal is the answer to a request that is not upgraded.

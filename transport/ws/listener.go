@@ -2,33 +2,19 @@
 // all: JSON in text messages, or binary packets in binary ones. It owns the port,
 // the HTTP upgrade and the frames. It does not know the meaning of the packets.
 //
-// There are two ways to run a connection. Listen chooses one, and the same tests
-// hold both. net/http parses the request of the handshake either way, and
-// checkRequest judges it.
-//
-// With TLS, and on systems other than Linux, a connection has a goroutine, and
-// the library github.com/coder/websocket reads the client's frames. This package
-// writes beside the library, because a message for many connections is encoded
-// once and needs only a header of a few bytes (docs/adr/0002-websocket-library.md).
-// Nothing of net/http stays with a connection after the upgrade. An idle
-// connection holds a read buffer of a few hundred bytes.
-//
-// Otherwise a connection is a transport.Pollable: an idle one holds neither a
-// goroutine nor a buffer, and this package reads the client's frames
-// (docs/adr/0006-fan-out.md).
+// There are two ways to run a connection, and Listen chooses one. With TLS, and on
+// systems other than Linux, a connection has a goroutine. Otherwise it is a
+// transport.Pollable: an idle one holds neither a goroutine nor a buffer. Both
+// read requests and frames by the same code, and the same tests hold both.
+// net/http parses the request, and checkRequest judges it.
 package ws
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net"
-	"net/http"
-	"sync/atomic"
-
-	"github.com/rs/zerolog"
+	"time"
 
 	"imgo/transport"
 	"imgo/transport/internal/socket"
@@ -37,12 +23,9 @@ import (
 // DefaultPath is the path that clients of imgo and goim connect to.
 const DefaultPath = "/sub"
 
-// maxHeader bounds the upgrade request, in bytes, and httpSlop is how much more
-// than http.Server.MaxHeaderBytes net/http reads.
-const (
-	maxHeader = 8 << 10
-	httpSlop  = 4 << 10
-)
+// DefaultRequestSize is the default of Config.RequestSize. Browsers send all
+// cookies of the domain, for which proxies allow 32 KiB.
+const DefaultRequestSize = 32 << 10
 
 // Scheme names this transport.
 const Scheme = "ws"
@@ -62,6 +45,9 @@ type Config struct {
 	// proxy forwards, and those of pages whose origin is neither loopback nor one of
 	// Origins. It is for clients that are believed who they are.
 	Local bool
+	// RequestSize bounds the upgrade request, in bytes. A longer one is refused with
+	// 431. 0 is DefaultRequestSize.
+	RequestSize int
 }
 
 // Listener accepts connections on one port.
@@ -70,7 +56,7 @@ type Listener struct {
 	origins  origins
 	local    bool
 	path     string
-	maxBody  int
+	maxSize  int // of a request
 	heads    headReaders
 }
 
@@ -91,9 +77,12 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, path: cfg.Path, maxBody: a.Config().MaxBody}
+	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, path: cfg.Path, maxSize: cfg.RequestSize}
 	if l.path == "" {
 		l.path = DefaultPath
+	}
+	if l.maxSize <= 0 {
+		l.maxSize = DefaultRequestSize
 	}
 	return l, nil
 }
@@ -111,77 +100,51 @@ func (l *Listener) Close() error { return l.acceptor.Discard() }
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 	err := l.run(ctx, handle)
 	l.acceptor.Drain()
-	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return fmt.Errorf("accept WebSocket connections: %w", err)
 }
 
-// runHTTP accepts connections whose requests net/http reads.
-func (l *Listener) runHTTP(ctx context.Context, handle func(transport.Conn)) error {
-	cfg := l.acceptor.Config()
-	srv := &http.Server{
-		Handler:           &upgrader{Listener: l, handle: handle},
-		ReadTimeout:       cfg.HandshakeTimeout,
-		ReadHeaderTimeout: cfg.HandshakeTimeout,
-		WriteTimeout:      cfg.HandshakeTimeout,
-		MaxHeaderBytes:    maxHeader - httpSlop,
-		ErrorLog:          log.New(httpLog{cfg.Log}, "", 0),
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, pendingKey{}, c)
-		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if state != http.StateClosed { // an upgraded connection ends elsewhere
-				return
-			}
-			p := c.(*pendingConn)
-			if !p.asked.Load() {
-				cfg.Refused(refusedHTTP)
-			}
-			l.acceptor.Done(p.Socket)
-		},
-	}
-	srv.SetKeepAlivesEnabled(false) // one request a connection
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+// runSockets runs each connection on a goroutine of its own, until ctx is done.
+func (l *Listener) runSockets(ctx context.Context, handle func(transport.Conn)) error {
+	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.acceptor.Close()
+		deadline.Stop()
+	})
 	defer stop()
-	return srv.Serve(&netListener{acceptor: l.acceptor, ctx: ctx})
-}
-
-// netListener is the Acceptor as net/http sees it.
-type netListener struct {
-	acceptor *socket.Acceptor
-	ctx      context.Context // net/http's Accept has none
-}
-
-func (n *netListener) Accept() (net.Conn, error) {
-	s, err := n.acceptor.Next(n.ctx)
-	if err != nil {
-		return nil, err
+	for {
+		s, err := l.acceptor.Next(ctx)
+		if err != nil {
+			return err
+		}
+		go l.serve(ctx, s, deadline, handle)
 	}
-	return &pendingConn{Socket: s}, nil
 }
 
-func (n *netListener) Close() error   { return n.acceptor.Close() }
-func (n *netListener) Addr() net.Addr { return n.acceptor.Addr() }
-
-// pendingConn is a connection as net/http sees it, until the upgrade.
-type pendingConn struct {
-	*socket.Socket
-	asked atomic.Bool // its request has arrived
-}
-
-// pendingKey is the key of a request's *pendingConn in its context.
-type pendingKey struct{}
-
-// httpLog receives the log lines of net/http. Mistakes of clients are counted by
-// Refused and are logged at the level debug. A panic is logged as an error.
-type httpLog struct{ zerolog.Logger }
-
-func (l httpLog) Write(line []byte) (int, error) {
-	level := zerolog.DebugLevel
-	if bytes.Contains(line, []byte("panic")) {
-		level = zerolog.ErrorLevel
+// serve runs one connection, from its TLS handshake to its end.
+func (l *Listener) serve(ctx context.Context, s *socket.Socket, deadline *transport.SharedDeadline, handle func(transport.Conn)) {
+	defer l.acceptor.Done(s)
+	if !s.Secure(ctx) {
+		return
 	}
-	l.WithLevel(level).Str("from", "net/http").Msg(string(bytes.TrimSpace(line)))
-	return len(line), nil
+	var slot transport.DeadlineSlot
+	deadline.Start(&slot, s)
+	timeout := l.acceptor.Config().HandshakeTimeout
+	h := handshake{l: l, in: s, remote: s.Remote, write: func(b []byte) error {
+		return s.Send(time.Now().Add(timeout), [][]byte{b}, nil)
+	}}
+	err := transport.ErrPart
+	for errors.Is(err, transport.ErrPart) {
+		err = h.upgrade()
+	}
+	if expired := deadline.Cancel(&slot); err != nil || expired {
+		s.Release()
+		return
+	}
+	c := &conn{Socket: s}
+	handle(c)
+	_ = c.Close(0, "")
+	c.Release()
 }

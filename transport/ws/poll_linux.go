@@ -1,9 +1,8 @@
 package ws
 
 import (
-	"encoding/binary"
-	"io"
-	"sync/atomic"
+	"context"
+	"errors"
 	"time"
 
 	"imgo/protocol"
@@ -14,14 +13,7 @@ import (
 // polled is a transport.Pollable over one upgraded socket.
 type polled struct {
 	socket.Polled
-	form atomic.Uint32
-	part *message // the reader's: a message with fragments to come
-}
-
-// message is a message of several fragments.
-type message struct {
-	text bool
-	b    []byte
+	messages
 }
 
 var _ transport.Pollable = (*polled)(nil)
@@ -32,148 +24,16 @@ func (c *polled) serve(handle func(transport.Conn)) {
 	c.Handled(c.Release)
 }
 
-func (c *polled) ReadPacket() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
+func (c *polled) ReadPacket() (transport.Packet, error) { return transport.Whole(c.ReadStep) }
 
-func (c *polled) TryReadPacket() (transport.Packet, error) {
-	if err := c.Err(); err != nil {
-		return transport.Packet{}, err
-	}
-	limit := transport.JSONLimit(c.MaxBody())
-	for {
-		have := 0 // bytes of the message in earlier fragments
-		if c.part != nil {
-			have = len(c.part.b)
-		}
-		f, need, err := parseFrame(c.Buffered())
-		if err == nil && f.data() {
-			err = c.begins(f)
-			if err == nil && f.size > limit-have {
-				err = &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
-			}
-		}
-		if err != nil {
-			return transport.Packet{}, err
-		}
-		if need > 0 {
-			if err := c.Fill(need); err != nil {
-				if err == io.EOF && (len(c.Buffered()) > 0 || c.part != nil) {
-					err = io.ErrUnexpectedEOF
-				}
-				return transport.Packet{}, err
-			}
-			continue
-		}
-		payload := c.Buffered()[f.head : f.head+f.size]
-		unmask(payload, f.mask)
-		var p transport.Packet
-		done := false
-		if f.data() {
-			p, done, err = c.data(f, payload)
-		} else {
-			err = c.control(f.op, payload)
-		}
-		c.Take(f.head + f.size) // payload is not valid any more
-		if done || err != nil {
-			return p, err
-		}
-	}
-}
+func (c *polled) ReadStep() (transport.Packet, error) { return c.ReadWith(c.TryReadPacket) }
 
-// begins checks a data frame as soon as its header has arrived.
-func (c *polled) begins(f frame) error {
-	switch {
-	case f.op == opContinuation && c.part == nil:
-		return protocolError("bad_frame", "a continuation of nothing")
-	case f.op == opContinuation:
-		return nil
-	case c.part != nil:
-		return protocolError("bad_frame", "a message within a message")
-	}
-	form := formBinary
-	if f.op == opText {
-		form = formText
-	}
-	if !c.form.CompareAndSwap(formUnknown, form) && c.form.Load() != form {
-		return protocolError("mixed_forms", "text and binary messages on one connection")
-	}
-	return nil
-}
-
-// data handles a data frame. done says that the frame ends a message.
-func (c *polled) data(f frame, payload []byte) (p transport.Packet, done bool, err error) {
-	if !f.fin && c.part == nil {
-		c.part = &message{text: f.op == opText}
-	}
-	text := f.op == opText
-	if m := c.part; m != nil {
-		m.b = append(m.b, payload...)
-		switch {
-		case f.fin:
-		case !m.text && len(m.b) > protocol.HeaderV2+c.MaxBody():
-			_, err := c.packet(m.b) // it is too long to be one packet
-			return p, true, err
-		default:
-			return p, false, nil
-		}
-		payload, text, c.part = m.b, m.text, nil
-	} else {
-		payload = append([]byte(nil), payload...) // the buffer is used again
-	}
-	if text {
-		p, err = transport.ParseJSON(payload)
-	} else {
-		p, err = c.packet(payload)
-	}
-	if err == nil {
-		c.Sign()
-	}
-	return p, true, err
-}
-
-// packet decodes a message, which must be exactly one packet.
-func (c *polled) packet(b []byte) (transport.Packet, error) {
-	p, rest, err := transport.DecodePacket(b, c.MaxBody())
-	switch {
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
-		return transport.Packet{}, protocolError("bad_length", "a binary message ends within its packet")
-	case err != nil:
-		return transport.Packet{}, err
-	case len(rest) > 0:
-		return transport.Packet{}, protocolError("bad_length", "a binary message has more than one packet")
-	}
-	return p, nil
-}
-
-// control handles a control frame. It answers a close frame and returns io.EOF.
-func (c *polled) control(op byte, payload []byte) error {
-	switch op {
-	case opPing:
-		c.Sign()
-		c.Urgent(append([]byte{framePong, byte(len(payload))}, payload...))
-	case opPong:
-		c.Sign()
-	case opClose:
-		if len(payload) > 0 {
-			if len(payload) == 1 || !closeCode(binary.BigEndian.Uint16(payload)) {
-				return protocolError("bad_frame", "a close frame with no valid code")
-			}
-			payload = payload[:2]
-		}
-		c.CloseWith(append([]byte{frameClose, byte(len(payload))}, payload...))
-		return io.EOF
-	}
-	return nil
-}
+func (c *polled) TryReadPacket() (transport.Packet, error) { return c.step(&c.Polled) }
 
 func (c *polled) Write(deadline time.Time, frames ...[]byte) error {
-	head := binaryHead
-	if c.Text() {
-		head = textHead
-	}
-	return c.Send(deadline, frames, head)
+	return c.Send(deadline, frames, c.head())
 }
 
-func (c *polled) Text() bool { return c.form.Load() == formText }
 func (c *polled) Traits() transport.Traits {
 	return transport.Traits{Scheme: Scheme, ClientPicksForm: true, Framed: true}
 }
@@ -194,3 +54,94 @@ func (c *polled) Release() {
 	_ = c.Close(0, "")
 	c.Polled.Release()
 }
+
+// run chooses how connections are run.
+func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
+	if l.acceptor.Polls() {
+		return l.runPolled(ctx, handle)
+	}
+	return l.runSockets(ctx, handle)
+}
+
+// runPolled upgrades connections and calls handle for them, until ctx is done.
+func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
+	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.acceptor.Close()
+		deadline.Stop() // the handler does not know these connections yet
+	})
+	defer stop()
+	for {
+		var c *polled
+		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
+			c = &polled{}
+			return &c.Polled
+		}); err != nil {
+			return err
+		}
+		h := &polledHandshake{c: c, handle: handle, deadline: deadline}
+		h.handshake = handshake{l: l, in: &c.Polled, remote: c.Remote, write: func(b []byte) error {
+			_, _, err := c.TryWriteOne(b)
+			return err
+		}}
+		c.Watch(h)
+		deadline.Start(&h.slot, c)
+		if !c.Rest() {
+			h.Readable(false)
+		}
+	}
+}
+
+// polledHandshake is a polled connection before its upgrade, and its Waker. It
+// never blocks.
+type polledHandshake struct {
+	handshake
+	c        *polled
+	handle   func(transport.Conn)
+	deadline *transport.SharedDeadline
+	slot     transport.DeadlineSlot
+}
+
+var _ transport.Waker = (*polledHandshake)(nil)
+
+// maxInline is how many reads of a request the poller's goroutine does in
+// succession. Another goroutine goes on with what is left.
+const maxInline = 4
+
+// Readable goes on with the handshake.
+func (h *polledHandshake) Readable(bool) {
+	for range maxInline {
+		if h.read() {
+			return
+		}
+	}
+	go func() {
+		for !h.read() {
+		}
+	}()
+}
+
+// read reads once. It reports whether the caller is not the reader any more.
+func (h *polledHandshake) read() bool {
+	err := h.upgrade()
+	switch {
+	case errors.Is(err, transport.ErrPart):
+		return false
+	case errors.Is(err, transport.ErrIdle):
+		return h.c.Park()
+	}
+	expired := h.deadline.Cancel(&h.slot)
+	switch {
+	case err != nil || expired:
+		go h.c.Polled.Release()
+	case h.c.Inline():
+		h.c.serve(h.handle)
+	default:
+		go h.c.serve(h.handle)
+	}
+	return true
+}
+
+// Writable does nothing: a client that has no room for the answer to its first
+// request is not waited for.
+func (h *polledHandshake) Writable() {}

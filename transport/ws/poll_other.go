@@ -9,8 +9,5 @@ import (
 )
 
 func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
-	return l.runHTTP(ctx, handle)
+	return l.runSockets(ctx, handle)
 }
-
-// headReaders is of no use here: net/http reads every request.
-type headReaders struct{}

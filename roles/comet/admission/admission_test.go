@@ -91,7 +91,7 @@ type session struct {
 
 func (s *session) Run() {
 	for {
-		if _, err := admission.ReadPacket(s.conn); err != nil {
+		if _, err := admission.ReadStep(s.conn); err != nil {
 			s.c.Release(s.conn)
 			return
 		}

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -20,6 +21,15 @@ const (
 	maxIgnoredBytes = 16 << 10
 )
 
+// maxFrames is how many control frames and fragments a client may send before its
+// auth packet. A library that cuts the longest auth packet of the defaults into
+// frames of 1 KiB needs 65.
+const maxFrames = 100
+
+// maxInline is how many reads of one connection the poller's goroutine does in
+// succession, whatever they bring. A worker does the others.
+const maxInline = 4
+
 // unreadableOp is the operation of a first packet that could not be read. It says
 // that the client did send something.
 const unreadableOp = -1
@@ -37,6 +47,7 @@ type handshake struct {
 	deadline   transport.DeadlineSlot // for the auth packet
 
 	ignored, ignoredBytes int
+	frames                int
 	alone                 bool // nothing else happens; guarded by the queue's mu once it is queued
 
 	latest  time.Time     // until when it may wait for a slot
@@ -47,8 +58,20 @@ type handshake struct {
 // never waits, so the poller's goroutine does it. Nothing waits to be written.
 func (h *handshake) Readable(alone bool) {
 	h.alone = alone
-	h.read()
+	for range maxInline {
+		if !h.step() {
+			return
+		}
+	}
+	h.alone = false
+	h.controller.workers.Run(unread{h})
 }
+
+// unread is a handshake whose reading the poller's goroutine leaves to a worker.
+type unread struct{ *handshake }
+
+// Run reads on.
+func (u unread) Run() { u.read() }
 
 // Writable does nothing.
 func (h *handshake) Writable() {}
@@ -68,40 +91,60 @@ func (h *handshake) start() {
 	if h.poll != nil && h.poll.Rest() {
 		return // nothing has come yet, and no read was needed to know that
 	}
+	if h.poll != nil {
+		h.Readable(false)
+		return
+	}
 	h.read()
 }
 
 // read reads up to the auth packet. All packets before it share one deadline, so
 // a client cannot buy time a byte at a time.
 func (h *handshake) read() {
-	for {
-		p, err := ReadPacket(h.Conn)
-		switch {
-		case errors.Is(err, transport.ErrIdle):
-			return
-		case err != nil:
-			if bad := (*transport.ProtocolError)(nil); errors.As(err, &bad) && h.Packet.Op == 0 {
-				h.Packet.Op = unreadableOp
-			}
-			h.fail(err)
-			return
-		case p.Op == protocol.OpAuth:
-			h.Packet = p
-			h.authenticate()
-			return
-		}
-		h.Packet = p
-		h.Packet.Body = nil
-		h.controller.cfg.Metrics.EarlyPackets.Inc()
-		h.ignored++
-		h.ignoredBytes += len(p.Body)
-		if h.Conn.Text() || p.Version == protocol.Version2 || h.ignored > maxIgnored || h.ignoredBytes > maxIgnoredBytes {
-			h.fail(&transport.ProtocolError{
-				Kind: "before_auth", Code: protocol.CloseBadPacket, Reason: "the first packet must be auth",
-			})
-			return
-		}
+	for h.step() {
 	}
+}
+
+// step reads once. It reports whether to read on.
+func (h *handshake) step() bool {
+	p, err := ReadStep(h.Conn)
+	switch {
+	case errors.Is(err, transport.ErrIdle):
+		return false
+	case errors.Is(err, transport.ErrPart): // its bytes and the time are bounded
+		return true
+	case errors.Is(err, transport.ErrFrame):
+		if h.frames++; h.frames <= maxFrames {
+			return true
+		}
+		err = &transport.ProtocolError{
+			Kind: "frames_before_auth", Code: protocol.CloseBadPacket,
+			Reason: fmt.Sprintf("more than %d control frames and fragments before auth", maxFrames),
+		}
+	case err == nil && p.Op == protocol.OpAuth:
+		h.Packet = p
+		h.authenticate()
+		return false
+	}
+	if err != nil {
+		if bad := (*transport.ProtocolError)(nil); errors.As(err, &bad) && h.Packet.Op == 0 {
+			h.Packet.Op = unreadableOp
+		}
+		h.fail(err)
+		return false
+	}
+	h.Packet = p
+	h.Packet.Body = nil
+	h.controller.cfg.Metrics.EarlyPackets.Inc()
+	h.ignored++
+	h.ignoredBytes += len(p.Body)
+	if h.Conn.Text() || p.Version == protocol.Version2 || h.ignored > maxIgnored || h.ignoredBytes > maxIgnoredBytes {
+		h.fail(&transport.ProtocolError{
+			Kind: "before_auth", Code: protocol.CloseBadPacket, Reason: "the first packet must be auth",
+		})
+		return false
+	}
+	return true
 }
 
 // fail refuses a connection that brought no auth packet.
@@ -186,12 +229,13 @@ func (h *handshake) refuse(err error) {
 	c.Release(h.Conn)
 }
 
-// ReadPacket returns the client's next packet. The error transport.ErrIdle says
-// that the connection is parked, and that its Waker is told when more comes.
-func ReadPacket(conn transport.Conn) (transport.Packet, error) {
+// ReadStep returns the client's next packet, or says what came instead of it; see
+// transport.Conn. The error transport.ErrIdle says that the connection is parked,
+// and that its Waker is told when more comes.
+func ReadStep(conn transport.Conn) (transport.Packet, error) {
 	poll, ok := conn.(transport.Pollable)
 	if !ok {
-		return conn.ReadPacket()
+		return conn.ReadStep()
 	}
 	for {
 		p, err := poll.TryReadPacket()

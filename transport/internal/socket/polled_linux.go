@@ -23,6 +23,8 @@ type Polled struct {
 	out output
 }
 
+var _ Input = (*Polled)(nil)
+
 // event handles what epoll reports. If alone, epoll reported nothing else.
 func (p *Polled) event(events uint32, alone bool) {
 	p.mu.Lock()
@@ -397,6 +399,7 @@ func (p *Polled) TryRelease() bool {
 
 // free closes the descriptor.
 func (p *Polled) free() {
+	p.held.end(p.acceptor)
 	p.acceptor.poller.exit(p)
 	p.mu.Lock()
 	p.stopTimerLocked()

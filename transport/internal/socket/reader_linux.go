@@ -27,6 +27,7 @@ type pollReader struct {
 	waker    transport.Waker
 	remote   netip.AddrPort
 	in       readBuffer  // reader's
+	held     holding     // reader's
 	timer    *time.Timer // of the read deadline; after CloseWith, of a late frame
 	lastSign atomic.Int64
 	mu       sync.Mutex
@@ -39,6 +40,7 @@ type pollReader struct {
 	again    bool   // something has come since the reader last looked
 	hung     bool   // the peer ended its side: what a short read leaves is the end
 	expired  bool   // the read deadline has passed
+	evicted  bool   // its incomplete packet is over the budget
 	closing  bool   // CloseWith or Abort was called
 	gone     bool   // the peer ended or reset the stream
 	attached bool   // it outlives the listener's handler
@@ -138,7 +140,7 @@ func (r *pollReader) parkLocked() bool {
 		r.again, r.dry = false, false
 		return false
 	}
-	if r.closing || r.expired {
+	if r.errLocked() != nil {
 		return false
 	}
 	if r.watchLocked(pollRead) != nil {
@@ -160,8 +162,8 @@ func (r *pollReader) Rest() bool {
 	return (r.dry || r.watched == 0) && r.parkLocked()
 }
 
-// ReadWith makes a blocking ReadPacket of TryReadPacket, for a connection
-// without a Waker.
+// ReadWith makes a blocking ReadStep of TryReadPacket, for a connection without a
+// Waker.
 func (r *pollReader) ReadWith(try func() (transport.Packet, error)) (transport.Packet, error) {
 	for {
 		packet, err := try()
@@ -234,15 +236,41 @@ func (r *pollReader) Gone() bool {
 	return true
 }
 
-// Buffered is what was read and not taken. The caller may change it.
+// Buffered implements Input.
 func (r *pollReader) Buffered() []byte { return r.in.bytes() }
 
-// Take drops n bytes of Buffered. The slice that Buffered returned is not to be
-// used any more. A reader may stop reading after any Take.
-func (r *pollReader) Take(n int) { r.in.take(n, r.acceptor) }
+// Take implements Input. A reader may stop reading after any Take.
+func (r *pollReader) Take(n int) {
+	r.in.take(n, r.acceptor)
+	if r.in.b == nil {
+		r.held.set(r.acceptor, r, 0)
+	}
+}
 
-// Err returns why nothing more is to be taken, whatever is buffered: the
-// connection is closed here, or the read deadline has passed.
+// Hold implements Input.
+func (r *pollReader) Hold(n int) { r.held.more = n }
+
+// stow gives the buffer back, if possible, while the reader waits for more.
+func (r *pollReader) stow() {
+	size := 0
+	if r.in.stow(r.acceptor); r.in.b != nil {
+		size = len(r.in.b.b)
+	}
+	r.held.set(r.acceptor, r, size)
+}
+
+// Authenticated implements transport.Conn.
+func (r *pollReader) Authenticated() { r.held.end(r.acceptor) }
+
+// Evict makes the reader return transport.ErrOverBudget.
+func (r *pollReader) Evict() {
+	r.mu.Lock()
+	r.evicted = true
+	r.unlockAndNotify(r.wakeLocked())
+}
+
+// Err implements Input: the connection is closed here, the read deadline has
+// passed, or the connection was evicted.
 func (r *pollReader) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -253,15 +281,15 @@ func (r *pollReader) errLocked() error {
 	switch {
 	case r.closing:
 		return net.ErrClosed
+	case r.evicted:
+		return transport.ErrOverBudget
 	case r.expired:
 		return os.ErrDeadlineExceeded
 	}
 	return nil
 }
 
-// Fill reads once, for a reader that wants Buffered to have need bytes. It need
-// not get all of them, because memory grows only as bytes arrive. Errors are
-// those of Socket.Read, and transport.ErrIdle.
+// Fill implements Input.
 func (r *pollReader) Fill(need int) error {
 	r.mu.Lock()
 	err, hung := r.errLocked(), r.hung
@@ -270,7 +298,7 @@ func (r *pollReader) Fill(need int) error {
 		err = transport.ErrIdle
 	}
 	if err != nil {
-		r.in.stow(r.acceptor)
+		r.stow()
 		return err
 	}
 	space := r.in.room(need, r.acceptor)
@@ -278,7 +306,7 @@ func (r *pollReader) Fill(need int) error {
 	switch {
 	case errno == unix.EAGAIN:
 		r.dry = true
-		r.in.stow(r.acceptor)
+		r.stow()
 		return transport.ErrIdle
 	case errno != 0:
 		return r.ended(errno)

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"imgo/transport"
 )
 
 const (
@@ -35,8 +37,40 @@ const (
 	lingerBytes = 256 << 10
 )
 
-// Socket is one accepted connection. Read is for one goroutine at a time. All
-// other methods may be called by any goroutine.
+// Input is what a transport reads packets from: a Socket, or a Polled. It is for
+// one goroutine at a time, the reader.
+type Input interface {
+	// Buffered is what was read and not taken. The caller may change it.
+	Buffered() []byte
+	// Take drops n bytes of Buffered, which is not to be used any more.
+	Take(n int)
+	// Fill reads once, for a reader that wants Buffered to have need bytes. It need
+	// not get all of them, because memory grows only as bytes arrive. Errors are
+	// those of Socket.Read. A Polled returns transport.ErrIdle where a Socket waits.
+	Fill(need int) error
+	// Hold says that the reader itself holds n bytes of an incomplete message.
+	Hold(n int)
+	// Err returns why nothing more is to be taken, whatever is buffered.
+	Err() error
+	// Sign notes a sign of life.
+	Sign()
+	// Urgent sends a few bytes of framing, such as a pong, without waiting.
+	Urgent(b []byte)
+	// CloseWith ends the connection. last is sent if that needs no wait.
+	CloseWith(last []byte) bool
+	// MaxBody bounds the body of a client's packet, in bytes.
+	MaxBody() int
+}
+
+var _ Input = (*Socket)(nil)
+
+// idleInput is the size of the buffer of a Socket whose reader waits for a packet
+// to begin, in bytes.
+const idleInput = 256
+
+// Socket is one accepted connection. Read and the methods of Input that say so
+// are for one goroutine at a time. All other methods may be called by any
+// goroutine.
 //
 // Its end has two parts. CloseWith never blocks. It sends the last bytes, TLS's
 // close_notify and FIN, and the reader and the writer return. Release is called
@@ -49,11 +83,21 @@ type Socket struct {
 	acceptor *Acceptor
 	remote   netip.AddrPort
 
-	written atomic.Int64 // bytes handed to the kernel
-	final   atomic.Int64 // unacknowledged bytes at the end, -1 before it
-	closing atomic.Bool  // CloseWith or Abort was called
-	gone    atomic.Bool  // the peer ended or reset the stream
-	pending atomic.Bool  // urgent or last wait for the holder of wmu, or the end does
+	in   readBuffer // reader's
+	idle input      // reader's: what in is while nothing is incomplete
+	spot [idleInput]byte
+	held holding // reader's
+	// Reader's: the TLS handshake is under way, and how many bytes it has read.
+	securing bool
+	hello    int
+
+	lastSign atomic.Int64 // nanoseconds since 1970
+	evicted  atomic.Bool
+	written  atomic.Int64 // bytes handed to the kernel
+	final    atomic.Int64 // unacknowledged bytes at the end, -1 before it
+	closing  atomic.Bool  // CloseWith or Abort was called
+	gone     atomic.Bool  // the peer ended or reset the stream
+	pending  atomic.Bool  // urgent or last wait for the holder of wmu, or the end does
 
 	wmu  sync.Mutex // held by the goroutine that writes
 	torn bool       // a part of a frame went out: nothing can follow; guarded by wmu
@@ -71,6 +115,7 @@ func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
 		s.remote = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	s.final.Store(-1)
+	s.Sign()
 	if a.cfg.TLS != nil {
 		s.tls = tls.Server(wire{s}, a.cfg.TLS)
 	}
@@ -96,15 +141,27 @@ func (s *Socket) Unacked() (int64, bool) {
 	return n, err == nil && unackedKnown
 }
 
-// Handshake runs the TLS handshake, bounded by ctx. Without TLS it does nothing.
-func (s *Socket) Handshake(ctx context.Context) error {
+// Secure runs the TLS handshake, bounded by ListenConfig.HandshakeTimeout. It
+// reports false if that failed, and has then ended the connection. Without TLS
+// there is nothing to do.
+func (s *Socket) Secure(ctx context.Context) bool {
 	if s.tls == nil {
-		return nil
+		return true
 	}
-	if err := s.tls.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS handshake: %w", err)
+	cfg := &s.acceptor.cfg
+	ctx, cancel := context.WithTimeout(ctx, cfg.HandshakeTimeout)
+	defer cancel()
+	s.securing = true
+	err := s.tls.HandshakeContext(ctx)
+	s.securing = false
+	s.held.set(s.acceptor, s, 0)
+	if err == nil {
+		return true
 	}
-	return nil
+	cfg.Refused(RefusedTLS)
+	cfg.Log.Debug().Err(err).Stringer("remote", s.Remote()).Msg("connection refused: the TLS handshake failed")
+	s.Abort()
+	return false
 }
 
 // Read reads like a net.Conn. The error is io.EOF at the end of the stream,
@@ -121,6 +178,8 @@ func (s *Socket) Read(b []byte) (n int, err error) {
 		return n, nil
 	case s.closing.Load():
 		return n, net.ErrClosed
+	case s.evicted.Load():
+		return n, transport.ErrOverBudget
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, err
 	}
@@ -131,13 +190,79 @@ func (s *Socket) Read(b []byte) (n int, err error) {
 	return n, fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, err)
 }
 
+// Buffered implements Input.
+func (s *Socket) Buffered() []byte { return s.in.bytes() }
+
+// Take implements Input.
+func (s *Socket) Take(n int) {
+	s.in.take(n, s.acceptor)
+	if s.in.b == nil {
+		s.held.set(s.acceptor, s, 0)
+	}
+}
+
+// Fill implements Input. It waits until something has arrived.
+func (s *Socket) Fill(need int) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	if s.in.b == nil {
+		s.idle = input{b: s.spot[:]}
+		s.in.b = &s.idle
+	}
+	space := s.in.room(need, s.acceptor)
+	size := 0
+	if s.in.b != &s.idle {
+		size = len(s.in.b.b)
+	}
+	s.held.set(s.acceptor, s, size)
+	n, err := s.Read(space)
+	s.in.b.w += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// Hold implements Input.
+func (s *Socket) Hold(n int) { s.held.more = n }
+
+// Authenticated implements transport.Conn.
+func (s *Socket) Authenticated() { s.held.end(s.acceptor) }
+
+// Err implements Input.
+func (s *Socket) Err() error {
+	switch {
+	case s.closing.Load():
+		return net.ErrClosed
+	case s.evicted.Load():
+		return transport.ErrOverBudget
+	}
+	return nil
+}
+
+// Evict makes the reader return transport.ErrOverBudget.
+func (s *Socket) Evict() {
+	s.evicted.Store(true)
+	_ = s.tcp.SetReadDeadline(past)
+}
+
+// Sign implements Input.
+func (s *Socket) Sign() { s.lastSign.Store(time.Now().UnixNano()) }
+
+// LastSign implements transport.Conn.
+func (s *Socket) LastSign() time.Time { return time.Unix(0, s.lastSign.Load()) }
+
+// MaxBody implements Input.
+func (s *Socket) MaxBody() int { return s.acceptor.cfg.MaxBody }
+
 // SetReadDeadline bounds the Read under way and the following ones.
 func (s *Socket) SetReadDeadline(t time.Time) error {
 	if s.closing.Load() {
 		return net.ErrClosed
 	}
 	err := s.tcp.SetReadDeadline(t)
-	if s.closing.Load() { // closed meanwhile: the reader must still return
+	if s.closing.Load() || s.evicted.Load() { // meanwhile: the reader must still return
 		_ = s.tcp.SetReadDeadline(past)
 	}
 	return err
@@ -171,6 +296,7 @@ func (s *Socket) CloseWith(last []byte) bool {
 // what the peer sends, unless the stream is torn or the peer has gone.
 func (s *Socket) Release() {
 	s.CloseWith(nil)
+	s.held.end(s.acceptor)
 	// A write may still be under way, for at most closeGrace.
 	s.wmu.Lock()
 	torn := s.torn
@@ -221,41 +347,6 @@ func (s *Socket) keepFinal() {
 	} else {
 		s.final.CompareAndSwap(-1, s.written.Load())
 	}
-}
-
-// The methods below complete net.Conn, for net/http during an upgrade.
-
-// Write writes b whole, bounded by the write deadline.
-func (s *Socket) Write(b []byte) (int, error) {
-	s.wmu.Lock()
-	defer s.unlockWrite()
-	return s.writeLocked(b)
-}
-
-// Close ends the connection without waiting.
-func (s *Socket) Close() error {
-	s.CloseWith(nil)
-	s.keepFinal()
-	return s.tcp.Close()
-}
-
-// CloseWrite ends our side of the stream.
-func (s *Socket) CloseWrite() error {
-	if s.tls != nil {
-		return s.tls.CloseWrite()
-	}
-	return s.tcp.CloseWrite()
-}
-
-// LocalAddr is the local address.
-func (s *Socket) LocalAddr() net.Addr { return s.tcp.LocalAddr() }
-
-// RemoteAddr is the peer's address.
-func (s *Socket) RemoteAddr() net.Addr { return s.tcp.RemoteAddr() }
-
-// SetDeadline sets both deadlines.
-func (s *Socket) SetDeadline(t time.Time) error {
-	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
 // SetWriteDeadline bounds Write. Send has a deadline of its own.

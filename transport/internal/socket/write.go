@@ -223,7 +223,16 @@ func (s *Socket) tryLocked(b []byte) (int, error) {
 // socket is closing.
 type wire struct{ s *Socket }
 
-func (w wire) Read(b []byte) (int, error) { return w.s.tcp.Read(b) }
+func (w wire) Read(b []byte) (int, error) {
+	s := w.s
+	if !s.securing {
+		return s.tcp.Read(b)
+	}
+	s.held.set(s.acceptor, s, s.hello) // TLS keeps a message of its handshake until it is whole
+	n, err := s.tcp.Read(b)
+	s.hello += n
+	return n, err
+}
 
 func (w wire) Write(b []byte) (int, error) {
 	if w.s.closing.Load() {
@@ -234,9 +243,11 @@ func (w wire) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (w wire) Close() error                       { return w.s.tcp.Close() }
-func (w wire) LocalAddr() net.Addr                { return w.s.tcp.LocalAddr() }
-func (w wire) RemoteAddr() net.Addr               { return w.s.tcp.RemoteAddr() }
-func (w wire) SetDeadline(t time.Time) error      { return w.s.SetDeadline(t) }
+func (w wire) Close() error         { return w.s.tcp.Close() }
+func (w wire) LocalAddr() net.Addr  { return w.s.tcp.LocalAddr() }
+func (w wire) RemoteAddr() net.Addr { return w.s.tcp.RemoteAddr() }
+func (w wire) SetDeadline(t time.Time) error {
+	return errors.Join(w.s.SetReadDeadline(t), w.s.SetWriteDeadline(t))
+}
 func (w wire) SetReadDeadline(t time.Time) error  { return w.s.SetReadDeadline(t) }
 func (w wire) SetWriteDeadline(t time.Time) error { return w.s.SetWriteDeadline(t) }

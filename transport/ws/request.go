@@ -3,10 +3,10 @@ package ws
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -16,121 +16,67 @@ import (
 	"imgo/transport/internal/socket"
 )
 
-// run chooses how connections are run.
-func (l *Listener) run(ctx context.Context, handle func(transport.Conn)) error {
-	if l.acceptor.Polls() {
-		return l.runPolled(ctx, handle)
-	}
-	return l.runHTTP(ctx, handle)
-}
-
-// runPolled upgrades connections and calls handle for them, until ctx is done.
-func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) error {
-	deadline := transport.NewSharedDeadline(l.acceptor.Config().HandshakeTimeout)
-	stop := context.AfterFunc(ctx, func() {
-		_ = l.acceptor.Close()
-		deadline.Stop() // the handler does not know these connections yet
-	})
-	defer stop()
-	for {
-		var c *polled
-		if err := l.acceptor.NextPolled(ctx, func() *socket.Polled {
-			c = &polled{}
-			return &c.Polled
-		}); err != nil {
-			return err
-		}
-		h := &handshake{c: c, l: l, handle: handle, deadline: deadline}
-		c.Watch(h)
-		deadline.Start(&h.slot, c)
-		if !c.Rest() {
-			h.Readable(false)
-		}
-	}
-}
-
-// handshake is a connection before its upgrade, and its Waker. It never blocks.
+// handshake is a connection before its upgrade.
 type handshake struct {
-	c        *polled
-	l        *Listener
-	handle   func(transport.Conn)
-	deadline *transport.SharedDeadline
-	slot     transport.DeadlineSlot
-	scanned  int // bytes of the request that were searched for its end
+	l       *Listener
+	in      socket.Input
+	remote  func() netip.AddrPort
+	write   func([]byte) error
+	scanned int // bytes of the request that were searched for its end
 }
-
-var _ transport.Waker = (*handshake)(nil)
-
-// Readable goes on with the handshake.
-func (h *handshake) Readable(bool) {
-	err := h.upgrade()
-	for errors.Is(err, transport.ErrIdle) {
-		if h.c.Park() {
-			return
-		}
-		err = h.upgrade()
-	}
-	expired := h.deadline.Cancel(&h.slot)
-	switch {
-	case err != nil || expired:
-		go h.c.Polled.Release()
-	case h.c.Inline():
-		h.c.serve(h.handle)
-	default:
-		go h.c.serve(h.handle)
-	}
-}
-
-// Writable does nothing: a client that has no room for the answer to its first
-// request is not waited for.
-func (h *handshake) Writable() {}
 
 var errRefused = errors.New("the handshake was refused")
 
-// upgrade answers the request. transport.ErrIdle says that the request has not
-// arrived yet. After any other error the client was refused, and told so if
-// possible.
+// upgrade answers the request. transport.ErrPart and transport.ErrIdle say that
+// the request has not arrived yet. After any other error the client was refused,
+// and told so if possible.
 func (h *handshake) upgrade() error {
 	cfg := h.l.acceptor.Config()
 	head, err := h.requestHead()
-	if errors.Is(err, transport.ErrIdle) {
+	switch {
+	case errors.Is(err, transport.ErrIdle) || errors.Is(err, transport.ErrPart):
 		return err
-	}
-	if err != nil && !errors.Is(err, errHeadTooLong) {
+	case err != nil && !errors.Is(err, errHeadTooLong) && !errors.Is(err, transport.ErrOverBudget):
 		cfg.Refused(refusedHTTP)
 		return err
 	}
 	accept, refused := h.l.answer(head, err)
 	if refused != nil {
 		cfg.Refused(refused.reason)
-		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.c.Remote()).Msg("connection refused")
-		_, _, _ = h.c.TryWriteOne(refused.response())
+		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.remote()).Msg("connection refused")
+		_ = h.write(refused.response())
 		return errRefused
 	}
-	h.c.Take(len(head))
-	if _, _, err := h.c.TryWriteOne(switchingProtocols(accept)); err != nil {
+	h.in.Take(len(head))
+	if err := h.write(switchingProtocols(accept)); err != nil {
 		cfg.Refused(socket.RefusedSocket)
 		return err
 	}
-	h.c.Sign()
+	h.in.Sign()
 	return nil
 }
 
 var errHeadTooLong = errors.New("the request is too long")
 
-// requestHead reads up to the empty line that ends a request's header. What
-// follows stays in the connection's buffer.
+// requestHead reads up to the empty line that ends a request's header, at most
+// once. What follows stays in the connection's buffer.
 func (h *handshake) requestHead() ([]byte, error) {
-	for {
-		b := h.c.Buffered()
-		if end := headEnd(b, h.scanned); end > 0 && end <= maxHeader {
+	for filled := false; ; filled = true {
+		b := h.in.Buffered()
+		if end := headEnd(b, h.scanned); end > 0 && end <= h.l.maxSize {
 			return b[:end], nil
 		}
-		if len(b) >= maxHeader {
+		if len(b) >= h.l.maxSize {
 			return nil, errHeadTooLong
 		}
 		h.scanned = len(b)
-		if err := h.c.Fill(maxHeader); err != nil {
+		if filled {
+			return nil, transport.ErrPart
+		}
+		if err := h.in.Err(); err != nil {
+			return nil, err
+		}
+		if err := h.in.Fill(h.l.maxSize); err != nil {
 			return nil, err
 		}
 	}
@@ -155,9 +101,13 @@ func headEnd(b []byte, scanned int) int {
 	}
 }
 
-// answer judges a request head. headErr is errHeadTooLong or nil.
+// answer judges a request head. headErr says why there is none: errHeadTooLong or
+// transport.ErrOverBudget.
 func (l *Listener) answer(head []byte, headErr error) (acceptKey, *refusal) {
 	var none acceptKey
+	if errors.Is(headErr, transport.ErrOverBudget) {
+		return none, &refusal{reason: refusedBudget, status: http.StatusServiceUnavailable, text: headErr.Error()}
+	}
 	if headErr != nil {
 		return none, &refusal{reason: refusedHTTP, status: http.StatusRequestHeaderFieldsTooLarge, text: headErr.Error()}
 	}

@@ -1,0 +1,234 @@
+package ws
+
+import (
+	"encoding/binary"
+	"io"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"imgo/protocol"
+	"imgo/transport"
+	"imgo/transport/internal/socket"
+)
+
+// The first bytes of control frames, and the longest payload of one (RFC 6455, 5.2
+// and 5.5).
+const (
+	frameClose = 0x88
+	framePong  = 0x8a
+	maxControl = 125
+)
+
+// closeNormal is the code of a plain end (RFC 6455, 7.4.1).
+const closeNormal = 1000
+
+// The kinds of messages of a connection. The first message decides.
+const (
+	formUnknown uint32 = iota
+	formBinary
+	formText
+)
+
+// messages reads the messages of a client from its frames. It is for the reader,
+// but for Text.
+type messages struct {
+	form atomic.Uint32
+	part *message // a message with fragments to come
+}
+
+// message is a message of several fragments.
+type message struct {
+	text bool
+	b    []byte
+}
+
+// Text implements transport.Conn.
+func (m *messages) Text() bool { return m.form.Load() == formText }
+
+// head is the framing of what the server sends.
+func (m *messages) head() socket.Head {
+	if m.Text() {
+		return textHead
+	}
+	return binaryHead
+}
+
+func textHead(dst []byte, n int) []byte   { return transport.AppendFrameHead(dst, true, n) }
+func binaryHead(dst []byte, n int) []byte { return transport.AppendFrameHead(dst, false, n) }
+
+// step reads the next packet, or returns what came instead of it; see
+// transport.Conn.
+func (m *messages) step(in socket.Input) (transport.Packet, error) {
+	var none transport.Packet
+	if err := in.Err(); err != nil {
+		return none, err
+	}
+	for filled := false; ; filled = true {
+		f, need, err := m.next(in)
+		switch {
+		case err != nil:
+			return none, err
+		case need == 0:
+			return m.frame(in, f)
+		case filled:
+			return none, transport.ErrPart
+		}
+		if err := in.Fill(need); err != nil {
+			if err == io.EOF && (len(in.Buffered()) > 0 || m.part != nil) {
+				err = io.ErrUnexpectedEOF
+			}
+			return none, err
+		}
+	}
+}
+
+// next parses the header of the frame that is buffered, and judges it as soon as
+// it is there. need is 0 if the whole frame is.
+func (m *messages) next(in socket.Input) (f frame, need int, err error) {
+	f, need, err = parseFrame(in.Buffered())
+	if err != nil || !f.data() {
+		return f, need, err
+	}
+	if err := m.begin(f); err != nil {
+		return f, 0, err
+	}
+	have := 0 // bytes of the message in earlier fragments
+	if m.part != nil {
+		have = len(m.part.b)
+	}
+	if f.size > transport.JSONLimit(in.MaxBody())-have {
+		return f, 0, &transport.ProtocolError{Code: protocol.CloseTooLarge, Kind: "too_large", Reason: "message is over the limit"}
+	}
+	return f, need, nil
+}
+
+// begin checks that a data frame may come now.
+func (m *messages) begin(f frame) error {
+	switch {
+	case f.op == opContinuation && m.part == nil:
+		return protocolError("bad_frame", "a continuation of nothing")
+	case f.op == opContinuation:
+		return nil
+	case m.part != nil:
+		return protocolError("bad_frame", "a message within a message")
+	}
+	form := formBinary
+	if f.op == opText {
+		form = formText
+	}
+	if !m.form.CompareAndSwap(formUnknown, form) && m.form.Load() != form {
+		return protocolError("mixed_forms", "text and binary messages on one connection")
+	}
+	return nil
+}
+
+// frame takes a whole frame.
+func (m *messages) frame(in socket.Input, f frame) (p transport.Packet, err error) {
+	payload := in.Buffered()[f.head : f.head+f.size]
+	unmask(payload, f.mask)
+	if f.data() {
+		p, err = m.data(in, f, payload)
+	} else {
+		err = m.control(in, f.op, payload)
+	}
+	in.Take(f.head + f.size) // payload is not valid any more
+	return p, err
+}
+
+// data handles a data frame. The error is transport.ErrFrame if it ends no message.
+func (m *messages) data(in socket.Input, f frame, payload []byte) (p transport.Packet, err error) {
+	if !f.fin && m.part == nil {
+		m.part = &message{text: f.op == opText}
+	}
+	text := f.op == opText
+	if part := m.part; part != nil {
+		part.b = append(part.b, payload...)
+		switch {
+		case f.fin:
+		case !part.text && len(part.b) > protocol.HeaderV2+in.MaxBody():
+			_, err := decodeOne(part.b, in.MaxBody()) // it is too long to be one packet
+			return p, err
+		default:
+			in.Hold(cap(part.b))
+			return p, transport.ErrFrame
+		}
+		payload, text, m.part = part.b, part.text, nil
+		in.Hold(0)
+	} else {
+		payload = append([]byte(nil), payload...) // the buffer is used again
+	}
+	if text {
+		p, err = transport.ParseJSON(payload)
+	} else {
+		p, err = decodeOne(payload, in.MaxBody())
+	}
+	if err == nil {
+		in.Sign()
+	}
+	return p, err
+}
+
+// decodeOne decodes a message, which must be exactly one packet.
+func decodeOne(b []byte, maxBody int) (transport.Packet, error) {
+	p, rest, err := transport.DecodePacket(b, maxBody)
+	switch {
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return transport.Packet{}, protocolError("bad_length", "a binary message ends within its packet")
+	case err != nil:
+		return transport.Packet{}, err
+	case len(rest) > 0:
+		return transport.Packet{}, protocolError("bad_length", "a binary message has more than one packet")
+	}
+	return p, nil
+}
+
+// control handles a control frame. It answers a close frame and returns io.EOF,
+// and otherwise transport.ErrFrame.
+func (m *messages) control(in socket.Input, op byte, payload []byte) error {
+	switch op {
+	case opPing:
+		in.Sign()
+		in.Urgent(append([]byte{framePong, byte(len(payload))}, payload...))
+	case opPong:
+		in.Sign()
+	case opClose:
+		if len(payload) > 0 {
+			if len(payload) == 1 || !closeCode(binary.BigEndian.Uint16(payload)) {
+				return protocolError("bad_frame", "a close frame with no valid code")
+			}
+			payload = payload[:2]
+		}
+		in.CloseWith(append([]byte{frameClose, byte(len(payload))}, payload...))
+		return io.EOF
+	}
+	return transport.ErrFrame
+}
+
+// closeFrame returns a whole close frame.
+func closeFrame(code protocol.CloseCode, reason string) []byte {
+	if code == 0 {
+		code = closeNormal
+	}
+	reason = clip(reason, maxControl-2)
+	b := append(make([]byte, 0, 4+len(reason)), frameClose, byte(2+len(reason)))
+	b = binary.BigEndian.AppendUint16(b, uint16(code))
+	return append(b, reason...)
+}
+
+// clip shortens s to at most n bytes of valid UTF-8, for a close frame.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+// protocolError returns a client's mistake in WebSocket framing or in packets.
+func protocolError(kind, reason string) *transport.ProtocolError {
+	return &transport.ProtocolError{Code: protocol.CloseBadPacket, Kind: kind, Reason: reason}
+}
