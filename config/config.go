@@ -70,13 +70,14 @@ type Logging struct {
 
 // Comet sets the addresses and the TLS of the client listeners.
 type Comet struct {
-	TCP       string   `toml:"tcp" default:":8080" flag:"tcp" common:"true" unit:"address, or off" doc:"Where TCP clients connect."`
-	WS        string   `toml:"ws" default:":8090" flag:"ws" common:"true" unit:"address, or off" doc:"Where WebSocket clients connect, path /sub."`
-	TLSCert   string   `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) for clients; re-read when it changes. Empty: no TLS."`
-	TLSKey    string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
-	TCPTLS    bool     `toml:"tcp_tls" default:"true" doc:"Whether the TCP port uses the certificate, where one is given."`
-	WSTLS     bool     `toml:"ws_tls" default:"true" doc:"Whether the WebSocket port uses the certificate, where one is given."`
-	WSOrigins []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients other than browsers send no origin and are always accepted."`
+	TCP           string   `toml:"tcp" default:":8080" flag:"tcp" common:"true" unit:"address, or off" doc:"Where TCP clients connect."`
+	WS            string   `toml:"ws" default:":8090" flag:"ws" common:"true" unit:"address, or off" doc:"Where WebSocket clients connect, path /sub."`
+	TLSCert       string   `toml:"tls_cert" unit:"PEM file" doc:"The certificate (chain) for clients; re-read when it changes. Empty: no TLS."`
+	TLSKey        string   `toml:"tls_key" unit:"PEM file" doc:"The certificate's private key."`
+	TCPTLS        bool     `toml:"tcp_tls" default:"true" doc:"Whether the TCP port uses the certificate, where one is given."`
+	WSTLS         bool     `toml:"ws_tls" default:"true" doc:"Whether the WebSocket port uses the certificate, where one is given."`
+	WSRequestSize int      `toml:"ws_request_size" default:"32KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The longest request that opens a WebSocket, with all its cookies. A longer one is refused (HTTP 431)."`
+	WSOrigins     []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients other than browsers send no origin and are always accepted."`
 
 	comet.Sockets
 }

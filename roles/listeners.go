@@ -31,7 +31,9 @@ func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
 	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
 	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
-		return ws.Listen(ws.Config{ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone})
+		return ws.Listen(ws.Config{
+			ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone, RequestSize: c.WSRequestSize,
+		})
 	}
 	return []clientTransport{
 		{scheme: tcp.Scheme, listen: c.TCP, tls: c.TCPTLS, tlsPrefix: "tls://", advertise: advertise.TCPAddress, bind: bindTCP},

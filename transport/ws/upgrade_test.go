@@ -3,6 +3,7 @@ package ws_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -185,6 +186,39 @@ func TestOrigins(t *testing.T) {
 	for _, bad := range []string{"", "https://[", "a[b"} {
 		if _, err := ws.Listen(ws.Config{Origins: []string{bad}, ListenConfig: transport.ListenConfig{Addr: "127.0.0.1:0"}}); err == nil {
 			t.Errorf("the origin pattern %q was taken", bad)
+		}
+	}
+}
+
+// TestRequestSize checks that a request may be as long as Config.RequestSize says, with all its
+// cookies, and no longer, with and without TLS.
+func TestRequestSize(t *testing.T) {
+	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secure := range []bool{false, true} {
+		for _, test := range []struct {
+			bound, cookies, status int
+		}{
+			{0, 31 << 10, 101}, {0, 33 << 10, 431}, {8 << 10, 7 << 10, 101}, {8 << 10, 9 << 10, 431}, {64 << 10, 60 << 10, 101},
+		} {
+			conf := ws.Config{RequestSize: test.bound}
+			var clientTLS *tls.Config
+			if secure {
+				conf.TLS, clientTLS = cfg, transporttest.ClientTLS(t, certFile)
+			}
+			l := listen(t, conf)
+			transporttest.Serve(t, l, echo)
+			w, resp, err := transporttest.Upgrade(transporttest.Dial(t, l, clientTLS), "/sub", "Cookie: "+strings.Repeat("c", test.cookies))
+			if err != nil || resp.StatusCode != test.status {
+				t.Errorf("TLS %v: %d bytes of cookies with a bound of %d: %v, %v, want %d", secure, test.cookies, test.bound, resp, err, test.status)
+				continue
+			}
+			if test.status == http.StatusSwitchingProtocols {
+				ping(t, w)
+			}
 		}
 	}
 }
