@@ -36,6 +36,7 @@ run: build ## Build and run the server with its defaults; ARGS="--http …" adds
 	./imgo $(ARGS)
 
 build: setup-go ## Build ./imgo
+	@[ -x imgo ] || echo "building imgo; the first time takes a minute or two" >&2
 	go build -o imgo .
 
 install: build ## Build imgo and put it into the folder of `go install`

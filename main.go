@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Stdout:   stdout,
 		Stderr:   stderr,
 		Terminal: isTerminal(stderr),
+		Screen:   isTerminal(stdout),
 		Flags:    flags.CLI(false),
 		AllFlags: flags.CLI(true),
 		Extra:    []*cli.Command{flags.ConfigCommand(), bench.Command()},

@@ -156,11 +156,6 @@ func TestPush(t *testing.T) {
 			map[string]any{"user": "123", "body_text": "help", "kept": true},
 			"message 281474976710657 is on its way to 1 session of user 123\n",
 		},
-		"an empty message": {
-			[]string{"--user", "123", ""}, oneSession,
-			map[string]any{"user": "123", "body_text": "", "kept": true},
-			"message 281474976710657 is on its way to 1 session of user 123\n",
-		},
 		"as JSON": {
 			[]string{"--json", "--user", "123", "x"}, oneSession,
 			map[string]any{"user": "123", "body_text": "x", "kept": true},
@@ -281,7 +276,7 @@ func TestUsage(t *testing.T) {
 		"op":                     {[]string{"push", "--user", "1", "--op", "6", "x"}, []string{"--op 6", "1000"}},
 		"token for whom":         {[]string{"token", "new"}, []string{"--user 123"}},
 		"token new 7":            {[]string{"token", "new", "7"}, []string{"--user 7"}},
-		"token ttl":              {[]string{"token", "new", "--user", "7", "--ttl", "-1h"}, []string{"more than 0"}},
+		"token ttl":              {[]string{"token", "new", "--user", "7", "--ttl", "-1h"}, []string{"must not be negative"}},
 		"revoke what":            {[]string{"token", "revoke"}, []string{"--user"}},
 		"revoke both":            {[]string{"token", "revoke", "T", "--user", "7"}, []string{"not both"}},
 		"show whom":              {[]string{"users", "show"}, []string{"imgo users show 123"}},
@@ -295,6 +290,12 @@ func TestUsage(t *testing.T) {
 		"too much":               {[]string{"version", "x"}, []string{`"x"`}},
 		"too much for stats":     {[]string{"stats", "x"}, []string{`"x"`}},
 		"serve what":             {[]string{"serve", "x"}, []string{`"x"`}},
+		"help topic":             {[]string{"help", "pusg"}, []string{`no command "pusg"`, "did you mean imgo push?"}},
+		"empty message":          {[]string{"push", "--user", "1", ""}, []string{"the message is empty"}},
+		"ttl without a unit":     {[]string{"push", "--user", "1", "--ttl", "5", "x"}, []string{"ttl", "a number and its unit", `"5s"`}},
+		"verify without a unit":  {[]string{"verify", "--late", "5"}, []string{"late", "a number and its unit"}},
+		"completion for what":    {[]string{"completion"}, []string{"bash, zsh or fish"}},
+		"completion for another": {[]string{"completion", "tcsh"}, []string{`"tcsh"`, "bash, zsh or fish"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := imgo(t, nil, "", test.args...)
@@ -310,6 +311,35 @@ func TestServe(t *testing.T) {
 	for _, args := range [][]string{{}, {"serve"}, {"--tcp", ":1"}, {"--tcp=:1", "serve", "--ws", ":2"}} {
 		if r := imgo(t, nil, "", args...); !r.served || r.code != 0 {
 			t.Errorf("%q: served %v, %v", args, r.served, r.err)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	command, flag := imgo(t, nil, "", "version"), imgo(t, nil, "", "--version")
+	if !strings.HasPrefix(command.stdout, "imgo ") || flag.stdout != command.stdout || flag.served {
+		t.Errorf("version prints %q, --version %q", command.stdout, flag.stdout)
+	}
+}
+
+// TestCompletion checks the words that imgo offers to a shell, and that each shell gets a script.
+func TestCompletion(t *testing.T) {
+	const flag = "--generate-bash-completion"
+	if r := imgo(t, nil, "", flag); !strings.Contains(r.stdout, "push\n") || !strings.Contains(r.stdout, "listen\n") || r.served {
+		t.Errorf("commands: %q, served %v", r.stdout, r.served)
+	}
+	if r := imgo(t, nil, "", "users", flag); !strings.Contains(r.stdout, "show\n") {
+		t.Errorf("commands of users: %q", r.stdout)
+	}
+	if r := imgo(t, nil, "", "push", "--us", flag); !strings.Contains(r.stdout, "--users-file\n") {
+		t.Errorf("flags of push: %q", r.stdout)
+	}
+	if r := imgo(t, nil, "", "--t", flag); !strings.Contains(r.stdout, "--tcp\n") {
+		t.Errorf("flags: %q", r.stdout)
+	}
+	for shell, want := range map[string]string{"bash": "complete -o", "zsh": "bashcompinit", "fish": "complete -c imgo -f"} {
+		if r := imgo(t, nil, "", "completion", shell); r.code != 0 || !strings.Contains(r.stdout, want) {
+			t.Errorf("%s: %v, %q", shell, r.err, r.stdout)
 		}
 	}
 }

@@ -32,8 +32,8 @@ const (
 type Options struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Terminal is true if Stderr is a terminal.
-	Terminal bool
+	// Terminal is true if Stderr is a terminal, and Screen if Stdout is.
+	Terminal, Screen bool
 	// Serve runs the server, for imgo without a command and for imgo serve.
 	Serve cli.ActionFunc
 	// Flags are the server flags of imgo itself, which shows only the common ones. AllFlags are
@@ -83,7 +83,27 @@ func ExitCode(err error) int {
 // prints no error. The caller does both.
 func Run(ctx context.Context, opts Options, args []string) error {
 	app := newApp(opts)
-	return app.RunContext(ctx, flagsFirst(app, args))
+	if completing(args) {
+		completeWith(app, complete(args))
+	} else {
+		args = flagsFirst(app, args)
+	}
+	err := app.RunContext(ctx, args)
+	if topic, ok := unknownTopic(err); ok {
+		return unknownCommand("imgo", topic, app.Commands)
+	}
+	return err
+}
+
+// unknownTopic reports whether err comes from `imgo help TOPIC` with an unknown topic, and returns the
+// topic. The library has an exit code of its own for it.
+func unknownTopic(err error) (string, bool) {
+	var exit cli.ExitCoder
+	if !errors.As(err, &exit) {
+		return "", false
+	}
+	topic, ok := strings.CutPrefix(exit.Error(), "No help topic for '")
+	return strings.TrimSuffix(topic, "'"), ok
 }
 
 func newApp(opts Options) *cli.App {
@@ -95,19 +115,20 @@ func newApp(opts Options) *cli.App {
 		Reader:                    opts.Stdin,
 		Writer:                    opts.Stdout,
 		ErrWriter:                 opts.Stderr,
-		HideVersion:               true,
+		HideVersion:               true, // serveOr handles --version
+		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true, // names of users may contain commas
-		Flags:                     append(hidden(apiFlags()), opts.Flags...),
+		Flags:                     append(append(hidden(apiFlags()), versionFlag()), opts.Flags...),
 		Action:                    serveOr(opts.Serve),
 		// The default handler would exit the process.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
 	}
 	app.Commands = append([]*cli.Command{
-		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(), usersCommand(), roomsCommand(),
+		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(),
 		nodesCommand(), statsCommand(), partitionsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
-	app.Commands = append(app.Commands, versionCommand())
+	app.Commands = append(app.Commands, completionCommand(), versionCommand())
 	for _, command := range app.Commands {
 		prepare(command)
 	}
@@ -141,8 +162,11 @@ func hidden(flags []cli.Flag) []cli.Flag {
 // serveOr serves if there is no argument. An argument was meant as a command, which does not exist.
 func serveOr(serve cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		if c.Args().Present() {
+		switch {
+		case c.Args().Present():
 			return noCommand(c, c.App.Commands)
+		case c.Bool("version"):
+			return printVersion(c)
 		}
 		return serve(c)
 	}
@@ -160,22 +184,31 @@ func serveCommand(opts Options) *cli.Command {
 
 // noCommand returns the error for an unknown or missing command name.
 func noCommand(c *cli.Context, commands []*cli.Command) error {
+	path := c.Command.HelpName
+	given := c.Args().First()
+	if given == "" {
+		return &UsageError{fmt.Sprintf("%s needs a command: %s", path, strings.Join(commandNames(commands), ", ")), path}
+	}
+	return unknownCommand(path, given, commands)
+}
+
+// unknownCommand returns the error for a name that no command has. It suggests a similar one.
+func unknownCommand(path, given string, commands []*cli.Command) error {
+	message := fmt.Sprintf("%s has no command %q", path, given)
+	if meant := suggest.Closest(given, commandNames(commands)); meant != "" {
+		message += fmt.Sprintf("; did you mean %s %s?", path, meant)
+	}
+	return &UsageError{message, path}
+}
+
+func commandNames(commands []*cli.Command) []string {
 	var names []string
 	for _, command := range commands {
 		if !command.Hidden {
 			names = append(names, command.Name)
 		}
 	}
-	path := c.Command.HelpName
-	given := c.Args().First()
-	if given == "" {
-		return &UsageError{fmt.Sprintf("%s needs a command: %s", path, strings.Join(names, ", ")), path}
-	}
-	message := fmt.Sprintf("%s has no command %q", path, given)
-	if meant := suggest.Closest(given, names); meant != "" {
-		message += fmt.Sprintf("; did you mean %s %s?", path, meant)
-	}
-	return &UsageError{message, path}
+	return names
 }
 
 // onUsageError turns an error of the flag package into a UsageError. For an unknown flag it

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
@@ -29,7 +30,7 @@ const (
 	stopTimeout = 2 * time.Second
 )
 
-func listenCommand() *cli.Command {
+func listenCommand(opts Options) *cli.Command {
 	return &cli.Command{
 		Name:      "listen",
 		Usage:     "connect as a user and print the messages that come",
@@ -53,11 +54,11 @@ func listenCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing: the messages come again the next time", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "print each message as a JSON object with id, op and body", DisableDefaultText: true},
 		),
-		Action: listen,
+		Action: func(c *cli.Context) error { return listen(c, opts.Screen) },
 	}
 }
 
-func listen(c *cli.Context) error {
+func listen(c *cli.Context, screen bool) error {
 	user, text := c.String("user"), c.String("token")
 	switch {
 	case (user == "") == (text == ""):
@@ -82,7 +83,7 @@ func listen(c *cli.Context) error {
 	// arrived.
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
-	l := &listener{c: c, cancel: cancel, left: c.Int("count")}
+	l := &listener{c: c, screen: screen, cancel: cancel, left: c.Int("count")}
 	cfg := imgoclient.Config{
 		Address: address, Token: text, Device: c.String("device"), Rooms: c.StringSlice("room"), Platform: "cli",
 		NoAck: c.Bool("no-ack"), OnMessage: l.message,
@@ -117,6 +118,7 @@ func listen(c *cli.Context) error {
 // listener prints received messages. message must not be called concurrently.
 type listener struct {
 	c      *cli.Context
+	screen bool // standard output is a terminal
 	cancel context.CancelFunc
 	left   int // remaining messages; 0 means no limit
 	failed error
@@ -145,7 +147,11 @@ func (l *listener) message(_ context.Context, m imgoclient.Message) error {
 func (l *listener) print(m imgoclient.Message) error {
 	if !l.c.Bool("json") {
 		if utf8.Valid(m.Body) {
-			return printLine(l.c, string(m.Body))
+			text := string(m.Body)
+			if l.screen {
+				text = visible(text)
+			}
+			return printLine(l.c, text)
 		}
 		return printLine(l.c, "base64:"+base64.StdEncoding.EncodeToString(m.Body))
 	}
@@ -172,6 +178,25 @@ func (l *listener) print(m imgoclient.Message) error {
 	}
 	return printLine(l.c, string(line))
 }
+
+// visible writes control characters as escapes, except for tabs and line breaks. The text of a message
+// must not move the cursor of a terminal or change its title.
+func visible(text string) string {
+	if !strings.ContainsFunc(text, isHidden) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if isHidden(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func isHidden(r rune) bool { return unicode.IsControl(r) && r != '\t' && r != '\n' }
 
 // outcome turns the result of Run into the result of the command.
 func (l *listener) outcome(err error) error {

@@ -31,6 +31,7 @@ type comet struct {
 	acked    int
 	messages [][]byte // packets to send to the next connection
 	refuse   string   // the body of the disconnect packet (op 6) for the next connections; empty means none
+	http     bool     // answer as the API does
 	dropOnce bool     // the first connection ends after its messages
 	done     sync.WaitGroup
 }
@@ -57,6 +58,13 @@ func newComet(t *testing.T, messages ...[]byte) *comet {
 
 func (c *comet) serve(conn net.Conn) {
 	defer conn.Close()
+	c.mu.Lock()
+	http := c.http
+	c.mu.Unlock()
+	if http {
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"))
+		return
+	}
 	r := bufio.NewReader(conn)
 	var header [protocol.HeaderV2]byte
 	write := func(op, seq int32, id uint64, body []byte) {
@@ -153,6 +161,67 @@ func TestListenAsJSON(t *testing.T) {
 	c := newComet(t, message(281474976710657, `{"a": 1}`), message(2, "plain"), message(0, "\xff"))
 	imgo(t, apiFor(t, c), "", "listen", "--token", "t", "--count", "3", "--json").want(t, 0,
 		`{"id":"281474976710657","op":5,"body":{"a":1}}`+"\n"+`{"id":"2","op":5,"body":"plain"}`+"\n"+`{"op":5,"body":{"base64":"/w=="}}`+"\n")
+}
+
+// TestListenOnAScreen checks that a message cannot control the terminal that shows it.
+func TestListenOnAScreen(t *testing.T) {
+	for _, screen := range []bool{true, false} {
+		c := newComet(t, message(1, "\x1b]0;owned\x07red \x1b[31mé\ttab\u009b2J"))
+		var stdout bytes.Buffer
+		err := commands.Run(t.Context(), commands.Options{
+			Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: io.Discard, Screen: screen,
+			Serve: func(*cli.Context) error { return nil },
+		}, []string{"imgo", "listen", "--token", "t", "--count", "1", "--connect", c.listener.Addr().String()})
+		want := "\x1b]0;owned\x07red \x1b[31mé\ttab\u009b2J\n"
+		if screen {
+			want = `\x1b]0;owned\ared \x1b[31mé` + "\t" + `tab\u009b2J` + "\n"
+		}
+		if err != nil || stdout.String() != want {
+			t.Errorf("screen %v: %q, %v", screen, stdout.String(), err)
+		}
+	}
+}
+
+// TestListenAtTheAPI checks the message for somebody who took the port of the API for that of clients.
+func TestListenAtTheAPI(t *testing.T) {
+	c := newComet(t)
+	c.mu.Lock()
+	c.http = true
+	c.mu.Unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stderr lockedBuffer
+	done := make(chan error, 1)
+	go func() {
+		done <- commands.Run(ctx, commands.Options{
+			Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &stderr, Serve: func(*cli.Context) error { return nil },
+		}, []string{"imgo", "listen", "--token", "t", "--connect", c.listener.Addr().String()})
+	}()
+	for end := time.Now().Add(time.Minute); !strings.Contains(stderr.String(), "answers in HTTP"); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("stderr %q", stderr.String())
+		}
+	}
+	cancel()
+	<-done
+}
+
+// lockedBuffer is a bytes.Buffer that is safe for concurrent use.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestListenReconnectsAndPrintsOnce(t *testing.T) {

@@ -74,7 +74,8 @@ func pushCommand() *cli.Command {
 			&cli.BoolFlag{Name: "stdin", Usage: "the messages come on standard input, one a line; empty lines are skipped",
 				DisableDefaultText: true},
 			&cli.BoolFlag{Name: "not-kept", Usage: "only to who is connected now", DisableDefaultText: true},
-			&cli.DurationFlag{Name: "ttl", Usage: "how long a kept message waits: a `duration` such as 1h", DefaultText: "the server's kept.ttl"},
+			&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long a kept message waits: a `duration` such as 1h",
+				DefaultText: "the server's kept.ttl"},
 			&cli.IntFlag{Name: "op", Usage: "the message's operation, a `number`: 5, or 1000 and above", Value: 5},
 			&cli.StringFlag{Name: "idempotency-key",
 				Usage: "pushing again with the same `key` within 24 h does nothing; with --stdin the line's number is added"},
@@ -121,6 +122,8 @@ func push(c *cli.Context) error {
 			return err
 		}
 		return p.one(c.Context, message)
+	case c.Args().First() == "":
+		return usage(c, "the message is empty, perhaps because a variable of the shell is")
 	}
 	return p.one(c.Context, []byte(c.Args().First()))
 }
@@ -184,7 +187,7 @@ func pushOptions(c *cli.Context, request *pushRequest) error {
 	if !c.IsSet("ttl") {
 		return nil
 	}
-	switch ttl := c.Duration("ttl"); {
+	switch ttl := durationFlag(c, "ttl"); {
 	case !kept:
 		return usage(c, "--ttl is for messages that are kept, and this one is not")
 	case ttl <= 0:

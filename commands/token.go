@@ -66,7 +66,7 @@ func tokenCommand() *cli.Command {
 					"It is shown this once: the server keeps only its hash.",
 				Flags: withAPI(
 					&cli.StringFlag{Name: "user", Usage: "whose token; a `name` of 1 to 128 bytes"},
-					&cli.DurationFlag{Name: "ttl", Usage: "how long it is good for: a `duration` such as 24h", DefaultText: "for ever"},
+					&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long it is good for: a `duration` such as 24h", DefaultText: "for ever"},
 					&cli.StringFlag{Name: "token", Usage: "use this `text` as the token", DefaultText: "the server makes one"},
 					&cli.BoolFlag{Name: "single", Usage: "revoke the user's other tokens", DisableDefaultText: true},
 					jsonFlag(),
@@ -100,11 +100,11 @@ func tokenNew(c *cli.Context) error {
 		return usage(c, "whose token? Write --user 123")
 	case c.Args().Present():
 		return usage(c, "%q is too much", c.Args().First())
-	case c.Duration("ttl") < 0 || c.IsSet("ttl") && c.Duration("ttl") == 0:
+	case c.IsSet("ttl") && durationFlag(c, "ttl") == 0:
 		return usage(c, "--ttl must be more than 0; leave it out for a token that does not expire")
 	}
 	request := tokenRequest{User: user, Token: c.String("token"), Single: c.Bool("single")}
-	if ttl := c.Duration("ttl"); ttl > 0 {
+	if ttl := durationFlag(c, "ttl"); ttl > 0 {
 		request.TTL = ttl.String()
 	}
 	a, err := newAPI(c)

@@ -49,9 +49,10 @@ func verifyCommand(opts Options) *cli.Command {
 				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
 				DefaultText: kindsText(def.Kinds)},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
-			&cli.DurationFlag{Name: "duration", Usage: "`time` during which pushes start; 0 means until Ctrl-C", Value: def.Duration},
-			&cli.DurationFlag{Name: "settle", Usage: "the longest `time` in which accepted messages may arrive at the end", Value: def.Settle},
-			&cli.DurationFlag{Name: "late", Usage: "list deliveries that take longer than this `time`", Value: def.Late},
+			&cli.GenericFlag{Name: "duration", Value: newDuration(def.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
+			&cli.GenericFlag{Name: "settle", Value: newDuration(def.Settle),
+				Usage: "the longest `time` in which accepted messages may arrive at the end"},
+			&cli.GenericFlag{Name: "late", Value: newDuration(def.Late), Usage: "list deliveries that take longer than this `time`"},
 			&cli.BoolFlag{Name: "late-fails", Usage: "make a late delivery a violation", DisableDefaultText: true},
 			&cli.Float64Flag{Name: "not-kept", Usage: "the `share` of pushes that are not kept, 0 to 1", Value: def.NotKept},
 			&cli.IntFlag{Name: "rooms", Usage: "`number` of rooms with 10 users each; two in five pushes that are not kept then go to a room"},
@@ -99,7 +100,8 @@ func runVerify(c *cli.Context, terminal bool) error {
 	}
 	cfg.Key, cfg.Clients = flagOrEnv(c, "api-key", keyEnv, ""), split(c.StringSlice("connect"))
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Body = c.Int("users"), c.Int("devices"), c.Float64("rate"), c.Int("size")
-	cfg.Duration, cfg.Settle, cfg.Late, cfg.LateFails = c.Duration("duration"), c.Duration("settle"), c.Duration("late"), c.Bool("late-fails")
+	cfg.Duration, cfg.Settle = durationFlag(c, "duration"), durationFlag(c, "settle")
+	cfg.Late, cfg.LateFails = durationFlag(c, "late"), c.Bool("late-fails")
 	cfg.NotKept, cfg.Churn, cfg.Seed = c.Float64("not-kept"), c.Float64("churn"), c.Uint64("seed")
 	cfg.Slow, cfg.Lazy, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Float64("large")
 	cfg.Rooms, cfg.Broadcast = c.Int("rooms"), c.Float64("broadcast")

@@ -22,7 +22,7 @@ func TestVerifyUsage(t *testing.T) {
 		"no share":         {[]string{"--not-kept", "10"}, "--not-kept must be 0 to 1"},
 		"negative churn":   {[]string{"--churn", "-1"}, "--churn must be 0 to 60"},
 		"too large":        {[]string{"--size", "1000000"}, "--size must be 0 to"},
-		"before it began":  {[]string{"--duration", "-1s"}, "--duration must not be negative"},
+		"before it began":  {[]string{"--duration", "-1s"}, "-duration: must not be negative"},
 		"no time":          {[]string{"--settle", "0"}, "--settle must be more than 0"},
 		"no kind":          {[]string{"--kinds", "tcp,pigeon"}, `--kinds has "pigeon", must be of tcp, ws, json, no-ack, sdk, sdk-ws`},
 		"too many slow":    {[]string{"--slow", "101"}, "--slow must be 0 to the number of users"},

@@ -44,7 +44,16 @@ func versionCommand() *cli.Command {
 			if c.Args().Present() {
 				return usage(c, "%q is too much", c.Args().First())
 			}
-			return printLine(c, fmt.Sprintf("imgo %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH))
+			return printVersion(c)
 		},
 	}
+}
+
+// versionFlag is --version, which people try first.
+func versionFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true}
+}
+
+func printVersion(c *cli.Context) error {
+	return printLine(c, fmt.Sprintf("imgo %s (%s, %s/%s)", Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH))
 }

@@ -176,7 +176,11 @@ func (s *stream) read(deadline time.Time) (Packet, error) {
 	if err := s.conn.SetReadDeadline(deadline); err != nil {
 		return Packet{}, fmt.Errorf("set the read deadline: %w", err)
 	}
-	return transport.ReadPacket(s.r, &s.header, s.maxBody)
+	p, err := transport.ReadPacket(s.r, &s.header, s.maxBody)
+	if err != nil && string(s.header[:5]) == "HTTP/" {
+		return p, fmt.Errorf("the server answers in HTTP, so this is not its TCP port for clients: %w", err)
+	}
+	return p, err
 }
 
 func (s *stream) buffered() bool { return s.r.Buffered() > 0 }
