@@ -1,0 +1,256 @@
+package webhook_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"go.uber.org/goleak"
+
+	"imgo/internal/webhook"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	secret  = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+	secret2 = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY="
+)
+
+func newCaller(t *testing.T, cfg webhook.Config) *webhook.Caller {
+	t.Helper()
+	if cfg.Secrets == nil {
+		cfg.Secrets = []string{secret}
+	}
+	c, err := webhook.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestSignature verifies calls as a receiver does, with either of two secrets.
+func TestSignature(t *testing.T) {
+	var got http.Header
+	var body []byte
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Clone()
+		body, _ = io.ReadAll(r.Body)
+		_, _ = io.WriteString(w, `{"ok":true}`)
+	}))
+	defer server.Close()
+	c := newCaller(t, webhook.Config{URL: server.URL, Secrets: []string{secret, secret2}})
+	answer, err := c.Post(t.Context(), "call-1", []byte(`{"a":1}`))
+	if err != nil || !answer.OK() || string(answer.Body) != `{"ok":true}` {
+		t.Fatalf("answer %+v, %v", answer, err)
+	}
+	if string(body) != `{"a":1}` || got.Get("Webhook-Id") != "call-1" || got.Get("Content-Type") != "application/json" {
+		t.Errorf("got %s with %v", body, got)
+	}
+	for _, s := range []string{secret, secret2} {
+		receiver, err := standardwebhooks.NewWebhook(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := receiver.Verify(body, got); err != nil {
+			t.Errorf("the signature is wrong: %v", err)
+		}
+		if receiver.Verify([]byte(`{"a":2}`), got) == nil {
+			t.Error("the signature fits another body")
+		}
+	}
+}
+
+func TestAnswersThatDoNotCount(t *testing.T) {
+	var followed atomic.Bool
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Store(true) }))
+	defer target.Close()
+	stall := make(chan struct{})
+	for name, handler := range map[string]http.HandlerFunc{
+		"500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+		"503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) },
+		"429": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) },
+		"408": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(408) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, target.URL, http.StatusTemporaryRedirect)
+		},
+		"large": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bytes.Repeat([]byte("x"), 2000)) },
+		"endless": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 4096)); err != nil {
+					return
+				}
+			}
+		},
+		"hangs up": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"slow": func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-stall:
+			case <-r.Context().Done():
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // net/http sees an end of the caller only behind the body
+				handler(w, r)
+			}))
+			defer server.Close()
+			var outcome string
+			c := newCaller(t, webhook.Config{URL: server.URL + "/?key=hush", Timeout: 300 * time.Millisecond, MaxAnswer: 1000,
+				Observe: func(o string, _ time.Duration) { outcome = o }})
+			answer, err := c.Post(t.Context(), "1", []byte("{}"))
+			if !errors.Is(err, webhook.ErrUnavailable) || outcome != webhook.OutcomeFailed {
+				t.Errorf("answer %+v, %v, outcome %s", answer, err, outcome)
+			}
+			if err != nil && strings.Contains(err.Error(), "hush") {
+				t.Errorf("the error shows the query: %v", err)
+			}
+			c.Close()
+		})
+	}
+	close(stall)
+	if followed.Load() {
+		t.Error("a redirect was followed")
+	}
+}
+
+func TestRefusalsAreAnswers(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer server.Close()
+	c := newCaller(t, webhook.Config{URL: server.URL})
+	for range 20 {
+		if answer, err := c.Post(t.Context(), "1", nil); err != nil || answer.Status != http.StatusForbidden || answer.OK() {
+			t.Fatalf("answer %+v, %v", answer, err)
+		}
+	}
+}
+
+// roundTripper is a network of one function.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func respond(status int) *http.Response {
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(""))}
+}
+
+// TestCircuit checks that after failures in a row the address has a rest, and is tried again by one call.
+func TestCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		var down atomic.Bool
+		down.Store(true)
+		c := newCaller(t, webhook.Config{URL: "https://x.example", OpenFor: 5 * time.Second, Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+			calls.Add(1)
+			if down.Load() {
+				return respond(500), nil
+			}
+			return respond(200), nil
+		})})
+		for range 100 {
+			if _, err := c.Post(t.Context(), "1", nil); !errors.Is(err, webhook.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		}
+		if n := calls.Load(); n != 5 {
+			t.Errorf("called %d times, want 5", n)
+		}
+		time.Sleep(6 * time.Second)
+		for range 100 {
+			_, _ = c.Post(t.Context(), "1", nil)
+		}
+		if n := calls.Load(); n != 6 {
+			t.Errorf("called %d times, want one more", n)
+		}
+		down.Store(false)
+		time.Sleep(6 * time.Second)
+		for range 10 {
+			if _, err := c.Post(t.Context(), "1", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestCallersThatGoAway checks that callers that give up do not open the circuit.
+func TestCallersThatGoAway(t *testing.T) {
+	var hang atomic.Bool
+	hang.Store(true)
+	c := newCaller(t, webhook.Config{URL: "https://x.example", Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		if hang.Load() {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}
+		return respond(200), nil
+	})})
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, _ = c.Post(ctx, "1", nil)
+	}
+	hang.Store(false)
+	if _, err := c.Post(t.Context(), "1", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestInFlight checks that calls above the bound wait, and are refused when their time is over.
+func TestInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int32
+		var refused atomic.Int32
+		c := newCaller(t, webhook.Config{URL: "https://x.example", InFlight: 2, Timeout: time.Second,
+			Observe: func(outcome string, _ time.Duration) {
+				if outcome == webhook.OutcomeRefused {
+					refused.Add(1)
+				}
+			},
+			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				most.Store(max(most.Load(), now.Add(1)))
+				time.Sleep(900 * time.Millisecond)
+				now.Add(-1)
+				return respond(200), nil
+			})})
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { _, _ = c.Post(t.Context(), "1", nil) })
+		}
+		wg.Wait()
+		if most.Load() != 2 || refused.Load() != 6 {
+			t.Errorf("at most %d calls at once, %d refused; want 2 and 6", most.Load(), refused.Load())
+		}
+	})
+}
+
+func TestCheck(t *testing.T) {
+	for address, good := range map[string]bool{
+		"https://backend.example/auth": true, "http://127.0.0.1:9000": true, "http://localhost/x": true, "https://b.example/?k=v": true,
+		"http://backend.example": false, "ftp://x": false, "backend": false, "": false, "https://user:pass@b.example": false, "https://": false,
+	} {
+		if wrong, mend := webhook.CheckURL(address); (wrong == "") != good || (mend == "") != good {
+			t.Errorf("%q: %q, %q", address, wrong, mend)
+		}
+	}
+	for secret, good := range map[string]bool{
+		secret: true, strings.TrimPrefix(secret, "whsec_"): true, "whsec_c2hvcnQ=": false, "not base64!": false, "": false,
+	} {
+		if wrong, _ := webhook.CheckSecret(secret); (wrong == "") != good {
+			t.Errorf("%q: %q", secret, wrong)
+		}
+	}
+	if _, err := webhook.New(webhook.Config{URL: "https://x.example"}); err == nil {
+		t.Error("a webhook without a secret was made")
+	}
+}
