@@ -22,10 +22,17 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	// The first signal starts an orderly stop and removes the handler, so that a second signal ends
-	// the process at once.
-	context.AfterFunc(ctx, stop)
+	// the process at once. A terminal that closes sends several SIGHUPs; they are one.
+	context.AfterFunc(ctx, func() {
+		signal.Ignore(syscall.SIGHUP)
+		stop()
+	})
 	err := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "imgo:", err)
@@ -47,6 +54,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		AllFlags: flags.CLI(true),
 		Extra:    []*cli.Command{flags.ConfigCommand(), bench.Command()},
 		Serve: flags.Serve(func(ctx context.Context, cfg config.Config) error {
+			// A log reader that ends must not end the server with its next line. A client command
+			// ends with its reader, as in imgo listen | head.
+			signal.Ignore(syscall.SIGPIPE)
 			return roles.Run(ctx, cfg, roles.RunOptions{
 				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Terminal: isTerminal(stderr),
 			})

@@ -83,7 +83,7 @@ func TestConfigSources(t *testing.T) {
 	}
 }
 
-func TestWrongSettingsExitWith2(t *testing.T) {
+func TestWrongSettingsAndUsage(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "imgo.toml")
 	if err := os.WriteFile(file, []byte("[comet]\ntpc = \":1\"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -102,8 +102,12 @@ func TestWrongSettingsExitWith2(t *testing.T) {
 		{[]string{"psh"}, "did you mean imgo push?"},
 	} {
 		_, err := imgo(t, test.args...)
-		if commands.ExitCode(err) != commands.ExitUsage || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%q: exit code %d, %v, want %q", test.args, commands.ExitCode(err), err, test.want)
+		code := commands.ExitConfig
+		if strings.Contains(test.want, "did you mean") && !strings.Contains(test.want, "unknown key") {
+			code = commands.ExitUsage
+		}
+		if commands.ExitCode(err) != code || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: exit code %d, %v, want %d and %q", test.args, commands.ExitCode(err), err, code, test.want)
 		}
 	}
 }

@@ -87,7 +87,7 @@ type options struct {
 type usageError struct{ error }
 
 // ExitCode returns the conventional exit code of a usage error.
-func (usageError) ExitCode() int { return 2 }
+func (usageError) ExitCode() int { return 64 }
 
 // check fills in defaults. It returns an error if an option is invalid.
 func (o *options) check(names string) error {

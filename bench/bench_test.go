@@ -253,7 +253,7 @@ func TestOptionsRefused(t *testing.T) {
 		{"--comets", "201"}, {"--imgo", "/no/such", "--scenarios", "room"}} {
 		err := app(io.Discard, io.Discard).Run(append([]string{"imgo", "bench"}, args...))
 		var coded interface{ ExitCode() int }
-		if err == nil || args[0] != "--imgo" && (!errors.As(err, &coded) || coded.ExitCode() != 2) {
+		if err == nil || args[0] != "--imgo" && (!errors.As(err, &coded) || coded.ExitCode() != 64) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}

@@ -23,9 +23,10 @@ import (
 
 // Exit codes of the imgo command.
 const (
-	ExitDone   = 0 // success, including an interrupted listen
-	ExitFailed = 1 // the command was valid but failed
-	ExitUsage  = 2 // the command line or a setting is wrong
+	ExitDone   = 0  // success, including an interrupted listen
+	ExitFailed = 1  // the command was valid but failed
+	ExitUsage  = 64 // the command line is wrong (EX_USAGE); 2 is that of a panic
+	ExitConfig = 78 // a setting is wrong (EX_CONFIG)
 )
 
 // Options holds what the main package provides to the command line.
@@ -253,5 +254,5 @@ FLAGS OF THE SERVER{{range .VisibleFlags}}
    in the settings file (imgo config init). Flags weigh more than variables,
    variables more than the file.
 
-EXIT CODES   0 done   1 failed   2 not understood, or wrong settings
+EXIT CODES   0 done   1 failed   64 not understood   78 wrong settings
 `

@@ -268,8 +268,8 @@ func wantProblem(t *testing.T, err error, parts ...string) {
 	if !errors.As(err, &refused) {
 		t.Fatalf("got %v, want a ConfigError", err)
 	}
-	if refused.ExitCode() != 2 {
-		t.Errorf("exit code %d, want 2", refused.ExitCode())
+	if refused.ExitCode() != 78 {
+		t.Errorf("exit code %d, want 78", refused.ExitCode())
 	}
 	for _, part := range parts {
 		if !strings.Contains(err.Error(), part) {
@@ -313,4 +313,19 @@ func TestSlipsInVariablesAreWarnedOf(t *testing.T) {
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "IMGO_COMET_TPC") || !strings.Contains(warnings[0], "IMGO_COMET_TCP") {
 		t.Errorf("warnings: %q", warnings)
 	}
+}
+
+// TestFormsOfValues reads a file with a byte order mark, a choice in capitals and a path with ~.
+func TestFormsOfValues(t *testing.T) {
+	t.Setenv("HOME", "/home/ann")
+	file := writeFile(t, "\ufeffdata_dir = \"~/push\"\n[logging]\nformat = \"JSON\"\n")
+	cfg, err := config.Load(config.Sources{File: file, Environ: []string{"IMGO_LOG_LEVEL=INFO"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.DataDir != "/home/ann/push" || cfg.Logging.Format != "json" || cfg.Logging.Level != "info" {
+		t.Errorf("data_dir %q, format %q, level %q", cfg.DataDir, cfg.Logging.Format, cfg.Logging.Level)
+	}
+	_, err = config.Load(config.Sources{Flags: map[string][]string{"data_dir": {"~bob/push"}}})
+	wantProblem(t, err, "data_dir", "~bob", "write the whole path")
 }

@@ -51,9 +51,13 @@ func (e *ConfigError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// ExitCode returns 2, the code for wrong usage. A restart does not help before the settings have
-// been changed (systemd: RestartPreventExitStatus=2).
-func (e *ConfigError) ExitCode() int { return 2 }
+// exitConfig is EX_CONFIG of sysexits.h. Nothing else ends the process with it: Go's runtime ends it
+// with 2 after a panic.
+const exitConfig = 78
+
+// ExitCode returns 78. A restart does not help before the settings have been changed (systemd:
+// RestartPreventExitStatus=78).
+func (e *ConfigError) ExitCode() int { return exitConfig }
 
 // problems collects errors in the settings.
 type problems []Problem

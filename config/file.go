@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ func reason(err error) error {
 
 // decode overwrites cfg with the values of a TOML document. Errors name the document by path.
 func (cfg *Config) decode(path string, data []byte) error {
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors write a byte order mark
 	var document map[string]any
 	if err := toml.Unmarshal(data, &document); err != nil {
 		return broken(path, data, err).err()

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +47,7 @@ func Load(sources Sources) (Config, error) {
 			cfg.apply(&key, "--"+key.Flags[0], texts, &found)
 		}
 	}
+	cfg.normalize(&found)
 	if err := found.err(); err != nil {
 		return Config{}, err
 	}
@@ -55,6 +58,31 @@ func Load(sources Sources) (Config, error) {
 	}
 	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
 	return cfg, nil
+}
+
+// normalize gives values the form that the program uses: a choice in its own letters (INFO is
+// info), and a path without ~, which only a shell replaces.
+func (cfg *Config) normalize(found *problems) {
+	for _, key := range Keys() {
+		v := key.value(cfg)
+		if v.Kind() != reflect.String {
+			continue
+		}
+		text := v.String()
+		if i := slices.IndexFunc(key.Choices, func(choice string) bool { return strings.EqualFold(choice, text) }); i >= 0 {
+			v.SetString(key.Choices[i])
+		}
+		name, rest, _ := strings.Cut(text, "/")
+		if name != "~" && (key.Unit != "folder" || !strings.HasPrefix(name, "~")) {
+			continue
+		}
+		home, err := os.UserHomeDir()
+		if name != "~" || err != nil {
+			found.add(cfg.Origin(key.Name), key.Name, fmt.Sprintf("is %q, and it is not known which folder %s is", text, name), "write the whole path")
+			continue
+		}
+		v.SetString(filepath.Join(home, rest))
+	}
 }
 
 // accessWarnings returns remarks about API keys that may do more than their callers need.

@@ -255,7 +255,7 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("%s: ExecStart is %q, StateDirectory %q", file, exec, unit["StateDirectory"])
 		}
 		stop, err := time.ParseDuration(unit["TimeoutStopSec"] + "s")
-		if err != nil || stop <= config.Default().Shutdown.Timeout || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "2" {
+		if err != nil || stop <= config.Default().Shutdown.Timeout || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "64 78" {
 			t.Errorf("%s: killed %s after %s, or restarted with wrong settings", file, unit["TimeoutStopSec"], unit["KillSignal"])
 		}
 		if files, err := strconv.Atoi(unit["LimitNOFILE"]); err != nil || files <= config.Default().Limits.Connections {

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -19,7 +20,7 @@ const certCheck = time.Second
 // in use and the error is logged once. The first load must succeed.
 func ReloadingTLS(certFile, keyFile string, log zerolog.Logger) (*tls.Config, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile, log: log}
-	c.seen = c.stamp()
+	c.seen = c.read()
 	c.checked = time.Now()
 	if err := c.load(); err != nil {
 		return nil, err
@@ -38,27 +39,33 @@ type certificate struct {
 	mu      sync.Mutex
 	pair    *tls.Certificate
 	checked time.Time
-	seen    stamp // of the files at the last attempt to load them
+	seen    contents // of the files at the last attempt to load them
 }
 
-// stamp identifies a version of the two files.
-type stamp struct {
-	certTime, keyTime time.Time
-	certSize, keySize int64
+// contents are the contents of the two files. Their size and time say too little: a file that
+// replaces another one may have the same.
+type contents struct {
+	cert, key string
+	err       string // of reading one of them
 }
 
-func (c *certificate) stamp() (s stamp) {
-	if fi, err := os.Stat(c.certFile); err == nil {
-		s.certTime, s.certSize = fi.ModTime(), fi.Size()
-	}
-	if fi, err := os.Stat(c.keyFile); err == nil {
-		s.keyTime, s.keySize = fi.ModTime(), fi.Size()
+func (c *certificate) read() (s contents) {
+	cert, err := os.ReadFile(c.certFile)
+	key, keyErr := os.ReadFile(c.keyFile)
+	s.cert, s.key = string(cert), string(key)
+	if err = errors.Join(err, keyErr); err != nil {
+		s.err = err.Error()
 	}
 	return s
 }
 
+// load makes the pair of the contents that were seen.
 func (c *certificate) load() error {
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	err := errors.New(c.seen.err)
+	var pair tls.Certificate
+	if c.seen.err == "" {
+		pair, err = tls.X509KeyPair([]byte(c.seen.cert), []byte(c.seen.key))
+	}
 	if err != nil {
 		return fmt.Errorf("load TLS certificate %s with key %s: %w", c.certFile, c.keyFile, err)
 	}
@@ -72,9 +79,7 @@ func (c *certificate) current() *tls.Certificate {
 	defer c.mu.Unlock()
 	if now := time.Now(); now.Sub(c.checked) >= certCheck {
 		c.checked = now
-		// The stamp is taken before the load, so a file that changes in between
-		// counts as changed the next time.
-		if s := c.stamp(); s != c.seen {
+		if s := c.read(); s != c.seen {
 			c.seen = s
 			if err := c.load(); err != nil {
 				c.log.Error().Err(err).Msg("keeping the old TLS certificate")

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -108,6 +109,37 @@ func testReloadingTLS(t *testing.T) {
 	time.Sleep(time.Second)
 	if got, n := served(t, cfg), log.count(`"level":"error"`); got != "third" || n != 2 {
 		t.Errorf("serves %q, %d errors logged in all, after the key went missing", got, n)
+	}
+}
+
+// TestReloadingTLSComparesContents replaces the files by others of the same size and time.
+func TestReloadingTLSComparesContents(t *testing.T) { synctest.Test(t, testReloadingTLSComparesContents) }
+
+func testReloadingTLSComparesContents(t *testing.T) {
+	dir, then := t.TempDir(), time.Now()
+	write := func(name string) (certFile, keyFile string) {
+		certFile, keyFile = transporttest.WriteCert(t, dir, name)
+		for _, file := range []string{certFile, keyFile} {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = append(b, bytes.Repeat([]byte("\n"), 4096-len(b))...)
+			if err := errors.Join(os.WriteFile(file, b, 0o600), os.Chtimes(file, then, then)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return certFile, keyFile
+	}
+	certFile, keyFile := write("first")
+	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("other")
+	time.Sleep(time.Second)
+	if got := served(t, cfg); got != "other" {
+		t.Errorf("serves %q a second after the files changed", got)
 	}
 }
 
