@@ -26,6 +26,22 @@ const nameDigits = 16
 // session's number are random.
 func (k AddressKey) Name() string { return string(k.appendName(make([]byte, 0, 64))) }
 
+// AnonymousUser returns the user of a session whose client has no name of its own,
+// such as goim's viewers, who all say that they are member 0. Each is a user by
+// itself, so that no limit of a user counts them together.
+func AnonymousUser(session uint64) string {
+	return string(AddressKey{anonymousUsers, session}.appendName(make([]byte, 0, 24)))
+}
+
+// anonymousUsers begins the names of anonymous users. It is goim's number for them.
+const anonymousUsers = "0"
+
+// IsAnonymous reports whether the session is of an anonymous user. Nothing is kept
+// for it, and it has no device.
+func (s *SessionInfo) IsAnonymous() bool {
+	return s.GetUser() == AnonymousUser(s.GetAddress().GetSession())
+}
+
 // HasName reports whether name is the server's own name for the session.
 func (k AddressKey) HasName(name string) bool {
 	return name == string(k.appendName(make([]byte, 0, 64)))

@@ -198,7 +198,7 @@ func TestErrors(t *testing.T) {
 
 func TestCloseCodes(t *testing.T) {
 	for code, again := range map[protocol.CloseCode]bool{
-		protocol.CloseShutdown: true, protocol.CloseSlow: true, protocol.CloseReplacedByLimit: true,
+		protocol.CloseShutdown: true, protocol.CloseSlow: true,
 		protocol.CloseStaleHeartbeat: true, protocol.CloseOverload: true,
 		protocol.CloseBadPacket: false, protocol.CloseAuthFailed: false, protocol.CloseHandshakeTimeout: false, 1000: false,
 	} {

@@ -11,40 +11,42 @@ type Code string
 
 // The codes. Each has a sentinel below for errors.Is.
 const (
-	CodeInvalid      Code = "invalid"       // the caller's input; Field says where
-	CodeUnauthorized Code = "unauthorized"  // token unknown, forged or missing
-	CodeExpired      Code = "token_expired" // token was good once
-	CodeRevoked      Code = "token_revoked" // token was taken back
-	CodeTooMany      Code = "too_many"      // a limit the operator set: sessions a user …
-	CodeRateLimited  Code = "rate_limited"  // too often; try later
-	CodeNotFound     Code = "not_found"     // no such user, room, token …
-	CodeConflict     Code = "conflict"      // well-formed; contradicts itself or the present state
-	CodeTooLarge     Code = "too_large"     // body over its bound
-	CodeDiskFull     Code = "disk_full"     // less than the reserve is left
-	CodeUnavailable  Code = "unavailable"   // try again: starting, stopping, owner moved
-	CodeNotReady     Code = "not_ready"     // the owner has not applied that far yet
-	CodeOutOfRange   Code = "out_of_range"  // offset no longer (or not yet) in the log
-	CodeClosed       Code = "closed"        // used after Close
-	CodeInternal     Code = "internal"      // a bug or a broken disk
+	CodeInvalid        Code = "invalid"          // the caller's input; Field says where
+	CodeUnauthorized   Code = "unauthorized"     // token unknown, forged or missing
+	CodeExpired        Code = "token_expired"    // token was good once
+	CodeRevoked        Code = "token_revoked"    // token was taken back
+	CodeTooMany        Code = "too_many"         // a limit the operator set: sessions a user …
+	CodeTooManyDevices Code = "too_many_devices" // the user has as many devices as the operator allows
+	CodeRateLimited    Code = "rate_limited"     // too often; try later
+	CodeNotFound       Code = "not_found"        // no such user, room, token …
+	CodeConflict       Code = "conflict"         // well-formed; contradicts itself or the present state
+	CodeTooLarge       Code = "too_large"        // body over its bound
+	CodeDiskFull       Code = "disk_full"        // less than the reserve is left
+	CodeUnavailable    Code = "unavailable"      // try again: starting, stopping, owner moved
+	CodeNotReady       Code = "not_ready"        // the owner has not applied that far yet
+	CodeOutOfRange     Code = "out_of_range"     // offset no longer (or not yet) in the log
+	CodeClosed         Code = "closed"           // used after Close
+	CodeInternal       Code = "internal"         // a bug or a broken disk
 )
 
 // Sentinels for errors.Is; compared by code alone.
 var (
-	ErrInvalid      = &Error{Code: CodeInvalid}
-	ErrUnauthorized = &Error{Code: CodeUnauthorized}
-	ErrExpired      = &Error{Code: CodeExpired}
-	ErrRevoked      = &Error{Code: CodeRevoked}
-	ErrTooMany      = &Error{Code: CodeTooMany}
-	ErrRateLimited  = &Error{Code: CodeRateLimited}
-	ErrNotFound     = &Error{Code: CodeNotFound}
-	ErrConflict     = &Error{Code: CodeConflict}
-	ErrTooLarge     = &Error{Code: CodeTooLarge}
-	ErrDiskFull     = &Error{Code: CodeDiskFull}
-	ErrUnavailable  = &Error{Code: CodeUnavailable}
-	ErrNotReady     = &Error{Code: CodeNotReady}
-	ErrOutOfRange   = &Error{Code: CodeOutOfRange}
-	ErrClosed       = &Error{Code: CodeClosed}
-	ErrInternal     = &Error{Code: CodeInternal}
+	ErrInvalid        = &Error{Code: CodeInvalid}
+	ErrUnauthorized   = &Error{Code: CodeUnauthorized}
+	ErrExpired        = &Error{Code: CodeExpired}
+	ErrRevoked        = &Error{Code: CodeRevoked}
+	ErrTooMany        = &Error{Code: CodeTooMany}
+	ErrTooManyDevices = &Error{Code: CodeTooManyDevices}
+	ErrRateLimited    = &Error{Code: CodeRateLimited}
+	ErrNotFound       = &Error{Code: CodeNotFound}
+	ErrConflict       = &Error{Code: CodeConflict}
+	ErrTooLarge       = &Error{Code: CodeTooLarge}
+	ErrDiskFull       = &Error{Code: CodeDiskFull}
+	ErrUnavailable    = &Error{Code: CodeUnavailable}
+	ErrNotReady       = &Error{Code: CodeNotReady}
+	ErrOutOfRange     = &Error{Code: CodeOutOfRange}
+	ErrClosed         = &Error{Code: CodeClosed}
+	ErrInternal       = &Error{Code: CodeInternal}
 )
 
 // Error is an error with an identity. Message is for a person and says the

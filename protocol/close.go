@@ -9,7 +9,6 @@ type CloseCode int32
 const (
 	CloseShutdown         CloseCode = 3001
 	CloseSlow             CloseCode = 3002
-	CloseReplacedByLimit  CloseCode = 3003
 	CloseStaleHeartbeat   CloseCode = 3004
 	CloseOverload         CloseCode = 3005
 	CloseBadPacket        CloseCode = 3500
@@ -21,6 +20,7 @@ const (
 	CloseKicked           CloseCode = 3506
 	CloseTooLarge         CloseCode = 3507
 	CloseHandshakeTimeout CloseCode = 3509
+	CloseTooManyDevices   CloseCode = 3510
 )
 
 // Reconnect reports whether a client should reconnect by itself.

@@ -18,6 +18,13 @@ type MailboxBatch struct {
 	// without its user's meta would not be found.
 	metas   []*badger.Entry
 	entries []*badger.Entry // Value nil: delete
+	erased  []erasedKeys
+}
+
+// erasedKeys are the idempotency keys of a user that messages before an id used.
+type erasedKeys struct {
+	user   string
+	before uint64
 }
 
 // Batch begins a batch of changes to a partition.
@@ -79,6 +86,45 @@ func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
 	b.set(k, binary.BigEndian.AppendUint64(nil, id), expires)
 }
 
+// DeleteMeta removes the meta of a user who has no message.
+func (b *MailboxBatch) DeleteMeta(user string) { b.del(b.userKey(b.partition, user)) }
+
+// EraseKeys removes the idempotency keys of a user that messages before an id used.
+func (b *MailboxBatch) EraseKeys(user string, before uint64) {
+	b.erased = append(b.erased, erasedKeys{user, before})
+}
+
+// eraseKeys adds the deletion of keys to the batch, before what it writes.
+func (b *MailboxBatch) eraseKeys() error {
+	var gone []*badger.Entry
+	for _, e := range b.erased {
+		prefix := b.underUser(prefixUsed, b.partition, e.user, 0)
+		err := b.db.view(func(txn *badger.Txn) error {
+			it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+			defer it.Close()
+			for it.Rewind(); it.Valid(); it.Next() {
+				item := it.Item()
+				err := item.Value(func(v []byte) error {
+					raw, err := verifyChecksum(v)
+					if err == nil && len(raw) >= 8 && binary.BigEndian.Uint64(raw) < e.before {
+						gone = append(gone, &badger.Entry{Key: item.KeyCopy(nil)})
+					}
+					return err
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read the idempotency keys of user %q: %w", e.user, err)
+		}
+	}
+	b.entries = append(gone, b.entries...)
+	return nil
+}
+
 // Commit writes the batch and the position, up to which every record was applied, in one
 // transaction. A power loss may take it back as a whole. A batch that is too large for one
 // transaction is written in several, with the position in the last one. After a crash
@@ -86,6 +132,9 @@ func (b *MailboxBatch) Use(user, key string, id uint64, expires time.Time) {
 func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.db.disk.essential(); err != nil {
 		return fmt.Errorf("write batch of partition %d: %w", b.partition, err)
+	}
+	if err := b.eraseKeys(); err != nil {
+		return err
 	}
 	b.set(b.partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {

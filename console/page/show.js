@@ -76,6 +76,7 @@ const REFUSALS = {
   3505: 'Another session with the same key took this one’s place.',
   3506: 'Somebody ended this session through the API. You may come back.',
   3507: 'The server refused a message as too large.',
+  3510: 'This user has as many devices as the server allows. Have one of them forgotten, then come back.',
   3509: 'The server waited too long for the login. Come back to try again.',
 };
 

@@ -223,6 +223,8 @@ func refusal(err error) (protocol.CloseCode, string) {
 		code = protocol.CloseTokenRevoked
 	case envelope.CodeTooMany:
 		code = protocol.CloseTooManySessions
+	case envelope.CodeTooManyDevices:
+		code = protocol.CloseTooManyDevices
 	case envelope.CodeInvalid:
 		code = protocol.CloseBadPacket
 	case envelope.CodeTooLarge:

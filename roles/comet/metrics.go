@@ -164,7 +164,7 @@ func (m *metrics) count(kind, outcome int) { m.messages[kind][outcome].Inc() }
 // ended counts the end of a connection. Codes that only a kick has share one label.
 func (m *metrics) ended(code protocol.CloseCode) {
 	label := "other"
-	if code == 0 || (code >= 3001 && code <= 3005) || (code >= 3500 && code <= 3509) {
+	if code == 0 || (code >= 3001 && code <= 3005) || (code >= 3500 && code <= 3510) {
 		label = strconv.Itoa(int(code))
 	}
 	m.closed.WithLabelValues(label).Inc()

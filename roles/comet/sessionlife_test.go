@@ -259,13 +259,13 @@ func TestKickWhileConnecting(t *testing.T) {
 	var s *server
 	logic := &fakeLogic{}
 	logic.connect = func(r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
-		s.push(s.backlog(0, 0, 3, false, 3), s.kick(0, protocol.CloseReplacedByLimit, "too many"))
+		s.push(s.backlog(0, 0, 3, false, 3), s.kick(0, protocol.CloseTooManySessions, "too many"))
 		return admit(r)
 	}
 	s = start(t, logic, nil)
 	c := s.dialPipe(pipe.Options{})
 	c.send(2, protocol.OpAuth, 1, `{"token":"ann"}`)
-	c.closedWith(protocol.CloseReplacedByLimit)
+	c.closedWith(protocol.CloseTooManySessions)
 	eventually(t, "the session is detached", func() bool { return len(logic.gone()) == 1 })
 	if d := logic.gone()[0]; d.User != "ann" || d.Session.Session != logic.session(0) || d.Session.Comet != "c1" {
 		t.Fatalf("detached %v", d)

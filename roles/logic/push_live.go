@@ -101,6 +101,7 @@ func (h *pushHandler) sessionsByKey(ctx context.Context, c *PushCommand) ([]*env
 
 // ofOneUser returns the sessions that a push to their keys reaches. A key reaches
 // one user only: of several that have it, the user whose session is the oldest.
+// Anonymous users count as one: a client that came back has the key of its session before.
 // So a client cannot take over what is pushed to the key of another one.
 func ofOneUser(found []*envelope.SessionInfo) (to []*envelope.Address) {
 	oldest := make(map[string]*envelope.SessionInfo, len(found)) // by key
@@ -112,7 +113,8 @@ func ofOneUser(found []*envelope.SessionInfo) (to []*envelope.Address) {
 		}
 	}
 	for _, s := range found {
-		if s.GetUser() == oldest[s.GetKey()].GetUser() {
+		first := oldest[s.GetKey()]
+		if s.GetUser() == first.GetUser() || s.IsAnonymous() && first.IsAnonymous() {
 			to = append(to, s.GetAddress())
 		}
 	}

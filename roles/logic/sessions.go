@@ -57,6 +57,9 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		return nil, err
 	}
 	session := r.GetSession()
+	if id.Anonymous {
+		id.User = envelope.AnonymousUser(session.GetAddress().GetSession())
+	}
 	session.User = id.User
 	if session.Device, err = bindDevice(session.Device, id.Device); err != nil {
 		return nil, err

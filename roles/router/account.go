@@ -5,9 +5,11 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"imgo/envelope"
 	"imgo/roles/router/mailbox"
+	"imgo/store"
 )
 
 // account is one user in memory: the mailbox and the sessions. Its partition's
@@ -17,6 +19,10 @@ type account struct {
 	sessions []*session
 	// replaced has the last sessions that newer ones pushed out.
 	replaced []envelope.AddressKey
+	standoff *standoff // nil: no old client has pushed a session out
+	// leaving are devices that a record under way forgets. Nobody may use them
+	// before it is applied.
+	leaving map[string]struct{}
 	// cached is its place in the partition's cache; nil: it holds no bodies.
 	cached *list.Element
 }
@@ -33,6 +39,82 @@ func (a *account) session(key envelope.AddressKey) *session {
 
 func (a *account) connected(device string) bool {
 	return slices.ContainsFunc(a.sessions, func(s *session) bool { return s.device == device })
+}
+
+// generationV2 is the generation of clients that obey the code of a close.
+const generationV2 = "v2"
+
+const (
+	minStandoff = 10 * time.Second
+	maxStandoff = time.Hour
+)
+
+// standoff keeps old clients of a user from pushing each other out for ever: they
+// come back whatever they are told. After one of them has had the oldest session
+// closed, no other one may for a pause that doubles each time.
+type standoff struct {
+	until time.Time
+	pause time.Duration
+}
+
+// mayReplace reports whether an old client of the user may have a session closed at
+// the time now. If so, the next pause begins.
+func (a *account) mayReplace(now time.Time) bool {
+	if a.standoff == nil {
+		a.standoff = &standoff{}
+	}
+	s := a.standoff
+	switch {
+	case now.After(s.until.Add(s.pause)): // it was quiet for as long
+		s.pause = minStandoff
+	case now.Before(s.until):
+		return false
+	default:
+		s.pause = min(2*s.pause, maxStandoff)
+	}
+	s.until = now.Add(s.pause)
+	return true
+}
+
+// markLeaving marks devices as leaving.
+func (a *account) markLeaving(devices []string) {
+	if a.leaving == nil {
+		a.leaving = make(map[string]struct{}, len(devices))
+	}
+	for _, d := range devices {
+		a.leaving[d] = struct{}{}
+	}
+}
+
+func (a *account) unmarkLeaving(devices []string) {
+	for _, d := range devices {
+		delete(a.leaving, d)
+	}
+	if len(a.leaving) == 0 {
+		a.leaving = nil
+	}
+}
+
+func (a *account) isLeaving(device string) bool {
+	_, leaving := a.leaving[device]
+	return leaving
+}
+
+// longestOffline returns the device that is not connected and was not seen for the
+// longest time. ok is false if all are connected, or make room already.
+func (a *account) longestOffline() (device string, ok bool) {
+	var oldest *store.MailboxDevice
+	devices := a.Meta().Devices
+	for i := range devices {
+		d := &devices[i]
+		if !a.connected(d.Name) && !a.isLeaving(d.Name) && (oldest == nil || d.SeenMS < oldest.SeenMS) {
+			oldest = d
+		}
+	}
+	if oldest == nil {
+		return "", false
+	}
+	return oldest.Name, true
 }
 
 // maxReplaced is how many replaced sessions an account remembers.
@@ -185,7 +267,7 @@ func (t *accountTable) evictLocked() {
 		if over <= 0 {
 			return
 		}
-		if len(a.sessions) > 0 || a.Dirty() || p.writes.has(a) {
+		if len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) {
 			continue
 		}
 		p.cache.release(a)

@@ -122,6 +122,8 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return !slices.ContainsFunc(rec.Acks.Acks, func(a *envelope.Ack) bool { return !here(a.User) })
 	case rec.Device != nil:
 		return here(rec.Device.User)
+	case rec.Removal != nil:
+		return here(rec.Removal.User)
 	}
 	return false
 }
@@ -174,9 +176,17 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 		if err != nil {
 			return err
 		}
-		a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs)
+		for _, old := range rec.Device.Replaced {
+			ap.replacedLocked(a, id, old, rec.Device.Device)
+		}
+		if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
+			kind("device_without_room")
+		}
 		p.accounts.touchLocked(a, 64)
 		p.metrics.devices.Inc()
+	case rec.Removal != nil && storable(rec.Removal.User):
+		kind("removal")
+		return ap.removalLocked(id, rec.Removal)
 	case rec.Claim != nil:
 		kind("claim")
 		return ap.claimLocked(rec.Claim.Key, id, rec.Id)
@@ -189,6 +199,43 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 	default:
 		kind("unknown") // of a newer version, for newer nodes
 	}
+	return nil
+}
+
+// replacedLocked forgets a device that makes room for another one.
+func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
+	p := ap.p
+	waiting, known := a.Forget(id, old)
+	if !known {
+		return
+	}
+	p.writes.whole = true
+	p.metrics.evicted.Inc()
+	if waiting == 0 {
+		return
+	}
+	a.CountDropped(waiting)
+	p.metrics.dropped.Add(float64(waiting))
+	p.event("device_evicted", a.User(), fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
+}
+
+// removalLocked takes away what a caller of the API asked to.
+func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
+	a, err := ap.accountLocked(removal.User)
+	if err != nil {
+		return err
+	}
+	for _, device := range removal.Devices {
+		a.Forget(id, device)
+	}
+	if removal.Messages {
+		a.Purge(id)
+	}
+	if removal.All {
+		a.Erase(id)
+	}
+	ap.p.writes.whole = true
+	ap.p.accounts.touchLocked(a, 64)
 	return nil
 }
 
@@ -276,6 +323,9 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 		})
 		if err != nil {
 			return nil, 0, err
+		}
+		if first < a.Erased() {
+			first = 0
 		}
 	}
 }

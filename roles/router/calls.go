@@ -31,6 +31,10 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 	if reply.Kicks, err = p.attach(ctx, info); err != nil {
 		return nil, err
 	}
+	if info.IsAnonymous() {
+		reply.Backlog = p.emptyBacklog(info.Address)
+		return reply, nil
+	}
 	if err := p.devices().ensure(ctx, info.User, info.Device); err != nil {
 		p.undoAttach(info)
 		return nil, err
@@ -79,7 +83,11 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
 	}
 	for limit > 0 && len(a.sessions) >= limit {
-		replace(a.sessions[0], protocol.CloseReplacedByLimit,
+		if info.Generation != generationV2 && !a.mayReplace(p.now()) {
+			return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
+				len(a.sessions), limit)
+		}
+		replace(a.sessions[0], protocol.CloseTooManySessions,
 			fmt.Sprintf("the user's %d sessions are all that are allowed and this was the oldest", limit))
 	}
 	p.addSessionLocked(a, info)
@@ -149,6 +157,9 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 	if err := p.wait(ctx, req.Floor); err != nil {
 		return nil, err
 	}
+	if req.User == envelope.AnonymousUser(req.To.Session) {
+		return p.emptyBacklog(req.To), nil
+	}
 	w, err := p.window(ctx, req)
 	if errors.Is(err, envelope.ErrNotReady) {
 		// This owner does not know the device though it has applied all that
@@ -159,6 +170,14 @@ func (r *Router) CatchUp(ctx context.Context, req *envelope.CatchUpRequest) (*en
 		w, err = p.window(ctx, req)
 	}
 	return w.backlog, err
+}
+
+// emptyBacklog is the answer to the catch-up of an anonymous session, for which
+// nothing is kept.
+func (p *partition) emptyBacklog(to *envelope.Address) *envelope.Backlog {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &envelope.Backlog{To: to, UpTo: p.position.appliedID()}
 }
 
 func orDefault(v uint32, def int) int {
@@ -311,7 +330,9 @@ func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.
 		}
 	}
 	known := req.IdempotencyKey == ""
+	erased := uint64(0)
 	if !known && a != nil {
+		erased = a.Erased()
 		us.AppliedId, known = a.Used(req.IdempotencyKey)
 	}
 	p.mu.Unlock()
@@ -321,6 +342,9 @@ func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.
 	// A flush takes a key out of memory after the store has it.
 	var err error
 	us.AppliedId, _, err = p.store.Used(p.index, user, req.IdempotencyKey)
+	if us.AppliedId < erased {
+		us.AppliedId = 0
+	}
 	return us, err
 }
 
@@ -485,15 +509,8 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	if err != nil {
 		return nil, err
 	}
-	// A push is accepted once it is in the log, which may be before it is applied.
-	_, end, err := r.kept.Bounds(ctx, p.index)
-	if err != nil {
-		return nil, fmt.Errorf("find the end of partition %d: %w", p.index, err)
-	}
-	if end > 0 {
-		if err := p.wait(ctx, envelope.ID(r.kept.Generation(), end-1)); err != nil {
-			return nil, err
-		}
+	if err := r.waitEnd(ctx, p); err != nil {
+		return nil, err
 	}
 	reply := &envelope.TakeReply{}
 	if reply.Messages, err = p.unread(ctx, req); err != nil || len(reply.Messages) == 0 {
@@ -503,17 +520,10 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 	for _, k := range reply.Messages {
 		ack.Ids = append(ack.Ids, k.Id)
 	}
-	id, err := r.append(ctx, p.index, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}},
+	err = r.appendAndApply(ctx, p, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}},
 		fmt.Sprintf("acknowledgement of user %q", req.User))
 	if err != nil {
 		return nil, err
-	}
-	if err := p.wait(ctx, id); err != nil {
-		return nil, err
-	}
-	_, offset := envelope.SplitID(id)
-	if fence, ok := p.fencedAt(); ok && offset > fence {
-		return nil, errFenced(p.index)
 	}
 	return reply, nil
 }

@@ -18,6 +18,19 @@ const (
 	CloseOldest Policy = "close_oldest"
 )
 
+// DevicesPolicy is what happens when a user has as many devices as allowed and
+// another one comes. A connected device never makes room.
+type DevicesPolicy string
+
+// The policies.
+const (
+	// RefuseDevice refuses the new device with envelope.ErrTooManyDevices.
+	RefuseDevice DevicesPolicy = "refuse"
+	// ReplaceDevice forgets the device that is offline for the longest time, and refuses
+	// the new one only if all are connected.
+	ReplaceDevice DevicesPolicy = "replace"
+)
+
 // Config is a router's settings. Start from DefaultConfig. The embedded structs
 // are its part of the settings file.
 type Config struct {
@@ -65,13 +78,15 @@ type Config struct {
 // SessionLimits is router's part of section [limits].
 type SessionLimits struct {
 	SessionsPerUser int    `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
-	SessionsPolicy  Policy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3003)."`
+	SessionsPolicy  Policy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3504). A client of imgo 2016 or goim cannot be told not to come back: where such clients push\neach other out, newcomers are refused for ever longer, up to an hour."`
 }
 
 // MailboxLimits is router's part of section [kept].
 type MailboxLimits struct {
 	MailboxLength  int           `toml:"mailbox_length" default:"1000" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user; the oldest is dropped, counted and reported."`
 	CacheBytes     int           `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
+	DevicesPerUser int           `toml:"devices_per_user" default:"64" unit:"devices" min:"1" max:"64" doc:"Devices that a user may have, connected or not; sessions that name no device share one."`
+	DevicesPolicy  DevicesPolicy `toml:"devices_policy" default:"replace" choices:"refuse,replace" doc:"What happens to one device too many: replace forgets the one that is offline for the longest time, which is counted\nand reported; refuse turns the new one away (3510). A connected device is never forgotten: if all are, the new one\nis turned away."`
 	DeviceExpiry   time.Duration `toml:"device_expiry" default:"720h" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`
 	IdempotencyTTL time.Duration `toml:"idempotency_ttl" default:"24h" unit:"duration" min:"1m" doc:"How long a push's Idempotency-Key is remembered; at most retention."`
 }

@@ -46,18 +46,58 @@ func (p deviceRecords) ensure(ctx context.Context, user, device string) error {
 		since, seenMS = d.Since, d.SeenMS
 	}
 	fenced := p.position.fenced()
-	p.mu.Unlock()
 	switch {
+	case a.isLeaving(device):
+		p.mu.Unlock()
+		return envelope.Errorf(envelope.CodeNotReady, "device %q of user %q is being forgotten", device, user)
 	case known && (fenced || seenMS > now.Add(-seenEvery).UnixMilli()):
+		p.mu.Unlock()
 		return nil
 	case fenced:
+		p.mu.Unlock()
 		return errFenced(p.index)
 	}
-	id, err := p.appendDevice(ctx, p.index, &envelope.Device{User: user, Device: device, SeenMs: now.UnixMilli(), Since: since})
+	var replaced []string
+	if !known {
+		replaced, err = p.makeRoomLocked(a)
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if len(replaced) > 0 {
+		defer p.unmark(a, replaced)
+	}
+	id, err := p.appendDevice(ctx, p.index, &envelope.Device{
+		User: user, Device: device, SeenMs: now.UnixMilli(), Since: since, Replaced: replaced,
+	})
 	if err != nil || known {
 		return err
 	}
 	return p.wait(ctx, id)
+}
+
+// makeRoomLocked returns the device that has to go so that a user gets another one,
+// if any has to. Until unmark, nobody may use that device.
+func (p deviceRecords) makeRoomLocked(a *account) (replaced []string, err error) {
+	if len(a.Meta().Devices) < p.cfg.DevicesPerUser {
+		return nil, nil
+	}
+	if p.cfg.DevicesPolicy == ReplaceDevice {
+		if oldest, ok := a.longestOffline(); ok {
+			replaced = []string{oldest}
+			a.markLeaving(replaced)
+			return replaced, nil
+		}
+	}
+	return nil, envelope.Errorf(envelope.CodeTooManyDevices,
+		"the user has %d devices, as many as are allowed; one of them has to be forgotten first", len(a.Meta().Devices))
+}
+
+func (p deviceRecords) unmark(a *account, devices []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a.unmarkLeaving(devices)
 }
 
 // noteConnected notes devices that are connected for long as seen, in the log,
@@ -83,7 +123,7 @@ func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
 		var told uint64
 		for _, s := range a.sessions {
 			d := a.Device(s.device)
-			if d != nil && d.SeenMS < limit && told&(1<<d.Bit) == 0 {
+			if d != nil && !a.isLeaving(d.Name) && d.SeenMS < limit && told&(1<<d.Bit) == 0 {
 				told |= 1 << d.Bit
 				list = append(list, &envelope.Device{User: a.User(), Device: s.device, SeenMs: now.UnixMilli(), Since: d.Since})
 			}
@@ -152,7 +192,8 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Devic
 		return nil // the next generation's topic has them
 	}
 	meta := &stored.Meta
-	if a := p.accounts.byUser[stored.Name]; a != nil {
+	a := p.accounts.byUser[stored.Name]
+	if a != nil {
 		meta = a.Meta()
 	}
 	now, retention := p.now(), p.cfg.Retention
@@ -161,7 +202,7 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Devic
 	due := now.Add(jitter - retention/2).UnixMilli()
 	expired := now.Add(-p.cfg.DeviceExpiry).UnixMilli()
 	for _, d := range meta.Devices {
-		if d.NotedMS < due && d.SeenMS >= expired {
+		if d.NotedMS < due && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)) {
 			list = append(list, &envelope.Device{User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since})
 		}
 	}

@@ -23,6 +23,10 @@ type writeBehind struct {
 	// guards the rest.
 	mu    sync.Mutex
 	dirty map[*account]struct{}
+	// whole: the next flush writes everything. A record that removes something must
+	// not be applied again over what later records did, so the stored position may not
+	// be before it.
+	whole bool
 	// bytes is about how much the next flush writes.
 	bytes int
 	// seenNext is the position as the last flush saw it: what is older may be
@@ -111,6 +115,7 @@ func (w *writeBehind) flush(everything bool) error {
 			batch[i].a.Undo(&batch[i].changes)
 			w.dirty[batch[i].a] = struct{}{}
 		}
+		w.whole = true
 		return err
 	}
 	w.storedNext = upTo
@@ -137,9 +142,10 @@ func (w *writeBehind) dueLocked(everything bool) bool {
 func (w *writeBehind) upToLocked(everything bool) (upTo int64, ok bool) {
 	p := w.p
 	upTo = w.seenNext
-	if everything || w.bytes > p.cfg.FlushBytes {
+	if everything || w.whole || w.bytes > p.cfg.FlushBytes {
 		upTo = p.position.next
 	}
+	w.whole = false
 	if p.position.fenced() {
 		upTo = min(upTo, p.position.fence)
 	}
@@ -176,7 +182,14 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 		for key, id := range c.Used {
 			b.Use(a.User(), key, id, now.Add(w.p.cfg.IdempotencyTTL))
 		}
-		if c.Meta {
+		if c.Erased > 0 {
+			b.EraseKeys(a.User(), c.Erased)
+		}
+		switch {
+		case !c.Meta:
+		case a.Blank() && len(a.Entries()) == 0:
+			b.DeleteMeta(a.User())
+		default:
 			b.PutMeta(a.User(), a.Meta(), a.LastExpiry(now.Add(w.p.cfg.DeviceExpiry)).Add(24*time.Hour))
 		}
 		out = append(out, taken{a, c})

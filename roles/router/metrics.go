@@ -14,6 +14,7 @@ type metrics struct {
 	acked           prometheus.Counter
 	expired         prometheus.Counter
 	dropped         prometheus.Counter
+	evicted         prometheus.Counter
 	void            prometheus.Counter
 	skipped         prometheus.Counter
 	expiredSessions prometheus.Counter
@@ -37,7 +38,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
 		acked:           counter("acked_messages_total", "Messages that their last device acknowledged."),
 		expired:         counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
-		dropped:         counter("dropped_messages_total", "Messages that the bound on a mailbox's length cost."),
+		dropped:         counter("dropped_messages_total", "Messages that a bound on mailboxes or on devices cost."),
+		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
 		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
 		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),
 		expiredSessions: counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),

@@ -34,7 +34,7 @@ func newTestTable(t *testing.T) (table sessionTable, value func() float64) {
 func newTestAccount(user string) *account { return &account{Mailbox: mailbox.New(user)} }
 
 func info(comet string, id uint64, key string) *envelope.SessionInfo {
-	return &envelope.SessionInfo{Address: &envelope.Address{Comet: comet, Session: id}, Key: key}
+	return &envelope.SessionInfo{Address: &envelope.Address{Comet: comet, Session: id}, Key: key, GlobalKey: key != ""}
 }
 
 // Every field of a SessionInfo is remembered, whatever is added to it.
@@ -63,6 +63,8 @@ func set(t *testing.T, m protoreflect.Message, f protoreflect.FieldDescriptor, n
 			return protoreflect.ValueOfInt64(int64(n))
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(uint64(n))
+		case protoreflect.BoolKind:
+			return protoreflect.ValueOfBool(true)
 		}
 		t.Fatalf("this test has no value for the field %s of kind %s", f.Name(), f.Kind())
 		return protoreflect.Value{}
@@ -97,7 +99,9 @@ func TestSessionTable(t *testing.T) {
 		}
 		return strings.Join(out, ", ")
 	}
-	for key, want := range map[string]string{"k": "ann c/1, bob c/2", "d-1": "bob d/1", "c-1": "", "d-2": "", "x": ""} {
+	for key, want := range map[string]string{
+		"k": "ann c/1, bob c/2", "d~0000000000000001": "bob d/1", "c~0000000000000001": "ann c/1", "d~0000000000000002": "", "x": "",
+	} {
 		if got := named(key); got != want {
 			t.Errorf("the key %s names %q, want %q", key, got, want)
 		}

@@ -341,7 +341,7 @@ func TestSessions(t *testing.T) {
 		w.attach(session("c", 1, "u", ""))
 		w.attach(session("c", 2, "u", ""))
 		kicks := w.attach(session("c", 3, "u", "")).Kicks
-		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(protocol.CloseReplacedByLimit) {
+		if len(kicks) != 1 || kicks[0].To[0].Session != 1 || kicks[0].Code != int32(protocol.CloseTooManySessions) {
 			t.Fatalf("kicks: %v", kicks)
 		}
 	})

@@ -21,6 +21,8 @@ type Identity struct {
 	User string
 	// Device is the device that the token is bound to; empty: any.
 	Device string
+	// Anonymous: the client has no user of its own, and User is empty.
+	Anonymous bool
 	// AnyKey: the key that the client chose names its session without its user. It
 	// must be true only where the key is a part of what was authenticated, or nobody
 	// is authenticated: otherwise a client would get what is pushed to another user's key.

@@ -25,7 +25,7 @@ type pushRequest struct {
 	keys   []string
 	// keysOfUser: the sessions are those of user.
 	keysOfUser bool
-	room   string
+	room       string
 
 	// content is the field that had the message, "" until one did.
 	content string

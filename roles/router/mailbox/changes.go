@@ -16,6 +16,8 @@ type Changes struct {
 	Used map[string]uint64
 	// Meta: the meta is to be written.
 	Meta bool
+	// Erased: the idempotency keys of messages before this id are to be deleted.
+	Erased uint64
 }
 
 // Dirty reports whether something is to be written.
@@ -47,6 +49,9 @@ func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
 	if len(m.used) > 0 {
 		m.noStoredKeys = false
 	}
+	if m.erased > m.erasedStored {
+		c.Erased = m.erased
+	}
 	m.gone, m.metaChanged, m.dirty = nil, false, later
 	return c, later
 }
@@ -64,6 +69,7 @@ func (m *Mailbox) Written(c *Changes, hold func(e *Entry, message *envelope.Kept
 	for key := range c.Used {
 		delete(m.used, key)
 	}
+	m.erasedStored = max(m.erasedStored, c.Erased)
 }
 
 // Undo notes that the store does not have the changes: they are taken again.

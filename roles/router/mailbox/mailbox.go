@@ -60,9 +60,12 @@ type Mailbox struct {
 	used map[string]uint64
 	held *held // nil: no body of a stored message is in memory
 
-	noStoredKeys bool // the store has no idempotency key of the user
-	metaChanged  bool
-	dirty        bool
+	// erased is the id of the last record that erased the user: idempotency keys of
+	// earlier messages are void, also those that the store still has.
+	erased, erasedStored uint64 // erasedStored: as far as the store did it
+	noStoredKeys         bool   // the store has no idempotency key of the user
+	metaChanged          bool
+	dirty                bool
 }
 
 // New returns the mailbox of a user of whom the store has nothing.
@@ -194,17 +197,18 @@ func (m *Mailbox) DropLost(id uint64, nowMS int64) bool {
 // NoteDevice makes a device known by the record id, or notes when it was last
 // seen. A known device keeps what it has. A new device starts with what no
 // device has acknowledged; the first one takes over what waited for anybody.
-// The record was appended at notedMS. Times are Unix milliseconds.
-func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) {
-	if m.Device(name) == nil {
-		m.addDevice(name, id)
+// The record was appended at notedMS. Times are Unix milliseconds. NoteDevice
+// reports whether the device is known now: there may be no room for it.
+func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) bool {
+	if m.Device(name) == nil && !m.addDevice(name, id) {
+		return false
 	}
 	d := m.Device(name)
 	d.SeenMS = max(d.SeenMS, seenMS)
 	d.NotedMS = max(d.NotedMS, notedMS)
 	m.metaChanged, m.dirty = true, true
 	if d.Since != id {
-		return
+		return true
 	}
 	for _, e := range m.entries {
 		if e.ID < id && (e.Unclaimed || !e.Acked) && e.Waiting&(1<<d.Bit) == 0 {
@@ -212,13 +216,68 @@ func (m *Mailbox) NoteDevice(id uint64, name string, seenMS, notedMS int64) {
 			e.Waiting |= 1 << d.Bit
 		}
 	}
+	return true
+}
+
+// Forget makes a device unknown, by the record at: no message waits for it any
+// more. What no device has acknowledged waits for the next device instead, if
+// there is no other one. A device that became known only after the record stays.
+// Forget returns how many messages waited for the device, and whether it was known.
+func (m *Mailbox) Forget(at uint64, device string) (waiting int, known bool) {
+	d := m.Device(device)
+	if d == nil || d.Since >= at {
+		return 0, false
+	}
+	return m.dropDevice(device), true
+}
+
+// CountDropped adds messages to those that a limit cost the user.
+func (m *Mailbox) CountDropped(n int) {
+	m.meta.Dropped += uint64(n)
+	m.metaChanged, m.dirty = true, true
+}
+
+// Purge drops the messages from before the record at. It returns their number.
+func (m *Mailbox) Purge(at uint64) int {
+	n := m.search(at)
+	for _, e := range m.entries[:n] {
+		m.forget(e)
+	}
+	m.entries = slices.Delete(m.entries, 0, n)
+	return n
+}
+
+// Erase drops all that is known of the user from before the record at.
+func (m *Mailbox) Erase(at uint64) {
+	m.Purge(at)
+	for _, d := range slices.Clone(m.meta.Devices) {
+		m.Forget(at, d.Name)
+	}
+	for key, id := range m.used {
+		if id < at {
+			delete(m.used, key)
+		}
+	}
+	// Whether the mailbox has moved must stay known: a part of it may come again.
+	m.meta.LastMS, m.meta.Dropped = 0, 0
+	m.erased = max(m.erased, at)
+	m.metaChanged, m.dirty = true, true
+}
+
+// Erased returns the id of the last record that erased the user; 0: none did since
+// the mailbox is in memory. Idempotency keys of earlier messages are void.
+func (m *Mailbox) Erased() uint64 { return m.erased }
+
+// Blank reports whether nothing is known of the user but pending messages.
+func (m *Mailbox) Blank() bool {
+	return len(m.meta.Devices) == 0 && m.meta.LastMS == 0 && m.meta.Dropped == 0 && m.meta.Moved == 0
 }
 
 // RestoreDevice makes a device known whose first record has left the log: the
 // record since.
 func (m *Mailbox) RestoreDevice(name string, since uint64, seenMS int64) {
-	if m.Device(name) == nil {
-		m.addDevice(name, since)
+	if m.Device(name) == nil && !m.addDevice(name, since) {
+		return
 	}
 	d := m.Device(name)
 	d.SeenMS = max(d.SeenMS, seenMS)
@@ -236,14 +295,16 @@ func (m *Mailbox) Seen(device string, ms int64) bool {
 	return true
 }
 
-// addDevice makes room for a device that is known since a record.
-func (m *Mailbox) addDevice(name string, since uint64) {
+// addDevice makes a device known since a record. It reports whether there is room
+// for it: whoever appends the record names the device that is to make room.
+func (m *Mailbox) addDevice(name string, since uint64) bool {
 	bit, ok := m.freeBit()
 	if !ok {
-		bit = m.dropOldestDevice()
+		return false
 	}
 	m.meta.Devices = append(m.meta.Devices, store.MailboxDevice{Name: name, Bit: bit, Since: since})
 	m.metaChanged, m.dirty = true, true
+	return true
 }
 
 func (m *Mailbox) freeBit() (bit uint8, ok bool) {
@@ -255,23 +316,30 @@ func (m *Mailbox) freeBit() (bit uint8, ok bool) {
 	return uint8(free), free < MaxDevices
 }
 
-// dropOldestDevice forgets the device that was not seen for the longest time.
-// It returns the bit that is free now.
-func (m *Mailbox) dropOldestDevice() uint8 {
-	oldest := slices.MinFunc(m.meta.Devices, func(a, b store.MailboxDevice) int { return int(a.SeenMS - b.SeenMS) })
-	m.dropDevice(oldest.Name)
-	return oldest.Bit
-}
-
-func (m *Mailbox) dropDevice(name string) {
-	d := m.Device(name)
-	if d == nil {
-		return
-	}
-	bit := d.Bit
+// dropDevice forgets a device that is known. It returns how many messages waited
+// for it.
+func (m *Mailbox) dropDevice(name string) (waiting int) {
+	mask := m.Mask(name)
 	m.meta.Devices = slices.DeleteFunc(m.meta.Devices, func(o store.MailboxDevice) bool { return o.Name == name })
 	m.metaChanged, m.dirty = true, true
-	m.clear(bit, 0, math.MaxUint64)
+	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
+		if e.Waiting&mask == 0 {
+			return false
+		}
+		waiting++
+		e.Waiting &^= mask
+		e.changed = true
+		if e.Waiting != 0 {
+			return false
+		}
+		if !e.Acked {
+			e.Unclaimed = true // nobody has had it: there is no other device
+			return false
+		}
+		m.forget(e)
+		return true
+	})
+	return waiting
 }
 
 // Ack takes a device's acknowledgement of ids, by the record at. It returns how
@@ -416,7 +484,8 @@ func (m *Mailbox) Window(
 	return out, false
 }
 
-// Used returns the id of the message that used an idempotency key; 0: none.
+// Used returns the id of the message that used an idempotency key; 0: none. Of what
+// the store says, messages from before Erased do not count.
 // known is false if only the store can tell.
 func (m *Mailbox) Used(key string) (id uint64, known bool) {
 	if id, ok := m.used[key]; ok {

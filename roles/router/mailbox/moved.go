@@ -19,8 +19,8 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	}
 	devices := part.Devices[:min(len(part.Devices), MaxDevices)]
 	for _, d := range devices {
-		if m.Device(d.Device) == nil {
-			m.addDevice(d.Device, d.Since)
+		if m.Device(d.Device) == nil && !m.addDevice(d.Device, d.Since) {
+			continue
 		}
 		known := m.Device(d.Device)
 		known.SeenMS = max(known.SeenMS, d.SeenMs)

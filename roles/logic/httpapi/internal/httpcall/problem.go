@@ -72,7 +72,7 @@ func Explain(err error) Problem {
 		p.Status, p.Hidden = http.StatusConflict, nil
 	case envelope.CodeTooLarge:
 		p.Status, p.Hidden = http.StatusRequestEntityTooLarge, nil
-	case envelope.CodeRateLimited, envelope.CodeTooMany:
+	case envelope.CodeRateLimited, envelope.CodeTooMany, envelope.CodeTooManyDevices:
 		p.Status, p.RetryAfter, p.Hidden = http.StatusTooManyRequests, time.Second, nil
 		var l *Limited
 		if errors.As(err, &l) {

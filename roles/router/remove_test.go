@@ -1,0 +1,282 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/protocol"
+	"imgo/roles/router"
+	"imgo/store"
+)
+
+func (w *world) tryAttach(s *envelope.SessionInfo) error {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	_, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
+	return err
+}
+
+// counter returns the sum of a counter.
+func (w *world) counter(name string) (sum float64) {
+	w.t.Helper()
+	families, err := w.reg.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// happened returns the events so far, each as its kind and user.
+func (w *world) happened() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.events)
+}
+
+func (w *world) user(user string) *envelope.UserReply {
+	w.t.Helper()
+	reply, err := w.r.User(context.Background(), &envelope.UserRequest{User: user})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return reply
+}
+
+func (w *world) hasDevice(user, device string) bool {
+	w.t.Helper()
+	return slices.ContainsFunc(w.user(user).Devices, func(d *envelope.DeviceInfo) bool { return d.Device == device })
+}
+
+// One device more than a user may have: a connected device stays, and what it costs to forget another one is
+// counted and reported.
+func TestDevicesPerUser(t *testing.T) {
+	const u = "u"
+	for name, c := range map[string]struct {
+		policy  router.DevicesPolicy
+		bound   int
+		refused bool // although one is offline
+	}{
+		"replace, 64": {router.ReplaceDevice, 64, false}, "refuse, 64": {router.RefuseDevice, 64, true},
+		"replace, 3": {router.ReplaceDevice, 3, false}, "refuse, 3": {router.RefuseDevice, 3, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(cfg *router.Config) {
+				cfg.DevicesPerUser, cfg.DevicesPolicy, cfg.SessionsPerUser = c.bound, c.policy, 0
+			})
+			for i := range c.bound {
+				w.clock.add(time.Minute)
+				w.attach(session("c", uint64(i+1), u, fmt.Sprint("d", i)))
+			}
+			id := w.push(u, "a")
+			w.push(u, "b")
+			if err := w.tryAttach(session("c", 100, u, "one more")); !errors.Is(err, envelope.ErrTooManyDevices) {
+				t.Fatalf("while all are connected: %v", err)
+			}
+			if n := w.gauges("imgo_router_sessions")[""]; n != float64(c.bound) {
+				t.Errorf("%v sessions: a refused one is left", n)
+			}
+			// The first is the one that is offline for the longest time. It has acknowledged one of two messages.
+			w.ack(u, "d0", id)
+			w.detach(session("c", 1, u, "d0"))
+			w.clock.add(time.Minute)
+			w.detach(session("c", 2, u, "d1"))
+			err := w.tryAttach(session("c", 100, u, "one more"))
+			if c.refused {
+				if !errors.Is(err, envelope.ErrTooManyDevices) || !w.hasDevice(u, "d0") || w.user(u).Dropped != 0 {
+					t.Fatalf("got %v, devices %v", err, w.user(u).Devices)
+				}
+				return
+			}
+			if err != nil || w.hasDevice(u, "d0") || !w.hasDevice(u, "d1") || len(w.user(u).Devices) != c.bound {
+				t.Fatalf("got %v, devices %v", err, w.user(u).Devices)
+			}
+			if got := w.user(u); got.Dropped != 1 || !slices.Contains(w.happened(), "device_evicted u") {
+				t.Errorf("%d dropped, events %v", got.Dropped, w.happened())
+			}
+			for name, want := range map[string]float64{"imgo_router_evicted_devices_total": 1, "imgo_router_dropped_messages_total": 1} {
+				if n := w.counter(name); n != want {
+					t.Errorf("%s is %v, want %v", name, n, want)
+				}
+			}
+			// After a restart, and from the log alone, it is the same.
+			before := w.user(u)
+			for range 2 {
+				w.stop()
+				w.start()
+				if after := w.user(u); len(after.Devices) != len(before.Devices) || w.hasDevice(u, "d0") || after.Pending != before.Pending {
+					t.Errorf("before\n%v\nafter\n%v", before, after)
+				}
+				w.stop()
+				w.dir = t.TempDir()
+				w.start()
+			}
+		})
+	}
+}
+
+// A device that made room for another one is a new one when it comes back.
+func TestDeviceThatMadeRoomComesBack(t *testing.T) {
+	const u = "u"
+	w := newWorld(t, func(cfg *router.Config) { cfg.DevicesPerUser = 2 })
+	old, young := session("c", 1, u, "old"), session("c", 2, u, "young")
+	w.attach(old)
+	w.attach(young)
+	w.detach(old)
+	if err := w.tryAttach(session("c", 3, u, "third")); err != nil || w.hasDevice(u, "old") {
+		t.Fatalf("got %v, devices %v", err, w.user(u).Devices)
+	}
+	if err := w.tryAttach(session("c", 4, u, "old")); !errors.Is(err, envelope.ErrTooManyDevices) {
+		t.Errorf("the old one is back: %v", err)
+	}
+	w.detach(session("c", 3, u, "third"))
+	w.attach(session("c", 5, u, "old"))
+	if w.hasDevice(u, "third") || !w.hasDevice(u, "young") {
+		t.Errorf("devices %v", w.user(u).Devices)
+	}
+}
+
+func (w *world) remove(removal *envelope.Removal) (*envelope.RemoveReply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	return w.r.Remove(ctx, &envelope.RemoveRequest{Removal: removal})
+}
+
+func TestRemove(t *testing.T) {
+	const u = "u"
+	w := newWorld(t, nil)
+	phone, laptop := session("c", 1, u, "phone"), session("c", 2, u, "laptop")
+	w.attach(phone)
+	w.attach(laptop)
+	w.detach(phone)
+	w.detach(laptop)
+	id := w.push(u, "a")
+	w.push(u, "b")
+	w.ack(u, "laptop", id)
+
+	if _, err := w.remove(&envelope.Removal{User: u, Devices: []string{"tablet"}}); !errors.Is(err, envelope.ErrNotFound) {
+		t.Errorf("an unknown device: %v", err)
+	}
+	reply, err := w.remove(&envelope.Removal{User: u, Devices: []string{"phone"}})
+	if err != nil || reply.Devices != 1 || reply.Messages != 2 {
+		t.Errorf("forget: %v, %v", reply, err)
+	}
+	if got := w.user(u); len(got.Devices) != 1 || got.Pending != 1 {
+		t.Errorf("after that: %v", got)
+	}
+	reply, err = w.remove(&envelope.Removal{User: u, Messages: true})
+	if err != nil || reply.Devices != 0 || reply.Messages != 1 {
+		t.Errorf("purge: %v, %v", reply, err)
+	}
+	if got := w.user(u); len(got.Devices) != 1 || got.Pending != 0 {
+		t.Errorf("after that: %v", got)
+	}
+
+	key := &envelope.Push{Users: []string{u}, Op: 5, Body: []byte("keyed"), IdempotencyKey: "k", ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli()}
+	first := w.append(u, &envelope.Record{Push: key})
+	w.applied(u, first)
+	w.stop() // the store has the key
+	w.start()
+	if reply, err = w.remove(&envelope.Removal{User: u, All: true}); err != nil || reply.Devices != 1 || reply.Messages != 1 {
+		t.Errorf("erase: %v, %v", reply, err)
+	}
+	erased := func(when string) {
+		t.Helper()
+		l, err := w.r.Lookup(context.Background(), &envelope.LookupRequest{Users: []string{u}, IdempotencyKey: "k"})
+		got := w.user(u)
+		if err != nil || l.Users[0].AppliedId != 0 || len(got.Devices) != 0 || got.Pending != 0 || got.Dropped != 0 || got.LastSeenMs != 0 {
+			t.Errorf("%s: %v, %v, %v", when, got, l, err)
+		}
+	}
+	erased("at once")
+	w.restart()
+	erased("after a restart")
+	users, err := store.NewMailboxes(w.db).Users(envelope.Partition(u, 2), "", 10)
+	if err != nil || len(users) != 0 {
+		t.Errorf("the store knows %v, %v", users, err)
+	}
+	w.stop()
+	w.dir = t.TempDir()
+	w.start()
+	erased("from the log")
+	second := w.append(u, &envelope.Record{Push: key})
+	w.applied(u, second)
+	if got := w.user(u); got.Pending != 1 || got.OldestId != second {
+		t.Errorf("a push with the erased key: %v", got)
+	}
+}
+
+// Old clients, which come back whatever they are told, do not push each other out for ever. Clients of version 2 obey
+// the code, so the newest of them always gets in.
+func TestSessionsOfOldClientsDoNotFight(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser = 1 })
+	kicked := 0
+	next := uint64(0)
+	come := func(generation string) bool {
+		next++
+		s := session("c", next, "u", "")
+		s.Generation = generation
+		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+		defer cancel()
+		reply, err := w.r.Attach(ctx, &envelope.AttachRequest{Session: s})
+		if err != nil && !errors.Is(err, envelope.ErrTooMany) {
+			t.Fatal(err)
+		}
+		for _, k := range reply.GetKicks() {
+			kicked++
+			if k.Code != int32(protocol.CloseTooManySessions) || protocol.CloseCode(k.Code).Reconnect() {
+				t.Errorf("kick %v", k)
+			}
+		}
+		return err == nil
+	}
+	come("goim")
+	for range 24 * 60 * 20 { // a day in which a client comes every 3 seconds
+		w.clock.add(3 * time.Second)
+		come("goim")
+	}
+	if kicked > 40 {
+		t.Errorf("%d sessions were pushed out within a day", kicked)
+	}
+	if !come("v2") || !come("v2") {
+		t.Error("a client of version 2 is refused")
+	}
+	w.clock.add(3 * time.Hour)
+	if !come("imgo") {
+		t.Error("an old client is refused though there was peace")
+	}
+}
+
+// Anonymous sessions are no user together: no limit counts them so, and no mailbox is made for them.
+func TestAnonymousSessions(t *testing.T) {
+	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.DevicesPerUser = 1, 1 })
+	for id := range uint64(200) {
+		s := session("c", id+1, envelope.AnonymousUser(id+1), "")
+		reply := w.attach(s)
+		if len(reply.Kicks) != 0 || reply.Backlog == nil || reply.Pending != 0 || !s.IsAnonymous() {
+			t.Fatalf("session %d: %v", id, reply)
+		}
+		if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: s.Address, User: s.User}); err != nil || len(b.Messages) != 0 {
+			t.Fatalf("session %d: %v, %v", id, b, err)
+		}
+	}
+	if n := w.gauges("imgo_router_sessions")[""]; n != 200 {
+		t.Errorf("%v sessions", n)
+	}
+	for p := range int32(2) {
+		if _, end, _ := w.kept.Bounds(context.Background(), p); end != 0 {
+			t.Errorf("the log has %d records", end)
+		}
+	}
+}
