@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"imgo/internal/wait/waittest"
 	"imgo/store"
 )
 
@@ -116,17 +116,7 @@ func run(t testing.TB, r runner) (stop func() error) {
 	return stop
 }
 
-// eventually polls a condition with a bound.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+var eventually = waittest.Eventually
 
 // copyDir copies the files of a directory as they are now, as a kill -9 would leave them. To
 // save time it cuts trailing zeros to one page.

@@ -1,7 +1,6 @@
 package transport_test
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/internal/wait/waittest"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -44,30 +44,12 @@ func served(t *testing.T, cfg *tls.Config) string {
 	return c.ConnectionState().PeerCertificates[0].Subject.CommonName
 }
 
-// lines is a log that is safe for concurrent use.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) count(s string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), s)
-}
-
 func TestReloadingTLS(t *testing.T) { synctest.Test(t, testReloadingTLS) }
 
 func testReloadingTLS(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := transporttest.WriteCert(t, dir, "first")
-	var log lines
+	var log waittest.Log
 	cfg, err := transport.ReloadingTLS(certFile, keyFile, zerolog.New(&log))
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +75,7 @@ func testReloadingTLS(t *testing.T) {
 	}
 	for range 3 {
 		time.Sleep(time.Second)
-		if got, n := served(t, cfg), log.count(`"level":"error"`); got != "second" || n != 1 {
+		if got, n := served(t, cfg), log.Count(`"level":"error"`); got != "second" || n != 1 {
 			t.Errorf("serves %q, %d errors logged for one broken file", got, n)
 		}
 	}
@@ -107,7 +89,7 @@ func testReloadingTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Second)
-	if got, n := served(t, cfg), log.count(`"level":"error"`); got != "third" || n != 2 {
+	if got, n := served(t, cfg), log.Count(`"level":"error"`); got != "third" || n != 2 {
 		t.Errorf("serves %q, %d errors logged in all, after the key went missing", got, n)
 	}
 }

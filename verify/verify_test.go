@@ -3,7 +3,6 @@ package verify_test
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,50 +22,40 @@ import (
 	"imgo/roles"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
+	"imgo/test/harness"
 	"imgo/transport"
 	"imgo/verify"
 	"imgo/verify/history"
 )
 
-// call sends a request to the API of a node.
-func call(t *testing.T, n *roles.Node, path, body string) (status int, answer string) {
+// post sends a request to the API of a node. An answer below 300 goes into out, unless that is nil.
+func post(t *testing.T, n *harness.Node, path, body string, out any) {
 	t.Helper()
-	client := &http.Client{Timeout: testTimeout}
-	defer client.CloseIdleConnections()
-	resp, err := client.Post("http://"+n.HTTPAddr().String()+path, "application/json", strings.NewReader(body))
-	if err != nil {
+	if _, err := harness.Call("POST", n.Base+path, body, out); err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, string(text)
 }
 
 // TestRestartIsSeen restarts the server during a run. The run finds no violation. The mark in the
 // report shows how long the restart was noticeable.
 func TestRestartIsSeen(t *testing.T) {
 	t.Parallel()
-	data := filepath.Join(t.TempDir(), "data")
-	seen, stop := startUntil(t, roles.Faults{}, func(cfg *config.Config) { cfg.DataDir = data })
-	tcp, ws, api := seen.ClientAddr("tcp").String(), seen.ClientAddr("ws").String(), seen.HTTPAddr().String()
-	again := func(cfg *config.Config) {
-		cfg.DataDir, cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = data, tcp, ws, api
-	}
+	seen := start(t, roles.Faults{}, nil)
 	cfg := shortRun(seen)
 	cfg.CallTimeout = 10 * time.Second
 	cfg.Keyless = 0 // every push is repeated until it is accepted
 	// Nothing listens at the first address.
-	cfg.API = []string{"http://127.0.0.1:1", "http://" + api}
+	cfg.API = []string{"http://127.0.0.1:1", seen.Base}
 	const down = 500 * time.Millisecond
 	report := during(t, cfg, func(v *verify.Verifier) {
 		v.Mark("nothing")()
 		end := v.Mark("restart")
-		stop()
+		again := seen.SameAddresses()
+		if err := seen.Stop(); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(down) // the fault itself
-		seen, stop = startUntil(t, roles.Faults{}, again)
+		seen = harness.Begin(t, again, roles.RunOptions{}, nil)
 		accepted := v.Progress().Accepted
 		eventually(t, "all is as before", func() bool {
 			p := v.Progress()
@@ -103,28 +91,21 @@ func TestRestartIsSeen(t *testing.T) {
 		t.Errorf("%d refusals and %d goodbyes", report.Pushes.Refusals, report.SentAway)
 	}
 	// The run has revoked its tokens.
-	if status, answer := call(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`); status != 200 ||
-		!strings.Contains(answer, `"revoked":0`) {
-		t.Errorf("its tokens: %d %s", status, answer)
+	var tokens struct{ Revoked int }
+	if post(t, seen, "/v1/tokens/revoke", `{"user":"`+report.Run+`0"}`, &tokens); tokens.Revoked != 0 {
+		t.Errorf("%d of its tokens were left", tokens.Revoked)
 	}
 	nothingWaits(t, seen, report)
 }
 
 // nothingWaits waits until the last acknowledgements of a run are applied, so that its users have
 // no pending messages.
-func nothingWaits(t *testing.T, n *roles.Node, r *verify.Report) {
+func nothingWaits(t *testing.T, n *harness.Node, r *verify.Report) {
 	t.Helper()
-	client := &http.Client{Timeout: testTimeout}
-	defer client.CloseIdleConnections()
 	for i := range r.Users {
 		eventually(t, fmt.Sprintf("nothing waits for user %d", i), func() bool {
-			resp, err := client.Get(fmt.Sprintf("http://%s/v1/users/%s%d", n.HTTPAddr(), r.Run, i))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer resp.Body.Close()
 			var state struct{ Pending int }
-			if err := json.NewDecoder(resp.Body).Decode(&state); err != nil {
+			if _, err := harness.Call("GET", fmt.Sprintf("%s/v1/users/%s%d", n.Base, r.Run, i), "", &state); err != nil {
 				t.Fatal(err)
 			}
 			return state.Pending == 0
@@ -159,9 +140,7 @@ func TestStranger(t *testing.T) {
 	cfg.Prefix = "stranger-"
 	report := during(t, cfg, func(v *verify.Verifier) {
 		for _, body := range []string{`"hello"`, `{"verify":"stranger-","n":999999}`} {
-			if status, answer := call(t, n, "/v1/push", `{"user":"stranger-3","body":`+body+`}`); status != 202 {
-				t.Fatalf("%d %s", status, answer)
-			}
+			post(t, n, "/v1/push", `{"user":"stranger-3","body":`+body+`}`, nil)
 		}
 		eventually(t, "both devices have both", func() bool { return v.Progress().Violations == 4 })
 	})
@@ -178,9 +157,7 @@ func TestSentAwayForGood(t *testing.T) {
 	cfg := shortRun(n)
 	cfg.Prefix = "kicked-"
 	report := during(t, cfg, func(v *verify.Verifier) {
-		if status, answer := call(t, n, "/v1/users/kicked-3/kick", `{"device":"d1","reason":"test"}`); status >= 300 {
-			t.Fatalf("%d %s", status, answer)
-		}
+		post(t, n, "/v1/users/kicked-3/kick", `{"device":"d1","reason":"test"}`, nil)
 		eventually(t, "the kick is seen", func() bool { return v.Progress().Problems > 0 })
 	})
 	if report.OK || report.ProblemCount != 1 || !strings.Contains(report.Problems[0], "kicked-3/d1") || len(report.Violations) > 0 {
@@ -283,7 +260,7 @@ func serveBeats(conn net.Conn, beats *atomic.Int64) {
 
 // everything returns the settings of a short run with every kind of device and of push, on a server
 // without other clients.
-func everything(n *roles.Node) verify.Config {
+func everything(n *harness.Node) verify.Config {
 	cfg := shortRun(n)
 	cfg.Kinds = verify.DeviceKinds()
 	cfg.Slow, cfg.Lazy, cfg.Rooms, cfg.NotKept, cfg.Broadcast, cfg.Large = 3, 0.5, 3, 0.2, 0.1, 0.1
@@ -384,10 +361,8 @@ func TestLingering(t *testing.T) {
 		if phase != verify.PhaseLingering {
 			return nil
 		}
-		if status, answer := call(t, n, "/v1/push", `{"user":"lingering-3","body":{"verify":"lingering-","n":7}}`); status != 202 {
-			return fmt.Errorf("%d %s", status, answer)
-		}
-		return errors.New("a problem of the caller")
+		_, err := harness.Call("POST", n.Base+"/v1/push", `{"user":"lingering-3","body":{"verify":"lingering-","n":7}}`, nil)
+		return errors.Join(err, errors.New("a problem of the caller"))
 	}
 	report := until(t, cfg, pushed(50))
 	if all := fmt.Sprint(report.Problems); report.OK || !strings.Contains(all, "lingering-3/d0 got push 7") ||
@@ -402,10 +377,10 @@ func TestLingering(t *testing.T) {
 // TestGivenAddresses runs against configured client addresses, without asking the API for them.
 func TestGivenAddresses(t *testing.T) {
 	t.Parallel()
-	for name, addresses := range map[string]func(n *roles.Node) []string{
-		"TCP alone":       func(n *roles.Node) []string { return []string{n.ClientAddr("tcp").String()} },
-		"WebSocket alone": func(n *roles.Node) []string { return []string{"ws://" + n.ClientAddr("ws").String()} },
-		"one that is dead": func(n *roles.Node) []string {
+	for name, addresses := range map[string]func(n *harness.Node) []string{
+		"TCP alone":       func(n *harness.Node) []string { return []string{n.ClientAddr("tcp").String()} },
+		"WebSocket alone": func(n *harness.Node) []string { return []string{"ws://" + n.ClientAddr("ws").String()} },
+		"one that is dead": func(n *harness.Node) []string {
 			return []string{"127.0.0.1:1", n.ClientAddr("tcp").String(), "ws://127.0.0.1:1/sub", "ws://" + n.ClientAddr("ws").String() + "/sub"}
 		},
 	} {

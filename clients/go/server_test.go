@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	imgoclient "imgo/clients/go"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -316,13 +317,6 @@ func (r *running) stop() {
 	}
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(testTimeout); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not in time: " + what)
-		}
-	}
-}
+var eventually = waittest.Eventually
 
 var errHandling = errors.New("cannot handle this now")

@@ -12,6 +12,7 @@ import (
 
 	"imgo/cluster/bus"
 	"imgo/cluster/bus/kafkatest"
+	"imgo/internal/wait/waittest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -62,12 +63,4 @@ func kept(t testing.TB, b *bus.Bus) *bus.Log {
 
 func fake(t testing.TB) *kafkatest.Fake { return kafkatest.New(t, kafkatest.Options{}) }
 
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(waitLimit); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("not within %v: %s", waitLimit, what)
-		}
-	}
-}
+var eventually = waittest.Eventually

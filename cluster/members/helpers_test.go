@@ -16,16 +16,17 @@ import (
 
 	"imgo/cluster/members"
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+const patience = waittest.Limit
 
 // node is a running Members.
 type node struct {
 	*members.Members
-	log  *lines
+	log  *waittest.Log
 	done chan struct{} // closed when Run has returned
 	err  error         // the result of Run, valid once done is closed
 	stop func()        // ends Run and waits for it
@@ -34,7 +35,7 @@ type node struct {
 // start starts a node. Options that are not set get values for loopback.
 func start(t *testing.T, o members.Options) *node {
 	t.Helper()
-	n := &node{log: &lines{}, done: make(chan struct{})}
+	n := &node{log: &waittest.Log{}, done: make(chan struct{})}
 	if o.Bind == "" {
 		o.Bind = "127.0.0.1:0"
 	}
@@ -104,34 +105,6 @@ func (n *node) waitNodes(t *testing.T, want ...string) time.Duration {
 	t.Helper()
 	slices.Sort(want)
 	return n.waitView(t, "all of "+fmt.Sprint(want), func(v *members.View) bool { return names(v) == strings.Join(want, " ") })
-}
-
-// lines is a log that is safe for concurrent use.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// waitFor waits until the log contains a text.
-func (l *lines) waitFor(t *testing.T, text string) {
-	t.Helper()
-	for began := time.Now(); !strings.Contains(l.String(), text); time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > patience {
-			t.Fatalf("the log does not say %q:\n%s", text, l)
-		}
-	}
 }
 
 // hosts is a fake resolver.

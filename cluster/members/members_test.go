@@ -213,7 +213,7 @@ func TestSecrets(t *testing.T) {
 	wrong := start(t, members.Options{Name: "wrong", Secret: "left", Join: []string{a.Addr()}})
 	none := start(t, members.Options{Name: "none", Join: []string{a.Addr()}})
 	for _, n := range []*node{a, wrong, none} {
-		n.log.waitFor(t, "give all nodes of the cluster the same")
+		n.log.WaitFor(t, "give all nodes of the cluster the same")
 	}
 	// Ten more attempts add at most one log line in ten seconds. No node was admitted.
 	tried := func() int { return strings.Count(none.log.String(), "nodes that do not answer") }
@@ -299,7 +299,7 @@ func TestSeedThatComesBack(t *testing.T) {
 	seed := l.Addr().String()
 	l.Close()
 	b := start(t, members.Options{Name: "b", Join: []string{seed}})
-	b.log.waitFor(t, "no other node found yet")
+	b.log.WaitFor(t, "no other node found yet")
 	a := start(t, members.Options{Name: "a", Bind: seed})
 	b.waitNodes(t, "a", "b")
 	a.kill(t)
@@ -317,7 +317,7 @@ func TestJoinByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := start(t, members.Options{Name: "b", Resolver: dns, Join: []string{"unknown.example", "nodes.example:" + port}})
-	b.log.waitFor(t, "unknown.example")
+	b.log.WaitFor(t, "unknown.example")
 	b.waitNodes(t, "b")
 	// The name now has more addresses.
 	dns.set("nodes.example", "127.0.0.2", "127.0.0.3")
@@ -366,8 +366,8 @@ func TestNodesThatDisagree(t *testing.T) {
 		!strings.Contains(got[0], "generation of the log 3 here, 4 there") || strings.Contains(got[0], "live topic") {
 		t.Errorf("a: %q", got)
 	}
-	a.log.waitFor(t, "kept topic 16 here, 32 there")
-	b.log.waitFor(t, "kept topic 32 here, 16 there")
+	a.log.WaitFor(t, "kept topic 16 here, 32 there")
+	b.log.WaitFor(t, "kept topic 32 here, 16 there")
 	if err := b.UpdateMeta(with(16, 8, 3)); err != nil {
 		t.Fatal(err)
 	}

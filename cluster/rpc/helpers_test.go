@@ -3,12 +3,10 @@ package rpc_test
 import (
 	"context"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -191,36 +189,4 @@ func freeAddr(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// lines is a log that can be read while it is written. Safe for concurrent use.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
-}
-
-func (l *lines) logger() zerolog.Logger { return zerolog.New(l) }
-
-// waitFor waits until a line of the log has the text.
-func (l *lines) waitFor(t testing.TB, text string) {
-	t.Helper()
-	for began := time.Now(); l.count(text) == 0; time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > waitLimit {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			t.Fatalf("the log does not say %q:\n%s", text, l.b.String())
-		}
-	}
 }

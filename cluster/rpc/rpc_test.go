@@ -13,12 +13,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"imgo/cluster/rpc"
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 )
 
 // fill sets every field of a message.
@@ -281,8 +283,8 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestPanicIsAnError(t *testing.T) {
-	var log lines
-	o := rpc.ServerOptions{Log: log.logger()}
+	var log waittest.Log
+	o := rpc.ServerOptions{Log: zerolog.New(&log)}
 	addr, _ := serve(t, o, roles{func(_ context.Context, method string, _ proto.Message) (proto.Message, error) {
 		if method == "Comet.Push" {
 			var m map[string]int
@@ -295,7 +297,7 @@ func TestPanicIsAnError(t *testing.T) {
 	if !errors.Is(err, envelope.ErrInternal) || !strings.Contains(err.Error(), "nil map") {
 		t.Errorf("a panic became %v", err)
 	}
-	if log.count("rpc_test.go") == 0 {
+	if log.Count("rpc_test.go") == 0 {
 		t.Error("the log has no stack")
 	}
 	askStatus(t, peer)

@@ -21,6 +21,9 @@ import (
 
 	"imgo/cluster/rpc"
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
+
+	"github.com/rs/zerolog"
 )
 
 // ca is a certificate authority.
@@ -110,9 +113,9 @@ func TestWhoIsLetIn(t *testing.T) {
 		{name: "plain against certificates", server: certificates, inError: " ", serverLog: "certificates"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var serverLog, clientLog lines
-			addr, _ := serve(t, rpc.ServerOptions{Security: tt.server, Log: serverLog.logger()}, roles{ready}.services())
-			peer := newPool(t, rpc.PoolOptions{Security: tt.client, Log: clientLog.logger()}).Node(addr)
+			var serverLog, clientLog waittest.Log
+			addr, _ := serve(t, rpc.ServerOptions{Security: tt.server, Log: zerolog.New(&serverLog)}, roles{ready}.services())
+			peer := newPool(t, rpc.PoolOptions{Security: tt.client, Log: zerolog.New(&clientLog)}).Node(addr)
 			if tt.inError == "" {
 				askStatus(t, peer)
 				return
@@ -124,12 +127,12 @@ func TestWhoIsLetIn(t *testing.T) {
 				}
 			}
 			if tt.serverLog != "" {
-				serverLog.waitFor(t, tt.serverLog)
+				serverLog.WaitFor(t, tt.serverLog)
 			}
 			if tt.clientLog != "" {
-				clientLog.waitFor(t, tt.clientLog)
+				clientLog.WaitFor(t, tt.clientLog)
 			}
-			if n := max(serverLog.count("\n"), clientLog.count("\n")); n > 1 {
+			if n := max(serverLog.Count("\n"), clientLog.Count("\n")); n > 1 {
 				t.Errorf("%d lines for one node that is refused again and again", n)
 			}
 		})
@@ -139,8 +142,8 @@ func TestWhoIsLetIn(t *testing.T) {
 // TestServerDemandsTheSecret checks that the server refuses a caller without the secret, even one that
 // accepts any server.
 func TestServerDemandsTheSecret(t *testing.T) {
-	var log lines
-	addr, _ := serve(t, rpc.ServerOptions{Security: rpc.Security{Secret: "right"}, Log: log.logger()}, roles{ready}.services())
+	var log waittest.Log
+	addr, _ := serve(t, rpc.ServerOptions{Security: rpc.Security{Secret: "right"}, Log: zerolog.New(&log)}, roles{ready}.services())
 	for name, s := range map[string]intruder{"no certificate": {}, "a certificate of its own": {own: true}} {
 		if err := s.call(t, addr); err == nil {
 			t.Errorf("%s: let in", name)
@@ -193,8 +196,8 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	first, second := newCA(t), newCA(t)
 	serverDir, clientDir := t.TempDir(), t.TempDir()
 	server, client := first.issue(serverDir), first.issue(clientDir)
-	var log lines
-	addr, _ := serve(t, rpc.ServerOptions{Security: server, Log: log.logger()}, roles{ready}.services())
+	var log waittest.Log
+	addr, _ := serve(t, rpc.ServerOptions{Security: server, Log: zerolog.New(&log)}, roles{ready}.services())
 	pool := newPool(t, rpc.PoolOptions{Security: client})
 	askStatus(t, pool.Node(addr))
 
@@ -214,7 +217,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 	pool.Keep(nil)
 	askStatus(t, pool.Node(addr))
-	log.waitFor(t, "the former certificate stays in use")
+	log.WaitFor(t, "the former certificate stays in use")
 }
 
 func TestBadFiles(t *testing.T) {

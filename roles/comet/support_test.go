@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/transport"
@@ -512,8 +513,4 @@ func (s *server) connected(n int, user string, upTo uint64) *client {
 	return c
 }
 
-// eventually waits until cond is true.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	transporttest.Eventually(t, what, cond)
-}
+var eventually = waittest.Eventually

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/roles/job"
 )
 
@@ -85,14 +86,7 @@ func (a *assignment) Commit(_ context.Context, at []job.Part) error {
 	return nil
 }
 
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
+var eventually = waittest.Eventually
 
 // startGrouped starts a job with a group.
 func startGrouped(t *testing.T, g *group, change func(*world)) *world {

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/roles/logic"
 )
 
@@ -490,14 +491,4 @@ func field(err error) string {
 	return ""
 }
 
-// eventually polls a condition.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !is() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+var eventually = waittest.Eventually

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"imgo/envelope"
+	"imgo/internal/wait/waittest"
 	"imgo/roles/router"
 	"imgo/store"
 )
@@ -268,16 +269,7 @@ func (w *world) restart() {
 // waitLimit bounds every wait: far more than anything takes that works.
 const waitLimit = time.Minute
 
-// eventually polls a condition, with a bound.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitLimit); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
-}
+var eventually = waittest.Eventually
 
 func (w *world) append(user string, rec *envelope.Record) uint64 {
 	w.t.Helper()

@@ -159,7 +159,7 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 		}
 	}
 	w.checkHistory()
-	if log := comets[0].log.String(); !strings.Contains(log, `"message":"stopped"`) {
+	if log := comets[0].Log.String(); !strings.Contains(log, `"message":"stopped"`) {
 		t.Errorf("the comet did not say that it stopped:\n%s", log)
 	}
 }

@@ -1,13 +1,10 @@
 package cluster_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -160,32 +157,6 @@ func send(c *raw.Conn, op, seq int32, body []byte) error {
 	return c.Write(time.Now().Add(5*time.Second), raw.Packet{Op: op, Seq: seq, Body: body})
 }
 
-var caller = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-
-// call makes an HTTP call and decodes the JSON answer into out, unless that is nil.
-func call(method, url, body string, out any, header ...string) (int, error) {
-	req, err := http.NewRequest(method, url, bytes.NewReader([]byte(body))) //nolint:noctx // the client has a timeout
-	if err != nil {
-		return 0, err
-	}
-	for i := 0; i+1 < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	resp, err := caller.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && out != nil && resp.StatusCode < 300 {
-		err = json.Unmarshal(b, out)
-	}
-	if err == nil && resp.StatusCode >= 300 {
-		err = fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, b)
-	}
-	return resp.StatusCode, err
-}
-
 func get(url string, out any) error {
 	_, err := call("GET", url, "", out)
 	return err
@@ -246,7 +217,7 @@ func (p *pushes) push(user string) uint64 {
 			ID uint64 `json:"id,string"`
 		}
 		base := "http://" + logics[rand.IntN(len(logics))].HTTPAddr().String()
-		if _, err = call("POST", base+"/v1/push", body, &answer, "Idempotency-Key", key); err == nil {
+		if _, err = call("POST", base+"/v1/push", body, &answer, "Idempotency-Key: "+key); err == nil {
 			p.w.h.Accepted(number, user, answer.ID)
 			p.accepted()
 			return answer.ID

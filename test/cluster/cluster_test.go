@@ -17,7 +17,7 @@ func (w *world) startAll() {
 	}
 	for _, role := range []string{config.RoleRouter, config.RoleLogic, config.RoleJob, config.RoleComet} {
 		for _, n := range w.of(role) {
-			n.waitReady()
+			n.WaitReady()
 		}
 	}
 }

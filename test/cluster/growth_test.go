@@ -137,7 +137,7 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 			var router *node
 			eventually(w.t, "a router cannot move what it has", func() bool {
 				for _, n := range w.of(config.RoleRouter) {
-					if strings.Contains(n.log.String(), "what moves was not appended") {
+					if strings.Contains(n.Log.String(), "what moves was not appended") {
 						router = n
 					}
 				}
@@ -208,7 +208,7 @@ func TestGrowWithNodesThatStart(t *testing.T) {
 			n.stop()
 			n = n.restart() // its setting says 4
 			eventually(w.t, "it uses what there is", func() bool { return n.uses() == 7 })
-			if !strings.Contains(n.log.String(), "another number of partitions than kept.partitions") {
+			if !strings.Contains(n.Log.String(), "another number of partitions than kept.partitions") {
 				w.t.Errorf("%s does not say that its setting is not what there is", n.name)
 			}
 		}

@@ -17,7 +17,9 @@ import (
 	"imgo/cluster/bus/kafkatest"
 	"imgo/cluster/growth"
 	"imgo/config"
+	"imgo/internal/wait/waittest"
 	"imgo/roles"
+	"imgo/test/harness"
 	"imgo/verify/history"
 )
 
@@ -28,8 +30,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// waitLimit bounds every wait. It is far longer than any wait of a test that passes.
-const waitLimit = 2 * time.Minute
+// waitLimit bounds every wait.
+const waitLimit = waittest.Limit
+
+var (
+	eventually = waittest.Eventually
+	within     = waittest.Within
+	call       = harness.Call
+)
 
 // secret is the cluster.secret of all nodes.
 const secret = "0123456789abcdef0123456789abcdef"
@@ -84,33 +92,26 @@ func newWorld(t *testing.T) *world {
 
 // node is one start of a node.
 type node struct {
-	*roles.Node
+	*harness.Node
 	w     *world
 	name  string
 	roles []string
-	cfg   config.Config
-	log   *tail
-	end   func()
-	done  chan struct{}
-	err   error // of Run, once done is closed
 }
 
 // start starts a node and waits until it is ready.
 func (w *world) start(name string, runs ...string) *node {
 	w.t.Helper()
 	n := w.begin(name, runs...)
-	n.waitReady()
+	n.WaitReady()
 	return n
 }
 
 // begin starts a node, with the disk of the last node of its name.
 func (w *world) begin(name string, runs ...string) *node {
 	w.t.Helper()
-	cfg := config.Default()
+	cfg := harness.Settings(w.t)
 	cfg.NodeID, cfg.Roles = name, runs
 	cfg.DataDir = filepath.Join(w.dir, name)
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Auth.Mode = "none"
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), 3*time.Second
 	if underRace {
@@ -119,7 +120,7 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2
 	cfg.Disk.Reserve = 0
 	cfg.Delivery.WatchAfter = time.Second
-	cfg.Shutdown.DrainRate, cfg.Shutdown.Timeout = 1000, time.Minute
+	cfg.Shutdown.DrainRate = 1000
 	cfg.Cluster.Join = []string{"127.0.0.1:1"} // no node: the first node starts alone
 	w.mu.Lock()
 	for _, other := range w.nodes {
@@ -129,60 +130,23 @@ func (w *world) begin(name string, runs ...string) *node {
 	if w.change != nil {
 		w.change(&cfg)
 	}
-	if err := cfg.Validate(); err != nil {
-		w.t.Fatal(err)
-	}
-	n := &node{w: w, name: name, roles: runs, cfg: cfg, log: &tail{}, done: make(chan struct{})}
-	opts := roles.RunOptions{Stderr: n.log, Version: "test", Growth: w.times, Network: roles.Network{
+	n := &node{w: w, name: name, roles: runs}
+	n.Node = harness.Begin(w.t, cfg, roles.RunOptions{Growth: w.times, Network: roles.Network{
 		Gossip: func(address string) bool { return w.isApart(name, address, w.gossip) },
 		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
-	}}
-	var err error
-	if n.Node, err = roles.New(w.t.Context(), cfg, opts); err != nil {
-		w.t.Fatalf("start %s: %v\n%s", name, err, n.log)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n.end = cancel
+	}}, nil)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.gossip[n.GossipAddr()], w.calls[n.RPCAddr()] = name, name
 	w.nodes[name] = n
-	w.mu.Unlock()
-	go func() {
-		defer close(n.done)
-		n.err = n.Run(ctx)
-	}()
-	w.t.Cleanup(func() {
-		n.stop()
-		if w.t.Failed() {
-			w.t.Logf("log of %s:\n%s", name, n.log)
-		}
-	})
 	return n
-}
-
-// waitReady waits until the node is ready.
-func (n *node) waitReady() {
-	n.w.t.Helper()
-	eventually(n.w.t, n.name+" is ready", func() bool {
-		select {
-		case <-n.done:
-			n.w.t.Fatalf("%s ended with: %v\n%s", n.name, n.err, n.log)
-		default:
-		}
-		return get("http://"+n.HTTPAddr().String()+"/readyz", nil) == nil
-	})
 }
 
 // stop stops the node in good order, if it runs.
 func (n *node) stop() {
 	n.w.t.Helper()
-	if !n.remove() {
-		return
-	}
-	n.end()
-	<-n.done
-	if n.err != nil {
-		n.w.t.Errorf("%s ended with: %v", n.name, n.err)
+	if n.remove() {
+		_ = n.Stop() // the harness reports an error at the end of the test
 	}
 }
 
@@ -192,9 +156,7 @@ func (n *node) kill() {
 	if !n.remove() {
 		n.w.t.Fatalf("%s does not run", n.name)
 	}
-	n.Kill()
-	<-n.done
-	n.end()
+	n.Crash()
 }
 
 // remove removes the node from the running nodes. It reports whether it was one of them.
@@ -214,7 +176,7 @@ func (n *node) restart() *node { return n.w.start(n.name, n.roles...) }
 // wipe removes the disk of a node that does not run.
 func (n *node) wipe() {
 	n.w.t.Helper()
-	if err := os.RemoveAll(n.cfg.DataDir); err != nil {
+	if err := os.RemoveAll(n.Config.DataDir); err != nil {
 		n.w.t.Fatal(err)
 	}
 }
@@ -341,42 +303,6 @@ func (c *wire) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.Conn.Write(p)
-}
-
-// tail keeps the end of a log. Safe for concurrent use.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (l *tail) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.b = append(l.b, p...); len(l.b) > 1<<18 {
-		l.b = append([]byte(nil), l.b[len(l.b)-1<<14:]...)
-	}
-	return len(p), nil
-}
-
-func (l *tail) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.b)
-}
-
-// eventually polls cond until it is true.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	within(t, waitLimit, what, cond)
-}
-
-func within(t *testing.T, limit time.Duration, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !cond(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
-	}
 }
 
 // checkHistory stops the callers, waits until every device has all of its messages, and

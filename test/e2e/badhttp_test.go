@@ -39,7 +39,7 @@ func TestBadJSON(t *testing.T) {
 		{"op overflows", `{"user":"a","body":1,"op":2147483648}`, "invalid", "op", 400, "", "-2147483648 to 2147483647"},
 		{"op is the protocol's", `{"user":"a","body":1,"op":8}`, "invalid", "op", 400, "", "1000 and above"},
 		{"kept is a number", `{"user":"a","body":1,"kept":1}`, "invalid", "kept", 400, "", "true or false"},
-		{"ttl is negative", `{"user":"a","body":1,"ttl":-5}`, "invalid", "ttl", 400, "", "more than 0"},
+		{"ttl is negative", `{"user":"a","body":1,"ttl":-5}`, "invalid", "ttl", 400, "", "at least a millisecond"},
 		{"ttl is words", `{"user":"a","body":1,"ttl":"soon"}`, "invalid", "ttl", 400, "", "duration"},
 		{"ttl is too long", `{"user":"a","body":1,"ttl":"100000h"}`, "invalid", "ttl", 400, "", "at most"},
 		{"base64 that is none", `{"user":"a","body_base64":"%%%"}`, "invalid", "body_base64", 400, "", "not base64"},

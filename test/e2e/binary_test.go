@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"imgo/internal/wait/waittest"
 )
 
 // binary is the imgo executable. It is built once for all tests.
@@ -52,8 +54,8 @@ func imgoBinary(t *testing.T) string {
 type process struct {
 	t       *testing.T
 	cmd     *exec.Cmd
-	out     tail // standard output
-	log     tail // standard error
+	out     waittest.Log // standard output
+	log     waittest.Log // standard error
 	done    chan struct{}
 	err     error // valid after done is closed
 	node    *node // the node behind it, set by ready

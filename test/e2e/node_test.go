@@ -7,37 +7,33 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"imgo/config"
+	"imgo/internal/wait/waittest"
 	"imgo/roles"
+	"imgo/test/harness"
 )
 
-// waitLimit bounds every wait. It is far longer than any step of a working node takes.
-const waitLimit = time.Minute
+// waitLimit bounds every wait.
+const waitLimit = waittest.Limit
 
-// node is a whole node in this process. It stops when its test ends.
+var eventually = waittest.Eventually
+
+// node is a whole node in this process, or a process with the HTTP side of one.
 type node struct {
-	*roles.Node
+	*harness.Node
 	cfg  config.Config
 	base string // of its HTTP side, "http://127.0.0.1:1234"
 	http *http.Client
-	log  *tail
-	stop func() error // stops the node once and returns the error of Run
+	log  *waittest.Log
 }
 
-// settings returns the settings of a test node: free ports, a folder of its own and auth.mode none.
+// settings returns the settings of a test node.
 func settings(t *testing.T) config.Config {
-	cfg := config.Default()
-	cfg.NodeID = "n1"
-	cfg.DataDir = filepath.Join(t.TempDir(), "data")
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Auth.Mode = "none"
+	cfg := harness.Settings(t)
 	cfg.Comet.Epoll = !*goroutines
 	return cfg
 }
@@ -54,82 +50,24 @@ func start(t *testing.T, change func(*config.Config)) *node {
 
 func startWith(t *testing.T, cfg config.Config, opts roles.RunOptions) *node {
 	t.Helper()
-	return startVia(t, cfg, opts, "http://", &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}})
+	return wrap(harness.Start(t, cfg, opts, nil))
 }
 
-// startVia is like startWith, with the scheme and the HTTP client of the API.
-func startVia(t *testing.T, cfg config.Config, opts roles.RunOptions, scheme string, client *http.Client) *node {
-	t.Helper()
-	if err := cfg.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	n := &node{cfg: cfg, log: &tail{}, http: client}
-	opts.Stderr, opts.Version = n.log, "e2e"
-	var err error
-	if n.Node, err = roles.New(t.Context(), cfg, opts); err != nil {
-		t.Fatal(err)
-	}
-	n.base = scheme + n.HTTPAddr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	n.stop = sync.OnceValue(func() error {
-		n.http.CloseIdleConnections()
-		cancel()
-		return <-done
-	})
-	t.Cleanup(func() {
-		if err := n.stop(); err != nil {
-			t.Errorf("the node ended with: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("the node's log:\n%s", n.log)
-		}
-	})
-	eventually(t, "the node is ready", func() bool { return n.call(t, "GET", "/readyz", "").status == 200 })
-	return n
+func wrap(n *harness.Node) *node {
+	return &node{Node: n, cfg: n.Config, base: n.Base, http: n.HTTP, log: n.Log}
 }
+
+// stop stops the node once and returns the error of Run.
+func (n *node) stop() error { return n.Stop() }
 
 // restart stops the node and starts another one with the same folder and ports.
 func (n *node) restart(t *testing.T) *node {
 	t.Helper()
-	cfg := n.cfg
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = n.ClientAddr("tcp").String(), n.ClientAddr("ws").String(), n.HTTPAddr().String()
+	cfg := n.SameAddresses()
 	if err := n.stop(); err != nil {
 		t.Fatal(err)
 	}
 	return startWith(t, cfg, roles.RunOptions{})
-}
-
-// tail keeps the last part of a log. It is safe for concurrent use.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (l *tail) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.b = append(l.b, p...); len(l.b) > 1<<20 {
-		l.b = append([]byte(nil), l.b[len(l.b)-1<<16:]...)
-	}
-	return len(p), nil
-}
-
-func (l *tail) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.b)
-}
-
-// eventually polls cond until it holds. It fails the test after waitLimit.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitLimit); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", waitLimit, what)
-		}
-	}
 }
 
 // answer is an HTTP response.

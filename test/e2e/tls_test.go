@@ -10,6 +10,7 @@ import (
 	imgoclient "imgo/clients/go"
 	"imgo/config"
 	"imgo/roles"
+	"imgo/test/harness"
 	"imgo/transport/transporttest"
 )
 
@@ -58,7 +59,7 @@ func startTLS(t *testing.T, change func(*config.Config), trusted *tls.Config) *n
 	cfg := settings(t)
 	change(&cfg)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trusted}}
-	return startVia(t, cfg, roles.RunOptions{}, "https://", client)
+	return wrap(harness.Start(t, cfg, roles.RunOptions{}, client))
 }
 
 // listen connects user u by the Go SDK and sends the messages to got.

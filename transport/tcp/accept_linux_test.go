@@ -1,43 +1,24 @@
 package tcp_test
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"imgo/internal/wait/waittest"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
 
-// lines is a log that is safe for concurrent use.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) has(s string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return bytes.Contains(l.b.Bytes(), []byte(s))
-}
-
 // TestAcceptOutlivesErrors runs out of file descriptors and then frees some. The accept loop of the
 // 2016 server ended at the first error.
 func TestAcceptOutlivesErrors(t *testing.T) {
-	var log lines
+	var log waittest.Log
 	l := listen(t, transport.ListenConfig{Log: zerolog.New(&log)})
 	transporttest.Serve(t, l, echo)
 	ping(t, &transporttest.Stream{Conn: transporttest.Dial(t, l, nil)})
@@ -82,7 +63,7 @@ func TestAcceptOutlivesErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	transporttest.Eventually(t, "the failure is logged", func() bool { return log.has("cannot accept") })
+	waittest.Eventually(t, "the failure is logged", func() bool { return log.Count("cannot accept") > 0 })
 	restore()
 	ping(t, &transporttest.Stream{Conn: c})
 }

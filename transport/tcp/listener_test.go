@@ -17,6 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/tcp"
@@ -153,7 +154,7 @@ func TestTLSHandshakeIsBounded(t *testing.T) {
 	if _, err := silent.Next(); err != io.EOF {
 		t.Errorf("a silent client: %v, want its end", err)
 	}
-	transporttest.Eventually(t, "all three are counted", func() bool { return refused.of("tls") == 3 })
+	waittest.Eventually(t, "all three are counted", func() bool { return refused.of("tls") == 3 })
 }
 
 // TestRunEndsInOrder checks that a handler gets its time after ctx is done. A handler that does not
@@ -356,8 +357,8 @@ func TestReleasedFollowsAdmit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	transporttest.Eventually(t, "all six are admitted", func() bool { return admitted.Load() == 6 })
-	transporttest.Eventually(t, "those without TLS are released", func() bool { return released.Load() == 3 })
+	waittest.Eventually(t, "all six are admitted", func() bool { return admitted.Load() == 6 })
+	waittest.Eventually(t, "those without TLS are released", func() bool { return released.Load() == 3 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -195,15 +195,5 @@ func (r *result[T]) wait(t *testing.T) T {
 	}
 }
 
-// Eventually polls cond until it holds. It fails the test after WaitLimit.
-func Eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(WaitLimit); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", WaitLimit, what)
-		}
-	}
-}
-
 // soon returns a write deadline that no healthy connection reaches.
 func soon() time.Time { return time.Now().Add(WaitLimit) }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
@@ -235,7 +236,7 @@ func TestPingsAreSignsOfLife(t *testing.T) {
 		if err := c.Send(frame); err != nil {
 			t.Fatal(err)
 		}
-		transporttest.Eventually(t, "a sign of life", func() bool { return sign().After(last) })
+		waittest.Eventually(t, "a sign of life", func() bool { return sign().After(last) })
 		last = sign()
 		if i == 0 {
 			if first, payload, err := c.ReadFrame(); err != nil || first != 0x8a || string(payload) != "are you there" {

@@ -18,6 +18,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/rs/zerolog"
 
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
@@ -127,7 +128,7 @@ func TestUpgradeIsRefused(t *testing.T) {
 			if resp.StatusCode/100 == 4 && !resp.Close {
 				t.Error("the connection is kept for another request")
 			}
-			transporttest.Eventually(t, "counted as "+test.reason, func() bool { return refused.of(test.reason) == before+1 })
+			waittest.Eventually(t, "counted as "+test.reason, func() bool { return refused.of(test.reason) == before+1 })
 		})
 	}
 }
@@ -246,7 +247,7 @@ func TestSlowlorisOnTheUpgrade(t *testing.T) {
 		t.Errorf("a silent client: %v, want its end", err)
 	}
 	dribble.Wait()
-	transporttest.Eventually(t, "both are counted", func() bool { return refused.of("http") == 2 })
+	waittest.Eventually(t, "both are counted", func() bool { return refused.of("http") == 2 })
 }
 
 // TestStopDuringTheUpgrade checks that an unfinished handshake does not delay the stop of the
@@ -384,7 +385,7 @@ func TestReleasedFollowsAdmit(t *testing.T) {
 		_, _ = io.Copy(io.Discard, io.LimitReader(plain, int64(len(request))))
 		_ = plain.Close()
 	}
-	transporttest.Eventually(t, "all but one are released", func() bool { return admitted.Load() == 4 && released.Load() == 3 })
+	waittest.Eventually(t, "all but one are released", func() bool { return admitted.Load() == 4 && released.Load() == 3 })
 	_ = c.Close()
-	transporttest.Eventually(t, "the last is released", func() bool { return released.Load() == 4 })
+	waittest.Eventually(t, "the last is released", func() bool { return released.Load() == 4 })
 }

@@ -16,6 +16,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/settings"
+	"imgo/internal/wait/waittest"
 	"imgo/roles/logic/auth"
 )
 
@@ -135,14 +136,4 @@ func write(t testing.TB, path string, data []byte) string {
 	return path
 }
 
-// eventually polls a condition.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !is() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
+var eventually = waittest.Eventually

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"imgo/internal/wait/waittest"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 	"imgo/transport/transporttest"
@@ -149,7 +150,7 @@ func TestNobodyWaitsForASend(t *testing.T) {
 	frame := make([]byte, 1<<20)
 	sent := make(chan error, 1)
 	go func() { sent <- s.Send(time.Now().Add(transporttest.WaitLimit), [][]byte{frame}, nil) }()
-	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
+	waittest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
 	time.Sleep(20 * time.Millisecond)
 	started := time.Now()
 	s.Urgent([]byte("old"))
@@ -190,7 +191,7 @@ func closeTime(t *testing.T) time.Duration {
 		}
 		sent <- err
 	}()
-	transporttest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
+	waittest.Eventually(t, "the Send is under way", func() bool { n, ok := s.Unacked(); return n > 0 || !ok })
 	time.Sleep(20 * time.Millisecond) // time for the kernel's buffers to fill up
 	started := time.Now()
 	s.CloseWith([]byte("bye"))
