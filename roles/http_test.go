@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/internal/wait/waittest"
 	"imgo/roles"
 	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
@@ -41,7 +42,7 @@ func startNode(t *testing.T, change func(*config.Config)) *roles.Node {
 			t.Error(err)
 		}
 	})
-	transporttest.Eventually(t, "the node is ready", func() bool {
+	waittest.Eventually(t, "the node is ready", func() bool {
 		status, _ := get(t, n.HTTPAddr(), "/readyz")
 		return status == http.StatusOK
 	})
@@ -219,7 +220,7 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	// A stream of pushes is a request under way for as long as it is open.
 	for range bound {
 		// The place of the caller before may be free a little later.
-		transporttest.Eventually(t, "a stream of pushes begins", func() bool {
+		waittest.Eventually(t, "a stream of pushes begins", func() bool {
 			conn := dial()
 			fmt.Fprint(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
 			_ = conn.SetReadDeadline(time.Now().Add(transporttest.WaitLimit))

@@ -33,6 +33,9 @@ const (
 	slowBuffer = 4 << 10
 	// silence is the time that a server may be silent beyond the heartbeat interval.
 	silence = 15 * time.Second
+	// settlingBeat is the longest heartbeat interval of a device without acknowledgements after the
+	// pushing. The server takes a message for delivered only at a later packet of such a device.
+	settlingBeat = time.Second
 	// defaultHeartbeat is the heartbeat interval if the auth reply has none.
 	defaultHeartbeat = time.Minute
 	// ackBatch is the largest number of ids in one ack packet.
@@ -49,9 +52,10 @@ type conn struct {
 	text      bool // JSON
 	acks      bool // the device acknowledges
 	heartbeat time.Duration
-	heard     atomic.Int64 // time of the run at which the last packet arrived, as a time.Duration
-	beatAt    time.Duration
-	halfOpen  atomic.Bool // the device has closed its sending side
+	heard     atomic.Int64  // time of the run at which the last packet arrived, as a time.Duration
+	beatAt    time.Duration // time of the run of the next heartbeat
+	beaten    time.Duration // and of the last one
+	halfOpen  atomic.Bool   // the device has closed its sending side
 
 	mu        sync.Mutex
 	due       []uint64      // ids to acknowledge
@@ -89,7 +93,7 @@ func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err
 	}
 	now := d.v.now()
 	c.heard.Store(int64(now))
-	c.beatAt = now + c.heartbeat/2 + rand.N(c.heartbeat/2+1)
+	c.beatAt, c.beaten = now+c.heartbeat/2+rand.N(c.heartbeat/2+1), now
 	d.begin(c, c.hangUp, sessionNote{at: at, id: reply.Session, began: now}, reply.Pending)
 	err = c.receive(session)
 	d.end(err)
@@ -100,8 +104,8 @@ func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err
 func (c *conn) hangUp(abruptly bool) {
 	switch {
 	case !c.acks:
-		// For the server, every message in the device's kernel is delivered. So the device must read
-		// until the end.
+		// The server may take every message in the device's kernel for delivered. So the device must
+		// read until the end.
 		c.halfOpen.Store(true)
 		c.CloseWrite()
 	case abruptly:
@@ -310,8 +314,12 @@ func (c *conn) beat() error {
 	}
 	// The short deadline keeps one blocked connection from delaying the others.
 	deadline := time.Now().Add(100 * time.Millisecond)
-	if now >= c.beatAt {
-		c.beatAt = now + c.heartbeat
+	interval := c.heartbeat
+	if !c.acks && c.d.v.settling() {
+		interval = min(interval, settlingBeat)
+	}
+	if now >= min(c.beatAt, c.beaten+interval) {
+		c.beatAt, c.beaten = now+c.heartbeat, now
 		if err := c.Write(deadline, raw.Packet{Op: protocol.OpHeartbeat, Seq: 2}); err != nil {
 			return err
 		}
