@@ -125,10 +125,10 @@ func (l *ledger) accept(number uint64, by string) {
 	l.counts.accepted++
 	r := l.pushes[number]
 	r.accepted, r.by, r.ended = now, by, true
-	l.answered(r, now)
+	l.answeredLocked(r, now)
 	l.idle = now
 	l.waits += int64(r.missing())
-	l.finish(r)
+	l.finishLocked(r)
 }
 
 // end records that no answer will accept the push. abandoned reports whether the run stopped
@@ -142,13 +142,13 @@ func (l *ledger) end(number uint64, abandoned bool) {
 	}
 	r := l.pushes[number]
 	r.ended = true
-	l.answered(r, l.now())
-	l.finish(r)
+	l.answeredLocked(r, l.now())
+	l.finishLocked(r)
 }
 
-// answered updates the longest push and the longest time without an acceptance. The push ends at
-// now. The caller holds mu.
-func (l *ledger) answered(r *pushRecord, now time.Duration) {
+// answeredLocked updates the longest push and the longest time without an acceptance. The push ends
+// at now.
+func (l *ledger) answeredLocked(r *pushRecord, now time.Duration) {
 	l.inFlight--
 	push, refusal := now-r.began, now-l.idle
 	l.longestPush, l.longestRefusal = max(l.longestPush, push), max(l.longestRefusal, refusal)
@@ -162,9 +162,8 @@ func (l *ledger) answered(r *pushRecord, now time.Duration) {
 	}
 }
 
-// finish moves a push to done if it is finished, and drops the oldest finished pushes. The caller
-// holds mu.
-func (l *ledger) finish(r *pushRecord) {
+// finishLocked moves a push to done if it is finished, and drops the oldest finished pushes.
+func (l *ledger) finishLocked(r *pushRecord) {
 	if !r.finished() {
 		return
 	}
@@ -218,7 +217,7 @@ func (l *ledger) receive(number uint64, user, device int, since time.Duration) {
 	}
 	if r.accepted != 0 {
 		l.waits--
-		l.finish(r)
+		l.finishLocked(r)
 	}
 }
 
@@ -248,18 +247,16 @@ func (l *ledger) waiting() int64 {
 	return l.waits
 }
 
-// refusal returns the time since the last acceptance, or 0 if no push is in flight. The caller
-// holds mu.
-func (l *ledger) refusal() time.Duration {
+// refusalLocked returns the time since the last acceptance, or 0 if no push is in flight.
+func (l *ledger) refusalLocked() time.Duration {
 	if l.inFlight == 0 {
 		return 0
 	}
 	return l.now() - l.idle
 }
 
-// oldest returns the age of the oldest accepted delivery that has not happened yet. The caller
-// holds mu.
-func (l *ledger) oldest() time.Duration {
+// oldestLocked returns the age of the oldest accepted delivery that has not happened yet.
+func (l *ledger) oldestLocked() time.Duration {
 	for _, number := range l.open {
 		if r := l.pushes[number]; r != nil && r.accepted != 0 && r.missing() > 0 {
 			return l.now() - r.tried

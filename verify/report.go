@@ -83,7 +83,7 @@ func (v *Verifier) Progress() Progress {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.Accepted, p.Refusals, p.Received, p.Waiting = l.counts.accepted, l.counts.refusals, l.counts.received, l.waits
-	p.Oldest, p.Refusal = l.oldest(), l.refusal()
+	p.Oldest, p.Refusal = l.oldestLocked(), l.refusalLocked()
 	p.LongestRefusal = max(l.longestRefusal, p.Refusal)
 	return p
 }

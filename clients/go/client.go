@@ -302,7 +302,7 @@ func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (
 	}
 	c.mu.Lock()
 	c.session = s
-	late := c.lateRooms(s.rooms)
+	late := c.lateRoomsLocked(s.rooms)
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -312,8 +312,8 @@ func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (
 	return true, s.serve(ctx, queue, late)
 }
 
-// lateRooms returns the room changes since the auth packet was written. The caller holds c.mu.
-func (c *Client) lateRooms(sent map[string]struct{}) (changes []roomChange) {
+// lateRoomsLocked returns the room changes since the auth packet was written.
+func (c *Client) lateRoomsLocked(sent map[string]struct{}) (changes []roomChange) {
 	for room := range c.rooms {
 		if _, ok := sent[room]; !ok {
 			changes = append(changes, roomChange{room, true})

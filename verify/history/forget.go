@@ -17,8 +17,8 @@ const liveFactor = 100
 // after it was forgotten, the violation is called KindOrder instead of KindAgain.
 func (h *History) Forget(keep int) { h.keep = keep }
 
-// forget drops the oldest finished pushes once order is long enough. The caller holds u.mu.
-func (u *user) forget() {
+// forgetLocked drops the oldest finished pushes once order is long enough.
+func (u *user) forgetLocked() {
 	keep := u.h.keep
 	if keep == 0 || len(u.order) < max(2*keep, u.forgetAt) {
 		return
@@ -30,7 +30,7 @@ func (u *user) forget() {
 	gone := make(map[uint64]bool, old)
 	for i, p := range u.order[:old] {
 		before[i+1] = before[i]
-		if !u.finished(i, p) {
+		if !u.finishedLocked(i, p) {
 			order = append(order, p)
 			continue
 		}
@@ -50,9 +50,9 @@ func (u *user) forget() {
 	}
 }
 
-// finished reports whether nothing more can come of the i-th push: it was refused, or every covered
-// device has received it. The caller holds u.mu.
-func (u *user) finished(i int, p *push) bool {
+// finishedLocked reports whether nothing more can come of the i-th push: it was refused, or every
+// covered device has received it.
+func (u *user) finishedLocked(i int, p *push) bool {
 	if p.id == 0 {
 		return p.refused
 	}

@@ -151,7 +151,7 @@ type user struct {
 	answered uint64
 	// forgotten is the highest id of a forgotten push.
 	forgotten uint64
-	// forgetAt is the length of order at which forget runs again.
+	// forgetAt is the length of order at which forgetLocked runs again.
 	forgetAt int
 }
 
@@ -197,10 +197,10 @@ func (h *History) Device(userName, deviceName string) {
 	u := h.user(userName)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.device(deviceName)
+	u.deviceLocked(deviceName)
 }
 
-func (u *user) device(name string) *device {
+func (u *user) deviceLocked(name string) *device {
 	d := u.devices[name]
 	if d == nil {
 		d = &device{name: name, from: len(u.order)}
@@ -219,7 +219,7 @@ func (h *History) Tried(number uint64, users ...string) {
 			p := &push{number: number, floor: u.answered}
 			u.pushes[number] = p
 			u.order = append(u.order, p)
-			u.forget()
+			u.forgetLocked()
 			h.tried.Add(1)
 		}
 		u.mu.Unlock()
@@ -260,7 +260,7 @@ func (h *History) Accepted(number uint64, userName string, id uint64) {
 		p.accepted = true
 		h.accepted.Add(1)
 	}
-	u.assign(p, id, "", "the answer says")
+	u.assignLocked(p, id, "", "the answer says")
 	u.answered = max(u.answered, id)
 }
 
@@ -280,9 +280,9 @@ func (h *History) Refused(number uint64, users ...string) {
 	}
 }
 
-// assign records the id of a push. It adds a violation if the push has another id already, if
-// another push has the id, or if the id is too low. The caller holds u.mu.
-func (u *user) assign(p *push, id uint64, device, source string) {
+// assignLocked records the id of a push. It adds a violation if the push has another id already, if
+// another push has the id, or if the id is too low.
+func (u *user) assignLocked(p *push, id uint64, device, source string) {
 	if p.id == id || p.twoIDs {
 		return
 	}

@@ -26,7 +26,7 @@ func (h *History) Session(userName, deviceName string) *Session {
 	u := h.user(userName)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return &Session{h: h, u: u, d: u.device(deviceName), n: h.sessions.Add(1), seenLive: make(map[uint64]struct{})}
+	return &Session{h: h, u: u, d: u.deviceLocked(deviceName), n: h.sessions.Add(1), seenLive: make(map[uint64]struct{})}
 }
 
 // Got records that a message arrived. number is the push number in the body, and id is the message
@@ -48,7 +48,7 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	case p == nil && id != 0 && id <= u.forgotten:
 		// All devices received this push long ago and the history has forgotten it. A repetition is
 		// allowed if it is in another session, so only the order within this session is checked.
-		s.arrive(number, id)
+		s.arriveLocked(number, id)
 		s.h.repeated.Add(1)
 		return false
 	case p == nil:
@@ -60,9 +60,9 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	case p.refused:
 		s.fail(KindRefused, number, id, "")
 	}
-	u.assign(p, id, d.name, fmt.Sprintf("session %d saw it as", s.n))
+	u.assignLocked(p, id, d.name, fmt.Sprintf("session %d saw it as", s.n))
 
-	s.arrive(number, id)
+	s.arriveLocked(number, id)
 
 	at, again := slices.BinarySearch(d.ids, id)
 	if again {
@@ -76,9 +76,9 @@ func (s *Session) Got(id, number uint64) (first bool) {
 	return true
 }
 
-// arrive records an id in the session. It adds a violation if the id repeats or is lower than an
+// arriveLocked records an id in the session. It adds a violation if the id repeats or is lower than an
 // earlier id of the session.
-func (s *Session) arrive(number, id uint64) {
+func (s *Session) arriveLocked(number, id uint64) {
 	at, again := slices.BinarySearch(s.ids, id)
 	switch {
 	case again:
