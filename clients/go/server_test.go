@@ -18,7 +18,6 @@ import (
 	"go.uber.org/goleak"
 
 	imgoclient "imgo/clients/go"
-	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport"
 )
@@ -317,6 +316,13 @@ func (r *running) stop() {
 	}
 }
 
-var eventually = waittest.Eventually
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(testTimeout); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not in time: " + what)
+		}
+	}
+}
 
 var errHandling = errors.New("cannot handle this now")
