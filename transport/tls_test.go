@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -95,7 +96,9 @@ func testReloadingTLS(t *testing.T) {
 }
 
 // TestReloadingTLSComparesContents replaces the files by others of the same size and time.
-func TestReloadingTLSComparesContents(t *testing.T) { synctest.Test(t, testReloadingTLSComparesContents) }
+func TestReloadingTLSComparesContents(t *testing.T) {
+	synctest.Test(t, testReloadingTLSComparesContents)
+}
 
 func testReloadingTLSComparesContents(t *testing.T) {
 	dir, then := t.TempDir(), time.Now()
