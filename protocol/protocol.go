@@ -55,6 +55,8 @@ const (
 	MaxNameBytes = 128
 	// MaxTokenBytes bounds a client's token, in bytes.
 	MaxTokenBytes = 8 << 10
+	// MaxKeyBytes bounds an idempotency key with the scope of its caller, in bytes.
+	MaxKeyBytes = 512
 	// MaxReasonBytes bounds the reason of a close, in bytes. A WebSocket close frame has no more room.
 	MaxReasonBytes = 123
 )

@@ -11,9 +11,6 @@ import (
 	"imgo/protocol"
 )
 
-// maxKeyBytes bounds an idempotency key with its caller's scope.
-const maxKeyBytes = 512
-
 // PushCommand is one push, whatever API it came by. Exactly one of Users, Keys,
 // Room and All is its target.
 type PushCommand struct {
@@ -167,9 +164,9 @@ func (h *pushHandler) check(kind string, c *PushCommand) error {
 		return envelope.Invalid("ttl", "must be at least a millisecond")
 	case c.TTL > h.cfg.MaxTTL:
 		return envelope.Invalid("ttl", fmt.Sprintf("is %s, at most %s are allowed", c.TTL, h.cfg.MaxTTL))
-	case len(c.IdempotencyKey) > maxKeyBytes:
+	case len(c.IdempotencyKey) > protocol.MaxKeyBytes:
 		return envelope.Invalid("idempotency_key",
-			fmt.Sprintf("is %d bytes long with its scope, at most %d are allowed", len(c.IdempotencyKey), maxKeyBytes))
+			fmt.Sprintf("is %d bytes long with its scope, at most %d are allowed", len(c.IdempotencyKey), protocol.MaxKeyBytes))
 	case !utf8.ValidString(c.IdempotencyKey):
 		return envelope.Invalid("idempotency_key", "is not valid UTF-8")
 	}

@@ -148,8 +148,7 @@ func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
 	if err := rec.UnmarshalVT(e.Value); err != nil {
 		// A record that cannot be read must not stop those after it.
 		p.metrics.applied.WithLabelValues("unreadable").Inc()
-		p.log.Error().Err(err).Int32("partition", p.index).Int64("offset", e.Offset).Msg("record cannot be read: skipped")
-		p.event("record_unreadable", "", fmt.Sprintf("partition %d offset %d", p.index, e.Offset))
+		ap.setAsideLocked(e.Offset, fmt.Sprintf("it cannot be read: %v", err))
 		return nil
 	}
 	return ap.decodedLocked(e.Offset, &rec, now)
@@ -171,7 +170,7 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 	case rec.Acks != nil:
 		kind("acks")
 		return ap.acksLocked(id, rec.Acks)
-	case rec.Device != nil && storable(rec.Device.User):
+	case rec.Device != nil && ap.storableLocked(id, rec.Device.User, "user") && ap.storableLocked(id, rec.Device.Device, "device"):
 		a, err := ap.accountLocked(rec.Device.User)
 		if err != nil {
 			return err
@@ -184,7 +183,7 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 		}
 		p.accounts.touchLocked(a, 64)
 		p.metrics.devices.Inc()
-	case rec.Removal != nil && storable(rec.Removal.User):
+	case rec.Removal != nil && ap.storableLocked(id, rec.Removal.User, "user"):
 		kind("removal")
 		return ap.removalLocked(id, rec.Removal)
 	case rec.Claim != nil:
@@ -196,6 +195,7 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)
+	case rec.Device != nil, rec.Removal != nil: // set aside
 	default:
 		kind("unknown") // of a newer version, for newer nodes
 	}
@@ -239,16 +239,45 @@ func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
 	return nil
 }
 
-// storable reports whether a user of a record can be a key of the store. Logic
-// lets no other through; a record that has one all the same is not from it.
+// setAsideLocked notes that the record at an offset, or a part of it, cannot be
+// applied. It must not stop those after it. Logic appends no such record.
+func (ap *applier) setAsideLocked(offset int64, why string) {
+	p := ap.p
+	p.metrics.setAside.Inc()
+	p.log.Error().Int32("partition", p.index).Int64("offset", offset).Msg("a record of the kept log is set aside: " + why)
+	p.event("record_set_aside", "", fmt.Sprintf("partition %d offset %d: %s", p.index, offset, why))
+}
+
+// storable reports whether a user of a record can be a key of the store.
 func storable(user string) bool {
 	return user != "" && len(user) <= protocol.MaxNameBytes && strings.IndexByte(user, 0) < 0
+}
+
+// storableLocked reports whether a name in the record id can be stored. A record
+// that has another one is set aside. field is what the name names.
+func (ap *applier) storableLocked(id uint64, name, field string) bool {
+	if storable(name) || field == "device" && name == "" {
+		return true
+	}
+	_, offset := envelope.SplitID(id)
+	ap.setAsideLocked(offset, fmt.Sprintf("its %s has %d bytes, or a byte that no name has", field, len(name)))
+	return false
+}
+
+// storableKeyLocked is storableLocked for an idempotency key.
+func (ap *applier) storableKeyLocked(id uint64, key string) bool {
+	if len(key) <= protocol.MaxKeyBytes {
+		return true
+	}
+	_, offset := envelope.SplitID(id)
+	ap.setAsideLocked(offset, fmt.Sprintf("its idempotency key has %d bytes, at most %d are allowed", len(key), protocol.MaxKeyBytes))
+	return false
 }
 
 func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
 	p := ap.p
 	for _, ack := range acks.Acks {
-		if !storable(ack.User) {
+		if !ap.storableLocked(id, ack.User, "user") {
 			continue
 		}
 		a, err := ap.accountLocked(ack.User)
@@ -263,6 +292,9 @@ func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
 
 func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) error {
 	p, push := ap.p, rec.Push
+	if !ap.storableKeyLocked(id, push.IdempotencyKey) {
+		return nil
+	}
 	expired := push.ExpiresMs <= now.UnixMilli()
 	if expired && push.IdempotencyKey == "" {
 		p.metrics.expired.Add(float64(len(push.Users)))
@@ -274,7 +306,7 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 	message := &envelope.Kept{Id: id, Op: push.Op, Body: push.Body, TimeMs: rec.TimeMs}
 	bound := mailbox.Bound{Length: p.cfg.MailboxLength}
 	for _, user := range push.Users {
-		if !storable(user) {
+		if !ap.storableLocked(id, user, "user") {
 			continue
 		}
 		a, first, err := ap.usedLocked(user, push.IdempotencyKey, keyed)
@@ -334,6 +366,9 @@ func (ap *applier) usedLocked(user, key string, keyed bool) (a *account, first u
 // one has.
 func (ap *applier) claimLocked(key string, id uint64, recordID []byte) error {
 	p := ap.p
+	if !ap.storableKeyLocked(id, key) {
+		return nil
+	}
 	taken := false
 	if _, taken = p.claims.find(key); taken {
 		return nil
@@ -359,7 +394,7 @@ func (ap *applier) claimLocked(key string, id uint64, recordID []byte) error {
 func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) error {
 	p := ap.p
 	for _, part := range rec.Moved.Mailboxes {
-		if !storable(part.User) {
+		if !ap.storableLocked(id, part.User, "user") {
 			continue
 		}
 		a, err := ap.accountLocked(part.User)
@@ -377,7 +412,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 		p.accounts.touchLocked(a, size)
 	}
 	for _, k := range rec.Moved.Keys {
-		if !storable(k.User) || k.ExpiresMs <= now.UnixMilli() {
+		if k.ExpiresMs <= now.UnixMilli() || !ap.storableLocked(id, k.User, "user") || !ap.storableKeyLocked(id, k.Key) {
 			continue
 		}
 		a, first, err := ap.usedLocked(k.User, k.Key, true)

@@ -29,6 +29,8 @@ type writeBehind struct {
 	whole bool
 	// bytes is about how much the next flush writes.
 	bytes int
+	// failing is since when flushes fail; zero: the last one did not.
+	failing time.Time
 	// seenNext is the position as the last flush saw it: what is older may be
 	// written. storedNext is the position that the store has.
 	seenNext, storedNext int64
@@ -49,6 +51,18 @@ func (w *writeBehind) has(a *account) bool {
 func (w *writeBehind) owe(bytes int) {
 	w.bytes += bytes
 	w.p.unflushed.Add(int64(bytes))
+}
+
+// unreadyAfter is how long flushes may fail until the router says that it is not
+// ready. What was pushed is in the log all the same.
+const unreadyAfter = 30 * time.Second
+
+// errLocked returns an error if the store has taken nothing for too long.
+func (w *writeBehind) errLocked() error {
+	if w.failing.IsZero() || w.p.now().Sub(w.failing) < unreadyAfter {
+		return nil
+	}
+	return envelope.Errorf(envelope.CodeUnavailable, "mailboxes cannot be written since %s", w.failing.UTC().Format(time.RFC3339))
 }
 
 // drop forgets what is to be written.
@@ -116,8 +130,12 @@ func (w *writeBehind) flush(everything bool) error {
 			w.dirty[batch[i].a] = struct{}{}
 		}
 		w.whole = true
+		if w.failing.IsZero() {
+			w.failing = now
+		}
 		return err
 	}
+	w.failing = time.Time{}
 	w.storedNext = upTo
 	for i := range batch {
 		w.writtenLocked(&batch[i])

@@ -17,6 +17,7 @@ type metrics struct {
 	evicted         prometheus.Counter
 	void            prometheus.Counter
 	skipped         prometheus.Counter
+	setAside        prometheus.Counter
 	expiredSessions prometheus.Counter
 	nudges          prometheus.Counter
 	unpublished     prometheus.Counter
@@ -42,6 +43,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
 		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
 		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),
+		setAside:        counter("set_aside_records_total", "Records of the kept log, or parts of one, that cannot be applied."),
 		expiredSessions: counter("buried_sessions_total", "Sessions that left the table because their comet was silent."),
 		nudges:          counter("nudges_total", "Sessions told by the owner's watch of a message still pending."),
 		unpublished:     counter("unthrown_envelopes_total", "Envelopes that could not be put on the live log."),

@@ -204,14 +204,13 @@ func (f follower) start(ctx context.Context) error {
 			return err
 		}
 	}
-	next, again := begin, !ok
+	next, again, skipped := begin, !ok, int64(0)
 	if ok {
 		_, offset := envelope.SplitID(id)
 		next = offset + 1
 		if next < begin {
-			f.log.Warn().Int32("partition", f.index).Int64("position", next).Int64("begin", begin).
-				Msg("the log no longer has the records after the stored position: going on from its beginning")
-			next, again = begin, true
+			skipped, again = begin-next, true
+			next = begin
 		}
 		if next > end {
 			return &pastEndError{f.index, next, end}
@@ -227,6 +226,9 @@ func (f follower) start(ctx context.Context) error {
 		if devices, err = f.findEarlyDevices(ctx, begin, end); err != nil {
 			return err
 		}
+	}
+	if skipped > 0 {
+		f.skipped(begin-skipped, begin)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -283,13 +285,21 @@ func (f follower) skipGap(ctx context.Context, next int64) bool {
 	if err != nil || begin <= next {
 		return false
 	}
-	f.metrics.skipped.Add(float64(begin - next))
-	f.log.Error().Int32("partition", f.index).Int64("from", next).Int64("to", begin).
-		Msg("records left the log before they were applied: retention is too short for this reader")
+	f.skipped(next, begin)
 	f.mu.Lock()
 	f.position.next = begin
 	f.mu.Unlock()
 	return true
+}
+
+// skipped notes that records left the log before they were applied, because the
+// router was away or behind for longer than the log keeps them.
+func (f follower) skipped(from, to int64) {
+	f.metrics.skipped.Add(float64(to - from))
+	f.log.Error().Int32("partition", f.index).Int64("from", from).Int64("to", to).
+		Msg("records left the log before they were applied: retention is too short for this reader")
+	f.event("records_skipped", "", fmt.Sprintf("partition %d: %d records, from offset %d, left the log before they were applied",
+		f.index, to-from, from))
 }
 
 // caughtUp reports whether the partition was applied up to its target. It lets

@@ -18,6 +18,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -193,7 +194,7 @@ func (r *Router) Ready() error {
 	}
 	for _, p := range r.parts.local() {
 		p.mu.Lock()
-		err := p.err
+		err := cmp.Or(p.err, p.writes.errLocked())
 		p.mu.Unlock()
 		if err != nil {
 			return fmt.Errorf("partition %d: %w", p.index, err)

@@ -1,0 +1,113 @@
+package router_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/router"
+	"imgo/store"
+)
+
+// A record that cannot be stored stops nothing: those after it are applied and written, and it is counted and
+// reported once.
+func TestRecordsThatCannotBeApplied(t *testing.T) {
+	long, u := strings.Repeat("k", 70_000), "u"
+	expires := time.Now().Add(time.Hour).UnixMilli()
+	pushTo := func(users ...string) *envelope.Push {
+		return &envelope.Push{Users: users, Op: 5, Body: []byte("x"), ExpiresMs: expires}
+	}
+	keyed := pushTo(u)
+	keyed.IdempotencyKey = long
+	for name, rec := range map[string]*envelope.Record{
+		"idempotency key": {Push: keyed},
+		"claim":           {Claim: &envelope.Claim{Key: long}},
+		"user":            {Push: pushTo(u, long)},
+		"empty user":      {Push: pushTo("")},
+		"acks":            {Acks: &envelope.Acks{Acks: []*envelope.Ack{{User: long, Ids: []uint64{1}}}}},
+		"device":          {Device: &envelope.Device{User: u, Device: long}},
+		"device's user":   {Device: &envelope.Device{User: "a\x00b", Device: "d"}},
+		"removal":         {Removal: &envelope.Removal{User: long, All: true}},
+		"moved key":       {Moved: &envelope.Moved{Keys: []*envelope.MovedKey{{User: u, Key: long, Id: 1, ExpiresMs: expires}}}},
+		"moved claim":     {Moved: &envelope.Moved{Claims: []*envelope.MovedClaim{{Key: long, Id: 1, ExpiresMs: expires}}}},
+		"moved mailbox":   {Moved: &envelope.Moved{Mailboxes: []*envelope.MovedMailbox{{User: long, Last: true}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
+			w.append(u, rec)
+			id := w.push(u, "after")
+			w.applied(u, id)
+			eventually(t, "all is written", func() bool {
+				at, ok, err := store.NewMailboxes(w.db).Position(envelope.Partition(u, 2))
+				return err == nil && ok && at >= id
+			})
+			if n := w.counter("imgo_router_set_aside_records_total"); n != 1 || !slices.Equal(w.happened(), []string{"record_set_aside "}) {
+				t.Errorf("%v were set aside, events %v", n, w.happened())
+			}
+			if err := w.r.Ready(); err != nil {
+				t.Error(err)
+			}
+			w.restart()
+			w.attach(session("c", 1, u, ""))
+			if ids := w.pendingIDs(u, ""); !slices.Contains(ids, id) {
+				t.Errorf("%v wait", ids)
+			}
+		})
+	}
+}
+
+// brokenStore cannot be written to, in one of its partitions.
+type brokenStore struct {
+	router.Store
+	db *store.DB
+}
+
+func (b brokenStore) Batch(partition int32) *store.MailboxBatch {
+	return store.NewMailboxes(b.db).Batch(partition)
+}
+
+// A router whose store takes nothing for long says that it is not ready.
+func TestNotReadyWhileNothingIsWritten(t *testing.T) {
+	closed, err := store.Open(store.Options{Dir: t.TempDir(), Reserve: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(c *router.Config) { c.FlushInterval = time.Millisecond })
+	w.stop()
+	w.store = func(s router.Store) router.Store { return brokenStore{s, closed} }
+	w.start()
+	w.applied("u", w.push("u", "a"))
+	eventually(t, "the router is not ready", func() bool {
+		w.clock.add(time.Second)
+		return errors.Is(w.r.Ready(), envelope.ErrUnavailable)
+	})
+}
+
+// What retention took from a router that was stopped is counted and reported.
+func TestRecordsThatLeftTheLogOfAStoppedRouter(t *testing.T) {
+	const u = "u"
+	w := newWorld(t, nil)
+	w.attach(session("c", 1, u, "d"))
+	w.applied(u, w.push(u, "a"))
+	w.stop()
+	first := w.push(u, "lost")
+	w.push(u, "lost too")
+	last := w.push(u, "kept")
+	_, begin := envelope.SplitID(last)
+	w.kept.trim(envelope.Partition(u, 2), begin)
+	w.start()
+	if n := w.counter("imgo_router_skipped_records_total"); n != 2 || !slices.Equal(w.happened(), []string{"records_skipped "}) {
+		t.Errorf("%v were skipped (%d is the first), events %v", n, first, w.happened())
+	}
+	if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: &envelope.Address{Comet: "c", Session: 1}, User: u, Device: "d"}); err != nil ||
+		bodies(b) != "akept" {
+		t.Errorf("%q wait, %v", bodies(b), err)
+	}
+}
