@@ -41,6 +41,8 @@ build: setup-go ## Build ./imgo
 
 install: build ## Build imgo and put it into the folder of `go install`
 	go install .
+	@command -v imgo >/dev/null || { dir="$$(go env GOBIN)"; echo "imgo is in $${dir:=$$(go env GOPATH)/bin}, which your shell does not search;" \
+		"add it with: export PATH=\"$$dir:\$$PATH\"" >&2; }
 
 test: setup ## Every test, with go vet and the race detector
 	@scripts/test

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 
@@ -58,10 +59,31 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			// ends with its reader, as in imgo listen | head.
 			signal.Ignore(syscall.SIGPIPE)
 			return roles.Run(ctx, cfg, roles.RunOptions{
-				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Terminal: isTerminal(stderr),
+				Stdout: stdout, Stderr: stderr, Version: commands.Version(), Program: program(args[0]),
+				Terminal: isTerminal(stderr),
 			})
 		}),
 	}, args)
+}
+
+// program returns how a shell runs this program, which was run as arg0: imgo if the path leads to it,
+// else arg0.
+func program(arg0 string) string {
+	const name = "imgo"
+	found, err := exec.LookPath(name)
+	if err != nil {
+		return arg0
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return arg0
+	}
+	a, errA := os.Stat(found)
+	b, errB := os.Stat(self)
+	if errA != nil || errB != nil || !os.SameFile(a, b) {
+		return arg0
+	}
+	return name
 }
 
 // isTerminal reports whether w is a terminal.

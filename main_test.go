@@ -136,6 +136,28 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestProgram checks that the banner's examples name the program as a shell finds it.
+func TestProgram(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, empty := t.TempDir(), t.TempDir()
+	if err := os.Symlink(self, filepath.Join(here, "imgo")); err != nil {
+		t.Fatal(err)
+	}
+	other := t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "imgo"), []byte("#!/bin/sh\n"), 0o700); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{here: "imgo", empty: "./imgo", other: "./imgo"} {
+		t.Setenv("PATH", path)
+		if got := program("./imgo"); got != want {
+			t.Errorf("with PATH=%s the program is %q, want %q", path, got, want)
+		}
+	}
+}
+
 // TestServesUntilTheContextEnds runs the whole server for a short time.
 func TestServesUntilTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -88,7 +88,7 @@ func (v *validation) cluster() {
 	if (c.TLSCert == "") != (c.TLSCA == "") {
 		v.refuse("cluster.tls_ca", "and cluster.tls_cert belong together: one shows who this node is, the other whom it believes", "give both")
 	}
-	const mend = "give every node the same secret (IMGO_CLUSTER_SECRET), such as the output of: openssl rand -hex 32"
+	const mend = "make a secret (export IMGO_CLUSTER_SECRET=$(openssl rand -hex 32) in the shell) and give every node the same"
 	if n := len(c.Secret); n > 0 && n < minSecret {
 		v.refuse("cluster.secret", fmt.Sprintf("has %d bytes", n),
 			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))

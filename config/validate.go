@@ -192,7 +192,8 @@ func (v *validation) http() listener {
 	l := v.listenAddress("http.listen", "--http", h.Listen, "127.0.0.1:7172")
 	if l.on && !l.loopback && len(h.Keys) == 0 {
 		v.refuse("http.listen", fmt.Sprintf("is %s, beyond loopback, and there is no API key: anybody who can reach it could push", h.Listen),
-			fmt.Sprintf("give a key (IMGO_HTTP_API_KEYS=backend:SECRET, or [[http.api_keys]] in the file), or listen on 127.0.0.1:%d", l.port))
+			fmt.Sprintf("give a key (export IMGO_HTTP_API_KEYS=backend:$(openssl rand -hex 16) in the shell, or [[http.api_keys]] in the file), "+
+				"or listen on 127.0.0.1:%d", l.port))
 	}
 	if h.Admin != "" {
 		if admin := v.listenAddress("http.admin", "--http-admin", h.Admin, "127.0.0.1:7173"); admin.on && !admin.loopback {

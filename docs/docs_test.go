@@ -297,14 +297,11 @@ func TestExamples(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is missing")
 	}
-	bin := filepath.Join(t.TempDir(), "imgo")
-	if out, err := exec.Command("go", "build", "-o", bin, "..").CombinedOutput(); err != nil { //nolint:noctx // the test has a limit
-		t.Fatalf("build imgo: %v\n%s", err, out)
-	}
-	examples := 0
+	bin := builtImgo(t)
+	count := 0
 	for _, file := range documents(t) {
 		all := steps(read(t, file))
-		examples += len(all)
+		count += len(all)
 		if len(all) == 0 {
 			continue
 		}
@@ -325,8 +322,8 @@ func TestExamples(t *testing.T) {
 			}
 		})
 	}
-	if examples < 20 {
-		t.Errorf("only %d commands were run", examples)
+	if count < 20 {
+		t.Errorf("only %d commands were run", count)
 	}
 }
 

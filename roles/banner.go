@@ -1,6 +1,7 @@
 package roles
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -69,8 +70,12 @@ func (n *Node) banner() string {
 	if n.cfg.HTTP.Listen != config.Default().HTTP.Listen {
 		server = " --server " + home
 	}
-	fmt.Fprintf(&b, "\nTry it, in two more terminals:\n\n    imgo listen%s --user 123\n    imgo push%s --user 123 '{\"test\":1}'\n\n",
-		server, server)
+	program := cmp.Or(n.opts.Program, "imgo")
+	b.WriteString("\nTry it, in two more terminals:\n\n")
+	if len(n.cfg.HTTP.Keys) > 0 {
+		b.WriteString("    export IMGO_API_KEY=…        one of http.api_keys, in both\n")
+	}
+	fmt.Fprintf(&b, "    %s listen%s --user 123\n    %s push%s --user 123 '{\"test\":1}'\n\n", program, server, program, server)
 	return b.String()
 }
 

@@ -43,6 +43,9 @@ type RunOptions struct {
 	Stdout, Stderr io.Writer
 	// Version is the version that the node reports.
 	Version string
+	// Program is how a shell runs this program, such as ./imgo. The banner's examples begin with it.
+	// Empty means imgo.
+	Program string
 	// Terminal reports whether Stderr is a terminal, for logging.format = "auto".
 	Terminal bool
 	// FreeBytes returns the free bytes of the file system of a folder. Nil asks the operating system.

@@ -253,7 +253,7 @@ func (k *Key) UnmarshalText(text []byte) error {
 		rate, err := strconv.ParseFloat(parts[2], 64)
 		if err != nil {
 			// The value is a secret: it is not repeated.
-			return errors.New("has a rate that is not a number: write name:key:rate, such as backend:SECRET:100")
+			return errors.New("has a rate that is not a number: write name:key:rate, such as backend:$(openssl rand -hex 16):100")
 		}
 		key.Rate = rate
 	}
