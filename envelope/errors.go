@@ -24,29 +24,32 @@ const (
 	CodeDiskFull       Code = "disk_full"        // less than the reserve is left
 	CodeUnavailable    Code = "unavailable"      // try again: starting, stopping, owner moved
 	CodeNotReady       Code = "not_ready"        // the owner has not applied that far yet
-	CodeOutOfRange     Code = "out_of_range"     // offset no longer (or not yet) in the log
-	CodeClosed         Code = "closed"           // used after Close
-	CodeInternal       Code = "internal"         // a bug or a broken disk
+	// CodeAuthUnavailable is of one client: who it is cannot be found out now. Others are not affected.
+	CodeAuthUnavailable Code = "auth_unavailable"
+	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log
+	CodeClosed          Code = "closed"       // used after Close
+	CodeInternal        Code = "internal"     // a bug or a broken disk
 )
 
 // Sentinels for errors.Is; compared by code alone.
 var (
-	ErrInvalid        = &Error{Code: CodeInvalid}
-	ErrUnauthorized   = &Error{Code: CodeUnauthorized}
-	ErrExpired        = &Error{Code: CodeExpired}
-	ErrRevoked        = &Error{Code: CodeRevoked}
-	ErrTooMany        = &Error{Code: CodeTooMany}
-	ErrTooManyDevices = &Error{Code: CodeTooManyDevices}
-	ErrRateLimited    = &Error{Code: CodeRateLimited}
-	ErrNotFound       = &Error{Code: CodeNotFound}
-	ErrConflict       = &Error{Code: CodeConflict}
-	ErrTooLarge       = &Error{Code: CodeTooLarge}
-	ErrDiskFull       = &Error{Code: CodeDiskFull}
-	ErrUnavailable    = &Error{Code: CodeUnavailable}
-	ErrNotReady       = &Error{Code: CodeNotReady}
-	ErrOutOfRange     = &Error{Code: CodeOutOfRange}
-	ErrClosed         = &Error{Code: CodeClosed}
-	ErrInternal       = &Error{Code: CodeInternal}
+	ErrInvalid         = &Error{Code: CodeInvalid}
+	ErrUnauthorized    = &Error{Code: CodeUnauthorized}
+	ErrExpired         = &Error{Code: CodeExpired}
+	ErrRevoked         = &Error{Code: CodeRevoked}
+	ErrTooMany         = &Error{Code: CodeTooMany}
+	ErrTooManyDevices  = &Error{Code: CodeTooManyDevices}
+	ErrRateLimited     = &Error{Code: CodeRateLimited}
+	ErrNotFound        = &Error{Code: CodeNotFound}
+	ErrConflict        = &Error{Code: CodeConflict}
+	ErrTooLarge        = &Error{Code: CodeTooLarge}
+	ErrDiskFull        = &Error{Code: CodeDiskFull}
+	ErrUnavailable     = &Error{Code: CodeUnavailable}
+	ErrNotReady        = &Error{Code: CodeNotReady}
+	ErrAuthUnavailable = &Error{Code: CodeAuthUnavailable}
+	ErrOutOfRange      = &Error{Code: CodeOutOfRange}
+	ErrClosed          = &Error{Code: CodeClosed}
+	ErrInternal        = &Error{Code: CodeInternal}
 )
 
 // Error is an error with an identity. Message is for a person and says the

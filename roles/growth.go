@@ -95,7 +95,7 @@ func (n coreReplacer) next(ctx context.Context) (*core, *runner, error) {
 	c, _, err := n.newCore(ctx, s)
 	if err == nil {
 		n.register(c)
-		r := newRunner()
+		r := newRunner(n.log)
 		if err = r.start(ctx, c.stagesBut(config.RoleJob)...); err == nil {
 			return c, r, nil
 		}

@@ -32,6 +32,27 @@ func (n admin) mux(api, page http.Handler, gate *httpapi.Gate) http.Handler {
 	return mux
 }
 
+// startingMux serves a node that reads its log or waits for Kafka.
+func (n admin) startingMux() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", n.healthz)
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{
+			"ready": false, "roles": map[string]string{}, "reason": "the node is starting: it opens its data folder and its log",
+		})
+	})
+	mux.HandleFunc("/", n.refuseStarting)
+	return mux
+}
+
+// refuseStarting refuses requests for what is not there yet.
+func (n admin) refuseStarting(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Retry-After", "1")
+	writeJSON(w, http.StatusServiceUnavailable, map[string]any{"error": map[string]any{
+		"code": envelope.CodeUnavailable, "message": "the node is starting: GET /readyz says what it waits for",
+	}})
+}
+
 // localMux serves the admin endpoints without a key, for programs of this machine.
 func (n admin) localMux() http.Handler {
 	mux := http.NewServeMux()

@@ -7,12 +7,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"imgo/clients/go/raw"
 	"imgo/config"
 	"imgo/internal/wait/waittest"
+	"imgo/protocol"
 	"imgo/roles"
 	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
@@ -21,6 +24,17 @@ import (
 
 // startNode runs a node with all roles on free ports until the test ends, and waits until it is ready.
 func startNode(t *testing.T, change func(*config.Config)) *roles.Node {
+	t.Helper()
+	n := runNode(t, change)
+	waittest.Eventually(t, "the node is ready", func() bool {
+		status, _ := get(t, n.HTTPAddr(), "/readyz")
+		return status == http.StatusOK
+	})
+	return n
+}
+
+// runNode runs a node until the test ends, and does not wait for it.
+func runNode(t *testing.T, change func(*config.Config)) *roles.Node {
 	t.Helper()
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
@@ -41,10 +55,6 @@ func startNode(t *testing.T, change func(*config.Config)) *roles.Node {
 		if err := <-result; err != nil {
 			t.Error(err)
 		}
-	})
-	waittest.Eventually(t, "the node is ready", func() bool {
-		status, _ := get(t, n.HTTPAddr(), "/readyz")
-		return status == http.StatusOK
 	})
 	return n
 }
@@ -230,5 +240,70 @@ func TestHTTPConnectionsAreBounded(t *testing.T) {
 	}
 	if status, _ := get(t, n.HTTPAddr(), "/healthz"); status != 0 {
 		t.Errorf("one connection above the bound was answered %d", status)
+	}
+}
+
+// TestStartsWithoutItsIdentityProvider checks that a node whose JWKS does not answer serves all that needs
+// no key of it, and says what is missing.
+func TestStartsWithoutItsIdentityProvider(t *testing.T) {
+	hang := make(chan struct{})
+	provider := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	}))
+	defer provider.Close()
+	defer close(hang)
+	n := runNode(t, func(cfg *config.Config) { cfg.Auth.JWKSURL = provider.URL })
+	if status, body := get(t, n.HTTPAddr(), "/healthz"); status != http.StatusOK {
+		t.Fatalf("/healthz was answered %d: %s", status, body)
+	}
+	waittest.Eventually(t, "readiness names the keys", func() bool {
+		status, body := get(t, n.HTTPAddr(), "/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, `"reason":"logic: `) && strings.Contains(body, "keys for tokens are missing")
+	})
+	// Tokens of imgo itself, and pushes, do not need the provider.
+	post := func(path, body string) (int, string) {
+		resp, err := http.Post("http://"+n.HTTPAddr().String()+path, "application/json", strings.NewReader(body)) //nolint:noctx // a test
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(text)
+	}
+	if status, body := post("/v1/tokens", `{"user":"alice","token":"of-alice"}`); status != http.StatusCreated {
+		t.Fatalf("a token was answered %d: %s", status, body)
+	}
+	if status, body := post("/v1/push", `{"user":"alice","body":"hello"}`); status != http.StatusAccepted {
+		t.Fatalf("a push was answered %d: %s", status, body)
+	}
+	connect := func(token string) raw.Packet {
+		to, err := raw.ParseTarget("tcp://" + n.ClientAddr("tcp").String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := raw.Dial(t.Context(), to, raw.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		by := time.Now().Add(transporttest.WaitLimit)
+		if err := c.Write(by, raw.Packet{Op: protocol.OpAuth, Body: []byte(`{"token":"` + token + `"}`)}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Read(by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := connect("of-alice"); p.Op != protocol.OpAuthReply {
+		t.Errorf("the client with an opaque token got op %d: %s", p.Op, p.Body)
+	}
+	// A client with a JWT is told to come back.
+	if p := connect("eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.c2ln"); p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), `"reconnect":true`) {
+		t.Errorf("the client with a JWT got op %d: %s", p.Op, p.Body)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/net/netutil"
 
 	"imgo/config"
@@ -20,9 +21,21 @@ import (
 type stage struct {
 	name string
 	run  func(ctx context.Context) error
-	// ready returns why the next stage has to wait, or nil. If the function is nil, the next stage
-	// never waits.
+	// ready returns why the stage cannot do all of its work, or nil. If the function is nil, it always
+	// can.
 	ready func() error
+	// started returns why the next stage has to wait, or nil. If the function is nil, the next stage
+	// waits for ready. It differs from ready where something outside may be missing for long without
+	// need for the rest to wait.
+	started func() error
+}
+
+// waitFor returns what the next stage waits for. It returns nil if it need not wait.
+func (s *stage) waitFor() func() error {
+	if s.started != nil {
+		return s.started
+	}
+	return s.ready
 }
 
 // coreStage is the name of the stage that runs the core.
@@ -40,7 +53,7 @@ func (n *Node) stages() []stage {
 	if n.cluster != nil {
 		all = append(all, n.cluster.stages()...)
 	}
-	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady})
+	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady, started: n.coreStarted})
 	all = append(all, stage{name: "http", run: n.serveHTTP})
 	if n.adminListener != nil {
 		all = append(all, stage{name: "admin", run: n.serveAdmin})
@@ -51,14 +64,11 @@ func (n *Node) stages() []stage {
 	return all
 }
 
-// startTimeout bounds how long a stage may take to be ready.
-const startTimeout = 5 * time.Minute
-
 // Run serves until ctx is done or a part fails. Then it stops everything in order,
 // within shutdown.timeout. A node runs once.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.close()
-	r := newRunner()
+	r := newRunner(n.log)
 	err := r.start(ctx, n.stages()...)
 	if err == nil {
 		n.serving.Store(true)
@@ -90,7 +100,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 // runCore runs the core, until ctx is done.
 func (n *Node) runCore(ctx context.Context) error {
-	replacer, r := coreReplacer{n}, newRunner()
+	replacer, r := coreReplacer{n}, newRunner(n.log)
 	err := r.start(ctx, n.core.Load().stages()...)
 	for err == nil && ctx.Err() == nil {
 		select {
@@ -119,8 +129,21 @@ func (n *Node) coreReady() error {
 	return nil
 }
 
+// coreStarted returns why the parts that use the core have to wait, or nil.
+func (n *Node) coreStarted() error {
+	for _, s := range n.core.Load().stages() {
+		if wait := s.waitFor(); wait != nil {
+			if err := wait(); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // runner runs stages, and knows in which order to stop them.
 type runner struct {
+	log     zerolog.Logger
 	running []*runningStage
 	failed  chan error // the errors of stages that ended too early
 }
@@ -128,14 +151,16 @@ type runner struct {
 // maxStages is a capacity that no runner reaches.
 const maxStages = 32
 
-func newRunner() *runner { return &runner{failed: make(chan error, maxStages)} }
+func newRunner(log zerolog.Logger) *runner {
+	return &runner{log: log, failed: make(chan error, maxStages)}
+}
 
 // start starts stages, each one when the one before it is ready.
 func (r *runner) start(ctx context.Context, stages ...stage) error {
 	for _, s := range stages {
 		running := start(s, r.failed)
 		r.running = append(r.running, running)
-		if err := running.waitReady(ctx, r.failed); err != nil {
+		if err := r.waitStarted(ctx, running); err != nil {
 			return err
 		}
 	}
@@ -206,35 +231,36 @@ func start(s stage, failed chan<- error) *runningStage {
 	return r
 }
 
-// waitReady waits until a stage is ready or has failed, or until ctx is done.
-func (r *runningStage) waitReady(ctx context.Context, failed <-chan error) error {
-	if r.ready == nil {
+// startPatience is how long a stage may take before the log says what it waits for, and then how often.
+const startPatience = 10 * time.Second
+
+// waitStarted waits until a stage has started or has failed, or until ctx is done. It has no limit of
+// its own: what is missing may come at any time, and health and readiness are answered meanwhile.
+func (r *runner) waitStarted(ctx context.Context, s *runningStage) error {
+	started := s.waitFor()
+	if started == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errNotReady)
-	defer cancel()
 	pause := wait.Backoff{Min: time.Millisecond, Max: 100 * time.Millisecond}
+	patience := time.NewTicker(startPatience)
+	defer patience.Stop()
 	for {
-		why := r.ready()
+		why := started()
 		if why == nil {
 			return nil
 		}
 		select {
-		case err := <-failed:
+		case err := <-r.failed:
 			return err
+		case <-patience.C:
+			r.log.Warn().Err(why).Str("part", s.name).Msg("a part of the node cannot start yet: waiting")
 		default:
 		}
 		if err := pause.Sleep(ctx); err != nil {
-			if context.Cause(ctx) == errNotReady {
-				return fmt.Errorf("%s was not ready within %s: %w", r.name, startTimeout, why)
-			}
 			return err
 		}
 	}
 }
-
-// errNotReady is the cancel cause when a stage was not ready in time.
-var errNotReady = errors.New("the stage is not ready")
 
 // ready returns why the node cannot serve, or nil.
 func (n *Node) ready() error {
@@ -269,13 +295,21 @@ func (n *Node) serveAdmin(ctx context.Context) error {
 // maxAdminConns bounds the connections of the admin listener.
 const maxAdminConns = 64
 
-// serveHTTP serves the API until ctx is done. Then it waits for the requests in progress.
+// startHTTP begins to serve the HTTP port, at first health and readiness only.
+func (n *Node) startHTTP() {
+	n.httpDone = make(chan struct{})
+	go func() {
+		defer close(n.httpDone)
+		n.httpErr = n.server.Serve(n.listener)
+	}()
+}
+
+// serveHTTP lets callers of the API in until ctx is done. Then it waits for the requests in progress.
 func (n *Node) serveHTTP(ctx context.Context) error {
-	done := make(chan error, 1)
-	go func() { done <- n.server.Serve(n.listener) }()
+	n.apiOpen.Store(true)
 	select {
-	case err := <-done:
-		return fmt.Errorf("serve the HTTP API: %w", err)
+	case <-n.httpDone:
+		return fmt.Errorf("serve the HTTP API: %w", n.httpErr)
 	case <-ctx.Done():
 	}
 	n.httpConns.end()
@@ -286,8 +320,9 @@ func (n *Node) serveHTTP(ctx context.Context) error {
 		// A slow caller has used up its time.
 		_ = n.server.Close()
 	}
-	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-		return err
+	<-n.httpDone
+	if !errors.Is(n.httpErr, http.ErrServerClosed) {
+		return n.httpErr
 	}
 	return nil
 }

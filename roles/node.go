@@ -77,6 +77,13 @@ type Node struct {
 	cluster  *cluster     // nil: this process is the only node
 	listener net.Listener
 	server   *http.Server
+	// handler is what server calls. It is replaced once the node is wired.
+	handler atomic.Pointer[http.Handler]
+	apiOpen atomic.Bool // callers of the API are let in
+	// httpDone is closed when server serves no more, and httpErr is the reason. httpDone is nil before
+	// the server starts.
+	httpDone chan struct{}
+	httpErr  error
 	// httpConns bounds the connections of listener.
 	httpConns *httpConns
 	// adminListener has the pages for operators of this machine. nil: off.
@@ -137,6 +144,11 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if n.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Listen); err != nil {
 		return nil, fmt.Errorf("listen for the HTTP API on %s: %w%s", cfg.HTTP.Listen, err, listenHint(err, "--http"))
 	}
+	if err = n.bindHTTP(); err != nil {
+		return nil, err
+	}
+	// Health is answered from now on, also while the log is read or Kafka is waited for.
+	n.startHTTP()
 	if cfg.HTTP.Admin != "" {
 		if n.adminListener, err = new(net.ListenConfig).Listen(ctx, "tcp", cfg.HTTP.Admin); err != nil {
 			return nil, fmt.Errorf("listen for the admin pages on %s: %w%s", cfg.HTTP.Admin, err, listenHint(err, "--http-admin"))
@@ -152,9 +164,15 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if n.cluster != nil {
 		n.register(n.core.Load())
 		n.cluster.server.Register(n.core.Load().offered)
-		err = n.joinCluster()
+		if err = n.joinCluster(); err != nil {
+			return nil, err
+		}
 	}
-	return n, err
+	// Nothing of n that the pages read is written from here on.
+	if err = n.wireHTTP(); err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // close releases what New has opened.
@@ -171,6 +189,10 @@ func (n *Node) close() {
 	}
 	if n.listener != nil {
 		_ = n.listener.Close()
+	}
+	if n.httpDone != nil {
+		_ = n.server.Close()
+		<-n.httpDone
 	}
 	if n.adminListener != nil {
 		_ = n.adminListener.Close()
@@ -300,20 +322,16 @@ func (n *Node) wire(ctx context.Context, s storage) error {
 			return fmt.Errorf("%w%s", err, listenHint(err, "--tcp or --ws"))
 		}
 	}
-	return n.wireHTTP()
+	return nil
 }
 
-func (n *Node) wireHTTP() error {
-	apiHandler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { n.core.Load().apiHandler.ServeHTTP(w, r) })
-	page := http.Handler(apiHandler)
-	if n.cfg.Runs(config.RoleLogic) {
-		page = console.Handler(console.Options{WebSocket: clientSide{n}.addresses()[ws.Scheme], Version: n.opts.Version})
-	}
-	gate, err := httpapi.NewGate(n.cfg.HTTP.Keys)
-	if err != nil {
-		return err
-	}
-	n.server = httpapi.NewServer(admin{n}.mux(apiHandler, page, gate), n.log)
+// bindHTTP makes the server of the HTTP port.
+func (n *Node) bindHTTP() error {
+	handler := admin{n}.startingMux()
+	n.handler.Store(&handler)
+	n.server = httpapi.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(*n.handler.Load()).ServeHTTP(w, r)
+	}), n.log)
 	n.httpConns = newHTTPConns(n.cfg.HTTP.MaxConnections, n.metrics)
 	n.server.ConnState = n.httpConns.track
 	if n.cfg.HTTP.TLSCert != "" {
@@ -325,6 +343,28 @@ func (n *Node) wireHTTP() error {
 		n.listener = tls.NewListener(n.listener, cert)
 		n.server.TLSConfig = cert
 	}
+	return nil
+}
+
+// wireHTTP puts the API and the console on the HTTP port.
+func (n *Node) wireHTTP() error {
+	apiHandler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !n.apiOpen.Load() {
+			admin{n}.refuseStarting(w, r)
+			return
+		}
+		n.core.Load().apiHandler.ServeHTTP(w, r)
+	})
+	page := http.Handler(apiHandler)
+	if n.cfg.Runs(config.RoleLogic) {
+		page = console.Handler(console.Options{WebSocket: clientSide{n}.addresses()[ws.Scheme], Version: n.opts.Version})
+	}
+	gate, err := httpapi.NewGate(n.cfg.HTTP.Keys)
+	if err != nil {
+		return err
+	}
+	handler := admin{n}.mux(apiHandler, page, gate)
+	n.handler.Store(&handler)
 	return nil
 }
 

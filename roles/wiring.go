@@ -155,7 +155,7 @@ func (c *core) stages() []stage {
 		all = append(all, stage{name: config.RoleJob, run: c.job.Run, ready: c.job.Ready})
 	}
 	if c.logic != nil {
-		all = append(all, stage{name: config.RoleLogic, run: c.logic.Run, ready: c.logic.Ready})
+		all = append(all, stage{name: config.RoleLogic, run: c.logic.Run, ready: c.logic.Ready, started: c.logic.Started})
 	}
 	return all
 }

@@ -140,13 +140,20 @@ func (l *Logic) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready returns an error while logic cannot serve: it must be running, have
-// the keys for JWTs, and every partition must have an owner.
+// Ready returns an error while logic cannot serve everybody: it must have started
+// and have the keys for JWTs.
 func (l *Logic) Ready() error {
-	if err := l.life.ready(); err != nil {
+	if err := l.Started(); err != nil {
 		return err
 	}
-	if err := l.auth.Ready(); err != nil {
+	return l.auth.Ready()
+}
+
+// Started returns an error while logic cannot serve at all: it must be running, and
+// every partition must have an owner. Keys for JWTs are not needed: pushes, and
+// clients with other tokens, do not wait for an identity provider.
+func (l *Logic) Started() error {
+	if err := l.life.ready(); err != nil {
 		return err
 	}
 	for p := range int32(l.owners.partitions) {

@@ -26,8 +26,9 @@ const minSecret = 32
 // with a public key. A key is good for one algorithm only. Key files are read again
 // when they change. A file that has become unreadable leaves the keys as they were.
 //
-// With a key set, a token that names a key (kid) must name one of the set. JWKSURL
-// is fetched every RefreshInterval and when a token names a key that the set does
+// With a key set, a token that names a key (kid) is checked with that key of the set. If
+// the set has none of that name, the keys without a name count: Secret and
+// PublicKeyFile. JWKSURL is fetched every RefreshInterval and when a token names a key that the set does
 // not have, but at most once in ten seconds.
 //
 // With a device claim, a client that names another device is refused. A client that
@@ -42,12 +43,12 @@ type Config struct {
 	Audience      []string      `toml:"audience" doc:"The aud of which a JWT must have one. Empty: any."`
 	UserClaim     string        `toml:"user_claim" default:"sub" doc:"The claim of a JWT that is the user id."`
 	DeviceClaim   string        `toml:"device_claim" doc:"The claim of a JWT that binds it to a device. Empty: none."`
+	RequireDevice bool          `toml:"require_device" default:"true" doc:"Whether a JWT without the device claim is refused. false: it is good for any device. Without device_claim\nthis has no effect."`
+	RequireExpiry bool          `toml:"require_exp" default:"true" doc:"Whether a JWT without exp is refused. false: it is good for ever, since JWTs cannot be revoked."`
 	Leeway        time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
 
 	// RefreshInterval is how often JWKSURL is fetched.
 	RefreshInterval time.Duration `default:"5m"`
-	// RequireExpiry refuses tokens without exp.
-	RequireExpiry bool
 }
 
 // UsesJWT reports whether there is any key for JWTs.

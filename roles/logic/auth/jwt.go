@@ -22,6 +22,9 @@ const (
 	algEdDSA = "EdDSA"
 )
 
+// errKeysMissing tells a client to come back: its token may be good.
+var errKeysMissing = envelope.Errorf(envelope.CodeAuthUnavailable, "the keys for tokens are not there yet")
+
 // JWT is the authenticator that verifies signed tokens. It leaves tokens that
 // do not look like JWTs to its Opaque.
 //
@@ -93,11 +96,20 @@ func (j *JWT) verify(ctx context.Context, token string) (Identity, error) {
 	if err := j.refused.find(hash, version, j.now()); err != nil {
 		return Identity{}, err
 	}
-	claims := jwt.MapClaims{}
-	_, err := j.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) { return j.key(ctx, t) })
+	claims, known, err := j.parse(token)
+	if err != nil && !known && j.cfg.usesJWKS() {
+		// The set may have the key by now.
+		if err := j.keys.renew(ctx); err != nil {
+			return Identity{}, errKeysMissing
+		}
+		version = j.keys.set().version
+		if claims, known, err = j.parse(token); err != nil && !known && j.keys.failing() {
+			return Identity{}, errKeysMissing
+		}
+	}
 	if err != nil {
 		refusal, lasting := refusalOf(err)
-		if lasting {
+		if lasting && known { // the key that the token names may come
 			j.refused.add(hash, version, j.now(), refusal)
 		}
 		return Identity{}, refusal
@@ -105,22 +117,35 @@ func (j *JWT) verify(ctx context.Context, token string) (Identity, error) {
 	return j.identity(claims)
 }
 
+// parse verifies a token with the keys of the moment. known reports whether they
+// have the key that the token names.
+func (j *JWT) parse(token string) (claims jwt.MapClaims, known bool, err error) {
+	known = true // of a token without a readable header
+	claims = jwt.MapClaims{}
+	_, err = j.parser.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
+		var keys any
+		keys, known, err = j.key(t)
+		return keys, err
+	})
+	return claims, known, err
+}
+
 // key returns the keys that a token may be signed with, by its header.
-func (j *JWT) key(ctx context.Context, t *jwt.Token) (any, error) {
+func (j *JWT) key(t *jwt.Token) (keys any, known bool, err error) {
 	// A token may demand that its verifier understands an extension. No
 	// extension is supported: RFC 7515, section 4.1.11.
 	if _, critical := t.Header["crit"]; critical {
-		return nil, errors.New("crit is not supported")
+		return nil, true, errors.New("crit is not supported")
 	}
 	kid, isText := t.Header["kid"].(string)
 	if _, named := t.Header["kid"]; named && !isText {
-		return nil, errUnknownKey
+		return nil, true, errUnknownKey
 	}
-	keys, err := j.keys.find(ctx, t.Method.Alg(), kid)
-	if err != nil {
-		return nil, err
+	found, known := j.keys.set().find(t.Method.Alg(), kid)
+	if len(found) == 0 {
+		return nil, known, errUnknownKey
 	}
-	return jwt.VerificationKeySet{Keys: keys}, nil
+	return jwt.VerificationKeySet{Keys: found}, known, nil
 }
 
 // refusalOf returns what a client is told of a parser's error. lasting reports
@@ -128,8 +153,6 @@ func (j *JWT) key(ctx context.Context, t *jwt.Token) (any, error) {
 func refusalOf(err error) (refusal *envelope.Error, lasting bool) {
 	unauthorized := func(why string) *envelope.Error { return envelope.Errorf(envelope.CodeUnauthorized, "%s", why) }
 	switch {
-	case errors.Is(err, errNoKeysYet):
-		return envelope.Errorf(envelope.CodeUnavailable, "the keys for tokens are not there yet"), false
 	case errors.Is(err, errUnknownKey):
 		// The key may come with the next refresh.
 		return unauthorized("the token names a key that is not known"), false
@@ -156,7 +179,7 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 		return Identity{}, err
 	}
 	id := Identity{User: user}
-	if _, bound := claims[j.cfg.DeviceClaim]; bound && j.cfg.DeviceClaim != "" {
+	if _, bound := claims[j.cfg.DeviceClaim]; j.cfg.DeviceClaim != "" && (bound || j.cfg.RequireDevice) {
 		if id.Device, err = nameClaim(claims, j.cfg.DeviceClaim); err != nil {
 			return Identity{}, err
 		}

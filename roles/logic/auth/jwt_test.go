@@ -20,6 +20,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"imgo/envelope"
+	"imgo/internal/settings"
 	"imgo/roles/logic/auth"
 )
 
@@ -180,7 +181,7 @@ func TestJWTAttacks(t *testing.T) {
 
 func TestJWTClaims(t *testing.T) {
 	h := newHarness(t, func(c *auth.Config) {
-		c.Secret, c.UserClaim, c.DeviceClaim = secret, "uid", "dev"
+		c.Secret, c.UserClaim, c.DeviceClaim, c.RequireDevice = secret, "uid", "dev", false
 	})
 	token := func(c jwt.MapClaims) string { return sign(t, jwt.SigningMethodHS256, []byte(secret), "", c) }
 	wantUser(t, h, token(jwt.MapClaims{"uid": "ann"}), "ann")
@@ -200,8 +201,28 @@ func TestJWTClaims(t *testing.T) {
 }
 
 func TestJWTRequireExpiry(t *testing.T) {
-	h := newHarness(t, func(c *auth.Config) { c.Secret, c.RequireExpiry = secret, true })
-	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnauthorized)
+	if !settings.Default[auth.Config]().RequireExpiry {
+		t.Error("tokens without an end are good by default")
+	}
+	token := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"})
+	wantRefused(t, newHarness(t, func(c *auth.Config) { c.Secret, c.RequireExpiry = secret, true }), token, envelope.ErrUnauthorized)
+	wantUser(t, newHarness(t, func(c *auth.Config) { c.Secret, c.RequireExpiry = secret, false }), token, "ann")
+}
+
+// TestJWTDeviceClaim checks that a token without the device claim is not good for every device.
+func TestJWTDeviceClaim(t *testing.T) {
+	without := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann"})
+	with := sign(t, jwt.SigningMethodHS256, []byte(secret), "", jwt.MapClaims{"sub": "ann", "dev": "phone"})
+	h := newHarness(t, func(c *auth.Config) { c.Secret, c.DeviceClaim = secret, "dev" })
+	wantRefused(t, h, without, envelope.ErrUnauthorized)
+	if id := wantUser(t, h, with, "ann"); id.Device != "phone" {
+		t.Errorf("device %q", id.Device)
+	}
+	h = newHarness(t, func(c *auth.Config) { c.Secret, c.DeviceClaim, c.RequireDevice = secret, "dev", false })
+	if id := wantUser(t, h, without, "ann"); id.Device != "" {
+		t.Errorf("device %q", id.Device)
+	}
+	wantUser(t, newHarness(t, func(c *auth.Config) { c.Secret = secret }), without, "ann")
 }
 
 // A refusal is remembered only while the reason for it lasts.

@@ -62,12 +62,17 @@ func newKeySet(cfg Config, version uint64, keys []key) (*keySet, error) {
 }
 
 // find returns the keys that a token with an algorithm and a key name (empty:
-// none) may be signed with. A token without a name may not use a named key.
-func (s *keySet) find(alg, kid string) []jwt.VerificationKey {
+// none) may be signed with. A token without a name may not use a named key. known
+// reports whether the set has keys of that name. If it has none, keys are those
+// without a name, such as the configured secret.
+func (s *keySet) find(alg, kid string) (keys []jwt.VerificationKey, known bool) {
 	if !s.useNames {
 		kid = ""
 	}
-	return s.keys[keyName{alg, kid}]
+	if keys := s.keys[keyName{alg, kid}]; len(keys) > 0 {
+		return keys, true
+	}
+	return s.keys[keyName{alg, ""}], false
 }
 
 // parser reads keys. skipped says why entries were left out.

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
@@ -29,11 +28,16 @@ const (
 	minRefresh = 10 * time.Second
 	// fetchTimeout bounds one fetch.
 	fetchTimeout = 3 * time.Second
+	// maxWaiting and maxWait bound the tokens that wait while another one has the keys
+	// read. Anybody can make up the name of a key, and each waiting client takes a place
+	// that another client could have.
+	maxWaiting = 16
+	maxWait    = time.Second
 )
 
 var (
 	errUnknownKey = errors.New("no such key")
-	errNoKeysYet  = errors.New("no keys yet")
+	errNotRenewed = errors.New("the keys are being read")
 )
 
 // keySource holds the keys and keeps them fresh. It reads the files again and
@@ -48,10 +52,13 @@ type keySource struct {
 	current atomic.Pointer[keySet]
 	// missing is why the URL's keys are not there yet; nil: they are.
 	missing atomic.Pointer[string]
+	// stale reports whether an origin could not be read the last time.
+	stale atomic.Bool
 
 	// refreshing is a lock that can be waited for within a context. It guards
 	// the origins and version.
 	refreshing chan struct{}
+	waiting    atomic.Int32 // goroutines in renew
 	origins    []*keyOrigin
 	version    uint64 // of current
 }
@@ -109,31 +116,46 @@ func (s *keySource) ready() error {
 	return nil
 }
 
-// find returns the keys that a token with an algorithm and a key name may be
-// signed with. An unknown name makes it look for new keys first.
-func (s *keySource) find(ctx context.Context, alg, kid string) ([]jwt.VerificationKey, error) {
-	keys := s.set().find(alg, kid)
-	if len(keys) == 0 && s.cfg.usesJWKS() {
-		// A fetch serves every client, so it does not end with the client whose
-		// token started it.
-		s.refresh(ctx, context.WithoutCancel(ctx), true)
-		keys = s.set().find(alg, kid)
+// renew reads the keys again if it is time to. It returns an error if another
+// goroutine reads them for longer than a token may wait.
+func (s *keySource) renew(ctx context.Context) error {
+	select {
+	case s.refreshing <- struct{}{}:
+	default:
+		defer s.waiting.Add(-1)
+		if s.waiting.Add(1) > maxWaiting {
+			return errNotRenewed
+		}
+		ctx, cancel := context.WithTimeout(ctx, maxWait)
+		defer cancel()
+		select {
+		case s.refreshing <- struct{}{}:
+		case <-ctx.Done():
+			return errNotRenewed
+		}
 	}
-	switch {
-	case len(keys) > 0:
-		return keys, nil
-	case s.ready() != nil:
-		return nil, errNoKeysYet
-	}
-	return nil, errUnknownKey
+	defer func() { <-s.refreshing }()
+	// A fetch serves every client, so it does not end with the client whose token
+	// started it.
+	s.refreshLocked(context.WithoutCancel(ctx), true)
+	return nil
 }
+
+// failing reports whether an origin could not be read the last time.
+func (s *keySource) failing() bool { return s.stale.Load() }
 
 // run refreshes until ctx is done.
 func (s *keySource) run(ctx context.Context) {
 	tick := time.NewTicker(fileInterval)
 	defer tick.Stop()
 	for {
-		s.refresh(ctx, ctx, false)
+		select {
+		case s.refreshing <- struct{}{}:
+			s.refreshLocked(ctx, false)
+			<-s.refreshing
+		case <-ctx.Done():
+			return
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -142,18 +164,9 @@ func (s *keySource) run(ctx context.Context) {
 	}
 }
 
-// refresh reads the origins whose interval has passed, or, with soon, whose
-// minInterval has. While another goroutine refreshes it waits for that one, at
-// most fetchTimeout and within ctx. readCtx bounds the reading itself.
-func (s *keySource) refresh(ctx, readCtx context.Context, soon bool) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	select {
-	case s.refreshing <- struct{}{}:
-		defer func() { <-s.refreshing }()
-	case <-ctx.Done():
-		return
-	}
+// refreshLocked reads the origins whose interval has passed, or, with soon, whose
+// minInterval has. The caller has the lock refreshing.
+func (s *keySource) refreshLocked(ctx context.Context, soon bool) {
 	changed := false
 	for _, o := range s.origins {
 		age := o.interval
@@ -161,7 +174,7 @@ func (s *keySource) refresh(ctx, readCtx context.Context, soon bool) {
 			age = o.minInterval
 		}
 		if time.Since(o.readAt) >= age {
-			changed = s.reload(readCtx, o) || changed
+			changed = s.reload(ctx, o) || changed
 		}
 	}
 	if !changed {
@@ -191,13 +204,16 @@ func (s *keySource) publish() error {
 
 func (s *keySource) noteMissing() {
 	var missing *string
+	failing := false
 	for _, o := range s.origins {
+		failing = failing || o.lastError != ""
 		if o.data == nil {
 			why := o.lastError
 			missing = &why
 		}
 	}
 	s.missing.Store(missing)
+	s.stale.Store(failing)
 }
 
 // reload updates an origin, counts and logs what came of it, and reports

@@ -151,7 +151,7 @@ func TestJWKSURL(t *testing.T) {
 	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
 
 	// While the server is down, no token is called bad.
-	wantRefused(t, h, one, envelope.ErrUnavailable)
+	wantRefused(t, h, one, envelope.ErrAuthUnavailable)
 	if n := fetches.Load(); n != 1 {
 		t.Errorf("%d fetches for two tokens", n)
 	}
@@ -186,7 +186,7 @@ func TestJWKSURLFollowsNoRedirect(t *testing.T) {
 	mux.HandleFunc("/keys", func(http.ResponseWriter, *http.Request) { keysAsked.Store(true) })
 	for _, path := range []string{"/away", "/here"} {
 		h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL + path })
-		wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrUnavailable)
+		wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrAuthUnavailable)
 	}
 	if keysAsked.Load() {
 		t.Error("a redirect was followed")
@@ -234,4 +234,83 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestSecretBesideKeySet checks that a token with a key's name is checked with the secret, which has no
+// name, also if there is a key set.
+func TestSecretBesideKeySet(t *testing.T) {
+	k := makeKeys(t)
+	path := write(t, "", jwks(t, jwk("one", &k.rsa.PublicKey)))
+	h := newHarness(t, func(c *auth.Config) {
+		c.Secret, c.JWKSFile, c.PublicKeyFile = secret, path, write(t, "", publicPEM(t, &k.ec.PublicKey))
+	})
+	claims := jwt.MapClaims{"sub": "ann", "exp": at(h, time.Hour)}
+	wantUser(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "my-backend", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodES256, k.ec, "my-backend", claims), "ann")
+	wantUser(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), "ann")
+	wantRefused(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "", claims), envelope.ErrUnauthorized)
+	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte("another secret of thirty-two bytes"), "my-backend", claims), envelope.ErrUnauthorized)
+	// A key that comes later, of the same algorithm as the one without a name, is found.
+	write(t, path, jwks(t, jwk("one", &k.rsa.PublicKey), map[string]any{"kty": "oct", "kid": "new", "alg": "HS256",
+		"k": base64.RawURLEncoding.EncodeToString([]byte(secret + secret))}))
+	rotated := sign(t, jwt.SigningMethodHS256, []byte(secret+secret), "new", claims)
+	eventually(t, "the new key is good", func() bool { _, err := h.Authenticate(t.Context(), rotated, ""); return err == nil })
+}
+
+// TestBadEntriesOfASet checks that each entry of a set stands alone.
+func TestBadEntriesOfASet(t *testing.T) {
+	k := makeKeys(t)
+	good, err := json.Marshal(jwk("one", &k.rsa.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{
+		`{"kty":"RSA","kid":5}`, `{"kty":"RSA","kid":"a","n":[1],"e":"AQAB"}`, `5`, `null`, `"x"`, `[]`, `{}`, `{"kty":"RSA","key_ops":"verify"}`,
+		`{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}`, `{"kty":"RSA","x5c":"none"}`, `{"kty":"RSA","n":"%%%","e":"AQAB"}`,
+	} {
+		h := newHarness(t, func(c *auth.Config) { c.JWKSFile = write(t, "", []byte(`{"keys":[`+bad+`,`+string(good)+`]}`)) })
+		wantUser(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "one", jwt.MapClaims{"sub": "ann"}), "ann")
+	}
+}
+
+// TestInventedKeyNames checks that tokens with names of keys that nobody has do not wait in great numbers
+// for a slow identity provider, and that the provider's silence is not held against the tokens.
+func TestInventedKeyNames(t *testing.T) {
+	const clients = 100
+	k := makeKeys(t)
+	var slow, over atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slow.Load() {
+			<-r.Context().Done()
+			over.Store(true)
+			return
+		}
+		_, _ = w.Write(jwks(t, jwk("one", &k.rsa.PublicKey)))
+	}))
+	defer server.Close()
+	h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL })
+	claims := jwt.MapClaims{"sub": "ann"}
+	one := sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims)
+	wantUser(t, h, one, "ann")
+	slow.Store(true)
+	h.ForgetFetchTime()
+	errs := make(chan error, clients)
+	for range clients {
+		go func() {
+			_, err := h.Authenticate(t.Context(), sign(t, jwt.SigningMethodRS256, k.rsaOther, rand.Text(), claims), "")
+			errs <- err
+		}()
+	}
+	for i := range clients {
+		err := <-errs
+		if !errors.Is(err, envelope.ErrAuthUnavailable) {
+			t.Errorf("client %d got %v", i, err)
+		}
+		// One client fetches, and sixteen wait.
+		if i < clients-17 && over.Load() {
+			t.Fatalf("only %d of %d clients were answered before the fetch was over", i, clients)
+		}
+	}
+	wantUser(t, h, one, "ann")
 }

@@ -80,7 +80,7 @@ func Explain(err error) Problem {
 		}
 	case envelope.CodeDiskFull:
 		p.Status = http.StatusInsufficientStorage
-	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeClosed:
+	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeAuthUnavailable, envelope.CodeClosed:
 		// The caller needs no difference between the three. All mean "try again".
 		p.Status, p.Code, p.RetryAfter = http.StatusServiceUnavailable, envelope.CodeUnavailable, time.Second
 	default:
