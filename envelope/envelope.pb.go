@@ -2789,7 +2789,9 @@ type LookupRequest struct {
 	// idempotency_key, when set, asks whether it was applied for the users.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// full: the reply carries the whole SessionInfo, not only addresses.
-	Full          bool `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
+	Full bool `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
+	// kept asks what a kept push would cost the users' mailboxes.
+	Kept          bool `protobuf:"varint,20,opt,name=kept,proto3" json:"kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2852,6 +2854,13 @@ func (x *LookupRequest) GetFull() bool {
 	return false
 }
 
+func (x *LookupRequest) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
 type LookupReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Users         []*UserSessions        `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
@@ -2910,7 +2919,11 @@ type UserSessions struct {
 	Sessions []*Address             `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	Full     []*SessionInfo         `protobuf:"bytes,3,rep,name=full,proto3" json:"full,omitempty"`
 	// applied_id: the message that the idempotency key made before; 0: none.
-	AppliedId     uint64 `protobuf:"varint,4,opt,name=applied_id,json=appliedId,proto3" json:"applied_id,omitempty"`
+	AppliedId uint64 `protobuf:"varint,4,opt,name=applied_id,json=appliedId,proto3" json:"applied_id,omitempty"`
+	// overflow counts the messages that have to go when one more is kept. With
+	// refused it is the new one that is not kept.
+	Overflow      uint32 `protobuf:"varint,20,opt,name=overflow,proto3" json:"overflow,omitempty"`
+	Refused       bool   `protobuf:"varint,21,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2971,6 +2984,20 @@ func (x *UserSessions) GetAppliedId() uint64 {
 		return x.AppliedId
 	}
 	return 0
+}
+
+func (x *UserSessions) GetOverflow() uint32 {
+	if x != nil {
+		return x.Overflow
+	}
+	return 0
+}
+
+func (x *UserSessions) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
 }
 
 type UserRequest struct {
@@ -4965,21 +4992,24 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\x01 \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x18\n" +
 	"\apending\x18\x02 \x01(\rR\apending\x12\x14\n" +
 	"\x05floor\x18\x03 \x01(\x04R\x05floor\x12,\n" +
-	"\x05kicks\x18\x04 \x03(\v2\x16.imgo.envelope.v1.KickR\x05kicks\"v\n" +
+	"\x05kicks\x18\x04 \x03(\v2\x16.imgo.envelope.v1.KickR\x05kicks\"\x8a\x01\n" +
 	"\rLookupRequest\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12'\n" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12\x12\n" +
-	"\x04full\x18\x04 \x01(\bR\x04full\"x\n" +
+	"\x04full\x18\x04 \x01(\bR\x04full\x12\x12\n" +
+	"\x04kept\x18\x14 \x01(\bR\x04kept\"x\n" +
 	"\vLookupReply\x124\n" +
 	"\x05users\x18\x01 \x03(\v2\x1e.imgo.envelope.v1.UserSessionsR\x05users\x123\n" +
-	"\x05keyed\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\x05keyed\"\xab\x01\n" +
+	"\x05keyed\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\x05keyed\"\xe1\x01\n" +
 	"\fUserSessions\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x125\n" +
 	"\bsessions\x18\x02 \x03(\v2\x19.imgo.envelope.v1.AddressR\bsessions\x121\n" +
 	"\x04full\x18\x03 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\x04full\x12\x1d\n" +
 	"\n" +
-	"applied_id\x18\x04 \x01(\x04R\tappliedId\"!\n" +
+	"applied_id\x18\x04 \x01(\x04R\tappliedId\x12\x1a\n" +
+	"\boverflow\x18\x14 \x01(\rR\boverflow\x12\x18\n" +
+	"\arefused\x18\x15 \x01(\bR\arefused\"!\n" +
 	"\vUserRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\"\x8e\x02\n" +
 	"\tUserReply\x129\n" +

@@ -21,6 +21,7 @@ const (
 	CodeNotFound       Code = "not_found"        // no such user, room, token …
 	CodeConflict       Code = "conflict"         // well-formed; contradicts itself or the present state
 	CodeTooLarge       Code = "too_large"        // body over its bound
+	CodeMailboxFull    Code = "mailbox_full"     // as many messages wait for the user as are allowed
 	CodeDiskFull       Code = "disk_full"        // less than the reserve is left
 	CodeUnavailable    Code = "unavailable"      // try again: starting, stopping, owner moved
 	CodeNotReady       Code = "not_ready"        // the owner has not applied that far yet
@@ -43,6 +44,7 @@ var (
 	ErrNotFound        = &Error{Code: CodeNotFound}
 	ErrConflict        = &Error{Code: CodeConflict}
 	ErrTooLarge        = &Error{Code: CodeTooLarge}
+	ErrMailboxFull     = &Error{Code: CodeMailboxFull}
 	ErrDiskFull        = &Error{Code: CodeDiskFull}
 	ErrUnavailable     = &Error{Code: CodeUnavailable}
 	ErrNotReady        = &Error{Code: CodeNotReady}

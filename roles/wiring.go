@@ -134,9 +134,9 @@ func (n *Node) newAPI(c *core) (*httpapi.API, error) {
 
 // report passes a router's event to the logic of this process, which shows it in GET /v1/events.
 // Without a logic the event is logged.
-func (n *Node) report(kind, user, detail string) {
+func (n *Node) report(kind, user string, count int, detail string) {
 	if c := n.core.Load(); c != nil && c.logic != nil {
-		c.logic.Report(kind, user, detail)
+		c.logic.Report(kind, user, count, detail)
 		return
 	}
 	n.log.Warn().Str("event", kind).Str("user", user).Msg(detail)

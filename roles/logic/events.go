@@ -1,7 +1,9 @@
 package logic
 
 import (
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -23,6 +25,8 @@ type Event struct {
 	Kind   string `json:"kind"` // such as "mailbox_dropped"
 	User   string `json:"user,omitempty"`
 	Detail string `json:"detail,omitempty"`
+	// Count is how often it happened, as one event; 0 for one that stands by itself.
+	Count int `json:"count,omitempty"`
 }
 
 // eventLog holds the newest events. Safe for concurrent use.
@@ -33,8 +37,7 @@ type eventLog struct {
 
 	mu    sync.Mutex
 	last  uint64  // the newest event's Seq
-	ring  []Event // the newest maxEvents; the oldest is at head
-	head  int
+	held  []Event // the newest maxEvents, oldest first
 	kinds map[string]struct{} // that are counted by name
 }
 
@@ -51,34 +54,53 @@ func newEventLog(count *prometheus.CounterVec, warn *warnings, now clock) *event
 
 // Report adds an event of a kind (such as "mailbox_dropped") that concerns a
 // user (empty: nobody). It never blocks. Every event is counted, and a few a
-// second are logged.
-func (l *eventLog) Report(kind, user, detail string) {
+// second are logged. An event that may happen to a user again and again has the
+// number n of times: for mergeFor such events are one, which has the sum, the
+// newest detail and a new number each time. n is 0 for all other events.
+func (l *eventLog) Report(kind, user string, n int, detail string) {
 	if len(detail) > maxDetail {
 		detail = detail[:maxDetail]
 	}
-	l.count.WithLabelValues(l.add(Event{TimeMS: l.now.ms(), Kind: kind, User: user, Detail: detail})).Inc()
-	l.warn.event(kind, user, detail)
+	e := Event{TimeMS: l.now.ms(), Kind: kind, User: user, Detail: detail, Count: n}
+	kind, first := l.add(e)
+	l.count.WithLabelValues(kind).Inc()
+	if first {
+		l.warn.event(e.Kind, user, detail)
+	}
 }
 
-// add numbers an event, holds it, and returns the kind that it counts as.
-func (l *eventLog) add(e Event) (kind string) {
+// mergeFor is for how long after an event a similar one is added to it.
+const mergeFor = time.Hour
+
+// add numbers an event and holds it. It returns the kind that it counts as, and
+// whether it was not added to an earlier event.
+func (l *eventLog) add(e Event) (kind string, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last++
 	e.Seq = l.last
-	if len(l.ring) < maxEvents {
-		l.ring = append(l.ring, e)
-	} else {
-		l.ring[l.head] = e
-		l.head = (l.head + 1) % maxEvents
+	first = true
+	if e.Count > 0 {
+		for i, old := range slices.Backward(l.held) {
+			if old.Kind == e.Kind && old.User == e.User && e.TimeMS-old.TimeMS < mergeFor.Milliseconds() {
+				e.Count += old.Count
+				l.held = slices.Delete(l.held, i, i+1)
+				first = false
+				break
+			}
+		}
 	}
+	if len(l.held) == maxEvents {
+		l.held = slices.Delete(l.held, 0, 1)
+	}
+	l.held = append(l.held, e)
 	if _, known := l.kinds[e.Kind]; !known {
 		if len(l.kinds) == maxKinds {
-			return "other"
+			return "other", first
 		}
 		l.kinds[e.Kind] = struct{}{}
 	}
-	return e.Kind
+	return e.Kind, first
 }
 
 // Events returns those with a Seq above after, oldest first, at most max (0 or
@@ -91,8 +113,7 @@ func (l *eventLog) Events(after uint64, max int) []Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	events := []Event{}
-	for i := range l.ring {
-		e := l.ring[(l.head+i)%len(l.ring)]
+	for _, e := range l.held {
 		if e.Seq > after && len(events) < max {
 			events = append(events, e)
 		}

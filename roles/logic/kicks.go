@@ -35,7 +35,7 @@ type kicker struct {
 
 // kick kicks the user's sessions that match and returns how many they are.
 func (k *kicker) kick(ctx context.Context, user string, filter KickFilter) (int, error) {
-	found, err := k.owners.lookup(ctx, k.owners.targets([]string{user}), "", true)
+	found, err := k.owners.lookup(ctx, k.owners.targets([]string{user}), want{full: true})
 	if err != nil {
 		return 0, err
 	}

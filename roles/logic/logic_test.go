@@ -3,6 +3,7 @@ package logic_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -119,10 +120,34 @@ func TestCallsHaveADeadline(t *testing.T) {
 	}
 }
 
+// What happens to a user again and again is one event with a count, so that it does not drive out the others.
+func TestEventsOfOneUserAreOne(t *testing.T) {
+	w := newWorld(t)
+	w.Report("other", "bob", 0, "")
+	for i := range 1500 {
+		w.Report("mailbox_dropped", "ann", 2, fmt.Sprint("detail ", i))
+	}
+	w.Report("mailbox_dropped", "bob", 1, "")
+	all := w.Events(0, 0)
+	if len(all) != 3 || all[0].Kind != "other" || all[1].User != "ann" || all[1].Count != 3000 || all[1].Detail != "detail 1499" ||
+		all[2].User != "bob" || all[2].Count != 1 || all[2].Seq != all[0].Seq+1501 {
+		t.Fatalf("events %+v", all)
+	}
+	w.Report("mailbox_dropped", "ann", 1, "")
+	if got := w.Events(all[2].Seq, 0); len(got) != 1 || got[0].Count != 3001 {
+		t.Errorf("a caller that asks for later ones gets %+v", got)
+	}
+	w.clock.Add(2 * time.Hour)
+	w.Report("mailbox_dropped", "ann", 1, "")
+	if got := w.Events(0, 0); len(got) != 4 || got[3].Count != 1 {
+		t.Errorf("hours later: %+v", got)
+	}
+}
+
 func TestEvents(t *testing.T) {
 	w := newWorld(t)
 	for range 1500 {
-		w.Report("mailbox_dropped", "ann", strings.Repeat("d", 1000))
+		w.Report("mailbox_dropped", "ann", 0, strings.Repeat("d", 1000))
 	}
 	all := w.Events(0, 0)
 	if len(all) != 1000 || len(all[0].Detail) > 512 || all[0].User != "ann" || all[0].TimeMS == 0 {
@@ -146,7 +171,7 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next.Report("other", "", "")
+	next.Report("other", "", 0, "")
 	if got := next.Events(last, 10); len(got) != 1 {
 		t.Errorf("after a restart: %+v", got)
 	}
@@ -171,7 +196,7 @@ func TestMetrics(t *testing.T) {
 	_, _ = l.Connect(t.Context(), connectRequest(""))                             // unauthorized
 	_, _ = l.Connect(t.Context(), connectRequest("ann"))                          // accepted
 	_ = l.Ack(t.Context(), &envelope.AckRequest{Acks: []*envelope.Ack{{User: "ann", Ids: []uint64{1, 2}}}})
-	l.Report("mailbox_dropped", "ann", "")
+	l.Report("mailbox_dropped", "ann", 1, "")
 	for what, want := range map[string]float64{
 		"imgo_logic_acks_total accepted":             2,
 		"imgo_logic_connects_total accepted":         1,

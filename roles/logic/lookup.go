@@ -60,11 +60,18 @@ func unique(names []string) []string {
 	return out
 }
 
+// want is what a question about users asks for, beside the addresses of their
+// sessions.
+type want struct {
+	key  string // whether this idempotency key was used; empty: none
+	full bool   // the sessions as a whole
+	kept bool   // what a kept push would cost the mailboxes
+}
+
 // lookup is a question to the owners about some users. It is for one goroutine.
 type lookup struct {
 	routers Routers
-	key     string // an idempotency key; empty: none
-	full    bool
+	want    want
 
 	answers map[string]*envelope.UserSessions
 	// left is the users without an answer yet, and err is why there is none. An
@@ -77,8 +84,8 @@ type lookup struct {
 // idempotency key, whether it was applied for them. It asks again for those
 // whose owner cannot say yet, until ctx is done. With an error the answers are
 // those that came: a user without an answer has none.
-func (o *owners) lookup(ctx context.Context, t targets, key string, full bool) (map[string]*envelope.UserSessions, error) {
-	q := lookup{routers: o.routers, key: key, full: full, answers: make(map[string]*envelope.UserSessions, len(t.users))}
+func (o *owners) lookup(ctx context.Context, t targets, w want) (map[string]*envelope.UserSessions, error) {
+	q := lookup{routers: o.routers, want: w, answers: make(map[string]*envelope.UserSessions, len(t.users))}
 	pause := wait.Backoff{Min: minRetry, Max: maxRetry}
 	for {
 		q.ask(ctx, t)
@@ -113,10 +120,10 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 	errs := make([]error, len(questions))
 	var g errgroup.Group
 	g.SetLimit(parallelCalls)
-	key, full := q.key, q.full
+	w := q.want
 	for i, question := range questions {
 		g.Go(func() error {
-			replies[i], errs[i] = question.ask(ctx, key, full)
+			replies[i], errs[i] = question.ask(ctx, w)
 			return nil
 		})
 	}
@@ -127,7 +134,7 @@ func (q *lookup) ask(ctx context.Context, t targets) {
 }
 
 func (q *lookup) askOne(ctx context.Context, one question) {
-	reply, err := one.ask(ctx, q.key, q.full)
+	reply, err := one.ask(ctx, q.want)
 	q.answered(one.targets, reply, err)
 }
 
@@ -138,8 +145,8 @@ type question struct {
 	targets targets
 }
 
-func (o question) ask(ctx context.Context, key string, full bool) (*envelope.LookupReply, error) {
-	return o.router.Lookup(ctx, &envelope.LookupRequest{Users: o.targets.users, IdempotencyKey: key, Full: full})
+func (o question) ask(ctx context.Context, w want) (*envelope.LookupReply, error) {
+	return o.router.Lookup(ctx, &envelope.LookupRequest{Users: o.targets.users, IdempotencyKey: w.key, Full: w.full, Kept: w.kept})
 }
 
 // group groups users by owner. Users whose partition has no owner fail.

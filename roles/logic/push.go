@@ -50,6 +50,11 @@ type UserResult struct {
 	// Duplicate reports whether the idempotency key was used for this user before.
 	// ID is then the first push's.
 	Duplicate bool
+	// Dropped counts the messages that the bound on the mailbox cost to make room for
+	// this one, as the owner knew it when it was asked. Refused reports whether it was
+	// this one that was not kept.
+	Dropped int
+	Refused bool
 	// Unknown reports whether the user's owner did not answer in time, so that the
 	// number of sessions is not known. Only a kept push is accepted all the same.
 	Unknown bool

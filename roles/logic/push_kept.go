@@ -2,6 +2,7 @@ package logic
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -34,9 +35,17 @@ func (h *pushHandler) pushKept(ctx context.Context, c *PushCommand) (*PushResult
 		result.Users[i] = UserResult{User: user, Sessions: len(u.GetSessions()), Unknown: u == nil}
 		if id := u.GetAppliedId(); id != 0 && c.IdempotencyKey != "" {
 			result.Users[i].ID, result.Users[i].Duplicate = id, true
+			continue
+		}
+		result.Users[i].Dropped, result.Users[i].Refused = int(u.GetOverflow()), u.GetRefused()
+	}
+	todo := accepting(all, result.Users)
+	if len(todo.users) == 0 {
+		if full := slices.IndexFunc(result.Users, func(r UserResult) bool { return r.Refused }); full >= 0 {
+			return nil, &envelope.Error{Code: envelope.CodeMailboxFull, Field: "users",
+				Message: fmt.Sprintf("has %q, for whom as many messages wait as are allowed", result.Users[full].User)}
 		}
 	}
-	todo := withoutDuplicates(all, result.Users)
 	records, err := h.keptRecords(c, todo)
 	if err != nil {
 		return nil, err
@@ -59,21 +68,23 @@ func (h *pushHandler) pushKept(ctx context.Context, c *PushCommand) (*PushResult
 	for _, u := range result.Users {
 		if !u.Duplicate {
 			result.Duplicate = false
+		}
+		if !u.Duplicate && !u.Refused {
 			result.Sessions += u.Sessions
 		}
 	}
 	return result, nil
 }
 
-// withoutDuplicates returns those of all whose result, at the same place, is
-// not a duplicate.
-func withoutDuplicates(all targets, results []UserResult) targets {
-	if !slices.ContainsFunc(results, func(r UserResult) bool { return r.Duplicate }) {
+// accepting returns those of all whose result, at the same place, is neither a
+// duplicate nor a refusal.
+func accepting(all targets, results []UserResult) targets {
+	if !slices.ContainsFunc(results, func(r UserResult) bool { return r.Duplicate || r.Refused }) {
 		return all
 	}
 	var todo targets
 	for i := range results {
-		if !results[i].Duplicate {
+		if !results[i].Duplicate && !results[i].Refused {
 			todo.add(all.users[i], all.partitions[i])
 		}
 	}
@@ -101,11 +112,11 @@ func resultsByUser(results []UserResult) func(user string) *UserResult {
 // safe.
 func (h *pushHandler) lookupKept(ctx context.Context, t targets, key string) (map[string]*envelope.UserSessions, error) {
 	if key != "" {
-		return h.owners.lookup(ctx, t, key, false)
+		return h.owners.lookup(ctx, t, want{key: key, kept: true})
 	}
 	short, cancel := lazyctx.Timeout(ctx, h.cfg.LookupTimeout)
 	defer cancel()
-	found, err := h.owners.lookup(short, t, "", false)
+	found, err := h.owners.lookup(short, t, want{kept: true})
 	if err == nil {
 		return found, nil
 	}
@@ -206,7 +217,7 @@ func (h *pushHandler) waitApplied(ctx context.Context, key string, t targets, re
 				"the push is in the log, but the owner of user %q did not say in time which message its idempotency key made: "+
 					"repeat it with the same key", t.users[0])
 		}
-		found, err := h.owners.lookup(ctx, t, key, false)
+		found, err := h.owners.lookup(ctx, t, want{key: key})
 		var left targets
 		for i, user := range t.users {
 			id := found[user].GetAppliedId()

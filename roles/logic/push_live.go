@@ -13,7 +13,7 @@ func (h *pushHandler) pushUsers(ctx context.Context, c *PushCommand) (*PushResul
 	t := h.owners.targets(c.Users)
 	// All questions come before the first effect: a push that fails because an
 	// owner does not answer has reached nobody and may be repeated.
-	found, err := h.owners.lookup(ctx, t, "", false)
+	found, err := h.owners.lookup(ctx, t, want{})
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (h *pushHandler) pushKeys(ctx context.Context, c *PushCommand) (*PushResult
 
 // sessionsOfUser returns the sessions of c.KeyUser that c.Keys name.
 func (h *pushHandler) sessionsOfUser(ctx context.Context, c *PushCommand) (to []*envelope.Address, err error) {
-	found, err := h.owners.lookup(ctx, h.owners.targets([]string{c.KeyUser}), "", true)
+	found, err := h.owners.lookup(ctx, h.owners.targets([]string{c.KeyUser}), want{full: true})
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func (h *userHandler) Online(ctx context.Context, users []string) (map[string]in
 	if err := checkNames("users", users, h.maxUsers); err != nil {
 		return nil, err
 	}
-	found, err := h.owners.lookup(ctx, h.owners.targets(users), "", false)
+	found, err := h.owners.lookup(ctx, h.owners.targets(users), want{})
 	if err != nil {
 		return nil, err
 	}

@@ -226,6 +226,22 @@ func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 	return a
 }
 
+// bound is the bound of every mailbox.
+func (res *resources) bound() mailbox.Bound {
+	return mailbox.Bound{Length: res.cfg.MailboxLength, RefuseNewest: res.cfg.MailboxPolicy == RefuseMessage}
+}
+
+// overflowLocked returns how many messages of an account have to go when it gets
+// another one. Those that are over go first.
+func (t *accountTable) overflowLocked(a *account) int {
+	n, _ := t.p.bound().Overflow(&a.Mailbox)
+	if n > 0 {
+		t.p.metrics.expired.Add(float64(t.expireLocked(a)))
+		n, _ = t.p.bound().Overflow(&a.Mailbox)
+	}
+	return n
+}
+
 // expireLocked drops what is over from an account. It returns the number of
 // messages.
 func (t *accountTable) expireLocked(a *account) (messages int) {

@@ -10,7 +10,6 @@ import (
 
 	"imgo/envelope"
 	"imgo/protocol"
-	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
 
@@ -216,7 +215,7 @@ func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
 	}
 	a.CountDropped(waiting)
 	p.metrics.dropped.Add(float64(waiting))
-	p.event("device_evicted", a.User(), fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
+	p.event("device_evicted", a.User(), 0, fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
 }
 
 // removalLocked takes away what a caller of the API asked to.
@@ -245,7 +244,7 @@ func (ap *applier) setAsideLocked(offset int64, why string) {
 	p := ap.p
 	p.metrics.setAside.Inc()
 	p.log.Error().Int32("partition", p.index).Int64("offset", offset).Msg("a record of the kept log is set aside: " + why)
-	p.event("record_set_aside", "", fmt.Sprintf("partition %d offset %d: %s", p.index, offset, why))
+	p.event("record_set_aside", "", 0, fmt.Sprintf("partition %d offset %d: %s", p.index, offset, why))
 }
 
 // storable reports whether a user of a record can be a key of the store.
@@ -304,7 +303,6 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 	// but not of one from longer ago than keys are kept: the log is read back.
 	keyed := push.IdempotencyKey != "" && now.Sub(time.UnixMilli(rec.TimeMs)) <= p.cfg.IdempotencyTTL
 	message := &envelope.Kept{Id: id, Op: push.Op, Body: push.Body, TimeMs: rec.TimeMs}
-	bound := mailbox.Bound{Length: p.cfg.MailboxLength}
 	for _, user := range push.Users {
 		if !ap.storableLocked(id, user, "user") {
 			continue
@@ -322,14 +320,26 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 		}
 		if expired {
 			p.metrics.expired.Inc()
-		} else if n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, bound); n > 0 {
-			p.metrics.dropped.Add(float64(n))
-			p.event("mailbox_dropped", user, fmt.Sprintf("%d oldest messages dropped: more than %d are waiting", n, bound.Length))
+		} else {
+			ap.pushToLocked(a, message, now, push)
 		}
 		p.rebuild.pushed++
 		p.accounts.touchLocked(a, 64+len(push.Body))
 	}
 	return nil
+}
+
+// pushToLocked puts a message into the mailbox of one user.
+func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Time, push *envelope.Push) {
+	p := ap.p
+	if p.accounts.overflowLocked(a) == 0 {
+		a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, p.bound())
+		return
+	}
+	if n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, p.bound()); n > 0 {
+		p.metrics.dropped.Add(float64(n))
+		p.event("mailbox_dropped", a.User(), n, fmt.Sprintf("more than %d messages are waiting", p.cfg.MailboxLength))
+	}
 }
 
 // usedLocked returns a user's account and, if keyed, the message that used an

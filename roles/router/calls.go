@@ -282,7 +282,7 @@ func (p *partition) dropLostLocked(a *account, id uint64) {
 	p.accounts.touchLocked(a, 0)
 	p.metrics.dropped.Inc()
 	p.log.Error().Str("user", a.User()).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
-	p.event("message_lost", a.User(), fmt.Sprintf("body of message %d is not in the store", id))
+	p.event("message_lost", a.User(), 0, fmt.Sprintf("body of message %d is not in the store", id))
 }
 
 // Lookup returns which sessions users and session keys have.
@@ -296,7 +296,7 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 		if err != nil {
 			return nil, err
 		}
-		us, err := p.lookup(user, req)
+		us, err := p.lookup(ctx, user, req)
 		if err != nil {
 			return nil, err
 		}
@@ -312,14 +312,30 @@ func (r *Router) Lookup(ctx context.Context, req *envelope.LookupRequest) (*enve
 	return reply, nil
 }
 
-func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.UserSessions, error) {
-	us := &envelope.UserSessions{User: user}
+// peek returns a user's account as far as memory has it, with mu held for the caller
+// to unlock. Only the store can tell what a kept push would cost a mailbox.
+func (p *partition) peek(ctx context.Context, user string, kept bool) (*account, error) {
+	if kept {
+		return p.accounts.open(ctx, user)
+	}
 	p.mu.Lock()
 	if err := p.hereLocked(); err != nil {
 		p.mu.Unlock()
 		return nil, err
 	}
-	a := p.accounts.byUser[user]
+	return p.accounts.byUser[user], nil
+}
+
+func (p *partition) lookup(ctx context.Context, user string, req *envelope.LookupRequest) (*envelope.UserSessions, error) {
+	us := &envelope.UserSessions{User: user}
+	a, err := p.peek(ctx, user, req.Kept)
+	if err != nil {
+		return nil, err
+	}
+	if req.Kept {
+		us.Overflow = uint32(p.accounts.overflowLocked(a))
+		us.Refused = us.Overflow > 0 && p.bound().RefuseNewest
+	}
 	if a != nil {
 		for _, s := range a.sessions {
 			if req.Full {
@@ -340,7 +356,6 @@ func (p *partition) lookup(user string, req *envelope.LookupRequest) (*envelope.
 		return us, nil
 	}
 	// A flush takes a key out of memory after the store has it.
-	var err error
 	us.AppliedId, _, err = p.store.Used(p.index, user, req.IdempotencyKey)
 	if us.AppliedId < erased {
 		us.AppliedId = 0

@@ -249,7 +249,7 @@ func (m *mover) lost(user string, e *store.MailboxEntry, why string) {
 	}
 	m.p.metrics.dropped.Inc()
 	m.p.log.Error().Str("user", user).Uint64("id", e.ID).Msg("a message did not move to the kept log's next generation: " + why)
-	m.p.event("message_lost", user, fmt.Sprintf("message %d did not move: %s", e.ID, why))
+	m.p.event("message_lost", user, 0, fmt.Sprintf("message %d did not move: %s", e.ID, why))
 }
 
 // check returns an error if the move is to go no further.

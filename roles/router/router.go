@@ -82,9 +82,9 @@ type Deps struct {
 	Growth Growth
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Events is called with what happened to a user's data; nil: it is not
-	// reported.
-	Events func(kind, user, detail string)
+	// Events is called with what happened to a user's data. n is how often, for what may
+	// happen again and again, else 0. Nil: it is not reported.
+	Events func(kind, user string, n int, detail string)
 }
 
 // recentLog is a log that returns what it has in memory without waiting, as the
@@ -103,7 +103,7 @@ type resources struct {
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
-	event   func(kind, user, detail string)
+	event   func(kind, user string, n int, detail string)
 	kinds   sessionKinds
 	// readSlots bounds the partitions that are read back side by side.
 	readSlots chan struct{}
@@ -164,7 +164,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 		res.now = time.Now
 	}
 	if res.event == nil {
-		res.event = func(string, string, string) {}
+		res.event = func(string, string, int, string) {}
 	}
 	res.recent, _ = d.Kept.(recentLog)
 	parts := newOwnership(res, d.Owned)

@@ -234,7 +234,7 @@ func (w *world) start() {
 	r, err := router.New(w.cfg, router.Deps{
 		Owned: owned, Metrics: w.reg, Growth: w.growth,
 		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now,
-		Events: func(kind, user, _ string) {
+		Events: func(kind, user string, _ int, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.events = append(w.events, kind+" "+user)

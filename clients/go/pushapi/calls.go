@@ -38,6 +38,10 @@ type Result struct {
 	User      string `json:"user"`
 	Sessions  int    `json:"sessions"`
 	Duplicate bool   `json:"duplicate"`
+	// Dropped counts the waiting messages that had to make room for this one. Refused says
+	// why this one is not kept for this user, though it is for others.
+	Dropped int    `json:"dropped"`
+	Refused string `json:"refused"`
 }
 
 // Push sends a push through one server. There is one result for each user, or one for a push to a

@@ -258,5 +258,13 @@ func appendUserResult(b []byte, u *logic.UserResult) []byte {
 	b = append(b, `,"sessions":`...)
 	b = strconv.AppendInt(b, int64(u.Sessions), 10)
 	b = append(b, `,"duplicate":`...)
-	return strconv.AppendBool(b, u.Duplicate)
+	b = strconv.AppendBool(b, u.Duplicate)
+	switch {
+	case u.Refused:
+		b = append(b, `,"refused":"mailbox_full"`...)
+	case u.Dropped > 0:
+		b = append(b, `,"dropped":`...)
+		b = strconv.AppendInt(b, int64(u.Dropped), 10)
+	}
+	return b
 }

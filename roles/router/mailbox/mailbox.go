@@ -133,12 +133,17 @@ func (m *Mailbox) Mask(device string) uint64 {
 
 // Push adds the message of a record at the time at, Unix milliseconds. It does
 // nothing if the message is there already. Other mailboxes may share the
-// message. Push returns how many of the oldest messages the bound cost.
+// message. Push returns how many messages the bound cost.
 func (m *Mailbox) Push(message *envelope.Kept, at, expiresMS int64, shared bool, bound Bound) (dropped int) {
 	id := message.Id
 	i := m.search(id)
 	if i < len(m.entries) && m.entries[i].ID == id {
 		return 0
+	}
+	dropped, refused := bound.Overflow(m)
+	if refused {
+		m.CountDropped(dropped)
+		return dropped
 	}
 	e := &Entry{Message: message, loose: true, at: at}
 	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
@@ -157,7 +162,7 @@ func (m *Mailbox) Push(message *envelope.Kept, at, expiresMS int64, shared bool,
 	e.changed = true
 	m.entries = slices.Insert(m.entries, i, e)
 	m.dirty = true
-	if dropped = bound.excess(m); dropped > 0 {
+	if dropped > 0 {
 		for _, old := range m.entries[:dropped] {
 			m.forget(old)
 		}

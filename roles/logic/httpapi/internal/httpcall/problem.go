@@ -78,6 +78,8 @@ func Explain(err error) Problem {
 		if errors.As(err, &l) {
 			p.RetryAfter = l.RetryAfter
 		}
+	case envelope.CodeMailboxFull:
+		p.Status, p.Hidden = http.StatusInsufficientStorage, nil
 	case envelope.CodeDiskFull:
 		p.Status = http.StatusInsufficientStorage
 	case envelope.CodeUnavailable, envelope.CodeNotReady, envelope.CodeAuthUnavailable, envelope.CodeClosed:
