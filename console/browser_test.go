@@ -2,6 +2,9 @@ package console_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"testing"
 
@@ -127,6 +130,45 @@ func (b *tab) checkOnce() {
 func TestBrowserDesktop(t *testing.T) { walkthrough(t, desktop, newFakeServer(t).URL, "ana") }
 
 func TestBrowserPhone(t *testing.T) { walkthrough(t, phone, newFakeServer(t).URL, "ben") }
+
+// TestBrowserNarrow looks at the page on the narrowest screens, and with larger letters.
+func TestBrowserNarrow(t *testing.T) {
+	s := newFakeServer(t)
+	for _, width := range []int64{320, 390} {
+		narrow := phone
+		narrow.name, narrow.width = "narrow-"+strconv.FormatInt(width, 10), width
+		b := open(t, narrow)
+		b.visit(s.URL)
+		b.click(`.segments label:has([value="all"])`)
+		b.shot("everyone")
+		b.enter("#user", "a-user-with-a-name-that-is-longer-than-most-"+strconv.FormatInt(width, 10))
+		b.click("#connect")
+		b.state("live")
+		b.shot("live")
+		eval[bool](b, `(document.body.style.fontSize = '20px', document.querySelectorAll('.segments span, h2').forEach((e) => e.style.fontSize = '19px'), true)`)
+		b.shot("larger")
+		b.checkProblems()
+	}
+}
+
+// importElsewhere loads the client from the server into a page of another origin.
+func importElsewhere(t *testing.T, base string) {
+	t.Helper()
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = fmt.Fprintf(w, `<!doctype html><link rel="icon" href="data:,"><form id="connect-form">elsewhere</form><script type="module">
+			import { ImgoClient } from '%s/console/client/imgo.js';
+			document.title = typeof ImgoClient;
+		</script>`, base)
+	}))
+	defer other.Close()
+	b := open(t, desktop)
+	b.visit(other.URL)
+	b.until("the other page has the client", func() bool { return eval[string](b, "document.title") == "function" })
+	b.checkProblems()
+}
+
+func TestBrowserImportElsewhere(t *testing.T) { importElsewhere(t, newFakeServer(t).URL) }
 
 // TestBrowserProblems checks what the page shows when something goes wrong.
 func TestBrowserProblems(t *testing.T) {

@@ -3,7 +3,7 @@
 // embedded in the binary. The page loads nothing from other hosts.
 //
 // It guarantees that no other site can frame the page and that the page runs only its own scripts
-// (Content-Security-Policy). A browser revalidates every file (ETag), so a new binary never runs
+// (Content-Security-Policy). Pages of other sites may load the client's modules and nothing else. A browser revalidates every file (ETag), so a new binary never runs
 // with an old script.
 //
 // The package has no state and no access to the server. The page calls the HTTP API with the data
@@ -44,8 +44,12 @@ type Options struct {
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 	"connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// prefix is the path of the page's files. The page itself is at "/".
-const prefix = "/console/"
+const (
+	// prefix is the path of the page's files. The page itself is at "/".
+	prefix = "/console/"
+	// clientPrefix is the path of the JavaScript client, which pages of any origin may load.
+	clientPrefix = prefix + "client/"
+)
 
 // file is one response. It is built once, when the handler is made.
 type file struct {
@@ -59,12 +63,17 @@ type file struct {
 func Handler(opts Options) http.Handler {
 	files := map[string]file{"/": indexFile(opts)}
 	add(files, prefix, page, "page")
-	add(files, prefix+"client/", javascript.Modules(), ".")
+	add(files, clientPrefix, javascript.Modules(), ".")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
+		if strings.HasPrefix(r.URL.Path, clientPrefix) {
+			// A browser loads a module of another origin only with this header. These files are public
+			// and the same for everybody.
+			h.Set("Access-Control-Allow-Origin", "*")
+		}
 		home := r.URL.Path == strings.TrimSuffix(prefix, "/") || r.URL.Path == prefix
 		f, ok := files[r.URL.Path]
 		switch {

@@ -99,6 +99,17 @@ func TestSafe(t *testing.T) {
 	}
 }
 
+// TestOtherOrigins checks that pages of other origins may load the client's modules and nothing else.
+func TestOtherOrigins(t *testing.T) {
+	for path, want := range map[string]string{
+		"/console/client/imgo.js": "*", "/console/client/route.js": "*", "/": "", "/console/console.js": "", "/console/clients.js": "",
+	} {
+		if got := ask(t, http.MethodGet, path, http.Header{"Origin": {"https://example.com"}}).Header.Get("Access-Control-Allow-Origin"); got != want {
+			t.Errorf("%s: Access-Control-Allow-Origin is %q, want %q", path, got, want)
+		}
+	}
+}
+
 // TestPageIsWhole checks that every file named by the page and its scripts exists, and that the
 // policy allows all of them.
 func TestPageIsWhole(t *testing.T) {

@@ -21,7 +21,9 @@ func TestBrowserRealServer(t *testing.T) {
 		t.Skip("builds and starts the server; not with -short")
 	}
 	chromium(t) // skips the test before the long build
-	walkthrough(t, phone, startServer(t), "real")
+	base := startServer(t)
+	walkthrough(t, phone, base, "real")
+	importElsewhere(t, base)
 }
 
 // startServer builds imgo and starts it with an empty data folder on free ports. It returns the

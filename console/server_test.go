@@ -65,7 +65,7 @@ func newFakeServer(t *testing.T) *fakeServer {
 		sessions: map[*session]bool{}, tokens: map[string]string{},
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", console.Handler(console.Options{Version: "test"}))
+	mux.Handle("/", console.Handler(console.Options{Version: "dev-0123456789ab+changes"}))
 	mux.HandleFunc("POST /v1/tokens", s.api(s.token))
 	mux.HandleFunc("GET /v1/nodes", s.api(s.nodes))
 	mux.HandleFunc("POST /v1/push", s.api(s.push))

@@ -45,7 +45,7 @@ type screen struct {
 
 var (
 	desktop = screen{name: "desktop", width: 1280, height: 800, scale: 1}
-	phone   = screen{name: "phone", width: 390, height: 844, scale: 2, mobile: true}
+	phone   = screen{name: "phone", width: 360, height: 740, scale: 2, mobile: true} // the narrowest that is common
 )
 
 // open starts Chromium with an empty profile and returns its one tab.
@@ -276,7 +276,31 @@ func (b *tab) push(text, outcome string) {
 	b.says("#push-result", outcome)
 }
 
-// shot saves a screenshot and checks that the page is not wider than the screen.
+// layoutProblems is an expression: what overflows its box, or covers what is beside it. Elements that cut
+// their text off on purpose, and those for screen readers only, do not count.
+const layoutProblems = `(() => {
+	const name = (e) => e.tagName.toLowerCase() + (e.id && '#' + e.id) + (e.className && '.' + e.className) + ' "' + e.textContent.trim().slice(0, 30) + '"';
+	const shown = (e) => e.checkVisibility() && !e.closest('.hidden, .skip') && getComputedStyle(e).position !== 'absolute' &&
+		e.getBoundingClientRect().width > 0;
+	const found = [];
+	for (const e of document.body.querySelectorAll('*')) {
+		if (!shown(e)) continue;
+		const style = getComputedStyle(e);
+		if (style.overflowX === 'visible' && e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1)
+			found.push(name(e) + ' overflows by ' + (e.scrollWidth - e.clientWidth) + ' px');
+		if (e.getBoundingClientRect().right > innerWidth + 1) found.push(name(e) + ' leaves the screen');
+		if (!/flex|grid/.test(style.display)) continue;
+		const boxes = [...e.children].filter(shown).map((child) => [child, child.getBoundingClientRect()]);
+		boxes.forEach(([a, one], i) => boxes.slice(i + 1).forEach(([b, other]) => {
+			if (Math.min(one.right, other.right) - Math.max(one.left, other.left) > 1 &&
+				Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top) > 1) found.push(name(a) + ' covers ' + name(b));
+		}));
+	}
+	return found;
+})()`
+
+// shot saves a screenshot and checks the layout: the page is not wider than the screen, and nothing
+// overflows or covers anything.
 func (b *tab) shot(step string) {
 	b.Helper()
 	b.n++
@@ -291,5 +315,8 @@ func (b *tab) shot(step string) {
 	}
 	if wide := eval[int](b, "document.documentElement.scrollWidth - innerWidth"); wide > 0 {
 		b.Errorf("%s: the page is %d pixels wider than the screen", name, wide)
+	}
+	for _, problem := range eval[[]string](b, layoutProblems) {
+		b.Errorf("%s: %s", name, problem)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"io/fs"
 )
 
-//go:embed imgo.js inbox.js protocol.js route.js
+//go:embed *.js
 var modules embed.FS
 
 // Modules are the client's ES modules. They import each other by relative

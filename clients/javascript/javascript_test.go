@@ -45,7 +45,14 @@ func TestModulesAreComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name := range seen {
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("README.md does not name %s", name)
+		}
 		if !strings.Contains(string(published), fmt.Sprintf("%q", name)) {
 			t.Errorf("%s is not among the files of package.json", name)
 		}
