@@ -299,7 +299,7 @@ func TestUsage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := imgo(t, nil, "", test.args...)
-			r.wantError(t, 2, test.want...)
+			r.wantError(t, commands.ExitUsage, test.want...)
 			if r.stdout != "" || r.served {
 				t.Errorf("stdout %q, served %v", r.stdout, r.served)
 			}

@@ -36,6 +36,20 @@ type node struct {
 	Weight   int               `json:"weight"`
 	Zone     string            `json:"zone"`
 	Leaving  bool              `json:"leaving"`
+	ClockMS  int64             `json:"clock_ms"`
+}
+
+// clock returns how far the node's clock is from that of the node that answered, or a dash if it is
+// less than a second.
+func (n node) clock() string {
+	d := (time.Duration(n.ClockMS) * time.Millisecond).Round(time.Second)
+	switch {
+	case d == 0:
+		return "-"
+	case d > 0:
+		return "+" + d.String()
+	}
+	return d.String()
 }
 
 // state returns a word for the condition of the node.
@@ -248,15 +262,15 @@ func nodesCommand() *cli.Command {
 	list := query[nodes]{
 		path: fixed("/v1/nodes"),
 		write: func(w *tabwriter.Writer, answer *nodes) {
-			fmt.Fprintln(w, "NODE\tROLES\tREADY\tSESSIONS\tWEIGHT\tZONE\tUP\tVERSION\tADDRESS\tCLIENTS")
+			fmt.Fprintln(w, "NODE\tROLES\tREADY\tSESSIONS\tWEIGHT\tZONE\tUP\tCLOCK\tVERSION\tADDRESS\tCLIENTS")
 			for _, n := range answer.Nodes {
 				var clients []string
 				for network, address := range n.Clients {
 					clients = append(clients, network+" "+address)
 				}
 				slices.Sort(clients)
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", n.Name, orDash(strings.Join(n.Roles, ",")), n.state(), n.Sessions,
-					max(n.Weight, 1), orDash(n.Zone), time.Since(time.UnixMilli(n.StartMS)).Round(time.Second), orDash(n.Version),
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, orDash(strings.Join(n.Roles, ",")), n.state(), n.Sessions,
+					max(n.Weight, 1), orDash(n.Zone), time.Since(time.UnixMilli(n.StartMS)).Round(time.Second), n.clock(), orDash(n.Version),
 					orDash(n.Address), orDash(strings.Join(clients, ", ")))
 			}
 		},

@@ -23,7 +23,7 @@ func TestInspect(t *testing.T) {
 			`{"nodes":[{"name":"n","roles":["comet","logic"],"version":"v1","start_ms":1700000000000,"ready":true,"sessions":3,` +
 				`"clients":{"ws":":8090","tcp":":8080"}},` +
 				`{"name":"m","roles":["comet"],"address":"10.0.0.1:7172","version":"v1","start_ms":1700000000000,"ready":true,"sessions":0,` +
-				`"weight":4,"zone":"z-1","leaving":true}]}`},
+				`"weight":4,"zone":"z-1","leaving":true,"clock_ms":-3600499}]}`},
 	})
 	for _, test := range []struct{ args, want string }{
 		{"users show a/b", "user a/b is online, with 2 messages waiting and 3 dropped from a full mailbox\n" +
@@ -46,7 +46,7 @@ func TestInspect(t *testing.T) {
 		})
 	}
 	r := imgo(t, s, "", "nodes")
-	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090", "leaving", "  4       z-1   ", "10.0.0.1:7172  -\n"} {
+	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090", "leaving", "  4       z-1   ", "-1h0m0s  v1", "10.0.0.1:7172  -\n"} {
 		if !strings.Contains(r.stdout, part) {
 			t.Errorf("nodes do not show %q:\n%s", part, r.stdout)
 		}

@@ -3,6 +3,8 @@ package commands_test
 import (
 	"strings"
 	"testing"
+
+	"imgo/commands"
 )
 
 // TestVerifyUsage checks that imgo verify refuses wrong arguments without a call to the server, and
@@ -38,7 +40,7 @@ func TestVerifyUsage(t *testing.T) {
 		"an unknown flag":  {[]string{"--user", "3"}, "did you mean --users?"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			imgo(t, s, "", append([]string{"verify"}, c.args...)...).wantError(t, 2, c.want, "see: imgo verify --help")
+			imgo(t, s, "", append([]string{"verify"}, c.args...)...).wantError(t, commands.ExitUsage, c.want, "see: imgo verify --help")
 		})
 	}
 	if len(s.requests) > 0 {

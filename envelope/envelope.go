@@ -86,4 +86,23 @@ type Entry struct {
 	Partition int32
 	Offset    int64
 	Value     []byte
+	// TimeMS is when the record was appended, by the log's own clock, in Unix milliseconds;
+	// 0: the log has no other clock than the process that appends.
+	TimeMS int64
+}
+
+// Record decodes the entry into rec. Its times are those of the log's clock: a producer whose
+// clock is wrong must not make a message live longer or shorter than its ttl.
+func (e *Entry) Record(rec *Record) error {
+	if err := rec.UnmarshalVT(e.Value); err != nil {
+		return err
+	}
+	if e.TimeMS == 0 {
+		return nil
+	}
+	if rec.Push != nil {
+		rec.Push.ExpiresMs += e.TimeMS - rec.TimeMs
+	}
+	rec.TimeMs = e.TimeMS
+	return nil
 }

@@ -31,7 +31,8 @@ type Record struct {
 	// id is made by the producer (12 bytes); a retried append repeats it, and a
 	// reader that has applied it before makes the second one void.
 	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// time_ms is the producer's wall clock, Unix milliseconds.
+	// time_ms is the producer's wall clock, Unix milliseconds. A log with a clock of its own
+	// replaces it, and moves the times of a push with it: Entry.Record.
 	TimeMs int64   `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Push   *Push   `protobuf:"bytes,10,opt,name=push,proto3" json:"push,omitempty"`
 	Acks   *Acks   `protobuf:"bytes,11,opt,name=acks,proto3" json:"acks,omitempty"`
@@ -4413,8 +4414,10 @@ type StatusReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ready bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
 	// reason says why it is not ready.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Sessions      uint32 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Reason   string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Sessions uint32 `protobuf:"varint,3,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// now_ms is the node's wall clock, Unix milliseconds.
+	NowMs         int64 `protobuf:"varint,4,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4466,6 +4469,13 @@ func (x *StatusReply) GetReason() string {
 func (x *StatusReply) GetSessions() uint32 {
 	if x != nil {
 		return x.Sessions
+	}
+	return 0
+}
+
+func (x *StatusReply) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
 	}
 	return 0
 }
@@ -5116,11 +5126,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\bEndpoint\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x0f\n" +
-	"\rStatusRequest\"W\n" +
+	"\rStatusRequest\"n\n" +
 	"\vStatusReply\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
-	"\bsessions\x18\x03 \x01(\rR\bsessions\"~\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\x12\x15\n" +
+	"\x06now_ms\x18\x04 \x01(\x03R\x05nowMs\"~\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +

@@ -1,6 +1,8 @@
 package roles
 
 import (
+	"time"
+
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
@@ -17,6 +19,8 @@ type Faults struct {
 	Router router.Faults
 	// Store makes the node's store block or fail.
 	Store store.Faults
+	// Clock is the node's wall clock, except that of its store. Nil means time.Now.
+	Clock func() time.Time
 	// LogicLog wraps the kept topic for logic, and RouterLog wraps it for router. Nil means no
 	// wrapper.
 	LogicLog  func(logic.KeptLog) logic.KeptLog

@@ -55,6 +55,9 @@ func (n *Node) stages() []stage {
 	}
 	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady, started: n.coreStarted})
 	all = append(all, stage{name: "http", run: n.serveHTTP})
+	if n.cluster != nil {
+		all = append(all, stage{name: "clocks", run: n.compareClocks})
+	}
 	if n.adminListener != nil {
 		all = append(all, stage{name: "admin", run: n.serveAdmin})
 	}

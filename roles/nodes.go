@@ -44,7 +44,7 @@ func (n *Node) sessions() int {
 
 // Status returns the state of this node to another node.
 func (n *Node) Status(context.Context, *envelope.StatusRequest) (*envelope.StatusReply, error) {
-	reply := &envelope.StatusReply{Ready: true, Sessions: uint32(n.sessions())}
+	reply := &envelope.StatusReply{Ready: true, Sessions: uint32(n.sessions()), NowMs: n.now().UnixMilli()}
 	if err := n.ready(); err != nil {
 		reply.Ready, reply.Reason = false, err.Error()
 	}
@@ -88,9 +88,13 @@ func (c *statusReport) nodes(ctx context.Context, n *Node) []logic.NodeInfo {
 			continue
 		}
 		questions.Go(func() {
+			asked := n.now()
 			reply, err := c.cluster.pool.Node(node.Meta.GetRpc()).Status().Status(ctx, &envelope.StatusRequest{})
 			if err == nil {
 				infos[i].Ready, infos[i].Sessions = reply.GetReady(), int(reply.GetSessions())
+				// The other node read its clock about half way between question and answer.
+				here := asked.Add(n.now().Sub(asked) / 2)
+				infos[i].ClockMS = reply.GetNowMs() - here.UnixMilli()
 			}
 		})
 	}

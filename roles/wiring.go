@@ -94,7 +94,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: faults.routerLog(c.kept), Live: n.live,
 			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()), Owned: w.owned, Growth: w.growth,
-			Log: n.log, Metrics: c.metrics, Events: n.report,
+			Log: n.log, Metrics: c.metrics, Events: n.report, Now: n.now,
 		})
 		if err != nil {
 			return err
@@ -115,6 +115,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
 		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
+		Now: n.now,
 	})
 	if err != nil {
 		return err

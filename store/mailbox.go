@@ -81,7 +81,7 @@ func (m *Mailboxes) ForGeneration(generation uint16) *Mailboxes {
 }
 
 // Load reads the meta of a user (nil: nothing is stored) and the entries in the order of
-// their ids, without those that have expired. A value that is broken or cannot be decoded
+// their ids. Some may have expired: see ClockSlack. A value that is broken or cannot be decoded
 // is an error that names the user.
 func (m *Mailboxes) Load(partition int32, user string) (*MailboxMeta, []MailboxEntry, error) {
 	m.db.opt.Faults.readMailbox(partition, user)

@@ -9,6 +9,11 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
+// ClockSlack is how long after its expiry a message stays in the store, unless it is deleted. Badger
+// goes by the clock of this machine, which may be ahead of the one that the expiry is meant by. The
+// caller decides what has expired.
+const ClockSlack = 3 * time.Hour
+
 // MailboxBatch collects changes of a partition. It is for one goroutine.
 type MailboxBatch struct {
 	db *DB
@@ -50,25 +55,25 @@ func (b *MailboxBatch) del(key []byte) {
 	b.entries = append(b.entries, &badger.Entry{Key: key})
 }
 
-// PutMeta stores the meta of a user until expires. It must not expire before the user's
+// PutMeta stores the meta of a user until ClockSlack after expires. It must not expire before the user's
 // last message does: a user without meta has no messages.
 func (b *MailboxBatch) PutMeta(user string, m *MailboxMeta, expires time.Time) {
-	b.metas = append(b.metas, newEntry(b.userKey(b.partition, user), appendMeta(nil, m), expires))
+	b.metas = append(b.metas, newEntry(b.userKey(b.partition, user), appendMeta(nil, m), expires.Add(ClockSlack)))
 }
 
-// PutEntry stores a pending message's entry until the message expires.
+// PutEntry stores a pending message's entry until ClockSlack after the message expires.
 func (b *MailboxBatch) PutEntry(user string, e *MailboxEntry) {
-	b.set(b.idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS))
+	b.set(b.idKey(prefixEntry, b.partition, user, e.ID), appendEntry(nil, e), time.UnixMilli(e.ExpiresMS).Add(ClockSlack))
 }
 
-// PutBody stores a message's body until the message expires. A body that is Shared need be
+// PutBody stores a message's body as long as its entry. A body that is Shared need be
 // stored only once for its record.
 func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	raw := make([]byte, 0, len(body.Body)+6)
 	raw = append(raw, mailboxFormat)
 	raw = binary.AppendUvarint(raw, uint64(uint32(body.Op)))
 	raw = append(raw, body.Body...)
-	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS))
+	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS).Add(ClockSlack))
 }
 
 // Delete removes a message from a user's mailbox. A shared body stays until it expires:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -58,7 +59,7 @@ func (c *Compacted) Follow(ctx context.Context, from int64, fn func(offset int64
 			return err
 		}
 		var refused error
-		next, err := l.fetchOnce(fetching, 0, from, func(offset int64, key, value []byte) {
+		next, err := l.fetchOnce(fetching, 0, from, func(offset int64, _ time.Time, key, value []byte) {
 			if refused == nil {
 				refused = fn(offset, key, value)
 			}

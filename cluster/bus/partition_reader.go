@@ -229,8 +229,8 @@ func (l *Log) fetch(partition int32, s *stream, next int64) {
 	p := &l.readers[partition]
 	for backoff := newBackoff(); ; {
 		var entries []envelope.Entry
-		after, err := l.fetchOnce(l.ctx, partition, next, func(offset int64, _, value []byte) {
-			entries = append(entries, envelope.Entry{Partition: partition, Offset: offset, Value: value})
+		after, err := l.fetchOnce(l.ctx, partition, next, func(offset int64, at time.Time, _, value []byte) {
+			entries = append(entries, envelope.Entry{Partition: partition, Offset: offset, Value: value, TimeMS: at.UnixMilli()})
 		})
 		if errors.Is(err, kafka.OffsetOutOfRange) {
 			err = l.outOfRange(l.ctx, partition, next)
@@ -267,11 +267,12 @@ func (l *Log) waitToRetry(err error, partition int32, backoff *wait.Backoff) {
 	_ = backoff.Sleep(l.ctx) // the next fetch fails if ctx is done
 }
 
-// fetchOnce fetches once from an offset on, and calls fn for each entry. At the end of
+// fetchOnce fetches once from an offset on, and calls fn for each entry, with the time at which
+// a broker took it. At the end of
 // the partition it waits for fetchWait. It returns the offset after the last entry,
 // which is from if there was none.
 func (l *Log) fetchOnce(
-	ctx context.Context, partition int32, from int64, fn func(offset int64, key, value []byte),
+	ctx context.Context, partition int32, from int64, fn func(offset int64, at time.Time, key, value []byte),
 ) (next int64, err error) {
 	res, err := l.client.Fetch(ctx, &kafka.FetchRequest{
 		Topic: l.topic, Partition: int(partition), Offset: from,
@@ -309,7 +310,7 @@ func (l *Log) fetchOnce(
 		}
 		next = rec.Offset + 1
 		bytes += len(key) + len(value)
-		fn(rec.Offset, key, value)
+		fn(rec.Offset, rec.Time, key, value)
 	}
 	l.meters.fetchBytes.Add(float64(bytes))
 	l.sawEnd(partition, max(next, res.HighWatermark))
@@ -323,7 +324,7 @@ func (l *Log) fetchOnce(
 // before.
 func (l *Log) scan(ctx context.Context, partition int32, from, before int64, fn func(offset int64, value []byte)) error {
 	for from < before {
-		next, err := l.fetchOnce(ctx, partition, from, func(offset int64, _, value []byte) {
+		next, err := l.fetchOnce(ctx, partition, from, func(offset int64, _ time.Time, _, value []byte) {
 			if offset < before {
 				fn(offset, value)
 			}

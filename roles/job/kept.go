@@ -25,7 +25,7 @@ func (r *reader) decodePushes(entries []envelope.Entry) *pushes {
 	p := &pushes{req: envelope.ResolveRequest{Partition: uint32(r.partition)}}
 	for _, e := range entries {
 		var rec envelope.Record
-		if err := rec.UnmarshalVT(e.Value); err != nil {
+		if err := e.Record(&rec); err != nil {
 			r.j.skipped("unreadable", 1)
 			r.j.log.Error().Err(err).Int32("partition", r.partition).Int64("offset", e.Offset).Msg("a record cannot be read: not carried")
 			continue

@@ -23,6 +23,9 @@ type NodeInfo struct {
 	Zone   string `json:"zone,omitempty"`
 	// Leaving reports whether the node drains, so that clients go elsewhere.
 	Leaving bool `json:"leaving,omitempty"`
+	// ClockMS is how far the node's clock is ahead of that of the node that answers, in
+	// milliseconds. It is negative if the clock is behind, and 0 if the node was not asked.
+	ClockMS int64 `json:"clock_ms,omitempty"`
 }
 
 // Partitions is what GET /v1/partitions shows of the kept topic.

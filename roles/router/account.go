@@ -251,7 +251,7 @@ func (t *accountTable) expireLocked(a *account) (messages int) {
 	if t.p.isUp() {
 		expiry = t.p.cfg.DeviceExpiry
 	}
-	messages = a.Expire(t.p.now(), expiry, a.connected)
+	messages = a.Expire(t.p.clock.Now(), expiry, a.connected)
 	t.touchLocked(a, 0)
 	return messages
 }

@@ -38,7 +38,10 @@ func (ap *applier) apply(entries []envelope.Entry) error {
 // names end so are called with both mutexes held.
 func (ap *applier) applyLocked(entries []envelope.Entry) error {
 	p := ap.p
-	now := p.now()
+	if n := len(entries); n > 0 {
+		p.clock.saw(entries[n-1].TimeMS)
+	}
+	now := p.clock.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(entries) > 0 && entries[0].Offset < p.position.next {
@@ -85,10 +88,10 @@ func (ap *applier) fromMemoryLocked(id uint64) bool {
 		return false
 	}
 	defer ap.mu.Unlock()
-	now, next := p.now(), p.position.next
+	now, next := p.clock.Now(), p.position.next
 	for _, e := range p.recent.Recent(p.index, next, fromMemoryBytes) {
 		var rec envelope.Record
-		if p.position.appliedID() >= id || rec.UnmarshalVT(e.Value) != nil || !ap.inMemoryLocked(&rec) ||
+		if p.position.appliedID() >= id || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
 			ap.decodedLocked(e.Offset, &rec, now) != nil {
 			break
 		}
@@ -144,7 +147,7 @@ func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
 		return nil
 	}
 	var rec envelope.Record
-	if err := rec.UnmarshalVT(e.Value); err != nil {
+	if err := e.Record(&rec); err != nil {
 		// A record that cannot be read must not stop those after it.
 		p.metrics.applied.WithLabelValues("unreadable").Inc()
 		ap.setAsideLocked(e.Offset, fmt.Sprintf("it cannot be read: %v", err))

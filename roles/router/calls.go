@@ -198,7 +198,7 @@ type windowReply struct {
 
 // window reads one window for a session.
 func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (windowReply, error) {
-	now := p.now()
+	now := p.clock.Now()
 	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
 		return windowReply{}, err
@@ -276,7 +276,7 @@ func (p *partition) readBodies(b *envelope.Backlog, user string, absent []store.
 // waits: it must not keep the session behind for ever. It was acknowledged since
 // its entry was read, or its body is lost.
 func (p *partition) dropLostLocked(a *account, id uint64) {
-	if !a.DropLost(id, p.now().UnixMilli()) {
+	if !a.DropLost(id, p.clock.Now().UnixMilli()) {
 		return
 	}
 	p.accounts.touchLocked(a, 0)
@@ -483,7 +483,7 @@ func (r *Router) ResolveNow(req *envelope.ResolveRequest) (reply *envelope.Resol
 // resolveLocked answers from what was applied.
 func (p *partition) resolveLocked(req *envelope.ResolveRequest) *envelope.ResolveReply {
 	reply := &envelope.ResolveReply{Items: make([]*envelope.Resolved, len(req.Items))}
-	nowMS := p.now().UnixMilli()
+	nowMS := p.clock.Now().UnixMilli()
 	for i, item := range req.Items {
 		reply.Items[i] = &envelope.Resolved{To: p.targetsLocked(item, nowMS)}
 	}
@@ -546,7 +546,7 @@ func (r *Router) Take(ctx context.Context, req *envelope.TakeRequest) (*envelope
 // unread returns the messages on a user's default cursor after a time.
 func (p *partition) unread(ctx context.Context, req *envelope.TakeRequest) ([]*envelope.Kept, error) {
 	limit := orDefault(req.MaxMessages, p.cfg.MailboxLength)
-	nowMS := p.now().UnixMilli()
+	nowMS := p.clock.Now().UnixMilli()
 	a, err := p.accounts.open(ctx, req.User)
 	if err != nil {
 		return nil, err

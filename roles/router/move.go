@@ -75,7 +75,7 @@ func (r *Router) moveAll(ctx context.Context, next NextLog) {
 		}
 		g.Go(func() error {
 			begin := time.Now()
-			m := &mover{p: p, next: next, open: make(map[int32]*moveRecord), now: p.now()}
+			m := &mover{p: p, next: next, open: make(map[int32]*moveRecord), now: p.clock.Now()}
 			err := m.run(ctx)
 			if err == nil {
 				err = r.growth.Moved(ctx, p.index)
@@ -244,7 +244,7 @@ func (m *mover) part(ctx context.Context, user string, meta *store.MailboxMeta, 
 // lost counts and reports a message that does not move, unless it has just
 // expired.
 func (m *mover) lost(user string, e *store.MailboxEntry, why string) {
-	if e.ExpiresMS <= m.p.now().UnixMilli()+1000 {
+	if e.ExpiresMS <= m.p.clock.Now().UnixMilli()+1000 {
 		return
 	}
 	m.p.metrics.dropped.Inc()

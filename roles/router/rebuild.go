@@ -221,6 +221,9 @@ func (f follower) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if end > begin {
+		f.readClock(ctx, end-1)
+	}
 	var devices map[string][]earlyDevice
 	if again && begin > 0 {
 		if devices, err = f.findEarlyDevices(ctx, begin, end); err != nil {
@@ -240,6 +243,19 @@ func (f follower) start(ctx context.Context) error {
 	}
 	f.begun, f.err = true, nil
 	return nil
+}
+
+// clockTimeout bounds the reading of a record for its time only.
+const clockTimeout = 5 * time.Second
+
+// readClock compares the clocks by the last record of the log: mailboxes may be asked for before
+// another one comes. If that fails, the next record will do.
+func (f follower) readClock(ctx context.Context, last int64) {
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	if entries, err := f.read(ctx, last); err == nil && len(entries) > 0 {
+		f.clock.saw(entries[0].TimeMS)
+	}
 }
 
 // readRecordIDs reads the ids of records that were applied before the start.

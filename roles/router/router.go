@@ -103,6 +103,7 @@ type resources struct {
 	log     zerolog.Logger
 	metrics *metrics
 	now     func() time.Time
+	clock   *logClock
 	event   func(kind, user string, n int, detail string)
 	kinds   sessionKinds
 	// readSlots bounds the partitions that are read back side by side.
@@ -163,6 +164,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	if res.now == nil {
 		res.now = time.Now
 	}
+	res.clock = newLogClock(res.now)
 	if res.event == nil {
 		res.event = func(string, string, int, string) {}
 	}

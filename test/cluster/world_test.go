@@ -51,6 +51,8 @@ type world struct {
 	dir   string
 	// change changes the settings of each node before it starts; nil: it does not.
 	change func(*config.Config)
+	// ahead is how far the clocks of nodes are ahead, by name.
+	ahead map[string]time.Duration
 	// times are those of growths; zero: the defaults.
 	times growth.Config
 
@@ -131,10 +133,14 @@ func (w *world) begin(name string, runs ...string) *node {
 		w.change(&cfg)
 	}
 	n := &node{w: w, name: name, roles: runs}
-	n.Node = harness.Begin(w.t, cfg, roles.RunOptions{Growth: w.times, Network: roles.Network{
+	opts := roles.RunOptions{Growth: w.times, Network: roles.Network{
 		Gossip: func(address string) bool { return w.isApart(name, address, w.gossip) },
 		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
-	}}, nil)
+	}}
+	if ahead := w.ahead[name]; ahead != 0 {
+		opts.Faults.Clock = func() time.Time { return time.Now().Add(ahead) }
+	}
+	n.Node = harness.Begin(w.t, cfg, opts, nil)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.gossip[n.GossipAddr()], w.calls[n.RPCAddr()] = name, name

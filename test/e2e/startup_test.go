@@ -71,11 +71,15 @@ func TestWrongSettings(t *testing.T) {
 			if test.file != "" {
 				args = append(args, "--config", file(test.file))
 			}
-			expectStartFailure(t, test.env, args, 2, test.says...)
+			code := 78
+			if test.name == "unknown flag" {
+				code = 64
+			}
+			expectStartFailure(t, test.env, args, code, test.says...)
 		})
 	}
 	t.Run("no such file", func(t *testing.T) {
-		expectStartFailure(t, nil, append(freePorts(), "--config", "/nowhere/imgo.toml"), 2, "/nowhere/imgo.toml")
+		expectStartFailure(t, nil, append(freePorts(), "--config", "/nowhere/imgo.toml"), 78, "/nowhere/imgo.toml")
 	})
 }
 
