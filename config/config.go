@@ -124,7 +124,7 @@ type Live struct {
 
 // Disk protects the disk of the data folder from running full.
 type Disk struct {
-	Reserve int `toml:"reserve" default:"256MiB" unit:"size" doc:"With less free than this, pushes are refused (disk_full) while deliveries, acks and\nconnections go on; recovery needs no restart."`
+	Reserve int `toml:"reserve" default:"256MiB" unit:"size" doc:"With less free than this, pushes are refused (disk_full) while deliveries, acks and\nconnections go on. With less than a quarter of it, or 32MiB, every write is refused, the\nnode is not ready and does not start. Recovery needs no restart."`
 }
 
 // Delivery sets the intervals of the delivery.

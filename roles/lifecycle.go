@@ -47,7 +47,7 @@ const coreStage = "roles"
 func (n *Node) stages() []stage {
 	all := []stage{{name: "memory", run: returnMemory}}
 	if n.db != nil {
-		all = append(all, stage{name: "data folder", run: n.db.Run})
+		all = append(all, stage{name: "data folder", run: n.db.Run, ready: n.db.WritesOK})
 	}
 	all = append(all, stage{name: "live log", run: n.live.Run})
 	if n.cluster != nil {

@@ -38,7 +38,8 @@ type Options struct {
 	// InMemory keeps nothing on a disk; for tests. Dir is not used.
 	InMemory bool
 	// Reserve is how many bytes of the file system must be free for pushes to be accepted.
-	// Acknowledgements go on down to a quarter of it. 0: 256 MiB; negative: none.
+	// Acknowledgements go on down to a quarter of it. 0: 256 MiB; negative: none. Every write
+	// needs minFree in any case.
 	Reserve int64
 
 	Log zerolog.Logger
@@ -262,12 +263,32 @@ func (db *DB) collectGarbage(ctx context.Context) {
 	}
 }
 
+// WritesOK returns nil while acknowledgements and devices are accepted, and
+// envelope.ErrDiskFull with an explanation while the disk is too full for them as well.
+func (db *DB) WritesOK() error { return db.disk.essential() }
+
 // DiskOK returns nil while pushes are accepted, and envelope.ErrDiskFull with an
 // explanation while less than the reserve is free.
 func (db *DB) DiskOK() error { return db.disk.ok() }
 
+// errLeftOpen is why Badger was not closed.
+var errLeftOpen = errors.New("too full for a table")
+
+// closeBadger closes Badger, unless the disk is too full.
+func (db *DB) closeBadger() error {
+	if err := db.disk.check(minFree, "a table is"); err != nil && !db.opt.InMemory {
+		db.log.Warn().Err(err).Msg("the disk is too full to write what is in memory to a table; the next start reads it from the write-ahead log")
+		return errLeftOpen
+	}
+	return db.bdg.Close()
+}
+
 // Close ends Run, writes out what Badger has in memory, and unlocks the directory. A
 // second call does nothing.
+//
+// If the disk is too full for a table, Close leaves Badger as it is, for the end of the
+// process: the table would be written through mapped pages. The write-ahead log has
+// everything, and is read when the directory is opened again.
 func (db *DB) Close() error {
 	db.mu.Lock()
 	if db.closed {
@@ -280,8 +301,15 @@ func (db *DB) Close() error {
 	close(db.stop)
 	db.running.Wait()
 	db.registry.unregister()
-	err := db.bdg.Close()
-	if err = errors.Join(err, db.syncer.Close(err == nil)); err != nil {
+	err := db.closeBadger()
+	clean := err == nil
+	if errors.Is(err, errLeftOpen) {
+		err = nil
+		if db.syncer != nil && db.broken.Load() == nil {
+			err = db.syncer.Sync() // mailboxes that were written behind
+		}
+	}
+	if err = errors.Join(err, db.syncer.Close(clean)); err != nil {
 		err = fmt.Errorf("close data directory %s: %w", db.dir, err)
 	}
 	return errors.Join(err, db.lock.release())

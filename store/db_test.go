@@ -100,7 +100,7 @@ type disk struct{ free atomic.Int64 }
 func (d *disk) bytes(string) (int64, error) { return d.free.Load(), nil }
 
 func TestNearlyFullDisk(t *testing.T) {
-	const reserve = 1 << 20
+	const reserve = 1 << 30
 	var d disk
 	d.free.Store(reserve)
 	reg := prometheus.NewRegistry()
@@ -162,11 +162,11 @@ func TestNearlyFullDisk(t *testing.T) {
 func TestDiskIsAskedWithoutRun(t *testing.T) {
 	var d disk
 	d.free.Store(math.MaxInt64)
-	db := openDB(t, store.Options{InMemory: true, Reserve: 100, FreeBytes: d.bytes})
+	db := openDB(t, store.Options{InMemory: true, Reserve: 100 << 20, FreeBytes: d.bytes})
 	if err := db.DiskOK(); err != nil {
 		t.Fatalf("DiskOK: %v", err)
 	}
-	d.free.Store(99)
+	d.free.Store(99 << 20)
 	eventually(t, "the disk is full", func() bool { return errors.Is(db.DiskOK(), envelope.ErrDiskFull) })
 }
 
@@ -178,12 +178,22 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	}
 }
 
+// TestNoReserve opens a store without a reserve. A write that the disk may have no room for is
+// refused all the same: it would end the process.
 func TestNoReserve(t *testing.T) {
 	var d disk
+	d.free.Store(store.MinFree)
 	db := openDB(t, store.Options{Dir: t.TempDir(), Reserve: -1, FreeBytes: d.bytes})
 	if err := db.DiskOK(); err != nil {
 		t.Fatalf("DiskOK without a reserve: %v", err)
 	}
+	d.free.Store(store.MinFree - 1)
+	eventually(t, "the disk is full", func() bool { return errors.Is(db.DiskOK(), envelope.ErrDiskFull) })
+	if err := db.WritesOK(); !errors.Is(err, envelope.ErrDiskFull) {
+		t.Errorf("WritesOK: %v", err)
+	}
+	d.free.Store(store.MinFree)
+	eventually(t, "the disk has room", func() bool { return db.DiskOK() == nil })
 }
 
 func TestRunEndsWithContextOrClose(t *testing.T) {

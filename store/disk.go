@@ -11,11 +11,16 @@ import (
 // diskCache is how long one answer of the file system is used.
 const diskCache = 50 * time.Millisecond
 
+// minFree is how much must be free for a write to begin, whatever the reserve is: the pages of a
+// commit, and the table of a memtable that the commit fills. Badger writes through mapped pages,
+// and a page for which the disk has no room ends the process.
+const minFree = 2 * memTableBytes
+
 // disk knows how many bytes are free, and is cheap enough to be asked before every
 // append. It is safe for concurrent use.
 type disk struct {
 	dir     string
-	reserve int64 // bytes; ≤ 0: none
+	reserve int64 // bytes
 	ask     func(dir string) (int64, error)
 
 	started time.Time
@@ -24,7 +29,7 @@ type disk struct {
 }
 
 func newDisk(opt Options) (*disk, error) {
-	d := &disk{dir: opt.Dir, reserve: opt.Reserve, ask: opt.FreeBytes, started: time.Now()}
+	d := &disk{dir: opt.Dir, reserve: max(0, opt.Reserve), ask: opt.FreeBytes, started: time.Now()}
 	if d.ask == nil && !opt.InMemory {
 		d.ask = freeBytes
 	}
@@ -68,9 +73,10 @@ func (d *disk) ok() error { return d.check(d.reserve, "pushes are") }
 func (d *disk) essential() error { return d.check(d.reserve/4, "every write is") }
 
 func (d *disk) check(floor int64, what string) error {
-	if d.reserve <= 0 {
+	if d.ask == nil {
 		return nil
 	}
+	floor = max(floor, minFree)
 	free := d.freeNow()
 	if free >= floor {
 		return nil

@@ -25,6 +25,7 @@ const (
 	DefaultLogPartitions  = defaultLogPartitions
 	DefaultLivePartitions = defaultLivePartitions
 	MaxRecordBytes        = maxRecordBytes
+	MinFree               = minFree
 )
 
 // Trim deletes the entries that are older than the retention.

@@ -20,6 +20,13 @@ import (
 const childDir = "IMGO_STORE_TEST_CHILD_DIR"
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(fullDiskDir); dir != "" {
+		if err := fillDisk(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(childDir); dir != "" {
 		if err := appendForEver(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -7,8 +7,6 @@ import (
 	"hash/crc32"
 	"os"
 	"strconv"
-
-	"github.com/dgraph-io/ristretto/v2/z"
 )
 
 // The layout of Badger's write-ahead logs (one for each memtable) and value logs:
@@ -92,23 +90,14 @@ type extent struct {
 	torn int
 }
 
-// readLog reads a log. A file of no bytes has an empty extent.
+// readLog reads a log. A file of no bytes has an empty extent. The file is not mapped: where the
+// disk is full, a page that was never written may have no room on some file systems.
 func readLog(path string) (x extent, err error) {
-	defer Recover(&err)
-	info, err := os.Stat(path)
-	if err != nil || info.Size() == 0 {
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) == 0 {
 		return x, err
 	}
-	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return x, err
-	}
-	defer func() {
-		if cerr := f.Close(-1); err == nil {
-			err = cerr
-		}
-	}()
-	return scanLog(f.Data)
+	return scanLog(b)
 }
 
 // scanLog reads the bytes of a log.
