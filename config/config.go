@@ -11,7 +11,9 @@
 package config
 
 import (
+	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,7 +81,31 @@ type Comet struct {
 	WSRequestSize int      `toml:"ws_request_size" default:"32KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The longest request that opens a WebSocket, with all its cookies. A longer one is refused (HTTP 431)."`
 	WSOrigins     []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients other than browsers send no origin and are always accepted."`
 
+	TrustedProxies   []string `toml:"trusted_proxies" unit:"networks such as 10.0.0.0/8, or addresses" doc:"The proxies and load balancers that are believed when they tell a client's address, which limits, logs\nand the API go by. The address of any other peer is the client's."`
+	TCPProxyProtocol bool     `toml:"tcp_proxy_protocol" doc:"Whether the trusted proxies begin connections to the TCP port with the PROXY protocol (version 1 or 2).\nOne without it is closed."`
+	WSProxyProtocol  bool     `toml:"ws_proxy_protocol" doc:"The same for the WebSocket port."`
+	WSClientHeader   string   `toml:"ws_client_header" default:"X-Forwarded-For" choices:"X-Forwarded-For,Forwarded" doc:"The header in which the trusted proxies tell a client's address. The other one is ignored, because\na proxy passes it on as a client has sent it."`
+
 	comet.Sockets
+}
+
+// ProxyNetworks returns TrustedProxies. An address is a network of its own.
+func (c *Comet) ProxyNetworks() ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			var addr netip.Addr
+			if addr, err = netip.ParseAddr(text); err == nil {
+				network, err = addr.Prefix(addr.BitLen())
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither a network nor an address", text)
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
 }
 
 // Limits bounds the resources that clients may use.

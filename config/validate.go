@@ -150,6 +150,13 @@ func (v *validation) comet() []listener {
 		v.refuse("comet.tcp", "and comet.ws are both off, so no client could connect", "leave one of them on")
 	}
 	v.certificate("comet", c.TLSCert, c.TLSKey)
+	networks, err := c.ProxyNetworks()
+	if err != nil {
+		v.refuse("comet.trusted_proxies", "has "+err.Error(), "write networks such as 10.0.0.0/8, or addresses such as 10.0.0.7")
+	}
+	if (c.TCPProxyProtocol || c.WSProxyProtocol) && err == nil && len(networks) == 0 {
+		v.refuse("comet.trusted_proxies", "is empty, and a port expects the PROXY protocol", "name the networks of the proxies")
+	}
 	for _, pattern := range c.WSOrigins {
 		switch _, err := path.Match(pattern, ""); {
 		case strings.Contains(pattern, "://"):

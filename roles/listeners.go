@@ -29,10 +29,15 @@ type clientSide struct{ *Node }
 // more entry here.
 func (n clientSide) transports() []clientTransport {
 	c, advertise := n.cfg.Comet, n.cfg.Cluster
-	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) { return tcp.Listen(l) }
+	bindTCP := func(l transport.ListenConfig) (transport.Listener, error) {
+		l.ProxyProtocol = c.TCPProxyProtocol
+		return tcp.Listen(l)
+	}
 	bindWS := func(l transport.ListenConfig) (transport.Listener, error) {
+		l.ProxyProtocol = c.WSProxyProtocol
 		return ws.Listen(ws.Config{
 			ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone, RequestSize: c.WSRequestSize,
+			ClientHeader: c.WSClientHeader,
 		})
 	}
 	return []clientTransport{
@@ -52,13 +57,17 @@ func (n clientSide) listenFuncs() ([]transport.ListenFunc, error) {
 		}
 		certificate = func(l *transport.ListenConfig) { l.TLS = config }
 	}
+	proxies, err := c.ProxyNetworks()
+	if err != nil {
+		return nil, fmt.Errorf("comet.trusted_proxies: %w", err)
+	}
 	var funcs []transport.ListenFunc
 	for _, t := range n.transports() {
 		if t.listen == "" {
 			continue
 		}
 		funcs = append(funcs, func(l transport.ListenConfig) (transport.Listener, error) {
-			l.Addr = t.listen
+			l.Addr, l.TrustedProxies = t.listen, proxies
 			if t.tls {
 				certificate(&l)
 			}

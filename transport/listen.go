@@ -43,12 +43,19 @@ type ListenConfig struct {
 	MaxBody int
 	// TLS, if set, makes every connection speak TLS; see ReloadingTLS.
 	TLS *tls.Config
-	// Admit, if set, is called once for every accepted connection, before any
-	// handshake. It runs on the accept loop and must not block. An error closes
-	// the connection.
+	// TrustedProxies are the networks whose proxies are believed when they tell a
+	// client's address.
+	TrustedProxies []netip.Prefix
+	// ProxyProtocol says that connections from TrustedProxies begin with a header of
+	// the PROXY protocol, version 1 or 2. One without it is closed.
+	ProxyProtocol bool
+	// Admit, if set, is called for every accepted connection, before any handshake,
+	// and again if a trusted proxy tells another address. It must not block. An error
+	// closes the connection.
 	Admit func(netip.Addr) error
-	// Released, if set, is called at the end of every connection that Admit let
-	// in, whether it reached the handler or not. It must be safe for concurrent
+	// Released, if set, is called once for every nil that Admit returned: at the end
+	// of the connection, whether it reached the handler or not, or after Admit was
+	// called for another address of it. It must be safe for concurrent
 	// use and must not block.
 	Released func(netip.Addr)
 	// Refused, if set, is called for every connection that did not reach the

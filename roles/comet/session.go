@@ -115,10 +115,14 @@ func (s *session) describeLocked() *envelope.SessionInfo {
 }
 
 func remoteString(conn transport.Conn) string {
-	if remote := conn.Remote(); remote.IsValid() {
+	switch remote := conn.Remote(); {
+	case !remote.IsValid():
+		return ""
+	case remote.Port() == 0: // a proxy has told the address alone
+		return remote.Addr().String()
+	default:
 		return remote.String()
 	}
-	return ""
 }
 
 // wantsLocked reports whether a message of operation op is for this session. goim

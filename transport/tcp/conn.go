@@ -45,12 +45,21 @@ func decode(in socket.Input) (p transport.Packet, need int, err error) {
 		in.Take(len(b) - len(rest))
 		return p, 0, nil
 	case err != io.EOF && err != io.ErrUnexpectedEOF:
+		if socket.IsProxyHeader(b) {
+			err = errProxyHeader
+		}
 		return p, 0, err
 	case len(b) < protocol.HeaderV1:
 		return p, protocol.HeaderV1, nil
 	}
 	h, _ := transport.ParseHeader(b, in.MaxBody()) // DecodePacket found it valid
 	return p, h.HeaderLen + h.BodyLen, nil
+}
+
+// errProxyHeader is not the client's mistake, so the client is told to come back.
+var errProxyHeader = &transport.ProtocolError{
+	Code: protocol.CloseOverload, Kind: "proxy_header",
+	Reason: "a proxy sends the PROXY protocol, and comet.tcp_proxy_protocol does not expect it from there",
 }
 
 // conn is a transport.Conn over one socket that has a goroutine.

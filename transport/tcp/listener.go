@@ -22,6 +22,7 @@ const Scheme = "tcp"
 // Listener accepts connections on one port.
 type Listener struct {
 	acceptor *socket.Acceptor
+	proxied  *transport.SharedDeadline // of the headers of trusted proxies
 }
 
 var _ transport.Listener = (*Listener)(nil)
@@ -32,7 +33,7 @@ func Listen(cfg transport.ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{acceptor: a}, nil
+	return &Listener{acceptor: a, proxied: transport.NewSharedDeadline(a.Config().HandshakeTimeout)}, nil
 }
 
 // Scheme names the transport.
@@ -46,7 +47,10 @@ func (l *Listener) Close() error { return l.acceptor.Discard() }
 
 // Run accepts connections until ctx is done; see transport.Listener.
 func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.acceptor.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		_ = l.acceptor.Close()
+		l.proxied.Stop()
+	})
 	defer stop()
 	var err error
 	for err == nil {
@@ -62,7 +66,7 @@ func (l *Listener) Run(ctx context.Context, handle func(transport.Conn)) error {
 // serve runs one connection, from its TLS handshake to its end.
 func (l *Listener) serve(ctx context.Context, s *socket.Socket, handle func(transport.Conn)) {
 	defer l.acceptor.Done(s)
-	if !s.Secure(ctx) {
+	if !s.Begin(ctx) {
 		return
 	}
 	defer s.Release()

@@ -26,12 +26,34 @@ func (l *Listener) next(ctx context.Context, handle func(transport.Conn)) error 
 	}); err != nil {
 		return err
 	}
-	if c.Inline() {
-		c.serve(handle)
+	o := &opener{c, handle}
+	if c.ProxyExpected() {
+		c.Open(l.proxied, o)
 	} else {
-		go c.serve(handle)
+		o.Done(nil)
 	}
 	return nil
+}
+
+// opener is a connection before its handler is called.
+type opener struct {
+	c      *polled
+	handle func(transport.Conn)
+}
+
+// Step implements socket.Opener.
+func (o *opener) Step() error { return nil }
+
+// Done implements socket.Opener.
+func (o *opener) Done(err error) {
+	switch {
+	case err != nil:
+		go o.c.Release()
+	case o.c.Inline():
+		o.c.serve(o.handle)
+	default:
+		go o.c.serve(o.handle)
+	}
 }
 
 func (c *polled) serve(handle func(transport.Conn)) {

@@ -25,7 +25,7 @@ func BenchmarkHandshake(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, refused := l.answer([]byte(head), nil); refused != nil {
+				if _, _, refused := l.answer([]byte(head), nil); refused != nil {
 					b.Fatal(refused)
 				}
 			}

@@ -45,6 +45,9 @@ type Config struct {
 	// proxy forwards, and those of pages whose origin is neither loopback nor one of
 	// Origins. It is for clients that are believed who they are.
 	Local bool
+	// ClientHeader is the request header in which ListenConfig.TrustedProxies tell the
+	// client's address: HeaderXForwardedFor or HeaderForwarded. Empty is the former.
+	ClientHeader string
 	// RequestSize bounds the upgrade request, in bytes. A longer one is refused with
 	// 431. 0 is DefaultRequestSize.
 	RequestSize int
@@ -57,6 +60,8 @@ type Listener struct {
 	local    bool
 	path     string
 	maxSize  int // of a request
+	// clientHeader is the header that tells a client's address.
+	clientHeader string
 	heads    headReaders
 }
 
@@ -78,6 +83,9 @@ func Listen(cfg Config) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, path: cfg.Path, maxSize: cfg.RequestSize}
+	if l.clientHeader = cfg.ClientHeader; l.clientHeader == "" {
+		l.clientHeader = HeaderXForwardedFor
+	}
 	if l.path == "" {
 		l.path = DefaultPath
 	}
@@ -126,13 +134,13 @@ func (l *Listener) runSockets(ctx context.Context, handle func(transport.Conn)) 
 // serve runs one connection, from its TLS handshake to its end.
 func (l *Listener) serve(ctx context.Context, s *socket.Socket, deadline *transport.SharedDeadline, handle func(transport.Conn)) {
 	defer l.acceptor.Done(s)
-	if !s.Secure(ctx) {
+	if !s.Begin(ctx) {
 		return
 	}
 	var slot transport.DeadlineSlot
 	deadline.Start(&slot, s)
 	timeout := l.acceptor.Config().HandshakeTimeout
-	h := handshake{l: l, in: s, remote: s.Remote, write: func(b []byte) error {
+	h := handshake{l: l, in: s, write: func(b []byte) error {
 		return s.Send(time.Now().Add(timeout), [][]byte{b}, nil)
 	}}
 	err := transport.ErrPart

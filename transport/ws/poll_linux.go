@@ -2,7 +2,6 @@ package ws
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"imgo/protocol"
@@ -79,69 +78,33 @@ func (l *Listener) runPolled(ctx context.Context, handle func(transport.Conn)) e
 		}); err != nil {
 			return err
 		}
-		h := &polledHandshake{c: c, handle: handle, deadline: deadline}
-		h.handshake = handshake{l: l, in: &c.Polled, remote: c.Remote, write: func(b []byte) error {
+		h := &polledHandshake{c: c, handle: handle}
+		h.handshake = handshake{l: l, in: &c.Polled, write: func(b []byte) error {
 			_, _, err := c.TryWriteOne(b)
 			return err
 		}}
-		c.Watch(h)
-		deadline.Start(&h.slot, c)
-		if !c.Rest() {
-			h.Readable(false)
-		}
+		c.Open(deadline, h)
 	}
 }
 
-// polledHandshake is a polled connection before its upgrade, and its Waker. It
-// never blocks.
+// polledHandshake is a polled connection before its upgrade.
 type polledHandshake struct {
 	handshake
-	c        *polled
-	handle   func(transport.Conn)
-	deadline *transport.SharedDeadline
-	slot     transport.DeadlineSlot
+	c      *polled
+	handle func(transport.Conn)
 }
 
-var _ transport.Waker = (*polledHandshake)(nil)
+// Step implements socket.Opener.
+func (h *polledHandshake) Step() error { return h.upgrade() }
 
-// maxInline is how many reads of a request the poller's goroutine does in
-// succession. Another goroutine goes on with what is left.
-const maxInline = 4
-
-// Readable goes on with the handshake.
-func (h *polledHandshake) Readable(bool) {
-	for range maxInline {
-		if h.read() {
-			return
-		}
-	}
-	go func() {
-		for !h.read() {
-		}
-	}()
-}
-
-// read reads once. It reports whether the caller is not the reader any more.
-func (h *polledHandshake) read() bool {
-	err := h.upgrade()
+// Done implements socket.Opener.
+func (h *polledHandshake) Done(err error) {
 	switch {
-	case errors.Is(err, transport.ErrPart):
-		return false
-	case errors.Is(err, transport.ErrIdle):
-		return h.c.Park()
-	}
-	expired := h.deadline.Cancel(&h.slot)
-	switch {
-	case err != nil || expired:
+	case err != nil:
 		go h.c.Polled.Release()
 	case h.c.Inline():
 		h.c.serve(h.handle)
 	default:
 		go h.c.serve(h.handle)
 	}
-	return true
 }
-
-// Writable does nothing: a client that has no room for the answer to its first
-// request is not waited for.
-func (h *polledHandshake) Writable() {}

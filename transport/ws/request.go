@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 
@@ -20,7 +19,6 @@ import (
 type handshake struct {
 	l       *Listener
 	in      socket.Input
-	remote  func() netip.AddrPort
 	write   func([]byte) error
 	scanned int // bytes of the request that were searched for its end
 }
@@ -40,10 +38,14 @@ func (h *handshake) upgrade() error {
 		cfg.Refused(refusedHTTP)
 		return err
 	}
-	accept, refused := h.l.answer(head, err)
+	r, accept, refused := h.l.answer(head, err)
+	if refused == nil && h.in.SetRemote(h.l.clientAddress(r, h.in.Remote())) != nil { // it has counted the reason
+		_ = h.write((&refusal{status: http.StatusServiceUnavailable, text: "too many connections"}).response())
+		return errRefused
+	}
 	if refused != nil {
 		cfg.Refused(refused.reason)
-		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.remote()).Msg("connection refused")
+		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.in.Remote()).Msg("connection refused")
 		_ = h.write(refused.response())
 		return errRefused
 	}
@@ -103,19 +105,20 @@ func headEnd(b []byte, scanned int) int {
 
 // answer judges a request head. headErr says why there is none: errHeadTooLong or
 // transport.ErrOverBudget.
-func (l *Listener) answer(head []byte, headErr error) (acceptKey, *refusal) {
+func (l *Listener) answer(head []byte, headErr error) (*http.Request, acceptKey, *refusal) {
 	var none acceptKey
 	if errors.Is(headErr, transport.ErrOverBudget) {
-		return none, &refusal{reason: refusedBudget, status: http.StatusServiceUnavailable, text: headErr.Error()}
+		return nil, none, &refusal{reason: refusedBudget, status: http.StatusServiceUnavailable, text: headErr.Error()}
 	}
 	if headErr != nil {
-		return none, &refusal{reason: refusedHTTP, status: http.StatusRequestHeaderFieldsTooLarge, text: headErr.Error()}
+		return nil, none, &refusal{reason: refusedHTTP, status: http.StatusRequestHeaderFieldsTooLarge, text: headErr.Error()}
 	}
 	r, refused := l.parse(head)
 	if refused != nil {
-		return none, refused
+		return nil, none, refused
 	}
-	return l.checkRequest(r)
+	accept, refused := l.checkRequest(r)
+	return r, accept, refused
 }
 
 // headReader reads a request head for net/http. Its buffers are used again.
@@ -150,6 +153,9 @@ func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
 	r, err := http.ReadRequest(reader.buf)
 	bad := &refusal{reason: refusedHTTP, status: http.StatusBadRequest, text: "this is not an HTTP request"}
 	if err != nil {
+		if socket.IsProxyHeader(head) {
+			bad.text = "a proxy sends the PROXY protocol, and comet.ws_proxy_protocol does not expect it from there"
+		}
 		if strings.Contains(err.Error(), "unsupported transfer encoding") {
 			bad.status = http.StatusNotImplemented
 		}

@@ -43,6 +43,8 @@ type Acceptor struct {
 
 	polling
 
+	warnProxy sync.Once // about headers of the PROXY protocol
+
 	mu    sync.Mutex
 	count int                  // open sockets
 	open  map[*Socket]struct{} // those that are not polled

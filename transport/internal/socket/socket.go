@@ -60,6 +60,12 @@ type Input interface {
 	CloseWith(last []byte) bool
 	// MaxBody bounds the body of a client's packet, in bytes.
 	MaxBody() int
+	// Remote is the client's address.
+	Remote() netip.AddrPort
+	// SetRemote sets the client's address, when a trusted proxy has told it. It
+	// returns an error if a client from there is not admitted. It is called before
+	// the handler.
+	SetRemote(client netip.AddrPort) error
 }
 
 var _ Input = (*Socket)(nil)
@@ -90,6 +96,7 @@ type Socket struct {
 	// Reader's: the TLS handshake is under way, and how many bytes it has read.
 	securing bool
 	hello    int
+	early    []byte // read by Begin before the TLS handshake
 
 	lastSign atomic.Int64 // nanoseconds since 1970
 	evicted  atomic.Bool
@@ -116,9 +123,6 @@ func newSocket(tcp *net.TCPConn, a *Acceptor) *Socket {
 	}
 	s.final.Store(-1)
 	s.Sign()
-	if a.cfg.TLS != nil {
-		s.tls = tls.Server(wire{s}, a.cfg.TLS)
-	}
 	return s
 }
 
@@ -141,27 +145,60 @@ func (s *Socket) Unacked() (int64, bool) {
 	return n, err == nil && unackedKnown
 }
 
-// Secure runs the TLS handshake, bounded by ListenConfig.HandshakeTimeout. It
-// reports false if that failed, and has then ended the connection. Without TLS
-// there is nothing to do.
-func (s *Socket) Secure(ctx context.Context) bool {
-	if s.tls == nil {
+// Begin reads what comes before the client's first byte, bounded by
+// ListenConfig.HandshakeTimeout: the header of a trusted proxy, and the TLS
+// handshake. It reports false if that failed, and has then ended the connection.
+func (s *Socket) Begin(ctx context.Context) bool {
+	a := s.acceptor
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.HandshakeTimeout)
+	defer cancel()
+	if a.expectsProxyHeader(s.remote) && !s.proxyHeader(ctx) {
+		s.Abort()
+		return false
+	}
+	if a.cfg.TLS == nil {
 		return true
 	}
-	cfg := &s.acceptor.cfg
-	ctx, cancel := context.WithTimeout(ctx, cfg.HandshakeTimeout)
-	defer cancel()
+	if s.in.b != nil { // behind the proxy's header
+		s.early = append([]byte(nil), s.in.bytes()...)
+		s.in.b = nil
+	}
+	s.tls = tls.Server(wire{s}, a.cfg.TLS)
 	s.securing = true
 	err := s.tls.HandshakeContext(ctx)
 	s.securing = false
-	s.held.set(s.acceptor, s, 0)
+	s.held.set(a, s, 0)
 	if err == nil {
 		return true
 	}
-	cfg.Refused(RefusedTLS)
-	cfg.Log.Debug().Err(err).Stringer("remote", s.Remote()).Msg("connection refused: the TLS handshake failed")
+	a.cfg.Refused(RefusedTLS)
+	a.cfg.Log.Debug().Err(err).Stringer("remote", s.Remote()).Msg("connection refused: the TLS handshake failed")
 	s.Abort()
 	return false
+}
+
+// proxyHeader reads the header of a trusted proxy.
+func (s *Socket) proxyHeader(ctx context.Context) bool {
+	stop := context.AfterFunc(ctx, func() { _ = s.SetReadDeadline(past) })
+	defer stop()
+	client, err := netip.AddrPort{}, transport.ErrPart
+	for errors.Is(err, transport.ErrPart) {
+		client, err = readProxyHeader(s)
+	}
+	if err != nil {
+		s.acceptor.refuseProxy(s.remote, err)
+		return false
+	}
+	return !client.IsValid() || s.SetRemote(client) == nil
+}
+
+// SetRemote implements Input.
+func (s *Socket) SetRemote(client netip.AddrPort) error {
+	if err := s.acceptor.readmit(s.remote, client); err != nil {
+		return err
+	}
+	s.remote = client
+	return nil
 }
 
 // Read reads like a net.Conn. The error is io.EOF at the end of the stream,

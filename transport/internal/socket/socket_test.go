@@ -65,7 +65,7 @@ func pair(t *testing.T, secure bool, cfg transport.ListenConfig) (*socket.Socket
 	server.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), transporttest.WaitLimit)
 		defer cancel()
-		if !s.Secure(ctx) {
+		if !s.Begin(ctx) {
 			t.Error("the TLS handshake failed")
 		}
 	})

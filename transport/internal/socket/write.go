@@ -225,6 +225,11 @@ type wire struct{ s *Socket }
 
 func (w wire) Read(b []byte) (int, error) {
 	s := w.s
+	if len(s.early) > 0 {
+		n := copy(b, s.early)
+		s.early = s.early[n:]
+		return n, nil
+	}
 	if !s.securing {
 		return s.tcp.Read(b)
 	}
