@@ -78,7 +78,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 
 // encodeAuthReply makes op 8. Its body is empty, but for version 2:
 //
-//	{"session":"…","user":"…","heartbeat":60,"pending":0}
+//	{"session":"…","user":"…","heartbeat":25,"pending":0}
 //
 // with the heartbeat in seconds.
 func (s *session) encodeAuthReply(seq int32, reply *envelope.ConnectReply) []byte {
