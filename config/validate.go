@@ -154,8 +154,13 @@ func (v *validation) comet() []listener {
 	if err != nil {
 		v.refuse("comet.trusted_proxies", "has "+err.Error(), "write networks such as 10.0.0.0/8, or addresses such as 10.0.0.7")
 	}
-	if (c.TCPProxyProtocol || c.WSProxyProtocol) && err == nil && len(networks) == 0 {
-		v.refuse("comet.trusted_proxies", "is empty, and a port expects the PROXY protocol", "name the networks of the proxies")
+	for _, port := range []struct {
+		key   string
+		proxy bool
+	}{{"comet.tcp_proxy_protocol", c.TCPProxyProtocol}, {"comet.ws_proxy_protocol", c.WSProxyProtocol}} {
+		if port.proxy && err == nil && len(networks) == 0 {
+			v.refuse(port.key, "is set, and comet.trusted_proxies is empty", "name the networks of the proxies there")
+		}
 	}
 	for _, pattern := range c.WSOrigins {
 		switch _, err := path.Match(pattern, ""); {

@@ -81,7 +81,7 @@ type Protocol struct {
 // room for a window of catching up.
 type Limits struct {
 	Connections           int           `toml:"connections" default:"250000" unit:"connections" min:"0" doc:"Connections to this node; more are refused (3005)."`
-	ConnectionsPerAddress int           `toml:"connections_per_address" default:"20000" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nraise it behind a proxy, which is one address."`
+	ConnectionsPerAddress int           `toml:"connections_per_address" default:"20000" unit:"connections" min:"0" doc:"Connections from one source address (IPv6: one /64). Lower it where clients connect directly;\nbehind a proxy that is not in comet.trusted_proxies all clients are one address."`
 	ConnectRate           float64       `toml:"connect_rate" default:"5000" unit:"connections a second" min:"0" doc:"How fast new clients are let in. One too many waits its turn."`
 	ConnectBurst          int           `toml:"connect_burst" default:"10000" unit:"connections" min:"1" doc:"How far connect_rate may be exceeded for a moment."`
 	ConnectWait           time.Duration `toml:"connect_wait" default:"30s" unit:"duration" min:"1s" max:"10m" doc:"How long a client that authenticates may wait for its turn: for connect_rate, and while\nlogic or a router is slow or away. Then it is sent away (3005)."`

@@ -67,7 +67,8 @@ func TestClientAddress(t *testing.T) {
 		{"the other header", here, "", []string{"Forwarded: for=203.0.113.9"}, peer},
 		{"Forwarded", here, "Forwarded", []string{"Forwarded: for=203.0.113.9;proto=https"}, "203.0.113.9"},
 		{"Forwarded, IPv6", here, "Forwarded", []string{`Forwarded: proto=https; For="[2001:db8::7]:4711"`}, "2001:db8::7"},
-		{"Forwarded, two proxies", here, "Forwarded", []string{"Forwarded: for=192.0.2.66, for=203.0.113.9", "Forwarded: for=10.1.2.3"}, "203.0.113.9"},
+		{"Forwarded, two proxies", here, "Forwarded",
+			[]string{"Forwarded: for=192.0.2.66, for=203.0.113.9", "Forwarded: for=10.1.2.3"}, "203.0.113.9"},
 		{"Forwarded, hidden", here, "Forwarded", []string{"Forwarded: for=_hidden"}, peer},
 		{"Forwarded, not the other header", here, "Forwarded", []string{"X-Forwarded-For: 203.0.113.9"}, peer},
 	} {
