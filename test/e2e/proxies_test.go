@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/internal/wait/waittest"
 	"imgo/protocol"
 	"imgo/transport/transporttest"
 )
@@ -69,7 +70,7 @@ func documented(t *testing.T, language string, pairs ...string) string {
 // run starts a proxy until the test ends. reload is the signal that makes it read its configuration.
 func (p *proxy) run(t *testing.T, reload syscall.Signal, name string, args ...string) {
 	t.Helper()
-	var log tail
+	var log waittest.Log
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

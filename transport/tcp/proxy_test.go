@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/protocol"
+	"imgo/internal/wait/waittest"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )
@@ -107,12 +108,12 @@ func TestProxyProtocol(t *testing.T) {
 						if err == nil || n > 0 || errors.Is(err, transport.ErrOverBudget) {
 							t.Errorf("%d bytes were answered, %v", n, err)
 						}
-						transporttest.Eventually(t, "it is counted", func() bool { return refused.Load() == 1 })
+						waittest.Eventually(t, "it is counted", func() bool { return refused.Load() == 1 })
 					} else if got := <-remotes; !strings.HasPrefix(got, test.want) || !strings.HasSuffix(got, " token <nil>") {
 						t.Errorf("the server sees %q, want the address %s", got, test.want)
 					}
 					_ = c.Close()
-					transporttest.Eventually(t, "it is released", func() bool { return counted.Load() == 0 })
+					waittest.Eventually(t, "it is released", func() bool { return counted.Load() == 0 })
 				})
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/rs/zerolog"
 
+	"imgo/internal/wait/waittest"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 	"imgo/transport/ws"
@@ -170,7 +171,7 @@ func (a *addresses) are(t *testing.T, want string) {
 
 func (a *addresses) areReleased(t *testing.T) {
 	t.Helper()
-	transporttest.Eventually(t, "the connection is released", func() bool {
+	waittest.Eventually(t, "the connection is released", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return len(a.open) == 0

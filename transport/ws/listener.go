@@ -62,7 +62,7 @@ type Listener struct {
 	maxSize  int // of a request
 	// clientHeader is the header that tells a client's address.
 	clientHeader string
-	heads    headReaders
+	heads        headReaders
 }
 
 var _ transport.Listener = (*Listener)(nil)
