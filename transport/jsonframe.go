@@ -3,10 +3,12 @@ package transport
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -29,16 +31,14 @@ const jsonOverhead = 96
 // limit. Escapes and base64 make a body longer, and the other members need room.
 func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 
-// ParseJSON parses a client's text message: one object with the members ver,
-// op, seq and body. op is required. ver and seq must fit int16 and int32, and
-// are 0 if they are missing. The last of duplicate members counts and unknown
-// members are skipped, as encoding/json did for the clients of 2016.
+// ParseJSON parses a client's text message: one object with the members ver, op,
+// seq and body. It is as lenient as encoding/json was for the clients of 2016: the
+// case of names does not matter, the last of duplicate members counts, null is no
+// value, unknown members are skipped, and so is what follows the object. op is
+// required. ver and seq must fit int16 and int32, and are 0 if they are missing.
 // Packet.Body is the raw JSON of the body, a part of b, or nil if there is none.
 // Every other text is a *ProtocolError.
 func ParseJSON(b []byte) (Packet, error) {
-	if !utf8.Valid(b) {
-		return Packet{}, badPacket("bad_utf8", "text message is not valid UTF-8")
-	}
 	switch kind := jsontext.Value(b).Kind(); {
 	case kind == '[':
 		return Packet{}, badJSON("an array where one object is expected")
@@ -47,39 +47,55 @@ func ParseJSON(b []byte) (Packet, error) {
 	case tooDeep(b, maxFrameDepth+1): // checked first, because the validation is recursive
 		return Packet{}, badJSON("a too deeply nested value")
 	case !validJSON(b):
-		return Packet{}, badJSON(jsonFault(b))
+		dec := jsontext.NewDecoder(bytes.NewReader(b), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+		if err := dec.SkipValue(); err != nil {
+			return Packet{}, badJSON(jsonFault(err))
+		}
+		b = b[:dec.InputOffset()]
+	}
+	if !utf8.Valid(b) {
+		return Packet{}, badPacket("bad_utf8", "text message is not valid UTF-8")
 	}
 	var p Packet
 	hasOp := false
 	for name, value := range members(b) {
-		bits := 32
-		switch string(name) {
-		case "body":
+		if memberIs(name, "body") {
 			p.Body = value
 			continue
-		case "ver":
-			bits = 16
-		case "op", "seq":
-		default:
+		}
+		if string(value) == "null" {
 			continue
 		}
-		n, err := strconv.ParseInt(string(value), 10, bits)
-		if err != nil {
-			return Packet{}, badJSON(string(name) + " is not an integer in range")
-		}
-		switch string(name) {
-		case "ver":
+		var err error
+		switch {
+		case memberIs(name, "ver"):
+			var n int64
+			n, err = strconv.ParseInt(string(value), 10, 16)
 			p.Version = int16(n)
-		case "op":
-			p.Op, hasOp = int32(n), true
-		case "seq":
-			p.Seq = int32(n)
+		case memberIs(name, "op"):
+			p.Op, err = parseInt32(value)
+			hasOp = true
+		case memberIs(name, "seq"):
+			p.Seq, err = parseInt32(value)
+		}
+		if err != nil {
+			return Packet{}, badJSON(strings.ToLower(string(name)) + " is not an integer in range")
 		}
 	}
 	if !hasOp {
 		return Packet{}, badJSON("no op")
 	}
 	return p, nil
+}
+
+// memberIs reports whether a member has this name, in any case.
+func memberIs(name []byte, want string) bool {
+	return string(name) == want || len(name) >= len(want) && bytes.EqualFold(name, []byte(want))
+}
+
+func parseInt32(value []byte) (int32, error) {
+	n, err := strconv.ParseInt(string(value), 10, 32)
+	return int32(n), err
 }
 
 func badJSON(reason string) *ProtocolError { return badPacket("bad_json", "text message: %s", reason) }
@@ -98,15 +114,9 @@ func tooDeep(b []byte, limit int) bool {
 	return len(b) > limit && jsonread.TooDeep(b, limit)
 }
 
-// jsonFault returns what is wrong with a text that is not one JSON value.
-func jsonFault(b []byte) string {
-	dec := jsontext.NewDecoder(bytes.NewReader(b), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	err := dec.SkipValue()
-	var syntax *jsontext.SyntacticError
-	switch {
-	case err == nil:
-		return fmt.Sprintf("something after the object at byte %d", dec.InputOffset())
-	case errors.As(err, &syntax):
+// jsonFault returns what is wrong with a text that is not JSON.
+func jsonFault(err error) string {
+	if syntax := (*jsontext.SyntacticError)(nil); errors.As(err, &syntax) {
 		return fmt.Sprintf("%v at byte %d", syntax.Err, syntax.ByteOffset)
 	}
 	return "it ends early"
@@ -174,9 +184,10 @@ func stringEnd(b []byte, i int) int {
 }
 
 // AppendJSONObject appends one object of a server frame, with its members in the
-// order ver, op, seq, id (if withID), body. A body that is JSON goes in as it
-// is, other UTF-8 as a string, other bytes as {"base64":"…"}, and an empty body
-// as {}. So the frame is valid JSON and valid UTF-8, whatever was pushed.
+// order ver, op, seq, id (if withID), body. A body that is JSON goes in as it is,
+// other UTF-8 as a string, other bytes as {"base64":"…"}, and an empty body as {}.
+// So the frame is valid JSON and valid UTF-8, whatever was pushed. Without an id
+// the body is as the server of 2016 encoded it: compact, and safe in HTML.
 func AppendJSONObject(dst []byte, withID bool, version int16, op, seq int32, id uint64, body []byte) []byte {
 	dst = append(dst, `{"ver":`...)
 	dst = strconv.AppendInt(dst, int64(version), 10)
@@ -190,17 +201,37 @@ func AppendJSONObject(dst []byte, withID bool, version int16, op, seq int32, id 
 		dst = append(dst, '"')
 	}
 	dst = append(dst, `,"body":`...)
+	if withID || len(body) == 0 {
+		return append(appendJSONBody(dst, body), '}')
+	}
+	if !tooDeep(body, maxBodyDepth) { // encoding/json goes little deeper
+		var compact bytes.Buffer
+		if json.Compact(&compact, body) == nil && utf8.Valid(body) {
+			return append(appendHTMLSafe(dst, compact.Bytes()), '}')
+		}
+	}
+	return append(appendHTMLSafe(dst, appendJSONBody(nil, body)), '}')
+}
+
+// appendHTMLSafe appends valid JSON with the characters escaped that encoding/json
+// escapes.
+func appendHTMLSafe(dst, text []byte) []byte {
+	buf := bytes.NewBuffer(dst)
+	json.HTMLEscape(buf, text)
+	return buf.Bytes()
+}
+
+func appendJSONBody(dst, body []byte) []byte {
 	switch {
 	case len(body) == 0:
-		dst = append(dst, `{}`...)
+		return append(dst, `{}`...)
 	case !utf8.Valid(body):
 		dst = append(dst, `{"base64":"`...)
 		dst = base64.StdEncoding.AppendEncode(dst, body)
-		dst = append(dst, `"}`...)
+		return append(dst, `"}`...)
 	case !tooDeep(body, maxBodyDepth) && validJSON(body):
-		dst = append(dst, body...)
-	default:
-		dst, _ = jsontext.AppendQuote(dst, body) // its error only tells of UTF-8
+		return append(dst, body...)
 	}
-	return append(dst, '}')
+	dst, _ = jsontext.AppendQuote(dst, body) // its error only tells of UTF-8
+	return dst
 }

@@ -46,7 +46,7 @@ func (m *Message) Frame(f Form) []byte {
 	if b := m.frames[f].Load(); b != nil {
 		return *b
 	}
-	b := EncodeReply(f, f.pushVersion(), m.op, 0, m.id, m.body)
+	b := AppendMessage(make([]byte, 0, f.FrameSize(len(m.body))), f, m.op, m.id, m.body)
 	m.frames[f].Store(&b)
 	return b
 }
@@ -54,7 +54,7 @@ func (m *Message) Frame(f Form) []byte {
 // pushVersion is the version in pushes, as the original server of each form set it.
 func (f Form) pushVersion() int16 {
 	switch f.plain() {
-	case FormGoim:
+	case FormGoim, FormGoimWS:
 		return 1
 	case FormV2, FormV2JSON:
 		return protocol.Version2
@@ -65,7 +65,15 @@ func (f Form) pushVersion() int16 {
 // AppendMessage appends to dst the frame of a message that only one connection
 // gets.
 func AppendMessage(dst []byte, f Form, op int32, id uint64, body []byte) []byte {
-	return appendReply(dst, f, f.pushVersion(), op, 0, id, body)
+	if f.plain() != FormGoimWS {
+		return appendReply(dst, f, f.pushVersion(), op, 0, id, body)
+	}
+	n := protocol.HeaderV1 + len(body)
+	if f.framed() {
+		dst = AppendFrameHead(dst, false, protocol.HeaderV1+n)
+	}
+	dst = appendHeader(dst, f.pushVersion(), protocol.HeaderV1, protocol.OpRaw, 0, n)
+	return AppendPacket(dst, f.pushVersion(), protocol.HeaderV1, op, 0, 0, body)
 }
 
 // FrameSize is the length of a frame in form f with a body of n bytes. For a JSON
@@ -76,6 +84,8 @@ func (f Form) FrameSize(n int) int {
 		n += jsonOverhead
 	case plain == FormV2:
 		n += protocol.HeaderV2
+	case plain == FormGoimWS:
+		n += 2 * protocol.HeaderV1
 	default:
 		n += protocol.HeaderV1
 	}
@@ -105,6 +115,9 @@ func appendReply(dst []byte, f Form, version int16, op, seq int32, id uint64, bo
 		dst = append(dst, '[')
 		dst = AppendJSONObject(dst, plain == FormV2JSON, version, op, seq, id, body)
 		dst = append(dst, ']')
+		if plain == FormImgoJSON {
+			dst = append(dst, '\n')
+		}
 		if !f.framed() {
 			return dst
 		}

@@ -17,7 +17,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 var formNames = map[transport.Form]string{
-	transport.FormImgo: "imgo", transport.FormGoim: "goim", transport.FormV2: "v2",
+	transport.FormImgo: "imgo", transport.FormGoim: "goim", transport.FormGoimWS: "goim_ws", transport.FormV2: "v2",
 	transport.FormImgoJSON: "imgo_json", transport.FormV2JSON: "v2_json",
 }
 
@@ -59,6 +59,28 @@ func TestGolden(t *testing.T) {
 		if !bytes.Equal(out.Bytes(), want) {
 			t.Errorf("%s: the encoding has changed:\n%swant:\n%s", file, out.Bytes(), want)
 		}
+	}
+}
+
+// TestGoimOnWebSocket compares a push with the bytes that goim's server sent: a packet with operation 9
+// around the whole packet. Its replies are bare.
+func TestGoimOnWebSocket(t *testing.T) {
+	want := unhex(t, "00000021 0010 0001 00000009 00000000 00000011 0010 0001 000003e8 00000000 61")
+	for form, head := range map[transport.Form][]byte{
+		transport.FormGoimWS: nil, transport.FormGoimWS.Framed(): {0x82, 0x21},
+	} {
+		want := append(bytes.Clone(head), want...)
+		for _, got := range [][]byte{
+			transport.NewMessage(1000, 7, []byte("a")).Frame(form), transport.AppendMessage(nil, form, 1000, 7, []byte("a")),
+		} {
+			if !bytes.Equal(got, want) || form.FrameSize(1) < len(got) {
+				t.Errorf("% x, want % x; its size is told as %d", got, want, form.FrameSize(1))
+			}
+		}
+	}
+	reply := transport.EncodeReply(transport.FormGoimWS, 1, protocol.OpHeartbeatReply, 3, 0, []byte{0, 0, 0, 1})
+	if want := unhex(t, "00000014 0010 0001 00000003 00000003 00000001"); !bytes.Equal(reply, want) {
+		t.Errorf("a reply is % x, want % x", reply, want)
 	}
 }
 

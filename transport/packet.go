@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"imgo/protocol"
 )
 
@@ -19,7 +21,7 @@ type Header struct {
 	Op        int32
 	Seq       int32
 	HeaderLen int // protocol.HeaderV1 or protocol.HeaderV2
-	BodyLen   int // 0 … the limit given to ParseHeader
+	BodyLen   int // 0 … the limit given to ParseHeader; 0 too for a length under the short header's
 }
 
 // ParseHeader decodes and checks the first protocol.HeaderV1 bytes of a packet,
@@ -39,6 +41,8 @@ func ParseHeader(b []byte, maxBody int) (Header, error) {
 	switch {
 	case headerLen != protocol.HeaderV1 && headerLen != protocol.HeaderV2:
 		return h, badPacket("bad_header", "header length %d is neither %d nor %d", headerLen, protocol.HeaderV1, protocol.HeaderV2)
+	case length < protocol.HeaderV1 && headerLen == protocol.HeaderV1:
+		return h, nil // an empty body for the old servers
 	case length < int32(headerLen):
 		return h, badPacket("bad_length", "package length %d is under the header length %d", length, headerLen)
 	case int64(length)-int64(headerLen) > int64(maxBody):
@@ -65,7 +69,7 @@ func ReadPacket(r io.Reader, buf *[protocol.HeaderV2]byte, maxBody int) (Packet,
 		if _, err := io.ReadFull(r, buf[protocol.HeaderV1:]); err != nil {
 			return Packet{}, unexpected(err)
 		}
-		p.ID = binary.BigEndian.Uint64(buf[protocol.HeaderV1:])
+		p.ID, p.Long = binary.BigEndian.Uint64(buf[protocol.HeaderV1:]), true
 	}
 	if p.Body, err = readBody(r, h.BodyLen); err != nil {
 		return Packet{}, unexpected(err)
@@ -112,12 +116,46 @@ func DecodePacket(b []byte, maxBody int) (p Packet, rest []byte, err error) {
 	}
 	p = Packet{Version: h.Version, Op: h.Op, Seq: h.Seq}
 	if h.HeaderLen == protocol.HeaderV2 {
-		p.ID = binary.BigEndian.Uint64(b[protocol.HeaderV1:])
+		p.ID, p.Long = binary.BigEndian.Uint64(b[protocol.HeaderV1:]), true
 	}
 	if h.BodyLen > 0 {
 		p.Body = b[h.HeaderLen:end:end]
 	}
 	return p, b[end:], nil
+}
+
+// DecodeMessage decodes a WebSocket message of a client: a JSON text or a binary
+// packet. The first byte shows which, whatever the type of the message's frame,
+// since clients of the old servers send both in both. text is the frame's type and
+// counts for a message that begins with neither. The packet's body is a part of b.
+//
+// A packet with the short header is read as goim read it: what follows it in the
+// message is ignored, and a body ends where the message ends.
+func DecodeMessage(b []byte, text bool, maxBody int) (p Packet, isJSON bool, err error) {
+	// A packet begins with the high byte of its length, which is 0 for any length
+	// within the limits.
+	if len(b) > 0 && b[0] == 0 {
+		text = false
+	} else if kind := jsontext.Value(b).Kind(); kind == '{' || kind == '[' {
+		text = true
+	}
+	if text {
+		p, err = ParseJSON(b)
+		return p, true, err
+	}
+	p, rest, err := DecodePacket(b, maxBody)
+	switch {
+	case err == io.ErrUnexpectedEOF && len(b) >= protocol.HeaderV1 && binary.BigEndian.Uint16(b[4:]) == protocol.HeaderV1:
+		h, _ := ParseHeader(b, maxBody) // DecodePacket found it valid
+		return Packet{Version: h.Version, Op: h.Op, Seq: h.Seq, Body: b[protocol.HeaderV1:]}, false, nil
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return Packet{}, false, badPacket("bad_length", "a binary message ends within its packet")
+	case err != nil:
+		return Packet{}, false, err
+	case len(rest) > 0 && p.Long:
+		return Packet{}, false, badPacket("bad_length", "a binary message has more than one packet")
+	}
+	return p, false, nil
 }
 
 // AppendPacket appends one binary packet to dst. headerLen is protocol.HeaderV1,
@@ -126,15 +164,21 @@ func AppendPacket(dst []byte, version int16, headerLen int, op, seq int32, id ui
 	if headerLen != protocol.HeaderV1 && headerLen != protocol.HeaderV2 || len(body) > math.MaxInt32-protocol.HeaderV2 {
 		panic(fmt.Sprintf("transport: packet with a header of %d and a body of %d bytes", headerLen, len(body)))
 	}
-	dst = binary.BigEndian.AppendUint32(dst, uint32(headerLen+len(body)))
-	dst = binary.BigEndian.AppendUint16(dst, uint16(headerLen))
-	dst = binary.BigEndian.AppendUint16(dst, uint16(version))
-	dst = binary.BigEndian.AppendUint32(dst, uint32(op))
-	dst = binary.BigEndian.AppendUint32(dst, uint32(seq))
+	dst = appendHeader(dst, version, headerLen, op, seq, len(body))
 	if headerLen == protocol.HeaderV2 {
 		dst = binary.BigEndian.AppendUint64(dst, id)
 	}
 	return append(dst, body...)
+}
+
+// appendHeader appends the part of a header that all versions have, of a packet
+// with a body of n bytes.
+func appendHeader(dst []byte, version int16, headerLen int, op, seq int32, n int) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(headerLen+n))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(headerLen))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(version))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(op))
+	return binary.BigEndian.AppendUint32(dst, uint32(seq))
 }
 
 func badPacket(kind, format string, args ...any) *ProtocolError {

@@ -50,11 +50,11 @@ func TestPacketLayout(t *testing.T) {
 		},
 		"v2, id": {
 			"0000001a 0018 0002 00000005 00000000 0001000000000102 6869",
-			transport.Packet{Version: 2, Op: 5, ID: 0x0001000000000102, Body: []byte("hi")}, 24,
+			transport.Packet{Version: 2, Op: 5, ID: 0x0001000000000102, Long: true, Body: []byte("hi")}, 24,
 		},
 		"v2, largest id, no body": {
 			"00000018 0018 0002 00000005 00000000 ffffffffffffffff",
-			transport.Packet{Version: 2, Op: 5, ID: math.MaxUint64}, 24,
+			transport.Packet{Version: 2, Op: 5, ID: math.MaxUint64, Long: true}, 24,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -80,6 +80,73 @@ func TestPacketLayout(t *testing.T) {
 	}
 }
 
+// TestShortLength checks that a length under the short header's means an empty body, as it did for both old
+// servers. The next packet follows the header.
+func TestShortLength(t *testing.T) {
+	for _, length := range []string{"ffffffff", "80000000", "00000000", "0000000f"} {
+		wire := append(unhex(t, length+" 0010 0001 00000002 00000005"), unhex(t, "00000010 0010 0001 00000002 00000006")...)
+		var buf [protocol.HeaderV2]byte
+		r := bytes.NewReader(wire)
+		for seq := int32(5); seq <= 6; seq++ {
+			p, rest, err := transport.DecodePacket(wire, 100)
+			p2, err2 := transport.ReadPacket(r, &buf, 100)
+			want := transport.Packet{Version: 1, Op: 2, Seq: seq}
+			if err != nil || err2 != nil || !reflect.DeepEqual(p, want) || !reflect.DeepEqual(p2, want) {
+				t.Errorf("length %s: %+v %v, %+v %v; want %+v", length, p, err, p2, err2, want)
+			}
+			wire = rest
+		}
+	}
+}
+
+// TestDecodeMessage checks that the first byte of a WebSocket message shows what it is, and that a packet
+// with the short header is read as goim read it.
+func TestDecodeMessage(t *testing.T) {
+	packet := unhex(t, "00000012 0010 0001 00000004 00000005 6869")
+	for name, test := range map[string]struct {
+		b    []byte
+		text bool
+		want transport.Packet
+		json bool
+	}{
+		"packet":                         {packet, false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"packet in a text frame":         {packet, true, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"two packets, the second lost":   {append(bytes.Clone(packet), packet...), false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"a body that the message ends":   {packet[:17], false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("h")}, false},
+		"negative length":                {unhex(t, "ffffffff 0010 0001 00000002 00000001"), false, transport.Packet{Version: 1, Op: 2, Seq: 1}, false},
+		"JSON":                           {[]byte(`{"op":2}`), true, transport.Packet{Op: 2}, true},
+		"JSON in a binary frame":         {[]byte(`{"op":2}`), false, transport.Packet{Op: 2}, true},
+		"JSON after space, binary":       {[]byte("\n\t {\"op\":2}"), false, transport.Packet{Op: 2}, true},
+		"version 2 with the long header": {unhex(t, "00000018 0018 0002 00000002 00000001 0000000000000000"), false, transport.Packet{Version: 2, Op: 2, Seq: 1, Long: true}, false},
+	} {
+		got, isJSON, err := transport.DecodeMessage(test.b, test.text, 100)
+		if err != nil || isJSON != test.json || !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: %+v, JSON %v, %v; want %+v, %v", name, got, isJSON, err, test.want, test.json)
+		}
+	}
+	long := unhex(t, "00000018 0018 0002 00000002 00000001 0000000000000000")
+	for name, test := range map[string]struct {
+		b    []byte
+		text bool
+		kind string
+	}{
+		"nothing":                  {nil, false, "bad_length"},
+		"nothing in a text frame":  {nil, true, "bad_json"},
+		"a short header":           {packet[:15], false, "bad_length"},
+		"a long header that ends":  {long[:20], false, "bad_length"},
+		"two packets of version 2": {append(bytes.Clone(long), long...), false, "bad_length"},
+		"a body over the limit":    {unhex(t, "00000075 0010 0001 00000002 00000001"), false, "too_large"},
+		"text":                     {[]byte("hello"), true, "bad_json"},
+		"a length over all":        {unhex(t, "7fffffff 0010 0001 00000002 00000001"), false, "too_large"},
+	} {
+		_, _, err := transport.DecodeMessage(test.b, test.text, 100)
+		var bad *transport.ProtocolError
+		if !errors.As(err, &bad) || bad.Kind != test.kind {
+			t.Errorf("%s: %v, want kind %s", name, err, test.kind)
+		}
+	}
+}
+
 func TestPacketRefused(t *testing.T) {
 	const maxBody = 1000
 	for name, test := range map[string]struct {
@@ -87,10 +154,7 @@ func TestPacketRefused(t *testing.T) {
 		kind string
 		code protocol.CloseCode
 	}{
-		"negative length":              {"ffffffff 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
-		"most negative length":         {"80000000 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
-		"zero length":                  {"00000000 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
-		"length under the header's":    {"0000000f 0010 0001 00000002 00000000", "bad_length", protocol.CloseBadPacket},
+		"negative length, v2":          {"ffffffff 0018 0002 00000002 00000000", "bad_length", protocol.CloseBadPacket},
 		"length under the v2 header's": {"00000017 0018 0002 00000002 00000000", "bad_length", protocol.CloseBadPacket},
 		"zero header length":           {"00000010 0000 0001 00000002 00000000", "bad_header", protocol.CloseBadPacket},
 		"header length 17":             {"00000011 0011 0001 00000002 00000000", "bad_header", protocol.CloseBadPacket},

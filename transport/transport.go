@@ -25,6 +25,8 @@ type Packet struct {
 	Seq     int32
 	// ID is the id of a kept message. Only version 2 carries it.
 	ID uint64
+	// Long says that the header had protocol.HeaderV2 bytes.
+	Long bool
 	// Body belongs to the packet: no other code reads or writes its bytes. From
 	// a JSON frame it is the raw JSON of "body", or nil if there is none.
 	Body []byte
@@ -37,9 +39,10 @@ type Form uint8
 // is an array of one object, the payload of one text message.
 const (
 	FormImgo     Form = iota // binary v1 header, pushes carry version 0 (imgo 2016)
-	FormGoim                 // binary v1 header, pushes carry version 1 (goim v2)
+	FormGoim                 // binary v1 header, pushes carry version 1 (goim v2 on TCP)
+	FormGoimWS               // FormGoim with each push in the body of a packet with OpRaw (goim v2 on WebSocket)
 	FormV2                   // binary v2 header with the message id
-	FormImgoJSON             // JSON, pushes carry "ver":0 (imgo 2016)
+	FormImgoJSON             // JSON, pushes carry "ver":0, a line feed at the end (imgo 2016)
 	FormV2JSON               // JSON, "ver":2 with "id"
 	plainForms
 

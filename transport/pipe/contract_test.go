@@ -103,7 +103,7 @@ func TestPackets(t *testing.T) {
 		if err := server.Write(time.Time{}, m.Frame(form), m.Frame(form)); err != nil {
 			t.Fatal(err)
 		}
-		want := transport.Packet{Version: 2, Op: 5, ID: id, Body: []byte(`{"a":1}`)}
+		want := transport.Packet{Version: 2, Op: 5, ID: id, Long: !text, Body: []byte(`{"a":1}`)}
 		for range 2 {
 			if got, err := client.Receive(); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("client got %+v, %v; want %+v", got, err, want)
@@ -112,7 +112,7 @@ func TestPackets(t *testing.T) {
 	}
 	// With an id, a packet has a 24-byte header.
 	client, server := pipe.New(pipe.Options{})
-	p := transport.Packet{Version: 2, Op: 7, ID: 3}
+	p := transport.Packet{Version: 2, Op: 7, ID: 3, Long: true}
 	if err := client.Send(p); err != nil {
 		t.Fatal(err)
 	}

@@ -113,13 +113,6 @@ func (m *messages) begin(f frame) error {
 	case m.part != nil:
 		return protocolError("bad_frame", "a message within a message")
 	}
-	form := formBinary
-	if f.op == opText {
-		form = formText
-	}
-	if !m.form.CompareAndSwap(formUnknown, form) && m.form.Load() != form {
-		return protocolError("mixed_forms", "text and binary messages on one connection")
-	}
 	return nil
 }
 
@@ -144,12 +137,7 @@ func (m *messages) data(in socket.Input, f frame, payload []byte) (p transport.P
 	text := f.op == opText
 	if part := m.part; part != nil {
 		part.b = append(part.b, payload...)
-		switch {
-		case f.fin:
-		case !part.text && len(part.b) > protocol.HeaderV2+in.MaxBody():
-			_, err := decodeOne(part.b, in.MaxBody()) // it is too long to be one packet
-			return p, err
-		default:
+		if !f.fin {
 			in.Hold(cap(part.b))
 			return p, transport.ErrFrame
 		}
@@ -158,29 +146,25 @@ func (m *messages) data(in socket.Input, f frame, payload []byte) (p transport.P
 	} else {
 		payload = append([]byte(nil), payload...) // the buffer is used again
 	}
-	if text {
-		p, err = transport.ParseJSON(payload)
-	} else {
-		p, err = decodeOne(payload, in.MaxBody())
-	}
+	p, err = m.decode(payload, text, in.MaxBody())
 	if err == nil {
 		in.Sign()
 	}
 	return p, err
 }
 
-// decodeOne decodes a message, which must be exactly one packet.
-func decodeOne(b []byte, maxBody int) (transport.Packet, error) {
-	p, rest, err := transport.DecodePacket(b, maxBody)
-	switch {
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
-		return transport.Packet{}, protocolError("bad_length", "a binary message ends within its packet")
-	case err != nil:
-		return transport.Packet{}, err
-	case len(rest) > 0:
-		return transport.Packet{}, protocolError("bad_length", "a binary message has more than one packet")
+// decode decodes a whole message, whose frame was of type text or binary. What the
+// first message is decides what the client speaks.
+func (m *messages) decode(b []byte, text bool, maxBody int) (transport.Packet, error) {
+	p, text, err := transport.DecodeMessage(b, text, maxBody)
+	form := formBinary
+	if text {
+		form = formText
 	}
-	return p, nil
+	if !m.form.CompareAndSwap(formUnknown, form) && m.form.Load() != form {
+		return transport.Packet{}, protocolError("mixed_forms", "JSON and binary packets on one connection")
+	}
+	return p, err
 }
 
 // control handles a control frame. It answers a close frame and returns io.EOF,
