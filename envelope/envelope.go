@@ -51,15 +51,20 @@ func NewRecordID() []byte {
 	return id[:]
 }
 
-// CheckName says what is wrong with a user, device, room or session key: it
-// must be 1 to protocol.MaxNameBytes bytes of valid UTF-8 without control characters.
+// CheckName says what is wrong with a user or a device: it must be 1 to
+// protocol.MaxNameBytes bytes of valid UTF-8 without control characters.
 // field names it in the error, which is an *Error with CodeInvalid.
-func CheckName(field, name string) error {
+func CheckName(field, name string) error { return checkName(field, name, protocol.MaxNameBytes) }
+
+// CheckRoom is CheckName for a room, with the bound protocol.MaxRoomBytes.
+func CheckRoom(field, room string) error { return checkName(field, room, protocol.MaxRoomBytes) }
+
+func checkName(field, name string, most int) error {
 	switch {
 	case name == "":
 		return Invalid(field, "must not be empty")
-	case len(name) > protocol.MaxNameBytes:
-		return Invalid(field, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(name), protocol.MaxNameBytes))
+	case len(name) > most:
+		return Invalid(field, fmt.Sprintf("is %d bytes long, at most %d are allowed", len(name), most))
 	case !utf8.ValidString(name):
 		return Invalid(field, "is not valid UTF-8")
 	}
@@ -72,12 +77,12 @@ func CheckName(field, name string) error {
 }
 
 // CheckKey says what is wrong with a session key that a client chose: it is a name
-// as CheckName says, and not of the form that the server's own names of sessions have.
+// as CheckRoom says, and not of the form that the server's own names of sessions have.
 func CheckKey(field, key string) error {
 	if _, ok := ParseSessionName(key); ok {
 		return Invalid(field, "has the form of a session's name, which only the server gives; choose another key")
 	}
-	return CheckName(field, key)
+	return checkName(field, key, protocol.MaxRoomBytes)
 }
 
 // Entry is one record of a partition of the log. Value never changes once it was

@@ -31,6 +31,10 @@ const (
 	OpTestReply        int32 = 255
 )
 
+// OpIfAccepted is OpMessage inside the server for a push by goim's API: a session of a goim client gets it
+// only if it accepts operation 5. It is OpMessage on the wire.
+const OpIfAccepted = -OpMessage
+
 // FirstAcceptedOp is the lowest operation that needs a subscription. A session gets such an operation
 // only if it is in "accepts" of the auth packet or was added by OpSubscribe.
 const FirstAcceptedOp int32 = 1000
@@ -50,9 +54,11 @@ const (
 	// DefaultMaxBody is the largest body of a packet, in bytes, unless
 	// protocol.max_body says otherwise.
 	DefaultMaxBody = 64 << 10
-	// MaxNameBytes bounds the names of users, devices, rooms and session keys,
-	// in bytes.
+	// MaxNameBytes bounds the names of users and devices, in bytes.
 	MaxNameBytes = 128
+	// MaxRoomBytes bounds the names of rooms and session keys, in bytes. goim had
+	// no bound but that of a packet.
+	MaxRoomBytes = 512
 	// MaxTokenBytes bounds a client's token, in bytes.
 	MaxTokenBytes = 8 << 10
 	// MaxKeyBytes bounds an idempotency key with the scope of its caller, in bytes.

@@ -65,6 +65,9 @@ func (f Form) pushVersion() int16 {
 // AppendMessage appends to dst the frame of a message that only one connection
 // gets.
 func AppendMessage(dst []byte, f Form, op int32, id uint64, body []byte) []byte {
+	if op == protocol.OpIfAccepted {
+		op = protocol.OpMessage
+	}
 	if f.plain() != FormGoimWS {
 		return appendReply(dst, f, f.pushVersion(), op, 0, id, body)
 	}

@@ -53,37 +53,56 @@ type authBody struct {
 	rooms    []string
 }
 
+// isV2 reports whether an auth packet asks for version 2. Clients of the old
+// servers may have that version in their packets too: a packet with the short header
+// and no JSON object in it is theirs.
+func isV2(p transport.Packet) bool {
+	return p.Version == protocol.Version2 && (p.Long || jsontext.Value(p.Body).Kind() == '{')
+}
+
 // identify returns the generation of the client that sent the auth packet p, and
-// the form of frames to it. No goim client ever spoke text, so a mid in a text
-// frame is a name like any other.
-func identify(p transport.Packet, text bool, auth *authBody) (generation, transport.Form) {
+// the form of frames to it. No goim client ever spoke JSON frames, so a mid in one
+// is a name like any other.
+func identify(p transport.Packet, conn transport.Conn, auth *authBody) (generation, transport.Form) {
+	text := conn.Text()
 	switch {
-	case p.Version == protocol.Version2 && text:
+	case isV2(p) && text:
 		return genV2, transport.FormV2JSON
-	case p.Version == protocol.Version2:
+	case isV2(p):
 		return genV2, transport.FormV2
 	case text:
 		return genImgo, transport.FormImgoJSON
+	case auth.hasMid && conn.Traits().ClientPicksForm:
+		return genGoim, transport.FormGoimWS
 	case auth.hasMid:
 		return genGoim, transport.FormGoim
 	}
 	return genImgo, transport.FormImgo
 }
 
-// parseAuth reads an auth body: a JSON object with the keys of the protocol,
-// else the token itself, as a JSON string or as plain bytes with or without
-// quotes around them. Numbers and the other JSON that is no object are tokens
-// too: to the server of 2016 everything was. Its errors name the field.
-func parseAuth(body []byte, maxRooms int) (authBody, error) {
+// parseAuth reads the body of an auth packet: a JSON object with the keys of the
+// protocol, else the token itself, as a JSON string or as plain bytes with or
+// without quotes around them. Numbers and the other JSON that is no object are
+// tokens too: to the server of 2016 everything was. So is the whole text of an old
+// client's object that has no token. Its errors name the field.
+func parseAuth(p transport.Packet, text bool, maxRooms int) (authBody, error) {
 	var auth authBody
+	body, v2 := p.Body, isV2(p)
 	r := jsonread.NewLenient(body)
 	switch r.Kind() {
 	case '{':
 		var members authMembers
-		if r.Members(func(name []byte) error { return members.read(r, name) }) == nil && r.End() == nil {
-			err := auth.parse(r, &members, maxRooms)
-			return auth, err
+		if r.Members(func(name []byte) error { return members.read(r, name) }) != nil || r.End() != nil {
+			break
 		}
+		err := auth.parse(r, &members, maxRooms, v2 || text)
+		if !v2 && auth.token == "" && (err == nil || !auth.hasMid) {
+			if err != nil { // nothing but the token of a client of 2016
+				auth = authBody{}
+			}
+			return auth, auth.wholeToken(string(body))
+		}
+		return auth, err
 	case '"':
 		if token, err := r.Text(); err == nil && r.End() == nil {
 			auth.token = token
@@ -94,11 +113,26 @@ func parseAuth(body []byte, maxRooms int) (authBody, error) {
 			return auth, nil
 		}
 	}
-	if !utf8.Valid(body) {
-		return auth, envelope.Invalid("auth body", "is not valid UTF-8")
+	return auth, auth.wholeToken(strings.Trim(string(body), `"`))
+}
+
+// wholeToken takes a text as the token as it is.
+func (a *authBody) wholeToken(text string) error {
+	if !utf8.ValidString(text) {
+		return envelope.Invalid("auth body", "is not valid UTF-8")
 	}
-	auth.token = strings.Trim(string(body), `"`)
-	return auth, nil
+	a.token = text
+	return nil
+}
+
+// foldName returns the name of a member in lower case, as encoding/json compares it.
+func foldName(name []byte) string {
+	for _, c := range name {
+		if c != '_' && (c < 'a' || c > 'z') {
+			return strings.ToLower(strings.ToUpper(string(name))) // the way through capitals folds the long s
+		}
+	}
+	return string(name)
 }
 
 // authMembers has the values of an auth body as they were sent, nil where there
@@ -109,7 +143,7 @@ type authMembers struct {
 
 func (m *authMembers) read(r *jsonread.Reader, name []byte) error {
 	value, err := r.Raw()
-	switch string(name) {
+	switch foldName(name) { // goim read them in any case
 	case "token":
 		m.token = value
 	case "device":
@@ -132,7 +166,10 @@ func (m *authMembers) read(r *jsonread.Reader, name []byte) error {
 	return err
 }
 
-func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int) error {
+// parse reads the members. Of a client that cannot be goim's, notGoim, no member
+// means that it is.
+func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int, notGoim bool) error {
+	a.hasMid = m.mid != nil
 	var room string
 	for _, text := range [...]struct {
 		field string
@@ -156,11 +193,13 @@ func (a *authBody) parse(r *jsonread.Reader, m *authMembers, maxRooms int) error
 	if err := a.parseLists(r, m); err != nil {
 		return err
 	}
-	if m.mid != nil {
-		a.hasMid = true
+	switch {
+	case m.mid != nil:
 		if err := a.parseMid(m.mid); err != nil {
 			return err
 		}
+	case !notGoim && m.token == nil && (m.key != nil || m.roomID != nil || m.accepts != nil || m.platform != nil):
+		a.hasMid, a.mid = true, "0" // what goim read where there was none
 	}
 	return a.check(room, maxRooms)
 }
@@ -227,7 +266,7 @@ var errAuthElement = errors.New("not a string")
 // check checks the names and lists, and puts room, of room_id, before the rooms.
 func (a *authBody) check(room string, maxRooms int) error {
 	for _, name := range [...]struct{ field, value string }{
-		{"auth device", a.device}, {"auth platform", a.platform}, {"auth room_id", room},
+		{"auth device", a.device}, {"auth platform", a.platform},
 	} {
 		if name.value == "" {
 			continue
@@ -242,6 +281,9 @@ func (a *authBody) check(room string, maxRooms int) error {
 		}
 	}
 	if room != "" {
+		if err := envelope.CheckRoom("auth room_id", room); err != nil {
+			return err
+		}
 		a.rooms = append([]string{room}, a.rooms...)
 	}
 	return a.checkLists(maxRooms)
@@ -264,7 +306,7 @@ func (a *authBody) checkLists(maxRooms int) error {
 	rooms := a.rooms
 	a.rooms = nil
 	for _, room := range rooms {
-		if err := envelope.CheckName("auth rooms", room); err != nil {
+		if err := envelope.CheckRoom("auth rooms", room); err != nil {
 			return err
 		}
 		if slices.Contains(a.rooms, room) {

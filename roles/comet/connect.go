@@ -44,10 +44,15 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		c.refusePending(p, s)
 		return nil
 	}
-	auth, err := parseAuth(p.Packet.Body, c.cfg.RoomsPerSession)
+	auth, err := parseAuth(p.Packet, p.Conn.Text(), c.cfg.RoomsPerSession)
 	if err != nil {
 		c.metrics.badPackets.WithLabelValues("auth_body").Inc()
 		c.refuse(p, refusedAuthBody, protocol.CloseBadPacket, err.Error())
+		return nil
+	}
+	if gen, _ := identify(p.Packet, p.Conn, &auth); gen == genImgo && p.Ignored > 0 { // goim alone ignored packets before auth
+		c.metrics.badPackets.WithLabelValues("before_auth").Inc()
+		c.refuse(p, refusedFirst, protocol.CloseBadPacket, "the first packet must be auth")
 		return nil
 	}
 	if s == nil {
@@ -103,9 +108,11 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 	}
 }
 
-// refuse sends op 6 to a client without a session and closes the connection. A
-// client that may choose the form of its frames, and has sent nothing yet, gets
-// no op 6: there the transport's own close frame has the code and the reason.
+// refuse closes the connection of a client without a session. A client that has
+// asked for version 2 gets op 6 before. To an application of an old client op 6 would
+// look like a message, and of a client that has not sent its auth packet it is not
+// known what it is. The transport's close frame, if it has one, has the code and the
+// reason too.
 func (c *Comet) refuse(p *admission.PendingConnect, label string, code protocol.CloseCode, reason string) {
 	conn := p.Conn
 	c.metrics.refused.WithLabelValues(label).Inc()
@@ -113,17 +120,13 @@ func (c *Comet) refuse(p *admission.PendingConnect, label string, code protocol.
 	if e := c.log.Debug(); e.Enabled() {
 		e.Str("remote", remoteString(conn)).Int32("code", int32(code)).Str("reason", reason).Msg("connection refused")
 	}
-	if !conn.Traits().ClientPicksForm || p.Packet.Op != 0 || conn.Text() {
-		gen, form := identify(p.Packet, conn.Text(), &authBody{})
-		version := p.Packet.Version
-		if gen != genV2 && version == 0 {
-			version = 1
-		}
+	if isV2(p.Packet) {
 		var others []string
 		if code == protocol.CloseShutdown {
-			others = c.others(gen, conn.Traits().Scheme)
+			others = c.others(genV2, conn.Traits().Scheme)
 		}
-		b := encodeDisconnect(wireForm(conn, form), version, code, reason, others)
+		_, form := identify(p.Packet, conn, &authBody{})
+		b := encodeDisconnect(wireForm(conn, form), code, reason, others)
 		if poll, ok := conn.(transport.Pollable); ok {
 			_, _, _ = poll.TryWriteOne(b)
 		} else {
@@ -142,7 +145,7 @@ func wireForm(conn transport.Conn, form transport.Form) transport.Form {
 }
 
 func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBody) *session {
-	gen, form := identify(p, conn.Text(), auth)
+	gen, form := identify(p, conn, auth)
 	s := &session{
 		comet: c, id: c.newSessionID(), since: time.Now().UnixMilli(),
 		gen: gen, form: wireForm(conn, form), version: p.Version, partition: unplaced,

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/protocol"
+	"imgo/transport"
 )
 
 // AuthOf returns the contents of an auth body as texts. got is the result of parseAuth, want is the
@@ -19,7 +21,8 @@ func AuthOf(body []byte, maxRooms int) (got, want string) {
 		}
 		return fmt.Sprintf("%#v %v", auth, err)
 	}
-	return describe(parseAuth(body, maxRooms)), describe(referenceAuth(body, maxRooms))
+	p := transport.Packet{Version: protocol.Version2, Long: true, Body: body}
+	return describe(parseAuth(p, false, maxRooms)), describe(referenceAuth(body, maxRooms))
 }
 
 // referenceAuth is parseAuth written with encoding/json. Earlier versions read auth bodies this way,
@@ -28,7 +31,7 @@ func referenceAuth(body []byte, maxRooms int) (authBody, error) {
 	var auth authBody
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(body, &object); err == nil && object != nil {
-		err = auth.parseReference(object, maxRooms)
+		err = auth.parseReference(body, maxRooms)
 		return auth, err
 	}
 	if json.Unmarshal(body, &auth.token) == nil {
@@ -41,27 +44,38 @@ func referenceAuth(body []byte, maxRooms int) (authBody, error) {
 	return auth, nil
 }
 
-func (a *authBody) parseReference(object map[string]json.RawMessage, maxRooms int) error {
+func (a *authBody) parseReference(body []byte, maxRooms int) error {
+	// encoding/json takes names in any case, and of those that are the same the last.
+	var object struct {
+		Token, Device, Key, Platform json.RawMessage
+		RoomID                       json.RawMessage `json:"room_id"`
+		Ack, Rooms, Accepts, Mid     json.RawMessage
+	}
+	if err := json.Unmarshal(body, &object); err != nil {
+		return err
+	}
 	var room string
 	for _, member := range []struct {
 		field, kind string
+		raw         json.RawMessage
 		into        any
 	}{
-		{"token", "a string", &a.token}, {"device", "a string", &a.device}, {"key", "a string", &a.key},
-		{"platform", "a string", &a.platform}, {"room_id", "a string", &room}, {"ack", "true or false", &a.acks},
-		{"rooms", "an array of strings", &a.rooms}, {"accepts", "an array of 32-bit integers", &a.accepts},
+		{"token", "a string", object.Token, &a.token}, {"device", "a string", object.Device, &a.device},
+		{"key", "a string", object.Key, &a.key}, {"platform", "a string", object.Platform, &a.platform},
+		{"room_id", "a string", object.RoomID, &room}, {"ack", "true or false", object.Ack, &a.acks},
+		{"rooms", "an array of strings", object.Rooms, &a.rooms},
+		{"accepts", "an array of 32-bit integers", object.Accepts, &a.accepts},
 	} {
-		raw, ok := object[member.field]
-		if !ok {
+		if member.raw == nil {
 			continue
 		}
-		if err := json.Unmarshal(raw, member.into); err != nil {
+		if err := json.Unmarshal(member.raw, member.into); err != nil {
 			return envelope.Invalid("auth "+member.field, "must be "+member.kind)
 		}
 	}
-	if raw, ok := object["mid"]; ok {
+	if object.Mid != nil {
 		a.hasMid = true
-		if err := a.parseReferenceMid(raw); err != nil {
+		if err := a.parseReferenceMid(object.Mid); err != nil {
 			return err
 		}
 	}
@@ -82,6 +96,6 @@ func (a *authBody) parseReferenceMid(raw json.RawMessage) error {
 
 // ParseAuth parses an auth body, for benchmarks.
 func ParseAuth(body []byte) error {
-	_, err := parseAuth(body, 10)
+	_, err := parseAuth(transport.Packet{Version: protocol.Version2, Long: true, Body: body}, false, 10)
 	return err
 }

@@ -81,7 +81,7 @@ func (w *flushWindow) enqueue(room string, m *transport.Message) {
 			w.open.rooms[room] = l
 		}
 	}
-	l.plain = (l.plain || len(l.list) == 0) && m.Op() < protocol.FirstAcceptedOp
+	l.plain = (l.plain || len(l.list) == 0) && m.Op() == protocol.OpMessage
 	l.list = append(l.list, broadcast{w.seq, m, room != ""})
 	size := len(m.Body()) + protocol.HeaderV2
 	l.bytes += size

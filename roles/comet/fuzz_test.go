@@ -1,11 +1,13 @@
 package comet_test
 
 import (
+	"errors"
 	"testing"
 
 	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/transport/pipe"
+	"imgo/transport/transporttest"
 )
 
 // FuzzAuthBody checks that the client gets an auth reply or op 6 for any auth body. The request to
@@ -25,7 +27,13 @@ func FuzzAuthBody(f *testing.F) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
 		c.send(version, protocol.OpAuth, 1, body)
-		p := c.receive()
+		p, err := c.next()
+		if closed := (*transporttest.Closed)(nil); errors.As(err, &closed) && closed.Code == protocol.CloseBadPacket {
+			return // an old client
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 		switch p.Op {
 		case protocol.OpAuthReply:
 			if _, err := s.logic.connected(0).MarshalVT(); err != nil {
@@ -50,7 +58,7 @@ func FuzzAuthScan(f *testing.F) {
 	}
 	for _, body := range []string{
 		`{"mid":-0}`, `{"mid":01}`, `{"mid":1.0}`, `{"mid":1e3}`, `{"mid":9223372036854775808}`, `{"mid":null}`, `{"mid":-}`, `{"mid":1`,
-		`{"token":"a\u0062"}`, "{\"token\":\"\xff\"}", "{\"token\":\"\x01\"}", `{"token":"a","token":"b"}`, `{"Token":"a"}`, `{"a":1}`,
+		`{"token":"a\u0062"}`, "{\"token\":\"\xff\"}", "{\"token\":\"\x01\"}", `{"token":"a","token":"b"}`, `{"Token":"a"}`, `{"token":"a","TOKEN":"b"}`, `{"acKeptſ":1,"acceptſ":[5],"MID":7,"Room_Id":"r"}`, `{"a":1}`,
 		`{"token":"a",}`, `{,}`, `{"token":"a"}x`, `{"rooms":["a",]}`, `{"rooms":["a" "b"]}`, `{"accepts":[2147483648]}`, `{"accepts":[1,"a"]}`,
 		`{"ack":"true"}`, `{"ack":truex}`, `{"rooms":["a","a"],"room_id":"b"}`, `{"key":""}`,
 		`{"rooms":[""]}`, `"tok"`, "tok", "", "{", "\ufeff{}",

@@ -148,8 +148,8 @@ func TestBadPackets(t *testing.T) {
 		kind   string
 		says   string
 	}{
-		{"a negative length", false, []string{wire("ffffffff 0010 0002 00000002 00000000", "")}, 3500, "bad_length", "-1"},
-		{"a length under its header", false, []string{wire("0000000f 0010 0002 00000002 00000000", "")}, 3500, "bad_length", "15"},
+		{"a negative length", false, []string{wire("ffffffff 0018 0002 00000002 00000000", "")}, 3500, "bad_length", "-1"},
+		{"a length under its header", false, []string{wire("00000017 0018 0002 00000002 00000000", "")}, 3500, "bad_length", "23"},
 		{"an unknown header", false, []string{wire("00000020 0011 0002 00000002 00000000", "")}, 3500, "bad_header", "17"},
 		{"a body that is too large", false, []string{wire("000003f9 0010 0002 00000002 00000000", "")}, 3507, "too_large", "1001"},
 		{"a second auth", false, []string{wire("00000010 0010 0002 00000007 00000000", "")}, 3500, "second_auth", "twice"},
@@ -237,7 +237,7 @@ func TestManyThatNeverAuthenticate(t *testing.T) {
 	c.login("ann", "")
 	for _, conn := range conns {
 		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if b, err := io.ReadAll(conn); err != nil || !strings.Contains(string(b), `{"code":3509,`) {
+		if b, err := io.ReadAll(conn); err != nil || len(b) > 0 {
 			t.Fatalf("got %q, %v", b, err)
 		}
 		_ = conn.Close()

@@ -24,8 +24,10 @@ func (r reader) handle(p transport.Packet) {
 		r.reply(p, protocol.OpHeartbeatReply, r.heartbeatBody())
 		return
 	case protocol.OpAuth:
-		r.bad("second_auth", "auth was sent twice")
-		return
+		if r.gen != genGoim { // goim had no use for it and answered it as it answered any other
+			r.bad("second_auth", "auth was sent twice")
+			return
+		}
 	}
 	if r.gen == genImgo {
 		r.handleImgo(p)
@@ -90,15 +92,24 @@ func (r reader) upstream(p transport.Packet) {
 		op = "send"
 	}
 	r.countPacket(op)
-	r.reply(p, p.Op, nil)
+	switch {
+	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty
+	case r.gen == genGoim && p.Op == protocol.OpHeartbeatReply:
+		r.reply(p, p.Op, r.heartbeatBody())
+	default:
+		r.reply(p, p.Op, nil)
+	}
 }
 
 // reply answers packet p. The replies to a client that sends and does not read are
 // dropped and counted when they are over the session's bound.
 func (r reader) reply(p transport.Packet, op int32, body []byte) {
 	version := p.Version
-	if r.gen == genV2 {
+	switch {
+	case r.gen == genV2:
 		version = protocol.Version2
+	case version == 0 && r.form.JSON():
+		version = r.version // as for the server of 2016, which kept what it had read before
 	}
 	b := transport.EncodeReply(r.form, version, op, p.Seq, 0, body)
 	r.out.Lock()
@@ -141,7 +152,7 @@ func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool)
 	r.countPacket("room")
 	room, err := bodyText(r.form, p.Body)
 	if err == nil && !(allowEmpty && room == "") {
-		err = envelope.CheckName("room", room)
+		err = envelope.CheckRoom("room", room)
 	}
 	if err != nil {
 		r.bad("bad_room", err.Error())

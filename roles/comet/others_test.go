@@ -37,10 +37,10 @@ func TestDrainNamesOthers(t *testing.T) {
 		{"v2 on TCP", s.dialTCP(), 2, `{"token":"a"}`, named("tcp")},
 		{"v2 on WebSocket", s.dialWS(false), 2, `{"token":"b"}`, named("ws")},
 		{"v2 in JSON", s.dialWS(true), 2, `{"token":"c"}`, named("ws")},
-		{"imgo on TCP", s.dialTCP(), 1, `tok`, plain},
-		{"imgo in JSON", s.dialWS(true), 1, `"tok"`, plain},
-		{"goim on TCP", s.dialTCP(), 1, goim, plain},
-		{"goim on WebSocket", s.dialWS(false), 1, goim, plain},
+		{"imgo on TCP", s.dialTCP(), 1, `tok`, ""},
+		{"imgo in JSON", s.dialWS(true), 1, `"tok"`, ""},
+		{"goim on TCP", s.dialTCP(), 1, goim, ""},
+		{"goim on WebSocket", s.dialWS(false), 1, goim, ""},
 	}
 	for _, tt := range clients {
 		tt.c.send(tt.version, protocol.OpAuth, 1, tt.auth)
@@ -56,6 +56,10 @@ func TestDrainNamesOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range clients {
+		if tt.want == "" { // An old client gets the end alone.
+			tt.c.wantEnd(protocol.CloseShutdown)
+			continue
+		}
 		p := tt.c.receive()
 		if p.Op != protocol.OpDisconnect || string(p.Body) != tt.want {
 			t.Errorf("%s got op %d %s, want %s", tt.name, p.Op, p.Body, tt.want)

@@ -125,12 +125,20 @@ func remoteString(conn transport.Conn) string {
 	}
 }
 
-// wantsLocked reports whether a message of operation op is for this session. goim
-// sent a room's messages to every member. Elsewhere an operation of 1000 and
-// above goes only to sessions that accept it.
+// wantsLocked reports whether a message of operation op is for this session.
+// Every session gets OpMessage, and only those that accept it get another operation.
+// A session of version 2 accepts those from FirstAcceptedOp on, since the lower ones
+// are the protocol's own. goim sent a room's messages to every member.
 func (s *session) wantsLocked(op int32, room bool) bool {
-	if op < protocol.FirstAcceptedOp || room && s.gen == genGoim {
+	switch {
+	case op == protocol.OpMessage, op == protocol.OpIfAccepted && s.gen != genGoim:
 		return true
+	case op == protocol.OpIfAccepted:
+		op = protocol.OpMessage
+	case room && s.gen == genGoim:
+		return true
+	case op < protocol.FirstAcceptedOp && s.gen == genV2:
+		return false
 	}
 	_, ok := slices.BinarySearch(s.accepts, op)
 	return ok
@@ -143,24 +151,29 @@ func (s *session) enqueueLocked(frame []byte, id uint64) {
 	s.out.EnqueueLocked(s, frame, id)
 }
 
-// close ends the session with a reason. The client gets all that is queued, and
-// then the reason in op 6. A client of a comet that stops is told where else it
-// may connect. Closing twice does nothing.
+// close ends the session with a reason. The client gets all that is queued. Then a
+// client of version 2 gets the reason in op 6, and if the comet stops, where else it
+// may connect. To an application of an old client op 6 would look like a message.
+// Closing twice does nothing.
 func (s *session) close(code protocol.CloseCode, reason string) {
 	s.out.Lock()
 	defer s.out.Unlock()
 	if s.state > stateLive {
 		return
 	}
-	var others []string
-	if code == protocol.CloseShutdown {
-		others = s.comet.others(s.gen, s.out.Conn().Traits().Scheme)
-	}
 	s.takeBroadcastsLocked()
 	s.flushPacedLocked()
 	s.ownExtras()
 	s.state, s.code, s.reason = stateClosing, code, reason
-	s.out.CloseLocked(s, encodeDisconnect(s.form, s.version, code, reason, others))
+	var last []byte
+	if s.gen == genV2 {
+		var others []string
+		if code == protocol.CloseShutdown {
+			others = s.comet.others(s.gen, s.out.Conn().Traits().Scheme)
+		}
+		last = encodeDisconnect(s.form, code, reason, others)
+	}
+	s.out.CloseLocked(s, last)
 	// The deadline ends the reader, and with it the session, if the client does
 	// not take what is queued.
 	s.closeBy = time.Now().Add(s.comet.cfg.CloseTimeout)
@@ -225,9 +238,9 @@ func (s *session) AbortLocked(err error) {
 // CloseReasonLocked returns why the server closed the session; 0: it did not.
 func (s *session) CloseReasonLocked() (protocol.CloseCode, string) { return s.code, s.reason }
 
-// encodeDisconnect makes op 6. others are addresses that the client may connect
+// encodeDisconnect makes op 6 for a client of version 2. others are addresses that the client may connect
 // to instead.
-func encodeDisconnect(form transport.Form, version int16, code protocol.CloseCode, reason string, others []string) []byte {
+func encodeDisconnect(form transport.Form, code protocol.CloseCode, reason string, others []string) []byte {
 	body := fmt.Sprintf(`{"code":%d,"reason":%s,"reconnect":%t`, code, quote(reason), code.Reconnect())
 	for i, address := range others {
 		if i == 0 {
@@ -241,5 +254,5 @@ func encodeDisconnect(form transport.Form, version int16, code protocol.CloseCod
 		body += "]"
 	}
 	body += "}"
-	return transport.EncodeReply(form, version, protocol.OpDisconnect, 0, 0, []byte(body))
+	return transport.EncodeReply(form, protocol.Version2, protocol.OpDisconnect, 0, 0, []byte(body))
 }

@@ -36,20 +36,30 @@ func TestAuthBody(t *testing.T) {
 		{name: "a broken object", version: 1, body: `{"mid":1`, want: want{token: `{"mid":1`, generation: "imgo"}},
 		{name: "an array", version: 1, body: `["x"]`, want: want{token: `["x"]`, generation: "imgo"}},
 		{name: "empty", version: 1, body: "", want: want{generation: "imgo"}},
-		{name: "version 2 with a bare token", version: 2, body: "tok", want: want{token: "tok", generation: "v2"}},
+		{name: "version 2 with a bare token is not imgo's", version: 2, body: "1,949", want: want{token: "1,949", generation: "imgo"}},
+		{name: "text: version 2 with a bare token", version: 2, text: true, body: `"tok"`, want: want{token: "tok", generation: "imgo"}},
+		{name: "an object without a token", version: 1, body: `{"test":1}`, want: want{token: `{"test":1}`, generation: "imgo"}},
+		{name: "text: an object without a token", version: 1, text: true, body: `{"data":{}}`,
+			want: want{token: `{"data":{}}`, generation: "imgo"}},
+		{name: "an object with a key that is none", version: 1, text: true, body: `{"key":5}`,
+			want: want{token: `{"key":5}`, generation: "imgo"}},
+		{name: "goim without a mid", version: 1, body: `{"room_id":"live://1"}`,
+			want: want{token: `{"room_id":"live://1"}`, mid: "0", generation: "goim", rooms: "[live://1]"}},
+		{name: "goim in another case", version: 1, body: `{"Mid":78,"ACCEPTS":[5]}`,
+			want: want{token: `{"Mid":78,"ACCEPTS":[5]}`, mid: "78", generation: "goim", accepts: "[5]"}},
 		{name: "all keys", version: 2,
 			body: `{"token":"t","device":"d","ack":true,"rooms":["a","b","a"],` +
 				`"accepts":[3,1,3],"platform":"ios","key":"k","mid":7,"other":{}}`,
 			want: want{token: "t", mid: "7", device: "d", key: "k", platform: "ios", generation: "v2", rooms: "[a b]", accepts: "[1 3]"}},
 		{name: "goim", version: 1, body: `{"mid":9223372036854775807,"key":"","room_id":"","platform":"","accepts":null}`,
-			want: want{mid: "9223372036854775807", generation: "goim"}},
+			want: want{mid: "9223372036854775807", generation: "goim", token: `{"mid":9223372036854775807,"key":"","room_id":"","platform":"","accepts":null}`}},
 		{name: "a mid that is a string", version: 1, body: `{"mid":"ann","room_id":"live://1"}`,
-			want: want{mid: "ann", generation: "goim", rooms: "[live://1]"}},
-		{name: "a negative mid", version: 1, body: `{"mid":-1}`, want: want{mid: "-1", generation: "goim"}},
+			want: want{mid: "ann", generation: "goim", rooms: "[live://1]", token: `{"mid":"ann","room_id":"live://1"}`}},
+		{name: "a negative mid", version: 1, body: `{"mid":-1}`, want: want{mid: "-1", generation: "goim", token: `{"mid":-1}`}},
 		{name: "no mid: not goim", version: 1, body: `{"token":"t"}`, want: want{token: "t", generation: "imgo"}},
 		{name: "text: a string", version: 1, text: true, body: `"tok"`, want: want{token: "tok", generation: "imgo"}},
 		{name: "text: no body", version: 1, text: true, want: want{generation: "imgo"}},
-		{name: "text: never goim", version: 1, text: true, body: `{"mid":5}`, want: want{mid: "5", generation: "imgo"}},
+		{name: "text: never goim", version: 1, text: true, body: `{"mid":5}`, want: want{mid: "5", generation: "imgo", token: `{"mid":5}`}},
 		{name: "text: version 2", version: 2, text: true, body: `{"token":"t","ack":true}`, want: want{token: "t", generation: "v2"}},
 
 		{name: "token is a number", version: 2, body: `{"token":5}`, reason: "auth token must be a string"},
@@ -60,7 +70,7 @@ func TestAuthBody(t *testing.T) {
 		{name: "ack is a string", version: 2, body: `{"ack":"yes"}`, reason: "auth ack must be true or false"},
 		{name: "a device with a control character", version: 2, body: `{"device":"a\u0000"}`,
 			reason: "auth device has the control character U+0000"},
-		{name: "a long key", version: 2, body: `{"key":"` + strings.Repeat("k", 129) + `"}`, reason: "auth key is 129 bytes long"},
+		{name: "a long key", version: 2, body: `{"key":"` + strings.Repeat("k", 513) + `"}`, reason: "auth key is 513 bytes long"},
 		{name: "an empty room", version: 2, body: `{"rooms":[""]}`, reason: "auth rooms must not be empty"},
 		{name: "too many rooms", version: 2, body: `{"rooms":["1","2","3","4"]}`, reason: "auth rooms are more than the 3"},
 		{name: "a token that is not UTF-8", version: 1, body: "\xff\xfe", reason: "auth body is not valid UTF-8"},
@@ -70,6 +80,10 @@ func TestAuthBody(t *testing.T) {
 			c := s.dialPipe(pipe.Options{Text: test.text})
 
 			c.send(test.version, protocol.OpAuth, 1, test.body)
+			if test.reason != "" && test.version == 1 {
+				c.wantEnd(protocol.CloseBadPacket)
+				return
+			}
 			p := c.receive()
 			if test.reason != "" {
 				if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), test.reason) || !strings.Contains(string(p.Body), `"code":3500`) {
@@ -120,7 +134,15 @@ func TestAuthRefused(t *testing.T) {
 			logic := &fakeLogic{connect: func(*envelope.ConnectRequest) (*envelope.ConnectReply, error) { return nil, test.err }}
 			s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 20 * time.Millisecond })
 			c := s.dialPipe(pipe.Options{Text: o.text})
-			c.send(o.version, protocol.OpAuth, 1, `"x"`)
+			body := `"x"`
+			if o.version == 2 {
+				body = `{"token":"x"}`
+			}
+			c.send(o.version, protocol.OpAuth, 1, body)
+			if o.version == 1 {
+				c.wantEnd(test.code)
+				continue
+			}
 			p := c.receive()
 			if p.Op != protocol.OpDisconnect || p.Version != o.version || !strings.Contains(string(p.Body), test.says) ||
 				!strings.Contains(string(p.Body), fmt.Sprintf(`{"code":%d,`, test.code)) {
@@ -142,8 +164,15 @@ func TestFirstPacket(t *testing.T) {
 		for range 16 {
 			c.send(1, protocol.OpHeartbeat, 9, "x")
 		}
-		c.send(1, protocol.OpAuth, 1, "ann")
+		c.send(1, protocol.OpAuth, 1, `{"mid":1}`)
 		c.expect(protocol.OpAuthReply, 0, "")
+	})
+	t.Run("binary: a client of 2016 is closed, as its server did", func(t *testing.T) {
+		s := start(t, &fakeLogic{}, nil)
+		c := s.dialPipe(pipe.Options{})
+		c.send(1, protocol.OpSend, 9, "x")
+		c.send(1, protocol.OpAuth, 1, "ann")
+		c.closedWith(protocol.CloseBadPacket)
 	})
 	t.Run("binary: too many packets end the connection", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
@@ -162,7 +191,8 @@ func TestFirstPacket(t *testing.T) {
 	t.Run("version 2 is strict", func(t *testing.T) {
 		s := start(t, &fakeLogic{}, nil)
 		c := s.dialPipe(pipe.Options{})
-		c.send(2, protocol.OpHeartbeat, 9, "")
+		c.put(wire("00000018 0018 0002 00000002 00000009 0000000000000000", ""))
+		c.v2 = true
 		c.closedWith(protocol.CloseBadPacket)
 	})
 	t.Run("text is strict", func(t *testing.T) {

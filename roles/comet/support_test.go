@@ -325,6 +325,7 @@ type client struct {
 	t    *testing.T
 	text bool
 	pipe *pipe.Client // nil without a pipe
+	v2   bool         // it has sent an auth packet of version 2
 }
 
 // dialPipe connects in memory.
@@ -429,6 +430,7 @@ func (c *client) wantEnd(code protocol.CloseCode) {
 // send sends a packet in the client's form. The body of a text frame is JSON.
 func (c *client) send(version int16, op, seq int32, body string) {
 	c.t.Helper()
+	c.v2 = c.v2 || version == protocol.Version2 && op == protocol.OpAuth
 	if !c.text {
 		c.put(string(transport.AppendPacket(nil, version, protocol.HeaderV1, op, seq, 0, []byte(body))))
 		return
@@ -467,7 +469,7 @@ func (c *client) next() (transport.Packet, error) {
 
 // parseFrame reads a server's text frame of one object.
 func parseFrame(b []byte) (transport.Packet, error) {
-	b = bytes.TrimSuffix(bytes.TrimPrefix(b, []byte("[")), []byte("]"))
+	b = bytes.TrimSuffix(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("[")), []byte("]"))
 	return transport.ParseJSON(b)
 }
 
@@ -481,9 +483,13 @@ func (c *client) expect(op int32, id uint64, body string) transport.Packet {
 	return p
 }
 
-// closedWith reads op 6 and the end.
+// closedWith reads the end of the connection. A client of version 2 gets op 6 before.
 func (c *client) closedWith(code protocol.CloseCode) {
 	c.t.Helper()
+	if !c.v2 {
+		c.wantEnd(code)
+		return
+	}
 	p := c.receive()
 	prefix := fmt.Sprintf(`{"code":%d,"reason":"`, code)
 	suffix := fmt.Sprintf(`","reconnect":%t}`, code < 3500)

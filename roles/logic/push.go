@@ -26,6 +26,11 @@ type PushCommand struct {
 	// All means every connected session; never kept.
 	All bool
 
+	// Goim says that the push comes by goim's API. Then any operation from 1 on and
+	// protocol.OpIfAccepted are allowed, and rooms and keys may be as long as those
+	// of goim's clients.
+	Goim bool
+
 	// Op is the operation: 5 (message), or 1000 and above.
 	Op   int32
 	Body []byte
@@ -152,7 +157,7 @@ func (h *pushHandler) check(kind string, c *PushCommand) error {
 		return err
 	}
 	switch {
-	case c.Op != protocol.OpMessage && c.Op < protocol.FirstAcceptedOp:
+	case !c.validOp():
 		return envelope.Invalid("op", fmt.Sprintf("is %d: it must be %d, or %d and above", c.Op, protocol.OpMessage, protocol.FirstAcceptedOp))
 	case len(c.Body) > h.cfg.MaxBody:
 		return &envelope.Error{Code: envelope.CodeTooLarge, Field: "body",
@@ -176,6 +181,13 @@ func (h *pushHandler) check(kind string, c *PushCommand) error {
 		return envelope.Invalid("idempotency_key", "is not valid UTF-8")
 	}
 	return nil
+}
+
+func (c *PushCommand) validOp() bool {
+	if c.Goim && (c.Op > 0 || c.Op == protocol.OpIfAccepted) {
+		return true
+	}
+	return c.Op == protocol.OpMessage || c.Op >= protocol.FirstAcceptedOp
 }
 
 // targetError returns the error for a push that has no target, or several.
@@ -205,9 +217,12 @@ func targetError(c *PushCommand) error {
 
 func (h *pushHandler) checkTarget(c *PushCommand) error {
 	if c.Room != "" {
+		if c.Goim {
+			return envelope.CheckRoom("room", c.Room)
+		}
 		return envelope.CheckName("room", c.Room)
 	}
-	if err := checkNames("users", c.Users, h.cfg.MaxUsers); err != nil {
+	if err := checkNames("users", c.Users, h.cfg.MaxUsers, envelope.CheckName); err != nil {
 		return err
 	}
 	if c.KeyUser != "" {
@@ -215,18 +230,21 @@ func (h *pushHandler) checkTarget(c *PushCommand) error {
 			return err
 		}
 	}
-	return checkNames("keys", c.Keys, h.cfg.MaxUsers)
+	if c.Goim {
+		return checkNames("keys", c.Keys, h.cfg.MaxUsers, envelope.CheckRoom)
+	}
+	return checkNames("keys", c.Keys, h.cfg.MaxUsers, envelope.CheckName)
 }
 
 // checkNames checks a list of at most limit users or keys, which may be empty.
-func checkNames(field string, names []string, limit int) error {
+func checkNames(field string, names []string, limit int, check func(field, name string) error) error {
 	if len(names) > limit {
 		return envelope.Invalid(field, fmt.Sprintf("has %d entries, at most %d are allowed", len(names), limit))
 	}
 	for i, name := range names {
-		if envelope.CheckName("", name) != nil {
+		if check("", name) != nil {
 			// The field's name is made only for a bad name.
-			return envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), name)
+			return check(fmt.Sprintf("%s[%d]", field, i), name)
 		}
 	}
 	return nil

@@ -146,7 +146,7 @@ func checkConnect(r *envelope.ConnectRequest) error {
 		}
 	}
 	for i, room := range s.GetRooms() {
-		if err := envelope.CheckName(fmt.Sprintf("rooms[%d]", i), room); err != nil {
+		if err := envelope.CheckRoom(fmt.Sprintf("rooms[%d]", i), room); err != nil {
 			return err
 		}
 	}

@@ -46,7 +46,7 @@ func (h *userHandler) Online(ctx context.Context, users []string) (map[string]in
 		return nil, err
 	}
 	defer end()
-	if err := checkNames("users", users, h.maxUsers); err != nil {
+	if err := checkNames("users", users, h.maxUsers, envelope.CheckName); err != nil {
 		return nil, err
 	}
 	found, err := h.owners.lookup(ctx, h.owners.targets(users), want{})

@@ -288,7 +288,7 @@ func TestAncestorBug10_LateDisconnectKeepsTheNewerSession(t *testing.T) {
 	var older *client
 	for i := range 20 {
 		c := n.dialAs(t, []string{"tcp", "ws"}[i%2])
-		c.login("goim", "10", `,"key":"k10","room_id":"live://1"`)
+		c.login("goim", "10", `,"key":"k10","room_id":"live://1","accepts":[5]`)
 		if older != nil {
 			older.closedWith(3505, "same key")
 		}

@@ -25,8 +25,8 @@ func TestAncestorBug11_NegativeUIDIsRefused(t *testing.T) {
 	n := start(t, nil)
 	w := n.witness(t)
 	for _, uid := range []string{"-1", "-9223372036854775808"} {
-		n.call(t, "POST", "/1/push?uid="+uid, "x").is(t, 200, `{"ret":65534}`)
-		n.call(t, "POST", "/1/pushs", `{"m":1,"u":[`+uid+`]}`).is(t, 200, `{"ret":65534}`)
+		n.call(t, "POST", "/1/push?uid="+uid, "x").is(t, 200, `{"ret":65535}`)
+		n.call(t, "POST", "/1/pushs", `{"m":1,"u":[`+uid+`]}`).is(t, 200, `{"ret":65535}`)
 		n.call(t, "POST", "/goim/push/mids?operation=5&mids="+uid, "x").want(t, 200, `"code":0`)
 		w.fine(t)
 	}
@@ -98,7 +98,7 @@ func TestAncestorBug16_BroadcastThatIsNotJSON(t *testing.T) {
 		if err != nil || !json.Valid(b) {
 			t.Fatalf("after %.40q: %.80q, %v", test.body, b, err)
 		}
-		if want := `[{"ver":0,"op":5,"seq":0,"body":` + test.asJSON + `}]`; string(b) != want {
+		if want := `[{"ver":0,"op":5,"seq":0,"body":` + test.asJSON + "}]\n"; string(b) != want {
 			t.Errorf("got  %.100s\nwant %.100s", b, want)
 		}
 		v2.expect(5, test.asJSON)
@@ -151,6 +151,11 @@ func TestAncestorBug17_APIKeysAndReplacedTokens(t *testing.T) {
 	c := n.tcp(t)
 	c.login("imgo", "old", "")
 	token("new")
+	// A user's devices have tokens of their own, so both are good. One that is revoked is good no more.
+	c.send(1, protocol.OpHeartbeat, 2, "")
+	c.expect(protocol.OpHeartbeatReply, "")
+	n.tcp(t).login("imgo", "old", "")
+	n.call(t, "POST", "/v1/tokens/revoke", `{"token":"old"}`, "Authorization: "+key).is(t, 200, `{"revoked":1}`)
 	late := n.tcp(t)
 	late.send(1, protocol.OpAuth, 1, "old")
 	late.closedWith(3503, "revoked")

@@ -7,7 +7,8 @@ import (
 
 // goimConversation is the conversation of a goim v2 client and of a caller of goim's logic. It is
 // the same on TCP and on binary WebSocket.
-func goimConversation(t *testing.T, n *node, dial func() *client) {
+// push wraps a pushed packet as the transport does.
+func goimConversation(t *testing.T, n *node, dial func() *client, push func(packet string) string) {
 	t.Helper()
 	c := dial()
 	// goim ignores packets before auth.
@@ -27,21 +28,22 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 		n.call(t, "POST", "/goim/push/"+path, body).is(t, 200, `{"code":0,"message":""}`)
 	}
 	ok("mids?operation=1000&mids=123&mids=124", "mids")
-	c.want(wire("00000014 0010 0001 000003e8 00000000", "mids"))
+	c.want(push(wire("00000014 0010 0001 000003e8 00000000", "mids")))
 	ok("mids?operation=1002&mids=123", "not accepted")
 	ok("keys?operation=1001&keys=k-1&keys=other", "keys")
-	c.want(wire("00000014 0010 0001 000003e9 00000000", "keys"))
+	c.want(push(wire("00000014 0010 0001 000003e9 00000000", "keys")))
 	ok("keys?operation=1002&keys=k-1", "not accepted")
 	ok("all?operation=1000&speed=32", "all")
-	c.want(wire("00000013 0010 0001 000003e8 00000000", "all"))
+	c.want(push(wire("00000013 0010 0001 000003e8 00000000", "all")))
 	ok("all?operation=1002&speed=32", "not accepted")
 	ok("room?operation=1002&type=live&room=1000", "room")
 	for _, member := range []*client{c, silent} { // room messages are not filtered by operation
-		member.want(wire("00000014 0010 0001 000003ea 00000000", "room"))
+		member.want(push(wire("00000014 0010 0001 000003ea 00000000", "room")))
 	}
 	ok("room?operation=1002&type=live&room=2000", "another room")
-	ok("mids?operation=5&mids=123", "\x00\xff")
-	c.want(wire("00000012 0010 0001 00000005 00000000", "\x00\xff"))
+	n.call(t, "POST", "/v1/push", `{"user":"123","body_base64":"AP8="}`).want(t, 202)
+	c.want(push(wire("00000012 0010 0001 00000005 00000000", "\x00\xff")))
+	ok("mids?operation=5&mids=123", "not accepted")
 
 	// The queries of callers.
 	n.call(t, "GET", "/goim/online/top?type=live&limit=10", "").is(t, 200, `{"code":0,"message":"","data":[{"room_id":"1000","count":2}]}`)
@@ -55,16 +57,16 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	c.put(wire("0000001b 0010 0001 0000000c 00000004", "live://2000"))
 	c.want(wire("0000001b 0010 0001 0000000d 00000004", "live://2000"))
 	ok("room?operation=1000&type=live&room=1000", "old")
-	silent.want(wire("00000013 0010 0001 000003e8 00000000", "old"))
+	silent.want(push(wire("00000013 0010 0001 000003e8 00000000", "old")))
 	ok("room?operation=1000&type=live&room=2000", "new")
-	c.want(wire("00000013 0010 0001 000003e8 00000000", "new"))
+	c.want(push(wire("00000013 0010 0001 000003e8 00000000", "new")))
 	c.put(wire("00000019 0010 0001 0000000e 00000005", "1002,1003"))
 	c.want(wire("00000019 0010 0001 0000000f 00000005", "1002,1003"))
 	c.put(wire("00000014 0010 0001 00000010 00000006", "1000"))
 	c.want(wire("00000014 0010 0001 00000011 00000006", "1000"))
 	ok("keys?operation=1000&keys=k-1", "no more")
 	ok("keys?operation=1003&keys=k-1", "now")
-	c.want(wire("00000013 0010 0001 000003eb 00000000", "now"))
+	c.want(push(wire("00000013 0010 0001 000003eb 00000000", "now")))
 	c.put(wire("00000012 0010 0001 00000004 00000008", "up"))
 	c.want(wire("00000010 0010 0001 00000004 00000008", ""))
 	c.put(wire("00000010 0010 0001 0000000c 00000009", ""))
@@ -77,25 +79,27 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	_ = c.Close()
 	eventually(t, "it is away, and only what it did not accept waits", func() bool {
 		s := n.user(t, "123")
-		return !s.Online && s.Pending == 1
+		return !s.Online && s.Pending == 2
 	})
 	ok("mids?operation=1000&mids=123", "waiting")
 	ok("keys?operation=1000&keys=k-1", "nobody")
-	ok("all?operation=5", "not for those who are away")
-	silent.want(wire("0000002a 0010 0001 00000005 00000000", "not for those who are away"))
+	ok("all?operation=5", "not accepted")
+	n.call(t, "POST", "/v1/push", `{"all":true,"body_text":"not for those who are away"}`).want(t, 202)
+	silent.want(push(wire("0000002a 0010 0001 00000005 00000000", "not for those who are away")))
 	c = dial()
 	auth = `{"mid":123,"key":"k-1","room_id":"live://1000","platform":"web","accepts":[1000]}`
 	c.put(wire(fmt.Sprintf("%08x 0010 0001 00000007 00000001", 16+len(auth)), auth))
 	c.want(wire("00000010 0010 0001 00000008 00000001", ""))
-	c.want(wire("00000017 0010 0001 000003e8 00000000", "waiting"))
+	c.want(push(wire("00000017 0010 0001 000003e8 00000000", "waiting")))
 	ok("mids?operation=1000&mids=123", "again")
-	c.want(wire("00000015 0010 0001 000003e8 00000000", "again"))
+	c.want(push(wire("00000015 0010 0001 000003e8 00000000", "again")))
 
-	// A second auth ends the connection. The other client stays in the room.
+	// A second auth changes nothing. A body over the limit ends the connection. The other client stays
+	// in the room.
 	c.put(wire("00000010 0010 0001 00000007 0000000b", ""))
-	body := `{"code":3500,"reason":"auth was sent twice","reconnect":false}`
-	c.want(wire(fmt.Sprintf("%08x 0010 0001 00000006 00000000", 16+len(body)), body))
-	c.wantEnd(3500)
+	c.want(wire("00000010 0010 0001 00000007 0000000b", ""))
+	c.put(wire("7fffffff 0010 0001 00000004 0000000b", ""))
+	c.wantEnd(3507)
 	eventually(t, "it has left the room", func() bool {
 		return n.call(t, "GET", "/goim/online/room?type=live&rooms=1000", "").body == `{"code":0,"message":"","data":{"1000":1}}`
 	})
@@ -103,14 +107,19 @@ func goimConversation(t *testing.T, n *node, dial func() *client) {
 	silent.want(wire("00000014 0010 0001 00000003 00000004 00000001", ""))
 }
 
+// inRaw puts a packet into one with operation 9, as goim's server sent its pushes over WebSocket.
+func inRaw(packet string) string {
+	return wire(fmt.Sprintf("%08x 0010 0001 00000009 00000000", 16+len(packet)), packet)
+}
+
 func TestGoimTCP(t *testing.T) {
 	n := start(t, acksByTCP)
-	goimConversation(t, n, func() *client { return n.tcp(t) })
+	goimConversation(t, n, func() *client { return n.tcp(t) }, func(packet string) string { return packet })
 }
 
 func TestGoimWebSocket(t *testing.T) {
 	n := start(t, acksByTCP)
-	goimConversation(t, n, func() *client { return n.ws(t, false) })
+	goimConversation(t, n, func() *client { return n.ws(t, false) }, inRaw)
 }
 
 // TestGenerationsTogether connects one user with a client of each generation. A push must reach
@@ -126,9 +135,9 @@ func TestGenerationsTogether(t *testing.T) {
 	v2JSON.login("v2", "7", `,"device":"d"`)
 	id := n.push(t, "7", `{"x":1}`)
 	imgoTCP.want(wire("00000017 0010 0000 00000005 00000000", `{"x":1}`))
-	imgoWS.want(`[{"ver":0,"op":5,"seq":0,"body":{"x":1}}]`)
+	imgoWS.want(`[{"ver":0,"op":5,"seq":0,"body":{"x":1}}]` + "\n")
 	goimTCP.want(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`))
-	goimWS.want(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`))
+	goimWS.want(inRaw(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`)))
 	v2.want(wire(fmt.Sprintf("0000001f 0018 0002 00000005 00000000 %016x", id), `{"x":1}`))
 	v2JSON.want(fmt.Sprintf(`[{"ver":2,"op":5,"seq":0,"id":"%d","body":{"x":1}}]`, id))
 }

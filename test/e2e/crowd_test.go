@@ -153,8 +153,9 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	// A new client can still connect.
 	n.tcp(t).login("v2", "newcomer", "")
 
-	if told := hear("told"); told != count*3/4 {
-		t.Errorf("%d of %d were told why", told, count*3/4)
+	// Only a WebSocket has a close code. On TCP it is not known which client would understand op 6.
+	if told := hear("told"); told != count/4 {
+		t.Errorf("%d of %d were told why", told, count/4)
 	}
 	eventually(t, "two connections are left", func() bool { return n.metric(t, "imgo_comet_connections") == 2 })
 	timeouts := n.metric(t, "imgo_comet_refused_total", `reason="handshake_timeout"`)

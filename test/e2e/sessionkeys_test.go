@@ -83,8 +83,8 @@ func TestSessionNamesAreTheServersAlone(t *testing.T) {
 func TestSessionKeysWithoutAuthentication(t *testing.T) {
 	n := start(t, nil)
 	alice, mallory := n.tcp(t), n.tcp(t)
-	alice.login("goim", "77", `,"key":"alice-phone"`)
-	mallory.login("goim", "78", `,"key":"alice-phone"`)
+	alice.login("goim", "77", `,"key":"alice-phone","accepts":[5]`)
+	mallory.login("goim", "78", `,"key":"alice-phone","accepts":[5]`)
 	n.pushKeys(t, `"keys":["alice-phone"]`, "one", 1)
 	n.call(t, "POST", "/goim/push/keys?operation=5&keys=alice-phone", "two").is(t, 200, `{"code":0,"message":""}`)
 	alice.expect(protocol.OpMessage, "one")

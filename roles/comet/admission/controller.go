@@ -46,6 +46,8 @@ type PendingConnect struct {
 	// Packet is the auth packet. If the client is refused before it has sent one,
 	// it is the last packet that it sent, without the body.
 	Packet transport.Packet
+	// Ignored is how many packets came before the auth packet.
+	Ignored int
 	// Started is when the auth packet was complete.
 	Started time.Time
 	// Err is nil if the client is to be admitted. Otherwise it is the reason why

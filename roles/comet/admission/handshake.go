@@ -15,7 +15,7 @@ import (
 // such packets, and its clients may rely on that. imgo 2016 closed the
 // connection, but none of its clients ever sent one. On the wire the two cannot
 // be told apart before auth, so a few packets are ignored. Text is imgo's alone
-// and version 2 is strict: there the first packet must be auth.
+// and the longer header is version 2's, which is strict: there the first packet must be auth.
 const (
 	maxIgnored      = 16
 	maxIgnoredBytes = 16 << 10
@@ -46,9 +46,9 @@ type handshake struct {
 	poll       transport.Pollable     // Conn, or nil: the connection has a goroutine
 	deadline   transport.DeadlineSlot // for the auth packet
 
-	ignored, ignoredBytes int
-	frames                int
-	alone                 bool // nothing else happens; guarded by the queue's mu once it is queued
+	ignoredBytes int
+	frames       int
+	alone        bool // nothing else happens; guarded by the queue's mu once it is queued
 
 	latest  time.Time     // until when it may wait for a slot
 	decided chan struct{} // closed when it is admitted or refused; nil if poll is set
@@ -136,9 +136,9 @@ func (h *handshake) step() bool {
 	h.Packet = p
 	h.Packet.Body = nil
 	h.controller.cfg.Metrics.EarlyPackets.Inc()
-	h.ignored++
+	h.Ignored++
 	h.ignoredBytes += len(p.Body)
-	if h.Conn.Text() || p.Version == protocol.Version2 || h.ignored > maxIgnored || h.ignoredBytes > maxIgnoredBytes {
+	if h.Conn.Text() || p.Long || h.Ignored > maxIgnored || h.ignoredBytes > maxIgnoredBytes {
 		h.fail(&transport.ProtocolError{
 			Kind: "before_auth", Code: protocol.CloseBadPacket, Reason: "the first packet must be auth",
 		})

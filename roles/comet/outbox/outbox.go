@@ -153,7 +153,8 @@ func (o *Outbox) StartLocked(owner Owner, first []byte) {
 	o.writeLocked(owner)
 }
 
-// CloseLocked writes what is queued, then last, and then closes the connection.
+// CloseLocked writes what is queued, then last, if it is not nil, and then closes the
+// connection.
 // The frames of an outbox that was not started are dropped instead: they were
 // queued for a client that is not to have them.
 func (o *Outbox) CloseLocked(owner Owner, last []byte) {
@@ -161,7 +162,12 @@ func (o *Outbox) CloseLocked(owner Owner, last []byte) {
 		o.DropLocked()
 	}
 	o.mode = o.mode&held | closing
-	o.EnqueueLocked(owner, last, 0)
+	if last != nil {
+		o.EnqueueLocked(owner, last, 0)
+	} else if o.queue == nil {
+		o.closeConnLocked(owner)
+		return
+	}
 	o.FlushLocked(owner)
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
 	"imgo/roles/logic/httpapi/goim"
@@ -47,7 +48,7 @@ func TestGoimGolden(t *testing.T) {
 		return `{"code":-400,"message":"` + strings.Join(lines, `\n`) + `"}`
 	}
 	push := func(cmd logic.PushCommand) *logic.PushCommand {
-		cmd.Body = []byte(body)
+		cmd.Body, cmd.Goim = []byte(body), true
 		return &cmd
 	}
 	for _, tt := range []struct {
@@ -59,7 +60,7 @@ func TestGoimGolden(t *testing.T) {
 	}{
 		{"POST", "/goim/push/keys?operation=1000&keys=k1&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k1", "k2"},
 			Op: 1000})},
-		{"POST", "/goim/push/keys?operation=5&keys=&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k2"}, Op: 5})},
+		{"POST", "/goim/push/keys?operation=5&keys=&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k2"}, Op: protocol.OpIfAccepted})},
 		{"POST", "/goim/push/keys?operation=5&keys=", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/keys?operation=5", 200, ginJSON, `{"code":-400,"message":"keys is missing"}`, nil},
 		{"POST", "/goim/push/keys?operation=abc&keys=k", 400, plain, noInt, nil},
@@ -68,7 +69,13 @@ func TestGoimGolden(t *testing.T) {
 
 		{"POST", "/goim/push/mids?operation=1000&mids=1&mids=2", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"1", "2"},
 			Op: 1000, Kept: true})},
-		{"POST", "/goim/push/mids?mids=5&mids=0&mids=-3", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"5"}, Kept: true})},
+		{"POST", "/goim/push/mids?mids=5&mids=0&mids=-3", 200, ginJSON, ok, nil},
+		{"POST", "/goim/push/mids?operation=-5&mids=5", 200, ginJSON, ok, nil},
+		{"POST", "/goim/push/mids?operation=5&mids=5", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"5"},
+			Op: protocol.OpIfAccepted, Kept: true})},
+		{"POST", "/goim/push/mids?operation=1&mids=5", 200, ginJSON, ok, push(logic.PushCommand{Users: []string{"5"}, Op: 1, Kept: true})},
+		{"POST", "/goim/push/room?operation=5&type=a&room=b", 200, ginJSON, ok, push(logic.PushCommand{Room: "a://b", Op: 5})},
+		{"POST", "/goim/push/all?operation=5", 200, ginJSON, ok, push(logic.PushCommand{All: true, Op: protocol.OpIfAccepted})},
 		{"POST", "/goim/push/mids?operation=1000", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/mids?operation=1000&mids=", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/mids?operation=1000&mids=abc", 400, plain, noInt, nil},

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"imgo/envelope"
+	"imgo/protocol"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
@@ -112,7 +113,16 @@ func (a *API) pushAll(c *httpcall.Call) error {
 	return replyData(c, nil)
 }
 
+// do pushes. goim took any operation and sent a message to the sessions that accept
+// it, or to all in a room. No client accepts one of 0 and below, so that is no push.
 func (a *API) do(c *httpcall.Call, cmd *logic.PushCommand) error {
+	if cmd.Op <= 0 {
+		return nil
+	}
+	cmd.Goim = true
+	if cmd.Op == protocol.OpMessage && cmd.Room == "" {
+		cmd.Op = protocol.OpIfAccepted
+	}
 	_, err := a.service.Push(c.Ctx, cmd)
 	return err
 }

@@ -82,9 +82,7 @@ func (a *API) roomCounts(c *httpcall.Call) ([]roomCount, error) {
 		}
 		list = append(list, roomCount{RoomID: int32(id), Count: int32(min(n, math.MaxInt32))}) // min
 	}
-	if roomless > 0 {
-		list = append(list, roomCount{RoomID: noRoom, Count: int32(min(roomless, math.MaxInt32))}) // min
-	}
+	list = append(list, roomCount{RoomID: noRoom, Count: int32(min(max(roomless, 0), math.MaxInt32))}) // min
 	slices.SortFunc(list, func(x, y roomCount) int { return cmp.Compare(x.RoomID, y.RoomID) })
 	return list, nil
 }

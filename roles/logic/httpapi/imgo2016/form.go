@@ -28,7 +28,7 @@ func Form() *httpcall.Form {
 				status = p.Status
 			}
 			c.SetRetryAfter(p.RetryAfter)
-			c.Write(status, httpcall.ContentText, fmt.Appendf(nil, `{"ret":%d}`, retOf(p)))
+			c.Write(status, httpcall.ContentText, fmt.Appendf(nil, `{"ret":%d}`, retOf(c.R.URL.Path, p)))
 		},
 		WrongMethod: func(c *httpcall.Call, _ string, allowed []string) {
 			if allowed == nil {
@@ -42,12 +42,14 @@ func Form() *httpcall.Form {
 	}
 }
 
-// retOf returns the "ret" of a problem. It tells the caller's mistakes, missing
-// keys or tokens, and everything else apart.
-func retOf(p httpcall.Problem) int {
+// retOf returns the "ret" of a problem. Of the caller's mistakes only those of
+// /1/admin/token/new and /1/msg/get had a number of their own.
+func retOf(path string, p httpcall.Problem) int {
 	switch p.Code {
 	case envelope.CodeInvalid, envelope.CodeTooLarge, envelope.CodeNotFound:
-		return retParam
+		if path == pathTokenNew || path == pathMsgGet {
+			return retParam
+		}
 	case envelope.CodeUnauthorized, envelope.CodeExpired, envelope.CodeRevoked, httpcall.CodeForbidden:
 		return retToken
 	}

@@ -45,6 +45,12 @@ type API struct {
 // New returns the API of a service.
 func New(cfg Config, service Service) *API { return &API{cfg: cfg, service: service} }
 
+// The paths that answer a caller's mistake with retParam.
+const (
+	pathTokenNew = "/1/admin/token/new"
+	pathMsgGet   = "/1/msg/get"
+)
+
 // Routes are the API's paths. All of them are below /1/.
 func (a *API) Routes() []httpcall.Route {
 	return []httpcall.Route{
@@ -54,7 +60,7 @@ func (a *API) Routes() []httpcall.Route {
 		{Path: "/1/push/all", Method: http.MethodPost, Scope: httpcall.ScopePush, Handler: a.pushAll},
 		{Path: "/1/count", Method: http.MethodGet, Scope: httpcall.ScopeRead, Handler: a.count},
 		{Path: "/1/server/del", Method: http.MethodPost, Scope: httpcall.ScopeAdmin, Handler: a.serverDel},
-		{Path: "/1/admin/token/new", Method: http.MethodPost, Scope: httpcall.ScopeTokens, Handler: a.tokenNew},
-		{Path: "/1/msg/get", Method: http.MethodGet, Scope: httpcall.ScopeUsers, Handler: a.msgGet},
+		{Path: pathTokenNew, Method: http.MethodPost, Scope: httpcall.ScopeTokens, Handler: a.tokenNew},
+		{Path: pathMsgGet, Method: http.MethodGet, Scope: httpcall.ScopeUsers, Handler: a.msgGet},
 	}
 }

@@ -47,7 +47,9 @@ func (a *API) msgGet(c *httpcall.Call) error {
 	ret := retMsgOK
 	if err != nil {
 		// The answer, below, has the callback, so the form cannot give it.
-		ret = retOf(c.Report(err))
+		if ret = retOf(pathMsgGet, c.Report(err)); err == errUnknownToken {
+			ret = retInternal // as imgo 2016 answered it
+		}
 	}
 
 	b := make([]byte, 0, 256)
@@ -71,6 +73,9 @@ func (a *API) msgGet(c *httpcall.Call) error {
 	return nil
 }
 
+// errUnknownToken is the error of a token that nobody has.
+var errUnknownToken error = envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+
 // take checks in the order that imgo 2016 did.
 func (a *API) take(c *httpcall.Call) ([]message, error) {
 	for _, name := range []string{"uid", "mid", "token"} {
@@ -84,8 +89,8 @@ func (a *API) take(c *httpcall.Call) ([]message, error) {
 	}
 	owner, err := a.service.CheckToken(c.Ctx, c.Param("token"))
 	switch {
-	case errors.Is(err, envelope.ErrNotFound):
-		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token is unknown")
+	case errors.Is(err, envelope.ErrNotFound) || errors.Is(err, envelope.ErrUnauthorized):
+		return nil, errUnknownToken
 	case err != nil:
 		return nil, err
 	case owner != user:

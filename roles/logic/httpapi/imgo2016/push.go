@@ -35,6 +35,9 @@ func (a *API) push(c *httpcall.Call) error {
 	if err != nil {
 		return err
 	}
+	if len(body) == 0 {
+		return envelope.Invalid("body", "is empty: this call pushes no empty message")
+	}
 	return a.do(c, &logic.PushCommand{Users: []string{user}, Body: body, Kept: true})
 }
 

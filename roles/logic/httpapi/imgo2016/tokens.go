@@ -38,10 +38,10 @@ func (a *API) tokenNew(c *httpcall.Call) error {
 	if err != nil || n <= 0 {
 		return envelope.Invalid("expire", "must be a number of seconds above 0")
 	}
-	// A user has one token, so the one before is revoked. imgo 2016 had the
-	// same intention but left it valid.
+	// The user's other tokens stay good, as they did: a login on each device had a
+	// token of its own.
 	ttl := time.Duration(min(n, jsonread.MaxSeconds)) * time.Second
-	if _, err := a.service.NewToken(c.Ctx, user, ttl, token, true); err != nil {
+	if _, err := a.service.NewToken(c.Ctx, user, ttl, token, false); err != nil {
 		return err
 	}
 	return replyRet(c, retOK)
