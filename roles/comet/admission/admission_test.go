@@ -357,13 +357,18 @@ func TestEarlyPackets(t *testing.T) {
 		{"few packets of version 1", 1, 16, "", false},
 		{"one packet more", 1, 17, "", true},
 		{"many bytes", 1, 2, string(make([]byte, 9000)), true},
-		{"one packet of version 2", protocol.Version2, 1, "", true},
+		{"one packet of version 2 with a goim header", protocol.Version2, 1, "", false},
+		{"one packet with the longer header", protocol.Version2, 1, "long", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := start(t, nil)
 				client := c.dial()
 				for range test.packets {
+					if test.body == "long" { // an id makes the header long
+						_ = client.Send(transport.Packet{Version: test.version, Op: early, ID: 1})
+						continue
+					}
 					c.send(client, test.version, early, test.body)
 				}
 				_ = client.Send(transport.Packet{Version: test.version, Op: protocol.OpAuth}) // fails if it is refused
