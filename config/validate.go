@@ -351,6 +351,10 @@ func (v *validation) delivery() {
 				"raise it, or lower protocol.max_body")
 		}
 	}
+	if cfg.Live.Retention < cfg.Delivery.CatchUpTimeout {
+		v.refuse("live.retention", fmt.Sprintf("is %s, shorter than delivery.catch_up_timeout (%s): what a client catches up with could be gone",
+			v.show("live.retention"), v.show("delivery.catch_up_timeout")), "raise it, or lower delivery.catch_up_timeout")
+	}
 	if d := cfg.Delivery; d.WatchAfter < d.AckInterval {
 		v.refuse("delivery.watch_after", fmt.Sprintf("is %s, shorter than delivery.ack_interval (%s): every message would look lost",
 			v.show("delivery.watch_after"), v.show("delivery.ack_interval")), "raise it, or lower delivery.ack_interval")

@@ -179,6 +179,7 @@ func (db *DB) prepareDir() error {
 		return fmt.Errorf("make data directory %s: %w; "+
 			"name another with --data-dir, or make it and give it to the user that runs imgo", dir, err)
 	}
+	db.tighten()
 	probe, err := os.CreateTemp(dir, "write-test-*")
 	if err != nil {
 		return fmt.Errorf("data directory %s is not writable: %w; "+
@@ -189,6 +190,23 @@ func (db *DB) prepareDir() error {
 	}
 	db.lock, err = lockDir(dir)
 	return err
+}
+
+// tighten takes the rights of everybody from the directory, which holds messages and mailboxes
+// in the clear. Those of the group stay: somebody may have chosen it.
+func (db *DB) tighten() {
+	const everybody = 0o007
+	info, err := os.Stat(db.dir)
+	if err != nil || info.Mode().Perm()&everybody == 0 {
+		return // an error comes again when the directory is used
+	}
+	mode := info.Mode().Perm() &^ everybody
+	if err := os.Chmod(db.dir, mode); err != nil {
+		db.log.Warn().Err(err).Str("dir", db.dir).Stringer("mode", info.Mode()).
+			Msg("everybody on this machine can read the data directory; take that right from them (chmod o-rwx)")
+		return
+	}
+	db.log.Info().Str("dir", db.dir).Stringer("mode", mode).Msg("took the rights of everybody from the data directory")
 }
 
 // Dir returns the absolute path of the data directory; "(memory)" for a DB in memory.

@@ -42,6 +42,20 @@ func TestOpenMakesTheDirectory(t *testing.T) {
 	}
 }
 
+// TestOpenTightensTheDirectory opens directories that were made by others.
+func TestOpenTightensTheDirectory(t *testing.T) {
+	for was, want := range map[os.FileMode]os.FileMode{0o755: 0o750, 0o777: 0o770, 0o750: 0o750, 0o700: 0o700} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, was); err != nil {
+			t.Fatal(err)
+		}
+		openDB(t, store.Options{Dir: dir})
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != want {
+			t.Errorf("a directory of mode %o is %v, %v; want %o", was, info.Mode(), err, want)
+		}
+	}
+}
+
 func TestOpenRefusals(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

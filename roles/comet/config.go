@@ -66,7 +66,7 @@ type Sockets struct {
 
 // Protocol bounds what clients may send, and for how long they may be silent.
 type Protocol struct {
-	MaxBody          int           `toml:"max_body" default:"64KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The largest body of a packet, either way."`
+	MaxBody          int           `toml:"max_body" default:"64KiB" unit:"size" min:"1KiB" max:"1008KiB" doc:"The largest body of a packet, either way. A kept message must fit a record of 1MiB."`
 	HandshakeTimeout time.Duration `toml:"handshake_timeout" default:"5s" unit:"duration" min:"100ms" max:"5m" doc:"A connection that has not authenticated by then is closed."`
 	Heartbeat        time.Duration `toml:"heartbeat" default:"25s" unit:"duration" min:"1s" max:"1h" doc:"How often version-2 clients are told to give a sign of life; closed after 2.5 of them without one.\nProxies cut connections that are silent for 50 or 60 s."`
 	HeartbeatV1      time.Duration `toml:"heartbeat_v1" default:"8m" unit:"duration" min:"1s" max:"24h" doc:"A version-1 client (imgo 2016, goim) is closed after this long without a packet. They beat every 30 s to 4 min."`
