@@ -70,7 +70,7 @@ func TestWhatIsRefused(t *testing.T) {
 		"not a number":   {map[string][]string{"limits.connect_rate": {"NaN"}}, []string{"limits.connect_rate"}},
 		"not an integer": {map[string][]string{"limits.connections": {"many"}},
 			[]string{"--limits-connections:", `"many"`, "whole number"}},
-		"bounds":         {map[string][]string{"protocol.max_body": {"2MiB"}}, []string{"protocol.max_body", "from 1KiB to 1MiB"}},
+		"bounds":         {map[string][]string{"protocol.max_body": {"2MiB"}}, []string{"protocol.max_body", "from 1KiB to 1008KiB"}},
 		"zero heartbeat": {map[string][]string{"protocol.heartbeat": {"0s"}}, []string{"protocol.heartbeat", "from 1s"}},
 		"policy":         {map[string][]string{"limits.sessions_policy": {"newest"}}, []string{"refuse, close_oldest"}},
 		"pending":        {map[string][]string{"limits.pending_bytes": {"32KiB"}}, []string{"limits.pending_bytes", "protocol.max_body"}},
