@@ -59,7 +59,7 @@ func stampedCall(before string, size int, more string) Call {
 }
 
 func newCall(body string) Call {
-	const head = "POST /v1/push HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+	const head = "POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 	return Call{bytes: fmt.Appendf(nil, head+"%s", len(body), body)}
 }
 
