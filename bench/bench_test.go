@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +18,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imgo/bench"
+	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
+	"imgo/internal/race"
 )
 
 // app returns the part of the imgo command that is tested.
@@ -44,14 +45,12 @@ func TestMain(m *testing.M) {
 
 func build(t *testing.T) string {
 	t.Helper()
-	imgo := filepath.Join(t.TempDir(), "imgo")
-	args := []string{"build", "-o", imgo}
-	if raceEnabled {
-		args = append(args, "-race")
+	if race.Enabled {
 		t.Setenv("GORACE", "halt_on_error=1")
 	}
-	if out, err := exec.CommandContext(t.Context(), "go", append(args, "imgo")...).CombinedOutput(); err != nil {
-		t.Fatalf("build imgo: %v\n%s", err, out)
+	imgo, err := process.Build(t.Context(), t.TempDir(), race.Enabled)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return imgo
 }

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"imgo/bench/process"
+	"imgo/internal/race"
 	"io"
 	"os/exec"
 	"path/filepath"
@@ -31,11 +33,11 @@ func TestBrowserRealServer(t *testing.T) {
 func startServer(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	binary := filepath.Join(dir, "imgo")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "imgo").CombinedOutput(); err != nil {
-		t.Fatalf("build the server: %v\n%s", err, out)
+	binary, err := process.Build(ctx, dir, race.Enabled)
+	if err != nil {
+		t.Fatal(err)
 	}
 
 	const free = "127.0.0.1:0"

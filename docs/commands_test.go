@@ -7,6 +7,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"imgo/bench/process"
+	"imgo/internal/race"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -382,11 +384,7 @@ var built string // the folder of the built imgo
 var build = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	bin := filepath.Join(built, "imgo")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", bin, "..").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build imgo: %w\n%s", err, out)
-	}
-	return bin, nil
+	return process.Build(ctx, built, race.Enabled)
 })
 
 func TestMain(m *testing.M) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"imgo/cluster/bus/kafkatest"
+	"imgo/internal/race"
 )
 
 // TestChaosShort is the short form of `make chaos`. It runs real processes on a real
@@ -26,7 +27,7 @@ func TestChaosShort(t *testing.T) {
 	defer cancel()
 	log := &lines{t: t}
 	err := run(ctx, []string{
-		"-users", "40", "-rate", "40", "-scale", "0.15", "-random", "0", fmt.Sprintf("-race=%v", raceEnabled), "-short",
+		"-users", "40", "-rate", "40", "-scale", "0.15", "-random", "0", fmt.Sprintf("-race=%v", race.Enabled), "-short",
 		// No other test uses these addresses.
 		"-net", fmt.Sprintf("127.%d.%d", 100+rand.IntN(100), 1+rand.IntN(250)),
 	}, log, log)

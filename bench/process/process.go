@@ -24,8 +24,16 @@ const (
 	stopLimit  = 25 * time.Second
 )
 
-// Build builds imgo into dir and returns the path of the program. race adds the race detector.
+// RaceBinary is the environment variable with the path of an imgo with the race detector. scripts/test
+// builds it once for all packages.
+const RaceBinary = "TEST_RACE_IMGO"
+
+// Build builds imgo into dir and returns the path of the program. race adds the race detector. With race,
+// Build returns the program of the variable RaceBinary, if that is set.
 func Build(ctx context.Context, dir string, race bool) (string, error) {
+	if built := os.Getenv(RaceBinary); race && built != "" {
+		return built, nil
+	}
 	binary := filepath.Join(dir, "imgo")
 	args := []string{"build", "-o", binary}
 	if race {

@@ -13,6 +13,7 @@ import (
 
 	"imgo/bench/process"
 	"imgo/bench/soak"
+	"imgo/internal/race"
 	"imgo/verify"
 )
 
@@ -40,7 +41,7 @@ func build(t *testing.T) string {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		built.binary, built.err = process.Build(ctx, built.dir, raceEnabled)
+		built.binary, built.err = process.Build(ctx, built.dir, race.Enabled)
 	})
 	if built.err != nil {
 		t.Fatal(built.err)

@@ -10,30 +10,35 @@ import (
 	"imgo/cluster/bus/kafkatest"
 )
 
-// TestRealKafka runs the tests of the bus on Apache Kafka.
+// TestRealKafka runs the tests of the bus on Apache Kafka. Its start takes long, so there is one for
+// all tests that need one broker. It knows one user, and has addresses that need no login.
 func TestRealKafka(t *testing.T) {
 	t.Parallel()
-	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M"})
-	t.Run("Conformance", func(t *testing.T) { conform(t, k.Brokers(), 15) })
-	t.Run("MadeAtOnce", func(t *testing.T) { testMadeAtOnce(t, k.Brokers()) })
-	t.Run("Differs", func(t *testing.T) { testDiffers(t, k.Brokers()) })
-	t.Run("Numbered", func(t *testing.T) { testNumbered(t, k.Brokers()) })
-	t.Run("Compressions", func(t *testing.T) { testCompressions(t, k.Brokers()) })
+	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M", Users: []kafkatest.User{{Name: "imgo", Password: "the-right-one"}}})
+	brokers := k.BrokersWithoutLogin()
+	t.Run("Login", func(t *testing.T) { testRealLogin(t, k.Brokers()) })
+	t.Run("Conformance", func(t *testing.T) { conform(t, brokers, 15) })
+	t.Run("MadeAtOnce", func(t *testing.T) { testMadeAtOnce(t, brokers) })
+	t.Run("Differs", func(t *testing.T) { testDiffers(t, brokers) })
+	t.Run("Numbered", func(t *testing.T) { testNumbered(t, brokers) })
+	t.Run("Compressions", func(t *testing.T) { testCompressions(t, brokers) })
 	t.Run("MoreCopiesThanBrokers", func(t *testing.T) {
-		o := options(k.Brokers(), prefix())
+		o := options(brokers, prefix())
 		o.Replication = 3
 		_, err := open(t, o).Log(within(t), bus.TopicOptions{Name: "kept"})
 		if err == nil || !strings.Contains(err.Error(), "there are 1 brokers; set kafka.replication") {
 			t.Fatalf("Log: %v, want an error that names kafka.replication", err)
 		}
 	})
-	t.Run("Group", func(t *testing.T) { testGroup(t, k.Brokers()) })
-	t.Run("Compacted", func(t *testing.T) { testCompacted(t, k.Brokers()) })
+	t.Run("Group", func(t *testing.T) { testGroup(t, brokers) })
+	t.Run("Compacted", func(t *testing.T) { testCompacted(t, brokers) })
 	t.Run("Outage", func(t *testing.T) { testOutage(t, stoppableReal{k}) })
 }
 
 // stoppableReal is a stoppable kafkatest.Real.
 type stoppableReal struct{ *kafkatest.Real }
+
+func (r stoppableReal) Brokers() []string { return r.BrokersWithoutLogin() }
 
 func (r stoppableReal) stop(t *testing.T) {
 	if err := r.Stop(); err != nil {
@@ -47,7 +52,8 @@ func (r stoppableReal) start(t *testing.T) {
 	}
 }
 
-// TestRealKafkaLosesABroker kills one of three brokers. Appends wait, and none fails.
+// TestRealKafkaLosesABroker kills one of three brokers. Appends wait, and none fails. Then the broker
+// starts again, and all brokers stop and start again.
 func TestRealKafkaLosesABroker(t *testing.T) {
 	t.Parallel()
 	k := kafkatest.NewReal(t, kafkatest.RealOptions{Brokers: 3, Memory: "256M"})
@@ -68,14 +74,27 @@ func TestRealKafkaLosesABroker(t *testing.T) {
 		}
 	})
 	checkAppended(t, l, all)
+	if n := len(k.Brokers()); n != 3 || k.Count() != 3 {
+		t.Fatalf("%d addresses, Count %d; want 3", n, k.Count())
+	}
+	for _, end := range []struct {
+		name string
+		do   func() error
+	}{{"killed", func() error { return nil }}, {"stopped", k.Stop}} {
+		if err := end.do(); err != nil {
+			t.Fatalf("%s: %v", end.name, err)
+		}
+		if err := k.Start(context.Background()); err != nil {
+			t.Fatalf("start after %s: %v", end.name, err)
+		}
+	}
+	checkAppended(t, l, all)
 }
 
-// TestRealKafkaLogin logs in at a Kafka that knows one user.
-func TestRealKafkaLogin(t *testing.T) {
-	t.Parallel()
-	k := kafkatest.NewReal(t, kafkatest.RealOptions{Memory: "256M", Users: []kafkatest.User{{Name: "imgo", Password: "the-right-one"}}})
-	testLogin(t, k.Brokers(), func() func() { return func() {} }, "plain", "scram-sha-512")
-	o := options(k.Brokers(), prefix())
+// testRealLogin logs in at a Kafka that knows one user.
+func testRealLogin(t *testing.T, brokers []string) {
+	testLogin(t, brokers, func() func() { return func() {} }, "plain", "scram-sha-512")
+	o := options(brokers, prefix())
 	o.SASL, o.User, o.Password = "scram-sha-256", "imgo", "right"
 	_, err := bus.Open(within(t), o)
 	checkRefusedAtOnce(t, err, "check kafka.sasl")

@@ -27,6 +27,10 @@ func makeTopic(t *testing.T, brokers []string, name string, partitions int, conf
 	if err := conn.CreateTopics(topic); err != nil {
 		t.Fatalf("make %s: %v", name, err)
 	}
+	eventually(t, "Kafka knows the topic "+name, func() bool {
+		made, err := conn.ReadPartitions(name)
+		return err == nil && len(made) == partitions
+	})
 }
 
 // TestTopicIsMadeByTwoAtOnce starts two processes at the same moment.

@@ -17,6 +17,7 @@ import (
 	"imgo/cluster/bus/kafkatest"
 	"imgo/cluster/growth"
 	"imgo/config"
+	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
 	"imgo/roles"
 	"imgo/test/harness"
@@ -26,7 +27,7 @@ import (
 func TestMain(m *testing.M) {
 	// The tests wait more than they work, so more of them run at the same time than
 	// there are cores. Under the race detector they need ten times the CPU time.
-	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "2"}[underRace])
+	_ = flag.Set("test.parallel", map[bool]string{false: "6", true: "2"}[race.Enabled])
 	goleak.VerifyTestMain(m)
 }
 
@@ -116,7 +117,7 @@ func (w *world) begin(name string, runs ...string) *node {
 	cfg.DataDir = filepath.Join(w.dir, name)
 	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
 	cfg.Kafka.Brokers, cfg.Kafka.WriteTimeout = w.kafka.Brokers(), 3*time.Second
-	if underRace {
+	if race.Enabled {
 		cfg.Kafka.Compression = "none" // under the race detector it takes most of the CPU time
 	}
 	cfg.Kept.Partitions, cfg.Live.Partitions = 4, 2

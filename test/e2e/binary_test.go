@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	imgoprocess "imgo/bench/process"
+	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
 )
 
@@ -37,12 +38,9 @@ func imgoBinary(t *testing.T) string {
 		if binary.dir, binary.err = os.MkdirTemp("", "imgo-e2e-"); binary.err != nil {
 			return
 		}
-		binary.path = filepath.Join(binary.dir, "imgo")
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary.path, "imgo").CombinedOutput(); err != nil {
-			binary.err = fmt.Errorf("build imgo: %w\n%s", err, out)
-		}
+		binary.path, binary.err = imgoprocess.Build(ctx, binary.dir, race.Enabled)
 	})
 	if binary.err != nil {
 		t.Fatal(binary.err)

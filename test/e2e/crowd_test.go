@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/internal/race"
 	"imgo/transport/transporttest"
 )
 
@@ -92,7 +93,7 @@ func crowd(args string) int {
 func TestCrowdThatNeverAuthenticates(t *testing.T) {
 	// The handshake timeout must be long enough for all of them to be connected at once.
 	count, handshake := 10_000, 6*time.Second
-	if underRace || testing.Short() {
+	if race.Enabled || testing.Short() {
 		count = 2_000
 	}
 	var limit syscall.Rlimit

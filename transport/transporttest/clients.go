@@ -78,7 +78,7 @@ type WebSocket struct {
 // Upgrade sends a WebSocket handshake for path on c and reads the answer. header holds extra lines
 // of the form "Name: value".
 func Upgrade(c net.Conn, path string, header ...string) (*WebSocket, *http.Response, error) {
-	req := "GET " + path + " HTTP/1.1\r\nHost: imgo.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	req := "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	for _, h := range header {
 		req += h + "\r\n"

@@ -203,6 +203,15 @@ func (r *Real) Brokers() []string {
 	return out
 }
 
+// BrokersWithoutLogin returns the addresses at which the brokers need no login.
+func (r *Real) BrokersWithoutLogin() []string {
+	var out []string
+	for _, b := range r.brokers {
+		out = append(out, b.internal)
+	}
+	return out
+}
+
 // Dir returns the folder of data and logs.
 func (r *Real) Dir() string { return r.dir }
 

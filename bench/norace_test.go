@@ -1,6 +1,0 @@
-//go:build !race
-
-package bench_test
-
-// raceEnabled is described in race_test.go.
-const raceEnabled = false
