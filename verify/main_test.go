@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"context"
+	"flag"
 	"sync"
 	"testing"
 	"time"
@@ -15,7 +16,11 @@ import (
 	"imgo/verify"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The tests wait more than they work, so more of them run at the same time than there are cores.
+	_ = flag.Set("test.parallel", "6")
+	goleak.VerifyTestMain(m)
+}
 
 // start runs a whole node in this process until the test ends. Intervals that take seconds by default
 // are shorter here.
