@@ -76,7 +76,8 @@ func (b *bench) exec(o serverOptions) (*server, error) {
 		return nil, err
 	}
 	s := &server{dir: dir, tcp: ports[0], ws: ports[1], admin: admin[0], Process: process.Process{
-		Binary: b.imgo, Name: "imgo", HTTP: ports[2], Log: filepath.Join(dir, "log"), Env: append([]string{"IMGO_HTTP_ADMIN=" + admin[0]}, o.env...),
+		Binary: b.imgo, Name: "imgo", HTTP: ports[2], Log: filepath.Join(dir, "log"),
+		Env: append([]string{"IMGO_HTTP_ADMIN=" + admin[0]}, o.env...),
 		Args: []string{"serve", "--tcp", ports[0], "--ws", ports[1], "--http", ports[2], "--data-dir", filepath.Join(dir, "imgo-data"),
 			"--auth-mode", "none", "--log-level", "warn",
 			"--protocol-heartbeat", "1m"}, // so that clients with TLS, which send none, stay for over two minutes

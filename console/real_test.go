@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"imgo/bench/process"
-	"imgo/internal/race"
 	"io"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"imgo/bench/process"
+	"imgo/internal/race"
 )
 
 // TestBrowserRealServer goes through the page of the real binary, which has a mailbox, a log and a
