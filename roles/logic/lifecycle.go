@@ -58,15 +58,20 @@ func (l *lifecycle) ready() error {
 // begin admits a call and returns a context that bounds its time. The caller
 // must call end.
 func (l *lifecycle) begin(ctx context.Context) (callCtx context.Context, end func(), err error) {
+	return l.beginWithin(ctx, l.callTimeout)
+}
+
+// beginWithin is begin for a call that may take longer.
+func (l *lifecycle) beginWithin(ctx context.Context, timeout time.Duration) (callCtx context.Context, end func(), err error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.stopping {
 		return nil, nil, envelope.Errorf(envelope.CodeUnavailable, "logic is stopping: try another node")
 	}
 	l.inflight.Add(1)
-	if by, ok := ctx.Deadline(); ok && time.Until(by) <= l.callTimeout {
+	if by, ok := ctx.Deadline(); ok && time.Until(by) <= timeout {
 		return ctx, l.inflight.Done, nil // it is bounded already: one context less
 	}
-	callCtx, cancel := lazyctx.Timeout(ctx, l.callTimeout)
+	callCtx, cancel := lazyctx.Timeout(ctx, timeout)
 	return callCtx, func() { cancel(); l.inflight.Done() }, nil
 }

@@ -79,7 +79,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	comets := &cometSurvey{comets: deps.Comets, timeout: cfg.CometTimeout, warn: warn}
 	return &Logic{
 		pushHandler: pushHandler{
-			life: life, cfg: cfg, owners: owners, kept: deps.Kept, live: live, metrics: metrics, warn: warn, now: now,
+			life: life, turns: newTurns(), cfg: cfg, owners: owners, kept: deps.Kept, live: live, metrics: metrics, warn: warn, now: now,
 			claims: &claims{owners: owners, kept: deps.Kept, now: now, byKey: make(map[string]claim)},
 		},
 		sessionHandler: sessionHandler{

@@ -82,6 +82,7 @@ type PushResult struct {
 // appends what is to be delivered to one of the logs.
 type pushHandler struct {
 	life    *lifecycle
+	turns   *turns
 	cfg     Config
 	owners  *owners
 	kept    KeptLog
@@ -95,18 +96,14 @@ type pushHandler struct {
 // Push pushes. Without an error the push is in the log, and durable if it is
 // kept. With an error it was not accepted: ErrInvalid and ErrTooLarge (nothing
 // was done, and Field names the input), ErrDiskFull (as the log gave it), or
-// ErrUnavailable (a router or the log did not answer in time). After an error of
+// ErrUnavailable (a router or the log did not answer in time, or too many large pushes
+// wait; a push to many users has more time). After an error of
 // the log a part of the push may be there all the same. Repeating a push with
 // its idempotency key is safe.
 //
 // Two pushes are two messages however alike they are, unless they share an
 // idempotency key.
 func (h *pushHandler) Push(ctx context.Context, c *PushCommand) (*PushResult, error) {
-	ctx, end, err := h.life.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
 	start := time.Now()
 	kind := kindOf(c)
 	result, err := h.push(ctx, kind, c)
@@ -118,6 +115,16 @@ func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*P
 	if err := h.check(kind, c); err != nil {
 		return nil, err
 	}
+	done, err := h.turns.take(ctx, len(c.Users))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, end, err := h.life.beginWithin(ctx, scaled(h.cfg.CallTimeout, len(c.Users)))
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	switch kind {
 	case kindKept:
 		return h.pushKept(ctx, c)

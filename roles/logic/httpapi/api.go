@@ -37,7 +37,7 @@ type Config struct {
 	// MaxTake is how many messages one /1/msg/get returns.
 	MaxTake int `default:"1000"`
 	// Timeout bounds the work on one request once it was read.
-	Timeout time.Duration `default:"30s"`
+	Timeout time.Duration `default:"60s"`
 	// Goim is what /goim/nodes/… tells clients.
 	Goim goim.Config
 }
