@@ -34,6 +34,8 @@ type Router interface {
 	// Claim reports, once the record with the id was applied, whether it was the
 	// first with its key.
 	Claim(ctx context.Context, r *envelope.ClaimRequest) (*envelope.ClaimReply, error)
+	// Remove takes away what is known of a user.
+	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
 	// Forget drops the sessions of a comet.
 	Forget(ctx context.Context, r *envelope.ForgetRequest) (*envelope.ForgetReply, error)
 }

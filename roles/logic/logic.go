@@ -36,6 +36,7 @@ type Logic struct {
 	ackHandler
 	roomHandler
 	userHandler
+	removeHandler
 	tokenHandler
 	overviewHandler
 	*eventLog
@@ -90,6 +91,9 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		ackHandler:      ackHandler{life: life, owners: owners, kept: deps.Kept, metrics: metrics, now: now},
 		roomHandler:     roomHandler{life: life, comets: comets, live: live, maxUsers: cfg.MaxUsers},
 		userHandler:     userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
+		removeHandler: removeHandler{
+			life: life, owners: owners, kicker: kicker, tokens: deps.Tokens, retention: cfg.Retention, now: now,
+		},
 		tokenHandler:    tokenHandler{life: life, auth: authenticator, tokens: deps.Tokens, kicker: kicker, now: now},
 		overviewHandler: overviewHandler{life: life, owners: owners, comets: comets, metrics: metrics, now: now, started: now()},
 		eventLog:        newEventLog(metrics.events, warn, now),

@@ -151,6 +151,9 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"usersOnline":     {"GET", "/v1/users?ids=alice,bob", ""},
 	"usersOnlineList": {"POST", "/v1/users/online", `{"users":["alice"]}`},
 	"user":            {"GET", "/v1/users/alice", ""},
+	"eraseUser":       {"DELETE", "/v1/users/alice", ""},
+	"forgetDevice":    {"DELETE", "/v1/users/alice/devices/phone", ""},
+	"purgeMessages":   {"DELETE", "/v1/users/alice/messages", ""},
 	"kick":            {"POST", "/v1/users/alice/kick", `{"device":"phone"}`},
 	"rooms":           {"GET", "/v1/rooms", ""},
 	"room":            {"GET", "/v1/rooms/lobby", ""},
@@ -204,7 +207,7 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 	}
 	switch status {
 	case "400":
-		if method == "GET" {
+		if method == "GET" || method == "DELETE" {
 			return newHarness(t, cfg, service).do(method, strings.Split(target, "?")[0]+"?nonsense=1", "")
 		}
 		if strings.HasSuffix(target, "/stream") { // A bad line is only a failed result.
