@@ -4198,7 +4198,9 @@ type NodeMeta struct {
 	LivePartitions uint32 `protobuf:"varint,12,opt,name=live_partitions,json=livePartitions,proto3" json:"live_partitions,omitempty"`
 	Generation     uint32 `protobuf:"varint,13,opt,name=generation,proto3" json:"generation,omitempty"`
 	// endpoints are where clients are told to connect, one for each transport.
-	Endpoints     []*Endpoint `protobuf:"bytes,14,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Endpoints []*Endpoint `protobuf:"bytes,14,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// cut: the node cannot read the kept log, and owns no partition while others can.
+	Cut           bool `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4315,6 +4317,13 @@ func (x *NodeMeta) GetEndpoints() []*Endpoint {
 		return x.Endpoints
 	}
 	return nil
+}
+
+func (x *NodeMeta) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
 }
 
 // Endpoint is one address that clients may connect to.
@@ -5106,7 +5115,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\rR\tpartition\"\xf9\x02\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\"\x8b\x03\n" +
 	"\bNodeMeta\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
 	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
@@ -5122,7 +5131,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\r \x01(\rR\n" +
 	"generation\x128\n" +
-	"\tendpoints\x18\x0e \x03(\v2\x1a.imgo.envelope.v1.EndpointR\tendpointsJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
+	"\tendpoints\x18\x0e \x03(\v2\x1a.imgo.envelope.v1.EndpointR\tendpoints\x12\x10\n" +
+	"\x03cut\x18\x0f \x01(\bR\x03cutJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
 	"\bEndpoint\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x0f\n" +

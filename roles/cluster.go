@@ -29,6 +29,7 @@ type cluster struct {
 	refreshing sync.Mutex                  // one refresh of the cluster state at a time
 	members    *members.Members
 	status     *statusReport
+	pulse      *pulse // of the kept log
 
 	metaMu sync.Mutex
 	meta   *envelope.NodeMeta

@@ -58,6 +58,9 @@ func (n *Node) stages() []stage {
 	if n.cluster != nil {
 		all = append(all, stage{name: "clocks", run: n.compareClocks})
 	}
+	if n.cluster != nil && n.cfg.Runs(config.RoleRouter) {
+		all = append(all, stage{name: "kept log", run: n.cluster.pulse.run, ready: n.cluster.pulse.ready})
+	}
 	if n.adminListener != nil {
 		all = append(all, stage{name: "admin", run: n.serveAdmin})
 	}

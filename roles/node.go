@@ -164,6 +164,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	if n.cluster != nil {
 		n.register(n.core.Load())
 		n.cluster.server.Register(n.core.Load().offered)
+		n.cluster.pulse = n.newPulse()
 		if err = n.joinCluster(); err != nil {
 			return nil, err
 		}

@@ -158,7 +158,7 @@ func (r *remoteRoles) refresh() *members.View {
 }
 
 // available returns the nodes of a role that may get new work. Nodes that drain are included only if
-// there are no others.
+// there are no others, and so are routers that are cut from the log.
 func available(nodes []members.Node, role string) []members.Node {
 	var stay, all []members.Node
 	for _, node := range nodes {
@@ -166,7 +166,7 @@ func available(nodes []members.Node, role string) []members.Node {
 			continue
 		}
 		all = append(all, node)
-		if !node.Meta.GetLeaving() {
+		if !node.Meta.GetLeaving() && (role != config.RoleRouter || !node.Meta.GetCut()) {
 			stay = append(stay, node)
 		}
 	}

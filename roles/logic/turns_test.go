@@ -72,7 +72,9 @@ func testLargePushesTakeTurns(t *testing.T) {
 
 // TestLargePushesThatWaitAreBounded blocks a large push and sends many more. Those over the bound
 // are refused at once, those that wait within their deadline, and small pushes go on.
-func TestLargePushesThatWaitAreBounded(t *testing.T) { synctest.Test(t, testLargePushesThatWaitAreBounded) }
+func TestLargePushesThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, testLargePushesThatWaitAreBounded)
+}
 
 func testLargePushesThatWaitAreBounded(t *testing.T) {
 	w := newWorld(t)

@@ -54,6 +54,8 @@ type world struct {
 	change func(*config.Config)
 	// ahead is how far the clocks of nodes are ahead, by name.
 	ahead map[string]time.Duration
+	// faults are those of nodes, by name.
+	faults map[string]roles.Faults
 	// times are those of growths; zero: the defaults.
 	times growth.Config
 
@@ -138,6 +140,7 @@ func (w *world) begin(name string, runs ...string) *node {
 		Gossip: func(address string) bool { return w.isApart(name, address, w.gossip) },
 		Dial:   func(ctx context.Context, address string) (net.Conn, error) { return w.dial(ctx, name, address) },
 	}}
+	opts.Faults = w.faults[name]
 	if ahead := w.ahead[name]; ahead != 0 {
 		opts.Faults.Clock = func() time.Time { return time.Now().Add(ahead) }
 	}
