@@ -190,12 +190,12 @@ func TestPush(t *testing.T) {
 			"kept to 2 users: 2 connected with 2 sessions; the others get it when they connect\n",
 		},
 		"to a room": {
-			[]string{"--room", "lobby", "x"}, answer{202, `{"sessions":0}`},
+			[]string{"--room", "lobby", "x"}, answer{202, `{"sessions":null}`},
 			map[string]any{"room": "lobby", "body_text": "x", "kept": false},
 			"on its way to whoever is in room lobby\n",
 		},
 		"to all": {
-			[]string{"--all", "--not-kept", "x"}, answer{202, `{"sessions":0}`},
+			[]string{"--all", "--not-kept", "x"}, answer{202, `{"sessions":null}`},
 			map[string]any{"all": true, "body_text": "x", "kept": false},
 			"on its way to everyone who is connected\n",
 		},

@@ -57,7 +57,7 @@ func TestKeysOfEnvironment(t *testing.T) {
 
 func TestKeyWithoutScopesWarnsOnce(t *testing.T) {
 	warnings := func(env string) []string {
-		cfg := load(t, config.Sources{Environ: []string{env}})
+		cfg := load(t, config.Sources{Environ: []string{env, "IMGO_ROOMS=*:any"}})
 		return cfg.Warnings()
 	}
 	if got := warnings("IMGO_HTTP_API_KEYS=a:0123456789abcdef,b:0123456789abcdeg"); len(got) != 1 || !strings.Contains(got[0], `"a" and "b"`) {

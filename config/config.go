@@ -46,6 +46,8 @@ type Config struct {
 	NodeID  string   `toml:"node_id" common:"true" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The node's name: in logs, metrics and session names. Empty: the host's name."`
 	DataDir string   `toml:"data_dir" default:"./imgo-data" common:"true" unit:"folder" doc:"The folder of kept messages, mailboxes and tokens. It is made if it is missing. Only one process at a time can use it."`
 
+	logic.RoomRules
+
 	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
 	Comet    Comet          `toml:"comet" doc:"Where clients connect."`
 	Protocol comet.Protocol `toml:"protocol" doc:"The client protocol's bounds."`

@@ -307,7 +307,7 @@ func TestShowRedacts(t *testing.T) {
 
 func TestSlipsInVariablesAreWarnedOf(t *testing.T) {
 	cfg := load(t, config.Sources{Environ: []string{
-		"IMGO_COMET_TPC=:1", "IMGO_SERVICE_HOST=10.0.0.1", "IMGO_PORT_8080_TCP=tcp://10.0.0.1:8080", "IMGO_SERVER=x", "IMGO_CONFIG=",
+		"IMGO_COMET_TPC=:1", "IMGO_SERVICE_HOST=10.0.0.1", "IMGO_PORT_8080_TCP=tcp://10.0.0.1:8080", "IMGO_SERVER=x", "IMGO_CONFIG=", "IMGO_ROOMS=*:any",
 	}})
 	warnings := cfg.Warnings()
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "IMGO_COMET_TPC") || !strings.Contains(warnings[0], "IMGO_COMET_TCP") {

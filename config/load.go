@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"imgo/commands/suggest"
+	"imgo/roles/logic/auth"
 )
 
 // Sources are the places that settings come from. Flags win over the environment, the environment
@@ -57,6 +58,7 @@ func Load(sources Sources) (Config, error) {
 		return Config{}, err
 	}
 	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
+	cfg.warnings = append(cfg.warnings, cfg.roomWarnings()...)
 	return cfg, nil
 }
 
@@ -83,6 +85,15 @@ func (cfg *Config) normalize(found *problems) {
 		}
 		v.SetString(filepath.Join(home, rest))
 	}
+}
+
+// roomWarnings returns a remark if any client may join rooms that no rule names.
+func (cfg *Config) roomWarnings() []string {
+	if cfg.Auth.Mode == auth.ModeNone || !cfg.RoomRules.Open() || !cfg.Runs(RoleLogic) {
+		return nil
+	}
+	return []string{`rooms: every authenticated client may join every room that no rule of [[rooms]] names: ` +
+		`end the rules with pattern = "*", and join = "token" to close them or join = "any" to leave it so`}
 }
 
 // accessWarnings returns remarks about API keys that may do more than their callers need.

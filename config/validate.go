@@ -29,6 +29,7 @@ func (cfg *Config) Validate() error {
 	comet := v.comet()
 	http := v.http()
 	v.auth(comet, http)
+	cfg.RoomRules.Check(func(wrong, mend string) { v.refuse("rooms", wrong, mend) })
 	v.kept()
 	v.delivery()
 	v.cluster()

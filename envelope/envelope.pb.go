@@ -39,9 +39,11 @@ type Record struct {
 	Device *Device `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`
 	Claim  *Claim  `protobuf:"bytes,13,opt,name=claim,proto3" json:"claim,omitempty"`
 	// reserved for: 14 recall, 15 delivery report
-	Fence         *Fence   `protobuf:"bytes,16,opt,name=fence,proto3" json:"fence,omitempty"`
-	Moved         *Moved   `protobuf:"bytes,17,opt,name=moved,proto3" json:"moved,omitempty"`
-	Removal       *Removal `protobuf:"bytes,26,opt,name=removal,proto3" json:"removal,omitempty"`
+	Fence         *Fence      `protobuf:"bytes,16,opt,name=fence,proto3" json:"fence,omitempty"`
+	Moved         *Moved      `protobuf:"bytes,17,opt,name=moved,proto3" json:"moved,omitempty"`
+	Removal       *Removal    `protobuf:"bytes,26,opt,name=removal,proto3" json:"removal,omitempty"`
+	Membership    *Membership `protobuf:"bytes,24,opt,name=membership,proto3" json:"membership,omitempty"`
+	UserRooms     *UserRooms  `protobuf:"bytes,25,opt,name=user_rooms,json=userRooms,proto3" json:"user_rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -139,6 +141,193 @@ func (x *Record) GetRemoval() *Removal {
 	return nil
 }
 
+func (x *Record) GetMembership() *Membership {
+	if x != nil {
+		return x.Membership
+	}
+	return nil
+}
+
+func (x *Record) GetUserRooms() *UserRooms {
+	if x != nil {
+		return x.UserRooms
+	}
+	return nil
+}
+
+// Membership puts a user into a room, or takes it out, as a caller of the API
+// asked for it.
+type Membership struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Room  string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
+	// member: the user is in the room from now on; else no longer.
+	Member        bool `protobuf:"varint,3,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Membership) Reset() {
+	*x = Membership{}
+	mi := &file_envelope_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Membership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Membership) ProtoMessage() {}
+
+func (x *Membership) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Membership.ProtoReflect.Descriptor instead.
+func (*Membership) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Membership) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Membership) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *Membership) GetMember() bool {
+	if x != nil {
+		return x.Member
+	}
+	return false
+}
+
+// UserRooms repeats all memberships of a user, before the records that made
+// them leave the log. It is void if a Membership of the user came after
+// rooms.at and before this record: it does not have that one.
+type UserRooms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Rooms         *Memberships           `protobuf:"bytes,2,opt,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserRooms) Reset() {
+	*x = UserRooms{}
+	mi := &file_envelope_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserRooms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserRooms) ProtoMessage() {}
+
+func (x *UserRooms) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserRooms.ProtoReflect.Descriptor instead.
+func (*UserRooms) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UserRooms) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UserRooms) GetRooms() *Memberships {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+// Memberships are the rooms that callers of the API have put a user into.
+type Memberships struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// at is the id of the newest Membership of the user that is in it; 0: there
+	// was none. Of two lists the one with the higher at is the newer one.
+	At            uint64   `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
+	Rooms         []string `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Memberships) Reset() {
+	*x = Memberships{}
+	mi := &file_envelope_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Memberships) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Memberships) ProtoMessage() {}
+
+func (x *Memberships) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Memberships.ProtoReflect.Descriptor instead.
+func (*Memberships) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Memberships) GetAt() uint64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Memberships) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 // Push is one kept message for one or more users of one partition.
 type Push struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -156,7 +345,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_envelope_proto_msgTypes[1]
+	mi := &file_envelope_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +357,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[1]
+	mi := &file_envelope_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +370,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{1}
+	return file_envelope_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Push) GetUsers() []string {
@@ -229,7 +418,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +430,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +443,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{2}
+	return file_envelope_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -276,7 +465,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +477,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +490,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{3}
+	return file_envelope_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ack) GetUser() string {
@@ -345,7 +534,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +546,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +559,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{4}
+	return file_envelope_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Device) GetUser() string {
@@ -425,7 +614,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +626,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +639,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Removal) GetUser() string {
@@ -491,7 +680,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +692,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +705,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 // Moved carries what a partition of the generation before was when its fence
@@ -536,7 +725,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +737,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +750,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Moved) GetFrom() uint32 {
@@ -602,15 +791,16 @@ type MovedMailbox struct {
 	Last bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
 	// last_ms and dropped are the mailbox's largest message time and how many
 	// messages its bound cost.
-	LastMs        int64  `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
-	Dropped       uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	LastMs        int64        `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
+	Dropped       uint64       `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Rooms         *Memberships `protobuf:"bytes,20,opt,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MovedMailbox) Reset() {
 	*x = MovedMailbox{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +812,7 @@ func (x *MovedMailbox) String() string {
 func (*MovedMailbox) ProtoMessage() {}
 
 func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +825,7 @@ func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
 func (*MovedMailbox) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MovedMailbox) GetUser() string {
@@ -680,6 +870,13 @@ func (x *MovedMailbox) GetDropped() uint64 {
 	return 0
 }
 
+func (x *MovedMailbox) GetRooms() *Memberships {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 type MovedDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
@@ -691,7 +888,7 @@ type MovedDevice struct {
 
 func (x *MovedDevice) Reset() {
 	*x = MovedDevice{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +900,7 @@ func (x *MovedDevice) String() string {
 func (*MovedDevice) ProtoMessage() {}
 
 func (x *MovedDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +913,7 @@ func (x *MovedDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
 func (*MovedDevice) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MovedDevice) GetDevice() string {
@@ -760,7 +957,7 @@ type MovedMessage struct {
 
 func (x *MovedMessage) Reset() {
 	*x = MovedMessage{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +969,7 @@ func (x *MovedMessage) String() string {
 func (*MovedMessage) ProtoMessage() {}
 
 func (x *MovedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +982,7 @@ func (x *MovedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
 func (*MovedMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MovedMessage) GetId() uint64 {
@@ -857,7 +1054,7 @@ type MovedKey struct {
 
 func (x *MovedKey) Reset() {
 	*x = MovedKey{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1066,7 @@ func (x *MovedKey) String() string {
 func (*MovedKey) ProtoMessage() {}
 
 func (x *MovedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1079,7 @@ func (x *MovedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
 func (*MovedKey) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MovedKey) GetUser() string {
@@ -926,7 +1123,7 @@ type MovedClaim struct {
 
 func (x *MovedClaim) Reset() {
 	*x = MovedClaim{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1135,7 @@ func (x *MovedClaim) String() string {
 func (*MovedClaim) ProtoMessage() {}
 
 func (x *MovedClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1148,7 @@ func (x *MovedClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
 func (*MovedClaim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MovedClaim) GetKey() string {
@@ -993,7 +1190,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1202,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1215,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Claim) GetKey() string {
@@ -1037,13 +1234,14 @@ type Envelope struct {
 	Kick          *Kick                  `protobuf:"bytes,12,opt,name=kick,proto3" json:"kick,omitempty"`
 	Nudge         *Nudge                 `protobuf:"bytes,13,opt,name=nudge,proto3" json:"nudge,omitempty"`
 	Opened        *RoomOpened            `protobuf:"bytes,14,opt,name=opened,proto3" json:"opened,omitempty"`
+	SessionRooms  *SessionRooms          `protobuf:"bytes,20,opt,name=session_rooms,json=sessionRooms,proto3" json:"session_rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1253,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1266,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -1113,6 +1311,67 @@ func (x *Envelope) GetOpened() *RoomOpened {
 	return nil
 }
 
+func (x *Envelope) GetSessionRooms() *SessionRooms {
+	if x != nil {
+		return x.SessionRooms
+	}
+	return nil
+}
+
+// SessionRooms tells sessions of one user the rooms that callers of the API
+// have put the user into.
+type SessionRooms struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	To            []*Address             `protobuf:"bytes,1,rep,name=to,proto3" json:"to,omitempty"`
+	Rooms         *Memberships           `protobuf:"bytes,2,opt,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRooms) Reset() {
+	*x = SessionRooms{}
+	mi := &file_envelope_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRooms) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRooms) ProtoMessage() {}
+
+func (x *SessionRooms) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRooms.ProtoReflect.Descriptor instead.
+func (*SessionRooms) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SessionRooms) GetTo() []*Address {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SessionRooms) GetRooms() *Memberships {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 // RoomOpened says that a comet that had no member in a room
 // (PushReply.empty_rooms) has one now. It goes by the room's partition, so
 // that it comes before every message that is pushed after the join's answer.
@@ -1132,7 +1391,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1403,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1416,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -1199,7 +1458,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1470,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1483,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Address) GetComet() string {
@@ -1259,7 +1518,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1530,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1543,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Message) GetOp() int32 {
@@ -1342,7 +1601,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1613,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1626,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -1416,7 +1675,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1687,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1700,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -1491,7 +1750,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1762,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1775,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -1550,7 +1809,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1821,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1834,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -1595,7 +1854,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1866,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1879,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -1647,7 +1906,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1918,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1931,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -1700,7 +1959,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1971,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1984,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -1765,16 +2024,17 @@ type Delivery struct {
 	// long as it remembers it.
 	LiveId []byte `protobuf:"bytes,8,opt,name=live_id,json=liveId,proto3" json:"live_id,omitempty"`
 	// Or one of these instead of a message.
-	Backlog       *Backlog `protobuf:"bytes,10,opt,name=backlog,proto3" json:"backlog,omitempty"`
-	Kick          *Kick    `protobuf:"bytes,11,opt,name=kick,proto3" json:"kick,omitempty"`
-	Nudge         *Nudge   `protobuf:"bytes,12,opt,name=nudge,proto3" json:"nudge,omitempty"`
+	Backlog       *Backlog      `protobuf:"bytes,10,opt,name=backlog,proto3" json:"backlog,omitempty"`
+	Kick          *Kick         `protobuf:"bytes,11,opt,name=kick,proto3" json:"kick,omitempty"`
+	Nudge         *Nudge        `protobuf:"bytes,12,opt,name=nudge,proto3" json:"nudge,omitempty"`
+	SessionRooms  *SessionRooms `protobuf:"bytes,20,opt,name=session_rooms,json=sessionRooms,proto3" json:"session_rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +2046,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +2059,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -1879,6 +2139,13 @@ func (x *Delivery) GetNudge() *Nudge {
 	return nil
 }
 
+func (x *Delivery) GetSessionRooms() *SessionRooms {
+	if x != nil {
+		return x.SessionRooms
+	}
+	return nil
+}
+
 type Target struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Session uint64                 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
@@ -1890,7 +2157,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2169,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2182,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -1960,14 +2227,16 @@ type SessionInfo struct {
 	// global_key: the key names the session without its user, because the client
 	// was authenticated with it or nobody is authenticated. Otherwise a key that
 	// a client chose counts within its user only.
-	GlobalKey     bool `protobuf:"varint,31,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
+	GlobalKey bool `protobuf:"varint,31,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
+	// rooms_at is Memberships.at of the list that the session follows.
+	RoomsAt       uint64 `protobuf:"varint,20,opt,name=rooms_at,json=roomsAt,proto3" json:"rooms_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2248,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2261,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SessionInfo) GetAddress() *Address {
@@ -2086,6 +2355,13 @@ func (x *SessionInfo) GetGlobalKey() bool {
 	return false
 }
 
+func (x *SessionInfo) GetRoomsAt() uint64 {
+	if x != nil {
+		return x.RoomsAt
+	}
+	return 0
+}
+
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// session is the session as the client asks for it: without a user, and
@@ -2100,7 +2376,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2388,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2401,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ConnectRequest) GetSession() *SessionInfo {
@@ -2166,14 +2442,23 @@ type ConnectReply struct {
 	// backlog is the answer to the session's first catch-up.
 	Backlog *Backlog `protobuf:"bytes,7,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	// global_key is SessionInfo.global_key.
-	GlobalKey     bool `protobuf:"varint,30,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
+	GlobalKey bool `protobuf:"varint,30,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
+	// access is what the session may join.
+	Access *RoomAccess `protobuf:"bytes,20,opt,name=access,proto3" json:"access,omitempty"`
+	// joined are the rooms of the request that the session may join at once, and
+	// to_ask those that logic is to be asked about by Join. refused has the others.
+	Joined  []string       `protobuf:"bytes,21,rep,name=joined,proto3" json:"joined,omitempty"`
+	ToAsk   []string       `protobuf:"bytes,22,rep,name=to_ask,json=toAsk,proto3" json:"to_ask,omitempty"`
+	Refused []*RoomRefusal `protobuf:"bytes,23,rep,name=refused,proto3" json:"refused,omitempty"`
+	// memberships are the rooms that the session is in without asking.
+	Memberships   *Memberships `protobuf:"bytes,24,opt,name=memberships,proto3" json:"memberships,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2470,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2483,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -2257,6 +2542,499 @@ func (x *ConnectReply) GetGlobalKey() bool {
 	return false
 }
 
+func (x *ConnectReply) GetAccess() *RoomAccess {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+func (x *ConnectReply) GetJoined() []string {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *ConnectReply) GetToAsk() []string {
+	if x != nil {
+		return x.ToAsk
+	}
+	return nil
+}
+
+func (x *ConnectReply) GetRefused() []*RoomRefusal {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *ConnectReply) GetMemberships() *Memberships {
+	if x != nil {
+		return x.Memberships
+	}
+	return nil
+}
+
+// RoomAccess is what a session may join, by its token and the rules.
+type RoomAccess struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ruled: rooms have rules, so that logic is to be asked about each join.
+	Ruled bool `protobuf:"varint,1,opt,name=ruled,proto3" json:"ruled,omitempty"`
+	// rooms are the rooms and patterns of the session's token.
+	Rooms         []string `protobuf:"bytes,2,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomAccess) Reset() {
+	*x = RoomAccess{}
+	mi := &file_envelope_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomAccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomAccess) ProtoMessage() {}
+
+func (x *RoomAccess) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
+func (*RoomAccess) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RoomAccess) GetRuled() bool {
+	if x != nil {
+		return x.Ruled
+	}
+	return false
+}
+
+func (x *RoomAccess) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+// RoomRefusal says why a session is not in a room that it asked for.
+type RoomRefusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Room  string                 `protobuf:"bytes,1,opt,name=room,proto3" json:"room,omitempty"`
+	// code is an envelope.Code, reason its text for a person.
+	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoomRefusal) Reset() {
+	*x = RoomRefusal{}
+	mi := &file_envelope_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoomRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoomRefusal) ProtoMessage() {}
+
+func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
+func (*RoomRefusal) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RoomRefusal) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *RoomRefusal) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RoomRefusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// JoinRequest asks whether a session may join a room. A refusal is an error.
+type JoinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Session       *SessionInfo           `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Room          string                 `protobuf:"bytes,2,opt,name=room,proto3" json:"room,omitempty"`
+	Access        *RoomAccess            `protobuf:"bytes,3,opt,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_envelope_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *JoinRequest) GetSession() *SessionInfo {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetRoom() string {
+	if x != nil {
+		return x.Room
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetAccess() *RoomAccess {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+type JoinReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// until_ms is when the session has to leave, Unix milliseconds; 0: never.
+	UntilMs       int64 `protobuf:"varint,1,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinReply) Reset() {
+	*x = JoinReply{}
+	mi := &file_envelope_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinReply) ProtoMessage() {}
+
+func (x *JoinReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
+func (*JoinReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *JoinReply) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+// RefreshRequest brings a new token for a session. A token that is not good, or
+// is not the user's, is an error.
+type RefreshRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// session is the session with the rooms that it joined by itself.
+	Session *SessionInfo `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Token   string       `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// mid is goim's member id; believed only with auth.mode = "none".
+	Mid           string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_envelope_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RefreshRequest) GetSession() *SessionInfo {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *RefreshRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RefreshRequest) GetMid() string {
+	if x != nil {
+		return x.Mid
+	}
+	return ""
+}
+
+type RefreshReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// expires_ms is when the token ends, Unix milliseconds; 0: never.
+	ExpiresMs int64       `protobuf:"varint,1,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	Access    *RoomAccess `protobuf:"bytes,2,opt,name=access,proto3" json:"access,omitempty"`
+	// lost are the rooms of the session that the new token does not have.
+	Lost          []string `protobuf:"bytes,3,rep,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshReply) Reset() {
+	*x = RefreshReply{}
+	mi := &file_envelope_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshReply) ProtoMessage() {}
+
+func (x *RefreshReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
+func (*RefreshReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RefreshReply) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *RefreshReply) GetAccess() *RoomAccess {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+func (x *RefreshReply) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+// MembersRequest tells a comet that a user's memberships have changed. It is
+// answered once the sessions are in the rooms, or have left them.
+type MembersRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sessions []uint64               `protobuf:"varint,1,rep,packed,name=sessions,proto3" json:"sessions,omitempty"`
+	Rooms    *Memberships           `protobuf:"bytes,2,opt,name=rooms,proto3" json:"rooms,omitempty"`
+	// leave is a room that the sessions leave also if they joined it by
+	// themselves; empty: none.
+	Leave         string `protobuf:"bytes,3,opt,name=leave,proto3" json:"leave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_envelope_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *MembersRequest) GetSessions() []uint64 {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *MembersRequest) GetRooms() *Memberships {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+func (x *MembersRequest) GetLeave() string {
+	if x != nil {
+		return x.Leave
+	}
+	return ""
+}
+
+type MembersReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sessions counts those that are here.
+	Sessions      uint32 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersReply) Reset() {
+	*x = MembersReply{}
+	mi := &file_envelope_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersReply) ProtoMessage() {}
+
+func (x *MembersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
+func (*MembersReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MembersReply) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
 type CatchUpRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	To     *Address               `protobuf:"bytes,1,opt,name=to,proto3" json:"to,omitempty"`
@@ -2274,7 +3052,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +3064,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +3077,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -2360,7 +3138,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +3150,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +3163,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -2404,7 +3182,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +3194,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +3207,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -2451,7 +3229,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +3241,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +3254,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -2525,7 +3303,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2537,7 +3315,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2550,7 +3328,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -2603,7 +3381,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +3393,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +3406,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -2663,7 +3441,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +3453,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +3466,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -2718,14 +3496,15 @@ type AttachReply struct {
 	Pending uint32                 `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`
 	Floor   uint64                 `protobuf:"varint,3,opt,name=floor,proto3" json:"floor,omitempty"`
 	// replaced: sessions that this one pushes out (same key, or the limit).
-	Kicks         []*Kick `protobuf:"bytes,4,rep,name=kicks,proto3" json:"kicks,omitempty"`
+	Kicks         []*Kick      `protobuf:"bytes,4,rep,name=kicks,proto3" json:"kicks,omitempty"`
+	Memberships   *Memberships `protobuf:"bytes,20,opt,name=memberships,proto3" json:"memberships,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +3516,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +3529,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -2781,6 +3560,129 @@ func (x *AttachReply) GetKicks() []*Kick {
 	return nil
 }
 
+func (x *AttachReply) GetMemberships() *Memberships {
+	if x != nil {
+		return x.Memberships
+	}
+	return nil
+}
+
+// MembershipsRequest asks for a user's memberships and sessions once the owner
+// has applied a record.
+type MembershipsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// floor is the record's id; 0: what was applied so far.
+	Floor         uint64 `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembershipsRequest) Reset() {
+	*x = MembershipsRequest{}
+	mi := &file_envelope_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembershipsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembershipsRequest) ProtoMessage() {}
+
+func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
+func (*MembershipsRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *MembershipsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MembershipsRequest) GetFloor() uint64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+type MembershipsReply struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Memberships *Memberships           `protobuf:"bytes,1,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	Sessions    []*Address             `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// limit is how many memberships a user may have.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembershipsReply) Reset() {
+	*x = MembershipsReply{}
+	mi := &file_envelope_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembershipsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembershipsReply) ProtoMessage() {}
+
+func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
+func (*MembershipsReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *MembershipsReply) GetMemberships() *Memberships {
+	if x != nil {
+		return x.Memberships
+	}
+	return nil
+}
+
+func (x *MembershipsReply) GetSessions() []*Address {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *MembershipsReply) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 type LookupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Users []string               `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
@@ -2799,7 +3701,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +3713,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3726,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -2872,7 +3774,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3786,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3799,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -2931,7 +3833,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3845,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3858,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -3010,7 +3912,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3924,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3937,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -3061,7 +3963,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3975,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3988,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -3148,7 +4050,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +4062,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +4075,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -3194,7 +4096,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3206,7 +4108,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3219,7 +4121,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -3247,7 +4149,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +4161,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +4174,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -3309,7 +4211,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +4223,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +4236,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -3367,7 +4269,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +4281,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +4294,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -3416,7 +4318,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +4330,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +4343,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -3481,7 +4383,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +4395,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +4408,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -3528,7 +4430,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +4442,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +4455,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -3580,7 +4482,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +4494,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +4507,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -3632,7 +4534,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +4546,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +4559,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -3676,7 +4578,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +4590,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +4603,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -3722,7 +4624,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +4636,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +4649,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -3775,7 +4677,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4689,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4702,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -3828,7 +4730,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3840,7 +4742,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3853,7 +4755,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -3887,7 +4789,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3899,7 +4801,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3912,7 +4814,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -3931,7 +4833,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4845,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4858,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -3971,19 +4873,21 @@ func (x *ForgetReply) GetSessions() uint32 {
 type TokenChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// id is made by the producer (12 bytes): it finds its own change again.
-	Id            []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
-	User          string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
-	ExpiresMs     int64  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
-	CreatedMs     int64  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
-	Revoked       bool   `protobuf:"varint,6,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	Id        []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Hash      []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	User      string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	ExpiresMs int64  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	CreatedMs int64  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	Revoked   bool   `protobuf:"varint,6,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// rooms are the rooms and patterns that the token allows its sessions to join.
+	Rooms         []string `protobuf:"bytes,20,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3995,7 +4899,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4008,7 +4912,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -4053,6 +4957,13 @@ func (x *TokenChange) GetRevoked() bool {
 	return false
 }
 
+func (x *TokenChange) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 // KeptPlan says that the kept topic gets more partitions: one of the next
 // generation follows the one of generation. The first plan for a generation
 // counts. Under another key it says that nothing new goes to the generation
@@ -4070,7 +4981,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4082,7 +4993,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4095,7 +5006,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -4137,7 +5048,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4149,7 +5060,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4162,7 +5073,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -4207,7 +5118,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4219,7 +5130,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4232,7 +5143,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -4340,7 +5251,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4352,7 +5263,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4365,7 +5276,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -4391,7 +5302,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4403,7 +5314,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4416,7 +5327,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 type StatusReply struct {
@@ -4433,7 +5344,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +5356,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +5369,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -4507,7 +5418,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4519,7 +5430,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4532,7 +5443,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Failure) GetCode() string {
@@ -4579,7 +5490,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +5502,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4604,7 +5515,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -4618,7 +5529,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4630,7 +5541,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4643,7 +5554,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -4682,7 +5593,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4694,7 +5605,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4707,7 +5618,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -4777,7 +5688,7 @@ var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
 	"\n" +
-	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xfd\x02\n" +
+	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xf7\x03\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12*\n" +
@@ -4788,7 +5699,23 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05claim\x18\r \x01(\v2\x17.imgo.envelope.v1.ClaimR\x05claim\x12-\n" +
 	"\x05fence\x18\x10 \x01(\v2\x17.imgo.envelope.v1.FenceR\x05fence\x12-\n" +
 	"\x05moved\x18\x11 \x01(\v2\x17.imgo.envelope.v1.MovedR\x05moved\x123\n" +
-	"\aremoval\x18\x1a \x01(\v2\x19.imgo.envelope.v1.RemovalR\aremoval\"\x88\x01\n" +
+	"\aremoval\x18\x1a \x01(\v2\x19.imgo.envelope.v1.RemovalR\aremoval\x12<\n" +
+	"\n" +
+	"membership\x18\x18 \x01(\v2\x1c.imgo.envelope.v1.MembershipR\n" +
+	"membership\x12:\n" +
+	"\n" +
+	"user_rooms\x18\x19 \x01(\v2\x1b.imgo.envelope.v1.UserRoomsR\tuserRooms\"L\n" +
+	"\n" +
+	"Membership\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\tR\x04room\x12\x16\n" +
+	"\x06member\x18\x03 \x01(\bR\x06member\"T\n" +
+	"\tUserRooms\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x123\n" +
+	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"3\n" +
+	"\vMemberships\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\x04R\x02at\x12\x14\n" +
+	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\x88\x01\n" +
 	"\x04Push\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -4818,14 +5745,15 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12<\n" +
 	"\tmailboxes\x18\x02 \x03(\v2\x1e.imgo.envelope.v1.MovedMailboxR\tmailboxes\x12.\n" +
 	"\x04keys\x18\x03 \x03(\v2\x1a.imgo.envelope.v1.MovedKeyR\x04keys\x124\n" +
-	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\xde\x01\n" +
+	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\x93\x02\n" +
 	"\fMovedMailbox\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x127\n" +
 	"\adevices\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.MovedDeviceR\adevices\x12:\n" +
 	"\bmessages\x18\x03 \x03(\v2\x1e.imgo.envelope.v1.MovedMessageR\bmessages\x12\x12\n" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x17\n" +
 	"\alast_ms\x18\x05 \x01(\x03R\x06lastMs\x12\x18\n" +
-	"\adropped\x18\x06 \x01(\x04R\adropped\"T\n" +
+	"\adropped\x18\x06 \x01(\x04R\adropped\x123\n" +
+	"\x05rooms\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"T\n" +
 	"\vMovedDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
@@ -4854,7 +5782,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\"\x19\n" +
 	"\x05Claim\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"\x9e\x02\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\xe3\x02\n" +
 	"\bEnvelope\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x123\n" +
 	"\amessage\x18\n" +
@@ -4862,7 +5790,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\v \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\f \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
 	"\x05nudge\x18\r \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x124\n" +
-	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\"j\n" +
+	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\x12C\n" +
+	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"n\n" +
+	"\fSessionRooms\x12)\n" +
+	"\x02to\x18\x01 \x03(\v2\x19.imgo.envelope.v1.AddressR\x02to\x123\n" +
+	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"j\n" +
 	"\n" +
 	"RoomOpened\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\x12\x12\n" +
@@ -4907,7 +5839,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\vempty_rooms\x18\x01 \x03(\tR\n" +
 	"emptyRooms\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xd0\x02\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\x95\x03\n" +
 	"\bDelivery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -4920,10 +5852,11 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\n" +
 	" \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\v \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
-	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\"6\n" +
+	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x12C\n" +
+	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"6\n" +
 	"\x06Target\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
-	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\xfe\x02\n" +
+	"\x04prev\x18\x02 \x01(\x04R\x04prev\"\x99\x03\n" +
 	"\vSessionInfo\x123\n" +
 	"\aaddress\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\aaddress\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -4941,11 +5874,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05rooms\x18\v \x03(\tR\x05rooms\x12 \n" +
 	"\vincarnation\x18\x1e \x01(\x04R\vincarnation\x12\x1d\n" +
 	"\n" +
-	"global_key\x18\x1f \x01(\bR\tglobalKey\"q\n" +
+	"global_key\x18\x1f \x01(\bR\tglobalKey\x12\x19\n" +
+	"\brooms_at\x18\x14 \x01(\x04R\aroomsAt\"q\n" +
 	"\x0eConnectRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
-	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xfb\x01\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xda\x03\n" +
 	"\fConnectReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
@@ -4956,7 +5890,41 @@ const file_envelope_proto_rawDesc = "" +
 	"\apending\x18\x06 \x01(\rR\apending\x123\n" +
 	"\abacklog\x18\a \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x1d\n" +
 	"\n" +
-	"global_key\x18\x1e \x01(\bR\tglobalKey\"\xd3\x01\n" +
+	"global_key\x18\x1e \x01(\bR\tglobalKey\x124\n" +
+	"\x06access\x18\x14 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\x12\x16\n" +
+	"\x06joined\x18\x15 \x03(\tR\x06joined\x12\x15\n" +
+	"\x06to_ask\x18\x16 \x03(\tR\x05toAsk\x127\n" +
+	"\arefused\x18\x17 \x03(\v2\x1d.imgo.envelope.v1.RoomRefusalR\arefused\x12?\n" +
+	"\vmemberships\x18\x18 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\"8\n" +
+	"\n" +
+	"RoomAccess\x12\x14\n" +
+	"\x05ruled\x18\x01 \x01(\bR\x05ruled\x12\x14\n" +
+	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"M\n" +
+	"\vRoomRefusal\x12\x12\n" +
+	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x90\x01\n" +
+	"\vJoinRequest\x127\n" +
+	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x12\n" +
+	"\x04room\x18\x02 \x01(\tR\x04room\x124\n" +
+	"\x06access\x18\x03 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\"&\n" +
+	"\tJoinReply\x12\x19\n" +
+	"\buntil_ms\x18\x01 \x01(\x03R\auntilMs\"q\n" +
+	"\x0eRefreshRequest\x127\n" +
+	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\"w\n" +
+	"\fRefreshReply\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x01 \x01(\x03R\texpiresMs\x124\n" +
+	"\x06access\x18\x02 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\x12\x12\n" +
+	"\x04lost\x18\x03 \x03(\tR\x04lost\"w\n" +
+	"\x0eMembersRequest\x12\x1a\n" +
+	"\bsessions\x18\x01 \x03(\x04R\bsessions\x123\n" +
+	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\x12\x14\n" +
+	"\x05leave\x18\x03 \x01(\tR\x05leave\"*\n" +
+	"\fMembersReply\x12\x1a\n" +
+	"\bsessions\x18\x01 \x01(\rR\bsessions\"\xd3\x01\n" +
 	"\x0eCatchUpRequest\x12)\n" +
 	"\x02to\x18\x01 \x01(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -5006,12 +5974,20 @@ const file_envelope_proto_rawDesc = "" +
 	"\rAttachRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12!\n" +
 	"\fmax_messages\x18\x02 \x01(\rR\vmaxMessages\x12\x1b\n" +
-	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\xa0\x01\n" +
+	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\xe1\x01\n" +
 	"\vAttachReply\x123\n" +
 	"\abacklog\x18\x01 \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x18\n" +
 	"\apending\x18\x02 \x01(\rR\apending\x12\x14\n" +
 	"\x05floor\x18\x03 \x01(\x04R\x05floor\x12,\n" +
-	"\x05kicks\x18\x04 \x03(\v2\x16.imgo.envelope.v1.KickR\x05kicks\"\x8a\x01\n" +
+	"\x05kicks\x18\x04 \x03(\v2\x16.imgo.envelope.v1.KickR\x05kicks\x12?\n" +
+	"\vmemberships\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\">\n" +
+	"\x12MembershipsRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
+	"\x05floor\x18\x02 \x01(\x04R\x05floor\"\xa0\x01\n" +
+	"\x10MembershipsReply\x12?\n" +
+	"\vmemberships\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\x125\n" +
+	"\bsessions\x18\x02 \x03(\v2\x19.imgo.envelope.v1.AddressR\bsessions\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x8a\x01\n" +
 	"\rLookupRequest\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12'\n" +
@@ -5092,7 +6068,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\rForgetRequest\x12\x14\n" +
 	"\x05comet\x18\x01 \x01(\tR\x05comet\")\n" +
 	"\vForgetReply\x12\x1a\n" +
-	"\bsessions\x18\x01 \x01(\rR\bsessions\"\x9d\x01\n" +
+	"\bsessions\x18\x01 \x01(\rR\bsessions\"\xb3\x01\n" +
 	"\vTokenChange\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x12\n" +
@@ -5101,7 +6077,8 @@ const file_envelope_proto_rawDesc = "" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\x12\x18\n" +
-	"\arevoked\x18\x06 \x01(\bR\arevoked\"\x8c\x01\n" +
+	"\arevoked\x18\x06 \x01(\bR\arevoked\x12\x14\n" +
+	"\x05rooms\x18\x14 \x03(\tR\x05rooms\"\x8c\x01\n" +
 	"\bKeptPlan\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
@@ -5177,151 +6154,184 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_envelope_proto_goTypes = []any{
-	(*Record)(nil),          // 0: imgo.envelope.v1.Record
-	(*Push)(nil),            // 1: imgo.envelope.v1.Push
-	(*Acks)(nil),            // 2: imgo.envelope.v1.Acks
-	(*Ack)(nil),             // 3: imgo.envelope.v1.Ack
-	(*Device)(nil),          // 4: imgo.envelope.v1.Device
-	(*Removal)(nil),         // 5: imgo.envelope.v1.Removal
-	(*Fence)(nil),           // 6: imgo.envelope.v1.Fence
-	(*Moved)(nil),           // 7: imgo.envelope.v1.Moved
-	(*MovedMailbox)(nil),    // 8: imgo.envelope.v1.MovedMailbox
-	(*MovedDevice)(nil),     // 9: imgo.envelope.v1.MovedDevice
-	(*MovedMessage)(nil),    // 10: imgo.envelope.v1.MovedMessage
-	(*MovedKey)(nil),        // 11: imgo.envelope.v1.MovedKey
-	(*MovedClaim)(nil),      // 12: imgo.envelope.v1.MovedClaim
-	(*Claim)(nil),           // 13: imgo.envelope.v1.Claim
-	(*Envelope)(nil),        // 14: imgo.envelope.v1.Envelope
-	(*RoomOpened)(nil),      // 15: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),         // 16: imgo.envelope.v1.Address
-	(*Message)(nil),         // 17: imgo.envelope.v1.Message
-	(*Kept)(nil),            // 18: imgo.envelope.v1.Kept
-	(*Backlog)(nil),         // 19: imgo.envelope.v1.Backlog
-	(*Kick)(nil),            // 20: imgo.envelope.v1.Kick
-	(*Nudge)(nil),           // 21: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),     // 22: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),     // 23: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),       // 24: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),        // 25: imgo.envelope.v1.Delivery
-	(*Target)(nil),          // 26: imgo.envelope.v1.Target
-	(*SessionInfo)(nil),     // 27: imgo.envelope.v1.SessionInfo
-	(*ConnectRequest)(nil),  // 28: imgo.envelope.v1.ConnectRequest
-	(*ConnectReply)(nil),    // 29: imgo.envelope.v1.ConnectReply
-	(*CatchUpRequest)(nil),  // 30: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),      // 31: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),   // 32: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),        // 33: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil), // 34: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),   // 35: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),   // 36: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),     // 37: imgo.envelope.v1.AttachReply
-	(*LookupRequest)(nil),   // 38: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),     // 39: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),    // 40: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),     // 41: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),       // 42: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),   // 43: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),     // 44: imgo.envelope.v1.RemoveReply
-	(*DeviceInfo)(nil),      // 45: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),     // 46: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),       // 47: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),    // 48: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),      // 49: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),  // 50: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),     // 51: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),    // 52: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),        // 53: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),  // 54: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),    // 55: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),      // 56: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),   // 57: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),     // 58: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),     // 59: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),        // 60: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),       // 61: imgo.envelope.v1.KeptMoved
-	(*NodeMeta)(nil),        // 62: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),        // 63: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),   // 64: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),     // 65: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),         // 66: imgo.envelope.v1.Failure
-	(*Empty)(nil),           // 67: imgo.envelope.v1.Empty
-	(*CallParts)(nil),       // 68: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),        // 69: imgo.envelope.v1.CallPart
-	nil,                     // 70: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                     // 71: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                     // 72: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                     // 73: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                     // 74: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Record)(nil),             // 0: imgo.envelope.v1.Record
+	(*Membership)(nil),         // 1: imgo.envelope.v1.Membership
+	(*UserRooms)(nil),          // 2: imgo.envelope.v1.UserRooms
+	(*Memberships)(nil),        // 3: imgo.envelope.v1.Memberships
+	(*Push)(nil),               // 4: imgo.envelope.v1.Push
+	(*Acks)(nil),               // 5: imgo.envelope.v1.Acks
+	(*Ack)(nil),                // 6: imgo.envelope.v1.Ack
+	(*Device)(nil),             // 7: imgo.envelope.v1.Device
+	(*Removal)(nil),            // 8: imgo.envelope.v1.Removal
+	(*Fence)(nil),              // 9: imgo.envelope.v1.Fence
+	(*Moved)(nil),              // 10: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),       // 11: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),        // 12: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),       // 13: imgo.envelope.v1.MovedMessage
+	(*MovedKey)(nil),           // 14: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),         // 15: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),              // 16: imgo.envelope.v1.Claim
+	(*Envelope)(nil),           // 17: imgo.envelope.v1.Envelope
+	(*SessionRooms)(nil),       // 18: imgo.envelope.v1.SessionRooms
+	(*RoomOpened)(nil),         // 19: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),            // 20: imgo.envelope.v1.Address
+	(*Message)(nil),            // 21: imgo.envelope.v1.Message
+	(*Kept)(nil),               // 22: imgo.envelope.v1.Kept
+	(*Backlog)(nil),            // 23: imgo.envelope.v1.Backlog
+	(*Kick)(nil),               // 24: imgo.envelope.v1.Kick
+	(*Nudge)(nil),              // 25: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),        // 26: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),        // 27: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),          // 28: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),           // 29: imgo.envelope.v1.Delivery
+	(*Target)(nil),             // 30: imgo.envelope.v1.Target
+	(*SessionInfo)(nil),        // 31: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),     // 32: imgo.envelope.v1.ConnectRequest
+	(*ConnectReply)(nil),       // 33: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 34: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 35: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 36: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 37: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 38: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 39: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 40: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 41: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 42: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 43: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),      // 44: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 45: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 46: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 47: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 48: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 49: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 50: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 51: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 52: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 53: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 54: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 55: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 56: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 57: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 58: imgo.envelope.v1.RemoveReply
+	(*DeviceInfo)(nil),         // 59: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 60: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 61: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 62: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 63: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 64: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 65: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 66: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 67: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 68: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 69: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 70: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 71: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 72: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 73: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 74: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 75: imgo.envelope.v1.KeptMoved
+	(*NodeMeta)(nil),           // 76: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 77: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 78: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 79: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 80: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 81: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 82: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 83: imgo.envelope.v1.CallPart
+	nil,                        // 84: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 85: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 86: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 87: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 88: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
-	1,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
-	2,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
-	4,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	13, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	6,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
-	7,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
-	5,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
-	3,  // 7: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	8,  // 8: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
-	11, // 9: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
-	12, // 10: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
-	9,  // 11: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
-	10, // 12: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
-	17, // 13: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	19, // 14: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	20, // 15: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	21, // 16: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	15, // 17: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	16, // 18: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	16, // 19: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	18, // 20: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	16, // 21: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	22, // 22: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	16, // 23: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	25, // 24: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	26, // 25: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	19, // 26: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	20, // 27: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	21, // 28: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	16, // 29: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
-	27, // 30: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	19, // 31: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	16, // 32: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	3,  // 33: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	33, // 34: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	16, // 35: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	27, // 36: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	70, // 37: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	71, // 38: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	72, // 39: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	73, // 40: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	27, // 41: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	19, // 42: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	20, // 43: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	40, // 44: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	27, // 45: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	16, // 46: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	27, // 47: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	27, // 48: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	45, // 49: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	5,  // 50: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	18, // 51: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	51, // 52: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	53, // 53: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	54, // 54: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	16, // 55: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	74, // 56: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	27, // 57: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	63, // 58: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	69, // 59: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	66, // 60: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	4,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
+	5,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
+	7,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
+	16, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	9,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	10, // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	8,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
+	1,  // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
+	2,  // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
+	3,  // 9: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	6,  // 10: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	11, // 11: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	14, // 12: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	15, // 13: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	12, // 14: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	13, // 15: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	3,  // 16: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
+	21, // 17: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	23, // 18: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	24, // 19: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	25, // 20: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	19, // 21: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	18, // 22: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	20, // 23: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
+	3,  // 24: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	20, // 25: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	20, // 26: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	22, // 27: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	20, // 28: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	26, // 29: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	20, // 30: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	29, // 31: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	30, // 32: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	23, // 33: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	24, // 34: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	25, // 35: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	18, // 36: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	20, // 37: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	31, // 38: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	23, // 39: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	34, // 40: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	35, // 41: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	3,  // 42: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	31, // 43: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	34, // 44: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	31, // 45: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	34, // 46: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	3,  // 47: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	20, // 48: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	6,  // 49: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	45, // 50: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	20, // 51: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	31, // 52: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	84, // 53: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	85, // 54: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	86, // 55: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	87, // 56: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	31, // 57: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	23, // 58: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	24, // 59: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	3,  // 60: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	3,  // 61: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	20, // 62: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	54, // 63: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	31, // 64: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	20, // 65: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	31, // 66: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	31, // 67: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	59, // 68: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	8,  // 69: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	22, // 70: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	65, // 71: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	67, // 72: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	68, // 73: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	20, // 74: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	88, // 75: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	31, // 76: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	77, // 77: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	83, // 78: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	80, // 79: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	80, // [80:80] is the sub-list for method output_type
+	80, // [80:80] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -5335,7 +6345,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   75,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

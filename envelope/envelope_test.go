@@ -40,6 +40,12 @@ func samples() map[string]wire {
 			User: "123", Device: "phone", SeenMs: 1700000000000}},
 		"record_claim": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Claim: &envelope.Claim{Key: "caller/k"}},
 		"record_fence": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Fence: &envelope.Fence{}},
+		"record_membership": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Membership: &envelope.Membership{
+			User: "123", Room: "team", Member: true}},
+		"record_user_rooms": &envelope.Record{Id: recordID, TimeMs: 1700000000000, UserRooms: &envelope.UserRooms{
+			User: "123", Rooms: &envelope.Memberships{At: 1<<48 | 7, Rooms: []string{"team", "live://1"}}}},
+		"envelope_session_rooms": &envelope.Envelope{SessionRooms: &envelope.SessionRooms{
+			To: []*envelope.Address{address}, Rooms: &envelope.Memberships{At: 1<<48 | 7, Rooms: []string{"team"}}}},
 		"record_moved": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Moved: &envelope.Moved{From: 3,
 			Mailboxes: []*envelope.MovedMailbox{{User: "123",
 				Devices: []*envelope.MovedDevice{{Device: "phone", Since: 1 << 48, SeenMs: 1700000000000}, {}},

@@ -13,6 +13,7 @@ type Code string
 const (
 	CodeInvalid        Code = "invalid"          // the caller's input; Field says where
 	CodeUnauthorized   Code = "unauthorized"     // token unknown, forged or missing
+	CodeForbidden      Code = "forbidden"        // known, but not allowed to do this
 	CodeExpired        Code = "token_expired"    // token was good once
 	CodeRevoked        Code = "token_revoked"    // token was taken back
 	CodeTooMany        Code = "too_many"         // a limit the operator set: sessions a user …
@@ -29,6 +30,7 @@ const (
 	CodeAuthUnavailable Code = "auth_unavailable"
 	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log
 	CodeClosed          Code = "closed"       // used after Close
+	CodeUnsupported     Code = "unsupported"  // nothing here does that
 	CodeInternal        Code = "internal"     // a bug or a broken disk
 )
 
@@ -36,6 +38,7 @@ const (
 var (
 	ErrInvalid         = &Error{Code: CodeInvalid}
 	ErrUnauthorized    = &Error{Code: CodeUnauthorized}
+	ErrForbidden       = &Error{Code: CodeForbidden}
 	ErrExpired         = &Error{Code: CodeExpired}
 	ErrRevoked         = &Error{Code: CodeRevoked}
 	ErrTooMany         = &Error{Code: CodeTooMany}
@@ -51,6 +54,7 @@ var (
 	ErrAuthUnavailable = &Error{Code: CodeAuthUnavailable}
 	ErrOutOfRange      = &Error{Code: CodeOutOfRange}
 	ErrClosed          = &Error{Code: CodeClosed}
+	ErrUnsupported     = &Error{Code: CodeUnsupported}
 	ErrInternal        = &Error{Code: CodeInternal}
 )
 

@@ -5,7 +5,9 @@
 // constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 
-// The operations of a packet. 254 and 255 are imgo 2016's connection test.
+// The operations of a packet. OpError is the answer to an operation that was
+// refused, and OpRoomChanged says that the server has changed which rooms the
+// session is in. 254 and 255 are imgo 2016's connection test.
 const (
 	OpHeartbeat        int32 = 2
 	OpHeartbeatReply   int32 = 3
@@ -27,6 +29,8 @@ const (
 	OpJoinRoomReply    int32 = 21
 	OpLeaveRoom        int32 = 22
 	OpLeaveRoomReply   int32 = 23
+	OpError            int32 = 24
+	OpRoomChanged      int32 = 25
 	OpTest             int32 = 254
 	OpTestReply        int32 = 255
 )
@@ -63,6 +67,8 @@ const (
 	MaxTokenBytes = 8 << 10
 	// MaxKeyBytes bounds an idempotency key with the scope of its caller, in bytes.
 	MaxKeyBytes = 512
+	// MaxTokenRooms bounds the rooms and patterns of rooms that one token has.
+	MaxTokenRooms = 100
 	// MaxReasonBytes bounds the reason of a close, in bytes. A WebSocket close frame has no more room.
 	MaxReasonBytes = 123
 )

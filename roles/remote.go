@@ -310,3 +310,21 @@ func (l remoteLogics) Announce(ctx context.Context, r *envelope.AnnounceRequest)
 	})
 	return reply, err
 }
+
+// Join asks whether a session may join a room.
+func (l remoteLogics) Join(ctx context.Context, r *envelope.JoinRequest) (reply *envelope.JoinReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Join(ctx, r)
+		return err
+	})
+	return reply, err
+}
+
+// Refresh brings a new token for a session.
+func (l remoteLogics) Refresh(ctx context.Context, r *envelope.RefreshRequest) (reply *envelope.RefreshReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Refresh(ctx, r)
+		return err
+	})
+	return reply, err
+}

@@ -183,8 +183,8 @@ const dedupeWarm = 1 << 14
 // logicConfig returns the settings of this node's logic.
 func (n *Node) logicConfig() logic.Config {
 	c := logic.DefaultConfig()
-	c.Lifetimes, c.Auth = n.cfg.Kept.Lifetimes, n.cfg.Auth.Config
-	c.MaxUsers, c.MaxBody, c.Retention = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody, n.cfg.Kept.Retention
+	c.Lifetimes, c.RoomRules, c.Auth = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config
+	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody
 	return c
 }
 

@@ -142,7 +142,7 @@ func TestNearlyFullDisk(t *testing.T) {
 			{"DiskOK", db.DiskOK(), pushes},
 			{"Append", push(), pushes},
 			{"AppendMany", l.AppendMany(ctx, make([]envelope.Entry, 1)), pushes},
-			{"Tokens.Put", tokens.Put(ctx, store.TokenHash{1}, "u", 0, 0, false), pushes},
+			{"Tokens.Put", tokens.Put(ctx, store.TokenHash{1}, envelope.Token{User: "u"}, false), pushes},
 			{"AppendEssential", ack(), acks},
 			{"Tokens.RevokeUser", func() error { _, err := tokens.RevokeUser(ctx, "u"); return err }(), acks},
 		} {

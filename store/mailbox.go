@@ -38,6 +38,19 @@ type MailboxMeta struct {
 	// Moved is the id of the record that completed the mailbox's move from the log's
 	// previous generation; 0: it did not come from there.
 	Moved uint64
+	// Rooms are the rooms that callers of the API have put the user into; nil: they never
+	// did. What it points to never changes.
+	Rooms *MailboxRooms
+}
+
+// MailboxRooms are the memberships of a user.
+type MailboxRooms struct {
+	// At is the id of the newest record that changed them.
+	At uint64
+	// NotedMS is when the oldest record was appended to the log that they can be read back
+	// from, Unix milliseconds.
+	NotedMS int64
+	Names   []string
 }
 
 // MailboxEntry is one pending message, without its body.

@@ -29,8 +29,13 @@ func appendMeta(b []byte, m *MailboxMeta) []byte {
 	for _, d := range m.Devices {
 		b = binary.AppendUvarint(b, uint64(d.NotedMS))
 	}
-	if m.Moved > 0 {
+	if m.Moved > 0 || m.Rooms != nil {
 		b = binary.AppendUvarint(b, m.Moved)
+	}
+	if r := m.Rooms; r != nil {
+		b = binary.AppendUvarint(b, r.At)
+		b = binary.AppendUvarint(b, uint64(r.NotedMS))
+		b = appendTexts(b, r.Names)
 	}
 	return b
 }
@@ -87,6 +92,14 @@ func (c *fieldReader) bytes() []byte {
 	return v
 }
 
+// texts reads what appendTexts wrote, to the end of the value.
+func (c *fieldReader) texts() (texts []string) {
+	for len(c.b) > 0 && c.err == nil {
+		texts = append(texts, string(c.bytes()))
+	}
+	return texts
+}
+
 func decodeMeta(b []byte) (*MailboxMeta, error) {
 	c := newFieldReader(b)
 	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint()}
@@ -102,6 +115,9 @@ func decodeMeta(b []byte) (*MailboxMeta, error) {
 	}
 	if len(c.b) > 0 {
 		m.Moved = c.uint()
+	}
+	if len(c.b) > 0 {
+		m.Rooms = &MailboxRooms{At: c.uint(), NotedMS: int64(c.uint()), Names: c.texts()}
 	}
 	return m, c.err
 }

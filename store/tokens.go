@@ -22,13 +22,13 @@ const (
 	// unknown one.
 	tokenMemory = 24 * time.Hour
 
-	tokenFormat  = 1
+	tokenFormat  = 2
 	tokenRevoked = 1 // flag
 	tokenHeader  = 1 + 1 + 8 + 8
 )
 
 // The keys of tokens. "T", "h" and the hash lead to the token: format, flags, creation and
-// expiry (Unix milliseconds, int64 BE), user. "T", "u", the user, a 0 byte (no name has
+// expiry (Unix milliseconds, int64 BE), then the user and each room, with its length before it. "T", "u", the user, a 0 byte (no name has
 // one) and the hash exist for each valid token. Badger deletes both when they expire.
 var (
 	prefixToken     = []byte{'T', 'h'}
@@ -59,13 +59,12 @@ func NewTokens(db *DB) *Tokens { return &Tokens{db: db} }
 
 // token is a token as it is stored.
 type token struct {
-	user                 string
-	createdMS, expiresMS int64
-	revoked              bool
+	envelope.Token
+	revoked bool
 }
 
 func (t token) expired(now time.Time) bool {
-	return t.expiresMS != 0 && t.expiresMS <= now.UnixMilli()
+	return t.ExpiresMS != 0 && t.ExpiresMS <= now.UnixMilli()
 }
 
 func (t token) stored() []byte {
@@ -73,10 +72,30 @@ func (t token) stored() []byte {
 	if t.revoked {
 		flags = tokenRevoked
 	}
-	b := append(make([]byte, 0, tokenHeader+len(t.user)), tokenFormat, flags)
-	b = binary.BigEndian.AppendUint64(b, uint64(t.createdMS))
-	b = binary.BigEndian.AppendUint64(b, uint64(t.expiresMS))
-	return appendChecksummed(nil, append(b, t.user...))
+	b := append(make([]byte, 0, tokenHeader+len(t.User)+1), tokenFormat, flags)
+	b = binary.BigEndian.AppendUint64(b, uint64(t.CreatedMS))
+	b = binary.BigEndian.AppendUint64(b, uint64(t.ExpiresMS))
+	return appendChecksummed(nil, appendTexts(appendText(b, t.User), t.Rooms))
+}
+
+// appendText appends a text with its length before it.
+func appendText(b []byte, text string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
+}
+
+// appendTexts appends texts, each with its length before it. They are the last of a value.
+func appendTexts(b []byte, texts []string) []byte {
+	for _, text := range texts {
+		b = appendText(b, text)
+	}
+	return b
+}
+
+// readNames reads what appendText and appendTexts wrote: a user and the texts after it.
+func readNames(b []byte) (user string, rest []string, err error) {
+	r := fieldReader{b: b}
+	user, rest = string(r.bytes()), r.texts()
+	return user, rest, r.err
 }
 
 func decodeToken(sealed []byte) (t token, err error) {
@@ -88,10 +107,10 @@ func decodeToken(sealed []byte) (t token, err error) {
 		return t, errors.New("the token has a format that this imgo does not read")
 	}
 	t.revoked = b[1]&tokenRevoked != 0
-	t.createdMS = int64(binary.BigEndian.Uint64(b[2:]))
-	t.expiresMS = int64(binary.BigEndian.Uint64(b[10:]))
-	t.user = string(b[tokenHeader:])
-	return t, nil
+	t.CreatedMS = int64(binary.BigEndian.Uint64(b[2:]))
+	t.ExpiresMS = int64(binary.BigEndian.Uint64(b[10:]))
+	t.User, t.Rooms, err = readNames(b[tokenHeader:])
+	return t, err
 }
 
 func tokenKey(hash TokenHash) []byte { return append(slices.Clip(prefixToken), hash[:]...) }
@@ -105,12 +124,13 @@ func tokenUserKey(user string, hash TokenHash) []byte {
 	return append(tokenUserPrefix(user), hash[:]...)
 }
 
-// Put makes the token with a hash valid for user until expiresMS (Unix milliseconds; 0: for
-// ever). It replaces an existing token, also one of another user or a revoked one. single
+// Put makes the token with a hash valid for t.User until t.ExpiresMS. It replaces an existing
+// token, also one of another user or a revoked one. single
 // revokes all other tokens of the user in the same step. The error is envelope.ErrInvalid
 // for a bad user name, envelope.ErrTooMany over MaxTokensPerUser, and envelope.ErrDiskFull
 // while less than the reserve of the disk is free.
-func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS, createdMS int64, single bool) error {
+func (s *Tokens) Put(ctx context.Context, hash TokenHash, t envelope.Token, single bool) error {
+	user := t.User
 	if err := envelope.CheckName("user", user); err != nil {
 		return err
 	}
@@ -126,8 +146,8 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 		case errors.Is(err, envelope.ErrUnauthorized):
 		case err != nil:
 			return err
-		case old.user != user:
-			if err := txn.Delete(tokenUserKey(old.user, hash)); err != nil {
+		case old.User != user:
+			if err := txn.Delete(tokenUserKey(old.User, hash)); err != nil {
 				return err
 			}
 		}
@@ -143,7 +163,7 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 		} else if len(others) >= MaxTokensPerUser {
 			return envelope.Errorf(envelope.CodeTooMany, "user %q has %d tokens, the most that are allowed; revoke some", user, len(others))
 		}
-		return putToken(txn, hash, token{user: user, createdMS: createdMS, expiresMS: expiresMS})
+		return putToken(txn, hash, token{Token: t})
 	})
 	return wrapToken("store a token", err)
 }
@@ -151,11 +171,11 @@ func (s *Tokens) Put(ctx context.Context, hash TokenHash, user string, expiresMS
 // putToken writes a token that is not revoked.
 func putToken(txn *badger.Txn, hash TokenHash, t token) error {
 	e := badger.NewEntry(tokenKey(hash), t.stored())
-	index := badger.NewEntry(tokenUserKey(t.user, hash), appendChecksummed(nil, nil))
-	if t.expiresMS != 0 {
+	index := badger.NewEntry(tokenUserKey(t.User, hash), appendChecksummed(nil, nil))
+	if t.ExpiresMS != 0 {
 		// Badger counts in seconds; rounded up, so that it never forgets early.
-		e.ExpiresAt = uint64((max(0, t.expiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
-		index.ExpiresAt = uint64((max(1, t.expiresMS) + 999) / 1000)
+		e.ExpiresAt = uint64((max(0, t.ExpiresMS) + tokenMemory.Milliseconds() + 999) / 1000)
+		index.ExpiresAt = uint64((max(1, t.ExpiresMS) + 999) / 1000)
 	}
 	return errors.Join(txn.SetEntry(e), txn.SetEntry(index))
 }
@@ -258,31 +278,30 @@ func (s *Tokens) none() bool {
 	return s.db.tokens.CompareAndSwap(tokensUnknown, tokensNone) || s.db.tokens.Load() == tokensNone
 }
 
-// Lookup returns the user of the token with a hash, and until when the token is valid (Unix
-// milliseconds; 0: for ever). The error is envelope.ErrUnauthorized for an unknown token,
+// Lookup returns the token with a hash. The error is envelope.ErrUnauthorized for an unknown token,
 // and envelope.ErrExpired or envelope.ErrRevoked for one that was valid once; after a day
 // those are unknown as well.
-func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (user string, expiresMS int64, err error) {
+func (s *Tokens) Lookup(ctx context.Context, hash TokenHash) (envelope.Token, error) {
 	if err := ctx.Err(); err != nil {
-		return "", 0, err
+		return envelope.Token{}, err
 	}
 	if s.none() {
-		return "", 0, errUnknownToken
+		return envelope.Token{}, errUnknownToken
 	}
 	var t token
-	err = s.db.view(func(txn *badger.Txn) error {
+	err := s.db.view(func(txn *badger.Txn) (err error) {
 		t, err = tokenAt(txn, hash)
 		return err
 	})
 	switch {
 	case err != nil:
-		return "", 0, wrapToken("look up a token", err)
+		return envelope.Token{}, wrapToken("look up a token", err)
 	case t.revoked:
-		return "", 0, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
+		return envelope.Token{}, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
 	case t.expired(time.Now()):
-		return "", 0, envelope.Errorf(envelope.CodeExpired, "the token has expired")
+		return envelope.Token{}, envelope.Errorf(envelope.CodeExpired, "the token has expired")
 	}
-	return t.user, t.expiresMS, nil
+	return t.Token, nil
 }
 
 // Revoke makes a token invalid. The error is envelope.ErrNotFound if there is none;
@@ -301,7 +320,7 @@ func (s *Tokens) Revoke(ctx context.Context, hash TokenHash) error {
 		case err != nil || t.revoked:
 			return err
 		}
-		_, err = revokeAll(txn, t.user, []TokenHash{hash})
+		_, err = revokeAll(txn, t.User, []TokenHash{hash})
 		return err
 	})
 	return wrapToken("revoke a token", err)
@@ -352,7 +371,7 @@ func (s *Tokens) listByUser(ctx context.Context, user string) ([]tokenInfo, erro
 				return err
 			}
 			if !t.revoked && !t.expired(now) {
-				infos = append(infos, tokenInfo{Hash: hash, CreatedMS: t.createdMS, ExpiresMS: t.expiresMS})
+				infos = append(infos, tokenInfo{Hash: hash, CreatedMS: t.CreatedMS, ExpiresMS: t.ExpiresMS})
 			}
 		}
 		return nil

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	sharedTokenFormat = 1
+	sharedTokenFormat = 2
 	sharedTokenHeader = 1 + 1 + 12 + 8 + 8 + 8
 )
 
@@ -50,11 +50,10 @@ type TokenEntry struct {
 
 // SharedToken is a token as the newest entry of its hash describes it.
 type SharedToken struct {
-	Key                  TokenKey
-	User                 string
-	CreatedMS, ExpiresMS int64 // Unix milliseconds; ExpiresMS 0: never
-	Offset               int64 // of the entry
-	Revoked              bool
+	envelope.Token
+	Key     TokenKey
+	Offset  int64 // of the entry
+	Revoked bool
 }
 
 // Good reports whether the token is valid at a time.
@@ -83,7 +82,7 @@ type SharedTokens struct {
 func NewSharedTokens(db *DB) *SharedTokens { return &SharedTokens{db: db} }
 
 func (t *SharedToken) stored() []byte {
-	b := append(make([]byte, 0, sharedTokenHeader+len(t.User)), sharedTokenFormat, 0)
+	b := append(make([]byte, 0, sharedTokenHeader+len(t.User)+1), sharedTokenFormat, 0)
 	if t.Revoked {
 		b[1] = tokenRevoked
 	}
@@ -91,7 +90,7 @@ func (t *SharedToken) stored() []byte {
 	for _, n := range []int64{t.CreatedMS, t.ExpiresMS, t.Offset} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
-	return appendChecksummed(nil, append(b, t.User...))
+	return appendChecksummed(nil, appendTexts(appendText(b, t.User), t.Rooms))
 }
 
 func decodeSharedToken(hash TokenHash, sealed []byte) (*SharedToken, error) {
@@ -103,10 +102,10 @@ func decodeSharedToken(hash TokenHash, sealed []byte) (*SharedToken, error) {
 		return nil, errors.New("the token has a format that this imgo does not read")
 	}
 	number := func(at int) int64 { return int64(binary.BigEndian.Uint64(b[at:])) }
-	return &SharedToken{
-		Key: TokenKey{hash, TokenID(b[2:14])}, Revoked: b[1]&tokenRevoked != 0,
-		CreatedMS: number(14), ExpiresMS: number(22), Offset: number(30), User: string(b[sharedTokenHeader:]),
-	}, nil
+	t := &SharedToken{Key: TokenKey{hash, TokenID(b[2:14])}, Revoked: b[1]&tokenRevoked != 0, Offset: number(30)}
+	t.CreatedMS, t.ExpiresMS = number(14), number(22)
+	t.User, t.Rooms, err = readNames(b[sharedTokenHeader:])
+	return t, err
 }
 
 func sharedKey(hash TokenHash) []byte { return append(slices.Clip(prefixShared), hash[:]...) }
@@ -212,8 +211,10 @@ func applyShared(txn *badger.Txn, e *TokenEntry, now time.Time) error {
 	}
 	c := e.Change
 	t := SharedToken{
-		Key: e.Key, User: c.GetUser(), CreatedMS: c.GetCreatedMs(), ExpiresMS: max(0, c.GetExpiresMs()),
-		Offset: e.Offset, Revoked: c.GetRevoked(),
+		Token: envelope.Token{
+			User: c.GetUser(), CreatedMS: c.GetCreatedMs(), ExpiresMS: max(0, c.GetExpiresMs()), Rooms: c.GetRooms(),
+		},
+		Key: e.Key, Offset: e.Offset, Revoked: c.GetRevoked(),
 	}
 	if err := txn.Set(sharedKey(e.Key.Hash), t.stored()); err != nil {
 		return err

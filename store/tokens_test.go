@@ -25,15 +25,15 @@ func TestTokens(t *testing.T) {
 	now := time.Now().UnixMilli()
 	put := func(token, user string, expiresMS int64, single bool) {
 		t.Helper()
-		if err := s.Put(ctx, hashOf(token), user, expiresMS, now, single); err != nil {
+		if err := s.Put(ctx, hashOf(token), envelope.Token{User: user, ExpiresMS: expiresMS, CreatedMS: now}, single); err != nil {
 			t.Fatalf("Put %s: %v", token, err)
 		}
 	}
 	want := func(token, user string, err error) {
 		t.Helper()
-		got, _, gotErr := s.Lookup(ctx, hashOf(token))
-		if got != user || !errors.Is(gotErr, err) {
-			t.Fatalf("Lookup %s: %q, %v; want %q, %v", token, got, gotErr, user, err)
+		got, gotErr := s.Lookup(ctx, hashOf(token))
+		if got.User != user || !errors.Is(gotErr, err) {
+			t.Fatalf("Lookup %s: %q, %v; want %q, %v", token, got.User, gotErr, user, err)
 		}
 	}
 	count := func(user string, n int) {
@@ -52,8 +52,8 @@ func TestTokens(t *testing.T) {
 	want("b", "ann", nil)
 	count("ann", 2)
 	count("anna", 1)
-	if _, expires, err := s.Lookup(ctx, hashOf("b")); err != nil || expires != now+3_600_000 {
-		t.Fatalf("Lookup b: expires %d, %v", expires, err)
+	if b, err := s.Lookup(ctx, hashOf("b")); err != nil || b.ExpiresMS != now+3_600_000 {
+		t.Fatalf("Lookup b: %+v, %v", b, err)
 	}
 
 	// An expired token is told apart from an unknown one.
@@ -113,17 +113,17 @@ func TestTokenInput(t *testing.T) {
 	db := openDB(t, store.Options{InMemory: true})
 	s := store.NewTokens(db)
 	for _, user := range []string{"", strings.Repeat("x", 129), "a\x00b", "\xff"} {
-		if err := s.Put(t.Context(), hashOf("a"), user, 0, 0, false); !errors.Is(err, envelope.ErrInvalid) {
+		if err := s.Put(t.Context(), hashOf("a"), envelope.Token{User: user}, false); !errors.Is(err, envelope.ErrInvalid) {
 			t.Errorf("Put for user %q: %v, want invalid", user, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, lookup := s.Lookup(ctx, hashOf("a"))
+	_, lookup := s.Lookup(ctx, hashOf("a"))
 	_, revokeUser := s.RevokeUser(ctx, "a")
 	_, count := s.Count(ctx, "a")
 	for i, err := range []error{
-		s.Put(ctx, hashOf("a"), "u", 0, 0, false), lookup, revokeUser, count, s.Revoke(ctx, hashOf("a")),
+		s.Put(ctx, hashOf("a"), envelope.Token{User: "u"}, false), lookup, revokeUser, count, s.Revoke(ctx, hashOf("a")),
 	} {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("call %d with a cancelled context: %v", i, err)
@@ -132,7 +132,7 @@ func TestTokenInput(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrClosed) {
+	if _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrClosed) {
 		t.Errorf("Lookup after Close: %v, want closed", err)
 	}
 }
@@ -142,14 +142,14 @@ func TestTokensOfAUser(t *testing.T) {
 	ctx := t.Context()
 	const user = "u"
 	for i := range store.MaxTokensPerUser {
-		if err := s.Put(ctx, hashOf(fmt.Sprint(i)), user, 0, int64(i), false); err != nil {
+		if err := s.Put(ctx, hashOf(fmt.Sprint(i)), envelope.Token{User: user, CreatedMS: int64(i)}, false); err != nil {
 			t.Fatalf("Put %d: %v", i, err)
 		}
 	}
-	if err := s.Put(ctx, hashOf("one more"), user, 0, 0, false); !errors.Is(err, envelope.ErrTooMany) {
+	if err := s.Put(ctx, hashOf("one more"), envelope.Token{User: user}, false); !errors.Is(err, envelope.ErrTooMany) {
 		t.Fatalf("Put of one more: %v, want too many", err)
 	}
-	if err := s.Put(ctx, hashOf("7"), user, 0, 7, false); err != nil {
+	if err := s.Put(ctx, hashOf("7"), envelope.Token{User: user, CreatedMS: 7}, false); err != nil {
 		t.Fatalf("Put of one that is there: %v", err)
 	}
 	infos, err := s.ListByUser(ctx, user)
@@ -171,14 +171,14 @@ func TestExpiredTokensVanish(t *testing.T) {
 	s := store.NewTokens(openDB(t, store.Options{InMemory: true}))
 	// The token expired a day ago but for two seconds, so it is forgotten in two seconds.
 	ends := time.Now().Add(2*time.Second - 24*time.Hour)
-	if err := s.Put(t.Context(), hashOf("a"), "u", ends.UnixMilli(), 0, false); err != nil {
+	if err := s.Put(t.Context(), hashOf("a"), envelope.Token{User: "u", ExpiresMS: ends.UnixMilli()}, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrExpired) {
+	if _, err := s.Lookup(t.Context(), hashOf("a")); !errors.Is(err, envelope.ErrExpired) {
 		t.Fatalf("Lookup: %v, want expired", err)
 	}
 	eventually(t, "the token is forgotten", func() bool {
-		_, _, err := s.Lookup(t.Context(), hashOf("a"))
+		_, err := s.Lookup(t.Context(), hashOf("a"))
 		return errors.Is(err, envelope.ErrUnauthorized)
 	})
 }
@@ -190,7 +190,7 @@ func TestSingleTokenUnderContention(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 20 {
 		group.Go(func() {
-			if err := s.Put(t.Context(), hashOf(fmt.Sprint(i)), "u", 0, 0, true); err != nil {
+			if err := s.Put(t.Context(), hashOf(fmt.Sprint(i)), envelope.Token{User: "u"}, true); err != nil {
 				t.Errorf("Put: %v", err)
 			}
 		})
@@ -198,7 +198,7 @@ func TestSingleTokenUnderContention(t *testing.T) {
 	group.Wait()
 	good := 0
 	for i := range 20 {
-		if _, _, err := s.Lookup(t.Context(), hashOf(fmt.Sprint(i))); err == nil {
+		if _, err := s.Lookup(t.Context(), hashOf(fmt.Sprint(i))); err == nil {
 			good++
 		} else if !errors.Is(err, envelope.ErrRevoked) {
 			t.Errorf("Lookup %d: %v", i, err)

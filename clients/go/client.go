@@ -31,6 +31,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -62,7 +63,31 @@ type Session struct {
 	Heartbeat time.Duration
 	// Pending is the number of kept messages that were waiting for the device.
 	Pending int
+	// ExpiresIn is how long the token was still good; 0: it does not end.
+	ExpiresIn time.Duration
+	// Rooms are the rooms that the backend has put the user into.
+	Rooms []string
 }
+
+// RoomChange says that the server has put this session into a room, or has taken it out, or has not
+// let it in when it connected.
+type RoomChange struct {
+	Room   string
+	Joined bool
+	// Code says why it was not let in ("forbidden", "too_many"); empty otherwise.
+	Code string
+	// Reason is for people.
+	Reason string
+}
+
+// RefusedError is the server's answer to a call that it did not carry out. The connection goes on.
+type RefusedError struct {
+	// Code is "forbidden", "too_many", "unsupported", "unavailable" or another word of the protocol.
+	Code   string
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("refused: %s (%s)", e.Reason, e.Code) }
 
 // Config configures a Client. New copies it, so later changes have no effect.
 type Config struct {
@@ -75,7 +100,8 @@ type Config struct {
 	// API does not answer. If Discover is empty, the client uses only Address.
 	Discover string
 	// Token identifies the user. If TokenSource is set, the client calls it before every connection
-	// instead. It must honour its context.
+	// instead, and before the token of the connection ends: the connection then goes on with the new
+	// token. It must honour its context and may be called from another goroutine than Run's.
 	Token       string
 	TokenSource func(ctx context.Context) (string, error)
 	// Device names this device within the user. Each device receives and acknowledges kept messages
@@ -100,6 +126,10 @@ type Config struct {
 	// Run and delay it, including heartbeats and acknowledgements.
 	OnConnect    func(Session)
 	OnDisconnect func(err error, retryIn time.Duration)
+	// OnRoom is called when the server has changed the rooms of the session, for example because the
+	// backend has taken the user out of one. It may be nil. It runs on the goroutine that receives
+	// and delays it.
+	OnRoom func(RoomChange)
 	// NoAck turns acknowledgements off, for clients that only look at the mailbox. The messages
 	// come again with every session.
 	NoAck bool
@@ -329,8 +359,8 @@ func (c *Client) lateRoomsLocked(sent map[string]struct{}) (changes []roomChange
 
 // Join makes the client a member of the room, now and after every reconnect. With a connection it
 // waits for the reply of the server. Without one it returns at once and takes effect with the next
-// connection. If the server allows no more rooms, it closes the connection and Run returns its
-// *CloseError.
+// connection. It returns a *RefusedError if the server does not let the client in; the client is then
+// not a member, and does not ask again.
 func (c *Client) Join(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, roomChange{room, true})
 }
@@ -355,11 +385,34 @@ func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
 	if s == nil {
 		return nil
 	}
-	return s.changeRoom(ctx, change)
+	err := s.changeRoom(ctx, change)
+	if refused := (*RefusedError)(nil); change.join && errors.As(err, &refused) {
+		c.forgetRoom(change.room)
+	}
+	return err
 }
 
-// Send sends an upstream message to the business system (op 4). It returns once the bytes are
-// written, and does not wait for a reply. It returns ErrNotConnected without a connection.
+// forgetRoom makes the next connection not ask for a room.
+func (c *Client) forgetRoom(room string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.rooms, room)
+}
+
+// roomChanged takes note of what the server has done, and tells the application.
+func (c *Client) roomChanged(change RoomChange) {
+	// A server that could not decide may do so next time.
+	if !change.Joined && change.Code != string(envelope.CodeUnavailable) {
+		c.forgetRoom(change.Room)
+	}
+	if c.cfg.OnRoom != nil {
+		c.cfg.OnRoom(change)
+	}
+}
+
+// Send sends a message to the business system behind the server (op 4) and waits for the reply. It
+// returns ErrNotConnected without a connection. Today's servers pass nothing on, and answer every
+// message with a *RefusedError.
 func (c *Client) Send(ctx context.Context, body []byte) error {
 	c.mu.Lock()
 	s := c.session

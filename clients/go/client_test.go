@@ -124,9 +124,9 @@ func TestAcknowledgesOverTheNextConnection(t *testing.T) {
 	p.push(7)
 	r.expect(7)
 	p.close()
+	<-r.live
 	p = s.welcome()
-	eventually(t, "the client is connected", func() bool { return r.Send(context.Background(), nil) == nil })
-	p.expect(protocol.OpSend)
+	<-r.live
 	r.cancel() // the delay ends with the client
 	if diff := cmp.Diff([]uint64{7}, p.expectAcks(1)); diff != "" {
 		t.Errorf("acks: %s", diff)
@@ -178,11 +178,15 @@ func TestNoAck(t *testing.T) {
 	}
 	p.push(1, 1)
 	r.expect(1)
-	if err := r.Send(context.Background(), []byte("up")); err != nil {
-		t.Fatal(err)
-	}
-	if up := p.expect(protocol.OpSend); string(up.Body) != "up" { // and no ack before it
+	sent := make(chan error, 1)
+	go func() { sent <- r.Send(context.Background(), []byte("up")) }()
+	up := p.expect(protocol.OpSend) // and no ack before it
+	if string(up.Body) != "up" {
 		t.Errorf("sent %q", up.Body)
+	}
+	p.send(protocol.OpSend, up.Seq, 0, "")
+	if err := <-sent; err != nil {
+		t.Errorf("send: %v", err)
 	}
 	r.stop()
 }
@@ -266,8 +270,7 @@ func TestRooms(t *testing.T) {
 	p := s.welcome()
 	ctx := context.Background()
 	answers := make(chan error, 1)
-	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
-	p.expect(protocol.OpSend)
+	<-r.live
 
 	go func() { answers <- r.Join(ctx, "b") }()
 	join := p.expect(protocol.OpJoinRoom)
@@ -289,12 +292,11 @@ func TestRooms(t *testing.T) {
 	if diff := cmp.Diff([]string{"b"}, p.auth.Rooms); diff != "" {
 		t.Errorf("rooms after a reconnect: %s", diff)
 	}
-	// A comet refuses a room above its limit by closing the connection.
-	eventually(t, "the client is connected", func() bool { return r.Send(ctx, nil) == nil })
-	p.expect(protocol.OpSend)
+	// A connection that ends answers no call.
+	<-r.live
 	go func() { answers <- r.Join(ctx, "c") }()
 	p.expect(protocol.OpJoinRoom)
-	p.send(protocol.OpDisconnect, 0, 0, `{"code":3500,"reason":"room: a session may be in at most 1","reconnect":false}`)
+	p.send(protocol.OpDisconnect, 0, 0, `{"code":3506,"reason":"kicked","reconnect":false}`)
 	var refused *imgoclient.CloseError
 	if err := <-answers; !errors.Is(err, imgoclient.ErrNotConnected) || !errors.As(err, &refused) {
 		t.Errorf("join: %v", err)

@@ -235,6 +235,7 @@ type running struct {
 	t        *testing.T
 	messages chan imgoclient.Message
 	lost     chan error
+	live     chan imgoclient.Session
 	cancel   context.CancelFunc
 	result   chan error
 }
@@ -243,7 +244,8 @@ type running struct {
 func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 	t.Helper()
 	r := &running{
-		t: t, messages: make(chan imgoclient.Message, 1000), lost: make(chan error, 100), result: make(chan error, 1),
+		t: t, messages: make(chan imgoclient.Message, 1000), lost: make(chan error, 100),
+		live: make(chan imgoclient.Session, 100), result: make(chan error, 1),
 	}
 	cfg := imgoclient.Config{
 		Address:    s.address,
@@ -255,6 +257,7 @@ func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 			r.messages <- m
 			return nil
 		},
+		OnConnect:    func(s imgoclient.Session) { r.live <- s },
 		OnDisconnect: func(err error, _ time.Duration) { r.lost <- err },
 	}
 	if change != nil {
@@ -313,15 +316,6 @@ func (r *running) stop() {
 	r.cancel()
 	if err := r.wait(); err != nil {
 		r.t.Errorf("Run: %v", err)
-	}
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(testTimeout); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not in time: " + what)
-		}
 	}
 }
 

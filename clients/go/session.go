@@ -21,6 +21,10 @@ const (
 	ackBatch = 500
 	// lastAckTimeout bounds the wait for the server to confirm the last acknowledgements.
 	lastAckTimeout = 2 * time.Second
+	// maxExpiry is the longest time to the end of a token that a client counts on.
+	maxExpiry = 365 * 24 * time.Hour
+	// minRefresh is the least time between two attempts to replace a token.
+	minRefresh = time.Second
 	// defaultHeartbeat is the heartbeat interval if the auth reply has none.
 	defaultHeartbeat = time.Minute
 )
@@ -37,6 +41,7 @@ type session struct {
 	client *Client
 	conn   *raw.Conn
 	info   Session
+	denied []RoomChange        // rooms of the auth packet that the server did not let it into
 	rooms  map[string]struct{} // the rooms in the auth packet
 
 	failed chan struct{} // closed when err is set
@@ -82,7 +87,7 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 	waiting, cancelWait := context.WithTimeout(ctx, c.cfg.AuthTimeout)
 	defer cancelWait()
 	stop := context.AfterFunc(waiting, conn.Close)
-	info, err := handshake(waiting, conn, auth)
+	info, denied, err := handshake(waiting, conn, auth)
 	if !stop() && err == nil {
 		err = waiting.Err()
 	}
@@ -94,6 +99,7 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 		client:  c,
 		conn:    conn,
 		info:    info,
+		denied:  denied,
 		rooms:   rooms,
 		failed:  make(chan struct{}),
 		seq:     1,
@@ -101,44 +107,49 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 	}, nil
 }
 
-// handshake sends the auth packet and waits for the reply.
-func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (Session, error) {
+// handshake sends the auth packet and waits for the reply. denied are the rooms that the session is not
+// let into.
+func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (info Session, denied []RoomChange, err error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.Write(deadline, raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}); err != nil {
-		return Session{}, fmt.Errorf("send the auth packet: %w", err)
+		return Session{}, nil, fmt.Errorf("send the auth packet: %w", err)
 	}
 	for {
 		p, err := conn.Read(deadline)
 		if err != nil {
-			return Session{}, fmt.Errorf("wait for the auth reply: %w", ended(err))
+			return Session{}, nil, fmt.Errorf("wait for the auth reply: %w", ended(err))
 		}
 		switch p.Op {
 		case protocol.OpAuthReply:
 			return readInfo(p.Body)
 		case protocol.OpDisconnect:
-			return Session{}, raw.ParseClose(p.Body)
+			return Session{}, nil, raw.ParseClose(p.Body)
 		}
 		// Other packets have no meaning before the auth reply.
 	}
 }
 
 // readInfo parses the body of the auth reply.
-func readInfo(body []byte) (Session, error) {
+func readInfo(body []byte) (info Session, denied []RoomChange, err error) {
 	var reply struct {
-		Session   string  `json:"session"`
-		Heartbeat float64 `json:"heartbeat"` // seconds
-		Pending   int     `json:"pending"`
+		Session   string       `json:"session"`
+		Heartbeat float64      `json:"heartbeat"`  // seconds
+		ExpiresIn float64      `json:"expires_in"` // seconds
+		Pending   int          `json:"pending"`
+		Rooms     []string     `json:"rooms"`
+		Refused   []RoomChange `json:"refused"`
 	}
 	if len(body) > 0 {
 		if err := json.Unmarshal(body, &reply); err != nil {
-			return Session{}, fmt.Errorf("read the auth reply: %w", err)
+			return Session{}, nil, fmt.Errorf("read the auth reply: %w", err)
 		}
 	}
-	info := Session{ID: reply.Session, Heartbeat: defaultHeartbeat, Pending: reply.Pending}
+	info = Session{ID: reply.Session, Heartbeat: defaultHeartbeat, Pending: reply.Pending, Rooms: reply.Rooms}
+	info.ExpiresIn = time.Duration(min(max(reply.ExpiresIn, 0), maxExpiry.Seconds()) * float64(time.Second))
 	if s := reply.Heartbeat; s > 0 && s < time.Hour.Seconds()*24 {
 		info.Heartbeat = max(time.Duration(s*float64(time.Second)), 10*time.Millisecond)
 	}
-	return info, nil
+	return info, reply.Refused, nil
 }
 
 // ended adds a readable text to the end of a stream. It returns other errors unchanged.
@@ -160,6 +171,11 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 	if s.client.cfg.OnConnect != nil {
 		s.client.cfg.OnConnect(s.info)
 	}
+	for _, change := range s.denied {
+		s.client.roomChanged(change)
+	}
+	refreshing := s.refreshes(ctx)
+	defer refreshing()
 	for _, change := range late {
 		if err := s.write(roomOp(change.join), s.nextSeq(), []byte(change.room)); err != nil {
 			s.fail(err)
@@ -235,6 +251,12 @@ func (s *session) dispatch(p raw.Packet, queue *queue) error {
 	switch {
 	case p.Op == protocol.OpDisconnect:
 		return raw.ParseClose(p.Body)
+	case p.Op == protocol.OpRoomChanged:
+		var change RoomChange
+		if err := json.Unmarshal(p.Body, &change); err != nil {
+			return fmt.Errorf("read a change of a room: %w", err)
+		}
+		s.client.roomChanged(change)
 	case p.Op == protocol.OpMessage || p.Op >= 1000:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
@@ -336,32 +358,107 @@ func roomOp(join bool) int32 {
 
 // changeRoom asks the server for the change and waits for the reply.
 func (s *session) changeRoom(ctx context.Context, change roomChange) error {
+	_, err := s.call(ctx, roomOp(change.join), []byte(change.room))
+	if err != nil {
+		return fmt.Errorf("room %q: %w", change.room, err)
+	}
+	return nil
+}
+
+// send sends an upstream message and waits for the reply.
+func (s *session) send(ctx context.Context, body []byte) error {
+	if _, err := s.call(ctx, protocol.OpSend, body); err != nil {
+		return fmt.Errorf("send a message: %w", err)
+	}
+	return nil
+}
+
+// call sends a packet and waits for the reply. It returns a *RefusedError if the server did not do what
+// was asked.
+func (s *session) call(ctx context.Context, op int32, body []byte) (reply raw.Packet, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.CallTimeout)
 	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return raw.Packet{}, err
+	}
 	seq, answer := s.expect()
 	defer s.forget(seq)
-	if err := s.write(roomOp(change.join), seq, []byte(change.room)); err != nil {
+	if err := s.write(op, seq, body); err != nil {
 		s.fail(err)
-		return err
+		return raw.Packet{}, err
 	}
 	select {
-	case <-answer:
-		return nil
+	case reply = <-answer:
 	case <-s.failed:
-		return fmt.Errorf("wait for the answer about room %q: %w: %w", change.room, ErrNotConnected, s.err)
+		return raw.Packet{}, fmt.Errorf("wait for the reply: %w: %w", ErrNotConnected, s.err)
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the answer about room %q: %w", change.room, ctx.Err())
+		return raw.Packet{}, fmt.Errorf("wait for the reply: %w", ctx.Err())
+	}
+	if reply.Op != protocol.OpError {
+		return reply, nil
+	}
+	var refused RefusedError
+	if err := json.Unmarshal(reply.Body, &refused); err != nil {
+		return raw.Packet{}, fmt.Errorf("read a refusal: %w", err)
+	}
+	return raw.Packet{}, &refused
+}
+
+// refreshes replaces the token before it ends, with one from Config.TokenSource. The returned function
+// ends that.
+func (s *session) refreshes(ctx context.Context) (end func()) {
+	if s.client.cfg.TokenSource == nil || s.info.ExpiresIn <= 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		ends := time.Now().Add(s.info.ExpiresIn)
+		for {
+			// At four fifths of the time that is left: after a failure there is room for another attempt.
+			wait := time.NewTimer(max(time.Until(ends)*4/5, minRefresh))
+			select {
+			case <-wait.C:
+			case <-ctx.Done():
+				wait.Stop()
+				return
+			case <-s.failed:
+				wait.Stop()
+				return
+			}
+			expiresIn, err := s.refresh(ctx)
+			switch {
+			case err == nil && expiresIn <= 0:
+				return
+			case err == nil:
+				ends = time.Now().Add(expiresIn)
+			case time.Now().After(ends):
+				return // the server closes the connection if it wants to
+			}
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
 	}
 }
 
-// send writes an upstream message.
-func (s *session) send(ctx context.Context, body []byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// refresh sends a new token. It returns how long that is good; 0: for ever.
+func (s *session) refresh(ctx context.Context) (expiresIn time.Duration, err error) {
+	asking, cancel := context.WithTimeout(ctx, s.client.cfg.ConnectTimeout)
+	defer cancel()
+	token, err := s.client.cfg.TokenSource(asking)
+	if err != nil {
+		return 0, fmt.Errorf("get a new token: %w", err)
 	}
-	if err := s.write(protocol.OpSend, 0, body); err != nil {
-		s.fail(err)
-		return err
+	body, err := json.Marshal(map[string]string{"token": token})
+	if err != nil {
+		return 0, fmt.Errorf("write the new token: %w", err)
 	}
-	return nil
+	reply, err := s.call(ctx, protocol.OpAuth, body)
+	if err != nil {
+		return 0, err
+	}
+	info, _, err := readInfo(reply.Body)
+	return info.ExpiresIn, err
 }

@@ -30,6 +30,18 @@ export interface ImgoInfo {
   readonly heartbeat: number;
   /** The number of kept messages that were waiting for this device. */
   readonly pending: number;
+  /** The rooms that the backend has put the user into. */
+  readonly rooms?: readonly string[];
+}
+
+/** The server has put this client into a room, or has taken it out, or has not let it in. */
+export interface ImgoRoomChange {
+  readonly room: string;
+  readonly joined: boolean;
+  /** Why, for people. */
+  readonly reason: string;
+  /** Why the server did not let the client in, for programs: "forbidden", "too_many" or "unavailable". */
+  readonly code?: string;
 }
 
 export type ImgoState =
@@ -83,6 +95,8 @@ export type ImgoErrorCode =
   | 'closed'
   /** The server refused a reconnect. closeCode has its code. */
   | 'refused'
+  /** The server refused this call; the connection goes on. serverCode says why, for programs. */
+  | 'denied'
   /** The operation needs a live connection. */
   | 'not_live'
   /** The connection was lost before the reply. */
@@ -101,9 +115,11 @@ export type ImgoErrorCode =
   | 'storage';
 
 export class ImgoError extends Error {
-  constructor(code: ImgoErrorCode, message: string, details?: { closeCode?: number; cause?: unknown });
+  constructor(code: ImgoErrorCode, message: string, details?: { closeCode?: number; serverCode?: string; cause?: unknown });
   readonly code: ImgoErrorCode;
   readonly closeCode?: number;
+  /** For 'denied': "forbidden", "too_many", "unsupported", "unavailable" or another word of the protocol. */
+  readonly serverCode?: string;
   readonly cause?: unknown;
 }
 
@@ -130,9 +146,10 @@ export interface ImgoOptions {
   /** The client token. If it is missing, getToken is called before the first attempt. */
   token?: string;
   /**
-   * Returns a token. The client calls it again when the server reports an expired token (3502). A
-   * second such report in a row is final. If it rejects, the client retries with backoff, or ends
-   * if the error has `final: true`.
+   * Returns a token. The client calls it again before the token of its connection ends, and the
+   * connection goes on with the new one. It also calls it when the server reports an expired token
+   * (3502). A second such report in a row is final. If it rejects while the client connects, the
+   * client retries with backoff, or ends if the error has `final: true`.
    */
   getToken?: () => string | Promise<string>;
   /**
@@ -218,6 +235,8 @@ export interface ImgoEvents {
   state: (event: ImgoStateEvent) => void;
   /** A connection or an attempt ended, except by close(). */
   disconnect: (event: ImgoDisconnect) => void;
+  /** The server has changed the rooms of this client. */
+  room: (change: ImgoRoomChange) => void;
   /** A failure. Without a listener it goes to console.error. */
   error: (error: ImgoError) => void;
 }
@@ -256,17 +275,18 @@ export class ImgoClient {
 
   /**
    * Joins a room, now and after every reconnect. It resolves when the server has confirmed it.
-   * Before connect() and after close() it resolves at once.
+   * Before connect() and after close() it resolves at once. It rejects with 'denied' if the server
+   * does not let the client in.
    */
   join(room: string): Promise<void>;
   leave(room: string): Promise<void>;
 
   /**
-   * Sends an upstream message to the business system behind the server. It resolves when the server
-   * has received the message. The client never repeats it.
+   * Sends a message to the business system behind the server. Today's servers pass nothing on: they
+   * refuse every message, and the promise rejects with 'denied' and the serverCode 'unsupported'.
    *
-   * It rejects with 'not_live', 'invalid' or 'too_many' if the message was not sent. It rejects
-   * with 'lost' or 'timeout' if the result is unknown. op is 4 (the default) or from 1000.
+   * It rejects with 'not_live', 'invalid' or 'too_many' if the message was not sent, and with 'lost'
+   * or 'timeout' if the result is unknown. op is 4 (the default) or from 1000.
    */
   send(body: Json, options?: { op?: number }): Promise<void>;
 
@@ -294,4 +314,6 @@ export const Op: Readonly<{
   joinRoomReply: 21;
   leaveRoom: 22;
   leaveRoomReply: 23;
+  error: 24;
+  roomChanged: 25;
 }>;

@@ -11,7 +11,7 @@
  * promise, or both. imgo.d.ts documents every option and event.
  */
 import { Inbox } from './inbox.js';
-import { ImgoError, Op, TOKEN_EXPIRED, VERSION, checkedRoom, deferred, reconnects, textOf } from './protocol.js';
+import { ImgoError, Op, TOKEN_EXPIRED, VERSION, checkedRoom, deferred, denied, reconnects, textOf } from './protocol.js';
 import { ask, discoverUrl, routeTo } from './route.js';
 
 export { ImgoError, Op, compareIds, reconnects } from './protocol.js';
@@ -32,6 +32,8 @@ const DEFAULTS = {
 };
 const DEFAULT_HEARTBEAT = 60_000; // used if the auth reply has none
 const MAX_HEARTBEAT = 24 * 3600; // seconds; a timer of 25 days or more would fire at once
+const MIN_REFRESH = 1000; // the least time between two attempts to replace the token
+const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
 const MAX_CALLS = 1000; // bound on join, leave and send calls that wait for a reply
 
 /** A client of one user. Methods may be called at any time, also from event listeners. */
@@ -149,7 +151,13 @@ export class ImgoClient {
 
   async join(room) {
     this.#rooms.add(checkedRoom(room));
-    if (this.#wanted) await this.#call(Op.joinRoom, Op.joinRoomReply, room, room);
+    if (!this.#wanted) return;
+    try {
+      await this.#call(Op.joinRoom, Op.joinRoomReply, room, room);
+    } catch (error) {
+      if (error.code === 'denied') this.#rooms.delete(room); // the next connection must not ask again
+      throw error;
+    }
   }
 
   async leave(room) {
@@ -281,22 +289,72 @@ export class ImgoClient {
     this.#stopTimer('connect');
     this.#tokenRenewed = false;
     const seconds = Number(body?.heartbeat);
-    this.#info = Object.freeze({
+    const info = {
       session: String(body?.session ?? ''),
       user: String(body?.user ?? ''),
       heartbeat: seconds > 0 && seconds < MAX_HEARTBEAT ? seconds * 1000 : DEFAULT_HEARTBEAT,
       pending: Number(body?.pending) || 0,
-    });
+    };
+    if (Array.isArray(body?.rooms)) info.rooms = Object.freeze(body.rooms.map(String));
+    this.#info = Object.freeze(info);
+    const refused = new Map(); // room -> why the server did not let this client in
+    if (Array.isArray(body?.refused)) for (const refusal of body.refused) refused.set(String(refusal?.room), refusal);
     this.#startTimer('stable', this.#options.stableAfter, () => {
       this.#attempt = 0;
     });
     this.#startTimer('heartbeat', this.#info.heartbeat, () => this.#beat());
     const ready = this.#ready;
     this.#ready = null;
-    for (const waiter of this.#waiters.splice(0)) waiter.resolve(); // the auth packet contained the change of the room
+    for (const waiter of this.#waiters.splice(0)) {
+      // The auth packet contained the change of the room.
+      if (waiter.op === Op.joinRoom && refused.has(waiter.room)) waiter.reject(denied(refused.get(waiter.room)));
+      else waiter.resolve();
+    }
+    this.#refreshLater(link, body);
     this.#setState('live', this.#info);
     ready?.resolve(this.#info);
+    for (const refusal of refused.values()) if (this.#link === link) this.#roomChanged({ ...refusal, joined: false });
     if (this.#link === link) this.#inbox.flush(); // acks that the last connection did not send
+  }
+
+  /** Takes note that the server has changed the rooms of this session. */
+  #roomChanged(body) {
+    const change = { room: String(body?.room ?? ''), joined: body?.joined === true, reason: String(body?.reason ?? '') };
+    if (body?.code !== undefined) change.code = String(body.code);
+    // A server that could not decide may do so next time.
+    if (!change.joined && change.code !== 'unavailable') this.#rooms.delete(change.room);
+    this.#emit('room', Object.freeze(change));
+  }
+
+  /** Replaces the token before it ends. body is the reply that says when that is. */
+  #refreshLater(link, body) {
+    const seconds = Number(body?.expires_in);
+    if (!(seconds > 0) || typeof this.#options.getToken !== 'function') return;
+    let left = seconds * 1000;
+    const later = () => {
+      // At four fifths of the time that is left: after a failure there is room for another attempt.
+      const wait = Math.min(Math.max(left * 0.8, MIN_REFRESH), MAX_TIMER);
+      left -= wait;
+      this.#startTimer('refresh', wait, refresh);
+    };
+    const refresh = () => {
+      Promise.resolve()
+        .then(() => this.#options.getToken())
+        .then((token) => {
+          if (this.#link !== link) return undefined;
+          if (typeof token !== 'string' || token === '') throw new Error('getToken() must give a string that is not empty');
+          return this.#call(Op.auth, Op.authReply, { token }, null).then((reply) => {
+            this.#token = token;
+            this.#refreshLater(link, reply);
+          });
+        })
+        .catch((cause) => {
+          if (this.#link !== link) return;
+          if (left > 0) later(); // otherwise the server closes the connection if it wants to
+          this.#emitError(new ImgoError('token', `the token could not be replaced: ${textOf(cause)}`, { cause }));
+        });
+    };
+    later();
   }
 
   /**
@@ -370,7 +428,7 @@ export class ImgoClient {
   /** Closes the socket. Calls that wait for a reply fail, or wait for the next connection. */
   #drop() {
     this.#attemptId++;
-    for (const name of ['connect', 'discover', 'stable', 'heartbeat', 'watchdog']) this.#stopTimer(name);
+    for (const name of ['connect', 'discover', 'stable', 'heartbeat', 'watchdog', 'refresh']) this.#stopTimer(name);
     this.#asking?.abort();
     this.#asking = null;
     const link = this.#link;
@@ -469,7 +527,7 @@ export class ImgoClient {
   }
 
   #take(link, { op, seq, id, body }) {
-    if (op === Op.authReply) {
+    if (op === Op.authReply && !link.authed) {
       this.#live(link, body);
     } else if (op === Op.disconnect) {
       const says = typeof body?.reconnect === 'boolean' ? body.reconnect : undefined;
@@ -478,10 +536,13 @@ export class ImgoClient {
       return; // ignore everything before the auth reply
     } else if (seq > 0) {
       const call = this.#requests.get(seq); // pushes have seq 0
-      if (op !== call?.reply) return;
+      if (!call || (op !== call.reply && op !== Op.error)) return;
       this.#requests.delete(seq);
       clearTimeout(call.timer);
-      call.resolve();
+      if (op === Op.error) call.reject(denied(body));
+      else call.resolve(body);
+    } else if (op === Op.roomChanged) {
+      this.#roomChanged(body);
     } else if (op === Op.message || op >= 1000) {
       if (!this.#inbox.take(op, id, body)) this.#lost(0, 'the message listeners are too slow');
     }

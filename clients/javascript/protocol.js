@@ -14,6 +14,8 @@ export const Op = Object.freeze({
   joinRoomReply: 21,
   leaveRoom: 22,
   leaveRoomReply: 23,
+  error: 24,
+  roomChanged: 25,
 });
 
 /** The protocol version of this client. */
@@ -26,11 +28,12 @@ const MAX_ROOM_BYTES = 128;
 
 /** The error class of this package. `code` is for programs, `message` for people. */
 export class ImgoError extends Error {
-  constructor(code, message, { closeCode, cause } = {}) {
+  constructor(code, message, { closeCode, serverCode, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = 'ImgoError';
     this.code = code;
     if (closeCode !== undefined) this.closeCode = closeCode;
+    if (serverCode !== undefined) this.serverCode = serverCode;
   }
 }
 
@@ -56,6 +59,12 @@ export function checkedRoom(room) {
     throw new ImgoError('invalid', `a room is a string of 1 to ${MAX_ROOM_BYTES} bytes`);
   }
   return room;
+}
+
+/** Returns the error for a call that the server refused. */
+export function denied(body) {
+  const serverCode = String(body?.code ?? '');
+  return new ImgoError('denied', `the server refused: ${body?.reason || serverCode}`, { serverCode });
 }
 
 /** Returns the message of any thrown value. */

@@ -39,8 +39,8 @@ func newHandlers() handlers {
 	add(h, router, "Take", Router.Take)
 	add(h, router, "Claim", Router.Claim)
 	add(h, router, "Forget", Router.Forget)
-	add(h, router, "Remove", Router.Remove)
 	add(h, router, "Resolve", Router.Resolve)
+	add(h, router, "Memberships", Router.Memberships)
 	logic := service[Logic]{logicService, "logic", func(o *Services) Logic { return o.Logic }}
 	add(h, logic, "Connect", Logic.Connect)
 	add(h, logic, "CatchUp", noReply(Logic.CatchUp))
@@ -48,9 +48,12 @@ func newHandlers() handlers {
 	add(h, logic, "Detach", noReply(Logic.Detach))
 	add(h, logic, "Announce", Logic.Announce)
 	add(h, logic, "RoomOpened", noReply(Logic.RoomOpened))
+	add(h, logic, "Join", Logic.Join)
+	add(h, logic, "Refresh", Logic.Refresh)
 	comet := service[Comet]{cometService, "comet", func(o *Services) Comet { return o.Comet }}
 	add(h, comet, "Push", Comet.Push)
 	add(h, comet, "Rooms", Comet.Rooms)
+	add(h, comet, "Members", Comet.Members)
 	status := service[Status]{statusService, "", func(o *Services) Status { return o.Status }}
 	add(h, status, "Status", Status.Status)
 	return h

@@ -73,12 +73,12 @@ func (r routerRole) Claim(ctx context.Context, q *envelope.ClaimRequest) (*envel
 func (r routerRole) Forget(ctx context.Context, q *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
 	return reply[*envelope.ForgetReply](ctx, r.roles, "Router.Forget", q)
 }
-
-func (r routerRole) Remove(ctx context.Context, q *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
-	return reply[*envelope.RemoveReply](ctx, r.roles, "Router.Remove", q)
-}
 func (r routerRole) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return reply[*envelope.ResolveReply](ctx, r.roles, "Router.Resolve", q)
+}
+
+func (r routerRole) Memberships(ctx context.Context, q *envelope.MembershipsRequest) (*envelope.MembershipsReply, error) {
+	return reply[*envelope.MembershipsReply](ctx, r.roles, "Router.Memberships", q)
 }
 
 type logicRole struct{ roles }
@@ -102,6 +102,13 @@ func (r logicRole) RoomOpened(ctx context.Context, q *envelope.RoomOpened) error
 	return noReply(ctx, r.roles, "Logic.RoomOpened", q)
 }
 
+func (r logicRole) Join(ctx context.Context, q *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	return reply[*envelope.JoinReply](ctx, r.roles, "Logic.Join", q)
+}
+func (r logicRole) Refresh(ctx context.Context, q *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	return reply[*envelope.RefreshReply](ctx, r.roles, "Logic.Refresh", q)
+}
+
 type cometRole struct{ roles }
 
 func (r cometRole) Push(ctx context.Context, q *envelope.PushRequest) (*envelope.PushReply, error) {
@@ -109,6 +116,10 @@ func (r cometRole) Push(ctx context.Context, q *envelope.PushRequest) (*envelope
 }
 func (r cometRole) Rooms(ctx context.Context, q *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
 	return reply[*envelope.RoomsReply](ctx, r.roles, "Comet.Rooms", q)
+}
+
+func (r cometRole) Members(ctx context.Context, q *envelope.MembersRequest) (*envelope.MembersReply, error) {
+	return reply[*envelope.MembersReply](ctx, r.roles, "Comet.Members", q)
 }
 
 type statusRole struct{ roles }

@@ -41,8 +41,8 @@ type Router interface {
 	Take(ctx context.Context, r *envelope.TakeRequest) (*envelope.TakeReply, error)
 	Claim(ctx context.Context, r *envelope.ClaimRequest) (*envelope.ClaimReply, error)
 	Forget(ctx context.Context, r *envelope.ForgetRequest) (*envelope.ForgetReply, error)
-	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
 	Resolve(ctx context.Context, r *envelope.ResolveRequest) (*envelope.ResolveReply, error)
+	Memberships(ctx context.Context, r *envelope.MembershipsRequest) (*envelope.MembershipsReply, error)
 }
 
 // Logic is any logic, as a comet calls it.
@@ -53,12 +53,15 @@ type Logic interface {
 	Detach(ctx context.Context, r *envelope.DetachRequest) error
 	Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	RoomOpened(ctx context.Context, r *envelope.RoomOpened) error
+	Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error)
+	Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error)
 }
 
 // Comet is one comet, as job and logic call it.
 type Comet interface {
 	Push(ctx context.Context, r *envelope.PushRequest) (*envelope.PushReply, error)
 	Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error)
+	Members(ctx context.Context, r *envelope.MembersRequest) (*envelope.MembersReply, error)
 }
 
 // Status is the service of every node, whatever its roles.

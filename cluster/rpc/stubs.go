@@ -58,12 +58,12 @@ func (r remoteRouter) Forget(ctx context.Context, q *envelope.ForgetRequest) (*e
 	return ask[envelope.ForgetReply](ctx, r.peer, "/"+routerService+"/Forget", r.generation, q)
 }
 
-func (r remoteRouter) Remove(ctx context.Context, q *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
-	return ask[envelope.RemoveReply](ctx, r.peer, "/"+routerService+"/Remove", r.generation, q)
-}
-
 func (r remoteRouter) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return ask[envelope.ResolveReply](ctx, r.peer, "/"+routerService+"/Resolve", r.generation, q)
+}
+
+func (r remoteRouter) Memberships(ctx context.Context, q *envelope.MembershipsRequest) (*envelope.MembershipsReply, error) {
+	return ask[envelope.MembershipsReply](ctx, r.peer, "/"+routerService+"/Memberships", r.generation, q)
 }
 
 // remoteLogic is the logic of another node.
@@ -93,6 +93,14 @@ func (l *remoteLogic) RoomOpened(ctx context.Context, q *envelope.RoomOpened) er
 	return l.peer.call(ctx, "/"+logicService+"/RoomOpened", 0, q, &envelope.Empty{})
 }
 
+func (l *remoteLogic) Join(ctx context.Context, q *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	return ask[envelope.JoinReply](ctx, l.peer, "/"+logicService+"/Join", 0, q)
+}
+
+func (l *remoteLogic) Refresh(ctx context.Context, q *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	return ask[envelope.RefreshReply](ctx, l.peer, "/"+logicService+"/Refresh", 0, q)
+}
+
 // remoteComet is the comet of another node.
 type remoteComet struct{ peer *Peer }
 
@@ -102,6 +110,10 @@ func (c *remoteComet) Push(ctx context.Context, q *envelope.PushRequest) (*envel
 
 func (c *remoteComet) Rooms(ctx context.Context, q *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
 	return ask[envelope.RoomsReply](ctx, c.peer, "/"+cometService+"/Rooms", 0, q)
+}
+
+func (c *remoteComet) Members(ctx context.Context, q *envelope.MembersRequest) (*envelope.MembersReply, error) {
+	return ask[envelope.MembersReply](ctx, c.peer, "/"+cometService+"/Members", 0, q)
 }
 
 // remoteStatus is the status of another node.

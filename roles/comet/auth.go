@@ -51,6 +51,9 @@ type authBody struct {
 	acks     bool
 	accepts  []int32 // sorted, each once
 	rooms    []string
+	// refused are rooms that are more than a session may be in, at most
+	// maxRefused of them.
+	refused []*envelope.RoomRefusal
 }
 
 // isV2 reports whether an auth packet asks for version 2. Clients of the old
@@ -59,6 +62,9 @@ type authBody struct {
 func isV2(p transport.Packet) bool {
 	return p.Version == protocol.Version2 && (p.Long || jsontext.Value(p.Body).Kind() == '{')
 }
+
+// maxRefused bounds the rooms that a client is told of because they are too many.
+const maxRefused = 32
 
 // identify returns the generation of the client that sent the auth packet p, and
 // the form of frames to it. No goim client ever spoke JSON frames, so a mid in one
@@ -312,10 +318,12 @@ func (a *authBody) checkLists(maxRooms int) error {
 		if slices.Contains(a.rooms, room) {
 			continue
 		}
-		if len(a.rooms) == maxRooms {
-			return envelope.Invalid("auth rooms", fmt.Sprintf("are more than the %d that are allowed", maxRooms))
+		if len(a.rooms) < maxRooms {
+			a.rooms = append(a.rooms, room)
+		} else if len(a.refused) < maxRefused {
+			e := tooManyRooms(maxRooms)
+			a.refused = append(a.refused, &envelope.RoomRefusal{Room: room, Code: string(e.Code), Reason: e.Message})
 		}
-		a.rooms = append(a.rooms, room)
 	}
 	slices.Sort(a.accepts)
 	a.accepts = slices.Compact(a.accepts)

@@ -60,6 +60,11 @@ type Logic interface {
 	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	// RoomOpened returns when the live log has the record.
 	RoomOpened(context.Context, *envelope.RoomOpened) error
+	// Join returns an error if a session may not join a room.
+	Join(context.Context, *envelope.JoinRequest) (*envelope.JoinReply, error)
+	// Refresh returns what a new token allows a session, or why the token is not
+	// good for it.
+	Refresh(context.Context, *envelope.RefreshRequest) (*envelope.RefreshReply, error)
 }
 
 // phase is where a Comet is in its life.

@@ -196,7 +196,7 @@ func (s *session) connect(ctx context.Context, p *admission.PendingConnect, auth
 		return nil
 	}
 	c.metrics.connected.Observe(time.Since(p.Started).Seconds())
-	s.activate(p.Packet.Seq, auth.rooms, reply)
+	s.activate(p.Packet.Seq, auth, reply)
 	return nil
 }
 

@@ -69,6 +69,7 @@ type metrics struct {
 	waiting    prometheus.Gauge
 	delivery   prometheus.Histogram
 	throttled  prometheus.Counter
+	refusals   *prometheus.CounterVec // code
 	behind     atomic.Int64
 	denied     atomic.Int64
 }
@@ -116,6 +117,8 @@ func newMetrics(
 			Name: "imgo_comet_waiting_clients",
 			Help: "Clients with a complete auth packet that wait for their turn.",
 		}),
+		refusals: counter("refused_operations_total", "Joins and other operations of sessions that were refused, by the answer's code.",
+			"code"),
 		throttled: factory.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_comet_throttled_packets_total",
 			Help: "Packets that were read late because their session sends too many.",

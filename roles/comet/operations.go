@@ -2,10 +2,10 @@ package comet
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
@@ -24,6 +24,10 @@ func (r reader) handle(p transport.Packet) {
 		r.reply(p, protocol.OpHeartbeatReply, r.heartbeatBody())
 		return
 	case protocol.OpAuth:
+		if r.gen == genV2 {
+			r.refresh(p)
+			return
+		}
 		if r.gen != genGoim { // goim had no use for it and answered it as it answered any other
 			r.bad("second_auth", "auth was sent twice")
 			return
@@ -50,7 +54,7 @@ func (r reader) handle(p transport.Packet) {
 // mayWait reports whether a packet of operation op may have to wait for logic. The
 // poller's goroutine leaves such a packet to a worker.
 func mayWait(op int32) bool {
-	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom
+	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom || op == protocol.OpAuth
 }
 
 // handleImgo does what imgo 2016 did: op 4 is echoed as op 5, op 254 is answered,
@@ -84,8 +88,13 @@ func (r reader) handleV2(p transport.Packet) bool {
 	return true
 }
 
-// upstream answers op 4 and every operation that comet does not know as goim did:
-// with the same operation and no body. The message itself goes nowhere.
+// errNoUpstream is the answer to a message for the business system, which imgo does
+// not carry.
+var errNoUpstream = envelope.Errorf(envelope.CodeUnsupported, "this server takes no messages from clients: this one went nowhere")
+
+// upstream answers op 4 and every operation that comet does not know. The message
+// itself goes nowhere. A client of version 2 is told so. One of goim gets what goim
+// answered: the same operation and no body.
 func (r reader) upstream(p transport.Packet) {
 	op := "upstream"
 	if p.Op == protocol.OpSend {
@@ -93,6 +102,8 @@ func (r reader) upstream(p transport.Packet) {
 	}
 	r.countPacket(op)
 	switch {
+	case r.gen == genV2:
+		r.refuse(p, errNoUpstream)
 	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty
 	case r.gen == genGoim && p.Op == protocol.OpHeartbeatReply:
 		r.reply(p, p.Op, r.heartbeatBody())
@@ -114,15 +125,49 @@ func (r reader) reply(p transport.Packet, op int32, body []byte) {
 	b := transport.EncodeReply(r.form, version, op, p.Seq, 0, body)
 	r.out.Lock()
 	defer r.out.Unlock()
+	r.sendReplyLocked(b)
+}
+
+// sendReplyLocked sends a reply, unless the session is over or has too much queued.
+func (s *session) sendReplyLocked(frame []byte) {
 	switch {
-	case r.state != stateLive:
-	case !r.out.FitsLocked(len(b)):
-		r.comet.metrics.count(kindReply, outDropped)
+	case s.state != stateLive:
+	case !s.out.FitsLocked(len(frame)):
+		s.comet.metrics.count(kindReply, outDropped)
 	default:
-		r.enqueueLocked(b, 0)
-		r.out.FlushLocked(r.session) // neither a reply nor what comes before it is held back
-		r.comet.metrics.count(kindReply, outWritten)
+		s.enqueueLocked(frame, 0)
+		s.out.FlushLocked(s) // neither a reply nor what comes before it is held back
+		s.comet.metrics.count(kindReply, outWritten)
 	}
+}
+
+// refuse answers packet p with the reason why it was not done. Clients of goim know
+// the operation's own reply only: they get the reason as its body.
+func (r reader) refuse(p transport.Packet, err error) {
+	code, reason := refusalText(err)
+	r.comet.metrics.refusals.WithLabelValues(string(code)).Inc()
+	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(string(code)))
+	body = append(appendQuoted(body, reason), '}')
+	op := protocol.OpError
+	if r.gen != genV2 {
+		op = p.Op + 1 // every reply of goim's has the number after its operation's
+	}
+	r.reply(p, op, body)
+}
+
+// refusalText returns what a client is told of an error. What is not the client's
+// fault is told as "try again".
+func refusalText(err error) (code envelope.Code, reason string) {
+	var e *envelope.Error
+	if errors.As(err, &e) {
+		switch e.Code {
+		case envelope.CodeForbidden, envelope.CodeInvalid, envelope.CodeTooMany, envelope.CodeTooLarge, envelope.CodeNotFound,
+			envelope.CodeUnsupported,
+			envelope.CodeUnauthorized, envelope.CodeExpired, envelope.CodeRevoked, envelope.CodeRateLimited:
+			return e.Code, e.Error()
+		}
+	}
+	return envelope.CodeUnavailable, "the server cannot do this now; try again later"
 }
 
 func (r reader) countPacket(op string) { r.comet.metrics.packets.WithLabelValues(op).Inc() }
@@ -140,7 +185,7 @@ func (r reader) heartbeatBody() []byte {
 		return nil
 	}
 	online := uint32(0)
-	if rooms := r.roomList(); len(rooms) > 0 {
+	if rooms := r.ownRooms(); len(rooms) > 0 {
 		online = min(r.comet.announcer.online(rooms[0]), math.MaxInt32)
 	}
 	return binary.BigEndian.AppendUint32(nil, online)
@@ -159,89 +204,6 @@ func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool)
 		return "", false
 	}
 	return room, true
-}
-
-// changeRoom puts the session into one room only, or into none.
-func (r reader) changeRoom(p transport.Packet) {
-	room, ok := r.room(p, true)
-	if !ok {
-		return
-	}
-	for _, old := range slices.Clone(r.roomList()) {
-		if old != room {
-			r.leave(old)
-		}
-	}
-	if room != "" && !r.join(room, r.comet.joinBy()) {
-		return
-	}
-	r.reply(p, protocol.OpChangeRoomReply, p.Body)
-}
-
-func (r reader) joinRoom(p transport.Packet) {
-	room, ok := r.room(p, false)
-	if !ok {
-		return
-	}
-	rooms := r.roomList()
-	if limit := r.comet.cfg.RoomsPerSession; len(rooms) >= limit && !rooms.has(room) {
-		r.bad("too_many_rooms", fmt.Sprintf("room: a session may be in at most %d", limit))
-		return
-	}
-	if r.join(room, r.comet.joinBy()) {
-		r.reply(p, protocol.OpJoinRoomReply, p.Body)
-	}
-}
-
-func (r reader) leaveRoom(p transport.Packet) {
-	if room, ok := r.room(p, false); ok {
-		r.leave(room)
-		r.reply(p, protocol.OpLeaveRoomReply, p.Body)
-	}
-}
-
-// roomList returns the session's rooms. Only the reader changes them, so that it
-// need not keep the lock.
-func (r reader) roomList() roomSet {
-	r.out.Lock()
-	defer r.out.Unlock()
-	return r.rooms
-}
-
-// joinBy returns when a join that begins now must be done.
-func (c *Comet) joinBy() time.Time { return time.Now().Add(c.cfg.CallTimeout) }
-
-// join returns true once every message that is pushed to the room from then on
-// reaches the session. If that is not so in time it closes the session and returns
-// false. The client then comes back, perhaps to another comet. It is never a member
-// that misses messages without knowing it.
-func (r reader) join(room string, until time.Time) bool {
-	if r.roomList().has(room) {
-		return true
-	}
-	r.comet.table.join(room, r.session)
-	r.out.Lock()
-	r.takeBroadcastsLocked()
-	r.ownExtras()
-	r.rooms.add(room)
-	r.out.Unlock()
-	if err := r.comet.opener.open(room, until); err != nil {
-		r.comet.log.Debug().Err(err).Uint64("session", r.id).Str("room", room).Msg("room could not be opened: session closed")
-		r.close(protocol.CloseOverload, "the room cannot be joined now")
-		return false
-	}
-	return true
-}
-
-func (r reader) leave(room string) {
-	if !r.roomList().has(room) {
-		return
-	}
-	r.comet.table.leave(room, r.session)
-	r.out.Lock()
-	r.takeBroadcastsLocked()
-	r.rooms.remove(room)
-	r.out.Unlock()
 }
 
 // subscribe changes which operations the session accepts. A list that cannot be

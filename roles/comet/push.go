@@ -57,6 +57,12 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 				s.close(protocol.CloseCode(d.GetKick().GetCode()), d.GetKick().GetReason())
 			}
 		}
+	case d.GetSessionRooms() != nil:
+		for _, to := range d.GetSessionRooms().GetTo() {
+			if s := c.table.find(to.GetSession()); s != nil {
+				s.followLater(d.GetSessionRooms().GetRooms())
+			}
+		}
 	case d.GetNudge() != nil:
 		for _, n := range d.GetNudge().GetTo() {
 			if s := c.table.find(n.GetTo().GetSession()); s != nil {

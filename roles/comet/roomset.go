@@ -2,8 +2,7 @@ package comet
 
 import "slices"
 
-// roomSet is the rooms of one session. Only the goroutine that reads from the
-// session changes it, with the session locked.
+// roomSet is the rooms of one session. The session's lock guards it.
 type roomSet []string
 
 func (r roomSet) has(room string) bool { return slices.Contains(r, room) }

@@ -26,8 +26,8 @@ const (
 // session is one client connection, from its auth packet to its end.
 //
 // One goroutine at a time reads from the connection and owns the session's life
-// (connect, retire, conclude). Only that goroutine changes rooms and the table. The lock of
-// the outbox guards all other fields that change, unless their comment says
+// (connect, retire, conclude). The rooms change under a lock of their own too (rooms.go).
+// The lock of the outbox guards all other fields that change, unless their comment says
 // otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //
 // A comet has as many sessions as clients. What most of them do not need is in
@@ -49,6 +49,7 @@ type session struct {
 	busy      bool // is in its shard's busy list
 	behind    bool // misses kept messages; see deliver.go
 	windowed  bool // is in its shard's list for the end of the flush window
+	retired   bool // is over: it enters no room any more
 
 	heard    atomic.Int64 // when the last packet came, on comet's clock
 	throttle throttle     // for the reading goroutine only
@@ -76,8 +77,10 @@ type extras struct {
 	globalKey bool
 	expires   int64 // Unix milliseconds; 0: never
 	rooms     roomSet
-	accepts   []int32  // sorted
-	auto      *autoAck // nil: the client acknowledges, or has got nothing kept
+	granted   granted              // those that callers of the API put the user into
+	access    *envelope.RoomAccess // what the token allows; nil: every room
+	accepts   []int32              // sorted
+	auto      *autoAck             // nil: the client acknowledges, or has got nothing kept
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not
 	reason  string
@@ -109,7 +112,7 @@ func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
 		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
-		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms),
+		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms), RoomsAt: s.granted.at,
 		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,
 	}
 }

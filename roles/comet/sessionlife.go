@@ -12,34 +12,39 @@ import (
 // activate makes a session live: the auth reply goes out first, then what was
 // queued meanwhile. A session that was closed while logic was asked stays closed.
 // Logic is told when it ends, as with any other.
-func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectReply) {
+func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Conn().Authenticated()
+	granted := s.takeGranted(reply.GetUser(), reply.GetMemberships())
 	s.out.Lock()
-	s.user = reply.GetUser()
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
 	}
 	s.floor = reply.GetFloor()
-	if expires := reply.GetExpiresMs(); expires != 0 {
+	if expires := reply.GetExpiresMs(); expires != 0 || reply.Access != nil {
 		s.ownExtras()
-		s.expires = expires
+		s.expires, s.access = expires, reply.GetAccess()
 	}
 	if reply.GetGlobalKey() {
 		s.ownExtras()
 		s.globalKey = true
 	}
-	key := s.key
+	key, rooms := s.key, auth.rooms
 	s.out.Unlock()
 
 	c.table.live.Add(1)
 	c.table.place(s, reply.GetPartition())
 	c.metrics.sessionsOf[s.gen].Inc()
 	until := c.joinBy()
-	for _, room := range rooms {
-		if !(reader{s}).join(room, until) {
-			break
-		}
+	if reply.GetAccess().GetRuled() {
+		rooms = reply.GetJoined()
+	}
+	ok := true
+	for i := 0; ok && i < len(rooms); i++ {
+		ok = s.join(rooms[i], until)
+	}
+	for i := 0; ok && i < len(granted); i++ {
+		ok = s.openRoom(granted[i], until) // it is in them already
 	}
 	if key != "" {
 		if older := c.table.claimKey(userKey{s.user, key}, s); older != nil {
@@ -57,7 +62,7 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	if len(backlog.GetMessages()) > 0 && !s.pacedLocked() {
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
-	s.out.StartLocked(s, s.encodeAuthReply(seq, reply))
+	s.out.StartLocked(s, s.encodeAuthReplyLocked(seq, reply, append(auth.refused, reply.GetRefused()...)))
 	s.startPacerLocked()
 	s.heard.Store(int64(c.now()))
 	if s.catchUp.state == catchUpSent {
@@ -76,24 +81,67 @@ func (s *session) activate(seq int32, rooms []string, reply *envelope.ConnectRep
 	}
 }
 
-// encodeAuthReply makes op 8. Its body is empty, but for version 2:
+// encodeAuthReplyLocked makes op 8. Its body is empty, but for version 2:
 //
-//	{"session":"…","user":"…","heartbeat":25,"pending":0}
+//	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"rooms":["…"],
+//	"refused":[{"room":"…","code":"forbidden","reason":"…"}]}
 //
-// with the heartbeat in seconds.
-func (s *session) encodeAuthReply(seq int32, reply *envelope.ConnectReply) []byte {
+// with times in seconds. expires_in is there if the token ends, rooms if callers of
+// the API have put the user into some, and refused if some rooms were asked for in
+// vain.
+func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply, refused []*envelope.RoomRefusal) []byte {
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
 	}
+	body := append(s.appendAuthReply(reply.GetExpiresMs()), `,"pending":`...)
+	body = strconv.AppendUint(body, uint64(reply.GetPending()), 10)
+	for i, room := range s.granted.rooms {
+		body = appendListStart(body, "rooms", i)
+		body = appendQuoted(body, room)
+	}
+	body = appendListEnd(body, len(s.granted.rooms))
+	for i, r := range refused {
+		body = append(appendListStart(body, "refused", i), `{"room":`...)
+		body = append(appendQuoted(body, r.GetRoom()), `,"code":`...)
+		body = append(appendQuoted(body, r.GetCode()), `,"reason":`...)
+		body = append(appendQuoted(body, r.GetReason()), '}')
+	}
+	body = append(appendListEnd(body, len(refused)), '}')
+	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
+}
+
+// appendAuthReply returns what the replies to the first auth and to a new token have
+// in common, up to the closing brace. A token ends at expiresMS, Unix milliseconds;
+// 0: never.
+func (s *session) appendAuthReply(expiresMS int64) []byte {
 	body := append(make([]byte, 0, 192), `{"session":`...)
 	body = appendQuoted(body, s.addressKey().Name())
 	body = append(body, `,"user":`...)
-	body = appendQuoted(body, reply.GetUser())
+	body = appendQuoted(body, s.user)
 	body = append(body, `,"heartbeat":`...)
 	body = strconv.AppendFloat(body, s.comet.cfg.Heartbeat.Seconds(), 'f', -1, 64)
-	body = append(body, `,"pending":`...)
-	body = append(strconv.AppendUint(body, uint64(reply.GetPending()), 10), '}')
-	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
+	if expiresMS != 0 {
+		left := time.Until(time.UnixMilli(expiresMS))
+		body = append(body, `,"expires_in":`...)
+		body = strconv.AppendInt(body, max(int64(left.Round(time.Second)/time.Second), 0), 10)
+	}
+	return body
+}
+
+// appendListStart begins element i of a list in an object that has members already.
+func appendListStart(body []byte, name string, i int) []byte {
+	if i > 0 {
+		return append(body, ',')
+	}
+	return append(append(append(body, `,"`...), name...), `":[`...)
+}
+
+// appendListEnd ends a list of n elements, of which nothing is there if n is 0.
+func appendListEnd(body []byte, n int) []byte {
+	if n == 0 {
+		return body
+	}
+	return append(body, ']')
 }
 
 // retire begins the end of a session, once, when nothing is read any more. It takes
@@ -107,12 +155,10 @@ func (s *session) retire(grace time.Duration) time.Duration {
 	if authenticated {
 		c.table.live.Add(-1)
 		c.metrics.sessionsOf[s.gen].Dec()
+		s.exitAll()
 		s.out.Lock()
-		rooms, key := s.rooms, s.key
+		key := s.key
 		s.out.Unlock()
-		for _, room := range rooms {
-			c.table.leave(room, s)
-		}
 		if key != "" {
 			c.table.releaseKey(userKey{s.user, key}, s)
 		}

@@ -52,6 +52,8 @@ type fakeLogic struct {
 	ack      func(*envelope.AckRequest) error
 	announce func(*envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	opened   func(context.Context, *envelope.RoomOpened) error
+	join     func(*envelope.JoinRequest) (*envelope.JoinReply, error)
+	refresh  func(*envelope.RefreshRequest) (*envelope.RefreshReply, error)
 
 	mu        sync.Mutex
 	connects  []*envelope.ConnectRequest
@@ -129,6 +131,24 @@ func (l *fakeLogic) RoomOpened(ctx context.Context, r *envelope.RoomOpened) erro
 		return l.opened(ctx, r)
 	}
 	return nil
+}
+
+func (l *fakeLogic) Join(_ context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	if l.join != nil {
+		return l.join(r)
+	}
+	return &envelope.JoinReply{}, nil
+}
+
+// Refresh takes the name of the session's user for a good token, as Connect does.
+func (l *fakeLogic) Refresh(_ context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	if l.refresh != nil {
+		return l.refresh(r)
+	}
+	if r.GetToken() != r.GetSession().GetUser() {
+		return nil, envelope.Errorf(envelope.CodeForbidden, "the new token is another user's or device's than the session's")
+	}
+	return &envelope.RefreshReply{}, nil
 }
 
 // connected returns the request of session number n, counted from 0.

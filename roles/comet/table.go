@@ -15,7 +15,7 @@ const shardCount = 64
 // table holds the sessions: by id, by room, by the key that a client chose, and as
 // counts for each partition.
 //
-// Locks are taken in this order: those of shards, then a session's, then all others
+// Locks are taken in this order: roomsMu, those of shards, then a session's, then all others
 // (busyMu, windowMu, and the queues of Comet). Only all holds several shards, in
 // order. No lock of the table is held while a socket is written to or logic is
 // called.
@@ -34,7 +34,12 @@ type table struct {
 	live atomic.Int64 // authenticated sessions
 }
 
+// roomsMutex is the lock under which the rooms of a shard's sessions change. It is
+// taken before the lock of any shard, and never held while something is waited for.
+type roomsMutex = sync.Mutex
+
 type shard struct {
+	roomsMu  roomsMutex
 	mu       sync.RWMutex
 	sessions map[uint64]*session
 	list     []*session // the same, to walk over

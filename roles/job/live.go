@@ -25,6 +25,13 @@ func (j *Job) deliverLive(_ context.Context, r *reader, s *span, entries []envel
 			r.denials.roomOpened(env.Opened)
 		case env.Backlog.GetTo() != nil:
 			out.to(env.Backlog.To.Comet, key, func() *envelope.Delivery { return &envelope.Delivery{Backlog: env.Backlog} })
+		case env.SessionRooms != nil:
+			for _, a := range env.SessionRooms.To {
+				d := out.to(a.Comet, key, func() *envelope.Delivery {
+					return &envelope.Delivery{SessionRooms: &envelope.SessionRooms{Rooms: env.SessionRooms.Rooms}}
+				})
+				d.SessionRooms.To = append(d.SessionRooms.To, a)
+			}
 		case env.Kick != nil:
 			for _, a := range env.Kick.To {
 				d := out.to(a.Comet, key, func() *envelope.Delivery {

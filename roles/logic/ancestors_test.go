@@ -99,7 +99,7 @@ func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 func TestAncestorBug17_ReplacedTokenIsInvalid(t *testing.T) {
 	w := newWorld(t)
 	for _, token := range []string{"old", "new"} {
-		if _, err := w.NewToken(t.Context(), "7", time.Hour, token, true); err != nil {
+		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "7", TTL: time.Hour, Token: token, Single: true}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,14 +10,13 @@ import (
 // Config is logic's settings. Start from DefaultConfig.
 type Config struct {
 	Lifetimes
+	RoomRules
 	Auth auth.Config
 
 	// MaxUsers bounds the users (and the keys) that one push or question names.
 	MaxUsers int `default:"100000"`
 	// MaxBody bounds a pushed body, in bytes.
 	MaxBody int `default:"65536"`
-	// Retention is how long the kept log keeps a record; 0: for ever.
-	Retention time.Duration
 	// CallTimeout bounds every operation: its calls to routers and comets, their
 	// repetitions, and the appends.
 	CallTimeout time.Duration `default:"5s"`

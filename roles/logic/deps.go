@@ -34,8 +34,9 @@ type Router interface {
 	// Claim reports, once the record with the id was applied, whether it was the
 	// first with its key.
 	Claim(ctx context.Context, r *envelope.ClaimRequest) (*envelope.ClaimReply, error)
-	// Remove takes away what is known of a user.
-	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
+	// Memberships returns the rooms that callers have put a user into, and the
+	// user's sessions, once the owner has applied a record.
+	Memberships(ctx context.Context, r *envelope.MembershipsRequest) (*envelope.MembershipsReply, error)
 	// Forget drops the sessions of a comet.
 	Forget(ctx context.Context, r *envelope.ForgetRequest) (*envelope.ForgetReply, error)
 }
@@ -76,9 +77,12 @@ type LiveLog interface {
 	AppendMany(ctx context.Context, entries []envelope.Entry) error
 }
 
-// Comet is one comet as logic asks it for its rooms.
+// Comet is one comet as logic calls it.
 type Comet interface {
 	Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error)
+	// Members tells sessions of one user a change of its memberships. It returns
+	// once they are in the rooms, or have left them.
+	Members(ctx context.Context, r *envelope.MembersRequest) (*envelope.MembersReply, error)
 }
 
 // Comets finds the comets of the moment. Safe for concurrent use.
@@ -108,13 +112,9 @@ type Authenticator interface {
 
 // TokenStore keeps opaque tokens by their SHA-256. Safe for concurrent use.
 type TokenStore interface {
-	// Put stores a token of a user that ends at expiresMS (0: never). single
-	// removes every other token of the user.
-	Put(ctx context.Context, hash [32]byte, user string, expiresMS, createdMS int64, single bool) error
-	// Lookup returns the user of a token and when the token ends. It returns
-	// envelope.ErrNotFound (or ErrUnauthorized), ErrExpired or ErrRevoked for a
-	// token that is not good.
-	Lookup(ctx context.Context, hash [32]byte) (user string, expiresMS int64, err error)
+	// Put stores a token of a user. single removes every other token of the user.
+	Put(ctx context.Context, hash [32]byte, token envelope.Token, single bool) error
+	auth.TokenStore
 	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.
 	Revoke(ctx context.Context, hash [32]byte) error
 	// RevokeUser revokes all tokens of a user and counts them.

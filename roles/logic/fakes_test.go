@@ -19,7 +19,6 @@ import (
 // fakeRouter answers from a small table, like the owner of its partitions. A
 // func field that is set answers instead.
 type fakeRouter struct {
-	removed  []*envelope.Removal
 	attach   func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error)
 	detach   func(context.Context, *envelope.DetachRequest) error
 	catchUp  func(context.Context, *envelope.CatchUpRequest) (*envelope.Backlog, error)
@@ -34,6 +33,7 @@ type fakeRouter struct {
 	sessions  map[string][]*envelope.SessionInfo // by user
 	applied   map[[2]string]uint64               // user, key → id
 	claims    map[string]uint64                  // key → id
+	members   map[string]*envelope.Memberships   // by user
 	lookups   []*envelope.LookupRequest
 	attached  []*envelope.AttachRequest
 	detached  []*envelope.DetachRequest
@@ -43,6 +43,7 @@ type fakeRouter struct {
 func newFakeRouter() *fakeRouter {
 	return &fakeRouter{
 		sessions: make(map[string][]*envelope.SessionInfo), applied: make(map[[2]string]uint64), claims: make(map[string]uint64),
+		members: make(map[string]*envelope.Memberships),
 	}
 }
 
@@ -112,13 +113,6 @@ func (r *fakeRouter) table(req *envelope.LookupRequest) *envelope.LookupReply {
 	return reply
 }
 
-func (r *fakeRouter) Remove(_ context.Context, req *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.removed = append(r.removed, req.GetRemoval())
-	return &envelope.RemoveReply{Messages: 3, Devices: uint32(len(req.GetRemoval().GetDevices()))}, nil
-}
-
 func (r *fakeRouter) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	r.mu.Lock()
 	r.announced = append(r.announced, req)
@@ -152,6 +146,22 @@ func (r *fakeRouter) Claim(ctx context.Context, req *envelope.ClaimRequest) (*en
 	return &envelope.ClaimReply{Won: r.claims[req.Key] == req.Id}, nil
 }
 
+func (r *fakeRouter) Memberships(_ context.Context, req *envelope.MembershipsRequest) (*envelope.MembershipsReply, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reply := &envelope.MembershipsReply{Memberships: &envelope.Memberships{}, Limit: fakeRoomLimit}
+	if m := r.members[req.User]; m != nil {
+		reply.Memberships = m
+	}
+	if reply.Memberships.At < req.Floor {
+		return nil, envelope.ErrNotReady
+	}
+	for _, s := range r.sessions[req.User] {
+		reply.Sessions = append(reply.Sessions, s.Address)
+	}
+	return reply, nil
+}
+
 func (r *fakeRouter) Forget(ctx context.Context, req *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
 	if r.forget != nil {
 		return r.forget(ctx, req)
@@ -159,10 +169,20 @@ func (r *fakeRouter) Forget(ctx context.Context, req *envelope.ForgetRequest) (*
 	return &envelope.ForgetReply{}, nil
 }
 
+// fakeRoomLimit is how many rooms a user may be put into.
+const fakeRoomLimit = 2
+
 // apply applies a kept record as its owner does.
 func (r *fakeRouter) apply(rec *envelope.Record, id uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if m := rec.Membership; m != nil {
+		rooms := slices.DeleteFunc(slices.Clone(r.members[m.User].GetRooms()), func(room string) bool { return room == m.Room })
+		if m.Member && len(rooms) < fakeRoomLimit {
+			rooms = append(rooms, m.Room)
+		}
+		r.members[m.User] = &envelope.Memberships{At: id, Rooms: rooms}
+	}
 	if p := rec.Push; p != nil && p.IdempotencyKey != "" {
 		for _, user := range p.Users {
 			if k := [2]string{user, p.IdempotencyKey}; r.applied[k] == 0 {
@@ -298,6 +318,10 @@ func (f fakeComets) All() map[string]logic.Comet { return f }
 
 type fakeComet func(context.Context, *envelope.RoomsRequest) (*envelope.RoomsReply, error)
 
+func (f fakeComet) Members(context.Context, *envelope.MembersRequest) (*envelope.MembersReply, error) {
+	return nil, envelope.ErrUnavailable
+}
+
 func (f fakeComet) Rooms(ctx context.Context, r *envelope.RoomsRequest) (*envelope.RoomsReply, error) {
 	return f(ctx, r)
 }
@@ -307,39 +331,34 @@ type fakeTokens struct {
 	lookupErr error
 
 	mu      sync.Mutex
-	tokens  map[[32]byte]fakeToken
+	tokens  map[[32]byte]envelope.Token
 	lookups int
 }
 
-type fakeToken struct {
-	user      string
-	expiresMS int64
-}
-
-func (f *fakeTokens) Put(_ context.Context, hash [32]byte, user string, expiresMS, _ int64, single bool) error {
+func (f *fakeTokens) Put(_ context.Context, hash [32]byte, token envelope.Token, single bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for h, t := range f.tokens {
-		if single && t.user == user {
+		if single && t.User == token.User {
 			delete(f.tokens, h)
 		}
 	}
-	f.tokens[hash] = fakeToken{user, expiresMS}
+	f.tokens[hash] = token
 	return nil
 }
 
-func (f *fakeTokens) Lookup(_ context.Context, hash [32]byte) (string, int64, error) {
+func (f *fakeTokens) Lookup(_ context.Context, hash [32]byte) (envelope.Token, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lookups++
 	if f.lookupErr != nil {
-		return "", 0, f.lookupErr
+		return envelope.Token{}, f.lookupErr
 	}
 	t, ok := f.tokens[hash]
 	if !ok {
-		return "", 0, envelope.ErrNotFound
+		return envelope.Token{}, envelope.ErrNotFound
 	}
-	return t.user, t.expiresMS, nil
+	return t, nil
 }
 
 func (f *fakeTokens) Revoke(_ context.Context, hash [32]byte) error {
@@ -356,7 +375,7 @@ func (f *fakeTokens) RevokeUser(_ context.Context, user string) (n int, err erro
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for h, t := range f.tokens {
-		if t.user == user {
+		if t.User == user {
 			delete(f.tokens, h)
 			n++
 		}
@@ -407,7 +426,7 @@ func newWorld(t testing.TB, options ...option) *world {
 		kept:    &fakeLog{partitions: 8},
 		live:    &fakeLog{partitions: 4},
 		comets:  fakeComets{},
-		tokens:  &fakeTokens{tokens: make(map[[32]byte]fakeToken)},
+		tokens:  &fakeTokens{tokens: make(map[[32]byte]envelope.Token)},
 		clock:   &clock{now: time.UnixMilli(1_800_000_000_000)},
 
 		registry: prometheus.NewRegistry(),

@@ -35,8 +35,8 @@ type Logic struct {
 	announceHandler
 	ackHandler
 	roomHandler
+	memberHandler
 	userHandler
-	removeHandler
 	tokenHandler
 	overviewHandler
 	*eventLog
@@ -84,16 +84,16 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 			claims: &claims{owners: owners, kept: deps.Kept, now: now, byKey: make(map[string]claim)},
 		},
 		sessionHandler: sessionHandler{
-			life: life, auth: authenticator, owners: owners, live: live, kicker: kicker,
+			life: life, auth: authenticator, rules: cfg.RoomRules, owners: owners, live: live, kicker: kicker,
 			metrics: metrics, warn: warn, undoTimeout: cfg.LookupTimeout,
 		},
 		announceHandler: announceHandler{life: life, owners: owners, warn: warn},
 		ackHandler:      ackHandler{life: life, owners: owners, kept: deps.Kept, metrics: metrics, now: now},
 		roomHandler:     roomHandler{life: life, comets: comets, live: live, maxUsers: cfg.MaxUsers},
-		userHandler:     userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
-		removeHandler: removeHandler{
-			life: life, owners: owners, kicker: kicker, tokens: deps.Tokens, retention: cfg.Retention, now: now,
+		memberHandler: memberHandler{
+			life: life, owners: owners, kept: deps.Kept, comets: deps.Comets, now: now, cometTimeout: cfg.CometTimeout,
 		},
+		userHandler:     userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
 		tokenHandler:    tokenHandler{life: life, auth: authenticator, tokens: deps.Tokens, kicker: kicker, now: now},
 		overviewHandler: overviewHandler{life: life, owners: owners, comets: comets, metrics: metrics, now: now, started: now()},
 		eventLog:        newEventLog(metrics.events, warn, now),

@@ -15,6 +15,7 @@ import (
 type sessionHandler struct {
 	life    *lifecycle
 	auth    Authenticator
+	rules   RoomRules
 	owners  *owners
 	live    *publisher
 	kicker  *kicker
@@ -32,7 +33,8 @@ type sessionHandler struct {
 // field, ErrUnavailable for "try again".
 //
 // Connect completes r.Session in place: the user, the device that the token is
-// bound to and, where the client chose none, the key.
+// bound to and, where the client chose none, the key. Of the rooms it leaves
+// those that the session may join.
 func (h *sessionHandler) Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
@@ -68,6 +70,11 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if session.Key == "" {
 		session.Key = session.Address.AsKey().Name()
 	}
+	access := h.rules.access(&id)
+	var refused []*envelope.RoomRefusal
+	if access != nil {
+		session.Rooms, refused = h.rules.sort(session.Rooms, access)
+	}
 	partition := h.owners.partition(id.User)
 	var attached *envelope.AttachReply
 	err = h.owners.call(ctx, partition, "attach the session", func(owner Router) (err error) {
@@ -92,7 +99,51 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
 		GlobalKey: session.GlobalKey,
+		Access:    access, Joined: session.Rooms, Refused: refused, Memberships: attached.GetMemberships(),
 	}, nil
+}
+
+// Join returns an error if a session may not join a room: envelope.ErrForbidden
+// if a rule says so.
+func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	_, end, err := h.life.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if err := envelope.CheckName("room", r.GetRoom()); err != nil {
+		return nil, err
+	}
+	if err := h.rules.check(r.GetRoom(), r.GetAccess()); err != nil {
+		return nil, err
+	}
+	return &envelope.JoinReply{}, nil
+}
+
+// Refresh checks the new token of a session. The session goes on with what the
+// new token allows. A token that is not good, or that is another user's or
+// device's, is an error and changes nothing.
+func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	ctx, end, err := h.life.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	id, err := h.auth.Authenticate(ctx, r.GetToken(), r.GetMid())
+	if err != nil {
+		return nil, err
+	}
+	session := r.GetSession()
+	if id.User != session.GetUser() || id.Device != "" && id.Device != session.GetDevice() {
+		return nil, envelope.Errorf(envelope.CodeForbidden, "the new token is another user's or device's than the session's")
+	}
+	reply := &envelope.RefreshReply{ExpiresMs: id.ExpiresMS, Access: h.rules.access(&id)}
+	for _, room := range session.GetRooms() {
+		if h.rules.join(room) == JoinToken && h.rules.check(room, reply.Access) != nil {
+			reply.Lost = append(reply.Lost, room)
+		}
+	}
+	return reply, nil
 }
 
 // undoAttach takes a registration back. If that fails, the owner forgets the

@@ -26,7 +26,7 @@ func noAuth(c *logic.Config, _ *world) { c.Auth.Mode = auth.ModeNone }
 
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
-	made, err := w.NewToken(t.Context(), "ann", time.Hour, "", false)
+	made, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", TTL: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestConnectIgnoresMidWithAuth(t *testing.T) {
 
 func TestConnectOpaqueTokens(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.NewToken(t.Context(), "ann", time.Minute, "mine", false); err != nil {
+	if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", TTL: time.Minute, Token: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	try := func(token string, want error) {
@@ -194,7 +194,7 @@ func TestConnectWithJWT(t *testing.T) {
 	if _, err := w.Connect(t.Context(), req); !errors.Is(err, envelope.ErrUnauthorized) {
 		t.Errorf("another device: %v", err)
 	}
-	if _, err := w.NewToken(t.Context(), "bob", 0, "eyJ.x.y", false); field(err) != "token" {
+	if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "bob", Token: "eyJ.x.y"}); field(err) != "token" {
 		t.Errorf("an opaque token that looks like a JWT: %v", err)
 	}
 }
@@ -221,7 +221,7 @@ func TestConnectRefusesBadFields(t *testing.T) {
 // the revocation finds no session to close.
 func TestConnectChecksTheTokenAgainAfterAttach(t *testing.T) {
 	w := newWorld(t)
-	if _, err := w.NewToken(t.Context(), "ann", 0, "mine", false); err != nil {
+	if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	owner := w.owner("ann")

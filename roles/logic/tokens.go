@@ -33,6 +33,21 @@ type Token struct {
 	ExpiresMS int64 // Unix milliseconds; 0: never
 }
 
+// TokenRequest says what a new token is to be.
+type TokenRequest struct {
+	User string
+	// TTL is after how long the token ends; 0: never.
+	TTL time.Duration
+	// Token is the caller's own token, at most protocol.MaxTokenBytes of text;
+	// empty: 32 random bytes as text.
+	Token string
+	// Single revokes the user's other tokens, so that one replaces another.
+	Single bool
+	// Rooms are the rooms and patterns that the token allows to join, at most
+	// protocol.MaxTokenRooms.
+	Rooms []string
+}
+
 // tokenHandler makes, checks and revokes opaque tokens.
 type tokenHandler struct {
 	life   *lifecycle
@@ -42,35 +57,36 @@ type tokenHandler struct {
 	now    clock
 }
 
-// NewToken makes a token for a user that ends after ttl (0: never). If token is
-// empty, it is 32 random bytes as text; otherwise the token is the caller's own,
-// at most protocol.MaxTokenBytes of text. single revokes the user's other
-// tokens, so that one replaces another. Only a hash is stored: the answer is the
+// NewToken makes a token for a user. Only a hash is stored: the answer is the
 // only time that the token can be read.
-func (h *tokenHandler) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (Token, error) {
+func (h *tokenHandler) NewToken(ctx context.Context, r TokenRequest) (Token, error) {
 	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return Token{}, err
 	}
 	defer end()
-	if err := envelope.CheckName("user", user); err != nil {
+	if err := envelope.CheckName("user", r.User); err != nil {
 		return Token{}, err
 	}
-	if ttl < 0 {
+	if r.TTL < 0 {
 		return Token{}, envelope.Invalid("ttl", "must not be negative")
 	}
+	if err := auth.CheckRooms("rooms", r.Rooms); err != nil {
+		return Token{}, err
+	}
+	token := r.Token
 	if token == "" {
 		token = randomToken()
 	} else if err := h.checkOwnToken(token); err != nil {
 		return Token{}, err
 	}
 	now := h.now()
-	made := Token{Token: token, User: user}
-	if ttl > 0 {
-		made.ExpiresMS = now.Add(ttl).UnixMilli()
+	made := Token{Token: token, User: r.User}
+	if r.TTL > 0 {
+		made.ExpiresMS = now.Add(r.TTL).UnixMilli()
 	}
-	err = h.tokens.Put(ctx, auth.Hash(token), user, made.ExpiresMS, now.UnixMilli(), single)
-	if err != nil {
+	stored := envelope.Token{User: r.User, ExpiresMS: made.ExpiresMS, CreatedMS: now.UnixMilli(), Rooms: r.Rooms}
+	if err := h.tokens.Put(ctx, auth.Hash(token), stored, r.Single); err != nil {
 		return Token{}, appended("store the token", err)
 	}
 	return made, nil
@@ -131,7 +147,7 @@ func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessi
 		return 0, notFound
 	}
 	hash := auth.Hash(token)
-	user, _, err := h.tokens.Lookup(ctx, hash)
+	found, err := h.tokens.Lookup(ctx, hash)
 	switch {
 	case noToken(err):
 		return 0, notFound
@@ -144,8 +160,8 @@ func (h *tokenHandler) RevokeToken(ctx context.Context, token string, closeSessi
 		}
 		return 0, appended("revoke the token", err)
 	}
-	if closeSessions && user != "" {
-		if err := h.closeSessions(ctx, user); err != nil {
+	if closeSessions && found.User != "" {
+		if err := h.closeSessions(ctx, found.User); err != nil {
 			return 1, err
 		}
 	}

@@ -20,13 +20,13 @@ func TestNewToken(t *testing.T) {
 	shape := regexp.MustCompile(`^imgo_[A-Za-z0-9_-]{43}$`)
 	seen := make(map[string]bool)
 	for range 100 {
-		made, err := w.NewToken(t.Context(), "ann", 0, "", false)
+		made, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann"})
 		if err != nil || !shape.MatchString(made.Token) || seen[made.Token] || made.ExpiresMS != 0 || made.User != "ann" {
 			t.Fatalf("%+v, %v", made, err)
 		}
 		seen[made.Token] = true
 	}
-	made, err := w.NewToken(t.Context(), "ann", time.Hour, "my own", false)
+	made, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", TTL: time.Hour, Token: "my own"})
 	if err != nil || made.Token != "my own" || made.ExpiresMS != w.clock.Now().Add(time.Hour).UnixMilli() {
 		t.Errorf("%+v, %v", made, err)
 	}
@@ -45,7 +45,7 @@ func TestNewToken(t *testing.T) {
 		{"ann", "a\nb", 0, "token"},
 		{"ann", "\xff", 0, "token"},
 	} {
-		if _, err := w.NewToken(t.Context(), test.user, test.ttl, test.token, false); field(err) != test.field {
+		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: test.user, TTL: test.ttl, Token: test.token}); field(err) != test.field {
 			t.Errorf("%+v: %v", test, err)
 		}
 	}
@@ -56,7 +56,7 @@ func TestRevokeToken(t *testing.T) {
 		w := newWorld(t)
 		w.connect("ann", "", "c1", 1)
 		w.connect("ann", "", "c2", 2)
-		if _, err := w.NewToken(t.Context(), "ann", 0, "mine", false); err != nil {
+		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: "mine"}); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := w.RevokeToken(t.Context(), "mine", closing); err != nil || n != 1 {
@@ -87,7 +87,7 @@ func TestRevokeUser(t *testing.T) {
 	w := newWorld(t)
 	w.connect("ann", "", "c1", 1)
 	for _, token := range []string{"a", "b"} {
-		if _, err := w.NewToken(t.Context(), "ann", 0, token, false); err != nil {
+		if _, err := w.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: token}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 		return &envelope.AttachReply{Kicks: []*envelope.Kick{{To: []*envelope.Address{{Comet: "c9", Session: 1}}}}}, nil
 	}
 	w.live.fail = func(bool) error { return errors.New("broken") }
-	if _, err := l.NewToken(t.Context(), "ann", 0, "opaque-token", false); err != nil {
+	if _, err := l.NewToken(t.Context(), logic.TokenRequest{User: "ann", Token: "opaque-token"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, token := range []string{"opaque-token", "opaque-token-unknown", "eyJopaque-token.x.y"} {

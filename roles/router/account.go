@@ -145,6 +145,8 @@ type accountTable struct {
 	loads   sync.WaitGroup
 	// watched has the accounts that have a session and a message.
 	watched map[*account]struct{}
+	// untold has the accounts whose sessions may not know the user's memberships.
+	untold map[*account]*roomReminder
 }
 
 // open returns a user's account with mu held, for the caller to unlock. Without
@@ -289,6 +291,7 @@ func (t *accountTable) evictLocked() {
 		p.cache.release(a)
 		delete(t.byUser, user)
 		delete(t.watched, a)
+		delete(t.untold, a)
 		p.rebuild.noteStored(user)
 		over--
 	}

@@ -126,6 +126,10 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return here(rec.Device.User)
 	case rec.Removal != nil:
 		return here(rec.Removal.User)
+	case rec.Membership != nil:
+		return here(rec.Membership.User)
+	case rec.UserRooms != nil:
+		return here(rec.UserRooms.User)
 	}
 	return false
 }
@@ -194,6 +198,12 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 	case rec.Fence != nil:
 		kind("fence")
 		p.position.fence = offset
+	case rec.Membership != nil:
+		kind("membership")
+		return ap.membershipLocked(id, rec)
+	case rec.UserRooms != nil:
+		kind("user_rooms")
+		return ap.userRoomsLocked(id, rec)
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)

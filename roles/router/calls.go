@@ -46,7 +46,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		p.undoAttach(info)
 		return nil, err
 	}
-	reply.Backlog, reply.Pending, reply.Floor = w.backlog, uint32(w.pending), w.floor
+	reply.Backlog, reply.Pending, reply.Floor, reply.Memberships = w.backlog, uint32(w.pending), w.floor, w.memberships
 	return reply, nil
 }
 
@@ -194,6 +194,8 @@ type windowReply struct {
 	pending int
 	// floor is the id of the record that made the device known.
 	floor uint64
+	// memberships are the user's, nil if there never were any.
+	memberships *envelope.Memberships
 }
 
 // window reads one window for a session.
@@ -213,6 +215,9 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
 	reply := windowReply{backlog: b, pending: a.Pending(mask), floor: d.Since}
+	if a.Meta().Rooms != nil {
+		reply.memberships = a.Memberships()
+	}
 	mailbox.Compact(window)
 	b.Messages = make([]*envelope.Kept, len(window)) // nil: not in memory
 	var absent []store.MailboxEntry                  // copies: entries change once the lock is released

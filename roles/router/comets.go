@@ -278,6 +278,9 @@ func (pr *presence) register(ctx context.Context, info *envelope.SessionInfo) {
 	}
 	defer p.mu.Unlock()
 	p.addSessionLocked(a, info)
+	if info.RoomsAt < a.Memberships().At {
+		p.remindRoomsLocked(a)
+	}
 }
 
 // each calls do for each of a comet's sessions, with its partition's mu held.

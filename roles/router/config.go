@@ -91,6 +91,7 @@ type Config struct {
 type SessionLimits struct {
 	SessionsPerUser int    `toml:"sessions_per_user" default:"64" unit:"sessions" min:"0" doc:"Sessions that a user may have at the same time."`
 	SessionsPolicy  Policy `toml:"sessions_policy" default:"close_oldest" choices:"refuse,close_oldest" doc:"What happens to one session too many: refuse turns the new one away (3504), close_oldest\ncloses the oldest (3504). A client of imgo 2016 or goim cannot be told not to come back: where such clients push\neach other out, newcomers are refused for ever longer, up to an hour."`
+	RoomsPerUser    int    `toml:"rooms_per_user" default:"100" unit:"rooms" min:"1" max:"1000" doc:"Rooms that the API may put one user into (PUT /v1/rooms/{room}/users/{user}). They come\nbeside those that a session joins by itself."`
 }
 
 // MailboxLimits is router's part of section [kept].

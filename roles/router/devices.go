@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -132,9 +133,10 @@ func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
 	return list
 }
 
-// repeatDevices puts every device that has not expired into the log again
-// before its last record leaves it. So a router that rebuilds the mailboxes
-// from the log alone knows all devices. It returns when ctx is done.
+// repeatDevices puts every device that has not expired, and all memberships of a
+// user, into the log again before their last record leaves it. So a router that
+// rebuilds the mailboxes from the log alone knows all of them. It returns when ctx
+// is done.
 func (r *Router) repeatDevices(ctx context.Context) error {
 	if r.cfg.Retention <= 0 {
 		return nil
@@ -158,7 +160,7 @@ func (r *Router) repeatDevices(ctx context.Context) error {
 }
 
 // repeat goes through all users of the partition once. It returns how
-// many devices it put into the log.
+// many records it put into the log.
 func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 	for after := ""; ; {
 		users, err := p.store.Users(p.index, after, sweepUsers)
@@ -166,8 +168,8 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 			return n, err
 		}
 		for i := range users {
-			for _, d := range p.fading(&users[i]) {
-				if _, err := p.appendDevice(ctx, p.index, d); err != nil {
+			for _, rec := range p.fading(&users[i]) {
+				if _, err := p.append(ctx, p.index, rec, fmt.Sprintf("what is known of user %q", users[i].Name)); err != nil {
 					return n, err
 				}
 				n++
@@ -183,9 +185,10 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 	}
 }
 
-// fading returns the devices of a user whose last record is about half
-// the retention old. What is in memory is newer than what was stored.
-func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Device) {
+// fading returns records that repeat what is known of a user: devices and memberships
+// whose last record is about half the retention old. What is in memory is newer than
+// what was stored.
+func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.position.fenced() {
@@ -203,8 +206,15 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Devic
 	expired := now.Add(-p.cfg.DeviceExpiry).UnixMilli()
 	for _, d := range meta.Devices {
 		if d.NotedMS < due && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)) {
-			list = append(list, &envelope.Device{User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since})
+			list = append(list, &envelope.Record{
+				Device: &envelope.Device{User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since},
+			})
 		}
+	}
+	if r := meta.Rooms; r != nil && r.NotedMS < due && len(r.Names) > 0 {
+		list = append(list, &envelope.Record{
+			UserRooms: &envelope.UserRooms{User: stored.Name, Rooms: &envelope.Memberships{At: r.At, Rooms: r.Names}},
+		})
 	}
 	return list
 }

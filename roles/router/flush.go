@@ -208,7 +208,7 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 		case a.Blank() && len(a.Entries()) == 0:
 			b.DeleteMeta(a.User())
 		default:
-			b.PutMeta(a.User(), a.Meta(), a.LastExpiry(now.Add(w.p.cfg.DeviceExpiry)).Add(24*time.Hour))
+			b.PutMeta(a.User(), a.Meta(), a.MetaExpiry(now.Add(w.p.cfg.DeviceExpiry)))
 		}
 		out = append(out, taken{a, c})
 	}

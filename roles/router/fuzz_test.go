@@ -30,6 +30,9 @@ func FuzzLogRecords(f *testing.F) {
 		{User: "u", Device: "d", Ids: []uint64{0, 1 << 63, 1<<64 - 1}}}}})
 	add(&envelope.Record{Device: &envelope.Device{User: "u\x00", Device: "d", SeenMs: -1}})
 	add(&envelope.Record{Claim: &envelope.Claim{Key: ""}})
+	add(&envelope.Record{Membership: &envelope.Membership{User: "u", Room: "r", Member: true}})
+	add(&envelope.Record{Membership: &envelope.Membership{User: "u\x00", Room: "\xff"}})
+	add(&envelope.Record{UserRooms: &envelope.UserRooms{User: "u", Rooms: &envelope.Memberships{At: 1<<64 - 1, Rooms: []string{"", "\x00"}}}})
 	f.Add([]byte{})
 	f.Add([]byte{0x52, 0xff, 0xff, 0xff, 0xff, 0x0f})
 

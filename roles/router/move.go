@@ -188,6 +188,10 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 	}
 	part := newPart(user, meta, meta.Devices)
 	part.Last = true
+	if meta.Rooms != nil {
+		part.Rooms = &envelope.Memberships{At: meta.Rooms.At, Rooms: meta.Rooms.Names}
+		base += part.Rooms.SizeVT()
+	}
 	return m.add(ctx, user, base, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 

@@ -157,6 +157,8 @@ func populate(w *world, seed uint64) []string {
 			}
 			w.append(user, &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{ack}}})
 		case 7:
+			room := fmt.Sprint("room", rng.IntN(3))
+			w.append(user, &envelope.Record{Membership: &envelope.Membership{User: user, Room: room, Member: rng.IntN(3) > 0}})
 			if step > 50 && user != "user0" { // of whom no device is ever known
 				w.append(user, &envelope.Record{Device: &envelope.Device{
 					User: user, Device: devices[rng.IntN(3)], SeenMs: w.clock.now().UnixMilli(),
@@ -197,7 +199,7 @@ func (w *world) full(users []string) string {
 			}
 			out += fmt.Sprintf(" %d", l.Users[0].AppliedId)
 		}
-		out += "\n"
+		out += " " + w.rooms(u, 0) + "\n"
 	}
 	return out
 }

@@ -65,6 +65,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 	p.applier.p = p
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
+		untold: make(map[*account]*roomReminder),
 	}
 	p.writes = writeBehind{p: p, dirty: make(map[*account]struct{})}
 	p.gain.Store(gain)
@@ -245,7 +246,7 @@ func (p *partition) leave() {
 		p.metrics.sessions.Sub(float64(len(a.sessions)))
 		a.sessions = nil
 	}
-	p.sessions, p.accounts.watched = sessionTable{}, nil
+	p.sessions, p.accounts.watched, p.accounts.untold = sessionTable{}, nil, nil
 }
 
 // expire drops what is over from the mailboxes in memory. What is only in the
@@ -273,6 +274,7 @@ func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey)
 	}
 	if len(a.sessions) == 0 {
 		delete(p.accounts.watched, a)
+		delete(p.accounts.untold, a)
 	}
 	return true
 }

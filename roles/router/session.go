@@ -41,6 +41,7 @@ type sessionExtra struct {
 	platform  string
 	accepts   []int32
 	rooms     []string
+	roomsAt   uint64 // of the list of memberships that it follows
 }
 
 // sessionKinds has one of each sessionKind; they are few and stay. It is safe
@@ -74,9 +75,10 @@ func (ks *sessionKinds) newSession(info *envelope.SessionInfo) *session {
 	if _, ok := envelope.ParseSessionName(key); ok {
 		key = "" // the session's own name: no client may choose one
 	}
-	if key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 {
+	if key != "" || info.Platform != "" || len(info.Accepts) > 0 || len(info.Rooms) > 0 || info.RoomsAt > 0 {
 		s.extra = &sessionExtra{
 			key: key, globalKey: key != "" && info.GlobalKey, platform: info.Platform, accepts: info.Accepts, rooms: info.Rooms,
+			roomsAt: info.RoomsAt,
 		}
 	}
 	return s
@@ -91,6 +93,7 @@ func (s *session) describe(user string) *envelope.SessionInfo {
 	}
 	if x := s.extra; x != nil {
 		info.GlobalKey, info.Platform, info.Accepts, info.Rooms = x.globalKey, x.platform, slices.Clone(x.accepts), slices.Clone(x.rooms)
+		info.RoomsAt = x.roomsAt
 	}
 	return info
 }

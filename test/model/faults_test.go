@@ -232,6 +232,20 @@ func (u upstream) Announce(ctx context.Context, r *envelope.AnnounceRequest) (*e
 	return u.n.logic.Announce(ctx, r)
 }
 
+func (u upstream) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Join(ctx, r)
+}
+
+func (u upstream) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Refresh(ctx, r)
+}
+
 func (u upstream) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
 	if u.n.hung.Load() {
 		return errHung

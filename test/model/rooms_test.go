@@ -122,6 +122,13 @@ func (n *roomComet) Announce(context.Context, *envelope.AnnounceRequest) (*envel
 	return &envelope.AnnounceReply{}, nil
 }
 
+func (n *roomComet) Join(context.Context, *envelope.JoinRequest) (*envelope.JoinReply, error) {
+	return &envelope.JoinReply{}, nil
+}
+func (n *roomComet) Refresh(context.Context, *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
+	return &envelope.RefreshReply{}, nil
+}
+
 func (n *roomComet) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
 	n.w.jitter(3 * time.Millisecond)
 	if n.dead.Load() || n.w.dice.n(10) == 0 {

@@ -184,8 +184,8 @@ func (s state) compare(db *store.DB, l *store.Log) error {
 	}
 	tokens := store.NewTokens(db)
 	for _, i := range s.tokens {
-		if user, _, err := tokens.Lookup(ctx, sha256.Sum256(fmt.Append(nil, i))); err != nil || user != fmt.Sprint("user-", i) {
-			return fmt.Errorf("token %d is that of %q: %w", i, user, err)
+		if token, err := tokens.Lookup(ctx, sha256.Sum256(fmt.Append(nil, i))); err != nil || token.User != fmt.Sprint("user-", i) {
+			return fmt.Errorf("token %d is that of %q: %w", i, token.User, err)
 		}
 	}
 	boxes := store.NewMailboxes(db)

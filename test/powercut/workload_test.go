@@ -156,7 +156,7 @@ func (w work) tokens(ctx context.Context, db *store.DB) error {
 	tokens := store.NewTokens(db)
 	for i := w.First; i < w.First+w.Steps/8; i++ {
 		hash := sha256.Sum256(fmt.Append(nil, i))
-		if err := tokens.Put(ctx, hash, fmt.Sprint("user-", i), 0, 1, false); err != nil {
+		if err := tokens.Put(ctx, hash, envelope.Token{User: fmt.Sprint("user-", i), CreatedMS: 1}, false); err != nil {
 			return err
 		}
 		if err := say("t %d", i); err != nil {

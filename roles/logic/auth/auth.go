@@ -11,6 +11,7 @@ package auth
 
 import (
 	"crypto/sha256"
+	"fmt"
 
 	"imgo/envelope"
 	"imgo/protocol"
@@ -29,11 +30,29 @@ type Identity struct {
 	AnyKey bool
 	// ExpiresMS is when the token ends, in Unix milliseconds; 0: never.
 	ExpiresMS int64
+	// Rooms are the rooms, and patterns of rooms, that the token allows its
+	// sessions to join where a rule asks for a token.
+	Rooms []string
 
 	// opaque reports whether the identity comes from the token store, where
 	// hash is the token's.
 	opaque bool
 	hash   [sha256.Size]byte
+}
+
+// CheckRooms returns an error for a list of rooms and patterns that a token
+// cannot have.
+func CheckRooms(field string, rooms []string) error {
+	if len(rooms) > protocol.MaxTokenRooms {
+		return envelope.Invalid(field, fmt.Sprintf("has %d rooms, at most %d are allowed; a pattern such as \"team-*\" stands for many",
+			len(rooms), protocol.MaxTokenRooms))
+	}
+	for i, room := range rooms {
+		if err := envelope.CheckName(fmt.Sprintf("%s[%d]", field, i), room); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Hash returns the key of a token in the token store.

@@ -45,6 +45,7 @@ type Config struct {
 	DeviceClaim   string        `toml:"device_claim" doc:"The claim of a JWT that binds it to a device. Empty: none."`
 	RequireDevice bool          `toml:"require_device" default:"true" doc:"Whether a JWT without the device claim is refused. false: it is good for any device. Without device_claim\nthis has no effect."`
 	RequireExpiry bool          `toml:"require_exp" default:"true" doc:"Whether a JWT without exp is refused. false: it is good for ever, since JWTs cannot be revoked."`
+	RoomsClaim    string        `toml:"rooms_claim" default:"rooms" doc:"The claim of a JWT that lists the rooms, and patterns such as \"team-*\", that it allows to join\nwhere a rule of [[rooms]] asks for a token. A JWT without it allows none."`
 	Leeway        time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
 
 	// RefreshInterval is how often JWKSURL is fetched.

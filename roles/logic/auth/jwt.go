@@ -184,6 +184,9 @@ func (j *JWT) identity(claims jwt.MapClaims) (Identity, error) {
 			return Identity{}, err
 		}
 	}
+	if id.Rooms, err = j.rooms(claims); err != nil {
+		return Identity{}, err
+	}
 	expires, err := claims.GetExpirationTime()
 	if err != nil {
 		return Identity{}, envelope.Errorf(envelope.CodeUnauthorized, "the token's exp is not a time")
@@ -217,6 +220,28 @@ func nameClaim(claims jwt.MapClaims, claim string) (string, error) {
 		return "", envelope.Errorf(envelope.CodeUnauthorized, "%s", err)
 	}
 	return name, nil
+}
+
+// rooms reads the rooms that a token allows to join.
+func (j *JWT) rooms(claims jwt.MapClaims) ([]string, error) {
+	value, has := claims[j.cfg.RoomsClaim]
+	if !has || j.cfg.RoomsClaim == "" {
+		return nil, nil
+	}
+	list, ok := value.([]any)
+	rooms := make([]string, len(list))
+	for i := range list {
+		if rooms[i], ok = list[i].(string); !ok {
+			break
+		}
+	}
+	if !ok {
+		return nil, envelope.Errorf(envelope.CodeUnauthorized, "the token's claim %q is not a list of rooms", j.cfg.RoomsClaim)
+	}
+	if err := CheckRooms("the token's claim "+strconv.Quote(j.cfg.RoomsClaim), rooms); err != nil {
+		return nil, envelope.Errorf(envelope.CodeUnauthorized, "%s", err)
+	}
+	return rooms, nil
 }
 
 func errClaimType(claim string) error {

@@ -12,10 +12,9 @@ import (
 
 // TokenStore is the store of opaque tokens, as an Opaque reads it.
 type TokenStore interface {
-	// Lookup returns the user of a token and when the token ends, in Unix
-	// milliseconds (0: never). It returns envelope.ErrNotFound (or
-	// ErrUnauthorized), ErrExpired or ErrRevoked for a token that is not good.
-	Lookup(ctx context.Context, hash [32]byte) (user string, expiresMS int64, err error)
+	// Lookup returns a token. It returns envelope.ErrNotFound (or
+	// ErrUnauthorized), ErrExpired or ErrRevoked for one that is not good.
+	Lookup(ctx context.Context, hash [32]byte) (envelope.Token, error)
 }
 
 // Opaque is the authenticator that looks tokens up in the token store. A bad
@@ -63,7 +62,7 @@ func (o *Opaque) Ready() error { return nil }
 func (o *Opaque) Run(context.Context) {}
 
 func (o *Opaque) lookup(ctx context.Context, hash [sha256.Size]byte) (Identity, error) {
-	user, expiresMS, err := o.tokens.Lookup(ctx, hash)
+	token, err := o.tokens.Lookup(ctx, hash)
 	switch {
 	case errors.Is(err, envelope.ErrNotFound) || errors.Is(err, envelope.ErrUnauthorized):
 		return Identity{}, errTokenUnknown
@@ -73,8 +72,8 @@ func (o *Opaque) lookup(ctx context.Context, hash [sha256.Size]byte) (Identity, 
 		return Identity{}, errTokenRevoked
 	case err != nil:
 		return Identity{}, fmt.Errorf("look up the token: %w", err)
-	case expiresMS != 0 && expiresMS <= o.now().UnixMilli():
+	case token.ExpiresMS != 0 && token.ExpiresMS <= o.now().UnixMilli():
 		return Identity{}, errTokenExpired
 	}
-	return Identity{User: user, ExpiresMS: expiresMS, hash: hash, opaque: true}, nil
+	return Identity{User: token.User, ExpiresMS: token.ExpiresMS, Rooms: token.Rooms, hash: hash, opaque: true}, nil
 }

@@ -13,9 +13,9 @@ import (
 )
 
 // lookupFunc is a token store that answers with a function.
-type lookupFunc func(hash [32]byte) (user string, expiresMS int64, err error)
+type lookupFunc func(hash [32]byte) (envelope.Token, error)
 
-func (f lookupFunc) Lookup(_ context.Context, hash [32]byte) (string, int64, error) { return f(hash) }
+func (f lookupFunc) Lookup(_ context.Context, hash [32]byte) (envelope.Token, error) { return f(hash) }
 
 func TestOpaque(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
@@ -39,20 +39,20 @@ func TestOpaque(t *testing.T) {
 		"long":         {strings.Repeat("x", 8<<10+1), "ann", 0, nil, envelope.ErrUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := auth.NewOpaque(lookupFunc(func(hash [32]byte) (string, int64, error) {
+			o := auth.NewOpaque(lookupFunc(func(hash [32]byte) (envelope.Token, error) {
 				if hash != auth.Hash(test.token) {
 					t.Errorf("looked up %x", hash)
 				}
-				return test.user, test.expiresMS, test.stored
+				return envelope.Token{User: test.user, ExpiresMS: test.expiresMS, Rooms: []string{"a", "b-*"}}, test.stored
 			}), func() time.Time { return now })
 			id, err := o.Authenticate(t.Context(), test.token, "mid")
 			if test.want == nil {
-				if err != nil || id.User != test.user || id.ExpiresMS != test.expiresMS || id.Device != "" {
+				if err != nil || id.User != test.user || id.ExpiresMS != test.expiresMS || id.Device != "" || len(id.Rooms) != 2 {
 					t.Errorf("%+v, %v", id, err)
 				}
 				return
 			}
-			if !errors.Is(err, test.want) || id != (auth.Identity{}) {
+			if !errors.Is(err, test.want) || id.User != "" {
 				t.Errorf("%+v, %v, want %v", id, err, test.want)
 			}
 		})
@@ -103,7 +103,7 @@ func TestOpen(t *testing.T) {
 	}
 	// A token that the store knows, but that has ended, is not taken for a name.
 	for _, ended := range []error{envelope.ErrExpired, envelope.ErrRevoked} {
-		open := auth.NewOpen(auth.NewOpaque(lookupFunc(func([32]byte) (string, int64, error) { return "", 0, ended }), time.Now))
+		open := auth.NewOpen(auth.NewOpaque(lookupFunc(func([32]byte) (envelope.Token, error) { return envelope.Token{}, ended }), time.Now))
 		if _, err := open.Authenticate(t.Context(), "imgo_token", ""); !errors.Is(err, ended) {
 			t.Errorf("got %v, want %v", err, ended)
 		}

@@ -28,13 +28,13 @@ type tokenStore struct {
 	lookups int
 }
 
-func (s *tokenStore) Lookup(_ context.Context, hash [32]byte) (user string, expiresMS int64, err error) {
+func (s *tokenStore) Lookup(_ context.Context, hash [32]byte) (envelope.Token, error) {
 	s.lookups++
 	user, ok := s.users[hash]
 	if !ok {
-		return "", 0, envelope.ErrNotFound
+		return envelope.Token{}, envelope.ErrNotFound
 	}
-	return user, 0, nil
+	return envelope.Token{User: user}, nil
 }
 
 // clock is a wall clock that only the test moves.

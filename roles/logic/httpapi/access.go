@@ -1,12 +1,12 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"imgo/envelope"
 	"imgo/internal/glob"
@@ -231,27 +231,6 @@ func (g guard) Take(ctx context.Context, user string, afterMS int64, most int) (
 	return g.service.Take(ctx, user, afterMS, most)
 }
 
-func (g guard) ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.ForgetDevice(ctx, user, device)
-}
-
-func (g guard) Purge(ctx context.Context, user string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.Purge(ctx, user)
-}
-
-func (g guard) Erase(ctx context.Context, user string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.Erase(ctx, user)
-}
-
 // Rooms returns only the rooms that the caller may name.
 func (g guard) Rooms(ctx context.Context) (map[string]uint32, error) {
 	rooms, err := g.service.Rooms(ctx)
@@ -277,11 +256,36 @@ func (g guard) Room(ctx context.Context, room string, most int) ([]*envelope.Ses
 	return g.service.Room(ctx, room, most)
 }
 
-func (g guard) NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Token{}, err
+func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error) {
+	if c := limitedCaller(ctx); c != nil {
+		if err := c.checkUser(r.User); err != nil {
+			return logic.Token{}, err
+		}
+		// The rooms may be patterns. A pattern that fits another one as a name does
+		// has no room that does not fit, too.
+		for _, room := range r.Rooms {
+			if err := c.checkRoom(room); err != nil {
+				return logic.Token{}, err
+			}
+		}
 	}
-	return g.service.NewToken(ctx, user, ttl, token, single)
+	return g.service.NewToken(ctx, r)
+}
+
+func (g guard) SetMember(ctx context.Context, room, user string, member bool) (logic.MemberResult, error) {
+	if c := limitedCaller(ctx); c != nil {
+		if err := cmp.Or(c.checkRoom(room), c.checkUser(user)); err != nil {
+			return logic.MemberResult{}, err
+		}
+	}
+	return g.service.SetMember(ctx, room, user, member)
+}
+
+func (g guard) UserRooms(ctx context.Context, user string) ([]string, int, error) {
+	if err := userOf(ctx, user); err != nil {
+		return nil, 0, err
+	}
+	return g.service.UserRooms(ctx, user)
 }
 
 // CheckToken needs no check: it is asked with the client's own token.

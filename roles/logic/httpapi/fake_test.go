@@ -48,6 +48,7 @@ type fakeService struct {
 	forgotten []string
 	kicked    logic.KickFilter
 	made      []madeToken
+	madeRooms []string
 }
 
 type madeToken struct {
@@ -127,18 +128,6 @@ func (f *fakeService) Online(_ context.Context, users []string) (map[string]int,
 	return f.online, f.record("online " + strings.Join(users, "|"))
 }
 
-func (f *fakeService) ForgetDevice(_ context.Context, user, device string) (logic.Removed, error) {
-	return logic.Removed{Messages: 2, Devices: 1, Sessions: 1, LogUntilMS: 7}, f.record("forget " + user + " " + device)
-}
-
-func (f *fakeService) Purge(_ context.Context, user string) (logic.Removed, error) {
-	return logic.Removed{Messages: 3, LogUntilMS: 7}, f.record("purge " + user)
-}
-
-func (f *fakeService) Erase(_ context.Context, user string) (logic.Removed, error) {
-	return logic.Removed{Messages: 3, Devices: 2, Tokens: 1, Sessions: 1}, f.record("erase " + user)
-}
-
 func (f *fakeService) Kick(_ context.Context, user string, filter logic.KickFilter) (int, error) {
 	f.mu.Lock()
 	f.kicked = filter
@@ -205,18 +194,27 @@ func (f *fakeService) ForgetComet(_ context.Context, comet string) (int, error) 
 	return 1, f.record("forget " + comet)
 }
 
-func (f *fakeService) NewToken(_ context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error) {
+func (f *fakeService) SetMember(_ context.Context, room, user string, member bool) (logic.MemberResult, error) {
+	return logic.MemberResult{Sessions: 2, Late: 1}, f.record(fmt.Sprintf("member %s %s %t", room, user, member))
+}
+
+func (f *fakeService) UserRooms(_ context.Context, user string) ([]string, int, error) {
+	return []string{"a", "b"}, 100, f.record("rooms of " + user)
+}
+
+func (f *fakeService) NewToken(_ context.Context, r logic.TokenRequest) (logic.Token, error) {
 	f.mu.Lock()
-	f.made = append(f.made, madeToken{user, ttl, token, single})
+	f.made = append(f.made, madeToken{r.User, r.TTL, r.Token, r.Single})
+	f.madeRooms = r.Rooms
 	f.mu.Unlock()
-	if token == "" {
-		token = "imgo_made"
+	if r.Token == "" {
+		r.Token = "imgo_made"
 	}
-	made := logic.Token{Token: token, User: user}
-	if ttl > 0 {
-		made.ExpiresMS = 1_700_000_000_000 + ttl.Milliseconds()
+	made := logic.Token{Token: r.Token, User: r.User}
+	if r.TTL > 0 {
+		made.ExpiresMS = 1_700_000_000_000 + r.TTL.Milliseconds()
 	}
-	return made, f.record("new token " + user)
+	return made, f.record("new token " + r.User)
 }
 
 func (f *fakeService) CheckToken(_ context.Context, token string) (string, error) {

@@ -198,7 +198,7 @@ func TestAncestorBug12_BroadcastWithoutComets(t *testing.T) {
 			t.Errorf("%s answered %d %s", target, a.status, a.body)
 		}
 	}
-	if a := h.do("POST", "/v1/push", `{"all":true,"body":1}`); a.status != 202 || a.body != "{\"sessions\":0}\n" {
+	if a := h.do("POST", "/v1/push", `{"all":true,"body":1}`); a.status != 202 || a.body != "{\"sessions\":null}\n" {
 		t.Errorf("/v1/push answered %d %s", a.status, a.body)
 	}
 	if a := h.do("GET", "/goim/nodes/instances", ""); a.status != 200 || a.body != `{"code":0,"message":"","data":null}` {

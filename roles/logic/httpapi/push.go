@@ -243,7 +243,11 @@ func (p *pushRequest) appendResult(b []byte, r *logic.PushResult, head string) [
 		b = append(b, `],`...)
 	}
 	b = append(b, `"sessions":`...)
-	b = strconv.AppendInt(b, int64(r.Sessions), 10)
+	if p.target == "room" || p.target == "all" {
+		b = append(b, `null`...) // only the comets know the members
+	} else {
+		b = strconv.AppendInt(b, int64(r.Sessions), 10)
+	}
 	if r.Duplicate {
 		b = append(b, `,"duplicate":true`...)
 	}

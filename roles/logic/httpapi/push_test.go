@@ -88,8 +88,9 @@ func TestPushAnswers(t *testing.T) {
 		{"many", `{"users":["a","b"],"body":1}`,
 			logic.PushResult{Users: []logic.UserResult{{User: "a", ID: 7, Sessions: 1}, {User: "b", ID: 9, Duplicate: true}}, Sessions: 1},
 			`{"results":[{"id":"7","user":"a","sessions":1,"duplicate":false},{"id":"9","user":"b","sessions":0,"duplicate":true}],"sessions":1}`},
-		{"room", `{"room":"r","body":1}`, logic.PushResult{Sessions: 12}, `{"sessions":12}`},
-		{"all again", `{"all":true,"body":1,"idempotency_key":"k"}`, logic.PushResult{Duplicate: true}, `{"sessions":0,"duplicate":true}`},
+		{"room", `{"room":"r","body":1}`, logic.PushResult{}, `{"sessions":null}`},
+		{"keys", `{"keys":["k"],"body":1}`, logic.PushResult{Sessions: 12}, `{"sessions":12}`},
+		{"all again", `{"all":true,"body":1,"idempotency_key":"k"}`, logic.PushResult{Duplicate: true}, `{"sessions":null,"duplicate":true}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			service.push = func(context.Context, *logic.PushCommand) (*logic.PushResult, error) { return &tt.result, nil }

@@ -40,11 +40,28 @@ func (a *API) room(c *call) error {
 	if err := c.Known("limit"); err != nil {
 		return err
 	}
+	return c.replyRoom(room)
+}
+
+// roomByQuery answers GET /v1/room?room=…, which takes every name. A proxy that
+// decodes paths, or mends them, makes another name of "live://1" in a path.
+func (a *API) roomByQuery(c *call) error {
+	if err := c.Known("room", "limit"); err != nil {
+		return err
+	}
+	room, err := c.QueryName("room")
+	if err != nil {
+		return err
+	}
+	return c.replyRoom(room)
+}
+
+func (c *call) replyRoom(room string) error {
 	limit, err := c.Number("limit", 100, 0, maxMembers)
 	if err != nil {
 		return err
 	}
-	members, total, err := a.service.Room(c.Ctx, room, int(limit))
+	members, total, err := c.api.service.Room(c.Ctx, room, int(limit))
 	if err != nil {
 		return err
 	}

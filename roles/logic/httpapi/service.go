@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"time"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -35,11 +34,6 @@ type Users interface {
 	Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error)
 	// Take reads and deletes the messages after the user's default cursor.
 	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
-	// ForgetDevice forgets a device, Purge drops all waiting messages, and Erase takes
-	// away all that is known of the user.
-	ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error)
-	Purge(ctx context.Context, user string) (logic.Removed, error)
-	Erase(ctx context.Context, user string) (logic.Removed, error)
 }
 
 // Rooms shows rooms and their members.
@@ -48,14 +42,16 @@ type Rooms interface {
 	Rooms(ctx context.Context) (map[string]uint32, error)
 	// Room returns at most max members, and the number of all members.
 	Room(ctx context.Context, room string, max int) ([]*envelope.SessionInfo, int, error)
+	// SetMember puts a user into a room, or takes it out of it.
+	SetMember(ctx context.Context, room, user string, member bool) (logic.MemberResult, error)
+	// UserRooms returns the rooms that SetMember has put a user into, and how many
+	// there may be.
+	UserRooms(ctx context.Context, user string) (rooms []string, limit int, err error)
 }
 
 // Tokens makes, checks and revokes opaque client tokens.
 type Tokens interface {
-	// NewToken makes a token for user that expires after ttl, or never if ttl
-	// is 0. If token is empty, the server makes one up. With single, the user's
-	// other tokens are revoked.
-	NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error)
+	NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error)
 	// CheckToken returns the user that a client's token stands for.
 	CheckToken(ctx context.Context, token string) (string, error)
 	// RevokeToken and RevokeUser return how many tokens they revoked. With

@@ -2,33 +2,31 @@ package httpapi
 
 import (
 	"net/http"
-	"time"
 
 	"imgo/envelope"
 	"imgo/internal/jsonread"
+	"imgo/protocol"
+	"imgo/roles/logic"
 )
 
 // tokenRequest is the body of POST /v1/tokens.
-type tokenRequest struct {
-	user   string
-	ttl    time.Duration
-	token  string
-	single bool
-}
+type tokenRequest struct{ logic.TokenRequest }
 
 func (t *tokenRequest) Field(r *jsonread.Reader, name string) (err error) {
 	switch name {
 	case "user":
-		t.user, err = r.Text()
+		t.User, err = r.Text()
 	case "ttl":
-		t.ttl, err = r.Duration()
+		t.TTL, err = r.Duration()
 	case "token":
-		t.token, err = r.Text()
-		if err == nil && t.token == "" {
+		t.Token, err = r.Text()
+		if err == nil && t.Token == "" {
 			err = envelope.Invalid(name, "must not be empty; leave it out and the server makes one")
 		}
 	case "single":
-		t.single, err = r.Boolean()
+		t.Single, err = r.Boolean()
+	case "rooms":
+		t.Rooms, err = r.Texts(protocol.MaxTokenRooms)
 	default:
 		return jsonread.ErrUnknownField
 	}
@@ -53,10 +51,10 @@ func (a *API) newToken(c *call) error {
 	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
-	if err := envelope.CheckName("user", req.user); err != nil {
+	if err := envelope.CheckName("user", req.User); err != nil {
 		return err
 	}
-	token, err := a.service.NewToken(c.Ctx, req.user, req.ttl, req.token, req.single)
+	token, err := a.service.NewToken(c.Ctx, req.TokenRequest)
 	if err != nil {
 		return err
 	}

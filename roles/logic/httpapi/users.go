@@ -85,7 +85,24 @@ func (a *API) user(c *call) error {
 	if err := c.Known(); err != nil {
 		return err
 	}
-	r, err := a.service.User(c.Ctx, user)
+	return c.replyUser(user)
+}
+
+// userByQuery answers GET /v1/user?user=…, which takes every name. A path cannot
+// carry ".", for example.
+func (a *API) userByQuery(c *call) error {
+	if err := c.Known("user"); err != nil {
+		return err
+	}
+	user, err := c.QueryName("user")
+	if err != nil {
+		return err
+	}
+	return c.replyUser(user)
+}
+
+func (c *call) replyUser(user string) error {
+	r, err := c.api.service.User(c.Ctx, user)
 	if err != nil {
 		return err
 	}

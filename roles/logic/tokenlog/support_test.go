@@ -254,18 +254,19 @@ func (n *node) ready(t *testing.T) {
 
 func (n *node) put(t *testing.T, token, user string, expiresMS int64, single bool) {
 	t.Helper()
-	if err := n.Put(t.Context(), hashOf(token), user, expiresMS, time.Now().UnixMilli(), single); err != nil {
+	made := envelope.Token{User: user, ExpiresMS: expiresMS, CreatedMS: time.Now().UnixMilli()}
+	if err := n.Put(t.Context(), hashOf(token), made, single); err != nil {
 		t.Fatalf("Put %s: %v", token, err)
 	}
 }
 
 // says returns what a node says of a token: its user, or the error's code.
 func (n *node) says(token string) string {
-	user, _, err := n.Lookup(context.Background(), hashOf(token))
+	got, err := n.Lookup(context.Background(), hashOf(token))
 	if err != nil {
 		return "! " + string(envelope.CodeOf(err))
 	}
-	return user
+	return got.User
 }
 
 const (

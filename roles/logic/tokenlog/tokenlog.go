@@ -118,12 +118,11 @@ func New(cfg Config, topic Topic, view *store.SharedTokens, log zerolog.Logger, 
 // stays ready.
 func (t *Tokens) Ready() error { return t.progress.ready() }
 
-// Lookup returns the user of the token with a hash and until when it is good
-// (Unix milliseconds; 0: for ever), by what this node has read. The error is
+// Lookup returns the token with a hash, by what this node has read. The error is
 // envelope.ErrUnauthorized for an unknown token, and envelope.ErrExpired or
 // envelope.ErrRevoked for one that was good within the last day. It is
 // envelope.ErrNotReady for an unknown token while the node is not Ready.
-func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (user string, expiresMS int64, err error) {
+func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (envelope.Token, error) {
 	// Ready is asked first: what is read between the two questions must not
 	// count.
 	ready := t.Ready()
@@ -133,21 +132,20 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (user string, expire
 	}
 	switch {
 	case err != nil:
-		return "", 0, err
+		return envelope.Token{}, err
 	case token == nil && errors.Is(ready, envelope.ErrNotReady):
-		return "", 0, ready
+		return envelope.Token{}, ready
 	case token == nil:
-		return "", 0, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
+		return envelope.Token{}, envelope.Errorf(envelope.CodeUnauthorized, "the token is not known")
 	case token.Revoked:
-		return "", 0, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
+		return envelope.Token{}, envelope.Errorf(envelope.CodeRevoked, "the token was revoked")
 	case !token.Good(time.Now()):
-		return "", 0, envelope.Errorf(envelope.CodeExpired, "the token has expired")
+		return envelope.Token{}, envelope.Errorf(envelope.CodeExpired, "the token has expired")
 	}
-	return token.User, token.ExpiresMS, nil
+	return token.Token, nil
 }
 
-// Put makes the token with a hash good for user until expiresMS (Unix
-// milliseconds; 0: for ever). A token that is there already is replaced, also
+// Put makes the token with a hash good for made.User until made.ExpiresMS. A token that is there already is replaced, also
 // if it was another user's or revoked. single revokes all other tokens of the
 // user that were made before this one. If that fails the new token is there all
 // the same, and Put must be repeated.
@@ -155,7 +153,8 @@ func (t *Tokens) Lookup(ctx context.Context, hash [32]byte) (user string, expire
 // The error is envelope.ErrInvalid for a bad user name and envelope.ErrTooMany
 // past store.MaxTokensPerUser. After an error of the topic the token may become
 // good later, so the caller must give it to nobody.
-func (t *Tokens) Put(ctx context.Context, hash [32]byte, user string, expiresMS, createdMS int64, single bool) error {
+func (t *Tokens) Put(ctx context.Context, hash [32]byte, made envelope.Token, single bool) error {
+	user := made.User
 	if err := envelope.CheckName("user", user); err != nil {
 		return err
 	}
@@ -171,9 +170,7 @@ func (t *Tokens) Put(ctx context.Context, hash [32]byte, user string, expiresMS,
 		}
 	}
 	key := store.TokenKey{Hash: hash, ID: store.TokenID(envelope.NewRecordID())}
-	offset, err := t.append(ctx, key, &envelope.TokenChange{
-		Id: key.ID[:], Hash: hash[:], User: user, ExpiresMs: expiresMS, CreatedMs: createdMS,
-	})
+	offset, err := t.append(ctx, key, &made, false)
 	if err != nil {
 		return fmt.Errorf("put a token into the topic: %w", err)
 	}
@@ -263,10 +260,7 @@ func (t *Tokens) revoke(ctx context.Context, tokens []store.SharedToken) error {
 	for i := range tokens {
 		group.Go(func() (err error) {
 			token := &tokens[i]
-			offsets[i], err = t.append(groupCtx, token.Key, &envelope.TokenChange{
-				Id: token.Key.ID[:], Hash: token.Key.Hash[:], User: token.User,
-				ExpiresMs: token.ExpiresMS, CreatedMs: token.CreatedMS, Revoked: true,
-			})
+			offsets[i], err = t.append(groupCtx, token.Key, &token.Token, true)
 			return err
 		})
 	}
@@ -283,10 +277,14 @@ func (t *Tokens) revoke(ctx context.Context, tokens []store.SharedToken) error {
 	return nil
 }
 
-// append appends one entry. A nil change lets compaction forget the key.
-func (t *Tokens) append(ctx context.Context, key store.TokenKey, change *envelope.TokenChange) (int64, error) {
+// append appends one entry. A nil token lets compaction forget the key.
+func (t *Tokens) append(ctx context.Context, key store.TokenKey, token *envelope.Token, revoked bool) (int64, error) {
 	var value []byte
-	if change != nil {
+	if token != nil {
+		change := envelope.TokenChange{
+			Id: key.ID[:], Hash: key.Hash[:], User: token.User, Rooms: token.Rooms,
+			ExpiresMs: token.ExpiresMS, CreatedMs: token.CreatedMS, Revoked: revoked,
+		}
 		var err error
 		if value, err = change.MarshalVT(); err != nil {
 			return 0, fmt.Errorf("encode a token: %w", err)

@@ -73,7 +73,7 @@ func TestTwoNodesOfOneTopic(t *testing.T) {
 		t.Errorf("revoked %d of bob's, %v", n, err)
 	}
 	b.is(t, "left", "carl")
-	if err := a.Put(ctx, hashOf("x"), "", 0, 0, false); !errors.Is(err, envelope.ErrInvalid) {
+	if err := a.Put(ctx, hashOf("x"), envelope.Token{User: ""}, false); !errors.Is(err, envelope.ErrInvalid) {
 		t.Errorf("a token of nobody: %v", err)
 	}
 }
@@ -86,8 +86,8 @@ func TestExpiry(t *testing.T) {
 	at := now + 300
 	a.put(t, "short", "ann", at, false)
 	a.put(t, "long", "ann", now+day.Milliseconds(), false)
-	if user, ms, err := a.Lookup(t.Context(), hashOf("long")); user != "ann" || ms != now+day.Milliseconds() || err != nil {
-		t.Errorf("%q until %d, %v", user, ms, err)
+	if got, err := a.Lookup(t.Context(), hashOf("long")); got.User != "ann" || got.ExpiresMS != now+day.Milliseconds() || err != nil {
+		t.Errorf("%+v, %v", got, err)
 	}
 	b.becomes(t, "long", "ann")
 	for _, n := range []*node{a, b} {
@@ -115,7 +115,7 @@ func TestTooManyTokens(t *testing.T) {
 	for i := range store.MaxTokensPerUser {
 		a.put(t, fmt.Sprint(i), "ann", 0, false)
 	}
-	if err := a.Put(t.Context(), hashOf("more"), "ann", 0, 0, false); !errors.Is(err, envelope.ErrTooMany) {
+	if err := a.Put(t.Context(), hashOf("more"), envelope.Token{User: "ann"}, false); !errors.Is(err, envelope.ErrTooMany) {
 		t.Errorf("one too many: %v", err)
 	}
 	a.put(t, "1", "ann", 0, false) // it is there already
@@ -194,7 +194,7 @@ func TestSlowFollower(t *testing.T) {
 
 	// While nothing can be read, no write is reported as done.
 	p.change(func() { p.paused = true })
-	if err := b.Put(t.Context(), hashOf("new"), "ann", 0, 0, false); !errors.Is(err, envelope.ErrUnavailable) {
+	if err := b.Put(t.Context(), hashOf("new"), envelope.Token{User: "ann"}, false); !errors.Is(err, envelope.ErrUnavailable) {
 		t.Errorf("put: %v", err)
 	}
 	if err := b.Revoke(t.Context(), hashOf("old")); !errors.Is(err, envelope.ErrUnavailable) {
@@ -212,7 +212,7 @@ func TestSlowFollower(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := a.Put(ctx, hashOf("cancelled"), "ann", 0, 0, false); err == nil {
+	if err := a.Put(ctx, hashOf("cancelled"), envelope.Token{User: "ann"}, false); err == nil {
 		t.Error("put although cancelled")
 	}
 	p.change(func() { p.paused = false })
@@ -274,7 +274,7 @@ func TestPutFails(t *testing.T) {
 	a.put(t, "old", "ann", 0, false)
 	p.change(func() { p.putErr = errTopic })
 	for _, single := range []bool{false, true} {
-		if err := a.Put(t.Context(), hashOf("new"), "ann", 0, 0, single); !errors.Is(err, errTopic) {
+		if err := a.Put(t.Context(), hashOf("new"), envelope.Token{User: "ann"}, single); !errors.Is(err, errTopic) {
 			t.Errorf("put: %v", err)
 		}
 	}

@@ -124,7 +124,7 @@ func (t *Tokens) removeDue(ctx context.Context) error {
 func (t *Tokens) remove(ctx context.Context, key store.TokenKey) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
-	offset, err := t.append(ctx, key, nil)
+	offset, err := t.append(ctx, key, nil, false)
 	if err != nil {
 		return 0, fmt.Errorf("remove a dead token from the topic: %w", err)
 	}

@@ -85,13 +85,17 @@ func (m *Mailbox) Undo(c *Changes) {
 	m.dirty = true
 }
 
-// LastExpiry returns when the last of the messages expires, or until if that
-// is later.
-func (m *Mailbox) LastExpiry(until time.Time) time.Time {
+// MetaExpiry returns until when the meta must be stored: a day longer than the last
+// message, and at least until then. The zero time means for ever: the user is in a
+// room.
+func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
+	if m.inRooms() {
+		return time.Time{}
+	}
 	for _, e := range m.entries {
 		if t := time.UnixMilli(e.ExpiresMS); t.After(until) {
 			until = t
 		}
 	}
-	return until
+	return until.Add(24 * time.Hour)
 }

@@ -309,7 +309,7 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 		}
 		id := uint64(i + 1)
 		device := devices[rng.IntN(len(devices))]
-		switch rng.IntN(5) {
+		switch rng.IntN(6) {
 		case 4:
 			if rng.IntN(3) == 0 { // most histories end without a removal
 				removed = i + 1
@@ -324,6 +324,9 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			default:
 				records = append(records, func(m *mailbox.Mailbox) { m.Forget(id, device) })
 			}
+		case 5:
+			room, member := fmt.Sprint("room", rng.IntN(4)), rng.IntN(3) > 0
+			records = append(records, func(m *mailbox.Mailbox) { m.SetMember(id, room, member, int64(i), 2) })
 		case 0:
 			seen := int64(1000*i) + rng.Int64N(1000) // clocks go on
 			records = append(records, func(m *mailbox.Mailbox) { m.NoteDevice(id, device, seen, seen) })
@@ -353,6 +356,7 @@ func state(m *mailbox.Mailbox) string {
 	for _, e := range m.Entries() {
 		fmt.Fprintf(&out, "%d %v %v\n", e.ID, e.Acked, e.Unclaimed)
 	}
+	fmt.Fprintf(&out, "rooms %v\n", m.Memberships().Rooms)
 	return out.String()
 }
 

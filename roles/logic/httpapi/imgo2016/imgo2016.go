@@ -9,7 +9,6 @@ package imgo2016
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"imgo/envelope"
 	"imgo/roles/logic"
@@ -24,7 +23,7 @@ type Service interface {
 	Stats(ctx context.Context) (logic.Stats, error)
 	CountByComet(ctx context.Context) (map[string]int, error)
 	ForgetComet(ctx context.Context, comet string) (int, error)
-	NewToken(ctx context.Context, user string, ttl time.Duration, token string, single bool) (logic.Token, error)
+	NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error)
 	CheckToken(ctx context.Context, token string) (string, error)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/jsonread"
+	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
@@ -41,7 +42,7 @@ func (a *API) tokenNew(c *httpcall.Call) error {
 	// The user's other tokens stay good, as they did: a login on each device had a
 	// token of its own.
 	ttl := time.Duration(min(n, jsonread.MaxSeconds)) * time.Second
-	if _, err := a.service.NewToken(c.Ctx, user, ttl, token, false); err != nil {
+	if _, err := a.service.NewToken(c.Ctx, logic.TokenRequest{User: user, TTL: ttl, Token: token}); err != nil {
 		return err
 	}
 	return replyRet(c, retOK)

@@ -148,6 +148,15 @@ func (c *Call) PathName(field string) (string, error) {
 	return name, envelope.CheckName(field, name)
 }
 
+// QueryName returns a name in the query. It may be one that a path cannot carry.
+func (c *Call) QueryName(field string) (string, error) {
+	if !c.Params().Has(field) {
+		return "", envelope.Invalid(field, "is missing: name it, such as ?"+field+"=a")
+	}
+	name := c.Param(field)
+	return name, envelope.CheckName(field, name)
+}
+
 // list joins names for a message, "none" if there are none.
 func list(names []string) string {
 	if len(names) == 0 {

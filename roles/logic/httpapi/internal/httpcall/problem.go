@@ -12,7 +12,7 @@ import (
 // Codes of the HTTP side only, in addition to envelope's.
 const (
 	CodeMethod    envelope.Code = "method_not_allowed"
-	CodeForbidden envelope.Code = "forbidden"
+	CodeForbidden               = envelope.CodeForbidden
 )
 
 // StatusClientGone is the status in the metrics and the access log of a caller

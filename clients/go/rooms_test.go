@@ -1,0 +1,117 @@
+package imgoclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	imgoclient "imgo/clients/go"
+	"imgo/protocol"
+)
+
+func TestRefusedCalls(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, nil)
+	p := s.welcome()
+	<-r.live
+	ctx := context.Background()
+	for name, test := range map[string]struct {
+		op   int32
+		code string
+		call func() error
+	}{
+		"join": {protocol.OpJoinRoom, "forbidden", func() error { return r.Join(ctx, "private") }},
+		"send": {protocol.OpSend, "unsupported", func() error { return r.Send(ctx, []byte("up")) }},
+	} {
+		answer := make(chan error, 1)
+		go func() { answer <- test.call() }()
+		asked := p.expect(test.op)
+		p.send(protocol.OpError, asked.Seq, 0, fmt.Sprintf(`{"op":%d,"code":%q,"reason":"as the test wants it"}`, test.op, test.code))
+		var refused *imgoclient.RefusedError
+		if err := <-answer; !errors.As(err, &refused) || refused.Code != test.code || refused.Reason != "as the test wants it" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// The connection goes on, and the next one does not ask for the room again.
+	p.push(1)
+	r.expect(1)
+	p.close()
+	if p := s.welcome(); len(p.auth.Rooms) != 0 {
+		t.Errorf("came back for the rooms %q", p.auth.Rooms)
+	}
+	r.stop()
+}
+
+func TestRoomsThatTheServerChanges(t *testing.T) {
+	s := newServer(t, "tcp")
+	changes := make(chan imgoclient.RoomChange, 10)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.Rooms = []string{"a", "busy", "private"}
+		cfg.OnRoom = func(change imgoclient.RoomChange) { changes <- change }
+	})
+	p := s.accept()
+	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"rooms":["team"],"refused":[`+
+		`{"room":"private","code":"forbidden","reason":"no"},{"room":"busy","code":"unavailable","reason":"later"}]}`)
+	if session := <-r.live; !cmp.Equal(session.Rooms, []string{"team"}) {
+		t.Errorf("session %+v", session)
+	}
+	p.send(protocol.OpRoomChanged, 0, 0, `{"room":"b","joined":true,"reason":"put in"}`)
+	p.send(protocol.OpRoomChanged, 0, 0, `{"room":"a","joined":false,"reason":"taken out"}`)
+	got := map[string]imgoclient.RoomChange{}
+	for range 4 {
+		change := <-changes
+		got[change.Room] = change
+	}
+	want := map[string]imgoclient.RoomChange{
+		"private": {Room: "private", Code: "forbidden", Reason: "no"}, "busy": {Room: "busy", Code: "unavailable", Reason: "later"},
+		"b": {Room: "b", Joined: true, Reason: "put in"}, "a": {Room: "a", Reason: "taken out"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	p.close()
+	if p := s.welcome(); !cmp.Equal(p.auth.Rooms, []string{"busy"}) {
+		t.Errorf("came back for the rooms %q", p.auth.Rooms)
+	}
+	r.stop()
+}
+
+// TestTokenIsReplacedBeforeItEnds checks that the connection goes on with new tokens, one after the
+// other, also if one could not be had or was refused.
+func TestTokenIsReplacedBeforeItEnds(t *testing.T) {
+	t.Parallel() // it takes as long as a token
+	s := newServer(t, "tcp")
+	var calls atomic.Int32
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.TokenSource = func(context.Context) (string, error) {
+			n := calls.Add(1)
+			if n == 2 {
+				return "", errors.New("not now")
+			}
+			return fmt.Sprint("token-", n), nil
+		}
+	})
+	p := s.accept()
+	began := time.Now()
+	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"expires_in":10}`)
+	if session := <-r.live; session.ExpiresIn != 10*time.Second {
+		t.Errorf("session %+v", session)
+	}
+	again := p.expect(protocol.OpAuth)
+	if string(again.Body) != `{"token":"token-3"}` || time.Since(began) < 8*time.Second {
+		t.Errorf("after %s sent %s", time.Since(began), again.Body)
+	}
+	p.send(protocol.OpError, again.Seq, 0, `{"op":7,"code":"unauthorized","reason":"no"}`)
+	again = p.expect(protocol.OpAuth)
+	p.send(protocol.OpAuthReply, again.Seq, 0, `{"session":"test-1","expires_in":2}`)
+	again = p.expect(protocol.OpAuth)
+	p.send(protocol.OpAuthReply, again.Seq, 0, `{"session":"test-1"}`) // for ever
+	p.push(1)
+	r.expect(1)
+	r.stop()
+}

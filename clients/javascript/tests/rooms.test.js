@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, mock, test } from 'node:test';
+import { ImgoClient } from '../imgo.js';
+import { FakeWebSocket, settle } from './fakes.js';
+
+const url = 'ws://127.0.0.1:8090/sub';
+
+function live(options = {}, reply = {}) {
+  const c = new ImgoClient({ url, token: 't1', WebSocket: FakeWebSocket, ...options });
+  const errors = [];
+  const changes = [];
+  c.on('error', (error) => errors.push(error));
+  c.on('room', (change) => changes.push(change));
+  c.connect();
+  const ws = FakeWebSocket.last();
+  ws.accept({ heartbeat: 3600, ...reply });
+  return { c, ws, errors, changes };
+}
+
+beforeEach(() => {
+  FakeWebSocket.sockets = [];
+  FakeWebSocket.refuse = null;
+  mock.timers.enable({ apis: ['setTimeout'] });
+});
+
+afterEach(() => {
+  mock.timers.reset();
+  mock.restoreAll();
+});
+
+describe('a call that the server refuses', () => {
+  test('rejects, and the connection goes on', async () => {
+    const { c, ws } = live();
+    const join = assert.rejects(c.join('private'), { code: 'denied', serverCode: 'forbidden', message: /not for you/ });
+    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: { op: 20, code: 'forbidden', reason: 'not for you' } });
+    await join;
+    assert.deepEqual(c.rooms, [], 'the next connection does not ask for it');
+    const send = assert.rejects(c.send({ order: 1 }), { code: 'denied', serverCode: 'unsupported' });
+    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: { op: 4, code: 'unsupported', reason: 'nobody takes it' } });
+    await send;
+    assert.equal(c.state, 'live');
+    c.close();
+  });
+
+  test('is not confused by a refusal that nobody waits for, or that says nothing', async () => {
+    const { c, ws } = live();
+    ws.frames({ op: 24, seq: 999, body: {} }, { op: 24, seq: 0, body: null });
+    const join = assert.rejects(c.join('a'), { code: 'denied', serverCode: '' });
+    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: null });
+    await join;
+    c.close();
+  });
+});
+
+describe('rooms that the server changes', () => {
+  test('are told, and those that it refuses for good are not asked for again', async () => {
+    const refused = [
+      { room: 'private', code: 'forbidden', reason: 'no' },
+      { room: 'busy', code: 'unavailable', reason: 'later' },
+    ];
+    const c = new ImgoClient({ url, token: 't1', WebSocket: FakeWebSocket, rooms: ['a', 'private', 'busy'] });
+    const changes = [];
+    c.on('room', (change) => changes.push(change));
+    c.connect();
+    const late = assert.rejects(c.join('private'), { code: 'denied', serverCode: 'forbidden' });
+    const ws = FakeWebSocket.last();
+    ws.accept({ rooms: ['team'], refused });
+    await late;
+    assert.deepEqual(c.info.rooms, ['team']);
+    ws.frames({ op: 25, seq: 0, body: { room: 'a', joined: false, reason: 'taken out' } });
+    ws.frames({ op: 25, seq: 0, body: { room: 'b', joined: true, reason: 'put in' } });
+    assert.deepEqual(changes, [
+      { room: 'private', joined: false, reason: 'no', code: 'forbidden' },
+      { room: 'busy', joined: false, reason: 'later', code: 'unavailable' },
+      { room: 'a', joined: false, reason: 'taken out' },
+      { room: 'b', joined: true, reason: 'put in' },
+    ]);
+    assert.deepEqual(c.rooms, ['busy']);
+    c.close();
+  });
+});
+
+describe('a token that ends', () => {
+  test('is replaced before it does, and so is the next one', async () => {
+    let n = 0;
+    const { c, ws, errors } = live({ getToken: () => `t${++n + 1}` }, { expires_in: 100 });
+    mock.timers.tick(79_000);
+    await settle();
+    assert.equal(n, 0);
+    for (const want of ['t2', 't3']) {
+      mock.timers.tick(1000);
+      await settle();
+      const sent = ws.sent.at(-1);
+      assert.deepEqual([sent.op, sent.body], [7, { token: want }]);
+      ws.frames({ op: 8, seq: sent.seq, body: { session: 's', expires_in: 1.25 } });
+      await settle();
+    }
+    assert.deepEqual(errors, []);
+    assert.equal(c.state, 'live');
+    c.close();
+  });
+
+  test('is tried again when that failed, and the connection stays', async () => {
+    let n = 0;
+    const getToken = () => {
+      if (++n === 1) throw new Error('no network');
+      return n === 2 ? '' : 'new';
+    };
+    const { c, ws, errors } = live({ getToken }, { expires_in: 10 });
+    for (const wait of [8000, 1600]) {
+      mock.timers.tick(wait);
+      await settle();
+    }
+    mock.timers.tick(1000);
+    await settle();
+    const sent = ws.sent.at(-1);
+    assert.deepEqual(sent.body, { token: 'new' });
+    ws.frames({ op: 24, seq: sent.seq, body: { op: 7, code: 'forbidden', reason: 'of another user' } });
+    await settle();
+    assert.deepEqual(
+      errors.map((error) => error.code),
+      ['token', 'token', 'token'],
+    );
+    assert.match(errors[2].message, /of another user/);
+    assert.equal(c.state, 'live');
+    c.close();
+    mock.timers.tick(1e6);
+    await settle();
+    assert.equal(n, 3, 'nothing is asked after close()');
+  });
+
+  test('without getToken, or for ever, is left alone', async () => {
+    for (const [options, reply] of [
+      [{}, { expires_in: 10 }],
+      [{ getToken: () => assert.fail('asked') }, {}],
+      [{ getToken: () => assert.fail('asked') }, { expires_in: -1 }],
+    ]) {
+      const { c, ws } = live(options, reply);
+      mock.timers.tick(30_000);
+      await settle();
+      assert.equal(ws.sent.filter(({ op }) => op === 7).length, 1);
+      c.close();
+    }
+  });
+});

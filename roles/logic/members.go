@@ -1,0 +1,157 @@
+package logic
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"imgo/envelope"
+)
+
+// memberHandler puts users into rooms, for callers of the API.
+type memberHandler struct {
+	life   *lifecycle
+	owners *owners
+	kept   KeptLog
+	comets Comets
+	now    clock
+	// cometTimeout bounds one comet's answer.
+	cometTimeout time.Duration
+}
+
+// MemberResult is what a change of a membership did at once.
+type MemberResult struct {
+	// Sessions counts the user's sessions that have followed the change.
+	Sessions int
+	// Late counts the others: their comet did not answer. They are told again, for
+	// a minute.
+	Late int
+}
+
+// SetMember puts a user into a room, or takes it out of it. Without an error that is
+// durable: each later session of the user is in the room from the start. The sessions
+// of the moment that Sessions counts get every message that is pushed to the room
+// after the call. ErrConflict says that the user is in as many rooms as it may be; the
+// change then did nothing.
+//
+// A user that is taken out of a room leaves it also where a session joined by itself.
+// Whether it may join again is for the rules to say.
+func (h *memberHandler) SetMember(ctx context.Context, room, user string, member bool) (MemberResult, error) {
+	ctx, end, err := h.life.begin(ctx)
+	if err != nil {
+		return MemberResult{}, err
+	}
+	defer end()
+	if err := checkMember(room, user); err != nil {
+		return MemberResult{}, err
+	}
+	id, err := h.append(ctx, &envelope.Membership{User: user, Room: room, Member: member})
+	if err != nil {
+		return MemberResult{}, err
+	}
+	now, err := h.memberships(ctx, user, id)
+	if err != nil {
+		return MemberResult{}, err
+	}
+	if member && now.GetMemberships().GetAt() == id && !slices.Contains(now.GetMemberships().GetRooms(), room) {
+		return MemberResult{}, &envelope.Error{Code: envelope.CodeConflict, Field: "user",
+			Message: "is in as many rooms as limits.rooms_per_user allows: take it out of one first, or raise the setting"}
+	}
+	leave := ""
+	if !member {
+		leave = room
+	}
+	return h.tell(ctx, now, leave), nil
+}
+
+// UserRooms returns the rooms that callers of the API have put a user into, sorted,
+// and how many there may be.
+func (h *memberHandler) UserRooms(ctx context.Context, user string) (rooms []string, limit int, err error) {
+	ctx, end, err := h.life.begin(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer end()
+	if err := envelope.CheckName("user", user); err != nil {
+		return nil, 0, err
+	}
+	reply, err := h.memberships(ctx, user, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	return slices.Sorted(slices.Values(reply.GetMemberships().GetRooms())), int(reply.GetLimit()), nil
+}
+
+func checkMember(room, user string) error {
+	if err := envelope.CheckName("room", room); err != nil {
+		return err
+	}
+	return envelope.CheckName("user", user)
+}
+
+// append appends a change to the user's partition and returns the record's id. Taking
+// a user out passes although the disk's reserve is reached, since it must always work.
+func (h *memberHandler) append(ctx context.Context, change *envelope.Membership) (id uint64, err error) {
+	value, err := encodeRecord(&envelope.Record{Membership: change}, h.now())
+	if err != nil {
+		return 0, err
+	}
+	entries := []envelope.Entry{{Partition: h.owners.partition(change.User), Value: value}}
+	if change.Member {
+		err = h.kept.AppendMany(ctx, entries)
+	} else {
+		entries[0].Offset, err = h.kept.AppendEssential(ctx, entries[0].Partition, value)
+	}
+	if err != nil {
+		return 0, appended("append the membership", err)
+	}
+	return envelope.ID(h.kept.Generation(), entries[0].Offset), nil
+}
+
+// memberships asks the owner for a user's memberships, once it has applied a record.
+func (h *memberHandler) memberships(ctx context.Context, user string, floor uint64) (reply *envelope.MembershipsReply, err error) {
+	err = h.owners.call(ctx, h.owners.partition(user), "ask for the user's memberships", func(owner Router) (err error) {
+		reply, err = owner.Memberships(ctx, &envelope.MembershipsRequest{User: user, Floor: floor})
+		return err
+	})
+	return reply, err
+}
+
+// tell has the user's sessions follow its memberships. leave is a room that they are
+// to leave in any case; empty: none.
+func (h *memberHandler) tell(ctx context.Context, now *envelope.MembershipsReply, leave string) MemberResult {
+	requests := make(map[string]*envelope.MembersRequest)
+	for _, a := range now.GetSessions() {
+		r := requests[a.GetComet()]
+		if r == nil {
+			r = &envelope.MembersRequest{Rooms: now.GetMemberships(), Leave: leave}
+			requests[a.GetComet()] = r
+		}
+		r.Sessions = append(r.Sessions, a.GetSession())
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.cometTimeout)
+	defer cancel()
+	comets := h.comets.All()
+	result := MemberResult{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for name, r := range requests {
+		wg.Go(func() {
+			var reply *envelope.MembersReply
+			err := error(envelope.ErrUnavailable)
+			if comet := comets[name]; comet != nil {
+				reply, err = comet.Members(ctx, r)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				result.Late += len(r.Sessions)
+				return
+			}
+			result.Sessions += int(reply.GetSessions())
+		})
+	}
+	wg.Wait()
+	return result
+}

@@ -1,0 +1,125 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"imgo/envelope"
+)
+
+// This file keeps the rooms that callers of the API have put users into. The
+// mailbox has them, so that they are stored and moved with it.
+
+// maxRoomReminders is how often sessions are told a change of the memberships,
+// with a pause that doubles each time: for about a minute. A comet that takes
+// none of them is dead, and its sessions are announced again or gone.
+const maxRoomReminders = 6
+
+// roomReminder says when the sessions of an account are told its memberships.
+type roomReminder struct {
+	at    time.Time
+	pause time.Duration
+	times int
+}
+
+// Memberships returns a user's memberships and sessions, once the record of the
+// request was applied.
+func (r *Router) Memberships(ctx context.Context, req *envelope.MembershipsRequest) (*envelope.MembershipsReply, error) {
+	if err := envelope.CheckName("user", req.GetUser()); err != nil {
+		return nil, err
+	}
+	p, err := r.parts.of(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
+	if req.Floor == 0 {
+		p.help()
+	} else if err := p.wait(ctx, req.Floor); err != nil {
+		return nil, err
+	}
+	a, err := p.accounts.open(ctx, req.User)
+	if err != nil {
+		return nil, err
+	}
+	defer p.mu.Unlock()
+	reply := &envelope.MembershipsReply{Memberships: a.Memberships(), Limit: uint32(p.cfg.RoomsPerUser)}
+	for _, s := range a.sessions {
+		reply.Sessions = append(reply.Sessions, s.address().Address())
+	}
+	return reply, nil
+}
+
+// membershipLocked applies a change of the memberships.
+func (ap *applier) membershipLocked(id uint64, rec *envelope.Record) error {
+	p, change := ap.p, rec.Membership
+	if !ap.storableLocked(id, change.User, "user") || !ap.storableLocked(id, change.Room, "room") {
+		return nil // set aside
+	}
+	a, err := ap.accountLocked(change.User)
+	if err != nil {
+		return err
+	}
+	if a.SetMember(id, change.Room, change.Member, rec.TimeMs, p.cfg.RoomsPerUser) && len(a.sessions) > 0 {
+		p.remindRoomsLocked(a)
+	}
+	p.accounts.touchLocked(a, 64)
+	return nil
+}
+
+// userRoomsLocked applies a record that repeats the memberships.
+func (ap *applier) userRoomsLocked(id uint64, rec *envelope.Record) error {
+	if !ap.storableLocked(id, rec.UserRooms.User, "user") {
+		return nil // set aside
+	}
+	a, err := ap.accountLocked(rec.UserRooms.User)
+	if err != nil {
+		return err
+	}
+	a.RestoreRooms(rec.UserRooms.Rooms, rec.TimeMs)
+	ap.p.accounts.touchLocked(a, 64)
+	return nil
+}
+
+// remindRoomsLocked has the sessions of an account told its memberships, soon.
+// Logic has told them already, if it could.
+func (p *partition) remindRoomsLocked(a *account) {
+	p.accounts.untold[a] = &roomReminder{at: p.now().Add(p.cfg.WatchInterval), pause: p.cfg.WatchInterval}
+}
+
+// tellRooms tells sessions the memberships of their users, where these have
+// changed a while ago. Whoever knows them already takes no notice.
+func (r *Router) tellRooms(ctx context.Context, now time.Time) {
+	for _, p := range r.parts.serving() {
+		for _, told := range p.untoldRooms(now) {
+			r.publish(ctx, told.To[0].Comet, &envelope.Envelope{TimeMs: now.UnixMilli(), SessionRooms: told})
+		}
+	}
+}
+
+// untoldRooms returns what is to be told now, for each comet of a user on its own.
+func (p *partition) untoldRooms(now time.Time) (list []*envelope.SessionRooms) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for a, reminder := range p.accounts.untold {
+		if now.Before(reminder.at) {
+			continue
+		}
+		byComet := make(map[string]*envelope.SessionRooms)
+		for _, s := range a.sessions {
+			told := byComet[s.kind.comet]
+			if told == nil {
+				told = &envelope.SessionRooms{Rooms: a.Memberships()}
+				byComet[s.kind.comet] = told
+				list = append(list, told)
+			}
+			told.To = append(told.To, s.address().Address())
+		}
+		if reminder.times++; reminder.times == maxRoomReminders {
+			delete(p.accounts.untold, a)
+			continue
+		}
+		reminder.pause *= 2
+		reminder.at = now.Add(reminder.pause)
+	}
+	return list
+}
