@@ -20,7 +20,6 @@ import (
 	"imgo/bench"
 	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
-	"imgo/internal/race"
 )
 
 // app returns the part of the imgo command that is tested.
@@ -45,10 +44,9 @@ func TestMain(m *testing.M) {
 
 func build(t *testing.T) string {
 	t.Helper()
-	if race.Enabled {
-		t.Setenv("GORACE", "halt_on_error=1")
-	}
-	imgo, err := process.Build(t.Context(), t.TempDir(), race.Enabled)
+	// The measured imgo has no race detector: with it, the test takes ten times the CPU time. Package soak
+	// and test/e2e look for races in processes under load.
+	imgo, err := process.Build(t.Context(), t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

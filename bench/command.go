@@ -21,13 +21,12 @@ import "github.com/urfave/cli/v2"
 func Command() *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
-		Usage:       "measure this imgo on this machine, beside what the machine itself can do",
+		Usage:       "measure this imgo, and the limits of this machine beside it",
 		Description: description(),
 		Flags:       flags(),
 		Action:      action,
 		Subcommands: []*cli.Command{{
-			Name: "child", Usage: "what bench starts: clients and limits in processes of their " +
-				"own", ArgsUsage: "KIND", Hidden: true, Action: childAction,
+			Name: "child", Usage: "run a child process of bench: clients, or a limit of the machine", ArgsUsage: "KIND", Hidden: true, Action: childAction,
 		}},
 	}
 }

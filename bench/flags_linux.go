@@ -11,8 +11,8 @@ import (
 
 func description() string {
 	var b strings.Builder
-	b.WriteString("It starts imgo processes of its own, with data in a temporary directory, and ends them.\n" +
-		"Without --scenarios all but those marked * are run. Nothing is asserted.\n\nScenarios:")
+	b.WriteString("It starts and ends its own imgo processes, with their data in a temporary directory.\n" +
+		"Without --scenarios it runs all scenarios without a *. It asserts nothing.\n\nScenarios:")
 	for _, s := range scenarios() {
 		mark := " "
 		if s.extra {
@@ -25,28 +25,28 @@ func description() string {
 
 func flags() []cli.Flag {
 	return []cli.Flag{
-		&cli.IntFlag{Name: "runs", Value: 3, Usage: "how often each scenario is run; the table has min, median and max"},
+		&cli.IntFlag{Name: "runs", Value: 3, Usage: "`number` of runs of each scenario; the table has min, median and max"},
 		&cli.DurationFlag{Name: "budget", Value: 9*time.Minute + 50*time.Second,
-			Usage: "a run that would end after this `time` is not begun; 0: no limit"},
-		&cli.StringFlag{Name: "scenarios", Usage: "comma-separated `names`"},
-		&cli.DurationFlag{Name: "duration", Value: 2 * time.Second, Usage: "`time` of each measurement, without its warm-up"},
-		&cli.IntFlag{Name: "conns", Value: 10_000, Usage: "`number` of connections of idle, broadcast, window, max and storm"},
-		&cli.IntFlag{Name: "callers", Value: 64, Usage: "`number` of concurrent HTTP callers of throughput"},
-		&cli.IntFlag{Name: "users", Value: 10_000, Usage: "`number` of users that throughput pushes to"},
-		&cli.IntFlag{Name: "rate", Value: 250, Usage: "pushes a second of latency (`number`)"},
-		&cli.IntFlag{Name: "broadcasts", Value: 15, Usage: "broadcasts a second of broadcast and sizes (`number`)"},
-		&cli.IntFlag{Name: "replayed", Value: 1000, Usage: "`number` of kept messages of replay"},
-		&cli.IntFlag{Name: "stalled", Value: 1000, Usage: "`number` of clients that never read in stalled, and as many that do"},
-		&cli.DurationFlag{Name: "stall", Value: 20 * time.Second, Usage: "how much `time` each run of stalled lasts"},
-		&cli.StringFlag{Name: "kafka", Usage: "`address` of the Kafka of scale"},
-		&cli.IntFlag{Name: "comets", Value: 11, Usage: "`number` of comets of scale"},
-		&cli.IntFlag{Name: "per-comet", Value: 18_500, Usage: "`number` of connections to each of them"},
-		&cli.StringFlag{Name: "imgo", Usage: "the imgo `executable` to measure; empty: this one"},
+			Usage: "do not begin a run that would end after this `time`; 0 means no limit"},
+		&cli.StringFlag{Name: "scenarios", Usage: "`names` of scenarios, separated by commas"},
+		&cli.DurationFlag{Name: "duration", Value: 2 * time.Second, Usage: "`time` of each measurement without its warm-up"},
+		&cli.IntFlag{Name: "conns", Value: 10_000, Usage: "`number` of connections in the scenarios idle, broadcast, window, max and storm"},
+		&cli.IntFlag{Name: "callers", Value: 64, Usage: "`number` of concurrent HTTP callers in the scenario throughput"},
+		&cli.IntFlag{Name: "users", Value: 10_000, Usage: "`number` of users that receive pushes in the scenario throughput"},
+		&cli.IntFlag{Name: "rate", Value: 250, Usage: "`number` of pushes a second in the scenario latency"},
+		&cli.IntFlag{Name: "broadcasts", Value: 15, Usage: "`number` of broadcasts a second in the scenarios broadcast and sizes"},
+		&cli.IntFlag{Name: "replayed", Value: 1000, Usage: "`number` of kept messages in the scenario replay"},
+		&cli.IntFlag{Name: "stalled", Value: 1000, Usage: "`number` of clients that never read in the scenario stalled; as many others read"},
+		&cli.DurationFlag{Name: "stall", Value: 20 * time.Second, Usage: "`time` of each run of the scenario stalled"},
+		&cli.StringFlag{Name: "kafka", Usage: "`address` of the Kafka for the scenario scale"},
+		&cli.IntFlag{Name: "comets", Value: 11, Usage: "`number` of comets in the scenario scale"},
+		&cli.IntFlag{Name: "per-comet", Value: 18_500, Usage: "`number` of connections to each comet in the scenario scale"},
+		&cli.StringFlag{Name: "imgo", Usage: "the imgo `executable` to measure; by default this one"},
 		&cli.StringFlag{Name: "dir",
-			Usage: "where temporary directories are made, on the disk to measure: a `folder`; empty: the system's place"},
-		&cli.StringFlag{Name: "out", Usage: "`folder` to write the dated table, JSON and plots to; empty: nowhere"},
-		&cli.StringFlag{Name: "json", Usage: "`file` to write the JSON to; - is standard output, in the table's place"},
-		&cli.StringFlag{Name: "profile", Usage: "`folder` for CPU and heap profiles; taking them costs some of what is measured"},
+			Usage: "`folder` for temporary directories, on the disk to measure; by default that of the system"},
+		&cli.StringFlag{Name: "out", Usage: "write the dated table, JSON and plots to this `folder`"},
+		&cli.StringFlag{Name: "json", Usage: "write the JSON to this `file`; - means standard output instead of the table"},
+		&cli.StringFlag{Name: "profile", Usage: "write CPU and heap profiles to this `folder`; this slows down what is measured"},
 	}
 }
 

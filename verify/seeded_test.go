@@ -84,7 +84,7 @@ func TestFindsSeededFaults(t *testing.T) {
 				report := until(t, cfg, enough(c.churn))
 				wellUsed(t, report)
 				if !report.OK {
-					t.Error("it is not OK")
+					t.Error("the run is not OK")
 				}
 			})
 			t.Run("with the fault", func(t *testing.T) {
@@ -97,16 +97,16 @@ func TestFindsSeededFaults(t *testing.T) {
 				found := slices.Collect(maps.Keys(report.Violations))
 				for _, kind := range c.want {
 					if !slices.Contains(found, kind) {
-						t.Errorf("it did not find %q", kind)
+						t.Errorf("the run did not find %q", kind)
 					}
 				}
 				for _, kind := range found {
 					if !slices.Contains(c.want, kind) && !slices.Contains(c.may, kind) {
-						t.Errorf("it found %q", kind)
+						t.Errorf("the run found %q", kind)
 					}
 				}
 				if report.OK || report.First == nil {
-					t.Fatal("it is OK")
+					t.Fatal("the run is OK")
 				}
 				if report.ProblemCount > 0 {
 					t.Errorf("there are problems: %v", report.Problems)
@@ -114,7 +114,7 @@ func TestFindsSeededFaults(t *testing.T) {
 				first := report.First
 				if first.User == "" || first.Push == 0 || first.Accepted == nil || first.AcceptedBy != cfg.API[0] ||
 					first.Device != "" && len(first.Sessions) == 0 {
-					t.Errorf("the first offender is told as %+v", first)
+					t.Errorf("the first violation lacks details: %+v", first)
 				}
 			})
 		})
@@ -131,7 +131,7 @@ func enough(churn float64) func(verify.Progress) bool {
 func wellUsed(t *testing.T, r *verify.Report) {
 	t.Helper()
 	if r.Pushes.Accepted == 0 || r.Pushes.NotKeptAccepted == 0 || r.Deliveries.Received == 0 || r.Deliveries.NotKept == 0 {
-		t.Errorf("not much happened: %+v %+v", r.Pushes, r.Deliveries)
+		t.Errorf("too little happened: %+v %+v", r.Pushes, r.Deliveries)
 	}
 }
 

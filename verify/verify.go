@@ -503,9 +503,9 @@ func (v *Verifier) settle(ctx context.Context) time.Duration {
 
 // awaitEmpty waits until the server has every acknowledgement, so that the mailboxes of all users
 // are empty. It reports a mailbox that is not empty after Config.Settle as a problem. It does nothing
-// if messages are missing, because those are still in a mailbox.
+// if messages are missing, because those are still in a mailbox, and after a violation.
 func (v *Verifier) awaitEmpty(ctx context.Context) {
-	if v.ledger.waiting() > 0 {
+	if v.ledger.waiting() > 0 || v.h.Stats().Violations > 0 {
 		return
 	}
 	limit := v.now() + v.cfg.Settle

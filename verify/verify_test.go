@@ -57,14 +57,14 @@ func TestRestartIsSeen(t *testing.T) {
 		time.Sleep(down) // the fault itself
 		seen = harness.Begin(t, again, roles.RunOptions{}, nil)
 		accepted := v.Progress().Accepted
-		eventually(t, "all is as before", func() bool {
+		eventually(t, "all devices are connected and pushes are accepted again", func() bool {
 			p := v.Progress()
 			return p.Connected == p.Devices && p.Accepted > accepted+20
 		})
 		end()
 	})
 	if !report.OK || report.Pushes.Accepted != report.Pushes.Kept {
-		t.Errorf("a restart does harm: %d of %d accepted", report.Pushes.Accepted, report.Pushes.Kept)
+		t.Errorf("a restart caused a violation, or %d of %d pushes were accepted", report.Pushes.Accepted, report.Pushes.Kept)
 	}
 	if len(report.Marks) != 2 {
 		t.Fatalf("the marks are %+v", report.Marks)
@@ -88,7 +88,7 @@ func TestRestartIsSeen(t *testing.T) {
 		t.Errorf("%d of %d devices connected again, and %d before", restart.Reconnects, report.Devices, quiet.Reconnects)
 	}
 	if report.Pushes.Refusals == 0 || report.SentAway == 0 {
-		t.Errorf("%d refusals and %d goodbyes", report.Pushes.Refusals, report.SentAway)
+		t.Errorf("%d refusals and %d disconnect packets, want both", report.Pushes.Refusals, report.SentAway)
 	}
 	// The run has revoked its tokens.
 	var tokens struct{ Revoked int }
@@ -164,7 +164,7 @@ func TestSentAwayForGood(t *testing.T) {
 		t.Errorf("problems %v, violations %v", report.Problems, report.Violations)
 	}
 	if !strings.Contains(report.String(), "PROBLEM") {
-		t.Errorf("the report is silent on it:\n%s", report)
+		t.Errorf("the report does not have the problem:\n%s", report)
 	}
 }
 
@@ -182,7 +182,7 @@ func TestHangingAddress(t *testing.T) {
 	cfg.Rate, cfg.Callers, cfg.CallTimeout = 50, 0, time.Second
 	report := until(t, cfg, pushed(100))
 	if !report.OK {
-		t.Error("it is not OK")
+		t.Error("the run is not OK")
 	}
 	if p := report.Pushes; time.Duration(p.LongestPush) < cfg.CallTimeout || p.LongestRefusal >= p.LongestPush ||
 		p.Accepted+p.Unanswered != p.Kept {
@@ -275,7 +275,7 @@ func TestEverything(t *testing.T) {
 	report := until(t, cfg, func(p verify.Progress) bool { return p.Accepted > 300 && p.Sessions > 2*p.Devices })
 	wellUsed(t, report)
 	if !report.OK {
-		t.Error("it is not OK")
+		t.Error("the run is not OK")
 	}
 	// A push to one user that is not kept reaches 2 devices, one to a room 20, one to everybody 40.
 	if report.Deliveries.NotKept < 4*report.Pushes.NotKeptAccepted {
@@ -295,7 +295,7 @@ func TestKinds(t *testing.T) {
 			report := until(t, cfg, pushed(50))
 			wellUsed(t, report)
 			if !report.OK {
-				t.Error("it is not OK")
+				t.Error("the run is not OK")
 			}
 		})
 	}
@@ -429,7 +429,7 @@ func TestCannotBegin(t *testing.T) {
 			}
 			report, err := v.Run(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.want) || report != nil {
-				t.Errorf("it ends with %v, want %q in it", err, c.want)
+				t.Errorf("Run ended with %v, want %q in it", err, c.want)
 			}
 		})
 	}

@@ -75,25 +75,25 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	var names string
 	f := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.BoolVar(&s.serve, "serve", false, "only run the cluster, until Ctrl-C")
-	f.BoolVar(&s.measure, "measure", false, "measure a cluster that nothing happens to")
-	f.StringVar(&names, "faults", "", "comma-separated `names` of faults, or none; empty: all")
-	f.DurationVar(&s.random, "random", 10*time.Minute, "how long faults happen at random after each has happened once")
-	f.IntVar(&s.brokers, "brokers", 1, "brokers of Kafka, 1 or 3")
-	f.Float64Var(&s.scale, "scale", 1, "how long faults last: 1 is 20 s for most")
-	f.IntVar(&s.users, "users", 1000, "users, with 2 devices each")
-	f.Float64Var(&s.rate, "rate", 100, "pushes a second")
-	f.Uint64Var(&s.seed, "seed", 0, "the `number` of an earlier run, for its choices; 0: any")
-	f.IntVar(&s.runs, "runs", 3, "how often -measure measures; the table has min, median and max")
-	f.IntVar(&s.messages, "messages", 1_000_000, "kept messages that -measure has a router with an empty disk read back")
+	f.BoolVar(&s.serve, "serve", false, "run only the cluster, until Ctrl-C")
+	f.BoolVar(&s.measure, "measure", false, "measure a cluster without faults")
+	f.StringVar(&names, "faults", "", "`names` of faults, separated by commas, or none; by default all")
+	f.DurationVar(&s.random, "random", 10*time.Minute, "`time` of random faults after each fault has happened once")
+	f.IntVar(&s.brokers, "brokers", 1, "`number` of Kafka brokers, 1 or 3")
+	f.Float64Var(&s.scale, "scale", 1, "factor on the duration of faults; with 1 most last 20 s")
+	f.IntVar(&s.users, "users", 1000, "`number` of users with 2 devices each")
+	f.Float64Var(&s.rate, "rate", 100, "`number` of pushes a second")
+	f.Uint64Var(&s.seed, "seed", 0, "repeat the random choices of an earlier run: the `number` is its seed; 0 means any")
+	f.IntVar(&s.runs, "runs", 3, "`number` of measurements with -measure; the table has min, median and max")
+	f.IntVar(&s.messages, "messages", 1_000_000, "`number` of kept messages that a router with an empty disk reads back with -measure")
 	f.StringVar(&s.net, "net", "127.0.0", "the first three numbers of all `addresses` of nodes")
-	f.StringVar(&s.imgo, "imgo", "", "the imgo `executable` to run; empty: build the one of this module")
-	f.BoolVar(&s.race, "race", false, "build it with the race detector")
-	f.StringVar(&s.dir, "dir", "", "`folder` for data and logs, which stay; empty: a temporary one, removed at the end")
-	f.BoolVar(&s.short, "short", false, "a Kafka that needs less of the processor to start, and does less")
-	f.BoolVar(&s.keep, "keep", false, "leave the temporary folder where it is")
-	f.StringVar(&s.out, "out", "", "`folder` to write the dated table and JSON to; empty: nowhere")
-	f.IntVar(&s.each, "each", 2, "nodes of each role")
+	f.StringVar(&s.imgo, "imgo", "", "the imgo `executable` to run; by default this module is built")
+	f.BoolVar(&s.race, "race", false, "build imgo with the race detector")
+	f.StringVar(&s.dir, "dir", "", "keep data and logs in this `folder`; by default a temporary folder is removed at the end")
+	f.BoolVar(&s.short, "short", false, "start a Kafka that needs less CPU time to start and has less throughput")
+	f.BoolVar(&s.keep, "keep", false, "keep the temporary folder")
+	f.StringVar(&s.out, "out", "", "write the dated table and JSON to this `folder`")
+	f.IntVar(&s.each, "each", 2, "`number` of nodes of each role")
 	f.Usage = func() {
 		fmt.Fprintln(stderr, "Usage: go run ./bench/chaos [flags]")
 		f.PrintDefaults()
@@ -106,7 +106,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 		return nil, err
 	}
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("%q is too much", f.Arg(0))
+		return nil, fmt.Errorf("there are no arguments besides flags: %q", f.Arg(0))
 	}
 	switch {
 	case s.brokers != 1 && s.brokers != 3:

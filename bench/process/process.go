@@ -24,15 +24,15 @@ const (
 	stopLimit  = 25 * time.Second
 )
 
-// RaceBinary is the environment variable with the path of an imgo with the race detector. scripts/test
-// builds it once for all packages.
-const RaceBinary = "TEST_RACE_IMGO"
+// Built is the environment variable with the folder in which scripts/test has built imgo for all
+// packages: as plain/imgo, and with the race detector as race/imgo.
+const Built = "TEST_BUILT_IMGO"
 
-// Build builds imgo into dir and returns the path of the program. race adds the race detector. With race,
-// Build returns the program of the variable RaceBinary, if that is set.
+// Build builds imgo into dir and returns the path of the program. race adds the race detector. Build
+// returns the program in the folder of the variable Built, if that is set.
 func Build(ctx context.Context, dir string, race bool) (string, error) {
-	if built := os.Getenv(RaceBinary); race && built != "" {
-		return built, nil
+	if built := os.Getenv(Built); built != "" {
+		return filepath.Join(built, map[bool]string{false: "plain", true: "race"}[race], "imgo"), nil
 	}
 	binary := filepath.Join(dir, "imgo")
 	args := []string{"build", "-o", binary}

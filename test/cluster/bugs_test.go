@@ -39,7 +39,7 @@ func TestAncestorBug02_AcceptedMeansAcknowledgedByKafka(t *testing.T) {
 		var answer map[string]any
 		status, err := w.api("POST", path, body, &answer)
 		if status == 202 || fmt.Sprint(answer["ret"]) == "1" {
-			t.Errorf("%s said ok (%d, %v, %v) although Kafka has taken nothing", path, status, answer, err)
+			t.Errorf("%s accepted the push (%d, %v, %v) although Kafka has acknowledged nothing", path, status, answer, err)
 		}
 	}
 	resume()
@@ -67,10 +67,10 @@ func TestAncestorBug05_YoungRoomGetsItsMessages(t *testing.T) {
 		select {
 		case got := <-d.heard:
 			if got != body {
-				t.Errorf("heard %q", got)
+				t.Errorf("the room received %q", got)
 			}
 		case <-time.After(waitLimit):
-			t.Fatalf("the first message of %s did not come", room)
+			t.Fatalf("the first message of %s did not arrive", room)
 		}
 	}
 }
@@ -119,7 +119,7 @@ func TestAncestorBug07_RouterRestartForgetsNobody(t *testing.T) {
 		user := fmt.Sprint("u", i)
 		eventually(t, user+" is online", func() bool { return w.sessions(user) == 1 })
 		if n := d.sessions.Load(); n != 1 {
-			t.Errorf("%s noticed: it has connected %d times", user, n)
+			t.Errorf("%s lost its connection: it has connected %d times", user, n)
 		}
 		w.pushes.push(user)
 	}
@@ -154,12 +154,12 @@ func TestDrainedCometSendsItsClientsElsewhere(t *testing.T) {
 		eventually(t, d.name+" is on the other comet", func() bool { return d.sessions.Load() == 2 })
 		bye := d.lastDisconnect()
 		if bye["code"] != 3001.0 || bye["reconnect"] != true || fmt.Sprint(bye["addresses"]) != "["+comets[1].ClientAddr("tcp").String()+"]" {
-			t.Errorf("%s was told %v", d.name, bye)
+			t.Errorf("the disconnect packet of %s was %v", d.name, bye)
 		}
 	}
 	w.checkHistory()
 	if log := comets[0].Log.String(); !strings.Contains(log, `"message":"stopped"`) {
-		t.Errorf("the comet did not say that it stopped:\n%s", log)
+		t.Errorf("the comet did not log that it stopped:\n%s", log)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestTokensEverywhere(t *testing.T) {
 	for i := range 10 {
 		d := &device{w: w, user: made.Token, name: fmt.Sprint("d", i)}
 		if err := d.tryConnect(); err == nil {
-			t.Errorf("%s is let in with a token that was revoked", d.name)
+			t.Errorf("%s connected with a revoked token", d.name)
 		}
 	}
 }

@@ -17,7 +17,7 @@ type partitions struct{ Kept, Generation, Next, Moved int }
 func (w *world) grow(to int) {
 	w.t.Helper()
 	var err error
-	eventually(w.t, fmt.Sprintf("a growth to %d partitions is begun", to), func() bool {
+	eventually(w.t, fmt.Sprintf("a growth to %d partitions has begun", to), func() bool {
 		for _, logic := range w.of(config.RoleLogic) {
 			var status int
 			status, err = call("POST", "http://"+logic.HTTPAddr().String()+"/v1/partitions", fmt.Sprintf(`{"kept":%d}`, to), nil)
@@ -41,7 +41,7 @@ func progress(n *node) (p partitions) {
 // waitGrown waits until all nodes use this number of partitions.
 func (w *world) waitGrown(to int) {
 	w.t.Helper()
-	eventually(w.t, fmt.Sprintf("all that is kept has moved to %d partitions", to), func() bool {
+	eventually(w.t, fmt.Sprintf("all kept messages have moved to %d partitions", to), func() bool {
 		for _, logic := range w.of(config.RoleLogic) {
 			if p := progress(logic); p.Kept != to || p.Next != 0 {
 				return false
@@ -135,7 +135,7 @@ func TestGrowWhileRoutersAreKilled(t *testing.T) {
 		"before anything has moved": func(w *world) (*node, func()) {
 			resume := w.kafka.RefuseAppends("imgo.kept.2")
 			var router *node
-			eventually(w.t, "a router cannot move what it has", func() bool {
+			eventually(w.t, "a router failed to move its messages", func() bool {
 				for _, n := range w.of(config.RoleRouter) {
 					if strings.Contains(n.Log.String(), "what moves was not appended") {
 						router = n
@@ -207,9 +207,9 @@ func TestGrowWithNodesThatStart(t *testing.T) {
 			n := w.of(role)[0]
 			n.stop()
 			n = n.restart() // its setting says 4
-			eventually(w.t, "it uses what there is", func() bool { return n.uses() == 7 })
+			eventually(w.t, "it uses 7 partitions", func() bool { return n.uses() == 7 })
 			if !strings.Contains(n.Log.String(), "another number of partitions than kept.partitions") {
-				w.t.Errorf("%s does not say that its setting is not what there is", n.name)
+				w.t.Errorf("%s does not log that its setting differs from the topic", n.name)
 			}
 		}
 	})
@@ -286,7 +286,7 @@ func TestGrowRefused(t *testing.T) {
 	w.grow(6)
 	if status, err := w.api("POST", "/v1/partitions", `{"kept":8}`, nil); status != 409 ||
 		!strings.Contains(err.Error(), "grows from 4 to 6 partitions already") {
-		t.Errorf("a second one meanwhile: %d, %v", status, err)
+		t.Errorf("a second growth at the same time: %d, %v", status, err)
 	}
 	// A push that waits for the growth is accepted, or refused with that reason.
 	w.waitGrown(6)

@@ -76,7 +76,7 @@ func TestBadJSON(t *testing.T) {
 		})
 	}
 	if s := n.user(t, "a"); s.Pending != 0 {
-		t.Errorf("something was kept: %+v", s)
+		t.Errorf("a message was kept: %+v", s)
 	}
 	// JSON of the greatest allowed depth is accepted and delivered unchanged.
 	c := n.tcp(t)
@@ -255,7 +255,7 @@ func TestBadUIDs(t *testing.T) {
 	n.call(t, "POST", "/1/pushs", `not JSON`).is(t, 200, `{"ret":65534}`)
 	n.call(t, "POST", "/1/push/room?rid=2147483648", "x").is(t, 200, `{"ret":65534}`)
 	if s := n.user(t, "1"); s.Pending != 0 {
-		t.Errorf("something was kept for user 1: %+v", s)
+		t.Errorf("a message was kept for user 1: %+v", s)
 	}
 	w.fine(t)
 }

@@ -178,7 +178,7 @@ func TestTruncatedPackets(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "nobody is left but the witness", func() bool {
+	eventually(t, "only the witness is connected", func() bool {
 		return n.metric(t, "imgo_comet_connections") == 1 && n.metric(t, "imgo_router_sessions") == 1
 	})
 }

@@ -134,7 +134,7 @@ func TestBadTokens(t *testing.T) {
 		c := n.tcp(t)
 		c.login("v2", token, "")
 		if s := n.user(t, "mallory"); len(s.Sessions) == 0 {
-			t.Errorf("a good token made no session of its user: %+v", s)
+			t.Errorf("a valid token gave no session of its user: %+v", s)
 		}
 		_ = c.Close()
 	}

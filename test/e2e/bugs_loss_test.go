@@ -161,7 +161,7 @@ func TestAncestorBug04_FullQueueCostsNobodyElse(t *testing.T) {
 	for i := range rounds {
 		n.call(t, "POST", "/v1/push", `{"room":"r","body_text":"`+live+`"}`).want(t, 202)
 		if p := other.receive(); len(p.Body) != len(live) {
-			t.Fatalf("the other one got %d bytes", len(p.Body))
+			t.Fatalf("the other client got %d bytes", len(p.Body))
 		}
 		if i%10 == 0 {
 			n.call(t, "POST", "/v1/push", fmt.Sprintf(`{"users":["slow","other"],"body":%d}`, i)).want(t, 202)
@@ -366,7 +366,7 @@ func TestAncestorBug13_AcceptErrorsPass(t *testing.T) {
 	c := wsTo(t, p.ws, true)
 	c.login("v2", "new", "")
 	if !strings.Contains(p.log.String(), "too many open files") {
-		t.Errorf("no accept failed; the log says\n%s", &p.log)
+		t.Errorf("no accept failed; the log is\n%s", &p.log)
 	}
 	p.stop()
 }

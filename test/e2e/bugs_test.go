@@ -283,12 +283,12 @@ func TestAncestorBug19_TermCleansUp(t *testing.T) {
 	}
 	pushing.Wait()
 	if log := p.log.String(); !strings.Contains(log, `"message":"stopped"`) || strings.Contains(log, `"level":"error"`) {
-		t.Errorf("the log says\n%s", log)
+		t.Errorf("the log is\n%s", log)
 	}
 
 	p = serve(t, dir, args...)
 	if s := p.node.user(t, "acking"); s.Online || s.Pending != 1 {
-		t.Errorf("who acknowledged one of two has %+v", s)
+		t.Errorf("a client that acknowledged one of two messages has %+v", s)
 	}
 	for _, test := range []struct {
 		user   string

@@ -294,7 +294,7 @@ func (n *node) witness(t *testing.T) *witness {
 	select {
 	case <-connected:
 	case <-time.After(waitLimit):
-		t.Fatal("the witness does not get in")
+		t.Fatal("the witness cannot connect")
 	}
 	return w
 }
@@ -311,6 +311,6 @@ func (w *witness) fine(t *testing.T) {
 			t.Fatalf("the witness received %.200q, want %q", got, body)
 		}
 	case <-time.After(waitLimit):
-		t.Fatal("the witness receives nothing any more")
+		t.Fatal("the witness no longer receives messages")
 	}
 }

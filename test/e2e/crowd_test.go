@@ -128,7 +128,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 		t.Helper()
 		line, err := said.ReadString('\n')
 		if _, scanned := fmt.Sscanf(line, word+" %d", &number); err != nil || scanned != nil {
-			t.Fatalf("the crowd says %q, %v", line, err)
+			t.Fatalf("the process with the crowd answered %q, %v", line, err)
 		}
 		return number
 	}
@@ -156,7 +156,7 @@ func TestCrowdThatNeverAuthenticates(t *testing.T) {
 
 	// Only a WebSocket has a close code. On TCP it is not known which client would understand op 6.
 	if told := hear("told"); told != count/4 {
-		t.Errorf("%d of %d were told why", told, count/4)
+		t.Errorf("%d of %d connections got a reason", told, count/4)
 	}
 	eventually(t, "two connections are left", func() bool { return n.metric(t, "imgo_comet_connections") == 2 })
 	timeouts := n.metric(t, "imgo_comet_refused_total", `reason="handshake_timeout"`)

@@ -25,11 +25,11 @@ func expectStartFailure(t *testing.T, env []string, args []string, code int, say
 	log := p.log.String()
 	for _, part := range says {
 		if !strings.Contains(log, part) {
-			t.Errorf("it does not say %q:\n%s", part, log)
+			t.Errorf("the log does not have %q:\n%s", part, log)
 		}
 	}
 	if strings.Contains(log, "goroutine ") || strings.Contains(log, "panic") {
-		t.Errorf("it ends with a stack:\n%s", log)
+		t.Errorf("the log has a stack:\n%s", log)
 	}
 }
 

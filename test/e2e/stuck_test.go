@@ -59,7 +59,7 @@ func TestStopDespiteStuckClients(t *testing.T) {
 		t.Errorf("the node ended with: %v", err)
 	}
 	if took := time.Since(began); took > limit {
-		t.Errorf("it took %s, shutdown.timeout is %s", took, limit)
+		t.Errorf("the stop took %s, shutdown.timeout is %s", took, limit)
 	}
 }
 
@@ -92,7 +92,7 @@ func TestClosingStuckClientIsFeltByNobody(t *testing.T) {
 	}
 	w.fine(t)
 	if strings.Contains(n.log.String(), "counts other sessions") {
-		t.Error("the owner distrusts the comet's counts")
+		t.Error("the owner marked the comet's counts as wrong")
 	}
 	eventually(t, "it is gone", func() bool { return !n.user(t, "stuck").Online })
 }

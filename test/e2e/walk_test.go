@@ -15,7 +15,7 @@ func TestFirstSteps(t *testing.T) {
 	dir := t.TempDir()
 	server := serve(t, dir, freePorts()...)
 	if _, err := os.Stat(dir + "/imgo-data"); err != nil {
-		t.Errorf("where is the data? %v", err)
+		t.Errorf("the data folder is missing: %v", err)
 	}
 	env := []string{"IMGO_SERVER=" + server.node.base}
 
@@ -43,7 +43,7 @@ func TestFirstSteps(t *testing.T) {
 
 	listener := listen()
 	if out := imgo(t, env, "push", "--user", "123", `{"test":1}`); !strings.Contains(out, "1 session") {
-		t.Errorf("push says %q", out)
+		t.Errorf("imgo push printed %q", out)
 	}
 	prints(listener, "{\"test\":1}\n")
 	interrupt(listener)
@@ -55,7 +55,7 @@ func TestFirstSteps(t *testing.T) {
 	})
 	for i := range 3 {
 		if out := imgo(t, env, "push", "--user", "123", fmt.Sprintf(`{"test":%d}`, 2+i)); !strings.Contains(out, "is kept") {
-			t.Errorf("push says %q", out)
+			t.Errorf("imgo push printed %q", out)
 		}
 	}
 	if out := imgo(t, env, "users", "show", "123"); !strings.Contains(out, "3") {

@@ -83,7 +83,7 @@ func TestForgets(t *testing.T) {
 				}
 			}
 			if got := h.Stats(); got.Tried < 1000 || got.Received < 1999 {
-				t.Errorf("the counts forget, too: %+v", got)
+				t.Errorf("the counters lost events: %+v", got)
 			}
 		})
 	}

@@ -154,7 +154,7 @@ func TestJudgeFinds(t *testing.T) {
 			err := h.Verdict()
 			var found history.Violations
 			if !errors.As(err, &found) {
-				t.Fatalf("the judge says %v", err)
+				t.Fatalf("the verdict is %v", err)
 			}
 			if len(found) != len(c.want) {
 				t.Fatalf("found %v, want %v", err, c.want)
