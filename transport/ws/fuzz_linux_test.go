@@ -50,7 +50,7 @@ func (b *sharedConn) Writable() {
 	b.flushLocked()
 }
 
-// flushLocked writes the queue. The caller holds the lock.
+// flushLocked writes the queue.
 func (b *sharedConn) flushLocked() {
 	for len(b.queue) > 0 && !b.blocked && b.failed == nil {
 		taken, left, err := b.conn.TryWrite(b.queue)
