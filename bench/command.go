@@ -26,7 +26,8 @@ func Command() *cli.Command {
 		Flags:       flags(),
 		Action:      action,
 		Subcommands: []*cli.Command{{
-			Name: "child", Usage: "run a child process of bench: clients, or a limit of the machine", ArgsUsage: "KIND", Hidden: true, Action: childAction,
+			Name: "child", Usage: "run a child process of bench: clients, or a limit of the machine", ArgsUsage: "KIND",
+			Hidden: true, Action: childAction,
 		}},
 	}
 }
