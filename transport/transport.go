@@ -124,8 +124,8 @@ type Conn interface {
 	// WebSocket ping or pong.
 	LastSign() time.Time
 	// Close ends the connection, and a ReadPacket or Write under way returns. On
-	// WebSocket a close frame tells the code and the reason, if it can be sent
-	// at once; code 0 is a plain end (1000). Close never waits for the peer. A
+	// WebSocket a close frame tells the code and the reason, if there is room for it
+	// within a moment; code 0 is a plain end (1000). Close never waits for the peer. A
 	// second call does nothing.
 	Close(code protocol.CloseCode, reason string) error
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/pires/go-proxyproto"
 	"github.com/rs/zerolog"
 
-	"imgo/protocol"
 	"imgo/internal/wait/waittest"
+	"imgo/protocol"
 	"imgo/transport"
 	"imgo/transport/transporttest"
 )

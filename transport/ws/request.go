@@ -146,7 +146,7 @@ func (p *headReaders) put(r *headReader) {
 }
 
 // parse has net/http parse a request head, and refuses what the server of
-// net/http refuses before it calls its handler. FuzzHandshake compares the two.
+// net/http refuses before it calls its handler.
 func (l *Listener) parse(head []byte) (*http.Request, *refusal) {
 	reader := l.heads.get(head)
 	defer l.heads.put(reader)

@@ -3,7 +3,9 @@ package ws_test
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -102,10 +104,13 @@ func TestUpgradeIsRefused(t *testing.T) {
 		"no Connection":  {"GET /sub HTTP/1.1\r\n" + without("Connection: Upgrade"), 426, "upgrade", "Upgrade"},
 		"other upgrade":  {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "websocket", "h2c", 1), 426, "upgrade", "Upgrade"},
 		"no key":         {"GET /sub HTTP/1.1\r\n" + without("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400, "upgrade", ""},
-		"short key":      {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "dGhlIHNhbXBsZSBub25jZQ==", "AAAA", 1), 400, "upgrade", ""},
+		"empty key":      {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "dGhlIHNhbXBsZSBub25jZQ==", " ", 1), 400, "upgrade", ""},
+		"two keys":       {"GET /sub HTTP/1.1\r\nSec-WebSocket-Key: AAAA\r\n" + hello, 400, "upgrade", ""},
 		"old version": {"GET /sub HTTP/1.1\r\n" + strings.Replace(hello, "Version: 13", "Version: 8", 1),
 			400, "upgrade", "Sec-Websocket-Version"},
-		"HTTP 1.0":           {"GET /sub HTTP/1.0\r\n" + hello, 426, "upgrade", ""},
+		"HTTP 2":             {"GET /sub HTTP/2.0\r\n" + hello, 505, "http", ""},
+		"space before colon": {"GET /sub HTTP/1.1\r\nX-A : b\r\n" + hello, 400, "http", ""},
+		"no Host":            {"GET /sub HTTP/1.1\r\n" + without("Host: x"), 400, "http", ""},
 		"no HTTP":            {"\x00\x00\x00\x10\x00\x10\x00\x01\x00\x00\x00\x07\x00\x00\x00\x00\r\n\r\n", 400, "http", ""},
 		"header without end": {"GET /sub HTTP/1.1\r\nX: " + strings.Repeat("x", 64<<10), 431, "http", ""},
 		"POST with long body": {"POST /sub HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", 1000),
@@ -130,6 +135,53 @@ func TestUpgradeIsRefused(t *testing.T) {
 			}
 			waittest.Eventually(t, "counted as "+test.reason, func() bool { return refused.of(test.reason) == before+1 })
 		})
+	}
+}
+
+// TestAncestorsHandshakes checks that requests are upgraded that both ancestors took, however a
+// connection is run: a key that is not 16 bytes in base64, HTTP/1.0, lines that end in a bare line
+// feed, an empty Host. The answer to the key is that of RFC 6455.
+func TestAncestorsHandshakes(t *testing.T) {
+	certFile, keyFile := transporttest.WriteCert(t, t.TempDir(), "imgo")
+	certificate, err := transport.ReloadingTLS(certFile, keyFile, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+	const key = "dGhlIHNhbXBsZSBub25jZQ=="
+	for name, request := range map[string]string{
+		"short key":       "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + "AAAA\r\n\r\n",
+		"key of 10 bytes": "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + "MTIzNDU2Nzg5MA==\r\n\r\n",
+		"no base64":       "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + "not a key!\r\n\r\n",
+		"long key":        "GET /sub HTTP/1.1\r\nHost: x\r\n" + rest + strings.Repeat("k", 300) + "\r\n\r\n",
+		"HTTP 1.0":        "GET /sub HTTP/1.0\r\nHost: x\r\n" + rest + key + "\r\n\r\n",
+		"no Host in 1.0":  "GET /sub HTTP/1.0\r\n" + rest + key + "\r\n\r\n",
+		"bare line feeds": strings.ReplaceAll("GET /sub HTTP/1.1\r\nHost: x\r\n"+rest+key+"\r\n\r\n", "\r", ""),
+		"empty Host":      "GET /sub HTTP/1.1\r\nHost: \r\n" + rest + key + "\r\n\r\n",
+	} {
+		_, sent, _ := strings.Cut(request, "Sec-WebSocket-Key: ")
+		sum := sha1.Sum([]byte(strings.TrimSpace(sent) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+		want := base64.StdEncoding.EncodeToString(sum[:])
+		for _, way := range []string{"epoll", "goroutines", "TLS"} {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				cfg := ws.Config{ListenConfig: transport.ListenConfig{Goroutines: way == "goroutines"}}
+				var clientTLS *tls.Config
+				if way == "TLS" {
+					cfg.TLS, clientTLS = certificate, transporttest.ClientTLS(t, certFile)
+				}
+				l := listen(t, cfg)
+				transporttest.Serve(t, l, echo)
+				c := transporttest.Dial(t, l, clientTLS)
+				_ = c.SetDeadline(time.Now().Add(transporttest.WaitLimit))
+				if _, err := io.WriteString(c, request); err != nil {
+					t.Fatal(err)
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") != want {
+					t.Errorf("answered with %+v, %v, want the key %s", resp, err, want)
+				}
+			})
+		}
 	}
 }
 

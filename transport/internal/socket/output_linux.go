@@ -32,7 +32,7 @@ type late struct {
 	rest   []byte        // of a frame
 	whole  bool          // nothing of that frame has gone out
 	urgent []byte        // goes behind it: the newest of the urgent frames
-	last   []byte        // goes last
+	last   []byte        // goes last, if the connection was closed meanwhile
 	owed   bool          // the owner waits for Writable
 	done   chan struct{} // closed at the end, if the connection was closed meanwhile
 }
@@ -165,10 +165,14 @@ func (o *output) flush() bool {
 		if l.rest = l.rest[n:]; len(l.rest) > 0 {
 			return false
 		}
-		if l.urgent == nil {
+		switch {
+		case l.urgent != nil:
+			l.rest, l.urgent, l.whole = l.urgent, nil, true
+		case l.last != nil:
+			l.rest, l.last, l.whole = l.last, nil, true
+		default:
 			return true
 		}
-		l.rest, l.urgent, l.whole = l.urgent, nil, true
 	}
 	return true
 }

@@ -303,8 +303,8 @@ func (p *Polled) sendExpired() error {
 	return fmt.Errorf("write to client: %w", os.ErrDeadlineExceeded)
 }
 
-// CloseWith ends the connection as Socket.CloseWith does. A frame that was sent
-// in part has closeGrace to get out.
+// CloseWith ends the connection as Socket.CloseWith does. last, and a frame before
+// it that was sent in part, have closeGrace to get out.
 func (p *Polled) CloseWith(last []byte) bool {
 	p.mu.Lock()
 	if p.closing {
@@ -313,14 +313,39 @@ func (p *Polled) CloseWith(last []byte) bool {
 	}
 	p.closing = true
 	p.stopTimerLocked()
-	if l := p.out.waiting(); l != nil {
-		l.last, l.done = last, make(chan struct{})
+	l := p.out.waiting()
+	if l != nil {
+		l.last = last
+	} else {
+		l = p.sendLastLocked(last)
+	}
+	if l != nil {
+		l.done = make(chan struct{})
 		p.timer = time.AfterFunc(closeGrace, func() { p.tearOff(l) })
 	} else {
-		p.out.end(last, p.gone)
+		p.out.end(nil, p.gone)
 	}
 	p.unlockAndNotify(p.wakeLocked())
 	return true
+}
+
+// sendLastLocked sends the last frame. It returns what the kernel has no room for
+// yet, or nil.
+func (p *Polled) sendLastLocked(last []byte) *late {
+	if p.out.torn || p.out.ended {
+		return nil
+	}
+	n, err := p.out.send(last)
+	if err == nil && n < len(last) {
+		err = p.watchLocked(pollWrite)
+	}
+	switch {
+	case err != nil:
+		p.out.torn = true
+	case n < len(last):
+		p.out.late = &late{rest: last[n:], whole: n == 0}
+	}
+	return p.out.late
 }
 
 // tearOff gives up what did not get out within closeGrace after CloseWith.

@@ -98,6 +98,10 @@ type Socket struct {
 	hello    int
 	early    []byte // read by Begin before the TLS handshake
 
+	ending atomic.Bool // endLocked sends what comes last
+	rest   []byte      // of that, what the kernel had no room for
+	whole  bool        // nothing of that has gone out
+
 	lastSign atomic.Int64 // nanoseconds since 1970
 	evicted  atomic.Bool
 	written  atomic.Int64 // bytes handed to the kernel
@@ -306,9 +310,9 @@ func (s *Socket) SetReadDeadline(t time.Time) error {
 }
 
 // CloseWith ends the connection without blocking. It sends last, which may be nil,
-// if the kernel takes it at once, then TLS's close_notify and a FIN. A Write
-// under way has closeGrace to finish, and sends these itself. A Read under way
-// returns. Only the first call has an effect. It reports whether this was it.
+// then TLS's close_notify and a FIN. What the kernel has no room for is left to
+// Release. A Write under way has closeGrace to finish, and sends these itself. A
+// Read under way returns. Only the first call has an effect. It reports whether this was it.
 func (s *Socket) CloseWith(last []byte) bool {
 	s.pmu.Lock()
 	if s.closing.Load() {
@@ -336,6 +340,9 @@ func (s *Socket) Release() {
 	s.held.end(s.acceptor)
 	// A write may still be under way, for at most closeGrace.
 	s.wmu.Lock()
+	if len(s.rest) > 0 && !s.torn {
+		s.sendRestLocked()
+	}
 	torn := s.torn
 	s.unlockWrite()
 	if torn {

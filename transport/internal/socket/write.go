@@ -182,12 +182,13 @@ func (s *Socket) sendPendingLocked() {
 }
 
 // endLocked sends last, close_notify and FIN without waiting for room in the
-// kernel.
+// kernel. If there is none, FIN has to wait for sendRestLocked.
 func (s *Socket) endLocked(last []byte) {
 	if s.torn {
 		s.keepFinal()
 		return
 	}
+	s.ending.Store(true)
 	if s.tls != nil {
 		// A reader that answers a key update of TLS may be stuck in a write and
 		// hold the lock of TLS. The deadline makes it return.
@@ -204,16 +205,36 @@ func (s *Socket) endLocked(last []byte) {
 		s.torn = err != nil && n > 0
 	}
 	s.keepFinal()
+	if len(s.rest) == 0 {
+		_ = s.tcp.CloseWrite()
+	}
+}
+
+// sendRestLocked sends what is left of the last frame, within closeGrace, and FIN.
+func (s *Socket) sendRestLocked() {
+	_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
+	n, err := s.tcp.Write(s.rest)
+	s.written.Add(int64(n))
+	s.torn = err != nil && (n > 0 || !s.whole)
+	s.rest = nil
 	_ = s.tcp.CloseWrite()
 }
 
-// tryLocked writes what the kernel takes of b at once.
+// tryLocked writes what the kernel takes of b at once. At the end it keeps the rest.
 func (s *Socket) tryLocked(b []byte) (int, error) {
+	if len(s.rest) > 0 {
+		s.rest = append(s.rest, b...)
+		return len(b), nil
+	}
 	// After an expired deadline the write would not be tried.
 	_ = s.tcp.SetWriteDeadline(time.Now().Add(closeGrace))
 	n, err := tryWrite(s.tcp, b)
 	s.written.Add(int64(n))
 	if err == nil && n < len(b) {
+		if s.ending.Load() {
+			s.rest, s.whole = append([]byte(nil), b[n:]...), n == 0
+			return len(b), nil
+		}
 		err = os.ErrDeadlineExceeded
 	}
 	return n, err
