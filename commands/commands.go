@@ -126,7 +126,7 @@ func newApp(opts Options) *cli.App {
 		OnUsageError:   onUsageError,
 	}
 	app.Commands = append([]*cli.Command{
-		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(),
+		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(), eventsCommand(),
 		nodesCommand(), statsCommand(), partitionsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, completionCommand(), versionCommand())

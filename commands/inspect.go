@@ -156,15 +156,15 @@ func usersCommand() *cli.Command {
 	}
 	return &cli.Command{
 		Name:  "users",
-		Usage: "see whether a user is online, and what waits for them",
-		Subcommands: []*cli.Command{{
+		Usage: "see whether a user is online, and what waits for them; close sessions, forget devices, erase",
+		Subcommands: append([]*cli.Command{{
 			Name:        "show",
 			Usage:       "show a user's sessions, devices and waiting messages",
 			ArgsUsage:   "USER",
 			Description: "imgo users show 123",
 			Flags:       withAPI(jsonFlag()),
 			Action:      show.ask,
-		}},
+		}}, manageUserCommands()...),
 	}
 }
 

@@ -184,7 +184,7 @@ const dedupeWarm = 1 << 14
 func (n *Node) logicConfig() logic.Config {
 	c := logic.DefaultConfig()
 	c.Lifetimes, c.RoomRules, c.Auth = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config
-	c.MaxUsers, c.MaxBody = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody
+	c.MaxUsers, c.MaxBody, c.Retention = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody, n.cfg.Kept.Retention
 	return c
 }
 

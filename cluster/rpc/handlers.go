@@ -39,6 +39,7 @@ func newHandlers() handlers {
 	add(h, router, "Take", Router.Take)
 	add(h, router, "Claim", Router.Claim)
 	add(h, router, "Forget", Router.Forget)
+	add(h, router, "Remove", Router.Remove)
 	add(h, router, "Resolve", Router.Resolve)
 	add(h, router, "Memberships", Router.Memberships)
 	logic := service[Logic]{logicService, "logic", func(o *Services) Logic { return o.Logic }}

@@ -73,6 +73,10 @@ func (r routerRole) Claim(ctx context.Context, q *envelope.ClaimRequest) (*envel
 func (r routerRole) Forget(ctx context.Context, q *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
 	return reply[*envelope.ForgetReply](ctx, r.roles, "Router.Forget", q)
 }
+
+func (r routerRole) Remove(ctx context.Context, q *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
+	return reply[*envelope.RemoveReply](ctx, r.roles, "Router.Remove", q)
+}
 func (r routerRole) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return reply[*envelope.ResolveReply](ctx, r.roles, "Router.Resolve", q)
 }

@@ -41,6 +41,7 @@ type Router interface {
 	Take(ctx context.Context, r *envelope.TakeRequest) (*envelope.TakeReply, error)
 	Claim(ctx context.Context, r *envelope.ClaimRequest) (*envelope.ClaimReply, error)
 	Forget(ctx context.Context, r *envelope.ForgetRequest) (*envelope.ForgetReply, error)
+	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
 	Resolve(ctx context.Context, r *envelope.ResolveRequest) (*envelope.ResolveReply, error)
 	Memberships(ctx context.Context, r *envelope.MembershipsRequest) (*envelope.MembershipsReply, error)
 }

@@ -58,6 +58,10 @@ func (r remoteRouter) Forget(ctx context.Context, q *envelope.ForgetRequest) (*e
 	return ask[envelope.ForgetReply](ctx, r.peer, "/"+routerService+"/Forget", r.generation, q)
 }
 
+func (r remoteRouter) Remove(ctx context.Context, q *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
+	return ask[envelope.RemoveReply](ctx, r.peer, "/"+routerService+"/Remove", r.generation, q)
+}
+
 func (r remoteRouter) Resolve(ctx context.Context, q *envelope.ResolveRequest) (*envelope.ResolveReply, error) {
 	return ask[envelope.ResolveReply](ctx, r.peer, "/"+routerService+"/Resolve", r.generation, q)
 }

@@ -36,8 +36,8 @@ type eventLog struct {
 	now   clock
 
 	mu    sync.Mutex
-	last  uint64  // the newest event's Seq
-	held  []Event // the newest maxEvents, oldest first
+	last  uint64              // the newest event's Seq
+	held  []Event             // the newest maxEvents, oldest first
 	kinds map[string]struct{} // that are counted by name
 }
 

@@ -19,6 +19,7 @@ import (
 // fakeRouter answers from a small table, like the owner of its partitions. A
 // func field that is set answers instead.
 type fakeRouter struct {
+	removed  []*envelope.Removal
 	attach   func(context.Context, *envelope.AttachRequest) (*envelope.AttachReply, error)
 	detach   func(context.Context, *envelope.DetachRequest) error
 	catchUp  func(context.Context, *envelope.CatchUpRequest) (*envelope.Backlog, error)
@@ -111,6 +112,13 @@ func (r *fakeRouter) table(req *envelope.LookupRequest) *envelope.LookupReply {
 		}
 	}
 	return reply
+}
+
+func (r *fakeRouter) Remove(_ context.Context, req *envelope.RemoveRequest) (*envelope.RemoveReply, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed = append(r.removed, req.GetRemoval())
+	return &envelope.RemoveReply{Messages: 3, Devices: uint32(len(req.GetRemoval().GetDevices()))}, nil
 }
 
 func (r *fakeRouter) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {

@@ -35,6 +35,12 @@ type kicker struct {
 
 // kick kicks the user's sessions that match and returns how many they are.
 func (k *kicker) kick(ctx context.Context, user string, filter KickFilter) (int, error) {
+	return k.kickThose(ctx, user, filter, filter.matches)
+}
+
+// kickThose kicks the user's sessions for which which is true and returns how many
+// they are.
+func (k *kicker) kickThose(ctx context.Context, user string, filter KickFilter, which func(*envelope.SessionInfo) bool) (int, error) {
 	found, err := k.owners.lookup(ctx, k.owners.targets([]string{user}), want{full: true})
 	if err != nil {
 		return 0, err
@@ -47,7 +53,7 @@ func (k *kicker) kick(ctx context.Context, user string, filter KickFilter) (int,
 		kick.Reason = "closed by the server's operator"
 	}
 	for _, s := range found[user].GetFull() {
-		if filter.matches(s) {
+		if which(s) {
 			kick.To = append(kick.To, s.GetAddress())
 		}
 	}

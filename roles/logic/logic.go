@@ -37,6 +37,7 @@ type Logic struct {
 	roomHandler
 	memberHandler
 	userHandler
+	removeHandler
 	tokenHandler
 	overviewHandler
 	*eventLog
@@ -94,6 +95,9 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 			life: life, owners: owners, kept: deps.Kept, comets: deps.Comets, now: now, cometTimeout: cfg.CometTimeout,
 		},
 		userHandler:     userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
+		removeHandler: removeHandler{
+			life: life, owners: owners, kicker: kicker, tokens: deps.Tokens, retention: cfg.Retention, now: now,
+		},
 		tokenHandler:    tokenHandler{life: life, auth: authenticator, tokens: deps.Tokens, kicker: kicker, now: now},
 		overviewHandler: overviewHandler{life: life, owners: owners, comets: comets, metrics: metrics, now: now, started: now()},
 		eventLog:        newEventLog(metrics.events, warn, now),

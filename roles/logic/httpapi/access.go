@@ -231,6 +231,27 @@ func (g guard) Take(ctx context.Context, user string, afterMS int64, most int) (
 	return g.service.Take(ctx, user, afterMS, most)
 }
 
+func (g guard) ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error) {
+	if err := userOf(ctx, user); err != nil {
+		return logic.Removed{}, err
+	}
+	return g.service.ForgetDevice(ctx, user, device)
+}
+
+func (g guard) Purge(ctx context.Context, user string) (logic.Removed, error) {
+	if err := userOf(ctx, user); err != nil {
+		return logic.Removed{}, err
+	}
+	return g.service.Purge(ctx, user)
+}
+
+func (g guard) Erase(ctx context.Context, user string) (logic.Removed, error) {
+	if err := userOf(ctx, user); err != nil {
+		return logic.Removed{}, err
+	}
+	return g.service.Erase(ctx, user)
+}
+
 // Rooms returns only the rooms that the caller may name.
 func (g guard) Rooms(ctx context.Context) (map[string]uint32, error) {
 	rooms, err := g.service.Rooms(ctx)

@@ -172,6 +172,9 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"events":             {"GET", "/v1/events?after=1", ""},
 	"openapiJSON":        {"GET", "/v1/openapi.json", ""},
 	"openapiYAML":        {"GET", "/v1/openapi.yaml", ""},
+	"eraseUser":          {"DELETE", "/v1/users/alice", ""},
+	"forgetDevice":       {"DELETE", "/v1/users/alice/devices/phone", ""},
+	"purgeMessages":      {"DELETE", "/v1/users/alice/messages", ""},
 }
 
 // TestOpenAPIAnswers provokes every status that the document lists for every operation. It checks that

@@ -128,6 +128,18 @@ func (f *fakeService) Online(_ context.Context, users []string) (map[string]int,
 	return f.online, f.record("online " + strings.Join(users, "|"))
 }
 
+func (f *fakeService) ForgetDevice(_ context.Context, user, device string) (logic.Removed, error) {
+	return logic.Removed{Messages: 2, Devices: 1, Sessions: 1, LogUntilMS: 7}, f.record("forget " + user + " " + device)
+}
+
+func (f *fakeService) Purge(_ context.Context, user string) (logic.Removed, error) {
+	return logic.Removed{Messages: 3, LogUntilMS: 7}, f.record("purge " + user)
+}
+
+func (f *fakeService) Erase(_ context.Context, user string) (logic.Removed, error) {
+	return logic.Removed{Messages: 3, Devices: 2, Tokens: 1, Sessions: 1}, f.record("erase " + user)
+}
+
 func (f *fakeService) Kick(_ context.Context, user string, filter logic.KickFilter) (int, error) {
 	f.mu.Lock()
 	f.kicked = filter

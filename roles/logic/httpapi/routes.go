@@ -59,6 +59,7 @@ func (rt *route) allowed() []string {
 func (a *API) register() {
 	get := func(scope Scope, h handler) methods { return methods{http.MethodGet: {scope, h}} }
 	post := func(scope Scope, h handler) methods { return methods{http.MethodPost: {scope, h}} }
+	remove := func(h handler) methods { return methods{http.MethodDelete: {httpcall.ScopeUsers, h}} }
 	v1 := v1Form()
 
 	a.routes = []*route{
@@ -67,7 +68,12 @@ func (a *API) register() {
 		{path: "/v1/push/stream", form: v1, methods: post(httpcall.ScopePush, a.pushStream)},
 		{path: "/v1/users", form: v1, methods: get(httpcall.ScopeRead, a.usersOnline)},
 		{path: "/v1/users/online", form: v1, methods: post(httpcall.ScopeRead, a.usersOnlineList)},
-		{path: "/v1/users/{user}", form: v1, methods: get(httpcall.ScopeRead, a.user)},
+		{path: "/v1/users/{user}", form: v1, methods: methods{
+			http.MethodGet:    {httpcall.ScopeRead, a.user},
+			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
+		}},
+		{path: "/v1/users/{user}/devices/{device}", form: v1, methods: remove(a.forgetDevice)},
+		{path: "/v1/users/{user}/messages", form: v1, methods: remove(a.purge)},
 		{path: "/v1/user", form: v1, methods: get(httpcall.ScopeRead, a.userByQuery)},
 		{path: "/v1/users/{user}/rooms", form: v1, methods: get(httpcall.ScopeRead, a.userRooms)},
 		{path: "/v1/users/{user}/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},

@@ -34,6 +34,11 @@ type Users interface {
 	Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error)
 	// Take reads and deletes the messages after the user's default cursor.
 	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
+	// ForgetDevice forgets a device, Purge drops all waiting messages, and Erase takes
+	// away all that is known of the user.
+	ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error)
+	Purge(ctx context.Context, user string) (logic.Removed, error)
+	Erase(ctx context.Context, user string) (logic.Removed, error)
 }
 
 // Rooms shows rooms and their members.

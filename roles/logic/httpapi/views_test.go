@@ -290,7 +290,8 @@ func TestWrongPathsAndMethods(t *testing.T) {
 		code, allow    string
 	}{
 		{"GET", "/v1/push", 405, "method_not_allowed", "POST"},
-		{"DELETE", "/v1/users/alice", 405, "method_not_allowed", "GET"},
+		{"PUT", "/v1/users/alice", 405, "method_not_allowed", "DELETE, GET"},
+		{"DELETE", "/v1/users/alice/devices/", 404, "not_found", ""},
 		{"POST", "/v1/openapi.json", 405, "method_not_allowed", "GET"},
 		{"GET", "/v1/nothing", 404, "not_found", ""},
 		{"POST", "/v1/push/", 404, "not_found", ""},

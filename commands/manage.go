@@ -1,0 +1,229 @@
+package commands
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"imgo/internal/wait"
+)
+
+// removed is the answer of a DELETE below /v1/users/{user}.
+type removed struct {
+	Messages   int   `json:"messages"`
+	Devices    int   `json:"devices"`
+	Tokens     int   `json:"tokens"`
+	Sessions   int   `json:"sessions"`
+	LogUntilMS int64 `json:"log_until_ms"`
+}
+
+// text says what was removed, without what there was none of.
+func (r removed) text() string {
+	var parts []string
+	for _, p := range []struct {
+		n     int
+		thing string
+	}{{r.Messages, "message"}, {r.Devices, "device"}, {r.Tokens, "token"}, {r.Sessions, "session"}} {
+		if p.n > 0 {
+			parts = append(parts, count(p.n, p.thing))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing was there"
+	}
+	return "removed " + strings.Join(parts, ", ")
+}
+
+// remove returns a command's action that sends a DELETE request for the arguments named in names, the first of which
+// is the user. path returns the path below the user.
+func remove(names []string, path func(args []string) string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args := c.Args().Slice()
+		if len(args) != len(names) {
+			return usage(c, "write %s %s", c.Command.HelpName, strings.Join(names, " "))
+		}
+		for i, arg := range args {
+			args[i] = url.PathEscape(arg)
+		}
+		a, err := newAPI(c)
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		var result removed
+		answer, err := a.call(c.Context, http.MethodDelete, "/v1/users/"+args[0]+path(args), nil, nil, &result)
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return printLine(c, string(answer))
+		}
+		if result.LogUntilMS > 0 && result.Messages > 0 {
+			fmt.Fprintf(c.App.ErrWriter, "the log may still hold the messages until %s\n", localTime(result.LogUntilMS))
+		}
+		return printLine(c, result.text())
+	}
+}
+
+// manageUserCommands are the commands of imgo users that change something.
+func manageUserCommands() []*cli.Command {
+	return []*cli.Command{
+		{
+			Name:      "kick",
+			Usage:     "close a user's sessions",
+			ArgsUsage: "USER",
+			Description: "imgo users kick 123\n" +
+				"imgo users kick 123 --device phone --reason \"signed out\"\n\n" +
+				"Messages that wait stay.",
+			Flags: withAPI(
+				&cli.StringFlag{Name: "device", Usage: "only the sessions of this `device`"},
+				&cli.StringFlag{Name: "session", Usage: "only this session: its `name` or key"},
+				&cli.StringFlag{Name: "reason", Usage: "the `text` that the client is told"},
+				&cli.IntFlag{Name: "code", Usage: "the close code, 3000 to 4999", DefaultText: "3506: do not come back"},
+				jsonFlag(),
+			),
+			Action: kick,
+		},
+		{
+			Name:        "forget",
+			Usage:       "forget a device that does not come back: no message waits for it any more",
+			ArgsUsage:   "USER DEVICE",
+			Description: "imgo users forget 123 phone",
+			Flags:       withAPI(jsonFlag()),
+			Action:      remove([]string{"USER", "DEVICE"}, func(args []string) string { return "/devices/" + args[1] }),
+		},
+		{
+			Name:        "purge",
+			Usage:       "drop all messages that wait for a user",
+			ArgsUsage:   "USER",
+			Description: "imgo users purge 123",
+			Flags:       withAPI(jsonFlag()),
+			Action:      remove([]string{"USER"}, func([]string) string { return "/messages" }),
+		},
+		{
+			Name:        "erase",
+			Usage:       "erase a user: tokens, sessions, waiting messages, devices and idempotency keys",
+			ArgsUsage:   "USER",
+			Description: "imgo users erase 123",
+			Flags:       withAPI(jsonFlag()),
+			Action:      remove([]string{"USER"}, func([]string) string { return "" }),
+		},
+	}
+}
+
+func kick(c *cli.Context) error {
+	if c.Args().Len() != 1 {
+		return usage(c, "which user? Write imgo users kick 123")
+	}
+	if c.IsSet("device") && c.IsSet("session") {
+		return usage(c, "name --device or --session, and not both")
+	}
+	request := map[string]any{}
+	for _, name := range []string{"device", "session", "reason"} {
+		if c.IsSet(name) {
+			request[name] = c.String(name)
+		}
+	}
+	if c.IsSet("code") {
+		request["code"] = c.Int("code")
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	var result struct {
+		Sessions int `json:"sessions"`
+	}
+	answer, err := a.post(c.Context, "/v1/users/"+url.PathEscape(c.Args().First())+"/kick", request, &result, nil)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printLine(c, string(answer))
+	}
+	return printLine(c, "closing "+count(result.Sessions, "session"))
+}
+
+// event is one event in the answer of GET /v1/events.
+type event struct {
+	Seq    uint64 `json:"seq"`
+	TimeMS int64  `json:"time_ms"`
+	Kind   string `json:"kind"`
+	User   string `json:"user"`
+	Detail string `json:"detail"`
+	Count  int    `json:"count"`
+}
+
+// followPause is the time between two questions of imgo events --follow.
+const followPause = time.Second
+
+func eventsCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "events",
+		Usage: "show what happened to users' messages: dropped, lost, a device that had to make room",
+		Description: "imgo events\n" +
+			"imgo events --follow\n\n" +
+			"A server holds its newest 1,000 events in memory.",
+		Flags: withAPI(
+			&cli.Uint64Flag{Name: "after", Usage: "only events with a higher `number`"},
+			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
+			jsonFlag(),
+		),
+		Action: events,
+	}
+}
+
+func events(c *cli.Context) error {
+	if c.Args().Present() {
+		return usage(c, "%q is too much", c.Args().First())
+	}
+	a, err := newAPI(c)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if c.Bool("follow") {
+		fmt.Fprintln(c.App.ErrWriter, "waiting for events; Ctrl-C ends")
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for after := c.Uint64("after"); ; {
+		var answer struct {
+			Events []event `json:"events"`
+			Last   uint64  `json:"last"`
+		}
+		raw, err := a.get(c.Context, fmt.Sprintf("/v1/events?after=%d", after), &answer)
+		switch {
+		case c.Context.Err() != nil && c.Bool("follow"):
+			return nil
+		case err != nil:
+			return err
+		case c.Bool("json") && (len(answer.Events) > 0 || !c.Bool("follow")):
+			if err := printLine(c, string(raw)); err != nil {
+				return err
+			}
+		}
+		for _, e := range answer.Events {
+			if c.Bool("json") {
+				break
+			}
+			times := ""
+			if e.Count > 1 {
+				times = fmt.Sprintf(" (%d times)", e.Count)
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s%s\t%s\t%s\n", e.Seq, localTime(e.TimeMS), e.Kind, times, orDash(e.User), e.Detail)
+		}
+		if err := w.Flush(); err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
+		if !c.Bool("follow") || wait.Sleep(c.Context, followPause) != nil {
+			return nil
+		}
+		after = max(after, answer.Last)
+	}
+}

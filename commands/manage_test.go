@@ -1,0 +1,46 @@
+package commands_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestManageUsers(t *testing.T) {
+	const all = `{"messages":3,"devices":2,"tokens":1,"sessions":1,"log_until_ms":1700000000000}`
+	s := newServer(t, map[string]answer{
+		"DELETE /v1/users/a%2Fb":                {200, all},
+		"DELETE /v1/users/123/devices/ph%2FOne": {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
+		"DELETE /v1/users/123/messages":         {200, `{"messages":0,"devices":0,"tokens":0,"sessions":0,"log_until_ms":7}`},
+		"POST /v1/users/123/kick":               {200, `{"sessions":2}`},
+		"GET /v1/events?after=0": {200, `{"events":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123","detail":"why","count":7},` +
+			`{"seq":6,"time_ms":1700000000000,"kind":"record_set_aside"}],"last":6}`},
+		"GET /v1/events?after=6": {200, `{"events":[],"last":6}`},
+	})
+	at := time.UnixMilli(1_700_000_000_000).Format(time.RFC3339)
+	for _, test := range []struct{ args, want string }{
+		{"users erase a/b", "removed 3 messages, 2 devices, 1 token, 1 session\n"},
+		{"users erase a/b --json", all + "\n"},
+		{"users forget 123 ph/One", "removed 1 device\n"},
+		{"users purge 123", "nothing was there\n"},
+		{"users kick 123 --device phone --reason out --code 3100", "closing 2 sessions\n"},
+		{"events", "5  " + at + "  mailbox_dropped (7 times)  123  why\n6  " + at + "  record_set_aside           -    \n"},
+		{"events --after 6", ""},
+		{"events --after 6 --json", s.answers["GET /v1/events?after=6"].body + "\n"},
+	} {
+		t.Run(test.args, func(t *testing.T) { imgo(t, s, "", strings.Fields(test.args)...).want(t, 0, test.want) })
+	}
+	for _, asked := range s.requests {
+		want := map[string]any{"device": "phone", "reason": "out", "code": 3100.0}
+		if asked.Path == "/v1/users/123/kick" && cmp.Diff(want, asked.Body) != "" {
+			t.Errorf("asked %v", asked.Body)
+		}
+	}
+	for _, args := range []string{"users erase", "users forget 123", "users purge 1 2", "users kick", "users kick 1 --device d --session s", "events x"} {
+		if r := imgo(t, s, "", strings.Fields(args)...); r.code != 64 {
+			t.Errorf("%s: exit code %d", args, r.code)
+		}
+	}
+}
