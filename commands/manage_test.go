@@ -15,6 +15,9 @@ func TestManageUsers(t *testing.T) {
 		"DELETE /v1/users/123/devices/ph%2FOne": {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
 		"DELETE /v1/users/123/messages":         {200, `{"messages":0,"devices":0,"tokens":0,"sessions":0,"log_until_ms":7}`},
 		"POST /v1/users/123/kick":               {200, `{"sessions":2}`},
+		"GET /v1/users/123/tokens": {200, `{"user":"123","tokens":[{"created_ms":1700000000000,"expires_ms":0},` +
+			`{"created_ms":1700000000000,"expires_ms":1700000000000}]}`},
+		"GET /v1/users/4/tokens": {200, `{"user":"4","tokens":[]}`},
 		"GET /v1/events?after=0": {200, `{"events":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123","detail":"why","count":7},` +
 			`{"seq":6,"time_ms":1700000000000,"kind":"record_set_aside"}],"last":6}`},
 		"GET /v1/events?after=6": {200, `{"events":[],"last":6}`},
@@ -26,11 +29,18 @@ func TestManageUsers(t *testing.T) {
 		{"users forget 123 ph/One", "removed 1 device\n"},
 		{"users purge 123", "nothing was there\n"},
 		{"users kick 123 --device phone --reason out --code 3100", "closing 2 sessions\n"},
+		{"token list 123", "user 123 has 2 tokens\n\nMADE                       EXPIRES\n" + at + "  never\n" + at + "  " + at + "\n"},
+		{"token list 4", "user 4 has 0 tokens\n"},
 		{"events", "5  " + at + "  mailbox_dropped (7 times)  123  why\n6  " + at + "  record_set_aside           -    \n"},
 		{"events --after 6", ""},
 		{"events --after 6 --json", s.answers["GET /v1/events?after=6"].body + "\n"},
 	} {
-		t.Run(test.args, func(t *testing.T) { imgo(t, s, "", strings.Fields(test.args)...).want(t, 0, test.want) })
+		t.Run(test.args, func(t *testing.T) {
+			if strings.Contains(at, "Z") {
+				test.want = strings.ReplaceAll(test.want, "MADE                       EXPIRES", "MADE                  EXPIRES")
+			}
+			imgo(t, s, "", strings.Fields(test.args)...).want(t, 0, test.want)
+		})
 	}
 	for _, asked := range s.requests {
 		want := map[string]any{"device": "phone", "reason": "out", "code": 3100.0}
@@ -38,7 +48,7 @@ func TestManageUsers(t *testing.T) {
 			t.Errorf("asked %v", asked.Body)
 		}
 	}
-	for _, args := range []string{"users erase", "users forget 123", "users purge 1 2", "users kick", "users kick 1 --device d --session s", "events x"} {
+	for _, args := range []string{"token list", "users erase", "users forget 123", "users purge 1 2", "users kick", "users kick 1 --device d --session s", "events x"} {
 		if r := imgo(t, s, "", strings.Fields(args)...); r.code != 64 {
 			t.Errorf("%s: exit code %d", args, r.code)
 		}

@@ -3,6 +3,8 @@ package commands
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -55,7 +57,7 @@ func (a *api) revoke(ctx context.Context, token, user string, closeSessions bool
 func tokenCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "token",
-		Usage: "make or revoke the tokens that clients connect with",
+		Usage: "make, list or revoke the tokens that clients connect with",
 		Subcommands: []*cli.Command{
 			{
 				Name:  "new",
@@ -74,6 +76,14 @@ func tokenCommand() *cli.Command {
 				Action: tokenNew,
 			},
 			{
+				Name:        "list",
+				Usage:       "list a user's valid tokens, without their text",
+				ArgsUsage:   "USER",
+				Description: "imgo token list 123",
+				Flags:       withAPI(jsonFlag()),
+				Action:      tokenList.ask,
+			},
+			{
 				Name:      "revoke",
 				Usage:     "take a token, or all tokens of a user, back",
 				ArgsUsage: "TOKEN | --user USER",
@@ -89,6 +99,37 @@ func tokenCommand() *cli.Command {
 			},
 		},
 	}
+}
+
+// userTokens is the answer of GET /v1/users/{user}/tokens.
+type userTokens struct {
+	User   string `json:"user"`
+	Tokens []struct {
+		CreatedMS int64 `json:"created_ms"`
+		ExpiresMS int64 `json:"expires_ms"`
+	} `json:"tokens"`
+}
+
+var tokenList = query[userTokens]{
+	path: func(c *cli.Context) (string, error) {
+		if c.Args().Len() != 1 {
+			return "", usage(c, "whose tokens? Write imgo token list 123")
+		}
+		return "/v1/users/" + url.PathEscape(c.Args().First()) + "/tokens", nil
+	},
+	write: func(w *tabwriter.Writer, u *userTokens) {
+		fmt.Fprintf(w, "user %s has %s\n", u.User, count(len(u.Tokens), "token"))
+		if len(u.Tokens) > 0 {
+			fmt.Fprintln(w, "\nMADE\tEXPIRES")
+		}
+		for _, t := range u.Tokens {
+			expires := "never"
+			if t.ExpiresMS != 0 {
+				expires = localTime(t.ExpiresMS)
+			}
+			fmt.Fprintf(w, "%s\t%s\n", localTime(t.CreatedMS), expires)
+		}
+	},
 }
 
 func tokenNew(c *cli.Context) error {

@@ -119,6 +119,8 @@ type TokenStore interface {
 	auth.TokenStore
 	// Revoke revokes one token. It returns envelope.ErrNotFound if there is none.
 	Revoke(ctx context.Context, hash [32]byte) error
+	// List returns the good tokens of a user, oldest first.
+	List(ctx context.Context, user string) ([]envelope.TokenInfo, error)
 	// RevokeUser revokes all tokens of a user and counts them.
 	RevokeUser(ctx context.Context, user string) (int, error)
 }

@@ -35,7 +35,15 @@ func TestRemove(t *testing.T) {
 	token := func() {
 		n.call(t, "POST", "/v1/tokens", `{"user":"alice","token":"of alice"}`).want(t, 201)
 	}
+	n.call(t, "GET", "/v1/users/alice/tokens", "").is(t, 200, `{"tokens":[],"user":"alice"}`)
 	token()
+	var list struct {
+		Tokens []map[string]int64
+	}
+	n.call(t, "GET", "/v1/users/alice/tokens", "").decode(t, &list)
+	if len(list.Tokens) != 1 || len(list.Tokens[0]) != 2 || list.Tokens[0]["created_ms"] == 0 {
+		t.Errorf("tokens %v", list.Tokens)
+	}
 	phone, laptop := n.tcp(t), n.tcp(t)
 	phone.login("v2", "of alice", `,"device":"phone","ack":true`)
 	laptop.login("v2", "of alice", `,"device":"lap/top","ack":true`)

@@ -309,6 +309,13 @@ func (g guard) UserRooms(ctx context.Context, user string) ([]string, int, error
 	return g.service.UserRooms(ctx, user)
 }
 
+func (g guard) UserTokens(ctx context.Context, user string) ([]envelope.TokenInfo, error) {
+	if err := userOf(ctx, user); err != nil {
+		return nil, err
+	}
+	return g.service.UserTokens(ctx, user)
+}
+
 // CheckToken needs no check: it is asked with the client's own token.
 func (g guard) CheckToken(ctx context.Context, token string) (string, error) {
 	return g.service.CheckToken(ctx, token)

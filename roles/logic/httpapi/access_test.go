@@ -105,6 +105,8 @@ func TestPatterns(t *testing.T) {
 		{"both", "POST", "/v1/users/online", `{"users":["bank-1"]}`, true},
 		{"both", "POST", "/v1/users/bank-1/kick", "", true},
 		{"both", "POST", "/v1/users/shop-1/kick", "", false},
+		{"both", "GET", "/v1/users/bank-1/tokens", "", true},
+		{"both", "GET", "/v1/users/shop-1/tokens", "", false},
 		{"both", "DELETE", "/v1/users/bank-1", "", true},
 		{"both", "DELETE", "/v1/users/shop-1", "", false},
 		{"both", "DELETE", "/v1/users/bank-1/messages", "", true},

@@ -175,6 +175,7 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"eraseUser":          {"DELETE", "/v1/users/alice", ""},
 	"forgetDevice":       {"DELETE", "/v1/users/alice/devices/phone", ""},
 	"purgeMessages":      {"DELETE", "/v1/users/alice/messages", ""},
+	"userTokens":         {"GET", "/v1/users/alice/tokens", ""},
 }
 
 // TestOpenAPIAnswers provokes every status that the document lists for every operation. It checks that

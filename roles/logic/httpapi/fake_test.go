@@ -128,6 +128,10 @@ func (f *fakeService) Online(_ context.Context, users []string) (map[string]int,
 	return f.online, f.record("online " + strings.Join(users, "|"))
 }
 
+func (f *fakeService) UserTokens(_ context.Context, user string) ([]envelope.TokenInfo, error) {
+	return []envelope.TokenInfo{{CreatedMS: 5, ExpiresMS: 9}, {CreatedMS: 6}}, f.record("list tokens of " + user)
+}
+
 func (f *fakeService) ForgetDevice(_ context.Context, user, device string) (logic.Removed, error) {
 	return logic.Removed{Messages: 2, Devices: 1, Sessions: 1, LogUntilMS: 7}, f.record("forget " + user + " " + device)
 }

@@ -73,6 +73,7 @@ func (a *API) register() {
 			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
 		}},
 		{path: "/v1/users/{user}/devices/{device}", form: v1, methods: remove(a.forgetDevice)},
+		{path: "/v1/users/{user}/tokens", form: v1, methods: get(httpcall.ScopeTokens, a.userTokens)},
 		{path: "/v1/users/{user}/messages", form: v1, methods: remove(a.purge)},
 		{path: "/v1/user", form: v1, methods: get(httpcall.ScopeRead, a.userByQuery)},
 		{path: "/v1/users/{user}/rooms", form: v1, methods: get(httpcall.ScopeRead, a.userRooms)},

@@ -1,0 +1,30 @@
+package httpapi
+
+import "net/http"
+
+// tokenInfoView is one token of GET /v1/users/{user}/tokens. It has nothing of the
+// token or its hash: a token that a caller chose might be guessed by that.
+type tokenInfoView struct {
+	CreatedMS int64 `json:"created_ms"`
+	ExpiresMS int64 `json:"expires_ms"`
+}
+
+// userTokens answers GET /v1/users/{user}/tokens.
+func (a *API) userTokens(c *call) error {
+	user, err := c.PathName("user")
+	if err != nil {
+		return err
+	}
+	if err := c.Known(); err != nil {
+		return err
+	}
+	list, err := a.service.UserTokens(c.Ctx, user)
+	if err != nil {
+		return err
+	}
+	views := make([]tokenInfoView, len(list))
+	for i, t := range list {
+		views[i] = tokenInfoView{t.CreatedMS, t.ExpiresMS}
+	}
+	return c.Reply(http.StatusOK, map[string]any{"user": user, "tokens": views})
+}
