@@ -81,7 +81,7 @@ type Comet struct {
 	TCPTLS        bool     `toml:"tcp_tls" default:"true" doc:"Whether the TCP port uses the certificate, where one is given."`
 	WSTLS         bool     `toml:"ws_tls" default:"true" doc:"Whether the WebSocket port uses the certificate, where one is given."`
 	WSRequestSize int      `toml:"ws_request_size" default:"32KiB" unit:"size" min:"1KiB" max:"1MiB" doc:"The longest request that opens a WebSocket, with all its cookies. A longer one is refused (HTTP 431)."`
-	WSOrigins     []string `toml:"ws_origins" unit:"host patterns such as \"example.com\", \"*.example.com\"" doc:"The web pages that may open a WebSocket. Empty: any. Clients other than browsers send no origin and are always accepted."`
+	WSOrigins     []string `toml:"ws_origins" unit:"hosts or origins such as \"example.com\", \"*.example.com\", \"https://example.com:8443\"" doc:"The web pages that may open a WebSocket. A host without a port stands for all of its ports.\nEmpty: any. Clients other than browsers send no origin and are always accepted."`
 
 	TrustedProxies   []string `toml:"trusted_proxies" unit:"networks such as 10.0.0.0/8, or addresses" doc:"The proxies and load balancers that are believed when they tell a client's address, which limits, logs\nand the API go by. The address of any other peer is the client's."`
 	TCPProxyProtocol bool     `toml:"tcp_proxy_protocol" doc:"Whether the trusted proxies begin connections to the TCP port with the PROXY protocol (version 1 or 2).\nOne without it is closed."`

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/http"
 	"net/netip"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"imgo/envelope"
 	"imgo/internal/loopback"
 	"imgo/internal/settings"
+	"imgo/internal/weborigin"
 	"imgo/protocol"
 	"imgo/roles/logic/auth"
 )
@@ -164,11 +163,8 @@ func (v *validation) comet() []listener {
 		}
 	}
 	for _, pattern := range c.WSOrigins {
-		switch _, err := path.Match(pattern, ""); {
-		case strings.Contains(pattern, "://"):
-			v.refuse("comet.ws_origins", fmt.Sprintf("has %q", pattern), "write only the host, such as example.com or *.example.com")
-		case err != nil || pattern == "":
-			v.refuse("comet.ws_origins", fmt.Sprintf("has %q, which is no pattern", pattern), "write a host such as example.com or *.example.com")
+		if _, err := weborigin.Parse([]string{pattern}); err != nil {
+			v.refuse("comet.ws_origins", "has the "+err.Error(), "write a host such as example.com or *.example.com, or an origin such as https://example.com:8443")
 		}
 	}
 	return on
@@ -216,8 +212,8 @@ func (v *validation) http() listener {
 	}
 	v.certificate("http", h.TLSCert, h.TLSKey)
 	for _, origin := range h.TrustedOrigins {
-		if err := http.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
-			v.refuse("http.trusted_origins", fmt.Sprintf("has %q", origin), "write scheme and host, such as https://console.example.com")
+		if _, err := weborigin.Exact(origin); err != nil {
+			v.refuse("http.trusted_origins", "has the "+err.Error(), "write scheme and host, such as https://console.example.com")
 		}
 	}
 	names, keys := map[string]bool{}, map[string]bool{}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"time"
 
+	"imgo/internal/weborigin"
 	"imgo/transport"
 	"imgo/transport/internal/socket"
 )
@@ -56,7 +57,7 @@ type Config struct {
 // Listener accepts connections on one port.
 type Listener struct {
 	acceptor *socket.Acceptor
-	origins  origins
+	origins  weborigin.List
 	local    bool
 	path     string
 	maxSize  int // of a request
@@ -70,9 +71,9 @@ var _ transport.Listener = (*Listener)(nil)
 // Listen binds the port. Nothing is accepted before Run. It returns an error if an
 // entry of Config.Origins is not a pattern.
 func Listen(cfg Config) (*Listener, error) {
-	allowed, err := parseOrigins(cfg.Origins)
+	allowed, err := weborigin.Parse(cfg.Origins)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listen for WebSockets: %w", err)
 	}
 	if cfg.TLS != nil {
 		cfg.TLS = cfg.TLS.Clone()

@@ -210,6 +210,8 @@ func TestOrigins(t *testing.T) {
 		{[]string{"a.example"}, "https://imgo.example", false}, // The host of the request is no exception.
 		{[]string{"a.example"}, "%", false},
 		{[]string{"*"}, "https://c.example:99", true},
+		{[]string{"bücher.example"}, "https://xn--bcher-kva.example", true},
+		{[]string{"localhost"}, "http://localhost:3000", true},
 	} {
 		var refused counter
 		l := listen(t, ws.Config{Origins: test.allowed, ListenConfig: transport.ListenConfig{Refused: refused.add}})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"imgo/internal/lazyctx"
 	"imgo/internal/settings"
+	"imgo/internal/weborigin"
 	"imgo/roles/logic/httpapi/internal/httpcall"
 )
 
@@ -72,10 +74,16 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 		return nil, fmt.Errorf("make the HTTP API: %w", err)
 	}
 	origins := http.NewCrossOriginProtection()
-	for _, origin := range cfg.TrustedOrigins {
-		if err := origins.AddTrustedOrigin(origin); err != nil {
+	cfg.TrustedOrigins = slices.Clone(cfg.TrustedOrigins)
+	for i, origin := range cfg.TrustedOrigins {
+		exact, err := weborigin.Exact(origin)
+		if err == nil {
+			err = origins.AddTrustedOrigin(exact)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("make the HTTP API: trusted origin %q: %w", origin, err)
 		}
+		cfg.TrustedOrigins[i] = exact
 	}
 	m, err := newMetrics(reg)
 	if err != nil {

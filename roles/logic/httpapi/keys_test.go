@@ -124,7 +124,7 @@ func TestKeyRate(t *testing.T) {
 // TestNoKeys checks that without keys everybody may call, except pages of other sites in a developer's
 // browser.
 func TestNoKeys(t *testing.T) {
-	h := newHarness(t, httpapi.Config{TrustedOrigins: []string{"https://console.example"}}, nil)
+	h := newHarness(t, httpapi.Config{TrustedOrigins: []string{"https://console.example", "https://Bücher.example:443"}}, nil)
 	for _, tt := range []struct {
 		name    string
 		headers []string
@@ -137,6 +137,7 @@ func TestNoKeys(t *testing.T) {
 		{"another site's page in an old browser", []string{"Origin: https://evil.example"}, 403},
 		{"another port's page", []string{"Sec-Fetch-Site: same-site", "Origin: http://127.0.0.1:8090"}, 403},
 		{"a trusted page", []string{"Sec-Fetch-Site: cross-site", "Origin: https://console.example"}, 202},
+		{"a trusted page with other letters", []string{"Sec-Fetch-Site: cross-site", "Origin: https://xn--bcher-kva.example"}, 202},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := len(h.service.recorded())
