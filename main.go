@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,11 @@ import (
 	"imgo/config"
 	"imgo/roles"
 )
+
+// notices names what others have written of this program, with their licences. TestThirdParty writes it.
+//
+//go:embed THIRD-PARTY.txt
+var notices string
 
 func main() {
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -53,6 +59,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Screen:   isTerminal(stdout),
 		Flags:    flags.CLI(false),
 		AllFlags: flags.CLI(true),
+		Notices:  notices,
 		Extra:    []*cli.Command{flags.ConfigCommand(), bench.Command()},
 		Serve: flags.Serve(func(ctx context.Context, cfg config.Config) error {
 			// A log reader that ends must not end the server with its next line. A client command

@@ -40,6 +40,8 @@ type Options struct {
 	// Flags are the server flags of imgo itself, which shows only the common ones. AllFlags are
 	// those of imgo serve, which shows all.
 	Flags, AllFlags []cli.Flag
+	// Notices is what version --licenses prints: the licences of what others have written.
+	Notices string
 	// Extra holds further commands of the main package.
 	Extra []*cli.Command
 }
@@ -129,7 +131,7 @@ func newApp(opts Options) *cli.App {
 		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(), eventsCommand(),
 		nodesCommand(), statsCommand(), partitionsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
-	app.Commands = append(app.Commands, completionCommand(), versionCommand())
+	app.Commands = append(app.Commands, completionCommand(), versionCommand(opts))
 	for _, command := range app.Commands {
 		prepare(command)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -36,13 +37,19 @@ func Version() string {
 	return version
 }
 
-func versionCommand() *cli.Command {
+func versionCommand(opts Options) *cli.Command {
 	return &cli.Command{
 		Name:  "version",
 		Usage: "print the version",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "licenses", Usage: "print the licences of the software by others in imgo", DisableDefaultText: true},
+		},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
+			switch {
+			case c.Args().Present():
 				return usage(c, "%q is too much", c.Args().First())
+			case c.Bool("licenses"):
+				return printLine(c, strings.TrimSpace(opts.Notices))
 			}
 			return printVersion(c)
 		},
