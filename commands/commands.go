@@ -179,7 +179,7 @@ func serveCommand(opts Options) *cli.Command {
 	return &cli.Command{
 		Name:        "serve",
 		Usage:       "run the server; the same as imgo alone",
-		Description: "Every setting as a flag. `imgo config init` prints them as a file, with more words.",
+		Description: "Every setting has a flag here. `imgo config init` prints all settings as a file, with more explanation.",
 		Flags:       opts.AllFlags,
 		Action:      serveOr(opts.Serve),
 	}
@@ -240,9 +240,9 @@ FIRST STEPS
    imgo                                  run the server here; data goes to ./imgo-data
    imgo listen --user 123                connect as user 123 and print what comes
    imgo push --user 123 '{"test":1}'     push to user 123; kept until acknowledged
-   imgo users show 123                   is 123 online, and what waits?
+   imgo users show 123                   is user 123 online, and what waits?
 
-   Each in a terminal of its own. The page to try it is at http://127.0.0.1:7172/.
+   Use a terminal for each of the first two. A page to try it is at http://127.0.0.1:7172/.
 
 COMMANDS{{range .VisibleCommands}}
    {{.Name}}{{indent (subtract 12 (offset .Name 0)) ""}}{{.Usage}}{{end}}
@@ -253,8 +253,8 @@ FLAGS OF THE SERVER{{range .VisibleFlags}}
    {{.}}{{end}}
 
    Every setting has a flag (imgo serve --help), a variable (IMGO_…) and a key
-   in the settings file (imgo config init). Flags weigh more than variables,
-   variables more than the file.
+   in the settings file (imgo config init). A flag overrides a variable, and a
+   variable overrides the file.
 
 EXIT CODES   0 done   1 failed   64 not understood   78 wrong settings
 `

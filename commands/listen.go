@@ -33,25 +33,26 @@ const (
 func listenCommand(opts Options) *cli.Command {
 	return &cli.Command{
 		Name:      "listen",
-		Usage:     "connect as a user and print the messages that come",
+		Usage:     "connect as a user and print the messages that arrive",
 		ArgsUsage: " ",
-		Description: "imgo listen --user 123                 (makes itself a token)\n" +
+		Description: "imgo listen --user 123                 (makes a token for itself)\n" +
 			"imgo listen --token TOKEN --device phone\n" +
 			"imgo listen --user 123 --room lobby --json\n" +
 			"imgo listen --token TOKEN --connect wss://push.example.com/sub\n\n" +
-			"Messages go to standard output, one a line, and are acknowledged once printed; the\n" +
-			"rest goes to standard error. A lost connection is made again. Ctrl-C ends it.",
+			"Messages go to standard output, one on each line, and are acknowledged when they are\n" +
+			"printed. Everything else goes to standard error. After a lost connection it connects\n" +
+			"again. Ctrl-C ends it.",
 		Flags: withAPI(
-			&cli.StringFlag{Name: "user", Usage: "as this `user`, with a token that is made through the API and revoked at the end"},
-			&cli.StringFlag{Name: "token", Usage: "with this `token`"},
-			&cli.StringFlag{Name: "connect", Usage: "where clients connect: `host:port`, tls://host:port, ws://host:port/sub or wss://…",
-				DefaultText: "what the server's API says, else its host and the default port"},
-			&cli.BoolFlag{Name: "ws", Usage: "over WebSocket, where --connect is not given", DisableDefaultText: true},
-			&cli.StringFlag{Name: "device", Usage: "as this `device`, which gets what others have read already"},
+			&cli.StringFlag{Name: "user", Usage: "connect as this `user`; the command makes a token and revokes it at the end"},
+			&cli.StringFlag{Name: "token", Usage: "connect with this `token`"},
+			&cli.StringFlag{Name: "connect", Usage: "the address for clients: `host:port`, tls://host:port, ws://host:port/sub or wss://…",
+				DefaultText: "the address that the API names, else the host of the API and the default port"},
+			&cli.BoolFlag{Name: "ws", Usage: "use WebSocket; only without --connect", DisableDefaultText: true},
+			&cli.StringFlag{Name: "device", Usage: "connect as this `device`; each device gets every kept message once"},
 			&cli.StringSliceFlag{Name: "room", Usage: "join this `room`; may be given several times"},
-			&cli.IntSliceFlag{Name: "op", Usage: "accept this operation, a `number` of 1000 and above too; may be given several times"},
-			&cli.IntFlag{Name: "count", Usage: "end after `n` messages", DefaultText: "never"},
-			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing: the messages come again the next time", DisableDefaultText: true},
+			&cli.IntSliceFlag{Name: "op", Usage: "also accept this operation, a `number` of 1000 or above; may be given several times"},
+			&cli.IntFlag{Name: "count", Usage: "end after this `number` of messages", DefaultText: "never"},
+			&cli.BoolFlag{Name: "no-ack", Usage: "acknowledge nothing, so that the messages come again the next time", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "print each message as a JSON object with id, op and body", DisableDefaultText: true},
 		),
 		Action: func(c *cli.Context) error { return listen(c, opts.Screen) },

@@ -37,26 +37,26 @@ func partitionsCommand() *cli.Command {
 	}
 	return &cli.Command{
 		Name:  "partitions",
-		Usage: "see the kept topic's partitions, or make them more",
+		Usage: "show the partitions of the kept topic, or add some",
 		Subcommands: []*cli.Command{
 			{
 				Name:   "show",
-				Usage:  "how many there are, and how far it is where they become more",
+				Usage:  "show the number of partitions, and the progress while it grows",
 				Flags:  withAPI(jsonFlag()),
 				Action: show.ask,
 			},
 			{
 				Name:  "grow",
-				Usage: "give the kept topic of a running cluster more partitions",
+				Usage: "add partitions to the kept topic of a running cluster",
 				Description: "imgo partitions grow --to 32\n" +
 					"imgo partitions grow --to 32 --no-wait\n\n" +
-					"Clients stay connected, and every push that is not kept goes on. Kept pushes\n" +
-					"wait until all that waits for users has moved, and are answered with 503 when\n" +
-					"that takes longer than they may: do it at a quiet hour. It cannot be undone,\n" +
-					"and goes on by itself when this command or any node ends.",
+					"Clients stay connected, and pushes that are not kept go on. Kept pushes wait until\n" +
+					"all waiting messages have moved. If that takes longer than their deadline, they\n" +
+					"are answered with 503, so choose a quiet hour. It cannot be undone. It goes on\n" +
+					"by itself when this command or a node ends.",
 				Flags: withAPI(
-					&cli.IntFlag{Name: "to", Usage: "the `number` of partitions there are to be"},
-					&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until all has moved", DisableDefaultText: true},
+					&cli.IntFlag{Name: "to", Usage: "the new `number` of partitions"},
+					&cli.BoolFlag{Name: "no-wait", Usage: "do not wait until everything has moved", DisableDefaultText: true},
 					jsonFlag(),
 				),
 				Action: grow,
@@ -70,7 +70,7 @@ func grow(c *cli.Context) error {
 	case c.Args().Present():
 		return usage(c, "%q is too much", c.Args().First())
 	case !c.IsSet("to"):
-		return usage(c, "how many partitions are there to be? Write --to 32")
+		return usage(c, "the new number of partitions is missing; write --to 32")
 	case c.Int("to") < 1:
 		return usage(c, "--to must be at least 1")
 	}

@@ -60,25 +60,25 @@ func pushCommand() *cli.Command {
 			"imgo push --room lobby hello\n" +
 			"imgo push --all --not-kept 'maintenance at noon'\n" +
 			"tail -f events.log | imgo push --user 123 --stdin\n\n" +
-			"A push to users is kept: it waits until every device has acknowledged it, or its\n" +
-			"ttl is over. With --not-kept, and to rooms, sessions and everyone, it reaches who\n" +
-			"is connected now. The message arrives byte for byte.",
+			"A push to users is kept. It waits until every device has acknowledged it, or until its\n" +
+			"ttl is over. A push with --not-kept, and a push to a room, a session or everyone,\n" +
+			"reaches only clients that are connected now. Clients get exactly these bytes.",
 		Flags: withAPI(
-			&cli.StringSliceFlag{Name: "user", Usage: "to this `user`; may be given several times"},
-			&cli.StringSliceFlag{Name: "users", Usage: "to these users: `a,b,c`"},
-			&cli.StringFlag{Name: "users-file", Usage: "to the users in this `file`, one a line"},
-			&cli.StringFlag{Name: "room", Usage: "to the members of this `room`"},
-			&cli.BoolFlag{Name: "all", Usage: "to everyone who is connected", DisableDefaultText: true},
-			&cli.StringSliceFlag{Name: "key", Usage: "to the session of this `key`; may be given several times"},
-			&cli.StringFlag{Name: "file", Usage: "the message is in this `file`"},
-			&cli.BoolFlag{Name: "stdin", Usage: "the messages come on standard input, one a line; empty lines are skipped",
+			&cli.StringSliceFlag{Name: "user", Usage: "push to this `user`; may be given several times"},
+			&cli.StringSliceFlag{Name: "users", Usage: "push to these users: `a,b,c`"},
+			&cli.StringFlag{Name: "users-file", Usage: "push to the users in this `file`, one on each line"},
+			&cli.StringFlag{Name: "room", Usage: "push to the members of this `room`"},
+			&cli.BoolFlag{Name: "all", Usage: "push to every connected client", DisableDefaultText: true},
+			&cli.StringSliceFlag{Name: "key", Usage: "push to the session of this `key`; may be given several times"},
+			&cli.StringFlag{Name: "file", Usage: "read the message from this `file`"},
+			&cli.BoolFlag{Name: "stdin", Usage: "read messages from standard input, one on each line; empty lines are skipped",
 				DisableDefaultText: true},
-			&cli.BoolFlag{Name: "not-kept", Usage: "only to who is connected now", DisableDefaultText: true},
-			&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long a kept message waits: a `duration` such as 1h",
+			&cli.BoolFlag{Name: "not-kept", Usage: "do not keep the message; only clients that are connected now get it", DisableDefaultText: true},
+			&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long a kept message waits, a `duration` such as 1h",
 				DefaultText: "the server's kept.ttl"},
 			&cli.IntFlag{Name: "op", Usage: "the message's operation, a `number`: 5, or 1000 and above", Value: 5},
 			&cli.StringFlag{Name: "idempotency-key",
-				Usage: "pushing again with the same `key` within 24 h does nothing; with --stdin the line's number is added"},
+				Usage: "a second push with the same `key` within 24 h has no effect; with --stdin the number of the line is added"},
 			jsonFlag(),
 		),
 		Action: push,

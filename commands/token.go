@@ -65,10 +65,10 @@ func tokenCommand() *cli.Command {
 				Description: "imgo token new --user 123\n" +
 					"imgo token new --user 123 --ttl 24h --json\n" +
 					"TOKEN=$(imgo token new --user 123)\n\n" +
-					"It is shown this once: the server keeps only its hash.",
+					"The token is shown only once, because the server keeps only its hash.",
 				Flags: withAPI(
-					&cli.StringFlag{Name: "user", Usage: "whose token; a `name` of 1 to 128 bytes"},
-					&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long it is good for: a `duration` such as 24h", DefaultText: "for ever"},
+					&cli.StringFlag{Name: "user", Usage: "the user of the token, a `name` of 1 to 128 bytes"},
+					&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long the token is valid, a `duration` such as 24h", DefaultText: "without end"},
 					&cli.StringFlag{Name: "token", Usage: "use this `text` as the token", DefaultText: "the server makes one"},
 					&cli.BoolFlag{Name: "single", Usage: "revoke the user's other tokens", DisableDefaultText: true},
 					jsonFlag(),
@@ -85,14 +85,14 @@ func tokenCommand() *cli.Command {
 			},
 			{
 				Name:      "revoke",
-				Usage:     "take a token, or all tokens of a user, back",
+				Usage:     "revoke a token, or all tokens of a user",
 				ArgsUsage: "TOKEN | --user USER",
 				Description: "imgo token revoke TOKEN\n" +
 					"imgo token revoke --user 123\n" +
-					"imgo token revoke --user 123 --close=false    (whoever is connected stays)",
+					"imgo token revoke --user 123 --close=false    (sessions stay open)",
 				Flags: withAPI(
-					&cli.StringFlag{Name: "user", Usage: "all tokens of this `user`"},
-					&cli.BoolFlag{Name: "close", Usage: "close the user's sessions too", Value: true},
+					&cli.StringFlag{Name: "user", Usage: "revoke all tokens of this `user`"},
+					&cli.BoolFlag{Name: "close", Usage: "also close the user's sessions", Value: true},
 					jsonFlag(),
 				),
 				Action: tokenRevoke,

@@ -1,12 +1,10 @@
-// Package envelope owns everything of imgo that crosses a process boundary:
-// the records of the log's topics and the messages that roles say to one
-// another (envelope.proto, generated into envelope.pb.go), the identity of a
-// kept message, the address of a session, the hash that maps a user to a
-// partition and the errors whose identity survives a hop.
+// Package envelope has everything that crosses a process boundary: the records of the log, and the
+// messages between roles (envelope.proto, from which envelope.pb.go is generated). It also has the id of
+// a kept message, the address of a session, the hash that maps a user to a partition, and the errors that
+// keep their code from node to node.
 //
-// It guarantees that what it encodes today is decoded tomorrow: field numbers
-// and the hash never change (golden files hold them). It does no I/O, keeps no
-// state, and of imgo it imports package protocol alone.
+// Later versions can decode what this version encodes. Field numbers and the hash never change, and golden
+// files test that. The package does no I/O and has no state. Of imgo it imports package protocol only.
 package envelope
 
 //go:generate protoc -I . --go_out=.. --go_opt=module=imgo --go-vtproto_out=.. --go-vtproto_opt=module=imgo,features=marshal+unmarshal+size envelope.proto
@@ -21,39 +19,38 @@ import (
 	"imgo/protocol"
 )
 
-// OffsetBits is how many low bits of a kept message's id are its offset; the
-// 16 above them are the log's generation.
+// OffsetBits is the number of low bits of a kept message's id that are its offset. The 16 bits above
+// them are the generation of the log.
 const OffsetBits = 48
 
 // MaxOffset is the largest offset that an id has room for.
 const MaxOffset = int64(1)<<OffsetBits - 1
 
-// ID makes a kept message's id of the log's generation (from 1, so that no id
-// is 0) and the record's offset in its partition (0 … MaxOffset).
+// ID returns the id of a kept message. generation is that of the log and begins at 1, so that no id is
+// 0. offset is that of the record in its partition, 0 to MaxOffset.
 func ID(generation uint16, offset int64) uint64 {
 	return uint64(generation)<<OffsetBits | uint64(offset)
 }
 
-// SplitID takes an id apart into generation and offset.
+// SplitID returns the generation and the offset of an id.
 func SplitID(id uint64) (generation uint16, offset int64) {
 	return uint16(id >> OffsetBits), int64(id & uint64(MaxOffset))
 }
 
-// Partition maps a user (or any other key) to one of n partitions: xxhash64
-// of its bytes modulo n. It is for ever: changing it would scatter mailboxes.
+// Partition returns the partition of a user or any other key, of n: xxhash64 of its bytes modulo n. It
+// must never change, because mailboxes would then be in the wrong partitions.
 func Partition(key string, n int) int32 {
 	return int32(xxhash.Sum64String(key) % uint64(n))
 }
 
-// NewRecordID makes a record's id: 12 bytes, unique over processes.
+// NewRecordID returns an id for a record. It has 12 bytes and is unique in all processes.
 func NewRecordID() []byte {
 	id := xid.New()
 	return id[:]
 }
 
-// CheckName says what is wrong with a user or a device: it must be 1 to
-// protocol.MaxNameBytes bytes of valid UTF-8 without control characters.
-// field names it in the error, which is an *Error with CodeInvalid.
+// CheckName returns an error unless a user or a device has 1 to protocol.MaxNameBytes bytes of valid UTF-8
+// without control characters. field names it in the error, which is an *Error with CodeInvalid.
 func CheckName(field, name string) error { return checkName(field, name, protocol.MaxNameBytes) }
 
 // CheckRoom is CheckName for a room, with the bound protocol.MaxRoomBytes.
@@ -76,8 +73,8 @@ func checkName(field, name string, most int) error {
 	return nil
 }
 
-// CheckKey says what is wrong with a session key that a client chose: it is a name
-// as CheckRoom says, and not of the form that the server's own names of sessions have.
+// CheckKey returns an error unless a client may choose a session key. The key must be a name, as in
+// CheckRoom, and must not have the form of the server's own names of sessions.
 func CheckKey(field, key string) error {
 	if _, ok := ParseSessionName(key); ok {
 		return Invalid(field, "has the form of a session's name, which only the server gives; choose another key")
@@ -85,8 +82,8 @@ func CheckKey(field, key string) error {
 	return checkName(field, key, protocol.MaxRoomBytes)
 }
 
-// Entry is one record of a partition of the log. Value never changes once it was
-// appended or read.
+// Entry is one record of a partition of the log. Value does not change after the record was appended or
+// read.
 type Entry struct {
 	Partition int32
 	Offset    int64

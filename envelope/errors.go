@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Code is the identity of an Error: it survives a hop from node to node, and
-// the HTTP API shows it as error.code.
+// Code is the kind of an Error. It stays the same from node to node, and the HTTP API shows it as
+// error.code.
 type Code string
 
 // The codes. Each has a sentinel below for errors.Is.
@@ -26,7 +26,7 @@ const (
 	CodeDiskFull       Code = "disk_full"        // less than the reserve is left
 	CodeUnavailable    Code = "unavailable"      // try again: starting, stopping, owner moved
 	CodeNotReady       Code = "not_ready"        // the owner has not applied that far yet
-	// CodeAuthUnavailable is of one client: who it is cannot be found out now. Others are not affected.
+	// CodeAuthUnavailable means that one client cannot be authenticated at the moment. Others can.
 	CodeAuthUnavailable Code = "auth_unavailable"
 	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log
 	CodeClosed          Code = "closed"       // used after Close
@@ -34,7 +34,7 @@ const (
 	CodeInternal        Code = "internal"     // a bug or a broken disk
 )
 
-// Sentinels for errors.Is; compared by code alone.
+// Sentinels for errors.Is, which compares only their codes.
 var (
 	ErrInvalid         = &Error{Code: CodeInvalid}
 	ErrUnauthorized    = &Error{Code: CodeUnauthorized}
@@ -58,8 +58,8 @@ var (
 	ErrInternal        = &Error{Code: CodeInternal}
 )
 
-// Error is an error with an identity. Message is for a person and says the
-// mend where there is one; Field names the offending input, if any.
+// Error is an error with a code. Message is for people and says how to correct the input, if that is
+// possible. Field names the wrong input, if there is one.
 type Error struct {
 	Code    Code
 	Field   string
@@ -76,30 +76,30 @@ func (e *Error) Error() string {
 	return string(e.Code)
 }
 
-// Is makes errors.Is compare errors of this type by code alone.
+// Is reports whether target is an Error of the same code. errors.Is calls it.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code
 }
 
-// Errorf makes an Error of a code with a formatted message.
+// Errorf returns an Error of a code with a formatted message.
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Invalid makes the error for a caller's bad input in field.
+// Invalid returns the error for wrong input in field.
 func Invalid(field, message string) *Error {
 	return &Error{Code: CodeInvalid, Field: field, Message: message}
 }
 
-// Conflict makes the error for input in field that is well-formed and contradicts itself or the present
+// Conflict returns the error for input in field that is well-formed but contradicts itself or the present
 // state.
 func Conflict(field, message string) *Error {
 	return &Error{Code: CodeConflict, Field: field, Message: message}
 }
 
-// CodeOf is the code of the first Error in err's chain, CodeInternal where
-// there is none, and "" for nil.
+// CodeOf returns the code of the first Error in err's chain. It is CodeInternal if there is none, and ""
+// if err is nil.
 func CodeOf(err error) Code {
 	var e *Error
 	switch {
