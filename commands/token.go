@@ -68,7 +68,8 @@ func tokenCommand() *cli.Command {
 					"The token is shown only once, because the server keeps only its hash.",
 				Flags: withAPI(
 					&cli.StringFlag{Name: "user", Usage: "the user of the token, a `name` of 1 to 128 bytes"},
-					&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long the token is valid, a `duration` such as 24h", DefaultText: "without end"},
+					&cli.GenericFlag{Name: "ttl", Value: new(duration), Usage: "how long the token is valid, a `duration` such as 24h",
+						DefaultText: "without end"},
 					&cli.StringFlag{Name: "token", Usage: "use this `text` as the token", DefaultText: "the server makes one"},
 					&cli.BoolFlag{Name: "single", Usage: "revoke the user's other tokens", DisableDefaultText: true},
 					jsonFlag(),

@@ -164,7 +164,8 @@ func (v *validation) comet() []listener {
 	}
 	for _, pattern := range c.WSOrigins {
 		if _, err := weborigin.Parse([]string{pattern}); err != nil {
-			v.refuse("comet.ws_origins", "has the "+err.Error(), "write a host such as example.com or *.example.com, or an origin such as https://example.com:8443")
+			v.refuse("comet.ws_origins", "has the "+err.Error(),
+				"write a host such as example.com or *.example.com, or an origin such as https://example.com:8443")
 		}
 	}
 	return on

@@ -145,7 +145,8 @@ func TestBrowserNarrow(t *testing.T) {
 		b.click("#connect")
 		b.state("live")
 		b.shot("live")
-		eval[bool](b, `(document.body.style.fontSize = '20px', document.querySelectorAll('.segments span, h2').forEach((e) => e.style.fontSize = '19px'), true)`)
+		eval[bool](b, `(document.body.style.fontSize = '20px',
+			document.querySelectorAll('.segments span, h2').forEach((e) => e.style.fontSize = '19px'), true)`)
 		b.shot("larger")
 		b.checkProblems()
 	}

@@ -3,8 +3,8 @@
 // embedded in the binary. The page loads nothing from other hosts.
 //
 // It guarantees that no other site can frame the page and that the page runs only its own scripts
-// (Content-Security-Policy). Pages of other sites may load the client's modules and nothing else. A browser revalidates every file (ETag), so a new binary never runs
-// with an old script.
+// (Content-Security-Policy). Pages of other sites may load the client's modules and nothing else. A browser
+// revalidates every file (ETag), so a new binary never runs with an old script.
 //
 // The package has no state and no access to the server. The page calls the HTTP API with the data
 // that its user typed, and connects like any other client.

@@ -104,7 +104,8 @@ func TestOtherOrigins(t *testing.T) {
 	for path, want := range map[string]string{
 		"/console/client/imgo.js": "*", "/console/client/route.js": "*", "/": "", "/console/console.js": "", "/console/clients.js": "",
 	} {
-		if got := ask(t, http.MethodGet, path, http.Header{"Origin": {"https://example.com"}}).Header.Get("Access-Control-Allow-Origin"); got != want {
+		answer := ask(t, http.MethodGet, path, http.Header{"Origin": {"https://example.com"}})
+		if got := answer.Header.Get("Access-Control-Allow-Origin"); got != want {
 			t.Errorf("%s: Access-Control-Allow-Origin is %q, want %q", path, got, want)
 		}
 	}

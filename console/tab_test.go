@@ -279,7 +279,8 @@ func (b *tab) push(text, outcome string) {
 // layoutProblems is an expression: what overflows its box, or covers what is beside it. Elements that cut
 // their text off on purpose, and those for screen readers only, do not count.
 const layoutProblems = `(() => {
-	const name = (e) => e.tagName.toLowerCase() + (e.id && '#' + e.id) + (e.className && '.' + e.className) + ' "' + e.textContent.trim().slice(0, 30) + '"';
+	const name = (e) => e.tagName.toLowerCase() + (e.id && '#' + e.id) + (e.className && '.' + e.className) +
+		' "' + e.textContent.trim().slice(0, 30) + '"';
 	const shown = (e) => e.checkVisibility() && !e.closest('.hidden, .skip') && getComputedStyle(e).position !== 'absolute' &&
 		e.getBoundingClientRect().width > 0;
 	const found = [];

@@ -91,7 +91,8 @@ func endless(line string) (prints string, ok bool) {
 // atOnce is what makes an example small, or fits it to this test. It is not what the example shows.
 func (s *shell) atOnce(line, token string) string {
 	ws := "ws://" + s.addresses[2][1] + "/sub"
-	line = strings.NewReplacer("TOKEN=$", "TOKEN=$", "TOKEN", token, "wss://push.example.com/sub", ws, "push.example.com:8080", s.addresses[1][1],
+	line = strings.NewReplacer("TOKEN=$", "TOKEN=$", "TOKEN", token, "wss://push.example.com/sub", ws,
+		"push.example.com:8080", s.addresses[1][1],
 		"http://a:7172,http://b:7172", "http://"+s.addresses[0][1], "tail -f", "cat", "KEY", "unused-key", "~/", s.dir+"/").Replace(line)
 	switch {
 	case strings.HasPrefix(line, "imgo verify"):
@@ -274,7 +275,8 @@ func wrongCommand(helps map[string]string, line string) (problem string, ok bool
 	}
 	for _, word := range rest {
 		flag, _, _ := strings.Cut(strings.Trim(word, "`.,:;)("), "=")
-		if strings.HasPrefix(flag, "--") && len(flag) > 2 && !regexp.MustCompile(regexp.QuoteMeta(flag)+`\b`).MatchString(helps[name]+" --version --help") {
+		known := regexp.MustCompile(regexp.QuoteMeta(flag) + `\b`)
+		if strings.HasPrefix(flag, "--") && len(flag) > 2 && !known.MatchString(helps[name]+" --version --help") {
 			return name + " has no flag " + flag, true
 		}
 	}
@@ -290,7 +292,8 @@ func programTexts(t *testing.T) map[string]string {
 		if err != nil {
 			return err
 		}
-		if entry.IsDir() && path != ".." && (strings.HasPrefix(entry.Name(), ".") || slices.Contains([]string{"test", "node_modules"}, entry.Name())) {
+		other := strings.HasPrefix(entry.Name(), ".") || slices.Contains([]string{"test", "node_modules"}, entry.Name())
+		if entry.IsDir() && path != ".." && other {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, ".pb.go") {

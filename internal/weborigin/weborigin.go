@@ -64,7 +64,8 @@ func parse(text string) (pattern, error) {
 			return p, fmt.Errorf("%q: %w", part, err)
 		}
 	}
-	if number, err := strconv.Atoi(p.port); p.port != "" && !strings.ContainsAny(p.port, "*?[") && (err != nil || number < 1 || number > 65535) {
+	number, err := strconv.Atoi(p.port)
+	if p.port != "" && !strings.ContainsAny(p.port, "*?[") && (err != nil || number < 1 || number > 65535) {
 		return p, fmt.Errorf("%q is no port", p.port)
 	}
 	return p, nil
