@@ -130,16 +130,58 @@ func TestUpstreamRate(t *testing.T) {
 	})
 }
 
+// TestRefusedOperations checks that a bad name of a room, and an operation over a limit, are answered
+// with the reason. The session stays as it was.
+func TestRefusedOperations(t *testing.T) {
+	s := start(t, &fakeLogic{}, nil)
+	many := make([]string, 1001)
+	for i := range many {
+		many[i] = fmt.Sprint(i)
+	}
+	for _, test := range []struct {
+		name   string
+		text   bool
+		frames []string // the last one is refused
+		code   string
+		says   string
+	}{
+		{"a room with no name", false, []string{wire("00000010 0010 0002 00000014 00000009", "")}, "invalid", "room must not be empty"},
+		{"a room that is not UTF-8", false, []string{wire("00000011 0010 0002 00000014 00000009", "\xff")}, "invalid", "UTF-8"},
+		{"a change to a room of two lines", false, []string{wire("00000013 0010 0002 0000000c 00000009", "a\nb")}, "invalid", "control character"},
+		{"text: a room that is a number", true, []string{`{"ver":2,"op":20,"seq":9,"body":7}`}, "invalid", "must be a string"},
+		{"text: too many operations", true, []string{
+			`{"ver":2,"op":14,"body":[` + strings.Join(many[:500], ",") + `]}`,
+			`{"ver":2,"op":14,"seq":9,"body":[` + strings.Join(many[500:], ",") + `]}`,
+		}, "too_many", "at most 1000"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := s.dialPipe(pipe.Options{Text: test.text})
+			c.login("ann", "")
+			for i, frame := range test.frames {
+				if i > 0 {
+					c.receive()
+				}
+				c.put(frame)
+			}
+			p := c.receive()
+			if body := string(p.Body); p.Op != protocol.OpError || p.Seq != 9 || !strings.Contains(body, test.says) ||
+				!strings.Contains(body, fmt.Sprintf(`"code":%q`, test.code)) {
+				t.Fatalf("got op %d, sequence %d, %s", p.Op, p.Seq, p.Body)
+			}
+			c.send(2, protocol.OpHeartbeat, 10, "")
+			if p := c.receive(); p.Op != protocol.OpHeartbeatReply {
+				t.Fatalf("the session answers a heartbeat with %+v", p)
+			}
+		})
+	}
+}
+
 // TestBadPackets checks that each bad packet ends its session with a reason and is counted. Other
 // clients are not affected.
 func TestBadPackets(t *testing.T) {
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.RoomsPerSession = 2 })
 	beside := s.dialPipe(pipe.Options{})
 	beside.login("beside", "")
-	many := make([]string, 1001)
-	for i := range many {
-		many[i] = fmt.Sprint(i)
-	}
 	for _, test := range []struct {
 		name   string
 		text   bool
@@ -154,8 +196,6 @@ func TestBadPackets(t *testing.T) {
 		{"a body that is too large", false, []string{wire("000003f9 0010 0002 00000002 00000000", "")}, 3507, "too_large", "1001"},
 		{"an ack of 7 bytes", false, []string{wire("00000017 0010 0002 00000012 00000000", "1234567")}, 3500, "bad_ack", "7 bytes"},
 		{"an ack of nothing", false, []string{wire("00000010 0010 0002 00000012 00000000", "")}, 3500, "bad_ack", "0 bytes"},
-		{"a room with no name", false, []string{wire("00000010 0010 0002 00000014 00000000", "")}, 3500, "bad_room", "room must not be empty"},
-		{"a room that is not UTF-8", false, []string{wire("00000011 0010 0002 00000014 00000000", "\xff")}, 3500, "bad_room", "UTF-8"},
 		{"operations that are none", false, []string{wire("00000013 0010 0002 0000000e 00000000", "1,x")},
 			3500, "bad_operations", "operations must be"},
 		{"text: not JSON", true, []string{`{"op":`}, 3500, "bad_json", ""},
@@ -165,10 +205,6 @@ func TestBadPackets(t *testing.T) {
 		{"text: an ack of words", true, []string{`{"ver":2,"op":18,"body":["5x"]}`}, 3500, "bad_ack", "5x"},
 		{"text: an ack that overflows", true, []string{`{"ver":2,"op":18,"body":["18446744073709551616"]}`},
 			3500, "bad_ack", "18446744073709551616"},
-		{"text: a room that is a number", true, []string{`{"ver":2,"op":20,"body":7}`}, 3500, "bad_room", "must be a string"},
-		{"text: too many operations", true, []string{
-			`{"ver":2,"op":14,"body":[` + strings.Join(many[:500], ",") + `]}`, `{"ver":2,"op":14,"body":[` + strings.Join(many[500:], ",") + `]}`,
-		}, 3500, "too_many_operations", "at most 1000"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := s.dialPipe(pipe.Options{Text: test.text, MaxBody: 1000})

@@ -191,8 +191,8 @@ func (r reader) heartbeatBody() []byte {
 	return binary.BigEndian.AppendUint32(nil, online)
 }
 
-// room returns the room that a packet names. Without a valid one it closes the
-// session, and ok is false. An empty name is valid if allowEmpty is set.
+// room returns the room that a packet names. Without a valid one it refuses the
+// packet, and ok is false: a name often comes from a user. An empty name is valid if allowEmpty is set.
 func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool) {
 	r.countPacket("room")
 	room, err := bodyText(r.form, p.Body)
@@ -200,7 +200,7 @@ func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool)
 		err = envelope.CheckRoom("room", room)
 	}
 	if err != nil {
-		r.bad("bad_room", err.Error())
+		r.refuse(p, err)
 		return "", false
 	}
 	return room, true
@@ -220,7 +220,7 @@ func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32
 	r.out.Unlock()
 	for _, op := range ops {
 		if accepts = change(accepts, op); len(accepts) > maxAccepts {
-			r.bad("too_many_operations", fmt.Sprintf("operations: a session may accept at most %d", maxAccepts))
+			r.refuse(p, envelope.Errorf(envelope.CodeTooMany, "operations: a session may accept at most %d", maxAccepts))
 			return
 		}
 	}
