@@ -109,15 +109,18 @@ func TestDecodeMessage(t *testing.T) {
 		want transport.Packet
 		json bool
 	}{
-		"packet":                         {packet, false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
-		"packet in a text frame":         {packet, true, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
-		"two packets, the second lost":   {append(bytes.Clone(packet), packet...), false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
-		"a body that the message ends":   {packet[:17], false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("h")}, false},
-		"negative length":                {unhex(t, "ffffffff 0010 0001 00000002 00000001"), false, transport.Packet{Version: 1, Op: 2, Seq: 1}, false},
-		"JSON":                           {[]byte(`{"op":2}`), true, transport.Packet{Op: 2}, true},
-		"JSON in a binary frame":         {[]byte(`{"op":2}`), false, transport.Packet{Op: 2}, true},
-		"JSON after space, binary":       {[]byte("\n\t {\"op\":2}"), false, transport.Packet{Op: 2}, true},
-		"version 2 with the long header": {unhex(t, "00000018 0018 0002 00000002 00000001 0000000000000000"), false, transport.Packet{Version: 2, Op: 2, Seq: 1, Long: true}, false},
+		"packet":                 {packet, false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"packet in a text frame": {packet, true, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"two packets, the second lost": {append(bytes.Clone(packet), packet...), false,
+			transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("hi")}, false},
+		"a body that the message ends": {packet[:17], false, transport.Packet{Version: 1, Op: 4, Seq: 5, Body: []byte("h")}, false},
+		"negative length": {unhex(t, "ffffffff 0010 0001 00000002 00000001"), false,
+			transport.Packet{Version: 1, Op: 2, Seq: 1}, false},
+		"JSON":                     {[]byte(`{"op":2}`), true, transport.Packet{Op: 2}, true},
+		"JSON in a binary frame":   {[]byte(`{"op":2}`), false, transport.Packet{Op: 2}, true},
+		"JSON after space, binary": {[]byte("\n\t {\"op\":2}"), false, transport.Packet{Op: 2}, true},
+		"version 2 with the long header": {unhex(t, "00000018 0018 0002 00000002 00000001 0000000000000000"), false,
+			transport.Packet{Version: 2, Op: 2, Seq: 1, Long: true}, false},
 	} {
 		got, isJSON, err := transport.DecodeMessage(test.b, test.text, 100)
 		if err != nil || isJSON != test.json || !reflect.DeepEqual(got, test.want) {

@@ -12,7 +12,6 @@ import (
 // five other comets for their transport. Older clients get no addresses, nor do clients that are
 // closed for another reason.
 func TestDrainNamesOthers(t *testing.T) {
-	const plain = `{"code":3001,"reason":"the server is stopping","reconnect":true}`
 	s := start(t, &fakeLogic{}, func(cfg *comet.Config) {
 		listening(cfg)
 		cfg.Others = func(network string) (others []string) {
