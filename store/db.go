@@ -100,6 +100,9 @@ type DB struct {
 	// syncer makes commits durable; nil: Badger does, or there is nothing to sync.
 	syncer *badgerwal.Syncer
 
+	// writes counts transactions, so that Run knows a quiet time.
+	writes atomic.Uint64
+
 	// tokens is what is known of the opaque tokens: see Tokens.none.
 	tokens atomic.Int32
 
@@ -231,6 +234,7 @@ func (db *DB) Run(ctx context.Context) error {
 	gc := time.NewTicker(db.opt.GCInterval)
 	defer gc.Stop()
 	wasOK := true
+	writes, merged := db.writes.Load(), false // at the last collection
 	for {
 		select {
 		case <-ctx.Done():
@@ -245,6 +249,12 @@ func (db *DB) Run(ctx context.Context) error {
 			}
 		case <-gc.C:
 			db.collectGarbage(ctx)
+			if now := db.writes.Load(); now != writes {
+				writes, merged = now, false
+			} else if !merged {
+				db.mergeTables()
+				writes, merged = db.writes.Load(), true
+			}
 		}
 	}
 }
@@ -284,6 +294,37 @@ func (db *DB) collectGarbage(ctx context.Context) {
 // WritesOK returns nil while acknowledgements and devices are accepted, and
 // envelope.ErrDiskFull with an explanation while the disk is too full for them as well.
 func (db *DB) WritesOK() error { return db.disk.essential() }
+
+// maxMerge bounds the tables that mergeTables rewrites, in bytes. It cannot be interrupted, and
+// everything that needs the store waits for it.
+const maxMerge = 128 << 20
+
+// mergeTables writes the memtable to a table, and all tables anew without what was deleted or has
+// expired. Badger does so when it has many new tables. A database that is small, or that nobody
+// writes to any more, would keep the space for ever.
+func (db *DB) mergeTables() {
+	lsm, _ := db.bdg.Size()
+	if db.opt.InMemory || lsm > maxMerge || db.disk.check(db.disk.reserve+lsm, "") != nil {
+		return
+	}
+	// DropPrefix is the only call of Badger that writes the memtable and merges the newest
+	// tables. It needs a key to drop, and refuses writes meanwhile.
+	key := []byte{'Q'}
+	err := db.updateLater(func(txn *badger.Txn) error { return txn.Set(key, appendChecksummed(nil, nil)) })
+	if err == nil {
+		db.mu.Lock()
+		if err = db.syncer.Forget(); err == nil {
+			err = db.committed(db.bdg.DropPrefix(key))
+		}
+		db.mu.Unlock()
+	}
+	if err == nil {
+		err = db.bdg.Flatten(1)
+	}
+	if err != nil {
+		db.log.Warn().Err(err).Msg("the tables were not merged; their deleted data keeps its space")
+	}
+}
 
 // DiskOK returns nil while pushes are accepted, and envelope.ErrDiskFull with an
 // explanation while less than the reserve is free.

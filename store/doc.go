@@ -20,5 +20,5 @@
 // The first byte of a key names its owner: L are entries of the kept log; P describes the
 // database and the log (format, partitions, generation, bounds of each partition); T are
 // tokens and S shared tokens; M, B, U, I and R are mailboxes, and so are their lower case
-// letters for later generations of the log.
+// letters for later generations of the log. Q is written and dropped to merge tables.
 package store

@@ -59,6 +59,7 @@ func (db *DB) write(fn func(txn *badger.Txn) error, durable bool) error {
 	if err := runGuarded(txn, fn); err != nil {
 		return err
 	}
+	db.writes.Add(1)
 	err := txn.Commit()
 	if err == nil && durable && db.syncer != nil {
 		err = db.syncer.Sync()

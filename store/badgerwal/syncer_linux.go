@@ -252,6 +252,21 @@ func (s *Syncer) Flush() error {
 	return nil
 }
 
+// Forget makes the file of positions say that nothing need be there, until the next Sync. It is
+// called before tables are merged: what was deleted leaves no version behind by which it could be
+// seen that a log is in a table. Forgetting by a nil Syncer does nothing.
+func (s *Syncer) Forget() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := errors.Join(s.positions.set(nil), s.positions.flush()); err != nil {
+		return fmt.Errorf("write %s in %s: %w", SyncedFile, s.dir, err)
+	}
+	return nil
+}
+
 // Close releases the Syncer's files. clean says that Badger has written all logs to
 // tables and closed them. Closing a nil Syncer does nothing.
 func (s *Syncer) Close(clean bool) (err error) {

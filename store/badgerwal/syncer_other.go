@@ -16,5 +16,8 @@ func (*Syncer) Sync() error { return nil }
 // Flush does nothing: there is no Syncer.
 func (*Syncer) Flush() error { return nil }
 
+// Forget does nothing: there is no Syncer.
+func (*Syncer) Forget() error { return nil }
+
 // Close does nothing: there is no Syncer.
 func (*Syncer) Close(bool) error { return nil }

@@ -67,7 +67,7 @@ func TestMain(m *testing.M) {
 
 func options(dir string) store.Options {
 	return store.Options{
-		Dir: dir, Log: zerolog.Nop(), Reserve: -1, DiskInterval: 20 * time.Millisecond,
+		Dir: dir, Log: zerolog.Nop(), Reserve: -1, DiskInterval: 20 * time.Millisecond, GCInterval: 50 * time.Millisecond,
 		Faults: store.Faults{MemTableBytes: memTableBytes},
 	}
 }
