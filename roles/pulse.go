@@ -78,7 +78,8 @@ func (p *pulse) change(cut bool, err error) {
 	}
 	p.cut.Store(cut)
 	if cut {
-		p.log.Error().Err(err).Dur("since", cutAfter).Msg("the kept log does not answer: this router gives up its partitions to routers that can read it")
+		p.log.Error().Err(err).Dur("since", cutAfter).
+			Msg("the kept log does not answer: this router gives up its partitions to routers that can read it")
 	} else {
 		p.log.Info().Msg("the kept log answers again: this router takes partitions again")
 	}
@@ -87,7 +88,8 @@ func (p *pulse) change(cut bool, err error) {
 // ready returns an error while the router has given up its partitions.
 func (p *pulse) ready() error {
 	if p.cut.Load() && p.given() {
-		return envelope.Errorf(envelope.CodeUnavailable, "the kept log has not answered for %s: other routers own the partitions of this one", cutAfter)
+		return envelope.Errorf(envelope.CodeUnavailable,
+			"the kept log has not answered for %s: other routers own the partitions of this one", cutAfter)
 	}
 	return nil
 }
