@@ -33,7 +33,7 @@ func start(t *testing.T, seeded roles.Faults, change func(*config.Config)) *harn
 	if change != nil {
 		change(&cfg)
 	}
-	return harness.Begin(t, cfg, roles.RunOptions{Faults: seeded}, nil)
+	return harness.Start(t, cfg, roles.RunOptions{Faults: seeded}, nil)
 }
 
 // testTimeout bounds every wait. It is far longer than any correct step takes.

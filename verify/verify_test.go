@@ -55,7 +55,7 @@ func TestRestartIsSeen(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(down) // the fault itself
-		seen = harness.Begin(t, again, roles.RunOptions{}, nil)
+		seen = harness.Start(t, again, roles.RunOptions{}, nil)
 		accepted := v.Progress().Accepted
 		eventually(t, "all devices are connected and pushes are accepted again", func() bool {
 			p := v.Progress()
