@@ -18,7 +18,8 @@ func TestManageUsers(t *testing.T) {
 		"GET /v1/users/123/tokens": {200, `{"user":"123","tokens":[{"created_ms":1700000000000,"expires_ms":0},` +
 			`{"created_ms":1700000000000,"expires_ms":1700000000000}]}`},
 		"GET /v1/users/4/tokens": {200, `{"user":"4","tokens":[]}`},
-		"GET /v1/events?after=0": {200, `{"events":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123","detail":"why","count":7},` +
+		"GET /v1/events?after=0": {200, `{"events":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123",` +
+			`"detail":"why","count":7},` +
 			`{"seq":6,"time_ms":1700000000000,"kind":"record_set_aside"}],"last":6}`},
 		"GET /v1/events?after=6": {200, `{"events":[],"last":6}`},
 	})
@@ -48,7 +49,10 @@ func TestManageUsers(t *testing.T) {
 			t.Errorf("asked %v", asked.Body)
 		}
 	}
-	for _, args := range []string{"token list", "users erase", "users forget 123", "users purge 1 2", "users kick", "users kick 1 --device d --session s", "events x"} {
+	for _, args := range []string{
+		"token list", "users erase", "users forget 123", "users purge 1 2",
+		"users kick", "users kick 1 --device d --session s", "events x",
+	} {
 		if r := imgo(t, s, "", strings.Fields(args)...); r.code != 64 {
 			t.Errorf("%s: exit code %d", args, r.code)
 		}

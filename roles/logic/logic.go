@@ -94,7 +94,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		memberHandler: memberHandler{
 			life: life, owners: owners, kept: deps.Kept, comets: deps.Comets, now: now, cometTimeout: cfg.CometTimeout,
 		},
-		userHandler:     userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
+		userHandler: userHandler{life: life, owners: owners, kicker: kicker, maxUsers: cfg.MaxUsers},
 		removeHandler: removeHandler{
 			life: life, owners: owners, kicker: kicker, tokens: deps.Tokens, retention: cfg.Retention, now: now,
 		},

@@ -108,7 +108,8 @@ func TestConnectSucceedsWithoutItsKicks(t *testing.T) {
 func TestConnectWithoutAuth(t *testing.T) {
 	w := newWorld(t, noAuth)
 	for _, test := range []struct{ token, mid, user string }{
-		{"ann", "", "ann"}, {"ann", "7", "7"}, {"", "-1", "0~000000000000002a"}, {"", "0", "0~000000000000002a"}, {"", "", ""}, {"a\x00b", "", ""}, {strings.Repeat("x", 129), "", ""},
+		{"ann", "", "ann"}, {"ann", "7", "7"}, {"", "-1", "0~000000000000002a"}, {"", "0", "0~000000000000002a"},
+		{"", "", ""}, {"a\x00b", "", ""}, {strings.Repeat("x", 129), "", ""},
 	} {
 		req := connectRequest(test.token)
 		req.Mid, req.Session.Key = test.mid, "my key"

@@ -106,8 +106,8 @@ func TestRecordsThatLeftTheLogOfAStoppedRouter(t *testing.T) {
 	if n := w.counter("imgo_router_skipped_records_total"); n != 2 || !slices.Equal(w.happened(), []string{"records_skipped "}) {
 		t.Errorf("%v were skipped (%d is the first), events %v", n, first, w.happened())
 	}
-	if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: &envelope.Address{Comet: "c", Session: 1}, User: u, Device: "d"}); err != nil ||
-		bodies(b) != "akept" {
+	to := &envelope.Address{Comet: "c", Session: 1}
+	if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: to, User: u, Device: "d"}); err != nil || bodies(b) != "akept" {
 		t.Errorf("%q wait, %v", bodies(b), err)
 	}
 }
