@@ -60,7 +60,8 @@ func TestGoimGolden(t *testing.T) {
 	}{
 		{"POST", "/goim/push/keys?operation=1000&keys=k1&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k1", "k2"},
 			Op: 1000})},
-		{"POST", "/goim/push/keys?operation=5&keys=&keys=k2", 200, ginJSON, ok, push(logic.PushCommand{Keys: []string{"k2"}, Op: protocol.OpIfAccepted})},
+		{"POST", "/goim/push/keys?operation=5&keys=&keys=k2", 200, ginJSON, ok,
+			push(logic.PushCommand{Keys: []string{"k2"}, Op: protocol.OpIfAccepted})},
 		{"POST", "/goim/push/keys?operation=5&keys=", 200, ginJSON, ok, nil},
 		{"POST", "/goim/push/keys?operation=5", 200, ginJSON, `{"code":-400,"message":"keys is missing"}`, nil},
 		{"POST", "/goim/push/keys?operation=abc&keys=k", 400, plain, noInt, nil},
@@ -85,7 +86,8 @@ func TestGoimGolden(t *testing.T) {
 		{"POST", "/goim/push/mids?mids=-1&mids=99999999999999999999", 400, plain,
 			`{"code":-400,"message":"strconv.ParseInt: parsing \"99999999999999999999\": value out of range"}`, nil},
 
-		{"POST", "/goim/push/room?operation=1000&type=live&room=1000", 200, ginJSON, ok, push(logic.PushCommand{Room: "live://1000", Op: 1000})},
+		{"POST", "/goim/push/room?operation=1000&type=live&room=1000", 200, ginJSON, ok,
+			push(logic.PushCommand{Room: "live://1000", Op: 1000})},
 		{"POST", "/goim/push/room", 400, plain, required("Op", "Type", "Room"), nil},
 		{"POST", "/goim/push/room?operation=0&type=a&room=b", 400, plain, required("Op"), nil},
 		{"POST", "/goim/push/room?operation=1000&type=&room=b", 400, plain, required("Type"), nil},
