@@ -126,7 +126,7 @@ func TestAdmissionConcurrency(t *testing.T) {
 			mu.Unlock()
 			return admit(r)
 		}}
-		s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait = 5 * time.Minute })
+		s := start(t, logic, func(cfg *comet.Config) { cfg.ConnectWait, cfg.Heartbeat = 5*time.Minute, time.Minute })
 		s.authenticate(1000)
 		time.Sleep(19 * time.Second)
 		mu.Lock()

@@ -287,7 +287,7 @@ func TestConfig(t *testing.T) {
 		{"no name", func(cfg *comet.Config) { cfg.Name = "" }, "comet name must not be empty"},
 		{"a bad address", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overTCP("nowhere:x")} }, "bind a listener for clients"},
 		{"a bad origin", func(cfg *comet.Config) { cfg.Listen = []transport.ListenFunc{overWS("127.0.0.1:0", "[")} },
-			"bind a listener for clients: origin"},
+			`bind a listener for clients: listen for WebSockets: origin pattern "["`},
 	} {
 		cfg := comet.DefaultConfig()
 		cfg.Name = "c1"
