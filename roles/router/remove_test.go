@@ -74,6 +74,7 @@ func TestDevicesPerUser(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(cfg *router.Config) {
 				cfg.DevicesPerUser, cfg.DevicesPolicy, cfg.SessionsPerUser = c.bound, c.policy, 0
+				cfg.CometTimeout = 24 * time.Hour // the clock goes fast
 			})
 			for i := range c.bound {
 				w.clock.add(time.Minute)
@@ -222,7 +223,7 @@ func TestRemove(t *testing.T) {
 // Old clients, which come back whatever they are told, do not push each other out for ever. Clients of version 2 obey
 // the code, so the newest of them always gets in.
 func TestSessionsOfOldClientsDoNotFight(t *testing.T) {
-	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser = 1 })
+	w := newWorld(t, func(c *router.Config) { c.SessionsPerUser, c.CometTimeout = 1, 1000*time.Hour })
 	kicked := 0
 	next := uint64(0)
 	come := func(generation string) bool {
