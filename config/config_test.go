@@ -281,7 +281,7 @@ func wantProblem(t *testing.T, err error, parts ...string) {
 func TestShowRedacts(t *testing.T) {
 	cfg := load(t, config.Sources{
 		Environ: []string{"IMGO_HTTP_API_KEYS=backend:hush-hush-hush-hush,other:hush-hush-hush-husk:2.5",
-			"IMGO_AUTH_JWT_SECRET=hush-hush-hush-hush-hush-hush-hush"},
+			"IMGO_AUTH_JWT_SECRET=hush-hush-hush-hush-hush-hush-hush", "IMGO_AUTH_JWKS_URL=https://me:hush@idp.example/keys?token=hush"},
 		Flags: map[string][]string{"comet.tcp": {"127.0.0.1:1"}},
 	})
 	show := string(cfg.Show())
@@ -291,6 +291,7 @@ func TestShowRedacts(t *testing.T) {
 	for _, want := range []string{
 		`api_keys = [{ name = "backend", key = "(secret)", rate = 0 }, { name = "other", key = "(secret)", rate = 2.5 }]  # IMGO_HTTP_API_KEYS`,
 		`jwt_secret = "(secret)"  # IMGO_AUTH_JWT_SECRET`,
+		`jwks_url = "https://(secret)@idp.example/keys?token=(secret)"  # IMGO_AUTH_JWKS_URL`,
 		`tcp = "127.0.0.1:1"  # --tcp`,
 		`retention = "192h"` + "\n",
 	} {

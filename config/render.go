@@ -113,7 +113,7 @@ func (cfg *Config) Show() []byte {
 	return []byte(b.String())
 }
 
-// toml returns the key's value as TOML. If secret is true, a value that is set is redacted.
+// toml returns the key's value as TOML, without credentials in web addresses. If secret is true, a value that is set is redacted.
 func (k *Key) toml(cfg *Config, secret bool) string { return k.tomlValue(k.value(cfg), secret) }
 
 func (k *Key) tomlValue(value reflect.Value, secret bool) string {
@@ -121,7 +121,10 @@ func (k *Key) tomlValue(value reflect.Value, secret bool) string {
 	case []string:
 		items := make([]string, len(x))
 		for i, item := range x {
-			items[i] = tomlString(item)
+			if secret {
+				item = Redacted
+			}
+			items[i] = tomlString(settings.HideCredentials(item))
 		}
 		return "[" + strings.Join(items, ", ") + "]"
 	}
@@ -136,7 +139,7 @@ func (k *Key) tomlValue(value reflect.Value, secret bool) string {
 	case secret && !value.IsZero():
 		return tomlString(Redacted)
 	case value.Kind() == reflect.String || k.IsDuration() || k.IsSize():
-		return tomlString(k.Format(value))
+		return tomlString(settings.HideCredentials(k.Format(value)))
 	}
 	return k.Format(value)
 }

@@ -2369,7 +2369,11 @@ type ConnectRequest struct {
 	Session *SessionInfo `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Token   string       `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// mid is goim's member id; believed only with auth.mode = "none".
-	Mid           string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	Mid string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	// auth_body and headers are for auth.mode = "webhook" only: the whole body of
+	// the auth packet, and the HTTP header of the client's handshake.
+	AuthBody      []byte             `protobuf:"bytes,40,opt,name=auth_body,json=authBody,proto3" json:"auth_body,omitempty"`
+	Headers       []*HandshakeHeader `protobuf:"bytes,41,rep,name=headers,proto3" json:"headers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2425,6 +2429,73 @@ func (x *ConnectRequest) GetMid() string {
 	return ""
 }
 
+func (x *ConnectRequest) GetAuthBody() []byte {
+	if x != nil {
+		return x.AuthBody
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetHeaders() []*HandshakeHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+// HandshakeHeader is a field of the HTTP header of a client's handshake.
+type HandshakeHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandshakeHeader) Reset() {
+	*x = HandshakeHeader{}
+	mi := &file_envelope_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandshakeHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandshakeHeader) ProtoMessage() {}
+
+func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandshakeHeader.ProtoReflect.Descriptor instead.
+func (*HandshakeHeader) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *HandshakeHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HandshakeHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type ConnectReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
@@ -2443,6 +2514,9 @@ type ConnectReply struct {
 	Backlog *Backlog `protobuf:"bytes,7,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	// global_key is SessionInfo.global_key.
 	GlobalKey bool `protobuf:"varint,30,opt,name=global_key,json=globalKey,proto3" json:"global_key,omitempty"`
+	// rooms are those that the webhook puts the session in, beside the ones that
+	// the client asked for.
+	Rooms []string `protobuf:"bytes,40,rep,name=rooms,proto3" json:"rooms,omitempty"`
 	// access is what the session may join.
 	Access *RoomAccess `protobuf:"bytes,20,opt,name=access,proto3" json:"access,omitempty"`
 	// joined are the rooms of the request that the session may join at once, and
@@ -2458,7 +2532,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2544,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2557,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -2542,6 +2616,13 @@ func (x *ConnectReply) GetGlobalKey() bool {
 	return false
 }
 
+func (x *ConnectReply) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
 func (x *ConnectReply) GetAccess() *RoomAccess {
 	if x != nil {
 		return x.Access
@@ -2590,7 +2671,7 @@ type RoomAccess struct {
 
 func (x *RoomAccess) Reset() {
 	*x = RoomAccess{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2683,7 @@ func (x *RoomAccess) String() string {
 func (*RoomAccess) ProtoMessage() {}
 
 func (x *RoomAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2696,7 @@ func (x *RoomAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
 func (*RoomAccess) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RoomAccess) GetRuled() bool {
@@ -2645,7 +2726,7 @@ type RoomRefusal struct {
 
 func (x *RoomRefusal) Reset() {
 	*x = RoomRefusal{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2738,7 @@ func (x *RoomRefusal) String() string {
 func (*RoomRefusal) ProtoMessage() {}
 
 func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2751,7 @@ func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
 func (*RoomRefusal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RoomRefusal) GetRoom() string {
@@ -2706,7 +2787,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2799,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2812,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JoinRequest) GetSession() *SessionInfo {
@@ -2765,7 +2846,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2858,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2871,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *JoinReply) GetUntilMs() int64 {
@@ -2815,7 +2896,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2908,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2921,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -2877,7 +2958,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2970,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2983,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -2941,7 +3022,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2953,7 +3034,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2966,7 +3047,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -3000,7 +3081,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3093,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3106,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -3052,7 +3133,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3145,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3158,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -3138,7 +3219,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3231,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3244,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -3182,7 +3263,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3275,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3288,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -3229,7 +3310,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3241,7 +3322,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3254,7 +3335,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -3303,7 +3384,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3396,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3409,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -3381,7 +3462,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3393,7 +3474,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3406,7 +3487,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -3441,7 +3522,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +3534,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +3547,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -3504,7 +3585,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3597,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3610,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -3580,7 +3661,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3592,7 +3673,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3605,7 +3686,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -3634,7 +3715,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3646,7 +3727,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3659,7 +3740,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -3701,7 +3782,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +3794,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +3807,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -3774,7 +3855,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3786,7 +3867,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3799,7 +3880,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -3833,7 +3914,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +3926,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +3939,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -3912,7 +3993,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +4005,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3937,7 +4018,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -3963,7 +4044,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3975,7 +4056,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3988,7 +4069,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -4050,7 +4131,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4062,7 +4143,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4075,7 +4156,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -4096,7 +4177,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4189,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4202,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -4149,7 +4230,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4242,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4255,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -4211,7 +4292,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4304,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4317,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -4269,7 +4350,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4281,7 +4362,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4294,7 +4375,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -4318,7 +4399,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4411,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4424,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -4383,7 +4464,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4395,7 +4476,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4408,7 +4489,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -4430,7 +4511,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4523,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4536,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -4482,7 +4563,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4575,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4588,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -4534,7 +4615,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4546,7 +4627,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4559,7 +4640,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -4578,7 +4659,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4671,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4684,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -4624,7 +4705,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4636,7 +4717,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4649,7 +4730,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -4677,7 +4758,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4689,7 +4770,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4702,7 +4783,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -4730,7 +4811,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4742,7 +4823,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4755,7 +4836,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -4789,7 +4870,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4801,7 +4882,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4814,7 +4895,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -4833,7 +4914,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4845,7 +4926,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4858,7 +4939,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -4887,7 +4968,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4899,7 +4980,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4912,7 +4993,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -4981,7 +5062,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4993,7 +5074,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5006,7 +5087,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -5048,7 +5129,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5060,7 +5141,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5073,7 +5154,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -5118,7 +5199,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5211,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5224,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -5251,7 +5332,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5263,7 +5344,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5276,7 +5357,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -5302,7 +5383,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5314,7 +5395,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5327,7 +5408,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 type StatusReply struct {
@@ -5344,7 +5425,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5356,7 +5437,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5369,7 +5450,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -5418,7 +5499,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5511,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5524,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Failure) GetCode() string {
@@ -5490,7 +5571,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5502,7 +5583,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5515,7 +5596,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -5529,7 +5610,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5541,7 +5622,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5554,7 +5635,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -5593,7 +5674,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5605,7 +5686,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5618,7 +5699,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -5875,11 +5956,16 @@ const file_envelope_proto_rawDesc = "" +
 	"\vincarnation\x18\x1e \x01(\x04R\vincarnation\x12\x1d\n" +
 	"\n" +
 	"global_key\x18\x1f \x01(\bR\tglobalKey\x12\x19\n" +
-	"\brooms_at\x18\x14 \x01(\x04R\aroomsAt\"q\n" +
+	"\brooms_at\x18\x14 \x01(\x04R\aroomsAt\"\xcb\x01\n" +
 	"\x0eConnectRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
-	"\x03mid\x18\x03 \x01(\tR\x03mid\"\xda\x03\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\x12\x1b\n" +
+	"\tauth_body\x18( \x01(\fR\bauthBody\x12;\n" +
+	"\aheaders\x18) \x03(\v2!.imgo.envelope.v1.HandshakeHeaderR\aheaders\";\n" +
+	"\x0fHandshakeHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xf0\x03\n" +
 	"\fConnectReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
@@ -5890,7 +5976,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\apending\x18\x06 \x01(\rR\apending\x123\n" +
 	"\abacklog\x18\a \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x1d\n" +
 	"\n" +
-	"global_key\x18\x1e \x01(\bR\tglobalKey\x124\n" +
+	"global_key\x18\x1e \x01(\bR\tglobalKey\x12\x14\n" +
+	"\x05rooms\x18( \x03(\tR\x05rooms\x124\n" +
 	"\x06access\x18\x14 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\x12\x16\n" +
 	"\x06joined\x18\x15 \x03(\tR\x06joined\x12\x15\n" +
 	"\x06to_ask\x18\x16 \x03(\tR\x05toAsk\x127\n" +
@@ -6154,7 +6241,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_envelope_proto_goTypes = []any{
 	(*Record)(nil),             // 0: imgo.envelope.v1.Record
 	(*Membership)(nil),         // 1: imgo.envelope.v1.Membership
@@ -6189,62 +6276,63 @@ var file_envelope_proto_goTypes = []any{
 	(*Target)(nil),             // 30: imgo.envelope.v1.Target
 	(*SessionInfo)(nil),        // 31: imgo.envelope.v1.SessionInfo
 	(*ConnectRequest)(nil),     // 32: imgo.envelope.v1.ConnectRequest
-	(*ConnectReply)(nil),       // 33: imgo.envelope.v1.ConnectReply
-	(*RoomAccess)(nil),         // 34: imgo.envelope.v1.RoomAccess
-	(*RoomRefusal)(nil),        // 35: imgo.envelope.v1.RoomRefusal
-	(*JoinRequest)(nil),        // 36: imgo.envelope.v1.JoinRequest
-	(*JoinReply)(nil),          // 37: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 38: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 39: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 40: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 41: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 42: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 43: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),      // 44: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 45: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 46: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 47: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 48: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 49: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 50: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 51: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 52: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 53: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 54: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 55: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 56: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 57: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 58: imgo.envelope.v1.RemoveReply
-	(*DeviceInfo)(nil),         // 59: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 60: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 61: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 62: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 63: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 64: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 65: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 66: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 67: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 68: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 69: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 70: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 71: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 72: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 73: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 74: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 75: imgo.envelope.v1.KeptMoved
-	(*NodeMeta)(nil),           // 76: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 77: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 78: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 79: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 80: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 81: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 82: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 83: imgo.envelope.v1.CallPart
-	nil,                        // 84: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 85: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 86: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 87: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 88: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*HandshakeHeader)(nil),    // 33: imgo.envelope.v1.HandshakeHeader
+	(*ConnectReply)(nil),       // 34: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 35: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 36: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 37: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 38: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 39: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 40: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 41: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 42: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 43: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 44: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),      // 45: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 46: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 47: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 48: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 49: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 50: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 51: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 52: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 53: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 54: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 55: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 56: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 57: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 58: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 59: imgo.envelope.v1.RemoveReply
+	(*DeviceInfo)(nil),         // 60: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 61: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 62: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 63: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 64: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 65: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 66: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 67: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 68: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 69: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 70: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 71: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 72: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 73: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 74: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 75: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 76: imgo.envelope.v1.KeptMoved
+	(*NodeMeta)(nil),           // 77: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 78: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 79: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 80: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 81: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 82: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 83: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 84: imgo.envelope.v1.CallPart
+	nil,                        // 85: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 86: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 87: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 88: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 89: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	4,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -6286,52 +6374,53 @@ var file_envelope_proto_depIdxs = []int32{
 	18, // 36: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
 	20, // 37: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
 	31, // 38: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	23, // 39: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	34, // 40: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	35, // 41: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
-	3,  // 42: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	31, // 43: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	34, // 44: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	31, // 45: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	34, // 46: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	3,  // 47: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	20, // 48: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	6,  // 49: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	45, // 50: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	20, // 51: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	31, // 52: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	84, // 53: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	85, // 54: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	86, // 55: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	87, // 56: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	31, // 57: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	23, // 58: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	24, // 59: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	3,  // 60: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	3,  // 61: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	20, // 62: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	54, // 63: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	31, // 64: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	20, // 65: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	31, // 66: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	31, // 67: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	59, // 68: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	8,  // 69: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	22, // 70: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	65, // 71: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	67, // 72: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	68, // 73: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	20, // 74: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	88, // 75: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	31, // 76: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	77, // 77: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	83, // 78: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	80, // 79: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	80, // [80:80] is the sub-list for method output_type
-	80, // [80:80] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	33, // 39: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
+	23, // 40: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	35, // 41: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	36, // 42: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	3,  // 43: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	31, // 44: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	35, // 45: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	31, // 46: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	35, // 47: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	3,  // 48: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	20, // 49: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	6,  // 50: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	46, // 51: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	20, // 52: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	31, // 53: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	85, // 54: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	86, // 55: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	87, // 56: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	88, // 57: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	31, // 58: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	23, // 59: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	24, // 60: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	3,  // 61: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	3,  // 62: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	20, // 63: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	55, // 64: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	31, // 65: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	20, // 66: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	31, // 67: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	31, // 68: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	60, // 69: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	8,  // 70: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	22, // 71: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	66, // 72: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	68, // 73: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	69, // 74: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	20, // 75: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	89, // 76: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	31, // 77: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	78, // 78: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	84, // 79: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	81, // 80: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	81, // [81:81] is the sub-list for method output_type
+	81, // [81:81] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -6345,7 +6434,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   89,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3,12 +3,14 @@ package roles_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"imgo/roles"
 	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
+	"imgo/transport"
 	"imgo/transport/transporttest"
 )
 
@@ -305,5 +308,100 @@ func TestStartsWithoutItsIdentityProvider(t *testing.T) {
 	// A client with a JWT is told to come back.
 	if p := connect("eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.c2ln"); p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), `"reconnect":true`) {
 		t.Errorf("the client with a JWT got op %d: %s", p.Op, p.Body)
+	}
+}
+
+// TestConnectWebhook lets a stock client of goim in: its auth body has no token, and a cookie of its
+// handshake says who it is.
+func TestConnectWebhook(t *testing.T) {
+	var down atomic.Bool
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var call struct {
+			Auth    struct{ Mid int64 }
+			Address string
+			Headers map[string][]string
+		}
+		if err := json.NewDecoder(r.Body).Decode(&call); err != nil {
+			t.Error(err)
+		}
+		switch {
+		case down.Load():
+			w.WriteHeader(http.StatusInternalServerError)
+		case call.Auth.Mid == 13:
+			w.WriteHeader(http.StatusForbidden)
+		case !strings.HasPrefix(call.Address, "127.0.0.1:"):
+			t.Errorf("the address is %q", call.Address)
+		case len(call.Headers["Cookie"]) == 1:
+			fmt.Fprintf(w, `{"user":"of-%s","rooms":["live://1000"]}`, call.Headers["Cookie"][0])
+		default:
+			fmt.Fprintf(w, `{"user":%d}`, call.Auth.Mid)
+		}
+	}))
+	defer backend.Close()
+	n := startNode(t, func(cfg *config.Config) {
+		cfg.Auth.Mode, cfg.Auth.WebhookURL = auth.ModeWebhook, backend.URL
+		cfg.Auth.WebhookSecrets = []string{"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+	})
+	by := time.Now().Add(transporttest.WaitLimit)
+	connect := func(version int16, mid int) (raw.Packet, func()) {
+		to, err := raw.ParseTarget("tcp://" + n.ClientAddr("tcp").String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := raw.Dial(t.Context(), to, raw.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := fmt.Sprintf(`{"mid":%d,"key":"","room_id":"live://1","platform":"web","accepts":[1000]}`, mid)
+		if err := c.Write(by, raw.Packet{Version: version, Op: protocol.OpAuth, Seq: 1, Body: []byte(body)}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Read(by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p, c.Close
+	}
+	online := func(user string) string {
+		_, body := get(t, n.HTTPAddr(), "/v1/users/"+user)
+		return body
+	}
+	p, closeConn := connect(1, 123)
+	defer closeConn()
+	if p.Op != protocol.OpAuthReply || !strings.Contains(online("123"), `"live://1"`) {
+		t.Errorf("got op %d: %s; the user is %s", p.Op, p.Body, online("123"))
+	}
+
+	// A handshake's cookie comes from a WebSocket.
+	conn, err := net.Dial("tcp", n.ClientAddr("ws").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	w, resp, err := transporttest.Upgrade(conn, "/sub", "Cookie: alice", "Authorization: hush")
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(err, resp)
+	}
+	if err := w.Send(w.Frame(transport.AppendPacket(nil, 1, protocol.HeaderV1, protocol.OpAuth, 1, 0, []byte(`{"mid":5}`)))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if body := online("of-alice"); !strings.Contains(body, `"live://1000"`) {
+		t.Errorf("the user of the cookie is %s", body)
+	}
+
+	// A no is final. A backend that fails is not a no. Only clients of version 2 are told the difference.
+	if p, closeConn := connect(2, 13); p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), `"code":3501`) {
+		t.Errorf("a refused client got op %d: %s", p.Op, p.Body)
+	} else {
+		closeConn()
+	}
+	down.Store(true)
+	p, closeConn = connect(2, 124)
+	defer closeConn()
+	if p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), `"reconnect":true`) {
+		t.Errorf("while the backend fails, a client got op %d: %s", p.Op, p.Body)
 	}
 }

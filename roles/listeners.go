@@ -37,6 +37,7 @@ func (n clientSide) transports() []clientTransport {
 		l.ProxyProtocol = c.WSProxyProtocol
 		return ws.Listen(ws.Config{
 			ListenConfig: l, Origins: c.WSOrigins, Local: n.cfg.Auth.Mode == auth.ModeNone, RequestSize: c.WSRequestSize,
+			KeepHeader:   n.cfg.Auth.Mode == auth.ModeWebhook,
 			ClientHeader: c.WSClientHeader,
 		})
 	}

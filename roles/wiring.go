@@ -12,6 +12,7 @@ import (
 	"imgo/roles/comet"
 	"imgo/roles/job"
 	"imgo/roles/logic"
+	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
 	"imgo/roles/router"
 	"imgo/store"
@@ -194,6 +195,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.Name = n.name
 	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
 	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
+	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
 	c.Faults = n.opts.Faults.Comet
 	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.
 	c.DrainTimeout = n.cfg.Shutdown.Timeout * 3 / 10

@@ -33,6 +33,10 @@ type Config struct {
 	Shutdown
 	Expiry
 
+	// Handshake sends logic the whole auth body of each client, and the header of its
+	// handshake.
+	Handshake bool
+
 	// DeniedRooms bounds the rooms without a member here that job is told of, so
 	// that their messages do not come here. Past it all of them are forgotten.
 	DeniedRooms int `default:"100000"`

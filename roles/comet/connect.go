@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"imgo/envelope"
@@ -58,6 +61,9 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 	if s == nil {
 		s = c.newSession(p.Conn, p.Packet, &auth)
 		p.Session = s
+		if headed, ok := p.Conn.(transport.Headed); ok && c.cfg.Handshake {
+			p.Header = headed.TakeHeader()
+		}
 		if poll, ok := p.Conn.(transport.Pollable); ok {
 			poll.Attach(s)
 		}
@@ -180,7 +186,11 @@ func (s *session) connect(ctx context.Context, p *admission.PendingConnect, auth
 	info := s.describeLocked()
 	s.out.Unlock()
 	info.Rooms = auth.rooms // it joins them once logic has admitted it
-	reply, err := c.logic.Connect(ctx, &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid})
+	request := &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid}
+	if c.cfg.Handshake {
+		request.AuthBody, request.Headers = p.Packet.Body, handshakeHeaders(p.Header)
+	}
+	reply, err := c.logic.Connect(ctx, request)
 	switch {
 	case isTemporary(err) && c.calls.Err() == nil:
 		c.metrics.callErrors.WithLabelValues("connect").Inc()
@@ -198,6 +208,29 @@ func (s *session) connect(ctx context.Context, p *admission.PendingConnect, auth
 	c.metrics.connected.Observe(time.Since(p.Started).Seconds())
 	s.activate(p.Packet.Seq, auth, reply)
 	return nil
+}
+
+// withRooms returns the rooms that a client asked for, and those that logic puts it in, up to the
+// limit of a session.
+func (c *Comet) withRooms(asked, given []string) []string {
+	for _, room := range given {
+		if len(asked) < c.cfg.RoomsPerSession && !slices.Contains(asked, room) {
+			asked = append(asked, room)
+		}
+	}
+	return asked
+}
+
+// handshakeHeaders returns a header as logic gets it. The order of names is that of the
+// alphabet.
+func handshakeHeaders(header map[string][]string) []*envelope.HandshakeHeader {
+	var list []*envelope.HandshakeHeader
+	for _, name := range slices.Sorted(maps.Keys(header)) {
+		for _, value := range header[name] {
+			list = append(list, &envelope.HandshakeHeader{Name: name, Value: strings.ToValidUTF8(value, "\uFFFD")})
+		}
+	}
+	return list
 }
 
 // refused closes a session that does not become live.

@@ -39,6 +39,7 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 	if reply.GetAccess().GetRuled() {
 		rooms = reply.GetJoined()
 	}
+	rooms = c.withRooms(rooms, reply.GetRooms())
 	ok := true
 	for i := 0; ok && i < len(rooms); i++ {
 		ok = s.join(rooms[i], until)

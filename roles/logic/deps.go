@@ -93,7 +93,7 @@ type Comets interface {
 	All() map[string]Comet
 }
 
-// Authenticator decides who a client is: package auth has three. Safe for
+// Authenticator decides who a client is: package auth has four. Safe for
 // concurrent use.
 type Authenticator interface {
 	// Authenticate returns the identity of a client that sent a token and mid

@@ -23,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"imgo/envelope"
 	"imgo/roles/logic/auth"
 )
 
@@ -106,11 +107,14 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 }
 
 // newAuthenticator returns the authenticator that the settings ask for.
-func newAuthenticator(cfg Config, deps Deps, now clock, m *metrics) (Authenticator, error) {
+func newAuthenticator(cfg Config, deps Deps, now clock, m *metrics) (timedAuthenticator, error) {
 	opaque := auth.NewOpaque(deps.Tokens, now)
 	switch {
 	case cfg.Auth.Mode == auth.ModeNone:
 		return timedAuthenticator{auth.NewOpen(opaque), m.authSeconds}, nil
+	case cfg.Auth.Mode == auth.ModeWebhook:
+		backend, err := auth.NewWebhook(cfg.Auth, opaque, deps.Log, deps.Metrics)
+		return timedAuthenticator{backend, m.authSeconds}, err
 	case cfg.Auth.UsesJWT():
 		signed, err := auth.NewJWT(cfg.Auth, opaque, deps.Log, deps.Metrics)
 		return timedAuthenticator{signed, m.authSeconds}, err
@@ -128,6 +132,19 @@ type timedAuthenticator struct {
 func (a timedAuthenticator) Authenticate(ctx context.Context, token, mid string) (auth.Identity, error) {
 	start := time.Now()
 	id, err := a.Authenticator.Authenticate(ctx, token, mid)
+	a.seconds.Observe(time.Since(start).Seconds())
+	return id, asUnavailable(err)
+}
+
+// Decide returns the identity of the client of a connect: the webhook's answer, if
+// there is one, else that of its token.
+func (a timedAuthenticator) Decide(ctx context.Context, r *envelope.ConnectRequest) (auth.Identity, error) {
+	backend, ok := a.Authenticator.(*auth.Webhook)
+	if !ok {
+		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
+	}
+	start := time.Now()
+	id, err := backend.Decide(ctx, r)
 	a.seconds.Observe(time.Since(start).Seconds())
 	return id, asUnavailable(err)
 }

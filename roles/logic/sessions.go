@@ -14,7 +14,7 @@ import (
 // sessionHandler takes what comets ask for their sessions.
 type sessionHandler struct {
 	life    *lifecycle
-	auth    Authenticator
+	auth    timedAuthenticator
 	rules   RoomRules
 	owners  *owners
 	live    *publisher
@@ -54,7 +54,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if err := checkConnect(r); err != nil {
 		return nil, err
 	}
-	id, err := h.auth.Authenticate(ctx, r.GetToken(), r.GetMid())
+	id, err := h.auth.Decide(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +74,12 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	var refused []*envelope.RoomRefusal
 	if access != nil {
 		session.Rooms, refused = h.rules.sort(session.Rooms, access)
+	}
+	// The webhook answers for its rooms: no rule is asked.
+	for _, room := range id.Join {
+		if !slices.Contains(session.Rooms, room) {
+			session.Rooms = append(session.Rooms, room)
+		}
 	}
 	partition := h.owners.partition(id.User)
 	var attached *envelope.AttachReply
@@ -98,8 +104,8 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	return &envelope.ConnectReply{
 		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
-		GlobalKey: session.GlobalKey,
-		Access:    access, Joined: session.Rooms, Refused: refused, Memberships: attached.GetMemberships(),
+		GlobalKey: session.GlobalKey, Rooms: id.Join,
+		Access: access, Joined: session.Rooms, Refused: refused, Memberships: attached.GetMemberships(),
 	}, nil
 }
 

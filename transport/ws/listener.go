@@ -49,6 +49,8 @@ type Config struct {
 	// ClientHeader is the request header in which ListenConfig.TrustedProxies tell the
 	// client's address: HeaderXForwardedFor or HeaderForwarded. Empty is the former.
 	ClientHeader string
+	// KeepHeader keeps the header of the handshake until it is taken (transport.Headed).
+	KeepHeader bool
 	// RequestSize bounds the upgrade request, in bytes. A longer one is refused with
 	// 431. 0 is DefaultRequestSize.
 	RequestSize int
@@ -56,11 +58,12 @@ type Config struct {
 
 // Listener accepts connections on one port.
 type Listener struct {
-	acceptor *socket.Acceptor
-	origins  weborigin.List
-	local    bool
-	path     string
-	maxSize  int // of a request
+	acceptor   *socket.Acceptor
+	origins    weborigin.List
+	local      bool
+	keepHeader bool
+	path       string
+	maxSize    int // of a request
 	// clientHeader is the header that tells a client's address.
 	clientHeader string
 	heads        headReaders
@@ -83,7 +86,7 @@ func Listen(cfg Config) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, path: cfg.Path, maxSize: cfg.RequestSize}
+	l := &Listener{acceptor: a, origins: allowed, local: cfg.Local, keepHeader: cfg.KeepHeader, path: cfg.Path, maxSize: cfg.RequestSize}
 	if l.clientHeader = cfg.ClientHeader; l.clientHeader == "" {
 		l.clientHeader = HeaderXForwardedFor
 	}
@@ -153,6 +156,7 @@ func (l *Listener) serve(ctx context.Context, s *socket.Socket, deadline *transp
 		return
 	}
 	c := &conn{Socket: s}
+	c.keep(s, h.header)
 	handle(c)
 	_ = c.Close(0, "")
 	c.Release()

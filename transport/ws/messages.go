@@ -3,6 +3,7 @@ package ws
 import (
 	"encoding/binary"
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
@@ -35,6 +36,34 @@ const (
 type messages struct {
 	form atomic.Uint32
 	part *message // a message with fragments to come
+	// header is that of the handshake, until it is taken.
+	header http.Header
+}
+
+// TakeHeader implements transport.Headed.
+func (m *messages) TakeHeader() map[string][]string {
+	header := m.header
+	m.header = nil
+	return header
+}
+
+// keep keeps the header of a handshake, and counts it like an incomplete packet.
+func (m *messages) keep(in socket.Input, header http.Header) {
+	if m.header = header; header != nil {
+		in.Hold(m.headerSize())
+	}
+}
+
+// headerSize is about the memory that the kept header takes, in bytes.
+func (m *messages) headerSize() int {
+	size := 0
+	for name, values := range m.header {
+		size += len(name) + 64
+		for _, value := range values {
+			size += len(value) + 16
+		}
+	}
+	return size
 }
 
 // message is a message of several fragments.
@@ -138,11 +167,11 @@ func (m *messages) data(in socket.Input, f frame, payload []byte) (p transport.P
 	if part := m.part; part != nil {
 		part.b = append(part.b, payload...)
 		if !f.fin {
-			in.Hold(cap(part.b))
+			in.Hold(cap(part.b) + m.headerSize())
 			return p, transport.ErrFrame
 		}
 		payload, text, m.part = part.b, part.text, nil
-		in.Hold(0)
+		in.Hold(m.headerSize())
 	} else {
 		payload = append([]byte(nil), payload...) // the buffer is used again
 	}

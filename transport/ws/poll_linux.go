@@ -102,9 +102,12 @@ func (h *polledHandshake) Done(err error) {
 	switch {
 	case err != nil:
 		go h.c.Polled.Release()
-	case h.c.Inline():
-		h.c.serve(h.handle)
 	default:
-		go h.c.serve(h.handle)
+		h.c.keep(&h.c.Polled, h.header)
+		if h.c.Inline() {
+			h.c.serve(h.handle)
+		} else {
+			go h.c.serve(h.handle)
+		}
 	}
 }

@@ -20,7 +20,8 @@ type handshake struct {
 	l       *Listener
 	in      socket.Input
 	write   func([]byte) error
-	scanned int // bytes of the request that were searched for its end
+	scanned int         // bytes of the request that were searched for its end
+	header  http.Header // of the request, if it is to be kept
 }
 
 var errRefused = errors.New("the handshake was refused")
@@ -48,6 +49,9 @@ func (h *handshake) upgrade() error {
 		cfg.Log.Debug().Str("why", refused.text).Stringer("remote", h.in.Remote()).Msg("connection refused")
 		_ = h.write(refused.response())
 		return errRefused
+	}
+	if h.l.keepHeader {
+		h.header = r.Header
 	}
 	h.in.Take(len(head))
 	if err := h.write(switchingProtocols(accept)); err != nil {

@@ -48,6 +48,8 @@ type PendingConnect struct {
 	Packet transport.Packet
 	// Ignored is how many packets came before the auth packet.
 	Ignored int
+	// Header is that of the client's handshake. Admit sets it, for its later tries.
+	Header map[string][]string
 	// Started is when the auth packet was complete.
 	Started time.Time
 	// Err is nil if the client is to be admitted. Otherwise it is the reason why

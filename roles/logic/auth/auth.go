@@ -33,6 +33,8 @@ type Identity struct {
 	// Rooms are the rooms, and patterns of rooms, that the token allows its
 	// sessions to join where a rule asks for a token.
 	Rooms []string
+	// Join has rooms that the session is put in.
+	Join []string
 
 	// opaque reports whether the identity comes from the token store, where
 	// hash is the token's.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"imgo/internal/loopback"
+	"imgo/internal/settings"
+	"imgo/internal/webhook"
 )
 
 // The values of Config.Mode.
@@ -15,6 +17,8 @@ const (
 	ModeToken = "token"
 	// ModeNone believes the user id that a client gives. It is for development.
 	ModeNone = "none"
+	// ModeWebhook asks the operator's backend about every client.
+	ModeWebhook = "webhook"
 )
 
 // minSecret is the shortest secret of HS256, in bytes, which makes it as strong as
@@ -34,7 +38,7 @@ const minSecret = 32
 // With a device claim, a client that names another device is refused. A client that
 // names no device gets the one of the claim.
 type Config struct {
-	Mode          string        `toml:"mode" default:"token" choices:"token,none" doc:"token: opaque tokens of this server, and JWTs once one of the keys below is given.\nnone: the token, or goim's mid, is believed to be the user id. For development: refused\nunless every address is loopback."`
+	Mode          string        `toml:"mode" default:"token" choices:"token,none,webhook" doc:"token: opaque tokens of this server, and JWTs once one of the keys below is given.\nwebhook: webhook_url decides about each client. Every comet needs this setting, too.\nnone: the token, or goim's mid, is believed to be the user id. For development: refused\nunless every address is loopback."`
 	Secret        string        `toml:"jwt_secret" secret:"true" unit:"at least 32 bytes" doc:"The shared secret of HS256 JWTs."`
 	PublicKeyFile string        `toml:"jwt_public_key" unit:"PEM file" doc:"The public key of RS256, ES256 or EdDSA JWTs."`
 	JWKSFile      string        `toml:"jwks_file" unit:"JSON file" doc:"A JWKS; re-read when it changes."`
@@ -48,6 +52,11 @@ type Config struct {
 	RoomsClaim    string        `toml:"rooms_claim" default:"rooms" doc:"The claim of a JWT that lists the rooms, and patterns such as \"team-*\", that it allows to join\nwhere a rule of [[rooms]] asks for a token. A JWT without it allows none."`
 	Leeway        time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
 
+	WebhookURL      string        `toml:"webhook_url" unit:"https:// address" doc:"Whom auth.mode = \"webhook\" asks."`
+	WebhookSecrets  []string      `toml:"webhook_secrets" secret:"true" unit:"whsec_… as of: echo whsec_$(openssl rand -base64 32)" doc:"The secrets that sign the calls by Standard Webhooks. Two while one is replaced."`
+	WebhookTimeout  time.Duration `toml:"webhook_timeout" default:"3s" unit:"duration" min:"100ms" max:"1m" doc:"The longest time that one call may take."`
+	WebhookInFlight int           `toml:"webhook_in_flight" default:"64" unit:"calls" min:"1" max:"10000" doc:"The most calls under way. Further clients wait, within webhook_timeout."`
+
 	// RefreshInterval is how often JWKSURL is fetched.
 	RefreshInterval time.Duration `default:"5m"`
 }
@@ -56,6 +65,30 @@ type Config struct {
 func (c *Config) UsesJWT() bool { return c.Secret != "" || c.PublicKeyFile != "" || c.usesJWKS() }
 
 func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
+
+// checkWebhook is Check for the webhook.
+func (c *Config) checkWebhook(refuse func(key, wrong, mend string)) {
+	if c.Mode != ModeWebhook {
+		if c.WebhookURL != "" {
+			refuse("webhook_url", "is given, but auth.mode is "+c.Mode, "set auth.mode to webhook, or leave it out")
+		}
+		return
+	}
+	if c.UsesJWT() {
+		refuse("mode", "is webhook, but JWT keys are given, which would check nothing", "leave the keys out, or set it to token")
+	}
+	if wrong, mend := webhook.CheckURL(c.WebhookURL); wrong != "" {
+		refuse("webhook_url", wrong, mend)
+	}
+	if len(c.WebhookSecrets) == 0 {
+		refuse("webhook_secrets", "is empty, so the backend could not tell imgo's calls from others", "use whsec_ and the output of: openssl rand -base64 32")
+	}
+	for i, secret := range c.WebhookSecrets {
+		if wrong, mend := webhook.CheckSecret(secret); wrong != "" {
+			refuse("webhook_secrets", fmt.Sprintf("number %d %s", i+1, wrong), mend)
+		}
+	}
+}
 
 // Check calls refuse for each setting that cannot be used, with its key, what is
 // wrong, and the mend. It does not read files.
@@ -67,6 +100,7 @@ func (c *Config) Check(refuse func(key, wrong, mend string)) {
 		refuse("jwt_secret", fmt.Sprintf("has %d bytes", n),
 			fmt.Sprintf("use at least %d, such as the output of: openssl rand -hex 32", minSecret))
 	}
+	c.checkWebhook(refuse)
 	if c.UserClaim == "" {
 		refuse("user_claim", "is empty", `use "sub", or name another claim`)
 	}
@@ -76,7 +110,7 @@ func (c *Config) Check(refuse func(key, wrong, mend string)) {
 	u, err := url.Parse(c.JWKSURL)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		refuse("jwks_url", fmt.Sprintf("is %q, which is no web address", c.JWKSURL), "write https://…")
+		refuse("jwks_url", fmt.Sprintf("is %q, which is no web address", settings.HideCredentials(c.JWKSURL)), "write https://…")
 	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		// On the way to another host somebody could put in other keys.
 		refuse("jwks_url", "is not https, so anybody on the way could hand out keys", "use https://")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"sync/atomic"
 	"time"
@@ -288,11 +289,15 @@ func fetcher(address string) func(context.Context) ([]byte, error) {
 		request.Header.Set("Accept", "application/jwk-set+json, application/json")
 		reply, err := client.Do(request)
 		if err != nil {
+			var of *url.Error // it has the address with its query; readiness shows the error to anybody
+			if errors.As(err, &of) {
+				err = of.Err
+			}
 			return nil, fmt.Errorf("fetch the JWKS: %w", err)
 		}
 		defer reply.Body.Close()
 		if reply.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("fetch the JWKS from %s: status %s", request.URL.Redacted(), reply.Status)
+			return nil, fmt.Errorf("fetch the JWKS from %s: status %s", request.URL.Host, reply.Status)
 		}
 		return readBounded(reply.Body)
 	}

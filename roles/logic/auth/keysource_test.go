@@ -185,8 +185,11 @@ func TestJWKSURLFollowsNoRedirect(t *testing.T) {
 	mux.Handle("/here", http.RedirectHandler("/keys", http.StatusFound))
 	mux.HandleFunc("/keys", func(http.ResponseWriter, *http.Request) { keysAsked.Store(true) })
 	for _, path := range []string{"/away", "/here"} {
-		h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL + path })
+		h := newHarness(t, func(c *auth.Config) { c.JWKSURL = server.URL + path + "?key=hush" })
 		wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte(secret), "k", jwt.MapClaims{"sub": "ann"}), envelope.ErrAuthUnavailable)
+		if err := h.Ready(); err == nil || strings.Contains(err.Error(), "hush") {
+			t.Errorf("readiness says %v", err)
+		}
 	}
 	if keysAsked.Load() {
 		t.Error("a redirect was followed")

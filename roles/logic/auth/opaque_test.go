@@ -88,7 +88,6 @@ func TestOpen(t *testing.T) {
 		{"bob", "", "bob"},
 		{"imgo_token", "", "ann"},
 		{"imgo_token", "7", "7"},
-		{"", "-1", "-1"},
 		{"", "", ""},
 		{"a\x00b", "", ""},
 		{strings.Repeat("x", 129), "", ""},
@@ -99,6 +98,12 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%+v: %v", test, err)
 		case test.user != "" && (err != nil || id.User != test.user):
 			t.Errorf("%+v: %+v, %v", test, id, err)
+		}
+	}
+	// Mids of 0 and below are nobody to goim.
+	for _, mid := range []string{"0", "-1"} {
+		if id, err := open.Authenticate(t.Context(), "", mid); err != nil || !id.Anonymous || id.User != "" {
+			t.Errorf("mid %s: %+v, %v", mid, id, err)
 		}
 	}
 	// A token that the store knows, but that has ended, is not taken for a name.

@@ -186,7 +186,7 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 // enter admits a caller that has a known key, is within its rate, and is not a
 // page of another site.
 func (a *API) enter(c *call, now time.Time) error {
-	key, err := a.keys.identify(c.R.Header)
+	key, err := a.keys.identify(c.R, now)
 	if err != nil {
 		a.metrics.callers.WithLabelValues("unknown", "unauthorized").Inc()
 		return err

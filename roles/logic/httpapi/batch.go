@@ -57,10 +57,17 @@ func (a *API) pushBatch(c *call) error {
 	}
 	items := make([]*pushItem, len(raws))
 	var order pushOrder
+	receivers := 0
 	for i, raw := range raws {
 		items[i] = newPushItem(raw, a.cfg.MaxUsers)
 		if items[i].err == nil {
 			order.add(items[i])
+			receivers += items[i].push.receivers()
+		}
+		// Each receiver costs some hundred bytes until the answer is written.
+		if receivers > a.cfg.MaxUsers {
+			return &envelope.Error{Code: envelope.CodeTooLarge, Field: "pushes",
+				Message: fmt.Sprintf("name more than %d users and keys in all (http.max_users): send several batches", a.cfg.MaxUsers)}
 		}
 	}
 	c.run(items)

@@ -244,6 +244,12 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		return newHarness(t, cfg, service).do("PATCH", target, body)
 	case "409":
 		return fails(envelope.CodeConflict)
+	case "408":
+		h := newHarness(t, cfg, service)
+		r := httptest.NewRequest(method, "http://127.0.0.1"+target, slowBody{})
+		w := httptest.NewRecorder()
+		h.handler.ServeHTTP(w, r)
+		return answer{status: w.Code, header: w.Header(), body: w.Body.String()}
 	case "413":
 		return newHarness(t, cfg, service).do(method, target, `{"user":"`+strings.Repeat("x", 2000)+`"}`)
 	case "500":
@@ -276,3 +282,8 @@ func TestOpenAPIScopes(t *testing.T) {
 		}
 	}
 }
+
+// slowBody is a body whose read deadline has passed.
+type slowBody struct{}
+
+func (slowBody) Read([]byte) (int, error) { return 0, os.ErrDeadlineExceeded }

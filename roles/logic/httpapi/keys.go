@@ -51,7 +51,10 @@ func (c *caller) label() string {
 }
 
 // keyring has the callers. An empty keyring admits every request.
-type keyring struct{ callers []*caller }
+type keyring struct {
+	callers []*caller
+	wrong   throttle
+}
 
 func newKeyring(keys []Key) (*keyring, error) {
 	ring := &keyring{}
@@ -112,26 +115,48 @@ var (
 		Message: "and X-API-Key headers are both there: send one of them"}
 )
 
-// identify returns the caller of a request, nil if no keys are set. A wrong key
-// takes as long as a right one.
-func (k *keyring) identify(h http.Header) (*caller, error) {
+// identify returns the caller of a request, nil if no keys are set.
+func (k *keyring) identify(r *http.Request, now time.Time) (*caller, error) {
 	if k.open() {
 		return nil, nil
 	}
+	key, err := keyOf(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	found := k.find(key)
+	if found == nil {
+		if wait := k.wrong.note(r.RemoteAddr, now); wait > 0 {
+			return nil, &httpcall.Limited{RetryAfter: wait,
+				Cause: envelope.Errorf(envelope.CodeRateLimited, "too many requests with a wrong API key came from this address")}
+		}
+		return nil, errBadKey
+	}
+	return found, nil
+}
+
+// keyOf returns the API key that a request has.
+func keyOf(h http.Header) (string, error) {
 	authorization, key := h.Get("Authorization"), h.Get("X-Api-Key")
 	switch {
 	case authorization != "" && key != "":
-		return nil, errTwoForms
+		return "", errTwoForms
 	case authorization != "":
 		scheme, rest, ok := strings.Cut(authorization, " ")
 		if !ok || !strings.EqualFold(scheme, "Bearer") {
-			return nil, errBadForm
+			return "", errBadForm
 		}
 		key = strings.TrimSpace(rest)
 	}
 	if key == "" {
-		return nil, errNoKey
+		return "", errNoKey
 	}
+	return key, nil
+}
+
+// find returns the caller of a key, nil for a wrong one. A wrong key takes as long as
+// a right one.
+func (k *keyring) find(key string) *caller {
 	hash := sha256.Sum256([]byte(key))
 	var found *caller
 	for _, c := range k.callers {
@@ -139,10 +164,7 @@ func (k *keyring) identify(h http.Header) (*caller, error) {
 			found = c
 		}
 	}
-	if found == nil {
-		return nil, errBadKey
-	}
-	return found, nil
+	return found
 }
 
 // Gate lets only callers with an API key through to pages that are not part of the API.
@@ -162,7 +184,7 @@ func NewGate(keys []Key) (*Gate, error) {
 func (g *Gate) Require(scope Scope, message string, h http.Handler) http.Handler {
 	form := v1Form()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		caller, err := g.keys.identify(r.Header)
+		caller, err := g.keys.identify(r, time.Now())
 		switch {
 		case err != nil:
 		case caller == nil:

@@ -257,3 +257,31 @@ func counted(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	}
 	return all
 }
+
+// TestWrongKeysAreThrottled checks that an address that guesses keys gets 429, and that a caller with a
+// good key at the same address does not notice.
+func TestWrongKeysAreThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t, httpapi.Config{Keys: twoKeys}, nil)
+		statuses := map[int]int{}
+		for range 100 {
+			statuses[h.doUnchecked("GET", "/v1/stats", "", "X-API-Key: guess").status]++
+		}
+		if statuses[401] != 20 || statuses[429] != 80 {
+			t.Errorf("answered %v", statuses)
+		}
+		if a := h.doUnchecked("GET", "/v1/stats", "", "X-API-Key: guess"); a.status != 429 || a.header.Get("Retry-After") != "2" {
+			t.Errorf("answered %d, Retry-After %q", a.status, a.header.Get("Retry-After"))
+		}
+		if a := h.doUnchecked("GET", "/v1/stats", ""); a.status != 401 {
+			t.Errorf("a request without a key, which is no guess, was answered %d", a.status)
+		}
+		if a := h.doUnchecked("GET", "/v1/stats", "", "X-API-Key: key-of-ops"); a.status != 200 {
+			t.Errorf("a good key was answered %d: %s", a.status, a.body)
+		}
+		time.Sleep(2 * time.Second)
+		if a := h.doUnchecked("GET", "/v1/stats", "", "X-API-Key: guess"); a.status != 401 {
+			t.Errorf("after Retry-After: %d", a.status)
+		}
+	})
+}

@@ -124,6 +124,14 @@ func (p *pushRequest) readContent(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
+// receivers is the number of users and keys that the push names.
+func (p *pushRequest) receivers() int {
+	if p.user != "" {
+		return 1
+	}
+	return len(p.users) + len(p.keys)
+}
+
 // check says what the fields together lack or contradict. Names, operation and
 // size are the service's to judge: they are the same whatever API they came by.
 func (p *pushRequest) check() error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -191,3 +192,30 @@ type discard struct {
 func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(status int)      { d.status = status }
+
+// TestSlowCaller checks that a caller whose body does not come in time is told so. It has not gone away.
+func TestSlowCaller(t *testing.T) {
+	h := newHarness(t, httpapi.Config{}, nil)
+	server := httptest.NewUnstartedServer(h.handler)
+	server.Config.ReadTimeout = 100 * time.Millisecond
+	server.Start()
+	defer server.Close()
+	for path, want := range map[string]string{
+		"/v1/push": "HTTP/1.1 408", "/1/push?uid=1": "HTTP/1.1 200", "/goim/push/mids?mids=1&operation=5": "HTTP/1.1 200",
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST "+path+" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"user\":\"a\"")
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if !strings.HasPrefix(line, want) {
+			t.Errorf("%s was answered %q, %v, want %s", path, line, err, want)
+		}
+	}
+	if calls := h.service.recorded(); len(calls) > 0 {
+		t.Errorf("half a request did %q", calls)
+	}
+}

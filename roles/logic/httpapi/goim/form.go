@@ -36,7 +36,7 @@ func Form() *httpcall.Form {
 				status, code = p.Status, codeRequestErr
 			case http.StatusTooManyRequests:
 				status = p.Status
-			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusNotFound:
+			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusNotFound, http.StatusRequestTimeout:
 				code = codeRequestErr
 			}
 			c.SetRetryAfter(p.RetryAfter)

@@ -46,7 +46,7 @@ func Form() *httpcall.Form {
 // /1/admin/token/new and /1/msg/get had a number of their own.
 func retOf(path string, p httpcall.Problem) int {
 	switch p.Code {
-	case envelope.CodeInvalid, envelope.CodeTooLarge, envelope.CodeNotFound:
+	case envelope.CodeInvalid, envelope.CodeTooLarge, envelope.CodeNotFound, httpcall.CodeTooSlow:
 		if path == pathTokenNew || path == pathMsgGet {
 			return retParam
 		}

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -215,10 +216,13 @@ func (c *Call) ReadBody() ([]byte, error) {
 		case errors.Is(err, io.EOF):
 		case errors.As(err, &over):
 			return nil, tooLarge(limit)
+		case errors.Is(err, os.ErrDeadlineExceeded): // which ends the request's context, too
+			c.W.Header().Set("Connection", "close")
+			return nil, &envelope.Error{Code: CodeTooSlow, Message: "the request body came too slowly"}
 		case c.R.Context().Err() != nil:
 			return nil, fmt.Errorf("read the request body: %w", c.R.Context().Err())
 		default:
-			return nil, envelope.Invalid("", "the request body ended early or came too slowly")
+			return nil, envelope.Invalid("", "the request body ended early")
 		}
 		break
 	}

@@ -13,6 +13,7 @@ import (
 const (
 	CodeMethod    envelope.Code = "method_not_allowed"
 	CodeForbidden               = envelope.CodeForbidden
+	CodeTooSlow   envelope.Code = "too_slow"
 )
 
 // StatusClientGone is the status in the metrics and the access log of a caller
@@ -66,6 +67,8 @@ func Explain(err error) Problem {
 		p.Status, p.Hidden = http.StatusForbidden, nil
 	case envelope.CodeNotFound:
 		p.Status, p.Hidden = http.StatusNotFound, nil
+	case CodeTooSlow:
+		p.Status, p.Hidden = http.StatusRequestTimeout, nil
 	case CodeMethod:
 		p.Status, p.Hidden = http.StatusMethodNotAllowed, nil
 	case envelope.CodeConflict:
