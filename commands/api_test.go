@@ -263,7 +263,7 @@ func TestUsage(t *testing.T) {
 		"command like nothing":   {[]string{"frobnicate"}, []string{`no command "frobnicate"`}},
 		"flag":                   {[]string{"push", "--usr", "1", "x"}, []string{"--usr", "did you mean --user?", "imgo push --help"}},
 		"server flag":            {[]string{"--tpc", ":1"}, []string{"--tpc", "did you mean --tcp?"}},
-		"group":                  {[]string{"token"}, []string{"imgo token needs a command: new, revoke"}},
+		"group":                  {[]string{"token"}, []string{"imgo token needs a command: new, list, revoke"}},
 		"subcommand":             {[]string{"users", "shw", "1"}, []string{"did you mean imgo users show?"}},
 		"no user":                {[]string{"push", "x"}, []string{"to whom?", "--user"}},
 		"no message":             {[]string{"push", "--user", "1"}, []string{"what is the message?"}},

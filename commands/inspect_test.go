@@ -46,7 +46,8 @@ func TestInspect(t *testing.T) {
 		})
 	}
 	r := imgo(t, s, "", "nodes")
-	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090", "leaving", "  4       z-1   ", "-1h0m0s  v1", "10.0.0.1:7172  -\n"} {
+	for _, part := range []string{"comet,logic", "yes", "tcp :8080, ws :8090", "leaving", "  4       z-1   ", "-1h0m0s  v1",
+		"10.0.0.1:7172  -\n"} {
 		if !strings.Contains(r.stdout, part) {
 			t.Errorf("nodes do not show %q:\n%s", part, r.stdout)
 		}

@@ -62,7 +62,7 @@ func (c *comet) serve(conn net.Conn) {
 	http := c.http
 	c.mu.Unlock()
 	if http {
-		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n400 Bad Request"))
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"))
 		return
 	}
 	r := bufio.NewReader(conn)

@@ -30,7 +30,8 @@ key = "0123456789abcdeg"
 func TestKeysOfFile(t *testing.T) {
 	cfg := load(t, config.Sources{File: writeFile(t, tableOfKeys)})
 	want := []httpapi.Key{
-		{Name: "backend", Key: "0123456789abcdef", Rate: 5, Scopes: []string{"push", "read"}, Users: []string{"shop-*"}, Rooms: []string{"shop/*"}},
+		{Name: "backend", Key: "0123456789abcdef", Rate: 5, Scopes: []string{"push", "read"}, Users: []string{"shop-*"},
+			Rooms: []string{"shop/*"}},
 		{Name: "old", Key: "0123456789abcdeg", Scopes: []string{}, Users: []string{}, Rooms: []string{}},
 	}
 	if diff := cmp.Diff(want, cfg.HTTP.Keys); diff != "" {
@@ -92,7 +93,8 @@ func TestBadTablesOfKeys(t *testing.T) {
 
 // TestExampleTableCanBeUsed takes the comment signs from the example's table of a key.
 func TestExampleTableCanBeUsed(t *testing.T) {
-	text := strings.NewReplacer("# [[http.api_keys]]", "[[http.api_keys]]", "# name =", "name =", "# key = \"…\"", "key = \"0123456789abcdef\"",
+	text := strings.NewReplacer("# [[http.api_keys]]", "[[http.api_keys]]", "# name =", "name =", "# key = \"…\"",
+		"key = \"0123456789abcdef\"",
 		"# rate = 0 ", "rate = 0 ", "# scopes =", "scopes =", "# users =", "users =", "# rooms =", "rooms =").Replace(string(config.Example()))
 	cfg := load(t, config.Sources{File: writeFile(t, text)})
 	if len(cfg.HTTP.Keys) != 1 || len(cfg.HTTP.Keys[0].Users) != 1 || len(cfg.HTTP.Keys[0].Rooms) != 1 {

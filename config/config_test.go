@@ -62,7 +62,8 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	for _, key := range config.Keys() {
 		// A list of tables is shown as a comment.
 		isTable := key.IsList() && key.Type.Elem().Kind() == reflect.Struct
-		if !isTable && !strings.HasPrefix(got.Origin(key.Name), exampleFile+":") || isTable && !strings.Contains(string(data), "\n# [["+key.Name+"]]\n") {
+		if !isTable && !strings.HasPrefix(got.Origin(key.Name), exampleFile+":") || isTable && !strings.Contains(string(data),
+			"\n# [["+key.Name+"]]\n") {
 			t.Errorf("the example does not set %s", key.Name)
 		}
 	}
@@ -308,7 +309,8 @@ func TestShowRedacts(t *testing.T) {
 
 func TestSlipsInVariablesAreWarnedOf(t *testing.T) {
 	cfg := load(t, config.Sources{Environ: []string{
-		"IMGO_COMET_TPC=:1", "IMGO_SERVICE_HOST=10.0.0.1", "IMGO_PORT_8080_TCP=tcp://10.0.0.1:8080", "IMGO_SERVER=x", "IMGO_CONFIG=", "IMGO_ROOMS=*:any",
+		"IMGO_COMET_TPC=:1", "IMGO_SERVICE_HOST=10.0.0.1", "IMGO_PORT_8080_TCP=tcp://10.0.0.1:8080", "IMGO_SERVER=x", "IMGO_CONFIG=",
+		"IMGO_ROOMS=*:any",
 	}})
 	warnings := cfg.Warnings()
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "IMGO_COMET_TPC") || !strings.Contains(warnings[0], "IMGO_COMET_TCP") {

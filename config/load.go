@@ -80,7 +80,8 @@ func (cfg *Config) normalize(found *problems) {
 		}
 		home, err := os.UserHomeDir()
 		if name != "~" || err != nil {
-			found.add(cfg.Origin(key.Name), key.Name, fmt.Sprintf("is %q, and it is not known which folder %s is", text, name), "write the whole path")
+			found.add(cfg.Origin(key.Name), key.Name, fmt.Sprintf("is %q, and it is not known which folder %s is", text, name),
+				"write the whole path")
 			continue
 		}
 		v.SetString(filepath.Join(home, rest))

@@ -39,7 +39,8 @@ func TestRoomsWithoutRulesAreWarnedOf(t *testing.T) {
 		"all rooms":  {[]string{"IMGO_ROOMS=private/*:token,*:any"}, false},
 		"no auth":    {[]string{"IMGO_AUTH_MODE=none", "IMGO_COMET_TCP=127.0.0.1:8080", "IMGO_COMET_WS=127.0.0.1:8090"}, false},
 		"no logic at all": {[]string{
-			"IMGO_ROLES=comet", "IMGO_CLUSTER_JOIN=127.0.0.1:7171", "IMGO_CLUSTER_SECRET=0123456789abcdef0123456789abcdef", "IMGO_KAFKA_BROKERS=127.0.0.1:9092",
+			"IMGO_ROLES=comet", "IMGO_CLUSTER_JOIN=127.0.0.1:7171", "IMGO_CLUSTER_SECRET=0123456789abcdef0123456789abcdef",
+			"IMGO_KAFKA_BROKERS=127.0.0.1:9092",
 		}, false},
 	} {
 		cfg, err := config.Load(config.Sources{Environ: tt.environ})

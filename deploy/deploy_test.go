@@ -224,7 +224,8 @@ func TestCompose(t *testing.T) {
 // into an env file.
 func checkEnvironment(t *testing.T, name string, environment map[string]any) {
 	t.Helper()
-	environ := []string{"IMGO_CLUSTER_SECRET=0123456789abcdef0123456789abcdef", "IMGO_HTTP_API_KEYS=backend:0123456789abcdef"}
+	environ := []string{"IMGO_CLUSTER_SECRET=0123456789abcdef0123456789abcdef",
+		"IMGO_HTTP_API_KEYS=backend:0123456789abcdef:0:push+read+users+tokens"}
 	for key, value := range environment {
 		if text, ok := value.(string); ok {
 			environ = append(environ, key+"="+text)
@@ -255,7 +256,8 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("%s: ExecStart is %q, StateDirectory %q", file, exec, unit["StateDirectory"])
 		}
 		stop, err := time.ParseDuration(unit["TimeoutStopSec"] + "s")
-		if err != nil || stop <= config.Default().Shutdown.Timeout || unit["KillSignal"] != "SIGTERM" || unit["RestartPreventExitStatus"] != "64 78" {
+		if err != nil || stop <= config.Default().Shutdown.Timeout || unit["KillSignal"] != "SIGTERM" ||
+			unit["RestartPreventExitStatus"] != "64 78" {
 			t.Errorf("%s: killed %s after %s, or restarted with wrong settings", file, unit["TimeoutStopSec"], unit["KillSignal"])
 		}
 		if files, err := strconv.Atoi(unit["LimitNOFILE"]); err != nil || files <= config.Default().Limits.Connections {

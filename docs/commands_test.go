@@ -7,8 +7,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"imgo/bench/process"
-	"imgo/internal/race"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -20,6 +18,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"imgo/bench/process"
+	"imgo/internal/race"
 )
 
 // help returns the help text of a command, such as "imgo token new".

@@ -146,8 +146,9 @@ func (c *cluster) forget(generation uint16) {
 }
 
 // errAlone explains why a single process gets no more partitions.
-var errAlone = envelope.Conflict("kept", "cannot be changed in one process: its partitions are no limit, since one router has all of them; "+
-	"they count in a cluster, where each router has some")
+var errAlone = envelope.Conflict("kept",
+	"cannot be changed in one process: its partitions are no limit, since one router has all of them; "+
+		"they count in a cluster, where each router has some")
 
 // Partitions returns the number of partitions of the kept topic and the progress of its growth.
 func (s service) Partitions(context.Context) (logic.Partitions, error) {

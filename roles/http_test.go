@@ -93,7 +93,8 @@ func get(t *testing.T, address net.Addr, path string, headers ...string) (status
 
 // TestProfilesNeedAKey asks as a proxy at its defaults does: from loopback and without any header.
 func TestProfilesNeedAKey(t *testing.T) {
-	keys := []httpapi.Key{{Name: "ops", Key: "key-of-ops", Scopes: []string{"admin"}}, {Name: "app", Key: "key-of-app", Scopes: []string{"push", "read"}}}
+	keys := []httpapi.Key{{Name: "ops", Key: "key-of-ops", Scopes: []string{"admin"}}, {Name: "app", Key: "key-of-app",
+		Scopes: []string{"push", "read"}}}
 	without := startNode(t, nil)
 	with := startNode(t, func(cfg *config.Config) { cfg.HTTP.Keys, cfg.HTTP.Admin = keys, "127.0.0.1:0" })
 	if without.AdminAddr() != nil {
@@ -264,7 +265,8 @@ func TestStartsWithoutItsIdentityProvider(t *testing.T) {
 	}
 	waittest.Eventually(t, "readiness names the keys", func() bool {
 		status, body := get(t, n.HTTPAddr(), "/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, `"reason":"logic: `) && strings.Contains(body, "keys for tokens are missing")
+		return status == http.StatusServiceUnavailable && strings.Contains(body, `"reason":"logic: `) && strings.Contains(body,
+			"keys for tokens are missing")
 	})
 	// Tokens of imgo itself, and pushes, do not need the provider.
 	post := func(path, body string) (int, string) {
@@ -306,7 +308,8 @@ func TestStartsWithoutItsIdentityProvider(t *testing.T) {
 		t.Errorf("the client with an opaque token got op %d: %s", p.Op, p.Body)
 	}
 	// A client with a JWT is told to come back.
-	if p := connect("eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.c2ln"); p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body), `"reconnect":true`) {
+	if p := connect("eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.c2ln"); p.Op != protocol.OpDisconnect || !strings.Contains(string(p.Body),
+		`"reconnect":true`) {
 		t.Errorf("the client with a JWT got op %d: %s", p.Op, p.Body)
 	}
 }

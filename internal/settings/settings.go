@@ -62,7 +62,8 @@ func newField(name string, field reflect.StructField) Field {
 	tag := field.Tag
 	f := Field{
 		Name: name, Flag: tag.Get("flag"), Doc: tag.Get("doc"), Unit: tag.Get("unit"), Min: tag.Get("min"), Max: tag.Get("max"),
-		Example: tag.Get("example"), Secret: tag.Get("secret") == "true", Common: tag.Get("common") == "true", Type: field.Type, Index: field.Index,
+		Example: tag.Get("example"), Secret: tag.Get("secret") == "true", Common: tag.Get("common") == "true", Type: field.Type,
+		Index: field.Index,
 	}
 	if choices := tag.Get("choices"); choices != "" {
 		f.Choices = strings.Split(choices, ",")

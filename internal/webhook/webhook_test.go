@@ -152,13 +152,14 @@ func TestCircuit(t *testing.T) {
 		var calls atomic.Int32
 		var down atomic.Bool
 		down.Store(true)
-		c := newCaller(t, webhook.Config{URL: "https://x.example", OpenFor: 5 * time.Second, Transport: roundTripper(func(*http.Request) (*http.Response, error) {
-			calls.Add(1)
-			if down.Load() {
-				return respond(500), nil
-			}
-			return respond(200), nil
-		})})
+		c := newCaller(t, webhook.Config{URL: "https://x.example", OpenFor: 5 * time.Second,
+			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				calls.Add(1)
+				if down.Load() {
+					return respond(500), nil
+				}
+				return respond(200), nil
+			})})
 		for range 100 {
 			if _, err := c.Post(t.Context(), "1", nil); !errors.Is(err, webhook.ErrUnavailable) {
 				t.Fatal(err)

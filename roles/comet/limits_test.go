@@ -147,7 +147,8 @@ func TestRefusedOperations(t *testing.T) {
 	}{
 		{"a room with no name", false, []string{wire("00000010 0010 0002 00000014 00000009", "")}, "invalid", "room must not be empty"},
 		{"a room that is not UTF-8", false, []string{wire("00000011 0010 0002 00000014 00000009", "\xff")}, "invalid", "UTF-8"},
-		{"a change to a room of two lines", false, []string{wire("00000013 0010 0002 0000000c 00000009", "a\nb")}, "invalid", "control character"},
+		{"a change to a room of two lines", false, []string{wire("00000013 0010 0002 0000000c 00000009", "a\nb")}, "invalid",
+			"control character"},
 		{"text: a room that is a number", true, []string{`{"ver":2,"op":20,"seq":9,"body":7}`}, "invalid", "must be a string"},
 		{"text: too many operations", true, []string{
 			`{"ver":2,"op":14,"body":[` + strings.Join(many[:500], ",") + `]}`,

@@ -172,7 +172,8 @@ func TestConnectOpaqueTokens(t *testing.T) {
 func TestConnectWithJWT(t *testing.T) {
 	w := newWorld(t, func(c *logic.Config, _ *world) { c.Auth.Secret, c.Auth.DeviceClaim = secret, "dev" })
 	sign := func(key string) string {
-		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "dev": "phone", "exp": w.clock.Now().Add(time.Hour).Unix()}).SignedString([]byte(key))
+		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "ann", "dev": "phone",
+			"exp": w.clock.Now().Add(time.Hour).Unix()}).SignedString([]byte(key))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -107,7 +107,8 @@ func TestRecordsThatLeftTheLogOfAStoppedRouter(t *testing.T) {
 		t.Errorf("%v were skipped (%d is the first), events %v", n, first, w.happened())
 	}
 	to := &envelope.Address{Comet: "c", Session: 1}
-	if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: to, User: u, Device: "d"}); err != nil || bodies(b) != "akept" {
+	if b, err := w.r.CatchUp(context.Background(), &envelope.CatchUpRequest{To: to, User: u, Device: "d"}); err != nil ||
+		bodies(b) != "akept" {
 		t.Errorf("%q wait, %v", bodies(b), err)
 	}
 }

@@ -23,7 +23,8 @@ func TestFullMailboxDropsTheOldest(t *testing.T) {
 	for range 5 {
 		n.call(t, "POST", "/v1/push", `{"user":"alice","body":"new"}`).want(t, 202, `"duplicate":false,"dropped":1}`)
 	}
-	n.call(t, "POST", "/v1/push", `{"users":["alice","bob"],"body":"both"}`).want(t, 202, `"user":"alice","sessions":0,"duplicate":false,"dropped":1}`,
+	n.call(t, "POST", "/v1/push", `{"users":["alice","bob"],"body":"both"}`).want(t, 202,
+		`"user":"alice","sessions":0,"duplicate":false,"dropped":1}`,
 		`"user":"bob","sessions":0,"duplicate":false}`)
 	n.call(t, "POST", "/v1/push", `{"user":"alice","body":"last","idempotency_key":"k"}`).want(t, 202, `"duplicate":false,"dropped":1}`)
 	n.call(t, "POST", "/v1/push", `{"user":"alice","body":"last","idempotency_key":"k"}`).want(t, 202, `"duplicate":true}`)

@@ -53,7 +53,8 @@ func TestOpenAPIGeneratorPython(t *testing.T) {
 // TestOpenAPIGeneratorJava makes a Java client with openapi-generator.
 func TestOpenAPIGeneratorJava(t *testing.T) {
 	url := server(t)
-	dir := generate(t, url, "-g", "java", "--library", "native", "--additional-properties", "containerDefaultToNull=true,openApiNullable=false")
+	dir := generate(t, url, "-g", "java", "--library", "native", "--additional-properties",
+		"containerDefaultToNull=true,openApiNullable=false")
 	source, err := os.ReadFile(testdata(t, "PushMain.java"))
 	if err != nil {
 		t.Fatal(err)

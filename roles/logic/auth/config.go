@@ -81,7 +81,8 @@ func (c *Config) checkWebhook(refuse func(key, wrong, mend string)) {
 		refuse("webhook_url", wrong, mend)
 	}
 	if len(c.WebhookSecrets) == 0 {
-		refuse("webhook_secrets", "is empty, so the backend could not tell imgo's calls from others", "use whsec_ and the output of: openssl rand -base64 32")
+		refuse("webhook_secrets", "is empty, so the backend could not tell imgo's calls from others",
+			"use whsec_ and the output of: openssl rand -base64 32")
 	}
 	for i, secret := range c.WebhookSecrets {
 		if wrong, mend := webhook.CheckSecret(secret); wrong != "" {

@@ -253,7 +253,8 @@ func TestSecretBesideKeySet(t *testing.T) {
 	wantUser(t, h, sign(t, jwt.SigningMethodES256, k.ec, "my-backend", claims), "ann")
 	wantUser(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "one", claims), "ann")
 	wantRefused(t, h, sign(t, jwt.SigningMethodRS256, k.rsa, "", claims), envelope.ErrUnauthorized)
-	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte("another secret of thirty-two bytes"), "my-backend", claims), envelope.ErrUnauthorized)
+	wantRefused(t, h, sign(t, jwt.SigningMethodHS256, []byte("another secret of thirty-two bytes"), "my-backend", claims),
+		envelope.ErrUnauthorized)
 	// A key that comes later, of the same algorithm as the one without a name, is found.
 	write(t, path, jwks(t, jwk("one", &k.rsa.PublicKey), map[string]any{"kty": "oct", "kid": "new", "alg": "HS256",
 		"k": base64.RawURLEncoding.EncodeToString([]byte(secret + secret))}))

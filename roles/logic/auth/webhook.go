@@ -105,7 +105,8 @@ func (w *Webhook) Decide(ctx context.Context, r *envelope.ConnectRequest) (Ident
 	id, err := w.read(answer)
 	var refused *envelope.Error
 	if err != nil && !errors.As(err, &refused) {
-		w.log.Warn().Err(err).Int("status", answer.Status).Msg("the webhook's answer about a client cannot be used: the client is told to come back")
+		w.log.Warn().Err(err).Int("status",
+			answer.Status).Msg("the webhook's answer about a client cannot be used: the client is told to come back")
 		return Identity{}, errNoAnswer
 	}
 	return id, err

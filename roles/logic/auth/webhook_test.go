@@ -57,12 +57,15 @@ func TestWebhookCall(t *testing.T) {
 		_, _ = io.WriteString(rw, `{"user":123,"device":"phone","expires_ms":1800000001000,"rooms":["live://1000"]}`)
 	})
 	request := &envelope.ConnectRequest{
-		Session:  &envelope.SessionInfo{Remote: "192.0.2.1:99", Transport: "ws", Generation: "goim", Platform: "web", Rooms: []string{"live://1"}},
+		Session: &envelope.SessionInfo{Remote: "192.0.2.1:99", Transport: "ws", Generation: "goim", Platform: "web",
+			Rooms: []string{"live://1"}},
 		AuthBody: []byte(`{"mid":123,"room_id":"live://1","accepts":[1000]}`),
-		Headers:  []*envelope.HandshakeHeader{{Name: "Cookie", Value: "sid=1"}, {Name: "Cookie", Value: "b=2"}, {Name: "Origin", Value: "https://a.example"}},
+		Headers: []*envelope.HandshakeHeader{{Name: "Cookie", Value: "sid=1"}, {Name: "Cookie", Value: "b=2"}, {Name: "Origin",
+			Value: "https://a.example"}},
 	}
 	id, err := w.Decide(t.Context(), request)
-	if err != nil || id.User != "123" || id.Device != "phone" || id.ExpiresMS != 1_800_000_001_000 || len(id.Join) != 1 || id.Join[0] != "live://1000" {
+	if err != nil || id.User != "123" || id.Device != "phone" || id.ExpiresMS != 1_800_000_001_000 || len(id.Join) != 1 ||
+		id.Join[0] != "live://1000" {
 		t.Fatalf("%+v, %v", id, err)
 	}
 	body, _ := got["auth"].(map[string]any)

@@ -326,7 +326,8 @@ func (g guard) RevokeToken(ctx context.Context, token string, closeSessions bool
 	if c := limitedCaller(ctx); c != nil {
 		user, err := g.service.CheckToken(ctx, token)
 		var bad *envelope.Error
-		if errors.As(err, &bad) && (bad.Code == envelope.CodeUnauthorized || bad.Code == envelope.CodeExpired || bad.Code == envelope.CodeRevoked) {
+		if errors.As(err, &bad) && (bad.Code == envelope.CodeUnauthorized || bad.Code == envelope.CodeExpired ||
+			bad.Code == envelope.CodeRevoked) {
 			return 0, envelope.Errorf(envelope.CodeNotFound, "there is no such token")
 		}
 		if err != nil {

@@ -185,7 +185,8 @@ func TestPatternsOfManyPushes(t *testing.T) {
 // TestPatternsOfLists checks that lists of rooms leave out those of others.
 func TestPatternsOfLists(t *testing.T) {
 	service := &fakeService{rooms: map[string]uint32{"shop/1": 1, "bank/1": 2, "7": 3, "8": 4, "live://7": 5, "live://8": 6}}
-	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "a", Scopes: []string{"read"}, Rooms: []string{"shop/*", "7", "live://7"}}}}, service)
+	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "a", Scopes: []string{"read"}, Rooms: []string{"shop/*", "7",
+		"live://7"}}}}, service)
 	var list struct {
 		Rooms []struct{ Room string }
 		Total int
@@ -196,10 +197,12 @@ func TestPatternsOfLists(t *testing.T) {
 	if list.Total != 3 || len(list.Rooms) != 3 {
 		t.Errorf("listed %+v", list)
 	}
-	if a := h.do("GET", "/1/count?type=room", "", "X-API-Key: a"); strings.Contains(a.body, `"RoomId":8`) || !strings.Contains(a.body, `"RoomId":7`) {
+	if a := h.do("GET", "/1/count?type=room", "", "X-API-Key: a"); strings.Contains(a.body, `"RoomId":8`) || !strings.Contains(a.body,
+		`"RoomId":7`) {
 		t.Errorf("/1/count listed %s", a.body)
 	}
-	if a := h.do("GET", "/goim/online/top?type=live&limit=9", "", "X-API-Key: a"); strings.Contains(a.body, `"8"`) || !strings.Contains(a.body, `"7"`) {
+	if a := h.do("GET", "/goim/online/top?type=live&limit=9", "", "X-API-Key: a"); strings.Contains(a.body, `"8"`) ||
+		!strings.Contains(a.body, `"7"`) {
 		t.Errorf("/goim/online/top listed %s", a.body)
 	}
 }

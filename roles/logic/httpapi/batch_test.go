@@ -211,7 +211,8 @@ func TestBatchNamesABoundedNumberOfUsers(t *testing.T) {
 	push := `{"users":["1"` + strings.Repeat(`,"1"`, 299) + `],"body":1}`
 	batch := func(n int) string { return `{"pushes":[` + push + strings.Repeat(","+push, n-1) + `]}` }
 	a := h.do("POST", "/v1/push/batch", batch(4))
-	if code, field, message := a.problem(t); a.status != 413 || code != "too_large" || field != "pushes" || !strings.Contains(message, "1000") {
+	if code, field, message := a.problem(t); a.status != 413 || code != "too_large" || field != "pushes" || !strings.Contains(message,
+		"1000") {
 		t.Errorf("answered %d: %s", a.status, a.body)
 	}
 	if done := h.service.recorded(); len(done) > 0 {

@@ -174,8 +174,10 @@ func TestNewRefuses(t *testing.T) {
 		{"a scope that is none", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"write"}}}}, `"write"`},
 		{"the scope open", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"open"}}}}, `"open"`},
 		{"patterns without scopes", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Users: []string{"a"}}}}, "no scopes"},
-		{"an admin with patterns", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"admin"}, Rooms: []string{"a"}}}}, "admin"},
-		{"an empty pattern", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"push"}, Rooms: []string{""}}}}, "pattern"},
+		{"an admin with patterns", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"admin"}, Rooms: []string{"a"}}}},
+			"admin"},
+		{"an empty pattern", httpapi.Config{Keys: []httpapi.Key{{Name: "a", Key: "k", Scopes: []string{"push"}, Rooms: []string{""}}}},
+			"pattern"},
 		{"an origin that is none", httpapi.Config{TrustedOrigins: []string{"example"}}, "origin"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

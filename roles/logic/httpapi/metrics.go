@@ -36,7 +36,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"code", "field"}),
 		callers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "imgo_logic_http_callers_total",
-			Help: "Requests by the API key's name (none: no keys are set, unknown: a wrong or missing one) and whether its rate and its scopes let it in.",
+			Help: "Requests by the API key's name (none: no keys are set, unknown: a wrong or missing one) " +
+				"and whether its rate and its scopes let it in.",
 		}, []string{"key", "outcome"}),
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.problems, m.callers} {

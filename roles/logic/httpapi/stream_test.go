@@ -509,7 +509,8 @@ func TestStreamExpectsContinue(t *testing.T) {
 	_, address := startServer(t, h.handler, nil)
 	conn := dial(t, address)
 	r := bufio.NewReader(conn)
-	_, _ = io.WriteString(conn, "POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+	_, _ = io.WriteString(conn,
+		"POST /v1/push/stream HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
 	if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("answered %q, %v", line, err)
 	}
