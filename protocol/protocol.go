@@ -5,9 +5,9 @@
 // constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 
-// The operations of a packet. OpError is the answer to an operation that was
-// refused, and OpRoomChanged says that the server has changed which rooms the
-// session is in. 254 and 255 are imgo 2016's connection test.
+// The operations of a packet. OpError is the answer to an operation that was refused, and OpRoomChanged
+// says that the server has changed which rooms the session is in. 24 to 27 are kept free for messages
+// that are read. 254 and 255 are imgo 2016's connection test.
 const (
 	OpHeartbeat        int32 = 2
 	OpHeartbeatReply   int32 = 3
@@ -29,8 +29,8 @@ const (
 	OpJoinRoomReply    int32 = 21
 	OpLeaveRoom        int32 = 22
 	OpLeaveRoomReply   int32 = 23
-	OpError            int32 = 24
-	OpRoomChanged      int32 = 25
+	OpError            int32 = 28
+	OpRoomChanged      int32 = 29
 	OpTest             int32 = 254
 	OpTestReply        int32 = 255
 )

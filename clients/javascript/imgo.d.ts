@@ -314,6 +314,6 @@ export const Op: Readonly<{
   joinRoomReply: 21;
   leaveRoom: 22;
   leaveRoomReply: 23;
-  error: 24;
-  roomChanged: 25;
+  error: 28;
+  roomChanged: 29;
 }>;

@@ -14,8 +14,8 @@ export const Op = Object.freeze({
   joinRoomReply: 21,
   leaveRoom: 22,
   leaveRoomReply: 23,
-  error: 24,
-  roomChanged: 25,
+  error: 28,
+  roomChanged: 29,
 });
 
 /** The protocol version of this client. */

@@ -206,7 +206,7 @@ func TestGoldenV2Binary(t *testing.T) {
 			c.want(wire("00000018 0018 0002 00000003 00000008 0000000000000000", ""))
 			c.put(wire("0000001a 0018 0002 00000004 00000009 0000000000000000", "up"))
 			body = `{"op":4,"code":"unsupported","reason":"this server takes no messages from clients: this one went nowhere"}`
-			c.want(wire(fmt.Sprintf("%08x 0018 0002 00000018 00000009 0000000000000000", 24+len(body)), body))
+			c.want(wire(fmt.Sprintf("%08x 0018 0002 0000001c 00000009 0000000000000000", 24+len(body)), body))
 			// A kick.
 			s.push(s.kick(i, protocol.CloseKicked, `by "hand"`))
 			body = `{"code":3506,"reason":"by \"hand\"","reconnect":false}`

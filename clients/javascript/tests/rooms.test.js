@@ -32,11 +32,11 @@ describe('a call that the server refuses', () => {
   test('rejects, and the connection goes on', async () => {
     const { c, ws } = live();
     const join = assert.rejects(c.join('private'), { code: 'denied', serverCode: 'forbidden', message: /not for you/ });
-    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: { op: 20, code: 'forbidden', reason: 'not for you' } });
+    ws.frames({ op: 28, seq: ws.sent.at(-1).seq, body: { op: 20, code: 'forbidden', reason: 'not for you' } });
     await join;
     assert.deepEqual(c.rooms, [], 'the next connection does not ask for it');
     const send = assert.rejects(c.send({ order: 1 }), { code: 'denied', serverCode: 'unsupported' });
-    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: { op: 4, code: 'unsupported', reason: 'nobody takes it' } });
+    ws.frames({ op: 28, seq: ws.sent.at(-1).seq, body: { op: 4, code: 'unsupported', reason: 'nobody takes it' } });
     await send;
     assert.equal(c.state, 'live');
     c.close();
@@ -44,9 +44,9 @@ describe('a call that the server refuses', () => {
 
   test('is not confused by a refusal that nobody waits for, or that says nothing', async () => {
     const { c, ws } = live();
-    ws.frames({ op: 24, seq: 999, body: {} }, { op: 24, seq: 0, body: null });
+    ws.frames({ op: 28, seq: 999, body: {} }, { op: 28, seq: 0, body: null });
     const join = assert.rejects(c.join('a'), { code: 'denied', serverCode: '' });
-    ws.frames({ op: 24, seq: ws.sent.at(-1).seq, body: null });
+    ws.frames({ op: 28, seq: ws.sent.at(-1).seq, body: null });
     await join;
     c.close();
   });
@@ -67,8 +67,8 @@ describe('rooms that the server changes', () => {
     ws.accept({ rooms: ['team'], refused });
     await late;
     assert.deepEqual(c.info.rooms, ['team']);
-    ws.frames({ op: 25, seq: 0, body: { room: 'a', joined: false, reason: 'taken out' } });
-    ws.frames({ op: 25, seq: 0, body: { room: 'b', joined: true, reason: 'put in' } });
+    ws.frames({ op: 29, seq: 0, body: { room: 'a', joined: false, reason: 'taken out' } });
+    ws.frames({ op: 29, seq: 0, body: { room: 'b', joined: true, reason: 'put in' } });
     assert.deepEqual(changes, [
       { room: 'private', joined: false, reason: 'no', code: 'forbidden' },
       { room: 'busy', joined: false, reason: 'later', code: 'unavailable' },
@@ -115,7 +115,7 @@ describe('a token that ends', () => {
     await settle();
     const sent = ws.sent.at(-1);
     assert.deepEqual(sent.body, { token: 'new' });
-    ws.frames({ op: 24, seq: sent.seq, body: { op: 7, code: 'forbidden', reason: 'of another user' } });
+    ws.frames({ op: 28, seq: sent.seq, body: { op: 7, code: 'forbidden', reason: 'of another user' } });
     await settle();
     assert.deepEqual(
       errors.map((error) => error.code),
