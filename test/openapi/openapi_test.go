@@ -155,11 +155,10 @@ func run(t *testing.T, dir string, env []string, name string, args ...string) st
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	var out, both strings.Builder
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &both), &both
+	var out, errs strings.Builder
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append(os.Environ(), env...), &out, &errs
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, both.String())
+		t.Fatalf("%s: %v\n%s%s", name, err, out.String(), errs.String())
 	}
 	return out.String()
 }
