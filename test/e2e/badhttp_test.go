@@ -234,14 +234,14 @@ func TestBadUIDs(t *testing.T) {
 		t.Run(fmt.Sprintf("%.24q", uid), func(t *testing.T) {
 			q := url.QueryEscape(uid)
 			moved := n.grows(t, apiProblem("invalid", "uid"))
-			n.call(t, "POST", "/1/push?uid="+q, `{"test":1}`).is(t, 200, `{"ret":65534}`)
+			n.call(t, "POST", "/1/push?uid="+q, `{"test":1}`).is(t, 200, `{"ret":65535}`)
 			moved()
 			n.call(t, "GET", "/1/msg/get?mid=0&token=x&uid="+q, "").is(t, 200, `{"ret":65534}`)
 			n.call(t, "POST", "/1/admin/token/new", "token=x&expire=60&uid="+q, "Content-Type: application/x-www-form-urlencoded").is(t, 200,
 				`{"ret":65534}`)
 			if len(uid) < 100 && uid != "" && strings.Trim(uid, "-0123456789") == "" {
 				moved := n.grows(t, apiProblem("invalid", "u"))
-				n.call(t, "POST", "/1/pushs", fmt.Sprintf(`{"m":{"a":1},"u":[1,%s]}`, uid)).is(t, 200, `{"ret":65534}`)
+				n.call(t, "POST", "/1/pushs", fmt.Sprintf(`{"m":{"a":1},"u":[1,%s]}`, uid)).is(t, 200, `{"ret":65535}`)
 				moved()
 			}
 			w.fine(t)
@@ -250,10 +250,10 @@ func TestBadUIDs(t *testing.T) {
 	moved := n.grows(t, apiProblem("invalid", "mids"))
 	n.call(t, "POST", "/goim/push/mids?operation=5&mids=9223372036854775808", "x").want(t, 400, `"code":-400`)
 	moved()
-	n.call(t, "POST", "/1/pushs", `{"m":1,"u":["1"]}`).is(t, 200, `{"ret":65534}`)
-	n.call(t, "POST", "/1/pushs", `{"m":1,"u":[1.5]}`).is(t, 200, `{"ret":65534}`)
-	n.call(t, "POST", "/1/pushs", `not JSON`).is(t, 200, `{"ret":65534}`)
-	n.call(t, "POST", "/1/push/room?rid=2147483648", "x").is(t, 200, `{"ret":65534}`)
+	n.call(t, "POST", "/1/pushs", `{"m":1,"u":["1"]}`).is(t, 200, `{"ret":65535}`)
+	n.call(t, "POST", "/1/pushs", `{"m":1,"u":[1.5]}`).is(t, 200, `{"ret":65535}`)
+	n.call(t, "POST", "/1/pushs", `not JSON`).is(t, 200, `{"ret":65535}`)
+	n.call(t, "POST", "/1/push/room?rid=2147483648", "x").is(t, 200, `{"ret":65535}`)
 	if s := n.user(t, "1"); s.Pending != 0 {
 		t.Errorf("a message was kept for user 1: %+v", s)
 	}
