@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"imgo/envelope"
-	"imgo/internal/race"
 	"imgo/store"
 )
 
@@ -26,9 +25,6 @@ const pointsEnv = "POWERCUT_POINTS"
 // them.
 func TestPowerCut(t *testing.T) {
 	points, steps := 48, 300
-	if race.Enabled {
-		points, steps = 12, 150 // each cut opens a store, which takes ten times as long with the race detector
-	}
 	if s := os.Getenv(pointsEnv); s != "" {
 		var err error
 		if points, err = strconv.Atoi(s); err != nil {
