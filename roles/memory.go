@@ -10,7 +10,7 @@ import (
 // The rules of spareMemory.
 const (
 	memoryInterval = 500 * time.Millisecond // between two samples
-	memorySpare    = 16 << 20               // bytes of spare memory that are worth a collection, if they are also
+	memorySpare    = 4 << 20                // bytes of spare memory that are worth a collection, if they are also
 	memoryShare    = 4                      // more than 1/memoryShare of the live heap
 	memoryQuiet    = 4 << 20                // fewer bytes allocated in an interval are a quiet interval
 	memoryRuns     = 2                      // as many quiet intervals in a row must pass first

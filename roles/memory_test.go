@@ -15,7 +15,7 @@ func TestSpareMemory(t *testing.T) {
 		pause            time.Duration
 		want             bool
 	}{
-		{grow: 3, held: 10, live: 4}, {grow: 3, held: 12, live: 4}, // quiet, little to return
+		{grow: 3, held: 6, live: 4}, {grow: 3, held: 7, live: 4}, // quiet, little to return
 		{grow: 60, held: 70, live: 20}, {grow: 4, held: 74, live: 20}, // busy
 		{grow: 3, held: 77, live: 20},                                              // quiet, for one interval
 		{grow: 3, held: 80, live: 20, want: true},                                  // quiet for two
