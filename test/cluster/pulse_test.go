@@ -40,7 +40,7 @@ func (l deafLog) answer(ctx context.Context, err error) error {
 // meanwhile. It takes them again when Kafka answers it.
 func TestRouterCutFromKafka(t *testing.T) {
 	if race.Enabled {
-		// Under load one run in five waits two minutes for the new owner. The reason is not known yet.
+		// Under load a run may wait two minutes for the new owner. The reason is not known yet.
 		t.Skip("not with the race detector: see the comment")
 	}
 	t.Parallel()
