@@ -85,10 +85,8 @@ func ExitCode(err error) int {
 // Run runs one command line. args[0] is the name of the program. Run never exits the process and
 // prints no error. The caller does both.
 func Run(ctx context.Context, opts Options, args []string) error {
-	app := newApp(opts)
-	if completing(args) {
-		completeWith(app, complete(args))
-	} else {
+	app := newApp(opts, complete(args))
+	if !completing(args) {
 		args = flagsFirst(app, args)
 	}
 	err := app.RunContext(ctx, args)
@@ -109,7 +107,7 @@ func unknownTopic(err error) (string, bool) {
 	return strings.TrimSuffix(topic, "'"), ok
 }
 
-func newApp(opts Options) *cli.App {
+func newApp(opts Options, complete cli.BashCompleteFunc) *cli.App {
 	app := &cli.App{
 		Name:                      "imgo",
 		HelpName:                  "imgo",
@@ -120,6 +118,7 @@ func newApp(opts Options) *cli.App {
 		ErrWriter:                 opts.Stderr,
 		HideVersion:               true, // serveOr handles --version
 		EnableBashCompletion:      true,
+		BashComplete:              complete,
 		DisableSliceFlagSeparator: true, // names of users may contain commas
 		Flags:                     append(append(hidden(apiFlags()), versionFlag()), opts.Flags...),
 		Action:                    serveOr(opts.Serve),
@@ -133,19 +132,20 @@ func newApp(opts Options) *cli.App {
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, completionCommand(), versionCommand(opts))
 	for _, command := range app.Commands {
-		prepare(command)
+		prepare(command, complete)
 	}
 	return app
 }
 
 // prepare sets options on a command and its subcommands that the library does not inherit.
-func prepare(command *cli.Command) {
+func prepare(command *cli.Command, complete cli.BashCompleteFunc) {
+	command.BashComplete = complete
 	command.OnUsageError = onUsageError
 	// The help subcommand would take the argument "help" for itself, for example as the message of
 	// imgo push.
 	command.HideHelpCommand = true
 	for _, sub := range command.Subcommands {
-		prepare(sub)
+		prepare(sub, complete)
 	}
 	if len(command.Subcommands) > 0 && command.Action == nil {
 		command.Action = func(c *cli.Context) error { return noCommand(c, c.Command.Subcommands) }

@@ -32,19 +32,6 @@ func complete(args []string) cli.BashCompleteFunc {
 	}
 }
 
-// completeWith sets the function for the app and all of its commands.
-func completeWith(app *cli.App, f cli.BashCompleteFunc) {
-	app.BashComplete = f
-	var each func(commands []*cli.Command)
-	each = func(commands []*cli.Command) {
-		for _, command := range commands {
-			command.BashComplete = f
-			each(command.Subcommands)
-		}
-	}
-	each(app.Commands)
-}
-
 // bashCompletion asks imgo itself for the words. zsh understands it with its module bashcompinit.
 const bashCompletion = `_imgo() {
   local word="${COMP_WORDS[COMP_CWORD]}" words

@@ -22,7 +22,7 @@ const (
 )
 
 // pulse asks the kept log whether it answers. A router that cannot read the log cannot own a
-// partition: its mailboxes stand still, and those who ask it wait in vain. So it says in gossip
+// partition: its mailboxes stand still, and it answers no question about them. So it says in gossip
 // that it is cut, and the other routers own its partitions until the log answers again. If no router
 // can read the log, they all keep what they own: the log is away, and not one of them.
 type pulse struct {

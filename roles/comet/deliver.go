@@ -156,7 +156,9 @@ func (s *session) backlogLocked(b *envelope.Backlog, t *tally) {
 // room. They are held until FlushLocked.
 func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
 	if s.pacedLocked() {
-		return s.paceBacklogLocked(messages, t)
+		return s.addBacklogLocked(messages, t, func(k *envelope.Kept) bool {
+			return s.paceLocked(transport.AppendMessage(nil, s.form, k.GetOp(), k.GetId(), k.GetBody()), k.GetId())
+		})
 	}
 	s.takeBroadcastsLocked()
 	size := 0
@@ -170,6 +172,14 @@ func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole
 	}
 	run := s.out.StartRunLocked(s.form, size)
 	defer run.EndLocked()
+	return s.addBacklogLocked(messages, t, func(k *envelope.Kept) bool {
+		return run.AddLocked(k.GetOp(), k.GetId(), k.GetBody())
+	})
+}
+
+// addBacklogLocked passes the messages after last that the session wants to add, which
+// reports whether there was room. It reports whether all had room.
+func (s *session) addBacklogLocked(messages []*envelope.Kept, t *tally, add func(k *envelope.Kept) bool) (whole bool) {
 	for _, k := range messages {
 		id := k.GetId()
 		switch {
@@ -180,7 +190,7 @@ func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole
 			s.last = id
 			t[kindBacklog][outFiltered]++
 			continue
-		case s.tooMuchUnackedLocked() || !run.AddLocked(k.GetOp(), id, k.GetBody()):
+		case s.tooMuchUnackedLocked() || !add(k):
 			t[kindBacklog][outBehind]++
 			return false
 		}

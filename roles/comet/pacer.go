@@ -1,11 +1,6 @@
 package comet
 
-import (
-	"time"
-
-	"imgo/envelope"
-	"imgo/transport"
-)
+import "time"
 
 // Some SDKs of the old servers take what one read of a TCP stream returns for one
 // packet, and lose the packets behind it. Those servers wrote each packet by itself
@@ -150,26 +145,4 @@ func (s *session) flushPacedLocked() {
 		s.out.EnqueueLocked(s, f.bytes, f.id)
 	}
 	p.waiting, p.bytes = nil, 0
-}
-
-// paceBacklogLocked is writeBacklogLocked for a paced session.
-func (s *session) paceBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
-	for _, k := range messages {
-		id := k.GetId()
-		switch {
-		case id <= s.last:
-			t[kindBacklog][outDuplicate]++
-			continue
-		case !s.wantsLocked(k.GetOp(), false):
-			s.last = id
-			t[kindBacklog][outFiltered]++
-			continue
-		case s.tooMuchUnackedLocked() || !s.paceLocked(transport.AppendMessage(nil, s.form, k.GetOp(), id, k.GetBody()), id):
-			t[kindBacklog][outBehind]++
-			return false
-		}
-		s.last = id
-		t[kindBacklog][outWritten]++
-	}
-	return true
 }

@@ -90,7 +90,7 @@ func TestMembershipsByTheBackend(t *testing.T) {
 	early := n.tcp(t)
 	early.login("v2", "token of ann", "")
 	n.member(t, "PUT", "staff", "ann", 1)
-	n.pushRoom(t, "staff", "one") // who is put into a room has every message from the answer on
+	n.pushRoom(t, "staff", "one") // a member gets every message from the answer on
 	early.expect(protocol.OpRoomChanged, `{"room":"staff","joined":true,"reason":"the backend has put the user into the room"}`)
 	early.expect(protocol.OpMessage, "one")
 	n.member(t, "PUT", "live://1", "ann", 1)

@@ -2,8 +2,6 @@ package openapi_test
 
 import (
 	"context"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"imgo/config"
 	"imgo/roles"
 	"imgo/roles/logic/httpapi"
+	"imgo/test/harness"
 )
 
 const (
@@ -93,39 +91,10 @@ func generate(t *testing.T, url string, args ...string) string {
 // server starts a node with an API key and returns the URL of its API.
 func server(t *testing.T) string {
 	t.Helper()
-	cfg := config.Default()
-	cfg.NodeID, cfg.DataDir = "n1", filepath.Join(t.TempDir(), "data")
-	cfg.Comet.TCP, cfg.Comet.WS, cfg.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg := harness.Settings(t)
+	cfg.Auth.Mode = "token"
 	cfg.HTTP.Keys = []httpapi.Key{{Name: "test", Key: key}}
-	if err := cfg.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	n, err := roles.New(t.Context(), cfg, roles.RunOptions{Stderr: io.Discard, Version: "openapi"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the node ended with: %v", err)
-		}
-	})
-	url := "http://" + n.HTTPAddr().String()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		answer, err := http.Get(url + "/readyz")
-		if err == nil {
-			_ = answer.Body.Close()
-			if answer.StatusCode == http.StatusOK {
-				return url
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the node is not ready within a minute")
-		}
-	}
+	return harness.Start(t, cfg, roles.RunOptions{Version: "openapi"}, nil).Base
 }
 
 // python installs the packages of the tests and returns the folder of their programs.
