@@ -10,6 +10,8 @@ FUZZTIME ?= 10m
 BENCH ?= .
 # ARGS are arguments for `make run` and others, such as ARGS="--http 127.0.0.1:9000".
 ARGS ?=
+# LANGUAGES selects the client libraries of `make sdk`.
+LANGUAGES ?= $(patsubst clients/%/pack,%,$(wildcard clients/*/pack))
 # RACE=-race builds `make soak` and its server with the race detector.
 RACE ?=
 
@@ -21,7 +23,7 @@ PROTOC_VERSION := 3.21.12
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_VTPROTO_VERSION := v0.6.0
 
-.PHONY: help setup setup-go setup-kafka run build install check test lint fuzz bench scale microbench soak powercut kafka cluster chaos proto clean
+.PHONY: help setup setup-go setup-kafka run build sdk install check test lint fuzz bench scale microbench soak powercut kafka cluster chaos proto clean
 
 help: ## Show what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ run: build ## Build and run the server with its defaults; ARGS="--http …" adds
 build: setup-go ## Build ./imgo
 	@[ -x imgo ] || echo "building imgo; the first time takes a minute or two" >&2
 	go build -o imgo .
+
+sdk: ## Pack the client libraries into dist/; LANGUAGES="python go" for some of them
+	@for language in $(LANGUAGES); do "clients/$$language/pack" dist; done
 
 install: build ## Build imgo and put it into the folder of `go install`
 	go install .
