@@ -1,0 +1,2 @@
+/** Coroutines for the imgo client. */
+package io.imgo.client.kotlin;

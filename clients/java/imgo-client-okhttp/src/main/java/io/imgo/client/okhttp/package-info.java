@@ -1,0 +1,2 @@
+/** Connects an imgo client over WebSocket. */
+package io.imgo.client.okhttp;
