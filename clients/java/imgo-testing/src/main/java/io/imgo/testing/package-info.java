@@ -1,0 +1,2 @@
+/** A real imgo server for tests. */
+package io.imgo.testing;
