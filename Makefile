@@ -57,7 +57,7 @@ check: lint ## The quick check while you work: build, lint, and the tests that n
 	@scripts/test check
 
 lint: setup-go ## Lint, the import rules of the design included
-	@lint="$$(scripts/tool golangci-lint $(LINT_VERSION) github.com/golangci/golangci-lint/v2/cmd/golangci-lint)"; "$$lint" run ./...
+	@lint="$$(scripts/tool golangci-lint $(LINT_VERSION) github.com/golangci/golangci-lint/v2/cmd/golangci-lint)"; "$$lint" run ./... && cd clients/go && "$$lint" run ./...
 
 fuzz: setup-go ## Run every fuzz target for FUZZTIME (10m)
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz

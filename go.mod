@@ -42,7 +42,11 @@ require (
 	golang.org/x/time v0.16.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	imgo/clients/go v0.0.0
 )
+
+// The client is a module of its own, which other projects can import.
+replace imgo/clients/go => ./clients/go
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect

@@ -1,7 +1,8 @@
 // Package protocol names the elements of imgo's client protocol (see docs/reference/protocol.md):
 // operations, header lengths, close codes and the limits that both sides know.
 //
-// The server and every client use these names and declare none of their own. The package holds
+// The server uses these names and declares none of its own. Clients have their own copies, which tests
+// compare with these. The package holds
 // constants and pure functions only. It does no I/O and imports no other package of imgo.
 package protocol
 

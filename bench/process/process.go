@@ -39,7 +39,12 @@ func Build(ctx context.Context, dir string, race bool) (string, error) {
 	if race {
 		args = append(args, "-race")
 	}
-	if out, err := exec.CommandContext(ctx, "go", append(args, "imgo")...).CombinedOutput(); err != nil {
+	module, err := exec.CommandContext(ctx, "go", "list", "-m").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module of imgo: %w", err)
+	}
+	args = append(args, strings.TrimSpace(string(module)))
+	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build imgo: %w\n%s", err, out)
 	}
 	return binary, nil

@@ -37,8 +37,6 @@ import (
 	"time"
 
 	"imgo/clients/go/raw"
-	"imgo/envelope"
-	"imgo/protocol"
 )
 
 // Message is a message that was pushed to the user.
@@ -158,6 +156,9 @@ type Config struct {
 	MaxBody int
 }
 
+// codeUnavailable is the code of a refusal of a server that could not decide.
+const codeUnavailable = "unavailable"
+
 // Errors of Run and the other methods, besides *CloseError.
 var (
 	// ErrNotConnected means that there is no connection at the moment.
@@ -200,13 +201,13 @@ func New(cfg Config) (*Client, error) {
 		if name.value == "" {
 			continue
 		}
-		if err := envelope.CheckName(name.field, name.value); err != nil {
+		if err := checkName(name.field, name.value); err != nil {
 			return nil, err
 		}
 	}
 	rooms := map[string]struct{}{}
 	for _, room := range cfg.Rooms {
-		if err := envelope.CheckName("room", room); err != nil {
+		if err := checkName("room", room); err != nil {
 			return nil, err
 		}
 		rooms[room] = struct{}{}
@@ -286,7 +287,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if errors.As(err, &refused) && !refused.Reconnect {
 			// TokenSource may replace an expired token. If the server refuses the new token too,
 			// the refusal is final.
-			expired := refused.Code == int(protocol.CloseTokenExpired) && c.cfg.TokenSource != nil
+			expired := refused.Code == raw.CloseTokenExpired && c.cfg.TokenSource != nil
 			if !expired || renewed {
 				return err
 			}
@@ -371,7 +372,7 @@ func (c *Client) Leave(ctx context.Context, room string) error {
 }
 
 func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
-	if err := envelope.CheckName("room", change.room); err != nil {
+	if err := checkName("room", change.room); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -402,7 +403,7 @@ func (c *Client) forgetRoom(room string) {
 // roomChanged takes note of what the server has done, and tells the application.
 func (c *Client) roomChanged(change RoomChange) {
 	// A server that could not decide may do so next time.
-	if !change.Joined && change.Code != string(envelope.CodeUnavailable) {
+	if !change.Joined && change.Code != codeUnavailable {
 		c.forgetRoom(change.Room)
 	}
 	if c.cfg.OnRoom != nil {

@@ -11,12 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	imgoclient "imgo/clients/go"
-	"imgo/envelope"
-	"imgo/protocol"
-	"imgo/transport"
+	"imgo/clients/go/raw"
 )
 
 // overBoth runs a test on each transport.
@@ -36,17 +32,17 @@ func TestReceivesAndAcknowledges(t *testing.T) {
 		})
 		p := s.welcome()
 		want := auth{Token: "secret", Device: "laptop", Key: "k", Platform: "test", Ack: true, Rooms: []string{"a", "b"}, Accepts: []int32{1000}}
-		if diff := cmp.Diff(want, p.auth); diff != "" {
+		if diff := diff(want, p.auth); diff != "" {
 			t.Errorf("auth: %s", diff)
 		}
-		if diff := cmp.Diff(imgoclient.Session{ID: "test-1", Heartbeat: time.Minute, Pending: 3}, <-sessions); diff != "" {
+		if diff := diff(imgoclient.Session{ID: "test-1", Heartbeat: time.Minute, Pending: 3}, <-sessions); diff != "" {
 			t.Errorf("session: %s", diff)
 		}
 		p.push(1, 2)
 		p.send(1001, 0, 0, "not kept")
 		p.push(3)
 		r.expect(1, 2, 0, 3)
-		if diff := cmp.Diff([]uint64{1, 2, 3}, p.expectAcks(3)); diff != "" {
+		if diff := diff([]uint64{1, 2, 3}, p.expectAcks(3)); diff != "" {
 			t.Errorf("acks: %s", diff)
 		}
 		r.stop()
@@ -60,7 +56,7 @@ func TestWaitsForItsTurn(t *testing.T) {
 		r := start(t, s, func(cfg *imgoclient.Config) { cfg.ConnectTimeout = time.Second })
 		p := s.accept()
 		<-time.After(1500 * time.Millisecond) // longer than ConnectTimeout
-		p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
+		p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60}`)
 		p.push(1)
 		r.expect(1)
 		p.expectAcks(1)
@@ -81,13 +77,13 @@ func TestBatchedPackets(t *testing.T) {
 		p := s.welcome()
 		var batch []byte
 		for id := uint64(1); id <= 3; id++ {
-			batch = transport.AppendPacket(batch, 2, protocol.HeaderV2, protocol.OpMessage, 0, id, fmt.Append(nil, id))
+			batch = raw.AppendPacket(batch, raw.Packet{Long: true, Op: raw.OpMessage, Seq: 0, ID: id, Body: fmt.Append(nil, id)})
 		}
 		if err := p.write(batch); err != nil { // several packets in one write
 			t.Fatal(err)
 		}
-		inner := transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpMessage, 0, 4, []byte("4"))
-		p.send(protocol.OpRaw, 0, 0, string(inner))
+		inner := raw.AppendPacket(nil, raw.Packet{Long: true, Op: raw.OpMessage, Seq: 0, ID: 4, Body: []byte("4")})
+		p.send(raw.OpRaw, 0, 0, string(inner))
 		r.expect(1, 2, 3, 4)
 		p.expectAcks(4)
 		r.stop()
@@ -106,7 +102,7 @@ func TestReconnectsAndDropsWhatItHad(t *testing.T) {
 		r.expect(3)
 		ids := p.expectAcks(3)
 		slices.Sort(ids)
-		if diff := cmp.Diff([]uint64{1, 2, 3}, ids); diff != "" {
+		if diff := diff([]uint64{1, 2, 3}, ids); diff != "" {
 			t.Errorf("acks: %s", diff)
 		}
 		r.nothing()
@@ -128,7 +124,7 @@ func TestAcknowledgesOverTheNextConnection(t *testing.T) {
 	p = s.welcome()
 	<-r.live
 	r.cancel() // the delay ends with the client
-	if diff := cmp.Diff([]uint64{7}, p.expectAcks(1)); diff != "" {
+	if diff := diff([]uint64{7}, p.expectAcks(1)); diff != "" {
 		t.Errorf("acks: %s", diff)
 	}
 	if err := r.wait(); err != nil {
@@ -154,7 +150,7 @@ func TestWhatIsNotHandledIsNotAcknowledged(t *testing.T) {
 	p := s.welcome()
 	p.push(1, 2)
 	r.expect(2)
-	if diff := cmp.Diff([]uint64{2}, p.expectAcks(1)); diff != "" {
+	if diff := diff([]uint64{2}, p.expectAcks(1)); diff != "" {
 		t.Errorf("acks: %s", diff)
 	}
 	failing.Store(false)
@@ -180,11 +176,11 @@ func TestNoAck(t *testing.T) {
 	r.expect(1)
 	sent := make(chan error, 1)
 	go func() { sent <- r.Send(context.Background(), []byte("up")) }()
-	up := p.expect(protocol.OpSend) // and no ack before it
+	up := p.expect(raw.OpSend) // and no ack before it
 	if string(up.Body) != "up" {
 		t.Errorf("sent %q", up.Body)
 	}
-	p.send(protocol.OpSend, up.Seq, 0, "")
+	p.send(raw.OpSend, up.Seq, 0, "")
 	if err := <-sent; err != nil {
 		t.Errorf("send: %v", err)
 	}
@@ -211,9 +207,9 @@ func TestCloseCodes(t *testing.T) {
 					r := start(t, s, nil)
 					p := s.accept()
 					if when == "later" {
-						p.send(protocol.OpAuthReply, 1, 0, `{}`)
+						p.send(raw.OpAuthReply, 1, 0, `{}`)
 					}
-					p.send(protocol.OpDisconnect, 0, 0, test.body)
+					p.send(raw.OpDisconnect, 0, 0, test.body)
 					if test.back {
 						s.welcome()
 						r.stop()
@@ -237,7 +233,7 @@ func TestWebSocketCloseCode(t *testing.T) {
 	p := s.welcome()
 	p.closeWith(3503, "revoked")
 	var refused *imgoclient.CloseError
-	if err := r.wait(); !errors.As(err, &refused) || refused.Code != int(protocol.CloseTokenRevoked) || refused.Reason != "revoked" {
+	if err := r.wait(); !errors.As(err, &refused) || refused.Code != raw.CloseTokenRevoked || refused.Reason != "revoked" {
 		t.Errorf("Run returned %v", err)
 	}
 }
@@ -251,13 +247,13 @@ func TestExpiredTokenIsReplacedOnce(t *testing.T) {
 			return fmt.Sprintf("token-%d", tokens.Add(1)), nil
 		}
 	})
-	s.accept().send(protocol.OpDisconnect, 0, 0, expired)
+	s.accept().send(raw.OpDisconnect, 0, 0, expired)
 	p := s.welcome()
 	if p.auth.Token != "token-2" {
 		t.Errorf("came back with %s", p.auth.Token)
 	}
-	p.send(protocol.OpDisconnect, 0, 0, expired)
-	s.accept().send(protocol.OpDisconnect, 0, 0, expired)
+	p.send(raw.OpDisconnect, 0, 0, expired)
+	s.accept().send(raw.OpDisconnect, 0, 0, expired)
 	var refused *imgoclient.CloseError
 	if err := r.wait(); !errors.As(err, &refused) || refused.Code != 3502 {
 		t.Errorf("Run returned %v", err)
@@ -273,30 +269,30 @@ func TestRooms(t *testing.T) {
 	<-r.live
 
 	go func() { answers <- r.Join(ctx, "b") }()
-	join := p.expect(protocol.OpJoinRoom)
-	p.send(protocol.OpJoinRoomReply, join.Seq, 0, "")
+	join := p.expect(raw.OpJoinRoom)
+	p.send(raw.OpJoinRoomReply, join.Seq, 0, "")
 	if err := <-answers; err != nil || string(join.Body) != "b" {
 		t.Errorf("join %q: %v", join.Body, err)
 	}
 	go func() { answers <- r.Leave(ctx, "a") }()
-	leave := p.expect(protocol.OpLeaveRoom)
-	p.send(protocol.OpLeaveRoomReply, leave.Seq, 0, "")
+	leave := p.expect(raw.OpLeaveRoom)
+	p.send(raw.OpLeaveRoomReply, leave.Seq, 0, "")
 	if err := <-answers; err != nil {
 		t.Errorf("leave: %v", err)
 	}
-	if err := r.Join(ctx, ""); !errors.Is(err, envelope.ErrInvalid) {
+	if err := r.Join(ctx, ""); err == nil || !strings.Contains(err.Error(), "must not be empty") {
 		t.Errorf("join nothing: %v", err)
 	}
 	p.close()
 	p = s.welcome()
-	if diff := cmp.Diff([]string{"b"}, p.auth.Rooms); diff != "" {
+	if diff := diff([]string{"b"}, p.auth.Rooms); diff != "" {
 		t.Errorf("rooms after a reconnect: %s", diff)
 	}
 	// A connection that ends answers no call.
 	<-r.live
 	go func() { answers <- r.Join(ctx, "c") }()
-	p.expect(protocol.OpJoinRoom)
-	p.send(protocol.OpDisconnect, 0, 0, `{"code":3506,"reason":"kicked","reconnect":false}`)
+	p.expect(raw.OpJoinRoom)
+	p.send(raw.OpDisconnect, 0, 0, `{"code":3506,"reason":"kicked","reconnect":false}`)
 	var refused *imgoclient.CloseError
 	if err := <-answers; !errors.Is(err, imgoclient.ErrNotConnected) || !errors.As(err, &refused) {
 		t.Errorf("join: %v", err)
@@ -310,13 +306,13 @@ func TestHeartbeatAndSilence(t *testing.T) {
 	s := newServer(t, "tcp")
 	r := start(t, s, func(cfg *imgoclient.Config) { cfg.CallTimeout = 50 * time.Millisecond })
 	p := s.accept()
-	p.send(protocol.OpAuthReply, 1, 0, `{"heartbeat":0.02}`)
+	p.send(raw.OpAuthReply, 1, 0, `{"heartbeat":0.02}`)
 	for range 3 {
 		beat, err := p.read()
-		if err != nil || beat.Op != protocol.OpHeartbeat || beat.Seq == 0 {
+		if err != nil || beat.Op != raw.OpHeartbeat || beat.Seq == 0 {
 			t.Fatalf("got %+v, %v, want a heartbeat", beat, err)
 		}
-		p.send(protocol.OpHeartbeatReply, beat.Seq, 0, "")
+		p.send(raw.OpHeartbeatReply, beat.Seq, 0, "")
 	}
 	s.welcome() // the first connection is silent, so the client makes a new one
 	r.stop()
@@ -370,7 +366,7 @@ func TestStopWhileBusy(t *testing.T) {
 	p.push(1, 2, 3)
 	<-entered
 	r.cancel()
-	if diff := cmp.Diff([]uint64{1}, p.expectAcks(1)); diff != "" {
+	if diff := diff([]uint64{1}, p.expectAcks(1)); diff != "" {
 		t.Errorf("acks: %s", diff)
 	}
 	if err := r.wait(); err != nil {
@@ -425,7 +421,7 @@ func TestGarbage(t *testing.T) {
 	if err := p.write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}
-	var bad *transport.ProtocolError
+	var bad *raw.FormatError
 	if err := <-r.lost; !errors.As(err, &bad) {
 		t.Errorf("lost: %v", err)
 	}

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	imgoclient "imgo/clients/go"
-	"imgo/protocol"
+	"imgo/clients/go/raw"
 )
 
 func TestRefusedCalls(t *testing.T) {
@@ -25,13 +24,13 @@ func TestRefusedCalls(t *testing.T) {
 		code string
 		call func() error
 	}{
-		"join": {protocol.OpJoinRoom, "forbidden", func() error { return r.Join(ctx, "private") }},
-		"send": {protocol.OpSend, "unsupported", func() error { return r.Send(ctx, []byte("up")) }},
+		"join": {raw.OpJoinRoom, "forbidden", func() error { return r.Join(ctx, "private") }},
+		"send": {raw.OpSend, "unsupported", func() error { return r.Send(ctx, []byte("up")) }},
 	} {
 		answer := make(chan error, 1)
 		go func() { answer <- test.call() }()
 		asked := p.expect(test.op)
-		p.send(protocol.OpError, asked.Seq, 0, fmt.Sprintf(`{"op":%d,"code":%q,"reason":"as the test wants it"}`, test.op, test.code))
+		p.send(raw.OpError, asked.Seq, 0, fmt.Sprintf(`{"op":%d,"code":%q,"reason":"as the test wants it"}`, test.op, test.code))
 		var refused *imgoclient.RefusedError
 		if err := <-answer; !errors.As(err, &refused) || refused.Code != test.code || refused.Reason != "as the test wants it" {
 			t.Errorf("%s: %v", name, err)
@@ -55,13 +54,13 @@ func TestRoomsThatTheServerChanges(t *testing.T) {
 		cfg.OnRoom = func(change imgoclient.RoomChange) { changes <- change }
 	})
 	p := s.accept()
-	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"rooms":["team"],"refused":[`+
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"rooms":["team"],"refused":[`+
 		`{"room":"private","code":"forbidden","reason":"no"},{"room":"busy","code":"unavailable","reason":"later"}]}`)
-	if session := <-r.live; !cmp.Equal(session.Rooms, []string{"team"}) {
+	if session := <-r.live; !reflect.DeepEqual(session.Rooms, []string{"team"}) {
 		t.Errorf("session %+v", session)
 	}
-	p.send(protocol.OpRoomChanged, 0, 0, `{"room":"b","joined":true,"reason":"put in"}`)
-	p.send(protocol.OpRoomChanged, 0, 0, `{"room":"a","joined":false,"reason":"taken out"}`)
+	p.send(raw.OpRoomChanged, 0, 0, `{"room":"b","joined":true,"reason":"put in"}`)
+	p.send(raw.OpRoomChanged, 0, 0, `{"room":"a","joined":false,"reason":"taken out"}`)
 	got := map[string]imgoclient.RoomChange{}
 	for range 4 {
 		change := <-changes
@@ -71,11 +70,11 @@ func TestRoomsThatTheServerChanges(t *testing.T) {
 		"private": {Room: "private", Code: "forbidden", Reason: "no"}, "busy": {Room: "busy", Code: "unavailable", Reason: "later"},
 		"b": {Room: "b", Joined: true, Reason: "put in"}, "a": {Room: "a", Reason: "taken out"},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	p.close()
-	if p := s.welcome(); !cmp.Equal(p.auth.Rooms, []string{"busy"}) {
+	if p := s.welcome(); !reflect.DeepEqual(p.auth.Rooms, []string{"busy"}) {
 		t.Errorf("came back for the rooms %q", p.auth.Rooms)
 	}
 	r.stop()
@@ -98,19 +97,19 @@ func TestTokenIsReplacedBeforeItEnds(t *testing.T) {
 	})
 	p := s.accept()
 	began := time.Now()
-	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"expires_in":10}`)
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"expires_in":10}`)
 	if session := <-r.live; session.ExpiresIn != 10*time.Second {
 		t.Errorf("session %+v", session)
 	}
-	again := p.expect(protocol.OpAuth)
+	again := p.expect(raw.OpAuth)
 	if string(again.Body) != `{"token":"token-3"}` || time.Since(began) < 8*time.Second {
 		t.Errorf("after %s sent %s", time.Since(began), again.Body)
 	}
-	p.send(protocol.OpError, again.Seq, 0, `{"op":7,"code":"unauthorized","reason":"no"}`)
-	again = p.expect(protocol.OpAuth)
-	p.send(protocol.OpAuthReply, again.Seq, 0, `{"session":"test-1","expires_in":2}`)
-	again = p.expect(protocol.OpAuth)
-	p.send(protocol.OpAuthReply, again.Seq, 0, `{"session":"test-1"}`) // for ever
+	p.send(raw.OpError, again.Seq, 0, `{"op":7,"code":"unauthorized","reason":"no"}`)
+	again = p.expect(raw.OpAuth)
+	p.send(raw.OpAuthReply, again.Seq, 0, `{"session":"test-1","expires_in":2}`)
+	again = p.expect(raw.OpAuth)
+	p.send(raw.OpAuthReply, again.Seq, 0, `{"session":"test-1"}`) // for ever
 	p.push(1)
 	r.expect(1)
 	r.stop()

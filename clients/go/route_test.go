@@ -15,7 +15,7 @@ import (
 	"time"
 
 	imgoclient "imgo/clients/go"
-	"imgo/protocol"
+	"imgo/clients/go/raw"
 )
 
 // shutDown sends the disconnect packet of a comet that shuts down.
@@ -25,7 +25,7 @@ func (p *peer) shutDown(addresses ...string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.send(protocol.OpDisconnect, 0, 0, fmt.Sprintf(`{"code":3001,"reason":"shutting down","reconnect":true,"addresses":%s}`, list))
+	p.send(raw.OpDisconnect, 0, 0, fmt.Sprintf(`{"code":3001,"reason":"shutting down","reconnect":true,"addresses":%s}`, list))
 	p.close()
 }
 

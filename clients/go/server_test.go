@@ -10,19 +10,55 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
-	"go.uber.org/goleak"
 
 	imgoclient "imgo/clients/go"
-	"imgo/protocol"
-	"imgo/transport"
+	"imgo/clients/go/raw"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain fails if goroutines are left when all tests are over.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if left := leaked(); left != "" {
+			fmt.Fprintf(os.Stderr, "goroutines are left:\n%s\n", left)
+			code = 1
+		}
+	}
+	os.Exit(code) //nolint:forbidigo // the tests are a program of their own
+}
+
+// leaked waits until the goroutines of the tests have ended. It returns the stacks of those that do not.
+func leaked() string {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	for deadline := time.Now().Add(testTimeout); ; runtime.Gosched() {
+		buf := make([]byte, 1<<20)
+		var left []string
+		for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")[1:] {
+			if !strings.Contains(stack, "os/signal.") {
+				left = append(left, stack)
+			}
+		}
+		if len(left) == 0 || time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+	}
+}
+
+// diff returns "" if the values are equal, and else both.
+func diff(want, got any) string {
+	if reflect.DeepEqual(want, got) {
+		return ""
+	}
+	return fmt.Sprintf("got %+v, want %+v", got, want)
+}
 
 // testTimeout bounds every wait of these tests. It is far longer than any correct step takes.
 const testTimeout = time.Minute
@@ -37,7 +73,7 @@ type server struct {
 // peer is the server side of one connection.
 type peer struct {
 	t     *testing.T
-	read  func() (transport.Packet, error)
+	read  func() (raw.Packet, error)
 	write func([]byte) error
 	close func()
 	// closeWith sends a close frame (WebSocket only).
@@ -79,14 +115,13 @@ func newServer(t *testing.T, network string) *server {
 			}
 			t.Cleanup(func() { conn.Close() })
 			r := bufio.NewReader(conn)
-			var header [protocol.HeaderV2]byte
 			s.accepted <- &peer{
 				t: t,
-				read: func() (transport.Packet, error) {
+				read: func() (raw.Packet, error) {
 					if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
-						return transport.Packet{}, err
+						return raw.Packet{}, err
 					}
-					return transport.ReadPacket(r, &header, 1<<20)
+					return raw.ReadPacket(r, 1<<20)
 				},
 				write: func(b []byte) error { _, err := conn.Write(b); return err },
 				close: func() { conn.Close() },
@@ -112,14 +147,14 @@ func (s *server) serveWS() {
 		over := make(chan struct{})
 		s.accepted <- &peer{
 			t: s.t,
-			read: func() (transport.Packet, error) {
+			read: func() (raw.Packet, error) {
 				ctx, cancel := context.WithTimeout(ctx, testTimeout)
 				defer cancel()
 				_, data, err := conn.Read(ctx)
 				if err != nil {
-					return transport.Packet{}, err
+					return raw.Packet{}, err
 				}
-				p, _, err := transport.DecodePacket(data, 1<<20)
+				p, _, err := raw.DecodePacket(data, 1<<20)
 				return p, err
 			},
 			write: func(b []byte) error { return conn.Write(ctx, websocket.MessageBinary, b) },
@@ -146,7 +181,7 @@ func (s *server) accept() *peer {
 	s.t.Helper()
 	select {
 	case p := <-s.accepted:
-		packet := p.expect(protocol.OpAuth)
+		packet := p.expect(raw.OpAuth)
 		if packet.Version != 2 {
 			s.t.Errorf("the auth packet has version %d", packet.Version)
 		}
@@ -164,7 +199,7 @@ func (s *server) accept() *peer {
 func (s *server) welcome() *peer {
 	s.t.Helper()
 	p := s.accept()
-	p.send(protocol.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"pending":3}`)
+	p.send(raw.OpAuthReply, 1, 0, `{"session":"test-1","heartbeat":60,"pending":3}`)
 	return p
 }
 
@@ -180,7 +215,7 @@ func (s *server) none(within time.Duration) {
 
 func (p *peer) send(op, seq int32, id uint64, body string) {
 	p.t.Helper()
-	if err := p.write(transport.AppendPacket(nil, 2, protocol.HeaderV2, op, seq, id, []byte(body))); err != nil {
+	if err := p.write(raw.AppendPacket(nil, raw.Packet{Long: true, Op: op, Seq: seq, ID: id, Body: []byte(body)})); err != nil {
 		p.t.Fatalf("server: send op %d: %v", op, err)
 	}
 }
@@ -189,12 +224,12 @@ func (p *peer) send(op, seq int32, id uint64, body string) {
 func (p *peer) push(ids ...uint64) {
 	p.t.Helper()
 	for _, id := range ids {
-		p.send(protocol.OpMessage, 0, id, fmt.Sprint(id))
+		p.send(raw.OpMessage, 0, id, fmt.Sprint(id))
 	}
 }
 
 // expect reads packets until one has the operation op. It ignores heartbeats.
-func (p *peer) expect(op int32) transport.Packet {
+func (p *peer) expect(op int32) raw.Packet {
 	p.t.Helper()
 	for {
 		packet, err := p.read()
@@ -204,7 +239,7 @@ func (p *peer) expect(op int32) transport.Packet {
 		if packet.Op == op {
 			return packet
 		}
-		if packet.Op != protocol.OpHeartbeat {
+		if packet.Op != raw.OpHeartbeat {
 			p.t.Fatalf("server: got op %d, want %d", packet.Op, op)
 		}
 	}
@@ -215,7 +250,7 @@ func (p *peer) expectAcks(n int) []uint64 {
 	p.t.Helper()
 	var ids []uint64
 	for len(ids) < n {
-		packet := p.expect(protocol.OpAck)
+		packet := p.expect(raw.OpAck)
 		if len(packet.Body)%8 != 0 {
 			p.t.Fatalf("server: ack body of %d bytes", len(packet.Body))
 		}
@@ -223,7 +258,7 @@ func (p *peer) expectAcks(n int) []uint64 {
 			ids = append(ids, binary.BigEndian.Uint64(b))
 		}
 		if packet.Seq != 0 {
-			p.send(protocol.OpAckReply, packet.Seq, 0, "")
+			p.send(raw.OpAckReply, packet.Seq, 0, "")
 		}
 	}
 	return ids

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"imgo/clients/go/raw"
-	"imgo/protocol"
 )
 
 const (
@@ -111,7 +110,7 @@ func (c *Client) connect(ctx context.Context, to raw.Target) (*session, error) {
 // let into.
 func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (info Session, denied []RoomChange, err error) {
 	deadline, _ := ctx.Deadline()
-	if err := conn.Write(deadline, raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: auth}); err != nil {
+	if err := conn.Write(deadline, raw.Packet{Op: raw.OpAuth, Seq: 1, Body: auth}); err != nil {
 		return Session{}, nil, fmt.Errorf("send the auth packet: %w", err)
 	}
 	for {
@@ -120,9 +119,9 @@ func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (info Session, 
 			return Session{}, nil, fmt.Errorf("wait for the auth reply: %w", ended(err))
 		}
 		switch p.Op {
-		case protocol.OpAuthReply:
+		case raw.OpAuthReply:
 			return readInfo(p.Body)
-		case protocol.OpDisconnect:
+		case raw.OpDisconnect:
 			return Session{}, nil, raw.ParseClose(p.Body)
 		}
 		// Other packets have no meaning before the auth reply.
@@ -196,7 +195,7 @@ func (s *session) serve(ctx context.Context, queue *queue, late []roomChange) er
 			s.sendLastAcks()
 			return nil
 		case <-heartbeat.C:
-			if err := s.write(protocol.OpHeartbeat, s.nextSeq(), nil); err != nil {
+			if err := s.write(raw.OpHeartbeat, s.nextSeq(), nil); err != nil {
 				s.fail(err)
 			}
 		case <-due:
@@ -227,7 +226,7 @@ func (s *session) receive(queue *queue) error {
 		if err != nil {
 			return fmt.Errorf("receive: %w", ended(err))
 		}
-		if p.Op != protocol.OpRaw {
+		if p.Op != raw.OpRaw {
 			if err := s.dispatch(p, queue); err != nil {
 				return err
 			}
@@ -249,15 +248,15 @@ func (s *session) receive(queue *queue) error {
 // for a disconnect packet.
 func (s *session) dispatch(p raw.Packet, queue *queue) error {
 	switch {
-	case p.Op == protocol.OpDisconnect:
+	case p.Op == raw.OpDisconnect:
 		return raw.ParseClose(p.Body)
-	case p.Op == protocol.OpRoomChanged:
+	case p.Op == raw.OpRoomChanged:
 		var change RoomChange
 		if err := json.Unmarshal(p.Body, &change); err != nil {
 			return fmt.Errorf("read a change of a room: %w", err)
 		}
 		s.client.roomChanged(change)
-	case p.Op == protocol.OpMessage || p.Op >= 1000:
+	case p.Op == raw.OpMessage || p.Op >= 1000:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
 		}
@@ -286,7 +285,7 @@ func (s *session) sendAcks(seq int32) (sent bool, err error) {
 		if all {
 			ask = seq
 		}
-		if err := s.write(protocol.OpAck, ask, raw.AckBody(false, ids)); err != nil {
+		if err := s.write(raw.OpAck, ask, raw.AckBody(false, ids)); err != nil {
 			s.client.inbox.giveBack(ids)
 			return sent, err
 		}
@@ -351,9 +350,9 @@ func (s *session) forget(seq int32) {
 
 func roomOp(join bool) int32 {
 	if join {
-		return protocol.OpJoinRoom
+		return raw.OpJoinRoom
 	}
-	return protocol.OpLeaveRoom
+	return raw.OpLeaveRoom
 }
 
 // changeRoom asks the server for the change and waits for the reply.
@@ -367,7 +366,7 @@ func (s *session) changeRoom(ctx context.Context, change roomChange) error {
 
 // send sends an upstream message and waits for the reply.
 func (s *session) send(ctx context.Context, body []byte) error {
-	if _, err := s.call(ctx, protocol.OpSend, body); err != nil {
+	if _, err := s.call(ctx, raw.OpSend, body); err != nil {
 		return fmt.Errorf("send a message: %w", err)
 	}
 	return nil
@@ -394,7 +393,7 @@ func (s *session) call(ctx context.Context, op int32, body []byte) (reply raw.Pa
 	case <-ctx.Done():
 		return raw.Packet{}, fmt.Errorf("wait for the reply: %w", ctx.Err())
 	}
-	if reply.Op != protocol.OpError {
+	if reply.Op != raw.OpError {
 		return reply, nil
 	}
 	var refused RefusedError
@@ -455,7 +454,7 @@ func (s *session) refresh(ctx context.Context) (expiresIn time.Duration, err err
 	if err != nil {
 		return 0, fmt.Errorf("write the new token: %w", err)
 	}
-	reply, err := s.call(ctx, protocol.OpAuth, body)
+	reply, err := s.call(ctx, raw.OpAuth, body)
 	if err != nil {
 		return 0, err
 	}

@@ -19,7 +19,7 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("the server closed the connection: %s (%d)", e.Reason, e.Code)
 }
 
-// ParseClose parses the body of a packet with the operation protocol.OpDisconnect. If the body does
+// ParseClose parses the body of a packet with the operation OpDisconnect. If the body does
 // not say whether to reconnect, the range of the code decides.
 func ParseClose(body []byte) *CloseError {
 	var said struct {
@@ -31,7 +31,7 @@ func ParseClose(body []byte) *CloseError {
 	if err := json.Unmarshal(body, &said); err != nil {
 		return &CloseError{Reason: "no reason that can be read", Reconnect: true}
 	}
-	reconnect := said.Code < 3500 || said.Code > 3999
+	reconnect := reconnects(said.Code)
 	if said.Reconnect != nil {
 		reconnect = *said.Reconnect
 	}

@@ -22,13 +22,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-
-	"imgo/protocol"
-	"imgo/transport"
 )
-
-// Packet is one packet. In a JSON frame the body is JSON.
-type Packet = transport.Packet
 
 // DefaultMaxBody is the default of Options.MaxBody, in bytes. No server can be configured for
 // larger bodies.
@@ -124,24 +118,11 @@ func (c *Conn) CloseWrite() {
 	}
 }
 
-// appendPacket appends a binary packet. The header is the long one if the packet has an id, else
-// the short one.
-func appendPacket(dst []byte, p Packet) []byte {
-	if p.Version == 0 {
-		p.Version = protocol.Version2
-	}
-	header := protocol.HeaderV1
-	if p.ID != 0 {
-		header = protocol.HeaderV2
-	}
-	return transport.AppendPacket(dst, p.Version, header, p.Op, p.Seq, p.ID, p.Body)
-}
-
 // stream carries packets over TCP or TLS.
 type stream struct {
 	raw, conn net.Conn // conn is raw, or TLS over raw
 	r         *bufio.Reader
-	header    [protocol.HeaderV2]byte
+	header    [HeaderV2]byte
 	maxBody   int
 }
 
@@ -176,7 +157,7 @@ func (s *stream) read(deadline time.Time) (Packet, error) {
 	if err := s.conn.SetReadDeadline(deadline); err != nil {
 		return Packet{}, fmt.Errorf("set the read deadline: %w", err)
 	}
-	p, err := transport.ReadPacket(s.r, &s.header, s.maxBody)
+	p, err := readPacket(s.r, &s.header, s.maxBody)
 	if err != nil && string(s.header[:5]) == "HTTP/" {
 		return p, fmt.Errorf("the server answers in HTTP, so this is not its TCP port for clients: %w", err)
 	}
@@ -188,7 +169,7 @@ func (s *stream) buffered() bool { return s.r.Buffered() > 0 }
 func (s *stream) write(deadline time.Time, packets []Packet) error {
 	var b []byte
 	for _, p := range packets {
-		b = appendPacket(b, p)
+		b = AppendPacket(b, p)
 	}
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("set the write deadline: %w", err)
@@ -227,7 +208,7 @@ func dialWebSocket(ctx context.Context, to Target, o Options) (*messages, error)
 		}
 		return nil, fmt.Errorf("connect to %s: %w", to.address, err)
 	}
-	limit := int64(o.MaxBody) + protocol.HeaderV2
+	limit := int64(o.MaxBody) + HeaderV2
 	if o.Text {
 		limit *= 2 // escapes can make JSON longer
 	}
@@ -246,7 +227,7 @@ func (m *messages) read(deadline time.Time) (Packet, error) {
 		m.parsed = m.parsed[1:]
 		return p, nil
 	}
-	p, rest, err := transport.DecodePacket(m.rest, m.maxBody)
+	p, rest, err := DecodePacket(m.rest, m.maxBody)
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // an empty message is not allowed
 	}
@@ -266,8 +247,8 @@ func (m *messages) next(deadline time.Time) error {
 	var closed websocket.CloseError
 	switch {
 	case errors.As(err, &closed) && closed.Code >= 3000:
-		code := protocol.CloseCode(closed.Code)
-		return &CloseError{Code: int(code), Reason: closed.Reason, Reconnect: code.Reconnect()}
+		code := int(closed.Code)
+		return &CloseError{Code: code, Reason: closed.Reason, Reconnect: reconnects(code)}
 	case err != nil:
 		return err
 	case m.text != (kind == websocket.MessageText):
@@ -320,7 +301,7 @@ func (m *messages) write(deadline time.Time, packets []Packet) error {
 		if m.text {
 			kind, data = websocket.MessageText, textFrame(p)
 		} else {
-			data = appendPacket(nil, p)
+			data = AppendPacket(nil, p)
 		}
 		if err := m.conn.Write(ctx, kind, data); err != nil {
 			return err
@@ -332,7 +313,7 @@ func (m *messages) write(deadline time.Time, packets []Packet) error {
 // textFrame returns a packet as a JSON object.
 func textFrame(p Packet) []byte {
 	if p.Version == 0 {
-		p.Version = protocol.Version2
+		p.Version = Version2
 	}
 	body := p.Body
 	if len(body) == 0 {
@@ -346,7 +327,7 @@ func (m *messages) shut(bool) {
 	m.idle()
 }
 
-// AckBody returns the body of an acknowledgement (protocol.OpAck) of ids. It is JSON if text is
+// AckBody returns the body of an acknowledgement (OpAck) of ids. It is JSON if text is
 // true.
 func AckBody(text bool, ids []uint64) []byte {
 	if !text {
@@ -367,17 +348,17 @@ func AckBody(text bool, ids []uint64) []byte {
 	return append(body, ']')
 }
 
-// Batch returns the packets in the body of a packet with the operation protocol.OpRaw. maxBody
+// Batch returns the packets in the body of a packet with the operation OpRaw. maxBody
 // bounds the body of each packet, in bytes.
 func Batch(body []byte, maxBody int) ([]Packet, error) {
 	var packets []Packet
 	for rest := body; len(rest) > 0; {
 		var p Packet
 		var err error
-		if p, rest, err = transport.DecodePacket(rest, maxBody); err != nil {
+		if p, rest, err = DecodePacket(rest, maxBody); err != nil {
 			return packets, fmt.Errorf("read a batch: %w", err)
 		}
-		if p.Op == protocol.OpRaw {
+		if p.Op == OpRaw {
 			return packets, errors.New("read a batch: it has a batch in it")
 		}
 		packets = append(packets, p)

@@ -15,8 +15,6 @@ import (
 	"github.com/coder/websocket"
 
 	"imgo/clients/go/raw"
-	"imgo/protocol"
-	"imgo/transport"
 )
 
 func TestParseTarget(t *testing.T) {
@@ -55,16 +53,16 @@ func TestParseClose(t *testing.T) {
 }
 
 func TestBatch(t *testing.T) {
-	one := transport.AppendPacket(nil, 2, protocol.HeaderV2, 5, 0, 7, []byte("a"))
-	two := transport.AppendPacket(one, 2, protocol.HeaderV1, 5, 0, 0, nil)
+	one := packet(nil, 2, 5, 0, 7, []byte("a"))
+	two := packet(one, 1, 5, 0, 0, nil)
 	packets, err := raw.Batch(two, 10)
 	if err != nil || len(packets) != 2 || packets[0].ID != 7 || string(packets[0].Body) != "a" || packets[1].ID != 0 {
 		t.Errorf("%+v, %v", packets, err)
 	}
 	for name, body := range map[string][]byte{
 		"half a packet":      two[:len(two)-1],
-		"too large":          transport.AppendPacket(nil, 2, protocol.HeaderV1, 5, 0, 0, make([]byte, 11)),
-		"a batch in a batch": transport.AppendPacket(nil, 2, protocol.HeaderV1, protocol.OpRaw, 0, 0, one),
+		"too large":          packet(nil, 1, 5, 0, 0, make([]byte, 11)),
+		"a batch in a batch": packet(nil, 1, raw.OpRaw, 0, 0, one),
 	} {
 		if _, err := raw.Batch(body, 10); err == nil {
 			t.Errorf("%s: no error", name)
@@ -79,6 +77,11 @@ func TestAckBody(t *testing.T) {
 	if got := raw.AckBody(false, []uint64{258}); string(got) != "\x00\x00\x00\x00\x00\x00\x01\x02" {
 		t.Errorf("binary: %x", got)
 	}
+}
+
+// packet appends a packet with the header of a version.
+func packet(dst []byte, version int, op, seq int32, id uint64, body []byte) []byte {
+	return raw.AppendPacket(dst, raw.Packet{Version: 2, Long: version == 2, Op: op, Seq: seq, ID: id, Body: body})
 }
 
 // stream starts a server for one TCP connection and passes the connection to serve.
@@ -125,21 +128,20 @@ func soon() time.Time { return time.Now().Add(time.Minute) }
 
 func TestStream(t *testing.T) {
 	to := stream(t, func(conn net.Conn) {
-		var header [protocol.HeaderV2]byte
-		p, err := transport.ReadPacket(bufio.NewReader(conn), &header, 100)
-		if err != nil || p.Version != 2 || p.Op != protocol.OpAuth || p.Seq != 1 || string(p.Body) != "token" {
+		p, err := raw.ReadPacket(bufio.NewReader(conn), 100)
+		if err != nil || p.Version != 2 || p.Op != raw.OpAuth || p.Seq != 1 || string(p.Body) != "token" {
 			t.Errorf("the server got %+v, %v", p, err)
 		}
-		b := transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpAuthReply, 1, 0, []byte("{}"))
-		b = transport.AppendPacket(b, 2, protocol.HeaderV2, protocol.OpMessage, 0, 9, []byte("hello"))
+		b := packet(nil, 2, raw.OpAuthReply, 1, 0, []byte("{}"))
+		b = packet(b, 2, raw.OpMessage, 0, 9, []byte("hello"))
 		_, _ = conn.Write(b)
 		_, _ = io.Copy(io.Discard, conn)
 	})
 	c := dial(t, to, raw.Options{ReadBuffer: 1 << 10})
-	if err := c.Write(soon(), raw.Packet{Op: protocol.OpAuth, Seq: 1, Body: []byte("token")}); err != nil {
+	if err := c.Write(soon(), raw.Packet{Op: raw.OpAuth, Seq: 1, Body: []byte("token")}); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := c.Read(soon()); err != nil || p.Op != protocol.OpAuthReply {
+	if p, err := c.Read(soon()); err != nil || p.Op != raw.OpAuthReply {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	if p, err := c.Read(soon()); err != nil || p.ID != 9 || string(p.Body) != "hello" || c.Buffered() {
@@ -158,7 +160,7 @@ func isTimeout(err error) bool {
 
 func TestStreamBounds(t *testing.T) {
 	to := stream(t, func(conn net.Conn) {
-		_, _ = conn.Write(transport.AppendPacket(nil, 2, protocol.HeaderV1, 5, 0, 0, make([]byte, 11)))
+		_, _ = conn.Write(packet(nil, 1, 5, 0, 0, make([]byte, 11)))
 		_, _ = io.Copy(io.Discard, conn)
 	})
 	c := dial(t, to, raw.Options{MaxBody: 10})
@@ -189,12 +191,12 @@ func webSocket(t *testing.T, serve func(context.Context, *websocket.Conn)) raw.T
 func TestWebSocketBinary(t *testing.T) {
 	to := webSocket(t, func(ctx context.Context, conn *websocket.Conn) {
 		kind, data, err := conn.Read(ctx)
-		if p, _, derr := transport.DecodePacket(data, 100); err != nil || derr != nil || kind != websocket.MessageBinary || p.Op != 7 {
+		if p, _, derr := raw.DecodePacket(data, 100); err != nil || derr != nil || kind != websocket.MessageBinary || p.Op != 7 {
 			t.Errorf("the server got %v %q, %v", kind, data, err)
 		}
-		b := transport.AppendPacket(nil, 2, protocol.HeaderV2, 8, 1, 0, nil)
-		_ = conn.Write(ctx, websocket.MessageBinary, transport.AppendPacket(b, 2, protocol.HeaderV2, 5, 0, 3, nil))
-		_ = conn.Close(websocket.StatusCode(protocol.CloseKicked), "out")
+		b := packet(nil, 2, 8, 1, 0, nil)
+		_ = conn.Write(ctx, websocket.MessageBinary, packet(b, 2, 5, 0, 3, nil))
+		_ = conn.Close(websocket.StatusCode(raw.CloseKicked), "out")
 	})
 	c := dial(t, to, raw.Options{})
 	if err := c.Write(soon(), raw.Packet{Op: 7}); err != nil {
@@ -207,7 +209,7 @@ func TestWebSocketBinary(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	var closed *raw.CloseError
-	if _, err := c.Read(soon()); !errors.As(err, &closed) || closed.Code != int(protocol.CloseKicked) || closed.Reconnect {
+	if _, err := c.Read(soon()); !errors.As(err, &closed) || closed.Code != raw.CloseKicked || closed.Reconnect {
 		t.Errorf("the end is %v", err)
 	}
 }

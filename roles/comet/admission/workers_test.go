@@ -1,7 +1,7 @@
 package admission_test
 
 import (
-	"bytes"
+	"regexp"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -56,10 +56,13 @@ func TestWorkersStop(t *testing.T) {
 	})
 }
 
+// workerStarts matches the line of a stack that says that a Workers started the goroutine.
+var workerStarts = regexp.MustCompile(`created by \S+/roles/comet/admission\.\(\*Workers\)\.Run`)
+
 // countWorkers returns the number of goroutines of all Workers.
 func countWorkers() int {
 	stacks := make([]byte, 1<<20)
-	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("created by imgo/roles/comet/admission.(*Workers).Run"))
+	return len(workerStarts.FindAll(stacks[:runtime.Stack(stacks, true)], -1))
 }
 
 // TestWorkersTrim checks that workers stay while they are needed, and that Trim
