@@ -25,6 +25,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Due_Step int32
+
+const (
+	Due_NONE Due_Step = 0
+	// UNDELIVERED: the deadline of the push has passed.
+	Due_UNDELIVERED Due_Step = 1
+	// EXPIRED: the ttl is over. The message goes.
+	Due_EXPIRED Due_Step = 2
+	// DROPPED: more messages wait than are allowed. The message goes.
+	Due_DROPPED Due_Step = 3
+	// LOST: the owner's store has lost the body. The message goes.
+	Due_LOST Due_Step = 4
+)
+
+// Enum value maps for Due_Step.
+var (
+	Due_Step_name = map[int32]string{
+		0: "NONE",
+		1: "UNDELIVERED",
+		2: "EXPIRED",
+		3: "DROPPED",
+		4: "LOST",
+	}
+	Due_Step_value = map[string]int32{
+		"NONE":        0,
+		"UNDELIVERED": 1,
+		"EXPIRED":     2,
+		"DROPPED":     3,
+		"LOST":        4,
+	}
+)
+
+func (x Due_Step) Enum() *Due_Step {
+	p := new(Due_Step)
+	*p = x
+	return p
+}
+
+func (x Due_Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Due_Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_envelope_proto_enumTypes[0].Descriptor()
+}
+
+func (Due_Step) Type() protoreflect.EnumType {
+	return &file_envelope_proto_enumTypes[0]
+}
+
+func (x Due_Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Due_Step.Descriptor instead.
+func (Due_Step) EnumDescriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{7, 0}
+}
+
 // Record is one entry of the kept topic. Exactly one of its kinds is set.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -38,12 +97,13 @@ type Record struct {
 	Acks   *Acks   `protobuf:"bytes,11,opt,name=acks,proto3" json:"acks,omitempty"`
 	Device *Device `protobuf:"bytes,12,opt,name=device,proto3" json:"device,omitempty"`
 	Claim  *Claim  `protobuf:"bytes,13,opt,name=claim,proto3" json:"claim,omitempty"`
-	// reserved for: 14 recall, 15 delivery report
+	// reserved for: 14 recall
 	Fence         *Fence      `protobuf:"bytes,16,opt,name=fence,proto3" json:"fence,omitempty"`
 	Moved         *Moved      `protobuf:"bytes,17,opt,name=moved,proto3" json:"moved,omitempty"`
 	Removal       *Removal    `protobuf:"bytes,26,opt,name=removal,proto3" json:"removal,omitempty"`
 	Membership    *Membership `protobuf:"bytes,24,opt,name=membership,proto3" json:"membership,omitempty"`
 	UserRooms     *UserRooms  `protobuf:"bytes,25,opt,name=user_rooms,json=userRooms,proto3" json:"user_rooms,omitempty"`
+	Dues          *Dues       `protobuf:"bytes,18,opt,name=dues,proto3" json:"dues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +211,13 @@ func (x *Record) GetMembership() *Membership {
 func (x *Record) GetUserRooms() *UserRooms {
 	if x != nil {
 		return x.UserRooms
+	}
+	return nil
+}
+
+func (x *Record) GetDues() *Dues {
+	if x != nil {
+		return x.Dues
 	}
 	return nil
 }
@@ -338,9 +405,13 @@ type Push struct {
 	ExpiresMs int64 `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// idempotency_key, scoped by its caller; empty: none. The owner voids the
 	// push for each user to whom it has applied the same key before.
-	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"` // reserved for: 6 collapse_key, 7 report, 8 origin
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// reserved for: 6 collapse_key, 8 origin
+	// report says which events the caller asked for; nil: none. A record with it
+	// has the version 2.
+	Report        *Report `protobuf:"bytes,7,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Push) Reset() {
@@ -408,6 +479,196 @@ func (x *Push) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *Push) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+// Report is what the caller of a push wants to be told.
+type Report struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// level: 0 none, 1 settled, 2 each; see package events.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// ref is the caller's own name of the message. Every event has it.
+	Ref string `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	// deadline_ms is when the message is reported as undelivered, Unix
+	// milliseconds; 0: never.
+	DeadlineMs int64 `protobuf:"varint,3,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
+	// deadline_any: one device that still waits is enough for that. Otherwise no
+	// device may have the message.
+	DeadlineAny   bool `protobuf:"varint,4,opt,name=deadline_any,json=deadlineAny,proto3" json:"deadline_any,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_envelope_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Report) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Report) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *Report) GetDeadlineMs() int64 {
+	if x != nil {
+		return x.DeadlineMs
+	}
+	return 0
+}
+
+func (x *Report) GetDeadlineAny() bool {
+	if x != nil {
+		return x.DeadlineAny
+	}
+	return false
+}
+
+// Dues are steps of messages of users of one partition whose time has come. The
+// owner appends them (record version 2). Applying them decides.
+type Dues struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dues          []*Due                 `protobuf:"bytes,1,rep,name=dues,proto3" json:"dues,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dues) Reset() {
+	*x = Dues{}
+	mi := &file_envelope_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dues) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dues) ProtoMessage() {}
+
+func (x *Dues) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dues.ProtoReflect.Descriptor instead.
+func (*Dues) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Dues) GetDues() []*Due {
+	if x != nil {
+		return x.Dues
+	}
+	return nil
+}
+
+// Due is one step of one message. It is void if the message has gone, or has
+// taken the step before.
+type Due struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Step          Due_Step               `protobuf:"varint,3,opt,name=step,proto3,enum=imgo.envelope.v1.Due_Step" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Due) Reset() {
+	*x = Due{}
+	mi := &file_envelope_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Due) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Due) ProtoMessage() {}
+
+func (x *Due) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Due.ProtoReflect.Descriptor instead.
+func (*Due) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Due) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Due) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Due) GetStep() Due_Step {
+	if x != nil {
+		return x.Step
+	}
+	return Due_NONE
+}
+
 // Acks are acknowledgements of users of one partition.
 type Acks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -418,7 +679,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +691,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +704,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -457,15 +718,17 @@ type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	// device is empty for the user's default cursor.
-	Device        string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	Ids           []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Device string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Ids    []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	// auto: comet acknowledged for a client that cannot.
+	Auto          bool `protobuf:"varint,5,opt,name=auto,proto3" json:"auto,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +740,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +753,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ack) GetUser() string {
@@ -514,6 +777,13 @@ func (x *Ack) GetIds() []uint64 {
 	return nil
 }
 
+func (x *Ack) GetAuto() bool {
+	if x != nil {
+		return x.Auto
+	}
+	return false
+}
+
 // Device makes a device (or, when empty, the default cursor) known to the
 // user's mailbox, or refreshes when it was last seen.
 type Device struct {
@@ -534,7 +804,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +816,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +829,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Device) GetUser() string {
@@ -614,7 +884,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +896,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +909,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Removal) GetUser() string {
@@ -680,7 +950,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +962,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +975,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 // Moved carries what a partition of the generation before was when its fence
@@ -725,7 +995,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +1007,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1020,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Moved) GetFrom() uint32 {
@@ -800,7 +1070,7 @@ type MovedMailbox struct {
 
 func (x *MovedMailbox) Reset() {
 	*x = MovedMailbox{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1082,7 @@ func (x *MovedMailbox) String() string {
 func (*MovedMailbox) ProtoMessage() {}
 
 func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1095,7 @@ func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
 func (*MovedMailbox) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MovedMailbox) GetUser() string {
@@ -888,7 +1158,7 @@ type MovedDevice struct {
 
 func (x *MovedDevice) Reset() {
 	*x = MovedDevice{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1170,7 @@ func (x *MovedDevice) String() string {
 func (*MovedDevice) ProtoMessage() {}
 
 func (x *MovedDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1183,7 @@ func (x *MovedDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
 func (*MovedDevice) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MovedDevice) GetDevice() string {
@@ -949,15 +1219,17 @@ type MovedMessage struct {
 	// has yet to acknowledge.
 	Waiting uint64 `protobuf:"varint,6,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	// acked: some device has acknowledged it; unclaimed: no device was known.
-	Acked         bool `protobuf:"varint,7,opt,name=acked,proto3" json:"acked,omitempty"`
-	Unclaimed     bool `protobuf:"varint,8,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	Acked     bool `protobuf:"varint,7,opt,name=acked,proto3" json:"acked,omitempty"`
+	Unclaimed bool `protobuf:"varint,8,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	// tracked is what the message's report needs; nil: none was asked for.
+	Tracked       *Tracked `protobuf:"bytes,9,opt,name=tracked,proto3" json:"tracked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MovedMessage) Reset() {
 	*x = MovedMessage{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1241,7 @@ func (x *MovedMessage) String() string {
 func (*MovedMessage) ProtoMessage() {}
 
 func (x *MovedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1254,7 @@ func (x *MovedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
 func (*MovedMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MovedMessage) GetId() uint64 {
@@ -1041,6 +1313,138 @@ func (x *MovedMessage) GetUnclaimed() bool {
 	return false
 }
 
+func (x *MovedMessage) GetTracked() *Tracked {
+	if x != nil {
+		return x.Tracked
+	}
+	return nil
+}
+
+// Tracked is what is known of a message beside its waiting devices, if its
+// caller asked for a report.
+type Tracked struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Report *Report                `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	// decided: whether the deadline was met is decided.
+	Decided  bool       `protobuf:"varint,2,opt,name=decided,proto3" json:"decided,omitempty"`
+	Receipts []*Receipt `protobuf:"bytes,3,rep,name=receipts,proto3" json:"receipts,omitempty"`
+	// without are devices that were forgotten while the message waited for them.
+	Without       []string `protobuf:"bytes,4,rep,name=without,proto3" json:"without,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tracked) Reset() {
+	*x = Tracked{}
+	mi := &file_envelope_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tracked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tracked) ProtoMessage() {}
+
+func (x *Tracked) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tracked.ProtoReflect.Descriptor instead.
+func (*Tracked) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Tracked) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *Tracked) GetDecided() bool {
+	if x != nil {
+		return x.Decided
+	}
+	return false
+}
+
+func (x *Tracked) GetReceipts() []*Receipt {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+func (x *Tracked) GetWithout() []string {
+	if x != nil {
+		return x.Without
+	}
+	return nil
+}
+
+// Receipt is one device's acknowledgement.
+type Receipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_envelope_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Receipt) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Receipt) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
 // MovedKey is an idempotency key that a push used for a user.
 type MovedKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1054,7 +1458,7 @@ type MovedKey struct {
 
 func (x *MovedKey) Reset() {
 	*x = MovedKey{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1470,7 @@ func (x *MovedKey) String() string {
 func (*MovedKey) ProtoMessage() {}
 
 func (x *MovedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1483,7 @@ func (x *MovedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
 func (*MovedKey) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MovedKey) GetUser() string {
@@ -1123,7 +1527,7 @@ type MovedClaim struct {
 
 func (x *MovedClaim) Reset() {
 	*x = MovedClaim{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1539,7 @@ func (x *MovedClaim) String() string {
 func (*MovedClaim) ProtoMessage() {}
 
 func (x *MovedClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1552,7 @@ func (x *MovedClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
 func (*MovedClaim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MovedClaim) GetKey() string {
@@ -1190,7 +1594,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1606,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1619,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Claim) GetKey() string {
@@ -1241,7 +1645,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1657,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1670,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -1330,7 +1734,7 @@ type SessionRooms struct {
 
 func (x *SessionRooms) Reset() {
 	*x = SessionRooms{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1746,7 @@ func (x *SessionRooms) String() string {
 func (*SessionRooms) ProtoMessage() {}
 
 func (x *SessionRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1759,7 @@ func (x *SessionRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRooms.ProtoReflect.Descriptor instead.
 func (*SessionRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionRooms) GetTo() []*Address {
@@ -1391,7 +1795,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1807,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1820,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -1458,7 +1862,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1874,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1887,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Address) GetComet() string {
@@ -1518,7 +1922,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1934,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1947,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Message) GetOp() int32 {
@@ -1601,7 +2005,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +2017,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +2030,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -1675,7 +2079,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +2091,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +2104,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -1750,7 +2154,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +2166,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +2179,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -1809,7 +2213,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2225,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2238,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -1854,7 +2258,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2270,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2283,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -1906,7 +2310,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2322,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2335,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -1959,7 +2363,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2375,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2388,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -2034,7 +2438,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2450,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2463,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -2157,7 +2561,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2573,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2586,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -2236,7 +2640,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2652,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2665,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SessionInfo) GetAddress() *Address {
@@ -2380,7 +2784,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2796,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2809,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConnectRequest) GetSession() *SessionInfo {
@@ -2454,7 +2858,7 @@ type HandshakeHeader struct {
 
 func (x *HandshakeHeader) Reset() {
 	*x = HandshakeHeader{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +2870,7 @@ func (x *HandshakeHeader) String() string {
 func (*HandshakeHeader) ProtoMessage() {}
 
 func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +2883,7 @@ func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeHeader.ProtoReflect.Descriptor instead.
 func (*HandshakeHeader) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *HandshakeHeader) GetName() string {
@@ -2532,7 +2936,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2948,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2961,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -2671,7 +3075,7 @@ type RoomAccess struct {
 
 func (x *RoomAccess) Reset() {
 	*x = RoomAccess{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +3087,7 @@ func (x *RoomAccess) String() string {
 func (*RoomAccess) ProtoMessage() {}
 
 func (x *RoomAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +3100,7 @@ func (x *RoomAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
 func (*RoomAccess) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RoomAccess) GetRuled() bool {
@@ -2726,7 +3130,7 @@ type RoomRefusal struct {
 
 func (x *RoomRefusal) Reset() {
 	*x = RoomRefusal{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +3142,7 @@ func (x *RoomRefusal) String() string {
 func (*RoomRefusal) ProtoMessage() {}
 
 func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +3155,7 @@ func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
 func (*RoomRefusal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RoomRefusal) GetRoom() string {
@@ -2787,7 +3191,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3203,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3216,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JoinRequest) GetSession() *SessionInfo {
@@ -2846,7 +3250,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3262,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3275,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JoinReply) GetUntilMs() int64 {
@@ -2896,7 +3300,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3312,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3325,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -2958,7 +3362,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2970,7 +3374,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2983,7 +3387,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -3022,7 +3426,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3438,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3451,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -3081,7 +3485,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3497,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3510,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -3133,7 +3537,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3549,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3562,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -3219,7 +3623,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3635,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3648,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -3263,7 +3667,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3679,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,7 +3692,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -3310,7 +3714,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3322,7 +3726,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3335,7 +3739,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -3384,7 +3788,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3800,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3813,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -3462,7 +3866,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3878,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3891,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -3522,7 +3926,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3534,7 +3938,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3547,7 +3951,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -3585,7 +3989,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +4001,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +4014,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -3661,7 +4065,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +4077,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +4090,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -3715,7 +4119,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +4131,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +4144,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -3782,7 +4186,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3794,7 +4198,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3807,7 +4211,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -3855,7 +4259,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4271,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4284,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -3914,7 +4318,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3926,7 +4330,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3939,7 +4343,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -3993,7 +4397,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4005,7 +4409,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4018,7 +4422,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -4044,7 +4448,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4460,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4473,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -4131,7 +4535,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4143,7 +4547,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4156,7 +4560,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -4177,7 +4581,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4189,7 +4593,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4202,7 +4606,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -4219,6 +4623,252 @@ func (x *RemoveReply) GetDevices() uint32 {
 	return 0
 }
 
+// MessagesRequest asks for messages that wait for a user, or for one of them.
+type MessagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// after: only messages with a higher id. Not with id.
+	After       uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	MaxMessages uint32 `protobuf:"varint,3,opt,name=max_messages,json=maxMessages,proto3" json:"max_messages,omitempty"`
+	// bodies: the answer has the bodies, as far as they fit.
+	Bodies bool `protobuf:"varint,4,opt,name=bodies,proto3" json:"bodies,omitempty"`
+	// id asks for one message; 0: for a list. The answer is empty if it does not
+	// wait.
+	Id            uint64 `protobuf:"varint,5,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessagesRequest) Reset() {
+	*x = MessagesRequest{}
+	mi := &file_envelope_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessagesRequest) ProtoMessage() {}
+
+func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
+func (*MessagesRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *MessagesRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MessagesRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *MessagesRequest) GetMaxMessages() uint32 {
+	if x != nil {
+		return x.MaxMessages
+	}
+	return 0
+}
+
+func (x *MessagesRequest) GetBodies() bool {
+	if x != nil {
+		return x.Bodies
+	}
+	return false
+}
+
+func (x *MessagesRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type MessagesReply struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Messages []*WaitingMessage      `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// more: there are further messages after the last one.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessagesReply) Reset() {
+	*x = MessagesReply{}
+	mi := &file_envelope_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessagesReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessagesReply) ProtoMessage() {}
+
+func (x *MessagesReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
+func (*MessagesReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *MessagesReply) GetMessages() []*WaitingMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *MessagesReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// WaitingMessage is one message that waits.
+type WaitingMessage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Op        int32                  `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`
+	Size      uint32                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	TimeMs    int64                  `protobuf:"varint,4,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	ExpiresMs int64                  `protobuf:"varint,5,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
+	// body is set if it was asked for.
+	Body []byte `protobuf:"bytes,6,opt,name=body,proto3" json:"body,omitempty"`
+	// waiting are the devices that have not acknowledged it.
+	Waiting []string `protobuf:"bytes,7,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// unclaimed: the user had no device; the first one gets it.
+	Unclaimed     bool     `protobuf:"varint,8,opt,name=unclaimed,proto3" json:"unclaimed,omitempty"`
+	Tracked       *Tracked `protobuf:"bytes,9,opt,name=tracked,proto3" json:"tracked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitingMessage) Reset() {
+	*x = WaitingMessage{}
+	mi := &file_envelope_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitingMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitingMessage) ProtoMessage() {}
+
+func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
+func (*WaitingMessage) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *WaitingMessage) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *WaitingMessage) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *WaitingMessage) GetSize() uint32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *WaitingMessage) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *WaitingMessage) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *WaitingMessage) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *WaitingMessage) GetWaiting() []string {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *WaitingMessage) GetUnclaimed() bool {
+	if x != nil {
+		return x.Unclaimed
+	}
+	return false
+}
+
+func (x *WaitingMessage) GetTracked() *Tracked {
+	if x != nil {
+		return x.Tracked
+	}
+	return nil
+}
+
 type DeviceInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
@@ -4230,7 +4880,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4892,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4905,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -4292,7 +4942,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4304,7 +4954,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4317,7 +4967,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -4350,7 +5000,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +5012,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +5025,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -4399,7 +5049,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4411,7 +5061,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4424,7 +5074,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -4464,7 +5114,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +5126,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +5139,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -4511,7 +5161,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4523,7 +5173,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4536,7 +5186,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -4563,7 +5213,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4575,7 +5225,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4588,7 +5238,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -4615,7 +5265,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4627,7 +5277,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4640,7 +5290,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -4659,7 +5309,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4671,7 +5321,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4684,7 +5334,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -4705,7 +5355,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4717,7 +5367,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4730,7 +5380,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -4758,7 +5408,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4770,7 +5420,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4783,7 +5433,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -4811,7 +5461,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4823,7 +5473,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4836,7 +5486,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -4870,7 +5520,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4882,7 +5532,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4895,7 +5545,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -4914,7 +5564,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4926,7 +5576,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4939,7 +5589,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -4968,7 +5618,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4980,7 +5630,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4993,7 +5643,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -5062,7 +5712,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5074,7 +5724,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5087,7 +5737,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -5129,7 +5779,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5141,7 +5791,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5154,7 +5804,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -5167,6 +5817,60 @@ func (x *KeptMoved) GetGeneration() uint32 {
 func (x *KeptMoved) GetPartition() uint32 {
 	if x != nil {
 		return x.Partition
+	}
+	return 0
+}
+
+// RecordsVersion says that records of this version are in use from now on. A
+// node that does not read them must not start.
+type RecordsVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordsVersion) Reset() {
+	*x = RecordsVersion{}
+	mi := &file_envelope_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordsVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordsVersion) ProtoMessage() {}
+
+func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
+func (*RecordsVersion) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *RecordsVersion) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RecordsVersion) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
 	}
 	return 0
 }
@@ -5192,14 +5896,16 @@ type NodeMeta struct {
 	// endpoints are where clients are told to connect, one for each transport.
 	Endpoints []*Endpoint `protobuf:"bytes,14,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// cut: the node cannot read the kept log, and owns no partition while others can.
-	Cut           bool `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
+	Cut bool `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
+	// record_version is the highest version of records that the node reads; 0: 1.
+	RecordVersion uint32 `protobuf:"varint,16,opt,name=record_version,json=recordVersion,proto3" json:"record_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5211,7 +5917,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5224,7 +5930,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -5318,6 +6024,13 @@ func (x *NodeMeta) GetCut() bool {
 	return false
 }
 
+func (x *NodeMeta) GetRecordVersion() uint32 {
+	if x != nil {
+		return x.RecordVersion
+	}
+	return 0
+}
+
 // Endpoint is one address that clients may connect to.
 type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5332,7 +6045,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5344,7 +6057,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5357,7 +6070,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -5383,7 +6096,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5395,7 +6108,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5408,7 +6121,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 type StatusReply struct {
@@ -5425,7 +6138,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5437,7 +6150,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5450,7 +6163,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -5499,7 +6212,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5511,7 +6224,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5524,7 +6237,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Failure) GetCode() string {
@@ -5571,7 +6284,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5583,7 +6296,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5596,7 +6309,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -5610,7 +6323,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5622,7 +6335,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5635,7 +6348,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -5674,7 +6387,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5686,7 +6399,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5699,7 +6412,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -5769,7 +6482,7 @@ var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
 	"\n" +
-	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xf7\x03\n" +
+	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xa3\x04\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12*\n" +
@@ -5785,7 +6498,8 @@ const file_envelope_proto_rawDesc = "" +
 	"membership\x18\x18 \x01(\v2\x1c.imgo.envelope.v1.MembershipR\n" +
 	"membership\x12:\n" +
 	"\n" +
-	"user_rooms\x18\x19 \x01(\v2\x1b.imgo.envelope.v1.UserRoomsR\tuserRooms\"L\n" +
+	"user_rooms\x18\x19 \x01(\v2\x1b.imgo.envelope.v1.UserRoomsR\tuserRooms\x12*\n" +
+	"\x04dues\x18\x12 \x01(\v2\x16.imgo.envelope.v1.DuesR\x04dues\"L\n" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
@@ -5796,20 +6510,40 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"3\n" +
 	"\vMemberships\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x04R\x02at\x12\x14\n" +
-	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\x88\x01\n" +
+	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\xba\x01\n" +
 	"\x04Push\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
 	"\x04body\x18\x03 \x01(\fR\x04body\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"1\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x120\n" +
+	"\x06report\x18\a \x01(\v2\x18.imgo.envelope.v1.ReportR\x06report\"t\n" +
+	"\x06Report\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x1f\n" +
+	"\vdeadline_ms\x18\x03 \x01(\x03R\n" +
+	"deadlineMs\x12!\n" +
+	"\fdeadline_any\x18\x04 \x01(\bR\vdeadlineAny\"1\n" +
+	"\x04Dues\x12)\n" +
+	"\x04dues\x18\x01 \x03(\v2\x15.imgo.envelope.v1.DueR\x04dues\"\xa0\x01\n" +
+	"\x03Due\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12.\n" +
+	"\x04step\x18\x03 \x01(\x0e2\x1a.imgo.envelope.v1.Due.StepR\x04step\"E\n" +
+	"\x04Step\x12\b\n" +
+	"\x04NONE\x10\x00\x12\x0f\n" +
+	"\vUNDELIVERED\x10\x01\x12\v\n" +
+	"\aEXPIRED\x10\x02\x12\v\n" +
+	"\aDROPPED\x10\x03\x12\b\n" +
+	"\x04LOST\x10\x04\"1\n" +
 	"\x04Acks\x12)\n" +
-	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"I\n" +
+	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"]\n" +
 	"\x03Ack\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
-	"\x03ids\x18\x03 \x03(\x04R\x03idsJ\x04\b\x04\x10\x05\"\x7f\n" +
+	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x12\n" +
+	"\x04auto\x18\x05 \x01(\bR\x04autoJ\x04\b\x04\x10\x05\"\x7f\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
@@ -5838,7 +6572,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\vMovedDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
-	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\xc8\x01\n" +
+	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\xfd\x01\n" +
 	"\fMovedMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1d\n" +
@@ -5848,7 +6582,16 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04body\x18\x05 \x01(\fR\x04body\x12\x18\n" +
 	"\awaiting\x18\x06 \x01(\x04R\awaiting\x12\x14\n" +
 	"\x05acked\x18\a \x01(\bR\x05acked\x12\x1c\n" +
-	"\tunclaimed\x18\b \x01(\bR\tunclaimed\"_\n" +
+	"\tunclaimed\x18\b \x01(\bR\tunclaimed\x123\n" +
+	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"\xa6\x01\n" +
+	"\aTracked\x120\n" +
+	"\x06report\x18\x01 \x01(\v2\x18.imgo.envelope.v1.ReportR\x06report\x12\x18\n" +
+	"\adecided\x18\x02 \x01(\bR\adecided\x125\n" +
+	"\breceipts\x18\x03 \x03(\v2\x19.imgo.envelope.v1.ReceiptR\breceipts\x12\x18\n" +
+	"\awithout\x18\x04 \x03(\tR\awithout\":\n" +
+	"\aReceipt\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\"_\n" +
 	"\bMovedKey\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x0e\n" +
@@ -6107,7 +6850,27 @@ const file_envelope_proto_rawDesc = "" +
 	"\aremoval\x18\x01 \x01(\v2\x19.imgo.envelope.v1.RemovalR\aremoval\"C\n" +
 	"\vRemoveReply\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\rR\bmessages\x12\x18\n" +
-	"\adevices\x18\x02 \x01(\rR\adevices\"W\n" +
+	"\adevices\x18\x02 \x01(\rR\adevices\"\x86\x01\n" +
+	"\x0fMessagesRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12!\n" +
+	"\fmax_messages\x18\x03 \x01(\rR\vmaxMessages\x12\x16\n" +
+	"\x06bodies\x18\x04 \x01(\bR\x06bodies\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\x04R\x02id\"a\n" +
+	"\rMessagesReply\x12<\n" +
+	"\bmessages\x18\x01 \x03(\v2 .imgo.envelope.v1.WaitingMessageR\bmessages\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xfd\x01\n" +
+	"\x0eWaitingMessage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\rR\x04size\x12\x17\n" +
+	"\atime_ms\x18\x04 \x01(\x03R\x06timeMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x05 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04body\x18\x06 \x01(\fR\x04body\x12\x18\n" +
+	"\awaiting\x18\a \x03(\tR\awaiting\x12\x1c\n" +
+	"\tunclaimed\x18\b \x01(\bR\tunclaimed\x123\n" +
+	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"W\n" +
 	"\n" +
 	"DeviceInfo\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x17\n" +
@@ -6179,7 +6942,10 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\rR\tpartition\"\x8b\x03\n" +
+	"\tpartition\x18\x02 \x01(\rR\tpartition\"C\n" +
+	"\x0eRecordsVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\"\xb2\x03\n" +
 	"\bNodeMeta\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x10\n" +
 	"\x03rpc\x18\x02 \x01(\tR\x03rpc\x12\x12\n" +
@@ -6196,7 +6962,8 @@ const file_envelope_proto_rawDesc = "" +
 	"generation\x18\r \x01(\rR\n" +
 	"generation\x128\n" +
 	"\tendpoints\x18\x0e \x03(\v2\x1a.imgo.envelope.v1.EndpointR\tendpoints\x12\x10\n" +
-	"\x03cut\x18\x0f \x01(\bR\x03cutJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
+	"\x03cut\x18\x0f \x01(\bR\x03cut\x12%\n" +
+	"\x0erecord_version\x18\x10 \x01(\rR\rrecordVersionJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"<\n" +
 	"\bEndpoint\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x0f\n" +
@@ -6241,186 +7008,206 @@ func file_envelope_proto_rawDescGZIP() []byte {
 	return file_envelope_proto_rawDescData
 }
 
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_envelope_proto_goTypes = []any{
-	(*Record)(nil),             // 0: imgo.envelope.v1.Record
-	(*Membership)(nil),         // 1: imgo.envelope.v1.Membership
-	(*UserRooms)(nil),          // 2: imgo.envelope.v1.UserRooms
-	(*Memberships)(nil),        // 3: imgo.envelope.v1.Memberships
-	(*Push)(nil),               // 4: imgo.envelope.v1.Push
-	(*Acks)(nil),               // 5: imgo.envelope.v1.Acks
-	(*Ack)(nil),                // 6: imgo.envelope.v1.Ack
-	(*Device)(nil),             // 7: imgo.envelope.v1.Device
-	(*Removal)(nil),            // 8: imgo.envelope.v1.Removal
-	(*Fence)(nil),              // 9: imgo.envelope.v1.Fence
-	(*Moved)(nil),              // 10: imgo.envelope.v1.Moved
-	(*MovedMailbox)(nil),       // 11: imgo.envelope.v1.MovedMailbox
-	(*MovedDevice)(nil),        // 12: imgo.envelope.v1.MovedDevice
-	(*MovedMessage)(nil),       // 13: imgo.envelope.v1.MovedMessage
-	(*MovedKey)(nil),           // 14: imgo.envelope.v1.MovedKey
-	(*MovedClaim)(nil),         // 15: imgo.envelope.v1.MovedClaim
-	(*Claim)(nil),              // 16: imgo.envelope.v1.Claim
-	(*Envelope)(nil),           // 17: imgo.envelope.v1.Envelope
-	(*SessionRooms)(nil),       // 18: imgo.envelope.v1.SessionRooms
-	(*RoomOpened)(nil),         // 19: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),            // 20: imgo.envelope.v1.Address
-	(*Message)(nil),            // 21: imgo.envelope.v1.Message
-	(*Kept)(nil),               // 22: imgo.envelope.v1.Kept
-	(*Backlog)(nil),            // 23: imgo.envelope.v1.Backlog
-	(*Kick)(nil),               // 24: imgo.envelope.v1.Kick
-	(*Nudge)(nil),              // 25: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),        // 26: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),        // 27: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),          // 28: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),           // 29: imgo.envelope.v1.Delivery
-	(*Target)(nil),             // 30: imgo.envelope.v1.Target
-	(*SessionInfo)(nil),        // 31: imgo.envelope.v1.SessionInfo
-	(*ConnectRequest)(nil),     // 32: imgo.envelope.v1.ConnectRequest
-	(*HandshakeHeader)(nil),    // 33: imgo.envelope.v1.HandshakeHeader
-	(*ConnectReply)(nil),       // 34: imgo.envelope.v1.ConnectReply
-	(*RoomAccess)(nil),         // 35: imgo.envelope.v1.RoomAccess
-	(*RoomRefusal)(nil),        // 36: imgo.envelope.v1.RoomRefusal
-	(*JoinRequest)(nil),        // 37: imgo.envelope.v1.JoinRequest
-	(*JoinReply)(nil),          // 38: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 39: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 40: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 41: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 42: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 43: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 44: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),      // 45: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 46: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 47: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 48: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 49: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 50: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 51: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 52: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 53: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 54: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 55: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 56: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 57: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 58: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 59: imgo.envelope.v1.RemoveReply
-	(*DeviceInfo)(nil),         // 60: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 61: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 62: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 63: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 64: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 65: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 66: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 67: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 68: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 69: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 70: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 71: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 72: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 73: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 74: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 75: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 76: imgo.envelope.v1.KeptMoved
-	(*NodeMeta)(nil),           // 77: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 78: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 79: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 80: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 81: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 82: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 83: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 84: imgo.envelope.v1.CallPart
-	nil,                        // 85: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 86: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 87: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 88: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 89: imgo.envelope.v1.RoomsReply.CountsEntry
+	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
+	(*Record)(nil),             // 1: imgo.envelope.v1.Record
+	(*Membership)(nil),         // 2: imgo.envelope.v1.Membership
+	(*UserRooms)(nil),          // 3: imgo.envelope.v1.UserRooms
+	(*Memberships)(nil),        // 4: imgo.envelope.v1.Memberships
+	(*Push)(nil),               // 5: imgo.envelope.v1.Push
+	(*Report)(nil),             // 6: imgo.envelope.v1.Report
+	(*Dues)(nil),               // 7: imgo.envelope.v1.Dues
+	(*Due)(nil),                // 8: imgo.envelope.v1.Due
+	(*Acks)(nil),               // 9: imgo.envelope.v1.Acks
+	(*Ack)(nil),                // 10: imgo.envelope.v1.Ack
+	(*Device)(nil),             // 11: imgo.envelope.v1.Device
+	(*Removal)(nil),            // 12: imgo.envelope.v1.Removal
+	(*Fence)(nil),              // 13: imgo.envelope.v1.Fence
+	(*Moved)(nil),              // 14: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),       // 15: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),        // 16: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),       // 17: imgo.envelope.v1.MovedMessage
+	(*Tracked)(nil),            // 18: imgo.envelope.v1.Tracked
+	(*Receipt)(nil),            // 19: imgo.envelope.v1.Receipt
+	(*MovedKey)(nil),           // 20: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),         // 21: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),              // 22: imgo.envelope.v1.Claim
+	(*Envelope)(nil),           // 23: imgo.envelope.v1.Envelope
+	(*SessionRooms)(nil),       // 24: imgo.envelope.v1.SessionRooms
+	(*RoomOpened)(nil),         // 25: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),            // 26: imgo.envelope.v1.Address
+	(*Message)(nil),            // 27: imgo.envelope.v1.Message
+	(*Kept)(nil),               // 28: imgo.envelope.v1.Kept
+	(*Backlog)(nil),            // 29: imgo.envelope.v1.Backlog
+	(*Kick)(nil),               // 30: imgo.envelope.v1.Kick
+	(*Nudge)(nil),              // 31: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),        // 32: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),        // 33: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),          // 34: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),           // 35: imgo.envelope.v1.Delivery
+	(*Target)(nil),             // 36: imgo.envelope.v1.Target
+	(*SessionInfo)(nil),        // 37: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),     // 38: imgo.envelope.v1.ConnectRequest
+	(*HandshakeHeader)(nil),    // 39: imgo.envelope.v1.HandshakeHeader
+	(*ConnectReply)(nil),       // 40: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 41: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 42: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 43: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 44: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 45: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 46: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 47: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 48: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 49: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 50: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),      // 51: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 52: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 53: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 54: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 55: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 56: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 57: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 58: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 59: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 60: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 61: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 62: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 63: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 64: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 65: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 66: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 67: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 68: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 69: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 70: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 71: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 72: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 73: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 74: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 75: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 76: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 77: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 78: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 79: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 80: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 81: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 82: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 83: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 84: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 85: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 86: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 87: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 88: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 89: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 90: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 91: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 92: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 93: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 94: imgo.envelope.v1.CallPart
+	nil,                        // 95: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 96: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 97: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 98: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 99: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
-	4,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
-	5,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
-	7,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	16, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	9,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
-	10, // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
-	8,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
-	1,  // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
-	2,  // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
-	3,  // 9: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	6,  // 10: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	11, // 11: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
-	14, // 12: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
-	15, // 13: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
-	12, // 14: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
-	13, // 15: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
-	3,  // 16: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
-	21, // 17: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	23, // 18: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	24, // 19: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	25, // 20: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	19, // 21: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	18, // 22: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	20, // 23: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
-	3,  // 24: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	20, // 25: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	20, // 26: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	22, // 27: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	20, // 28: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	26, // 29: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	20, // 30: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	29, // 31: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	30, // 32: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	23, // 33: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	24, // 34: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	25, // 35: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	18, // 36: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	20, // 37: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
-	31, // 38: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	33, // 39: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
-	23, // 40: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	35, // 41: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	36, // 42: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
-	3,  // 43: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	31, // 44: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	35, // 45: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	31, // 46: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	35, // 47: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	3,  // 48: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	20, // 49: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	6,  // 50: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	46, // 51: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	20, // 52: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	31, // 53: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	85, // 54: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	86, // 55: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	87, // 56: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	88, // 57: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	31, // 58: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	23, // 59: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	24, // 60: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	3,  // 61: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	3,  // 62: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	20, // 63: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	55, // 64: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	31, // 65: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	20, // 66: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	31, // 67: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	31, // 68: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	60, // 69: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	8,  // 70: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	22, // 71: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	66, // 72: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	68, // 73: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	69, // 74: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	20, // 75: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	89, // 76: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	31, // 77: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	78, // 78: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	84, // 79: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	81, // 80: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	81, // [81:81] is the sub-list for method output_type
-	81, // [81:81] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	5,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
+	9,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
+	11, // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
+	22, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	13, // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	14, // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	12, // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
+	2,  // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
+	3,  // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
+	7,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
+	4,  // 10: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	6,  // 11: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
+	8,  // 12: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
+	0,  // 13: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
+	10, // 14: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	15, // 15: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	20, // 16: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	21, // 17: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	16, // 18: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	17, // 19: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	4,  // 20: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
+	18, // 21: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	6,  // 22: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
+	19, // 23: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
+	27, // 24: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	29, // 25: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	30, // 26: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	31, // 27: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	25, // 28: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	24, // 29: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	26, // 30: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
+	4,  // 31: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	26, // 32: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	26, // 33: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	28, // 34: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	26, // 35: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	32, // 36: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	26, // 37: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	35, // 38: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	36, // 39: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	29, // 40: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	30, // 41: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	31, // 42: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	24, // 43: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	26, // 44: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	37, // 45: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	39, // 46: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
+	29, // 47: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	41, // 48: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	42, // 49: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	4,  // 50: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	37, // 51: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	41, // 52: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	37, // 53: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	41, // 54: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	4,  // 55: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	26, // 56: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	10, // 57: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	52, // 58: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	26, // 59: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	37, // 60: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	95, // 61: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	96, // 62: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	97, // 63: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	98, // 64: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	37, // 65: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	29, // 66: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	30, // 67: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	4,  // 68: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	4,  // 69: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	26, // 70: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	61, // 71: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	37, // 72: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	26, // 73: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	37, // 74: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	37, // 75: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	69, // 76: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	12, // 77: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	68, // 78: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	18, // 79: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	28, // 80: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	75, // 81: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	77, // 82: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	78, // 83: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	26, // 84: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	99, // 85: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	37, // 86: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	88, // 87: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	94, // 88: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	91, // 89: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	90, // [90:90] is the sub-list for method output_type
+	90, // [90:90] is the sub-list for method input_type
+	90, // [90:90] is the sub-list for extension type_name
+	90, // [90:90] is the sub-list for extension extendee
+	0,  // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -6433,13 +7220,14 @@ func file_envelope_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   90,
+			NumEnums:      1,
+			NumMessages:   99,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_envelope_proto_goTypes,
 		DependencyIndexes: file_envelope_proto_depIdxs,
+		EnumInfos:         file_envelope_proto_enumTypes,
 		MessageInfos:      file_envelope_proto_msgTypes,
 	}.Build()
 	File_envelope_proto = out.File

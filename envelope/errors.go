@@ -21,11 +21,13 @@ const (
 	CodeRateLimited    Code = "rate_limited"     // too often; try later
 	CodeNotFound       Code = "not_found"        // no such user, room, token …
 	CodeConflict       Code = "conflict"         // well-formed; contradicts itself or the present state
-	CodeTooLarge       Code = "too_large"        // body over its bound
-	CodeMailboxFull    Code = "mailbox_full"     // as many messages wait for the user as are allowed
-	CodeDiskFull       Code = "disk_full"        // less than the reserve is left
-	CodeUnavailable    Code = "unavailable"      // try again: starting, stopping, owner moved
-	CodeNotReady       Code = "not_ready"        // the owner has not applied that far yet
+	// CodeUpgradeUnfinished means that a node of the cluster is too old for the call.
+	CodeUpgradeUnfinished Code = "upgrade_unfinished"
+	CodeTooLarge          Code = "too_large"    // body over its bound
+	CodeMailboxFull       Code = "mailbox_full" // as many messages wait for the user as are allowed
+	CodeDiskFull          Code = "disk_full"    // less than the reserve is left
+	CodeUnavailable       Code = "unavailable"  // try again: starting, stopping, owner moved
+	CodeNotReady          Code = "not_ready"    // the owner has not applied that far yet
 	// CodeAuthUnavailable means that one client cannot be authenticated at the moment. Others can.
 	CodeAuthUnavailable Code = "auth_unavailable"
 	CodeOutOfRange      Code = "out_of_range" // offset no longer (or not yet) in the log
@@ -36,26 +38,27 @@ const (
 
 // Sentinels for errors.Is, which compares only their codes.
 var (
-	ErrInvalid         = &Error{Code: CodeInvalid}
-	ErrUnauthorized    = &Error{Code: CodeUnauthorized}
-	ErrForbidden       = &Error{Code: CodeForbidden}
-	ErrExpired         = &Error{Code: CodeExpired}
-	ErrRevoked         = &Error{Code: CodeRevoked}
-	ErrTooMany         = &Error{Code: CodeTooMany}
-	ErrTooManyDevices  = &Error{Code: CodeTooManyDevices}
-	ErrRateLimited     = &Error{Code: CodeRateLimited}
-	ErrNotFound        = &Error{Code: CodeNotFound}
-	ErrConflict        = &Error{Code: CodeConflict}
-	ErrTooLarge        = &Error{Code: CodeTooLarge}
-	ErrMailboxFull     = &Error{Code: CodeMailboxFull}
-	ErrDiskFull        = &Error{Code: CodeDiskFull}
-	ErrUnavailable     = &Error{Code: CodeUnavailable}
-	ErrNotReady        = &Error{Code: CodeNotReady}
-	ErrAuthUnavailable = &Error{Code: CodeAuthUnavailable}
-	ErrOutOfRange      = &Error{Code: CodeOutOfRange}
-	ErrClosed          = &Error{Code: CodeClosed}
-	ErrUnsupported     = &Error{Code: CodeUnsupported}
-	ErrInternal        = &Error{Code: CodeInternal}
+	ErrInvalid           = &Error{Code: CodeInvalid}
+	ErrUnauthorized      = &Error{Code: CodeUnauthorized}
+	ErrForbidden         = &Error{Code: CodeForbidden}
+	ErrExpired           = &Error{Code: CodeExpired}
+	ErrRevoked           = &Error{Code: CodeRevoked}
+	ErrTooMany           = &Error{Code: CodeTooMany}
+	ErrTooManyDevices    = &Error{Code: CodeTooManyDevices}
+	ErrRateLimited       = &Error{Code: CodeRateLimited}
+	ErrNotFound          = &Error{Code: CodeNotFound}
+	ErrConflict          = &Error{Code: CodeConflict}
+	ErrUpgradeUnfinished = &Error{Code: CodeUpgradeUnfinished}
+	ErrTooLarge          = &Error{Code: CodeTooLarge}
+	ErrMailboxFull       = &Error{Code: CodeMailboxFull}
+	ErrDiskFull          = &Error{Code: CodeDiskFull}
+	ErrUnavailable       = &Error{Code: CodeUnavailable}
+	ErrNotReady          = &Error{Code: CodeNotReady}
+	ErrAuthUnavailable   = &Error{Code: CodeAuthUnavailable}
+	ErrOutOfRange        = &Error{Code: CodeOutOfRange}
+	ErrClosed            = &Error{Code: CodeClosed}
+	ErrUnsupported       = &Error{Code: CodeUnsupported}
+	ErrInternal          = &Error{Code: CodeInternal}
 )
 
 // Error is an error with a code. Message is for people and says how to correct the input, if that is

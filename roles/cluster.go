@@ -83,6 +83,7 @@ func (n *Node) joinCluster() (err error) {
 		Roles: n.roles(), Zone: cfg.Zone, Weight: uint32(cfg.Weight), Version: shorten(n.opts.Version), StartMs: n.started.UnixMilli(),
 		KeptPartitions: uint32(kept.Partitions()), LivePartitions: uint32(n.live.Partitions()), Generation: uint32(kept.Generation()),
 		Http: reachable(n.listener.Addr()), Endpoints: clientSide{n}.endpoints(),
+		RecordVersion: n.readsRecords(),
 	}
 	// dead_after has room for four probes of a dead node and for spreading the news.
 	probe := max(cfg.DeadAfter/6, 50*time.Millisecond)

@@ -81,6 +81,9 @@ func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
 	if err := n.readControl(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.checkRecords(n.records.inUse()); err != nil {
+		return nil, err
+	}
 	if s, _ := c.growth.State(); s.Generation > 0 {
 		return n.keptOf(ctx, s.Generation, s.Partitions)
 	}

@@ -52,6 +52,7 @@ func (n *Node) stages() []stage {
 	all = append(all, stage{name: "live log", run: n.live.Run})
 	if n.cluster != nil {
 		all = append(all, n.cluster.stages()...)
+		all = append(all, stage{name: "version of records", run: n.watchRecords})
 	}
 	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady, started: n.coreStarted})
 	all = append(all, stage{name: "http", run: n.serveHTTP})

@@ -75,6 +75,7 @@ type Node struct {
 	core     atomic.Pointer[core]
 	comet    *comet.Comet // nil: this process runs no comet
 	cluster  *cluster     // nil: this process is the only node
+	records  recordGate
 	listener net.Listener
 	server   *http.Server
 	// handler is what server calls. It is replaced once the node is wired.
@@ -114,6 +115,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	}
 	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry(),
 		killed: make(chan struct{})}
+	n.records.n = n
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}
@@ -226,6 +228,9 @@ func listenHint(err error, flag string) string {
 func (n *Node) open(ctx context.Context) (s storage, err error) {
 	if n.cluster == nil {
 		if err := n.openStore(); err != nil {
+			return s, err
+		}
+		if err := n.openRecords(n.db); err != nil {
 			return s, err
 		}
 		s.kept, err = n.openLogs()

@@ -94,8 +94,8 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: faults.routerLog(c.kept), Live: n.live,
-			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()), Owned: w.owned, Growth: w.growth,
-			Log: n.log, Metrics: c.metrics, Events: n.report, Now: n.now,
+			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
+			Growth: w.growth, Records: n.records.inUse(), Log: n.log, Metrics: c.metrics, Events: n.report, Now: n.now,
 		})
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	}
 	c.logic, err = logic.New(n.logicConfig(), logic.Deps{
 		Routers: w.routers, Kept: faults.logicLog(w.kept), Live: n.live, Comets: w.rooms, Tokens: w.tokens, Log: n.log, Metrics: c.metrics,
-		Now: n.now,
+		Now: n.now, Records: &n.records,
 	})
 	if err != nil {
 		return err

@@ -83,14 +83,22 @@ type MailboxBody struct {
 type Mailboxes struct {
 	db *DB
 	keySpace
+	// version is the version of records that the writer of the mailboxes reads.
+	version uint32
 }
 
-// NewMailboxes returns the mailboxes in db, for the log's first generation.
-func NewMailboxes(db *DB) *Mailboxes { return &Mailboxes{db, 1} }
+// NewMailboxes returns the mailboxes in db, for the log's first generation and a writer that
+// reads all records that this program reads.
+func NewMailboxes(db *DB) *Mailboxes { return &Mailboxes{db, 1, envelope.RecordVersion} }
 
 // ForGeneration returns the mailboxes of a generation of the log, from 1.
 func (m *Mailboxes) ForGeneration(generation uint16) *Mailboxes {
-	return &Mailboxes{m.db, keySpace(generation)}
+	return &Mailboxes{m.db, keySpace(generation), m.version}
+}
+
+// DerivedBy returns the mailboxes for a writer that reads records up to a version, from 1.
+func (m *Mailboxes) DerivedBy(version uint32) *Mailboxes {
+	return &Mailboxes{m.db, m.keySpace, version}
 }
 
 // Load reads the meta of a user (nil: nothing is stored) and the entries in the order of
@@ -306,12 +314,26 @@ func (m *Mailboxes) Used(partition int32, user, key string) (id uint64, ok bool,
 	return id, ok, err
 }
 
-// Position returns the id of the last record that was applied to the partition; ok is
-// false if nothing of the partition is stored.
-func (m *Mailboxes) Position(partition int32) (id uint64, ok bool, err error) {
-	id, ok, err = m.getUint(m.partitionKey(prefixPosition, partition, 0))
+// Position returns the id of the last record that was applied to the partition, and the version
+// of records that its writer read; ok is false if nothing of the partition is stored.
+func (m *Mailboxes) Position(partition int32) (id uint64, version uint32, ok bool, err error) {
+	ok, err = m.get(m.partitionKey(prefixPosition, partition, 0), func(raw []byte) error {
+		if len(raw) < 8 {
+			return errMailboxShort
+		}
+		// A writer of version 1 stored no version.
+		id, version = binary.BigEndian.Uint64(raw), 1
+		if len(raw) > 8 {
+			v, n := binary.Uvarint(raw[8:])
+			if n <= 0 {
+				return errMailboxShort
+			}
+			version = uint32(v)
+		}
+		return nil
+	})
 	if err != nil {
 		err = fmt.Errorf("read position of partition %d: %w", partition, err)
 	}
-	return id, ok, err
+	return id, version, ok, err
 }

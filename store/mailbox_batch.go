@@ -19,6 +19,7 @@ type MailboxBatch struct {
 	db *DB
 	keySpace
 	partition int32
+	version   uint32
 	// metas are written first: after a crash between the parts of a large batch, an entry
 	// without its user's meta would not be found.
 	metas   []*badger.Entry
@@ -34,7 +35,7 @@ type erasedKeys struct {
 
 // Batch begins a batch of changes to a partition.
 func (m *Mailboxes) Batch(partition int32) *MailboxBatch {
-	return &MailboxBatch{db: m.db, keySpace: m.keySpace, partition: partition}
+	return &MailboxBatch{db: m.db, keySpace: m.keySpace, partition: partition, version: m.version}
 }
 
 func (b *MailboxBatch) set(key, raw []byte, expires time.Time) {
@@ -141,7 +142,11 @@ func (b *MailboxBatch) Commit(position uint64) error {
 	if err := b.eraseKeys(); err != nil {
 		return err
 	}
-	b.set(b.partitionKey(prefixPosition, b.partition, 0), binary.BigEndian.AppendUint64(nil, position), time.Time{})
+	at := binary.BigEndian.AppendUint64(nil, position)
+	if b.version > 1 {
+		at = binary.AppendUvarint(at, uint64(b.version))
+	}
+	b.set(b.partitionKey(prefixPosition, b.partition, 0), at, time.Time{})
 	for rest := append(b.metas, b.entries...); len(rest) > 0; {
 		n := 0
 		err := b.db.updateLater(func(txn *badger.Txn) (err error) {

@@ -14,7 +14,7 @@ const (
 	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
 	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
 	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
-	prefixPosition = 'R' // partition                  → id of the last applied record
+	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read (absent: 1)
 )
 
 // keySpace makes the keys of one generation of the log. Its value is the generation.

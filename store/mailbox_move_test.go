@@ -35,7 +35,7 @@ func holds(t *testing.T, m *store.Mailboxes, partition int32, word string) bool 
 	if err != nil {
 		t.Fatal(err)
 	}
-	position, ok, err := m.Position(partition)
+	position, _, ok, err := m.Position(partition)
 	if err != nil {
 		t.Fatal(err)
 	}

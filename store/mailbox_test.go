@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"imgo/envelope"
 	"imgo/store"
 )
 
@@ -95,10 +96,10 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 			t.Errorf("Claimed(1, %q) = %v, %v, %v", key, c, ok, err)
 		}
 	}
-	if pos, ok, err := m.Position(1); pos != 77 || !ok || err != nil {
+	if pos, version, ok, err := m.Position(1); pos != 77 || version != envelope.RecordVersion || !ok || err != nil {
 		t.Errorf("position %d, %v, %v", pos, ok, err)
 	}
-	if _, ok, err := m.Position(2); ok || err != nil {
+	if _, _, ok, err := m.Position(2); ok || err != nil {
 		t.Errorf("a position of a partition that was never written: %v, %v", ok, err)
 	}
 
@@ -159,7 +160,7 @@ func TestMailboxBatchOfAnySize(t *testing.T) {
 	if _, entries, err := m.Load(0, "u"); err != nil || len(entries) != 60_000 {
 		t.Fatalf("%d entries, %v", len(entries), err)
 	}
-	if pos, _, _ := m.Position(0); pos != 60_000 {
+	if pos, _, _, _ := m.Position(0); pos != 60_000 {
 		t.Fatalf("position %d", pos)
 	}
 }

@@ -4,7 +4,8 @@
 //
 // The package owns the control topic, a compacted topic that every node follows. It
 // says how many partitions were asked for, whether the old generation is closed, and
-// which of its partitions have moved. Every node derives the same State from the same
+// which of its partitions have moved. It also says which version of kept records is in
+// use. Every node derives the same State from the same
 // entries, in whatever order they came, so there is no coordinator. Any node may ask
 // for more partitions. Each owner of a partition does its part, and doing a part
 // twice is the same as doing it once.
@@ -110,7 +111,8 @@ type Growth struct {
 	plans    map[uint16]plan
 	closed   map[uint16]struct{}
 	moved    map[uint16]map[int32]struct{}
-	position int64 // offset of the next entry to read
+	records  uint32 // the highest version of records in use; 0: 1
+	position int64  // offset of the next entry to read
 	state    State
 	// plannedAt is when this node learned that state is growing, and closedAt that
 	// it is closed.
@@ -239,14 +241,21 @@ func (g *Growth) apply(offset int64, key, value []byte) {
 			g.moved[generation] = make(map[int32]struct{})
 		}
 		g.moved[generation][int32(m.Partition)] = struct{}{}
+	case keyRecords:
+		var v envelope.RecordsVersion
+		if err := v.UnmarshalVT(value); err != nil {
+			g.log.Error().Int64("offset", offset).Err(err).Msg("the control topic has an entry that cannot be: passed over")
+			return
+		}
+		g.records = max(g.records, v.Version)
 	}
 }
 
 // The first byte of the control topic's keys. A plan's key goes on with a record
 // id, so that compaction keeps the first of two plans. The key of a closed
 // generation goes on with its number, and that of a moved partition with both
-// numbers.
-const keyPlan, keyClosed, keyMoved = 'p', 'c', 'm'
+// numbers. The key of a version of records goes on with it.
+const keyPlan, keyClosed, keyMoved, keyRecords = 'p', 'c', 'm', 'v'
 
 // validPlan reports whether the numbers of a plan are possible.
 func validPlan(p *envelope.KeptPlan) bool {

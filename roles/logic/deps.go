@@ -125,13 +125,22 @@ type TokenStore interface {
 	RevokeUser(ctx context.Context, user string) (int, error)
 }
 
-// Deps is what logic works with. All but Metrics and Now must be given.
+// RecordGate says whether records of a newer version may be appended.
+type RecordGate interface {
+	// Require returns nil once all nodes read records of the version. It returns an
+	// envelope.ErrUpgradeUnfinished that names the nodes that do not.
+	Require(ctx context.Context, version uint32) error
+}
+
+// Deps is what logic works with. All but Records, Metrics and Now must be given.
 type Deps struct {
 	Routers Routers
 	Kept    KeptLog
 	Live    LiveLog
 	Comets  Comets
 	Tokens  TokenStore
+	// Records is asked before a record of a newer version is appended; nil: all nodes read all.
+	Records RecordGate
 	Log     zerolog.Logger
 	// Metrics is where the metrics are registered; nil: nowhere.
 	Metrics prometheus.Registerer

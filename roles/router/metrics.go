@@ -15,6 +15,7 @@ type metrics struct {
 	expired         prometheus.Counter
 	dropped         prometheus.Counter
 	evicted         prometheus.Counter
+	rederived       prometheus.Counter
 	void            prometheus.Counter
 	skipped         prometheus.Counter
 	setAside        prometheus.Counter
@@ -37,9 +38,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sessions: auto.NewGauge(prometheus.GaugeOpts{Name: "imgo_router_sessions", Help: "Sessions in the table."}),
 		applied: auto.NewCounterVec(prometheus.CounterOpts{Name: "imgo_router_applied_records_total",
 			Help: "Records of the kept log that were applied, by kind."}, []string{"kind"}),
-		acked:           counter("acked_messages_total", "Messages that their last device acknowledged."),
-		expired:         counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
-		dropped:         counter("dropped_messages_total", "Messages that a bound on mailboxes or on devices cost."),
+		acked:   counter("acked_messages_total", "Messages that their last device acknowledged."),
+		expired: counter("expired_messages_total", "Messages whose ttl was over before every device acknowledged them."),
+		dropped: counter("dropped_messages_total", "Messages that a bound on mailboxes or on devices cost."),
+		rederived: counter("rederived_partitions_total",
+			"Partitions that were read from the log again, because a router of an older version had derived the stored mailboxes."),
 		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
 		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
 		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),

@@ -194,7 +194,7 @@ func (f follower) start(ctx context.Context) error {
 	if err != nil {
 		return logError{fmt.Errorf("find the bounds of partition %d: %w", f.index, err)}
 	}
-	id, ok, err := f.store.Position(f.index)
+	id, ok, err := f.storedPosition(ctx)
 	if err != nil {
 		return err
 	}
@@ -243,6 +243,24 @@ func (f follower) start(ctx context.Context) error {
 	}
 	f.begun, f.err = true, nil
 	return nil
+}
+
+// storedPosition returns the id of the last record that the stored mailboxes have; ok is
+// false if the partition is to be read from the beginning of the log. Mailboxes that a router
+// derived that could not read all records in use are deleted: it has skipped such records.
+func (f follower) storedPosition(ctx context.Context) (id uint64, ok bool, err error) {
+	id, version, ok, err := f.store.Position(f.index)
+	if err != nil || !ok || version >= f.records {
+		return id, ok, err
+	}
+	begin := time.Now()
+	if err := f.store.DropPartition(ctx, f.index); err != nil {
+		return 0, false, err
+	}
+	f.metrics.rederived.Inc()
+	f.log.Warn().Int32("partition", f.index).Uint32("derived_by", version).Uint32("in_use", f.records).Dur("took", time.Since(begin)).
+		Msg("the stored mailboxes are of an older version of imgo, which skips records that are in use now: they are read from the log again")
+	return 0, false, nil
 }
 
 // clockTimeout bounds the reading of a record for its time only.

@@ -10,6 +10,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/roles/router"
+	"imgo/store"
 )
 
 // What a router has after crashes at any moment, resumed from its own disk,
@@ -107,4 +108,51 @@ func (w *world) state(users []string) string {
 		fmt.Fprintln(&out)
 	}
 	return out.String()
+}
+
+// The mailboxes that a router of an older version has stored lack what records did that it could not
+// read. A newer router reads such a partition from the log again, once such records are in use.
+func TestStateOfAnOlderVersionIsRebuilt(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		inUse            uint32
+		waiting, rebuilt int
+	}{{"not in use", 1, 1, 0}, {"in use", 2, 2, 1}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.stop()
+			w.store = func(s router.Store) router.Store { return s.(*store.Mailboxes).DerivedBy(1) }
+			w.start()
+			w.attach(session("c", 1, "u1", "phone"))
+			w.push("u1", "known to all")
+			// The older router skips this record: it does not know its kind.
+			at := w.append("u1", &envelope.Record{})
+			w.applied("u1", at)
+			w.stop()
+			// To a newer router it is a push.
+			rec := &envelope.Record{Id: envelope.NewRecordID(), TimeMs: w.clock.now().UnixMilli(), Push: &envelope.Push{
+				Users: []string{"u1"}, Op: 5, Body: []byte("new"), ExpiresMs: w.clock.now().Add(time.Hour).UnixMilli()}}
+			value, err := rec.MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, offset := envelope.SplitID(at)
+			w.kept.mu.Lock()
+			w.kept.parts[envelope.Partition("u1", 2)][offset].Value = value
+			w.kept.mu.Unlock()
+
+			w.store, w.records = nil, c.inUse
+			w.start()
+			if ids := w.pendingIDs("u1", "phone"); len(ids) != c.waiting {
+				t.Errorf("%d messages wait, want %d", len(ids), c.waiting)
+			}
+			if n := int(w.counter("imgo_router_rederived_partitions_total")); n != c.rebuilt {
+				t.Errorf("%d partitions were read again, want %d", n, c.rebuilt)
+			}
+			w.restart()
+			if n, ids := w.counter("imgo_router_rederived_partitions_total"), w.pendingIDs("u1", "phone"); n != 0 || len(ids) != c.waiting {
+				t.Errorf("after another start: %v partitions were read again, %d messages wait", n, len(ids))
+			}
+		})
+	}
 }

@@ -58,7 +58,7 @@ type Store interface {
 	Bodies(partition int32, user string, entries []store.MailboxEntry) ([]*envelope.Kept, error)
 	Used(partition int32, user, key string) (id uint64, ok bool, err error)
 	Claimed(partition int32, key string) (c store.MailboxClaim, ok bool, err error)
-	Position(partition int32) (id uint64, ok bool, err error)
+	Position(partition int32) (id uint64, version uint32, ok bool, err error)
 	Empty(partition int32) (bool, error)
 	Users(partition int32, after string, limit int) ([]store.MailboxUser, error)
 	Keys(partition int32, after store.UsedKey, limit int) ([]store.UsedKey, error)
@@ -80,6 +80,10 @@ type Deps struct {
 	Owned func() ([]int32, <-chan struct{})
 	// Growth is how Kept gets more partitions; nil: it does not.
 	Growth Growth
+	// Records is the version of kept records in use, as far as it is known when the router
+	// starts; 0: 1. A stored mailbox that was derived by a router of a lower version may lack
+	// what such records did.
+	Records uint32
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	// Events is called with what happened to a user's data. n is how often, for what may
@@ -106,6 +110,7 @@ type resources struct {
 	clock   *logClock
 	event   func(kind, user string, n int, detail string)
 	kinds   sessionKinds
+	records uint32 // Deps.Records
 	// readSlots bounds the partitions that are read back side by side.
 	readSlots chan struct{}
 	// flushNow asks for a flush before the interval is over.
@@ -158,7 +163,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	}
 	res := &resources{
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
-		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, event: d.Events,
+		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, event: d.Events, records: d.Records,
 		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(),
 	}
 	if res.now == nil {

@@ -186,6 +186,7 @@ type world struct {
 	ring       *ring
 	growth     router.Growth
 	store      func(router.Store) router.Store // what the router gets; nil: the store itself
+	records    uint32                          // Deps.Records
 	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
@@ -233,7 +234,7 @@ func (w *world) start() {
 	}
 	r, err := router.New(w.cfg, router.Deps{
 		Owned: owned, Metrics: w.reg, Growth: w.growth,
-		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now,
+		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records,
 		Events: func(kind, user string, _ int, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -71,7 +71,7 @@ func Explain(err error) Problem {
 		p.Status, p.Hidden = http.StatusRequestTimeout, nil
 	case CodeMethod:
 		p.Status, p.Hidden = http.StatusMethodNotAllowed, nil
-	case envelope.CodeConflict:
+	case envelope.CodeConflict, envelope.CodeUpgradeUnfinished:
 		p.Status, p.Hidden = http.StatusConflict, nil
 	case envelope.CodeTooLarge:
 		p.Status, p.Hidden = http.StatusRequestEntityTooLarge, nil
