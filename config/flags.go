@@ -171,6 +171,9 @@ func (f *Flags) ConfigCommand() *cli.Command {
 					for _, key := range cfg.HTTP.Keys {
 						fmt.Fprintln(c.App.Writer, key.Explain())
 					}
+					for _, line := range cfg.ExplainRooms(&cfg.Auth.Config) {
+						fmt.Fprintln(c.App.Writer, line)
+					}
 					_, err = fmt.Fprintln(c.App.Writer, "the settings are good")
 					return err
 				},

@@ -90,7 +90,13 @@ func (cfg *Config) normalize(found *problems) {
 
 // roomWarnings returns a remark if any client may join rooms that no rule names.
 func (cfg *Config) roomWarnings() []string {
-	if cfg.Auth.Mode == auth.ModeNone || !cfg.RoomRules.Open() || !cfg.Runs(RoleLogic) {
+	if !cfg.Runs(RoleLogic) {
+		return nil
+	}
+	if cfg.Auth.Mode == auth.ModeNone && cfg.Asks() {
+		return []string{`rooms: auth.mode is none, so the users that auth.rooms_webhook_url is asked about are whoever the clients say they are`}
+	}
+	if cfg.Auth.Mode == auth.ModeNone || !cfg.RoomRules.Open() {
 		return nil
 	}
 	return []string{`rooms: every authenticated client may join every room that no rule of [[rooms]] names: ` +

@@ -1,11 +1,14 @@
 package config_test
 
 import (
+	"bytes"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
 
 	"imgo/config"
 	"imgo/roles/logic"
@@ -57,7 +60,7 @@ func TestRoomsWithoutRulesAreWarnedOf(t *testing.T) {
 func TestBadRulesForRooms(t *testing.T) {
 	for environ, want := range map[string][]string{
 		"private/*":               {"rooms", "pattern:join"},
-		"private/*:everybody":     {"rooms", "table 1", "any, token, backend"},
+		"private/*:everybody":     {"rooms", "table 1", "any, token, backend, webhook"},
 		":token":                  {"rooms", "table 1", "pattern"},
 		"a:token,a:any":           {"rooms", "table 2", `"a"`, "never counts"},
 		"*:any,private/*:backend": {"rooms", "table 2", "never counts", "first"},
@@ -73,5 +76,64 @@ func TestBadRulesForRooms(t *testing.T) {
 				t.Errorf("%s: %v lacks %q", environ, err, part)
 			}
 		}
+	}
+}
+
+const askRules = `
+[[rooms]]
+pattern = "private/*"
+join = "webhook"
+
+[[rooms]]
+pattern = "staff"
+join = "backend"
+
+[[rooms]]
+pattern = "team-*"
+join = "token"
+
+[[rooms]]
+pattern = "*"
+join = "any"
+`
+
+const askSecret = `webhook_secrets = ["whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="]` + "\n"
+
+func TestConfigCheckExplainsRooms(t *testing.T) {
+	text := "[auth]\nrooms_webhook_url = \"https://backend.example/rooms\"\n" + askSecret + askRules
+	var out bytes.Buffer
+	app := &cli.App{Writer: &out, ErrWriter: os.Stderr, Commands: []*cli.Command{config.NewFlags(nil).ConfigCommand()}}
+	if err := app.Run([]string{"imgo", "config", "check", "--config", writeFile(t, text)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`rooms "private/*": https://backend.example/rooms decides about each client`, `rooms "staff": only the API puts users in`,
+		`rooms "team-*": a client may join whose token lists the room`, `rooms "*": every authenticated client may join`,
+	} {
+		if !strings.Contains(out.String(), want+"\n") {
+			t.Errorf("not said: %s\n%s", want, out.String())
+		}
+	}
+}
+
+func TestBadWebhooksForRooms(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"no address": {askRules, "auth.rooms_webhook_url is empty"},
+		"no secret":  {"[auth]\nrooms_webhook_url = \"https://backend.example\"\n" + askRules, "auth.webhook_secrets is empty"},
+		"no rule":    {"[auth]\nrooms_webhook_url = \"https://backend.example\"\n" + askSecret, "no rule of [[rooms]]"},
+		"plain HTTP": {"[auth]\nrooms_webhook_url = \"http://backend.example\"\n" + askSecret + askRules, "use https://"},
+		"longer than a call": {"[auth]\nwebhook_timeout = \"6s\"\nrooms_webhook_url = \"https://backend.example\"\n" + askSecret + askRules,
+			"auth.webhook_timeout"},
+	} {
+		_, err := config.Load(config.Sources{File: writeFile(t, tt.text)})
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v lacks %q", name, err, tt.want)
+		}
+	}
+	text := "[comet]\ntcp = \"127.0.0.1:8080\"\nws = \"off\"\n[auth]\nmode = \"none\"\nrooms_webhook_url = \"https://backend.example\"\n" +
+		askSecret + askRules
+	cfg := load(t, config.Sources{File: writeFile(t, text)})
+	if got := strings.Join(cfg.Warnings(), "\n"); !strings.Contains(got, "whoever the clients say they are") {
+		t.Errorf("a backend that is asked about users whom nobody has proved: warnings %q", got)
 	}
 }

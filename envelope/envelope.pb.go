@@ -3293,7 +3293,9 @@ type RefreshRequest struct {
 	Session *SessionInfo `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	Token   string       `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// mid is goim's member id; believed only with auth.mode = "none".
-	Mid           string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	Mid string `protobuf:"bytes,3,opt,name=mid,proto3" json:"mid,omitempty"`
+	// auth_body is for auth.mode = "webhook" only: the whole body of the packet.
+	AuthBody      []byte `protobuf:"bytes,40,opt,name=auth_body,json=authBody,proto3" json:"auth_body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3349,13 +3351,25 @@ func (x *RefreshRequest) GetMid() string {
 	return ""
 }
 
+func (x *RefreshRequest) GetAuthBody() []byte {
+	if x != nil {
+		return x.AuthBody
+	}
+	return nil
+}
+
 type RefreshReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// expires_ms is when the token ends, Unix milliseconds; 0: never.
 	ExpiresMs int64       `protobuf:"varint,1,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	Access    *RoomAccess `protobuf:"bytes,2,opt,name=access,proto3" json:"access,omitempty"`
 	// lost are the rooms of the session that the new token does not have.
-	Lost          []string `protobuf:"bytes,3,rep,name=lost,proto3" json:"lost,omitempty"`
+	Lost []string `protobuf:"bytes,3,rep,name=lost,proto3" json:"lost,omitempty"`
+	// rooms are the rooms that the backend puts the session in.
+	Rooms []string `protobuf:"bytes,4,rep,name=rooms,proto3" json:"rooms,omitempty"`
+	// to_ask are the rooms of the session that logic is to be asked about again, by
+	// Join.
+	ToAsk         []string `protobuf:"bytes,5,rep,name=to_ask,json=toAsk,proto3" json:"to_ask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3407,6 +3421,20 @@ func (x *RefreshReply) GetAccess() *RoomAccess {
 func (x *RefreshReply) GetLost() []string {
 	if x != nil {
 		return x.Lost
+	}
+	return nil
+}
+
+func (x *RefreshReply) GetRooms() []string {
+	if x != nil {
+		return x.Rooms
+	}
+	return nil
+}
+
+func (x *RefreshReply) GetToAsk() []string {
+	if x != nil {
+		return x.ToAsk
 	}
 	return nil
 }
@@ -6739,16 +6767,19 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x124\n" +
 	"\x06access\x18\x03 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\"&\n" +
 	"\tJoinReply\x12\x19\n" +
-	"\buntil_ms\x18\x01 \x01(\x03R\auntilMs\"q\n" +
+	"\buntil_ms\x18\x01 \x01(\x03R\auntilMs\"\x8e\x01\n" +
 	"\x0eRefreshRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
-	"\x03mid\x18\x03 \x01(\tR\x03mid\"w\n" +
+	"\x03mid\x18\x03 \x01(\tR\x03mid\x12\x1b\n" +
+	"\tauth_body\x18( \x01(\fR\bauthBody\"\xa4\x01\n" +
 	"\fRefreshReply\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\x01 \x01(\x03R\texpiresMs\x124\n" +
 	"\x06access\x18\x02 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\x12\x12\n" +
-	"\x04lost\x18\x03 \x03(\tR\x04lost\"w\n" +
+	"\x04lost\x18\x03 \x03(\tR\x04lost\x12\x14\n" +
+	"\x05rooms\x18\x04 \x03(\tR\x05rooms\x12\x15\n" +
+	"\x06to_ask\x18\x05 \x03(\tR\x05toAsk\"w\n" +
 	"\x0eMembersRequest\x12\x1a\n" +
 	"\bsessions\x18\x01 \x03(\x04R\bsessions\x123\n" +
 	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\x12\x14\n" +

@@ -100,6 +100,7 @@ type Comet struct {
 
 	// What sessions share that have nothing of it. Never written.
 	noExtras  extras
+	roomsEnd  atomic.Bool // a session has had to leave a room at some time
 	noCatchUp catchUp
 
 	epoch       time.Time     // start of comet's clock, which no step of the wall clock moves

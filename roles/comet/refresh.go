@@ -25,7 +25,11 @@ func (r reader) refresh(p transport.Packet) {
 	info.Rooms = own
 	ctx, cancel := context.WithTimeout(r.comet.calls, r.comet.cfg.CallTimeout)
 	defer cancel()
-	reply, err := r.comet.logic.Refresh(ctx, &envelope.RefreshRequest{Session: info, Token: auth.token, Mid: auth.mid})
+	request := &envelope.RefreshRequest{Session: info, Token: auth.token, Mid: auth.mid}
+	if r.comet.cfg.Handshake {
+		request.AuthBody = p.Body
+	}
+	reply, err := r.comet.logic.Refresh(ctx, request)
 	if err != nil {
 		r.refuse(p, err)
 		return
@@ -39,5 +43,12 @@ func (r reader) refresh(p transport.Packet) {
 			r.tellRoom(room, false, leftByToken)
 		}
 	}
+	for _, room := range r.comet.withRooms(own, reply.GetRooms())[len(own):] {
+		if !r.join(room, r.comet.joinBy()) {
+			return
+		}
+		r.tellRoom(room, true, joinedByAsking)
+	}
 	r.reply(p, protocol.OpAuthReply, append(r.appendAuthReply(reply.GetExpiresMs()), '}'))
+	r.askLater(reply.GetToAsk(), true)
 }

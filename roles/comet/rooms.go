@@ -88,6 +88,7 @@ func (s *session) exit(room string) bool {
 	s.out.Lock()
 	s.takeBroadcastsLocked()
 	s.rooms.remove(room)
+	s.stayLocked(room, 0)
 	s.out.Unlock()
 	return true
 }
@@ -153,6 +154,8 @@ const (
 	joinedByBackend = "the backend has put the user into the room"
 	leftByBackend   = "the backend has taken the user out of the room"
 	leftByToken     = "the new token does not have the room"
+	leftInTime      = "the time that the backend gave is over"
+	joinedByAsking  = "the backend lets the client in"
 )
 
 // follow has the session follow a list of rooms, unless it follows a newer one. It
@@ -250,6 +253,11 @@ func (f *following) Run() { f.follow(f.list, f.comet.joinBy()) }
 // has taken it out. A client that has joined or left the room again since is told
 // nothing, and so is one that does not take what it is sent.
 func (s *session) tellRoom(room string, joined bool, reason string) {
+	s.tellRoomCode(room, joined, "", reason)
+}
+
+// tellRoomCode is tellRoom with a code of why the client is not in the room; empty: none.
+func (s *session) tellRoomCode(room string, joined bool, code envelope.Code, reason string) {
 	s.out.Lock()
 	defer s.out.Unlock()
 	if s.gen != genV2 || s.state != stateLive || s.rooms.has(room) != joined {
@@ -257,34 +265,45 @@ func (s *session) tellRoom(room string, joined bool, reason string) {
 	}
 	body := append(make([]byte, 0, 128), `{"room":`...)
 	body = appendQuoted(body, room)
-	body = fmt.Appendf(body, `,"joined":%t,"reason":`, joined)
+	body = fmt.Appendf(body, `,"joined":%t`, joined)
+	if code != "" {
+		body = fmt.Appendf(body, `,"code":"%s"`, code)
+	}
+	body = append(body, `,"reason":`...)
 	body = append(appendQuoted(body, reason), '}')
 	s.sendReplyLocked(transport.EncodeReply(s.form, protocol.Version2, protocol.OpRoomChanged, 0, 0, body))
 }
 
-// mayJoin returns why the session, which has joined so many rooms by itself, may not
-// join a room, or nil.
-func (r reader) mayJoin(room string, joined int) error {
-	r.out.Lock()
-	ok := r.rooms.has(room) || r.granted.has(room)
-	access := r.access
-	r.out.Unlock()
-	if ok {
-		return nil
+// admit asks logic whether the session, which has joined so many rooms by itself, may join a
+// room. It returns until when, in Unix milliseconds; 0: for ever. A session that is in the room
+// already is not asked about, unless it has to leave the room at some time.
+func (s *session) admit(room string, joined int) (untilMS int64, err error) {
+	s.out.Lock()
+	granted, in := s.granted.has(room), s.rooms.has(room)
+	ends := slices.ContainsFunc(s.stays, func(e stay) bool { return e.room == room })
+	ruled := s.access.GetRuled()
+	s.out.Unlock()
+	if granted || in && !ends {
+		return 0, nil
 	}
-	if limit := r.comet.cfg.RoomsPerSession; joined >= limit {
-		return tooManyRooms(limit)
+	if limit := s.comet.cfg.RoomsPerSession; !in && joined >= limit {
+		return 0, tooManyRooms(limit)
 	}
-	if !access.GetRuled() {
-		return nil
+	if !ruled {
+		return 0, nil
 	}
-	r.out.Lock()
-	info := r.describeLocked()
-	r.out.Unlock()
-	ctx, cancel := context.WithTimeout(r.comet.calls, r.comet.cfg.CallTimeout)
+	return s.ask(room)
+}
+
+// ask asks logic whether the session may be in a room.
+func (s *session) ask(room string) (untilMS int64, err error) {
+	s.out.Lock()
+	info, access := s.describeLocked(), s.access
+	s.out.Unlock()
+	ctx, cancel := context.WithTimeout(s.comet.calls, s.comet.cfg.CallTimeout)
 	defer cancel()
-	_, err := r.comet.logic.Join(ctx, &envelope.JoinRequest{Session: info, Room: room, Access: access})
-	return err
+	reply, err := s.comet.logic.Join(ctx, &envelope.JoinRequest{Session: info, Room: room, Access: access})
+	return reply.GetUntilMs(), err
 }
 
 func tooManyRooms(limit int) *envelope.Error {
@@ -298,17 +317,21 @@ func (r reader) changeRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	old := slices.DeleteFunc(r.ownRooms(), func(have string) bool { return have == room })
+	var until int64
 	if room != "" {
-		if err := r.mayJoin(room, 0); err != nil {
+		var err error
+		if until, err = r.admit(room, 0); err != nil {
 			r.refuse(p, err)
 			return
 		}
 	}
-	for _, have := range old {
-		r.leave(have)
+	r.dropAsks("")
+	for _, have := range r.ownRooms() {
+		if have != room {
+			r.leave(have)
+		}
 	}
-	if room != "" && !r.join(room, r.comet.joinBy()) {
+	if room != "" && !r.joinUntil(room, until) {
 		return
 	}
 	r.reply(p, protocol.OpChangeRoomReply, p.Body)
@@ -319,17 +342,19 @@ func (r reader) joinRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	if err := r.mayJoin(room, len(r.ownRooms())); err != nil {
+	until, err := r.admit(room, len(r.ownRooms()))
+	if err != nil {
 		r.refuse(p, err)
 		return
 	}
-	if r.join(room, r.comet.joinBy()) {
+	if r.joinUntil(room, until) {
 		r.reply(p, protocol.OpJoinRoomReply, p.Body)
 	}
 }
 
 func (r reader) leaveRoom(p transport.Packet) {
 	if room, ok := r.room(p, false); ok {
+		r.dropAsks(room)
 		r.leave(room)
 		r.reply(p, protocol.OpLeaveRoomReply, p.Body)
 	}

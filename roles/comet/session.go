@@ -77,6 +77,8 @@ type extras struct {
 	globalKey bool
 	expires   int64 // Unix milliseconds; 0: never
 	rooms     roomSet
+	stays     []stay               // the rooms that it has to leave at some time
+	asks      []roomAsk            // what asking has yet to ask; the first one is under way
 	granted   granted              // those that callers of the API put the user into
 	access    *envelope.RoomAccess // what the token allows; nil: every room
 	accepts   []int32              // sorted

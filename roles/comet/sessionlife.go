@@ -53,10 +53,18 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 		}
 	}
 
+	if s.goLive(seq, auth, reply) {
+		s.askLater(reply.GetToAsk(), false)
+	}
+}
+
+// goLive is the end of activate. It reports false if the session was closed meanwhile.
+func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply) bool {
+	c := s.comet
 	s.out.Lock()
 	defer s.out.Unlock()
 	if s.state != stateConnecting {
-		return
+		return false
 	}
 	s.state = stateLive
 	backlog := reply.GetBacklog()
@@ -80,16 +88,17 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 		e.Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
 			Str("generation", s.gen.String()).Str("remote", remoteString(s.out.Conn())).Msg("session connected")
 	}
+	return true
 }
 
 // encodeAuthReplyLocked makes op 8. Its body is empty, but for version 2:
 //
 //	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"rooms":["…"],
-//	"refused":[{"room":"…","code":"forbidden","reason":"…"}]}
+//	"refused":[{"room":"…","code":"forbidden","reason":"…"}],"undecided":["…"]}
 //
 // with times in seconds. expires_in is there if the token ends, rooms if callers of
-// the API have put the user into some, and refused if some rooms were asked for in
-// vain.
+// the API have put the user into some, refused if some rooms were asked for in
+// vain, and undecided if logic is yet to be asked about some.
 func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply, refused []*envelope.RoomRefusal) []byte {
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
@@ -107,7 +116,12 @@ func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply,
 		body = append(appendQuoted(body, r.GetCode()), `,"reason":`...)
 		body = append(appendQuoted(body, r.GetReason()), '}')
 	}
-	body = append(appendListEnd(body, len(refused)), '}')
+	body = appendListEnd(body, len(refused))
+	for i, room := range reply.GetToAsk() {
+		body = appendListStart(body, "undecided", i)
+		body = appendQuoted(body, room)
+	}
+	body = append(appendListEnd(body, len(reply.GetToAsk())), '}')
 	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
 }
 

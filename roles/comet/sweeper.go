@@ -16,7 +16,7 @@ const (
 
 // sweeper is comet's one clock, in place of timers for each session. Every tick it
 // looks at the sessions that have something under way, and at the heartbeat and the
-// token of a tenth of all sessions. It is for one goroutine.
+// token, and the end of stays in rooms, of a tenth of all sessions. It is for one goroutine.
 type sweeper struct {
 	comet *Comet
 	next  int // shard whose heartbeats are next
@@ -91,6 +91,9 @@ func (w *sweeper) checkAlive(s *session) {
 	if c.now()-time.Duration(s.heard.Load()) > limit && (s.gen != genV2 || time.Since(s.out.Conn().LastSign()) > limit) {
 		s.close(protocol.CloseStaleHeartbeat, "no heartbeat for too long")
 		return
+	}
+	if c.roomsEnd.Load() {
+		s.endStays(time.Now())
 	}
 	if !c.cfg.CloseExpired {
 		return

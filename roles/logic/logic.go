@@ -55,6 +55,9 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	cfg.Auth.Check(func(key, text, mend string) {
 		wrong = errors.Join(wrong, fmt.Errorf("auth.%s %s; %s", key, text, mend))
 	})
+	cfg.CheckWebhook(&cfg.Auth, func(key, text, mend string) {
+		wrong = errors.Join(wrong, fmt.Errorf("%s %s; %s", key, text, mend))
+	})
 	if wrong != nil {
 		return nil, wrong
 	}
@@ -74,6 +77,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	if err != nil {
 		return nil, err
 	}
+	backend, err := newRoomWebhook(cfg, deps, now)
+	if err != nil {
+		return nil, err
+	}
 	life := &lifecycle{callTimeout: cfg.CallTimeout}
 	warn := newWarnings(deps.Log)
 	owners := &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())}
@@ -86,7 +93,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 			claims: &claims{owners: owners, kept: deps.Kept, now: now, byKey: make(map[string]claim)},
 		},
 		sessionHandler: sessionHandler{
-			life: life, auth: authenticator, rules: cfg.RoomRules, owners: owners, live: live, kicker: kicker,
+			life: life, auth: authenticator, rules: cfg.RoomRules, backend: backend, owners: owners, live: live, kicker: kicker,
 			metrics: metrics, warn: warn, undoTimeout: cfg.LookupTimeout,
 		},
 		announceHandler: announceHandler{life: life, owners: owners, warn: warn},
@@ -149,6 +156,19 @@ func (a timedAuthenticator) Decide(ctx context.Context, r *envelope.ConnectReque
 	return id, asUnavailable(err)
 }
 
+// DecideAgain returns the identity of the client of a new token: the webhook's answer, if there is
+// one, else that of the token.
+func (a timedAuthenticator) DecideAgain(ctx context.Context, r *envelope.RefreshRequest) (auth.Identity, error) {
+	backend, ok := a.Authenticator.(*auth.Webhook)
+	if !ok {
+		return a.Authenticate(ctx, r.GetToken(), r.GetMid())
+	}
+	start := time.Now()
+	id, err := backend.DecideAgain(ctx, r)
+	a.seconds.Observe(time.Since(start).Seconds())
+	return id, asUnavailable(err)
+}
+
 // Run keeps the keys of JWTs up to date until ctx is done. It then refuses new
 // calls and returns once those under way have ended, each within its own
 // deadline. The callers of logic, comets first, must be stopped before it. It
@@ -159,6 +179,7 @@ func (l *Logic) Run(ctx context.Context) error {
 	}
 	var background sync.WaitGroup
 	background.Go(func() { l.auth.Run(ctx) })
+	background.Go(func() { l.backend.run(ctx) })
 	<-ctx.Done()
 	l.life.stop()
 	background.Wait()

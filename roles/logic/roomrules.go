@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imgo/envelope"
 	"imgo/internal/glob"
+	"imgo/internal/settings"
 	"imgo/roles/logic/auth"
 )
 
@@ -18,12 +20,14 @@ const (
 	JoinToken = "token"
 	// JoinBackend lets no client join: only the API puts users into the room.
 	JoinBackend = "backend"
+	// JoinWebhook asks the operator's backend about each join.
+	JoinWebhook = "webhook"
 )
 
 // RoomRule says who may join the rooms that fit a pattern.
 type RoomRule struct {
 	Pattern string `toml:"pattern" example:"\"private/*\"" doc:"The rooms. A star stands for any text."`
-	Join    string `toml:"join" choices:"any,token,backend" example:"\"token\"" doc:"Who may join: any client, one whose token lists the room, or none: only the backend puts users there."`
+	Join    string `toml:"join" choices:"any,token,backend,webhook" example:"\"token\"" doc:"Who may join: any client, one whose token lists the room, none (only the API puts users there), or whom the backend at auth.rooms_webhook_url lets in."`
 }
 
 // UnmarshalText reads "pattern:join", as a flag or the environment gives it.
@@ -59,6 +63,42 @@ func (r *RoomRules) Check(refuse func(wrong, mend string)) {
 	}
 }
 
+// CheckWebhook calls refuse, with the key, what is wrong and the mend, if the rules and the settings of
+// their webhook do not fit together.
+func (r *RoomRules) CheckWebhook(cfg *auth.Config, refuse func(key, wrong, mend string)) {
+	asks := r.Asks()
+	switch {
+	case asks && cfg.RoomsWebhook() == "":
+		refuse("rooms", `has join = "webhook", but auth.rooms_webhook_url is empty, so nobody could be asked`,
+			"set auth.rooms_webhook_url to the address of your backend")
+	case !asks && cfg.RoomsWebhookURL != "":
+		refuse("auth.rooms_webhook_url", `is given, but no rule of [[rooms]] has join = "webhook"`, "write such a rule, or leave it out")
+	}
+}
+
+// ExplainRooms returns a line for each rule: which clients join which rooms.
+func (r *RoomRules) ExplainRooms(cfg *auth.Config) []string {
+	lines := make([]string, len(r.Rooms))
+	for i, rule := range r.Rooms {
+		who := "every authenticated client may join"
+		switch rule.Join {
+		case JoinToken:
+			who = "a client may join whose token lists the room"
+		case JoinBackend:
+			who = "only the API puts users in"
+		case JoinWebhook:
+			who = fmt.Sprintf("%s decides about each client", settings.HideCredentials(cfg.RoomsWebhook()))
+		}
+		lines[i] = fmt.Sprintf("rooms %q: %s", rule.Pattern, who)
+	}
+	return lines
+}
+
+// Asks reports whether a rule asks the backend.
+func (r *RoomRules) Asks() bool {
+	return slices.ContainsFunc(r.Rooms, func(rule RoomRule) bool { return rule.Join == JoinWebhook })
+}
+
 // join returns who may join a room.
 func (r *RoomRules) join(room string) string {
 	for i := range r.Rooms {
@@ -87,7 +127,8 @@ func (r *RoomRules) access(id *auth.Identity) *envelope.RoomAccess {
 	return &envelope.RoomAccess{Ruled: true, Rooms: id.Rooms}
 }
 
-// check returns an error if a session may not join a room.
+// check returns an error if a session may not join a room. A room that the backend decides
+// about is none of its: see roomWebhook.
 func (r *RoomRules) check(room string, access *envelope.RoomAccess) error {
 	switch r.join(room) {
 	case JoinAny:
@@ -105,9 +146,14 @@ func refusedRoom(room, why string) error {
 	return &envelope.Error{Code: envelope.CodeForbidden, Field: "room", Message: fmt.Sprintf("%q may not be joined: %s", room, why)}
 }
 
-// sort tells which of the rooms that a session asks for it may join.
-func (r *RoomRules) sort(rooms []string, access *envelope.RoomAccess) (joined []string, refused []*envelope.RoomRefusal) {
+// sort tells which of the rooms that a session asks for it may join, and about which of them the
+// backend is to be asked.
+func (r *RoomRules) sort(rooms []string, access *envelope.RoomAccess) (joined, toAsk []string, refused []*envelope.RoomRefusal) {
 	for _, room := range rooms {
+		if r.join(room) == JoinWebhook {
+			toAsk = append(toAsk, room)
+			continue
+		}
 		err := r.check(room, access)
 		if err == nil {
 			joined = append(joined, room)
@@ -115,5 +161,5 @@ func (r *RoomRules) sort(rooms []string, access *envelope.RoomAccess) (joined []
 		}
 		refused = append(refused, &envelope.RoomRefusal{Room: room, Code: string(envelope.CodeOf(err)), Reason: err.Error()})
 	}
-	return joined, refused
+	return joined, toAsk, refused
 }

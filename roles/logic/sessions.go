@@ -16,6 +16,7 @@ type sessionHandler struct {
 	life    *lifecycle
 	auth    timedAuthenticator
 	rules   RoomRules
+	backend *roomWebhook // decides about rooms; nil: no rule asks it
 	owners  *owners
 	live    *publisher
 	kicker  *kicker
@@ -66,14 +67,16 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 	if session.Device, err = bindDevice(session.Device, id.Device); err != nil {
 		return nil, err
 	}
-	session.GlobalKey = session.Key != "" && id.AnyKey
+	session.GlobalKey = session.Key != "" && (id.AnyKey || id.Key == session.Key)
 	if session.Key == "" {
 		session.Key = session.Address.AsKey().Name()
 	}
 	access := h.rules.access(&id)
+	var toAsk []string
 	var refused []*envelope.RoomRefusal
 	if access != nil {
-		session.Rooms, refused = h.rules.sort(session.Rooms, access)
+		session.Rooms, toAsk, refused = h.rules.sort(session.Rooms, access)
+		toAsk = slices.DeleteFunc(toAsk, func(room string) bool { return slices.Contains(id.Join, room) })
 	}
 	// The webhook answers for its rooms: no rule is asked.
 	for _, room := range id.Join {
@@ -105,14 +108,15 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		User: id.User, Device: session.Device, ExpiresMs: id.ExpiresMS, Partition: uint32(partition),
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
 		GlobalKey: session.GlobalKey, Rooms: id.Join,
-		Access: access, Joined: session.Rooms, Refused: refused, Memberships: attached.GetMemberships(),
+		Access: access, Joined: session.Rooms, ToAsk: toAsk, Refused: refused, Memberships: attached.GetMemberships(),
 	}, nil
 }
 
 // Join returns an error if a session may not join a room: envelope.ErrForbidden
-// if a rule says so.
+// if a rule or the backend says so, envelope.ErrUnavailable if the backend does
+// not answer.
 func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error) {
-	_, end, err := h.life.begin(ctx)
+	ctx, end, err := h.life.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,14 +124,21 @@ func (h *sessionHandler) Join(ctx context.Context, r *envelope.JoinRequest) (*en
 	if err := envelope.CheckName("room", r.GetRoom()); err != nil {
 		return nil, err
 	}
+	if h.rules.join(r.GetRoom()) == JoinWebhook {
+		until, err := h.backend.decide(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return &envelope.JoinReply{UntilMs: until}, nil
+	}
 	if err := h.rules.check(r.GetRoom(), r.GetAccess()); err != nil {
 		return nil, err
 	}
 	return &envelope.JoinReply{}, nil
 }
 
-// Refresh checks the new token of a session. The session goes on with what the
-// new token allows. A token that is not good, or that is another user's or
+// Refresh checks the new token of a session, or asks the webhook that decides about
+// clients. The session goes on with what the new token allows. A token that is not good, or that is another user's or
 // device's, is an error and changes nothing.
 func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error) {
 	ctx, end, err := h.life.begin(ctx)
@@ -135,7 +146,7 @@ func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest
 		return nil, err
 	}
 	defer end()
-	id, err := h.auth.Authenticate(ctx, r.GetToken(), r.GetMid())
+	id, err := h.auth.DecideAgain(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +154,18 @@ func (h *sessionHandler) Refresh(ctx context.Context, r *envelope.RefreshRequest
 	if id.User != session.GetUser() || id.Device != "" && id.Device != session.GetDevice() {
 		return nil, envelope.Errorf(envelope.CodeForbidden, "the new token is another user's or device's than the session's")
 	}
-	reply := &envelope.RefreshReply{ExpiresMs: id.ExpiresMS, Access: h.rules.access(&id)}
+	reply := &envelope.RefreshReply{ExpiresMs: id.ExpiresMS, Access: h.rules.access(&id), Rooms: id.Join}
 	for _, room := range session.GetRooms() {
-		if h.rules.join(room) == JoinToken && h.rules.check(room, reply.Access) != nil {
-			reply.Lost = append(reply.Lost, room)
+		if slices.Contains(id.Join, room) {
+			continue
+		}
+		switch h.rules.join(room) {
+		case JoinToken:
+			if h.rules.check(room, reply.Access) != nil {
+				reply.Lost = append(reply.Lost, room)
+			}
+		case JoinWebhook:
+			reply.ToAsk = append(reply.ToAsk, room)
 		}
 	}
 	return reply, nil

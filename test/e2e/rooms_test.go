@@ -2,7 +2,10 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -168,4 +171,67 @@ func TestTokensAreReplacedOnTheConnection(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// A backend decides about rooms: of the auth packet, of op 20 and of goim's op 12. Its yes may have an end, its failure is a no
+// for now, and it holds up nobody.
+func TestBackendDecidesAboutRooms(t *testing.T) {
+	var down atomic.Bool
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var call struct{ Type, Room, User, Address string }
+		if err := json.NewDecoder(r.Body).Decode(&call); err != nil || call.Type != "join" || !strings.HasPrefix(call.Address, "127.0.0.1:") {
+			t.Errorf("the backend got %+v, %v", call, err)
+		}
+		switch {
+		case down.Load():
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case call.Room == "private/"+call.User:
+			fmt.Fprint(w, `{"allow":true}`)
+		case call.Room == "private/soon":
+			fmt.Fprintf(w, `{"allow":true,"expires_ms":%d}`, time.Now().Add(time.Second).UnixMilli())
+		default:
+			fmt.Fprint(w, `{"refuse":"members only"}`)
+		}
+	}))
+	defer backend.Close()
+	n := start(t, func(c *config.Config) {
+		c.Auth.Mode, c.Auth.RoomsWebhookURL = "token", backend.URL
+		c.Auth.WebhookSecrets = []string{"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+		c.Rooms = []logic.RoomRule{{Pattern: "private/*", Join: logic.JoinWebhook}}
+	})
+	n.roomToken(t, "ann")
+	c := n.tcp(t)
+	c.send(2, protocol.OpAuth, 1, `{"token":"token of ann","rooms":["lobby","private/ann","private/bob"]}`)
+	if p := c.receive(); p.Op != protocol.OpAuthReply || !strings.Contains(string(p.Body), `"undecided":["private/ann","private/bob"]`) {
+		t.Fatalf("auth was answered with op %d %s", p.Op, p.Body)
+	}
+	c.expect(protocol.OpRoomChanged, `{"room":"private/ann","joined":true,"reason":"the backend lets the client in"}`)
+	c.expect(protocol.OpRoomChanged,
+		`{"room":"private/bob","joined":false,"code":"forbidden","reason":"room \"private/bob\" may not be joined: members only"}`)
+	c.send(2, protocol.OpJoinRoom, 2, "private/bob")
+	c.expect(protocol.OpError, `{"op":20,"code":"forbidden","reason":"room \"private/bob\" may not be joined: members only"}`)
+	c.send(2, protocol.OpJoinRoom, 3, "private/soon")
+	c.expect(protocol.OpJoinRoomReply, "private/soon")
+	c.expect(protocol.OpRoomChanged, `{"room":"private/soon","joined":false,"reason":"the time that the backend gave is over"}`)
+	n.pushRoom(t, "private/soon", "nobody's")
+	n.pushRoom(t, "private/bob", "bob's")
+	n.pushRoom(t, "private/ann", "ann's")
+	c.expect(protocol.OpMessage, "ann's")
+
+	n.call(t, "POST", "/v1/tokens", `{"user":"7","token":"{\"mid\":7,\"room_id\":\"private/7\"}"}`).want(t, 201)
+	goim := n.tcp(t)
+	goim.send(1, protocol.OpAuth, 1, `{"mid":7,"room_id":"private/7"}`)
+	goim.expect(protocol.OpAuthReply, "")
+	goim.send(1, protocol.OpChangeRoom, 2, "private/ann")
+	goim.expect(protocol.OpChangeRoomReply, `{"op":12,"code":"forbidden","reason":"room \"private/ann\" may not be joined: members only"}`)
+	goim.send(1, protocol.OpChangeRoom, 3, "private/7")
+	goim.expect(protocol.OpChangeRoomReply, "private/7")
+
+	down.Store(true)
+	c.send(2, protocol.OpJoinRoom, 4, "private/bob")
+	c.expect(protocol.OpError, `{"op":20,"code":"unavailable","reason":"the server cannot do this now; try again later"}`)
+	c.send(2, protocol.OpJoinRoom, 5, "lobby2")
+	c.expect(protocol.OpJoinRoomReply, "lobby2")
+	n.pushRoom(t, "private/ann", "still ann's")
+	c.expect(protocol.OpMessage, "still ann's")
 }

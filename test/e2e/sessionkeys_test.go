@@ -92,3 +92,23 @@ func TestSessionKeysWithoutAuthentication(t *testing.T) {
 	n.push(t, "78", `"nothing came before"`)
 	mallory.expect(protocol.OpMessage, `"nothing came before"`)
 }
+
+// A client of goim whose whole auth body is its token has the key that is in it: nobody else can choose that.
+func TestSessionKeysOfWholeBodyTokens(t *testing.T) {
+	n := start(t, func(c *config.Config) { c.Auth.Mode = "token" })
+	const body = `{"mid":7,"key":"alice-phone","room_id":"live://1","platform":"web","accepts":[1000]}`
+	n.call(t, "POST", "/v1/tokens", fmt.Sprintf(`{"user":"alice","token":%q}`, body)).want(t, 201)
+	n.call(t, "POST", "/v1/tokens", `{"user":"mallory","token":"token of mallory"}`).want(t, 201)
+	alice, mallory := n.tcp(t), n.tcp(t)
+	alice.send(1, protocol.OpAuth, 1, body)
+	if p := alice.receive(); p.Op != protocol.OpAuthReply {
+		t.Fatalf("got op %d %s", p.Op, p.Body)
+	}
+	mallory.login("v2", "token of mallory", `,"key":"alice-phone"`)
+	n.pushKeys(t, `"keys":["alice-phone"]`, "one", 1)
+	n.call(t, "POST", "/goim/push/keys?operation=1000&keys=alice-phone", "two").is(t, 200, `{"code":0,"message":""}`)
+	alice.expect(protocol.OpMessage, "one")
+	alice.expect(1000, "two")
+	n.push(t, "mallory", `"nothing came before"`)
+	mallory.expect(protocol.OpMessage, `"nothing came before"`)
+}

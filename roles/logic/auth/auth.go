@@ -28,6 +28,9 @@ type Identity struct {
 	// must be true only where the key is a part of what was authenticated, or nobody
 	// is authenticated: otherwise a client would get what is pushed to another user's key.
 	AnyKey bool
+	// Key is the key that was authenticated: it names the session without its user if the
+	// client chose it. Empty: none was.
+	Key string
 	// ExpiresMS is when the token ends, in Unix milliseconds; 0: never.
 	ExpiresMS int64
 	// Rooms are the rooms, and patterns of rooms, that the token allows its

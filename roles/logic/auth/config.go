@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"time"
@@ -53,8 +54,9 @@ type Config struct {
 	Leeway        time.Duration `toml:"leeway" default:"10s" unit:"duration" min:"0s" max:"5m" doc:"How far the clocks of a JWT's issuer and of imgo may differ."`
 
 	WebhookURL      string        `toml:"webhook_url" unit:"https:// address" doc:"Whom auth.mode = \"webhook\" asks."`
+	RoomsWebhookURL string        `toml:"rooms_webhook_url" unit:"https:// address" doc:"Whom rules of [[rooms]] with join = \"webhook\" ask. Empty: webhook_url. Its calls are signed and bounded as\nthose of webhook_url, and counted apart."`
 	WebhookSecrets  []string      `toml:"webhook_secrets" secret:"true" unit:"whsec_… as of: echo whsec_$(openssl rand -base64 32)" doc:"The secrets that sign the calls by Standard Webhooks. Two while one is replaced."`
-	WebhookTimeout  time.Duration `toml:"webhook_timeout" default:"3s" unit:"duration" min:"100ms" max:"1m" doc:"The longest time that one call may take."`
+	WebhookTimeout  time.Duration `toml:"webhook_timeout" default:"3s" unit:"duration" min:"100ms" max:"5s" doc:"The longest time that one call may take."`
 	WebhookInFlight int           `toml:"webhook_in_flight" default:"64" unit:"calls" min:"1" max:"10000" doc:"The most calls under way. Further clients wait, within webhook_timeout."`
 
 	// RefreshInterval is how often JWKSURL is fetched.
@@ -66,19 +68,29 @@ func (c *Config) UsesJWT() bool { return c.Secret != "" || c.PublicKeyFile != ""
 
 func (c *Config) usesJWKS() bool { return c.JWKSFile != "" || c.JWKSURL != "" }
 
-// checkWebhook is Check for the webhook.
+// RoomsWebhook returns the address of whom rules of rooms ask; empty: there is none.
+func (c *Config) RoomsWebhook() string { return cmp.Or(c.RoomsWebhookURL, c.WebhookURL) }
+
+// checkWebhook is Check for the webhooks.
 func (c *Config) checkWebhook(refuse func(key, wrong, mend string)) {
-	if c.Mode != ModeWebhook {
-		if c.WebhookURL != "" {
-			refuse("webhook_url", "is given, but auth.mode is "+c.Mode, "set auth.mode to webhook, or leave it out")
+	if c.Mode != ModeWebhook && c.WebhookURL != "" {
+		refuse("webhook_url", "is given, but auth.mode is "+c.Mode, "set auth.mode to webhook, or leave it out")
+	}
+	if c.RoomsWebhookURL != "" {
+		if wrong, mend := webhook.CheckURL(c.RoomsWebhookURL); wrong != "" {
+			refuse("rooms_webhook_url", wrong, mend)
 		}
+	}
+	if c.Mode == ModeWebhook {
+		if c.UsesJWT() {
+			refuse("mode", "is webhook, but JWT keys are given, which would check nothing", "leave the keys out, or set it to token")
+		}
+		if wrong, mend := webhook.CheckURL(c.WebhookURL); wrong != "" {
+			refuse("webhook_url", wrong, mend)
+		}
+	}
+	if c.Mode != ModeWebhook && c.RoomsWebhookURL == "" {
 		return
-	}
-	if c.UsesJWT() {
-		refuse("mode", "is webhook, but JWT keys are given, which would check nothing", "leave the keys out, or set it to token")
-	}
-	if wrong, mend := webhook.CheckURL(c.WebhookURL); wrong != "" {
-		refuse("webhook_url", wrong, mend)
 	}
 	if len(c.WebhookSecrets) == 0 {
 		refuse("webhook_secrets", "is empty, so the backend could not tell imgo's calls from others",

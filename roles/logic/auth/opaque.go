@@ -3,8 +3,10 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"imgo/envelope"
@@ -34,7 +36,26 @@ func (o *Opaque) Authenticate(ctx context.Context, token, _ string) (Identity, e
 	if err := checkLength(token); err != nil {
 		return Identity{}, err
 	}
-	return o.lookup(ctx, Hash(token))
+	id, err := o.lookup(ctx, Hash(token))
+	if err == nil {
+		id.Key = keyIn(token)
+	}
+	return id, err
+}
+
+// keyIn returns the key in a token that is the whole auth body of a client of goim; empty: it
+// is none, or has no key.
+func keyIn(token string) string {
+	if !strings.HasPrefix(strings.TrimLeft(token, " \t\r\n"), "{") {
+		return ""
+	}
+	var body struct {
+		Key string `json:"key"`
+	}
+	if json.Unmarshal([]byte(token), &body) != nil {
+		return ""
+	}
+	return body.Key
 }
 
 // Recheck returns an error if the token that id comes from has ended since, or

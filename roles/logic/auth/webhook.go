@@ -64,6 +64,9 @@ func (w *Webhook) Run(ctx context.Context) {
 // connectCall is what the backend is asked.
 type connectCall struct {
 	Type string `json:"type"`
+	// User and Session are there if the session is live already.
+	User    string `json:"user,omitempty"`
+	Session string `json:"session,omitempty"`
 	// Auth is the auth body: as it is if it is JSON, else as a string. AuthBase64
 	// is there instead if it is neither JSON nor text.
 	Auth       json.RawMessage     `json:"auth,omitempty"`
@@ -83,6 +86,7 @@ type connectCall struct {
 type connectAnswer struct {
 	User      json.RawMessage `json:"user"`
 	Device    string          `json:"device"`
+	Key       string          `json:"key"`
 	ExpiresMS int64           `json:"expires_ms"`
 	Rooms     []string        `json:"rooms"`
 	Refuse    string          `json:"refuse"`
@@ -93,16 +97,28 @@ var errNoAnswer = envelope.Errorf(envelope.CodeAuthUnavailable, "who decides abo
 
 // Decide returns who the client of a connect is.
 func (w *Webhook) Decide(ctx context.Context, r *envelope.ConnectRequest) (Identity, error) {
-	document, err := json.Marshal(callOf(r))
+	return w.ask(ctx, callOf("connect", r))
+}
+
+// DecideAgain returns who the client of a live session is, which has sent a new token. It is
+// asked as a connect is, but for the headers of the handshake, with the session's user.
+func (w *Webhook) DecideAgain(ctx context.Context, r *envelope.RefreshRequest) (Identity, error) {
+	call := callOf("refresh", &envelope.ConnectRequest{Session: r.GetSession(), AuthBody: r.GetAuthBody()})
+	call.User, call.Session = r.GetSession().GetUser(), r.GetSession().GetAddress().AsKey().Name()
+	return w.ask(ctx, call)
+}
+
+func (w *Webhook) ask(ctx context.Context, call connectCall) (Identity, error) {
+	document, err := json.Marshal(call)
 	if err != nil {
 		return Identity{}, fmt.Errorf("write the call of the webhook: %w", err)
 	}
-	answer, err := w.caller.Post(ctx, "connect_"+rand.Text(), document)
+	answer, err := w.caller.Post(ctx, call.Type+"_"+rand.Text(), document)
 	if err != nil {
 		w.log.Debug().Err(err).Msg("the webhook has not decided about a client")
 		return Identity{}, errNoAnswer
 	}
-	id, err := w.read(answer)
+	id, err := w.read(answer, call.Key)
 	var refused *envelope.Error
 	if err != nil && !errors.As(err, &refused) {
 		w.log.Warn().Err(err).Int("status",
@@ -112,11 +128,14 @@ func (w *Webhook) Decide(ctx context.Context, r *envelope.ConnectRequest) (Ident
 	return id, err
 }
 
-func callOf(r *envelope.ConnectRequest) connectCall {
+func callOf(kind string, r *envelope.ConnectRequest) connectCall {
 	s := r.GetSession()
 	call := connectCall{
-		Type: "connect", Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
+		Type: kind, Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
 		Device: s.GetDevice(), Key: s.GetKey(), Platform: s.GetPlatform(), Rooms: s.GetRooms(),
+	}
+	if s.GetAddress().AsKey().HasName(call.Key) { // the client chose none
+		call.Key = ""
 	}
 	switch body := r.GetAuthBody(); {
 	case json.Valid(body):
@@ -135,9 +154,10 @@ func callOf(r *envelope.ConnectRequest) connectCall {
 	return call
 }
 
-// read returns the identity of an answer. A refusal of the client is an
-// *envelope.Error. Any other error says that the answer is of no use.
-func (w *Webhook) read(answer webhook.Answer) (Identity, error) {
+// read returns the identity of an answer about a client that chose a key. A refusal
+// of the client is an *envelope.Error. Any other error says that the answer is of no
+// use.
+func (w *Webhook) read(answer webhook.Answer, key string) (Identity, error) {
 	var doc connectAnswer
 	err := json.Unmarshal(answer.Body, &doc)
 	switch {
@@ -150,7 +170,10 @@ func (w *Webhook) read(answer webhook.Answer) (Identity, error) {
 	case doc.Refuse != "":
 		return Identity{}, refusedBy(doc.Refuse)
 	}
-	id := Identity{Device: doc.Device, ExpiresMS: doc.ExpiresMS, Join: doc.Rooms}
+	if doc.Key != "" && doc.Key != key {
+		return Identity{}, refusedBy("the key is not the client's")
+	}
+	id := Identity{Device: doc.Device, Key: doc.Key, ExpiresMS: doc.ExpiresMS, Join: doc.Rooms}
 	if id.User, err = userOf(doc.User); err != nil {
 		return Identity{}, err
 	}
@@ -196,8 +219,14 @@ func checkAnswer(field, name string) error {
 
 // refusedBy is the error of a client that the backend refuses.
 func refusedBy(reason string) error {
+	return envelope.Errorf(envelope.CodeUnauthorized, "%s", Reason(reason, "the client was refused"))
+}
+
+// Reason returns what a client is told of a backend's refusal: the backend's own reason if it is
+// one, else another.
+func Reason(reason, other string) string {
 	if reason == "" || len(reason) > protocol.MaxReasonBytes || !utf8.ValidString(reason) {
-		reason = "the client was refused"
+		return other
 	}
-	return envelope.Errorf(envelope.CodeUnauthorized, "%s", reason)
+	return reason
 }

@@ -134,6 +134,63 @@ func TestWebhookAnswers(t *testing.T) {
 	}
 }
 
+// TestWebhookKeys checks that a client's key counts beyond its user only if the backend's answer has it.
+func TestWebhookKeys(t *testing.T) {
+	answer := ""
+	w := newWebhook(t, func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, answer) })
+	address := envelope.AddressKey{Comet: "c1", Session: 7}
+	for _, tt := range []struct {
+		chosen, answer, key string
+		want                error
+	}{
+		{"alice-phone", `{"user":"alice","key":"alice-phone"}`, "alice-phone", nil},
+		{"alice-phone", `{"user":"mallory"}`, "", nil},
+		{"alice-phone", `{"user":"mallory","key":"other"}`, "", envelope.ErrUnauthorized},
+		{"", `{"user":"mallory","key":"alice-phone"}`, "", envelope.ErrUnauthorized},
+		{address.Name(), `{"user":"mallory"}`, "", nil}, // an earlier try has named it
+	} {
+		answer = tt.answer
+		session := &envelope.SessionInfo{Address: address.Address(), Key: tt.chosen}
+		id, err := w.Decide(t.Context(), &envelope.ConnectRequest{Session: session, AuthBody: []byte("t")})
+		if !errors.Is(err, tt.want) || id.Key != tt.key || id.AnyKey {
+			t.Errorf("a client with the key %q, answered %s: %+v, %v", tt.chosen, tt.answer, id, err)
+		}
+	}
+}
+
+// TestWebhookRefresh checks that a new token of a live session goes to the backend, with who the session is.
+func TestWebhookRefresh(t *testing.T) {
+	var got map[string]any
+	answer := `{"user":"alice","expires_ms":1800000001000}`
+	w := newWebhook(t, func(rw http.ResponseWriter, r *http.Request) {
+		got = nil
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(rw, answer)
+	})
+	address := envelope.AddressKey{Comet: "c1", Session: 7}
+	r := &envelope.RefreshRequest{
+		Session: &envelope.SessionInfo{
+			Address: address.Address(), Key: address.Name(), User: "alice", Device: "phone", Remote: "192.0.2.1:99", Rooms: []string{"lobby"},
+		},
+		Token: "new", AuthBody: []byte(`{"token":"new"}`),
+	}
+	id, err := w.DecideAgain(t.Context(), r)
+	if err != nil || id.User != "alice" || id.ExpiresMS != 1_800_000_001_000 {
+		t.Errorf("%+v, %v", id, err)
+	}
+	body, _ := got["auth"].(map[string]any)
+	if got["type"] != "refresh" || got["user"] != "alice" || got["device"] != "phone" || got["session"] != address.Name() ||
+		body["token"] != "new" || got["key"] != nil || got["address"] != "192.0.2.1:99" {
+		t.Errorf("the backend got %v", got)
+	}
+	answer = `{"refuse":"not any more"}`
+	if _, err := w.DecideAgain(t.Context(), r); !errors.Is(err, envelope.ErrUnauthorized) || !contains(err, "not any more") {
+		t.Errorf("a refused token: %v", err)
+	}
+}
+
 func TestWebhookSettings(t *testing.T) {
 	for name, change := range map[string]func(*auth.Config){
 		"mode":            func(c *auth.Config) { c.Secret = secret },

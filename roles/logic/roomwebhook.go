@@ -1,0 +1,120 @@
+package logic
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+
+	"imgo/envelope"
+	"imgo/internal/webhook"
+	"imgo/roles/logic/auth"
+)
+
+// roomWebhook asks the operator's backend whether a session may join a room. It has calls, and a
+// circuit breaker, of its own: a backend that fails for rooms lets clients connect. Safe for
+// concurrent use.
+type roomWebhook struct {
+	caller *webhook.Caller
+	now    clock
+	log    zerolog.Logger
+}
+
+// newRoomWebhook returns nil if no rule asks the backend.
+func newRoomWebhook(cfg Config, deps Deps, now clock) (*roomWebhook, error) {
+	if !cfg.Asks() {
+		return nil, nil
+	}
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "imgo_logic_rooms_webhook_seconds",
+		Help: "Calls of the webhook that decides about rooms, by outcome: answered, failed (no good answer), refused (not " +
+			"called: after failures in a row, or with too many calls under way).",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2.5, 10),
+	}, []string{"outcome"})
+	if deps.Metrics != nil {
+		if err := deps.Metrics.Register(seconds); err != nil {
+			return nil, fmt.Errorf("register the metric of the webhook for rooms: %w", err)
+		}
+	}
+	caller, err := webhook.New(webhook.Config{
+		URL: cfg.Auth.RoomsWebhook(), Secrets: cfg.Auth.WebhookSecrets, Timeout: cfg.Auth.WebhookTimeout, InFlight: cfg.Auth.WebhookInFlight,
+		Observe: func(outcome string, took time.Duration) { seconds.WithLabelValues(outcome).Observe(took.Seconds()) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("rooms: %w", err)
+	}
+	return &roomWebhook{caller: caller, now: now, log: deps.Log}, nil
+}
+
+// run closes the connections to the backend when ctx is done.
+func (w *roomWebhook) run(ctx context.Context) {
+	if w == nil {
+		return
+	}
+	<-ctx.Done()
+	w.caller.Close()
+}
+
+// joinCall is what the backend is asked.
+type joinCall struct {
+	Type       string `json:"type"`
+	Room       string `json:"room"`
+	User       string `json:"user"`
+	Device     string `json:"device,omitempty"`
+	Session    string `json:"session"`
+	Key        string `json:"key,omitempty"`
+	Platform   string `json:"platform,omitempty"`
+	Address    string `json:"address"`
+	Transport  string `json:"transport"`
+	Generation string `json:"generation"`
+}
+
+// joinAnswer is what the backend answers. A client is refused by the statuses 401 and 403, or by
+// Refuse. Allow must be there, so that a page that answers everything lets nobody in.
+type joinAnswer struct {
+	Allow     bool   `json:"allow"`
+	Refuse    string `json:"refuse"`
+	ExpiresMS int64  `json:"expires_ms"`
+}
+
+// decide returns until when a session may be in a room, in Unix milliseconds; 0: for ever.
+func (w *roomWebhook) decide(ctx context.Context, r *envelope.JoinRequest) (untilMS int64, err error) {
+	s := r.GetSession()
+	call := joinCall{
+		Type: "join", Room: r.GetRoom(), User: s.GetUser(), Device: s.GetDevice(), Session: s.GetAddress().AsKey().Name(),
+		Platform: s.GetPlatform(), Address: s.GetRemote(), Transport: s.GetTransport(), Generation: s.GetGeneration(),
+	}
+	if s.GetKey() != call.Session {
+		call.Key = s.GetKey()
+	}
+	document, err := json.Marshal(call)
+	if err != nil {
+		return 0, fmt.Errorf("write the call of the webhook: %w", err)
+	}
+	answer, err := w.caller.Post(ctx, "join_"+rand.Text(), document)
+	if err != nil {
+		w.log.Debug().Err(err).Str("room", call.Room).Msg("the webhook has not decided about a room")
+		return 0, errNoDecision
+	}
+	var doc joinAnswer
+	bad := json.Unmarshal(answer.Body, &doc)
+	switch {
+	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden, answer.OK() && bad == nil && doc.Refuse != "":
+		return 0, refusedRoom(call.Room, auth.Reason(doc.Refuse, "the backend does not let the client in"))
+	case !answer.OK(), bad != nil, !doc.Allow, doc.ExpiresMS < 0:
+		w.log.Warn().Int("status", answer.Status).AnErr("json", bad).Str("room", call.Room).
+			Msg(`the webhook's answer about a room cannot be used: it must be {"allow":true}, perhaps with expires_ms, or {"refuse":"reason"}`)
+		return 0, errNoDecision
+	case doc.ExpiresMS != 0 && doc.ExpiresMS <= w.now().UnixMilli():
+		return 0, refusedRoom(call.Room, "the time that the backend gave is over")
+	}
+	return doc.ExpiresMS, nil
+}
+
+// errNoDecision tells a client to ask again later: nobody has said that it may not join.
+var errNoDecision = envelope.Errorf(envelope.CodeUnavailable, "the backend that decides about the room does not answer")
