@@ -133,7 +133,13 @@ async function addressFrom(api) {
 
 function startClient({ url, token, user, device, getToken }) {
   dropClient();
-  const mine = new ImgoClient({ url, token, getToken, device, platform: 'web' });
+  let first = token; // the one that the person's attempt has made already
+  const tokenSource = () => {
+    const next = first ?? getToken();
+    first = null;
+    return next;
+  };
+  const mine = new ImgoClient({ url, tokenSource, device, platform: 'web' });
   client = mine;
   wasLive = false;
   mine.on('message', (message) => messages.add(message));
@@ -147,7 +153,7 @@ function startClient({ url, token, user, device, getToken }) {
     showState(event, url);
   });
   mine.on('error', (error) => {
-    if (client === mine && error.code !== 'refused') connectNotice.show(error.message, 'warn');
+    if (client === mine) connectNotice.show(error.message, 'warn');
   });
   $('who-user').textContent = user;
   $('who-device').textContent = device;
@@ -191,7 +197,7 @@ function showState(event, url) {
       break;
     }
     case 'waiting': {
-      pill.countDown('waiting', event.retryInMs, 'Retrying');
+      pill.countDown('waiting', event.retryIn, 'Retrying');
       const retry = { label: 'Try now', action: () => client?.connect() };
       if (wasLive) {
         const why = event.code >= 3000 ? ` (${event.reason})` : '';

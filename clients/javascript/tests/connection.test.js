@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, mock, test } from 'node:test';
-import { ImgoClient, ImgoError, reconnects } from '../imgo.js';
-import { FakeWebSocket, record, settle } from './fakes.js';
+import { ImgoClient, ImgoError } from '../src/imgo.js';
+import { reconnects } from '../src/protocol.js';
+import { FakeWebSocket, record, settle, tick } from './fakes.js';
 
 const url = 'ws://127.0.0.1:8090/sub';
 
@@ -25,21 +26,61 @@ afterEach(() => {
 });
 
 describe('the constructor', () => {
-  test('names what is wrong with its options', () => {
-    assert.throws(() => new ImgoClient(), { code: 'invalid', message: /url/ });
-    assert.throws(() => client({ url: 'http://x' }), { code: 'invalid', message: /url/ });
-    assert.throws(() => client({ token: undefined }), { code: 'invalid', message: /token/ });
-    assert.throws(() => client({ rooms: [''] }), { code: 'invalid', message: /room/ });
-    assert.throws(() => client({ rooms: ['é'.repeat(65)] }), { code: 'invalid', message: /128 bytes/ });
+  test('names the option that is wrong', () => {
+    for (const [options, name] of [
+      [{ url: undefined }, 'url'],
+      [{ url: 'http://x' }, 'url'],
+      [{ url: 'ws://' }, 'url'],
+      [{ token: undefined }, 'token'],
+      [{ token: '' }, 'token'],
+      [{ tokenSource: 't' }, 'tokenSource'],
+      [{ device: 'é'.repeat(65) }, 'device'],
+      [{ device: 'a\u0007' }, 'device'],
+      [{ platform: '' }, 'platform'],
+      [{ rooms: 'a' }, 'rooms'],
+      [{ rooms: [''] }, 'rooms'],
+      [{ accepts: [999] }, 'accepts'],
+      [{ accepts: [1000.5] }, 'accepts'],
+      [{ store: {} }, 'store'],
+      [{ minBackoff: 0 }, 'minBackoff'],
+      [{ minBackoff: 500, maxBackoff: 400 }, 'maxBackoff'],
+      [{ connectTimeout: '1' }, 'connectTimeout'],
+      [{ authTimeout: Infinity }, 'authTimeout'],
+      [{ closeTimeout: -1 }, 'closeTimeout'],
+      [{ queue: 1.5 }, 'queue'],
+      [{ remember: 0 }, 'remember'],
+      [{ maxBody: 2 ** 31 }, 'maxBody'],
+      [{ log: 'all' }, 'log'],
+      [{ discover: 'x' }, 'discover'],
+      [{ heartbeat: 3 }, 'heartbeat'],
+    ]) {
+      assert.throws(() => client(options), { name: 'ImgoError', code: 'invalid', message: new RegExp(name) });
+    }
+    assert.throws(() => new ImgoClient(), { code: 'invalid' });
+    client({ stableAfter: 0, ackDelay: 0, closeTimeout: 0, device: undefined });
   });
 
-  test('says what to do where there is no WebSocket', () => {
+  test('connect() says what to do where there is no WebSocket', async () => {
     const own = globalThis.WebSocket;
     try {
       delete globalThis.WebSocket;
-      assert.throws(() => client({ WebSocket: undefined }), { code: 'unsupported', message: /WebSocket option/ });
+      const c = client({ WebSocket: undefined });
+      await assert.rejects(c.connect(), { code: 'unsupported', message: /option WebSocket/ });
+      assert.equal(c.state, 'closed');
     } finally {
       if (own) globalThis.WebSocket = own;
+    }
+  });
+
+  test('the default path is /sub', async () => {
+    for (const [given, want] of [
+      ['ws://h:1', 'ws://h:1/sub'],
+      ['ws://h:1/', 'ws://h:1/sub'],
+      ['wss://h/push?a=b', 'wss://h/push?a=b'],
+    ]) {
+      client({ url: given }).connect();
+      await settle();
+      assert.equal(FakeWebSocket.last().url, want);
     }
   });
 });
@@ -49,6 +90,7 @@ describe('connecting', () => {
     const c = client({ device: 'phone', platform: 'web', accepts: [1000], rooms: ['a', 'b'] });
     const log = record(c);
     const ready = c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     assert.equal(ws.url, url);
     assert.deepEqual(ws.sent, []);
@@ -59,7 +101,7 @@ describe('connecting', () => {
       seq: 1,
       body: { token: 't1', ack: true, device: 'phone', platform: 'web', accepts: [1000], rooms: ['a', 'b'] },
     });
-    assert.deepEqual(await ready, { session: 'comet1-7', user: 'ana', heartbeat: 30_000, pending: 3 });
+    assert.deepEqual(await ready, { session: 'comet1-7', user: 'ana', heartbeat: 30_000, pending: 3, rooms: [] });
     assert.equal(c.state, 'live');
     assert.deepEqual(log, ['connecting', 'live']);
     assert.deepEqual(await c.connect(), c.info, 'connect() while live gives what is known');
@@ -70,50 +112,50 @@ describe('connecting', () => {
     for (const body of [{}, null, 'x', { heartbeat: -1, pending: 'x' }, { heartbeat: 1e12 }]) {
       const c = client();
       const ready = c.connect();
+      await settle();
       FakeWebSocket.last().accept(body);
-      assert.deepEqual(await ready, { session: '', user: '', heartbeat: 60_000, pending: 0 });
+      assert.deepEqual(await ready, { session: '', user: '', heartbeat: 60_000, pending: 0, rooms: [] });
       c.close();
     }
   });
 
-  test('asks getToken when it has no token', async () => {
-    const c = client({ token: undefined, getToken: async () => 'fresh' });
+  test('asks tokenSource when it has no token', async () => {
+    const c = client({ token: undefined, tokenSource: async () => 'fresh' });
     c.connect();
     await settle();
     FakeWebSocket.last().open();
     assert.equal(FakeWebSocket.last().sent[0].body.token, 'fresh');
   });
 
-  test('tries again when getToken fails, and ends when that is final', async () => {
-    const errors = [new Error('502'), Object.assign(new Error('who are you'), { final: true })];
-    const c = client({
-      token: undefined,
-      getToken: () => Promise.reject(errors.shift()),
-    });
+  test('asks tokenSource before each attempt, and tries again when that fails or gives nothing', async () => {
+    const answers = [() => Promise.reject(new Error('502')), () => '', () => 't1', () => 't2'];
+    const c = client({ token: undefined, tokenSource: () => answers.shift()() });
     const log = record(c);
-    const ready = c.connect();
+    c.connect();
     await settle();
-    assert.deepEqual(log, ['connecting', 'error token', 'waiting', 'disconnect 0']);
-    mock.timers.tick(250);
-    await settle();
-    await assert.rejects(ready, { code: 'token', message: /who are you/ });
-    assert.equal(c.state, 'closed');
+    assert.deepEqual(log, ['connecting', 'error token', 'waiting']);
+    await tick(250);
+    assert.deepEqual(log.slice(3), ['connecting', 'error token', 'waiting']);
     assert.equal(FakeWebSocket.sockets.length, 0);
+    await tick(500);
+    FakeWebSocket.last().accept();
+    FakeWebSocket.last().drop();
+    await tick(1000);
+    FakeWebSocket.last().accept();
+    assert.deepEqual(
+      FakeWebSocket.sockets.map((ws) => ws.sent[0].body.token),
+      ['t1', 't2'],
+    );
   });
 
-  test('ends when getToken gives nothing', async () => {
-    const c = client({ token: undefined, getToken: () => '' });
-    c.on('error', () => {});
-    await assert.rejects(c.connect(), { code: 'token' });
-  });
-
-  test('gives up a socket that does not open', () => {
+  test('gives up a socket that does not open', async () => {
     const c = client();
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
-    mock.timers.tick(9_999);
+    await tick(9_999);
     assert.equal(c.state, 'connecting');
-    mock.timers.tick(1);
+    await tick(1);
     assert.equal(c.state, 'waiting');
     assert.ok(ws.closed);
   });
@@ -121,36 +163,38 @@ describe('connecting', () => {
   test('waits for its turn where many connect at once', async () => {
     const c = client();
     const ready = c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
-    mock.timers.tick(9_999);
+    await tick(9_999);
     ws.open();
-    mock.timers.tick(30_000);
+    await tick(30_000);
     ws.frames({ ver: 2, op: 8, seq: ws.sent[0].seq, body: {} });
     await ready;
-    mock.timers.tick(20_000);
+    await tick(20_000);
     assert.equal(c.state, 'live');
   });
 
-  test('gives up an attempt that is not answered', () => {
+  test('gives up an attempt that is not answered', async () => {
     const c = client();
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.open();
-    mock.timers.tick(39_999);
+    await tick(39_999);
     assert.equal(c.state, 'connecting');
-    mock.timers.tick(1);
+    await tick(1);
     assert.equal(c.state, 'waiting');
     assert.ok(ws.closed);
     ws.accept(); // too late, and ignored
     assert.equal(c.state, 'waiting');
   });
 
-  test('gives up a getToken that hangs, and ignores its late answer', async () => {
+  test('gives up a tokenSource that hangs, and ignores its late answer', async () => {
     const answers = [];
-    const c = client({ token: undefined, getToken: () => new Promise((resolve) => answers.push(resolve)) });
+    const c = client({ token: undefined, tokenSource: () => new Promise((resolve) => answers.push(resolve)) });
     c.connect();
     await settle();
-    mock.timers.tick(10_000);
+    await tick(10_000);
     assert.equal(c.state, 'waiting');
     answers[0]('late');
     await settle();
@@ -160,7 +204,6 @@ describe('connecting', () => {
   test('ends with a clear error when the socket cannot even be made', async () => {
     FakeWebSocket.refuse = new Error('insecure from an https page');
     const c = client();
-    c.on('error', () => {});
     await assert.rejects(c.connect(), { code: 'invalid', message: /cannot open ws:.*insecure/ });
     assert.equal(c.state, 'closed');
   });
@@ -169,9 +212,11 @@ describe('connecting', () => {
     const c = client();
     const log = record(c);
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     FakeWebSocket.last().frames({ ver: 2, op: 6, seq: 0, body: { code: 3503, reason: 'revoked' } });
     c.connect();
+    await settle();
     c.close();
     await settle(); // an unhandled rejection would fail the run
     assert.equal(log.at(-1), 'closed');
@@ -179,79 +224,86 @@ describe('connecting', () => {
 });
 
 describe('coming back', () => {
-  test('waits with full jitter, doubling up to the cap', () => {
+  test('waits with full jitter, doubling up to the cap', async () => {
     const c = client();
     const waits = [];
     c.on('state', (event) => {
-      if (event.state === 'waiting') waits.push(event.retryInMs);
+      if (event.state === 'waiting') waits.push(event.retryIn);
     });
     c.connect();
+    await settle();
     for (let i = 0; i < 8; i++) {
       FakeWebSocket.last().drop();
       const count = FakeWebSocket.sockets.length;
-      mock.timers.tick(waits.at(-1) - 1);
+      await tick(waits.at(-1) - 1);
       assert.equal(FakeWebSocket.sockets.length, count, 'not before the wait is over');
-      mock.timers.tick(1);
+      await tick(1);
       assert.equal(FakeWebSocket.sockets.length, count + 1);
     }
     assert.deepEqual(waits, [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
   });
 
-  test('the jitter covers the whole window', () => {
+  test('the jitter covers the whole window', async () => {
     const draws = [0, 0.999];
     mock.method(Math, 'random', () => draws.shift());
-    const c = client({ backoffBase: 1000, backoffCap: 1000 });
+    const c = client({ minBackoff: 1000, maxBackoff: 1000 });
     const waits = [];
-    c.on('disconnect', (event) => waits.push(event.retryInMs));
+    c.on('state', (event) => event.state === 'waiting' && waits.push(event.retryIn));
     c.connect();
+    await settle();
     FakeWebSocket.last().drop();
-    mock.timers.tick(0);
+    await tick(0);
     FakeWebSocket.last().drop();
     assert.deepEqual(waits, [0, 999]);
   });
 
-  test('starts anew after a stable connection only', () => {
+  test('starts anew after a stable connection only', async () => {
     const c = client();
     const waits = [];
-    c.on('disconnect', (event) => waits.push(event.retryInMs));
+    c.on('state', (event) => event.state === 'waiting' && waits.push(event.retryIn));
     c.connect();
+    await settle();
     for (const liveFor of [9_999, 9_999, 10_000]) {
       FakeWebSocket.last().accept();
-      mock.timers.tick(liveFor);
+      await tick(liveFor);
       FakeWebSocket.last().drop();
-      mock.timers.tick(waits.at(-1));
+      await tick(waits.at(-1));
     }
     assert.deepEqual(waits, [250, 500, 250]);
   });
 
-  test('connect() while waiting tries at once', () => {
+  test('connect() while waiting tries at once', async () => {
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().drop();
     assert.equal(c.state, 'waiting');
     c.connect();
+    await settle();
     assert.equal(FakeWebSocket.sockets.length, 2);
     FakeWebSocket.last().drop();
-    mock.timers.tick(500);
+    await tick(500);
     assert.equal(FakeWebSocket.sockets.length, 3, 'and goes on by itself');
   });
 
   test('the promise of connect() outlives failed attempts', async () => {
     const c = client();
     const ready = c.connect();
+    await settle();
     FakeWebSocket.last().drop();
-    mock.timers.tick(250);
+    await tick(250);
     FakeWebSocket.last().accept({ session: 's2' });
     assert.equal((await ready).session, 's2');
   });
 
-  test('events of a socket that was given up are ignored', () => {
+  test('events of a socket that was given up are ignored', async () => {
     const c = client();
     c.connect();
+    await settle();
     const old = FakeWebSocket.last();
     const { onmessage, onclose } = old;
     old.drop();
-    mock.timers.tick(250);
+    await tick(250);
     FakeWebSocket.last().accept();
     onmessage({ data: '[{"op":6,"body":{"code":3506}}]' });
     onclose({ code: 3506 });
@@ -261,19 +313,20 @@ describe('coming back', () => {
 });
 
 describe('what the server says', () => {
-  test('the ranges of codes', () => {
-    for (const code of [0, 1000, 1006, 1011, 3000, 3001, 3499, 4000]) assert.equal(reconnects(code), true, `${code}`);
-    for (const code of [3500, 3503, 3999]) assert.equal(reconnects(code), false, `${code}`);
+  test('the ranges of codes', async () => {
+    for (const code of [0, 1000, 1006, 1011, 3000, 3001, 3499]) assert.equal(reconnects(code), true, `${code}`);
+    for (const code of [3500, 3503, 3999, 4000]) assert.equal(reconnects(code), false, `${code}`);
   });
 
   for (const code of [3001, 3002, 3004, 3005]) {
-    test(`op 6 with ${code}: comes back`, () => {
+    test(`op 6 with ${code}: comes back`, async () => {
       const c = client();
       const log = record(c);
       c.connect();
+      await settle();
       FakeWebSocket.last().accept();
       FakeWebSocket.last().frames({ ver: 2, op: 6, seq: 0, body: { code, reason: 'bye', reconnect: true } });
-      assert.deepEqual(log, ['connecting', 'live', 'waiting', `disconnect ${code}`]);
+      assert.deepEqual(log, ['connecting', 'live', `waiting ${code}`]);
       assert.ok(FakeWebSocket.last().closed);
     });
   }
@@ -287,18 +340,19 @@ describe('what the server says', () => {
         const c = client();
         const log = record(c);
         const ready = c.connect();
+        await settle();
         FakeWebSocket.last().open();
         end(FakeWebSocket.last());
         await assert.rejects(ready, { code: 'refused', closeCode: code, message: /no more/ });
-        assert.deepEqual(log, ['connecting', 'closed', `disconnect ${code}`, 'error refused']);
+        assert.deepEqual(log, ['connecting', `closed ${code}`]);
         const count = FakeWebSocket.sockets.length;
-        mock.timers.tick(120_000);
+        await tick(120_000);
         assert.equal(FakeWebSocket.sockets.length, count);
       }
     });
   }
 
-  test('op 6 says itself whether to come back, also with a code of tomorrow', () => {
+  test('op 6 says itself whether to come back, also with a code of tomorrow', async () => {
     for (const [code, reconnect, state] of [
       [3100, false, 'closed'],
       [3900, true, 'waiting'],
@@ -306,54 +360,57 @@ describe('what the server says', () => {
       const c = client();
       c.on('error', () => {});
       c.connect();
+      await settle();
       FakeWebSocket.last().accept();
       FakeWebSocket.last().frames({ ver: 2, op: 6, body: { code, reconnect } });
       assert.equal(c.state, state);
     }
   });
 
-  test('an expired token is renewed once, without a wait', async () => {
+  test('an expired token is replaced once', async () => {
     let made = 0;
-    const c = client({ token: 'old', getToken: async () => `fresh${++made}` });
+    const c = client({ token: undefined, tokenSource: async () => `t${++made}` });
     const ready = c.connect();
+    await settle();
     FakeWebSocket.last().open();
     FakeWebSocket.last().frames({ ver: 2, op: 6, body: { code: 3502, reason: 'token expired', reconnect: false } });
-    await settle();
+    await tick(250);
     assert.equal(FakeWebSocket.sockets.length, 2);
     FakeWebSocket.last().accept();
-    assert.equal(FakeWebSocket.last().sent[0].body.token, 'fresh1');
+    assert.equal(FakeWebSocket.last().sent[0].body.token, 't2');
     await ready;
     // Hours later it has expired again: that is a new "once".
     FakeWebSocket.last().drop(3502, 'token expired');
-    await settle();
+    await tick(500);
     FakeWebSocket.last().accept();
-    assert.equal(FakeWebSocket.last().sent[0].body.token, 'fresh2');
+    assert.equal(FakeWebSocket.last().sent[0].body.token, 't3');
     assert.equal(c.state, 'live');
   });
 
-  test('a fresh token that is expired too is final', async () => {
+  test('a new token that is expired too is final', async () => {
     let made = 0;
-    const c = client({ token: 'old', getToken: () => `fresh${++made}` });
-    c.on('error', () => {});
+    const c = client({ token: undefined, tokenSource: () => `t${++made}` });
     const ready = c.connect();
-    FakeWebSocket.last().drop(3502);
     await settle();
     FakeWebSocket.last().drop(3502);
+    await tick(250);
+    FakeWebSocket.last().drop(3502);
     await assert.rejects(ready, { code: 'refused', closeCode: 3502 });
-    assert.equal(made, 1);
+    assert.equal(made, 2);
   });
 
-  test('without getToken an expired token is final', async () => {
+  test('without tokenSource an expired token is final', async () => {
     const c = client();
     c.on('error', () => {});
     const ready = c.connect();
+    await settle();
     FakeWebSocket.last().drop(3502);
     await assert.rejects(ready, { closeCode: 3502 });
   });
 
   test('connect() after a refusal starts anew, with a new token', async () => {
     let made = 0;
-    const c = client({ token: undefined, getToken: () => `t${++made}` });
+    const c = client({ token: undefined, tokenSource: () => `t${++made}` });
     c.on('error', () => {});
     c.connect();
     await settle();
@@ -371,20 +428,22 @@ describe('what the server says', () => {
     ['an object without an array', '{"op":8}'],
     ['a binary message', new ArrayBuffer(16)],
   ]) {
-    test(`${name}: an error, and a new attempt`, () => {
+    test(`${name}: an error, and a new attempt`, async () => {
       const c = client();
       const log = record(c);
       c.connect();
+      await settle();
       FakeWebSocket.last().accept();
       FakeWebSocket.last().raw(data);
-      assert.deepEqual(log, ['connecting', 'live', 'error protocol', 'waiting', 'disconnect 0']);
+      assert.deepEqual(log, ['connecting', 'live', 'error protocol', 'waiting']);
     });
   }
 
-  test('frames that it does not know, and frames that are not objects, do no harm', () => {
+  test('frames that it does not know, and frames that are not objects, do no harm', async () => {
     const c = client();
     const log = record(c);
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     FakeWebSocket.last().frames(null, 7, 'x', [], {}, { op: 77, seq: 1 }, { op: 21, seq: 999 }, { op: 8, seq: 1 });
     assert.deepEqual(log, ['connecting', 'live']);
@@ -392,56 +451,60 @@ describe('what the server says', () => {
 });
 
 describe('heartbeats', () => {
-  test("come at the server's interval", () => {
+  test("come at the server's interval", async () => {
     const c = client();
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept({ heartbeat: 30 });
-    mock.timers.tick(29_999);
+    await tick(29_999);
     assert.equal(ws.of(2).length, 0);
     for (let i = 1; i <= 3; i++) {
-      mock.timers.tick(i === 1 ? 1 : 30_000);
+      await tick(i === 1 ? 1 : 30_000);
       assert.equal(ws.of(2).length, i);
       ws.frames({ ver: 2, op: 3, seq: ws.of(2).at(-1).seq, body: {} });
     }
     assert.equal(c.state, 'live');
   });
 
-  test('silence after one ends the connection', () => {
+  test('silence after one ends the connection', async () => {
     const c = client();
     const log = record(c);
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept({ heartbeat: 30 });
-    mock.timers.tick(30_000);
-    mock.timers.tick(9_999);
+    await tick(30_000);
+    await tick(9_999);
     assert.equal(c.state, 'live');
-    mock.timers.tick(1);
+    await tick(1);
     assert.equal(c.state, 'waiting');
     assert.ok(ws.closed);
-    assert.deepEqual(log.slice(2), ['waiting', 'disconnect 0']);
+    assert.deepEqual(log.slice(2), ['waiting']);
   });
 
-  test('any frame is a sign of life', () => {
+  test('any frame is a sign of life', async () => {
     const c = client();
     c.on('message', () => {});
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept({ heartbeat: 30 });
-    mock.timers.tick(30_000);
-    mock.timers.tick(5_000);
+    await tick(30_000);
+    await tick(5_000);
     ws.push(0, 'hello');
-    mock.timers.tick(10_000);
+    await tick(10_000);
     assert.equal(c.state, 'live');
   });
 
-  test('none after close()', () => {
+  test('none after close()', async () => {
     const c = client();
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept({ heartbeat: 30 });
-    c.close();
-    mock.timers.tick(300_000);
+    await c.close();
+    await tick(300_000);
     assert.equal(ws.of(2).length, 0);
     assert.equal(FakeWebSocket.sockets.length, 1);
   });
@@ -460,10 +523,11 @@ describe('in a browser', () => {
     globalThis.document = doc;
   }
 
-  test('online and visible again: tries at once', () => {
+  test('online and visible again: tries at once', async () => {
     browser();
     const c = client();
     c.connect();
+    await settle();
     for (const wake of [
       () => page.dispatchEvent(new Event('online')),
       () => doc.dispatchEvent(new Event('visibilitychange')),
@@ -471,39 +535,43 @@ describe('in a browser', () => {
       FakeWebSocket.last().drop();
       const count = FakeWebSocket.sockets.length;
       wake();
+      await settle();
       assert.equal(FakeWebSocket.sockets.length, count + 1);
     }
   });
 
-  test('while live they look whether the connection is', () => {
+  test('while live they look whether the connection is', async () => {
     browser();
     const c = client();
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept();
     page.dispatchEvent(new Event('offline'));
     assert.equal(ws.of(2).length, 1);
-    mock.timers.tick(6_000);
+    await tick(6_000);
     doc.dispatchEvent(new Event('visibilitychange'));
     assert.equal(ws.of(2).length, 2);
-    mock.timers.tick(4_000);
+    await tick(4_000);
     assert.equal(c.state, 'waiting', 'ten seconds after the first, however often it asked since');
   });
 
-  test('offline: waits the longest time, and the online event cuts it short', () => {
+  test('offline: waits the longest time, and the online event cuts it short', async () => {
     browser();
     const own = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
     Object.defineProperty(globalThis, 'navigator', { value: { onLine: false }, configurable: true });
     try {
       const c = client();
       let wait;
-      c.on('disconnect', (event) => {
-        wait = event.retryInMs;
+      c.on('state', (event) => {
+        if (event.state === 'waiting') wait = event.retryIn;
       });
       c.connect();
+      await settle();
       FakeWebSocket.last().drop();
       assert.equal(wait, 30_000);
       page.dispatchEvent(new Event('online'));
+      await settle();
       assert.equal(FakeWebSocket.sockets.length, 2);
     } finally {
       if (own) Object.defineProperty(globalThis, 'navigator', own);
@@ -511,11 +579,12 @@ describe('in a browser', () => {
     }
   });
 
-  test('hidden or left: acks go out at once', () => {
+  test('hidden or left: acks go out at once', async () => {
     browser();
     const c = client();
     c.on('message', () => {});
     c.connect();
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept();
     ws.push(1);
@@ -528,12 +597,13 @@ describe('in a browser', () => {
     assert.deepEqual(ws.acked, ['1', '2']);
   });
 
-  test('close() takes its listeners away', () => {
+  test('close() takes its listeners away', async () => {
     browser();
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
-    c.close();
+    await c.close();
     page.dispatchEvent(new Event('online'));
     doc.dispatchEvent(new Event('visibilitychange'));
     assert.equal(FakeWebSocket.sockets.length, 1);
@@ -541,81 +611,157 @@ describe('in a browser', () => {
 });
 
 describe('close()', () => {
-  test('ends, rejects who waits, and connect() starts again', async () => {
+  test('ends, rejects the promise of connect(), and connect() starts again', async () => {
     const c = client();
     const log = record(c);
-    c.close(); // before connect(): nothing to do
+    await c.close(); // before connect(): nothing to do
+    assert.equal(c.state, 'idle');
     const ready = c.connect();
-    c.close();
+    await settle();
+    const closed = c.close();
+    assert.equal(c.close(), closed, 'a second call waits for the same end');
     await assert.rejects(ready, (error) => error instanceof ImgoError && error.code === 'closed');
+    await closed;
     assert.ok(FakeWebSocket.last().closed);
-    c.close();
     assert.deepEqual(log, ['connecting', 'closed']);
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     assert.equal(c.state, 'live');
   });
 
-  test('ends the wait for the next attempt', () => {
+  test('ends the wait for the next attempt', async () => {
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().drop();
-    c.close();
-    mock.timers.tick(120_000);
+    await c.close();
+    await tick(120_000);
     assert.equal(FakeWebSocket.sockets.length, 1);
   });
 
-  test('from within any event', () => {
+  test('a connect() meanwhile begins after it', async () => {
+    const c = client();
+    const log = record(c);
+    c.connect();
+    await settle();
+    FakeWebSocket.last().accept();
+    const closed = c.close();
+    const again = c.connect();
+    await closed;
+    await settle();
+    FakeWebSocket.last().accept();
+    await again;
+    assert.deepEqual(log, ['connecting', 'live', 'closed', 'connecting', 'live']);
+  });
+
+  test('a connection that is lost meanwhile changes nothing', async () => {
+    const c = client();
+    const log = record(c);
+    c.on('message', () => new Promise(() => {}));
+    c.connect();
+    await settle();
+    FakeWebSocket.last().accept();
+    FakeWebSocket.last().push(1);
+    const closed = c.close();
+    FakeWebSocket.last().drop();
+    await tick(10_000);
+    await closed;
+    assert.deepEqual(log, ['connecting', 'live', 'closed']);
+  });
+
+  test('from within any event', async () => {
     for (const event of ['connecting', 'live', 'waiting']) {
       const c = client();
       c.on('state', ({ state }) => {
         if (state === event) c.close();
       });
       c.connect();
+      await settle();
       FakeWebSocket.last()?.accept();
       FakeWebSocket.last()?.drop();
-      mock.timers.tick(120_000);
+      await tick(120_000);
       assert.equal(c.state, 'closed', event);
       FakeWebSocket.sockets = [];
     }
   });
+
+  test('a listener of messages may call it, and is acknowledged', async () => {
+    const c = client();
+    c.on('message', async () => {
+      c.close();
+      await settle();
+    });
+    c.connect();
+    await settle();
+    FakeWebSocket.last().accept();
+    FakeWebSocket.last().push(1);
+    await settle();
+    await settle();
+    assert.deepEqual(FakeWebSocket.last().acked, ['1']);
+    await tick(2000);
+    assert.equal(c.state, 'closed');
+  });
+});
+
+describe('the log', () => {
+  test('gets a level and a line', async () => {
+    const lines = [];
+    const said = mock.method(console, 'error', () => {});
+    const c = client({ token: 'secret', log: (level, line) => lines.push(`${level} ${line}`) });
+    c.connect();
+    await settle();
+    FakeWebSocket.last().accept();
+    FakeWebSocket.last().raw('?');
+    assert.equal(said.mock.callCount(), 0);
+    for (const want of [/^debug connecting to ws:/, /^info live .*comet1-1/, /^warn protocol: /, /^info waiting /]) {
+      assert.ok(
+        lines.some((line) => want.test(line)),
+        `${want} is not in ${lines.join('\n')}`,
+      );
+    }
+    assert.ok(!lines.some((line) => line.includes('secret')), 'a token is never logged');
+  });
 });
 
 describe('listeners', () => {
-  test('one that throws stops nothing', () => {
+  test('one that throws stops nothing', async () => {
     const c = client();
     const log = record(c);
     c.on('state', () => {
       throw new Error('mine');
     });
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     assert.deepEqual(log, ['connecting', 'error handler', 'live', 'error handler']);
     assert.equal(c.state, 'live');
   });
 
-  test('an error without a listener, or in one, goes to the console', () => {
+  test('an error without a listener, or in one, goes to the console', async () => {
     const said = mock.method(console, 'error', () => {});
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     FakeWebSocket.last().raw('?');
     assert.equal(said.mock.callCount(), 1);
     c.on('error', () => {
       throw new Error('mine');
     });
-    mock.timers.tick(250);
+    await tick(250);
     FakeWebSocket.last().raw('?');
     assert.equal(said.mock.callCount(), 2);
   });
 
-  test('can be taken away', () => {
+  test('can be taken away', async () => {
     const c = client();
     const states = [];
     const listener = ({ state }) => states.push(state);
     const stop = c.on('state', listener);
     c.on('state', listener); // the same one twice is one
     c.connect();
+    await settle();
     stop();
     FakeWebSocket.last().accept();
     assert.deepEqual(states, ['connecting']);

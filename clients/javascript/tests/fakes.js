@@ -1,3 +1,5 @@
+import { mock } from 'node:test';
+
 /** A WebSocket whose server end is the test, and what every test needs with it. */
 export class FakeWebSocket {
   static sockets = [];
@@ -69,10 +71,15 @@ export class FakeWebSocket {
 /** Everything a client says, in order: "live", "message 7", "error handler" … */
 export function record(client) {
   const log = [];
-  client.on('state', (event) => log.push(event.state));
-  client.on('disconnect', (event) => log.push(`disconnect ${event.code}`));
+  client.on('state', (event) => log.push(event.code ? `${event.state} ${event.code}` : event.state));
   client.on('error', (error) => log.push(`error ${error.code}`));
   return log;
+}
+
+/** Lets the time pass, and then every promise go on. */
+export async function tick(ms) {
+  mock.timers.tick(ms);
+  await settle();
 }
 
 /** Lets every promise that can go on go on. */

@@ -1,17 +1,18 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, mock, test } from 'node:test';
-import { ImgoClient } from '../imgo.js';
-import { FakeWebSocket, settle } from './fakes.js';
+import { ImgoClient } from '../src/imgo.js';
+import { FakeWebSocket, settle, tick } from './fakes.js';
 
 const url = 'ws://127.0.0.1:8090/sub';
 
-function live(options = {}, reply = {}) {
+async function live(options = {}, reply = {}) {
   const c = new ImgoClient({ url, token: 't1', WebSocket: FakeWebSocket, ...options });
   const errors = [];
   const changes = [];
   c.on('error', (error) => errors.push(error));
   c.on('room', (change) => changes.push(change));
   c.connect();
+  await settle();
   const ws = FakeWebSocket.last();
   ws.accept({ heartbeat: 3600, ...reply });
   return { c, ws, errors, changes };
@@ -30,7 +31,7 @@ afterEach(() => {
 
 describe('a call that the server refuses', () => {
   test('rejects, and the connection goes on', async () => {
-    const { c, ws } = live();
+    const { c, ws } = await live();
     const join = assert.rejects(c.join('private'), { code: 'denied', serverCode: 'forbidden', message: /not for you/ });
     ws.frames({ op: 28, seq: ws.sent.at(-1).seq, body: { op: 20, code: 'forbidden', reason: 'not for you' } });
     await join;
@@ -43,7 +44,7 @@ describe('a call that the server refuses', () => {
   });
 
   test('is not confused by a refusal that nobody waits for, or that says nothing', async () => {
-    const { c, ws } = live();
+    const { c, ws } = await live();
     ws.frames({ op: 28, seq: 999, body: {} }, { op: 28, seq: 0, body: null });
     const join = assert.rejects(c.join('a'), { code: 'denied', serverCode: '' });
     ws.frames({ op: 28, seq: ws.sent.at(-1).seq, body: null });
@@ -62,18 +63,17 @@ describe('rooms that the server changes', () => {
     const changes = [];
     c.on('room', (change) => changes.push(change));
     c.connect();
-    const late = assert.rejects(c.join('private'), { code: 'denied', serverCode: 'forbidden' });
+    await settle();
     const ws = FakeWebSocket.last();
     ws.accept({ rooms: ['team'], refused });
-    await late;
     assert.deepEqual(c.info.rooms, ['team']);
     ws.frames({ op: 29, seq: 0, body: { room: 'a', joined: false, reason: 'taken out' } });
     ws.frames({ op: 29, seq: 0, body: { room: 'b', joined: true, reason: 'put in' } });
     assert.deepEqual(changes, [
       { room: 'private', joined: false, reason: 'no', code: 'forbidden' },
       { room: 'busy', joined: false, reason: 'later', code: 'unavailable' },
-      { room: 'a', joined: false, reason: 'taken out' },
-      { room: 'b', joined: true, reason: 'put in' },
+      { room: 'a', joined: false, code: '', reason: 'taken out' },
+      { room: 'b', joined: true, code: '', reason: 'put in' },
     ]);
     assert.deepEqual(c.rooms, ['busy']);
     c.close();
@@ -83,12 +83,12 @@ describe('rooms that the server changes', () => {
 describe('a token that ends', () => {
   test('is replaced before it does, and so is the next one', async () => {
     let n = 0;
-    const { c, ws, errors } = live({ getToken: () => `t${++n + 1}` }, { expires_in: 100 });
-    mock.timers.tick(79_000);
+    const { c, ws, errors } = await live({ tokenSource: () => `t${++n}` }, { expires_in: 100 });
+    await tick(79_000);
     await settle();
-    assert.equal(n, 0);
+    assert.equal(n, 1);
     for (const want of ['t2', 't3']) {
-      mock.timers.tick(1000);
+      await tick(1000);
       await settle();
       const sent = ws.sent.at(-1);
       assert.deepEqual([sent.op, sent.body], [7, { token: want }]);
@@ -100,43 +100,47 @@ describe('a token that ends', () => {
     c.close();
   });
 
-  test('is tried again when that failed, and the connection stays', async () => {
+  test('is tried again with backoff when that failed, and the session stays', async () => {
+    mock.method(Math, 'random', () => 0.5);
     let n = 0;
-    const getToken = () => {
-      if (++n === 1) throw new Error('no network');
-      return n === 2 ? '' : 'new';
+    const tokenSource = () => {
+      n++;
+      if (n === 2) throw new Error('no network');
+      if (n === 4) return new Promise(() => {});
+      return n === 3 ? '' : 'new';
     };
-    const { c, ws, errors } = live({ getToken }, { expires_in: 10 });
-    for (const wait of [8000, 1600]) {
-      mock.timers.tick(wait);
-      await settle();
-    }
-    mock.timers.tick(1000);
-    await settle();
+    const { c, ws, errors } = await live({ tokenSource }, { expires_in: 10 });
+    await tick(8000); // fails
+    await tick(250); // empty
+    await tick(500); // hangs
+    await tick(10_000);
+    await tick(1000);
     const sent = ws.sent.at(-1);
     assert.deepEqual(sent.body, { token: 'new' });
     ws.frames({ op: 28, seq: sent.seq, body: { op: 7, code: 'forbidden', reason: 'of another user' } });
     await settle();
     assert.deepEqual(
       errors.map((error) => error.code),
-      ['token', 'token', 'token'],
+      ['token', 'token', 'token', 'token'],
     );
-    assert.match(errors[2].message, /of another user/);
+    assert.match(errors[2].message, /10000 ms/);
+    assert.match(errors[3].message, /of another user/);
     assert.equal(c.state, 'live');
-    c.close();
-    mock.timers.tick(1e6);
+    const closed = c.close();
     await settle();
-    assert.equal(n, 3, 'nothing is asked after close()');
+    await closed;
+    await tick(1e6);
+    assert.equal(n, 5, 'nothing is asked after close()');
   });
 
-  test('without getToken, or for ever, is left alone', async () => {
+  test('without tokenSource, or for ever, is left alone', async () => {
     for (const [options, reply] of [
       [{}, { expires_in: 10 }],
-      [{ getToken: () => assert.fail('asked') }, {}],
-      [{ getToken: () => assert.fail('asked') }, { expires_in: -1 }],
+      [{ tokenSource: () => 't' }, {}],
+      [{ tokenSource: () => 't' }, { expires_in: -1 }],
     ]) {
-      const { c, ws } = live(options, reply);
-      mock.timers.tick(30_000);
+      const { c, ws } = await live(options, reply);
+      await tick(30_000);
       await settle();
       assert.equal(ws.sent.filter(({ op }) => op === 7).length, 1);
       c.close();

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, mock, test } from 'node:test';
-import { ImgoClient } from '../imgo.js';
-import { ask, discoverUrl, routeTo } from '../route.js';
-import { FakeWebSocket, record, settle } from './fakes.js';
+import { ImgoClient } from '../src/imgo.js';
+import { ask, discoverUrl, routeTo } from '../src/route.js';
+import { FakeWebSocket, record, settle, tick } from './fakes.js';
 
 const url = 'ws://home:8090/sub?zone=eu';
 
@@ -31,7 +31,7 @@ afterEach(() => {
 });
 
 describe('addresses', () => {
-  test('that lack something have the configured one’s', () => {
+  test('that lack something have the configured one’s', async () => {
     for (const [address, own, want] of [
       ['other:8090', url, 'ws://other:8090/sub?zone=eu'],
       ['[::1]:8090', url, 'ws://[::1]:8090/sub?zone=eu'],
@@ -47,18 +47,18 @@ describe('addresses', () => {
     }
   });
 
-  test('that are of no use are passed over', () => {
+  test('that are of no use are passed over', async () => {
     for (const address of ['', '://', 'http://other', 'https://other/sub', 'tcp://other:8080', 'a b', null, 7, {}, ['other']]) {
       assert.deepEqual(routeTo([address], url), [url], String(address));
     }
     for (const addresses of [undefined, null, 'other', {}, 3]) assert.deepEqual(routeTo(addresses, url), [url]);
   });
 
-  test('without TLS are not for a token that went over TLS', () => {
+  test('without TLS are not for a token that went over TLS', async () => {
     assert.deepEqual(routeTo(['ws://other', 'WS://other', 'wss://safe/sub'], 'wss://home/sub'), ['wss://safe/sub', 'wss://home/sub']);
   });
 
-  test('are bounded', () => {
+  test('are bounded', async () => {
     const many = Array.from({ length: 100 }, (_, i) => `other${i}:1`);
     assert.equal(routeTo(many, url).length, 6);
     assert.equal(routeTo(['nonsense://x', ...many], url)[0], 'ws://other0:1/sub?zone=eu');
@@ -66,93 +66,100 @@ describe('addresses', () => {
 });
 
 describe('a server that stops', () => {
-  test('names where to go instead', () => {
+  test('names where to go instead', async () => {
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     shutDown(FakeWebSocket.last(), ['a:1', 'http://nonsense', 'b:1']);
-    mock.timers.tick(250);
+    await tick(250);
     assert.deepEqual(visited(), ['home', 'a']);
     FakeWebSocket.last().drop(); // down
-    mock.timers.tick(250);
+    await tick(250);
     assert.deepEqual(visited(), ['home', 'a', 'b']);
     FakeWebSocket.last().accept();
     assert.equal(FakeWebSocket.last().sent[0].body.token, 't');
     // Afterwards the configured address counts again.
     FakeWebSocket.last().drop();
-    mock.timers.tick(250 * 2);
+    await tick(250 * 2);
     assert.deepEqual(visited(), ['home', 'a', 'b', 'home']);
   });
 
-  test('is come back to when all others are down', () => {
+  test('is come back to when all others are down', async () => {
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     shutDown(FakeWebSocket.last(), ['a:1', 'b:1']);
     for (let i = 0; i < 2; i++) {
-      mock.timers.tick(250);
+      await tick(250);
       FakeWebSocket.last().drop();
     }
-    mock.timers.tick(250);
+    await tick(250);
     assert.deepEqual(visited(), ['home', 'a', 'b', 'home']);
   });
 
-  test('may name others before it accepts anybody', () => {
+  test('may name others before it accepts anybody', async () => {
     const c = client();
     c.connect();
+    await settle();
     FakeWebSocket.last().open();
     shutDown(FakeWebSocket.last(), ['a:1']);
-    mock.timers.tick(250);
+    await tick(250);
     assert.deepEqual(visited(), ['home', 'a']);
   });
 
-  test('does not send clients in circles without end: the waits grow', () => {
+  test('does not send clients in circles without end: the waits grow', async () => {
     const c = client();
     const waits = [];
-    c.on('disconnect', (event) => waits.push(event.retryInMs));
+    c.on('state', (event) => event.state === 'waiting' && waits.push(event.retryIn));
     c.connect();
+    await settle();
     for (let i = 0; i < 8; i++) {
       FakeWebSocket.last().accept();
       shutDown(FakeWebSocket.last(), ['home:8090']);
-      mock.timers.tick(waits.at(-1));
+      await tick(waits.at(-1));
     }
-    assert.deepEqual(waits, [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
+    assert.deepEqual(waits, [250, 250, 250, 250, 500, 1000, 2000, 4000]);
   });
 
-  test('is not followed to where the socket cannot be made', () => {
+  test('is not followed to where the socket cannot be made', async () => {
     const c = client();
     const log = record(c);
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     shutDown(FakeWebSocket.last(), ['a:1']);
     FakeWebSocket.refuse = new Error('blocked by the page');
-    mock.timers.tick(250);
+    await tick(250);
     FakeWebSocket.refuse = null;
-    mock.timers.tick(250);
+    await tick(250);
     assert.deepEqual(visited(), ['home', 'home']);
     assert.ok(!log.includes('closed'), 'one bad address ended the client');
   });
 
-  test('with addresses of nonsense is one without', () => {
+  test('with addresses of nonsense is one without', async () => {
     for (const addresses of [[], 'a:1', null, [7], { 0: 'a:1' }]) {
       FakeWebSocket.sockets = [];
       const c = client();
       c.connect();
+      await settle();
       FakeWebSocket.last().accept();
       shutDown(FakeWebSocket.last(), addresses);
-      mock.timers.tick(250);
+      await tick(250);
       assert.deepEqual(visited(), ['home', 'home']);
       c.close();
     }
   });
 
-  test('and whom nobody wants to come back names nothing', () => {
+  test('and whom nobody wants to come back names nothing', async () => {
     const c = client();
     c.on('error', () => {});
     c.connect();
+    await settle();
     FakeWebSocket.last().accept();
     FakeWebSocket.last().frames({ ver: 2, op: 6, body: { code: 3503, reconnect: false, addresses: ['a:1'] } });
-    mock.timers.tick(60_000);
+    await tick(60_000);
     assert.deepEqual(visited(), ['home']);
     assert.equal(c.state, 'closed');
   });
@@ -181,11 +188,11 @@ describe('discovery', () => {
     assert.equal(asked[0].question, 'http://api:7172/v1/nodes/best?transport=ws');
     assert.deepEqual([asked[0].options.cache, asked[0].options.credentials, asked[0].options.redirect], ['no-store', 'omit', 'error']);
     FakeWebSocket.last().drop();
-    mock.timers.tick(250);
+    await tick(250);
     assert.equal(asked.length, 1, 'the rest of the round needs no question');
     FakeWebSocket.last().accept();
     FakeWebSocket.last().drop();
-    mock.timers.tick(250);
+    await tick(250);
     await settle();
     assert.deepEqual(visited(), ['a', 'b', 'c']);
     assert.equal(asked.length, 2);
@@ -199,6 +206,7 @@ describe('discovery', () => {
       const log = record(c);
       c.connect();
       await settle();
+      await settle();
       assert.deepEqual(visited(), ['home'], JSON.stringify(answer));
       assert.deepEqual(log, ['connecting']);
       assert.equal(asked.length, 1);
@@ -211,9 +219,9 @@ describe('discovery', () => {
     const c = client(options);
     c.connect();
     await settle();
-    mock.timers.tick(2999);
+    await tick(2999);
     assert.deepEqual(visited(), []);
-    mock.timers.tick(1);
+    await tick(1);
     assert.ok(asked[0].options.signal.aborted);
     await settle(); // its rejection must not connect a second time
     assert.deepEqual(visited(), ['home']);
@@ -229,7 +237,7 @@ describe('discovery', () => {
     c.close();
     assert.ok(asked[0].options.signal.aborted);
     await settle();
-    mock.timers.tick(60_000);
+    await tick(60_000);
     assert.deepEqual(visited(), []);
     c.connect();
     await settle();
@@ -243,7 +251,7 @@ describe('discovery', () => {
     await settle();
     FakeWebSocket.last().accept();
     shutDown(FakeWebSocket.last(), ['told:1']);
-    mock.timers.tick(250);
+    await tick(250);
     await settle();
     assert.deepEqual(visited(), ['a', 'told']);
     assert.equal(asked.length, 1);
@@ -252,7 +260,7 @@ describe('discovery', () => {
   test('waits for the token', async () => {
     const { asked, ...options } = api({ addresses: ['a:1'] });
     let give;
-    const c = client({ ...options, token: undefined, getToken: () => new Promise((resolve) => (give = resolve)) });
+    const c = client({ ...options, token: undefined, tokenSource: () => new Promise((resolve) => (give = resolve)) });
     c.connect();
     await settle();
     assert.equal(asked.length, 0);
@@ -262,7 +270,7 @@ describe('discovery', () => {
     assert.equal(FakeWebSocket.last().sent[0].body.token, 'fresh');
   });
 
-  test('must be as safe as the connection', () => {
+  test('must be as safe as the connection', async () => {
     const fetch = () => {};
     for (const [discover, own] of [
       ['api:7172', url],
@@ -278,7 +286,7 @@ describe('discovery', () => {
     assert.equal(discoverUrl('https://api/my/best?zone=eu', url), 'https://api/my/best?zone=eu&transport=ws');
   });
 
-  test('says so where there is no fetch', () => {
+  test('says so where there is no fetch', async () => {
     const own = globalThis.fetch;
     try {
       delete globalThis.fetch;

@@ -3,7 +3,13 @@ import { ImgoError } from './protocol.js';
 
 const MAX_OTHERS = 5; // addresses that are tried before the configured one
 
-/** Returns the addresses of one round: the usable ones of the list, then the configured one. */
+/**
+ * Returns the addresses of one round: the usable ones of the list, then the configured one.
+ *
+ * @param {unknown} addresses
+ * @param {string} url
+ * @returns {string[]}
+ */
 export function routeTo(addresses, url) {
   const others = Array.isArray(addresses) ? addresses : [];
   const usable = others.map((address) => otherUrl(address, url)).filter((other) => other !== null);
@@ -14,6 +20,9 @@ export function routeTo(addresses, url) {
  * Returns the URL of another address that a server names: host:port, or a URL. A missing scheme or
  * path is taken from the configured URL. It returns null for an unusable address. If the configured
  * URL has TLS, an address without TLS is unusable, because the token would be sent in the clear.
+ *
+ * @param {unknown} address
+ * @param {string} url
  */
 function otherUrl(address, url) {
   if (typeof address !== 'string' || address === '') return null;
@@ -32,7 +41,12 @@ function otherUrl(address, url) {
   }
 }
 
-/** Checks the discover option and adds the path and the transport. */
+/**
+ * Checks the discover option and adds the path and the transport.
+ *
+ * @param {string} discover
+ * @param {string} url
+ */
 export function discoverUrl(discover, url) {
   let question;
   try {
@@ -52,7 +66,14 @@ export function discoverUrl(discover, url) {
   return question.href;
 }
 
-/** Returns the addresses of the best nodes. It rejects if there is no successful answer. */
+/**
+ * Returns the addresses of the best nodes. It rejects if there is no successful answer.
+ *
+ * @param {typeof globalThis.fetch} fetch
+ * @param {string} question
+ * @param {AbortSignal} signal
+ * @returns {Promise<unknown>}
+ */
 export async function ask(fetch, question, signal) {
   const response = await fetch(question, { signal, cache: 'no-store', credentials: 'omit', redirect: 'error' });
   if (!response.ok) throw new Error(`the answer is ${response.status}`);

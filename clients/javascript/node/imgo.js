@@ -1,0 +1,47 @@
+/**
+ * The client for Node: that of src/imgo.js, with the WebSocket of the package ws if it is installed.
+ * With ws the client stops reading while its listeners are slow. The WebSocket of Node 22 cannot.
+ *
+ * @module
+ */
+import { ImgoError, ImgoClient as Client } from '../src/imgo.js';
+
+/** @import { ImgoOptions, WebSocketLike } from '../src/types.js' */
+
+export { ImgoError, LocalStorageStore, compareIds } from '../src/imgo.js';
+/**
+ * @typedef {import('../src/types.js').ImgoCounts} ImgoCounts
+ * @typedef {import('../src/types.js').ImgoErrorCode} ImgoErrorCode
+ * @typedef {import('../src/types.js').ImgoEvents} ImgoEvents
+ * @typedef {import('../src/types.js').ImgoInfo} ImgoInfo
+ * @typedef {import('../src/types.js').ImgoMessage} ImgoMessage
+ * @typedef {import('../src/types.js').ImgoRoomEvent} ImgoRoomEvent
+ * @typedef {import('../src/types.js').ImgoState} ImgoState
+ * @typedef {import('../src/types.js').ImgoStateEvent} ImgoStateEvent
+ * @typedef {import('../src/types.js').ImgoStore} ImgoStore
+ * @typedef {import('../src/types.js').Json} Json
+ */
+
+/** Escapes and base64 make a frame larger than its bodies, and a frame may have several of them. */
+const FRAME = 8;
+
+/** A client of one user. Methods may be called at any time, also from event listeners. */
+export class ImgoClient extends Client {
+  /**
+   * @protected
+   * @override
+   * @param {string} url
+   * @param {ImgoOptions} options
+   * @returns {Promise<WebSocketLike>}
+   */
+  async openSocket(url, options) {
+    if (options.WebSocket) return super.openSocket(url, options);
+    const ws = await import('ws').catch(() => null);
+    if (ws) {
+      const maxPayload = Math.max(FRAME * Number(options.maxBody), 4 << 20);
+      return new ws.WebSocket(url, { perMessageDeflate: false, maxPayload });
+    }
+    if (globalThis.WebSocket) return super.openSocket(url, options);
+    throw new ImgoError('unsupported', 'this Node has no WebSocket: npm install ws, or pass a class as the option WebSocket');
+  }
+}

@@ -1,0 +1,170 @@
+/** Definitions that all parts of the client share: operations, errors, names and message ids. */
+
+/** @import { ImgoErrorCode } from './types.js' */
+
+/** The operations of the protocol that a client uses. */
+export const Op = Object.freeze({
+  heartbeat: 2,
+  heartbeatReply: 3,
+  send: 4,
+  message: 5,
+  disconnect: 6,
+  auth: 7,
+  authReply: 8,
+  ack: 18,
+  ackReply: 19,
+  joinRoom: 20,
+  joinRoomReply: 21,
+  leaveRoom: 22,
+  leaveRoomReply: 23,
+  refused: 28,
+  roomChanged: 29,
+});
+
+/** The lowest operation that a push or an application may choose. */
+export const MIN_CUSTOM_OP = 1000;
+
+/** The protocol version of this client. */
+export const VERSION = 2;
+
+/** The close code for an expired token. */
+export const TOKEN_EXPIRED = 3502;
+
+const MAX_NAME_BYTES = 128;
+const MAX_ID = 2n ** 64n - 1n;
+
+/** The error class of this package. `code` is for programs, `message` for people. */
+export class ImgoError extends Error {
+  /**
+   * @param {ImgoErrorCode} code
+   * @param {string} message
+   * @param {{ closeCode?: number, serverCode?: string, cause?: unknown }} [details]
+   */
+  constructor(code, message, { closeCode, serverCode, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = 'ImgoError';
+    /** @readonly */
+    this.code = code;
+    /**
+     * For `refused`: the close code of the server. Otherwise undefined.
+     * @readonly
+     */
+    this.closeCode = closeCode;
+    /**
+     * For `denied`: `forbidden`, `too_many`, `unavailable`, `unsupported` or another word of the
+     * protocol. Otherwise undefined.
+     * @readonly
+     */
+    this.serverCode = serverCode;
+  }
+}
+
+/**
+ * Compares two message ids for sorting. Ids are decimal strings of up to 64 bits, which a Number
+ * cannot hold exactly.
+ *
+ * @param {string} a
+ * @param {string} b
+ * @returns {-1 | 0 | 1}
+ */
+export function compareIds(a, b) {
+  const x = BigInt(a);
+  const y = BigInt(b);
+  return x < y ? -1 : x > y ? 1 : 0;
+}
+
+/**
+ * Returns the id of a message in its shortest form, or null for the id 0 of a message that is not
+ * kept. It throws if the value is no unsigned number of 64 bits.
+ *
+ * @param {unknown} raw
+ * @returns {string | null}
+ */
+export function readId(raw) {
+  if (raw === undefined) return null;
+  if (typeof raw !== 'string' || !/^\d{1,40}$/.test(raw)) throw new Error(`${JSON.stringify(raw)} is no decimal number`);
+  const id = BigInt(raw);
+  if (id > MAX_ID) throw new Error(`${raw} has more than 64 bits`);
+  return id === 0n ? null : id.toString();
+}
+
+/**
+ * Reports whether a client reconnects by itself after a close code.
+ *
+ * @param {number} code
+ */
+export function reconnects(code) {
+  return code < 3500;
+}
+
+/**
+ * Returns the name, or throws an ImgoError that names the field if the name is not valid.
+ *
+ * @param {string} field
+ * @param {unknown} name
+ * @returns {string}
+ */
+export function checkedName(field, name) {
+  const bytes = typeof name === 'string' ? new TextEncoder().encode(name).length : 0;
+  // eslint-disable-next-line no-control-regex -- control characters are what this looks for
+  if (typeof name !== 'string' || bytes < 1 || bytes > MAX_NAME_BYTES || /[\u0000-\u001f\u007f-\u009f]/.test(name)) {
+    throw new ImgoError('invalid', `${field} must be a string of 1 to ${MAX_NAME_BYTES} bytes without control characters`);
+  }
+  return name;
+}
+
+/**
+ * Returns the error for a call that the server refused.
+ *
+ * @param {string} what
+ * @param {any} body
+ */
+export function denied(what, body) {
+  const serverCode = String(body?.code ?? '');
+  return new ImgoError('denied', `the server refused ${what}: ${body?.reason || serverCode}`, { serverCode });
+}
+
+/**
+ * Returns the message of any thrown value.
+ *
+ * @param {unknown} cause
+ */
+export function textOf(cause) {
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+/**
+ * Returns a promise with its resolve and reject functions.
+ *
+ * @template T
+ * @returns {{ promise: Promise<T>, resolve: (value: T) => void, reject: (error: unknown) => void }}
+ */
+export function deferred() {
+  /** @type {any} */
+  let resolve;
+  /** @type {any} */
+  let reject;
+  const promise = new Promise((a, b) => {
+    resolve = a;
+    reject = b;
+  });
+  return { promise, resolve, reject };
+}
+
+/**
+ * Waits for a promise, but not longer than a time. It resolves with undefined after that time, or
+ * if the promise is rejected.
+ *
+ * @template T
+ * @param {Promise<T> | T} promise
+ * @param {number} ms
+ * @returns {Promise<T | undefined>}
+ */
+export function within(promise, ms) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(undefined), ms);
+    Promise.resolve(promise)
+      .then(resolve, () => resolve(undefined))
+      .finally(() => clearTimeout(timer));
+  });
+}
