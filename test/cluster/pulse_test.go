@@ -2,51 +2,74 @@ package cluster_test
 
 import (
 	"context"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"imgo/config"
 	"imgo/envelope"
-	"imgo/internal/race"
 	"imgo/roles"
 	"imgo/roles/router"
 )
 
-// deafLog is a log that does not answer its reader while cut is set.
-type deafLog struct {
-	router.KeptLog
-	cut *atomic.Bool
+// cable is the way between a router and the log. It is cut between cut and mend.
+type cable struct {
+	mu     sync.Mutex
+	mended chan struct{} // nil while the cable is whole
 }
 
-func (l deafLog) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
-	entries, err := l.KeptLog.Read(ctx, partition, from, maxBytes)
-	return entries, l.answer(ctx, err)
+func (c *cable) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mended = make(chan struct{})
 }
 
-func (l deafLog) Bounds(ctx context.Context, partition int32) (begin, end int64, err error) {
-	begin, end, err = l.KeptLog.Bounds(ctx, partition)
-	return begin, end, l.answer(ctx, err)
+func (c *cable) mend() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.mended)
+	c.mended = nil
 }
 
-func (l deafLog) answer(ctx context.Context, err error) error {
-	if !l.cut.Load() {
+// pass lets an answer through. While the cable is cut, the answer waits until it is mended, as that of
+// a broker behind a broken network does.
+func (c *cable) pass(ctx context.Context, err error) error {
+	c.mu.Lock()
+	mended := c.mended
+	c.mu.Unlock()
+	if mended == nil {
 		return err
 	}
-	<-ctx.Done()
-	return ctx.Err()
+	select {
+	case <-mended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// cutLog is a log whose answers come through a cable.
+type cutLog struct {
+	router.KeptLog
+	cable *cable
+}
+
+func (l cutLog) Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error) {
+	entries, err := l.KeptLog.Read(ctx, partition, from, maxBytes)
+	return entries, l.cable.pass(ctx, err)
+}
+
+func (l cutLog) Bounds(ctx context.Context, partition int32) (begin, end int64, err error) {
+	begin, end, err = l.KeptLog.Bounds(ctx, partition)
+	return begin, end, l.cable.pass(ctx, err)
 }
 
 // A router that is cut from Kafka gives its partitions to one that is not, and is not ready
 // meanwhile. It takes them again when Kafka answers it.
 func TestRouterCutFromKafka(t *testing.T) {
-	if race.Enabled {
-		// Under load a run may wait two minutes for the new owner. The reason is not known yet.
-		t.Skip("not with the race detector: see the comment")
-	}
 	t.Parallel()
 	w := newWorld(t)
-	var cut atomic.Bool
-	w.faults = map[string]roles.Faults{"router1": {RouterLog: func(kept router.KeptLog) router.KeptLog { return deafLog{kept, &cut} }}}
+	var kafka cable
+	w.faults = map[string]roles.Faults{"router1": {RouterLog: func(kept router.KeptLog) router.KeptLog { return cutLog{kept, &kafka} }}}
 	w.startAll()
 	users := w.connectUsers(8)
 	pushAll := func() {
@@ -56,10 +79,10 @@ func TestRouterCutFromKafka(t *testing.T) {
 	}
 	pushAll()
 	ready := func() bool { return get("http://"+w.nodes["router1"].HTTPAddr().String()+"/readyz", nil) == nil }
-	cut.Store(true)
+	kafka.cut()
 	eventually(t, "the router has given up its partitions", func() bool { return !ready() })
 	pushAll() // with idempotency keys, which need the owner
-	cut.Store(false)
+	kafka.mend()
 	eventually(t, "the router has its partitions again", ready)
 	pushAll()
 	w.checkHistory()
