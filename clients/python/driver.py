@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""The driver of the conformance tests: commands on standard input, events on standard output, one JSON object a line."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import ssl
+import sys
+import threading
+from collections import deque
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+from imgo_client import Client, FileStore, ImgoError, Message, RoomChange, State, StateEvent
+from imgo_client._aio import TASK_PREFIX
+
+TIMES = (
+    *("min_backoff", "max_backoff", "stable_after", "connect_timeout", "auth_timeout"),
+    *("request_timeout", "heartbeat_timeout", "close_timeout", "ack_delay"),
+)
+PLAIN = ("address", "discover", "token", "device", "platform", "rooms", "accepts", "queue", "remember", "max_body")
+
+
+def emit(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class Driver:
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self.tokens: deque[asyncio.Future[str]] = deque()
+        self.calls: set[asyncio.Task[None]] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.passes = 0  # held messages that may still go on
+        self.failures = 0
+
+    def make(self, options: dict[str, Any]) -> None:
+        arguments = {name: options.pop(name) for name in PLAIN if name in options}
+        arguments |= {name: options.pop(f"{name}_ms") / 1000 for name in TIMES if f"{name}_ms" in options}
+        if options.pop("token_source", False):
+            arguments["token_source"] = self.token
+        if path := options.pop("store", None):
+            arguments["store"] = FileStore(path, remember=arguments.get("remember", 8192))
+        if ca := options.pop("ca", None):
+            arguments["ssl_context"] = ssl.create_default_context(cafile=ca)
+        if options:
+            raise ImgoError("invalid", f"the driver does not know the option {next(iter(options))}")
+        self.client = Client(
+            **{"address": "", **arguments},
+            on_message=self.message,
+            on_state=self.state,
+            on_room=self.room,
+            on_error=lambda error: emit("error", code=error.code, message=str(error)),
+            log=lambda level, line: print(level, line, file=sys.stderr, flush=True),
+        )
+
+    async def token(self) -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.tokens.append(answer)
+        emit("token_wanted")
+        return await answer
+
+    async def message(self, message: Message) -> None:
+        body = base64.b64encode(message.body).decode()
+        emit("message", id=str(message.id), op=message.op, kept=message.kept, body=body)
+        await self.gate.wait()
+        if self.passes:
+            self.passes -= 1
+            if not self.passes:
+                self.gate.clear()
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("the driver was told to fail")
+        emit("handled", id=str(message.id))
+
+    def state(self, event: StateEvent) -> None:
+        fields: dict[str, Any] = {}
+        if event.state is State.LIVE:
+            fields = {
+                "session": event.session,
+                "user": event.user,
+                "heartbeat_ms": round(event.heartbeat * 1000),
+                "pending": event.pending,
+                "rooms": list(event.rooms),
+            }
+        elif event.state is State.WAITING:
+            fields = {"retry_in_ms": event.retry_in * 1000, "code": event.code, "reason": event.reason}
+        elif event.state is State.CLOSED:
+            fields = {"code": event.code, "reason": event.reason, "failed": event.failed}
+        emit("state", state=event.state.value, **fields)
+
+    def room(self, change: RoomChange) -> None:
+        emit("room", room=change.room, joined=change.joined, code=change.code, reason=change.reason)
+
+    async def run(self, tag: int, work: Awaitable[Any]) -> None:
+        try:
+            result = await work
+        except ImgoError as error:
+            self.fail(tag, error)
+        else:
+            emit("done", tag=tag, result=result or {})
+
+    def fail(self, tag: int, error: ImgoError) -> None:
+        emit(
+            "failed",
+            tag=tag,
+            code=error.code,
+            server_code=error.server_code,
+            close_code=error.close_code,
+            message=str(error),
+        )
+
+    def call(self, tag: int, work: Awaitable[Any]) -> None:
+        task = asyncio.create_task(self.run(tag, work))
+        self.calls.add(task)
+        task.add_done_callback(self.calls.discard)
+
+    def command(self, command: dict[str, Any]) -> None:
+        do, tag = command["do"], command.get("tag", 0)
+        if do == "new":
+            try:
+                self.make(command["options"])
+            except ImgoError as error:
+                self.fail(tag, error)
+            else:
+                emit("done", tag=tag, result={})
+        elif do == "token":
+            self.answer(command)
+        elif do == "hold":
+            self.gate.clear()
+            self.passes = 0
+        elif do == "release":
+            self.passes = command.get("count", 0)
+            self.gate.set()
+        elif do == "fail":
+            self.failures = command.get("count", 1)
+        elif do == "threads":
+            tasks = sum(task.get_name().startswith(TASK_PREFIX) for task in asyncio.all_tasks())
+            threads = sum(thread.name.startswith(TASK_PREFIX) for thread in threading.enumerate())
+            emit("done", tag=tag, result={"count": tasks + threads})
+        else:
+            self.client_command(do, tag, command)
+
+    def answer(self, command: dict[str, Any]) -> None:
+        while self.tokens:
+            future = self.tokens.popleft()
+            if future.done():
+                continue  # the client has given up
+            if "error" in command:
+                future.set_exception(RuntimeError(command["error"]))
+            else:
+                future.set_result(command["token"])
+            return
+
+    def client_command(self, do: str, tag: int, command: dict[str, Any]) -> None:
+        client = self.client
+        if client is None:
+            self.fail(tag, ImgoError("invalid", "there is no client"))
+        elif do == "connect":
+            self.call(tag, client.connect())
+        elif do == "close":
+            self.call(tag, client.close())
+        elif do == "join":
+            self.call(tag, client.join(command["room"]))
+        elif do == "leave":
+            self.call(tag, client.leave(command["room"]))
+        elif do == "send":
+            self.call(tag, self.send(client, command))
+        else:
+            raise ValueError(f"unknown command {do}")
+
+    async def send(self, client: Client, command: dict[str, Any]) -> dict[str, str]:
+        reply = await client.send(base64.b64decode(command.get("body", "")), op=command.get("op", 4))
+        return {"body": base64.b64encode(reply).decode()}
+
+
+async def main() -> None:
+    driver = Driver()
+    reader = asyncio.StreamReader(limit=64 << 20)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    transports = ["tcp", "tls"]
+    try:
+        import websockets  # noqa: F401
+
+        transports += ["ws", "wss"]
+    except ImportError:
+        pass
+    emit("ready", language="python", transports=transports)
+    while line := await reader.readline():
+        command = json.loads(line)
+        if command["do"] == "exit":
+            break
+        driver.command(command)
+    sys.stdout.flush()
+    os._exit(0)  # without closing the client
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

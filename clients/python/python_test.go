@@ -1,0 +1,121 @@
+// Package python_test runs the tools and the tests of the client for Python, so that the Go test run covers them.
+package python_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/roles"
+	"imgo/roles/logic/httpapi"
+	"imgo/test/harness"
+)
+
+const (
+	// limit bounds each tool. The first run installs the packages.
+	limit = 10 * time.Minute
+	// key is the API key of the server.
+	key = "the-key-of-the-python-tests"
+	// oldest is the oldest Python 3 that the client supports.
+	oldest = 10
+)
+
+// interpreter is a Python of this machine.
+type interpreter struct {
+	path  string
+	minor int // of 3.minor
+}
+
+// interpreters returns the oldest and the newest Python here that the client supports, or one if there is only one.
+// Without any it skips the test. With CI=true it fails.
+func interpreters(t *testing.T) []interpreter {
+	t.Helper()
+	names := []string{"python3"}
+	for minor := oldest; minor < oldest+10; minor++ {
+		names = append(names, "python3."+strconv.Itoa(minor))
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		found, _ := filepath.Glob(filepath.Join(home, ".pyenv/versions/3.*/bin/python3")) // the pattern is good
+		names = append(names, found...)
+	}
+	var all []interpreter
+	for _, name := range names {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		out, err := exec.CommandContext(t.Context(), path, "-c", "import ensurepip, ssl, sys, venv; print(sys.version_info[1])").Output()
+		if err != nil {
+			continue // a shim of a version that is not active, or a Python without venv
+		}
+		if minor, err := strconv.Atoi(strings.TrimSpace(string(out))); err == nil && minor >= oldest {
+			all = append(all, interpreter{path, minor})
+		}
+	}
+	if len(all) == 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("the Python client's tests need Python 3.10 or newer with venv: scripts/setup installs it")
+		}
+		t.Skip("the Python client's tests need Python 3.10 or newer with venv")
+	}
+	byAge := func(a, b interpreter) int { return a.minor - b.minor }
+	first, last := slices.MinFunc(all, byAge), slices.MaxFunc(all, byAge)
+	if first.minor == last.minor {
+		return []interpreter{first}
+	}
+	return []interpreter{first, last}
+}
+
+// tools returns the folder of the tools for an interpreter.
+func (i interpreter) tools(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(run(t, "../..", nil, "scripts/python", "clients/python/requirements.txt", i.path))
+}
+
+// run runs a program in dir and returns its standard output. The test ends if the program fails.
+func run(t *testing.T, dir string, env []string, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	var out, all bytes.Buffer
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = &out, &all
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out.String(), all.String())
+	}
+	return out.String()
+}
+
+func TestTools(t *testing.T) {
+	all := interpreters(t)
+	bin := all[len(all)-1].tools(t)
+	for _, args := range [][]string{{"ruff", "check"}, {"ruff", "format", "--check"}, {"mypy"}} {
+		run(t, ".", nil, filepath.Join(bin, args[0]), args[1:]...)
+	}
+}
+
+// TestPytest runs the library's own tests, in part with a real server.
+func TestPytest(t *testing.T) {
+	for _, python := range interpreters(t) {
+		t.Run("3."+strconv.Itoa(python.minor), func(t *testing.T) {
+			bin := python.tools(t)
+			cfg := harness.Settings(t)
+			cfg.Auth.Mode = "token"
+			cfg.HTTP.Keys = []httpapi.Key{{Name: "test", Key: key}}
+			node := harness.Start(t, cfg, roles.RunOptions{}, nil)
+			env := []string{
+				"IMGO_TEST_TCP=" + node.ClientAddr("tcp").String(), "IMGO_TEST_WS=" + node.ClientAddr("ws").String(),
+				"IMGO_TEST_API=" + node.Base, "IMGO_TEST_KEY=" + key, "PYTHONDONTWRITEBYTECODE=1",
+			}
+			run(t, ".", env, filepath.Join(bin, "pytest"), "-p", "no:cacheprovider")
+		})
+	}
+}

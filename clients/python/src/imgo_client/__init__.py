@@ -1,0 +1,25 @@
+"""Client for the imgo push server.
+
+``Client`` receives messages, ``PushClient`` sends them from a backend, and ``Webhook`` verifies a webhook's signature.
+"""
+
+from ._client import Client
+from ._errors import ErrorCode, ImgoError
+from ._options import Handler, LogLevel, Message, State, StateEvent, TokenSource
+from ._store import FileStore, Store
+from ._wire import RoomChange
+
+__all__ = [
+    "Client",
+    "ErrorCode",
+    "FileStore",
+    "Handler",
+    "ImgoError",
+    "LogLevel",
+    "Message",
+    "RoomChange",
+    "State",
+    "StateEvent",
+    "Store",
+    "TokenSource",
+]

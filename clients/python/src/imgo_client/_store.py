@@ -1,0 +1,132 @@
+"""Stores of handled ids."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ._aio import in_thread
+
+
+class Store(Protocol):
+    """Remembers handled ids across restarts. A store belongs to one client at a time.
+
+    The client calls one method at a time, and cancels it after ``request_timeout``.
+    """
+
+    async def load(self) -> Sequence[int]:
+        """Return the saved ids, oldest first."""
+
+    async def add(self, ids: Sequence[int]) -> None:
+        """Save newly handled ids. They are durable when it returns."""
+
+
+class FileStore:
+    """A store in a file: a line for each id.
+
+    New ids are appended and synced. The file is written anew when it has more than twice ``remember`` ids. A last line
+    without its end, which a crash can leave, does not count. Reading and writing run in a thread.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, remember: int = 8192) -> None:
+        if remember < 1:
+            raise ValueError("remember must be at least 1")
+        self._path = Path(path)
+        self._remember = remember
+        self._lock = threading.Lock()
+        self._ids: dict[int, None] | None = None  # the newest ids of the file, oldest first
+        self._lines = 0
+
+    async def load(self) -> Sequence[int]:
+        """Return the saved ids, oldest first."""
+        return await in_thread(self._load)
+
+    async def add(self, ids: Sequence[int]) -> None:
+        """Append ids, and sync the file."""
+        await in_thread(lambda: self._add(ids))
+
+    def _load(self) -> Sequence[int]:
+        with self._lock:
+            return list(self._open())
+
+    def _open(self) -> dict[int, None]:
+        """Read the file, if that is not done, and leave it in good order."""
+        if self._ids is not None:
+            return self._ids
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        end = data.rfind(b"\n") + 1
+        lines = data[:end].split()
+        ids: dict[int, None] = {}
+        for number, line in enumerate(lines, 1):
+            if not line.isdigit() or not 0 < int(line) < 1 << 64:
+                raise ValueError(f"line {number} of {self._path} is no id: remove the file, or name another one")
+            self._note(ids, int(line))
+        if end < len(data):
+            self._rewrite(ids)
+        else:
+            self._lines = len(lines)
+        self._ids = ids
+        return ids
+
+    def _note(self, ids: dict[int, None], id: int) -> None:
+        ids.pop(id, None)
+        ids[id] = None
+        if len(ids) > self._remember:
+            del ids[next(iter(ids))]
+
+    def _add(self, new: Sequence[int]) -> None:
+        with self._lock:
+            ids = dict(self._open())
+            for id in new:
+                self._note(ids, id)
+            try:
+                if self._lines + len(new) > 2 * self._remember:
+                    self._rewrite(ids)
+                else:
+                    self._append(new)
+            except BaseException:
+                self._ids = None  # the file may have a part of the ids: read it again
+                raise
+            self._ids = ids
+
+    def _append(self, ids: Sequence[int]) -> None:
+        created = not self._path.exists()
+        with self._path.open("ab", buffering=0) as file:
+            data = memoryview(_lines(ids))
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        if created:
+            self._sync_folder()
+        self._lines += len(ids)
+
+    def _rewrite(self, ids: dict[int, None]) -> None:
+        """Replace the file in one step."""
+        new = self._path.with_name(self._path.name + ".new")
+        with new.open("wb") as file:
+            file.write(_lines(list(ids)))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+        self._sync_folder()
+        self._lines = len(ids)
+
+    def _sync_folder(self) -> None:
+        """Make a new name in the folder durable, where the system can."""
+        if os.name != "posix":
+            return
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _lines(ids: Sequence[int]) -> bytes:
+    return "".join(f"{id}\n" for id in ids).encode("ascii")
