@@ -8,72 +8,13 @@ import WebSocket from 'ws';
 import { FileStore } from '../node/file-store.js';
 import { ImgoClient, ImgoError } from '../node/imgo.js';
 
-/** @import { ImgoOptions } from '../src/types.js' */
+/** @import { ImgoMessage, ImgoOptions } from '../src/types.js' */
 
 /** @param {Record<string, unknown>} event */
 const print = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
 
-/** @type {ImgoClient | null} */
-let client = null;
-/** Answers of the token source that are wanted. @type {{ resolve: (token: string) => void, reject: (error: Error) => void }[]} */
-const wanted = [];
-let holding = false;
-let permits = 0; // messages that may go on while holding
-/** @type {(() => void)[]} */
-const held = [];
-let failures = 0; // handlers that fail next
-
 /** What a client may leave behind: timers and sockets. Standard input and output are pipes. */
 const resources = () => process.getActiveResourcesInfo().filter((name) => /^(Timeout|Immediate|TCP|TLS)/.test(name));
-
-/**
- * @param {unknown} tag
- * @param {any} error
- */
-function failed(tag, error) {
-  const code = error instanceof ImgoError ? error.code : 'unknown';
-  const { serverCode = '', closeCode = 0 } = error;
-  print({ event: 'failed', tag: tag ?? 0, code, server_code: serverCode, close_code: closeCode, message: error.message });
-}
-
-/**
- * Returns the options in this language's case. Times are in milliseconds in both.
- *
- * @param {Record<string, any>} given
- * @returns {ImgoOptions}
- */
-function optionsOf(given) {
-  /** @type {Record<string, any>} */
-  const options = {};
-  for (const [name, value] of Object.entries(given)) {
-    const key = name.replace(/_ms$/, '').replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
-    options[key === 'address' ? 'url' : key] = value;
-  }
-  const { tokenSource, store, ca, log } = options;
-  delete options.ca;
-  delete options.tokenSource;
-  delete options.log;
-  if (log !== false) options.log = (/** @type {string} */ level, /** @type {string} */ line) => console.error(level, line);
-  if (store !== undefined) options.store = new FileStore(store, { remember: options.remember });
-  if (tokenSource === true) {
-    options.tokenSource = () => {
-      print({ event: 'token_wanted' });
-      return new Promise((resolve, reject) => {
-        wanted.push({ resolve, reject });
-      });
-    };
-  }
-  if (ca !== undefined) {
-    const trusted = readFileSync(ca);
-    options.WebSocket = class extends WebSocket {
-      /** @param {string} url */
-      constructor(url) {
-        super(url, { ca: trusted, perMessageDeflate: false });
-      }
-    };
-  }
-  return /** @type {ImgoOptions} */ (options);
-}
 
 /** The bytes of a pushed body. JSON is written as the server has it: without spaces. @param {any} body */
 function bytesOf(body) {
@@ -91,101 +32,218 @@ function jsonOf(base64) {
   }
 }
 
-/** @param {Record<string, any>} options */
-function make(options) {
-  const made = new ImgoClient(optionsOf(options));
-  made.on('state', (event) => {
-    /** @type {Record<string, any>} */
-    const { retryIn, heartbeat, ...rest } = /** @type {any} */ (event);
-    if (retryIn !== undefined) rest.retry_in_ms = retryIn;
-    if (heartbeat !== undefined) rest.heartbeat_ms = heartbeat;
-    print({ event: 'state', ...rest });
-  });
-  made.on('room', (change) => print({ event: 'room', ...change }));
-  made.on('error', ({ code, message }) => print({ event: 'error', code, message }));
-  made.on('message', async ({ id, op, kept, body }) => {
-    print({ event: 'message', id: id ?? '0', op, kept, body: bytesOf(body) });
-    if (holding) {
-      if (permits > 0) permits--;
-      else await new Promise((resolve) => held.push(() => resolve(undefined)));
+/** A store whose next saves can fail. */
+class FailingStore extends FileStore {
+  failures = 0;
+
+  /**
+   * @override
+   * @param {string[]} ids
+   */
+  async add(ids) {
+    if (this.failures > 0) {
+      this.failures--;
+      throw new Error('the test wants the store to fail');
     }
-    if (failures > 0) {
-      failures--;
-      throw new Error('the test wants this handler to fail');
-    }
-    print({ event: 'handled', id: id ?? '0' });
-  });
-  client = made;
+    await super.add(ids);
+  }
 }
 
-/** @param {number | undefined} count */
-function release(count) {
-  if (count === undefined) {
-    holding = false;
-    permits = 0;
-    for (const goOn of held.splice(0)) goOn();
+/** One client and what the commands want of it. */
+class Driven {
+  /** @type {Record<string, unknown>} */
+  #name;
+  /** @type {ImgoClient} */
+  #client;
+  /** @type {FailingStore | undefined} */
+  #store;
+  /** Calls of the token source. @type {{ resolve: (token: string) => void, reject: (error: Error) => void }[]} */
+  #wanted = [];
+  #holding = false;
+  #permits = 0; // messages that may go on while holding
+  /** @type {(() => void)[]} */
+  #held = [];
+  #failures = 0; // handlers that fail next
+
+  /**
+   * @param {string | undefined} name
+   * @param {Record<string, any>} options
+   */
+  constructor(name, options) {
+    this.#name = name ? { client: name } : {};
+    const client = new ImgoClient(this.#optionsOf(options));
+    client.on('state', (event) => {
+      /** @type {Record<string, any>} */
+      const { retryIn, heartbeat, ...rest } = /** @type {any} */ (event);
+      if (retryIn !== undefined) rest.retry_in_ms = retryIn;
+      if (heartbeat !== undefined) rest.heartbeat_ms = heartbeat;
+      this.#print({ event: 'state', ...rest });
+    });
+    client.on('room', (change) => this.#print({ event: 'room', ...change }));
+    client.on('error', ({ code, message }) => this.#print({ event: 'error', code, message }));
+    client.on('message', (message) => this.#handle(message));
+    this.#client = client;
+  }
+
+  /** @param {Record<string, unknown>} event */
+  #print(event) {
+    print({ ...event, ...this.#name });
+  }
+
+  /**
+   * Returns the options in this language's case. Times are in milliseconds in both.
+   *
+   * @param {Record<string, any>} given
+   * @returns {ImgoOptions}
+   */
+  #optionsOf(given) {
+    /** @type {Record<string, any>} */
+    const options = {};
+    for (const [name, value] of Object.entries(given)) {
+      const key = name.replace(/_ms$/, '').replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+      options[key === 'address' ? 'url' : key] = value;
+    }
+    const { tokenSource, store, ca, remember } = options;
+    delete options.ca;
+    options.log = (/** @type {string} */ level, /** @type {string} */ line) => console.error(level, line);
+    if (store !== undefined) options.store = this.#store = new FailingStore(store, { remember });
+    delete options.tokenSource;
+    if (tokenSource === true) {
+      options.tokenSource = () => {
+        this.#print({ event: 'token_wanted' });
+        return new Promise((resolve, reject) => {
+          this.#wanted.push({ resolve, reject });
+        });
+      };
+    }
+    if (ca !== undefined) {
+      const trusted = readFileSync(ca);
+      options.WebSocket = class extends WebSocket {
+        /** @param {string} url */
+        constructor(url) {
+          super(url, { ca: trusted, perMessageDeflate: false });
+        }
+      };
+    }
+    return /** @type {ImgoOptions} */ (options);
+  }
+
+  /** @param {ImgoMessage} message */
+  async #handle({ id, op, kept, body }) {
+    this.#print({ event: 'message', id: id ?? '0', op, kept, body: bytesOf(body) });
+    if (this.#holding) {
+      if (this.#permits > 0) this.#permits--;
+      else await new Promise((resolve) => this.#held.push(() => resolve(undefined)));
+    }
+    if (this.#failures > 0) {
+      this.#failures--;
+      throw new Error('the test wants this handler to fail');
+    }
+    this.#print({ event: 'handled', id: id ?? '0' });
+  }
+
+  /** @param {number | undefined} count */
+  #release(count) {
+    if (count === undefined) {
+      this.#holding = false;
+      this.#permits = 0;
+      for (const goOn of this.#held.splice(0)) goOn();
+      return;
+    }
+    this.#permits += count;
+    while (this.#permits > 0 && this.#held.length > 0) {
+      this.#permits--;
+      this.#held.shift()?.();
+    }
+  }
+
+  /**
+   * Carries out a command, and returns its result.
+   *
+   * @param {Record<string, any>} command
+   * @returns {Promise<Record<string, unknown> | void>}
+   */
+  async run(command) {
+    switch (command.do) {
+      case 'connect':
+        await this.#client.connect();
+        return;
+      case 'token': {
+        const answer = this.#wanted.shift();
+        if (command.error === undefined) answer?.resolve(command.token);
+        else answer?.reject(new Error(command.error));
+        return;
+      }
+      case 'join':
+        return this.#client.join(command.room);
+      case 'leave':
+        return this.#client.leave(command.room);
+      case 'send': {
+        const reply = await this.#client.send(jsonOf(command.body ?? ''), { op: command.op });
+        return { body: bytesOf(reply ?? '') };
+      }
+      case 'hold':
+        this.#holding = true;
+        return;
+      case 'release':
+        return this.#release(command.count);
+      case 'fail':
+        this.#failures += command.count ?? 1;
+        return;
+      case 'fail_store':
+        if (this.#store) this.#store.failures += command.count ?? 1;
+        return;
+      case 'close':
+        return this.#client.close();
+      default:
+        throw new ImgoError('invalid', `there is no command ${command.do}`);
+    }
+  }
+}
+
+/** @type {Map<string, Driven>} */
+const clients = new Map();
+
+/**
+ * @param {Record<string, any>} command
+ * @returns {Promise<Record<string, unknown> | void>}
+ */
+async function run(command) {
+  const name = command.client ?? '';
+  if (command.do === 'threads') return { count: resources().length };
+  if (command.do === 'new') {
+    clients.set(name, new Driven(name, command.options));
     return;
   }
-  permits += count;
-  while (permits > 0 && held.length > 0) {
-    permits--;
-    held.shift()?.();
-  }
+  const client = clients.get(name);
+  if (!client) throw new ImgoError('invalid', `there is no client ${name}: new is the first command`);
+  return client.run(command);
 }
 
 /**
- * Carries out a command, and returns its result.
- *
  * @param {Record<string, any>} command
+ * @param {any} error
  */
-async function run(command) {
-  if (command.do === 'new') return make(command.options);
-  if (!client) throw new ImgoError('invalid', 'there is no client: new is the first command');
-  switch (command.do) {
-    case 'connect':
-      await client.connect();
-      return undefined;
-    case 'token': {
-      const answer = wanted.shift();
-      if (command.error === undefined) answer?.resolve(command.token);
-      else answer?.reject(new Error(command.error));
-      return undefined;
-    }
-    case 'join':
-      return client.join(command.room);
-    case 'leave':
-      return client.leave(command.room);
-    case 'send':
-      return { body: bytesOf((await client.send(jsonOf(command.body ?? ''), { op: command.op })) ?? {}) };
-    case 'hold':
-      holding = true;
-      return undefined;
-    case 'release':
-      return release(command.count);
-    case 'fail':
-      failures += command.count ?? 1;
-      return undefined;
-    case 'threads':
-      return { count: resources().length };
-    case 'close':
-      return client.close();
-    default:
-      throw new ImgoError('invalid', `there is no command ${command.do}`);
-  }
+function failed(command, error) {
+  const { serverCode = '', closeCode = 0, message } = error;
+  const code = error instanceof ImgoError ? error.code : 'unknown';
+  const name = command.client ? { client: command.client } : {};
+  print({ event: 'failed', tag: command.tag ?? 0, code, server_code: serverCode, close_code: closeCode, message, ...name });
 }
 
 const lines = createInterface({ input: process.stdin });
 lines.on('line', (line) => {
   const command = JSON.parse(line);
   if (command.do === 'exit') process.exit(0);
+  const name = command.client ? { client: command.client } : {};
   run(command).then(
     (result) => {
-      if (command.tag !== undefined) print({ event: 'done', tag: command.tag, result: result ?? {} });
+      if (command.tag !== undefined) print({ event: 'done', tag: command.tag, result: result ?? {}, ...name });
     },
     (error) => {
-      if (command.tag !== undefined || command.do === 'new') failed(command.tag, error);
+      if (command.tag !== undefined || command.do === 'new') failed(command, error);
     },
   );
 });
 lines.on('close', () => process.exit(0));
-print({ event: 'ready', language: 'javascript', transports: ['ws', 'wss'] });
+print({ event: 'ready', language: 'javascript', transports: ['ws', 'wss'], pauses: true });

@@ -341,7 +341,8 @@ export class ImgoClient {
    */
   #begin(ws, token) {
     const auth = () => {
-      const { device, platform, accepts } = this.#settings;
+      const { device, platform } = this.#settings;
+      const accepts = this.#settings.accepts?.length ? this.#settings.accepts : undefined;
       const rooms = this.#rooms.size > 0 ? this.rooms : undefined;
       return { token, ack: true, device, platform, accepts, rooms };
     };

@@ -1,4 +1,4 @@
-import { ImgoError, readId, textOf } from './protocol.js';
+import { ImgoError, textOf } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoCounts, ImgoEvents, ImgoMessage, Settings } from './types.js' */
@@ -131,19 +131,12 @@ export class Inbox {
    * end the connection, so that the message comes again later in its order.
    *
    * @param {number} op
-   * @param {unknown} rawId
+   * @param {string | null} id
    * @param {any} body
    * @param {boolean} pausable whether the caller stops reading when the inbox is full. Then what was
    *   read already is taken all the same.
    */
-  take(op, rawId, body, pausable) {
-    let id;
-    try {
-      id = readId(rawId);
-    } catch (cause) {
-      this.#host.error(new ImgoError('protocol', `a message has a bad id: ${textOf(cause)}`));
-      return true;
-    }
+  take(op, id, body, pausable) {
     if (id !== null && (this.#inFlight.has(id) || this.#handled.has(id))) {
       this.#counts.duplicates++;
       if (!this.#inFlight.has(id)) this.#acknowledge(id); // the first acknowledgement was lost

@@ -1,4 +1,9 @@
 /**
+ * The part of localStorage that the store uses.
+ * @typedef {{ getItem(key: string): string | null, setItem(key: string, value: string): void }} TextStorage
+ */
+
+/**
  * Keeps handled ids in localStorage, so that a page does not handle a message twice after a reload.
  * Only one client at a time may use a key: give it the names of the user and the device.
  */
@@ -9,7 +14,7 @@ export class LocalStorageStore {
 
   /**
    * @param {string} key the key in the storage, such as `imgo:ana:laptop`
-   * @param {{ storage?: Pick<Storage, 'getItem' | 'setItem'>, remember?: number }} [options] another
+   * @param {{ storage?: TextStorage, remember?: number }} [options] another
    *   storage than localStorage, and the number of ids that are kept (8192)
    */
   constructor(key, { storage = globalThis.localStorage, remember = 8192 } = {}) {

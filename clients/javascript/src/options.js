@@ -41,11 +41,11 @@ function check(good, message) {
 function checkedUrl(url) {
   let parsed;
   try {
-    parsed = typeof url === 'string' ? new URL(url) : null;
+    parsed = /^wss?:\/\/[^/?#]/i.test(String(url)) ? new URL(String(url)) : null;
   } catch {
     parsed = null;
   }
-  if (parsed?.protocol !== 'ws:' && parsed?.protocol !== 'wss:') {
+  if (!parsed) {
     throw new ImgoError('invalid', 'url must be a WebSocket address such as ws://host:8090/sub');
   }
   if (parsed.pathname === '/') parsed.pathname = '/sub';

@@ -82,9 +82,9 @@ export function compareIds(a, b) {
  */
 export function readId(raw) {
   if (raw === undefined) return null;
-  if (typeof raw !== 'string' || !/^\d{1,40}$/.test(raw)) throw new Error(`${JSON.stringify(raw)} is no decimal number`);
+  if (typeof raw !== 'string' || !/^\d{1,40}$/.test(raw)) throw new Error(`the message id ${JSON.stringify(raw)} is no decimal number`);
   const id = BigInt(raw);
-  if (id > MAX_ID) throw new Error(`${raw} has more than 64 bits`);
+  if (id > MAX_ID) throw new Error(`the message id ${raw} has more than 64 bits`);
   return id === 0n ? null : id.toString();
 }
 

@@ -1,4 +1,4 @@
-import { ImgoError, Op, VERSION, deferred, denied, textOf, within } from './protocol.js';
+import { ImgoError, MIN_CUSTOM_OP, Op, VERSION, deferred, denied, readId, textOf, within } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoInfo, Settings, WebSocketLike } from './types.js' */
@@ -21,7 +21,7 @@ const BYTES_PER_UNIT = 3;
  * @typedef {object} Host
  * @property {() => void} opened The socket is open.
  * @property {(info: Readonly<ImgoInfo>, reply: any) => void} accepted
- * @property {(op: number, id: unknown, body: unknown) => void} message
+ * @property {(op: number, id: string | null, body: any) => void} message
  * @property {(change: any) => void} roomChanged
  * @property {(error: ImgoError) => void} error
  * @property {(end: End) => void} ended
@@ -177,7 +177,7 @@ export class Session {
   }
 
   #watch() {
-    const timeout = Math.min(this.#settings.heartbeatTimeout, this.#heartbeat);
+    const { heartbeatTimeout: timeout } = this.#settings;
     this.#timers.start('silence', timeout, () => {
       if (this.#bytesWait()) this.#watch();
       else this.#end({ code: 0, reason: `no sign of the server for ${timeout} ms after a heartbeat` });
@@ -221,31 +221,31 @@ export class Session {
   /** @param {unknown} data */
   #receive(data) {
     this.#timers.stop('silence'); // any frame shows that the server is alive
-    let frames;
     try {
       if (typeof data !== 'string') throw new Error('a binary frame where text was expected');
-      frames = JSON.parse(data);
+      const frames = JSON.parse(data);
       if (!Array.isArray(frames)) throw new Error('a frame that is not an array');
+      const { maxBody } = this.#settings;
+      const large = data.length * BYTES_PER_UNIT > maxBody;
+      for (const frame of frames) {
+        if (this.#over) return; // a listener has closed or replaced the connection
+        if (frame === null || typeof frame !== 'object') continue;
+        if (large && sizeOf(frame.body) > maxBody) {
+          this.#end({ code: 0, reason: `a body is larger than ${maxBody} bytes (maxBody)` });
+          return;
+        }
+        this.#take(frame);
+      }
     } catch (cause) {
-      const error = new ImgoError('protocol', `the server does not speak the protocol: ${textOf(cause)}`, { cause });
+      if (this.#over) return;
+      const error = new ImgoError('protocol', `the server broke the protocol: ${textOf(cause)}`, { cause });
       this.#host.error(error);
       this.#end({ code: 0, reason: error.message });
-      return;
-    }
-    const { maxBody } = this.#settings;
-    const large = /** @type {string} */ (data).length * BYTES_PER_UNIT > maxBody;
-    for (const frame of frames) {
-      if (this.#over) return; // a listener has closed or replaced the connection
-      if (frame === null || typeof frame !== 'object') continue;
-      if (large && sizeOf(frame.body) > maxBody) {
-        this.#end({ code: 0, reason: `a body is larger than ${maxBody} bytes (maxBody)` });
-        return;
-      }
-      this.#take(frame);
     }
   }
 
-  /** @param {{ op: number, seq: number, id: unknown, body: any }} frame */
+  /** Handles one frame. It throws if the server broke the protocol. */
+/** @param {{ op: number, seq: number, id: unknown, body: any }} frame */
   #take({ op, seq, id, body }) {
     if (op === Op.disconnect) {
       const reconnect = typeof body?.reconnect === 'boolean' ? body.reconnect : undefined;
@@ -261,14 +261,16 @@ export class Session {
       if (op === Op.refused) call.reject(denied(call.what, body));
       else call.resolve(body);
     } else if (op === Op.roomChanged) {
+      if (typeof body?.room !== 'string') throw new Error('a change of a room without a room');
       this.#host.roomChanged(body);
-    } else if (op === Op.message || op >= 1000) {
-      this.#host.message(op, id, body);
+    } else if (op === Op.message || op >= MIN_CUSTOM_OP) {
+      this.#host.message(op, readId(id), body);
     }
   }
 
   /** @param {any} body */
   #accept(body) {
+    checkAuthReply(body);
     this.#live = true;
     this.#timers.stop('auth');
     const seconds = Number(body?.heartbeat);
@@ -283,6 +285,19 @@ export class Session {
       rooms: Object.freeze(rooms),
     };
     this.#host.accepted(Object.freeze(info), body);
+  }
+}
+
+/**
+ * Throws if the auth reply cannot be read. An old server has an empty one.
+ *
+ * @param {any} body
+ */
+function checkAuthReply(body) {
+  if (body === undefined || body === null || body === '') return;
+  if (typeof body !== 'object' || Array.isArray(body)) throw new Error('the auth reply is no object');
+  for (const key of ['heartbeat', 'pending', 'expires_in']) {
+    if (body[key] !== undefined && typeof body[key] !== 'number') throw new Error(`${key} of the auth reply is no number`);
   }
 }
 

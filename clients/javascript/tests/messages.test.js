@@ -73,14 +73,6 @@ describe('messages', () => {
     assert.ok(Object.isFrozen(got[0]));
   });
 
-  test('with an id that is no number: an error, not a crash', async () => {
-    const { c, got } = await live();
-    const log = record(c);
-    FakeWebSocket.last().frames({ op: 5, id: 'x', body: 1 }, { op: 5, id: { a: 1 }, body: 2 }, { op: 5, body: 3 });
-    assert.deepEqual(log, ['error protocol', 'error protocol']);
-    assert.deepEqual(got, [3]);
-  });
-
   test('wait for the first listener', async () => {
     const c = new ImgoClient({ url: 'ws://h/sub', token: 't', WebSocket: FakeWebSocket });
     c.connect();
