@@ -1,0 +1,568 @@
+package io.imgo.client;
+
+import io.imgo.client.spi.Endpoint;
+import io.imgo.client.spi.Link;
+import io.imgo.client.spi.Transport;
+import java.io.IOException;
+import java.nio.channels.Selector;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Deque;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
+
+/**
+ * A client from connect to close: its attempts, its waits and its end. It runs on the client's thread. Other threads use only
+ * the methods that say so.
+ */
+final class Engine implements Runnable, MessageQueue.Owner {
+    /** The longest time before the first attempt at an address that a stopping server named. */
+    private static final long JITTER = TimeUnit.MILLISECONDS.toNanos(500);
+    /** Helpers work on one thing each: a token, a connection, the store. One more may hang after it was given up. */
+    private static final int MAX_HELPERS = 8;
+
+    /** The application wants the client to close. */
+    static final class Stopped extends Exception {
+        private static final long serialVersionUID = 1L;
+
+        Stopped() {
+            super("the client closes");
+        }
+    }
+
+    final ImgoClient client;
+    final Options options;
+    final Inbox inbox;
+    final MessageQueue queue;
+    final Selector selector;
+    private final ThreadPoolExecutor helpers;
+    private final ExecutorService worker; // null if the application has an executor
+    private final Route route;
+    private final Thread thread;
+
+    private final Object lock = new Object();
+    private boolean closing;
+    private boolean hurry;
+    private boolean ended; // the selector is closed
+    private final Deque<ImgoException> errors = new ArrayDeque<>();
+
+    private SessionLoop session; // the live one, also while it closes; only the client's thread uses it
+    private boolean dialed; // the attempt has used an address of the route
+    private boolean accepted; // the attempt became a session
+    private long liveSince;
+
+    /** Tells the client's thread that ids were handled or came again. It stays set until they are gathered. */
+    private final AtomicBoolean touched = new AtomicBoolean();
+    private long gatherAt = Clock.NEVER; // when the gathered ids are saved, or acknowledged
+    private long retryAt = Clock.NEVER; // when ids that were not saved are tried again
+    private boolean ackNow; // the due ids are to be sent
+    private Task<Boolean> saving;
+    private long[] savingIds;
+
+    Engine(ImgoClient client, Options options, Inbox inbox) throws IOException {
+        this.client = client;
+        this.options = options;
+        this.inbox = inbox;
+        selector = Selector.open();
+        route = new Route(options.address);
+        helpers = new ThreadPoolExecutor(0, MAX_HELPERS, 1, TimeUnit.SECONDS, new SynchronousQueue<>(), options.threads);
+        worker = options.executor != null ? null
+                : new ThreadPoolExecutor(1, 1, 0, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), options.threads);
+        queue = new MessageQueue(options.queue, options.handler, worker != null ? worker : options.executor, this);
+        thread = options.threads.newThread(this);
+        if (thread == null) {
+            selector.close();
+            throw new IOException("the thread factory gave no thread");
+        }
+    }
+
+    void start() {
+        thread.start();
+    }
+
+    // The following methods may be called by any thread.
+
+    /** Makes the client's thread look at what has changed. */
+    void wakeup() {
+        synchronized (lock) {
+            if (!ended) {
+                selector.wakeup();
+            }
+        }
+    }
+
+    /** Begins to close. */
+    void close() {
+        synchronized (lock) {
+            closing = true;
+        }
+        wakeup();
+    }
+
+    boolean isClosing() {
+        synchronized (lock) {
+            return closing;
+        }
+    }
+
+    /** Ends a wait between two attempts. */
+    void hurry() {
+        synchronized (lock) {
+            hurry = true;
+        }
+        wakeup();
+    }
+
+    /** Reports whether the calling thread is one on which the end of the client cannot be awaited. */
+    boolean isOwnThread() {
+        return Thread.currentThread() == thread || queue.isHandling();
+    }
+
+    /** Waits until the threads have ended, as far as the application's code lets them. */
+    void join() throws InterruptedException {
+        thread.join();
+        if (worker != null) {
+            worker.awaitTermination(1, TimeUnit.SECONDS);
+        }
+        helpers.awaitTermination(1, TimeUnit.SECONDS);
+    }
+
+    @Override
+    public void handled(Message message, Throwable error) {
+        if (error != null) {
+            fail(new ImgoException(ErrorCode.HANDLER, "handle " + message + ": " + SessionEnd.textOf(error), error));
+        }
+        if (message.isKept()) {
+            inbox.done(message.id(), error == null);
+            if (error == null) {
+                touch();
+            }
+        }
+        SessionLoop reader = paused;
+        if (reader != null && queue.hasRoom()) {
+            wakeup();
+        }
+    }
+
+    /** The session that does not read since the queue is full. */
+    volatile SessionLoop paused;
+
+    @Override
+    public void idle() {
+        if (isClosing() || paused != null) {
+            wakeup();
+        }
+    }
+
+    /** Notes that ids are to be gathered. */
+    void touch() {
+        if (touched.compareAndSet(false, true)) {
+            wakeup();
+        }
+    }
+
+    /** Reports an error by an event. */
+    void fail(ImgoException error) {
+        synchronized (lock) {
+            errors.add(error);
+        }
+        wakeup();
+    }
+
+    // The following methods are called by the client's thread.
+
+    @Override
+    public void run() {
+        StateChange end = StateChange.closed(0, "closed by the application", false);
+        boolean refused = false;
+        try {
+            SessionEnd refusal = attempts();
+            refused = true;
+            end = StateChange.closed(refusal.code, refusal.reason, true);
+            client.refused(end);
+        } catch (Stopped e) {
+            client.log(LogHook.Level.DEBUG, "close");
+        } catch (IOException | RuntimeException | Error e) {
+            refused = true;
+            end = StateChange.closed(0, "the client failed: " + e, true);
+            client.refused(end);
+        }
+        try {
+            finish();
+        } catch (IOException | RuntimeException | Error e) {
+            client.log(LogHook.Level.WARN, "close: " + e);
+        }
+        if (session != null) {
+            session.end(ErrorCode.CLOSED, "the client was closed");
+        }
+        helpers.shutdownNow();
+        if (worker != null) {
+            worker.shutdownNow();
+        }
+        drainErrors();
+        synchronized (lock) {
+            ended = true;
+            try {
+                selector.close();
+            } catch (IOException e) {
+                client.log(LogHook.Level.WARN, "close the selector: " + e);
+            }
+        }
+        client.ended(refused ? null : end);
+    }
+
+    /** Connects again and again. It returns why the server does not want the client any more. */
+    private SessionEnd attempts() throws Stopped, IOException {
+        int attempt = 0;
+        boolean renewed = false; // a new token was taken after an expired one
+        while (true) {
+            SessionEnd end = attempt();
+            if (accepted) {
+                renewed = false;
+                if (Clock.now() - liveSince >= options.stableAfter) {
+                    attempt = 0;
+                }
+            }
+            if (!end.reconnect) {
+                if (end.code != Protocol.CLOSE_TOKEN_EXPIRED || options.tokenSource == null || renewed) {
+                    return end;
+                }
+                renewed = true;
+            }
+            long retryIn;
+            if (!end.addresses.isEmpty()) {
+                route.begin(end.addresses);
+                // Two servers that send the client to each other are met with backoff.
+                retryIn = attempt == 0 ? random(JITTER) : backoff(attempt);
+                attempt++;
+            } else if (dialed && !accepted && !route.isEmpty()) {
+                retryIn = random(JITTER); // the next address of the round
+            } else {
+                if (accepted) {
+                    route.clear();
+                }
+                retryIn = backoff(attempt);
+                attempt++;
+            }
+            long millis = TimeUnit.NANOSECONDS.toMillis(retryIn);
+            client.change(StateChange.waiting(millis, end.code, end.reason));
+            long until = Clock.now() + retryIn;
+            while (Clock.now() < until && !takeHurry()) {
+                pause(until);
+                stopIfClosing();
+            }
+        }
+    }
+
+    private boolean takeHurry() {
+        synchronized (lock) {
+            boolean was = hurry;
+            hurry = false;
+            return was;
+        }
+    }
+
+    /** Returns a random part of the span: full jitter. The reconnects of a server's clients thus spread over the whole span. */
+    long backoff(int attempt) {
+        long span = options.minBackoff;
+        for (int i = 0; i < attempt && span < options.maxBackoff; i++) {
+            span *= 2;
+        }
+        return random(Math.min(span, options.maxBackoff));
+    }
+
+    private static long random(long span) {
+        return ThreadLocalRandom.current().nextLong(span) + 1;
+    }
+
+    /** Connects once, and serves the connection to its end. */
+    private SessionEnd attempt() throws Stopped, IOException {
+        dialed = false;
+        accepted = false;
+        takeHurry();
+        client.change(StateChange.connecting());
+        long until = Clock.now() + options.connectTimeout;
+        try {
+            load(until);
+            if (route.isEmpty()) {
+                route.begin(discover(until));
+            }
+            String token = token(until);
+            Address to = route.next();
+            dialed = true;
+            client.log(LogHook.Level.DEBUG, "connect to " + to);
+            Link link = dial(to, until);
+            SessionLoop loop = new SessionLoop(this, link, to);
+            try {
+                loop.authenticate(token, until);
+                accepted = true;
+                liveSince = Clock.now();
+                session = loop;
+                loop.serve();
+            } catch (Stopped e) {
+                if (session == null) {
+                    loop.end(ErrorCode.CLOSED, "the client was closed");
+                }
+                throw e; // finish ends a live session
+            } catch (SessionEnd e) {
+                session = null;
+                loop.end(ErrorCode.LOST, "the connection was lost before the reply");
+                throw e;
+            }
+            throw new AssertionError("a session ends with an exception");
+        } catch (SessionEnd e) {
+            client.log(LogHook.Level.WARN, e.reason + (e.code == 0 ? "" : " (" + e.code + ")"));
+            return e;
+        }
+    }
+
+    private void load(long until) throws Stopped, SessionEnd, IOException {
+        if (options.store == null || client.isLoaded()) {
+            return;
+        }
+        Task<long[]> loading = start(options.store::load);
+        Throwable error = await(loading, until) ? loading.error() : new IOException("no answer in time");
+        if (error == null && loading.value() == null) {
+            error = new IOException("the store returned null");
+        }
+        if (error != null) {
+            String what = "load the ids of handled messages: " + SessionEnd.textOf(error);
+            fail(new ImgoException(ErrorCode.STORAGE, what, error));
+            throw SessionEnd.lost(what, error);
+        }
+        inbox.load(loading.value());
+        client.setLoaded();
+    }
+
+    private String token(long until) throws Stopped, SessionEnd, IOException {
+        if (options.tokenSource == null) {
+            return options.token;
+        }
+        Task<String> task = start(options.tokenSource::token);
+        Throwable error = await(task, until) ? task.error() : new IOException("no answer in time");
+        if (error == null && (task.value() == null || task.value().isEmpty())) {
+            error = new IOException("the token is empty");
+        }
+        if (error != null) {
+            throw SessionEnd.lost(failToken(error), error);
+        }
+        return task.value();
+    }
+
+    /** Tells that the token source has failed. It returns the text. */
+    String failToken(Throwable error) {
+        String what = "get a token: " + SessionEnd.textOf(error);
+        fail(new ImgoException(ErrorCode.TOKEN, what, error));
+        return what;
+    }
+
+    private List<String> discover(long until) throws Stopped, IOException {
+        if (options.discover == null) {
+            return Collections.emptyList();
+        }
+        long limit = Math.min(until, Clock.now() + Math.min(Discovery.TIMEOUT, options.connectTimeout / 2));
+        Task<List<String>> task = start(new Discovery(options.discover, options.sslContext, limit));
+        Throwable error = await(task, limit) ? task.error() : new IOException("no answer in time");
+        if (error == null) {
+            return task.value();
+        }
+        client.log(LogHook.Level.WARN, "discover nodes: " + SessionEnd.textOf(error));
+        return Collections.emptyList();
+    }
+
+    private Link dial(Address to, long until) throws Stopped, SessionEnd, IOException {
+        Transport transport = null;
+        for (Transport candidate : options.transports) {
+            if (candidate.supports(to.scheme)) {
+                transport = candidate;
+                break;
+            }
+        }
+        if (transport == null) {
+            throw SessionEnd.lost("connect to " + to + ": no transport for " + to.scheme, null);
+        }
+        long millis = Math.max(1, TimeUnit.NANOSECONDS.toMillis(until - Clock.now()));
+        Endpoint endpoint = new Endpoint(to.scheme, to.host, to.port, to.path, options.sslContext, millis, options.maxBody, options.threads);
+        Transport chosen = transport;
+        Task<Link> task = start(() -> chosen.open(endpoint));
+        Throwable error = await(task, until) ? task.error() : new IOException("no connection in time");
+        if (error == null && task.value() == null) {
+            error = new IOException("the transport returned null");
+        }
+        if (error != null) {
+            throw SessionEnd.lost("connect to " + to + ": " + SessionEnd.textOf(error), error);
+        }
+        return task.value();
+    }
+
+    /** Starts work that may block. */
+    <T> Task<T> start(Callable<T> work) {
+        return Task.start(helpers, work, this::wakeup);
+    }
+
+    /** Waits for work. It gives up at the time until, and when the client closes. It reports whether the work is done. */
+    private boolean await(Task<?> task, long until) throws Stopped, IOException {
+        while (!task.isDone()) {
+            if (isClosing() || Clock.now() >= until) {
+                task.abandon();
+                stopIfClosing();
+                return false;
+            }
+            pause(until);
+        }
+        return true;
+    }
+
+    void stopIfClosing() throws Stopped {
+        if (isClosing()) {
+            throw new Stopped();
+        }
+    }
+
+    /**
+     * Waits for the network, for another thread, or until the time, whichever is first. It may return early. Meanwhile it does
+     * what is always done: events, and saving ids.
+     */
+    void pause(long until) throws IOException {
+        drainErrors();
+        long wake = Math.min(until, save());
+        long wait = wake - Clock.now();
+        if (wait <= 0) {
+            selector.selectNow();
+        } else {
+            // Rounded up, so that the time has come when select returns.
+            selector.select(Math.min(TimeUnit.NANOSECONDS.toMillis(wait) + 1, TimeUnit.HOURS.toMillis(1)));
+        }
+        selector.selectedKeys().clear();
+        Thread.interrupted(); // an interrupted thread would never wait again
+    }
+
+    private void drainErrors() {
+        while (true) {
+            List<ImgoException> batch;
+            synchronized (lock) {
+                batch = new ArrayList<>(errors);
+                errors.clear();
+            }
+            if (batch.isEmpty()) {
+                return;
+            }
+            for (ImgoException error : batch) {
+                client.error(error);
+            }
+        }
+    }
+
+    /** Saves gathered ids and makes due ones ready to send. It returns when it is to be called again. */
+    private long save() {
+        long now = Clock.now();
+        if (saving != null && saving.isDone()) {
+            Throwable error = saving.error();
+            if (error == null) {
+                inbox.saved(savingIds);
+                ackNow = true;
+            } else {
+                retryAt = now + options.maxBackoff;
+                fail(new ImgoException(ErrorCode.STORAGE, "save " + savingIds.length + " ids: " + SessionEnd.textOf(error), error));
+                drainErrors();
+            }
+            saving = null;
+            savingIds = null;
+        }
+        if (touched.get() && gatherAt == Clock.NEVER) {
+            gatherAt = now + options.ackDelay;
+        }
+        if (saving != null) {
+            return Clock.NEVER;
+        }
+        if (now >= Math.min(gatherAt, retryAt)) {
+            gatherAt = Clock.NEVER;
+            retryAt = Clock.NEVER;
+            touched.set(false); // before the ids are taken: later ones set it again
+            startSaving();
+            ackNow |= inbox.hasDue();
+        }
+        return Math.min(gatherAt, retryAt);
+    }
+
+    private void startSaving() {
+        if (options.store == null || saving != null) {
+            return;
+        }
+        long[] ids = inbox.unsaved();
+        if (ids.length > 0) {
+            savingIds = ids;
+            saving = start(() -> {
+                options.store.add(ids.clone());
+                return true;
+            });
+        }
+    }
+
+    /** Reports whether due ids are to be sent now. */
+    boolean isAckNow() {
+        return ackNow;
+    }
+
+    void setAckNow(boolean now) {
+        ackNow = now;
+    }
+
+    /**
+     * Ends in good order. It waits for the running handler, saves what was handled, acknowledges it if there is a session, and
+     * closes the connection.
+     */
+    private void finish() throws IOException {
+        synchronized (lock) {
+            closing = true;
+        }
+        for (Message message : queue.stop()) {
+            if (message.isKept()) {
+                inbox.done(message.id(), false);
+            }
+        }
+        long until = Clock.now() + options.closeTimeout;
+        while (queue.isRunning() && Clock.now() < until) {
+            keepAlive(until);
+        }
+        if (options.store != null) {
+            until = Clock.now() + options.requestTimeout;
+            while (saving != null && Clock.now() < until) { // one that was started before
+                keepAlive(until);
+            }
+            startSaving();
+            while (saving != null && Clock.now() < until) {
+                keepAlive(until);
+            }
+        }
+        if (session != null) {
+            try {
+                session.acknowledgeLast();
+            } catch (SessionEnd e) {
+                client.log(LogHook.Level.WARN, "close: " + e.reason);
+            }
+        }
+    }
+
+    /** Waits as pause does, and keeps a live session from being taken for dead. */
+    private void keepAlive(long until) throws IOException {
+        if (session == null) {
+            pause(until);
+            return;
+        }
+        try {
+            session.keepAlive(until);
+        } catch (SessionEnd e) {
+            session.end(ErrorCode.CLOSED, "the client was closed");
+            session = null;
+        }
+    }
+}

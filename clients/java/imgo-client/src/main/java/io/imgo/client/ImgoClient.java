@@ -1,0 +1,525 @@
+package io.imgo.client;
+
+import java.io.IOException;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.Iterator;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Set;
+
+/**
+ * Receives the messages of a user. A client keeps one connection, replaces it when it is lost, and acknowledges the messages
+ * that its handler has handled.
+ *
+ * <pre>{@code
+ * try (ImgoClient client = ImgoClient.builder()
+ *         .address("tls://push.example.com:8443")
+ *         .token(token)
+ *         .device("laptop")
+ *         .store(new FileStore(new File("handled-ids")))
+ *         .onMessage(message -> show(message.body()))
+ *         .build()) {
+ *     client.connect().await();
+ *     // ...
+ * }
+ * }</pre>
+ *
+ * <ul>
+ *   <li>A kept message is acknowledged after its handler has succeeded, and not before. Otherwise it comes again with the next
+ *       session.
+ *   <li>The handler gets one message at a time, in the order of the connection, and none that it has handled. With a {@link
+ *       Store} the latter holds across restarts.
+ *   <li>A client whose queue is full stops reading, and the server keeps the rest.
+ *   <li>Each wait has a time limit. Queue, ids and calls have bounds.
+ * </ul>
+ *
+ * <p>A connected client has two threads: its own, which never blocks in code of the application except in the listener, and the
+ * one of the handler. Other threads are there while a connection is made, a token source is asked or ids are saved. After
+ * {@link #close} none is left. All methods are safe for concurrent use. Two clients share nothing.
+ */
+public final class ImgoClient implements AutoCloseable {
+    private static final int MAX_CALLS = 256;
+
+    private final Options options;
+    private final Inbox inbox;
+
+    private final Object lock = new Object();
+    private State state = State.IDLE;
+    private Session session; // null without a live session
+    private Engine engine; // null if the client is idle or closed
+    private boolean ending; // the engine closes, or the server has refused the client
+    private boolean loaded; // the inbox has the ids of the store
+    private final Set<String> rooms;
+    private final Deque<Call> calls = new ArrayDeque<>(); // calls that are not yet sent
+    private int openCalls; // calls that have not ended, sent or not
+    private final List<Completion<Void>> connecting = new ArrayList<>();
+    private final List<Completion<Void>> connectingNext = new ArrayList<>(); // calls of connect while the engine ends
+    private final List<Completion<Void>> closing = new ArrayList<>();
+
+    ImgoClient(Options options) {
+        this.options = options;
+        inbox = new Inbox(options.remember, options.store != null);
+        rooms = new LinkedHashSet<>(options.rooms);
+    }
+
+    /**
+     * Begins to configure a client.
+     *
+     * @return a builder with the defaults
+     */
+    public static ImgoClientBuilder builder() {
+        return new ImgoClientBuilder();
+    }
+
+    /**
+     * Connects, and keeps the client connected until {@link #close}. During a wait between two attempts it starts the next one
+     * at once. A client that was closed may connect again.
+     *
+     * @return ends with the first session. It fails with {@link ErrorCode#REFUSED} if the server refuses the client for good,
+     *     and with {@link ErrorCode#CLOSED} if the client is closed before. A server out of reach is no failure: the client goes
+     *     on trying
+     */
+    public Completion<Void> connect() {
+        Completion<Void> completion = new Completion<>();
+        Engine hurried;
+        synchronized (lock) {
+            if (engine == null) {
+                connecting.add(completion);
+                startLocked();
+                return completion;
+            }
+            if (ending) {
+                connectingNext.add(completion);
+                return completion;
+            }
+            if (session != null) {
+                return Completion.of(null);
+            }
+            connecting.add(completion);
+            hurried = engine;
+        }
+        hurried.hurry();
+        return completion;
+    }
+
+    private void startLocked() {
+        try {
+            ending = false;
+            engine = new Engine(this, options, inbox);
+            engine.start();
+        } catch (IOException | RuntimeException | OutOfMemoryError e) {
+            engine = null;
+            ImgoException error = new ImgoException(ErrorCode.LOST, "connect: no thread or selector is to be had: " + e, e);
+            for (Completion<Void> completion : connecting) {
+                completion.end(null, error);
+            }
+            connecting.clear();
+        }
+    }
+
+    /**
+     * Joins a room, now and in every later session. Without a session it ends at once.
+     *
+     * @param room 1 to 128 bytes of text
+     * @return ends with the reply of the server. It fails with {@link ErrorCode#DENIED} if the server does not let the client
+     *     in; the client then does not ask again. It also fails with {@link ErrorCode#INVALID}, {@link ErrorCode#CLOSED}, {@link
+     *     ErrorCode#LOST}, {@link ErrorCode#TIMEOUT} or {@link ErrorCode#TOO_MANY}
+     */
+    public Completion<Void> join(String room) {
+        return changeRoom(room, true);
+    }
+
+    /**
+     * Leaves a room, now and in every later session. Without a session it ends at once.
+     *
+     * @param room 1 to 128 bytes of text
+     * @return ends with the reply of the server. It fails as {@link #join} does
+     */
+    public Completion<Void> leave(String room) {
+        return changeRoom(room, false);
+    }
+
+    private Completion<Void> changeRoom(String room, boolean join) {
+        String what = (join ? "join" : "leave") + " room \"" + room + "\"";
+        try {
+            Names.check("room", room);
+        } catch (ImgoException e) {
+            return Completion.failed(e.code(), e.getMessage());
+        }
+        Call call;
+        Engine current;
+        synchronized (lock) {
+            if (ending) {
+                return Completion.failed(ErrorCode.CLOSED, what + ": the client closes");
+            }
+            if (session != null && openCalls >= MAX_CALLS) {
+                return tooMany(what);
+            }
+            if (join) {
+                rooms.add(room);
+            } else {
+                rooms.remove(room);
+            }
+            if (session == null) {
+                return Completion.of(null);
+            }
+            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room));
+            current = engine;
+        }
+        Completion<Void> completion = new Completion<>();
+        call.completion.whenDone((reply, error) -> {
+            if (join && error != null && error.code() == ErrorCode.DENIED) {
+                forgetRoom(room);
+            }
+            completion.end(null, error);
+        });
+        current.wakeup();
+        return completion;
+    }
+
+    private static <T> Completion<T> tooMany(String what) {
+        return Completion.failed(ErrorCode.TOO_MANY, what + ": " + MAX_CALLS + " calls are open: wait for one to end");
+    }
+
+    private Call addCallLocked(String what, int op, byte[] body) {
+        Call call = new Call(what, op, body, Clock.now() + options.requestTimeout);
+        calls.add(call);
+        openCalls++;
+        return call;
+    }
+
+    /**
+     * Sends a body to the backend behind the server, with the operation 4.
+     *
+     * @param body the body; it is copied
+     * @return ends with the body of the reply. See {@link #send(int, byte[])}
+     */
+    public Completion<byte[]> send(byte[] body) {
+        return send(Protocol.OP_SEND, body);
+    }
+
+    /**
+     * Sends a body to the backend behind the server.
+     *
+     * @param op 4, or an operation from 1000 on
+     * @param body the body, at most maxBody bytes; it is copied
+     * @return ends with the body of the reply. It fails with {@link ErrorCode#NOT_LIVE} without a session, and with {@link
+     *     ErrorCode#DENIED}, {@link ErrorCode#INVALID}, {@link ErrorCode#CLOSED}, {@link ErrorCode#LOST}, {@link
+     *     ErrorCode#TIMEOUT} or {@link ErrorCode#TOO_MANY}
+     */
+    public Completion<byte[]> send(int op, byte[] body) {
+        String what = "send with op " + op;
+        if (op != Protocol.OP_SEND && op < Protocol.FIRST_APPLICATION_OP) {
+            return Completion.failed(ErrorCode.INVALID, what + ": op must be 4, or 1000 and above");
+        }
+        if (body == null || body.length > options.maxBody) {
+            return Completion.failed(ErrorCode.INVALID,
+                    what + ": body " + (body == null ? "is null" : "has " + body.length + " bytes") + ": give at most maxBody bytes");
+        }
+        Call call;
+        Engine current;
+        synchronized (lock) {
+            if (ending) {
+                return Completion.failed(ErrorCode.CLOSED, what + ": the client closes");
+            }
+            if (session == null) {
+                return Completion.failed(ErrorCode.NOT_LIVE, what + ": there is no session: connect, and wait for the state live");
+            }
+            if (openCalls >= MAX_CALLS) {
+                return tooMany(what);
+            }
+            call = addCallLocked(what, op, body.clone());
+            current = engine;
+        }
+        current.wakeup();
+        return call.completion;
+    }
+
+    /**
+     * Returns the state.
+     *
+     * @return the state at this moment
+     */
+    public State state() {
+        synchronized (lock) {
+            return state;
+        }
+    }
+
+    /**
+     * Returns the live session.
+     *
+     * @return the session; null if there is none
+     */
+    public Session session() {
+        synchronized (lock) {
+            return session;
+        }
+    }
+
+    /**
+     * Begins to close in good order. The client stops reading and calls no further handler. It waits for the running handler,
+     * at most closeTimeout, saves and sends the due acknowledgements, waits at most 2 s for the server's reply to them, and ends
+     * the connection. Messages that were not handled come again with the next session.
+     *
+     * @return ends when the client is closed. It never fails
+     */
+    public Completion<Void> closeAsync() {
+        List<Completion<Void>> dropped;
+        Completion<Void> completion = new Completion<>();
+        Engine current;
+        synchronized (lock) {
+            dropped = new ArrayList<>(connectingNext);
+            connectingNext.clear();
+            current = engine;
+            if (current != null) {
+                ending = true;
+                closing.add(completion);
+            }
+        }
+        failConnects(dropped, closedError());
+        if (current == null) {
+            completion.end(null, null);
+        } else {
+            current.close();
+        }
+        return completion;
+    }
+
+    /**
+     * Closes in good order, as {@link #closeAsync} does, and waits for the end. In a message handler or a listener it does not
+     * wait, since they must return first. A handler that runs longer than closeTimeout is interrupted. If this thread is
+     * interrupted, the close goes on and the method returns.
+     */
+    @Override
+    public void close() {
+        Engine current;
+        synchronized (lock) {
+            current = engine;
+        }
+        Completion<Void> closed = closeAsync();
+        if (current == null || current.isOwnThread()) {
+            return;
+        }
+        try {
+            closed.await();
+            current.join();
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    private static ImgoException closedError() {
+        return new ImgoException(ErrorCode.CLOSED, "connect: the client was closed");
+    }
+
+    private static void failConnects(List<Completion<Void>> completions, ImgoException error) {
+        for (Completion<Void> completion : completions) {
+            completion.end(null, error);
+        }
+    }
+
+    // The following methods are called by the client's thread.
+
+    /** Changes the state and tells the listener. */
+    void change(StateChange change) {
+        synchronized (lock) {
+            state = change.state();
+        }
+        log(LogHook.Level.INFO, change.toString());
+        if (options.listener != null) {
+            try {
+                options.listener.onState(change);
+            } catch (RuntimeException | Error e) {
+                log(LogHook.Level.WARN, "the listener failed at " + change + ": " + e);
+            }
+        }
+    }
+
+    void room(RoomChange change) {
+        log(LogHook.Level.INFO, change.toString());
+        if (options.listener != null) {
+            try {
+                options.listener.onRoom(change);
+            } catch (RuntimeException | Error e) {
+                log(LogHook.Level.WARN, "the listener failed at " + change + ": " + e);
+            }
+        }
+    }
+
+    void error(ImgoException error) {
+        log(LogHook.Level.WARN, error.getMessage());
+        if (options.listener != null) {
+            try {
+                options.listener.onError(error);
+            } catch (RuntimeException | Error e) {
+                log(LogHook.Level.WARN, "the listener failed at an error: " + e);
+            }
+        }
+    }
+
+    void log(LogHook.Level level, String line) {
+        if (options.log != null) {
+            try {
+                options.log.log(level, line);
+            } catch (RuntimeException | Error e) {
+                // A log that fails is no reason to lose messages.
+            }
+        }
+    }
+
+    boolean isLoaded() {
+        synchronized (lock) {
+            return loaded;
+        }
+    }
+
+    void setLoaded() {
+        synchronized (lock) {
+            loaded = true;
+        }
+    }
+
+    List<String> roomsForAuth() {
+        synchronized (lock) {
+            return new ArrayList<>(rooms);
+        }
+    }
+
+    /** Makes the next session not ask for a room. */
+    void forgetRoom(String room) {
+        synchronized (lock) {
+            rooms.remove(room);
+        }
+    }
+
+    /**
+     * Makes the session the live one. It returns calls for the rooms that have changed since sent was read for the auth packet.
+     */
+    List<Call> sessionBegan(Session began, List<String> sent) {
+        List<Call> late = new ArrayList<>();
+        List<Completion<Void>> connected;
+        synchronized (lock) {
+            session = began;
+            long until = Clock.now() + options.requestTimeout;
+            for (String room : rooms) {
+                if (!sent.contains(room)) {
+                    late.add(lateRoom(room, true, until));
+                }
+            }
+            for (String room : sent) {
+                if (!rooms.contains(room)) {
+                    late.add(lateRoom(room, false, until));
+                }
+            }
+            openCalls += late.size();
+            connected = new ArrayList<>(connecting);
+            connecting.clear();
+        }
+        change(StateChange.live(began));
+        for (Completion<Void> completion : connected) {
+            completion.end(null, null);
+        }
+        return late;
+    }
+
+    private Call lateRoom(String room, boolean join, long until) {
+        String what = (join ? "join" : "leave") + " room \"" + room + "\"";
+        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), until);
+        call.completion.whenDone((reply, error) -> {
+            if (join && error != null && error.code() == ErrorCode.DENIED) {
+                forgetRoom(room);
+                room(new RoomChange(room, false, error.serverCode(), error.getMessage()));
+            }
+        });
+        return call;
+    }
+
+    /** Notes that there is no live session any more. It returns the calls that were not sent. */
+    List<Call> sessionEnded() {
+        synchronized (lock) {
+            List<Call> unsent = new ArrayList<>(calls);
+            calls.clear();
+            openCalls = 0;
+            session = null;
+            return unsent;
+        }
+    }
+
+    /** Takes the next call to send, or returns null. */
+    Call nextCall() {
+        synchronized (lock) {
+            return calls.poll();
+        }
+    }
+
+    /** Notes that a call that nextCall returned has ended. */
+    void callEnded() {
+        synchronized (lock) {
+            openCalls--;
+        }
+    }
+
+    /** Ends calls that could not be sent in time. It returns the time of the next one. */
+    long failLateCalls(long now) {
+        List<Call> late = new ArrayList<>();
+        long next = Clock.NEVER;
+        synchronized (lock) {
+            Iterator<Call> all = calls.iterator();
+            while (all.hasNext()) {
+                Call call = all.next();
+                if (now < call.until) {
+                    next = call.until;
+                    break; // the calls are in the order of their time
+                }
+                all.remove();
+                openCalls--;
+                late.add(call);
+            }
+        }
+        for (Call call : late) {
+            call.fail(ErrorCode.TIMEOUT, "it was not sent within requestTimeout");
+        }
+        return next;
+    }
+
+    /** The server has refused the client for good. The engine ends by itself. */
+    void refused(StateChange change) {
+        List<Completion<Void>> failed;
+        synchronized (lock) {
+            ending = true;
+            failed = new ArrayList<>(connecting);
+            connecting.clear();
+        }
+        change(change);
+        failConnects(failed, ImgoException.refused(change.code(), change.reason()));
+    }
+
+    /** The engine has ended. change is null if the listener knows already. */
+    void ended(StateChange change) {
+        if (change != null) {
+            change(change);
+        }
+        List<Completion<Void>> failed;
+        List<Completion<Void>> closed;
+        synchronized (lock) {
+            failed = new ArrayList<>(connecting);
+            connecting.clear();
+            closed = new ArrayList<>(closing);
+            closing.clear();
+            engine = null;
+            ending = false;
+            if (!connectingNext.isEmpty()) {
+                connecting.addAll(connectingNext);
+                connectingNext.clear();
+                startLocked();
+            }
+        }
+        failConnects(failed, closedError());
+        for (Completion<Void> completion : closed) {
+            completion.end(null, null);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+package io.imgo.client;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+
+/** The end of an attempt or of a session that the application did not ask for. */
+final class SessionEnd extends Exception {
+    private static final long serialVersionUID = 1L;
+
+    final int code; // the server's close code, or 0
+    final String reason;
+    final boolean reconnect;
+    final transient List<String> addresses; // other servers to connect to
+
+    private SessionEnd(int code, String reason, boolean reconnect, List<String> addresses, Throwable cause) {
+        super(reason, cause);
+        this.code = code;
+        this.reason = reason;
+        this.reconnect = reconnect;
+        this.addresses = addresses;
+    }
+
+    static SessionEnd lost(String reason, Throwable cause) {
+        return new SessionEnd(0, reason, true, Collections.emptyList(), cause);
+    }
+
+    static SessionEnd closed(int code, String reason) {
+        return new SessionEnd(code, reason.isEmpty() ? "no reason given" : reason, Protocol.reconnects(code), Collections.emptyList(), null);
+    }
+
+    /** Reads the body of a disconnect packet. One that cannot be read says only that the connection ends. */
+    static SessionEnd parse(byte[] body) {
+        Map<?, ?> said;
+        try {
+            said = Bodies.object(body);
+        } catch (IllegalArgumentException e) {
+            return lost("the server ended the connection without a reason that can be read", e);
+        }
+        int code = (int) Bodies.number(said, "code", 0, 0, Integer.MAX_VALUE);
+        String reason = Bodies.text(said, "reason");
+        Object reconnect = said.get("reconnect");
+        List<String> addresses = new ArrayList<>(Bodies.texts(said, "addresses"));
+        return new SessionEnd(code, reason.isEmpty() ? "no reason given" : reason,
+                reconnect instanceof Boolean ? (Boolean) reconnect : Protocol.reconnects(code), addresses, null);
+    }
+
+    /** Returns the text of a cause: its message, or what it is. */
+    static String textOf(Throwable cause) {
+        String message = cause.getMessage();
+        return message == null || message.isEmpty() ? cause.getClass().getSimpleName() : message;
+    }
+}
