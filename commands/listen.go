@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	imgoclient "imgo/clients/go"
+	"imgo/clients/go/raw"
 	"imgo/protocol"
 )
 
@@ -88,11 +89,13 @@ func listen(c *cli.Context, screen bool) error {
 	cfg := imgoclient.Config{
 		Address: address, Token: text, Device: c.String("device"), Rooms: c.StringSlice("room"), Platform: "cli",
 		NoAck: c.Bool("no-ack"), OnMessage: l.message,
-		OnConnect: func(s imgoclient.Session) {
-			l.note("connected to %s; %s waiting; Ctrl-C ends", address, count(s.Pending, "message"))
-		},
-		OnDisconnect: func(err error, retryIn time.Duration) {
-			l.note("%v; trying again in %s", err, retryIn.Round(10*time.Millisecond))
+		OnState: func(to imgoclient.StateChange) {
+			switch to.State {
+			case imgoclient.Live:
+				l.note("connected to %s; %s waiting; Ctrl-C ends", address, count(to.Session.Pending, "message"))
+			case imgoclient.Waiting:
+				l.note("%v; trying again in %s", to.Err, to.RetryIn.Round(10*time.Millisecond))
+			}
 		},
 	}
 	for _, op := range c.IntSlice("op") {
@@ -201,7 +204,7 @@ func isHidden(r rune) bool { return unicode.IsControl(r) && r != '\t' && r != '\
 
 // outcome turns the result of Run into the result of the command.
 func (l *listener) outcome(err error) error {
-	var closed *imgoclient.CloseError
+	var closed *raw.CloseError
 	switch {
 	case l.failed != nil:
 		return l.failed

@@ -3,7 +3,6 @@ package verify
 import (
 	"context"
 	"errors"
-	"time"
 
 	imgoclient "imgo/clients/go"
 	"imgo/clients/go/raw"
@@ -24,7 +23,7 @@ func (d *device) runSDK(ctx context.Context) {
 		discover = d.v.api.Next()
 	}
 	var session *history.Session // made before the first connection
-	connected := false           // only the goroutine of client.Run uses it
+	connected := false           // OnState uses it, which is not called after the end of client.Run
 	var hangUp func(bool)
 	u := d.v.users[d.user]
 	client, err := imgoclient.New(imgoclient.Config{
@@ -35,20 +34,22 @@ func (d *device) runSDK(ctx context.Context) {
 			d.note(m.ID, m.Body, session)
 			return nil
 		},
-		OnConnect: func(info imgoclient.Session) {
-			connected = true
-			d.begin(nil, hangUp, sessionNote{at: at, id: info.ID, began: d.v.now()}, info.Pending)
-		},
-		OnDisconnect: func(err error, _ time.Duration) {
-			var closed *imgoclient.CloseError
-			if errors.As(err, &closed) {
-				d.sentAway(at, closed)
-			}
-			d.left(err)
-			if connected {
-				connected = false
-				d.end(err)
-				d.reconnecting()
+		OnState: func(to imgoclient.StateChange) {
+			switch to.State {
+			case imgoclient.Live:
+				connected = true
+				d.begin(nil, hangUp, sessionNote{at: at, id: to.Session.ID, began: d.v.now()}, to.Session.Pending)
+			case imgoclient.Waiting:
+				var closed *raw.CloseError
+				if errors.As(to.Err, &closed) {
+					d.sentAway(at, closed)
+				}
+				d.left(to.Err)
+				if connected {
+					connected = false
+					d.end(to.Err)
+					d.reconnecting()
+				}
 			}
 		},
 	})
@@ -67,7 +68,7 @@ func (d *device) runSDK(ctx context.Context) {
 			connected = false
 			d.end(err)
 		}
-		var closed *imgoclient.CloseError
+		var closed *raw.CloseError
 		if errors.As(err, &closed) {
 			d.sentAway(at, closed) // the SDK gives up only if it was sent away for good
 		}

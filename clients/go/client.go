@@ -3,9 +3,9 @@
 // connection.
 //
 //	client, err := imgoclient.New(imgoclient.Config{
-//		Address:   "push.example.com:8080",
-//		Token:     token,
-//		Device:    "laptop",
+//		Address: "push.example.com:8080",
+//		Token:   token,
+//		Device:  "laptop",
 //		OnMessage: func(ctx context.Context, m imgoclient.Message) error {
 //			return handle(m.Body)
 //		},
@@ -17,14 +17,17 @@
 //
 //   - OnMessage is called for one message at a time, in the order of arrival.
 //   - A kept message is acknowledged only after OnMessage returned nil for it.
-//   - The same Client does not hand out a handled message again, even if the server
-//     repeats it. The limit is Config.Remember.
+//   - OnMessage does not get a message again that it has handled, also after a reconnect. With
+//     Config.Store this holds across restarts too. The limit is Config.Remember.
+//   - A client whose queue is full stops reading. The server keeps the rest.
 //   - After a lost connection the client reconnects with exponential backoff and full jitter, unless
 //     the server refused that.
+//   - Queue, ids, acknowledgements, open calls and the size of a packet have bounds, and each wait has a
+//     time limit. When Run has returned, no goroutine or socket of the client is left, except a handler
+//     that did not return within Config.CloseTimeout.
 //
-// The client stores nothing on disk. A new process may receive messages again that the old process
-// had handled but not yet acknowledged. The handler must tolerate this, for example with
-// Message.ID.
+// Two clients of one process share nothing. Backends push with package pushapi. Package raw is for tools
+// that test a server.
 package imgoclient
 
 import (
@@ -32,6 +35,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -53,41 +57,8 @@ type Message struct {
 // Kept reports whether the message stays in the mailbox until it is acknowledged.
 func (m Message) Kept() bool { return m.ID != 0 }
 
-// Session describes a connection that the server has accepted.
-type Session struct {
-	// ID is the name of the session at the server.
-	ID string
-	// Heartbeat is the interval at which the client must send heartbeats.
-	Heartbeat time.Duration
-	// Pending is the number of kept messages that were waiting for the device.
-	Pending int
-	// ExpiresIn is how long the token was still good; 0: it does not end.
-	ExpiresIn time.Duration
-	// Rooms are the rooms that the backend has put the user into.
-	Rooms []string
-}
-
-// RoomChange says that the server has put this session into a room, or has taken it out, or has not
-// let it in when it connected.
-type RoomChange struct {
-	Room   string
-	Joined bool
-	// Code says why it was not let in ("forbidden", "too_many"); empty otherwise.
-	Code string
-	// Reason is for people.
-	Reason string
-}
-
-// RefusedError is the server's answer to a call that it did not carry out. The connection goes on.
-type RefusedError struct {
-	// Code is "forbidden", "too_many", "unsupported", "unavailable" or another word of the protocol.
-	Code   string
-	Reason string
-}
-
-func (e *RefusedError) Error() string { return fmt.Sprintf("refused: %s (%s)", e.Reason, e.Code) }
-
-// Config configures a Client. New copies it, so later changes have no effect.
+// Config configures a Client. Address, OnMessage, and Token or TokenSource are required. New copies it, so
+// later changes have no effect. 0 means the default of a time or a number.
 type Config struct {
 	// Address is host:port (TCP) or has a scheme: tcp://, tls:// (TLS over TCP), ws:// or wss://.
 	// The default path of a WebSocket is /sub.
@@ -99,7 +70,7 @@ type Config struct {
 	Discover string
 	// Token identifies the user. If TokenSource is set, the client calls it before every connection
 	// instead, and before the token of the connection ends: the connection then goes on with the new
-	// token. It must honour its context and may be called from another goroutine than Run's.
+	// token. It must return when its context ends, and may be called from another goroutine than Run's.
 	Token       string
 	TokenSource func(ctx context.Context) (string, error)
 	// Device names this device within the user. Each device receives and acknowledges kept messages
@@ -115,35 +86,48 @@ type Config struct {
 	Accepts []int32
 	// TLS is for tls:// and wss:// addresses. Nil means the root certificates of the system.
 	TLS *tls.Config
+	// Store remembers the ids of handled messages across restarts. Nil means that a new process may get
+	// messages again that the old one has handled but not acknowledged. See NewFileStore.
+	Store Store
 
-	// OnMessage handles a message. It is required. If it returns an error, the message is not
-	// acknowledged and comes again with the next session.
+	// OnMessage handles a message. If it returns an error, the message is not acknowledged and comes again
+	// with the next session. Its context ends when Run waits no longer for it.
 	OnMessage func(ctx context.Context, m Message) error
-	// OnConnect is called after a connection was accepted, OnDisconnect after one ended or failed.
-	// retryIn is the time until the next attempt. Either may be nil. Both run on the goroutine of
-	// Run and delay it, including heartbeats and acknowledgements.
-	OnConnect    func(Session)
-	OnDisconnect func(err error, retryIn time.Duration)
-	// OnRoom is called when the server has changed the rooms of the session, for example because the
-	// backend has taken the user out of one. It may be nil. It runs on the goroutine that receives
-	// and delays it.
-	OnRoom func(RoomChange)
+	// OnState, OnRoom and OnError are called for events, one at a time and in order. They may be nil. They
+	// must not wait for the end of Run. A slow callback delays the client only if 256 events wait.
+	//
+	// OnState is called for each change of state, and for Live before the first message of the session is
+	// handled. OnRoom is called when the server has changed the rooms of the session, for example because
+	// the backend has taken the user out of one. OnError is called for errors that no call returns, with
+	// the codes token, handler, protocol and storage.
+	OnState func(StateChange)
+	OnRoom  func(RoomChange)
+	OnError func(*Error)
+	// Log gets lines for people, of the levels debug, info and warn. It may be nil, and must be safe for
+	// concurrent use.
+	Log func(level slog.Level, line string)
 	// NoAck turns acknowledgements off, for clients that only look at the mailbox. The messages
-	// come again with every session.
+	// come again with every session, and Store gets none.
 	NoAck bool
 
 	// MinBackoff and MaxBackoff bound the time between attempts. The time is a random part of a
 	// span that doubles from MinBackoff (500 ms) to MaxBackoff (30 s).
 	MinBackoff, MaxBackoff time.Duration
-	// ConnectTimeout bounds TokenSource and the dialing together, until the auth packet is sent.
-	// Default: 10 s.
+	// StableAfter is the length of a session that makes the span begin anew. Default: 10 s.
+	StableAfter time.Duration
+	// ConnectTimeout bounds TokenSource, the discovery and the dialing together. Default: 10 s.
 	ConnectTimeout time.Duration
 	// AuthTimeout bounds the wait for the auth reply. Default: 40 s. Under load the server may
 	// queue a connection for up to 30 s (limits.connect_wait). A client that gives up earlier loses
 	// its place in the queue.
 	AuthTimeout time.Duration
-	// CallTimeout bounds a write, and the wait for a reply. Default: 10 s.
-	CallTimeout time.Duration
+	// RequestTimeout bounds a write, the wait for a reply, and a call of Store. Default: 10 s.
+	RequestTimeout time.Duration
+	// HeartbeatTimeout is the silence after a heartbeat that ends the connection. Default: 10 s.
+	HeartbeatTimeout time.Duration
+	// CloseTimeout bounds how long the end of Run waits for OnMessage, and for the callbacks of events.
+	// Default: 10 s.
+	CloseTimeout time.Duration
 	// AckDelay is the time for which acknowledgements are gathered into one packet. Default: 50 ms.
 	AckDelay time.Duration
 	// Queue is the number of messages that may wait for OnMessage. If it is full, the client stops
@@ -152,24 +136,17 @@ type Config struct {
 	// Remember is the number of handled ids that are remembered to recognise duplicates. It should
 	// be at least the server's bound on a mailbox. Default: 8192.
 	Remember int
-	// MaxBody is the largest accepted body, in bytes. Default: 4 MiB.
+	// MaxBody is the largest accepted body, in bytes. A larger one ends the connection. Default: 4 MiB.
 	MaxBody int
 }
 
-// codeUnavailable is the code of a refusal of a server that could not decide.
-const codeUnavailable = "unavailable"
-
-// Errors of Run and the other methods, besides *CloseError.
-var (
-	// ErrNotConnected means that there is no connection at the moment.
-	ErrNotConnected = errors.New("not connected to the server")
-	// ErrRunning means that Run was called while another Run of the client was active.
-	ErrRunning = errors.New("the client runs already")
+const (
+	defaultRemember = 8192
+	// redirectSpan is the span of the wait before the first address that a stopping server names.
+	redirectSpan = 500 * time.Millisecond
+	// codeUnavailable is the server's word for a refusal because it could not decide.
+	codeUnavailable = "unavailable"
 )
-
-// CloseError is the reason that the server gave for the end of a connection. The client tries the
-// Addresses in it by itself. If all of them fail, it uses Config.Address.
-type CloseError = raw.CloseError
 
 // Client keeps one connection of a user and replaces it when it is lost. Only one Run may be active
 // at a time. All other methods are safe for concurrent use.
@@ -178,38 +155,29 @@ type Client struct {
 	target      raw.Target
 	discoverURL string // Config.Discover, with path and transport added
 	inbox       *inbox
+	handling    chan struct{} // held while OnMessage runs
+	wake        chan struct{} // ends the wait between two attempts
+	loaded      bool          // the ids of the store are in inbox; only Run uses it
 
 	mu      sync.Mutex
 	running bool
-	session *session            // nil without an accepted connection
+	state   State
+	session *session            // nil without a live connection
 	rooms   map[string]struct{} // the rooms that every connection joins
 }
 
-// New checks cfg, fills in the defaults and returns a Client. It does not connect yet.
+// New checks cfg, fills in the defaults and returns a Client. It does not connect yet. The code of an error
+// is CodeInvalid.
 func New(cfg Config) (*Client, error) {
 	to, err := raw.ParseTarget(cfg.Address)
 	if err != nil {
+		return nil, &Error{Code: CodeInvalid, Text: "Address", Err: err}
+	}
+	if err := cfg.check(); err != nil {
 		return nil, err
-	}
-	switch {
-	case cfg.OnMessage == nil:
-		return nil, errors.New("OnMessage is missing: give the function that handles a message")
-	case cfg.Token == "" && cfg.TokenSource == nil:
-		return nil, errors.New("Token is missing: give a token, or a TokenSource")
-	}
-	for _, name := range []struct{ field, value string }{{"Device", cfg.Device}, {"Key", cfg.Key}, {"Platform", cfg.Platform}} {
-		if name.value == "" {
-			continue
-		}
-		if err := checkName(name.field, name.value); err != nil {
-			return nil, err
-		}
 	}
 	rooms := map[string]struct{}{}
 	for _, room := range cfg.Rooms {
-		if err := checkName("room", room); err != nil {
-			return nil, err
-		}
 		rooms[room] = struct{}{}
 	}
 	discover := ""
@@ -218,38 +186,102 @@ func New(cfg Config) (*Client, error) {
 			return nil, err
 		}
 	}
-	orDefault(&cfg.MinBackoff, 500*time.Millisecond)
-	orDefault(&cfg.MaxBackoff, 30*time.Second)
-	orDefault(&cfg.ConnectTimeout, 10*time.Second)
-	orDefault(&cfg.AuthTimeout, 40*time.Second)
-	orDefault(&cfg.CallTimeout, 10*time.Second)
-	orDefault(&cfg.AckDelay, 50*time.Millisecond)
-	orDefault(&cfg.Queue, 256)
-	orDefault(&cfg.Remember, 8192)
-	orDefault(&cfg.MaxBody, 4<<20)
-	return &Client{cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck), rooms: rooms}, nil
+	return &Client{
+		cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck), rooms: rooms,
+		handling: make(chan struct{}, 1), wake: make(chan struct{}, 1), state: Idle,
+	}, nil
 }
 
-func orDefault[T int | time.Duration](value *T, def T) {
-	if *value <= 0 {
+// check checks everything but the addresses, and fills in the defaults.
+func (cfg *Config) check() error {
+	switch {
+	case cfg.OnMessage == nil:
+		return invalid("OnMessage is missing: give the function that handles a message")
+	case cfg.Token == "" && cfg.TokenSource == nil:
+		return invalid("Token is missing: give a token, or a TokenSource")
+	}
+	for _, name := range []struct{ field, value string }{{"Device", cfg.Device}, {"Key", cfg.Key}, {"Platform", cfg.Platform}} {
+		if name.value == "" {
+			continue
+		}
+		if err := checkName(name.field, name.value); err != nil {
+			return err
+		}
+	}
+	for i, room := range cfg.Rooms {
+		if err := checkName(fmt.Sprintf("Rooms[%d]", i), room); err != nil {
+			return err
+		}
+	}
+	for i, op := range cfg.Accepts {
+		if op < raw.FirstAcceptedOp {
+			return invalid("Accepts[%d] is %d: the operations to accept are %d and above", i, op, raw.FirstAcceptedOp)
+		}
+	}
+	for _, o := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"MinBackoff", &cfg.MinBackoff, 500 * time.Millisecond},
+		{"MaxBackoff", &cfg.MaxBackoff, max(30*time.Second, cfg.MinBackoff)},
+		{"StableAfter", &cfg.StableAfter, 10 * time.Second},
+		{"ConnectTimeout", &cfg.ConnectTimeout, 10 * time.Second},
+		{"AuthTimeout", &cfg.AuthTimeout, 40 * time.Second},
+		{"RequestTimeout", &cfg.RequestTimeout, 10 * time.Second},
+		{"HeartbeatTimeout", &cfg.HeartbeatTimeout, 10 * time.Second},
+		{"CloseTimeout", &cfg.CloseTimeout, 10 * time.Second},
+		{"AckDelay", &cfg.AckDelay, 50 * time.Millisecond},
+	} {
+		if err := orDefault(o.name, o.value, o.def); err != nil {
+			return err
+		}
+	}
+	if cfg.MinBackoff > cfg.MaxBackoff {
+		return invalid("MinBackoff is %s, longer than MaxBackoff, which is %s", cfg.MinBackoff, cfg.MaxBackoff)
+	}
+	for _, o := range []struct {
+		name  string
+		value *int
+		def   int
+	}{{"Queue", &cfg.Queue, 256}, {"Remember", &cfg.Remember, defaultRemember}, {"MaxBody", &cfg.MaxBody, 4 << 20}} {
+		if err := orDefault(o.name, o.value, o.def); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func orDefault[T int | time.Duration](name string, value *T, def T) error {
+	switch {
+	case *value < 0:
+		return invalid("%s is %v: it must not be negative; 0 means %v", name, *value, def)
+	case *value == 0:
 		*value = def
 	}
+	return nil
 }
 
-// stableAfter is the session length after which a loss starts from the shortest backoff again. It
-// protects a server that accepts connections and closes them at once.
-const stableAfter = 5 * time.Second
+// State returns what the client does at the moment.
+func (c *Client) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
 
-// Run keeps the client connected until ctx is done. It then waits until the current OnMessage call
-// has returned and the acknowledgements are sent, and returns nil.
+// Connect makes a client that waits between two attempts try at once. In other states it does nothing.
+func (c *Client) Connect() { signal(c.wake) }
+
+// Run connects and keeps the client connected until ctx is done, which closes the client gracefully: Run calls
+// no further handler, waits for the running one, sends the last acknowledgements, and returns nil.
 //
-// Run returns a *CloseError if the server says that reconnecting is useless, for example because
-// the user was kicked. After any other failure it calls OnDisconnect and reconnects.
+// Run returns an error that is ErrRefused if the server says that reconnecting is useless, for example because
+// the user was kicked. Run may be called again after it has returned.
 func (c *Client) Run(ctx context.Context) error {
 	c.mu.Lock()
 	if c.running {
 		c.mu.Unlock()
-		return ErrRunning
+		return invalid("run: the client runs already; call Run once at a time")
 	}
 	c.running = true
 	c.mu.Unlock()
@@ -259,56 +291,112 @@ func (c *Client) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 
-	queue := newQueue(c)
-	var working sync.WaitGroup
-	working.Go(func() { queue.work(ctx) })
-	// The deferred calls run in this order: first the queue is closed, because no session adds to
-	// it any more. Then the worker handles the rest of the queue, and Run returns.
-	defer working.Wait()
-	defer close(queue.messages)
+	r := newRun(ctx, c)
+	err := r.loop(ctx)
+	if err != nil {
+		c.change(r.events, StateChange{State: Closed, Err: err, Failed: true}, nil)
+	}
+	r.finish()
+	r.queue.empty()
+	if err == nil {
+		c.change(r.events, StateChange{State: Closed}, nil)
+	}
+	r.events.end(c.cfg.CloseTimeout)
+	if err != nil {
+		return err
+	}
+	return nil
+}
 
-	attempt, renewed := 0, false
-	route := &route{client: c}
+// run is what one Run has beside its sessions.
+type run struct {
+	client *Client
+	events *events
+	queue  *queue
+	route  *route
+
+	gathering  sync.WaitGroup
+	stopGather context.CancelFunc
+	once       sync.Once
+
+	attempt    int  // the number of attempts since the last stable session
+	renewed    bool // the token was replaced because it had ended, and no session was accepted since
+	redirected bool // a server named others, and no session was stable since
+}
+
+func newRun(ctx context.Context, c *Client) *run {
+	e := newEvents()
+	r := &run{client: c, events: e, queue: newQueue(ctx, c, e), route: &route{client: c}}
+	ctx, r.stopGather = context.WithCancel(context.WithoutCancel(ctx))
+	r.gathering.Go(func() { c.gather(ctx, e) })
+	return r
+}
+
+// finish waits for the running handler, and saves the ids of the handled messages. It does so once.
+func (r *run) finish() {
+	r.once.Do(func() {
+		if err := r.queue.wait(r.client.cfg.CloseTimeout); err != nil {
+			r.client.log(slog.LevelWarn, "close: %v", err)
+		}
+		r.stopGather()
+		r.gathering.Wait()
+		if err := r.client.save(context.Background()); err != nil {
+			r.client.report(r.events, err)
+		}
+	})
+}
+
+// loop connects again and again. It returns nil at the end of ctx, and an error if the client was refused.
+func (r *run) loop(ctx context.Context) error {
+	c := r.client
 	for {
-		to := route.next(ctx)
-		began := time.Now()
-		accepted, err := c.connectOnce(ctx, to, queue)
+		c.change(r.events, StateChange{State: Connecting}, nil)
+		accepted, lived, err := r.connectOnce(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if accepted {
-			renewed = false
-			if time.Since(began) > stableAfter {
-				attempt = 0
-			}
+		if err.Code == CodeToken || err.Code == CodeStorage || err.Code == CodeProtocol {
+			c.report(r.events, err)
 		}
-		var refused *CloseError
-		retryIn := c.backoff(attempt)
-		if errors.As(err, &refused) && !refused.Reconnect {
+		if accepted {
+			r.renewed = false
+		}
+		if lived >= c.cfg.StableAfter {
+			r.attempt, r.redirected = 0, false
+		}
+		if err.Code == CodeRefused {
 			// TokenSource may replace an expired token. If the server refuses the new token too,
 			// the refusal is final.
-			expired := refused.Code == raw.CloseTokenExpired && c.cfg.TokenSource != nil
-			if !expired || renewed {
+			if err.CloseCode != raw.CloseTokenExpired || c.cfg.TokenSource == nil || r.renewed {
 				return err
 			}
-			renewed = true
+			r.renewed = true
 		}
-		if route.ended(accepted, err) {
-			retryIn = c.backoff(0) // try the next address of the round after the shortest backoff
-		} else {
-			attempt++
-		}
-		if c.cfg.OnDisconnect != nil {
-			c.cfg.OnDisconnect(err, retryIn)
-		}
-		wait := time.NewTimer(retryIn)
+		retryIn := r.retryIn(accepted, err)
 		select {
-		case <-ctx.Done():
-			wait.Stop()
+		case <-c.wake: // from an earlier state
+		default:
+		}
+		c.change(r.events, StateChange{State: Waiting, RetryIn: retryIn, Err: err}, nil)
+		if !sleep(ctx, retryIn, c.wake) {
 			return nil
-		case <-wait.C:
 		}
 	}
+}
+
+// retryIn returns the time before the next attempt.
+func (r *run) retryIn(accepted bool, err error) time.Duration {
+	more, others := r.route.ended(accepted, err)
+	switch {
+	case more:
+		return r.client.backoff(0) // try the next address of the round after the shortest backoff
+	case others && !r.redirected:
+		r.redirected = true
+		return rand.N(redirectSpan)
+	}
+	// Servers that name one another must not send clients in circles. So the backoff grows here too.
+	r.attempt++
+	return r.client.backoff(r.attempt - 1)
 }
 
 // backoff returns the time before the next attempt: a random part of a doubling span ("full
@@ -325,12 +413,17 @@ func (c *Client) backoff(attempt int) time.Duration {
 }
 
 // connectOnce makes one connection and serves it to its end. accepted reports whether the server
-// accepted the token.
-func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (accepted bool, err error) {
-	s, err := c.connect(ctx, to)
-	if err != nil {
-		return false, err
+// accepted the token, and lived says for how long. The error is nil only at the end of ctx.
+func (r *run) connectOnce(ctx context.Context) (accepted bool, lived time.Duration, failed *Error) {
+	c := r.client
+	if err := c.load(ctx); err != nil {
+		return false, 0, err
 	}
+	s, err := r.connect(ctx)
+	if err != nil {
+		return false, 0, err
+	}
+	began := time.Now()
 	c.mu.Lock()
 	c.session = s
 	late := c.lateRoomsLocked(s.rooms)
@@ -340,7 +433,8 @@ func (c *Client) connectOnce(ctx context.Context, to raw.Target, queue *queue) (
 		c.session = nil
 		c.mu.Unlock()
 	}()
-	return true, s.serve(ctx, queue, late)
+	failed = s.serve(ctx, late)
+	return true, time.Since(began), failed
 }
 
 // lateRoomsLocked returns the room changes since the auth packet was written.
@@ -360,7 +454,7 @@ func (c *Client) lateRoomsLocked(sent map[string]struct{}) (changes []roomChange
 
 // Join makes the client a member of the room, now and after every reconnect. With a connection it
 // waits for the reply of the server. Without one it returns at once and takes effect with the next
-// connection. It returns a *RefusedError if the server does not let the client in; the client is then
+// connection. The error is ErrDenied if the server does not let the client in. The client is then
 // not a member, and does not ask again.
 func (c *Client) Join(ctx context.Context, room string) error {
 	return c.changeRoom(ctx, roomChange{room, true})
@@ -386,8 +480,8 @@ func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
 	if s == nil {
 		return nil
 	}
-	err := s.changeRoom(ctx, change)
-	if refused := (*RefusedError)(nil); change.join && errors.As(err, &refused) {
+	_, err := s.call(ctx, fmt.Sprintf("%s room %q", change.verb(), change.room), change.op(), []byte(change.room))
+	if change.join && errors.Is(err, ErrDenied) {
 		c.forgetRoom(change.room)
 	}
 	return err
@@ -400,26 +494,18 @@ func (c *Client) forgetRoom(room string) {
 	delete(c.rooms, room)
 }
 
-// roomChanged takes note of what the server has done, and tells the application.
-func (c *Client) roomChanged(change RoomChange) {
-	// A server that could not decide may do so next time.
-	if !change.Joined && change.Code != codeUnavailable {
-		c.forgetRoom(change.Room)
+// Send sends a body to the backend behind the server and returns the body of the reply. op is 4, or 1000 or
+// above. The error is ErrNotLive without a connection, and ErrDenied if the server does not pass it on.
+func (c *Client) Send(ctx context.Context, op int32, body []byte) (reply []byte, err error) {
+	if op != raw.OpSend && op < raw.FirstAcceptedOp {
+		return nil, invalid("op is %d: it must be %d, or %d or above", op, raw.OpSend, raw.FirstAcceptedOp)
 	}
-	if c.cfg.OnRoom != nil {
-		c.cfg.OnRoom(change)
-	}
-}
-
-// Send sends a message to the business system behind the server (op 4) and waits for the reply. It
-// returns ErrNotConnected without a connection. Today's servers pass nothing on, and answer every
-// message with a *RefusedError.
-func (c *Client) Send(ctx context.Context, body []byte) error {
 	c.mu.Lock()
 	s := c.session
 	c.mu.Unlock()
 	if s == nil {
-		return ErrNotConnected
+		return nil, &Error{Code: CodeNotLive, Text: "send a message: there is no live session"}
 	}
-	return s.send(ctx, body)
+	p, err := s.call(ctx, "send a message", op, body)
+	return p.Body, err
 }

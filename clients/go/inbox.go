@@ -7,21 +7,24 @@ import (
 
 // inbox tracks the handled ids and the ids to acknowledge, over all connections of a Client. It is
 // safe for concurrent use.
+//
+// An id is in one of these sets: taken (its message waits for the handler or is being handled), fresh
+// (handled, not saved) or acks (saved, if there is a store, and not yet written to a connection).
 type inbox struct {
 	remember int
 	noAck    bool
+	ready    chan struct{} // holds a token while fresh is not empty
 	due      chan struct{} // holds a token while acks is not empty
 
 	mu sync.Mutex
-	// handled holds the ids of successfully handled messages. ring holds them in the order of
-	// handling, so that the oldest is forgotten first.
+	// handled holds the ids of handled messages. ring holds them in the order of handling, so that the
+	// oldest is forgotten first.
 	handled map[uint64]struct{}
 	ring    []uint64
 	next    int
-	// taken holds the ids of messages that wait for OnMessage or are being handled.
-	taken map[uint64]struct{}
-	// acks holds handled ids that are not yet written to a connection, each once. waiting is the
-	// same set.
+	taken   map[uint64]struct{}
+	fresh   []uint64
+	// acks holds each id once. waiting is the same set, and has the ids of fresh too.
 	acks    []uint64
 	waiting map[uint64]struct{}
 }
@@ -30,10 +33,20 @@ func newInbox(remember int, noAck bool) *inbox {
 	return &inbox{
 		remember: remember,
 		noAck:    noAck,
+		ready:    make(chan struct{}, 1),
 		due:      make(chan struct{}, 1),
 		handled:  map[uint64]struct{}{},
 		taken:    map[uint64]struct{}{},
 		waiting:  map[uint64]struct{}{},
+	}
+}
+
+// load remembers ids of a store, oldest first.
+func (i *inbox) load(ids []uint64) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, id := range ids {
+		i.rememberLocked(id)
 	}
 }
 
@@ -47,7 +60,10 @@ func (i *inbox) take(id uint64) bool {
 		return false
 	}
 	if _, ok := i.handled[id]; ok {
-		i.ackLocked(id)
+		if _, ok := i.waiting[id]; !ok && !i.noAck {
+			i.waiting[id] = struct{}{}
+			i.ackLocked([]uint64{id})
+		}
 		return false
 	}
 	i.taken[id] = struct{}{}
@@ -63,6 +79,24 @@ func (i *inbox) done(id uint64, handled bool) {
 	if !handled {
 		return
 	}
+	i.rememberLocked(id)
+	if i.noAck {
+		return
+	}
+	// The server repeats the messages of ids that are dropped here.
+	if len(i.fresh) >= i.remember {
+		delete(i.waiting, i.fresh[0])
+		i.fresh = i.fresh[1:]
+	}
+	i.fresh = append(i.fresh, id)
+	i.waiting[id] = struct{}{}
+	signal(i.ready)
+}
+
+func (i *inbox) rememberLocked(id uint64) {
+	if _, ok := i.handled[id]; ok {
+		return
+	}
 	if len(i.ring) < i.remember {
 		i.ring = append(i.ring, id)
 	} else {
@@ -71,28 +105,49 @@ func (i *inbox) done(id uint64, handled bool) {
 		i.next = (i.next + 1) % i.remember
 	}
 	i.handled[id] = struct{}{}
-	i.ackLocked(id)
 }
 
-// ackLocked adds an id to acks. acks holds at most remember ids. The server repeats
-// the messages of dropped ids, and they are acknowledged then.
-func (i *inbox) ackLocked(id uint64) {
-	if _, ok := i.waiting[id]; ok || i.noAck {
+// takeFresh returns the ids that are handled and not saved. The caller must call saved for them.
+func (i *inbox) takeFresh() []uint64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	ids := i.fresh
+	i.fresh = nil
+	return ids
+}
+
+// saved makes ids of takeFresh due for an acknowledgement, or gives them back if they could not be saved.
+func (i *inbox) saved(ids []uint64, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if ok {
+		i.ackLocked(ids)
 		return
 	}
-	if len(i.acks) >= i.remember {
+	i.fresh = append(ids, i.fresh...)
+	for len(i.fresh) > i.remember {
+		delete(i.waiting, i.fresh[0])
+		i.fresh = i.fresh[1:]
+	}
+}
+
+// ackLocked adds ids to acks, which holds at most remember ids. The server repeats the messages of
+// dropped ids, and they are acknowledged then. The ids are in waiting.
+func (i *inbox) ackLocked(ids []uint64) {
+	i.acks = append(i.acks, ids...)
+	for len(i.acks) > i.remember {
 		delete(i.waiting, i.acks[0])
 		i.acks = i.acks[1:]
 	}
-	i.acks = append(i.acks, id)
-	i.waiting[id] = struct{}{}
-	i.signalLocked()
+	if len(i.acks) > 0 {
+		signal(i.due)
+	}
 }
 
-// signalLocked wakes the session that waits for due.
-func (i *inbox) signalLocked() {
+// signal puts a token into a channel, unless it has one.
+func signal(to chan struct{}) {
 	select {
-	case i.due <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }
@@ -103,7 +158,7 @@ func (i *inbox) begin() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if len(i.acks) > 0 {
-		i.signalLocked()
+		signal(i.due)
 	}
 }
 
@@ -120,7 +175,6 @@ func (i *inbox) takeAcks(n int) (ids []uint64, all bool) {
 		i.acks = nil // releases the array
 		return ids, true
 	}
-	i.signalLocked()
 	return ids, false
 }
 
@@ -129,6 +183,9 @@ func (i *inbox) giveBack(ids []uint64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, id := range ids {
-		i.ackLocked(id)
+		if _, ok := i.waiting[id]; !ok {
+			i.waiting[id] = struct{}{}
+			i.ackLocked([]uint64{id})
+		}
 	}
 }

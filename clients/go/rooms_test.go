@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,14 +26,15 @@ func TestRefusedCalls(t *testing.T) {
 		call func() error
 	}{
 		"join": {raw.OpJoinRoom, "forbidden", func() error { return r.Join(ctx, "private") }},
-		"send": {raw.OpSend, "unsupported", func() error { return r.Send(ctx, []byte("up")) }},
+		"send": {raw.OpSend, "unsupported", func() error { _, err := r.Send(ctx, raw.OpSend, []byte("up")); return err }},
 	} {
 		answer := make(chan error, 1)
 		go func() { answer <- test.call() }()
 		asked := p.expect(test.op)
 		p.send(raw.OpError, asked.Seq, 0, fmt.Sprintf(`{"op":%d,"code":%q,"reason":"as the test wants it"}`, test.op, test.code))
-		var refused *imgoclient.RefusedError
-		if err := <-answer; !errors.As(err, &refused) || refused.Code != test.code || refused.Reason != "as the test wants it" {
+		var denied *imgoclient.Error
+		if err := <-answer; !errors.Is(err, imgoclient.ErrDenied) || !errors.As(err, &denied) || denied.ServerCode != test.code ||
+			!strings.Contains(err.Error(), "as the test wants it") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -50,17 +49,18 @@ func (r *route) begin(addresses []string) {
 	r.list = append(r.list, r.client.target)
 }
 
-// ended records the end of an attempt. It reports whether the round has more addresses.
-func (r *route) ended(accepted bool, err error) (more bool) {
-	var closed *CloseError
+// ended records the end of an attempt. It reports whether the round has more addresses, and whether the
+// server has just named others.
+func (r *route) ended(accepted bool, err error) (more, others bool) {
+	var closed *raw.CloseError
 	switch {
 	case errors.As(err, &closed) && closed.Reconnect && len(closed.Addresses) > 0:
 		r.begin(closed.Addresses)
-		return false // wait for the backoff: two servers may send clients to each other without end
+		return false, len(r.list) > 1
 	case accepted:
 		r.list = nil
 	}
-	return len(r.list) > 0
+	return len(r.list) > 0, false
 }
 
 // discoverURL checks Config.Discover and adds the path and the transport.
@@ -68,9 +68,9 @@ func discoverURL(discover string, t raw.Target) (string, error) {
 	u, err := url.Parse(discover)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return "", fmt.Errorf("Discover %q is no address: write http:// or https:// and the host of the API", discover)
+		return "", invalid("Discover %q is no address: write http:// or https:// and the host of the API", discover)
 	case t.Secure() && u.Scheme != "https":
-		return "", fmt.Errorf("Discover %q must be https://, since Address has TLS: who can change the answer would get the token", discover)
+		return "", invalid("Discover %q must be https://, since Address has TLS: who can change the answer would get the token", discover)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/nodes/best"

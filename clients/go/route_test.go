@@ -78,7 +78,7 @@ func TestComesHome(t *testing.T) {
 	r := start(t, s, nil)
 	s.welcome().shutDown(deadAddress(t), deadAddress(t))
 	s.welcome()
-	var closed *imgoclient.CloseError
+	var closed *raw.CloseError
 	if err := <-r.lost; !errors.As(err, &closed) || len(closed.Addresses) != 2 || !closed.Reconnect {
 		t.Errorf("the loss was %v", err)
 	}
@@ -96,10 +96,12 @@ func TestOthersDoNotSendItInCircles(t *testing.T) {
 	var waits []time.Duration
 	r := start(t, s, func(cfg *imgoclient.Config) {
 		cfg.MinBackoff, cfg.MaxBackoff = time.Millisecond, 64*time.Millisecond
-		cfg.OnDisconnect = func(_ error, retryIn time.Duration) {
+		cfg.OnState = func(to imgoclient.StateChange) {
 			mu.Lock()
-			waits = append(waits, retryIn)
-			mu.Unlock()
+			defer mu.Unlock()
+			if to.State == imgoclient.Waiting {
+				waits = append(waits, to.RetryIn)
+			}
 		}
 	})
 	for range 30 {
@@ -108,7 +110,7 @@ func TestOthersDoNotSendItInCircles(t *testing.T) {
 	s.welcome()
 	mu.Lock()
 	defer mu.Unlock()
-	if longest := slices.Max(waits); longest < 8*time.Millisecond {
+	if longest := slices.Max(waits[1:]); longest < 8*time.Millisecond {
 		t.Errorf("the longest wait of 30 was %v: the backoff does not grow", longest)
 	}
 	r.stop()
@@ -123,9 +125,12 @@ func TestNeverWithoutTLS(t *testing.T) {
 	r := start(t, plain, func(cfg *imgoclient.Config) {
 		cfg.Address, cfg.Discover = "tls://"+deadAddress(t), api.URL
 		cfg.TLS = api.Client().Transport.(*http.Transport).TLSClientConfig
-		cfg.OnDisconnect = func(err error, _ time.Duration) {
+		cfg.OnState = func(to imgoclient.StateChange) {
+			if to.State != imgoclient.Waiting {
+				return
+			}
 			select {
-			case lost <- err:
+			case lost <- to.Err:
 			default:
 			}
 		}

@@ -292,8 +292,14 @@ func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 			r.messages <- m
 			return nil
 		},
-		OnConnect:    func(s imgoclient.Session) { r.live <- s },
-		OnDisconnect: func(err error, _ time.Duration) { r.lost <- err },
+		OnState: func(to imgoclient.StateChange) {
+			switch to.State {
+			case imgoclient.Live:
+				r.live <- to.Session
+			case imgoclient.Waiting:
+				r.lost <- to.Err
+			}
+		},
 	}
 	if change != nil {
 		change(&cfg)

@@ -272,12 +272,18 @@ func (n *node) witness(t *testing.T) *witness {
 	connected := make(chan struct{}, 100)
 	c, err := imgoclient.New(imgoclient.Config{
 		Address: n.ClientAddr("tcp").String(), Token: "witness", Device: "d",
-		OnConnect: func(imgoclient.Session) { connected <- struct{}{} },
+		OnState: func(to imgoclient.StateChange) {
+			switch to.State {
+			case imgoclient.Live:
+				connected <- struct{}{}
+			case imgoclient.Waiting:
+				t.Errorf("the witness lost its connection: %v", to.Err)
+			}
+		},
 		OnMessage: func(_ context.Context, m imgoclient.Message) error {
 			w.messages <- string(m.Body)
 			return nil
 		},
-		OnDisconnect: func(err error, _ time.Duration) { t.Errorf("the witness lost its connection: %v", err) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	imgoclient "imgo/clients/go"
 	"imgo/config"
@@ -148,8 +147,14 @@ func TestTokensAreReplacedOnTheConnection(t *testing.T) {
 			}
 			return token, err
 		},
-		OnConnect:    func(imgoclient.Session) { connected <- struct{}{} },
-		OnDisconnect: func(err error, _ time.Duration) { t.Errorf("lost its connection: %v", err) },
+		OnState: func(to imgoclient.StateChange) {
+			switch to.State {
+			case imgoclient.Live:
+				connected <- struct{}{}
+			case imgoclient.Waiting:
+				t.Errorf("lost its connection: %v", to.Err)
+			}
+		},
 		OnMessage: func(_ context.Context, m imgoclient.Message) error {
 			messages <- string(m.Body)
 			return nil

@@ -68,7 +68,11 @@ func (n *node) listen(t *testing.T, address string, trusted *tls.Config, got cha
 	connected := make(chan struct{}, 10)
 	c, err := imgoclient.New(imgoclient.Config{
 		Address: address, Token: "u", Device: address, TLS: trusted,
-		OnConnect: func(imgoclient.Session) { connected <- struct{}{} },
+		OnState: func(to imgoclient.StateChange) {
+			if to.State == imgoclient.Live {
+				connected <- struct{}{}
+			}
+		},
 		OnMessage: func(_ context.Context, m imgoclient.Message) error {
 			got <- string(m.Body)
 			return nil

@@ -35,7 +35,7 @@ const (
 // Version2 is the version of a client that acknowledges messages by their ids.
 const Version2 int16 = 2
 
-// The close codes. With a code of 3000 to 3499 a client reconnects, with one of 3500 to 3999 it does not.
+// The close codes. With a code below 3500 a client reconnects, with one of 3500 or above it does not.
 const (
 	CloseShutdown         = 3001
 	CloseSlow             = 3002
@@ -53,6 +53,5 @@ const (
 	CloseTooManyDevices   = 3510
 )
 
-// reconnects reports whether a client reconnects after a close code. It does so after codes that are not
-// of the protocol.
-func reconnects(code int) bool { return code < 3500 || code > 3999 }
+// reconnects reports whether a client reconnects after a close code, if the server does not say.
+func reconnects(code int) bool { return code < CloseBadPacket }

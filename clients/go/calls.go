@@ -1,0 +1,137 @@
+package imgoclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"imgo/clients/go/raw"
+)
+
+// maxCalls bounds the calls of a session that wait for a reply.
+const maxCalls = 256
+
+// calls are the calls of a session that wait for a reply. It is safe for concurrent use.
+type calls struct {
+	mu   sync.Mutex
+	seq  int32
+	open map[int32]chan raw.Packet
+}
+
+// next returns the number of the next packet. It is never 0, because 0 asks for no reply.
+func (c *calls) next() int32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nextLocked()
+}
+
+func (c *calls) nextLocked() int32 {
+	if c.seq++; c.seq <= 0 {
+		c.seq = 1
+	}
+	return c.seq
+}
+
+// expect returns a new packet number and the channel on which its reply arrives. The caller must
+// call forget.
+func (c *calls) expect() (int32, chan raw.Packet, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.open) >= maxCalls {
+		return 0, nil, &Error{Code: CodeTooMany, Text: fmt.Sprintf("%d calls wait for a reply; wait for one of them", maxCalls)}
+	}
+	seq := c.nextLocked()
+	reply := make(chan raw.Packet, 1)
+	c.open[seq] = reply
+	return seq, reply, nil
+}
+
+func (c *calls) forget(seq int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, seq)
+}
+
+// answer passes a reply to its call. It reports false if no call waits for the packet.
+func (c *calls) answer(p raw.Packet) bool {
+	if p.Seq == 0 || p.Op == raw.OpDisconnect {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reply, ok := c.open[p.Seq]
+	if ok {
+		delete(c.open, p.Seq)
+		reply <- p // does not block: the channel has a buffer for its only packet
+	}
+	return ok
+}
+
+// roomChange is a room to join or to leave.
+type roomChange struct {
+	room string
+	join bool
+}
+
+func (r roomChange) op() int32 {
+	if r.join {
+		return raw.OpJoinRoom
+	}
+	return raw.OpLeaveRoom
+}
+
+func (r roomChange) verb() string {
+	if r.join {
+		return "join"
+	}
+	return "leave"
+}
+
+// call sends a packet and waits for the reply. what names the call in errors.
+func (s *session) call(ctx context.Context, what string, op int32, body []byte) (raw.Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return raw.Packet{}, &Error{Code: CodeTimeout, Text: what, Err: err}
+	}
+	seq, answer, err := s.calls.expect()
+	if err != nil {
+		return raw.Packet{}, &Error{Code: CodeTooMany, Text: what, Err: err}
+	}
+	defer s.calls.forget(seq)
+	if err := s.write(op, seq, body); err != nil {
+		s.fail(err)
+		return raw.Packet{}, s.ended(what)
+	}
+	var reply raw.Packet
+	select {
+	case reply = <-answer:
+	case <-s.failed:
+		return raw.Packet{}, s.ended(what)
+	case <-ctx.Done():
+		return raw.Packet{}, &Error{Code: CodeTimeout, Text: what + ": wait for the reply", Err: ctx.Err()}
+	}
+	if reply.Op != raw.OpError {
+		return reply, nil
+	}
+	var refusal struct {
+		Code   string `json:"code"`
+		Reason string `json:"reason"`
+	}
+	if err := json.Unmarshal(reply.Body, &refusal); err != nil {
+		return raw.Packet{}, &Error{Code: CodeProtocol, Text: what + ": read the refusal", Err: err}
+	}
+	return raw.Packet{}, &Error{Code: CodeDenied, ServerCode: refusal.Code,
+		Text: fmt.Sprintf("%s: the server refused: %s (%s)", what, refusal.Reason, refusal.Code)}
+}
+
+// ended returns the error of a call whose session has failed.
+func (s *session) ended(what string) error {
+	<-s.failed
+	e := &Error{Code: CodeLost, Text: what, CloseCode: s.err.CloseCode, Err: s.err}
+	if s.err.Code == CodeClosed || s.err.Code == CodeRefused {
+		e.Code = s.err.Code
+	}
+	return e
+}

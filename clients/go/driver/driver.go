@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	imgoclient "imgo/clients/go"
+)
+
+// options are those of the specification.
+type options struct {
+	Address            string   `json:"address"`
+	Discover           string   `json:"discover"`
+	Token              string   `json:"token"`
+	TokenSource        bool     `json:"token_source"`
+	Device             string   `json:"device"`
+	Platform           string   `json:"platform"`
+	Rooms              []string `json:"rooms"`
+	Accepts            []int32  `json:"accepts"`
+	Store              string   `json:"store"`
+	CA                 string   `json:"ca"`
+	MinBackoffMS       int      `json:"min_backoff_ms"`
+	MaxBackoffMS       int      `json:"max_backoff_ms"`
+	StableAfterMS      int      `json:"stable_after_ms"`
+	ConnectTimeoutMS   int      `json:"connect_timeout_ms"`
+	AuthTimeoutMS      int      `json:"auth_timeout_ms"`
+	RequestTimeoutMS   int      `json:"request_timeout_ms"`
+	HeartbeatTimeoutMS int      `json:"heartbeat_timeout_ms"`
+	CloseTimeoutMS     int      `json:"close_timeout_ms"`
+	AckDelayMS         int      `json:"ack_delay_ms"`
+	Queue              int      `json:"queue"`
+	Remember           int      `json:"remember"`
+	MaxBody            int      `json:"max_body"`
+}
+
+func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// driver has at most one client at a time.
+type driver struct {
+	writing sync.Mutex
+	out     *json.Encoder
+	log     *slog.Logger
+
+	client *imgoclient.Client // only the goroutine of drive uses it
+
+	mu       sync.Mutex
+	cancel   context.CancelFunc // ends Run; nil if it does not run
+	ended    chan struct{}      // closed when Run has ended
+	live     bool
+	connects []int              // tags of connect that wait for a live session
+	tokens   []chan tokenAnswer // calls of the token source, oldest first
+	held     bool               // messages wait for a release
+	releases int                // messages that may go on although held
+	released chan struct{}      // closed at a change of held or releases
+	failures int                // handlers that are to fail
+}
+
+type tokenAnswer struct {
+	token string
+	err   error
+}
+
+func (d *driver) obey(c command) error {
+	if d.client == nil && c.Do != "new" && c.Do != "threads" {
+		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: c.Do + " comes before new"}
+	}
+	client := d.client
+	switch c.Do {
+	case "new":
+		return d.make(c)
+	case "connect":
+		d.connect(c.Tag)
+	case "close":
+		d.close(c.Tag)
+	case "token":
+		return d.answerToken(c)
+	case "join":
+		go func() { d.finish(c.Tag, nil, client.Join(context.Background(), c.Room)) }()
+	case "leave":
+		go func() { d.finish(c.Tag, nil, client.Leave(context.Background(), c.Room)) }()
+	case "send":
+		go func() {
+			body, err := client.Send(context.Background(), c.Op, c.Body)
+			d.finish(c.Tag, event{"body": append([]byte{}, body...)}, err)
+		}()
+	case "hold", "release", "fail":
+		d.steer(c)
+		d.done(c.Tag, nil)
+	case "threads":
+		d.done(c.Tag, event{"count": threads()})
+	default:
+		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: fmt.Sprintf("there is no command %q", c.Do)}
+	}
+	return nil
+}
+
+// make makes the client.
+func (d *driver) make(c command) error {
+	o := c.Options
+	cfg := imgoclient.Config{
+		Address: o.Address, Discover: o.Discover, Token: o.Token, Device: o.Device, Platform: o.Platform,
+		Rooms: o.Rooms, Accepts: o.Accepts,
+		MinBackoff: ms(o.MinBackoffMS), MaxBackoff: ms(o.MaxBackoffMS), StableAfter: ms(o.StableAfterMS),
+		ConnectTimeout: ms(o.ConnectTimeoutMS), AuthTimeout: ms(o.AuthTimeoutMS), RequestTimeout: ms(o.RequestTimeoutMS),
+		HeartbeatTimeout: ms(o.HeartbeatTimeoutMS), CloseTimeout: ms(o.CloseTimeoutMS), AckDelay: ms(o.AckDelayMS),
+		Queue: o.Queue, Remember: o.Remember, MaxBody: o.MaxBody,
+		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnError: d.error,
+		Log: func(level slog.Level, line string) { d.log.Log(context.Background(), level, line) },
+	}
+	if o.TokenSource {
+		cfg.TokenSource = d.token
+	}
+	if o.Store != "" {
+		cfg.Store = imgoclient.NewFileStore(o.Store, o.Remember)
+	}
+	if o.CA != "" {
+		pem, err := os.ReadFile(o.CA)
+		if err != nil {
+			return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "read ca", Err: err}
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "ca has no certificate: " + o.CA}
+		}
+		cfg.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	client, err := imgoclient.New(cfg)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.client, d.held, d.releases, d.failures, d.released = client, false, 0, 0, make(chan struct{})
+	d.done(c.Tag, nil)
+	return nil
+}
+
+// connect starts the client, or makes it try at once. The command is done with the next live session.
+func (d *driver) connect(tag int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.live {
+		d.done(tag, nil)
+		return
+	}
+	d.connects = append(d.connects, tag)
+	if d.cancel != nil {
+		d.client.Connect()
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	d.cancel, d.ended = cancel, ended
+	go func() {
+		err := d.client.Run(ctx)
+		cancel()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if err == nil {
+			err = &imgoclient.Error{Code: imgoclient.CodeClosed, Text: "the client was closed"}
+		}
+		for _, tag := range d.connects {
+			d.failed(tag, err)
+		}
+		d.connects, d.live, d.cancel = nil, false, nil
+		close(ended)
+	}()
+}
+
+func (d *driver) close(tag int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cancel == nil {
+		d.done(tag, nil)
+		return
+	}
+	d.cancel()
+	ended := d.ended
+	go func() {
+		<-ended
+		d.done(tag, nil)
+	}()
+}
+
+// token is the client's token source. It asks for a token and waits for the answer.
+func (d *driver) token(ctx context.Context) (string, error) {
+	answer := make(chan tokenAnswer, 1)
+	d.mu.Lock()
+	d.tokens = append(d.tokens, answer)
+	d.mu.Unlock()
+	d.emit(event{"event": "token_wanted"})
+	select {
+	case a := <-answer:
+		return a.token, a.err
+	case <-ctx.Done():
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for i, waiting := range d.tokens {
+			if waiting == answer {
+				d.tokens = append(d.tokens[:i], d.tokens[i+1:]...)
+				break
+			}
+		}
+		return "", ctx.Err()
+	}
+}
+
+func (d *driver) answerToken(c command) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.tokens) == 0 {
+		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "no token is wanted"}
+	}
+	a := tokenAnswer{token: c.Token}
+	if c.Error != "" {
+		a.err = errors.New(c.Error)
+	}
+	d.tokens[0] <- a
+	d.tokens = d.tokens[1:]
+	d.done(c.Tag, nil)
+	return nil
+}
+
+// steer changes what the handler does.
+func (d *driver) steer(c command) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case c.Do == "hold":
+		d.held, d.releases = true, 0
+	case c.Do == "fail":
+		d.failures += max(c.Count, 1)
+	case c.Count > 0:
+		d.releases += c.Count
+	default:
+		d.held, d.releases = false, 0
+	}
+	close(d.released)
+	d.released = make(chan struct{})
+}
+
+// message is the client's message handler.
+func (d *driver) message(ctx context.Context, m imgoclient.Message) error {
+	id := strconv.FormatUint(m.ID, 10)
+	d.emit(event{"event": "message", "id": id, "op": m.Op, "kept": m.Kept(), "body": append([]byte{}, m.Body...)})
+	d.mu.Lock()
+	for d.held && d.releases == 0 {
+		released := d.released
+		d.mu.Unlock()
+		select {
+		case <-released:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		d.mu.Lock()
+	}
+	if d.held {
+		d.releases--
+	}
+	fails := d.failures > 0
+	if fails {
+		d.failures--
+	}
+	d.mu.Unlock()
+	if fails {
+		return errors.New("the driver was told to fail")
+	}
+	d.emit(event{"event": "handled", "id": id})
+	return nil
+}
+
+func (d *driver) state(to imgoclient.StateChange) {
+	e := event{"event": "state", "state": to.State}
+	switch to.State {
+	case imgoclient.Live:
+		e["session"], e["user"], e["pending"] = to.Session.ID, to.Session.User, to.Session.Pending
+		e["heartbeat_ms"], e["rooms"] = to.Session.Heartbeat.Milliseconds(), append([]string{}, to.Session.Rooms...)
+	case imgoclient.Waiting:
+		e["retry_in_ms"], e["code"], e["reason"] = to.RetryIn.Milliseconds(), to.CloseCode, to.Reason
+	case imgoclient.Closed:
+		e["code"], e["reason"], e["failed"] = to.CloseCode, to.Reason, to.Failed
+	}
+	d.emit(e)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.live = to.State == imgoclient.Live
+	if d.live {
+		for _, tag := range d.connects {
+			d.done(tag, nil)
+		}
+		d.connects = nil
+	}
+}
+
+func (d *driver) room(change imgoclient.RoomChange) {
+	d.emit(event{"event": "room", "room": change.Room, "joined": change.Joined, "code": change.Code, "reason": change.Reason})
+}
+
+func (d *driver) error(err *imgoclient.Error) {
+	d.emit(event{"event": "error", "code": err.Code, "message": err.Error()})
+}
+
+// threads counts the goroutines of the client and of the packages that it uses.
+func threads() int {
+	client := reflect.TypeFor[imgoclient.Config]().PkgPath()
+	of := []string{client + ".", client + "/raw.", "coder/websocket.", "net/http."}
+	buf := make([]byte, 4<<20)
+	n := 0
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		for _, name := range of {
+			if strings.Contains(stack, name) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}

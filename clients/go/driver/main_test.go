@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/clients/go/raw"
+)
+
+// testTimeout bounds every wait of these tests.
+const testTimeout = time.Minute
+
+// script is a driver whose input a test writes.
+type script struct {
+	t      *testing.T
+	in     *io.PipeWriter
+	events chan map[string]any
+	others []map[string]any // events that no expect has fitted yet
+	ended  chan error
+}
+
+func run(t *testing.T) *script {
+	t.Helper()
+	in, commands := io.Pipe()
+	events, out := io.Pipe()
+	s := &script{t: t, in: commands, events: make(chan map[string]any, 1000), ended: make(chan error, 1)}
+	go func() { s.ended <- drive(in, out, io.Discard) }()
+	go func() {
+		lines := bufio.NewScanner(events)
+		for lines.Scan() {
+			var e map[string]any
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				t.Errorf("%q: %v", lines.Text(), err)
+			}
+			s.events <- e
+		}
+	}()
+	t.Cleanup(func() { commands.Close(); out.Close() })
+	return s
+}
+
+func (s *script) do(format string, args ...any) {
+	s.t.Helper()
+	if _, err := fmt.Fprintf(s.in, format+"\n", args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// expect waits for an event that has all the fields. Other events stay for later calls.
+func (s *script) expect(fields ...any) map[string]any {
+	s.t.Helper()
+	fits := func(e map[string]any) bool {
+		for i := 0; i < len(fields); i += 2 {
+			if fmt.Sprint(e[fields[i].(string)]) != fmt.Sprint(fields[i+1]) {
+				return false
+			}
+		}
+		return true
+	}
+	if i := slices.IndexFunc(s.others, fits); i >= 0 {
+		e := s.others[i]
+		s.others = slices.Delete(s.others, i, i+1)
+		return e
+	}
+	timeout := time.After(testTimeout)
+	for {
+		select {
+		case e := <-s.events:
+			if fits(e) {
+				return e
+			}
+			s.others = append(s.others, e)
+		case <-timeout:
+			s.t.Fatalf("there is no event with %v; there are %v", fields, s.others)
+		}
+	}
+}
+
+// server accepts one connection after the other and answers the auth packet of each.
+func server(t *testing.T) (address string, accepted chan net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted = make(chan net.Conn, 10)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := raw.ReadPacket(conn, 1<<20); err == nil {
+				send(t, conn, raw.Packet{Op: raw.OpAuthReply, Seq: 1, Body: []byte(`{"session":"s","user":"u","heartbeat":60,"pending":2}`)})
+			}
+			accepted <- conn
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String(), accepted
+}
+
+func send(t *testing.T, conn net.Conn, p raw.Packet) {
+	if _, err := conn.Write(raw.AppendPacket(nil, p)); err != nil {
+		t.Logf("server: %v", err)
+	}
+}
+
+func TestConversation(t *testing.T) {
+	address, accepted := server(t)
+	s := run(t)
+	s.expect("event", "ready", "language", "go")
+	s.do(`{"do":"connect","tag":1}`)
+	s.expect("event", "failed", "tag", 1, "code", "invalid")
+	s.do(`{"do":"new","options":{"address":"nowhere"}}`)
+	s.expect("event", "failed", "tag", 0, "code", "invalid")
+	s.do(`{"do":"new","tag":2,"options":{"address":%q,"token_source":true,"store":%q,"min_backoff_ms":1,"close_timeout_ms":60000}}`,
+		address, filepath.Join(t.TempDir(), "ids"))
+	s.expect("event", "done", "tag", 2)
+	s.do(`{"do":"hold"}`)
+	s.do(`{"do":"fail"}`)
+	s.do(`{"do":"connect","tag":3}`)
+	s.expect("event", "state", "state", "connecting")
+	s.expect("event", "token_wanted")
+	s.do(`{"do":"token","error":"not now"}`)
+	s.expect("event", "error", "code", "token")
+	s.expect("event", "state", "state", "waiting", "code", 0)
+	s.expect("event", "token_wanted")
+	s.do(`{"do":"token","token":"t"}`)
+	s.expect("event", "state", "state", "live", "session", "s", "user", "u", "pending", 2, "heartbeat_ms", 60000)
+	s.expect("event", "done", "tag", 3)
+	conn := <-accepted
+	defer conn.Close()
+
+	send(t, conn, raw.Packet{Op: raw.OpMessage, ID: 1 << 63, Body: []byte("a")})
+	send(t, conn, raw.Packet{Op: raw.OpMessage, Body: []byte("b")})
+	s.expect("event", "message", "id", "9223372036854775808", "kept", true, "body", "YQ==", "op", 5)
+	s.do(`{"do":"release","count":1}`)
+	s.expect("event", "error", "code", "handler")
+	s.expect("event", "message", "id", "0", "kept", false)
+	s.do(`{"do":"release"}`)
+	s.expect("event", "handled", "id", "0")
+
+	s.do(`{"do":"join","room":"r","tag":4}`)
+	joining, err := raw.ReadPacket(conn, 1<<20)
+	if err != nil || joining.Op != raw.OpJoinRoom {
+		t.Fatalf("%+v, %v", joining, err)
+	}
+	send(t, conn, raw.Packet{Op: raw.OpError, Seq: joining.Seq, Body: []byte(`{"op":20,"code":"forbidden","reason":"no"}`)})
+	s.expect("event", "failed", "tag", 4, "code", "denied", "server_code", "forbidden")
+	send(t, conn, raw.Packet{Op: raw.OpRoomChanged, Body: []byte(`{"room":"q","joined":true,"reason":"put in"}`)})
+	s.expect("event", "room", "room", "q", "joined", true)
+	s.do(`{"do":"threads","tag":5}`)
+	if e := s.expect("event", "done", "tag", 5); e["result"].(map[string]any)["count"].(float64) < 3 {
+		t.Errorf("a live client has %v", e["result"])
+	}
+	s.do(`{"do":"close","tag":6}`)
+	s.expect("event", "state", "state", "closed", "failed", false)
+	s.expect("event", "done", "tag", 6)
+	s.do(`{"do":"exit"}`)
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	address, accepted := server(t)
+	s := run(t)
+	s.do(`{"do":"new","options":{"address":%q,"token":"t"}}`, address)
+	s.do(`{"do":"connect","tag":1}`)
+	s.expect("event", "done", "tag", 1)
+	conn := <-accepted
+	defer conn.Close()
+	send(t, conn, raw.Packet{Op: raw.OpDisconnect, Body: []byte(`{"code":3506,"reason":"kicked","reconnect":false}`)})
+	s.expect("event", "state", "state", "closed", "failed", true, "code", 3506, "reason", "kicked")
+	s.in.Close()
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	var out strings.Builder
+	if err := drive(strings.NewReader("x\n"), &out, os.Stderr); err == nil || !strings.Contains(err.Error(), "read the command") {
+		t.Errorf("%v, %s", err, &out)
+	}
+}
