@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	imgoclient "imgo/clients/go"
 	"imgo/config"
