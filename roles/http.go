@@ -37,9 +37,11 @@ func (n admin) startingMux() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", n.healthz)
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusServiceUnavailable, map[string]any{
-			"ready": false, "roles": map[string]string{}, "reason": "the node is starting: it opens its data folder and its log",
-		})
+		reason := "the node is starting: it opens its data folder and its log"
+		if why := n.waitingFor.Load(); why != nil {
+			reason = "the node is starting: it waits for Kafka: " + *why
+		}
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "roles": map[string]string{}, "reason": reason})
 	})
 	mux.HandleFunc("/", n.refuseStarting)
 	return mux

@@ -18,25 +18,30 @@ import (
 	"imgo/store"
 )
 
-// busTimeout bounds the wait for Kafka at the start: it may be starting too.
-const busTimeout = time.Minute
+const (
+	// busTimeout bounds the wait for Kafka when a topic is opened while the node runs.
+	busTimeout = time.Minute
+	// kafkaTry is how long a node that starts waits for Kafka before it says so and tries again. There
+	// is no limit to that, since Kafka may come at any time.
+	kafkaTry = 5 * time.Second
+)
 
 // kafkaStorage is the side of a node that opens its logs on Kafka.
 type kafkaStorage struct{ *Node }
 
 // openBus opens all topics and the consumer group of job on Kafka.
 func (n kafkaStorage) openBus(ctx context.Context) (none storage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, busTimeout)
-	defer cancel()
 	c, k := n.cluster, n.cfg.Kafka
 	secure, err := n.tls()
 	if err != nil {
 		return none, err
 	}
-	b, err := bus.Open(ctx, bus.Options{
-		Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
-		Compression: k.Compression, WriteTimeout: k.WriteTimeout, StartTimeout: busTimeout,
-		SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
+	b, err := awaitKafka(ctx, n, func(ctx context.Context) (*bus.Bus, error) {
+		return bus.Open(ctx, bus.Options{
+			Brokers: k.Brokers, Prefix: k.Prefix, ClientID: "imgo-" + n.name, Replication: k.Replication, MinInSync: k.MinInSync,
+			Compression: k.Compression, WriteTimeout: k.WriteTimeout, StartTimeout: busTimeout,
+			SASL: k.SASL, User: k.User, Password: k.Password, TLS: secure, Log: n.log, Metrics: n.metrics,
+		})
 	})
 	if err != nil {
 		return none, err
@@ -46,15 +51,17 @@ func (n kafkaStorage) openBus(ctx context.Context) (none storage, err error) {
 	if err != nil {
 		return none, err
 	}
-	if c.live, err = b.Log(ctx, bus.TopicOptions{
-		Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention,
+	if c.live, err = awaitKafka(ctx, n, func(ctx context.Context) (*bus.Log, error) {
+		return b.Log(ctx, bus.TopicOptions{
+			Name: "live", Partitions: int32(n.cfg.Live.Partitions), Retention: n.cfg.Live.Retention,
+		})
 	}); err != nil {
 		return none, err
 	}
 	n.live = c.live
 	c.status = &statusReport{cluster: c}
 	if n.cfg.Runs(config.RoleLogic) {
-		topic, err := b.Compacted(ctx, "tokens")
+		topic, err := n.awaitTopic(ctx, "tokens")
 		if err != nil {
 			return none, err
 		}
@@ -73,7 +80,7 @@ func (n kafkaStorage) openBus(ctx context.Context) (none storage, err error) {
 // openKept opens the generation of the kept topic in use.
 func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
 	c := n.cluster
-	control, err := c.bus.Compacted(ctx, "control")
+	control, err := n.awaitTopic(ctx, "control")
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +92,10 @@ func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
 		return nil, err
 	}
 	if s, _ := c.growth.State(); s.Generation > 0 {
-		return n.keptOf(ctx, s.Generation, s.Partitions)
+		return n.awaitKept(ctx, s.Generation, s.Partitions)
 	}
 	// No growth was ever planned: the newest topic is the first, or there is none.
-	kept, err := n.keptOf(ctx, 0, int32(n.cfg.Kept.Partitions))
+	kept, err := n.awaitKept(ctx, 0, int32(n.cfg.Kept.Partitions))
 	if err != nil {
 		return nil, err
 	}
@@ -98,21 +105,46 @@ func (n kafkaStorage) openKept(ctx context.Context) (*bus.Log, error) {
 		return nil, err
 	}
 	if s, _ := c.growth.State(); s.Generation > 0 && s.Generation != kept.Generation() {
-		return n.keptOf(ctx, s.Generation, s.Partitions)
+		return n.awaitKept(ctx, s.Generation, s.Partitions)
 	}
 	c.growth.Base(kept.Generation(), kept.Partitions())
 	return kept, nil
 }
 
-// readControl reads the control topic. It tries again until ctx is done while Kafka
-// does not answer.
+// readControl reads the control topic.
 func (n kafkaStorage) readControl(ctx context.Context) error {
+	_, err := awaitKafka(ctx, n, func(ctx context.Context) (struct{}, error) { return struct{}{}, n.cluster.growth.Read(ctx) })
+	return err
+}
+
+// awaitTopic is Bus.Compacted at the start.
+func (n kafkaStorage) awaitTopic(ctx context.Context, name string) (*bus.Compacted, error) {
+	return awaitKafka(ctx, n, func(ctx context.Context) (*bus.Compacted, error) { return n.cluster.bus.Compacted(ctx, name) })
+}
+
+// awaitKept is keptOf at the start.
+func (n kafkaStorage) awaitKept(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	return awaitKafka(ctx, n, func(ctx context.Context) (*bus.Log, error) { return n.keptOf(ctx, generation, partitions) })
+}
+
+// awaitKafka does something that needs Kafka's answer while the node starts. It tries again while Kafka does not answer,
+// and then /readyz and the log say what it waits for. It returns an error that only another setting ends, or that
+// of ctx.
+func awaitKafka[T any](ctx context.Context, n kafkaStorage, do func(context.Context) (T, error)) (T, error) {
+	defer n.waitingFor.Store(nil)
 	for {
-		err := n.cluster.growth.Read(ctx)
-		if !errors.Is(err, envelope.ErrUnavailable) || ctx.Err() != nil {
-			return err
+		try, cancel := context.WithTimeout(ctx, kafkaTry)
+		result, err := do(try)
+		cancel()
+		if ctx.Err() != nil && err != nil {
+			return result, fmt.Errorf("wait for Kafka: %w", ctx.Err())
 		}
-		n.log.Warn().Err(err).Msg("Kafka does not answer yet; trying again")
+		if err == nil || !errors.Is(err, envelope.ErrUnavailable) && bus.Permanent(err) {
+			return result, err
+		}
+		reason := err.Error()
+		n.waitingFor.Store(&reason)
+		n.log.Warn().Err(err).Msg("Kafka does not answer yet: the node starts when it does")
 	}
 }
 

@@ -8,6 +8,7 @@ package roles
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -81,6 +82,8 @@ type Node struct {
 	// handler is what server calls. It is replaced once the node is wired.
 	handler atomic.Pointer[http.Handler]
 	apiOpen atomic.Bool // callers of the API are let in
+	// waitingFor is why the node cannot open its log yet. nil: it is not known to wait.
+	waitingFor atomic.Pointer[string]
 	// httpDone is closed when server serves no more, and httpErr is the reason. httpDone is nil before
 	// the server starts.
 	httpDone chan struct{}
@@ -97,7 +100,10 @@ type Node struct {
 // Run makes a node and runs it until ctx is done.
 func Run(ctx context.Context, cfg config.Config, opts RunOptions) error {
 	n, err := New(ctx, cfg, opts)
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(err, context.Canceled) && ctx.Err() != nil: // stopped while it waited for something
+		return nil
+	case err != nil:
 		return err
 	}
 	return n.Run(ctx)

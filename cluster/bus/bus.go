@@ -183,6 +183,7 @@ func (b *Bus) retry(ctx context.Context, fn func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, b.o.StartTimeout)
 	defer cancel()
 	backoff := wait.Backoff{Min: 100 * time.Millisecond, Max: 500 * time.Millisecond}
+	start := time.Now()
 	var last error
 	for {
 		err := fn(ctx)
@@ -194,7 +195,7 @@ func (b *Bus) retry(ctx context.Context, fn func(context.Context) error) error {
 			last = err
 		}
 		if backoff.Sleep(ctx) != nil {
-			return fmt.Errorf("gave up after up to %v: %w", b.o.StartTimeout, explain(last))
+			return fmt.Errorf("no answer for %v: %w", time.Since(start).Round(time.Second), explain(last))
 		}
 	}
 }

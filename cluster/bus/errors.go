@@ -29,6 +29,10 @@ func settingErrorf(format string, args ...any) error {
 	return &settingError{fmt.Sprintf(format, args...)}
 }
 
+// Permanent reports whether an error of Open, Log or Compacted stays until somebody changes a setting, or is
+// that of a context which was cancelled. Any other error may end when Kafka answers.
+func Permanent(err error) bool { return permanent(err) }
+
 // permanent reports whether an error at the start stays until somebody changes a
 // setting.
 func permanent(err error) bool {

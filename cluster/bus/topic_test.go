@@ -257,7 +257,8 @@ func TestOpenWithoutKafka(t *testing.T) {
 	ctx, cancel := context.WithCancel(within(t))
 	cancel()
 	o.StartTimeout = waitLimit
-	if _, err := bus.Open(ctx, o); err == nil || strings.Contains(err.Error(), "gave up after up to "+waitLimit.String()) && ctx.Err() == nil {
-		t.Fatalf("cancelled Open: %v", err)
+	start := time.Now()
+	if _, err := bus.Open(ctx, o); err == nil || time.Since(start) >= waitLimit {
+		t.Fatalf("cancelled Open: %v after %v", err, time.Since(start))
 	}
 }

@@ -1,0 +1,126 @@
+package cluster_test
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imgo/bench/process"
+	"imgo/cluster/bus/kafkatest"
+	"imgo/config"
+	"imgo/internal/race"
+	"imgo/internal/wait/waittest"
+	"imgo/roles"
+	"imgo/test/harness"
+)
+
+// freeAddress returns an address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on loopback
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// readiness returns the status of /readyz, and the text of an answer that is not good.
+func readiness(address string) (status int, text string) {
+	status, err := call("GET", "http://"+address+"/readyz", "", nil)
+	if err != nil {
+		text = err.Error()
+	}
+	return status, text
+}
+
+// waitsForKafka checks that the node at an address says what it waits for, and goes on waiting.
+func waitsForKafka(t *testing.T, address, broker string, log func() string) {
+	t.Helper()
+	eventually(t, "the node says that it waits for Kafka", func() bool {
+		status, text := readiness(address)
+		return status == 503 && strings.Contains(text, `"ready":false`) && strings.Contains(text, "it waits for Kafka") && strings.Contains(text, broker)
+	})
+	eventually(t, "the log says so, more than once", func() bool {
+		return strings.Count(log(), "Kafka does not answer yet") > 1 && strings.Contains(log(), broker)
+	})
+	for path, want := range map[string]int{"/healthz": 200, "/v1/nodes": 503} {
+		if status, err := call("GET", "http://"+address+path, "", nil); status != want {
+			t.Errorf("%s is answered %d, %v; want %d", path, status, err, want)
+		}
+	}
+}
+
+// A node whose Kafka is away at the start stays up. It is not ready, says why, and serves once Kafka answers.
+func TestKafkaComesLate(t *testing.T) {
+	t.Parallel()
+	kafka := kafkatest.New(t, kafkatest.Options{})
+	kafka.Stop()
+	cfg := harness.Settings(t)
+	cfg.HTTP.Listen, cfg.Roles = freeAddress(t), config.AllRoles()
+	cfg.Cluster.Gossip, cfg.Cluster.RPC, cfg.Cluster.Secret = "127.0.0.1:0", "127.0.0.1:0", secret
+	cfg.Cluster.Join = []string{"127.0.0.1:1"}
+	cfg.Kafka.Brokers, cfg.Kept.Partitions, cfg.Live.Partitions, cfg.Disk.Reserve = kafka.Brokers(), 4, 2, 0
+	for _, comes := range []bool{false, true} {
+		log := &waittest.Log{}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- roles.Run(ctx, cfg, roles.RunOptions{Stderr: log}) }()
+		waitsForKafka(t, cfg.HTTP.Listen, kafka.Brokers()[0], log.String)
+		if comes {
+			kafka.Resume()
+			eventually(t, "the node is ready", func() bool { status, _ := readiness(cfg.HTTP.Listen); return status == 200 })
+			status, err := call("POST", "http://"+cfg.HTTP.Listen+"/v1/push", `{"user":"ann","body":1}`, nil)
+			if status != 202 {
+				t.Errorf("a push is answered %d, %v", status, err)
+			}
+		}
+		stop() // also while it waits
+		if err := <-done; err != nil {
+			t.Errorf("the node ended with %v\n%s", err, log)
+		}
+	}
+}
+
+// The same with a process of its own, which SIGTERM ends in good order while it waits.
+func TestProcessWithoutKafka(t *testing.T) {
+	t.Parallel()
+	kafka := kafkatest.New(t, kafkatest.Options{})
+	kafka.Stop()
+	dir := t.TempDir()
+	binary, err := process.Build(t.Context(), dir, race.Enabled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process.Process{
+		Binary: binary, Name: "late", HTTP: freeAddress(t), Log: filepath.Join(dir, "log"),
+		Args: []string{"--roles", strings.Join(config.AllRoles(), ","), "--join", "127.0.0.1:1", "--data-dir", filepath.Join(dir, "data")},
+		Env: []string{
+			"IMGO_CLUSTER_SECRET=" + secret, "IMGO_KAFKA_BROKERS=" + kafka.Brokers()[0], "IMGO_CLUSTER_GOSSIP=127.0.0.1:0", "IMGO_CLUSTER_RPC=127.0.0.1:0",
+			"IMGO_TCP=127.0.0.1:0", "IMGO_WS=127.0.0.1:0", "IMGO_KEPT_PARTITIONS=4", "IMGO_LIVE_PARTITIONS=2", "IMGO_DISK_RESERVE=0",
+		},
+	}
+	p.Env = append(p.Env, "IMGO_HTTP="+p.HTTP)
+	for _, comes := range []bool{false, true} {
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitsForKafka(t, p.HTTP, kafka.Brokers()[0], func() string {
+			if err := p.Ended(); err != nil {
+				t.Fatal(err)
+			}
+			return p.Tail(1 << 20)
+		})
+		if comes {
+			kafka.Resume()
+			if err := p.Ready(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := p.Stop(); err != nil {
+			t.Errorf("%v\n%s", err, p.Tail(4000))
+		}
+	}
+}
