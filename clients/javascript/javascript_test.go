@@ -1,18 +1,16 @@
 package javascript_test
 
 import (
-	"context"
+	"flag"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"imgo/clients/javascript"
+	"imgo/clients/javascript/jstest"
 )
 
 // TestModulesAreComplete follows the imports: a module that is not embedded
@@ -53,69 +51,20 @@ func TestModulesAreComplete(t *testing.T) {
 
 // TestNode runs the client's own tests, so that the Go test run covers them.
 func TestNode(t *testing.T) {
-	setUp(t)
-	run(t, 3*time.Minute, "node", "--test", "tests/")
+	jstest.SetUp(t)
+	jstest.Run(t, ".", "node", "--test", "tests/")
 }
 
 // TestTypes checks the types in the sources' comments.
 func TestTypes(t *testing.T) {
-	setUp(t)
-	run(t, 3*time.Minute, "node_modules/.bin/tsc")
+	jstest.SetUp(t)
+	jstest.Run(t, ".", tool("tsc"))
 }
 
-// run runs a program in this folder and returns what it printed. It fails the test if the program fails.
-func run(t *testing.T, limit time.Duration, name string, args ...string) string {
-	t.Helper()
-	return runIn(t, ".", limit, name, args...)
-}
+var update = flag.Bool("update", false, "write the files that are made from others")
 
-// runIn is run in another folder.
-func runIn(t *testing.T, dir string, limit time.Duration, name string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	cmd.WaitDelay = 10 * time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
-// setUp installs the tools of package.json. Without Node or a network it skips the test, or fails it if
-// CI=true.
-func setUp(t *testing.T) {
-	t.Helper()
-	reason := nodeMissing(t.Context())
-	if reason == "" {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "./setup").CombinedOutput()
-		if err == nil {
-			return
-		}
-		reason = "the JavaScript client's tests need the tools of package.json, and ./setup failed: " + err.Error() + "\n" + string(out)
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(reason)
-	}
-	t.Skip(reason)
-}
-
-// nodeMissing says why the client's tests cannot run; "" when they can.
-func nodeMissing(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "node", "--version").Output()
-	if err != nil {
-		return "the JavaScript client's tests need Node 20 or newer, and there is no node: " + err.Error()
-	}
-	major, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(string(out)), "v"), ".")
-	if n, err := strconv.Atoi(major); err != nil || n < 20 {
-		return "the JavaScript client's tests need Node 20 or newer, and this is " + strings.TrimSpace(string(out))
-	}
-	if _, err := exec.LookPath("npm"); err != nil {
-		return "the JavaScript client's tests need npm: " + err.Error()
-	}
-	return ""
+func TestMain(m *testing.M) {
+	code := m.Run()
+	jstest.CleanUp()
+	os.Exit(code)
 }

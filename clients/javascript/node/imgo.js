@@ -6,7 +6,7 @@
  */
 import { ImgoError, ImgoClient as Client } from '../src/imgo.js';
 
-/** @import { ImgoOptions, WebSocketLike } from '../src/types.js' */
+/** @import { WebSocketLike } from '../src/types.js' */
 
 export { ImgoError, LocalStorageStore, compareIds } from '../src/imgo.js';
 /**
@@ -15,6 +15,7 @@ export { ImgoError, LocalStorageStore, compareIds } from '../src/imgo.js';
  * @typedef {import('../src/types.js').ImgoEvents} ImgoEvents
  * @typedef {import('../src/types.js').ImgoInfo} ImgoInfo
  * @typedef {import('../src/types.js').ImgoMessage} ImgoMessage
+ * @typedef {import('../src/types.js').ImgoOptions} ImgoOptions
  * @typedef {import('../src/types.js').ImgoRoomEvent} ImgoRoomEvent
  * @typedef {import('../src/types.js').ImgoState} ImgoState
  * @typedef {import('../src/types.js').ImgoStateEvent} ImgoStateEvent

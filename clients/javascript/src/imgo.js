@@ -20,7 +20,7 @@ import { Session, discard } from './session.js';
 import { Timers } from './timers.js';
 
 /**
- * @import { ImgoCounts, ImgoEvents, ImgoInfo, ImgoOptions, ImgoState, ImgoStateEvent, Json, WebSocketLike } from './types.js'
+ * @import { WebSocketLike } from './types.js'
  * @import { End } from './session.js'
  */
 
@@ -43,7 +43,6 @@ export { LocalStorageStore } from './local-storage-store.js';
 const DISCOVER_TIMEOUT = 3000; // after it the configured address is used
 const MIN_REFRESH = 1000; // the least time before a new token is requested
 const MOVE_SPAN = 500; // a stopping server's clients spread over this time
-const MAX_MOVES = 3; // moves without a stable session; two servers may send clients to each other without end
 const ACK_WAIT = 2000; // for the server's reply to the last acknowledgements
 const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
 
@@ -70,7 +69,7 @@ export class ImgoClient {
   /** Addresses of the next attempts, the configured one last. @type {string[]} */
   #route = [];
   #failures = 0; // attempts and sessions since the last stable session
-  #moves = 0; // sessions since then that ended with other addresses
+  #moved = false; // a server has named other addresses since then
   #renewed = false; // a new token was requested since the last auth reply
   /** The pending promise of connect(). @type {ReturnType<typeof deferred<Readonly<ImgoInfo>>> | null} */
   #ready = null;
@@ -166,7 +165,8 @@ export class ImgoClient {
     const { promise } = this.#ready;
     if (!this.#wanted) {
       this.#wanted = true;
-      this.#failures = this.#moves = 0;
+      this.#failures = 0;
+      this.#moved = false;
       this.#renewed = false;
       this.#route = [];
       this.#watchBrowser();
@@ -374,7 +374,8 @@ export class ImgoClient {
     this.#info = info;
     this.#renewed = false;
     this.#timers.start('stable', this.#settings.stableAfter, () => {
-      this.#failures = this.#moves = 0;
+      this.#failures = 0;
+      this.#moved = false;
     });
     this.#refreshLater(session, reply);
     const ready = this.#ready;
@@ -450,14 +451,15 @@ export class ImgoClient {
       this.#finish(new ImgoError('refused', message, { closeCode: code }), true, reason);
       return;
     }
-    const moved = Array.isArray(addresses) && addresses.length > 0; // the server named other addresses
-    if (moved) this.#route = routeTo(addresses, this.#settings.url);
+    const moves = Array.isArray(addresses) && addresses.length > 0; // the server named other addresses
+    if (moves) this.#route = routeTo(addresses, this.#settings.url);
     else if (accepted) this.#route = [];
     // Full jitter: after a server failure the reconnects of its clients spread over the span.
     let span = this.#span(this.#failures);
-    if (moved && this.#moves++ < MAX_MOVES) span = MOVE_SPAN;
-    else if (!moved && this.#route.length > 0) span = this.#span(0); // the next address of a round
-    else this.#failures++;
+    if (moves && !this.#moved) span = MOVE_SPAN;
+    else if (!moves && this.#route.length > 0) span = this.#span(0); // the next address of a round
+    else this.#failures++; // also if two servers send the client to each other
+    this.#moved ||= moves;
     // If the browser is offline, its online event starts the next attempt. The timer runs too,
     // because loopback addresses need no network.
     const offline = globalThis.navigator?.onLine === false;

@@ -8,6 +8,7 @@ const MAX_HEARTBEAT = 24 * 3600; // seconds; a timer of 25 days or more would fi
 const MAX_CALLS = 256; // bound on calls that wait for a reply
 const CLOSE_WAIT = 2000; // for the WebSocket's closing handshake
 const OPEN = 1; // WebSocket.OPEN
+const NO_CODES = [1005, 1006, 1015]; // what a WebSocket says if the server gave no code
 /** A body has at most three bytes of UTF-8 for each unit of its text. */
 const BYTES_PER_UNIT = 3;
 
@@ -74,7 +75,8 @@ export class Session {
     ws.onclose = (event) => {
       this.#socketClosed.resolve();
       const silent = this.#live ? 'the connection was lost' : 'the server cannot be reached';
-      this.#end({ code: event?.code ?? 1006, reason: event?.reason || this.#failure || silent });
+      const code = NO_CODES.includes(event?.code) ? 0 : Number(event?.code) || 0;
+      this.#end({ code, reason: event?.reason || this.#failure || silent });
     };
   }
 

@@ -120,7 +120,7 @@ describe('a server that stops', () => {
       shutDown(FakeWebSocket.last(), ['home:8090']);
       await tick(waits.at(-1));
     }
-    assert.deepEqual(waits, [250, 250, 250, 250, 500, 1000, 2000, 4000]);
+    assert.deepEqual(waits, [250, 250, 500, 1000, 2000, 4000, 8000, 15_000]);
   });
 
   test('is not followed to where the socket cannot be made', async () => {

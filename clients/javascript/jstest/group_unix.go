@@ -1,0 +1,14 @@
+//go:build unix
+
+package jstest
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// ownGroup gives the program a process group of its own.
+func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
+// killGroup kills the program and the processes that it has started.
+func killGroup(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -1,0 +1,254 @@
+// Package jstest is for tests that run JavaScript: the client's tools, its package, programs that use it
+// in Node and in Chromium, and a real imgo beside them.
+package jstest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imgo/internal/wait/waittest"
+)
+
+// Limit bounds a step that installs or compiles.
+const Limit = 5 * time.Minute
+
+// Client returns the folder of the JavaScript client.
+func Client() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(file))
+}
+
+// SetUp installs the tools of package.json. Without Node or a network it skips the test, or fails it if
+// CI=true.
+func SetUp(t testing.TB) {
+	t.Helper()
+	reason := nodeMissing(t.Context())
+	if reason == "" {
+		ctx, cancel := context.WithTimeout(t.Context(), Limit)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, filepath.Join(Client(), "setup")).CombinedOutput()
+		if err == nil {
+			return
+		}
+		reason = fmt.Sprintf("the JavaScript tests need the tools of package.json, and clients/javascript/setup failed: %v\n%s", err, out)
+	}
+	missing(t, reason)
+}
+
+// missing skips the test, or fails it if CI=true.
+func missing(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
+
+// nodeMissing says why JavaScript tests cannot run; "" when they can.
+func nodeMissing(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "node", "--version").Output()
+	if err != nil {
+		return "the JavaScript tests need Node 20 or newer, and there is no node: " + err.Error()
+	}
+	version := strings.TrimSpace(string(out))
+	major, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
+	if n, err := strconv.Atoi(major); err != nil || n < 20 {
+		return "the JavaScript tests need Node 20 or newer, and this is " + version
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		return "the JavaScript tests need npm: " + err.Error()
+	}
+	return ""
+}
+
+// Run runs a program in a folder and returns what it printed. It fails the test if the program fails.
+func Run(t testing.TB, dir, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+var packed struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// Pack packs the client once for all tests of the process, and returns the path of the package.
+func Pack(t testing.TB) string {
+	t.Helper()
+	SetUp(t)
+	packed.once.Do(func() {
+		var dir string
+		if dir, packed.err = os.MkdirTemp("", "imgo-pack-"); packed.err != nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), Limit)
+		defer cancel()
+		var stderr bytes.Buffer
+		cmd := exec.CommandContext(ctx, filepath.Join(Client(), "pack"), dir)
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			packed.err = fmt.Errorf("pack: %w\n%s%s", err, out, stderr.String())
+		}
+		packed.path = strings.TrimSpace(string(out))
+	})
+	if packed.err != nil {
+		t.Fatal(packed.err)
+	}
+	return packed.path
+}
+
+// CleanUp removes what Pack and StartServer have made for all tests. A TestMain calls it at the end.
+func CleanUp() {
+	if packed.path != "" {
+		_ = os.RemoveAll(filepath.Dir(packed.path))
+	}
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+}
+
+// Version returns the version of a tool in package-lock.json, such as "ws@8.23.0".
+func Version(t testing.TB, name string) string {
+	t.Helper()
+	out := Run(t, Client(), "node", "-p", fmt.Sprintf("require('./package-lock.json').packages['node_modules/%s'].version", name))
+	return name + "@" + strings.TrimSpace(out)
+}
+
+// Project makes an empty project outside of the repository, in which the packed client and other
+// packages are installed, and returns its folder. moduleType is "module" or "commonjs".
+func Project(t testing.TB, moduleType string, packages ...string) string {
+	t.Helper()
+	args := []string{"install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", Pack(t)}
+	for _, name := range packages {
+		args = append(args, Version(t, name))
+	}
+	dir := t.TempDir()
+	manifest := fmt.Sprintf(`{"name":"empty","private":true,"type":%q}`, moduleType)
+	if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	Run(t, dir, "npm", args...)
+	return dir
+}
+
+// Program is a running program, whose output a test reads.
+type Program struct {
+	Out waittest.Log // standard output
+	Err waittest.Log // standard error
+	In  io.WriteCloser
+
+	t    testing.TB
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // valid after done is closed
+}
+
+// Start starts a program in a folder. env is added to the environment. The program is killed at the end of
+// the test.
+func Start(t testing.TB, dir string, env []string, name string, args ...string) *Program {
+	t.Helper()
+	p := &Program{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})} //nolint:noctx // Kill ends it
+	p.cmd.Dir, p.cmd.Env = dir, append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.Out, &p.Err
+	p.cmd.WaitDelay = 10 * time.Second
+	var err error
+	if p.In, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	ownGroup(p.cmd) // Chromium has processes of its own
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("%s %s\n%s%s", name, strings.Join(args, " "), &p.Out, &p.Err)
+		}
+	})
+	return p
+}
+
+// Kill kills the program and the processes that it has started.
+func (p *Program) Kill() {
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	killGroup(p.cmd)
+	<-p.done
+}
+
+// Interrupt ends the program as Ctrl-C does, and expects exit code 0.
+func (p *Program) Interrupt() {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Fatal(err)
+	}
+	p.Wait()
+}
+
+// Wait waits until the program has ended, and expects exit code 0.
+func (p *Program) Wait() {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(waittest.Limit):
+		p.t.Fatalf("the program did not end\n%s%s", &p.Out, &p.Err)
+	}
+	if p.err != nil {
+		p.t.Fatalf("the program ended with %v\n%s%s", p.err, &p.Out, &p.Err)
+	}
+}
+
+// Browser returns the path of Chromium. Without one it skips the test, or fails it if CI=true.
+func Browser(t testing.TB) string {
+	t.Helper()
+	for _, name := range []string{"/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	missing(t, "the browser test needs Chromium (Debian: apt-get install chromium), and there is none")
+	return ""
+}
+
+// Browse opens a page in Chromium, until the test ends.
+func Browse(t testing.TB, url string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "imgo-chromium-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a process of Chromium may still write
+	Start(t, dir, []string{"HOME=" + dir}, Browser(t), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+		"--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
+		"--disable-sync", "--disable-quic", "--user-data-dir="+dir, url)
+}
