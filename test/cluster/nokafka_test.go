@@ -41,7 +41,8 @@ func waitsForKafka(t *testing.T, address, broker string, log func() string) {
 	t.Helper()
 	eventually(t, "the node says that it waits for Kafka", func() bool {
 		status, text := readiness(address)
-		return status == 503 && strings.Contains(text, `"ready":false`) && strings.Contains(text, "it waits for Kafka") && strings.Contains(text, broker)
+		return status == 503 && strings.Contains(text, `"ready":false`) && strings.Contains(text, "it waits for Kafka") &&
+			strings.Contains(text, broker)
 	})
 	eventually(t, "the log says so, more than once", func() bool {
 		return strings.Count(log(), "Kafka does not answer yet") > 1 && strings.Contains(log(), broker)
@@ -98,7 +99,8 @@ func TestProcessWithoutKafka(t *testing.T) {
 		Binary: binary, Name: "late", HTTP: freeAddress(t), Log: filepath.Join(dir, "log"),
 		Args: []string{"--roles", strings.Join(config.AllRoles(), ","), "--join", "127.0.0.1:1", "--data-dir", filepath.Join(dir, "data")},
 		Env: []string{
-			"IMGO_CLUSTER_SECRET=" + secret, "IMGO_KAFKA_BROKERS=" + kafka.Brokers()[0], "IMGO_CLUSTER_GOSSIP=127.0.0.1:0", "IMGO_CLUSTER_RPC=127.0.0.1:0",
+			"IMGO_CLUSTER_SECRET=" + secret, "IMGO_KAFKA_BROKERS=" + kafka.Brokers()[0], "IMGO_CLUSTER_GOSSIP=127.0.0.1:0",
+			"IMGO_CLUSTER_RPC=127.0.0.1:0",
 			"IMGO_TCP=127.0.0.1:0", "IMGO_WS=127.0.0.1:0", "IMGO_KEPT_PARTITIONS=4", "IMGO_LIVE_PARTITIONS=2", "IMGO_DISK_RESERVE=0",
 		},
 	}

@@ -26,7 +26,7 @@ import (
 type Config struct {
 	MaxBody        int      `toml:"body_limit" default:"16MiB" unit:"size" min:"4KiB" max:"1GiB" doc:"The largest request body."`
 	MaxUsers       int      `toml:"max_users" default:"100000" unit:"users" min:"1" max:"1000000" doc:"The most users that one push may name."`
-	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages that may call an API without keys, beside its own page. With keys, the key decides."`
+	TrustedOrigins []string `toml:"trusted_origins" unit:"origins such as \"https://console.example.com\"" doc:"Web pages of other addresses that may call the API and read its answers (CORS). With keys they need one, too;\nwithout keys no other page may call, but the API's own."`
 	Keys           []Key    `toml:"api_keys" secret:"true" unit:"name:key, name:key:rate or name:key:rate:scope+scope, comma-separated, as a flag or in the environment" doc:"Who may call the API; none: everyone who can reach it."`
 
 	// MaxBatch is how many pushes one batch may have.
@@ -153,6 +153,9 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 
+	if a.cors(c, rt) {
+		return
+	}
 	if rt.methods == nil {
 		rt.form.WrongMethod(c.Call, rt.path, nil)
 		return

@@ -44,9 +44,7 @@ func (a *API) bestNodes(c *call) error {
 			addresses = append(addresses, address)
 		}
 	}
-	header := c.W.Header()
-	header.Set("Access-Control-Allow-Origin", "*")
-	header.Set("Cache-Control", "no-store")
+	c.W.Header().Set("Cache-Control", "no-store")
 	return c.Reply(http.StatusOK, map[string]any{"addresses": addresses})
 }
 

@@ -25,6 +25,8 @@ type route struct {
 	path    string
 	form    *httpcall.Form
 	methods methods // nil: the API has no such path
+	// anyPage lets pages of every origin read the answers. The path needs no API key.
+	anyPage bool
 }
 
 // methods are the methods of a path.
@@ -92,7 +94,7 @@ func (a *API) register() {
 		}},
 		{path: "/v1/stats", form: v1, methods: get(httpcall.ScopeRead, a.stats)},
 		{path: "/v1/nodes", form: v1, methods: get(httpcall.ScopeRead, a.nodes)},
-		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes)},
+		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes), anyPage: true},
 		{path: "/v1/partitions", form: v1, methods: methods{
 			http.MethodGet:  {httpcall.ScopeRead, a.partitions},
 			http.MethodPost: {httpcall.ScopeAdmin, a.grow},
