@@ -158,7 +158,7 @@ func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 		if kept {
 			v.ledger.attempt(p.number)
 		}
-		results, err := v.api.Push(ctx, base, p.body)
+		results, err := v.api.PushTo(ctx, base, p.body)
 		if err == nil {
 			return v.accepted(p, base, results)
 		}
@@ -217,7 +217,7 @@ func (v *Verifier) repeat(ctx context.Context, p *push) {
 		return
 	}
 	base := v.api.Next()
-	results, err := v.api.Push(ctx, base, p.body)
+	results, err := v.api.PushTo(ctx, base, p.body)
 	if err != nil || !v.judge(p, base, results) {
 		return
 	}

@@ -389,8 +389,9 @@ func (v *Verifier) createUsers(ctx context.Context) error {
 		ttl = endlessTTL
 	}
 	ttl += v.cfg.Duration + v.cfg.ConnectTimeout + 2*v.cfg.Settle
-	err := v.each(ctx, func(ctx context.Context, u *account) (err error) {
-		u.token, err = v.api.NewToken(ctx, u.name, ttl)
+	err := v.each(ctx, func(ctx context.Context, u *account) error {
+		made, err := v.api.NewToken(ctx, u.name, pushapi.TokenOptions{TTL: ttl})
+		u.token = made.Token
 		return err
 	})
 	if err != nil {

@@ -274,7 +274,7 @@ func (p *pusher) push(ctx context.Context, enough func() bool) error {
 }
 
 func (p *pusher) pushOne(ctx context.Context, user, key string) error {
-	if _, err := p.api.Push(ctx, p.api.Next(), &pushapi.Push{User: user, Body: body, IdempotencyKey: key}); err != nil {
+	if _, err := p.api.PushTo(ctx, p.api.Next(), &pushapi.Push{User: user, Body: body, IdempotencyKey: key}); err != nil {
 		return fmt.Errorf("push: %w", err)
 	}
 	return nil

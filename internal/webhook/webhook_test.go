@@ -17,6 +17,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.uber.org/goleak"
 
+	"imgo/clients/go/pushapi"
 	"imgo/internal/webhook"
 )
 
@@ -68,6 +69,13 @@ func TestSignature(t *testing.T) {
 		}
 		if receiver.Verify([]byte(`{"a":2}`), got) == nil {
 			t.Error("the signature fits another body")
+		}
+		backend, err := pushapi.NewWebhook(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := backend.Verify(got, body); err != nil {
+			t.Errorf("the Go client for backends: %v", err)
 		}
 	}
 }

@@ -6,16 +6,19 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
-// Push is the body of POST /v1/push. Exactly one of User, Users, Keys, Room and All must be set.
+// Push is a message to push. Exactly one of User, Users, Keys, Room and All must be set; User may stand beside
+// Keys. Exactly one of Body, BodyText and BodyBase64 must be set.
 type Push struct {
 	User  string   `json:"user,omitempty"`
 	Users []string `json:"users,omitempty"`
-	Keys  []string `json:"keys,omitempty"`
-	Room  string   `json:"room,omitempty"`
-	All   bool     `json:"all,omitempty"`
+	// Keys name sessions, those of User if it is set.
+	Keys []string `json:"keys,omitempty"`
+	Room string   `json:"room,omitempty"`
+	All  bool     `json:"all,omitempty"`
 	// Kept says whether the message waits until it is acknowledged. Nil means the default of the
 	// server, which is true for users.
 	Kept *bool `json:"kept,omitempty"`
@@ -25,70 +28,288 @@ type Push struct {
 	BodyBase64 string `json:"body_base64,omitempty"`
 	// TTL is the time for which a kept message waits, such as "24h".
 	TTL string `json:"ttl,omitempty"`
-	Op  int32  `json:"op,omitempty"`
-
-	// IdempotencyKey makes repeated pushes count once. It is sent as a header.
-	IdempotencyKey string `json:"-"`
+	// Op is the operation that clients get, 5 or from 1000 on. 0 means 5.
+	Op int32 `json:"op,omitempty"`
+	// IdempotencyKey makes repeated pushes of 24 hours count once.
+	IdempotencyKey string `json:"idempotency_key,omitempty"`
 }
 
 // Result is the answer to a push, for one user.
 type Result struct {
 	// ID is the id of a kept message, or 0 if the message is not kept.
-	ID        uint64 `json:"id,string"`
-	User      string `json:"user"`
-	Sessions  int    `json:"sessions"`
-	Duplicate bool   `json:"duplicate"`
+	ID       uint64 `json:"id,string"`
+	User     string `json:"user"`
+	Sessions int    `json:"sessions"`
+	// Duplicate reports whether the idempotency key was used before. Then the push had no effect.
+	Duplicate bool `json:"duplicate"`
 	// Dropped counts the waiting messages that had to make room for this one. Refused says
 	// why this one is not kept for this user, though it is for others.
 	Dropped int    `json:"dropped"`
 	Refused string `json:"refused"`
 }
 
-// Push sends a push through one server. There is one result for each user, or one for a push to a
-// room or to all.
-func (c *Client) Push(ctx context.Context, server string, p *Push) ([]Result, error) {
-	var header http.Header
-	if p.IdempotencyKey != "" {
-		header = http.Header{"Idempotency-Key": {p.IdempotencyKey}}
-	}
-	var answer struct {
-		Result
-		Results []Result `json:"results"`
-	}
-	if err := c.Call(ctx, server, http.MethodPost, "/v1/push", header, p, &answer); err != nil {
-		return nil, err
-	}
-	if len(p.Users) > 0 || answer.Results != nil {
-		return answer.Results, nil
-	}
-	return []Result{answer.Result}, nil
+// answer is what the server says of a push.
+type pushAnswer struct {
+	Result
+	Results []Result `json:"results"`
 }
 
-// NewToken makes a token for a user. It expires after ttl.
-func (c *Client) NewToken(ctx context.Context, user string, ttl time.Duration) (string, error) {
-	var answer struct {
-		Token string `json:"token"`
+// list returns one result for each user, or one for a push to a room or to all.
+func (a pushAnswer) list(p *Push) []Result {
+	if len(p.Users) > 0 || a.Results != nil {
+		return a.Results
 	}
-	err := c.Anywhere(ctx, http.MethodPost, "/v1/tokens", map[string]string{"user": user, "ttl": ttl.String()}, &answer)
-	if err == nil && answer.Token == "" {
+	return []Result{a.Result}
+}
+
+// Push sends a push. There is one result for each user, or one for a push to sessions, a room or all. It is
+// repeated at other servers only if it has an idempotency key, or if the server cannot have received it.
+func (c *Client) Push(ctx context.Context, p *Push) ([]Result, error) {
+	var answer pushAnswer
+	if err := c.anywhere(ctx, p.IdempotencyKey != "", http.MethodPost, "/v1/push", p, &answer); err != nil {
+		return nil, fmt.Errorf("push: %w", err)
+	}
+	return answer.list(p), nil
+}
+
+// PushTo is like Push, through one server and without repetitions.
+func (c *Client) PushTo(ctx context.Context, server string, p *Push) ([]Result, error) {
+	var answer pushAnswer
+	if err := c.Call(ctx, server, http.MethodPost, "/v1/push", nil, p, &answer); err != nil {
+		return nil, err
+	}
+	return answer.list(p), nil
+}
+
+// BatchResult is the result of one push of a batch.
+type BatchResult struct {
+	Results []Result // nil if the push was not accepted
+	Err     error    // an *Error, or nil
+}
+
+// PushBatch sends up to 1,000 pushes in one call. Each is accepted or refused on its own, and the results are
+// in the order of the pushes. The call is repeated at other servers only if each push has an idempotency key, or
+// if the server cannot have received it.
+func (c *Client) PushBatch(ctx context.Context, pushes []*Push) ([]BatchResult, error) {
+	again := true
+	for _, p := range pushes {
+		again = again && p.IdempotencyKey != ""
+	}
+	var answer struct {
+		Results []struct {
+			pushAnswer
+			Status int     `json:"status"`
+			Error  problem `json:"error"`
+		} `json:"results"`
+	}
+	body := map[string]any{"pushes": pushes}
+	if err := c.anywhere(ctx, again, http.MethodPost, "/v1/push/batch", body, &answer); err != nil {
+		return nil, fmt.Errorf("push a batch: %w", err)
+	}
+	if len(answer.Results) != len(pushes) {
+		return nil, fmt.Errorf("push a batch: there are %d results for %d pushes", len(answer.Results), len(pushes))
+	}
+	results := make([]BatchResult, len(pushes))
+	for i, r := range answer.Results {
+		if r.Status != http.StatusAccepted {
+			results[i].Err = &Error{Status: r.Status, Code: r.Error.Code, Message: r.Error.Message, Field: r.Error.Field}
+			continue
+		}
+		results[i].Results = r.list(pushes[i])
+	}
+	return results, nil
+}
+
+// TokenOptions are for NewToken. The zero value makes a token that does not end.
+type TokenOptions struct {
+	// TTL is how long the token is good. 0 means for ever.
+	TTL time.Duration
+	// Single revokes the user's other tokens.
+	Single bool
+	// Rooms are the rooms that a client may join where the server's rules ask for a token. A star stands
+	// for any text.
+	Rooms []string
+}
+
+// Token is a token for a user's clients.
+type Token struct {
+	Token string `json:"token"`
+	User  string `json:"user"`
+	// ExpiresMS is when it ends, in Unix milliseconds, or 0.
+	ExpiresMS int64 `json:"expires_ms"`
+}
+
+// NewToken makes a token for a user.
+func (c *Client) NewToken(ctx context.Context, user string, o TokenOptions) (Token, error) {
+	body := struct {
+		User   string   `json:"user"`
+		TTL    string   `json:"ttl,omitempty"`
+		Single bool     `json:"single,omitempty"`
+		Rooms  []string `json:"rooms,omitempty"`
+	}{user, "", o.Single, o.Rooms}
+	if o.TTL != 0 {
+		body.TTL = o.TTL.String()
+	}
+	var token Token
+	err := c.anywhere(ctx, false, http.MethodPost, "/v1/tokens", body, &token)
+	if err == nil && token.Token == "" {
 		err = errors.New("the answer has no token")
 	}
 	if err != nil {
-		return "", fmt.Errorf("make a token for %s: %w", user, err)
+		return Token{}, fmt.Errorf("make a token for %s: %w", user, err)
 	}
-	return answer.Token, nil
+	return token, nil
 }
 
 // RevokeToken revokes a token. Sessions that it opened stay open unless closeSessions is true.
 func (c *Client) RevokeToken(ctx context.Context, token string, closeSessions bool) error {
-	body := map[string]any{"token": token, "close": closeSessions}
-	if err := c.Anywhere(ctx, http.MethodPost, "/v1/tokens/revoke", body, nil); err != nil {
-		return fmt.Errorf("revoke a token: %w", err)
-	}
-	return nil
+	_, err := c.revoke(ctx, map[string]any{"token": token, "close": closeSessions})
+	return err
 }
 
-// Node is a node of GET /v1/nodes.
+// RevokeTokens revokes all tokens of a user and returns how many there were. The user's sessions stay open
+// unless closeSessions is true.
+func (c *Client) RevokeTokens(ctx context.Context, user string, closeSessions bool) (revoked int, err error) {
+	return c.revoke(ctx, map[string]any{"user": user, "close": closeSessions})
+}
+
+func (c *Client) revoke(ctx context.Context, body map[string]any) (int, error) {
+	var answer struct {
+		Revoked int `json:"revoked"`
+	}
+	if err := c.anywhere(ctx, false, http.MethodPost, "/v1/tokens/revoke", body, &answer); err != nil {
+		return 0, fmt.Errorf("revoke tokens: %w", err)
+	}
+	return answer.Revoked, nil
+}
+
+// Session is a connection of a client.
+type Session struct {
+	Name       string   `json:"name"` // the server's name for it
+	User       string   `json:"user"`
+	Device     string   `json:"device"`
+	Key        string   `json:"key"`
+	GlobalKey  bool     `json:"global_key"`
+	Platform   string   `json:"platform"`
+	Address    string   `json:"address"` // where the client connects from
+	Transport  string   `json:"transport"`
+	Generation string   `json:"generation"`
+	Node       string   `json:"node"`
+	SinceMS    int64    `json:"since_ms"` // Unix milliseconds
+	Rooms      []string `json:"rooms"`
+	Accepts    []int32  `json:"accepts"`
+}
+
+// Device is a device that a user's mailbox knows.
+type Device struct {
+	Device     string `json:"device"`
+	LastSeenMS int64  `json:"last_seen_ms"` // Unix milliseconds
+	Pending    int    `json:"pending"`
+}
+
+// User is what the server knows of a user.
+type User struct {
+	User     string    `json:"user"`
+	Online   bool      `json:"online"`
+	Sessions []Session `json:"sessions"`
+	Devices  []Device  `json:"devices"`
+	// Pending counts the kept messages that some device has yet to acknowledge. OldestID and NewestID are
+	// the first and the last of them, or 0.
+	Pending  int    `json:"pending"`
+	OldestID uint64 `json:"oldest_id,string"`
+	NewestID uint64 `json:"newest_id,string"`
+	// Dropped counts the messages that had to make room for others.
+	Dropped    int   `json:"dropped"`
+	LastSeenMS int64 `json:"last_seen_ms"` // Unix milliseconds, or 0
+}
+
+// User returns the sessions, devices and pending messages of a user.
+func (c *Client) User(ctx context.Context, user string) (User, error) {
+	var u User
+	if err := c.anywhere(ctx, true, http.MethodGet, "/v1/user?"+query("user", user), nil, &u); err != nil {
+		return User{}, fmt.Errorf("look at user %s: %w", user, err)
+	}
+	return u, nil
+}
+
+func query(pairs ...string) string {
+	values := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		values.Set(pairs[i], pairs[i+1])
+	}
+	return values.Encode()
+}
+
+// KickOptions are for Kick. The zero value closes all sessions of the user for good.
+type KickOptions struct {
+	// Device or Session limits the kick to the sessions of a device, or to one session by its name or key.
+	Device  string `json:"device,omitempty"`
+	Session string `json:"session,omitempty"`
+	// Reason is what the client is told, at most 123 bytes.
+	Reason string `json:"reason,omitempty"`
+	// Code is the close code, 3000 to 4999. 0 means 3506. With one below 3500 the client reconnects.
+	Code int `json:"code,omitempty"`
+}
+
+// Kick closes sessions of a user, and returns how many. Kept messages stay.
+func (c *Client) Kick(ctx context.Context, user string, o KickOptions) (sessions int, err error) {
+	var answer struct {
+		Sessions int `json:"sessions"`
+	}
+	if err := c.anywhere(ctx, false, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/kick", o, &answer); err != nil {
+		return 0, fmt.Errorf("kick user %s: %w", user, err)
+	}
+	return answer.Sessions, nil
+}
+
+// Member is the answer to a change of a membership.
+type Member struct {
+	Room   string `json:"room"`
+	User   string `json:"user"`
+	Member bool   `json:"member"` // whether the user is in the room now
+	// Sessions counts the user's sessions that have followed. Late counts those that have not yet, because
+	// their node did not answer. They are told again.
+	Sessions int `json:"sessions"`
+	Late     int `json:"late"`
+}
+
+// AddToRoom puts a user into a room: the sessions of the moment and all later ones.
+func (c *Client) AddToRoom(ctx context.Context, room, user string) (Member, error) {
+	return c.member(ctx, http.MethodPut, room, user)
+}
+
+// RemoveFromRoom takes a user out of a room, with all sessions.
+func (c *Client) RemoveFromRoom(ctx context.Context, room, user string) (Member, error) {
+	return c.member(ctx, http.MethodDelete, room, user)
+}
+
+func (c *Client) member(ctx context.Context, method, room, user string) (Member, error) {
+	var m Member
+	if err := c.anywhere(ctx, true, method, "/v1/memberships?"+query("room", room, "user", user), nil, &m); err != nil {
+		return Member{}, fmt.Errorf("change the membership of user %s in room %s: %w", user, room, err)
+	}
+	return m, nil
+}
+
+// Room is a room with its members.
+type Room struct {
+	Room string `json:"room"`
+	// Sessions counts all members, Members lists some of them.
+	Sessions int       `json:"sessions"`
+	Members  []Session `json:"members"`
+}
+
+// Room returns a room and at most limit of its members. A room without members is no error.
+func (c *Client) Room(ctx context.Context, room string, limit int) (Room, error) {
+	var r Room
+	path := "/v1/room?" + query("room", room, "limit", strconv.Itoa(limit))
+	if err := c.anywhere(ctx, true, http.MethodGet, path, nil, &r); err != nil {
+		return Room{}, fmt.Errorf("look at room %s: %w", room, err)
+	}
+	return r, nil
+}
+
+// Node is a node of the cluster.
 type Node struct {
 	Name    string            `json:"name"`
 	Roles   []string          `json:"roles"`
@@ -111,28 +332,4 @@ func (c *Client) Nodes(ctx context.Context) (nodes []Node, host string, err erro
 		server = c.After(server)
 	}
 	return nil, "", err
-}
-
-// User is the answer of GET /v1/users/{user}.
-type User struct {
-	Sessions []struct {
-		Device string `json:"device"`
-	} `json:"sessions"`
-	Devices []struct {
-		Device  string `json:"device"`
-		Pending int    `json:"pending"`
-	} `json:"devices"`
-	Pending  int    `json:"pending"`
-	OldestID string `json:"oldest_id"`
-	NewestID string `json:"newest_id"`
-	Dropped  int    `json:"dropped"`
-}
-
-// User returns the sessions, devices and pending messages of a user.
-func (c *Client) User(ctx context.Context, user string) (User, error) {
-	var u User
-	if err := c.Anywhere(ctx, http.MethodGet, "/v1/users/"+url.PathEscape(user), nil, &u); err != nil {
-		return u, fmt.Errorf("look at user %s: %w", user, err)
-	}
-	return u, nil
 }

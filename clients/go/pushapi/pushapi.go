@@ -1,8 +1,15 @@
-// Package pushapi calls the HTTP API of imgo: pushes, tokens, users and nodes. A Client spreads its
-// calls over one or more servers. It avoids a server for a second after a call without an answer.
+// Package pushapi is for backends: it pushes messages, makes tokens, and manages rooms and users over the HTTP
+// API of imgo. A Client spreads its calls over one or more servers. It avoids a server for a second after a
+// call without an answer.
 //
-// The API is described in docs/reference/api.md. Only Anywhere repeats a call. Callers may safely
-// repeat a push that has an idempotency key.
+//	api, err := pushapi.New(pushapi.Config{Servers: []string{"https://push.example.com:7172"}, Key: key})
+//	…
+//	results, err := api.Push(ctx, &pushapi.Push{User: "123", Body: order, IdempotencyKey: order.ID})
+//
+// A call is repeated at another server only if it cannot act twice: it has an idempotency key, it asks or sets
+// only, or the first server cannot have received it.
+//
+// Webhook verifies the calls that imgo makes to a backend. The API is described in docs/reference/api.md.
 package pushapi
 
 import (
@@ -128,7 +135,7 @@ func (c *Client) avoid(server string) {
 // Error is an answer of the server with an error status. Code, Message and Field are empty if the
 // answer does not have the format of imgo.
 type Error struct {
-	Server  string
+	Server  string // empty for a push of a batch
 	Status  int    // HTTP status
 	Code    string // such as "invalid"; see docs/reference/api.md
 	Message string // for a person
@@ -137,9 +144,13 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := fmt.Sprintf("%s answered %d: %s (%s)", e.Server, e.Status, e.Message, e.Code)
+	server := e.Server
+	if server == "" {
+		server = "the server"
+	}
+	text := fmt.Sprintf("%s answered %d: %s (%s)", server, e.Status, e.Message, e.Code)
 	if e.Message == "" {
-		text = fmt.Sprintf("%s answered %d: %s", e.Server, e.Status, bytes.TrimSpace(e.Body))
+		text = fmt.Sprintf("%s answered %d: %s", server, e.Status, bytes.TrimSpace(e.Body))
 	}
 	if e.Status == http.StatusUnauthorized {
 		text += " (is the API key right?)"
@@ -209,15 +220,18 @@ func (c *Client) Call(ctx context.Context, server, method, path string, header h
 	return nil
 }
 
+// problem is the error in an answer.
+type problem struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Field   string `json:"field"`
+}
+
 // readError parses an answer with an error status.
 func readError(server string, status int, answer []byte) error {
 	e := &Error{Server: server, Status: status, Body: answer[:min(len(answer), 300)]}
 	var body struct {
-		Error struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-			Field   string `json:"field"`
-		} `json:"error"`
+		Error problem `json:"error"`
 	}
 	if json.Unmarshal(answer, &body) == nil {
 		e.Code, e.Message, e.Field = body.Error.Code, body.Error.Message, body.Error.Field
@@ -225,17 +239,19 @@ func readError(server string, status int, answer []byte) error {
 	return e
 }
 
-// tryPause is the pause between two attempts of Anywhere.
+// tryPause is the pause between two attempts of a call.
 const tryPause = 100 * time.Millisecond
 
-// Anywhere calls one server after another until one answers, in up to three rounds. It stops if an
-// answer says that the call is wrong.
-func (c *Client) Anywhere(ctx context.Context, method, path string, body, result any) error {
+// anywhere calls one server after another until one answers, in up to three rounds. again says whether the call
+// may be made twice. If not, it is repeated only if the server cannot have received it. It stops if an answer
+// says that the call is wrong.
+func (c *Client) anywhere(ctx context.Context, again bool, method, path string, body, result any) error {
 	server := c.Next()
 	for try := 1; ; try++ {
 		err := c.Call(ctx, server, method, path, nil, body, result)
 		var answer *Error
-		if err == nil || ctx.Err() != nil || errors.As(err, &answer) && answer.Final() || try >= 3*len(c.servers) {
+		final := errors.As(err, &answer) && answer.Final()
+		if err == nil || final || ctx.Err() != nil || try >= 3*len(c.servers) || !again && !NotSent(err) {
 			return err
 		}
 		timer := time.NewTimer(tryPause)
@@ -243,7 +259,7 @@ func (c *Client) Anywhere(ctx context.Context, method, path string, body, result
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
+			return errors.Join(ctx.Err(), err)
 		}
 		server = c.After(server)
 	}

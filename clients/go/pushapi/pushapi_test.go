@@ -16,7 +16,7 @@ import (
 
 // request is a call as the server received it.
 type request struct {
-	method, path, key, idempotency, body string
+	method, path, key, body string
 }
 
 // server answers every call with the same status and body, and records the calls.
@@ -25,7 +25,7 @@ func server(t *testing.T, status int, answer string) (*httptest.Server, *[]reque
 	var got []request
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = append(got, request{r.Method, r.URL.EscapedPath(), r.Header.Get("Authorization"), r.Header.Get("Idempotency-Key"), string(body)})
+		got = append(got, request{r.Method, r.URL.RequestURI(), r.Header.Get("Authorization"), string(body)})
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, answer)
 	}))
@@ -58,16 +58,16 @@ func TestNew(t *testing.T) {
 func TestPush(t *testing.T) {
 	s, got := server(t, http.StatusAccepted, `{"id":"18446744073709551615","user":"1","sessions":2,"duplicate":true}`)
 	c := client(t, pushapi.Config{Servers: []string{s.URL}, Key: "secret"})
-	results, err := c.Push(t.Context(), c.Next(), &pushapi.Push{User: "1", Body: json.RawMessage(`{"a":1}`), IdempotencyKey: "k"})
+	results, err := c.PushTo(t.Context(), c.Next(), &pushapi.Push{User: "1", Body: json.RawMessage(`{"a":1}`), IdempotencyKey: "k"})
 	if err != nil || len(results) != 1 || results[0] != (pushapi.Result{ID: 1<<64 - 1, User: "1", Sessions: 2, Duplicate: true}) {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	if want := (request{"POST", "/v1/push", "Bearer secret", "k", `{"user":"1","body":{"a":1}}`}); (*got)[0] != want {
+	if want := (request{"POST", "/v1/push", "Bearer secret", `{"user":"1","body":{"a":1},"idempotency_key":"k"}`}); (*got)[0] != want {
 		t.Errorf("the server got %+v", (*got)[0])
 	}
 	s, _ = server(t, http.StatusAccepted, `{"results":[{"id":"1","user":"a"},{"id":"2","user":"b"}],"sessions":0}`)
 	c = client(t, pushapi.Config{Servers: []string{s.URL}})
-	if results, err = c.Push(t.Context(), c.Next(), &pushapi.Push{Users: []string{"a", "b"}}); err != nil || len(results) != 2 ||
+	if results, err = c.Push(t.Context(), &pushapi.Push{Users: []string{"a", "b"}}); err != nil || len(results) != 2 ||
 		results[1].ID != 2 {
 		t.Errorf("%+v, %v", results, err)
 	}
@@ -107,15 +107,16 @@ func TestErrors(t *testing.T) {
 func TestServersThatDoNotAnswer(t *testing.T) {
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	s, got := server(t, 200, `{"token":"t"}`)
+	s, got := server(t, 200, `{"token":"t","user":"u","expires_ms":7}`)
 	c := client(t, pushapi.Config{Servers: []string{gone.URL, s.URL}, Timeout: time.Minute})
 	for range 4 {
-		if token, err := c.NewToken(t.Context(), "u", time.Hour); err != nil || token != "t" {
-			t.Fatalf("%q, %v", token, err)
+		token, err := c.NewToken(t.Context(), "u", pushapi.TokenOptions{TTL: time.Hour, Rooms: []string{"a*"}})
+		if err != nil || token != (pushapi.Token{Token: "t", User: "u", ExpiresMS: 7}) {
+			t.Fatalf("%+v, %v", token, err)
 		}
 	}
-	if n := len(*got); n != 4 {
-		t.Errorf("the server was called %d times", n)
+	if n := len(*got); n != 4 || (*got)[0].body != `{"user":"u","ttl":"1h0m0s","rooms":["a*"]}` {
+		t.Errorf("the server was called %d times: %+v", n, *got)
 	}
 	err := c.Call(t.Context(), gone.URL, http.MethodGet, "/", nil, nil, nil)
 	if !pushapi.NotSent(err) {
@@ -123,15 +124,84 @@ func TestServersThatDoNotAnswer(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := c.Anywhere(ctx, http.MethodGet, "/", nil, nil); !errors.Is(err, context.Canceled) {
+	if _, err := c.User(ctx, "u"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a context that has ended: %v", err)
 	}
 }
 
-func TestUserAndNodes(t *testing.T) {
-	s, got := server(t, 200, `{"pending":3,"nodes":[{"name":"n","clients":{"tcp":"h:1"}}]}`)
+// TestRepetition checks that a call that may have had its effect is repeated only if it cannot act twice.
+func TestRepetition(t *testing.T) {
+	body := json.RawMessage("1")
+	for name, test := range map[string]struct {
+		call  func(c *pushapi.Client) error
+		calls int
+	}{
+		"push without a key": {func(c *pushapi.Client) error {
+			_, err := c.Push(t.Context(), &pushapi.Push{User: "u", Body: body})
+			return err
+		}, 1},
+		"push with a key": {func(c *pushapi.Client) error {
+			_, err := c.Push(t.Context(), &pushapi.Push{User: "u", Body: body, IdempotencyKey: "k"})
+			return err
+		}, 3},
+		"batch with one key": {func(c *pushapi.Client) error {
+			_, err := c.PushBatch(t.Context(), []*pushapi.Push{{User: "u", Body: body, IdempotencyKey: "k"}, {User: "u", Body: body}})
+			return err
+		}, 1},
+		"batch with keys": {func(c *pushapi.Client) error {
+			_, err := c.PushBatch(t.Context(), []*pushapi.Push{{User: "u", Body: body, IdempotencyKey: "k"}})
+			return err
+		}, 3},
+		"user":       {func(c *pushapi.Client) error { _, err := c.User(t.Context(), "u"); return err }, 3},
+		"membership": {func(c *pushapi.Client) error { _, err := c.AddToRoom(t.Context(), "r", "u"); return err }, 3},
+		"token": {func(c *pushapi.Client) error {
+			_, err := c.NewToken(t.Context(), "u", pushapi.TokenOptions{})
+			return err
+		}, 1},
+		"kick": {func(c *pushapi.Client) error { _, err := c.Kick(t.Context(), "u", pushapi.KickOptions{}); return err }, 1},
+	} {
+		s, got := server(t, http.StatusServiceUnavailable, `{"error":{"code":"unavailable","message":"later"}}`)
+		var answer *pushapi.Error
+		err := test.call(client(t, pushapi.Config{Servers: []string{s.URL}}))
+		if !errors.As(err, &answer) || answer.Code != "unavailable" || answer.Status != 503 || answer.Message != "later" ||
+			len(*got) != test.calls {
+			t.Errorf("%s: %d calls, %v; want %d", name, len(*got), err, test.calls)
+		}
+	}
+}
+
+func TestBatch(t *testing.T) {
+	s, got := server(t, 200, `{"results":[{"status":202,"id":"7","user":"a","sessions":1,"duplicate":false},`+
+		`{"status":202,"results":[{"id":"8","user":"b","sessions":0,"duplicate":false}],"sessions":0},`+
+		`{"status":400,"error":{"code":"invalid","message":"ttl is no duration","field":"ttl"}},{"status":202,"sessions":null}]}`)
 	c := client(t, pushapi.Config{Servers: []string{s.URL}})
-	if u, err := c.User(t.Context(), "a/b"); err != nil || u.Pending != 3 || (*got)[0].path != "/v1/users/a%2Fb" {
+	no := false
+	results, err := c.PushBatch(t.Context(), []*pushapi.Push{{User: "a", BodyText: "x"}, {Users: []string{"b"}, BodyBase64: "AA=="},
+		{User: "c", TTL: "soon"}, {Room: "r", Body: 1, Kept: &no, Op: 1000}})
+	if err != nil || len(results) != 4 {
+		t.Fatalf("%+v, %v", results, err)
+	}
+	var refused *pushapi.Error
+	if results[0].Results[0].ID != 7 || results[1].Results[0].User != "b" || !errors.As(results[2].Err, &refused) || refused.Field != "ttl" ||
+		results[2].Results != nil || results[3].Err != nil || len(results[3].Results) != 1 {
+		t.Errorf("%+v", results)
+	}
+	want := `{"pushes":[{"user":"a","body_text":"x"},{"users":["b"],"body_base64":"AA=="},{"user":"c","ttl":"soon"},` +
+		`{"room":"r","kept":false,"body":1,"op":1000}]}`
+	if (*got)[0].body != want {
+		t.Errorf("sent %s", (*got)[0].body)
+	}
+	if _, err := c.PushBatch(t.Context(), []*pushapi.Push{{User: "a"}}); err == nil {
+		t.Error("four results for one push are taken")
+	}
+}
+
+func TestUsersRoomsAndNodes(t *testing.T) {
+	s, got := server(t, 200, `{"pending":3,"oldest_id":"18446744073709551615","newest_id":"0","revoked":2,"sessions":null,`+
+		`"nodes":[{"name":"n","clients":{"tcp":"h:1"}}]}`)
+	c := client(t, pushapi.Config{Servers: []string{s.URL}})
+	u, err := c.User(t.Context(), "a/b c")
+	if err != nil || u.Pending != 3 || u.OldestID != 1<<64-1 || (*got)[0].path != "/v1/user?user=a%2Fb+c" {
 		t.Errorf("%+v, %v, %s", u, err, (*got)[0].path)
 	}
 	nodes, host, err := c.Nodes(t.Context())
@@ -140,5 +210,19 @@ func TestUserAndNodes(t *testing.T) {
 	}
 	if err := c.RevokeToken(t.Context(), "t", true); err != nil || (*got)[2].body != `{"close":true,"token":"t"}` {
 		t.Errorf("%v, %+v", err, (*got)[2])
+	}
+	if n, err := c.RevokeTokens(t.Context(), "u", false); err != nil || n != 2 || (*got)[3].body != `{"close":false,"user":"u"}` {
+		t.Errorf("%d, %v, %+v", n, err, (*got)[3])
+	}
+	removal := request{"DELETE", "/v1/memberships?room=live%3A%2F%2F1&user=u", "", ""}
+	if _, err := c.RemoveFromRoom(t.Context(), "live://1", "u"); err != nil || (*got)[4] != removal {
+		t.Errorf("%v, %+v", err, (*got)[4])
+	}
+	if _, err := c.Room(t.Context(), "r", 0); err != nil || (*got)[5].path != "/v1/room?limit=0&room=r" {
+		t.Errorf("%v, %+v", err, (*got)[5])
+	}
+	if _, err := c.Kick(t.Context(), "a/b", pushapi.KickOptions{Device: "d", Code: 3001}); err != nil ||
+		(*got)[6] != (request{"POST", "/v1/users/a%2Fb/kick", "", `{"device":"d","code":3001}`}) {
+		t.Errorf("%v, %+v", err, (*got)[6])
 	}
 }
