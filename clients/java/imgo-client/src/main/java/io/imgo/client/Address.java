@@ -1,12 +1,18 @@
 package io.imgo.client;
 
-import java.net.URI;
-import java.net.URISyntaxException;
+import java.util.Arrays;
+import java.util.List;
 import java.util.Locale;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
 /** An address that clients connect to. */
 final class Address {
     private static final String EXAMPLES = ": write host:port, tls://host:port or ws://host:port/sub";
+    private static final List<String> SCHEMES = Arrays.asList("tcp", "tls", "ws", "wss");
+    /** A scheme, a host (an IPv6 address in brackets or a name), a port, and a path with a query. Names may have "_". */
+    private static final Pattern URL = Pattern.compile(
+            "(?:([A-Za-z]+)://)?(?:\\[([0-9A-Fa-f:.]+(?:%[\\w.-]+)?)\\]|([^\\s:/?#\\[\\]@\\\\]+))(?::(\\d{1,5}))?([/?][!-\"$-~]*)?");
 
     final String scheme;
     final String host; // without brackets
@@ -22,44 +28,35 @@ final class Address {
 
     /** Reads host:port, or a URL of scheme tcp, tls, ws or wss. It throws an error that names the option. */
     static Address parse(String text) {
-        if (text == null) {
+        if (text == null || text.isEmpty()) {
             throw new ImgoException(ErrorCode.INVALID, "address is missing" + EXAMPLES);
         }
-        String why = "is no address";
-        try {
-            URI uri = new URI(text.contains("://") ? text : "tcp://" + text);
-            String scheme = uri.getScheme().toLowerCase(Locale.ROOT);
-            boolean webSocket = scheme.equals("ws") || scheme.equals("wss");
-            String path = uri.getRawPath() == null ? "" : uri.getRawPath();
-            String query = uri.getRawQuery() == null ? "" : "?" + uri.getRawQuery();
-            int port = uri.getPort();
-            if (port < 0 && webSocket) {
-                port = scheme.equals("ws") ? 80 : 443;
-            }
-            if (!webSocket && !scheme.equals("tcp") && !scheme.equals("tls")) {
-                why = "has an unknown scheme";
-            } else if (uri.getHost() == null || uri.getHost().isEmpty()) {
-                why = "has no host";
-            } else if (uri.getRawUserInfo() != null || uri.getRawFragment() != null) {
-                why = "has more than a host, a port and a path";
-            } else if (port < 1 || port > 65535) {
-                why = "has no port from 1 to 65535";
-            } else if (!webSocket && !(path + query).isEmpty()) {
-                why = "has a path, which only a WebSocket has";
-            } else {
-                String host = uri.getHost();
-                if (host.startsWith("[")) {
-                    host = host.substring(1, host.length() - 1);
-                }
-                if (webSocket && (path.isEmpty() || path.equals("/"))) {
-                    path = "/sub";
-                }
-                return new Address(scheme, host, port, path + query);
-            }
-        } catch (URISyntaxException e) {
-            // why says it
+        Matcher parts = URL.matcher(text);
+        if (!parts.matches()) {
+            throw invalid(text, "is no address");
         }
-        throw new ImgoException(ErrorCode.INVALID, "address \"" + text + "\" " + why + EXAMPLES);
+        String scheme = parts.group(1) == null ? "tcp" : parts.group(1).toLowerCase(Locale.ROOT);
+        if (!SCHEMES.contains(scheme)) {
+            throw invalid(text, "has an unknown scheme");
+        }
+        boolean webSocket = scheme.startsWith("ws");
+        String host = parts.group(2) != null ? parts.group(2) : parts.group(3);
+        String path = parts.group(5) == null ? "" : parts.group(5);
+        int port = parts.group(4) != null ? Integer.parseInt(parts.group(4)) : !webSocket ? 0 : scheme.equals("ws") ? 80 : 443;
+        if (port < 1 || port > 65535) {
+            throw invalid(text, "has no port from 1 to 65535");
+        }
+        if (!webSocket && !path.isEmpty()) {
+            throw invalid(text, "has a path, which only a WebSocket has");
+        }
+        if (webSocket && (path.isEmpty() || path.startsWith("?"))) {
+            path = "/" + path;
+        }
+        return new Address(scheme, host, port, webSocket && path.equals("/") ? "/sub" : path);
+    }
+
+    private static ImgoException invalid(String text, String why) {
+        return new ImgoException(ErrorCode.INVALID, "address \"" + text + "\" " + why + EXAMPLES);
     }
 
     boolean webSocket() {
@@ -99,6 +96,7 @@ final class Address {
 
     @Override
     public String toString() {
-        return scheme + "://" + (host.indexOf(':') >= 0 ? "[" + host + "]" : host) + ":" + port + path;
+        boolean usual = (scheme.equals("ws") && port == 80) || (scheme.equals("wss") && port == 443);
+        return scheme + "://" + (host.indexOf(':') >= 0 ? "[" + host + "]" : host) + (usual ? "" : ":" + port) + path;
     }
 }

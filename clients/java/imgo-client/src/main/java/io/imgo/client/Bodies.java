@@ -12,6 +12,11 @@ import java.util.Map;
 
 /** The JSON bodies of packets. */
 final class Bodies {
+    private static final double MAX_EXPIRY_SECONDS = 365.0 * 24 * 3600;
+    private static final double MAX_HEARTBEAT_SECONDS = 24 * 3600;
+    private static final long MIN_HEARTBEAT_MILLIS = 10;
+    private static final long DEFAULT_HEARTBEAT_MILLIS = 60_000;
+
     private Bodies() {}
 
     /** Reads an object; an empty body is an empty one. It throws IllegalArgumentException for anything else. */
@@ -26,32 +31,50 @@ final class Bodies {
         return (Map<?, ?>) value;
     }
 
-    static String text(Map<?, ?> object, String key) {
+    private static <T> T member(Map<?, ?> object, String key, Class<T> type) {
         Object value = object.get(key);
-        return value instanceof String ? (String) value : "";
+        if (value != null && !type.isInstance(value)) {
+            throw new IllegalArgumentException("\"" + key + "\" is of another kind than it should be");
+        }
+        return type.cast(value);
     }
 
+    // The following methods read a member. They throw IllegalArgumentException if it is there and of another kind.
+
+    /** Returns a text, or an empty one if there is none. */
+    static String text(Map<?, ?> object, String key) {
+        String value = member(object, key, String.class);
+        return value == null ? "" : value;
+    }
+
+    /** Returns a flag, or the default if there is none. */
+    static boolean flag(Map<?, ?> object, String key, boolean other) {
+        Boolean value = member(object, key, Boolean.class);
+        return value == null ? other : value;
+    }
+
+    /** Returns a list of texts, which is empty if there is none. */
     static List<String> texts(Map<?, ?> object, String key) {
         List<String> texts = new ArrayList<>();
-        Object value = object.get(key);
-        if (value instanceof List) {
-            for (Object text : (List<?>) value) {
-                if (text instanceof String) {
-                    texts.add((String) text);
-                }
+        for (Object text : list(object, key)) {
+            if (!(text instanceof String)) {
+                throw new IllegalArgumentException("\"" + key + "\" has an element that is no text");
             }
+            texts.add((String) text);
         }
         return Collections.unmodifiableList(texts);
     }
 
-    /** Returns a number within bounds, or the default if there is none or it is not within them. */
-    static double number(Map<?, ?> object, String key, double other, double least, double most) {
-        Object value = object.get(key);
-        if (!(value instanceof Number)) {
-            return other;
-        }
-        double number = ((Number) value).doubleValue();
-        return number >= least && number <= most ? number : other;
+    /** Returns a list, which is empty if there is none. */
+    static List<?> list(Map<?, ?> object, String key) {
+        List<?> value = member(object, key, List.class);
+        return value == null ? Collections.emptyList() : value;
+    }
+
+    /** Returns a number between 0 and most; 0 if there is none or it is below. */
+    static double number(Map<?, ?> object, String key, double most) {
+        Number value = member(object, key, Number.class);
+        return value == null ? 0 : Math.min(Math.max(value.doubleValue(), 0), most);
     }
 
     static byte[] auth(Options options, String token, Collection<String> rooms) {
@@ -89,22 +112,46 @@ final class Bodies {
         return text.getBytes(StandardCharsets.UTF_8);
     }
 
-    private static final double MAX_EXPIRY_SECONDS = 365.0 * 24 * 3600;
-
     /** Returns for how many milliseconds a token is good, or 0 if it does not end. */
     static long expiry(Map<?, ?> reply) {
-        Object value = reply.get("expires_in");
-        double seconds = value instanceof Number ? ((Number) value).doubleValue() : 0;
-        return seconds > 0 ? Math.max(1, (long) (Math.min(seconds, MAX_EXPIRY_SECONDS) * 1000)) : 0;
+        double seconds = number(reply, "expires_in", MAX_EXPIRY_SECONDS);
+        return seconds > 0 ? Math.max(1, Math.round(seconds * 1000)) : 0;
     }
 
     static Session session(Map<?, ?> reply) {
-        double heartbeat = number(reply, "heartbeat", 0, 0, 24 * 3600);
-        return new Session(text(reply, "session"), text(reply, "user"), heartbeat > 0 ? Math.max(10, (long) (heartbeat * 1000)) : 60_000,
-                (long) number(reply, "pending", 0, 0, Long.MAX_VALUE), expiry(reply), texts(reply, "rooms"));
+        double heartbeat = number(reply, "heartbeat", MAX_HEARTBEAT_SECONDS);
+        long heartbeatMillis = heartbeat > 0 ? Math.max(MIN_HEARTBEAT_MILLIS, Math.round(heartbeat * 1000)) : DEFAULT_HEARTBEAT_MILLIS;
+        return new Session(text(reply, "session"), text(reply, "user"), heartbeatMillis, (long) number(reply, "pending", Long.MAX_VALUE),
+                expiry(reply), texts(reply, "rooms"));
+    }
+
+    /** Returns the rooms of the auth packet that the session is not in. */
+    static List<RoomChange> refused(Map<?, ?> reply) {
+        List<RoomChange> refused = new ArrayList<>();
+        for (Object room : list(reply, "refused")) {
+            if (!(room instanceof Map)) {
+                throw new IllegalArgumentException("\"refused\" has an element that is no object");
+            }
+            refused.add(roomChange((Map<?, ?>) room));
+        }
+        return refused;
     }
 
     static RoomChange roomChange(Map<?, ?> body) {
-        return new RoomChange(text(body, "room"), Boolean.TRUE.equals(body.get("joined")), text(body, "code"), text(body, "reason"));
+        String room = text(body, "room");
+        if (room.isEmpty()) {
+            throw new IllegalArgumentException("\"room\" is missing");
+        }
+        return new RoomChange(room, flag(body, "joined", false), text(body, "code"), text(body, "reason"));
+    }
+
+    /** Returns the error of a call that the server refused. A body that cannot be read gives no word and no reason. */
+    static ImgoException denied(String what, byte[] body) {
+        try {
+            Map<?, ?> refused = object(body);
+            return ImgoException.denied(what, text(refused, "code"), text(refused, "reason"));
+        } catch (IllegalArgumentException e) {
+            return ImgoException.denied(what, "", "");
+        }
     }
 }

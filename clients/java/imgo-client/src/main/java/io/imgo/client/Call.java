@@ -5,13 +5,15 @@ final class Call {
     final String what; // for errors
     final int op;
     final byte[] body;
+    final String room; // null unless it changes a room
     final long until;
     final Completion<byte[]> completion = new Completion<>();
 
-    Call(String what, int op, byte[] body, long until) {
+    Call(String what, int op, byte[] body, String room, long until) {
         this.what = what;
         this.op = op;
         this.body = body;
+        this.room = room;
         this.until = until;
     }
 

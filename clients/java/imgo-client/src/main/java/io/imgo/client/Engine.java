@@ -9,11 +9,13 @@ import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.Deque;
+import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.Callable;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.SynchronousQueue;
+import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
@@ -23,7 +25,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
  * A client from connect to close: its attempts, its waits and its end. It runs on the client's thread. Other threads use only
  * the methods that say so.
  */
-final class Engine implements Runnable, MessageQueue.Owner {
+final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     /** The longest time before the first attempt at an address that a stopping server named. */
     private static final long JITTER = TimeUnit.MILLISECONDS.toNanos(500);
     /** Helpers work on one thing each: a token, a connection, the store. One more may hang after it was given up. */
@@ -47,6 +49,7 @@ final class Engine implements Runnable, MessageQueue.Owner {
     private final ExecutorService worker; // null if the application has an executor
     private final Route route;
     private final Thread thread;
+    private final List<Thread> threads = new ArrayList<>(); // all that have not ended; guarded by itself
 
     private final Object lock = new Object();
     private boolean closing;
@@ -73,11 +76,11 @@ final class Engine implements Runnable, MessageQueue.Owner {
         this.inbox = inbox;
         selector = Selector.open();
         route = new Route(options.address);
-        helpers = new ThreadPoolExecutor(0, MAX_HELPERS, 1, TimeUnit.SECONDS, new SynchronousQueue<>(), options.threads);
+        helpers = new ThreadPoolExecutor(0, MAX_HELPERS, 1, TimeUnit.SECONDS, new SynchronousQueue<>(), this);
         worker = options.executor != null ? null
-                : new ThreadPoolExecutor(1, 1, 0, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), options.threads);
+                : new ThreadPoolExecutor(1, 1, 0, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), this);
         queue = new MessageQueue(options.queue, options.handler, worker != null ? worker : options.executor, this);
-        thread = options.threads.newThread(this);
+        thread = newThread(this);
         if (thread == null) {
             selector.close();
             throw new IOException("the thread factory gave no thread");
@@ -104,6 +107,7 @@ final class Engine implements Runnable, MessageQueue.Owner {
         synchronized (lock) {
             closing = true;
         }
+        queue.halt();
         wakeup();
     }
 
@@ -126,13 +130,38 @@ final class Engine implements Runnable, MessageQueue.Owner {
         return Thread.currentThread() == thread || queue.isHandling();
     }
 
-    /** Waits until the threads have ended, as far as the application's code lets them. */
+    /** Makes a thread that join waits for. Transports use it as well. */
+    @Override
+    public Thread newThread(Runnable work) {
+        Thread made = options.threads.newThread(work);
+        synchronized (threads) {
+            Iterator<Thread> all = threads.iterator();
+            while (all.hasNext()) {
+                if (all.next().getState() == Thread.State.TERMINATED) {
+                    all.remove();
+                }
+            }
+            if (made != null) {
+                threads.add(made);
+            }
+        }
+        return made;
+    }
+
+    /** Waits until the threads have ended. Those in code of the application that does not end are given up after a second. */
     void join() throws InterruptedException {
         thread.join();
-        if (worker != null) {
-            worker.awaitTermination(1, TimeUnit.SECONDS);
+        long until = Clock.now() + TimeUnit.SECONDS.toNanos(1);
+        List<Thread> rest;
+        synchronized (threads) {
+            rest = new ArrayList<>(threads);
         }
-        helpers.awaitTermination(1, TimeUnit.SECONDS);
+        for (Thread one : rest) {
+            long millis = TimeUnit.NANOSECONDS.toMillis(until - Clock.now());
+            if (one != Thread.currentThread() && millis > 0) {
+                one.join(millis);
+            }
+        }
     }
 
     @Override
@@ -272,11 +301,16 @@ final class Engine implements Runnable, MessageQueue.Owner {
 
     /** Returns a random part of the span: full jitter. The reconnects of a server's clients thus spread over the whole span. */
     long backoff(int attempt) {
-        long span = options.minBackoff;
-        for (int i = 0; i < attempt && span < options.maxBackoff; i++) {
+        return random(span(options.minBackoff, options.maxBackoff, attempt));
+    }
+
+    /** Returns the span of an attempt: min for the first one, doubled with each further one up to max. */
+    static long span(long min, long max, int attempt) {
+        long span = min;
+        for (int i = 0; i < attempt && span < max; i++) {
             span *= 2;
         }
-        return random(Math.min(span, options.maxBackoff));
+        return Math.min(span, max);
     }
 
     private static long random(long span) {
@@ -319,7 +353,7 @@ final class Engine implements Runnable, MessageQueue.Owner {
             }
             throw new AssertionError("a session ends with an exception");
         } catch (SessionEnd e) {
-            client.log(LogHook.Level.WARN, e.reason + (e.code == 0 ? "" : " (" + e.code + ")"));
+            client.log(LogHook.Level.WARN, e.text());
             return e;
         }
     }
@@ -390,7 +424,7 @@ final class Engine implements Runnable, MessageQueue.Owner {
             throw SessionEnd.lost("connect to " + to + ": no transport for " + to.scheme, null);
         }
         long millis = Math.max(1, TimeUnit.NANOSECONDS.toMillis(until - Clock.now()));
-        Endpoint endpoint = new Endpoint(to.scheme, to.host, to.port, to.path, options.sslContext, millis, options.maxBody, options.threads);
+        Endpoint endpoint = new Endpoint(to.scheme, to.host, to.port, to.path, options.sslContext, millis, options.maxBody, this);
         Transport chosen = transport;
         Task<Link> task = start(() -> chosen.open(endpoint));
         Throwable error = await(task, until) ? task.error() : new IOException("no connection in time");
@@ -433,8 +467,10 @@ final class Engine implements Runnable, MessageQueue.Owner {
      */
     void pause(long until) throws IOException {
         drainErrors();
+        boolean wasAckNow = ackNow;
         long wake = Math.min(until, save());
-        long wait = wake - Clock.now();
+        // The caller is to send what save has made ready.
+        long wait = ackNow && !wasAckNow ? 0 : wake - Clock.now();
         if (wait <= 0) {
             selector.selectNow();
         } else {
@@ -547,7 +583,7 @@ final class Engine implements Runnable, MessageQueue.Owner {
             try {
                 session.acknowledgeLast();
             } catch (SessionEnd e) {
-                client.log(LogHook.Level.WARN, "close: " + e.reason);
+                client.log(LogHook.Level.WARN, "close: " + e.text());
             }
         }
     }

@@ -49,6 +49,7 @@ public final class ImgoClient implements AutoCloseable {
     private State state = State.IDLE;
     private Session session; // null without a live session
     private Engine engine; // null if the client is idle or closed
+    private Engine last; // engine, or the one before, whose threads may still be about to end
     private boolean ending; // the engine closes, or the server has refused the client
     private boolean loaded; // the inbox has the ids of the store
     private final Set<String> rooms;
@@ -109,6 +110,7 @@ public final class ImgoClient implements AutoCloseable {
             ending = false;
             engine = new Engine(this, options, inbox);
             engine.start();
+            last = engine;
         } catch (IOException | RuntimeException | OutOfMemoryError e) {
             engine = null;
             ImgoException error = new ImgoException(ErrorCode.LOST, "connect: no thread or selector is to be had: " + e, e);
@@ -165,7 +167,7 @@ public final class ImgoClient implements AutoCloseable {
             if (session == null) {
                 return Completion.of(null);
             }
-            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room));
+            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), room);
             current = engine;
         }
         Completion<Void> completion = new Completion<>();
@@ -183,8 +185,8 @@ public final class ImgoClient implements AutoCloseable {
         return Completion.failed(ErrorCode.TOO_MANY, what + ": " + MAX_CALLS + " calls are open: wait for one to end");
     }
 
-    private Call addCallLocked(String what, int op, byte[] body) {
-        Call call = new Call(what, op, body, Clock.now() + options.requestTimeout);
+    private Call addCallLocked(String what, int op, byte[] body, String room) {
+        Call call = new Call(what, op, body, room, Clock.now() + options.requestTimeout);
         calls.add(call);
         openCalls++;
         return call;
@@ -230,7 +232,7 @@ public final class ImgoClient implements AutoCloseable {
             if (openCalls >= MAX_CALLS) {
                 return tooMany(what);
             }
-            call = addCallLocked(what, op, body.clone());
+            call = addCallLocked(what, op, body.clone(), null);
             current = engine;
         }
         current.wakeup();
@@ -297,7 +299,7 @@ public final class ImgoClient implements AutoCloseable {
     public void close() {
         Engine current;
         synchronized (lock) {
-            current = engine;
+            current = last;
         }
         Completion<Void> closed = closeAsync();
         if (current == null || current.isOwnThread()) {
@@ -319,6 +321,10 @@ public final class ImgoClient implements AutoCloseable {
         for (Completion<Void> completion : completions) {
             completion.end(null, error);
         }
+    }
+
+    Options options() {
+        return options;
     }
 
     // The following methods are called by the client's thread.
@@ -427,7 +433,7 @@ public final class ImgoClient implements AutoCloseable {
 
     private Call lateRoom(String room, boolean join, long until) {
         String what = (join ? "join" : "leave") + " room \"" + room + "\"";
-        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), until);
+        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), room, until);
         call.completion.whenDone((reply, error) -> {
             if (join && error != null && error.code() == ErrorCode.DENIED) {
                 forgetRoom(room);

@@ -25,12 +25,16 @@ public final class ImgoException extends RuntimeException {
 
     static ImgoException refused(int closeCode, String reason) {
         return new ImgoException(
-                ErrorCode.REFUSED, "connect: the server refused the client: " + reason + " (" + closeCode + ")", null, closeCode, "");
+                ErrorCode.REFUSED, "connect: the server refused the client: " + text(reason, String.valueOf(closeCode)), null, closeCode, "");
     }
 
     static ImgoException denied(String what, String serverCode, String reason) {
         return new ImgoException(
-                ErrorCode.DENIED, what + ": the server refused: " + reason + " (" + serverCode + ")", null, 0, serverCode);
+                ErrorCode.DENIED, what + ": the server refused: " + text(reason, serverCode), null, 0, serverCode);
+    }
+
+    private static String text(String reason, String code) {
+        return (reason.isEmpty() ? "no reason given" : reason) + (code.isEmpty() ? "" : " (" + code + ")");
     }
 
     /** Returns an error for another caller: a copy with the stack of this thread and the same fields. */

@@ -56,6 +56,11 @@ final class MessageQueue {
         execute();
     }
 
+    /** Makes the queue call no further handler. */
+    synchronized void halt() {
+        stopped = true;
+    }
+
     /** Stops: no further handler is called. It returns the messages that waited. */
     synchronized Deque<Message> stop() {
         stopped = true;

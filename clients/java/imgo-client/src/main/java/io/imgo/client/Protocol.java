@@ -28,8 +28,8 @@ final class Protocol {
 
     private Protocol() {}
 
-    /** Reports whether a client reconnects by itself after a close code. */
+    /** Reports whether a client reconnects by itself after a close code, if the server does not say. */
     static boolean reconnects(int code) {
-        return code < 3500 || code > 3999;
+        return code < 3500;
     }
 }

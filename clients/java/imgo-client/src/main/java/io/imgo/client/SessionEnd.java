@@ -27,23 +27,24 @@ final class SessionEnd extends Exception {
     }
 
     static SessionEnd closed(int code, String reason) {
-        return new SessionEnd(code, reason.isEmpty() ? "no reason given" : reason, Protocol.reconnects(code), Collections.emptyList(), null);
+        return new SessionEnd(code, reason, Protocol.reconnects(code), Collections.emptyList(), null);
     }
 
     /** Reads the body of a disconnect packet. One that cannot be read says only that the connection ends. */
     static SessionEnd parse(byte[] body) {
-        Map<?, ?> said;
         try {
-            said = Bodies.object(body);
+            Map<?, ?> said = Bodies.object(body);
+            int code = (int) Bodies.number(said, "code", Integer.MAX_VALUE);
+            return new SessionEnd(code, Bodies.text(said, "reason"), Bodies.flag(said, "reconnect", Protocol.reconnects(code)),
+                    new ArrayList<>(Bodies.texts(said, "addresses")), null);
         } catch (IllegalArgumentException e) {
-            return lost("the server ended the connection without a reason that can be read", e);
+            return closed(0, "");
         }
-        int code = (int) Bodies.number(said, "code", 0, 0, Integer.MAX_VALUE);
-        String reason = Bodies.text(said, "reason");
-        Object reconnect = said.get("reconnect");
-        List<String> addresses = new ArrayList<>(Bodies.texts(said, "addresses"));
-        return new SessionEnd(code, reason.isEmpty() ? "no reason given" : reason,
-                reconnect instanceof Boolean ? (Boolean) reconnect : Protocol.reconnects(code), addresses, null);
+    }
+
+    /** Returns the reason and the code for people. */
+    String text() {
+        return (reason.isEmpty() ? "the server ended the connection without a reason" : reason) + (code == 0 ? "" : " (" + code + ")");
     }
 
     /** Returns the text of a cause: its message, or what it is. */

@@ -6,10 +6,12 @@ import io.imgo.client.spi.PacketException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.TimeUnit;
 
 /** One connection: its auth, and its life as a session. Only the client's thread uses it. */
@@ -48,6 +50,8 @@ final class SessionLoop {
     private Task<String> refreshing;
     private long refreshUntil = Clock.NEVER; // when the token source, or the server, must have answered
     private int refreshSeq;
+
+    private Set<String> undecided = new HashSet<>(); // rooms of the auth packet that the server has yet to decide about
 
     private int lastAckSeq;
     private boolean lastAckReplied;
@@ -148,22 +152,22 @@ final class SessionLoop {
 
     /** Begins the session. */
     private void live(byte[] body, List<String> rooms) throws SessionEnd, IOException {
-        Map<?, ?> reply;
+        List<RoomChange> refused;
         try {
-            reply = Bodies.object(body);
+            Map<?, ?> reply = Bodies.object(body);
+            session = Bodies.session(reply);
+            refused = Bodies.refused(reply);
+            undecided.addAll(Bodies.texts(reply, "undecided"));
         } catch (IllegalArgumentException e) {
             throw broken("the auth reply", e);
         }
-        session = Bodies.session(reply);
         heartbeat = TimeUnit.MILLISECONDS.toNanos(session.heartbeatMillis());
         nextHeartbeat = Clock.now() + heartbeat;
         scheduleRefresh(session.expiresInMillis());
         engine.setAckNow(engine.inbox.hasDue());
         List<Call> late = engine.client.sessionBegan(session, rooms);
-        for (Object refused : reply.get("refused") instanceof List ? (List<?>) reply.get("refused") : new ArrayList<>()) {
-            if (refused instanceof Map) {
-                roomChanged(Bodies.roomChange((Map<?, ?>) refused));
-            }
+        for (RoomChange change : refused) {
+            roomChanged(change);
         }
         for (Call call : late) {
             send(call);
@@ -285,18 +289,11 @@ final class SessionLoop {
         if (call == null) {
             return false;
         }
-        if (packet.op != Protocol.OP_REFUSED) {
-            call.completion.end(packet.body, null);
-            engine.client.callEnded();
-            return true;
-        }
         engine.client.callEnded();
-        try {
-            Map<?, ?> refused = Bodies.object(packet.body);
-            call.completion.end(null, ImgoException.denied(call.what, Bodies.text(refused, "code"), Bodies.text(refused, "reason")));
-        } catch (IllegalArgumentException e) {
-            call.completion.end(null, new ImgoException(ErrorCode.PROTOCOL, call.what + ": the refusal cannot be read", e));
-            throw broken("a refusal", e);
+        if (packet.op == Protocol.OP_REFUSED) {
+            call.completion.end(null, Bodies.denied(call.what, packet.body));
+        } else {
+            call.completion.end(packet.body, null);
         }
         return true;
     }
@@ -307,6 +304,26 @@ final class SessionLoop {
             engine.client.forgetRoom(change.room());
         }
         engine.client.room(change);
+        if (undecided.remove(change.room())) {
+            endJoins(change);
+        }
+    }
+
+    /** Ends the joins of a room about which the server has decided. */
+    private void endJoins(RoomChange change) {
+        List<Call> decided = new ArrayList<>();
+        Iterator<Call> calls = open.values().iterator();
+        while (calls.hasNext()) {
+            Call call = calls.next();
+            if (call.op == Protocol.OP_JOIN && change.room().equals(call.room)) {
+                calls.remove();
+                engine.client.callEnded();
+                decided.add(call);
+            }
+        }
+        for (Call call : decided) {
+            call.completion.end(null, change.isJoined() ? null : ImgoException.denied(call.what, change.code(), change.reason()));
+        }
     }
 
     private int nextSeq() {
@@ -453,18 +470,16 @@ final class SessionLoop {
     }
 
     private void refreshReplied(Packet packet) throws SessionEnd {
-        Map<?, ?> reply;
+        if (packet.op == Protocol.OP_REFUSED) {
+            refreshFailed(Bodies.denied("send the new token", packet.body));
+            return;
+        }
         try {
-            reply = Bodies.object(packet.body);
+            scheduleRefresh(Bodies.expiry(Bodies.object(packet.body)));
         } catch (IllegalArgumentException e) {
             throw broken("the reply to a new token", e);
         }
-        if (packet.op == Protocol.OP_REFUSED) {
-            refreshFailed(new IOException("the server refused the new token: " + Bodies.text(reply, "reason")));
-            return;
-        }
         refreshAttempt = 0;
-        scheduleRefresh(Bodies.expiry(reply));
         engine.client.log(LogHook.Level.DEBUG, "the session goes on with a new token");
     }
 
