@@ -46,6 +46,8 @@ type Config struct {
 	NodeID  string   `toml:"node_id" common:"true" unit:"1 to 64 of a-z A-Z 0-9 . _ -" doc:"The node's name: in logs, metrics and session names. Empty: the host's name."`
 	DataDir string   `toml:"data_dir" default:"./imgo-data" common:"true" unit:"folder" doc:"The folder of kept messages, mailboxes and tokens. It is made if it is missing. Only one process at a time can use it."`
 
+	Demo bool `toml:"demo" doc:"Whether this process is for trying imgo out, such as in a container: it makes an API key, new at each start, prints it with\na command that pushes, and the API listens on all addresses unless http.listen says where. Clients need tokens."`
+
 	logic.RoomRules
 
 	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
@@ -64,6 +66,7 @@ type Config struct {
 
 	origins  map[string]string
 	warnings []string
+	demoKey  string // the key that the demo has made
 }
 
 // Logging sets what is logged and in which format.

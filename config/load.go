@@ -57,6 +57,7 @@ func Load(sources Sources) (Config, error) {
 	if err := cfg.Validate(); err != nil {
 		return Config{}, err
 	}
+	cfg.warnings = append(cfg.warnings, cfg.demoWarnings()...)
 	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
 	cfg.warnings = append(cfg.warnings, cfg.roomWarnings()...)
 	return cfg, nil
@@ -185,6 +186,7 @@ func (cfg *Config) complete() {
 			*address = ""
 		}
 	}
+	cfg.completeDemo()
 }
 
 // addressOff is the value in the settings that turns a listener off. Config holds the empty string

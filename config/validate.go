@@ -33,6 +33,7 @@ func (cfg *Config) Validate() error {
 	v.kept()
 	v.delivery()
 	v.cluster()
+	v.demo()
 	return v.found.err()
 }
 

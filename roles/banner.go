@@ -16,6 +16,7 @@ import (
 // announceStart shows which parts run at which address, which roles were added and
 // why, and what to try next. On a terminal it prints a banner, elsewhere log lines.
 func (n *Node) announceStart() {
+	defer func() { _, _ = io.WriteString(n.opts.Stdout, n.demoText()) }() // a closed output is no error
 	if forPeople(n.cfg.Logging, n.opts) {
 		_, _ = io.WriteString(n.opts.Stdout, n.banner()) // A closed output is no error.
 		return
@@ -72,11 +73,41 @@ func (n *Node) banner() string {
 	}
 	program := cmp.Or(n.opts.Program, "imgo")
 	b.WriteString("\nTry it, in two more terminals:\n\n")
-	if len(n.cfg.HTTP.Keys) > 0 {
+	switch {
+	case n.cfg.DemoKey() != "":
+		fmt.Fprintf(&b, "    export IMGO_API_KEY=%s        in both\n", n.cfg.DemoKey())
+	case len(n.cfg.HTTP.Keys) > 0:
 		b.WriteString("    export IMGO_API_KEY=…        one of http.api_keys, in both\n")
 	}
 	fmt.Fprintf(&b, "    %s listen%s --user 123\n    %s push%s --user 123 '{\"test\":1}'\n\n", program, server, program, server)
 	return b.String()
+}
+
+// demoText returns the API key of a demo and commands that use it, or "" if this is none.
+func (n *Node) demoText() string {
+	key := n.cfg.DemoKey()
+	if key == "" {
+		return ""
+	}
+	scheme := "http"
+	if n.cfg.HTTP.TLSCert != "" {
+		scheme = "https"
+	}
+	curl := fmt.Sprintf("curl -s -H 'Authorization: Bearer %s' %s://%s", key, scheme, hostOr(n.listener.Addr().String(), "localhost"))
+	return fmt.Sprintf(`
+This is a demo. Its API key is new at each start:
+
+    %s
+
+Push a message, which waits for the user's devices:
+
+    %s/v1/push -d '{"user":"123","body":{"hello":"world"}}'
+
+Make a token with which a client of the user connects:
+
+    %s/v1/tokens -d '{"user":"123"}'
+
+`, key, curl, curl)
 }
 
 // hostOr returns addr with its host replaced by host, if addr has none or stands for every address.
