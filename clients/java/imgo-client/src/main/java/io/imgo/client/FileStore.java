@@ -22,6 +22,7 @@ import java.util.Deque;
  */
 public final class FileStore implements Store {
     private static final String HEADER = "imgo handled ids 1";
+    private static final int MAX_LINE = 20; // digits of the largest id; the header is shorter
     private static final int REMEMBER = 8192;
 
     private final File file;
@@ -111,7 +112,7 @@ public final class FileStore implements Store {
             for (int c = in.read(); c >= 0; c = in.read()) {
                 if (c != '\n') {
                     line.append((char) c);
-                    if (line.length() > HEADER.length()) {
+                    if (line.length() > MAX_LINE) {
                         break; // neither an id nor the header: not ours, or what a crash left
                     }
                     continue;
