@@ -43,7 +43,7 @@ func (r *Reporter) Function() string {
 	return fmt.Sprintf(`
 let reported = Promise.resolve();
 function report(text) {
-  const send = () => fetch(%q, { method: 'POST', mode: 'no-cors', body: text });
+  const send = () => fetch(%q, { method: 'POST', mode: 'no-cors', keepalive: true, body: text });
   reported = reported.then(send, send);
 }
 `, r.url)

@@ -180,10 +180,12 @@ export class Session {
 
   #watch() {
     const { heartbeatTimeout: timeout } = this.#settings;
-    this.#timers.start('silence', timeout, () => {
+    const check = () => {
       if (this.#bytesWait()) this.#watch();
       else this.#end({ code: 0, reason: `no sign of the server for ${timeout} ms after a heartbeat` });
-    });
+    };
+    // If this process could not run for a while, its timers come before what the sockets have received.
+    this.#timers.start('silence', timeout, () => this.#timers.start('silence', 0, check));
   }
 
   /** Reports whether the socket has bytes that were not read, because the listeners are slow. */
