@@ -11,7 +11,7 @@ import ssl
 import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,30 @@ def emit(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-class Driver:
-    def __init__(self) -> None:
+class FailingStore:
+    """A store in a file that fails when it is told to."""
+
+    def __init__(self, path: str, remember: int) -> None:
+        self.file = FileStore(path, remember=remember)
+        self.failures = 0
+
+    async def load(self) -> Sequence[int]:
+        return await self.file.load()
+
+    async def add(self, ids: Sequence[int]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the driver was told to fail")
+        await self.file.add(ids)
+
+
+class Driven:
+    """One client with its handler, its store and its tokens."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.client: Client | None = None
+        self.store: FailingStore | None = None
         self.tokens: deque[asyncio.Future[str]] = deque()
         self.calls: set[asyncio.Task[None]] = set()
         self.gate = asyncio.Event()
@@ -41,35 +62,38 @@ class Driver:
         self.passes = 0  # held messages that may still go on
         self.failures = 0
 
+    def emit(self, event: str, **fields: Any) -> None:
+        emit(event, **({"client": self.name} if self.name else {}), **fields)
+
     def make(self, options: dict[str, Any]) -> None:
         arguments = {name: options.pop(name) for name in PLAIN if name in options}
         arguments |= {name: options.pop(f"{name}_ms") / 1000 for name in TIMES if f"{name}_ms" in options}
         if options.pop("token_source", False):
             arguments["token_source"] = self.token
         if path := options.pop("store", None):
-            arguments["store"] = FileStore(path, remember=arguments.get("remember", 8192))
+            arguments["store"] = self.store = FailingStore(path, arguments.get("remember", 8192))
         if ca := options.pop("ca", None):
             arguments["ssl_context"] = ssl.create_default_context(cafile=ca)
         if options:
-            raise ImgoError("invalid", f"the driver does not know the option {next(iter(options))}")
+            raise ImgoError("invalid", f"the library does not know the option {next(iter(options))}")
         self.client = Client(
             **{"address": "", **arguments},
             on_message=self.message,
             on_state=self.state,
             on_room=self.room,
-            on_error=lambda error: emit("error", code=error.code, message=str(error)),
+            on_error=lambda error: self.emit("error", code=error.code, message=str(error)),
             log=lambda level, line: print(level, line, file=sys.stderr, flush=True),
         )
 
     async def token(self) -> str:
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.tokens.append(answer)
-        emit("token_wanted")
+        self.emit("token_wanted")
         return await answer
 
     async def message(self, message: Message) -> None:
         body = base64.b64encode(message.body).decode()
-        emit("message", id=str(message.id), op=message.op, kept=message.kept, body=body)
+        self.emit("message", id=str(message.id), op=message.op, kept=message.kept, body=body)
         await self.gate.wait()
         if self.passes:
             self.passes -= 1
@@ -78,7 +102,7 @@ class Driver:
         if self.failures:
             self.failures -= 1
             raise RuntimeError("the driver was told to fail")
-        emit("handled", id=str(message.id))
+        self.emit("handled", id=str(message.id))
 
     def state(self, event: StateEvent) -> None:
         fields: dict[str, Any] = {}
@@ -94,10 +118,10 @@ class Driver:
             fields = {"retry_in_ms": event.retry_in * 1000, "code": event.code, "reason": event.reason}
         elif event.state is State.CLOSED:
             fields = {"code": event.code, "reason": event.reason, "failed": event.failed}
-        emit("state", state=event.state.value, **fields)
+        self.emit("state", state=event.state.value, **fields)
 
     def room(self, change: RoomChange) -> None:
-        emit("room", room=change.room, joined=change.joined, code=change.code, reason=change.reason)
+        self.emit("room", room=change.room, joined=change.joined, code=change.code, reason=change.reason)
 
     async def run(self, tag: int, work: Awaitable[Any]) -> None:
         try:
@@ -105,10 +129,10 @@ class Driver:
         except ImgoError as error:
             self.fail(tag, error)
         else:
-            emit("done", tag=tag, result=result or {})
+            self.emit("done", tag=tag, result=result or {})
 
     def fail(self, tag: int, error: ImgoError) -> None:
-        emit(
+        self.emit(
             "failed",
             tag=tag,
             code=error.code,
@@ -122,15 +146,14 @@ class Driver:
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
 
-    def command(self, command: dict[str, Any]) -> None:
-        do, tag = command["do"], command.get("tag", 0)
+    def command(self, do: str, tag: int, command: dict[str, Any]) -> None:
         if do == "new":
             try:
                 self.make(command["options"])
             except ImgoError as error:
                 self.fail(tag, error)
             else:
-                emit("done", tag=tag, result={})
+                self.emit("done", tag=tag, result={})
         elif do == "token":
             self.answer(command)
         elif do == "hold":
@@ -141,12 +164,13 @@ class Driver:
             self.gate.set()
         elif do == "fail":
             self.failures = command.get("count", 1)
-        elif do == "threads":
-            tasks = sum(task.get_name().startswith(TASK_PREFIX) for task in asyncio.all_tasks())
-            threads = sum(thread.name.startswith(TASK_PREFIX) for thread in threading.enumerate())
-            emit("done", tag=tag, result={"count": tasks + threads})
+        elif do == "fail_store":
+            if self.store is not None:
+                self.store.failures = command.get("count", 1)
+        elif self.client is None:
+            self.fail(tag, ImgoError("invalid", "there is no client"))
         else:
-            self.client_command(do, tag, command)
+            self.client_command(self.client, do, tag, command)
 
     def answer(self, command: dict[str, Any]) -> None:
         while self.tokens:
@@ -159,11 +183,8 @@ class Driver:
                 future.set_result(command["token"])
             return
 
-    def client_command(self, do: str, tag: int, command: dict[str, Any]) -> None:
-        client = self.client
-        if client is None:
-            self.fail(tag, ImgoError("invalid", "there is no client"))
-        elif do == "connect":
+    def client_command(self, client: Client, do: str, tag: int, command: dict[str, Any]) -> None:
+        if do == "connect":
             self.call(tag, client.connect())
         elif do == "close":
             self.call(tag, client.close())
@@ -181,8 +202,14 @@ class Driver:
         return {"body": base64.b64encode(reply).decode()}
 
 
+def count() -> int:
+    """Count the tasks and threads of the library."""
+    tasks = sum(task.get_name().startswith(TASK_PREFIX) for task in asyncio.all_tasks())
+    return tasks + sum(thread.name.startswith(TASK_PREFIX) for thread in threading.enumerate())
+
+
 async def main() -> None:
-    driver = Driver()
+    clients: dict[str, Driven] = {}
     reader = asyncio.StreamReader(limit=64 << 20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     transports = ["tcp", "tls"]
@@ -192,12 +219,18 @@ async def main() -> None:
         transports += ["ws", "wss"]
     except ImportError:
         pass
-    emit("ready", language="python", transports=transports)
+    emit("ready", language="python", transports=transports, pauses=True)
     while line := await reader.readline():
         command = json.loads(line)
-        if command["do"] == "exit":
+        do, tag, name = command["do"], command.get("tag", 0), command.get("client", "")
+        if do == "exit":
             break
-        driver.command(command)
+        if do == "threads":
+            emit("done", tag=tag, result={"count": count()}, **({"client": name} if name else {}))
+            continue
+        if do == "new" or name not in clients:
+            clients[name] = Driven(name)
+        clients[name].command(do, tag, command)
     sys.stdout.flush()
     os._exit(0)  # without closing the client
 

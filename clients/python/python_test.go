@@ -16,6 +16,7 @@ import (
 	"imgo/roles"
 	"imgo/roles/logic/httpapi"
 	"imgo/test/harness"
+	"imgo/transport/transporttest"
 )
 
 const (
@@ -102,20 +103,30 @@ func TestTools(t *testing.T) {
 	}
 }
 
-// TestPytest runs the library's own tests, in part with a real server.
+// TestPytest runs the library's own tests, in part with real servers: one without TLS, and one with it.
 func TestPytest(t *testing.T) {
 	for _, python := range interpreters(t) {
 		t.Run("3."+strconv.Itoa(python.minor), func(t *testing.T) {
 			bin := python.tools(t)
-			cfg := harness.Settings(t)
-			cfg.Auth.Mode = "token"
-			cfg.HTTP.Keys = []httpapi.Key{{Name: "test", Key: key}}
-			node := harness.Start(t, cfg, roles.RunOptions{}, nil)
+			cert, certKey := transporttest.WriteCert(t, t.TempDir(), "python")
+			plain, secure := server(t, "", ""), server(t, cert, certKey)
 			env := []string{
-				"IMGO_TEST_TCP=" + node.ClientAddr("tcp").String(), "IMGO_TEST_WS=" + node.ClientAddr("ws").String(),
-				"IMGO_TEST_API=" + node.Base, "IMGO_TEST_KEY=" + key, "PYTHONDONTWRITEBYTECODE=1",
+				"IMGO_TEST_TCP=" + plain.ClientAddr("tcp").String(), "IMGO_TEST_WS=ws://" + plain.ClientAddr("ws").String(),
+				"IMGO_TEST_TLS=tls://" + secure.ClientAddr("tcp").String(), "IMGO_TEST_WSS=wss://" + secure.ClientAddr("ws").String(),
+				"IMGO_TEST_API=" + plain.Base, "IMGO_TEST_SECURE_API=" + secure.Base, "IMGO_TEST_KEY=" + key,
+				"IMGO_TEST_CA=" + cert, "PYTHONDONTWRITEBYTECODE=1",
 			}
 			run(t, ".", env, filepath.Join(bin, "pytest"), "-p", "no:cacheprovider")
 		})
 	}
+}
+
+// server starts a node with an API key. Clients need TLS if there is a certificate.
+func server(t *testing.T, cert, certKey string) *harness.Node {
+	t.Helper()
+	cfg := harness.Settings(t)
+	cfg.Auth.Mode = "token"
+	cfg.HTTP.Keys = []httpapi.Key{{Name: "test", Key: key}}
+	cfg.Comet.TLSCert, cfg.Comet.TLSKey = cert, certKey
+	return harness.Start(t, cfg, roles.RunOptions{}, nil)
 }

@@ -6,7 +6,9 @@
 from ._client import Client
 from ._errors import ErrorCode, ImgoError
 from ._options import Handler, LogLevel, Message, State, StateEvent, TokenSource
+from ._push import Push, PushClient, Pushed, PushError, Token
 from ._store import FileStore, Store
+from ._webhook import Webhook, WebhookError
 from ._wire import RoomChange
 
 __all__ = [
@@ -17,9 +19,16 @@ __all__ = [
     "ImgoError",
     "LogLevel",
     "Message",
+    "Push",
+    "PushClient",
+    "PushError",
+    "Pushed",
     "RoomChange",
     "State",
     "StateEvent",
     "Store",
+    "Token",
     "TokenSource",
+    "Webhook",
+    "WebhookError",
 ]

@@ -124,7 +124,7 @@ class Route:
         return not self._list
 
     def begin(self, addresses: Iterable[str]) -> bool:
-        """Start a new round. Report whether there is an address beside the configured one."""
+        """Start a new round with the usable addresses and the configured one. Report whether any address is usable."""
         usable = [t for t in map(self._target.other, addresses) if t is not None]
         self._list = [*usable[:MAX_OTHERS], self._target]
         return bool(usable)

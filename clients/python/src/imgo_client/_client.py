@@ -26,7 +26,6 @@ from ._wire import AuthReply, Close, Packet, RoomChange
 
 _LAST_ACK_TIMEOUT = 2.0  # for the server's reply to the last acknowledgements, in seconds
 _OTHER_NODE_SPAN = 0.5  # the span of the wait before the client goes to another node, in seconds
-_MAX_MOVES = 5  # after this many moves to other nodes without a stable session the client waits longer
 _MIN_REFRESH = 1.0  # the least time until a token is replaced, in seconds
 _REFRESH_AT = 0.8  # the part of its life after which a token is replaced
 
@@ -268,7 +267,7 @@ class Client:
         self._due.set()
 
     def room_for_message(self) -> bool:
-        return len(self._queue) < self._options.queue
+        return len(self._queue) < self._options.queue and not self._inbox.full
 
     def message(self, packet: Packet) -> None:
         if packet.id and not self._inbox.take(packet.id):
@@ -303,8 +302,9 @@ class Client:
     async def _run(self) -> None:
         """Connect again and again until the server refuses the client for good."""
         options, route = self._options, Route(self._options.target)
-        attempts = moves = 0
+        attempts = 0
         renewed = False  # a new token has taken the place of an expired one
+        moved = False  # a server has named others since the last stable session
         while True:
             cause, lived = await self._attempt(route)
             if self._stopping:
@@ -313,7 +313,7 @@ class Client:
             if lived is not None:
                 renewed = False
                 if lived >= options.stable_after:
-                    attempts = moves = 0
+                    attempts, moved = 0, False
             if not close.reconnect:
                 if close.code != _wire.CODE_TOKEN_EXPIRED or options.token_source is None or renewed:
                     await self._refuse(close)
@@ -321,23 +321,23 @@ class Client:
                 renewed = True
             if lived is not None:
                 route.clear()
-            if close.addresses and moves < _MAX_MOVES and route.begin(close.addresses):
-                moves += 1
+            named = bool(close.addresses) and route.begin(close.addresses)
+            if close.addresses and not named:
+                route.clear()
+            if named and not moved:
                 span = _OTHER_NODE_SPAN
-            elif not route.empty:
+            elif not route.empty and not named:
                 span = min(options.min_backoff, _OTHER_NODE_SPAN)
             else:
-                span = self._span(attempts)
+                span = backoff_span(options.min_backoff, options.max_backoff, attempts)
                 attempts += 1
+            moved = moved or named
             retry_in = random.uniform(0, span)
             self._log("info", f"{close if close.code else close.reason}; the next attempt is in {retry_in:.3g} s")
             self._hurry.clear()
             self._set_state(StateEvent(State.WAITING, retry_in=retry_in, code=close.code, reason=close.reason))
             await self._hurry.wait(retry_in)
             self._set_state(StateEvent(State.CONNECTING))
-
-    def _span(self, attempts: int) -> float:
-        return backoff_span(self._options.min_backoff, self._options.max_backoff, attempts)
 
     async def _attempt(self, route: Route) -> tuple[Close | ImgoError, float | None]:
         """Make one connection and serve it to its end. Return the cause, and the length of the session if there was one."""
@@ -437,7 +437,7 @@ class Client:
                 if session.cause is not None:
                     return
                 self._error(_caused("token", "replace the token", error))
-                wait = random.uniform(0, self._span(failures))
+                wait = random.uniform(0, backoff_span(self._options.min_backoff, self._options.max_backoff, failures))
                 failures += 1
                 continue
             if answer.expires_in <= 0:
@@ -616,6 +616,7 @@ class Client:
             session = self._live_session()
             if session is not None:
                 await session.acknowledge(self._inbox.take_acks)
+                session.resume()
 
     async def _save(self) -> None:
         """Save handled ids, so that they may be acknowledged."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
+MAX_DUE = 8192
+"""How many ids may be due to be saved or acknowledged. With more, the client takes no further messages."""
+
 
 class Inbox:
-    """Tracks ids over all sessions of a client. Each of its sets has at most ``remember`` ids.
+    """Tracks ids over all sessions of a client. It remembers the newest ``remember`` handled ids.
 
     With ``saves``, a handled id is due to be saved first, and due to be acknowledged after that.
     """
@@ -18,7 +21,7 @@ class Inbox:
         self._taken: set[int] = set()  # ids that wait for the handler, or are being handled
         # These have dict's order of insertion, oldest first.
         self._handled: dict[int, None] = {}
-        self._unsaved: dict[int, None] = {}  # a part of handled
+        self._unsaved: dict[int, None] = {}
         self._acks: dict[int, None] = {}
 
     def load(self, ids: Iterable[int]) -> None:
@@ -30,9 +33,7 @@ class Inbox:
         self._handled.pop(id, None)
         self._handled[id] = None
         if len(self._handled) > self._remember:
-            oldest = next(iter(self._handled))
-            del self._handled[oldest]
-            self._unsaved.pop(oldest, None)
+            del self._handled[next(iter(self._handled))]
 
     def take(self, id: int) -> bool:
         """Report whether the caller must handle the kept message now.
@@ -40,11 +41,10 @@ class Inbox:
         A message that was handled before is acknowledged again, since the server repeats it only if the first
         acknowledgement was lost.
         """
-        if id in self._taken:
+        if id in self._taken or id in self._unsaved:
             return False
         if id in self._handled:
-            if id not in self._unsaved:
-                self._ack(id)
+            self._acks[id] = None
             return False
         self._taken.add(id)
         return True
@@ -56,16 +56,16 @@ class Inbox:
         if self._saves:
             self._unsaved[id] = None
         else:
-            self._ack(id)
+            self._acks[id] = None
 
     def release(self, id: int) -> None:
         """Record that a taken message was not handled. It may be taken again."""
         self._taken.discard(id)
 
-    def _ack(self, id: int) -> None:
-        self._acks[id] = None
-        if len(self._acks) > self._remember:  # the server repeats the message, and it is acknowledged then
-            del self._acks[next(iter(self._acks))]
+    @property
+    def full(self) -> bool:
+        """Whether so many ids are due that no further message may be taken."""
+        return len(self._unsaved) + len(self._acks) >= MAX_DUE
 
     @property
     def unsaved(self) -> list[int]:
@@ -77,7 +77,7 @@ class Inbox:
         for id in ids:
             if id in self._unsaved:
                 del self._unsaved[id]
-                self._ack(id)
+                self._acks[id] = None
 
     @property
     def acks(self) -> int:
