@@ -127,7 +127,7 @@ func newApp(opts Options, complete cli.BashCompleteFunc) *cli.App {
 		OnUsageError:   onUsageError,
 	}
 	app.Commands = append([]*cli.Command{
-		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(), eventsCommand(),
+		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(), eventsCommand(), noticesCommand(),
 		nodesCommand(), statsCommand(), partitionsCommand(), verifyCommand(opts),
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, completionCommand(), versionCommand(opts))

@@ -150,8 +150,8 @@ func kick(c *cli.Context) error {
 	return printLine(c, "closing "+count(result.Sessions, "session"))
 }
 
-// event is one event in the answer of GET /v1/events.
-type event struct {
+// notice is one notice in the answer of GET /v1/notices.
+type notice struct {
 	Seq    uint64 `json:"seq"`
 	TimeMS int64  `json:"time_ms"`
 	Kind   string `json:"kind"`
@@ -160,26 +160,26 @@ type event struct {
 	Count  int    `json:"count"`
 }
 
-// followPause is the time between two questions of imgo events --follow.
+// followPause is the time between two questions of imgo notices --follow.
 const followPause = time.Second
 
-func eventsCommand() *cli.Command {
+func noticesCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "events",
+		Name:  "notices",
 		Usage: "show what happened to users' messages: dropped, lost, a device that had to make room",
-		Description: "imgo events\n" +
-			"imgo events --follow\n\n" +
-			"A server holds its newest 1,000 events in memory.",
+		Description: "imgo notices\n" +
+			"imgo notices --follow\n\n" +
+			"A server holds its newest 1,000 notices in memory.",
 		Flags: withAPI(
-			&cli.Uint64Flag{Name: "after", Usage: "only events with a higher `number`"},
+			&cli.Uint64Flag{Name: "after", Usage: "only notices with a higher `number`"},
 			&cli.BoolFlag{Name: "follow", Usage: "go on until it is interrupted", DisableDefaultText: true},
 			jsonFlag(),
 		),
-		Action: events,
+		Action: notices,
 	}
 }
 
-func events(c *cli.Context) error {
+func notices(c *cli.Context) error {
 	if c.Args().Present() {
 		return usage(c, "%q is too much", c.Args().First())
 	}
@@ -189,26 +189,26 @@ func events(c *cli.Context) error {
 	}
 	defer a.close()
 	if c.Bool("follow") {
-		fmt.Fprintln(c.App.ErrWriter, "waiting for events; Ctrl-C ends")
+		fmt.Fprintln(c.App.ErrWriter, "waiting for notices; Ctrl-C ends")
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	for after := c.Uint64("after"); ; {
 		var answer struct {
-			Events []event `json:"events"`
-			Last   uint64  `json:"last"`
+			Notices []notice `json:"notices"`
+			Last    uint64   `json:"last"`
 		}
-		raw, err := a.get(c.Context, fmt.Sprintf("/v1/events?after=%d", after), &answer)
+		raw, err := a.get(c.Context, fmt.Sprintf("/v1/notices?after=%d", after), &answer)
 		switch {
 		case c.Context.Err() != nil && c.Bool("follow"):
 			return nil
 		case err != nil:
 			return err
-		case c.Bool("json") && (len(answer.Events) > 0 || !c.Bool("follow")):
+		case c.Bool("json") && (len(answer.Notices) > 0 || !c.Bool("follow")):
 			if err := printLine(c, string(raw)); err != nil {
 				return err
 			}
 		}
-		for _, e := range answer.Events {
+		for _, e := range answer.Notices {
 			if c.Bool("json") {
 				break
 			}

@@ -18,10 +18,10 @@ func TestManageUsers(t *testing.T) {
 		"GET /v1/users/123/tokens": {200, `{"user":"123","tokens":[{"created_ms":1700000000000,"expires_ms":0},` +
 			`{"created_ms":1700000000000,"expires_ms":1700000000000}]}`},
 		"GET /v1/users/4/tokens": {200, `{"user":"4","tokens":[]}`},
-		"GET /v1/events?after=0": {200, `{"events":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123",` +
+		"GET /v1/notices?after=0": {200, `{"notices":[{"seq":5,"time_ms":1700000000000,"kind":"mailbox_dropped","user":"123",` +
 			`"detail":"why","count":7},` +
 			`{"seq":6,"time_ms":1700000000000,"kind":"record_set_aside"}],"last":6}`},
-		"GET /v1/events?after=6": {200, `{"events":[],"last":6}`},
+		"GET /v1/notices?after=6": {200, `{"notices":[],"last":6}`},
 	})
 	at := time.UnixMilli(1_700_000_000_000).Format(time.RFC3339)
 	for _, test := range []struct{ args, want string }{
@@ -32,9 +32,9 @@ func TestManageUsers(t *testing.T) {
 		{"users kick 123 --device phone --reason out --code 3100", "closing 2 sessions\n"},
 		{"token list 123", "user 123 has 2 tokens\n\nMADE                       EXPIRES\n" + at + "  never\n" + at + "  " + at + "\n"},
 		{"token list 4", "user 4 has 0 tokens\n"},
-		{"events", "5  " + at + "  mailbox_dropped (7 times)  123  why\n6  " + at + "  record_set_aside           -    \n"},
-		{"events --after 6", ""},
-		{"events --after 6 --json", s.answers["GET /v1/events?after=6"].body + "\n"},
+		{"notices", "5  " + at + "  mailbox_dropped (7 times)  123  why\n6  " + at + "  record_set_aside           -    \n"},
+		{"notices --after 6", ""},
+		{"notices --after 6 --json", s.answers["GET /v1/notices?after=6"].body + "\n"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			if strings.Contains(at, "Z") {
@@ -51,7 +51,7 @@ func TestManageUsers(t *testing.T) {
 	}
 	for _, args := range []string{
 		"token list", "users erase", "users forget 123", "users purge 1 2",
-		"users kick", "users kick 1 --device d --session s", "events x",
+		"users kick", "users kick 1 --device d --session s", "notices x", "events x",
 	} {
 		if r := imgo(t, s, "", strings.Fields(args)...); r.code != 64 {
 			t.Errorf("%s: exit code %d", args, r.code)

@@ -57,6 +57,7 @@ type Config struct {
 	HTTP     HTTP           `toml:"http" doc:"The push API, the demo page, health and metrics."`
 	Auth     Auth           `toml:"auth" doc:"How clients prove who their user is."`
 	Kept     Kept           `toml:"kept" doc:"Messages that wait until they are acknowledged."`
+	Events   Events         `toml:"events" doc:"What callers are told of what became of their messages."`
 	Live     Live           `toml:"live" doc:"Messages that are not kept: in memory only."`
 	Disk     Disk           `toml:"disk" doc:"The data folder's disk."`
 	Delivery Delivery       `toml:"delivery" doc:"The timing of deliveries. The defaults suit nearly everyone."`
@@ -135,6 +136,13 @@ type HTTP struct {
 type Auth struct {
 	auth.Config
 	comet.Expiry
+}
+
+// Events sets up the events topic.
+type Events struct {
+	Retention time.Duration `toml:"retention" default:"72h" unit:"duration" min:"1m" doc:"How long events can be read. In a cluster the events topic of Kafka keeps them."`
+
+	logic.Reports
 }
 
 // Kept sets up the kept topic and the mailboxes.

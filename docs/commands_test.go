@@ -81,7 +81,7 @@ func endless(line string) (prints string, ok bool) {
 	switch {
 	case line == "imgo", strings.HasPrefix(line, "imgo --config"), strings.HasPrefix(line, "imgo serve"):
 		return "is ready", true
-	case strings.HasPrefix(line, "imgo events --follow"):
+	case strings.HasPrefix(line, "imgo events --follow"), strings.HasPrefix(line, "imgo notices --follow"):
 		return "Ctrl-C ends", true
 	case strings.HasPrefix(line, "imgo listen"):
 		return "connected to", true

@@ -178,6 +178,12 @@ func (n kafkaStorage) keptOf(ctx context.Context, generation uint16, partitions 
 func (n kafkaStorage) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
 	c := n.cluster
 	s := storage{kept: kept, remote: newRemoteRoles(n.name, kept, c.members, c.pool, &c.refreshing, n.log)}
+	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) {
+		var err error
+		if s.events, err = n.eventsOf(ctx, kept.Generation(), kept.Partitions()); err != nil {
+			return storage{}, err
+		}
+	}
 	if n.cfg.Runs(config.RoleJob) {
 		var err error
 		if s.group, err = c.bus.Group(ctx, bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, c.live}}); err != nil {
@@ -185,6 +191,13 @@ func (n kafkaStorage) storageOf(ctx context.Context, kept *bus.Log) (storage, er
 		}
 	}
 	return s, nil
+}
+
+// eventsOf opens the events topic of a generation of the kept topic.
+func (n kafkaStorage) eventsOf(ctx context.Context, generation uint16, partitions int32) (*bus.Log, error) {
+	return n.cluster.bus.Log(ctx, bus.TopicOptions{
+		Name: "events", Numbered: true, Generation: generation, Partitions: partitions, Retention: n.cfg.Events.Retention,
+	})
 }
 
 // tls returns the TLS settings for connections to Kafka, or nil without TLS.

@@ -77,6 +77,7 @@ type Node struct {
 	comet    *comet.Comet // nil: this process runs no comet
 	cluster  *cluster     // nil: this process is the only node
 	records  recordGate
+	topics   eventTopics
 	listener net.Listener
 	server   *http.Server
 	// handler is what server calls. It is replaced once the node is wired.
@@ -121,7 +122,7 @@ func New(ctx context.Context, cfg config.Config, opts RunOptions) (_ *Node, err 
 	}
 	n := &Node{cfg: cfg, opts: opts, name: nodeName(cfg.NodeID), started: time.Now(), metrics: prometheus.NewRegistry(),
 		killed: make(chan struct{})}
-	n.records.n = n
+	n.records.n, n.topics.n = n, n
 	if n.log, err = newLogger(cfg.Logging, opts); err != nil {
 		return nil, err
 	}
@@ -239,7 +240,7 @@ func (n *Node) open(ctx context.Context) (s storage, err error) {
 		if err := n.openRecords(n.db); err != nil {
 			return s, err
 		}
-		s.kept, err = n.openLogs()
+		err = n.openLogs(&s)
 		return s, err
 	}
 	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) {
@@ -262,20 +263,36 @@ func (n *Node) openStore() (err error) {
 	return err
 }
 
-// openLogs opens both topics of the log that is embedded in this process.
-func (n *Node) openLogs() (keptLog, error) {
+// openLogs opens the topics of the log that is embedded in this process.
+func (n *Node) openLogs(s *storage) error {
 	live, err := store.NewLiveLog(store.LiveOptions{
 		Partitions: int32(n.cfg.Live.Partitions), MaxBytes: n.cfg.Live.MaxBytes,
 		Retention: n.cfg.Live.Retention, Metrics: n.metrics,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.live = live
-	return store.OpenLog(n.db, store.LogOptions{
+	kept, err := store.OpenLog(n.db, store.LogOptions{
 		Partitions: int32(n.cfg.Kept.Partitions), Retention: n.cfg.Kept.Retention,
 	})
+	if err != nil {
+		return err
+	}
+	s.kept = kept
+	topic, err := store.OpenLog(n.db, store.LogOptions{
+		Events: true, Partitions: kept.Partitions(), Generation: kept.Generation(), Retention: n.cfg.Events.Retention,
+		TailBytes: eventsTailBytes,
+	})
+	if err != nil {
+		return errors.Join(err, kept.Close())
+	}
+	s.events = topic
+	return nil
 }
+
+// eventsTailBytes is how much of each partition of the embedded events log is in memory for readers.
+const eventsTailBytes = 64 << 10
 
 // closeStore closes the logs and the data folder.
 func (n *Node) closeStore() {
@@ -283,7 +300,7 @@ func (n *Node) closeStore() {
 		n.logClose(n.live.Close())
 	}
 	if c := n.core.Load(); c != nil {
-		n.logClose(c.kept.Close())
+		n.logClose(c.closeLogs())
 	}
 	if n.db != nil {
 		n.logClose(n.db.Close())
@@ -301,6 +318,13 @@ func (n *Node) logClose(err error) {
 type keptLog interface {
 	logic.KeptLog
 	router.KeptLog
+	Run(ctx context.Context) error
+	Close() error
+}
+
+// eventsLog is the events topic: embedded, or on Kafka.
+type eventsLog interface {
+	router.EventsLog
 	Run(ctx context.Context) error
 	Close() error
 }

@@ -2,6 +2,7 @@ package roles
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +41,9 @@ type core struct {
 // storage is the log and the cluster view that a core uses.
 type storage struct {
 	kept keptLog
+	// events is the events topic of the kept topic's generation. It is nil if no role of this process
+	// uses it.
+	events eventsLog
 	// remote and group are nil if this process is the only node. group is also nil if the process does
 	// not run job.
 	remote *remoteRoles
@@ -76,13 +80,22 @@ func (n *Node) wiringOf(c *core) wiring {
 	}
 }
 
+// closeLogs closes the logs of the storage.
+func (s storage) closeLogs() error {
+	err := s.kept.Close()
+	if s.events != nil {
+		err = errors.Join(err, s.events.Close())
+	}
+	return err
+}
+
 // newCore creates the roles of this process on a storage and connects them. The core closes the topic,
 // even if newCore fails.
 func (n *Node) newCore(ctx context.Context, s storage) (*core, wiring, error) {
 	c := &core{storage: s, metrics: prometheus.NewRegistry()}
 	w := n.wiringOf(c)
 	if err := n.makeRoles(ctx, c, w); err != nil {
-		n.logClose(s.kept.Close())
+		n.logClose(s.closeLogs())
 		return nil, w, err
 	}
 	return c, w, nil
@@ -93,9 +106,9 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 	faults := n.opts.Faults
 	if n.cfg.Runs(config.RoleRouter) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
-			Kept: faults.routerLog(c.kept), Live: n.live,
+			Kept: faults.routerLog(c.kept), Live: n.live, Topic: c.events,
 			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
-			Growth: w.growth, Records: n.records.inUse(), Log: n.log, Metrics: c.metrics, Events: n.report, Now: n.now,
+			Growth: w.growth, Records: n.records.inUse(), Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
 		})
 		if err != nil {
 			return err
@@ -134,19 +147,22 @@ func (n *Node) newAPI(c *core) (*httpapi.API, error) {
 	return httpapi.New(n.cfg.HTTP.Config, service{c.logic, n}, n.log, c.metrics)
 }
 
-// report passes a router's event to the logic of this process, which shows it in GET /v1/events.
-// Without a logic the event is logged.
+// report passes a router's notice to the logic of this process, which shows it in GET /v1/notices.
+// Without a logic it is logged.
 func (n *Node) report(kind, user string, count int, detail string) {
 	if c := n.core.Load(); c != nil && c.logic != nil {
 		c.logic.Report(kind, user, count, detail)
 		return
 	}
-	n.log.Warn().Str("event", kind).Str("user", user).Msg(detail)
+	n.log.Warn().Str("notice", kind).Str("user", user).Msg(detail)
 }
 
 // stages returns the parts of a core in the order in which they start.
 func (c *core) stages() []stage {
 	all := []stage{{name: "kept log", run: c.kept.Run}}
+	if c.events != nil {
+		all = append(all, stage{name: "events log", run: c.events.Run})
+	}
 	if c.remote != nil {
 		all = append(all, stage{name: "gossip", run: c.remote.run, ready: c.remote.joined})
 	}
@@ -168,12 +184,21 @@ func (n *Node) routerConfig() router.Config {
 	c.SessionLimits, c.MailboxLimits, c.WatchTimes = n.cfg.Limits.SessionLimits, n.cfg.Kept.MailboxLimits, d.WatchTimes
 	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
 	c.CometTimeout = 3 * d.AnnounceInterval
+	c.EventsSource = n.eventsSource()
 	c.Faults = n.opts.Faults.Router
 	if n.cluster != nil {
 		// The log lives longer than this router's disk, and its producers repeat appends.
 		c.Retention, c.DedupeWarm = n.cfg.Kept.Retention, dedupeWarm
 	}
 	return c
+}
+
+// eventsSource returns the source of the events of this cluster, as CloudEvents has it.
+func (n *Node) eventsSource() string {
+	if n.cluster == nil {
+		return "imgo/" + n.name
+	}
+	return "imgo/" + n.cfg.Kafka.Prefix
 }
 
 // dedupeWarm is the number of records before its stored position that a cluster's router reads at the
@@ -184,7 +209,7 @@ const dedupeWarm = 1 << 14
 // logicConfig returns the settings of this node's logic.
 func (n *Node) logicConfig() logic.Config {
 	c := logic.DefaultConfig()
-	c.Lifetimes, c.RoomRules, c.Auth = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config
+	c.Lifetimes, c.RoomRules, c.Auth, c.Reports = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config, n.cfg.Events.Reports
 	c.MaxUsers, c.MaxBody, c.Retention = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody, n.cfg.Kept.Retention
 	return c
 }

@@ -193,7 +193,7 @@ func (c *committer) writeBatch(b *batch) error {
 		for _, p := range b.touched {
 			for _, e := range b.fresh[p] {
 				at := len(buf)
-				buf = appendLogKey(buf, p, e.Offset)
+				buf = c.log.records.space.appendKey(buf, p, e.Offset)
 				mid := len(buf)
 				buf = appendLogEntry(buf, p, e.Offset, now, e.Value)
 				if err := txn.Set(buf[at:mid:mid], buf[mid:len(buf):len(buf)]); err != nil {

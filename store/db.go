@@ -106,8 +106,8 @@ type DB struct {
 	// tokens is what is known of the opaque tokens: see Tokens.none.
 	tokens atomic.Int32
 
-	// logOpen is set while a Log is open: two Logs would assign the same offsets.
-	logOpen atomic.Bool
+	// logOpen and eventsOpen are set while a Log is open: two Logs would assign the same offsets.
+	logOpen, eventsOpen atomic.Bool
 
 	stop    chan struct{} // closed by Close; ends Run
 	running sync.WaitGroup
@@ -210,6 +210,14 @@ func (db *DB) tighten() {
 		return
 	}
 	db.log.Info().Str("dir", db.dir).Stringer("mode", mode).Msg("took the rights of everybody from the data directory")
+}
+
+// openFlag returns the flag of a log.
+func (db *DB) openFlag(space logSpace) *atomic.Bool {
+	if space == spaceEvents {
+		return &db.eventsOpen
+	}
+	return &db.logOpen
 }
 
 // Dir returns the absolute path of the data directory; "(memory)" for a DB in memory.

@@ -1,5 +1,5 @@
 // Package store owns everything that imgo keeps on a disk, all of it in one Badger
-// database: the kept log of a node that runs without Kafka (Log), the hashes of clients'
+// database: the kept log of a node that runs without Kafka, and its events (Log), the hashes of clients'
 // tokens (Tokens, SharedTokens) and the mailboxes of router (Mailboxes). It also has the
 // live log (LiveLog), which is in memory, because both logs have the same callers.
 //
@@ -17,8 +17,8 @@
 // does not replicate: one directory, one process. The formats of Badger's files are known
 // only to package badgerwal.
 //
-// The first byte of a key names its owner: L are entries of the kept log; P describes the
+// The first byte of a key names its owner: L are entries of the kept log, and E those of the log of events; P describes the
 // database and the log (format, partitions, generation, bounds of each partition); T are
-// tokens and S shared tokens; M, B, U, I and R are mailboxes, and so are their lower case
+// tokens and S shared tokens; M, B, U, I, D and R are mailboxes, and so are their lower case
 // letters for later generations of the log. Q is written and dropped to merge tables.
 package store

@@ -50,7 +50,7 @@ func (db *DB) BreakDisk(err error) error { return db.committed(err) }
 
 // Overwrite changes the stored form of a log entry without the log; nil deletes it.
 func (db *DB) Overwrite(partition int32, offset int64, change func(stored []byte) []byte) error {
-	key := appendLogKey(nil, partition, offset)
+	key := spaceKept.appendKey(nil, partition, offset)
 	return db.update(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
 		if err != nil {

@@ -40,6 +40,9 @@ type LogOptions struct {
 	// TailBytes bounds the newest entries that each partition keeps in memory, for the
 	// readers at its end. 0: 256 KiB.
 	TailBytes int
+	// Events opens the log of events in place of the kept log. Its appends are essential: an event
+	// that is not appended holds back what frees the disk. See Log.AppendEssential.
+	Events bool
 	// Now is the clock by which entries are stamped and trimmed; nil: time.Now.
 	Now func() time.Time
 }
@@ -59,8 +62,8 @@ func (opt *LogOptions) setDefaults() {
 	}
 }
 
-// Log is the kept log of a node without Kafka: partitions of records with contiguous
-// offsets, in Badger. All appends that wait share the next synced transaction, so that
+// Log is the kept log of a node without Kafka, or its log of events: partitions of records with
+// contiguous offsets, in Badger. All appends that wait share the next synced transaction, so that
 // one sync of the disk serves many callers.
 //
 // A record is there after a power loss once a call has reported it as appended. A record
@@ -87,21 +90,25 @@ type Log struct {
 	stopped chan struct{} // closed when Run has drained the queue
 }
 
-// OpenLog opens the kept log in db, or makes it. A log can be open once at a time.
+// OpenLog opens the kept log in db, or the log of events, or makes it. A log can be open once at a time.
 // OpenLog checks the first and the last entry of every partition; the entries between
 // them are checked when they are read.
 func OpenLog(db *DB, opt LogOptions) (*Log, error) {
 	if opt.Partitions < 0 || opt.Partitions > 1<<15 {
-		return nil, fmt.Errorf("open the kept log: %d partitions: must be 1 to %d", opt.Partitions, 1<<15)
+		return nil, fmt.Errorf("open the log: %d partitions: must be 1 to %d", opt.Partitions, 1<<15)
 	}
 	opt.setDefaults()
-	if !db.logOpen.CompareAndSwap(false, true) {
-		return nil, fmt.Errorf("open the kept log in %s: it is open already", db.dir)
+	space := spaceKept
+	if opt.Events {
+		space = spaceEvents
 	}
-	l := &Log{db: db, log: db.log, records: logRecords{db}, stop: make(chan struct{}), stopped: make(chan struct{})}
+	if !db.openFlag(space).CompareAndSwap(false, true) {
+		return nil, fmt.Errorf("open the %s in %s: it is open already", space, db.dir)
+	}
+	l := &Log{db: db, log: db.log, records: logRecords{db, space}, stop: make(chan struct{}), stopped: make(chan struct{})}
 	if err := l.open(opt); err != nil {
-		db.logOpen.Store(false)
-		return nil, fmt.Errorf("open the kept log in %s: %w", db.dir, err)
+		db.openFlag(space).Store(false)
+		return nil, fmt.Errorf("open the %s in %s: %w", space, db.dir, err)
 	}
 	return l, nil
 }
@@ -144,7 +151,7 @@ func (l *Log) Generation() uint16 { return l.generation }
 // reserve of the disk is free, envelope.ErrClosed after Close, and envelope.ErrTooLarge
 // for a record that is larger than about 1 MiB. Nobody may change value after the call.
 func (l *Log) Append(ctx context.Context, partition int32, value []byte) (int64, error) {
-	if err := l.db.disk.ok(); err != nil {
+	if err := l.writable(); err != nil {
 		return 0, err
 	}
 	return l.appendOne(ctx, partition, value)
@@ -158,6 +165,14 @@ func (l *Log) AppendEssential(ctx context.Context, partition int32, value []byte
 		return 0, err
 	}
 	return l.appendOne(ctx, partition, value)
+}
+
+// writable returns an error if the disk has too little room for an append.
+func (l *Log) writable() error {
+	if l.records.space == spaceEvents {
+		return l.db.disk.essential()
+	}
+	return l.db.disk.ok()
 }
 
 func (l *Log) appendOne(ctx context.Context, partition int32, value []byte) (int64, error) {
@@ -175,7 +190,7 @@ func (l *Log) appendOne(ctx context.Context, partition int32, value []byte) (int
 // AppendMany appends all entries, in order, and fills in their offsets. Its errors are
 // those of Append, for the whole call; some of the entries may have been appended then.
 func (l *Log) AppendMany(ctx context.Context, entries []envelope.Entry) error {
-	if err := l.db.disk.ok(); err != nil {
+	if err := l.writable(); err != nil {
 		return err
 	}
 	if len(entries) == 0 {
@@ -203,7 +218,8 @@ func (l *Log) append(ctx context.Context, r *request) error {
 			return err
 		}
 		if len(e.Value) > maxRecordBytes {
-			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the kept log takes at most %d", len(e.Value), maxRecordBytes)
+			return envelope.Errorf(envelope.CodeTooLarge, "a record of %d bytes: the %s takes at most %d",
+				len(e.Value), l.records.space, maxRecordBytes)
 		}
 	}
 	if err := l.queue.enqueue(ctx, r); err != nil {
@@ -214,7 +230,7 @@ func (l *Log) append(ctx context.Context, r *request) error {
 		l.metrics.appendSeconds.Observe(time.Since(started).Seconds())
 		return r.err
 	case <-ctx.Done():
-		return fmt.Errorf("append to the kept log (it may still happen): %w", ctx.Err())
+		return fmt.Errorf("append to the %s (it may still happen): %w", l.records.space, ctx.Err())
 	}
 }
 
@@ -244,7 +260,7 @@ func (l *Log) Read(ctx context.Context, partition int32, from int64, maxBytes in
 		return nil, outOfRange(partition, from, begin, end)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the kept log in %s: %w", l.db.dir, err)
+		return nil, fmt.Errorf("read the %s in %s: %w", l.records.space, l.db.dir, err)
 	}
 	return entries, nil
 }
@@ -280,7 +296,7 @@ func (l *Log) Follow(fn func(partition int32)) (stop func()) {
 }
 
 // errRunning refuses a second Run.
-var errRunning = errors.New("run the kept log: it runs already")
+var errRunning = errors.New("run the log: it runs already")
 
 // Run commits appends and trims old entries until ctx ends or Close is called. It then
 // refuses further appends, commits those that are queued, and returns nil. It returns
@@ -315,14 +331,14 @@ func (l *Log) Run(ctx context.Context) error {
 			last = true
 		}
 		if last {
-			l.refuse(errLogClosed())
+			l.refuse(l.errClosed())
 		}
 		requests := l.queue.dequeueAll(spare)
 		err := l.committer.commitAll(requests)
 		clear(requests)
 		spare = requests
 		if err != nil {
-			err = fmt.Errorf("commit to the kept log in %s: %w; restart imgo", l.db.dir, err)
+			err = fmt.Errorf("commit to the %s in %s: %w; restart imgo", l.records.space, l.db.dir, err)
 			l.refuse(err)
 			l.queue.fail(err)
 			return err
@@ -333,7 +349,9 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-func errLogClosed() error { return envelope.Errorf(envelope.CodeClosed, "the kept log was closed") }
+func (l *Log) errClosed() error {
+	return envelope.Errorf(envelope.CodeClosed, "the %s was closed", l.records.space)
+}
 
 // refuse ends reads and refuses appends with an error from now on. Only the first call
 // counts.
@@ -350,13 +368,13 @@ func (l *Log) refuse(why error) {
 func (l *Log) Close() error {
 	l.closing.Do(func() {
 		close(l.stop)
-		l.refuse(errLogClosed())
+		l.refuse(l.errClosed())
 		if !l.running.CompareAndSwap(false, true) {
 			<-l.stopped
 		}
-		l.queue.fail(errLogClosed())
+		l.queue.fail(l.errClosed())
 		l.registry.unregister()
-		l.db.logOpen.Store(false)
+		l.db.openFlag(l.records.space).Store(false)
 	})
 	return nil
 }

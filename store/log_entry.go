@@ -6,12 +6,11 @@ import (
 	"hash/crc32"
 )
 
-// The layout of an entry of the kept log. The key is 'L', partition (uint32 BE) and offset
+// The layout of an entry of a log. The key is the log's letter, partition (uint32 BE) and offset
 // (uint64 BE). The value is format, time of the append (Unix milliseconds, int64 BE),
 // record, and CRC32C (uint32 BE). The checksum includes the key, so that an entry in the
 // place of another one is recognised.
 const (
-	prefixLog      = 'L'
 	logKeySize     = 1 + 4 + 8
 	logEntryFormat = 1
 	logEntryHeader = 1 + 8
@@ -19,21 +18,38 @@ const (
 	maxRecordBytes = maxValueBytes - logEntryExtra // the largest record
 )
 
-// appendLogKey appends the key of an entry to dst.
-func appendLogKey(dst []byte, partition int32, offset int64) []byte {
-	dst = append(dst, prefixLog)
+// logSpace is the letter that begins the keys of a log's entries.
+type logSpace byte
+
+// The logs.
+const (
+	spaceKept   logSpace = 'L'
+	spaceEvents logSpace = 'E'
+)
+
+// String names the log in errors.
+func (s logSpace) String() string {
+	if s == spaceEvents {
+		return "events log"
+	}
+	return "kept log"
+}
+
+// appendKey appends the key of an entry to dst.
+func (s logSpace) appendKey(dst []byte, partition int32, offset int64) []byte {
+	dst = append(dst, byte(s))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(partition))
 	return binary.BigEndian.AppendUint64(dst, uint64(offset))
 }
 
-// logPrefix returns the prefix of the keys of a partition.
-func logPrefix(partition int32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{prefixLog}, uint32(partition))
+// prefix returns the prefix of the keys of a partition.
+func (s logSpace) prefix(partition int32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{byte(s)}, uint32(partition))
 }
 
-// logOffset returns the offset in the key of an entry.
-func logOffset(key []byte) (int64, error) {
-	if len(key) != logKeySize || key[0] != prefixLog {
+// offset returns the offset in the key of an entry.
+func (s logSpace) offset(key []byte) (int64, error) {
+	if len(key) != logKeySize || key[0] != byte(s) {
 		return 0, fmt.Errorf("%w: %x is no key of a log entry", ErrCorrupt, key)
 	}
 	return int64(binary.BigEndian.Uint64(key[5:])), nil

@@ -10,16 +10,26 @@ import (
 	"imgo/envelope"
 )
 
-// Beside the entries (log_entry.go) the database has two kinds of values for the log.
+// Beside the entries (log_entry.go) the database has two kinds of values for a log.
 // Under "P", "l": format, partitions (uint32 BE) and generation (uint16 BE). Under "P",
 // "p" and a partition (uint32 BE): the begin and the end of the partition at the same
 // moment (int64 BE each), so that offsets go on growing after all entries were trimmed.
-var keyLog = []byte{'P', 'l'}
+// For the log of events the second letters are "e" and "q".
+func (s logSpace) keyShape() []byte {
+	if s == spaceEvents {
+		return []byte{'P', 'e'}
+	}
+	return []byte{'P', 'l'}
+}
 
 const logFormat = 1
 
-func keyBounds(partition int32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{'P', 'p'}, uint32(partition))
+func (s logSpace) keyBounds(partition int32) []byte {
+	second := byte('p')
+	if s == spaceEvents {
+		second = 'q'
+	}
+	return binary.BigEndian.AppendUint32([]byte{'P', second}, uint32(partition))
 }
 
 func storedBounds(begin, end int64) []byte {
@@ -34,7 +44,10 @@ type logShape struct {
 }
 
 // logRecords is the log as it is in the database.
-type logRecords struct{ db *DB }
+type logRecords struct {
+	db    *DB
+	space logSpace
+}
 
 // openShape reads the shape of the log, or makes a new log. It refuses a log of another
 // shape than the wanted one.
@@ -67,10 +80,10 @@ func (lr logRecords) openShape(want logShape) (shape logShape, err error) {
 // entries all the same.
 func (lr logRecords) readShape() (stored []byte, orphans bool, err error) {
 	err = lr.db.view(func(txn *badger.Txn) error {
-		if stored, err = getValue(txn, keyLog); err != nil || stored != nil {
+		if stored, err = getValue(txn, lr.space.keyShape()); err != nil || stored != nil {
 			return err
 		}
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{prefixLog}})
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: []byte{byte(lr.space)}})
 		defer it.Close()
 		it.Rewind()
 		orphans = it.Valid()
@@ -89,7 +102,7 @@ func (lr logRecords) create(shape logShape) (logShape, error) {
 	}
 	b := binary.BigEndian.AppendUint32([]byte{logFormat}, uint32(shape.partitions))
 	b = binary.BigEndian.AppendUint16(b, shape.generation)
-	err := lr.db.update(func(txn *badger.Txn) error { return txn.Set(keyLog, appendChecksummed(nil, b)) })
+	err := lr.db.update(func(txn *badger.Txn) error { return txn.Set(lr.space.keyShape(), appendChecksummed(nil, b)) })
 	if err != nil {
 		return shape, fmt.Errorf("make it: %w", err)
 	}
@@ -101,7 +114,7 @@ func (lr logRecords) bounds(partitions int32) (begins, ends []int64, err error) 
 	begins, ends = make([]int64, partitions), make([]int64, partitions)
 	err = lr.db.view(func(txn *badger.Txn) (err error) {
 		for p := range partitions {
-			if begins[p], ends[p], err = boundsOf(txn, p); err != nil {
+			if begins[p], ends[p], err = lr.space.boundsOf(txn, p); err != nil {
 				return fmt.Errorf("partition %d: %w", p, err)
 			}
 		}
@@ -115,8 +128,8 @@ func (lr logRecords) bounds(partitions int32) (begins, ends []int64, err error) 
 
 // boundsOf finds the begin and the end of a partition. Its first and its last entry must
 // exist and be intact.
-func boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
-	bounds, err := getValue(txn, keyBounds(partition))
+func (s logSpace) boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
+	bounds, err := getValue(txn, s.keyBounds(partition))
 	if err != nil {
 		return 0, 0, fmt.Errorf("read its bounds: %w", err)
 	}
@@ -126,12 +139,12 @@ func boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
 		}
 		begin, end = int64(binary.BigEndian.Uint64(bounds)), int64(binary.BigEndian.Uint64(bounds[8:]))
 	}
-	prefix := logPrefix(partition)
+	prefix := s.prefix(partition)
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, Reverse: true})
 	defer it.Close()
 	// In reverse a seek finds the last key that is not after its argument.
 	if it.Seek(append(prefix[:len(prefix):len(prefix)], 0xff)); it.Valid() {
-		last, err := logOffset(it.Item().Key())
+		last, err := s.offset(it.Item().Key())
 		if err != nil {
 			return 0, 0, err
 		}
@@ -146,7 +159,7 @@ func boundsOf(txn *badger.Txn, partition int32) (begin, end int64, err error) {
 	if begin == end {
 		return begin, end, nil
 	}
-	item, err := txn.Get(appendLogKey(nil, partition, begin))
+	item, err := txn.Get(s.appendKey(nil, partition, begin))
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return 0, 0, fmt.Errorf("%w: its first entry, offset %d of %d, is missing", ErrCorrupt, begin, end)
 	}
@@ -184,14 +197,14 @@ func (lr logRecords) read(partition int32, from, until int64, maxBytes int) (ent
 // error that wraps ErrCorrupt.
 func (lr logRecords) scan(partition int32, from, until int64, fn func(offset, timeMS int64, record []byte) (bool, error)) error {
 	return lr.db.view(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: logPrefix(partition)})
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: lr.space.prefix(partition)})
 		defer it.Close()
-		it.Seek(appendLogKey(nil, partition, from))
+		it.Seek(lr.space.appendKey(nil, partition, from))
 		for want := from; want < until; want++ {
 			if !it.Valid() {
 				return fmt.Errorf("%w: partition %d offset %d: the entry is missing", ErrCorrupt, partition, want)
 			}
-			offset, err := logOffset(it.Item().Key())
+			offset, err := lr.space.offset(it.Item().Key())
 			if err != nil {
 				return err
 			}
@@ -221,10 +234,10 @@ func (lr logRecords) scan(partition int32, from, until int64, fn func(offset, ti
 func (lr logRecords) trim(partition int32, from, begin, end int64) error {
 	return lr.db.update(func(txn *badger.Txn) error {
 		for offset := from; offset < begin; offset++ {
-			if err := txn.Delete(appendLogKey(nil, partition, offset)); err != nil {
+			if err := txn.Delete(lr.space.appendKey(nil, partition, offset)); err != nil {
 				return err
 			}
 		}
-		return txn.Set(keyBounds(partition), storedBounds(begin, end))
+		return txn.Set(lr.space.keyBounds(partition), storedBounds(begin, end))
 	})
 }

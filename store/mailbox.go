@@ -69,6 +69,39 @@ type MailboxEntry struct {
 	Shared bool
 	// Size is the size of the body, in bytes.
 	Size int32
+	// Tracked is what is known beside that if the push asked for a report, or has a ref; nil: it
+	// did not.
+	Tracked *MailboxTracked
+}
+
+// MailboxTracked is what is known of a message for its report.
+type MailboxTracked struct {
+	// Ref is the caller's own name of the message.
+	Ref string
+	// Level is an events.Level.
+	Level uint32
+	// DeadlineMS is when the message is reported as undelivered, Unix milliseconds; 0: never.
+	// DeadlineAny: one device that still waits is enough.
+	DeadlineMS  int64
+	DeadlineAny bool
+	// Decided: whether the deadline was met is decided.
+	Decided bool
+	// Receipts are the acknowledgements in their order.
+	Receipts []MailboxReceipt
+	// Without are devices that were forgotten while the message waited for them.
+	Without []string
+}
+
+// MailboxReceipt is one device's acknowledgement, at Unix milliseconds.
+type MailboxReceipt struct {
+	Device string
+	TimeMS int64
+}
+
+// Reports reports whether events are told of the message. Then only records of the log decide
+// what becomes of it, and no clock.
+func (e *MailboxEntry) Reports() bool {
+	return e.Tracked != nil && (e.Tracked.Level > 0 || e.Tracked.DeadlineMS > 0)
 }
 
 // MailboxBody is a message's operation and body, as they are stored.

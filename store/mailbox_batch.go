@@ -77,10 +77,21 @@ func (b *MailboxBatch) PutBody(user string, e *MailboxEntry, body MailboxBody) {
 	b.set(b.bodyKey(b.partition, user, e), raw, time.UnixMilli(e.ExpiresMS).Add(ClockSlack))
 }
 
+// PutDue stores when a message that reports has steps to take, as long as its entry. It does nothing
+// for another message.
+func (b *MailboxBatch) PutDue(user string, e *MailboxEntry) {
+	for _, key := range b.dueKeys(b.partition, user, e) {
+		b.set(key, nil, time.UnixMilli(e.ExpiresMS).Add(ClockSlack))
+	}
+}
+
 // Delete removes a message from a user's mailbox. A shared body stays until it expires:
 // entries of other users may still need it.
 func (b *MailboxBatch) Delete(user string, e *MailboxEntry) {
 	b.del(b.idKey(prefixEntry, b.partition, user, e.ID))
+	for _, key := range b.dueKeys(b.partition, user, e) {
+		b.del(key)
+	}
 	if !e.Shared {
 		b.del(b.bodyKey(b.partition, user, e))
 	}

@@ -127,6 +127,10 @@ const (
 	entryAcked     = 1 << 0
 	entryUnclaimed = 1 << 1
 	entryShared    = 1 << 2
+	entryTracked   = 1 << 3 // the fields of MailboxTracked follow
+
+	trackedAny     = 1 << 0
+	trackedDecided = 1 << 1
 )
 
 func appendEntry(b []byte, e *MailboxEntry) []byte {
@@ -140,11 +144,53 @@ func appendEntry(b []byte, e *MailboxEntry) []byte {
 	if e.Shared {
 		flags |= entryShared
 	}
+	if e.Tracked != nil {
+		flags |= entryTracked
+	}
 	b = append(b, mailboxFormat, flags)
 	b = binary.AppendUvarint(b, uint64(e.TimeMS))
 	b = binary.AppendUvarint(b, uint64(e.ExpiresMS))
 	b = binary.AppendUvarint(b, e.Waiting)
-	return binary.AppendUvarint(b, uint64(e.Size))
+	b = binary.AppendUvarint(b, uint64(e.Size))
+	if e.Tracked != nil {
+		b = appendTracked(b, e.Tracked)
+	}
+	return b
+}
+
+func appendTracked(b []byte, t *MailboxTracked) []byte {
+	var flags byte
+	if t.DeadlineAny {
+		flags |= trackedAny
+	}
+	if t.Decided {
+		flags |= trackedDecided
+	}
+	b = append(b, flags)
+	b = binary.AppendUvarint(b, uint64(t.Level))
+	b = binary.AppendUvarint(b, uint64(t.DeadlineMS))
+	b = binary.AppendUvarint(b, uint64(len(t.Ref)))
+	b = append(b, t.Ref...)
+	b = binary.AppendUvarint(b, uint64(len(t.Receipts)))
+	for _, r := range t.Receipts {
+		b = binary.AppendUvarint(b, uint64(len(r.Device)))
+		b = append(b, r.Device...)
+		b = binary.AppendUvarint(b, uint64(r.TimeMS))
+	}
+	return appendTexts(b, t.Without)
+}
+
+func (c *fieldReader) tracked() *MailboxTracked {
+	flags := c.byte()
+	t := &MailboxTracked{
+		DeadlineAny: flags&trackedAny != 0, Decided: flags&trackedDecided != 0, Level: uint32(c.uint()), DeadlineMS: int64(c.uint()),
+		Ref: string(c.bytes()),
+	}
+	for n := c.uint(); n > 0 && c.err == nil; n-- {
+		t.Receipts = append(t.Receipts, MailboxReceipt{Device: string(c.bytes()), TimeMS: int64(c.uint())})
+	}
+	t.Without = c.texts()
+	return t
 }
 
 func decodeEntry(id uint64, b []byte) (MailboxEntry, error) {
@@ -153,6 +199,9 @@ func decodeEntry(id uint64, b []byte) (MailboxEntry, error) {
 	e := MailboxEntry{
 		ID: id, TimeMS: int64(c.uint()), ExpiresMS: int64(c.uint()), Waiting: c.uint(), Size: int32(c.uint()),
 		Acked: flags&entryAcked != 0, Unclaimed: flags&entryUnclaimed != 0, Shared: flags&entryShared != 0,
+	}
+	if flags&entryTracked != 0 {
+		e.Tracked = c.tracked()
 	}
 	return e, c.err
 }

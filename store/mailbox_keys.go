@@ -14,6 +14,7 @@ const (
 	prefixEntry    = 'M' // partition, user, 0, id     → MailboxEntry
 	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
 	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
+	prefixDue      = 'D' // partition, time (uint64 BE), id, user → nothing: a message of the user may have a step to take then
 	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read (absent: 1)
 )
 
@@ -36,7 +37,7 @@ func laterPrefix(prefix byte) byte { return prefix | 0x20 }
 // partitionPrefixes returns the key prefixes of everything that is stored of a partition.
 // The position's comes first.
 func (s keySpace) partitionPrefixes(partition int32) (prefixes [][]byte) {
-	for _, p := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed} {
+	for _, p := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed, prefixDue} {
 		prefixes = append(prefixes, s.partitionKey(p, partition, 0))
 	}
 	return prefixes
@@ -62,6 +63,23 @@ func (s keySpace) bodyKey(partition int32, user string, e *MailboxEntry) []byte 
 		user = ""
 	}
 	return s.idKey(prefixBody, partition, user, e.ID)
+}
+
+// dueKeys returns the keys of the steps of a message that reports: its deadline, if it has one, and its
+// expiry. Neither changes.
+func (s keySpace) dueKeys(partition int32, user string, e *MailboxEntry) (keys [][]byte) {
+	if !e.Reports() {
+		return nil
+	}
+	times := []int64{e.ExpiresMS}
+	if d := e.Tracked.DeadlineMS; d > 0 {
+		times = append(times, d)
+	}
+	for _, ms := range times {
+		k := binary.BigEndian.AppendUint64(s.partitionKey(prefixDue, partition, 16+len(user)), uint64(ms))
+		keys = append(keys, append(binary.BigEndian.AppendUint64(k, e.ID), user...))
+	}
+	return keys
 }
 
 func (s keySpace) claimKey(partition int32, key string) []byte {

@@ -42,6 +42,7 @@ func newHandlers() handlers {
 	add(h, router, "Remove", Router.Remove)
 	add(h, router, "Resolve", Router.Resolve)
 	add(h, router, "Memberships", Router.Memberships)
+	add(h, router, "Messages", Router.Messages)
 	logic := service[Logic]{logicService, "logic", func(o *Services) Logic { return o.Logic }}
 	add(h, logic, "Connect", Logic.Connect)
 	add(h, logic, "CatchUp", noReply(Logic.CatchUp))

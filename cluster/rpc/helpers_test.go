@@ -85,6 +85,10 @@ func (r routerRole) Memberships(ctx context.Context, q *envelope.MembershipsRequ
 	return reply[*envelope.MembershipsReply](ctx, r.roles, "Router.Memberships", q)
 }
 
+func (r routerRole) Messages(ctx context.Context, q *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	return reply[*envelope.MessagesReply](ctx, r.roles, "Router.Messages", q)
+}
+
 type logicRole struct{ roles }
 
 func (r logicRole) Connect(ctx context.Context, q *envelope.ConnectRequest) (*envelope.ConnectReply, error) {

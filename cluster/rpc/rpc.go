@@ -44,6 +44,7 @@ type Router interface {
 	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
 	Resolve(ctx context.Context, r *envelope.ResolveRequest) (*envelope.ResolveReply, error)
 	Memberships(ctx context.Context, r *envelope.MembershipsRequest) (*envelope.MembershipsReply, error)
+	Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error)
 }
 
 // Logic is any logic, as a comet calls it.

@@ -70,6 +70,10 @@ func (r remoteRouter) Memberships(ctx context.Context, q *envelope.MembershipsRe
 	return ask[envelope.MembershipsReply](ctx, r.peer, "/"+routerService+"/Memberships", r.generation, q)
 }
 
+func (r remoteRouter) Messages(ctx context.Context, q *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	return ask[envelope.MessagesReply](ctx, r.peer, "/"+routerService+"/Messages", r.generation, q)
+}
+
 // remoteLogic is the logic of another node.
 type remoteLogic struct{ peer *Peer }
 

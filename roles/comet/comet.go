@@ -211,15 +211,18 @@ func (c *Comet) newDetaches() *batcher[*envelope.Detached] {
 
 // mergeAcks joins the ids of each device of a user, in order.
 func mergeAcks(acks []*envelope.Ack) []*envelope.Ack {
-	type owner struct{ user, device string }
+	type owner struct {
+		user, device string
+		auto         bool
+	}
 	merged := make([]*envelope.Ack, 0, len(acks))
 	at := make(map[owner]int, len(acks))
 	for _, a := range acks {
-		o := owner{a.User, a.Device}
+		o := owner{a.User, a.Device, a.Auto}
 		i, ok := at[o]
 		if !ok {
 			at[o] = len(merged)
-			merged = append(merged, &envelope.Ack{User: a.User, Device: a.Device, Ids: a.Ids})
+			merged = append(merged, &envelope.Ack{User: a.User, Device: a.Device, Ids: a.Ids, Auto: a.Auto})
 			continue
 		}
 		// The slice is a new one, because the batch is sent again if this call fails.

@@ -243,7 +243,7 @@ func (r reader) ackPacket(p transport.Packet) {
 		return
 	}
 	if len(ids) > 0 {
-		r.comet.acknowledge(r.session, ids, "client")
+		r.comet.acknowledge(r.session, ids, ackedByClient)
 	}
 	if p.Seq != 0 {
 		r.reply(p, protocol.OpAckReply, nil)

@@ -225,9 +225,12 @@ func (s *session) conclude() {
 		Int32("code", int32(code)).Str("reason", reason).Msg("session ended")
 }
 
+// ackedByClient is the label of acknowledgements that clients send.
+const ackedByClient = "client"
+
 // acknowledge tells logic, in a batch with others, that kept messages have
 // arrived. by is the label of the counter. The session may be locked.
 func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
 	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
-	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids})
+	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids, Auto: by != ackedByClient})
 }

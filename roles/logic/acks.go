@@ -99,7 +99,7 @@ func splitAck(a *envelope.Ack) []*envelope.Ack {
 	}
 	var parts []*envelope.Ack
 	for ids := range slices.Chunk(a.GetIds(), maxAckIDs) {
-		parts = append(parts, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids})
+		parts = append(parts, &envelope.Ack{User: a.GetUser(), Device: a.GetDevice(), Ids: ids, Auto: a.GetAuto()})
 	}
 	return parts
 }

@@ -11,6 +11,7 @@ import (
 type Config struct {
 	Lifetimes
 	RoomRules
+	Reports
 	Auth auth.Config
 
 	// MaxUsers bounds the users (and the keys) that one push or question names.
@@ -36,6 +37,14 @@ type Lifetimes struct {
 	DefaultTTL time.Duration `toml:"ttl" default:"168h" unit:"duration" min:"1s" doc:"How long a kept message waits when its push does not say."`
 	MaxTTL     time.Duration `toml:"max_ttl" default:"168h" unit:"duration" min:"1s" doc:"The longest ttl that a push may ask for."`
 }
+
+// Reports is logic's part of section [events].
+type Reports struct {
+	DefaultReport ReportLevel `toml:"report" default:"none" choices:"none,settled,each" doc:"What a kept push reports if it does not say (report): none, settled (one event when all devices have\nthe message, or will not get it) or each (also one a device)."`
+}
+
+// ReportLevel is the name of an events.Level.
+type ReportLevel string
 
 // DefaultConfig returns the defaults: opaque tokens, and messages of up to 64 KiB
 // that live for 7 days.

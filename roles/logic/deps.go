@@ -37,6 +37,8 @@ type Router interface {
 	// Memberships returns the rooms that callers have put a user into, and the
 	// user's sessions, once the owner has applied a record.
 	Memberships(ctx context.Context, r *envelope.MembershipsRequest) (*envelope.MembershipsReply, error)
+	// Messages returns messages that wait for a user.
+	Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error)
 	// Remove takes away what is known of a user.
 	Remove(ctx context.Context, r *envelope.RemoveRequest) (*envelope.RemoveReply, error)
 	// Forget drops the sessions of a comet.

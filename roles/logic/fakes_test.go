@@ -154,6 +154,10 @@ func (r *fakeRouter) Claim(ctx context.Context, req *envelope.ClaimRequest) (*en
 	return &envelope.ClaimReply{Won: r.claims[req.Key] == req.Id}, nil
 }
 
+func (r *fakeRouter) Messages(_ context.Context, req *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	return &envelope.MessagesReply{Messages: []*envelope.WaitingMessage{{Id: req.After + 1}}}, nil
+}
+
 func (r *fakeRouter) Memberships(_ context.Context, req *envelope.MembershipsRequest) (*envelope.MembershipsReply, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/roles/logic/auth"
 )
 
@@ -41,7 +42,7 @@ type Logic struct {
 	removeHandler
 	tokenHandler
 	overviewHandler
-	*eventLog
+	*noticeLog
 
 	life   *lifecycle
 	owners *owners
@@ -84,12 +85,17 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 	life := &lifecycle{callTimeout: cfg.CallTimeout}
 	warn := newWarnings(deps.Log)
 	owners := &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())}
+	level, ok := events.ParseLevel(string(cfg.DefaultReport))
+	if !ok {
+		return nil, fmt.Errorf("report %q is none of none, settled and each", cfg.DefaultReport)
+	}
 	live := &publisher{live: deps.Live, now: now}
 	kicker := &kicker{owners: owners, live: live, metrics: metrics}
 	comets := &cometSurvey{comets: deps.Comets, timeout: cfg.CometTimeout, warn: warn}
 	return &Logic{
 		pushHandler: pushHandler{
 			life: life, turns: newTurns(), cfg: cfg, owners: owners, kept: deps.Kept, live: live, metrics: metrics, warn: warn, now: now,
+			records: deps.Records, level: level,
 			claims: &claims{owners: owners, kept: deps.Kept, now: now, byKey: make(map[string]claim)},
 		},
 		sessionHandler: sessionHandler{
@@ -108,7 +114,7 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		},
 		tokenHandler:    tokenHandler{life: life, auth: authenticator, tokens: deps.Tokens, kicker: kicker, now: now},
 		overviewHandler: overviewHandler{life: life, owners: owners, comets: comets, metrics: metrics, now: now, started: now()},
-		eventLog:        newEventLog(metrics.events, warn, now),
+		noticeLog:       newNoticeLog(metrics.notices, warn, now),
 		life:            life, owners: owners, auth: authenticator,
 	}, nil
 }

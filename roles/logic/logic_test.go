@@ -121,35 +121,35 @@ func TestCallsHaveADeadline(t *testing.T) {
 }
 
 // What happens to a user again and again is one event with a count, so that it does not drive out the others.
-func TestEventsOfOneUserAreOne(t *testing.T) {
+func TestNoticesOfOneUserAreOne(t *testing.T) {
 	w := newWorld(t)
 	w.Report("other", "bob", 0, "")
 	for i := range 1500 {
 		w.Report("mailbox_dropped", "ann", 2, fmt.Sprint("detail ", i))
 	}
 	w.Report("mailbox_dropped", "bob", 1, "")
-	all := w.Events(0, 0)
+	all := w.Notices(0, 0)
 	if len(all) != 3 || all[0].Kind != "other" || all[1].User != "ann" || all[1].Count != 3000 || all[1].Detail != "detail 1499" ||
 		all[2].User != "bob" || all[2].Count != 1 || all[2].Seq != all[0].Seq+1501 {
 		t.Fatalf("events %+v", all)
 	}
 	w.Report("mailbox_dropped", "ann", 1, "")
-	if got := w.Events(all[2].Seq, 0); len(got) != 1 || got[0].Count != 3001 {
+	if got := w.Notices(all[2].Seq, 0); len(got) != 1 || got[0].Count != 3001 {
 		t.Errorf("a caller that asks for later ones gets %+v", got)
 	}
 	w.clock.Add(2 * time.Hour)
 	w.Report("mailbox_dropped", "ann", 1, "")
-	if got := w.Events(0, 0); len(got) != 4 || got[3].Count != 1 {
+	if got := w.Notices(0, 0); len(got) != 4 || got[3].Count != 1 {
 		t.Errorf("hours later: %+v", got)
 	}
 }
 
-func TestEvents(t *testing.T) {
+func TestNotices(t *testing.T) {
 	w := newWorld(t)
 	for range 1500 {
 		w.Report("mailbox_dropped", "ann", 0, strings.Repeat("d", 1000))
 	}
-	all := w.Events(0, 0)
+	all := w.Notices(0, 0)
 	if len(all) != 1000 || len(all[0].Detail) > 512 || all[0].User != "ann" || all[0].TimeMS == 0 {
 		t.Fatalf("%d events, first %+v", len(all), all[0])
 	}
@@ -158,11 +158,11 @@ func TestEvents(t *testing.T) {
 			t.Fatalf("events %d and %d", all[i].Seq, all[i+1].Seq)
 		}
 	}
-	if got := w.Events(all[500].Seq, 3); len(got) != 3 || got[0].Seq != all[501].Seq {
+	if got := w.Notices(all[500].Seq, 3); len(got) != 3 || got[0].Seq != all[501].Seq {
 		t.Errorf("after: %+v", got)
 	}
 	last := all[999].Seq
-	if got := w.Events(last, 10); got == nil || len(got) != 0 {
+	if got := w.Notices(last, 10); got == nil || len(got) != 0 {
 		t.Errorf("after the last: %+v", got)
 	}
 	// The numbers of a logic that starts later are larger.
@@ -172,7 +172,7 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	next.Report("other", "", 0, "")
-	if got := next.Events(last, 10); len(got) != 1 {
+	if got := next.Notices(last, 10); len(got) != 1 {
 		t.Errorf("after a restart: %+v", got)
 	}
 }
@@ -201,7 +201,7 @@ func TestMetrics(t *testing.T) {
 		"imgo_logic_acks_total accepted":             2,
 		"imgo_logic_connects_total accepted":         1,
 		"imgo_logic_connects_total unauthorized":     1,
-		"imgo_logic_events_total mailbox_dropped":    1,
+		"imgo_logic_notices_total mailbox_dropped":   1,
 		"imgo_logic_pushes_total kept accepted":      1,
 		"imgo_logic_pushes_total none invalid":       1,
 		"imgo_logic_pushes_total users invalid":      1,

@@ -31,7 +31,7 @@ type metrics struct {
 	acks        *prometheus.CounterVec
 	catchUps    *prometheus.CounterVec
 	kicks       prometheus.Counter
-	events      *prometheus.CounterVec
+	notices     *prometheus.CounterVec
 	unlooked    prometheus.Counter
 
 	// accepted and connected are found once, by their labels: to find them for
@@ -67,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		kicks: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_kicks_total", Help: "Sessions that were told to close.",
 		}),
-		events: counter("imgo_logic_events_total", "Events by kind.", "kind"),
+		notices: counter("imgo_logic_notices_total", "Notices by kind.", "kind"),
 		unlooked: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_unlooked_users_total", Help: "Users of kept pushes whose owner did not say in time how many sessions they have.",
 		}),
@@ -84,7 +84,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.events, m.unlooked,
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.notices, m.unlooked,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

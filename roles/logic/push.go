@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/protocol"
 )
 
@@ -39,6 +40,15 @@ type PushCommand struct {
 	Kept bool
 	// TTL is how long a kept message lives; 0: Config.DefaultTTL.
 	TTL time.Duration
+	// Ref is the caller's own name of the message; empty: none. Every event has it. Only with Kept.
+	Ref string
+	// Report says which events tell what becomes of the message; nil: Config.DefaultReport. Only with
+	// Kept.
+	Report *events.Level
+	// Deadline is how long after the push the message is reported as undelivered; 0: never. That is
+	// so if no device has it then, or with DeadlineAny if any device lacks it. Only with Kept.
+	Deadline    time.Duration
+	DeadlineAny bool
 	// IdempotencyKey is a key in the scope of its caller; empty: none. For 24 h a
 	// second push with the same key has no effect on a user that the first reached.
 	IdempotencyKey string
@@ -91,6 +101,8 @@ type pushHandler struct {
 	metrics *metrics
 	warn    *warnings
 	now     clock
+	records RecordGate // nil: records of every version may be appended
+	level   events.Level
 }
 
 // Push pushes. Without an error the push is in the log, and durable if it is
@@ -114,6 +126,11 @@ func (h *pushHandler) Push(ctx context.Context, c *PushCommand) (*PushResult, er
 func (h *pushHandler) push(ctx context.Context, kind string, c *PushCommand) (*PushResult, error) {
 	if err := h.check(kind, c); err != nil {
 		return nil, err
+	}
+	if kind == kindKept && h.records != nil && h.reportOf(c, time.Time{}) != nil {
+		if err := h.records.Require(ctx, envelope.RecordVersionReports); err != nil {
+			return nil, err
+		}
 	}
 	done, err := h.turns.take(ctx, len(c.Users))
 	if err != nil {
@@ -187,7 +204,7 @@ func (h *pushHandler) check(kind string, c *PushCommand) error {
 	case !utf8.ValidString(c.IdempotencyKey):
 		return envelope.Invalid("idempotency_key", "is not valid UTF-8")
 	}
-	return nil
+	return h.checkReport(c)
 }
 
 func (c *PushCommand) validOp() bool {

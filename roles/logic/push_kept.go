@@ -143,10 +143,12 @@ func (h *pushHandler) keptRecords(c *PushCommand, t targets) ([]keptRecord, erro
 	}
 	now := h.now()
 	expires := now.Add(ttl).UnixMilli()
+	report := h.reportOf(c, now)
 	records := groupKept(c, t)
 	for i := range records {
 		value, err := encodeRecord(&envelope.Record{Push: &envelope.Push{
 			Users: records[i].users, Op: c.Op, Body: c.Body, ExpiresMs: expires, IdempotencyKey: c.IdempotencyKey,
+			Report: report,
 		}}, now)
 		if err != nil {
 			return nil, err
@@ -162,9 +164,9 @@ func groupKept(c *PushCommand, t targets) []keptRecord {
 	if len(t.users) == 1 { // as in most pushes
 		return []keptRecord{{users: t.users, entry: envelope.Entry{Partition: t.partitions[0]}}}
 	}
-	// base is the bytes of a record without its users. The 64 cover ids, times
+	// base is the bytes of a record without its users. The 96 cover ids, times
 	// and lengths.
-	base := len(c.Body) + len(c.IdempotencyKey) + 64
+	base := len(c.Body) + len(c.IdempotencyKey) + len(c.Ref) + 96
 	var records []keptRecord
 	type filling struct{ record, size int }
 	open := make(map[int32]filling) // the record of a partition that has room

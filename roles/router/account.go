@@ -25,6 +25,7 @@ type account struct {
 	leaving map[string]struct{}
 	// cached is its place in the partition's cache; nil: it holds no bodies.
 	cached *list.Element
+	due    accountDue
 }
 
 // session returns the session with an address, or nil.
@@ -147,6 +148,7 @@ type accountTable struct {
 	watched map[*account]struct{}
 	// untold has the accounts whose sessions may not know the user's memberships.
 	untold map[*account]*roomReminder
+	dues   dueQueue
 }
 
 // open returns a user's account with mu held, for the caller to unlock. Without
@@ -225,6 +227,7 @@ func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 	t.byUser[box.User()] = a
 	t.p.rebuild.restoreDevices(a)
 	t.expireLocked(a)
+	t.scheduleAllLocked(a)
 	return a
 }
 
@@ -254,6 +257,9 @@ func (t *accountTable) expireLocked(a *account) (messages int) {
 		expiry = t.p.cfg.DeviceExpiry
 	}
 	messages = a.Expire(t.p.clock.Now(), expiry, a.connected)
+	if a.Stale() {
+		t.scheduleLocked(a, 0)
+	}
 	t.touchLocked(a, 0)
 	return messages
 }
@@ -281,14 +287,17 @@ func (t *accountTable) evictLocked() {
 		return
 	}
 	p.rebuild.pushed = 0
+	// An account with a step that is due, or not yet applied, stays.
+	soon := p.clock.Now().Add(2 * time.Duration(mailbox.StepRetryMS) * time.Millisecond).UnixMilli()
 	for user, a := range t.byUser {
 		if over <= 0 {
 			return
 		}
-		if len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) {
+		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) {
 			continue
 		}
 		p.cache.release(a)
+		t.unscheduleLocked(a)
 		delete(t.byUser, user)
 		delete(t.watched, a)
 		delete(t.untold, a)

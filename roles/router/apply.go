@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/protocol"
+	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
 
@@ -24,6 +26,10 @@ type applier struct {
 	// partition's mu.
 	mu  sync.Mutex
 	ids recordIDs
+	// derived has the events of the record that is being applied. They stay if it fails, because
+	// what it has changed by then derives nothing when it is applied again. The partition's mu
+	// guards it.
+	derived []events.Event
 }
 
 // apply applies records, but for those that were applied before: a caller that
@@ -52,6 +58,10 @@ func (ap *applier) applyLocked(entries []envelope.Entry) error {
 	}
 	var err error
 	for i := range entries {
+		if p.events.fullLocked() {
+			err = errEventsBehind(p.index)
+			break
+		}
 		if err = ap.recordLocked(&entries[i], now); err != nil {
 			break
 		}
@@ -91,7 +101,7 @@ func (ap *applier) fromMemoryLocked(id uint64) bool {
 	now, next := p.clock.Now(), p.position.next
 	for _, e := range p.recent.Recent(p.index, next, fromMemoryBytes) {
 		var rec envelope.Record
-		if p.position.appliedID() >= id || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
+		if p.position.appliedID() >= id || p.events.fullLocked() || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
 			ap.decodedLocked(e.Offset, &rec, now) != nil {
 			break
 		}
@@ -130,6 +140,8 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return here(rec.Membership.User)
 	case rec.UserRooms != nil:
 		return here(rec.UserRooms.User)
+	case rec.Dues != nil:
+		return !slices.ContainsFunc(rec.Dues.Dues, func(d *envelope.Due) bool { return !here(d.User) })
 	}
 	return false
 }
@@ -160,8 +172,17 @@ func (ap *applier) recordLocked(e *envelope.Entry, now time.Time) error {
 	return ap.decodedLocked(e.Offset, &rec, now)
 }
 
-// decodedLocked applies the record at an offset, unless it is void.
+// decodedLocked applies the record at an offset, unless it is void, and queues its events.
 func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Time) error {
+	err := ap.changeLocked(offset, rec, now)
+	if err == nil {
+		ap.emitLocked(envelope.ID(ap.p.position.generation, offset), rec.TimeMs)
+	}
+	return err
+}
+
+// changeLocked makes the changes of a record.
+func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Time) error {
 	p := ap.p
 	kind := func(kind string) { p.metrics.applied.WithLabelValues(kind).Inc() }
 	id := envelope.ID(p.position.generation, offset)
@@ -175,7 +196,7 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 		return ap.pushLocked(id, rec, now)
 	case rec.Acks != nil:
 		kind("acks")
-		return ap.acksLocked(id, rec.Acks)
+		return ap.acksLocked(id, rec)
 	case rec.Device != nil && ap.storableLocked(id, rec.Device.User, "user") && ap.storableLocked(id, rec.Device.Device, "device"):
 		a, err := ap.accountLocked(rec.Device.User)
 		if err != nil {
@@ -204,6 +225,9 @@ func (ap *applier) decodedLocked(offset int64, rec *envelope.Record, now time.Ti
 	case rec.UserRooms != nil:
 		kind("user_rooms")
 		return ap.userRoomsLocked(id, rec)
+	case rec.Dues != nil:
+		kind("dues")
+		return ap.duesLocked(id, rec.Dues)
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)
@@ -221,6 +245,7 @@ func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
 	if !known {
 		return
 	}
+	ap.tookLocked(a)
 	p.writes.whole = true
 	p.metrics.evicted.Inc()
 	if waiting == 0 {
@@ -228,7 +253,7 @@ func (ap *applier) replacedLocked(a *account, id uint64, old, by string) {
 	}
 	a.CountDropped(waiting)
 	p.metrics.dropped.Add(float64(waiting))
-	p.event("device_evicted", a.User(), 0, fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
+	p.notice("device_evicted", a.User(), 0, fmt.Sprintf("device %q made room for %q: %d messages waited for it", old, by, waiting))
 }
 
 // removalLocked takes away what a caller of the API asked to.
@@ -246,6 +271,7 @@ func (ap *applier) removalLocked(id uint64, removal *envelope.Removal) error {
 	if removal.All {
 		a.Erase(id)
 	}
+	ap.tookLocked(a)
 	ap.p.writes.whole = true
 	ap.p.accounts.touchLocked(a, 64)
 	return nil
@@ -257,7 +283,7 @@ func (ap *applier) setAsideLocked(offset int64, why string) {
 	p := ap.p
 	p.metrics.setAside.Inc()
 	p.log.Error().Int32("partition", p.index).Int64("offset", offset).Msg("a record of the kept log is set aside: " + why)
-	p.event("record_set_aside", "", 0, fmt.Sprintf("partition %d offset %d: %s", p.index, offset, why))
+	p.notice("record_set_aside", "", 0, fmt.Sprintf("partition %d offset %d: %s", p.index, offset, why))
 }
 
 // storable reports whether a user of a record can be a key of the store.
@@ -286,9 +312,9 @@ func (ap *applier) storableKeyLocked(id uint64, key string) bool {
 	return false
 }
 
-func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
+func (ap *applier) acksLocked(id uint64, rec *envelope.Record) error {
 	p := ap.p
-	for _, ack := range acks.Acks {
+	for _, ack := range rec.Acks.Acks {
 		if !ap.storableLocked(id, ack.User, "user") {
 			continue
 		}
@@ -296,7 +322,9 @@ func (ap *applier) acksLocked(id uint64, acks *envelope.Acks) error {
 		if err != nil {
 			return err
 		}
-		p.metrics.acked.Add(float64(a.Ack(id, ack.Device, ack.Ids)))
+		by := mailbox.Acknowledgement{Device: ack.Device, IDs: ack.Ids, TimeMS: rec.TimeMs, Auto: ack.Auto}
+		p.metrics.acked.Add(float64(a.Ack(id, &by)))
+		ap.tookLocked(a)
 		p.accounts.touchLocked(a, 32)
 	}
 	return nil
@@ -307,7 +335,8 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 	if !ap.storableKeyLocked(id, push.IdempotencyKey) {
 		return nil
 	}
-	expired := push.ExpiresMs <= now.UnixMilli()
+	// Only a record takes away a message that reports.
+	expired := push.ExpiresMs <= now.UnixMilli() && !reports(push.Report)
 	if expired && push.IdempotencyKey == "" {
 		p.metrics.expired.Add(float64(len(push.Users)))
 		return nil
@@ -342,16 +371,30 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 	return nil
 }
 
+// reports reports whether a push asks for events.
+func reports(r *envelope.Report) bool {
+	return (&store.MailboxEntry{Tracked: mailbox.TrackedOf(r)}).Reports()
+}
+
 // pushToLocked puts a message into the mailbox of one user.
 func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Time, push *envelope.Push) {
 	p := ap.p
-	if p.accounts.overflowLocked(a) == 0 {
-		a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, p.bound())
-		return
-	}
-	if n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, p.bound()); n > 0 {
+	over := p.accounts.overflowLocked(a) > 0
+	tracked := mailbox.TrackedOf(push.Report)
+	n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, tracked, p.bound())
+	if n > 0 {
 		p.metrics.dropped.Add(float64(n))
-		p.event("mailbox_dropped", a.User(), n, fmt.Sprintf("more than %d messages are waiting", p.cfg.MailboxLength))
+		p.notice("mailbox_dropped", a.User(), n, fmt.Sprintf("more than %d messages are waiting", p.cfg.MailboxLength))
+	}
+	switch {
+	case over && len(a.Entries()) > p.cfg.MailboxLength:
+		p.accounts.scheduleAllLocked(a)
+	case reports(push.Report):
+		at := push.ExpiresMs
+		if d := tracked.DeadlineMS; d > 0 {
+			at = min(at, d)
+		}
+		p.accounts.scheduleLocked(a, at)
 	}
 }
 
@@ -432,6 +475,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 			size += 64 + len(msg.Body)
 		}
 		p.rebuild.pushed += len(part.Messages)
+		p.accounts.scheduleAllLocked(a)
 		p.accounts.touchLocked(a, size)
 	}
 	for _, k := range rec.Moved.Keys {

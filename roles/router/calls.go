@@ -287,7 +287,7 @@ func (p *partition) dropLostLocked(a *account, id uint64) {
 	p.accounts.touchLocked(a, 0)
 	p.metrics.dropped.Inc()
 	p.log.Error().Str("user", a.User()).Uint64("id", id).Msg("the store has lost a message's body: the message is dropped")
-	p.event("message_lost", a.User(), 0, fmt.Sprintf("body of message %d is not in the store", id))
+	p.notice("message_lost", a.User(), 0, fmt.Sprintf("body of message %d is not in the store", id))
 }
 
 // Lookup returns which sessions users and session keys have.

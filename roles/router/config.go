@@ -82,6 +82,8 @@ type Config struct {
 	// another router stay on the disk: one that comes back within it resumes
 	// where it was. At least LoseAfter.
 	CleanAfter time.Duration `default:"1h"`
+	// EventsSource is the source of all events.
+	EventsSource string `default:"imgo"`
 
 	// Faults leaves rules out, for tests.
 	Faults Faults

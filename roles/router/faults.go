@@ -8,6 +8,11 @@ type Faults struct {
 	NoWatch    bool // the owner does not watch
 	NoApplied  bool // answers are given for what was not applied yet
 	NoRecordID bool // a record that was applied before is applied again
+
+	FlushBeforeEvents bool // mailboxes are written although the topic lacks events of theirs
+	EventsOverlap     bool // a batch of events that failed is appended after a later one
+	NoEventsTail      bool // a router that begins does not look at what the topic has
+	DueByClock        bool // a deadline is decided by the owner's clock, not by a record
 }
 
 // guessTargets is what a router with NoApplied says of a record that it has not

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -98,14 +99,25 @@ func (w *writeBehind) flush(everything bool) error {
 	p := w.p
 
 	p.mu.Lock()
+	release := func() {}
+	if w.dueLocked(everything) && p.events.unsentLocked() && !p.cfg.Faults.FlushBeforeEvents {
+		p.mu.Unlock()
+		var err error
+		if release, err = w.holdWhenSent(everything); release == nil {
+			return err
+		}
+		p.mu.Lock()
+	}
 	if !w.dueLocked(everything) {
 		p.mu.Unlock()
+		release()
 		return nil
 	}
 	upTo, ok := w.upToLocked(everything)
 	if !ok {
 		p.accounts.evictLocked()
 		p.mu.Unlock()
+		release()
 		return nil
 	}
 	position := envelope.ID(p.position.generation, upTo-1)
@@ -115,6 +127,7 @@ func (w *writeBehind) flush(everything bool) error {
 	claims := p.claims.take()
 	p.rebuild.claimsStored = p.rebuild.claimsStored || len(claims) > 0
 	p.mu.Unlock()
+	release()
 
 	for key, c := range claims {
 		b.Claim(key, c, now.Add(p.cfg.IdempotencyTTL))
@@ -143,6 +156,21 @@ func (w *writeBehind) flush(everything bool) error {
 	p.cache.trim()
 	p.accounts.evictLocked()
 	return nil
+}
+
+// holdWhenSent is emitter.holdWhenSent for a flush. Applying a record over what is stored derives
+// nothing, so an event that the topic does not have by then would be lost. A nil release means that
+// the flush has to come later; err is nil if it is not one that has to be done.
+func (w *writeBehind) holdWhenSent(everything bool) (release func(), err error) {
+	within := flushEventsWait
+	if everything {
+		within = flushEventsWaitLast
+	}
+	release, ok := w.p.events.holdWhenSent(within)
+	if !ok && everything {
+		return nil, errEventsBehind(w.p.index)
+	}
+	return release, nil
 }
 
 // dueLocked reports whether it is time for a flush. It is not while the log is
@@ -189,6 +217,10 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 			b.PutEntry(a.User(), &e.MailboxEntry)
 		}
 		for _, e := range c.Fresh {
+			if e.Reports() {
+				b.PutDue(a.User(), &e.MailboxEntry)
+				w.p.dues.add(min(e.ExpiresMS, cmp.Or(e.Tracked.DeadlineMS, e.ExpiresMS)))
+			}
 			if !e.Shared || !shared[e.ID] {
 				b.PutBody(a.User(), &e.MailboxEntry, store.MailboxBody{Op: e.Message.Op, Body: e.Message.Body})
 				shared[e.ID] = e.Shared

@@ -16,6 +16,8 @@ type metrics struct {
 	dropped         prometheus.Counter
 	evicted         prometheus.Counter
 	rederived       prometheus.Counter
+	emitted         prometheus.Counter
+	eventErrors     prometheus.Counter
 	void            prometheus.Counter
 	skipped         prometheus.Counter
 	setAside        prometheus.Counter
@@ -43,6 +45,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dropped: counter("dropped_messages_total", "Messages that a bound on mailboxes or on devices cost."),
 		rederived: counter("rederived_partitions_total",
 			"Partitions that were read from the log again, because a router of an older version had derived the stored mailboxes."),
+		emitted:         counter("emitted_events_total", "Events that were appended to the events topic."),
+		eventErrors:     counter("event_errors_total", "Appends to the events topic that failed, and were tried again."),
 		evicted:         counter("evicted_devices_total", "Devices that were forgotten to make room for another one of their user."),
 		void:            counter("void_pushes_total", "Pushes to a user that an idempotency key made void."),
 		skipped:         counter("skipped_records_total", "Records that left the log before they were applied."),

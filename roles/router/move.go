@@ -230,6 +230,7 @@ func (m *mover) part(ctx context.Context, user string, meta *store.MailboxMeta, 
 			part.Messages = append(part.Messages, &envelope.MovedMessage{
 				Id: e.ID, TimeMs: e.TimeMS, ExpiresMs: e.ExpiresMS, Op: bodies[i].Op, Body: bodies[i].Body,
 				Waiting: mailbox.MovedBits(e.Waiting, devices), Acked: e.Acked, Unclaimed: e.Unclaimed,
+				Tracked: mailbox.TrackedRecord(e.Tracked),
 			})
 		}
 		if part.SizeVT() > maxMoveRecordBytes+1<<10-64 {
@@ -253,7 +254,7 @@ func (m *mover) lost(user string, e *store.MailboxEntry, why string) {
 	}
 	m.p.metrics.dropped.Inc()
 	m.p.log.Error().Str("user", user).Uint64("id", e.ID).Msg("a message did not move to the kept log's next generation: " + why)
-	m.p.event("message_lost", user, 0, fmt.Sprintf("message %d did not move: %s", e.ID, why))
+	m.p.notice("message_lost", user, 0, fmt.Sprintf("message %d did not move: %s", e.ID, why))
 }
 
 // check returns an error if the move is to go no further.

@@ -33,6 +33,7 @@ type partition struct {
 
 	applier applier
 	writes  writeBehind
+	dues    storedDues
 
 	mu sync.Mutex
 	// begun: it is known where in the log to go on. Nothing may be read from
@@ -47,6 +48,7 @@ type partition struct {
 	// rebuild is what helps to read the log back; empty once it was.
 	rebuild rebuild
 	cache   cache
+	events  *emitter
 	// scratch is for one window, while mu is held.
 	scratch []*mailbox.Entry
 	// err is why the partition does not go on; nil: it does.
@@ -63,6 +65,8 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		cache:    cache{limit: &res.cacheShare},
 	}
 	p.applier.p = p
+	p.events = newEmitter(p, res.eventsLog)
+	p.dues.stored.Store(noDue)
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
 		untold: make(map[*account]*roomReminder),
@@ -215,6 +219,12 @@ func (p *partition) run(ctx context.Context) error {
 	if p.predecessor != nil {
 		<-p.predecessor
 	}
+	// The last events are appended after ctx is done.
+	ectx, stopEvents := context.WithCancel(context.WithoutCancel(ctx))
+	var emitting sync.WaitGroup
+	emitting.Go(func() { p.events.run(ectx) })
+	defer emitting.Wait()
+	defer stopEvents()
 	f := follower{partition: p}
 	err := f.run(ctx)
 	if err == nil {

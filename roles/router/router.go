@@ -63,6 +63,7 @@ type Store interface {
 	Users(partition int32, after string, limit int) ([]store.MailboxUser, error)
 	Keys(partition int32, after store.UsedKey, limit int) ([]store.UsedKey, error)
 	Batch(partition int32) *store.MailboxBatch
+	Dues(partition int32, after store.DueAt, untilMS int64, limit int) (dues []store.DueAt, next int64, ok bool, err error)
 	DropPartition(ctx context.Context, partition int32) error
 	DropOlder(ctx context.Context) (dropped bool, err error)
 }
@@ -78,6 +79,8 @@ type Deps struct {
 	// that is closed when that has changed. Nil: all of them, for ever. It is
 	// called from one goroutine and must not block.
 	Owned func() ([]int32, <-chan struct{})
+	// Topic is where the events of pushes that ask for a report go; nil: nowhere.
+	Topic EventsLog
 	// Growth is how Kept gets more partitions; nil: it does not.
 	Growth Growth
 	// Records is the version of kept records in use, as far as it is known when the router
@@ -86,9 +89,9 @@ type Deps struct {
 	Records uint32
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
-	// Events is called with what happened to a user's data. n is how often, for what may
+	// Notices is called with what happened to a user's data. n is how often, for what may
 	// happen again and again, else 0. Nil: it is not reported.
-	Events func(kind, user string, n int, detail string)
+	Notices func(kind, user string, n int, detail string)
 }
 
 // recentLog is a log that returns what it has in memory without waiting, as the
@@ -108,9 +111,11 @@ type resources struct {
 	metrics *metrics
 	now     func() time.Time
 	clock   *logClock
-	event   func(kind, user string, n int, detail string)
+	notice  func(kind, user string, n int, detail string)
 	kinds   sessionKinds
 	records uint32 // Deps.Records
+	// eventsLog is Deps.Topic.
+	eventsLog EventsLog
 	// readSlots bounds the partitions that are read back side by side.
 	readSlots chan struct{}
 	// flushNow asks for a flush before the interval is over.
@@ -163,15 +168,16 @@ func New(cfg Config, d Deps) (*Router, error) {
 	}
 	res := &resources{
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
-		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, event: d.Events, records: d.Records,
+		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, notice: d.Notices,
+		records: d.Records, eventsLog: d.Topic,
 		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(),
 	}
 	if res.now == nil {
 		res.now = time.Now
 	}
 	res.clock = newLogClock(res.now)
-	if res.event == nil {
-		res.event = func(string, string, int, string) {}
+	if res.notice == nil {
+		res.notice = func(string, string, int, string) {}
 	}
 	res.recent, _ = d.Kept.(recentLog)
 	parts := newOwnership(res, d.Owned)
@@ -187,6 +193,7 @@ func (r *Router) Run(ctx context.Context) error {
 	g.Go(func() error { return r.housekeep(gctx) })
 	g.Go(func() error { return r.repeatDevices(gctx) })
 	g.Go(func() error { return r.flushLoop(gctx) })
+	g.Go(func() error { return r.decideLoop(gctx) })
 	if r.growth != nil {
 		g.Go(func() error { return r.moveLoop(gctx) })
 	}

@@ -181,6 +181,7 @@ type world struct {
 	cfg        router.Config
 	dir        string
 	kept, live *memLog
+	topic      *memLog // of events; nil: none
 	clock      *clock
 	db         *store.DB
 	ring       *ring
@@ -232,10 +233,14 @@ func (w *world) start() {
 	if w.store != nil {
 		boxes = w.store(boxes)
 	}
+	var topic router.EventsLog
+	if w.topic != nil {
+		topic = w.topic
+	}
 	r, err := router.New(w.cfg, router.Deps{
-		Owned: owned, Metrics: w.reg, Growth: w.growth,
+		Topic: topic, Owned: owned, Metrics: w.reg, Growth: w.growth,
 		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records,
-		Events: func(kind, user string, _ int, _ string) {
+		Notices: func(kind, user string, _ int, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.events = append(w.events, kind+" "+user)

@@ -29,15 +29,15 @@ func TestFullMailboxDropsTheOldest(t *testing.T) {
 	n.call(t, "POST", "/v1/push", `{"user":"alice","body":"last","idempotency_key":"k"}`).want(t, 202, `"duplicate":false,"dropped":1}`)
 	n.call(t, "POST", "/v1/push", `{"user":"alice","body":"last","idempotency_key":"k"}`).want(t, 202, `"duplicate":true}`)
 	n.call(t, "GET", "/v1/users/alice", "").want(t, 200, `"pending":3,`, `"dropped":7,`)
-	var events struct {
-		Events []struct {
+	var notices struct {
+		Notices []struct {
 			Kind, User string
 			Count      int
 		}
 	}
-	n.call(t, "GET", "/v1/events", "").decode(t, &events)
-	if len(events.Events) != 1 || events.Events[0].Kind != "mailbox_dropped" || events.Events[0].Count != 7 {
-		t.Errorf("events %+v", events)
+	n.call(t, "GET", "/v1/notices", "").decode(t, &notices)
+	if len(notices.Notices) != 1 || notices.Notices[0].Kind != "mailbox_dropped" || notices.Notices[0].Count != 7 {
+		t.Errorf("notices %+v", notices)
 	}
 	// Also when the mailbox is not in memory.
 	n = n.restart(t)

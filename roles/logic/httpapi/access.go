@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/internal/glob"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi/internal/httpcall"
@@ -352,8 +353,27 @@ func (g guard) Stats(ctx context.Context) (logic.Stats, error) { return g.servic
 
 func (g guard) Nodes(ctx context.Context) []logic.NodeInfo { return g.service.Nodes(ctx) }
 
-// Events has no context. Its handler refuses limited callers.
-func (g guard) Events(after uint64, most int) []logic.Event { return g.service.Events(after, most) }
+func (g guard) Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	if err := userOf(ctx, r.User); err != nil {
+		return nil, err
+	}
+	return g.service.Messages(ctx, r)
+}
+
+// Events lets a limited caller ask for the events of one of its users.
+func (g guard) Events(ctx context.Context, q events.Query) (*events.Page, error) {
+	err := serverWide(ctx, "see the events of all users; name a user")
+	if q.User != "" {
+		err = userOf(ctx, q.User)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g.service.Events(ctx, q)
+}
+
+// Notices has no context. Its handler refuses limited callers.
+func (g guard) Notices(after uint64, most int) []logic.Notice { return g.service.Notices(after, most) }
 
 func (g guard) Partitions(ctx context.Context) (logic.Partitions, error) {
 	return g.service.Partitions(ctx)

@@ -59,8 +59,10 @@ type API struct {
 	// streams is done when streams of pushes have to end.
 	streams    context.Context
 	endStreams context.CancelFunc
-	mux        *http.ServeMux
-	routes     []*route
+	// waiting has a place for each call that waits for events.
+	waiting chan struct{}
+	mux     *http.ServeMux
+	routes  []*route
 }
 
 // New makes the API of a service. It returns an error for keys that cannot be told
@@ -93,7 +95,7 @@ func New(cfg Config, service Service, log zerolog.Logger, reg prometheus.Registe
 	a := &API{
 		cfg: cfg, service: guard{service}, log: log.With().Str("role", "logic").Logger(), keys: keys, metrics: m,
 		origins: origins, mux: http.NewServeMux(),
-		streams: streams, endStreams: endStreams,
+		streams: streams, endStreams: endStreams, waiting: make(chan struct{}, maxWaiting),
 	}
 	a.shared = httpcall.Shared{MaxBody: int64(cfg.MaxBody), Large: make(chan struct{}, cfg.MaxLarge), Report: a.report}
 	a.register()

@@ -169,7 +169,10 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"partitions":         {"GET", "/v1/partitions", ""},
 	"growPartitions":     {"POST", "/v1/partitions", `{"kept":32}`},
 	"bestNodes":          {"GET", "/v1/nodes/best?transport=ws", ""},
-	"events":             {"GET", "/v1/events?after=1", ""},
+	"notices":            {"GET", "/v1/notices?after=1", ""},
+	"events":             {"GET", "/v1/events?user=a", ""},
+	"messages":           {"GET", "/v1/users/alice/messages?bodies=true", ""},
+	"message":            {"GET", "/v1/users/alice/messages/7", ""},
 	"openapiJSON":        {"GET", "/v1/openapi.json", ""},
 	"openapiYAML":        {"GET", "/v1/openapi.yaml", ""},
 	"eraseUser":          {"DELETE", "/v1/users/alice", ""},
@@ -254,7 +257,7 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 		return newHarness(t, cfg, service).do(method, target, `{"user":"`+strings.Repeat("x", 2000)+`"}`)
 	case "500":
 		service.nodes = func() []logic.NodeInfo { panic("as the test wants it") }
-		service.events = func(uint64, int) []logic.Event { panic("as the test wants it") }
+		service.notices = func(uint64, int) []logic.Notice { panic("as the test wants it") }
 		service.err = errors.New("a secret of the server")
 		a := newHarness(t, cfg, service).do(method, target, body)
 		if strings.Contains(a.body, "secret") || strings.Contains(a.body, "as the test") {

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi"
 )
@@ -28,17 +29,22 @@ type fakeService struct {
 	// err, if set, is returned by every method that can fail.
 	err error
 
-	push   func(context.Context, *logic.PushCommand) (*logic.PushResult, error)
-	user   func(string) (*envelope.UserReply, error)
-	online map[string]int
-	rooms  map[string]uint32
-	room   func(string, int) ([]*envelope.SessionInfo, int, error)
-	stats  logic.Stats
-	nodes  func() []logic.NodeInfo
-	events func(uint64, int) []logic.Event
-	take   func(string, int64, int) (*envelope.TakeReply, error)
-	tokens map[string]string // the tokens that CheckToken accepts
-	comets map[string]int
+	push    func(context.Context, *logic.PushCommand) (*logic.PushResult, error)
+	user    func(string) (*envelope.UserReply, error)
+	online  map[string]int
+	rooms   map[string]uint32
+	room    func(string, int) ([]*envelope.SessionInfo, int, error)
+	stats   logic.Stats
+	nodes   func() []logic.NodeInfo
+	notices func(uint64, int) []logic.Notice
+
+	messages *envelope.MessagesReply
+	asked    *envelope.MessagesRequest
+	page     func(context.Context, events.Query) (*events.Page, error)
+	query    events.Query
+	take     func(string, int64, int) (*envelope.TakeReply, error)
+	tokens   map[string]string // the tokens that CheckToken accepts
+	comets   map[string]int
 
 	partitions logic.Partitions
 
@@ -184,9 +190,36 @@ func (f *fakeService) Nodes(context.Context) []logic.NodeInfo {
 	return nil
 }
 
-func (f *fakeService) Events(after uint64, limit int) []logic.Event {
-	if f.events != nil {
-		return f.events(after, limit)
+func (f *fakeService) Messages(_ context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
+	if err := f.record("messages of " + r.User); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	f.asked = r
+	f.mu.Unlock()
+	if f.messages != nil {
+		return f.messages, nil
+	}
+	one := &envelope.WaitingMessage{Id: 7, Op: 5, Size: 1, Body: []byte("1"), Waiting: []string{"phone"}}
+	return &envelope.MessagesReply{Messages: []*envelope.WaitingMessage{one}}, nil
+}
+
+func (f *fakeService) Events(ctx context.Context, q events.Query) (*events.Page, error) {
+	if err := f.record("events of " + q.User); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	f.query = q
+	f.mu.Unlock()
+	if f.page != nil {
+		return f.page(ctx, q)
+	}
+	return &events.Page{Next: events.Cursor{Generation: 1}}, nil
+}
+
+func (f *fakeService) Notices(after uint64, limit int) []logic.Notice {
+	if f.notices != nil {
+		return f.notices(after, limit)
 	}
 	return nil
 }

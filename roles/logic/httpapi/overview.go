@@ -38,33 +38,33 @@ func (a *API) nodes(c *call) error {
 	return c.Reply(http.StatusOK, map[string]any{"nodes": list})
 }
 
-// maxEvents bounds the events of one answer.
-const maxEvents = 1000
+// maxNotices bounds the notices of one answer.
+const maxNotices = 1000
 
-// events answers GET /v1/events?after=: "last" is what to ask after next time.
+// notices answers GET /v1/notices?after=: "last" is what to ask after next time.
 // The newest 1,000 are held, by the logic that was asked, since its start.
-func (a *API) events(c *call) error {
+func (a *API) notices(c *call) error {
 	if err := c.Known("after", "limit"); err != nil {
 		return err
 	}
 	if c.key.limited() {
-		return c.key.checkAll("see the events of all users")
+		return c.key.checkAll("see the notices about all users")
 	}
 	after, err := c.Number("after", 0, 0, 1<<53-1)
 	if err != nil {
 		return err
 	}
-	limit, err := c.Number("limit", 100, 1, maxEvents)
+	limit, err := c.Number("limit", 100, 1, maxNotices)
 	if err != nil {
 		return err
 	}
-	list := a.service.Events(uint64(after), int(limit)) // number bounds it from 0
+	list := a.service.Notices(uint64(after), int(limit)) // number bounds it from 0
 	if list == nil {
-		list = []logic.Event{}
+		list = []logic.Notice{}
 	}
 	last := uint64(after) // likewise
 	if len(list) > 0 {
 		last = list[len(list)-1].Seq
 	}
-	return c.Reply(http.StatusOK, map[string]any{"events": list, "last": last})
+	return c.Reply(http.StatusOK, map[string]any{"notices": list, "last": last})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/internal/jsonread"
 	"imgo/protocol"
 	"imgo/roles/logic"
@@ -35,6 +36,10 @@ type pushRequest struct {
 	kept           *bool
 	ttl            time.Duration
 	idempotencyKey string
+	ref            string
+	report         *events.Level
+	deadline       time.Duration
+	deadlineAny    *bool
 
 	maxUsers int
 }
@@ -68,10 +73,45 @@ func (p *pushRequest) Field(r *jsonread.Reader, name string) (err error) {
 		if p.idempotencyKey, err = r.Text(); err == nil {
 			err = envelope.CheckName(name, p.idempotencyKey)
 		}
+	case "ref", "report", "deadline", "deadline_if":
+		return p.readReport(r, name)
 	default:
 		return jsonread.ErrUnknownField
 	}
 	return err
+}
+
+func (p *pushRequest) readReport(r *jsonread.Reader, name string) (err error) {
+	switch name {
+	case "ref":
+		if p.ref, err = r.Text(); err == nil && p.ref == "" {
+			err = envelope.Invalid(name, "must not be empty; leave it out for none")
+		}
+		return err
+	case "deadline":
+		if p.deadline, err = r.Duration(); err == nil && p.deadline == 0 {
+			err = envelope.Invalid(name, "must be longer than 0; leave it out for none")
+		}
+		return err
+	}
+	text, err := r.Text()
+	if err != nil {
+		return err
+	}
+	if name == "report" {
+		level, ok := events.ParseLevel(text)
+		if !ok {
+			return envelope.Invalid(name, fmt.Sprintf("is %q: it must be none, settled or each", text))
+		}
+		p.report = &level
+		return nil
+	}
+	any := text == "any"
+	if !any && text != "none_delivered" {
+		return envelope.Invalid(name, fmt.Sprintf("is %q: it must be any or none_delivered", text))
+	}
+	p.deadlineAny = &any
+	return nil
 }
 
 func (p *pushRequest) readTarget(r *jsonread.Reader, name string) (err error) {
@@ -168,6 +208,8 @@ func (p *pushRequest) check() error {
 		return envelope.Invalid("kept", fmt.Sprintf("cannot be true with %s: only a push to user or users is kept", p.target))
 	case !*p.kept && p.ttl != 0:
 		return envelope.Invalid("ttl", "is only for a push that is kept")
+	case p.deadlineAny != nil && p.deadline == 0:
+		return envelope.Invalid("deadline_if", "is only for a push with a deadline")
 	}
 	return nil
 }
@@ -177,6 +219,7 @@ func (p *pushRequest) command(key *caller) *logic.PushCommand {
 	cmd := &logic.PushCommand{
 		Users: p.users, Keys: p.keys, Room: p.room, All: p.target == "all",
 		Op: p.op, Body: p.body, Kept: *p.kept, TTL: p.ttl, IdempotencyKey: key.scope(p.idempotencyKey),
+		Ref: p.ref, Report: p.report, Deadline: p.deadline, DeadlineAny: p.deadlineAny != nil && *p.deadlineAny,
 	}
 	switch {
 	case p.target == "user":

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/roles/logic"
 )
 
@@ -34,6 +35,8 @@ type Users interface {
 	Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error)
 	// Take reads and deletes the messages after the user's default cursor.
 	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
+	// Messages returns messages that wait for the user.
+	Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error)
 	// ForgetDevice forgets a device, Purge drops all waiting messages, and Erase takes
 	// away all that is known of the user.
 	ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error)
@@ -71,8 +74,10 @@ type Tokens interface {
 type Overview interface {
 	Stats(ctx context.Context) (logic.Stats, error)
 	Nodes(ctx context.Context) []logic.NodeInfo
-	// Events returns at most max events with a Seq above after, oldest first.
-	Events(after uint64, max int) []logic.Event
+	// Events returns events of messages.
+	Events(ctx context.Context, q events.Query) (*events.Page, error)
+	// Notices returns at most max notices with a Seq above after, oldest first.
+	Notices(after uint64, max int) []logic.Notice
 	// Partitions returns how many partitions the kept topic has, and the
 	// progress of its growth.
 	Partitions(ctx context.Context) (logic.Partitions, error)

@@ -245,9 +245,9 @@ func TestOverview(t *testing.T) {
 			return []logic.NodeInfo{{Name: "n", Roles: []string{"comet"}, Version: "v", StartMS: 1, Ready: true, Sessions: 3,
 				Clients: map[string]string{"tcp": "a:1"}}, {Name: "m"}}
 		},
-		events: func(a uint64, n int) []logic.Event {
+		notices: func(a uint64, n int) []logic.Notice {
 			after, limit = a, n
-			return []logic.Event{{Seq: 8, TimeMS: 5, Kind: "mailbox_dropped", User: "a", Detail: "d"}, {Seq: 9, TimeMS: 6, Kind: "other"}}
+			return []logic.Notice{{Seq: 8, TimeMS: 5, Kind: "mailbox_dropped", User: "a", Detail: "d"}, {Seq: 9, TimeMS: 6, Kind: "other"}}
 		},
 	}
 	h := newHarness(t, httpapi.Config{}, service)
@@ -255,27 +255,27 @@ func TestOverview(t *testing.T) {
 		"/v1/stats": `{"sessions":3,"comets":{"n":3},"rooms":2,"pushes":{"kept":9},"uptime_ms":1000}`,
 		"/v1/nodes": `{"nodes":[{"name":"n","roles":["comet"],"version":"v","start_ms":1,"ready":true,"sessions":3,"clients":{"tcp":"a:1"}},` +
 			`{"name":"m","roles":[],"version":"","start_ms":0,"ready":false,"sessions":0}]}`,
-		"/v1/events?after=7&limit=5": `{"events":[{"seq":8,"time_ms":5,"kind":"mailbox_dropped","user":"a","detail":"d"},{"seq":9,` +
-			`"time_ms":6,"kind":"other"}],"last":9}`,
+		"/v1/notices?after=7&limit=5": `{"last":9,"notices":[{"seq":8,"time_ms":5,"kind":"mailbox_dropped","user":"a","detail":"d"},{"seq":9,` +
+			`"time_ms":6,"kind":"other"}]}`,
 	} {
 		if a := h.do("GET", target, ""); a.status != 200 || a.body != want+"\n" {
 			t.Errorf("%s answered %d\n%swant\n%s", target, a.status, a.body, want)
 		}
 	}
 	if after != 7 || limit != 5 {
-		t.Errorf("asked for %d events after %d", limit, after)
+		t.Errorf("asked for %d notices after %d", limit, after)
 	}
 	empty := newHarness(t, httpapi.Config{}, nil)
 	for target, want := range map[string]string{
-		"/v1/stats":          `{"sessions":0,"comets":{},"rooms":0,"pushes":{},"uptime_ms":0}`,
-		"/v1/nodes":          `{"nodes":[]}`,
-		"/v1/events?after=7": `{"events":[],"last":7}`,
+		"/v1/stats":           `{"sessions":0,"comets":{},"rooms":0,"pushes":{},"uptime_ms":0}`,
+		"/v1/nodes":           `{"nodes":[]}`,
+		"/v1/notices?after=7": `{"last":7,"notices":[]}`,
 	} {
 		if a := empty.do("GET", target, ""); a.status != 200 || a.body != want+"\n" {
 			t.Errorf("%s answered %d\n%swant\n%s", target, a.status, a.body, want)
 		}
 	}
-	for _, target := range []string{"/v1/events?after=-1", "/v1/events?limit=0", "/v1/events?since=1", "/v1/stats?x=1", "/v1/nodes?x=1"} {
+	for _, target := range []string{"/v1/notices?after=-1", "/v1/notices?limit=0", "/v1/notices?since=1", "/v1/stats?x=1", "/v1/nodes?x=1"} {
 		if a := h.do("GET", target, ""); a.status != 400 {
 			t.Errorf("%s answered %d: %s", target, a.status, a.body)
 		}

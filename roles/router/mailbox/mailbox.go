@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/store"
 )
 
@@ -42,9 +43,14 @@ type Entry struct {
 	stored bool
 	// changed: the store's state is older than this one.
 	changed bool
+	// lost: the store has lost the body of a message that reports.
+	lost bool
 	// at is when the message was applied here, Unix milliseconds; 0: before
 	// the mailbox was read from the store.
 	at int64
+	// proposedMS is when a step of the message was put into the log that is not
+	// applied yet; 0: there is none. See Propose.
+	proposedMS int64
 }
 
 // Mailbox is one user's mailbox in memory. The bodies of its messages may be
@@ -64,8 +70,13 @@ type Mailbox struct {
 	// earlier messages are void, also those that the store still has.
 	erased, erasedStored uint64 // erasedStored: as far as the store did it
 	noStoredKeys         bool   // the store has no idempotency key of the user
-	metaChanged          bool
-	dirty                bool
+
+	events []events.Event // see TakeEvents
+	// stale are devices that have expired, and that messages that report wait for.
+	stale []string
+
+	metaChanged bool
+	dirty       bool
 }
 
 // New returns the mailbox of a user of whom the store has nothing.
@@ -133,19 +144,23 @@ func (m *Mailbox) Mask(device string) uint64 {
 
 // Push adds the message of a record at the time at, Unix milliseconds. It does
 // nothing if the message is there already. Other mailboxes may share the
-// message. Push returns how many messages the bound cost.
-func (m *Mailbox) Push(message *envelope.Kept, at, expiresMS int64, shared bool, bound Bound) (dropped int) {
+// message. Push returns how many messages the bound cost. A message that reports
+// is neither refused nor dropped here: see Propose.
+func (m *Mailbox) Push(
+	message *envelope.Kept, at, expiresMS int64, shared bool, tracked *store.MailboxTracked, bound Bound,
+) (dropped int) {
 	id := message.Id
 	i := m.search(id)
 	if i < len(m.entries) && m.entries[i].ID == id {
 		return 0
 	}
-	dropped, refused := bound.Overflow(m)
-	if refused {
-		m.CountDropped(dropped)
-		return dropped
-	}
 	e := &Entry{Message: message, loose: true, at: at}
+	e.Tracked = tracked
+	over, refused := bound.Overflow(m)
+	if refused && !e.Reports() {
+		m.CountDropped(over)
+		return over
+	}
 	e.ID, e.ExpiresMS, e.Shared, e.Size = id, expiresMS, shared, int32(len(message.Body))
 	for _, d := range m.meta.Devices {
 		if d.Since < id {
@@ -162,12 +177,21 @@ func (m *Mailbox) Push(message *envelope.Kept, at, expiresMS int64, shared bool,
 	e.changed = true
 	m.entries = slices.Insert(m.entries, i, e)
 	m.dirty = true
-	if dropped > 0 {
-		for _, old := range m.entries[:dropped] {
+	if over > 0 && !refused {
+		oldest := m.entries[:over]
+		kept := make([]*Entry, 0, len(m.entries))
+		for _, old := range oldest {
+			if old.Reports() {
+				kept = append(kept, old)
+				continue
+			}
 			m.forget(old)
+			dropped++
 		}
-		m.entries = slices.Delete(m.entries, 0, dropped)
-		m.meta.Dropped += uint64(dropped)
+		if dropped > 0 {
+			m.entries = append(kept, m.entries[over:]...)
+			m.meta.Dropped += uint64(dropped)
+		}
 	}
 	return dropped
 }
@@ -189,8 +213,12 @@ func (m *Mailbox) forget(e *Entry) {
 func (m *Mailbox) DropLost(id uint64, nowMS int64) bool {
 	e := m.Find(id)
 	// A message that expires within a second may have left the store already.
-	if e == nil || e.Message != nil || e.ExpiresMS <= nowMS+1000 {
+	if e == nil || e.Message != nil || e.ExpiresMS <= nowMS+1000 || e.lost {
 		return false
+	}
+	if e.Reports() {
+		e.lost = true // a step takes it away
+		return true
 	}
 	m.forget(e)
 	m.entries = slices.DeleteFunc(m.entries, func(o *Entry) bool { return o == e })
@@ -246,6 +274,7 @@ func (m *Mailbox) CountDropped(n int) {
 func (m *Mailbox) Purge(at uint64) int {
 	n := m.search(at)
 	for _, e := range m.entries[:n] {
+		m.removed(e, events.Event{Type: events.Dropped, Reason: events.ReasonRemoved})
 		m.forget(e)
 	}
 	m.entries = slices.Delete(m.entries, 0, n)
@@ -335,6 +364,9 @@ func (m *Mailbox) dropDevice(name string) (waiting int) {
 		waiting++
 		e.Waiting &^= mask
 		e.changed = true
+		if e.Tracked != nil {
+			e.Tracked.Without = append(e.Tracked.Without, name)
+		}
 		if e.Waiting != 0 {
 			return false
 		}
@@ -342,80 +374,84 @@ func (m *Mailbox) dropDevice(name string) (waiting int) {
 			e.Unclaimed = true // nobody has had it: there is no other device
 			return false
 		}
+		m.settled(e)
 		m.forget(e)
 		return true
 	})
 	return waiting
 }
 
-// Ack takes a device's acknowledgement of ids, by the record at. It returns how
-// many messages no device waits for any more.
-func (m *Mailbox) Ack(at uint64, device string, ids []uint64) (deleted int) {
-	d := m.Device(device)
+// Acknowledgement says that a device has messages.
+type Acknowledgement struct {
+	Device string
+	IDs    []uint64
+	// TimeMS is the time of its record, Unix milliseconds.
+	TimeMS int64
+	// Auto: comet acknowledged for a client that cannot.
+	Auto bool
+}
+
+// Ack takes an acknowledgement, by the record at. It returns how many messages no
+// device waits for any more.
+func (m *Mailbox) Ack(at uint64, by *Acknowledgement) (deleted int) {
+	d := m.Device(by.Device)
 	// A device that became known only after the record had nothing to
 	// acknowledge then: the record is applied again.
 	if d != nil && d.Since <= at {
-		for _, id := range ids {
-			deleted += m.clear(d.Bit, id, id)
+		for _, id := range by.IDs {
+			deleted += m.clear(d.Bit, id, by)
 		}
 		return deleted
 	}
 	// An unknown device has nothing to acknowledge, but for the default cursor
 	// of a user without devices: what was read there is read (2016's /1/msg/get).
-	if device != "" {
+	if by.Device != "" {
 		return 0
 	}
 	before := len(m.entries)
 	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
-		if !e.Unclaimed || !slices.Contains(ids, e.ID) {
+		if !e.Unclaimed || !slices.Contains(by.IDs, e.ID) {
 			return false
 		}
+		m.receipt(e, by)
+		m.settled(e)
 		m.forget(e)
 		return true
 	})
 	return before - len(m.entries)
 }
 
-// clear takes a device's bit off the entries with first ≤ id ≤ last. It drops
-// those that no device waits for any more, and returns their number.
-func (m *Mailbox) clear(bit uint8, first, last uint64) (deleted int) {
+// clear takes a device's bit off the entry with an id. It drops the entry if no
+// device waits for it any more, and returns 1 then.
+func (m *Mailbox) clear(bit uint8, id uint64, by *Acknowledgement) (deleted int) {
 	mask := uint64(1) << bit
-	from, to := m.search(first), len(m.entries)
-	if last < math.MaxUint64 {
-		to = m.search(last + 1)
+	i := m.search(id)
+	if i == len(m.entries) || m.entries[i].ID != id || m.entries[i].Waiting&mask == 0 {
+		return 0
 	}
-	keep := m.entries[:from]
-	for _, e := range m.entries[from:to] {
-		if e.Waiting&mask != 0 {
-			e.Waiting &^= mask
-			e.Acked, e.changed = true, true
-			m.dirty = true
-			if e.Waiting == 0 {
-				m.forget(e)
-				deleted++
-				continue
-			}
-		}
-		keep = append(keep, e)
+	e := m.entries[i]
+	e.Waiting &^= mask
+	e.Acked, e.changed = true, true
+	m.dirty = true
+	m.receipt(e, by)
+	if e.Waiting != 0 {
+		return 0
 	}
-	if deleted > 0 {
-		rest := m.entries[to:]
-		end := len(keep) + len(rest)
-		keep = append(keep, rest...)
-		clear(m.entries[end:])
-		m.entries = keep
-	}
-	return deleted
+	m.settled(e)
+	m.forget(e)
+	m.entries = slices.Delete(m.entries, i, i+1)
+	return 1
 }
 
 // Expire drops the messages whose time is over. It also drops the devices that
 // were not seen for deviceExpiry, unless connected reports a session of the
-// device. It returns the number of messages.
+// device. It returns the number of messages. Messages that report stay, and devices
+// that such a message waits for: see Propose.
 func (m *Mailbox) Expire(now time.Time, deviceExpiry time.Duration, connected func(device string) bool) (messages int) {
 	nowMS := now.UnixMilli()
 	before := len(m.entries)
 	m.entries = slices.DeleteFunc(m.entries, func(e *Entry) bool {
-		if e.ExpiresMS > nowMS {
+		if e.ExpiresMS > nowMS || e.Reports() {
 			return false
 		}
 		m.forget(e)
@@ -426,8 +462,13 @@ func (m *Mailbox) Expire(now time.Time, deviceExpiry time.Duration, connected fu
 		return messages
 	}
 	limit := now.Add(-deviceExpiry).UnixMilli()
+	m.stale = nil
 	for i := len(m.meta.Devices) - 1; i >= 0; i-- {
-		if d := m.meta.Devices[i]; d.SeenMS < limit && !connected(d.Name) {
+		switch d := m.meta.Devices[i]; {
+		case d.SeenMS >= limit || connected(d.Name):
+		case m.waitsReporting(1 << d.Bit):
+			m.stale = append(m.stale, d.Name)
+		default:
 			m.dropDevice(d.Name)
 		}
 	}

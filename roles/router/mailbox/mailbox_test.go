@@ -15,8 +15,13 @@ import (
 
 const never = int64(1) << 50 // an expiry that no test reaches, Unix milliseconds
 
+// ack takes a device's acknowledgement of messages, by the record at.
+func ack(m *mailbox.Mailbox, at uint64, device string, ids ...uint64) int {
+	return m.Ack(at, &mailbox.Acknowledgement{Device: device, IDs: ids})
+}
+
 func push(m *mailbox.Mailbox, id uint64, body string, bound int) (dropped int) {
-	return m.Push(&envelope.Kept{Id: id, Op: 5, Body: []byte(body), TimeMs: int64(id)}, 0, never, false, mailbox.Bound{Length: bound})
+	return m.Push(&envelope.Kept{Id: id, Op: 5, Body: []byte(body), TimeMs: int64(id)}, 0, never, false, nil, mailbox.Bound{Length: bound})
 }
 
 // pending lists the bodies that wait for a device.
@@ -36,10 +41,10 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	push(&m, 3, "a", 10)
 	push(&m, 4, "b", 10)
 	push(&m, 4, "again", 10)
-	if n := m.Ack(5, "phone", []uint64{3, 3, 99}); n != 0 || pending(&m, "phone") != "b" || pending(&m, "laptop") != "ab" {
+	if n := ack(&m, 5, "phone", 3, 3, 99); n != 0 || pending(&m, "phone") != "b" || pending(&m, "laptop") != "ab" {
 		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
 	}
-	if n := m.Ack(6, "laptop", []uint64{3, 4}); n != 1 || m.Find(3) != nil || pending(&m, "laptop") != "" || pending(&m, "phone") != "b" {
+	if n := ack(&m, 6, "laptop", 3, 4); n != 1 || m.Find(3) != nil || pending(&m, "laptop") != "" || pending(&m, "phone") != "b" {
 		t.Errorf("%d deleted; phone %q, laptop %q", n, pending(&m, "phone"), pending(&m, "laptop"))
 	}
 	// A device that comes later starts with what no device has acknowledged.
@@ -51,7 +56,7 @@ func TestEachDeviceAcknowledgesByItself(t *testing.T) {
 	if prev := m.Prev(m.Mask("phone"), 7); prev != 4 {
 		t.Errorf("before 7 the phone waits for %d", prev)
 	}
-	if n := m.Ack(9, "unknown", []uint64{4, 7}); n != 0 || pending(&m, "phone") != "bc" {
+	if n := ack(&m, 9, "unknown", 4, 7); n != 0 || pending(&m, "phone") != "bc" {
 		t.Errorf("an unknown device deleted %d", n)
 	}
 }
@@ -63,7 +68,7 @@ func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
 	if !m.Find(1).Unclaimed {
 		t.Error("a message is claimed though there is no device")
 	}
-	if n := m.Ack(3, "", []uint64{1}); n != 1 {
+	if n := ack(&m, 3, "", 1); n != 1 {
 		t.Errorf("the default cursor of a user without devices deleted %d", n)
 	}
 	m.NoteDevice(4, "phone", 1, 1)
@@ -71,7 +76,7 @@ func TestTheFirstDeviceTakesOverWhatWaits(t *testing.T) {
 		t.Errorf("the first device is handed %q", got)
 	}
 	m.NoteDevice(5, "laptop", 1, 1)
-	m.Ack(6, "phone", []uint64{2})
+	ack(&m, 6, "phone", 2)
 	if got := pending(&m, "laptop"); got != "b" {
 		t.Errorf("the second device is handed %q", got)
 	}
@@ -97,8 +102,8 @@ func TestExpire(t *testing.T) {
 	m.NoteDevice(2, "connected", now.Add(-2*time.Hour).UnixMilli(), 1)
 	m.NoteDevice(3, "new", now.UnixMilli(), 1)
 	bound := mailbox.Bound{Length: 10}
-	m.Push(&envelope.Kept{Id: 4, Body: []byte("a"), TimeMs: 1}, 0, now.UnixMilli(), false, bound)
-	m.Push(&envelope.Kept{Id: 5, Body: []byte("b"), TimeMs: 1}, 0, now.UnixMilli()+1, false, bound)
+	m.Push(&envelope.Kept{Id: 4, Body: []byte("a"), TimeMs: 1}, 0, now.UnixMilli(), false, nil, bound)
+	m.Push(&envelope.Kept{Id: 5, Body: []byte("b"), TimeMs: 1}, 0, now.UnixMilli()+1, false, nil, bound)
 	connected := func(device string) bool { return device == "connected" }
 	if n := m.Expire(now, mailbox.NoExpiry, connected); n != 1 || pending(&m, "new") != "b" || m.Device("old") == nil {
 		t.Errorf("%d expired, %q wait", n, pending(&m, "new"))
@@ -129,7 +134,7 @@ func TestForget(t *testing.T) {
 	m.NoteDevice(2, "laptop", 1, 1)
 	push(&m, 3, "a", 10)
 	push(&m, 4, "b", 10)
-	m.Ack(5, "laptop", []uint64{3})
+	ack(&m, 5, "laptop", 3)
 	if n, known := m.Forget(1, "phone"); n != 0 || known {
 		t.Errorf("a record from before the device forgets it: %d, %v", n, known)
 	}
@@ -244,7 +249,7 @@ func TestChangesAreTakenAgainAfterAFailure(t *testing.T) {
 	if len(c.Entries) != 1 || len(c.Fresh) != 1 || c.Entries[0].ID != 2 || !c.Meta || !later {
 		t.Errorf("took %+v, later %v", c, later)
 	}
-	m.Ack(4, "d", []uint64{2}) // while it is being written
+	ack(&m, 4, "d", 2) // while it is being written
 	m.Undo(&c)
 	if c, _ = m.TakeChanges(10); len(c.Fresh) != 1 || c.Fresh[0].ID != 3 || len(c.Gone) != 1 || c.Gone[0].ID != 2 {
 		t.Errorf("took %+v", c)
@@ -271,7 +276,7 @@ func TestMergeCountsOnce(t *testing.T) {
 	from.NoteDevice(2, "laptop", 6, 1)
 	push(&from, 3, "a", 10)
 	push(&from, 4, "b", 10)
-	from.Ack(5, "phone", []uint64{3})
+	ack(&from, 5, "phone", 3)
 	part := &envelope.MovedMailbox{User: "u", Last: true, LastMs: 9, Dropped: 2}
 	for _, d := range from.Meta().Devices {
 		part.Devices = append(part.Devices, &envelope.MovedDevice{Device: d.Name, Since: d.Since, SeenMs: d.SeenMS})
@@ -286,7 +291,7 @@ func TestMergeCountsOnce(t *testing.T) {
 	if !to.Merge(100, part, 1, 0) || pending(&to, "phone") != "b" || pending(&to, "laptop") != "ab" {
 		t.Errorf("phone %q, laptop %q", pending(&to, "phone"), pending(&to, "laptop"))
 	}
-	to.Ack(101, "laptop", []uint64{3})
+	ack(&to, 101, "laptop", 3)
 	if to.Merge(102, part, 1, 0) || to.Find(3) != nil || to.Meta().Moved != 100 || to.Meta().Dropped != 2 {
 		t.Errorf("a part behind a complete mailbox counts: %v", to.Meta())
 	}
@@ -338,7 +343,7 @@ func randomRecords(rng *rand.Rand, n int) (records []record, removed int) {
 			if device == "" && now.Device("") == nil { // the API of 2016 acknowledges only what it has read
 				ids = slices.DeleteFunc(ids, func(id uint64) bool { return now.Find(id) == nil || !now.Find(id).Unclaimed })
 			}
-			records = append(records, func(m *mailbox.Mailbox) { m.Ack(id, device, ids) })
+			records = append(records, func(m *mailbox.Mailbox) { ack(m, id, device, ids...) })
 		default:
 			records = append(records, func(m *mailbox.Mailbox) { push(m, id, fmt.Sprint(id, " "), 1<<20) })
 		}

@@ -46,7 +46,8 @@ func (m *Mailbox) mergeMessage(msg *envelope.MovedMessage, devices []*envelope.M
 			waiting |= m.Mask(d.Device)
 		}
 	}
-	if msg.ExpiresMs <= nowMS || waiting == 0 && !msg.Unclaimed {
+	tracked := store.MailboxEntry{Tracked: trackedOfRecord(msg.Tracked)}
+	if msg.ExpiresMs <= nowMS && !tracked.Reports() || waiting == 0 && !msg.Unclaimed {
 		return
 	}
 	i := m.search(msg.Id)
@@ -60,7 +61,7 @@ func (m *Mailbox) mergeMessage(msg *envelope.MovedMessage, devices []*envelope.M
 	}
 	e := &Entry{Message: &envelope.Kept{Id: msg.Id, Op: msg.Op, Body: msg.Body, TimeMs: msg.TimeMs}, loose: true, changed: true}
 	e.ID, e.TimeMS, e.ExpiresMS, e.Waiting = msg.Id, msg.TimeMs, msg.ExpiresMs, waiting
-	e.Acked, e.Unclaimed, e.Size = msg.Acked, msg.Unclaimed, int32(len(msg.Body))
+	e.Acked, e.Unclaimed, e.Size, e.Tracked = msg.Acked, msg.Unclaimed, int32(len(msg.Body)), tracked.Tracked
 	m.entries = slices.Insert(m.entries, i, e)
 }
 

@@ -1,0 +1,270 @@
+package events
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"imgo/envelope"
+)
+
+// Type is the type of an event, as CloudEvents has it.
+type Type string
+
+// The types.
+const (
+	// Delivered: a device acknowledged a message.
+	Delivered Type = "message.delivered"
+	// Settled: every covered device has acknowledged the message, or was forgotten.
+	Settled Type = "message.settled"
+	// Undelivered: the deadline passed while devices still waited.
+	Undelivered Type = "message.undelivered"
+	// Expired: the ttl was over before every device had the message.
+	Expired Type = "message.expired"
+	// Dropped: the message was taken from the mailbox; see the reasons.
+	Dropped Type = "message.dropped"
+)
+
+// Types returns all types.
+func Types() []Type { return []Type{Delivered, Settled, Undelivered, Expired, Dropped} }
+
+// The reasons of Dropped.
+const (
+	ReasonFull    = "mailbox_full" // more messages wait than are allowed
+	ReasonRemoved = "removed"      // a caller of the API removed it
+	ReasonLost    = "lost"         // the owner's disk has lost the body
+)
+
+// Level says which events of a message its caller asked for.
+type Level uint32
+
+// The levels. Each has the events of the one before.
+const (
+	LevelNone    Level = iota // none, but for what a deadline asks for
+	LevelSettled              // Settled, Undelivered, Expired and Dropped
+	LevelEach                 // Delivered too
+)
+
+var levelNames = [...]string{"none", "settled", "each"}
+
+// ParseLevel returns the level with a name. ok is false if there is none.
+func ParseLevel(name string) (l Level, ok bool) {
+	for i, n := range levelNames {
+		if n == name {
+			return Level(i), true
+		}
+	}
+	return LevelNone, false
+}
+
+func (l Level) String() string {
+	if int(l) < len(levelNames) {
+		return levelNames[l]
+	}
+	return strconv.Itoa(int(l))
+}
+
+// MaxRefBytes is the length of the longest ref.
+const MaxRefBytes = 128
+
+// ID is the id of an event: the id of the kept record that caused it, and the event's number
+// among those of the record. Ids grow within a partition.
+type ID struct {
+	Record uint64
+	N      uint32
+}
+
+// After reports whether the id is higher than another one.
+func (id ID) After(other ID) bool {
+	return id.Record > other.Record || id.Record == other.Record && id.N > other.N
+}
+
+// AppendText appends the id as text, such as 281474976710657.0.
+func (id ID) AppendText(b []byte) ([]byte, error) {
+	b = strconv.AppendUint(b, id.Record, 10)
+	return strconv.AppendUint(append(b, '.'), uint64(id.N), 10), nil
+}
+
+func (id ID) String() string {
+	b, _ := id.AppendText(nil)
+	return string(b)
+}
+
+// ParseID reads the text of an id.
+func ParseID(text string) (id ID, err error) {
+	record, n, ok := strings.Cut(text, ".")
+	if !ok {
+		return id, fmt.Errorf("%q is no id of an event", text)
+	}
+	if id.Record, err = strconv.ParseUint(record, 10, 64); err != nil {
+		return id, fmt.Errorf("%q is no id of an event: %w", text, err)
+	}
+	number, err := strconv.ParseUint(n, 10, 32)
+	if err != nil {
+		return id, fmt.Errorf("%q is no id of an event: %w", text, err)
+	}
+	id.N = uint32(number)
+	return id, nil
+}
+
+// Event is one event of a message.
+type Event struct {
+	ID     ID
+	Type   Type
+	User   string
+	TimeMS int64 // of the record, Unix milliseconds
+
+	Message uint64 // id of the message
+	Ref     string // the caller's name of the message
+	// Device acknowledged, AfterMS milliseconds after the push (Delivered). Auto: comet did so
+	// for a client that cannot.
+	Device  string
+	AfterMS int64
+	Auto    bool
+	// Devices still waited (Undelivered, Expired, Dropped).
+	Devices []string
+	// Without are devices that were forgotten while they waited (Settled).
+	Without []string
+	Reason  string // of Dropped
+}
+
+// AppendJSON appends the event as a CloudEvents 1.0 object, in the structured mode of its JSON
+// format.
+func (e *Event) AppendJSON(b []byte, source string) []byte {
+	b = append(b, `{"specversion":"1.0","id":"`...)
+	b, _ = e.ID.AppendText(b)
+	b = appendField(append(b, '"'), "source", source)
+	b = appendField(b, "type", string(e.Type))
+	b = appendField(b, "subject", e.User)
+	b = append(b, `,"time":"`...)
+	b = time.UnixMilli(e.TimeMS).UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
+	b = append(b, `","datacontenttype":"application/json","data":{"user":`...)
+	b = appendText(b, e.User)
+	b = append(b, `,"id":"`...)
+	b = append(strconv.AppendUint(b, e.Message, 10), '"')
+	if e.Ref != "" {
+		b = appendField(b, "ref", e.Ref)
+	}
+	switch e.Type {
+	case Delivered:
+		b = appendField(b, "device", e.Device)
+		b = strconv.AppendInt(append(b, `,"after_ms":`...), e.AfterMS, 10)
+		if e.Auto {
+			b = append(b, `,"auto":true`...)
+		}
+	case Settled:
+		if len(e.Without) > 0 {
+			b = appendList(b, "without", e.Without)
+		}
+	case Undelivered, Expired, Dropped:
+		b = appendList(b, "devices", e.Devices)
+		if e.Type == Undelivered {
+			b = append(b, `,"step":1`...)
+		}
+		if e.Reason != "" {
+			b = appendField(b, "reason", e.Reason)
+		}
+	}
+	return append(b, '}', '}')
+}
+
+func appendField(b []byte, name, text string) []byte {
+	b = append(append(append(b, ',', '"'), name...), '"', ':')
+	return appendText(b, text)
+}
+
+func appendList(b []byte, name string, texts []string) []byte {
+	b = append(append(append(b, ',', '"'), name...), '"', ':', '[')
+	for i, text := range texts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendText(b, text)
+	}
+	return append(b, ']')
+}
+
+// appendText appends a JSON string.
+func appendText(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf || c == '<' || c == '>' || c == '&' {
+			quoted, err := json.Marshal(text)
+			if err != nil { // no string has one
+				return append(b, '"', '"')
+			}
+			return append(b, quoted...)
+		}
+	}
+	b = append(append(b, '"'), text...)
+	return append(b, '"')
+}
+
+// Header is what a reader needs of an event to pass it on.
+type Header struct {
+	ID   ID
+	Type Type
+	User string
+}
+
+// ParseHeader reads the header of an event of the topic.
+func ParseHeader(value []byte) (h Header, err error) {
+	var raw struct {
+		ID      string `json:"id"`
+		Type    Type   `json:"type"`
+		Subject string `json:"subject"`
+	}
+	if err := json.Unmarshal(value, &raw); err != nil {
+		return h, fmt.Errorf("event cannot be read: %w", err)
+	}
+	h.Type, h.User = raw.Type, raw.Subject
+	h.ID, err = ParseID(raw.ID)
+	return h, err
+}
+
+// idPrefix begins every event, before its id.
+var idPrefix = []byte(`{"specversion":"1.0","id":"`)
+
+// parseID reads the id of an event, without the rest of it.
+func parseID(value []byte) (ID, error) {
+	rest, ok := bytes.CutPrefix(value, idPrefix)
+	if !ok {
+		h, err := ParseHeader(value)
+		return h.ID, err
+	}
+	text, _, _ := bytes.Cut(rest, []byte{'"'})
+	return ParseID(string(text))
+}
+
+// Matches reports whether a type is one of those that a list names. An entry may end with an
+// asterisk, such as message.*; an empty list names all.
+func Matches(list []string, t Type) bool {
+	for _, pattern := range list {
+		if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(string(t), prefix) || pattern == string(t) {
+			return true
+		}
+	}
+	return len(list) == 0
+}
+
+// CheckTypes returns an error that names the first entry of a list that no type matches.
+func CheckTypes(field string, list []string) error {
+	for _, pattern := range list {
+		found := false
+		for _, t := range Types() {
+			found = found || Matches([]string{pattern}, t)
+		}
+		if !found {
+			names := make([]string, 0, len(Types()))
+			for _, t := range Types() {
+				names = append(names, string(t))
+			}
+			return envelope.Invalid(field, fmt.Sprintf("has %q, which is no type of event: there are %s, and patterns such as message.*",
+				pattern, strings.Join(names, ", ")))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"imgo/envelope"
+)
+
+// Log is the events topic of one generation of the kept log, as its readers need it. It has as
+// many partitions as the kept log. A user's events are in the user's partition.
+type Log interface {
+	Partitions() int32
+	Generation() uint16
+	// Read blocks until there is an entry at or after from. It returns at least one.
+	Read(ctx context.Context, partition int32, from int64, maxBytes int) ([]envelope.Entry, error)
+	Bounds(ctx context.Context, partition int32) (begin, end int64, err error)
+}
+
+const (
+	// readBytes is how much of a partition is read at a time.
+	readBytes = 256 << 10
+	// tailEntries is how many of the last entries are read to find the highest id. Behind the
+	// highest id there are only repetitions.
+	tailEntries = 4096
+)
+
+// Record is one event as the topic has it.
+type Record struct {
+	Header
+	// Partition and Offset are its place in the topic.
+	Partition int32
+	Offset    int64
+	// Value is the CloudEvents object.
+	Value []byte
+}
+
+// Position is a place in a partition: the offset of the next entry, and the highest id before it.
+type Position struct {
+	Offset int64
+	Last   ID
+}
+
+// Reader reads the events of one partition, each one once and in order. It is for one goroutine.
+type Reader struct {
+	log       Log
+	partition int32
+	at        Position
+	skipped   int64
+}
+
+// NewReader returns a reader that goes on at a position.
+func NewReader(log Log, partition int32, at Position) *Reader {
+	return &Reader{log: log, partition: partition, at: at}
+}
+
+// ResumeReader returns a reader that goes on at an offset, as a consumer group has committed it.
+// It reads the entries before the offset for the highest id.
+func ResumeReader(ctx context.Context, log Log, partition int32, offset int64) (*Reader, error) {
+	last, err := highest(ctx, log, partition, offset)
+	if err != nil {
+		return nil, err
+	}
+	return NewReader(log, partition, Position{Offset: offset, Last: last}), nil
+}
+
+// Position returns where the reader goes on.
+func (r *Reader) Position() Position { return r.at }
+
+// Skipped returns how many entries left the topic before they were read.
+func (r *Reader) Skipped() int64 { return r.skipped }
+
+// Next blocks until there are events, and returns them: at least one.
+func (r *Reader) Next(ctx context.Context) ([]Record, error) {
+	for {
+		entries, err := r.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if records := r.take(entries); len(records) > 0 {
+			return records, nil
+		}
+	}
+}
+
+// read blocks until there are entries, and returns them.
+func (r *Reader) read(ctx context.Context) ([]envelope.Entry, error) {
+	for {
+		entries, err := r.log.Read(ctx, r.partition, r.at.Offset, readBytes)
+		if errors.Is(err, envelope.ErrOutOfRange) {
+			if err = r.skip(ctx); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the events of partition %d from %d: %w", r.partition, r.at.Offset, err)
+		}
+		return entries, nil
+	}
+}
+
+// take returns the events of entries that are not repetitions. An entry that cannot be read is
+// left out: it is of somebody else.
+func (r *Reader) take(entries []envelope.Entry) (records []Record) {
+	for _, e := range entries {
+		r.at.Offset = e.Offset + 1
+		id, err := parseID(e.Value)
+		if err != nil || !id.After(r.at.Last) {
+			continue
+		}
+		h, err := ParseHeader(e.Value)
+		if err != nil {
+			continue
+		}
+		r.at.Last = id
+		records = append(records, Record{Header: h, Partition: r.partition, Offset: e.Offset, Value: e.Value})
+	}
+	return records
+}
+
+// skip goes on at the beginning of the partition if retention has overtaken the reader.
+func (r *Reader) skip(ctx context.Context) error {
+	begin, end, err := r.log.Bounds(ctx, r.partition)
+	switch {
+	case err != nil:
+		return err
+	case r.at.Offset > end:
+		return envelope.Errorf(envelope.CodeOutOfRange, "offset %d is behind the end of the events topic (%d)", r.at.Offset, end)
+	case r.at.Offset < begin:
+		r.skipped += begin - r.at.Offset
+		r.at.Offset = begin
+	}
+	return nil
+}
+
+// Highest returns the highest id that a partition has. All events with lower ids are in the topic too.
+func Highest(ctx context.Context, log Log, partition int32) (ID, error) {
+	_, end, err := log.Bounds(ctx, partition)
+	if err != nil {
+		return ID{}, fmt.Errorf("find the end of the events of partition %d: %w", partition, err)
+	}
+	return highest(ctx, log, partition, end)
+}
+
+// highest returns the highest id among the last entries before an offset.
+func highest(ctx context.Context, log Log, partition int32, end int64) (last ID, err error) {
+	begin, have, err := log.Bounds(ctx, partition)
+	if err != nil {
+		return last, fmt.Errorf("find the bounds of the events of partition %d: %w", partition, err)
+	}
+	end = min(end, have)
+	for from := max(begin, end-tailEntries); from < end; {
+		entries, err := log.Read(ctx, partition, from, readBytes)
+		if err != nil {
+			return last, fmt.Errorf("read the last events of partition %d: %w", partition, err)
+		}
+		for _, e := range entries {
+			if from = e.Offset + 1; e.Offset >= end {
+				break
+			}
+			if id, err := parseID(e.Value); err == nil && id.After(last) {
+				last = id
+			}
+		}
+	}
+	return last, nil
+}

@@ -1,0 +1,251 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"imgo/envelope"
+)
+
+// Topics are the events topics of all generations of the kept log.
+type Topics interface {
+	// Current returns the newest generation.
+	Current() uint16
+	// Open returns the topic of a generation, up to the newest one.
+	Open(ctx context.Context, generation uint16) (Log, error)
+}
+
+// Query asks for events.
+type Query struct {
+	// After is the place behind which they are. With Now it is the end of the topic.
+	After Cursor
+	Now   bool
+	// Types are types and patterns of them, empty: all. User limits the events to those of a user;
+	// empty: all.
+	Types []string
+	User  string
+	// Limit is how many events there may be, at least 1.
+	Limit int
+	// Wait is how long to wait for an event if there is none.
+	Wait time.Duration
+}
+
+// Page answers a Query.
+type Page struct {
+	Records []Record
+	// Next is where the next page begins. More reports whether there may be events already.
+	Next Cursor
+	More bool
+	// Skipped counts entries that left the topic before they were read.
+	Skipped int64
+}
+
+const (
+	// maxScan bounds the events that one page looks at, whether they match or not.
+	maxScan = 20_000
+	// boundsAtOnce is how many partitions are asked for their ends side by side.
+	boundsAtOnce = 16
+)
+
+// Window reads pages of the topic. Safe for concurrent use.
+type Window struct{ topics Topics }
+
+// NewWindow returns a window on the topics.
+func NewWindow(topics Topics) *Window { return &Window{topics} }
+
+// Read returns the events that a query asks for. It waits for the first one, for Query.Wait.
+func (w *Window) Read(ctx context.Context, q Query) (*Page, error) {
+	wait, cancel := context.WithTimeout(ctx, q.Wait)
+	defer cancel()
+	r := &pageReader{topics: w.topics, q: q, at: Cursor{Generation: q.After.Generation, Turn: q.After.Turn, At: maps.Clone(q.After.At)}}
+	if r.at.At == nil {
+		r.at.At = make(map[int32]Position)
+	}
+	for {
+		err := r.read(ctx)
+		if err != nil && !errors.Is(err, envelope.ErrClosed) {
+			return nil, err
+		}
+		if len(r.page.Records) > 0 || r.page.More || wait.Err() != nil {
+			r.page.Next = r.at
+			return &r.page, ctx.Err()
+		}
+		if err == nil {
+			err = r.wait(wait)
+		}
+		// The topic of a generation is closed when another one follows.
+		if err != nil && !errors.Is(err, envelope.ErrClosed) {
+			return nil, err
+		}
+		if err != nil {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-wait.Done():
+			}
+		}
+	}
+}
+
+// pageReader makes one page.
+type pageReader struct {
+	topics  Topics
+	q       Query
+	log     Log
+	at      Cursor
+	page    Page
+	scanned int
+}
+
+// read reads what there is, up to the limit. It goes on with the next generation when this one is over and
+// was read.
+func (r *pageReader) read(ctx context.Context) (err error) {
+	for {
+		if r.at.Generation == 0 {
+			r.at.Generation = r.topics.Current()
+		}
+		if current := r.topics.Current(); r.at.Generation > current {
+			return envelope.Invalid("after", "is a cursor of another server, or of one that has been reset")
+		}
+		if r.log, err = r.topics.Open(ctx, r.at.Generation); err != nil {
+			return err
+		}
+		if r.q.Now {
+			return r.toEnd(ctx)
+		}
+		over := r.at.Generation < r.topics.Current()
+		if err := r.partitions(ctx); err != nil {
+			return err
+		}
+		if r.page.More || !over {
+			return nil
+		}
+		r.at = Cursor{Generation: r.at.Generation + 1, At: make(map[int32]Position)}
+	}
+}
+
+// own returns the partitions that the query reads, in their turn.
+func (r *pageReader) own() (list []int32) {
+	n := r.log.Partitions()
+	if r.q.User != "" {
+		return []int32{envelope.Partition(r.q.User, int(n))}
+	}
+	for i := range n {
+		list = append(list, (r.at.Turn+i)%n)
+	}
+	return list
+}
+
+// ends returns the ends of partitions.
+func (r *pageReader) ends(ctx context.Context, partitions []int32) ([]int64, error) {
+	ends := make([]int64, len(partitions))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(boundsAtOnce)
+	for i, p := range partitions {
+		g.Go(func() (err error) {
+			_, ends[i], err = r.log.Bounds(gctx, p)
+			return err
+		})
+	}
+	return ends, g.Wait()
+}
+
+// toEnd puts the cursor at the end of the topic.
+func (r *pageReader) toEnd(ctx context.Context) error {
+	partitions := r.own()
+	ends, err := r.ends(ctx, partitions)
+	for i, p := range partitions {
+		if err != nil {
+			return err
+		}
+		var last ID
+		last, err = highest(ctx, r.log, p, ends[i])
+		r.at.At[p] = Position{Offset: ends[i], Last: last}
+	}
+	r.q.Now = false
+	return err
+}
+
+// partitions reads all partitions up to their present ends.
+func (r *pageReader) partitions(ctx context.Context) error {
+	partitions := r.own()
+	ends, err := r.ends(ctx, partitions)
+	if err != nil {
+		return err
+	}
+	for i, p := range partitions {
+		if r.at.At[p].Offset > ends[i] {
+			return envelope.Invalid("after", fmt.Sprintf("is a cursor of another server, or of one that has been reset: "+
+				"partition %d ends before it", p))
+		}
+		if err := r.partition(ctx, p, ends[i]); err != nil {
+			return err
+		}
+		if r.page.More {
+			r.at.Turn = p // the others come first next time
+			if len(partitions) > 1 {
+				r.at.Turn = (p + 1) % int32(len(partitions))
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// partition reads one partition up to an offset, or until the page is full.
+func (r *pageReader) partition(ctx context.Context, p int32, end int64) error {
+	reader := NewReader(r.log, p, r.at.At[p])
+	defer func() { r.page.Skipped += reader.Skipped() }()
+	for reader.at.Offset < end {
+		entries, err := reader.read(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			if len(r.page.Records) >= r.q.Limit || r.scanned >= maxScan {
+				r.page.More = true
+				return nil
+			}
+			r.scanned++
+			for _, rec := range reader.take(entries[i : i+1]) {
+				if Matches(r.q.Types, rec.Type) && (r.q.User == "" || rec.User == r.q.User) {
+					r.page.Records = append(r.page.Records, rec)
+				}
+			}
+			r.at.At[p] = reader.at
+		}
+	}
+	return nil
+}
+
+// wait blocks until one of the partitions has another entry, or ctx is done. The end of ctx is no error.
+func (r *pageReader) wait(ctx context.Context) error {
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var g sync.WaitGroup
+	partitions := r.own()
+	woken := make(chan error, len(partitions))
+	for _, p := range partitions {
+		from := r.at.At[p].Offset
+		g.Go(func() {
+			_, err := r.log.Read(wctx, p, from, 1)
+			if errors.Is(err, envelope.ErrOutOfRange) {
+				err = nil // retention has overtaken it: there are other entries
+			}
+			woken <- err
+			cancel()
+		})
+	}
+	err := <-woken
+	cancel()
+	g.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,107 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/roles/logic/httpapi/internal/httpcall"
+)
+
+const (
+	// maxEvents bounds the events of one answer.
+	maxEvents = 1000
+	// maxWait is the longest time that a call waits for an event.
+	maxWait = 50 * time.Second
+	// maxWaiting bounds the calls that wait at the same time.
+	maxWaiting = 256
+)
+
+// events answers GET /v1/events: what became of messages. It is a window on the events topic: next is what to ask
+// after next time.
+func (a *API) events(c *call) error {
+	q, err := a.eventsQuery(c)
+	if err != nil {
+		return err
+	}
+	ctx := c.Ctx
+	if q.Wait > 0 {
+		select {
+		case a.waiting <- struct{}{}:
+			defer func() { <-a.waiting }()
+		default:
+			return envelope.Errorf(envelope.CodeUnavailable, "as many calls wait for events as are allowed (%d)", maxWaiting)
+		}
+		// A node that stops, or that gets more partitions, must not wait for it.
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(c.Ctx)
+		defer stop()
+		defer context.AfterFunc(a.streams, stop)()
+	}
+	page, err := a.service.Events(ctx, q)
+	if err != nil && a.streams.Err() != nil && c.Ctx.Err() == nil {
+		return envelope.Errorf(envelope.CodeUnavailable, "the server is about to stop waiting; ask again")
+	}
+	if err != nil {
+		return err
+	}
+	c.Write(http.StatusOK, httpcall.ContentJSON, appendPage(nil, page))
+	return nil
+}
+
+func (a *API) eventsQuery(c *call) (q events.Query, err error) {
+	if err := c.Known("after", "limit", "types", "user", "wait"); err != nil {
+		return q, err
+	}
+	if c.Params().Has("user") {
+		if q.User, err = c.QueryName("user"); err != nil {
+			return q, err
+		}
+	}
+	limit, err := c.Number("limit", 100, 1, maxEvents)
+	if err != nil {
+		return q, err
+	}
+	q.Limit = int(limit)
+	if types := c.Param("types"); types != "" {
+		q.Types = strings.Split(types, ",")
+		if err := events.CheckTypes("types", q.Types); err != nil {
+			return q, err
+		}
+	}
+	if wait := c.Param("wait"); wait != "" {
+		if q.Wait, err = time.ParseDuration(wait); err != nil || q.Wait < 0 || q.Wait > maxWait {
+			return q, envelope.Invalid("wait", "must be a duration from 0s to "+maxWait.String()+", such as 30s")
+		}
+	}
+	if after := c.Param("after"); after == "now" {
+		q.Now = true
+	} else if q.After, err = events.ParseCursor(after); err != nil {
+		return q, envelope.Invalid("after", err.Error())
+	}
+	return q, nil
+}
+
+// appendPage appends an answer of GET /v1/events.
+func appendPage(b []byte, page *events.Page) []byte {
+	b = append(b, `{"events":[`...)
+	for i := range page.Records {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, page.Records[i].Value...)
+	}
+	b = append(b, `],"next":"`...)
+	b = append(b, page.Next.String()...)
+	b = append(b, `","more":`...)
+	b = strconv.AppendBool(b, page.More)
+	if page.Skipped > 0 {
+		b = append(b, `,"skipped":`...)
+		b = strconv.AppendInt(b, page.Skipped, 10)
+	}
+	return append(b, '}', '\n')
+}

@@ -1,0 +1,193 @@
+package httpapi
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+)
+
+// messageView is a kept message that waits, as the API shows it.
+type messageView struct {
+	ID        string `json:"id"`
+	Ref       string `json:"ref,omitempty"`
+	Op        int32  `json:"op"`
+	Size      uint32 `json:"size"`
+	TimeMS    int64  `json:"time_ms"`
+	ExpiresMS int64  `json:"expires_ms"`
+	// Exactly one of the three is there if bodies were asked for.
+	Body       json.RawMessage `json:"body,omitempty"`
+	BodyText   *string         `json:"body_text,omitempty"`
+	BodyBase64 *string         `json:"body_base64,omitempty"`
+	// Waiting are the devices that have yet to acknowledge.
+	Waiting []string `json:"waiting"`
+	// Unclaimed: the user had no device. The first one gets the message.
+	Unclaimed bool `json:"unclaimed,omitempty"`
+
+	Report     string `json:"report"`
+	DeadlineMS int64  `json:"deadline_ms,omitempty"`
+	DeadlineIf string `json:"deadline_if,omitempty"`
+	Missed     bool   `json:"missed,omitempty"`
+}
+
+// messageDevice is what is known of a message on one device.
+type messageDevice struct {
+	Device string `json:"device"`
+	// State is waiting, delivered, or forgotten: the device was forgotten while the message waited for it.
+	State string `json:"state"`
+	// TimeMS is when it was delivered.
+	TimeMS int64 `json:"time_ms,omitempty"`
+}
+
+func viewMessage(m *envelope.WaitingMessage, bodies bool) messageView {
+	report := m.GetTracked().GetReport()
+	v := messageView{
+		ID: strconv.FormatUint(m.Id, 10), Ref: report.GetRef(), Op: m.Op, Size: m.Size, TimeMS: m.TimeMs, ExpiresMS: m.ExpiresMs,
+		Waiting: m.Waiting, Unclaimed: m.Unclaimed, Report: events.Level(report.GetLevel()).String(), DeadlineMS: report.GetDeadlineMs(),
+		Missed: m.GetTracked().GetDecided(),
+	}
+	if v.Waiting == nil {
+		v.Waiting = []string{}
+	}
+	if v.DeadlineMS > 0 {
+		v.DeadlineIf = "none_delivered"
+		if report.GetDeadlineAny() {
+			v.DeadlineIf = "any"
+		}
+	}
+	if bodies {
+		switch {
+		case json.Valid(m.Body):
+			v.Body = m.Body
+		case utf8.Valid(m.Body):
+			text := string(m.Body)
+			v.BodyText = &text
+		default:
+			text := base64.StdEncoding.EncodeToString(m.Body)
+			v.BodyBase64 = &text
+		}
+	}
+	return v
+}
+
+// viewDevices returns what is known of a message on each device, by name.
+func viewDevices(m *envelope.WaitingMessage) []messageDevice {
+	devices := []messageDevice{}
+	for _, r := range m.GetTracked().GetReceipts() {
+		devices = append(devices, messageDevice{Device: r.Device, State: "delivered", TimeMS: r.TimeMs})
+	}
+	for _, d := range m.GetTracked().GetWithout() {
+		devices = append(devices, messageDevice{Device: d, State: "forgotten"})
+	}
+	for _, d := range m.Waiting {
+		devices = append(devices, messageDevice{Device: d, State: "waiting"})
+	}
+	slices.SortStableFunc(devices, func(a, b messageDevice) int { return cmp.Compare(a.Device, b.Device) })
+	return devices
+}
+
+// maxMessages bounds the messages of one answer.
+const maxMessages = 1000
+
+// messages answers GET /v1/users/{user}/messages: those that wait, oldest first.
+func (a *API) messages(c *call) error {
+	user, err := c.PathName("user")
+	if err != nil {
+		return err
+	}
+	if err := c.Known("cursor", "limit", "bodies"); err != nil {
+		return err
+	}
+	limit, err := c.Number("limit", 100, 1, maxMessages)
+	if err != nil {
+		return err
+	}
+	after, err := messageID(c, "cursor", c.Param("cursor"))
+	if err != nil {
+		return err
+	}
+	bodies, err := c.flag("bodies")
+	if err != nil {
+		return err
+	}
+	r, err := a.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, After: after, MaxMessages: uint32(limit), Bodies: bodies})
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		User     string        `json:"user"`
+		Messages []messageView `json:"messages"`
+		Next     string        `json:"next,omitempty"`
+	}{User: user, Messages: []messageView{}}
+	for _, m := range r.Messages {
+		answer.Messages = append(answer.Messages, viewMessage(m, bodies))
+	}
+	if n := len(answer.Messages); r.More && n > 0 {
+		answer.Next = answer.Messages[n-1].ID
+	}
+	return c.Reply(http.StatusOK, answer)
+}
+
+// message answers GET /v1/users/{user}/messages/{id}: one that waits, with what is known of it on each device.
+func (a *API) message(c *call) error {
+	user, err := c.PathName("user")
+	if err != nil {
+		return err
+	}
+	if err := c.Known(); err != nil {
+		return err
+	}
+	id, err := messageID(c, "id", c.R.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if id == 0 {
+		return envelope.Invalid("id", "must not be 0")
+	}
+	r, err := a.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, Id: id, MaxMessages: 1, Bodies: true})
+	if err != nil {
+		return err
+	}
+	if len(r.Messages) == 0 {
+		return envelope.Errorf(envelope.CodeNotFound, "message %d does not wait for user %q: every device has it, it has expired, "+
+			"or there was none; its events say which, if its push asked for a report", id, user)
+	}
+	return c.Reply(http.StatusOK, struct {
+		messageView
+		Devices []messageDevice `json:"devices"`
+	}{viewMessage(r.Messages[0], true), viewDevices(r.Messages[0])})
+}
+
+// messageID reads the id of a message; "" is 0.
+func messageID(_ *call, field, text string) (uint64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || id > math.MaxInt64 {
+		return 0, envelope.Invalid(field, fmt.Sprintf("is %q: it must be the id of a message", text))
+	}
+	return id, nil
+}
+
+// flag reads true or false of the query; false if it is missing.
+func (c *call) flag(name string) (bool, error) {
+	if !c.Params().Has(name) {
+		return false, nil
+	}
+	switch c.Param(name) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, envelope.Invalid(name, "must be true or false")
+}

@@ -1,0 +1,234 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/internal/wait"
+)
+
+// EventsLog is the events topic of the kept log's generation.
+type EventsLog interface {
+	events.Log
+	AppendMany(ctx context.Context, entries []envelope.Entry) error
+}
+
+const (
+	// maxUnsent bounds the events of a partition that the topic has not taken yet. Records are
+	// not applied beyond it.
+	maxUnsent = 1 << 14
+	// A batch is appended in one call, and has to fit into one transaction of the log: a part
+	// of it must never be there without what is before.
+	maxBatchEvents = 512
+	maxBatchBytes  = 256 << 10
+	// emitTimeout bounds one append.
+	emitTimeout = 15 * time.Second
+	// A flush waits for so long until the topic has taken the events of what it writes: a
+	// routine one tries again later, the others have to be done.
+	flushEventsWait, flushEventsWaitLast = 100 * time.Millisecond, 2 * time.Second
+	// tailTimeout bounds the reading of the topic's end.
+	tailTimeout = 15 * time.Second
+)
+
+func errEventsBehind(index int32) error {
+	return envelope.Errorf(envelope.CodeUnavailable, "partition %d waits until the events topic takes the events that it has", index)
+}
+
+// emitter appends the events of a partition to the topic, one batch after another. It repeats a
+// batch that failed until it is there, so that the topic never has an event without those before
+// it. The partition's mu guards its fields, but for tail.
+type emitter struct {
+	p    *partition
+	log  EventsLog // nil: events are not wanted
+	wake wait.Signal
+	// queue has the events that are not under way yet, and sending counts those that are.
+	queue   []events.Event
+	sending int
+	// deriving reports whether the record that is being applied has events that are not in the
+	// queue yet.
+	deriving bool
+	// sent is closed and replaced when a batch is in the topic.
+	sent chan struct{}
+	// tail is the highest id in the topic, as far as tailKnown. What is not higher is there.
+	tail      events.ID
+	tailKnown bool
+}
+
+func newEmitter(p *partition, log EventsLog) *emitter {
+	return &emitter{p: p, log: log, wake: wait.NewSignal(), sent: make(chan struct{})}
+}
+
+// addLocked queues the events of a record.
+func (em *emitter) addLocked(list []events.Event) {
+	if em.log == nil {
+		return
+	}
+	em.queue = append(em.queue, list...)
+	em.wake.Set()
+}
+
+// unsentLocked reports whether the topic may lack events of what was applied.
+func (em *emitter) unsentLocked() bool {
+	return em.log != nil && (len(em.queue) > 0 || em.sending > 0 || em.deriving)
+}
+
+// fullLocked reports whether no further record may be applied.
+func (em *emitter) fullLocked() bool { return len(em.queue) >= maxUnsent }
+
+// run appends what is queued, until ctx is done.
+func (em *emitter) run(ctx context.Context) {
+	if em.log == nil {
+		return
+	}
+	for {
+		select {
+		case <-em.wake:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil {
+			batch := em.next()
+			if len(batch) == 0 {
+				break
+			}
+			em.send(ctx, batch)
+		}
+	}
+}
+
+// next takes a batch from the queue. The batch before it is in the topic.
+func (em *emitter) next() []events.Event {
+	p := em.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, size := 0, 0
+	for n < len(em.queue) && n < maxBatchEvents && size < maxBatchBytes {
+		size += eventSize(&em.queue[n])
+		n++
+	}
+	batch := em.queue[:n:n]
+	em.queue = em.queue[n:]
+	if len(em.queue) == 0 {
+		em.queue = nil
+	}
+	em.sending = n
+	return batch
+}
+
+// eventSize is about the size of an event in the topic, in bytes.
+func eventSize(e *events.Event) int {
+	size := 320 + 2*len(e.User) + len(e.Ref) + len(e.Device)
+	for _, d := range e.Devices {
+		size += len(d) + 3
+	}
+	for _, d := range e.Without {
+		size += len(d) + 3
+	}
+	return size
+}
+
+// send appends a batch, again and again until it is in the topic or ctx is done.
+func (em *emitter) send(ctx context.Context, batch []events.Event) {
+	p := em.p
+	for pauses := retryPauses(); ctx.Err() == nil; {
+		err := em.readTail(ctx)
+		if err == nil {
+			err = em.append(ctx, batch)
+		}
+		if err == nil {
+			p.mu.Lock()
+			em.sending = 0
+			close(em.sent)
+			em.sent = make(chan struct{})
+			p.mu.Unlock()
+			return
+		}
+		if ctx.Err() == nil {
+			p.metrics.eventErrors.Inc()
+			p.log.Warn().Err(err).Int32("partition", p.index).Msg("events were not appended; trying again")
+		}
+		if p.cfg.Faults.EventsOverlap {
+			em.putBack(batch)
+			return
+		}
+		_ = pauses.Sleep(ctx) // the loop looks at ctx
+	}
+}
+
+// putBack has a failed batch tried after the next one, as a router with the fault EventsOverlap does.
+func (em *emitter) putBack(batch []events.Event) {
+	em.p.mu.Lock()
+	defer em.p.mu.Unlock()
+	em.sending = 0
+	if n := min(len(em.queue), 1); n > 0 {
+		em.queue = append(append(append([]events.Event(nil), em.queue[:n]...), batch...), em.queue[n:]...)
+	} else {
+		em.queue = append(em.queue, batch...)
+	}
+	em.wake.Set()
+}
+
+// readTail reads the highest id in the topic, once. A router that begins has derived much of what
+// is there again.
+func (em *emitter) readTail(ctx context.Context) error {
+	if em.tailKnown || em.p.cfg.Faults.NoEventsTail {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
+	defer cancel()
+	tail, err := events.Highest(ctx, em.log, em.p.index)
+	if err != nil {
+		return err
+	}
+	em.tail, em.tailKnown = tail, true
+	return nil
+}
+
+// append appends the events of a batch that the topic does not have.
+func (em *emitter) append(ctx context.Context, batch []events.Event) error {
+	p := em.p
+	entries := make([]envelope.Entry, 0, len(batch))
+	for i := range batch {
+		if e := &batch[i]; e.ID.After(em.tail) {
+			value := e.AppendJSON(make([]byte, 0, eventSize(e)), p.cfg.EventsSource)
+			entries = append(entries, envelope.Entry{Partition: p.index, Value: value})
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, emitTimeout)
+	defer cancel()
+	if err := em.log.AppendMany(ctx, entries); err != nil {
+		return err
+	}
+	em.tail = batch[len(batch)-1].ID
+	p.metrics.emitted.Add(float64(len(entries)))
+	return nil
+}
+
+// holdWhenSent waits until the topic has the events of all that was applied, and keeps records
+// from being applied until release is called. ok is false if the topic does not take them within
+// the time: nothing is held then.
+func (em *emitter) holdWhenSent(within time.Duration) (release func(), ok bool) {
+	ap := &em.p.applier
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	ap.mu.Lock()
+	for {
+		em.p.mu.Lock()
+		unsent, sent := em.unsentLocked(), em.sent
+		em.p.mu.Unlock()
+		if !unsent {
+			return ap.mu.Unlock, true
+		}
+		select {
+		case <-sent:
+		case <-timer.C:
+			ap.mu.Unlock()
+			return nil, false
+		}
+	}
+}

@@ -1,0 +1,340 @@
+package router_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/roles/router"
+)
+
+// reportWorld is a world with an events topic.
+func reportWorld(t *testing.T, change func(*router.Config)) *world {
+	w := newWorld(t, func(c *router.Config) {
+		c.FlushInterval = 2 * time.Millisecond
+		if change != nil {
+			change(c)
+		}
+	})
+	w.stop()
+	w.topic = newMemLog(2)
+	w.start()
+	return w
+}
+
+// report pushes a message with a report.
+func (w *world) report(user string, ttl time.Duration, report *envelope.Report) uint64 {
+	w.t.Helper()
+	now := w.clock.now()
+	if report.DeadlineMs > 0 {
+		report.DeadlineMs += now.UnixMilli()
+	}
+	return w.append(user, &envelope.Record{Push: &envelope.Push{
+		Users: []string{user}, Op: 5, Body: []byte("hello"), ExpiresMs: now.Add(ttl).UnixMilli(), Report: report,
+	}})
+}
+
+// told returns the events of a user as a reader of the topic sees them: type, message, and what else an event has.
+func (w *world) toldOf(user string, want int) (list []string) {
+	w.t.Helper()
+	p := envelope.Partition(user, 2)
+	eventually(w.t, fmt.Sprintf("%s has %d events", user, want), func() bool {
+		list = nil
+		for _, e := range w.topicOf(p) {
+			if e.User == user {
+				list = append(list, describe(w.t, e))
+			}
+		}
+		return len(list) >= want
+	})
+	return list
+}
+
+// topicOf returns the events of a partition, each once.
+func (w *world) topicOf(p int32) (list []events.Record) {
+	w.t.Helper()
+	_, end, err := w.topic.Bounds(context.Background(), p)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := events.NewReader(w.topic, p, events.Position{})
+	for r.Position().Offset < end {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		records, err := r.Next(ctx)
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) {
+			break // only repetitions were left
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		list = append(list, records...)
+	}
+	return list
+}
+
+func describe(t *testing.T, e events.Record) string {
+	var event struct {
+		Data struct {
+			ID, Ref, Device, Reason string
+			Devices, Without        []string
+			Auto                    bool
+		}
+	}
+	if err := json.Unmarshal(e.Value, &event); err != nil {
+		t.Fatalf("%s: %v", e.Value, err)
+	}
+	d := event.Data
+	text := strings.TrimPrefix(string(e.Type), "message.") + " " + d.Ref
+	for _, part := range []string{d.Device, d.Reason, strings.Join(d.Devices, "+")} {
+		if part != "" {
+			text += " " + part
+		}
+	}
+	if len(d.Without) > 0 {
+		text += " without " + strings.Join(d.Without, "+")
+	}
+	if d.Auto {
+		text += " auto"
+	}
+	return text
+}
+
+func (w *world) expectEvents(user string, want ...string) {
+	w.t.Helper()
+	if got := w.toldOf(user, len(want)); !slices.Equal(got, want) {
+		w.t.Errorf("events of %s: %q, want %q", user, got, want)
+	}
+}
+
+// A push gets the events that it asked for, and no others.
+func TestReports(t *testing.T) {
+	w := reportWorld(t, nil)
+	w.attach(session("c", 1, "u1", "phone"))
+	w.attach(session("c", 2, "u1", "laptop"))
+	none := w.push("u1", "no report")
+	ref := w.report("u1", time.Hour, &envelope.Report{Ref: "only-ref"})
+	settled := w.report("u1", time.Hour, &envelope.Report{Ref: "s", Level: 1})
+	each := w.report("u1", time.Hour, &envelope.Report{Ref: "e", Level: 2})
+	w.ack("u1", "phone", none, ref, settled, each)
+	w.expectEvents("u1", "delivered e phone")
+	at := w.append("u1", &envelope.Record{Acks: &envelope.Acks{Acks: []*envelope.Ack{
+		{User: "u1", Device: "laptop", Ids: []uint64{none, ref, settled, each}, Auto: true}}}})
+	w.applied("u1", at)
+	w.expectEvents("u1", "delivered e phone", "settled s", "delivered e laptop auto", "settled e")
+	w.ack("u1", "laptop", settled, each)
+
+	// Devices that go before they have the message are named.
+	gone := w.report("u1", time.Hour, &envelope.Report{Ref: "g", Level: 2})
+	w.ack("u1", "phone", gone)
+	if _, err := w.remove(&envelope.Removal{User: "u1", Devices: []string{"laptop"}}); err != nil {
+		t.Fatal(err)
+	}
+	// A message that is removed is told of too.
+	w.report("u1", time.Hour, &envelope.Report{Ref: "r", Level: 1})
+	if _, err := w.remove(&envelope.Removal{User: "u1", Messages: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.expectEvents("u1", "delivered e phone", "settled s", "delivered e laptop auto", "settled e",
+		"delivered g phone", "settled g without laptop", "dropped r removed phone")
+}
+
+// Nothing is appended to the topic for pushes that ask for nothing.
+func TestNoReportNoEvent(t *testing.T) {
+	w := reportWorld(t, func(c *router.Config) { c.MailboxLength = 2 })
+	w.attach(session("c", 1, "u1", "phone"))
+	for i := range 5 {
+		w.ack("u1", "phone", w.push("u1", fmt.Sprint(i)))
+		w.push("u1", "unread")
+	}
+	w.restart()
+	w.topic.mu.Lock()
+	defer w.topic.mu.Unlock()
+	if w.topic.appends != 0 || len(w.topic.reads) != 0 {
+		t.Errorf("the topic has %d events, and was read %v", w.topic.appends, w.topic.reads)
+	}
+}
+
+// Deadlines and the ttl are told of once, by a step in the log, also for users who are in the store only.
+func TestDeadlines(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			w := reportWorld(t, func(c *router.Config) { c.IdleMailboxes = 0 })
+			for i, device := range []string{"phone", "laptop"} {
+				s := session("c", uint64(i+1), "u1", device)
+				w.attach(s)
+				w.detach(s)
+			}
+			minute := time.Minute.Milliseconds()
+			w.report("u1", time.Hour, &envelope.Report{Ref: "late", DeadlineMs: minute})
+			some := w.report("u1", time.Hour, &envelope.Report{Ref: "some", DeadlineMs: minute})
+			all := w.report("u1", time.Hour, &envelope.Report{Ref: "any", DeadlineMs: 2 * minute, DeadlineAny: true, Level: 1})
+			done := w.report("u1", time.Hour, &envelope.Report{Ref: "done", DeadlineMs: minute, DeadlineAny: true})
+			short := w.report("u1", time.Minute*3, &envelope.Report{Ref: "short", Level: 1})
+			w.ack("u1", "phone", some, all, done)
+			w.ack("u1", "laptop", done)
+			if restart {
+				w.restart()
+			}
+			w.expectEvents("u1")
+			w.clock.add(time.Minute + time.Second)
+			w.expectEvents("u1", "undelivered late laptop+phone")
+			if restart {
+				w.restart()
+			}
+			w.clock.add(time.Minute)
+			w.expectEvents("u1", "undelivered late laptop+phone", "undelivered any laptop")
+			w.clock.add(time.Minute)
+			w.expectEvents("u1", "undelivered late laptop+phone", "undelivered any laptop", "expired short laptop+phone")
+			w.ack("u1", "laptop", all, short)
+			w.expectEvents("u1", "undelivered late laptop+phone", "undelivered any laptop", "expired short laptop+phone", "settled any")
+			w.clock.add(time.Hour)
+			w.expectEvents("u1", "undelivered late laptop+phone", "undelivered any laptop", "expired short laptop+phone", "settled any",
+				"expired late laptop+phone", "expired some laptop")
+			if w.metric() > 0 {
+				t.Error("messages wait that have expired")
+			}
+		})
+	}
+}
+
+// metric counts the messages in memory.
+func (w *world) metric() int { return int(w.gauges("imgo_router_mailbox_messages")[""]) }
+
+// A message that reports leaves a full mailbox by a step in the log, and is told of.
+func TestDroppedIsTold(t *testing.T) {
+	for _, c := range []struct {
+		policy router.MailboxPolicy
+		want   []string
+	}{
+		{router.DropOldest, []string{"dropped 0 mailbox_full phone", "dropped 1 mailbox_full phone"}},
+		{router.RefuseMessage, []string{"dropped 3 mailbox_full phone", "dropped 4 mailbox_full phone"}},
+	} {
+		w := reportWorld(t, func(cfg *router.Config) { cfg.MailboxLength, cfg.MailboxPolicy = 3, c.policy })
+		w.attach(session("c", 1, "u1", "phone"))
+		for i := range 5 {
+			w.report("u1", time.Hour, &envelope.Report{Ref: fmt.Sprint(i), Level: 1})
+		}
+		got := w.toldOf("u1", 2)
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.policy, got, c.want)
+		}
+		eventually(t, "the mailbox keeps its bound", func() bool { return len(w.pendingIDs("u1", "phone")) == 3 })
+	}
+}
+
+// An expired device that a message with a report waits for goes by a record.
+func TestExpiredDeviceIsTold(t *testing.T) {
+	w := reportWorld(t, func(c *router.Config) { c.DeviceExpiry = time.Hour })
+	w.attach(session("c", 1, "u1", "phone"))
+	old := session("c", 2, "u1", "old")
+	w.attach(old)
+	w.detach(old)
+	id := w.report("u1", 100*time.Hour, &envelope.Report{Ref: "x", Level: 1})
+	w.ack("u1", "phone", id)
+	w.clock.add(2 * time.Hour)
+	w.restart() // the mailbox is read, which is when devices expire
+	w.user("u1")
+	w.expectEvents("u1", "settled x without old")
+}
+
+// While the topic takes no events, acknowledgements and pushes go on, and no mailbox is written whose
+// events it lacks: after a crash they are derived again.
+func TestTopicAway(t *testing.T) {
+	w := reportWorld(t, nil)
+	w.attach(session("c", 1, "u1", "phone"))
+	away := func(err error) {
+		w.topic.mu.Lock()
+		defer w.topic.mu.Unlock()
+		w.topic.fail = err
+	}
+	var want []string
+	away(envelope.ErrUnavailable)
+	for i := range 20 {
+		ref := fmt.Sprint(i)
+		w.ack("u1", "phone", w.report("u1", time.Hour, &envelope.Report{Ref: ref, Level: 2}))
+		want = append(want, "delivered "+ref+" phone", "settled "+ref)
+		if i == 10 {
+			_ = w.db.Close() // as kill -9
+			w.restart()
+		}
+	}
+	away(nil)
+	w.expectEvents("u1", want...)
+}
+
+// Whatever crashes and whoever else owns the partition: the topic has the events of the log, each once.
+func TestEventsAreThoseOfTheLog(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 1))
+			w := reportWorld(t, func(c *router.Config) {
+				c.FlushInterval = time.Duration(rng.IntN(4)+1) * time.Millisecond
+				c.DedupeWarm, c.IdleMailboxes, c.FlushBytes = 1000, rng.IntN(3), 1<<(6+rng.IntN(10))
+			})
+			users, devices := []string{"u1", "u2", "u3"}, []string{"phone", "laptop"}
+			for i, u := range users {
+				for j, d := range devices {
+					w.attach(session("c", uint64(10*i+j), u, d))
+				}
+			}
+			var ids []uint64
+			for step := range 250 {
+				user := users[rng.IntN(3)]
+				switch rng.IntN(9) {
+				case 0, 1, 2:
+					ids = append(ids, w.report(user, time.Hour, &envelope.Report{Ref: fmt.Sprint(step), Level: 2}))
+				case 3, 4, 5, 6:
+					acks := &envelope.Acks{}
+					for range rng.IntN(3) + 1 {
+						ack := &envelope.Ack{User: user, Device: devices[rng.IntN(2)]}
+						for range rng.IntN(4) {
+							if len(ids) > 0 {
+								ack.Ids = append(ack.Ids, ids[max(0, len(ids)-1-rng.IntN(20))])
+							}
+						}
+						acks.Acks = append(acks.Acks, ack)
+					}
+					w.append(user, &envelope.Record{Acks: acks})
+				case 7:
+					time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond) // another interleaving, not a wait
+				case 8:
+					if rng.IntN(3) == 0 {
+						_ = w.db.Close() // what was not flushed by now is lost, as with kill -9
+						w.restart()
+					}
+				}
+			}
+			w.awaitApplied(users)
+			settle := func() (text string) {
+				for p := range int32(2) {
+					text += fmt.Sprintf("partition %d:\n", p)
+					for _, e := range w.topicOf(p) {
+						text += string(e.Value) + "\n"
+					}
+				}
+				return text
+			}
+			w.stop()
+			told := settle()
+			// A router without a disk and with a topic of its own derives the same.
+			w.topic, w.dir = newMemLog(2), t.TempDir()
+			w.start()
+			w.awaitApplied(users)
+			w.stop()
+			if again := settle(); told != again {
+				t.Fatalf("told:\n%s\nderived again:\n%s", told, again)
+			}
+		})
+	}
+}

@@ -1,0 +1,49 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// DueAt is a time at which a message of a user may have a step to take, Unix milliseconds.
+type DueAt struct {
+	TimeMS int64
+	ID     uint64
+	User   string
+}
+
+// Dues returns steps of a partition after the given one (zero: from the first), up to the time
+// untilMS, in the order of their times, at most limit. next is the time of the first step that it
+// leaves out; ok is false if there is none.
+func (m *Mailboxes) Dues(partition int32, after DueAt, untilMS int64, limit int) (dues []DueAt, next int64, ok bool, err error) {
+	prefix := m.partitionKey(prefixDue, partition, 0)
+	last := binary.BigEndian.AppendUint64(m.partitionKey(prefixDue, partition, 16), uint64(after.TimeMS))
+	last = append(binary.BigEndian.AppendUint64(last, after.ID), after.User...)
+	err = m.db.view(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+		defer it.Close()
+		for it.Seek(last); it.Valid(); it.Next() {
+			key := it.Item().Key()
+			if string(key) == string(last) {
+				continue
+			}
+			rest := key[len(prefix):]
+			if len(rest) < 16 {
+				return fmt.Errorf("key %x is too short", key)
+			}
+			d := DueAt{int64(binary.BigEndian.Uint64(rest)), binary.BigEndian.Uint64(rest[8:]), string(rest[16:])}
+			if d.TimeMS > untilMS || len(dues) >= limit {
+				next, ok = d.TimeMS, true
+				return nil
+			}
+			dues = append(dues, d)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("read the steps due in partition %d: %w", partition, err)
+	}
+	return dues, next, ok, nil
+}
