@@ -18,9 +18,10 @@ import javax.net.ssl.SSLContext;
 /**
  * Calls the HTTP API of imgo from a backend. A PushClient is safe for concurrent use; one is enough for a program.
  *
- * <p>Calls go to the servers in turn. A call is repeated at another server only if the first one cannot have received it, or if
- * it is a push with an idempotency key and the first server did not answer or is unavailable. A server that did not answer is
- * avoided for a second if there are others. Each method throws {@link PushException} if the call fails.
+ * <p>Calls go to the servers in turn. A call is repeated at another server if the first one cannot have received it. If the first
+ * one did not answer or is unavailable, a call is repeated only if it cannot act twice: a push with an idempotency key, or a call
+ * that only asks or sets. A server that did not answer is avoided for a second if there are others. Each method throws {@link
+ * PushException} if the call fails.
  */
 public final class PushClient implements AutoCloseable {
     private final Transport transport;
@@ -198,7 +199,7 @@ public final class PushClient implements AutoCloseable {
      * @return the user
      */
     public User user(String user) {
-        return transport.call("GET", "/v1/user?user=" + query("user", user), null, false, User::new);
+        return transport.call("GET", "/v1/user?user=" + query("user", user), null, true, User::new);
     }
 
     /**
@@ -209,7 +210,7 @@ public final class PushClient implements AutoCloseable {
      */
     public Map<String, Integer> sessions(Collection<String> users) {
         Map<String, Object> body = Map.of("users", new ArrayList<>(Arguments.notNull("users", users)));
-        return transport.call("POST", "/v1/users/online", body, false, User::sessionsOf);
+        return transport.call("POST", "/v1/users/online", body, true, User::sessionsOf);
     }
 
     /**
@@ -300,7 +301,7 @@ public final class PushClient implements AutoCloseable {
      * @return the membership
      */
     public Membership addToRoom(String room, String user) {
-        return transport.call("PUT", membership(room, user), null, false, Membership::new);
+        return transport.call("PUT", membership(room, user), null, true, Membership::new);
     }
 
     /**
@@ -311,7 +312,7 @@ public final class PushClient implements AutoCloseable {
      * @return the membership
      */
     public Membership removeFromRoom(String room, String user) {
-        return transport.call("DELETE", membership(room, user), null, false, Membership::new);
+        return transport.call("DELETE", membership(room, user), null, true, Membership::new);
     }
 
     private static String membership(String room, String user) {
@@ -325,7 +326,7 @@ public final class PushClient implements AutoCloseable {
      * @return the rooms
      */
     public List<String> roomsOf(String user) {
-        return transport.call("GET", "/v1/memberships?user=" + query("user", user), null, false, a -> Answers.strings(a, "rooms"));
+        return transport.call("GET", "/v1/memberships?user=" + query("user", user), null, true, a -> Answers.strings(a, "rooms"));
     }
 
     /**
@@ -346,7 +347,7 @@ public final class PushClient implements AutoCloseable {
      * @return the room
      */
     public Room room(String room, int limit) {
-        return transport.call("GET", "/v1/room?room=" + query("room", room) + "&limit=" + limit, null, false, Room::new);
+        return transport.call("GET", "/v1/room?room=" + query("room", room) + "&limit=" + limit, null, true, Room::new);
     }
 
     private static String query(String name, String value) {

@@ -318,7 +318,27 @@ class PushClientTest {
         assertThat(good.requests).as("a batch in which each push has a key").hasSize(2);
 
         error(() -> client(bad.address(), good.address()).newToken("a", Duration.ofHours(1)));
-        assertThat(good.requests).as("a token").hasSize(2);
+        error(() -> client(bad.address(), good.address()).kick("a"));
+        error(() -> client(bad.address(), good.address()).revokeToken("t"));
+        assertThat(good.requests).as("calls that may act twice").hasSize(2);
+    }
+
+    @Test
+    void repeatsALostCallThatOnlyAsksOrSets() throws IOException {
+        ScriptedServer bad = server(exchange -> exchange.close());
+        ScriptedServer good = server(200, "{\"user\":\"a\",\"rooms\":[],\"room\":\"r\",\"member\":true,\"sessions\":0,\"late\":0}");
+        client(bad.address(), good.address()).addToRoom("r", "a");
+        client(bad.address(), good.address()).removeFromRoom("r", "a");
+        client(bad.address(), good.address()).roomsOf("a");
+        good.then(200, "{\"room\":\"r\",\"sessions\":0,\"members\":[]}");
+        client(bad.address(), good.address()).room("r");
+        good.then(200, "{\"users\":[]}");
+        client(bad.address(), good.address()).sessions(List.of("a"));
+        good.then(200, "{\"user\":\"a\",\"sessions\":[],\"devices\":[],\"pending\":0,\"dropped\":0,\"last_seen_ms\":0}");
+        client(bad.address(), good.address()).user("a");
+        assertThat(good.requests).hasSize(6);
+        // The HTTP client of the JDK repeats a GET once by itself, at the same server.
+        assertThat(bad.requests).extracting(r -> r.line).containsAll(good.requests.stream().map(r -> r.line).collect(Collectors.toList()));
     }
 
     @Test
