@@ -105,6 +105,14 @@ func TestModulePath(t *testing.T) {
 			t.Errorf("%s has the old path, or not the new one", file)
 		}
 	}
+	page, err := os.ReadFile(filepath.Join(tree, "docs", "tutorial", "go.md"))
+	if err != nil || !strings.Contains(string(page), `"`+path+`/clients/go/pushapi"`) || strings.Contains(string(page), old+".invalid") {
+		t.Errorf("the quick start has the old path: %v", err)
+	}
+	packed, err := in(t, tree, filepath.Join(tree, "clients", "go", "pack"), t.TempDir())
+	if err != nil || strings.TrimSpace(packed) != path+"/clients/go@v0.1.0" {
+		t.Errorf("pack printed %q, %v", packed, err)
+	}
 	// Twice is the same as once.
 	if out, err := in(t, tree, script, path); err != nil {
 		t.Errorf("a second time: %v\n%s", err, out)

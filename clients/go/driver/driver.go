@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,11 +48,10 @@ type options struct {
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// driver has at most one client at a time.
+// driver has the client of a name.
 type driver struct {
-	writing sync.Mutex
-	out     *json.Encoder
-	log     *slog.Logger
+	output *output
+	name   string
 
 	client *imgoclient.Client // only the goroutine of drive uses it
 
@@ -65,6 +65,7 @@ type driver struct {
 	releases int                // messages that may go on although held
 	released chan struct{}      // closed at a change of held or releases
 	failures int                // handlers that are to fail
+	broken   int                // calls of the store's Add that are to fail
 }
 
 type tokenAnswer struct {
@@ -95,7 +96,7 @@ func (d *driver) obey(c command) error {
 			body, err := client.Send(context.Background(), c.Op, c.Body)
 			d.finish(c.Tag, event{"body": append([]byte{}, body...)}, err)
 		}()
-	case "hold", "release", "fail":
+	case "hold", "release", "fail", "fail_store":
 		d.steer(c)
 		d.done(c.Tag, nil)
 	case "threads":
@@ -108,7 +109,18 @@ func (d *driver) obey(c command) error {
 
 // make makes the client.
 func (d *driver) make(c command) error {
-	o := c.Options
+	d.mu.Lock()
+	runs := d.cancel != nil
+	d.mu.Unlock()
+	if runs {
+		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "close the client before a new one takes its name"}
+	}
+	var o options
+	reader := json.NewDecoder(bytes.NewReader(c.Options))
+	reader.DisallowUnknownFields()
+	if err := reader.Decode(&o); err != nil {
+		return &imgoclient.Error{Code: imgoclient.CodeInvalid, Text: "read the options", Err: err}
+	}
 	cfg := imgoclient.Config{
 		Address: o.Address, Discover: o.Discover, Token: o.Token, Device: o.Device, Platform: o.Platform,
 		Rooms: o.Rooms, Accepts: o.Accepts,
@@ -117,13 +129,13 @@ func (d *driver) make(c command) error {
 		HeartbeatTimeout: ms(o.HeartbeatTimeoutMS), CloseTimeout: ms(o.CloseTimeoutMS), AckDelay: ms(o.AckDelayMS),
 		Queue: o.Queue, Remember: o.Remember, MaxBody: o.MaxBody,
 		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnError: d.error,
-		Log: func(level slog.Level, line string) { d.log.Log(context.Background(), level, line) },
+		Log: func(level slog.Level, line string) { d.output.log.Log(context.Background(), level, line) },
 	}
 	if o.TokenSource {
 		cfg.TokenSource = d.token
 	}
 	if o.Store != "" {
-		cfg.Store = imgoclient.NewFileStore(o.Store, o.Remember)
+		cfg.Store = &store{imgoclient.NewFileStore(o.Store, o.Remember), d}
 	}
 	if o.CA != "" {
 		pem, err := os.ReadFile(o.CA)
@@ -142,7 +154,7 @@ func (d *driver) make(c command) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.client, d.held, d.releases, d.failures, d.released = client, false, 0, 0, make(chan struct{})
+	d.client, d.held, d.releases, d.failures, d.broken, d.released = client, false, 0, 0, 0, make(chan struct{})
 	d.done(c.Tag, nil)
 	return nil
 }
@@ -242,6 +254,8 @@ func (d *driver) steer(c command) {
 		d.held, d.releases = true, 0
 	case c.Do == "fail":
 		d.failures += max(c.Count, 1)
+	case c.Do == "fail_store":
+		d.broken += max(c.Count, 1)
 	case c.Count > 0:
 		d.releases += c.Count
 	default:
@@ -312,7 +326,26 @@ func (d *driver) error(err *imgoclient.Error) {
 	d.emit(event{"event": "error", "code": err.Code, "message": err.Error()})
 }
 
-// threads counts the goroutines of the client and of the packages that it uses.
+// store is a store in a file that fails when the driver was told so.
+type store struct {
+	*imgoclient.FileStore
+	driver *driver
+}
+
+func (s *store) Add(ctx context.Context, ids []uint64) error {
+	s.driver.mu.Lock()
+	fails := s.driver.broken > 0
+	if fails {
+		s.driver.broken--
+	}
+	s.driver.mu.Unlock()
+	if fails {
+		return errors.New("the driver was told that the store fails")
+	}
+	return s.FileStore.Add(ctx, ids)
+}
+
+// threads counts the goroutines of all clients and of the packages that it uses.
 func threads() int {
 	client := reflect.TypeFor[imgoclient.Config]().PkgPath()
 	of := []string{client + ".", client + "/raw.", "coder/websocket.", "net/http."}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 
 	imgoclient "imgo/clients/go"
 )
@@ -24,12 +25,12 @@ func main() {
 	}
 }
 
-// drive obeys commands until exit or the end of the input. The client, if there is one, goes on until the
-// process ends.
+// drive obeys commands until exit or the end of the input. The clients go on until the process ends.
 func drive(in io.Reader, out, log io.Writer) error {
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	d := &driver{out: json.NewEncoder(out), log: logger}
-	d.emit(event{"event": "ready", "language": "go", "transports": []string{"tcp", "tls", "ws", "wss"}})
+	o := &output{lines: json.NewEncoder(out), log: logger}
+	o.emit(event{"event": "ready", "language": "go", "transports": []string{"tcp", "tls", "ws", "wss"}, "pauses": true})
+	drivers := map[string]*driver{}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
@@ -40,6 +41,11 @@ func drive(in io.Reader, out, log io.Writer) error {
 		if c.Do == "exit" {
 			return nil
 		}
+		d := drivers[c.Client]
+		if d == nil {
+			d = &driver{output: o, name: c.Client}
+			drivers[c.Client] = d
+		}
 		if err := d.obey(c); err != nil {
 			d.failed(c.Tag, err)
 		}
@@ -49,26 +55,42 @@ func drive(in io.Reader, out, log io.Writer) error {
 
 // command is a line of the input.
 type command struct {
-	Do      string  `json:"do"`
-	Tag     int     `json:"tag"`
-	Options options `json:"options"`
-	Token   string  `json:"token"`
-	Error   string  `json:"error"`
-	Room    string  `json:"room"`
-	Op      int32   `json:"op"`
-	Body    []byte  `json:"body"`
-	Count   int     `json:"count"`
+	Do      string          `json:"do"`
+	Client  string          `json:"client"`
+	Tag     int             `json:"tag"`
+	Options json.RawMessage `json:"options"`
+	Token   string          `json:"token"`
+	Error   string          `json:"error"`
+	Room    string          `json:"room"`
+	Op      int32           `json:"op"`
+	Body    []byte          `json:"body"`
+	Count   int             `json:"count"`
 }
 
 // event is a line of the output.
 type event map[string]any
 
-func (d *driver) emit(e event) {
-	d.writing.Lock()
-	defer d.writing.Unlock()
-	if err := d.out.Encode(e); err != nil {
-		d.log.Error("write an event", "error", err)
+// output is standard output and standard error. It is safe for concurrent use.
+type output struct {
+	mu    sync.Mutex
+	lines *json.Encoder
+	log   *slog.Logger
+}
+
+func (o *output) emit(e event) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.lines.Encode(e); err != nil {
+		o.log.Error("write an event", "error", err)
 	}
+}
+
+// emit prints an event of the driver's client.
+func (d *driver) emit(e event) {
+	if d.name != "" {
+		e["client"] = d.name
+	}
+	d.output.emit(e)
 }
 
 // done reports the success of a command. A command without a tag has no report.

@@ -118,7 +118,7 @@ func send(t *testing.T, conn net.Conn, p raw.Packet) {
 func TestConversation(t *testing.T) {
 	address, accepted := server(t)
 	s := run(t)
-	s.expect("event", "ready", "language", "go")
+	s.expect("event", "ready", "language", "go", "pauses", true)
 	s.do(`{"do":"connect","tag":1}`)
 	s.expect("event", "failed", "tag", 1, "code", "invalid")
 	s.do(`{"do":"new","options":{"address":"nowhere"}}`)
@@ -169,6 +169,55 @@ func TestConversation(t *testing.T) {
 	s.do(`{"do":"exit"}`)
 	if err := <-s.ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestClients checks that the clients of two names are apart, and that a store fails when it is told so.
+func TestClients(t *testing.T) {
+	address, accepted := server(t)
+	s := run(t)
+	dir := t.TempDir()
+	for i, name := range []string{"", "b"} {
+		s.do(`{"do":"new","client":%q,"tag":%d,"options":{"address":%q,"token":"t","ack_delay_ms":1,"max_backoff_ms":1,"min_backoff_ms":1,"store":%q}}`,
+			name, i+1, address, filepath.Join(dir, fmt.Sprint("ids", i)))
+		s.expect("event", "done", "tag", i+1)
+	}
+	s.do(`{"do":"new","client":"c","tag":9,"options":{"colour":"red"}}`)
+	s.expect("event", "failed", "tag", 9, "code", "invalid", "client", "c")
+	s.do(`{"do":"fail_store","client":"b"}`)
+	s.do(`{"do":"hold"}`)
+	s.do(`{"do":"connect","tag":3}`)
+	s.expect("event", "done", "tag", 3)
+	a := <-accepted
+	defer a.Close()
+	s.do(`{"do":"connect","client":"b","tag":4}`)
+	if e := s.expect("event", "done", "tag", 4); e["client"] != "b" {
+		t.Errorf("%v", e)
+	}
+	b := <-accepted
+	defer b.Close()
+	send(t, a, raw.Packet{Op: raw.OpMessage, ID: 1})
+	send(t, b, raw.Packet{Op: raw.OpMessage, ID: 2})
+	s.expect("event", "handled", "id", "2", "client", "b")
+	s.expect("event", "error", "code", "storage", "client", "b")
+	if e := s.expect("event", "message", "id", "1"); e["client"] != nil {
+		t.Errorf("%v", e)
+	}
+	if ack, err := raw.ReadPacket(b, 1<<20); err != nil || ack.Op != raw.OpAck {
+		t.Errorf("after the store works again: %+v, %v", ack, err)
+	}
+	s.do(`{"do":"new","client":"b","tag":5,"options":{"address":%q,"token":"t"}}`, address)
+	s.expect("event", "failed", "tag", 5)
+	s.do(`{"do":"release"}`)
+	s.do(`{"do":"close","tag":6}`)
+	s.do(`{"do":"close","client":"b","tag":7}`)
+	s.expect("event", "done", "tag", 6)
+	s.expect("event", "done", "tag", 7)
+	for {
+		s.do(`{"do":"threads","tag":8}`)
+		if s.expect("event", "done", "tag", 8)["result"].(map[string]any)["count"].(float64) == 0 {
+			return
+		}
 	}
 }
 
