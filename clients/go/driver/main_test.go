@@ -178,8 +178,8 @@ func TestClients(t *testing.T) {
 	s := run(t)
 	dir := t.TempDir()
 	for i, name := range []string{"", "b"} {
-		s.do(`{"do":"new","client":%q,"tag":%d,"options":{"address":%q,"token":"t","ack_delay_ms":1,"max_backoff_ms":1,"min_backoff_ms":1,"store":%q}}`,
-			name, i+1, address, filepath.Join(dir, fmt.Sprint("ids", i)))
+		s.do(`{"do":"new","client":%q,"tag":%d,"options":{"address":%q,"token":"t","ack_delay_ms":1,`+
+			`"max_backoff_ms":1,"min_backoff_ms":1,"store":%q}}`, name, i+1, address, filepath.Join(dir, fmt.Sprint("ids", i)))
 		s.expect("event", "done", "tag", i+1)
 	}
 	s.do(`{"do":"new","client":"c","tag":9,"options":{"colour":"red"}}`)
@@ -213,10 +213,13 @@ func TestClients(t *testing.T) {
 	s.do(`{"do":"close","client":"b","tag":7}`)
 	s.expect("event", "done", "tag", 6)
 	s.expect("event", "done", "tag", 7)
-	for {
+	for end := time.Now().Add(testTimeout); ; {
 		s.do(`{"do":"threads","tag":8}`)
 		if s.expect("event", "done", "tag", 8)["result"].(map[string]any)["count"].(float64) == 0 {
 			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("threads are left after the end of all clients")
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"time"
@@ -42,12 +41,9 @@ func main() {
 		}
 		answer(w, fmt.Sprint(results[0].ID), nil)
 	})
-	listener, err := net.Listen("tcp", "127.0.0.1:3000")
-	if err != nil {
-		log.Fatal(err)
-	}
-	log.Printf("the backend is at http://%s", listener.Addr())
-	log.Fatal((&http.Server{ReadTimeout: time.Minute}).Serve(listener))
+	server := &http.Server{Addr: "127.0.0.1:3000", ReadTimeout: time.Minute}
+	log.Printf("the backend is at http://%s", server.Addr)
+	log.Fatal(server.ListenAndServe())
 }
 
 func answer(w http.ResponseWriter, text string, err error) {
