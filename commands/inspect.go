@@ -126,7 +126,7 @@ func usersCommand() *cli.Command {
 			if c.Args().Len() != 1 {
 				return "", usage(c, "which user? Write imgo users show 123")
 			}
-			return "/v1/users/" + url.PathEscape(c.Args().First()), nil
+			return userPath(c.Args().First(), ""), nil
 		},
 		write: func(w *tabwriter.Writer, u *user) {
 			state := "offline"

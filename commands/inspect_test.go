@@ -11,7 +11,7 @@ func TestInspect(t *testing.T) {
 	const someone = `{"name":"n-1","user":"123","device":"phone","platform":"","address":"10.0.0.1:5","transport":"tcp",` +
 		`"since_ms":1700000000000,"rooms":["a","b"]}`
 	s := newServer(t, map[string]answer{
-		"GET /v1/users/a%2Fb": {200,
+		"GET /v1/user?user=a%2Fb": {200,
 			`{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[{"device":"","last_seen_ms":1700000000000,"pending":2}],` +
 				`"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0}`},
 		"GET /v1/users/9":                      {200, `{"user":"9","online":false,"sessions":[],"devices":[],"pending":1}`},

@@ -39,16 +39,35 @@ func (r removed) text() string {
 	return "removed " + strings.Join(parts, ", ")
 }
 
+// userPath returns the path of a call about a user, with what is below the user's own, such as /kick. Names that a path, or a
+// proxy on the way, may not carry go into the query.
+func userPath(user, below string) string {
+	if plainInPath(user) && user != "online" {
+		return "/v1/users/" + user + below
+	}
+	return "/v1/user" + below + "?user=" + url.QueryEscape(user)
+}
+
+// devicePath is userPath for a device. The device without a name is empty.
+func devicePath(user, device string) string {
+	if plainInPath(user) && plainInPath(device) {
+		return "/v1/users/" + user + "/devices/" + device
+	}
+	return "/v1/user/devices?user=" + url.QueryEscape(user) + "&device=" + url.QueryEscape(device)
+}
+
+// plainInPath reports whether a name is a segment of a path as it is.
+func plainInPath(name string) bool {
+	return name != "" && name != "." && name != ".." && url.PathEscape(name) == name
+}
+
 // remove returns a command's action that sends a DELETE request for the arguments named in names, the first of which
-// is the user. path returns the path below the user.
+// is the user. path returns the path of the call.
 func remove(names []string, path func(args []string) string) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		args := c.Args().Slice()
 		if len(args) != len(names) {
 			return usage(c, "write %s %s", c.Command.HelpName, strings.Join(names, " "))
-		}
-		for i, arg := range args {
-			args[i] = url.PathEscape(arg)
 		}
 		a, err := newAPI(c)
 		if err != nil {
@@ -56,7 +75,7 @@ func remove(names []string, path func(args []string) string) cli.ActionFunc {
 		}
 		defer a.close()
 		var result removed
-		answer, err := a.call(c.Context, http.MethodDelete, "/v1/users/"+args[0]+path(args), nil, nil, &result)
+		answer, err := a.call(c.Context, http.MethodDelete, path(args), nil, nil, &result)
 		if err != nil {
 			return err
 		}
@@ -90,12 +109,14 @@ func manageUserCommands() []*cli.Command {
 			Action: kick,
 		},
 		{
-			Name:        "forget",
-			Usage:       "forget a device that does not come back: no message waits for it any more",
-			ArgsUsage:   "USER DEVICE",
-			Description: "imgo users forget 123 phone",
-			Flags:       withAPI(jsonFlag()),
-			Action:      remove([]string{"USER", "DEVICE"}, func(args []string) string { return "/devices/" + args[1] }),
+			Name:      "forget",
+			Usage:     "forget a device that does not come back: no message waits for it any more",
+			ArgsUsage: "USER DEVICE",
+			Description: "imgo users forget 123 phone\n" +
+				"imgo users forget 123 \"\"\n\n" +
+				"The device without a name stands for all sessions that named none.",
+			Flags:  withAPI(jsonFlag()),
+			Action: remove([]string{"USER", "DEVICE"}, func(args []string) string { return devicePath(args[0], args[1]) }),
 		},
 		{
 			Name:        "purge",
@@ -103,7 +124,7 @@ func manageUserCommands() []*cli.Command {
 			ArgsUsage:   "USER",
 			Description: "imgo users purge 123",
 			Flags:       withAPI(jsonFlag()),
-			Action:      remove([]string{"USER"}, func([]string) string { return "/messages" }),
+			Action:      remove([]string{"USER"}, func(args []string) string { return userPath(args[0], "/messages") }),
 		},
 		{
 			Name:        "erase",
@@ -111,7 +132,7 @@ func manageUserCommands() []*cli.Command {
 			ArgsUsage:   "USER",
 			Description: "imgo users erase 123",
 			Flags:       withAPI(jsonFlag()),
-			Action:      remove([]string{"USER"}, func([]string) string { return "" }),
+			Action:      remove([]string{"USER"}, func(args []string) string { return userPath(args[0], "") }),
 		},
 	}
 }
@@ -140,7 +161,7 @@ func kick(c *cli.Context) error {
 	var result struct {
 		Sessions int `json:"sessions"`
 	}
-	answer, err := a.post(c.Context, "/v1/users/"+url.PathEscape(c.Args().First())+"/kick", request, &result, nil)
+	answer, err := a.post(c.Context, userPath(c.Args().First(), "/kick"), request, &result, nil)
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,15 @@ import (
 func TestManageUsers(t *testing.T) {
 	const all = `{"messages":3,"devices":2,"tokens":1,"sessions":1,"log_until_ms":1700000000000}`
 	s := newServer(t, map[string]answer{
-		"DELETE /v1/users/a%2Fb":                {200, all},
-		"DELETE /v1/users/123/devices/ph%2FOne": {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
-		"DELETE /v1/users/123/messages":         {200, `{"messages":0,"devices":0,"tokens":0,"sessions":0,"log_until_ms":7}`},
-		"POST /v1/users/123/kick":               {200, `{"sessions":2}`},
+		"DELETE /v1/user?user=a%2Fb":                       {200, all},
+		"DELETE /v1/user/devices?user=123&device=":         {200, `{"messages":4,"devices":1,"tokens":0,"sessions":2,"log_until_ms":0}`},
+		"DELETE /v1/user?user=.":                           {200, all},
+		"DELETE /v1/user/messages?user=%2F":                {200, all},
+		"POST /v1/user/kick?user=online":                   {200, `{"sessions":1}`},
+		"DELETE /v1/users/123/devices/phone":               {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
+		"DELETE /v1/user/devices?user=123&device=ph%2FOne": {200, `{"messages":0,"devices":1,"tokens":0,"sessions":0,"log_until_ms":0}`},
+		"DELETE /v1/users/123/messages":                    {200, `{"messages":0,"devices":0,"tokens":0,"sessions":0,"log_until_ms":7}`},
+		"POST /v1/users/123/kick":                          {200, `{"sessions":2}`},
 		"GET /v1/users/123/tokens": {200, `{"user":"123","tokens":[{"created_ms":1700000000000,"expires_ms":0},` +
 			`{"created_ms":1700000000000,"expires_ms":1700000000000}]}`},
 		"GET /v1/users/4/tokens": {200, `{"user":"4","tokens":[]}`},
@@ -28,6 +33,10 @@ func TestManageUsers(t *testing.T) {
 		{"users erase a/b", "removed 3 messages, 2 devices, 1 token, 1 session\n"},
 		{"users erase a/b --json", all + "\n"},
 		{"users forget 123 ph/One", "removed 1 device\n"},
+		{"users forget 123 phone", "removed 1 device\n"},
+		{"users erase .", "removed 3 messages, 2 devices, 1 token, 1 session\n"},
+		{"users purge /", "removed 3 messages, 2 devices, 1 token, 1 session\n"},
+		{"users kick online", "closing 1 session\n"},
 		{"users purge 123", "nothing was there\n"},
 		{"users kick 123 --device phone --reason out --code 3100", "closing 2 sessions\n"},
 		{"token list 123", "user 123 has 2 tokens\n\nMADE                       EXPIRES\n" + at + "  never\n" + at + "  " + at + "\n"},
@@ -43,6 +52,8 @@ func TestManageUsers(t *testing.T) {
 			imgo(t, s, "", strings.Fields(test.args)...).want(t, 0, test.want)
 		})
 	}
+	// The device without a name.
+	imgo(t, s, "", "users", "forget", "123", "").want(t, 0, "removed 4 messages, 1 device, 2 sessions\n")
 	for _, asked := range s.requests {
 		want := map[string]any{"device": "phone", "reason": "out", "code": 3100.0}
 		if asked.Path == "/v1/users/123/kick" && cmp.Diff(want, asked.Body) != "" {

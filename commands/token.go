@@ -3,7 +3,6 @@ package commands
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"text/tabwriter"
 	"time"
 
@@ -116,7 +115,7 @@ var tokenList = query[userTokens]{
 		if c.Args().Len() != 1 {
 			return "", usage(c, "whose tokens? Write imgo token list 123")
 		}
-		return "/v1/users/" + url.PathEscape(c.Args().First()) + "/tokens", nil
+		return userPath(c.Args().First(), "/tokens"), nil
 	},
 	write: func(w *tabwriter.Writer, u *userTokens) {
 		fmt.Fprintf(w, "user %s has %s\n", u.User, count(len(u.Tokens), "token"))

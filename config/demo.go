@@ -49,5 +49,6 @@ func (cfg *Config) demoWarnings() []string {
 	if !cfg.Demo {
 		return nil
 	}
-	return []string{"demo: this process is for trying imgo out: whoever reads its output has its API key. In production leave demo out, and set http.api_keys"}
+	return []string{"demo: this process is for trying imgo out: whoever reads its output has its API key. " +
+		"In production leave demo out, and set http.api_keys"}
 }

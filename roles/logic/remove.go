@@ -32,10 +32,12 @@ type removeHandler struct {
 
 // ForgetDevice forgets a device of a user: its sessions are closed (3506), and no
 // message waits for it any more. It returns envelope.ErrNotFound if the user has no
-// such device. A client that connects with the name is a new device.
+// such device. The device without a name stands for all sessions that named none. A client that connects with the name is a new device.
 func (h *removeHandler) ForgetDevice(ctx context.Context, user, device string) (Removed, error) {
-	if err := envelope.CheckName("device", device); err != nil {
-		return Removed{}, err
+	if device != "" {
+		if err := envelope.CheckName("device", device); err != nil {
+			return Removed{}, err
+		}
 	}
 	return h.remove(ctx, &envelope.Removal{User: user, Devices: []string{device}}, func(ctx context.Context, r *Removed) (err error) {
 		filter := KickFilter{Code: protocol.CloseKicked, Reason: "the device was forgotten"}

@@ -54,10 +54,12 @@ func TestRemove(t *testing.T) {
 	}{
 		{"forget", func() (logic.Removed, error) { return w.ForgetDevice(t.Context(), "ann", "phone") },
 			logic.Removed{Messages: 3, Devices: 1, Sessions: 1, LogUntilMS: until}, &envelope.Removal{User: "ann", Devices: []string{"phone"}}, 1},
+		{"forget the device without a name", func() (logic.Removed, error) { return w.ForgetDevice(t.Context(), "ann", "") },
+			logic.Removed{Messages: 3, Devices: 1, Sessions: 1, LogUntilMS: until}, &envelope.Removal{User: "ann", Devices: []string{""}}, 2},
 		{"purge", func() (logic.Removed, error) { return w.Purge(t.Context(), "ann") },
-			logic.Removed{Messages: 3, LogUntilMS: until}, &envelope.Removal{User: "ann", Messages: true}, 1},
+			logic.Removed{Messages: 3, LogUntilMS: until}, &envelope.Removal{User: "ann", Messages: true}, 2},
 		{"erase", func() (logic.Removed, error) { return w.Erase(t.Context(), "ann") },
-			logic.Removed{Messages: 3, Tokens: 1, Sessions: 2, LogUntilMS: until}, &envelope.Removal{User: "ann", All: true}, 3},
+			logic.Removed{Messages: 3, Tokens: 1, Sessions: 2, LogUntilMS: until}, &envelope.Removal{User: "ann", All: true}, 4},
 	} {
 		got, err := c.do()
 		if err != nil || got != c.want {
@@ -73,7 +75,7 @@ func TestRemove(t *testing.T) {
 	}
 	for field1, do := range map[string]func() (logic.Removed, error){
 		"user":   func() (logic.Removed, error) { return w.Erase(t.Context(), "") },
-		"device": func() (logic.Removed, error) { return w.ForgetDevice(t.Context(), "ann", "") },
+		"device": func() (logic.Removed, error) { return w.ForgetDevice(t.Context(), "ann", "\x00") },
 	} {
 		if _, err := do(); !errors.Is(err, envelope.ErrInvalid) || field(err) != field1 {
 			t.Errorf("%s: %v", field1, err)

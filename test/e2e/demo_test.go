@@ -46,7 +46,8 @@ func TestDemo(t *testing.T) {
 	}
 	c.expect(protocol.OpMessage, `{"hello":"world"}`)
 	// Nothing is open without the key or a token.
-	resp, err := http.Post(p.node.base+"/v1/push", "application/json", strings.NewReader(`{"user":"123","body":1}`)) //nolint:noctx // on loopback
+	body := strings.NewReader(`{"user":"123","body":1}`)
+	resp, err := http.Post(p.node.base+"/v1/push", "application/json", body) //nolint:noctx // on loopback
 	if err != nil {
 		t.Fatal(err)
 	}

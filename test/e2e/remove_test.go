@@ -95,3 +95,28 @@ func TestRemove(t *testing.T) {
 	again.login("v2", "of alice", `,"device":"phone","ack":true`)
 	again.expect(protocol.OpMessage, "1")
 }
+
+// The device without a name, and users whom a path cannot name, can be removed, too.
+func TestRemoveByQuery(t *testing.T) {
+	n := start(t, nil)
+	for _, user := range []string{".", "/"} {
+		nameless, phone := n.tcp(t), n.tcp(t)
+		nameless.login("v2", user, `,"ack":true`)
+		phone.login("v2", user, `,"device":"phone","ack":true`)
+		n.push(t, user, `"one"`)
+		nameless.expect(protocol.OpMessage, `"one"`)
+		phone.expect(protocol.OpMessage, `"one"`)
+		var r removed
+		n.call(t, "DELETE", "/v1/user/devices?device=&user="+user, "").decode(t, &r)
+		if r.Messages != 1 || r.Devices != 1 || r.Sessions != 1 {
+			t.Errorf("user %s: the device without a name: %+v", user, r)
+		}
+		nameless.closedWith(3506, "the device was forgotten")
+		n.call(t, "DELETE", "/v1/user/devices?device=&user="+user, "").want(t, 404, `"not_found"`)
+		n.call(t, "GET", "/v1/user?user="+user, "").want(t, 200, `"pending":1,`, `"device":"phone"`) // the other one is as it was
+		n.call(t, "DELETE", "/v1/user/messages?user="+user, "").want(t, 200, `"messages":1`)
+		n.call(t, "POST", "/v1/user/kick?user="+user, `{"device":"phone"}`).is(t, 200, `{"sessions":1}`)
+		phone.closedWith(3506, "")
+		n.call(t, "DELETE", "/v1/user?user="+user, "").want(t, 200, `"devices":1`)
+	}
+}

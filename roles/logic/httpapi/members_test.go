@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -57,6 +58,31 @@ func TestNamesThatAPathCannotCarry(t *testing.T) {
 		h = newHarness(t, httpapi.Config{}, nil)
 		if a := h.do("GET", "/v1/room?limit=1&room="+name, ""); a.status != 200 || !strings.HasPrefix(h.service.recorded()[0], "room "+name) {
 			t.Errorf("room %q: %d %s; did %q", name, a.status, a.body, h.service.recorded())
+		}
+	}
+	for _, name := range []string{"online", ".", "..", "/", "live://1000"} {
+		for _, tt := range []struct{ method, path, call string }{
+			{"DELETE", "/v1/user?", "erase " + name},
+			{"DELETE", "/v1/user/messages?", "purge " + name},
+			{"DELETE", "/v1/user/devices?device=/&", "forget " + name + " /"},
+			{"DELETE", "/v1/user/devices?device=&", "forget " + name + " "}, // the device without a name
+			{"GET", "/v1/user/tokens?", "list tokens of " + name},
+			{"POST", "/v1/user/kick?", "kick " + name},
+		} {
+			h := newHarness(t, httpapi.Config{}, nil)
+			if a := h.do(tt.method, tt.path+"user="+name, ""); a.status != 200 || fmt.Sprint(h.service.recorded()) != "["+tt.call+"]" {
+				t.Errorf("%s %s of %q: %d %s; did %q", tt.method, tt.path, name, a.status, a.body, h.service.recorded())
+			}
+		}
+	}
+	for target, want := range map[string]string{
+		"/v1/user/devices?user=a": "device", "/v1/user/devices?device=d": "user", "/v1/user/devices?user=a&device=d&x=1": "x",
+		"/v1/user/messages": "user", "/v1/user/messages?user=a&device=d": "device",
+	} {
+		h := newHarness(t, httpapi.Config{}, nil)
+		a := h.doUnchecked("DELETE", target, "")
+		if _, field, _ := a.problem(t); a.status != 400 || field != want || len(h.service.recorded()) != 0 {
+			t.Errorf("%s answered %d: %s", target, a.status, a.body)
 		}
 	}
 	for target, want := range map[string]string{

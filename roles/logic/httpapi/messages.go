@@ -97,13 +97,10 @@ func viewDevices(m *envelope.WaitingMessage) []messageDevice {
 // maxMessages bounds the messages of one answer.
 const maxMessages = 1000
 
-// messages answers GET /v1/users/{user}/messages: those that wait, oldest first.
+// messages answers GET /v1/users/{user}/messages and /v1/user/messages?user=…: those that wait, oldest first.
 func (a *API) messages(c *call) error {
-	user, err := c.PathName("user")
+	user, err := c.userName("cursor", "limit", "bodies")
 	if err != nil {
-		return err
-	}
-	if err := c.Known("cursor", "limit", "bodies"); err != nil {
 		return err
 	}
 	limit, err := c.Number("limit", 100, 1, maxMessages)
@@ -136,13 +133,11 @@ func (a *API) messages(c *call) error {
 	return c.Reply(http.StatusOK, answer)
 }
 
-// message answers GET /v1/users/{user}/messages/{id}: one that waits, with what is known of it on each device.
+// message answers GET /v1/users/{user}/messages/{id} and /v1/user/messages/{id}?user=…: one that waits, with what is known
+// of it on each device.
 func (a *API) message(c *call) error {
-	user, err := c.PathName("user")
+	user, err := c.userName()
 	if err != nil {
-		return err
-	}
-	if err := c.Known(); err != nil {
 		return err
 	}
 	id, err := messageID(c, "id", c.R.PathValue("id"))

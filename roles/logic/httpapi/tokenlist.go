@@ -9,13 +9,10 @@ type tokenInfoView struct {
 	ExpiresMS int64 `json:"expires_ms"`
 }
 
-// userTokens answers GET /v1/users/{user}/tokens.
+// userTokens answers GET /v1/users/{user}/tokens and /v1/user/tokens?user=….
 func (a *API) userTokens(c *call) error {
-	user, err := c.PathName("user")
+	user, err := c.userName()
 	if err != nil {
-		return err
-	}
-	if err := c.Known(); err != nil {
 		return err
 	}
 	list, err := a.service.UserTokens(c.Ctx, user)

@@ -52,6 +52,22 @@ func viewSessions(sessions []*envelope.SessionInfo) []sessionView {
 	return views
 }
 
+// userName returns the user whom a call is about. A path below /v1/users/{user}
+// names it, and one below /v1/user has it in the query, which takes every name: a
+// path cannot carry ".", for example. more are further parameters of the call.
+func (c *call) userName(more ...string) (string, error) {
+	if c.R.PathValue("user") != "" {
+		if err := c.Known(more...); err != nil {
+			return "", err
+		}
+		return c.PathName("user")
+	}
+	if err := c.Known(append(more, "user")...); err != nil {
+		return "", err
+	}
+	return c.QueryName("user")
+}
+
 // userView is GET /v1/users/{user}.
 type userView struct {
 	User     string        `json:"user"`
@@ -75,34 +91,14 @@ type deviceView struct {
 	Pending    uint32 `json:"pending"`
 }
 
-// user answers GET /v1/users/{user}. An unknown user looks like any user who is
-// offline, since the server keeps no list of users.
+// user answers GET /v1/users/{user} and GET /v1/user?user=…. An unknown user looks
+// like any user who is offline, since the server keeps no list of users.
 func (a *API) user(c *call) error {
-	user, err := c.PathName("user")
+	user, err := c.userName()
 	if err != nil {
 		return err
 	}
-	if err := c.Known(); err != nil {
-		return err
-	}
-	return c.replyUser(user)
-}
-
-// userByQuery answers GET /v1/user?user=…, which takes every name. A path cannot
-// carry ".", for example.
-func (a *API) userByQuery(c *call) error {
-	if err := c.Known("user"); err != nil {
-		return err
-	}
-	user, err := c.QueryName("user")
-	if err != nil {
-		return err
-	}
-	return c.replyUser(user)
-}
-
-func (c *call) replyUser(user string) error {
-	r, err := c.api.service.User(c.Ctx, user)
+	r, err := a.service.User(c.Ctx, user)
 	if err != nil {
 		return err
 	}
@@ -226,10 +222,10 @@ func (k *kickRequest) Field(r *jsonread.Reader, name string) (err error) {
 	return err
 }
 
-// kick answers POST /v1/users/{user}/kick. It closes the user's sessions that
-// match, and all of them if the request has no body.
+// kick answers POST /v1/users/{user}/kick and POST /v1/user/kick?user=…. It closes
+// the user's sessions that match, and all of them if the request has no body.
 func (a *API) kick(c *call) error {
-	user, err := c.PathName("user")
+	user, err := c.userName()
 	if err != nil {
 		return err
 	}
