@@ -2,6 +2,7 @@ package io.imgo.client;
 
 import io.imgo.client.internal.Json;
 import java.io.ByteArrayOutputStream;
+import java.io.Closeable;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.HttpURLConnection;
@@ -18,7 +19,7 @@ import javax.net.ssl.HttpsURLConnection;
 import javax.net.ssl.SSLContext;
 
 /** Asks the HTTP API for the best nodes. */
-final class Discovery implements Callable<List<String>> {
+final class Discovery implements Callable<List<String>>, Closeable {
     /** The bound of a request. The client's own address needs no discovery. */
     static final long TIMEOUT = TimeUnit.SECONDS.toNanos(3);
 
@@ -27,6 +28,7 @@ final class Discovery implements Callable<List<String>> {
     private final String url;
     private final SSLContext sslContext;
     private final long until;
+    private volatile HttpURLConnection open; // while it asks
 
     Discovery(String url, SSLContext sslContext, long until) {
         this.url = url;
@@ -64,6 +66,7 @@ final class Discovery implements Callable<List<String>> {
             throw new IOException("no HTTP");
         }
         HttpURLConnection http = (HttpURLConnection) connection;
+        open = http;
         try {
             if (http instanceof HttpsURLConnection && sslContext != null) {
                 ((HttpsURLConnection) http).setSSLSocketFactory(sslContext.getSocketFactory());
@@ -82,6 +85,16 @@ final class Discovery implements Callable<List<String>> {
         } catch (IllegalArgumentException e) { // no JSON
             throw new IOException("the answer cannot be read: " + e.getMessage(), e);
         } finally {
+            open = null;
+            http.disconnect();
+        }
+    }
+
+    /** Ends the call on another thread. */
+    @Override
+    public void close() {
+        HttpURLConnection http = open;
+        if (http != null) {
             http.disconnect();
         }
     }

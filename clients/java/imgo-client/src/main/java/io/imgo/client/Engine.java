@@ -87,8 +87,14 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         }
     }
 
-    void start() {
-        thread.start();
+    /** Starts the client's thread. If it throws, nothing of the engine is left. */
+    void start() throws IOException {
+        try {
+            thread.start();
+        } catch (RuntimeException | Error e) {
+            selector.close();
+            throw e;
+        }
     }
 
     // The following methods may be called by any thread.
@@ -175,8 +181,11 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                 touch();
             }
         }
-        SessionLoop reader = paused;
-        if (reader != null && queue.hasRoom()) {
+    }
+
+    @Override
+    public void taken() {
+        if (paused != null && queue.hasRoom()) {
             wakeup();
         }
     }
@@ -282,6 +291,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                 attempt++;
             }
             long millis = TimeUnit.NANOSECONDS.toMillis(retryIn);
+            takeHurry(); // a call of connect during the attempt does not end the wait after it
             client.change(StateChange.waiting(millis, end.code, end.reason));
             long until = Clock.now() + retryIn;
             while (Clock.now() < until && !takeHurry()) {
@@ -321,7 +331,6 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     private SessionEnd attempt() throws Stopped, IOException {
         dialed = false;
         accepted = false;
-        takeHurry();
         client.change(StateChange.connecting());
         long until = Clock.now() + options.connectTimeout;
         try {
@@ -346,7 +355,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
                     loop.end(ErrorCode.CLOSED, "the client was closed");
                 }
                 throw e; // finish ends a live session
-            } catch (SessionEnd e) {
+            } catch (SessionEnd | RuntimeException | Error e) {
                 session = null;
                 loop.end(ErrorCode.LOST, "the connection was lost before the reply");
                 throw e;

@@ -84,40 +84,42 @@ public final class ImgoClient implements AutoCloseable {
      */
     public Completion<Void> connect() {
         Completion<Void> completion = new Completion<>();
-        Engine hurried;
+        Engine hurried = null;
+        ImgoException failure = null;
         synchronized (lock) {
             if (engine == null) {
-                connecting.add(completion);
-                startLocked();
-                return completion;
-            }
-            if (ending) {
+                failure = startLocked();
+                if (failure == null) {
+                    connecting.add(completion);
+                }
+            } else if (ending) {
                 connectingNext.add(completion);
-                return completion;
-            }
-            if (session != null) {
+            } else if (session != null) {
                 return Completion.of(null);
+            } else {
+                connecting.add(completion);
+                hurried = engine;
             }
-            connecting.add(completion);
-            hurried = engine;
         }
-        hurried.hurry();
+        if (failure != null) {
+            completion.end(null, failure);
+        } else if (hurried != null) {
+            hurried.hurry();
+        }
         return completion;
     }
 
-    private void startLocked() {
+    /** Makes and starts an engine. It returns an error if it could not. */
+    private ImgoException startLocked() {
         try {
             ending = false;
             engine = new Engine(this, options, inbox);
             engine.start();
             last = engine;
+            return null;
         } catch (IOException | RuntimeException | OutOfMemoryError e) {
             engine = null;
-            ImgoException error = new ImgoException(ErrorCode.LOST, "connect: no thread or selector is to be had: " + e, e);
-            for (Completion<Void> completion : connecting) {
-                completion.end(null, error);
-            }
-            connecting.clear();
+            return new ImgoException(ErrorCode.LOST, "connect: no thread or selector is to be had: " + e, e);
         }
     }
 
@@ -509,21 +511,29 @@ public final class ImgoClient implements AutoCloseable {
             change(change);
         }
         List<Completion<Void>> failed;
+        List<Completion<Void>> next;
         List<Completion<Void>> closed;
+        ImgoException failure = null;
         synchronized (lock) {
             failed = new ArrayList<>(connecting);
             connecting.clear();
+            next = new ArrayList<>(connectingNext);
+            connectingNext.clear();
             closed = new ArrayList<>(closing);
             closing.clear();
             engine = null;
             ending = false;
-            if (!connectingNext.isEmpty()) {
-                connecting.addAll(connectingNext);
-                connectingNext.clear();
-                startLocked();
+            if (!next.isEmpty()) {
+                failure = startLocked();
+                if (failure == null) {
+                    connecting.addAll(next);
+                }
             }
         }
         failConnects(failed, closedError());
+        if (failure != null) {
+            failConnects(next, failure);
+        }
         for (Completion<Void> completion : closed) {
             completion.end(null, null);
         }

@@ -192,7 +192,8 @@ public final class ImgoClientBuilder {
      * Sets where the message handler runs. Each message is one task, and the next task is given only after the message is
      * handled. Default: a thread of the client's own while it is connected.
      *
-     * @param executor the executor. The client never shuts it down
+     * @param executor the executor. It must not run a task on the calling thread, since heartbeats would wait for the handler. The
+     *     client never shuts it down
      * @return this builder
      */
     public ImgoClientBuilder executor(Executor executor) {

@@ -11,6 +11,9 @@ import java.util.concurrent.Executor;
 final class MessageQueue {
     /** Gets what the queue has done. The methods run on the thread that handled the message. */
     interface Owner {
+        /** A message has left the queue for the handler. */
+        void taken();
+
         /** The handler has ended. error is null if it succeeded. */
         void handled(Message message, Throwable error);
 
@@ -125,6 +128,7 @@ final class MessageQueue {
             owner.idle();
             return;
         }
+        owner.taken();
         Result result = new Result(message);
         try {
             handler.handle(message, result);

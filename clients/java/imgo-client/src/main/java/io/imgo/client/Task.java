@@ -65,7 +65,7 @@ final class Task<T> implements Runnable {
         wakeup.run();
     }
 
-    /** Gives up: the thread is interrupted, and a result that can be closed is closed. */
+    /** Gives up: the thread is interrupted, and the work and its result are closed if they can be. */
     void abandon() {
         T unwanted;
         synchronized (this) {
@@ -75,6 +75,7 @@ final class Task<T> implements Runnable {
             }
             unwanted = value;
         }
+        close(work);
         close(unwanted);
     }
 

@@ -112,7 +112,7 @@ final class Tls {
             switch (engine.getHandshakeStatus()) {
                 case NEED_TASK:
                     for (Runnable task = engine.getDelegatedTask(); task != null; task = engine.getDelegatedTask()) {
-                        task.run();
+                        task.run(); // checks of certificates; they are short
                     }
                     break;
                 case NEED_WRAP:

@@ -19,6 +19,9 @@ class MessageQueueTest {
     private final AtomicInteger idle = new AtomicInteger();
     private final MessageQueue.Owner owner = new MessageQueue.Owner() {
         @Override
+        public void taken() {}
+
+        @Override
         public void handled(Message message, Throwable error) {
             handled.add(message.idText() + (error == null ? "" : " " + error.getMessage()));
         }

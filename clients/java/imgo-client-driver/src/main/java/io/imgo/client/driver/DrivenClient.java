@@ -113,8 +113,14 @@ final class DrivenClient implements ClientListener {
         try {
             ImgoClientBuilder builder = ImgoClient.builder().threadFactory(threads).listener(this).onMessage(this::handle)
                     .log((level, line) -> System.err.println(level + " " + name + " " + line));
-            for (Map.Entry<?, ?> option : ((Map<?, ?>) command.get("options")).entrySet()) {
+            Map<?, ?> options = (Map<?, ?>) command.get("options");
+            for (Map.Entry<?, ?> option : options.entrySet()) {
                 set(builder, (String) option.getKey(), option.getValue());
+            }
+            if (options.get("store") != null) {
+                File file = new File((String) options.get("store"));
+                Object remember = options.get("remember");
+                builder.store(new FailingStore(remember == null ? new FileStore(file) : new FileStore(file, ((Number) remember).intValue())));
             }
             client = builder.build();
             if (command.get("tag") != null) {
@@ -160,8 +166,7 @@ final class DrivenClient implements ClientListener {
                 builder.accepts(((List<?>) value).stream().mapToInt(op -> ((Number) op).intValue()).toArray());
                 break;
             case "store":
-                builder.store(new FailingStore(new FileStore(new File((String) value))));
-                break;
+                break; // make does it, since it needs the option remember as well
             case "ca":
                 builder.sslContext(Trust.of((String) value));
                 break;
