@@ -4,7 +4,6 @@
  */
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import WebSocket from 'ws';
 import { FileStore } from '../node/file-store.js';
 import { ImgoClient, ImgoError } from '../node/imgo.js';
 
@@ -116,15 +115,7 @@ class Driven {
         });
       };
     }
-    if (ca !== undefined) {
-      const trusted = readFileSync(ca);
-      options.WebSocket = class extends WebSocket {
-        /** @param {string} url */
-        constructor(url) {
-          super(url, { ca: trusted, perMessageDeflate: false });
-        }
-      };
-    }
+    if (ca !== undefined) options.wsOptions = { ca: readFileSync(ca) };
     return /** @type {ImgoOptions} */ (options);
   }
 

@@ -25,6 +25,7 @@ export { ImgoError, LocalStorageStore, compareIds } from '../src/imgo.js';
 
 /** Escapes and base64 make a frame larger than its bodies, and a frame may have several of them. */
 const FRAME = 8;
+const CLOSE_TIMEOUT = 2000; // for the server to end a connection that it has closed
 
 /** A client of one user. Methods may be called at any time, also from event listeners. */
 export class ImgoClient extends Client {
@@ -40,7 +41,8 @@ export class ImgoClient extends Client {
     const ws = await import('ws').catch(() => null);
     if (ws) {
       const maxPayload = Math.max(FRAME * Number(options.maxBody), 4 << 20);
-      return new ws.WebSocket(url, { perMessageDeflate: false, maxPayload });
+      const wsOptions = { perMessageDeflate: false, maxPayload, closeTimeout: CLOSE_TIMEOUT, ...options.wsOptions };
+      return new ws.WebSocket(url, wsOptions);
     }
     if (globalThis.WebSocket) return super.openSocket(url, options);
     throw new ImgoError('unsupported', 'this Node has no WebSocket: npm install ws, or pass a class as the option WebSocket');

@@ -269,16 +269,21 @@ export class ImgoClient {
     const attempt = (this.#attempt = new AbortController());
     const over = () => this.#attempt !== attempt;
     const { connectTimeout, url } = this.#settings;
+    let step = 'connection';
     this.#timers.start('connect', connectTimeout, () => {
-      this.#lost({ code: 0, reason: `no connection within ${connectTimeout} ms` });
+      const reason = `no ${step} within ${connectTimeout} ms`;
+      if (step === 'token') this.#emitError(new ImgoError('token', `tokenSource failed: ${reason}`));
+      if (!over()) this.#lost({ code: 0, reason });
     });
     this.#setState({ state: 'connecting' });
     try {
       if (over()) return; // a listener has called close()
       await this.#inbox.load();
       if (over()) return;
+      step = 'token';
       const token = await this.#token();
       if (over()) return;
+      step = 'connection';
       if (this.#route.length === 0) this.#route = routeTo(await this.#discover(attempt.signal), url);
       if (over()) return;
       const ws = await this.#open(this.#route.shift() ?? url);

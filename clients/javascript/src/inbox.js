@@ -3,6 +3,7 @@ import { Timers } from './timers.js';
 
 /** @import { ImgoCounts, ImgoEvents, ImgoMessage, Settings } from './types.js' */
 
+const MIN_DUE = 8192; // ids that may wait for the store or a connection, also if fewer are remembered
 const ACK_BATCH = 500; // ids in a packet: 12 KiB, well below the server's body limit of 64 KiB
 
 /** A set of strings that forgets the oldest ones. */
@@ -92,8 +93,9 @@ export class Inbox {
     this.#host = host;
     this.#loaded = settings.store === undefined;
     this.#handled = new BoundedSet(settings.remember);
-    this.#unsaved = new BoundedSet(settings.remember);
-    this.#acks = new BoundedSet(settings.remember);
+    const due = Math.max(settings.remember, MIN_DUE);
+    this.#unsaved = new BoundedSet(due);
+    this.#acks = new BoundedSet(due);
   }
 
   /** @returns {ImgoCounts} */

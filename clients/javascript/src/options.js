@@ -23,7 +23,7 @@ const NUMBERS = /** @type {const} */ ({
 
 const FUNCTIONS = /** @type {const} */ (['tokenSource', 'log', 'WebSocket', 'fetch']);
 const TEXTS = /** @type {const} */ (['token', 'device', 'platform']);
-const OTHERS = ['url', 'discover', 'rooms', 'accepts', 'store'];
+const OTHERS = ['url', 'discover', 'rooms', 'accepts', 'store', 'wsOptions'];
 
 /**
  * @param {boolean} good

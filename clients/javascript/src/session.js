@@ -71,6 +71,8 @@ export class Session {
     };
     ws.onerror = (event) => {
       this.#failure = event?.message || event?.error?.message || ''; // browsers give no reason
+      // ws closes after such an error, but waits for the server's part of the closing handshake.
+      if (String(event?.error?.code).startsWith('WS_ERR_')) this.#broken(event.error);
     };
     ws.onclose = (event) => {
       this.#socketClosed.resolve();
@@ -234,18 +236,20 @@ export class Session {
       for (const frame of frames) {
         if (this.#over) return; // a listener has closed or replaced the connection
         if (frame === null || typeof frame !== 'object') continue;
-        if (large && sizeOf(frame.body) > maxBody) {
-          this.#end({ code: 0, reason: `a body is larger than ${maxBody} bytes (maxBody)` });
-          return;
-        }
+        if (large && sizeOf(frame.body) > maxBody) throw new Error(`a body is larger than ${maxBody} bytes (maxBody)`);
         this.#take(frame);
       }
     } catch (cause) {
-      if (this.#over) return;
-      const error = new ImgoError('protocol', `the server broke the protocol: ${textOf(cause)}`, { cause });
-      this.#host.error(error);
-      this.#end({ code: 0, reason: error.message });
+      this.#broken(cause);
     }
+  }
+
+  /** Ends the connection with the error `protocol`. @param {unknown} cause */
+  #broken(cause) {
+    if (this.#over) return;
+    const error = new ImgoError('protocol', `the server broke the protocol: ${textOf(cause)}`, { cause });
+    this.#host.error(error);
+    this.#end({ code: 0, reason: error.message });
   }
 
   /** Handles one frame. It throws if the server broke the protocol. */

@@ -148,6 +148,7 @@
  * @property {(level: 'debug' | 'info' | 'warn', line: string) => void} [log] Gets lines for people.
  * @property {new (url: string) => any} [WebSocket] The WebSocket class. Default: in Node that of the
  *   package ws, if it is installed; elsewhere that of the runtime.
+ * @property {object} [wsOptions] Options for the WebSocket of the package ws in Node, such as `ca`.
  * @property {typeof globalThis.fetch} [fetch] The fetch function for `discover`. Default: that of the
  *   runtime.
  */

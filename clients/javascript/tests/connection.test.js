@@ -192,10 +192,11 @@ describe('connecting', () => {
   test('gives up a tokenSource that hangs, and ignores its late answer', async () => {
     const answers = [];
     const c = client({ token: undefined, tokenSource: () => new Promise((resolve) => answers.push(resolve)) });
+    const log = record(c);
     c.connect();
     await settle();
     await tick(10_000);
-    assert.equal(c.state, 'waiting');
+    assert.deepEqual(log, ['connecting', 'error token', 'waiting']);
     answers[0]('late');
     await settle();
     assert.equal(FakeWebSocket.sockets.length, 0);

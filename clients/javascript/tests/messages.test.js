@@ -145,6 +145,14 @@ describe('acknowledgements', () => {
     assert.equal(c.counts.acked, 1001);
   });
 
+  test('are all sent, also if there are more of them than ids that are remembered', async () => {
+    await live({ remember: 3 });
+    const ws = FakeWebSocket.last();
+    for (let i = 1; i <= 20; i++) ws.push(i);
+    await tick(50);
+    assert.equal(ws.acked.length, 20);
+  });
+
   test('are not put off by further messages', async () => {
     await live();
     const ws = FakeWebSocket.last();

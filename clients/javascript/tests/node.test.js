@@ -153,3 +153,40 @@ describe('the end', () => {
     await until('timers and sockets are gone', () => resources() <= before);
   });
 });
+
+describe('a server that misbehaves', () => {
+  /** Runs a server whose accepted connection does what the test says, and returns the events of a client. */
+  async function events(what) {
+    const { url } = await server(({ ws }) => what(ws._socket, ws));
+    const client = new ImgoClient({ url, token: 't', minBackoff: 60_000, maxBackoff: 60_000 });
+    const errors = [];
+    client.on('error', ({ code }) => errors.push(code));
+    const ended = new Promise((resolve) => {
+      client.on('state', (event) => (event.state === 'waiting' || event.state === 'closed') && resolve(event));
+    });
+    client.connect().catch(() => {});
+    const { state, code, reason } = await ended;
+    await client.close();
+    return { state, code, reason, errors };
+  }
+
+  test('a close frame without the end of the connection ends the session', async () => {
+    const frame = (code) => Buffer.from([0x88, 2, code >> 8, code & 255]);
+    const lost = await events((socket) => socket.write(frame(3001)));
+    assert.deepEqual([lost.state, lost.code, lost.errors], ['waiting', 3001, []]);
+    const refused = await events((socket) => socket.write(frame(3506)));
+    assert.deepEqual([refused.state, refused.code], ['closed', 3506]);
+  });
+
+  for (const [name, bytes, reason] of [
+    ['text that is not UTF-8', [0x81, 2, 0xff, 0xff], /UTF-8/],
+    ['a frame of 2 GiB', [0x81, 127, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff], /payload/],
+    ['a reserved bit', [0xf1, 1, 0x61], /RSV/],
+  ]) {
+    test(`${name} is the error protocol`, async () => {
+      const end = await events((socket) => socket.write(Buffer.from(bytes)));
+      assert.deepEqual([end.state, end.code, end.errors], ['waiting', 0, ['protocol']]);
+      assert.match(end.reason, reason);
+    });
+  }
+});
