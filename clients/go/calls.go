@@ -119,8 +119,8 @@ func (s *session) call(ctx context.Context, what string, op int32, body []byte) 
 		Code   string `json:"code"`
 		Reason string `json:"reason"`
 	}
-	if err := json.Unmarshal(reply.Body, &refusal); err != nil {
-		return raw.Packet{}, &Error{Code: CodeProtocol, Text: what + ": read the refusal", Err: err}
+	if json.Unmarshal(reply.Body, &refusal) != nil || refusal.Reason == "" {
+		refusal.Reason = "no reason given"
 	}
 	return raw.Packet{}, &Error{Code: CodeDenied, ServerCode: refusal.Code,
 		Text: fmt.Sprintf("%s: the server refused: %s (%s)", what, refusal.Reason, refusal.Code)}

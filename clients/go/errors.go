@@ -65,14 +65,15 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	text := e.Text
-	if text == "" {
-		text = strings.ReplaceAll(string(e.Code), "_", " ")
+	switch {
+	case e.Err == nil && e.Text == "":
+		return strings.ReplaceAll(string(e.Code), "_", " ")
+	case e.Err == nil:
+		return e.Text
+	case e.Text == "":
+		return e.Err.Error()
 	}
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
+	return e.Text + ": " + e.Err.Error()
 }
 
 // Unwrap returns the cause.

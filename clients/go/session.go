@@ -294,7 +294,11 @@ func (s *session) dispatch(p raw.Packet) error {
 		return raw.ParseClose(p.Body)
 	case p.Op == raw.OpRoomChanged:
 		var change RoomChange
-		if err := json.Unmarshal(p.Body, &change); err != nil {
+		err := json.Unmarshal(p.Body, &change)
+		if err == nil && change.Room == "" {
+			err = errors.New("it names no room")
+		}
+		if err != nil {
 			return fmt.Errorf("read a change of a room: %w", err)
 		}
 		s.client.roomChanged(s.run.events, change)

@@ -306,10 +306,10 @@ func (d *driver) state(to imgoclient.StateChange) {
 	case imgoclient.Closed:
 		e["code"], e["reason"], e["failed"] = to.CloseCode, to.Reason, to.Failed
 	}
-	d.emit(e)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.live = to.State == imgoclient.Live
+	d.live = to.State == imgoclient.Live // before the event: a command may follow it at once
+	d.emit(e)
 	if d.live {
 		for _, tag := range d.connects {
 			d.done(tag, nil)

@@ -228,11 +228,16 @@ func (m *messages) read(deadline time.Time) (Packet, error) {
 		return p, nil
 	}
 	p, rest, err := DecodePacket(m.rest, m.maxBody)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF // an empty message is not allowed
-	}
 	m.rest = rest
-	return p, err
+	return p, whole(err)
+}
+
+// whole turns the end of the bytes into a *FormatError, for bytes that must have whole packets.
+func whole(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return bad("it ends within its message")
+	}
+	return err
 }
 
 // next reads the next message into rest or parsed.
@@ -249,10 +254,12 @@ func (m *messages) next(deadline time.Time) error {
 	case errors.As(err, &closed) && closed.Code >= 3000:
 		code := int(closed.Code)
 		return &CloseError{Code: code, Reason: closed.Reason, Reconnect: reconnects(code)}
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		return bad("a WebSocket message is larger than a body of %d bytes needs", m.maxBody)
 	case err != nil:
 		return err
 	case m.text != (kind == websocket.MessageText):
-		return errors.New("the server answered in another form (text or binary) than it was spoken to")
+		return bad("the server answered in another form (text or binary) than it was spoken to")
 	case m.text:
 		m.parsed, err = parseText(data)
 		return err
@@ -271,10 +278,10 @@ func parseText(data []byte) ([]Packet, error) {
 		Body json.RawMessage `json:"body"`
 	}
 	if err := json.Unmarshal(data, &objects); err != nil {
-		return nil, fmt.Errorf("read a text message: %w", err)
+		return nil, bad("a text message is no array of packets: %v", err)
 	}
 	if len(objects) == 0 {
-		return nil, io.ErrUnexpectedEOF
+		return nil, bad("a text message has no packet")
 	}
 	packets := make([]Packet, len(objects))
 	for i, o := range objects {
@@ -282,7 +289,7 @@ func parseText(data []byte) ([]Packet, error) {
 		if o.ID != "" {
 			var err error
 			if p.ID, err = strconv.ParseUint(o.ID, 10, 64); err != nil {
-				return nil, fmt.Errorf("read a text message: id %q of op %d: %w", o.ID, o.Op, err)
+				return nil, bad("the id %q of op %d is no number of 64 bits", o.ID, o.Op)
 			}
 		}
 		packets[i] = p
@@ -356,10 +363,10 @@ func Batch(body []byte, maxBody int) ([]Packet, error) {
 		var p Packet
 		var err error
 		if p, rest, err = DecodePacket(rest, maxBody); err != nil {
-			return packets, fmt.Errorf("read a batch: %w", err)
+			return packets, fmt.Errorf("read a batch: %w", whole(err))
 		}
 		if p.Op == OpRaw {
-			return packets, errors.New("read a batch: it has a batch in it")
+			return packets, bad("a batch has a batch in it")
 		}
 		packets = append(packets, p)
 	}

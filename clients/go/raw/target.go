@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -33,13 +34,19 @@ func ParseTarget(text string) (Target, error) {
 	}
 	switch scheme {
 	case schemeTCP, schemeTLS:
-		if _, port, err := net.SplitHostPort(rest); err != nil || port == "" {
+		host, port, err := net.SplitHostPort(rest)
+		switch {
+		case err != nil || port == "":
 			return bad("has no port")
+		case host == "":
+			return bad("has no host")
+		case !isPort(port):
+			return bad("has a port that is not 1 to 65535")
 		}
 		return Target{scheme, rest}, nil
 	case schemeWS, schemeWSS:
 		u, err := url.Parse(text)
-		if err != nil || u.Host == "" {
+		if err != nil || u.Hostname() == "" || u.Port() != "" && !isPort(u.Port()) {
 			return bad("is no WebSocket address")
 		}
 		if u.Path == "" || u.Path == "/" {
@@ -48,6 +55,11 @@ func ParseTarget(text string) (Target, error) {
 		return Target{scheme, u.String()}, nil
 	}
 	return bad("has an unknown scheme")
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // WebSocket reports whether the target is a WebSocket.
