@@ -2,21 +2,16 @@ package io.imgo.client;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
-import java.io.File;
-import java.io.FileInputStream;
+import io.imgo.testing.Certificates;
 import java.io.IOException;
-import java.io.InputStream;
 import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.file.Path;
-import java.security.KeyStore;
 import java.util.concurrent.TimeUnit;
 import javax.net.ServerSocketFactory;
-import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.SSLContext;
 import javax.net.ssl.SSLServerSocket;
 import javax.net.ssl.SSLSocket;
-import javax.net.ssl.TrustManagerFactory;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
@@ -27,8 +22,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 /** TLS against the platform's own server sockets. */
 @Timeout(120)
 class TlsTest {
-    private static final String PASSWORD = "changeit";
-
     @TempDir
     static Path folder;
 
@@ -39,32 +32,8 @@ class TlsTest {
 
     @BeforeAll
     static void makeKeys() throws Exception {
-        local = context("local", "san=dns:localhost,ip:127.0.0.1");
-        other = context("other", "san=dns:other.example");
-    }
-
-    /** Makes a key and a certificate that is trusted. */
-    private static SSLContext context(String name, String names) throws Exception {
-        File file = folder.resolve(name + ".p12").toFile();
-        Process keytool = new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin", "keytool").toString(), "-genkeypair", "-alias",
-                name, "-keyalg", "EC", "-dname", "CN=" + name, "-ext", names, "-validity", "2", "-storetype", "PKCS12", "-keystore",
-                file.getPath(), "-storepass", PASSWORD).redirectErrorStream(true).redirectOutput(folder.resolve(name + ".log").toFile()).start();
-        assertThat(keytool.waitFor(60, TimeUnit.SECONDS)).isTrue();
-        assertThat(keytool.exitValue()).isZero();
-        KeyStore keys = KeyStore.getInstance("PKCS12");
-        try (InputStream in = new FileInputStream(file)) {
-            keys.load(in, PASSWORD.toCharArray());
-        }
-        KeyManagerFactory own = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
-        own.init(keys, PASSWORD.toCharArray());
-        KeyStore certificates = KeyStore.getInstance("PKCS12");
-        certificates.load(null, null);
-        certificates.setCertificateEntry(name, keys.getCertificate(name));
-        TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-        trust.init(certificates);
-        SSLContext context = SSLContext.getInstance("TLS");
-        context.init(own.getKeyManagers(), trust.getTrustManagers(), null);
-        return context;
+        local = Certificates.context(folder, "local", "san=dns:localhost,ip:127.0.0.1");
+        other = Certificates.context(folder, "other", "san=dns:other.example");
     }
 
     private static ServerSocketFactory sockets(SSLContext context, String... protocols) {

@@ -8,6 +8,7 @@ import java.util.Arrays;
 import java.util.Base64;
 import java.util.Collection;
 import java.util.LinkedHashMap;
+import java.util.Locale;
 import java.util.Map;
 
 /**
@@ -192,6 +193,56 @@ public final class Push {
      */
     public Push idempotencyKey(String key) {
         return with("idempotency_key", Arguments.notNull("key", key));
+    }
+
+    /**
+     * Sets your own name of the message. Events and lists of waiting messages have it. Kept messages only.
+     *
+     * @param ref the name, such as {@code order-17}
+     * @return a push with this name
+     */
+    public Push ref(String ref) {
+        return with("ref", Arguments.notNull("ref", ref));
+    }
+
+    /**
+     * Sets which events tell what becomes of the message. The default is a setting of the server. Kept messages only.
+     *
+     * @param report the events
+     * @return a push with this choice
+     */
+    public Push report(Report report) {
+        return with("report", Arguments.notNull("report", report).name().toLowerCase(Locale.ROOT));
+    }
+
+    /**
+     * Sets when an event reports the message as undelivered, if no device has it by then. Kept messages only.
+     *
+     * @param deadline the time after the push, at most its ttl
+     * @return a push with this deadline
+     */
+    public Push deadline(Duration deadline) {
+        return with("deadline", seconds("deadline", deadline));
+    }
+
+    /**
+     * Sets when an event reports the message as undelivered, if a device lacks it then. Kept messages only.
+     *
+     * @param deadline the time after the push, at most its ttl
+     * @return a push with this deadline
+     */
+    public Push deadlineOfEachDevice(Duration deadline) {
+        return deadline(deadline).with("deadline_if", "any");
+    }
+
+    /** Which events tell what becomes of a message. */
+    public enum Report {
+        /** None. */
+        NONE,
+        /** One when the message has come to its end. */
+        SETTLED,
+        /** One for each device, too. */
+        EACH
     }
 
     static BigDecimal seconds(String name, Duration duration) {

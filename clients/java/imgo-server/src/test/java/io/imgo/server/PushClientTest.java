@@ -6,10 +6,12 @@ import static org.assertj.core.api.Assertions.catchThrowableOfType;
 import static org.awaitility.Awaitility.await;
 
 import io.imgo.client.internal.Json;
+import io.imgo.testing.Certificates;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
@@ -23,10 +25,12 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
+import javax.net.ssl.SSLContext;
 import org.assertj.core.api.ThrowableAssert.ThrowingCallable;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
+import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
@@ -86,6 +90,8 @@ class PushClientTest {
         client.push(Push.toSessionsOf("a", List.of("s")).json("{ \"n\": 1.50 }"));
         client.push(Push.toRoom("r").text("lost").body("t"));
         client.push(Push.toAll().body(null));
+        client.push(PUSH.ref("order-17").report(Push.Report.SETTLED).deadline(Duration.ofMinutes(2)));
+        client.push(PUSH.report(Push.Report.EACH).deadlineOfEachDevice(Duration.ofHours(1)));
         assertThat(server.requests).extracting(r -> r.line).containsOnly("POST /v1/push");
         assertThat(server.requests).extracting(r -> r.key).containsOnly("Bearer secret");
         assertThat(server.requests).extracting(r -> r.body).containsExactly(
@@ -94,7 +100,9 @@ class PushClientTest {
                 "{\"keys\":[\"s\"],\"body_base64\":\"AQI=\"}",
                 "{\"user\":\"a\",\"keys\":[\"s\"],\"body\":{ \"n\": 1.50 }}",
                 "{\"room\":\"r\",\"body\":\"t\"}",
-                "{\"all\":true,\"body\":null}");
+                "{\"all\":true,\"body\":null}",
+                "{\"user\":\"123\",\"body\":1,\"ref\":\"order-17\",\"report\":\"settled\",\"deadline\":120.000}",
+                "{\"user\":\"123\",\"body\":1,\"report\":\"each\",\"deadline\":3600.000,\"deadline_if\":\"any\"}");
     }
 
     @Test
@@ -389,6 +397,29 @@ class PushClientTest {
         } finally {
             end.countDown();
         }
+    }
+
+    @Test
+    void trustsOnlyItsCertificates(@TempDir Path folder) throws Exception {
+        SSLContext good = Certificates.context(folder, "good", "san=ip:127.0.0.1");
+        SSLContext otherHost = Certificates.context(folder, "host", "san=dns:other.example");
+        ScriptedServer server = closeLater(ScriptedServer.withTls(good, 202, PUSHED));
+        ScriptedServer other = closeLater(ScriptedServer.withTls(otherHost, 202, PUSHED));
+        closeLater(PushClient.builder().server(server.address()).sslContext(good).build()).push(PUSH);
+        assertThat(server.requests).hasSize(1);
+
+        PushException unknown = error(() -> client(server.address()).push(PUSH));
+        assertThat(unknown.code()).isEqualTo("lost");
+        assertThat(unknown.mayHaveHadEffect()).isFalse();
+        PushClient host = closeLater(PushClient.builder().servers(other.address(), server.address()).sslContext(otherHost).build());
+        assertThat(error(() -> host.push(PUSH)).mayHaveHadEffect()).isFalse();
+        assertThat(server.requests).hasSize(1);
+        assertThat(other.requests).isEmpty();
+
+        ScriptedServer plain = server(202, PUSHED);
+        PushException noTls = error(() -> client(plain.address().replace("http:", "https:")).push(PUSH));
+        assertThat(noTls.code()).isEqualTo("lost");
+        assertThat(plain.requests).isEmpty();
     }
 
     /** A server that opens connections and never reads. */

@@ -80,6 +80,8 @@ class RealServerTest {
             assertThat(away.id()).isNotZero();
             assertThat(away.sessions()).hasValue(0);
             PushResult again = client.push(Push.toUser("a/ü").body(Map.of("n", 1)).ttl(Duration.ofMinutes(5)).idempotencyKey("one"));
+            client.push(Push.toUser("reported").body(1).ref("order-17").report(Push.Report.EACH)
+                    .deadlineOfEachDevice(Duration.ofMinutes(1)));
             assertThat(again.duplicate()).isTrue();
             assertThat(again.id()).isEqualTo(away.id());
             assertThat(client.user("a/ü").pending()).isEqualTo(1);

@@ -2,6 +2,8 @@ package io.imgo.server;
 
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import com.sun.net.httpserver.HttpsConfigurator;
+import com.sun.net.httpserver.HttpsServer;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
@@ -10,6 +12,7 @@ import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import javax.net.ssl.SSLContext;
 
 /** An HTTP server that answers as a test says, and remembers what it was asked. */
 final class ScriptedServer implements AutoCloseable {
@@ -35,8 +38,19 @@ final class ScriptedServer implements AutoCloseable {
     private volatile Script script;
 
     ScriptedServer(Script script) throws IOException {
+        this(script, HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0));
+    }
+
+    /** Returns a server that speaks TLS with the key of a context. */
+    static ScriptedServer withTls(SSLContext context, int status, String answer) throws IOException {
+        HttpsServer server = HttpsServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+        server.setHttpsConfigurator(new HttpsConfigurator(context));
+        return new ScriptedServer(answering(status, answer), server);
+    }
+
+    private ScriptedServer(Script script, HttpServer server) {
         this.script = script;
-        server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+        this.server = server;
         server.setExecutor(executor);
         server.createContext("/", exchange -> {
             try {
@@ -68,7 +82,7 @@ final class ScriptedServer implements AutoCloseable {
     }
 
     String address() {
-        return "http://127.0.0.1:" + server.getAddress().getPort();
+        return (server instanceof HttpsServer ? "https" : "http") + "://127.0.0.1:" + server.getAddress().getPort();
     }
 
     @Override

@@ -1,2 +1,2 @@
-/** A real imgo server for tests. */
+/** What tests of several modules use: a real imgo server, and certificates. */
 package io.imgo.testing;
