@@ -119,9 +119,8 @@ export class Session {
     try {
       this.#ws.close(1000);
     } catch {
-      return;
+      return; // it never opened
     }
-    if (!this.#ws.terminate) return; // a browser ends the handshake by itself
     await within(this.#socketClosed.promise, CLOSE_WAIT);
     discard(this.#ws);
   }

@@ -25,6 +25,7 @@ export class FakeWebSocket {
   close() {
     this.closed = true;
     this.readyState = 3;
+    queueMicrotask(() => this.onclose?.({ code: 1005, reason: '' }));
   }
 
   // The server's side.

@@ -206,3 +206,45 @@ assert.deepEqual([code, failed, reason], [3506, true, 'bye']);
 `))
 	jstest.Run(t, dir, "node", "backend.mjs")
 }
+
+// TestWebhook has a real server ask a backend about its clients. The backend believes signed calls only.
+func TestWebhook(t *testing.T) {
+	const secret = "whsec_V2hhdCBuYW1lcyBhIHNlY3JldCBpcyBub25lLg=="
+	dir := jstest.Project(t, "module", "ws")
+	write(t, dir+"/backend.mjs", `
+import { createServer } from 'node:http';
+import { verifyWebhook } from 'imgo-client/server';
+
+const server = createServer(async (request, response) => {
+  let body = '';
+  for await (const chunk of request) body += chunk;
+  try {
+    const call = await verifyWebhook({ secret: '`+secret+`', headers: request.headers, body });
+    const answer = call.auth.token === 'good' ? { user: 'ana' } : { refuse: 'who are you' };
+    response.end(JSON.stringify(answer));
+  } catch (error) {
+    response.writeHead(400).end(error.message);
+  }
+});
+server.listen(0, '127.0.0.1', () => console.log('port', server.address().port, '.'));
+`)
+	backend := jstest.Start(t, dir, nil, "node", "backend.mjs")
+	backend.Out.WaitFor(t, " .")
+	port := strings.Fields(backend.Out.String())[1]
+	address := "http://127.0.0.1:" + port
+	if status, err := harness.Call(http.MethodPost, address, `{"auth":{"token":"good"}}`, nil); status != http.StatusBadRequest {
+		t.Errorf("a call without a signature is answered %d, %v", status, err)
+	}
+	server := jstest.StartServer(t, "--auth-mode", "webhook", "--auth-webhook-url", address, "--auth-webhook-secrets", secret)
+	write(t, dir+"/client.mjs", server.Real(`
+import assert from 'node:assert/strict';
+import { ImgoClient } from 'imgo-client';
+
+const url = 'ws://127.0.0.1:8090';
+const good = new ImgoClient({ url, token: 'good' });
+assert.equal((await good.connect()).user, 'ana');
+await good.close();
+await assert.rejects(new ImgoClient({ url, token: 'bad' }).connect(), { code: 'refused', closeCode: 3501, message: /who are you/ });
+`))
+	jstest.Run(t, dir, "node", "client.mjs")
+}
