@@ -200,7 +200,11 @@ export interface paths {
             };
             cookie?: never;
         };
-        get?: never;
+        /**
+         * The messages that wait for a user
+         * @description Oldest first. A message waits until every device that it covers has acknowledged it.
+         */
+        get: operations["messages"];
         put?: never;
         post?: never;
         /**
@@ -208,6 +212,28 @@ export interface paths {
          * @description Devices and sessions stay.
          */
         delete: operations["purgeMessages"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/users/{user}/messages/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        /** A message that waits, with what is known of it on each device */
+        get: operations["message"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -228,6 +254,126 @@ export interface paths {
         get: operations["userByName"];
         put?: never;
         post?: never;
+        /**
+         * Erase a user, named in the query
+         * @description As DELETE /v1/users/{user}. It takes every name.
+         */
+        delete: operations["eraseUserByName"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/devices": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+                /** @description The device. Empty is the device without a name, which stands for all sessions that named none. */
+                device: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Forget a device of a user, both named in the query
+         * @description As DELETE /v1/users/{user}/devices/{device}. It takes every name, and the device without one.
+         */
+        delete: operations["forgetDeviceByName"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/tokens": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A user's valid opaque tokens, the user named in the query
+         * @description As GET /v1/users/{user}/tokens. It takes every name.
+         */
+        get: operations["userTokensByName"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/messages": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The messages that wait for a user, named in the query
+         * @description As GET /v1/users/{user}/messages. It takes every name.
+         */
+        get: operations["messagesByName"];
+        put?: never;
+        post?: never;
+        /**
+         * Drop all messages that wait for a user, named in the query
+         * @description As DELETE /v1/users/{user}/messages. It takes every name.
+         */
+        delete: operations["purgeMessagesByName"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/messages/{id}": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path: {
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        /** A message that waits for a user, named in the query */
+        get: operations["messageByName"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/kick": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Close a user's sessions, the user named in the query
+         * @description As POST /v1/users/{user}/kick. It takes every name.
+         */
+        post: operations["kickByName"];
         delete?: never;
         options?: never;
         head?: never;
@@ -523,11 +669,33 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Events that an operator may want to know
+         * What became of messages
+         * @description The events of pushes that asked for a report, as CloudEvents 1.0. Each event is there once, and the events of a
+         *     user are in order. To follow them, ask again with `after` set to the last answer's `next`. An API key that is limited
+         *     to users has to name one.
+         */
+        get: operations["events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/notices": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What an operator may want to know
          * @description The newest 1,000 of the logic that answers, oldest first. To follow them, ask again with `after` set to the
          *     last answer's `last`.
          */
-        get: operations["events"];
+        get: operations["notices"];
         put?: never;
         post?: never;
         delete?: never;
@@ -623,6 +791,24 @@ export interface components {
             kept?: boolean;
             /** @description How long a kept message waits. Without it, the server's default counts. */
             ttl?: components["schemas"]["Duration"];
+            /** @description Your own name of the message. Every event and every list of waiting messages has it. Kept messages only. */
+            ref?: components["schemas"]["Name"];
+            /**
+             * @description Which events tell what becomes of the message. Without it the server's setting `events.report` counts (none).
+             *     Kept messages only.
+             * @enum {string}
+             */
+            report?: "none" | "settled" | "each";
+            /**
+             * @description How long after the push the message is reported as undelivered, at most its ttl. The events of the end of the
+             *     message (expired, dropped) are told, too. Kept messages only.
+             */
+            deadline?: components["schemas"]["Duration"];
+            /**
+             * @description Whether no device may have the message at the deadline (default), or one that lacks it is enough.
+             * @enum {string}
+             */
+            deadline_if?: "none_delivered" | "any";
             /** @description Within 24 hours, a second push of the same caller with this key has no effect for a user whom the first one reached. */
             idempotency_key?: components["schemas"]["Name"];
         };
@@ -894,12 +1080,103 @@ export interface components {
              */
             addresses: string[];
         };
+        MessageList: {
+            user: components["schemas"]["Name"];
+            messages: components["schemas"]["Message"][];
+            /** @description The cursor of the next page; absent in the last one. */
+            next?: components["schemas"]["MessageID"];
+        };
+        Message: {
+            id: components["schemas"]["MessageID"];
+            ref?: string;
+            op: number;
+            /** @description Bytes of the body. */
+            size: number;
+            /** @description Unix milliseconds. */
+            time_ms: number;
+            /** @description Unix milliseconds. */
+            expires_ms: number;
+            /** @description The body */
+            body?: unknown;
+            /** @description The body */
+            body_text?: string;
+            /** @description Any other body. */
+            body_base64?: string;
+            /** @description The devices that have yet to acknowledge it. */
+            waiting: string[];
+            /** @description The user has no device. The first one gets the message. */
+            unclaimed?: boolean;
+            /** @enum {string} */
+            report: "none" | "settled" | "each";
+            /** @description Unix milliseconds. */
+            deadline_ms?: number;
+            /** @enum {string} */
+            deadline_if?: "none_delivered" | "any";
+            /** @description The deadline was missed. */
+            missed?: boolean;
+            /** @description What is known of each device, if the push had a ref, a report or a deadline. */
+            devices?: components["schemas"]["MessageDevice"][];
+        };
+        MessageDevice: {
+            device: string;
+            /** @enum {string} */
+            state: "waiting" | "delivered" | "forgotten";
+            /** @description When it was delivered */
+            time_ms?: number;
+        };
         EventList: {
             events: components["schemas"]["Event"][];
-            /** @description The last event's `seq`, or `after` if there is none. */
+            /** @description Where the next answer begins */
+            next: string;
+            /** @description Whether there may be further events already. */
+            more: boolean;
+            /** @description Entries that left the topic before they were read. */
+            skipped?: number;
+        };
+        /** @description A CloudEvents 1.0 object. */
+        Event: {
+            /** @constant */
+            specversion: "1.0";
+            /**
+             * @description It repeats with a repeated event and grows within a partition.
+             * @example 281474976710657.0
+             */
+            id: string;
+            source: string;
+            /** @enum {string} */
+            type: "message.delivered" | "message.settled" | "message.undelivered" | "message.expired" | "message.dropped";
+            /** @description The user. */
+            subject: string;
+            /** Format: date-time */
+            time: string;
+            /** @constant */
+            datacontenttype: "application/json";
+            data: components["schemas"]["EventData"];
+        };
+        EventData: {
+            user: string;
+            id: components["schemas"]["MessageID"];
+            ref?: string;
+            /** @description The device that acknowledged. */
+            device?: string;
+            /** @description Time since the push. */
+            after_ms?: number;
+            /** @description The server acknowledged for a client that cannot. */
+            auto?: boolean;
+            /** @description The devices that waited. */
+            devices?: string[];
+            /** @description Devices that were forgotten while they waited. */
+            without?: string[];
+            step?: number;
+            /** @enum {string} */
+            reason?: "mailbox_full" | "removed" | "lost";
+        };
+        NoticeList: {
+            notices: components["schemas"]["Notice"][];
+            /** @description The last notice's `seq`, or `after` if there is none. */
             last: number;
         };
-        Event: {
+        Notice: {
             seq: number;
             /** @description Unix milliseconds. */
             time_ms: number;
@@ -907,7 +1184,7 @@ export interface components {
             kind: string;
             user?: string;
             detail?: string;
-            /** @description How often it happened. The event gets a new `seq` each time. Absent for a single event. */
+            /** @description How often it happened. The notice gets a new `seq` each time. Absent for a single one. */
             count?: number;
         };
         Problem: {
@@ -1343,6 +1620,42 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    messages: {
+        parameters: {
+            query?: {
+                /** @description The last answer's `next`. */
+                cursor?: components["schemas"]["MessageID"];
+                limit?: number;
+                /** @description Whether the answer has the bodies, up to 1 MiB together. */
+                bodies?: boolean;
+            };
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The messages. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MessageList"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     purgeMessages: {
         parameters: {
             query?: never;
@@ -1373,6 +1686,39 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    message: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The message. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Message"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     userByName: {
         parameters: {
             query: {
@@ -1397,6 +1743,227 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    eraseUserByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What was removed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Removed"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    forgetDeviceByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+                /** @description The device. Empty is the device without a name, which stands for all sessions that named none. */
+                device: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What was removed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Removed"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    userTokensByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The tokens. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserTokens"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    messagesByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+                /** @description The last answer's `next`. */
+                cursor?: components["schemas"]["MessageID"];
+                limit?: number;
+                /** @description Whether the answer has the bodies, up to 1 MiB together. */
+                bodies?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The messages. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MessageList"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    purgeMessagesByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What was removed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Removed"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    messageByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path: {
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The message. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Message"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    kickByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["Kick"];
+            };
+        };
+        responses: {
+            /** @description How many sessions are being closed. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Kicked"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            408: components["responses"]["TooSlow"];
+            413: components["responses"]["TooLarge"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -1934,9 +2501,15 @@ export interface operations {
     events: {
         parameters: {
             query?: {
-                /** @description Only events with a greater `seq`. */
-                after?: number;
+                /** @description `next` of an earlier answer, or `now`. Without it the answer begins with the oldest event that is there. */
+                after?: string;
                 limit?: number;
+                /** @description Only events of these types, comma-separated, such as `message.undelivered` or `message.*`. */
+                types?: string;
+                /** @description Only events of this user. */
+                user?: components["schemas"]["Name"];
+                /** @description How long to wait for an event if there is none, up to 50s. */
+                wait?: string;
             };
             header?: never;
             path?: never;
@@ -1951,6 +2524,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EventList"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    notices: {
+        parameters: {
+            query?: {
+                /** @description Only notices with a greater `seq`. */
+                after?: number;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The notices. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NoticeList"];
                 };
             };
             400: components["responses"]["Invalid"];
