@@ -101,7 +101,7 @@ public final class ImgoClientBuilder {
      */
     public ImgoClientBuilder rooms(String... rooms) {
         for (String room : rooms) {
-            Names.check("room", room);
+            Names.check("rooms", room);
             options.rooms.add(room);
         }
         return this;

@@ -73,11 +73,16 @@ final class DrivenClient implements ClientListener {
                 close(tag, client);
                 break;
             default:
-                control(what, command);
+                if (!control(what, command)) {
+                    failed(tag, "invalid", "", 0, what + " is no command");
+                } else if (command.get("tag") != null) {
+                    driver.print(name, event("done", "tag", tag));
+                }
         }
     }
 
-    private synchronized void control(String what, Map<?, ?> command) {
+    /** Does what is done at once. It reports whether there is such a command. */
+    private synchronized boolean control(String what, Map<?, ?> command) {
         int count = command.get("count") == null ? 0 : ((Number) command.get("count")).intValue();
         switch (what) {
             case "token":
@@ -105,8 +110,9 @@ final class DrivenClient implements ClientListener {
                 failingStore += Math.max(count, 1);
                 break;
             default:
-                System.err.println("unknown command " + what);
+                return false;
         }
+        return true;
     }
 
     private void make(Object tag, Map<?, ?> command) {
@@ -241,8 +247,9 @@ final class DrivenClient implements ClientListener {
                 "message", message));
     }
 
-    /** Closes beside the reading of commands, since the held handler may have to be released meanwhile. */
+    /** Begins to close, and waits beside the reading of commands, since the held handler may have to be released meanwhile. */
     private void close(Object tag, ImgoClient closing) {
+        closing.closeAsync();
         new Thread(() -> {
             closing.close();
             driver.print(name, event("done", "tag", tag));
