@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -145,6 +146,8 @@ func (s *server) serveWS() {
 			return
 		}
 		over := make(chan struct{})
+		var once sync.Once
+		end := func() { once.Do(func() { close(over) }) }
 		s.accepted <- &peer{
 			t: s.t,
 			read: func() (raw.Packet, error) {
@@ -158,12 +161,12 @@ func (s *server) serveWS() {
 				return p, err
 			},
 			write: func(b []byte) error { return conn.Write(ctx, websocket.MessageBinary, b) },
-			close: func() { conn.CloseNow(); close(over) },
+			close: func() { conn.CloseNow(); end() },
 			closeWith: func(code int, reason string) {
 				if err := conn.Close(websocket.StatusCode(code), reason); err != nil {
 					s.t.Logf("server: close: %v", err)
 				}
-				close(over)
+				end()
 			},
 		}
 		select {
