@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -133,14 +134,14 @@ func (p *program) waitEnd(t *testing.T) {
 // server is a real imgo at addresses of its own.
 type server struct {
 	*process.Process
-	tcp string
+	tcp, ws string
 }
 
 func startServer(t *testing.T) *server {
 	t.Helper()
 	dir := t.TempDir()
 	tcp, ws, api := freeAddress(t), freeAddress(t), freeAddress(t)
-	s := &server{tcp: tcp, Process: &process.Process{
+	s := &server{tcp: tcp, ws: ws, Process: &process.Process{
 		Binary: builtImgo(t), Name: "imgo", HTTP: api, Log: filepath.Join(dir, "log"),
 		Args: []string{"--data-dir", filepath.Join(dir, "data"), "--tcp", tcp, "--ws", ws, "--http", api},
 	}}
@@ -251,17 +252,11 @@ func repository(t *testing.T) string {
 	return root
 }
 
-// TestQuickStart makes an empty project, and types what the quick start says. Its program gets what was pushed while it was
-// away, in order and once, though the server and the program are killed.
-func TestQuickStart(t *testing.T) {
-	packed := dist(t)
-	s := startServer(t)
-	page := string(readFile(t, "../../docs/tutorial/java.md"))
+// newProject makes a folder with files.
+func newProject(t *testing.T, files map[string]string) string {
+	t.Helper()
 	project := t.TempDir()
-	for file, text := range map[string]string{
-		"pom.xml":                  strings.ReplaceAll(block(t, page, "xml", "<project"), "/path/to/imgo/dist", packed),
-		"src/main/java/Hello.java": strings.ReplaceAll(block(t, page, "java", "class Hello"), "127.0.0.1:8080", s.tcp),
-	} {
+	for file, text := range files {
 		path := filepath.Join(project, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -270,6 +265,19 @@ func TestQuickStart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return project
+}
+
+// TestQuickStart makes an empty project, and types what the quick start says. Its program gets what was pushed while it was
+// away, in order and once, though the server and the program are killed.
+func TestQuickStart(t *testing.T) {
+	packed := dist(t)
+	s := startServer(t)
+	page := string(readFile(t, "../../docs/tutorial/java.md"))
+	project := newProject(t, map[string]string{
+		"pom.xml":                  strings.ReplaceAll(block(t, page, "xml", "<project"), "/path/to/imgo/dist", packed),
+		"src/main/java/Hello.java": strings.ReplaceAll(block(t, page, "java", "class Hello"), "127.0.0.1:8080", s.tcp),
+	})
 	commands := block(t, page, "sh", "mvn ")
 	for _, command := range []string{"TOKEN=$(/path/to/imgo/imgo token new --user 123)", `imgo push --user 123 '{"hello":"java"}'`} {
 		if !strings.Contains(commands, command) {
@@ -310,6 +318,52 @@ func TestQuickStart(t *testing.T) {
 	third.end(t)
 	if got := messages(third); !slices.Equal(got, []string{`{"last":true}`}) {
 		t.Errorf("after it was killed, the program got %q", got)
+	}
+}
+
+var mavenDependencies = regexp.MustCompile(`(?s)<dependencies>.*</dependencies>`)
+
+// kotlinPlugin compiles src/main/kotlin, with the version of Kotlin that the libraries have.
+const kotlinPlugin = `<build>
+    <sourceDirectory>src/main/kotlin</sourceDirectory>
+    <plugins>
+      <plugin>
+        <groupId>org.jetbrains.kotlin</groupId>
+        <artifactId>kotlin-maven-plugin</artifactId>
+        <version>VERSION</version>
+        <configuration><jvmTarget>11</jvmTarget></configuration>
+        <executions><execution><goals><goal>compile</goal></goals></execution></executions>
+      </plugin>
+    </plugins>`
+
+// TestKotlinQuickStart makes an empty project with Kotlin from the dependencies and the program of the quick start. The program
+// receives over WebSocket.
+func TestKotlinQuickStart(t *testing.T) {
+	packed := dist(t)
+	s := startServer(t)
+	page := string(readFile(t, "../../docs/tutorial/java.md"))
+	pom := strings.ReplaceAll(block(t, page, "xml", "<project"), "/path/to/imgo/dist", packed)
+	pom = mavenDependencies.ReplaceAllLiteralString(pom, block(t, page, "xml", "imgo-client-kotlin"))
+	kotlin := regexp.MustCompile(`<kotlin.version>(.*)</kotlin.version>`).FindSubmatch(readFile(t, "pom.xml"))
+	if kotlin == nil {
+		t.Fatal("pom.xml has no version of Kotlin")
+	}
+	pom = strings.Replace(pom, "<build>", strings.Replace(kotlinPlugin, "VERSION", string(kotlin[1]), 1), 1)
+	project := newProject(t, map[string]string{
+		"pom.xml":                  strings.ReplaceAll(pom, "<exec.mainClass>Hello<", "<exec.mainClass>HelloKt<"),
+		"src/main/kotlin/Hello.kt": strings.ReplaceAll(block(t, page, "kotlin", "fun main"), "127.0.0.1:8090", s.ws),
+	})
+	for n := range 3 {
+		s.command(t, "push", "--user", "123", strconv.Itoa(n))
+	}
+	token := s.command(t, "token", "new", "--user", "123")
+	hello := startProgram(t, project, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token, "-Dmaven.repo.local="+repository(t))
+	hello.waitFor(t, "^2$")
+	s.waitAcknowledged(t)
+	hello.kill(t)
+	numbers := slices.DeleteFunc(hello.output(), func(line string) bool { return !regexp.MustCompile(`^[0-9]$`).MatchString(line) })
+	if want := []string{"0", "1", "2"}; !slices.Equal(numbers, want) {
+		t.Errorf("the program got %q, want %q", numbers, want)
 	}
 }
 
