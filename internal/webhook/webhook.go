@@ -10,6 +10,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -109,6 +110,8 @@ type Caller struct {
 type Answer struct {
 	Status int
 	Body   []byte
+	// RetryAfter is how long the address asks to wait before the next call. 0: it does not ask.
+	RetryAfter time.Duration
 }
 
 // OK reports whether the status is one of success.
@@ -173,11 +176,54 @@ func withDefaults(cfg Config) Config {
 	return cfg
 }
 
-// Post sends a document and returns the answer. id names the call: it stays the same if the caller
-// repeats it, so that the receiver can drop the repetition. Post returns an error, with ErrUnavailable
-// in its chain, if there is no answer, or one that says that the receiver failed: 408, 429, 500 and
-// above, and a redirect.
+// Retry reports whether the receiver says that it failed, so that the same call may succeed later: 408,
+// 429, and 500 and above.
+func (a Answer) Retry() bool {
+	return a.Status >= http.StatusInternalServerError || a.Status == http.StatusRequestTimeout || a.Status == http.StatusTooManyRequests
+}
+
+// Document is what a call sends.
+type Document struct {
+	// ID names the call. It stays the same if the caller repeats it, so that the receiver can drop the
+	// repetition.
+	ID string
+	// Type is the content type. Empty: application/json.
+	Type string
+	Body []byte
+}
+
+// Post sends a JSON document and returns the answer. Post returns an error, with ErrUnavailable in its
+// chain, if there is no answer, or one that says that the receiver failed: 408, 429, 500 and above, and a
+// redirect. After failures in a row it makes no call for a while.
 func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, error) {
+	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
+		return c.breaker.Execute(func() (Answer, error) {
+			*outcome = OutcomeFailed
+			answer, err := c.post(ctx, Document{ID: id, Body: document})
+			switch {
+			case err != nil:
+				return Answer{}, err
+			case answer.Status/100 == 3:
+				return Answer{}, fmt.Errorf("status %d: redirects are not followed", answer.Status)
+			case answer.Retry():
+				return Answer{}, fmt.Errorf("status %d", answer.Status)
+			}
+			return answer, nil
+		})
+	})
+}
+
+// Send makes one call, whatever became of the calls before, and returns any answer. It returns an
+// error, with ErrUnavailable in its chain, if there is none. The caller decides when to repeat it.
+func (c *Caller) Send(ctx context.Context, document Document) (Answer, error) {
+	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
+		*outcome = OutcomeFailed
+		return c.post(ctx, document)
+	})
+}
+
+// call runs send within the time and the calls under way that the configuration allows.
+func (c *Caller) call(ctx context.Context, send func(ctx context.Context, outcome *string) (Answer, error)) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	start := time.Now()
@@ -189,25 +235,24 @@ func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, 
 	case <-ctx.Done():
 		return Answer{}, fmt.Errorf("%w: %d calls are under way", ErrUnavailable, c.cfg.InFlight)
 	}
-	answer, err := c.breaker.Execute(func() (Answer, error) {
-		outcome = OutcomeFailed
-		return c.post(ctx, id, document)
-	})
+	answer, err := send(ctx, &outcome)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	outcome = OutcomeAnswered
+	if !answer.Retry() && answer.Status/100 != 3 {
+		outcome = OutcomeAnswered
+	}
 	return answer, nil
 }
 
-func (c *Caller) post(ctx context.Context, id string, document []byte) (Answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.cfg.URL, bytes.NewReader(document))
+func (c *Caller) post(ctx context.Context, document Document) (Answer, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.cfg.URL, bytes.NewReader(document.Body))
 	if err != nil {
 		return Answer{}, fmt.Errorf("make the request: %w", err)
 	}
-	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Content-Type", cmp.Or(document.Type, "application/json"))
 	request.Header.Set("User-Agent", "imgo")
-	if err := c.sign(request.Header, id, document); err != nil {
+	if err := c.sign(request.Header, document.ID, document.Body); err != nil {
 		return Answer{}, err
 	}
 	reply, err := c.client.Do(request)
@@ -216,18 +261,28 @@ func (c *Caller) post(ctx context.Context, id string, document []byte) (Answer, 
 	}
 	defer reply.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(reply.Body, c.cfg.MaxAnswer+1))
-	status := reply.StatusCode
 	switch {
 	case err != nil:
 		return Answer{}, fmt.Errorf("read the answer: %w", err)
 	case int64(len(body)) > c.cfg.MaxAnswer:
 		return Answer{}, fmt.Errorf("the answer has more than %d bytes", c.cfg.MaxAnswer)
-	case status/100 == 3:
-		return Answer{}, fmt.Errorf("status %d: redirects are not followed", status)
-	case status >= http.StatusInternalServerError, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
-		return Answer{}, fmt.Errorf("status %d", status)
 	}
-	return Answer{Status: status, Body: body}, nil
+	return Answer{Status: reply.StatusCode, Body: body, RetryAfter: retryAfter(reply.Header)}, nil
+}
+
+// maxRetryAfter bounds what a receiver may ask for.
+const maxRetryAfter = time.Hour
+
+// retryAfter reads the header Retry-After, in seconds or as a date.
+func retryAfter(h http.Header) time.Duration {
+	value := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(time.Until(at), 0), maxRetryAfter)
+	}
+	return 0
 }
 
 // sign sets the headers of Standard Webhooks.

@@ -1,0 +1,540 @@
+package hooks
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/internal/wait"
+	"imgo/internal/webhook"
+)
+
+// carrier posts the events of one partition to one hook, for one assignment. Its methods are for the
+// goroutine of run, except post and read.
+type carrier struct {
+	h         *hook
+	partition int32
+	commit    func(ctx context.Context, at Part) error
+
+	reader  *events.Reader
+	unread  []events.Record // read and not open yet
+	next    int64           // the offset behind what was read
+	lanes   lanes
+	bytes   int // of the open events that are in memory
+	calls   int
+	state   State
+	changed bool // the state has changed since it was stored
+	// unsaved has the events that must not be passed by the position before the state is stored: new dead
+	// letters, and events that wait for another try.
+	unsaved    map[int64]struct{}
+	saved      map[int64]struct{} // offsets of the open events in the stored state
+	committed  int64
+	storedAt   time.Time
+	fullSince  time.Time // zero: fewer events are open than the bound
+	recoveries int
+
+	more    chan struct{} // asks the reading goroutine for more
+	asked   bool
+	reads   chan readResult
+	results chan callResult
+}
+
+type readResult struct {
+	records []events.Record
+	next    int64
+	err     error
+}
+
+type callResult struct {
+	lanes  []*lane
+	items  []*item
+	answer webhook.Answer
+	sent   bool // a call was made
+	err    error
+}
+
+func newCarrier(h *hook, partition int32, state State, commit func(context.Context, Part) error) *carrier {
+	return &carrier{
+		h: h, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
+		unsaved: make(map[int64]struct{}), saved: make(map[int64]struct{}), recoveries: h.health.view().recoveries,
+		more: make(chan struct{}, 1), reads: make(chan readResult), results: make(chan callResult, maxCalls),
+	}
+}
+
+// errReplay ends a carrier whose hook is to be replayed.
+var errReplay = errors.New("the hook is replayed")
+
+// run posts from an offset on until ctx is done; -1 means the end of the topic. It returns errReplay if
+// a caller of the API wants a replay.
+func (c *carrier) run(ctx context.Context, from int64) error {
+	if err := c.begin(ctx, from); err != nil {
+		return err
+	}
+	working, stop := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	workers.Go(func() { c.read(working) })
+	err := c.loop(working, &workers)
+	stop()
+	workers.Wait()
+	for c.calls > 0 {
+		c.finish(<-c.results)
+	}
+	c.save(context.WithoutCancel(ctx))
+	return err
+}
+
+// begin finds where to read on, and opens the events that wait for another try.
+func (c *carrier) begin(ctx context.Context, from int64) error {
+	if from < 0 {
+		_, end, err := c.h.deps.Events.Bounds(ctx, c.partition)
+		if err != nil {
+			return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
+		}
+		from = end
+	}
+	reader, err := events.ResumeReader(ctx, c.h.deps.Events, c.partition, from)
+	if err != nil {
+		return err
+	}
+	c.reader, c.next, c.committed = reader, from, -1
+	now := c.h.now()
+	for _, l := range c.state.Open {
+		it, err := itemOf(l)
+		if err != nil {
+			return fmt.Errorf("stored state of hook %q, partition %d: %w", c.h.cfg.Name, c.partition, err)
+		}
+		c.lanes.add(it, now)
+	}
+	c.markSaved()
+	return nil
+}
+
+// read reads events when it is asked to.
+func (c *carrier) read(ctx context.Context) {
+	for {
+		select {
+		case <-c.more:
+		case <-ctx.Done():
+			return
+		}
+		records, err := c.reader.Next(ctx)
+		select {
+		case c.reads <- readResult{records, c.reader.Position().Offset, err}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *carrier) loop(ctx context.Context, workers *sync.WaitGroup) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	tick := time.NewTicker(saveInterval)
+	defer tick.Stop()
+	for {
+		control, controlChanged := c.h.control()
+		if control.Replay > c.state.Replayed {
+			return errReplay
+		}
+		health := c.h.health.view()
+		c.recovered(health)
+		paused := control.pauses(c.h.cfg.URL)
+		c.open()
+		wake := c.start(ctx, workers, paused)
+		if !paused && !c.asked && len(c.unread) == 0 && c.room() > 0 {
+			c.asked = true
+			c.more <- struct{}{}
+		}
+		if !wake.IsZero() {
+			timer.Reset(max(wake.Sub(c.h.now()), time.Millisecond))
+		}
+		select {
+		case r := <-c.reads:
+			c.took(ctx, r)
+		case r := <-c.results:
+			c.finish(r)
+		case <-tick.C:
+			c.makeRoom(health)
+			c.save(ctx)
+			c.measure()
+		case <-timer.C:
+		case <-health.changed:
+		case <-controlChanged:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// took takes what was read.
+func (c *carrier) took(ctx context.Context, r readResult) {
+	c.asked = false
+	if r.err != nil {
+		if ctx.Err() == nil {
+			c.h.sampled.Warn().Err(r.err).Int32("partition", c.partition).Msg("events are not read; trying again")
+			_ = wait.Sleep(ctx, minRetry)
+		}
+		return
+	}
+	c.unread, c.next = r.records, r.next
+}
+
+// open opens events that were read, within the bounds.
+func (c *carrier) open() {
+	now := c.h.now()
+	for len(c.unread) > 0 && c.room() > 0 {
+		r := c.unread[0]
+		c.unread = c.unread[1:]
+		if t, err := time.Parse(time.RFC3339Nano, eventTime(r.Value)); err == nil {
+			c.state.EventMS = t.UnixMilli()
+		}
+		if _, known := c.saved[r.Offset]; known || len(c.h.cfg.Types) > 0 && !events.Matches(c.h.cfg.Types, r.Type) {
+			continue
+		}
+		c.bytes += len(r.Value)
+		c.lanes.add(&item{offset: r.Offset, id: r.ID, user: r.User, value: r.Value}, now)
+	}
+	if len(c.unread) == 0 {
+		c.unread = nil
+	}
+}
+
+// eventTime returns the time of an event as text. It is the first member of that name: the names before
+// it have values without quotes in them.
+func eventTime(value []byte) string {
+	_, rest, _ := bytes.Cut(value, []byte(`"time":"`))
+	text, _, _ := bytes.Cut(rest, []byte{'"'})
+	return string(text)
+}
+
+// start begins the calls that may be made now. It returns when to look again; zero: after the next change.
+func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused bool) (wake time.Time) {
+	wake = c.lanes.wake(c.h.now())
+	for !paused && c.calls < maxCalls && len(c.lanes.ready) > 0 {
+		ok, until := c.h.health.enter(c.h.now())
+		if !ok {
+			if wake.IsZero() || !until.IsZero() && until.Before(wake) {
+				wake = until
+			}
+			return wake
+		}
+		if c.h.health.view().down {
+			c.lanes.preferHopeful()
+		}
+		taken, items := c.lanes.take(c.h.cfg.Batch)
+		c.calls++
+		workers.Go(func() { c.results <- c.post(ctx, taken, items) })
+	}
+	return wake
+}
+
+// post makes one call. It reads the events that are not in memory.
+func (c *carrier) post(ctx context.Context, taken []*lane, items []*item) callResult {
+	r := callResult{lanes: taken, items: items}
+	values := make([][]byte, len(items))
+	for i, it := range items {
+		if values[i] = it.value; values[i] == nil {
+			if values[i], r.err = c.readAgain(ctx, it); r.err != nil {
+				return r
+			}
+		}
+	}
+	document := webhook.Document{ID: items[0].id.String(), Type: "application/cloudevents+json", Body: values[0]}
+	if c.h.cfg.Batch > 1 {
+		document.ID += "+" + fmt.Sprint(len(items)-1)
+		document.Type = "application/cloudevents-batch+json"
+		document.Body = slices.Concat([]byte{'['}, bytes.Join(values, []byte{','}), []byte{']'})
+	}
+	r.sent = true
+	r.answer, r.err = c.h.caller.Send(ctx, document)
+	return r
+}
+
+// errGone means that an event has left the topic.
+var errGone = errors.New("the event has left the topic")
+
+func (c *carrier) readAgain(ctx context.Context, it *item) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.h.cfg.Timeout)
+	defer cancel()
+	entries, err := c.h.deps.Events.Read(ctx, c.partition, it.offset, 1)
+	switch {
+	case errors.Is(err, envelope.ErrOutOfRange), err == nil && (len(entries) == 0 || entries[0].Offset != it.offset):
+		return nil, errGone
+	case err != nil:
+		return nil, fmt.Errorf("read the event at %d again: %w", it.offset, err)
+	}
+	return entries[0].Value, nil
+}
+
+// finish takes the result of a call.
+func (c *carrier) finish(r callResult) {
+	c.calls--
+	now := c.h.now()
+	cancelled := errors.Is(r.err, context.Canceled)
+	retry := r.err != nil || r.answer.Retry()
+	c.h.health.leave(now, !retry, cancelled || !r.sent)
+	switch {
+	case cancelled:
+	case errors.Is(r.err, errGone):
+		c.bury(r, "it left the events topic before it was taken", now)
+	case !r.sent:
+		c.failing(r, now)
+		r.items[0].dueMS = now.Add(pause(0, maxRetry)).UnixMilli()
+	case r.err == nil && r.answer.OK():
+		c.answered(r, now)
+	case r.err == nil && r.answer.Status == http.StatusGone:
+		c.h.pause(now)
+	case len(r.items) > 1: // one of them may be the reason
+		for _, u := range r.lanes {
+			u.single = true
+		}
+		c.failing(r, now)
+	case !retry:
+		c.failing(r, now)
+		c.bury(r, c.state.Failing, now)
+	default:
+		c.failing(r, now)
+		c.again(r, now)
+	}
+	for _, u := range r.lanes {
+		u.busy = false
+		c.lanes.file(u, now)
+	}
+}
+
+// failing notes why a call failed, for people.
+func (c *carrier) failing(r callResult, now time.Time) {
+	why := fmt.Sprintf("the address answered %d", r.answer.Status)
+	if r.err != nil {
+		why = r.err.Error()
+	}
+	c.state.Failing, c.state.FailingMS = why, now.UnixMilli()
+	c.changed = true
+	c.h.sampled.Warn().Int32("partition", c.partition).Str("why", why).Msg("an event was not taken")
+}
+
+// answered removes the events of a call that succeeded.
+func (c *carrier) answered(r callResult, now time.Time) {
+	c.state.Failing, c.state.FailingMS = "", 0
+	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "posted").Add(float64(len(r.items)))
+	c.remove(r)
+	for _, u := range r.lanes {
+		u.single, u.answered = false, true
+		if len(u.items) > 0 && u.items[0].tries > 0 {
+			u.items[0].dueMS = now.UnixMilli()
+		}
+	}
+}
+
+// remove removes the events of a call from their lanes.
+func (c *carrier) remove(r callResult) {
+	at := 0
+	for _, u := range r.lanes {
+		n := 0
+		for at+n < len(r.items) && n < len(u.items) && r.items[at+n] == u.items[n] {
+			c.forget(u.items[n])
+			n++
+		}
+		c.lanes.pop(u, n)
+		at += n
+	}
+}
+
+// forget takes an event out of the books. If it is in the stored state, the state has changed.
+func (c *carrier) forget(it *item) {
+	c.bytes -= len(it.value)
+	if _, ok := c.saved[it.offset]; ok {
+		c.changed = true
+	}
+	delete(c.unsaved, it.offset)
+}
+
+// bury sets the one event of a call aside.
+func (c *carrier) bury(r callResult, why string, now time.Time) {
+	it := r.items[0]
+	c.remove(callResult{lanes: r.lanes[:1], items: r.items[:1]})
+	c.buried(it, why, now)
+}
+
+func (c *carrier) buried(it *item, why string, now time.Time) {
+	l := it.letter()
+	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
+	c.state.Dead = append(c.state.Dead, l)
+	c.state.DeadTotal++
+	if extra := len(c.state.Dead) - maxDead; extra > 0 {
+		c.state.Dead = slices.Delete(c.state.Dead, 0, extra)
+	}
+	c.unsaved[it.offset], c.changed = struct{}{}, true
+	c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "dead").Inc()
+	c.h.log.Error().Int32("partition", c.partition).Str("event", l.ID).Str("user", l.User).Int("tries", l.Tries).Str("why", why).
+		Msg("an event was set aside as a dead letter: mend the receiver, then replay the dead letters")
+}
+
+// again lets the one event of a call wait for another try, or sets it aside.
+func (c *carrier) again(r callResult, now time.Time) {
+	it := r.items[0]
+	it.tries++
+	if it.firstMS == 0 {
+		it.firstMS = now.UnixMilli()
+	}
+	r.lanes[0].single = true
+	first := time.UnixMilli(it.firstMS)
+	if v := c.h.health.view(); !v.down && now.Sub(first) >= c.h.cfg.RetryFor && v.lastSuccess.After(first) {
+		c.bury(r, fmt.Sprintf("it failed for %s while others succeeded: %s", c.h.cfg.RetryFor, c.state.Failing), now)
+		return
+	}
+	it.dueMS = now.Add(max(pause(it.tries-1, maxRetry), r.answer.RetryAfter)).UnixMilli()
+	c.bytes -= len(it.value)
+	it.value = nil
+	c.unsaved[it.offset], c.changed = struct{}{}, true
+}
+
+// recovered lets the events that failed while the address was away be tried again soon. That they failed
+// was not their fault.
+func (c *carrier) recovered(v view) {
+	if v.recoveries == c.recoveries {
+		return
+	}
+	c.recoveries = v.recoveries
+	now := c.h.now()
+	for _, u := range c.lanes.waiting {
+		u.items[0].dueMS = now.Add(pause(0, maxRetry)).UnixMilli()
+	}
+	c.lanes.all(func(it *item) {
+		if it.firstMS != 0 {
+			it.firstMS = now.UnixMilli()
+		}
+	})
+}
+
+// room returns how many more events may be opened. At the bound, if nearly all wait for events that have
+// failed, that is one more at a time: it finds out whether other events succeed.
+func (c *carrier) room() int {
+	switch {
+	case c.bytes >= maxOpenBytes:
+		return 0
+	case c.lanes.open < maxOpen:
+		c.fullSince = time.Time{}
+		return maxOpen - c.lanes.open
+	case c.fullSince.IsZero():
+		c.fullSince = c.h.now()
+	}
+	if c.lanes.open < maxOpen+maxCanaries && c.stuck() {
+		return 1
+	}
+	return 0
+}
+
+// stuck reports whether nearly all open events wait for events that have failed.
+func (c *carrier) stuck() bool { return c.lanes.stuck() >= maxOpen-maxCanaries }
+
+// makeRoom sets the oldest events that fail aside if the bound is reached and other events succeed, so
+// that many users whose events fail hold up nobody else.
+func (c *carrier) makeRoom(v view) {
+	if c.room(); c.fullSince.IsZero() || !v.lastSuccess.After(c.fullSince) || !c.stuck() {
+		return
+	}
+	now := c.h.now()
+	failed := slices.DeleteFunc(slices.Concat(c.lanes.waiting, c.lanes.ready), func(u *lane) bool { return u.items[0].tries == 0 })
+	slices.SortFunc(failed, func(a, b *lane) int { return cmp.Compare(a.items[0].offset, b.items[0].offset) })
+	for _, u := range failed[:min(len(failed), maxOpen/10)] {
+		it := u.items[0]
+		c.lanes.unfile(u)
+		c.forget(it)
+		c.lanes.pop(u, 1)
+		c.buried(it, fmt.Sprintf("%d events waited while others succeeded: %s", maxOpen, c.state.Failing), now)
+		c.lanes.file(u, now)
+	}
+	c.fullSince = time.Time{}
+}
+
+// position returns up to where everything was answered or is in the stored state.
+func (c *carrier) position() int64 {
+	at := c.next
+	if len(c.unread) > 0 {
+		at = c.unread[0].Offset
+	}
+	c.lanes.all(func(it *item) {
+		if _, saved := c.saved[it.offset]; !saved {
+			at = min(at, it.offset)
+		}
+	})
+	for offset := range c.unsaved {
+		if _, saved := c.saved[offset]; !saved {
+			at = min(at, offset)
+		}
+	}
+	return at
+}
+
+// showInterval is how often the position is stored for those who look at the hook.
+const showInterval = 10 * time.Second
+
+// save stores the state if it has changed, and then the position. Both are tried again after the next
+// interval.
+func (c *carrier) save(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	at := c.position()
+	show := at != c.state.Position && c.h.now().Sub(c.storedAt) > showInterval
+	if c.changed || show {
+		if err := c.store(ctx); err != nil {
+			c.h.sampled.Warn().Err(err).Int32("partition", c.partition).Msg("the state of a hook was not stored; trying again")
+			return
+		}
+	}
+	if at = c.position(); at == c.committed {
+		return
+	}
+	if err := c.commit(ctx, Part{c.partition, at}); err != nil {
+		c.h.sampled.Warn().Err(err).Int32("partition", c.partition).Msg("the position of a hook was not stored; trying again")
+		return
+	}
+	c.committed = at
+}
+
+// store stores the state with the events that were tried.
+func (c *carrier) store(ctx context.Context) error {
+	c.state.Open, c.state.Position = nil, c.position()
+	c.lanes.all(func(it *item) {
+		if it.tries > 0 {
+			c.state.Open = append(c.state.Open, it.letter())
+		}
+	})
+	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
+	if err := c.h.put(ctx, stateKey(c.h.cfg.Name, c.partition), encode(c.state)); err != nil {
+		return err
+	}
+	clear(c.unsaved)
+	c.markSaved()
+	c.storedAt, c.changed = c.h.now(), false
+	return nil
+}
+
+// markSaved notes which events are in the stored state. They are not opened again when they are read.
+func (c *carrier) markSaved() {
+	clear(c.saved)
+	for _, list := range [][]Letter{c.state.Open, c.state.Dead} {
+		for _, l := range list {
+			c.saved[l.Offset] = struct{}{}
+		}
+	}
+}
+
+// measure sets the metrics of the partition.
+func (c *carrier) measure() {
+	ends, ok := c.h.deps.Events.(interface{ End(partition int32) int64 })
+	lag := int64(0)
+	if ok {
+		lag = max(ends.End(c.partition)-c.position(), 0)
+	}
+	c.h.metrics.set(c.h.cfg.Name, c.partition, lag, c.lanes.open, len(c.state.Dead))
+}

@@ -1,0 +1,15 @@
+// Package hooks posts the events topic to the addresses that the operator configured, and keeps what
+// they did not take.
+//
+// Each hook reads the topic as a consumer group of its own. It guarantees that an event is posted at
+// least once, with the same webhook-id on each try, and that the events of a user are posted in their
+// order: the next one only after the one before was answered or set aside. An event that fails holds up
+// its user only. An address that is away altogether holds up its hook, and loses nothing.
+//
+// An event is set aside as a dead letter if the address refuses it, or if it fails for longer than
+// Config.RetryFor while others succeed. A dead letter is a place in the events topic, so it lasts as long
+// as the topic keeps it. Replaying reads it again.
+//
+// The package imports no other role. It does not derive events (roles/router does), and does not open
+// topics (roles does).
+package hooks

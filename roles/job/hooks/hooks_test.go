@@ -1,0 +1,375 @@
+package hooks_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"imgo/envelope"
+	"imgo/roles/job/hooks"
+)
+
+func TestPosts(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.topic.add("1") // before the hook is there: not for it
+		w.start()
+		w.add(3, "1", "2")
+		w.after(time.Second)
+		w.checkAll()
+		if n := w.to.count(); n != 6 {
+			t.Errorf("%d calls for 6 events", n)
+		}
+		for _, c := range w.to.calls {
+			if c.id != c.events[0].ID || c.contentType != "application/cloudevents+json" {
+				t.Errorf("call %q of type %q has event %q", c.id, c.contentType, c.events[0].ID)
+			}
+		}
+	})
+}
+
+func TestTypes(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.cfg.Types = []string{"user.*"}
+		w.start()
+		w.add(3, "1") // message.delivered
+		w.after(time.Second)
+		if n := w.to.count(); n != 0 {
+			t.Errorf("%d calls for events of other types", n)
+		}
+		if s := w.status(); s.Lag != 0 {
+			t.Errorf("status %+v: events of other types are not behind", s)
+		}
+	})
+}
+
+func TestBatches(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.cfg.Batch = 10
+		w.to.takes = 100 * time.Millisecond
+		w.start()
+		w.add(20, "1", "2", "3")
+		w.after(5 * time.Second)
+		w.checkAll()
+		if n := w.to.count(); n < 6 || n > 12 {
+			t.Errorf("%d calls for 60 events in batches of 10", n)
+		}
+		for _, c := range w.to.calls {
+			if len(c.events) > 10 || c.contentType != "application/cloudevents-batch+json" {
+				t.Errorf("a call of type %q has %d events", c.contentType, len(c.events))
+			}
+		}
+	})
+}
+
+// The events of a user are taken in their order, whatever the receiver answers.
+func TestOrder(t *testing.T) {
+	for _, batch := range []int{1, 7} {
+		inWorld(t, func(w *world) {
+			w.cfg.Batch = batch
+			dice := rand.New(rand.NewPCG(1, uint64(batch)))
+			w.to.answer = func(call) (int, http.Header) {
+				answers := []int{200, 200, 204, 500, 429, 408, 503, 0}
+				return answers[dice.IntN(len(answers))], nil
+			}
+			w.start()
+			w.add(20, "1", "2", "3", "4", "5")
+			w.after(12 * time.Hour)
+			w.checkAll()
+			byID := make(map[string]bool)
+			for _, c := range w.to.calls {
+				byID[c.id] = true
+			}
+			if batch == 1 && len(byID) != 100 {
+				t.Errorf("100 events were posted under %d webhook-ids", len(byID))
+			}
+		})
+	}
+}
+
+// An event that fails holds up the other users by one timeout at the most, and is set aside while they go on.
+func TestPoisonedEvent(t *testing.T) {
+	for _, batch := range []int{1, 10} {
+		inWorld(t, func(w *world) {
+			w.cfg.Batch, w.cfg.RetryFor = batch, time.Hour
+			poison := ""
+			w.to.answer = func(c call) (int, http.Header) {
+				if slices.ContainsFunc(c.events, func(e event) bool { return e.ID == poison }) {
+					return 0, nil
+				}
+				return http.StatusOK, nil
+			}
+			w.start()
+			w.add(1, "poisoned")
+			poison = w.sent["poisoned"][0]
+			w.add(3, "poisoned", "1", "2", "3")
+			w.after(11 * time.Second)
+			for _, user := range []string{"1", "2", "3"} {
+				if got := w.to.ids(user); !slices.Equal(got, w.sent[user]) {
+					t.Errorf("batch %d: user %s has %v after one timeout, want %v", batch, user, got, w.sent[user])
+				}
+			}
+			if got := w.to.ids("poisoned"); len(got) != 0 {
+				t.Errorf("batch %d: %v were posted before the event that fails", batch, got)
+			}
+			for range 120 { // others succeed meanwhile
+				w.add(1, "1")
+				w.after(time.Minute)
+			}
+			s := w.status()
+			if s.Dead != 1 || s.Letters[0].ID != poison || !strings.Contains(s.Letters[0].Why, "while others succeeded") {
+				t.Errorf("batch %d: status %+v", batch, s)
+			}
+			w.sent["poisoned"] = w.sent["poisoned"][1:]
+			w.checkAll()
+			// The receiver is mended, and the dead letters are replayed.
+			poison = ""
+			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Time{}, true) })
+			w.after(time.Minute)
+			if s := w.status(); s.Dead != 0 || s.Open != 0 || s.DeadTotal != 1 {
+				t.Errorf("batch %d: status after the replay %+v", batch, s)
+			}
+			if got := w.to.ids("poisoned"); len(got) != 4 {
+				t.Errorf("batch %d: after the replay the receiver has %v", batch, got)
+			}
+		})
+	}
+}
+
+// An answer that says that the call is wrong is not asked for again.
+func TestRefused(t *testing.T) {
+	for _, status := range []int{301, 400, 401, 404, 422} {
+		inWorld(t, func(w *world) {
+			w.to.answer = func(c call) (int, http.Header) {
+				if c.events[0].Subject == "1" {
+					return status, nil
+				}
+				return http.StatusOK, nil
+			}
+			w.start()
+			w.add(2, "1", "2")
+			w.after(time.Hour)
+			s := w.status()
+			if s.Dead != 2 || s.Open != 0 || w.to.count() != 4 {
+				t.Errorf("%d: %d calls, status %+v", status, w.to.count(), s)
+			}
+		})
+	}
+}
+
+// An address that is away loses nothing, and is asked seldom.
+func TestAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.cfg.RetryFor = time.Minute // shorter than the address is away
+		away := true
+		w.to.answer = func(call) (int, http.Header) {
+			if away {
+				return http.StatusServiceUnavailable, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		for range 100 {
+			w.add(20, "1", "2", "3")
+			w.after(6 * time.Second)
+		}
+		if n := w.to.count(); n > 60 {
+			t.Errorf("%d calls in ten minutes to an address that is away", n)
+		}
+		if s := w.status(); s.Dead != 0 || s.Failing == "" || s.Open == 0 {
+			t.Errorf("status %+v", s)
+		}
+		away = false
+		w.to.takes = 20 * time.Millisecond
+		w.after(10 * time.Minute)
+		w.checkAll()
+		if s := w.status(); s.Dead != 0 || s.Open != 0 || s.Failing != "" {
+			t.Errorf("status after it came back %+v", s)
+		}
+	})
+}
+
+// The receiver says when to call again.
+func TestRetryAfter(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.answer = func(call) (int, http.Header) {
+			if len(w.to.calls) == 1 {
+				return http.StatusTooManyRequests, http.Header{"Retry-After": {"120"}}
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(1, "1")
+		w.after(119 * time.Second)
+		if n := w.to.count(); n != 1 {
+			t.Errorf("%d calls before the time", n)
+		}
+		w.after(2 * time.Second)
+		w.checkAll()
+	})
+}
+
+// 410 pauses the hook until a caller, or another address, lets it go on.
+func TestPause(t *testing.T) {
+	for _, mend := range []string{"resume", "another address"} {
+		inWorld(t, func(w *world) {
+			gone := true
+			w.to.answer = func(call) (int, http.Header) {
+				if gone {
+					return http.StatusGone, nil
+				}
+				return http.StatusOK, nil
+			}
+			w.start()
+			w.add(5, "1", "2")
+			w.after(time.Hour)
+			if s := w.status(); s.Paused == "" || w.to.count() > 4 {
+				t.Errorf("%d calls, status %+v", w.to.count(), s)
+			}
+			gone = false
+			w.stop()
+			if mend != "resume" {
+				w.cfg.URL = "https://backend.example/other"
+			}
+			w.start()
+			w.after(time.Hour)
+			if mend == "resume" {
+				if got := w.to.ids("1"); len(got) != 0 {
+					t.Errorf("a restart ended the pause: %v were posted", got)
+				}
+				w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Resume(ctx, "orders") })
+				w.after(time.Second)
+			}
+			w.checkAll()
+		})
+	}
+}
+
+// A job that ends at any moment loses nothing, and its successor keeps the order.
+func TestRestarts(t *testing.T) {
+	inWorld(t, func(w *world) {
+		dice := rand.New(rand.NewPCG(2, 3))
+		w.to.takes = 30 * time.Millisecond
+		w.to.answer = func(c call) (int, http.Header) {
+			if dice.IntN(4) == 0 {
+				return http.StatusInternalServerError, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		for round := range 40 {
+			w.add(1+dice.IntN(5), "1", "2", "3")
+			w.after(time.Duration(dice.IntN(4000)) * time.Millisecond)
+			if round%10 == 5 {
+				w.table.mu.Lock()
+				w.table.failing = !w.table.failing
+				w.table.mu.Unlock()
+			}
+			w.stop()
+			w.start()
+		}
+		w.table.failing = false
+		w.after(time.Hour)
+		w.checkAll()
+	})
+}
+
+// Events that fail fill the bound. While others succeed, the oldest of them make room.
+func TestManyPoisonedUsers(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.to.answer = func(c call) (int, http.Header) {
+			if strings.HasPrefix(c.events[0].Subject, "bad") {
+				return http.StatusInternalServerError, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		for i := range 1500 {
+			w.topic.add("bad" + string(rune('A'+i/60)) + string(rune('A'+i%60)))
+			w.add(1, "good")
+		}
+		for range 200 {
+			w.add(1, "good")
+			w.after(30 * time.Second)
+		}
+		w.after(6 * time.Hour)
+		w.checkAll()
+		if s := w.status(); s.Dead == 0 || s.Open == 0 || !strings.Contains(s.Letters[0].Why, "waited while others") {
+			t.Errorf("%d open and %d dead: %+v", s.Open, s.Dead, s.Letters[:min(1, len(s.Letters))])
+		}
+	})
+}
+
+func TestReplayFromATime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.add(5, "1")
+		w.after(time.Minute)
+		from := time.Now()
+		w.add(5, "1")
+		w.after(time.Minute)
+		before := w.to.count()
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", from, false) })
+		w.after(time.Minute)
+		again := w.to.calls[before:]
+		if len(again) != 5 {
+			t.Fatalf("%d events were posted again, want the last 5", len(again))
+		}
+		for i, c := range again {
+			if c.id != w.sent["1"][5+i] {
+				t.Errorf("event %d again is %s, want %s", i, c.id, w.sent["1"][5+i])
+			}
+		}
+	})
+}
+
+// An event that retention has taken while it waited is a dead letter: nothing is lost without a trace.
+func TestRetention(t *testing.T) {
+	inWorld(t, func(w *world) {
+		failing := true
+		w.to.answer = func(call) (int, http.Header) {
+			if failing {
+				return http.StatusInternalServerError, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(2, "1")
+		w.after(time.Second)
+		w.topic.trim(1)
+		failing = false
+		w.after(time.Hour)
+		s := w.status()
+		if s.Dead != 1 || !strings.Contains(s.Letters[0].Why, "left the events topic") {
+			t.Errorf("status %+v", s)
+		}
+		if got := w.to.ids("1"); !slices.Equal(got, w.sent["1"][1:]) {
+			t.Errorf("the receiver has %v", got)
+		}
+	})
+}
+
+func TestAdminErrors(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.admin(func(ctx context.Context, a *hooks.Admin) error {
+			if err := a.Replay(ctx, "others", time.Now(), false); envelope.CodeOf(err) != envelope.CodeNotFound {
+				t.Errorf("replay of no hook: %v", err)
+			}
+			if err := a.Resume(ctx, "orders"); envelope.CodeOf(err) != envelope.CodeConflict {
+				t.Errorf("resume of a hook that is not paused: %v", err)
+			}
+			return nil
+		})
+		for _, c := range []hooks.Config{
+			{Name: "a", URL: "ftp://x", Secrets: []string{secret}}, {Name: "a", URL: "https://x"},
+			{Name: "a", URL: "https://x", Secrets: []string{"whsec_short"}},
+		} {
+			if _, err := hooks.New([]hooks.Config{c}, hooks.Deps{}); err == nil || !strings.Contains(err.Error(), `hook "a"`) {
+				t.Errorf("%+v: %v", c, err)
+			}
+		}
+	})
+}

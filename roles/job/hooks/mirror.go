@@ -1,0 +1,97 @@
+package hooks
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/rs/zerolog"
+
+	"imgo/internal/wait"
+)
+
+// mirror is a copy of the table in memory. It is safe for concurrent use.
+type mirror struct {
+	table Table
+
+	mu      sync.Mutex
+	entries map[string][]byte
+	next    int64         // the offset of the first entry that is not in the copy
+	changed chan struct{} // closed at each change
+}
+
+func newMirror(t Table) *mirror {
+	return &mirror{table: t, entries: make(map[string][]byte), changed: make(chan struct{})}
+}
+
+// run follows the table until ctx is done.
+func (m *mirror) run(ctx context.Context, log zerolog.Logger) {
+	backoff := wait.Backoff{Min: minRetry / 10, Max: maxRetry / 10}
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		from := m.next
+		m.mu.Unlock()
+		err := m.table.Follow(ctx, from, func(offset int64, key, value []byte) error {
+			m.set(offset+1, string(key), value)
+			backoff.Reset()
+			return nil
+		})
+		if ctx.Err() == nil {
+			log.Warn().Err(err).Msg("the state of the hooks is not read; trying again")
+			_ = backoff.Sleep(ctx)
+		}
+	}
+}
+
+func (m *mirror) set(next int64, key string, value []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.next = max(m.next, next)
+	if value == nil {
+		delete(m.entries, key)
+	} else {
+		m.entries[key] = value
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// sync waits until the copy has everything that is in the table now.
+func (m *mirror) sync(ctx context.Context) error {
+	end, err := m.table.End(ctx)
+	if err != nil {
+		return fmt.Errorf("find the end of the state of the hooks: %w", err)
+	}
+	for {
+		m.mu.Lock()
+		there, changed := m.next >= end, m.changed
+		m.mu.Unlock()
+		if there {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("read the state of the hooks: %w", ctx.Err())
+		}
+	}
+}
+
+// get returns an entry, and a channel that is closed when some entry changes.
+func (m *mirror) get(key string) (value []byte, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.entries[key], m.changed
+}
+
+// each calls fn for the entries whose keys have a prefix.
+func (m *mirror) each(prefix string, fn func(key string, value []byte)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, value := range m.entries {
+		if strings.HasPrefix(key, prefix) {
+			fn(key, value)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package hooks
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"imgo/internal/events"
+)
+
+// State is what a hook has stored about one partition: the events that wait for another try, and the
+// dead letters. The position is the group's.
+type State struct {
+	// Open has the events before the position that were not answered, oldest first.
+	Open []Letter `json:"open,omitempty"`
+	// Dead has the events that were set aside, oldest first.
+	Dead []Letter `json:"dead,omitempty"`
+	// DeadTotal counts all of them since the hook began.
+	DeadTotal uint64 `json:"dead_total,omitempty"`
+	// Replayed is the number of the last replay that this partition has taken up.
+	Replayed uint64 `json:"replayed,omitempty"`
+	// Position is up to where the hook has read, and EventMS the time of the last event before it.
+	Position int64 `json:"position"`
+	EventMS  int64 `json:"event_ms,omitempty"`
+	// Failing says why the newest failed call failed, with its time; empty after a success.
+	Failing   string `json:"failing,omitempty"`
+	FailingMS int64  `json:"failing_ms,omitempty"`
+}
+
+// Letter is an event that waits or was set aside.
+type Letter struct {
+	Offset int64  `json:"offset"`
+	ID     string `json:"id"`
+	User   string `json:"user"`
+	// Tries counts the calls, the first one at FirstMS. The next one is not before DueMS.
+	Tries   int    `json:"tries,omitempty"`
+	FirstMS int64  `json:"first_ms,omitempty"`
+	DueMS   int64  `json:"due_ms,omitempty"`
+	Why     string `json:"why,omitempty"` // of a dead letter
+	// At is when it became a dead letter, in Unix milliseconds.
+	At int64 `json:"at,omitempty"`
+}
+
+// Control is what a caller of the API wants of a hook. Each change has the next number.
+type Control struct {
+	// Replay counts the replays. The last one begins at FromMS, or takes the dead letters.
+	Replay uint64 `json:"replay,omitempty"`
+	FromMS int64  `json:"from_ms,omitempty"`
+	Dead   bool   `json:"dead,omitempty"`
+	// Paused says why nothing is posted; empty: it is. URL is the address then: another one ends the pause.
+	Paused   string `json:"paused,omitempty"`
+	PausedMS int64  `json:"paused_ms,omitempty"`
+	URL      string `json:"url,omitempty"`
+}
+
+// The keys of the table: state/HOOK/PARTITION and control/HOOK. A name has no slash.
+const (
+	statePrefix   = "state/"
+	controlPrefix = "control/"
+)
+
+func stateKey(hook string, partition int32) string {
+	return fmt.Sprintf("%s%s/%d", statePrefix, hook, partition)
+}
+
+// ControlKey returns the key of a hook's Control.
+func ControlKey(hook string) string { return controlPrefix + hook }
+
+// parseStateKey returns the hook and the partition of a state's key.
+func parseStateKey(key string) (hook string, partition int32, ok bool) {
+	rest, ok := strings.CutPrefix(key, statePrefix)
+	hook, number, found := strings.Cut(rest, "/")
+	n, err := strconv.ParseInt(number, 10, 32)
+	return hook, int32(n), ok && found && err == nil
+}
+
+// item is an open event in memory.
+type item struct {
+	offset  int64
+	id      events.ID
+	user    string
+	value   []byte // nil: to be read again
+	tries   int
+	firstMS int64
+	dueMS   int64
+	done    bool // answered or set aside
+	busy    bool // in a call under way
+}
+
+func (it *item) letter() Letter {
+	return Letter{Offset: it.offset, ID: it.id.String(), User: it.user, Tries: it.tries, FirstMS: it.firstMS, DueMS: it.dueMS}
+}
+
+// itemOf returns the open event of a letter, due at once if it was never tried.
+func itemOf(l Letter) (*item, error) {
+	id, err := events.ParseID(l.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &item{offset: l.Offset, id: id, user: l.User, tries: l.Tries, firstMS: l.FirstMS, dueMS: l.DueMS}, nil
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil { // numbers and strings only
+		panic(fmt.Sprintf("hooks: encode %T: %v", v, err))
+	}
+	return b
+}

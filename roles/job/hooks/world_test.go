@@ -1,0 +1,357 @@
+package hooks_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+	"imgo/roles/job/hooks"
+)
+
+const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+// topic is an events topic of one partition in memory.
+type topic struct {
+	mu      sync.Mutex
+	begin   int64
+	entries []envelope.Entry
+	grown   chan struct{}
+}
+
+func newTopic() *topic { return &topic{grown: make(chan struct{})} }
+
+func (l *topic) Partitions() int32  { return 1 }
+func (l *topic) Generation() uint16 { return 1 }
+
+func (l *topic) Bounds(context.Context, int32) (begin, end int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.begin, l.begin + int64(len(l.entries)), nil
+}
+
+func (l *topic) End(int32) int64 {
+	_, end, _ := l.Bounds(context.Background(), 0)
+	return end
+}
+
+func (l *topic) Read(ctx context.Context, _ int32, from int64, maxBytes int) ([]envelope.Entry, error) {
+	for {
+		l.mu.Lock()
+		if from < l.begin {
+			l.mu.Unlock()
+			return nil, envelope.ErrOutOfRange
+		}
+		rest, grown := l.entries[min(from-l.begin, int64(len(l.entries))):], l.grown
+		l.mu.Unlock()
+		if len(rest) > 0 {
+			n, size := 0, 0
+			for n < len(rest) && (n == 0 || size < maxBytes) {
+				size += len(rest[n].Value)
+				n++
+			}
+			return rest[:n:n], nil
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// add appends an event of a user and returns its id.
+func (l *topic) add(user string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	offset := l.begin + int64(len(l.entries))
+	e := events.Event{
+		ID: events.ID{Record: uint64(offset) + 1}, Type: events.Delivered, User: user, TimeMS: time.Now().UnixMilli(), Device: "phone",
+	}
+	l.entries = append(l.entries, envelope.Entry{Offset: offset, TimeMS: e.TimeMS, Value: e.AppendJSON(nil, "imgo/test")})
+	close(l.grown)
+	l.grown = make(chan struct{})
+	return e.ID.String()
+}
+
+// trim lets the topic forget its oldest events.
+func (l *topic) trim(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begin, l.entries = l.begin+int64(n), l.entries[n:]
+}
+
+// table is a table in memory. While failing is set, nothing is stored.
+type table struct {
+	mu      sync.Mutex
+	keys    [][]byte
+	values  [][]byte
+	grown   chan struct{}
+	failing bool
+}
+
+func newTable() *table { return &table{grown: make(chan struct{})} }
+
+func (t *table) Put(_ context.Context, key, value []byte) (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failing {
+		return 0, envelope.ErrUnavailable
+	}
+	t.keys, t.values = append(t.keys, bytes.Clone(key)), append(t.values, bytes.Clone(value))
+	close(t.grown)
+	t.grown = make(chan struct{})
+	return int64(len(t.keys) - 1), nil
+}
+
+func (t *table) End(context.Context) (int64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return int64(len(t.keys)), nil
+}
+
+func (t *table) Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error {
+	for {
+		t.mu.Lock()
+		keys, values, grown := t.keys[from:], t.values[from:], t.grown
+		t.mu.Unlock()
+		for i := range keys {
+			if err := fn(from, keys[i], values[i]); err != nil {
+				return err
+			}
+			from++
+		}
+		select {
+		case <-grown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// group is a group of one member with one partition. Its position outlives the member.
+type group struct {
+	mu   sync.Mutex
+	next int64
+}
+
+func (g *group) Next(context.Context) (hooks.Assignment, error) { return g, nil }
+func (g *group) Done() <-chan struct{}                          { return nil }
+
+func (g *group) Parts() []hooks.Part {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return []hooks.Part{{Partition: 0, Next: g.next}}
+}
+
+func (g *group) Commit(_ context.Context, at []hooks.Part) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next = at[0].Next
+	return nil
+}
+
+// event is an event as the receiver gets it.
+type event struct {
+	ID      string `json:"id"`
+	Subject string `json:"subject"`
+}
+
+// call is a call as the receiver gets it.
+type call struct {
+	id, contentType string
+	events          []event
+	at              time.Time
+}
+
+// receiver is the address of a hook. It stands in for the network.
+type receiver struct {
+	t      *testing.T
+	answer func(c call) (status int, header http.Header)
+	takes  time.Duration // for each call
+
+	mu    sync.Mutex
+	calls []call
+	taken []event // of calls that were answered with success, in the order of the answers
+}
+
+func (r *receiver) RoundTrip(q *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		return nil, err
+	}
+	verifier, err := standardwebhooks.NewWebhookRaw([]byte("01234567890123456789012345678901"))
+	if err != nil {
+		return nil, err
+	}
+	if err := verifier.VerifyIgnoringTimestamp(body, q.Header); err != nil {
+		r.t.Errorf("a call has no good signature: %v", err)
+	}
+	c := call{id: q.Header.Get("webhook-id"), contentType: q.Header.Get("Content-Type"), at: time.Now()}
+	if body[0] == '[' {
+		err = json.Unmarshal(body, &c.events)
+	} else {
+		c.events = make([]event, 1)
+		err = json.Unmarshal(body, &c.events[0])
+	}
+	if err != nil {
+		r.t.Errorf("a call has no events: %v", err)
+	}
+	r.mu.Lock()
+	r.calls = append(r.calls, c)
+	status, header := http.StatusOK, http.Header(nil)
+	if r.answer != nil {
+		status, header = r.answer(c)
+	}
+	r.mu.Unlock()
+	wait := time.NewTimer(r.takes)
+	if status == 0 { // no answer
+		wait.Reset(time.Hour)
+	}
+	select {
+	case <-wait.C:
+	case <-q.Context().Done():
+		return nil, q.Context().Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if status/100 == 2 {
+		r.taken = append(r.taken, c.events...)
+	}
+	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(nil)), Request: q}, nil
+}
+
+// ids returns the ids of the events of a user that were taken, each once.
+func (r *receiver) ids(user string) (ids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.taken {
+		if e.Subject == user && !slices.Contains(ids, e.ID) {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
+
+func (r *receiver) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.calls)
+}
+
+// world has a hook and what it works with.
+type world struct {
+	t     *testing.T
+	topic *topic
+	table *table
+	group *group
+	to    *receiver
+	cfg   hooks.Config
+	sent  map[string][]string // ids by user
+	stop  func()
+}
+
+// inWorld runs a test with a running hook, in a bubble with a clock of its own.
+func inWorld(t *testing.T, fn func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{
+			t: t, topic: newTopic(), table: newTable(), group: &group{next: -1}, to: &receiver{t: t}, sent: make(map[string][]string),
+			cfg: hooks.Config{Name: "orders", URL: "https://backend.example/hook", Secrets: []string{secret}},
+		}
+		fn(w)
+		if w.stop != nil {
+			w.stop()
+		}
+	})
+}
+
+// start starts the hook, and returns once it follows the topic.
+func (w *world) start() {
+	w.t.Helper()
+	h, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
+		Events: w.topic, Table: w.table, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Transport: w.to,
+		Group: func(context.Context, string) (hooks.Group, error) { return w.group, nil },
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	w.stop = func() {
+		w.t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+		w.stop = nil
+	}
+	synctest.Wait()
+}
+
+// add appends n events of each user, in turns.
+func (w *world) add(n int, users ...string) {
+	for range n {
+		for _, user := range users {
+			w.sent[user] = append(w.sent[user], w.topic.add(user))
+		}
+	}
+}
+
+// after lets time pass.
+func (w *world) after(d time.Duration) {
+	time.Sleep(d) // in the bubble
+	synctest.Wait()
+}
+
+// checkAll fails the test unless each event was taken and those of a user in their order.
+func (w *world) checkAll() {
+	w.t.Helper()
+	for user, sent := range w.sent {
+		if got := w.to.ids(user); !slices.Equal(got, sent) {
+			w.t.Errorf("of %s the receiver has %v, want %v", user, got, sent)
+		}
+	}
+}
+
+// status returns the status of the hook, as callers of the API see it.
+func (w *world) status() (s hooks.Status) {
+	w.t.Helper()
+	w.admin(func(ctx context.Context, a *hooks.Admin) error {
+		list, err := a.List(ctx)
+		if err == nil && len(list) != 1 {
+			err = fmt.Errorf("%d hooks", len(list))
+		}
+		if err == nil {
+			s = list[0]
+		}
+		return err
+	})
+	return s
+}
+
+func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	a := hooks.NewAdmin([]string{w.cfg.Name}, w.topic, w.table, zerolog.Nop())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	if err := fn(ctx, a); err != nil {
+		w.t.Error(err)
+	}
+	cancel()
+	<-done
+}
