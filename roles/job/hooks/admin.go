@@ -17,14 +17,14 @@ import (
 // Admin shows the hooks and changes what they do, on any node. Its methods are safe for concurrent use.
 type Admin struct {
 	mirror *mirror
-	events events.Log
+	topics events.Topics
 	names  []string
 	log    zerolog.Logger
 }
 
 // NewAdmin returns an Admin. names are the hooks of the settings.
-func NewAdmin(names []string, log events.Log, table Table, logger zerolog.Logger) *Admin {
-	return &Admin{mirror: newMirror(table), events: log, names: names, log: logger}
+func NewAdmin(names []string, topics events.Topics, table Table, logger zerolog.Logger) *Admin {
+	return &Admin{mirror: newMirror(table), topics: topics, names: names, log: logger}
 }
 
 // Run follows the table until ctx is done.
@@ -62,10 +62,10 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 		return nil, err
 	}
 	found := make(map[string]*Status)
-	positions := make(map[string]map[int32]int64)
+	positions := make(map[string]map[place]int64)
 	hook := func(name string) *Status {
 		if found[name] == nil {
-			found[name], positions[name] = &Status{Name: name}, make(map[int32]int64)
+			found[name], positions[name] = &Status{Name: name}, make(map[place]int64)
 		}
 		return found[name]
 	}
@@ -74,10 +74,12 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 	}
 	a.mirror.each(statePrefix, func(key string, value []byte) {
 		var s State
-		name, partition, ok := parseStateKey(key)
+		name, at, ok := parseStateKey(key)
 		if ok && slices.Contains(a.names, name) && json.Unmarshal(value, &s) == nil {
 			hook(name).add(s)
-			positions[name][partition] = s.Position
+			if !s.Ended {
+				positions[name][at] = s.Position
+			}
 		}
 	})
 	for name, s := range found {
@@ -114,16 +116,23 @@ func (s *Status) add(p State) {
 	}
 }
 
-func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions map[string]map[int32]int64) error {
-	for partition := range a.events.Partitions() {
-		_, end, err := a.events.Bounds(ctx, partition)
-		if err != nil {
-			return fmt.Errorf("find the end of the events of partition %d: %w", partition, err)
-		}
-		for name, s := range found {
-			if at, ok := positions[name][partition]; ok {
-				s.Lag += max(end-at, 0)
+// addLag counts the events behind the positions.
+func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions map[string]map[place]int64) error {
+	ends := make(map[place]int64)
+	for name, s := range found {
+		for at, position := range positions[name] {
+			end, known := ends[at]
+			if !known {
+				log, err := a.topics.Open(ctx, at.generation)
+				if err == nil {
+					_, end, err = log.Bounds(ctx, at.partition)
+				}
+				if err != nil {
+					return fmt.Errorf("find the end of the events of partition %d: %w", at.partition, err)
+				}
+				ends[at] = end
 			}
+			s.Lag += max(end-position, 0)
 		}
 	}
 	return nil

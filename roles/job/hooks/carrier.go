@@ -21,6 +21,7 @@ import (
 // goroutine of run, except post and read.
 type carrier struct {
 	h         *hook
+	log       events.Log
 	partition int32
 	commit    func(ctx context.Context, at Part) error
 
@@ -61,9 +62,9 @@ type callResult struct {
 	err    error
 }
 
-func newCarrier(h *hook, partition int32, state State, commit func(context.Context, Part) error) *carrier {
+func newCarrier(h *hook, log events.Log, partition int32, state State, commit func(context.Context, Part) error) *carrier {
 	return &carrier{
-		h: h, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
+		h: h, log: log, partition: partition, commit: commit, state: state, lanes: lanes{byUser: make(map[string]*lane)},
 		unsaved: make(map[int64]struct{}), saved: make(map[int64]struct{}), recoveries: h.health.view().recoveries,
 		more: make(chan struct{}, 1), reads: make(chan readResult), results: make(chan callResult, maxCalls),
 	}
@@ -72,8 +73,9 @@ func newCarrier(h *hook, partition int32, state State, commit func(context.Conte
 // errReplay ends a carrier whose hook is to be replayed.
 var errReplay = errors.New("the hook is replayed")
 
-// run posts from an offset on until ctx is done; -1 means the end of the topic. It returns errReplay if
-// a caller of the API wants a replay.
+// run posts from an offset on until ctx is done. -1 means that the hook is new in this partition: it
+// begins at the end, or at the beginning if the hook has posted events of an earlier generation. It
+// returns errReplay if a caller of the API wants a replay.
 func (c *carrier) run(ctx context.Context, from int64) error {
 	if err := c.begin(ctx, from); err != nil {
 		return err
@@ -94,13 +96,16 @@ func (c *carrier) run(ctx context.Context, from int64) error {
 // begin finds where to read on, and opens the events that wait for another try.
 func (c *carrier) begin(ctx context.Context, from int64) error {
 	if from < 0 {
-		_, end, err := c.h.deps.Events.Bounds(ctx, c.partition)
+		begin, end, err := c.log.Bounds(ctx, c.partition)
 		if err != nil {
 			return fmt.Errorf("find the end of the events of partition %d: %w", c.partition, err)
 		}
-		from = end
+		if from = end; c.h.knows(c.log.Generation() - 1) {
+			from = begin
+		}
+		c.changed = true // the stored state tells that the hook was here
 	}
-	reader, err := events.ResumeReader(ctx, c.h.deps.Events, c.partition, from)
+	reader, err := events.ResumeReader(ctx, c.log, c.partition, from)
 	if err != nil {
 		return err
 	}
@@ -264,7 +269,7 @@ var errGone = errors.New("the event has left the topic")
 func (c *carrier) readAgain(ctx context.Context, it *item) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.h.cfg.Timeout)
 	defer cancel()
-	entries, err := c.h.deps.Events.Read(ctx, c.partition, it.offset, 1)
+	entries, err := c.log.Read(ctx, c.partition, it.offset, 1)
 	switch {
 	case errors.Is(err, envelope.ErrOutOfRange), err == nil && (len(entries) == 0 || entries[0].Offset != it.offset):
 		return nil, errGone
@@ -510,7 +515,7 @@ func (c *carrier) store(ctx context.Context) error {
 		}
 	})
 	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
-	if err := c.h.put(ctx, stateKey(c.h.cfg.Name, c.partition), encode(c.state)); err != nil {
+	if err := c.h.put(ctx, stateKey(c.h.cfg.Name, place{c.log.Generation(), c.partition}), encode(c.state)); err != nil {
 		return err
 	}
 	clear(c.unsaved)
@@ -531,7 +536,7 @@ func (c *carrier) markSaved() {
 
 // measure sets the metrics of the partition.
 func (c *carrier) measure() {
-	ends, ok := c.h.deps.Events.(interface{ End(partition int32) int64 })
+	ends, ok := c.log.(interface{ End(partition int32) int64 })
 	lag := int64(0)
 	if ok {
 		lag = max(ends.End(c.partition)-c.position(), 0)

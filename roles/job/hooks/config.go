@@ -80,10 +80,12 @@ type Part struct {
 	Next      int64
 }
 
-// Group distributes the partitions of the events topic among the jobs, for one hook.
+// Group distributes the partitions of one generation of the events topic among the jobs, for one hook.
 type Group interface {
 	// Next waits for the next assignment, until ctx is done. The caller has finished the one before.
 	Next(ctx context.Context) (Assignment, error)
+	// Close leaves the group.
+	Close() error
 }
 
 // Assignment is the set of partitions that a job carries until the group changes.
@@ -107,9 +109,9 @@ type Table interface {
 
 // Deps are the parts of the system that hooks work with.
 type Deps struct {
-	Events events.Log
-	// Group returns the group of a hook.
-	Group   func(ctx context.Context, hook string) (Group, error)
+	Topics events.Topics
+	// Group joins the group of a hook for a generation of the topic.
+	Group   func(ctx context.Context, hook string, generation uint16) (Group, error)
 	Table   Table
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer

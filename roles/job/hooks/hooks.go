@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"imgo/internal/events"
 	"imgo/internal/wait"
 	"imgo/internal/webhook"
 )
@@ -72,23 +73,17 @@ func (h *Hooks) Run(ctx context.Context) error {
 	return nil
 }
 
-// run carries one assignment after the other.
+// run posts one generation of the topic after the other.
 func (h *hook) run(ctx context.Context) {
 	defer h.caller.Close()
 	backoff := wait.Backoff{Min: minRetry / 2, Max: maxRetry / 10}
-	var group Group
 	for ctx.Err() == nil {
 		err := h.mirror.sync(ctx)
-		if err == nil && group == nil {
-			group, err = h.deps.Group(ctx, h.cfg.Name)
-		}
-		var a Assignment
 		if err == nil {
-			a, err = group.Next(ctx)
+			err = h.post(ctx, h.oldest())
 		}
 		if err == nil {
 			backoff.Reset()
-			h.serve(ctx, a)
 			continue
 		}
 		if ctx.Err() == nil {
@@ -98,13 +93,115 @@ func (h *hook) run(ctx context.Context) {
 	}
 }
 
+// states calls fn for each stored state of the hook.
+func (h *hook) states(fn func(at place, s State)) {
+	h.mirror.each(statePrefix, func(key string, value []byte) {
+		var s State
+		if name, at, ok := parseStateKey(key); ok && name == h.cfg.Name && json.Unmarshal(value, &s) == nil {
+			fn(at, s)
+		}
+	})
+}
+
+// oldest returns the oldest generation of which the hook has not posted all events. Growth of the kept
+// log begins a generation. Nothing is appended to the one before then.
+func (h *hook) oldest() uint16 {
+	oldest := h.deps.Topics.Current()
+	h.states(func(at place, s State) {
+		if !s.Ended {
+			oldest = min(oldest, at.generation)
+		}
+	})
+	return oldest
+}
+
+// knows reports whether the hook has a state of a generation.
+func (h *hook) knows(generation uint16) (known bool) {
+	h.states(func(at place, _ State) { known = known || at.generation == generation })
+	return known
+}
+
+// post posts the events of a generation until ctx is done, or until all are posted and there is a newer one.
+func (h *hook) post(ctx context.Context, generation uint16) error {
+	log, err := h.deps.Topics.Open(ctx, generation)
+	if err != nil {
+		return fmt.Errorf("open the events of generation %d: %w", generation, err)
+	}
+	group, err := h.deps.Group(ctx, h.cfg.Name, generation)
+	if err != nil {
+		return fmt.Errorf("join the group of the hook: %w", err)
+	}
+	defer func() {
+		if err := group.Close(); err != nil {
+			h.log.Warn().Err(err).Msg("the group of the hook was not left")
+		}
+	}()
+	posting, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { h.awaitEnd(posting, log, cancel) })
+	for posting.Err() == nil {
+		a, err := group.Next(posting)
+		if err == nil {
+			h.serve(posting, log, a)
+		} else if posting.Err() == nil {
+			return fmt.Errorf("ask for partitions: %w", err)
+		}
+	}
+	return nil
+}
+
+// awaitEnd calls ended when all events of a generation are posted and there is a newer one.
+func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
+	for wait.Sleep(ctx, saveInterval) == nil {
+		if h.deps.Topics.Current() == log.Generation() {
+			continue
+		}
+		switch done, err := h.endGeneration(ctx, log); {
+		case err != nil:
+			h.sampled.Warn().Err(err).Msg("it is not known whether all events of an older generation are posted; asking again")
+		case done:
+			ended()
+			return
+		}
+	}
+}
+
+// endGeneration reports whether all events of an older generation are posted. It marks its states then.
+func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, err error) {
+	posted := make(map[string]State)
+	for partition := range log.Partitions() {
+		_, end, err := log.Bounds(ctx, partition)
+		if err != nil {
+			return false, fmt.Errorf("find the end of the events of partition %d: %w", partition, err)
+		}
+		key := stateKey(h.cfg.Name, place{log.Generation(), partition})
+		var s State
+		if value, _ := h.mirror.get(key); value == nil || json.Unmarshal(value, &s) != nil || s.Position < end || len(s.Open) > 0 {
+			return false, nil
+		}
+		posted[key] = s
+	}
+	for key, s := range posted {
+		if s.Ended {
+			continue
+		}
+		s.Ended = true
+		if err := h.put(ctx, key, encode(s)); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // serve carries one assignment until it or ctx ends.
-func (h *hook) serve(ctx context.Context, a Assignment) {
+func (h *hook) serve(ctx context.Context, log events.Log, a Assignment) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var carrying sync.WaitGroup
 	for _, part := range a.Parts() {
-		carrying.Go(func() { h.carry(ctx, a, part) })
+		carrying.Go(func() { h.carry(ctx, log, a, part) })
 	}
 	select {
 	case <-a.Done():
@@ -116,7 +213,7 @@ func (h *hook) serve(ctx context.Context, a Assignment) {
 
 // carry posts the events of one partition until ctx is done. After an error it goes on at the stored
 // position.
-func (h *hook) carry(ctx context.Context, a Assignment, part Part) {
+func (h *hook) carry(ctx context.Context, log events.Log, a Assignment, part Part) {
 	commit := func(ctx context.Context, at Part) error {
 		if err := a.Commit(ctx, []Part{at}); err != nil {
 			return fmt.Errorf("store the position: %w", err)
@@ -127,11 +224,11 @@ func (h *hook) carry(ctx context.Context, a Assignment, part Part) {
 	defer h.metrics.forget(h.cfg.Name, part.Partition)
 	backoff := wait.Backoff{Min: minRetry / 2, Max: maxRetry / 10}
 	for ctx.Err() == nil {
-		// The part before may have stored a state in the last moment.
+		// The job that carried the partition before may have stored a state in the last moment.
 		err := h.mirror.sync(ctx)
 		var c *carrier
 		if err == nil {
-			c, err = h.restore(part.Partition, commit)
+			c, err = h.restore(log, part.Partition, commit)
 		}
 		if err == nil {
 			if err = c.run(ctx, part.Next); errors.Is(err, errReplay) {
@@ -147,14 +244,14 @@ func (h *hook) carry(ctx context.Context, a Assignment, part Part) {
 }
 
 // restore returns a carrier with the stored state of a partition.
-func (h *hook) restore(partition int32, commit func(context.Context, Part) error) (*carrier, error) {
+func (h *hook) restore(log events.Log, partition int32, commit func(context.Context, Part) error) (*carrier, error) {
 	var state State
-	if value, _ := h.mirror.get(stateKey(h.cfg.Name, partition)); value != nil {
+	if value, _ := h.mirror.get(stateKey(h.cfg.Name, place{log.Generation(), partition})); value != nil {
 		if err := json.Unmarshal(value, &state); err != nil {
 			return nil, fmt.Errorf("stored state of hook %q, partition %d: %w", h.cfg.Name, partition, err)
 		}
 	}
-	return newCarrier(h, partition, state, commit), nil
+	return newCarrier(h, log, partition, state, commit), nil
 }
 
 // control returns what callers of the API want of the hook, and a channel that is closed when that may

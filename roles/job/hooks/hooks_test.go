@@ -326,6 +326,35 @@ func TestReplayFromATime(t *testing.T) {
 	})
 }
 
+// The events of a generation of the topic are posted before those of the next one.
+func TestGenerations(t *testing.T) {
+	inWorld(t, func(w *world) {
+		failing := true
+		w.to.answer = func(c call) (int, http.Header) {
+			if failing && c.events[0].Subject == "1" {
+				return http.StatusInternalServerError, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(5, "1", "2")
+		w.topic = w.topics.grow()
+		w.add(5, "1", "2", "3")
+		w.after(time.Minute)
+		if got := w.to.ids("3"); len(got) != 0 {
+			t.Errorf("%v were posted before the end of the generation before", got)
+		}
+		w.stop()
+		w.start()
+		failing = false
+		w.after(time.Hour)
+		w.checkAll()
+		if s := w.status(); s.Lag != 0 || s.Open != 0 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // An event that retention has taken while it waited is a dead letter: nothing is lost without a trace.
 func TestRetention(t *testing.T) {
 	inWorld(t, func(w *world) {

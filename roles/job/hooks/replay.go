@@ -24,7 +24,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		slices.SortFunc(state.Open, func(a, b Letter) int { return int(a.Offset - b.Offset) })
 	} else {
 		var err error
-		if position, err = offsetAt(ctx, h.deps.Events, c.partition, control.FromMS); err != nil {
+		if position, err = offsetAt(ctx, c.log, c.partition, control.FromMS); err != nil {
 			return fmt.Errorf("find where the replay begins: %w", err)
 		}
 		again := func(l Letter) bool { return l.Offset >= position }
@@ -32,7 +32,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		state.Dead = slices.DeleteFunc(slices.Clone(state.Dead), again)
 	}
 	state.Replayed, state.Position = control.Replay, position
-	if err := h.put(ctx, stateKey(h.cfg.Name, c.partition), encode(state)); err != nil {
+	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
 		return err
 	}
 	h.log.Info().Int32("partition", c.partition).Int64("offset", position).Bool("dead_letters", control.Dead).Msg("the hook is replayed")

@@ -20,6 +20,8 @@ type State struct {
 	DeadTotal uint64 `json:"dead_total,omitempty"`
 	// Replayed is the number of the last replay that this partition has taken up.
 	Replayed uint64 `json:"replayed,omitempty"`
+	// Ended: all events of an older generation are posted.
+	Ended bool `json:"ended,omitempty"`
 	// Position is up to where the hook has read, and EventMS the time of the last event before it.
 	Position int64 `json:"position"`
 	EventMS  int64 `json:"event_ms,omitempty"`
@@ -54,25 +56,34 @@ type Control struct {
 	URL      string `json:"url,omitempty"`
 }
 
-// The keys of the table: state/HOOK/PARTITION and control/HOOK. A name has no slash.
+// The keys of the table: state/HOOK/GENERATION/PARTITION and control/HOOK. A name has no slash.
 const (
 	statePrefix   = "state/"
 	controlPrefix = "control/"
 )
 
-func stateKey(hook string, partition int32) string {
-	return fmt.Sprintf("%s%s/%d", statePrefix, hook, partition)
+// place is a partition of a generation of the events topic.
+type place struct {
+	generation uint16
+	partition  int32
+}
+
+func stateKey(hook string, at place) string {
+	return fmt.Sprintf("%s%s/%d/%d", statePrefix, hook, at.generation, at.partition)
 }
 
 // ControlKey returns the key of a hook's Control.
 func ControlKey(hook string) string { return controlPrefix + hook }
 
-// parseStateKey returns the hook and the partition of a state's key.
-func parseStateKey(key string) (hook string, partition int32, ok bool) {
-	rest, ok := strings.CutPrefix(key, statePrefix)
-	hook, number, found := strings.Cut(rest, "/")
-	n, err := strconv.ParseInt(number, 10, 32)
-	return hook, int32(n), ok && found && err == nil
+// parseStateKey returns the hook and the place of a state's key.
+func parseStateKey(key string) (hook string, at place, ok bool) {
+	parts := strings.Split(key, "/")
+	if len(parts) != 4 || parts[0]+"/" != statePrefix {
+		return "", at, false
+	}
+	generation, err := strconv.ParseUint(parts[2], 10, 16)
+	partition, perr := strconv.ParseInt(parts[3], 10, 32)
+	return parts[1], place{uint16(generation), int32(partition)}, err == nil && perr == nil
 }
 
 // item is an open event in memory.

@@ -26,16 +26,19 @@ const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 // topic is an events topic of one partition in memory.
 type topic struct {
+	number  uint16
 	mu      sync.Mutex
 	begin   int64
 	entries []envelope.Entry
 	grown   chan struct{}
 }
 
-func newTopic() *topic { return &topic{grown: make(chan struct{})} }
+func newTopic(generation uint16) *topic {
+	return &topic{number: generation, grown: make(chan struct{})}
+}
 
 func (l *topic) Partitions() int32  { return 1 }
-func (l *topic) Generation() uint16 { return 1 }
+func (l *topic) Generation() uint16 { return l.number }
 
 func (l *topic) Bounds(context.Context, int32) (begin, end int64, err error) {
 	l.mu.Lock()
@@ -79,7 +82,7 @@ func (l *topic) add(user string) string {
 	defer l.mu.Unlock()
 	offset := l.begin + int64(len(l.entries))
 	e := events.Event{
-		ID: events.ID{Record: uint64(offset) + 1}, Type: events.Delivered, User: user, TimeMS: time.Now().UnixMilli(), Device: "phone",
+		ID: events.ID{Record: envelope.ID(l.number, offset)}, Type: events.Delivered, User: user, TimeMS: time.Now().UnixMilli(), Device: "phone",
 	}
 	l.entries = append(l.entries, envelope.Entry{Offset: offset, TimeMS: e.TimeMS, Value: e.AppendJSON(nil, "imgo/test")})
 	close(l.grown)
@@ -92,6 +95,32 @@ func (l *topic) trim(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.begin, l.entries = l.begin+int64(n), l.entries[n:]
+}
+
+// topics are topics of which the last one is the newest generation.
+type topics struct {
+	mu  sync.Mutex
+	all []*topic
+}
+
+func (t *topics) Current() uint16 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return uint16(len(t.all))
+}
+
+func (t *topics) Open(_ context.Context, generation uint16) (events.Log, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all[generation-1], nil
+}
+
+// grow begins a generation.
+func (t *topics) grow() *topic {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all = append(t.all, newTopic(uint16(len(t.all)+1)))
+	return t.all[len(t.all)-1]
 }
 
 // table is a table in memory. While failing is set, nothing is stored.
@@ -150,6 +179,7 @@ type group struct {
 
 func (g *group) Next(context.Context) (hooks.Assignment, error) { return g, nil }
 func (g *group) Done() <-chan struct{}                          { return nil }
+func (g *group) Close() error                                   { return nil }
 
 func (g *group) Parts() []hooks.Part {
 	g.mu.Lock()
@@ -254,23 +284,25 @@ func (r *receiver) count() int {
 
 // world has a hook and what it works with.
 type world struct {
-	t     *testing.T
-	topic *topic
-	table *table
-	group *group
-	to    *receiver
-	cfg   hooks.Config
-	sent  map[string][]string // ids by user
-	stop  func()
+	t      *testing.T
+	topics topics
+	topic  *topic // the newest one
+	table  *table
+	groups map[uint16]*group
+	to     *receiver
+	cfg    hooks.Config
+	sent   map[string][]string // ids by user
+	stop   func()
 }
 
 // inWorld runs a test with a running hook, in a bubble with a clock of its own.
 func inWorld(t *testing.T, fn func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{
-			t: t, topic: newTopic(), table: newTable(), group: &group{next: -1}, to: &receiver{t: t}, sent: make(map[string][]string),
+			t: t, table: newTable(), groups: make(map[uint16]*group), to: &receiver{t: t}, sent: make(map[string][]string),
 			cfg: hooks.Config{Name: "orders", URL: "https://backend.example/hook", Secrets: []string{secret}},
 		}
+		w.topic = w.topics.grow()
 		fn(w)
 		if w.stop != nil {
 			w.stop()
@@ -282,8 +314,13 @@ func inWorld(t *testing.T, fn func(w *world)) {
 func (w *world) start() {
 	w.t.Helper()
 	h, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
-		Events: w.topic, Table: w.table, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Transport: w.to,
-		Group: func(context.Context, string) (hooks.Group, error) { return w.group, nil },
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Transport: w.to,
+		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
+			if w.groups[generation] == nil {
+				w.groups[generation] = &group{next: -1}
+			}
+			return w.groups[generation], nil
+		},
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -346,7 +383,7 @@ func (w *world) status() (s hooks.Status) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]string{w.cfg.Name}, w.topic, w.table, zerolog.Nop())
+	a := hooks.NewAdmin([]string{w.cfg.Name}, &w.topics, w.table, zerolog.Nop())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	if err := fn(ctx, a); err != nil {
