@@ -93,9 +93,12 @@ func TestBadTablesOfKeys(t *testing.T) {
 
 // TestExampleTableCanBeUsed takes the comment signs from the example's table of a key.
 func TestExampleTableCanBeUsed(t *testing.T) {
-	text := strings.NewReplacer("# [[http.api_keys]]", "[[http.api_keys]]", "# name =", "name =", "# key = \"…\"",
-		"key = \"0123456789abcdef\"",
-		"# rate = 0 ", "rate = 0 ", "# scopes =", "scopes =", "# users =", "users =", "# rooms =", "rooms =").Replace(string(config.Example()))
+	before, table, ok := strings.Cut(string(config.Example()), "# [[http.api_keys]]")
+	if !ok {
+		t.Fatal("the example has no table of a key")
+	}
+	table, after, _ := strings.Cut(table, "\n\n")
+	text := before + "[[http.api_keys]]" + strings.NewReplacer("\n# ", "\n", "\"…\"", "\"0123456789abcdef\"").Replace(table) + "\n\n" + after
 	cfg := load(t, config.Sources{File: writeFile(t, text)})
 	if len(cfg.HTTP.Keys) != 1 || len(cfg.HTTP.Keys[0].Users) != 1 || len(cfg.HTTP.Keys[0].Rooms) != 1 {
 		t.Errorf("read %+v", cfg.HTTP.Keys)

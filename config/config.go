@@ -19,6 +19,7 @@ import (
 
 	"imgo/internal/settings"
 	"imgo/roles/comet"
+	"imgo/roles/job/hooks"
 	"imgo/roles/logic"
 	"imgo/roles/logic/auth"
 	"imgo/roles/logic/httpapi"
@@ -49,6 +50,7 @@ type Config struct {
 	Demo bool `toml:"demo" doc:"Whether this process is for trying imgo out, such as in a container: it makes an API key, new at each start, prints it with\na command that pushes, and the API listens on all addresses unless http.listen says where. Clients need tokens."`
 
 	logic.RoomRules
+	hooks.Settings
 
 	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
 	Comet    Comet          `toml:"comet" doc:"Where clients connect."`

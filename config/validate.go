@@ -29,6 +29,7 @@ func (cfg *Config) Validate() error {
 	http := v.http()
 	v.auth(comet, http)
 	cfg.RoomRules.Check(func(wrong, mend string) { v.refuse("rooms", wrong, mend) })
+	cfg.Settings.Check(func(wrong, mend string) { v.refuse("hooks", wrong, mend) })
 	cfg.CheckWebhook(&cfg.Auth.Config, v.refuse)
 	v.kept()
 	v.delivery()

@@ -178,7 +178,8 @@ func (n kafkaStorage) keptOf(ctx context.Context, generation uint16, partitions 
 func (n kafkaStorage) storageOf(ctx context.Context, kept *bus.Log) (storage, error) {
 	c := n.cluster
 	s := storage{kept: kept, remote: newRemoteRoles(n.name, kept, c.members, c.pool, &c.refreshing, n.log)}
-	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) {
+	posts := n.cfg.Runs(config.RoleJob) && len(n.cfg.Hooks) > 0
+	if n.cfg.Runs(config.RoleRouter) || n.cfg.Runs(config.RoleLogic) || posts {
 		var err error
 		if s.events, err = n.eventsOf(ctx, kept.Generation(), kept.Partitions()); err != nil {
 			return storage{}, err

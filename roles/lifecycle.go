@@ -55,6 +55,9 @@ func (n *Node) stages() []stage {
 		all = append(all, stage{name: "version of records", run: n.watchRecords})
 	}
 	all = append(all, stage{name: coreStage, run: n.runCore, ready: n.coreReady, started: n.coreStarted})
+	if n.hooks != nil {
+		all = append(all, stage{name: "hooks", run: n.hooks.run})
+	}
 	all = append(all, stage{name: "http", run: n.serveHTTP})
 	if n.cluster != nil {
 		all = append(all, stage{name: "clocks", run: n.compareClocks})

@@ -78,6 +78,7 @@ type Node struct {
 	cluster  *cluster     // nil: this process is the only node
 	records  recordGate
 	topics   eventTopics
+	hooks    *hookService // nil: there are no hooks here
 	listener net.Listener
 	server   *http.Server
 	// handler is what server calls. It is replaced once the node is wired.
@@ -358,7 +359,8 @@ func (n *Node) wire(ctx context.Context, s storage) error {
 			return fmt.Errorf("%w%s", err, listenHint(err, "--tcp or --ws"))
 		}
 	}
-	return nil
+	n.hooks, err = n.newHooks(ctx)
+	return err
 }
 
 // bindHTTP makes the server of the HTTP port.

@@ -94,9 +94,17 @@ func (id ID) String() string {
 	return string(b)
 }
 
-// ParseID reads the text of an id.
+// TextID returns the id of an event as CloudEvents has it, such as 3-281474976710657.0. The partition is
+// before the ID, because two partitions have records with the same id.
+func TextID(partition int32, id ID) string { return fmt.Sprintf("%d-%s", partition, id) }
+
+// ParseID reads the ID in the text of TextID, or of ID.String.
 func ParseID(text string) (id ID, err error) {
-	record, n, ok := strings.Cut(text, ".")
+	_, rest, ok := strings.Cut(text, "-")
+	if !ok {
+		rest = text
+	}
+	record, n, ok := strings.Cut(rest, ".")
 	if !ok {
 		return id, fmt.Errorf("%q is no id of an event", text)
 	}
@@ -113,10 +121,11 @@ func ParseID(text string) (id ID, err error) {
 
 // Event is one event of a message.
 type Event struct {
-	ID     ID
-	Type   Type
-	User   string
-	TimeMS int64 // of the record, Unix milliseconds
+	ID        ID
+	Partition int32 // of the record
+	Type      Type
+	User      string
+	TimeMS    int64 // of the record, Unix milliseconds
 
 	Message uint64 // id of the message
 	Ref     string // the caller's name of the message
@@ -136,6 +145,7 @@ type Event struct {
 // format.
 func (e *Event) AppendJSON(b []byte, source string) []byte {
 	b = append(b, `{"specversion":"1.0","id":"`...)
+	b = append(strconv.AppendInt(b, int64(e.Partition), 10), '-')
 	b, _ = e.ID.AppendText(b)
 	b = appendField(append(b, '"'), "source", source)
 	b = appendField(b, "type", string(e.Type))

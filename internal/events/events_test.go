@@ -121,10 +121,10 @@ func TestEventIsCloudEvent(t *testing.T) {
 		{events.Event{Type: events.Dropped, Reason: events.ReasonFull}, map[string]any{"devices": []any{}, "reason": "mailbox_full"}},
 	} {
 		e := c.event
-		e.ID, e.User, e.Message, e.TimeMS = events.ID{Record: 1<<48 + 1, N: 3}, nasty, 1<<48, 1_700_000_000_123
+		e.ID, e.Partition, e.User, e.Message, e.TimeMS = events.ID{Record: 1<<48 + 1, N: 3}, 7, nasty, 1<<48, 1_700_000_000_123
 		c.data["user"], c.data["id"] = nasty, "281474976710656"
 		want := map[string]any{
-			"specversion": "1.0", "id": "281474976710657.3", "source": "imgo/x", "type": string(e.Type), "subject": nasty,
+			"specversion": "1.0", "id": "7-281474976710657.3", "source": "imgo/x", "type": string(e.Type), "subject": nasty,
 			"time": "2023-11-14T22:13:20.123Z", "datacontenttype": "application/json", "data": c.data,
 		}
 		value := e.AppendJSON(nil, "imgo/x")

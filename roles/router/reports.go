@@ -195,7 +195,7 @@ func (p *partition) decideByClockLocked(dues []*envelope.Due) {
 		}
 	}
 	for i := range derived {
-		derived[i].ID = events.ID{Record: p.position.appliedID(), N: uint32(1000 + i)}
+		derived[i].ID, derived[i].Partition = events.ID{Record: p.position.appliedID(), N: uint32(1000 + i)}, p.index
 	}
 	p.events.addLocked(derived)
 }
@@ -254,7 +254,7 @@ func (ap *applier) emitLocked(id uint64, timeMS int64) {
 		return
 	}
 	for i := range ap.derived {
-		ap.derived[i].ID, ap.derived[i].TimeMS = events.ID{Record: id, N: uint32(i)}, timeMS
+		ap.derived[i].ID, ap.derived[i].Partition, ap.derived[i].TimeMS = events.ID{Record: id, N: uint32(i)}, ap.p.index, timeMS
 	}
 	ap.p.events.addLocked(ap.derived)
 	ap.derived, ap.p.events.deriving = nil, false

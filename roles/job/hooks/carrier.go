@@ -198,9 +198,6 @@ func (c *carrier) open() {
 	for len(c.unread) > 0 && c.room() > 0 {
 		r := c.unread[0]
 		c.unread = c.unread[1:]
-		if t, err := time.Parse(time.RFC3339Nano, eventTime(r.Value)); err == nil {
-			c.state.EventMS = t.UnixMilli()
-		}
 		if _, known := c.saved[r.Offset]; known || len(c.h.cfg.Types) > 0 && !events.Matches(c.h.cfg.Types, r.Type) {
 			continue
 		}
@@ -210,14 +207,6 @@ func (c *carrier) open() {
 	if len(c.unread) == 0 {
 		c.unread = nil
 	}
-}
-
-// eventTime returns the time of an event as text. It is the first member of that name: the names before
-// it have values without quotes in them.
-func eventTime(value []byte) string {
-	_, rest, _ := bytes.Cut(value, []byte(`"time":"`))
-	text, _, _ := bytes.Cut(rest, []byte{'"'})
-	return string(text)
 }
 
 // start begins the calls that may be made now. It returns when to look again; zero: after the next change.
@@ -252,7 +241,7 @@ func (c *carrier) post(ctx context.Context, taken []*lane, items []*item) callRe
 			}
 		}
 	}
-	document := webhook.Document{ID: items[0].id.String(), Type: "application/cloudevents+json", Body: values[0]}
+	document := webhook.Document{ID: events.TextID(c.partition, items[0].id), Type: "application/cloudevents+json", Body: values[0]}
 	if c.h.cfg.Batch > 1 {
 		document.ID += "+" + fmt.Sprint(len(items)-1)
 		document.Type = "application/cloudevents-batch+json"
@@ -370,7 +359,7 @@ func (c *carrier) bury(r callResult, why string, now time.Time) {
 }
 
 func (c *carrier) buried(it *item, why string, now time.Time) {
-	l := it.letter()
+	l := it.letter(c.partition)
 	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
 	c.state.Dead = append(c.state.Dead, l)
 	c.state.DeadTotal++
@@ -511,7 +500,7 @@ func (c *carrier) store(ctx context.Context) error {
 	c.state.Open, c.state.Position = nil, c.position()
 	c.lanes.all(func(it *item) {
 		if it.tries > 0 {
-			c.state.Open = append(c.state.Open, it.letter())
+			c.state.Open = append(c.state.Open, it.letter(c.partition))
 		}
 	})
 	slices.SortFunc(c.state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
@@ -542,4 +531,9 @@ func (c *carrier) measure() {
 		lag = max(ends.End(c.partition)-c.position(), 0)
 	}
 	c.h.metrics.set(c.h.cfg.Name, c.partition, lag, c.lanes.open, len(c.state.Dead))
+	paused := 0.0
+	if control, _ := c.h.control(); control.pauses(c.h.cfg.URL) {
+		paused = 1
+	}
+	c.h.metrics.paused.WithLabelValues(c.h.cfg.Name).Set(paused)
 }

@@ -13,19 +13,13 @@ import (
 
 // Config is one hook.
 type Config struct {
-	// Name is in paths of the API, metrics and the name of the consumer group.
-	Name string
-	URL  string
-	// Secrets sign each call; two while one is replaced.
-	Secrets []string
-	// Types are the types of events that are posted, such as message.*; empty: all.
-	Types []string
-	// Timeout bounds one call. Default: 10 s.
-	Timeout time.Duration
-	// Batch is how many events one call may have; 1: each call has one, as an object and no list.
-	Batch int
-	// RetryFor is how long an event that fails while others succeed is tried again. Default: 24 h.
-	RetryFor time.Duration
+	Name     string        `toml:"name" example:"\"orders\"" doc:"The hook's name in commands, metrics and Kafka's group of consumers: 1 to 64 of a-z A-Z 0-9 . _ -"`
+	URL      string        `toml:"url" example:"\"https://backend.example.com/imgo\"" doc:"The address that gets the events."`
+	Secrets  []string      `toml:"secrets" secret:"true" example:"[\"whsec_…\"]" doc:"What signs the calls by Standard Webhooks, as of: echo whsec_$(openssl rand -base64 32). Two while one is replaced."`
+	Types    []string      `toml:"types" example:"[\"message.*\"]" doc:"The types of events that it gets. Empty: all."`
+	Timeout  time.Duration `toml:"timeout" default:"10s" unit:"duration" min:"100ms" max:"5m" example:"\"10s\"" doc:"The longest time that one call may take."`
+	Batch    int           `toml:"batch" default:"1" unit:"events" min:"1" max:"1000" example:"1" doc:"Events in one call. With 1 the body is one event, with more it is a list."`
+	RetryFor time.Duration `toml:"retry_for" default:"24h" unit:"duration" min:"1m" example:"\"24h\"" doc:"How long an event that fails while others succeed is tried again. It becomes a dead letter then."`
 	// InFlight bounds the calls under way in this process. Default: 16.
 	InFlight int
 }

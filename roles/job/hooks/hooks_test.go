@@ -402,3 +402,18 @@ func TestAdminErrors(t *testing.T) {
 		}
 	})
 }
+
+func TestReplayTwice(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.add(5, "1")
+		w.after(time.Minute)
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Time{}, true) })
+		w.after(time.Minute)
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1), false) })
+		w.after(time.Minute)
+		if n := w.to.count(); n != 10 {
+			t.Errorf("%d calls, want 10", n)
+		}
+	})
+}

@@ -11,6 +11,7 @@ type metrics struct {
 	calls, events   *prometheus.CounterVec
 	seconds         *prometheus.HistogramVec
 	lag, open, dead *prometheus.GaugeVec
+	paused          *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -35,6 +36,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		dead: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "imgo_hook_dead_letters", Help: "Dead letters that can be replayed.",
 		}, partition),
+		paused: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "imgo_hook_paused", Help: "Whether a hook is paused: 0 or 1.",
+		}, []string{"hook"}),
 	}
 }
 

@@ -2,8 +2,10 @@ package hooks
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"imgo/internal/events"
 )
@@ -39,7 +41,8 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 	return commit(ctx, Part{c.partition, position})
 }
 
-// offsetAt returns the offset of the first event of a partition at or after a time, in Unix milliseconds.
+// offsetAt returns the offset of the first event of a partition at or after a time, in Unix milliseconds. An
+// event has the time of its record.
 func offsetAt(ctx context.Context, log events.Log, partition int32, ms int64) (int64, error) {
 	low, high, err := log.Bounds(ctx, partition)
 	if err != nil {
@@ -51,11 +54,22 @@ func offsetAt(ctx context.Context, log events.Log, partition int32, ms int64) (i
 		if err != nil {
 			return 0, err
 		}
-		if len(entries) > 0 && entries[0].TimeMS < ms {
+		if len(entries) > 0 && eventMS(entries[0].Value) < ms {
 			low = entries[0].Offset + 1
 		} else {
 			high = middle
 		}
 	}
 	return low, nil
+}
+
+// eventMS returns the time of an event in Unix milliseconds; 0: it cannot be read.
+func eventMS(value []byte) int64 {
+	var e struct {
+		Time time.Time `json:"time"`
+	}
+	if json.Unmarshal(value, &e) != nil {
+		return 0
+	}
+	return e.Time.UnixMilli()
 }

@@ -22,9 +22,8 @@ type State struct {
 	Replayed uint64 `json:"replayed,omitempty"`
 	// Ended: all events of an older generation are posted.
 	Ended bool `json:"ended,omitempty"`
-	// Position is up to where the hook has read, and EventMS the time of the last event before it.
+	// Position is up to where everything is answered, or in Open or Dead.
 	Position int64 `json:"position"`
-	EventMS  int64 `json:"event_ms,omitempty"`
 	// Failing says why the newest failed call failed, with its time; empty after a success.
 	Failing   string `json:"failing,omitempty"`
 	FailingMS int64  `json:"failing_ms,omitempty"`
@@ -99,8 +98,8 @@ type item struct {
 	busy    bool // in a call under way
 }
 
-func (it *item) letter() Letter {
-	return Letter{Offset: it.offset, ID: it.id.String(), User: it.user, Tries: it.tries, FirstMS: it.firstMS, DueMS: it.dueMS}
+func (it *item) letter(partition int32) Letter {
+	return Letter{Offset: it.offset, ID: events.TextID(partition, it.id), User: it.user, Tries: it.tries, FirstMS: it.firstMS, DueMS: it.dueMS}
 }
 
 // itemOf returns the open event of a letter, due at once if it was never tried.

@@ -84,10 +84,10 @@ func (l *topic) add(user string) string {
 	e := events.Event{
 		ID: events.ID{Record: envelope.ID(l.number, offset)}, Type: events.Delivered, User: user, TimeMS: time.Now().UnixMilli(), Device: "phone",
 	}
-	l.entries = append(l.entries, envelope.Entry{Offset: offset, TimeMS: e.TimeMS, Value: e.AppendJSON(nil, "imgo/test")})
+	l.entries = append(l.entries, envelope.Entry{Offset: offset, Value: e.AppendJSON(nil, "imgo/test")})
 	close(l.grown)
 	l.grown = make(chan struct{})
-	return e.ID.String()
+	return events.TextID(0, e.ID)
 }
 
 // trim lets the topic forget its oldest events.

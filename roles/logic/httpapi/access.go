@@ -386,6 +386,27 @@ func (g guard) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
 	return g.service.Grow(ctx, kept)
 }
 
+func (g guard) Hooks(ctx context.Context) ([]logic.Hook, error) {
+	if err := serverWide(ctx, "see the hooks"); err != nil {
+		return nil, err
+	}
+	return g.service.Hooks(ctx)
+}
+
+func (g guard) ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error {
+	if err := serverWide(ctx, "replay a hook"); err != nil {
+		return err
+	}
+	return g.service.ReplayHook(ctx, hook, r)
+}
+
+func (g guard) ResumeHook(ctx context.Context, hook string) error {
+	if err := serverWide(ctx, "resume a hook"); err != nil {
+		return err
+	}
+	return g.service.ResumeHook(ctx, hook)
+}
+
 func (g guard) CountByComet(ctx context.Context) (map[string]int, error) {
 	return g.service.CountByComet(ctx)
 }

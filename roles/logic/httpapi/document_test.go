@@ -168,6 +168,9 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"nodes":               {"GET", "/v1/nodes", ""},
 	"partitions":          {"GET", "/v1/partitions", ""},
 	"growPartitions":      {"POST", "/v1/partitions", `{"kept":32}`},
+	"hooks":               {"GET", "/v1/hooks", ""},
+	"replayHook":          {"POST", "/v1/hooks/orders/replay", `{"dead_letters":true}`},
+	"resumeHook":          {"POST", "/v1/hooks/orders/resume", ""},
 	"bestNodes":           {"GET", "/v1/nodes/best?transport=ws", ""},
 	"notices":             {"GET", "/v1/notices?after=1", ""},
 	"events":              {"GET", "/v1/events?user=a", ""},
@@ -226,7 +229,7 @@ func provoke(t *testing.T, status, method, target, body string) answer {
 	}
 	switch status {
 	case "400":
-		if method != "POST" { // it has no body
+		if body == "" { // it has no body
 			return newHarness(t, cfg, service).do(method, strings.Split(target, "?")[0]+"?nonsense=1", "")
 		}
 		if strings.HasSuffix(target, "/stream") { // A bad line is only a failed result.

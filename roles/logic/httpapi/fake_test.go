@@ -394,3 +394,18 @@ func (a answer) problem(t testing.TB) (code, field, message string) {
 	}
 	return doc.Error.Code, doc.Error.Field, doc.Error.Message
 }
+
+func (f *fakeService) Hooks(context.Context) ([]logic.Hook, error) {
+	return []logic.Hook{{
+		Name: "orders", Lag: 3, Waiting: 2, WaitingSinceMS: 1700000000000, DeadLetters: 1, DeadTotal: 4, Error: "the address answered 500",
+		Letters: []logic.DeadLetter{{Event: "0-1.0", User: "1", Tries: 1, Reason: "the address answered 400", TimeMS: 1700000000001}},
+	}}, f.record("hooks")
+}
+
+func (f *fakeService) ReplayHook(_ context.Context, hook string, r logic.HookReplay) error {
+	return f.record(fmt.Sprint("replay ", hook, " ", r))
+}
+
+func (f *fakeService) ResumeHook(_ context.Context, hook string) error {
+	return f.record("resume " + hook)
+}

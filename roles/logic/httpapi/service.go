@@ -83,6 +83,11 @@ type Overview interface {
 	Partitions(ctx context.Context) (logic.Partitions, error)
 	// Grow begins to add partitions, and returns the progress.
 	Grow(ctx context.Context, kept int) (logic.Partitions, error)
+	// Hooks returns what the hooks have done and have to do, by name.
+	Hooks(ctx context.Context) ([]logic.Hook, error)
+	// ReplayHook makes a hook post events again. ResumeHook ends its pause.
+	ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error
+	ResumeHook(ctx context.Context, hook string) error
 	// CountByComet returns each comet's number of sessions.
 	CountByComet(ctx context.Context) (map[string]int, error)
 	// ForgetComet drops the records of a comet's sessions, and returns how

@@ -1,0 +1,161 @@
+package roles
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"imgo/cluster/bus"
+	"imgo/config"
+	"imgo/envelope"
+	"imgo/roles/job/hooks"
+	"imgo/roles/logic"
+)
+
+// hookTopic is the name of the compacted topic, or of the table in the data folder, with the state of the
+// hooks.
+const hookTopic = "hooks"
+
+// hookService are the hooks of this process: poster is nil if it does not run job, admin if it does not
+// run logic. They live as long as the node, and follow the events topic through growth.
+type hookService struct {
+	poster *hooks.Hooks
+	admin  *hooks.Admin
+}
+
+// newHooks makes the hooks of the settings; nil: there are none, or no role here needs them.
+func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
+	posts, shows := n.cfg.Runs(config.RoleJob), n.cfg.Runs(config.RoleLogic)
+	if len(n.cfg.Hooks) == 0 || !posts && !shows {
+		return nil, nil
+	}
+	table, err := n.hookTable(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open the state of the hooks: %w", err)
+	}
+	s := &hookService{}
+	if shows {
+		s.admin = hooks.NewAdmin(n.cfg.Settings.Names(), &n.topics, table, n.log)
+	}
+	if posts {
+		s.poster, err = hooks.New(n.cfg.Hooks, hooks.Deps{
+			Topics: &n.topics, Group: n.hookGroup(table), Table: table, Log: n.log, Metrics: n.metrics, Now: n.now,
+		})
+	}
+	return s, err
+}
+
+func (n *Node) hookTable(ctx context.Context) (hooks.Table, error) {
+	if n.cluster == nil {
+		return n.db.Table(hookTopic)
+	}
+	return kafkaStorage{n}.awaitTopic(ctx, hookTopic)
+}
+
+// run runs the hooks until ctx is done.
+func (s *hookService) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if s.poster != nil {
+		g.Go(func() error { return s.poster.Run(ctx) })
+	}
+	if s.admin != nil {
+		g.Go(func() error { return s.admin.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// hookGroup returns the function that joins the group of a hook: Kafka's, or that of a process that has all
+// partitions.
+func (n *Node) hookGroup(table hooks.Table) func(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
+	return func(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
+		log, err := n.topics.Open(ctx, generation)
+		if err != nil {
+			return nil, err
+		}
+		topic, ok := log.(*bus.Log)
+		if !ok {
+			return hooks.NewLoneGroup(ctx, table, hook, log.Partitions())
+		}
+		g, err := n.cluster.bus.Group(ctx, bus.GroupOptions{Name: fmt.Sprintf("hook.%s.%d", hook, generation), Logs: []*bus.Log{topic}})
+		if err != nil {
+			return nil, err
+		}
+		return hookMembers{g}, nil
+	}
+}
+
+// hookMembers is a group of the jobs of a cluster.
+type hookMembers struct{ *bus.Group }
+
+// Next waits for the next assignment.
+func (g hookMembers) Next(ctx context.Context) (hooks.Assignment, error) {
+	a, err := g.Group.Next(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return hookAssignment{a}, nil
+}
+
+type hookAssignment struct{ *bus.Assignment }
+
+// Parts returns the partitions of the assignment.
+func (a hookAssignment) Parts() []hooks.Part {
+	parts := a.Assignment.Parts()
+	out := make([]hooks.Part, len(parts))
+	for i, p := range parts {
+		out[i] = hooks.Part{Partition: p.Partition, Next: p.Next}
+	}
+	return out
+}
+
+// Commit stores positions.
+func (a hookAssignment) Commit(ctx context.Context, at []hooks.Part) error {
+	parts := make([]bus.Part, len(at))
+	for i, p := range at {
+		parts[i] = bus.Part{Topic: a.Assignment.Parts()[0].Topic, Partition: p.Partition, Next: p.Next}
+	}
+	return a.Assignment.Commit(ctx, parts)
+}
+
+// Hooks returns what the hooks have done and have to do.
+func (s service) Hooks(ctx context.Context) ([]logic.Hook, error) {
+	if s.n.hooks == nil {
+		return []logic.Hook{}, nil
+	}
+	list, err := s.n.hooks.admin.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]logic.Hook, len(list))
+	for i, h := range list {
+		out[i] = logic.Hook{
+			Name: h.Name, Lag: h.Lag, Waiting: h.Open, WaitingSinceMS: h.OldestMS, DeadLetters: h.Dead, DeadTotal: h.DeadTotal,
+			Error: h.Failing, ErrorMS: h.FailingMS, Paused: h.Paused, PausedMS: h.PausedMS,
+		}
+		for _, l := range h.Letters {
+			out[i].Letters = append(out[i].Letters, logic.DeadLetter{Event: l.ID, User: l.User, Tries: l.Tries, Reason: l.Why, TimeMS: l.At})
+		}
+	}
+	return out, nil
+}
+
+// errNoHooks is the answer to a change of a hook where the settings have none.
+var errNoHooks = envelope.Errorf(envelope.CodeNotFound, "there are no hooks: add [[hooks]] to the settings")
+
+// ReplayHook makes a hook post events again.
+func (s service) ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error {
+	if s.n.hooks == nil {
+		return errNoHooks
+	}
+	return s.n.hooks.admin.Replay(ctx, hook, time.UnixMilli(r.FromMS), r.DeadLetters)
+}
+
+// ResumeHook ends the pause of a hook.
+func (s service) ResumeHook(ctx context.Context, hook string) error {
+	if s.n.hooks == nil {
+		return errNoHooks
+	}
+	return s.n.hooks.admin.Resume(ctx, hook)
+}
