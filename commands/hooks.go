@@ -117,7 +117,8 @@ func replayHook(c *cli.Context) error {
 	if err != nil {
 		return usage(c, "--from: %v", err)
 	}
-	return changeHook(c, "replay", map[string]any{"from_ms": from.UnixMilli()}, "the events since "+localTime(from.UnixMilli())+" are posted again")
+	ms := from.UnixMilli()
+	return changeHook(c, "replay", map[string]any{"from_ms": ms}, "the events since "+localTime(ms)+" are posted again")
 }
 
 // parseTime reads a time (RFC 3339), or a duration before now.

@@ -18,27 +18,29 @@ type logMetrics struct {
 
 func newLogMetrics(l *Log) *logMetrics {
 	partition := []string{"partition"}
-	name, what := "imgo_store_log_", "the kept log"
+	topic := prometheus.Labels{"topic": "kept"}
 	if l.records.space == spaceEvents {
-		name, what = "imgo_store_events_", "the events log"
+		topic["topic"] = "events"
 	}
 	return &logMetrics{
 		log: l,
 		appendSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    name + "append_seconds",
-			Help:    "Time from a call to append to " + what + " until its records were synced.",
-			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 16), // to 4 s
+			Name:        "imgo_store_log_append_seconds",
+			Help:        "Time from a call to append to the log until its records were synced.",
+			Buckets:     prometheus.ExponentialBuckets(0.000125, 2, 16), // to 4 s
+			ConstLabels: topic,
 		}),
 		commitRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    name + "commit_records",
-			Help:    "Records that shared one synced transaction of " + what + ".",
-			Buckets: prometheus.ExponentialBuckets(1, 2, 15), // to 16,384
+			Name:        "imgo_store_log_commit_records",
+			Help:        "Records that shared one synced transaction of the log.",
+			Buckets:     prometheus.ExponentialBuckets(1, 2, 15), // to 16,384
+			ConstLabels: topic,
 		}),
-		begin:     prometheus.NewDesc(name+"begin_offset", "The oldest offset that "+what+" still has.", partition, nil),
-		end:       prometheus.NewDesc(name+"end_offset", "The next offset of "+what+".", partition, nil),
-		entries:   prometheus.NewDesc(name+"entries", "Entries that "+what+" has.", partition, nil),
-		tailBytes: prometheus.NewDesc(name+"tail_size_bytes", "Bytes of "+what+"'s newest entries in memory.", partition, nil),
-		queue:     prometheus.NewDesc(name+"queue_requests", "Appends that wait for the next commit of "+what+".", nil, nil),
+		begin:     prometheus.NewDesc("imgo_store_log_begin_offset", "The oldest offset that the log still has.", partition, topic),
+		end:       prometheus.NewDesc("imgo_store_log_end_offset", "The next offset of the log.", partition, topic),
+		entries:   prometheus.NewDesc("imgo_store_log_entries", "Entries that the log has.", partition, topic),
+		tailBytes: prometheus.NewDesc("imgo_store_log_tail_size_bytes", "Bytes of the log's newest entries in memory.", partition, topic),
+		queue:     prometheus.NewDesc("imgo_store_log_queue_requests", "Appends that wait for the next commit of the log.", nil, topic),
 	}
 }
 

@@ -410,7 +410,9 @@ func TestReplayTwice(t *testing.T) {
 		w.after(time.Minute)
 		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Time{}, true) })
 		w.after(time.Minute)
-		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.UnixMilli(1), false) })
+		w.admin(func(ctx context.Context, a *hooks.Admin) error {
+			return a.Replay(ctx, "orders", time.UnixMilli(1), false)
+		})
 		w.after(time.Minute)
 		if n := w.to.count(); n != 10 {
 			t.Errorf("%d calls, want 10", n)

@@ -94,8 +94,6 @@ type item struct {
 	tries   int
 	firstMS int64
 	dueMS   int64
-	done    bool // answered or set aside
-	busy    bool // in a call under way
 }
 
 func (it *item) letter(partition int32) Letter {
