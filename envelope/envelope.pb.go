@@ -1329,7 +1329,10 @@ type Tracked struct {
 	Decided  bool       `protobuf:"varint,2,opt,name=decided,proto3" json:"decided,omitempty"`
 	Receipts []*Receipt `protobuf:"bytes,3,rep,name=receipts,proto3" json:"receipts,omitempty"`
 	// without are devices that were forgotten while the message waited for them.
-	Without       []string `protobuf:"bytes,4,rep,name=without,proto3" json:"without,omitempty"`
+	Without []string `protobuf:"bytes,4,rep,name=without,proto3" json:"without,omitempty"`
+	// pushed_ms is the time of the push's record. A mailbox has other times of
+	// messages, which are unique.
+	PushedMs      int64 `protobuf:"varint,5,opt,name=pushed_ms,json=pushedMs,proto3" json:"pushed_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1390,6 +1393,13 @@ func (x *Tracked) GetWithout() []string {
 		return x.Without
 	}
 	return nil
+}
+
+func (x *Tracked) GetPushedMs() int64 {
+	if x != nil {
+		return x.PushedMs
+	}
+	return 0
 }
 
 // Receipt is one device's acknowledgement.
@@ -6611,12 +6621,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\awaiting\x18\x06 \x01(\x04R\awaiting\x12\x14\n" +
 	"\x05acked\x18\a \x01(\bR\x05acked\x12\x1c\n" +
 	"\tunclaimed\x18\b \x01(\bR\tunclaimed\x123\n" +
-	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"\xa6\x01\n" +
+	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"\xc3\x01\n" +
 	"\aTracked\x120\n" +
 	"\x06report\x18\x01 \x01(\v2\x18.imgo.envelope.v1.ReportR\x06report\x12\x18\n" +
 	"\adecided\x18\x02 \x01(\bR\adecided\x125\n" +
 	"\breceipts\x18\x03 \x03(\v2\x19.imgo.envelope.v1.ReceiptR\breceipts\x12\x18\n" +
-	"\awithout\x18\x04 \x03(\tR\awithout\":\n" +
+	"\awithout\x18\x04 \x03(\tR\awithout\x12\x1b\n" +
+	"\tpushed_ms\x18\x05 \x01(\x03R\bpushedMs\":\n" +
 	"\aReceipt\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\"_\n" +

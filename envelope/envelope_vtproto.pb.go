@@ -1195,6 +1195,11 @@ func (m *Tracked) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.PushedMs != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.PushedMs))
+		i--
+		dAtA[i] = 0x28
+	}
 	if len(m.Without) > 0 {
 		for iNdEx := len(m.Without) - 1; iNdEx >= 0; iNdEx-- {
 			i -= len(m.Without[iNdEx])
@@ -6380,6 +6385,9 @@ func (m *Tracked) SizeVT() (n int) {
 			n += 1 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
+	if m.PushedMs != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.PushedMs))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -11253,6 +11261,25 @@ func (m *Tracked) UnmarshalVT(dAtA []byte) error {
 			}
 			m.Without = append(m.Without, string(dAtA[iNdEx:postIndex]))
 			iNdEx = postIndex
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field PushedMs", wireType)
+			}
+			m.PushedMs = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.PushedMs |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

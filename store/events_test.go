@@ -74,7 +74,7 @@ func TestTrackedMessage(t *testing.T) {
 	entries := []store.MailboxEntry{
 		entry(1, nil),
 		entry(2, &store.MailboxTracked{Ref: "only a ref"}),
-		entry(3, &store.MailboxTracked{Ref: "é", Level: 2, DeadlineMS: later - 5, DeadlineAny: true, Decided: true,
+		entry(3, &store.MailboxTracked{Ref: "é", Level: 2, PushedMS: 77, DeadlineMS: later - 5, DeadlineAny: true, Decided: true,
 			Receipts: []store.MailboxReceipt{{Device: "", TimeMS: 5}, {Device: "phone", TimeMS: 6}}, Without: []string{"a", "b"}}),
 		entry(4, &store.MailboxTracked{Level: 1}),
 	}

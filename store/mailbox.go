@@ -78,6 +78,9 @@ type MailboxEntry struct {
 type MailboxTracked struct {
 	// Ref is the caller's own name of the message.
 	Ref string
+	// PushedMS is the time of the push's record, Unix milliseconds. MailboxEntry.TimeMS may be later,
+	// and depends on what was applied before.
+	PushedMS int64
 	// Level is an events.Level.
 	Level uint32
 	// DeadlineMS is when the message is reported as undelivered, Unix milliseconds; 0: never.

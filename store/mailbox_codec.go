@@ -171,6 +171,7 @@ func appendTracked(b []byte, t *MailboxTracked) []byte {
 	b = binary.AppendUvarint(b, uint64(t.DeadlineMS))
 	b = binary.AppendUvarint(b, uint64(len(t.Ref)))
 	b = append(b, t.Ref...)
+	b = binary.AppendUvarint(b, uint64(t.PushedMS))
 	b = binary.AppendUvarint(b, uint64(len(t.Receipts)))
 	for _, r := range t.Receipts {
 		b = binary.AppendUvarint(b, uint64(len(r.Device)))
@@ -184,7 +185,7 @@ func (c *fieldReader) tracked() *MailboxTracked {
 	flags := c.byte()
 	t := &MailboxTracked{
 		DeadlineAny: flags&trackedAny != 0, Decided: flags&trackedDecided != 0, Level: uint32(c.uint()), DeadlineMS: int64(c.uint()),
-		Ref: string(c.bytes()),
+		Ref: string(c.bytes()), PushedMS: int64(c.uint()),
 	}
 	for n := c.uint(); n > 0 && c.err == nil; n-- {
 		t.Receipts = append(t.Receipts, MailboxReceipt{Device: string(c.bytes()), TimeMS: int64(c.uint())})

@@ -35,14 +35,21 @@ type applier struct {
 // apply applies records, but for those that were applied before: a caller that
 // waited for one of them may have done so (see partition.help).
 func (ap *applier) apply(entries []envelope.Entry) error {
-	ap.mu.Lock()
-	defer ap.mu.Unlock()
-	return ap.applyLocked(entries)
+	for {
+		ap.mu.Lock()
+		held, err := ap.applyLocked(entries)
+		ap.mu.Unlock()
+		if err != nil || held == nil {
+			return err
+		}
+		<-held // not for long: see emitter.holdWhenSent
+	}
 }
 
-// applyLocked is apply for a caller that holds ap.mu. The other methods whose
-// names end so are called with both mutexes held.
-func (ap *applier) applyLocked(entries []envelope.Entry) error {
+// applyLocked is apply for a caller that holds ap.mu. It stops early if a flush holds records
+// back: held is closed when it does no more. The other methods whose names end so are called with
+// both mutexes held.
+func (ap *applier) applyLocked(entries []envelope.Entry) (held <-chan struct{}, err error) {
 	p := ap.p
 	if n := len(entries); n > 0 {
 		p.clock.saw(entries[n-1].TimeMS)
@@ -54,10 +61,12 @@ func (ap *applier) applyLocked(entries []envelope.Entry) error {
 		entries = entries[1:]
 	}
 	if len(entries) == 0 || p.gone {
-		return nil
+		return nil, nil
 	}
-	var err error
 	for i := range entries {
+		if held = p.events.held; held != nil {
+			break
+		}
 		if p.events.fullLocked() {
 			err = errEventsBehind(p.index)
 			break
@@ -68,7 +77,7 @@ func (ap *applier) applyLocked(entries []envelope.Entry) error {
 		p.position.next = entries[i].Offset + 1
 	}
 	ap.notifyLocked()
-	return err
+	return held, err
 }
 
 // notifyLocked wakes the goroutines that wait for records to be applied.
@@ -101,7 +110,7 @@ func (ap *applier) fromMemoryLocked(id uint64) bool {
 	now, next := p.clock.Now(), p.position.next
 	for _, e := range p.recent.Recent(p.index, next, fromMemoryBytes) {
 		var rec envelope.Record
-		if p.position.appliedID() >= id || p.events.fullLocked() || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
+		if p.position.appliedID() >= id || p.events.held != nil || p.events.fullLocked() || e.Record(&rec) != nil || !ap.inMemoryLocked(&rec) ||
 			ap.decodedLocked(e.Offset, &rec, now) != nil {
 			break
 		}
@@ -373,14 +382,14 @@ func (ap *applier) pushLocked(id uint64, rec *envelope.Record, now time.Time) er
 
 // reports reports whether a push asks for events.
 func reports(r *envelope.Report) bool {
-	return (&store.MailboxEntry{Tracked: mailbox.TrackedOf(r)}).Reports()
+	return (&store.MailboxEntry{Tracked: mailbox.TrackedOf(r, 0)}).Reports()
 }
 
 // pushToLocked puts a message into the mailbox of one user.
 func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Time, push *envelope.Push) {
 	p := ap.p
 	over := p.accounts.overflowLocked(a) > 0
-	tracked := mailbox.TrackedOf(push.Report)
+	tracked := mailbox.TrackedOf(push.Report, message.TimeMs)
 	n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, tracked, p.bound())
 	if n > 0 {
 		p.metrics.dropped.Add(float64(n))

@@ -51,6 +51,8 @@ type emitter struct {
 	deriving bool
 	// sent is closed and replaced when a batch is in the topic.
 	sent chan struct{}
+	// held, unless nil, keeps records from being applied until it is closed.
+	held chan struct{}
 	// tail is the highest id in the topic, as far as tailKnown. What is not higher is there.
 	tail      events.ID
 	tailKnown bool
@@ -149,11 +151,11 @@ func (em *emitter) send(ctx context.Context, batch []events.Event) {
 			p.metrics.eventErrors.Inc()
 			p.log.Warn().Err(err).Int32("partition", p.index).Msg("events were not appended; trying again")
 		}
+		_ = pauses.Sleep(ctx) // the loop looks at ctx
 		if p.cfg.Faults.EventsOverlap {
 			em.putBack(batch)
 			return
 		}
-		_ = pauses.Sleep(ctx) // the loop looks at ctx
 	}
 }
 
@@ -209,25 +211,32 @@ func (em *emitter) append(ctx context.Context, batch []events.Event) error {
 	return nil
 }
 
-// holdWhenSent waits until the topic has the events of all that was applied, and keeps records
-// from being applied until release is called. ok is false if the topic does not take them within
-// the time: nothing is held then.
+// holdWhenSent keeps records from being applied, and waits until the topic has the events of all
+// that was applied. Records go on when release is called. ok is false if the topic does not take
+// the events within the time: nothing is held then. One goroutine at a time may hold.
 func (em *emitter) holdWhenSent(within time.Duration) (release func(), ok bool) {
-	ap := &em.p.applier
+	p := em.p
 	timer := time.NewTimer(within)
 	defer timer.Stop()
-	ap.mu.Lock()
+	held := make(chan struct{})
+	release = func() {
+		p.mu.Lock()
+		em.held = nil
+		p.mu.Unlock()
+		close(held)
+	}
 	for {
-		em.p.mu.Lock()
+		p.mu.Lock()
+		em.held = held
 		unsent, sent := em.unsentLocked(), em.sent
-		em.p.mu.Unlock()
+		p.mu.Unlock()
 		if !unsent {
-			return ap.mu.Unlock, true
+			return release, true
 		}
 		select {
 		case <-sent:
 		case <-timer.C:
-			ap.mu.Unlock()
+			release()
 			return nil, false
 		}
 	}

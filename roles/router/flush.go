@@ -3,7 +3,6 @@ package router
 import (
 	"cmp"
 	"context"
-	"sync"
 	"time"
 
 	"imgo/envelope"
@@ -20,9 +19,9 @@ const idleRecords = 10_000
 // were made. Most messages are acknowledged by then and never touch the disk.
 type writeBehind struct {
 	p *partition
-	// mu makes one flush at a time. It is taken before the partition's mu, which
-	// guards the rest.
-	mu    sync.Mutex
+	// slot makes one flush at a time: it has room for one. It is a channel because a flush may wait.
+	// It is taken before the partition's mu, which guards the rest.
+	slot  chan struct{}
 	dirty map[*account]struct{}
 	// whole: the next flush writes everything. A record that removes something must
 	// not be applied again over what later records did, so the stored position may not
@@ -94,8 +93,8 @@ type taken struct {
 // position may still be before that record. After a restart it is applied again
 // and changes nothing (see package mailbox).
 func (w *writeBehind) flush(everything bool) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.slot <- struct{}{}
+	defer func() { <-w.slot }()
 	p := w.p
 
 	p.mu.Lock()

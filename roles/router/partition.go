@@ -71,7 +71,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
 		untold: make(map[*account]*roomReminder),
 	}
-	p.writes = writeBehind{p: p, dirty: make(map[*account]struct{})}
+	p.writes = writeBehind{p: p, slot: make(chan struct{}, 1), dirty: make(map[*account]struct{})}
 	p.gain.Store(gain)
 	p.owned.Store(true)
 	return p
@@ -207,7 +207,7 @@ func (p *partition) help() bool {
 	}
 	defer p.applier.mu.Unlock()
 	if entries := p.recent.Recent(p.index, p.next(), readBytes); len(entries) > 0 {
-		_ = p.applier.applyLocked(entries) // the follower meets the error again
+		_, _ = p.applier.applyLocked(entries) // the follower meets the error again
 	}
 	return true
 }

@@ -338,3 +338,31 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 		})
 	}
 }
+
+// A router that begins derives what the topic has again, and appends none of it. Without the rule it appends all of
+// that, which a reader drops.
+func TestTailSavesWork(t *testing.T) {
+	for _, without := range []bool{false, true} {
+		w := reportWorld(t, func(c *router.Config) { c.Faults.NoEventsTail = without })
+		w.attach(session("c", 1, "u1", "phone"))
+		var want []string
+		for i := range 5 {
+			ref := fmt.Sprint(i)
+			w.ack("u1", "phone", w.report("u1", time.Hour, &envelope.Report{Ref: ref, Level: 1}))
+			want = append(want, "settled "+ref)
+		}
+		w.expectEvents("u1", want...)
+		w.stop()
+		w.dir = t.TempDir() // the disk is lost
+		w.start()
+		w.ack("u1", "phone", w.report("u1", time.Hour, &envelope.Report{Ref: "last", Level: 1}))
+		w.expectEvents("u1", append(want, "settled last")...)
+		w.stop()
+		w.topic.mu.Lock()
+		appended := w.topic.appends
+		w.topic.mu.Unlock()
+		if again := appended > 6; again != without {
+			t.Errorf("without the rule %v: %d events were appended for 6", without, appended)
+		}
+	}
+}

@@ -39,6 +39,8 @@ func (d *dice) n(n int) int {
 type rates struct {
 	drop, double, late, retry float64
 	lateMax                   time.Duration
+	// topic is how often an append to the events topic fails, or seems to.
+	topic float64
 	// lag is how often a router reads the log late, by up to lateMax.
 	lag float64
 }

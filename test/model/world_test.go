@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/events"
 	"imgo/protocol"
 	"imgo/roles/comet"
 	"imgo/roles/job"
@@ -43,6 +44,9 @@ type plan struct {
 	// still leaves out what befalls whole nodes, after which sessions ask for what
 	// they miss anyway.
 	still bool
+	// reports: pushes ask for a report, and the events are judged. noSkip: the reader of
+	// events does not drop repetitions.
+	reports, noSkip bool
 }
 
 // world is two routers, two comets each with a logic, one or two jobs, one
@@ -55,8 +59,9 @@ type world struct {
 	dir  string
 	ctx  context.Context
 
-	kept doublingLog
-	live *store.LiveLog
+	kept  doublingLog
+	live  *store.LiveLog
+	topic *store.Log // of events
 
 	places []*place
 	downs  []func() // stops the router of a place; nil: it is down
@@ -71,6 +76,9 @@ type world struct {
 	h       *history
 	clients []*client
 	n       int // pushes so far
+	// reported are the messages with a deadline, told0 counts the events.
+	reported []string
+	told0    int
 }
 
 func (w *world) must(err error) {
@@ -102,7 +110,8 @@ func (w *world) routerUp(i int) {
 	cfg.WindowMessages, cfg.DedupeWarm, cfg.Faults = 3, 1000, w.p.routerFaults
 	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
 	r, err := router.New(cfg, router.Deps{
-		Owned: w.rings[i].get, Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(),
+		Owned: w.rings[i].get, Topic: faultyTopic{w.topic, w},
+		Kept: laggingLog{w.kept}, Live: w.live, Store: store.NewMailboxes(db), Log: zerolog.Nop(),
 	})
 	w.must(err)
 	stop := w.spawn(r.Run)
@@ -147,7 +156,9 @@ func newWorld(t *testing.T, p plan) *world {
 	w.kept = doublingLog{kept, w.f}
 	w.live, err = store.NewLiveLog(store.LiveOptions{Partitions: 2, MaxBytes: 1 << 20, Retention: -1})
 	w.must(err)
-	stopKept, stopLive := w.spawn(kept.Run), w.spawn(w.live.Run)
+	w.topic, err = store.OpenLog(db, store.LogOptions{Events: true, Partitions: 2})
+	w.must(err)
+	stopKept, stopLive, stopTopic := w.spawn(kept.Run), w.spawn(w.live.Run), w.spawn(w.topic.Run)
 
 	w.places, w.downs = []*place{{}, {}}, make([]func(), 2)
 	w.rings = []*ring{newRing(0, 1), newRing(0, 1)}
@@ -203,6 +214,7 @@ func newWorld(t *testing.T, p plan) *world {
 			}
 		}
 		stopLive()
+		stopTopic()
 		stopKept()
 		w.must(db.Close())
 	})
@@ -214,8 +226,18 @@ func (w *world) push() {
 	w.n++
 	user, body := users[w.dice.n(2)], strconv.Itoa(w.n)
 	n := w.nodes[w.dice.n(2)]
-	if _, err := n.logic.Push(w.ctx, &logic.PushCommand{Users: []string{user}, Op: 5, Body: []byte(body), Kept: true}); err == nil {
-		w.h.accept(user, body)
+	command := &logic.PushCommand{Users: []string{user}, Op: 5, Body: []byte(body), Kept: true}
+	if w.p.reports {
+		each := events.LevelEach
+		command.Report, command.Ref, command.Deadline = &each, body, time.Duration(w.dice.n(150)+1)*time.Millisecond
+	}
+	result, err := n.logic.Push(w.ctx, command)
+	if err != nil {
+		return
+	}
+	w.h.accept(user, body)
+	if w.p.reports {
+		w.reported = append(w.reported, strconv.FormatUint(result.Users[0].ID, 10))
 	}
 }
 
@@ -306,6 +328,9 @@ func (w *world) run() error {
 			c.connect()
 		}
 		err := w.h.judge()
+		if err == nil && w.p.reports {
+			return w.judgeEvents()
+		}
 		if err == nil || !errors.Is(err, errLost) || time.Now().After(limit) {
 			return err
 		}

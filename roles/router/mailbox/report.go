@@ -14,12 +14,12 @@ import (
 // applies them. So the clock, the bound on the mailbox and the expiry of devices change only
 // other messages. For these messages the owner puts a step into the log: see Due and NextDue.
 
-// TrackedOf returns what a push asks to be tracked; nil: nothing.
-func TrackedOf(r *envelope.Report) *store.MailboxTracked {
+// TrackedOf returns what a push at a time, in Unix milliseconds, asks to be tracked; nil: nothing.
+func TrackedOf(r *envelope.Report, pushedMS int64) *store.MailboxTracked {
 	if r == nil {
 		return nil
 	}
-	return &store.MailboxTracked{Ref: r.Ref, Level: r.Level, DeadlineMS: r.DeadlineMs, DeadlineAny: r.DeadlineAny}
+	return &store.MailboxTracked{PushedMS: pushedMS, Ref: r.Ref, Level: r.Level, DeadlineMS: r.DeadlineMs, DeadlineAny: r.DeadlineAny}
 }
 
 // TakeEvents returns the events of what happened since the last call. They have no id and no
@@ -46,7 +46,7 @@ func (m *Mailbox) receipt(e *Entry, by *Acknowledgement) {
 	}
 	e.Tracked.Receipts = append(e.Tracked.Receipts, store.MailboxReceipt{Device: by.Device, TimeMS: by.TimeMS})
 	m.tell(e, events.LevelEach, events.Event{
-		Type: events.Delivered, Device: by.Device, AfterMS: max(0, by.TimeMS-e.TimeMS), Auto: by.Auto,
+		Type: events.Delivered, Device: by.Device, AfterMS: max(0, by.TimeMS-e.Tracked.PushedMS), Auto: by.Auto,
 	})
 }
 
@@ -198,7 +198,7 @@ func TrackedRecord(t *store.MailboxTracked) *envelope.Tracked {
 	}
 	out := &envelope.Tracked{
 		Report:  &envelope.Report{Level: t.Level, Ref: t.Ref, DeadlineMs: t.DeadlineMS, DeadlineAny: t.DeadlineAny},
-		Decided: t.Decided, Without: slices.Clone(t.Without),
+		Decided: t.Decided, Without: slices.Clone(t.Without), PushedMs: t.PushedMS,
 	}
 	for _, r := range t.Receipts {
 		out.Receipts = append(out.Receipts, &envelope.Receipt{Device: r.Device, TimeMs: r.TimeMS})
@@ -211,7 +211,7 @@ func trackedOfRecord(t *envelope.Tracked) *store.MailboxTracked {
 	if t == nil {
 		return nil
 	}
-	out := TrackedOf(t.Report)
+	out := TrackedOf(t.Report, t.PushedMs)
 	if out == nil {
 		return nil
 	}
