@@ -149,6 +149,18 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// person is a script that uses a page as a person does who is told to by a message.
+const person = `<script>
+let done = false;
+new MutationObserver(() => {
+  const form = document.querySelector('form');
+  if (done || !form || !document.body.innerText.includes('submit the form')) return;
+  done = true;
+  form.querySelector('input').value = 'from the form';
+  form.requestSubmit();
+}).observe(document.body, { subtree: true, childList: true });
+</script>`
+
 // TestPages opens both pages. Each shows what waited and what comes, and after a reload nothing twice.
 func TestPages(t *testing.T) {
 	jstest.Browser(t)
@@ -158,7 +170,7 @@ func TestPages(t *testing.T) {
 			reporter := jstest.NewReporter(t)
 			dir := project(t, func(name, text string) string {
 				if filepath.Ext(name) == ".html" {
-					text = strings.Replace(text, "</html>", reporter.Watch()+"</html>", 1)
+					text = strings.Replace(text, "</html>", reporter.Watch()+person+"</html>", 1)
 				}
 				return server.Real(text)
 			})
@@ -170,6 +182,10 @@ func TestPages(t *testing.T) {
 			reporter.WaitFor(t, "live it waited")
 			post(t, base+"/push?user="+user, "<b>it came</b>")
 			reporter.WaitFor(t, "live it waited <b>it came</b>")
+			if page == "/" {
+				post(t, base+"/push?user="+user, "submit the form")
+				reporter.WaitFor(t, "submit the form from the form")
+			}
 			if strings.Contains(reporter.String(), "error: ") {
 				t.Error("the page has errors")
 			}

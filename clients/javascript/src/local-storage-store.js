@@ -1,3 +1,5 @@
+import { ImgoError } from './protocol.js';
+
 /**
  * The part of localStorage that the store uses.
  * @typedef {{ getItem(key: string): string | null, setItem(key: string, value: string): void }} TextStorage
@@ -17,7 +19,8 @@ export class LocalStorageStore {
    * @param {{ storage?: TextStorage, remember?: number }} [options] another
    *   storage than localStorage, and the number of ids that are kept (8192)
    */
-  constructor(key, { storage = globalThis.localStorage, remember = 8192 } = {}) {
+  constructor(key, { storage = localStorageHere(), remember = 8192 } = {}) {
+    if (!storage) throw new ImgoError('unsupported', 'there is no localStorage here: a worker needs a store of its own');
     this.#key = key;
     this.#storage = storage;
     this.#remember = remember;
@@ -33,5 +36,14 @@ export class LocalStorageStore {
   add(ids) {
     const all = [...this.load(), ...ids];
     this.#storage.setItem(this.#key, all.slice(-this.#remember).join(' '));
+  }
+}
+
+/** A page that may not use its storage throws when it looks. @returns {TextStorage | undefined} */
+function localStorageHere() {
+  try {
+    return globalThis.localStorage;
+  } catch {
+    return undefined;
   }
 }

@@ -452,6 +452,7 @@ describe('a store', () => {
     store.add(['7', '8']);
     assert.deepEqual(new LocalStorageStore('k', { storage }).load(), ['6', '7', '8']);
     assert.deepEqual(new LocalStorageStore('other', { storage }).load(), []);
+    assert.throws(() => new LocalStorageStore('k'), { code: 'unsupported', message: /localStorage/ });
   });
 });
 
