@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"imgo/clients/conformance/driver"
 	"imgo/envelope"
 	"imgo/verify"
 )
@@ -29,6 +31,7 @@ func verifyCommand(opts Options) *cli.Command {
 			"imgo verify --server http://a:7172,http://b:7172 --api-key KEY\n" +
 			"imgo verify --connect push.example.com:8080 --connect wss://push.example.com/sub\n" +
 			"imgo verify --kinds tcp,json,no-ack,sdk --slow 2 --lazy 0.3 --rooms 4\n" +
+			"imgo verify --driver \"node clients/javascript/driver/driver.js\" --driver \"python3 clients/python/driver.py\"\n" +
 			"imgo verify --falsify lose                     (proves that a lost message is found)\n" +
 			"imgo verify --json > report.json\n\n" +
 			"It creates users, connects their devices, pushes messages, and checks what every\n" +
@@ -48,6 +51,9 @@ func verifyCommand(opts Options) *cli.Command {
 			&cli.StringSliceFlag{Name: "kinds",
 				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
 				DefaultText: kindsText(def.Kinds)},
+			&cli.StringSliceFlag{Name: "driver",
+				Usage:       "the `commands` of drivers of client libraries (clients/conformance); adds the kind driver, whose devices use them in turn",
+				DefaultText: "none"},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
 			&cli.GenericFlag{Name: "duration", Value: newDuration(def.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
 			&cli.GenericFlag{Name: "settle", Value: newDuration(def.Settle),
@@ -85,7 +91,7 @@ func kindsText(kinds []verify.DeviceKind) string {
 func verifyFlag(field string) string {
 	return map[string]string{
 		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
-		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Slow": "slow", "Lazy": "lazy", "Rooms": "rooms",
+		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Drivers": "driver", "Slow": "slow", "Lazy": "lazy", "Rooms": "rooms",
 		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify",
 	}[field]
 }
@@ -111,6 +117,15 @@ func runVerify(c *cli.Context, terminal bool) error {
 		for _, kind := range kinds {
 			cfg.Kinds = append(cfg.Kinds, verify.DeviceKind(kind))
 		}
+	}
+	for _, command := range split(c.StringSlice("driver")) {
+		cfg.Drivers = append(cfg.Drivers, driver.Command{Args: strings.Fields(command)})
+	}
+	if len(cfg.Drivers) > 0 && !slices.Contains(cfg.Kinds, verify.DeviceDriver) {
+		if !c.IsSet("kinds") {
+			cfg.Kinds = nil
+		}
+		cfg.Kinds = append(cfg.Kinds, verify.DeviceDriver)
 	}
 	line := &progressLine{to: c.App.ErrWriter, terminal: terminal}
 	if cfg.Progress = line.show; !terminal {

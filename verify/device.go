@@ -32,9 +32,11 @@ const (
 	DeviceNoAck DeviceKind = "no-ack" // TCP without acknowledgements: the server detects deliveries by itself
 	DeviceSDK   DeviceKind = "sdk"    // the Go SDK over TCP
 	DeviceSDKWS DeviceKind = "sdk-ws" // the Go SDK over WebSocket
+	// DeviceDriver is a client library of any language in a driver of Config.Drivers.
+	DeviceDriver DeviceKind = "driver"
 )
 
-// DeviceKinds returns all kinds of devices.
+// DeviceKinds returns all kinds of devices that need no driver.
 func DeviceKinds() []DeviceKind {
 	return []DeviceKind{DeviceTCP, DeviceWS, DeviceJSON, DeviceNoAck, DeviceSDK, DeviceSDKWS}
 }
@@ -52,6 +54,8 @@ type device struct {
 	name  string
 	kind  DeviceKind
 	slow  bool // reads slowly until the pushing ends
+	// driver is the index of its driver in Verifier.drivers. Only DeviceDriver uses it.
+	driver int
 	// ackDelay bounds the time for which the device collects acknowledgements. forget is the share of
 	// acknowledgements that it leaves out. Both apply until the pushing ends.
 	ackDelay  time.Duration
@@ -93,6 +97,9 @@ func newDevice(v *Verifier, user, index int) *device {
 	step := 1 + user/len(kinds)%max(1, len(kinds)-1)
 	d := &device{v: v, user: user, index: index, name: fmt.Sprintf("d%d", index), kind: kinds[(user+index*step)%len(kinds)],
 		known: make(chan struct{})}
+	if n := len(v.cfg.Drivers); n > 0 {
+		d.driver = (user*v.cfg.Devices + index) % n
+	}
 	if d.slow = user < v.cfg.Slow && index == 0; d.slow {
 		d.kind = []DeviceKind{DeviceTCP, DeviceWS, DeviceJSON}[user%3]
 	}
@@ -121,8 +128,12 @@ func (d *device) trouble() error {
 
 // run keeps the device connected until ctx is done.
 func (d *device) run(ctx context.Context) {
-	if d.kind.sdk() {
+	switch {
+	case d.kind.sdk():
 		d.runSDK(ctx)
+		return
+	case d.kind == DeviceDriver:
+		d.runDriver(ctx)
 		return
 	}
 	pause, avoid := wait.Backoff{Min: minBackoff, Max: maxBackoff}, raw.Target{}

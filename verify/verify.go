@@ -9,7 +9,8 @@
 // first affected user and the violation.
 //
 // By default the devices use the protocol without an SDK, because an SDK would hide faults such as
-// duplicate messages. Config.Kinds adds devices that use the Go SDK, which must hide such faults.
+// duplicate messages. Config.Kinds adds devices that use the Go SDK, and Config.Drivers adds client
+// libraries of other languages. They must hide such faults.
 //
 // The package does not inject faults and does not know roles or settings. It needs about 10 KB of
 // memory for each device. The memory for pushes is bounded, however long the run is.
@@ -27,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"imgo/clients/conformance/driver"
 	"imgo/clients/go/pushapi"
 	"imgo/envelope"
 	"imgo/internal/wait"
@@ -51,6 +53,9 @@ type Config struct {
 	// the devices in turn. A kind whose transport the server does not offer uses the other transport.
 	Users, Devices int
 	Kinds          []DeviceKind
+	// Drivers are the programs of the devices of the kind DeviceDriver, in turn. Each one runs once and has a client
+	// for each of its devices (clients/conformance). A driver without TCP uses WebSocket.
+	Drivers []driver.Command
 	// Slow is the number of users whose first device reads slowly and connects without an SDK. One
 	// push in ten goes to one of them, with a larger body. Lazy is the share of devices without an
 	// SDK that acknowledge late or leave acknowledgements out until the pushing ends.
@@ -169,6 +174,12 @@ func (c Config) Check() error {
 		return bad("Prefix", "is longer than 64 bytes")
 	}
 	for _, kind := range c.Kinds {
+		if kind == DeviceDriver {
+			if len(c.Drivers) == 0 {
+				return bad("Drivers", "names no program for the kind %q", DeviceDriver)
+			}
+			continue
+		}
 		if !slices.Contains(DeviceKinds(), kind) {
 			return bad("Kinds", "has %q, must be of %s", kind, names(DeviceKinds()))
 		}
@@ -233,6 +244,7 @@ type Verifier struct {
 	began   time.Time
 	users   []*account
 	devices []*device
+	drivers []*driver.Process
 	rooms   []room
 	// dialing is a semaphore for connections that are being made.
 	dialing chan struct{}
@@ -330,6 +342,11 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	if err := v.createUsers(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
+	stopDrivers, err := v.startDrivers(work)
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	defer stopDrivers()
 	var devices, background sync.WaitGroup
 	defer devices.Wait()
 	defer background.Wait()
