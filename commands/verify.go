@@ -52,7 +52,7 @@ func verifyCommand(opts Options) *cli.Command {
 				Usage:       "the `kinds` of devices: tcp, ws, json, no-ack (an old client), sdk, sdk-ws",
 				DefaultText: kindsText(def.Kinds)},
 			&cli.StringSliceFlag{Name: "driver",
-				Usage:       "the `commands` of drivers of client libraries (clients/conformance); adds the kind driver, whose devices use them in turn",
+				Usage:       "`commands` that drive client libraries (clients/conformance); adds the kind driver, whose devices use them in turn",
 				DefaultText: "none"},
 			&cli.Float64Flag{Name: "rate", Usage: "`pushes` a second", Value: def.Rate},
 			&cli.GenericFlag{Name: "duration", Value: newDuration(def.Duration), Usage: "`time` during which pushes start; 0s means until Ctrl-C"},
@@ -91,7 +91,8 @@ func kindsText(kinds []verify.DeviceKind) string {
 func verifyFlag(field string) string {
 	return map[string]string{
 		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
-		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Drivers": "driver", "Slow": "slow", "Lazy": "lazy", "Rooms": "rooms",
+		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Drivers": "driver", "Slow": "slow", "Lazy": "lazy",
+		"Rooms":     "rooms",
 		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify",
 	}[field]
 }

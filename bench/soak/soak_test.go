@@ -13,6 +13,7 @@ import (
 
 	"imgo/bench/process"
 	"imgo/bench/soak"
+	"imgo/clients/conformance/driver"
 	"imgo/internal/race"
 	"imgo/verify"
 )
@@ -102,6 +103,36 @@ func TestSoak(t *testing.T) {
 			run(t, prepare(t, cfg))
 		})
 	}
+}
+
+// TestDrivers kills the server ten times while the devices are client libraries of every language, 20 of each. To each
+// of them every message comes once and in order.
+func TestDrivers(t *testing.T) {
+	if !full() {
+		t.Parallel()
+	}
+	const of = 20
+	cfg := soak.Short()
+	v := &cfg.Verify
+	for _, l := range driver.Languages() {
+		if err := l.Missing(); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Log(err)
+			continue
+		}
+		command, err := l.Build(t.Context(), "../../clients", t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Drivers = append(v.Drivers, command)
+	}
+	v.Kinds = []verify.DeviceKind{verify.DeviceDriver}
+	v.Devices, v.Users = 2, len(v.Drivers)*of/2
+	v.Slow, v.Lazy, v.Rate = 0, 0, 200 // a driver handles and acknowledges by itself
+	cfg.Kills, cfg.Terms, cfg.Limit = 10, 1, 3*time.Minute
+	run(t, prepare(t, cfg))
 }
 
 func run(t *testing.T, cfg soak.Config) {

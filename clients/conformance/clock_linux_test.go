@@ -34,7 +34,7 @@ type fakeClock struct {
 // Debian), and a runtime that reads the clock through the C library.
 func newFakeClock(w *world) *fakeClock {
 	w.Helper()
-	if !w.lang.libc {
+	if !w.lang.LibC {
 		w.Skip("this runtime does not read the clock through the C library, so the library's clock cannot be faked")
 	}
 	found, err := filepath.Glob("/usr/lib/*/faketime/libfaketimeMT.so.1")

@@ -80,11 +80,11 @@ func scenarios() []scenario {
 // TestConformance plays the scenarios with the driver of each language.
 func TestConformance(t *testing.T) {
 	for _, lang := range chosenLanguages(t) {
-		t.Run(lang.name, func(t *testing.T) {
+		t.Run(lang.Name, func(t *testing.T) {
 			t.Parallel()
-			command := lang.prepare(t)
+			command := prepare(t, lang)
 			shared := startDriver(t, command)
-			if shared.Ready.Language != lang.name || len(shared.Ready.Transports) == 0 {
+			if shared.Ready.Language != lang.Name || len(shared.Ready.Transports) == 0 {
 				t.Fatalf("the driver says that it is %q with the transports %q", shared.Ready.Language, shared.Ready.Transports)
 			}
 			t.Run("scenarios", func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestConformance(t *testing.T) {
 }
 
 // playAll plays a scenario on its transports.
-func (s scenario) playAll(t *testing.T, lang language, command driver.Command, shared *driver.Process) {
+func (s scenario) playAll(t *testing.T, lang driver.Language, command driver.Command, shared *driver.Process) {
 	if s.needs != nil && !s.needs(shared.Ready) {
 		t.Skip("not for this library: " + s.about)
 	}

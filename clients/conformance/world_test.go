@@ -22,7 +22,7 @@ import (
 // world is what a scenario plays with: a driver, the servers and the clients that it makes.
 type world struct {
 	*testing.T
-	lang      language
+	lang      driver.Language
 	command   driver.Command
 	transport string
 	driver    *driver.Process

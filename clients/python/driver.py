@@ -156,7 +156,17 @@ class Driven:
                 self.emit("done", tag=tag, result={})
         elif do == "token":
             self.answer(command)
-        elif do == "hold":
+        elif do in ("hold", "release", "fail", "fail_store"):
+            self.steer(do, command)
+            if tag:
+                self.emit("done", tag=tag, result={})
+        elif self.client is None:
+            self.fail(tag, ImgoError("invalid", "there is no client"))
+        else:
+            self.client_command(self.client, do, tag, command)
+
+    def steer(self, do: str, command: dict[str, Any]) -> None:
+        if do == "hold":
             self.gate.clear()
             self.passes = 0
         elif do == "release":
@@ -164,13 +174,8 @@ class Driven:
             self.gate.set()
         elif do == "fail":
             self.failures = command.get("count", 1)
-        elif do == "fail_store":
-            if self.store is not None:
-                self.store.failures = command.get("count", 1)
-        elif self.client is None:
-            self.fail(tag, ImgoError("invalid", "there is no client"))
-        else:
-            self.client_command(self.client, do, tag, command)
+        elif self.store is not None:
+            self.store.failures = command.get("count", 1)
 
     def answer(self, command: dict[str, Any]) -> None:
         while self.tokens:

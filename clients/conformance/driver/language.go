@@ -1,0 +1,116 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Language is a client library that has a driver.
+type Language struct {
+	Name string
+	// Tools are the programs that the driver needs.
+	Tools []string
+	// LibC is true if the runtime reads the clock through the C library.
+	LibC bool
+
+	build func(ctx context.Context, clients, dir string) (Command, error)
+}
+
+// Languages returns all languages with a driver.
+func Languages() []Language {
+	return []Language{
+		{Name: "go", Tools: []string{"go"}, build: buildGo},
+		{Name: "java", Tools: []string{"java", "mvn"}, LibC: true, build: buildJava},
+		{Name: "javascript", Tools: []string{"node", "npm"}, LibC: true, build: buildJavaScript},
+		{Name: "python", Tools: []string{"python3"}, LibC: true, build: buildPython},
+	}
+}
+
+// Missing returns an error if a tool of the language is not installed.
+func (l Language) Missing() error {
+	for _, tool := range l.Tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("the driver of %s needs %s: %w", l.Name, tool, err)
+		}
+	}
+	return nil
+}
+
+// Build makes the driver ready and returns its command. clients is the path of the folder clients of this repository.
+// dir is a folder for what is built.
+func (l Language) Build(ctx context.Context, clients, dir string) (Command, error) {
+	clients, err := filepath.Abs(clients)
+	if err != nil {
+		return Command{}, fmt.Errorf("build the driver of %s: %w", l.Name, err)
+	}
+	c, err := l.build(ctx, clients, dir)
+	if err != nil {
+		return Command{}, fmt.Errorf("build the driver of %s: %w", l.Name, err)
+	}
+	return c, nil
+}
+
+func run(ctx context.Context, dir, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func buildGo(ctx context.Context, clients, dir string) (Command, error) {
+	program := filepath.Join(dir, "go-driver")
+	return Command{Args: []string{program}}, run(ctx, filepath.Join(clients, "go"), "go", "build", "-o", program, "./driver")
+}
+
+// buildJava builds in a copy, so that two tests may do it at the same time.
+func buildJava(ctx context.Context, clients, dir string) (Command, error) {
+	copied := filepath.Join(dir, "java")
+	if err := copySources(filepath.Join(clients, "java"), copied); err != nil {
+		return Command{}, err
+	}
+	jar := filepath.Join(copied, "imgo-client-driver", "target", "imgo-client-driver.jar")
+	// With the fast compiler alone, a driver that runs for a minute costs half of the CPU time.
+	return Command{Args: []string{"java", "-XX:TieredStopAtLevel=1", "-jar", jar}}, run(ctx, copied,
+		"mvn", "-q", "-B", "-Dmaven.test.skip=true", "-pl", "imgo-client-driver", "-am", "package")
+}
+
+// copySources copies a folder without what Maven has built in it.
+func copySources(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		switch {
+		case entry.IsDir() && entry.Name() == "target":
+			return filepath.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o700)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, name), data, 0o600)
+	})
+}
+
+func buildJavaScript(ctx context.Context, clients, _ string) (Command, error) {
+	folder := filepath.Join(clients, "javascript")
+	// setup installs the package ws.
+	return Command{Args: []string{"node", filepath.Join(folder, "driver", "driver.js")}}, run(ctx, folder, "./setup")
+}
+
+func buildPython(_ context.Context, clients, _ string) (Command, error) {
+	return Command{Args: []string{"python3", filepath.Join(clients, "python", "driver.py")}}, nil
+}
