@@ -357,7 +357,8 @@ func TestKotlinQuickStart(t *testing.T) {
 		s.command(t, "push", "--user", "123", strconv.Itoa(n))
 	}
 	token := s.command(t, "token", "new", "--user", "123")
-	hello := startProgram(t, project, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token, "-Dmaven.repo.local="+repository(t))
+	hello := startProgram(t, project, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token,
+		"-Dmaven.repo.local="+repository(t), "-Dkotlin.compiler.daemon=false") // the daemon would stay for hours
 	hello.waitFor(t, "^2$")
 	s.waitAcknowledged(t)
 	hello.kill(t)
