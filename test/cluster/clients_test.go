@@ -165,9 +165,10 @@ func get(url string, out any) error {
 // pushes has callers that push to users. Each push is tried again until a logic accepts
 // it.
 type pushes struct {
-	w      *world
-	number atomic.Uint64
-	stops  []func()
+	reports bool // pushes have a ref and ask for all events
+	w       *world
+	number  atomic.Uint64
+	stops   []func()
 
 	mu      sync.Mutex
 	at      time.Time // of the last acceptance
@@ -205,7 +206,7 @@ func (p *pushes) stop() {
 func (p *pushes) push(user string) uint64 {
 	number := p.number.Add(1)
 	p.w.h.Tried(number, user)
-	body := fmt.Sprintf(`{"user":%q,"body_text":"%d"}`, user, number)
+	body := fmt.Sprintf(`{"user":%q,"body_text":"%d"%s}`, user, number, p.more(number))
 	key := fmt.Sprintf("push-%d", number)
 	var err error
 	for limit := time.Now().Add(waitLimit); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
@@ -225,6 +226,14 @@ func (p *pushes) push(user string) uint64 {
 	}
 	p.w.t.Errorf("push %d was not accepted within %s: %v", number, waitLimit, err)
 	return 0
+}
+
+// more returns further fields of a push.
+func (p *pushes) more(number uint64) string {
+	if !p.reports {
+		return ""
+	}
+	return fmt.Sprintf(`,"ref":"%d","report":"each"`, number)
 }
 
 func (p *pushes) accepted() {
