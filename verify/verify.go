@@ -388,9 +388,10 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 }
 
 // spareTTL is the lifetime of tokens beyond the planned run. endlessTTL replaces it for a run
-// without Duration. The lifetimes matter if the process is killed before it revokes its tokens.
+// without Duration. The lifetimes matter if the process is killed before it revokes its tokens. The spare time has
+// room for nodes whose clocks are hours apart: a token lives by the clocks of the nodes, a message does not.
 const (
-	spareTTL   = time.Hour
+	spareTTL   = 6 * time.Hour
 	endlessTTL = 30 * 24 * time.Hour
 )
 
