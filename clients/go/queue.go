@@ -111,11 +111,11 @@ func (q *queue) wait(limit time.Duration) error {
 	q.close()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
+	defer q.abandon()
 	select {
 	case <-q.idle:
 		return nil
 	case <-timer.C:
-		q.abandon()
 		return errHandlerLate
 	}
 }
