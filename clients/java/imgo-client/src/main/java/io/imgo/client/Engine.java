@@ -28,6 +28,7 @@ import java.util.concurrent.atomic.AtomicBoolean;
 final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
     /** The longest time before the first attempt at an address that a stopping server named. */
     private static final long JITTER = TimeUnit.MILLISECONDS.toNanos(500);
+    private static final int LAST_SAVES = 3;
     /** Helpers work on one thing each: a token, a connection, the store. One more may hang after it was given up. */
     private static final int MAX_HELPERS = 8;
 
@@ -579,14 +580,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
             keepAlive(until);
         }
         if (options.store != null) {
-            until = Clock.now() + options.requestTimeout;
-            while (saving != null && Clock.now() < until) { // one that was started before
-                keepAlive(until);
-            }
-            startSaving();
-            while (saving != null && Clock.now() < until) {
-                keepAlive(until);
-            }
+            saveLast(Clock.now() + options.requestTimeout);
         }
         if (session != null) {
             try {
@@ -594,6 +588,22 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
             } catch (SessionEnd e) {
                 client.log(LogHook.Level.WARN, "close: " + e.text());
             }
+        }
+    }
+
+    /** Saves what was handled. A store that fails is tried a few times: what is not saved may be handled again after a restart. */
+    private void saveLast(long until) throws IOException {
+        for (int i = 0; i < LAST_SAVES; i++) {
+            while (saving != null && Clock.now() < until) { // the first time, one that was started before
+                keepAlive(until);
+            }
+            if (saving != null || !inbox.hasUnsaved()) {
+                return;
+            }
+            startSaving();
+        }
+        while (saving != null && Clock.now() < until) {
+            keepAlive(until);
         }
     }
 
