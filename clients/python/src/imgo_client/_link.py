@@ -212,18 +212,18 @@ class Link(asyncio.Protocol):
         if transport is None:
             return
         self._unstick()
-        if not self._closed:
-            if not transport.is_closing():
-                with contextlib.suppress(Exception):
-                    transport.write(self._framing.goodbye())
-                transport.close()
-            try:
+        try:
+            if not self._closed:
+                if not transport.is_closing():
+                    with contextlib.suppress(Exception):
+                        transport.write(self._framing.goodbye())
+                    transport.close()
                 # A paused TLS transport would not notice the peer's end.
                 self._resume_reading()
                 await self._closed.wait(CLOSE_TIMEOUT)
-            finally:
-                transport.abort()
-            await self._closed.wait(CLOSE_TIMEOUT)
+        finally:
+            transport.abort()  # also tells TLS of Python 3.10 that a connection is closed which the peer has ended
+        await self._closed.wait(CLOSE_TIMEOUT)
 
     def abort(self, cause: ImgoError) -> None:
         """End the connection at once."""
