@@ -29,7 +29,8 @@ import (
 func documents(t *testing.T) []string {
 	t.Helper()
 	files := []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md", "../bench/README.md",
-		"../clients/go/README.md", "../examples/go/README.md", "../clients/javascript/README.md", "../examples/javascript/README.md"}
+		"../clients/go/README.md", "../examples/go/README.md", "../clients/javascript/README.md", "../examples/javascript/README.md",
+		"../clients/python/README.md", "../examples/python/README.md"}
 	for _, pattern := range []string{"*.md", "*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {

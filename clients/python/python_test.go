@@ -98,7 +98,11 @@ func run(t *testing.T, dir string, env []string, name string, args ...string) st
 func TestTools(t *testing.T) {
 	all := interpreters(t)
 	bin := all[len(all)-1].tools(t)
-	for _, args := range [][]string{{"ruff", "check"}, {"ruff", "format", "--check"}, {"mypy"}} {
+	for _, args := range [][]string{
+		{"ruff", "check", "--no-cache", "--config", "pyproject.toml", ".", "../../examples/python"},
+		{"ruff", "format", "--check", "--no-cache", "--config", "pyproject.toml", ".", "../../examples/python"},
+		{"mypy", "--cache-dir", t.TempDir()},
+	} {
 		run(t, ".", nil, filepath.Join(bin, args[0]), args[1:]...)
 	}
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import ssl
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from conftest import left
-from fake import Server, serving, until, watching, within
+from fake import LIMIT, Server, serving, until, watching, within
 from imgo_client import Client, ImgoError, Message, _wire
 
 
@@ -778,17 +780,40 @@ async def test_async_with_ends_a_client_whose_connect_is_cancelled() -> None:
         assert not left()
 
 
-def test_the_end_of_the_event_loop() -> None:
-    """A program that forgets to close leaves no task that is pending."""
+@pytest.mark.parametrize("loop", [False, True])
+def test_the_end_of_the_event_loop(loop: bool) -> None:
+    """asyncio.run cancels every task at its end. What was handled is acknowledged, and no task is left."""
+    addresses: queue.Queue[str] = queue.Queue()
+    acked: list[int] = []
+
+    async def serve() -> None:
+        async with serving() as server:
+            addresses.put(server.address)
+            peer = await server.accept()
+            peer.message(1)
+            await peer.rest()
+            acked.extend(peer.acked)
 
     async def use() -> None:
-        async with serving() as server:
-            client = Client(server.address, token="t", on_message=lambda m: None)
-            connecting = asyncio.ensure_future(client.connect())
-            await server.accept()
-            await within(connecting)
+        got: list[int] = []
+        on_message = None if loop else lambda m: got.append(m.id)
+        client = Client(addresses.get(timeout=LIMIT), token="t", on_message=on_message, ack_delay=1000)
+        await within(client.connect())
 
+        async def iterate() -> None:
+            async for message in client:
+                got.append(message.id)
+
+        iterating = asyncio.ensure_future(iterate()) if loop else None
+        await until(lambda: got == [1])
+        await asyncio.sleep(0)  # the loop asks for the next message
+        assert iterating is None or not iterating.done()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
     asyncio.run(use())
+    thread.join(LIMIT)
+    assert acked == [1]
 
 
 async def test_clients_in_one_loop_share_nothing() -> None:

@@ -152,7 +152,7 @@ def test_pushes(plain_api: PushClient, user: str) -> None:
     assert first.id == again.id != 0
     assert (first.duplicate, again.duplicate) == (False, True)
     assert api.push(user=user, text="typing", kept=False).id == 0
-    both = api.push(users=[user, user + "2"], body=1, ttl=3600)
+    both = api.push(users=[user, user + "2"], body=1, ttl=3600, ref="order-17", report="each", deadline=60)
     assert [r.user for r in both.results] == [user, user + "2"]
     assert api.push(all=True, body=1).sessions is None
     good, bad = api.push_batch([Push(user=user, body=1), Push(user="", body=1)])

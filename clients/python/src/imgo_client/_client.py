@@ -20,7 +20,7 @@ from ._errors import ErrorCode, ImgoError
 from ._inbox import Inbox
 from ._link import dial
 from ._options import Handler, LogLevel, Message, Options, State, StateEvent, TokenSource, check_name, texts
-from ._session import Session
+from ._session import Owner, Session
 from ._store import Store
 from ._wire import AuthReply, Close, Packet, RoomChange
 
@@ -114,6 +114,7 @@ class Client:
         self._refused: Close | None = None  # why the server refused the client for good
         self._stopping = False
 
+        self._owner = Owner(self._accepted, self._ready, self._message, self._room_changed, self._session_ended)
         self._session: Session | None = None
         self._live_since = 0.0
         self._running: asyncio.Task[None] | None = None
@@ -248,7 +249,7 @@ class Client:
 
     # What the session tells.
 
-    def accepted(self, session: Session, reply: AuthReply) -> None:
+    def _accepted(self, session: Session, reply: AuthReply) -> None:
         self._live_since = asyncio.get_running_loop().time()
         self._hurry.clear()
         self._set_state(
@@ -262,14 +263,14 @@ class Client:
             )
         )
         for change in reply.refused:
-            self.room_changed(change)
+            self._room_changed(change)
         self._end_connects(lambda: None)
         self._due.set()
 
-    def room_for_message(self) -> bool:
+    def _ready(self) -> bool:
         return len(self._queue) < self._options.queue and not self._inbox.full
 
-    def message(self, packet: Packet) -> None:
+    def _message(self, packet: Packet) -> None:
         if packet.id and not self._inbox.take(packet.id):
             self._due.set()
             return
@@ -277,13 +278,13 @@ class Client:
         self._drained.clear()
         self._arrived.set()
 
-    def room_changed(self, change: RoomChange) -> None:
+    def _room_changed(self, change: RoomChange) -> None:
         # A server that could not decide may do so next time.
         if not change.joined and change.code != "unavailable":
             self._rooms.discard(change.room)
         self._notify(self._options.on_room, change)
 
-    def session_ended(self, session: Session, cause: Close | ImgoError) -> None:
+    def _session_ended(self, cause: Close | ImgoError) -> None:
         if isinstance(cause, ImgoError) and cause.code == "protocol":
             self._error(cause)
 
@@ -355,7 +356,7 @@ class Client:
                 connect_timeout=max(until - loop.time(), 0),
                 write_timeout=options.request_timeout,
             )
-            session = Session(link, self, options.request_timeout, options.heartbeat_timeout)
+            session = Session(link, self._owner, options.request_timeout, options.heartbeat_timeout)
             self._session, rooms = session, frozenset(self._rooms)
             body = _wire.auth_body(token, device=options.device, platform=options.platform, rooms=rooms, accepts=options.accepts)
             if await session.authenticate(body, rooms, options.auth_timeout):
@@ -379,10 +380,21 @@ class Client:
         if self._options.token_source is not None and session.reply.expires_in > 0:
             beside.append(_aio.start(self._refresh(session, session.reply.expires_in), "refresh the token"))
         try:
-            await session.serve()
+            await self._serve_to_the_end(session)
         finally:
             for task in beside:
                 await _aio.end(task)
+
+    async def _serve_to_the_end(self, session: Session) -> None:
+        try:
+            await session.serve()
+        except asyncio.CancelledError:
+            if self._closing is not None:
+                raise
+            # asyncio.run cancels every task at its end. The client still acknowledges what was handled.
+            self._stopping = True
+            self._closing = _aio.start(self._close(), "close")
+            await session.serve()  # until _close cancels it
 
     async def _load(self) -> None:
         """Load the ids of the store, once."""
@@ -520,7 +532,7 @@ class Client:
                 await session.call(op, room.encode())
             except ImgoError as error:
                 if error.code == "denied" and op == _wire.OP_JOIN_ROOM:
-                    self.room_changed(RoomChange(room, False, error.server_code, str(error)))
+                    self._room_changed(RoomChange(room, False, error.server_code, str(error)))
                 else:
                     self._log("warn", str(error))
 
@@ -566,7 +578,7 @@ class Client:
 
     def _take(self) -> Message:
         """Take the next message from the queue."""
-        full = not self.room_for_message()
+        full = not self._ready()
         message = self._queue.popleft()
         self._idle.clear()
         if full and self._session is not None and not self._stopping:

@@ -48,7 +48,7 @@ class Push:
     """One push: a target, a body and options.
 
     The target is ``user``, ``users``, ``keys`` (with or without ``user``), ``room`` or ``all``. The body is ``body`` (any
-    value of JSON), ``text`` or ``data``. ``ttl`` is in seconds, or a text such as ``"24h"``.
+    value of JSON), ``text`` or ``data``. ``ttl`` and ``deadline`` are in seconds, or a text such as ``"24h"``.
     """
 
     user: str | None = None
@@ -63,6 +63,10 @@ class Push:
     kept: bool | None = None
     ttl: float | str | None = None
     idempotency_key: str | None = None
+    ref: str | None = None
+    report: str | None = None
+    deadline: float | str | None = None
+    deadline_if: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of the request."""
@@ -78,6 +82,10 @@ class Push:
             "kept": self.kept,
             "ttl": self.ttl,
             "idempotency_key": self.idempotency_key,
+            "ref": self.ref,
+            "report": self.report,
+            "deadline": self.deadline,
+            "deadline_if": self.deadline_if,
         }
         fields = {name: value for name, value in fields.items() if value is not None}
         if self.body is not MISSING:
@@ -172,12 +180,18 @@ class PushClient:
         kept: bool | None = None,
         ttl: float | str | None = None,
         idempotency_key: str | None = None,
+        ref: str | None = None,
+        report: str | None = None,
+        deadline: float | str | None = None,
+        deadline_if: str | None = None,
     ) -> Pushed:
         """Push one message. The arguments are those of ``Push``.
 
         When it returns, a kept message is on the disk of the server, and reaches every device of the user.
         """
-        push = Push(user, users, keys, room, all, body, text, data, op, kept, ttl, idempotency_key)
+        push = Push(
+            user, users, keys, room, all, body, text, data, op, kept, ttl, idempotency_key, ref, report, deadline, deadline_if
+        )
         return _pushed(self._call("POST", "/v1/push", push.fields(), repeat=bool(idempotency_key)))
 
     def push_batch(self, pushes: Iterable[Push]) -> list[Pushed | PushError]:

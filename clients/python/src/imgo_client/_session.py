@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from . import _wire
 from ._aio import Signal
@@ -20,16 +20,16 @@ _REPLIES = {_wire.OP_AUTH: _wire.OP_AUTH_REPLY, _wire.OP_ACK: _wire.OP_ACK_REPLY
 """The op of the reply. The reply to a message of the application has the op of the message."""
 
 
-class Owner(Protocol):
+@dataclass(frozen=True)
+class Owner:
     """What a session tells its client."""
 
-    def accepted(self, session: Session, reply: AuthReply) -> None: ...
-    def room_for_message(self) -> bool:
-        """Report whether another message may come."""
-
-    def message(self, packet: Packet) -> None: ...
-    def room_changed(self, change: RoomChange) -> None: ...
-    def session_ended(self, session: Session, cause: Close | ImgoError) -> None: ...
+    accepted: Callable[[Session, AuthReply], None]
+    ready: Callable[[], bool]
+    """Reports whether another message may come."""
+    message: Callable[[Packet], None]
+    room_changed: Callable[[RoomChange], None]
+    ended: Callable[[Close | ImgoError], None]
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
     # The calls of the link.
 
     def ready(self) -> bool:
-        return self._discarding or self.cause is not None or self._owner.room_for_message()
+        return self._discarding or self.cause is not None or self._owner.ready()
 
     def packet(self, packet: Packet) -> None:
         if self.cause is not None:
@@ -97,7 +97,7 @@ class Session:
                 future.set_result(ImgoError("lost", f"{_name(op)}: {_text(cause)}"))
         self._over.set()
         self._decided.set()
-        self._owner.session_ended(self, cause)
+        self._owner.ended(cause)
 
     # The calls of the client.
 
