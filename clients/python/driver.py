@@ -154,9 +154,7 @@ class Driven:
                 self.fail(tag, error)
             else:
                 self.emit("done", tag=tag, result={})
-        elif do == "token":
-            self.answer(command)
-        elif do in ("hold", "release", "fail", "fail_store"):
+        elif do in ("token", "hold", "release", "fail", "fail_store"):
             self.steer(do, command)
             if tag:
                 self.emit("done", tag=tag, result={})
@@ -166,7 +164,9 @@ class Driven:
             self.client_command(self.client, do, tag, command)
 
     def steer(self, do: str, command: dict[str, Any]) -> None:
-        if do == "hold":
+        if do == "token":
+            self.answer(command)
+        elif do == "hold":
             self.gate.clear()
             self.passes = 0
         elif do == "release":
@@ -236,6 +236,7 @@ async def main() -> None:
         if do == "new" or name not in clients:
             clients[name] = Driven(name)
         clients[name].command(do, tag, command)
+        await asyncio.sleep(0)  # the call begins before the next command
     sys.stdout.flush()
     os._exit(0)  # without closing the client
 
