@@ -17,11 +17,19 @@ var languageFlag = flag.String("language", "", "the languages to judge, separate
 
 var apartFlag = flag.Bool("apart", false, "start a driver for each scenario, in place of one for all")
 
+// The flags that TestJudge gives to the processes that it starts.
+var (
+	programFlag = flag.String("program", "", "the `path` of a driver that is built already, for a single language")
+	faultFlag   = flag.String("fault", "", "falsify what the library does in this `way`")
+	limitFlag   = flag.Duration("limit", peer.Limit, "the longest `time` that a scenario waits for one step")
+)
+
 // parallel is the number of scenarios that run side by side. They wait much more than they work.
 const parallel = "16"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	peer.Limit = *limitFlag
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
@@ -116,7 +124,7 @@ func (s scenario) playAll(t *testing.T, lang driver.Language, command driver.Com
 	for _, transport := range on {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			w := &world{T: t, lang: lang, command: command, transport: transport, driver: shared}
+			w := &world{T: t, fault: faults()[*faultFlag], lang: lang, command: command, transport: transport, driver: shared}
 			if s.own || *apartFlag {
 				w.restart()
 			}

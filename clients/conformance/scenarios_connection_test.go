@@ -196,7 +196,7 @@ func serveSlowly(w *world, s *server) {
 		}
 		conn := s.connection(raw)
 		if p, err := conn.Read(); err == nil {
-			conn.packets = append(conn.packets, p)
+			conn.took(p)
 			conn.admit(authReply{})
 			return
 		}

@@ -66,6 +66,7 @@ func playCloseAcks(w *world) {
 	conn.write(kept(2, 3)...)
 	c.message(2, numbered(2))
 	tag := c.start("close", nil)
+	time.Sleep(quiet)
 	if c.ended(tag) {
 		w.Error("close does not wait for the running handler")
 	}

@@ -324,7 +324,7 @@ func playBacklog(w *world) {
 
 func playSlowHandler(w *world) {
 	const count, size, queue = 150, 40_000, 4
-	_, c, conn := live(w, options{"queue": queue, "heartbeat_timeout_ms": 500}, authReply{Heartbeat: 0.1})
+	_, c, conn := live(w, options{"queue": queue, "heartbeat_timeout_ms": 1500}, authReply{Heartbeat: 0.1})
 	body := func(id uint64) []byte {
 		return fmt.Appendf(nil, `{"n":%d,"x":"%s"}`, id, bytes.Repeat([]byte("x"), size))
 	}
@@ -335,8 +335,9 @@ func playSlowHandler(w *world) {
 	c.set("hold", nil)
 	conn.SmallBuffer()
 	conn.mute(protocol.OpHeartbeat) // an answer would wait behind the messages
-	// The client's own heartbeats are the clock: the server's writes make no progress for several of them.
-	for stalled := 0; stalled < 5; {
+	// The client's own heartbeats are the clock: the server's writes make no progress for 20 of them, longer than
+	// heartbeat_timeout.
+	for stalled := 0; stalled < 10; {
 		n, err := conn.WriteSome(all, time.Now().Add(50*time.Millisecond))
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			w.Fatalf("write to the client: %v", err)

@@ -95,13 +95,20 @@ func (s *server) authenticate() *connection {
 }
 
 // readAuth reads the auth packet.
-func (c *connection) readAuth() transport.Packet {
+func (c *connection) readAuth() {
 	w := c.s.w
 	w.Helper()
 	p, err := c.Read()
 	if err != nil {
 		w.Fatalf("read the auth packet: %v", err)
 	}
+	c.took(p)
+}
+
+// took records the auth packet.
+func (c *connection) took(p transport.Packet) {
+	w := c.s.w
+	w.Helper()
 	if p.Op != protocol.OpAuth || p.Version != protocol.Version2 || p.Seq == 0 {
 		w.Fatalf("the first packet has operation %d, version %d and sequence %d, want 7, 2 and not 0", p.Op, p.Version, p.Seq)
 	}
@@ -110,7 +117,6 @@ func (c *connection) readAuth() transport.Packet {
 	}
 	c.packets = append(c.packets, p)
 	c.at[protocol.OpAuth] = 1
-	return p
 }
 
 // session accepts a connection, lets the client in and answers its requests from then on.

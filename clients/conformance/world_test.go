@@ -22,6 +22,7 @@ import (
 // world is what a scenario plays with: a driver, the servers and the clients that it makes.
 type world struct {
 	*testing.T
+	fault     fault
 	lang      driver.Language
 	command   driver.Command
 	transport string
@@ -111,6 +112,9 @@ func (w *world) client(s *server, o options) *client {
 	if all["token_source"] == true && o["token"] == nil {
 		delete(all, "token")
 	}
+	if w.fault.options != nil {
+		w.fault.options(all)
+	}
 	c := w.unmade()
 	c.ok(c.start("new", fields{"options": all}))
 	return c
@@ -156,9 +160,13 @@ type client struct {
 
 // take records an event.
 func (c *client) take(e driver.Event) {
+	events := []driver.Event{e}
+	if c.w.fault.event != nil {
+		events = c.w.fault.event(e)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.events = append(c.events, e)
+	c.events = append(c.events, events...)
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -205,6 +213,9 @@ func (c *client) set(do string, f fields) {
 // command returns a command for the client.
 func (c *client) command(do string, f fields) map[string]any {
 	command := map[string]any{"do": do}
+	if do == c.w.fault.unheard {
+		command["do"] = "release" // nothing is held
+	}
 	if c.name != "" {
 		command["client"] = c.name
 	}
