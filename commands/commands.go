@@ -128,7 +128,7 @@ func newApp(opts Options, complete cli.BashCompleteFunc) *cli.App {
 	}
 	app.Commands = append([]*cli.Command{
 		serveCommand(opts), tokenCommand(), pushCommand(), listenCommand(opts), usersCommand(), roomsCommand(), eventsCommand(), noticesCommand(),
-		nodesCommand(), statsCommand(), partitionsCommand(), hooksCommand(), verifyCommand(opts),
+		nodesCommand(), statsCommand(), partitionsCommand(), hooksCommand(), explainCommand(), verifyCommand(opts),
 	}, opts.Extra...)
 	app.Commands = append(app.Commands, completionCommand(), versionCommand(opts))
 	for _, command := range app.Commands {

@@ -409,7 +409,9 @@ type Push struct {
 	// reserved for: 6 collapse_key, 8 origin
 	// report says which events the caller asked for; nil: none. A record with it
 	// has the version 2.
-	Report        *Report `protobuf:"bytes,7,opt,name=report,proto3" json:"report,omitempty"`
+	Report *Report `protobuf:"bytes,7,opt,name=report,proto3" json:"report,omitempty"`
+	// caller is the name of the API key that pushed; empty: there are no keys.
+	Caller        string `protobuf:"bytes,9,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +486,13 @@ func (x *Push) GetReport() *Report {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *Push) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
 }
 
 // Report is what the caller of a push wants to be told.
@@ -6548,7 +6557,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"3\n" +
 	"\vMemberships\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x04R\x02at\x12\x14\n" +
-	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\xba\x01\n" +
+	"\x05rooms\x18\x02 \x03(\tR\x05rooms\"\xd2\x01\n" +
 	"\x04Push\x12\x14\n" +
 	"\x05users\x18\x01 \x03(\tR\x05users\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -6556,7 +6565,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\x12'\n" +
 	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x120\n" +
-	"\x06report\x18\a \x01(\v2\x18.imgo.envelope.v1.ReportR\x06report\"t\n" +
+	"\x06report\x18\a \x01(\v2\x18.imgo.envelope.v1.ReportR\x06report\x12\x16\n" +
+	"\x06caller\x18\t \x01(\tR\x06caller\"t\n" +
 	"\x06Report\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x1f\n" +

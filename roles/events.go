@@ -6,6 +6,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/events"
+	"imgo/roles/logic"
 )
 
 // eventTopics are the events topics of all generations, for the readers of this process. Safe for
@@ -51,4 +52,37 @@ func (t *eventTopics) Open(ctx context.Context, generation uint16) (events.Log, 
 // Events returns events that a caller of the API asks for.
 func (s service) Events(ctx context.Context, q events.Query) (*events.Page, error) {
 	return events.NewWindow(&s.n.topics).Read(ctx, q)
+}
+
+// Explain says what became of a message: what the log, the owner, the events topic and the hooks know.
+func (s service) Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error) {
+	c := s.n.core.Load()
+	x, err := s.Logic.Explain(ctx, c.kept, user, id)
+	if err != nil {
+		return nil, err
+	}
+	var since int64
+	for _, step := range x.Steps {
+		if since == 0 {
+			since = step.TimeMS
+		}
+	}
+	topic, err := s.n.topics.Open(ctx, c.kept.Generation())
+	if err != nil {
+		return nil, err
+	}
+	found, complete, err := events.OfMessage(ctx, topic, envelope.Partition(user, int(topic.Partitions())), user, id, since)
+	if err != nil {
+		return nil, err
+	}
+	if !complete {
+		x.Unknown = append(x.Unknown, "the events topic has too many events since then; the later ones are not looked at")
+	}
+	x.AddEvents(found, func(r events.Record) []string {
+		if s.n.hooks == nil || s.n.hooks.admin == nil {
+			return nil
+		}
+		return s.n.hooks.admin.Fate(topic.Generation(), r)
+	})
+	return x, nil
 }

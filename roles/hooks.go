@@ -37,7 +37,7 @@ func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 	}
 	s := &hookService{}
 	if shows {
-		s.admin = hooks.NewAdmin(n.cfg.Settings.Names(), &n.topics, table, n.log)
+		s.admin = hooks.NewAdmin(n.cfg.Hooks, &n.topics, table, n.log)
 	}
 	if posts {
 		s.poster, err = hooks.New(n.cfg.Hooks, hooks.Deps{

@@ -49,6 +49,8 @@ type PushCommand struct {
 	// so if no device has it then, or with DeadlineAny if any device lacks it. Only with Kept.
 	Deadline    time.Duration
 	DeadlineAny bool
+	// Caller is the name of the API key that pushes; empty: there are no keys. The log keeps it.
+	Caller string
 	// IdempotencyKey is a key in the scope of its caller; empty: none. For 24 h a
 	// second push with the same key has no effect on a user that the first reached.
 	IdempotencyKey string

@@ -147,7 +147,7 @@ func (h *pushHandler) keptRecords(c *PushCommand, t targets) ([]keptRecord, erro
 	records := groupKept(c, t)
 	for i := range records {
 		value, err := encodeRecord(&envelope.Record{Push: &envelope.Push{
-			Users: records[i].users, Op: c.Op, Body: c.Body, ExpiresMs: expires, IdempotencyKey: c.IdempotencyKey,
+			Users: records[i].users, Op: c.Op, Body: c.Body, ExpiresMs: expires, IdempotencyKey: c.IdempotencyKey, Caller: c.Caller,
 			Report: report,
 		}}, now)
 		if err != nil {

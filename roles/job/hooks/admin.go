@@ -18,13 +18,13 @@ import (
 type Admin struct {
 	mirror *mirror
 	topics events.Topics
-	names  []string
+	hooks  []Config
 	log    zerolog.Logger
 }
 
-// NewAdmin returns an Admin. names are the hooks of the settings.
-func NewAdmin(names []string, topics events.Topics, table Table, logger zerolog.Logger) *Admin {
-	return &Admin{mirror: newMirror(table), topics: topics, names: names, log: logger}
+// NewAdmin returns an Admin of the hooks of the settings.
+func NewAdmin(hooks []Config, topics events.Topics, table Table, logger zerolog.Logger) *Admin {
+	return &Admin{mirror: newMirror(table), topics: topics, hooks: hooks, log: logger}
 }
 
 // Run follows the table until ctx is done.
@@ -69,13 +69,13 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 		}
 		return found[name]
 	}
-	for _, name := range a.names {
-		hook(name)
+	for _, c := range a.hooks {
+		hook(c.Name)
 	}
 	a.mirror.each(statePrefix, func(key string, value []byte) {
 		var s State
 		name, at, ok := parseStateKey(key)
-		if ok && slices.Contains(a.names, name) && json.Unmarshal(value, &s) == nil {
+		if ok && a.has(name) && json.Unmarshal(value, &s) == nil {
 			hook(name).add(s)
 			if !s.Ended {
 				positions[name][at] = s.Position
@@ -98,6 +98,43 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 		list = append(list, *found[name])
 	}
 	return list, nil
+}
+
+// has reports whether the settings have a hook.
+func (a *Admin) has(name string) bool {
+	return slices.ContainsFunc(a.hooks, func(c Config) bool { return c.Name == name })
+}
+
+// Fate says of each hook that gets an event what became of it. The stored states are up to ten seconds old.
+func (a *Admin) Fate(generation uint16, r events.Record) (texts []string) {
+	for _, c := range a.hooks {
+		if len(c.Types) > 0 && !events.Matches(c.Types, r.Type) {
+			continue
+		}
+		var s State
+		value, _ := a.mirror.get(stateKey(c.Name, place{generation, r.Partition}))
+		if value == nil || json.Unmarshal(value, &s) != nil {
+			s = State{Position: -1}
+		}
+		texts = append(texts, fmt.Sprintf("hook %q %s", c.Name, s.fate(r.Offset)))
+	}
+	return texts
+}
+
+// fate says what became of the event at an offset.
+func (s *State) fate(offset int64) string {
+	is := func(l Letter) bool { return l.Offset == offset }
+	if i := slices.IndexFunc(s.Open, is); i >= 0 {
+		return fmt.Sprintf("has tried it %d times; %s; the next try is at %s", s.Open[i].Tries, s.Failing,
+			time.UnixMilli(s.Open[i].DueMS).UTC().Format(time.RFC3339))
+	}
+	if i := slices.IndexFunc(s.Dead, is); i >= 0 {
+		return "has set it aside: " + s.Dead[i].Why
+	}
+	if offset < s.Position {
+		return "has posted it, or began after it"
+	}
+	return "has not posted it yet"
 }
 
 // add adds the state of a partition.
@@ -163,8 +200,8 @@ func (a *Admin) Resume(ctx context.Context, name string) error {
 }
 
 func (a *Admin) change(ctx context.Context, name string, fn func(*Control) error) error {
-	if !slices.Contains(a.names, name) {
-		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %q", name, a.names)
+	if !a.has(name) {
+		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %d others", name, len(a.hooks))
 	}
 	if err := a.mirror.sync(ctx); err != nil {
 		return err

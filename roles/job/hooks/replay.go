@@ -2,10 +2,8 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"imgo/internal/events"
 )
@@ -26,7 +24,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		slices.SortFunc(state.Open, func(a, b Letter) int { return int(a.Offset - b.Offset) })
 	} else {
 		var err error
-		if position, err = offsetAt(ctx, c.log, c.partition, control.FromMS); err != nil {
+		if position, err = events.OffsetAt(ctx, c.log, c.partition, control.FromMS); err != nil {
 			return fmt.Errorf("find where the replay begins: %w", err)
 		}
 		again := func(l Letter) bool { return l.Offset >= position }
@@ -39,37 +37,4 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 	}
 	h.log.Info().Int32("partition", c.partition).Int64("offset", position).Bool("dead_letters", control.Dead).Msg("the hook is replayed")
 	return commit(ctx, Part{c.partition, position})
-}
-
-// offsetAt returns the offset of the first event of a partition at or after a time, in Unix milliseconds. An
-// event has the time of its record.
-func offsetAt(ctx context.Context, log events.Log, partition int32, ms int64) (int64, error) {
-	low, high, err := log.Bounds(ctx, partition)
-	if err != nil {
-		return 0, err
-	}
-	for low < high {
-		middle := low + (high-low)/2
-		entries, err := log.Read(ctx, partition, middle, 1)
-		if err != nil {
-			return 0, err
-		}
-		if len(entries) > 0 && eventMS(entries[0].Value) < ms {
-			low = entries[0].Offset + 1
-		} else {
-			high = middle
-		}
-	}
-	return low, nil
-}
-
-// eventMS returns the time of an event in Unix milliseconds; 0: it cannot be read.
-func eventMS(value []byte) int64 {
-	var e struct {
-		Time time.Time `json:"time"`
-	}
-	if json.Unmarshal(value, &e) != nil {
-		return 0
-	}
-	return e.Time.UnixMilli()
 }

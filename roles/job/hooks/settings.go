@@ -60,12 +60,3 @@ func (s *Settings) Check(refuse func(wrong, mend string)) {
 		}
 	}
 }
-
-// Names returns the names of the hooks.
-func (s *Settings) Names() []string {
-	names := make([]string, len(s.Hooks))
-	for i, c := range s.Hooks {
-		names[i] = c.Name
-	}
-	return names
-}

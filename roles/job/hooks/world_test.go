@@ -383,7 +383,7 @@ func (w *world) status() (s hooks.Status) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]string{w.cfg.Name}, &w.topics, w.table, zerolog.Nop())
+	a := hooks.NewAdmin([]hooks.Config{w.cfg}, &w.topics, w.table, zerolog.Nop())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	if err := fn(ctx, a); err != nil {

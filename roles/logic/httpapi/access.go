@@ -386,6 +386,13 @@ func (g guard) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
 	return g.service.Grow(ctx, kept)
 }
 
+func (g guard) Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error) {
+	if err := userOf(ctx, user); err != nil {
+		return nil, err
+	}
+	return g.service.Explain(ctx, user, id)
+}
+
 func (g guard) Hooks(ctx context.Context) ([]logic.Hook, error) {
 	if err := serverWide(ctx, "see the hooks"); err != nil {
 		return nil, err

@@ -409,3 +409,9 @@ func (f *fakeService) ReplayHook(_ context.Context, hook string, r logic.HookRep
 func (f *fakeService) ResumeHook(_ context.Context, hook string) error {
 	return f.record("resume " + hook)
 }
+
+func (f *fakeService) Explain(_ context.Context, user string, id uint64) (*logic.Explanation, error) {
+	return &logic.Explanation{
+		User: user, ID: fmt.Sprint(id), Steps: []logic.Step{{TimeMS: 1700000000000, Kind: "accepted", Text: "the push was accepted"}},
+	}, f.record(fmt.Sprint("explain ", user, " ", id))
+}

@@ -50,6 +50,14 @@ func (c *caller) label() string {
 	return c.name
 }
 
+// pusher returns the name that the log keeps of a push; empty: there are no keys.
+func (c *caller) pusher() string {
+	if c == nil {
+		return ""
+	}
+	return c.name
+}
+
 // keyring has the callers. An empty keyring admits every request.
 type keyring struct {
 	callers []*caller

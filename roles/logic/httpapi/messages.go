@@ -140,12 +140,9 @@ func (a *API) message(c *call) error {
 	if err != nil {
 		return err
 	}
-	id, err := messageID(c, "id", c.R.PathValue("id"))
+	id, err := pathMessageID(c)
 	if err != nil {
 		return err
-	}
-	if id == 0 {
-		return envelope.Invalid("id", "must not be 0")
 	}
 	r, err := a.service.Messages(c.Ctx, &envelope.MessagesRequest{User: user, Id: id, MaxMessages: 1, Bodies: true})
 	if err != nil {
@@ -159,6 +156,33 @@ func (a *API) message(c *call) error {
 		messageView
 		Devices []messageDevice `json:"devices"`
 	}{viewMessage(r.Messages[0], true), viewDevices(r.Messages[0])})
+}
+
+// explain answers GET /v1/users/{user}/messages/{id}/explain and /v1/user/messages/{id}/explain?user=…: what became of a
+// message, whether it waits or not.
+func (a *API) explain(c *call) error {
+	user, err := c.userName()
+	if err != nil {
+		return err
+	}
+	id, err := pathMessageID(c)
+	if err != nil {
+		return err
+	}
+	x, err := a.service.Explain(c.Ctx, user, id)
+	if err != nil {
+		return err
+	}
+	return c.Reply(http.StatusOK, x)
+}
+
+// pathMessageID reads the id of a message in the path.
+func pathMessageID(c *call) (uint64, error) {
+	id, err := messageID(c, "id", c.R.PathValue("id"))
+	if err == nil && id == 0 {
+		err = envelope.Invalid("id", "must not be 0")
+	}
+	return id, err
 }
 
 // messageID reads the id of a message; "" is 0.

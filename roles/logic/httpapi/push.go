@@ -219,7 +219,8 @@ func (p *pushRequest) command(key *caller) *logic.PushCommand {
 	cmd := &logic.PushCommand{
 		Users: p.users, Keys: p.keys, Room: p.room, All: p.target == "all",
 		Op: p.op, Body: p.body, Kept: *p.kept, TTL: p.ttl, IdempotencyKey: key.scope(p.idempotencyKey),
-		Ref: p.ref, Report: p.report, Deadline: p.deadline, DeadlineAny: p.deadlineAny != nil && *p.deadlineAny,
+		Caller: key.pusher(),
+		Ref:    p.ref, Report: p.report, Deadline: p.deadline, DeadlineAny: p.deadlineAny != nil && *p.deadlineAny,
 	}
 	switch {
 	case p.target == "user":

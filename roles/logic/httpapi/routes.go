@@ -81,6 +81,7 @@ func (a *API) register() {
 			http.MethodDelete: {httpcall.ScopeUsers, a.purge},
 		}},
 		{path: "/v1/users/{user}/messages/{id}", form: v1, methods: get(httpcall.ScopeRead, a.message)},
+		{path: "/v1/users/{user}/messages/{id}/explain", form: v1, methods: get(httpcall.ScopeRead, a.explain)},
 		{path: "/v1/user", form: v1, methods: methods{
 			http.MethodGet:    {httpcall.ScopeRead, a.user},
 			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
@@ -92,6 +93,7 @@ func (a *API) register() {
 			http.MethodDelete: {httpcall.ScopeUsers, a.purge},
 		}},
 		{path: "/v1/user/messages/{id}", form: v1, methods: get(httpcall.ScopeRead, a.message)},
+		{path: "/v1/user/messages/{id}/explain", form: v1, methods: get(httpcall.ScopeRead, a.explain)},
 		{path: "/v1/user/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
 		{path: "/v1/users/{user}/rooms", form: v1, methods: get(httpcall.ScopeRead, a.userRooms)},
 		{path: "/v1/users/{user}/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},

@@ -83,6 +83,8 @@ type Overview interface {
 	Partitions(ctx context.Context) (logic.Partitions, error)
 	// Grow begins to add partitions, and returns the progress.
 	Grow(ctx context.Context, kept int) (logic.Partitions, error)
+	// Explain says what became of a message that was pushed to a user.
+	Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error)
 	// Hooks returns what the hooks have done and have to do, by name.
 	Hooks(ctx context.Context) ([]logic.Hook, error)
 	// ReplayHook makes a hook post events again. ResumeHook ends its pause.
