@@ -239,6 +239,32 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/users/{user}/messages/{id}/explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * What became of a message
+         * @description From the log and the owner, in the order in which it happened: accepted, acknowledged, decided, the events and what hooks
+         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown.
+         */
+        get: operations["explainMessage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/user": {
         parameters: {
             query?: never;
@@ -350,6 +376,32 @@ export interface paths {
         };
         /** A message that waits for a user, named in the query */
         get: operations["messageByName"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/user/messages/{id}/explain": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path: {
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * What became of a message of a user, named in the query
+         * @description From the log and the owner, in the order in which it happened: accepted, acknowledged, decided, the events and what hooks
+         *     did with them, and why it still waits. What retention or a bound has left out is said in unknown.
+         */
+        get: operations["explainMessageByName"];
         put?: never;
         post?: never;
         delete?: never;
@@ -609,6 +661,64 @@ export interface paths {
         get: operations["nodes"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/hooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The hooks that events are posted to */
+        get: operations["hooks"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/hooks/{hook}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Post events again
+         * @description Either what the events topic has from a time on, or the hook's dead letters. Events have the same ids as before, so
+         *     that a receiver can drop those that it has. The topic's earlier generations are not read again.
+         */
+        post: operations["replayHook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/hooks/{hook}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * End the pause of a hook
+         * @description A hook pauses when its address answers 410. A new address in the settings ends the pause as well.
+         */
+        post: operations["resumeHook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1069,6 +1179,66 @@ export interface components {
             /** @description How far the node's clock is ahead of that of the node that answers, in milliseconds; negative if it is behind. */
             clock_ms?: number;
         };
+        Explanation: {
+            user: components["schemas"]["Name"];
+            id: components["schemas"]["MessageID"];
+            /** @description Whether some device has yet to acknowledge it. */
+            waiting: boolean;
+            steps: components["schemas"]["Step"][];
+            /** @description What could not be looked at, and why. Absent if nothing. */
+            unknown?: string[];
+        };
+        Step: {
+            /** @description When it happened, in Unix milliseconds. Absent: it is so now. */
+            time_ms?: number;
+            /** @enum {string} */
+            kind: "accepted" | "acknowledged" | "decided" | "removed" | "event" | "hook" | "now";
+            /** @description A sentence for people. It may change. */
+            text: string;
+        };
+        Hooks: {
+            hooks: components["schemas"]["Hook"][];
+        };
+        Hook: {
+            name: components["schemas"]["Name"];
+            /** @description Events of the topic that the hook has not ended with. */
+            lag: number;
+            /** @description Events that failed and wait for another try. */
+            waiting: number;
+            /** @description When the first of them was tried first, in Unix milliseconds. */
+            waiting_since_ms?: number;
+            /** @description Events that were set aside and can be replayed. */
+            dead_letters: number;
+            /** @description All events that were ever set aside. */
+            dead_total: number;
+            /** @description The newest dead letters. Absent without any. */
+            letters?: components["schemas"]["DeadLetter"][];
+            /** @description Why the newest failed call failed. Absent after a success. */
+            error?: string;
+            /** @description When it failed, in Unix milliseconds. */
+            error_ms?: number;
+            /** @description Why nothing is posted. Absent if events are posted. */
+            paused?: string;
+            /** @description Since when, in Unix milliseconds. */
+            paused_ms?: number;
+        };
+        DeadLetter: {
+            /** @description The event's id. */
+            event: string;
+            user: components["schemas"]["Name"];
+            tries: number;
+            reason: string;
+            /** @description When it was set aside, in Unix milliseconds. */
+            time_ms: number;
+        };
+        /** @description One of the two fields. */
+        ReplayHook: {
+            /** @description Post what the topic has from this time on, in Unix milliseconds. */
+            from_ms?: number;
+            /** @description Post the dead letters. */
+            dead_letters?: boolean;
+        };
+        Empty: Record<string, never>;
         GrowPartitions: {
             /** @description The new number of partitions. */
             kept: number;
@@ -1138,8 +1308,8 @@ export interface components {
             /** @constant */
             specversion: "1.0";
             /**
-             * @description It repeats with a repeated event and grows within a partition.
-             * @example 281474976710657.0
+             * @description It repeats with a repeated event. Behind the dash it grows within a partition.
+             * @example 3-281474976710657.0
              */
             id: string;
             source: string;
@@ -1719,6 +1889,39 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    explainMessage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What is known. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     userByName: {
         parameters: {
             query: {
@@ -1922,6 +2125,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Message"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    explainMessageByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path: {
+                /** @description The message's id. */
+                id: components["schemas"]["MessageID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What is known. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
                 };
             };
             400: components["responses"]["Invalid"];
@@ -2405,6 +2641,102 @@ export interface operations {
             405: components["responses"]["MethodNotAllowed"];
             429: components["responses"]["RateLimited"];
             500: components["responses"]["Internal"];
+        };
+    };
+    hooks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What each hook has done and has to do. The list is empty without hooks in the settings. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Hooks"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    replayHook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hook's name in the settings. */
+                hook: components["schemas"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReplayHook"];
+            };
+        };
+        responses: {
+            /** @description The hook begins within a second. GET /v1/hooks shows the progress. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Empty"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            408: components["responses"]["TooSlow"];
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    resumeHook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hook's name in the settings. */
+                hook: components["schemas"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The hook goes on. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Empty"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            409: components["responses"]["Conflict"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     partitions: {
