@@ -22,9 +22,11 @@ class Messages:
     def __init__(self, url: str, max_body: int) -> None:
         self._max_body = max_body
         self._protocol = ClientProtocol(parse_uri(url), max_size=max_body + _wire.LONG_HEADER)
+        self._messages: deque[bytes | WireError] = deque()  # whole messages, and then what is wrong behind them
         self._packets: deque[Packet] = deque()
         self._message = bytearray()
         self._open = False
+        self._broken = False
 
     def hello(self) -> bytes:
         self._protocol.send_request(self._protocol.connect())
@@ -41,24 +43,31 @@ class Messages:
                 self._frame(event)
         if self._protocol.handshake_exc is not None:
             raise ImgoError("lost", f"the server refuses the WebSocket: {self._protocol.handshake_exc}")
-        if self._protocol.parser_exc is not None:
-            raise WireError(str(self._protocol.parser_exc) or type(self._protocol.parser_exc).__name__)
+        broken = self._protocol.parser_exc
+        if broken is not None and not self._broken:
+            self._broken = True
+            self._messages.append(WireError(str(broken) or type(broken).__name__))
         return self._open
 
     def _frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT:
-            raise WireError("the server answers in text messages, and was spoken to in binary ones")
+            self._messages.append(WireError("the server answers in text messages, and was spoken to in binary ones"))
         if frame.opcode is not Opcode.BINARY and frame.opcode is not Opcode.CONT:
             return  # the package answers control frames
         self._message += frame.data
         if frame.fin:
-            message, self._message = bytes(self._message), bytearray()
-            self._packets.extend(_wire.decode_all(message, self._max_body))
+            self._messages.append(bytes(self._message))
+            self._message = bytearray()
 
     def next(self) -> Packet | None:
-        if self._packets:
-            return self._packets.popleft()
-        return None
+        while not self._packets:
+            if not self._messages:
+                return None
+            message = self._messages.popleft()
+            if isinstance(message, WireError):
+                raise message
+            self._packets.extend(_wire.decode_all(message, self._max_body))
+        return self._packets.popleft()
 
     def frame(self, data: bytes) -> bytes:
         if self._open and self._protocol.close_rcvd is None and self._protocol.close_sent is None:
@@ -74,7 +83,7 @@ class Messages:
         return self.pending()
 
     def over(self) -> bool:
-        return self._protocol.close_rcvd is not None and not self._packets
+        return self._protocol.close_rcvd is not None and not self._packets and not self._messages
 
     def close(self) -> Close | None:
         said = self._protocol.close_rcvd
