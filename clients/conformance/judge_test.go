@@ -39,7 +39,7 @@ func faults() map[string]fault {
 		"takes any size":           {scenario: "oversize", options: set("max_body", 10_000_000)},
 		"waits too long":           {scenario: "backoff", options: set("max_backoff_ms", 10*maxSpan)},
 		"has no jitter":            {scenario: "backoff", event: falsify(func(e *driver.Event) { e.RetryInMS = min(e.RetryInMS, minSpan) })},
-		"begins the backoff anew":  {scenario: "backoff_goes_on", options: set("stable_after_ms", 1)},
+		"does not wait longer":     {scenario: "backoff_goes_on", options: set("max_backoff_ms", minSpan)},
 		"does not wait for auth":   {scenario: "slow_auth_reply", options: set("auth_timeout_ms", 300)},
 		"has no rooms":             {scenario: "rooms_while_away", options: without("rooms")},
 		"gives a message twice":    {scenario: "one_at_a_time_in_order", event: repeat(150)},

@@ -56,12 +56,20 @@ func (l Language) Build(ctx context.Context, clients, dir string) (Command, erro
 }
 
 func run(ctx context.Context, dir, name string, args ...string) error {
+	_, err := output(ctx, dir, name, args...)
+	return err
+}
+
+// output returns what a program printed to standard output.
+func output(ctx context.Context, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	cmd.Dir, cmd.WaitDelay = dir, endTimeout // a grandchild may hold the pipes
+	var out, log tail
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s%s", name, strings.Join(args, " "), err, out.String(), log.String())
 	}
-	return nil
+	return out.String(), nil
 }
 
 func buildGo(ctx context.Context, clients, dir string) (Command, error) {
@@ -111,6 +119,9 @@ func buildJavaScript(ctx context.Context, clients, _ string) (Command, error) {
 	return Command{Args: []string{"node", filepath.Join(folder, "driver", "driver.js")}}, run(ctx, folder, "./setup")
 }
 
-func buildPython(_ context.Context, clients, _ string) (Command, error) {
-	return Command{Args: []string{"python3", filepath.Join(clients, "python", "driver.py")}}, nil
+// buildPython takes the interpreter of the library's tests, which has the package websockets.
+func buildPython(ctx context.Context, clients, _ string) (Command, error) {
+	folder := filepath.Join(clients, "python")
+	programs, err := output(ctx, filepath.Dir(clients), "scripts/python", filepath.Join(folder, "requirements.txt"))
+	return Command{Args: []string{filepath.Join(strings.TrimSpace(programs), "python"), filepath.Join(folder, "driver.py")}}, err
 }
