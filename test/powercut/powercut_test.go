@@ -189,7 +189,7 @@ func (s state) compare(db *store.DB, l *store.Log) error {
 		}
 	}
 	boxes := store.NewMailboxes(db)
-	position, _, err := boxes.Position(0)
+	position, _, _, err := boxes.Position(0)
 	if err != nil {
 		return err
 	}

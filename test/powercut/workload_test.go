@@ -110,7 +110,7 @@ func (w work) run() error {
 func (w work) records(ctx context.Context, db *store.DB, l *store.Log) error {
 	rng := rand.New(rand.NewPCG(w.Seed, 1))
 	boxes := store.NewMailboxes(db)
-	position, _, err := boxes.Position(0)
+	position, _, _, err := boxes.Position(0)
 	if err != nil {
 		return err
 	}
