@@ -27,6 +27,7 @@ func TestVerifyUsage(t *testing.T) {
 		"before it began":  {[]string{"--duration", "-1s"}, "-duration: must not be negative"},
 		"no time":          {[]string{"--settle", "0"}, "--settle must be more than 0"},
 		"no kind":          {[]string{"--kinds", "tcp,pigeon"}, `--kinds has "pigeon", must be of tcp, ws, json, no-ack, sdk, sdk-ws`},
+		"no driver":        {[]string{"--kinds", "driver"}, `--driver names no program for the kind "driver"`},
 		"too many slow":    {[]string{"--slow", "101"}, "--slow must be 0 to the number of users"},
 		"lazier than all":  {[]string{"--lazy", "2"}, "--lazy must be 0 to 1"},
 		"negative rooms":   {[]string{"--rooms", "-1"}, "--rooms must be 0 to"},

@@ -448,6 +448,7 @@ func TestCheck(t *testing.T) {
 		"Users":          func(c *verify.Config) { c.Users = 0 },
 		"Devices":        func(c *verify.Config) { c.Devices = 65 },
 		"Kinds":          func(c *verify.Config) { c.Kinds = []verify.DeviceKind{verify.DeviceTCP, "pigeon"} },
+		"Drivers":        func(c *verify.Config) { c.Kinds = []verify.DeviceKind{verify.DeviceDriver} },
 		"Slow":           func(c *verify.Config) { c.Slow = 101 },
 		"Lazy":           func(c *verify.Config) { c.Lazy = 2 },
 		"Rooms":          func(c *verify.Config) { c.Rooms = -1 },

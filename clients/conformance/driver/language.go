@@ -86,7 +86,7 @@ func buildJava(ctx context.Context, clients, dir string) (Command, error) {
 	jar := filepath.Join(copied, "imgo-client-driver", "target", "imgo-client-driver.jar")
 	// With the fast compiler alone, a driver that runs for a minute costs half of the CPU time.
 	return Command{Args: []string{"java", "-XX:TieredStopAtLevel=1", "-jar", jar}}, run(ctx, copied,
-		"mvn", "-q", "-B", "-Dmaven.test.skip=true", "-pl", "imgo-client-driver", "-am", "package")
+		"mvn", "-q", "-B", "-Dmaven.test.skip=true", "-pl", ":imgo-client-driver", "-am", "package")
 }
 
 // copySources copies a folder without what Maven has built in it.
