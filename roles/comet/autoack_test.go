@@ -47,7 +47,7 @@ func TestAutoAckByTCP(t *testing.T) {
 		if ids := s.logic.acked(); fmt.Sprint(ids) != "[1 2]" {
 			t.Fatalf("acknowledged %v, want [1 2]", ids)
 		}
-		if a := s.logic.firstAck(); a.User != "ann" || a.Device != "" {
+		if a := s.logic.firstAck(); a.User != "ann" || a.Device != "" || !a.Auto {
 			t.Fatalf("acknowledged for %v", a)
 		}
 	})

@@ -185,7 +185,7 @@ func TestGoldenV2Binary(t *testing.T) {
 			eventually(t, "the acks arrive", func() bool {
 				return fmt.Sprint(logic.acked()) == fmt.Sprint([]uint64{1<<48 | 7, 1<<48 | 8, 1<<48 | 9})
 			})
-			if a := logic.firstAck(); a.User != "ann" || a.Device != "phone" {
+			if a := logic.firstAck(); a.User != "ann" || a.Device != "phone" || a.Auto {
 				t.Errorf("acknowledged for %v", a)
 			}
 			logic.mu.Lock()
