@@ -1094,6 +1094,23 @@ async def test_a_discovery_that_fails(answer: bytes) -> None:
 # Other errors
 
 
+async def test_an_error_of_the_event_loop_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    real, failures = loop.create_connection, [ZeroDivisionError("a fault")]
+
+    async def create_connection(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await real(*arguments, **options)
+
+    async with serving() as server, watching(server.address) as watched:
+        monkeypatch.setattr(loop, "create_connection", create_connection)
+        connecting = asyncio.ensure_future(watched.client.connect())
+        await server.accept()
+        await within(connecting)
+        assert "a fault" in watched.states[1].reason
+
+
 async def test_tls_to_a_plain_server() -> None:
     async with serving() as server, watching("tls://" + server.address, connect_timeout=0.5) as watched:
         connecting = asyncio.ensure_future(watched.client.connect())

@@ -369,6 +369,8 @@ class Client:
             if session is None and error.code in ("protocol", "storage", "token"):
                 self._error(error)
             return error, None
+        except Exception as error:  # a fault of the library or of an event loop must not end the attempts
+            return _caused("lost", "connect", error), None
         finally:
             self._session = None
             if link is not None:
@@ -723,8 +725,7 @@ class _Messages(AsyncIterator[Message]):
         self._finish(asyncio.CancelledError())
 
     def __del__(self) -> None:
-        # The loop was left by break or by an exception. Python runs this on the thread of the loop, since the client's
-        # signals are used there only; without a message there is nothing to do.
+        # The loop was left by break or by an exception while it had a message.
         if self._message is not None:
             self.abandon()
 
