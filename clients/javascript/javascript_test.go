@@ -11,6 +11,7 @@ import (
 
 	"imgo/clients/javascript"
 	"imgo/clients/javascript/jstest"
+	"imgo/test/programs"
 )
 
 // TestModulesAreComplete follows the imports: a module that is not embedded
@@ -52,13 +53,13 @@ func TestModulesAreComplete(t *testing.T) {
 // TestNode runs the client's own tests, so that the Go test run covers them.
 func TestNode(t *testing.T) {
 	jstest.SetUp(t)
-	jstest.Run(t, ".", "node", "--test", "tests/")
+	programs.Run(t, ".", nil, "node", "--test", "tests/")
 }
 
 // TestTypes checks the types in the sources' comments.
 func TestTypes(t *testing.T) {
 	jstest.SetUp(t)
-	jstest.Run(t, ".", tool("tsc"))
+	programs.Run(t, ".", nil, tool("tsc"))
 }
 
 var update = flag.Bool("update", false, "write the files that are made from others")

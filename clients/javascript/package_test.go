@@ -14,6 +14,7 @@ import (
 	"imgo/clients/javascript/jstest"
 	"imgo/internal/wait/waittest"
 	"imgo/test/harness"
+	"imgo/test/programs"
 )
 
 // budget bounds the client for browsers, minified and compressed, in bytes.
@@ -27,10 +28,10 @@ func tool(name string) string {
 // TestPackage judges the packed client by the rules for packages with types for both kinds of modules.
 func TestPackage(t *testing.T) {
 	tgz := jstest.Pack(t)
-	jstest.Run(t, ".", tool("publint"), "--strict", tgz)
+	programs.Run(t, ".", nil, tool("publint"), "--strict", tgz)
 	// node10 resolves no exports map; its users have the entry "main" only.
-	jstest.Run(t, ".", tool("attw"), "--profile", "node16", tgz)
-	listed := jstest.Run(t, ".", "tar", "-tzf", tgz)
+	programs.Run(t, ".", nil, tool("attw"), "--profile", "node16", tgz)
+	listed := programs.Run(t, ".", nil, "tar", "-tzf", tgz)
 	for _, name := range []string{"LICENSE", "README.md", "src/imgo.js", "src/imgo.d.ts", "cjs/node/imgo.js", "cjs/server/api.d.ts"} {
 		if !strings.Contains(listed, "package/"+name+"\n") {
 			t.Errorf("the package has no %s:\n%s", name, listed)
@@ -45,7 +46,7 @@ func TestPackage(t *testing.T) {
 func TestSize(t *testing.T) {
 	jstest.SetUp(t)
 	out := filepath.Join(t.TempDir(), "imgo.js")
-	jstest.Run(t, ".", tool("esbuild"), "src/imgo.js", "--bundle", "--minify", "--format=esm", "--outfile="+out)
+	programs.Run(t, ".", nil, tool("esbuild"), "src/imgo.js", "--bundle", "--minify", "--format=esm", "--outfile="+out)
 	code, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func TestSize(t *testing.T) {
 func TestAPITypes(t *testing.T) {
 	jstest.SetUp(t)
 	made := filepath.Join(t.TempDir(), "api.d.ts")
-	jstest.Run(t, ".", tool("openapi-typescript"), "../../roles/logic/httpapi/openapi.yaml", "--default-non-nullable=false", "-o", made)
+	programs.Run(t, ".", nil, tool("openapi-typescript"), "../../roles/logic/httpapi/openapi.yaml", "--default-non-nullable=false", "-o", made)
 	want, err := os.ReadFile(made)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func TestAPITypes(t *testing.T) {
 }
 
 // quickStart returns the commands and the programs of the quick start.
-func quickStart(t *testing.T) (commands []string, programs map[string]string) {
+func quickStart(t *testing.T) (commands []string, files map[string]string) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/tutorial/javascript.md")
 	if err != nil {
@@ -102,14 +103,14 @@ func quickStart(t *testing.T) (commands []string, programs map[string]string) {
 		t.Fatal("the quick start has no commands")
 	}
 	commands = strings.Split(strings.TrimSpace(string(shell[1])), "\n")
-	programs = map[string]string{}
+	files = map[string]string{}
 	for _, m := range regexp.MustCompile("(?s)`([a-z]+\\.ts)`[^`]*(?:`[^`]*`)?[^`]*```ts\n(.*?)```").FindAllSubmatch(page, -1) {
-		programs[string(m[1])] = string(m[2])
+		files[string(m[1])] = string(m[2])
 	}
-	if len(commands) != 5 || len(programs) != 2 {
-		t.Fatalf("the quick start has %d commands and %d programs", len(commands), len(programs))
+	if len(commands) != 5 || len(files) != 2 {
+		t.Fatalf("the quick start has %d commands and %d programs", len(commands), len(files))
 	}
-	return commands, programs
+	return commands, files
 }
 
 // TestQuickStart does what the quick start says, in an empty folder with the packed client only. The
@@ -119,16 +120,16 @@ func TestQuickStart(t *testing.T) {
 	tgz := jstest.Pack(t)
 	for _, kind := range []string{"module", "commonjs"} {
 		t.Run(kind, func(t *testing.T) {
-			server := jstest.StartServer(t)
+			server := programs.StartServer(t)
 			dir := t.TempDir()
-			commands, programs := quickStart(t)
+			commands, files := quickStart(t)
 			write(t, filepath.Join(dir, "package.json"), "{}")
 			data, err := os.ReadFile(tgz)
 			if err != nil {
 				t.Fatal(err)
 			}
 			write(t, filepath.Join(dir, filepath.Base(tgz)), string(data))
-			for name, text := range programs {
+			for name, text := range files {
 				write(t, filepath.Join(dir, name), server.Real(text))
 			}
 			last := len(commands) - 1
@@ -138,7 +139,7 @@ func TestQuickStart(t *testing.T) {
 				for _, name := range []string{"typescript", "@types/node", "ws"} { // the tested versions
 					command = regexp.MustCompile(" "+name+"( |$)").ReplaceAllString(command, " "+jstest.Version(t, name)+"$1")
 				}
-				jstest.Run(t, dir, "bash", "-c", command)
+				programs.Run(t, dir, nil, "bash", "-c", command)
 			}
 			if strings.Contains(string(read(t, filepath.Join(dir, "listen.js"))), "require(") != (kind == "commonjs") {
 				t.Errorf("listen.js is no %s", kind)
@@ -149,18 +150,18 @@ func TestQuickStart(t *testing.T) {
 }
 
 // receive plays the story of the quick start with its compiled programs.
-func receive(t *testing.T, server *jstest.Server, dir, command string) {
+func receive(t *testing.T, server *programs.Server, dir, command string) {
 	t.Helper()
-	listen := func() *jstest.Program { return jstest.Start(t, dir, nil, "bash", "-c", "exec "+command) }
+	listen := func() *programs.Program { return programs.Start(t, dir, nil, "bash", "-c", "exec "+command) }
 	push := func(texts ...string) {
 		t.Helper()
-		jstest.Run(t, dir, "node", append([]string{"push.js"}, texts...)...)
+		programs.Run(t, dir, nil, "node", append([]string{"push.js"}, texts...)...)
 	}
 	acknowledged := func() {
 		t.Helper()
 		waittest.Eventually(t, "everything is acknowledged", func() bool {
 			var user struct{ Pending int }
-			_, err := harness.Call(http.MethodGet, server.HTTP+"/v1/users/ana", "", &user)
+			_, err := harness.Call(http.MethodGet, server.URL()+"/v1/users/ana", "", &user)
 			return err == nil && user.Pending == 0
 		})
 	}

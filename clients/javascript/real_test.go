@@ -10,6 +10,7 @@ import (
 	"imgo/clients/javascript/jstest"
 	"imgo/internal/wait/waittest"
 	"imgo/test/harness"
+	"imgo/test/programs"
 )
 
 // script is what a page or a worker runs: a client that reports its states, messages and errors. A worker has no
@@ -46,19 +47,19 @@ func site(t *testing.T, page, worker string) string {
 }
 
 // newToken makes a token.
-func newToken(t *testing.T, server *jstest.Server, user string) string {
+func newToken(t *testing.T, server *programs.Server, user string) string {
 	t.Helper()
 	var answer struct{ Token string }
-	if _, err := harness.Call(http.MethodPost, server.HTTP+"/v1/tokens", fmt.Sprintf(`{"user":%q}`, user), &answer); err != nil {
+	if _, err := harness.Call(http.MethodPost, server.URL()+"/v1/tokens", fmt.Sprintf(`{"user":%q}`, user), &answer); err != nil {
 		t.Fatal(err)
 	}
 	return answer.Token
 }
 
-func push(t *testing.T, server *jstest.Server, user string, bodies ...string) {
+func push(t *testing.T, server *programs.Server, user string, bodies ...string) {
 	t.Helper()
 	for _, body := range bodies {
-		if _, err := harness.Call(http.MethodPost, server.HTTP+"/v1/push", fmt.Sprintf(`{"user":%q,"body":%q}`, user, body), nil); err != nil {
+		if _, err := harness.Call(http.MethodPost, server.URL()+"/v1/push", fmt.Sprintf(`{"user":%q,"body":%q}`, user, body), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,7 +81,7 @@ func messages(r *jstest.Reporter) string {
 // connection ends, and the messages come again in their order.
 func TestBrowser(t *testing.T) {
 	jstest.Browser(t)
-	server := jstest.StartServer(t)
+	server := programs.StartServer(t)
 	for _, where := range []string{"page", "worker"} {
 		t.Run(where, func(t *testing.T) {
 			reporter := jstest.NewReporter(t)
@@ -88,7 +89,7 @@ func TestBrowser(t *testing.T) {
 			if where == "page" {
 				more = "store: new LocalStorageStore('ids')"
 			}
-			text := fmt.Sprintf(script, server.HTTP, server.WS, reporter.Function(), newToken(t, server, where), "d", more)
+			text := fmt.Sprintf(script, server.URL(), server.WebSocket(), reporter.Function(), newToken(t, server, where), "d", more)
 			page, worker := text, ""
 			if where == "worker" {
 				page, worker = "new Worker('/worker.js', { type: 'module' })", text
@@ -114,10 +115,10 @@ func TestBrowser(t *testing.T) {
 }
 
 // pending returns the number of messages that wait for a user.
-func pending(t *testing.T, server *jstest.Server, user string) int {
+func pending(t *testing.T, server *programs.Server, user string) int {
 	t.Helper()
 	var answer struct{ Pending int }
-	if _, err := harness.Call(http.MethodGet, server.HTTP+"/v1/users/"+user, "", &answer); err != nil {
+	if _, err := harness.Call(http.MethodGet, server.URL()+"/v1/users/"+user, "", &answer); err != nil {
 		t.Fatal(err)
 	}
 	return answer.Pending
@@ -127,7 +128,7 @@ func pending(t *testing.T, server *jstest.Server, user string) int {
 // repeats those whose acknowledgement was lost.
 func TestReload(t *testing.T) {
 	jstest.Browser(t)
-	server := jstest.StartServer(t)
+	server := programs.StartServer(t)
 	reporter := jstest.NewReporter(t)
 	token := newToken(t, server, "ana")
 	// The first visit saves the id and loses its acknowledgement: the page goes away before it is sent.
@@ -146,7 +147,7 @@ client.connect();
 setInterval(() => {
   if (localStorage.getItem('ids')) { if (visit === 1) location.reload(); }
 }, 10);
-`, server.HTTP, reporter.Function(), server.WS, token)
+`, server.URL(), reporter.Function(), server.WebSocket(), token)
 	push(t, server, "ana", "once")
 	jstest.Browse(t, site(t, text, ""))
 	reporter.WaitFor(t, "2 live")
@@ -160,7 +161,7 @@ setInterval(() => {
 
 // TestBackend calls every method of the client for backends at a real server that checks a key.
 func TestBackend(t *testing.T) {
-	server := jstest.StartServer(t, "--http-api-keys", "backend:0123456789abcdef0123456789abcdef")
+	server := programs.StartServer(t, "--http-api-keys", "backend:0123456789abcdef0123456789abcdef")
 	dir := jstest.Project(t, "module", "ws")
 	write(t, dir+"/backend.mjs", server.Real(`
 import assert from 'node:assert/strict';
@@ -204,7 +205,7 @@ assert.equal(await backend.kick('ana', { device: 'd', reason: 'bye' }), 1);
 const { code, failed, reason } = await closed;
 assert.deepEqual([code, failed, reason], [3506, true, 'bye']);
 `))
-	jstest.Run(t, dir, "node", "backend.mjs")
+	programs.Run(t, dir, nil, "node", "backend.mjs")
 }
 
 // TestWebhook has a real server ask a backend about its clients. The backend believes signed calls only.
@@ -228,14 +229,14 @@ const server = createServer(async (request, response) => {
 });
 server.listen(0, '127.0.0.1', () => console.log('port', server.address().port, '.'));
 `)
-	backend := jstest.Start(t, dir, nil, "node", "backend.mjs")
+	backend := programs.Start(t, dir, nil, "node", "backend.mjs")
 	backend.Out.WaitFor(t, " .")
 	port := strings.Fields(backend.Out.String())[1]
 	address := "http://127.0.0.1:" + port
 	if status, err := harness.Call(http.MethodPost, address, `{"auth":{"token":"good"}}`, nil); status != http.StatusBadRequest {
 		t.Errorf("a call without a signature is answered %d, %v", status, err)
 	}
-	server := jstest.StartServer(t, "--auth-mode", "webhook", "--auth-webhook-url", address, "--auth-webhook-secrets", secret)
+	server := programs.StartServer(t, "--auth-mode", "webhook", "--auth-webhook-url", address, "--auth-webhook-secrets", secret)
 	write(t, dir+"/client.mjs", server.Real(`
 import assert from 'node:assert/strict';
 import { ImgoClient } from 'imgo-client';
@@ -246,5 +247,5 @@ assert.equal((await good.connect()).user, 'ana');
 await good.close();
 await assert.rejects(new ImgoClient({ url, token: 'bad' }).connect(), { code: 'refused', closeCode: 3501, message: /who are you/ });
 `))
-	jstest.Run(t, dir, "node", "client.mjs")
+	programs.Run(t, dir, nil, "node", "client.mjs")
 }

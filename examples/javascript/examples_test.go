@@ -14,6 +14,7 @@ import (
 
 	"imgo/clients/javascript/jstest"
 	"imgo/internal/wait/waittest"
+	"imgo/test/programs"
 )
 
 // maxLines is the most that a reader of an example should have to read.
@@ -58,7 +59,7 @@ func project(t *testing.T, change func(name, text string) string) string {
 // backend starts the example's backend and returns its address.
 func backend(t *testing.T, dir string) string {
 	t.Helper()
-	p := jstest.Start(t, dir, []string{"PORT=0"}, "node", "backend.js")
+	p := programs.Start(t, dir, []string{"PORT=0"}, "node", "backend.js")
 	p.Out.WaitFor(t, "the backend is at http://127.0.0.1:")
 	return regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(p.Out.String())
 }
@@ -101,16 +102,16 @@ func TestShort(t *testing.T) {
 
 // TestTerminal has two users talk to each other. One of them is away for a while.
 func TestTerminal(t *testing.T) {
-	server := jstest.StartServer(t)
+	server := programs.StartServer(t)
 	dir := project(t, func(_, text string) string { return server.Real(text) })
 	env := []string{"BACKEND=" + backend(t, dir)}
-	say := func(p *jstest.Program, line string) {
+	say := func(p *programs.Program, line string) {
 		t.Helper()
 		if _, err := fmt.Fprintln(p.In, line); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ana := jstest.Start(t, dir, env, "node", "terminal.js", "ana")
+	ana := programs.Start(t, dir, env, "node", "terminal.js", "ana")
 	ana.Out.WaitFor(t, "live as ana, 0 messages waited")
 	say(ana, "hello")
 	ana.Out.WaitFor(t, `write "user: text"`)
@@ -119,7 +120,7 @@ func TestTerminal(t *testing.T) {
 	say(ana, "ana: to myself")
 	ana.Out.WaitFor(t, "> to myself")
 	waittest.Eventually(t, "both messages wait for ben", func() bool {
-		response, err := http.Get(server.HTTP + "/v1/users/ben") //nolint:noctx // the server has timeouts
+		response, err := http.Get(server.URL() + "/v1/users/ben") //nolint:noctx // the server has timeouts
 		if err != nil {
 			return false
 		}
@@ -128,7 +129,7 @@ func TestTerminal(t *testing.T) {
 		return err == nil && strings.Contains(string(text), `"pending":2`)
 	})
 
-	ben := jstest.Start(t, dir, env, "node", "terminal.js", "ben")
+	ben := programs.Start(t, dir, env, "node", "terminal.js", "ben")
 	ben.Out.WaitFor(t, "> two")
 	if got := ben.Out.Count("> one"); got != 1 {
 		t.Errorf("the first message came %d times", got)
@@ -164,7 +165,7 @@ new MutationObserver(() => {
 // TestPages opens both pages. Each shows what waited and what comes, and after a reload nothing twice.
 func TestPages(t *testing.T) {
 	jstest.Browser(t)
-	server := jstest.StartServer(t)
+	server := programs.StartServer(t)
 	for _, page := range []string{"/", "/react"} {
 		t.Run(page, func(t *testing.T) {
 			reporter := jstest.NewReporter(t)
@@ -174,7 +175,7 @@ func TestPages(t *testing.T) {
 				}
 				return server.Real(text)
 			})
-			jstest.Run(t, dir, "npx", "esbuild", "react/app.jsx", "--bundle", "--minify", "--outfile=react/app.js")
+			programs.Run(t, dir, nil, "npx", "esbuild", "react/app.jsx", "--bundle", "--minify", "--outfile=react/app.js")
 			base := backend(t, dir)
 			user := "user" + strings.ReplaceAll(page, "/", "-")
 			post(t, base+"/push?user="+user, "it waited")

@@ -1,13 +1,11 @@
-// Package jstest is for tests that run JavaScript: the client's tools, its package, programs that use it
-// in Node and in Chromium, and a real imgo beside them.
+// Package jstest is for tests that run JavaScript: the client's tools, its package, and programs that use it
+// in Node and in Chromium.
 package jstest
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,13 +14,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"imgo/internal/wait/waittest"
+	"imgo/test/programs"
 )
-
-// Limit bounds a step that installs or compiles.
-const Limit = 5 * time.Minute
 
 // Client returns the folder of the JavaScript client.
 func Client() string {
@@ -36,7 +30,7 @@ func SetUp(t testing.TB) {
 	t.Helper()
 	reason := nodeMissing(t.Context())
 	if reason == "" {
-		ctx, cancel := context.WithTimeout(t.Context(), Limit)
+		ctx, cancel := context.WithTimeout(t.Context(), programs.Limit)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, filepath.Join(Client(), "setup")).CombinedOutput()
 		if err == nil {
@@ -73,21 +67,6 @@ func nodeMissing(ctx context.Context) string {
 	return ""
 }
 
-// Run runs a program in a folder and returns what it printed. It fails the test if the program fails.
-func Run(t testing.TB, dir, name string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), Limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	cmd.WaitDelay = 10 * time.Second
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
-
 var packed struct {
 	once sync.Once
 	path string
@@ -103,7 +82,7 @@ func Pack(t testing.TB) string {
 		if dir, packed.err = os.MkdirTemp("", "imgo-pack-"); packed.err != nil {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), Limit)
+		ctx, cancel := context.WithTimeout(context.Background(), programs.Limit)
 		defer cancel()
 		var stderr bytes.Buffer
 		cmd := exec.CommandContext(ctx, filepath.Join(Client(), "pack"), dir)
@@ -120,20 +99,19 @@ func Pack(t testing.TB) string {
 	return packed.path
 }
 
-// CleanUp removes what Pack and StartServer have made for all tests. A TestMain calls it at the end.
+// CleanUp removes what Pack and programs.StartServer have made for all tests. A TestMain calls it at the end.
 func CleanUp() {
 	if packed.path != "" {
 		_ = os.RemoveAll(filepath.Dir(packed.path))
 	}
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir)
-	}
+	programs.CleanUp()
 }
 
 // Version returns the version of a tool in package-lock.json, such as "ws@8.23.0".
 func Version(t testing.TB, name string) string {
 	t.Helper()
-	out := Run(t, Client(), "node", "-p", fmt.Sprintf("require('./package-lock.json').packages['node_modules/%s'].version", name))
+	script := fmt.Sprintf("require('./package-lock.json').packages['node_modules/%s'].version", name)
+	out := programs.Run(t, Client(), nil, "node", "-p", script)
 	return name + "@" + strings.TrimSpace(out)
 }
 
@@ -150,82 +128,8 @@ func Project(t testing.TB, moduleType string, packages ...string) string {
 	if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	Run(t, dir, "npm", args...)
+	programs.Run(t, dir, nil, "npm", args...)
 	return dir
-}
-
-// Program is a running program, whose output a test reads.
-type Program struct {
-	Out waittest.Log // standard output
-	Err waittest.Log // standard error
-	In  io.WriteCloser
-
-	t    testing.TB
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error // valid after done is closed
-}
-
-// Start starts a program in a folder. env is added to the environment. The program is killed at the end of
-// the test.
-func Start(t testing.TB, dir string, env []string, name string, args ...string) *Program {
-	t.Helper()
-	p := &Program{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})} //nolint:noctx // Kill ends it
-	p.cmd.Dir, p.cmd.Env = dir, append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = &p.Out, &p.Err
-	p.cmd.WaitDelay = 10 * time.Second
-	var err error
-	if p.In, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	ownGroup(p.cmd) // Chromium has processes of its own
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
-	t.Cleanup(func() {
-		p.Kill()
-		if t.Failed() {
-			t.Logf("%s %s\n%s%s", name, strings.Join(args, " "), &p.Out, &p.Err)
-		}
-	})
-	return p
-}
-
-// Kill kills the program and the processes that it has started.
-func (p *Program) Kill() {
-	select {
-	case <-p.done:
-		return
-	default:
-	}
-	killGroup(p.cmd)
-	<-p.done
-}
-
-// Interrupt ends the program as Ctrl-C does, and expects exit code 0.
-func (p *Program) Interrupt() {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		p.t.Fatal(err)
-	}
-	p.Wait()
-}
-
-// Wait waits until the program has ended, and expects exit code 0.
-func (p *Program) Wait() {
-	p.t.Helper()
-	select {
-	case <-p.done:
-	case <-time.After(waittest.Limit):
-		p.t.Fatalf("the program did not end\n%s%s", &p.Out, &p.Err)
-	}
-	if p.err != nil {
-		p.t.Fatalf("the program ended with %v\n%s%s", p.err, &p.Out, &p.Err)
-	}
 }
 
 // Browser returns the path of Chromium. Without one it skips the test, or fails it if CI=true.
@@ -248,7 +152,7 @@ func Browse(t testing.TB, url string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a process of Chromium may still write
-	Start(t, dir, []string{"HOME=" + dir}, Browser(t), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+	programs.Start(t, dir, []string{"HOME=" + dir}, Browser(t), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
 		"--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
 		"--disable-sync", "--disable-quic", "--user-data-dir="+dir, url)
 }

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package jstest
+package programs
 
 import "os/exec"
 
