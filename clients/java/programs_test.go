@@ -20,6 +20,7 @@ import (
 
 	"imgo/bench/process"
 	"imgo/internal/wait/waittest"
+	"imgo/test/hooktest"
 )
 
 // program is a process whose lines of output a test waits for.
@@ -137,13 +138,14 @@ type server struct {
 	tcp, ws string
 }
 
-func startServer(t *testing.T) *server {
+// startServer starts imgo with an empty data folder. It ends with the test. flags are more flags.
+func startServer(t *testing.T, flags ...string) *server {
 	t.Helper()
 	dir := t.TempDir()
 	tcp, ws, api := freeAddress(t), freeAddress(t), freeAddress(t)
 	s := &server{tcp: tcp, ws: ws, Process: &process.Process{
 		Binary: builtImgo(t), Name: "imgo", HTTP: api, Log: filepath.Join(dir, "log"),
-		Args: []string{"--data-dir", filepath.Join(dir, "data"), "--tcp", tcp, "--ws", ws, "--http", api},
+		Args: append([]string{"--data-dir", filepath.Join(dir, "data"), "--tcp", tcp, "--ws", ws, "--http", api}, flags...),
 	}}
 	s.restart(t)
 	t.Cleanup(func() {
@@ -436,10 +438,13 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestSpringExample builds the example with the packed libraries, and logs in and pushes through it.
+// TestSpringExample builds the example with the packed libraries, logs in and pushes through it, and has it receive events.
 func TestSpringExample(t *testing.T) {
 	packed := dist(t)
-	s := startServer(t)
+	hooktest.Short(t, "../../examples/java/spring/src/main/java/example/Receiver.java")
+	listen := freeAddress(t)
+	address := "http://" + listen
+	s := startServer(t, "--config", hooktest.Settings(t, address+"/events"))
 	project := t.TempDir()
 	if err := os.CopyFS(project, os.DirFS("../../examples/java/spring")); err != nil {
 		t.Fatal(err)
@@ -448,8 +453,10 @@ func TestSpringExample(t *testing.T) {
 		"-Dimgo.repository=file://"+packed+"/maven", "-Dmaven.repo.local="+repository(t)); err != nil {
 		t.Fatal(err)
 	}
-	spring := startProgram(t, project, "java", "-jar", "target/imgo-spring-example.jar", "--server.port=0", "--imgo.servers=http://"+s.HTTP)
-	address := "http://127.0.0.1:" + spring.waitFor(t, `Tomcat started on port (\d+)`)[1]
+	t.Setenv("HOOK_SECRET", hooktest.Secret)
+	_, port, _ := strings.Cut(listen, ":")
+	spring := startProgram(t, project, "java", "-jar", "target/imgo-spring-example.jar", "--server.port="+port, "--imgo.servers=http://"+s.HTTP)
+	spring.waitFor(t, `Tomcat started on port \d+`)
 	status, answer := post(t, address+"/login", "application/json", `{"user":"123"}`)
 	var login struct {
 		Token string `json:"token"`
@@ -471,6 +478,7 @@ func TestSpringExample(t *testing.T) {
 	if status, answer := post(t, address+"/login", "application/json", `{"user":""}`); status != http.StatusBadRequest {
 		t.Errorf("a log-in without a user was answered %d: %s", status, answer)
 	}
+	hooktest.Check(t, "http://"+s.HTTP, s.tcp, address+"/events", func() string { return strings.Join(spring.output(), "\n") + "\n" })
 	spring.end(t)
 }
 

@@ -20,6 +20,7 @@ import (
 	"imgo/bench/process"
 	"imgo/internal/race"
 	"imgo/internal/wait/waittest"
+	"imgo/test/hooktest"
 )
 
 // maxLines is the most that a reader of an example should have to read.
@@ -46,7 +47,8 @@ type server struct {
 	process   *process.Process
 }
 
-func startServer(t *testing.T) *server {
+// startServer starts imgo with an empty data folder. It ends with the test. flags are more flags.
+func startServer(t *testing.T, flags ...string) *server {
 	t.Helper()
 	built.once.Do(func() {
 		if built.dir, built.err = os.MkdirTemp("", "imgo-built-"); built.err == nil {
@@ -60,8 +62,8 @@ func startServer(t *testing.T) *server {
 	}
 	dir := t.TempDir()
 	s := &server{t: t, http: free(t), tcp: free(t)}
-	s.process = &process.Process{Binary: built.path, Name: "imgo", HTTP: s.http, Log: filepath.Join(dir, "log"), Args: []string{
-		"--tcp", s.tcp, "--ws", "127.0.0.1:0", "--http", s.http, "--data-dir", filepath.Join(dir, "data"), "--log-format", "json"}}
+	s.process = &process.Process{Binary: built.path, Name: "imgo", HTTP: s.http, Log: filepath.Join(dir, "log"), Args: append([]string{
+		"--tcp", s.tcp, "--ws", "127.0.0.1:0", "--http", s.http, "--data-dir", filepath.Join(dir, "data"), "--log-format", "json"}, flags...)}
 	s.start()
 	t.Cleanup(func() {
 		if err := s.process.Kill(); err != nil {
@@ -94,7 +96,7 @@ func (s *server) kill() {
 
 // real replaces the addresses of the documents by those of this test.
 func (s *server) real(text, backend string) string {
-	return strings.NewReplacer("127.0.0.1:7172", s.http, "127.0.0.1:8080", s.tcp, "127.0.0.1:3000", backend).Replace(text)
+	return strings.NewReplacer("127.0.0.1:7172", s.http, "127.0.0.1:8080", s.tcp, "127.0.0.1:3000", backend, "127.0.0.1:3001", backend).Replace(text)
 }
 
 // untilUser waits until the server says something of a user.
@@ -283,7 +285,7 @@ func build(t *testing.T, s *server, backend string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	files, err := filepath.Glob("*/main.go")
-	if err != nil || len(files) != 2 {
+	if err != nil || len(files) != 3 {
 		t.Fatalf("the examples are %q, %v", files, err)
 	}
 	overlay := []string{}
@@ -301,7 +303,7 @@ func build(t *testing.T, s *server, backend string) (dir string) {
 		overlay = append(overlay, fmt.Sprintf("%q:%q", path, changed))
 	}
 	write(t, filepath.Join(dir, "overlay.json"), `{"Replace":{`+strings.Join(overlay, ",")+`}}`)
-	run(t, ".", nil, "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./backend", "./terminal")
+	run(t, ".", nil, "go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./backend", "./receiver", "./terminal")
 	return dir
 }
 
@@ -343,4 +345,16 @@ func TestExamples(t *testing.T) {
 	if got := ben.out.Count("> "); got != 3 {
 		t.Errorf("ben got %d messages, want 3", got)
 	}
+}
+
+// TestReceiver runs the receiver of a hook.
+func TestReceiver(t *testing.T) {
+	hooktest.Short(t, "receiver/main.go")
+	address := free(t)
+	url := "http://" + address + "/events"
+	s := startServer(t, "--config", hooktest.Settings(t, url))
+	dir := build(t, s, address)
+	t.Setenv("HOOK_SECRET", hooktest.Secret)
+	receiver := start(t, dir, filepath.Join(dir, "receiver"))
+	hooktest.Check(t, "http://"+s.http, s.tcp, url, receiver.out.String)
 }

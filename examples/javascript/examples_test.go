@@ -14,6 +14,7 @@ import (
 
 	"imgo/clients/javascript/jstest"
 	"imgo/internal/wait/waittest"
+	"imgo/test/hooktest"
 	"imgo/test/programs"
 )
 
@@ -50,7 +51,7 @@ func project(t *testing.T, change func(name, text string) string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files < 6 {
+	if files < 7 {
 		t.Fatalf("there are only %d examples", files)
 	}
 	return dir
@@ -148,6 +149,25 @@ func TestTerminal(t *testing.T) {
 	if got := ben.Out.Count("> "); got != 3 {
 		t.Errorf("ben got %d messages, want 3:\n%s", got, &ben.Out)
 	}
+}
+
+// TestReceiver runs the receiver of a hook.
+func TestReceiver(t *testing.T) {
+	hooktest.Short(t, "receiver.js")
+	dir := jstest.Project(t, "module")
+	text, err := os.ReadFile("receiver.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "receiver.js"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := jstest.Start(t, dir, []string{"PORT=0", hooktest.Env}, "node", "receiver.js")
+	p.Out.WaitFor(t, "the receiver is at http://127.0.0.1:")
+	p.Out.WaitFor(t, "\n")
+	url := regexp.MustCompile(`http://127\.0\.0\.1:\d+/events`).FindString(p.Out.String())
+	server := jstest.StartServer(t, "--config", hooktest.Settings(t, url))
+	hooktest.Check(t, server.HTTP, server.WS, url, p.Out.String)
 }
 
 // person is a script that uses a page as a person does who is told to by a message.

@@ -32,7 +32,29 @@ type Push struct {
 	Op int32 `json:"op,omitempty"`
 	// IdempotencyKey makes repeated pushes of 24 hours count once.
 	IdempotencyKey string `json:"idempotency_key,omitempty"`
+	// Ref is the backend's own name of the message. Every event of the message has it.
+	Ref string `json:"ref,omitempty"`
+	// Report is ReportNone, ReportSettled or ReportEach. Empty means the server's default.
+	Report string `json:"report,omitempty"`
+	// Deadline is the time by which the message should arrive, such as "30s". The event message.undelivered
+	// comes if it has not arrived by then. At most the TTL.
+	Deadline string `json:"deadline,omitempty"`
+	// DeadlineIf is DeadlineIfNone or DeadlineIfAny. Empty means DeadlineIfNone.
+	DeadlineIf string `json:"deadline_if,omitempty"`
 }
+
+// The values of Push.Report: which events tell what becomes of the message.
+const (
+	ReportNone    = "none"
+	ReportSettled = "settled" // one at the end: message.settled, message.expired or message.dropped
+	ReportEach    = "each"    // also message.delivered, one a device
+)
+
+// The values of Push.DeadlineIf: when a deadline is missed.
+const (
+	DeadlineIfNone = "none_delivered" // no device has the message
+	DeadlineIfAny  = "any"            // a device lacks it
+)
 
 // Result is the answer to a push, for one user.
 type Result struct {
