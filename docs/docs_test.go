@@ -7,7 +7,8 @@
 // a line "…" alone for any number of lines; a number of 12 digits or more stands for any
 // number. A command that ends with "&" goes on
 // in the background; its output may come while later blocks run. The addresses are
-// the defaults; the test uses free ports in their place.
+// the defaults; the test uses free ports in their place. /path/to/imgo is this checkout.
+// A block below "`NAME`:" is the file NAME of the folder in which the commands run.
 package docs_test
 
 import (
@@ -198,15 +199,32 @@ func free(t *testing.T) string {
 func newShell(t *testing.T, bin string) *shell {
 	s := &shell{t: t, dir: t.TempDir()}
 	http, tcp, ws := free(t), free(t), free(t)
+	checkout, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	port := func(address string) string { _, p, _ := net.SplitHostPort(address); return p }
 	s.addresses = [][2]string{
 		{"127.0.0.1:7172", http}, {"127.0.0.1:8080", tcp}, {"127.0.0.1:8090", ws}, {"localhost:8090", "localhost:" + port(ws)}, {":8080 ",
-			":" + port(tcp) + " "},
+			":" + port(tcp) + " "}, {"127.0.0.1:3000", free(t)}, {"/path/to/imgo", checkout},
 	}
 	s.env = append(os.Environ(), "PATH="+filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"IMGO_HTTP_LISTEN="+http, "IMGO_COMET_TCP=:"+port(tcp), "IMGO_COMET_WS=:"+port(ws), "IMGO_SERVER=http://"+http, "IMGO_NODE_ID=laptop",
 		"IMGO_LOGGING_FORMAT=console", "NO_COLOR=1")
 	return s
+}
+
+// fileBlock matches a block that is a file: its name and its text.
+var fileBlock = regexp.MustCompile("(?ms)`([a-z]+\\.[a-z]+)`:\n\n```[a-z]+\n(.*?)^```$")
+
+// write makes the files of a document.
+func (s *shell) write(text string) {
+	s.t.Helper()
+	for _, m := range fileBlock.FindAllStringSubmatch(text, -1) {
+		if err := os.WriteFile(filepath.Join(s.dir, m[1]), []byte(s.real(m[2])), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // real puts the addresses of this run into a text of the document, and shown the
@@ -308,6 +326,7 @@ func TestExamples(t *testing.T) {
 		}
 		t.Run(strings.TrimPrefix(file, "../"), func(t *testing.T) {
 			s := newShell(t, bin)
+			s.write(read(t, file))
 			for _, step := range all {
 				where := fmt.Sprintf("%s:%d: %s", file, step.line, step.command)
 				if line, ok := strings.CutSuffix(step.command, " &"); ok {

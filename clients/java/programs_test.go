@@ -455,7 +455,8 @@ func TestSpringExample(t *testing.T) {
 	}
 	t.Setenv("HOOK_SECRET", hooktest.Secret)
 	_, port, _ := strings.Cut(listen, ":")
-	spring := startProgram(t, project, "java", "-jar", "target/imgo-spring-example.jar", "--server.port="+port, "--imgo.servers=http://"+s.HTTP)
+	spring := startProgram(t, project, "java", "-jar", "target/imgo-spring-example.jar",
+		"--server.port="+port, "--imgo.servers=http://"+s.HTTP)
 	spring.waitFor(t, `Tomcat started on port \d+`)
 	status, answer := post(t, address+"/login", "application/json", `{"user":"123"}`)
 	var login struct {

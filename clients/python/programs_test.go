@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"imgo/internal/wait/waittest"
+	"imgo/test/hooktest"
 	"imgo/test/programs"
 )
 
@@ -198,6 +199,7 @@ func TestExamples(t *testing.T) {
 		files[name] = server.Real(text)
 	}
 	dir := project(t, all[len(all)-1], files)
+	t.Run("receiver", func(t *testing.T) { receiveEvents(t, dir) })
 	backend := startProgram(t, dir, []string{"PORT=0"}, "backend.py")
 	backend.Out.WaitFor(t, "the backend is at http://127.0.0.1:")
 	backend.Out.WaitFor(t, "\n")
@@ -239,4 +241,13 @@ func TestExamples(t *testing.T) {
 			t.Errorf("%q came %d times", line, n)
 		}
 	}
+}
+
+// receiveEvents runs the receiver of a hook.
+func receiveEvents(t *testing.T, dir string) {
+	hooktest.Short(t, "../../examples/python/receiver.py")
+	p := startProgram(t, dir, []string{"PORT=0", hooktest.Env}, "receiver.py")
+	url := p.WaitFor(`http://\S+/events$`)[0]
+	server := programs.StartServer(t, "--config", hooktest.Settings(t, url))
+	hooktest.Check(t, server.URL(), server.TCP, url, p.Out.String)
 }

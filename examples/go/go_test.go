@@ -96,7 +96,8 @@ func (s *server) kill() {
 
 // real replaces the addresses of the documents by those of this test.
 func (s *server) real(text, backend string) string {
-	return strings.NewReplacer("127.0.0.1:7172", s.http, "127.0.0.1:8080", s.tcp, "127.0.0.1:3000", backend, "127.0.0.1:3001", backend).Replace(text)
+	return strings.NewReplacer("127.0.0.1:7172", s.http, "127.0.0.1:8080", s.tcp,
+		"127.0.0.1:3000", backend, "127.0.0.1:3001", backend).Replace(text)
 }
 
 // untilUser waits until the server says something of a user.

@@ -162,12 +162,10 @@ func TestReceiver(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "receiver.js"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := jstest.Start(t, dir, []string{"PORT=0", hooktest.Env}, "node", "receiver.js")
-	p.Out.WaitFor(t, "the receiver is at http://127.0.0.1:")
-	p.Out.WaitFor(t, "\n")
-	url := regexp.MustCompile(`http://127\.0\.0\.1:\d+/events`).FindString(p.Out.String())
-	server := jstest.StartServer(t, "--config", hooktest.Settings(t, url))
-	hooktest.Check(t, server.HTTP, server.WS, url, p.Out.String)
+	p := programs.Start(t, dir, []string{"PORT=0", hooktest.Env}, "node", "receiver.js")
+	url := p.WaitFor(`http://\S+/events$`)[0]
+	server := programs.StartServer(t, "--config", hooktest.Settings(t, url))
+	hooktest.Check(t, server.URL(), server.WebSocket(), url, p.Out.String)
 }
 
 // person is a script that uses a page as a person does who is told to by a message.

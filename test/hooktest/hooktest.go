@@ -133,8 +133,8 @@ func call(t testing.TB, url, secret, id, ref string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := fmt.Sprintf(`{"specversion":"1.0","id":%q,"source":"test","type":"message.dropped","subject":"ben","data":{"user":"ben","ref":%q}}`,
-		id, ref)
+	body := fmt.Sprintf(`{"specversion":"1.0","id":%q,"source":"test","type":"message.dropped","subject":"ben",`+
+		`"data":{"user":"ben","ref":%q}}`, id, ref)
 	now := time.Now()
 	signature, err := signer.Sign(id, now, []byte(body))
 	if err != nil {

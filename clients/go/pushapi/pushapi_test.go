@@ -58,11 +58,13 @@ func TestNew(t *testing.T) {
 func TestPush(t *testing.T) {
 	s, got := server(t, http.StatusAccepted, `{"id":"18446744073709551615","user":"1","sessions":2,"duplicate":true}`)
 	c := client(t, pushapi.Config{Servers: []string{s.URL}, Key: "secret"})
-	results, err := c.PushTo(t.Context(), c.Next(), &pushapi.Push{User: "1", Body: json.RawMessage(`{"a":1}`), IdempotencyKey: "k"})
+	results, err := c.PushTo(t.Context(), c.Next(), &pushapi.Push{User: "1", Body: json.RawMessage(`{"a":1}`), IdempotencyKey: "k",
+		Ref: "order", Report: pushapi.ReportEach, Deadline: "30s", DeadlineIf: pushapi.DeadlineIfAny})
 	if err != nil || len(results) != 1 || results[0] != (pushapi.Result{ID: 1<<64 - 1, User: "1", Sessions: 2, Duplicate: true}) {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	if want := (request{"POST", "/v1/push", "Bearer secret", `{"user":"1","body":{"a":1},"idempotency_key":"k"}`}); (*got)[0] != want {
+	if want := (request{"POST", "/v1/push", "Bearer secret", `{"user":"1","body":{"a":1},"idempotency_key":"k","ref":"order",` +
+		`"report":"each","deadline":"30s","deadline_if":"any"}`}); (*got)[0] != want {
 		t.Errorf("the server got %+v", (*got)[0])
 	}
 	s, _ = server(t, http.StatusAccepted, `{"results":[{"id":"1","user":"a"},{"id":"2","user":"b"}],"sessions":0}`)

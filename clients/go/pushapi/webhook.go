@@ -25,7 +25,7 @@ const (
 // (https://www.standardwebhooks.com) describe. It is safe for concurrent use.
 type Webhook struct{ keys [][]byte }
 
-// NewWebhook returns a Webhook for the secrets of the server's webhook_secrets, such as "whsec_…". A call is
+// NewWebhook returns a Webhook for the secrets of a hook, or of auth.webhook_secrets, such as "whsec_…". A call is
 // good if any of them has signed it, so a secret can be replaced while both are in use.
 func NewWebhook(secrets ...string) (*Webhook, error) {
 	if len(secrets) == 0 {
