@@ -15,7 +15,7 @@ async function receive(request) {
   }
   const event = await verifyWebhook({ secret, headers: request.headers, body: Buffer.concat(chunks) });
   if (seen.has(event.id)) return;
-  console.log(event.type, event.data.ref, event.subject); // the subject is the user
+  console.log(event.type, event.data.ref ?? '', event.subject); // the subject is the user
   seen.add(event.id);
   if (seen.size > 1000) seen.delete(seen.values().next().value); // the oldest
 }

@@ -16,7 +16,10 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_POST(self) -> None:
-        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), 1 << 20))
+        length = int(self.headers.get("Content-Length", 0))
+        if not 0 <= length <= 1 << 20:
+            return self.send_error(413)
+        body = self.rfile.read(length)
         try:
             id = webhook.verify(body, dict(self.headers))
         except WebhookError as error:

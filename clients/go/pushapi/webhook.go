@@ -29,7 +29,7 @@ type Webhook struct{ keys [][]byte }
 // good if any of them has signed it, so a secret can be replaced while both are in use.
 func NewWebhook(secrets ...string) (*Webhook, error) {
 	if len(secrets) == 0 {
-		return nil, errors.New("there is no secret: give the webhook_secrets of the server")
+		return nil, errors.New("there is no secret: give those of the hook, or auth.webhook_secrets of the server")
 	}
 	w := &Webhook{}
 	for i, secret := range secrets {
