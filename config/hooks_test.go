@@ -29,6 +29,15 @@ func TestHooks(t *testing.T) {
 	}
 }
 
+func TestHooksOfTheEnvironment(t *testing.T) {
+	cfg := load(t, config.Sources{Environ: []string{
+		"IMGO_HOOKS=orders:whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=:https://backend.example.com/imgo",
+	}})
+	if h := cfg.Hooks[0]; h.Name != "orders" || h.URL != "https://backend.example.com/imgo" || h.Timeout != 10*time.Second || h.Batch != 1 {
+		t.Errorf("read %+v", h)
+	}
+}
+
 func TestHooksRefused(t *testing.T) {
 	for name, tt := range map[string]struct {
 		old, new string

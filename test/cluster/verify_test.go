@@ -67,7 +67,8 @@ func TestVerifyWithClocksAnHourApart(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		report, err := w.command(t.Context(), w.of(config.RoleLogic), "verify", "--users", "30", "--rate", "40", "--duration", "15s", "--settle", "90s",
+		report, err := w.command(t.Context(), w.of(config.RoleLogic), "verify", "--users", "30", "--rate", "40",
+			"--duration", "15s", "--settle", "90s",
 			"--churn", "4", "--kinds", "tcp,ws,json,no-ack,sdk", "--rooms", "2", "--lazy", "0.3")
 		done <- result{report, err}
 	}()

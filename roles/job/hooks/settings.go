@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"imgo/internal/events"
+	"imgo/internal/settings"
 	"imgo/internal/webhook"
 )
 
@@ -21,6 +22,7 @@ func (c *Config) UnmarshalText(text []byte) error {
 		// The value has a secret: it is not repeated.
 		return errors.New("is not a hook: write name:secret:url, such as orders:whsec_…:https://backend.example.com/imgo")
 	}
+	*c = settings.Default[Config]()
 	c.Name, c.Secrets, c.URL = parts[0], []string{parts[1]}, parts[2]
 	return nil
 }
