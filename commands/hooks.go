@@ -111,7 +111,7 @@ func replayHook(c *cli.Context) error {
 	case c.Bool("dead") == c.IsSet("from"):
 		return usage(c, "write --dead, or --from with a time")
 	case c.Bool("dead"):
-		return changeHook(c, "replay", map[string]any{"dead_letters": true}, "the dead letters are posted again")
+		return changeHook(c, "retry", nil, "the dead letters are posted again")
 	}
 	from, err := parseTime(c.String("from"), time.Now())
 	if err != nil {

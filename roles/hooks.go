@@ -144,12 +144,20 @@ func (s service) Hooks(ctx context.Context) ([]logic.Hook, error) {
 // errNoHooks is the answer to a change of a hook where the settings have none.
 var errNoHooks = envelope.Errorf(envelope.CodeNotFound, "there are no hooks: add [[hooks]] to the settings")
 
-// ReplayHook makes a hook post events again.
-func (s service) ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error {
+// ReplayHook makes a hook post again what the topic has from a time on.
+func (s service) ReplayHook(ctx context.Context, hook string, fromMS int64) error {
 	if s.n.hooks == nil {
 		return errNoHooks
 	}
-	return s.n.hooks.admin.Replay(ctx, hook, time.UnixMilli(r.FromMS), r.DeadLetters)
+	return s.n.hooks.admin.Replay(ctx, hook, time.UnixMilli(fromMS))
+}
+
+// RetryHook makes a hook post its dead letters again.
+func (s service) RetryHook(ctx context.Context, hook string) error {
+	if s.n.hooks == nil {
+		return errNoHooks
+	}
+	return s.n.hooks.admin.Retry(ctx, hook)
 }
 
 // ResumeHook ends the pause of a hook.

@@ -260,19 +260,21 @@ func Matches(list []string, t Type) bool {
 	return len(list) == 0
 }
 
-// CheckTypes returns an error that names the first entry of a list that no type matches.
+// CheckTypes returns an error that names the first entry of a list that is neither a type nor a family of
+// types, such as message.*.
 func CheckTypes(field string, list []string) error {
 	for _, pattern := range list {
 		found := false
 		for _, t := range Types() {
-			found = found || Matches([]string{pattern}, t)
+			family, _, _ := strings.Cut(string(t), ".")
+			found = found || pattern == string(t) || pattern == family+".*"
 		}
 		if !found {
 			names := make([]string, 0, len(Types()))
 			for _, t := range Types() {
 				names = append(names, string(t))
 			}
-			return envelope.Invalid(field, fmt.Sprintf("has %q, which is no type of event: there are %s, and patterns such as message.*",
+			return envelope.Invalid(field, fmt.Sprintf("has %q, which is no type of event: there are %s, and families such as message.*",
 				pattern, strings.Join(names, ", ")))
 		}
 	}

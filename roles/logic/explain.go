@@ -90,6 +90,8 @@ func (x *explainer) readLog(ctx context.Context, log ReadLog) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("find the bounds of the log: %w", err)
+	case generation == 0:
+		return envelope.Errorf(envelope.CodeNotFound, "there is no message %d: ids begin at %d", x.id, envelope.ID(1, 0))
 	case generation < log.Generation():
 		x.unknown("the push was accepted before partitions were added; the log of that time is not read")
 		offset = begin

@@ -28,9 +28,3 @@ type DeadLetter struct {
 	Reason string `json:"reason"`
 	TimeMS int64  `json:"time_ms"`
 }
-
-// HookReplay says what a hook posts again: what the topic has from a time on, or its dead letters.
-type HookReplay struct {
-	FromMS      int64
-	DeadLetters bool
-}

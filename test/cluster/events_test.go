@@ -32,7 +32,7 @@ func (w *world) follow(to *told, done func() bool) {
 			}
 			Next string
 		}
-		url := "http://" + logics[turn%len(logics)].HTTPAddr().String() + "/v1/events?limit=1000&wait=100ms&after=" + to.cursor
+		url := "http://" + logics[turn%len(logics)].HTTPAddr().String() + "/v1/events?limit=1000&wait=1s&after=" + to.cursor
 		if get(url, &page) != nil {
 			return false // it starts, stops, or changes its partitions
 		}

@@ -145,7 +145,7 @@ func TestHooks(t *testing.T) {
 		return strings.Contains(n.call(t, "GET", "/v1/hooks", "").body, `"dead_letters":2`)
 	})
 	r.answer(http.StatusOK)
-	n.call(t, "POST", "/v1/hooks/orders/replay", `{"dead_letters":true}`).want(t, 202, "{}")
+	n.call(t, "POST", "/v1/hooks/orders/retry", "").want(t, 202, "{}")
 	r.waitFor(t, "delivered a", "settled a", "delivered b", "settled b", "delivered c", "settled c", "delivered d", "settled d")
 	n.call(t, "POST", "/v1/hooks/orders/replay", `{"from_ms":1}`).want(t, 202, "{}")
 	eventually(t, "the first event again", func() bool {

@@ -695,10 +695,30 @@ export interface paths {
         put?: never;
         /**
          * Post events again
-         * @description Either what the events topic has from a time on, or the hook's dead letters. Events have the same ids as before, so
-         *     that a receiver can drop those that it has. The topic's earlier generations are not read again.
+         * @description What the events topic has from a time on. Events have the same ids as before, so that a receiver can drop those
+         *     that it has. The topic's earlier generations are not read again.
          */
         post: operations["replayHook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/hooks/{hook}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Post the dead letters again
+         * @description As far as the events topic still has them. They come after newer events of their users.
+         */
+        post: operations["retryHook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1231,12 +1251,9 @@ export interface components {
             /** @description When it was set aside, in Unix milliseconds. */
             time_ms: number;
         };
-        /** @description One of the two fields. */
         ReplayHook: {
-            /** @description Post what the topic has from this time on, in Unix milliseconds. */
-            from_ms?: number;
-            /** @description Post the dead letters. */
-            dead_letters?: boolean;
+            /** @description In Unix milliseconds. */
+            from_ms: number;
         };
         Empty: Record<string, never>;
         GrowPartitions: {
@@ -2707,6 +2724,37 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    retryHook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The hook's name in the settings. */
+                hook: components["schemas"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The hook begins within a second. GET /v1/hooks shows the progress. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Empty"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            405: components["responses"]["MethodNotAllowed"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     resumeHook: {
         parameters: {
             query?: never;
@@ -2840,7 +2888,7 @@ export interface operations {
                 types?: string;
                 /** @description Only events of this user. */
                 user?: components["schemas"]["Name"];
-                /** @description How long to wait for an event if there is none, up to 50s. */
+                /** @description How long to wait for an event if there is none, in whole seconds up to 50s. */
                 wait?: string;
             };
             header?: never;

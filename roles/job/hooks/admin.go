@@ -105,6 +105,14 @@ func (a *Admin) has(name string) bool {
 	return slices.ContainsFunc(a.hooks, func(c Config) bool { return c.Name == name })
 }
 
+func (a *Admin) names() []string {
+	names := make([]string, len(a.hooks))
+	for i, c := range a.hooks {
+		names[i] = c.Name
+	}
+	return names
+}
+
 // Fate says of each hook that gets an event what became of it. The stored states are up to ten seconds old.
 func (a *Admin) Fate(generation uint16, r events.Record) (texts []string) {
 	for _, c := range a.hooks {
@@ -175,15 +183,18 @@ func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions 
 	return nil
 }
 
-// Replay makes a hook post again what the topic has from a time on, or only its dead letters if dead is
-// set.
-func (a *Admin) Replay(ctx context.Context, name string, from time.Time, dead bool) error {
+// Replay makes a hook post again what the topic has from a time on.
+func (a *Admin) Replay(ctx context.Context, name string, from time.Time) error {
 	return a.change(ctx, name, func(c *Control) error {
-		c.Replay++
-		c.FromMS, c.Dead = 0, dead
-		if !dead {
-			c.FromMS = from.UnixMilli()
-		}
+		c.Replay, c.FromMS, c.Dead = c.Replay+1, from.UnixMilli(), false
+		return nil
+	})
+}
+
+// Retry makes a hook post its dead letters again.
+func (a *Admin) Retry(ctx context.Context, name string) error {
+	return a.change(ctx, name, func(c *Control) error {
+		c.Replay, c.FromMS, c.Dead = c.Replay+1, 0, true
 		return nil
 	})
 }
@@ -201,7 +212,7 @@ func (a *Admin) Resume(ctx context.Context, name string) error {
 
 func (a *Admin) change(ctx context.Context, name string, fn func(*Control) error) error {
 	if !a.has(name) {
-		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %d others", name, len(a.hooks))
+		return envelope.Errorf(envelope.CodeNotFound, "there is no hook %q: the settings have %q", name, a.names())
 	}
 	if err := a.mirror.sync(ctx); err != nil {
 		return err

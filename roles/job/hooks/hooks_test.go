@@ -127,7 +127,7 @@ func TestPoisonedEvent(t *testing.T) {
 			w.checkAll()
 			// The receiver is mended, and the dead letters are replayed.
 			poison = ""
-			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Time{}, true) })
+			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 			w.after(time.Minute)
 			if s := w.status(); s.Dead != 0 || s.Open != 0 || s.DeadTotal != 1 {
 				t.Errorf("batch %d: status after the replay %+v", batch, s)
@@ -312,7 +312,7 @@ func TestReplayFromATime(t *testing.T) {
 		w.add(5, "1")
 		w.after(time.Minute)
 		before := w.to.count()
-		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", from, false) })
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", from) })
 		w.after(time.Minute)
 		again := w.to.calls[before:]
 		if len(again) != 5 {
@@ -384,7 +384,7 @@ func TestRetention(t *testing.T) {
 func TestAdminErrors(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.admin(func(ctx context.Context, a *hooks.Admin) error {
-			if err := a.Replay(ctx, "others", time.Now(), false); envelope.CodeOf(err) != envelope.CodeNotFound {
+			if err := a.Replay(ctx, "others", time.Now()); envelope.CodeOf(err) != envelope.CodeNotFound {
 				t.Errorf("replay of no hook: %v", err)
 			}
 			if err := a.Resume(ctx, "orders"); envelope.CodeOf(err) != envelope.CodeConflict {
@@ -408,10 +408,10 @@ func TestReplayTwice(t *testing.T) {
 		w.start()
 		w.add(5, "1")
 		w.after(time.Minute)
-		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", time.Time{}, true) })
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 		w.after(time.Minute)
 		w.admin(func(ctx context.Context, a *hooks.Admin) error {
-			return a.Replay(ctx, "orders", time.UnixMilli(1), false)
+			return a.Replay(ctx, "orders", time.UnixMilli(1))
 		})
 		w.after(time.Minute)
 		if n := w.to.count(); n != 10 {

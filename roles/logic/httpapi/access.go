@@ -400,11 +400,18 @@ func (g guard) Hooks(ctx context.Context) ([]logic.Hook, error) {
 	return g.service.Hooks(ctx)
 }
 
-func (g guard) ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error {
+func (g guard) ReplayHook(ctx context.Context, hook string, fromMS int64) error {
 	if err := serverWide(ctx, "replay a hook"); err != nil {
 		return err
 	}
-	return g.service.ReplayHook(ctx, hook, r)
+	return g.service.ReplayHook(ctx, hook, fromMS)
+}
+
+func (g guard) RetryHook(ctx context.Context, hook string) error {
+	if err := serverWide(ctx, "replay a hook"); err != nil {
+		return err
+	}
+	return g.service.RetryHook(ctx, hook)
 }
 
 func (g guard) ResumeHook(ctx context.Context, hook string) error {

@@ -67,15 +67,15 @@ func (a *API) eventsQuery(c *call) (q events.Query, err error) {
 		return q, err
 	}
 	q.Limit = int(limit)
-	if types := c.Param("types"); types != "" {
-		q.Types = strings.Split(types, ",")
+	if c.Params().Has("types") {
+		q.Types = strings.Split(c.Param("types"), ",")
 		if err := events.CheckTypes("types", q.Types); err != nil {
 			return q, err
 		}
 	}
-	if wait := c.Param("wait"); wait != "" {
-		if q.Wait, err = time.ParseDuration(wait); err != nil || q.Wait < 0 || q.Wait > maxWait {
-			return q, envelope.Invalid("wait", "must be a duration from 0s to "+maxWait.String()+", such as 30s")
+	if c.Params().Has("wait") {
+		if q.Wait, err = parseWait(c.Param("wait")); err != nil {
+			return q, err
 		}
 	}
 	if after := c.Param("after"); after == "now" {
@@ -84,6 +84,16 @@ func (a *API) eventsQuery(c *call) (q events.Query, err error) {
 		return q, envelope.Invalid("after", err.Error())
 	}
 	return q, nil
+}
+
+// parseWait reads whole seconds, such as 30s.
+func parseWait(text string) (time.Duration, error) {
+	seconds, err := strconv.Atoi(strings.TrimSuffix(text, "s"))
+	wait := time.Duration(seconds) * time.Second
+	if err != nil || wait < 0 || wait > maxWait || text != strconv.Itoa(seconds)+"s" {
+		return 0, envelope.Invalid("wait", "must be whole seconds from 0s to "+maxWait.String()+", such as 30s")
+	}
+	return wait, nil
 }
 
 // appendPage appends an answer of GET /v1/events.

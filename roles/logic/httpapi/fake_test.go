@@ -390,8 +390,12 @@ func (f *fakeService) Hooks(context.Context) ([]logic.Hook, error) {
 	}}, f.record("hooks")
 }
 
-func (f *fakeService) ReplayHook(_ context.Context, hook string, r logic.HookReplay) error {
-	return f.record(fmt.Sprint("replay ", hook, " ", r))
+func (f *fakeService) ReplayHook(_ context.Context, hook string, fromMS int64) error {
+	return f.record(fmt.Sprint("replay ", hook, " ", fromMS))
+}
+
+func (f *fakeService) RetryHook(_ context.Context, hook string) error {
+	return f.record("retry " + hook)
 }
 
 func (f *fakeService) ResumeHook(_ context.Context, hook string) error {

@@ -29,17 +29,13 @@ func (a *API) hooks(c *call) error {
 }
 
 // replayRequest is the body of POST /v1/hooks/{hook}/replay.
-type replayRequest struct{ logic.HookReplay }
+type replayRequest struct{ fromMS int64 }
 
 func (q *replayRequest) Field(r *jsonread.Reader, name string) (err error) {
-	switch name {
-	case "from_ms":
-		q.FromMS, err = r.Integer(1, math.MaxInt64)
-	case "dead_letters":
-		q.DeadLetters, err = r.Boolean()
-	default:
+	if name != "from_ms" {
 		return jsonread.ErrUnknownField
 	}
+	q.fromMS, err = r.Integer(1, math.MaxInt64)
 	return err
 }
 
@@ -53,17 +49,29 @@ func (a *API) replayHook(c *call) error {
 	if err := jsonread.Object(data, req); err != nil {
 		return err
 	}
-	if (req.FromMS != 0) == req.DeadLetters {
-		return envelope.Invalid("from_ms", `or "dead_letters":true is wanted, and not both`)
+	if req.fromMS == 0 {
+		return envelope.Invalid("from_ms", "is missing: the time of the first event, in Unix milliseconds")
 	}
 	hook, err := c.PathName("hook")
 	if err != nil {
 		return err
 	}
-	if err := a.service.ReplayHook(c.Ctx, hook, req.HookReplay); err != nil {
+	if err := a.service.ReplayHook(c.Ctx, hook, req.fromMS); err != nil {
 		return fmt.Errorf("replay the hook: %w", err)
 	}
 	a.log.Warn().Str("hook", hook).Str("key", c.Caller).Msg("a replay is asked for")
+	return c.Reply(http.StatusAccepted, struct{}{})
+}
+
+// retryHook answers POST /v1/hooks/{hook}/retry: the dead letters are posted again.
+func (a *API) retryHook(c *call) error {
+	hook, err := c.PathName("hook")
+	if err := cmp.Or(err, c.Known()); err != nil {
+		return err
+	}
+	if err := a.service.RetryHook(c.Ctx, hook); err != nil {
+		return fmt.Errorf("post the dead letters again: %w", err)
+	}
 	return c.Reply(http.StatusAccepted, struct{}{})
 }
 

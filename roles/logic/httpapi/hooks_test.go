@@ -21,8 +21,8 @@ func TestHooks(t *testing.T) {
 		path, body, did string
 		status          int
 	}{
-		{"/v1/hooks/orders/replay", `{"from_ms":1700000000000}`, "replay orders {1700000000000 false}", 202},
-		{"/v1/hooks/orders/replay", `{"dead_letters":true}`, "replay orders {0 true}", 202},
+		{"/v1/hooks/orders/replay", `{"from_ms":1700000000000}`, "replay orders 1700000000000", 202},
+		{"/v1/hooks/orders/retry", "", "retry orders", 202},
 		{"/v1/hooks/orders/resume", "", "resume orders", 200},
 	} {
 		a := h.do("POST", call.path, call.body)
@@ -34,8 +34,7 @@ func TestHooks(t *testing.T) {
 
 func TestHooksRefused(t *testing.T) {
 	for body, field := range map[string]string{
-		"": "", "{}": "from_ms", `{"from_ms":0}`: "from_ms", `{"from_ms":"now"}`: "from_ms", `{"dead_letters":false}`: "from_ms",
-		`{"from_ms":1,"dead_letters":true}`: "from_ms", `{"from":1}`: "from", `[1]`: "",
+		"": "", "{}": "from_ms", `{"from_ms":0}`: "from_ms", `{"from_ms":"now"}`: "from_ms", `{"dead_letters":true}`: "dead_letters", `{"from":1}`: "from", `[1]`: "",
 	} {
 		h := newHarness(t, httpapi.Config{}, nil)
 		a := h.do("POST", "/v1/hooks/orders/replay", body)

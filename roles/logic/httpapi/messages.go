@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"imgo/envelope"
@@ -107,9 +109,11 @@ func (a *API) messages(c *call) error {
 	if err != nil {
 		return err
 	}
-	after, err := messageID(c, "cursor", c.Param("cursor"))
-	if err != nil {
-		return err
+	var after uint64
+	if c.Params().Has("cursor") {
+		if after, err = messageID("cursor", c.Param("cursor")); err != nil {
+			return err
+		}
 	}
 	bodies, err := c.flag("bodies")
 	if err != nil {
@@ -177,21 +181,17 @@ func (a *API) explain(c *call) error {
 }
 
 // pathMessageID reads the id of a message in the path.
-func pathMessageID(c *call) (uint64, error) {
-	id, err := messageID(c, "id", c.R.PathValue("id"))
-	if err == nil && id == 0 {
-		err = envelope.Invalid("id", "must not be 0")
-	}
-	return id, err
-}
+func pathMessageID(c *call) (uint64, error) { return messageID("id", c.R.PathValue("id")) }
 
-// messageID reads the id of a message; "" is 0.
-func messageID(_ *call, field, text string) (uint64, error) {
-	if text == "" {
-		return 0, nil
-	}
+// messageID reads the id of a message: digits. No message has an id of more than 64 bits, so such a number is
+// the largest id.
+func messageID(field, text string) (uint64, error) {
+	digits := strings.Trim(text, "0123456789") == ""
 	id, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || id > math.MaxInt64 {
+	if digits && errors.Is(err, strconv.ErrRange) {
+		return math.MaxUint64, nil
+	}
+	if !digits || err != nil {
 		return 0, envelope.Invalid(field, fmt.Sprintf("is %q: it must be the id of a message", text))
 	}
 	return id, nil

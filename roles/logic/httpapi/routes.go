@@ -114,6 +114,7 @@ func (a *API) register() {
 		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes), anyPage: true},
 		{path: "/v1/hooks", form: v1, methods: get(httpcall.ScopeRead, a.hooks)},
 		{path: "/v1/hooks/{hook}/replay", form: v1, methods: post(httpcall.ScopeAdmin, a.replayHook)},
+		{path: "/v1/hooks/{hook}/retry", form: v1, methods: post(httpcall.ScopeAdmin, a.retryHook)},
 		{path: "/v1/hooks/{hook}/resume", form: v1, methods: post(httpcall.ScopeAdmin, a.resumeHook)},
 		{path: "/v1/partitions", form: v1, methods: methods{
 			http.MethodGet:  {httpcall.ScopeRead, a.partitions},

@@ -87,8 +87,10 @@ type Overview interface {
 	Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error)
 	// Hooks returns what the hooks have done and have to do, by name.
 	Hooks(ctx context.Context) ([]logic.Hook, error)
-	// ReplayHook makes a hook post events again. ResumeHook ends its pause.
-	ReplayHook(ctx context.Context, hook string, r logic.HookReplay) error
+	// ReplayHook makes a hook post again what the topic has from a time on, in Unix milliseconds. RetryHook
+	// does so for its dead letters, and ResumeHook ends its pause.
+	ReplayHook(ctx context.Context, hook string, fromMS int64) error
+	RetryHook(ctx context.Context, hook string) error
 	ResumeHook(ctx context.Context, hook string) error
 	// CountByComet returns each comet's number of sessions.
 	CountByComet(ctx context.Context) (map[string]int, error)

@@ -31,9 +31,10 @@ def seconds(ttl):
 
 
 def fits(value):
-    """Reports whether each text is within the limit in bytes, and each ttl within a week."""
+    """Reports whether each text is within the limit in bytes, each ttl within a week, and each deadline within the ttl."""
     if isinstance(value, dict):
-        return seconds(value.get("ttl", 0)) <= WEEK and all(fits(v) for v in value.values())
+        ttl = seconds(value.get("ttl", WEEK))
+        return ttl <= WEEK and seconds(value.get("deadline", 0)) <= ttl and all(fits(v) for v in value.values())
     if isinstance(value, list):
         return all(fits(v) for v in value)
     if isinstance(value, str):
@@ -47,11 +48,17 @@ def filter_body(context, body):
     return fits(body)
 
 
+def travels(parameters):
+    """Reports whether no value is . or .., which clients and servers take out of a path. A later call may use it there."""
+    return not {".", ".."} & set(map(str, (parameters or {}).values()))
+
+
 @schemathesis.hook
 def filter_path_parameters(context, path_parameters):
-    return fits(path_parameters)
+    return fits(path_parameters) and travels(path_parameters)
 
 
 @schemathesis.hook
 def filter_query(context, query):
-    return fits(query)
+    # A cursor is what an answer had as its next.
+    return fits(query) and travels(query) and (query or {}).get("after", "now") in ("", "now")
