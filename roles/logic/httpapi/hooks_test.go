@@ -34,7 +34,8 @@ func TestHooks(t *testing.T) {
 
 func TestHooksRefused(t *testing.T) {
 	for body, field := range map[string]string{
-		"": "", "{}": "from_ms", `{"from_ms":0}`: "from_ms", `{"from_ms":"now"}`: "from_ms", `{"dead_letters":true}`: "dead_letters", `{"from":1}`: "from", `[1]`: "",
+		"": "", "{}": "from_ms", `{"from_ms":0}`: "from_ms", `{"from_ms":"now"}`: "from_ms",
+		`{"dead_letters":true}`: "dead_letters", `{"from":1}`: "from", `[1]`: "",
 	} {
 		h := newHarness(t, httpapi.Config{}, nil)
 		a := h.do("POST", "/v1/hooks/orders/replay", body)
