@@ -28,6 +28,7 @@ type carrier struct {
 	reader  *events.Reader
 	unread  []events.Record // read and not open yet
 	next    int64           // the offset behind what was read
+	skipped int64           // entries that left the topic before they were read
 	lanes   lanes
 	bytes   int // of the open events that are in memory
 	calls   int
@@ -51,6 +52,7 @@ type carrier struct {
 type readResult struct {
 	records []events.Record
 	next    int64
+	skipped int64 // since the beginning: entries that left the topic before they were read
 	err     error
 }
 
@@ -132,7 +134,7 @@ func (c *carrier) read(ctx context.Context) {
 		}
 		records, err := c.reader.Next(ctx)
 		select {
-		case c.reads <- readResult{records, c.reader.Position().Offset, err}:
+		case c.reads <- readResult{records, c.reader.Position().Offset, c.reader.Skipped(), err}:
 		case <-ctx.Done():
 			return
 		}
@@ -190,6 +192,12 @@ func (c *carrier) took(ctx context.Context, r readResult) {
 		return
 	}
 	c.unread, c.next = r.records, r.next
+	if n := r.skipped - c.skipped; n > 0 {
+		c.skipped = r.skipped
+		c.h.metrics.events.WithLabelValues(c.h.cfg.Name, "skipped").Add(float64(n))
+		c.h.log.Error().Int32("partition", c.partition).Int64("events", n).
+			Msg("events left the topic before the hook could post them: its receiver was away for longer than events.retention")
+	}
 }
 
 // open opens events that were read, within the bounds.

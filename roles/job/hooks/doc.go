@@ -8,7 +8,8 @@
 //
 // An event is set aside as a dead letter if the address refuses it, or if it fails for longer than
 // Config.RetryFor while others succeed. A dead letter is a place in the events topic, so it lasts as long
-// as the topic keeps it. Replaying reads it again.
+// as the topic keeps it. Replaying reads it again. Events that leave the topic before they are read are
+// logged and counted.
 //
 // The package imports no other role. It does not derive events (roles/router does), and does not open
 // topics (roles does).

@@ -381,6 +381,25 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// Events that retention has taken before the hook read them are counted.
+func TestRetentionWhileAway(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.add(1, "1")
+		w.after(time.Minute)
+		w.stop()
+		w.add(5, "1")
+		w.topic.trim(4)
+		w.start()
+		w.after(time.Minute)
+		w.sent["1"] = slices.Delete(w.sent["1"], 1, 4)
+		w.checkAll()
+		if posted, skipped := w.counted("posted"), w.counted("skipped"); posted != 2 || skipped != 3 {
+			t.Errorf("%v posted and %v skipped are counted, want 2 and 3", posted, skipped)
+		}
+	})
+}
+
 func TestAdminErrors(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.admin(func(ctx context.Context, a *hooks.Admin) error {

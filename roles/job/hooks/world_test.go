@@ -292,7 +292,9 @@ type world struct {
 	to     *receiver
 	cfg    hooks.Config
 	sent   map[string][]string // ids by user
-	stop   func()
+	// metrics are those of the running hook.
+	metrics *prometheus.Registry
+	stop    func()
 }
 
 // inWorld runs a test with a running hook, in a bubble with a clock of its own.
@@ -313,8 +315,9 @@ func inWorld(t *testing.T, fn func(w *world)) {
 // start starts the hook, and returns once it follows the topic.
 func (w *world) start() {
 	w.t.Helper()
+	w.metrics = prometheus.NewRegistry()
 	h, err := hooks.New([]hooks.Config{w.cfg}, hooks.Deps{
-		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: prometheus.NewRegistry(), Transport: w.to,
+		Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Metrics: w.metrics, Transport: w.to,
 		Group: func(_ context.Context, _ string, generation uint16) (hooks.Group, error) {
 			if w.groups[generation] == nil {
 				w.groups[generation] = &group{next: -1}
@@ -362,6 +365,25 @@ func (w *world) checkAll() {
 			w.t.Errorf("of %s the receiver has %v, want %v", user, got, sent)
 		}
 	}
+}
+
+// counted returns how many events the metrics count with a result.
+func (w *world) counted(result string) (n float64) {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			for _, label := range m.GetLabel() {
+				if family.GetName() == "imgo_hook_events_total" && label.GetValue() == result {
+					n += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return n
 }
 
 // status returns the status of the hook, as callers of the API see it.
