@@ -97,6 +97,7 @@ func (c *carrier) run(ctx context.Context, from int64) error {
 
 // begin finds where to read on, and opens the events that wait for another try.
 func (c *carrier) begin(ctx context.Context, from int64) error {
+	fresh := false
 	if from < 0 {
 		begin, end, err := c.log.Bounds(ctx, c.partition)
 		if err != nil {
@@ -105,7 +106,7 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 		if from = end; c.h.knows(c.log.Generation() - 1) {
 			from = begin
 		}
-		c.changed = true // the stored state tells that the hook was here
+		fresh, c.changed = true, true // the stored state tells that the hook was here
 	}
 	reader, err := events.ResumeReader(ctx, c.log, c.partition, from)
 	if err != nil {
@@ -121,6 +122,12 @@ func (c *carrier) begin(ctx context.Context, from int64) error {
 		c.lanes.add(it, now)
 	}
 	c.markSaved()
+	if fresh {
+		// At once, so that no later job begins at a later end.
+		if c.save(ctx); c.committed < 0 {
+			return errors.New("the first position was not stored")
+		}
+	}
 	return nil
 }
 

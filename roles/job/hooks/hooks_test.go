@@ -35,8 +35,8 @@ func TestTypes(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.cfg.Types = []string{"user.*"}
 		w.start()
-		w.add(3, "1") // message.delivered
-		w.after(time.Second)
+		w.add(3, "1")             // message.delivered
+		w.after(15 * time.Second) // the position is shown every ten
 		if n := w.to.count(); n != 0 {
 			t.Errorf("%d calls for events of other types", n)
 		}
