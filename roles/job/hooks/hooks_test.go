@@ -104,7 +104,7 @@ func TestPoisonedEvent(t *testing.T) {
 			}
 			w.start()
 			w.add(1, "poisoned")
-			poison = w.sent["poisoned"][0]
+			w.to.change(func() { poison = w.sent["poisoned"][0] })
 			w.add(3, "poisoned", "1", "2", "3")
 			w.after(11 * time.Second)
 			for _, user := range []string{"1", "2", "3"} {
@@ -126,7 +126,7 @@ func TestPoisonedEvent(t *testing.T) {
 			w.sent["poisoned"] = w.sent["poisoned"][1:]
 			w.checkAll()
 			// The receiver is mended, and the dead letters are replayed.
-			poison = ""
+			w.to.change(func() { poison = "" })
 			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
 			w.after(time.Minute)
 			if s := w.status(); s.Dead != 0 || s.Open != 0 || s.DeadTotal != 1 {
@@ -182,8 +182,7 @@ func TestAway(t *testing.T) {
 		if s := w.status(); s.Dead != 0 || s.Failing == "" || s.Open == 0 {
 			t.Errorf("status %+v", s)
 		}
-		away = false
-		w.to.takes = 20 * time.Millisecond
+		w.to.change(func() { away, w.to.takes = false, 20*time.Millisecond })
 		w.after(10 * time.Minute)
 		w.checkAll()
 		if s := w.status(); s.Dead != 0 || s.Open != 0 || s.Failing != "" {
@@ -229,7 +228,7 @@ func TestPause(t *testing.T) {
 			if s := w.status(); s.Paused == "" || w.to.count() > 4 {
 				t.Errorf("%d calls, status %+v", w.to.count(), s)
 			}
-			gone = false
+			w.to.change(func() { gone = false })
 			w.stop()
 			if mend != "resume" {
 				w.cfg.URL = "https://backend.example/other"
@@ -251,10 +250,10 @@ func TestPause(t *testing.T) {
 // A job that ends at any moment loses nothing, and its successor keeps the order.
 func TestRestarts(t *testing.T) {
 	inWorld(t, func(w *world) {
-		dice := rand.New(rand.NewPCG(2, 3))
+		dice, answers := rand.New(rand.NewPCG(2, 3)), rand.New(rand.NewPCG(4, 5))
 		w.to.takes = 30 * time.Millisecond
 		w.to.answer = func(c call) (int, http.Header) {
-			if dice.IntN(4) == 0 {
+			if answers.IntN(4) == 0 {
 				return http.StatusInternalServerError, nil
 			}
 			return http.StatusOK, nil
@@ -271,7 +270,9 @@ func TestRestarts(t *testing.T) {
 			w.stop()
 			w.start()
 		}
+		w.table.mu.Lock()
 		w.table.failing = false
+		w.table.mu.Unlock()
 		w.after(time.Hour)
 		w.checkAll()
 	})
@@ -295,7 +296,7 @@ func TestManyPoisonedUsers(t *testing.T) {
 			w.add(1, "good")
 			w.after(30 * time.Second)
 		}
-		w.after(6 * time.Hour)
+		w.after(90 * time.Minute)
 		w.checkAll()
 		if s := w.status(); s.Dead == 0 || s.Open == 0 || !strings.Contains(s.Letters[0].Why, "waited while others") {
 			t.Errorf("%d open and %d dead: %+v", s.Open, s.Dead, s.Letters[:min(1, len(s.Letters))])
@@ -346,7 +347,7 @@ func TestGenerations(t *testing.T) {
 		}
 		w.stop()
 		w.start()
-		failing = false
+		w.to.change(func() { failing = false })
 		w.after(time.Hour)
 		w.checkAll()
 		if s := w.status(); s.Lag != 0 || s.Open != 0 {
@@ -369,7 +370,7 @@ func TestRetention(t *testing.T) {
 		w.add(2, "1")
 		w.after(time.Second)
 		w.topic.trim(1)
-		failing = false
+		w.to.change(func() { failing = false })
 		w.after(time.Hour)
 		s := w.status()
 		if s.Dead != 1 || !strings.Contains(s.Letters[0].Why, "left the events topic") {

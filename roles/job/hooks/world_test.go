@@ -246,8 +246,8 @@ func (r *receiver) RoundTrip(q *http.Request) (*http.Response, error) {
 	if r.answer != nil {
 		status, header = r.answer(c)
 	}
-	r.mu.Unlock()
 	wait := time.NewTimer(r.takes)
+	r.mu.Unlock()
 	if status == 0 { // no answer
 		wait.Reset(time.Hour)
 	}
@@ -262,6 +262,13 @@ func (r *receiver) RoundTrip(q *http.Request) (*http.Response, error) {
 		r.taken = append(r.taken, c.events...)
 	}
 	return &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(nil)), Request: q}, nil
+}
+
+// change changes what the receiver answers, while no answer is being made.
+func (r *receiver) change(fn func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fn()
 }
 
 // ids returns the ids of the events of a user that were taken, each once.
