@@ -163,15 +163,16 @@ func TestWrongReports(t *testing.T) {
 	}
 	for _, query := range []string{
 		"after=nonsense", "after=AQEAAAUAAA", "after=AQkA", "after=AQ", "types=message.read", "types=x,message.*", "limit=0",
-		"wait=1h", "wait=soon", "user=", "since=1",
+		"wait=1h", "wait=soon", "wait=5", "wait=51s", "types=", "types=message.d*", "user=", "since=1",
 	} {
 		n.call(t, "GET", "/v1/events?"+query, "").want(t, 400, `"field":"`+strings.Split(query, "=")[0]+`"`)
 	}
 	for _, path := range []string{
-		"messages?cursor=x", "messages?limit=0", "messages?bodies=1", "messages/x", "messages/0", "messages?after=1",
+		"messages?cursor=x", "messages?limit=0", "messages?bodies=1", "messages/x", "messages?cursor=", "messages?after=1",
 	} {
 		n.call(t, "GET", "/v1/users/alice/"+path, "").want(t, 400)
 	}
+	n.call(t, "GET", "/v1/users/alice/messages/0", "").want(t, 404)
 	var user struct{ Pending int }
 	if err := json.Unmarshal([]byte(n.call(t, "GET", "/v1/users/alice", "").body), &user); err != nil || user.Pending != 0 {
 		t.Errorf("user %+v, %v", user, err)
