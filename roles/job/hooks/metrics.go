@@ -22,7 +22,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "imgo_hook_calls_total", Help: "Calls of hooks, by outcome: answered, failed, refused.",
 		}, []string{"hook", "outcome"}),
 		events: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "imgo_hook_events_total", Help: "Events that hooks have ended with, by result: posted, dead (set aside), skipped (left the topic before).",
+			Name: "imgo_hook_events_total",
+			Help: "Events that hooks have ended with, by result: posted, dead (set aside), skipped (left the topic before).",
 		}, []string{"hook", "result"}),
 		seconds: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "imgo_hook_call_seconds", Help: "Duration of the calls of hooks.", Buckets: prometheus.ExponentialBuckets(0.005, 4, 7),
