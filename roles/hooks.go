@@ -40,9 +40,11 @@ func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 		s.admin = hooks.NewAdmin(n.cfg.Hooks, &n.topics, table, n.log)
 	}
 	if posts {
-		s.poster, err = hooks.New(n.cfg.Hooks, hooks.Deps{
-			Topics: &n.topics, Group: n.hookGroup(table), Table: table, Log: n.log, Metrics: n.metrics, Now: n.now,
-		})
+		deps := hooks.Deps{Topics: &n.topics, Table: table, Log: n.log, Metrics: n.metrics, Now: n.now}
+		if n.cluster != nil {
+			deps.Group = n.joinHookGroup
+		}
+		s.poster, err = hooks.New(n.cfg.Hooks, deps)
 	}
 	return s, err
 }
@@ -66,24 +68,21 @@ func (s *hookService) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// hookGroup returns the function that joins the group of a hook: Kafka's, or that of a process that has all
-// partitions.
-func (n *Node) hookGroup(table hooks.Table) func(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
-	return func(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
-		log, err := n.topics.Open(ctx, generation)
-		if err != nil {
-			return nil, err
-		}
-		topic, ok := log.(*bus.Log)
-		if !ok {
-			return hooks.NewLoneGroup(ctx, table, hook, log.Partitions())
-		}
-		g, err := n.cluster.bus.Group(ctx, bus.GroupOptions{Name: fmt.Sprintf("hook.%s.%d", hook, generation), Logs: []*bus.Log{topic}})
-		if err != nil {
-			return nil, err
-		}
-		return hookMembers{g}, nil
+// joinHookGroup joins Kafka's group of a hook.
+func (n *Node) joinHookGroup(ctx context.Context, hook string, generation uint16) (hooks.Group, error) {
+	log, err := n.topics.Open(ctx, generation)
+	if err != nil {
+		return nil, err
 	}
+	topic, ok := log.(*bus.Log)
+	if !ok {
+		return nil, fmt.Errorf("the events of generation %d are not on Kafka", generation)
+	}
+	g, err := n.cluster.bus.Group(ctx, bus.GroupOptions{Name: fmt.Sprintf("hook.%s.%d", hook, generation), Logs: []*bus.Log{topic}})
+	if err != nil {
+		return nil, err
+	}
+	return hookMembers{g}, nil
 }
 
 // hookMembers is a group of the jobs of a cluster.

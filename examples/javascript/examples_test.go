@@ -168,7 +168,7 @@ func TestReceiver(t *testing.T) {
 	hooktest.Check(t, server.URL(), server.WebSocket(), url, p.Out.String)
 }
 
-// person is a script that uses a page as a person does who is told to by a message.
+// person is a script that uses a page as a person does. Messages tell it what to do.
 const person = `<script>
 let done = false;
 new MutationObserver(() => {

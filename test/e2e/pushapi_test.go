@@ -129,7 +129,7 @@ func apiRooms(t *testing.T, api *pushapi.Client, rooms <-chan imgoclient.RoomCha
 	}
 }
 
-// apiUsers looks at ann, who has got all messages, and at bob, who waits for one.
+// apiUsers looks at two users: ann has all messages, and one waits for bob.
 func apiUsers(t *testing.T, api *pushapi.Client) {
 	t.Helper()
 	ctx := t.Context()

@@ -34,8 +34,7 @@ type carrier struct {
 	calls   int
 	state   State
 	changed bool // the state has changed since it was stored
-	// unsaved has the events that must not be passed by the position before the state is stored: new dead
-	// letters, and events that wait for another try.
+	// unsaved has the new dead letters: the position must not pass them before the state is stored.
 	unsaved    map[int64]struct{}
 	saved      map[int64]struct{} // offsets of the open events in the stored state
 	committed  int64
@@ -293,7 +292,7 @@ func (c *carrier) finish(r callResult) {
 	switch {
 	case cancelled:
 	case errors.Is(r.err, errGone):
-		c.bury(r, "it left the events topic before it was taken", now)
+		c.setAside(r, "it left the events topic before it was taken", now)
 	case !r.sent:
 		c.failing(r, now)
 		r.items[0].dueMS = now.Add(pause(0, maxRetry)).UnixMilli()
@@ -308,13 +307,12 @@ func (c *carrier) finish(r callResult) {
 		c.failing(r, now)
 	case !retry:
 		c.failing(r, now)
-		c.bury(r, c.state.Failing, now)
+		c.setAside(r, c.state.Failing, now)
 	default:
 		c.failing(r, now)
 		c.again(r, now)
 	}
 	for _, u := range r.lanes {
-		u.busy = false
 		c.lanes.file(u, now)
 	}
 }
@@ -363,17 +361,16 @@ func (c *carrier) forget(it *item) {
 	if _, ok := c.saved[it.offset]; ok {
 		c.changed = true
 	}
-	delete(c.unsaved, it.offset)
 }
 
-// bury sets the one event of a call aside.
-func (c *carrier) bury(r callResult, why string, now time.Time) {
+// setAside makes the one event of a call a dead letter.
+func (c *carrier) setAside(r callResult, why string, now time.Time) {
 	it := r.items[0]
 	c.remove(callResult{lanes: r.lanes[:1], items: r.items[:1]})
-	c.buried(it, why, now)
+	c.addDeadLetter(it, why, now)
 }
 
-func (c *carrier) buried(it *item, why string, now time.Time) {
+func (c *carrier) addDeadLetter(it *item, why string, now time.Time) {
 	l := it.letter(c.partition)
 	l.DueMS, l.Why, l.At = 0, why, now.UnixMilli()
 	c.state.Dead = append(c.state.Dead, l)
@@ -397,13 +394,13 @@ func (c *carrier) again(r callResult, now time.Time) {
 	r.lanes[0].single = true
 	first := time.UnixMilli(it.firstMS)
 	if v := c.h.health.view(); !v.down && now.Sub(first) >= c.h.cfg.RetryFor && v.lastSuccess.After(first) {
-		c.bury(r, fmt.Sprintf("it failed for %s while others succeeded: %s", c.h.cfg.RetryFor, c.state.Failing), now)
+		c.setAside(r, fmt.Sprintf("it failed for %s while others succeeded: %s", c.h.cfg.RetryFor, c.state.Failing), now)
 		return
 	}
 	it.dueMS = now.Add(max(pause(it.tries-1, maxRetry), r.answer.RetryAfter)).UnixMilli()
 	c.bytes -= len(it.value)
 	it.value = nil
-	c.unsaved[it.offset], c.changed = struct{}{}, true
+	c.changed = true
 }
 
 // recovered lets the events that failed while the address was away be tried again soon. That they failed
@@ -459,7 +456,7 @@ func (c *carrier) makeRoom(v view) {
 		c.lanes.unfile(u)
 		c.forget(it)
 		c.lanes.pop(u, 1)
-		c.buried(it, fmt.Sprintf("%d events waited while others succeeded: %s", maxOpen, c.state.Failing), now)
+		c.addDeadLetter(it, fmt.Sprintf("%d events waited while others succeeded: %s", maxOpen, c.state.Failing), now)
 		c.lanes.file(u, now)
 	}
 	c.fullSince = time.Time{}

@@ -104,7 +104,8 @@ type Table interface {
 // Deps are the parts of the system that hooks work with.
 type Deps struct {
 	Topics events.Topics
-	// Group joins the group of a hook for a generation of the topic.
+	// Group joins the group of a hook for a generation of the topic. Nil: this process has all partitions,
+	// and the positions are in the table.
 	Group   func(ctx context.Context, hook string, generation uint16) (Group, error)
 	Table   Table
 	Log     zerolog.Logger

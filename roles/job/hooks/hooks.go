@@ -127,7 +127,7 @@ func (h *hook) post(ctx context.Context, generation uint16) error {
 	if err != nil {
 		return fmt.Errorf("open the events of generation %d: %w", generation, err)
 	}
-	group, err := h.deps.Group(ctx, h.cfg.Name, generation)
+	group, err := h.join(ctx, log)
 	if err != nil {
 		return fmt.Errorf("join the group of the hook: %w", err)
 	}
@@ -150,6 +150,14 @@ func (h *hook) post(ctx context.Context, generation uint16) error {
 		}
 	}
 	return nil
+}
+
+// join joins the group of the hook for a generation of the topic.
+func (h *hook) join(ctx context.Context, log events.Log) (Group, error) {
+	if h.deps.Group == nil {
+		return newLoneGroup(h, log.Partitions()), nil
+	}
+	return h.deps.Group(ctx, h.cfg.Name, log.Generation())
 }
 
 // awaitEnd calls ended when all events of a generation are posted and there is a newer one.

@@ -9,7 +9,6 @@ import (
 type lane struct {
 	user  string
 	items []*item
-	busy  bool
 	// single: the events are posted one by one, because a call with several has failed.
 	single bool
 	// answered: the receiver has taken an event of the user since the lane was made.
@@ -51,7 +50,7 @@ func (l *lanes) add(it *item, now time.Time) {
 	}
 }
 
-// file puts a lane that is not busy where it belongs.
+// file puts a lane of which no event is in a call where it belongs.
 func (l *lanes) file(u *lane, now time.Time) {
 	switch {
 	case len(u.items) == 0:
@@ -100,7 +99,6 @@ func (l *lanes) take(n int) (taken []*lane, items []*item) {
 		for !alone && count < len(u.items) && len(items)+count < n && u.items[count].tries == 0 {
 			count++
 		}
-		u.busy = true
 		taken, items = append(taken, u), append(items, u.items[:count]...)
 		if alone {
 			break
