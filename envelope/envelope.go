@@ -26,10 +26,14 @@ const OffsetBits = 48
 // RecordVersion is the highest version of kept records that this program reads. A record has version 1,
 // unless a comment in envelope.proto says another one. A router of a lower version would derive another
 // mailbox from it, so no node appends a record of a version before every node reads it.
-const RecordVersion = 2
+const RecordVersion = 3
 
-// RecordVersionReports is the version of records with reports and deadlines.
-const RecordVersionReports = 2
+// RecordVersionReports is the version of records with reports and deadlines. RecordVersionClients is that of
+// what clients read and send, and of their presence.
+const (
+	RecordVersionReports = 2
+	RecordVersionClients = 3
+)
 
 // MaxOffset is the largest offset that an id has room for.
 const MaxOffset = int64(1)<<OffsetBits - 1

@@ -81,7 +81,7 @@ func (x Due_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Due_Step.Descriptor instead.
 func (Due_Step) EnumDescriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7, 0}
+	return file_envelope_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Record is one entry of the kept topic. Exactly one of its kinds is set.
@@ -104,6 +104,9 @@ type Record struct {
 	Membership    *Membership `protobuf:"bytes,24,opt,name=membership,proto3" json:"membership,omitempty"`
 	UserRooms     *UserRooms  `protobuf:"bytes,25,opt,name=user_rooms,json=userRooms,proto3" json:"user_rooms,omitempty"`
 	Dues          *Dues       `protobuf:"bytes,18,opt,name=dues,proto3" json:"dues,omitempty"`
+	Read          *Read       `protobuf:"bytes,19,opt,name=read,proto3" json:"read,omitempty"`
+	Presence      *Presence   `protobuf:"bytes,20,opt,name=presence,proto3" json:"presence,omitempty"`
+	Upstream      *Upstream   `protobuf:"bytes,21,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,6 +225,252 @@ func (x *Record) GetDues() *Dues {
 	return nil
 }
 
+func (x *Record) GetRead() *Read {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *Record) GetPresence() *Presence {
+	if x != nil {
+		return x.Presence
+	}
+	return nil
+}
+
+func (x *Record) GetUpstream() *Upstream {
+	if x != nil {
+		return x.Upstream
+	}
+	return nil
+}
+
+// Read tells that a user has read messages (record version 3). Every device has
+// acknowledged them with it.
+type Read struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// device is the one on which they were read; empty: the default device, or
+	// the caller of the API says so.
+	Device string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Ids    []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	// up_to: all messages up to this id, too; 0: none but ids.
+	UpTo          uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Read) Reset() {
+	*x = Read{}
+	mi := &file_envelope_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Read) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Read) ProtoMessage() {}
+
+func (x *Read) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Read.ProtoReflect.Descriptor instead.
+func (*Read) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Read) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Read) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Read) GetIds() []uint64 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *Read) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+// Presence tells that a user has come or gone (record version 3). The owner
+// appends it. It is void if it changes nothing of what was told before.
+type Presence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// device is the one that came first, or left last.
+	Device        string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Online        bool   `protobuf:"varint,3,opt,name=online,proto3" json:"online,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Presence) Reset() {
+	*x = Presence{}
+	mi := &file_envelope_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Presence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Presence) ProtoMessage() {}
+
+func (x *Presence) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Presence.ProtoReflect.Descriptor instead.
+func (*Presence) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Presence) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Presence) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Presence) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+// Upstream is a message of a client for the backend (record version 3).
+type Upstream struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// session is the name of the session that sent it.
+	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	Op      int32  `protobuf:"varint,4,opt,name=op,proto3" json:"op,omitempty"`
+	Body    []byte `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
+	// client_id is the client's own id of the message, which grows within a
+	// device; 0: none. A record is void if the device had this id before, or a
+	// higher one.
+	ClientId      uint64 `protobuf:"varint,6,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upstream) Reset() {
+	*x = Upstream{}
+	mi := &file_envelope_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upstream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upstream) ProtoMessage() {}
+
+func (x *Upstream) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
+func (*Upstream) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Upstream) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Upstream) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Upstream) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *Upstream) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *Upstream) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Upstream) GetClientId() uint64 {
+	if x != nil {
+		return x.ClientId
+	}
+	return 0
+}
+
 // Membership puts a user into a room, or takes it out, as a caller of the API
 // asked for it.
 type Membership struct {
@@ -236,7 +485,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_envelope_proto_msgTypes[1]
+	mi := &file_envelope_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +497,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[1]
+	mi := &file_envelope_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +510,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{1}
+	return file_envelope_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Membership) GetUser() string {
@@ -298,7 +547,7 @@ type UserRooms struct {
 
 func (x *UserRooms) Reset() {
 	*x = UserRooms{}
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +559,7 @@ func (x *UserRooms) String() string {
 func (*UserRooms) ProtoMessage() {}
 
 func (x *UserRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +572,7 @@ func (x *UserRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRooms.ProtoReflect.Descriptor instead.
 func (*UserRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{2}
+	return file_envelope_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UserRooms) GetUser() string {
@@ -353,7 +602,7 @@ type Memberships struct {
 
 func (x *Memberships) Reset() {
 	*x = Memberships{}
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +614,7 @@ func (x *Memberships) String() string {
 func (*Memberships) ProtoMessage() {}
 
 func (x *Memberships) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +627,7 @@ func (x *Memberships) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memberships.ProtoReflect.Descriptor instead.
 func (*Memberships) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{3}
+	return file_envelope_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Memberships) GetAt() uint64 {
@@ -418,7 +667,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +679,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +692,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{4}
+	return file_envelope_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Push) GetUsers() []string {
@@ -514,7 +763,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +775,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +788,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Report) GetLevel() uint32 {
@@ -581,7 +830,7 @@ type Dues struct {
 
 func (x *Dues) Reset() {
 	*x = Dues{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +842,7 @@ func (x *Dues) String() string {
 func (*Dues) ProtoMessage() {}
 
 func (x *Dues) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +855,7 @@ func (x *Dues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dues.ProtoReflect.Descriptor instead.
 func (*Dues) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Dues) GetDues() []*Due {
@@ -629,7 +878,7 @@ type Due struct {
 
 func (x *Due) Reset() {
 	*x = Due{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +890,7 @@ func (x *Due) String() string {
 func (*Due) ProtoMessage() {}
 
 func (x *Due) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +903,7 @@ func (x *Due) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Due.ProtoReflect.Descriptor instead.
 func (*Due) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Due) GetUser() string {
@@ -688,7 +937,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +949,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +962,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -737,7 +986,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +998,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +1011,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Ack) GetUser() string {
@@ -813,7 +1062,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1074,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1087,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Device) GetUser() string {
@@ -893,7 +1142,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1154,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1167,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Removal) GetUser() string {
@@ -959,7 +1208,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1220,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1233,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 // Moved carries what a partition of the generation before was when its fence
@@ -1004,7 +1253,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1265,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1278,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Moved) GetFrom() uint32 {
@@ -1079,7 +1328,7 @@ type MovedMailbox struct {
 
 func (x *MovedMailbox) Reset() {
 	*x = MovedMailbox{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1340,7 @@ func (x *MovedMailbox) String() string {
 func (*MovedMailbox) ProtoMessage() {}
 
 func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1353,7 @@ func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
 func (*MovedMailbox) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MovedMailbox) GetUser() string {
@@ -1167,7 +1416,7 @@ type MovedDevice struct {
 
 func (x *MovedDevice) Reset() {
 	*x = MovedDevice{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1428,7 @@ func (x *MovedDevice) String() string {
 func (*MovedDevice) ProtoMessage() {}
 
 func (x *MovedDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1441,7 @@ func (x *MovedDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
 func (*MovedDevice) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MovedDevice) GetDevice() string {
@@ -1238,7 +1487,7 @@ type MovedMessage struct {
 
 func (x *MovedMessage) Reset() {
 	*x = MovedMessage{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1499,7 @@ func (x *MovedMessage) String() string {
 func (*MovedMessage) ProtoMessage() {}
 
 func (x *MovedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1512,7 @@ func (x *MovedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
 func (*MovedMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MovedMessage) GetId() uint64 {
@@ -1348,7 +1597,7 @@ type Tracked struct {
 
 func (x *Tracked) Reset() {
 	*x = Tracked{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1609,7 @@ func (x *Tracked) String() string {
 func (*Tracked) ProtoMessage() {}
 
 func (x *Tracked) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1622,7 @@ func (x *Tracked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracked.ProtoReflect.Descriptor instead.
 func (*Tracked) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Tracked) GetReport() *Report {
@@ -1422,7 +1671,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1683,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1696,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Receipt) GetDevice() string {
@@ -1477,7 +1726,7 @@ type MovedKey struct {
 
 func (x *MovedKey) Reset() {
 	*x = MovedKey{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1738,7 @@ func (x *MovedKey) String() string {
 func (*MovedKey) ProtoMessage() {}
 
 func (x *MovedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1751,7 @@ func (x *MovedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
 func (*MovedKey) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MovedKey) GetUser() string {
@@ -1546,7 +1795,7 @@ type MovedClaim struct {
 
 func (x *MovedClaim) Reset() {
 	*x = MovedClaim{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1807,7 @@ func (x *MovedClaim) String() string {
 func (*MovedClaim) ProtoMessage() {}
 
 func (x *MovedClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1820,7 @@ func (x *MovedClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
 func (*MovedClaim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MovedClaim) GetKey() string {
@@ -1613,7 +1862,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1874,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1887,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Claim) GetKey() string {
@@ -1664,7 +1913,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1925,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1938,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -1753,7 +2002,7 @@ type SessionRooms struct {
 
 func (x *SessionRooms) Reset() {
 	*x = SessionRooms{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +2014,7 @@ func (x *SessionRooms) String() string {
 func (*SessionRooms) ProtoMessage() {}
 
 func (x *SessionRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +2027,7 @@ func (x *SessionRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRooms.ProtoReflect.Descriptor instead.
 func (*SessionRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SessionRooms) GetTo() []*Address {
@@ -1814,7 +2063,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2075,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2088,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -1881,7 +2130,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2142,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2155,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Address) GetComet() string {
@@ -1941,7 +2190,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2202,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2215,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Message) GetOp() int32 {
@@ -2024,7 +2273,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2285,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2298,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -2098,7 +2347,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2359,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2372,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -2173,7 +2422,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2434,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2447,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -2232,7 +2481,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2493,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2506,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -2277,7 +2526,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2538,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2551,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -2329,7 +2578,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2590,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2603,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -2382,7 +2631,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2643,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2656,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -2457,7 +2706,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2718,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2731,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -2580,7 +2829,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2841,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2854,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -2659,7 +2908,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2920,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2933,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SessionInfo) GetAddress() *Address {
@@ -2803,7 +3052,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3064,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3077,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ConnectRequest) GetSession() *SessionInfo {
@@ -2877,7 +3126,7 @@ type HandshakeHeader struct {
 
 func (x *HandshakeHeader) Reset() {
 	*x = HandshakeHeader{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +3138,7 @@ func (x *HandshakeHeader) String() string {
 func (*HandshakeHeader) ProtoMessage() {}
 
 func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +3151,7 @@ func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeHeader.ProtoReflect.Descriptor instead.
 func (*HandshakeHeader) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HandshakeHeader) GetName() string {
@@ -2955,7 +3204,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3216,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3229,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -3094,7 +3343,7 @@ type RoomAccess struct {
 
 func (x *RoomAccess) Reset() {
 	*x = RoomAccess{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3355,7 @@ func (x *RoomAccess) String() string {
 func (*RoomAccess) ProtoMessage() {}
 
 func (x *RoomAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3368,7 @@ func (x *RoomAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
 func (*RoomAccess) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RoomAccess) GetRuled() bool {
@@ -3149,7 +3398,7 @@ type RoomRefusal struct {
 
 func (x *RoomRefusal) Reset() {
 	*x = RoomRefusal{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3410,7 @@ func (x *RoomRefusal) String() string {
 func (*RoomRefusal) ProtoMessage() {}
 
 func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3423,7 @@ func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
 func (*RoomRefusal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RoomRefusal) GetRoom() string {
@@ -3210,7 +3459,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3471,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3484,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *JoinRequest) GetSession() *SessionInfo {
@@ -3269,7 +3518,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +3530,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +3543,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *JoinReply) GetUntilMs() int64 {
@@ -3321,7 +3570,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3333,7 +3582,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3346,7 +3595,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -3395,7 +3644,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3656,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3669,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -3473,7 +3722,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3485,7 +3734,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +3747,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -3532,7 +3781,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3793,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3806,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -3584,7 +3833,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3845,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3858,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -3670,7 +3919,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3682,7 +3931,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3695,7 +3944,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -3714,7 +3963,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3726,7 +3975,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3739,7 +3988,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -3761,7 +4010,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +4022,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +4035,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -3835,7 +4084,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3847,7 +4096,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3860,7 +4109,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -3913,7 +4162,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4174,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4187,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -3973,7 +4222,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3985,7 +4234,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3998,7 +4247,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -4036,7 +4285,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4048,7 +4297,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4061,7 +4310,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -4112,7 +4361,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4373,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4386,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -4166,7 +4415,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4427,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4440,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -4233,7 +4482,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4245,7 +4494,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4258,7 +4507,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -4306,7 +4555,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4318,7 +4567,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4331,7 +4580,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -4365,7 +4614,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4626,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4639,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -4444,7 +4693,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4705,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4718,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -4495,7 +4744,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4507,7 +4756,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4520,7 +4769,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -4582,7 +4831,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4594,7 +4843,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4607,7 +4856,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -4628,7 +4877,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4889,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +4902,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -4688,7 +4937,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4700,7 +4949,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4713,7 +4962,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *MessagesRequest) GetUser() string {
@@ -4762,7 +5011,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4774,7 +5023,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4787,7 +5036,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MessagesReply) GetMessages() []*WaitingMessage {
@@ -4825,7 +5074,7 @@ type WaitingMessage struct {
 
 func (x *WaitingMessage) Reset() {
 	*x = WaitingMessage{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4837,7 +5086,7 @@ func (x *WaitingMessage) String() string {
 func (*WaitingMessage) ProtoMessage() {}
 
 func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4850,7 +5099,7 @@ func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
 func (*WaitingMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *WaitingMessage) GetId() uint64 {
@@ -4927,7 +5176,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5188,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +5201,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -4989,7 +5238,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5001,7 +5250,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5014,7 +5263,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -5047,7 +5296,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5059,7 +5308,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5321,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -5096,7 +5345,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +5357,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +5370,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -5161,7 +5410,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5173,7 +5422,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5186,7 +5435,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -5208,7 +5457,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5220,7 +5469,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5233,7 +5482,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -5260,7 +5509,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5272,7 +5521,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5285,7 +5534,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -5312,7 +5561,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5324,7 +5573,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5337,7 +5586,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -5356,7 +5605,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5368,7 +5617,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5381,7 +5630,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -5402,7 +5651,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5414,7 +5663,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5427,7 +5676,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -5455,7 +5704,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5467,7 +5716,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5480,7 +5729,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -5508,7 +5757,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5520,7 +5769,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5533,7 +5782,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -5567,7 +5816,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5579,7 +5828,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5592,7 +5841,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -5611,7 +5860,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5623,7 +5872,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5636,7 +5885,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -5665,7 +5914,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5677,7 +5926,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5690,7 +5939,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -5759,7 +6008,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5771,7 +6020,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5784,7 +6033,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -5826,7 +6075,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5838,7 +6087,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5851,7 +6100,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -5880,7 +6129,7 @@ type RecordsVersion struct {
 
 func (x *RecordsVersion) Reset() {
 	*x = RecordsVersion{}
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5892,7 +6141,7 @@ func (x *RecordsVersion) String() string {
 func (*RecordsVersion) ProtoMessage() {}
 
 func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5905,7 +6154,7 @@ func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
 func (*RecordsVersion) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{85}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RecordsVersion) GetVersion() uint32 {
@@ -5952,7 +6201,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5964,7 +6213,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5977,7 +6226,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{86}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -6092,7 +6341,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6104,7 +6353,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6117,7 +6366,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{87}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -6143,7 +6392,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6155,7 +6404,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6168,7 +6417,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{88}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 type StatusReply struct {
@@ -6185,7 +6434,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6197,7 +6446,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6210,7 +6459,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{89}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -6259,7 +6508,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6271,7 +6520,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6284,7 +6533,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{90}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Failure) GetCode() string {
@@ -6331,7 +6580,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6343,7 +6592,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6356,7 +6605,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{91}
+	return file_envelope_proto_rawDescGZIP(), []int{94}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -6370,7 +6619,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6382,7 +6631,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6395,7 +6644,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{92}
+	return file_envelope_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -6434,7 +6683,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6446,7 +6695,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6459,7 +6708,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{93}
+	return file_envelope_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -6529,7 +6778,7 @@ var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
 	"\n" +
-	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xa3\x04\n" +
+	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xbf\x05\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12*\n" +
@@ -6546,7 +6795,26 @@ const file_envelope_proto_rawDesc = "" +
 	"membership\x12:\n" +
 	"\n" +
 	"user_rooms\x18\x19 \x01(\v2\x1b.imgo.envelope.v1.UserRoomsR\tuserRooms\x12*\n" +
-	"\x04dues\x18\x12 \x01(\v2\x16.imgo.envelope.v1.DuesR\x04dues\"L\n" +
+	"\x04dues\x18\x12 \x01(\v2\x16.imgo.envelope.v1.DuesR\x04dues\x12*\n" +
+	"\x04read\x18\x13 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x126\n" +
+	"\bpresence\x18\x14 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\x126\n" +
+	"\bupstream\x18\x15 \x01(\v2\x1a.imgo.envelope.v1.UpstreamR\bupstream\"Y\n" +
+	"\x04Read\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
+	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x13\n" +
+	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"N\n" +
+	"\bPresence\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
+	"\x06online\x18\x03 \x01(\bR\x06online\"\x91\x01\n" +
+	"\bUpstream\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\x12\x0e\n" +
+	"\x02op\x18\x04 \x01(\x05R\x02op\x12\x12\n" +
+	"\x04body\x18\x05 \x01(\fR\x04body\x12\x1b\n" +
+	"\tclient_id\x18\x06 \x01(\x04R\bclientId\"L\n" +
 	"\n" +
 	"Membership\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
@@ -7061,205 +7329,211 @@ func file_envelope_proto_rawDescGZIP() []byte {
 }
 
 var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
 var file_envelope_proto_goTypes = []any{
 	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
 	(*Record)(nil),             // 1: imgo.envelope.v1.Record
-	(*Membership)(nil),         // 2: imgo.envelope.v1.Membership
-	(*UserRooms)(nil),          // 3: imgo.envelope.v1.UserRooms
-	(*Memberships)(nil),        // 4: imgo.envelope.v1.Memberships
-	(*Push)(nil),               // 5: imgo.envelope.v1.Push
-	(*Report)(nil),             // 6: imgo.envelope.v1.Report
-	(*Dues)(nil),               // 7: imgo.envelope.v1.Dues
-	(*Due)(nil),                // 8: imgo.envelope.v1.Due
-	(*Acks)(nil),               // 9: imgo.envelope.v1.Acks
-	(*Ack)(nil),                // 10: imgo.envelope.v1.Ack
-	(*Device)(nil),             // 11: imgo.envelope.v1.Device
-	(*Removal)(nil),            // 12: imgo.envelope.v1.Removal
-	(*Fence)(nil),              // 13: imgo.envelope.v1.Fence
-	(*Moved)(nil),              // 14: imgo.envelope.v1.Moved
-	(*MovedMailbox)(nil),       // 15: imgo.envelope.v1.MovedMailbox
-	(*MovedDevice)(nil),        // 16: imgo.envelope.v1.MovedDevice
-	(*MovedMessage)(nil),       // 17: imgo.envelope.v1.MovedMessage
-	(*Tracked)(nil),            // 18: imgo.envelope.v1.Tracked
-	(*Receipt)(nil),            // 19: imgo.envelope.v1.Receipt
-	(*MovedKey)(nil),           // 20: imgo.envelope.v1.MovedKey
-	(*MovedClaim)(nil),         // 21: imgo.envelope.v1.MovedClaim
-	(*Claim)(nil),              // 22: imgo.envelope.v1.Claim
-	(*Envelope)(nil),           // 23: imgo.envelope.v1.Envelope
-	(*SessionRooms)(nil),       // 24: imgo.envelope.v1.SessionRooms
-	(*RoomOpened)(nil),         // 25: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),            // 26: imgo.envelope.v1.Address
-	(*Message)(nil),            // 27: imgo.envelope.v1.Message
-	(*Kept)(nil),               // 28: imgo.envelope.v1.Kept
-	(*Backlog)(nil),            // 29: imgo.envelope.v1.Backlog
-	(*Kick)(nil),               // 30: imgo.envelope.v1.Kick
-	(*Nudge)(nil),              // 31: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),        // 32: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),        // 33: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),          // 34: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),           // 35: imgo.envelope.v1.Delivery
-	(*Target)(nil),             // 36: imgo.envelope.v1.Target
-	(*SessionInfo)(nil),        // 37: imgo.envelope.v1.SessionInfo
-	(*ConnectRequest)(nil),     // 38: imgo.envelope.v1.ConnectRequest
-	(*HandshakeHeader)(nil),    // 39: imgo.envelope.v1.HandshakeHeader
-	(*ConnectReply)(nil),       // 40: imgo.envelope.v1.ConnectReply
-	(*RoomAccess)(nil),         // 41: imgo.envelope.v1.RoomAccess
-	(*RoomRefusal)(nil),        // 42: imgo.envelope.v1.RoomRefusal
-	(*JoinRequest)(nil),        // 43: imgo.envelope.v1.JoinRequest
-	(*JoinReply)(nil),          // 44: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 45: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 46: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 47: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 48: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 49: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 50: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),      // 51: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 52: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 53: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 54: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 55: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 56: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 57: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 58: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 59: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 60: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 61: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 62: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 63: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 64: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 65: imgo.envelope.v1.RemoveReply
-	(*MessagesRequest)(nil),    // 66: imgo.envelope.v1.MessagesRequest
-	(*MessagesReply)(nil),      // 67: imgo.envelope.v1.MessagesReply
-	(*WaitingMessage)(nil),     // 68: imgo.envelope.v1.WaitingMessage
-	(*DeviceInfo)(nil),         // 69: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 70: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 71: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 72: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 73: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 74: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 75: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 76: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 77: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 78: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 79: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 80: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 81: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 82: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 83: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 84: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 85: imgo.envelope.v1.KeptMoved
-	(*RecordsVersion)(nil),     // 86: imgo.envelope.v1.RecordsVersion
-	(*NodeMeta)(nil),           // 87: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 88: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 89: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 90: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 91: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 92: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 93: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 94: imgo.envelope.v1.CallPart
-	nil,                        // 95: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 96: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 97: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 98: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 99: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Read)(nil),               // 2: imgo.envelope.v1.Read
+	(*Presence)(nil),           // 3: imgo.envelope.v1.Presence
+	(*Upstream)(nil),           // 4: imgo.envelope.v1.Upstream
+	(*Membership)(nil),         // 5: imgo.envelope.v1.Membership
+	(*UserRooms)(nil),          // 6: imgo.envelope.v1.UserRooms
+	(*Memberships)(nil),        // 7: imgo.envelope.v1.Memberships
+	(*Push)(nil),               // 8: imgo.envelope.v1.Push
+	(*Report)(nil),             // 9: imgo.envelope.v1.Report
+	(*Dues)(nil),               // 10: imgo.envelope.v1.Dues
+	(*Due)(nil),                // 11: imgo.envelope.v1.Due
+	(*Acks)(nil),               // 12: imgo.envelope.v1.Acks
+	(*Ack)(nil),                // 13: imgo.envelope.v1.Ack
+	(*Device)(nil),             // 14: imgo.envelope.v1.Device
+	(*Removal)(nil),            // 15: imgo.envelope.v1.Removal
+	(*Fence)(nil),              // 16: imgo.envelope.v1.Fence
+	(*Moved)(nil),              // 17: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),       // 18: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),        // 19: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),       // 20: imgo.envelope.v1.MovedMessage
+	(*Tracked)(nil),            // 21: imgo.envelope.v1.Tracked
+	(*Receipt)(nil),            // 22: imgo.envelope.v1.Receipt
+	(*MovedKey)(nil),           // 23: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),         // 24: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),              // 25: imgo.envelope.v1.Claim
+	(*Envelope)(nil),           // 26: imgo.envelope.v1.Envelope
+	(*SessionRooms)(nil),       // 27: imgo.envelope.v1.SessionRooms
+	(*RoomOpened)(nil),         // 28: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),            // 29: imgo.envelope.v1.Address
+	(*Message)(nil),            // 30: imgo.envelope.v1.Message
+	(*Kept)(nil),               // 31: imgo.envelope.v1.Kept
+	(*Backlog)(nil),            // 32: imgo.envelope.v1.Backlog
+	(*Kick)(nil),               // 33: imgo.envelope.v1.Kick
+	(*Nudge)(nil),              // 34: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),        // 35: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),        // 36: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),          // 37: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),           // 38: imgo.envelope.v1.Delivery
+	(*Target)(nil),             // 39: imgo.envelope.v1.Target
+	(*SessionInfo)(nil),        // 40: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),     // 41: imgo.envelope.v1.ConnectRequest
+	(*HandshakeHeader)(nil),    // 42: imgo.envelope.v1.HandshakeHeader
+	(*ConnectReply)(nil),       // 43: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 44: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 45: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 46: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 47: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 48: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 49: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 50: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 51: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 52: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 53: imgo.envelope.v1.AckRequest
+	(*DetachRequest)(nil),      // 54: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 55: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 56: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 57: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 58: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 59: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 60: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 61: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 62: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 63: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 64: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 65: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 66: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 67: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 68: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 69: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 70: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 71: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 72: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 73: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 74: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 75: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 76: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 77: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 78: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 79: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 80: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 81: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 82: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 83: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 84: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 85: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 86: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 87: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 88: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 89: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 90: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 91: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 92: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 93: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 94: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 95: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 96: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 97: imgo.envelope.v1.CallPart
+	nil,                        // 98: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 99: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 100: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 101: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 102: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
-	5,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
-	9,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
-	11, // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	22, // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	13, // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
-	14, // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
-	12, // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
-	2,  // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
-	3,  // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
-	7,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
-	4,  // 10: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	6,  // 11: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
-	8,  // 12: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
-	0,  // 13: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
-	10, // 14: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	15, // 15: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
-	20, // 16: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
-	21, // 17: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
-	16, // 18: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
-	17, // 19: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
-	4,  // 20: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
-	18, // 21: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	6,  // 22: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
-	19, // 23: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
-	27, // 24: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	29, // 25: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	30, // 26: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	31, // 27: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	25, // 28: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	24, // 29: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	26, // 30: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
-	4,  // 31: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	26, // 32: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	26, // 33: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	28, // 34: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	26, // 35: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	32, // 36: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	26, // 37: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	35, // 38: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	36, // 39: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	29, // 40: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	30, // 41: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	31, // 42: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	24, // 43: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	26, // 44: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
-	37, // 45: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	39, // 46: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
-	29, // 47: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	41, // 48: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	42, // 49: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
-	4,  // 50: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	37, // 51: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	41, // 52: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	37, // 53: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	41, // 54: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	4,  // 55: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	26, // 56: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	10, // 57: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	52, // 58: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	26, // 59: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	37, // 60: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	95, // 61: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	96, // 62: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	97, // 63: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	98, // 64: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	37, // 65: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	29, // 66: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	30, // 67: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	4,  // 68: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	4,  // 69: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	26, // 70: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	61, // 71: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	37, // 72: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	26, // 73: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	37, // 74: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	37, // 75: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	69, // 76: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	12, // 77: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	68, // 78: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
-	18, // 79: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	28, // 80: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	75, // 81: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	77, // 82: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	78, // 83: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	26, // 84: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	99, // 85: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	37, // 86: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	88, // 87: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	94, // 88: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	91, // 89: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	90, // [90:90] is the sub-list for method output_type
-	90, // [90:90] is the sub-list for method input_type
-	90, // [90:90] is the sub-list for extension type_name
-	90, // [90:90] is the sub-list for extension extendee
-	0,  // [0:90] is the sub-list for field type_name
+	8,   // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
+	12,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
+	14,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
+	25,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	16,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	17,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	15,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
+	5,   // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
+	6,   // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
+	10,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
+	2,   // 10: imgo.envelope.v1.Record.read:type_name -> imgo.envelope.v1.Read
+	3,   // 11: imgo.envelope.v1.Record.presence:type_name -> imgo.envelope.v1.Presence
+	4,   // 12: imgo.envelope.v1.Record.upstream:type_name -> imgo.envelope.v1.Upstream
+	7,   // 13: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	9,   // 14: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
+	11,  // 15: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
+	0,   // 16: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
+	13,  // 17: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	18,  // 18: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	23,  // 19: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	24,  // 20: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	19,  // 21: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	20,  // 22: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	7,   // 23: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
+	21,  // 24: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	9,   // 25: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
+	22,  // 26: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
+	30,  // 27: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	32,  // 28: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	33,  // 29: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	34,  // 30: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	28,  // 31: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	27,  // 32: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	29,  // 33: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
+	7,   // 34: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	29,  // 35: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	29,  // 36: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	31,  // 37: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	29,  // 38: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	35,  // 39: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	29,  // 40: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	38,  // 41: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	39,  // 42: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	32,  // 43: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	33,  // 44: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	34,  // 45: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	27,  // 46: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	29,  // 47: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	40,  // 48: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	42,  // 49: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
+	32,  // 50: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	44,  // 51: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	45,  // 52: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	7,   // 53: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	40,  // 54: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	44,  // 55: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	40,  // 56: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	44,  // 57: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	7,   // 58: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	29,  // 59: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	13,  // 60: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	55,  // 61: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	29,  // 62: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	40,  // 63: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	98,  // 64: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	99,  // 65: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	100, // 66: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	101, // 67: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	40,  // 68: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	32,  // 69: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	33,  // 70: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	7,   // 71: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	7,   // 72: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	29,  // 73: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	64,  // 74: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	40,  // 75: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	29,  // 76: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	40,  // 77: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	40,  // 78: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	72,  // 79: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	15,  // 80: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	71,  // 81: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	21,  // 82: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	31,  // 83: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	78,  // 84: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	80,  // 85: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	81,  // 86: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	29,  // 87: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	102, // 88: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	40,  // 89: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	91,  // 90: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	97,  // 91: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	94,  // 92: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	93,  // [93:93] is the sub-list for method output_type
+	93,  // [93:93] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -7273,7 +7547,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   99,
+			NumMessages:   102,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,8 +7,8 @@
 package protocol
 
 // The operations of a packet. OpError is the answer to an operation that was refused, and OpRoomChanged
-// says that the server has changed which rooms the session is in. 24 to 27 are kept free for messages
-// that are read. 254 and 255 are imgo 2016's connection test.
+// says that the server has changed which rooms the session is in. OpDismiss says that messages were read elsewhere.
+// 254 and 255 are imgo 2016's connection test.
 const (
 	OpHeartbeat        int32 = 2
 	OpHeartbeatReply   int32 = 3
@@ -30,6 +30,9 @@ const (
 	OpJoinRoomReply    int32 = 21
 	OpLeaveRoom        int32 = 22
 	OpLeaveRoomReply   int32 = 23
+	OpRead             int32 = 24
+	OpReadReply        int32 = 25
+	OpDismiss          int32 = 26
 	OpError            int32 = 28
 	OpRoomChanged      int32 = 29
 	OpTest             int32 = 254

@@ -2,6 +2,7 @@ package events
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -27,10 +28,19 @@ const (
 	Expired Type = "message.expired"
 	// Dropped: the message was taken from the mailbox; see the reasons.
 	Dropped Type = "message.dropped"
+	// Read: the user has read messages.
+	Read Type = "message.read"
+	// Online and Offline: the user came, or has gone.
+	Online  Type = "user.online"
+	Offline Type = "user.offline"
+	// Upstream: a client sent a message for the backend.
+	Upstream Type = "upstream.message"
 )
 
 // Types returns all types.
-func Types() []Type { return []Type{Delivered, Settled, Undelivered, Expired, Dropped} }
+func Types() []Type {
+	return []Type{Delivered, Settled, Undelivered, Expired, Dropped, Read, Online, Offline, Upstream}
+}
 
 // The reasons of Dropped.
 const (
@@ -119,7 +129,7 @@ func ParseID(text string) (id ID, err error) {
 	return id, nil
 }
 
-// Event is one event of a message.
+// Event is one event.
 type Event struct {
 	ID        ID
 	Partition int32 // of the record
@@ -127,10 +137,11 @@ type Event struct {
 	User      string
 	TimeMS    int64 // of the record, Unix milliseconds
 
-	Message uint64 // id of the message
+	Message uint64 // id of the message (Delivered, Settled, Undelivered, Expired, Dropped)
 	Ref     string // the caller's name of the message
 	// Device acknowledged, AfterMS milliseconds after the push (Delivered). Auto: comet did so
-	// for a client that cannot.
+	// for a client that cannot. Of the other types, Device is where messages were read, where the
+	// user came or left, or what sent the message.
 	Device  string
 	AfterMS int64
 	Auto    bool
@@ -139,6 +150,15 @@ type Event struct {
 	// Without are devices that were forgotten while they waited (Settled).
 	Without []string
 	Reason  string // of Dropped
+	// IDs are the messages that were read; UpTo: all up to this id too (Read).
+	IDs  []uint64
+	UpTo uint64
+	// Session sent Body with the operation Op, and with its own id of the message ClientID; 0: none
+	// (Upstream).
+	Session  string
+	Op       int32
+	Body     []byte
+	ClientID uint64
 }
 
 // AppendJSON appends the event as a CloudEvents 1.0 object, in the structured mode of its JSON
@@ -154,8 +174,9 @@ func (e *Event) AppendJSON(b []byte, source string) []byte {
 	b = time.UnixMilli(e.TimeMS).UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
 	b = append(b, `","datacontenttype":"application/json","data":{"user":`...)
 	b = appendText(b, e.User)
-	b = append(b, `,"id":"`...)
-	b = append(strconv.AppendUint(b, e.Message, 10), '"')
+	if e.Message != 0 {
+		b = appendID(b, "id", e.Message)
+	}
 	if e.Ref != "" {
 		b = appendField(b, "ref", e.Ref)
 	}
@@ -178,8 +199,51 @@ func (e *Event) AppendJSON(b []byte, source string) []byte {
 		if e.Reason != "" {
 			b = appendField(b, "reason", e.Reason)
 		}
+	case Read:
+		b = appendRead(appendField(b, "device", e.Device), e)
+	case Online, Offline:
+		b = appendID(appendField(b, "device", e.Device), "epoch", e.ID.Record)
+	case Upstream:
+		b = appendUpstream(appendField(b, "device", e.Device), e)
 	}
 	return append(b, '}', '}')
+}
+
+func appendRead(b []byte, e *Event) []byte {
+	b = append(b, `,"ids":[`...)
+	for i, id := range e.IDs {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(strconv.AppendUint(append(b, '"'), id, 10), '"')
+	}
+	b = append(b, ']')
+	if e.UpTo != 0 {
+		b = appendID(b, "up_to", e.UpTo)
+	}
+	return b
+}
+
+// appendUpstream appends the body as the API shows bodies: as JSON, as text, or in base64.
+func appendUpstream(b []byte, e *Event) []byte {
+	b = appendField(b, "session", e.Session)
+	b = strconv.AppendInt(append(b, `,"op":`...), int64(e.Op), 10)
+	if e.ClientID != 0 {
+		b = appendID(b, "client_id", e.ClientID)
+	}
+	switch {
+	case json.Valid(e.Body):
+		return append(append(b, `,"body":`...), e.Body...)
+	case utf8.Valid(e.Body):
+		return appendField(b, "body_text", string(e.Body))
+	}
+	return appendField(b, "body_base64", base64.StdEncoding.EncodeToString(e.Body))
+}
+
+// appendID appends a number of 64 bits, as a decimal string: not every reader of JSON has such numbers.
+func appendID(b []byte, name string, id uint64) []byte {
+	b = append(append(append(b, ',', '"'), name...), `":"`...)
+	return append(strconv.AppendUint(b, id, 10), '"')
 }
 
 func appendField(b []byte, name, text string) []byte {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -119,10 +120,24 @@ func TestEventIsCloudEvent(t *testing.T) {
 		{events.Event{Type: events.Undelivered, Devices: []string{"a"}}, map[string]any{"devices": []any{"a"}, "step": 1.0}},
 		{events.Event{Type: events.Expired}, map[string]any{"devices": []any{}}},
 		{events.Event{Type: events.Dropped, Reason: events.ReasonFull}, map[string]any{"devices": []any{}, "reason": "mailbox_full"}},
+		{events.Event{Type: events.Read, Device: nasty, IDs: []uint64{1, math.MaxUint64}, UpTo: 7},
+			map[string]any{"device": nasty, "ids": []any{"1", "18446744073709551615"}, "up_to": "7"}},
+		{events.Event{Type: events.Read}, map[string]any{"device": "", "ids": []any{}}},
+		{events.Event{Type: events.Online, Device: nasty}, map[string]any{"device": nasty, "epoch": "281474976710657"}},
+		{events.Event{Type: events.Offline}, map[string]any{"device": "", "epoch": "281474976710657"}},
+		{events.Event{Type: events.Upstream, Device: nasty, Session: "n~1", Op: 4, Body: []byte(nasty), ClientID: math.MaxUint64},
+			map[string]any{"device": nasty, "session": "n~1", "op": 4.0, "body_text": nasty, "client_id": "18446744073709551615"}},
+		{events.Event{Type: events.Upstream, Op: math.MaxInt32, Body: []byte(`{"a":[1]}`)},
+			map[string]any{"device": "", "session": "", "op": float64(math.MaxInt32), "body": map[string]any{"a": []any{1.0}}}},
+		{events.Event{Type: events.Upstream, Op: 4, Body: []byte{0xff, 0}},
+			map[string]any{"device": "", "session": "", "op": 4.0, "body_base64": "/wA="}},
 	} {
 		e := c.event
-		e.ID, e.Partition, e.User, e.Message, e.TimeMS = events.ID{Record: 1<<48 + 1, N: 3}, 7, nasty, 1<<48, 1_700_000_000_123
-		c.data["user"], c.data["id"] = nasty, "281474976710656"
+		e.ID, e.Partition, e.User, e.TimeMS = events.ID{Record: 1<<48 + 1, N: 3}, 7, nasty, 1_700_000_000_123
+		c.data["user"] = nasty
+		if strings.HasPrefix(string(e.Type), "message.") && e.Type != events.Read {
+			e.Message, c.data["id"] = 1<<48, "281474976710656"
+		}
 		want := map[string]any{
 			"specversion": "1.0", "id": "7-281474976710657.3", "source": "imgo/x", "type": string(e.Type), "subject": nasty,
 			"time": "2023-11-14T22:13:20.123Z", "datacontenttype": "application/json", "data": c.data,
@@ -159,7 +174,7 @@ func TestTypes(t *testing.T) {
 			t.Errorf("%q matches: %v", c.list, got)
 		}
 	}
-	if err := events.CheckTypes("types", []string{"message.*", "user.*"}); !errors.Is(err, envelope.ErrInvalid) {
+	if err := events.CheckTypes("types", []string{"message.*", "users.*"}); !errors.Is(err, envelope.ErrInvalid) {
 		t.Errorf("CheckTypes: %v", err)
 	}
 }

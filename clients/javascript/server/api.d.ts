@@ -1331,7 +1331,7 @@ export interface components {
             id: string;
             source: string;
             /** @enum {string} */
-            type: "message.delivered" | "message.settled" | "message.undelivered" | "message.expired" | "message.dropped";
+            type: "message.delivered" | "message.settled" | "message.undelivered" | "message.expired" | "message.dropped" | "message.read" | "user.online" | "user.offline" | "upstream.message";
             /** @description The user. */
             subject: string;
             /** Format: date-time */
@@ -1342,9 +1342,9 @@ export interface components {
         };
         EventData: {
             user: string;
-            id: components["schemas"]["MessageID"];
+            id?: components["schemas"]["MessageID"];
             ref?: string;
-            /** @description The device that acknowledged. */
+            /** @description The device that acknowledged or read, that came first or left last, or that sent the message. */
             device?: string;
             /** @description Time since the push. */
             after_ms?: number;
@@ -1357,6 +1357,21 @@ export interface components {
             step?: number;
             /** @enum {string} */
             reason?: "mailbox_full" | "removed" | "lost";
+            /** @description The messages that were read. */
+            ids?: components["schemas"]["MessageID"][];
+            up_to?: components["schemas"]["MessageID"];
+            /** @description It grows with each change of a user's presence. */
+            epoch?: string;
+            /** @description The session that sent the message. */
+            session?: string;
+            /** @description The operation of the message. */
+            op?: number;
+            /** @description The client's own id of the message. */
+            client_id?: string;
+            /** @description The body, if it is JSON. Else it is in `body_text`, or in `body_base64` if it is no text. */
+            body?: unknown;
+            body_text?: string;
+            body_base64?: string;
         };
         NoticeList: {
             notices: components["schemas"]["Notice"][];
