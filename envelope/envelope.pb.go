@@ -81,7 +81,7 @@ func (x Due_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Due_Step.Descriptor instead.
 func (Due_Step) EnumDescriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10, 0}
+	return file_envelope_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Record is one entry of the kept topic. Exactly one of its kinds is set.
@@ -256,7 +256,10 @@ type Read struct {
 	Device string   `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
 	Ids    []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
 	// up_to: all messages up to this id, too; 0: none but ids.
-	UpTo          uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	UpTo uint64 `protobuf:"varint,4,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// by_caller: a caller of the API says so. No device has shown that it has the
+	// messages.
+	ByCaller      bool `protobuf:"varint,5,opt,name=by_caller,json=byCaller,proto3" json:"by_caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -319,6 +322,76 @@ func (x *Read) GetUpTo() uint64 {
 	return 0
 }
 
+func (x *Read) GetByCaller() bool {
+	if x != nil {
+		return x.ByCaller
+	}
+	return false
+}
+
+// Reads are what a user has read, as far as it is remembered.
+type Reads struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// at is the id of the newest Read that counted.
+	At uint64 `protobuf:"varint,1,opt,name=at,proto3" json:"at,omitempty"`
+	// up_to: all messages up to this id are read. ids are further ones, in order.
+	UpTo          uint64   `protobuf:"varint,2,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	Ids           []uint64 `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reads) Reset() {
+	*x = Reads{}
+	mi := &file_envelope_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reads) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reads) ProtoMessage() {}
+
+func (x *Reads) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reads.ProtoReflect.Descriptor instead.
+func (*Reads) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Reads) GetAt() uint64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Reads) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+func (x *Reads) GetIds() []uint64 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 // Presence tells that a user has come or gone (record version 3). The owner
 // appends it. It is void if it changes nothing of what was told before.
 type Presence struct {
@@ -333,7 +406,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +418,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[2]
+	mi := &file_envelope_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +431,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{2}
+	return file_envelope_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Presence) GetUser() string {
@@ -401,7 +474,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +486,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +499,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{3}
+	return file_envelope_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Upstream) GetUser() string {
@@ -485,7 +558,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +570,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +583,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{4}
+	return file_envelope_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Membership) GetUser() string {
@@ -547,7 +620,7 @@ type UserRooms struct {
 
 func (x *UserRooms) Reset() {
 	*x = UserRooms{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +632,7 @@ func (x *UserRooms) String() string {
 func (*UserRooms) ProtoMessage() {}
 
 func (x *UserRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +645,7 @@ func (x *UserRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRooms.ProtoReflect.Descriptor instead.
 func (*UserRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UserRooms) GetUser() string {
@@ -602,7 +675,7 @@ type Memberships struct {
 
 func (x *Memberships) Reset() {
 	*x = Memberships{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +687,7 @@ func (x *Memberships) String() string {
 func (*Memberships) ProtoMessage() {}
 
 func (x *Memberships) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +700,7 @@ func (x *Memberships) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memberships.ProtoReflect.Descriptor instead.
 func (*Memberships) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Memberships) GetAt() uint64 {
@@ -667,7 +740,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +752,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +765,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Push) GetUsers() []string {
@@ -763,7 +836,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +848,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +861,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Report) GetLevel() uint32 {
@@ -830,7 +903,7 @@ type Dues struct {
 
 func (x *Dues) Reset() {
 	*x = Dues{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +915,7 @@ func (x *Dues) String() string {
 func (*Dues) ProtoMessage() {}
 
 func (x *Dues) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +928,7 @@ func (x *Dues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dues.ProtoReflect.Descriptor instead.
 func (*Dues) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Dues) GetDues() []*Due {
@@ -878,7 +951,7 @@ type Due struct {
 
 func (x *Due) Reset() {
 	*x = Due{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +963,7 @@ func (x *Due) String() string {
 func (*Due) ProtoMessage() {}
 
 func (x *Due) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +976,7 @@ func (x *Due) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Due.ProtoReflect.Descriptor instead.
 func (*Due) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Due) GetUser() string {
@@ -937,7 +1010,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1022,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1035,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -986,7 +1059,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1071,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1084,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Ack) GetUser() string {
@@ -1062,7 +1135,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1147,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1160,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Device) GetUser() string {
@@ -1142,7 +1215,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1227,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1240,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Removal) GetUser() string {
@@ -1208,7 +1281,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1293,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1306,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 // Moved carries what a partition of the generation before was when its fence
@@ -1253,7 +1326,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1338,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1351,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Moved) GetFrom() uint32 {
@@ -1322,13 +1395,14 @@ type MovedMailbox struct {
 	LastMs        int64        `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
 	Dropped       uint64       `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	Rooms         *Memberships `protobuf:"bytes,20,opt,name=rooms,proto3" json:"rooms,omitempty"`
+	Reads         *Reads       `protobuf:"bytes,21,opt,name=reads,proto3" json:"reads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MovedMailbox) Reset() {
 	*x = MovedMailbox{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1414,7 @@ func (x *MovedMailbox) String() string {
 func (*MovedMailbox) ProtoMessage() {}
 
 func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1427,7 @@ func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
 func (*MovedMailbox) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MovedMailbox) GetUser() string {
@@ -1405,6 +1479,13 @@ func (x *MovedMailbox) GetRooms() *Memberships {
 	return nil
 }
 
+func (x *MovedMailbox) GetReads() *Reads {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
 type MovedDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
@@ -1416,7 +1497,7 @@ type MovedDevice struct {
 
 func (x *MovedDevice) Reset() {
 	*x = MovedDevice{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1509,7 @@ func (x *MovedDevice) String() string {
 func (*MovedDevice) ProtoMessage() {}
 
 func (x *MovedDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1522,7 @@ func (x *MovedDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
 func (*MovedDevice) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MovedDevice) GetDevice() string {
@@ -1487,7 +1568,7 @@ type MovedMessage struct {
 
 func (x *MovedMessage) Reset() {
 	*x = MovedMessage{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1580,7 @@ func (x *MovedMessage) String() string {
 func (*MovedMessage) ProtoMessage() {}
 
 func (x *MovedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1593,7 @@ func (x *MovedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
 func (*MovedMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MovedMessage) GetId() uint64 {
@@ -1597,7 +1678,7 @@ type Tracked struct {
 
 func (x *Tracked) Reset() {
 	*x = Tracked{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1690,7 @@ func (x *Tracked) String() string {
 func (*Tracked) ProtoMessage() {}
 
 func (x *Tracked) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1703,7 @@ func (x *Tracked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracked.ProtoReflect.Descriptor instead.
 func (*Tracked) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Tracked) GetReport() *Report {
@@ -1671,7 +1752,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1764,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1777,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetDevice() string {
@@ -1726,7 +1807,7 @@ type MovedKey struct {
 
 func (x *MovedKey) Reset() {
 	*x = MovedKey{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +1819,7 @@ func (x *MovedKey) String() string {
 func (*MovedKey) ProtoMessage() {}
 
 func (x *MovedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +1832,7 @@ func (x *MovedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
 func (*MovedKey) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MovedKey) GetUser() string {
@@ -1795,7 +1876,7 @@ type MovedClaim struct {
 
 func (x *MovedClaim) Reset() {
 	*x = MovedClaim{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1888,7 @@ func (x *MovedClaim) String() string {
 func (*MovedClaim) ProtoMessage() {}
 
 func (x *MovedClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1901,7 @@ func (x *MovedClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
 func (*MovedClaim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MovedClaim) GetKey() string {
@@ -1862,7 +1943,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1955,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1968,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Claim) GetKey() string {
@@ -1906,6 +1987,7 @@ type Envelope struct {
 	Kick          *Kick                  `protobuf:"bytes,12,opt,name=kick,proto3" json:"kick,omitempty"`
 	Nudge         *Nudge                 `protobuf:"bytes,13,opt,name=nudge,proto3" json:"nudge,omitempty"`
 	Opened        *RoomOpened            `protobuf:"bytes,14,opt,name=opened,proto3" json:"opened,omitempty"`
+	Dismiss       *Dismiss               `protobuf:"bytes,15,opt,name=dismiss,proto3" json:"dismiss,omitempty"`
 	SessionRooms  *SessionRooms          `protobuf:"bytes,20,opt,name=session_rooms,json=sessionRooms,proto3" json:"session_rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1913,7 +1995,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2007,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2020,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -1983,11 +2065,80 @@ func (x *Envelope) GetOpened() *RoomOpened {
 	return nil
 }
 
+func (x *Envelope) GetDismiss() *Dismiss {
+	if x != nil {
+		return x.Dismiss
+	}
+	return nil
+}
+
 func (x *Envelope) GetSessionRooms() *SessionRooms {
 	if x != nil {
 		return x.SessionRooms
 	}
 	return nil
+}
+
+// Dismiss tells sessions of one user that messages were read elsewhere.
+type Dismiss struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	To    []*Address             `protobuf:"bytes,1,rep,name=to,proto3" json:"to,omitempty"`
+	// ids and up_to are those of the Read.
+	Ids           []uint64 `protobuf:"varint,2,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	UpTo          uint64   `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dismiss) Reset() {
+	*x = Dismiss{}
+	mi := &file_envelope_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dismiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dismiss) ProtoMessage() {}
+
+func (x *Dismiss) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dismiss.ProtoReflect.Descriptor instead.
+func (*Dismiss) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Dismiss) GetTo() []*Address {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Dismiss) GetIds() []uint64 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *Dismiss) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
 }
 
 // SessionRooms tells sessions of one user the rooms that callers of the API
@@ -2002,7 +2153,7 @@ type SessionRooms struct {
 
 func (x *SessionRooms) Reset() {
 	*x = SessionRooms{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2165,7 @@ func (x *SessionRooms) String() string {
 func (*SessionRooms) ProtoMessage() {}
 
 func (x *SessionRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2178,7 @@ func (x *SessionRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRooms.ProtoReflect.Descriptor instead.
 func (*SessionRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SessionRooms) GetTo() []*Address {
@@ -2063,7 +2214,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2226,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2239,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -2130,7 +2281,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2293,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2306,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Address) GetComet() string {
@@ -2190,7 +2341,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2353,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2366,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Message) GetOp() int32 {
@@ -2273,7 +2424,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2436,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2449,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -2347,7 +2498,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2510,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2523,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -2422,7 +2573,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2585,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2598,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -2481,7 +2632,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2644,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2657,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -2526,7 +2677,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2689,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2702,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -2578,7 +2729,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2741,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2754,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -2631,7 +2782,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2794,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2807,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -2699,6 +2850,7 @@ type Delivery struct {
 	Backlog       *Backlog      `protobuf:"bytes,10,opt,name=backlog,proto3" json:"backlog,omitempty"`
 	Kick          *Kick         `protobuf:"bytes,11,opt,name=kick,proto3" json:"kick,omitempty"`
 	Nudge         *Nudge        `protobuf:"bytes,12,opt,name=nudge,proto3" json:"nudge,omitempty"`
+	Dismiss       *Dismiss      `protobuf:"bytes,13,opt,name=dismiss,proto3" json:"dismiss,omitempty"`
 	SessionRooms  *SessionRooms `protobuf:"bytes,20,opt,name=session_rooms,json=sessionRooms,proto3" json:"session_rooms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2706,7 +2858,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2870,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2883,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -2811,6 +2963,13 @@ func (x *Delivery) GetNudge() *Nudge {
 	return nil
 }
 
+func (x *Delivery) GetDismiss() *Dismiss {
+	if x != nil {
+		return x.Dismiss
+	}
+	return nil
+}
+
 func (x *Delivery) GetSessionRooms() *SessionRooms {
 	if x != nil {
 		return x.SessionRooms
@@ -2829,7 +2988,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +3000,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +3013,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -2908,7 +3067,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3079,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3092,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SessionInfo) GetAddress() *Address {
@@ -3052,7 +3211,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3223,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3236,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConnectRequest) GetSession() *SessionInfo {
@@ -3126,7 +3285,7 @@ type HandshakeHeader struct {
 
 func (x *HandshakeHeader) Reset() {
 	*x = HandshakeHeader{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3138,7 +3297,7 @@ func (x *HandshakeHeader) String() string {
 func (*HandshakeHeader) ProtoMessage() {}
 
 func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3151,7 +3310,7 @@ func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeHeader.ProtoReflect.Descriptor instead.
 func (*HandshakeHeader) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HandshakeHeader) GetName() string {
@@ -3204,7 +3363,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3375,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3388,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -3343,7 +3502,7 @@ type RoomAccess struct {
 
 func (x *RoomAccess) Reset() {
 	*x = RoomAccess{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3514,7 @@ func (x *RoomAccess) String() string {
 func (*RoomAccess) ProtoMessage() {}
 
 func (x *RoomAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3527,7 @@ func (x *RoomAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
 func (*RoomAccess) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RoomAccess) GetRuled() bool {
@@ -3398,7 +3557,7 @@ type RoomRefusal struct {
 
 func (x *RoomRefusal) Reset() {
 	*x = RoomRefusal{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3410,7 +3569,7 @@ func (x *RoomRefusal) String() string {
 func (*RoomRefusal) ProtoMessage() {}
 
 func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3423,7 +3582,7 @@ func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
 func (*RoomRefusal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RoomRefusal) GetRoom() string {
@@ -3459,7 +3618,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3630,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3643,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *JoinRequest) GetSession() *SessionInfo {
@@ -3518,7 +3677,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3689,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3702,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *JoinReply) GetUntilMs() int64 {
@@ -3570,7 +3729,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3582,7 +3741,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3595,7 +3754,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -3644,7 +3803,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3656,7 +3815,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3669,7 +3828,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -3722,7 +3881,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3893,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +3906,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -3781,7 +3940,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +3952,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +3965,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -3833,7 +3992,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +4004,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +4017,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -3919,7 +4078,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3931,7 +4090,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3944,7 +4103,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -3952,6 +4111,106 @@ func (x *AckRequest) GetAcks() []*Ack {
 		return x.Acks
 	}
 	return nil
+}
+
+// ReadRequest tells that a user has read messages.
+type ReadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Read  *Read                  `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	// from is the session that tells it. It gets no Dismiss. Nil: a caller of the
+	// API does.
+	From          *Address `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_envelope_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ReadRequest) GetRead() *Read {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+func (x *ReadRequest) GetFrom() *Address {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+type ReadReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sessions counts those that get a Dismiss.
+	Sessions      uint32 `protobuf:"varint,1,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadReply) Reset() {
+	*x = ReadReply{}
+	mi := &file_envelope_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadReply) ProtoMessage() {}
+
+func (x *ReadReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
+func (*ReadReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ReadReply) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
 }
 
 type DetachRequest struct {
@@ -3963,7 +4222,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3975,7 +4234,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3988,7 +4247,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -4010,7 +4269,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4022,7 +4281,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4035,7 +4294,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -4084,7 +4343,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4096,7 +4355,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4109,7 +4368,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -4162,7 +4421,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4433,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4446,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -4222,7 +4481,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4493,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4506,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -4285,7 +4544,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4556,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4569,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -4361,7 +4620,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4373,7 +4632,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4386,7 +4645,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -4415,7 +4674,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4427,7 +4686,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4440,7 +4699,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -4482,7 +4741,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4753,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4766,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -4555,7 +4814,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4567,7 +4826,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4580,7 +4839,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -4614,7 +4873,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4626,7 +4885,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4639,7 +4898,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -4693,7 +4952,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +4964,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +4977,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -4744,7 +5003,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4756,7 +5015,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4769,7 +5028,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -4831,7 +5090,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +5102,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +5115,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -4877,7 +5136,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4889,7 +5148,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4902,7 +5161,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -4937,7 +5196,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5208,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5221,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *MessagesRequest) GetUser() string {
@@ -5011,7 +5270,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5023,7 +5282,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5036,7 +5295,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *MessagesReply) GetMessages() []*WaitingMessage {
@@ -5074,7 +5333,7 @@ type WaitingMessage struct {
 
 func (x *WaitingMessage) Reset() {
 	*x = WaitingMessage{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5086,7 +5345,7 @@ func (x *WaitingMessage) String() string {
 func (*WaitingMessage) ProtoMessage() {}
 
 func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5099,7 +5358,7 @@ func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
 func (*WaitingMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *WaitingMessage) GetId() uint64 {
@@ -5176,7 +5435,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5188,7 +5447,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5201,7 +5460,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -5238,7 +5497,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5250,7 +5509,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5263,7 +5522,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -5296,7 +5555,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5308,7 +5567,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5321,7 +5580,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -5345,7 +5604,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5357,7 +5616,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5370,7 +5629,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -5410,7 +5669,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5422,7 +5681,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5435,7 +5694,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -5457,7 +5716,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5469,7 +5728,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5482,7 +5741,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -5509,7 +5768,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5780,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5793,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -5561,7 +5820,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5573,7 +5832,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5586,7 +5845,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -5605,7 +5864,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5617,7 +5876,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5630,7 +5889,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -5651,7 +5910,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5663,7 +5922,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5676,7 +5935,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -5704,7 +5963,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5716,7 +5975,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5729,7 +5988,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -5757,7 +6016,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5769,7 +6028,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5782,7 +6041,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -5816,7 +6075,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5828,7 +6087,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5841,7 +6100,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -5860,7 +6119,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5872,7 +6131,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5885,7 +6144,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -5914,7 +6173,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5926,7 +6185,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5939,7 +6198,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{85}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -6008,7 +6267,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6020,7 +6279,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6033,7 +6292,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{86}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -6075,7 +6334,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6087,7 +6346,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6100,7 +6359,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{87}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -6129,7 +6388,7 @@ type RecordsVersion struct {
 
 func (x *RecordsVersion) Reset() {
 	*x = RecordsVersion{}
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6141,7 +6400,7 @@ func (x *RecordsVersion) String() string {
 func (*RecordsVersion) ProtoMessage() {}
 
 func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6154,7 +6413,7 @@ func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
 func (*RecordsVersion) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{88}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RecordsVersion) GetVersion() uint32 {
@@ -6201,7 +6460,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6213,7 +6472,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6226,7 +6485,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{89}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -6341,7 +6600,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6353,7 +6612,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6366,7 +6625,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{90}
+	return file_envelope_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -6392,7 +6651,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6404,7 +6663,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6417,7 +6676,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{91}
+	return file_envelope_proto_rawDescGZIP(), []int{95}
 }
 
 type StatusReply struct {
@@ -6434,7 +6693,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6446,7 +6705,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6459,7 +6718,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{92}
+	return file_envelope_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -6508,7 +6767,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6520,7 +6779,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6533,7 +6792,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{93}
+	return file_envelope_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Failure) GetCode() string {
@@ -6580,7 +6839,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6592,7 +6851,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6605,7 +6864,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{94}
+	return file_envelope_proto_rawDescGZIP(), []int{98}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -6619,7 +6878,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6631,7 +6890,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6644,7 +6903,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{95}
+	return file_envelope_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -6683,7 +6942,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6695,7 +6954,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6708,7 +6967,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{96}
+	return file_envelope_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -6798,12 +7057,17 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04dues\x18\x12 \x01(\v2\x16.imgo.envelope.v1.DuesR\x04dues\x12*\n" +
 	"\x04read\x18\x13 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x126\n" +
 	"\bpresence\x18\x14 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\x126\n" +
-	"\bupstream\x18\x15 \x01(\v2\x1a.imgo.envelope.v1.UpstreamR\bupstream\"Y\n" +
+	"\bupstream\x18\x15 \x01(\v2\x1a.imgo.envelope.v1.UpstreamR\bupstream\"v\n" +
 	"\x04Read\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x13\n" +
-	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\"N\n" +
+	"\x05up_to\x18\x04 \x01(\x04R\x04upTo\x12\x1b\n" +
+	"\tby_caller\x18\x05 \x01(\bR\bbyCaller\">\n" +
+	"\x05Reads\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\x04R\x02at\x12\x13\n" +
+	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12\x10\n" +
+	"\x03ids\x18\x03 \x03(\x04R\x03ids\"N\n" +
 	"\bPresence\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
@@ -6876,7 +7140,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12<\n" +
 	"\tmailboxes\x18\x02 \x03(\v2\x1e.imgo.envelope.v1.MovedMailboxR\tmailboxes\x12.\n" +
 	"\x04keys\x18\x03 \x03(\v2\x1a.imgo.envelope.v1.MovedKeyR\x04keys\x124\n" +
-	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\x93\x02\n" +
+	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\xc2\x02\n" +
 	"\fMovedMailbox\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x127\n" +
 	"\adevices\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.MovedDeviceR\adevices\x12:\n" +
@@ -6884,7 +7148,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04last\x18\x04 \x01(\bR\x04last\x12\x17\n" +
 	"\alast_ms\x18\x05 \x01(\x03R\x06lastMs\x12\x18\n" +
 	"\adropped\x18\x06 \x01(\x04R\adropped\x123\n" +
-	"\x05rooms\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"T\n" +
+	"\x05rooms\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\x12-\n" +
+	"\x05reads\x18\x15 \x01(\v2\x17.imgo.envelope.v1.ReadsR\x05reads\"T\n" +
 	"\vMovedDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
@@ -6923,7 +7188,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"expires_ms\x18\x04 \x01(\x03R\texpiresMs\"\x19\n" +
 	"\x05Claim\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"\xe3\x02\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\"\x98\x03\n" +
 	"\bEnvelope\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x123\n" +
 	"\amessage\x18\n" +
@@ -6931,8 +7196,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\v \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\f \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
 	"\x05nudge\x18\r \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x124\n" +
-	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\x12C\n" +
-	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"n\n" +
+	"\x06opened\x18\x0e \x01(\v2\x1c.imgo.envelope.v1.RoomOpenedR\x06opened\x123\n" +
+	"\adismiss\x18\x0f \x01(\v2\x19.imgo.envelope.v1.DismissR\adismiss\x12C\n" +
+	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"[\n" +
+	"\aDismiss\x12)\n" +
+	"\x02to\x18\x01 \x03(\v2\x19.imgo.envelope.v1.AddressR\x02to\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\x04R\x03ids\x12\x13\n" +
+	"\x05up_to\x18\x03 \x01(\x04R\x04upTo\"n\n" +
 	"\fSessionRooms\x12)\n" +
 	"\x02to\x18\x01 \x03(\v2\x19.imgo.envelope.v1.AddressR\x02to\x123\n" +
 	"\x05rooms\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\"j\n" +
@@ -6980,7 +7250,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\vempty_rooms\x18\x01 \x03(\tR\n" +
 	"emptyRooms\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\x95\x03\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xca\x03\n" +
 	"\bDelivery\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x0e\n" +
 	"\x02op\x18\x02 \x01(\x05R\x02op\x12\x12\n" +
@@ -6993,7 +7263,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\abacklog\x18\n" +
 	" \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12*\n" +
 	"\x04kick\x18\v \x01(\v2\x16.imgo.envelope.v1.KickR\x04kick\x12-\n" +
-	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x12C\n" +
+	"\x05nudge\x18\f \x01(\v2\x17.imgo.envelope.v1.NudgeR\x05nudge\x123\n" +
+	"\adismiss\x18\r \x01(\v2\x19.imgo.envelope.v1.DismissR\adismiss\x12C\n" +
 	"\rsession_rooms\x18\x14 \x01(\v2\x1e.imgo.envelope.v1.SessionRoomsR\fsessionRooms\"6\n" +
 	"\x06Target\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x12\n" +
@@ -7085,7 +7356,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\tmax_bytes\x18\a \x01(\rR\bmaxBytes\"7\n" +
 	"\n" +
 	"AckRequest\x12)\n" +
-	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"G\n" +
+	"\x04acks\x18\x01 \x03(\v2\x15.imgo.envelope.v1.AckR\x04acks\"h\n" +
+	"\vReadRequest\x12*\n" +
+	"\x04read\x18\x01 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x12-\n" +
+	"\x04from\x18\x02 \x01(\v2\x19.imgo.envelope.v1.AddressR\x04from\"'\n" +
+	"\tReadReply\x12\x1a\n" +
+	"\bsessions\x18\x01 \x01(\rR\bsessions\"G\n" +
 	"\rDetachRequest\x126\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.DetachedR\bsessions\"\x83\x01\n" +
 	"\bDetached\x123\n" +
@@ -7329,211 +7605,221 @@ func file_envelope_proto_rawDescGZIP() []byte {
 }
 
 var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
 var file_envelope_proto_goTypes = []any{
 	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
 	(*Record)(nil),             // 1: imgo.envelope.v1.Record
 	(*Read)(nil),               // 2: imgo.envelope.v1.Read
-	(*Presence)(nil),           // 3: imgo.envelope.v1.Presence
-	(*Upstream)(nil),           // 4: imgo.envelope.v1.Upstream
-	(*Membership)(nil),         // 5: imgo.envelope.v1.Membership
-	(*UserRooms)(nil),          // 6: imgo.envelope.v1.UserRooms
-	(*Memberships)(nil),        // 7: imgo.envelope.v1.Memberships
-	(*Push)(nil),               // 8: imgo.envelope.v1.Push
-	(*Report)(nil),             // 9: imgo.envelope.v1.Report
-	(*Dues)(nil),               // 10: imgo.envelope.v1.Dues
-	(*Due)(nil),                // 11: imgo.envelope.v1.Due
-	(*Acks)(nil),               // 12: imgo.envelope.v1.Acks
-	(*Ack)(nil),                // 13: imgo.envelope.v1.Ack
-	(*Device)(nil),             // 14: imgo.envelope.v1.Device
-	(*Removal)(nil),            // 15: imgo.envelope.v1.Removal
-	(*Fence)(nil),              // 16: imgo.envelope.v1.Fence
-	(*Moved)(nil),              // 17: imgo.envelope.v1.Moved
-	(*MovedMailbox)(nil),       // 18: imgo.envelope.v1.MovedMailbox
-	(*MovedDevice)(nil),        // 19: imgo.envelope.v1.MovedDevice
-	(*MovedMessage)(nil),       // 20: imgo.envelope.v1.MovedMessage
-	(*Tracked)(nil),            // 21: imgo.envelope.v1.Tracked
-	(*Receipt)(nil),            // 22: imgo.envelope.v1.Receipt
-	(*MovedKey)(nil),           // 23: imgo.envelope.v1.MovedKey
-	(*MovedClaim)(nil),         // 24: imgo.envelope.v1.MovedClaim
-	(*Claim)(nil),              // 25: imgo.envelope.v1.Claim
-	(*Envelope)(nil),           // 26: imgo.envelope.v1.Envelope
-	(*SessionRooms)(nil),       // 27: imgo.envelope.v1.SessionRooms
-	(*RoomOpened)(nil),         // 28: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),            // 29: imgo.envelope.v1.Address
-	(*Message)(nil),            // 30: imgo.envelope.v1.Message
-	(*Kept)(nil),               // 31: imgo.envelope.v1.Kept
-	(*Backlog)(nil),            // 32: imgo.envelope.v1.Backlog
-	(*Kick)(nil),               // 33: imgo.envelope.v1.Kick
-	(*Nudge)(nil),              // 34: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),        // 35: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),        // 36: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),          // 37: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),           // 38: imgo.envelope.v1.Delivery
-	(*Target)(nil),             // 39: imgo.envelope.v1.Target
-	(*SessionInfo)(nil),        // 40: imgo.envelope.v1.SessionInfo
-	(*ConnectRequest)(nil),     // 41: imgo.envelope.v1.ConnectRequest
-	(*HandshakeHeader)(nil),    // 42: imgo.envelope.v1.HandshakeHeader
-	(*ConnectReply)(nil),       // 43: imgo.envelope.v1.ConnectReply
-	(*RoomAccess)(nil),         // 44: imgo.envelope.v1.RoomAccess
-	(*RoomRefusal)(nil),        // 45: imgo.envelope.v1.RoomRefusal
-	(*JoinRequest)(nil),        // 46: imgo.envelope.v1.JoinRequest
-	(*JoinReply)(nil),          // 47: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 48: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 49: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 50: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 51: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 52: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 53: imgo.envelope.v1.AckRequest
-	(*DetachRequest)(nil),      // 54: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 55: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 56: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 57: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 58: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 59: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 60: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 61: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 62: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 63: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 64: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 65: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 66: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 67: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 68: imgo.envelope.v1.RemoveReply
-	(*MessagesRequest)(nil),    // 69: imgo.envelope.v1.MessagesRequest
-	(*MessagesReply)(nil),      // 70: imgo.envelope.v1.MessagesReply
-	(*WaitingMessage)(nil),     // 71: imgo.envelope.v1.WaitingMessage
-	(*DeviceInfo)(nil),         // 72: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 73: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 74: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 75: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 76: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 77: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 78: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 79: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 80: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 81: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 82: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 83: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 84: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 85: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 86: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 87: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 88: imgo.envelope.v1.KeptMoved
-	(*RecordsVersion)(nil),     // 89: imgo.envelope.v1.RecordsVersion
-	(*NodeMeta)(nil),           // 90: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 91: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 92: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 93: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 94: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 95: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 96: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 97: imgo.envelope.v1.CallPart
-	nil,                        // 98: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 99: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 100: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 101: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 102: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Reads)(nil),              // 3: imgo.envelope.v1.Reads
+	(*Presence)(nil),           // 4: imgo.envelope.v1.Presence
+	(*Upstream)(nil),           // 5: imgo.envelope.v1.Upstream
+	(*Membership)(nil),         // 6: imgo.envelope.v1.Membership
+	(*UserRooms)(nil),          // 7: imgo.envelope.v1.UserRooms
+	(*Memberships)(nil),        // 8: imgo.envelope.v1.Memberships
+	(*Push)(nil),               // 9: imgo.envelope.v1.Push
+	(*Report)(nil),             // 10: imgo.envelope.v1.Report
+	(*Dues)(nil),               // 11: imgo.envelope.v1.Dues
+	(*Due)(nil),                // 12: imgo.envelope.v1.Due
+	(*Acks)(nil),               // 13: imgo.envelope.v1.Acks
+	(*Ack)(nil),                // 14: imgo.envelope.v1.Ack
+	(*Device)(nil),             // 15: imgo.envelope.v1.Device
+	(*Removal)(nil),            // 16: imgo.envelope.v1.Removal
+	(*Fence)(nil),              // 17: imgo.envelope.v1.Fence
+	(*Moved)(nil),              // 18: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),       // 19: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),        // 20: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),       // 21: imgo.envelope.v1.MovedMessage
+	(*Tracked)(nil),            // 22: imgo.envelope.v1.Tracked
+	(*Receipt)(nil),            // 23: imgo.envelope.v1.Receipt
+	(*MovedKey)(nil),           // 24: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),         // 25: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),              // 26: imgo.envelope.v1.Claim
+	(*Envelope)(nil),           // 27: imgo.envelope.v1.Envelope
+	(*Dismiss)(nil),            // 28: imgo.envelope.v1.Dismiss
+	(*SessionRooms)(nil),       // 29: imgo.envelope.v1.SessionRooms
+	(*RoomOpened)(nil),         // 30: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),            // 31: imgo.envelope.v1.Address
+	(*Message)(nil),            // 32: imgo.envelope.v1.Message
+	(*Kept)(nil),               // 33: imgo.envelope.v1.Kept
+	(*Backlog)(nil),            // 34: imgo.envelope.v1.Backlog
+	(*Kick)(nil),               // 35: imgo.envelope.v1.Kick
+	(*Nudge)(nil),              // 36: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),        // 37: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),        // 38: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),          // 39: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),           // 40: imgo.envelope.v1.Delivery
+	(*Target)(nil),             // 41: imgo.envelope.v1.Target
+	(*SessionInfo)(nil),        // 42: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),     // 43: imgo.envelope.v1.ConnectRequest
+	(*HandshakeHeader)(nil),    // 44: imgo.envelope.v1.HandshakeHeader
+	(*ConnectReply)(nil),       // 45: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 46: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 47: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 48: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 49: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 50: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 51: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 52: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 53: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 54: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 55: imgo.envelope.v1.AckRequest
+	(*ReadRequest)(nil),        // 56: imgo.envelope.v1.ReadRequest
+	(*ReadReply)(nil),          // 57: imgo.envelope.v1.ReadReply
+	(*DetachRequest)(nil),      // 58: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 59: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 60: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 61: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 62: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 63: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 64: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 65: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 66: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 67: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 68: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 69: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 70: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 71: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 72: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 73: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 74: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 75: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 76: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 77: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 78: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 79: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 80: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 81: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 82: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 83: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 84: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 85: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 86: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 87: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 88: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 89: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 90: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 91: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 92: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 93: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 94: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 95: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 96: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 97: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 98: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 99: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 100: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 101: imgo.envelope.v1.CallPart
+	nil,                        // 102: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 103: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 104: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 105: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 106: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
-	8,   // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
-	12,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
-	14,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	25,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	16,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
-	17,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
-	15,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
-	5,   // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
-	6,   // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
-	10,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
+	9,   // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
+	13,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
+	15,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
+	26,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	17,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	18,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	16,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
+	6,   // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
+	7,   // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
+	11,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
 	2,   // 10: imgo.envelope.v1.Record.read:type_name -> imgo.envelope.v1.Read
-	3,   // 11: imgo.envelope.v1.Record.presence:type_name -> imgo.envelope.v1.Presence
-	4,   // 12: imgo.envelope.v1.Record.upstream:type_name -> imgo.envelope.v1.Upstream
-	7,   // 13: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	9,   // 14: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
-	11,  // 15: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
+	4,   // 11: imgo.envelope.v1.Record.presence:type_name -> imgo.envelope.v1.Presence
+	5,   // 12: imgo.envelope.v1.Record.upstream:type_name -> imgo.envelope.v1.Upstream
+	8,   // 13: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	10,  // 14: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
+	12,  // 15: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
 	0,   // 16: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
-	13,  // 17: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	18,  // 18: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
-	23,  // 19: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
-	24,  // 20: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
-	19,  // 21: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
-	20,  // 22: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
-	7,   // 23: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
-	21,  // 24: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	9,   // 25: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
-	22,  // 26: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
-	30,  // 27: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	32,  // 28: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	33,  // 29: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	34,  // 30: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	28,  // 31: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	27,  // 32: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	29,  // 33: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
-	7,   // 34: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	29,  // 35: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	29,  // 36: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	31,  // 37: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	29,  // 38: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	35,  // 39: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	29,  // 40: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	38,  // 41: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	39,  // 42: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	32,  // 43: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	33,  // 44: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	34,  // 45: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	27,  // 46: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	29,  // 47: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
-	40,  // 48: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	42,  // 49: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
-	32,  // 50: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	44,  // 51: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	45,  // 52: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
-	7,   // 53: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	40,  // 54: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	44,  // 55: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	40,  // 56: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	44,  // 57: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	7,   // 58: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	29,  // 59: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	13,  // 60: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	55,  // 61: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	29,  // 62: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	40,  // 63: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	98,  // 64: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	99,  // 65: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	100, // 66: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	101, // 67: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	40,  // 68: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	32,  // 69: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	33,  // 70: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	7,   // 71: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	7,   // 72: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	29,  // 73: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	64,  // 74: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	40,  // 75: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	29,  // 76: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	40,  // 77: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	40,  // 78: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	72,  // 79: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	15,  // 80: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	71,  // 81: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
-	21,  // 82: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	31,  // 83: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	78,  // 84: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	80,  // 85: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	81,  // 86: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	29,  // 87: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	102, // 88: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	40,  // 89: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	91,  // 90: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	97,  // 91: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	94,  // 92: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	93,  // [93:93] is the sub-list for method output_type
-	93,  // [93:93] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	14,  // 17: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	19,  // 18: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	24,  // 19: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	25,  // 20: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	20,  // 21: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	21,  // 22: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	8,   // 23: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
+	3,   // 24: imgo.envelope.v1.MovedMailbox.reads:type_name -> imgo.envelope.v1.Reads
+	22,  // 25: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	10,  // 26: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
+	23,  // 27: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
+	32,  // 28: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	34,  // 29: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	35,  // 30: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	36,  // 31: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	30,  // 32: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	28,  // 33: imgo.envelope.v1.Envelope.dismiss:type_name -> imgo.envelope.v1.Dismiss
+	29,  // 34: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	31,  // 35: imgo.envelope.v1.Dismiss.to:type_name -> imgo.envelope.v1.Address
+	31,  // 36: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
+	8,   // 37: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	31,  // 38: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	31,  // 39: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	33,  // 40: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	31,  // 41: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	37,  // 42: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	31,  // 43: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	40,  // 44: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	41,  // 45: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	34,  // 46: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	35,  // 47: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	36,  // 48: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	28,  // 49: imgo.envelope.v1.Delivery.dismiss:type_name -> imgo.envelope.v1.Dismiss
+	29,  // 50: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	31,  // 51: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	42,  // 52: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	44,  // 53: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
+	34,  // 54: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	46,  // 55: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	47,  // 56: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	8,   // 57: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	42,  // 58: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	46,  // 59: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	42,  // 60: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	46,  // 61: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	8,   // 62: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	31,  // 63: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	14,  // 64: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	2,   // 65: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
+	31,  // 66: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
+	59,  // 67: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	31,  // 68: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	42,  // 69: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	102, // 70: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	103, // 71: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	104, // 72: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	105, // 73: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	42,  // 74: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	34,  // 75: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	35,  // 76: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	8,   // 77: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	8,   // 78: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	31,  // 79: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	68,  // 80: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	42,  // 81: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	31,  // 82: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	42,  // 83: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	42,  // 84: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	76,  // 85: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	16,  // 86: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	75,  // 87: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	22,  // 88: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	33,  // 89: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	82,  // 90: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	84,  // 91: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	85,  // 92: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	31,  // 93: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	106, // 94: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	42,  // 95: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	95,  // 96: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	101, // 97: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	98,  // 98: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	99,  // [99:99] is the sub-list for method output_type
+	99,  // [99:99] is the sub-list for method input_type
+	99,  // [99:99] is the sub-list for extension type_name
+	99,  // [99:99] is the sub-list for extension extendee
+	0,   // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -7547,7 +7833,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   102,
+			NumMessages:   106,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

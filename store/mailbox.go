@@ -41,6 +41,8 @@ type MailboxMeta struct {
 	// Rooms are the rooms that callers of the API have put the user into; nil: they never
 	// did. What it points to never changes.
 	Rooms *MailboxRooms
+	// Reads is what the user has read; nil: nothing. What it points to never changes.
+	Reads *MailboxReads
 }
 
 // MailboxRooms are the memberships of a user.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// mailboxFormat is the first byte of every mailbox value. A node that meets a newer
+// mailboxFormat is the first byte of every mailbox value, but for metas with fields. A node that meets a newer
 // format refuses it instead of misreading it.
 const mailboxFormat = 1
 
@@ -14,7 +14,11 @@ const mailboxFormat = 1
 var errMailboxShort = errors.New("value is cut off")
 
 func appendMeta(b []byte, m *MailboxMeta) []byte {
-	b = append(b, mailboxFormat)
+	format := byte(mailboxFormat)
+	if m.needsFields() {
+		format = mailboxFieldsFormat
+	}
+	b = append(b, format)
 	b = binary.AppendUvarint(b, uint64(m.LastMS))
 	b = binary.AppendUvarint(b, m.Dropped)
 	b = binary.AppendUvarint(b, uint64(len(m.Devices)))
@@ -29,13 +33,14 @@ func appendMeta(b []byte, m *MailboxMeta) []byte {
 	for _, d := range m.Devices {
 		b = binary.AppendUvarint(b, uint64(d.NotedMS))
 	}
+	if format == mailboxFieldsFormat {
+		return appendFields(binary.AppendUvarint(b, m.Moved), m)
+	}
 	if m.Moved > 0 || m.Rooms != nil {
 		b = binary.AppendUvarint(b, m.Moved)
 	}
-	if r := m.Rooms; r != nil {
-		b = binary.AppendUvarint(b, r.At)
-		b = binary.AppendUvarint(b, uint64(r.NotedMS))
-		b = appendTexts(b, r.Names)
+	if m.Rooms != nil {
+		b = appendRooms(b, m.Rooms)
 	}
 	return b
 }
@@ -48,10 +53,14 @@ type fieldReader struct {
 
 func newFieldReader(b []byte) *fieldReader {
 	c := &fieldReader{b: b}
-	if f := c.byte(); c.err == nil && f != mailboxFormat {
-		c.err = fmt.Errorf("format %d is not one that this version reads", f)
-	}
+	c.checkFormat(c.byte(), mailboxFormat)
 	return c
+}
+
+func (c *fieldReader) checkFormat(format, want byte) {
+	if c.err == nil && format != want {
+		c.err = fmt.Errorf("format %d is not one that this version reads", format)
+	}
 }
 
 func (c *fieldReader) byte() byte {
@@ -101,7 +110,11 @@ func (c *fieldReader) texts() (texts []string) {
 }
 
 func decodeMeta(b []byte) (*MailboxMeta, error) {
-	c := newFieldReader(b)
+	c := &fieldReader{b: b}
+	format := c.byte()
+	if format != mailboxFieldsFormat {
+		c.checkFormat(format, mailboxFormat)
+	}
 	m := &MailboxMeta{LastMS: int64(c.uint()), Dropped: c.uint()}
 	for n := c.uint(); n > 0 && c.err == nil; n-- {
 		m.Devices = append(m.Devices, MailboxDevice{
@@ -116,8 +129,11 @@ func decodeMeta(b []byte) (*MailboxMeta, error) {
 	if len(c.b) > 0 {
 		m.Moved = c.uint()
 	}
-	if len(c.b) > 0 {
-		m.Rooms = &MailboxRooms{At: c.uint(), NotedMS: int64(c.uint()), Names: c.texts()}
+	switch {
+	case format == mailboxFieldsFormat:
+		c.fields(m)
+	case len(c.b) > 0:
+		m.Rooms = c.rooms()
 	}
 	return m, c.err
 }

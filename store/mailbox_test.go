@@ -190,6 +190,10 @@ func FuzzMailboxValue(f *testing.F) {
 		&store.MailboxEntry{TimeMS: 1, ExpiresMS: 2, Waiting: 3, Acked: true, Size: 4})
 	f.Add(meta)
 	f.Add(entry)
+	meta, _ = store.EncodeMailbox(&store.MailboxMeta{
+		Rooms: &store.MailboxRooms{At: 1, Names: []string{"a"}}, Reads: &store.MailboxReads{At: 3, UpTo: 1, IDs: []uint64{2}},
+	}, &store.MailboxEntry{})
+	f.Add(meta)
 	f.Add([]byte{1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		meta, entry, errs := store.DecodeMailbox(b)
