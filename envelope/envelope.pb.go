@@ -81,7 +81,7 @@ func (x Due_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Due_Step.Descriptor instead.
 func (Due_Step) EnumDescriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11, 0}
+	return file_envelope_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Record is one entry of the kept topic. Exactly one of its kinds is set.
@@ -105,7 +105,7 @@ type Record struct {
 	UserRooms     *UserRooms  `protobuf:"bytes,25,opt,name=user_rooms,json=userRooms,proto3" json:"user_rooms,omitempty"`
 	Dues          *Dues       `protobuf:"bytes,18,opt,name=dues,proto3" json:"dues,omitempty"`
 	Read          *Read       `protobuf:"bytes,19,opt,name=read,proto3" json:"read,omitempty"`
-	Presence      *Presence   `protobuf:"bytes,20,opt,name=presence,proto3" json:"presence,omitempty"`
+	Presences     *Presences  `protobuf:"bytes,20,opt,name=presences,proto3" json:"presences,omitempty"`
 	Upstream      *Upstream   `protobuf:"bytes,21,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -232,9 +232,9 @@ func (x *Record) GetRead() *Read {
 	return nil
 }
 
-func (x *Record) GetPresence() *Presence {
+func (x *Record) GetPresences() *Presences {
 	if x != nil {
-		return x.Presence
+		return x.Presences
 	}
 	return nil
 }
@@ -392,21 +392,74 @@ func (x *Reads) GetIds() []uint64 {
 	return nil
 }
 
-// Presence tells that a user has come or gone (record version 3). The owner
-// appends it. It is void if it changes nothing of what was told before.
+// Presences tell that users of one partition have come or gone (record version
+// 3). The owner appends them.
+type Presences struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Presences     []*Presence            `protobuf:"bytes,1,rep,name=presences,proto3" json:"presences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Presences) Reset() {
+	*x = Presences{}
+	mi := &file_envelope_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Presences) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Presences) ProtoMessage() {}
+
+func (x *Presences) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Presences.ProtoReflect.Descriptor instead.
+func (*Presences) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Presences) GetPresences() []*Presence {
+	if x != nil {
+		return x.Presences
+	}
+	return nil
+}
+
+// Presence tells that a user has come or gone. It is void if it changes nothing
+// of what was told before.
 type Presence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// device is the one that came first, or left last.
-	Device        string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
-	Online        bool   `protobuf:"varint,3,opt,name=online,proto3" json:"online,omitempty"`
+	// device is the one that came first, or left last; empty: the default device,
+	// or it is not known.
+	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	Online bool   `protobuf:"varint,3,opt,name=online,proto3" json:"online,omitempty"`
+	// since_ms is when the user came or went, as far as the owner knows, Unix
+	// milliseconds.
+	SinceMs int64 `protobuf:"varint,4,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// at is the id of the record that told it, in a record that only repeats what
+	// was told, before that one leaves the log; 0: this is that record.
+	At            uint64 `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +471,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[3]
+	mi := &file_envelope_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +484,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{3}
+	return file_envelope_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Presence) GetUser() string {
@@ -455,6 +508,20 @@ func (x *Presence) GetOnline() bool {
 	return false
 }
 
+func (x *Presence) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Presence) GetAt() uint64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
 // Upstream is a message of a client for the backend (record version 3).
 type Upstream struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -474,7 +541,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +553,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[4]
+	mi := &file_envelope_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +566,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{4}
+	return file_envelope_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Upstream) GetUser() string {
@@ -558,7 +625,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +637,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[5]
+	mi := &file_envelope_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +650,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{5}
+	return file_envelope_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Membership) GetUser() string {
@@ -620,7 +687,7 @@ type UserRooms struct {
 
 func (x *UserRooms) Reset() {
 	*x = UserRooms{}
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +699,7 @@ func (x *UserRooms) String() string {
 func (*UserRooms) ProtoMessage() {}
 
 func (x *UserRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[6]
+	mi := &file_envelope_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +712,7 @@ func (x *UserRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRooms.ProtoReflect.Descriptor instead.
 func (*UserRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{6}
+	return file_envelope_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UserRooms) GetUser() string {
@@ -675,7 +742,7 @@ type Memberships struct {
 
 func (x *Memberships) Reset() {
 	*x = Memberships{}
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +754,7 @@ func (x *Memberships) String() string {
 func (*Memberships) ProtoMessage() {}
 
 func (x *Memberships) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[7]
+	mi := &file_envelope_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +767,7 @@ func (x *Memberships) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memberships.ProtoReflect.Descriptor instead.
 func (*Memberships) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{7}
+	return file_envelope_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Memberships) GetAt() uint64 {
@@ -740,7 +807,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +819,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[8]
+	mi := &file_envelope_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +832,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{8}
+	return file_envelope_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Push) GetUsers() []string {
@@ -836,7 +903,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +915,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[9]
+	mi := &file_envelope_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +928,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{9}
+	return file_envelope_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Report) GetLevel() uint32 {
@@ -903,7 +970,7 @@ type Dues struct {
 
 func (x *Dues) Reset() {
 	*x = Dues{}
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +982,7 @@ func (x *Dues) String() string {
 func (*Dues) ProtoMessage() {}
 
 func (x *Dues) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[10]
+	mi := &file_envelope_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +995,7 @@ func (x *Dues) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dues.ProtoReflect.Descriptor instead.
 func (*Dues) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{10}
+	return file_envelope_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Dues) GetDues() []*Due {
@@ -951,7 +1018,7 @@ type Due struct {
 
 func (x *Due) Reset() {
 	*x = Due{}
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1030,7 @@ func (x *Due) String() string {
 func (*Due) ProtoMessage() {}
 
 func (x *Due) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[11]
+	mi := &file_envelope_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1043,7 @@ func (x *Due) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Due.ProtoReflect.Descriptor instead.
 func (*Due) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{11}
+	return file_envelope_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Due) GetUser() string {
@@ -1010,7 +1077,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1089,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[12]
+	mi := &file_envelope_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1102,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{12}
+	return file_envelope_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -1059,7 +1126,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1138,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[13]
+	mi := &file_envelope_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1151,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{13}
+	return file_envelope_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetUser() string {
@@ -1135,7 +1202,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1214,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[14]
+	mi := &file_envelope_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1227,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{14}
+	return file_envelope_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Device) GetUser() string {
@@ -1215,7 +1282,7 @@ type Removal struct {
 
 func (x *Removal) Reset() {
 	*x = Removal{}
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1294,7 @@ func (x *Removal) String() string {
 func (*Removal) ProtoMessage() {}
 
 func (x *Removal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[15]
+	mi := &file_envelope_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1307,7 @@ func (x *Removal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Removal.ProtoReflect.Descriptor instead.
 func (*Removal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{15}
+	return file_envelope_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Removal) GetUser() string {
@@ -1281,7 +1348,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1360,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[16]
+	mi := &file_envelope_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1373,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{16}
+	return file_envelope_proto_rawDescGZIP(), []int{17}
 }
 
 // Moved carries what a partition of the generation before was when its fence
@@ -1326,7 +1393,7 @@ type Moved struct {
 
 func (x *Moved) Reset() {
 	*x = Moved{}
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1405,7 @@ func (x *Moved) String() string {
 func (*Moved) ProtoMessage() {}
 
 func (x *Moved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[17]
+	mi := &file_envelope_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1418,7 @@ func (x *Moved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Moved.ProtoReflect.Descriptor instead.
 func (*Moved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{17}
+	return file_envelope_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Moved) GetFrom() uint32 {
@@ -1392,17 +1459,19 @@ type MovedMailbox struct {
 	Last bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
 	// last_ms and dropped are the mailbox's largest message time and how many
 	// messages its bound cost.
-	LastMs        int64        `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
-	Dropped       uint64       `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
-	Rooms         *Memberships `protobuf:"bytes,20,opt,name=rooms,proto3" json:"rooms,omitempty"`
-	Reads         *Reads       `protobuf:"bytes,21,opt,name=reads,proto3" json:"reads,omitempty"`
+	LastMs  int64        `protobuf:"varint,5,opt,name=last_ms,json=lastMs,proto3" json:"last_ms,omitempty"`
+	Dropped uint64       `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Rooms   *Memberships `protobuf:"bytes,20,opt,name=rooms,proto3" json:"rooms,omitempty"`
+	Reads   *Reads       `protobuf:"bytes,21,opt,name=reads,proto3" json:"reads,omitempty"`
+	// presence is what was told last; nil: nothing. Its user is empty.
+	Presence      *Presence `protobuf:"bytes,22,opt,name=presence,proto3" json:"presence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MovedMailbox) Reset() {
 	*x = MovedMailbox{}
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1483,7 @@ func (x *MovedMailbox) String() string {
 func (*MovedMailbox) ProtoMessage() {}
 
 func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[18]
+	mi := &file_envelope_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1496,7 @@ func (x *MovedMailbox) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMailbox.ProtoReflect.Descriptor instead.
 func (*MovedMailbox) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{18}
+	return file_envelope_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MovedMailbox) GetUser() string {
@@ -1486,6 +1555,13 @@ func (x *MovedMailbox) GetReads() *Reads {
 	return nil
 }
 
+func (x *MovedMailbox) GetPresence() *Presence {
+	if x != nil {
+		return x.Presence
+	}
+	return nil
+}
+
 type MovedDevice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
@@ -1497,7 +1573,7 @@ type MovedDevice struct {
 
 func (x *MovedDevice) Reset() {
 	*x = MovedDevice{}
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1585,7 @@ func (x *MovedDevice) String() string {
 func (*MovedDevice) ProtoMessage() {}
 
 func (x *MovedDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[19]
+	mi := &file_envelope_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1598,7 @@ func (x *MovedDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedDevice.ProtoReflect.Descriptor instead.
 func (*MovedDevice) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{19}
+	return file_envelope_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MovedDevice) GetDevice() string {
@@ -1568,7 +1644,7 @@ type MovedMessage struct {
 
 func (x *MovedMessage) Reset() {
 	*x = MovedMessage{}
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1580,7 +1656,7 @@ func (x *MovedMessage) String() string {
 func (*MovedMessage) ProtoMessage() {}
 
 func (x *MovedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[20]
+	mi := &file_envelope_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1593,7 +1669,7 @@ func (x *MovedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedMessage.ProtoReflect.Descriptor instead.
 func (*MovedMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{20}
+	return file_envelope_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MovedMessage) GetId() uint64 {
@@ -1678,7 +1754,7 @@ type Tracked struct {
 
 func (x *Tracked) Reset() {
 	*x = Tracked{}
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1766,7 @@ func (x *Tracked) String() string {
 func (*Tracked) ProtoMessage() {}
 
 func (x *Tracked) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[21]
+	mi := &file_envelope_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1779,7 @@ func (x *Tracked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tracked.ProtoReflect.Descriptor instead.
 func (*Tracked) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{21}
+	return file_envelope_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Tracked) GetReport() *Report {
@@ -1752,7 +1828,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1840,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[22]
+	mi := &file_envelope_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1853,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{22}
+	return file_envelope_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Receipt) GetDevice() string {
@@ -1807,7 +1883,7 @@ type MovedKey struct {
 
 func (x *MovedKey) Reset() {
 	*x = MovedKey{}
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1895,7 @@ func (x *MovedKey) String() string {
 func (*MovedKey) ProtoMessage() {}
 
 func (x *MovedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[23]
+	mi := &file_envelope_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1908,7 @@ func (x *MovedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedKey.ProtoReflect.Descriptor instead.
 func (*MovedKey) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{23}
+	return file_envelope_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MovedKey) GetUser() string {
@@ -1876,7 +1952,7 @@ type MovedClaim struct {
 
 func (x *MovedClaim) Reset() {
 	*x = MovedClaim{}
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +1964,7 @@ func (x *MovedClaim) String() string {
 func (*MovedClaim) ProtoMessage() {}
 
 func (x *MovedClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[24]
+	mi := &file_envelope_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +1977,7 @@ func (x *MovedClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovedClaim.ProtoReflect.Descriptor instead.
 func (*MovedClaim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{24}
+	return file_envelope_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MovedClaim) GetKey() string {
@@ -1943,7 +2019,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2031,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[25]
+	mi := &file_envelope_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2044,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{25}
+	return file_envelope_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Claim) GetKey() string {
@@ -1995,7 +2071,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2083,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[26]
+	mi := &file_envelope_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2096,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{26}
+	return file_envelope_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Envelope) GetTimeMs() int64 {
@@ -2092,7 +2168,7 @@ type Dismiss struct {
 
 func (x *Dismiss) Reset() {
 	*x = Dismiss{}
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2180,7 @@ func (x *Dismiss) String() string {
 func (*Dismiss) ProtoMessage() {}
 
 func (x *Dismiss) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[27]
+	mi := &file_envelope_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2193,7 @@ func (x *Dismiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dismiss.ProtoReflect.Descriptor instead.
 func (*Dismiss) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{27}
+	return file_envelope_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Dismiss) GetTo() []*Address {
@@ -2153,7 +2229,7 @@ type SessionRooms struct {
 
 func (x *SessionRooms) Reset() {
 	*x = SessionRooms{}
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2241,7 @@ func (x *SessionRooms) String() string {
 func (*SessionRooms) ProtoMessage() {}
 
 func (x *SessionRooms) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[28]
+	mi := &file_envelope_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2254,7 @@ func (x *SessionRooms) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRooms.ProtoReflect.Descriptor instead.
 func (*SessionRooms) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{28}
+	return file_envelope_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SessionRooms) GetTo() []*Address {
@@ -2214,7 +2290,7 @@ type RoomOpened struct {
 
 func (x *RoomOpened) Reset() {
 	*x = RoomOpened{}
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2302,7 @@ func (x *RoomOpened) String() string {
 func (*RoomOpened) ProtoMessage() {}
 
 func (x *RoomOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[29]
+	mi := &file_envelope_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2315,7 @@ func (x *RoomOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomOpened.ProtoReflect.Descriptor instead.
 func (*RoomOpened) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{29}
+	return file_envelope_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RoomOpened) GetComet() string {
@@ -2281,7 +2357,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2369,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[30]
+	mi := &file_envelope_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2382,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{30}
+	return file_envelope_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Address) GetComet() string {
@@ -2341,7 +2417,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2429,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[31]
+	mi := &file_envelope_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2442,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{31}
+	return file_envelope_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Message) GetOp() int32 {
@@ -2424,7 +2500,7 @@ type Kept struct {
 
 func (x *Kept) Reset() {
 	*x = Kept{}
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2512,7 @@ func (x *Kept) String() string {
 func (*Kept) ProtoMessage() {}
 
 func (x *Kept) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[32]
+	mi := &file_envelope_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2525,7 @@ func (x *Kept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kept.ProtoReflect.Descriptor instead.
 func (*Kept) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{32}
+	return file_envelope_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Kept) GetId() uint64 {
@@ -2498,7 +2574,7 @@ type Backlog struct {
 
 func (x *Backlog) Reset() {
 	*x = Backlog{}
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2586,7 @@ func (x *Backlog) String() string {
 func (*Backlog) ProtoMessage() {}
 
 func (x *Backlog) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[33]
+	mi := &file_envelope_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2599,7 @@ func (x *Backlog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backlog.ProtoReflect.Descriptor instead.
 func (*Backlog) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{33}
+	return file_envelope_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Backlog) GetTo() *Address {
@@ -2573,7 +2649,7 @@ type Kick struct {
 
 func (x *Kick) Reset() {
 	*x = Kick{}
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2661,7 @@ func (x *Kick) String() string {
 func (*Kick) ProtoMessage() {}
 
 func (x *Kick) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[34]
+	mi := &file_envelope_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2674,7 @@ func (x *Kick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kick.ProtoReflect.Descriptor instead.
 func (*Kick) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{34}
+	return file_envelope_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Kick) GetTo() []*Address {
@@ -2632,7 +2708,7 @@ type Nudge struct {
 
 func (x *Nudge) Reset() {
 	*x = Nudge{}
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2720,7 @@ func (x *Nudge) String() string {
 func (*Nudge) ProtoMessage() {}
 
 func (x *Nudge) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[35]
+	mi := &file_envelope_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2733,7 @@ func (x *Nudge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nudge.ProtoReflect.Descriptor instead.
 func (*Nudge) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{35}
+	return file_envelope_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Nudge) GetTo() []*NudgeTarget {
@@ -2677,7 +2753,7 @@ type NudgeTarget struct {
 
 func (x *NudgeTarget) Reset() {
 	*x = NudgeTarget{}
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +2765,7 @@ func (x *NudgeTarget) String() string {
 func (*NudgeTarget) ProtoMessage() {}
 
 func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[36]
+	mi := &file_envelope_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +2778,7 @@ func (x *NudgeTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NudgeTarget.ProtoReflect.Descriptor instead.
 func (*NudgeTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{36}
+	return file_envelope_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NudgeTarget) GetTo() *Address {
@@ -2729,7 +2805,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2817,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[37]
+	mi := &file_envelope_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2830,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{37}
+	return file_envelope_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PushRequest) GetDeliveries() []*Delivery {
@@ -2782,7 +2858,7 @@ type PushReply struct {
 
 func (x *PushReply) Reset() {
 	*x = PushReply{}
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +2870,7 @@ func (x *PushReply) String() string {
 func (*PushReply) ProtoMessage() {}
 
 func (x *PushReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[38]
+	mi := &file_envelope_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +2883,7 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
 func (*PushReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{38}
+	return file_envelope_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PushReply) GetEmptyRooms() []string {
@@ -2858,7 +2934,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2946,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[39]
+	mi := &file_envelope_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2959,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{39}
+	return file_envelope_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Delivery) GetId() uint64 {
@@ -2988,7 +3064,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +3076,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[40]
+	mi := &file_envelope_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +3089,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{40}
+	return file_envelope_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Target) GetSession() uint64 {
@@ -3067,7 +3143,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3155,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[41]
+	mi := &file_envelope_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3168,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{41}
+	return file_envelope_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SessionInfo) GetAddress() *Address {
@@ -3211,7 +3287,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3299,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[42]
+	mi := &file_envelope_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3312,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{42}
+	return file_envelope_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ConnectRequest) GetSession() *SessionInfo {
@@ -3285,7 +3361,7 @@ type HandshakeHeader struct {
 
 func (x *HandshakeHeader) Reset() {
 	*x = HandshakeHeader{}
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3373,7 @@ func (x *HandshakeHeader) String() string {
 func (*HandshakeHeader) ProtoMessage() {}
 
 func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[43]
+	mi := &file_envelope_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3386,7 @@ func (x *HandshakeHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandshakeHeader.ProtoReflect.Descriptor instead.
 func (*HandshakeHeader) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{43}
+	return file_envelope_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HandshakeHeader) GetName() string {
@@ -3363,7 +3439,7 @@ type ConnectReply struct {
 
 func (x *ConnectReply) Reset() {
 	*x = ConnectReply{}
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3451,7 @@ func (x *ConnectReply) String() string {
 func (*ConnectReply) ProtoMessage() {}
 
 func (x *ConnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[44]
+	mi := &file_envelope_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3464,7 @@ func (x *ConnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectReply.ProtoReflect.Descriptor instead.
 func (*ConnectReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{44}
+	return file_envelope_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ConnectReply) GetUser() string {
@@ -3502,7 +3578,7 @@ type RoomAccess struct {
 
 func (x *RoomAccess) Reset() {
 	*x = RoomAccess{}
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3590,7 @@ func (x *RoomAccess) String() string {
 func (*RoomAccess) ProtoMessage() {}
 
 func (x *RoomAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[45]
+	mi := &file_envelope_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3603,7 @@ func (x *RoomAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomAccess.ProtoReflect.Descriptor instead.
 func (*RoomAccess) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{45}
+	return file_envelope_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RoomAccess) GetRuled() bool {
@@ -3557,7 +3633,7 @@ type RoomRefusal struct {
 
 func (x *RoomRefusal) Reset() {
 	*x = RoomRefusal{}
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3645,7 @@ func (x *RoomRefusal) String() string {
 func (*RoomRefusal) ProtoMessage() {}
 
 func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[46]
+	mi := &file_envelope_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3658,7 @@ func (x *RoomRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomRefusal.ProtoReflect.Descriptor instead.
 func (*RoomRefusal) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{46}
+	return file_envelope_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RoomRefusal) GetRoom() string {
@@ -3618,7 +3694,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3630,7 +3706,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[47]
+	mi := &file_envelope_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3643,7 +3719,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{47}
+	return file_envelope_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *JoinRequest) GetSession() *SessionInfo {
@@ -3677,7 +3753,7 @@ type JoinReply struct {
 
 func (x *JoinReply) Reset() {
 	*x = JoinReply{}
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3689,7 +3765,7 @@ func (x *JoinReply) String() string {
 func (*JoinReply) ProtoMessage() {}
 
 func (x *JoinReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[48]
+	mi := &file_envelope_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3702,7 +3778,7 @@ func (x *JoinReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
 func (*JoinReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{48}
+	return file_envelope_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *JoinReply) GetUntilMs() int64 {
@@ -3729,7 +3805,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3741,7 +3817,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[49]
+	mi := &file_envelope_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3754,7 +3830,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{49}
+	return file_envelope_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -3803,7 +3879,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3815,7 +3891,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3828,7 +3904,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -3881,7 +3957,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +3969,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3906,7 +3982,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -3940,7 +4016,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4028,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4041,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -3992,7 +4068,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4004,7 +4080,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4017,7 +4093,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -4078,7 +4154,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4090,7 +4166,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4103,7 +4179,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -4126,7 +4202,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4214,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4227,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ReadRequest) GetRead() *Read {
@@ -4178,7 +4254,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4190,7 +4266,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4203,7 +4279,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ReadReply) GetSessions() uint32 {
@@ -4222,7 +4298,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4234,7 +4310,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4247,7 +4323,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -4269,7 +4345,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4281,7 +4357,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4294,7 +4370,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -4343,7 +4419,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4355,7 +4431,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4368,7 +4444,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -4421,7 +4497,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4509,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4522,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -4481,7 +4557,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4569,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4582,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -4544,7 +4620,7 @@ type AttachReply struct {
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4556,7 +4632,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4569,7 +4645,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -4620,7 +4696,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +4708,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +4721,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -4674,7 +4750,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4686,7 +4762,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4699,7 +4775,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -4741,7 +4817,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +4829,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +4842,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -4814,7 +4890,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4826,7 +4902,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4839,7 +4915,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -4873,7 +4949,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4885,7 +4961,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4898,7 +4974,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -4952,7 +5028,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4964,7 +5040,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4977,7 +5053,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -4995,15 +5071,18 @@ type UserReply struct {
 	OldestId uint64                 `protobuf:"varint,4,opt,name=oldest_id,json=oldestId,proto3" json:"oldest_id,omitempty"`
 	NewestId uint64                 `protobuf:"varint,5,opt,name=newest_id,json=newestId,proto3" json:"newest_id,omitempty"`
 	// dropped counts what the bound on length cost this user.
-	Dropped       uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
-	LastSeenMs    int64  `protobuf:"varint,7,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"`
+	Dropped    uint64 `protobuf:"varint,6,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	LastSeenMs int64  `protobuf:"varint,7,opt,name=last_seen_ms,json=lastSeenMs,proto3" json:"last_seen_ms,omitempty"`
+	// since_ms is when the user came, or went, as far as it is known, Unix
+	// milliseconds; 0: it is not.
+	SinceMs       int64 `protobuf:"varint,8,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5015,7 +5094,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5028,7 +5107,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -5080,6 +5159,13 @@ func (x *UserReply) GetLastSeenMs() int64 {
 	return 0
 }
 
+func (x *UserReply) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
 // RemoveRequest asks for a Removal.
 type RemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5090,7 +5176,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5102,7 +5188,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5115,7 +5201,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -5136,7 +5222,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5148,7 +5234,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5161,7 +5247,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -5196,7 +5282,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5208,7 +5294,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5221,7 +5307,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *MessagesRequest) GetUser() string {
@@ -5270,7 +5356,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5282,7 +5368,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5295,7 +5381,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *MessagesReply) GetMessages() []*WaitingMessage {
@@ -5333,7 +5419,7 @@ type WaitingMessage struct {
 
 func (x *WaitingMessage) Reset() {
 	*x = WaitingMessage{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5345,7 +5431,7 @@ func (x *WaitingMessage) String() string {
 func (*WaitingMessage) ProtoMessage() {}
 
 func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5358,7 +5444,7 @@ func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
 func (*WaitingMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *WaitingMessage) GetId() uint64 {
@@ -5425,17 +5511,19 @@ func (x *WaitingMessage) GetTracked() *Tracked {
 }
 
 type DeviceInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
-	SeenMs        int64                  `protobuf:"varint,2,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
-	Pending       uint32                 `protobuf:"varint,3,opt,name=pending,proto3" json:"pending,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Device  string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	SeenMs  int64                  `protobuf:"varint,2,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	Pending uint32                 `protobuf:"varint,3,opt,name=pending,proto3" json:"pending,omitempty"`
+	// online: it has a session.
+	Online        bool `protobuf:"varint,4,opt,name=online,proto3" json:"online,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5447,7 +5535,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5460,7 +5548,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -5484,6 +5572,13 @@ func (x *DeviceInfo) GetPending() uint32 {
 	return 0
 }
 
+func (x *DeviceInfo) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
 // TakeRequest reads a user's default cursor the way the 2016 store did.
 type TakeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5497,7 +5592,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5509,7 +5604,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5522,7 +5617,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -5555,7 +5650,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5567,7 +5662,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5580,7 +5675,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -5604,7 +5699,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5616,7 +5711,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5629,7 +5724,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -5669,7 +5764,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5681,7 +5776,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5694,7 +5789,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -5716,7 +5811,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5728,7 +5823,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5741,7 +5836,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -5768,7 +5863,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5780,7 +5875,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5793,7 +5888,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -5820,7 +5915,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5832,7 +5927,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5845,7 +5940,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -5864,7 +5959,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5876,7 +5971,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5889,7 +5984,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -5910,7 +6005,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5922,7 +6017,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5935,7 +6030,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -5963,7 +6058,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5975,7 +6070,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5988,7 +6083,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{85}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -6016,7 +6111,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6028,7 +6123,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6041,7 +6136,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{86}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -6075,7 +6170,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6087,7 +6182,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6100,7 +6195,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{87}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -6119,7 +6214,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6131,7 +6226,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6144,7 +6239,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{88}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -6173,7 +6268,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6185,7 +6280,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6198,7 +6293,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{89}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -6267,7 +6362,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6279,7 +6374,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6292,7 +6387,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{90}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -6334,7 +6429,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6346,7 +6441,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6359,7 +6454,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{91}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -6388,7 +6483,7 @@ type RecordsVersion struct {
 
 func (x *RecordsVersion) Reset() {
 	*x = RecordsVersion{}
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6400,7 +6495,7 @@ func (x *RecordsVersion) String() string {
 func (*RecordsVersion) ProtoMessage() {}
 
 func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6413,7 +6508,7 @@ func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
 func (*RecordsVersion) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{92}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RecordsVersion) GetVersion() uint32 {
@@ -6460,7 +6555,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6472,7 +6567,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6485,7 +6580,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{93}
+	return file_envelope_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -6600,7 +6695,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6612,7 +6707,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6625,7 +6720,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{94}
+	return file_envelope_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -6651,7 +6746,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6663,7 +6758,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6676,7 +6771,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{95}
+	return file_envelope_proto_rawDescGZIP(), []int{96}
 }
 
 type StatusReply struct {
@@ -6693,7 +6788,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6705,7 +6800,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6718,7 +6813,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{96}
+	return file_envelope_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -6767,7 +6862,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6779,7 +6874,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6792,7 +6887,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{97}
+	return file_envelope_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *Failure) GetCode() string {
@@ -6839,7 +6934,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6851,7 +6946,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6864,7 +6959,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{98}
+	return file_envelope_proto_rawDescGZIP(), []int{99}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -6878,7 +6973,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6890,7 +6985,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6903,7 +6998,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{99}
+	return file_envelope_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -6942,7 +7037,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6954,7 +7049,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6967,7 +7062,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{100}
+	return file_envelope_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -7037,7 +7132,7 @@ var File_envelope_proto protoreflect.FileDescriptor
 
 const file_envelope_proto_rawDesc = "" +
 	"\n" +
-	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xbf\x05\n" +
+	"\x0eenvelope.proto\x12\x10imgo.envelope.v1\"\xc2\x05\n" +
 	"\x06Record\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12*\n" +
@@ -7055,8 +7150,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\n" +
 	"user_rooms\x18\x19 \x01(\v2\x1b.imgo.envelope.v1.UserRoomsR\tuserRooms\x12*\n" +
 	"\x04dues\x18\x12 \x01(\v2\x16.imgo.envelope.v1.DuesR\x04dues\x12*\n" +
-	"\x04read\x18\x13 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x126\n" +
-	"\bpresence\x18\x14 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\x126\n" +
+	"\x04read\x18\x13 \x01(\v2\x16.imgo.envelope.v1.ReadR\x04read\x129\n" +
+	"\tpresences\x18\x14 \x01(\v2\x1b.imgo.envelope.v1.PresencesR\tpresences\x126\n" +
 	"\bupstream\x18\x15 \x01(\v2\x1a.imgo.envelope.v1.UpstreamR\bupstream\"v\n" +
 	"\x04Read\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
@@ -7067,11 +7162,15 @@ const file_envelope_proto_rawDesc = "" +
 	"\x05Reads\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\x04R\x02at\x12\x13\n" +
 	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12\x10\n" +
-	"\x03ids\x18\x03 \x03(\x04R\x03ids\"N\n" +
+	"\x03ids\x18\x03 \x03(\x04R\x03ids\"E\n" +
+	"\tPresences\x128\n" +
+	"\tpresences\x18\x01 \x03(\v2\x1a.imgo.envelope.v1.PresenceR\tpresences\"y\n" +
 	"\bPresence\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x16\n" +
-	"\x06online\x18\x03 \x01(\bR\x06online\"\x91\x01\n" +
+	"\x06online\x18\x03 \x01(\bR\x06online\x12\x19\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x04R\x02at\"\x91\x01\n" +
 	"\bUpstream\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x18\n" +
@@ -7140,7 +7239,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12<\n" +
 	"\tmailboxes\x18\x02 \x03(\v2\x1e.imgo.envelope.v1.MovedMailboxR\tmailboxes\x12.\n" +
 	"\x04keys\x18\x03 \x03(\v2\x1a.imgo.envelope.v1.MovedKeyR\x04keys\x124\n" +
-	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\xc2\x02\n" +
+	"\x06claims\x18\x04 \x03(\v2\x1c.imgo.envelope.v1.MovedClaimR\x06claims\"\xfa\x02\n" +
 	"\fMovedMailbox\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x127\n" +
 	"\adevices\x18\x02 \x03(\v2\x1d.imgo.envelope.v1.MovedDeviceR\adevices\x12:\n" +
@@ -7149,7 +7248,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\alast_ms\x18\x05 \x01(\x03R\x06lastMs\x12\x18\n" +
 	"\adropped\x18\x06 \x01(\x04R\adropped\x123\n" +
 	"\x05rooms\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\x12-\n" +
-	"\x05reads\x18\x15 \x01(\v2\x17.imgo.envelope.v1.ReadsR\x05reads\"T\n" +
+	"\x05reads\x18\x15 \x01(\v2\x17.imgo.envelope.v1.ReadsR\x05reads\x126\n" +
+	"\bpresence\x18\x16 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\"T\n" +
 	"\vMovedDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
@@ -7432,7 +7532,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\boverflow\x18\x14 \x01(\rR\boverflow\x12\x18\n" +
 	"\arefused\x18\x15 \x01(\bR\arefused\"!\n" +
 	"\vUserRequest\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\tR\x04user\"\x8e\x02\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\"\xa9\x02\n" +
 	"\tUserReply\x129\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1d.imgo.envelope.v1.SessionInfoR\bsessions\x126\n" +
 	"\adevices\x18\x02 \x03(\v2\x1c.imgo.envelope.v1.DeviceInfoR\adevices\x12\x18\n" +
@@ -7441,7 +7541,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\tnewest_id\x18\x05 \x01(\x04R\bnewestId\x12\x18\n" +
 	"\adropped\x18\x06 \x01(\x04R\adropped\x12 \n" +
 	"\flast_seen_ms\x18\a \x01(\x03R\n" +
-	"lastSeenMs\"D\n" +
+	"lastSeenMs\x12\x19\n" +
+	"\bsince_ms\x18\b \x01(\x03R\asinceMs\"D\n" +
 	"\rRemoveRequest\x123\n" +
 	"\aremoval\x18\x01 \x01(\v2\x19.imgo.envelope.v1.RemovalR\aremoval\"C\n" +
 	"\vRemoveReply\x12\x1a\n" +
@@ -7466,12 +7567,13 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04body\x18\x06 \x01(\fR\x04body\x12\x18\n" +
 	"\awaiting\x18\a \x03(\tR\awaiting\x12\x1c\n" +
 	"\tunclaimed\x18\b \x01(\bR\tunclaimed\x123\n" +
-	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"W\n" +
+	"\atracked\x18\t \x01(\v2\x19.imgo.envelope.v1.TrackedR\atracked\"o\n" +
 	"\n" +
 	"DeviceInfo\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x17\n" +
 	"\aseen_ms\x18\x02 \x01(\x03R\x06seenMs\x12\x18\n" +
-	"\apending\x18\x03 \x01(\rR\apending\"_\n" +
+	"\apending\x18\x03 \x01(\rR\apending\x12\x16\n" +
+	"\x06online\x18\x04 \x01(\bR\x06online\"_\n" +
 	"\vTakeRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x19\n" +
 	"\bafter_ms\x18\x02 \x01(\x03R\aafterMs\x12!\n" +
@@ -7605,221 +7707,224 @@ func file_envelope_proto_rawDescGZIP() []byte {
 }
 
 var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 106)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
 var file_envelope_proto_goTypes = []any{
 	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
 	(*Record)(nil),             // 1: imgo.envelope.v1.Record
 	(*Read)(nil),               // 2: imgo.envelope.v1.Read
 	(*Reads)(nil),              // 3: imgo.envelope.v1.Reads
-	(*Presence)(nil),           // 4: imgo.envelope.v1.Presence
-	(*Upstream)(nil),           // 5: imgo.envelope.v1.Upstream
-	(*Membership)(nil),         // 6: imgo.envelope.v1.Membership
-	(*UserRooms)(nil),          // 7: imgo.envelope.v1.UserRooms
-	(*Memberships)(nil),        // 8: imgo.envelope.v1.Memberships
-	(*Push)(nil),               // 9: imgo.envelope.v1.Push
-	(*Report)(nil),             // 10: imgo.envelope.v1.Report
-	(*Dues)(nil),               // 11: imgo.envelope.v1.Dues
-	(*Due)(nil),                // 12: imgo.envelope.v1.Due
-	(*Acks)(nil),               // 13: imgo.envelope.v1.Acks
-	(*Ack)(nil),                // 14: imgo.envelope.v1.Ack
-	(*Device)(nil),             // 15: imgo.envelope.v1.Device
-	(*Removal)(nil),            // 16: imgo.envelope.v1.Removal
-	(*Fence)(nil),              // 17: imgo.envelope.v1.Fence
-	(*Moved)(nil),              // 18: imgo.envelope.v1.Moved
-	(*MovedMailbox)(nil),       // 19: imgo.envelope.v1.MovedMailbox
-	(*MovedDevice)(nil),        // 20: imgo.envelope.v1.MovedDevice
-	(*MovedMessage)(nil),       // 21: imgo.envelope.v1.MovedMessage
-	(*Tracked)(nil),            // 22: imgo.envelope.v1.Tracked
-	(*Receipt)(nil),            // 23: imgo.envelope.v1.Receipt
-	(*MovedKey)(nil),           // 24: imgo.envelope.v1.MovedKey
-	(*MovedClaim)(nil),         // 25: imgo.envelope.v1.MovedClaim
-	(*Claim)(nil),              // 26: imgo.envelope.v1.Claim
-	(*Envelope)(nil),           // 27: imgo.envelope.v1.Envelope
-	(*Dismiss)(nil),            // 28: imgo.envelope.v1.Dismiss
-	(*SessionRooms)(nil),       // 29: imgo.envelope.v1.SessionRooms
-	(*RoomOpened)(nil),         // 30: imgo.envelope.v1.RoomOpened
-	(*Address)(nil),            // 31: imgo.envelope.v1.Address
-	(*Message)(nil),            // 32: imgo.envelope.v1.Message
-	(*Kept)(nil),               // 33: imgo.envelope.v1.Kept
-	(*Backlog)(nil),            // 34: imgo.envelope.v1.Backlog
-	(*Kick)(nil),               // 35: imgo.envelope.v1.Kick
-	(*Nudge)(nil),              // 36: imgo.envelope.v1.Nudge
-	(*NudgeTarget)(nil),        // 37: imgo.envelope.v1.NudgeTarget
-	(*PushRequest)(nil),        // 38: imgo.envelope.v1.PushRequest
-	(*PushReply)(nil),          // 39: imgo.envelope.v1.PushReply
-	(*Delivery)(nil),           // 40: imgo.envelope.v1.Delivery
-	(*Target)(nil),             // 41: imgo.envelope.v1.Target
-	(*SessionInfo)(nil),        // 42: imgo.envelope.v1.SessionInfo
-	(*ConnectRequest)(nil),     // 43: imgo.envelope.v1.ConnectRequest
-	(*HandshakeHeader)(nil),    // 44: imgo.envelope.v1.HandshakeHeader
-	(*ConnectReply)(nil),       // 45: imgo.envelope.v1.ConnectReply
-	(*RoomAccess)(nil),         // 46: imgo.envelope.v1.RoomAccess
-	(*RoomRefusal)(nil),        // 47: imgo.envelope.v1.RoomRefusal
-	(*JoinRequest)(nil),        // 48: imgo.envelope.v1.JoinRequest
-	(*JoinReply)(nil),          // 49: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 50: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 51: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 52: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 53: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 54: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 55: imgo.envelope.v1.AckRequest
-	(*ReadRequest)(nil),        // 56: imgo.envelope.v1.ReadRequest
-	(*ReadReply)(nil),          // 57: imgo.envelope.v1.ReadReply
-	(*DetachRequest)(nil),      // 58: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 59: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 60: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 61: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 62: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 63: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 64: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 65: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 66: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 67: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 68: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 69: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 70: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 71: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 72: imgo.envelope.v1.RemoveReply
-	(*MessagesRequest)(nil),    // 73: imgo.envelope.v1.MessagesRequest
-	(*MessagesReply)(nil),      // 74: imgo.envelope.v1.MessagesReply
-	(*WaitingMessage)(nil),     // 75: imgo.envelope.v1.WaitingMessage
-	(*DeviceInfo)(nil),         // 76: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 77: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 78: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 79: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 80: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 81: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 82: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 83: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 84: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 85: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 86: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 87: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 88: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 89: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 90: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 91: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 92: imgo.envelope.v1.KeptMoved
-	(*RecordsVersion)(nil),     // 93: imgo.envelope.v1.RecordsVersion
-	(*NodeMeta)(nil),           // 94: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 95: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 96: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 97: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 98: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 99: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 100: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 101: imgo.envelope.v1.CallPart
-	nil,                        // 102: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 103: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 104: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 105: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 106: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*Presences)(nil),          // 4: imgo.envelope.v1.Presences
+	(*Presence)(nil),           // 5: imgo.envelope.v1.Presence
+	(*Upstream)(nil),           // 6: imgo.envelope.v1.Upstream
+	(*Membership)(nil),         // 7: imgo.envelope.v1.Membership
+	(*UserRooms)(nil),          // 8: imgo.envelope.v1.UserRooms
+	(*Memberships)(nil),        // 9: imgo.envelope.v1.Memberships
+	(*Push)(nil),               // 10: imgo.envelope.v1.Push
+	(*Report)(nil),             // 11: imgo.envelope.v1.Report
+	(*Dues)(nil),               // 12: imgo.envelope.v1.Dues
+	(*Due)(nil),                // 13: imgo.envelope.v1.Due
+	(*Acks)(nil),               // 14: imgo.envelope.v1.Acks
+	(*Ack)(nil),                // 15: imgo.envelope.v1.Ack
+	(*Device)(nil),             // 16: imgo.envelope.v1.Device
+	(*Removal)(nil),            // 17: imgo.envelope.v1.Removal
+	(*Fence)(nil),              // 18: imgo.envelope.v1.Fence
+	(*Moved)(nil),              // 19: imgo.envelope.v1.Moved
+	(*MovedMailbox)(nil),       // 20: imgo.envelope.v1.MovedMailbox
+	(*MovedDevice)(nil),        // 21: imgo.envelope.v1.MovedDevice
+	(*MovedMessage)(nil),       // 22: imgo.envelope.v1.MovedMessage
+	(*Tracked)(nil),            // 23: imgo.envelope.v1.Tracked
+	(*Receipt)(nil),            // 24: imgo.envelope.v1.Receipt
+	(*MovedKey)(nil),           // 25: imgo.envelope.v1.MovedKey
+	(*MovedClaim)(nil),         // 26: imgo.envelope.v1.MovedClaim
+	(*Claim)(nil),              // 27: imgo.envelope.v1.Claim
+	(*Envelope)(nil),           // 28: imgo.envelope.v1.Envelope
+	(*Dismiss)(nil),            // 29: imgo.envelope.v1.Dismiss
+	(*SessionRooms)(nil),       // 30: imgo.envelope.v1.SessionRooms
+	(*RoomOpened)(nil),         // 31: imgo.envelope.v1.RoomOpened
+	(*Address)(nil),            // 32: imgo.envelope.v1.Address
+	(*Message)(nil),            // 33: imgo.envelope.v1.Message
+	(*Kept)(nil),               // 34: imgo.envelope.v1.Kept
+	(*Backlog)(nil),            // 35: imgo.envelope.v1.Backlog
+	(*Kick)(nil),               // 36: imgo.envelope.v1.Kick
+	(*Nudge)(nil),              // 37: imgo.envelope.v1.Nudge
+	(*NudgeTarget)(nil),        // 38: imgo.envelope.v1.NudgeTarget
+	(*PushRequest)(nil),        // 39: imgo.envelope.v1.PushRequest
+	(*PushReply)(nil),          // 40: imgo.envelope.v1.PushReply
+	(*Delivery)(nil),           // 41: imgo.envelope.v1.Delivery
+	(*Target)(nil),             // 42: imgo.envelope.v1.Target
+	(*SessionInfo)(nil),        // 43: imgo.envelope.v1.SessionInfo
+	(*ConnectRequest)(nil),     // 44: imgo.envelope.v1.ConnectRequest
+	(*HandshakeHeader)(nil),    // 45: imgo.envelope.v1.HandshakeHeader
+	(*ConnectReply)(nil),       // 46: imgo.envelope.v1.ConnectReply
+	(*RoomAccess)(nil),         // 47: imgo.envelope.v1.RoomAccess
+	(*RoomRefusal)(nil),        // 48: imgo.envelope.v1.RoomRefusal
+	(*JoinRequest)(nil),        // 49: imgo.envelope.v1.JoinRequest
+	(*JoinReply)(nil),          // 50: imgo.envelope.v1.JoinReply
+	(*RefreshRequest)(nil),     // 51: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 52: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 53: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 54: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 55: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 56: imgo.envelope.v1.AckRequest
+	(*ReadRequest)(nil),        // 57: imgo.envelope.v1.ReadRequest
+	(*ReadReply)(nil),          // 58: imgo.envelope.v1.ReadReply
+	(*DetachRequest)(nil),      // 59: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 60: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 61: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 62: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 63: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 64: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 65: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 66: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 67: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 68: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 69: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 70: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 71: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 72: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 73: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 74: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 75: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 76: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 77: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 78: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 79: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 80: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 81: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 82: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 83: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 84: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 85: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 86: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 87: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 88: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 89: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 90: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 91: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 92: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 93: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 94: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 95: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 96: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 97: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 98: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 99: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 100: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 101: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 102: imgo.envelope.v1.CallPart
+	nil,                        // 103: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 104: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 105: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 106: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 107: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
-	9,   // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
-	13,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
-	15,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
-	26,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
-	17,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
-	18,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
-	16,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
-	6,   // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
-	7,   // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
-	11,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
+	10,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
+	14,  // 1: imgo.envelope.v1.Record.acks:type_name -> imgo.envelope.v1.Acks
+	16,  // 2: imgo.envelope.v1.Record.device:type_name -> imgo.envelope.v1.Device
+	27,  // 3: imgo.envelope.v1.Record.claim:type_name -> imgo.envelope.v1.Claim
+	18,  // 4: imgo.envelope.v1.Record.fence:type_name -> imgo.envelope.v1.Fence
+	19,  // 5: imgo.envelope.v1.Record.moved:type_name -> imgo.envelope.v1.Moved
+	17,  // 6: imgo.envelope.v1.Record.removal:type_name -> imgo.envelope.v1.Removal
+	7,   // 7: imgo.envelope.v1.Record.membership:type_name -> imgo.envelope.v1.Membership
+	8,   // 8: imgo.envelope.v1.Record.user_rooms:type_name -> imgo.envelope.v1.UserRooms
+	12,  // 9: imgo.envelope.v1.Record.dues:type_name -> imgo.envelope.v1.Dues
 	2,   // 10: imgo.envelope.v1.Record.read:type_name -> imgo.envelope.v1.Read
-	4,   // 11: imgo.envelope.v1.Record.presence:type_name -> imgo.envelope.v1.Presence
-	5,   // 12: imgo.envelope.v1.Record.upstream:type_name -> imgo.envelope.v1.Upstream
-	8,   // 13: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	10,  // 14: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
-	12,  // 15: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
-	0,   // 16: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
-	14,  // 17: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
-	19,  // 18: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
-	24,  // 19: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
-	25,  // 20: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
-	20,  // 21: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
-	21,  // 22: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
-	8,   // 23: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
-	3,   // 24: imgo.envelope.v1.MovedMailbox.reads:type_name -> imgo.envelope.v1.Reads
-	22,  // 25: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	10,  // 26: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
-	23,  // 27: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
-	32,  // 28: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
-	34,  // 29: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
-	35,  // 30: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
-	36,  // 31: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
-	30,  // 32: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
-	28,  // 33: imgo.envelope.v1.Envelope.dismiss:type_name -> imgo.envelope.v1.Dismiss
-	29,  // 34: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	31,  // 35: imgo.envelope.v1.Dismiss.to:type_name -> imgo.envelope.v1.Address
-	31,  // 36: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
-	8,   // 37: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
-	31,  // 38: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
-	31,  // 39: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
-	33,  // 40: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
-	31,  // 41: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
-	37,  // 42: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
-	31,  // 43: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
-	40,  // 44: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
-	41,  // 45: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
-	34,  // 46: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
-	35,  // 47: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
-	36,  // 48: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
-	28,  // 49: imgo.envelope.v1.Delivery.dismiss:type_name -> imgo.envelope.v1.Dismiss
-	29,  // 50: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
-	31,  // 51: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
-	42,  // 52: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	44,  // 53: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
-	34,  // 54: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	46,  // 55: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	47,  // 56: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
-	8,   // 57: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	42,  // 58: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	46,  // 59: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	42,  // 60: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	46,  // 61: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	8,   // 62: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	31,  // 63: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	14,  // 64: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	2,   // 65: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
-	31,  // 66: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
-	59,  // 67: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	31,  // 68: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	42,  // 69: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	102, // 70: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	103, // 71: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	104, // 72: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	105, // 73: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	42,  // 74: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	34,  // 75: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	35,  // 76: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	8,   // 77: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	8,   // 78: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	31,  // 79: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	68,  // 80: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	42,  // 81: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	31,  // 82: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	42,  // 83: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	42,  // 84: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	76,  // 85: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	16,  // 86: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	75,  // 87: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
-	22,  // 88: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	33,  // 89: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	82,  // 90: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	84,  // 91: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	85,  // 92: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	31,  // 93: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	106, // 94: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	42,  // 95: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	95,  // 96: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	101, // 97: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	98,  // 98: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	99,  // [99:99] is the sub-list for method output_type
-	99,  // [99:99] is the sub-list for method input_type
-	99,  // [99:99] is the sub-list for extension type_name
-	99,  // [99:99] is the sub-list for extension extendee
-	0,   // [0:99] is the sub-list for field type_name
+	4,   // 11: imgo.envelope.v1.Record.presences:type_name -> imgo.envelope.v1.Presences
+	6,   // 12: imgo.envelope.v1.Record.upstream:type_name -> imgo.envelope.v1.Upstream
+	5,   // 13: imgo.envelope.v1.Presences.presences:type_name -> imgo.envelope.v1.Presence
+	9,   // 14: imgo.envelope.v1.UserRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	11,  // 15: imgo.envelope.v1.Push.report:type_name -> imgo.envelope.v1.Report
+	13,  // 16: imgo.envelope.v1.Dues.dues:type_name -> imgo.envelope.v1.Due
+	0,   // 17: imgo.envelope.v1.Due.step:type_name -> imgo.envelope.v1.Due.Step
+	15,  // 18: imgo.envelope.v1.Acks.acks:type_name -> imgo.envelope.v1.Ack
+	20,  // 19: imgo.envelope.v1.Moved.mailboxes:type_name -> imgo.envelope.v1.MovedMailbox
+	25,  // 20: imgo.envelope.v1.Moved.keys:type_name -> imgo.envelope.v1.MovedKey
+	26,  // 21: imgo.envelope.v1.Moved.claims:type_name -> imgo.envelope.v1.MovedClaim
+	21,  // 22: imgo.envelope.v1.MovedMailbox.devices:type_name -> imgo.envelope.v1.MovedDevice
+	22,  // 23: imgo.envelope.v1.MovedMailbox.messages:type_name -> imgo.envelope.v1.MovedMessage
+	9,   // 24: imgo.envelope.v1.MovedMailbox.rooms:type_name -> imgo.envelope.v1.Memberships
+	3,   // 25: imgo.envelope.v1.MovedMailbox.reads:type_name -> imgo.envelope.v1.Reads
+	5,   // 26: imgo.envelope.v1.MovedMailbox.presence:type_name -> imgo.envelope.v1.Presence
+	23,  // 27: imgo.envelope.v1.MovedMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	11,  // 28: imgo.envelope.v1.Tracked.report:type_name -> imgo.envelope.v1.Report
+	24,  // 29: imgo.envelope.v1.Tracked.receipts:type_name -> imgo.envelope.v1.Receipt
+	33,  // 30: imgo.envelope.v1.Envelope.message:type_name -> imgo.envelope.v1.Message
+	35,  // 31: imgo.envelope.v1.Envelope.backlog:type_name -> imgo.envelope.v1.Backlog
+	36,  // 32: imgo.envelope.v1.Envelope.kick:type_name -> imgo.envelope.v1.Kick
+	37,  // 33: imgo.envelope.v1.Envelope.nudge:type_name -> imgo.envelope.v1.Nudge
+	31,  // 34: imgo.envelope.v1.Envelope.opened:type_name -> imgo.envelope.v1.RoomOpened
+	29,  // 35: imgo.envelope.v1.Envelope.dismiss:type_name -> imgo.envelope.v1.Dismiss
+	30,  // 36: imgo.envelope.v1.Envelope.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	32,  // 37: imgo.envelope.v1.Dismiss.to:type_name -> imgo.envelope.v1.Address
+	32,  // 38: imgo.envelope.v1.SessionRooms.to:type_name -> imgo.envelope.v1.Address
+	9,   // 39: imgo.envelope.v1.SessionRooms.rooms:type_name -> imgo.envelope.v1.Memberships
+	32,  // 40: imgo.envelope.v1.Message.to:type_name -> imgo.envelope.v1.Address
+	32,  // 41: imgo.envelope.v1.Backlog.to:type_name -> imgo.envelope.v1.Address
+	34,  // 42: imgo.envelope.v1.Backlog.messages:type_name -> imgo.envelope.v1.Kept
+	32,  // 43: imgo.envelope.v1.Kick.to:type_name -> imgo.envelope.v1.Address
+	38,  // 44: imgo.envelope.v1.Nudge.to:type_name -> imgo.envelope.v1.NudgeTarget
+	32,  // 45: imgo.envelope.v1.NudgeTarget.to:type_name -> imgo.envelope.v1.Address
+	41,  // 46: imgo.envelope.v1.PushRequest.deliveries:type_name -> imgo.envelope.v1.Delivery
+	42,  // 47: imgo.envelope.v1.Delivery.to:type_name -> imgo.envelope.v1.Target
+	35,  // 48: imgo.envelope.v1.Delivery.backlog:type_name -> imgo.envelope.v1.Backlog
+	36,  // 49: imgo.envelope.v1.Delivery.kick:type_name -> imgo.envelope.v1.Kick
+	37,  // 50: imgo.envelope.v1.Delivery.nudge:type_name -> imgo.envelope.v1.Nudge
+	29,  // 51: imgo.envelope.v1.Delivery.dismiss:type_name -> imgo.envelope.v1.Dismiss
+	30,  // 52: imgo.envelope.v1.Delivery.session_rooms:type_name -> imgo.envelope.v1.SessionRooms
+	32,  // 53: imgo.envelope.v1.SessionInfo.address:type_name -> imgo.envelope.v1.Address
+	43,  // 54: imgo.envelope.v1.ConnectRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	45,  // 55: imgo.envelope.v1.ConnectRequest.headers:type_name -> imgo.envelope.v1.HandshakeHeader
+	35,  // 56: imgo.envelope.v1.ConnectReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	47,  // 57: imgo.envelope.v1.ConnectReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	48,  // 58: imgo.envelope.v1.ConnectReply.refused:type_name -> imgo.envelope.v1.RoomRefusal
+	9,   // 59: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	43,  // 60: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	47,  // 61: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
+	43,  // 62: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	47,  // 63: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	9,   // 64: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	32,  // 65: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	15,  // 66: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	2,   // 67: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
+	32,  // 68: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
+	60,  // 69: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	32,  // 70: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	43,  // 71: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	103, // 72: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	104, // 73: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	105, // 74: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	106, // 75: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	43,  // 76: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	35,  // 77: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	36,  // 78: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	9,   // 79: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	9,   // 80: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	32,  // 81: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	69,  // 82: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	43,  // 83: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	32,  // 84: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	43,  // 85: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	43,  // 86: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	77,  // 87: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	17,  // 88: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	76,  // 89: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	23,  // 90: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	34,  // 91: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	83,  // 92: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	85,  // 93: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	86,  // 94: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	32,  // 95: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	107, // 96: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	43,  // 97: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	96,  // 98: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	102, // 99: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	99,  // 100: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	101, // [101:101] is the sub-list for method output_type
+	101, // [101:101] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -7833,7 +7938,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   106,
+			NumMessages:   107,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

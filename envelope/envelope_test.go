@@ -42,6 +42,8 @@ func samples() map[string]wire {
 		"record_fence": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Fence: &envelope.Fence{}},
 		"record_membership": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Membership: &envelope.Membership{
 			User: "123", Room: "team", Member: true}},
+		"record_presences": &envelope.Record{Id: recordID, TimeMs: 1700000000000, Presences: &envelope.Presences{Presences: []*envelope.Presence{
+			{User: "123", Device: "phone", Online: true, SinceMs: 1699999999000, At: 1<<48 | 7}, {User: "4"}}}},
 		"record_user_rooms": &envelope.Record{Id: recordID, TimeMs: 1700000000000, UserRooms: &envelope.UserRooms{
 			User: "123", Rooms: &envelope.Memberships{At: 1<<48 | 7, Rooms: []string{"team", "live://1"}}}},
 		"envelope_session_rooms": &envelope.Envelope{SessionRooms: &envelope.SessionRooms{
