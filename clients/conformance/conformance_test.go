@@ -82,7 +82,8 @@ func (s scenario) transports(of []string) []string {
 // scenarios returns all scenarios.
 func scenarios() []scenario {
 	return slices.Concat(connectionScenarios(), closeScenarios(), backoffScenarios(), tokenScenarios(), heartbeatScenarios(),
-		frameScenarios(), messageScenarios(), storeScenarios(), roomScenarios(), callScenarios(), endScenarios())
+		frameScenarios(), messageScenarios(), storeScenarios(), roomScenarios(), callScenarios(),
+		publishScenarios(), outboxScenarios(), readScenarios(), endScenarios())
 }
 
 // TestConformance plays the scenarios with the driver of each language.

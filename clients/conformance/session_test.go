@@ -64,6 +64,7 @@ type authReply struct {
 	Pending   int           `json:"pending"`
 	Rooms     []string      `json:"rooms,omitempty"`
 	Refused   []roomRefusal `json:"refused,omitempty"`
+	Published string        `json:"published,omitempty"`
 }
 
 type roomRefusal struct {
@@ -208,7 +209,9 @@ func (c *connection) serve() {
 		for {
 			p, err := c.Read()
 			if err == nil {
-				err = c.take(p)
+				for _, p := range c.falsified(p) {
+					err = errors.Join(err, c.take(p))
+				}
 			}
 			if err != nil {
 				c.mu.Lock()
@@ -220,6 +223,14 @@ func (c *connection) serve() {
 			}
 		}
 	})
+}
+
+// falsified returns what the judge is to see in place of a packet. It is the packet unless TestJudge falsifies it.
+func (c *connection) falsified(p transport.Packet) []transport.Packet {
+	if f := c.s.w.fault.packet; f != nil {
+		return f(p)
+	}
+	return []transport.Packet{p}
 }
 
 // take records a packet and answers it.

@@ -187,7 +187,7 @@ func (c *client) history() string {
 		var m map[string]any
 		if json.Unmarshal(line, &m) == nil {
 			maps.DeleteFunc(m, func(k string, v any) bool {
-				return v == nil || v == "" || v == 0.0 || v == false || k == "client" || k == "result" || k == "id" && v == "0"
+				return v == nil || v == "" || v == 0.0 || v == false || k == "client" || k == "result" || (k == "id" || k == "up_to") && v == "0"
 			})
 		}
 		line, _ = json.Marshal(m) // it was JSON before

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"time"
 
 	"imgo/clients/go/raw"
 )
@@ -88,8 +89,11 @@ func (r roomChange) verb() string {
 	return "leave"
 }
 
-// call sends a packet and waits for the reply. what names the call in errors.
-func (s *session) call(ctx context.Context, what string, op int32, body []byte) (raw.Packet, error) {
+// maxRetryAfter bounds the time that a server may ask for before another try.
+const maxRetryAfter = 24 * time.Hour
+
+// call sends a packet with a number of its own and waits for the reply. what names the call in errors.
+func (s *session) call(ctx context.Context, what string, p raw.Packet) (raw.Packet, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.client.cfg.RequestTimeout)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
@@ -100,7 +104,8 @@ func (s *session) call(ctx context.Context, what string, op int32, body []byte) 
 		return raw.Packet{}, &Error{Code: CodeTooMany, Text: what, Err: err}
 	}
 	defer s.calls.forget(seq)
-	if err := s.write(op, seq, body); err != nil {
+	p.Seq = seq
+	if err := s.writePacket(p); err != nil {
 		s.fail(err)
 		return raw.Packet{}, s.ended(what)
 	}
@@ -115,15 +120,26 @@ func (s *session) call(ctx context.Context, what string, op int32, body []byte) 
 	if reply.Op != raw.OpError {
 		return reply, nil
 	}
+	return raw.Packet{}, readRefusal(what, reply.Body)
+}
+
+// readRefusal returns the error of a call that the server has refused with a body.
+func readRefusal(what string, body []byte) *Error {
 	var refusal struct {
-		Code   string `json:"code"`
-		Reason string `json:"reason"`
+		Code    string   `json:"code"`
+		Reason  string   `json:"reason"`
+		RetryMS *float64 `json:"retry_ms"`
 	}
-	if json.Unmarshal(reply.Body, &refusal) != nil || refusal.Reason == "" {
+	if json.Unmarshal(body, &refusal) != nil || refusal.Reason == "" {
 		refusal.Reason = "no reason given"
 	}
-	return raw.Packet{}, &Error{Code: CodeDenied, ServerCode: refusal.Code,
+	e := &Error{Code: CodeDenied, ServerCode: refusal.Code,
 		Text: fmt.Sprintf("%s: the server refused: %s (%s)", what, refusal.Reason, refusal.Code)}
+	if refusal.RetryMS != nil {
+		ms := min(*refusal.RetryMS, float64(maxRetryAfter.Milliseconds()))
+		e.RetryAfter = max(time.Duration(ms*float64(time.Millisecond)), time.Millisecond)
+	}
+	return e
 }
 
 // ended returns the error of a call whose session has failed.

@@ -19,10 +19,12 @@
 //   - A kept message is acknowledged only after OnMessage returned nil for it.
 //   - OnMessage does not get a message again that it has handled, also after a reconnect. With
 //     Config.Store this holds across restarts too. The limit is Config.Remember.
+//   - A message of Publish reaches the backend once, also after a reconnect. With Config.Outbox this holds
+//     across restarts too.
 //   - A client whose queue is full stops reading. The server keeps the rest.
 //   - After a lost connection the client reconnects with exponential backoff and full jitter, unless
 //     the server refused that.
-//   - Queue, ids, acknowledgements, open calls and the size of a packet have bounds, and each wait has a
+//   - Queue, ids, acknowledgements, outbox, open calls and the size of a packet have bounds, and each wait has a
 //     time limit. When Run has returned, no goroutine or socket of the client is left, except a handler
 //     that did not return within Config.CloseTimeout.
 //
@@ -89,20 +91,26 @@ type Config struct {
 	// Store remembers the ids of handled messages across restarts. Nil means that a new process may get
 	// messages again that the old one has handled but not acknowledged. See NewFileStore.
 	Store Store
+	// Outbox keeps the messages of Publish until they have arrived, together with their numbers. Nil means
+	// that they are kept in memory, and are lost with the Client. See NewFileOutbox.
+	Outbox Outbox
 
 	// OnMessage handles a message. If it returns an error, the message is not acknowledged and comes again
 	// with the next session. Its context ends when Run waits no longer for it.
 	OnMessage func(ctx context.Context, m Message) error
-	// OnState, OnRoom and OnError are called for events, one at a time and in order. They may be nil. They
-	// must not wait for the end of Run. A slow callback delays the client only if 256 events wait.
+	// OnState, OnRoom, OnPublished, OnDismiss and OnError are called for events, one at a time and in order.
+	// They may be nil. They must not wait for the end of Run. A slow callback delays the client only if 256 events wait.
 	//
 	// OnState is called for each change of state, and for Live before the first message of the session is
 	// handled. OnRoom is called when the server has changed the rooms of the session, for example because
-	// the backend has taken the user out of one. OnError is called for errors that no call returns, with
-	// the codes token, handler, protocol and storage.
-	OnState func(StateChange)
-	OnRoom  func(RoomChange)
-	OnError func(*Error)
+	// the backend has taken the user out of one. OnPublished is called for each message of Publish when it
+	// has left the outbox. OnDismiss is called when the user has read messages elsewhere. OnError is called for
+	// errors that no call returns, with the codes token, handler, protocol and storage.
+	OnState     func(StateChange)
+	OnRoom      func(RoomChange)
+	OnPublished func(Published)
+	OnDismiss   func(Dismiss)
+	OnError     func(*Error)
 	// Log gets lines for people, of the levels debug, info and warn. It may be nil, and must be safe for
 	// concurrent use.
 	Log func(level slog.Level, line string)
@@ -121,7 +129,7 @@ type Config struct {
 	// queue a connection for up to 30 s (limits.connect_wait). A client that gives up earlier loses
 	// its place in the queue.
 	AuthTimeout time.Duration
-	// RequestTimeout bounds a write, the wait for a reply, and a call of Store. Default: 10 s.
+	// RequestTimeout bounds a write, the wait for a reply, and a call of Store and of Outbox. Default: 10 s.
 	RequestTimeout time.Duration
 	// HeartbeatTimeout is the silence after a heartbeat that ends the connection. Default: 10 s.
 	HeartbeatTimeout time.Duration
@@ -136,7 +144,8 @@ type Config struct {
 	// Remember is the number of handled ids that are remembered to recognise duplicates. It should
 	// be at least the server's bound on a mailbox. Default: 8192.
 	Remember int
-	// MaxBody is the largest accepted body, in bytes. A larger one ends the connection. Default: 4 MiB.
+	// MaxBody is the largest accepted body, in bytes. A larger one ends the connection, and cannot be
+	// published. Default: 4 MiB.
 	MaxBody int
 }
 
@@ -155,6 +164,7 @@ type Client struct {
 	target      raw.Target
 	discoverURL string // Config.Discover, with path and transport added
 	inbox       *inbox
+	outbox      *outbox
 	handling    chan struct{} // held while OnMessage runs
 	wake        chan struct{} // ends the wait between two attempts
 	loaded      bool          // the ids of the store are in inbox; only Run uses it
@@ -187,7 +197,8 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	return &Client{
-		cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck), rooms: rooms,
+		cfg: cfg, target: to, discoverURL: discover, inbox: newInbox(cfg.Remember, cfg.NoAck),
+		outbox: newOutbox(cfg.Outbox), rooms: rooms,
 		handling: make(chan struct{}, 1), wake: make(chan struct{}, 1), state: Idle,
 	}, nil
 }
@@ -419,6 +430,9 @@ func (r *run) connectOnce(ctx context.Context) (accepted bool, lived time.Durati
 	if err := c.load(ctx); err != nil {
 		return false, 0, err
 	}
+	if err := c.loadOutbox(ctx); err != nil {
+		return false, 0, err
+	}
 	s, err := r.connect(ctx)
 	if err != nil {
 		return false, 0, err
@@ -480,7 +494,7 @@ func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
 	if s == nil {
 		return nil
 	}
-	_, err := s.call(ctx, fmt.Sprintf("%s room %q", change.verb(), change.room), change.op(), []byte(change.room))
+	_, err := s.call(ctx, fmt.Sprintf("%s room %q", change.verb(), change.room), raw.Packet{Op: change.op(), Body: []byte(change.room)})
 	if change.join && errors.Is(err, ErrDenied) {
 		c.forgetRoom(change.room)
 	}
@@ -497,15 +511,31 @@ func (c *Client) forgetRoom(room string) {
 // Send sends a body to the backend behind the server and returns the body of the reply. op is 4, or 1000 or
 // above. The error is ErrNotLive without a connection, and ErrDenied if the server does not pass it on.
 func (c *Client) Send(ctx context.Context, op int32, body []byte) (reply []byte, err error) {
-	if op != raw.OpSend && op < raw.FirstAcceptedOp {
-		return nil, invalid("op is %d: it must be %d, or %d or above", op, raw.OpSend, raw.FirstAcceptedOp)
+	if err := checkSendOp(op); err != nil {
+		return nil, err
 	}
-	c.mu.Lock()
-	s := c.session
-	c.mu.Unlock()
-	if s == nil {
-		return nil, &Error{Code: CodeNotLive, Text: "send a message: there is no live session"}
+	s, err := c.liveSession("send a message")
+	if err != nil {
+		return nil, err
 	}
-	p, err := s.call(ctx, "send a message", op, body)
+	p, err := s.call(ctx, "send a message", raw.Packet{Op: op, Body: body})
 	return p.Body, err
+}
+
+// checkSendOp returns an error unless a client may send op to the backend.
+func checkSendOp(op int32) error {
+	if op != raw.OpSend && op < raw.FirstAcceptedOp {
+		return invalid("op is %d: it must be %d, or %d or above", op, raw.OpSend, raw.FirstAcceptedOp)
+	}
+	return nil
+}
+
+// liveSession returns the session of the connection. what names the call that needs it.
+func (c *Client) liveSession(what string) (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return nil, &Error{Code: CodeNotLive, Text: what + ": there is no live session"}
+	}
+	return c.session, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"imgo/clients/go/raw"
 )
@@ -24,11 +25,11 @@ const (
 	CodeNotLive     Code = "not_live"    // the call needs a live session
 	CodeLost        Code = "lost"        // the connection was lost before the reply; the effect is unknown
 	CodeTimeout     Code = "timeout"     // the reply did not come in time; the effect is unknown
-	CodeTooMany     Code = "too_many"    // too many calls are open
+	CodeTooMany     Code = "too_many"    // too many calls are open, or the outbox is full
 	CodeToken       Code = "token"       // the token source failed
 	CodeHandler     Code = "handler"     // the message handler failed
 	CodeProtocol    Code = "protocol"    // the server broke the protocol
-	CodeStorage     Code = "storage"     // the store failed
+	CodeStorage     Code = "storage"     // the store or the outbox failed
 )
 
 // Errors to compare with by errors.Is. Each matches all errors of its code.
@@ -56,9 +57,12 @@ type Error struct {
 	// CloseCode is the server's code for the end of the connection, or 0. The constants are in package
 	// raw, such as raw.CloseKicked.
 	CloseCode int
-	// ServerCode is the server's word for a denied call: "forbidden", "too_many", "unavailable" or
+	// ServerCode is the server's word for a denied call, such as "forbidden", "too_many", "unavailable" or
 	// "unsupported".
 	ServerCode string
+	// RetryAfter is set if the server has denied the call and says that another try may succeed after this
+	// time.
+	RetryAfter time.Duration
 	// Err is the cause, or nil. It is a *raw.CloseError if the server gave a reason for the end of the
 	// connection.
 	Err error

@@ -65,6 +65,25 @@ type RoomChange struct {
 	Reason string
 }
 
+// Published is the event of a message that has left the outbox.
+type Published struct {
+	// Number is what Publish returned.
+	Number uint64
+	// Body is the body of the reply. It is empty if the reply was lost and a later session told that the
+	// message has arrived.
+	Body []byte
+	// Err is nil if the message has arrived. It is ErrDenied if the server has refused it for good.
+	Err *Error
+}
+
+// Dismiss says that the user has read messages on another device or in another session.
+type Dismiss struct {
+	// IDs are messages that were read.
+	IDs []uint64
+	// UpTo is not 0 if all messages with ids up to it were read as well.
+	UpTo uint64
+}
+
 // eventQueue is the number of events that may wait for a callback.
 const eventQueue = 256
 

@@ -57,13 +57,13 @@ func (s *session) renew(ctx context.Context) (expiresIn time.Duration, failed *E
 	if err != nil {
 		return 0, &Error{Code: CodeToken, Text: "write the new token", Err: err}
 	}
-	reply, err := s.call(ctx, "replace the token", raw.OpAuth, body)
+	reply, err := s.call(ctx, "replace the token", raw.Packet{Op: raw.OpAuth, Body: body})
 	if err != nil {
 		return 0, &Error{Code: CodeToken, Text: "replace the token of the session", Err: err}
 	}
-	info, _, err := readInfo(reply.Body)
+	said, err := readAuthReply(reply.Body)
 	if err != nil {
 		return 0, &Error{Code: CodeToken, Text: "replace the token of the session", Err: err}
 	}
-	return info.ExpiresIn, nil
+	return said.info.ExpiresIn, nil
 }

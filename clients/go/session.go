@@ -37,6 +37,7 @@ type session struct {
 	paused    atomic.Bool // the queue is full, and the session does not read
 	info      Session
 	denied    []RoomChange        // rooms of the auth packet that the server did not let it into
+	published *uint64             // the last id of a message that the device has published, if the server has one
 	rooms     map[string]struct{} // the rooms in the auth packet
 	announced chan struct{}       // closed when the application knows that the session is live
 
@@ -87,25 +88,31 @@ func (r *run) connect(ctx context.Context) (*session, *Error) {
 	if err != nil {
 		return nil, classify(CodeLost, "", err)
 	}
-	info, denied, failed := c.authenticate(ctx, conn, auth)
+	reply, failed := c.authenticate(ctx, conn, auth)
 	if failed != nil {
 		conn.Close()
 		return nil, failed
 	}
 	return &session{
-		run: r, client: c, conn: conn, activity: seen, info: info, denied: denied, rooms: rooms,
-		announced: make(chan struct{}), failed: make(chan struct{}), calls: calls{open: map[int32]chan raw.Packet{}, seq: 1},
+		run: r, client: c, conn: conn, activity: seen, info: reply.info, denied: reply.denied, published: reply.published,
+		rooms: rooms, announced: make(chan struct{}), failed: make(chan struct{}), calls: calls{open: map[int32]chan raw.Packet{}, seq: 1},
 	}, nil
 }
 
-// authenticate sends the auth packet and waits for the reply. denied are the rooms that the session is not
-// let into.
-func (c *Client) authenticate(ctx context.Context, conn *raw.Conn, auth []byte) (Session, []RoomChange, *Error) {
+// authReply is what an auth reply says.
+type authReply struct {
+	info      Session
+	denied    []RoomChange
+	published *uint64
+}
+
+// authenticate sends the auth packet and waits for the reply.
+func (c *Client) authenticate(ctx context.Context, conn *raw.Conn, auth []byte) (authReply, *Error) {
 	waiting, cancel := context.WithTimeout(ctx, c.cfg.AuthTimeout)
 	defer cancel()
 	// The end of ctx closes the connection, which ends the handshake.
 	stop := context.AfterFunc(waiting, conn.Close)
-	info, denied, err := handshake(waiting, conn, auth)
+	reply, err := handshake(waiting, conn, auth)
 	if !stop() && err == nil {
 		err = waiting.Err()
 	}
@@ -114,33 +121,33 @@ func (c *Client) authenticate(ctx context.Context, conn *raw.Conn, auth []byte) 
 		err = waiting.Err()
 	}
 	if err != nil {
-		return Session{}, nil, classify(CodeLost, "wait for the auth reply", err)
+		return authReply{}, classify(CodeLost, "wait for the auth reply", err)
 	}
-	return info, denied, nil
+	return reply, nil
 }
 
-func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (info Session, denied []RoomChange, err error) {
+func handshake(ctx context.Context, conn *raw.Conn, auth []byte) (authReply, error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.Write(deadline, raw.Packet{Op: raw.OpAuth, Seq: 1, Body: auth}); err != nil {
-		return Session{}, nil, err
+		return authReply{}, err
 	}
 	for {
 		p, err := conn.Read(deadline)
 		if err != nil {
-			return Session{}, nil, err
+			return authReply{}, err
 		}
 		switch p.Op {
 		case raw.OpAuthReply:
-			return readInfo(p.Body)
+			return readAuthReply(p.Body)
 		case raw.OpDisconnect:
-			return Session{}, nil, raw.ParseClose(p.Body)
+			return authReply{}, raw.ParseClose(p.Body)
 		}
 		// Other packets have no meaning before the auth reply.
 	}
 }
 
-// readInfo parses the body of the auth reply.
-func readInfo(body []byte) (info Session, denied []RoomChange, err error) {
+// readAuthReply parses the body of the auth reply.
+func readAuthReply(body []byte) (authReply, error) {
 	var reply struct {
 		Session   string       `json:"session"`
 		User      string       `json:"user"`
@@ -149,18 +156,19 @@ func readInfo(body []byte) (info Session, denied []RoomChange, err error) {
 		Pending   int          `json:"pending"`
 		Rooms     []string     `json:"rooms"`
 		Refused   []RoomChange `json:"refused"`
+		Published *uint64      `json:"published,string"`
 	}
 	if len(body) > 0 {
 		if err := json.Unmarshal(body, &reply); err != nil {
-			return Session{}, nil, &Error{Code: CodeProtocol, Text: "read the auth reply", Err: err}
+			return authReply{}, &Error{Code: CodeProtocol, Text: "read the auth reply", Err: err}
 		}
 	}
-	info = Session{ID: reply.Session, User: reply.User, Heartbeat: defaultHeartbeat, Pending: reply.Pending, Rooms: reply.Rooms}
+	info := Session{ID: reply.Session, User: reply.User, Heartbeat: defaultHeartbeat, Pending: reply.Pending, Rooms: reply.Rooms}
 	info.ExpiresIn = time.Duration(min(max(reply.ExpiresIn, 0), maxExpiry.Seconds()) * float64(time.Second))
 	if s := reply.Heartbeat; s > 0 && s < time.Hour.Seconds()*24 {
 		info.Heartbeat = max(time.Duration(s*float64(time.Second)), 10*time.Millisecond)
 	}
-	return info, reply.Refused, nil
+	return authReply{info, reply.Refused, reply.Published}, nil
 }
 
 // serve runs the session until it fails or ctx is done. It returns the error of the failure, or nil
@@ -178,6 +186,7 @@ func (s *session) serve(ctx context.Context, late []roomChange) *Error {
 	refreshing, stopRefresh := context.WithCancel(ctx)
 	defer stopRefresh()
 	working.Go(func() { s.refresh(refreshing) })
+	working.Go(func() { s.publish(refreshing) })
 	for _, change := range late {
 		if err := s.write(change.op(), s.calls.next(), []byte(change.room)); err != nil {
 			s.fail(err)
@@ -302,6 +311,12 @@ func (s *session) dispatch(p raw.Packet) error {
 			return fmt.Errorf("read a change of a room: %w", err)
 		}
 		s.client.roomChanged(s.run.events, change)
+	case p.Op == raw.OpDismiss:
+		ids, err := raw.ParseIDs(false, p.Body)
+		if err != nil {
+			return fmt.Errorf("read which messages were read elsewhere: %w", err)
+		}
+		s.client.dismissed(s.run.events, Dismiss{IDs: ids, UpTo: p.ID})
 	case p.Op == raw.OpMessage || p.Op >= raw.FirstAcceptedOp:
 		if p.ID != 0 && !s.client.inbox.take(p.ID) {
 			return nil
@@ -357,7 +372,11 @@ func (s *session) sendLastAcks() {
 
 // write sends one packet.
 func (s *session) write(op, seq int32, body []byte) *Error {
-	if err := s.conn.Write(time.Now().Add(s.client.cfg.RequestTimeout), raw.Packet{Op: op, Seq: seq, Body: body}); err != nil {
+	return s.writePacket(raw.Packet{Op: op, Seq: seq, Body: body})
+}
+
+func (s *session) writePacket(p raw.Packet) *Error {
+	if err := s.conn.Write(time.Now().Add(s.client.cfg.RequestTimeout), p); err != nil {
 		return classify(CodeLost, "send", err)
 	}
 	return nil

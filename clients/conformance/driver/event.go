@@ -1,6 +1,9 @@
 package driver
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strconv"
+)
 
 // Code is the code of an event: a word for an error, or a number in decimal for the end of a connection.
 type Code string
@@ -19,10 +22,21 @@ func (c *Code) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// ID is an id in a list, as decimal text.
+type ID uint64
+
+// UnmarshalText parses the id.
+func (i *ID) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	*i = ID(n)
+	return err
+}
+
 // Result is what a command returned.
 type Result struct {
-	Body  []byte `json:"body"`
-	Count int    `json:"count"`
+	Body   []byte `json:"body"`
+	Count  int    `json:"count"`
+	Number uint64 `json:"number"`
 }
 
 // Event is one line that a driver printed. Each kind of event has some of the fields.
@@ -34,6 +48,7 @@ type Event struct {
 	Language   string   `json:"language"`
 	Transports []string `json:"transports"`
 	Pauses     *bool    `json:"pauses"`
+	Publishes  bool     `json:"publishes"`
 
 	Result     Result `json:"result"`
 	Code       Code   `json:"code"`
@@ -55,6 +70,10 @@ type Event struct {
 	Op   int32  `json:"op"`
 	Kept bool   `json:"kept"`
 	Body []byte `json:"body"`
+
+	Number uint64 `json:"number"`
+	IDs    []ID   `json:"ids"`
+	UpTo   uint64 `json:"up_to,string"`
 
 	Room   string `json:"room"`
 	Joined bool   `json:"joined"`

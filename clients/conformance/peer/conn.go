@@ -74,7 +74,27 @@ func (c *Conn) Read() (transport.Packet, error) {
 	}
 	p, isJSON, err := transport.DecodeMessage(b, isText, maxBody)
 	c.text.Store(isJSON)
+	if err == nil && isJSON {
+		p.ID, err = idOf(b)
+	}
 	return p, err
+}
+
+// idOf returns the id of a JSON object, which is decimal text. It is 0 if there is none.
+func idOf(object []byte) (id uint64, err error) {
+	var o struct {
+		ID *string `json:"id"`
+	}
+	if err := json.Unmarshal(object, &o); err != nil {
+		return 0, fmt.Errorf("the id of the frame %.200q: %w", object, err)
+	}
+	if o.ID == nil {
+		return 0, nil
+	}
+	if id, err = strconv.ParseUint(*o.ID, 10, 64); err != nil {
+		err = fmt.Errorf("the id of the frame %.200q: %w", object, err)
+	}
+	return id, err
 }
 
 // Write sends bytes as they are.
@@ -141,6 +161,20 @@ func (c *Conn) BodyText(p transport.Packet) (string, error) {
 	var text string
 	err := json.Unmarshal(p.Body, &text)
 	return text, err
+}
+
+// IDs returns the body of a packet with a list of ids in the client's form.
+func (c *Conn) IDs(ids ...uint64) []byte {
+	texts := make([]string, len(ids))
+	var b []byte
+	for i, id := range ids {
+		texts[i] = strconv.FormatUint(id, 10)
+		b = binary.BigEndian.AppendUint64(b, id)
+	}
+	if c.Text() {
+		b, _ = json.Marshal(texts) // a list of texts has JSON
+	}
+	return b
 }
 
 // AckedIDs returns the ids in an acknowledgement.

@@ -31,6 +31,7 @@ type options struct {
 	Rooms              []string `json:"rooms"`
 	Accepts            []int32  `json:"accepts"`
 	Store              string   `json:"store"`
+	Outbox             string   `json:"outbox"`
 	CA                 string   `json:"ca"`
 	MinBackoffMS       int      `json:"min_backoff_ms"`
 	MaxBackoffMS       int      `json:"max_backoff_ms"`
@@ -66,6 +67,7 @@ type driver struct {
 	released chan struct{}      // closed at a change of held or releases
 	failures int                // handlers that are to fail
 	broken   int                // calls of the store's Add that are to fail
+	jammed   int                // calls of the outbox that are to fail
 }
 
 type tokenAnswer struct {
@@ -96,7 +98,17 @@ func (d *driver) obey(c command) error {
 			body, err := client.Send(context.Background(), c.Op, c.Body)
 			d.finish(c.Tag, event{"body": append([]byte{}, body...)}, err)
 		}()
-	case "hold", "release", "fail", "fail_store":
+	case "publish":
+		// In the order of the commands, since the numbers are.
+		number, err := client.Publish(context.Background(), c.Op, c.Body)
+		d.finish(c.Tag, event{"number": number}, err)
+	case "read":
+		ids := make([]uint64, len(c.IDs))
+		for i, id := range c.IDs {
+			ids[i] = uint64(id)
+		}
+		go func() { d.finish(c.Tag, nil, client.Read(context.Background(), ids, uint64(c.UpTo))) }()
+	case "hold", "release", "fail", "fail_store", "fail_outbox":
 		d.steer(c)
 		d.done(c.Tag, nil)
 	case "threads":
@@ -128,14 +140,18 @@ func (d *driver) make(c command) error {
 		ConnectTimeout: ms(o.ConnectTimeoutMS), AuthTimeout: ms(o.AuthTimeoutMS), RequestTimeout: ms(o.RequestTimeoutMS),
 		HeartbeatTimeout: ms(o.HeartbeatTimeoutMS), CloseTimeout: ms(o.CloseTimeoutMS), AckDelay: ms(o.AckDelayMS),
 		Queue: o.Queue, Remember: o.Remember, MaxBody: o.MaxBody,
-		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnError: d.error,
-		Log: func(level slog.Level, line string) { d.output.log.Log(context.Background(), level, line) },
+		OnMessage: d.message, OnState: d.state, OnRoom: d.room, OnPublished: d.published, OnDismiss: d.dismiss,
+		OnError: d.error,
+		Log:     func(level slog.Level, line string) { d.output.log.Log(context.Background(), level, line) },
 	}
 	if o.TokenSource {
 		cfg.TokenSource = d.token
 	}
 	if o.Store != "" {
 		cfg.Store = &store{imgoclient.NewFileStore(o.Store, o.Remember), d}
+	}
+	if o.Outbox != "" {
+		cfg.Outbox = &outbox{imgoclient.NewFileOutbox(o.Outbox), d}
 	}
 	if o.CA != "" {
 		pem, err := os.ReadFile(o.CA)
@@ -154,7 +170,7 @@ func (d *driver) make(c command) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.client, d.held, d.releases, d.failures, d.broken, d.released = client, false, 0, 0, 0, make(chan struct{})
+	d.client, d.held, d.releases, d.failures, d.broken, d.jammed, d.released = client, false, 0, 0, 0, 0, make(chan struct{})
 	d.done(c.Tag, nil)
 	return nil
 }
@@ -256,6 +272,8 @@ func (d *driver) steer(c command) {
 		d.failures += max(c.Count, 1)
 	case c.Do == "fail_store":
 		d.broken += max(c.Count, 1)
+	case c.Do == "fail_outbox":
+		d.jammed += max(c.Count, 1)
 	case c.Count > 0:
 		d.releases += c.Count
 	default:

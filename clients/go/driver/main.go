@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"sync"
 
 	imgoclient "imgo/clients/go"
@@ -29,7 +30,8 @@ func main() {
 func drive(in io.Reader, out, log io.Writer) error {
 	logger := slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := &output{lines: json.NewEncoder(out), log: logger}
-	o.emit(event{"event": "ready", "language": "go", "transports": []string{"tcp", "tls", "ws", "wss"}, "pauses": true})
+	o.emit(event{"event": "ready", "language": "go", "transports": []string{"tcp", "tls", "ws", "wss"}, "pauses": true,
+		"publishes": true})
 	drivers := map[string]*driver{}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
@@ -65,6 +67,19 @@ type command struct {
 	Op      int32           `json:"op"`
 	Body    []byte          `json:"body"`
 	Count   int             `json:"count"`
+	IDs     []id            `json:"ids"`
+	UpTo    id              `json:"up_to"`
+}
+
+// id is an id of 64 bits, which is text in JSON.
+type id uint64
+
+func (i id) MarshalText() ([]byte, error) { return strconv.AppendUint(nil, uint64(i), 10), nil }
+
+func (i *id) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	*i = id(n)
+	return err
 }
 
 // event is a line of the output.

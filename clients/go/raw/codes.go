@@ -2,7 +2,7 @@ package raw
 
 // The operations of a packet that clients of version 2 use. docs/reference/protocol.md describes them.
 // OpError is the answer to an operation that was refused. OpRoomChanged says that the server has put the
-// session into a room or has taken it out.
+// session into a room or has taken it out. OpDismiss says that messages were read elsewhere.
 const (
 	OpHeartbeat      int32 = 2
 	OpHeartbeatReply int32 = 3
@@ -18,6 +18,9 @@ const (
 	OpJoinRoomReply  int32 = 21
 	OpLeaveRoom      int32 = 22
 	OpLeaveRoomReply int32 = 23
+	OpRead           int32 = 24
+	OpReadReply      int32 = 25
+	OpDismiss        int32 = 26
 	OpError          int32 = 28
 	OpRoomChanged    int32 = 29
 )

@@ -14,7 +14,8 @@ type Packet struct {
 	Op      int32
 	// Seq is chosen by the client. A reply repeats it. 0 asks for no reply.
 	Seq int32
-	// ID is the message id, or 0 if the message is not kept.
+	// ID is the message id, or 0 if the message is not kept. In a packet to write it is the client's own
+	// id of a message for the backend, or the id up to which OpRead counts; 0 means none.
 	ID   uint64
 	Body []byte
 	// Long reports whether a binary packet has the header with the message id. A packet to write

@@ -326,7 +326,11 @@ func textFrame(p Packet) []byte {
 	if len(body) == 0 {
 		body = []byte("{}")
 	}
-	return fmt.Appendf(nil, `{"ver":%d,"op":%d,"seq":%d,"body":%s}`, p.Version, p.Op, p.Seq, body)
+	id := ""
+	if p.ID != 0 {
+		id = fmt.Sprintf(`"id":"%d",`, p.ID)
+	}
+	return fmt.Appendf(nil, `{"ver":%d,"op":%d,"seq":%d,%s"body":%s}`, p.Version, p.Op, p.Seq, id, body)
 }
 
 func (m *messages) shut(bool) {
@@ -334,7 +338,7 @@ func (m *messages) shut(bool) {
 	m.idle()
 }
 
-// AckBody returns the body of an acknowledgement (OpAck) of ids. It is JSON if text is
+// AckBody returns the body of an acknowledgement (OpAck) of ids, and of OpRead. It is JSON if text is
 // true.
 func AckBody(text bool, ids []uint64) []byte {
 	if !text {
@@ -353,6 +357,33 @@ func AckBody(text bool, ids []uint64) []byte {
 		body = append(body, '"')
 	}
 	return append(body, ']')
+}
+
+// ParseIDs parses the list of ids in the body of OpDismiss, which has the form of AckBody. The error is a
+// *FormatError.
+func ParseIDs(text bool, body []byte) ([]uint64, error) {
+	if !text {
+		if len(body)%8 != 0 {
+			return nil, bad("a list of ids has %d bytes, not 8 for each id", len(body))
+		}
+		ids := make([]uint64, 0, len(body)/8)
+		for ; len(body) > 0; body = body[8:] {
+			ids = append(ids, binary.BigEndian.Uint64(body))
+		}
+		return ids, nil
+	}
+	var list []string
+	if err := json.Unmarshal(body, &list); err != nil {
+		return nil, bad("a list of ids is no array of decimal strings")
+	}
+	ids := make([]uint64, len(list))
+	for i, text := range list {
+		var err error
+		if ids[i], err = strconv.ParseUint(text, 10, 64); err != nil {
+			return nil, bad("a list of ids has %.32q, which is no number of 64 bits", text)
+		}
+	}
+	return ids, nil
 }
 
 // Batch returns the packets in the body of a packet with the operation OpRaw. maxBody

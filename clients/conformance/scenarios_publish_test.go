@@ -1,0 +1,439 @@
+package conformance
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"imgo/clients/conformance/driver"
+	"imgo/clients/conformance/peer"
+	"imgo/protocol"
+	"imgo/transport"
+)
+
+func publishScenarios() []scenario {
+	return []scenario{
+		{
+			name: "publish", on: onEach, needs: publishes, play: playPublish,
+			about: "published messages are sent one at a time and in order, with growing ids; the event has the reply's body",
+		},
+		{
+			name: "publish_ids_of_64_bits", on: onEach, needs: publishes, play: playPublish64Bits,
+			about: "the ids of published messages have 64 bits without a sign",
+		},
+		{
+			name: "publish_base", needs: publishes, play: playPublishBase,
+			about: "the base of the ids is published of the first auth reply, and stays",
+		},
+		{
+			name: "publish_while_away", needs: publishes, play: playPublishWhileAway,
+			about: "publish needs no session: what is published before and between sessions is sent in order",
+		},
+		{
+			name: "publish_reply_lost", needs: publishes, play: playPublishReplyLost,
+			about: "a message whose connection ended before the reply is sent again with the same id",
+		},
+		{
+			name: "publish_without_reply", needs: publishes, play: playPublishWithoutReply,
+			about: "a message without a reply is sent again with the same id after request_timeout, in the same session",
+		},
+		{
+			name: "publish_retry", needs: publishes, play: playPublishRetry,
+			about: "a message that is refused with retry_ms is sent again after that time, and no other one before it",
+		},
+		{
+			name: "publish_unavailable", needs: publishes, play: playPublishUnavailable,
+			about: "a message that is refused as unavailable or rate_limited is sent again by the backoff",
+		},
+		{
+			name: "publish_unavailable_waits", needs: publishes, play: playPublishUnavailableWaits,
+			about: "a message that is refused as unavailable waits for the backoff, and no other one is sent meanwhile",
+		},
+		{
+			name: "publish_refused", needs: publishes, play: playPublishRefused,
+			about: "a message that is refused for good is told as denied with the server's word, and the next one goes on",
+		},
+		{
+			name: "publish_arrived", needs: publishes, play: playPublishArrived,
+			about: "messages up to published of a later auth reply have arrived: they are told and not sent",
+		},
+		{
+			name: "publish_invalid", needs: publishes, play: playPublishInvalid,
+			about: "publish without a device, with a bad operation or a body over max_body is invalid and uses no number",
+		},
+		{
+			name: "publish_close", needs: publishes, play: playPublishClose,
+			about: "close leaves the rest in the outbox, and a client that connects again sends it",
+		},
+		{
+			name: "publish_two_clients", needs: publishes, play: playPublishTwoClients,
+			about: "the outboxes of two clients in one process are apart",
+		},
+	}
+}
+
+// publishes reports whether a library has publish and read.
+func publishes(ready driver.Event) bool { return ready.Publishes }
+
+// device are the options of a client that can publish.
+func device(o options) options {
+	all := options{"device": "laptop"}
+	for name, value := range o {
+		all[name] = value
+	}
+	return all
+}
+
+// publish publishes a numbered body and checks the number of the message.
+func (c *client) publish(op int32, number uint64) {
+	c.w.Helper()
+	if got := c.ok(c.start("publish", fields{"op": op, "body": numbered(number)})).Number; got != number {
+		c.w.Fatalf("the message has the number %d, want %d", got, number)
+	}
+}
+
+// gone waits for the next published event and checks it. A nil body is one that has arrived without a reply.
+func (c *client) gone(number uint64, body []byte) {
+	c.w.Helper()
+	e := c.next("published", "a published event", nil)
+	if e.Number != number || e.Code != "" || !bytes.Equal(e.Body, body) {
+		c.w.Fatalf("the published event is of message %d with %q and the code %q, want message %d with %q",
+			e.Number, e.Body, e.Code, number, body)
+	}
+}
+
+// publishedEvents returns how many messages have left the outbox.
+func (c *client) publishedEvents() int {
+	return c.count(func(e driver.Event) bool { return e.Event == "published" })
+}
+
+// published waits for the next published message with an operation and checks it. Its body is numbered.
+func (c *connection) published(op int32, id, number uint64) transport.Packet {
+	c.s.w.Helper()
+	p := c.packet(op)
+	if p.ID != id || p.Seq == 0 || p.Version != protocol.Version2 || !bytes.Equal(p.Body, numbered(number)) {
+		c.s.w.Fatalf("the client sent version %d, id %d, sequence %d with %q, want version 2, id %d, a sequence and %q",
+			p.Version, p.ID, p.Seq, p.Body, id, numbered(number))
+	}
+	return p
+}
+
+// reply answers a packet.
+func (c *connection) answer(p transport.Packet, body string) {
+	c.s.w.Helper()
+	c.write(transport.Packet{Version: 2, Op: p.Op, Seq: p.Seq, Body: []byte(body)})
+}
+
+// sentIDs returns the ids of all packets with operation 4 or from 1000 on.
+func (c *connection) sentIDs() (ids []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.packets {
+		if p.Op == protocol.OpSend || p.Op >= protocol.FirstAcceptedOp {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
+// onlySent checks the ids of what the client has sent to the backend so far.
+func (c *connection) onlySent(ids ...uint64) {
+	c.s.w.Helper()
+	if got := c.sentIDs(); !slices.Equal(got, ids) {
+		c.s.w.Fatalf("the client sent messages with the ids %d, want %d", got, ids)
+	}
+}
+
+func playPublish(w *world) {
+	_, c, conn := live(w, device(nil), authReply{Published: "40", Heartbeat: 0.05})
+	c.publish(4, 1)
+	c.publish(1000, 2)
+	c.publish(4, 3)
+	first := conn.published(4, 41, 1)
+	conn.beats(4)
+	conn.onlySent(41)
+	if n := c.publishedEvents(); n > 0 {
+		w.Errorf("%d messages have left the outbox before the reply", n)
+	}
+	conn.answer(first, `{"for":1}`)
+	c.gone(1, []byte(`{"for":1}`))
+	second := conn.published(1000, 42, 2)
+	conn.beats(4)
+	conn.onlySent(41, 42)
+	conn.answer(second, `{"for":2}`)
+	c.gone(2, []byte(`{"for":2}`))
+	conn.answer(conn.published(4, 43, 3), `"done"`)
+	e := c.next("published", "a published event", nil)
+	if e.Number != 3 || !slices.Contains([]string{`"done"`, "done"}, string(e.Body)) {
+		w.Errorf("the published event is of message %d with %q", e.Number, e.Body)
+	}
+	c.publish(4, 4)
+	conn.answer(conn.published(4, 44, 4), `{}`)
+	c.gone(4, []byte(`{}`))
+	if n := c.count(func(e driver.Event) bool { return e.Event == "error" }); n > 0 {
+		w.Errorf("%d error events", n)
+	}
+}
+
+func playPublish64Bits(w *world) {
+	for _, base := range []uint64{1<<53 + 1, 1<<63 - 1, 1<<64 - 1000} {
+		_, c, conn := live(w, device(nil), authReply{Published: idText(base)})
+		for n := range uint64(2) {
+			c.publish(4, n+1)
+			conn.answer(conn.published(4, base+n+1, n+1), `{}`)
+			c.gone(n+1, []byte(`{}`))
+		}
+	}
+}
+
+func playPublishBase(w *world) {
+	s, c, conn := live(w, device(nil), authReply{Published: "7"})
+	c.publish(4, 1)
+	conn.answer(conn.published(4, 8, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.Reset()
+	conn = s.sessionWith(authReply{Published: "8"})
+	c.state("live")
+	c.publish(4, 2)
+	conn.answer(conn.published(4, 9, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+}
+
+func playPublishWhileAway(w *world) {
+	s := w.server()
+	c := w.client(s, device(options{"min_backoff_ms": minSpan, "max_backoff_ms": maxSpan}))
+	c.publish(4, 1)
+	c.publish(1001, 2)
+	c.connect()
+	conn := s.session()
+	conn.answer(conn.published(4, 1, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.answer(conn.published(1001, 2, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+	conn.Reset()
+	c.state("waiting")
+	c.publish(4, 3)
+	c.publish(4, 4)
+	c.connect()
+	conn = s.sessionWith(authReply{Published: "2"})
+	conn.answer(conn.published(4, 3, 3), `{}`)
+	conn.answer(conn.published(4, 4, 4), `{}`)
+	c.gone(3, []byte(`{}`))
+	c.gone(4, []byte(`{}`))
+	conn.onlySent(3, 4)
+}
+
+func playPublishReplyLost(w *world) {
+	s, c, conn := live(w, device(nil), authReply{})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	for range 3 {
+		conn.published(4, 1, 1)
+		conn.Reset()
+		conn = s.session()
+	}
+	conn.answer(conn.published(4, 1, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.answer(conn.published(4, 2, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+	if n := c.publishedEvents(); n != 2 {
+		w.Errorf("%d published events, want 2", n)
+	}
+}
+
+func playPublishWithoutReply(w *world) {
+	_, c, conn := live(w, device(options{"request_timeout_ms": 300}), authReply{})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	late := conn.published(4, 1, 1)
+	again := conn.published(4, 1, 1)
+	if again.Seq == late.Seq {
+		w.Errorf("the second try has the sequence %d of the first", again.Seq)
+	}
+	conn.answer(again, `{}`)
+	c.answerAll(conn, 1, 1)
+	c.gone(1, []byte(`{}`))
+	conn.answer(late, `{}`) // it has no effect
+	c.answerAll(conn, 1, 2)
+	c.gone(2, []byte(`{}`))
+	if n := c.count(func(e driver.Event) bool { return e.Event == "state" && e.State == "waiting" }); n > 0 {
+		w.Error("the session ended")
+	}
+}
+
+// answerAll answers each packet with operation 4 until so many messages have left the outbox. On a slow machine a
+// message is sent more often than a script expects. The ids may be those from first to number.
+func (c *client) answerAll(conn *connection, first, number uint64) {
+	c.w.Helper()
+	for end := time.Now().Add(peer.Limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if c.publishedEvents() >= int(number) {
+			return
+		}
+		conn.mu.Lock()
+		came := slices.ContainsFunc(conn.packets[min(conn.at[4], len(conn.packets)):], func(p transport.Packet) bool { return p.Op == 4 })
+		conn.mu.Unlock()
+		if !came {
+			continue
+		}
+		p := conn.packet(4)
+		if p.ID < first || p.ID > number {
+			c.w.Fatalf("the client sent id %d, want %d to %d", p.ID, first, number)
+		}
+		conn.answer(p, `{}`)
+	}
+	c.w.Fatalf("%d messages have left the outbox within %s, want %d", c.publishedEvents(), peer.Limit, number)
+}
+
+func playPublishRetry(w *world) {
+	const wait = 400 * time.Millisecond
+	_, c, conn := live(w, device(options{"min_backoff_ms": 1, "max_backoff_ms": 1}), authReply{})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	for _, code := range []string{"unavailable", "rate_limited", "later"} {
+		p := conn.published(4, 1, 1)
+		refused := time.Now()
+		conn.write(refusal(p, `{"op":4,"code":"`+code+`","reason":"a test","retry_ms":400}`))
+		conn.wait("another try", func() bool { return len(conn.packets) > conn.at[4] })
+		if after := time.Since(refused); after < wait-wait/10 {
+			w.Errorf("the message is sent again %s after it was refused with retry_ms 400", after)
+		}
+	}
+	conn.answer(conn.published(4, 1, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.answer(conn.published(4, 2, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+}
+
+func playPublishUnavailable(w *world) {
+	_, c, conn := live(w, device(nil), authReply{})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	for _, code := range []string{"unavailable", "rate_limited", "unavailable", "unavailable", "rate_limited"} {
+		conn.write(refusal(conn.published(4, 1, 1), `{"op":4,"code":"`+code+`","reason":"a test"}`))
+	}
+	conn.answer(conn.published(4, 1, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.answer(conn.published(4, 2, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+}
+
+func playPublishUnavailableWaits(w *world) {
+	const day = 86_400_000 // a random part of it is very rarely shorter than this scenario
+	_, c, conn := live(w, device(options{"min_backoff_ms": day, "max_backoff_ms": day}), authReply{Heartbeat: 0.05})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	conn.write(refusal(conn.published(4, 1, 1), `{"op":4,"code":"unavailable","reason":"a test"}`))
+	conn.beats(6)
+	conn.onlySent(1)
+	if n := c.publishedEvents(); n > 0 {
+		w.Errorf("%d published events, want none", n)
+	}
+}
+
+func playPublishRefused(w *world) {
+	_, c, conn := live(w, device(nil), authReply{})
+	words := []string{"forbidden", "unsupported", "invalid", "too_large"}
+	for n := range words {
+		c.publish(4, uint64(n+1))
+	}
+	c.publish(4, uint64(len(words)+1))
+	for n, word := range words {
+		number := uint64(n + 1)
+		conn.write(refusal(conn.published(4, number, number), `{"op":4,"code":"`+word+`","reason":"a test"}`))
+		e := c.next("published", "a published event", nil)
+		if e.Number != number || e.Code != "denied" || e.ServerCode != word || e.Message == "" || len(e.Body) > 0 {
+			w.Errorf("the published event is of message %d with the code %q, the server's word %q, %q and the body %q; want %d, denied, %q and a text",
+				e.Number, e.Code, e.ServerCode, e.Message, e.Body, number, word)
+		}
+	}
+	last := uint64(len(words) + 1)
+	conn.answer(conn.published(4, last, last), `{}`)
+	c.gone(last, []byte(`{}`))
+	conn.onlySent(1, 2, 3, 4, 5)
+}
+
+func playPublishArrived(w *world) {
+	s, c, conn := live(w, device(nil), authReply{Published: "40"})
+	for n := range uint64(4) {
+		c.publish(4, n+1)
+	}
+	conn.published(4, 41, 1)
+	conn.Reset()
+	conn = s.sessionWith(authReply{Published: "42"})
+	c.gone(1, nil)
+	c.gone(2, nil)
+	conn.answer(conn.published(4, 43, 3), `{}`)
+	c.gone(3, []byte(`{}`))
+	conn.published(4, 44, 4)
+	conn.Reset()
+	conn = s.sessionWith(authReply{Published: "44", Heartbeat: 0.05})
+	c.gone(4, nil)
+	conn.beats(3)
+	conn.onlySent()
+	c.publish(4, 5)
+	conn.answer(conn.published(4, 45, 5), `{}`)
+	c.gone(5, []byte(`{}`))
+}
+
+func playPublishInvalid(w *world) {
+	s := w.server()
+	nameless := w.client(s, nil)
+	if e := nameless.fails(nameless.start("publish", sendBody(1)), "invalid"); !bytes.Contains([]byte(e.Message), []byte("evice")) {
+		w.Errorf("the error %q does not name the device", e.Message)
+	}
+	c := w.client(s, device(options{"max_body": 1000}))
+	for _, op := range []int{0, 5, 7, 24, 999, -1} {
+		c.fails(c.start("publish", fields{"op": op, "body": numbered(1)}), "invalid")
+	}
+	c.fails(c.start("publish", fields{"op": 4, "body": bytes.Repeat([]byte{'a'}, 2000)}), "invalid")
+	c.publish(4, 1)
+	c.connect()
+	conn := s.session()
+	c.fails(c.start("publish", fields{"op": 4, "body": bytes.Repeat([]byte{'a'}, 2000)}), "invalid")
+	conn.answer(conn.published(4, 1, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+}
+
+func playPublishClose(w *world) {
+	s, c, conn := live(w, device(options{"request_timeout_ms": 3_600_000}), authReply{Published: "10"})
+	c.publish(4, 1)
+	c.publish(4, 2)
+	c.publish(4, 3)
+	conn.answer(conn.published(4, 11, 1), `{}`)
+	c.gone(1, []byte(`{}`))
+	conn.published(4, 12, 2)
+	c.close()
+	conn.end()
+	if n := c.publishedEvents(); n != 1 {
+		w.Errorf("%d published events, want 1", n)
+	}
+	c.connect()
+	conn = s.sessionWith(authReply{Published: "11"})
+	conn.answer(conn.published(4, 12, 2), `{}`)
+	c.gone(2, []byte(`{}`))
+	conn.answer(conn.published(4, 13, 3), `{}`)
+	c.gone(3, []byte(`{}`))
+}
+
+func playPublishTwoClients(w *world) {
+	a, b := w.server(), w.server()
+	first, second := w.client(a, device(nil)), w.client(b, options{"device": "phone"})
+	first.connect()
+	second.connect()
+	one, two := a.sessionWith(authReply{Published: "100"}), b.session()
+	if one.auth.Device != "laptop" || two.auth.Device != "phone" {
+		w.Errorf("the devices are %q and %q", one.auth.Device, two.auth.Device)
+	}
+	first.publish(4, 1)
+	second.publish(4, 1)
+	second.publish(4, 2)
+	two.answer(two.published(4, 1, 1), `{}`)
+	two.answer(two.published(4, 2, 2), `{}`)
+	second.gone(1, []byte(`{}`))
+	second.gone(2, []byte(`{}`))
+	if n := first.publishedEvents(); n > 0 {
+		w.Errorf("%d published events of the other client", n)
+	}
+	one.answer(one.published(4, 101, 1), `{}`)
+	first.gone(1, []byte(`{}`))
+}
