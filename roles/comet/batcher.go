@@ -3,6 +3,9 @@ package comet
 import (
 	"context"
 	"errors"
+	"maps"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +21,7 @@ const (
 	maxCallPause = 2 * time.Second
 )
 
-// batcherConfig configures a batcher. All fields are required.
+// batcherConfig configures a batcher. All fields but owner are required.
 type batcherConfig[T any] struct {
 	name     string        // of the call, for the log
 	interval time.Duration // for which items are gathered
@@ -26,6 +29,7 @@ type batcherConfig[T any] struct {
 	batch    int           // weight of a full batch, which is not gathered any longer
 	bound    int           // weight of a full queue
 	weight   func(T) int
+	owner    func(T) string // whose share of the queue an item takes; nil: there are no shares
 	send     func(context.Context, []T) error
 	failed   func()      // counts a failed call
 	lost     func(n int) // counts a weight that is dropped
@@ -34,7 +38,8 @@ type batcherConfig[T any] struct {
 
 // batcher gathers items and sends them to logic in one call, in order. It repeats
 // a call until it succeeds. The queue is bounded: over the bound the oldest items
-// are dropped and counted. Safe for concurrent use.
+// are dropped and counted, of those owners that have more than their share. Safe for
+// concurrent use.
 type batcher[T any] struct {
 	batcherConfig[T]
 
@@ -76,6 +81,9 @@ func (b *batcher[T]) queued() float64 {
 
 // trimLocked drops the oldest items that are over the bound.
 func (b *batcher[T]) trimLocked() {
+	if b.total > b.bound && b.owner != nil {
+		b.trimSharesLocked()
+	}
 	lost := 0
 	for b.total > b.bound && len(b.items) > 1 {
 		w := b.weight(b.items[0])
@@ -86,6 +94,43 @@ func (b *batcher[T]) trimLocked() {
 	if lost > 0 {
 		b.lost(lost)
 	}
+}
+
+// trimSharesLocked makes room for an eighth of the bound: it drops the oldest items of
+// each owner that has more than the others.
+func (b *batcher[T]) trimSharesLocked() {
+	weights := make(map[string]int)
+	for _, item := range b.items {
+		weights[b.owner(item)] += b.weight(item)
+	}
+	share := fairShare(slices.Collect(maps.Values(weights)), b.bound-b.bound/8)
+	lost := 0
+	b.items = slices.DeleteFunc(b.items, func(item T) bool {
+		owner, w := b.owner(item), b.weight(item)
+		if weights[owner] <= share {
+			return false
+		}
+		weights[owner] -= w
+		lost += w
+		return true
+	})
+	b.total -= lost
+	if lost > 0 {
+		b.lost(lost)
+	}
+}
+
+// fairShare returns the most that each owner may have of a room, so that all together
+// fit: nobody who has less than that loses anything.
+func fairShare(weights []int, room int) int {
+	slices.Sort(weights)
+	for i, w := range weights {
+		if left := len(weights) - i; w > room/left {
+			return room / left
+		}
+		room -= w
+	}
+	return math.MaxInt
 }
 
 // run sends until stop is closed, and then what is left. It returns at the latest

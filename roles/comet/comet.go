@@ -188,6 +188,7 @@ func (c *Comet) newAcks() *batcher[*envelope.Ack] {
 		name: "ack", interval: c.cfg.AckInterval, timeout: c.cfg.CallTimeout,
 		batch: c.cfg.AckBatch, bound: c.cfg.AckQueue, log: c.log,
 		weight: func(a *envelope.Ack) int { return len(a.Ids) },
+		owner:  func(a *envelope.Ack) string { return a.User },
 		send: func(ctx context.Context, acks []*envelope.Ack) error {
 			return c.logic.Ack(ctx, &envelope.AckRequest{Acks: mergeAcks(acks)})
 		},

@@ -44,8 +44,8 @@ type Config struct {
 	// As many end the wait of AckInterval.
 	AckBatch int `default:"1000"`
 	// AckQueue bounds the ids that wait while logic does not take them. The
-	// oldest are dropped and counted: their messages come again at the clients'
-	// next sessions.
+	// oldest of the users with the most are dropped and counted: their messages
+	// come again at the clients' next sessions.
 	AckQueue int `default:"200000"`
 	// CallTimeout bounds every call of logic.
 	CallTimeout time.Duration `default:"5s"`

@@ -66,6 +66,7 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outBehind
 	}
 	s.last = max(s.last, id)
+	s.noteSentLocked(id)
 	if !s.pacedLocked() {
 		f.enqueueLocked(s, frame, id)
 	}
@@ -195,6 +196,7 @@ func (s *session) addBacklogLocked(messages []*envelope.Kept, t *tally, add func
 			return false
 		}
 		s.last = id
+		s.noteSentLocked(id)
 		t[kindBacklog][outWritten]++
 	}
 	return true

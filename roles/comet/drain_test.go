@@ -23,6 +23,8 @@ func TestDrain(t *testing.T) {
 		clients := make([]*client, 20)
 		for i := range clients {
 			clients[i] = s.connected(i, fmt.Sprint("u", i), 0)
+			s.push(s.kept(i, 1, 0))
+			clients[i].receive()
 			clients[i].send(2, protocol.OpAck, 0, "\x00\x00\x00\x00\x00\x00\x00\x01")
 		}
 		waiting := s.dialPipe(pipe.Options{}) // This client has not authenticated.

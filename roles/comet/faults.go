@@ -9,5 +9,6 @@ type Faults struct {
 	NoAskAgain    bool // a catch-up whose answer was lost is not asked again
 	NoAnnounce    bool // sessions are not announced to a new owner
 	NoBehindFirst bool // a new session starts live
+	BelieveAcks   bool // ids that were never written to a session are acknowledged
 	NoSeen        bool // a session is live at the first answer that has no more
 }

@@ -60,6 +60,7 @@ type metrics struct {
 	messages    [kinds][outcomes]prometheus.Counter
 	catchUps    *prometheus.CounterVec // outcome
 	acks        *prometheus.CounterVec // by
+	unknownAcks prometheus.Counter
 	lost        *prometheus.CounterVec // queue
 	callErrors  *prometheus.CounterVec // call
 	push        prometheus.Histogram
@@ -103,6 +104,10 @@ func newMetrics(
 		packets:    counter("packets_total", "Packets from clients.", "op"),
 		catchUps:   counter("catch_ups_total", "Catch-ups asked for, failed, and asked again for want of an answer.", "outcome"),
 		acks:       counter("acks_total", "Acknowledged message ids: by the client, by a packet of it, or by its TCP.", "by"),
+		unknownAcks: factory.NewCounter(prometheus.CounterOpts{
+			Name: "imgo_comet_unknown_acks_total",
+			Help: "Message ids that a client acknowledged though they were not written to its session, or were acknowledged before.",
+		}),
 		lost:       counter("lost_total", "Ids and sessions that logic was not told of because it took none for too long.", "queue"),
 		callErrors: counter("call_errors_total", "Calls of logic that failed.", "call"),
 		push: factory.NewHistogram(prometheus.HistogramOpts{

@@ -234,7 +234,8 @@ func (r reader) subscribe(p transport.Packet, replyOp int32, change func([]int32
 
 // ackPacket takes the client's acknowledgements. The answer, if the client asks for
 // one, says that comet has them. They are durable a moment later. A message whose
-// acknowledgement is lost before that comes again at the next session.
+// acknowledgement is lost before that comes again at the next session. Ids that were
+// not written to this session, or are acknowledged already, are counted and ignored.
 func (r reader) ackPacket(p transport.Packet) {
 	r.countPacket("ack")
 	ids, err := bodyAckIDs(r.form, p.Body)
@@ -242,6 +243,11 @@ func (r reader) ackPacket(p transport.Packet) {
 		r.bad("bad_ack", err.Error())
 		return
 	}
+	r.out.Lock()
+	named := len(ids)
+	ids = r.takeSentLocked(ids)
+	r.out.Unlock()
+	r.comet.metrics.unknownAcks.Add(float64(named - len(ids)))
 	if len(ids) > 0 {
 		r.comet.acknowledge(r.session, ids, ackedByClient)
 	}

@@ -59,6 +59,8 @@ type session struct {
 	floor        uint64
 	last         uint64 // highest kept id written
 	broadcastSeq uint64 // up to where it has taken the flush window's broadcasts
+	// sent has what a client that acknowledges has yet to acknowledge. nil: nothing.
+	sent *sentIDs
 
 	*extras
 	catchUp *catchUp // of a session that is behind
@@ -204,6 +206,33 @@ func (s *session) Outbox() *outbox.Outbox { return &s.out }
 
 // Writable continues where the socket had no room.
 func (s *session) Writable() { s.out.Writable(s) }
+
+// noteSentLocked notes a kept message that is written to a client that acknowledges.
+func (s *session) noteSentLocked(id uint64) {
+	if s.out.Confirms() {
+		return // WrittenLocked notes it
+	}
+	if s.sent == nil {
+		s.sent = &sentIDs{}
+	}
+	s.sent.add(id)
+}
+
+// takeSentLocked returns those of the acknowledged ids that count: they were
+// written to this session, and are not acknowledged yet.
+func (s *session) takeSentLocked(ids []uint64) []uint64 {
+	if s.comet.cfg.Faults.BelieveAcks {
+		return ids
+	}
+	if s.sent == nil {
+		return nil
+	}
+	known := s.sent.take(ids)
+	if len(*s.sent) == 0 {
+		s.sent = nil
+	}
+	return known
+}
 
 // WrittenLocked notes a kept message that the kernel has, for a client that does
 // not acknowledge.

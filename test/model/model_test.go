@@ -60,6 +60,7 @@ func TestEachRuleIsNeeded(t *testing.T) {
 		{"applied", plan{
 			routerFaults: router.Faults{NoApplied: true}, rates: rates{drop: 0.3, lag: 0.7, lateMax: 20 * time.Millisecond}, calm: true,
 		}},
+		{"believe-acks", plan{cometFaults: comet.Faults{BelieveAcks: true}, rates: rates{drop: 0.3}, calm: true}},
 		{"record-id", plan{routerFaults: router.Faults{NoRecordID: true}, rates: rates{retry: 0.3}}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -407,18 +408,23 @@ func (c *client) receive(cl *pipe.Client, s *sessionHistory) {
 			continue
 		}
 		s.got(p.ID, string(p.Body))
+		if c.w.dice.float() < 0.3 {
+			// It acknowledges what it was not sent, too: nobody must lose a message by that.
+			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(p.ID+1, p.ID+2, p.ID+5)})
+		}
 		held = append(held, p.ID)
 		if c.w.dice.float() < 0.6 {
-			var ack []byte
-			for _, id := range held {
-				for k := 7; k >= 0; k-- {
-					ack = append(ack, byte(id>>(8*k)))
-				}
-			}
+			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(held...)}) // it may be closed by now
 			held = nil
-			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ack}) // it may be closed by now
 		}
 	}
+}
+
+func ackBody(ids ...uint64) (body []byte) {
+	for _, id := range ids {
+		body = binary.BigEndian.AppendUint64(body, id)
+	}
+	return body
 }
 
 func (c *client) disconnect() {

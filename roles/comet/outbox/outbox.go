@@ -101,6 +101,9 @@ func (o *Outbox) Unlock() { o.mu.Unlock() }
 // Conn returns the connection.
 func (o *Outbox) Conn() transport.Conn { return o.conn }
 
+// Confirms reports whether the owner is told the ids that the kernel has.
+func (o *Outbox) Confirms() bool { return o.confirm }
+
 // FitsLocked reports whether a frame of n bytes may be queued. A frame over the
 // bound may be queued when nothing else is.
 func (o *Outbox) FitsLocked(n int) bool {
