@@ -103,12 +103,13 @@ func (h *hook) states(fn func(at place, s State)) {
 	})
 }
 
-// oldest returns the oldest generation of which the hook has not posted all events. Growth of the kept
-// log begins a generation. Nothing is appended to the one before then.
+// oldest returns the oldest generation of which the hook has not posted all events, or which has yet to take up
+// a replay. Growth of the kept log begins a generation. Nothing is appended to the one before then.
 func (h *hook) oldest() uint16 {
 	oldest := h.deps.Topics.Current()
+	control, _ := h.control()
 	h.states(func(at place, s State) {
-		if !s.Ended {
+		if !s.Ended || s.Replayed < control.Replay {
 			oldest = min(oldest, at.generation)
 		}
 	})
@@ -121,7 +122,8 @@ func (h *hook) knows(generation uint16) (known bool) {
 	return known
 }
 
-// post posts the events of a generation until ctx is done, or until all are posted and there is a newer one.
+// post posts the events of a generation until ctx is done, until all are posted and there is a newer one, or until
+// an older one is to be replayed.
 func (h *hook) post(ctx context.Context, generation uint16) error {
 	log, err := h.deps.Topics.Open(ctx, generation)
 	if err != nil {
@@ -160,9 +162,14 @@ func (h *hook) join(ctx context.Context, log events.Log) (Group, error) {
 	return h.deps.Group(ctx, h.cfg.Name, log.Generation())
 }
 
-// awaitEnd calls ended when all events of a generation are posted and there is a newer one.
+// awaitEnd calls ended when all events of a generation are posted and there is a newer one, or when an older one is to
+// be replayed.
 func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
 	for wait.Sleep(ctx, saveInterval) == nil {
+		if h.oldest() < log.Generation() {
+			ended()
+			return
+		}
 		if h.deps.Topics.Current() == log.Generation() {
 			continue
 		}
@@ -178,6 +185,7 @@ func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
 
 // endGeneration reports whether all events of an older generation are posted. It marks its states then.
 func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, err error) {
+	control, _ := h.control()
 	posted := make(map[string]State)
 	for partition := range log.Partitions() {
 		_, end, err := log.Bounds(ctx, partition)
@@ -186,7 +194,10 @@ func (h *hook) endGeneration(ctx context.Context, log events.Log) (done bool, er
 		}
 		key := stateKey(h.cfg.Name, place{log.Generation(), partition})
 		var s State
-		if value, _ := h.mirror.get(key); value == nil || json.Unmarshal(value, &s) != nil || s.Position < end || len(s.Open) > 0 {
+		if value, _ := h.mirror.get(key); value == nil || json.Unmarshal(value, &s) != nil {
+			return false, nil
+		}
+		if s.Position < end || len(s.Open) > 0 || s.Replayed < control.Replay {
 			return false, nil
 		}
 		posted[key] = s
@@ -241,6 +252,10 @@ func (h *hook) carry(ctx context.Context, log events.Log, a Assignment, part Par
 		if err == nil {
 			if err = c.run(ctx, part.Next); errors.Is(err, errReplay) {
 				backoff.Reset()
+				if h.oldest() < log.Generation() { // its events come first: awaitEnd ends this generation
+					<-ctx.Done()
+					return
+				}
 				err = h.replay(ctx, c, commit)
 			}
 		}

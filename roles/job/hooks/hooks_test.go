@@ -356,6 +356,77 @@ func TestGenerations(t *testing.T) {
 	})
 }
 
+// A replay begins in the generation that has the time, and goes on with the next ones, in the order of each user.
+func TestReplayOfGenerations(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		w.add(3, "1", "2")
+		w.after(time.Minute)
+		from := time.Now()
+		for range 2 {
+			w.add(3, "1", "2")
+			w.after(time.Minute)
+			w.topic = w.topics.grow()
+		}
+		w.add(3, "1", "2")
+		w.after(time.Minute)
+		w.checkAll()
+		for _, restart := range []bool{false, true} {
+			before := w.to.count()
+			w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Replay(ctx, "orders", from) })
+			if restart {
+				w.stop()
+				w.start()
+			}
+			w.after(time.Minute)
+			again := make(map[string][]string)
+			for _, c := range w.to.calls[before:] {
+				again[c.events[0].Subject] = append(again[c.events[0].Subject], c.id)
+			}
+			for user, sent := range w.sent {
+				if !slices.Equal(again[user], sent[3:]) {
+					t.Errorf("of %s the receiver has again %v, want %v", user, again[user], sent[3:])
+				}
+			}
+			if s := w.status(); s.Lag != 0 || s.Open != 0 {
+				t.Errorf("status %+v", s)
+			}
+		}
+	})
+}
+
+// Dead letters of an older generation can be posted again.
+func TestRetryOfAGeneration(t *testing.T) {
+	inWorld(t, func(w *world) {
+		refusing := true
+		w.to.answer = func(call) (int, http.Header) {
+			if refusing {
+				return http.StatusBadRequest, nil
+			}
+			return http.StatusOK, nil
+		}
+		w.start()
+		w.add(3, "1")
+		w.after(time.Minute)
+		w.topic = w.topics.grow()
+		w.after(time.Minute)
+		w.to.change(func() { refusing = false })
+		w.add(1, "1")
+		w.after(time.Minute)
+		if s := w.status(); s.Dead != 3 {
+			t.Errorf("status %+v", s)
+		}
+		w.admin(func(ctx context.Context, a *hooks.Admin) error { return a.Retry(ctx, "orders") })
+		w.after(time.Minute)
+		if s := w.status(); s.Dead != 0 || s.Open != 0 || s.Lag != 0 {
+			t.Errorf("status %+v", s)
+		}
+		if got := w.to.count(); got != 7 {
+			t.Errorf("%d calls, want 3 refused, 1, and 3 again", got)
+		}
+	})
+}
+
 // An event that retention has taken while it waited is a dead letter: nothing is lost without a trace.
 func TestRetention(t *testing.T) {
 	inWorld(t, func(w *world) {

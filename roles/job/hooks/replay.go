@@ -31,7 +31,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 		state.Open = slices.DeleteFunc(slices.Clone(state.Open), again)
 		state.Dead = slices.DeleteFunc(slices.Clone(state.Dead), again)
 	}
-	state.Replayed, state.Position = control.Replay, position
+	state.Replayed, state.Position, state.Ended = control.Replay, position, false
 	if err := h.put(ctx, stateKey(h.cfg.Name, place{c.log.Generation(), c.partition}), encode(state)); err != nil {
 		return err
 	}

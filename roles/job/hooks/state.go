@@ -20,7 +20,7 @@ type State struct {
 	DeadTotal uint64 `json:"dead_total,omitempty"`
 	// Replayed is the number of the last replay that this partition has taken up.
 	Replayed uint64 `json:"replayed,omitempty"`
-	// Ended: all events of an older generation are posted.
+	// Ended: all events of an older generation are posted. A replay begins it anew.
 	Ended bool `json:"ended,omitempty"`
 	// Position is up to where everything is answered, or in Open or Dead.
 	Position int64 `json:"position"`
