@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -163,6 +164,71 @@ func TestVectorsJSONFrames(t *testing.T) {
 		}
 		if _, err := strconv.ParseUint(objects[0].ID, 10, 64); err == nil {
 			t.Errorf("%s: nothing is wrong with it", f.Name)
+		}
+	}
+}
+
+// TestVectorsIDs checks that the server reads what clients publish and what they have read, and writes what was read
+// elsewhere.
+func TestVectorsIDs(t *testing.T) {
+	type packet struct {
+		Name    string
+		Op, Seq int32
+		ID      uint64      `json:"id,string"`
+		UpTo    uint64      `json:"up_to,string"`
+		Body    vectors.Hex `json:"body"`
+		IDs     []string
+		Hex     vectors.Hex
+		JSON    json.RawMessage
+		Text    string
+	}
+	var published struct{ Sent []packet }
+	var read struct{ Read, Dismiss []packet }
+	vectors.Read(t, "publish.json", &published)
+	vectors.Read(t, "read.json", &read)
+	if len(published.Sent) < 5 || len(read.Read) < 3 || len(read.Dismiss) < 3 {
+		t.Fatalf("only %d, %d and %d cases", len(published.Sent), len(read.Read), len(read.Dismiss))
+	}
+	check := func(v packet, op int32, id uint64, body []byte, jsonBody any) {
+		t.Helper()
+		p, rest, err := transport.DecodePacket(v.Hex, 1<<16)
+		if err != nil || len(rest) > 0 || p.Op != op || p.Seq != v.Seq || p.ID != id || !bytes.Equal(p.Body, body) {
+			t.Errorf("%s: the server reads %+v, %v", v.Name, p, err)
+		}
+		p, err = transport.ParseJSON(v.JSON)
+		if err != nil || p.Op != op || p.Seq != v.Seq || !reflect.DeepEqual(value(t, p.Body), jsonBody) {
+			t.Errorf("%s: the server reads %+v from JSON, %v", v.Name, p, err)
+		}
+	}
+	for _, v := range published.Sent {
+		check(v, v.Op, v.ID, v.Body, value(t, v.Body))
+	}
+	binaryIDs := func(texts []string) (b []byte, list any) {
+		values := []any{}
+		for _, text := range texts {
+			id, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, values = binary.BigEndian.AppendUint64(b, id), append(values, text)
+		}
+		return b, values
+	}
+	for _, v := range read.Read {
+		body, list := binaryIDs(v.IDs)
+		check(v, protocol.OpRead, v.UpTo, body, list)
+	}
+	for _, v := range read.Dismiss {
+		body, list := binaryIDs(v.IDs)
+		if got := transport.AppendPacket(nil, 2, protocol.HeaderV2, protocol.OpDismiss, 0, v.UpTo, body); !bytes.Equal(got, v.Hex) {
+			t.Errorf("%s: the server writes %x", v.Name, got)
+		}
+		texts, err := json.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := "[" + string(transport.AppendJSONObject(nil, true, 2, protocol.OpDismiss, 0, v.UpTo, texts)) + "]"; got != v.Text {
+			t.Errorf("%s: the server writes %s", v.Name, got)
 		}
 	}
 }

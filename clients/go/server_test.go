@@ -274,6 +274,7 @@ type running struct {
 	messages chan imgoclient.Message
 	lost     chan error
 	live     chan imgoclient.Session
+	outbox   chan imgoclient.Published
 	cancel   context.CancelFunc
 	result   chan error
 }
@@ -283,7 +284,7 @@ func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 	t.Helper()
 	r := &running{
 		t: t, messages: make(chan imgoclient.Message, 1000), lost: make(chan error, 100),
-		live: make(chan imgoclient.Session, 100), result: make(chan error, 1),
+		live: make(chan imgoclient.Session, 100), outbox: make(chan imgoclient.Published, 2000), result: make(chan error, 1),
 	}
 	cfg := imgoclient.Config{
 		Address:    s.address,
@@ -295,6 +296,7 @@ func start(t *testing.T, s *server, change func(*imgoclient.Config)) *running {
 			r.messages <- m
 			return nil
 		},
+		OnPublished: func(p imgoclient.Published) { r.outbox <- p },
 		OnState: func(to imgoclient.StateChange) {
 			switch to.State {
 			case imgoclient.Live:
@@ -330,6 +332,28 @@ func (r *running) expect(ids ...uint64) {
 		case <-time.After(testTimeout):
 			r.t.Fatalf("message %d did not come", id)
 		}
+	}
+}
+
+// publish publishes a message and returns its number.
+func (r *running) publish(op int32, body string) uint64 {
+	r.t.Helper()
+	number, err := r.Publish(context.Background(), op, []byte(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return number
+}
+
+// gone waits until a message has left the outbox.
+func (r *running) gone() imgoclient.Published {
+	r.t.Helper()
+	select {
+	case p := <-r.outbox:
+		return p
+	case <-time.After(testTimeout):
+		r.t.Fatal("no message has left the outbox")
+		return imgoclient.Published{}
 	}
 }
 

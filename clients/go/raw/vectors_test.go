@@ -247,6 +247,120 @@ func TestAckVectors(t *testing.T) {
 	}
 }
 
+func TestIDVectors(t *testing.T) {
+	type sent struct {
+		Name, ID string
+		Op, Seq  int32
+		Body     bin
+		IDs      []string
+		UpTo     string `json:"up_to"`
+		Hex      bin
+		JSON     json.RawMessage
+		Text     string
+	}
+	var published struct{ Sent []sent }
+	var read struct {
+		Read, Dismiss []sent
+		Broken        []sent `json:"broken_dismiss"`
+	}
+	vectors(t, "publish.json", &published)
+	vectors(t, "read.json", &read)
+	received, texts := make(chan []byte, 1), make(chan string)
+	to := webSocket(t, func(ctx context.Context, conn *websocket.Conn) {
+		for text := range texts {
+			if text != "" && conn.Write(ctx, websocket.MessageText, []byte(text)) != nil {
+				return
+			}
+			if _, data, err := conn.Read(ctx); err == nil && text == "" {
+				received <- data
+			}
+		}
+	})
+	defer close(texts)
+	c := dial(t, to, raw.Options{Text: true})
+	id := func(text string) uint64 {
+		if text == "" {
+			return 0
+		}
+		id, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	ids := func(texts []string) []uint64 {
+		list := []uint64{}
+		for _, text := range texts {
+			list = append(list, id(text))
+		}
+		return list
+	}
+	check := func(v sent, binary, text raw.Packet) {
+		t.Helper()
+		if got := raw.AppendPacket(nil, binary); !bytes.Equal(got, v.Hex) {
+			t.Errorf("%s: %x", v.Name, got)
+		}
+		if err := c.Write(soon(), text); err != nil {
+			t.Fatal(err)
+		}
+		texts <- ""
+		got := <-received
+		var a, b any
+		if json.Unmarshal(got, &a) != nil || json.Unmarshal(v.JSON, &b) != nil || !reflect.DeepEqual(a, b) {
+			t.Errorf("%s: %s", v.Name, got)
+		}
+	}
+	for _, v := range published.Sent {
+		p := raw.Packet{Op: v.Op, Seq: v.Seq, ID: id(v.ID), Body: v.Body}
+		check(v, p, p)
+	}
+	for _, v := range read.Read {
+		p := raw.Packet{Op: raw.OpRead, Seq: v.Seq, ID: id(v.UpTo), Body: raw.AckBody(false, ids(v.IDs))}
+		text := p
+		text.Body = raw.AckBody(true, ids(v.IDs))
+		check(v, p, text)
+	}
+	// dismissed returns what a dismiss in both forms says.
+	dismissed := func(v sent) (forms [2]raw.Packet, lists [2][]uint64, errs [2]error) {
+		t.Helper()
+		p, _, err := raw.DecodePacket(v.Hex, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts <- v.Text
+		text, err := c.Read(soon())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Write(soon(), raw.Packet{Op: raw.OpHeartbeat}); err != nil {
+			t.Fatal(err)
+		}
+		forms = [2]raw.Packet{p, text}
+		lists[0], errs[0] = raw.ParseIDs(false, p.Body)
+		lists[1], errs[1] = raw.ParseIDs(true, text.Body)
+		return forms, lists, errs
+	}
+	for _, v := range read.Dismiss {
+		forms, lists, errs := dismissed(v)
+		for i, p := range forms {
+			if errs[i] != nil || p.Op != raw.OpDismiss || p.ID != id(v.UpTo) || !reflect.DeepEqual(lists[i], ids(v.IDs)) {
+				t.Errorf("%s: form %d: %+v, %d, %v", v.Name, i, p, lists[i], errs[i])
+			}
+		}
+	}
+	for _, v := range read.Broken {
+		_, _, errs := dismissed(v)
+		for i, err := range errs {
+			if format := (*raw.FormatError)(nil); !errors.As(err, &format) {
+				t.Errorf("%s: form %d: %v", v.Name, i, err)
+			}
+		}
+	}
+	if len(published.Sent) < 5 || len(read.Read) < 3 || len(read.Dismiss) < 3 || len(read.Broken) < 3 {
+		t.Error("there are few vectors")
+	}
+}
+
 func TestAddressVectors(t *testing.T) {
 	var file struct {
 		Own []struct {
