@@ -16,6 +16,13 @@ import (
 	"imgo/verify"
 )
 
+// hookSecretEnv is the variable with the secret of the hook of imgo verify. knownSecret is used without it: whoever
+// reaches the receiver can only spoil a run.
+const (
+	hookSecretEnv = "IMGO_VERIFY_HOOK_SECRET"
+	knownSecret   = "whsec_dmVyaWZ5IGhhcyBubyBzZWNyZXQgdGhhdCBhbnlvbmUgcHJvdGVjdHM="
+)
+
 // plainProgress is the time between two progress lines if the output is not a terminal.
 const plainProgress = 10 * time.Second
 
@@ -32,6 +39,8 @@ func verifyCommand(opts Options) *cli.Command {
 			"imgo verify --connect push.example.com:8080 --connect wss://push.example.com/sub\n" +
 			"imgo verify --kinds tcp,json,no-ack,sdk --slow 2 --lazy 0.3 --rooms 4\n" +
 			"imgo verify --driver \"node clients/javascript/driver/driver.js\" --driver \"python3 clients/python/driver.py\"\n" +
+			"imgo verify --events                           (judges the events of the messages too)\n" +
+			"imgo verify --hook 10.0.0.9:7180               (and serves a receiver of a hook)\n" +
 			"imgo verify --falsify lose                     (proves that a lost message is found)\n" +
 			"imgo verify --json > report.json\n\n" +
 			"It creates users, connects their devices, pushes messages, and checks what every\n" +
@@ -69,8 +78,15 @@ func verifyCommand(opts Options) *cli.Command {
 			&cli.Float64Flag{Name: "lazy", Usage: "the `share` of devices that acknowledge late or not all messages, 0 to 1"},
 			&cli.IntFlag{Name: "size", Usage: "the approximate size of a message, in `bytes`", Value: def.Body},
 			&cli.Float64Flag{Name: "large", Usage: "the `share` of pushes with 8 KiB more, 0 to 1"},
+			&cli.BoolFlag{Name: "events", DisableDefaultText: true,
+				Usage: "ask for the events of most messages, follow them by GET /v1/events, and judge them"},
+			&cli.StringFlag{Name: "hook",
+				Usage: "serve a receiver at this `address` (host:port) for the hook \"" + verify.HookName + "\" of the server; " +
+					"it fails calls on purpose; implies --events"},
+			&cli.StringFlag{Name: "hook-secret", Usage: "the `secret` of that hook [$" + hookSecretEnv + "]", DefaultText: "a known one, for tests only"},
 			&cli.StringFlag{Name: "falsify",
-				Usage: "falsify a received message in this `way` (lose, repeat or swap), to prove that the run reports it"},
+				Usage: "falsify what was received in this `way` (lose, repeat, swap, event-lose, event-repeat, event-swap or event-invent), " +
+					"to prove that the run reports it"},
 			&cli.Uint64Flag{Name: "seed", Usage: "repeat the random choices of an earlier run: the `number` is its seed", DefaultText: "any"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON", DisableDefaultText: true},
 		},
@@ -93,7 +109,7 @@ func verifyFlag(field string) string {
 		"Users": "users", "Devices": "devices", "Rate": "rate", "Duration": "duration", "Settle": "settle", "Late": "late",
 		"NotKept": "not-kept", "Churn": "churn", "Body": "size", "Kinds": "kinds", "Drivers": "driver", "Slow": "slow", "Lazy": "lazy",
 		"Rooms":     "rooms",
-		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify",
+		"Broadcast": "broadcast", "Large": "large", "Falsify": "falsify", "Events.Hook": "hook", "Events.HookSecret": "hook-secret",
 	}[field]
 }
 
@@ -113,6 +129,10 @@ func runVerify(c *cli.Context, terminal bool) error {
 	cfg.Slow, cfg.Lazy, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Float64("large")
 	cfg.Rooms, cfg.Broadcast = c.Int("rooms"), c.Float64("broadcast")
 	cfg.Falsify = verify.Falsify(c.String("falsify"))
+	if c.Bool("events") || c.IsSet("hook") {
+		cfg.Events = verify.DefaultEvents()
+		cfg.Events.Hook, cfg.Events.HookSecret = c.String("hook"), flagOrEnv(c, "hook-secret", hookSecretEnv, knownSecret)
+	}
 	if kinds := split(c.StringSlice("kinds")); len(kinds) > 0 {
 		cfg.Kinds = nil
 		for _, kind := range kinds {

@@ -88,6 +88,7 @@ func (c *chooser) next() *push {
 		p.again = c.dice.IntN(againOf) == 0
 	}
 	c.v.h.Tried(p.number, p.users...)
+	c.ask(p)
 	c.v.ledger.begin(p.number, to, cfg.Devices)
 	return p
 }
@@ -170,6 +171,7 @@ func (v *Verifier) one(ctx context.Context, p *push) (accepted bool) {
 			v.problem("push %d is refused for good: %v", p.number, answer)
 			if kept {
 				v.h.Refused(p.number, p.users...)
+				v.events.refused(p.number)
 				v.ledger.end(p.number, false)
 			}
 			return false
@@ -241,6 +243,7 @@ func (v *Verifier) judge(p *push, base string, results []pushapi.Result) bool {
 			return false
 		}
 		v.h.Accepted(p.number, r.User, r.ID)
+		v.events.accepted(p.number, r.User, r.ID)
 	}
 	return true
 }

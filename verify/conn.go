@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,7 @@ type conn struct {
 	due       []uint64      // ids to acknowledge
 	dueAt     time.Duration // time of the run at which due is sent
 	forgotten []uint64      // ids that are acknowledged only when the pushing has ended
+	held      []uint64      // ids that are acknowledged when their deadline was told
 }
 
 type authReply struct {
@@ -247,8 +249,13 @@ func (c *conn) take(p raw.Packet, session *history.Session) error {
 // queue queues the acknowledgement of a message.
 func (c *conn) queue(id uint64) {
 	d := c.d
+	held := d.v.events.held(d, id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if held {
+		c.held = append(c.held, id)
+		return
+	}
 	if d.forget > 0 && !d.v.settling() && rand.Float64() < d.forget {
 		c.forgotten = append(c.forgotten, id)
 		return
@@ -271,12 +278,20 @@ func (c *conn) acknowledge(deadline time.Time) error {
 	if settling {
 		c.due, c.forgotten = append(c.due, c.forgotten...), nil
 	}
+	c.held = slices.DeleteFunc(c.held, func(id uint64) bool {
+		if c.d.v.events.held(c.d, id) {
+			return false
+		}
+		c.due = append(c.due, id)
+		return true
+	})
 	if len(c.due) > 0 && (settling || c.d.v.now() >= c.dueAt) {
 		ids, c.due = c.due, nil
 	}
 	c.mu.Unlock()
 	for len(ids) > 0 {
 		n := min(len(ids), ackBatch)
+		c.d.v.events.acknowledging(c.d, ids[:n])
 		if err := c.Write(deadline, raw.Packet{Op: protocol.OpAck, Body: raw.AckBody(c.text, ids[:n])}); err != nil {
 			return err
 		}

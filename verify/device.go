@@ -261,13 +261,15 @@ func (v *Verifier) settling() bool {
 // note records a received message.
 func (d *device) note(id uint64, body []byte, session *history.Session) {
 	number, err := numberOf(d.v.head, body)
-	switch {
-	case err != nil:
+	if err != nil {
 		session.GotStranger(id, err.Error())
 		return
-	case id != 0 && d.v.emptied.Load():
+	}
+	if id != 0 && d.v.emptied.Load() {
 		d.v.problem("%s got push %d with id %d again, although it was acknowledged and the mailbox was empty", d, number, id)
-	case id != 0 && d.falsifier != nil:
+	}
+	d.v.events.received(d, number, id)
+	if id != 0 && d.falsifier != nil {
 		d.falsifier.got(d, received{session, id, number})
 		return
 	}

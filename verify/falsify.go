@@ -1,18 +1,34 @@
 package verify
 
-import "sync/atomic"
+import (
+	"strings"
+	"sync/atomic"
+
+	"imgo/internal/events"
+	"imgo/verify/outcome"
+)
 
 // Falsify is a way to falsify what a device received.
 type Falsify string
 
-// The ways to falsify. Each happens once.
+// The ways to falsify. Each happens once. Those of events need Config.Events.
 const (
 	FalsifyLose   Falsify = "lose"   // a message is not recorded, however often it arrives
 	FalsifyRepeat Falsify = "repeat" // a message is recorded twice
 	FalsifySwap   Falsify = "swap"   // two messages are recorded in the wrong order
+
+	FalsifyEventLose   Falsify = "event-lose"   // an event of GET /v1/events is not recorded
+	FalsifyEventRepeat Falsify = "event-repeat" // an event is recorded twice
+	FalsifyEventSwap   Falsify = "event-swap"   // two events of a user are recorded in the wrong order
+	FalsifyEventInvent Falsify = "event-invent" // the end of a message that nobody pushed is recorded
 )
 
-var falsifies = []Falsify{FalsifyLose, FalsifyRepeat, FalsifySwap}
+var falsifies = []Falsify{
+	FalsifyLose, FalsifyRepeat, FalsifySwap, FalsifyEventLose, FalsifyEventRepeat, FalsifyEventSwap, FalsifyEventInvent,
+}
+
+// ofEvents reports whether an event is falsified, and not a message.
+func (f Falsify) ofEvents() bool { return strings.HasPrefix(string(f), "event-") }
 
 // falsifyAfter is the number of messages that are recorded correctly before the false record.
 const falsifyAfter = 10
@@ -56,4 +72,48 @@ func (f *falsifier) got(d *device, m received) {
 	default:
 		d.record(m)
 	}
+}
+
+// eventFalsifier records events, not always correctly. Except for done, only the goroutine that follows the events uses it.
+type eventFalsifier struct {
+	how  Falsify
+	run  string         // the users' names begin with it
+	n    int            // number of ends of messages so far
+	held *outcome.Event // event that is recorded after the next one of its user
+	done atomic.Bool
+}
+
+// change returns what is recorded of the events of an answer. It falsifies the end of a message.
+func (f *eventFalsifier) change(list []outcome.Event) (recorded []outcome.Event) {
+	for _, e := range list {
+		if !strings.HasPrefix(e.User, f.run) {
+			continue
+		}
+		if held := f.held; held != nil && held.User == e.User {
+			f.held = nil
+			recorded = append(recorded, e, *held)
+			f.done.Store(true)
+			continue
+		}
+		if e.Type == events.Settled {
+			f.n++
+		}
+		if e.Type != events.Settled || f.n < falsifyAfter || f.held != nil || f.done.Load() {
+			recorded = append(recorded, e)
+			continue
+		}
+		switch f.how {
+		case FalsifyEventSwap:
+			f.held = &e
+			continue
+		case FalsifyEventRepeat:
+			recorded = append(recorded, e, e)
+		case FalsifyEventInvent:
+			other := e
+			other.ID, other.Message, other.Ref = e.ID+"9999", e.Message+1<<40, ""
+			recorded = append(recorded, e, other)
+		}
+		f.done.Store(true)
+	}
+	return recorded
 }

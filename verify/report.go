@@ -48,7 +48,10 @@ type Progress struct {
 	// have not happened yet, and Oldest is the age of the oldest of them.
 	Accepted, Refusals, Received, Waiting int64
 	Oldest                                time.Duration
-	// Violations does not count losses, which are known only at the end.
+	// Events counts events of GET /v1/events. Untold counts messages that the server has and whose events have not all
+	// come.
+	Events, Untold int64
+	// Violations does not count losses and missing events, which are known only at the end.
 	Violations int64
 	Problems   int
 	// LongestRefusal is the longest time without an accepted push while some were in flight.
@@ -63,6 +66,9 @@ func (p Progress) String() string {
 	if p.Waiting > 0 && p.Oldest >= time.Second {
 		s += fmt.Sprintf(" (for %s)", short(p.Oldest))
 	}
+	if p.Events > 0 {
+		s += fmt.Sprintf(", %d events, %d untold", p.Events, p.Untold)
+	}
 	s += fmt.Sprintf(", %d violations, longest refusal %s", p.Violations+int64(p.Problems), short(p.LongestRefusal))
 	if p.Refusal > time.Second {
 		s += fmt.Sprintf(", NONE ACCEPTED FOR %s", short(p.Refusal))
@@ -75,6 +81,11 @@ func (v *Verifier) Progress() Progress {
 	p := Progress{
 		Phase: v.phase.Load().(string), Elapsed: v.now(), Devices: int64(v.cfg.Users * v.cfg.Devices), Connected: v.connected.Load(),
 		Away: v.away.Load(), Violations: v.h.Stats().Violations, Sessions: v.h.Stats().Sessions,
+	}
+	if j := v.events.judge; j != nil {
+		s := j.Stats()
+		p.Events, p.Untold = s.Received[streamFollower], int64(s.Open)
+		p.Violations += s.Violations
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem
@@ -111,8 +122,10 @@ type Report struct {
 
 	Pushes     Pushes     `json:"pushes"`
 	Deliveries Deliveries `json:"deliveries"`
+	// Events is nil without Config.Events.
+	Events *EventCounts `json:"events,omitempty"`
 
-	// Violations counts the violations of I1 to I4 by kind.
+	// Violations counts the violations of I1 to I4, and of the rules of events, by kind.
 	Violations map[history.Kind]int64 `json:"violations"`
 	// First is the earliest violation that was found. If all are losses, it is the loss that was
 	// accepted first.
@@ -219,8 +232,8 @@ type SessionOf struct {
 // maxOffences is the number of violations that the report lists. All are counted.
 const maxOffences = 20
 
-// onViolation records a violation when the history finds it. The history holds its locks, so
-// onViolation must not call the history.
+// onViolation records a violation when the history or the judge of events finds it. They hold their locks, so
+// onViolation must not call them.
 func (v *Verifier) onViolation(found history.Violation) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -297,6 +310,7 @@ func (v *Verifier) evidence(ctx context.Context) map[string]string {
 // report makes the report. It must run while all devices are still connected. evidence is the result
 // of the method evidence.
 func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]string) *Report {
+	missing := v.events.missing()
 	lost := v.h.Lost(0)
 	for i, l := range lost {
 		if says, asked := evidence[l.User]; asked {
@@ -308,6 +322,10 @@ func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]str
 			v.problem("%s received too few messages for a false record", d)
 		}
 	}
+	if f := v.events.falsifier; f != nil && !f.done.Load() {
+		v.problem("too few messages ended for a false record")
+	}
+	counts := v.events.counts()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := &Report{
@@ -315,12 +333,18 @@ func (v *Verifier) report(pushed, settled time.Duration, evidence map[string]str
 		Users: v.cfg.Users, Devices: v.cfg.Users * v.cfg.Devices, Sessions: v.h.Stats().Sessions,
 		Reconnects: v.reconnects.Load(), SentAway: v.sentAway.Load(),
 		Violations: maps.Clone(v.kinds), Problems: slices.Clone(v.problems), ProblemCount: v.nProblem,
-		Offences: slices.Clone(v.offences),
+		Offences: slices.Clone(v.offences), Events: counts,
 	}
 	for i := range r.Offences {
 		v.complete(&r.Offences[i]) // the answer may have arrived after the violation
 	}
 	v.tally(r)
+	for i, m := range missing {
+		r.Violations[m.Kind]++
+		if i < maxOffences {
+			r.Offences = append(r.Offences, v.offence(m))
+		}
+	}
 	if len(lost) > 0 {
 		r.Violations[history.KindLost] = int64(len(lost))
 		r.Offences = append(r.Offences, v.firstLost(lost)...)
@@ -400,6 +424,7 @@ func (r *Report) String() string {
 		p.LongestPush)
 	fmt.Fprintf(&b, "deliveries   %d of kept messages, and %d again; %d of others; settled in %s\n",
 		d.Received, d.Repeated, d.NotKept, r.Settled)
+	r.Events.write(&b)
 	fmt.Fprintf(&b, "push to receipt   p50 %s, p99 %s, longest %s; %d took more than %s\n", d.P50, d.P99, d.Max, d.Late, d.LateAfter)
 	for _, l := range r.Late {
 		fmt.Fprintf(&b, "  late: push %d to %s/%s took %s, accepted by %s\n", l.Push, l.User, l.Device, l.Took, l.AcceptedBy)

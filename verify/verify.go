@@ -99,7 +99,10 @@ type Config struct {
 	// ConnectTimeout bounds the time until every device has connected once.
 	ConnectTimeout time.Duration
 
-	// Falsify falsifies what one device received. The run then reports a violation on a correct
+	// Events, if not nil, has pushes ask for events, and judges them.
+	Events *Events
+
+	// Falsify falsifies what one device received, or the events. The run then reports a violation on a correct
 	// server. This proves that it would find a real one. Empty means that nothing is falsified.
 	Falsify Falsify
 
@@ -164,6 +167,8 @@ func (c Config) Check() error {
 		return bad("Rooms", "must be 0 to %d", maxRooms)
 	case c.Falsify != "" && !slices.Contains(falsifies, c.Falsify):
 		return bad("Falsify", "is %q, must be one of %s", c.Falsify, names(falsifies))
+	case c.Falsify.ofEvents() && c.Events == nil:
+		return bad("Falsify", "is %q, which needs events", c.Falsify)
 	case len(c.Kinds) == 0:
 		return bad("Kinds", "names none of %s", names(DeviceKinds()))
 	case c.Duration < 0:
@@ -172,6 +177,9 @@ func (c Config) Check() error {
 		return bad("Linger", "must not be negative")
 	case len(c.Prefix) > 64:
 		return bad("Prefix", "is longer than 64 bytes")
+	}
+	if err := c.Events.check(bad); err != nil {
+		return err
 	}
 	for _, kind := range c.Kinds {
 		if kind == DeviceDriver {
@@ -241,6 +249,7 @@ type Verifier struct {
 	places  *places
 	h       *history.History
 	ledger  *ledger
+	events  *observer
 	began   time.Time
 	users   []*account
 	devices []*device
@@ -291,6 +300,9 @@ func New(cfg Config) (*Verifier, error) {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
 	v.ledger = newLedger(v.now, cfg.Late)
+	if v.events, err = newObserver(v); err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
 	v.phase.Store(PhaseConnecting)
 	v.h.Watch(v.onViolation)
 	v.h.Forget(pushesOfUser)
@@ -305,7 +317,7 @@ const pushesOfUser = 500
 func (v *Verifier) now() time.Duration { return time.Since(v.began) }
 
 // The phases of a run. In PhaseSettling accepted messages still arrive. In PhaseEmptying the run
-// waits until the server has the acknowledgements of all messages. In PhaseLingering no message may
+// waits until the server has the acknowledgements of all messages, and all events have come. In PhaseLingering no message may
 // arrive any more.
 const (
 	PhaseConnecting = "connecting"
@@ -338,6 +350,11 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	if err := v.places.find(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
 	}
+	stopHook, err := v.events.begin(ctx)
+	defer stopHook()
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
 	defer v.revoke(work)
 	if err := v.createUsers(ctx); err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
@@ -354,6 +371,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	background.Go(func() { v.reportProgress(work) })
 	background.Go(func() { v.places.follow(work) })
 	background.Go(func() { v.beat(work) })
+	background.Go(func() { v.events.follow(work) })
 	for _, d := range v.devices {
 		devices.Go(func() { d.run(work) })
 	}
@@ -378,6 +396,7 @@ func (v *Verifier) Run(ctx context.Context) (*Report, error) {
 	settled := v.settle(work)
 	v.enter(work, PhaseEmptying)
 	v.awaitEmpty(work)
+	v.events.settle(work, v.emptied.Load())
 	v.enter(work, PhaseLingering)
 	_ = wait.Sleep(work, v.cfg.Linger) // only the end of Run cancels work, so this cannot fail
 	v.enter(work, PhaseDone)
@@ -417,10 +436,12 @@ func (v *Verifier) createUsers(ctx context.Context) error {
 	}
 	for i := range v.users {
 		for k := range v.cfg.Devices {
-			v.devices = append(v.devices, newDevice(v, i, k))
+			d := newDevice(v, i, k)
+			v.devices = append(v.devices, d)
+			v.events.device(d)
 		}
 	}
-	if v.cfg.Falsify != "" {
+	if v.cfg.Falsify != "" && !v.cfg.Falsify.ofEvents() {
 		// A fast device, so that it receives enough for a false record.
 		v.devices[v.cfg.Slow*v.cfg.Devices%len(v.devices)].falsifier = &falsifier{how: v.cfg.Falsify}
 	}

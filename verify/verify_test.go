@@ -469,8 +469,13 @@ func TestCheck(t *testing.T) {
 		"GiveUp":         func(c *verify.Config) { c.GiveUp = 0 },
 		"CallTimeout":    func(c *verify.Config) { c.CallTimeout = 0 },
 		"ConnectTimeout": func(c *verify.Config) { c.ConnectTimeout = 0 },
-		"ProgressEvery":  func(c *verify.Config) { c.ProgressEvery = 0 },
-		"Prefix":         func(c *verify.Config) { c.Prefix = strings.Repeat("x", 65) },
+		"Events.Share":   func(c *verify.Config) { c.Events = &verify.Events{} },
+		"Events.Hook":    func(c *verify.Config) { c.Events = &verify.Events{Share: 1, Hook: "7180"} },
+		"Events.HookSecret": func(c *verify.Config) {
+			c.Events = &verify.Events{Share: 1, Hook: "127.0.0.1:7180", HookSecret: "-"}
+		},
+		"ProgressEvery": func(c *verify.Config) { c.ProgressEvery = 0 },
+		"Prefix":        func(c *verify.Config) { c.Prefix = strings.Repeat("x", 65) },
 	} {
 		cfg := good
 		change(&cfg)

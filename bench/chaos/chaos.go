@@ -26,6 +26,12 @@ const (
 	settleLimit = 3 * time.Minute
 )
 
+// hookSecret signs the events that the nodes post to verify.
+const hookSecret = "whsec_b25seS1mb3ItdGhpcy1tYWNoaW5lLWFuZC10aGlzLXRlc3Q="
+
+// hookAddress returns the address at which verify receives the events of the nodes.
+func hookAddress(s *settings) string { return s.net + ".99:7180" }
+
 // chaos runs verify while it injects faults.
 func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error {
 	seed := s.seed
@@ -42,6 +48,8 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	}
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Seed = s.users, 2, s.rate, seed
 	cfg.Duration, cfg.Settle = 0, settleLimit
+	cfg.Events = verify.DefaultEvents()
+	cfg.Events.Hook, cfg.Events.HookSecret = hookAddress(s), hookSecret
 	cfg.ProgressEvery = 10 * time.Second
 	cfg.Progress = func(p verify.Progress) { st.say("%s", p) }
 	v, err := verify.New(cfg)

@@ -31,6 +31,7 @@ import (
 
 	"imgo/bench/process"
 	"imgo/cluster/bus/kafkatest"
+	"imgo/verify"
 )
 
 func main() {
@@ -208,6 +209,13 @@ func (st *stage) start(ctx context.Context, s *settings, dir, binary string) err
 	if !s.serve {
 		// No limit may drop a message, because it would then count as lost.
 		o.args = []string{"--kept-mailbox-length", "1000000"}
+	}
+	if o.relayed {
+		settings := filepath.Join(dir, "imgo.toml")
+		if err := os.WriteFile(settings, []byte(verify.HookSettings(hookAddress(s), hookSecret)), 0o600); err != nil {
+			return fmt.Errorf("write the settings of the nodes: %w", err)
+		}
+		o.args = append(o.args, "--config", settings)
 	}
 	if s.race {
 		// With the race detector, sync.Pool drops objects at random. The pooled objects of lz4

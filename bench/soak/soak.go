@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -81,6 +82,13 @@ func traffic() verify.Config {
 	return v
 }
 
+// hookSecret signs the events that the server posts to verify. eventShare is the share of the kept pushes that ask for
+// events.
+const (
+	hookSecret = "whsec_b25seS1mb3ItdGhpcy1tYWNoaW5lLWFuZC10aGlzLXRlc3Q="
+	eventShare = 0.3
+)
+
 // Report is the result of a run.
 type Report struct {
 	// Kills is the number of kills with SIGKILL. Starting of them hit a starting server, and Stopping a
@@ -131,15 +139,19 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (r *run) run(ctx context.Context) error {
-	addresses, err := freeAddresses(ctx, r.rng, 3)
+	addresses, err := freeAddresses(ctx, r.rng, 4)
 	if err != nil {
 		return err
 	}
-	tcp, ws, http := addresses[0], addresses[1], addresses[2]
+	tcp, ws, http, hook := addresses[0], addresses[1], addresses[2], addresses[3]
+	settings := filepath.Join(r.cfg.Dir, "imgo.toml")
+	if err := os.WriteFile(settings, []byte(verify.HookSettings(hook, hookSecret)), 0o600); err != nil {
+		return fmt.Errorf("write the settings of the server: %w", err)
+	}
 	r.server = &process.Process{
 		Binary: r.cfg.Binary, Name: "the server", HTTP: http, Log: filepath.Join(r.cfg.Dir, "server.log"),
 		Args: []string{
-			"--data-dir", filepath.Join(r.cfg.Dir, "data"), "--node-id", "soak",
+			"--config", settings, "--data-dir", filepath.Join(r.cfg.Dir, "data"), "--node-id", "soak",
 			"--tcp", tcp, "--ws", ws, "--http", http, "--log-format", "json",
 			// No limit may drop a message, because it would then count as lost.
 			"--kept-mailbox-length", "1000000",
@@ -157,6 +169,7 @@ func (r *run) run(ctx context.Context) error {
 	defer stop()
 	vc := r.cfg.Verify
 	vc.API, vc.Clients = []string{http}, []string{tcp, "ws://" + ws}
+	vc.Events = &verify.Events{Share: eventShare, Hook: hook, HookSecret: hookSecret}
 	vc.OnPhase = func(ctx context.Context, phase string) error { return r.onPhase(ctx, stop, phase) }
 	if r.v, err = verify.New(vc); err != nil {
 		return err
