@@ -4,10 +4,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { FileStore } from '../node/file-store.js';
+import { FileOutbox, FileStore } from '../node/file-store.js';
 import { ImgoClient, ImgoError } from '../node/imgo.js';
 
-/** @import { ImgoMessage, ImgoOptions } from '../src/types.js' */
+/** @import { ImgoMessage, ImgoOptions, ImgoOutboxMessage } from '../src/types.js' */
 
 /** @param {Record<string, unknown>} event */
 const print = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
@@ -48,6 +48,44 @@ class FailingStore extends FileStore {
   }
 }
 
+/** An outbox whose next changes can fail. */
+class FailingOutbox extends FileOutbox {
+  failures = 0;
+
+  async #mayFail() {
+    if (this.failures === 0) return;
+    this.failures--;
+    throw new Error('the test wants the outbox to fail');
+  }
+
+  /**
+   * @override
+   * @param {string} base
+   */
+  async setBase(base) {
+    await this.#mayFail();
+    await super.setBase(base);
+  }
+
+  /**
+   * @override
+   * @param {ImgoOutboxMessage} message
+   */
+  async add(message) {
+    await this.#mayFail();
+    await super.add(message);
+  }
+
+  /**
+   * @override
+   * @param {number} number
+   */
+  async remove(number) {
+    await this.#mayFail();
+    await super.remove(number);
+  }
+}
+
 /** One client and what the commands want of it. */
 class Driven {
   /** @type {Record<string, unknown>} */
@@ -56,6 +94,8 @@ class Driven {
   #client;
   /** @type {FailingStore | undefined} */
   #store;
+  /** @type {FailingOutbox | undefined} */
+  #outbox;
   /** Calls of the token source. @type {{ resolve: (token: string) => void, reject: (error: Error) => void }[]} */
   #wanted = [];
   #holding = false;
@@ -79,6 +119,11 @@ class Driven {
       this.#print({ event: 'state', ...rest });
     });
     client.on('room', (change) => this.#print({ event: 'room', ...change }));
+    client.on('published', ({ number, body, error }) => {
+      const result = error ? { code: error.code, server_code: error.serverCode, message: error.message } : { body: bytesOf(body ?? '') };
+      this.#print({ event: 'published', number, ...result });
+    });
+    client.on('dismiss', ({ ids, upTo }) => this.#print({ event: 'dismiss', ids, up_to: upTo ?? '0' }));
     client.on('error', ({ code, message }) => this.#print({ event: 'error', code, message }));
     client.on('message', (message) => this.#handle(message));
     this.#client = client;
@@ -102,10 +147,11 @@ class Driven {
       const key = name.replace(/_ms$/, '').replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
       options[key === 'address' ? 'url' : key] = value;
     }
-    const { tokenSource, store, ca, remember } = options;
+    const { tokenSource, store, outbox, ca, remember } = options;
     delete options.ca;
     options.log = (/** @type {string} */ level, /** @type {string} */ line) => console.error(level, line);
     if (store !== undefined) options.store = this.#store = new FailingStore(store, { remember });
+    if (outbox !== undefined) options.outbox = this.#outbox = new FailingOutbox(outbox);
     delete options.tokenSource;
     if (tokenSource === true) {
       options.tokenSource = () => {
@@ -173,6 +219,10 @@ class Driven {
         const reply = await this.#client.send(jsonOf(command.body ?? ''), { op: command.op });
         return { body: bytesOf(reply ?? '') };
       }
+      case 'publish':
+        return { number: await this.#client.publish(jsonOf(command.body ?? ''), { op: command.op }) };
+      case 'read':
+        return this.#client.read({ ids: command.ids, upTo: command.up_to });
       case 'hold':
         this.#holding = true;
         return;
@@ -183,6 +233,9 @@ class Driven {
         return;
       case 'fail_store':
         if (this.#store) this.#store.failures += command.count ?? 1;
+        return;
+      case 'fail_outbox':
+        if (this.#outbox) this.#outbox.failures += command.count ?? 1;
         return;
       case 'close':
         return this.#client.close();
@@ -237,4 +290,4 @@ lines.on('line', (line) => {
   );
 });
 lines.on('close', () => process.exit(0));
-print({ event: 'ready', language: 'javascript', transports: ['ws', 'wss'], pauses: true });
+print({ event: 'ready', language: 'javascript', transports: ['ws', 'wss'], pauses: true, publishes: true });

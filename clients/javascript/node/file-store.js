@@ -1,5 +1,6 @@
-import { open, readFile, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { append, readText, replace } from './files.js';
+
+export { FileOutbox } from './file-outbox.js';
 
 /**
  * Keeps handled ids in a file, so that a program does not handle a message twice after a restart. The
@@ -23,12 +24,7 @@ export class FileStore {
 
   /** @returns {Promise<string[]>} */
   async load() {
-    /** @param {NodeJS.ErrnoException} error */
-    const missing = (error) => {
-      if (error.code === 'ENOENT') return '';
-      throw error;
-    };
-    const text = await readFile(this.#path, 'utf8').catch(missing);
+    const text = await readText(this.#path);
     const lines = text.split('\n');
     const torn = lines.pop() !== ''; // a crash has left an incomplete line, which would spoil the next one
     const ids = lines.filter((line) => /^\d+$/.test(line));
@@ -45,46 +41,19 @@ export class FileStore {
     if (all.length > 2 * this.#remember) {
       await this.#rewrite(all.slice(-this.#remember));
     } else {
-      await write(this.#path, 'a', ids);
+      await append(this.#path, textOf(ids));
       this.#ids = all;
     }
   }
 
   /** @param {string[]} ids */
   async #rewrite(ids) {
-    const part = `${this.#path}.new`;
-    await write(part, 'w', ids);
-    await rename(part, this.#path);
-    await syncFolder(dirname(this.#path));
+    await replace(this.#path, textOf(ids));
     this.#ids = ids;
   }
 }
 
-/**
- * Writes the ids, and returns when they are on the disk.
- *
- * @param {string} path
- * @param {'a' | 'w'} flags
- * @param {string[]} ids
- */
-async function write(path, flags, ids) {
-  const file = await open(path, flags, 0o600);
-  try {
-    await file.writeFile(ids.map((id) => `${id}\n`).join(''));
-    await file.datasync();
-  } finally {
-    await file.close();
-  }
-}
-
-/** @param {string} path */
-async function syncFolder(path) {
-  const folder = await open(path, 'r').catch(() => null); // Windows cannot open a folder
-  try {
-    await folder?.sync();
-  } catch {
-    // Some file systems cannot sync a folder.
-  } finally {
-    await folder?.close();
-  }
+/** @param {string[]} ids */
+function textOf(ids) {
+  return ids.map((id) => `${id}\n`).join('');
 }

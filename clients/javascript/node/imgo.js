@@ -8,14 +8,19 @@ import { ImgoError, ImgoClient as Client } from '../src/imgo.js';
 
 /** @import { WebSocketLike } from '../src/types.js' */
 
-export { ImgoError, LocalStorageStore, compareIds } from '../src/imgo.js';
+export { ImgoError, LocalStorageOutbox, LocalStorageStore, compareIds } from '../src/imgo.js';
 /**
  * @typedef {import('../src/types.js').ImgoCounts} ImgoCounts
+ * @typedef {import('../src/types.js').ImgoDismissEvent} ImgoDismissEvent
  * @typedef {import('../src/types.js').ImgoErrorCode} ImgoErrorCode
  * @typedef {import('../src/types.js').ImgoEvents} ImgoEvents
  * @typedef {import('../src/types.js').ImgoInfo} ImgoInfo
  * @typedef {import('../src/types.js').ImgoMessage} ImgoMessage
  * @typedef {import('../src/types.js').ImgoOptions} ImgoOptions
+ * @typedef {import('../src/types.js').ImgoOutbox} ImgoOutbox
+ * @typedef {import('../src/types.js').ImgoOutboxContent} ImgoOutboxContent
+ * @typedef {import('../src/types.js').ImgoOutboxMessage} ImgoOutboxMessage
+ * @typedef {import('../src/types.js').ImgoPublishedEvent} ImgoPublishedEvent
  * @typedef {import('../src/types.js').ImgoRoomEvent} ImgoRoomEvent
  * @typedef {import('../src/types.js').ImgoState} ImgoState
  * @typedef {import('../src/types.js').ImgoStateEvent} ImgoStateEvent

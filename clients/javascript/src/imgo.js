@@ -14,7 +14,8 @@
  */
 import { Inbox } from './inbox.js';
 import { checkedOptions, isCustomOp } from './options.js';
-import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, reconnects, textOf, within } from './protocol.js';
+import { Outbox } from './outbox.js';
+import { ImgoError, Op, TOKEN_EXPIRED, checkedName, deferred, readId, readIds, reconnects, sizeOf, textOf, within } from './protocol.js';
 import { ask, routeTo } from './route.js';
 import { Session, discard } from './session.js';
 import { Timers } from './timers.js';
@@ -25,14 +26,19 @@ import { Timers } from './timers.js';
  */
 
 export { ImgoError, compareIds } from './protocol.js';
-export { LocalStorageStore } from './local-storage-store.js';
+export { LocalStorageOutbox, LocalStorageStore } from './local-storage-store.js';
 /**
  * @typedef {import('./types.js').ImgoCounts} ImgoCounts
+ * @typedef {import('./types.js').ImgoDismissEvent} ImgoDismissEvent
  * @typedef {import('./types.js').ImgoErrorCode} ImgoErrorCode
  * @typedef {import('./types.js').ImgoEvents} ImgoEvents
  * @typedef {import('./types.js').ImgoInfo} ImgoInfo
  * @typedef {import('./types.js').ImgoMessage} ImgoMessage
  * @typedef {import('./types.js').ImgoOptions} ImgoOptions
+ * @typedef {import('./types.js').ImgoOutbox} ImgoOutbox
+ * @typedef {import('./types.js').ImgoOutboxContent} ImgoOutboxContent
+ * @typedef {import('./types.js').ImgoOutboxMessage} ImgoOutboxMessage
+ * @typedef {import('./types.js').ImgoPublishedEvent} ImgoPublishedEvent
  * @typedef {import('./types.js').ImgoRoomEvent} ImgoRoomEvent
  * @typedef {import('./types.js').ImgoState} ImgoState
  * @typedef {import('./types.js').ImgoStateEvent} ImgoStateEvent
@@ -45,11 +51,13 @@ const MIN_REFRESH = 1000; // the least time before a new token is requested
 const MOVE_SPAN = 500; // a stopping server's clients spread over this time
 const ACK_WAIT = 2000; // for the server's reply to the last acknowledgements
 const MAX_TIMER = 2 ** 31 - 1; // a longer timer would fire at once
+const MAX_READ = 500; // ids in a packet: 12 KiB, well below the server's body limit of 64 KiB
 
 /** A client of one user. Methods may be called at any time, also from event listeners. */
 export class ImgoClient {
   #settings;
   #inbox;
+  #outbox;
   /** @type {Map<string, Set<(value: any) => unknown>>} */
   #listeners = new Map();
   /** Rooms that each session joins. @type {Set<string>} */
@@ -91,6 +99,11 @@ export class ImgoClient {
       listeners: () => [...(this.#listeners.get('message') ?? [])],
       sendAcks: (ids) => this.#sendAcks(ids),
       spacious: () => this.#session?.resume(),
+      error: (error) => this.#emitError(error),
+    });
+    this.#outbox = new Outbox(this.#settings, {
+      published: (event) => this.#emit('published', Object.freeze(event)),
+      span: (failures) => this.#span(failures),
       error: (error) => this.#emitError(error),
     });
   }
@@ -238,12 +251,76 @@ export class ImgoClient {
    * @returns {Promise<any>}
    */
   async send(body, { op = Op.send } = {}) {
-    if (op !== Op.send && !isCustomOp(op)) throw new ImgoError('invalid', 'op must be 4 or a whole number from 1000 on');
-    if (JSON.stringify(body) === undefined) throw new ImgoError('invalid', 'body must be a JSON value');
-    if (!this.#session?.live || this.#closing) {
-      throw new ImgoError('not_live', `send a message: the client is ${this.#closing ? 'closing' : this.#state}`);
+    const json = this.#checkedJson(op, body);
+    return this.#liveSession('send a message').call(op, op, json, 'send a message');
+  }
+
+  /**
+   * Puts a message for the backend into the outbox, and resolves with its number. The message is kept until the server has
+   * answered it, and reaches the backend once. The event `published` tells. With the option `outbox` it is durable when
+   * the promise resolves. The client may be in any state. It needs the option `device`.
+   *
+   * It rejects with `invalid`, with `too_many` if 1,024 messages wait, and with `storage` if the outbox failed. `op` is 4
+   * (the default) or from 1000 on.
+   *
+   * @param {Json} body
+   * @param {{ op?: number }} [options]
+   * @returns {Promise<number>}
+   */
+  async publish(body, { op = Op.send } = {}) {
+    const json = this.#checkedJson(op, body);
+    if (this.#settings.device === undefined) throw new ImgoError('invalid', 'device: publish needs this option');
+    return this.#outbox.publish(op, json);
+  }
+
+  /**
+   * Tells the server that the user has read messages: those of `ids` (at most 500), and all up to the id `upTo`. It
+   * resolves when all devices of the user have acknowledged them. The other devices get the event `dismiss`.
+   *
+   * It rejects with `not_live`, `invalid`, `too_many` or `denied` if the call had no effect, and with `lost`, `timeout`
+   * or `closed` if that is unknown.
+   *
+   * @param {{ ids?: readonly string[], upTo?: string }} messages
+   * @returns {Promise<void>}
+   */
+  async read({ ids = [], upTo }) {
+    let list;
+    let id;
+    try {
+      list = readIds(ids);
+      id = readId(upTo) ?? undefined;
+    } catch (cause) {
+      throw new ImgoError('invalid', `ids and upTo must be ids of messages: ${textOf(cause)}`, { cause });
     }
-    return this.#session.call(op, op, body, 'send a message');
+    if (list.length === 0 && id === undefined) throw new ImgoError('invalid', 'ids or upTo must name a message');
+    if (list.length > MAX_READ) throw new ImgoError('invalid', `ids must have at most ${MAX_READ} ids: upTo names older ones`);
+    const what = 'tell what was read';
+    await this.#liveSession(what).call(Op.read, Op.readReply, list, what, id);
+  }
+
+  /**
+   * Returns the body as the server will have it. Later changes of the given one do not change it.
+   *
+   * @param {number} op
+   * @param {unknown} body
+   */
+  #checkedJson(op, body) {
+    if (op !== Op.send && !isCustomOp(op)) throw new ImgoError('invalid', 'op must be 4 or a whole number from 1000 on');
+    let json;
+    try {
+      json = JSON.parse(JSON.stringify(body));
+    } catch (cause) {
+      throw new ImgoError('invalid', `body must be a JSON value: ${textOf(cause)}`, { cause });
+    }
+    const { maxBody } = this.#settings;
+    if (sizeOf(json) > maxBody) throw new ImgoError('invalid', `body must have at most ${maxBody} bytes (maxBody)`);
+    return json;
+  }
+
+  /** Returns the live session, or throws `not_live`. @param {string} what names the call */
+  #liveSession(what) {
+    if (this.#session?.live && !this.#closing) return this.#session;
+    throw new ImgoError('not_live', `${what}: the client is ${this.#closing ? 'closing' : this.#state}`);
   }
 
   /**
@@ -278,7 +355,7 @@ export class ImgoClient {
     this.#setState({ state: 'connecting' });
     try {
       if (over()) return; // a listener has called close()
-      await this.#inbox.load();
+      await Promise.all([this.#inbox.load(), this.#outbox.load()]);
       if (over()) return;
       step = 'token';
       const token = await this.#token();
@@ -364,6 +441,7 @@ export class ImgoClient {
         }
       },
       roomChanged: (change) => this.#roomChanged(change),
+      dismissed: (ids, upTo) => this.#emit('dismiss', Object.freeze({ ids: Object.freeze(ids), upTo })),
       error: (error) => this.#emitError(error),
       ended: (end) => this.#lost(end),
     });
@@ -390,6 +468,7 @@ export class ImgoClient {
     const refused = Array.isArray(reply?.refused) ? reply.refused : [];
     for (const change of refused) if (session.live) this.#roomChanged({ ...change, joined: false });
     if (session.live) this.#inbox.begin();
+    if (session.live) this.#outbox.begin(session, BigInt(reply?.published ?? 0));
   }
 
   /** Takes note that the server has changed the rooms of this session. @param {any} body */
@@ -486,6 +565,7 @@ export class ImgoClient {
   /** Ends the client gracefully. */
   async #shutDown() {
     this.#timers.stopAll();
+    const idle = this.#outbox.stop();
     const error = new ImgoError('closed', 'the client was closed');
     if (!this.#session?.live) this.#drop(error);
     const { closeTimeout } = this.#settings;
@@ -494,6 +574,7 @@ export class ImgoClient {
     await within(this.#inbox.flush(), closeTimeout);
     await within(Promise.allSettled(this.#lastAcks.splice(0)), ACK_WAIT);
     await this.#session?.close(error);
+    await within(idle, closeTimeout); // a store is at work
     this.#finish(error, false);
   }
 
@@ -523,6 +604,7 @@ export class ImgoClient {
     this.#drop(error);
     this.#timers.stopAll();
     this.#unwatch();
+    this.#outbox.stop();
     this.#inbox.stop();
     this.#inbox.discard();
     this.#inbox.flush(); // saves

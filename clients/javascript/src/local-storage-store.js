@@ -1,5 +1,7 @@
 import { ImgoError } from './protocol.js';
 
+/** @import { ImgoOutboxContent, ImgoOutboxMessage } from './types.js' */
+
 /**
  * The part of localStorage that the store uses.
  * @typedef {{ getItem(key: string): string | null, setItem(key: string, value: string): void }} TextStorage
@@ -20,9 +22,8 @@ export class LocalStorageStore {
    *   storage than localStorage, and the number of ids that are kept (8192)
    */
   constructor(key, { storage = localStorageHere(), remember = 8192 } = {}) {
-    if (!storage) throw new ImgoError('unsupported', 'there is no localStorage here: a worker needs a store of its own');
     this.#key = key;
-    this.#storage = storage;
+    this.#storage = checkedStorage(storage);
     this.#remember = remember;
   }
 
@@ -37,6 +38,59 @@ export class LocalStorageStore {
     const all = [...this.load(), ...ids];
     this.#storage.setItem(this.#key, all.slice(-this.#remember).join(' '));
   }
+}
+
+/**
+ * Keeps published messages in localStorage, so that a page sends them after a reload. All of them are in one value, and
+ * a browser grants an origin about 5 MB. Only one client at a time may use a key: give it the names of the user and the
+ * device.
+ */
+export class LocalStorageOutbox {
+  #key;
+  #storage;
+
+  /**
+   * @param {string} key the key in the storage, such as `imgo-outbox:ana:laptop`
+   * @param {{ storage?: TextStorage }} [options] another storage than localStorage
+   */
+  constructor(key, { storage = localStorageHere() } = {}) {
+    this.#key = key;
+    this.#storage = checkedStorage(storage);
+  }
+
+  /** @returns {ImgoOutboxContent} */
+  load() {
+    return { base: null, last: 0, messages: [], ...JSON.parse(this.#storage.getItem(this.#key) ?? '{}') };
+  }
+
+  /** @param {string} base */
+  setBase(base) {
+    this.#save({ ...this.load(), base });
+  }
+
+  /** @param {ImgoOutboxMessage} message */
+  add(message) {
+    const { messages, ...rest } = this.load();
+    const older = messages.filter(({ number }) => number < message.number);
+    this.#save({ ...rest, last: message.number, messages: [...older, message] });
+  }
+
+  /** @param {number} number */
+  remove(number) {
+    const { messages, ...rest } = this.load();
+    this.#save({ ...rest, messages: messages.filter((message) => message.number > number) });
+  }
+
+  /** @param {ImgoOutboxContent} content */
+  #save(content) {
+    this.#storage.setItem(this.#key, JSON.stringify(content));
+  }
+}
+
+/** @param {TextStorage | undefined} storage */
+function checkedStorage(storage) {
+  if (storage) return storage;
+  throw new ImgoError('unsupported', 'there is no localStorage here: a worker needs a store of its own');
 }
 
 /** A page that may not use its storage throws when it looks. @returns {TextStorage | undefined} */

@@ -23,7 +23,7 @@ const NUMBERS = /** @type {const} */ ({
 
 const FUNCTIONS = /** @type {const} */ (['tokenSource', 'log', 'WebSocket', 'fetch']);
 const TEXTS = /** @type {const} */ (['token', 'device', 'platform']);
-const OTHERS = ['url', 'discover', 'rooms', 'accepts', 'store', 'wsOptions'];
+const OTHERS = ['url', 'discover', 'rooms', 'accepts', 'store', 'outbox', 'wsOptions'];
 
 /**
  * @param {boolean} good
@@ -94,6 +94,9 @@ export function checkedOptions(options) {
   const { store } = given;
   const stores = store === undefined || (typeof store?.load === 'function' && typeof store?.add === 'function');
   check(stores, 'store must have the methods load and add');
+  const { outbox } = given;
+  const outboxes = outbox === undefined || ['load', 'setBase', 'add', 'remove'].every((name) => typeof outbox?.[name] === 'function');
+  check(outboxes, 'outbox must have the methods load, setBase, add and remove');
   if (given.discover !== undefined) {
     given.discover = discoverUrl(given.discover, given.url);
     given.fetch ??= globalThis.fetch?.bind(globalThis);

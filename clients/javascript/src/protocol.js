@@ -17,6 +17,9 @@ export const Op = Object.freeze({
   joinRoomReply: 21,
   leaveRoom: 22,
   leaveRoomReply: 23,
+  read: 24,
+  readReply: 25,
+  dismiss: 26,
   refused: 28,
   roomChanged: 29,
 });
@@ -38,9 +41,9 @@ export class ImgoError extends Error {
   /**
    * @param {ImgoErrorCode} code
    * @param {string} message
-   * @param {{ closeCode?: number, serverCode?: string, cause?: unknown }} [details]
+   * @param {{ closeCode?: number, serverCode?: string, retryAfter?: number, cause?: unknown }} [details]
    */
-  constructor(code, message, { closeCode, serverCode, cause } = {}) {
+  constructor(code, message, { closeCode, serverCode, retryAfter, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = 'ImgoError';
     /** @readonly */
@@ -56,6 +59,11 @@ export class ImgoError extends Error {
      * @readonly
      */
     this.serverCode = serverCode;
+    /**
+     * For `denied`: after how many milliseconds another try may succeed, if the server said so.
+     * @readonly
+     */
+    this.retryAfter = retryAfter;
   }
 }
 
@@ -86,6 +94,20 @@ export function readId(raw) {
   const id = BigInt(raw);
   if (id > MAX_ID) throw new Error(`the message id ${raw} has more than 64 bits`);
   return id === 0n ? null : id.toString();
+}
+
+/**
+ * Returns ids of messages in their shortest form. It throws if one of them is no number above 0 of 64 bits.
+ *
+ * @param {unknown} raw
+ */
+export function readIds(raw) {
+  if (!Array.isArray(raw)) throw new Error('the ids are no array');
+  return raw.map((id) => {
+    const good = readId(id);
+    if (good === null) throw new Error('the message id 0 in a list of ids');
+    return good;
+  });
 }
 
 /**
@@ -121,7 +143,8 @@ export function checkedName(field, name) {
  */
 export function denied(what, body) {
   const serverCode = String(body?.code ?? '');
-  return new ImgoError('denied', `the server refused ${what}: ${body?.reason || serverCode}`, { serverCode });
+  const retryAfter = typeof body?.retry_ms === 'number' ? Math.max(body.retry_ms, 0) : undefined;
+  return new ImgoError('denied', `the server refused ${what}: ${body?.reason || serverCode}`, { serverCode, retryAfter });
 }
 
 /**
@@ -167,4 +190,33 @@ export function within(promise, ms) {
       .then(resolve, () => resolve(undefined))
       .finally(() => clearTimeout(timer));
   });
+}
+
+/**
+ * Waits for a promise, but not longer than a time. After that it rejects.
+ *
+ * @template T
+ * @param {Promise<T> | T} promise
+ * @param {number} ms
+ * @returns {Promise<T>}
+ */
+export async function limited(promise, ms) {
+  const late = deferred();
+  const timer = setTimeout(() => late.reject(new Error(`no result within ${ms} ms`)), ms);
+  try {
+    return /** @type {T} */ (await Promise.race([promise, late.promise]));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Returns the size in bytes of a body as the server has it.
+ *
+ * @param {any} body
+ */
+export function sizeOf(body) {
+  if (typeof body?.base64 === 'string' && Object.keys(body).length === 1) return Math.floor((body.base64.length * 3) / 4);
+  const text = typeof body === 'string' ? body : (JSON.stringify(body) ?? '');
+  return new TextEncoder().encode(text).length;
 }

@@ -1,4 +1,4 @@
-import { ImgoError, MIN_CUSTOM_OP, Op, VERSION, deferred, denied, readId, textOf, within } from './protocol.js';
+import { ImgoError, MIN_CUSTOM_OP, Op, VERSION, deferred, denied, readId, readIds, sizeOf, textOf, within } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoInfo, Settings, WebSocketLike } from './types.js' */
@@ -24,6 +24,7 @@ const BYTES_PER_UNIT = 3;
  * @property {(info: Readonly<ImgoInfo>, reply: any) => void} accepted
  * @property {(op: number, id: string | null, body: any) => void} message
  * @property {(change: any) => void} roomChanged
+ * @property {(ids: string[], upTo: string | null) => void} dismissed
  * @property {(error: ImgoError) => void} error
  * @property {(end: End) => void} ended
  */
@@ -131,11 +132,12 @@ export class Session {
    * @param {number} op
    * @param {unknown} body
    * @param {number} seq
+   * @param {string} [id]
    */
-  write(op, body, seq) {
+  write(op, body, seq, id) {
     if (this.#over || this.#ws.readyState !== OPEN) return false;
     try {
-      this.#ws.send(JSON.stringify({ ver: VERSION, op, seq, body }));
+      this.#ws.send(JSON.stringify({ ver: VERSION, op, seq, id, body }));
       return true;
     } catch (cause) {
       this.#end({ code: 0, reason: `cannot write to the socket: ${textOf(cause)}` });
@@ -150,9 +152,10 @@ export class Session {
    * @param {number} reply the operation of the reply
    * @param {unknown} body
    * @param {string} what names the call in errors
+   * @param {string} [id]
    * @returns {Promise<any>}
    */
-  call(op, reply, body, what) {
+  call(op, reply, body, what, id) {
     if (this.#calls.size >= MAX_CALLS) {
       return Promise.reject(new ImgoError('too_many', `${what}: ${MAX_CALLS} calls wait for a reply already`));
     }
@@ -164,7 +167,7 @@ export class Session {
       reject(new ImgoError('timeout', `${what}: no reply within ${requestTimeout} ms`));
     }, requestTimeout);
     this.#calls.set(seq, { what, reply, timer, resolve, reject });
-    if (!this.write(op, body, seq) && this.#calls.delete(seq)) {
+    if (!this.write(op, body, seq, id) && this.#calls.delete(seq)) {
       clearTimeout(timer);
       reject(new ImgoError('lost', `${what}: the connection was lost while sending`));
     }
@@ -270,6 +273,9 @@ export class Session {
     } else if (op === Op.roomChanged) {
       if (typeof body?.room !== 'string') throw new Error('a change of a room without a room');
       this.#host.roomChanged(body);
+    } else if (op === Op.dismiss) {
+      const empty = JSON.stringify(body ?? {}) === '{}'; // a frame has {} for an empty body
+      this.#host.dismissed(empty ? [] : readIds(body), readId(id));
     } else if (op === Op.message || op >= MIN_CUSTOM_OP) {
       this.#host.message(op, readId(id), body);
     }
@@ -306,6 +312,7 @@ function checkAuthReply(body) {
   for (const key of ['heartbeat', 'pending', 'expires_in']) {
     if (body[key] !== undefined && typeof body[key] !== 'number') throw new Error(`${key} of the auth reply is no number`);
   }
+  readId(body.published);
 }
 
 /**
@@ -321,15 +328,4 @@ export function discard(ws) {
   } catch {
     // It never opened, so there is nothing to close.
   }
-}
-
-/**
- * Returns the size in bytes of a body as the server has it.
- *
- * @param {any} body
- */
-function sizeOf(body) {
-  if (typeof body?.base64 === 'string' && Object.keys(body).length === 1) return Math.floor((body.base64.length * 3) / 4);
-  const text = typeof body === 'string' ? body : (JSON.stringify(body) ?? '');
-  return new TextEncoder().encode(text).length;
 }

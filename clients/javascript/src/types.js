@@ -67,6 +67,22 @@
  */
 
 /**
+ * A published message has left the outbox: the backend has it, or the server refused it.
+ * @typedef {object} ImgoPublishedEvent
+ * @property {number} number The number that publish() returned.
+ * @property {any} body The body of the reply, a JSON value. It is undefined if the message was refused, or if its reply
+ *   was lost and a later session told that it has arrived.
+ * @property {ImgoError} [error] `denied`: the server refused the message, and another try would not help.
+ */
+
+/**
+ * The user has read messages on another device, or the backend has said so.
+ * @typedef {object} ImgoDismissEvent
+ * @property {readonly string[]} ids These messages were read.
+ * @property {string | null} upTo All messages up to this id were read as well, unless it is null.
+ */
+
+/**
  * The code of an ImgoError.
  *
  * - `invalid`: an argument or option is wrong. The message names it.
@@ -94,6 +110,33 @@
  * @property {() => string[] | Promise<string[]>} load Returns the saved ids, oldest first.
  * @property {(ids: string[]) => void | Promise<void>} add Saves newly handled ids. They are durable
  *   when it returns, or when its promise resolves.
+ */
+
+/**
+ * A published message that has no reply yet.
+ * @typedef {object} ImgoOutboxMessage
+ * @property {number} number 1, 2, 3 and so on.
+ * @property {number} op
+ * @property {any} body A JSON value.
+ */
+
+/**
+ * What an outbox has. `base` is null before setBase. `last` is the number of the last message that was added, or 0.
+ * @typedef {object} ImgoOutboxContent
+ * @property {string | null} base
+ * @property {number} last
+ * @property {readonly ImgoOutboxMessage[]} messages Oldest first.
+ */
+
+/**
+ * Keeps published messages across restarts. What a method did is durable when it returns, or when its promise
+ * resolves. An outbox belongs to one client at a time, and is for one device.
+ * @typedef {object} ImgoOutbox
+ * @property {() => ImgoOutboxContent | Promise<ImgoOutboxContent>} load
+ * @property {(base: string) => void | Promise<void>} setBase Keeps a decimal number of 64 bits.
+ * @property {(message: ImgoOutboxMessage) => void | Promise<void>} add Adds a message. It replaces the one of the same number
+ *   if an add() that failed has left one.
+ * @property {(number: number) => void | Promise<void>} remove Removes all messages up to the number.
  */
 
 /**
@@ -131,20 +174,22 @@
  * @property {number[]} [accepts] Operations from 1000 on that the client wants.
  * @property {ImgoStore} [store] Remembers handled ids across restarts: LocalStorageStore, FileStore of
  *   imgo-client/file-store, or your own.
+ * @property {ImgoOutbox} [outbox] Keeps published messages across restarts: LocalStorageOutbox, FileOutbox of
+ *   imgo-client/file-store, or your own. Without it they are in memory. publish() needs `device` as well.
  * @property {number} [minBackoff] The first span of the backoff (500). The wait is a random part of it.
  * @property {number} [maxBackoff] The largest span of the backoff (30000).
  * @property {number} [stableAfter] A session of this length resets the backoff (10000).
  * @property {number} [connectTimeout] For token, discovery and socket together (10000).
  * @property {number} [authTimeout] For the auth reply (40000). Under load the server may queue a
  *   connection for up to 30 s.
- * @property {number} [requestTimeout] For the reply to join, leave and send (10000).
+ * @property {number} [requestTimeout] For the reply to a call or a published message (10000).
  * @property {number} [heartbeatTimeout] The silence after a heartbeat that ends the connection (10000).
  * @property {number} [closeTimeout] How long close() waits for the running listener (10000).
  * @property {number} [ackDelay] The time for which acknowledgements are gathered into a packet (50).
  * @property {number} [queue] How many messages may wait for the listeners (256).
  * @property {number} [remember] How many handled ids are remembered (8192).
- * @property {number} [maxBody] The largest accepted body, in bytes (4194304). A larger one ends the
- *   connection.
+ * @property {number} [maxBody] The largest body, in bytes (4194304). A larger one from the server ends the
+ *   connection. A larger one is not sent.
  * @property {(level: 'debug' | 'info' | 'warn', line: string) => void} [log] Gets lines for people.
  * @property {new (url: string) => any} [WebSocket] The WebSocket class. Default: in Node that of the
  *   package ws, if it is installed; elsewhere that of the runtime.
@@ -174,6 +219,8 @@
  * @property {(message: Readonly<ImgoMessage>) => unknown} message
  * @property {(event: ImgoStateEvent) => void} state
  * @property {(event: Readonly<ImgoRoomEvent>) => void} room
+ * @property {(event: Readonly<ImgoPublishedEvent>) => void} published
+ * @property {(event: Readonly<ImgoDismissEvent>) => void} dismiss
  * @property {(error: ImgoError) => void} error
  */
 
