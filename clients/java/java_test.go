@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -169,36 +170,85 @@ func TestLibraries(t *testing.T) {
 	}
 }
 
-// TestCoordinates gives the libraries another group id and another version, in a copy.
+// TestCoordinates installs and deploys the libraries with another group id and version, given as the two properties. An empty
+// project then compiles with what was deployed. What is not published is in neither repository.
 func TestCoordinates(t *testing.T) {
-	sources := copySources(t)
-	script := filepath.Join(sources, "coordinates")
-	if out, err := exec.CommandContext(t.Context(), script, "com.example.push", "1.2.3").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	needsJava(t)
+	const group, version = "com.example.push", "1.2.3"
+	defaultGroup, defaultVersion := coordinates(t)
+	sources, deployed, local := copySources(t), t.TempDir(), repository(t, group)
+	_, err := run(t.Context(), sources, nil, "mvn", "-Dimgo.group="+group, "-Drevision="+version, "-Dmaven.test.skip=true",
+		"-Dmaven.repo.local="+local, "-DaltDeploymentRepository=test::file://"+deployed, "deploy")
+	if err != nil {
+		t.Fatal(err)
 	}
-	poms, err := filepath.Glob(filepath.Join(sources, "*", "pom.xml"))
-	if err != nil || len(poms) < len(modules) {
-		t.Fatal(poms, err)
+	for _, root := range []string{local, deployed} {
+		if found := foldersIn(t, filepath.Join(root, "com", "example", "push")); !slices.Equal(found, modules) {
+			t.Errorf("the group has %q, want %q", found, modules)
+		}
+		if _, err := os.Stat(filepath.Join(root, "imgo")); !os.IsNotExist(err) {
+			t.Errorf("the group of the build's own parent is there, too: %v", err)
+		}
+		for _, module := range modules {
+			name := filepath.Join(root, "com", "example", "push", module, version, module+"-"+version)
+			readFile(t, name+".jar")
+			pom := string(readFile(t, name+".pom"))
+			for _, want := range []string{"  <groupId>" + group + "</groupId>\n", "  <version>" + version + "</version>\n"} {
+				if !strings.Contains(pom, want) {
+					t.Errorf("%s.pom has no %s", name, want)
+				}
+			}
+			for _, bad := range []string{"${", "<parent>", "imgo.build", "<groupId>" + defaultGroup + "<"} {
+				if strings.Contains(pom, bad) {
+					t.Errorf("%s.pom has %s", name, bad)
+				}
+			}
+		}
 	}
+
+	page := string(readFile(t, "../../docs/tutorial/java.md"))
+	project := newProject(t, map[string]string{
+		"pom.xml": strings.NewReplacer("/path/to/imgo/dist/maven", deployed, "<groupId>"+defaultGroup+"<", "<groupId>"+group+"<",
+			"<version>"+defaultVersion+"<", "<version>"+version+"<").Replace(block(t, page, "xml", "<project")),
+		"src/main/java/Hello.java": block(t, page, "java", "class Hello"),
+	})
+	if _, err := run(t.Context(), project, nil, "mvn", "compile", "-Dmaven.repo.local="+repository(t, group)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var dependency = regexp.MustCompile(`<groupId>(.*)</groupId>\s*<artifactId>imgo-(?:client|server).*</artifactId>\s*<version>(.*)</version>`)
+
+// TestPages compares the group id and the version in the quick start and the example with the properties of the build.
+func TestPages(t *testing.T) {
 	group, version := coordinates(t)
-	for _, pom := range append(poms, filepath.Join(sources, "pom.xml")) {
-		text := string(readFile(t, pom))
-		for _, want := range []string{"<groupId>com.example.push</groupId>", "<version>1.2.3</version>"} {
-			if n := strings.Count(text, want); n != 1 {
-				t.Errorf("%s has %s %d times", pom, want, n)
-			}
+	for _, file := range []string{"../../docs/tutorial/java.md", "../../examples/java/spring/pom.xml"} {
+		found := dependency.FindAllStringSubmatch(string(readFile(t, file)), -1)
+		if len(found) == 0 {
+			t.Errorf("%s has no dependency on a library", file)
 		}
-		for _, old := range []string{"<groupId>" + group + "</groupId>", "<version>" + version + "</version>"} {
-			if strings.Contains(text, old) {
-				t.Errorf("%s still has %s", pom, old)
+		for _, m := range found {
+			if m[1] != group || m[2] != version {
+				t.Errorf("%s has %s, version %s; clients/java/pom.xml has %s, version %s", file, m[1], m[2], group, version)
 			}
 		}
 	}
-	for _, bad := range [][]string{{}, {"com.example"}, {"no group", "1.0.0"}, {"com.example", "v1#"}, {"com..example", "1"}} {
-		if out, err := exec.CommandContext(t.Context(), script, bad...).CombinedOutput(); err == nil {
-			t.Errorf("coordinates %q are taken: %s", bad, out)
+}
+
+// foldersIn returns the names of the folders in a folder, sorted.
+func foldersIn(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.IsDir() {
+			names = append(names, entry.Name())
 		}
 	}
+	return names
 }
 
 // TestLicence compares the licence in the jars with that of the repository.
@@ -208,16 +258,17 @@ func TestLicence(t *testing.T) {
 	}
 }
 
-var coordinatesOf = regexp.MustCompile(`(?m)^  <groupId>(.*)</groupId>\n  <artifactId>imgo-parent</artifactId>\n  <version>(.*)</version>$`)
+var groupOf, versionOf = regexp.MustCompile(`<imgo.group>(.*)</imgo.group>`), regexp.MustCompile(`<revision>(.*)</revision>`)
 
 // coordinates returns the group id and the version of the libraries.
 func coordinates(t *testing.T) (group, version string) {
 	t.Helper()
-	m := coordinatesOf.FindSubmatch(readFile(t, "pom.xml"))
-	if m == nil {
-		t.Fatal("pom.xml has no group id and version")
+	pom := readFile(t, "pom.xml")
+	g, v := groupOf.FindSubmatch(pom), versionOf.FindSubmatch(pom)
+	if g == nil || v == nil {
+		t.Fatal("pom.xml has no property imgo.group or revision")
 	}
-	return string(m[1]), string(m[2])
+	return string(g[1]), string(v[1])
 }
 
 func readFile(t *testing.T, path string) []byte {

@@ -222,9 +222,9 @@ func block(t *testing.T, document, language, text string) string {
 	return ""
 }
 
-// repository returns a local repository for Maven that has everything which the user's own one has, except libraries of imgo:
-// those come from what was packed.
-func repository(t *testing.T) string {
+// repository returns a local repository for Maven that has everything which the user's own one has, except the libraries of a
+// group: those come from what was packed or deployed.
+func repository(t *testing.T, group string) string {
 	t.Helper()
 	home, err := os.UserHomeDir()
 	if err != nil {
@@ -232,7 +232,6 @@ func repository(t *testing.T) string {
 	}
 	from, root := filepath.Join(home, ".m2", "repository"), t.TempDir()
 	to := root
-	group, _ := coordinates(t)
 	for part := range strings.SplitSeq(group, ".") {
 		entries, err := os.ReadDir(from)
 		if err != nil && !os.IsNotExist(err) {
@@ -252,6 +251,13 @@ func repository(t *testing.T) string {
 		}
 	}
 	return root
+}
+
+// packedRepository returns a local repository without the libraries of imgo.
+func packedRepository(t *testing.T) string {
+	t.Helper()
+	group, _ := coordinates(t)
+	return repository(t, group)
 }
 
 // newProject makes a folder with files.
@@ -289,7 +295,7 @@ func TestQuickStart(t *testing.T) {
 	token := s.command(t, "token", "new", "--user", "123")
 	command := regexp.MustCompile(`(?m)^mvn .*$`).FindString(commands)
 	command = strings.ReplaceAll(command, "$TOKEN", token)
-	words := append(strings.Fields(command), "-Dmaven.repo.local="+repository(t))
+	words := append(strings.Fields(command), "-Dmaven.repo.local="+packedRepository(t))
 	start := func() *program { return startProgram(t, project, words[0], words[1:]...) }
 
 	first := start()
@@ -360,7 +366,7 @@ func TestKotlinQuickStart(t *testing.T) {
 	}
 	token := s.command(t, "token", "new", "--user", "123")
 	hello := startProgram(t, project, "mvn", "-q", "compile", "exec:java", "-Dexec.args="+token,
-		"-Dmaven.repo.local="+repository(t), "-Dkotlin.compiler.daemon=false") // the daemon would stay for hours
+		"-Dmaven.repo.local="+packedRepository(t), "-Dkotlin.compiler.daemon=false") // the daemon would stay for hours
 	hello.waitFor(t, "^2$")
 	s.waitAcknowledged(t)
 	hello.kill(t)
@@ -450,7 +456,7 @@ func TestSpringExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := run(t.Context(), project, nil, "mvn", "--batch-mode", "--no-transfer-progress", "package",
-		"-Dimgo.repository=file://"+packed+"/maven", "-Dmaven.repo.local="+repository(t)); err != nil {
+		"-Dimgo.repository=file://"+packed+"/maven", "-Dmaven.repo.local="+packedRepository(t)); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOOK_SECRET", hooktest.Secret)
