@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"imgo/internal/settings"
+	"imgo/internal/upstream"
 	"imgo/roles/comet"
 	"imgo/roles/job/hooks"
 	"imgo/roles/logic"
@@ -51,6 +52,7 @@ type Config struct {
 
 	logic.RoomRules
 	hooks.Settings
+	upstream.Rules
 
 	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
 	Comet    Comet          `toml:"comet" doc:"Where clients connect."`

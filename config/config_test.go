@@ -104,6 +104,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	values := map[string]string{
 		"roles": "job", "comet.tls_cert": "", "http.api_keys": "backend:0123456789abcdef:5",
 		"hooks":     "orders:whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=:https://backend.example.com/imgo",
+		"upstream":  "4+1000-1999:events",
 		"auth.mode": "none", "cluster.join": "", "kafka.brokers": "",
 	}
 	before := load(t, config.Sources{})

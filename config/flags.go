@@ -174,6 +174,9 @@ func (f *Flags) ConfigCommand() *cli.Command {
 					for _, line := range cfg.ExplainRooms(&cfg.Auth.Config) {
 						fmt.Fprintln(c.App.Writer, line)
 					}
+					for _, line := range cfg.ExplainUpstream() {
+						fmt.Fprintln(c.App.Writer, line)
+					}
 					_, err = fmt.Fprintln(c.App.Writer, "the settings are good")
 					return err
 				},

@@ -30,6 +30,7 @@ func (cfg *Config) Validate() error {
 	v.auth(comet, http)
 	cfg.RoomRules.Check(func(wrong, mend string) { v.refuse("rooms", wrong, mend) })
 	cfg.Settings.Check(func(wrong, mend string) { v.refuse("hooks", wrong, mend) })
+	cfg.Rules.Check(func(wrong, mend string) { v.refuse("upstream", wrong, mend) })
 	cfg.CheckWebhook(&cfg.Auth.Config, v.refuse)
 	v.kept()
 	v.delivery()

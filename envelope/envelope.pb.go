@@ -1195,7 +1195,11 @@ type Device struct {
 	Since uint64 `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"`
 	// replaced is the device that is forgotten to make room for this one; none or
 	// one. One that became known only after this record stays.
-	Replaced      []string `protobuf:"bytes,5,rep,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced []string `protobuf:"bytes,5,rep,name=replaced,proto3" json:"replaced,omitempty"`
+	// published is the highest client id of the device's messages so far, in a
+	// record with since; 0: none. Upstream records that have it may have left
+	// the log. The events topic has the events of all of them.
+	Published     uint64 `protobuf:"varint,6,opt,name=published,proto3" json:"published,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1263,6 +1267,13 @@ func (x *Device) GetReplaced() []string {
 		return x.Replaced
 	}
 	return nil
+}
+
+func (x *Device) GetPublished() uint64 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
 }
 
 // Removal takes away what is known of a user, because a caller of the API asked
@@ -1563,10 +1574,12 @@ func (x *MovedMailbox) GetPresence() *Presence {
 }
 
 type MovedDevice struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
-	Since         uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
-	SeenMs        int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Since  uint64                 `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	SeenMs int64                  `protobuf:"varint,3,opt,name=seen_ms,json=seenMs,proto3" json:"seen_ms,omitempty"`
+	// published is Device.published.
+	Published     uint64 `protobuf:"varint,4,opt,name=published,proto3" json:"published,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1618,6 +1631,13 @@ func (x *MovedDevice) GetSince() uint64 {
 func (x *MovedDevice) GetSeenMs() int64 {
 	if x != nil {
 		return x.SeenMs
+	}
+	return 0
+}
+
+func (x *MovedDevice) GetPublished() uint64 {
+	if x != nil {
+		return x.Published
 	}
 	return 0
 }
@@ -3432,7 +3452,9 @@ type ConnectReply struct {
 	ToAsk   []string       `protobuf:"bytes,22,rep,name=to_ask,json=toAsk,proto3" json:"to_ask,omitempty"`
 	Refused []*RoomRefusal `protobuf:"bytes,23,rep,name=refused,proto3" json:"refused,omitempty"`
 	// memberships are the rooms that the session is in without asking.
-	Memberships   *Memberships `protobuf:"bytes,24,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	Memberships *Memberships `protobuf:"bytes,24,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	// published is AttachReply.published.
+	Published     uint64 `protobuf:"varint,50,opt,name=published,proto3" json:"published,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3563,6 +3585,13 @@ func (x *ConnectReply) GetMemberships() *Memberships {
 		return x.Memberships
 	}
 	return nil
+}
+
+func (x *ConnectReply) GetPublished() uint64 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
 }
 
 // RoomAccess is what a session may join, by its token and the rules.
@@ -3788,6 +3817,159 @@ func (x *JoinReply) GetUntilMs() int64 {
 	return 0
 }
 
+// UpstreamRequest brings a message of a client for the backend. The answer says
+// that it was taken, or why not. An error says that it may not have been taken:
+// the call may be repeated, with the same id.
+type UpstreamRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is made by comet (12 bytes) and is that of the record.
+	Id      []byte       `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Session *SessionInfo `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	Op      int32        `protobuf:"varint,3,opt,name=op,proto3" json:"op,omitempty"`
+	Body    []byte       `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	// client_id is Upstream.client_id.
+	ClientId      uint64 `protobuf:"varint,5,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamRequest) Reset() {
+	*x = UpstreamRequest{}
+	mi := &file_envelope_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamRequest) ProtoMessage() {}
+
+func (x *UpstreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamRequest.ProtoReflect.Descriptor instead.
+func (*UpstreamRequest) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *UpstreamRequest) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *UpstreamRequest) GetSession() *SessionInfo {
+	if x != nil {
+		return x.Session
+	}
+	return nil
+}
+
+func (x *UpstreamRequest) GetOp() int32 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *UpstreamRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *UpstreamRequest) GetClientId() uint64 {
+	if x != nil {
+		return x.ClientId
+	}
+	return 0
+}
+
+type UpstreamReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// body is the backend's answer.
+	Body []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	// code is an envelope.Code if the message was refused, reason its text for a
+	// person; empty: it was taken.
+	Code   string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// retry_ms is when another try may succeed; 0: none will.
+	RetryMs       uint32 `protobuf:"varint,4,opt,name=retry_ms,json=retryMs,proto3" json:"retry_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamReply) Reset() {
+	*x = UpstreamReply{}
+	mi := &file_envelope_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamReply) ProtoMessage() {}
+
+func (x *UpstreamReply) ProtoReflect() protoreflect.Message {
+	mi := &file_envelope_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamReply.ProtoReflect.Descriptor instead.
+func (*UpstreamReply) Descriptor() ([]byte, []int) {
+	return file_envelope_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *UpstreamReply) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *UpstreamReply) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *UpstreamReply) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *UpstreamReply) GetRetryMs() uint32 {
+	if x != nil {
+		return x.RetryMs
+	}
+	return 0
+}
+
 // RefreshRequest brings a new token for a session. A token that is not good, or
 // is not the user's, is an error.
 type RefreshRequest struct {
@@ -3805,7 +3987,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3817,7 +3999,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[50]
+	mi := &file_envelope_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3830,7 +4012,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{50}
+	return file_envelope_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RefreshRequest) GetSession() *SessionInfo {
@@ -3879,7 +4061,7 @@ type RefreshReply struct {
 
 func (x *RefreshReply) Reset() {
 	*x = RefreshReply{}
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3891,7 +4073,7 @@ func (x *RefreshReply) String() string {
 func (*RefreshReply) ProtoMessage() {}
 
 func (x *RefreshReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[51]
+	mi := &file_envelope_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3904,7 +4086,7 @@ func (x *RefreshReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReply.ProtoReflect.Descriptor instead.
 func (*RefreshReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{51}
+	return file_envelope_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RefreshReply) GetExpiresMs() int64 {
@@ -3957,7 +4139,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4151,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[52]
+	mi := &file_envelope_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4164,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{52}
+	return file_envelope_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *MembersRequest) GetSessions() []uint64 {
@@ -4016,7 +4198,7 @@ type MembersReply struct {
 
 func (x *MembersReply) Reset() {
 	*x = MembersReply{}
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4028,7 +4210,7 @@ func (x *MembersReply) String() string {
 func (*MembersReply) ProtoMessage() {}
 
 func (x *MembersReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[53]
+	mi := &file_envelope_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4041,7 +4223,7 @@ func (x *MembersReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersReply.ProtoReflect.Descriptor instead.
 func (*MembersReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{53}
+	return file_envelope_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *MembersReply) GetSessions() uint32 {
@@ -4068,7 +4250,7 @@ type CatchUpRequest struct {
 
 func (x *CatchUpRequest) Reset() {
 	*x = CatchUpRequest{}
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4262,7 @@ func (x *CatchUpRequest) String() string {
 func (*CatchUpRequest) ProtoMessage() {}
 
 func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[54]
+	mi := &file_envelope_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4275,7 @@ func (x *CatchUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatchUpRequest.ProtoReflect.Descriptor instead.
 func (*CatchUpRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{54}
+	return file_envelope_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CatchUpRequest) GetTo() *Address {
@@ -4154,7 +4336,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4348,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[55]
+	mi := &file_envelope_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4361,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{55}
+	return file_envelope_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AckRequest) GetAcks() []*Ack {
@@ -4202,7 +4384,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4396,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[56]
+	mi := &file_envelope_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4409,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{56}
+	return file_envelope_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ReadRequest) GetRead() *Read {
@@ -4254,7 +4436,7 @@ type ReadReply struct {
 
 func (x *ReadReply) Reset() {
 	*x = ReadReply{}
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4448,7 @@ func (x *ReadReply) String() string {
 func (*ReadReply) ProtoMessage() {}
 
 func (x *ReadReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[57]
+	mi := &file_envelope_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4461,7 @@ func (x *ReadReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadReply.ProtoReflect.Descriptor instead.
 func (*ReadReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{57}
+	return file_envelope_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ReadReply) GetSessions() uint32 {
@@ -4298,7 +4480,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4492,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[58]
+	mi := &file_envelope_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4505,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{58}
+	return file_envelope_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DetachRequest) GetSessions() []*Detached {
@@ -4345,7 +4527,7 @@ type Detached struct {
 
 func (x *Detached) Reset() {
 	*x = Detached{}
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4357,7 +4539,7 @@ func (x *Detached) String() string {
 func (*Detached) ProtoMessage() {}
 
 func (x *Detached) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[59]
+	mi := &file_envelope_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4370,7 +4552,7 @@ func (x *Detached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Detached.ProtoReflect.Descriptor instead.
 func (*Detached) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{59}
+	return file_envelope_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Detached) GetSession() *Address {
@@ -4419,7 +4601,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4431,7 +4613,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[60]
+	mi := &file_envelope_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4444,7 +4626,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{60}
+	return file_envelope_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AnnounceRequest) GetComet() string {
@@ -4497,7 +4679,7 @@ type AnnounceReply struct {
 
 func (x *AnnounceReply) Reset() {
 	*x = AnnounceReply{}
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4509,7 +4691,7 @@ func (x *AnnounceReply) String() string {
 func (*AnnounceReply) ProtoMessage() {}
 
 func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[61]
+	mi := &file_envelope_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4522,7 +4704,7 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{61}
+	return file_envelope_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AnnounceReply) GetEpochs() map[uint32]uint64 {
@@ -4557,7 +4739,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4569,7 +4751,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[62]
+	mi := &file_envelope_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4582,7 +4764,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{62}
+	return file_envelope_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AttachRequest) GetSession() *SessionInfo {
@@ -4612,15 +4794,18 @@ type AttachReply struct {
 	Pending uint32                 `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`
 	Floor   uint64                 `protobuf:"varint,3,opt,name=floor,proto3" json:"floor,omitempty"`
 	// replaced: sessions that this one pushes out (same key, or the limit).
-	Kicks         []*Kick      `protobuf:"bytes,4,rep,name=kicks,proto3" json:"kicks,omitempty"`
-	Memberships   *Memberships `protobuf:"bytes,20,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	Kicks       []*Kick      `protobuf:"bytes,4,rep,name=kicks,proto3" json:"kicks,omitempty"`
+	Memberships *Memberships `protobuf:"bytes,20,opt,name=memberships,proto3" json:"memberships,omitempty"`
+	// published is the highest client id of the messages of the session's device;
+	// 0: none.
+	Published     uint64 `protobuf:"varint,50,opt,name=published,proto3" json:"published,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachReply) Reset() {
 	*x = AttachReply{}
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4632,7 +4817,7 @@ func (x *AttachReply) String() string {
 func (*AttachReply) ProtoMessage() {}
 
 func (x *AttachReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[63]
+	mi := &file_envelope_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4645,7 +4830,7 @@ func (x *AttachReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachReply.ProtoReflect.Descriptor instead.
 func (*AttachReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{63}
+	return file_envelope_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AttachReply) GetBacklog() *Backlog {
@@ -4683,6 +4868,13 @@ func (x *AttachReply) GetMemberships() *Memberships {
 	return nil
 }
 
+func (x *AttachReply) GetPublished() uint64 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
 // MembershipsRequest asks for a user's memberships and sessions once the owner
 // has applied a record.
 type MembershipsRequest struct {
@@ -4696,7 +4888,7 @@ type MembershipsRequest struct {
 
 func (x *MembershipsRequest) Reset() {
 	*x = MembershipsRequest{}
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4708,7 +4900,7 @@ func (x *MembershipsRequest) String() string {
 func (*MembershipsRequest) ProtoMessage() {}
 
 func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[64]
+	mi := &file_envelope_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4721,7 +4913,7 @@ func (x *MembershipsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsRequest.ProtoReflect.Descriptor instead.
 func (*MembershipsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{64}
+	return file_envelope_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *MembershipsRequest) GetUser() string {
@@ -4750,7 +4942,7 @@ type MembershipsReply struct {
 
 func (x *MembershipsReply) Reset() {
 	*x = MembershipsReply{}
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4762,7 +4954,7 @@ func (x *MembershipsReply) String() string {
 func (*MembershipsReply) ProtoMessage() {}
 
 func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[65]
+	mi := &file_envelope_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4775,7 +4967,7 @@ func (x *MembershipsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipsReply.ProtoReflect.Descriptor instead.
 func (*MembershipsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{65}
+	return file_envelope_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MembershipsReply) GetMemberships() *Memberships {
@@ -4817,7 +5009,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4829,7 +5021,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[66]
+	mi := &file_envelope_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4842,7 +5034,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{66}
+	return file_envelope_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LookupRequest) GetUsers() []string {
@@ -4890,7 +5082,7 @@ type LookupReply struct {
 
 func (x *LookupReply) Reset() {
 	*x = LookupReply{}
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4902,7 +5094,7 @@ func (x *LookupReply) String() string {
 func (*LookupReply) ProtoMessage() {}
 
 func (x *LookupReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[67]
+	mi := &file_envelope_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4915,7 +5107,7 @@ func (x *LookupReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupReply.ProtoReflect.Descriptor instead.
 func (*LookupReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{67}
+	return file_envelope_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LookupReply) GetUsers() []*UserSessions {
@@ -4949,7 +5141,7 @@ type UserSessions struct {
 
 func (x *UserSessions) Reset() {
 	*x = UserSessions{}
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4961,7 +5153,7 @@ func (x *UserSessions) String() string {
 func (*UserSessions) ProtoMessage() {}
 
 func (x *UserSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[68]
+	mi := &file_envelope_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4974,7 +5166,7 @@ func (x *UserSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserSessions.ProtoReflect.Descriptor instead.
 func (*UserSessions) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{68}
+	return file_envelope_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *UserSessions) GetUser() string {
@@ -5028,7 +5220,7 @@ type UserRequest struct {
 
 func (x *UserRequest) Reset() {
 	*x = UserRequest{}
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5232,7 @@ func (x *UserRequest) String() string {
 func (*UserRequest) ProtoMessage() {}
 
 func (x *UserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[69]
+	mi := &file_envelope_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5245,7 @@ func (x *UserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserRequest.ProtoReflect.Descriptor instead.
 func (*UserRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{69}
+	return file_envelope_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UserRequest) GetUser() string {
@@ -5082,7 +5274,7 @@ type UserReply struct {
 
 func (x *UserReply) Reset() {
 	*x = UserReply{}
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5094,7 +5286,7 @@ func (x *UserReply) String() string {
 func (*UserReply) ProtoMessage() {}
 
 func (x *UserReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[70]
+	mi := &file_envelope_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5107,7 +5299,7 @@ func (x *UserReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserReply.ProtoReflect.Descriptor instead.
 func (*UserReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{70}
+	return file_envelope_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *UserReply) GetSessions() []*SessionInfo {
@@ -5176,7 +5368,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5188,7 +5380,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[71]
+	mi := &file_envelope_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5201,7 +5393,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{71}
+	return file_envelope_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RemoveRequest) GetRemoval() *Removal {
@@ -5222,7 +5414,7 @@ type RemoveReply struct {
 
 func (x *RemoveReply) Reset() {
 	*x = RemoveReply{}
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5234,7 +5426,7 @@ func (x *RemoveReply) String() string {
 func (*RemoveReply) ProtoMessage() {}
 
 func (x *RemoveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[72]
+	mi := &file_envelope_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5247,7 +5439,7 @@ func (x *RemoveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReply.ProtoReflect.Descriptor instead.
 func (*RemoveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{72}
+	return file_envelope_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RemoveReply) GetMessages() uint32 {
@@ -5282,7 +5474,7 @@ type MessagesRequest struct {
 
 func (x *MessagesRequest) Reset() {
 	*x = MessagesRequest{}
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5294,7 +5486,7 @@ func (x *MessagesRequest) String() string {
 func (*MessagesRequest) ProtoMessage() {}
 
 func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[73]
+	mi := &file_envelope_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5307,7 +5499,7 @@ func (x *MessagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesRequest.ProtoReflect.Descriptor instead.
 func (*MessagesRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{73}
+	return file_envelope_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *MessagesRequest) GetUser() string {
@@ -5356,7 +5548,7 @@ type MessagesReply struct {
 
 func (x *MessagesReply) Reset() {
 	*x = MessagesReply{}
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5368,7 +5560,7 @@ func (x *MessagesReply) String() string {
 func (*MessagesReply) ProtoMessage() {}
 
 func (x *MessagesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[74]
+	mi := &file_envelope_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5381,7 +5573,7 @@ func (x *MessagesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesReply.ProtoReflect.Descriptor instead.
 func (*MessagesReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{74}
+	return file_envelope_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *MessagesReply) GetMessages() []*WaitingMessage {
@@ -5419,7 +5611,7 @@ type WaitingMessage struct {
 
 func (x *WaitingMessage) Reset() {
 	*x = WaitingMessage{}
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5431,7 +5623,7 @@ func (x *WaitingMessage) String() string {
 func (*WaitingMessage) ProtoMessage() {}
 
 func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[75]
+	mi := &file_envelope_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5444,7 +5636,7 @@ func (x *WaitingMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitingMessage.ProtoReflect.Descriptor instead.
 func (*WaitingMessage) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{75}
+	return file_envelope_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *WaitingMessage) GetId() uint64 {
@@ -5523,7 +5715,7 @@ type DeviceInfo struct {
 
 func (x *DeviceInfo) Reset() {
 	*x = DeviceInfo{}
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5535,7 +5727,7 @@ func (x *DeviceInfo) String() string {
 func (*DeviceInfo) ProtoMessage() {}
 
 func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[76]
+	mi := &file_envelope_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5548,7 +5740,7 @@ func (x *DeviceInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceInfo.ProtoReflect.Descriptor instead.
 func (*DeviceInfo) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{76}
+	return file_envelope_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *DeviceInfo) GetDevice() string {
@@ -5592,7 +5784,7 @@ type TakeRequest struct {
 
 func (x *TakeRequest) Reset() {
 	*x = TakeRequest{}
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5604,7 +5796,7 @@ func (x *TakeRequest) String() string {
 func (*TakeRequest) ProtoMessage() {}
 
 func (x *TakeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[77]
+	mi := &file_envelope_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5617,7 +5809,7 @@ func (x *TakeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeRequest.ProtoReflect.Descriptor instead.
 func (*TakeRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{77}
+	return file_envelope_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TakeRequest) GetUser() string {
@@ -5650,7 +5842,7 @@ type TakeReply struct {
 
 func (x *TakeReply) Reset() {
 	*x = TakeReply{}
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5662,7 +5854,7 @@ func (x *TakeReply) String() string {
 func (*TakeReply) ProtoMessage() {}
 
 func (x *TakeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[78]
+	mi := &file_envelope_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5675,7 +5867,7 @@ func (x *TakeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeReply.ProtoReflect.Descriptor instead.
 func (*TakeReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{78}
+	return file_envelope_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *TakeReply) GetMessages() []*Kept {
@@ -5699,7 +5891,7 @@ type ClaimRequest struct {
 
 func (x *ClaimRequest) Reset() {
 	*x = ClaimRequest{}
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5711,7 +5903,7 @@ func (x *ClaimRequest) String() string {
 func (*ClaimRequest) ProtoMessage() {}
 
 func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[79]
+	mi := &file_envelope_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5724,7 +5916,7 @@ func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
 func (*ClaimRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{79}
+	return file_envelope_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ClaimRequest) GetPartition() uint32 {
@@ -5764,7 +5956,7 @@ type ClaimReply struct {
 
 func (x *ClaimReply) Reset() {
 	*x = ClaimReply{}
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5776,7 +5968,7 @@ func (x *ClaimReply) String() string {
 func (*ClaimReply) ProtoMessage() {}
 
 func (x *ClaimReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[80]
+	mi := &file_envelope_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5789,7 +5981,7 @@ func (x *ClaimReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimReply.ProtoReflect.Descriptor instead.
 func (*ClaimReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{80}
+	return file_envelope_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ClaimReply) GetWon() bool {
@@ -5811,7 +6003,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5823,7 +6015,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[81]
+	mi := &file_envelope_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5836,7 +6028,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{81}
+	return file_envelope_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ResolveRequest) GetPartition() uint32 {
@@ -5863,7 +6055,7 @@ type ResolveItem struct {
 
 func (x *ResolveItem) Reset() {
 	*x = ResolveItem{}
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5875,7 +6067,7 @@ func (x *ResolveItem) String() string {
 func (*ResolveItem) ProtoMessage() {}
 
 func (x *ResolveItem) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[82]
+	mi := &file_envelope_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5888,7 +6080,7 @@ func (x *ResolveItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveItem.ProtoReflect.Descriptor instead.
 func (*ResolveItem) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{82}
+	return file_envelope_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ResolveItem) GetId() uint64 {
@@ -5915,7 +6107,7 @@ type ResolveReply struct {
 
 func (x *ResolveReply) Reset() {
 	*x = ResolveReply{}
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5927,7 +6119,7 @@ func (x *ResolveReply) String() string {
 func (*ResolveReply) ProtoMessage() {}
 
 func (x *ResolveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[83]
+	mi := &file_envelope_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5940,7 +6132,7 @@ func (x *ResolveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveReply.ProtoReflect.Descriptor instead.
 func (*ResolveReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{83}
+	return file_envelope_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ResolveReply) GetItems() []*Resolved {
@@ -5959,7 +6151,7 @@ type Resolved struct {
 
 func (x *Resolved) Reset() {
 	*x = Resolved{}
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5971,7 +6163,7 @@ func (x *Resolved) String() string {
 func (*Resolved) ProtoMessage() {}
 
 func (x *Resolved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[84]
+	mi := &file_envelope_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5984,7 +6176,7 @@ func (x *Resolved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
 func (*Resolved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{84}
+	return file_envelope_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Resolved) GetTo() []*ResolvedTarget {
@@ -6005,7 +6197,7 @@ type ResolvedTarget struct {
 
 func (x *ResolvedTarget) Reset() {
 	*x = ResolvedTarget{}
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6017,7 +6209,7 @@ func (x *ResolvedTarget) String() string {
 func (*ResolvedTarget) ProtoMessage() {}
 
 func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[85]
+	mi := &file_envelope_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6030,7 +6222,7 @@ func (x *ResolvedTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolvedTarget.ProtoReflect.Descriptor instead.
 func (*ResolvedTarget) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{85}
+	return file_envelope_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ResolvedTarget) GetTo() *Address {
@@ -6058,7 +6250,7 @@ type RoomsRequest struct {
 
 func (x *RoomsRequest) Reset() {
 	*x = RoomsRequest{}
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6070,7 +6262,7 @@ func (x *RoomsRequest) String() string {
 func (*RoomsRequest) ProtoMessage() {}
 
 func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[86]
+	mi := &file_envelope_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6083,7 +6275,7 @@ func (x *RoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsRequest.ProtoReflect.Descriptor instead.
 func (*RoomsRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{86}
+	return file_envelope_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RoomsRequest) GetRoom() string {
@@ -6111,7 +6303,7 @@ type RoomsReply struct {
 
 func (x *RoomsReply) Reset() {
 	*x = RoomsReply{}
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6123,7 +6315,7 @@ func (x *RoomsReply) String() string {
 func (*RoomsReply) ProtoMessage() {}
 
 func (x *RoomsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[87]
+	mi := &file_envelope_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6136,7 +6328,7 @@ func (x *RoomsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomsReply.ProtoReflect.Descriptor instead.
 func (*RoomsReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{87}
+	return file_envelope_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RoomsReply) GetCounts() map[string]uint32 {
@@ -6170,7 +6362,7 @@ type ForgetRequest struct {
 
 func (x *ForgetRequest) Reset() {
 	*x = ForgetRequest{}
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6182,7 +6374,7 @@ func (x *ForgetRequest) String() string {
 func (*ForgetRequest) ProtoMessage() {}
 
 func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[88]
+	mi := &file_envelope_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6195,7 +6387,7 @@ func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
 func (*ForgetRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{88}
+	return file_envelope_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *ForgetRequest) GetComet() string {
@@ -6214,7 +6406,7 @@ type ForgetReply struct {
 
 func (x *ForgetReply) Reset() {
 	*x = ForgetReply{}
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6226,7 +6418,7 @@ func (x *ForgetReply) String() string {
 func (*ForgetReply) ProtoMessage() {}
 
 func (x *ForgetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[89]
+	mi := &file_envelope_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6239,7 +6431,7 @@ func (x *ForgetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetReply.ProtoReflect.Descriptor instead.
 func (*ForgetReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{89}
+	return file_envelope_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ForgetReply) GetSessions() uint32 {
@@ -6268,7 +6460,7 @@ type TokenChange struct {
 
 func (x *TokenChange) Reset() {
 	*x = TokenChange{}
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6280,7 +6472,7 @@ func (x *TokenChange) String() string {
 func (*TokenChange) ProtoMessage() {}
 
 func (x *TokenChange) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[90]
+	mi := &file_envelope_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6293,7 +6485,7 @@ func (x *TokenChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenChange.ProtoReflect.Descriptor instead.
 func (*TokenChange) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{90}
+	return file_envelope_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *TokenChange) GetId() []byte {
@@ -6362,7 +6554,7 @@ type KeptPlan struct {
 
 func (x *KeptPlan) Reset() {
 	*x = KeptPlan{}
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6374,7 +6566,7 @@ func (x *KeptPlan) String() string {
 func (*KeptPlan) ProtoMessage() {}
 
 func (x *KeptPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[91]
+	mi := &file_envelope_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6387,7 +6579,7 @@ func (x *KeptPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptPlan.ProtoReflect.Descriptor instead.
 func (*KeptPlan) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{91}
+	return file_envelope_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *KeptPlan) GetGeneration() uint32 {
@@ -6429,7 +6621,7 @@ type KeptMoved struct {
 
 func (x *KeptMoved) Reset() {
 	*x = KeptMoved{}
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6441,7 +6633,7 @@ func (x *KeptMoved) String() string {
 func (*KeptMoved) ProtoMessage() {}
 
 func (x *KeptMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[92]
+	mi := &file_envelope_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6454,7 +6646,7 @@ func (x *KeptMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptMoved.ProtoReflect.Descriptor instead.
 func (*KeptMoved) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{92}
+	return file_envelope_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *KeptMoved) GetGeneration() uint32 {
@@ -6483,7 +6675,7 @@ type RecordsVersion struct {
 
 func (x *RecordsVersion) Reset() {
 	*x = RecordsVersion{}
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6495,7 +6687,7 @@ func (x *RecordsVersion) String() string {
 func (*RecordsVersion) ProtoMessage() {}
 
 func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[93]
+	mi := &file_envelope_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6508,7 +6700,7 @@ func (x *RecordsVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordsVersion.ProtoReflect.Descriptor instead.
 func (*RecordsVersion) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{93}
+	return file_envelope_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RecordsVersion) GetVersion() uint32 {
@@ -6555,7 +6747,7 @@ type NodeMeta struct {
 
 func (x *NodeMeta) Reset() {
 	*x = NodeMeta{}
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6567,7 +6759,7 @@ func (x *NodeMeta) String() string {
 func (*NodeMeta) ProtoMessage() {}
 
 func (x *NodeMeta) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[94]
+	mi := &file_envelope_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6580,7 +6772,7 @@ func (x *NodeMeta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMeta.ProtoReflect.Descriptor instead.
 func (*NodeMeta) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{94}
+	return file_envelope_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *NodeMeta) GetRoles() []string {
@@ -6695,7 +6887,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6707,7 +6899,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[95]
+	mi := &file_envelope_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6720,7 +6912,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{95}
+	return file_envelope_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *Endpoint) GetScheme() string {
@@ -6746,7 +6938,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6758,7 +6950,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[96]
+	mi := &file_envelope_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6771,7 +6963,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{96}
+	return file_envelope_proto_rawDescGZIP(), []int{98}
 }
 
 type StatusReply struct {
@@ -6788,7 +6980,7 @@ type StatusReply struct {
 
 func (x *StatusReply) Reset() {
 	*x = StatusReply{}
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6800,7 +6992,7 @@ func (x *StatusReply) String() string {
 func (*StatusReply) ProtoMessage() {}
 
 func (x *StatusReply) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[97]
+	mi := &file_envelope_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6813,7 +7005,7 @@ func (x *StatusReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReply.ProtoReflect.Descriptor instead.
 func (*StatusReply) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{97}
+	return file_envelope_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *StatusReply) GetReady() bool {
@@ -6862,7 +7054,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6874,7 +7066,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[98]
+	mi := &file_envelope_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6887,7 +7079,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{98}
+	return file_envelope_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Failure) GetCode() string {
@@ -6934,7 +7126,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6946,7 +7138,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[99]
+	mi := &file_envelope_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6959,7 +7151,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{99}
+	return file_envelope_proto_rawDescGZIP(), []int{101}
 }
 
 // CallParts is one message of the stream that carries the calls of one node to
@@ -6973,7 +7165,7 @@ type CallParts struct {
 
 func (x *CallParts) Reset() {
 	*x = CallParts{}
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6985,7 +7177,7 @@ func (x *CallParts) String() string {
 func (*CallParts) ProtoMessage() {}
 
 func (x *CallParts) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[100]
+	mi := &file_envelope_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6998,7 +7190,7 @@ func (x *CallParts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallParts.ProtoReflect.Descriptor instead.
 func (*CallParts) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{100}
+	return file_envelope_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *CallParts) GetParts() []*CallPart {
@@ -7037,7 +7229,7 @@ type CallPart struct {
 
 func (x *CallPart) Reset() {
 	*x = CallPart{}
-	mi := &file_envelope_proto_msgTypes[101]
+	mi := &file_envelope_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7049,7 +7241,7 @@ func (x *CallPart) String() string {
 func (*CallPart) ProtoMessage() {}
 
 func (x *CallPart) ProtoReflect() protoreflect.Message {
-	mi := &file_envelope_proto_msgTypes[101]
+	mi := &file_envelope_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7062,7 +7254,7 @@ func (x *CallPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallPart.ProtoReflect.Descriptor instead.
 func (*CallPart) Descriptor() ([]byte, []int) {
-	return file_envelope_proto_rawDescGZIP(), []int{101}
+	return file_envelope_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *CallPart) GetCall() uint64 {
@@ -7222,13 +7414,14 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x10\n" +
 	"\x03ids\x18\x03 \x03(\x04R\x03ids\x12\x12\n" +
-	"\x04auto\x18\x05 \x01(\bR\x04autoJ\x04\b\x04\x10\x05\"\x7f\n" +
+	"\x04auto\x18\x05 \x01(\bR\x04autoJ\x04\b\x04\x10\x05\"\x9d\x01\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x17\n" +
 	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\x12\x14\n" +
 	"\x05since\x18\x04 \x01(\x04R\x05since\x12\x1a\n" +
-	"\breplaced\x18\x05 \x03(\tR\breplaced\"e\n" +
+	"\breplaced\x18\x05 \x03(\tR\breplaced\x12\x1c\n" +
+	"\tpublished\x18\x06 \x01(\x04R\tpublished\"e\n" +
 	"\aRemoval\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\adevices\x18\x02 \x03(\tR\adevices\x12\x1a\n" +
@@ -7249,11 +7442,12 @@ const file_envelope_proto_rawDesc = "" +
 	"\adropped\x18\x06 \x01(\x04R\adropped\x123\n" +
 	"\x05rooms\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\x05rooms\x12-\n" +
 	"\x05reads\x18\x15 \x01(\v2\x17.imgo.envelope.v1.ReadsR\x05reads\x126\n" +
-	"\bpresence\x18\x16 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\"T\n" +
+	"\bpresence\x18\x16 \x01(\v2\x1a.imgo.envelope.v1.PresenceR\bpresence\"r\n" +
 	"\vMovedDevice\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x17\n" +
-	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\"\xfd\x01\n" +
+	"\aseen_ms\x18\x03 \x01(\x03R\x06seenMs\x12\x1c\n" +
+	"\tpublished\x18\x04 \x01(\x04R\tpublished\"\xfd\x01\n" +
 	"\fMovedMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x1d\n" +
@@ -7396,7 +7590,7 @@ const file_envelope_proto_rawDesc = "" +
 	"\aheaders\x18) \x03(\v2!.imgo.envelope.v1.HandshakeHeaderR\aheaders\";\n" +
 	"\x0fHandshakeHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xf0\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x8e\x04\n" +
 	"\fConnectReply\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x1d\n" +
@@ -7413,7 +7607,8 @@ const file_envelope_proto_rawDesc = "" +
 	"\x06joined\x18\x15 \x03(\tR\x06joined\x12\x15\n" +
 	"\x06to_ask\x18\x16 \x03(\tR\x05toAsk\x127\n" +
 	"\arefused\x18\x17 \x03(\v2\x1d.imgo.envelope.v1.RoomRefusalR\arefused\x12?\n" +
-	"\vmemberships\x18\x18 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\"8\n" +
+	"\vmemberships\x18\x18 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\x12\x1c\n" +
+	"\tpublished\x182 \x01(\x04R\tpublished\"8\n" +
 	"\n" +
 	"RoomAccess\x12\x14\n" +
 	"\x05ruled\x18\x01 \x01(\bR\x05ruled\x12\x14\n" +
@@ -7427,7 +7622,18 @@ const file_envelope_proto_rawDesc = "" +
 	"\x04room\x18\x02 \x01(\tR\x04room\x124\n" +
 	"\x06access\x18\x03 \x01(\v2\x1c.imgo.envelope.v1.RoomAccessR\x06access\"&\n" +
 	"\tJoinReply\x12\x19\n" +
-	"\buntil_ms\x18\x01 \x01(\x03R\auntilMs\"\x8e\x01\n" +
+	"\buntil_ms\x18\x01 \x01(\x03R\auntilMs\"\x9b\x01\n" +
+	"\x0fUpstreamRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x127\n" +
+	"\asession\x18\x02 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x0e\n" +
+	"\x02op\x18\x03 \x01(\x05R\x02op\x12\x12\n" +
+	"\x04body\x18\x04 \x01(\fR\x04body\x12\x1b\n" +
+	"\tclient_id\x18\x05 \x01(\x04R\bclientId\"j\n" +
+	"\rUpstreamReply\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n" +
+	"\bretry_ms\x18\x04 \x01(\rR\aretryMs\"\x8e\x01\n" +
 	"\x0eRefreshRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
@@ -7500,13 +7706,14 @@ const file_envelope_proto_rawDesc = "" +
 	"\rAttachRequest\x127\n" +
 	"\asession\x18\x01 \x01(\v2\x1d.imgo.envelope.v1.SessionInfoR\asession\x12!\n" +
 	"\fmax_messages\x18\x02 \x01(\rR\vmaxMessages\x12\x1b\n" +
-	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\xe1\x01\n" +
+	"\tmax_bytes\x18\x03 \x01(\rR\bmaxBytes\"\xff\x01\n" +
 	"\vAttachReply\x123\n" +
 	"\abacklog\x18\x01 \x01(\v2\x19.imgo.envelope.v1.BacklogR\abacklog\x12\x18\n" +
 	"\apending\x18\x02 \x01(\rR\apending\x12\x14\n" +
 	"\x05floor\x18\x03 \x01(\x04R\x05floor\x12,\n" +
 	"\x05kicks\x18\x04 \x03(\v2\x16.imgo.envelope.v1.KickR\x05kicks\x12?\n" +
-	"\vmemberships\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\">\n" +
+	"\vmemberships\x18\x14 \x01(\v2\x1d.imgo.envelope.v1.MembershipsR\vmemberships\x12\x1c\n" +
+	"\tpublished\x182 \x01(\x04R\tpublished\">\n" +
 	"\x12MembershipsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05floor\x18\x02 \x01(\x04R\x05floor\"\xa0\x01\n" +
@@ -7707,7 +7914,7 @@ func file_envelope_proto_rawDescGZIP() []byte {
 }
 
 var file_envelope_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
+var file_envelope_proto_msgTypes = make([]protoimpl.MessageInfo, 109)
 var file_envelope_proto_goTypes = []any{
 	(Due_Step)(0),              // 0: imgo.envelope.v1.Due.Step
 	(*Record)(nil),             // 1: imgo.envelope.v1.Record
@@ -7760,63 +7967,65 @@ var file_envelope_proto_goTypes = []any{
 	(*RoomRefusal)(nil),        // 48: imgo.envelope.v1.RoomRefusal
 	(*JoinRequest)(nil),        // 49: imgo.envelope.v1.JoinRequest
 	(*JoinReply)(nil),          // 50: imgo.envelope.v1.JoinReply
-	(*RefreshRequest)(nil),     // 51: imgo.envelope.v1.RefreshRequest
-	(*RefreshReply)(nil),       // 52: imgo.envelope.v1.RefreshReply
-	(*MembersRequest)(nil),     // 53: imgo.envelope.v1.MembersRequest
-	(*MembersReply)(nil),       // 54: imgo.envelope.v1.MembersReply
-	(*CatchUpRequest)(nil),     // 55: imgo.envelope.v1.CatchUpRequest
-	(*AckRequest)(nil),         // 56: imgo.envelope.v1.AckRequest
-	(*ReadRequest)(nil),        // 57: imgo.envelope.v1.ReadRequest
-	(*ReadReply)(nil),          // 58: imgo.envelope.v1.ReadReply
-	(*DetachRequest)(nil),      // 59: imgo.envelope.v1.DetachRequest
-	(*Detached)(nil),           // 60: imgo.envelope.v1.Detached
-	(*AnnounceRequest)(nil),    // 61: imgo.envelope.v1.AnnounceRequest
-	(*AnnounceReply)(nil),      // 62: imgo.envelope.v1.AnnounceReply
-	(*AttachRequest)(nil),      // 63: imgo.envelope.v1.AttachRequest
-	(*AttachReply)(nil),        // 64: imgo.envelope.v1.AttachReply
-	(*MembershipsRequest)(nil), // 65: imgo.envelope.v1.MembershipsRequest
-	(*MembershipsReply)(nil),   // 66: imgo.envelope.v1.MembershipsReply
-	(*LookupRequest)(nil),      // 67: imgo.envelope.v1.LookupRequest
-	(*LookupReply)(nil),        // 68: imgo.envelope.v1.LookupReply
-	(*UserSessions)(nil),       // 69: imgo.envelope.v1.UserSessions
-	(*UserRequest)(nil),        // 70: imgo.envelope.v1.UserRequest
-	(*UserReply)(nil),          // 71: imgo.envelope.v1.UserReply
-	(*RemoveRequest)(nil),      // 72: imgo.envelope.v1.RemoveRequest
-	(*RemoveReply)(nil),        // 73: imgo.envelope.v1.RemoveReply
-	(*MessagesRequest)(nil),    // 74: imgo.envelope.v1.MessagesRequest
-	(*MessagesReply)(nil),      // 75: imgo.envelope.v1.MessagesReply
-	(*WaitingMessage)(nil),     // 76: imgo.envelope.v1.WaitingMessage
-	(*DeviceInfo)(nil),         // 77: imgo.envelope.v1.DeviceInfo
-	(*TakeRequest)(nil),        // 78: imgo.envelope.v1.TakeRequest
-	(*TakeReply)(nil),          // 79: imgo.envelope.v1.TakeReply
-	(*ClaimRequest)(nil),       // 80: imgo.envelope.v1.ClaimRequest
-	(*ClaimReply)(nil),         // 81: imgo.envelope.v1.ClaimReply
-	(*ResolveRequest)(nil),     // 82: imgo.envelope.v1.ResolveRequest
-	(*ResolveItem)(nil),        // 83: imgo.envelope.v1.ResolveItem
-	(*ResolveReply)(nil),       // 84: imgo.envelope.v1.ResolveReply
-	(*Resolved)(nil),           // 85: imgo.envelope.v1.Resolved
-	(*ResolvedTarget)(nil),     // 86: imgo.envelope.v1.ResolvedTarget
-	(*RoomsRequest)(nil),       // 87: imgo.envelope.v1.RoomsRequest
-	(*RoomsReply)(nil),         // 88: imgo.envelope.v1.RoomsReply
-	(*ForgetRequest)(nil),      // 89: imgo.envelope.v1.ForgetRequest
-	(*ForgetReply)(nil),        // 90: imgo.envelope.v1.ForgetReply
-	(*TokenChange)(nil),        // 91: imgo.envelope.v1.TokenChange
-	(*KeptPlan)(nil),           // 92: imgo.envelope.v1.KeptPlan
-	(*KeptMoved)(nil),          // 93: imgo.envelope.v1.KeptMoved
-	(*RecordsVersion)(nil),     // 94: imgo.envelope.v1.RecordsVersion
-	(*NodeMeta)(nil),           // 95: imgo.envelope.v1.NodeMeta
-	(*Endpoint)(nil),           // 96: imgo.envelope.v1.Endpoint
-	(*StatusRequest)(nil),      // 97: imgo.envelope.v1.StatusRequest
-	(*StatusReply)(nil),        // 98: imgo.envelope.v1.StatusReply
-	(*Failure)(nil),            // 99: imgo.envelope.v1.Failure
-	(*Empty)(nil),              // 100: imgo.envelope.v1.Empty
-	(*CallParts)(nil),          // 101: imgo.envelope.v1.CallParts
-	(*CallPart)(nil),           // 102: imgo.envelope.v1.CallPart
-	nil,                        // 103: imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	nil,                        // 104: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	nil,                        // 105: imgo.envelope.v1.AnnounceReply.EpochsEntry
-	nil,                        // 106: imgo.envelope.v1.AnnounceReply.RoomsEntry
-	nil,                        // 107: imgo.envelope.v1.RoomsReply.CountsEntry
+	(*UpstreamRequest)(nil),    // 51: imgo.envelope.v1.UpstreamRequest
+	(*UpstreamReply)(nil),      // 52: imgo.envelope.v1.UpstreamReply
+	(*RefreshRequest)(nil),     // 53: imgo.envelope.v1.RefreshRequest
+	(*RefreshReply)(nil),       // 54: imgo.envelope.v1.RefreshReply
+	(*MembersRequest)(nil),     // 55: imgo.envelope.v1.MembersRequest
+	(*MembersReply)(nil),       // 56: imgo.envelope.v1.MembersReply
+	(*CatchUpRequest)(nil),     // 57: imgo.envelope.v1.CatchUpRequest
+	(*AckRequest)(nil),         // 58: imgo.envelope.v1.AckRequest
+	(*ReadRequest)(nil),        // 59: imgo.envelope.v1.ReadRequest
+	(*ReadReply)(nil),          // 60: imgo.envelope.v1.ReadReply
+	(*DetachRequest)(nil),      // 61: imgo.envelope.v1.DetachRequest
+	(*Detached)(nil),           // 62: imgo.envelope.v1.Detached
+	(*AnnounceRequest)(nil),    // 63: imgo.envelope.v1.AnnounceRequest
+	(*AnnounceReply)(nil),      // 64: imgo.envelope.v1.AnnounceReply
+	(*AttachRequest)(nil),      // 65: imgo.envelope.v1.AttachRequest
+	(*AttachReply)(nil),        // 66: imgo.envelope.v1.AttachReply
+	(*MembershipsRequest)(nil), // 67: imgo.envelope.v1.MembershipsRequest
+	(*MembershipsReply)(nil),   // 68: imgo.envelope.v1.MembershipsReply
+	(*LookupRequest)(nil),      // 69: imgo.envelope.v1.LookupRequest
+	(*LookupReply)(nil),        // 70: imgo.envelope.v1.LookupReply
+	(*UserSessions)(nil),       // 71: imgo.envelope.v1.UserSessions
+	(*UserRequest)(nil),        // 72: imgo.envelope.v1.UserRequest
+	(*UserReply)(nil),          // 73: imgo.envelope.v1.UserReply
+	(*RemoveRequest)(nil),      // 74: imgo.envelope.v1.RemoveRequest
+	(*RemoveReply)(nil),        // 75: imgo.envelope.v1.RemoveReply
+	(*MessagesRequest)(nil),    // 76: imgo.envelope.v1.MessagesRequest
+	(*MessagesReply)(nil),      // 77: imgo.envelope.v1.MessagesReply
+	(*WaitingMessage)(nil),     // 78: imgo.envelope.v1.WaitingMessage
+	(*DeviceInfo)(nil),         // 79: imgo.envelope.v1.DeviceInfo
+	(*TakeRequest)(nil),        // 80: imgo.envelope.v1.TakeRequest
+	(*TakeReply)(nil),          // 81: imgo.envelope.v1.TakeReply
+	(*ClaimRequest)(nil),       // 82: imgo.envelope.v1.ClaimRequest
+	(*ClaimReply)(nil),         // 83: imgo.envelope.v1.ClaimReply
+	(*ResolveRequest)(nil),     // 84: imgo.envelope.v1.ResolveRequest
+	(*ResolveItem)(nil),        // 85: imgo.envelope.v1.ResolveItem
+	(*ResolveReply)(nil),       // 86: imgo.envelope.v1.ResolveReply
+	(*Resolved)(nil),           // 87: imgo.envelope.v1.Resolved
+	(*ResolvedTarget)(nil),     // 88: imgo.envelope.v1.ResolvedTarget
+	(*RoomsRequest)(nil),       // 89: imgo.envelope.v1.RoomsRequest
+	(*RoomsReply)(nil),         // 90: imgo.envelope.v1.RoomsReply
+	(*ForgetRequest)(nil),      // 91: imgo.envelope.v1.ForgetRequest
+	(*ForgetReply)(nil),        // 92: imgo.envelope.v1.ForgetReply
+	(*TokenChange)(nil),        // 93: imgo.envelope.v1.TokenChange
+	(*KeptPlan)(nil),           // 94: imgo.envelope.v1.KeptPlan
+	(*KeptMoved)(nil),          // 95: imgo.envelope.v1.KeptMoved
+	(*RecordsVersion)(nil),     // 96: imgo.envelope.v1.RecordsVersion
+	(*NodeMeta)(nil),           // 97: imgo.envelope.v1.NodeMeta
+	(*Endpoint)(nil),           // 98: imgo.envelope.v1.Endpoint
+	(*StatusRequest)(nil),      // 99: imgo.envelope.v1.StatusRequest
+	(*StatusReply)(nil),        // 100: imgo.envelope.v1.StatusReply
+	(*Failure)(nil),            // 101: imgo.envelope.v1.Failure
+	(*Empty)(nil),              // 102: imgo.envelope.v1.Empty
+	(*CallParts)(nil),          // 103: imgo.envelope.v1.CallParts
+	(*CallPart)(nil),           // 104: imgo.envelope.v1.CallPart
+	nil,                        // 105: imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	nil,                        // 106: imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	nil,                        // 107: imgo.envelope.v1.AnnounceReply.EpochsEntry
+	nil,                        // 108: imgo.envelope.v1.AnnounceReply.RoomsEntry
+	nil,                        // 109: imgo.envelope.v1.RoomsReply.CountsEntry
 }
 var file_envelope_proto_depIdxs = []int32{
 	10,  // 0: imgo.envelope.v1.Record.push:type_name -> imgo.envelope.v1.Push
@@ -7881,50 +8090,51 @@ var file_envelope_proto_depIdxs = []int32{
 	9,   // 59: imgo.envelope.v1.ConnectReply.memberships:type_name -> imgo.envelope.v1.Memberships
 	43,  // 60: imgo.envelope.v1.JoinRequest.session:type_name -> imgo.envelope.v1.SessionInfo
 	47,  // 61: imgo.envelope.v1.JoinRequest.access:type_name -> imgo.envelope.v1.RoomAccess
-	43,  // 62: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	47,  // 63: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
-	9,   // 64: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
-	32,  // 65: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
-	15,  // 66: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
-	2,   // 67: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
-	32,  // 68: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
-	60,  // 69: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
-	32,  // 70: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
-	43,  // 71: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	103, // 72: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
-	104, // 73: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
-	105, // 74: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
-	106, // 75: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
-	43,  // 76: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
-	35,  // 77: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
-	36,  // 78: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
-	9,   // 79: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	9,   // 80: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
-	32,  // 81: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
-	69,  // 82: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
-	43,  // 83: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
-	32,  // 84: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
-	43,  // 85: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
-	43,  // 86: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
-	77,  // 87: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
-	17,  // 88: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
-	76,  // 89: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
-	23,  // 90: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
-	34,  // 91: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
-	83,  // 92: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
-	85,  // 93: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
-	86,  // 94: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
-	32,  // 95: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
-	107, // 96: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
-	43,  // 97: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
-	96,  // 98: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
-	102, // 99: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
-	99,  // 100: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
-	101, // [101:101] is the sub-list for method output_type
-	101, // [101:101] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	43,  // 62: imgo.envelope.v1.UpstreamRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	43,  // 63: imgo.envelope.v1.RefreshRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	47,  // 64: imgo.envelope.v1.RefreshReply.access:type_name -> imgo.envelope.v1.RoomAccess
+	9,   // 65: imgo.envelope.v1.MembersRequest.rooms:type_name -> imgo.envelope.v1.Memberships
+	32,  // 66: imgo.envelope.v1.CatchUpRequest.to:type_name -> imgo.envelope.v1.Address
+	15,  // 67: imgo.envelope.v1.AckRequest.acks:type_name -> imgo.envelope.v1.Ack
+	2,   // 68: imgo.envelope.v1.ReadRequest.read:type_name -> imgo.envelope.v1.Read
+	32,  // 69: imgo.envelope.v1.ReadRequest.from:type_name -> imgo.envelope.v1.Address
+	62,  // 70: imgo.envelope.v1.DetachRequest.sessions:type_name -> imgo.envelope.v1.Detached
+	32,  // 71: imgo.envelope.v1.Detached.session:type_name -> imgo.envelope.v1.Address
+	43,  // 72: imgo.envelope.v1.AnnounceRequest.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	105, // 73: imgo.envelope.v1.AnnounceRequest.rooms:type_name -> imgo.envelope.v1.AnnounceRequest.RoomsEntry
+	106, // 74: imgo.envelope.v1.AnnounceRequest.partitions:type_name -> imgo.envelope.v1.AnnounceRequest.PartitionsEntry
+	107, // 75: imgo.envelope.v1.AnnounceReply.epochs:type_name -> imgo.envelope.v1.AnnounceReply.EpochsEntry
+	108, // 76: imgo.envelope.v1.AnnounceReply.rooms:type_name -> imgo.envelope.v1.AnnounceReply.RoomsEntry
+	43,  // 77: imgo.envelope.v1.AttachRequest.session:type_name -> imgo.envelope.v1.SessionInfo
+	35,  // 78: imgo.envelope.v1.AttachReply.backlog:type_name -> imgo.envelope.v1.Backlog
+	36,  // 79: imgo.envelope.v1.AttachReply.kicks:type_name -> imgo.envelope.v1.Kick
+	9,   // 80: imgo.envelope.v1.AttachReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	9,   // 81: imgo.envelope.v1.MembershipsReply.memberships:type_name -> imgo.envelope.v1.Memberships
+	32,  // 82: imgo.envelope.v1.MembershipsReply.sessions:type_name -> imgo.envelope.v1.Address
+	71,  // 83: imgo.envelope.v1.LookupReply.users:type_name -> imgo.envelope.v1.UserSessions
+	43,  // 84: imgo.envelope.v1.LookupReply.keyed:type_name -> imgo.envelope.v1.SessionInfo
+	32,  // 85: imgo.envelope.v1.UserSessions.sessions:type_name -> imgo.envelope.v1.Address
+	43,  // 86: imgo.envelope.v1.UserSessions.full:type_name -> imgo.envelope.v1.SessionInfo
+	43,  // 87: imgo.envelope.v1.UserReply.sessions:type_name -> imgo.envelope.v1.SessionInfo
+	79,  // 88: imgo.envelope.v1.UserReply.devices:type_name -> imgo.envelope.v1.DeviceInfo
+	17,  // 89: imgo.envelope.v1.RemoveRequest.removal:type_name -> imgo.envelope.v1.Removal
+	78,  // 90: imgo.envelope.v1.MessagesReply.messages:type_name -> imgo.envelope.v1.WaitingMessage
+	23,  // 91: imgo.envelope.v1.WaitingMessage.tracked:type_name -> imgo.envelope.v1.Tracked
+	34,  // 92: imgo.envelope.v1.TakeReply.messages:type_name -> imgo.envelope.v1.Kept
+	85,  // 93: imgo.envelope.v1.ResolveRequest.items:type_name -> imgo.envelope.v1.ResolveItem
+	87,  // 94: imgo.envelope.v1.ResolveReply.items:type_name -> imgo.envelope.v1.Resolved
+	88,  // 95: imgo.envelope.v1.Resolved.to:type_name -> imgo.envelope.v1.ResolvedTarget
+	32,  // 96: imgo.envelope.v1.ResolvedTarget.to:type_name -> imgo.envelope.v1.Address
+	109, // 97: imgo.envelope.v1.RoomsReply.counts:type_name -> imgo.envelope.v1.RoomsReply.CountsEntry
+	43,  // 98: imgo.envelope.v1.RoomsReply.members:type_name -> imgo.envelope.v1.SessionInfo
+	98,  // 99: imgo.envelope.v1.NodeMeta.endpoints:type_name -> imgo.envelope.v1.Endpoint
+	104, // 100: imgo.envelope.v1.CallParts.parts:type_name -> imgo.envelope.v1.CallPart
+	101, // 101: imgo.envelope.v1.CallPart.failure:type_name -> imgo.envelope.v1.Failure
+	102, // [102:102] is the sub-list for method output_type
+	102, // [102:102] is the sub-list for method input_type
+	102, // [102:102] is the sub-list for extension type_name
+	102, // [102:102] is the sub-list for extension extendee
+	0,   // [0:102] is the sub-list for field type_name
 }
 
 func init() { file_envelope_proto_init() }
@@ -7938,7 +8148,7 @@ func file_envelope_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_envelope_proto_rawDesc), len(file_envelope_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   107,
+			NumMessages:   109,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -25,6 +25,10 @@ type MailboxDevice struct {
 	// NotedMS is when the newest record about the device was appended to the log, Unix
 	// milliseconds; 0: not known.
 	NotedMS int64
+	// Published is the highest id that the device has given to a message for the backend; 0: none. PublishedMS
+	// is when the newest record that has the id was appended to the log, Unix milliseconds.
+	Published   uint64
+	PublishedMS int64
 }
 
 // MailboxMeta is what is stored of a user beside the messages.

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // mailboxFieldsFormat is the first byte of a meta that ends with fields: each a tag, a length and so
@@ -13,6 +14,8 @@ const mailboxFieldsFormat = 2
 const (
 	fieldRooms = 1
 	fieldReads = 2
+	// 3 is presence
+	fieldPublished = 4 // for each device that has sent a message with an id: its bit, the id and the time
 )
 
 // MailboxReads is what a user has read, as far as it is remembered.
@@ -26,7 +29,9 @@ type MailboxReads struct {
 }
 
 // needsFields reports whether only fields have all of the meta.
-func (m *MailboxMeta) needsFields() bool { return m.Reads != nil }
+func (m *MailboxMeta) needsFields() bool {
+	return m.Reads != nil || slices.ContainsFunc(m.Devices, func(d MailboxDevice) bool { return d.Published > 0 })
+}
 
 func appendField(b []byte, tag uint64, value []byte) []byte {
 	b = binary.AppendUvarint(b, tag)
@@ -41,6 +46,9 @@ func appendFields(b []byte, m *MailboxMeta) []byte {
 	}
 	if m.Reads != nil {
 		b = appendField(b, fieldReads, appendReads(nil, m.Reads))
+	}
+	if published := appendPublished(nil, m); published != nil {
+		b = appendField(b, fieldPublished, published)
 	}
 	return b
 }
@@ -57,6 +65,8 @@ func (c *fieldReader) fields(m *MailboxMeta) {
 			m.Rooms = value.rooms()
 		case tag == fieldReads:
 			m.Reads = value.reads()
+		case tag == fieldPublished:
+			value.published(m)
 		default:
 			value.err = fmt.Errorf("field %d is not one that this version reads", tag)
 		}
@@ -84,6 +94,29 @@ func (c *fieldReader) reads() *MailboxReads {
 		r.IDs = append(r.IDs, last)
 	}
 	return r
+}
+
+func appendPublished(b []byte, m *MailboxMeta) []byte {
+	for _, d := range m.Devices {
+		if d.Published > 0 {
+			b = append(b, d.Bit)
+			b = binary.AppendUvarint(b, d.Published)
+			b = binary.AppendUvarint(b, uint64(d.PublishedMS))
+		}
+	}
+	return b
+}
+
+// published reads what appendPublished wrote, to the end of the field.
+func (c *fieldReader) published(m *MailboxMeta) {
+	for len(c.b) > 0 && c.err == nil {
+		bit, id, ms := c.byte(), c.uint(), int64(c.uint())
+		for i := range m.Devices {
+			if m.Devices[i].Bit == bit && id > 0 {
+				m.Devices[i].Published, m.Devices[i].PublishedMS = id, ms
+			}
+		}
+	}
 }
 
 func appendRooms(b []byte, r *MailboxRooms) []byte {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,45 @@ func TestMailboxSurvivesAReopen(t *testing.T) {
 	}
 }
 
+// A meta is written in the first format if that has a place for all of it, so that an older version reads it.
+func TestMailboxMeta(t *testing.T) {
+	rooms := &store.MailboxRooms{At: 5, NotedMS: 6, Names: []string{"r", "s"}}
+	devices := []store.MailboxDevice{{Name: "a", Bit: 2, Since: 1, SeenMS: 2, NotedMS: 3}, {Name: "b", Bit: 0, Since: 4}}
+	published := slices.Clone(devices)
+	published[1].Published, published[1].PublishedMS = 1<<64-1, 1<<40
+	for name, c := range map[string]struct {
+		meta   store.MailboxMeta
+		format byte
+	}{
+		"empty":           {store.MailboxMeta{}, 1},
+		"devices":         {store.MailboxMeta{LastMS: 7, Dropped: 8, Devices: devices}, 1},
+		"rooms":           {store.MailboxMeta{Devices: devices, Moved: 9, Rooms: rooms}, 1},
+		"published":       {store.MailboxMeta{Devices: published}, 2},
+		"published, all":  {store.MailboxMeta{LastMS: 7, Dropped: 8, Devices: published, Moved: 9, Rooms: rooms}, 2},
+		"published, room": {store.MailboxMeta{Devices: published, Rooms: &store.MailboxRooms{At: 1}}, 2},
+	} {
+		raw, _ := store.EncodeMailbox(&c.meta, &store.MailboxEntry{})
+		got, _, errs := store.DecodeMailbox(raw)
+		if diff := cmp.Diff(&c.meta, got); errs[0] != nil || diff != "" || raw[0] != c.format {
+			t.Errorf("%s: format %d, %v, %s", name, raw[0], errs[0], diff)
+		}
+		if c.format == 1 {
+			continue
+		}
+		if _, _, errs := store.DecodeMailbox(append(slices.Clone(raw), 99, 2, 'n', 'o')); errs[0] == nil {
+			t.Errorf("%s: a field that is not known was read", name)
+		}
+		if _, _, errs := store.DecodeMailbox(raw[:len(raw)-1]); errs[0] == nil {
+			t.Errorf("%s: a value that is cut off was read", name)
+		}
+	}
+	for _, format := range []byte{0, 3} {
+		if _, _, errs := store.DecodeMailbox([]byte{format, 0, 0, 0}); errs[0] == nil {
+			t.Errorf("format %d was read", format)
+		}
+	}
+}
+
 func TestMailboxEntriesExpire(t *testing.T) {
 	m, _ := openMailboxes(t, t.TempDir())
 	// A clock that is ahead of the one of the messages must not take them.
@@ -188,7 +228,10 @@ func TestMailboxNamesBrokenEntry(t *testing.T) {
 func FuzzMailboxValue(f *testing.F) {
 	meta, entry := store.EncodeMailbox(&store.MailboxMeta{LastMS: 1, Devices: []store.MailboxDevice{{Name: "d", Bit: 3, Since: 1 << 48}}},
 		&store.MailboxEntry{TimeMS: 1, ExpiresMS: 2, Waiting: 3, Acked: true, Size: 4})
+	fields, _ := store.EncodeMailbox(&store.MailboxMeta{Moved: 2, Rooms: &store.MailboxRooms{At: 1, Names: []string{"r"}},
+		Devices: []store.MailboxDevice{{Name: "d", Bit: 3, Since: 1, Published: 7, PublishedMS: 8}}}, &store.MailboxEntry{})
 	f.Add(meta)
+	f.Add(fields)
 	f.Add(entry)
 	meta, _ = store.EncodeMailbox(&store.MailboxMeta{
 		Rooms: &store.MailboxRooms{At: 1, Names: []string{"a"}}, Reads: &store.MailboxReads{At: 3, UpTo: 1, IDs: []uint64{2}},
