@@ -35,6 +35,9 @@ const (
 	RecordVersionClients = 3
 )
 
+// GenerationV2 is SessionInfo.generation of a client that knows the operations of version 2.
+const GenerationV2 = "v2"
+
 // MaxOffset is the largest offset that an id has room for.
 const MaxOffset = int64(1)<<OffsetBits - 1
 

@@ -73,6 +73,8 @@ const (
 	MaxKeyBytes = 512
 	// MaxTokenRooms bounds the rooms and patterns of rooms that one token has.
 	MaxTokenRooms = 100
+	// MaxReadIDs bounds the single messages that one call may tell to be read.
+	MaxReadIDs = 500
 	// MaxReasonBytes bounds the reason of a close, in bytes. A WebSocket close frame has no more room.
 	MaxReasonBytes = 123
 )

@@ -292,6 +292,15 @@ func (l remoteLogics) Ack(ctx context.Context, r *envelope.AckRequest) error {
 	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Ack(ctx, r) })
 }
 
+// Read makes it durable that a user has read messages.
+func (l remoteLogics) Read(ctx context.Context, r *envelope.ReadRequest) (reply *envelope.ReadReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Read(ctx, r)
+		return err
+	})
+	return reply, err
+}
+
 // Detach reports sessions that ended.
 func (l remoteLogics) Detach(ctx context.Context, r *envelope.DetachRequest) error {
 	return l.try(ctx, func(ctx context.Context, to rpc.Logic) error { return to.Detach(ctx, r) })

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"imgo/internal/jsonread"
+	"imgo/protocol"
 )
 
 // Depth limits of JSON, in levels of nesting. A client's message needs few
@@ -35,7 +36,8 @@ func JSONLimit(maxBody int) int { return 2*maxBody + 1024 }
 // seq and body. It is as lenient as encoding/json was for the clients of 2016: the
 // case of names does not matter, the last of duplicate members counts, null is no
 // value, unknown members are skipped, and so is what follows the object. op is
-// required. ver and seq must fit int16 and int32, and are 0 if they are missing.
+// required. ver and seq must fit int16 and int32, and are 0 if they are missing. id is a decimal
+// string of 64 bits. With another version than 2 an id that is none is skipped.
 // Packet.Body is the raw JSON of the body, a part of b, or nil if there is none.
 // Every other text is a *ProtocolError.
 func ParseJSON(b []byte) (Packet, error) {
@@ -57,7 +59,7 @@ func ParseJSON(b []byte) (Packet, error) {
 		return Packet{}, badPacket("bad_utf8", "text message is not valid UTF-8")
 	}
 	var p Packet
-	hasOp := false
+	hasOp, badID := false, false
 	for name, value := range members(b) {
 		if memberIs(name, "body") {
 			p.Body = value
@@ -77,15 +79,32 @@ func ParseJSON(b []byte) (Packet, error) {
 			hasOp = true
 		case memberIs(name, "seq"):
 			p.Seq, err = parseInt32(value)
+		case memberIs(name, "id"):
+			p.ID, badID = parseID(value)
 		}
 		if err != nil {
 			return Packet{}, badJSON(strings.ToLower(string(name)) + " is not an integer in range")
 		}
 	}
-	if !hasOp {
+	switch {
+	case !hasOp:
 		return Packet{}, badJSON("no op")
+	case badID && p.Version == protocol.Version2:
+		return Packet{}, badJSON("id is not a decimal string of 64 bits")
 	}
 	return p, nil
+}
+
+// parseID reads the id of a message, a JSON string; 0 if bad.
+func parseID(value []byte) (id uint64, bad bool) {
+	if len(value) < 3 || value[0] != '"' || value[1] == '+' {
+		return 0, true
+	}
+	id, err := strconv.ParseUint(string(value[1:len(value)-1]), 10, 64)
+	if err != nil {
+		return 0, true
+	}
+	return id, false
 }
 
 // memberIs reports whether a member has this name, in any case.

@@ -47,6 +47,7 @@ func newHandlers() handlers {
 	add(h, logic, "Connect", Logic.Connect)
 	add(h, logic, "CatchUp", noReply(Logic.CatchUp))
 	add(h, logic, "Ack", noReply(Logic.Ack))
+	add(h, logic, "Read", Logic.Read)
 	add(h, logic, "Detach", noReply(Logic.Detach))
 	add(h, logic, "Announce", Logic.Announce)
 	add(h, logic, "RoomOpened", noReply(Logic.RoomOpened))

@@ -100,6 +100,9 @@ func (r logicRole) CatchUp(ctx context.Context, q *envelope.CatchUpRequest) erro
 func (r logicRole) Ack(ctx context.Context, q *envelope.AckRequest) error {
 	return noReply(ctx, r.roles, "Logic.Ack", q)
 }
+func (r logicRole) Read(ctx context.Context, q *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	return reply[*envelope.ReadReply](ctx, r.roles, "Logic.Read", q)
+}
 func (r logicRole) Detach(ctx context.Context, q *envelope.DetachRequest) error {
 	return noReply(ctx, r.roles, "Logic.Detach", q)
 }

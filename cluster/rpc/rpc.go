@@ -52,6 +52,7 @@ type Logic interface {
 	Connect(ctx context.Context, r *envelope.ConnectRequest) (*envelope.ConnectReply, error)
 	CatchUp(ctx context.Context, r *envelope.CatchUpRequest) error
 	Ack(ctx context.Context, r *envelope.AckRequest) error
+	Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error)
 	Detach(ctx context.Context, r *envelope.DetachRequest) error
 	Announce(ctx context.Context, r *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	RoomOpened(ctx context.Context, r *envelope.RoomOpened) error

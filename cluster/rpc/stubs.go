@@ -89,6 +89,10 @@ func (l *remoteLogic) Ack(ctx context.Context, q *envelope.AckRequest) error {
 	return l.peer.call(ctx, "/"+logicService+"/Ack", 0, q, &envelope.Empty{})
 }
 
+func (l *remoteLogic) Read(ctx context.Context, q *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	return ask[envelope.ReadReply](ctx, l.peer, "/"+logicService+"/Read", 0, q)
+}
+
 func (l *remoteLogic) Detach(ctx context.Context, q *envelope.DetachRequest) error {
 	return l.peer.call(ctx, "/"+logicService+"/Detach", 0, q, &envelope.Empty{})
 }

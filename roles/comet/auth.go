@@ -32,7 +32,7 @@ func (g generation) String() string {
 	case genGoim:
 		return "goim"
 	case genV2:
-		return "v2"
+		return envelope.GenerationV2
 	}
 	return "imgo"
 }

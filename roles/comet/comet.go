@@ -56,6 +56,8 @@ type Logic interface {
 	CatchUp(context.Context, *envelope.CatchUpRequest) error
 	// Ack returns when the acknowledgements are durable.
 	Ack(context.Context, *envelope.AckRequest) error
+	// Read returns when it is durable that a user has read messages.
+	Read(context.Context, *envelope.ReadRequest) (*envelope.ReadReply, error)
 	Detach(context.Context, *envelope.DetachRequest) error
 	Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error)
 	// RoomOpened returns when the live log has the record.

@@ -106,11 +106,7 @@ func TestBatchOfBroadcasts(t *testing.T) {
 		for round := range uint64(5) {
 			c.expect(protocol.OpMessage, 0, "1")
 			c.expect(protocol.OpMessage, 0, "2")
-			id := round + 1
-			if c.text {
-				id = 0 // Ids are not compared in JSON.
-			}
-			c.expect(protocol.OpMessage, id, fmt.Sprintf(`"k%d"`, round+1))
+			c.expect(protocol.OpMessage, round+1, fmt.Sprintf(`"k%d"`, round+1))
 			c.expect(protocol.OpMessage, 0, "3")
 			c.expect(protocol.OpMessage, 0, "4")
 		}

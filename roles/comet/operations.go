@@ -54,7 +54,7 @@ func (r reader) handle(p transport.Packet) {
 // mayWait reports whether a packet of operation op may have to wait for logic. The
 // poller's goroutine leaves such a packet to a worker.
 func mayWait(op int32) bool {
-	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom || op == protocol.OpAuth
+	return op == protocol.OpChangeRoom || op == protocol.OpJoinRoom || op == protocol.OpAuth || op == protocol.OpRead
 }
 
 // handleImgo does what imgo 2016 did: op 4 is echoed as op 5, op 254 is answered,
@@ -82,6 +82,8 @@ func (r reader) handleV2(p transport.Packet) bool {
 		r.joinRoom(p)
 	case protocol.OpLeaveRoom:
 		r.leaveRoom(p)
+	case protocol.OpRead:
+		r.markRead(p)
 	default:
 		return false
 	}

@@ -52,12 +52,20 @@ func bodyOperations(form transport.Form, body []byte) ([]int32, error) {
 	return ops, nil
 }
 
-// bodyAckIDs reads the ids of acknowledged messages: 8 bytes each, or decimal
-// strings in the array of a JSON frame.
+// bodyAckIDs reads the ids of acknowledged messages, as bodyIDs does. A binary body has one at least.
 func bodyAckIDs(form transport.Form, body []byte) ([]uint64, error) {
+	if len(body) == 0 && !form.JSON() {
+		return nil, envelope.Invalid("ack body", "is 0 bytes long, not one or more ids of 8")
+	}
+	return bodyIDs(form, body, "ack body")
+}
+
+// bodyIDs reads ids of messages: 8 bytes each, or decimal strings in the array of a JSON
+// frame. field names the body in an error.
+func bodyIDs(form transport.Form, body []byte, field string) ([]uint64, error) {
 	if !form.JSON() {
-		if len(body) == 0 || len(body)%8 != 0 {
-			return nil, envelope.Invalid("ack body", fmt.Sprintf("is %d bytes long, not one or more ids of 8", len(body)))
+		if len(body)%8 != 0 {
+			return nil, envelope.Invalid(field, fmt.Sprintf("is %d bytes long, not one or more ids of 8", len(body)))
 		}
 		ids := make([]uint64, 0, len(body)/8)
 		for ; len(body) > 0; body = body[8:] {
@@ -67,13 +75,13 @@ func bodyAckIDs(form transport.Form, body []byte) ([]uint64, error) {
 	}
 	var list []string
 	if json.Unmarshal(body, &list) != nil {
-		return nil, envelope.Invalid("ack body", "must be an array of decimal strings")
+		return nil, envelope.Invalid(field, "must be an array of decimal strings")
 	}
 	ids := make([]uint64, len(list))
 	for i, text := range list {
 		var err error
 		if ids[i], err = strconv.ParseUint(text, 10, 64); err != nil {
-			return nil, envelope.Invalid("ack body", fmt.Sprintf("has an id that is not one: %.32q", text))
+			return nil, envelope.Invalid(field, fmt.Sprintf("has an id that is not one: %.32q", text))
 		}
 	}
 	return ids, nil

@@ -63,6 +63,8 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 				s.followLater(d.GetSessionRooms().GetRooms())
 			}
 		}
+	case d.GetDismiss() != nil:
+		c.dismiss(d.GetDismiss())
 	case d.GetNudge() != nil:
 		for _, n := range d.GetNudge().GetTo() {
 			if s := c.table.find(n.GetTo().GetSession()); s != nil {

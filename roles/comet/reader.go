@@ -127,14 +127,14 @@ func (r reader) received(p transport.Packet, err error) (handle bool, delay time
 // once, like a control frame, a fragment, or a read that brings a part of a packet.
 const (
 	bytesPerToken = 4 << 10
-	roomTokens    = 10 // because a room may have to be opened in the log
+	waitTokens    = 10 // because logic, or the log, may have to be waited for
 )
 
 // cost returns what p counts for.
 func cost(p transport.Packet) int {
 	n := 1 + len(p.Body)/bytesPerToken
 	if mayWait(p.Op) || p.Op == protocol.OpLeaveRoom {
-		n += roomTokens - 1
+		n += waitTokens - 1
 	}
 	return n
 }

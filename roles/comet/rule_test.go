@@ -193,11 +193,7 @@ func TestFirstWindowInTheConnectReply(t *testing.T) {
 					c.t = t
 					c.login("ann", fmt.Sprintf(`,"ack":%v`, ack))
 					for _, k := range window.Messages {
-						id := k.Id
-						if c.text {
-							id = 0 // parseFrame does not read ids.
-						}
-						c.expect(protocol.OpMessage, id, string(k.Body))
+						c.expect(protocol.OpMessage, k.Id, string(k.Body))
 					}
 					if asked := logic.asked() - before; (asked > 0) != (pending < 1<<20) {
 						t.Errorf("it was asked %d times for more", asked)

@@ -54,6 +54,7 @@ type fakeLogic struct {
 	opened   func(context.Context, *envelope.RoomOpened) error
 	join     func(*envelope.JoinRequest) (*envelope.JoinReply, error)
 	refresh  func(*envelope.RefreshRequest) (*envelope.RefreshReply, error)
+	read     func(*envelope.ReadRequest) (*envelope.ReadReply, error)
 
 	mu        sync.Mutex
 	connects  []*envelope.ConnectRequest
@@ -138,6 +139,13 @@ func (l *fakeLogic) Join(_ context.Context, r *envelope.JoinRequest) (*envelope.
 		return l.join(r)
 	}
 	return &envelope.JoinReply{}, nil
+}
+
+func (l *fakeLogic) Read(_ context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	if l.read != nil {
+		return l.read(r)
+	}
+	return &envelope.ReadReply{}, nil
 }
 
 // Refresh takes the name of the session's user for a good token, as Connect does.

@@ -177,6 +177,8 @@ func describe(d *envelope.Delivery) string {
 		return fmt.Sprintf("backlog:%d", d.Backlog.To.Session)
 	case d.Kick != nil:
 		return fmt.Sprintf("kick:%d:%d", d.Kick.Code, len(d.Kick.To))
+	case d.Dismiss != nil:
+		return fmt.Sprintf("dismiss:%v:%d:%d", d.Dismiss.Ids, d.Dismiss.UpTo, len(d.Dismiss.To))
 	case d.Nudge != nil:
 		return fmt.Sprintf("nudge:%d", len(d.Nudge.To))
 	case d.All:
@@ -307,14 +309,15 @@ func TestLive(t *testing.T) {
 		{Message: &envelope.Message{Op: 5, Body: []byte("e"), All: true}},
 		{Backlog: &envelope.Backlog{To: to("a", 7)}},
 		{Kick: &envelope.Kick{To: []*envelope.Address{to("a", 1), to("b", 2), to("a", 3)}, Code: 3506}},
+		{Dismiss: &envelope.Dismiss{To: []*envelope.Address{to("a", 1), to("b", 2), to("a", 3), to("gone", 4)}, Ids: []uint64{7, 8}, UpTo: 5}},
 		{Nudge: &envelope.Nudge{To: []*envelope.NudgeTarget{{To: to("b", 2)}, {}}}},
 		{}, // an envelope of a newer version
 	} {
 		w.live.add(t, 0, e)
 	}
-	w.eventually("a", "m/1/3 room=x:r all:e backlog:7 kick:3506:2")
-	w.eventually("b", "m/2 room=x:r all:e kick:3506:1 nudge:1")
-	if n := w.counter("imgo_job_skipped_deliveries_total", "gone"); n != 1 {
+	w.eventually("a", "m/1/3 room=x:r all:e backlog:7 kick:3506:2 dismiss:[7 8]:5:2")
+	w.eventually("b", "m/2 room=x:r all:e kick:3506:1 dismiss:[7 8]:5:1 nudge:1")
+	if n := w.counter("imgo_job_skipped_deliveries_total", "gone"); n != 2 {
 		t.Errorf("%v deliveries were counted as gone", n)
 	}
 }

@@ -32,6 +32,13 @@ func (j *Job) deliverLive(_ context.Context, r *reader, s *span, entries []envel
 				})
 				d.SessionRooms.To = append(d.SessionRooms.To, a)
 			}
+		case env.Dismiss != nil:
+			for _, a := range env.Dismiss.To {
+				d := out.to(a.Comet, key, func() *envelope.Delivery {
+					return &envelope.Delivery{Dismiss: &envelope.Dismiss{Ids: env.Dismiss.Ids, UpTo: env.Dismiss.UpTo}}
+				})
+				d.Dismiss.To = append(d.Dismiss.To, a)
+			}
 		case env.Kick != nil:
 			for _, a := range env.Kick.To {
 				d := out.to(a.Comet, key, func() *envelope.Delivery {

@@ -36,6 +36,7 @@ type Logic struct {
 	sessionHandler
 	announceHandler
 	ackHandler
+	readHandler
 	roomHandler
 	memberHandler
 	userHandler
@@ -104,7 +105,11 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		},
 		announceHandler: announceHandler{life: life, owners: owners, warn: warn},
 		ackHandler:      ackHandler{life: life, owners: owners, kept: deps.Kept, metrics: metrics, now: now},
-		roomHandler:     roomHandler{life: life, comets: comets, live: live, maxUsers: cfg.MaxUsers},
+		readHandler: readHandler{
+			life: life, owners: owners, kept: deps.Kept, live: live, records: deps.Records, metrics: metrics, warn: warn, now: now,
+			lookupTimeout: cfg.LookupTimeout,
+		},
+		roomHandler: roomHandler{life: life, comets: comets, live: live, maxUsers: cfg.MaxUsers},
 		memberHandler: memberHandler{
 			life: life, owners: owners, kept: deps.Kept, comets: deps.Comets, now: now, cometTimeout: cfg.CometTimeout,
 		},

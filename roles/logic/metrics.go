@@ -29,6 +29,7 @@ type metrics struct {
 	connects    *prometheus.CounterVec
 	authSeconds prometheus.Histogram
 	acks        *prometheus.CounterVec
+	reads       *prometheus.CounterVec
 	catchUps    *prometheus.CounterVec
 	kicks       prometheus.Counter
 	notices     *prometheus.CounterVec
@@ -63,6 +64,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "imgo_logic_auth_seconds", Help: "How long a token's check took.", Buckets: seconds,
 		}),
 		acks:     counter("imgo_logic_acks_total", "Message ids that comets sent acknowledgements of, by outcome.", "outcome"),
+		reads:    counter("imgo_logic_reads_total", "Calls that told of messages that were read, by outcome.", "outcome"),
 		catchUps: counter("imgo_logic_catch_ups_total", "Catch-ups of sessions by outcome.", "outcome"),
 		kicks: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_kicks_total", Help: "Sessions that were told to close.",
@@ -84,7 +86,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.catchUps, m.kicks, m.notices, m.unlooked,
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.reads, m.catchUps, m.kicks, m.notices, m.unlooked,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

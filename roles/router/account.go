@@ -42,9 +42,6 @@ func (a *account) connected(device string) bool {
 	return slices.ContainsFunc(a.sessions, func(s *session) bool { return s.device == device })
 }
 
-// generationV2 is the generation of clients that obey the code of a close.
-const generationV2 = "v2"
-
 const (
 	minStandoff = 10 * time.Second
 	maxStandoff = time.Hour

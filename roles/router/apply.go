@@ -149,6 +149,8 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return here(rec.Membership.User)
 	case rec.UserRooms != nil:
 		return here(rec.UserRooms.User)
+	case rec.Read != nil:
+		return here(rec.Read.User)
 	case rec.Dues != nil:
 		return !slices.ContainsFunc(rec.Dues.Dues, func(d *envelope.Due) bool { return !here(d.User) })
 	}
@@ -237,6 +239,9 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	case rec.Dues != nil:
 		kind("dues")
 		return ap.duesLocked(id, rec.Dues)
+	case rec.Read != nil:
+		kind("read")
+		return ap.readLocked(id, rec)
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)

@@ -83,7 +83,7 @@ func (p *partition) attach(ctx context.Context, info *envelope.SessionInfo) (kic
 		return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed", len(a.sessions), limit)
 	}
 	for limit > 0 && len(a.sessions) >= limit {
-		if info.Generation != generationV2 && !a.mayReplace(p.now()) {
+		if info.Generation != envelope.GenerationV2 && !a.mayReplace(p.now()) {
 			return nil, envelope.Errorf(envelope.CodeTooMany, "user has %d sessions, %d are allowed, and one was closed for another lately",
 				len(a.sessions), limit)
 		}

@@ -121,7 +121,7 @@ func (em *emitter) next() []events.Event {
 
 // eventSize is about the size of an event in the topic, in bytes.
 func eventSize(e *events.Event) int {
-	size := 320 + 2*len(e.User) + len(e.Ref) + len(e.Device)
+	size := 320 + 2*len(e.User) + len(e.Ref) + len(e.Device) + 24*len(e.IDs)
 	for _, d := range e.Devices {
 		size += len(d) + 3
 	}

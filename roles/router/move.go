@@ -192,6 +192,8 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 		part.Rooms = &envelope.Memberships{At: meta.Rooms.At, Rooms: meta.Rooms.Names}
 		base += part.Rooms.SizeVT()
 	}
+	part.Reads = mailbox.Reads(meta.Reads)
+	base += part.Reads.SizeVT()
 	return m.add(ctx, user, base, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 

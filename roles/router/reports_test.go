@@ -85,7 +85,8 @@ func describe(t *testing.T, e events.Record) string {
 	var event struct {
 		Data struct {
 			ID, Ref, Device, Reason string
-			Devices, Without        []string
+			Devices, Without, IDs   []string
+			UpTo                    string `json:"up_to"`
 			Auto                    bool
 		}
 	}
@@ -105,7 +106,7 @@ func describe(t *testing.T, e events.Record) string {
 	if d.Auto {
 		text += " auto"
 	}
-	return text
+	return text + describeRead(d.IDs, d.UpTo)
 }
 
 func (w *world) expectEvents(user string, want ...string) {
@@ -291,7 +292,7 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 			var ids []uint64
 			for step := range 250 {
 				user := users[rng.IntN(3)]
-				switch rng.IntN(9) {
+				switch rng.IntN(10) {
 				case 0, 1, 2:
 					ids = append(ids, w.report(user, time.Hour, &envelope.Report{Ref: fmt.Sprint(step), Level: 2}))
 				case 3, 4, 5, 6:
@@ -312,6 +313,10 @@ func TestEventsAreThoseOfTheLog(t *testing.T) {
 					if rng.IntN(3) == 0 {
 						_ = w.db.Close() // what was not flushed by now is lost, as with kill -9
 						w.restart()
+					}
+				case 9:
+					if len(ids) > 0 {
+						w.append(user, &envelope.Record{Read: randomRead(rng, user, devices, ids)})
 					}
 				}
 			}

@@ -32,7 +32,7 @@ func TestResumedIsRebuilt(t *testing.T) {
 			var ids []uint64
 			for step := range 300 {
 				user := users[rng.IntN(len(users))]
-				switch rng.IntN(10) {
+				switch rng.IntN(11) {
 				case 0, 1, 2, 3:
 					id := w.push(user, fmt.Sprint(step))
 					ids = append(ids, id)
@@ -55,6 +55,10 @@ func TestResumedIsRebuilt(t *testing.T) {
 					if rng.IntN(3) == 0 {
 						_ = w.db.Close() // what was not flushed by now is lost, as with kill -9
 						w.restart()
+					}
+				case 10:
+					if len(ids) > 0 {
+						w.append(user, &envelope.Record{Read: randomRead(rng, user, devices, ids)})
 					}
 				}
 			}

@@ -220,6 +220,13 @@ func (u upstream) Ack(ctx context.Context, r *envelope.AckRequest) error {
 	return u.n.logic.Ack(ctx, r)
 }
 
+func (u upstream) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Read(ctx, r)
+}
+
 func (u upstream) Detach(ctx context.Context, r *envelope.DetachRequest) error {
 	if u.n.hung.Load() {
 		return errHung

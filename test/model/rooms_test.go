@@ -118,6 +118,9 @@ func (n *roomComet) Connect(_ context.Context, r *envelope.ConnectRequest) (*env
 func (n *roomComet) CatchUp(context.Context, *envelope.CatchUpRequest) error { return nil }
 func (n *roomComet) Ack(context.Context, *envelope.AckRequest) error         { return nil }
 func (n *roomComet) Detach(context.Context, *envelope.DetachRequest) error   { return nil }
+func (n *roomComet) Read(context.Context, *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	return &envelope.ReadReply{}, nil
+}
 func (n *roomComet) Announce(context.Context, *envelope.AnnounceRequest) (*envelope.AnnounceReply, error) {
 	return &envelope.AnnounceReply{}, nil
 }

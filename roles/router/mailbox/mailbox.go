@@ -295,6 +295,7 @@ func (m *Mailbox) Erase(at uint64) {
 	// Whether the mailbox has moved must stay known: a part of it may come again.
 	m.meta.LastMS, m.meta.Dropped = 0, 0
 	m.eraseRooms(at)
+	m.eraseReads(at)
 	m.erased = max(m.erased, at)
 	m.metaChanged, m.dirty = true, true
 }
@@ -305,7 +306,7 @@ func (m *Mailbox) Erased() uint64 { return m.erased }
 
 // Blank reports whether nothing is known of the user but pending messages.
 func (m *Mailbox) Blank() bool {
-	return len(m.meta.Devices) == 0 && m.meta.LastMS == 0 && m.meta.Dropped == 0 && m.meta.Moved == 0 && !m.inRooms()
+	return len(m.meta.Devices) == 0 && m.meta.LastMS == 0 && m.meta.Dropped == 0 && m.meta.Moved == 0 && m.meta.Reads == nil && !m.inRooms()
 }
 
 // RestoreDevice makes a device known whose first record has left the log: the

@@ -32,6 +32,7 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	m.meta.LastMS = max(m.meta.LastMS, part.LastMs)
 	m.meta.Dropped = max(m.meta.Dropped, part.Dropped)
 	m.RestoreRooms(part.Rooms, notedMS)
+	m.mergeReads(part.Reads)
 	if part.Last && m.meta.Moved == 0 {
 		m.meta.Moved = id
 	}
