@@ -3,11 +3,11 @@ package conformance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +32,7 @@ type fault struct {
 func faults() map[string]fault {
 	set := func(option string, value any) func(options) { return func(o options) { o[option] = value } }
 	without := func(option string) func(options) { return func(o options) { delete(o, option) } }
-	return map[string]fault{
+	all := map[string]fault{
 		"acknowledges early":       {scenario: "acknowledged_when_handled", unheard: "hold"},
 		"acknowledges failures":    {scenario: "failing_handler", unheard: "fail"},
 		"forgets ids":              {scenario: "duplicate_across_sessions", options: set("remember", 1)},
@@ -54,56 +54,9 @@ func faults() map[string]fault {
 		"has another word":         {scenario: "send_refused", event: falsify(func(e *driver.Event) { e.ServerCode = "" })},
 		"leaks threads":            {scenario: "no_leak", event: leak()},
 		"does not wait at the end": {scenario: "close_acknowledges", options: set("close_timeout_ms", 1)},
-
-		"publishes without an id":    {scenario: "publish", packet: alter(4, func(p *transport.Packet) { p.ID = 0 })},
-		"publishes two at a time":    {scenario: "publish", packet: double(1000)},
-		"hides replies":              {scenario: "publish", event: falsify(func(e *driver.Event) { e.Body = nil })},
-		"rounds published ids":       {scenario: "publish_ids_of_64_bits", packet: alter(4, func(p *transport.Packet) { p.ID = uint64(float64(p.ID)) })},
-		"has no base":                {scenario: "publish_base", packet: alter(4, func(p *transport.Packet) { p.ID -= 7 })},
-		"sends again with a new id":  {scenario: "publish_reply_lost", packet: renumber()},
-		"does not send again":        {scenario: "publish_without_reply", options: set("request_timeout_ms", 3_600_000)},
-		"gives up":                   {scenario: "publish_unavailable", options: func(o options) { o["min_backoff_ms"], o["max_backoff_ms"] = 86_400_000, 86_400_000 }},
-		"does not wait for its turn": {scenario: "publish_unavailable_waits", options: func(o options) { o["min_backoff_ms"], o["max_backoff_ms"] = 1, 1 }},
-		"hides refusals":             {scenario: "publish_refused", event: falsify(func(e *driver.Event) { e.Code = "" })},
-		"sends what has arrived":     {scenario: "publish_arrived", packet: alter(4, func(p *transport.Packet) { p.ID = min(p.ID, 42) })},
-		"publishes without end":      {scenario: "outbox_full", event: falsify(func(e *driver.Event) { e.Event = strings.Replace(e.Event, "failed", "done", 1) })},
-		"has no outbox":              {scenario: "outbox_restart", options: without("outbox")},
-		"forgets its outbox":         {scenario: "outbox_killed", options: without("outbox")},
-		"closes the outbox":          {scenario: "outbox_after_close", options: without("outbox")},
-		"has an outbox that works":   {scenario: "outbox_that_fails", unheard: "fail_outbox"},
-		"reads up to nothing":        {scenario: "read", packet: alter(24, func(p *transport.Packet) { p.ID = 0 })},
-		"reads nothing":              {scenario: "read", packet: alter(24, func(p *transport.Packet) { p.Body = nil })},
-		"dismisses nothing":          {scenario: "dismiss", event: falsify(func(e *driver.Event) { e.IDs = nil })},
-		"dismisses up to nothing":    {scenario: "dismiss", event: falsify(func(e *driver.Event) { e.UpTo = 0 })},
 	}
-}
-
-// alter changes each packet with an operation.
-func alter(op int32, change func(p *transport.Packet)) func(transport.Packet) []transport.Packet {
-	return func(p transport.Packet) []transport.Packet {
-		if p.Op == op {
-			change(&p)
-		}
-		return []transport.Packet{p}
-	}
-}
-
-// double follows each packet with an operation by another one.
-func double(op int32) func(transport.Packet) []transport.Packet {
-	return func(p transport.Packet) []transport.Packet {
-		if p.Op != op {
-			return []transport.Packet{p}
-		}
-		next := p
-		next.Op, next.ID, next.Seq = 4, p.ID+1, p.Seq+1
-		return []transport.Packet{p, next}
-	}
-}
-
-// renumber gives each packet with operation 4 another id.
-func renumber() func(transport.Packet) []transport.Packet {
-	var sent atomic.Uint64
-	return alter(4, func(p *transport.Packet) { p.ID += sent.Add(1) - 1 })
+	maps.Copy(all, publishFaults())
+	return all
 }
 
 // falsify changes each event.

@@ -342,8 +342,8 @@ func playPublishRefused(w *world) {
 		conn.write(refusal(conn.published(4, number, number), `{"op":4,"code":"`+word+`","reason":"a test"}`))
 		e := c.next("published", "a published event", nil)
 		if e.Number != number || e.Code != "denied" || e.ServerCode != word || e.Message == "" || len(e.Body) > 0 {
-			w.Errorf("the published event is of message %d with the code %q, the server's word %q, %q and the body %q; want %d, denied, %q and a text",
-				e.Number, e.Code, e.ServerCode, e.Message, e.Body, number, word)
+			w.Errorf("the published event is of message %d with the code %q, the server's word %q, %q and the body %q; "+
+				"want %d, denied, %q and a text", e.Number, e.Code, e.ServerCode, e.Message, e.Body, number, word)
 		}
 	}
 	last := uint64(len(words) + 1)

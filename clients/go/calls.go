@@ -3,6 +3,7 @@ package imgoclient
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -130,7 +131,10 @@ func readRefusal(what string, body []byte) *Error {
 		Reason  string   `json:"reason"`
 		RetryMS *float64 `json:"retry_ms"`
 	}
-	if json.Unmarshal(body, &refusal) != nil || refusal.Reason == "" {
+	if json.Unmarshal(body, &refusal) != nil {
+		refusal.RetryMS = nil // it may be what cannot be read
+	}
+	if refusal.Reason == "" {
 		refusal.Reason = "no reason given"
 	}
 	e := &Error{Code: CodeDenied, ServerCode: refusal.Code,
@@ -150,4 +154,78 @@ func (s *session) ended(what string) error {
 		e.Code = s.err.Code
 	}
 	return e
+}
+
+// Join makes the client a member of the room, now and after every reconnect. With a connection it
+// waits for the reply of the server. Without one it returns at once and takes effect with the next
+// connection. The error is ErrDenied if the server does not let the client in. The client is then
+// not a member, and does not ask again.
+func (c *Client) Join(ctx context.Context, room string) error {
+	return c.changeRoom(ctx, roomChange{room, true})
+}
+
+// Leave removes the client from a room of Join or Config.Rooms.
+func (c *Client) Leave(ctx context.Context, room string) error {
+	return c.changeRoom(ctx, roomChange{room, false})
+}
+
+func (c *Client) changeRoom(ctx context.Context, change roomChange) error {
+	if err := checkName("room", change.room); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if change.join {
+		c.rooms[change.room] = struct{}{}
+	} else {
+		delete(c.rooms, change.room)
+	}
+	s := c.session
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	_, err := s.call(ctx, fmt.Sprintf("%s room %q", change.verb(), change.room), raw.Packet{Op: change.op(), Body: []byte(change.room)})
+	if change.join && errors.Is(err, ErrDenied) {
+		c.forgetRoom(change.room)
+	}
+	return err
+}
+
+// forgetRoom makes the next connection not ask for a room.
+func (c *Client) forgetRoom(room string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.rooms, room)
+}
+
+// Send sends a body to the backend behind the server and returns the body of the reply. op is 4, or 1000 or
+// above. The error is ErrNotLive without a connection, and ErrDenied if the server does not pass it on.
+func (c *Client) Send(ctx context.Context, op int32, body []byte) (reply []byte, err error) {
+	if err := checkSendOp(op); err != nil {
+		return nil, err
+	}
+	s, err := c.liveSession("send a message")
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.call(ctx, "send a message", raw.Packet{Op: op, Body: body})
+	return p.Body, err
+}
+
+// checkSendOp returns an error unless a client may send op to the backend.
+func checkSendOp(op int32) error {
+	if op != raw.OpSend && op < raw.FirstAcceptedOp {
+		return invalid("op is %d: it must be %d, or %d or above", op, raw.OpSend, raw.FirstAcceptedOp)
+	}
+	return nil
+}
+
+// liveSession returns the session of the connection. what names the call that needs it.
+func (c *Client) liveSession(what string) (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return nil, &Error{Code: CodeNotLive, Text: what + ": there is no live session"}
+	}
+	return c.session, nil
 }

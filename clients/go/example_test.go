@@ -41,6 +41,8 @@ func exampleServer() (address string, end func()) {
 			case raw.OpJoinRoom:
 				body := []byte(`{"op":20,"code":"forbidden","reason":"members only"}`)
 				answers = raw.AppendPacket(nil, raw.Packet{Op: raw.OpError, Seq: p.Seq, Body: body})
+			case raw.OpSend:
+				answers = raw.AppendPacket(nil, raw.Packet{Op: p.Op, Seq: p.Seq, Body: []byte("thanks")})
 			default:
 				answers = raw.AppendPacket(nil, raw.Packet{Op: p.Op + 1, Seq: p.Seq})
 			}
@@ -121,6 +123,48 @@ func ExampleClient_Join() {
 	// Output:
 	// forbidden
 	// join room "private/7": the server refused: members only (forbidden)
+}
+
+func ExampleClient_Publish() {
+	address, end := exampleServer()
+	defer end()
+	dir, err := os.MkdirTemp("", "imgo-example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	ctx, stop := context.WithCancel(context.Background())
+	client, err := imgoclient.New(imgoclient.Config{
+		Address:   address,
+		Token:     "a token of your backend",
+		Device:    "laptop", // this installation alone has this name
+		Outbox:    imgoclient.NewFileOutbox(filepath.Join(dir, "outbox")),
+		OnMessage: func(context.Context, imgoclient.Message) error { return nil },
+		OnPublished: func(p imgoclient.Published) {
+			if p.Err != nil {
+				fmt.Printf("message %d was refused: %v\n", p.Number, p.Err)
+			} else {
+				fmt.Printf("message %d has arrived: %s\n", p.Number, p.Body)
+			}
+			stop()
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	// There is no connection yet. The outbox keeps the message, also if the program ends now.
+	number, err := client.Publish(ctx, 4, []byte(`{"order":17}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("published", number)
+	if err := client.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
+	// Output:
+	// published 1
+	// message 1 has arrived: thanks
 }
 
 func ExampleNew_invalid() {

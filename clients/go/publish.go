@@ -41,13 +41,19 @@ func newOutbox(store Outbox) *outbox {
 func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.Context, o *outbox) error) *Error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
 	defer cancel()
-	select {
-	case c.outbox.turn <- struct{}{}:
-	case <-ctx.Done():
-		return &Error{Code: CodeTimeout, Text: what + ": wait for the outbox", Err: ctx.Err()}
+	err := ctx.Err()
+	if err == nil {
+		select {
+		case c.outbox.turn <- struct{}{}:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return &Error{Code: CodeTimeout, Text: what + ": wait for the outbox", Err: err}
 	}
 	defer func() { <-c.outbox.turn }()
-	err := f(ctx, c.outbox)
+	err = f(ctx, c.outbox)
 	var known *Error
 	switch {
 	case err == nil:

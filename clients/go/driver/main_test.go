@@ -224,6 +224,59 @@ func TestClients(t *testing.T) {
 	}
 }
 
+// TestPublish checks the commands and events of messages for the backend and of reading.
+func TestPublish(t *testing.T) {
+	address, accepted := server(t)
+	s := run(t)
+	s.expect("event", "ready", "publishes", true)
+	s.do(`{"do":"new","options":{"address":%q,"token":"t","device":"d","min_backoff_ms":1,"max_backoff_ms":1,"outbox":%q}}`,
+		address, filepath.Join(t.TempDir(), "outbox"))
+	s.do(`{"do":"fail_outbox"}`)
+	s.do(`{"do":"publish","op":4,"body":"YQ==","tag":1}`)
+	s.expect("event", "failed", "tag", 1, "code", "storage")
+	s.do(`{"do":"publish","op":4,"body":"YQ==","tag":2}`)
+	if e := s.expect("event", "done", "tag", 2); e["result"].(map[string]any)["number"] != 1.0 {
+		t.Errorf("%v", e)
+	}
+	s.do(`{"do":"publish","op":1000,"tag":3}`)
+	s.do(`{"do":"fail_outbox","count":1}`)
+	s.do(`{"do":"connect","tag":4}`)
+	s.expect("event", "error", "code", "storage") // the base
+	conn := <-accepted
+	defer conn.Close()
+	next := func(op int32, id uint64) raw.Packet {
+		t.Helper()
+		p, err := raw.ReadPacket(conn, 1<<20)
+		if err != nil || p.Op != op || p.ID != id {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		return p
+	}
+	first := next(4, 1)
+	s.do(`{"do":"fail_outbox"}`)
+	s.do(`{"do":"send","op":4,"tag":5}`) // the outbox is told to fail before this
+	send(t, conn, raw.Packet{Op: 4, Seq: next(4, 0).Seq})
+	send(t, conn, raw.Packet{Op: 4, Seq: first.Seq, Body: []byte("b")})
+	s.expect("event", "error", "code", "storage")
+	s.expect("event", "published", "number", 1, "body", "Yg==")
+	send(t, conn, raw.Packet{Op: raw.OpError, Seq: next(1000, 2).Seq, Body: []byte(`{"code":"forbidden","reason":"no"}`)})
+	if e := s.expect("event", "published", "number", 2, "code", "denied", "server_code", "forbidden"); e["body"] != nil || e["message"] == "" {
+		t.Errorf("%v", e)
+	}
+	s.do(`{"do":"read","ids":["18446744073709551615"],"up_to":"7","tag":6}`)
+	read := next(raw.OpRead, 7)
+	send(t, conn, raw.Packet{Op: raw.OpReadReply, Seq: read.Seq})
+	s.expect("event", "done", "tag", 6)
+	send(t, conn, raw.Packet{Op: raw.OpDismiss, ID: 1 << 63, Body: read.Body})
+	s.expect("event", "dismiss", "ids", []any{"18446744073709551615"}, "up_to", "9223372036854775808")
+	s.do(`{"do":"read","up_to":"0","tag":7}`)
+	s.expect("event", "failed", "tag", 7, "code", "invalid")
+	s.do(`{"do":"exit"}`)
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRefusal(t *testing.T) {
 	address, accepted := server(t)
 	s := run(t)

@@ -1,0 +1,380 @@
+package imgoclient_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	imgoclient "imgo/clients/go"
+	"imgo/clients/go/raw"
+)
+
+// mailed expects the published message with an id.
+func (p *peer) mailed(id uint64, body string) raw.Packet {
+	p.t.Helper()
+	packet := p.expect(raw.OpSend)
+	if packet.ID != id || string(packet.Body) != body || packet.Seq == 0 {
+		p.t.Fatalf("server: got id %d with %q and sequence %d, want id %d with %q", packet.ID, packet.Body, packet.Seq, id, body)
+	}
+	return packet
+}
+
+func (s *server) admit(published string) *peer {
+	s.t.Helper()
+	p := s.accept()
+	p.send(raw.OpAuthReply, 1, 0, fmt.Sprintf(`{"session":"s","heartbeat":60%s}`, published))
+	return p
+}
+
+func withDevice(cfg *imgoclient.Config) { cfg.Device = "laptop" }
+
+// left checks the next message that leaves the outbox.
+func (r *running) left(number uint64, body string) {
+	r.t.Helper()
+	if got := r.gone(); got.Number != number || string(got.Body) != body || got.Err != nil {
+		r.t.Fatalf("message %d left with %q, %v; want %d with %q", got.Number, got.Body, got.Err, number, body)
+	}
+}
+
+func TestPublishAcrossRestarts(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		path := filepath.Join(t.TempDir(), "outbox")
+		withOutbox := func(cfg *imgoclient.Config) {
+			cfg.Device, cfg.Outbox = "laptop", imgoclient.NewFileOutbox(path)
+		}
+		r := start(t, s, withOutbox)
+		p := s.admit(`,"published":"40"`)
+		for i := range 3 {
+			if n := r.publish(4, fmt.Sprint("m", i+1)); n != uint64(i+1) {
+				t.Fatalf("message %d has the number %d", i+1, n)
+			}
+		}
+		p.send(raw.OpSend, p.mailed(41, "m1").Seq, 0, "one")
+		r.left(1, "one")
+		p.mailed(42, "m2")
+		r.stop()
+		p.close()
+
+		r = start(t, s, withOutbox)
+		p = s.admit(`,"published":"42"`)
+		r.left(2, "")
+		p.send(raw.OpSend, p.mailed(43, "m3").Seq, 0, "three")
+		r.left(3, "three")
+		if n := r.publish(4, "m4"); n != 4 {
+			t.Errorf("the next message has the number %d", n)
+		}
+		p.mailed(44, "m4")
+		p.close()
+		p = s.admit("") // a server that has forgotten the device
+		p.send(raw.OpSend, p.mailed(44, "m4").Seq, 0, "")
+		r.left(4, "")
+		r.stop()
+	})
+}
+
+// brokenOutbox is an Outbox whose methods fail when they are told so.
+type brokenOutbox struct {
+	*imgoclient.MemoryOutbox
+	load, base, add, remove atomic.Bool
+	removes                 atomic.Int32
+}
+
+var errDisk = errors.New("the disk is full")
+
+func fails(broken *atomic.Bool) error {
+	if broken.Load() {
+		return errDisk
+	}
+	return nil
+}
+
+func (o *brokenOutbox) Load(ctx context.Context) (imgoclient.OutboxContent, error) {
+	c, err := o.MemoryOutbox.Load(ctx)
+	return c, errors.Join(err, fails(&o.load))
+}
+
+func (o *brokenOutbox) SetBase(ctx context.Context, base uint64) error {
+	if err := fails(&o.base); err != nil {
+		return err
+	}
+	return o.MemoryOutbox.SetBase(ctx, base)
+}
+
+func (o *brokenOutbox) Add(ctx context.Context, m imgoclient.OutboxMessage) error {
+	if err := fails(&o.add); err != nil {
+		return err
+	}
+	return o.MemoryOutbox.Add(ctx, m)
+}
+
+func (o *brokenOutbox) Remove(ctx context.Context, upTo uint64) error {
+	o.removes.Add(1)
+	if err := fails(&o.remove); err != nil {
+		return err
+	}
+	return o.MemoryOutbox.Remove(ctx, upTo)
+}
+
+func TestOutboxThatFails(t *testing.T) {
+	s := newServer(t, "tcp")
+	o := &brokenOutbox{MemoryOutbox: imgoclient.NewMemoryOutbox()}
+	o.load.Store(true)
+	o.base.Store(true)
+	problems := make(chan *imgoclient.Error, 1)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.Device, cfg.Outbox = "laptop", o
+		cfg.OnError = func(err *imgoclient.Error) {
+			select {
+			case problems <- err:
+			default:
+			}
+		}
+	})
+	storage := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, imgoclient.ErrStorage) || !errors.Is(err, errDisk) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// load: no attempt and no Publish goes on without it.
+	storage("load", <-r.lost)
+	_, err := r.Publish(t.Context(), 4, nil)
+	storage("Publish without load", err)
+	o.load.Store(false)
+	// base: nothing is sent before it is durable.
+	p := s.admit(`,"published":"9"`)
+	r.publish(4, "a")
+	for {
+		if err := <-problems; strings.Contains(err.Error(), "base") {
+			storage("base", err)
+			break
+		}
+	}
+	o.base.Store(false)
+	first := p.mailed(10, "a")
+	// add: the number stays free.
+	o.add.Store(true)
+	_, err = r.Publish(t.Context(), 4, []byte("x"))
+	storage("add", err)
+	o.add.Store(false)
+	if n := r.publish(4, "b"); n != 2 {
+		t.Errorf("the next message has the number %d", n)
+	}
+	// remove: the message is told when it is removed, and never sent again, also not by the next session.
+	o.remove.Store(true)
+	p.send(raw.OpSend, first.Seq, 0, "one")
+	for tries := o.removes.Load(); o.removes.Load() < tries+3; {
+		storage("remove", <-problems)
+	}
+	p.close()
+	p = s.admit(`,"published":"10"`)
+	for tries := o.removes.Load(); o.removes.Load() < tries+3; {
+		<-problems
+	}
+	if len(r.outbox) > 0 {
+		t.Error("a message that is not removed has left the outbox")
+	}
+	o.remove.Store(false)
+	r.left(1, "one")
+	p.send(raw.OpSend, p.mailed(11, "b").Seq, 0, "two")
+	r.left(2, "two")
+	r.stop()
+}
+
+// TestPublishInCallbacks checks that a slow callback that publishes itself does not wait for itself.
+func TestPublishInCallbacks(t *testing.T) {
+	const count = 1000 // more than the events that may wait
+	s := newServer(t, "tcp")
+	var client atomic.Pointer[imgoclient.Client]
+	told := make(chan uint64, 2*count)
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.Device = "laptop"
+		cfg.OnPublished = func(p imgoclient.Published) {
+			if _, err := client.Load().Publish(context.Background(), 4, nil); err != nil {
+				t.Errorf("publish in OnPublished: %v", err)
+			}
+			told <- p.Number
+		}
+	})
+	client.Store(r.Client)
+	p := s.admit("")
+	for range count {
+		r.publish(4, "")
+	}
+	p.mailed(1, "")
+	p.close()
+	p = s.admit(fmt.Sprintf(`,"published":"%d"`, count))
+	for n := range uint64(count) {
+		if got := <-told; got != n+1 {
+			t.Fatalf("message %d left, want %d", got, n+1)
+		}
+	}
+	p.mailed(count+1, "")
+	r.stop()
+}
+
+func TestPublishConcurrently(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, withDevice)
+	p := s.admit("")
+	const callers, each = 8, 25
+	var publishing sync.WaitGroup
+	var mu sync.Mutex
+	bodies := map[uint64]string{}
+	for i := range callers {
+		publishing.Go(func() {
+			last := uint64(0)
+			for k := range each {
+				body := fmt.Sprint(i, ":", k)
+				n, err := r.Publish(context.Background(), 4, []byte(body))
+				if err != nil || n <= last {
+					t.Errorf("message %q has the number %d after %d, %v", body, n, last, err)
+				}
+				last = n
+				mu.Lock()
+				bodies[n] = body
+				mu.Unlock()
+			}
+		})
+	}
+	got := map[uint64]string{}
+	for n := range uint64(callers * each) {
+		packet := p.expect(raw.OpSend)
+		if packet.ID != n+1 {
+			t.Fatalf("got id %d, want %d", packet.ID, n+1)
+		}
+		got[packet.ID] = string(packet.Body)
+		p.send(raw.OpSend, packet.Seq, 0, "")
+		r.left(n+1, "")
+	}
+	publishing.Wait()
+	if diff := diff(bodies, got); diff != "" {
+		t.Error(diff)
+	}
+	r.stop()
+}
+
+func TestPublishRefusesBadArguments(t *testing.T) {
+	cfg := imgoclient.Config{Address: "h:1", Token: "t", OnMessage: handleNothing, MaxBody: 10, Device: "laptop"}
+	client, err := imgoclient.New(cfg)
+	must(t, err)
+	body := []byte("changes")
+	n, err := client.Publish(t.Context(), 4, body)
+	if n != 1 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	for _, op := range []int32{-1, 0, 5, 999} {
+		if _, err := client.Publish(t.Context(), op, nil); !errors.Is(err, imgoclient.ErrInvalid) {
+			t.Errorf("op %d: %v", op, err)
+		}
+	}
+	_, err = client.Publish(t.Context(), 4, make([]byte, 11))
+	if !errors.Is(err, imgoclient.ErrInvalid) || !strings.Contains(err.Error(), "MaxBody") {
+		t.Errorf("a large body: %v", err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := client.Publish(over, 4, nil); !errors.Is(err, imgoclient.ErrTimeout) {
+		t.Errorf("a context that is over: %v", err)
+	}
+	if n, err := client.Publish(t.Context(), 4, nil); n != 2 || err != nil {
+		t.Errorf("after bad arguments: %d, %v", n, err)
+	}
+	cfg.Device = ""
+	nameless, err := imgoclient.New(cfg)
+	must(t, err)
+	if _, err := nameless.Publish(t.Context(), 4, nil); !errors.Is(err, imgoclient.ErrInvalid) || !strings.Contains(err.Error(), "Device") {
+		t.Errorf("without a device: %v", err)
+	}
+}
+
+// TestPublishCopies checks that a caller may change the body after Publish.
+func TestPublishCopies(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, withDevice)
+	body := []byte("before")
+	if _, err := r.Publish(t.Context(), 4, body); err != nil {
+		t.Fatal(err)
+	}
+	copy(body, "after!")
+	s.admit("").mailed(1, "before")
+	r.stop()
+}
+
+// TestIDsAreUsedUp checks that a device whose ids have reached the end of 64 bits tells so, and sends nothing with a low id.
+func TestIDsAreUsedUp(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, withDevice)
+	p := s.admit(`,"published":"18446744073709551614"`)
+	r.publish(4, "last")
+	r.publish(4, "too late")
+	p.send(raw.OpSend, p.mailed(1<<64-1, "last").Seq, 0, "")
+	r.left(1, "")
+	if got := r.gone(); got.Number != 2 || !errors.Is(got.Err, imgoclient.ErrDenied) {
+		t.Errorf("%+v", got)
+	}
+	r.stop()
+}
+
+// TestRetryAfterIsBounded checks that a server that asks for an absurd wait does not make the client send at once.
+func TestRetryAfterIsBounded(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, nil)
+	p := s.welcome()
+	<-r.live
+	for body, want := range map[string]time.Duration{
+		`{"code":"x","retry_ms":1e300}`: 24 * time.Hour,
+		`{"code":"x","retry_ms":-5}`:    time.Millisecond,
+		`{"code":"x","retry_ms":0}`:     time.Millisecond,
+		`{"code":"x","retry_ms":1.5}`:   1500 * time.Microsecond,
+		`{"code":"x","retry_ms":null}`:  0,
+		`{"code":"x","retry_ms":"1"}`:   0,
+	} {
+		result := make(chan error, 1)
+		go func() {
+			_, err := r.Send(context.Background(), 4, nil)
+			result <- err
+		}()
+		p.send(raw.OpError, p.expect(4).Seq, 0, body)
+		var denied *imgoclient.Error
+		if err := <-result; !errors.As(err, &denied) || denied.RetryAfter != want {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+	r.stop()
+}
+
+func TestRead(t *testing.T) {
+	overBoth(t, func(t *testing.T, s *server) {
+		r := start(t, s, nil)
+		p := s.accept()
+		if err := r.Read(t.Context(), []uint64{1}, 0); !errors.Is(err, imgoclient.ErrNotLive) {
+			t.Errorf("without a session: %v", err)
+		}
+		for what, ids := range map[string][]uint64{"nothing": nil, "id 0": {1, 0}, "many": upTo(501, 501)} {
+			if err := r.Read(t.Context(), ids, 0); !errors.Is(err, imgoclient.ErrInvalid) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		p.send(raw.OpAuthReply, 1, 0, `{"session":"s"}`)
+		<-r.live
+		result := make(chan error, 1)
+		go func() { result <- r.Read(context.Background(), nil, 9) }()
+		packet := p.expect(raw.OpRead)
+		if packet.ID != 9 || len(packet.Body) > 0 {
+			t.Errorf("%+v", packet)
+		}
+		p.send(raw.OpError, packet.Seq, 0, `{"op":24,"code":"unavailable","reason":"no router","retry_ms":20}`)
+		var denied *imgoclient.Error
+		if err := <-result; !errors.As(err, &denied) || denied.ServerCode != "unavailable" || denied.RetryAfter != 20*time.Millisecond {
+			t.Errorf("%v", err)
+		}
+		r.stop()
+	})
+}
