@@ -46,6 +46,7 @@ func scenarios() []scenario {
 		{name: "room", what: "from push to receipt in a room of 10, at 40/s", run: (*bench).room},
 		{name: "latency", what: "from HTTP push to client receipt, beside a bare HTTP server and a sync of the disk", run: (*bench).latency},
 		{name: "throughput", what: "pushes accepted a second, and their CPU", run: (*bench).throughput},
+		{name: "events", what: "what reports cost: CPU of a kept push with one, events a second, deliveries of a hook", run: (*bench).events},
 		{name: "replay", what: "reconnect and replay of 1,000 kept messages", run: (*bench).replay},
 		{name: "storm", what: "all clients connect at once: how they are let in", run: (*bench).storm},
 		{name: "start", what: "from `imgo` typed to the first delivery", run: (*bench).start},

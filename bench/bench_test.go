@@ -201,7 +201,7 @@ func TestScaleSmoke(t *testing.T) {
 
 var allScenarios = []string{
 	"idle-tcp", "idle-ws", "broadcast-tcp", "broadcast-ws", "window", "max", "max-window", "sizes", "room", "latency", "throughput",
-	"replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
+	"events", "replay", "storm", "start", "stalled", "idle-tls", "idle-wss", "broadcast-tls", "broadcast-wss",
 }
 
 // TestHelpNamesAll checks that TestSmoke runs every scenario that the help lists.

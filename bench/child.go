@@ -21,6 +21,7 @@ const (
 	childHold   = "hold"   // holds client connections
 	childWriter = "writer" // the limit of a broadcast: plain writes
 	childHTTP   = "http"   // the limit of a push: a bare net/http server
+	childHook   = "hook"   // receives the events of a hook
 	childDoor   = "door"   // the limit of a connect, and of a replay: accept, read, write
 )
 
@@ -40,6 +41,8 @@ func runChild(kind string, in io.Reader, out io.Writer) error {
 		err = limit.HTTP(dec, enc)
 	case childDoor:
 		err = limit.Door(dec, enc)
+	case childHook:
+		err = load.Receive(dec, enc)
 	default:
 		return usageError{fmt.Errorf("there is no child %q", kind)}
 	}

@@ -130,6 +130,28 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	return data, nil
 }
 
+// post calls imgo's API.
+func (s *server) post(ctx context.Context, path, body string) error {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTP+path, strings.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("call %s: %w", path, err)
+	}
+	req.Close = true
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("call %s: %w", path, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		data, _ := io.ReadAll(resp.Body) // without the text, the status says enough
+		return fmt.Errorf("call %s: %s: %.200s", path, resp.Status, data)
+	}
+	return nil
+}
+
 // fetch requests an address on a connection of its own: a kept-alive one would add to the measured
 // connections.
 func fetch(ctx context.Context, address string) (*http.Response, error) {

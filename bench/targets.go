@@ -64,6 +64,7 @@ func targets() []target {
 			usual: 61_500, least: 25_000, known: "goim 7,000, Centrifugo 19,500"},
 		{name: "pushes accepted, kept, 64 callers", of: "throughput/kept, accepted", limit: "throughput/bare HTTP server, accepted",
 			usual: 61_500, least: 20_000},
+		{name: "CPU of a kept push with report each, over one without", of: "events/report each over no report, CPU", most: 1.6},
 		{name: "reconnect and replay of 1,000, p50", of: "replay/auth to the last message, p50",
 			limit: "replay/accept, read and write the same alone, auth to the last message, p50", most: 0.5, known: "Centrifugo 0.7"},
 		{name: "CPU of that", of: "replay/server CPU a replay", limit: "replay/accept, read and write the same alone, CPU", most: 0.5,

@@ -21,8 +21,10 @@ const CallTimeout = 30 * time.Second
 // places change between two sends. Each goroutine needs its own Clone.
 type Call struct {
 	bytes []byte
-	user  int // offset of the user's digits; 0 if there is no user
-	stamp int // offset of the message's stamp; 0 if there is none
+	// reports: the push asks for events.
+	reports bool
+	user    int // offset of the user's digits; 0 if there is no user
+	stamp   int // offset of the message's stamp; 0 if there is none
 }
 
 // BodySize is the size of the body that PushCall pushes, in bytes.
@@ -38,6 +40,16 @@ func PushCall(kept bool) Call {
 	c.user = bytes.LastIndex(c.bytes, []byte(UserID(0))) + 1
 	return c
 }
+
+// ReportCall returns a kept push of PushCall with the report "each".
+func ReportCall() Call {
+	c := stampedCall(`{"user":"`+UserID(0)+`","body":"`, BodySize, `,"report":"each"`)
+	c.user, c.reports = bytes.LastIndex(c.bytes, []byte(UserID(0)))+1, true
+	return c
+}
+
+// Reports reports whether the push asks for events.
+func (c *Call) Reports() bool { return c.reports }
 
 // AllCall returns a push to everyone whose packet has 26 bytes.
 func AllCall() Call { return newCall(`{"all":true,"body_text":"hi"}`) }

@@ -60,6 +60,7 @@ type callResult struct {
 	items  []*item
 	answer webhook.Answer
 	sent   bool // a call was made
+	probe  bool // see health.enter
 	err    error
 }
 
@@ -227,7 +228,7 @@ func (c *carrier) open() {
 func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused bool) (wake time.Time) {
 	wake = c.lanes.wake(c.h.now())
 	for !paused && c.calls < maxCalls && len(c.lanes.ready) > 0 {
-		ok, until := c.h.health.enter(c.h.now())
+		ok, probe, until := c.h.health.enter(c.h.now())
 		if !ok {
 			if wake.IsZero() || !until.IsZero() && until.Before(wake) {
 				wake = until
@@ -239,7 +240,11 @@ func (c *carrier) start(ctx context.Context, workers *sync.WaitGroup, paused boo
 		}
 		taken, items := c.lanes.take(c.h.cfg.Batch)
 		c.calls++
-		workers.Go(func() { c.results <- c.post(ctx, taken, items) })
+		workers.Go(func() {
+			r := c.post(ctx, taken, items)
+			r.probe = probe
+			c.results <- r
+		})
 	}
 	return wake
 }
@@ -288,7 +293,7 @@ func (c *carrier) finish(r callResult) {
 	now := c.h.now()
 	cancelled := errors.Is(r.err, context.Canceled)
 	retry := r.err != nil || r.answer.Retry()
-	c.h.health.leave(now, !retry, cancelled || !r.sent)
+	c.h.health.leave(now, !retry, cancelled || !r.sent, r.probe)
 	switch {
 	case cancelled:
 	case errors.Is(r.err, errGone):

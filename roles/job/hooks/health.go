@@ -9,10 +9,13 @@ import (
 // health is what a process knows about the address of a hook. All carriers of the hook share it. It is
 // safe for concurrent use.
 type health struct {
-	mu          sync.Mutex
-	failures    int // calls in a row
+	mu       sync.Mutex
+	failures int // calls in a row, until the address counts as away
+	// While the address is away, one call at a time finds out whether it is back: a probe. probes counts those that
+	// failed. Calls that were under way before say nothing new: only a failed probe makes the next pause longer.
+	probes      int
 	probing     bool
-	probeAt     time.Time // while the address is away
+	probeAt     time.Time
 	lastSuccess time.Time
 	recoveries  int
 	changed     chan struct{} // closed at each change
@@ -22,25 +25,26 @@ func newHealth() *health { return &health{changed: make(chan struct{})} }
 
 func (h *health) downLocked() bool { return h.failures >= downAfter }
 
-// enter reports whether a call may be made now. If not, until is when to ask again at the latest; zero:
-// after the next change.
-func (h *health) enter(now time.Time) (ok bool, until time.Time) {
+// enter reports whether a call may be made now, and whether it is a probe. If not, until is when to ask again at the
+// latest; zero: after the next change.
+func (h *health) enter(now time.Time) (ok, probe bool, until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case !h.downLocked():
-		return true, time.Time{}
+		return true, false, time.Time{}
 	case h.probing:
-		return false, time.Time{}
+		return false, false, time.Time{}
 	case now.Before(h.probeAt):
-		return false, h.probeAt
+		return false, false, h.probeAt
 	}
 	h.probing = true
-	return true, time.Time{}
+	return true, true, time.Time{}
 }
 
-// leave records the end of a call that enter allowed. cancelled calls say nothing about the address.
-func (h *health) leave(now time.Time, answered, cancelled bool) {
+// leave records the end of a call that enter allowed. probe is what enter said. cancelled calls say nothing about the
+// address.
+func (h *health) leave(now time.Time, answered, cancelled, probe bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	down := h.downLocked()
@@ -50,13 +54,19 @@ func (h *health) leave(now time.Time, answered, cancelled bool) {
 		if down {
 			h.recoveries++
 		}
-		h.failures, h.lastSuccess = 0, now
-	default:
-		h.failures++
-		h.probeAt = now.Add(pause(h.failures-downAfter, maxProbe))
+		h.failures, h.probes, h.lastSuccess = 0, 0, now
+	case !down:
+		if h.failures++; h.downLocked() {
+			h.probeAt = now.Add(pause(0, maxProbe))
+		}
+	case probe:
+		h.probes++
+		h.probeAt = now.Add(pause(h.probes, maxProbe))
+	}
+	if probe {
+		h.probing = false
 	}
 	if down || h.downLocked() {
-		h.probing = false
 		close(h.changed)
 		h.changed = make(chan struct{})
 	}
