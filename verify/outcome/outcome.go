@@ -7,7 +7,9 @@
 //   - no cause without its event, once every mailbox is empty;
 //   - no event twice, apart from repetitions under the same id where the stream may repeat;
 //   - the events of a user come in the order of their ids, and those of a message end with its end;
-//   - a deadline is decided at most once, not early, and not after an acknowledgement that prevents it.
+//   - a deadline is decided at most once, not early, and not after an acknowledgement that prevents it;
+//   - a user comes and goes in turn, and at the end is where the caller says (Presence);
+//   - what a device sends for the backend comes once for each of its ids, in their order (Publishing).
 //
 // Every violation is reported at once, except missing events: Missing returns those at the end. Events of users and of
 // types that the caller has not named are ignored.
@@ -34,6 +36,7 @@ const (
 	KindTwice    history.Kind = "events: twice"
 	KindOrder    history.Kind = "events: order"
 	KindDeadline history.Kind = "events: deadline"
+	KindPresence history.Kind = "events: presence"
 )
 
 // Acks says when a device acknowledges, and what the caller knows of it.
@@ -74,6 +77,7 @@ type Event struct {
 	Without  []string
 	Reason   string
 	AfterMS  int64
+	ClientID uint64        // of a message for the backend
 	Received time.Duration // time of the caller's clock
 }
 
@@ -121,6 +125,9 @@ type user struct {
 type device struct {
 	name string
 	acks Acks
+	// published is the highest id of a message for the backend that the device has begun to send, and answered the highest
+	// one that was answered. The ids are 1, 2, 3 and so on.
+	published, answered uint64
 }
 
 // userStream is what a stream brought of a user.
@@ -128,6 +135,9 @@ type userStream struct {
 	last  events.ID
 	seen  map[events.ID]struct{}
 	order []events.ID // the keys of seen, oldest first
+	// online is what was told last. upstream has the highest id that was told, for each device.
+	online   bool
+	upstream map[string]uint64
 }
 
 // orphan is an event about a message that is not known yet: its device has not received it, and its push has no answer.
@@ -189,136 +199,7 @@ func (j *Judge) Device(userName, deviceName string, acks Acks) {
 		u = &user{name: userName, byID: make(map[uint64]*message), streams: make([]userStream, len(j.streams))}
 		j.users[userName] = u
 	}
-	u.devices = append(u.devices, device{deviceName, acks})
-}
-
-// KnowsAcks reports whether the caller knows the acknowledgements of all devices of these users.
-func (j *Judge) KnowsAcks(users ...string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, name := range users {
-		u := j.users[name]
-		if u == nil || slices.ContainsFunc(u.devices, func(d device) bool { return d.acks != AcksKnown }) {
-			return false
-		}
-	}
-	return true
-}
-
-// Tried records a push that asks for events, before its first byte is sent at the time now.
-func (j *Judge) Tried(number uint64, ask Ask, now time.Duration, users ...string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	p := &push{number: number, ask: ask, tried: now, left: len(users)}
-	for _, name := range users {
-		p.messages = append(p.messages, &message{push: p, user: j.users[name], told: make([]told, len(j.streams))})
-	}
-	j.pushes[number] = p
-	j.asked += int64(len(users))
-}
-
-// Refused records that the server did not take a push, for certain.
-func (j *Judge) Refused(number uint64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	p := j.pushes[number]
-	if p == nil {
-		return
-	}
-	delete(j.pushes, number)
-	for _, m := range p.messages {
-		j.asked--
-		if m.id != 0 && !m.done {
-			j.open--
-			delete(m.user.byID, m.id)
-		}
-	}
-}
-
-// Accepted records that the server took a push for a user under an id.
-func (j *Judge) Accepted(number uint64, userName string, id uint64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.messageLocked(number, userName, id)
-}
-
-// Received records that a device received a message, before it acknowledges it.
-func (j *Judge) Received(number uint64, userName, deviceName string, id uint64, now time.Duration) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	m := j.messageLocked(number, userName, id)
-	if m == nil {
-		return
-	}
-	if i := m.user.device(deviceName); i >= 0 && m.user.devices[i].acks != AcksKnown {
-		j.ackLocked(m, i, now)
-	}
-}
-
-// Acknowledging records that a device is about to send acknowledgements.
-func (j *Judge) Acknowledging(userName, deviceName string, ids []uint64, now time.Duration) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	u := j.users[userName]
-	if u == nil {
-		return
-	}
-	i := u.device(deviceName)
-	for _, id := range ids {
-		if m := u.byID[id]; m != nil && i >= 0 {
-			j.ackLocked(m, i, now)
-		}
-	}
-}
-
-func (j *Judge) ackLocked(m *message, device int, now time.Duration) {
-	if m.acked&(1<<device) == 0 {
-		m.acked |= 1 << device
-		m.ackedAt = now
-		j.finishLocked(m)
-	}
-}
-
-// Held reports whether a message must not be acknowledged yet, because its deadline is to pass first.
-func (j *Judge) Held(userName string, id uint64) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	u := j.users[userName]
-	if u == nil {
-		return false
-	}
-	m := u.byID[id]
-	return m != nil && m.push.ask.Held && !slices.ContainsFunc(m.told, func(t told) bool { return t.undelivered })
-}
-
-// messageLocked returns the message of a push to a user, and notes its id. It returns nil if the push did not ask, or
-// if all its events have come.
-func (j *Judge) messageLocked(number uint64, userName string, id uint64) *message {
-	p, u := j.pushes[number], j.users[userName]
-	if p == nil || u == nil {
-		return nil
-	}
-	i := slices.IndexFunc(p.messages, func(m *message) bool { return m.user == u })
-	if i < 0 || p.messages[i].done {
-		return nil
-	}
-	m := p.messages[i]
-	if m.id != 0 {
-		return m
-	}
-	m.id = id
-	u.byID[id] = m
-	j.open++
-	orphans := u.orphans
-	u.orphans = nil
-	for _, o := range orphans {
-		if o.event.Message == id {
-			j.judgeLocked(o.stream, u, m, o.event)
-		} else {
-			u.orphans = append(u.orphans, o)
-		}
-	}
-	return m
+	u.devices = append(u.devices, device{name: deviceName, acks: acks})
 }
 
 // Take takes an event of a stream, in the order of the stream.
@@ -343,6 +224,10 @@ func (j *Judge) Take(stream int, e Event) {
 		m = j.byRefLocked(u, e)
 	}
 	switch {
+	case e.Type == events.Online || e.Type == events.Offline:
+		j.presenceLocked(stream, u, e)
+	case e.Type == events.Upstream:
+		j.upstreamLocked(stream, u, e)
 	case m != nil:
 		j.judgeLocked(stream, u, m, e)
 	case len(u.orphans) < maxOrphans:
@@ -352,10 +237,8 @@ func (j *Judge) Take(stream int, e Event) {
 	}
 }
 
-// judged reports whether events of a type are about what becomes of a message.
-func judged(t events.Type) bool {
-	return t == events.Delivered || t == events.Settled || t == events.Undelivered || t == events.Expired || t == events.Dropped
-}
+// judged reports whether events of a type are judged.
+func judged(t events.Type) bool { return t != events.Read }
 
 // byRefLocked returns the message that the ref of an event names, or nil.
 func (j *Judge) byRefLocked(u *user, e Event) *message {
@@ -406,202 +289,11 @@ func (j *Judge) orderLocked(stream int, u *user, id events.ID, e Event) (fresh b
 	return true
 }
 
-// judgeLocked judges an event about a message.
-func (j *Judge) judgeLocked(stream int, u *user, m *message, e Event) {
-	t, ask := &m.told[stream], m.push.ask
-	fail := func(kind history.Kind, format string, args ...any) {
-		j.failLocked(kind, u, m, stream, e, fmt.Sprintf(format, args...))
-	}
-	if e.Ref != ask.Ref {
-		fail(KindInvented, "its ref is %q, the push has %q", e.Ref, ask.Ref)
-	}
-	switch {
-	case t.ended != "" && t.ended == e.Type:
-		fail(KindTwice, "the message has ended before")
-		return
-	case t.ended != "":
-		fail(KindOrder, "the message has ended by %s", t.ended)
-		return
-	}
-	switch e.Type {
-	case events.Delivered:
-		j.deliveredLocked(u, m, t, e, fail)
-		return
-	case events.Undelivered:
-		undelivered(u, m, t, e, fail)
-		return
-	case events.Settled:
-		if all := u.all(); ask.Level == events.LevelEach && t.delivered != all {
-			fail(KindOrder, "not told of %s before", u.names(all&^t.delivered))
-		} else if missing := all &^ m.acked & u.known(); missing != 0 {
-			fail(KindInvented, "%s has not acknowledged", u.names(missing))
-		}
-		if len(e.Without) > 0 {
-			fail(KindInvented, "without %s, which was never forgotten", e.Without)
-		}
-		if ask.Held && !t.undelivered {
-			fail(KindDeadline, "it passed, and that was not told")
-		}
-		if j.settled != nil && m.ackedAt > 0 {
-			j.settled(stream, max(0, e.Received-m.ackedAt))
-		}
-	default:
-		waiting(u, m, t, e, fail)
-		if e.Reason == events.ReasonLost || e.Reason == events.ReasonRemoved {
-			fail(KindInvented, "%s by the reason %q", e.Type, e.Reason)
-		}
-	}
-	t.ended = e.Type
-	j.finishLocked(m)
-}
-
-// failure reports a violation of the event at hand.
-type failure func(kind history.Kind, format string, args ...any)
-
-func (j *Judge) deliveredLocked(u *user, m *message, t *told, e Event, fail failure) {
-	i := u.device(e.Device)
-	switch {
-	case m.push.ask.Level != events.LevelEach:
-		fail(KindInvented, "the push asked for its end only")
-		return
-	case i < 0:
-		fail(KindInvented, "there is no device %q", e.Device)
-		return
-	case t.delivered&(1<<i) != 0:
-		fail(KindTwice, "%s has it already", e.Device)
-		return
-	case u.devices[i].acks == AcksKnown && m.acked&(1<<i) == 0:
-		fail(KindInvented, "%s has not acknowledged", e.Device)
-	case e.Auto && u.devices[i].acks != AcksAuto:
-		fail(KindInvented, "%s acknowledges for itself", e.Device)
-	case e.AfterMS < 0:
-		fail(KindInvented, "after %d ms", e.AfterMS)
-	case m.push.ask.Held && !t.undelivered:
-		fail(KindDeadline, "it passed before, and that was not told")
-	}
-	t.delivered |= 1 << i
-}
-
-func undelivered(u *user, m *message, t *told, e Event, fail failure) {
-	ask := m.push.ask
-	switch {
-	case ask.Deadline == 0:
-		fail(KindInvented, "the push has no deadline")
-		return
-	case t.undelivered:
-		fail(KindDeadline, "it was decided before")
-		return
-	case !ask.DeadlineAny && t.delivered != 0:
-		fail(KindDeadline, "%s had acknowledged", u.names(t.delivered))
-	case e.Received < m.push.tried+ask.Deadline-earlySlack:
-		fail(KindDeadline, "decided %s after the push, its deadline is %s", e.Received-m.push.tried, ask.Deadline)
-	}
-	waiting(u, m, t, e, fail)
-	t.undelivered = true
-}
-
-// waiting checks the devices that waited, as an event says.
-func waiting(u *user, m *message, t *told, e Event, fail failure) {
-	var named uint64
-	for _, name := range e.Devices {
-		i := u.device(name)
-		if i < 0 {
-			fail(KindInvented, "there is no device %q", name)
-			return
-		}
-		named |= 1 << i
-	}
-	switch want := u.all() &^ t.delivered; {
-	case m.push.ask.Level == events.LevelEach && named != want:
-		fail(KindInvented, "it waits for %s, by the events before for %s", u.names(named), u.names(want))
-	case named == 0:
-		fail(KindInvented, "it waits for no device")
-	}
-}
-
-// finishLocked forgets a message whose end has come in all streams, and whose receipts are known.
-func (j *Judge) finishLocked(m *message) {
-	first := m.told[0]
-	proved := first.delivered
-	if first.ended == events.Settled {
-		proved = m.user.all()
-	}
-	if slices.ContainsFunc(m.told, func(t told) bool { return t.ended == "" }) || proved&^m.acked != 0 {
-		return
-	}
-	for i, t := range m.told {
-		if t != first {
-			j.broken++
-			j.report(history.Violation{Kind: KindMissing, User: m.user.name, Push: m.push.number, ID: m.id,
-				Detail: fmt.Sprintf("%s and %s told different events", j.streams[0].Name, j.streams[i].Name)})
-		}
-	}
-	m.done = true
-	delete(m.user.byID, m.id)
-	j.open--
-	if m.push.left--; m.push.left == 0 {
-		delete(j.pushes, m.push.number)
-	}
-}
-
 // Open returns the number of messages whose events have not all come, though the server has the message.
 func (j *Judge) Open() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.open
-}
-
-// Missing returns what is missing at the end, when every mailbox is empty, in the order of the pushes: events that did
-// not come, and receipts of what was told. It also returns the events about messages that nobody pushed.
-func (j *Judge) Missing() (all history.Violations) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, p := range j.pushes {
-		for _, m := range p.messages {
-			if m.id == 0 || m.done {
-				continue
-			}
-			for i := range m.told {
-				all = append(all, j.missingOf(m, i)...)
-			}
-		}
-	}
-	for _, u := range j.users {
-		for _, o := range u.orphans {
-			all = append(all, j.violation(KindInvented, u, nil, o.stream, o.event, "nobody pushed it with a report"))
-		}
-	}
-	slices.SortStableFunc(all, func(a, b history.Violation) int {
-		if a.Push != b.Push {
-			return int(int64(a.Push) - int64(b.Push))
-		}
-		return strings.Compare(a.User, b.User)
-	})
-	return all
-}
-
-// missingOf returns what a stream has not told of a message, or has told without a receipt.
-func (j *Judge) missingOf(m *message, stream int) (all history.Violations) {
-	t, u := m.told[stream], m.user
-	add := func(kind history.Kind, format string, args ...any) {
-		all = append(all, history.Violation{Kind: kind, User: u.name, Push: m.push.number, ID: m.id,
-			Detail: fmt.Sprintf(format, args...) + " (" + j.streams[stream].Name + ")"})
-	}
-	if none := t.delivered &^ m.acked; none != 0 {
-		add(KindInvented, "message.delivered of %s, which did not receive it", u.names(none))
-	}
-	switch {
-	case t.ended == events.Settled && u.all()&^m.acked != 0:
-		add(KindInvented, "message.settled, and %s did not receive it", u.names(u.all()&^m.acked))
-	case t.ended == "" && m.push.ask.Level == events.LevelEach && t.delivered != u.all():
-		add(KindMissing, "message.delivered of %s, and message.settled", u.names(u.all()&^t.delivered))
-	case t.ended == "":
-		add(KindMissing, "message.settled")
-	}
-	if m.push.ask.Held && !t.undelivered {
-		add(KindMissing, "message.undelivered")
-	}
-	return all
 }
 
 // Stats are the counters of a Judge. The slices have an element for each stream.

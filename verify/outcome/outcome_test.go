@@ -134,7 +134,7 @@ func TestGood(t *testing.T) {
 	}
 	s.tell(hook, events.Settled, "ann", 1, id("0-3.0")) // a repetition
 	s.tell(follower, events.Settled, "cleo", 1)         // somebody else's
-	s.tell(follower, events.Online, "ann", 1)           // not judged here
+	s.tell(follower, events.Read, "ann", 1)             // not judged
 	if got := s.Stats(); len(s.found) > 0 || got.Repeated[hook] != 1 || got.Received[follower] != 14 {
 		t.Errorf("%v, the counters are %+v", s.found, got)
 	}
