@@ -99,6 +99,25 @@ type Comet struct {
 	comet.Sockets
 }
 
+// cometListener is one way for clients to connect.
+type cometListener struct {
+	key     string // of the address
+	flag    string
+	example string // of an address
+	address *string
+	// proxyProtocol is set by the key of the address with _proxy_protocol after it.
+	proxyProtocol bool
+}
+
+// listeners returns every way for clients to connect. A further transport is one more
+// entry here, and one in roles/listeners.go.
+func (c *Comet) listeners() []cometListener {
+	return []cometListener{
+		{"comet.tcp", "--tcp", ":8080", &c.TCP, c.TCPProxyProtocol},
+		{"comet.ws", "--ws", ":8090", &c.WS, c.WSProxyProtocol},
+	}
+}
+
 // ProxyNetworks returns TrustedProxies. An address is a network of its own.
 func (c *Comet) ProxyNetworks() ([]netip.Prefix, error) {
 	var networks []netip.Prefix

@@ -181,7 +181,11 @@ func (cfg *Config) complete() {
 	for i, role := range cfg.Roles {
 		cfg.Roles[i] = strings.ToLower(strings.TrimSpace(role))
 	}
-	for _, address := range []*string{&cfg.Comet.TCP, &cfg.Comet.WS, &cfg.HTTP.Admin} {
+	off := []*string{&cfg.HTTP.Admin}
+	for _, l := range cfg.Comet.listeners() {
+		off = append(off, l.address)
+	}
+	for _, address := range off {
 		if *address == addressOff {
 			*address = ""
 		}

@@ -144,26 +144,24 @@ func (v *validation) comet() []listener {
 	if !v.cfg.Runs(RoleComet) {
 		return nil
 	}
-	if c.TCP != "" {
-		on = append(on, v.listenAddress("comet.tcp", "--tcp", c.TCP, ":8080"))
-	}
-	if c.WS != "" {
-		on = append(on, v.listenAddress("comet.ws", "--ws", c.WS, ":8090"))
+	var keys []string
+	for _, l := range c.listeners() {
+		keys = append(keys, l.key)
+		if *l.address != "" {
+			on = append(on, v.listenAddress(l.key, l.flag, *l.address, l.example))
+		}
 	}
 	if len(on) == 0 {
-		v.refuse("comet.tcp", "and comet.ws are both off, so no client could connect", "leave one of them on")
+		v.refuse(keys[0], "is off, and so is every other way to connect", "leave one on: "+strings.Join(keys, ", "))
 	}
 	v.certificate("comet", c.TLSCert, c.TLSKey)
 	networks, err := c.ProxyNetworks()
 	if err != nil {
 		v.refuse("comet.trusted_proxies", "has "+err.Error(), "write networks such as 10.0.0.0/8, or addresses such as 10.0.0.7")
 	}
-	for _, port := range []struct {
-		key   string
-		proxy bool
-	}{{"comet.tcp_proxy_protocol", c.TCPProxyProtocol}, {"comet.ws_proxy_protocol", c.WSProxyProtocol}} {
-		if port.proxy && err == nil && len(networks) == 0 {
-			v.refuse(port.key, "is set, and comet.trusted_proxies is empty", "name the networks of the proxies there")
+	for _, l := range c.listeners() {
+		if l.proxyProtocol && err == nil && len(networks) == 0 {
+			v.refuse(l.key+"_proxy_protocol", "is set, and comet.trusted_proxies is empty", "name the networks of the proxies there")
 		}
 	}
 	for _, pattern := range c.WSOrigins {
@@ -265,14 +263,16 @@ func clusterOnly(cfg *Config, address string) string {
 func (v *validation) distinct() {
 	type place struct{ key, host, port string }
 	var used []place
-	tcp, ws := v.cfg.Comet.TCP, v.cfg.Comet.WS
-	if !v.cfg.Runs(RoleComet) {
-		tcp, ws = "", ""
+	type bound struct{ key, address string }
+	var all []bound
+	if v.cfg.Runs(RoleComet) {
+		for _, l := range v.cfg.Comet.listeners() {
+			all = append(all, bound{l.key, *l.address})
+		}
 	}
-	for _, at := range []struct{ key, address string }{
-		{"comet.tcp", tcp}, {"comet.ws", ws}, {"http.listen", v.cfg.HTTP.Listen}, {"http.admin", v.cfg.HTTP.Admin},
-		{"cluster.rpc", clusterOnly(v.cfg, v.cfg.Cluster.RPC)}, {"cluster.gossip", clusterOnly(v.cfg, v.cfg.Cluster.Gossip)},
-	} {
+	all = append(all, bound{"http.listen", v.cfg.HTTP.Listen}, bound{"http.admin", v.cfg.HTTP.Admin},
+		bound{"cluster.rpc", clusterOnly(v.cfg, v.cfg.Cluster.RPC)}, bound{"cluster.gossip", clusterOnly(v.cfg, v.cfg.Cluster.Gossip)})
+	for _, at := range all {
 		host, port, err := net.SplitHostPort(at.address)
 		if err != nil || port == "0" {
 			continue

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"imgo/config"
-	"imgo/transport/tcp"
-	"imgo/transport/ws"
 )
 
 // announceStart shows which parts run at which address, which roles were added and
@@ -42,15 +40,19 @@ func (n *Node) banner() string {
 	}
 	fmt.Fprintf(&b, "\nimgo %s is ready (node %s)\n\n", n.opts.Version, n.name)
 	clients := clientSide{n}.addresses()
-	if a := clients[tcp.Scheme]; a != "" {
-		line("TCP", strings.TrimPrefix(a, "tls://"), "clients")
-	}
-	if a := clients[ws.Scheme]; a != "" {
-		scheme, a, ok := strings.Cut(a, "://")
-		if !ok {
-			scheme, a = "ws", clients[ws.Scheme]
+	for _, t := range (clientSide{n}).transports() {
+		a := clients[t.scheme]
+		if a == "" {
+			continue
 		}
-		line("WS", scheme+"://"+hostOr(a, "localhost")+"/sub", "clients")
+		scheme, address, ok := strings.Cut(a, "://")
+		if !ok {
+			scheme, address = t.scheme, a
+		}
+		if t.path != "" {
+			address = scheme + "://" + hostOr(address, "localhost") + t.path
+		}
+		line(strings.ToUpper(t.scheme), address, "clients")
 	}
 	scheme := "http"
 	if n.cfg.HTTP.TLSCert != "" {

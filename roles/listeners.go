@@ -19,6 +19,7 @@ type clientTransport struct {
 	tls       bool   // if the node has a certificate
 	tlsPrefix string // of an address that uses TLS
 	advertise string // the address that clients are told instead of the bound one
+	path      string // of its URLs; empty: clients are told addresses alone
 	bind      transport.ListenFunc
 }
 
@@ -43,7 +44,7 @@ func (n clientSide) transports() []clientTransport {
 	}
 	return []clientTransport{
 		{scheme: tcp.Scheme, listen: c.TCP, tls: c.TCPTLS, tlsPrefix: "tls://", advertise: advertise.TCPAddress, bind: bindTCP},
-		{scheme: ws.Scheme, listen: c.WS, tls: c.WSTLS, tlsPrefix: "wss://", advertise: advertise.WSAddress, bind: bindWS},
+		{scheme: ws.Scheme, listen: c.WS, tls: c.WSTLS, tlsPrefix: "wss://", advertise: advertise.WSAddress, bind: bindWS, path: "/sub"},
 	}
 }
 

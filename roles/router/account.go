@@ -230,18 +230,17 @@ func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 
 // bound is the bound of every mailbox.
 func (res *resources) bound() mailbox.Bound {
-	return mailbox.Bound{Length: res.cfg.MailboxLength, RefuseNewest: res.cfg.MailboxPolicy == RefuseMessage}
+	return mailbox.Bound{Length: res.cfg.MailboxLength, Policy: res.cfg.MailboxPolicy}
 }
 
 // overflowLocked returns how many messages of an account have to go when it gets
-// another one. Those that are over go first.
-func (t *accountTable) overflowLocked(a *account) int {
-	n, _ := t.p.bound().Overflow(&a.Mailbox)
-	if n > 0 {
+// another one, and whether it is the new one that goes. Those that are over go first.
+func (t *accountTable) overflowLocked(a *account) (n int, refused bool) {
+	if n, refused = t.p.bound().Overflow(&a.Mailbox); n > 0 {
 		t.p.metrics.expired.Add(float64(t.expireLocked(a)))
-		n, _ = t.p.bound().Overflow(&a.Mailbox)
+		n, refused = t.p.bound().Overflow(&a.Mailbox)
 	}
-	return n
+	return n, refused
 }
 
 // expireLocked drops what is over from an account. It returns the number of

@@ -393,7 +393,7 @@ func reports(r *envelope.Report) bool {
 // pushToLocked puts a message into the mailbox of one user.
 func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Time, push *envelope.Push) {
 	p := ap.p
-	over := p.accounts.overflowLocked(a) > 0
+	overflow, _ := p.accounts.overflowLocked(a)
 	tracked := mailbox.TrackedOf(push.Report, message.TimeMs)
 	n := a.Push(message, now.UnixMilli(), push.ExpiresMs, len(push.Users) > 1, tracked, p.bound())
 	if n > 0 {
@@ -401,7 +401,7 @@ func (ap *applier) pushToLocked(a *account, message *envelope.Kept, now time.Tim
 		p.notice("mailbox_dropped", a.User(), n, fmt.Sprintf("more than %d messages are waiting", p.cfg.MailboxLength))
 	}
 	switch {
-	case over && len(a.Entries()) > p.cfg.MailboxLength:
+	case overflow > 0 && len(a.Entries()) > p.cfg.MailboxLength:
 		p.accounts.scheduleAllLocked(a)
 	case reports(push.Report):
 		at := push.ExpiresMs

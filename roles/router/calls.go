@@ -338,8 +338,8 @@ func (p *partition) lookup(ctx context.Context, user string, req *envelope.Looku
 		return nil, err
 	}
 	if req.Kept {
-		us.Overflow = uint32(p.accounts.overflowLocked(a))
-		us.Refused = us.Overflow > 0 && p.bound().RefuseNewest
+		overflow, refused := p.accounts.overflowLocked(a)
+		us.Overflow, us.Refused = uint32(overflow), refused
 	}
 	if a != nil {
 		for _, s := range a.sessions {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"imgo/internal/settings"
+	"imgo/roles/router/mailbox"
 )
 
 // Policy is what happens when a user has as many sessions as allowed and
@@ -29,18 +30,6 @@ const (
 	// ReplaceDevice forgets the device that is offline for the longest time, and refuses
 	// the new one only if all are connected.
 	ReplaceDevice DevicesPolicy = "replace"
-)
-
-// MailboxPolicy is what happens when a mailbox has as many messages as allowed and
-// another one comes.
-type MailboxPolicy string
-
-// The policies.
-const (
-	// DropOldest drops the oldest message.
-	DropOldest MailboxPolicy = "drop_oldest"
-	// RefuseMessage refuses the push for the user (envelope.ErrMailboxFull).
-	RefuseMessage MailboxPolicy = "refuse_newest"
 )
 
 // Config is a router's settings. Start from DefaultConfig. The embedded structs
@@ -98,13 +87,13 @@ type SessionLimits struct {
 
 // MailboxLimits is router's part of section [kept].
 type MailboxLimits struct {
-	MailboxLength  int           `toml:"mailbox_length" default:"1000" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user."`
-	MailboxPolicy  MailboxPolicy `toml:"mailbox_policy" default:"drop_oldest" choices:"drop_oldest,refuse_newest" doc:"What happens to one message too many: drop_oldest drops the oldest one, counted and reported, and the push's answer\nsays so (dropped); refuse_newest refuses the push for this user (507, mailbox_full)."`
-	CacheBytes     int           `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
-	DevicesPerUser int           `toml:"devices_per_user" default:"64" unit:"devices" min:"1" max:"64" doc:"Devices that a user may have, connected or not; sessions that name no device share one."`
-	DevicesPolicy  DevicesPolicy `toml:"devices_policy" default:"replace" choices:"refuse,replace" doc:"What happens to one device too many: replace forgets the one that is offline for the longest time, which is counted\nand reported; refuse turns the new one away (3510). A connected device is never forgotten: if all are, the new one\nis turned away."`
-	DeviceExpiry   time.Duration `toml:"device_expiry" default:"720h" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`
-	IdempotencyTTL time.Duration `toml:"idempotency_ttl" default:"24h" unit:"duration" min:"1m" doc:"How long a push's Idempotency-Key is remembered; at most retention."`
+	MailboxLength  int            `toml:"mailbox_length" default:"1000" unit:"messages" min:"1" max:"1000000" doc:"Messages that may wait for one user."`
+	MailboxPolicy  mailbox.Policy `toml:"mailbox_policy" default:"drop_oldest" choices:"drop_oldest,refuse_newest" doc:"What happens to one message too many: drop_oldest drops the oldest one, counted and reported, and the push's answer\nsays so (dropped); refuse_newest refuses the push for this user (507, mailbox_full)."`
+	CacheBytes     int            `toml:"cache" default:"32MiB" unit:"size" min:"0" max:"64GiB" doc:"Messages that wait and are on the disk may be held in memory too, up to this many bytes, for the\nclients that come back soon; those of the users served longest ago make room. 0: none."`
+	DevicesPerUser int            `toml:"devices_per_user" default:"64" unit:"devices" min:"1" max:"64" doc:"Devices that a user may have, connected or not; sessions that name no device share one."`
+	DevicesPolicy  DevicesPolicy  `toml:"devices_policy" default:"replace" choices:"refuse,replace" doc:"What happens to one device too many: replace forgets the one that is offline for the longest time, which is counted\nand reported; refuse turns the new one away (3510). A connected device is never forgotten: if all are, the new one\nis turned away."`
+	DeviceExpiry   time.Duration  `toml:"device_expiry" default:"720h" unit:"duration" min:"1m" doc:"A device not seen for this long is forgotten, and messages no longer wait for it."`
+	IdempotencyTTL time.Duration  `toml:"idempotency_ttl" default:"24h" unit:"duration" min:"1m" doc:"How long a push's Idempotency-Key is remembered; at most retention."`
 }
 
 // WatchTimes is router's part of section [delivery].

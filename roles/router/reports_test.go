@@ -14,6 +14,7 @@ import (
 	"imgo/envelope"
 	"imgo/internal/events"
 	"imgo/roles/router"
+	"imgo/roles/router/mailbox"
 )
 
 // reportWorld is a world with an events topic.
@@ -213,11 +214,11 @@ func (w *world) metric() int { return int(w.gauges("imgo_router_mailbox_messages
 // A message that reports leaves a full mailbox by a step in the log, and is told of.
 func TestDroppedIsTold(t *testing.T) {
 	for _, c := range []struct {
-		policy router.MailboxPolicy
+		policy mailbox.Policy
 		want   []string
 	}{
-		{router.DropOldest, []string{"dropped 0 mailbox_full phone", "dropped 1 mailbox_full phone"}},
-		{router.RefuseMessage, []string{"dropped 3 mailbox_full phone", "dropped 4 mailbox_full phone"}},
+		{mailbox.DropOldest, []string{"dropped 0 mailbox_full phone", "dropped 1 mailbox_full phone"}},
+		{mailbox.RefuseNewest, []string{"dropped 3 mailbox_full phone", "dropped 4 mailbox_full phone"}},
 	} {
 		w := reportWorld(t, func(cfg *router.Config) { cfg.MailboxLength, cfg.MailboxPolicy = 3, c.policy })
 		w.attach(session("c", 1, "u1", "phone"))

@@ -5,11 +5,11 @@ import (
 	"testing"
 
 	"imgo/config"
-	"imgo/roles/router"
+	"imgo/roles/router/mailbox"
 )
 
 // fill pushes messages to a user who is away until no more fit, and one to another user.
-func fill(t *testing.T, policy router.MailboxPolicy) *node {
+func fill(t *testing.T, policy mailbox.Policy) *node {
 	n := start(t, func(c *config.Config) { c.Kept.MailboxLength, c.Kept.MailboxPolicy = 3, policy })
 	for i := range 3 {
 		n.call(t, "POST", "/v1/push", fmt.Sprintf(`{"user":"alice","body":%d}`, i)).want(t, 202, `"duplicate":false}`)
@@ -19,7 +19,7 @@ func fill(t *testing.T, policy router.MailboxPolicy) *node {
 
 // A message that has to go for a new one is in the answer, in the user's count, and in one event with a count.
 func TestFullMailboxDropsTheOldest(t *testing.T) {
-	n := fill(t, router.DropOldest)
+	n := fill(t, mailbox.DropOldest)
 	for range 5 {
 		n.call(t, "POST", "/v1/push", `{"user":"alice","body":"new"}`).want(t, 202, `"duplicate":false,"dropped":1}`)
 	}
@@ -45,7 +45,7 @@ func TestFullMailboxDropsTheOldest(t *testing.T) {
 }
 
 func TestFullMailboxRefusesTheNewest(t *testing.T) {
-	n := fill(t, router.RefuseMessage)
+	n := fill(t, mailbox.RefuseNewest)
 	full := `{"error":{"code":"mailbox_full","message":"user has \"alice\", for whom as many messages wait as are allowed","field":"user"}}`
 	n.call(t, "POST", "/v1/push", `{"user":"alice","body":"new"}`).is(t, 507, full)
 	n = n.restart(t)

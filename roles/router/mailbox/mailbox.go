@@ -178,20 +178,26 @@ func (m *Mailbox) Push(
 	m.entries = slices.Insert(m.entries, i, e)
 	m.dirty = true
 	if over > 0 && !refused {
-		oldest := m.entries[:over]
-		kept := make([]*Entry, 0, len(m.entries))
-		for _, old := range oldest {
-			if old.Reports() {
-				kept = append(kept, old)
-				continue
-			}
-			m.forget(old)
-			dropped++
+		dropped = m.shorten(bound)
+	}
+	return dropped
+}
+
+// shorten drops the messages that the bound takes, and returns how many. A message
+// with a report stays until a step drops it.
+func (m *Mailbox) shorten(bound Bound) (dropped int) {
+	kept := make([]*Entry, 0, len(m.entries))
+	for i, e := range m.entries {
+		if !bound.exceeds(m, i) || e.Reports() {
+			kept = append(kept, e)
+			continue
 		}
-		if dropped > 0 {
-			m.entries = append(kept, m.entries[over:]...)
-			m.meta.Dropped += uint64(dropped)
-		}
+		m.forget(e)
+		dropped++
+	}
+	if dropped > 0 {
+		m.entries = kept
+		m.meta.Dropped += uint64(dropped)
 	}
 	return dropped
 }

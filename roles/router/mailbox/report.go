@@ -121,15 +121,6 @@ func (m *Mailbox) NextDue(bound Bound) (atMS int64) {
 	return atMS
 }
 
-// exceeds reports whether the bound has to take the entry with an index.
-func (b Bound) exceeds(m *Mailbox, index int) bool {
-	over := len(m.entries) - b.Length
-	if b.RefuseNewest {
-		return index >= len(m.entries)-over
-	}
-	return index < over
-}
-
 // Propose returns the steps that are due at the time nowMS, at most limit, and the devices that are
 // to be forgotten. It remembers that it has returned the steps: NextDue is later for them.
 func (m *Mailbox) Propose(nowMS int64, bound Bound, limit int) (dues []*envelope.Due, devices []string) {
