@@ -301,6 +301,7 @@ func (c *Client) Run(ctx context.Context) error {
 		c.mu.Unlock()
 	}()
 
+	c.forgetOutbox(ctx)
 	r := newRun(ctx, c)
 	err := r.loop(ctx)
 	if err != nil {

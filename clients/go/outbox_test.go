@@ -148,6 +148,13 @@ func TestFileOutboxIsBounded(t *testing.T) {
 		must(t, o.Remove(t.Context(), 201+n))
 	}
 	want(t, imgoclient.NewFileOutbox(path), 7, 400)
+	// The last call writes the file anew, and nothing waits.
+	must(t, o.Add(t.Context(), mail(401, strings.Repeat("b", 200_000))))
+	must(t, o.Remove(t.Context(), 401))
+	if info, err := os.Stat(path); err != nil || info.Size() > 100 {
+		t.Errorf("an empty outbox has %d bytes, %v", info.Size(), err)
+	}
+	want(t, imgoclient.NewFileOutbox(path), 7, 401)
 	if names, err := os.ReadDir(filepath.Dir(path)); err != nil || len(names) != 1 {
 		t.Errorf("the folder has %v, %v", names, err)
 	}

@@ -64,7 +64,16 @@ func (c *Client) useOutbox(ctx context.Context, what string, f func(ctx context.
 	return &Error{Code: CodeStorage, Text: what, Err: err}
 }
 
-// load reads the outbox, once.
+// forgetOutbox has the outbox read anew. Another client may have used it since the last Run.
+func (c *Client) forgetOutbox(ctx context.Context) {
+	// Without the turn, another call of this client uses the store, so no other client may do so.
+	_ = c.useOutbox(ctx, "connect", func(_ context.Context, o *outbox) error {
+		o.loaded, o.content, o.replied = false, OutboxContent{}, nil
+		return nil
+	})
+}
+
+// load reads the outbox, unless that was done.
 func (o *outbox) load(ctx context.Context) error {
 	if o.loaded {
 		return nil
@@ -77,7 +86,7 @@ func (o *outbox) load(ctx context.Context) error {
 	return nil
 }
 
-// loadOutbox reads the outbox, once, if the client can publish.
+// loadOutbox reads the outbox, unless that was done, if the client can publish.
 func (c *Client) loadOutbox(ctx context.Context) *Error {
 	if c.cfg.Device == "" {
 		return nil

@@ -78,6 +78,53 @@ func TestPublishAcrossRestarts(t *testing.T) {
 	})
 }
 
+// TestOutboxOfAnotherClient checks that a client that runs again knows what another one has done with the outbox meanwhile.
+func TestOutboxOfAnotherClient(t *testing.T) {
+	s := newServer(t, "tcp")
+	path := filepath.Join(t.TempDir(), "outbox")
+	withOutbox := func(cfg *imgoclient.Config) {
+		cfg.Device, cfg.Outbox = "laptop", imgoclient.NewFileOutbox(path)
+	}
+	first := start(t, s, withOutbox)
+	p := s.admit("")
+	first.publish(4, "a")
+	p.mailed(1, "a")
+	first.stop()
+	second := start(t, s, withOutbox)
+	p = s.admit("")
+	second.publish(4, "b")
+	for id, body := range []string{"a", "b"} {
+		p.send(raw.OpSend, p.mailed(uint64(id+1), body).Seq, 0, "")
+		second.left(uint64(id+1), "")
+	}
+	second.stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	first.cancel = cancel
+	go func() { first.result <- first.Run(ctx) }()
+	p = s.admit(`,"published":"2"`)
+	if n := first.publish(4, "c"); n != 3 {
+		t.Errorf("the next message has the number %d", n)
+	}
+	p.send(raw.OpSend, p.mailed(3, "c").Seq, 0, "")
+	first.left(3, "")
+	first.stop()
+}
+
+// TestPublishAtOnceAfterATimeout checks that a message without a reply is sent again without the backoff.
+func TestPublishAtOnceAfterATimeout(t *testing.T) {
+	s := newServer(t, "tcp")
+	r := start(t, s, func(cfg *imgoclient.Config) {
+		cfg.Device, cfg.RequestTimeout, cfg.MinBackoff, cfg.MaxBackoff = "laptop", 100*time.Millisecond, 24*time.Hour, 24*time.Hour
+	})
+	p := s.admit("")
+	r.publish(4, "a")
+	first := p.mailed(1, "a")
+	if again := p.mailed(1, "a"); again.Seq == first.Seq {
+		t.Error("both tries have the same sequence")
+	}
+	r.stop()
+}
+
 // brokenOutbox is an Outbox whose methods fail when they are told so.
 type brokenOutbox struct {
 	*imgoclient.MemoryOutbox
