@@ -337,3 +337,12 @@ func (l remoteLogics) Refresh(ctx context.Context, r *envelope.RefreshRequest) (
 	})
 	return reply, err
 }
+
+// Upstream brings a message of a client for the backend.
+func (l remoteLogics) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (reply *envelope.UpstreamReply, err error) {
+	err = l.try(ctx, func(ctx context.Context, to rpc.Logic) error {
+		reply, err = to.Upstream(ctx, r)
+		return err
+	})
+	return reply, err
+}

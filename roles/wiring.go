@@ -210,6 +210,7 @@ const dedupeWarm = 1 << 14
 func (n *Node) logicConfig() logic.Config {
 	c := logic.DefaultConfig()
 	c.Lifetimes, c.RoomRules, c.Auth, c.Reports = n.cfg.Kept.Lifetimes, n.cfg.RoomRules, n.cfg.Auth.Config, n.cfg.Events.Reports
+	c.Upstream = n.cfg.Rules
 	c.MaxUsers, c.MaxBody, c.Retention = n.cfg.HTTP.MaxUsers, n.cfg.Protocol.MaxBody, n.cfg.Kept.Retention
 	return c
 }
@@ -220,6 +221,7 @@ func (n *Node) cometConfig() (comet.Config, error) {
 	c.Name = n.name
 	c.Sockets, c.Protocol, c.Limits, c.Delivery = n.cfg.Comet.Sockets, n.cfg.Protocol, n.cfg.Limits.Limits, n.cfg.Delivery.Delivery
 	c.Shutdown, c.Expiry = n.cfg.Shutdown.Shutdown, n.cfg.Auth.Expiry
+	c.Upstream = n.cfg.Rules
 	c.Handshake = n.cfg.Auth.Mode == auth.ModeWebhook
 	c.Faults = n.opts.Faults.Comet
 	// The other parts need time to stop too. serveHTTP gets a quarter of the timeout.

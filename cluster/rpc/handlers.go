@@ -53,6 +53,7 @@ func newHandlers() handlers {
 	add(h, logic, "RoomOpened", noReply(Logic.RoomOpened))
 	add(h, logic, "Join", Logic.Join)
 	add(h, logic, "Refresh", Logic.Refresh)
+	add(h, logic, "Upstream", Logic.Upstream)
 	comet := service[Comet]{cometService, "comet", func(o *Services) Comet { return o.Comet }}
 	add(h, comet, "Push", Comet.Push)
 	add(h, comet, "Rooms", Comet.Rooms)

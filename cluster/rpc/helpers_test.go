@@ -120,6 +120,10 @@ func (r logicRole) Refresh(ctx context.Context, q *envelope.RefreshRequest) (*en
 	return reply[*envelope.RefreshReply](ctx, r.roles, "Logic.Refresh", q)
 }
 
+func (r logicRole) Upstream(ctx context.Context, q *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	return reply[*envelope.UpstreamReply](ctx, r.roles, "Logic.Upstream", q)
+}
+
 type cometRole struct{ roles }
 
 func (r cometRole) Push(ctx context.Context, q *envelope.PushRequest) (*envelope.PushReply, error) {

@@ -58,6 +58,7 @@ type Logic interface {
 	RoomOpened(ctx context.Context, r *envelope.RoomOpened) error
 	Join(ctx context.Context, r *envelope.JoinRequest) (*envelope.JoinReply, error)
 	Refresh(ctx context.Context, r *envelope.RefreshRequest) (*envelope.RefreshReply, error)
+	Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error)
 }
 
 // Comet is one comet, as job and logic call it.

@@ -113,6 +113,10 @@ func (l *remoteLogic) Refresh(ctx context.Context, q *envelope.RefreshRequest) (
 	return ask[envelope.RefreshReply](ctx, l.peer, "/"+logicService+"/Refresh", 0, q)
 }
 
+func (l *remoteLogic) Upstream(ctx context.Context, q *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	return ask[envelope.UpstreamReply](ctx, l.peer, "/"+logicService+"/Upstream", 0, q)
+}
+
 // remoteComet is the comet of another node.
 type remoteComet struct{ peer *Peer }
 

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"imgo/envelope"
+	"imgo/internal/jsonread"
 )
 
 // Type is the type of an event, as CloudEvents has it.
@@ -224,20 +225,43 @@ func appendRead(b []byte, e *Event) []byte {
 	return b
 }
 
-// appendUpstream appends the body as the API shows bodies: as JSON, as text, or in base64.
 func appendUpstream(b []byte, e *Event) []byte {
 	b = appendField(b, "session", e.Session)
 	b = strconv.AppendInt(append(b, `,"op":`...), int64(e.Op), 10)
 	if e.ClientID != 0 {
 		b = appendID(b, "client_id", e.ClientID)
 	}
-	switch {
-	case json.Valid(e.Body):
-		return append(append(b, `,"body":`...), e.Body...)
-	case utf8.Valid(e.Body):
-		return appendField(b, "body_text", string(e.Body))
+	return AppendBody(b, e.Body)
+}
+
+// maxBodyDepth is how deep the JSON of a body may be nested to go into an event as it is: some readers of JSON go
+// no deeper than a thousand levels.
+const maxBodyDepth = 500
+
+// MaxBody is the size of the largest body of an Upstream event, in bytes. The event has at most twice as many, and
+// its other members fit into what is left of a record of the topic.
+const MaxBody = 500 << 10
+
+// AppendBody appends a body as a member of a JSON object: ,"body": and the body if it is JSON, without the white space
+// in it, ,"body_text": if it is other UTF-8, and ,"body_base64": otherwise. The result is valid JSON in UTF-8 and at most
+// about twice as long as the body.
+func AppendBody(b, body []byte) []byte {
+	if utf8.Valid(body) {
+		if !jsonread.TooDeep(body, maxBodyDepth) {
+			at := len(b)
+			buf := bytes.NewBuffer(append(b, `,"body":`...))
+			if json.Compact(buf, body) == nil {
+				return buf.Bytes()
+			}
+			b = b[:at]
+		}
+		at := len(b)
+		if b = appendField(b, "body_text", string(body)); len(b)-at <= 2*len(body)+64 {
+			return b
+		}
+		b = b[:at] // control characters have six bytes each
 	}
-	return appendField(b, "body_base64", base64.StdEncoding.EncodeToString(e.Body))
+	return appendField(b, "body_base64", base64.StdEncoding.EncodeToString(body))
 }
 
 // appendID appends a number of 64 bits, as a decimal string: not every reader of JSON has such numbers.

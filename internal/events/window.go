@@ -49,6 +49,8 @@ type Page struct {
 const (
 	// maxScan bounds the events that one page looks at, whether they match or not.
 	maxScan = 20_000
+	// maxPageBytes bounds the events of a page. One event always fits.
+	maxPageBytes = 4 << 20
 	// boundsAtOnce is how many partitions are asked for their ends side by side.
 	boundsAtOnce = 16
 )
@@ -100,6 +102,7 @@ type pageReader struct {
 	at      Cursor
 	page    Page
 	scanned int
+	bytes   int // of the page's events
 }
 
 // read reads what there is, up to the limit. It goes on with the next generation when this one is over and
@@ -207,7 +210,7 @@ func (r *pageReader) partition(ctx context.Context, p int32, end int64) error {
 			return err
 		}
 		for i := range entries {
-			if len(r.page.Records) >= r.q.Limit || r.scanned >= maxScan {
+			if len(r.page.Records) >= r.q.Limit || r.scanned >= maxScan || r.bytes >= maxPageBytes {
 				r.page.More = true
 				return nil
 			}
@@ -215,6 +218,7 @@ func (r *pageReader) partition(ctx context.Context, p int32, end int64) error {
 			for _, rec := range reader.take(entries[i : i+1]) {
 				if Matches(r.q.Types, rec.Type) && (r.q.User == "" || rec.User == r.q.User) {
 					r.page.Records = append(r.page.Records, rec)
+					r.bytes += len(rec.Value)
 				}
 			}
 			r.at.At[p] = reader.at

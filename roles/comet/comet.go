@@ -39,6 +39,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"imgo/envelope"
+	"imgo/internal/upstream"
 	"imgo/roles/comet/admission"
 	"imgo/roles/comet/outbox"
 	"imgo/transport"
@@ -67,6 +68,9 @@ type Logic interface {
 	// Refresh returns what a new token allows a session, or why the token is not
 	// good for it.
 	Refresh(context.Context, *envelope.RefreshRequest) (*envelope.RefreshReply, error)
+	// Upstream takes a message of a client for the backend, and returns once it is durable,
+	// or was answered or refused.
+	Upstream(context.Context, *envelope.UpstreamRequest) (*envelope.UpstreamReply, error)
 }
 
 // phase is where a Comet is in its life.
@@ -96,6 +100,7 @@ type Comet struct {
 	announcer *announcer
 	opener    *roomOpener
 	recent    recentIDs
+	upstream  upstreamTable
 	acks      *batcher[*envelope.Ack]
 	detaches  *batcher[*envelope.Detached]
 	listeners []transport.Listener
@@ -144,6 +149,7 @@ func New(cfg Config, logic Logic, log zerolog.Logger, reg prometheus.Registerer)
 	c.outboxes = outbox.NewShared(outbox.Config{
 		PendingBytes: cfg.PendingBytes, WriteTimeout: cfg.SlowTimeout, Batches: c.batches,
 	})
+	c.upstream.rules = upstream.NewTable(cfg.Upstream)
 	c.catchUps = &catchUpQueue{comet: c}
 	c.announcer = &announcer{comet: c, told: map[uint32]uint64{}}
 	c.opener = newRoomOpener(c)
@@ -339,6 +345,7 @@ func (c *Comet) Run(ctx context.Context) error {
 	stopListening()
 	c.drain()
 	listeners.Wait()
+	c.upstream.stop()
 	close(stop)
 	c.stopCalls()
 	c.workers.Stop()

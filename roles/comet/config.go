@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"imgo/internal/settings"
+	"imgo/internal/upstream"
 	"imgo/transport"
 )
 
@@ -37,6 +38,10 @@ type Config struct {
 	// handshake.
 	Handshake bool
 
+	// Upstream says which messages of clients are carried to the backend.
+	Upstream upstream.Rules
+	// UpstreamBytes bounds the messages for the backend that wait, of all sessions.
+	UpstreamBytes int `default:"67108864"`
 	// DeniedRooms bounds the rooms without a member here that job is told of, so
 	// that their messages do not come here. Past it all of them are forgotten.
 	DeniedRooms int `default:"100000"`

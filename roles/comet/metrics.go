@@ -71,8 +71,11 @@ type metrics struct {
 	delivery   prometheus.Histogram
 	throttled  prometheus.Counter
 	refusals   *prometheus.CounterVec // code
-	behind     atomic.Int64
-	denied     atomic.Int64
+	upstream   *prometheus.CounterVec // outcome
+	// upstreamBytes is how much waits for logic.
+	upstreamBytes atomic.Int64
+	behind        atomic.Int64
+	denied        atomic.Int64
 }
 
 // newMetrics registers the metrics with reg, which may be nil.
@@ -124,6 +127,8 @@ func newMetrics(
 		}),
 		refusals: counter("refused_operations_total", "Joins and other operations of sessions that were refused, by the answer's code.",
 			"code"),
+		upstream: counter("upstream_total", "Messages of clients for the backend, by outcome: taken, refused, failed (the client was told to try "+
+			"again), lost (of an old client: logic did not take it in time).", "outcome"),
 		throttled: factory.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_comet_throttled_packets_total",
 			Help: "Packets that were read late because their session sends too many.",
@@ -144,6 +149,7 @@ func newMetrics(
 	gaugeFunc("writing_sessions", "Sessions whose socket is being written to.", count(outboxes.Writing))
 	gaugeFunc("denied_rooms", "Rooms without a member here whose messages job leaves this comet out for.", count(m.denied.Load))
 	gaugeFunc("ack_queue_ids", "Acknowledged ids that logic was not told of yet.", ackQueue)
+	gaugeFunc("upstream_bytes", "Messages of clients for the backend that logic has not taken yet.", count(m.upstreamBytes.Load))
 	gaugeFunc("detach_queue_sessions", "Ended sessions that logic was not told of yet.", detachQueue)
 	return m
 }

@@ -63,6 +63,9 @@ func (r reader) handleImgo(p transport.Packet) {
 	switch p.Op {
 	case protocol.OpSend:
 		r.countPacket("send")
+		if _, over := r.takeUpstream(p); over {
+			return
+		}
 		r.reply(p, protocol.OpMessage, p.Body)
 	case protocol.OpTest:
 		r.countPacket("test")
@@ -90,20 +93,21 @@ func (r reader) handleV2(p transport.Packet) bool {
 	return true
 }
 
-// errNoUpstream is the answer to a message for the business system, which imgo does
-// not carry.
+// errNoUpstream is the answer to a message for the backend that no rule takes.
 var errNoUpstream = envelope.Errorf(envelope.CodeUnsupported, "this server takes no messages from clients: this one went nowhere")
 
-// upstream answers op 4 and every operation that comet does not know. The message
-// itself goes nowhere. A client of version 2 is told so. One of goim gets what goim
-// answered: the same operation and no body.
+// upstream answers op 4 and every operation that comet does not know. A message for
+// the backend is carried there if a rule takes it. Otherwise it goes nowhere, and a client
+// of version 2 is told so. One of goim gets what goim answered: the same operation and no body.
 func (r reader) upstream(p transport.Packet) {
 	op := "upstream"
 	if p.Op == protocol.OpSend {
 		op = "send"
 	}
 	r.countPacket(op)
+	taken, over := r.takeUpstream(p)
 	switch {
+	case over, taken && r.gen == genV2: // a worker answers
 	case r.gen == genV2:
 		r.refuse(p, errNoUpstream)
 	case r.gen == genGoim && p.Op == protocol.OpRaw: // goim wrote only the body of its answer, which is empty

@@ -50,7 +50,7 @@ func (r reader) readInline() {
 		}
 		handle, delay := r.received(p, err)
 		switch {
-		case delay > 0 || handle && mayWait(p.Op):
+		case delay > 0 || handle && (mayWait(p.Op) || r.upstreamFull(p)):
 			r.comet.workers.Run(&unhandled{r, p, handle, delay})
 			return
 		case handle:

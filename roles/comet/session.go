@@ -84,6 +84,7 @@ type extras struct {
 	granted   granted              // those that callers of the API put the user into
 	access    *envelope.RoomAccess // what the token allows; nil: every room
 	accepts   []int32              // sorted
+	upQueue   *upstreamQueue       // of messages for the backend; nil: none came
 	auto      *autoAck             // nil: the client acknowledges, or has got nothing kept
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not

@@ -94,11 +94,12 @@ func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply
 // encodeAuthReplyLocked makes op 8. Its body is empty, but for version 2:
 //
 //	{"session":"…","user":"…","heartbeat":25,"expires_in":3600,"pending":0,"rooms":["…"],
-//	"refused":[{"room":"…","code":"forbidden","reason":"…"}],"undecided":["…"]}
+//	"refused":[{"room":"…","code":"forbidden","reason":"…"}],"undecided":["…"],"published":"7"}
 //
 // with times in seconds. expires_in is there if the token ends, rooms if callers of
 // the API have put the user into some, refused if some rooms were asked for in
-// vain, and undecided if logic is yet to be asked about some.
+// vain, undecided if logic is yet to be asked about some, and published if the device
+// has sent messages with ids.
 func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply, refused []*envelope.RoomRefusal) []byte {
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
@@ -121,7 +122,11 @@ func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply,
 		body = appendListStart(body, "undecided", i)
 		body = appendQuoted(body, room)
 	}
-	body = append(appendListEnd(body, len(reply.GetToAsk())), '}')
+	body = appendListEnd(body, len(reply.GetToAsk()))
+	if id := reply.GetPublished(); id > 0 {
+		body = append(strconv.AppendUint(append(body, `,"published":"`...), id, 10), '"')
+	}
+	body = append(body, '}')
 	return transport.EncodeReply(s.form, protocol.Version2, protocol.OpAuthReply, seq, 0, body)
 }
 

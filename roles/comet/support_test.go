@@ -55,6 +55,7 @@ type fakeLogic struct {
 	join     func(*envelope.JoinRequest) (*envelope.JoinReply, error)
 	refresh  func(*envelope.RefreshRequest) (*envelope.RefreshReply, error)
 	read     func(*envelope.ReadRequest) (*envelope.ReadReply, error)
+	upstream func(context.Context, *envelope.UpstreamRequest) (*envelope.UpstreamReply, error)
 
 	mu        sync.Mutex
 	connects  []*envelope.ConnectRequest
@@ -157,6 +158,16 @@ func (l *fakeLogic) Refresh(_ context.Context, r *envelope.RefreshRequest) (*env
 		return nil, envelope.Errorf(envelope.CodeForbidden, "the new token is another user's or device's than the session's")
 	}
 	return &envelope.RefreshReply{}, nil
+}
+
+func (l *fakeLogic) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	l.mu.Lock()
+	upstream := l.upstream
+	l.mu.Unlock()
+	if upstream != nil {
+		return upstream(ctx, r)
+	}
+	return &envelope.UpstreamReply{}, nil
 }
 
 // connected returns the request of session number n, counted from 0.

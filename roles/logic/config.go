@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"imgo/internal/settings"
+	"imgo/internal/upstream"
 	"imgo/roles/logic/auth"
 )
 
@@ -13,6 +14,8 @@ type Config struct {
 	RoomRules
 	Reports
 	Auth auth.Config
+	// Upstream says what becomes of the messages of clients.
+	Upstream upstream.Rules
 
 	// MaxUsers bounds the users (and the keys) that one push or question names.
 	MaxUsers int `default:"100000"`

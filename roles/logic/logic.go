@@ -25,6 +25,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/events"
+	"imgo/internal/upstream"
 	"imgo/roles/logic/auth"
 )
 
@@ -34,6 +35,7 @@ import (
 type Logic struct {
 	pushHandler
 	sessionHandler
+	upstreamHandler
 	announceHandler
 	ackHandler
 	readHandler
@@ -84,6 +86,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		return nil, err
 	}
 	life := &lifecycle{callTimeout: cfg.CallTimeout}
+	calls, err := newUpstreamCalls(cfg, deps.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	warn := newWarnings(deps.Log)
 	owners := &owners{routers: deps.Routers, partitions: int(deps.Kept.Partitions())}
 	level, ok := events.ParseLevel(string(cfg.DefaultReport))
@@ -102,6 +108,10 @@ func New(cfg Config, deps Deps) (*Logic, error) {
 		sessionHandler: sessionHandler{
 			life: life, auth: authenticator, rules: cfg.RoomRules, backend: backend, owners: owners, live: live, kicker: kicker,
 			metrics: metrics, warn: warn, undoTimeout: cfg.LookupTimeout,
+		},
+		upstreamHandler: upstreamHandler{
+			life: life, owners: owners, kept: deps.Kept, records: deps.Records, metrics: metrics, warn: warn, now: now,
+			rules: upstream.NewTable(cfg.Upstream), calls: calls, maxBody: cfg.MaxBody, log: deps.Log,
 		},
 		announceHandler: announceHandler{life: life, owners: owners, warn: warn},
 		ackHandler:      ackHandler{life: life, owners: owners, kept: deps.Kept, metrics: metrics, now: now},
@@ -191,6 +201,7 @@ func (l *Logic) Run(ctx context.Context) error {
 	var background sync.WaitGroup
 	background.Go(func() { l.auth.Run(ctx) })
 	background.Go(func() { l.backend.run(ctx) })
+	background.Go(func() { l.calls.run(ctx) })
 	<-ctx.Done()
 	l.life.stop()
 	background.Wait()

@@ -31,6 +31,7 @@ type metrics struct {
 	acks        *prometheus.CounterVec
 	reads       *prometheus.CounterVec
 	catchUps    *prometheus.CounterVec
+	upstream    *prometheus.CounterVec // to, outcome
 	kicks       prometheus.Counter
 	notices     *prometheus.CounterVec
 	unlooked    prometheus.Counter
@@ -66,6 +67,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		acks:     counter("imgo_logic_acks_total", "Message ids that comets sent acknowledgements of, by outcome.", "outcome"),
 		reads:    counter("imgo_logic_reads_total", "Calls that told of messages that were read, by outcome.", "outcome"),
 		catchUps: counter("imgo_logic_catch_ups_total", "Catch-ups of sessions by outcome.", "outcome"),
+		upstream: counter("imgo_logic_upstream_total",
+			"Messages of clients for the backend, by where the rule puts them (events, call, drop) and outcome (accepted, or the error's code).",
+			"to", "outcome"),
 		kicks: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_logic_kicks_total", Help: "Sessions that were told to close.",
 		}),
@@ -86,7 +90,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.reads, m.catchUps, m.kicks, m.notices, m.unlooked,
+		m.pushes, m.pushSeconds, m.connects, m.authSeconds, m.acks, m.reads, m.catchUps, m.kicks, m.notices, m.unlooked, m.upstream,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err

@@ -109,6 +109,7 @@ func (h *sessionHandler) connect(ctx context.Context, r *envelope.ConnectRequest
 		Floor: attached.GetFloor(), Pending: attached.GetPending(), Backlog: attached.GetBacklog(),
 		GlobalKey: session.GlobalKey, Rooms: id.Join,
 		Access: access, Joined: session.Rooms, ToAsk: toAsk, Refused: refused, Memberships: attached.GetMemberships(),
+		Published: attached.GetPublished(),
 	}, nil
 }
 

@@ -151,6 +151,8 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return here(rec.UserRooms.User)
 	case rec.Read != nil:
 		return here(rec.Read.User)
+	case rec.Upstream != nil:
+		return rec.Upstream.ClientId == 0 || here(rec.Upstream.User)
 	case rec.Dues != nil:
 		return !slices.ContainsFunc(rec.Dues.Dues, func(d *envelope.Due) bool { return !here(d.User) })
 	}
@@ -219,6 +221,7 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 		if !a.NoteDevice(id, rec.Device.Device, rec.Device.SeenMs, rec.TimeMs) {
 			kind("device_without_room")
 		}
+		a.NotePublished(rec.Device.Device, rec.Device.Since, rec.Device.Published, rec.TimeMs)
 		p.accounts.touchLocked(a, 64)
 		p.metrics.devices.Inc()
 	case rec.Removal != nil && ap.storableLocked(id, rec.Removal.User, "user"):
@@ -236,6 +239,9 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	case rec.UserRooms != nil:
 		kind("user_rooms")
 		return ap.userRoomsLocked(id, rec)
+	case rec.Upstream != nil:
+		kind("upstream")
+		return ap.upstreamLocked(id, rec)
 	case rec.Dues != nil:
 		kind("dues")
 		return ap.duesLocked(id, rec.Dues)

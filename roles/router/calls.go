@@ -47,6 +47,7 @@ func (r *Router) Attach(ctx context.Context, req *envelope.AttachRequest) (*enve
 		return nil, err
 	}
 	reply.Backlog, reply.Pending, reply.Floor, reply.Memberships = w.backlog, uint32(w.pending), w.floor, w.memberships
+	reply.Published = w.published
 	return reply, nil
 }
 
@@ -194,6 +195,8 @@ type windowReply struct {
 	pending int
 	// floor is the id of the record that made the device known.
 	floor uint64
+	// published is the highest client id of the device's messages.
+	published uint64
 	// memberships are the user's, nil if there never were any.
 	memberships *envelope.Memberships
 }
@@ -214,7 +217,7 @@ func (p *partition) window(ctx context.Context, req *envelope.CatchUpRequest) (w
 	window, more := a.Window(p.scratch[:0], mask, req.After, now.UnixMilli(),
 		orDefault(req.MaxMessages, p.cfg.WindowMessages), orDefault(req.MaxBytes, p.cfg.WindowBytes))
 	b := &envelope.Backlog{To: req.To, UpTo: p.position.appliedID(), More: more, After: req.After}
-	reply := windowReply{backlog: b, pending: a.Pending(mask), floor: d.Since}
+	reply := windowReply{backlog: b, pending: a.Pending(mask), floor: d.Since, published: d.Published}
 	if a.Meta().Rooms != nil {
 		reply.memberships = a.Memberships()
 	}

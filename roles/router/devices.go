@@ -18,6 +18,8 @@ const (
 	// is the longest time between: a restart begins to count anew.
 	sweepsPerRetention = 32
 	sweepEvery         = 15 * time.Minute
+	// expireEvery is how often it is looked for devices that have expired where nothing else is looked for.
+	expireEvery = time.Hour
 	// sweepUsers is how many users are read from the store at a time.
 	sweepUsers = 256
 	// notePause is the least time between two device records: 200 a second.
@@ -138,10 +140,11 @@ func (p deviceRecords) longConnected(now time.Time) (list []*envelope.Device) {
 // rebuilds the mailboxes from the log alone knows all of them. It returns when ctx
 // is done.
 func (r *Router) repeatDevices(ctx context.Context) error {
-	if r.cfg.Retention <= 0 {
-		return nil
+	every := expireEvery // the log keeps its records for longer than the store its mailboxes
+	if r.cfg.Retention > 0 {
+		every = max(min(r.cfg.Retention/sweepsPerRetention, sweepEvery), time.Millisecond)
 	}
-	tick := time.NewTicker(max(min(r.cfg.Retention/sweepsPerRetention, sweepEvery), time.Millisecond))
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -169,6 +172,12 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 		}
 		for i := range users {
 			for _, rec := range p.fading(&users[i]) {
+				if rec.Device.GetPublished() > 0 {
+					// A router that rebuilds the mailbox takes it for granted that the topic has these events.
+					if err := p.events.waitSent(ctx); err != nil {
+						return n, err
+					}
+				}
 				if _, err := p.append(ctx, p.index, rec, fmt.Sprintf("what is known of user %q", users[i].Name)); err != nil {
 					return n, err
 				}
@@ -186,8 +195,8 @@ func (p deviceRecords) repeat(ctx context.Context) (n int, err error) {
 }
 
 // fading returns records that repeat what is known of a user: devices and memberships
-// whose last record is about half the retention old. What is in memory is newer than
-// what was stored.
+// whose last record is about half the retention old. A device that has expired, and that only
+// a record may forget, is forgotten. What is in memory is newer than what was stored.
 func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,11 +214,18 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 	due := now.Add(jitter - retention/2).UnixMilli()
 	expired := now.Add(-p.cfg.DeviceExpiry).UnixMilli()
 	for _, d := range meta.Devices {
-		if d.NotedMS < due && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)) {
-			list = append(list, &envelope.Record{
-				Device: &envelope.Device{User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since},
-			})
+		old := d.NotedMS < due || d.Published > 0 && d.PublishedMS < due
+		switch {
+		case d.SeenMS < expired && d.Published > 0 && a == nil: // one in memory takes the step by itself
+			list = append(list, &envelope.Record{Removal: &envelope.Removal{User: stored.Name, Devices: []string{d.Name}}})
+		case old && retention > 0 && d.SeenMS >= expired && (a == nil || !a.isLeaving(d.Name)):
+			list = append(list, &envelope.Record{Device: &envelope.Device{
+				User: stored.Name, Device: d.Name, SeenMs: d.SeenMS, Since: d.Since, Published: d.Published,
+			}})
 		}
+	}
+	if retention <= 0 {
+		return list
 	}
 	if r := meta.Rooms; r != nil && r.NotedMS < due && len(r.Names) > 0 {
 		list = append(list, &envelope.Record{

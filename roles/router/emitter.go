@@ -19,6 +19,8 @@ const (
 	// maxUnsent bounds the events of a partition that the topic has not taken yet. Records are
 	// not applied beyond it.
 	maxUnsent = 1 << 14
+	// maxUnsentBytes bounds them too: the events of messages from clients have bodies.
+	maxUnsentBytes = 16 << 20
 	// A batch is appended in one call, and has to fit into one transaction of the log: a part
 	// of it must never be there without what is before.
 	maxBatchEvents = 512
@@ -46,6 +48,10 @@ type emitter struct {
 	// queue has the events that are not under way yet, and sending counts those that are.
 	queue   []events.Event
 	sending int
+	// queued is about the size of the queue, in bytes.
+	queued int
+	// added counts the events that came into the queue, and done those of them that are in the topic.
+	added, done uint64
 	// deriving reports whether the record that is being applied has events that are not in the
 	// queue yet.
 	deriving bool
@@ -68,6 +74,10 @@ func (em *emitter) addLocked(list []events.Event) {
 		return
 	}
 	em.queue = append(em.queue, list...)
+	em.added += uint64(len(list))
+	for i := range list {
+		em.queued += eventSize(&list[i])
+	}
 	em.wake.Set()
 }
 
@@ -77,7 +87,35 @@ func (em *emitter) unsentLocked() bool {
 }
 
 // fullLocked reports whether no further record may be applied.
-func (em *emitter) fullLocked() bool { return len(em.queue) >= maxUnsent }
+func (em *emitter) fullLocked() bool {
+	return len(em.queue) >= maxUnsent || em.queued >= maxUnsentBytes
+}
+
+// waitSent waits until the topic has the events of all that was applied so far. It returns an error if that takes
+// too long, or the partition was lost.
+func (em *emitter) waitSent(ctx context.Context) error {
+	p := em.p
+	timer := time.NewTimer(flushEventsWaitLast)
+	defer timer.Stop()
+	p.mu.Lock()
+	target := em.added
+	for em.done < target {
+		sent := em.sent
+		p.mu.Unlock()
+		select {
+		case <-sent:
+		case <-timer.C:
+			return errEventsBehind(p.index)
+		case <-p.left:
+			return notOwned(p.index)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.mu.Lock()
+	}
+	p.mu.Unlock()
+	return nil
+}
 
 // run appends what is queued, until ctx is done.
 func (em *emitter) run(ctx context.Context) {
@@ -110,6 +148,7 @@ func (em *emitter) next() []events.Event {
 		size += eventSize(&em.queue[n])
 		n++
 	}
+	em.queued -= size
 	batch := em.queue[:n:n]
 	em.queue = em.queue[n:]
 	if len(em.queue) == 0 {
@@ -121,7 +160,7 @@ func (em *emitter) next() []events.Event {
 
 // eventSize is about the size of an event in the topic, in bytes.
 func eventSize(e *events.Event) int {
-	size := 320 + 2*len(e.User) + len(e.Ref) + len(e.Device) + 24*len(e.IDs)
+	size := 320 + 2*len(e.User) + len(e.Ref) + len(e.Device) + 24*len(e.IDs) + len(e.Session) + len(e.Body)
 	for _, d := range e.Devices {
 		size += len(d) + 3
 	}
@@ -141,6 +180,7 @@ func (em *emitter) send(ctx context.Context, batch []events.Event) {
 		}
 		if err == nil {
 			p.mu.Lock()
+			em.done += uint64(em.sending)
 			em.sending = 0
 			close(em.sent)
 			em.sent = make(chan struct{})
@@ -164,6 +204,9 @@ func (em *emitter) putBack(batch []events.Event) {
 	em.p.mu.Lock()
 	defer em.p.mu.Unlock()
 	em.sending = 0
+	for i := range batch {
+		em.queued += eventSize(&batch[i])
+	}
 	if n := min(len(em.queue), 1); n > 0 {
 		em.queue = append(append(append([]events.Event(nil), em.queue[:n]...), batch...), em.queue[n:]...)
 	} else {

@@ -203,7 +203,9 @@ func movedSize(e *store.MailboxEntry) int { return int(e.Size) + 64 }
 func newPart(user string, meta *store.MailboxMeta, devices []store.MailboxDevice) *envelope.MovedMailbox {
 	part := &envelope.MovedMailbox{User: user, LastMs: meta.LastMS, Dropped: meta.Dropped}
 	for _, d := range devices {
-		part.Devices = append(part.Devices, &envelope.MovedDevice{Device: d.Name, Since: d.Since, SeenMs: d.SeenMS})
+		part.Devices = append(part.Devices, &envelope.MovedDevice{
+			Device: d.Name, Since: d.Since, SeenMs: d.SeenMS, Published: d.Published,
+		})
 	}
 	return part
 }

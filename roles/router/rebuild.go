@@ -54,6 +54,8 @@ type earlyDevice struct {
 	name   string
 	since  uint64
 	seenMS int64
+	// published is envelope.Device.Published.
+	published uint64
 }
 
 // unread reports whether the store certainly has nothing of a user.
@@ -85,6 +87,7 @@ func (b *rebuild) restoreDevices(a *account) {
 	delete(b.devices, a.User())
 	for _, d := range devices {
 		a.RestoreDevice(d.name, d.since, d.seenMS)
+		a.NotePublished(d.name, d.since, d.published, 0)
 	}
 }
 
@@ -382,7 +385,7 @@ func (f follower) findEarlyDevices(ctx context.Context, begin, end int64) (map[s
 				continue
 			}
 			if d := rec.Device; d.Since > 0 && d.Since < first {
-				devices[d.User] = append(devices[d.User], earlyDevice{d.Device, d.Since, d.SeenMs})
+				devices[d.User] = append(devices[d.User], earlyDevice{d.Device, d.Since, d.SeenMs, d.Published})
 			}
 		}
 	}

@@ -255,6 +255,13 @@ func (u upstream) Refresh(ctx context.Context, r *envelope.RefreshRequest) (*env
 	return u.n.logic.Refresh(ctx, r)
 }
 
+func (u upstream) Upstream(ctx context.Context, r *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	if u.n.hung.Load() {
+		return nil, errHung
+	}
+	return u.n.logic.Upstream(ctx, r)
+}
+
 func (u upstream) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
 	if u.n.hung.Load() {
 		return errHung

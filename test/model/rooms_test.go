@@ -132,6 +132,10 @@ func (n *roomComet) Refresh(context.Context, *envelope.RefreshRequest) (*envelop
 	return &envelope.RefreshReply{}, nil
 }
 
+func (n *roomComet) Upstream(context.Context, *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	return &envelope.UpstreamReply{}, nil
+}
+
 func (n *roomComet) RoomOpened(ctx context.Context, r *envelope.RoomOpened) error {
 	n.w.jitter(3 * time.Millisecond)
 	if n.dead.Load() || n.w.dice.n(10) == 0 {

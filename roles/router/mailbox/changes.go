@@ -87,9 +87,9 @@ func (m *Mailbox) Undo(c *Changes) {
 
 // MetaExpiry returns until when the meta must be stored: a day longer than the last
 // message, and at least until then. The zero time means for ever: the user is in a
-// room.
+// room, or a record has to forget a device.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
-	if m.inRooms() {
+	if m.inRooms() || m.hasPublished() {
 		return time.Time{}
 	}
 	for _, e := range m.entries {

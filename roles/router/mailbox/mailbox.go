@@ -473,7 +473,7 @@ func (m *Mailbox) Expire(now time.Time, deviceExpiry time.Duration, connected fu
 	for i := len(m.meta.Devices) - 1; i >= 0; i-- {
 		switch d := m.meta.Devices[i]; {
 		case d.SeenMS >= limit || connected(d.Name):
-		case m.waitsReporting(1 << d.Bit):
+		case m.waitsReporting(1 << d.Bit), d.Published > 0:
 			m.stale = append(m.stale, d.Name)
 		default:
 			m.dropDevice(d.Name)

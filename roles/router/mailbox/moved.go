@@ -25,6 +25,7 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 		known := m.Device(d.Device)
 		known.SeenMS = max(known.SeenMS, d.SeenMs)
 		known.NotedMS = max(known.NotedMS, notedMS)
+		m.NotePublished(d.Device, d.Since, d.Published, notedMS)
 	}
 	for _, msg := range part.Messages {
 		m.mergeMessage(msg, devices, nowMS)

@@ -1,0 +1,309 @@
+package comet
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/upstream"
+	"imgo/internal/wait"
+	"imgo/protocol"
+	"imgo/transport"
+)
+
+// This file carries the messages of clients for the backend to logic. The messages of a session are carried one after
+// another, by a worker. The reading goroutine puts them into the session's backlog and goes on. It waits only while the
+// backlog, or that of all sessions together, is full: then the client is read more slowly.
+//
+// A client of version 2 gets the answer of logic and repeats by itself what was not taken. A client of an older
+// generation has got its answer from comet. So comet repeats such a message, until logic takes or refuses it.
+
+const (
+	// maxUpstream and maxUpstreamBytes bound the backlog of a session. One message always fits.
+	maxUpstream      = 32
+	maxUpstreamBytes = 128 << 10
+	// upstreamOverhead is what a message costs beside its body, in bytes.
+	upstreamOverhead = 512
+	// upstreamRetryMS is when a client may repeat a message that could not be decided about.
+	upstreamRetryMS = 1000
+	// roomStep is how often a reading goroutine that waits for room looks whether its session is over.
+	roomStep = 50 * time.Millisecond
+	// minUpstreamPause and maxUpstreamPause bound the pause before a message of an old client is repeated. It is
+	// given up lateUpstream after its session has ended.
+	minUpstreamPause = 50 * time.Millisecond
+	maxUpstreamPause = 5 * time.Second
+	lateUpstream     = 30 * time.Second
+	// stopUpstream is how long a comet that stops waits for the messages that it has.
+	stopUpstream = 2 * time.Second
+)
+
+// The outcomes of messages in the metrics.
+const (
+	upstreamTaken   = "taken"
+	upstreamRefused = "refused"
+	upstreamFailed  = "failed" // a client of version 2 was told to try again
+	upstreamLost    = "lost"   // a message of an old client was given up
+)
+
+// upstreamTable is what all sessions share. It is safe for concurrent use.
+type upstreamTable struct {
+	rules  upstream.Table
+	active sync.WaitGroup // the backlogs that a worker carries
+}
+
+// stop waits until all messages were carried, but not for long. No session reads any more.
+func (t *upstreamTable) stop() {
+	done := make(chan struct{})
+	go func() {
+		t.active.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(stopUpstream)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
+
+// upstreamMessage is a message of a client that was not carried yet.
+type upstreamMessage struct {
+	packet transport.Packet
+	rule   *upstream.Rule
+	size   int64
+}
+
+// upstreamQueue has the messages of a session, in their order. The lock of the session's outbox guards it. While it
+// has any, a worker carries the first one.
+type upstreamQueue struct {
+	*session
+	queue []*upstreamMessage
+	bytes int64
+	room  wait.Signal // a message has left
+}
+
+// newUpstreamMessage returns the message in a packet; nil: no rule takes it, or the packet has none.
+func (r reader) newUpstreamMessage(p transport.Packet) *upstreamMessage {
+	if r.gen == genImgo && p.Op != protocol.OpSend {
+		return nil
+	}
+	_, rule := r.comet.upstream.rules.Find(p.Op)
+	if rule == nil {
+		return nil
+	}
+	return &upstreamMessage{packet: p, rule: rule, size: int64(len(p.Body)) + upstreamOverhead}
+}
+
+// upstreamFull reports whether a packet has a message for which there is no room now.
+func (r reader) upstreamFull(p transport.Packet) bool {
+	m := r.newUpstreamMessage(p)
+	return m != nil && r.fullFor(m)
+}
+
+// fullFor reports whether there is no room for a message.
+func (s *session) fullFor(m *upstreamMessage) bool {
+	if bytes := s.comet.metrics.upstreamBytes.Load(); bytes > 0 && bytes+m.size > int64(s.comet.cfg.UpstreamBytes) {
+		return true
+	}
+	s.out.Lock()
+	defer s.out.Unlock()
+	b := s.upQueue
+	return b != nil && len(b.queue) > 0 && (len(b.queue) >= maxUpstream || b.bytes+m.size > maxUpstreamBytes)
+}
+
+// takeUpstream puts the message in a packet into the backlog. It waits for room. taken is false if no rule takes the
+// message. over is true if the session ended before there was room.
+func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
+	m := r.newUpstreamMessage(p)
+	if m == nil {
+		return false, false
+	}
+	for r.fullFor(m) {
+		if !r.awaitRoom() {
+			return false, true
+		}
+	}
+	r.addUpstream(m)
+	return true, false
+}
+
+// awaitRoom waits until a message has left the session's backlog, or for a moment. It reports false if the session is
+// over.
+func (s *session) awaitRoom() bool {
+	s.out.Lock()
+	over := s.state > stateLive
+	var room wait.Signal
+	if s.upQueue != nil {
+		room = s.upQueue.room
+	}
+	s.out.Unlock()
+	if over {
+		return false
+	}
+	timer := time.NewTimer(roomStep)
+	defer timer.Stop()
+	select {
+	case <-room: // nil: never
+	case <-timer.C:
+	}
+	return true
+}
+
+// addUpstream adds a message to the backlog.
+func (s *session) addUpstream(m *upstreamMessage) {
+	if s.form.JSON() {
+		m.packet.Body = append([]byte(nil), m.packet.Body...) // it is a part of the frame
+	}
+	c := s.comet
+	c.metrics.upstreamBytes.Add(m.size)
+	s.out.Lock()
+	s.ownExtras()
+	if s.upQueue == nil {
+		s.upQueue = &upstreamQueue{session: s, room: wait.NewSignal()}
+	}
+	b := s.upQueue
+	b.queue = append(b.queue, m)
+	b.bytes += m.size
+	first := len(b.queue) == 1
+	s.out.Unlock()
+	if first {
+		c.upstream.active.Add(1)
+		c.workers.Run(b)
+	}
+}
+
+// Run carries the messages until there are none.
+func (b *upstreamQueue) Run() {
+	defer b.comet.upstream.active.Done()
+	for m := b.first(); m != nil; m = b.next() {
+		b.carry(m)
+	}
+}
+
+// first returns the oldest message.
+func (b *upstreamQueue) first() *upstreamMessage {
+	b.out.Lock()
+	defer b.out.Unlock()
+	return b.queue[0]
+}
+
+// next drops the oldest message, which was carried, and returns the one after it; nil: there is none.
+func (b *upstreamQueue) next() *upstreamMessage {
+	b.out.Lock()
+	defer b.out.Unlock()
+	size := b.queue[0].size
+	b.queue[0] = nil
+	b.queue = b.queue[1:]
+	b.bytes -= size
+	b.comet.metrics.upstreamBytes.Add(-size)
+	b.room.Set()
+	if len(b.queue) == 0 {
+		b.queue = nil
+		return nil
+	}
+	return b.queue[0]
+}
+
+// carry takes a message to logic and answers the client.
+func (b *upstreamQueue) carry(m *upstreamMessage) {
+	request := b.upstreamRequest(m)
+	reply, err := b.call(m, request)
+	if b.gen != genV2 {
+		reply, err = b.repeat(m, request, reply, err)
+	}
+	outcome := upstreamTaken
+	switch {
+	case err != nil && b.gen != genV2:
+		outcome = upstreamLost
+		b.comet.log.Debug().Err(err).Str("user", b.user).Int32("op", m.packet.Op).
+			Msg("a message of an old client for the backend is lost: logic did not take it in time")
+	case err != nil:
+		outcome = upstreamFailed
+	case reply.GetCode() != "":
+		outcome = upstreamRefused
+	}
+	b.comet.metrics.upstream.WithLabelValues(outcome).Inc()
+	if b.gen == genV2 {
+		reader{b.session}.answerUpstream(m.packet, reply, err)
+	}
+}
+
+func (b *upstreamQueue) upstreamRequest(m *upstreamMessage) *envelope.UpstreamRequest {
+	b.out.Lock()
+	defer b.out.Unlock()
+	request := &envelope.UpstreamRequest{
+		Id: envelope.NewRecordID(), Session: b.describeLocked(), Op: m.packet.Op, Body: m.packet.Body,
+	}
+	if b.gen == genV2 {
+		request.ClientId = m.packet.ID
+	}
+	return request
+}
+
+// call asks logic once.
+func (b *upstreamQueue) call(m *upstreamMessage, request *envelope.UpstreamRequest) (*envelope.UpstreamReply, error) {
+	timeout := b.comet.cfg.CallTimeout
+	if m.rule.To == upstream.ToCall {
+		timeout += 2 * m.rule.Timeout // there may be a logic that hangs, see roles/remote.go
+	}
+	ctx, cancel := context.WithTimeout(b.comet.calls, timeout)
+	defer cancel()
+	reply, err := b.comet.logic.Upstream(ctx, request)
+	if err != nil {
+		b.comet.metrics.callErrors.WithLabelValues("upstream").Inc()
+	}
+	return reply, err
+}
+
+// repeat asks logic again, after an answer that may be another one later. It ends when logic has taken or refused the
+// message, some time after the end of the session, or when comet stops.
+func (b *upstreamQueue) repeat(
+	m *upstreamMessage, request *envelope.UpstreamRequest, reply *envelope.UpstreamReply, err error,
+) (*envelope.UpstreamReply, error) {
+	pauses := wait.Backoff{Min: minUpstreamPause, Max: maxUpstreamPause}
+	var until time.Time
+	for err != nil || reply.GetRetryMs() > 0 {
+		if over, _ := (reader{b.session}).closing(); over && until.IsZero() {
+			until = time.Now().Add(lateUpstream)
+		}
+		late := !until.IsZero() && time.Now().After(until)
+		if late || pauses.Sleep(b.comet.calls) != nil {
+			if err == nil {
+				err = fmt.Errorf("%s: %s", reply.GetCode(), reply.GetReason())
+			}
+			return reply, err
+		}
+		reply, err = b.call(m, request)
+	}
+	return reply, nil
+}
+
+// answerUpstream tells a client of version 2 what became of its message.
+func (r reader) answerUpstream(p transport.Packet, reply *envelope.UpstreamReply, err error) {
+	switch {
+	case err != nil:
+		code, reason := refusalText(err)
+		retry := uint32(0)
+		if code == envelope.CodeUnavailable || code == envelope.CodeRateLimited {
+			retry = upstreamRetryMS
+		}
+		r.refuseUpstream(p, string(code), reason, retry)
+	case reply.GetCode() != "":
+		r.refuseUpstream(p, reply.GetCode(), reply.GetReason(), reply.GetRetryMs())
+	default:
+		r.reply(p, p.Op, reply.GetBody())
+	}
+}
+
+// refuseUpstream sends op 28. retryMS is when another try may succeed; 0: none will.
+func (r reader) refuseUpstream(p transport.Packet, code, reason string, retryMS uint32) {
+	r.comet.metrics.refusals.WithLabelValues(code).Inc()
+	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(code))
+	body = appendQuoted(body, reason)
+	if retryMS > 0 {
+		body = fmt.Appendf(body, `,"retry_ms":%d`, retryMS)
+	}
+	r.reply(p, protocol.OpError, append(body, '}'))
+}
