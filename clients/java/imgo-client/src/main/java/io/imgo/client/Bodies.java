@@ -14,6 +14,7 @@ import java.util.Map;
 final class Bodies {
     private static final double MAX_EXPIRY_SECONDS = 365.0 * 24 * 3600;
     private static final double MAX_HEARTBEAT_SECONDS = 24 * 3600;
+    private static final double MAX_RETRY_MILLIS = 24 * 3600 * 1000.0;
     private static final long MIN_HEARTBEAT_MILLIS = 10;
     private static final long DEFAULT_HEARTBEAT_MILLIS = 60_000;
 
@@ -100,6 +101,24 @@ final class Bodies {
         return bytes(Json.write(Collections.singletonMap("token", token)));
     }
 
+    static byte[] ids(long[] ids) {
+        ByteBuffer body = ByteBuffer.allocate(8 * ids.length);
+        for (long id : ids) {
+            body.putLong(id);
+        }
+        return body.array();
+    }
+
+    /** Reads a list of ids. It throws IllegalArgumentException for half an id. */
+    static long[] ids(byte[] body) {
+        if (body.length % 8 != 0) {
+            throw new IllegalArgumentException("a list of ids has " + body.length + " bytes, which is no multiple of 8");
+        }
+        long[] ids = new long[body.length / 8];
+        ByteBuffer.wrap(body).asLongBuffer().get(ids);
+        return ids;
+    }
+
     static byte[] acks(List<Long> ids) {
         ByteBuffer body = ByteBuffer.allocate(8 * ids.size());
         for (Long id : ids) {
@@ -123,6 +142,12 @@ final class Bodies {
         long heartbeatMillis = heartbeat > 0 ? Math.max(MIN_HEARTBEAT_MILLIS, Math.round(heartbeat * 1000)) : DEFAULT_HEARTBEAT_MILLIS;
         return new Session(text(reply, "session"), text(reply, "user"), heartbeatMillis, (long) number(reply, "pending", Long.MAX_VALUE),
                 expiry(reply), texts(reply, "rooms"));
+    }
+
+    /** Returns the last id of a message that the device has published, or null if there is none. */
+    static Long published(Map<?, ?> reply) {
+        String id = text(reply, "published");
+        return id.isEmpty() ? null : Ids.parse(id);
     }
 
     /** Returns the rooms of the auth packet that the session is not in. */
@@ -152,6 +177,15 @@ final class Bodies {
             return ImgoException.denied(what, text(refused, "code"), text(refused, "reason"));
         } catch (IllegalArgumentException e) {
             return ImgoException.denied(what, "", "");
+        }
+    }
+
+    /** Returns after what time a call that the server refused may be tried again, in nanoseconds; 0 if the server does not say. */
+    static long retryNanos(byte[] body) {
+        try {
+            return Math.round(number(object(body), "retry_ms", MAX_RETRY_MILLIS) * 1_000_000);
+        } catch (IllegalArgumentException e) {
+            return 0;
         }
     }
 }

@@ -21,6 +21,20 @@ public interface ClientListener {
     default void onRoom(RoomChange change) {}
 
     /**
+     * A published message has left the outbox: the server has it, or has refused it for good.
+     *
+     * @param published the message
+     */
+    default void onPublished(Published published) {}
+
+    /**
+     * The user has read messages elsewhere. The application takes them from the screen.
+     *
+     * @param dismiss the messages
+     */
+    default void onDismiss(Dismiss dismiss) {}
+
+    /**
      * Something failed that no call is there to return: {@link ErrorCode#TOKEN}, {@link ErrorCode#HANDLER}, {@link
      * ErrorCode#PROTOCOL} or {@link ErrorCode#STORAGE}. The client goes on by itself.
      *

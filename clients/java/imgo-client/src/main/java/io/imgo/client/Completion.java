@@ -23,7 +23,7 @@ public final class Completion<T> implements Future<T> {
      */
     public interface Callback<T> {
         /**
-         * Takes the result. It runs on the client's thread, or on the thread of {@link Completion#whenDone} if the call had
+         * Takes the result. It runs on a thread of the client, or on the thread of {@link Completion#whenDone} if the call had
          * ended before. It must return soon and must not block.
          *
          * @param value the result; null if the call failed or has none

@@ -242,6 +242,8 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         if (session != null) {
             session.end(ErrorCode.CLOSED, "the client was closed");
         }
+        awaitOutbox();
+        client.publisher().stop();
         helpers.shutdownNow();
         if (worker != null) {
             worker.shutdownNow();
@@ -256,6 +258,18 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
             }
         }
         client.ended(refused ? null : end);
+    }
+
+    /** Waits for calls of the outbox that are under way, so that nothing uses it after the close. */
+    private void awaitOutbox() {
+        long until = Clock.now() + options.requestTimeout;
+        try {
+            while (client.publisher().isBusy() && Clock.now() < until) {
+                pause(until);
+            }
+        } catch (IOException | RuntimeException | Error e) {
+            client.log(LogHook.Level.WARN, "close: " + e);
+        }
     }
 
     /** Connects again and again. It returns why the server does not want the client any more. */
@@ -336,6 +350,7 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         long until = Clock.now() + options.connectTimeout;
         try {
             load(until);
+            loadOutbox(until);
             if (route.isEmpty()) {
                 route.begin(discover(until));
             }
@@ -384,6 +399,25 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
         }
         inbox.load(loading.value());
         client.setLoaded();
+    }
+
+    private void loadOutbox(long until) throws Stopped, SessionEnd, IOException {
+        if (options.device == null) {
+            return;
+        }
+        Task<Boolean> loading = client.publisher().startLoading(this::wakeup);
+        // A reading that hangs is not given up: the next attempt waits for it, since the outbox has one call at a time.
+        boolean done = waitFor(loading, until);
+        stopIfClosing();
+        Throwable error = done ? loading.error() : new IOException("no answer in time");
+        if (done) {
+            client.publisher().loadingEnded();
+        }
+        if (error != null) {
+            String what = "read the outbox: " + SessionEnd.textOf(error);
+            fail(new ImgoException(ErrorCode.STORAGE, what, error));
+            throw SessionEnd.lost(what, error);
+        }
     }
 
     private String token(long until) throws Stopped, SessionEnd, IOException {
@@ -454,10 +488,18 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
 
     /** Waits for work. It gives up at the time until, and when the client closes. It reports whether the work is done. */
     private boolean await(Task<?> task, long until) throws Stopped, IOException {
+        if (!waitFor(task, until)) {
+            task.abandon();
+            stopIfClosing();
+            return false;
+        }
+        return true;
+    }
+
+    /** Waits for work until the time, or until the client closes. It reports whether the work is done. */
+    private boolean waitFor(Task<?> task, long until) throws IOException {
         while (!task.isDone()) {
             if (isClosing() || Clock.now() >= until) {
-                task.abandon();
-                stopIfClosing();
                 return false;
             }
             pause(until);
@@ -473,12 +515,12 @@ final class Engine implements Runnable, ThreadFactory, MessageQueue.Owner {
 
     /**
      * Waits for the network, for another thread, or until the time, whichever is first. It may return early. Meanwhile it does
-     * what is always done: events, and saving ids.
+     * what is always done: events, and saving ids and published messages.
      */
     void pause(long until) throws IOException {
         drainErrors();
         boolean wasAckNow = ackNow;
-        long wake = Math.min(until, save());
+        long wake = Math.min(until, Math.min(save(), client.publisher().work(this)));
         // The caller is to send what save has made ready.
         long wait = ackNow && !wasAckNow ? 0 : wake - Clock.now();
         if (wait <= 0) {

@@ -20,7 +20,7 @@ public enum ErrorCode {
     LOST,
     /** The reply did not come in time. The effect of the call is unknown. */
     TIMEOUT,
-    /** Too many calls are open. */
+    /** Too many calls are open, or the outbox is full. */
     TOO_MANY,
     /** The token source failed. */
     TOKEN,
@@ -28,7 +28,7 @@ public enum ErrorCode {
     HANDLER,
     /** The server broke the protocol. */
     PROTOCOL,
-    /** The store failed. */
+    /** The store or the outbox failed. */
     STORAGE;
 
     /**

@@ -1,17 +1,12 @@
 package io.imgo.client;
 
-import io.imgo.client.internal.NewerAndroid;
 import java.io.BufferedReader;
 import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileNotFoundException;
-import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStreamReader;
-import java.io.RandomAccessFile;
-import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.StandardOpenOption;
 import java.util.ArrayDeque;
 import java.util.Deque;
 
@@ -25,8 +20,7 @@ public final class FileStore implements Store {
     private static final int MAX_LINE = 20; // digits of the largest id; the header is shorter
     private static final int REMEMBER = 8192;
 
-    private final File file;
-    private final File next;
+    private final DurableFile file;
     private final int remember;
     private int lines = -1; // ids in the file; -1 before the first load
 
@@ -50,8 +44,7 @@ public final class FileStore implements Store {
             throw new ImgoException(ErrorCode.INVALID, file == null ? "file is null: give the file of the store"
                     : "remember is " + remember + ": give 1 or more");
         }
-        this.file = file.getAbsoluteFile();
-        this.next = new File(this.file.getPath() + ".next");
+        this.file = new DurableFile(file);
         this.remember = remember;
     }
 
@@ -82,32 +75,23 @@ public final class FileStore implements Store {
             replace(newest);
             return;
         }
-        StringBuilder text = new StringBuilder(file.length() == 0 ? HEADER + "\n" : "");
+        StringBuilder text = new StringBuilder(file.file.length() == 0 ? HEADER + "\n" : "");
         for (long id : ids) {
             text.append(Ids.text(id)).append('\n');
         }
-        boolean made = !file.exists();
         int before = lines;
         lines = -1; // until it is known that the file has whole lines
-        try (FileOutputStream out = new FileOutputStream(file, true)) {
-            out.write(text.toString().getBytes(StandardCharsets.US_ASCII));
-            out.getFD().sync();
-        }
-        if (made) {
-            syncFolder();
-        }
+        file.append(text.toString().getBytes(StandardCharsets.US_ASCII));
         lines = before + ids.length;
     }
 
     /** Reads the newest ids and cuts half a line off the file. */
     private Deque<Long> read() throws IOException {
-        if (!file.exists() && next.exists() && !next.renameTo(file)) { // a crash between the steps of replace
-            throw new IOException("rename " + next + " to " + file + ": give the right to write in the folder");
-        }
+        file.recover();
         Deque<Long> ids = new ArrayDeque<>();
         long whole = 0; // bytes of whole lines
         int count = 0;
-        try (BufferedReader in = new BufferedReader(new InputStreamReader(new FileInputStream(file), StandardCharsets.ISO_8859_1))) {
+        try (BufferedReader in = new BufferedReader(new InputStreamReader(new FileInputStream(file.file), StandardCharsets.ISO_8859_1))) {
             StringBuilder line = new StringBuilder();
             for (int c = in.read(); c >= 0; c = in.read()) {
                 if (c != '\n') {
@@ -127,20 +111,15 @@ public final class FileStore implements Store {
                     ids.poll();
                 }
             }
-            if (whole == 0 && file.length() > 0 && !HEADER.startsWith(line.toString())) {
-                throw new IOException(file + " is no store of ids: give the path of another file");
+            if (whole == 0 && file.file.length() > 0 && !HEADER.startsWith(line.toString())) {
+                throw new IOException(file.file + " is no store of ids: give the path of another file");
             }
         } catch (FileNotFoundException e) {
-            if (file.exists()) {
+            if (file.file.exists()) {
                 throw e; // it is there and cannot be read
             }
         }
-        if (file.length() > whole) {
-            try (RandomAccessFile cut = new RandomAccessFile(file, "rw")) {
-                cut.setLength(whole);
-                cut.getFD().sync();
-            }
-        }
+        file.cut(whole);
         lines = count;
         return ids;
     }
@@ -160,33 +139,7 @@ public final class FileStore implements Store {
             text.append(Ids.text(id)).append('\n');
         }
         lines = -1;
-        try (FileOutputStream out = new FileOutputStream(next)) {
-            out.write(text.toString().getBytes(StandardCharsets.US_ASCII));
-            out.getFD().sync();
-        }
-        // Where a file in the way stops a rename (Windows), it goes first; read finds the other one after a crash.
-        if (!next.renameTo(file) && !(file.delete() && next.renameTo(file))) {
-            throw new IOException("rename " + next + " to " + file + ": give the right to write in the folder");
-        }
-        syncFolder();
+        file.replace(text.toString().getBytes(StandardCharsets.US_ASCII));
         lines = ids.size();
-    }
-
-    /** Makes a new name of the file durable, where the platform can. */
-    private void syncFolder() {
-        try {
-            syncFolder(file.getParentFile());
-        } catch (NoClassDefFoundError | NoSuchMethodError e) {
-            // Android before API level 26 has no way to sync a folder.
-        }
-    }
-
-    @NewerAndroid
-    private static void syncFolder(File folder) {
-        try (FileChannel channel = FileChannel.open(folder.toPath(), StandardOpenOption.READ)) {
-            channel.force(true);
-        } catch (IOException e) {
-            // Windows refuses to open a folder, and makes new names durable by itself.
-        }
     }
 }

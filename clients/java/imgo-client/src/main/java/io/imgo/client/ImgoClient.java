@@ -44,6 +44,7 @@ public final class ImgoClient implements AutoCloseable {
 
     private final Options options;
     private final Inbox inbox;
+    private final Publisher publisher;
 
     private final Object lock = new Object();
     private State state = State.IDLE;
@@ -62,6 +63,7 @@ public final class ImgoClient implements AutoCloseable {
     ImgoClient(Options options) {
         this.options = options;
         inbox = new Inbox(options.remember, options.store != null);
+        publisher = new Publisher(this, options);
         rooms = new LinkedHashSet<>(options.rooms);
     }
 
@@ -169,7 +171,7 @@ public final class ImgoClient implements AutoCloseable {
             if (session == null) {
                 return Completion.of(null);
             }
-            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), room);
+            call = addCallLocked(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), room);
             current = engine;
         }
         Completion<Void> completion = new Completion<>();
@@ -187,8 +189,8 @@ public final class ImgoClient implements AutoCloseable {
         return Completion.failed(ErrorCode.TOO_MANY, what + ": " + MAX_CALLS + " calls are open: wait for one to end");
     }
 
-    private Call addCallLocked(String what, int op, byte[] body, String room) {
-        Call call = new Call(what, op, body, room, Clock.now() + options.requestTimeout);
+    private Call addCallLocked(String what, int op, long id, byte[] body, String room) {
+        Call call = new Call(what, op, id, body, room, Clock.now() + options.requestTimeout);
         calls.add(call);
         openCalls++;
         return call;
@@ -215,13 +217,23 @@ public final class ImgoClient implements AutoCloseable {
      */
     public Completion<byte[]> send(int op, byte[] body) {
         String what = "send with op " + op;
+        String wrong = wrongMessage(op, body);
+        return wrong == null ? call(what, op, 0, body.clone()) : Completion.failed(ErrorCode.INVALID, what + wrong);
+    }
+
+    /** Returns what is wrong with a message for the backend, or null. */
+    private String wrongMessage(int op, byte[] body) {
         if (op != Protocol.OP_SEND && op < Protocol.FIRST_APPLICATION_OP) {
-            return Completion.failed(ErrorCode.INVALID, what + ": op must be 4, or 1000 and above");
+            return ": op must be 4, or 1000 and above";
         }
         if (body == null || body.length > options.maxBody) {
-            return Completion.failed(ErrorCode.INVALID,
-                    what + ": body " + (body == null ? "is null" : "has " + body.length + " bytes") + ": give at most maxBody bytes");
+            return ": body " + (body == null ? "is null" : "has " + body.length + " bytes") + ": give at most maxBody bytes";
         }
+        return null;
+    }
+
+    /** Sends a call that needs a live session. */
+    private Completion<byte[]> call(String what, int op, long id, byte[] body) {
         Call call;
         Engine current;
         synchronized (lock) {
@@ -234,11 +246,76 @@ public final class ImgoClient implements AutoCloseable {
             if (openCalls >= MAX_CALLS) {
                 return tooMany(what);
             }
-            call = addCallLocked(what, op, body.clone(), null);
+            call = addCallLocked(what, op, id, body, null);
             current = engine;
         }
         current.wakeup();
         return call.completion;
+    }
+
+    /**
+     * Publishes a body for the backend behind the server, with the operation 4.
+     *
+     * @param body the body; it is copied
+     * @return ends with the number of the message. See {@link #publish(int, byte[])}
+     */
+    public Completion<Long> publish(byte[] body) {
+        return publish(Protocol.OP_SEND, body);
+    }
+
+    /**
+     * Puts a body for the backend into the outbox. It needs no session. The message reaches the backend once, also after
+     * reconnects, and after a restart with a {@link FileOutbox}. {@link ClientListener#onPublished} tells when it has arrived.
+     * It needs the option device, whose name only this installation may have.
+     *
+     * @param op 4, or an operation from 1000 on
+     * @param body the body, at most maxBody bytes; it is copied
+     * @return ends with the number of the message when the message is in the outbox: 1, 2, 3 and so on. It fails with {@link
+     *     ErrorCode#INVALID}, with {@link ErrorCode#TOO_MANY} if 1,024 messages wait, with {@link ErrorCode#STORAGE} if the outbox
+     *     failed, and with {@link ErrorCode#CLOSED} or {@link ErrorCode#TIMEOUT}
+     */
+    public Completion<Long> publish(int op, byte[] body) {
+        String what = "publish with op " + op;
+        String wrong = options.device == null ? ": device is missing: give a name that only this installation has" : wrongMessage(op, body);
+        if (wrong != null) {
+            return Completion.failed(ErrorCode.INVALID, what + wrong);
+        }
+        synchronized (lock) {
+            if (ending || (engine == null && state == State.CLOSED)) {
+                return Completion.failed(ErrorCode.CLOSED, what + ": the client is closed: connect again first");
+            }
+        }
+        return publisher.publish(op, body.clone());
+    }
+
+    /**
+     * Tells that the user has read kept messages. All devices of the user have acknowledged them then, and the user's other
+     * sessions get the event dismiss.
+     *
+     * @param ids the messages, at most 500; it may be empty
+     * @param upTo the id up to which all messages were read; 0 if only ids were read
+     * @return ends with the reply of the server. It fails with {@link ErrorCode#NOT_LIVE} without a session, and with {@link
+     *     ErrorCode#DENIED}, {@link ErrorCode#INVALID}, {@link ErrorCode#CLOSED}, {@link ErrorCode#LOST}, {@link
+     *     ErrorCode#TIMEOUT} or {@link ErrorCode#TOO_MANY}
+     */
+    public Completion<Void> read(long[] ids, long upTo) {
+        String what = "tell which messages were read";
+        String wrong = null;
+        if (ids == null || (ids.length == 0 && upTo == 0)) {
+            wrong = ": name them by ids or upTo";
+        } else if (ids.length > Protocol.ACK_BATCH) {
+            wrong = ": ids has " + ids.length + " elements: give at most " + Protocol.ACK_BATCH + " in a call";
+        } else {
+            for (long id : ids) {
+                wrong = id == 0 ? ": ids has 0, which is no id: a message that is not kept cannot be read" : wrong;
+            }
+        }
+        if (wrong != null) {
+            return Completion.failed(ErrorCode.INVALID, what + wrong);
+        }
+        Completion<Void> completion = new Completion<>();
+        call(what, Protocol.OP_READ, upTo, Bodies.ids(ids)).whenDone((reply, error) -> completion.end(null, error));
+        return completion;
     }
 
     /**
@@ -310,6 +387,7 @@ public final class ImgoClient implements AutoCloseable {
         try {
             closed.await();
             current.join();
+            publisher.join();
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
         }
@@ -329,6 +407,21 @@ public final class ImgoClient implements AutoCloseable {
         return options;
     }
 
+    Publisher publisher() {
+        return publisher;
+    }
+
+    /** Makes the client's thread, if there is one, look at what has changed. Any thread may call it. */
+    void wakeup() {
+        Engine current;
+        synchronized (lock) {
+            current = engine;
+        }
+        if (current != null) {
+            current.wakeup();
+        }
+    }
+
     // The following methods are called by the client's thread.
 
     /** Changes the state and tells the listener. */
@@ -337,33 +430,40 @@ public final class ImgoClient implements AutoCloseable {
             state = change.state();
         }
         log(LogHook.Level.INFO, change.toString());
-        if (options.listener != null) {
-            try {
-                options.listener.onState(change);
-            } catch (RuntimeException | Error e) {
-                log(LogHook.Level.WARN, "the listener failed at " + change + ": " + e);
-            }
-        }
+        tell(change, listener -> listener.onState(change));
     }
 
     void room(RoomChange change) {
         log(LogHook.Level.INFO, change.toString());
-        if (options.listener != null) {
-            try {
-                options.listener.onRoom(change);
-            } catch (RuntimeException | Error e) {
-                log(LogHook.Level.WARN, "the listener failed at " + change + ": " + e);
-            }
-        }
+        tell(change, listener -> listener.onRoom(change));
+    }
+
+    void published(Published published) {
+        log(published.error() == null ? LogHook.Level.DEBUG : LogHook.Level.WARN, published.toString());
+        tell(published, listener -> listener.onPublished(published));
+    }
+
+    void dismiss(Dismiss dismiss) {
+        log(LogHook.Level.DEBUG, dismiss.toString());
+        tell(dismiss, listener -> listener.onDismiss(dismiss));
     }
 
     void error(ImgoException error) {
         log(LogHook.Level.WARN, error.getMessage());
+        tell("an error", listener -> listener.onError(error));
+    }
+
+    private interface Event {
+        void tell(ClientListener listener);
+    }
+
+    /** Tells the listener. An exception of it goes to the log. */
+    private void tell(Object what, Event event) {
         if (options.listener != null) {
             try {
-                options.listener.onError(error);
+                event.tell(options.listener);
             } catch (RuntimeException | Error e) {
-                log(LogHook.Level.WARN, "the listener failed at an error: " + e);
+                log(LogHook.Level.WARN, "the listener failed at " + what + ": " + e);
             }
         }
     }
@@ -435,7 +535,7 @@ public final class ImgoClient implements AutoCloseable {
 
     private Call lateRoom(String room, boolean join, long until) {
         String what = (join ? "join" : "leave") + " room \"" + room + "\"";
-        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, Bodies.bytes(room), room, until);
+        Call call = new Call(what, join ? Protocol.OP_JOIN : Protocol.OP_LEAVE, 0, Bodies.bytes(room), room, until);
         call.completion.whenDone((reply, error) -> {
             if (join && error != null && error.code() == ErrorCode.DENIED) {
                 forgetRoom(room);

@@ -135,6 +135,17 @@ public final class ImgoClientBuilder {
     }
 
     /**
+     * Sets what keeps published messages until the server has them. Default: a {@link MemoryOutbox} of the client.
+     *
+     * @param outbox the outbox, such as {@link FileOutbox}. It belongs to one device, and to one client at a time
+     * @return this builder
+     */
+    public ImgoClientBuilder outbox(Outbox outbox) {
+        options.outbox = outbox;
+        return this;
+    }
+
+    /**
      * Sets the handler of messages. A handler of one of the two kinds is required.
      *
      * @param handler gets one message at a time; its return acknowledges the message

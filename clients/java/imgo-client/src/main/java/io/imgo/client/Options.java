@@ -22,6 +22,7 @@ final class Options {
     Set<String> rooms = new LinkedHashSet<>();
     List<Integer> accepts = new ArrayList<>();
     Store store;
+    Outbox outbox; // null if messages are kept in memory
     long minBackoff = TimeUnit.MILLISECONDS.toNanos(500);
     long maxBackoff = TimeUnit.SECONDS.toNanos(30);
     long stableAfter = TimeUnit.SECONDS.toNanos(10);
@@ -54,6 +55,7 @@ final class Options {
         copy.rooms = new LinkedHashSet<>(rooms);
         copy.accepts = new ArrayList<>(accepts);
         copy.store = store;
+        copy.outbox = outbox;
         copy.minBackoff = minBackoff;
         copy.maxBackoff = maxBackoff;
         copy.stableAfter = stableAfter;

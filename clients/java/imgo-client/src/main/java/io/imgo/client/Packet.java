@@ -17,14 +17,23 @@ final class Packet {
         this.body = body;
     }
 
-    /** Returns a packet of a client, which has the short header. */
+    /** Returns a packet of a client without an id, which has the short header. */
     static ByteBuffer encode(int op, int seq, byte[] body) {
-        ByteBuffer packet = ByteBuffer.allocate(Protocol.HEADER_V1 + body.length);
-        packet.putInt(Protocol.HEADER_V1 + body.length);
-        packet.putShort((short) Protocol.HEADER_V1);
+        return encode(op, seq, 0, body);
+    }
+
+    /** Returns a packet of a client. Its header is short if the id is 0. */
+    static ByteBuffer encode(int op, int seq, long id, byte[] body) {
+        int header = id == 0 ? Protocol.HEADER_V1 : Protocol.HEADER_V2;
+        ByteBuffer packet = ByteBuffer.allocate(header + body.length);
+        packet.putInt(header + body.length);
+        packet.putShort((short) header);
         packet.putShort(Protocol.VERSION);
         packet.putInt(op);
         packet.putInt(seq);
+        if (id != 0) {
+            packet.putLong(id);
+        }
         packet.put(body);
         Buffers.flip(packet);
         return packet;

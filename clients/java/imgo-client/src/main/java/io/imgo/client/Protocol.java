@@ -16,6 +16,8 @@ final class Protocol {
     static final int OP_ACK = 18;
     static final int OP_JOIN = 20;
     static final int OP_LEAVE = 22;
+    static final int OP_READ = 24;
+    static final int OP_DISMISS = 26;
     static final int OP_REFUSED = 28;
     static final int OP_ROOM_CHANGED = 29;
     /** Operations from here on belong to the application. */
@@ -23,7 +25,7 @@ final class Protocol {
 
     static final int CLOSE_TOKEN_EXPIRED = 3502;
 
-    /** The number of ids in one packet of acknowledgements. They take 4 KiB, which is below the body limit of every server. */
+    /** The number of ids in one packet of acknowledgements, or of one call of read. They take 4 KiB, which is below the body limit of every server. */
     static final int ACK_BATCH = 500;
 
     private Protocol() {}

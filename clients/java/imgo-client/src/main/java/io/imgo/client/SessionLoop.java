@@ -6,6 +6,7 @@ import io.imgo.client.spi.PacketException;
 import java.io.IOException;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
@@ -23,6 +24,8 @@ final class SessionLoop {
     private static final int PACKETS_PER_TURN = 256;
     /** Calls wait while so many bytes are not sent. */
     private static final int MAX_UNSENT = 64 << 10;
+    /** How many tries of published messages may wait for their replies in one session. */
+    private static final int MAX_UNANSWERED = 256;
 
     private final Engine engine;
     private final Options options;
@@ -44,6 +47,10 @@ final class SessionLoop {
     private long stuckAt = Clock.NEVER; // when the connection counts as one that takes no bytes
 
     private final Map<Integer, Call> open = new LinkedHashMap<>();
+
+    private final Map<Integer, Long> published = new HashMap<>(); // sequences of published messages without a reply, and their numbers
+    private long publishing; // the number of the message whose reply is awaited, or 0
+    private long publishAgainAt = Clock.NEVER; // when that message is sent again
 
     private long refreshAt = Clock.NEVER;
     private int refreshAttempt;
@@ -153,11 +160,13 @@ final class SessionLoop {
     /** Begins the session. */
     private void live(byte[] body, List<String> rooms) throws SessionEnd, IOException {
         List<RoomChange> refused;
+        Long last;
         try {
             Map<?, ?> reply = Bodies.object(body);
             session = Bodies.session(reply);
             refused = Bodies.refused(reply);
             undecided.addAll(Bodies.texts(reply, "undecided"));
+            last = Bodies.published(reply);
         } catch (IllegalArgumentException e) {
             throw broken("the auth reply", e);
         }
@@ -169,6 +178,7 @@ final class SessionLoop {
         for (RoomChange change : refused) {
             roomChanged(change);
         }
+        engine.client.publisher().began(last);
         for (Call call : late) {
             send(call);
         }
@@ -183,7 +193,8 @@ final class SessionLoop {
                 boolean more = readSome();
                 sendCalls();
                 sendAcks();
-                long wake = Math.min(Math.min(timers(), checkSilence(true)), Math.min(checkWrites(), refresh()));
+                long wake = Math.min(Math.min(timers(), publish()), checkSilence(true));
+                wake = Math.min(wake, Math.min(checkWrites(), refresh()));
                 engine.stopIfClosing();
                 pause(more ? 0 : wake);
                 engine.stopIfClosing();
@@ -263,6 +274,12 @@ final class SessionLoop {
             } catch (IllegalArgumentException e) {
                 throw broken("a change of a room", e);
             }
+        } else if (packet.op == Protocol.OP_DISMISS) {
+            try {
+                engine.client.dismiss(new Dismiss(Bodies.ids(packet.body), packet.id));
+            } catch (IllegalArgumentException e) {
+                throw broken("which messages were read elsewhere", e);
+            }
         } else if (packet.seq != 0 && packet.id == 0 && reply(packet)) {
             return;
         } else if (packet.op == Protocol.OP_MESSAGE || packet.op >= Protocol.FIRST_APPLICATION_OP) {
@@ -283,6 +300,15 @@ final class SessionLoop {
         if (packet.seq == refreshSeq) {
             refreshSeq = 0;
             refreshReplied(packet);
+            return true;
+        }
+        Long number = published.remove(packet.seq);
+        if (number != null) {
+            // The reply to the first try may come after the second one was sent.
+            if (number == publishing) {
+                publishing = 0;
+                engine.client.publisher().replied(engine, number, packet);
+            }
             return true;
         }
         Call call = open.remove(packet.seq);
@@ -334,7 +360,29 @@ final class SessionLoop {
     private void send(Call call) throws IOException {
         int number = nextSeq();
         open.put(number, call);
-        link.send(Packet.encode(call.op, number, call.body));
+        link.send(Packet.encode(call.op, number, call.id, call.body));
+    }
+
+    /** Sends the oldest published message if it is time. It returns when it is to be called again. */
+    private long publish() throws IOException {
+        Publisher publisher = engine.client.publisher();
+        long now = Clock.now();
+        if (publishing != 0 && now < publishAgainAt) {
+            return publishAgainAt;
+        }
+        OutboxMessage oldest = link.unsent() < MAX_UNSENT ? publisher.next() : null;
+        if (oldest == null) {
+            return publisher.sendAt();
+        }
+        int number = nextSeq();
+        if (published.size() >= MAX_UNANSWERED) {
+            published.clear(); // the server answers nothing; a late reply is of no use
+        }
+        published.put(number, oldest.number());
+        publishing = oldest.number();
+        publishAgainAt = now + options.requestTimeout;
+        link.send(Packet.encode(oldest.op(), number, publisher.id(oldest), oldest.body()));
+        return publishAgainAt;
     }
 
     /** Sends calls of the application while the network takes them. */

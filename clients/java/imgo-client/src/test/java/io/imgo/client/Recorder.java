@@ -16,6 +16,8 @@ final class Recorder implements ClientListener, MessageHandler, ThreadFactory {
     final BlockingQueue<RoomChange> rooms = new LinkedBlockingQueue<>();
     final BlockingQueue<ImgoException> errors = new LinkedBlockingQueue<>();
     final BlockingQueue<Message> messages = new LinkedBlockingQueue<>();
+    final BlockingQueue<Published> published = new LinkedBlockingQueue<>();
+    final BlockingQueue<Dismiss> dismissed = new LinkedBlockingQueue<>();
     private final List<Thread> threads = new ArrayList<>();
 
     @Override
@@ -26,6 +28,16 @@ final class Recorder implements ClientListener, MessageHandler, ThreadFactory {
     @Override
     public void onRoom(RoomChange change) {
         rooms.add(change);
+    }
+
+    @Override
+    public void onPublished(Published message) {
+        published.add(message);
+    }
+
+    @Override
+    public void onDismiss(Dismiss dismiss) {
+        dismissed.add(dismiss);
     }
 
     @Override

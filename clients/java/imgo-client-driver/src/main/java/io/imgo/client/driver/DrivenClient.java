@@ -4,11 +4,17 @@ import static io.imgo.client.driver.Driver.event;
 
 import io.imgo.client.ClientListener;
 import io.imgo.client.Completion;
+import io.imgo.client.Dismiss;
+import io.imgo.client.FileOutbox;
 import io.imgo.client.FileStore;
 import io.imgo.client.ImgoClient;
 import io.imgo.client.ImgoClientBuilder;
 import io.imgo.client.ImgoException;
 import io.imgo.client.Message;
+import io.imgo.client.Outbox;
+import io.imgo.client.OutboxContent;
+import io.imgo.client.OutboxMessage;
+import io.imgo.client.Published;
 import io.imgo.client.RoomChange;
 import io.imgo.client.State;
 import io.imgo.client.StateChange;
@@ -38,6 +44,7 @@ final class DrivenClient implements ClientListener {
     private int released; // held messages that may go on
     private int failing; // handlers that are to fail
     private int failingStore; // calls of add that are to fail
+    private int failingOutbox; // calls of setBase, add and remove that are to fail
 
     DrivenClient(Driver driver, String name, ThreadFactory threads) {
         this.driver = driver;
@@ -48,7 +55,7 @@ final class DrivenClient implements ClientListener {
     void run(Map<?, ?> command) {
         Object tag = command.get("tag") == null ? 0 : command.get("tag");
         String what = String.valueOf(command.get("do"));
-        if (client == null && List.of("connect", "join", "leave", "send", "close").contains(what)) {
+        if (client == null && List.of("connect", "join", "leave", "send", "publish", "read", "close").contains(what)) {
             failed(tag, "not_live", "", 0, what + ": there is no client");
             return;
         }
@@ -66,8 +73,15 @@ final class DrivenClient implements ClientListener {
                 report(tag, client.leave((String) command.get("room")));
                 break;
             case "send":
-                byte[] body = Base64.getDecoder().decode(command.get("body") == null ? "" : (String) command.get("body"));
-                report(tag, client.send(command.get("op") == null ? 4 : ((Number) command.get("op")).intValue(), body));
+                report(tag, client.send(op(command), body(command)));
+                break;
+            case "publish":
+                report(tag, client.publish(op(command), body(command)));
+                break;
+            case "read":
+                List<?> ids = command.get("ids") == null ? List.of() : (List<?>) command.get("ids");
+                report(tag, client.read(ids.stream().mapToLong(id -> Long.parseUnsignedLong((String) id)).toArray(),
+                        command.get("up_to") == null ? 0 : Long.parseUnsignedLong((String) command.get("up_to"))));
                 break;
             case "close":
                 close(tag, client);
@@ -79,6 +93,14 @@ final class DrivenClient implements ClientListener {
                     driver.print(name, event("done", "tag", tag));
                 }
         }
+    }
+
+    private static int op(Map<?, ?> command) {
+        return command.get("op") == null ? 4 : ((Number) command.get("op")).intValue();
+    }
+
+    private static byte[] body(Map<?, ?> command) {
+        return Base64.getDecoder().decode(command.get("body") == null ? "" : (String) command.get("body"));
     }
 
     /** Does what is done at once. It reports whether there is such a command. */
@@ -109,6 +131,9 @@ final class DrivenClient implements ClientListener {
             case "fail_store":
                 failingStore += Math.max(count, 1);
                 break;
+            case "fail_outbox":
+                failingOutbox += Math.max(count, 1);
+                break;
             default:
                 return false;
         }
@@ -127,6 +152,9 @@ final class DrivenClient implements ClientListener {
                 File file = new File((String) options.get("store"));
                 Object remember = options.get("remember");
                 builder.store(new FailingStore(remember == null ? new FileStore(file) : new FileStore(file, ((Number) remember).intValue())));
+            }
+            if (options.get("outbox") != null) {
+                builder.outbox(new FailingOutbox(new FileOutbox(new File((String) options.get("outbox")))));
             }
             client = builder.build();
             if (command.get("tag") != null) {
@@ -172,7 +200,8 @@ final class DrivenClient implements ClientListener {
                 builder.accepts(((List<?>) value).stream().mapToInt(op -> ((Number) op).intValue()).toArray());
                 break;
             case "store":
-                break; // make does it, since it needs the option remember as well
+            case "outbox":
+                break; // make does it, since a store needs the option remember as well
             case "ca":
                 builder.sslContext(Trust.of((String) value));
                 break;
@@ -232,6 +261,8 @@ final class DrivenClient implements ClientListener {
             } else if (value instanceof byte[]) {
                 driver.print(name, event("done", "tag", tag, "result",
                         Map.of("body", Base64.getEncoder().encodeToString((byte[]) value))));
+            } else if (value instanceof Long) {
+                driver.print(name, event("done", "tag", tag, "result", Map.of("number", value)));
             } else {
                 driver.print(name, event("done", "tag", tag));
             }
@@ -319,6 +350,24 @@ final class DrivenClient implements ClientListener {
     }
 
     @Override
+    public void onPublished(Published published) {
+        ImgoException error = published.error();
+        driver.print(name, error == null
+                ? event("published", "number", published.number(), "body", Base64.getEncoder().encodeToString(published.body()))
+                : event("published", "number", published.number(), "code", error.code().word(), "server_code", error.serverCode(),
+                        "message", error.getMessage()));
+    }
+
+    @Override
+    public void onDismiss(Dismiss dismiss) {
+        List<String> ids = new ArrayList<>();
+        for (long id : dismiss.ids()) {
+            ids.add(Long.toUnsignedString(id));
+        }
+        driver.print(name, event("dismiss", "ids", ids, "up_to", Long.toUnsignedString(dismiss.upTo())));
+    }
+
+    @Override
     public void onError(ImgoException error) {
         driver.print(name, event("error", "code", error.code().word(), "message", error.getMessage()));
     }
@@ -345,6 +394,47 @@ final class DrivenClient implements ClientListener {
                 }
             }
             store.add(ids);
+        }
+    }
+
+    /** An outbox that fails when it is told to. */
+    private final class FailingOutbox implements Outbox {
+        private final Outbox outbox;
+
+        FailingOutbox(Outbox outbox) {
+            this.outbox = outbox;
+        }
+
+        private void mayFail() throws IOException {
+            synchronized (DrivenClient.this) {
+                if (failingOutbox > 0) {
+                    failingOutbox--;
+                    throw new IOException("the outbox fails as it was told");
+                }
+            }
+        }
+
+        @Override
+        public OutboxContent load() throws IOException {
+            return outbox.load();
+        }
+
+        @Override
+        public void setBase(long base) throws IOException {
+            mayFail();
+            outbox.setBase(base);
+        }
+
+        @Override
+        public void add(OutboxMessage message) throws IOException {
+            mayFail();
+            outbox.add(message);
+        }
+
+        @Override
+        public void remove(long upTo) throws IOException {
+            mayFail();
+            outbox.remove(upTo);
         }
     }
 }

@@ -36,7 +36,8 @@ public final class Driver {
     }
 
     private void run() throws IOException {
-        print("", event("ready", "language", "java", "transports", List.of("tcp", "tls", "ws", "wss"), "pauses", true));
+        print("", event("ready", "language", "java", "transports", List.of("tcp", "tls", "ws", "wss"), "pauses", true,
+                "publishes", true));
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             if (line.isBlank()) {

@@ -33,10 +33,10 @@ import org.junit.jupiter.api.AfterEach
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.Timeout
 
-private const val LIMIT = 30_000L
+internal const val LIMIT = 30_000L
 
 /** One session of a server that does what the test says. */
-private class Server : AutoCloseable {
+internal class Server : AutoCloseable {
     private val listener = ServerSocket(0, 1, InetAddress.getByName("127.0.0.1")).apply { soTimeout = LIMIT.toInt() }
     private val accepted = lazy { listener.accept().apply { soTimeout = LIMIT.toInt() } }
     private val socket by accepted
@@ -52,7 +52,9 @@ private class Server : AutoCloseable {
     /** Waits for a packet and returns its sequence and body. */
     fun expect(op: Int): Pair<Int, ByteArray> {
         val header = ByteArray(16).also(input::readFully)
-        val body = ByteArray(ByteBuffer.wrap(header).getInt() - 16).also(input::readFully)
+        val packet = ByteBuffer.wrap(ByteArray(ByteBuffer.wrap(header).getInt() - 16).also(input::readFully))
+        if (ByteBuffer.wrap(header).getShort(4) == 24.toShort()) packet.getLong() // the id
+        val body = ByteArray(packet.remaining()).also(packet::get)
         assertThat(ByteBuffer.wrap(header).getInt(8)).isEqualTo(op)
         return Pair(ByteBuffer.wrap(header).getInt(12), body)
     }

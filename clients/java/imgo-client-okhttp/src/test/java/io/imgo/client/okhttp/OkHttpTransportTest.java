@@ -229,7 +229,7 @@ class OkHttpTransportTest {
     void aFullQueueStopsReading() throws Exception {
         Socket socket = enqueue("{\"heartbeat\":0.02}");
         Semaphore go = new Semaphore(0);
-        client = builder().queue(2).heartbeatTimeout(100, TimeUnit.MILLISECONDS).onMessage(m -> {
+        client = builder().queue(2).heartbeatTimeout(1, TimeUnit.SECONDS).onMessage(m -> {
             go.acquire();
             messages.add(m);
         }).build();
@@ -239,8 +239,8 @@ class OkHttpTransportTest {
         for (int i = 1; i <= 150; i++) {
             assertThat(out.send(packet(5, 0, i, body))).isTrue();
         }
-        // OkHttp's queue of the server does not get empty, since the client does not read.
-        Awaitility.await().during(300, TimeUnit.MILLISECONDS).atMost(LIMIT_SECONDS, TimeUnit.SECONDS).until(() -> out.queueSize() > 1_000_000);
+        // OkHttp's queue of the server does not get empty, since the client does not read. That lasts longer than heartbeatTimeout.
+        Awaitility.await().during(2500, TimeUnit.MILLISECONDS).atMost(LIMIT_SECONDS, TimeUnit.SECONDS).until(() -> out.queueSize() > 1_000_000);
         assertThat(client.state()).isEqualTo(State.LIVE);
         go.release(150);
         for (int i = 1; i <= 150; i++) {

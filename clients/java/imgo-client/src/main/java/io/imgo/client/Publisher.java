@@ -1,0 +1,375 @@
+package io.imgo.client;
+
+import java.io.IOException;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.Deque;
+import java.util.Iterator;
+import java.util.List;
+import java.util.concurrent.Callable;
+import java.util.concurrent.Executor;
+
+/**
+ * The outbox of a client: what the application has published, and what is to be done with it. It makes one call of the outbox at
+ * a time, on a thread that ends when nothing is left to do; {@link MemoryOutbox} needs none. Any thread may call publish. The
+ * client's thread calls the other methods.
+ */
+final class Publisher {
+    private static final int MAX_MESSAGES = 1024;
+
+    /** A call of publish whose message is not yet in the outbox. */
+    private static final class Adding {
+        final int op;
+        final byte[] body;
+        final Completion<Long> completion = new Completion<>();
+        final long end;
+
+        Adding(int op, byte[] body, long end) {
+            this.op = op;
+            this.body = body;
+            this.end = end;
+        }
+
+        void fail(ErrorCode code, String why, Throwable cause) {
+            completion.end(null, new ImgoException(code, "publish with op " + op + ": " + why, cause));
+        }
+    }
+
+    /** Messages that are to be removed, and then told. */
+    private static final class Removal {
+        final long upTo;
+        final List<Published> events;
+
+        Removal(long upTo, List<Published> events) {
+            this.upTo = upTo;
+            this.events = events;
+        }
+    }
+
+    private final ImgoClient client;
+    private final Options options;
+    private final Outbox outbox;
+    private final SerialExecutor serial;
+    private final Executor executor;
+
+    // The monitor guards the following.
+    private boolean loaded; // the state is that of the outbox
+    private final OutboxState state = new OutboxState();
+    private final Deque<Adding> adding = new ArrayDeque<>(); // in the order of their time
+
+    // Only the client's thread uses the following.
+    private Task<Boolean> loading;
+    private Long newBase; // to be saved
+    private final Deque<Removal> removals = new ArrayDeque<>();
+    private Task<Boolean> saving; // the base, or the oldest removal
+    private long saveAt; // no earlier
+    private int saveFailures;
+    private long sendAt; // no message is sent earlier
+    private int sendFailures;
+
+    Publisher(ImgoClient client, Options options) {
+        this.client = client;
+        this.options = options;
+        outbox = options.outbox != null ? options.outbox : new MemoryOutbox();
+        serial = new SerialExecutor(options.threads);
+        executor = outbox instanceof MemoryOutbox ? Runnable::run : serial;
+    }
+
+    /** Puts a message into the outbox. The completion has its number. */
+    Completion<Long> publish(int op, byte[] body) {
+        Adding call = new Adding(op, body, Clock.now() + options.requestTimeout);
+        synchronized (this) {
+            if (state.messages.size() + adding.size() >= MAX_MESSAGES) {
+                call.fail(ErrorCode.TOO_MANY, full(), null);
+                return call.completion;
+            }
+            adding.add(call);
+        }
+        try {
+            executor.execute(() -> add(call));
+        } catch (RuntimeException | OutOfMemoryError e) {
+            drop(call);
+            call.fail(ErrorCode.STORAGE, "no thread is to be had for the outbox: " + e, e);
+        }
+        return call.completion;
+    }
+
+    private static String full() {
+        return MAX_MESSAGES + " messages wait in the outbox: wait for the event published";
+    }
+
+    private synchronized void drop(Adding call) {
+        adding.remove(call);
+    }
+
+    /** Adds a message, unless its call has failed. The call ends before the message can be sent. */
+    private void add(Adding call) {
+        try {
+            synchronized (this) {
+                if (!adding.contains(call)) {
+                    return;
+                }
+            }
+            load();
+            OutboxMessage message;
+            synchronized (this) {
+                if (!loaded || !adding.contains(call)) {
+                    return; // the client was closed meanwhile
+                }
+                if (state.messages.size() >= MAX_MESSAGES) {
+                    message = null;
+                } else {
+                    message = new OutboxMessage(state.last + 1, call.op, call.body);
+                }
+            }
+            if (message == null) {
+                call.fail(ErrorCode.TOO_MANY, full(), null);
+                return;
+            }
+            outbox.add(message);
+            call.completion.end(message.number(), null);
+            synchronized (this) {
+                adding.remove(call); // with the next step, so that no message counts twice
+                if (loaded) {
+                    state.add(message);
+                }
+            }
+        } catch (IOException | RuntimeException | Error e) { // the outbox of the application may throw anything
+            call.fail(ErrorCode.STORAGE, "add it to the outbox: " + SessionEnd.textOf(e), e);
+        } finally {
+            drop(call);
+            client.wakeup();
+        }
+    }
+
+    /** Reads the outbox, unless that was done. */
+    private void load() throws IOException {
+        synchronized (this) {
+            if (loaded) {
+                return;
+            }
+        }
+        OutboxContent content = outbox.load();
+        if (content == null) {
+            throw new IOException("the outbox returned null");
+        }
+        synchronized (this) {
+            state.set(content);
+            loaded = true;
+        }
+    }
+
+    /** Begins to read the outbox, or returns the reading that has begun. */
+    Task<Boolean> startLoading(Runnable wakeup) {
+        if (loading == null) {
+            loading = start(wakeup, () -> {
+                load();
+                return true;
+            });
+        }
+        return loading;
+    }
+
+    /** Makes the next startLoading begin anew. */
+    void loadingEnded() {
+        loading = null;
+    }
+
+    private Task<Boolean> start(Runnable wakeup, Callable<Boolean> work) {
+        return Task.start(executor, work, wakeup);
+    }
+
+    /** A session is live. published is the last id of the device that the server knows, or null. */
+    void began(Long published) {
+        saveAt = 0;
+        List<Published> arrived = new ArrayList<>();
+        long upTo = 0;
+        synchronized (this) {
+            if (!loaded) {
+                return; // the client has no device
+            }
+            if (state.base == null) {
+                newBase = published == null ? 0 : published;
+                return;
+            }
+            long done = removals.isEmpty() ? 0 : removals.peekLast().upTo;
+            for (OutboxMessage message : state.messages) {
+                if (published != null && Ids.compare(published, state.base) > 0
+                        && Ids.compare(message.number(), published - state.base) <= 0 && message.number() > done) {
+                    upTo = message.number();
+                    arrived.add(new Published(upTo, new byte[0], null));
+                }
+            }
+        }
+        if (!arrived.isEmpty()) {
+            removals.add(new Removal(upTo, arrived));
+        }
+    }
+
+    /** Saves what is to be saved, and ends late calls. It returns when it is to be called again. */
+    long work(Engine engine) {
+        boolean changed = false; // the caller may send the next message
+        while (saving == null || saving.isDone()) {
+            if (saving != null) {
+                Throwable error = saving.error();
+                saving = null;
+                saved(engine, error);
+                changed = true;
+            }
+            if (Clock.now() < saveAt || !startSaving(engine)) {
+                break;
+            }
+        }
+        long next = failLateCalls(Clock.now());
+        if (saving == null && (newBase != null || !removals.isEmpty())) {
+            next = Math.min(next, saveAt);
+        }
+        return changed ? 0 : next;
+    }
+
+    /** Begins to save the base, or else to remove messages. It reports whether there is something to do. */
+    private boolean startSaving(Engine engine) {
+        if (newBase != null) {
+            long base = newBase;
+            saving = start(engine::wakeup, () -> {
+                outbox.setBase(base);
+                synchronized (this) {
+                    state.base = base;
+                }
+                return true;
+            });
+        } else if (!removals.isEmpty()) {
+            long upTo = removals.peek().upTo;
+            saving = start(engine::wakeup, () -> {
+                outbox.remove(upTo);
+                synchronized (this) {
+                    state.remove(upTo);
+                }
+                return true;
+            });
+        }
+        return saving != null;
+    }
+
+    private void saved(Engine engine, Throwable error) {
+        if (error != null) {
+            saveAt = Clock.now() + engine.backoff(saveFailures++);
+            String what = newBase != null ? "save the base of published messages: " : "remove published messages from the outbox: ";
+            client.error(new ImgoException(ErrorCode.STORAGE, what + SessionEnd.textOf(error), error));
+            return;
+        }
+        saveFailures = 0;
+        if (newBase != null) {
+            newBase = null;
+            return;
+        }
+        for (Published event : removals.poll().events) {
+            client.published(event);
+        }
+    }
+
+    private long failLateCalls(long now) {
+        List<Adding> late = new ArrayList<>();
+        long next = Clock.NEVER;
+        synchronized (this) {
+            Iterator<Adding> all = adding.iterator();
+            while (all.hasNext()) {
+                Adding call = all.next();
+                if (now < call.end) {
+                    next = call.end;
+                    break;
+                }
+                all.remove();
+                late.add(call);
+            }
+        }
+        for (Adding call : late) {
+            call.fail(ErrorCode.TIMEOUT, "the outbox did not save it within requestTimeout", null);
+        }
+        return next;
+    }
+
+    /** Returns the oldest message if it is to be sent now, or null. */
+    OutboxMessage next() {
+        if (newBase != null || !removals.isEmpty() || Clock.now() < sendAt) {
+            return null;
+        }
+        OutboxMessage oldest;
+        synchronized (this) {
+            oldest = state.base == null ? null : state.messages.peek();
+        }
+        if (oldest != null && Ids.compare(id(oldest), oldest.number()) < 0) {
+            ended(new Published(oldest.number(), new byte[0], ImgoException.denied("publish message " + oldest.number(), "",
+                    "all ids of the device are used: give it another name")));
+            return null;
+        }
+        return oldest;
+    }
+
+    /** Returns when the oldest message may be sent again. */
+    long sendAt() {
+        return sendAt > Clock.now() ? sendAt : Clock.NEVER;
+    }
+
+    synchronized long id(OutboxMessage message) {
+        return state.base + message.number();
+    }
+
+    /** Takes the reply to the oldest message. */
+    void replied(Engine engine, long number, Packet reply) {
+        if (reply.op != Protocol.OP_REFUSED) {
+            ended(new Published(number, reply.body, null));
+            return;
+        }
+        ImgoException denied = Bodies.denied("publish message " + number, reply.body);
+        long wait = Bodies.retryNanos(reply.body);
+        if (wait > 0 || denied.serverCode().equals("unavailable") || denied.serverCode().equals("rate_limited")) {
+            sendAt = Clock.now() + (wait > 0 ? wait : engine.backoff(sendFailures++));
+            client.log(LogHook.Level.DEBUG, denied.getMessage() + ": the client tries again");
+            return;
+        }
+        ended(new Published(number, new byte[0], denied));
+    }
+
+    private void ended(Published event) {
+        sendFailures = 0;
+        List<Published> events = new ArrayList<>();
+        events.add(event);
+        removals.add(new Removal(event.number(), events));
+        saveAt = 0;
+    }
+
+    /** Reports whether a call of the outbox is under way. */
+    boolean isBusy() {
+        synchronized (this) {
+            return saving != null || !adding.isEmpty();
+        }
+    }
+
+    /** The client is closed. The next one that uses the outbox reads it anew. */
+    void stop() {
+        List<Adding> late;
+        synchronized (this) {
+            late = new ArrayList<>(adding);
+            adding.clear();
+            loaded = false;
+            state.clear();
+        }
+        for (Adding call : late) {
+            call.fail(ErrorCode.CLOSED, "the client was closed", null);
+        }
+        loading = null;
+        newBase = null;
+        removals.clear();
+        saving = null;
+        saveAt = 0;
+        saveFailures = 0;
+        sendAt = 0;
+        sendFailures = 0;
+    }
+
+    /** Waits for the end of the outbox's thread. One that hangs is given up after a second. */
+    void join() throws InterruptedException {
+        serial.join(1000);
+    }
+}
