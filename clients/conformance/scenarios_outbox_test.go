@@ -229,6 +229,7 @@ func playOutboxBounded(w *world) {
 	}
 	c.publish(4, count+1)
 	conn.answer(conn.published(4, count+1, count+1), `{}`)
+	c.gone(count+1, []byte(`{}`)) // nothing writes to the file when its folder is removed
 }
 
 func playOutboxAfterClose(w *world) {

@@ -146,8 +146,8 @@ final class Bodies {
 
     /** Returns the last id of a message that the device has published, or null if there is none. */
     static Long published(Map<?, ?> reply) {
-        String id = text(reply, "published");
-        return id.isEmpty() ? null : Ids.parse(id);
+        String id = member(reply, "published", String.class);
+        return id == null ? null : Ids.parse(id);
     }
 
     /** Returns the rooms of the auth packet that the session is not in. */

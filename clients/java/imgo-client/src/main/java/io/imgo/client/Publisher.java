@@ -323,12 +323,17 @@ final class Publisher {
         }
         ImgoException denied = Bodies.denied("publish message " + number, reply.body);
         long wait = Bodies.retryNanos(reply.body);
-        if (wait > 0 || denied.serverCode().equals("unavailable") || denied.serverCode().equals("rate_limited")) {
+        if (isTriedAgain(denied, wait)) {
             sendAt = Clock.now() + (wait > 0 ? wait : engine.backoff(sendFailures++));
             client.log(LogHook.Level.DEBUG, denied.getMessage() + ": the client tries again");
             return;
         }
         ended(new Published(number, new byte[0], denied));
+    }
+
+    /** Reports whether a message that the server refused is sent again. */
+    static boolean isTriedAgain(ImgoException denied, long retryNanos) {
+        return retryNanos > 0 || denied.serverCode().equals("unavailable") || denied.serverCode().equals("rate_limited");
     }
 
     private void ended(Published event) {

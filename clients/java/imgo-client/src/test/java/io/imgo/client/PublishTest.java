@@ -309,7 +309,7 @@ class PublishTest {
     void brokenPublishedEndsTheConnection() throws Exception {
         client = builder().build();
         client.connect();
-        for (String published : new String[] {"\"x\"", "7", "\"-1\"", "\"99999999999999999999\"", "[]"}) {
+        for (String published : new String[] {"\"\"", "\"x\"", "7", "\"-1\"", "\"99999999999999999999\"", "[]"}) {
             server.accept().auth("{\"published\":" + published + "}");
             assertThat(Recorder.next(recorder.errors)).as(published).returns(ErrorCode.PROTOCOL, ImgoException::code);
         }

@@ -181,6 +181,14 @@ class VectorsTest {
                 assertRoom(Bodies.refused(reply).get(i), (Map<?, ?>) refused.get(i), name);
             }
         }
+        for (Map<String, Object> c : cases("auth_replies", "replies")) {
+            Long published = Bodies.published(Bodies.object(Bodies.bytes((String) c.get("body"))));
+            assertThat(published == null ? null : Ids.text(published)).as("%s", c.get("name")).isEqualTo(c.get("published"));
+        }
+        for (Map<String, Object> c : cases("auth_replies", "broken_published")) {
+            assertThatThrownBy(() -> Bodies.published(Bodies.object(Bodies.bytes((String) c.get("body"))))).as("%s", c.get("name"))
+                    .isInstanceOf(IllegalArgumentException.class);
+        }
         for (Map<String, Object> c : cases("auth_replies", "broken")) {
             assertThatThrownBy(() -> Bodies.session(Bodies.object(Bodies.bytes((String) c.get("body"))))).as("%s", c.get("name"))
                     .isInstanceOf(IllegalArgumentException.class);
@@ -233,6 +241,50 @@ class VectorsTest {
                 ids.add(Ids.parse((String) id));
             }
             assertThat(Bodies.acks(ids)).as("%s", c.get("name")).isEqualTo(bytes(c.get("hex")));
+        }
+    }
+
+    private static long[] ids(Object texts) {
+        return ((List<?>) texts).stream().mapToLong(id -> Ids.parse((String) id)).toArray();
+    }
+
+    private static byte[] packet(ByteBuffer encoded) {
+        byte[] packet = new byte[encoded.remaining()];
+        encoded.get(packet);
+        return packet;
+    }
+
+    @Test
+    void publishes() throws IOException {
+        for (Map<String, Object> c : cases("publish", "sent")) {
+            ByteBuffer sent = Packet.encode(number(c, "op"), number(c, "seq"), Ids.parse((String) c.get("id")), bytes(c.get("body")));
+            assertThat(packet(sent)).as("%s", c.get("name")).isEqualTo(bytes(c.get("hex")));
+        }
+        for (Map<String, Object> c : cases("publish", "refused")) {
+            byte[] body = Bodies.bytes((String) c.get("body"));
+            ImgoException denied = Bodies.denied("publish", body);
+            long retry = Bodies.retryNanos(body);
+            assertThat(denied.serverCode()).as("%s", c.get("name")).isEqualTo(c.get("server_code"));
+            assertThat(retry == 0 ? null : TimeUnit.NANOSECONDS.toMillis(retry)).as("%s", c.get("name")).isEqualTo(c.get("retry_ms"));
+            assertThat(Publisher.isTriedAgain(denied, retry)).as("%s", c.get("name")).isEqualTo(c.get("again"));
+        }
+    }
+
+    @Test
+    void readsAndDismisses() throws IOException {
+        for (Map<String, Object> c : cases("read", "read")) {
+            ByteBuffer read = Packet.encode(Protocol.OP_READ, number(c, "seq"), Ids.parse((String) c.get("up_to")), Bodies.ids(ids(c.get("ids"))));
+            assertThat(packet(read)).as("%s", c.get("name")).isEqualTo(bytes(c.get("hex")));
+        }
+        for (Map<String, Object> c : cases("read", "dismiss")) {
+            Packet dismiss = Packet.decode(ByteBuffer.wrap(bytes(c.get("hex"))), 1000);
+            assertThat(dismiss.op).isEqualTo(Protocol.OP_DISMISS);
+            assertThat(Ids.text(dismiss.id)).as("%s", c.get("name")).isEqualTo(c.get("up_to"));
+            assertThat(Bodies.ids(dismiss.body)).as("%s", c.get("name")).isEqualTo(ids(c.get("ids")));
+        }
+        for (Map<String, Object> c : cases("read", "broken_dismiss")) {
+            Packet broken = Packet.decode(ByteBuffer.wrap(bytes(c.get("hex"))), 1000);
+            assertThatThrownBy(() -> Bodies.ids(broken.body)).as("%s", c.get("name")).isInstanceOf(IllegalArgumentException.class);
         }
     }
 

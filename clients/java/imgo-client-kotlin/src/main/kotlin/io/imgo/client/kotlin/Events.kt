@@ -47,17 +47,17 @@ public class Events(capacity: Int = 1024) : ClientListener {
     /** Errors that no call is there to return. */
     public val errors: SharedFlow<ImgoException> = mutableErrors.asSharedFlow()
 
-    override fun onState(change: StateChange) = mutableStates.tell(change)
+    override fun onState(change: StateChange): Unit = mutableStates.tell(change)
 
-    override fun onRoom(change: RoomChange) = mutableRooms.tell(change)
+    override fun onRoom(change: RoomChange): Unit = mutableRooms.tell(change)
 
-    override fun onPublished(published: Published) = mutablePublished.tell(published)
+    override fun onPublished(published: Published): Unit = mutablePublished.tell(published)
 
-    override fun onDismiss(dismiss: Dismiss) = mutableDismissals.tell(dismiss)
+    override fun onDismiss(dismiss: Dismiss): Unit = mutableDismissals.tell(dismiss)
 
-    override fun onError(error: ImgoException) = mutableErrors.tell(error)
+    override fun onError(error: ImgoException): Unit = mutableErrors.tell(error)
 
     /** Emits an event. The client logs the exception. */
-    private fun <T> MutableSharedFlow<T>.tell(event: T) =
+    private fun <T> MutableSharedFlow<T>.tell(event: T): Unit =
         check(tryEmit(event)) { "a collector is more than its capacity of events behind: the event is dropped" }
 }
