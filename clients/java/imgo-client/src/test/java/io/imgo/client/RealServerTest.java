@@ -81,4 +81,47 @@ class RealServerTest {
                     .returns(ErrorCode.DENIED, ImgoException::code).returns("unsupported", ImgoException::serverCode);
         }
     }
+
+    /** What one device has read goes away on another one, and waits for none of them any more. */
+    @Test
+    void readsOnOneDeviceAndDismissesOnAnother() throws Exception {
+        Recorder other = new Recorder();
+        try (ImgoProcess server = ImgoProcess.start(folder, "--auth-mode", "none"); ImgoClient client = client(server);
+                ImgoClient tablet = ImgoClient.builder().address(server.tcp()).token("ann").device("tablet").listener(other)
+                        .onMessage(message -> {
+                            other.handle(message);
+                            throw new IOException("not acknowledged by the tablet itself");
+                        }).build()) {
+            client.connect().await();
+            tablet.connect().await();
+            push(server, "1");
+            push(server, "2");
+            Message first = Recorder.next(recorder.messages);
+            Message second = Recorder.next(recorder.messages);
+            assertThat(Recorder.next(other.messages).id()).isEqualTo(first.id());
+            assertThat(Recorder.next(other.messages).id()).isEqualTo(second.id());
+            client.read(new long[] {first.id()}, 0).await();
+            Dismiss dismiss = Recorder.next(other.dismissed);
+            assertThat(dismiss.covers(first.id())).isTrue();
+            assertThat(dismiss.covers(second.id())).isFalse();
+            client.read(new long[0], second.id()).await();
+            assertThat(Recorder.next(other.dismissed).covers(second.id())).isTrue();
+            assertThat(recorder.dismissed).as("the session that has read").isEmpty();
+            tablet.close();
+            tablet.connect().await();
+            assertThat(tablet.session().pending()).as("messages that wait for the tablet").isZero();
+        }
+    }
+
+    /** No rule takes the operation, so the server refuses the message for good. */
+    @Test
+    void aPublishedMessageThatNobodyTakesIsTold() throws Exception {
+        try (ImgoProcess server = ImgoProcess.start(folder, "--auth-mode", "none"); ImgoClient client = client(server)) {
+            long number = client.publish(new byte[] {1}).await();
+            client.connect().await();
+            Published published = Recorder.next(recorder.published);
+            assertThat(published.number()).isEqualTo(number);
+            assertThat(published.error()).returns(ErrorCode.DENIED, ImgoException::code).returns("unsupported", ImgoException::serverCode);
+        }
+    }
 }
