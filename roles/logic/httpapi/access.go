@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"strings"
 
 	"imgo/envelope"
-	"imgo/internal/events"
 	"imgo/internal/glob"
 	"imgo/roles/logic"
 	"imgo/roles/logic/httpapi/internal/httpcall"
@@ -153,10 +151,12 @@ func limitedCaller(ctx context.Context) *caller {
 	return c
 }
 
-// guard is the Service for the callers of all APIs. It compares the users and the rooms of a call with
-// the patterns of the caller's key. It does not embed the Service, so that each new method has to
-// decide what a limited caller may do.
-type guard struct{ service Service }
+// service is Service, under a name that does not make the guard's own exported.
+type service = Service
+
+// guard is the Service for the callers of all APIs. It compares users and rooms with the patterns of the
+// caller's key where route.checkNames cannot, because the call does not name them in its path or query.
+type guard struct{ service }
 
 func (g guard) Push(ctx context.Context, cmd *logic.PushCommand) (*logic.PushResult, error) {
 	if c := limitedCaller(ctx); c != nil {
@@ -202,13 +202,6 @@ func serverWide(ctx context.Context, what string) error {
 	return nil
 }
 
-func (g guard) User(ctx context.Context, user string) (*envelope.UserReply, error) {
-	if err := userOf(ctx, user); err != nil {
-		return nil, err
-	}
-	return g.service.User(ctx, user)
-}
-
 func (g guard) Online(ctx context.Context, users []string) (map[string]int, error) {
 	for _, user := range users {
 		if err := userOf(ctx, user); err != nil {
@@ -218,39 +211,11 @@ func (g guard) Online(ctx context.Context, users []string) (map[string]int, erro
 	return g.service.Online(ctx, users)
 }
 
-func (g guard) Kick(ctx context.Context, user string, filter logic.KickFilter) (int, error) {
-	if err := userOf(ctx, user); err != nil {
-		return 0, err
-	}
-	return g.service.Kick(ctx, user, filter)
-}
-
 func (g guard) Take(ctx context.Context, user string, afterMS int64, most int) (*envelope.TakeReply, error) {
 	if err := userOf(ctx, user); err != nil {
 		return nil, err
 	}
 	return g.service.Take(ctx, user, afterMS, most)
-}
-
-func (g guard) ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.ForgetDevice(ctx, user, device)
-}
-
-func (g guard) Purge(ctx context.Context, user string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.Purge(ctx, user)
-}
-
-func (g guard) Erase(ctx context.Context, user string) (logic.Removed, error) {
-	if err := userOf(ctx, user); err != nil {
-		return logic.Removed{}, err
-	}
-	return g.service.Erase(ctx, user)
 }
 
 // Rooms returns only the rooms that the caller may name.
@@ -269,15 +234,6 @@ func (g guard) Rooms(ctx context.Context) (map[string]uint32, error) {
 	return own, nil
 }
 
-func (g guard) Room(ctx context.Context, room string, most int) ([]*envelope.SessionInfo, int, error) {
-	if c := limitedCaller(ctx); c != nil {
-		if err := c.checkRoom(room); err != nil {
-			return nil, 0, err
-		}
-	}
-	return g.service.Room(ctx, room, most)
-}
-
 func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token, error) {
 	if c := limitedCaller(ctx); c != nil {
 		if err := c.checkUser(r.User); err != nil {
@@ -292,34 +248,6 @@ func (g guard) NewToken(ctx context.Context, r logic.TokenRequest) (logic.Token,
 		}
 	}
 	return g.service.NewToken(ctx, r)
-}
-
-func (g guard) SetMember(ctx context.Context, room, user string, member bool) (logic.MemberResult, error) {
-	if c := limitedCaller(ctx); c != nil {
-		if err := cmp.Or(c.checkRoom(room), c.checkUser(user)); err != nil {
-			return logic.MemberResult{}, err
-		}
-	}
-	return g.service.SetMember(ctx, room, user, member)
-}
-
-func (g guard) UserRooms(ctx context.Context, user string) ([]string, int, error) {
-	if err := userOf(ctx, user); err != nil {
-		return nil, 0, err
-	}
-	return g.service.UserRooms(ctx, user)
-}
-
-func (g guard) UserTokens(ctx context.Context, user string) ([]envelope.TokenInfo, error) {
-	if err := userOf(ctx, user); err != nil {
-		return nil, err
-	}
-	return g.service.UserTokens(ctx, user)
-}
-
-// CheckToken needs no check: it is asked with the client's own token.
-func (g guard) CheckToken(ctx context.Context, token string) (string, error) {
-	return g.service.CheckToken(ctx, token)
 }
 
 // RevokeToken looks for the token's user first. A token that is not good has none left to revoke.
@@ -348,81 +276,11 @@ func (g guard) RevokeUser(ctx context.Context, user string, closeSessions bool) 
 	return g.service.RevokeUser(ctx, user, closeSessions)
 }
 
-// Stats has totals only, and no names of users or rooms.
-func (g guard) Stats(ctx context.Context) (logic.Stats, error) { return g.service.Stats(ctx) }
-
-func (g guard) Nodes(ctx context.Context) []logic.NodeInfo { return g.service.Nodes(ctx) }
-
-func (g guard) Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error) {
-	if err := userOf(ctx, r.User); err != nil {
-		return nil, err
-	}
-	return g.service.Messages(ctx, r)
-}
-
-// Events lets a limited caller ask for the events of one of its users.
-func (g guard) Events(ctx context.Context, q events.Query) (*events.Page, error) {
-	err := serverWide(ctx, "see the events of all users; name a user")
-	if q.User != "" {
-		err = userOf(ctx, q.User)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return g.service.Events(ctx, q)
-}
-
-// Notices has no context. Its handler refuses limited callers.
-func (g guard) Notices(after uint64, most int) []logic.Notice { return g.service.Notices(after, most) }
-
-func (g guard) Partitions(ctx context.Context) (logic.Partitions, error) {
-	return g.service.Partitions(ctx)
-}
-
 func (g guard) Grow(ctx context.Context, kept int) (logic.Partitions, error) {
 	if err := serverWide(ctx, "add partitions"); err != nil {
 		return logic.Partitions{}, err
 	}
 	return g.service.Grow(ctx, kept)
-}
-
-func (g guard) Explain(ctx context.Context, user string, id uint64) (*logic.Explanation, error) {
-	if err := userOf(ctx, user); err != nil {
-		return nil, err
-	}
-	return g.service.Explain(ctx, user, id)
-}
-
-func (g guard) Hooks(ctx context.Context) ([]logic.Hook, error) {
-	if err := serverWide(ctx, "see the hooks"); err != nil {
-		return nil, err
-	}
-	return g.service.Hooks(ctx)
-}
-
-func (g guard) ReplayHook(ctx context.Context, hook string, fromMS int64) error {
-	if err := serverWide(ctx, "replay a hook"); err != nil {
-		return err
-	}
-	return g.service.ReplayHook(ctx, hook, fromMS)
-}
-
-func (g guard) RetryHook(ctx context.Context, hook string) error {
-	if err := serverWide(ctx, "replay a hook"); err != nil {
-		return err
-	}
-	return g.service.RetryHook(ctx, hook)
-}
-
-func (g guard) ResumeHook(ctx context.Context, hook string) error {
-	if err := serverWide(ctx, "resume a hook"); err != nil {
-		return err
-	}
-	return g.service.ResumeHook(ctx, hook)
-}
-
-func (g guard) CountByComet(ctx context.Context) (map[string]int, error) {
-	return g.service.CountByComet(ctx)
 }
 
 func (g guard) ForgetComet(ctx context.Context, comet string) (int, error) {

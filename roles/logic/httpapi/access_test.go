@@ -76,6 +76,35 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+// TestPatternsOfEveryRoute asks every route of /v1 with a key whose patterns fit no name in the path, and without a
+// query or a body. Routes that get past that check patterns by themselves: TestPatterns has requests for each of them.
+func TestPatternsOfEveryRoute(t *testing.T) {
+	own := []string{
+		"GET /v1/nodes", "GET /v1/partitions", "GET /v1/rooms", "GET /v1/stats", "GET /v1/users", "POST /v1/push", "POST /v1/push/batch",
+		"POST /v1/push/stream", "POST /v1/tokens", "POST /v1/tokens/revoke", "POST /v1/users/online",
+	}
+	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{
+		Name: "shop", Key: "shop", Scopes: []string{"push", "read", "users", "tokens", "rooms"}, Users: []string{"shop-*"}, Rooms: []string{"shop-*"},
+	}}}, nil)
+	var passed []string
+	for route := range h.api.Scopes() {
+		method, path, _ := strings.Cut(route, " ")
+		if !strings.HasPrefix(path, "/v1/") || slices.Contains(openRoutes, route) {
+			continue
+		}
+		path = strings.NewReplacer("{user}", "bank-1", "{room}", "bank-1").Replace(path)
+		before := len(h.service.recorded())
+		if a := h.doUnchecked(method, path, "", "X-API-Key: shop"); a.status != http.StatusForbidden {
+			passed = append(passed, route)
+		} else if done := h.service.recorded()[before:]; len(done) > 0 {
+			t.Errorf("%s was refused after %q", route, done)
+		}
+	}
+	if slices.Sort(passed); !slices.Equal(passed, own) {
+		t.Errorf("these check patterns by themselves:\n%v\nknown are\n%v", passed, own)
+	}
+}
+
 // TestPatterns checks that a key with patterns names no other user and room, by any route.
 func TestPatterns(t *testing.T) {
 	everything := []string{"push", "read", "users", "tokens", "rooms"}

@@ -180,6 +180,10 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 		rt.fail(c, err)
 		return
 	}
+	if err := rt.checkNames(c); err != nil {
+		rt.fail(c, err)
+		return
+	}
 	ctx, cancel := lazyctx.Timeout(c.Ctx, a.cfg.Timeout)
 	defer cancel()
 	c.Ctx = ctx

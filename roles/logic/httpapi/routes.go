@@ -27,6 +27,39 @@ type route struct {
 	methods methods // nil: the API has no such path
 	// anyPage lets pages of every origin read the answers. The path needs no API key.
 	anyPage bool
+	// own says that the guard or the handler checks what a caller with patterns may do.
+	// Otherwise checkNames does.
+	own bool
+}
+
+// checkNames lets a caller with patterns of users and rooms name only those, in the path
+// and in the query. A call that names none is about everybody and is refused.
+func (rt *route) checkNames(c *call) error {
+	if !c.key.limited() || rt.own {
+		return nil
+	}
+	named := func(field string) []string {
+		names := c.Params()[field]
+		if name := c.R.PathValue(field); name != "" {
+			names = append([]string{name}, names...)
+		}
+		return names
+	}
+	users, rooms := named("user"), named("room")
+	for _, user := range users {
+		if err := c.key.checkUser(user); err != nil {
+			return err
+		}
+	}
+	for _, room := range rooms {
+		if err := c.key.checkRoom(room); err != nil {
+			return err
+		}
+	}
+	if len(users)+len(rooms) == 0 {
+		return c.key.checkAll("ask without the name of a user or a room")
+	}
+	return nil
 }
 
 // methods are the methods of a path.
@@ -65,11 +98,11 @@ func (a *API) register() {
 	v1 := v1Form()
 
 	a.routes = []*route{
-		{path: "/v1/push", form: v1, methods: post(httpcall.ScopePush, a.push)},
-		{path: "/v1/push/batch", form: v1, methods: post(httpcall.ScopePush, a.pushBatch)},
-		{path: "/v1/push/stream", form: v1, methods: post(httpcall.ScopePush, a.pushStream)},
-		{path: "/v1/users", form: v1, methods: get(httpcall.ScopeRead, a.usersOnline)},
-		{path: "/v1/users/online", form: v1, methods: post(httpcall.ScopeRead, a.usersOnlineList)},
+		{path: "/v1/push", form: v1, own: true, methods: post(httpcall.ScopePush, a.push)},
+		{path: "/v1/push/batch", form: v1, own: true, methods: post(httpcall.ScopePush, a.pushBatch)},
+		{path: "/v1/push/stream", form: v1, own: true, methods: post(httpcall.ScopePush, a.pushStream)},
+		{path: "/v1/users", form: v1, own: true, methods: get(httpcall.ScopeRead, a.usersOnline)},
+		{path: "/v1/users/online", form: v1, own: true, methods: post(httpcall.ScopeRead, a.usersOnlineList)},
 		{path: "/v1/users/{user}", form: v1, methods: methods{
 			http.MethodGet:    {httpcall.ScopeRead, a.user},
 			http.MethodDelete: {httpcall.ScopeUsers, a.eraseUser},
@@ -97,7 +130,7 @@ func (a *API) register() {
 		{path: "/v1/user/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
 		{path: "/v1/users/{user}/rooms", form: v1, methods: get(httpcall.ScopeRead, a.userRooms)},
 		{path: "/v1/users/{user}/kick", form: v1, methods: post(httpcall.ScopeUsers, a.kick)},
-		{path: "/v1/rooms", form: v1, methods: get(httpcall.ScopeRead, a.rooms)},
+		{path: "/v1/rooms", form: v1, own: true, methods: get(httpcall.ScopeRead, a.rooms)},
 		{path: "/v1/rooms/{room}", form: v1, methods: get(httpcall.ScopeRead, a.room)},
 		{path: "/v1/room", form: v1, methods: get(httpcall.ScopeRead, a.roomByQuery)},
 		{path: "/v1/rooms/{room}/users/{user}", form: v1, methods: methods{
@@ -109,21 +142,21 @@ func (a *API) register() {
 			http.MethodPut:    {httpcall.ScopeRooms, a.addMemberByQuery},
 			http.MethodDelete: {httpcall.ScopeRooms, a.removeMemberByQuery},
 		}},
-		{path: "/v1/stats", form: v1, methods: get(httpcall.ScopeRead, a.stats)},
-		{path: "/v1/nodes", form: v1, methods: get(httpcall.ScopeRead, a.nodes)},
+		{path: "/v1/stats", form: v1, own: true, methods: get(httpcall.ScopeRead, a.stats)},
+		{path: "/v1/nodes", form: v1, own: true, methods: get(httpcall.ScopeRead, a.nodes)},
 		{path: "/v1/nodes/best", form: v1, methods: get(httpcall.ScopeOpen, a.bestNodes), anyPage: true},
 		{path: "/v1/hooks", form: v1, methods: get(httpcall.ScopeRead, a.hooks)},
 		{path: "/v1/hooks/{hook}/replay", form: v1, methods: post(httpcall.ScopeAdmin, a.replayHook)},
 		{path: "/v1/hooks/{hook}/retry", form: v1, methods: post(httpcall.ScopeAdmin, a.retryHook)},
 		{path: "/v1/hooks/{hook}/resume", form: v1, methods: post(httpcall.ScopeAdmin, a.resumeHook)},
-		{path: "/v1/partitions", form: v1, methods: methods{
+		{path: "/v1/partitions", form: v1, own: true, methods: methods{
 			http.MethodGet:  {httpcall.ScopeRead, a.partitions},
 			http.MethodPost: {httpcall.ScopeAdmin, a.grow},
 		}},
 		{path: "/v1/notices", form: v1, methods: get(httpcall.ScopeRead, a.notices)},
 		{path: "/v1/events", form: v1, methods: get(httpcall.ScopeRead, a.events)},
-		{path: "/v1/tokens", form: v1, methods: post(httpcall.ScopeTokens, a.newToken)},
-		{path: "/v1/tokens/revoke", form: v1, methods: post(httpcall.ScopeTokens, a.revokeTokens)},
+		{path: "/v1/tokens", form: v1, own: true, methods: post(httpcall.ScopeTokens, a.newToken)},
+		{path: "/v1/tokens/revoke", form: v1, own: true, methods: post(httpcall.ScopeTokens, a.revokeTokens)},
 		{path: "/v1/openapi.json", form: v1, methods: get(httpcall.ScopeOpen, openapiJSON)},
 		{path: "/v1/openapi.yaml", form: v1, methods: get(httpcall.ScopeOpen, openapiYAML)},
 		{path: "/", form: v1},
@@ -142,7 +175,7 @@ func ancestorRoutes(root string, form *httpcall.Form, routes []httpcall.Route) [
 	list := []*route{{path: root, form: form}}
 	for _, r := range routes {
 		h := func(c *call) error { return r.Handler(c.Call) }
-		list = append(list, &route{path: r.Path, form: form, methods: methods{r.Method: {r.Scope, h}}})
+		list = append(list, &route{path: r.Path, form: form, own: true, methods: methods{r.Method: {r.Scope, h}}})
 	}
 	return list
 }
