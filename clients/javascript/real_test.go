@@ -249,3 +249,36 @@ await assert.rejects(new ImgoClient({ url, token: 'bad' }).connect(), { code: 'r
 `))
 	programs.Run(t, dir, nil, "node", "client.mjs")
 }
+
+// TestRead has one device tell a real server what was read. The other device is told, and nothing waits for it any more.
+func TestRead(t *testing.T) {
+	server := programs.StartServer(t)
+	dir := jstest.Project(t, "module", "ws")
+	write(t, dir+"/read.mjs", server.Real(`
+import assert from 'node:assert/strict';
+import { ImgoClient } from 'imgo-client';
+import { PushClient } from 'imgo-client/server';
+
+const backend = new PushClient({ servers: ['http://127.0.0.1:7172'] });
+const { token } = await backend.newToken('ana', { ttl: '1h' });
+const make = (device) => new ImgoClient({ url: 'ws://127.0.0.1:8090', token, device });
+const phone = make('phone'); // it has no listener, so its messages wait
+const laptop = make('laptop');
+const dismissed = [];
+phone.on('dismiss', (event) => dismissed.push(event));
+await phone.connect();
+await laptop.connect();
+const ids = [];
+for (let n = 0; n < 3; n++) ids.push((await backend.push({ user: 'ana', body: n })).id);
+assert.equal((await backend.user('ana')).pending, 3);
+await laptop.read({ upTo: ids[0] });
+await laptop.read({ ids: ids.slice(1) });
+assert.equal((await backend.user('ana')).pending, 0);
+for (const end = Date.now() + 60_000; dismissed.length < 2; await new Promise((resolve) => setTimeout(resolve, 5))) {
+  assert.ok(Date.now() < end, 'the phone was not told');
+}
+assert.deepEqual(dismissed, [{ ids: [], upTo: ids[0] }, { ids: ids.slice(1), upTo: null }]);
+await Promise.all([phone.close(), laptop.close()]);
+`))
+	programs.Run(t, dir, nil, "node", "read.mjs")
+}

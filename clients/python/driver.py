@@ -17,7 +17,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
-from imgo_client import Client, FileStore, ImgoError, Message, RoomChange, State, StateEvent
+from imgo_client import (
+    Client,
+    Dismiss,
+    FileOutbox,
+    FileStore,
+    ImgoError,
+    Message,
+    OutboxContent,
+    OutboxMessage,
+    Published,
+    RoomChange,
+    State,
+    StateEvent,
+)
 from imgo_client._aio import TASK_PREFIX
 
 TIMES = (
@@ -48,6 +61,34 @@ class FailingStore:
         await self.file.add(ids)
 
 
+class FailingOutbox:
+    """An outbox in a file that fails when it is told to."""
+
+    def __init__(self, path: str) -> None:
+        self.file = FileOutbox(path)
+        self.failures = 0
+
+    def may_fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the driver was told to fail")
+
+    async def load(self) -> OutboxContent:
+        return await self.file.load()
+
+    async def set_base(self, base: int) -> None:
+        self.may_fail()
+        await self.file.set_base(base)
+
+    async def add(self, message: OutboxMessage) -> None:
+        self.may_fail()
+        await self.file.add(message)
+
+    async def remove(self, number: int) -> None:
+        self.may_fail()
+        await self.file.remove(number)
+
+
 class Driven:
     """One client with its handler, its store and its tokens."""
 
@@ -55,6 +96,7 @@ class Driven:
         self.name = name
         self.client: Client | None = None
         self.store: FailingStore | None = None
+        self.outbox: FailingOutbox | None = None
         self.tokens: deque[asyncio.Future[str]] = deque()
         self.calls: set[asyncio.Task[None]] = set()
         self.gate = asyncio.Event()
@@ -72,6 +114,8 @@ class Driven:
             arguments["token_source"] = self.token
         if path := options.pop("store", None):
             arguments["store"] = self.store = FailingStore(path, arguments.get("remember", 8192))
+        if path := options.pop("outbox", None):
+            arguments["outbox"] = self.outbox = FailingOutbox(path)
         if ca := options.pop("ca", None):
             arguments["ssl_context"] = ssl.create_default_context(cafile=ca)
         if options:
@@ -81,6 +125,8 @@ class Driven:
             on_message=self.message,
             on_state=self.state,
             on_room=self.room,
+            on_published=self.published,
+            on_dismiss=self.dismissed,
             on_error=lambda error: self.emit("error", code=error.code, message=str(error)),
             log=lambda level, line: print(level, line, file=sys.stderr, flush=True),
         )
@@ -123,6 +169,16 @@ class Driven:
     def room(self, change: RoomChange) -> None:
         self.emit("room", room=change.room, joined=change.joined, code=change.code, reason=change.reason)
 
+    def published(self, event: Published) -> None:
+        if event.error is None:
+            self.emit("published", number=event.number, body=base64.b64encode(event.body).decode())
+        else:
+            error = event.error
+            self.emit("published", number=event.number, code=error.code, server_code=error.server_code, message=str(error))
+
+    def dismissed(self, event: Dismiss) -> None:
+        self.emit("dismiss", ids=[str(id) for id in event.ids], up_to=str(event.up_to))
+
     async def run(self, tag: int, work: Awaitable[Any]) -> None:
         try:
             result = await work
@@ -154,7 +210,7 @@ class Driven:
                 self.fail(tag, error)
             else:
                 self.emit("done", tag=tag, result={})
-        elif do in ("token", "hold", "release", "fail", "fail_store"):
+        elif do in ("token", "hold", "release", "fail", "fail_store", "fail_outbox"):
             self.steer(do, command)
             if tag:
                 self.emit("done", tag=tag, result={})
@@ -174,6 +230,9 @@ class Driven:
             self.gate.set()
         elif do == "fail":
             self.failures = command.get("count", 1)
+        elif do == "fail_outbox":
+            if self.outbox is not None:
+                self.outbox.failures = command.get("count", 1)
         elif self.store is not None:
             self.store.failures = command.get("count", 1)
 
@@ -199,12 +258,19 @@ class Driven:
             self.call(tag, client.leave(command["room"]))
         elif do == "send":
             self.call(tag, self.send(client, command))
+        elif do == "publish":
+            self.call(tag, self.publish(client, command))
+        elif do == "read":
+            self.call(tag, client.read(map(int, command.get("ids") or ()), up_to=int(command.get("up_to", "0"))))
         else:
             raise ValueError(f"unknown command {do}")
 
     async def send(self, client: Client, command: dict[str, Any]) -> dict[str, str]:
         reply = await client.send(base64.b64decode(command.get("body", "")), op=command.get("op", 4))
         return {"body": base64.b64encode(reply).decode()}
+
+    async def publish(self, client: Client, command: dict[str, Any]) -> dict[str, int]:
+        return {"number": await client.publish(base64.b64decode(command.get("body", "")), op=command.get("op", 4))}
 
 
 def count() -> int:
@@ -224,7 +290,7 @@ async def main() -> None:
         transports += ["ws", "wss"]
     except ImportError:
         pass
-    emit("ready", language="python", transports=transports, pauses=True)
+    emit("ready", language="python", transports=transports, pauses=True, publishes=True)
     while line := await reader.readline():
         command = json.loads(line)
         do, tag, name = command["do"], command.get("tag", 0), command.get("client", "")

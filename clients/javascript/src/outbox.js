@@ -1,4 +1,4 @@
-import { ImgoError, limited, textOf } from './protocol.js';
+import { ImgoError, MAX_ID, limited, textOf } from './protocol.js';
 import { Timers } from './timers.js';
 
 /** @import { ImgoOutbox, ImgoOutboxMessage, ImgoPublishedEvent, Settings } from './types.js' */
@@ -162,7 +162,9 @@ export class Outbox {
     const [message] = this.#queue;
     if (!message) return false;
     const id = this.#base + BigInt(message.number);
-    if (id <= this.#arrived) this.#outcome = { number: message.number, body: undefined };
+    const { number } = message;
+    if (id <= this.#arrived) this.#outcome = { number, body: undefined };
+    else if (id > MAX_ID) this.#outcome = { number, body: undefined, error: new ImgoError('denied', 'all ids of the device are used') };
     else await this.#send(this.#session, message, String(id));
     return true;
   }

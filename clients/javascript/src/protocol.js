@@ -34,7 +34,8 @@ export const VERSION = 2;
 export const TOKEN_EXPIRED = 3502;
 
 const MAX_NAME_BYTES = 128;
-const MAX_ID = 2n ** 64n - 1n;
+/** The highest id of a message. */
+export const MAX_ID = 2n ** 64n - 1n;
 
 /** The error class of this package. `code` is for programs, `message` for people. */
 export class ImgoError extends Error {

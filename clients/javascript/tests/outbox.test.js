@@ -111,6 +111,11 @@ describe('published messages', () => {
     await settle();
     assert.deepEqual(sent(ws), ['9223372036854775808 1']);
     await c.close();
+    const last = await live({}, { published: '18446744073709551615' });
+    await last.c.publish(1);
+    await settle();
+    assert.deepEqual([last.log, sent(last.ws)], [['1 denied'], []]);
+    await last.c.close();
   });
 
   test('are sent again with the same id: after a lost connection, and without a reply in time', async () => {
@@ -202,6 +207,15 @@ describe('published messages', () => {
     await refuse(ws, { code: 'unavailable' });
     await tick(250);
     assert.deepEqual(sent(ws).slice(-2), ['2 "b"', '2 "b"']);
+    await c.close();
+  });
+
+  test('that wait after a refusal are sent at once in the next session', async () => {
+    const { c, ws } = await live({ minBackoff: 1, maxBackoff: 1000 });
+    await c.publish('a');
+    await refuse(ws, { code: 'unavailable', retry_ms: 3_600_000 });
+    const next = await comeBack();
+    assert.deepEqual(sent(next), ['1 "a"']);
     await c.close();
   });
 

@@ -37,9 +37,9 @@ async function started(options = {}) {
   return { c, ws, log, states };
 }
 
-async function live(options) {
+async function live(options, body = {}) {
   const all = await started(options);
-  all.ws.frames({ ver: 2, op: 8, seq: 1, body: {} });
+  all.ws.frames({ ver: 2, op: 8, seq: 1, body });
   return all;
 }
 
@@ -70,7 +70,7 @@ test('auth bodies', async () => {
 });
 
 test('auth replies', async () => {
-  const [replies, broken] = vectors('auth_replies', 'replies', 'broken');
+  const [replies, broken, published] = vectors('auth_replies', 'replies', 'broken', 'broken_published');
   for (const { name, body, session, user, heartbeat_ms: heartbeat, pending, rooms, refused, expires_in_ms: ends } of replies) {
     const tokenSource = mock.fn(() => 't');
     const { c, ws } = await started({ tokenSource });
@@ -86,10 +86,66 @@ test('auth replies', async () => {
     assert.equal(tokenSource.mock.callCount(), ends > 0 ? 2 : 1, name);
     await c.close();
   }
-  for (const { name, body } of broken) {
+  for (const { name, body } of [...broken, ...published]) {
     const { ws, log } = await started();
     ws.frames({ ver: 2, op: 8, seq: 1, body: framed(body) });
     assert.deepEqual(log, ['connecting', 'error protocol', 'waiting'], name);
+  }
+});
+
+test('published messages', async () => {
+  const [sent, refused] = vectors('publish', 'sent', 'refused');
+  for (const { name, op, id, json } of sent) {
+    const { c, ws } = await live({ device: 'd' }, { published: String(BigInt(id) - 1n) });
+    await c.publish(json.body, { op });
+    await settle();
+    const { seq: _, ...frame } = ws.sent.at(-1);
+    const { seq: __, ...want } = json;
+    assert.deepEqual(frame, want, name);
+    await c.close();
+  }
+  mock.method(Math, 'random', () => 0.5);
+  for (const { name, body, server_code: serverCode, retry_ms: wait, again } of refused) {
+    const { c, ws } = await live({ device: 'd' });
+    const events = [];
+    c.on('published', ({ error }) => events.push(error.serverCode));
+    await c.publish('a');
+    await settle();
+    const { seq } = ws.sent.at(-1);
+    ws.frames({ ver: 2, op: 28, seq, body: framed(body) });
+    await settle();
+    assert.deepEqual(events, again ? [] : [serverCode], name);
+    const count = () => ws.of(4).length;
+    await tick((wait ?? 250) - 1);
+    assert.equal(count(), 1, name);
+    await tick(1);
+    assert.equal(count(), again ? 2 : 1, name);
+    await c.close();
+  }
+});
+
+test('messages that were read', async () => {
+  const [read, dismiss, broken] = vectors('read', 'read', 'dismiss', 'broken_dismiss');
+  for (const { name, ids, up_to: upTo, json } of read) {
+    const { c, ws } = await live();
+    c.read({ ids, upTo }).catch(() => {});
+    const { seq: _, ...frame } = ws.sent.at(-1);
+    const { seq: __, ...want } = json;
+    assert.deepEqual(frame, want, name);
+    await c.close();
+  }
+  for (const { name, text, ids, up_to: upTo } of dismiss) {
+    const { c, ws } = await live();
+    const events = [];
+    c.on('dismiss', (event) => events.push(event));
+    ws.raw(text);
+    assert.deepEqual(events, [{ ids, upTo: upTo === '0' ? null : upTo }], name);
+    await c.close();
+  }
+  for (const { name, text } of broken) {
+    const { ws, log } = await live();
+    ws.raw(text);
+    assert.deepEqual(log.slice(-2), ['error protocol', 'waiting'], name);
   }
 });
 

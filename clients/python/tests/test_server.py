@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fake import until, within
-from imgo_client import Client, FileStore, ImgoError, Push, PushClient, PushError, RoomChange
+from imgo_client import Client, Dismiss, FileStore, ImgoError, Message, Push, PushClient, PushError, RoomChange
 
 pytestmark = pytest.mark.skipif("IMGO_TEST_API" not in os.environ, reason="clients/python/python_test.go starts the server")
 
@@ -177,3 +177,32 @@ async def test_a_certificate_that_is_not_trusted() -> None:
     await client.close()
     with pytest.raises(ImgoError):
         await connecting
+
+
+async def test_what_one_device_has_read_is_dismissed_on_the_other(address: str, api: PushClient, user: str) -> None:
+    token = api.new_token(user).token
+    held = asyncio.Event()
+    dismissed: list[Dismiss] = []
+
+    async def hold(_: Message) -> None:
+        await held.wait()
+
+    def client(device: str) -> Client:
+        return Client(
+            address,
+            token=token,
+            device=device,
+            ssl_context=trusted(),
+            on_message=hold,
+            on_dismiss=dismissed.append if device == "phone" else None,
+        )
+
+    async with client("phone"), client("laptop") as laptop:
+        first, *rest = (api.push(user=user, body={"n": n}).id for n in range(3))
+        assert api.user(user)["pending"] == 3
+        await laptop.read(up_to=first)
+        await laptop.read(rest)
+        assert api.user(user)["pending"] == 0
+        await until(lambda: len(dismissed) == 2)
+        assert dismissed == [Dismiss((), first), Dismiss(tuple(rest), 0)]
+        held.set()

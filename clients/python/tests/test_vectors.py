@@ -7,7 +7,7 @@ import pytest
 
 from imgo_client import ImgoError, _wire
 from imgo_client._address import Route, parse_target
-from imgo_client._client import backoff_span
+from imgo_client._aio import backoff_span
 from imgo_client._options import check_name
 from imgo_client._wire import Decoder, Packet, WireError
 from vectors import cases
@@ -88,9 +88,10 @@ def test_auth_replies(case: dict[str, Any]) -> None:
     assert list(reply.rooms) == case["rooms"]
     refused = [{"room": r.room, "code": r.code, "reason": r.reason} for r in reply.refused]
     assert refused == case["refused"]
+    assert reply.published == int(case.get("published", "0"))
 
 
-@pytest.mark.parametrize("case", cases("auth_replies.json", "broken"))
+@pytest.mark.parametrize("case", cases("auth_replies.json", "broken") + cases("auth_replies.json", "broken_published"))
 def test_broken_auth_replies(case: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         _wire.parse_auth_reply(case["body"].encode())
@@ -126,6 +127,18 @@ def test_room_changes(case: dict[str, Any]) -> None:
 def test_broken_room_changes(case: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         _wire.parse_room_change(case["body"].encode())
+
+
+@pytest.mark.parametrize("case", cases("publish.json", "sent"))
+def test_published_messages(case: dict[str, Any]) -> None:
+    packet = Packet(case["op"], case["seq"], int(case["id"]), bytes.fromhex(case["body"]))
+    assert _wire.encode(packet).hex() == case["hex"]
+
+
+@pytest.mark.parametrize("case", cases("read.json", "read"))
+def test_reads(case: dict[str, Any]) -> None:
+    packet = Packet(_wire.OP_READ, case["seq"], int(case["up_to"]), _wire.ack_body([int(id) for id in case["ids"]]))
+    assert _wire.encode(packet).hex() == case["hex"]
 
 
 @pytest.mark.parametrize("case", cases("acks.json", "acks"))

@@ -5,7 +5,8 @@
 
 from ._client import Client
 from ._errors import ErrorCode, ImgoError
-from ._options import Handler, LogLevel, Message, State, StateEvent, TokenSource
+from ._options import Dismiss, Handler, LogLevel, Message, Published, State, StateEvent, TokenSource
+from ._outbox import FileOutbox, Outbox, OutboxContent, OutboxMessage
 from ._push import Push, PushClient, Pushed, PushError, Token
 from ._store import FileStore, Store
 from ._webhook import Webhook, WebhookError
@@ -13,12 +14,18 @@ from ._wire import RoomChange
 
 __all__ = [
     "Client",
+    "Dismiss",
     "ErrorCode",
+    "FileOutbox",
     "FileStore",
     "Handler",
     "ImgoError",
     "LogLevel",
     "Message",
+    "Outbox",
+    "OutboxContent",
+    "OutboxMessage",
+    "Published",
     "Push",
     "PushClient",
     "PushError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -50,6 +51,43 @@ class Signal:
             return waiter.done()
         finally:
             self._waiters.discard(waiter)
+
+
+class Turn:
+    """A lock that its waiters get in their order. It belongs to one event loop at a time."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        if not self._taken:
+            self._taken = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait({turn})
+        except BaseException:
+            if turn.done():
+                self._pass()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pass()
+
+    def _pass(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._taken = False
+
+
+def backoff_span(least: float, most: float, attempts: int) -> float:
+    """Return the span of the wait after that many failed attempts before this one."""
+    return float(min(least * 2 ** min(attempts, 64), most))
 
 
 def start(work: Awaitable[T], name: str) -> asyncio.Task[T]:

@@ -14,13 +14,28 @@ from typing import Any, TypeVar
 
 from . import _aio, _wire
 from ._address import Route, Target, discover_url, parse_target
-from ._aio import Signal, limited
+from ._aio import Signal, backoff_span, limited
 from ._discover import best_nodes
-from ._errors import ErrorCode, ImgoError
+from ._errors import ImgoError, caused
 from ._inbox import Inbox
 from ._link import dial
-from ._options import Handler, LogLevel, Message, Options, State, StateEvent, TokenSource, check_name, texts
-from ._session import Owner, Session
+from ._options import (
+    Dismiss,
+    Handler,
+    LogLevel,
+    Message,
+    Options,
+    Published,
+    State,
+    StateEvent,
+    TokenSource,
+    check_name,
+    texts,
+)
+from ._outbox import Outbox
+from ._publish import Owner as PublisherOwner
+from ._publish import Publisher
+from ._session import ACK_BATCH, Owner, Session
 from ._store import Store
 from ._wire import AuthReply, Close, Packet, RoomChange
 
@@ -50,6 +65,8 @@ class Client:
         on_message: Handler | None = None,
         on_state: Callable[[StateEvent], None] | None = None,
         on_room: Callable[[RoomChange], None] | None = None,
+        on_published: Callable[[Published], None] | None = None,
+        on_dismiss: Callable[[Dismiss], None] | None = None,
         on_error: Callable[[ImgoError], None] | None = None,
         log: Callable[[LogLevel, str], None] | None = None,
         discover: str | None = None,
@@ -58,6 +75,7 @@ class Client:
         rooms: Iterable[str] = (),
         accepts: Iterable[int] = (),
         store: Store | None = None,
+        outbox: Outbox | None = None,
         ssl_context: ssl.SSLContext | None = None,
         min_backoff: float = 0.5,
         max_backoff: float = 30.0,
@@ -85,10 +103,13 @@ class Client:
             rooms=texts("rooms", rooms),
             accepts=tuple(accepts),
             store=store,
+            outbox=outbox,
             ssl_context=ssl_context,
             on_message=on_message,
             on_state=on_state,
             on_room=on_room,
+            on_published=on_published,
+            on_dismiss=on_dismiss,
             on_error=on_error,
             log=log,
             min_backoff=min_backoff,
@@ -114,11 +135,16 @@ class Client:
         self._refused: Close | None = None  # why the server refused the client for good
         self._stopping = False
 
-        self._owner = Owner(self._accepted, self._ready, self._message, self._room_changed, self._session_ended)
+        self._publisher = Publisher(
+            self._options,
+            PublisherOwner(self._live_session, lambda event: self._notify(self._options.on_published, event), self._error),
+        )
+        self._owner = Owner(self._accepted, self._ready, self._message, self._room_changed, self._dismissed, self._session_ended)
         self._session: Session | None = None
         self._live_since = 0.0
         self._running: asyncio.Task[None] | None = None
         self._acknowledging: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
         self._handling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -221,16 +247,53 @@ class Client:
 
     async def send(self, body: bytes, *, op: int = _wire.OP_SEND) -> bytes:
         """Send a body to the backend and return the body of the reply. The op is 4, or one from 1000 on."""
+        self._check_message(op, body)
+        return (await self._needed_session(f"send (op {op})").call(op, bytes(body))).body
+
+    async def publish(self, body: bytes, *, op: int = _wire.OP_SEND) -> int:
+        """Put a body for the backend into the outbox, and return its number: 1, 2, 3 and so on.
+
+        The message is kept until the server has answered it, and reaches the backend once. ``on_published`` tells. With
+        the option ``outbox`` it is durable when publish returns. The client may be in any state, but needs the option
+        ``device``. The op is 4, or one from 1000 on. The error is ``too_many`` if 1024 messages wait, and ``storage`` if
+        the outbox failed. The end of the caller's task does not take the message back.
+        """
+        self._check_message(op, body)
+        if not self._options.device:
+            raise ImgoError("invalid", "device is missing: publish needs a name that this installation has for itself")
+        return await self._publisher.publish(op, bytes(body))
+
+    async def read(self, ids: Iterable[int] = (), *, up_to: int = 0) -> None:
+        """Tell the server that the user has read messages: those with the ids, and all up to ``up_to`` unless it is 0.
+
+        It returns when all devices of the user have acknowledged them. The other devices get ``on_dismiss``. A call has
+        at most 500 ids.
+        """
+        all_ids = list(ids)
+        if not all_ids and up_to == 0:
+            raise ImgoError("invalid", "read: name the messages by ids or up_to")
+        if len(all_ids) > ACK_BATCH:
+            raise ImgoError("invalid", f"ids has {len(all_ids)} ids: at most {ACK_BATCH} are allowed in a call")
+        for option, numbers, least in (("ids", all_ids, 1), ("up_to", [up_to], 0)):
+            for id in numbers:
+                if not isinstance(id, int) or isinstance(id, bool) or not least <= id <= _wire.MAX_ID:
+                    raise ImgoError("invalid", f"{option} has {id!r}, which is no id of a message")
+        await self._needed_session("read").call(_wire.OP_READ, _wire.ack_body(all_ids), up_to)
+
+    def _check_message(self, op: int, body: bytes) -> None:
         if op != _wire.OP_SEND and not _wire.FIRST_CUSTOM_OP <= op <= _wire.MAX_OP:
             raise ImgoError("invalid", f"op is {op}: it must be {_wire.OP_SEND} or from {_wire.FIRST_CUSTOM_OP} on")
         if len(body) > self._options.max_body:
             raise ImgoError("invalid", f"body has {len(body)} bytes: max_body is {self._options.max_body}")
+
+    def _needed_session(self, what: str) -> Session:
+        """Return the live session, or raise an ImgoError."""
         if self._stopping:
-            raise ImgoError("closed", f"send (op {op}): the client was closed")
+            raise ImgoError("closed", f"{what}: the client was closed")
         session = self._live_session()
         if session is None:
-            raise ImgoError("not_live", f"send (op {op}): the client has no live session")
-        return (await session.call(op, bytes(body))).body
+            raise ImgoError("not_live", f"{what}: the client has no live session")
+        return session
 
     def __aiter__(self) -> AsyncIterator[Message]:
         """Iterate over the messages. Each one counts as handled when the loop asks for the next one.
@@ -266,6 +329,7 @@ class Client:
             self._room_changed(change)
         self._end_connects(lambda: None)
         self._due.set()
+        self._publisher.begin(reply.published)
 
     def _ready(self) -> bool:
         return len(self._queue) < self._options.queue and not self._inbox.full
@@ -284,6 +348,9 @@ class Client:
             self._rooms.discard(change.room)
         self._notify(self._options.on_room, change)
 
+    def _dismissed(self, packet: Packet) -> None:
+        self._notify(self._options.on_dismiss, Dismiss(_wire.parse_ids(packet.body), packet.id))
+
     def _session_ended(self, cause: Close | ImgoError) -> None:
         if isinstance(cause, ImgoError) and cause.code == "protocol":
             self._error(cause)
@@ -297,6 +364,8 @@ class Client:
         self._acknowledging = _aio.start(self._acknowledge(), "acknowledge")
         if self._options.on_message is not None:
             self._working = _aio.start(self._work(self._options.on_message), "handle messages")
+        if self._options.device:
+            self._publishing = _aio.start(self._publisher.run(), "publish")
         self._set_state(StateEvent(State.CONNECTING))
         self._running = _aio.start(self._run(), "connect")
 
@@ -347,6 +416,7 @@ class Client:
         until = loop.time() + options.connect_timeout
         try:
             await self._load()
+            await self._load_outbox(until)
             target = await self._next_target(route, until)
             token = await self._token(max(until - loop.time(), 0))
             link = await dial(
@@ -370,7 +440,7 @@ class Client:
                 self._error(error)
             return error, None
         except Exception as error:  # a fault of the library or of an event loop must not end the attempts
-            return _caused("lost", "connect", error), None
+            return caused("lost", "connect", error), None
         finally:
             self._session = None
             if link is not None:
@@ -407,8 +477,14 @@ class Client:
             ids = await limited(store.load(), self._options.connect_timeout, "load ids")
             self._inbox.load(ids)
         except Exception as error:
-            raise _caused("storage", "load the handled ids", error) from error
+            raise caused("storage", "load the handled ids", error) from error
         self._loaded = True
+
+    async def _load_outbox(self, until: float) -> None:
+        try:
+            await limited(self._publisher.load(), until - asyncio.get_running_loop().time(), "load the outbox")
+        except TimeoutError as error:
+            raise caused("storage", "load the outbox", error) from error
 
     async def _next_target(self, route: Route, until: float) -> Target:
         loop, options = asyncio.get_running_loop(), self._options
@@ -434,7 +510,7 @@ class Client:
             if inspect.isawaitable(token):
                 token = await limited(token, timeout, "get a token")
         except Exception as error:
-            raise _caused("token", "get a token", error) from error
+            raise caused("token", "get a token", error) from error
         if not isinstance(token, str) or not token:
             raise ImgoError("token", f"get a token: token_source returned {type(token).__name__}, and not a text")
         return token
@@ -450,7 +526,7 @@ class Client:
             except (ImgoError, _wire.WireError) as error:
                 if session.cause is not None:
                     return
-                self._error(_caused("token", "replace the token", error))
+                self._error(caused("token", "replace the token", error))
                 wait = random.uniform(0, backoff_span(self._options.min_backoff, self._options.max_backoff, failures))
                 failures += 1
                 continue
@@ -490,7 +566,7 @@ class Client:
                 await session.close()
             await self._end_running()
         finally:
-            for task in (self._running, self._acknowledging, self._working):
+            for task in (self._running, self._acknowledging, self._publishing, self._working):
                 if task is not None:
                     task.cancel()
             self._cancel_retry()
@@ -503,11 +579,14 @@ class Client:
             self._log("warn", "the token source does not end")
 
     async def _end_tasks(self) -> None:
+        if self._publishing is not None:
+            await self._publisher.settle(self._options.close_timeout)
+            await _aio.end(self._publishing)
         if self._acknowledging is not None:
             await _aio.end(self._acknowledging)
         if self._working is not None and not await _aio.end(self._working, 2 * _aio.CANCEL_TIMEOUT):
             self._log("warn", "the handler does not end after its cancellation")
-        self._acknowledging = self._working = None
+        self._acknowledging = self._publishing = self._working = None
 
     def _end_connects(self, result: Callable[[], ImgoError | None]) -> None:
         for future in self._connects:
@@ -600,7 +679,7 @@ class Client:
                     # The next session repeats it. What came after it in an earlier session must not overtake it.
                     self._clear_queue(kept_only=True)
             if isinstance(failure, Exception):
-                self._error(_caused("handler", f"handle message {message.id}", failure))
+                self._error(caused("handler", f"handle message {message.id}", failure))
         self._idle.set()
         if not self._queue:
             self._drained.set()
@@ -641,7 +720,7 @@ class Client:
         try:
             await limited(store.add(ids), self._options.request_timeout, "save ids")
         except Exception as error:
-            self._error(_caused("storage", f"save {len(ids)} handled ids", error))
+            self._error(caused("storage", f"save {len(ids)} handled ids", error))
             self._retry_save = asyncio.get_running_loop().call_later(self._options.max_backoff, self._due.set)
         else:
             self._inbox.saved(ids)
@@ -728,17 +807,6 @@ class _Messages(AsyncIterator[Message]):
         # The loop was left by break or by an exception while it had a message.
         if self._message is not None:
             self.abandon()
-
-
-def backoff_span(least: float, most: float, attempts: int) -> float:
-    """Return the span of the wait after that many failed attempts before this one."""
-    return float(min(least * 2 ** min(attempts, 64), most))
-
-
-def _caused(code: ErrorCode, what: str, cause: Exception) -> ImgoError:
-    error = ImgoError(code, f"{what}: {cause or type(cause).__name__}")
-    error.__cause__ = cause
-    return error
 
 
 def _refusal(close: Close) -> ImgoError:

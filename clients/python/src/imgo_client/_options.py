@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from . import _address, _wire
 from ._errors import ImgoError
+from ._outbox import Outbox
 from ._store import Store
 from ._wire import RoomChange
 
@@ -75,6 +76,28 @@ class Message:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published message has left the outbox: the backend has it, or the server refused it."""
+
+    number: int
+    """What ``publish`` returned."""
+    body: bytes = b""
+    """The body of the reply. It is empty if the reply was lost and a later session told that the message has arrived."""
+    error: ImgoError | None = None
+    """``denied``: the server refused the message, and another try would not help."""
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """The user has read messages on another device, or the backend has said so."""
+
+    ids: tuple[int, ...]
+    """These messages were read."""
+    up_to: int
+    """All messages up to this id were read as well, unless it is 0."""
+
+
 Handler = Callable[[Message], "Awaitable[None] | None"]
 TokenSource = Callable[[], "Awaitable[str] | str"]
 
@@ -92,10 +115,13 @@ class Options:
     rooms: tuple[str, ...]
     accepts: tuple[int, ...]
     store: Store | None
+    outbox: Outbox | None
     ssl_context: ssl.SSLContext | None
     on_message: Handler | None
     on_state: Callable[[StateEvent], None] | None
     on_room: Callable[[RoomChange], None] | None
+    on_published: Callable[[Published], None] | None
+    on_dismiss: Callable[[Dismiss], None] | None
     on_error: Callable[[ImgoError], None] | None
     log: Callable[[LogLevel, str], None] | None
     min_backoff: float
@@ -117,7 +143,7 @@ class Options:
             raise ImgoError("invalid", "token is missing: give a token, or a token_source")
         if self.token is not None and not isinstance(self.token, str):
             raise ImgoError("invalid", "token must be text")
-        for option in ("token_source", "on_message", "on_state", "on_room", "on_error", "log"):
+        for option in ("token_source", "on_message", "on_state", "on_room", "on_published", "on_dismiss", "on_error", "log"):
             value = getattr(self, option)
             if value is not None and not callable(value):
                 raise ImgoError("invalid", f"{option} must be a function")
@@ -145,6 +171,9 @@ class Options:
         for method in ("load", "add"):
             if self.store is not None and not callable(getattr(self.store, method, None)):
                 raise ImgoError("invalid", f"store has no method {method}")
+        for method in ("load", "set_base", "add", "remove"):
+            if self.outbox is not None and not callable(getattr(self.outbox, method, None)):
+                raise ImgoError("invalid", f"outbox has no method {method}")
 
 
 def _whole(number: object) -> bool:

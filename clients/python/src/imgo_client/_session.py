@@ -16,7 +16,13 @@ MAX_CALLS = 256
 ACK_BATCH = 500
 """The ids in one ack packet. They take 4 KB, well below the body limit of every server."""
 
-_REPLIES = {_wire.OP_AUTH: _wire.OP_AUTH_REPLY, _wire.OP_ACK: _wire.OP_ACK_REPLY, _wire.OP_JOIN_ROOM: 21, _wire.OP_LEAVE_ROOM: 23}
+_REPLIES = {
+    _wire.OP_AUTH: _wire.OP_AUTH_REPLY,
+    _wire.OP_ACK: _wire.OP_ACK_REPLY,
+    _wire.OP_JOIN_ROOM: 21,
+    _wire.OP_LEAVE_ROOM: 23,
+    _wire.OP_READ: _wire.OP_READ_REPLY,
+}
 """The op of the reply. The reply to a message of the application has the op of the message."""
 
 
@@ -29,6 +35,7 @@ class Owner:
     """Reports whether another message may come."""
     message: Callable[[Packet], None]
     room_changed: Callable[[RoomChange], None]
+    dismissed: Callable[[Packet], None]
     ended: Callable[[Close | ImgoError], None]
 
 
@@ -83,6 +90,8 @@ class Session:
                 self._owner.message(packet)
         elif packet.op == _wire.OP_ROOM_CHANGED:
             self._owner.room_changed(_wire.parse_room_change(packet.body))
+        elif packet.op == _wire.OP_DISMISS:
+            self._owner.dismissed(packet)
         elif packet.op == _wire.OP_RAW:
             for inner in _wire.decode_all(packet.body, len(packet.body)):
                 if inner.op != _wire.OP_RAW:
@@ -135,7 +144,7 @@ class Session:
                 if asked is None:
                     asked = now
 
-    async def call(self, op: int, body: bytes) -> Packet:
+    async def call(self, op: int, body: bytes, id: int = 0) -> Packet:
         """Send a packet and wait for the reply. Raise an ImgoError if the server has not done what was asked."""
         if self.cause is not None or self.reply is None:
             raise ImgoError("not_live", f"{_name(op)}: the client has no live session")
@@ -147,7 +156,7 @@ class Session:
         until = self._loop.time() + self._request_timeout
         try:
             if await self._link.writable(self._request_timeout):
-                self._link.write(Packet(op, seq, body=body))
+                self._link.write(Packet(op, seq, id, body))
                 await asyncio.wait({future}, timeout=max(until - self._loop.time(), 0))
             if not future.done():
                 raise ImgoError("timeout", f"{_name(op)}: no reply within {self._request_timeout:.3g} s (request_timeout)")
@@ -159,7 +168,7 @@ class Session:
         if answer.op == _wire.OP_REFUSED:
             refusal = _wire.parse_refusal(answer.body)
             text = f"{_name(op)}: {refusal.reason or 'the server refuses'} ({refusal.code or 'without a code'})"
-            raise ImgoError("denied", text, server_code=refusal.code)
+            raise ImgoError("denied", text, server_code=refusal.code, retry_after=refusal.retry_after)
         return answer
 
     def fail_calls(self, error: Callable[[str], ImgoError]) -> None:
@@ -229,5 +238,11 @@ def _text(cause: Close | ImgoError) -> str:
 
 
 def _name(op: int) -> str:
-    names = {_wire.OP_AUTH: "new token", _wire.OP_ACK: "acknowledge", _wire.OP_JOIN_ROOM: "join", _wire.OP_LEAVE_ROOM: "leave"}
+    names = {
+        _wire.OP_AUTH: "new token",
+        _wire.OP_ACK: "acknowledge",
+        _wire.OP_JOIN_ROOM: "join",
+        _wire.OP_LEAVE_ROOM: "leave",
+        _wire.OP_READ: "read",
+    }
     return names.get(op, f"send (op {op})")

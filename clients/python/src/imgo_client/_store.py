@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from . import _files
 from ._aio import in_thread
 
 
@@ -56,10 +57,7 @@ class FileStore:
         """Read the file, if that is not done, and leave it in good order."""
         if self._ids is not None:
             return self._ids
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            data = b""
+        data = _files.read(self._path)
         end = data.rfind(b"\n") + 1
         lines = data[:end].split()
         ids: dict[int, None] = {}
@@ -96,36 +94,12 @@ class FileStore:
             self._ids = ids
 
     def _append(self, ids: Sequence[int]) -> None:
-        created = not self._path.exists()
-        with self._path.open("ab", buffering=0) as file:
-            data = memoryview(_lines(ids))
-            while data:
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        if created:
-            self._sync_folder()
+        _files.append(self._path, _lines(ids))
         self._lines += len(ids)
 
     def _rewrite(self, ids: dict[int, None]) -> None:
-        """Replace the file in one step."""
-        new = self._path.with_name(self._path.name + ".new")
-        with new.open("wb") as file:
-            file.write(_lines(list(ids)))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        self._sync_folder()
+        _files.replace(self._path, _lines(list(ids)))
         self._lines = len(ids)
-
-    def _sync_folder(self) -> None:
-        """Make a new name in the folder durable, where the system can."""
-        if os.name != "posix":
-            return
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _lines(ids: Sequence[int]) -> bytes:

@@ -20,6 +20,9 @@ OP_ACK = 18
 OP_ACK_REPLY = 19
 OP_JOIN_ROOM = 20
 OP_LEAVE_ROOM = 22
+OP_READ = 24
+OP_READ_REPLY = 25
+OP_DISMISS = 26
 OP_REFUSED = 28
 OP_ROOM_CHANGED = 29
 FIRST_CUSTOM_OP = 1000
@@ -37,6 +40,7 @@ CODE_TOKEN_EXPIRED = 3502
 DEFAULT_HEARTBEAT = 60.0
 _MIN_HEARTBEAT, _MAX_HEARTBEAT = 0.01, 24 * 3600.0
 _MAX_EXPIRY = 365 * 24 * 3600.0
+_MAX_RETRY = 24 * 24 * 3600.0
 
 _HEADER = struct.Struct(">ihhii")
 _ID = struct.Struct(">Q")
@@ -158,8 +162,22 @@ def _dump(value: object) -> bytes:
 
 
 def ack_body(ids: Sequence[int]) -> bytes:
-    """Return the body of an ack packet."""
+    """Return the body of an ack packet, or of a read packet."""
     return struct.pack(f">{len(ids)}Q", *ids)
+
+
+def parse_ids(body: bytes) -> tuple[int, ...]:
+    """Parse the ids of a dismiss packet."""
+    if len(body) % 8:
+        raise WireError(f"a list of ids has {len(body)} bytes, which are not 8 for each id")
+    return struct.unpack(f">{len(body) // 8}Q", body)
+
+
+def parse_id(text: str) -> int:
+    """Parse decimal text of 64 bits without a sign."""
+    if not isinstance(text, str) or not text.isascii() or not text.isdigit() or len(text) > 40 or int(text) > MAX_ID:
+        raise ValueError(f"{text!r} is no decimal number of 64 bits")
+    return int(text)
 
 
 def _object(body: bytes, what: str) -> dict[str, Any]:
@@ -239,6 +257,8 @@ class AuthReply:
     expires_in: float = 0.0
     rooms: tuple[str, ...] = ()
     refused: tuple[RoomChange, ...] = field(default=())
+    published: int = 0
+    """The last id of a message for the backend that the server has from this device, or 0."""
 
 
 def parse_auth_reply(body: bytes) -> AuthReply:
@@ -247,6 +267,10 @@ def parse_auth_reply(body: bytes) -> AuthReply:
         return AuthReply()
     said = _object(body, "the auth reply")
     heartbeat = _number(said, "heartbeat")
+    try:
+        published = parse_id(_text(said, "published") or "0")
+    except ValueError as error:
+        raise WireError(f"published: {error}") from error
     return AuthReply(
         session=_text(said, "session"),
         user=_text(said, "user"),
@@ -255,6 +279,7 @@ def parse_auth_reply(body: bytes) -> AuthReply:
         expires_in=min(max(_number(said, "expires_in"), 0.0), _MAX_EXPIRY),
         rooms=_texts(said, "rooms"),
         refused=tuple(_room_change(r) for r in _list(said, "refused") if isinstance(r, dict)),
+        published=published,
     )
 
 
@@ -269,15 +294,22 @@ class Refusal:
 
     code: str
     reason: str
+    retry_after: float | None = None
+    """The time in seconds after which another try may succeed, or None if the server does not say."""
 
 
 def parse_refusal(body: bytes) -> Refusal:
     """Parse the body of op 28. The call is refused even if the body cannot be read."""
     try:
         said = _object(body, "the refusal")
-        return Refusal(_text(said, "code"), _text(said, "reason"))
+        code, reason = _text(said, "code"), _text(said, "reason")
     except WireError:
         return Refusal("", "")
+    try:
+        wait = min(max(_number(said, "retry_ms") / 1000, 0.0), _MAX_RETRY)
+    except WireError:
+        wait = 0.0
+    return Refusal(code, reason, wait if said.get("retry_ms") is not None else None)
 
 
 @dataclass(frozen=True)
