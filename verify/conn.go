@@ -56,6 +56,7 @@ type conn struct {
 	heard     atomic.Int64  // time of the run at which the last packet arrived, as a time.Duration
 	beatAt    time.Duration // time of the run of the next heartbeat
 	beaten    time.Duration // and of the last one
+	publishAt time.Duration // time of the run before which it does not send a message for the backend
 	halfOpen  atomic.Bool   // the device has closed its sending side
 
 	mu        sync.Mutex
@@ -69,6 +70,7 @@ type authReply struct {
 	Session   string  `json:"session"`
 	Heartbeat float64 `json:"heartbeat"` // seconds
 	Pending   int     `json:"pending"`
+	Published string  `json:"published"`
 }
 
 // connect makes one connection and serves it to its end. The error is never nil. accepted reports
@@ -89,6 +91,9 @@ func (d *device) connect(ctx context.Context, at raw.Target) (accepted bool, err
 	}
 	defer context.AfterFunc(ctx, c.Close)()
 	defer c.Close()
+	if err := d.checkPublished(reply.Published); err != nil {
+		return true, err
+	}
 	session := d.v.h.Session(d.v.users[d.user].name, d.name)
 	if s := reply.Heartbeat; s > 0 && s < 24*time.Hour.Seconds() {
 		c.heartbeat = time.Duration(s * float64(time.Second))
@@ -242,6 +247,10 @@ func (c *conn) take(p raw.Packet, session *history.Session) error {
 		if p.ID != 0 && c.acks {
 			c.queue(p.ID)
 		}
+	case upstreamOp, protocol.OpError:
+		if c.d.publishes() {
+			c.takeUpstream(p)
+		}
 	}
 	return nil
 }
@@ -338,6 +347,9 @@ func (c *conn) beat() error {
 		if err := c.Write(deadline, raw.Packet{Op: protocol.OpHeartbeat, Seq: 2}); err != nil {
 			return err
 		}
+	}
+	if err := c.publish(deadline); err != nil {
+		return err
 	}
 	return c.acknowledge(deadline)
 }

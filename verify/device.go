@@ -74,6 +74,7 @@ type device struct {
 	away   time.Duration       // pause after a departure of its own will; 0 if it has not left
 	notes  []sessionNote       // the last maxNotes sessions, oldest first
 	err    error               // the reason if not connected
+	publisher
 }
 
 // sessionNote describes a session for the report.

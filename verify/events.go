@@ -27,6 +27,9 @@ type Events struct {
 	// Hook is the address (host:port) at which the run serves a receiver of a hook. Empty: no receiver. HookSecret
 	// is the secret of the hook (whsec_…). The server has to have a hook with the name HookName that posts there.
 	Hook, HookSecret string
+	// Upstream has the devices without an SDK send messages for the backend, some of them twice. The server has to have
+	// a rule of [[upstream]] that makes events of op 4.
+	Upstream bool
 	// CalmHook has the receiver answer every call at once. Otherwise it answers some with 500 or 429, some
 	// slowly, and some not at all, and is away at times.
 	CalmHook bool
@@ -222,6 +225,9 @@ type cloudEvent struct {
 		Devices []string
 		Without []string
 		Reason  string
+		// ClientID and Body are those of a message for the backend.
+		ClientID uint64 `json:"client_id,string"`
+		Body     json.RawMessage
 	}
 }
 
@@ -242,9 +248,19 @@ func parseEvents(list []json.RawMessage) (all []outcome.Event, err error) {
 		all = append(all, outcome.Event{
 			ID: e.ID, Type: e.Type, User: e.Data.User, Message: e.Data.ID, Ref: e.Data.Ref, Device: e.Data.Device, Auto: e.Data.Auto,
 			Devices: e.Data.Devices, Without: e.Data.Without, Reason: e.Data.Reason, AfterMS: e.Data.AfterMS,
+			ClientID: e.clientID(),
 		})
 	}
 	return all, err
+}
+
+// clientID returns the device's id of a message for the backend, or 0 if the event has the body of another message.
+func (e *cloudEvent) clientID() uint64 {
+	var m upstreamMessage
+	if json.Unmarshal(e.Data.Body, &m) != nil || m.ID != e.Data.ClientID { // a message of somebody else
+		return 0
+	}
+	return m.ID
 }
 
 // take passes events of a stream to the judge.
@@ -345,7 +361,7 @@ func (o *observer) settle(ctx context.Context, complete bool) {
 	if !complete {
 		return
 	}
-	for limit := o.v.now() + o.v.cfg.Settle; o.judge.Open() > 0 && o.v.now() < limit; {
+	for limit := o.v.now() + o.v.cfg.Settle; (o.judge.Open() > 0 || o.v.unanswered() > 0 || o.judge.Unpublished() > 0) && o.v.now() < limit; {
 		if wait.Sleep(ctx, 20*time.Millisecond) != nil {
 			return
 		}
@@ -358,6 +374,9 @@ func (o *observer) missing() history.Violations {
 		return nil
 	}
 	missing := o.judge.Missing()
+	if n := o.v.unanswered(); n > 0 {
+		o.v.problem("the messages of %d devices for the backend were not answered", n)
+	}
 	if s := o.judge.Stats(); o.receiver != nil && s.Received[streamHook] == 0 && s.Asked > 0 {
 		o.v.problem("the hook brought no event: its url must lead to %s",
 			o.v.cfg.Events.Hook)

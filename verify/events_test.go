@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"imgo/config"
+	"imgo/internal/settings"
+	"imgo/internal/upstream"
 	"imgo/roles"
 	"imgo/roles/job/hooks"
 	"imgo/test/harness"
@@ -86,7 +88,7 @@ func TestEventsJudgeCanFail(t *testing.T) {
 			cfg := shortRun(n)
 			cfg.Falsify, cfg.Events = falsify, verify.DefaultEvents()
 			if falsify == verify.FalsifyEventLose {
-				cfg.Settle = 8 * time.Second // the run waits this long for the lost event
+				cfg.Settle = 30 * time.Second // the run waits this long for the lost event, and for deadlines before
 			}
 			report := until(t, cfg, func(p verify.Progress) bool { return p.Accepted > 300 && p.Events > 300 })
 			if report.OK || report.ProblemCount > 0 || report.Violations[kind] == 0 || len(report.Violations) != 1 {
@@ -125,9 +127,45 @@ func TestHookOfAnother(t *testing.T) {
 		hook(cfg)
 		cfg.Hooks[0].URL = "http://127.0.0.1:1/"
 	}))
-	cfg.Events, cfg.Settle = e, 8*time.Second
+	cfg.Events, cfg.Settle = e, 30*time.Second
 	report := until(t, cfg, func(p verify.Progress) bool { return p.Events > 100 })
 	if report.OK || report.Violations[outcome.KindMissing] == 0 || !strings.Contains(fmt.Sprint(report.Problems), "its url must lead to "+e.Hook) {
 		t.Errorf("violations %v, problems %v", report.Violations, report.Problems)
+	}
+}
+
+// TestUpstream judges the messages for the backend, while devices come and go and the server starts again.
+func TestUpstream(t *testing.T) {
+	t.Parallel()
+	for _, told := range []bool{true, false} {
+		t.Run(fmt.Sprintf("told=%t", told), func(t *testing.T) {
+			t.Parallel()
+			e, hook := withHook(t)
+			n := start(t, roles.Faults{}, func(cfg *config.Config) {
+				hook(cfg)
+				if told {
+					cfg.Upstream = []upstream.Rule{settings.Default[upstream.Rule]()}
+					cfg.Upstream[0].Ops, cfg.Upstream[0].To = []string{"4"}, upstream.ToEvents
+				}
+			})
+			e.Upstream = true
+			cfg := everything(n)
+			cfg.Events, cfg.Rate, cfg.CallTimeout = e, 50, 10*time.Second
+			if !told {
+				cfg.Settle = 20 * time.Second // for deadlines
+			}
+			report := during(t, cfg, func(v *verify.Verifier) {
+				again := n.SameAddresses()
+				if err := n.Stop(); err != nil {
+					t.Fatal(err)
+				}
+				harness.Start(t, again, roles.RunOptions{}, nil)
+				accepted := v.Progress().Accepted
+				eventually(t, "more pushes", func() bool { return v.Progress().Accepted > accepted+100 })
+			})
+			if report.OK != told || (report.ProblemCount > 0) == told {
+				t.Errorf("OK %t, problems %v", report.OK, report.Problems)
+			}
+		})
 	}
 }
