@@ -180,6 +180,8 @@ var goodRequests = map[string]struct{ method, target, body string }{
 	"messagesByName":       {"GET", "/v1/user/messages?user=/&bodies=true", ""},
 	"messageByName":        {"GET", "/v1/user/messages/7?user=/", ""},
 	"purgeMessagesByName":  {"DELETE", "/v1/user/messages?user=..", ""},
+	"read":                 {"POST", "/v1/users/alice/read", `{"up_to":"281474976710657"}`},
+	"readByName":           {"POST", "/v1/user/read?user=/", `{"ids":["281474976710657"],"device":"phone"}`},
 	"kickByName":           {"POST", "/v1/user/kick?user=/", `{"device":"phone"}`},
 }
 

@@ -50,6 +50,7 @@ type fakeService struct {
 	pushes    []*logic.PushCommand
 	calls     []string
 	kicked    logic.KickFilter
+	read      *envelope.ReadRequest
 	made      []madeToken
 	madeRooms []string
 }
@@ -152,6 +153,13 @@ func (f *fakeService) Kick(_ context.Context, user string, filter logic.KickFilt
 	f.kicked = filter
 	f.mu.Unlock()
 	return 2, f.record("kick " + user)
+}
+
+func (f *fakeService) Read(_ context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
+	f.mu.Lock()
+	f.read = r
+	f.mu.Unlock()
+	return &envelope.ReadReply{Sessions: 2}, f.record("read " + r.GetRead().GetUser())
 }
 
 func (f *fakeService) Take(_ context.Context, user string, _ int64, _ int) (*envelope.TakeReply, error) {

@@ -37,6 +37,8 @@ type Users interface {
 	Take(ctx context.Context, user string, afterMS int64, max int) (*envelope.TakeReply, error)
 	// Messages returns messages that wait for the user.
 	Messages(ctx context.Context, r *envelope.MessagesRequest) (*envelope.MessagesReply, error)
+	// Read makes it durable that a user has read messages.
+	Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error)
 	// ForgetDevice forgets a device, Purge drops all waiting messages, and Erase takes
 	// away all that is known of the user.
 	ForgetDevice(ctx context.Context, user, device string) (logic.Removed, error)
