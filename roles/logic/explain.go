@@ -28,7 +28,7 @@ type Explanation struct {
 type Step struct {
 	// TimeMS is when it happened, in Unix milliseconds; 0: it is so now.
 	TimeMS int64 `json:"time_ms,omitempty"`
-	// Kind is accepted, acknowledged, decided, removed, event, hook or now.
+	// Kind is accepted, acknowledged, read, decided, removed, event, hook or now.
 	Kind string `json:"kind"`
 	Text string `json:"text"`
 }
@@ -148,6 +148,8 @@ func (x *explainer) record(id uint64, e *envelope.Entry) {
 				x.step(r.TimeMs, "decided", "%s", dueText(d.Step))
 			}
 		}
+	case r.Read != nil && r.Read.User == x.User && id > x.id && (x.id <= r.Read.UpTo || slices.Contains(r.Read.Ids, x.id)):
+		x.read(r.TimeMs, r.Read)
 	case r.Removal != nil && r.Removal.User == x.User:
 		x.removal(r.TimeMs, r.Removal)
 	}
@@ -191,6 +193,18 @@ func (x *explainer) ack(timeMS int64, a *envelope.Ack) {
 		how = "has it: the server acknowledged for a client that cannot"
 	}
 	x.step(timeMS, "acknowledged", "%s %s%s", deviceText(a.Device), how, after)
+}
+
+func (x *explainer) read(timeMS int64, r *envelope.Read) {
+	if !r.ByCaller {
+		x.step(timeMS, "read", "the user has read it on %s, so no device waits for it", deviceText(r.Device))
+		return
+	}
+	on := ""
+	if r.Device != "" {
+		on = " on " + deviceText(r.Device)
+	}
+	x.step(timeMS, "read", "a caller of the API says that the user has read it%s, so no device waits for it", on)
 }
 
 func (x *explainer) removal(timeMS int64, r *envelope.Removal) {

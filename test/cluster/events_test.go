@@ -110,6 +110,13 @@ func TestUpgradeUnfinished(t *testing.T) {
 		status, err := push(`,"report":"settled"`)
 		return status == 409 && strings.Contains(err.Error(), "upgrade_unfinished") && strings.Contains(err.Error(), ": old;")
 	})
+	read := func() (int, error) {
+		url := "http://" + w.of(config.RoleLogic)[0].HTTPAddr().String() + "/v1/users/a/read"
+		return call("POST", url, `{"up_to":"281474976710656"}`, nil)
+	}
+	if status, err := read(); status != 409 || !strings.Contains(err.Error(), "upgrade_unfinished") {
+		t.Errorf("a user reads: %d, %v", status, err)
+	}
 	if status, err := push(""); status != 202 {
 		t.Errorf("a push without a report: %d, %v", status, err)
 	}
@@ -119,8 +126,11 @@ func TestUpgradeUnfinished(t *testing.T) {
 		status, _ := push(`,"report":"settled"`)
 		return status == 202
 	})
+	if status, err := read(); status != 200 {
+		t.Errorf("a user reads without the older node: %d, %v", status, err)
+	}
 	n, err := roles.New(context.Background(), cfg, roles.RunOptions{Faults: roles.Faults{RecordVersion: 1}})
-	if err == nil || !strings.Contains(err.Error(), "records of version 2 are in use") {
+	if err == nil || !strings.Contains(err.Error(), "records of version 3 are in use") {
 		t.Errorf("the older node starts again: %v, %v", n, err)
 	}
 }

@@ -77,9 +77,10 @@ func (w *world) judgeEvents() error {
 	return w.judgeDeadlines(got)
 }
 
-// judgeDeadlines returns an error if a deadline was decided twice, or after an acknowledgement, or never.
+// judgeDeadlines returns an error if a deadline was decided twice, or after an acknowledgement, or never. A message that
+// was read, and so is settled, has met its deadline.
 func (w *world) judgeDeadlines(list []string) error {
-	delivered, missed := make(map[string]bool), make(map[string]bool)
+	delivered, missed, settled := make(map[string]bool), make(map[string]bool), make(map[string]bool)
 	for _, text := range list {
 		var e struct {
 			Type string
@@ -95,11 +96,18 @@ func (w *world) judgeDeadlines(list []string) error {
 			if delivered[id] || missed[id] {
 				return fmt.Errorf("the deadline of %s was decided again, or after an acknowledgement", id)
 			}
+			if settled[id] {
+				return fmt.Errorf("the deadline of %s was missed after its end", id)
+			}
 			missed[id] = true
+		case events.Settled:
+			settled[id] = true
+		case events.Read:
+			w.reads++
 		}
 	}
 	for _, id := range w.reported {
-		if !delivered[id] && !missed[id] {
+		if !delivered[id] && !missed[id] && !settled[id] {
 			return fmt.Errorf("the deadline of message %s was never decided", id)
 		}
 	}
@@ -170,10 +178,10 @@ func TestEventsHold(t *testing.T) {
 				if err := w.run(); err != nil {
 					t.Fatal(err)
 				}
-				if w.told0 == 0 || len(w.reported) == 0 {
-					t.Errorf("nothing was told: %d events, %d reports", w.told0, len(w.reported))
+				if w.told0 == 0 || len(w.reported) == 0 || w.reads == 0 {
+					t.Errorf("nothing was told: %d events, %d of them of reads, %d reports", w.told0, w.reads, len(w.reported))
 				}
-				t.Logf("%d pushes, %d events", w.n, w.told0)
+				t.Logf("%d pushes, %d events, %d of them of reads", w.n, w.told0, w.reads)
 			})
 		})
 	}

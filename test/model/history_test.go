@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"imgo/envelope"
 )
 
 // errLost is the one verdict that more time may change.
@@ -14,6 +16,8 @@ var errLost = errors.New("I2: lost")
 type history struct {
 	mu       sync.Mutex
 	accepted map[string][]string
+	ids      map[string][]uint64 // of the accepted pushes
+	readBy   map[string][]*envelope.Read
 	sessions []*sessionHistory
 	first    map[string]map[uint64]string // user/device → id → body as first seen
 	maxFirst map[string]uint64
@@ -21,13 +25,37 @@ type history struct {
 }
 
 func newHistory() *history {
-	return &history{accepted: map[string][]string{}, first: map[string]map[uint64]string{}, maxFirst: map[string]uint64{}}
+	return &history{accepted: map[string][]string{}, ids: map[string][]uint64{}, readBy: map[string][]*envelope.Read{}, first: map[string]map[uint64]string{}, maxFirst: map[string]uint64{}}
 }
 
-func (h *history) accept(user, body string) {
+func (h *history) accept(user, body string, id uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.accepted[user] = append(h.accepted[user], body)
+	h.ids[user] = append(h.ids[user], id)
+}
+
+// recent returns the id of the push that was accepted n pushes ago; 0: there is none.
+func (h *history) recent(user string, n int) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ids := h.ids[user]
+	if n >= len(ids) {
+		return 0
+	}
+	return ids[len(ids)-1-n]
+}
+
+// reads notes that a user is about to read messages: no device need see them any more.
+func (h *history) reads(read *envelope.Read) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readBy[read.User] = append(h.readBy[read.User], read)
+}
+
+// read reports whether a user may have read a message.
+func (h *history) read(user string, id uint64) bool {
+	return slices.ContainsFunc(h.readBy[user], func(r *envelope.Read) bool { return id <= r.UpTo || slices.Contains(r.Ids, id) })
 }
 
 // sessionHistory is what one session saw.
@@ -101,8 +129,8 @@ func (h *history) judge() error {
 				seen[body] = true
 			}
 			var lost []string
-			for _, body := range h.accepted[user] {
-				if !seen[body] {
+			for i, body := range h.accepted[user] {
+				if !seen[body] && !h.read(user, h.ids[user][i]) {
 					lost = append(lost, body)
 				}
 			}

@@ -77,9 +77,9 @@ type world struct {
 	h       *history
 	clients []*client
 	n       int // pushes so far
-	// reported are the messages with a deadline, told0 counts the events.
-	reported []string
-	told0    int
+	// reported are the messages with a deadline, told0 counts the events, and reads those of type message.read.
+	reported     []string
+	told0, reads int
 }
 
 func (w *world) must(err error) {
@@ -236,10 +236,25 @@ func (w *world) push() {
 	if err != nil {
 		return
 	}
-	w.h.accept(user, body)
+	w.h.accept(user, body, result.Users[0].ID)
 	if w.p.reports {
 		w.reported = append(w.reported, strconv.FormatUint(result.Users[0].ID, 10))
 	}
+}
+
+// readByCaller has a caller of the API say that a user has read some of its messages.
+func (w *world) readByCaller() {
+	user := users[w.dice.n(2)]
+	id := w.h.recent(user, w.dice.n(10))
+	if id == 0 {
+		return
+	}
+	read := &envelope.Read{User: user, Ids: []uint64{id}}
+	if w.dice.n(3) == 0 {
+		read.UpTo, read.Ids = id, nil
+	}
+	w.h.reads(read)
+	_, _ = w.nodes[w.dice.n(2)].logic.Read(w.ctx, &envelope.ReadRequest{Read: read}) // it may land though it fails
 }
 
 // fault is one thing that goes wrong.
@@ -297,6 +312,9 @@ func (w *world) run() error {
 		case 6:
 			if !w.p.calm {
 				w.clients[w.dice.n(len(w.clients))].disconnect()
+			}
+			if w.p.reports && w.dice.n(2) == 0 {
+				w.readByCaller()
 			}
 		case 7:
 			if w.dice.n(4) == 0 && !w.p.still {
@@ -413,6 +431,9 @@ func (c *client) receive(cl *pipe.Client, s *sessionHistory) {
 			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(p.ID+1, p.ID+2, p.ID+5)})
 		}
 		held = append(held, p.ID)
+		if c.w.p.reports && c.w.dice.n(12) == 0 {
+			c.read(cl, p.ID)
+		}
 		if c.w.dice.float() < 0.6 {
 			_ = cl.Send(transport.Packet{Version: 2, Op: protocol.OpAck, Body: ackBody(held...)}) // it may be closed by now
 			held = nil
@@ -425,6 +446,18 @@ func ackBody(ids ...uint64) (body []byte) {
 		body = binary.BigEndian.AppendUint64(body, id)
 	}
 	return body
+}
+
+// read tells that the user has read a message, or all up to it.
+func (c *client) read(cl *pipe.Client, id uint64) {
+	read, packet := &envelope.Read{User: c.user, Ids: []uint64{id}}, transport.Packet{Version: 2, Op: protocol.OpRead, Seq: 2, Long: true}
+	if c.w.dice.n(3) == 0 {
+		read.UpTo, read.Ids, packet.ID = id, nil, id
+	} else {
+		packet.Body = ackBody(id)
+	}
+	c.w.h.reads(read)
+	_ = cl.Send(packet) // it may be closed by now
 }
 
 func (c *client) disconnect() {

@@ -410,6 +410,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/user/read": {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A user has read messages, the user named in the query
+         * @description As POST /v1/users/{user}/read. It takes every name.
+         */
+        post: operations["readByName"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/user/kick": {
         parameters: {
             query: {
@@ -449,6 +471,29 @@ export interface paths {
         get: operations["userRooms"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/users/{user}/read": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A user has read messages
+         * @description All devices have acknowledged the messages then. Those that have not got them never do. The event `message.read` tells of it once. Messages that are newer than the call stay.
+         */
+        post: operations["read"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1091,6 +1136,16 @@ export interface components {
             sessions: components["schemas"]["Count"];
             /** @description Until when the log may still hold the messages, in Unix milliseconds; 0 if it keeps them for ever. */
             log_until_ms: number;
+        };
+        /** @description It names at least one message. */
+        Read: {
+            up_to?: components["schemas"]["MessageID"];
+            /** @description Single messages, beside those up to `up_to`. */
+            ids?: components["schemas"]["MessageID"][];
+            device?: components["schemas"]["Name"];
+        } | unknown | unknown;
+        Dismissed: {
+            sessions: components["schemas"]["Count"];
         };
         Kicked: {
             sessions: components["schemas"]["Count"];
@@ -2202,6 +2257,43 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    readByName: {
+        parameters: {
+            query: {
+                user: components["schemas"]["Name"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Read"];
+            };
+        };
+        responses: {
+            /** @description It is durable. How many sessions of version 2 are told to take the messages from the screen. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Dismissed"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            408: components["responses"]["TooSlow"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            507: components["responses"]["DiskFull"];
+        };
+    };
     kickByName: {
         parameters: {
             query: {
@@ -2265,6 +2357,44 @@ export interface operations {
             429: components["responses"]["RateLimited"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
+        };
+    };
+    read: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The user's id, percent-encoded UTF-8. */
+                user: components["parameters"]["user"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Read"];
+            };
+        };
+        responses: {
+            /** @description It is durable. How many sessions of version 2 are told to take the messages from the screen. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Dismissed"];
+                };
+            };
+            400: components["responses"]["Invalid"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            405: components["responses"]["MethodNotAllowed"];
+            408: components["responses"]["TooSlow"];
+            409: components["responses"]["Conflict"];
+            413: components["responses"]["TooLarge"];
+            429: components["responses"]["RateLimited"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            507: components["responses"]["DiskFull"];
         };
     };
     kick: {
