@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 
@@ -64,11 +63,4 @@ func (a *API) read(c *call) error {
 		return err
 	}
 	return c.Reply(http.StatusOK, map[string]uint32{"sessions": reply.GetSessions()})
-}
-
-func (g guard) Read(ctx context.Context, r *envelope.ReadRequest) (*envelope.ReadReply, error) {
-	if err := userOf(ctx, r.GetRead().GetUser()); err != nil {
-		return nil, err
-	}
-	return g.service.Read(ctx, r)
 }
