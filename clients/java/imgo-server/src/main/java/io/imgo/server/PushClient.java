@@ -214,6 +214,19 @@ public final class PushClient implements AutoCloseable {
     }
 
     /**
+     * Tells that a user has read messages. All devices have acknowledged them then, and the user's clients take them from the
+     * screen.
+     *
+     * @param user the user
+     * @param read which messages
+     * @return the number of sessions that are told
+     */
+    public int read(String user, Read read) {
+        Map<String, Object> body = Arguments.notNull("read", read).fields();
+        return transport.call("POST", "/v1/user/read?user=" + query("user", user), body, true, a -> Answers.count(a, "sessions"));
+    }
+
+    /**
      * Closes all sessions of a user. Their clients do not reconnect by themselves. Kept messages stay.
      *
      * @param user the user

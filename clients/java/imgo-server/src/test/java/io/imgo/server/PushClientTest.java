@@ -181,6 +181,10 @@ class PushClientTest {
         client.kick("a", Kick.device("phone").reason("signed out").code(3100));
         client.kick("a", Kick.session("n~1"));
 
+        server.then(200, "{\"sessions\":3}");
+        assertThat(client.read("a/b c", Read.upTo(-1).and(7, 8).device("phone"))).isEqualTo(3);
+        client.read("a", Read.ids(9));
+
         server.then(201, "{\"token\":\"imgo_x\",\"user\":\"a\",\"expires_ms\":0}");
         Token token = client.newToken("a", Duration.ofHours(1));
         assertThat(token.text()).isEqualTo("imgo_x");
@@ -215,6 +219,8 @@ class PushClientTest {
                 "POST /v1/users/a%2Fb%20c/kick {}",
                 "POST /v1/users/a/kick {\"device\":\"phone\",\"reason\":\"signed out\",\"code\":3100}",
                 "POST /v1/users/a/kick {\"session\":\"n~1\"}",
+                "POST /v1/user/read?user=a%2Fb+c {\"up_to\":\"18446744073709551615\",\"ids\":[\"7\",\"8\"],\"device\":\"phone\"}",
+                "POST /v1/user/read?user=a {\"ids\":[\"9\"]}",
                 "POST /v1/tokens {\"user\":\"a\",\"ttl\":3600.000}",
                 "POST /v1/tokens {\"user\":\"a\",\"token\":\"t\",\"single\":true,\"rooms\":[\"team-*\"]}",
                 "POST /v1/tokens/revoke {\"token\":\"t\",\"close\":true}",
@@ -537,6 +543,7 @@ class PushClientTest {
                 Map.entry("push", () -> client.push(null)),
                 Map.entry("pushes[1]", () -> client.pushBatch(Arrays.asList(PUSH, null))),
                 Map.entry("user", () -> client.user(null)),
+                Map.entry("read", () -> client.read("u", null)),
                 Map.entry("room", () -> client.addToRoom(null, "u")),
                 Map.entry("ttl", () -> Push.toUser("u").ttl(Duration.ofNanos(1))),
                 Map.entry("has no JSON", () -> Push.toUser("u").body(new Object())),

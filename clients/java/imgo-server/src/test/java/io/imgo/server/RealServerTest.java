@@ -125,6 +125,14 @@ class RealServerTest {
             assertThat(batch.get(1).error().field()).hasValue("user");
             listener.next(5);
 
+            PushResult seen = client.push(Push.toUser("a/ü").body("seen"));
+            listener.next(5);
+            assertThat(client.read("a/ü", Read.ids(seen.id()))).isEqualTo(1);
+            assertThat(listener.next(26).get("body")).isEqualTo(List.of(Long.toUnsignedString(seen.id())));
+            client.read("a/ü", Read.upTo(seen.id()).device("phone"));
+            listener.next(26);
+            assertThat(client.user("a/ü").pending()).isZero();
+
             PushException e = catchThrowableOfType(PushException.class, () -> client.push(Push.toUser("x").body("x".repeat(100_000))));
             assertThat(e.code()).isEqualTo("too_large");
             assertThat(e.status()).isEqualTo(413);
