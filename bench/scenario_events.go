@@ -49,7 +49,8 @@ func (b *bench) events(ctx context.Context, r *recorder) error {
 	if err != nil {
 		return err
 	}
-	l, err := load.Flood(ctx, addr, load.PushCall(true), hookCallers, b.users, min(warmLoad, b.duration), b.duration, func() error { return nil })
+	nothing := func() error { return nil }
+	l, err := load.Flood(ctx, addr, load.PushCall(true), hookCallers, b.users, min(warmLoad, b.duration), b.duration, nothing)
 	if err = errors.Join(err, web.stop()); err != nil {
 		return fmt.Errorf("bare HTTP: %w", err)
 	}

@@ -86,7 +86,9 @@ func verifyCommand(opts Options) *cli.Command {
 					"it fails calls on purpose; implies --events"},
 			&cli.BoolFlag{Name: "upstream", DisableDefaultText: true,
 				Usage: "send messages for the backend; the server needs a rule of [[upstream]] that makes events of op 4; implies --events"},
-			&cli.StringFlag{Name: "hook-secret", Usage: "the `secret` of that hook [$" + hookSecretEnv + "]", DefaultText: "a known one, for tests only"},
+			&cli.StringFlag{Name: "hook-secret",
+				Usage:       "the `secret` of that hook [$" + hookSecretEnv + "]",
+				DefaultText: "a known one, for tests only"},
 			&cli.StringFlag{Name: "falsify",
 				Usage: "falsify what was received in this `way` (lose, repeat, swap, event-lose, event-repeat, event-swap or event-invent), " +
 					"to prove that the run reports it"},

@@ -129,7 +129,8 @@ func TestHookOfAnother(t *testing.T) {
 	}))
 	cfg.Events, cfg.Settle = e, 30*time.Second
 	report := until(t, cfg, func(p verify.Progress) bool { return p.Events > 100 })
-	if report.OK || report.Violations[outcome.KindMissing] == 0 || !strings.Contains(fmt.Sprint(report.Problems), "its url must lead to "+e.Hook) {
+	if report.OK || report.Violations[outcome.KindMissing] == 0 ||
+		!strings.Contains(fmt.Sprint(report.Problems), "its url must lead to "+e.Hook) {
 		t.Errorf("violations %v, problems %v", report.Violations, report.Problems)
 	}
 }
