@@ -93,8 +93,8 @@ func TestConformance(t *testing.T) {
 			t.Parallel()
 			command := prepare(t, lang)
 			shared := startDriver(t, command)
-			if shared.Ready.Language != lang.Name || len(shared.Ready.Transports) == 0 {
-				t.Fatalf("the driver says that it is %q with the transports %q", shared.Ready.Language, shared.Ready.Transports)
+			if r := shared.Ready; r.Language != lang.Name || len(r.Transports) == 0 || !r.Publishes {
+				t.Fatalf("the driver says that it is %q with the transports %q, and that it publishes: %t", r.Language, r.Transports, r.Publishes)
 			}
 			t.Run("scenarios", func(t *testing.T) {
 				for _, s := range scenarios() {

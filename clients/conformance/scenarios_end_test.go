@@ -214,18 +214,11 @@ func playNoLeak(w *world) {
 	warm.state("live")
 	warm.close()
 	before := warm.threads()
-	o := options{"token_source": true}
-	sends := publishes(w.driver.Ready)
-	if sends {
-		o["device"] = "laptop"
-	}
-	c := w.client(s, o)
+	c := w.client(s, options{"token_source": true, "device": "laptop"})
 	tag := c.connect()
 	for i := range uint64(21) {
 		c.token("token")
-		if sends {
-			c.publish(4, i+1) // the first one waits for its reply in each session
-		}
+		c.publish(4, i+1) // the first one waits for its reply in each session
 		conn := s.sessionWith(authReply{ExpiresIn: 3600})
 		c.state("live")
 		conn.write(kept(i + 1)...)

@@ -11,31 +11,31 @@ import (
 func outboxScenarios() []scenario {
 	return []scenario{
 		{
-			name: "outbox_restart", own: true, needs: publishes, play: playOutboxRestart,
+			name: "outbox_restart", own: true, play: playOutboxRestart,
 			about: "an outbox in a file keeps numbers, base and messages over the death of the process",
 		},
 		{
-			name: "outbox_killed", own: true, needs: publishes, play: playOutboxKilled,
+			name: "outbox_killed", own: true, play: playOutboxKilled,
 			about: "a message whose publish has returned is not lost when the process is killed",
 		},
 		{
-			name: "outbox_that_fails", needs: publishes, play: playOutboxThatFails,
+			name: "outbox_that_fails", play: playOutboxThatFails,
 			about: "publish fails if its message cannot be saved; a base and a removal that cannot be saved are told and tried again",
 		},
 		{
-			name: "outbox_full", needs: publishes, play: playOutboxFull,
+			name: "outbox_full", play: playOutboxFull,
 			about: "at most 1024 messages wait in the outbox; the next one fails with too_many",
 		},
 		{
-			name: "outbox_torn", needs: publishes, play: playOutboxTorn,
+			name: "outbox_torn", play: playOutboxTorn,
 			about: "an outbox file that ends within a write keeps what was saved before",
 		},
 		{
-			name: "outbox_bounded", needs: publishes, play: playOutboxBounded,
+			name: "outbox_bounded", play: playOutboxBounded,
 			about: "the file of an outbox does not grow without end",
 		},
 		{
-			name: "outbox_after_close", needs: publishes, play: playOutboxAfterClose,
+			name: "outbox_after_close", play: playOutboxAfterClose,
 			about: "an outbox that a closed client has left serves the next client in the same process",
 		},
 	}

@@ -14,66 +14,63 @@ import (
 func publishScenarios() []scenario {
 	return []scenario{
 		{
-			name: "publish", on: onEach, needs: publishes, play: playPublish,
+			name: "publish", on: onEach, play: playPublish,
 			about: "published messages are sent one at a time and in order, with growing ids; the event has the reply's body",
 		},
 		{
-			name: "publish_ids_of_64_bits", on: onEach, needs: publishes, play: playPublish64Bits,
+			name: "publish_ids_of_64_bits", on: onEach, play: playPublish64Bits,
 			about: "the ids of published messages have 64 bits without a sign",
 		},
 		{
-			name: "publish_base", needs: publishes, play: playPublishBase,
+			name: "publish_base", play: playPublishBase,
 			about: "the base of the ids is published of the first auth reply, and stays",
 		},
 		{
-			name: "publish_while_away", needs: publishes, play: playPublishWhileAway,
+			name: "publish_while_away", play: playPublishWhileAway,
 			about: "publish needs no session: what is published before and between sessions is sent in order",
 		},
 		{
-			name: "publish_reply_lost", needs: publishes, play: playPublishReplyLost,
+			name: "publish_reply_lost", play: playPublishReplyLost,
 			about: "a message whose connection ended before the reply is sent again with the same id",
 		},
 		{
-			name: "publish_without_reply", needs: publishes, play: playPublishWithoutReply,
+			name: "publish_without_reply", play: playPublishWithoutReply,
 			about: "a message without a reply is sent again with the same id after request_timeout, in the same session",
 		},
 		{
-			name: "publish_retry", needs: publishes, play: playPublishRetry,
+			name: "publish_retry", play: playPublishRetry,
 			about: "a message that is refused with retry_ms is sent again after that time, and no other one before it",
 		},
 		{
-			name: "publish_unavailable", needs: publishes, play: playPublishUnavailable,
+			name: "publish_unavailable", play: playPublishUnavailable,
 			about: "a message that is refused as unavailable or rate_limited is sent again by the backoff",
 		},
 		{
-			name: "publish_unavailable_waits", needs: publishes, play: playPublishUnavailableWaits,
+			name: "publish_unavailable_waits", play: playPublishUnavailableWaits,
 			about: "a message that is refused as unavailable waits for the backoff, and no other one is sent meanwhile",
 		},
 		{
-			name: "publish_refused", needs: publishes, play: playPublishRefused,
+			name: "publish_refused", play: playPublishRefused,
 			about: "a message that is refused for good is told as denied with the server's word, and the next one goes on",
 		},
 		{
-			name: "publish_arrived", needs: publishes, play: playPublishArrived,
+			name: "publish_arrived", play: playPublishArrived,
 			about: "messages up to published of a later auth reply have arrived: they are told and not sent",
 		},
 		{
-			name: "publish_invalid", needs: publishes, play: playPublishInvalid,
+			name: "publish_invalid", play: playPublishInvalid,
 			about: "publish without a device, with a bad operation or a body over max_body is invalid and uses no number",
 		},
 		{
-			name: "publish_close", needs: publishes, play: playPublishClose,
+			name: "publish_close", play: playPublishClose,
 			about: "close leaves the rest in the outbox, and a client that connects again sends it",
 		},
 		{
-			name: "publish_two_clients", needs: publishes, play: playPublishTwoClients,
+			name: "publish_two_clients", play: playPublishTwoClients,
 			about: "the outboxes of two clients in one process are apart",
 		},
 	}
 }
-
-// publishes reports whether a library has publish and read.
-func publishes(ready driver.Event) bool { return ready.Publishes }
 
 // device are the options of a client that can publish.
 func device(o options) options {

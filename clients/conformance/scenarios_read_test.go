@@ -13,27 +13,27 @@ import (
 func readScenarios() []scenario {
 	return []scenario{
 		{
-			name: "read", on: onEach, needs: publishes, play: playRead,
+			name: "read", on: onEach, play: playRead,
 			about: "read sends the ids and the id up to which all was read, and ends with the reply",
 		},
 		{
-			name: "read_refused", needs: publishes, play: playReadRefused,
+			name: "read_refused", play: playReadRefused,
 			about: "a refused read fails with denied and the server's word; a lost one with lost",
 		},
 		{
-			name: "read_not_live", needs: publishes, play: playReadNotLive,
+			name: "read_not_live", play: playReadNotLive,
 			about: "read without a live session fails with not_live",
 		},
 		{
-			name: "read_invalid", needs: publishes, play: playReadInvalid,
+			name: "read_invalid", play: playReadInvalid,
 			about: "read of nothing, of the id 0 or of more than 500 ids is refused with invalid",
 		},
 		{
-			name: "dismiss", on: onEach, needs: publishes, play: playDismiss,
+			name: "dismiss", on: onEach, play: playDismiss,
 			about: "the event dismiss has the ids that were read elsewhere, and the id up to which all was read",
 		},
 		{
-			name: "dismiss_broken", on: onEach, needs: publishes, play: playDismissBroken,
+			name: "dismiss_broken", on: onEach, play: playDismissBroken,
 			about: "a dismiss whose ids cannot be read ends the connection with the error protocol",
 		},
 	}
