@@ -272,12 +272,14 @@ const ids = [];
 for (let n = 0; n < 3; n++) ids.push((await backend.push({ user: 'ana', body: n })).id);
 assert.equal((await backend.user('ana')).pending, 3);
 await laptop.read({ upTo: ids[0] });
-await laptop.read({ ids: ids.slice(1) });
+await laptop.read({ ids: ids.slice(1, 2) });
+assert.equal((await backend.user('ana')).pending, 1);
+assert.equal(await backend.read('ana', { ids: ids.slice(2) }), 2);
 assert.equal((await backend.user('ana')).pending, 0);
-for (const end = Date.now() + 60_000; dismissed.length < 2; await new Promise((resolve) => setTimeout(resolve, 5))) {
+for (const end = Date.now() + 60_000; dismissed.length < 3; await new Promise((resolve) => setTimeout(resolve, 5))) {
   assert.ok(Date.now() < end, 'the phone was not told');
 }
-assert.deepEqual(dismissed, [{ ids: [], upTo: ids[0] }, { ids: ids.slice(1), upTo: null }]);
+assert.deepEqual(dismissed, [{ ids: [], upTo: ids[0] }, { ids: ids.slice(1, 2), upTo: null }, { ids: ids.slice(2), upTo: null }]);
 await Promise.all([phone.close(), laptop.close()]);
 `))
 	programs.Run(t, dir, nil, "node", "read.mjs")

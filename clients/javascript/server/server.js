@@ -24,6 +24,7 @@ import { PushError } from './error.js';
 /** @typedef {Omit<components['schemas']['NewToken'], 'user'>} TokenOptions */
 /** @typedef {components['schemas']['Token']} Token */
 /** @typedef {components['schemas']['Kick']} KickOptions */
+/** @typedef {components['schemas']['Read']} Read */
 
 /**
  * @typedef {object} PushClientOptions
@@ -105,6 +106,18 @@ export class PushClient {
    */
   async kick(user, options = {}) {
     return (await this.#call('POST', `/v1/users/${encodeURIComponent(user)}/kick`, options)).sessions;
+  }
+
+  /**
+   * Tells that a user has read messages: all up to the id `up_to`, and those of `ids` (at most 500). All devices have
+   * acknowledged them when it resolves. It resolves with the number of sessions that are told to dismiss them.
+   *
+   * @param {string} user
+   * @param {Read} messages
+   * @returns {Promise<number>}
+   */
+  async read(user, messages) {
+    return (await this.#call('POST', `/v1/users/${encodeURIComponent(user)}/read`, messages, true)).sessions;
   }
 
   /**

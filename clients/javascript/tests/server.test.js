@@ -56,6 +56,7 @@ describe('calls', () => {
     assert.equal((await client.user('a/b')).pending, 3);
     assert.equal(await client.kick('a/b', { device: 'd' }), 2);
     assert.equal(await client.kick('a'), 2);
+    assert.equal(await client.read('a/b', { ids: ['7'], up_to: '3' }), 2);
     assert.equal((await client.newToken('a', { ttl: '1h', rooms: ['r'] })).token, 'imgo_x');
     assert.equal(await client.revokeToken('t', { close: false }), 1);
     assert.equal((await client.addToRoom('r/1', 'a&b')).member, true);
@@ -70,6 +71,7 @@ describe('calls', () => {
         ['GET', '/v1/user?user=a%2Fb', undefined],
         ['POST', '/v1/users/a%2Fb/kick', { device: 'd' }],
         ['POST', '/v1/users/a/kick', {}],
+        ['POST', '/v1/users/a%2Fb/read', { ids: ['7'], up_to: '3' }],
         ['POST', '/v1/tokens', { ttl: '1h', rooms: ['r'], user: 'a' }],
         ['POST', '/v1/tokens/revoke', { token: 't', close: false }],
         ['PUT', '/v1/memberships?room=r%2F1&user=a%26b', undefined],

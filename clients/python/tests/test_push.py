@@ -170,6 +170,8 @@ def test_other_calls(stack: ExitStack) -> None:
     assert client.revoke_tokens_of("u", close=False) == 2
     assert client.kick("a/b", device="phone", code=3000, reason="r") == 3
     client.kick("..")
+    assert client.read("a/b", [7], up_to=3) == 3
+    client.read("a", range(8, 10))
     client.add_to_room("live://1000", "a b")
     client.remove_from_room(".", "u")
     assert client.room("r", limit=0)["members"] == []
@@ -180,18 +182,22 @@ def test_other_calls(stack: ExitStack) -> None:
         ("POST", "/v1/tokens/revoke"),
         ("POST", "/v1/users/a%2Fb/kick"),
         ("POST", "/v1/users/%2E%2E/kick"),
+        ("POST", "/v1/users/a%2Fb/read"),
+        ("POST", "/v1/users/a/read"),
         ("PUT", "/v1/memberships?room=live%3A%2F%2F1000&user=a+b"),
         ("DELETE", "/v1/memberships?room=.&user=u"),
         ("GET", "/v1/room?room=r&limit=0"),
         ("GET", "/v1/user?user=online"),
     ]
-    bodies = [r.json() for r in server.requests[:5]]
+    bodies = [r.json() for r in server.requests[:7]]
     assert bodies == [
         {"user": "u", "ttl": 60, "single": True, "rooms": ["team-*"]},
         {"token": "t"},
         {"user": "u", "close": False},
         {"device": "phone", "code": 3000, "reason": "r"},
         {},
+        {"ids": ["7"], "up_to": "3"},
+        {"ids": ["8", "9"]},
     ]
     assert server.connections == 1, "idle connections are used again"
 

@@ -226,6 +226,18 @@ class PushClient:
         answer = self._call("POST", f"/v1/users/{_segment(user)}/kick", fields)
         return _whole(answer, "sessions")
 
+    def read(self, user: str, ids: Iterable[int] = (), *, up_to: int = 0) -> int:
+        """Tell that a user has read messages: those with the ids (at most 500), and all up to ``up_to`` unless it is 0.
+
+        All devices have acknowledged them when it returns. Return how many sessions are told to dismiss them.
+        """
+        fields: dict[str, Any] = {}
+        if texts := [str(id) for id in ids]:
+            fields["ids"] = texts
+        if up_to:
+            fields["up_to"] = str(up_to)
+        return _whole(self._call("POST", f"/v1/users/{_segment(user)}/read", fields, repeat=True), "sessions")
+
     def new_token(
         self,
         user: str,
