@@ -173,6 +173,8 @@ func TestReadOfOldClients(t *testing.T) {
 // TestReadHoldsNobodyUp checks that a logic that does not answer holds up only the session that asks.
 func TestReadHoldsNobodyUp(t *testing.T) {
 	l, hung := newReaders(), make(chan struct{})
+	answer := sync.OnceFunc(func() { close(hung) })
+	defer answer() // also if the test fails
 	note := l.read
 	l.read = func(r *envelope.ReadRequest) (*envelope.ReadReply, error) {
 		<-hung
@@ -189,7 +191,7 @@ func TestReadHoldsNobodyUp(t *testing.T) {
 	}
 	s.push(s.live(0, protocol.OpMessage, `"pushed meanwhile"`))
 	waiting.expect(protocol.OpMessage, 0, `"pushed meanwhile"`)
-	close(hung)
+	answer()
 	waiting.expect(protocol.OpReadReply, 0, "")
 }
 
