@@ -74,6 +74,9 @@ func (w *world) judgeEvents() error {
 		}
 	}
 	w.told0 = len(got)
+	if err := w.judgeUpstream(got); err != nil {
+		return err
+	}
 	return w.judgeDeadlines(got)
 }
 
@@ -178,7 +181,7 @@ func TestEventsHold(t *testing.T) {
 				if err := w.run(); err != nil {
 					t.Fatal(err)
 				}
-				if w.told0 == 0 || len(w.reported) == 0 || w.reads == 0 {
+				if w.told0 == 0 || len(w.outgoing) == 0 || len(w.reported) == 0 || w.reads == 0 {
 					t.Errorf("nothing was told: %d events, %d of them of reads, %d reports", w.told0, w.reads, len(w.reported))
 				}
 				t.Logf("%d pushes, %d events, %d of them of reads", w.n, w.told0, w.reads)

@@ -79,6 +79,7 @@ type world struct {
 	n       int // pushes so far
 	// reported are the messages with a deadline, told0 counts the events, and reads those of type message.read.
 	reported     []string
+	outgoing     map[string]*outgoing // by user: messages for the backend
 	told0, reads int
 }
 
@@ -146,7 +147,9 @@ func (w *world) jobUp() {
 }
 
 func newWorld(t *testing.T, p plan) *world {
-	w := &world{t: t, p: p, dice: newDice(p.seed), dir: t.TempDir(), ctx: context.Background()}
+	w := &world{
+		t: t, p: p, dice: newDice(p.seed), dir: t.TempDir(), ctx: context.Background(), outgoing: make(map[string]*outgoing),
+	}
 	w.f = &faults{dice: w.dice, rates: p.rates}
 	w.h = newHistory()
 
@@ -172,6 +175,7 @@ func newWorld(t *testing.T, p plan) *world {
 	for i := range 2 {
 		n := &node{name: "c" + strconv.Itoa(i), view: &view{places: w.places}}
 		lcfg := logic.DefaultConfig()
+		lcfg.Upstream = upstreamRules()
 		lcfg.Auth.Mode, lcfg.CallTimeout, lcfg.LookupTimeout = auth.ModeNone, 200*time.Millisecond, 20*time.Millisecond
 		n.logic, err = logic.New(lcfg, logic.Deps{
 			Routers: routers{n.view, 2}, Kept: w.kept, Live: w.live, Comets: w.comets, Tokens: store.NewTokens(db), Log: zerolog.Nop()})
@@ -224,6 +228,9 @@ func newWorld(t *testing.T, p plan) *world {
 
 // push sends one message by one of the logics; only what was accepted counts.
 func (w *world) push() {
+	if w.p.reports && w.dice.n(3) == 0 {
+		w.upstream()
+	}
 	w.n++
 	user, body := users[w.dice.n(2)], strconv.Itoa(w.n)
 	n := w.nodes[w.dice.n(2)]
