@@ -109,17 +109,18 @@ func fixed(path string) func(*cli.Context) (string, error) {
 func usersCommand() *cli.Command {
 	type device struct {
 		Device     string `json:"device"`
+		Online     bool   `json:"online"`
 		LastSeenMS int64  `json:"last_seen_ms"`
 		Pending    int    `json:"pending"`
 	}
 	type user struct {
-		User       string    `json:"user"`
-		Online     bool      `json:"online"`
-		Sessions   []session `json:"sessions"`
-		Devices    []device  `json:"devices"`
-		Pending    int       `json:"pending"`
-		Dropped    uint64    `json:"dropped"`
-		LastSeenMS int64     `json:"last_seen_ms"`
+		User     string    `json:"user"`
+		Online   bool      `json:"online"`
+		Sessions []session `json:"sessions"`
+		Devices  []device  `json:"devices"`
+		Pending  int       `json:"pending"`
+		Dropped  uint64    `json:"dropped"`
+		SinceMS  int64     `json:"since_ms"`
 	}
 	show := query[user]{
 		path: func(c *cli.Context) (string, error) {
@@ -133,6 +134,9 @@ func usersCommand() *cli.Command {
 			if u.Online {
 				state = "online"
 			}
+			if u.SinceMS > 0 {
+				state += " since " + localTime(u.SinceMS)
+			}
 			fmt.Fprintf(w, "user %s is %s, with %s waiting", u.User, state, count(u.Pending, "message"))
 			if u.Dropped > 0 {
 				fmt.Fprintf(w, " and %d dropped from a full mailbox", u.Dropped)
@@ -145,11 +149,14 @@ func usersCommand() *cli.Command {
 			if len(u.Devices) > 0 {
 				fmt.Fprintln(w, "\nDEVICE\tWAITING\tLAST SEEN")
 				for _, d := range u.Devices {
-					name := d.Device
+					name, seen := d.Device, localTime(d.LastSeenMS)
 					if name == "" {
 						name = "(default)"
 					}
-					fmt.Fprintf(w, "%s\t%d\t%s\n", name, d.Pending, localTime(d.LastSeenMS))
+					if d.Online {
+						seen = "online"
+					}
+					fmt.Fprintf(w, "%s\t%d\t%s\n", name, d.Pending, seen)
 				}
 			}
 		},

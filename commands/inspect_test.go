@@ -12,8 +12,9 @@ func TestInspect(t *testing.T) {
 		`"since_ms":1700000000000,"rooms":["a","b"]}`
 	s := newServer(t, map[string]answer{
 		"GET /v1/user?user=a%2Fb": {200,
-			`{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[{"device":"","last_seen_ms":1700000000000,"pending":2}],` +
-				`"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0}`},
+			`{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[{"device":"","online":false,"last_seen_ms":1700000000000,"pending":2},` +
+				`{"device":"phone","online":true,"last_seen_ms":1700000000001,"pending":0}],` +
+				`"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0,"since_ms":1700000000000}`},
 		"GET /v1/users/9":                      {200, `{"user":"9","online":false,"sessions":[],"devices":[],"pending":1}`},
 		"GET /v1/rooms":                        {200, `{"rooms":[{"room":"lobby","sessions":12},{"room":"x","sessions":1}],"total":5}`},
 		"GET /v1/rooms?limit=5&prefix=live%2F": {200, `{"rooms":[],"total":0}`},
@@ -26,10 +27,10 @@ func TestInspect(t *testing.T) {
 				`"weight":4,"zone":"z-1","leaving":true,"clock_ms":-3600499}]}`},
 	})
 	for _, test := range []struct{ args, want string }{
-		{"users show a/b", "user a/b is online, with 2 messages waiting and 3 dropped from a full mailbox\n" +
+		{"users show a/b", "user a/b is online since " + at + ", with 2 messages waiting and 3 dropped from a full mailbox\n" +
 			"\nSESSION  DEVICE  OVER  ADDRESS     SINCE                      ROOMS\n" +
 			"n-1      phone   tcp   10.0.0.1:5  " + at + "  a,b\n" +
-			"\nDEVICE     WAITING  LAST SEEN\n(default)  2        " + at + "\n"},
+			"\nDEVICE     WAITING  LAST SEEN\n(default)  2        " + at + "\nphone      0        online\n"},
 		{"users show 9", "user 9 is offline, with 1 message waiting\n"},
 		{"rooms", "ROOM   SESSIONS\nlobby  12\nx      1\nand 3 more: --limit shows them\n"},
 		{"rooms --prefix live/ --limit 5", "no room has members; join one with: imgo listen --user 123 --room lobby\n"},

@@ -54,20 +54,21 @@ type Config struct {
 	hooks.Settings
 	upstream.Rules
 
-	Logging  Logging        `toml:"logging" doc:"What imgo writes to standard error."`
-	Comet    Comet          `toml:"comet" doc:"Where clients connect."`
-	Protocol comet.Protocol `toml:"protocol" doc:"The client protocol's bounds."`
-	Limits   Limits         `toml:"limits" doc:"Limits for clients. 0 means no limit, unless a setting says otherwise."`
-	HTTP     HTTP           `toml:"http" doc:"The push API, the demo page, health and metrics."`
-	Auth     Auth           `toml:"auth" doc:"How clients prove who their user is."`
-	Kept     Kept           `toml:"kept" doc:"Messages that wait until they are acknowledged."`
-	Events   Events         `toml:"events" doc:"What callers are told of what became of their messages."`
-	Live     Live           `toml:"live" doc:"Messages that are not kept: in memory only."`
-	Disk     Disk           `toml:"disk" doc:"The data folder's disk."`
-	Delivery Delivery       `toml:"delivery" doc:"The timing of deliveries. The defaults suit nearly everyone."`
-	Shutdown Shutdown       `toml:"shutdown" doc:"What happens on SIGTERM or Ctrl-C."`
-	Cluster  Cluster        `toml:"cluster" doc:"How this node finds and calls other nodes. These settings have no effect while join is empty."`
-	Kafka    Kafka          `toml:"kafka" doc:"The log of a cluster."`
+	Logging  Logging         `toml:"logging" doc:"What imgo writes to standard error."`
+	Comet    Comet           `toml:"comet" doc:"Where clients connect."`
+	Protocol comet.Protocol  `toml:"protocol" doc:"The client protocol's bounds."`
+	Limits   Limits          `toml:"limits" doc:"Limits for clients. 0 means no limit, unless a setting says otherwise."`
+	HTTP     HTTP            `toml:"http" doc:"The push API, the demo page, health and metrics."`
+	Auth     Auth            `toml:"auth" doc:"How clients prove who their user is."`
+	Kept     Kept            `toml:"kept" doc:"Messages that wait until they are acknowledged."`
+	Events   Events          `toml:"events" doc:"What callers are told of what became of their messages."`
+	Presence router.Presence `toml:"presence" doc:"Who is online."`
+	Live     Live            `toml:"live" doc:"Messages that are not kept: in memory only."`
+	Disk     Disk            `toml:"disk" doc:"The data folder's disk."`
+	Delivery Delivery        `toml:"delivery" doc:"The timing of deliveries. The defaults suit nearly everyone."`
+	Shutdown Shutdown        `toml:"shutdown" doc:"What happens on SIGTERM or Ctrl-C."`
+	Cluster  Cluster         `toml:"cluster" doc:"How this node finds and calls other nodes. These settings have no effect while join is empty."`
+	Kafka    Kafka           `toml:"kafka" doc:"The log of a cluster."`
 
 	origins  map[string]string
 	warnings []string

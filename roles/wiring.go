@@ -108,7 +108,7 @@ func (n *Node) makeRoles(ctx context.Context, c *core, w wiring) (err error) {
 		c.router, err = router.New(n.routerConfig(), router.Deps{
 			Kept: faults.routerLog(c.kept), Live: n.live, Topic: c.events,
 			Store: store.NewMailboxes(n.db).ForGeneration(c.kept.Generation()).DerivedBy(n.readsRecords()), Owned: w.owned,
-			Growth: w.growth, Records: n.records.inUse(), Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
+			Growth: w.growth, Records: n.records.inUse(), Gate: &n.records, Log: n.log, Metrics: c.metrics, Notices: n.report, Now: n.now,
 		})
 		if err != nil {
 			return err
@@ -184,7 +184,7 @@ func (n *Node) routerConfig() router.Config {
 	c.SessionLimits, c.MailboxLimits, c.WatchTimes = n.cfg.Limits.SessionLimits, n.cfg.Kept.MailboxLimits, d.WatchTimes
 	c.WindowMessages, c.WindowBytes = d.CatchUpMessages, d.CatchUpBytes
 	c.CometTimeout = 3 * d.AnnounceInterval
-	c.EventsSource = n.eventsSource()
+	c.EventsSource, c.Presence = n.eventsSource(), n.cfg.Presence
 	c.Faults = n.opts.Faults.Router
 	if n.cluster != nil {
 		// The log lives longer than this router's disk, and its producers repeat appends.

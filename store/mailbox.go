@@ -47,6 +47,9 @@ type MailboxMeta struct {
 	Rooms *MailboxRooms
 	// Reads is what the user has read; nil: nothing. What it points to never changes.
 	Reads *MailboxReads
+	// Presence is what was told of the user's coming and going; nil: nothing. What it points to never
+	// changes.
+	Presence *MailboxPresence
 }
 
 // MailboxRooms are the memberships of a user.

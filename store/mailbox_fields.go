@@ -12,9 +12,9 @@ const mailboxFieldsFormat = 2
 
 // The tags of fields.
 const (
-	fieldRooms = 1
-	fieldReads = 2
-	// 3 is presence
+	fieldRooms     = 1
+	fieldReads     = 2
+	fieldPresence  = 3
 	fieldPublished = 4 // for each device that has sent a message with an id: its bit, the id and the time
 )
 
@@ -30,7 +30,7 @@ type MailboxReads struct {
 
 // needsFields reports whether only fields have all of the meta.
 func (m *MailboxMeta) needsFields() bool {
-	return m.Reads != nil || slices.ContainsFunc(m.Devices, func(d MailboxDevice) bool { return d.Published > 0 })
+	return m.Reads != nil || m.Presence != nil || slices.ContainsFunc(m.Devices, func(d MailboxDevice) bool { return d.Published > 0 })
 }
 
 func appendField(b []byte, tag uint64, value []byte) []byte {
@@ -46,6 +46,9 @@ func appendFields(b []byte, m *MailboxMeta) []byte {
 	}
 	if m.Reads != nil {
 		b = appendField(b, fieldReads, appendReads(nil, m.Reads))
+	}
+	if m.Presence != nil {
+		b = appendField(b, fieldPresence, appendPresence(nil, m.Presence))
 	}
 	if published := appendPublished(nil, m); published != nil {
 		b = appendField(b, fieldPublished, published)
@@ -65,6 +68,8 @@ func (c *fieldReader) fields(m *MailboxMeta) {
 			m.Rooms = value.rooms()
 		case tag == fieldReads:
 			m.Reads = value.reads()
+		case tag == fieldPresence:
+			m.Presence = value.presence()
 		case tag == fieldPublished:
 			value.published(m)
 		default:

@@ -27,7 +27,11 @@ func TestMetaFields(t *testing.T) {
 		{"rooms", store.MailboxMeta{Rooms: rooms}, "0100000000ac0202016100" + "0162"},
 		{"reads", store.MailboxMeta{Devices: devices, Reads: &store.MailboxReads{At: 9, UpTo: 4, IDs: []uint64{6, 8}}},
 			"02000001016403050607" + "00" + "0204" + "09040202"},
-		{"all", store.MailboxMeta{LastMS: 1, Dropped: 2, Devices: devices, Moved: 9, Rooms: rooms, Reads: reads}, ""},
+		{"all", store.MailboxMeta{LastMS: 1, Dropped: 2, Devices: devices, Moved: 9, Rooms: rooms, Reads: reads,
+			Presence: &store.MailboxPresence{At: 5, Online: true, SinceMS: 6, NotedMS: 7}}, ""},
+		{"online", store.MailboxMeta{Presence: &store.MailboxPresence{At: 9, Online: true, SinceMS: 4, NotedMS: 300}},
+			"0200000000" + "0305" + "010904ac02"},
+		{"offline", store.MailboxMeta{Presence: &store.MailboxPresence{At: 1 << 60}}, ""},
 		{"empty reads", store.MailboxMeta{Reads: &store.MailboxReads{}}, ""},
 	} {
 		b, _ := store.EncodeMailbox(&c.meta, &store.MailboxEntry{})
@@ -45,7 +49,7 @@ func TestMetaFields(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ hex, want string }{
-		{"0300000000", "format 3"}, {"02000000007f00", "field 127"}, {"020000000002ff", "cut off"},
+		{"0300000000", "format 3"}, {"02000000007f00", "field 127"}, {"020000000002ff", "cut off"}, {"0200000000030101", "cut off"},
 	} {
 		b, err := hex.DecodeString(c.hex)
 		if err != nil {

@@ -15,8 +15,12 @@ const (
 	prefixBody     = 'B' // partition, user, 0, id     → op, body (shared: user is empty)
 	prefixUsed     = 'I' // partition, user, 0, key    → id that used the idempotency key (a claim's user is empty; see Claim)
 	prefixDue      = 'D' // partition, time (uint64 BE), id, user → nothing: a message of the user may have a step to take then
+	prefixOnline   = 'O' // partition, user            → nothing: the user was told to be online
 	prefixPosition = 'R' // partition                  → id of the last applied record, version of records that the writer read (absent: 1)
 )
+
+// mailboxPrefixes are all of them. The position's comes first.
+var mailboxPrefixes = []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed, prefixDue, prefixOnline}
 
 // keySpace makes the keys of one generation of the log. Its value is the generation.
 type keySpace uint16
@@ -37,7 +41,7 @@ func laterPrefix(prefix byte) byte { return prefix | 0x20 }
 // partitionPrefixes returns the key prefixes of everything that is stored of a partition.
 // The position's comes first.
 func (s keySpace) partitionPrefixes(partition int32) (prefixes [][]byte) {
-	for _, p := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed, prefixDue} {
+	for _, p := range mailboxPrefixes {
 		prefixes = append(prefixes, s.partitionKey(p, partition, 0))
 	}
 	return prefixes

@@ -80,7 +80,7 @@ func (m *Mailboxes) DropOlder(ctx context.Context) (dropped bool, err error) {
 			dropped = dropped || some
 		}
 	}
-	for _, prefix := range []byte{prefixPosition, prefixUser, prefixEntry, prefixBody, prefixUsed} {
+	for _, prefix := range mailboxPrefixes {
 		drop([]byte{prefix}, nil) // the first generation
 		drop([]byte{laterPrefix(prefix)}, binary.BigEndian.AppendUint16([]byte{laterPrefix(prefix)}, uint16(m.keySpace)))
 	}

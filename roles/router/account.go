@@ -225,6 +225,7 @@ func (t *accountTable) addLocked(box mailbox.Mailbox) *account {
 	t.p.rebuild.restoreDevices(a)
 	t.expireLocked(a)
 	t.scheduleAllLocked(a)
+	t.p.presence.loadedLocked(a)
 	return a
 }
 
@@ -289,7 +290,8 @@ func (t *accountTable) evictLocked() {
 		if over <= 0 {
 			return
 		}
-		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) {
+		if a.due.queued && a.due.at <= soon || len(a.sessions) > 0 || len(a.leaving) > 0 || a.Dirty() || p.writes.has(a) ||
+			p.presence.hasLocked(a) {
 			continue
 		}
 		p.cache.release(a)

@@ -155,6 +155,8 @@ func (ap *applier) inMemoryLocked(rec *envelope.Record) bool {
 		return rec.Upstream.ClientId == 0 || here(rec.Upstream.User)
 	case rec.Dues != nil:
 		return !slices.ContainsFunc(rec.Dues.Dues, func(d *envelope.Due) bool { return !here(d.User) })
+	case rec.Presences != nil:
+		return !slices.ContainsFunc(rec.Presences.Presences, func(c *envelope.Presence) bool { return !here(c.User) })
 	}
 	return false
 }
@@ -248,6 +250,9 @@ func (ap *applier) changeLocked(offset int64, rec *envelope.Record, now time.Tim
 	case rec.Read != nil:
 		kind("read")
 		return ap.readLocked(id, rec)
+	case rec.Presences != nil:
+		kind("presences")
+		return ap.presencesLocked(id, rec)
 	case rec.Moved != nil:
 		kind("moved")
 		return ap.movedLocked(id, rec, now)
@@ -497,6 +502,7 @@ func (ap *applier) movedLocked(id uint64, rec *envelope.Record, now time.Time) e
 		p.rebuild.pushed += len(part.Messages)
 		p.accounts.scheduleAllLocked(a)
 		p.accounts.touchLocked(a, size)
+		p.presence.loadedLocked(a)
 	}
 	for _, k := range rec.Moved.Keys {
 		if k.ExpiresMs <= now.UnixMilli() || !ap.storableLocked(id, k.User, "user") || !ap.storableKeyLocked(id, k.Key) {

@@ -386,7 +386,7 @@ func (r *Router) Announce(ctx context.Context, req *envelope.AnnounceRequest) (*
 // /1/server/del asks. A comet that is alive announces them again.
 func (r *Router) Forget(_ context.Context, req *envelope.ForgetRequest) (*envelope.ForgetReply, error) {
 	r.presence.comets.forget(req.Comet)
-	return &envelope.ForgetReply{Sessions: uint32(r.presence.drop(req.Comet, nil))}, nil
+	return &envelope.ForgetReply{Sessions: uint32(r.presence.drop(req.Comet, r.now(), nil))}, nil
 }
 
 // User returns what is known of a user: as much as was applied, and what the
@@ -407,12 +407,7 @@ func (r *Router) User(ctx context.Context, req *envelope.UserRequest) (*envelope
 	for _, s := range a.sessions {
 		reply.Sessions = append(reply.Sessions, s.describe(a.User()))
 	}
-	for _, d := range a.Meta().Devices {
-		reply.Devices = append(reply.Devices, &envelope.DeviceInfo{
-			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Pending(1 << d.Bit)),
-		})
-		reply.LastSeenMs = max(reply.LastSeenMs, d.SeenMS)
-	}
+	p.describePresenceLocked(a, reply)
 	if n := len(a.Entries()); n > 0 {
 		reply.OldestId, reply.NewestId = a.Entries()[0].ID, a.Entries()[n-1].ID
 	}

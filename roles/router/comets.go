@@ -204,7 +204,7 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 	rooms, restarted := pr.comets.announced(req, now)
 	reply := &envelope.AnnounceReply{Epochs: make(map[uint32]uint64), Rooms: rooms}
 	if restarted {
-		pr.drop(req.Comet, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
+		pr.drop(req.Comet, now, func(s *session) bool { return s.kind.incarnation != req.Incarnation })
 	}
 	for _, info := range req.Sessions {
 		pr.register(ctx, info)
@@ -219,6 +219,9 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 		}
 		p.mu.Lock()
 		if p.hereLocked() == nil {
+			if len(req.Sessions) == 0 {
+				p.presence.announcedLocked(req.Comet, req.Partitions[uint32(p.index)], now)
+			}
 			reply.Epochs[uint32(p.index)] = epoch + p.gain.Load()
 		}
 		p.mu.Unlock()
@@ -233,7 +236,7 @@ func (pr *presence) announce(ctx context.Context, req *envelope.AnnounceRequest)
 func (pr *presence) compare(req *envelope.AnnounceRequest, now time.Time) {
 	if reviewing, over := pr.comets.reviewStep(req.Comet, now); reviewing {
 		if over {
-			n := pr.drop(req.Comet, func(s *session) bool { return s.suspect })
+			n := pr.drop(req.Comet, now, func(s *session) bool { return s.suspect })
 			pr.log.Warn().Str("comet", req.Comet).Int("sessions", n).
 				Msg("sessions that their comet did not announce again left the table")
 		}
@@ -294,11 +297,15 @@ func (pr *presence) each(comet string, do func(*partition, *account, *session)) 
 }
 
 // drop forgets those of a comet's sessions that which reports true for, or all
-// if it is nil. It returns how many there were.
-func (pr *presence) drop(comet string, which func(*session) bool) (n int) {
+// if it is nil. They have ended at a time; their devices are noted as seen until
+// then. drop returns how many there were.
+func (pr *presence) drop(comet string, at time.Time, which func(*session) bool) (n int) {
 	pr.each(comet, func(p *partition, a *account, s *session) {
 		if which == nil || which(s) {
-			p.removeSessionLocked(a, s.address())
+			p.removeEndedLocked(a, s.address(), at)
+			if a.SeenUntil(s.device, at.UnixMilli()) {
+				p.accounts.touchLocked(a, 64)
+			}
 			n++
 		}
 	})
@@ -317,7 +324,7 @@ func (pr *presence) expireComets(now time.Time) {
 		p.mu.Unlock()
 	}
 	for _, name := range pr.comets.expire(present, pr.cfg.CometTimeout, now) {
-		if n := pr.drop(name, nil); n > 0 {
+		if n := pr.drop(name, now.Add(-pr.cfg.CometTimeout), nil); n > 0 {
 			pr.metrics.expiredSessions.Add(float64(n))
 			pr.log.Warn().Str("comet", name).Int("sessions", n).Dur("silent", pr.cfg.CometTimeout).
 				Msg("comet is silent: its sessions left the table")

@@ -39,6 +39,8 @@ type Config struct {
 	MailboxLimits
 	WatchTimes
 
+	// Presence is section [presence].
+	Presence Presence
 	// WindowMessages and WindowBytes bound one answer to a catch-up where the
 	// question does not.
 	WindowMessages int `default:"1000"`
@@ -100,6 +102,12 @@ type MailboxLimits struct {
 type WatchTimes struct {
 	WatchInterval time.Duration `toml:"watch_interval" default:"1s" unit:"duration" min:"50ms" max:"1m" doc:"How often the owner of a mailbox looks for sessions that missed something."`
 	WatchAfter    time.Duration `toml:"watch_after" default:"3s" unit:"duration" min:"50ms" max:"10m" doc:"How long a message may be unacknowledged before the owner says so to the session's comet."`
+}
+
+// Presence is section [presence].
+type Presence struct {
+	Events bool          `toml:"events" doc:"Whether user.online and user.offline are told, as events. GET /v1/users/{user} says at any time who is\nonline. Every node that runs router needs the same setting."`
+	Grace  time.Duration `toml:"grace" default:"5s" unit:"duration" min:"0s" max:"10m" doc:"How long a user has no connection before it is told to be offline. One that is back within it is told nothing."`
 }
 
 // DefaultConfig returns a Config with every default.

@@ -9,6 +9,7 @@ import (
 
 	"imgo/envelope"
 	"imgo/internal/wait"
+	"imgo/roles/router/mailbox"
 	"imgo/store"
 )
 
@@ -226,6 +227,11 @@ func (p deviceRecords) fading(stored *store.MailboxUser) (list []*envelope.Recor
 	}
 	if retention <= 0 {
 		return list
+	}
+	if pr := meta.Presence; pr != nil && pr.Online && pr.NotedMS < due && p.presence != nil {
+		again := mailbox.PresenceRecord(pr)
+		again.User = stored.Name
+		list = append(list, &envelope.Record{Presences: &envelope.Presences{Presences: []*envelope.Presence{again}}})
 	}
 	if r := meta.Rooms; r != nil && r.NotedMS < due && len(r.Names) > 0 {
 		list = append(list, &envelope.Record{

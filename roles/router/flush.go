@@ -234,6 +234,9 @@ func (w *writeBehind) takeLocked(b *store.MailboxBatch, position uint64, now tim
 		if c.Erased > 0 {
 			b.EraseKeys(a.User(), c.Erased)
 		}
+		if c.Told {
+			b.PutOnline(a.User(), a.ToldOnline())
+		}
 		switch {
 		case !c.Meta:
 		case a.Blank() && len(a.Entries()) == 0:

@@ -28,6 +28,8 @@ type metrics struct {
 	readBodies      prometheus.Counter
 	repeated        prometheus.Counter
 	moved           prometheus.Counter
+	presences       prometheus.Counter
+	presenceErrors  prometheus.Counter
 	flush           prometheus.Histogram
 }
 
@@ -57,8 +59,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backlog:         counter("backlog_messages_total", "Messages handed out to sessions that caught up."),
 		readBodies: counter("backlog_read_messages_total",
 			"Messages of these whose bodies were not in memory and were read from the store."),
-		repeated: counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
-		moved:    counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
+		repeated:       counter("remembered_devices_total", "Devices put into the kept log again before their last record leaves it."),
+		moved:          counter("moved_messages_total", "Messages that were put into the kept log's next generation."),
+		presences:      counter("recorded_presences_total", "Users that were put into the kept log because they have come or gone."),
+		presenceErrors: counter("presence_errors_total", "Appends of users that have come or gone that failed, and were tried again."),
 		flush: auto.NewHistogram(prometheus.HistogramOpts{Name: "imgo_router_flush_seconds",
 			Help: "Time to write the changed mailboxes of a partition.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
@@ -115,6 +119,8 @@ func exportSizes(reg prometheus.Registerer, parts *ownership) {
 		}
 		return n
 	})
+	gauge("untold_presences", "Users that have come or gone, and were not told so yet.",
+		func(p *partition) int { return p.presence.sizeLocked() })
 	gauge("cached_bytes", "Bytes of bodies that are held in memory though the store has them.",
 		func(p *partition) int { return p.cache.bytes })
 	gauge("unflushed_bytes", "About how many bytes of changes are to be written to the store.",

@@ -194,6 +194,8 @@ func (m *mover) mailbox(ctx context.Context, user string) error {
 	}
 	part.Reads = mailbox.Reads(meta.Reads)
 	base += part.Reads.SizeVT()
+	part.Presence = mailbox.PresenceRecord(meta.Presence)
+	base += part.Presence.SizeVT()
 	return m.add(ctx, user, base, func(to *envelope.Moved) { to.Mailboxes = append(to.Mailboxes, part) })
 }
 

@@ -164,10 +164,8 @@ func (o *ownership) adjust(ctx context.Context, g *errgroup.Group, owned []int32
 			g.Go(func() error { return p.run(pctx) })
 			o.log.Debug().Int32("partition", index).Msg("partition gained")
 		case own && !p.owned.Load():
-			// Others may have answered for it meanwhile: another epoch.
 			o.gains[i]++
-			p.gain.Store(o.gains[i])
-			p.owned.Store(true)
+			p.regain(o.gains[i])
 			delete(o.lost, index)
 		case !own && p != nil:
 			if p.owned.Swap(false) {

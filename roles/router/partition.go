@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"imgo/envelope"
 	"imgo/roles/router/mailbox"
@@ -49,6 +50,8 @@ type partition struct {
 	rebuild rebuild
 	cache   cache
 	events  *emitter
+	// presence is nil unless users are told to be online and offline.
+	presence *presenceRecorder
 	// scratch is for one window, while mu is held.
 	scratch []*mailbox.Entry
 	// err is why the partition does not go on; nil: it does.
@@ -66,6 +69,7 @@ func newPartition(res *resources, index int32, gain uint64, predecessor <-chan s
 	}
 	p.applier.p = p
 	p.events = newEmitter(p, res.eventsLog)
+	p.presence = newPresenceRecorder(p)
 	p.dues.stored.Store(noDue)
 	p.accounts = accountTable{
 		p: p, byUser: make(map[string]*account), loading: make(map[string]*loading), watched: make(map[*account]struct{}),
@@ -225,6 +229,9 @@ func (p *partition) run(ctx context.Context) error {
 	emitting.Go(func() { p.events.run(ectx) })
 	defer emitting.Wait()
 	defer stopEvents()
+	if p.presence != nil {
+		emitting.Go(func() { p.presence.run(ctx) })
+	}
 	f := follower{partition: p}
 	err := f.run(ctx)
 	if err == nil {
@@ -274,19 +281,38 @@ func (p *partition) expire() (n int) {
 func (p *partition) addSessionLocked(a *account, info *envelope.SessionInfo) {
 	p.sessions.add(a, info)
 	p.accounts.touchLocked(a, 0)
+	p.presence.noteLocked(a, p.now(), "")
 }
 
-// removeSessionLocked takes a session out of the table. It reports whether it
-// was there.
+// removeSessionLocked takes a session out of the table that has just ended. It reports
+// whether it was there.
 func (p *partition) removeSessionLocked(a *account, address envelope.AddressKey) bool {
+	return p.removeEndedLocked(a, address, p.now())
+}
+
+// removeEndedLocked takes a session out of the table that has ended at a time. It
+// reports whether it was there.
+func (p *partition) removeEndedLocked(a *account, address envelope.AddressKey, at time.Time) bool {
+	s := a.session(address)
 	if !p.sessions.remove(a, address) {
 		return false
 	}
 	if len(a.sessions) == 0 {
 		delete(p.accounts.watched, a)
 		delete(p.accounts.untold, a)
+		p.presence.noteLocked(a, at, s.device)
 	}
 	return true
+}
+
+// regain makes the partition owned again, after it was not for a moment. Others may
+// have answered for it meanwhile: gain is another one.
+func (p *partition) regain(gain uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.presence.regainLocked(p.now())
+	p.gain.Store(gain)
+	p.owned.Store(true)
 }
 
 // fencedAt returns the offset of the partition's fence. ok is false if it has

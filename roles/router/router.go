@@ -64,6 +64,7 @@ type Store interface {
 	Keys(partition int32, after store.UsedKey, limit int) ([]store.UsedKey, error)
 	Batch(partition int32) *store.MailboxBatch
 	Dues(partition int32, after store.DueAt, untilMS int64, limit int) (dues []store.DueAt, next int64, ok bool, err error)
+	Online(partition int32, after string, limit int) ([]string, error)
 	DropPartition(ctx context.Context, partition int32) error
 	DropOlder(ctx context.Context) (dropped bool, err error)
 }
@@ -87,6 +88,8 @@ type Deps struct {
 	// starts; 0: 1. A stored mailbox that was derived by a router of a lower version may lack
 	// what such records did.
 	Records uint32
+	// Gate is asked before a record of a newer version is appended; nil: all nodes read all.
+	Gate RecordGate
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 	// Notices is called with what happened to a user's data. n is how often, for what may
@@ -114,6 +117,9 @@ type resources struct {
 	notice  func(kind, user string, n int, detail string)
 	kinds   sessionKinds
 	records uint32 // Deps.Records
+	gate    RecordGate
+	// gateClosed: some node does not read records of presence, and the log says so.
+	gateClosed atomic.Bool
 	// eventsLog is Deps.Topic.
 	eventsLog EventsLog
 	// readSlots bounds the partitions that are read back side by side.
@@ -169,7 +175,7 @@ func New(cfg Config, d Deps) (*Router, error) {
 	res := &resources{
 		cfg: cfg, kept: d.Kept, live: d.Live, store: d.Store,
 		log: d.Log.With().Str("role", "router").Logger(), metrics: newMetrics(d.Metrics), now: d.Now, notice: d.Notices,
-		records: d.Records, eventsLog: d.Topic,
+		records: d.Records, gate: d.Gate, eventsLog: d.Topic,
 		readSlots: make(chan struct{}, max(2, runtime.GOMAXPROCS(0))), flushNow: wait.NewSignal(),
 	}
 	if res.now == nil {

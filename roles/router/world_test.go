@@ -157,7 +157,7 @@ func (l *memLog) stick(p int32, at int64) {
 	l.grown = make(chan struct{})
 }
 
-// clock is a wall clock that a test moves.
+// clock is a wall clock that a test moves; of the zero time: that of the bubble of testing/synctest.
 type clock struct {
 	mu sync.Mutex
 	t  time.Time
@@ -166,6 +166,9 @@ type clock struct {
 func (c *clock) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.t.IsZero() {
+		return time.Now()
+	}
 	return c.t
 }
 
@@ -188,6 +191,7 @@ type world struct {
 	growth     router.Growth
 	store      func(router.Store) router.Store // what the router gets; nil: the store itself
 	records    uint32                          // Deps.Records
+	gate       router.RecordGate
 	reg        *prometheus.Registry
 	r          *router.Router
 	stop       func()
@@ -239,7 +243,7 @@ func (w *world) start() {
 	}
 	r, err := router.New(w.cfg, router.Deps{
 		Topic: topic, Owned: owned, Metrics: w.reg, Growth: w.growth,
-		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records,
+		Kept: w.kept, Live: w.live, Store: boxes, Log: zerolog.Nop(), Now: w.clock.now, Records: w.records, Gate: w.gate,
 		Notices: func(kind, user string, _ int, _ string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

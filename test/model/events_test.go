@@ -77,6 +77,9 @@ func (w *world) judgeEvents() error {
 	if err := w.judgeUpstream(got); err != nil {
 		return err
 	}
+	if err := w.judgePresence(got); err != nil {
+		return err
+	}
 	return w.judgeDeadlines(got)
 }
 
@@ -202,6 +205,9 @@ func TestEachRuleOfEventsIsNeeded(t *testing.T) {
 			routerFaults: router.Faults{EventsOverlap: true}, rates: rates{topic: 0.6, lag: 0.5, lateMax: 20 * time.Millisecond},
 		}},
 		{"reader-skips", plan{noSkip: true, rates: rates{topic: 0.3}}},
+		{"presence-by-log", plan{
+			routerFaults: router.Faults{PresenceByClock: true}, presence: true, rates: rates{lag: 0.3, lateMax: 20 * time.Millisecond},
+		}},
 		{"due-by-log", plan{routerFaults: router.Faults{DueByClock: true}, rates: rates{lag: 0.3, lateMax: 20 * time.Millisecond}}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

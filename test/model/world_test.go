@@ -48,6 +48,8 @@ type plan struct {
 	// reports: pushes ask for a report, and the events are judged. noSkip: the reader of
 	// events does not drop repetitions.
 	reports, noSkip bool
+	// presence: routers tell which users are online, and that is judged too.
+	presence bool
 }
 
 // world is two routers, two comets each with a logic, one or two jobs, one
@@ -73,6 +75,7 @@ type world struct {
 	jobs   []func() // stop a job
 	views  []*view  // of the jobs
 	late   sync.WaitGroup
+	served sync.WaitGroup // sessions
 
 	h       *history
 	clients []*client
@@ -81,6 +84,9 @@ type world struct {
 	reported     []string
 	outgoing     map[string]*outgoing // by user: messages for the backend
 	told0, reads int
+	// gone are the users that leave at the end, presences counts the events of presence.
+	gone      []string
+	presences int
 }
 
 func (w *world) must(err error) {
@@ -110,6 +116,7 @@ func (w *world) routerUp(i int) {
 	cfg.WatchInterval, cfg.WatchAfter, cfg.WatchMax = 10*time.Millisecond, 30*time.Millisecond, 100*time.Millisecond
 	cfg.CometTimeout, cfg.FlushInterval = 150*time.Millisecond, 5*time.Millisecond
 	cfg.WindowMessages, cfg.DedupeWarm, cfg.Faults = 3, 1000, w.p.routerFaults
+	cfg.Presence = router.Presence{Events: w.p.presence, Grace: presenceGrace}
 	cfg.LoseAfter, cfg.CleanAfter = time.Duration(w.dice.n(2))*20*time.Millisecond, 200*time.Millisecond
 	r, err := router.New(cfg, router.Deps{
 		Owned: w.rings[i].get, Topic: faultyTopic{w.topic, w},
@@ -213,6 +220,7 @@ func newWorld(t *testing.T, p plan) *world {
 			stop()
 		}
 		w.late.Wait()
+		w.served.Wait()
 		for _, down := range w.downs {
 			if down != nil {
 				down()
@@ -317,7 +325,11 @@ func (w *world) run() error {
 				w.clients[w.dice.n(len(w.clients))].connect()
 			}
 		case 6:
-			if !w.p.calm {
+			switch {
+			case w.p.calm:
+			case w.p.presence && w.dice.n(2) == 0:
+				w.leave(users[w.dice.n(len(users))])
+			default:
 				w.clients[w.dice.n(len(w.clients))].disconnect()
 			}
 			if w.p.reports && w.dice.n(2) == 0 {
@@ -354,7 +366,8 @@ func (w *world) run() error {
 			c.connect()
 		}
 		err := w.h.judge()
-		if err == nil && w.p.reports {
+		if err == nil && (w.p.reports || w.p.presence) {
+			w.settlePresence()
 			return w.judgeEvents()
 		}
 		if err == nil || !errors.Is(err, errLost) || time.Now().After(limit) {
@@ -410,9 +423,9 @@ func (c *client) connect() {
 	}
 	done := make(chan struct{})
 	c.conn, c.done = cl, done
-	c.w.late.Go(func() { n.comet.Serve(conn) })
+	c.w.served.Go(func() { n.comet.Serve(conn) })
 	s := c.w.h.session(c.user, c.device)
-	c.w.late.Go(func() {
+	c.w.served.Go(func() {
 		defer close(done)
 		defer cl.Close()
 		c.receive(cl, s)

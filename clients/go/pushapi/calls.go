@@ -225,6 +225,7 @@ type Session struct {
 // Device is a device that a user's mailbox knows.
 type Device struct {
 	Device     string `json:"device"`
+	Online     bool   `json:"online"` // it has a session
 	LastSeenMS int64  `json:"last_seen_ms"` // Unix milliseconds
 	Pending    int    `json:"pending"`
 }
@@ -243,6 +244,9 @@ type User struct {
 	// Dropped counts the messages that had to make room for others.
 	Dropped    int   `json:"dropped"`
 	LastSeenMS int64 `json:"last_seen_ms"` // Unix milliseconds, or 0
+	// SinceMS is when the user came online, or when it went offline, as far as it is known, Unix
+	// milliseconds, or 0.
+	SinceMS int64 `json:"since_ms"`
 }
 
 // User returns the sessions, devices and pending messages of a user.

@@ -1078,12 +1078,16 @@ export interface components {
             newest_id: components["schemas"]["MessageID"];
             /** @description Kept messages of this user that the limit on the length of a mailbox has dropped. */
             dropped: components["schemas"]["Count"];
-            /** @description Unix milliseconds. 0 means never. */
+            /** @description When a device of the user was last connected, Unix milliseconds. 0 means never, or that it is not known. */
             last_seen_ms: number;
+            /** @description When the user came online, or when it went offline, as far as it is known, Unix milliseconds. 0 means that it is not. */
+            since_ms: number;
         };
         Device: {
             device: string;
-            /** @description Unix milliseconds. */
+            /** @description Whether the device has a session. */
+            online: boolean;
+            /** @description When the device was last connected, Unix milliseconds. */
             last_seen_ms: number;
             pending: components["schemas"]["Count"];
         };

@@ -81,12 +81,15 @@ type userView struct {
 	NewestID   string `json:"newest_id"`
 	Dropped    uint64 `json:"dropped"`
 	LastSeenMS int64  `json:"last_seen_ms"`
+	// SinceMS is when the user came online, or went; 0: that is not known.
+	SinceMS int64 `json:"since_ms"`
 }
 
 // deviceView is a device that the user's mailbox knows. The device without a
 // name stands for all sessions that named none.
 type deviceView struct {
 	Device     string `json:"device"`
+	Online     bool   `json:"online"`
 	LastSeenMS int64  `json:"last_seen_ms"`
 	Pending    uint32 `json:"pending"`
 }
@@ -106,10 +109,12 @@ func (a *API) user(c *call) error {
 		User: user, Online: len(r.GetSessions()) > 0, Sessions: viewSessions(r.GetSessions()),
 		Devices: make([]deviceView, 0, len(r.GetDevices())),
 		Pending: r.GetPending(), OldestID: decimal(r.GetOldestId()), NewestID: decimal(r.GetNewestId()),
-		Dropped: r.GetDropped(), LastSeenMS: r.GetLastSeenMs(),
+		Dropped: r.GetDropped(), LastSeenMS: r.GetLastSeenMs(), SinceMS: r.GetSinceMs(),
 	}
 	for _, d := range r.GetDevices() {
-		view.Devices = append(view.Devices, deviceView{Device: d.GetDevice(), LastSeenMS: d.GetSeenMs(), Pending: d.GetPending()})
+		view.Devices = append(view.Devices, deviceView{
+			Device: d.GetDevice(), Online: d.GetOnline(), LastSeenMS: d.GetSeenMs(), Pending: d.GetPending(),
+		})
 	}
 	return c.Reply(http.StatusOK, view)
 }

@@ -36,21 +36,21 @@ func TestUser(t *testing.T) {
 		}
 		return &envelope.UserReply{
 			Sessions: []*envelope.SessionInfo{someSession(), {Address: &envelope.Address{Comet: "n", Session: 1}}},
-			Devices:  []*envelope.DeviceInfo{{Device: "phone", SeenMs: 5, Pending: 2}, {SeenMs: 6}},
-			Pending:  3, OldestId: 1 << 48, NewestId: math.MaxUint64, Dropped: 4, LastSeenMs: 7,
+			Devices:  []*envelope.DeviceInfo{{Device: "phone", SeenMs: 5, Pending: 2, Online: true}, {SeenMs: 6}},
+			Pending:  3, OldestId: 1 << 48, NewestId: math.MaxUint64, Dropped: 4, LastSeenMs: 7, SinceMs: 8,
 		}, nil
 	}})
 	want := `{"user":"alice","online":true,"sessions":[` + someSessionJSON +
 		`,{"name":"n~0000000000000001","user":"","device":"","key":"","global_key":false,"platform":"","address":"","transport":"",` +
 		`"generation":"","node":"n",` +
 		`"since_ms":0,"rooms":[],"accepts":[]}],` +
-		`"devices":[{"device":"phone","last_seen_ms":5,"pending":2},{"device":"","last_seen_ms":6,"pending":0}],` +
-		`"pending":3,"oldest_id":"281474976710656","newest_id":"18446744073709551615","dropped":4,"last_seen_ms":7}` + "\n"
+		`"devices":[{"device":"phone","online":true,"last_seen_ms":5,"pending":2},{"device":"","online":false,"last_seen_ms":6,"pending":0}],` +
+		`"pending":3,"oldest_id":"281474976710656","newest_id":"18446744073709551615","dropped":4,"last_seen_ms":7,"since_ms":8}` + "\n"
 	if a := h.do("GET", "/v1/users/alice", ""); a.status != 200 || a.body != want {
 		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, want)
 	}
 	nobody := `{"user":"a/b ä?","online":false,"sessions":[],"devices":[],"pending":0,"oldest_id":"0","newest_id":"0",` +
-		`"dropped":0,"last_seen_ms":0}` + "\n"
+		`"dropped":0,"last_seen_ms":0,"since_ms":0}` + "\n"
 	if a := h.do("GET", "/v1/users/a%2Fb%20%C3%A4%3F", ""); a.status != 200 || a.body != nobody || asked != "a/b ä?" {
 		t.Errorf("answered %d\n%s\nwant\n%s", a.status, a.body, nobody)
 	}

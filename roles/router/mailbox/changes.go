@@ -16,6 +16,8 @@ type Changes struct {
 	Used map[string]uint64
 	// Meta: the meta is to be written.
 	Meta bool
+	// Told: whether the user was told to be online is to be written.
+	Told bool
 	// Erased: the idempotency keys of messages before this id are to be deleted.
 	Erased uint64
 }
@@ -29,7 +31,7 @@ func (m *Mailbox) Dirty() bool { return m.dirty || len(m.used) > 0 }
 // must follow.
 func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
 	// Keys that are used while these are written are for the next flush.
-	c = Changes{Gone: m.gone, Used: maps.Clone(m.used), Meta: m.metaChanged}
+	c = Changes{Gone: m.gone, Used: maps.Clone(m.used), Meta: m.metaChanged, Told: m.toldChanged}
 	for _, e := range m.entries {
 		switch {
 		case !e.changed:
@@ -52,7 +54,7 @@ func (m *Mailbox) TakeChanges(position uint64) (c Changes, later bool) {
 	if m.erased > m.erasedStored {
 		c.Erased = m.erased
 	}
-	m.gone, m.metaChanged, m.dirty = nil, false, later
+	m.gone, m.metaChanged, m.toldChanged, m.dirty = nil, false, false, later
 	return c, later
 }
 
@@ -81,15 +83,15 @@ func (m *Mailbox) Undo(c *Changes) {
 		e.changed = true
 	}
 	m.gone = append(c.Gone, m.gone...)
-	m.metaChanged = m.metaChanged || c.Meta
+	m.metaChanged, m.toldChanged = m.metaChanged || c.Meta, m.toldChanged || c.Told
 	m.dirty = true
 }
 
 // MetaExpiry returns until when the meta must be stored: a day longer than the last
 // message, and at least until then. The zero time means for ever: the user is in a
-// room, or a record has to forget a device.
+// room, was told to be online, or a record has to forget a device.
 func (m *Mailbox) MetaExpiry(until time.Time) time.Time {
-	if m.inRooms() || m.hasPublished() {
+	if m.inRooms() || m.ToldOnline() || m.hasPublished() {
 		return time.Time{}
 	}
 	for _, e := range m.entries {

@@ -69,14 +69,15 @@ type Mailbox struct {
 	// erased is the id of the last record that erased the user: idempotency keys of
 	// earlier messages are void, also those that the store still has.
 	erased, erasedStored uint64 // erasedStored: as far as the store did it
-	noStoredKeys         bool   // the store has no idempotency key of the user
 
 	events []events.Event // see TakeEvents
 	// stale are devices that have expired, and that messages that report wait for.
 	stale []string
 
-	metaChanged bool
-	dirty       bool
+	// noStoredKeys: the store has no idempotency key of the user. toldChanged: it has another
+	// ToldOnline.
+	noStoredKeys, toldChanged bool
+	metaChanged, dirty        bool
 }
 
 // New returns the mailbox of a user of whom the store has nothing.
@@ -302,6 +303,7 @@ func (m *Mailbox) Erase(at uint64) {
 	m.meta.LastMS, m.meta.Dropped = 0, 0
 	m.eraseRooms(at)
 	m.eraseReads(at)
+	m.erasePresence()
 	m.erased = max(m.erased, at)
 	m.metaChanged, m.dirty = true, true
 }
@@ -312,7 +314,8 @@ func (m *Mailbox) Erased() uint64 { return m.erased }
 
 // Blank reports whether nothing is known of the user but pending messages.
 func (m *Mailbox) Blank() bool {
-	return len(m.meta.Devices) == 0 && m.meta.LastMS == 0 && m.meta.Dropped == 0 && m.meta.Moved == 0 && m.meta.Reads == nil && !m.inRooms()
+	return len(m.meta.Devices) == 0 && m.meta.LastMS == 0 && m.meta.Dropped == 0 && m.meta.Moved == 0 && m.meta.Reads == nil &&
+		!m.inRooms() && !m.ToldOnline()
 }
 
 // RestoreDevice makes a device known whose first record has left the log: the

@@ -34,6 +34,7 @@ func (m *Mailbox) Merge(id uint64, part *envelope.MovedMailbox, notedMS, nowMS i
 	m.meta.Dropped = max(m.meta.Dropped, part.Dropped)
 	m.RestoreRooms(part.Rooms, notedMS)
 	m.mergeReads(part.Reads)
+	m.RestorePresence(part.Presence, notedMS)
 	if part.Last && m.meta.Moved == 0 {
 		m.meta.Moved = id
 	}

@@ -1,0 +1,400 @@
+package router
+
+import (
+	"container/heap"
+	"context"
+	"time"
+
+	"imgo/envelope"
+	"imgo/internal/wait"
+	"imgo/store"
+)
+
+// Which users have come and gone is known to the owner alone, since it has the sessions. So the owner puts
+// it into the log, when what was told differs from what is. Applying the record decides, and tells the
+// event: two owners that have other sessions tell the same.
+
+const (
+	// presenceGather is how long a user that has come waits for others, so that a record has many of a
+	// crowd.
+	presenceGather = 50 * time.Millisecond
+	// presencePoll is the longest pause between two looks for users that have gone.
+	presencePoll = time.Second
+	// maxPresences and maxPresenceBytes bound one record.
+	maxPresences, maxPresenceBytes = 1024, 128 << 10
+	// maxPresenceChanges bounds the users that a look at the store adds to those that are to be told.
+	maxPresenceChanges = 1 << 14
+	// presenceTimeout bounds one append and its applying.
+	presenceTimeout = 15 * time.Second
+	// presenceRetry is the pause after one that failed.
+	presenceRetry = time.Second
+	// maxUnsure bounds the wait for comets that announce their sessions.
+	maxUnsure = time.Minute
+	// onlinePage is how many users are read from the store at a time.
+	onlinePage = 256
+)
+
+// presenceRecorder puts into the log which users of a partition have come and gone. There is none unless
+// that is asked for; its methods whose names end with Locked do nothing then. The partition's mu guards its
+// fields, but for those of run.
+type presenceRecorder struct {
+	p    *partition
+	wake wait.Signal
+	// changes has the accounts that have come or gone and were not told so, and queue the order in which
+	// they are to be. An item of the queue that is no longer in changes is void.
+	changes map[*account]presenceChange
+	queue   presenceQueue
+	count   uint64
+	// sure: who has no session in the table is offline. A router that begins to own the partition is not
+	// sure until comets had the time to announce their sessions to it, which they do from since on; zero:
+	// not yet.
+	sure  bool
+	since time.Time
+	// comets are those that have announced themselves since.
+	comets map[string]cometProgress
+	// suspects: sessions may be in the table that have ended while another router owned the partition.
+	suspects bool
+
+	// scanned is the user up to which the store was looked through for users that were told to be online;
+	// only run uses it. scan: it has yet to be looked through.
+	scanned string
+	scan    bool
+}
+
+// presenceChange says that a user has come or gone.
+type presenceChange struct {
+	n      uint64 // tells one change of a user from another one
+	since  time.Time
+	device string // that left
+}
+
+// cometProgress is how far a comet has announced its sessions.
+type cometProgress struct {
+	seen     time.Time
+	complete bool
+}
+
+// presenceQueue is a heap of users by the time at which they are to be told. Its methods are heap's.
+type presenceQueue []presenceDue
+
+type presenceDue struct {
+	at time.Time
+	n  uint64
+	a  *account
+}
+
+func (q presenceQueue) Len() int           { return len(q) }
+func (q presenceQueue) Less(i, j int) bool { return q[i].at.Before(q[j].at) }
+func (q presenceQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *presenceQueue) Push(d any)        { *q = append(*q, d.(presenceDue)) }
+
+func (q *presenceQueue) Pop() any {
+	old := *q
+	d := old[len(old)-1]
+	old[len(old)-1] = presenceDue{}
+	*q = old[:len(old)-1]
+	return d
+}
+
+func newPresenceRecorder(p *partition) *presenceRecorder {
+	if !p.cfg.Presence.Events {
+		return nil
+	}
+	return &presenceRecorder{p: p, wake: wait.NewSignal(), changes: make(map[*account]presenceChange)}
+}
+
+// noteLocked compares what was told of an account with its sessions, after either has changed. since is
+// when the user came, or when the last session ended, which device had.
+func (pr *presenceRecorder) noteLocked(a *account, since time.Time, device string) {
+	if pr == nil || pr.p.gone {
+		return
+	}
+	online := len(a.sessions) > 0
+	if online == a.ToldOnline() {
+		delete(pr.changes, a)
+		return
+	}
+	if _, known := pr.changes[a]; known || online && a.isAnonymous() {
+		return
+	}
+	pr.count++
+	pr.changes[a] = presenceChange{n: pr.count, since: since, device: device}
+	at := since
+	if !online {
+		at = since.Add(pr.p.cfg.Presence.Grace)
+	}
+	pr.pushLocked(a, pr.count, at)
+	if online {
+		pr.wake.Set()
+	}
+}
+
+// pushLocked puts a change into the queue, which loses its void items once they are most of it.
+func (pr *presenceRecorder) pushLocked(a *account, n uint64, at time.Time) {
+	heap.Push(&pr.queue, presenceDue{at, n, a})
+	if len(pr.queue) <= 2*len(pr.changes)+maxPresences {
+		return
+	}
+	kept := make(presenceQueue, 0, len(pr.changes))
+	for _, d := range pr.queue {
+		if pr.changes[d.a].n == d.n {
+			kept = append(kept, d)
+		}
+	}
+	pr.queue = kept
+	heap.Init(&pr.queue)
+}
+
+// toldLocked is noteLocked after something was told of an account, or was read from the store. A user without
+// a session has gone at a time at the latest.
+func (pr *presenceRecorder) toldLocked(a *account, at time.Time) {
+	switch {
+	case pr == nil:
+	case len(a.sessions) == 0 && a.ToldOnline() && !pr.sure: // its comet may have yet to announce it
+	default:
+		pr.noteLocked(a, at, lastDevice(a))
+	}
+}
+
+// loadedLocked is toldLocked for an account that was read from the store.
+func (pr *presenceRecorder) loadedLocked(a *account) {
+	if pr != nil {
+		pr.toldLocked(a, pr.since)
+	}
+}
+
+// hasLocked reports whether an account has to stay in memory, because the user has come or gone and was not
+// told so.
+func (pr *presenceRecorder) hasLocked(a *account) bool {
+	if pr == nil {
+		return false
+	}
+	_, ok := pr.changes[a]
+	return ok
+}
+
+// sizeLocked returns how many users have come or gone and were not told so.
+func (pr *presenceRecorder) sizeLocked() int {
+	if pr == nil {
+		return 0
+	}
+	return len(pr.changes)
+}
+
+// regainLocked notes that another router may have owned the partition: comets announce their sessions
+// again. Those that they do not announce have ended.
+func (pr *presenceRecorder) regainLocked(now time.Time) {
+	if pr == nil {
+		return
+	}
+	for _, a := range pr.p.accounts.byUser {
+		for _, s := range a.sessions {
+			s.suspect = true
+		}
+	}
+	pr.sure, pr.suspects, pr.since, pr.comets = false, true, now, nil
+}
+
+// announcedLocked notes that a comet has announced itself, and how many sessions it has in the partition.
+// While it announces them the table has fewer. A few may differ at any time: they come and go meanwhile.
+func (pr *presenceRecorder) announcedLocked(comet string, sessions uint32, now time.Time) {
+	if pr == nil || pr.sure || pr.since.IsZero() {
+		return
+	}
+	have := len(pr.p.sessions.byComet[comet])
+	if pr.suspects {
+		pr.p.sessions.each(comet, func(_ *account, s *session) {
+			if s.suspect {
+				have--
+			}
+		})
+	}
+	if pr.comets == nil {
+		pr.comets = make(map[string]cometProgress)
+	}
+	missing := int(sessions) - have
+	pr.comets[comet] = cometProgress{seen: now, complete: missing <= max(64, int(sessions)/64)}
+}
+
+// announcedAllLocked reports whether all comets had the time to announce their sessions.
+func (pr *presenceRecorder) announcedAllLocked(now time.Time) bool {
+	waited, timeout := now.Sub(pr.since), pr.p.cfg.CometTimeout
+	if waited < timeout {
+		return false
+	}
+	for _, c := range pr.comets {
+		if !c.complete && now.Sub(c.seen) < timeout && waited < maxUnsure {
+			return false
+		}
+	}
+	return true
+}
+
+// beSureLocked finds out who is offline, once that is certain. ok is false while it is not.
+func (pr *presenceRecorder) beSureLocked(now time.Time) (ok bool) {
+	if pr.since.IsZero() {
+		pr.since = now
+	}
+	if pr.sure {
+		return true
+	}
+	if !pr.announcedAllLocked(now) {
+		return false
+	}
+	pr.sure, pr.scan, pr.scanned = true, true, ""
+	for _, a := range pr.p.accounts.byUser {
+		if pr.suspects {
+			for _, address := range a.suspects() {
+				pr.p.removeSessionLocked(a, address)
+			}
+		}
+		pr.loadedLocked(a)
+	}
+	pr.suspects, pr.comets = false, nil
+	return true
+}
+
+// suspects returns the sessions of an account that may have ended.
+func (a *account) suspects() (list []envelope.AddressKey) {
+	for _, s := range a.sessions {
+		if s.suspect {
+			list = append(list, s.address())
+		}
+	}
+	return list
+}
+
+// isAnonymous reports whether the user of an account that has a session is anonymous.
+func (a *account) isAnonymous() bool { return a.User() == envelope.AnonymousUser(a.sessions[0].id) }
+
+// lastDevice returns the device of an account that was seen last, as far as it is known.
+func lastDevice(a *account) string {
+	var last store.MailboxDevice
+	for _, d := range a.Meta().Devices {
+		if d.SeenMS >= last.SeenMS {
+			last = d
+		}
+	}
+	return last.Name
+}
+
+// run tells who has come and gone, until ctx is done.
+func (pr *presenceRecorder) run(ctx context.Context) {
+	poll := min(presencePoll, pr.p.cfg.WatchInterval)
+	timer := time.NewTimer(poll)
+	defer timer.Stop()
+	for {
+		select {
+		case <-pr.wake:
+			_ = wait.Sleep(ctx, presenceGather)
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		timer.Reset(poll)
+		if pr.p.isUp() && pr.p.owned.Load() && pr.p.hasBegun() {
+			pr.recordDue(ctx)
+		}
+	}
+}
+
+// recordDue puts into the log what is to be told by now, if the partition was applied as far as the log
+// goes.
+func (pr *presenceRecorder) recordDue(ctx context.Context) {
+	p := pr.p
+	p.mu.Lock()
+	sure := pr.beSureLocked(p.now())
+	p.mu.Unlock()
+	if _, fenced := p.fencedAt(); fenced || !p.reachedEnd() {
+		return
+	}
+	if sure {
+		pr.findGone(ctx)
+	}
+	for ctx.Err() == nil && p.owned.Load() {
+		batch, records := pr.take()
+		if len(batch) == 0 {
+			return
+		}
+		err := pr.record(ctx, records)
+		pr.putBack(batch, err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// findGone looks in the store for users that were told to be online and have no session, and reads their
+// accounts, as far as there is room for them.
+func (pr *presenceRecorder) findGone(ctx context.Context) {
+	p := pr.p
+	for pr.scan && ctx.Err() == nil {
+		users, err := p.store.Online(p.index, pr.scanned, onlinePage)
+		if err != nil {
+			p.log.Error().Err(err).Int32("partition", p.index).Msg("users that were told to be online were not found; trying again")
+			return
+		}
+		if len(users) == 0 {
+			pr.scan = false
+			return
+		}
+		for _, user := range users {
+			p.mu.Lock()
+			known, full := p.accounts.byUser[user] != nil, len(pr.changes) >= maxPresenceChanges
+			p.mu.Unlock()
+			if full {
+				return
+			}
+			if !known {
+				if _, err := p.accounts.open(ctx, user); err != nil {
+					return // comes again
+				}
+				p.mu.Unlock()
+			}
+			pr.scanned = user
+		}
+	}
+}
+
+// take takes what is due from the queue, at most as much as a record may have.
+func (pr *presenceRecorder) take() (batch []presenceDue, records []*envelope.Presence) {
+	p := pr.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now, size := p.now(), 0
+	var early []presenceDue // of users that may have sessions that comets have yet to announce
+	for len(pr.queue) > 0 && !pr.queue[0].at.After(now) && len(batch) < maxPresences && size < maxPresenceBytes {
+		d := heap.Pop(&pr.queue).(presenceDue)
+		change, ok := pr.changes[d.a]
+		if !ok || change.n != d.n {
+			continue
+		}
+		rec := &envelope.Presence{User: d.a.User(), Device: change.device, SinceMs: change.since.UnixMilli()}
+		if online := len(d.a.sessions) > 0; !online && !pr.sure {
+			early = append(early, d)
+			continue
+		} else if online {
+			rec.Online, rec.Device, rec.SinceMs = true, d.a.sessions[0].device, d.a.onlineSince()
+		}
+		size += len(rec.User) + len(rec.Device) + 32
+		batch, records = append(batch, d), append(records, rec)
+	}
+	for _, d := range early {
+		pr.pushLocked(d.a, d.n, now.Add(presenceRetry))
+	}
+	if p.cfg.Faults.PresenceByClock {
+		pr.tellByClockLocked(records)
+		return nil, nil
+	}
+	return batch, records
+}
+
+// onlineSince returns when the first of an account's sessions began, Unix milliseconds; 0: it has none.
+func (a *account) onlineSince() (ms int64) {
+	for _, s := range a.sessions {
+		if ms == 0 || s.since > 0 && s.since < ms {
+			ms = s.since
+		}
+	}
+	return ms
+}

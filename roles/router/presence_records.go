@@ -1,0 +1,138 @@
+package router
+
+import (
+	"context"
+
+	"imgo/envelope"
+	"imgo/internal/events"
+)
+
+// record puts one record into the log and waits until it is applied.
+func (pr *presenceRecorder) record(ctx context.Context, presences []*envelope.Presence) error {
+	ctx, cancel := context.WithTimeout(ctx, presenceTimeout)
+	defer cancel()
+	p := pr.p
+	if err := p.mayRecordPresence(ctx); err != nil {
+		return err
+	}
+	id, err := p.append(ctx, p.index, &envelope.Record{Presences: &envelope.Presences{Presences: presences}}, "who has come and gone")
+	if err == nil {
+		err = p.wait(ctx, id)
+	}
+	if err == nil {
+		p.metrics.presences.Add(float64(len(presences)))
+	} else if ctx.Err() == nil {
+		p.metrics.presenceErrors.Inc()
+		p.log.Warn().Err(err).Int32("partition", p.index).Int("users", len(presences)).
+			Msg("users that have come and gone were not told; trying again")
+	}
+	return err
+}
+
+// putBack has those of a batch told again that are not told, because the record failed or was void.
+func (pr *presenceRecorder) putBack(batch []presenceDue, err error) {
+	p := pr.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := p.now().Add(presenceRetry)
+	for _, d := range batch {
+		if change, ok := pr.changes[d.a]; ok && change.n == d.n {
+			pr.pushLocked(d.a, d.n, at)
+		}
+	}
+}
+
+// RecordGate says whether records of a newer version may be appended. Safe for concurrent use.
+type RecordGate interface {
+	// Require returns nil once all nodes read records of the version. It returns an
+	// envelope.ErrUpgradeUnfinished that names the nodes that do not.
+	Require(ctx context.Context, version uint32) error
+}
+
+// mayRecordPresence returns nil once all nodes read records of presence. It logs once that they do not.
+func (res *resources) mayRecordPresence(ctx context.Context) error {
+	if res.gate == nil {
+		return nil
+	}
+	err := res.gate.Require(ctx, envelope.RecordVersionClients)
+	if res.gateClosed.Swap(err != nil) != (err != nil) {
+		if err != nil {
+			res.log.Warn().Err(err).Msg("no user is told to be online or offline until all nodes read such records")
+		} else {
+			res.log.Info().Msg("all nodes read records of presence: users are told to be online and offline")
+		}
+	}
+	return err
+}
+
+// presencesLocked applies a record of users that have come and gone.
+func (ap *applier) presencesLocked(id uint64, rec *envelope.Record) error {
+	p := ap.p
+	for _, presence := range rec.Presences.Presences {
+		if !ap.storableLocked(id, presence.User, "user") {
+			continue
+		}
+		a, err := ap.accountLocked(presence.User)
+		if err != nil {
+			return err
+		}
+		a.SetPresence(id, presence, rec.TimeMs)
+		if a.ForgetOffline() {
+			p.writes.whole = true
+		}
+		ap.tookLocked(a)
+		p.accounts.touchLocked(a, 64)
+		p.presence.toldLocked(a, p.now())
+	}
+	return nil
+}
+
+// tellByClockLocked tells users without the log, as a router with the fault PresenceByClock does.
+func (pr *presenceRecorder) tellByClockLocked(presences []*envelope.Presence) {
+	p := pr.p
+	var derived []events.Event
+	for _, presence := range presences {
+		if a := p.accounts.byUser[presence.User]; a != nil {
+			a.SetPresence(p.position.appliedID(), presence, presence.SinceMs)
+			derived = append(derived, a.TakeEvents()...)
+			p.accounts.touchLocked(a, 64)
+			pr.noteLocked(a, p.now(), "")
+		}
+	}
+	for i := range derived {
+		derived[i].ID, derived[i].Partition = events.ID{Record: p.position.appliedID(), N: uint32(2000 + i)}, p.index
+	}
+	p.events.addLocked(derived)
+}
+
+// describePresenceLocked adds to a reply about a user whether its devices are online, and since when the user
+// is online or offline. The sessions say so; what was told helps where they began or ended before this router
+// had the partition.
+func (p *partition) describePresenceLocked(a *account, reply *envelope.UserReply) {
+	nowMS := p.now().UnixMilli()
+	for _, d := range a.Meta().Devices {
+		info := &envelope.DeviceInfo{
+			Device: d.Name, SeenMs: d.SeenMS, Pending: uint32(a.Pending(1 << d.Bit)), Online: a.connected(d.Name),
+		}
+		if info.Online {
+			info.SeenMs = nowMS
+		}
+		reply.Devices = append(reply.Devices, info)
+		reply.LastSeenMs = max(reply.LastSeenMs, info.SeenMs)
+	}
+	told := a.Meta().Presence
+	if p.presence == nil {
+		told = nil // it may be from long ago
+	}
+	if len(a.sessions) > 0 {
+		reply.LastSeenMs, reply.SinceMs = nowMS, a.onlineSince()
+		if told != nil && told.Online && told.SinceMS > 0 && (reply.SinceMs == 0 || told.SinceMS < reply.SinceMs) {
+			reply.SinceMs = told.SinceMS
+		}
+		return
+	}
+	if told != nil && !told.Online {
+		reply.LastSeenMs = max(reply.LastSeenMs, told.SinceMS)
+	}
+	reply.SinceMs = reply.LastSeenMs
+}
