@@ -41,7 +41,7 @@ func verifyCommand(opts Options) *cli.Command {
 			"imgo verify --driver \"node clients/javascript/driver/driver.js\" --driver \"python3 clients/python/driver.py\"\n" +
 			"imgo verify --events                           (judges the events of the messages too)\n" +
 			"imgo verify --hook 10.0.0.9:7180               (and serves a receiver of a hook)\n" +
-			"imgo verify --upstream                         (and what clients send to the backend)\n" +
+			"imgo verify --presence --upstream              (and who is online, and messages of clients)\n" +
 			"imgo verify --falsify lose                     (proves that a lost message is found)\n" +
 			"imgo verify --json > report.json\n\n" +
 			"It creates users, connects their devices, pushes messages, and checks what every\n" +
@@ -84,6 +84,8 @@ func verifyCommand(opts Options) *cli.Command {
 			&cli.StringFlag{Name: "hook",
 				Usage: "serve a receiver at this `address` (host:port) for the hook \"" + verify.HookName + "\" of the server; " +
 					"it fails calls on purpose; implies --events"},
+			&cli.BoolFlag{Name: "presence", DisableDefaultText: true,
+				Usage: "judge who is told to be online; the server needs presence.events; implies --events"},
 			&cli.BoolFlag{Name: "upstream", DisableDefaultText: true,
 				Usage: "send messages for the backend; the server needs a rule of [[upstream]] that makes events of op 4; implies --events"},
 			&cli.StringFlag{Name: "hook-secret",
@@ -134,9 +136,9 @@ func runVerify(c *cli.Context, terminal bool) error {
 	cfg.Slow, cfg.Lazy, cfg.Large = c.Int("slow"), c.Float64("lazy"), c.Float64("large")
 	cfg.Rooms, cfg.Broadcast = c.Int("rooms"), c.Float64("broadcast")
 	cfg.Falsify = verify.Falsify(c.String("falsify"))
-	if c.Bool("events") || c.Bool("upstream") || c.IsSet("hook") {
+	if c.Bool("events") || c.Bool("presence") || c.Bool("upstream") || c.IsSet("hook") {
 		cfg.Events = verify.DefaultEvents()
-		cfg.Events.Upstream = c.Bool("upstream")
+		cfg.Events.Presence, cfg.Events.Upstream = c.Bool("presence"), c.Bool("upstream")
 		cfg.Events.Hook, cfg.Events.HookSecret = c.String("hook"), flagOrEnv(c, "hook-secret", hookSecretEnv, knownSecret)
 	}
 	if kinds := split(c.StringSlice("kinds")); len(kinds) > 0 {

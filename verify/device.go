@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imgo/clients/go/raw"
@@ -75,6 +76,8 @@ type device struct {
 	notes  []sessionNote       // the last maxNotes sessions, oldest first
 	err    error               // the reason if not connected
 	publisher
+
+	gone atomic.Bool // after its next departure it stays away until the end
 }
 
 // sessionNote describes a session for the report.
@@ -173,6 +176,10 @@ func (d *device) left(err error) (away time.Duration) {
 func (d *device) stayAway(ctx context.Context, span time.Duration) {
 	d.v.away.Add(1)
 	defer d.v.away.Add(-1)
+	if d.gone.Load() {
+		<-ctx.Done()
+		return
+	}
 	timer := time.NewTimer(span)
 	defer timer.Stop()
 	select {

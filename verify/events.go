@@ -30,6 +30,9 @@ type Events struct {
 	// Upstream has the devices without an SDK send messages for the backend, some of them twice. The server has to have
 	// a rule of [[upstream]] that makes events of op 4.
 	Upstream bool
+	// Presence judges who is told to be online. The server has to have presence.events, with a presence.grace of at most
+	// 10 s.
+	Presence bool
 	// CalmHook has the receiver answer every call at once. Otherwise it answers some with 500 or 429, some
 	// slowly, and some not at all, and is away at times.
 	CalmHook bool
@@ -94,6 +97,8 @@ type observer struct {
 	delays [2]histogram
 	// falsifier changes what the follower brings; nil: nothing.
 	falsifier *eventFalsifier
+	// absent is what was told wrongly of users at the end.
+	absent history.Violations
 }
 
 func newObserver(v *Verifier) (*observer, error) {
@@ -373,7 +378,7 @@ func (o *observer) missing() history.Violations {
 	if o.judge == nil || !o.v.emptied.Load() {
 		return nil
 	}
-	missing := o.judge.Missing()
+	missing := append(o.judge.Missing(), o.absent...)
 	if n := o.v.unanswered(); n > 0 {
 		o.v.problem("the messages of %d devices for the backend were not answered", n)
 	}

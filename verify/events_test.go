@@ -170,3 +170,33 @@ func TestUpstream(t *testing.T) {
 		})
 	}
 }
+
+// TestPresence judges who is told to be online, while devices come and go and the server starts again.
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	for _, told := range []bool{true, false} {
+		t.Run(fmt.Sprintf("told=%t", told), func(t *testing.T) {
+			t.Parallel()
+			e, hook := withHook(t)
+			n := start(t, roles.Faults{}, func(cfg *config.Config) {
+				hook(cfg)
+				cfg.Presence.Events, cfg.Presence.Grace = told, 200*time.Millisecond
+			})
+			e.Presence = true
+			cfg := everything(n)
+			cfg.Events, cfg.Rate, cfg.CallTimeout = e, 50, 10*time.Second
+			report := during(t, cfg, func(v *verify.Verifier) {
+				again := n.SameAddresses()
+				if err := n.Stop(); err != nil {
+					t.Fatal(err)
+				}
+				harness.Start(t, again, roles.RunOptions{}, nil)
+				accepted := v.Progress().Accepted
+				eventually(t, "more pushes", func() bool { return v.Progress().Accepted > accepted+100 })
+			})
+			if report.OK != told || (report.Violations[outcome.KindPresence] > 0) == told {
+				t.Errorf("OK %t, violations %v", report.OK, report.Violations)
+			}
+		})
+	}
+}

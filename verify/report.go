@@ -51,6 +51,9 @@ type Progress struct {
 	// Events counts events of GET /v1/events. Untold counts messages that the server has and whose events have not all
 	// come.
 	Events, Untold int64
+	// Absent counts users about whom GET /v1/events said something else at last than what is, those that have just come or
+	// gone included. It is 0 without Events.Presence.
+	Absent int64
 	// Violations does not count losses and missing events, which are known only at the end.
 	Violations int64
 	Problems   int
@@ -86,6 +89,7 @@ func (v *Verifier) Progress() Progress {
 		s := j.Stats()
 		p.Events, p.Untold = s.Received[streamFollower], int64(s.Open)
 		p.Violations += s.Violations
+		p.Absent = v.absent()
 	}
 	v.mu.Lock()
 	p.Problems = v.nProblem

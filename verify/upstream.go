@@ -22,8 +22,8 @@ const (
 	resendAfter = 2 * time.Second
 )
 
-// UpstreamSettings are the settings of a server that Events.Upstream needs.
-const UpstreamSettings = "\n[[upstream]]\nops = [\"4\"]\nto = \"events\"\n"
+// EventSettings are the settings of a server that Events.Upstream and Events.Presence need.
+const EventSettings = "\n[[upstream]]\nops = [\"4\"]\nto = \"events\"\n\n[presence]\nevents = true\n"
 
 // upstreamMessage is the body of a message for the backend. ID is the device's id of it.
 type upstreamMessage struct {

@@ -49,7 +49,7 @@ func (st *stage) chaos(ctx context.Context, s *settings, stdout io.Writer) error
 	cfg.Users, cfg.Devices, cfg.Rate, cfg.Seed = s.users, 2, s.rate, seed
 	cfg.Duration, cfg.Settle = 0, settleLimit
 	cfg.Events = verify.DefaultEvents()
-	cfg.Events.Upstream = true
+	cfg.Events.Upstream, cfg.Events.Presence = true, true
 	cfg.Events.Hook, cfg.Events.HookSecret = hookAddress(s), hookSecret
 	cfg.ProgressEvery = 10 * time.Second
 	cfg.Progress = func(p verify.Progress) { st.say("%s", p) }

@@ -145,7 +145,7 @@ func (r *run) run(ctx context.Context) error {
 	}
 	tcp, ws, http, hook := addresses[0], addresses[1], addresses[2], addresses[3]
 	settings := filepath.Join(r.cfg.Dir, "imgo.toml")
-	if err := os.WriteFile(settings, []byte(verify.HookSettings(hook, hookSecret)+verify.UpstreamSettings), 0o600); err != nil {
+	if err := os.WriteFile(settings, []byte(verify.HookSettings(hook, hookSecret)+verify.EventSettings), 0o600); err != nil {
 		return fmt.Errorf("write the settings of the server: %w", err)
 	}
 	r.server = &process.Process{
@@ -169,7 +169,7 @@ func (r *run) run(ctx context.Context) error {
 	defer stop()
 	vc := r.cfg.Verify
 	vc.API, vc.Clients = []string{http}, []string{tcp, "ws://" + ws}
-	vc.Events = &verify.Events{Share: eventShare, Hook: hook, HookSecret: hookSecret, Upstream: true}
+	vc.Events = &verify.Events{Share: eventShare, Hook: hook, HookSecret: hookSecret, Upstream: true, Presence: true}
 	vc.OnPhase = func(ctx context.Context, phase string) error { return r.onPhase(ctx, stop, phase) }
 	if r.v, err = verify.New(vc); err != nil {
 		return err
