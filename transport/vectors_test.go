@@ -196,7 +196,7 @@ func TestVectorsIDs(t *testing.T) {
 			t.Errorf("%s: the server reads %+v, %v", v.Name, p, err)
 		}
 		p, err = transport.ParseJSON(v.JSON)
-		if err != nil || p.Op != op || p.Seq != v.Seq || !reflect.DeepEqual(value(t, p.Body), jsonBody) {
+		if err != nil || p.Op != op || p.Seq != v.Seq || p.ID != id || !reflect.DeepEqual(value(t, p.Body), jsonBody) {
 			t.Errorf("%s: the server reads %+v from JSON, %v", v.Name, p, err)
 		}
 	}

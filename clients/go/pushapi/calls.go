@@ -2,6 +2,7 @@ package pushapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -225,7 +226,7 @@ type Session struct {
 // Device is a device that a user's mailbox knows.
 type Device struct {
 	Device     string `json:"device"`
-	Online     bool   `json:"online"` // it has a session
+	Online     bool   `json:"online"`       // it has a session
 	LastSeenMS int64  `json:"last_seen_ms"` // Unix milliseconds
 	Pending    int    `json:"pending"`
 }
@@ -284,6 +285,43 @@ func (c *Client) Kick(ctx context.Context, user string, o KickOptions) (sessions
 	}
 	if err := c.anywhere(ctx, false, http.MethodPost, "/v1/users/"+url.PathEscape(user)+"/kick", o, &answer); err != nil {
 		return 0, fmt.Errorf("kick user %s: %w", user, err)
+	}
+	return answer.Sessions, nil
+}
+
+// Reading names messages that a user has read: all up to UpTo, and those of IDs, at most 500.
+type Reading struct {
+	UpTo uint64
+	IDs  []uint64
+	// Device is where they were read; empty: the event says the default device.
+	Device string
+}
+
+// MarshalJSON writes ids as decimal strings, as the API has them.
+func (r Reading) MarshalJSON() ([]byte, error) {
+	var body struct {
+		UpTo   string   `json:"up_to,omitempty"`
+		IDs    []string `json:"ids,omitempty"`
+		Device string   `json:"device,omitempty"`
+	}
+	if r.UpTo != 0 {
+		body.UpTo = strconv.FormatUint(r.UpTo, 10)
+	}
+	for _, id := range r.IDs {
+		body.IDs = append(body.IDs, strconv.FormatUint(id, 10))
+	}
+	body.Device = r.Device
+	return json.Marshal(body)
+}
+
+// Read tells that a user has read messages. All devices have acknowledged them then. It returns how many sessions
+// are told to take the messages from the screen.
+func (c *Client) Read(ctx context.Context, user string, r Reading) (sessions int, err error) {
+	var answer struct {
+		Sessions int `json:"sessions"`
+	}
+	if err := c.anywhere(ctx, true, http.MethodPost, "/v1/user/read?"+query("user", user), r, &answer); err != nil {
+		return 0, fmt.Errorf("tell what user %s has read: %w", user, err)
 	}
 	return answer.Sessions, nil
 }

@@ -160,6 +160,10 @@ func TestRepetition(t *testing.T) {
 			_, err := c.NewToken(t.Context(), "u", pushapi.TokenOptions{})
 			return err
 		}, 1},
+		"read": {func(c *pushapi.Client) error {
+			_, err := c.Read(t.Context(), "u", pushapi.Reading{UpTo: 1})
+			return err
+		}, 3},
 		"kick": {func(c *pushapi.Client) error { _, err := c.Kick(t.Context(), "u", pushapi.KickOptions{}); return err }, 1},
 	} {
 		s, got := server(t, http.StatusServiceUnavailable, `{"error":{"code":"unavailable","message":"later"}}`)
@@ -226,5 +230,9 @@ func TestUsersRoomsAndNodes(t *testing.T) {
 	if _, err := c.Kick(t.Context(), "a/b", pushapi.KickOptions{Device: "d", Code: 3001}); err != nil ||
 		(*got)[6] != (request{"POST", "/v1/users/a%2Fb/kick", "", `{"device":"d","code":3001}`}) {
 		t.Errorf("%v, %+v", err, (*got)[6])
+	}
+	if n, err := c.Read(t.Context(), "a/b", pushapi.Reading{UpTo: 7, IDs: []uint64{1<<64 - 1}, Device: "d"}); err != nil || n != 0 ||
+		(*got)[7] != (request{"POST", "/v1/user/read?user=a%2Fb", "", `{"up_to":"7","ids":["18446744073709551615"],"device":"d"}`}) {
+		t.Errorf("%d, %v, %+v", n, err, (*got)[7])
 	}
 }
