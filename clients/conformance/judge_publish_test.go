@@ -18,10 +18,12 @@ func publishFaults() map[string]fault {
 		return alter(4, change)
 	}
 	return map[string]fault{
-		"publishes without an id":    {scenario: "publish", packet: sent(func(p *transport.Packet) { p.ID = 0 })},
-		"publishes two at a time":    {scenario: "publish", packet: double(1000)},
-		"hides replies":              {scenario: "publish", event: falsify(func(e *driver.Event) { e.Body = nil })},
-		"rounds published ids":       {scenario: "publish_ids_of_64_bits", packet: sent(func(p *transport.Packet) { p.ID = uint64(float64(p.ID)) })},
+		"publishes without an id": {scenario: "publish", packet: sent(func(p *transport.Packet) { p.ID = 0 })},
+		"publishes two at a time": {scenario: "publish", packet: double(1000)},
+		"hides replies":           {scenario: "publish", event: falsify(func(e *driver.Event) { e.Body = nil })},
+		"rounds published ids": {
+			scenario: "publish_ids_of_64_bits", packet: sent(func(p *transport.Packet) { p.ID = uint64(float64(p.ID)) }),
+		},
 		"has no base":                {scenario: "publish_base", packet: sent(func(p *transport.Packet) { p.ID -= 7 })},
 		"sends again with a new id":  {scenario: "publish_reply_lost", packet: renumber()},
 		"does not send again":        {scenario: "publish_without_reply", options: func(o options) { o["request_timeout_ms"] = 3_600_000 }},

@@ -127,8 +127,8 @@ func newMetrics(
 		}),
 		refusals: counter("refused_operations_total", "Joins and other operations of sessions that were refused, by the answer's code.",
 			"code"),
-		upstream: counter("upstream_total", "Messages of clients for the backend, by outcome: taken, refused, failed (the client was told to try "+
-			"again), lost (of an old client: logic did not take it in time).", "outcome"),
+		upstream: counter("upstream_total", "Messages of clients for the backend, by outcome: taken, refused, failed (the client was told to "+
+			"try again), lost (of an old client: logic did not take it in time).", "outcome"),
 		throttled: factory.NewCounter(prometheus.CounterOpts{
 			Name: "imgo_comet_throttled_packets_total",
 			Help: "Packets that were read late because their session sends too many.",

@@ -30,7 +30,8 @@ func upstreamRules(url string) option {
 		rules := []upstream.Rule{events, drop}
 		if url != "" {
 			call := settings.Default[upstream.Rule]()
-			call.Ops, call.To, call.URL, call.Secrets, call.Timeout = []string{"1000-1999"}, upstream.ToCall, url, []string{webhookSecret}, time.Second
+			call.Ops, call.To, call.URL = []string{"1000-1999"}, upstream.ToCall, url
+			call.Secrets, call.Timeout = []string{webhookSecret}, time.Second
 			rules = append(rules, call)
 		}
 		c.Upstream = upstream.Rules{Upstream: rules}
@@ -53,7 +54,8 @@ func TestUpstreamToEvents(t *testing.T) {
 		t.Fatalf("%d records", len(records))
 	}
 	up := records[0].Upstream
-	if string(records[0].Id) != "123456789012" || up.GetUser() != "ann" || up.GetDevice() != "phone" || up.GetOp() != 4 || up.GetClientId() != 7 ||
+	if string(records[0].Id) != "123456789012" || up.GetUser() != "ann" || up.GetDevice() != "phone" ||
+		up.GetOp() != 4 || up.GetClientId() != 7 ||
 		string(up.GetBody()) != "hello" || up.GetSession() != joinSession().Key {
 		t.Errorf("record %v", records[0])
 	}

@@ -37,7 +37,8 @@ func TestUserSaysWhoIsOnline(t *testing.T) {
 	phone := n.tcp(t)
 	phone.login("v2", "alice", `,"device":"phone"`)
 	v := n.presence(t, "alice")
-	if !v.Online || v.SinceMS < begin || v.SinceMS > time.Now().Add(time.Second).UnixMilli() || v.LastSeenMS < v.SinceMS || len(v.Devices) != 2 {
+	if !v.Online || v.SinceMS < begin || v.SinceMS > time.Now().Add(time.Second).UnixMilli() || v.LastSeenMS < v.SinceMS ||
+		len(v.Devices) != 2 {
 		t.Errorf("online: %+v", v)
 	}
 	phone.Close()

@@ -64,7 +64,8 @@ func TestRead(t *testing.T) {
 		fmt.Sprintf(`"data":{"user":"alice","device":"phone","ids":["%d"],"up_to":"%d"}`, ids[2], ids[0]),
 		fmt.Sprintf(`"data":{"user":"alice","device":"","ids":["%d"]}`, ids[3]),
 		fmt.Sprintf(`"data":{"user":"alice","device":"","ids":[],"up_to":"%d"}`, ids[3]))
-	wantInOrder(t, n.explain(t, "alice", fmt.Sprint(ids[2])), "accepted: the push was accepted", `read: the user has read it on device "phone"`,
+	wantInOrder(t, n.explain(t, "alice", fmt.Sprint(ids[2])),
+		"accepted: the push was accepted", `read: the user has read it on device "phone"`,
 		"now: no device waits for the message")
 	wantInOrder(t, n.explain(t, "alice", fmt.Sprint(ids[3])), "read: a caller of the API says that the user has read it")
 

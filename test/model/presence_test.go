@@ -76,8 +76,11 @@ func (w *world) judgePresence(list []string) error {
 		}
 		user, is := e.Data.User, events.Type(e.Type) == events.Online
 		epoch, err := strconv.ParseUint(e.Data.Epoch, 10, 64)
-		if err != nil || epoch <= last[user] || online[user] == is {
-			return fmt.Errorf("E3: %s after the epoch %d of a user that was told to be online: %v (%v)", text, last[user], online[user], err)
+		if err != nil {
+			return fmt.Errorf("epoch of %s: %w", text, err)
+		}
+		if epoch <= last[user] || online[user] == is {
+			return fmt.Errorf("E3: %s after the epoch %d of a user that was told to be online: %v", text, last[user], online[user])
 		}
 		online[user], last[user] = is, epoch
 		w.presences++

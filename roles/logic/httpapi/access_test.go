@@ -84,7 +84,8 @@ func TestPatternsOfEveryRoute(t *testing.T) {
 		"POST /v1/push/stream", "POST /v1/tokens", "POST /v1/tokens/revoke", "POST /v1/users/online",
 	}
 	h := newHarness(t, httpapi.Config{Keys: []httpapi.Key{{
-		Name: "shop", Key: "shop", Scopes: []string{"push", "read", "users", "tokens", "rooms"}, Users: []string{"shop-*"}, Rooms: []string{"shop-*"},
+		Name: "shop", Key: "shop", Scopes: []string{"push", "read", "users", "tokens", "rooms"},
+		Users: []string{"shop-*"}, Rooms: []string{"shop-*"},
 	}}}, nil)
 	var passed []string
 	for route := range h.api.Scopes() {

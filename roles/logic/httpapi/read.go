@@ -56,7 +56,8 @@ func (a *API) read(c *call) error {
 	}
 	req.read.User = user
 	if len(req.read.Ids) == 0 && req.read.UpTo == 0 {
-		return envelope.Invalid("ids", `is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"281474976710657"}`)
+		return envelope.Invalid("ids",
+			`is missing or empty, and so is up_to: name the messages that were read, such as {"up_to":"281474976710657"}`)
 	}
 	reply, err := a.service.Read(c.Ctx, &envelope.ReadRequest{Read: &req.read})
 	if err != nil {

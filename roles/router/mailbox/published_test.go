@@ -43,7 +43,9 @@ func TestPublish(t *testing.T) {
 // A last id moves with its device, and no clock forgets it.
 func TestPublishedMovesAndStays(t *testing.T) {
 	m := mailbox.New("u")
-	part := &envelope.MovedMailbox{User: "u", Last: true, Devices: []*envelope.MovedDevice{{Device: "d", Since: 3, SeenMs: 1, Published: 7}, {Device: "e", SeenMs: 1}}}
+	part := &envelope.MovedMailbox{
+		User: "u", Last: true, Devices: []*envelope.MovedDevice{{Device: "d", Since: 3, SeenMs: 1, Published: 7}, {Device: "e", SeenMs: 1}},
+	}
 	if !m.Merge(10, part, 1, 1) || m.Publish(11, "d", 7, 1) || !m.Publish(12, "d", 8, 1) || !m.Publish(13, "e", 1, 1) {
 		t.Errorf("moved: %+v", m.Meta())
 	}
