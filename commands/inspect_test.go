@@ -13,7 +13,7 @@ func TestInspect(t *testing.T) {
 	s := newServer(t, map[string]answer{
 		"GET /v1/user?user=a%2Fb": {200,
 			`{"user":"a/b","online":true,"sessions":[` + someone + `],"devices":[` +
-			`{"device":"","online":false,"last_seen_ms":1700000000000,"pending":2},` +
+				`{"device":"","online":false,"last_seen_ms":1700000000000,"pending":2},` +
 				`{"device":"phone","online":true,"last_seen_ms":1700000000001,"pending":0}],` +
 				`"pending":2,"oldest_id":"1","newest_id":"2","dropped":3,"last_seen_ms":0,"since_ms":1700000000000}`},
 		"GET /v1/users/9":                      {200, `{"user":"9","online":false,"sessions":[],"devices":[],"pending":1}`},
