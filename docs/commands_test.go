@@ -93,7 +93,7 @@ func endless(line string) (prints string, ok bool) {
 func (s *shell) atOnce(line, token string) string {
 	ws := "ws://" + s.addresses[2][1] + "/sub"
 	line = strings.NewReplacer("TOKEN=$", "TOKEN=$", "TOKEN", token, "wss://push.example.com/sub", ws,
-		"push.example.com:8080", s.addresses[1][1],
+		"push.example.com:8080", s.addresses[1][1], "10.0.0.9:7180", s.hook,
 		"http://a:7172,http://b:7172", "http://"+s.addresses[0][1], "tail -f", "cat", "KEY", "unused-key", "~/", s.dir+"/").Replace(line)
 	switch {
 	case strings.HasPrefix(line, "imgo verify"):
@@ -111,8 +111,9 @@ func (s *shell) atOnce(line, token string) string {
 func TestHelpExamples(t *testing.T) {
 	s := newShell(t, builtImgo(t))
 	// verify waits for old clients' next packet otherwise, which is half a minute.
-	s.env = append(s.env, "IMGO_DELIVERY_AUTO_ACK=tcp",
-		"IMGO_HOOKS=orders:whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=:http://127.0.0.1:9/nobody")
+	const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+	s.env = append(s.env, "IMGO_DELIVERY_AUTO_ACK=tcp", "IMGO_UPSTREAM=4:events", "IMGO_PRESENCE_EVENTS=true",
+		"IMGO_HOOKS=orders:"+secret+":http://127.0.0.1:9/nobody,verify:"+secret+":http://"+s.hook+"/", "IMGO_VERIFY_HOOK_SECRET="+secret)
 	for name, text := range map[string]string{
 		"users.txt": "123\n456\n", "message.json": `{"test":1}`, "events.log": "one\ntwo\n", ".config/fish/completions/none": "",
 	} {

@@ -183,6 +183,7 @@ type shell struct {
 	dir       string
 	env       []string
 	addresses [][2]string // as the document has it, as it is
+	hook      string      // the address at which imgo verify receives events
 }
 
 // free returns an address of this machine that nobody listens on.
@@ -197,7 +198,7 @@ func free(t *testing.T) string {
 }
 
 func newShell(t *testing.T, bin string) *shell {
-	s := &shell{t: t, dir: t.TempDir()}
+	s := &shell{t: t, dir: t.TempDir(), hook: free(t)}
 	http, tcp, ws := free(t), free(t), free(t)
 	checkout, err := filepath.Abs("..")
 	if err != nil {
