@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"imgo/commands/suggest"
+	"imgo/internal/events"
+	"imgo/internal/upstream"
 	"imgo/roles/logic/auth"
 )
 
@@ -60,6 +62,7 @@ func Load(sources Sources) (Config, error) {
 	cfg.warnings = append(cfg.warnings, cfg.demoWarnings()...)
 	cfg.warnings = append(cfg.warnings, cfg.accessWarnings()...)
 	cfg.warnings = append(cfg.warnings, cfg.roomWarnings()...)
+	cfg.warnings = append(cfg.warnings, cfg.hookWarnings()...)
 	return cfg, nil
 }
 
@@ -102,6 +105,29 @@ func (cfg *Config) roomWarnings() []string {
 	}
 	return []string{`rooms: every authenticated client may join every room that no rule of [[rooms]] names: ` +
 		`end the rules with pattern = "*", and join = "token" to close them or join = "any" to leave it so`}
+}
+
+// hookWarnings returns remarks about hooks that ask for events that no setting makes.
+func (cfg *Config) hookWarnings() (list []string) {
+	made := func(t events.Type) bool {
+		switch t {
+		case events.Online, events.Offline:
+			return cfg.Presence.Events
+		case events.Upstream:
+			return slices.ContainsFunc(cfg.Upstream, func(r upstream.Rule) bool { return r.To == upstream.ToEvents })
+		}
+		return true
+	}
+	for _, hook := range cfg.Hooks {
+		for _, pattern := range hook.Types {
+			comes := func(t events.Type) bool { return events.Matches([]string{pattern}, t) && made(t) }
+			if !slices.ContainsFunc(events.Types(), comes) {
+				list = append(list, fmt.Sprintf("hooks: hook %q asks for %s, and there are no such events: "+
+					`user.* needs presence.events = true, and upstream.* a rule of [[upstream]] with to = "events"`, hook.Name, pattern))
+			}
+		}
+	}
+	return list
 }
 
 // accessWarnings returns remarks about API keys that may do more than their callers need.

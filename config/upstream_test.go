@@ -1,6 +1,8 @@
 package config_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,5 +119,30 @@ func TestUpstreamRefused(t *testing.T) {
 				t.Errorf("the error shows the secret: %v", err)
 			}
 		})
+	}
+}
+
+// A hook for events that no setting makes is remarked on.
+func TestHookWithoutEvents(t *testing.T) {
+	for _, c := range []struct {
+		types   string
+		setting string
+		warns   bool
+	}{
+		{`"user.*"`, "", true}, {`"user.offline"`, "IMGO_PRESENCE_EVENTS=true", false},
+		{`"upstream.message"`, "IMGO_UPSTREAM=4:drop", true}, {`"upstream.*"`, "IMGO_UPSTREAM=4:events", false},
+		{`"message.*"`, "", false}, {"", "", false},
+	} {
+		file := filepath.Join(t.TempDir(), "imgo.toml")
+		text := "[[hooks]]\nname = \"h\"\nurl = \"https://backend.example.com/imgo\"\n" +
+			"secrets = [\"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"]\ntypes = [" + c.types + "]\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg := load(t, config.Sources{File: file, Environ: []string{c.setting, "IMGO_ROOMS=*:any"}})
+		warnings := cfg.Warnings()
+		if warned := strings.Contains(strings.Join(warnings, "\n"), `hook "h" asks for`); warned != c.warns {
+			t.Errorf("types %s, %q: warnings %q", c.types, c.setting, warnings)
+		}
 	}
 }
