@@ -13,6 +13,7 @@ public final class User {
     private final List<Device> devices;
     private final int pending;
     private final int dropped;
+    private final Instant since;
     private final Instant lastSeen;
 
     User(Map<String, Object> answer) {
@@ -21,6 +22,7 @@ public final class User {
         devices = Answers.list(answer, "devices", Device::new);
         pending = Answers.count(answer, "pending");
         dropped = Answers.count(answer, "dropped");
+        since = Answers.time(answer, "since_ms");
         lastSeen = Answers.time(answer, "last_seen_ms");
     }
 
@@ -88,6 +90,15 @@ public final class User {
     }
 
     /**
+     * Returns when the user came online, or went offline.
+     *
+     * @return the time, if it is known
+     */
+    public Optional<Instant> since() {
+        return Optional.ofNullable(since);
+    }
+
+    /**
      * Returns when the user was seen last.
      *
      * @return the time, if the user was ever seen
@@ -104,11 +115,13 @@ public final class User {
     /** A device of a user. */
     public static final class Device {
         private final String name;
+        private final boolean online;
         private final Instant lastSeen;
         private final int pending;
 
         Device(Map<String, Object> answer) {
             name = Answers.string(answer, "device");
+            online = Answers.flag(answer, "online");
             lastSeen = Answers.time(answer, "last_seen_ms");
             pending = Answers.count(answer, "pending");
         }
@@ -120,6 +133,15 @@ public final class User {
          */
         public String name() {
             return name;
+        }
+
+        /**
+         * Reports whether the device has a session.
+         *
+         * @return whether the device is online
+         */
+        public boolean online() {
+            return online;
         }
 
         /**

@@ -155,8 +155,8 @@ class PushClientTest {
                 + "\"address\":\"1.2.3.4:5\",\"transport\":\"ws\",\"generation\":\"v2\",\"node\":\"n\",\"since_ms\":1000,\"rooms\":[\"r\"],"
                 + "\"accepts\":[]}";
         ScriptedServer server = server(200, "{\"user\":\"a/b c\",\"online\":true,\"sessions\":[" + session + "],\"devices\":[{\"device\":"
-                + "\"phone\",\"last_seen_ms\":2000,\"pending\":3}],\"pending\":4,\"oldest_id\":\"1\",\"newest_id\":\"2\",\"dropped\":5,"
-                + "\"last_seen_ms\":0}");
+                + "\"phone\",\"online\":true,\"last_seen_ms\":2000,\"pending\":3}],\"pending\":4,\"oldest_id\":\"1\",\"newest_id\":\"2\",\"dropped\":5,"
+                + "\"last_seen_ms\":0,\"since_ms\":1000}");
         PushClient client = client(server.address());
         User user = client.user("a/b c");
         assertThat(user.name()).isEqualTo("a/b c");
@@ -164,6 +164,8 @@ class PushClientTest {
         assertThat(user.pending()).isEqualTo(4);
         assertThat(user.dropped()).isEqualTo(5);
         assertThat(user.lastSeen()).isEmpty();
+        assertThat(user.since()).contains(Instant.ofEpochMilli(1000));
+        assertThat(user.devices().get(0).online()).isTrue();
         assertThat(user.devices()).extracting(User.Device::name, User.Device::pending, d -> d.lastSeen().orElseThrow())
                 .containsExactly(org.assertj.core.groups.Tuple.tuple("phone", 3, Instant.ofEpochMilli(2000)));
         assertThat(user.sessions()).singleElement().satisfies(s -> {
@@ -348,7 +350,7 @@ class PushClientTest {
         client(bad.address(), good.address()).room("r");
         good.then(200, "{\"users\":[]}");
         client(bad.address(), good.address()).sessions(List.of("a"));
-        good.then(200, "{\"user\":\"a\",\"sessions\":[],\"devices\":[],\"pending\":0,\"dropped\":0,\"last_seen_ms\":0}");
+        good.then(200, "{\"user\":\"a\",\"sessions\":[],\"devices\":[],\"pending\":0,\"dropped\":0,\"last_seen_ms\":0,\"since_ms\":0}");
         client(bad.address(), good.address()).user("a");
         assertThat(good.requests).hasSize(6);
         // The HTTP client of the JDK repeats a GET once by itself, at the same server.
