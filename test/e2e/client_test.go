@@ -53,9 +53,9 @@ func (n *node) ws(t *testing.T, text bool) *client {
 	return wsTo(t, n.ClientAddr("ws").String(), text)
 }
 
-func wsTo(t *testing.T, addr string, text bool) *client {
+func wsTo(t *testing.T, addr string, text bool, header ...string) *client {
 	t.Helper()
-	ws, response, err := transporttest.Upgrade(dial(t, addr), "/sub")
+	ws, response, err := transporttest.Upgrade(dial(t, addr), "/sub", header...)
 	if err != nil {
 		t.Fatal(err)
 	}

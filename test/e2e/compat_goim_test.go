@@ -1,8 +1,15 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+
+	"imgo/config"
+	"imgo/protocol"
 )
 
 // goimConversation is the conversation of a goim v2 client and of a caller of goim's logic. It is
@@ -140,4 +147,58 @@ func TestGenerationsTogether(t *testing.T) {
 	goimWS.want(inRaw(wire("00000017 0010 0001 00000005 00000000", `{"x":1}`)))
 	v2.want(wire(fmt.Sprintf("0000001f 0018 0002 00000005 00000000 %016x", id), `{"x":1}`))
 	v2JSON.want(fmt.Sprintf(`[{"ver":2,"op":5,"seq":0,"id":"%d","body":{"x":1}}]`, id))
+}
+
+// A client of goim has no token: a backend that makes its auth body a token lets it in.
+func TestGoimAuthBodyIsAToken(t *testing.T) {
+	n := start(t, func(c *config.Config) { c.Auth.Mode = "token" })
+	const body = `{"mid":7,"key":"phone","room_id":"live://1","platform":"ios","accepts":[1000]}`
+	n.call(t, "POST", "/v1/tokens", fmt.Sprintf(`{"user":"ann","token":%q}`, body)).want(t, 201)
+	for _, over := range []string{"tcp", "ws"} {
+		c := n.dialAs(t, over)
+		c.send(1, protocol.OpAuth, 1, body)
+		c.expect(protocol.OpAuthReply, "")
+		n.call(t, "POST", "/v1/push", `{"user":"ann","op":1000,"kept":false,"body_text":"for ann"}`).want(t, 202)
+		if p := c.receive(); !strings.HasSuffix(string(p.Body), "for ann") {
+			t.Errorf("over %s the client got op %d %q", over, p.Op, p.Body)
+		}
+		other := n.dialAs(t, over)
+		other.send(1, protocol.OpAuth, 1, strings.Replace(body, "7", "8", 1))
+		other.closedWith(3501, "")
+	}
+}
+
+// A backend decides about clients of goim, by their auth body and by the Cookie of the handshake.
+func TestBackendDecidesAboutGoim(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var call struct {
+			Type, Generation string
+			Auth             struct{ Mid int64 }
+			Headers          map[string][]string
+		}
+		if err := json.NewDecoder(r.Body).Decode(&call); err != nil || call.Type != "connect" || call.Generation != "goim" || call.Auth.Mid != 7 {
+			t.Errorf("the backend got %+v, %v", call, err)
+		}
+		if cookie := call.Headers["Cookie"]; len(cookie) == 1 && cookie[0] == "sid=ann's" {
+			fmt.Fprint(w, `{"user":"ann"}`)
+			return
+		}
+		fmt.Fprint(w, `{"refuse":"log in first"}`)
+	}))
+	defer backend.Close()
+	n := start(t, func(c *config.Config) {
+		c.Auth.Mode, c.Auth.WebhookURL = "webhook", backend.URL
+		c.Auth.WebhookSecrets = []string{"whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}
+	})
+	const body = `{"mid":7,"room_id":"live://1","platform":"web","accepts":[1000]}`
+	with := wsTo(t, n.ClientAddr("ws").String(), false, "Cookie: sid=ann's")
+	with.send(1, protocol.OpAuth, 1, body)
+	with.expect(protocol.OpAuthReply, "")
+	n.call(t, "POST", "/v1/push", `{"user":"ann","op":1000,"kept":false,"body_text":"for ann"}`).want(t, 202)
+	if p := with.receive(); !strings.HasSuffix(string(p.Body), "for ann") {
+		t.Errorf("the client got op %d %q", p.Op, p.Body)
+	}
+	without := n.ws(t, false)
+	without.send(1, protocol.OpAuth, 1, body)
+	without.closedWith(3501, "log in first")
 }
