@@ -194,7 +194,8 @@ type Document struct {
 
 // Post sends a JSON document and returns the answer. Post returns an error, with ErrUnavailable in its
 // chain, if there is no answer, or one that says that the receiver failed: 408, 429, 500 and above, and a
-// redirect. After failures in a row it makes no call for a while.
+// redirect. The Answer has RetryAfter then, if the receiver asked for it. After failures in a row Post makes
+// no call for a while.
 func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, error) {
 	return c.call(ctx, func(ctx context.Context, outcome *string) (Answer, error) {
 		return c.breaker.Execute(func() (Answer, error) {
@@ -206,7 +207,7 @@ func (c *Caller) Post(ctx context.Context, id string, document []byte) (Answer, 
 			case answer.Status/100 == 3:
 				return Answer{}, fmt.Errorf("status %d: redirects are not followed", answer.Status)
 			case answer.Retry():
-				return Answer{}, fmt.Errorf("status %d", answer.Status)
+				return Answer{RetryAfter: answer.RetryAfter}, fmt.Errorf("status %d", answer.Status)
 			}
 			return answer, nil
 		})
@@ -237,7 +238,7 @@ func (c *Caller) call(ctx context.Context, send func(ctx context.Context, outcom
 	}
 	answer, err := send(ctx, &outcome)
 	if err != nil {
-		return Answer{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return answer, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	if !answer.Retry() && answer.Status/100 != 3 {
 		outcome = OutcomeAnswered

@@ -107,10 +107,10 @@ func refuseUpstream(code envelope.Code, reason string) *envelope.UpstreamReply {
 	return &envelope.UpstreamReply{Code: string(code), Reason: reason}
 }
 
-// tryUpstreamLater returns the answer to a message for which another try may succeed.
-func tryUpstreamLater(reason string) *envelope.UpstreamReply {
+// tryUpstreamLater returns the answer to a message for which another try may succeed, after a while.
+func tryUpstreamLater(reason string, after time.Duration) *envelope.UpstreamReply {
 	return &envelope.UpstreamReply{
-		Code: string(envelope.CodeUnavailable), Reason: reason, RetryMs: uint32(upstreamRetry.Milliseconds()),
+		Code: string(envelope.CodeUnavailable), Reason: reason, RetryMs: uint32(max(after, upstreamRetry).Milliseconds()),
 	}
 }
 
@@ -123,7 +123,7 @@ func (h *upstreamHandler) toEvents(ctx context.Context, r *envelope.UpstreamRequ
 	if h.records != nil {
 		if err := h.records.Require(ctx, envelope.RecordVersionClients); err != nil {
 			h.warn.log(err, "messages of clients are refused")
-			return tryUpstreamLater("the server cannot take messages until its upgrade is finished; try again later"), nil
+			return tryUpstreamLater("the server cannot take messages until its upgrade is finished; try again later", 0), nil
 		}
 	}
 	s := r.GetSession()
@@ -222,7 +222,7 @@ func (c *upstreamCall) call(ctx context.Context, r *envelope.UpstreamRequest, lo
 	switch {
 	case errors.Is(err, webhook.ErrUnavailable):
 		log.Debug().Err(err).Int32("op", r.GetOp()).Msg("the backend has not answered a message of a client")
-		return tryUpstreamLater("the backend does not answer; try again later"), nil
+		return tryUpstreamLater("the backend does not answer; try again later", answer.RetryAfter), nil
 	case err != nil:
 		return nil, fmt.Errorf("call the backend with a message: %w", err)
 	case answer.OK():

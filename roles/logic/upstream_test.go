@@ -158,6 +158,13 @@ func TestUpstreamCall(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, reply, err)
 		}
 	}
+	answer = func(rw http.ResponseWriter) {
+		rw.Header().Set("Retry-After", "7")
+		rw.WriteHeader(http.StatusTooManyRequests)
+	}
+	if reply, err := w.Upstream(t.Context(), upstreamRequest(1000, 7, `{"buy": 1}`)); err != nil || reply.RetryMs != 7000 {
+		t.Errorf("after Retry-After: 7 the client gets %v, %v", reply, err)
+	}
 	for _, id := range ids {
 		if !strings.HasPrefix(id, "up_") || id != ids[0] {
 			t.Errorf("a message that is sent again has the ids %q and %q", ids[0], id)
