@@ -20,7 +20,8 @@ func newLogger(cfg config.Logging, opts RunOptions) (zerolog.Logger, error) {
 	if forPeople(cfg, opts) {
 		w = zerolog.ConsoleWriter{Out: opts.Stderr, TimeFormat: time.TimeOnly, NoColor: !opts.Terminal, FieldsExclude: []string{"node"}}
 	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+	// One line at a time: opts.Stderr may be any writer, and a pipe takes a long line in parts.
+	return zerolog.New(zerolog.SyncWriter(w)).Level(level).With().Timestamp().Logger(), nil
 }
 
 // forPeople reports whether the log is written as text for people.

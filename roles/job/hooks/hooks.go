@@ -165,10 +165,13 @@ func (h *hook) join(ctx context.Context, log events.Log) (Group, error) {
 // awaitEnd calls ended when all events of a generation are posted and there is a newer one, or when an older one is to
 // be replayed.
 func (h *hook) awaitEnd(ctx context.Context, log events.Log, ended func()) {
+	looked, replay := false, uint64(0) // the last replay that was looked at: the states are many
 	for wait.Sleep(ctx, saveInterval) == nil {
-		if h.oldest() < log.Generation() {
-			ended()
-			return
+		if control, _ := h.control(); !looked || control.Replay != replay {
+			if looked, replay = true, control.Replay; h.oldest() < log.Generation() {
+				ended()
+				return
+			}
 		}
 		if h.deps.Topics.Current() == log.Generation() {
 			continue
