@@ -80,7 +80,7 @@ func TestRemove(t *testing.T) {
 	phone.expect(protocol.OpMessage, "1")
 	phone.closedWith(3503, "the user was erased")
 	nothing := `{"user":"alice","online":false,"sessions":[],"devices":[],` +
-		`"pending":0,"oldest_id":"0","newest_id":"0","dropped":0,"last_seen_ms":0}`
+		`"pending":0,"oldest_id":"0","newest_id":"0","dropped":0,"last_seen_ms":0,"since_ms":0}`
 	eventually(t, "nothing is known of the user", func() bool {
 		return strings.TrimSpace(n.call(t, "GET", "/v1/users/alice", "").body) == nothing
 	})
