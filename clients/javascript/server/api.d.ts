@@ -1147,7 +1147,9 @@ export interface components {
             /** @description Single messages, beside those up to `up_to`. */
             ids?: components["schemas"]["MessageID"][];
             device?: components["schemas"]["Name"];
-        } | unknown | unknown;
+        } | unknown | {
+            ids: unknown;
+        };
         Dismissed: {
             sessions: components["schemas"]["Count"];
         };
@@ -3034,7 +3036,7 @@ export interface operations {
                 after?: string;
                 limit?: number;
                 /** @description Only events of these types, comma-separated, such as `message.undelivered` or `message.*`. */
-                types?: string;
+                types?: ("message.*" | "message.delivered" | "message.settled" | "message.undelivered" | "message.expired" | "message.dropped" | "message.read" | "user.*" | "user.online" | "user.offline" | "upstream.*" | "upstream.message")[];
                 /** @description Only events of this user. */
                 user?: components["schemas"]["Name"];
                 /** @description How long to wait for an event if there is none, in whole seconds up to 50s. */
