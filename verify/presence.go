@@ -31,7 +31,7 @@ func (v *Verifier) online() func(user string) bool {
 // absent returns the number of users about whom GET /v1/events said something else at last than what is. A user that has
 // just come or gone is among them.
 func (v *Verifier) absent() (n int64) {
-	if v.cfg.Events == nil || !v.cfg.Events.Presence {
+	if v.cfg.Events == nil || !v.cfg.Events.Presence || !v.created.Load() {
 		return 0
 	}
 	return int64(v.events.judge.AbsentOf(streamFollower, v.online()))
