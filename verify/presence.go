@@ -28,10 +28,13 @@ func (v *Verifier) online() func(user string) bool {
 	return func(user string) bool { return here[user] }
 }
 
+// judgesPresence reports whether the run judges which users are told to be online.
+func (v *Verifier) judgesPresence() bool { return v.cfg.Events != nil && v.cfg.Events.Presence }
+
 // absent returns the number of users about whom GET /v1/events said something else at last than what is. A user that has
 // just come or gone is among them.
 func (v *Verifier) absent() (n int64) {
-	if v.cfg.Events == nil || !v.cfg.Events.Presence || !v.created.Load() {
+	if !v.judgesPresence() || !v.created.Load() {
 		return 0
 	}
 	return int64(v.events.judge.AbsentOf(streamFollower, v.online()))
@@ -40,7 +43,7 @@ func (v *Verifier) absent() (n int64) {
 // settlePresence waits until every user is told to be online, as all devices are connected. It then has some users go
 // away for good, and waits until that is told too. It returns what was told wrongly.
 func (v *Verifier) settlePresence(ctx context.Context) (wrong history.Violations) {
-	if v.cfg.Events == nil || !v.cfg.Events.Presence || !v.emptied.Load() {
+	if !v.judgesPresence() || !v.emptied.Load() {
 		return nil
 	}
 	if wrong = v.awaitPresence(ctx, presenceLimit); len(wrong) > 0 {

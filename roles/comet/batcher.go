@@ -121,7 +121,7 @@ func (b *batcher[T]) trimSharesLocked() {
 }
 
 // fairShare returns the most that each owner may have of a room, so that all together
-// fit: nobody who has less than that loses anything.
+// fit. An owner with less than that loses nothing.
 func fairShare(weights []int, room int) int {
 	slices.Sort(weights)
 	for i, w := range weights {

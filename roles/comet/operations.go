@@ -151,9 +151,19 @@ func (s *session) sendReplyLocked(frame []byte) {
 // the operation's own reply only: they get the reason as its body.
 func (r reader) refuse(p transport.Packet, err error) {
 	code, reason := refusalText(err)
-	r.comet.metrics.refusals.WithLabelValues(string(code)).Inc()
-	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(string(code)))
-	body = append(appendQuoted(body, reason), '}')
+	r.refuseAs(p, string(code), reason, 0)
+}
+
+// refuseAs is refuse with the code and the reason as the client gets them. retryMS is when another try may succeed; 0: that
+// is not said.
+func (r reader) refuseAs(p transport.Packet, code, reason string, retryMS uint32) {
+	r.comet.metrics.refusals.WithLabelValues(code).Inc()
+	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(code))
+	body = appendQuoted(body, reason)
+	if retryMS > 0 {
+		body = fmt.Appendf(body, `,"retry_ms":%d`, retryMS)
+	}
+	body = append(body, '}')
 	op := protocol.OpError
 	if r.gen != genV2 {
 		op = p.Op + 1 // every reply of goim's has the number after its operation's

@@ -289,21 +289,10 @@ func (r reader) answerUpstream(p transport.Packet, reply *envelope.UpstreamReply
 		if code == envelope.CodeUnavailable || code == envelope.CodeRateLimited {
 			retry = upstreamRetryMS
 		}
-		r.refuseUpstream(p, string(code), reason, retry)
+		r.refuseAs(p, string(code), reason, retry)
 	case reply.GetCode() != "":
-		r.refuseUpstream(p, reply.GetCode(), reply.GetReason(), reply.GetRetryMs())
+		r.refuseAs(p, reply.GetCode(), reply.GetReason(), reply.GetRetryMs())
 	default:
 		r.reply(p, p.Op, reply.GetBody())
 	}
-}
-
-// refuseUpstream sends op 28. retryMS is when another try may succeed; 0: none will.
-func (r reader) refuseUpstream(p transport.Packet, code, reason string, retryMS uint32) {
-	r.comet.metrics.refusals.WithLabelValues(code).Inc()
-	body := fmt.Appendf(make([]byte, 0, 128), `{"op":%d,"code":%s,"reason":`, p.Op, quote(code))
-	body = appendQuoted(body, reason)
-	if retryMS > 0 {
-		body = fmt.Appendf(body, `,"retry_ms":%d`, retryMS)
-	}
-	r.reply(p, protocol.OpError, append(body, '}'))
 }

@@ -13,7 +13,7 @@ type Faults struct {
 	EventsOverlap     bool // a batch of events that failed is appended after a later one
 	NoEventsTail      bool // a router that begins does not look at what the topic has
 	DueByClock        bool // a deadline is decided by the owner's clock, not by a record
-	PresenceByClock   bool // the owner tells who is online, without a record
+	PresenceByClock   bool // the owner tells that users are online, without a record
 }
 
 // guessTargets is what a router with NoApplied says of a record that it has not

@@ -45,7 +45,7 @@ type presenceRecorder struct {
 	changes map[*account]presenceChange
 	queue   presenceQueue
 	count   uint64
-	// sure: who has no session in the table is offline. A router that begins to own the partition is not
+	// sure: a user without a session in the table is offline. A router that begins to own the partition is not
 	// sure until comets had the time to announce their sessions to it, which they do from since on; zero:
 	// not yet.
 	sure  bool
@@ -230,7 +230,7 @@ func (pr *presenceRecorder) announcedAllLocked(now time.Time) bool {
 	return true
 }
 
-// beSureLocked finds out who is offline, once that is certain. ok is false while it is not.
+// beSureLocked finds the users that are offline, once that is certain. ok is false while it is not.
 func (pr *presenceRecorder) beSureLocked(now time.Time) (ok bool) {
 	if pr.since.IsZero() {
 		pr.since = now
@@ -278,7 +278,7 @@ func lastDevice(a *account) string {
 	return last.Name
 }
 
-// run tells who has come and gone, until ctx is done.
+// run puts the users that have come and gone into the log, until ctx is done.
 func (pr *presenceRecorder) run(ctx context.Context) {
 	poll := min(presencePoll, pr.p.cfg.WatchInterval)
 	timer := time.NewTimer(poll)
