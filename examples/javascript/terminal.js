@@ -27,20 +27,22 @@ client.on('state', (event) => {
 });
 client.on('error', (error) => console.error(error.message));
 
-const lines = createInterface({ input: process.stdin });
-lines.on('line', async (line) => {
+const end = () => client.close().then(() => process.exit(0));
+process.once('SIGINT', end);
+client.connect().catch(() => {}); // the state event has told why
+
+// One line after the other, so that the messages keep their order.
+for await (const line of createInterface({ input: process.stdin })) {
   const [, to, text] = line.match(/^(\S+): (.*)$/) ?? [];
-  if (!to) return console.log('write "user: text"');
+  if (!to) {
+    console.log('write "user: text"');
+    continue;
+  }
   try {
     const key = { 'Idempotency-Key': crypto.randomUUID() };
     await post(`/push?user=${encodeURIComponent(to)}`, text, key);
   } catch (error) {
     console.error(`not sent: ${error.message}`);
   }
-});
-// The end of the input and Ctrl-C end the client in order.
-const end = () => client.close().then(() => process.exit(0));
-lines.once('close', end);
-process.once('SIGINT', end);
-
-client.connect().catch(() => {}); // the state event has told why
+}
+await end(); // the end of the input

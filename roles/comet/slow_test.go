@@ -136,6 +136,7 @@ func TestBacklogOverPendingBytes(t *testing.T) {
 		s := start(t, &fakeLogic{}, func(cfg *comet.Config) { cfg.PendingBytes = 100 })
 		c := s.dialPipe(pipe.Options{})
 		c.login("ann", "")
+		synctest.Wait()                                              // The bytes of the auth reply count until its write has returned.
 		s.push(s.backlog(0, 0, 9, false, 1, 2, 3, 4, 5, 6, 7, 8, 9)) // 28 bytes each
 		if ids := c.drainPipe(); fmt.Sprint(ids) != "[1 2 3]" {
 			t.Fatalf("written: %v", ids)

@@ -141,6 +141,7 @@ func testSharedConn(t *testing.T, seed uint64) {
 	const writers = 4
 	rng := rand.New(rand.NewPCG(seed, 7))
 	var ended sync.WaitGroup
+	ended.Add(1) // until all have begun: the handler may wait earlier
 	owner := make(chan *sharedConn, 1)
 	batches, err := batch.NewPool(writers)
 	if err != nil {
@@ -195,6 +196,7 @@ func testSharedConn(t *testing.T, seed uint64) {
 		closed.Store(true)
 		_ = b.conn.Close(protocol.CloseKicked, "enough")
 	})
+	ended.Done()
 	var pings sync.WaitGroup
 	pings.Go(func() {
 		prng := rand.New(rand.NewPCG(seed, 55))
