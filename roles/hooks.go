@@ -36,11 +36,13 @@ func (n *Node) newHooks(ctx context.Context) (*hookService, error) {
 		return nil, fmt.Errorf("open the state of the hooks: %w", err)
 	}
 	s := &hookService{}
+	deps := hooks.Deps{
+		Topics: &n.topics, Table: table, Log: n.log, Metrics: n.metrics, Now: n.now, Retention: n.cfg.Events.Retention,
+	}
 	if shows {
-		s.admin = hooks.NewAdmin(n.cfg.Hooks, &n.topics, table, n.log)
+		s.admin = hooks.NewAdmin(n.cfg.Hooks, deps)
 	}
 	if posts {
-		deps := hooks.Deps{Topics: &n.topics, Table: table, Log: n.log, Metrics: n.metrics, Now: n.now}
 		if n.cluster != nil {
 			deps.Group = n.joinHookGroup
 		}

@@ -741,7 +741,7 @@ export interface paths {
         /**
          * Post events again
          * @description What the events topic has from a time on. Events have the same ids as before, so that a receiver can drop those
-         *     that it has. The topic's earlier generations are not read again.
+         *     that it has. A time of which events have left the topic is refused (events.retention).
          */
         post: operations["replayHook"];
         delete?: never;

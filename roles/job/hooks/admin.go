@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,28 +9,25 @@ import (
 	"slices"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"imgo/envelope"
 	"imgo/internal/events"
 )
 
 // Admin shows the hooks and changes what they do, on any node. Its methods are safe for concurrent use.
 type Admin struct {
+	deps   Deps
 	mirror *mirror
-	topics events.Topics
 	hooks  []Config
-	log    zerolog.Logger
 }
 
 // NewAdmin returns an Admin of the hooks of the settings.
-func NewAdmin(hooks []Config, topics events.Topics, table Table, logger zerolog.Logger) *Admin {
-	return &Admin{mirror: newMirror(table), topics: topics, hooks: hooks, log: logger}
+func NewAdmin(hooks []Config, deps Deps) *Admin {
+	return &Admin{deps: deps.withDefaults(), mirror: newMirror(deps.Table), hooks: hooks}
 }
 
 // Run follows the table until ctx is done.
 func (a *Admin) Run(ctx context.Context) error {
-	a.mirror.run(ctx, a.log)
+	a.mirror.run(ctx, a.deps.Log)
 	return nil
 }
 
@@ -87,7 +85,7 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 		if value, _ := a.mirror.get(ControlKey(name)); value != nil && json.Unmarshal(value, &c) == nil {
 			s.Paused, s.PausedMS = c.Paused, c.PausedMS
 		}
-		slices.SortFunc(s.Letters, func(a, b Letter) int { return int(b.At - a.At) })
+		slices.SortFunc(s.Letters, func(a, b Letter) int { return cmp.Compare(b.At, a.At) })
 		s.Letters = s.Letters[:min(len(s.Letters), maxLetters)]
 	}
 	if err := a.addLag(ctx, found, positions); err != nil {
@@ -168,7 +166,7 @@ func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions 
 		for at, position := range positions[name] {
 			end, known := ends[at]
 			if !known {
-				log, err := a.topics.Open(ctx, at.generation)
+				log, err := a.deps.Topics.Open(ctx, at.generation)
 				if err == nil {
 					_, end, err = log.Bounds(ctx, at.partition)
 				}
@@ -183,12 +181,51 @@ func (a *Admin) addLag(ctx context.Context, found map[string]*Status, positions 
 	return nil
 }
 
-// Replay makes a hook post again what the topic has from a time on.
+// Replay makes a hook post again what the topic has from a time on. It returns an error if the topic may no longer have
+// all events since then.
 func (a *Admin) Replay(ctx context.Context, name string, from time.Time) error {
 	return a.change(ctx, name, func(c *Control) error {
+		if err := a.checkFrom(ctx, name, from); err != nil {
+			return err
+		}
 		c.Replay, c.FromMS, c.Dead = c.Replay+1, from.UnixMilli(), false
 		return nil
 	})
+}
+
+// checkFrom returns an error if a replay cannot begin at a time.
+func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) error {
+	now := a.deps.Now()
+	kept := now.Add(-a.deps.Retention)
+	switch {
+	case from.After(now):
+		return envelope.Invalid("from_ms", "is in the future: it must be Unix milliseconds of a time that has passed")
+	case !from.Before(kept):
+		return nil
+	}
+	generations := map[uint16]bool{a.deps.Topics.Current(): true}
+	a.mirror.each(statePrefix, func(key string, _ []byte) {
+		if hook, at, ok := parseStateKey(key); ok && hook == name {
+			generations[at.generation] = true
+		}
+	})
+	for generation := range generations {
+		log, err := a.deps.Topics.Open(ctx, generation)
+		if err != nil {
+			return fmt.Errorf("open the events of generation %d: %w", generation, err)
+		}
+		for partition := range log.Partitions() {
+			begin, _, err := log.Bounds(ctx, partition)
+			if err != nil {
+				return fmt.Errorf("find the beginning of the events of partition %d: %w", partition, err)
+			}
+			if begin > 0 {
+				return envelope.Invalid("from_ms", fmt.Sprintf("is %d, but events from before %d (%s) have left the topic: "+
+					"begin no earlier, or replay less (events.retention)", from.UnixMilli(), kept.UnixMilli(), kept.UTC().Format(time.RFC3339)))
+			}
+		}
+	}
+	return nil
 }
 
 // Retry makes a hook post its dead letters again.

@@ -101,7 +101,7 @@ type Table interface {
 	Follow(ctx context.Context, from int64, fn func(offset int64, key, value []byte) error) error
 }
 
-// Deps are the parts of the system that hooks work with.
+// Deps are the parts of the system that Hooks and Admin work with.
 type Deps struct {
 	Topics events.Topics
 	// Group joins the group of a hook for a generation of the topic. Nil: this process has all partitions,
@@ -110,8 +110,17 @@ type Deps struct {
 	Table   Table
 	Log     zerolog.Logger
 	Metrics prometheus.Registerer
+	// Retention is how long the topics keep events at least. Only Admin needs it.
+	Retention time.Duration
 	// Now is the wall clock; nil: time.Now.
 	Now func() time.Time
 	// Transport replaces the network in tests.
 	Transport http.RoundTripper
+}
+
+func (d Deps) withDefaults() Deps {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return d
 }

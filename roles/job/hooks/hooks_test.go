@@ -2,6 +2,7 @@ package hooks_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -490,6 +491,48 @@ func TestAdminErrors(t *testing.T) {
 			if _, err := hooks.New([]hooks.Config{c}, hooks.Deps{}); err == nil || !strings.Contains(err.Error(), `hook "a"`) {
 				t.Errorf("%+v: %v", c, err)
 			}
+		}
+	})
+}
+
+// A replay from a time of which events are gone is refused, and changes nothing. So is one from a time to come.
+func TestReplayOfWhatIsGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start()
+		replay := func(from time.Time) (err error) {
+			w.admin(func(ctx context.Context, a *hooks.Admin) error {
+				err = a.Replay(ctx, "orders", from)
+				return nil
+			})
+			return err
+		}
+		refused := func(name string, err error) {
+			t.Helper()
+			if envelope.CodeOf(err) != envelope.CodeInvalid || !strings.HasPrefix(fmt.Sprint(err), "from_ms is ") {
+				t.Errorf("%s: %v, want an error about from_ms", name, err)
+			}
+		}
+		began := time.Now()
+		w.add(3, "1")
+		w.after(retention + time.Hour)
+		if err := replay(began); err != nil {
+			t.Errorf("nothing has left the topic yet: %v", err)
+		}
+		w.after(time.Minute)
+		w.topic.trim(2)
+		before := w.to.count()
+		refused("gone", replay(began))
+		refused("seconds instead of milliseconds", replay(time.UnixMilli(began.Unix())))
+		refused("to come", replay(time.Now().Add(time.Minute)))
+		w.topic = w.topics.grow()
+		w.after(time.Minute)
+		refused("gone in an older generation", replay(began))
+		w.after(time.Minute)
+		if n := w.to.count(); n != before {
+			t.Errorf("%d calls after replays that were refused", n-before)
+		}
+		if err := replay(time.Now().Add(time.Minute - retention)); err != nil {
+			t.Errorf("since a time of which nothing is gone: %v", err)
 		}
 	})
 }

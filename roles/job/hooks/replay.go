@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,7 +22,7 @@ func (h *hook) replay(ctx context.Context, c *carrier, commit func(context.Conte
 			state.Open = append(state.Open, l)
 		}
 		state.Dead = nil
-		slices.SortFunc(state.Open, func(a, b Letter) int { return int(a.Offset - b.Offset) })
+		slices.SortFunc(state.Open, func(a, b Letter) int { return cmp.Compare(a.Offset, b.Offset) })
 	} else {
 		var err error
 		if position, err = events.OffsetAt(ctx, c.log, c.partition, control.FromMS); err != nil {

@@ -22,6 +22,9 @@ import (
 	"imgo/roles/job/hooks"
 )
 
+// retention is how long the topics keep events.
+const retention = 72 * time.Hour
+
 const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 // topic is an events topic of one partition in memory.
@@ -412,7 +415,7 @@ func (w *world) status() (s hooks.Status) {
 func (w *world) admin(fn func(context.Context, *hooks.Admin) error) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
-	a := hooks.NewAdmin([]hooks.Config{w.cfg}, &w.topics, w.table, zerolog.Nop())
+	a := hooks.NewAdmin([]hooks.Config{w.cfg}, hooks.Deps{Topics: &w.topics, Table: w.table, Log: zerolog.Nop(), Retention: retention})
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
 	if err := fn(ctx, a); err != nil {
