@@ -29,7 +29,8 @@ const (
 	maxFinish = 8 * time.Second
 	// rejoinPause is the pause before a member joins again after an error.
 	rejoinPause = 500 * time.Millisecond
-	// leaveTimeout bounds the request to leave the group.
+	// leaveTimeout bounds how long Close waits for kafka-go to leave the group, and then
+	// its own request to leave.
 	leaveTimeout = 2 * time.Second
 )
 
@@ -195,25 +196,28 @@ func (g *Group) leave() {
 	g.member = ""
 	var ctx context.Context
 	ctx, g.stopLeaving = context.WithCancel(g.ctx)
-	g.leaving.Go(func() {
-		t := g.bus.transport(metadataTTL, g.topics...)
-		defer t.CloseIdleConnections()
-		client := g.bus.client(callTimeout, t)
-		backoff := wait.Backoff{Min: rejoinPause / 2, Max: rejoinPause}
-		for ctx.Err() == nil {
-			res, err := client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
-				GroupID: g.id, Members: []kafka.LeaveGroupRequestMember{{ID: member}},
-			})
-			// A coordinator that has just taken over answers that it is not ready.
-			// kafka-go v0.4.51 swaps the first two fields of the answer, so the error
-			// is in the lower half of the throttle time.
-			if err == nil && res.Error == nil && res.Throttle.Milliseconds()&0xffff == 0 && len(res.Members) == 1 &&
-				(res.Members[0].Error == nil || errors.Is(res.Members[0].Error, kafka.UnknownMemberId)) {
-				return
-			}
-			_ = backoff.Sleep(ctx) // the loop looks at ctx
+	g.leaving.Go(func() { g.remove(ctx, member) })
+}
+
+// remove takes a member id out of the group. It tries until ctx is done.
+func (g *Group) remove(ctx context.Context, member string) {
+	t := g.bus.transport(metadataTTL, g.topics...)
+	defer t.CloseIdleConnections()
+	client := g.bus.client(callTimeout, t)
+	backoff := wait.Backoff{Min: rejoinPause / 2, Max: rejoinPause}
+	for ctx.Err() == nil {
+		res, err := client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
+			GroupID: g.id, Members: []kafka.LeaveGroupRequestMember{{ID: member}},
+		})
+		// A coordinator that has just taken over answers that it is not ready.
+		// kafka-go v0.4.51 swaps the first two fields of the answer, so the error
+		// is in the lower half of the throttle time.
+		if err == nil && res.Error == nil && res.Throttle.Milliseconds()&0xffff == 0 && len(res.Members) == 1 &&
+			(res.Members[0].Error == nil || errors.Is(res.Members[0].Error, kafka.UnknownMemberId)) {
+			return
 		}
-	})
+		_ = backoff.Sleep(ctx) // the loop looks at ctx
+	}
 }
 
 // join makes the member, if there is none. A member joins at once. It makes the others
@@ -292,29 +296,54 @@ func (a *Assignment) Commit(ctx context.Context, positions []Part) error {
 func (g *Group) Close() error {
 	g.stop.Do(func() {
 		g.cancel()
-		g.release()
 		defer g.leaving.Wait()
+		defer g.dialer.close()
 		g.mu.Lock()
-		group := g.group
+		group, current := g.group, g.current
 		g.mu.Unlock()
 		if group == nil {
-			g.dialer.close() // it has never joined
+			return // it has never joined
+		}
+		if g.closeGroup(group, current) {
 			return
 		}
-		left := make(chan struct{})
-		go func() {
-			defer close(left)
-			_ = group.Close() // never fails
-		}()
-		timer := time.NewTimer(leaveTimeout)
-		defer timer.Stop()
-		select {
-		case <-left:
-		case <-timer.C:
-			g.dialer.close() // a broker does not answer
-			<-left
+		// The member may be in the group, and all others would wait for it until its session ends.
+		g.mu.Lock()
+		member := g.member
+		g.mu.Unlock()
+		if member != "" {
+			ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+			defer cancel()
+			g.remove(ctx, member)
 		}
-		g.dialer.close()
 	})
 	return nil
+}
+
+// closeGroup ends the assignment and closes kafka-go's member. left is false if that could not leave the group in
+// time: a broker does not answer, or it has joined again and waits for other members.
+func (g *Group) closeGroup(group *kafka.ConsumerGroup, current *Assignment) (left bool) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = group.Close() // never fails
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	if current != nil {
+		// kafka-go must learn that it is closed before it learns that the assignment is over: it would join again.
+		select {
+		case <-current.done:
+		case <-ctx.Done():
+		}
+	}
+	g.release()
+	select {
+	case <-closed:
+		return true
+	case <-ctx.Done():
+		g.dialer.close()
+		<-closed
+		return false
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -237,6 +238,38 @@ func TestGroupLosesAJoiningMember(t *testing.T) {
 		waitForEnd(a)
 	}
 	_ = stays.Close()
+}
+
+// A member that is closed while it waits for the others is no longer in the group.
+func TestGroupClosesWhileItJoins(t *testing.T) {
+	f := fake(t)
+	p := prefix()
+	b := open(t, options(f.Brokers(), p))
+	kept, live := twoLogs(t, b)
+	closes := join(t, b, kept, live)
+	eventually(t, "all partitions", func() bool { return len(closes.has()) == 6 })
+	slow, err := b.Group(within(t), bus.GroupOptions{Name: "job", Logs: []*bus.Log{kept, live}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	var held *bus.Assignment
+	eventually(t, "an assignment of two", func() bool {
+		held, err = slow.Next(within(t))
+		return err == nil && len(held.Parts()) < 6
+	})
+	third := join(t, b, kept, live)
+	<-held.Done() // slow goes on with it, so all wait
+	eventually(t, "it joins", func() bool { return len(closes.has()) == 0 })
+	closes.leave()
+	transport := &kafka.Transport{}
+	defer transport.CloseIdleConnections()
+	client := &kafka.Client{Addr: kafka.TCP(f.Brokers()...), Transport: transport}
+	described, err := client.DescribeGroups(within(t), &kafka.DescribeGroupsRequest{GroupIDs: []string{p + ".job"}})
+	if err != nil || len(described.Groups) != 1 || len(described.Groups[0].Members) != 2 {
+		t.Errorf("the group has %+v, %v; want two members", described, err)
+	}
+	third.leave()
 }
 
 // Close does not wait for a Kafka that is away.
