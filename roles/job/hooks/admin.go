@@ -61,25 +61,15 @@ func (a *Admin) List(ctx context.Context) ([]Status, error) {
 	}
 	found := make(map[string]*Status)
 	positions := make(map[string]map[place]int64)
-	hook := func(name string) *Status {
-		if found[name] == nil {
-			found[name], positions[name] = &Status{Name: name}, make(map[place]int64)
-		}
-		return found[name]
-	}
-	for _, c := range a.hooks {
-		hook(c.Name)
-	}
-	a.mirror.each(statePrefix, func(key string, value []byte) {
-		var s State
-		name, at, ok := parseStateKey(key)
-		if ok && a.has(name) && json.Unmarshal(value, &s) == nil {
-			hook(name).add(s)
+	for _, name := range a.names() {
+		found[name], positions[name] = &Status{Name: name}, make(map[place]int64)
+		a.mirror.states(name, func(at place, s State) {
+			found[name].add(s)
 			if !s.Ended {
 				positions[name][at] = s.Position
 			}
-		}
-	})
+		})
+	}
 	for name, s := range found {
 		var c Control
 		if value, _ := a.mirror.get(ControlKey(name)); value != nil && json.Unmarshal(value, &c) == nil {
@@ -204,11 +194,7 @@ func (a *Admin) checkFrom(ctx context.Context, name string, from time.Time) erro
 		return nil
 	}
 	generations := map[uint16]bool{a.deps.Topics.Current(): true}
-	a.mirror.each(statePrefix, func(key string, _ []byte) {
-		if hook, at, ok := parseStateKey(key); ok && hook == name {
-			generations[at.generation] = true
-		}
-	})
+	a.mirror.states(name, func(at place, _ State) { generations[at.generation] = true })
 	for generation := range generations {
 		log, err := a.deps.Topics.Open(ctx, generation)
 		if err != nil {

@@ -91,22 +91,12 @@ func (h *hook) run(ctx context.Context) {
 	}
 }
 
-// states calls fn for each stored state of the hook.
-func (h *hook) states(fn func(at place, s State)) {
-	h.mirror.each(statePrefix, func(key string, value []byte) {
-		var s State
-		if name, at, ok := parseStateKey(key); ok && name == h.cfg.Name && json.Unmarshal(value, &s) == nil {
-			fn(at, s)
-		}
-	})
-}
-
 // oldest returns the oldest generation of which the hook has not posted all events, or which has yet to take up
 // a replay. Growth of the kept log begins a generation. Nothing is appended to the one before then.
 func (h *hook) oldest() uint16 {
 	oldest := h.deps.Topics.Current()
 	control, _ := h.control()
-	h.states(func(at place, s State) {
+	h.mirror.states(h.cfg.Name, func(at place, s State) {
 		if !s.Ended || s.Replayed < control.Replay {
 			oldest = min(oldest, at.generation)
 		}
@@ -116,7 +106,7 @@ func (h *hook) oldest() uint16 {
 
 // knows reports whether the hook has a state of a generation.
 func (h *hook) knows(generation uint16) (known bool) {
-	h.states(func(at place, _ State) { known = known || at.generation == generation })
+	h.mirror.states(h.cfg.Name, func(at place, _ State) { known = known || at.generation == generation })
 	return known
 }
 

@@ -2,8 +2,8 @@ package hooks
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -85,13 +85,14 @@ func (m *mirror) get(key string) (value []byte, changed <-chan struct{}) {
 	return m.entries[key], m.changed
 }
 
-// each calls fn for the entries whose keys have a prefix.
-func (m *mirror) each(prefix string, fn func(key string, value []byte)) {
+// states calls fn for each stored state of a hook.
+func (m *mirror) states(hook string, fn func(at place, s State)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for key, value := range m.entries {
-		if strings.HasPrefix(key, prefix) {
-			fn(key, value)
+		var s State
+		if name, at, ok := parseStateKey(key); ok && name == hook && json.Unmarshal(value, &s) == nil {
+			fn(at, s)
 		}
 	}
 }
