@@ -172,7 +172,7 @@ func (b *broadcasts) onlyForLocked(s *session) (only *broadcastList) {
 	if len(b.all.list) > 0 {
 		only = &b.all
 	}
-	for _, room := range s.rooms {
+	for _, room := range s.rooms.in {
 		if l := b.rooms[room]; l != nil {
 			if only != nil {
 				return nil // the two are to be merged
@@ -210,7 +210,7 @@ func (w *flushWindow) takeLocked(s *session, t *tally) {
 			continue
 		}
 		found = b.all.mergeSince(s.broadcastSeq, found)
-		for _, room := range s.rooms {
+		for _, room := range s.rooms.in {
 			found = b.rooms[room].mergeSince(s.broadcastSeq, found)
 		}
 	}

@@ -201,7 +201,7 @@ func (r reader) heartbeatBody() []byte {
 		return nil
 	}
 	online := uint32(0)
-	if rooms := r.ownRooms(); len(rooms) > 0 {
+	if rooms := (member{r.session}).ownRooms(); len(rooms) > 0 {
 		online = min(r.comet.announcer.online(rooms[0]), math.MaxInt32)
 	}
 	return binary.BigEndian.AppendUint32(nil, online)
@@ -220,6 +220,59 @@ func (r reader) room(p transport.Packet, allowEmpty bool) (room string, ok bool)
 		return "", false
 	}
 	return room, true
+}
+
+// changeRoom puts the session into one room only, or into none, as goim did: the
+// rooms that callers of the API have put it into do not count.
+func (r reader) changeRoom(p transport.Packet) {
+	room, ok := r.room(p, true)
+	if !ok {
+		return
+	}
+	m := member{r.session}
+	var until int64
+	if room != "" {
+		var err error
+		if until, err = m.admit(room, 0); err != nil {
+			r.refuse(p, err)
+			return
+		}
+	}
+	m.dropAsks("")
+	for _, have := range m.ownRooms() {
+		if have != room {
+			m.leave(have)
+		}
+	}
+	if room != "" && !m.joinUntil(room, until) {
+		return
+	}
+	r.reply(p, protocol.OpChangeRoomReply, p.Body)
+}
+
+func (r reader) joinRoom(p transport.Packet) {
+	room, ok := r.room(p, false)
+	if !ok {
+		return
+	}
+	m := member{r.session}
+	until, err := m.admit(room, len(m.ownRooms()))
+	if err != nil {
+		r.refuse(p, err)
+		return
+	}
+	if m.joinUntil(room, until) {
+		r.reply(p, protocol.OpJoinRoomReply, p.Body)
+	}
+}
+
+func (r reader) leaveRoom(p transport.Packet) {
+	if room, ok := r.room(p, false); ok {
+		m := member{r.session}
+		m.dropAsks(room)
+		m.leave(room)
+		r.reply(p, protocol.OpLeaveRoomReply, p.Body)
+	}
 }
 
 // subscribe changes which operations the session accepts. A list that cannot be

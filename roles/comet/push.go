@@ -60,7 +60,7 @@ func (c *Comet) pushOne(d *envelope.Delivery, now time.Time, f *fanoutWorker) (d
 	case d.GetSessionRooms() != nil:
 		for _, to := range d.GetSessionRooms().GetTo() {
 			if s := c.table.find(to.GetSession()); s != nil {
-				s.followLater(d.GetSessionRooms().GetRooms())
+				member{s}.followLater(d.GetSessionRooms().GetRooms())
 			}
 		}
 	case d.GetDismiss() != nil:

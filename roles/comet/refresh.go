@@ -18,7 +18,8 @@ func (r reader) refresh(p transport.Packet) {
 		r.refuse(p, err)
 		return
 	}
-	own := r.ownRooms()
+	m := member{r.session}
+	own := m.ownRooms()
 	r.out.Lock()
 	info := r.describeLocked()
 	r.out.Unlock()
@@ -36,19 +37,19 @@ func (r reader) refresh(p transport.Packet) {
 	}
 	r.out.Lock()
 	r.ownExtras()
-	r.expires, r.access = reply.GetExpiresMs(), reply.GetAccess()
+	r.expires, r.rooms.access = reply.GetExpiresMs(), reply.GetAccess()
 	r.out.Unlock()
 	for _, room := range reply.GetLost() {
-		if r.leaveUngranted(room) {
-			r.tellRoom(room, false, leftByToken)
+		if m.leaveUngranted(room) {
+			m.tellRoom(room, false, leftByToken)
 		}
 	}
 	for _, room := range r.comet.withRooms(own, reply.GetRooms())[len(own):] {
-		if !r.join(room, r.comet.joinBy()) {
+		if !m.join(room, r.comet.joinBy()) {
 			return
 		}
-		r.tellRoom(room, true, joinedByAsking)
+		m.tellRoom(room, true, joinedByAsking)
 	}
 	r.reply(p, protocol.OpAuthReply, append(r.appendAuthReply(reply.GetExpiresMs()), '}'))
-	r.askLater(reply.GetToAsk(), true)
+	m.askLater(reply.GetToAsk(), true)
 }

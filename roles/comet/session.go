@@ -26,7 +26,7 @@ const (
 // session is one client connection, from its auth packet to its end.
 //
 // One goroutine at a time reads from the connection and owns the session's life
-// (connect, retire, conclude). The rooms change under a lock of their own too (rooms.go).
+// (connect, retire, conclude). The rooms change under a lock of their own too (see member).
 // The lock of the outbox guards all other fields that change, unless their comment says
 // otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //
@@ -78,14 +78,10 @@ type extras struct {
 	// globalKey: the key names the session without its user.
 	globalKey bool
 	expires   int64 // Unix milliseconds; 0: never
-	rooms     roomSet
-	stays     []stay               // the rooms that it has to leave at some time
-	asks      []roomAsk            // what asking has yet to ask; the first one is under way
-	granted   granted              // those that callers of the API put the user into
-	access    *envelope.RoomAccess // what the token allows; nil: every room
-	accepts   []int32              // sorted
-	upQueue   *upstreamQueue       // of messages for the backend; nil: none came
-	auto      *autoAck             // nil: the client acknowledges, or has got nothing kept
+	rooms     membership
+	accepts   []int32        // sorted
+	upQueue   *upstreamQueue // of messages for the backend; nil: none came
+	auto      *autoAck       // nil: the client acknowledges, or has got nothing kept
 
 	code    protocol.CloseCode // why the server closed it; 0: it did not
 	reason  string
@@ -117,7 +113,7 @@ func (s *session) describeLocked() *envelope.SessionInfo {
 	return &envelope.SessionInfo{
 		Address: s.addressKey().Address(), User: s.user, Device: s.device, Key: s.keyNameLocked(), Platform: s.platform,
 		Remote: remoteString(s.out.Conn()), Generation: s.gen.String(), Transport: s.out.Conn().Traits().Scheme,
-		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms), RoomsAt: s.granted.at,
+		SinceMs: s.since, Accepts: slices.Clone(s.accepts), Rooms: slices.Clone(s.rooms.in), RoomsAt: s.rooms.granted.at,
 		Incarnation: s.comet.incarnation, GlobalKey: s.globalKey,
 	}
 }

@@ -15,7 +15,8 @@ import (
 func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Conn().Authenticated()
-	granted := s.takeGranted(reply.GetUser(), reply.GetMemberships())
+	m := member{s}
+	granted := m.takeGranted(reply.GetUser(), reply.GetMemberships())
 	s.out.Lock()
 	if reply.GetDevice() != "" {
 		s.device = reply.GetDevice()
@@ -23,7 +24,7 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 	s.floor = reply.GetFloor()
 	if expires := reply.GetExpiresMs(); expires != 0 || reply.Access != nil {
 		s.ownExtras()
-		s.expires, s.access = expires, reply.GetAccess()
+		s.expires, s.rooms.access = expires, reply.GetAccess()
 	}
 	if reply.GetGlobalKey() {
 		s.ownExtras()
@@ -42,10 +43,10 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 	rooms = c.withRooms(rooms, reply.GetRooms())
 	ok := true
 	for i := 0; ok && i < len(rooms); i++ {
-		ok = s.join(rooms[i], until)
+		ok = m.join(rooms[i], until)
 	}
 	for i := 0; ok && i < len(granted); i++ {
-		ok = s.openRoom(granted[i], until) // it is in them already
+		ok = m.openRoom(granted[i], until) // it is in them already
 	}
 	if key != "" {
 		if older := c.table.claimKey(userKey{s.user, key}, s); older != nil {
@@ -54,7 +55,7 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 	}
 
 	if s.goLive(seq, auth, reply) {
-		s.askLater(reply.GetToAsk(), false)
+		m.askLater(reply.GetToAsk(), false)
 	}
 }
 
@@ -106,11 +107,11 @@ func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply,
 	}
 	body := append(s.appendAuthReply(reply.GetExpiresMs()), `,"pending":`...)
 	body = strconv.AppendUint(body, uint64(reply.GetPending()), 10)
-	for i, room := range s.granted.rooms {
+	for i, room := range s.rooms.granted.rooms {
 		body = appendListStart(body, "rooms", i)
 		body = appendQuoted(body, room)
 	}
-	body = appendListEnd(body, len(s.granted.rooms))
+	body = appendListEnd(body, len(s.rooms.granted.rooms))
 	for i, r := range refused {
 		body = append(appendListStart(body, "refused", i), `{"room":`...)
 		body = append(appendQuoted(body, r.GetRoom()), `,"code":`...)
@@ -175,7 +176,7 @@ func (s *session) retire(grace time.Duration) time.Duration {
 	if authenticated {
 		c.table.live.Add(-1)
 		c.metrics.sessionsOf[s.gen].Dec()
-		s.exitAll()
+		member{s}.exitAll()
 		s.out.Lock()
 		key := s.key
 		s.out.Unlock()

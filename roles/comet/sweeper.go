@@ -93,7 +93,7 @@ func (w *sweeper) checkAlive(s *session) {
 		return
 	}
 	if c.roomsEnd.Load() {
-		s.endStays(time.Now())
+		member{s}.endStays(time.Now())
 	}
 	if !c.cfg.CloseExpired {
 		return

@@ -136,7 +136,7 @@ func TestVectorsAuthReplies(t *testing.T) {
 	for _, test := range file.Replies {
 		s := &session{comet: &Comet{}, extras: &extras{}, id: 1, gen: genV2, form: transport.FormV2, user: test.User}
 		s.comet.cfg.Heartbeat = time.Duration(test.HeartbeatMS) * time.Millisecond
-		s.granted.rooms = test.Rooms
+		s.rooms.granted.rooms = test.Rooms
 		reply := &envelope.ConnectReply{Pending: test.Pending}
 		if test.ExpiresInMS > 0 {
 			reply.ExpiresMs = time.Now().UnixMilli() + test.ExpiresInMS + 300 // it is rounded to a second
