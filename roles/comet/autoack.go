@@ -21,8 +21,10 @@ const maxUnacked = 4096
 // reached the client. It is far over the round trip of a mobile network.
 const packetAge = 3 * time.Second
 
-// autoAck is what a session needs whose client does not acknowledge.
+// autoAck acknowledges for the client of a session that does not do it itself. A nil one
+// is that of a session that has got nothing kept. The lock of the session's outbox guards it.
 type autoAck struct {
+	session *session
 	unacked unacked
 	pace    pacer
 }
@@ -71,45 +73,71 @@ func (u *unacked) takeArrived(end int64, latest time.Duration) []uint64 {
 func (s *session) autoLocked() *autoAck {
 	s.ownExtras()
 	if s.auto == nil {
-		s.auto = &autoAck{}
+		s.auto = &autoAck{session: s, pace: pacer{session: s}}
 	}
 	return s.auto
+}
+
+// pacer returns the session's pacer.
+func (a *autoAck) pacer() *pacer {
+	if a == nil {
+		return nil
+	}
+	return &a.pace
+}
+
+// writtenLocked notes a kept message that the kernel has, up to position end of the stream.
+func (a *autoAck) writtenLocked(id uint64, end int64) {
+	if !a.unacked.endsAt(end) {
+		a.ackArrivedLocked(false)
+	}
+	a.unacked.add(written{id, end, a.session.comet.now()})
+	if a.awaitsTCPLocked() { // else the next packet counts
+		a.session.markBusyLocked()
+	}
+}
+
+// awaitsTCPLocked reports whether messages count as delivered once the client's TCP
+// has acknowledged them.
+func (a *autoAck) awaitsTCPLocked() bool {
+	return a != nil && len(a.unacked) > 0 && a.session.comet.cfg.AutoAck == AutoAckTCP
 }
 
 // ackArrivedLocked acknowledges for a client that does not. packet says that a
 // packet of the client has just arrived. By default only a packet counts, and only
 // for messages that the client's TCP has had for packetAge. With AutoAckTCP the
 // TCP's word is enough. Where the transport does not know it, a packet stands for it.
-func (s *session) ackArrivedLocked(packet bool) {
-	if s.auto == nil || len(s.auto.unacked) == 0 {
+func (a *autoAck) ackArrivedLocked(packet bool) {
+	if a == nil || len(a.unacked) == 0 {
 		return
 	}
-	by, latest := AutoAckTCP, s.comet.now()
-	if s.comet.cfg.AutoAck != AutoAckTCP {
+	c := a.session.comet
+	by, latest := AutoAckTCP, c.now()
+	if c.cfg.AutoAck != AutoAckTCP {
 		if !packet {
 			return
 		}
 		by, latest = AutoAckPacket, latest-packetAge
 	}
 	// Written is read first: bytes written in between then count as unacknowledged.
-	conn := s.out.Conn()
+	conn := a.session.out.Conn()
 	arrived := conn.Written()
 	if unacked, ok := conn.Unacked(); ok {
 		arrived -= unacked
 	} else if !packet {
 		return
 	}
-	if ids := s.auto.unacked.takeArrived(arrived, latest); len(ids) > 0 {
-		s.comet.acknowledge(s, ids, by)
+	if ids := a.unacked.takeArrived(arrived, latest); len(ids) > 0 {
+		c.acknowledge(a.session, ids, by)
 	}
 }
 
-// tooMuchUnackedLocked reports whether so much of what was written does not count
-// as delivered that no more kept messages are to be written.
-func (s *session) tooMuchUnackedLocked() bool {
-	if s.auto == nil || !s.auto.unacked.full() {
+// fullLocked reports whether so much of what was written does not count as delivered
+// that no more kept messages are to be written.
+func (a *autoAck) fullLocked() bool {
+	if a == nil || !a.unacked.full() {
 		return false
 	}
-	s.ackArrivedLocked(false)
-	return s.auto.unacked.full()
+	a.ackArrivedLocked(false)
+	return a.unacked.full()
 }

@@ -61,7 +61,7 @@ func (s *session) deliverKeptLocked(m *transport.Message, prev uint64, f *fanout
 		return outFiltered
 	}
 	frame := m.Frame(s.form)
-	if !s.out.FitsLocked(len(frame)) || s.tooMuchUnackedLocked() || s.pacedLocked() && !s.paceLocked(frame, id) {
+	if !s.out.FitsLocked(len(frame)) || s.auto.fullLocked() || s.pacedLocked() && !s.autoLocked().pace.addLocked(frame, id) {
 		s.fallBehindLocked(id)
 		return outBehind
 	}
@@ -158,7 +158,7 @@ func (s *session) backlogLocked(b *envelope.Backlog, t *tally) {
 func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
 	if s.pacedLocked() {
 		return s.addBacklogLocked(messages, t, func(k *envelope.Kept) bool {
-			return s.paceLocked(transport.AppendMessage(nil, s.form, k.GetOp(), k.GetId(), k.GetBody()), k.GetId())
+			return s.autoLocked().pace.addLocked(transport.AppendMessage(nil, s.form, k.GetOp(), k.GetId(), k.GetBody()), k.GetId())
 		})
 	}
 	s.takeBroadcastsLocked()
@@ -191,7 +191,7 @@ func (s *session) addBacklogLocked(messages []*envelope.Kept, t *tally, add func
 			s.last = id
 			t[kindBacklog][outFiltered]++
 			continue
-		case s.tooMuchUnackedLocked() || !add(k):
+		case s.auto.fullLocked() || !add(k):
 			t[kindBacklog][outBehind]++
 			return false
 		}
@@ -211,7 +211,7 @@ func (s *session) askIfDueLocked() {
 		return
 	}
 	s.markBusyLocked()
-	if !s.out.EmptyLocked() || s.pacingLocked() || s.tooMuchUnackedLocked() || !s.catchUp.due(s.comet.now()) {
+	if !s.out.EmptyLocked() || s.auto.pacer().waitsLocked() || s.auto.fullLocked() || !s.catchUp.due(s.comet.now()) {
 		return
 	}
 	s.catchUp.state = catchUpQueued

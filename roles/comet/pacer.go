@@ -20,14 +20,16 @@ const (
 )
 
 // pacer holds the kept messages of a session that wait for a pause between two
-// packets. The lock of the outbox guards it.
+// packets. A nil one is that of a session that has got nothing kept. The lock of the
+// session's outbox guards it.
 type pacer struct {
+	session *session
 	waiting []pacedFrame
-	bytes   int
-	timer   *time.Timer   // nil until the first message waits
+	timer   *time.Timer   // nil until the first message comes
 	written int64         // bytes written when the pacer looked last
 	since   time.Duration // from when on nothing more was written, on comet's clock
-	pauses  int           // of the first waiting message
+	bytes   int32         // that wait
+	pauses  uint8         // of the first waiting message
 }
 
 // pacedFrame is a kept message in its frame.
@@ -39,53 +41,54 @@ type pacedFrame struct {
 // pacedLocked reports whether the session's kept messages are paced.
 func (s *session) pacedLocked() bool { return s.gen != genV2 && s.out.Conn().Traits().Stream }
 
-// pacingLocked reports whether kept messages wait for their pause.
-func (s *session) pacingLocked() bool { return s.auto != nil && len(s.auto.pace.waiting) > 0 }
+// waitsLocked reports whether kept messages wait for their pause.
+func (p *pacer) waitsLocked() bool { return p != nil && len(p.waiting) > 0 }
 
-// pacerLocked returns the session's pacer. A new one begins with the pause that
-// follows an auth reply.
-func (s *session) pacerLocked() *pacer {
-	fresh := s.auto == nil || s.auto.pace.timer == nil
-	p := &s.autoLocked().pace
-	if fresh {
-		p.timer = time.AfterFunc(time.Hour, s.writePaced)
-		p.timer.Stop()
-		p.beginLocked(s, authPause)
+// startLocked begins with what waits for the auth reply, which was written just now.
+func (p *pacer) startLocked() {
+	if p.waitsLocked() {
+		p.beginLocked(authPause)
+		p.timer.Reset(authPause)
 	}
-	return p
 }
 
 // beginLocked sets the pause before the next message.
-func (p *pacer) beginLocked(s *session, pause time.Duration) {
-	p.written, p.since = s.out.Conn().Written(), s.comet.now()+pause-packetPause
+func (p *pacer) beginLocked(pause time.Duration) {
+	p.written, p.since = p.session.out.Conn().Written(), p.session.comet.now()+pause-packetPause
 }
 
-// fits reports whether a frame of n bytes may wait.
-func (p *pacer) fits(n, bound int) bool {
-	return len(p.waiting) == 0 || len(p.waiting) < maxPaced && p.bytes+n <= bound
-}
-
-// paceLocked writes a frame after those that wait, once there is a pause. It
-// reports whether there was room for it.
-func (s *session) paceLocked(frame []byte, id uint64) bool {
-	p := s.pacerLocked()
-	if !p.fits(len(frame), s.comet.cfg.PendingBytes) {
+// addLocked writes a frame after those that wait, once there is a pause. It reports
+// whether there was room for it. The first one of all waits for the pause that follows an
+// auth reply.
+func (p *pacer) addLocked(frame []byte, id uint64) bool {
+	if p.timer == nil {
+		p.timer = time.AfterFunc(time.Hour, p.write)
+		p.timer.Stop()
+		p.beginLocked(authPause)
+	}
+	if !p.fits(len(frame), p.session.comet.cfg.PendingBytes) {
 		return false
 	}
-	if len(p.waiting) == 0 && s.quietLocked(p) {
-		s.writeAloneLocked(p, frame, id)
+	if len(p.waiting) == 0 && p.quietLocked() {
+		p.writeAloneLocked(pacedFrame{frame, id})
 		return true
 	}
 	p.waiting = append(p.waiting, pacedFrame{frame, id})
-	p.bytes += len(frame)
-	if len(p.waiting) == 1 && s.state == stateLive { // else activate starts it
-		p.timer.Reset(max(p.since+packetPause-s.comet.now(), 0))
+	p.bytes += int32(len(frame))
+	if len(p.waiting) == 1 && p.session.state == stateLive { // else the session's activation starts it
+		p.timer.Reset(max(p.since+packetPause-p.session.comet.now(), 0))
 	}
 	return true
 }
 
+// fits reports whether a frame of n bytes may wait.
+func (p *pacer) fits(n, bound int) bool {
+	return len(p.waiting) == 0 || len(p.waiting) < maxPaced && int(p.bytes)+n <= bound
+}
+
 // quietLocked reports whether nothing has been written for a pause.
-func (s *session) quietLocked(p *pacer) bool {
+func (p *pacer) quietLocked() bool {
+	s := p.session
 	now := s.comet.now()
 	if written := s.out.Conn().Written(); written != p.written {
 		p.written, p.since = written, max(p.since, now)
@@ -93,27 +96,27 @@ func (s *session) quietLocked(p *pacer) bool {
 	return s.state == stateLive && s.out.EmptyLocked() && now-p.since >= packetPause
 }
 
-func (s *session) writeAloneLocked(p *pacer, frame []byte, id uint64) {
+func (p *pacer) writeAloneLocked(f pacedFrame) {
 	p.pauses = 0
-	s.out.EnqueueLocked(s, frame, id)
-	s.out.FlushLocked(s)
-	p.beginLocked(s, packetPause)
+	p.session.out.EnqueueLocked(p.session, f.bytes, f.id)
+	p.session.out.FlushLocked(p.session)
+	p.beginLocked(packetPause)
 }
 
-// writePaced writes the first waiting message if there was a pause. It is the
-// timer's function.
-func (s *session) writePaced() {
+// write writes the first waiting message if there was a pause. It is the timer's
+// function.
+func (p *pacer) write() {
+	s := p.session
 	s.out.Lock()
 	defer s.out.Unlock()
-	if s.state != stateLive || !s.pacingLocked() {
+	if s.state != stateLive || !p.waitsLocked() {
 		return
 	}
-	p := &s.auto.pace
-	if p.pauses++; s.quietLocked(p) || p.pauses > maxPauses {
+	if p.pauses++; p.quietLocked() || p.pauses > maxPauses {
 		first := p.waiting[0]
 		p.waiting = p.waiting[1:]
-		p.bytes -= len(first.bytes)
-		s.writeAloneLocked(p, first.bytes, first.id)
+		p.bytes -= int32(len(first.bytes))
+		p.writeAloneLocked(first)
 	}
 	if len(p.waiting) > 0 {
 		p.timer.Reset(packetPause)
@@ -123,26 +126,15 @@ func (s *session) writePaced() {
 	s.askIfDueLocked()
 }
 
-// startPacerLocked begins with what waits for the auth reply, which was written
-// just now.
-func (s *session) startPacerLocked() {
-	if !s.pacedLocked() || !s.pacingLocked() {
+// flushLocked queues what waits for a pause at once, because the session ends. A
+// client that loses it gets it again at its next session.
+func (p *pacer) flushLocked() {
+	if p == nil || p.timer == nil {
 		return
 	}
-	s.auto.pace.beginLocked(s, authPause)
-	s.auto.pace.timer.Reset(authPause)
-}
-
-// flushPacedLocked queues what waits for a pause at once, because the session ends.
-// A client that loses it gets it again at its next session.
-func (s *session) flushPacedLocked() {
-	if s.auto == nil || s.auto.pace.timer == nil {
-		return
-	}
-	p := &s.auto.pace
 	p.timer.Stop()
 	for _, f := range p.waiting {
-		s.out.EnqueueLocked(s, f.bytes, f.id)
+		p.session.out.EnqueueLocked(p.session, f.bytes, f.id)
 	}
 	p.waiting, p.bytes = nil, 0
 }

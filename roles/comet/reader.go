@@ -114,7 +114,7 @@ func (r reader) received(p transport.Packet, err error) (handle bool, delay time
 		r.heard.Store(int64(now))
 		r.out.Lock()
 		handle = r.state == stateLive
-		r.ackArrivedLocked(true)
+		r.auto.ackArrivedLocked(true)
 		r.out.Unlock()
 	}
 	if delay = r.throttle.take(now, r.comet.cfg.UpstreamRate, r.comet.cfg.UpstreamBurst, cost(p)); delay > 0 {

@@ -166,7 +166,7 @@ func (s *session) close(code protocol.CloseCode, reason string) {
 		return
 	}
 	s.takeBroadcastsLocked()
-	s.flushPacedLocked()
+	s.auto.pacer().flushLocked()
 	s.ownExtras()
 	s.state, s.code, s.reason = stateClosing, code, reason
 	var last []byte
@@ -233,23 +233,14 @@ func (s *session) takeSentLocked(ids []uint64) []uint64 {
 
 // WrittenLocked notes a kept message that the kernel has, for a client that does
 // not acknowledge.
-func (s *session) WrittenLocked(id uint64, end int64) {
-	auto := s.autoLocked()
-	if !auto.unacked.endsAt(end) {
-		s.ackArrivedLocked(false)
-	}
-	auto.unacked.add(written{id, end, s.comet.now()})
-	if s.comet.cfg.AutoAck == AutoAckTCP { // else the next packet counts
-		s.markBusyLocked()
-	}
-}
+func (s *session) WrittenLocked(id uint64, end int64) { s.autoLocked().writtenLocked(id, end) }
 
 // BlockedLocked makes the sweep check whether the client takes anything.
 func (s *session) BlockedLocked() { s.markBusyLocked() }
 
 // IdleLocked continues when all that was queued has gone out.
 func (s *session) IdleLocked() {
-	s.ackArrivedLocked(false)
+	s.auto.ackArrivedLocked(false)
 	s.askIfDueLocked()
 }
 
@@ -263,7 +254,7 @@ func (s *session) AbortLocked(err error) {
 			s.code, s.reason = protocol.CloseSlow, err.Error()
 		}
 	}
-	s.ackArrivedLocked(false)
+	s.auto.ackArrivedLocked(false)
 }
 
 // CloseReasonLocked returns why the server closed the session; 0: it did not.

@@ -73,7 +73,7 @@ func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
 	s.out.StartLocked(s, s.encodeAuthReplyLocked(seq, reply, append(auth.refused, reply.GetRefused()...)))
-	s.startPacerLocked()
+	s.auto.pacer().startLocked()
 	s.heard.Store(int64(c.now()))
 	if s.catchUp.state == catchUpSent {
 		s.catchUp.sentAt = c.now()
@@ -192,7 +192,7 @@ func (s *session) retire(grace time.Duration) time.Duration {
 		s.state = stateEnded
 		s.out.DropLocked()
 	case stateLive:
-		s.flushPacedLocked()
+		s.auto.pacer().flushLocked()
 		s.state = stateEnded
 	case stateClosing:
 		grace = max(time.Until(s.closeBy), 0)
@@ -209,7 +209,7 @@ func (s *session) retire(grace time.Duration) time.Duration {
 func (s *session) conclude() {
 	c := s.comet
 	s.out.Lock()
-	s.ackArrivedLocked(false)
+	s.auto.ackArrivedLocked(false)
 	code, reason := s.code, s.reason
 	s.out.Unlock()
 	_ = s.out.Conn().Close(code, reason)

@@ -69,11 +69,10 @@ func (w *sweeper) checkBusy(s *session) {
 	if s.state > stateLive {
 		return
 	}
-	s.ackArrivedLocked(false)
+	s.auto.ackArrivedLocked(false)
 	s.retryCatchUpLocked()
 	s.askIfDueLocked()
-	waits := s.auto != nil && len(s.auto.unacked) > 0 && s.comet.cfg.AutoAck == AutoAckTCP
-	if waits || s.behind || s.out.BlockedLocked() {
+	if s.auto.awaitsTCPLocked() || s.behind || s.out.BlockedLocked() {
 		s.markBusyLocked()
 	}
 }
