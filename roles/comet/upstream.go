@@ -84,12 +84,12 @@ type upstreamQueue struct {
 	room  wait.Signal // a message has left
 }
 
-// newUpstreamMessage returns the message in a packet; nil: no rule takes it, or the packet has none.
-func (r reader) newUpstreamMessage(p transport.Packet) *upstreamMessage {
-	if r.gen == genImgo && p.Op != protocol.OpSend {
+// message returns the message in a packet of a client; nil: no rule takes it, or the packet has none.
+func (t *upstreamTable) message(gen generation, p transport.Packet) *upstreamMessage {
+	if gen == genImgo && p.Op != protocol.OpSend {
 		return nil
 	}
-	_, rule := r.comet.upstream.rules.Find(p.Op)
+	_, rule := t.rules.Find(p.Op)
 	if rule == nil {
 		return nil
 	}
@@ -98,25 +98,24 @@ func (r reader) newUpstreamMessage(p transport.Packet) *upstreamMessage {
 
 // upstreamFull reports whether a packet has a message for which there is no room now.
 func (r reader) upstreamFull(p transport.Packet) bool {
-	m := r.newUpstreamMessage(p)
+	m := r.comet.upstream.message(r.gen, p)
 	return m != nil && r.fullFor(m)
 }
 
 // fullFor reports whether there is no room for a message.
-func (s *session) fullFor(m *upstreamMessage) bool {
-	if bytes := s.comet.metrics.upstreamBytes.Load(); bytes > 0 && bytes+m.size > int64(s.comet.cfg.UpstreamBytes) {
+func (r reader) fullFor(m *upstreamMessage) bool {
+	if bytes := r.comet.metrics.upstreamBytes.Load(); bytes > 0 && bytes+m.size > int64(r.comet.cfg.UpstreamBytes) {
 		return true
 	}
-	s.out.Lock()
-	defer s.out.Unlock()
-	b := s.upQueue
-	return b != nil && len(b.queue) > 0 && (len(b.queue) >= maxUpstream || b.bytes+m.size > maxUpstreamBytes)
+	r.out.Lock()
+	defer r.out.Unlock()
+	return r.upQueue != nil && r.upQueue.fullForLocked(m)
 }
 
 // takeUpstream puts the message in a packet into the backlog. It waits for room. taken is false if no rule takes the
 // message. over is true if the session ended before there was room.
 func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
-	m := r.newUpstreamMessage(p)
+	m := r.comet.upstream.message(r.gen, p)
 	if m == nil {
 		return false, false
 	}
@@ -131,14 +130,14 @@ func (r reader) takeUpstream(p transport.Packet) (taken, over bool) {
 
 // awaitRoom waits until a message has left the session's backlog, or for a moment. It reports false if the session is
 // over.
-func (s *session) awaitRoom() bool {
-	s.out.Lock()
-	over := s.state > stateLive
+func (r reader) awaitRoom() bool {
+	r.out.Lock()
+	over := r.state > stateLive
 	var room wait.Signal
-	if s.upQueue != nil {
-		room = s.upQueue.room
+	if r.upQueue != nil {
+		room = r.upQueue.room
 	}
-	s.out.Unlock()
+	r.out.Unlock()
 	if over {
 		return false
 	}
@@ -151,27 +150,37 @@ func (s *session) awaitRoom() bool {
 	return true
 }
 
-// addUpstream adds a message to the backlog.
-func (s *session) addUpstream(m *upstreamMessage) {
-	if s.form.JSON() {
+// addUpstream adds a message to the backlog, and has a worker carry it if it is the only one.
+func (r reader) addUpstream(m *upstreamMessage) {
+	if r.form.JSON() {
 		m.packet.Body = append([]byte(nil), m.packet.Body...) // it is a part of the frame
 	}
-	c := s.comet
+	c := r.comet
 	c.metrics.upstreamBytes.Add(m.size)
-	s.out.Lock()
-	s.ownExtras()
-	if s.upQueue == nil {
-		s.upQueue = &upstreamQueue{session: s, room: wait.NewSignal()}
+	r.out.Lock()
+	r.ownExtras()
+	if r.upQueue == nil {
+		r.upQueue = &upstreamQueue{session: r.session, room: wait.NewSignal()}
 	}
-	b := s.upQueue
-	b.queue = append(b.queue, m)
-	b.bytes += m.size
-	first := len(b.queue) == 1
-	s.out.Unlock()
+	q := r.upQueue
+	first := q.addLocked(m)
+	r.out.Unlock()
 	if first {
 		c.upstream.active.Add(1)
-		c.workers.Run(b)
+		c.workers.Run(q)
 	}
+}
+
+// fullForLocked reports whether the queue has no room for a message.
+func (b *upstreamQueue) fullForLocked(m *upstreamMessage) bool {
+	return len(b.queue) > 0 && (len(b.queue) >= maxUpstream || b.bytes+m.size > maxUpstreamBytes)
+}
+
+// addLocked adds a message. It reports whether it is the only one.
+func (b *upstreamQueue) addLocked(m *upstreamMessage) bool {
+	b.queue = append(b.queue, m)
+	b.bytes += m.size
+	return len(b.queue) == 1
 }
 
 // Run carries the messages until there are none.
