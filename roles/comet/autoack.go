@@ -1,6 +1,10 @@
 package comet
 
-import "time"
+import (
+	"time"
+
+	"imgo/envelope"
+)
 
 // The values of Config.AutoAck.
 const (
@@ -140,4 +144,14 @@ func (a *autoAck) fullLocked() bool {
 	}
 	a.ackArrivedLocked(false)
 	return a.unacked.full()
+}
+
+// ackedByClient is the label of acknowledgements that clients send.
+const ackedByClient = "client"
+
+// acknowledge tells logic, in a batch with others, that kept messages have
+// arrived. by is the label of the counter. The session may be locked.
+func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
+	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
+	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids, Auto: by != ackedByClient})
 }

@@ -73,7 +73,8 @@ func (c *Comet) admit(ctx context.Context, p *admission.PendingConnect) error {
 		// From now on the sweep closes a client that falls silent.
 		_ = p.Conn.SetReadDeadline(time.Time{})
 	}
-	return s.connect(ctx, p, &auth)
+	waiting := connecting{session: s, pending: p, auth: auth}
+	return waiting.run(ctx)
 }
 
 // refusePending refuses a client for p.Err. s is its session if logic has been
@@ -86,7 +87,8 @@ func (c *Comet) refusePending(p *admission.PendingConnect, s *session) {
 	}
 	if s != nil {
 		c.metrics.refused.WithLabelValues(refusedWait).Inc()
-		s.refused(p.Started, protocol.CloseOverload, "the server cannot take the connection now")
+		waiting := connecting{session: s, pending: p}
+		waiting.refuse(protocol.CloseOverload, "the server cannot take the connection now")
 		return
 	}
 	var bad *transport.ProtocolError
@@ -174,42 +176,6 @@ func (c *Comet) newSession(conn transport.Conn, p transport.Packet, auth *authBo
 	return s
 }
 
-// connect asks logic who the client is, and makes the session live or closes it.
-// It returns an error if logic could not decide.
-func (s *session) connect(ctx context.Context, p *admission.PendingConnect, auth *authBody) error {
-	c := s.comet
-	s.out.Lock()
-	if s.state != stateConnecting { // it was closed while it waited for another try
-		s.out.Unlock()
-		return nil
-	}
-	info := s.describeLocked()
-	s.out.Unlock()
-	info.Rooms = auth.rooms // it joins them once logic has admitted it
-	request := &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid}
-	if c.cfg.Handshake {
-		request.AuthBody, request.Headers = p.Packet.Body, handshakeHeaders(p.Header)
-	}
-	reply, err := c.logic.Connect(ctx, request)
-	switch {
-	case isTemporary(err) && c.calls.Err() == nil:
-		c.metrics.callErrors.WithLabelValues("connect").Inc()
-		return err
-	case err != nil:
-		code, reason := refusal(err)
-		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
-		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(p.Conn)).Int32("code", int32(code)).Msg("client refused")
-		if code == protocol.CloseOverload {
-			c.metrics.callErrors.WithLabelValues("connect").Inc()
-		}
-		s.refused(p.Started, code, reason)
-		return nil
-	}
-	c.metrics.connected.Observe(time.Since(p.Started).Seconds())
-	s.activate(p.Packet.Seq, auth, reply)
-	return nil
-}
-
 // withRooms returns the rooms that a client asked for, and those that logic puts it in, up to the
 // limit of a session.
 func (c *Comet) withRooms(asked, given []string) []string {
@@ -231,44 +197,4 @@ func handshakeHeaders(header map[string][]string) []*envelope.HandshakeHeader {
 		}
 	}
 	return list
-}
-
-// refused closes a session that does not become live.
-func (s *session) refused(started time.Time, code protocol.CloseCode, reason string) {
-	s.comet.metrics.connects.WithLabelValues("refused").Observe(time.Since(started).Seconds())
-	s.close(code, reason)
-}
-
-// isTemporary reports whether logic could not decide, so that it is to be asked
-// again.
-func isTemporary(err error) bool {
-	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
-}
-
-// refusal returns what a client is told about an error of logic.Connect. An
-// error that is not the client's fault is told as overload, so that the client
-// comes back.
-func refusal(err error) (protocol.CloseCode, string) {
-	code := protocol.CloseOverload
-	switch envelope.CodeOf(err) {
-	case envelope.CodeUnauthorized, envelope.CodeNotFound:
-		code = protocol.CloseAuthFailed
-	case envelope.CodeExpired:
-		code = protocol.CloseTokenExpired
-	case envelope.CodeRevoked:
-		code = protocol.CloseTokenRevoked
-	case envelope.CodeTooMany:
-		code = protocol.CloseTooManySessions
-	case envelope.CodeTooManyDevices:
-		code = protocol.CloseTooManyDevices
-	case envelope.CodeInvalid:
-		code = protocol.CloseBadPacket
-	case envelope.CodeTooLarge:
-		code = protocol.CloseTooLarge
-	}
-	var e *envelope.Error
-	if code == protocol.CloseOverload || !errors.As(err, &e) {
-		return code, "the server cannot take the connection now"
-	}
-	return code, e.Error()
 }

@@ -93,7 +93,7 @@ func (r reader) read() {
 			return
 		}
 		if ended(err) {
-			r.end(r.retire(r.readError(err)))
+			r.retire(r.readError(err)).Run()
 			return
 		}
 		handle, delay := r.received(p, err)
@@ -156,30 +156,13 @@ func (r reader) readError(err error) (grace time.Duration) {
 // endInline ends the session on the poller's goroutine if nothing has to be
 // waited for, and else on a worker.
 func (r reader) endInline(err error) {
-	grace := r.retire(r.readError(err))
+	e := r.retire(r.readError(err))
 	if r.out.Idle() != nil {
-		r.comet.workers.Run(&unfinished{r, grace})
+		r.comet.workers.Run(e)
 		return
 	}
-	r.end(0)
+	e.Run()
 }
-
-// end ends the session after retire. The client may take what is queued for it
-// within the grace.
-func (r reader) end(grace time.Duration) {
-	r.out.Wait(grace)
-	r.conclude()
-	r.comet.admission.Release(r.out.Conn())
-}
-
-// unfinished is a session whose end has to wait for what is queued.
-type unfinished struct {
-	reader
-	grace time.Duration
-}
-
-// Run ends the session.
-func (u *unfinished) Run() { u.end(u.grace) }
 
 // pause holds the reader back for d. It returns early when the session begins to
 // close, and when a session that is closing has to end.

@@ -26,7 +26,7 @@ const (
 // session is one client connection, from its auth packet to its end.
 //
 // One goroutine at a time reads from the connection and owns the session's life
-// (connect, retire, conclude). The rooms change under a lock of their own too (see member).
+// (connecting, reader, ending). The rooms change under a lock of their own too (see member).
 // The lock of the outbox guards all other fields that change, unless their comment says
 // otherwise. Nobody holds it while reading, calling logic or waiting for a client.
 //

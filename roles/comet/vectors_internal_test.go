@@ -11,6 +11,7 @@ import (
 	"imgo/clients/vectors"
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/comet/admission"
 	"imgo/transport"
 )
 
@@ -141,7 +142,8 @@ func TestVectorsAuthReplies(t *testing.T) {
 		if test.ExpiresInMS > 0 {
 			reply.ExpiresMs = time.Now().UnixMilli() + test.ExpiresInMS + 300 // it is rounded to a second
 		}
-		p, _, err := transport.DecodePacket(s.encodeAuthReplyLocked(1, reply, test.Refused), 1<<20)
+		waiting := connecting{session: s, pending: &admission.PendingConnect{}, auth: authBody{refused: test.Refused}}
+		p, _, err := transport.DecodePacket(waiting.encodeAuthReplyLocked(reply), 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}

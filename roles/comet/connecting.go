@@ -1,21 +1,73 @@
 package comet
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"time"
 
 	"imgo/envelope"
 	"imgo/protocol"
+	"imgo/roles/comet/admission"
 	"imgo/transport"
 )
 
-// activate makes a session live: the auth reply goes out first, then what was
+// connecting is a session on its way from its auth packet to being live.
+type connecting struct {
+	*session
+	pending *admission.PendingConnect
+	auth    authBody
+}
+
+// run asks logic who the client is, and makes the session live or closes it. It
+// returns an error if logic could not decide.
+func (s *connecting) run(ctx context.Context) error {
+	c, p, auth := s.comet, s.pending, &s.auth
+	s.out.Lock()
+	if s.state != stateConnecting { // it was closed while it waited for another try
+		s.out.Unlock()
+		return nil
+	}
+	info := s.describeLocked()
+	s.out.Unlock()
+	info.Rooms = auth.rooms // it joins them once logic has admitted it
+	request := &envelope.ConnectRequest{Session: info, Token: auth.token, Mid: auth.mid}
+	if c.cfg.Handshake {
+		request.AuthBody, request.Headers = p.Packet.Body, handshakeHeaders(p.Header)
+	}
+	reply, err := c.logic.Connect(ctx, request)
+	switch {
+	case isTemporary(err) && c.calls.Err() == nil:
+		c.metrics.callErrors.WithLabelValues("connect").Inc()
+		return err
+	case err != nil:
+		code, reason := refusal(err)
+		c.metrics.refused.WithLabelValues(refusedLogic).Inc()
+		c.log.Debug().Err(err).Uint64("session", s.id).Str("remote", remoteString(p.Conn)).Int32("code", int32(code)).Msg("client refused")
+		if code == protocol.CloseOverload {
+			c.metrics.callErrors.WithLabelValues("connect").Inc()
+		}
+		s.refuse(code, reason)
+		return nil
+	}
+	c.metrics.connected.Observe(time.Since(p.Started).Seconds())
+	s.activate(reply)
+	return nil
+}
+
+// refuse closes the session, which does not become live.
+func (s *connecting) refuse(code protocol.CloseCode, reason string) {
+	s.comet.metrics.connects.WithLabelValues("refused").Observe(time.Since(s.pending.Started).Seconds())
+	s.close(code, reason)
+}
+
+// activate makes the session live: the auth reply goes out first, then what was
 // queued meanwhile. A session that was closed while logic was asked stays closed.
 // Logic is told when it ends, as with any other.
-func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectReply) {
+func (s *connecting) activate(reply *envelope.ConnectReply) {
 	c := s.comet
 	s.out.Conn().Authenticated()
-	m := member{s}
+	m := member{s.session}
 	granted := m.takeGranted(reply.GetUser(), reply.GetMemberships())
 	s.out.Lock()
 	if reply.GetDevice() != "" {
@@ -30,11 +82,11 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 		s.ownExtras()
 		s.globalKey = true
 	}
-	key, rooms := s.key, auth.rooms
+	key, rooms := s.key, s.auth.rooms
 	s.out.Unlock()
 
 	c.table.live.Add(1)
-	c.table.place(s, reply.GetPartition())
+	c.table.place(s.session, reply.GetPartition())
 	c.metrics.sessionsOf[s.gen].Inc()
 	until := c.joinBy()
 	if reply.GetAccess().GetRuled() {
@@ -49,18 +101,18 @@ func (s *session) activate(seq int32, auth *authBody, reply *envelope.ConnectRep
 		ok = m.openRoom(granted[i], until) // it is in them already
 	}
 	if key != "" {
-		if older := c.table.claimKey(userKey{s.user, key}, s); older != nil {
+		if older := c.table.claimKey(userKey{s.user, key}, s.session); older != nil {
 			older.close(protocol.CloseReplacedByKey, "a newer session has the same key")
 		}
 	}
 
-	if s.goLive(seq, auth, reply) {
+	if s.goLive(reply) {
 		m.askLater(reply.GetToAsk(), false)
 	}
 }
 
 // goLive is the end of activate. It reports false if the session was closed meanwhile.
-func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply) bool {
+func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	c := s.comet
 	s.out.Lock()
 	defer s.out.Unlock()
@@ -72,7 +124,7 @@ func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply
 	if len(backlog.GetMessages()) > 0 && !s.pacedLocked() {
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
-	s.out.StartLocked(s, s.encodeAuthReplyLocked(seq, reply, append(auth.refused, reply.GetRefused()...)))
+	s.out.StartLocked(s.session, s.encodeAuthReplyLocked(reply))
 	s.auto.pacer().startLocked()
 	s.heard.Store(int64(c.now()))
 	if s.catchUp.state == catchUpSent {
@@ -81,7 +133,7 @@ func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply
 	if backlog != nil {
 		var t tally
 		s.backlogLocked(backlog, &t)
-		s.out.FlushLocked(s)
+		s.out.FlushLocked(s.session)
 		c.metrics.add(&t)
 	}
 	s.askIfDueLocked()
@@ -101,7 +153,8 @@ func (s *session) goLive(seq int32, auth *authBody, reply *envelope.ConnectReply
 // the API have put the user into some, refused if some rooms were asked for in
 // vain, undecided if logic is yet to be asked about some, and published if the device
 // has sent messages with ids.
-func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply, refused []*envelope.RoomRefusal) []byte {
+func (s *connecting) encodeAuthReplyLocked(reply *envelope.ConnectReply) []byte {
+	seq := s.pending.Packet.Seq
 	if s.gen != genV2 {
 		return transport.EncodeReply(s.form, s.version, protocol.OpAuthReply, seq, 0, nil)
 	}
@@ -112,6 +165,7 @@ func (s *session) encodeAuthReplyLocked(seq int32, reply *envelope.ConnectReply,
 		body = appendQuoted(body, room)
 	}
 	body = appendListEnd(body, len(s.rooms.granted.rooms))
+	refused := append(s.auth.refused, reply.GetRefused()...)
 	for i, r := range refused {
 		body = append(appendListStart(body, "refused", i), `{"room":`...)
 		body = append(appendQuoted(body, r.GetRoom()), `,"code":`...)
@@ -165,78 +219,36 @@ func appendListEnd(body []byte, n int) []byte {
 	return append(body, ']')
 }
 
-// retire begins the end of a session, once, when nothing is read any more. It takes
-// the session out of the table, so that nothing more arrives, and flushes what is
-// queued. The caller waits for the outbox, for at most the returned time, and then
-// calls conclude.
-func (s *session) retire(grace time.Duration) time.Duration {
-	c := s.comet
-	c.table.remove(s)
-	authenticated := s.user != "" // written by this goroutine only
-	if authenticated {
-		c.table.live.Add(-1)
-		c.metrics.sessionsOf[s.gen].Dec()
-		member{s}.exitAll()
-		s.out.Lock()
-		key := s.key
-		s.out.Unlock()
-		if key != "" {
-			c.table.releaseKey(userKey{s.user, key}, s)
-		}
-	}
-
-	s.out.Lock()
-	s.takeBroadcastsLocked()
-	switch s.state {
-	case stateConnecting:
-		s.state = stateEnded
-		s.out.DropLocked()
-	case stateLive:
-		s.auto.pacer().flushLocked()
-		s.state = stateEnded
-	case stateClosing:
-		grace = max(time.Until(s.closeBy), 0)
-	}
-	s.setBehindLocked(false)
-	s.out.FlushLocked(s)
-	s.out.Unlock()
-	return grace
+// isTemporary reports whether logic could not decide, so that it is to be asked
+// again.
+func isTemporary(err error) bool {
+	return errors.Is(err, envelope.ErrUnavailable) || errors.Is(err, envelope.ErrNotReady)
 }
 
-// conclude ends a session that retire was called for: it closes the connection and
-// tells logic what has arrived and that the session is gone. It does not wait if
-// the outbox is idle.
-func (s *session) conclude() {
-	c := s.comet
-	s.out.Lock()
-	s.auto.ackArrivedLocked(false)
-	code, reason := s.code, s.reason
-	s.out.Unlock()
-	_ = s.out.Conn().Close(code, reason)
-	s.out.Wait(-1) // not for long: the connection is closed
-	c.metrics.ended(code)
-	if s.user == "" { // it was never authenticated
-		return
+// refusal returns what a client is told about an error of logic.Connect. An
+// error that is not the client's fault is told as overload, so that the client
+// comes back.
+func refusal(err error) (protocol.CloseCode, string) {
+	code := protocol.CloseOverload
+	switch envelope.CodeOf(err) {
+	case envelope.CodeUnauthorized, envelope.CodeNotFound:
+		code = protocol.CloseAuthFailed
+	case envelope.CodeExpired:
+		code = protocol.CloseTokenExpired
+	case envelope.CodeRevoked:
+		code = protocol.CloseTokenRevoked
+	case envelope.CodeTooMany:
+		code = protocol.CloseTooManySessions
+	case envelope.CodeTooManyDevices:
+		code = protocol.CloseTooManyDevices
+	case envelope.CodeInvalid:
+		code = protocol.CloseBadPacket
+	case envelope.CodeTooLarge:
+		code = protocol.CloseTooLarge
 	}
-	if reason == "" {
-		reason = "closed by the client"
+	var e *envelope.Error
+	if code == protocol.CloseOverload || !errors.As(err, &e) {
+		return code, "the server cannot take the connection now"
 	}
-	// The session is counted for its owner until just before the owner is told. A
-	// count that differs for longer makes the owner doubt all sessions of this comet.
-	c.table.unplace(s)
-	// The client may be back in a moment. By then logic must know what it has.
-	c.acks.flush()
-	c.detaches.add(&envelope.Detached{Session: s.addressKey().Address(), User: s.user, Device: s.device, Reason: reason})
-	c.log.Debug().Str("user", s.user).Str("device", s.device).Uint64("session", s.id).
-		Int32("code", int32(code)).Str("reason", reason).Msg("session ended")
-}
-
-// ackedByClient is the label of acknowledgements that clients send.
-const ackedByClient = "client"
-
-// acknowledge tells logic, in a batch with others, that kept messages have
-// arrived. by is the label of the counter. The session may be locked.
-func (c *Comet) acknowledge(s *session, ids []uint64, by string) {
-	c.metrics.acks.WithLabelValues(by).Add(float64(len(ids)))
-	c.acks.add(&envelope.Ack{User: s.user, Device: s.device, Ids: ids, Auto: by != ackedByClient})
+	return code, e.Error()
 }
