@@ -120,8 +120,7 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 		return false
 	}
 	s.state = stateLive
-	backlog := reply.GetBacklog()
-	if len(backlog.GetMessages()) > 0 && !s.pacedLocked() {
+	if len(reply.GetBacklog().GetMessages()) > 0 && !s.pacedLocked() {
 		s.out.HoldLocked() // the first window goes with the auth reply
 	}
 	s.out.StartLocked(s.session, s.encodeAuthReplyLocked(reply))
@@ -130,11 +129,11 @@ func (s *connecting) goLive(reply *envelope.ConnectReply) bool {
 	if s.catchUp.state == catchUpSent {
 		s.catchUp.sentAt = c.now()
 	}
-	if backlog != nil {
-		var t tally
-		s.backlogLocked(backlog, &t)
+	if reply.GetBacklog() != nil {
+		b := backlog{session: s.session, answer: reply.GetBacklog()}
+		b.takeLocked()
 		s.out.FlushLocked(s.session)
-		c.metrics.add(&t)
+		c.metrics.add(&b.tally)
 	}
 	s.askIfDueLocked()
 	if e := c.log.Debug(); e.Enabled() { // else the address is not formatted

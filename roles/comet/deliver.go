@@ -2,6 +2,7 @@ package comet
 
 import (
 	"imgo/envelope"
+	"imgo/roles/comet/outbox"
 	"imgo/transport"
 )
 
@@ -112,94 +113,104 @@ func (s *session) nudge(newest uint64) {
 	s.askIfDueLocked()
 }
 
-// backlog takes the answer to a catch-up: what is pending after b.After, in
-// order. As much of it as the queue has room for is written. The rest is asked
-// for again when the queue has drained, and so is the next window of an answer
-// that has more. In this way a slow client sets its own pace.
-func (s *session) backlog(b *envelope.Backlog, t *tally) {
+// backlog takes the answer to a catch-up.
+func (s *session) backlog(answer *envelope.Backlog, t *tally) {
 	s.out.Lock()
 	defer s.out.Unlock()
-	s.backlogLocked(b, t)
+	b := backlog{session: s, answer: answer}
+	b.takeLocked()
+	t.add(&b.tally)
 }
 
-func (s *session) backlogLocked(b *envelope.Backlog, t *tally) {
-	if s.state > stateLive {
-		t[kindBacklog][outGone]++
+// backlog is an answer to a catch-up on its way to the client: what is pending after
+// answer.After, in order.
+type backlog struct {
+	*session
+	answer *envelope.Backlog
+	run    outbox.Run // unused if the messages are paced
+	tally  tally
+}
+
+// takeLocked writes as much of the answer as the queue has room for. The rest is asked
+// for again when the queue has drained, and so is the next window of an answer
+// that has more. In this way a slow client sets its own pace.
+func (b *backlog) takeLocked() {
+	messages, after := b.answer.GetMessages(), b.answer.GetAfter()
+	if b.state > stateLive {
+		b.tally[kindBacklog][outGone]++
 		return
 	}
-	if b.GetAfter() > s.last {
+	if after > b.last {
 		// This session did not ask for it: what lies between last and After would
 		// be lost.
-		t[kindBacklog][outBehind] += uint32(len(b.GetMessages()))
+		b.tally[kindBacklog][outBehind] += uint32(len(messages))
 		return
 	}
-	before := s.last
-	whole := s.writeBacklogLocked(b.GetMessages(), t)
-	s.out.FlushLocked(s)
-	if n := len(b.GetMessages()); !whole && !s.behind {
-		s.fallBehindLocked(b.GetMessages()[n-1].GetId())
+	before := b.last
+	whole := b.writeLocked(messages)
+	b.out.FlushLocked(b.session)
+	if !whole && !b.behind {
+		b.fallBehindLocked(messages[len(messages)-1].GetId())
 	}
-	if whole && !b.GetMore() {
-		s.last = max(s.last, b.GetUpTo())
-		if s.catchUp.seen <= s.last || s.comet.cfg.Faults.NoSeen {
-			s.setBehindLocked(false)
+	if whole && !b.answer.GetMore() {
+		b.last = max(b.last, b.answer.GetUpTo())
+		if b.catchUp.seen <= b.last || b.comet.cfg.Faults.NoSeen {
+			b.setBehindLocked(false)
 		}
 	}
 	// An answer that was asked for again may come twice. The second must not lead
 	// to two catch-ups at a time.
-	if progress := s.last > before; s.behind && (progress || b.GetAfter() == s.catchUp.after) {
-		s.catchUp.answered(progress, s.comet.now())
+	if progress := b.last > before; b.behind && (progress || after == b.catchUp.after) {
+		b.catchUp.answered(progress, b.comet.now())
 	}
-	s.askIfDueLocked()
+	b.askIfDueLocked()
 }
 
-// writeBacklogLocked queues the messages after last and reports whether all had
-// room. They are held until FlushLocked.
-func (s *session) writeBacklogLocked(messages []*envelope.Kept, t *tally) (whole bool) {
-	if s.pacedLocked() {
-		return s.addBacklogLocked(messages, t, func(k *envelope.Kept) bool {
-			return s.autoLocked().pace.addLocked(transport.AppendMessage(nil, s.form, k.GetOp(), k.GetId(), k.GetBody()), k.GetId())
-		})
-	}
-	s.takeBroadcastsLocked()
-	size := 0
-	for _, k := range messages {
-		if k.GetId() > s.last {
-			size += s.form.FrameSize(len(k.GetBody()))
+// writeLocked queues the messages after last and reports whether all had room. They
+// are held until FlushLocked.
+func (b *backlog) writeLocked(messages []*envelope.Kept) (whole bool) {
+	if !b.pacedLocked() {
+		b.takeBroadcastsLocked()
+		size := 0
+		for _, k := range messages {
+			if k.GetId() > b.last {
+				size += b.form.FrameSize(len(k.GetBody()))
+			}
 		}
+		if size == 0 {
+			return true
+		}
+		b.run = b.out.StartRunLocked(b.form, size)
+		defer b.run.EndLocked()
 	}
-	if size == 0 {
-		return true
-	}
-	run := s.out.StartRunLocked(s.form, size)
-	defer run.EndLocked()
-	return s.addBacklogLocked(messages, t, func(k *envelope.Kept) bool {
-		return run.AddLocked(k.GetOp(), k.GetId(), k.GetBody())
-	})
-}
-
-// addBacklogLocked passes the messages after last that the session wants to add, which
-// reports whether there was room. It reports whether all had room.
-func (s *session) addBacklogLocked(messages []*envelope.Kept, t *tally, add func(k *envelope.Kept) bool) (whole bool) {
 	for _, k := range messages {
 		id := k.GetId()
 		switch {
-		case id <= s.last:
-			t[kindBacklog][outDuplicate]++
+		case id <= b.last:
+			b.tally[kindBacklog][outDuplicate]++
 			continue
-		case !s.wantsLocked(k.GetOp(), false):
-			s.last = id
-			t[kindBacklog][outFiltered]++
+		case !b.wantsLocked(k.GetOp(), false):
+			b.last = id
+			b.tally[kindBacklog][outFiltered]++
 			continue
-		case s.auto.fullLocked() || !add(k):
-			t[kindBacklog][outBehind]++
+		case b.auto.fullLocked() || !b.addLocked(k):
+			b.tally[kindBacklog][outBehind]++
 			return false
 		}
-		s.last = id
-		s.noteSentLocked(id)
-		t[kindBacklog][outWritten]++
+		b.last = id
+		b.noteSentLocked(id)
+		b.tally[kindBacklog][outWritten]++
 	}
 	return true
+}
+
+// addLocked queues one message. It reports whether there was room for it.
+func (b *backlog) addLocked(k *envelope.Kept) bool {
+	if b.pacedLocked() {
+		frame := transport.AppendMessage(nil, b.form, k.GetOp(), k.GetId(), k.GetBody())
+		return b.autoLocked().pace.addLocked(frame, k.GetId())
+	}
+	return b.run.AddLocked(k.GetOp(), k.GetId(), k.GetBody())
 }
 
 // askIfDueLocked asks for a catch-up if the session needs one, none is under way,
@@ -216,11 +227,4 @@ func (s *session) askIfDueLocked() {
 	}
 	s.catchUp.state = catchUpQueued
 	s.comet.catchUps.add(s)
-}
-
-// retryCatchUpLocked forgets a catch-up whose answer is late.
-func (s *session) retryCatchUpLocked() {
-	if !s.comet.cfg.Faults.NoAskAgain && s.catchUp.expire(s.comet.now(), s.comet.cfg.CatchUpTimeout) {
-		s.comet.metrics.catchUps.WithLabelValues("again").Inc()
-	}
 }

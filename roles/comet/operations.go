@@ -324,3 +324,19 @@ func (r reader) ackPacket(p transport.Packet) {
 		r.reply(p, protocol.OpAckReply, nil)
 	}
 }
+
+// takeSentLocked returns those of the acknowledged ids that count: they were
+// written to this session, and are not acknowledged yet.
+func (r reader) takeSentLocked(ids []uint64) []uint64 {
+	if r.comet.cfg.Faults.BelieveAcks {
+		return ids
+	}
+	if r.sent == nil {
+		return nil
+	}
+	known := r.sent.take(ids)
+	if len(*r.sent) == 0 {
+		r.sent = nil
+	}
+	return known
+}

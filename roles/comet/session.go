@@ -215,22 +215,6 @@ func (s *session) noteSentLocked(id uint64) {
 	s.sent.add(id)
 }
 
-// takeSentLocked returns those of the acknowledged ids that count: they were
-// written to this session, and are not acknowledged yet.
-func (s *session) takeSentLocked(ids []uint64) []uint64 {
-	if s.comet.cfg.Faults.BelieveAcks {
-		return ids
-	}
-	if s.sent == nil {
-		return nil
-	}
-	known := s.sent.take(ids)
-	if len(*s.sent) == 0 {
-		s.sent = nil
-	}
-	return known
-}
-
 // WrittenLocked notes a kept message that the kernel has, for a client that does
 // not acknowledge.
 func (s *session) WrittenLocked(id uint64, end int64) { s.autoLocked().writtenLocked(id, end) }

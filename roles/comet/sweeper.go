@@ -70,7 +70,9 @@ func (w *sweeper) checkBusy(s *session) {
 		return
 	}
 	s.auto.ackArrivedLocked(false)
-	s.retryCatchUpLocked()
+	if c := w.comet; !c.cfg.Faults.NoAskAgain && s.catchUp.expire(c.now(), c.cfg.CatchUpTimeout) {
+		c.metrics.catchUps.WithLabelValues("again").Inc()
+	}
 	s.askIfDueLocked()
 	if s.auto.awaitsTCPLocked() || s.behind || s.out.BlockedLocked() {
 		s.markBusyLocked()
