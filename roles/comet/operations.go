@@ -201,7 +201,7 @@ func (r reader) heartbeatBody() []byte {
 		return nil
 	}
 	online := uint32(0)
-	if rooms := (member{r.session}).ownRooms(); len(rooms) > 0 {
+	if rooms := member(r).ownRooms(); len(rooms) > 0 {
 		online = min(r.comet.announcer.online(rooms[0]), math.MaxInt32)
 	}
 	return binary.BigEndian.AppendUint32(nil, online)
@@ -229,7 +229,7 @@ func (r reader) changeRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	m := member{r.session}
+	m := member(r)
 	var until int64
 	if room != "" {
 		var err error
@@ -255,7 +255,7 @@ func (r reader) joinRoom(p transport.Packet) {
 	if !ok {
 		return
 	}
-	m := member{r.session}
+	m := member(r)
 	until, err := m.admit(room, len(m.ownRooms()))
 	if err != nil {
 		r.refuse(p, err)
@@ -268,7 +268,7 @@ func (r reader) joinRoom(p transport.Packet) {
 
 func (r reader) leaveRoom(p transport.Packet) {
 	if room, ok := r.room(p, false); ok {
-		m := member{r.session}
+		m := member(r)
 		m.dropAsks(room)
 		m.leave(room)
 		r.reply(p, protocol.OpLeaveRoomReply, p.Body)

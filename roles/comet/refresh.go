@@ -18,7 +18,7 @@ func (r reader) refresh(p transport.Packet) {
 		r.refuse(p, err)
 		return
 	}
-	m := member{r.session}
+	m := member(r)
 	own := m.ownRooms()
 	r.out.Lock()
 	info := r.describeLocked()
